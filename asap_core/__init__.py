@@ -1,0 +1,1 @@
+"""The public face of the core: what users import. Everything else may move."""

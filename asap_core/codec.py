@@ -1,0 +1,298 @@
+"""Plain JSON values ⇄ the model: every error at once, each with its place, none with what the caller wrote.
+
+cattrs does the walking; what each field may hold is the `Rule` that stands beside it in the model, asked here as a
+hook. Envelopes and payloads are read strictly (unknown keys refused); remote documents, which grow with every version,
+are read tolerantly (unknown keys kept in `extra`). cattrs costs 30 ms to import, so it's imported when it's first
+needed; `warm_up()` is for servers that want that before their first request.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from enum import Enum
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from attrs import Attribute, fields, has
+
+from asap_core.errors import InvalidDocument, Problem
+from asap_core.jsontext import NotJson, read_json
+from asap_core.model.envelope import Envelope, normalise_payload_type
+from asap_core.model.manifest import Health, Manifest
+from asap_core.model.parts import PARTS, Part
+from asap_core.model.payloads import PAYLOADS, Payload
+from asap_core.model.registry import Registry, RegistryEntry, Skipped
+from asap_core.model.rules import Rule, Unfit
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+__all__ = [
+    "decode_envelope",
+    "decode_health",
+    "decode_manifest",
+    "decode_part",
+    "decode_payload",
+    "decode_registry",
+    "encode_envelope",
+    "etag",
+    "format_timestamp",
+    "read_health",
+    "read_manifest",
+    "read_registry",
+    "to_json",
+    "warm_up",
+]
+
+T = TypeVar("T")
+
+# Enough to mend a document by; a list of 50,000 unfit entries would otherwise answer 5 MB to a 1 MB request.
+MAX_PROBLEMS: Final = 20
+# A fault in the middle of a long registry must not hide how it goes on; past this the file is somebody else's format.
+MAX_SKIPPED: Final = 1000
+
+
+def decode_envelope(value: Any, *, path: tuple[str | int, ...] = ()) -> Envelope:
+    """Read an envelope, strictly. Raises `InvalidDocument`; `path` is where the envelope stands in its document."""
+    try:
+        # Nearly every envelope is right, and then the class itself says so: the same rules, as attrs validators.
+        return Envelope(**value)
+    except (TypeError, ValueError):
+        return _decode(value, Envelope, "envelope", path)
+
+
+def decode_payload(payload_type: str, value: Any, *, path: tuple[str | int, ...] = ()) -> Payload | None:
+    """Read a payload of a known type, strictly, or return None where the type isn't known. Raises `InvalidDocument`."""
+    kind = PAYLOADS.get(normalise_payload_type(payload_type))
+    return None if kind is None else _decode(value, kind, "payload", path)
+
+
+def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:
+    """Read a message part by its `type`, strictly. Raises `InvalidDocument`."""
+    tag = value.get("type") if type(value) is dict else None
+    kind = PARTS.get(tag) if type(tag) is str else None
+    if kind is None:
+        raise InvalidDocument("part", (Problem((*path, "type"), f"one of {', '.join(PARTS)}"),))
+    return _decode({key: item for key, item in value.items() if key != "type"}, kind, "part", path)
+
+
+def decode_manifest(value: Any) -> Manifest:
+    """Read a manifest, tolerantly; a 2.x signed wrapper is opened (its signature isn't verified here).
+
+    Raises `InvalidDocument`.
+    """
+    if type(value) is dict and type(value.get("manifest")) is dict and "signature" in value and "id" not in value:
+        return _decode(value["manifest"], Manifest, "manifest", ("manifest",))
+    return _decode(value, Manifest, "manifest", ())
+
+
+def decode_health(value: Any) -> Health:
+    """Read a health report, tolerantly. Raises `InvalidDocument`."""
+    return _decode(value, Health, "health report", ())
+
+
+def decode_registry(value: Any) -> Registry:
+    """Read a registry, tolerantly: an entry that can't be read is reported in `skipped` and left out.
+
+    Raises `InvalidDocument` where the root isn't a registry.
+    """
+    if type(value) is not dict:
+        raise InvalidDocument("registry", (Problem((), "an object"),))
+    agents = value.get("agents", [])
+    if type(agents) is not list:
+        raise InvalidDocument("registry", (Problem(("agents",), "an array of entries"),))
+    entries: list[RegistryEntry] = []
+    skipped: list[Skipped] = []
+    for index, item in enumerate(agents):
+        try:
+            entries.append(_decode(item, RegistryEntry, "registry entry", ("agents", index)))
+        except InvalidDocument as error:
+            if len(skipped) < MAX_SKIPPED:
+                skipped.append(Skipped(index, error.problems))
+    root = _decode({**value, "agents": []}, Registry, "registry", ())
+    return Registry(
+        version=root.version,
+        updated_at=root.updated_at,
+        agents=tuple(entries),
+        skipped=tuple(skipped),
+        extra=root.extra,
+    )
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """Read a manifest from bytes. Raises `InvalidDocument`, whatever the bytes."""
+    return _read(data, decode_manifest, "manifest")
+
+
+def read_health(data: bytes) -> Health:
+    """Read a health report from bytes. Raises `InvalidDocument`, whatever the bytes."""
+    return _read(data, decode_health, "health report")
+
+
+def read_registry(data: bytes) -> Registry:
+    """Read a registry from bytes. Raises `InvalidDocument`, whatever the bytes."""
+    return _read(data, decode_registry, "registry")
+
+
+def _read(data: bytes, decode: Callable[[Any], T], what: str) -> T:
+    try:
+        value = read_json(data)
+    except NotJson as error:
+        raise InvalidDocument(what, (Problem((), error.expected, "ill_formed"),)) from None
+    return decode(value)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def encode_envelope(envelope: Envelope) -> dict[str, Any]:
+    """Return the envelope as plain JSON values: all eleven keys, nulls included, in the order the reference writes."""
+    return {
+        "id": envelope.id,
+        "asap_version": envelope.asap_version,
+        "timestamp": format_timestamp(envelope.timestamp),
+        "sender": envelope.sender,
+        "recipient": envelope.recipient,
+        "payload_type": envelope.payload_type,
+        "payload": envelope.payload,
+        "correlation_id": envelope.correlation_id,
+        "trace_id": envelope.trace_id,
+        "requires_ack": envelope.requires_ack,
+        "extensions": envelope.extensions,
+    }
+
+
+def format_timestamp(moment: datetime) -> str:
+    """Write a UTC date as RFC 3339 with `Z`, fractions only where there are any."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def to_json(value: Any) -> Any:
+    """Return a value of the model as plain JSON values: every field, nulls included, and what was in `extra`."""
+    if has(type(value)):
+        members = {_key(a): to_json(getattr(value, a.name)) for a in fields(type(value)) if a.name not in _ASIDE}
+        tag = {"type": value.type} if type(value) in PARTS.values() else {}
+        return tag | members | getattr(value, "extra", {})
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            return format_timestamp(value)
+        case tuple():
+            return [to_json(item) for item in value]
+        case _:
+            return value
+
+
+# Fields that aren't keys of the document; of them, those that only this library fills.
+_ASIDE: Final = frozenset({"extra", "skipped"})
+_NEVER_READ: Final = frozenset({"skipped"})
+
+
+def _key(attribute: "Attribute[Any]") -> str:
+    return attribute.name.rstrip("_")
+
+
+def etag(body: bytes) -> str:
+    """Return a strong entity tag for `body` (RFC 9110 §8.8.3): equal bodies, and only they, share it."""
+    return f'"{sha256(body).hexdigest()}"'
+
+
+# --- reading with every error ----------------------------------------------------------------------------------------
+
+
+def warm_up() -> None:
+    """Import cattrs and build the readers now, so that no request waits the tens of milliseconds that it takes."""
+    for kind in (Envelope, Manifest, Health, Registry, RegistryEntry, *PAYLOADS.values()):
+        _converter().get_structure_hook(kind)
+
+
+def _decode(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
+    try:
+        return _converter().structure(value, kind)
+    except Exception as error:  # noqa: BLE001 - cattrs wraps whatever a rule raises; _problems re-raises the rest
+        problems = tuple(_problems(error, kind, path))[:MAX_PROBLEMS]
+        raise InvalidDocument(what, problems) from None
+
+
+@lru_cache(maxsize=1)
+def _converter() -> "Converter":
+    from cattrs import Converter  # noqa: PLC0415 - see the module's docstring
+
+    converter = Converter(detailed_validation=True)
+    converter.register_structure_hook_factory(has, lambda kind: _object_hook(kind, converter))
+    converter.register_structure_hook_factory(
+        lambda kind: getattr(kind, "__origin__", None) is tuple, lambda kind: _array_hook(kind, converter)
+    )
+    return converter
+
+
+def _object_hook(kind: type, converter: "Converter") -> Callable[[Any, Any], Any]:
+    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
+
+    tolerant = "extra" in {a.name for a in fields(kind)}
+    known = frozenset(_key(a) for a in fields(kind) if a.name not in _ASIDE)
+    overrides = {
+        a.name: override(rename=_key(a), struct_hook=a.validator.read)
+        for a in fields(kind)
+        if isinstance(a.validator, Rule) and a.validator.leaf
+    }
+    overrides |= {name: override(omit=True) for name in _NEVER_READ if name in {a.name for a in fields(kind)}}
+    read: Any = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=not tolerant, **overrides)  # type: ignore[arg-type]
+
+    def hook(value: Any, _kind: Any) -> Any:
+        if type(value) is not dict:
+            raise Unfit("an object")
+        if tolerant and not known.issuperset(value):
+            extra = {key: item for key, item in value.items() if key not in known}
+            value = {key: item for key, item in value.items() if key in known} | {"extra": extra}
+        return read(value, kind)
+
+    return hook
+
+
+def _array_hook(kind: Any, converter: "Converter") -> Callable[[Any, Any], Any]:
+    from cattrs.cols import homogenous_tuple_structure_factory  # noqa: PLC0415
+
+    read = homogenous_tuple_structure_factory(kind, converter)
+
+    def hook(value: Any, _kind: Any) -> Any:
+        if type(value) is not list:
+            raise Unfit("an array")
+        return read(value, kind)
+
+    return hook
+
+
+def _problems(error: BaseException, kind: type, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    from cattrs import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError  # noqa: PLC0415
+
+    match error:
+        case Unfit():
+            yield Problem(path, error.expected)
+        case ForbiddenExtraKeysError():
+            names = ", ".join(_key(a) for a in fields(error.cl))
+            yield Problem(path, f"no keys but {names}", "unknown_keys")
+        case ClassValidationError():
+            for name, inner in _noted(error):
+                if name is None:
+                    yield from _problems(inner, error.cl, path)
+                elif isinstance(inner, KeyError):
+                    attribute = getattr(fields(error.cl), name)
+                    yield Problem((*path, _key(attribute)), attribute.validator.expected, "missing")
+                else:
+                    yield from _problems(inner, kind, (*path, name.rstrip("_")))
+        case IterableValidationError():
+            for index, inner in _noted(error):
+                yield from _problems(inner, kind, (*path, index))
+        case _:
+            raise error
+
+
+def _noted(group: "BaseExceptionGroup[Any]") -> Iterator[tuple[Any, BaseException]]:
+    """The exceptions in a group, each with the field or index that cattrs noted on it, or None for the whole."""
+    with_notes, without = group.group_exceptions()  # type: ignore[attr-defined]
+    for inner, note in with_notes:
+        yield getattr(note, "name", getattr(note, "index", None)), inner
+    for inner in without:
+        yield None, inner

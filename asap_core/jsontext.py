@@ -1,0 +1,230 @@
+"""JSON texts ⇄ plain values, so strictly that two readers can't disagree about what a text says (RFC 8259, RFC 7493).
+
+Refused: bytes that aren't UTF-8, a byte order mark, duplicate keys, NaN and infinities (1e999 too), lone surrogates,
+and nesting beyond a limit. The rules are written with the standard library (`_read_slowly`). msgspec, where installed,
+is a faster way to the same answer, never a second opinion: its reading counts only where writing it out again gives
+back the text, which no duplicate key, odd number or escape survives; everything else goes the slow way.
+"""
+
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
+
+msgspec: Any
+try:
+    import msgspec
+except ImportError:  # the core works without it, slower
+    msgspec = None
+
+__all__ = ["MAX_DEPTH", "NotJson", "canonical_json", "read_json", "stable_json", "write_json"]
+
+# An envelope needs 5 levels, a JSON Schema in a manifest perhaps 20; CPython's own readers give up near 1,000.
+MAX_DEPTH: Final = 64
+
+
+class NotJson(ValueError):
+    """A text isn't acceptable JSON. `expected` says what would have been; the text isn't kept."""
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(f"expected {expected}")
+        self.expected = expected
+
+
+def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+    """Read one JSON text.
+
+    Raises `NotJson`, and nothing else whatever the bytes. `max_depth` counts arrays and objects within each other.
+    """
+    value = _read_fast(data)
+    if value is _UNDECIDED:
+        value = _read_slowly(data)
+    if data.count(b"{") + data.count(b"[") > max_depth:
+        _check_depth(value, max_depth)
+    return value
+
+
+_UNDECIDED: Final = object()
+
+
+def _read_fast(data: bytes) -> Any:
+    if msgspec is None:
+        return _UNDECIDED
+    try:
+        value = msgspec.json.decode(data)
+        written: bytes = msgspec.json.encode(value)
+        if written == data or written == msgspec.json.format(data, indent=-1):
+            return value
+    except (ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
+        pass
+    return _UNDECIDED
+
+
+def _read_slowly(data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise NotJson("UTF-8") from None
+    try:
+        value = _DECODER.decode(text)
+    except NotJson:
+        raise
+    except RecursionError:
+        raise NotJson(f"at most {MAX_DEPTH} arrays and objects within each other") from None
+    except json.JSONDecodeError as error:
+        raise NotJson(f"one JSON text; it stops being JSON at character {error.pos}") from None
+    except ValueError:  # CPython won't read an integer of more than 4,300 digits: reading is quadratic
+        raise NotJson("numbers of at most 4,300 digits") from None
+    # Only an escape can smuggle a surrogate in, since UTF-8 has none (RFC 3629 §3).
+    if _SURROGATE_ESCAPE.search(text) and _has_lone_surrogate(value):
+        raise NotJson("strings without lone surrogates (RFC 7493 §2.1)")
+    return value
+
+
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    try:
+        _ENCODER.encode(value).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        # RFC 8259 §4: receivers differ on which one counts, so a filter in front could have read another (fault 66).
+        raise NotJson("keys that are unique within their object")
+    return members
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise NotJson("numbers within the range of a double")
+    return number
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise NotJson("numbers; NaN and Infinity aren't JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _check_depth(value: Any, max_depth: int) -> None:
+    level = [value]
+    for _ in range(max_depth + 1):
+        level = (
+            [
+                child
+                for container in level
+                for child in (container.values() if type(container) is dict else container)
+                if type(child) in (dict, list)
+            ]
+            if type(value) in (dict, list)
+            else []
+        )
+        if not level:
+            return
+    raise NotJson(f"at most {max_depth} arrays and objects within each other")
+
+
+def write_json(value: Any) -> bytes:
+    """Write plain values as one compact JSON text in UTF-8.
+
+    Raises ValueError for what JSON can't say (NaN, sets, other objects, lone surrogates, cycles): a handler's bug,
+    never a peer's. Tuples become arrays.
+    """
+    if msgspec is not None:
+        try:
+            written: bytes = msgspec.json.encode(value)
+            # msgspec writes NaN as null and dates as strings; what doesn't come back as it was goes the strict way.
+            if msgspec.json.decode(written) == value:
+                return written
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            pass
+    try:
+        return _ENCODER.encode(value).encode("utf-8")
+    except TypeError:
+        raise ValueError(
+            "expected values that JSON has: objects, arrays, strings, numbers, true, false, null"
+        ) from None
+    except RecursionError:
+        raise ValueError("expected values that aren't nested within themselves") from None
+
+
+def stable_json(value: Any) -> bytes:
+    """Write plain values so that equal values give equal bytes: keys sorted. For digests within one installation."""
+    if msgspec is not None:
+        sorted_text: bytes = msgspec.json.encode(value, order="sorted")
+        return sorted_text
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+# RFC 8785 §3.2.2.3 takes numbers as doubles; a larger integer would change on the way (RFC 7493 §2.2).
+_MAX_SAFE_INTEGER: Final = 2**53 - 1
+
+
+def canonical_json(value: Any) -> bytes:
+    """Write plain values as the JSON Canonicalization Scheme says (RFC 8785), for signatures.
+
+    Raises ValueError for what it can't say: integers beyond ±(2**53 - 1), and all that `write_json` refuses.
+    """
+    return _canonical(value).encode("utf-8")
+
+
+def _canonical(value: Any) -> str:
+    match value:
+        case dict():
+            # §3.2.3: sorted by UTF-16 code units, which differs from code points beyond the BMP.
+            members = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be"))
+            return "{" + ",".join(f"{_ENCODER.encode(key)}:{_canonical(item)}" for key, item in members) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(_canonical, value)) + "]"
+        case float():
+            return _ecmascript(value)
+        case bool() | None | str():
+            return _ENCODER.encode(value)
+        case int() if abs(value) <= _MAX_SAFE_INTEGER:
+            return str(value)
+        case int():
+            raise ValueError("expected integers within ±(2**53 - 1)")
+        case _:
+            raise ValueError("expected values that JSON has: objects, arrays, strings, numbers, true, false, null")
+
+
+def _ecmascript(number: float) -> str:
+    """Write a double as ECMAScript's Number::toString does (ECMA-262 §6.1.6.1.20), which RFC 8785 §3.2.2.3 asks for."""
+    if not math.isfinite(number):
+        raise ValueError("expected finite numbers")
+    if number == 0:
+        return "0"
+    mantissa, _, exponent = f"{abs(number)!r}".partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    fraction = "" if fraction == "0" else fraction
+    point = len(whole) + int(exponent or 0)
+    digits = (whole + fraction).lstrip("0")
+    point -= len(whole + fraction) - len(digits)
+    digits = digits.rstrip("0")
+    return ("-" if number < 0 else "") + _place(digits, point)
+
+
+# The bounds between plain and exponential notation, from the same clause.
+_PLAIN_BELOW: Final = 21
+_PLAIN_ABOVE: Final = -6
+
+
+def _place(digits: str, point: int) -> str:
+    if len(digits) <= point <= _PLAIN_BELOW:
+        return digits.ljust(point, "0")
+    if 0 < point <= _PLAIN_BELOW:
+        return f"{digits[:point]}.{digits[point:]}"
+    if _PLAIN_ABOVE < point <= 0:
+        return "0." + "0" * -point + digits
+    power = point - 1
+    mantissa = digits if len(digits) == 1 else f"{digits[0]}.{digits[1:]}"
+    return f"{mantissa}e{'+' if power >= 0 else '-'}{abs(power)}"

@@ -1,0 +1,133 @@
+"""The envelope: what agents send each other, and what a reply to it must say.
+
+The core mints nothing: whoever makes an envelope brings its id and its time (`ids=`, `wall=`), so that tests, replays
+and other runtimes choose them.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from asap_core.clock import WallTime
+from asap_core.model.rules import BOOLEAN, OBJECT, TEXT, TIMESTAMP, URN, Rule, Unfit, absent_or, parse_timestamp
+
+__all__ = ["ASAP_VERSION", "MAX_ID", "Envelope", "normalise_payload_type", "utc"]
+
+ASAP_VERSION: Final = "0.1"
+"""What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. HTTP versions are negotiated elsewhere."""
+
+# A ULID has 26 characters, a UUID 36; the reference takes any length (fault 77), and ids are stored, logged and echoed.
+MAX_ID: Final = 256
+ID: Final = Rule(
+    f"a non-empty string of at most {MAX_ID} characters, without control characters",
+    lambda value: type(value) is str and 0 < len(value) <= MAX_ID and (value.isalnum() or value.isprintable()),
+)
+PAYLOAD_TYPE: Final = Rule(
+    f"a payload type such as task.request, at most {MAX_ID} characters",
+    lambda value: type(value) is str and 0 < len(value) <= MAX_ID,
+)
+
+_IGNORED_IN_TYPES: Final = re.compile(r"[^a-z0-9]+")
+# The spellings on the wire are few; only they are remembered, so that the table can't grow from what strangers send.
+_USUAL_TYPES: Final = {"task.request": "taskrequest", "task.response": "taskresponse", "TaskRequest": "taskrequest"}
+
+# Wire-protocol §1.5 "Later versions": replies of these types must say what they answer.
+_ANSWERS: Final = frozenset({"taskresponse", "taskstream", "mcptoolresult", "mcpresourcedata"})
+
+
+def normalise_payload_type(payload_type: str) -> str:
+    """Return the one spelling of `task.request`, `TaskRequest` and `task_request`: `taskrequest`.
+
+    Lower-case ASCII letters and digits only, as the reference 2.x normalises.
+    """
+    usual = _USUAL_TYPES.get(payload_type)
+    return usual if usual is not None else _IGNORED_IN_TYPES.sub("", payload_type.lower())
+
+
+def utc(wall: WallTime) -> datetime:
+    """Return `wall` as a date with offset, to the microsecond."""
+    return datetime.fromtimestamp(wall, UTC)
+
+
+@frozen(kw_only=True)
+class Envelope:
+    """One message from one agent to another (wire-protocol §1.1).
+
+    `id` and `timestamp` are always there; where a peer of old left them out, policy decided what they are. `payload` is
+    the JSON object as it came: `asap_core.codec.decode_payload` makes the typed value of it. `extensions` may carry
+    `nonce`, `trace_id` and `span_id`.
+    """
+
+    id: str = field(validator=ID)
+    asap_version: str = field(default=ASAP_VERSION, validator=TEXT)
+    timestamp: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    sender: str = field(validator=URN)
+    recipient: str = field(validator=URN)
+    payload_type: str = field(validator=PAYLOAD_TYPE)
+    payload: dict[str, Any] = field(validator=OBJECT)
+    correlation_id: str | None = field(default=None, validator=absent_or(TEXT))
+    trace_id: str | None = field(default=None, validator=absent_or(TEXT))
+    requires_ack: bool = field(default=False, validator=BOOLEAN)
+    extensions: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.correlation_id and normalise_payload_type(self.payload_type) in _ANSWERS:
+            raise Unfit("correlation_id to name the envelope that this payload type answers")
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        sender: str,
+        recipient: str,
+        payload_type: str,
+        payload: Mapping[str, Any],
+        ids: Callable[[], str],
+        wall: WallTime,
+        nonce: str | None = None,
+        correlation_id: str | None = None,
+        trace_id: str | None = None,
+    ) -> "Envelope":
+        """Make an envelope dated `wall`, with an id from `ids`.
+
+        Raises `Unfit` (a ValueError) where sender or recipient isn't a URN. `nonce` goes into `extensions`.
+        """
+        return cls(
+            id=ids(),
+            timestamp=utc(wall),
+            sender=sender,
+            recipient=recipient,
+            payload_type=payload_type,
+            payload=dict(payload),
+            correlation_id=correlation_id,
+            trace_id=trace_id,
+            extensions=None if nonce is None else {"nonce": nonce},
+        )
+
+    def reply(
+        self, payload_type: str, payload: Mapping[str, Any], *, ids: Callable[[], str], wall: WallTime
+    ) -> "Envelope":
+        """Make the answer to this envelope: back to its sender, correlated with its id, in its trace."""
+        return Envelope.new(
+            sender=self.recipient,
+            recipient=self.sender,
+            payload_type=payload_type,
+            payload=payload,
+            ids=ids,
+            wall=wall,
+            correlation_id=self.id,
+            trace_id=self.trace_id,
+        )
+
+    @property
+    def nonce(self) -> object:
+        """What `extensions.nonce` holds: a non-empty string where the sender followed the protocol, None if absent."""
+        return None if self.extensions is None else self.extensions.get("nonce")
+
+    @property
+    def issued(self) -> WallTime:
+        """The timestamp as seconds since the epoch."""
+        return WallTime(self.timestamp.timestamp())

@@ -1,0 +1,170 @@
+"""The manifest: what an agent says of itself, and the health report beside it.
+
+Both are remote documents: written strictly, read tolerantly. What a later version added is kept in `extra`, so that
+reading one never fails for knowing less (fault 61).
+"""
+
+import re
+from enum import Enum
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from asap_core.model.rules import (
+    BOOLEAN,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    URN,
+    Rule,
+    absent_or,
+    array,
+    array_of,
+    integer,
+    made_of,
+    number,
+    one_or_more,
+)
+
+__all__ = [
+    "AuthScheme",
+    "Capabilities",
+    "Endpoints",
+    "Health",
+    "HealthStatus",
+    "Load",
+    "Manifest",
+    "Skill",
+]
+
+# What the reference writes where an agent doesn't say.
+DEFAULT_TTL: Final = 300
+# Beyond ten years a lifetime is a typing error, and the sum with a clock must stay exact.
+MAX_TTL: Final = 315_360_000
+
+# The reference parses versions by PEP 440, the field expects SemVer: what both read is what an agent should publish.
+_VERSION: Final = re.compile(r"\d{1,9}(?:\.\d{1,9}){0,3}(?:-?(?:a|alpha|b|beta|rc|dev)\.?\d{0,9})?", re.ASCII)
+VERSION: Final = Rule(
+    "a version such as 1.4.2 or 2.0.0-rc.1, which SemVer and PEP 440 both read",
+    lambda value: type(value) is str and _VERSION.fullmatch(value) is not None,
+)
+
+
+def publishable_version(version: str) -> bool:
+    """Whether peers of every generation can read `version`."""
+    return VERSION.fits(version)
+
+
+@frozen(kw_only=True)
+class Skill:
+    """One thing an agent can do. The schemas are JSON Schema by convention; nobody enforces them."""
+
+    id: str = field(validator=TEXT)
+    description: str = field(validator=TEXT)
+    input_schema: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    output_schema: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+
+@frozen(kw_only=True)
+class Capabilities:
+    """What an agent can do. `hardware` and `inference` are 2.x's, read as they come."""
+
+    asap_version: str = field(default="0.1", validator=TEXT)
+    skills: tuple[Skill, ...] = field(default=(), converter=array, validator=array_of(Skill, "an array of skills"))
+    state_persistence: bool = field(default=False, validator=BOOLEAN)
+    streaming: bool = field(default=False, validator=BOOLEAN)
+    mcp_tools: tuple[str, ...] = field(default=(), converter=array, validator=TEXTS)
+    hardware: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    inference: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+
+@frozen(kw_only=True)
+class Endpoints:
+    """Where an agent is spoken to: `asap` for JSON-RPC over HTTP, `events` for a WebSocket."""
+
+    asap: str = field(validator=TEXT)
+    events: str | None = field(default=None, validator=absent_or(TEXT))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+
+@frozen(kw_only=True)
+class AuthScheme:
+    """How callers authenticate. Any scheme is read (fault 62); `bearer` is the one this library serves and uses."""
+
+    schemes: tuple[str, ...] = field(converter=array, validator=TEXTS)
+    oauth2: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+    def accepts(self, scheme: str) -> bool:
+        """Whether `scheme` is among them, in any case (RFC 9110 §11.1)."""
+        return any(offered.lower() == scheme.lower() for offered in self.schemes)
+
+
+@frozen(kw_only=True)
+class Manifest:
+    """What an agent says of itself at /.well-known/asap/manifest.json (wire-protocol §3).
+
+    `supported_versions`, `sla` and `verification` are 2.x's. `ttl_seconds` is how long a reader may keep it where no
+    HTTP header says otherwise. `extra` holds keys that this version doesn't know.
+    """
+
+    id: str = field(validator=URN)
+    name: str = field(validator=TEXT)
+    version: str = field(validator=TEXT)
+    description: str = field(validator=TEXT)
+    capabilities: Capabilities = field(validator=made_of(Capabilities, "an object of capabilities"))
+    endpoints: Endpoints = field(validator=made_of(Endpoints, "an object of endpoints"))
+    supported_versions: tuple[str, ...] | None = field(
+        default=None, converter=array, validator=absent_or(one_or_more(TEXT))
+    )
+    auth: AuthScheme | None = field(default=None, validator=absent_or(made_of(AuthScheme, "an object of schemes")))
+    signature: str | None = field(default=None, validator=absent_or(TEXT))
+    sla: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    verification: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    ttl_seconds: int = field(default=DEFAULT_TTL, validator=integer(least=1, most=MAX_TTL))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+    def skill(self, skill_id: str) -> Skill | None:
+        """The skill with this id, or None; the first where ids repeat."""
+        return next((skill for skill in self.capabilities.skills if skill.id == skill_id), None)
+
+    @property
+    def skill_ids(self) -> tuple[str, ...]:
+        """The ids of its skills, in order."""
+        return tuple(skill.id for skill in self.capabilities.skills)
+
+
+class HealthStatus(Enum):
+    """What an agent says of its health."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@frozen(kw_only=True)
+class Load:
+    """How busy an agent is."""
+
+    active_tasks: int = field(default=0, validator=integer(least=0))
+    queue_depth: int = field(default=0, validator=integer(least=0))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+
+@frozen(kw_only=True)
+class Health:
+    """The report at /.well-known/asap/health; a 503 carries one too. `status` is as the peer spells it."""
+
+    status: str = field(validator=TEXT)
+    agent_id: str = field(validator=TEXT)
+    version: str = field(validator=TEXT)
+    asap_version: str = field(default="0.1", validator=TEXT)
+    uptime_seconds: float = field(validator=number(least=0))
+    load: Load | None = field(default=None, validator=absent_or(made_of(Load, "an object of load")))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the agent says it's well."""
+        return self.status == HealthStatus.HEALTHY.value

@@ -1,0 +1,99 @@
+"""The parts that messages and artifacts are made of, told apart by `type`."""
+
+import base64
+import binascii
+import re
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
+
+from attrs import field, frozen
+
+from asap_core.model.rules import OBJECT, TEXT, Rule, absent_or
+
+__all__ = ["PARTS", "DataPart", "FilePart", "Part", "ResourcePart", "TemplatePart", "TextPart"]
+
+_MIME_TYPE: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
+# URLs longer than this are cut or refused by common servers and proxies; inline data has a field of its own.
+_MAX_URI: Final = 8192
+# Percent-encoding may be nested; each round undoes one layer, and nobody honest needs three.
+_ROUNDS: Final = 3
+
+
+def _safe_uri(value: Any) -> bool:
+    if type(value) is not str or not 0 < len(value) <= _MAX_URI or not value.isprintable() or " " in value:
+        return False
+    for _ in range(_ROUNDS):
+        value = unquote(value)
+    # `file:/x`, `file:x` and `FILE://x` are all the file scheme (RFC 8089 §2), encoded or not.
+    if value.strip().lower().startswith("file:"):
+        return False
+    return ".." not in re.split(r"[/\\?#]", value)
+
+
+def _strict_base64(value: Any) -> bool:
+    if type(value) is not str:
+        return False
+    try:
+        base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
+
+
+URI: Final = Rule("a URI that isn't a file: URI and has no '..' segment, at most 8192 characters", _safe_uri)
+MIME_TYPE: Final = Rule(
+    "a media type such as text/plain, without parameters",
+    lambda value: type(value) is str and _MIME_TYPE.fullmatch(value) is not None,
+)
+BASE64: Final = Rule("standard base64 with padding (RFC 4648 §4)", _strict_base64)
+
+
+@frozen(kw_only=True)
+class TextPart:
+    """Plain text."""
+
+    type: ClassVar[str] = "text"
+    content: str = field(validator=TEXT)
+
+
+@frozen(kw_only=True)
+class DataPart:
+    """A JSON object, with the schema it follows if there's one."""
+
+    type: ClassVar[str] = "data"
+    data: dict[str, Any] = field(validator=OBJECT)
+    schema_uri: str | None = field(default=None, validator=absent_or(TEXT))
+
+
+@frozen(kw_only=True)
+class FilePart:
+    """A file by reference, or inline as base64. The URI is checked, never fetched."""
+
+    type: ClassVar[str] = "file"
+    uri: str = field(validator=URI)
+    mime_type: str = field(validator=MIME_TYPE)
+    inline_data: str | None = field(default=None, validator=absent_or(BASE64))
+
+
+@frozen(kw_only=True)
+class ResourcePart:
+    """An MCP resource by its URI."""
+
+    type: ClassVar[str] = "resource"
+    resource_uri: str = field(validator=TEXT)
+
+
+@frozen(kw_only=True)
+class TemplatePart:
+    """A template and what to fill it with."""
+
+    type: ClassVar[str] = "template"
+    template: str = field(validator=TEXT)
+    variables: dict[str, Any] = field(validator=OBJECT)
+
+
+Part = TextPart | DataPart | FilePart | ResourcePart | TemplatePart
+PARTS: Final[dict[str, type[Part]]] = {
+    part.type: part for part in (TextPart, DataPart, FilePart, ResourcePart, TemplatePart)
+}
+"""The value of `type` → the class."""

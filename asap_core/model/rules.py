@@ -1,0 +1,272 @@
+"""The rules that fields obey: each says what is right in words, and whether a JSON value is.
+
+Rule of this package: a rule is written once, here or beside its field, and everything that needs it asks the same
+object: attrs calls it as the field's validator when a value is made in Python, the codec calls `read` when it comes
+from JSON.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final
+
+__all__ = [
+    "BOOLEAN",
+    "INTEGER",
+    "NUMBER",
+    "OBJECT",
+    "TEXT",
+    "TEXTS",
+    "TEXTS_BY_NAME",
+    "TIMESTAMP",
+    "URN",
+    "Rule",
+    "Unfit",
+    "absent_or",
+    "array",
+    "array_of",
+    "integer",
+    "made_of",
+    "matching",
+    "number",
+    "one_of",
+    "one_or_more",
+    "parse_timestamp",
+    "several",
+]
+
+# RFC 8141 URNs may be longer, but the reference's limit is what peers accept.
+MAX_URN: Final = 256
+
+
+class Unfit(ValueError):
+    """A value breaks a rule. `expected` completes the sentence "expected …"; the value itself isn't kept."""
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(f"expected {expected}")
+        self.expected = expected
+
+
+class Rule:
+    """What a field may hold: `expected` in words, `fits` as a predicate, and `convert` from JSON where they differ.
+
+    Where the field holds another class of the model, `leaf` is false: the codec reads that class by its own rules.
+    """
+
+    __slots__ = ("convert", "expected", "fits", "leaf")
+
+    def __init__(
+        self,
+        expected: str,
+        fits: Callable[[Any], bool],
+        *,
+        convert: Callable[[Any], Any] | None = None,
+        leaf: bool = True,
+    ) -> None:
+        self.expected = expected
+        self.fits = fits
+        self.convert = convert
+        self.leaf = leaf
+
+    def __call__(self, _instance: Any, _attribute: Any, value: Any) -> None:
+        """Validate, as attrs asks a validator to."""
+        if not self.fits(value):
+            raise Unfit(self.expected)
+
+    def read(self, value: Any, _type: object = None) -> Any:
+        """Take the value from JSON, as cattrs asks a hook to."""
+        if self.convert is not None:
+            value = self.convert(value)
+        if not self.fits(value):
+            raise Unfit(self.expected)
+        return value
+
+
+def array(value: Any) -> Any:
+    """Take a list for a tuple, in Python as from JSON; anything else stays as it is, for the rule to refuse."""
+    return tuple(value) if type(value) is list else value
+
+
+def absent_or(rule: Rule) -> Rule:
+    """`rule`, or null."""
+    convert = rule.convert
+    return Rule(
+        f"{rule.expected}, or null",
+        lambda value: value is None or rule.fits(value),
+        convert=None if convert is None else lambda value: None if value is None else convert(value),
+        leaf=rule.leaf,
+    )
+
+
+def made_of(kind: type, expected: str) -> Rule:
+    """An object of the model's class `kind`."""
+    return Rule(expected, lambda value: isinstance(value, kind), leaf=False)
+
+
+def array_of(kind: type, expected: str) -> Rule:
+    """An array of objects of the model's class `kind`."""
+    return Rule(
+        expected, lambda value: type(value) is tuple and all(isinstance(item, kind) for item in value), leaf=False
+    )
+
+
+def matching(pattern: re.Pattern[str], expected: str, *, longest: int) -> Rule:
+    """Text of at most `longest` characters that the whole of `pattern` matches (never just up to a newline)."""
+    fullmatch = pattern.fullmatch
+    return Rule(
+        expected,
+        lambda value: type(value) is str and len(value) <= longest and fullmatch(value) is not None,
+    )
+
+
+def one_of(kind: type[Enum]) -> Rule:
+    """One of an enumeration's values, read into its member."""
+    words = ", ".join(str(member.value) for member in kind)
+    members = {member.value: member for member in kind}
+    return Rule(
+        f"one of {words}",
+        lambda value: isinstance(value, kind),
+        convert=lambda value: members.get(value, value) if type(value) is str else value,
+    )
+
+
+def integer(*, least: int | None = None, most: int | None = None) -> Rule:
+    """A whole number within bounds. true and false are not numbers here, and neither is 1.0."""
+    return Rule(
+        _bounded("a whole number", least, most),
+        lambda value: type(value) is int and (least is None or value >= least) and (most is None or value <= most),
+    )
+
+
+def number(*, least: float | None = None, most: float | None = None) -> Rule:
+    """A finite number within bounds."""
+    return Rule(
+        _bounded("a number", least, most),
+        lambda value: (
+            type(value) in (int, float)
+            and -_HUGE < value < _HUGE
+            and (least is None or value >= least)
+            and (most is None or value <= most)
+        ),
+    )
+
+
+# Beyond the largest double an integer can't be told from infinity by most peers (RFC 8259 §6).
+_HUGE: Final = 1.7976931348623157e308
+
+
+def _bounded(noun: str, least: float | None, most: float | None) -> str:
+    if least is not None and most is not None:
+        return f"{noun} from {least} to {most}"
+    if least is not None:
+        return f"{noun}, {least} or more"
+    return noun if most is None else f"{noun}, {most} or less"
+
+
+def several(rule: Rule) -> Rule:
+    """An array whose items all obey `rule`, read into a tuple."""
+    convert = rule.convert or (lambda item: item)
+    return Rule(
+        f"an array, each item {rule.expected}",
+        lambda value: type(value) is tuple and all(map(rule.fits, value)),
+        convert=lambda value: tuple(map(convert, value)) if type(value) in (list, tuple) else value,
+    )
+
+
+def one_or_more(rule: Rule) -> Rule:
+    """An array as `several`, with at least one item."""
+    array = several(rule)
+    return Rule(
+        f"a non-empty array, each item {rule.expected}",
+        lambda value: array.fits(value) and len(value) > 0,
+        convert=array.convert,
+    )
+
+
+_LENIENT: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(:\d\d)?(?:\.(\d{1,18}))?(?:([Zz])|([+-]\d\d:?\d\d))?)?", re.ASCII
+)
+_UNIX: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,9})?", re.ASCII)
+# What the reference takes for milliseconds: seconds that large are beyond the year 2600.
+_MILLISECONDS_ABOVE: Final = 2e10
+
+
+def parse_timestamp(value: Any) -> Any:
+    """Read a timestamp as peers write it; what isn't one comes back as it was, for the rule to refuse.
+
+    RFC 3339 with `Z` or an offset; a space for the `T`; seconds may be missing; fractions are cut to microseconds; no
+    offset means UTC; numbers and digit strings are Unix seconds, or milliseconds above 2e10; a bare date is midnight
+    UTC. ISO's basic format and booleans aren't timestamps.
+    """
+    if type(value) is str:
+        if len(value) == _CANONICAL_LENGTH and _CANONICAL(value) is not None:
+            return _from_iso(value, value)
+        return _parse_text(value)
+    if type(value) in (int, float):
+        return _from_unix(value, value)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value
+
+
+# The shape nearly every peer sends, 2026-11-23T09:15:52.739152Z, which datetime reads by itself in a third of the time.
+_CANONICAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
+_CANONICAL_LENGTH: Final = 27
+
+
+def _parse_text(text: str) -> Any:
+    match = _LENIENT.fullmatch(text)
+    if match is None:
+        return _from_unix(float(text), text) if _UNIX.fullmatch(text) else text
+    date, minutes, seconds, fraction, zulu, offset = match.groups()
+    if minutes is None:
+        return _from_iso(f"{date}T00:00:00+00:00", text)
+    if fraction is not None and seconds is None:
+        return text
+    micros = f".{fraction[:6]:0<6}" if fraction else ""
+    zone = "+00:00" if zulu or not offset else offset
+    return _from_iso(f"{date}T{minutes}{seconds or ':00'}{micros}{zone}", text)
+
+
+def _from_iso(iso: str, otherwise: str) -> datetime | str:
+    try:
+        parsed = datetime.fromisoformat(iso)
+        # An offset may push the first or last day of the calendar out of it: no peer means that.
+        return parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return otherwise
+
+
+def _from_unix(seconds: float, otherwise: Any) -> Any:
+    if not -_HUGE < seconds < _HUGE:
+        return otherwise
+    if abs(seconds) > _MILLISECONDS_ABOVE:
+        seconds /= 1000
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return otherwise
+
+
+TEXT: Final = Rule("a string", lambda value: type(value) is str)
+TEXTS: Final = several(TEXT)
+BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False)
+OBJECT: Final = Rule("an object", lambda value: type(value) is dict)
+INTEGER: Final = integer()
+NUMBER: Final = number()
+URN: Final = matching(
+    # One or two lower-case segments; fullmatch, since `$` would let a trailing newline through (fault 75).
+    re.compile(r"urn:asap:agent:[a-z0-9-]+(?::[a-z0-9-]+)?"),
+    "an agent URN such as urn:asap:agent:name or urn:asap:agent:name:v1, at most 256 characters",
+    longest=MAX_URN,
+)
+TEXTS_BY_NAME: Final = Rule(
+    "an object whose values are strings",
+    lambda value: type(value) is dict and all(type(item) is str for item in value.values()),
+)
+TIMESTAMP: Final = Rule(
+    "an RFC 3339 date and time such as 2026-02-10T12:00:00.123456Z",
+    lambda value: isinstance(value, datetime) and value.tzinfo is not None,
+    convert=parse_timestamp,
+)

@@ -1,0 +1,164 @@
+"""Tasks and what belongs to them: the status machine, as one table, and the entities of a conversation."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+from attrs import evolve, field, frozen
+
+from asap_core.clock import WallTime
+from asap_core.errors import InvalidTransition
+from asap_core.model.envelope import utc
+from asap_core.model.rules import (
+    BOOLEAN,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    TIMESTAMP,
+    URN,
+    absent_or,
+    array,
+    integer,
+    one_of,
+    one_or_more,
+    parse_timestamp,
+)
+
+__all__ = [
+    "TRANSITIONS",
+    "AgentRecord",
+    "Artifact",
+    "Conversation",
+    "Message",
+    "Role",
+    "StateSnapshot",
+    "Task",
+    "TaskStatus",
+]
+
+
+class TaskStatus(Enum):
+    """Where a task is."""
+
+    SUBMITTED = "submitted"
+    WORKING = "working"
+    INPUT_REQUIRED = "input_required"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the task is over: nothing follows."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
+    TaskStatus.SUBMITTED: frozenset({TaskStatus.WORKING, TaskStatus.CANCELLED}),
+    TaskStatus.WORKING: frozenset(
+        {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.INPUT_REQUIRED}
+    ),
+    TaskStatus.INPUT_REQUIRED: frozenset({TaskStatus.WORKING, TaskStatus.CANCELLED}),
+    TaskStatus.COMPLETED: frozenset(),
+    TaskStatus.FAILED: frozenset(),
+    TaskStatus.CANCELLED: frozenset(),
+}
+"""The whole machine (wire-protocol §2.4). What isn't here can't happen; no status moves to itself."""
+
+
+class Role(Enum):
+    """Who speaks in a message."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+
+
+# The reference's bound on tasks that start tasks.
+MAX_DEPTH: Final = 10
+
+
+@frozen(kw_only=True)
+class Task:
+    """A piece of work: where it stands and what it belongs to."""
+
+    id: str = field(validator=TEXT)
+    conversation_id: str = field(validator=TEXT)
+    parent_task_id: str | None = field(default=None, validator=absent_or(TEXT))
+    status: TaskStatus = field(validator=one_of(TaskStatus))
+    depth: int = field(default=0, validator=integer(least=0, most=MAX_DEPTH))
+    progress: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    updated_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+
+    def move(self, to: TaskStatus, *, wall: WallTime) -> "Task":
+        """Return the task in status `to`, updated at `wall`.
+
+        Raises `InvalidTransition`, which names the statuses that would have been allowed.
+        """
+        allowed = TRANSITIONS[self.status]
+        if to not in allowed:
+            raise InvalidTransition(
+                self.id, self.status.value, to.value, tuple(sorted(status.value for status in allowed))
+            )
+        return evolve(self, status=to, updated_at=utc(wall))
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether the table lets it move to cancelled."""
+        return TaskStatus.CANCELLED in TRANSITIONS[self.status]
+
+
+@frozen(kw_only=True)
+class AgentRecord:
+    """The entity `Agent` of the published schemas: an id and where its manifest is."""
+
+    id: str = field(validator=URN)
+    manifest_uri: str = field(validator=TEXT)
+    capabilities: tuple[str, ...] = field(converter=array, validator=one_or_more(TEXT))
+
+
+@frozen(kw_only=True)
+class Conversation:
+    """Who takes part in what belongs together."""
+
+    id: str = field(validator=TEXT)
+    participants: tuple[str, ...] = field(converter=array, validator=one_or_more(TEXT))
+    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    metadata: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+
+
+@frozen(kw_only=True)
+class Message:
+    """One turn of a task; `parts` are ids."""
+
+    id: str = field(validator=TEXT)
+    task_id: str = field(validator=TEXT)
+    sender: str = field(validator=TEXT)
+    role: Role = field(validator=one_of(Role))
+    parts: tuple[str, ...] = field(converter=array, validator=TEXTS)
+    timestamp: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+
+
+@frozen(kw_only=True)
+class Artifact:
+    """Something a task made; `parts` are ids."""
+
+    id: str = field(validator=TEXT)
+    task_id: str = field(validator=TEXT)
+    name: str = field(validator=TEXT)
+    parts: tuple[str, ...] = field(converter=array, validator=TEXTS)
+    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+
+
+@frozen(kw_only=True)
+class StateSnapshot:
+    """A task's state at one version."""
+
+    id: str = field(validator=TEXT)
+    task_id: str = field(validator=TEXT)
+    version: int = field(validator=integer(least=1))
+    data: dict[str, Any] = field(validator=OBJECT)
+    checkpoint: bool = field(default=False, validator=BOOLEAN)
+    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
