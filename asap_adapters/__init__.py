@@ -1,0 +1,1 @@
+"""The adapters: the core's decisions carried out on trio and asyncio."""

@@ -238,7 +238,8 @@ def _object_hook(kind: type, converter: "Converter") -> Callable[[Any, Any], Any
         if isinstance(a.validator, Rule) and a.validator.leaf
     }
     overrides |= {name: override(omit=True) for name in _NEVER_READ if name in {a.name for a in fields(kind)}}
-    read: Any = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=not tolerant, **overrides)  # type: ignore[arg-type]
+    make: Any = make_dict_structure_fn  # typed for keywords it names; fields come as keywords too
+    read = make(kind, converter, _cattrs_forbid_extra_keys=not tolerant, **overrides)
 
     def hook(value: Any, _kind: Any) -> Any:
         if type(value) is not dict:

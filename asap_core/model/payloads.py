@@ -14,6 +14,7 @@ from asap_core.model.task import Role, TaskStatus
 
 __all__ = [
     "PAYLOADS",
+    "WIRE_NAMES",
     "AckStatus",
     "ArtifactNotify",
     "McpResourceData",
@@ -230,3 +231,21 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
     )
 }
 """The normalised payload type → the class, for all 14 types that the reference 2.5 knows."""
+
+WIRE_NAMES: Final[dict[type[Payload], str]] = {
+    TaskRequest: "task.request",
+    TaskResponse: "task.response",
+    TaskUpdate: "task.update",
+    TaskStream: "TaskStream",
+    TaskCancel: "task.cancel",
+    MessageSend: "message.send",
+    StateQuery: "state_query",
+    StateRestore: "state_restore",
+    ArtifactNotify: "artifact.notify",
+    McpToolCall: "mcp.tool_call",
+    McpToolResult: "mcp.tool_result",
+    McpResourceFetch: "mcp.resource_fetch",
+    McpResourceData: "mcp.resource_data",
+    MessageAck: "MessageAck",
+}
+"""The class → the spelling that peers of both generations use (wire-protocol §1.4); any spelling is read."""

@@ -1,0 +1,123 @@
+"""A plain ASGI application around an agent: the same Exchange under any ASGI server, without a framework.
+
+The server owns the connection, so the limits of `Policy` on heads, connections and time-outs are its business, and an
+early refusal can't linger: some clients see a reset where the h11 server lets them read the answer.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final
+
+from asap_adapters.drive import Authenticator, Driver, PeerGone
+from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.serve import bind_agent
+from asap_core.codec import warm_up
+from asap_core.http import Request, Response
+from asap_core.server.agent import Agent
+
+__all__ = ["AsgiApp"]
+
+log: Final = logging.getLogger("asap.asgi")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class AsgiApp:
+    """An ASGI 3 application: `hypercorn mymodule:app`, or `uvicorn mymodule:app`.
+
+    >>> app = AsgiApp(agent, {"echo": echo})    # doctest: +SKIP
+
+    Replay memory and limits are per process: with several workers each has its own, and an envelope may be accepted
+    once by each. The application says so when it starts.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        handlers: Mapping[str, Handler],
+        *,
+        on: Mapping[str, Handler] | None = None,
+        authenticate: Authenticator | None = None,
+        threads: int = MAX_THREADS,
+    ) -> None:
+        self._driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        match scope["type"]:
+            case "http":
+                bind_agent(self._driver.agent)
+                wire = _AsgiWire(receive, send)
+                try:
+                    await self._driver.run(_request(scope), wire)
+                except PeerGone:
+                    log.debug("the peer left before its answer")
+            case "lifespan":
+                await self._lifespan(receive, send)
+            case "websocket":
+                # Not built; ASGI says to refuse the handshake so (403 to the peer).
+                await receive()
+                await send({"type": "websocket.close", "code": 1000})
+            case kind:
+                raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                bind_agent(self._driver.agent)
+                warm_up()
+                log.warning("replay memory and limits are per process: run one worker, or each accepts once")
+                if not self._driver.agent.authenticates:
+                    log.warning("%s serves without authentication", self._driver.agent.manifest.id)
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                self._driver.agent.drain()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _request(scope: Mapping[str, Any]) -> Request:
+    client = scope.get("client")
+    # raw_path is optional in ASGI; path is percent-decoded, and no path that's served has anything to decode.
+    target = (scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")).decode("latin-1")
+    return Request(
+        method=scope["method"],
+        target=target,
+        headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
+        peer="" if client is None else str(client[0]),
+    )
+
+
+class _AsgiWire:
+    """One exchange's bytes, as ASGI messages."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._more = True
+
+    async def receive(self, *, expect_continue: bool) -> bytes | None:
+        """See `Wire`. ASGI servers send 100 Continue by themselves."""
+        del expect_continue
+        if not self._more:
+            return None
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise PeerGone
+        self._more = message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+    async def send(self, response: Response) -> None:
+        """See `Wire`."""
+        headers = list(response.headers)
+        if response.close:
+            headers.append((b"connection", b"close"))
+        try:
+            await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
+        except OSError as error:
+            # ASGI 2.4: send() raises OSError once the peer has gone.
+            raise PeerGone from error

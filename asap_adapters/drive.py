@@ -1,0 +1,129 @@
+"""The driver: carries out what an Exchange asks, over whatever carries bytes. One match per machine, no decisions.
+
+The h11 server, the ASGI app and the in-process client differ in how they read a body and send a response (`Wire`), and
+in nothing else.
+"""
+
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Protocol, assert_never
+
+import anyio
+
+from asap_adapters.handlers import Handlers
+from asap_core.http import Request, Response
+from asap_core.server.admission import Unavailable
+from asap_core.server.agent import Agent
+from asap_core.server.call import Admit, Answered, CallState, Dispatch, Record
+from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
+from asap_core.server.identity import Authenticated, Credential
+
+__all__ = ["Authenticator", "Driver", "PeerGone", "Wire"]
+
+Authenticator = Callable[[Credential], Awaitable[Authenticated | None] | Authenticated | None]
+"""Says whom a bearer token stands for, or None. Sync or async; OSError means that it can't be told now."""
+
+
+class PeerGone(Exception):
+    """The peer left in the middle of an exchange. Not an error: it's abandoned, and nothing else happens."""
+
+
+class Wire(Protocol):
+    """How one exchange's bytes move."""
+
+    async def receive(self, *, expect_continue: bool) -> bytes | None:
+        """The next bytes of the request's body, or None after the last. Raises `PeerGone`.
+
+        `expect_continue`: the peer waits for 100 Continue before it sends any.
+        """
+        ...
+
+    async def send(self, response: Response) -> None:
+        """Send a whole response. Raises `PeerGone`."""
+        ...
+
+
+class Driver:
+    """An agent and what it takes to run it: its handlers and who checks credentials."""
+
+    def __init__(self, agent: Agent, handlers: Handlers, *, authenticate: Authenticator | None = None) -> None:
+        handlers.check(agent)
+        if agent.authenticates and authenticate is None:
+            raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…).verify")
+        self.agent = agent
+        self._handlers = handlers
+        self._authenticate = authenticate
+
+    async def run(self, request: Request, wire: Wire) -> None:
+        """Drive one exchange to its end. Cancelled, or left by the peer, it gives back what was reserved."""
+        state = self.agent.open(request)
+        try:
+            while not isinstance(state, Done):
+                state = await self._step(state, wire)
+        except BaseException:
+            if not isinstance(state, Done):
+                state.abandon()
+            raise
+
+    async def _step(self, state: Exchange, wire: Wire) -> Exchange:
+        match state:
+            case TakeLimit():
+                return state.unavailable()  # no shared limiter is plugged in
+            case Authenticate(credential):
+                return await self._verify(state, credential)
+            case ReadBody():
+                return await _read(state, wire)
+            case Fork(calls):
+                return state.answered(await self._answers(calls))
+            case Respond(response):
+                await wire.send(response)
+                return state.sent()
+            case Done():
+                return state
+            case _:
+                assert_never(state)
+
+    async def _verify(self, state: Authenticate, credential: Credential) -> Exchange:
+        try:
+            principal = None if self._authenticate is None else self._authenticate(credential)
+            if isawaitable(principal):
+                principal = await principal
+        except OSError:
+            return state.unavailable()
+        return state.refused() if principal is None else state.verified(principal)
+
+    async def _answers(self, calls: tuple[CallState, ...]) -> list[Answered]:
+        if len(calls) == 1:
+            return [await self.answer(calls[0])]
+        answers: dict[int, Answered] = {}
+
+        async def one(index: int, call: CallState) -> None:
+            answers[index] = await self.answer(call)
+
+        async with anyio.create_task_group() as group:
+            for index, call in enumerate(calls):
+                group.start_soon(one, index, call)
+        return [answers[index] for index in range(len(calls))]
+
+    async def answer(self, state: CallState) -> Answered:
+        """Drive one call to its answer."""
+        while True:
+            match state:
+                case Admit():
+                    state = state.answered(Unavailable(self.agent.policy.retry_after_unavailable))
+                case Dispatch():
+                    state = await self._handlers.run(state)
+                case Record():
+                    state = state.recorded()
+                case Answered():
+                    return state
+                case _:
+                    assert_never(state)
+
+
+async def _read(state: ReadBody, wire: Wire) -> Exchange:
+    while (chunk := await wire.receive(expect_continue=state.expect_continue)) is not None:
+        fed = state.feed(chunk)
+        if not isinstance(fed, ReadBody):
+            return fed
+    return state.end()

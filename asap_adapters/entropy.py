@@ -1,0 +1,34 @@
+"""The system's randomness, read here and nowhere else: ids, secrets, jitter."""
+
+import os
+import random
+import secrets
+import time
+from typing import Final
+
+__all__ = ["new_id", "new_secret", "new_token", "random_fraction"]
+
+# Crockford's base 32: no I, L, O, U.
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_SYSTEM: Final = random.SystemRandom()
+
+
+def new_id() -> str:
+    """A ULID: 48 bits of milliseconds, 80 bits of randomness, 26 characters that sort by time."""
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def new_secret() -> bytes:
+    """A key of 256 bits for keyed digests."""
+    return secrets.token_bytes(32)
+
+
+def new_token() -> str:
+    """A nonce or bearer token of 128 bits, in URL-safe base64."""
+    return secrets.token_urlsafe(16)
+
+
+def random_fraction() -> float:
+    """A number in [0, 1), for jitter."""
+    return _SYSTEM.random()

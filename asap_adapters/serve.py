@@ -1,0 +1,429 @@
+"""The HTTP server: h11 over anyio streams, on trio and asyncio. It carries out Exchanges, and keeps time.
+
+A connection is a loop: collect a head that the core approves, let h11 parse it, drive the exchange, go on or close.
+Each exchange has an h11 connection of its own, so that what h11 buffers never crosses from one request to the next.
+"""
+
+import errno
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.abc
+import h11
+from anyio.abc import ByteStream, SocketAttribute, TaskStatus
+from anyio.streams.tls import TLSStream
+from attrs import define, field, frozen
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.coding import CODINGS
+from asap_adapters.drive import Authenticator, Driver, PeerGone
+from asap_adapters.entropy import new_id, new_secret
+from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_core.codec import warm_up
+from asap_core.head import BadHead, Head, HeadReader
+from asap_core.http import Request, Response
+from asap_core.server.agent import Agent
+from asap_core.server.exchange import refuse_head
+from asap_core.server.policy import Policy
+
+__all__ = ["Bound", "bind_agent", "listen", "run", "serve", "serve_connection"]
+
+log: Final = logging.getLogger("asap.serve")
+
+# One TCP window and one page cache line of most kernels; h11 and anyio use the same.
+_READ: Final = 65_536
+# After an early refusal: what a peer may still send, and for how long, before the reset that would lose it the answer
+# (RFC 9112 §9.6). nginx lingers 5 s per read and 30 s in all; a refusal isn't worth that.
+_LINGER_BYTES: Final = 65_536
+_LINGER_SECONDS: Final = 1.0
+# TLS handshakes are two round trips; nginx allows 60 s, which is a connection slot for a minute.
+_HANDSHAKE_SECONDS: Final = 10.0
+# What accept() says when the process has too many open files: a pause lets some close.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED_PAUSE: Final = 0.1
+
+T = TypeVar("T")
+
+
+@frozen
+class Bound:
+    """A bound listener: `url` is where it listens, with the real port."""
+
+    listener: anyio.abc.Listener[Any] = field(repr=False)
+    url: str
+    host: str
+    port: int
+
+
+async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
+    """Bind a TCP port (0: any free one) without serving it yet, so that a manifest can name the real port.
+
+    Raises OSError where it can't be had.
+    """
+    listener = await anyio.create_tcp_listener(local_host=host, local_port=port, reuse_port=False)
+    real_port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+    shown = f"[{host}]" if ":" in host else host
+    return Bound(listener, f"{'https' if tls else 'http'}://{shown}:{real_port}", host, real_port)
+
+
+def bind_agent(agent: Agent) -> Agent:
+    """Give an agent the system's clock and randomness, unless it has its own already."""
+    if not agent.bound:
+        agent.bind(clock=LoopClock(), ids=new_id, key=new_secret(), codings=CODINGS)
+    return agent
+
+
+async def serve(
+    agent: Agent,
+    handlers: Mapping[str, Handler],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on: Mapping[str, Handler] | None = None,
+    authenticate: Authenticator | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
+    threads: int = MAX_THREADS,
+    bound: Bound | None = None,
+    stop: anyio.Event | None = None,
+    task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an agent until cancelled, or until `stop` is set and what is in flight is done.
+
+    `handlers` maps skill ids to functions `(request, context) -> result`, async or not; `on` maps other payload types.
+    `authenticate` says whom a bearer token stands for, such as `TokenTable({...}).verify`. `bound` is a listener from
+    `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`.
+
+    Raises OSError where the port can't be had, ValueError where handlers and manifest disagree.
+    """
+    context = None if tls_cert is None else _tls_context(tls_cert, tls_key)
+    bind_agent(agent)
+    driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+    warm_up()
+    bound = bound or await listen(host, port, tls=context is not None)
+    if not agent.authenticates:
+        log.warning(
+            "%s serves without authentication: anyone who can reach %s can call it", agent.manifest.id, bound.url
+        )
+    async with bound.listener:
+        server = _Server(driver, bound.listener, context, stop or anyio.Event())
+        await server.run(lambda: task_status.started(bound.url))
+
+
+def _tls_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key)
+    return context
+
+
+def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
+    """Run an async function on trio (the default) or asyncio, and return what it returns.
+
+    >>> run(serve, agent, {"echo": echo}, backend="asyncio")    # doctest: +SKIP
+    """
+    if backend not in ("trio", "asyncio"):
+        raise ValueError('expected the backend "trio" or "asyncio"')
+    return anyio.run(main, *args, backend=backend)
+
+
+@define(eq=False)
+class _Server:
+    """The accept loops and the connections they opened, from the first to the last."""
+
+    driver: Driver
+    listener: anyio.abc.Listener[Any]
+    tls: ssl.SSLContext | None
+    stop: anyio.Event
+    idle: set[anyio.CancelScope] = field(factory=set)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        policy = self.driver.agent.policy
+        slots = anyio.Semaphore(policy.max_connections)
+        async with anyio.create_task_group() as connections:
+            async with anyio.create_task_group() as accepting:
+                for listener in getattr(self.listener, "listeners", [self.listener]):
+                    accepting.start_soon(self._accept, listener, slots, connections)
+                started()
+                await self.stop.wait()
+                accepting.cancel_scope.cancel()
+            self.driver.agent.drain()
+            for scope in list(self.idle):
+                scope.cancel()
+            connections.cancel_scope.deadline = anyio.current_time() + policy.drain
+
+    async def _accept(self, listener: Any, slots: anyio.Semaphore, connections: anyio.abc.TaskGroup) -> None:
+        while True:
+            await slots.acquire()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                slots.release()
+                if error.errno not in _EXHAUSTED:
+                    raise
+                log.error("no more connections for now: %s", error.strerror)  # noqa: TRY400 - no traceback needed
+                await anyio.sleep(_EXHAUSTED_PAUSE)
+                continue
+            except BaseException:
+                slots.release()
+                raise
+            connections.start_soon(self._connection, stream, slots)
+
+    async def _connection(self, stream: ByteStream, slots: anyio.Semaphore) -> None:
+        try:
+            peer = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - anyio's, not Django's
+            if self.tls is not None:
+                with anyio.fail_after(_HANDSHAKE_SECONDS):
+                    stream = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls)
+            await serve_connection(stream, self.driver, peer=peer, idle=self.idle, stop=self.stop)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, ssl.SSLError, TimeoutError):
+            log.debug("a connection ended early", exc_info=True)
+        except Exception:
+            # Law 7: only a bug comes here, and it takes one connection with it, not the server.
+            log.exception("a connection broke")
+        finally:
+            slots.release()
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
+
+
+# --- one connection --------------------------------------------------------------------------------------------------
+
+
+async def serve_connection(
+    stream: ByteStream,
+    driver: Driver,
+    *,
+    peer: str,
+    idle: set[anyio.CancelScope] | None = None,
+    stop: anyio.Event | None = None,
+) -> None:
+    """Serve one connection over any byte stream, request by request, until either side is done with it.
+
+    `idle` collects the scopes of connections that wait for a request, for whoever wants to end them.
+    """
+    connection = _Connection(stream, driver, peer, set() if idle is None else idle, stop or anyio.Event())
+    rest: bytes | None = b""
+    while rest is not None:
+        rest = await connection.serve_one(rest)
+
+
+class _Unreadable(Exception):
+    """The peer sent something that isn't a request; `response` says so, and the connection ends with it."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.response = refuse_head(status, detail)
+
+
+@define(eq=False)
+class _Connection:
+    stream: ByteStream
+    driver: Driver
+    peer: str
+    idle: set[anyio.CancelScope]
+    stop: anyio.Event
+
+    @property
+    def policy(self) -> Policy:
+        return self.driver.agent.policy
+
+    async def serve_one(self, buffered: bytes) -> bytes | None:
+        """Serve the next request; returns what came after it, or None when the connection is over."""
+        wire = _H11Wire(self.stream, self.policy, self.stop)
+        try:
+            head = await self._read_head(buffered)
+            if head is None:
+                return None
+            request = wire.parse(head, self.peer)
+            await self.driver.run(request, wire)
+        except _Unreadable as unreadable:
+            await wire.send_raw(unreadable.response)
+            await self._linger()
+            return None
+        except PeerGone:
+            return None
+        if wire.reusable:
+            return wire.rest
+        if wire.unread:
+            await self._linger()
+        return None
+
+    async def _read_head(self, buffered: bytes) -> Head | None:
+        reader = HeadReader(max_size=self.policy.max_head, max_fields=self.policy.max_headers)
+        outcome = reader.feed(buffered)
+        if not reader.started:
+            data = await self._first_bytes()
+            if data is None:
+                return None
+            outcome = reader.feed(data)
+        with anyio.move_on_after(self.policy.head_timeout) as scope:
+            while outcome is None:
+                outcome = reader.feed(await _receive(self.stream))
+        if scope.cancelled_caught:
+            raise _Unreadable(408, f"Expected the whole head of a request within {self.policy.head_timeout:g} s")
+        if isinstance(outcome, BadHead):
+            raise _Unreadable(outcome.status, f"Expected {outcome.expected}")
+        return outcome
+
+    async def _first_bytes(self) -> bytes | None:
+        if self.stop.is_set():
+            return None
+        data = None
+        with anyio.move_on_after(self.policy.idle_timeout) as scope:
+            self.idle.add(scope)
+            try:
+                data = await _receive(self.stream)
+            except PeerGone:
+                return None
+            finally:
+                self.idle.discard(scope)
+        return data
+
+    async def _linger(self) -> None:
+        """Let the peer read the refusal: end our side, and swallow a little of what it still sends."""
+        left = _LINGER_BYTES
+        with anyio.move_on_after(_LINGER_SECONDS):
+            try:
+                await self.stream.send_eof()
+                while left > 0:
+                    left -= len(await _receive(self.stream))
+            except (PeerGone, anyio.BrokenResourceError, anyio.ClosedResourceError, NotImplementedError):
+                return
+
+
+async def _receive(stream: ByteStream) -> bytes:
+    try:
+        return await stream.receive(_READ)
+    except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        raise PeerGone from error
+
+
+class _H11Wire:
+    """One exchange's bytes, framed by h11."""
+
+    def __init__(self, stream: ByteStream, policy: Policy, stop: anyio.Event) -> None:
+        self._stream = stream
+        self._policy = policy
+        self._stop = stop
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
+        self._body_deadline: float | None = None
+        self.reusable = False
+
+    def parse(self, head: Head, peer: str) -> Request:
+        """Let h11 read a head that the core has approved."""
+        try:
+            self._h11.receive_data(head.data)
+            event = self._h11.next_event()
+            if not isinstance(event, h11.Request):
+                raise _Unreadable(400, "Expected an HTTP/1.1 request")
+            self._h11.receive_data(head.rest) if head.rest else None
+        except h11.RemoteProtocolError as error:
+            raise _Unreadable(error.error_status_hint, "Expected an HTTP/1.1 request") from None
+        return Request(
+            method=event.method.decode("latin-1"),
+            target=event.target.decode("latin-1"),
+            headers=tuple(event.headers),
+            peer=peer,
+        )
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the request."""
+        return self._h11.trailing_data[0]
+
+    @property
+    def unread(self) -> bool:
+        """Whether the peer may still be sending the body."""
+        return self._h11.their_state is h11.SEND_BODY
+
+    async def receive(self, *, expect_continue: bool) -> bytes | None:
+        """See `Wire`."""
+        if self._body_deadline is None:
+            self._body_deadline = anyio.current_time() + self._policy.body_timeout
+            if expect_continue and self._h11.they_are_waiting_for_100_continue:
+                await self._send(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
+        while True:
+            event = self._next_event()
+            match event:
+                case h11.Data():
+                    return bytes(event.data)
+                case h11.EndOfMessage():
+                    return None
+                case h11.NEED_DATA:
+                    self._h11.receive_data(await self._more())
+                case _:
+                    raise PeerGone
+
+    def _next_event(self) -> Any:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError:
+            raise _Unreadable(400, "Expected a body framed as its headers say") from None
+
+    async def _more(self) -> bytes:
+        with anyio.CancelScope(deadline=self._body_deadline or 0.0) as scope:
+            return await _receive(self._stream)
+        if scope.cancelled_caught:
+            raise _Unreadable(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
+        raise PeerGone  # pragma: no cover - the scope is left by return, by cancellation, or by an exception
+
+    async def send(self, response: Response) -> None:
+        """See `Wire`."""
+        close = response.close or self._stop.is_set()
+        headers = [*response.headers, (b"date", _http_date())]
+        if close:
+            headers.append((b"connection", b"close"))
+        data = (
+            self._h11.send(h11.Response(status_code=response.status, headers=headers, reason=_reason(response.status)))
+            or b""
+        )
+        if response.body:
+            data += self._h11.send(h11.Data(data=response.body)) or b""
+        data += self._h11.send(h11.EndOfMessage()) or b""
+        await self._send(data)
+        # DONE and DONE: both sides have finished this request and neither has asked to close (h11's state machine).
+        self.reusable = not close and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    async def send_raw(self, response: Response) -> None:
+        """Send a refusal of something that wasn't a request, so that h11 has no state for it."""
+        lines = [b"HTTP/1.1 %d %s" % (response.status, _reason(response.status))]
+        headers = (*response.headers, (b"date", _http_date()), (b"connection", b"close"))
+        lines += [name + b": " + value for name, value in headers]
+        try:
+            await self._send(b"\r\n".join(lines) + b"\r\n\r\n" + response.body)
+        except PeerGone:
+            log.debug("the peer left before it was refused")
+
+    async def _send(self, data: bytes | None) -> None:
+        try:
+            with anyio.move_on_after(self._policy.write_timeout) as scope:
+                await self._stream.send(data or b"")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise PeerGone from error
+        if scope.cancelled_caught:
+            raise PeerGone
+
+
+def _reason(status: int) -> bytes:
+    return _REASONS.get(status, b"")
+
+
+_REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _http_date() -> bytes:
+    """The Date header (RFC 9110 §6.6.1), written once a second."""
+    global _date  # noqa: PLW0603 - one value, replaced as a whole
+    now = int(LoopClock().wall())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True).encode("ascii"))
+    return _date[1]

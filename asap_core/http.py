@@ -1,0 +1,211 @@
+"""HTTP as values: requests and responses without a socket, conditional requests, and bodies inflated within a limit.
+
+Header names are lower-case bytes and values bytes, as h11 and ASGI have them; nothing here parses a wire.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+from attrs import frozen
+
+from asap_core.jsontext import write_json
+
+__all__ = [
+    "BadCoding",
+    "Body",
+    "BodyTooLarge",
+    "Gzip",
+    "Headers",
+    "Inflater",
+    "Request",
+    "Response",
+    "header",
+    "header_values",
+    "json_response",
+    "matches_etag",
+    "path_of",
+]
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+# One call of a decoder makes no more than this, so that a bomb is noticed one block after the limit, not at its end.
+_BLOCK: Final = 65_536
+
+
+@frozen(kw_only=True)
+class Request:
+    """The head of a request. `target` is the request target as received, `peer` the address of whoever connected.
+
+    The body comes later, through `ReadBody`.
+    """
+
+    method: str
+    target: str
+    headers: Headers = ()
+    peer: str = ""
+
+
+@frozen(kw_only=True)
+class Response:
+    """A whole response. `close` asks the driver to end the connection after it: the request's body was not read."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+    close: bool = False
+
+
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """All values of a header, in order. `name` is in lower case."""
+    return [value for key, value in headers if key == name]
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The value of a header as one list (RFC 9110 §5.3), or None. `name` is in lower case."""
+    values = header_values(headers, name)
+    return b", ".join(values) if values else None
+
+
+def path_of(target: str) -> str:
+    """The path of a request target in origin form, or in the absolute form a server must accept (RFC 9112 §3.2.2)."""
+    if not target.startswith("/"):
+        _, separator, rest = target.partition("://")
+        target = "/" + rest.partition("/")[2] if separator else target
+    return target.partition("?")[0]
+
+
+def json_response(status: int, value: object, headers: Headers = (), *, close: bool = False) -> Response:
+    """A response with a JSON body."""
+    return Response(
+        status=status,
+        headers=((b"content-type", b"application/json"), *headers),
+        body=write_json(value),
+        close=close,
+    )
+
+
+def matches_etag(values: Iterable[bytes], etag: str) -> bool:
+    """Whether an If-None-Match header names `etag`: by weak comparison, `*` being any (RFC 9110 §13.1.2)."""
+    wanted = etag.encode("ascii")
+    candidates = [candidate.strip() for value in values for candidate in value.split(b",")]
+    return any(candidate == b"*" or candidate.removeprefix(b"W/") == wanted for candidate in candidates)
+
+
+class BadCoding(ValueError):
+    """The body isn't what its Content-Encoding says, or ends too early."""
+
+
+class BodyTooLarge(ValueError):
+    """The body, inflated, is larger than policy allows. `limit` is in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"expected at most {limit} bytes")
+        self.limit = limit
+
+
+class Inflater(Protocol):
+    """A content decoding in steps, so that nothing is inflated beyond what there's room for."""
+
+    def inflate(self, data: bytes, room: int) -> bytes:
+        """Take `data` and return about `room` bytes of output at most, keeping the rest. Raises `BadCoding`."""
+        ...
+
+    @property
+    def pending(self) -> bool:
+        """Whether `inflate(b"", room)` would give more without further input."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether the coded stream has come to its end."""
+        ...
+
+
+# HTTP senders write one member (RFC 1952 §2.2 allows more). Each costs 20 bytes at least and a copy of what follows it.
+_MAX_MEMBERS: Final = 16
+
+
+class Gzip:
+    """gzip (RFC 1952), with a few members at most."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self._members = 1
+        self._rest = b""
+        self._full = False
+
+    def inflate(self, data: bytes, room: int) -> bytes:
+        """See `Inflater`."""
+        data = self._rest + data
+        if self._member.eof and data:
+            self._next_member()
+        try:
+            output = self._member.decompress(data, room)
+        except zlib.error:
+            raise BadCoding("expected a gzip stream (RFC 1952)") from None
+        self._rest = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+        # A full block may have more behind it even where all input is consumed: zlib holds up to a match's length.
+        self._full = len(output) >= room
+        return output
+
+    def _next_member(self) -> None:
+        if self._members == _MAX_MEMBERS:
+            raise BadCoding(f"expected at most {_MAX_MEMBERS} gzip members")
+        self._member = zlib.decompressobj(wbits=31)
+        self._members += 1
+
+    @property
+    def pending(self) -> bool:
+        """See `Inflater`."""
+        return bool(self._rest) or self._full
+
+    @property
+    def finished(self) -> bool:
+        """See `Inflater`."""
+        return self._member.eof and not self._rest
+
+
+Codings = Mapping[bytes, Callable[[], Inflater]]
+
+
+class Body:
+    """A request body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes."""
+
+    __slots__ = ("_chunks", "_inflater", "_limit", "_size")
+
+    def __init__(self, *, limit: int, inflater: Inflater | None = None) -> None:
+        self._limit = limit
+        self._inflater = inflater
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body. Raises `BodyTooLarge` and `BadCoding`."""
+        if self._inflater is None:
+            self._keep(chunk)
+            return
+        # In slices, since a decoder copies what it hasn't consumed after every block.
+        for start in range(0, len(chunk), _BLOCK):
+            self._inflate(self._inflater, chunk[start : start + _BLOCK])
+
+    def _inflate(self, inflater: Inflater, data: bytes) -> None:
+        self._keep(inflater.inflate(data, self._room()))
+        while inflater.pending:
+            self._keep(inflater.inflate(b"", self._room()))
+
+    def _room(self) -> int:
+        return min(_BLOCK, self._limit - self._size + 1)
+
+    def _keep(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > self._limit:
+            self._chunks.clear()
+            raise BodyTooLarge(self._limit)
+        self._chunks.append(chunk)
+
+    def end(self) -> bytes:
+        """Return the whole body. Raises `BadCoding` where the coded stream isn't finished."""
+        if self._inflater is not None and not self._inflater.finished:
+            raise BadCoding("expected the coded body to be complete")
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)

@@ -1,0 +1,138 @@
+"""JSON-RPC 2.0 as ASAP uses it: one method, ids always, errors that carry a taxonomy (wire-protocol §4)."""
+
+from math import ceil
+from typing import Any, Final
+
+from attrs import frozen
+
+from asap_core.errors import INVALID_REQUEST, MALFORMED_ENVELOPE, METHOD_NOT_FOUND, RATE_LIMITED, Problem, Refusal
+
+__all__ = ["METHOD", "Call", "CallId", "Refused", "error_body", "parse_call", "result_body"]
+
+METHOD: Final = "asap.send"
+# Ids are echoed, so they're kept short; integers within what every peer's JSON reader holds (64 bits).
+MAX_ID: Final = 256
+MAX_ID_NUMBER: Final = 2**63 - 1
+_KEYS: Final = frozenset({"jsonrpc", "method", "params", "id"})
+
+CallId = str | int
+
+
+@frozen
+class Call:
+    """A well-formed call: the envelope as plain JSON, not yet read, and the idempotency key if there's one."""
+
+    id: CallId
+    envelope: dict[str, Any]
+    idempotency_key: str | None
+
+
+@frozen
+class Refused:
+    """A call that can't be read, with its id where that much was readable."""
+
+    id: CallId | None
+    refusal: Refusal
+
+
+def parse_call(value: Any) -> Call | Refused:
+    """Read one JSON-RPC request object. Never raises."""
+    if type(value) is not dict:
+        return Refused(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
+    call_id = value.get("id")
+    known_id = call_id if _is_id(call_id) else None
+    problems = tuple(_structural_problems(value, known_id))
+    if problems:
+        return Refused(known_id, _invalid("Invalid JSON-RPC structure", *problems))
+    if known_id is None:  # pragma: no cover - _structural_problems named it
+        raise AssertionError
+    if value["method"] != METHOD:
+        return Refused(known_id, Refusal(kind=METHOD_NOT_FOUND, details={"supported": [METHOD]}))
+    return _parse_params(known_id, value["params"])
+
+
+def _is_id(value: Any) -> bool:
+    if type(value) is str:
+        return len(value) <= MAX_ID
+    return type(value) is int and -MAX_ID_NUMBER <= value <= MAX_ID_NUMBER
+
+
+def _structural_problems(value: dict[str, Any], known_id: CallId | None) -> list[Problem]:
+    problems = []
+    if value.get("jsonrpc", "2.0") != "2.0":
+        problems.append(Problem(("jsonrpc",), '"2.0"'))
+    if type(value.get("method")) is not str:
+        problems.append(Problem(("method",), "a string", "wrong" if "method" in value else "missing"))
+    if known_id is None:
+        # No notifications: an answer is what the sender waits for, and null is what an unreadable id gets.
+        kind = "wrong" if "id" in value else "missing"
+        problems.append(Problem(("id",), f"a string of at most {MAX_ID} characters, or a 64-bit integer", kind))
+    if "params" not in value:
+        problems.append(Problem(("params",), "an object with the key envelope", "missing"))
+    if not _KEYS.issuperset(value):
+        problems.append(Problem((), "no keys but jsonrpc, method, params, id", "unknown_keys"))
+    return problems
+
+
+def _parse_params(call_id: CallId, params: Any) -> Call | Refused:
+    if type(params) is not dict:
+        return _malformed(call_id, "JSON-RPC 'params' must be an object", Problem(("params",), "an object"))
+    envelope = params.get("envelope")
+    if envelope is None:
+        problem = Problem(("params", "envelope"), "an object", "missing")
+        return _malformed(call_id, "Missing 'envelope' in params", problem)
+    if type(envelope) is not dict:
+        return _malformed(call_id, "'envelope' must be a JSON object", Problem(("params", "envelope"), "an object"))
+    key = params.get("idempotency_key")
+    if key is not None and not (type(key) is str and 0 < len(key) <= MAX_ID):
+        expected = f"a non-empty string of at most {MAX_ID} characters"
+        return _malformed(call_id, "Invalid idempotency key", Problem(("params", "idempotency_key"), expected))
+    return Call(call_id, envelope, key)
+
+
+def _invalid(note: str, *problems: Problem) -> Refusal:
+    return Refusal(kind=INVALID_REQUEST, note=note, problems=problems)
+
+
+def _malformed(call_id: CallId, note: str, problem: Problem) -> Refused:
+    return Refused(call_id, Refusal(kind=MALFORMED_ENVELOPE, note=note, problems=(problem,)))
+
+
+def result_body(call_id: CallId, envelope: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a call. No key `error`, not even null: peers of both generations test for its presence."""
+    return {"jsonrpc": "2.0", "result": {"envelope": envelope}, "id": call_id}
+
+
+def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, Any]:
+    """The refusal of a call, as 2.5 clients expect it; 1.1 clients read the same (`data.error`, `data.code`)."""
+    kind = refusal.kind
+    note = refusal.note or kind.message
+    data: dict[str, Any] = {
+        "code": kind.taxonomy,
+        "rpc_code": kind.code,
+        "message": note,
+        "details": dict(refusal.details),
+        "recoverable": kind.recoverable,
+        "asap_taxonomy_code": kind.taxonomy,
+        "error": note,
+        "advice": kind.advice,
+    }
+    if refusal.problems:
+        data["validation_errors"] = [_validation_error(problem) for problem in refusal.problems]
+    if refusal.retry_after is not None:
+        data["retry_after_ms"] = ceil(refusal.retry_after * 1000)
+        data["retry_after"] = max(1, ceil(refusal.retry_after))
+    if kind is RATE_LIMITED:
+        data |= refusal.details  # `data.limit`, where the reference has it
+    if kind.status in (401, 403):
+        data["status_code"] = kind.status
+    return {"jsonrpc": "2.0", "error": {"code": kind.code, "message": kind.message, "data": data}, "id": call_id}
+
+
+def _validation_error(problem: Problem) -> dict[str, Any]:
+    return {
+        "type": problem.kind,
+        "loc": list(problem.path),
+        "msg": f"expected {problem.expected}",
+        "path": problem.json_path,
+    }

@@ -1,0 +1,231 @@
+"""Admission, one question asked atomically: was this asked before, and is its nonce new.
+
+The idempotency key is asked first: a retry is not a replay. Only what is new claims a nonce, and only what claimed one
+reserves its key. Whoever answers, these machines in memory or a store that many processes share, answers with the same
+types.
+"""
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from attrs import field, frozen
+
+from asap_core.clock import Instant, WallTime
+from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Lost, Other, Working
+from asap_core.server.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
+
+if TYPE_CHECKING:
+    from asap_core.server.policy import Policy
+
+__all__ = [
+    "Admitted",
+    "Answer",
+    "AnswerGone",
+    "Floored",
+    "Future",
+    "LocalAdmission",
+    "Mismatch",
+    "OutcomeUnknown",
+    "Question",
+    "Replayed",
+    "Reservation",
+    "Running",
+    "Saturated",
+    "Stale",
+    "Stored",
+    "Unavailable",
+]
+
+
+@frozen(kw_only=True)
+class Question:
+    """All that admission depends on.
+
+    `nonce` is None where policy asks for none; `peer` scopes the keys of anonymous callers; `digest` stands for what is
+    asked, not for how it's stamped; `deadline` is how many seconds the work may take.
+    """
+
+    sender: str
+    authenticated: bool
+    peer: str
+    nonce: str | None = field(repr=False)
+    issued: WallTime
+    idempotency_key: str | None = field(repr=False)
+    digest: bytes = field(repr=False)
+    deadline: float
+
+
+@frozen
+class Reservation:
+    """A key that is held for one request until its answer is recorded, lost, or given back."""
+
+    key: bytes = field(repr=False)
+
+
+@frozen
+class Admitted:
+    """New: go on. `reservation` is there where it has an idempotency key."""
+
+    reservation: Reservation | None
+
+
+@frozen
+class Stored:
+    """Asked before and answered: this was the outcome."""
+
+    outcome: Any
+
+
+@frozen
+class Running:
+    """Asked before and still running; worth asking again in `retry_after` seconds."""
+
+    retry_after: float
+
+
+@frozen
+class Mismatch:
+    """Something else was asked under this key."""
+
+
+@frozen
+class OutcomeUnknown:
+    """Asked before and cut off midway."""
+
+
+@frozen
+class AnswerGone:
+    """Asked before and answered; the answer is no longer kept."""
+
+
+@frozen
+class Stale:
+    """Too old by the store's own clock."""
+
+
+@frozen
+class Future:
+    """Too far ahead by the store's own clock."""
+
+
+@frozen
+class Unavailable:
+    """The store can't be reached; it may be in `retry_after` seconds. Nothing is admitted without it."""
+
+    retry_after: float
+
+
+Answer = (
+    Admitted
+    | Stored
+    | Running
+    | Mismatch
+    | OutcomeUnknown
+    | AnswerGone
+    | Replayed
+    | Saturated
+    | Floored
+    | Stale
+    | Future
+    | Unavailable
+)
+
+_KEY: Final = 16
+# Long enough that asking isn't a load, short enough that nobody waits long after the work is done.
+_ASK_AGAIN: Final = 0.5
+
+
+class LocalAdmission:
+    """Answers from this process's memory."""
+
+    def __init__(self, *, guard: ReplayGuard, table: IdempotencyTable, key: bytes) -> None:
+        self._guard = guard
+        self._table = table
+        self._key = key
+
+    @classmethod
+    def of(cls, policy: "Policy", *, key: bytes, now: Instant, wall: WallTime) -> "LocalAdmission":
+        """Make it as policy says, with an empty memory."""
+        guard = ReplayGuard(
+            key=key,
+            max_age=policy.max_age,
+            skew=policy.skew,
+            capacity=policy.nonce_capacity,
+            per_sender=policy.nonces_per_sender,
+            start=policy.start,
+            now=now,
+            wall=wall,
+        )
+        table = IdempotencyTable(
+            ttl=policy.idempotency_ttl, max_entries=policy.idempotency_entries, max_bytes=policy.idempotency_bytes
+        )
+        return cls(guard=guard, table=table, key=key)
+
+    def ask(self, question: Question, *, now: Instant, wall: WallTime) -> Answer:
+        """Answer one question, and remember what follows from the answer."""
+        if question.idempotency_key is None:
+            return self._claim_nonce(question, now, wall) or Admitted(None)
+        key = self._scoped(question, question.idempotency_key)
+        known = self._what_is_known(key, question, now)
+        if known is not None:
+            return known
+        if not self._table.room():
+            return Saturated(self._table.until_room(now))
+        refused = self._claim_nonce(question, now, wall)
+        if refused is not None:
+            return refused
+        self._table.begin(key, question.digest, deadline=question.deadline, now=now)
+        return Admitted(Reservation(key))
+
+    def _what_is_known(self, key: bytes, question: Question, now: Instant) -> Answer | None:
+        found = self._table.find(key, question.digest, now=now)
+        match found:
+            case Free():
+                return None
+            case Working(seconds):
+                return Running(min(seconds, _ASK_AGAIN))
+            case Finished(outcome):
+                return Stored(outcome)
+            case Gone():
+                return AnswerGone()
+            case Lost():
+                return OutcomeUnknown()
+            case Other():
+                return Mismatch()
+            case _:
+                assert_never(found)
+
+    def _claim_nonce(self, question: Question, now: Instant, wall: WallTime) -> Answer | None:
+        if question.nonce is None:
+            return None
+        verdict = self._guard.admit(
+            question.sender,
+            question.nonce,
+            authenticated=question.authenticated,
+            issued=question.issued,
+            now=now,
+            wall=wall,
+        )
+        return None if isinstance(verdict, Fresh) else verdict
+
+    def _scoped(self, question: Question, key: str) -> bytes:
+        # An anonymous sender's name is anybody's: its address tells one from another.
+        scope = ("", question.sender) if question.authenticated else (question.peer, question.sender)
+        digest = blake2b(key=self._key, digest_size=_KEY)
+        for part in (*scope, key):
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:%s" % (len(data), data))
+        return digest.digest()
+
+    def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:
+        """Keep what the handler answered, for whoever asks again."""
+        self._table.finish(reservation.key, outcome, size=size, now=now)
+
+    def lose(self, reservation: Reservation, *, now: Instant) -> None:
+        """The handler was killed midway: the key answers `OutcomeUnknown` from now on."""
+        self._table.lose(reservation.key, now=now)
+
+    def give_back(self, reservation: Reservation, *, now: Instant) -> None:
+        """The handler never ran: the key is free again. The nonce stays used: fresh at most once, ever."""
+        del now
+        self._table.free(reservation.key)

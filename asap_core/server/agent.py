@@ -1,0 +1,181 @@
+"""The agent: what it is, what it lets in, and the memory behind those decisions.
+
+It is the outermost object of the server side: it alone holds a clock, and reads it once per input. It may be built
+before anything runs; `bind` gives it time, ids and a secret, and from then on one event loop owns it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from asap_core.clock import Clock, Instant, WallTime
+from asap_core.http import Codings, Gzip, Request, Response
+from asap_core.model.envelope import normalise_payload_type
+from asap_core.model.manifest import Manifest, publishable_version
+from asap_core.server import exchange
+from asap_core.server.admission import LocalAdmission, Reservation
+from asap_core.server.call import Admit, Answered, Dispatch, Record
+from asap_core.server.policy import Policy
+from asap_core.server.ratelimit import Limited, Limiter
+from asap_core.server.wellknown import ManifestDocument, health_response
+
+__all__ = ["Agent"]
+
+# 128 bits and more can't be guessed; blake2b takes up to 64 bytes.
+_LEAST_KEY: Final = 16
+
+
+class Agent:
+    """An agent to be served: its manifest, the payload types it takes, its policy.
+
+    `payload_types` are the types it has handlers for, in any spelling; `task.request` has the manifest's skills.
+    `aliases` are further URNs that it answers to. Callers must authenticate where `manifest.auth` is there.
+
+    >>> from asap_core import Agent, ManualClock
+    >>> agent = Agent(manifest)                                             # doctest: +SKIP
+    >>> agent.bind(clock=ManualClock(), ids=iter_of_ids, key=secret)        # doctest: +SKIP
+    >>> exchange = agent.open(Request(method="GET", target="/health"))      # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        policy: Policy | None = None,
+        payload_types: Iterable[str] = ("task.request",),
+        aliases: Iterable[str] = (),
+    ) -> None:
+        if not publishable_version(manifest.version):
+            raise ValueError("expected a manifest version such as 1.4.2, which SemVer and PEP 440 both read")
+        if manifest.auth is not None and not manifest.auth.accepts("bearer"):
+            raise ValueError("expected bearer among manifest.auth.schemes: the one scheme that can be checked")
+        self.manifest = manifest
+        self.policy = Policy() if policy is None else policy
+        self.payload_types = frozenset(map(normalise_payload_type, payload_types))
+        self.skills = frozenset(manifest.skill_ids)
+        self.document = ManifestDocument.of(manifest)
+        self.draining = False
+        self.active = 0
+        self._addresses = frozenset({manifest.id, *aliases})
+        self._clock: Clock | None = None
+        self._ids: Callable[[], str] = _unbound
+        self._admission: LocalAdmission | None = None
+        self._peers: Limiter | None = None
+        self._principals: Limiter | None = None
+        self.codings: Codings = {}
+
+    def bind(
+        self,
+        *,
+        clock: Clock,
+        ids: Callable[[], str],
+        key: bytes,
+        codings: Codings | None = None,
+        shared_admission: bool = False,
+        shared_limits: bool = False,
+    ) -> "Agent":
+        """Give the agent its clock, its source of ids and a secret `key` (16 to 64 random bytes), once; returns it.
+
+        `codings` maps further content codings (`br`) to decoders. With `shared_admission` or `shared_limits` the driver
+        meets `Admit` and `Record`, or `TakeLimit`, and asks a store that other processes share.
+        """
+        if self._clock is not None:
+            raise RuntimeError("this agent is served already; make another Agent for another loop")
+        if not _LEAST_KEY <= len(key) <= 64:  # noqa: PLR2004 - blake2b's own bound
+            raise ValueError("expected a key of 16 to 64 random bytes")
+        policy, now, wall = self.policy, clock.monotonic(), clock.wall()
+        self._clock, self._ids, self._started = clock, ids, now
+        self.codings = {b"gzip": Gzip, b"x-gzip": Gzip, **(codings or {})}
+        if not shared_admission:
+            self._admission = LocalAdmission.of(policy, key=key, now=now, wall=wall)
+        if not shared_limits:
+            capacity = policy.limiter_capacity
+            self._peers = Limiter(policy.peer_limits, capacity=capacity)
+            self._principals = Limiter(policy.principal_limits, capacity=capacity)
+        return self
+
+    @property
+    def bound(self) -> bool:
+        """Whether it has its clock."""
+        return self._clock is not None
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers must authenticate."""
+        return self.manifest.auth is not None
+
+    def open(self, request: Request) -> "exchange.Exchange":
+        """Begin an exchange: the first state for this request. Never raises, whatever the request says."""
+        return exchange.open_exchange(self, request, now=self.now())
+
+    def now(self) -> Instant:
+        """Read the monotonic clock."""
+        return self._bound_clock().monotonic()
+
+    def wall(self) -> WallTime:
+        """Read the wall clock."""
+        return self._bound_clock().wall()
+
+    def _bound_clock(self) -> Clock:
+        if self._clock is None:
+            raise RuntimeError("this agent has no clock yet; serve it, or call agent.bind(clock=…, ids=…, key=…)")
+        return self._clock
+
+    def new_id(self) -> str:
+        """Mint an id from the injected source."""
+        return self._ids()
+
+    def answers_to(self, recipient: str) -> bool:
+        """Whether `recipient` is this agent or one of its aliases."""
+        return recipient in self._addresses
+
+    def drain(self) -> None:
+        """Take no new work from probes' point of view: /ready and the health report say so. Running work goes on."""
+        self.draining = True
+
+    def health(self) -> Response:
+        """Report its health now."""
+        uptime = max(0.0, self.now() - self._started)
+        return health_response(self.manifest, uptime=uptime, active=self.active, healthy=not self.draining)
+
+    # --- what the states ask of it: answered here, or left to the driver's shared store ------------------------------
+
+    def admit_here(self, admit: Admit, *, now: Instant, wall: WallTime) -> Admit | Dispatch | Answered:
+        """Answer an admission question from memory, or leave it to the driver."""
+        if self._admission is None:
+            return admit
+        return admit.answered(self._admission.ask(admit.question, now=now, wall=wall))
+
+    def record_here(self, record: Record) -> Record | Answered:
+        """Keep an answer in memory, or leave it to the driver."""
+        if self._admission is None:
+            return record
+        self._admission.record(record.reservation, record.outcome, size=record.size, now=self.now())
+        return record.recorded()
+
+    def take_here(self, state: "exchange.TakeLimit", *, now: Instant) -> "exchange.Exchange":
+        """Answer a question of shares from memory, or leave it to the driver."""
+        limiter = self._peers if state.scope == "peer" else self._principals
+        if limiter is None:
+            return state
+        if state.partial:
+            return state.taken(limiter.take_up_to(state.key, cost=state.cost, now=now))
+        outcome = limiter.take(state.key, cost=state.cost, now=now)
+        if isinstance(outcome, Limited):
+            return state.limited(outcome.retry_after, outcome.limit)
+        return state.taken()
+
+    def started(self) -> None:
+        """A handler is about to run."""
+        self.active += 1
+
+    def finished(self, reservation: Reservation | None, *, ran: bool) -> None:
+        """A handler is over, or never ran: an open reservation is lost, or given back."""
+        self.active -= 1
+        if reservation is None or self._admission is None:
+            return
+        settle = self._admission.lose if ran else self._admission.give_back
+        settle(reservation, now=self.now())
+
+
+def _unbound() -> str:
+    raise RuntimeError("this agent has no source of ids yet; serve it, or call agent.bind(clock=…, ids=…, key=…)")

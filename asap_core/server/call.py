@@ -1,0 +1,474 @@
+"""One call admitted: from a parsed JSON-RPC request to its answer, whatever carried it.
+
+A single request, an item of a batch, and later a stream or a socket all come through here, with the same checks in the
+same order. The order stands in `_judge`, which reads as a list; everything cheap and everything that could refuse comes
+before `Admit`, so that no nonce is burnt for what can't run.
+
+    Admit ──▶ Dispatch ──▶ Record ──▶ Answered        each state offers only the moves that are legal in it
+      └──────────┴────────────────────▶ Answered
+
+With admission in memory (the default) the core answers `Admit` and `Record` itself, and a driver meets `Dispatch` and
+`Answered` only.
+"""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from attrs import define, field, frozen
+
+from asap_core.clock import Instant, WallTime
+from asap_core.codec import decode_envelope, decode_payload, encode_envelope, to_json
+from asap_core.errors import (
+    ANSWER_GONE,
+    HANDLER_FAILED,
+    HANDLER_NOT_FOUND,
+    KEY_MISMATCH,
+    MALFORMED_ENVELOPE,
+    MISADDRESSED,
+    OUTCOME_UNKNOWN,
+    RATE_LIMITED,
+    REPLAYED,
+    SATURATED,
+    STILL_RUNNING,
+    TIMESTAMP,
+    UNAVAILABLE,
+    InvalidDocument,
+    Problem,
+    Refusal,
+)
+from asap_core.jsonrpc import Call, CallId, error_body, result_body
+from asap_core.jsontext import stable_json, write_json
+from asap_core.model.envelope import Envelope, normalise_payload_type, utc
+from asap_core.model.payloads import WIRE_NAMES, Payload, TaskRequest
+from asap_core.server.admission import (
+    Admitted,
+    Answer,
+    AnswerGone,
+    Floored,
+    Future,
+    Mismatch,
+    OutcomeUnknown,
+    Question,
+    Replayed,
+    Reservation,
+    Running,
+    Saturated,
+    Stale,
+    Stored,
+    Unavailable,
+)
+from asap_core.server.identity import Authenticated, Principal, sender_rule
+from asap_core.server.policy import NoncePolicy, Policy
+
+if TYPE_CHECKING:
+    from asap_core.server.agent import Agent
+
+__all__ = [
+    "Admit",
+    "Answered",
+    "CallState",
+    "Dispatch",
+    "IllegalMove",
+    "Record",
+    "Replied",
+    "limited_call",
+    "open_call",
+]
+
+
+class IllegalMove(RuntimeError):
+    """A driver made a move on a state that it had already left: a bug in the driver."""
+
+
+@frozen
+class Replied:
+    """What a handler answered: a payload and its type on the wire."""
+
+    payload_type: str
+    payload: dict[str, Any]
+
+
+@define(eq=False)
+class _CallRun:
+    """What one call knows; it moves the states along and is nobody else's business."""
+
+    agent: "Agent"
+    call: Call
+    principal: Principal
+    peer: str
+    now: Instant
+    wall: WallTime
+    envelope: Envelope | None = None
+    request: Payload | None = None
+    kind: str = ""
+    state: Any = None
+
+    def leave(self, state: object) -> None:
+        if self.state is not state:
+            raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
+        self.state = None
+
+    def enter(self, state: Any) -> Any:
+        self.state = state
+        return state
+
+    @property
+    def policy(self) -> Policy:
+        return self.agent.policy
+
+    @property
+    def admitted(self) -> Envelope:
+        if self.envelope is None:  # pragma: no cover - states that need it come after it was read
+            raise AssertionError
+        return self.envelope
+
+
+@frozen(eq=False)
+class Admit:
+    """One question to answer atomically: was this asked before, and is its nonce new.
+
+    The driver asks whatever store the agent shares with others, and passes the answer on.
+    """
+
+    question: Question
+    _run: _CallRun = field(repr=False)
+
+    def answered(self, answer: Answer) -> "Dispatch | Answered":
+        """Go on with the store's answer."""
+        self._run.leave(self)
+        return _after_admission(self._run, answer)
+
+    def abandon(self) -> None:
+        """The caller left. The question may have been answered: what it claimed stays claimed."""
+        self._run.leave(self)
+
+
+@frozen(eq=False)
+class Dispatch:
+    """Run the handler: everything that could have refused this envelope has been asked.
+
+    `kind` is the normalised payload type, `skill` the skill where it's a task, `request` the typed payload or None for
+    a type that the protocol doesn't know. The handler has `deadline` seconds. `shielded` says that the work is kept
+    under an idempotency key: it goes on to its deadline even if the caller leaves.
+    """
+
+    envelope: Envelope
+    principal: Principal
+    kind: str
+    skill: str | None
+    request: Payload | None
+    deadline: float
+    shielded: bool
+    reservation: Reservation | None
+    _run: _CallRun = field(repr=False)
+
+    def replied(self, payload: Payload | Replied) -> "Record | Answered":
+        """The handler answered."""
+        reply = payload if isinstance(payload, Replied) else Replied(WIRE_NAMES[type(payload)], to_json(payload))
+        return self._finish(reply)
+
+    def failed(self, refusal: Refusal) -> "Record | Answered":
+        """The handler refused or broke; the refusal is kept like an answer, so that a retry gets the same."""
+        return self._finish(refusal)
+
+    def turned_away(self, refusal: Refusal) -> "Answered":
+        """The handler never ran (no worker free): the idempotency key is free again, the nonce stays used."""
+        self._run.leave(self)
+        self._run.agent.finished(self.reservation, ran=False)
+        return self._run.enter(_refused(self._run, refusal))  # type: ignore[no-any-return]
+
+    def lost(self) -> None:
+        """The handler was killed midway: from now on its key answers `outcome unknown`."""
+        self._run.leave(self)
+        self._run.agent.finished(self.reservation, ran=True)
+
+    def abandon(self) -> None:
+        """The caller left before the handler began: the idempotency key is free again, the nonce stays used."""
+        self._run.leave(self)
+        self._run.agent.finished(self.reservation, ran=False)
+
+    def _finish(self, outcome: "Replied | Refusal") -> "Record | Answered":
+        self._run.leave(self)
+        answered = _answer(self._run, outcome)
+        self._run.agent.finished(None, ran=True)
+        if self.reservation is None:
+            return self._run.enter(answered)  # type: ignore[no-any-return]
+        record = Record(self.reservation, answered.outcome, len(answered.body), answered, self._run)
+        self._run.enter(record)
+        return self._run.agent.record_here(record)
+
+
+@frozen(eq=False)
+class Record:
+    """Keep the answer under the reservation before its first byte leaves; `size` is what it counts for, in bytes."""
+
+    reservation: Reservation
+    outcome: Replied | Refusal
+    size: int
+    _answered: "Answered" = field(repr=False)
+    _run: _CallRun = field(repr=False)
+
+    def recorded(self) -> "Answered":
+        """It's kept, or could not be: the caller gets the answer either way, since the work was done."""
+        self._run.leave(self)
+        return self._run.enter(self._answered)  # type: ignore[no-any-return]
+
+    def abandon(self) -> None:
+        """The caller left; what is being kept is kept."""
+        self._run.leave(self)
+
+
+@frozen(eq=False)
+class Answered:
+    """The answer to one call: its JSON text, the status it has alone, and what was decided.
+
+    `fault` is for the operator's log: what a handler answered that can't be sent.
+    """
+
+    body: bytes
+    outcome: Replied | Refusal
+    fault: str | None = None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The refusal, where it is one."""
+        return self.outcome if isinstance(self.outcome, Refusal) else None
+
+
+CallState = Admit | Dispatch | Record | Answered
+
+
+def abandon_call(opened: CallState) -> None:
+    """Abandon a call wherever it stands by now, given the state it was opened in. Does nothing once it's over."""
+    if not isinstance(opened, Answered):
+        current = opened._run.state  # noqa: SLF001 - one module, one machine
+        if current is not None and not isinstance(current, Answered):
+            current.abandon()
+
+
+# --- the order of the checks -----------------------------------------------------------------------------------------
+
+
+def open_call(
+    agent: "Agent", call: Call, *, principal: Principal, peer: str, streamed: bool, now: Instant, wall: WallTime
+) -> CallState:
+    """Judge one call. What isn't refused becomes a question of admission."""
+    run = _CallRun(agent, call, principal, peer, now, wall)
+    refusal = _read_envelope(run) or _judge(run, streamed=streamed)
+    if refusal is not None:
+        return run.enter(_refused(run, refusal))  # type: ignore[no-any-return]
+    question = _question(run)
+    if isinstance(question, Refusal):
+        return run.enter(_refused(run, question))  # type: ignore[no-any-return]
+    admit = Admit(question, run)
+    run.enter(admit)
+    return agent.admit_here(admit, now=now, wall=wall)
+
+
+def _judge(run: _CallRun, *, streamed: bool) -> Refusal | None:
+    return (
+        sender_rule(run.principal, run.admitted.sender)
+        or _recipient_is_this_agent(run)
+        or _timestamp_is_in_window(run)
+        or _payload_and_handler_exist(run, streamed=streamed)
+    )
+
+
+def _read_envelope(run: _CallRun) -> Refusal | None:
+    value = _with_what_old_peers_leave_out(run, run.call.envelope)
+    try:
+        run.envelope = decode_envelope(value, path=("params", "envelope"))
+    except InvalidDocument as error:
+        return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
+    return None
+
+
+def _with_what_old_peers_leave_out(run: _CallRun, value: dict[str, Any]) -> dict[str, Any]:
+    # 1.1 and 2.x treat a null id or timestamp as absent and fill it in; here only where policy says so.
+    if not run.policy.require_id and value.get("id") is None:
+        value = {**value, "id": run.agent.new_id()}
+    if not run.policy.require_timestamp and value.get("timestamp") is None:
+        value = {**value, "timestamp": utc(run.wall)}
+    return value
+
+
+def _recipient_is_this_agent(run: _CallRun) -> Refusal | None:
+    if not run.policy.check_recipient or run.agent.answers_to(run.admitted.recipient):
+        return None
+    return Refusal(kind=MISADDRESSED, details={"agent_id": run.agent.manifest.id})
+
+
+def _timestamp_is_in_window(run: _CallRun) -> Refusal | None:
+    age = run.wall - run.admitted.issued
+    if -run.policy.skew <= age <= run.policy.max_age:
+        return None
+    return _timestamp_refusal(run, age)
+
+
+def _timestamp_refusal(run: _CallRun, age: float) -> Refusal:
+    bounds: dict[str, object] = {
+        "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
+        "max_age_seconds": run.policy.max_age,
+        "max_future_tolerance_seconds": run.policy.skew,
+    }
+    offset = {"age_seconds": round(age, 3)} if age > 0 else {"future_offset_seconds": round(-age, 3)}
+    return Refusal(
+        kind=TIMESTAMP, note="Invalid envelope timestamp", details=offset | bounds, retry_after=_AFTER_TIMESTAMP
+    )
+
+
+# What the reference tells its clients to wait before they send again.
+_AFTER_TIMESTAMP: Final = 5.0
+
+
+def _payload_and_handler_exist(run: _CallRun, *, streamed: bool) -> Refusal | None:
+    run.kind = normalise_payload_type(run.admitted.payload_type)
+    if streamed or run.kind not in run.agent.payload_types:
+        supported = [] if streamed else sorted(run.agent.payload_types)
+        return Refusal(kind=HANDLER_NOT_FOUND, details={"supported": supported})
+    try:
+        run.request = decode_payload(
+            run.admitted.payload_type, run.admitted.payload, path=("params", "envelope", "payload")
+        )
+    except InvalidDocument as error:
+        return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
+    if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
+        return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
+    return None
+
+
+# --- admission -------------------------------------------------------------------------------------------------------
+
+
+def _question(run: _CallRun) -> Question | Refusal:
+    nonce = _nonce(run)
+    if isinstance(nonce, Refusal):
+        return nonce
+    envelope, key = run.admitted, run.call.idempotency_key
+    return Question(
+        sender=envelope.sender,
+        authenticated=isinstance(run.principal, Authenticated),
+        peer=run.peer,
+        nonce=nonce,
+        issued=envelope.issued,
+        idempotency_key=key,
+        digest=b"" if key is None else _what_is_asked(run),
+        deadline=run.policy.handler_deadline,
+    )
+
+
+def _nonce(run: _CallRun) -> str | Refusal | None:
+    if run.policy.nonce is NoncePolicy.OFF:
+        return None
+    nonce = run.admitted.nonce
+    if type(nonce) is str and nonce:
+        # Prefixed, so that nobody's nonce is somebody's envelope id.
+        return "n" + nonce
+    if nonce is None and run.policy.nonce is NoncePolicy.OR_ID:
+        return "i" + run.admitted.id
+    problem = Problem(
+        ("params", "envelope", "extensions", "nonce"), "a non-empty string", "missing" if nonce is None else "wrong"
+    )
+    return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope nonce", problems=(problem,))
+
+
+def _what_is_asked(run: _CallRun) -> bytes:
+    # Not the stamp: a retry takes a fresh timestamp and nonce and is the same request still.
+    asked = [run.admitted.sender, run.admitted.recipient, run.kind, run.admitted.payload]
+    return blake2b(stable_json(asked), digest_size=16).digest()
+
+
+def _after_admission(run: _CallRun, answer: Answer) -> Dispatch | Answered:
+    match answer:
+        case Admitted(reservation):
+            return run.enter(_dispatch(run, reservation))  # type: ignore[no-any-return]
+        case Stored(outcome):
+            return run.enter(_answer(run, outcome))  # type: ignore[no-any-return]
+        case _:
+            return run.enter(_refused(run, _admission_refusal(run, answer)))  # type: ignore[no-any-return]
+
+
+def _dispatch(run: _CallRun, reservation: Reservation | None) -> Dispatch:
+    run.agent.started()
+    return Dispatch(
+        envelope=run.admitted,
+        principal=run.principal,
+        kind=run.kind,
+        skill=run.request.skill_id if isinstance(run.request, TaskRequest) else None,
+        request=run.request,
+        deadline=run.policy.handler_deadline,
+        shielded=reservation is not None,
+        reservation=reservation,
+        run=run,
+    )
+
+
+_PLAIN_REFUSALS: Final[Callable[[Any], Refusal | None]] = {
+    Replayed: Refusal(kind=REPLAYED, note="Invalid envelope nonce"),
+    Mismatch: Refusal(kind=KEY_MISMATCH),
+    OutcomeUnknown: Refusal(kind=OUTCOME_UNKNOWN),
+    AnswerGone: Refusal(kind=ANSWER_GONE),
+}.get
+
+
+def _admission_refusal(
+    run: _CallRun,
+    answer: (
+        Replayed | Saturated | Floored | Running | Mismatch | OutcomeUnknown | AnswerGone | Stale | Future | Unavailable
+    ),
+) -> Refusal:
+    match answer:
+        case Replayed() | Mismatch() | OutcomeUnknown() | AnswerGone():
+            plain = _PLAIN_REFUSALS(type(answer))
+            assert plain is not None  # noqa: S101 - the table has all four
+            return plain
+        case Saturated(retry_after):
+            return Refusal(kind=SATURATED, retry_after=retry_after)
+        case Floored(retry_after):
+            note = "What was issued before this agent started, or before what it forgot, is not accepted"
+            return Refusal(kind=SATURATED, note=note, retry_after=retry_after)
+        case Running(retry_after):
+            return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
+        case Stale() | Future():
+            return _timestamp_refusal(run, run.wall - run.admitted.issued)
+        case Unavailable(retry_after):
+            return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
+        case _:
+            assert_never(answer)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _answer(run: _CallRun, outcome: Any) -> Answered:
+    match outcome:
+        case Replied(payload_type, payload):
+            return _reply(run, outcome, payload_type, payload)
+        case Refusal():
+            return _refused(run, outcome)
+        case _:
+            raise TypeError(f"expected what was recorded: Replied or Refusal, not {type(outcome).__name__}")
+
+
+def _reply(run: _CallRun, outcome: Replied, payload_type: str, payload: dict[str, Any]) -> Answered:
+    wall = run.agent.wall()
+    try:
+        envelope = run.admitted.reply(payload_type, payload, ids=run.agent.new_id, wall=wall)
+        return Answered(write_json(result_body(run.call.id, encode_envelope(envelope))), outcome)
+    except ValueError as error:
+        return _refused(run, Refusal(kind=HANDLER_FAILED, note="Internal server error"), fault=str(error))
+
+
+def _refused(run: _CallRun, refusal: Refusal, *, fault: str | None = None) -> Answered:
+    return refused_call(run.call.id, refusal, fault=fault)
+
+
+def refused_call(call_id: CallId | None, refusal: Refusal, *, fault: str | None = None) -> Answered:
+    """The answer to a call that's refused before there's anything to admit."""
+    return Answered(write_json(error_body(call_id, refusal)), refusal, fault)
+
+
+def limited_call(call_id: CallId | None, retry_after: float, limit: str) -> Answered:
+    """The answer to a call, or an item of a batch, that's over its share."""
+    return refused_call(call_id, Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=retry_after))

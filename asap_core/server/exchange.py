@@ -1,0 +1,500 @@
+"""One HTTP request from its head to its response, as linked states: each offers only the moves that are legal in it.
+
+    open ─▶ TakeLimit ─▶ Authenticate ─▶ TakeLimit ─▶ ReadBody ─▶ TakeLimit ─▶ Fork ─▶ Respond ─▶ Done
+              (peer)                     (principal)               (a batch)    │
+                 └───────────┴──────────────┴────────────┴── refused ───────────┘
+
+Rule of this module: cheap and anonymous first, nothing spent for strangers. The order of the checks is the order of the
+functions below `open_exchange`, each of which ends in the next. With limits in memory (the default) the core answers
+`TakeLimit` itself and a driver never meets it. A driver is one `match` over these states and one over a call's
+(`asap_core.server.call`), and both end in `assert_never`.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from attrs import define, field, frozen
+
+from asap_core.clock import Instant
+from asap_core.errors import (
+    AUTHENTICATION_REQUIRED,
+    BATCH_SIZE,
+    INVALID_CREDENTIAL,
+    INVALID_REQUEST,
+    MALFORMED_ENVELOPE,
+    PARSE_ERROR,
+    RATE_LIMITED,
+    UNAVAILABLE,
+    VERSION_INCOMPATIBLE,
+    Kind,
+    Problem,
+    Refusal,
+)
+from asap_core.http import (
+    BadCoding,
+    Body,
+    BodyTooLarge,
+    Request,
+    Response,
+    header,
+    header_values,
+    json_response,
+    path_of,
+)
+from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
+from asap_core.jsontext import NotJson, read_json
+from asap_core.server.call import Answered, CallState, IllegalMove, abandon_call, limited_call, open_call, refused_call
+from asap_core.server.identity import (
+    CHALLENGE,
+    Anonymous,
+    Authenticated,
+    BadCredential,
+    Credential,
+    NoCredential,
+    Principal,
+    read_credential,
+)
+from asap_core.server.ratelimit import peer_key
+from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, status_response
+
+if TYPE_CHECKING:
+    from asap_core.server.agent import Agent
+
+__all__ = [
+    "ASAP_PATH",
+    "SUPPORTED_VERSIONS",
+    "Authenticate",
+    "Done",
+    "Exchange",
+    "Fork",
+    "ReadBody",
+    "Respond",
+    "TakeLimit",
+    "open_exchange",
+    "refuse_head",
+]
+
+ASAP_PATH: Final = "/asap"
+STREAM_PATH: Final = "/asap/stream"
+SUPPORTED_VERSIONS: Final = ("2.2", "2.1")
+DEFAULT_VERSION: Final = "2.2"
+
+Scope = Literal["peer", "principal"]
+
+
+@define(eq=False)
+class _Run:
+    """What one exchange knows; it moves the states along and is nobody else's business."""
+
+    agent: "Agent"
+    request: Request
+    now: Instant
+    streamed: bool = False
+    principal: Principal = field(factory=lambda: Anonymous(""))
+    version: str = DEFAULT_VERSION
+    body: Body | None = None
+    state: object = None
+
+    def leave(self, state: object) -> None:
+        if self.state is not state:
+            raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
+        self.state = None
+
+    def enter(self, state: Any) -> Any:
+        self.state = state
+        return state
+
+    def respond(self, response: Response) -> "Respond":
+        head = self.request.method == "HEAD"
+        length = () if response.status == 304 else ((b"content-length", b"%d" % len(response.body)),)  # noqa: PLR2004
+        complete = Response(
+            status=response.status,
+            headers=(*response.headers, *length, (b"asap-version", self.version.encode("ascii"))),
+            body=b"" if head else response.body,
+            close=response.close,
+        )
+        return self.enter(Respond(complete, self))  # type: ignore[no-any-return]
+
+    def refuse(self, refusal: Refusal, *, close: bool = False) -> "Respond":
+        """Answer the whole request with one JSON-RPC error, id null."""
+        return self.respond(_rpc_response(self.agent, refused_call(None, refusal), close=close))
+
+    def refuse_plainly(self, status: int, detail: str, *headers: tuple[bytes, bytes], close: bool = False) -> "Respond":
+        """Answer below JSON-RPC, with the body that the reference has there."""
+        return self.respond(json_response(status, {"detail": detail}, headers, close=close))
+
+
+class _State:
+    """What all states share: the exchange they belong to."""
+
+    _run: _Run
+
+    def abandon(self) -> "Done":
+        """The peer left, or the driver stops: nothing more comes."""
+        self._run.leave(self)
+        return Done()
+
+
+@frozen(eq=False)
+class TakeLimit(_State):
+    """Take `cost` from the share of `key`; where `partial`, as much of it as there is.
+
+    The driver asks the limiter that the agent shares with others, and passes its answer on.
+    """
+
+    scope: Scope
+    key: str
+    cost: int
+    partial: bool
+    _then: Any = field(repr=False)
+    _run: _Run = field(repr=False)
+
+    def taken(self, granted: int | None = None) -> "Exchange":
+        """It's granted: all of it, or `granted` of it where part may be."""
+        self._run.leave(self)
+        return self._then(self.cost if granted is None else granted)  # type: ignore[no-any-return]
+
+    def limited(self, retry_after: float, limit: str) -> "Exchange":
+        """It's over its share for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
+        self._run.leave(self)
+        answered = limited_call(None, retry_after, limit)
+        return self._run.respond(_rpc_response(self._run.agent, answered, close=self._run.body is None))
+
+    def unavailable(self) -> "Exchange":
+        """The limiter is out of reach: fail closed."""
+        self._run.leave(self)
+        return self._run.refuse(_unavailable(self._run), close=self._run.body is None)
+
+
+@frozen(eq=False)
+class Authenticate(_State):
+    """Find out whom the credential stands for."""
+
+    credential: Credential
+    _run: _Run = field(repr=False)
+
+    def verified(self, principal: Authenticated) -> "Exchange":
+        """It's good, and stands for this agent."""
+        self._run.leave(self)
+        return _take_principal_share(self._run, principal)
+
+    def refused(self) -> "Exchange":
+        """It's not good."""
+        self._run.leave(self)
+        return _challenge(self._run, INVALID_CREDENTIAL, "Invalid authentication token", error="invalid_token")
+
+    def unavailable(self) -> "Exchange":
+        """Who could tell is out of reach: fail closed."""
+        self._run.leave(self)
+        return self._run.refuse(_unavailable(self._run), close=True)
+
+
+@frozen(eq=False)
+class ReadBody(_State):
+    """Feed the body as it comes. `limit` is the most bytes worth reading, coded or not.
+
+    `expect_continue` asks the driver to send 100 Continue before it reads (RFC 9110 §10.1.1).
+    """
+
+    limit: int
+    expect_continue: bool
+    _run: _Run = field(repr=False)
+
+    def feed(self, chunk: bytes) -> "ReadBody | Respond":
+        """Take the next bytes, of any number. Returns this state, or the refusal: too many, or unreadable."""
+        if self._run.state is not self:
+            self._run.leave(self)
+        try:
+            _body(self._run).feed(chunk)
+        except (BodyTooLarge, BadCoding) as error:
+            self._run.leave(self)
+            return _refuse_body(self._run, error, close=True)
+        return self
+
+    def end(self) -> "Exchange":
+        """The body is complete."""
+        self._run.leave(self)
+        try:
+            data = _body(self._run).end()
+        except BadCoding as error:
+            return _refuse_body(self._run, error, close=False)
+        return _parse(self._run, data)
+
+
+@frozen(eq=False)
+class Fork(_State):
+    """The calls in the request, each to be driven to its `Answered`: one, or the items of a batch, all at once.
+
+    `batch` says which; the answers go back in the order of `calls`.
+    """
+
+    calls: tuple[CallState, ...]
+    batch: bool
+    _run: _Run = field(repr=False)
+
+    def abandon(self) -> "Done":
+        """The driver stops: every call that isn't answered is abandoned where it stands."""
+        for call in self.calls:
+            abandon_call(call)
+        return super().abandon()
+
+    def answered(self, answers: Sequence[Answered]) -> "Respond":
+        """Every call has its answer."""
+        self._run.leave(self)
+        if not self.batch:
+            return self._run.respond(_rpc_response(self._run.agent, answers[0]))
+        body = b"[" + b",".join(answer.body for answer in answers) + b"]"
+        return self._run.respond(Response(status=200, headers=((b"content-type", b"application/json"),), body=body))
+
+
+@frozen(eq=False)
+class Respond(_State):
+    """Send this response; where it says `close`, end the connection after it."""
+
+    response: Response
+    _run: _Run = field(repr=False)
+
+    def sent(self) -> "Done":
+        """It's sent."""
+        self._run.leave(self)
+        return Done()
+
+
+@frozen
+class Done:
+    """Over."""
+
+
+Exchange = TakeLimit | Authenticate | ReadBody | Fork | Respond | Done
+
+
+# --- the order of the checks -----------------------------------------------------------------------------------------
+
+
+def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange:
+    """Begin: method and path. What needs no admission is answered at once."""
+    run = _Run(agent, request, now)
+    path = path_of(request.target)
+    if path in (ASAP_PATH, STREAM_PATH):
+        if request.method != "POST":
+            return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
+        run.streamed = path == STREAM_PATH
+        return _take_peer_share(run)
+    if path not in _DOCUMENTS:
+        return run.refuse_plainly(404, "Not Found", close=True)
+    if request.method not in ("GET", "HEAD"):
+        return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
+    return run.respond(_DOCUMENTS[path](run))
+
+
+_DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
+    MANIFEST_PATH: lambda run: run.agent.document.response(run.request),
+    HEALTH_PATH: lambda run: run.agent.health(),
+    "/health": lambda _run: status_response(ok=True),
+    "/ready": lambda run: status_response(ok=not run.agent.draining),
+}
+
+
+def _take_peer_share(run: _Run) -> Exchange:
+    if not run.agent.policy.peer_limits:
+        return _read_credential(run)
+    return _take(run, "peer", peer_key(run.request.peer), 1, lambda _granted: _read_credential(run))
+
+
+def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: bool = False) -> Exchange:
+    state = TakeLimit(scope, key, cost, partial, then, run)
+    run.enter(state)
+    return run.agent.take_here(state, now=run.now)
+
+
+def _read_credential(run: _Run) -> Exchange:
+    if not run.agent.authenticates:
+        run.principal = Anonymous(run.request.peer)
+        return _negotiate_version(run)
+    match read_credential(run.request.headers):
+        case NoCredential():
+            return _challenge(run, AUTHENTICATION_REQUIRED, "Authentication required")
+        case BadCredential(expected):
+            note = f"Invalid authentication token: expected {expected}"
+            return _challenge(run, INVALID_CREDENTIAL, note, error="invalid_request")
+        case credential:
+            return run.enter(Authenticate(credential, run))  # type: ignore[no-any-return]
+
+
+def _challenge(run: _Run, kind: Kind, note: str, *, error: str | None = None) -> Respond:
+    # RFC 6750 §3: without credentials no error code; with bad ones the code.
+    challenge = CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'
+    return run.refuse(Refusal(kind=kind, note=note, challenge=challenge), close=True)
+
+
+def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:
+    run.principal = principal
+    if not run.agent.policy.principal_limits:
+        return _negotiate_version(run)
+    return _take(run, "principal", principal.urn, 1, lambda _granted: _negotiate_version(run))
+
+
+def _negotiate_version(run: _Run) -> Exchange:
+    offered = header(run.request.headers, b"asap-version")
+    if offered is not None and offered.strip():
+        versions = [version.strip() for version in offered.split(b",")]
+        known = [version for version in SUPPORTED_VERSIONS if version.encode("ascii") in versions]
+        if not known:
+            details = {"supported": sorted(SUPPORTED_VERSIONS)}
+            return run.refuse(Refusal(kind=VERSION_INCOMPATIBLE, details=details), close=True)
+        # The first that the caller lists and we know: the caller's order is its preference.
+        run.version = min(known, key=lambda version: versions.index(version.encode("ascii")))
+    return _open_body(run)
+
+
+def _open_body(run: _Run) -> Exchange:
+    limit = run.agent.policy.max_body
+    length = header(run.request.headers, b"content-length")
+    if length is not None and length.isdigit() and (len(length) > _LENGTH_DIGITS or int(length) > limit):
+        return _refuse_body(run, BodyTooLarge(limit), close=True)
+    coding = (header(run.request.headers, b"content-encoding") or b"").strip().lower()
+    make = run.agent.codings.get(coding)
+    if make is None and coding not in (b"", b"identity"):
+        supported = b", ".join(sorted(run.agent.codings))
+        detail = f"Unsupported Content-Encoding. Supported: {supported.decode('ascii')}"
+        # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
+        return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
+    run.body = Body(limit=limit, inflater=None if make is None else make())
+    expects = header(run.request.headers, b"expect") or b""
+    return run.enter(ReadBody(limit, expects.lower() == b"100-continue", run))  # type: ignore[no-any-return]
+
+
+# Longer ones are above any limit there is, and int() of a megabyte of digits isn't free.
+_LENGTH_DIGITS: Final = 18
+
+
+def _body(run: _Run) -> Body:
+    if run.body is None:  # pragma: no cover - ReadBody is entered with a body only
+        raise AssertionError
+    return run.body
+
+
+def _refuse_body(run: _Run, error: BodyTooLarge | BadCoding, *, close: bool) -> Respond:
+    if isinstance(error, BodyTooLarge):
+        return run.refuse_plainly(413, f"Request body exceeds the maximum of {error.limit} bytes", close=close)
+    return run.refuse_plainly(400, f"Invalid compressed data: {error}", close=close)
+
+
+def _parse(run: _Run, data: bytes) -> Exchange:
+    # What arrives may have taken a while: the decision is made at the instant of its last byte.
+    run.now = run.agent.now()
+    try:
+        value = read_json(data, max_depth=run.agent.policy.max_depth)
+    except NotJson as error:
+        problem = Problem((), error.expected, "ill_formed")
+        return run.refuse(
+            Refusal(kind=PARSE_ERROR, note=f"Invalid JSON: expected {error.expected}", problems=(problem,))
+        )
+    if type(value) is list:
+        return _open_batch(run, value)
+    call = _with_header_key(run, parse_call(value))
+    return _fork(run, (call,), batch=False)
+
+
+def _with_header_key(run: _Run, call: Call | Refused) -> Call | Refused:
+    values = header_values(run.request.headers, b"x-idempotency-key")
+    if not values or isinstance(call, Refused):
+        return call
+    key = values[0].decode("latin-1").strip()
+    if len(values) > 1 or not 0 < len(key) <= MAX_ID:
+        return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} characters")
+    if call.idempotency_key not in (None, key):
+        return _refuse_key(call, "the same key as in the header X-Idempotency-Key")
+    return Call(call.id, call.envelope, key)
+
+
+def _refuse_key(call: Call, expected: str) -> Refused:
+    problem = Problem(("params", "idempotency_key"), expected)
+    return Refused(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
+
+
+def _open_batch(run: _Run, items: list[Any]) -> Exchange:
+    most = run.agent.policy.max_batch
+    if not items:
+        return run.refuse(Refusal(kind=INVALID_REQUEST, note="empty batch", details={"reason": "empty batch"}))
+    if len(items) > most:
+        reason = f"batch size exceeds max {most}"
+        return run.refuse(Refusal(kind=BATCH_SIZE, note=reason, details={"reason": reason, "max": most}))
+    return _take_batch_shares(run, tuple(parse_call(item) for item in items))
+
+
+def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> Exchange:
+    """Take a token for each item but the first, which was paid for up front, from both shares."""
+    policy, rest = run.agent.policy, len(calls) - 1
+
+    def from_principal(granted: int) -> Exchange:
+        match run.principal:
+            case Authenticated(urn) if policy.principal_limits and granted:
+                then = lambda last: _fork(run, calls, batch=True, granted=last + 1)  # noqa: E731
+                return _take(run, "principal", urn, granted, then, partial=True)
+            case _:
+                return _fork(run, calls, batch=True, granted=granted + 1)
+
+    if not policy.peer_limits or not rest:
+        return from_principal(rest)
+    return _take(run, "peer", peer_key(run.request.peer), rest, from_principal, partial=True)
+
+
+# Items over the limit aren't refilled by this request's end; a second is what a limit per second needs.
+_AFTER_BATCH: Final = 1.0
+
+
+def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, batch: bool, granted: int | None = None) -> Fork:
+    wall = run.agent.wall()
+
+    def begin(index: int, call: Call | Refused) -> CallState:
+        if granted is not None and index >= granted:
+            limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
+            return limited_call(call.id, _AFTER_BATCH, str(limits[0]))
+        if isinstance(call, Refused):
+            return refused_call(call.id, call.refusal)
+        return open_call(
+            run.agent,
+            call,
+            principal=run.principal,
+            peer=run.request.peer,
+            streamed=run.streamed,
+            now=run.now,
+            wall=wall,
+        )
+
+    states = tuple(begin(index, call) for index, call in enumerate(calls))
+    return run.enter(Fork(states, batch, run))  # type: ignore[no-any-return]
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def _unavailable(run: _Run) -> Refusal:
+    return Refusal(kind=UNAVAILABLE, retry_after=run.agent.policy.retry_after_unavailable)
+
+
+def _rpc_response(agent: "Agent", answered: Answered, *, close: bool = False) -> Response:
+    refusal = answered.refusal
+    status, headers = 200, [(b"content-type", b"application/json")]
+    if refusal is not None:
+        status = refusal.kind.status
+        if refusal.challenge is not None:
+            headers.append((b"www-authenticate", refusal.challenge.encode("ascii")))
+        if refusal.retry_after is not None and status in _WITH_RETRY_AFTER:
+            headers.append((b"retry-after", b"%d" % max(1, ceil(refusal.retry_after))))
+        if agent.policy.plain_refusals and status in (401, 403):
+            status = 200
+    return Response(status=status, headers=tuple(headers), body=answered.body, close=close)
+
+
+# RFC 9110 §10.2.3 and RFC 6585 §4.
+_WITH_RETRY_AFTER: Final = frozenset({RATE_LIMITED.status, UNAVAILABLE.status})
+
+
+def refuse_head(status: int, detail: str) -> Response:
+    """The answer to what isn't an HTTP request, for drivers that read the wire: 400, 408, 413, 431, 505; then close."""
+    body = json_response(status, {"detail": detail}, close=True)
+    extra = ((b"content-length", b"%d" % len(body.body)), (b"asap-version", DEFAULT_VERSION.encode("ascii")))
+    return Response(status=status, headers=(*body.headers, *extra), body=body.body, close=True)

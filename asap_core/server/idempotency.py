@@ -1,0 +1,181 @@
+"""What was asked under a key, and what came of it: so that a retry gets the first answer and the work is done once.
+
+A key is scoped by whoever asks. It is `Running` while its handler works, then its answer is kept until its time is
+over; where room is short, the oldest finished answers become tombstones, which still keep the work from being done
+again.
+"""
+
+from collections import OrderedDict
+from enum import Enum
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from asap_core.clock import Instant
+
+__all__ = ["Finished", "Free", "Gone", "IdempotencyTable", "Lost", "Other", "State", "Working"]
+
+
+class State(Enum):
+    """Where the work under a key is."""
+
+    WORKING = "working"
+    FINISHED = "finished"
+    GONE = "gone"
+    LOST = "lost"
+
+
+@frozen
+class Free:
+    """Nobody has asked under this key."""
+
+
+@frozen
+class Working:
+    """The first request is still running, for `seconds` more at most."""
+
+    seconds: float
+
+
+@frozen
+class Finished:
+    """It's done, and this was the answer."""
+
+    answer: Any
+
+
+@frozen
+class Gone:
+    """It's done; the answer is no longer kept."""
+
+
+@frozen
+class Lost:
+    """It was cut off midway: nobody knows whether it was done."""
+
+
+@frozen
+class Other:
+    """Something else was asked under this key."""
+
+
+Found = Free | Working | Finished | Gone | Lost | Other
+_FREE: Final = Free()
+# After its deadline a handler that was killed has this long to be reported, before its outcome counts as unknown.
+_GRACE: Final = 5.0
+# Entries whose time is over, looked at per call: two out for each one in.
+_EXPIRED_PER_CALL: Final = 2
+
+
+@define(eq=False)
+class _Entry:
+    digest: bytes
+    state: State
+    until: Instant
+    answer: Any = field(default=None, repr=False)
+    size: int = 0
+
+
+class IdempotencyTable:
+    """Keys and what came of them, for `ttl` seconds, at most `max_entries` and `max_bytes` of answers.
+
+    Keys are opaque strings, already scoped; the caller keeps them short.
+    """
+
+    def __init__(self, *, ttl: float, max_entries: int, max_bytes: int) -> None:
+        self._ttl = ttl
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._answers: OrderedDict[bytes, None] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes of answers kept."""
+        return self._bytes
+
+    def find(self, key: bytes, digest: bytes, *, now: Instant) -> Found:
+        """What is known of this key, where `digest` stands for what is asked."""
+        self._expire(now)
+        entry = self._entries.get(key)
+        # An entry that expires behind a longer-lived one is still in the table: its own time is what counts.
+        if entry is None or (entry.until <= now and entry.state is not State.WORKING):
+            return _FREE
+        if entry.digest != digest:
+            return Other()
+        match entry.state:
+            case State.WORKING:
+                return Working(entry.until - now) if now < entry.until else Lost()
+            case State.FINISHED:
+                return Finished(entry.answer)
+            case State.GONE:
+                return Gone()
+            case State.LOST:
+                return Lost()
+
+    def room(self) -> bool:
+        """Whether another key can be remembered."""
+        return len(self._entries) < self._max_entries
+
+    def until_room(self, now: Instant) -> float:
+        """How long until the oldest entry goes, in seconds."""
+        oldest = next(iter(self._entries.values()), None)
+        return 0.0 if oldest is None else max(oldest.until + self._ttl - now, 1.0)
+
+    def begin(self, key: bytes, digest: bytes, *, deadline: float, now: Instant) -> None:
+        """The work begins; it takes `deadline` seconds at most. The caller has found the key free, and room."""
+        self._forget(key)
+        self._entries[key] = _Entry(digest, State.WORKING, Instant(now + deadline + _GRACE))
+
+    def finish(self, key: bytes, answer: Any, *, size: int, now: Instant) -> None:
+        """The work is done: keep its answer, which counts for `size` bytes."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return
+        self._settle(key, entry, State.FINISHED, now)
+        entry.answer, entry.size = answer, size
+        self._answers[key] = None
+        self._bytes += size
+        while self._bytes > self._max_bytes and self._answers:
+            oldest, _ = self._answers.popitem(last=False)
+            self._bury(self._entries[oldest])
+
+    def lose(self, key: bytes, *, now: Instant) -> None:
+        """The work was cut off midway."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._settle(key, entry, State.LOST, now)
+
+    def free(self, key: bytes) -> None:
+        """The work never began: the key is as if nobody had asked."""
+        self._forget(key)
+
+    def _settle(self, key: bytes, entry: _Entry, state: State, now: Instant) -> None:
+        entry.state, entry.until = state, Instant(now + self._ttl)
+        self._entries.move_to_end(key)
+
+    def _bury(self, entry: _Entry) -> None:
+        self._bytes -= entry.size
+        entry.state, entry.answer, entry.size = State.GONE, None, 0
+
+    def _forget(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.size
+            self._answers.pop(key, None)
+
+    def _expire(self, now: Instant) -> None:
+        for _ in range(_EXPIRED_PER_CALL):
+            key, entry = next(iter(self._entries.items()), (None, None))
+            if key is None or entry is None or now < self._over(entry):
+                return
+            self._forget(key)
+
+    def _over(self, entry: _Entry) -> float:
+        # Work that was never reported answers "lost" for as long as an answer would have been kept.
+        return entry.until + (self._ttl if entry.state is State.WORKING else 0.0)

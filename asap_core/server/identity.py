@@ -1,0 +1,123 @@
+"""Who speaks: credentials as they come, principals as they're proven, and the rule that binds the sender to them.
+
+A principal is `Authenticated` or `Anonymous`, never a bare string, so that a handler can't take an unproven sender for
+a proven one.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final
+
+from attrs import field, frozen
+
+from asap_core.errors import SENDER_MISMATCH, Refusal
+from asap_core.http import Headers, header_values
+from asap_core.model.rules import URN
+
+__all__ = [
+    "Anonymous",
+    "Authenticated",
+    "BadCredential",
+    "Credential",
+    "NoCredential",
+    "Principal",
+    "TokenTable",
+    "read_credential",
+    "sender_rule",
+]
+
+# RFC 6750 sets no bound; proxies cut headers at 8 KiB (nginx, Apache), so no longer token arrives intact elsewhere.
+MAX_TOKEN: Final = 8192
+CHALLENGE: Final = 'Bearer realm="asap"'
+
+
+@frozen
+class Authenticated:
+    """A caller whose credential was verified: `urn` is the agent that it stands for."""
+
+    urn: str = field(validator=URN)
+
+
+@frozen
+class Anonymous:
+    """A caller who proved nothing. `peer` is the address the connection came from, all that's known."""
+
+    peer: str
+
+
+Principal = Authenticated | Anonymous
+
+
+@frozen
+class Credential:
+    """A bearer token as received (RFC 6750 §2.1). It never appears in a repr."""
+
+    token: str = field(repr=False)
+
+
+@frozen
+class NoCredential:
+    """No Authorization header, or one of another scheme."""
+
+
+@frozen
+class BadCredential:
+    """An Authorization header that can't be read; `expected` says what one looks like."""
+
+    expected: str
+
+
+def read_credential(headers: Headers) -> Credential | NoCredential | BadCredential:
+    """Read the bearer token from a request's headers. Never raises."""
+    values = header_values(headers, b"authorization")
+    if not values:
+        return NoCredential()
+    if len(values) > 1:
+        return BadCredential("one Authorization header")
+    scheme, _, token = values[0].strip().partition(b" ")
+    # RFC 9110 §11.1: the scheme is case-insensitive (fault 22).
+    if scheme.lower() != b"bearer":
+        return NoCredential()
+    token = token.strip()
+    if not token or len(token) > MAX_TOKEN or not token.isascii() or b" " in token:
+        return BadCredential(f"Authorization: Bearer and a token of 1 to {MAX_TOKEN} visible ASCII characters")
+    return Credential(token.decode("ascii"))
+
+
+class TokenTable:
+    """Static bearer tokens, each standing for one agent.
+
+    Tokens are looked up by their SHA-256: the time it takes depends on digests, which a caller can't steer towards a
+    match byte by byte (fault 27), and the table holds no token in clear.
+    """
+
+    __slots__ = ("_by_digest",)
+
+    def __init__(self, tokens: Mapping[str, str]) -> None:
+        """Take a mapping of token to agent URN. Raises ValueError where one of them can't be."""
+        for token, urn in tokens.items():
+            if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+                raise ValueError(f"expected tokens of 1 to {MAX_TOKEN} visible ASCII characters")
+            if not URN.fits(urn):
+                raise ValueError(f"expected {URN.expected}")
+        self._by_digest = {_digest(token): Authenticated(urn) for token, urn in tokens.items()}
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def verify(self, credential: Credential) -> Authenticated | None:
+        """Return whom the token stands for, or None."""
+        return self._by_digest.get(_digest(credential.token))
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def sender_rule(principal: Principal, sender: str) -> Refusal | None:
+    """The sender of an envelope is whoever authenticated; with nobody authenticated there's nothing to hold it to."""
+    match principal:
+        case Authenticated(urn) if urn != sender:
+            return Refusal(kind=SENDER_MISMATCH)
+        case _:
+            return None

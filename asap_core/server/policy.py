@@ -1,0 +1,121 @@
+"""What an agent lets in, as one frozen object: every number with its reason, two profiles ready made."""
+
+from enum import Enum
+from typing import Any
+
+from attrs import field, frozen, validators
+
+from asap_core.jsontext import MAX_DEPTH
+from asap_core.server.ratelimit import Limit, parse_limits
+from asap_core.server.replay import StartPolicy
+
+__all__ = ["NoncePolicy", "Policy"]
+
+
+class NoncePolicy(Enum):
+    """What stands for an envelope's uniqueness."""
+
+    REQUIRED = "required"
+    """`extensions.nonce`, always."""
+    OR_ID = "or-id"
+    """The nonce; where there's none, the envelope id. The reference's clients send none by default."""
+    OFF = "off"
+    """Nothing: replays are accepted. For development only."""
+
+
+_POSITIVE: Any = validators.gt(0)
+
+
+@frozen(kw_only=True)
+class Policy:
+    """What an agent lets in. `Policy()` is the profile `strict`; `Policy.reference()` accepts what old peers send.
+
+    Seconds and bytes throughout. `attrs.evolve(policy, max_body=…)` changes single fields.
+    """
+
+    profile: str = "strict"
+
+    # --- the request -------------------------------------------------------------------------------------------------
+    max_body: int = field(default=10_485_760, validator=_POSITIVE)
+    """The reference's limit, so that what its clients send arrives. Applies to the inflated body as well."""
+    max_depth: int = field(default=MAX_DEPTH, validator=_POSITIVE)
+    """Arrays and objects within each other. An envelope needs 5 levels; readers elsewhere break at 1,000."""
+    max_batch: int = field(default=50, validator=_POSITIVE)
+    """The reference's limit on requests in one batch."""
+
+    # --- when and once -----------------------------------------------------------------------------------------------
+    max_age: float = field(default=300.0, validator=_POSITIVE)
+    """How old a timestamp may be: the reference's window. Longer costs memory, shorter refuses slow clocks."""
+    skew: float = field(default=30.0, validator=validators.ge(0))
+    """How far ahead a timestamp may be: the reference's tolerance."""
+    require_id: bool = True
+    """Without an id nothing can be correlated, and with `or-id` nothing told apart."""
+    require_timestamp: bool = True
+    """Without a timestamp an envelope is fresh for ever, and what was captured once replays for ever."""
+    nonce: NoncePolicy = NoncePolicy.OR_ID
+    """See `NoncePolicy`."""
+    nonce_capacity: int = field(default=1_000_000, validator=_POSITIVE)
+    """Live nonces in all: 330 s at 3,000 envelopes per second, in about 130 MB."""
+    nonces_per_sender: int = field(default=100_000, validator=_POSITIVE)
+    """Live nonces of one sender: 300 per second for the whole window, a tenth of all."""
+    start: StartPolicy = StartPolicy.FLOOR
+    """What is refused after a start without a state file. `FLOOR` refuses all that was issued before it."""
+
+    # --- who and to whom ---------------------------------------------------------------------------------------------
+    check_recipient: bool = True
+    """An envelope for another agent, accepted here, could be captured there and replayed here."""
+    plain_refusals: bool = False
+    """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and limiters then can't see them."""
+
+    # --- shares ------------------------------------------------------------------------------------------------------
+    peer_limits: tuple[Limit, ...] = parse_limits("10/second;100/minute")
+    """Per peer address, before anything else is looked at: the reference's default. Empty is no limit."""
+    principal_limits: tuple[Limit, ...] = ()
+    """Per authenticated agent, after authentication. Off by default: peers are limited already."""
+    limiter_capacity: int = field(default=100_000, validator=_POSITIVE)
+    """Keys remembered per limiter, about 20 MB; past it new keys share one overflow bucket."""
+    retry_after_unavailable: float = field(default=1.0, validator=_POSITIVE)
+    """What a caller is told to wait where a store or identity provider is out of reach."""
+
+    # --- work --------------------------------------------------------------------------------------------------------
+    handler_deadline: float = field(default=30.0, validator=_POSITIVE)
+    """How long a handler may take. Callers of the reference wait 60 s; half of it leaves time for the answer."""
+    idempotency_ttl: float = field(default=600.0, validator=_POSITIVE)
+    """How long a finished answer is kept for a retry: the reference retries within 3 minutes, its windows add 5.5."""
+    idempotency_entries: int = field(default=100_000, validator=_POSITIVE)
+    """Answers and tombstones kept in all."""
+    idempotency_bytes: int = field(default=67_108_864, validator=_POSITIVE)
+    """Bytes of answers kept in all: 64 MiB. Past it the oldest become tombstones."""
+
+    # --- the connection (h11 driver only; ASGI servers have their own) -----------------------------------------------
+    max_head: int = field(default=16_384, validator=_POSITIVE)
+    """Request line and headers together: node's limit; nginx and Apache allow 8 KiB per line, a token has 8 at most."""
+    max_headers: int = field(default=100, validator=_POSITIVE)
+    """Header fields in one request: Apache's limit."""
+    max_connections: int = field(default=1_000, validator=_POSITIVE)
+    """Connections at once; past it the next waits in the kernel's queue. About 60 KB each."""
+    head_timeout: float = field(default=10.0, validator=_POSITIVE)
+    """From the first byte of a request to the end of its head."""
+    body_timeout: float = field(default=30.0, validator=_POSITIVE)
+    """From the end of the head to the end of the body: 10 MB at 3 Mbit/s."""
+    idle_timeout: float = field(default=60.0, validator=_POSITIVE)
+    """Between requests on one connection; the reference's clients drop theirs after 5 s."""
+    write_timeout: float = field(default=30.0, validator=_POSITIVE)
+    """For one response to be taken by the peer."""
+    drain: float = field(default=30.0, validator=_POSITIVE)
+    """After a signal to stop: how long what is in flight may take. Not below the handlers' deadline."""
+
+    @classmethod
+    def reference(cls) -> "Policy":
+        """Accept what the reference implementation accepts: id, timestamp or nonce missing, any recipient.
+
+        For talking to old peers. An envelope without a timestamp can then be replayed once its nonce is forgotten.
+        """
+        return cls(
+            profile="reference",
+            require_id=False,
+            require_timestamp=False,
+            check_recipient=False,
+            plain_refusals=True,
+            start=StartPolicy.OPEN,
+        )

@@ -1,0 +1,169 @@
+"""Shares: how much one key may take per unit of time, by GCRA (the generic cell rate algorithm, ITU-T I.371).
+
+A limit of N per P lets a key that was quiet take N at once, then one every P/N. In any window of length P it admits
+fewer than 2N, in any window of length W at most N + W·N/P. Several limits are checked and taken as one: what one of
+them refuses costs nothing in the others.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from attrs import field, frozen, validators
+
+from asap_core.clock import Instant
+
+__all__ = ["Limit", "Limited", "Limiter", "Taken", "parse_limits", "peer_key"]
+
+_UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+_LIMIT: Final = re.compile(r"\s*(\d{1,9})\s*(?:/|\s+per\s+)\s*(?:(\d{1,5})\s+)?(second|minute|hour|day)s?\s*", re.ASCII)
+# Every call costs one step per limit.
+_MAX_LIMITS: Final = 8
+
+
+@frozen
+class Limit:
+    """`amount` per `per` seconds."""
+
+    amount: int = field(validator=validators.gt(0))
+    per: float = field(validator=validators.gt(0))
+
+    def __str__(self) -> str:
+        """The limit as the reference writes it: `10 per 1 second`."""
+        unit, length = next(
+            (name, size) for name, size in reversed(_UNITS.items()) if self.per % size == 0 or size == 1
+        )
+        return f"{self.amount} per {self.per / length:g} {unit}"
+
+
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Read limits as the reference writes them: `10/second;100/minute`, `5 per 2 hours`; empty is no limit.
+
+    Raises ValueError that says what is right.
+    """
+    parts = [part for part in text.split(";") if part.strip()]
+    matches = [_LIMIT.fullmatch(part) for part in parts]
+    if len(parts) > _MAX_LIMITS or None in matches or any(match and int(match[1]) == 0 for match in matches):
+        raise ValueError("expected limits such as 10/second;100/minute (second, minute, hour or day; 8 at most)")
+    return tuple(Limit(int(match[1]), int(match[2] or 1) * _UNITS[match[3]]) for match in matches if match)
+
+
+@frozen
+class Taken:
+    """It was granted."""
+
+
+@frozen
+class Limited:
+    """It's over `limit`; the same would be granted in `retry_after` seconds if nobody took anything meanwhile."""
+
+    retry_after: float
+    limit: str
+
+
+_TAKEN: Final = Taken()
+# Sums of floats: what is owed to rounding isn't owed by the caller.
+_EPSILON: Final = 1e-9
+# The key that stands for all new ones while the table is full. Addresses and URNs are never empty.
+_OVERFLOW: Final = ""
+# Records looked at for being whole again when a new key needs a place: constant work per call.
+_SEARCHED: Final = 8
+
+_Record = tuple[float, ...]
+"""For each limit the theoretical arrival time: when the key will have its whole allowance again."""
+
+
+class Limiter:
+    """Shares of any number of keys, of which `capacity` are remembered.
+
+    A full table first drops records whose allowance is whole again, which loses nothing. Where there are none, new keys
+    share one overflow record, so that a flood of names takes one share and evicts nobody.
+    """
+
+    def __init__(self, limits: tuple[Limit, ...], *, capacity: int) -> None:
+        self._limits = limits
+        self._capacity = capacity
+        # In order of the last change, so that what was quiet longest comes first.
+        self._records: dict[str, _Record] = {}
+
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._records)
+
+    def take(self, key: str, *, cost: int = 1, now: Instant) -> Taken | Limited:
+        """Take `cost` from the share of `key`, or nothing. A cost above an amount is never granted."""
+        key = self._place(key, now)
+        record = self._records.get(key)
+        taken = []
+        for index, limit in enumerate(self._limits):
+            arrival = now if record is None or record[index] < now else record[index]
+            after = arrival + cost * limit.per / limit.amount
+            wait = after - now - limit.per
+            if wait > _EPSILON:
+                return Limited(wait, str(limit))
+            taken.append(after)
+        self._write(key, tuple(taken))
+        return _TAKEN
+
+    def take_up_to(self, key: str, *, cost: int, now: Instant) -> int:
+        """Take as much of `cost` as there is, and return how much that was."""
+        key = self._place(key, now)
+        record = self._records.get(key)
+        granted = cost
+        for index, limit in enumerate(self._limits):
+            ahead = 0.0 if record is None else max(record[index] - now, 0.0)
+            granted = min(granted, int((limit.per - ahead) * limit.amount / limit.per + _EPSILON))
+        if granted > 0:
+            self.take(key, cost=granted, now=now)
+        return max(granted, 0)
+
+    def _place(self, key: str, now: Instant) -> str:
+        """The key, or the overflow key where there's no place for a new one."""
+        if key in self._records or len(self._records) < self._capacity:
+            return key
+        for candidate, record in self._first(_SEARCHED):
+            if max(record) <= now:
+                del self._records[candidate]
+                return key
+        return _OVERFLOW
+
+    def _first(self, count: int) -> list[tuple[str, _Record]]:
+        return [item for item, _ in zip(self._records.items(), range(count), strict=False)]
+
+    def _write(self, key: str, record: _Record) -> None:
+        self._records.pop(key, None)
+        self._records[key] = record
+
+
+# A literal address with its scope takes 60 characters; what is longer isn't one.
+_MAX_KEY: Final = 64
+# A household or a host gets a /64 (RFC 6177 §2): its 2**64 addresses are one peer.
+_PREFIX: Final = 64
+
+
+def peer_key(address: str) -> str:
+    """What a peer's share is kept under: its IPv4 address, its IPv6 /64, or the text where it's no address.
+
+    IPv4-mapped addresses are unmapped first; a link-local address counts whole, with its scope.
+    """
+    return _peer_key(address[:_MAX_KEY])
+
+
+def _read_peer_key(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address or "unknown"
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    if parsed.is_link_local:
+        return str(parsed)
+    return str(ipaddress.IPv6Network((int(parsed) >> _PREFIX << _PREFIX, _PREFIX)))
+
+
+# Parsing an address takes 3 µs; a server talks to few peers at a time.
+_peer_key: Callable[[str], str] = lru_cache(maxsize=1024)(_read_peer_key)

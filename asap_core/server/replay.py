@@ -1,0 +1,292 @@
+"""The replay guard: nothing accepted twice, whatever the wall clock does, at a constant cost.
+
+Law: (sender, nonce, issued) is `Fresh` at most once, ever, in the life of a guard; (sender, nonce) at most once within
+`max_age + skew` of monotonic time. A nonce is remembered that long after it arrived; when it's forgotten, the floor of
+its sender rises to the timestamp it carried, and what is dated at or below the floor is refused. So a wall clock that
+steps back reopens nothing, and in steady time nobody meets the floor, since it trails by the whole window.
+
+Cost: no sweep. A call forgets two entries at most and adds one. Live digests lie in many small dicts, since one big one
+stalls for 188 ms when it grows; the queue of what leaves next lies in flat arrays, which the garbage collector skips.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from hashlib import sha256
+from heapq import heappop, heappush
+from typing import Final
+
+from attrs import define, frozen
+
+from asap_core.clock import Instant, WallTime
+
+__all__ = ["Floored", "Fresh", "ReplayGuard", "Replayed", "Saturated", "StartPolicy", "Verdict"]
+
+
+class StartPolicy(Enum):
+    """What a guard refuses after a start, when it remembers nothing of the process before it.
+
+    `EXACT`: all dated up to `skew` ahead of the start, so the first half minute is refused. `FLOOR`: all dated before
+    the start; gives up what was dated ahead just before a crash. `OPEN`: nothing; what was accepted may be again. All
+    three assume that the wall clock wasn't stepped back across the restart.
+    """
+
+    EXACT = "exact"
+    FLOOR = "floor"
+    OPEN = "open"
+
+
+@frozen
+class Fresh:
+    """Never seen: it's remembered from now on."""
+
+
+@frozen
+class Replayed:
+    """Seen before."""
+
+
+@frozen
+class Saturated:
+    """There's no room to remember it; some may be free in `retry_after` seconds."""
+
+    retry_after: float
+
+
+@frozen
+class Floored:
+    """Dated at or below what was forgotten; a fresh timestamp passes in `retry_after` seconds."""
+
+    retry_after: float
+
+
+Verdict = Fresh | Replayed | Saturated | Floored
+_FRESH: Final = Fresh()
+_REPLAYED: Final = Replayed()
+
+# 120 bits: a chance of 1e-30 per call that a fresh nonce collides with one of a million. A 15-byte `bytes` takes 48
+# bytes of memory, a 16-byte one 64.
+_DIGEST: Final = 15
+# A million entries make 250 to a shard, whose growth takes 10 µs.
+_SHARDS: Final = 4096
+# Entries to a block of the queue: dropping a block frees 45 KB at once.
+_BLOCK: Final = 1024
+# Two out for each one in: a backlog after a quiet time shrinks with every call.
+_FORGOTTEN_PER_CALL: Final = 2
+# Entries kept back after the wall clock stepped back: 20 s of 3,000 per second.
+_MAX_HELD_BACK: Final = 65_536
+# Senders without live nonces whose floors are remembered one by one, about 200 bytes each.
+_MAX_IDLE_SENDERS: Final = 65_536
+_NEVER: Final = WallTime(float("-inf"))
+_NOTHING_DUE: Final = float("inf")
+# A hint for waits that depend on one sender's own traffic, which isn't ordered here.
+_LEAST_WAIT: Final = 1.0
+
+
+@define(eq=False)
+class _Sender:
+    """How many live nonces a sender has, and what is too old from it. `name` is None for all anonymous ones together.
+
+    `prefix` is what its digests begin with.
+    """
+
+    name: str | None
+    prefix: bytes
+    place: int
+    live: int = 0
+    floor: WallTime = _NEVER
+
+
+class _Block:
+    """A stretch of the queue in flat arrays: digests end to end, and for each its arrival, its date, its sender."""
+
+    __slots__ = ("digests", "head", "rows")
+
+    def __init__(self) -> None:
+        self.digests = bytearray()
+        self.rows = array("d")
+        self.head = 0
+
+
+# A row of a block: arrival, date, the sender's place (a double holds whole numbers exactly up to 2**53).
+_ROW: Final = 3
+
+
+class ReplayGuard:
+    """Remembers the nonces of the last `max_age + skew` seconds.
+
+    `key` is a secret of 16 bytes or more, so that nobody can aim at a digest. `capacity` bounds the live nonces in all,
+    `per_sender` those of one authenticated sender; anonymous ones, whose names prove nothing, share half of the
+    capacity and one floor.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: bytes,
+        max_age: float,
+        skew: float,
+        capacity: int,
+        per_sender: int,
+        start: StartPolicy,
+        now: Instant,
+        wall: WallTime,
+    ) -> None:
+        del now  # the first entry brings its own instant
+        self._key = key
+        self._max_age = max_age
+        self._keep = max_age + skew
+        self._capacity = capacity
+        self._per_sender = per_sender
+        self._shards: list[dict[bytes, None]] = [{} for _ in range(_SHARDS)]
+        self._queue: deque[_Block] = deque([_Block()])
+        self._next_due = _NOTHING_DUE
+        self._held_back: list[tuple[float, bytes, int]] = []
+        self._live = 0
+        self._anonymous = _Sender(None, b"", 0)
+        self._senders: dict[str, _Sender] = {}
+        self._idle: dict[str, None] = {}
+        self._places: list[_Sender] = [self._anonymous]
+        self._free_places: list[int] = []
+        self._floor = _start_floor(start, wall=wall, skew=skew)
+
+    def __len__(self) -> int:
+        """How many nonces are live."""
+        return self._live
+
+    def admit(
+        self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, now: Instant, wall: WallTime
+    ) -> Verdict:
+        """Judge one nonce, and remember it if it's fresh. Never raises, whatever the strings.
+
+        `issued` is the date that the envelope carries, a finite number within the window: the caller has checked it.
+        """
+        if now >= self._next_due or self._held_back:
+            self._forget(now, wall)
+        known = self._senders.get(sender) if authenticated else self._anonymous
+        prefix = (
+            self._prefix(sender, authenticated=authenticated) if known is None or not authenticated else known.prefix
+        )
+        # A secret prefix makes SHA-256 a keyed function good enough for this: nobody sees a digest, or extends one.
+        digest = sha256(prefix + nonce.encode("utf-8", "surrogatepass")).digest()[:_DIGEST]
+        shard = self._shards[(digest[0] << 8 | digest[1]) % _SHARDS]
+        if digest in shard:
+            return _REPLAYED
+        floor = self._floor if known is None or known.floor < self._floor else known.floor
+        if issued <= floor:
+            # A date of now passes as soon as now is above the floor; the margin is for the sender's own clock.
+            return Floored(max(floor - wall, 0.0) + _LEAST_WAIT)
+        if self._is_full(known):
+            return Saturated(max(self._next_due - now, _LEAST_WAIT))
+        self._remember(digest, known or self._new_sender(sender, prefix), issued, now)
+        shard[digest] = None
+        return _FRESH
+
+    def _prefix(self, sender: str, *, authenticated: bool) -> bytes:
+        name = sender.encode("utf-8", "surrogatepass")
+        # The length, so that no sender and nonce run together into another pair.
+        return b"%s%d:%d:%s" % (self._key, authenticated, len(name), name)
+
+    def _is_full(self, sender: _Sender | None) -> bool:
+        if self._live >= self._capacity:
+            return True
+        if sender is None:
+            return False
+        return sender.live >= (self._capacity // 2 if sender is self._anonymous else self._per_sender)
+
+    def _remember(self, digest: bytes, sender: _Sender, issued: WallTime, now: Instant) -> None:
+        block = self._queue[-1]
+        if len(block.rows) >= _BLOCK * _ROW:
+            block = _Block()
+            self._queue.append(block)
+        block.digests += digest
+        block.rows.extend((now, issued, sender.place))
+        if sender.live == 0:
+            self._idle.pop(sender.name or "", None)
+        sender.live += 1
+        self._live += 1
+        if self._next_due == _NOTHING_DUE:
+            self._next_due = now + self._keep
+
+    # --- forgetting --------------------------------------------------------------------------------------------------
+
+    def _forget(self, now: Instant, wall: WallTime) -> None:
+        for _ in range(_FORGOTTEN_PER_CALL):
+            if not self._forget_oldest(now, wall):
+                break
+        for _ in range(_FORGOTTEN_PER_CALL):
+            if not self._held_back or wall <= self._held_back[0][0] + self._max_age:
+                break
+            self._drop(*heappop(self._held_back))
+
+    def _forget_oldest(self, now: Instant, wall: WallTime) -> bool:
+        if now < self._next_due:
+            return False
+        block = self._queue[0]
+        at = block.head
+        digest = bytes(block.digests[at * _DIGEST : (at + 1) * _DIGEST])
+        _, issued, place = block.rows[at * _ROW : (at + 1) * _ROW]
+        self._advance(block)
+        if wall > issued + self._max_age:
+            self._drop(issued, digest, int(place))
+        else:
+            self._hold_back(issued, digest, int(place))
+        return True
+
+    def _advance(self, block: _Block) -> None:
+        block.head += 1
+        if block.head >= _BLOCK:
+            self._queue.popleft()
+            block = self._queue[0] if self._queue else _Block()
+            if not self._queue:
+                self._queue.append(block)
+        at = block.head * _ROW
+        self._next_due = block.rows[at] + self._keep if at < len(block.rows) else _NOTHING_DUE
+
+    def _hold_back(self, issued: float, digest: bytes, place: int) -> None:
+        """Keep an entry whose time is over but whose date, by a wall clock that stepped back, is still in the window.
+
+        Else the floor would rise to it and lock its honest sender out for as long as the step was.
+        """
+        heappush(self._held_back, (issued, digest, place))
+        if len(self._held_back) > _MAX_HELD_BACK:
+            self._drop(*heappop(self._held_back))
+
+    def _drop(self, issued: float, digest: bytes, place: int) -> None:
+        del self._shards[(digest[0] << 8 | digest[1]) % _SHARDS][digest]
+        sender = self._places[place]
+        sender.floor = WallTime(max(sender.floor, issued))
+        sender.live -= 1
+        self._live -= 1
+        if sender.live == 0 and sender.name is not None:
+            self._rest(sender.name)
+
+    def _rest(self, name: str) -> None:
+        """Remember an idle sender's floor; where they're too many, the longest idle one's goes into everybody's."""
+        self._idle[name] = None
+        if len(self._idle) > _MAX_IDLE_SENDERS:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            gone = self._senders.pop(oldest)
+            self._free_places.append(gone.place)
+            self._floor = WallTime(max(self._floor, gone.floor))
+
+    def _new_sender(self, name: str, prefix: bytes) -> _Sender:
+        place = self._free_places.pop() if self._free_places else len(self._places)
+        sender = _Sender(name, prefix, place)
+        if place == len(self._places):
+            self._places.append(sender)
+        else:
+            self._places[place] = sender
+        self._senders[name] = sender
+        return sender
+
+
+def _start_floor(start: StartPolicy, *, wall: WallTime, skew: float) -> WallTime:
+    floors: dict[StartPolicy, Callable[[], float]] = {
+        StartPolicy.EXACT: lambda: wall + skew,
+        StartPolicy.FLOOR: lambda: wall,
+        StartPolicy.OPEN: lambda: _NEVER,
+    }
+    return WallTime(floors[start]())

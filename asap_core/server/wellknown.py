@@ -1,0 +1,79 @@
+"""The documents an agent publishes of itself: manifest, health, readiness. Plain functions from facts to a response."""
+
+from typing import Any, Final
+
+from attrs import frozen
+
+from asap_core.codec import etag, to_json
+from asap_core.http import Request, Response, header_values, json_response, matches_etag
+from asap_core.jsontext import write_json
+from asap_core.model.manifest import Health, HealthStatus, Load, Manifest
+
+__all__ = ["HEALTH_PATH", "MANIFEST_PATH", "ManifestDocument", "health_response", "publish", "status_response"]
+
+MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
+HEALTH_PATH: Final = "/.well-known/asap/health"
+
+# Keys that a 1.1 reader, which forbids unknown ones, would refuse the whole manifest for: written only where set.
+_LATER_KEYS: Final = ("supported_versions", "sla", "verification")
+_LATER_CAPABILITIES: Final = ("hardware", "inference")
+
+
+def publish(manifest: Manifest) -> bytes:
+    """Write a manifest so that readers of every generation take it: 1.1's keys always, later ones where they're set."""
+    document: dict[str, Any] = to_json(manifest)
+    _drop_nulls(document, _LATER_KEYS)
+    _drop_nulls(document["capabilities"], _LATER_CAPABILITIES)
+    return write_json(document)
+
+
+def _drop_nulls(document: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if document[key] is None:
+            del document[key]
+
+
+@frozen
+class ManifestDocument:
+    """A manifest as it's served: its bytes, their entity tag, how long they may be kept."""
+
+    body: bytes
+    tag: str
+    max_age: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "ManifestDocument":
+        """Write the manifest once, for every request."""
+        body = publish(manifest)
+        return cls(body, etag(body), manifest.ttl_seconds)
+
+    def response(self, request: Request) -> Response:
+        """Answer a request for it: 304 where the caller has it already (RFC 9110 §15.4.5)."""
+        headers = (
+            (b"etag", self.tag.encode("ascii")),
+            (b"cache-control", b"public, max-age=%d" % self.max_age),
+        )
+        if matches_etag(header_values(request.headers, b"if-none-match"), self.tag):
+            return Response(status=304, headers=headers)
+        return Response(status=200, headers=((b"content-type", b"application/json"), *headers), body=self.body)
+
+
+def health_response(manifest: Manifest, *, uptime: float, active: int, healthy: bool) -> Response:
+    """Report health: 200 where it's well, 503 with the same body where it's not. Never cached."""
+    status = HealthStatus.HEALTHY if healthy else HealthStatus.UNHEALTHY
+    report = Health(
+        status=status.value,
+        agent_id=manifest.id,
+        version=manifest.version,
+        asap_version=manifest.capabilities.asap_version,
+        uptime_seconds=round(uptime, 2),
+        load=Load(active_tasks=active),
+    )
+    return json_response(200 if healthy else 503, to_json(report), ((b"cache-control", b"no-store"),))
+
+
+def status_response(*, ok: bool) -> Response:
+    """Answer /health (alive) and /ready (takes work) as probes expect: 200 or 503."""
+    return json_response(
+        200 if ok else 503, {"status": "ok" if ok else "unavailable"}, ((b"cache-control", b"no-store"),)
+    )
