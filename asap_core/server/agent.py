@@ -52,8 +52,8 @@ class Agent:
         self.policy = Policy() if policy is None else policy
         self.payload_types = frozenset(map(normalise_payload_type, payload_types))
         self.skills = frozenset(manifest.skill_ids)
-        self.document = ManifestDocument.of(manifest)
-        self.draining = False
+        self.document: ManifestDocument = ManifestDocument.of(manifest)
+        self.draining: bool = False
         self.active = 0
         self._addresses = frozenset({manifest.id, *aliases})
         self._clock: Clock | None = None

@@ -1,0 +1,175 @@
+"""How long a fetched document may be used: pure functions from response headers to lifetimes (RFC 9111, RFC 5861).
+
+This is a private cache: `s-maxage` and `private` don't concern it. Heuristics (RFC 9111 §4.2.2) are off: where the
+headers are silent the document's own `ttl_seconds` counts, then policy's default. Whatever is malformed is stale.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from attrs import field, frozen, validators
+
+from asap_core.clock import WallTime
+
+__all__ = ["Freshness", "FreshnessPolicy", "HeaderPairs", "freshness_of", "parse_http_date", "parse_retry_after"]
+
+HeaderPairs = Sequence[tuple[str, str]]
+
+
+@frozen(kw_only=True)
+class FreshnessPolicy:
+    """Bounds on what a server may ask for, in seconds."""
+
+    default: float = field(default=300.0, validator=validators.ge(0))
+    """Where neither headers nor the document say anything: the reference's time to live."""
+    most: float = field(default=86_400.0, validator=validators.ge(0))
+    """A manifest that moved should be noticed within a day, whatever its old server said: the reference's cap."""
+    stale_while_revalidate: float = field(default=3_600.0, validator=validators.ge(0))
+    """The most that a server may allow; nothing where it allows nothing."""
+    stale_if_error: float = field(default=86_400.0, validator=validators.ge(0))
+    """How long past its lifetime a document serves while its server fails, unless the server forbids it: a day."""
+
+
+@frozen(kw_only=True)
+class Freshness:
+    """What the headers allow, counted from the moment of the response.
+
+    For `fresh_for` seconds it's good as it is; for `revalidate_for` more it may be used while somebody asks again; for
+    `error_for` more than `fresh_for`, while the server fails. `store` false: it answers those who wait and isn't kept.
+    """
+
+    store: bool
+    fresh_for: float
+    revalidate_for: float = 0.0
+    error_for: float = 0.0
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+def freshness_of(
+    headers: HeaderPairs, *, policy: FreshnessPolicy, wall: WallTime, ttl: float | None = None
+) -> Freshness:
+    """Read a response's lifetimes. Never raises. `ttl` is what the document says of itself."""
+    fields = _collect(headers)
+    directives = _directives(fields.get("cache-control", []))
+    # RFC 9111 §5.2.2.5; and §4.1: a stored `Vary: *` never matches.
+    store = "no-store" not in directives and "*" not in [item.strip() for item in fields.get("vary", [])]
+    fresh_for = min(_lifetime(fields, directives, policy, wall, ttl), policy.most) - _age(fields)
+    # §5.2.2.2: once stale it mustn't be used without asking. §5.2.2.4: no-cache, not even while fresh.
+    strict = "must-revalidate" in directives or "no-cache" in directives
+    return Freshness(
+        store=store,
+        fresh_for=0.0 if "no-cache" in directives else max(fresh_for, 0.0),
+        revalidate_for=0.0 if strict else _bounded(directives, "stale-while-revalidate", policy.stale_while_revalidate),
+        error_for=0.0 if strict else _error_for(directives, policy),
+        etag=_single(fields, "etag"),
+        last_modified=_single(fields, "last-modified"),
+    )
+
+
+def _lifetime(
+    fields: Mapping[str, list[str]],
+    directives: Mapping[str, list[str | None]],
+    policy: FreshnessPolicy,
+    wall: WallTime,
+    ttl: float | None,
+) -> float:
+    if "max-age" in directives:
+        # §4.2.1: with several or malformed values the response is stale.
+        return _seconds(directives["max-age"]) or 0.0
+    if "expires" in fields:
+        # §5.3: a time in the past, and anything that's no date ("0"), means already expired.
+        expires = parse_http_date(fields["expires"][0]) if len(fields["expires"]) == 1 else None
+        date = parse_http_date(fields["date"][0]) if len(fields.get("date", [])) == 1 else wall
+        return 0.0 if expires is None else expires - (wall if date is None else date)
+    return policy.default if ttl is None else max(ttl, 0.0)
+
+
+def _age(fields: Mapping[str, list[str]]) -> float:
+    # §4.2.3 also takes wall - Date into account; clocks of two hosts differ by more than agents' responses are old, and
+    # a wrong guess here would make every document of a skewed host stale. Age is counted by clocks that agree.
+    values = fields.get("age", [])
+    return (_seconds(list(values)) or 0.0) if values else 0.0
+
+
+def _error_for(directives: Mapping[str, list[str | None]], policy: FreshnessPolicy) -> float:
+    # RFC 5861 §4 lets the server say; RFC 9111 §4.2.4 lets a disconnected cache serve stale where it isn't forbidden.
+    if "stale-if-error" in directives:
+        return _bounded(directives, "stale-if-error", policy.stale_if_error)
+    return policy.stale_if_error
+
+
+def _bounded(directives: Mapping[str, list[str | None]], name: str, most: float) -> float:
+    return min(_seconds(directives.get(name, [])) or 0.0, most)
+
+
+def _collect(headers: HeaderPairs) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), []).append(value.strip())
+    return fields
+
+
+_DIRECTIVE: Final = re.compile(
+    r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?\s*(?:,|$)'
+)
+
+
+def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
+    found: dict[str, list[str | None]] = {}
+    for line in lines:
+        for match in _DIRECTIVE.finditer(line):
+            quoted, plain = match[2], match[3]
+            found.setdefault(match[1].lower(), []).append(quoted if quoted is not None else plain)
+    return found
+
+
+# §1.2.2: what is too large to count counts as 2**31.
+_MAX_DELTA: Final = 2_147_483_648.0
+_DELTA: Final = re.compile(r"\d+", re.ASCII)
+
+
+def _seconds(values: Sequence[str | None]) -> float | None:
+    """delta-seconds (§1.2.2), or None where there's not exactly one value, or it's malformed."""
+    if len(values) != 1 or values[0] is None or _DELTA.fullmatch(values[0]) is None:
+        return None
+    return min(float(values[0][:20]), _MAX_DELTA)
+
+
+def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
+    values = fields.get(name, [])
+    # It's sent back in a request header: one line of visible ASCII, of a sensible length.
+    fits = len(values) == 1 and 0 < len(values[0]) <= _MAX_VALIDATOR and values[0].isascii() and values[0].isprintable()
+    return values[0] if fits else None
+
+
+_MAX_VALIDATOR: Final = 1024
+
+
+def parse_http_date(value: str) -> WallTime | None:
+    """Read an HTTP-date in any of its three forms (RFC 9110 §5.6.7), or return None. Never raises."""
+    if len(value) > _MAX_DATE:
+        return None
+    try:
+        parsed = parsedate_to_datetime(value)
+        return WallTime((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+_MAX_DATE: Final = 64
+
+
+def parse_retry_after(value: str, *, wall: WallTime) -> float | None:
+    """Read Retry-After (RFC 9110 §10.2.3) as seconds from now, 0 or more, or None where it's malformed.
+
+    The caller caps it: a server mustn't park a client for years (fault 48).
+    """
+    seconds = _seconds([value.strip()])
+    if seconds is not None:
+        return seconds
+    moment = parse_http_date(value.strip())
+    return None if moment is None else max(moment - wall, 0.0)

@@ -1,0 +1,80 @@
+"""The registry as data: search it, make an entry of a manifest, find an agent's URLs in an entry. All pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from asap_core.codec import to_json
+from asap_core.jsontext import write_json
+from asap_core.model.manifest import Manifest
+from asap_core.model.registry import Registry, RegistryEntry
+
+__all__ = ["Index", "asap_url", "find", "make_entry", "manifest_url", "write_registry"]
+
+_MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
+
+
+def find(registry: Registry, *, skill: str | None = None, agent_id: str | None = None) -> tuple[RegistryEntry, ...]:
+    """The entries that have this skill and this id (exactly; None is any), in file order."""
+    return tuple(
+        entry
+        for entry in registry.agents
+        if (skill is None or skill in entry.skills) and (agent_id is None or entry.id == agent_id)
+    )
+
+
+class Index:
+    """A registry indexed once, for many look-ups: each takes the time of a dictionary's."""
+
+    __slots__ = ("_by_id", "_by_skill")
+
+    def __init__(self, registry: Registry) -> None:
+        self._by_id: dict[str, RegistryEntry] = {}
+        self._by_skill: dict[str, list[RegistryEntry]] = {}
+        for entry in registry.agents:
+            # The first of several with one id, as the reference finds it.
+            self._by_id.setdefault(entry.id, entry)
+            for skill in dict.fromkeys(entry.skills):
+                self._by_skill.setdefault(skill, []).append(entry)
+
+    def by_id(self, agent_id: str) -> RegistryEntry | None:
+        """The entry with this id, or None."""
+        return self._by_id.get(agent_id)
+
+    def by_skill(self, skill: str) -> tuple[RegistryEntry, ...]:
+        """The entries with this skill, in file order."""
+        return tuple(self._by_skill.get(skill, ()))
+
+
+def make_entry(manifest: Manifest, endpoints: Mapping[str, str]) -> RegistryEntry:
+    """Make a registry entry of a manifest. `endpoints` by name: `http` the base URL, `manifest` the manifest's."""
+    return RegistryEntry(
+        id=manifest.id,
+        name=manifest.name,
+        description=manifest.description,
+        endpoints=dict(endpoints),
+        skills=manifest.skill_ids,
+        asap_version=manifest.capabilities.asap_version,
+    )
+
+
+def _base(entry: RegistryEntry) -> str:
+    # Entries in the wild put either the base URL or the endpoint here (fault 57).
+    return entry.endpoints.get("http", "").rstrip("/").removesuffix("/asap")
+
+
+def asap_url(entry: RegistryEntry) -> str | None:
+    """Where the agent takes envelopes, or None where the entry names no HTTP endpoint."""
+    return f"{_base(entry)}/asap" if _base(entry) else None
+
+
+def manifest_url(entry: RegistryEntry) -> str | None:
+    """Where the agent's manifest is, or None where the entry doesn't say."""
+    named = entry.endpoints.get("manifest")
+    if named:
+        return named
+    return f"{_base(entry)}{_MANIFEST_PATH}" if _base(entry) else None
+
+
+def write_registry(registry: Registry) -> bytes:
+    """Write a registry as JSON, as `read_registry` reads it; what was skipped on reading isn't in it."""
+    return write_json(to_json(registry))
