@@ -1,1 +1,40 @@
-"""The adapters: the core's decisions carried out on trio and asyncio."""
+"""The adapters: the core's decisions carried out on trio and asyncio. What users type is here; the rest may move."""
+
+from asap_adapters.asgi import AsgiApp
+from asap_adapters.client import AgentClient, Discovery
+from asap_adapters.handlers import Context, TaskFailed
+from asap_adapters.serve import bind_agent, listen, run, serve
+from asap_core.errors import (
+    AsapError,
+    BadReply,
+    InvalidDocument,
+    NotAllowed,
+    RemoteError,
+    TimedOut,
+    Unreachable,
+    WrongAgent,
+)
+from asap_core.server.identity import Anonymous, Authenticated, TokenTable
+
+__all__ = [
+    "AgentClient",
+    "Anonymous",
+    "AsapError",
+    "AsgiApp",
+    "Authenticated",
+    "BadReply",
+    "Context",
+    "Discovery",
+    "InvalidDocument",
+    "NotAllowed",
+    "RemoteError",
+    "TaskFailed",
+    "TimedOut",
+    "TokenTable",
+    "Unreachable",
+    "WrongAgent",
+    "bind_agent",
+    "listen",
+    "run",
+    "serve",
+]

@@ -1,0 +1,247 @@
+"""`asap demo`: two agents, found three ways, spoken to, attacked a little; each step told in one line.
+
+Readable as an example of the library: every step uses what users use.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from attrs import define, evolve, field
+
+from asap_adapters.cli.output import add_backend
+from asap_adapters.cli.serve import echo, echo_manifest
+from asap_adapters.client import AgentClient
+from asap_adapters.mdns import Advertiser
+from asap_adapters.serve import Bound, listen, serve
+from asap_core.codec import to_json
+from asap_core.dnssd import Added
+from asap_core.errors import RemoteError
+from asap_core.model.manifest import Manifest
+from asap_core.registry import make_entry
+from asap_core.server.agent import Agent
+from asap_core.server.identity import TokenTable
+from asap_core.server.policy import Policy
+from asap_core.server.wellknown import MANIFEST_PATH
+
+__all__ = ["add_commands"]
+
+ALICE: Final = "urn:asap:agent:alice"
+GUARDED: Final = "urn:asap:agent:guarded-echo"
+OPEN: Final = "urn:asap:agent:open-echo"
+# In real life from a secret store; here it's worth nothing outside this process.
+TOKEN: Final = "demo-token-of-alice"  # noqa: S105
+CALLERS: Final = 50
+FLOOD: Final = 40
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command of this module."""
+    demo = commands.add_parser("demo", help="two agents on this machine, the whole story in ten lines")
+    add_backend(demo)
+    demo.set_defaults(run=_demo)
+
+
+@define(eq=False)
+class _Stage:
+    """Where the demo plays: two agents, a registry, a client; and how the steps came out."""
+
+    guarded: Bound
+    open: Bound
+    registry: Path
+    client: AgentClient
+    requests: int = 0
+    failed: list[str] = field(factory=list)
+
+    async def step(self, name: str, play: Callable[[], Awaitable[str]]) -> None:
+        """Play one step and tell it in one line."""
+        try:
+            mark, told = "ok", await play()
+        except Exception as error:  # noqa: BLE001 - a demo tells what went wrong and goes on
+            mark, told = "FAILED", f"{type(error).__name__}: {error}"
+            self.failed.append(name)
+        print(f"{mark:<6}  {name:<22}  {told}", flush=True)
+
+
+async def _demo(arguments: argparse.Namespace) -> int:
+    logging.getLogger("asap").setLevel(logging.ERROR)
+    began = time.monotonic()
+    print(f"two agents on loopback, on {arguments.backend}", flush=True)
+    async with AsyncExitStack() as stack:
+        group = await stack.enter_async_context(anyio.create_task_group())
+        stop = anyio.Event()
+        stack.callback(stop.set)
+        guarded, unguarded = await listen("127.0.0.1", 0), await listen("127.0.0.1", 0)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        client = await stack.enter_async_context(
+            AgentClient(sender=ALICE, token=TOKEN, registries=[folder / "registry.json"])
+        )
+        stage = _Stage(guarded, unguarded, folder / "registry.json", client)
+        await group.start(_serve_guarded, stage, stop)
+        await group.start(_serve_open, stage, stop)
+        for name, play in _steps(stage):
+            await stage.step(name, play)
+    seconds = time.monotonic() - began
+    print(f"{'all as it should be' if not stage.failed else 'FAILED: ' + ', '.join(stage.failed)}, in {seconds:.1f} s")
+    return 1 if stage.failed else 0
+
+
+async def _serve_guarded(stage: _Stage, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[str]) -> None:
+    manifest = echo_manifest(GUARDED, stage.guarded.url, auth=True)
+    tokens = TokenTable({TOKEN: ALICE})
+    agent = Agent(evolve(manifest, name="Guarded Echo"), policy=Policy())
+    await serve(
+        agent, {"echo": echo}, authenticate=tokens.verify, bound=stage.guarded, stop=stop, task_status=task_status
+    )
+
+
+async def _serve_open(stage: _Stage, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[str]) -> None:
+    manifest = evolve(echo_manifest(OPEN, stage.open.url), name="Open Echo")
+
+    class Counting(Agent):
+        """Counts manifest requests, so that the demo can show how many there were."""
+
+        def open(self, request: Any) -> Any:
+            stage.requests += request.target == MANIFEST_PATH
+            return super().open(request)
+
+    await serve(
+        Counting(manifest, policy=Policy()), {"echo": echo}, bound=stage.open, stop=stop, task_status=task_status
+    )
+
+
+def _steps(stage: _Stage) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+    return [
+        ("discover by URL", lambda: _by_url(stage)),
+        ("discover by registry", lambda: _by_registry(stage)),
+        ("discover by mDNS", lambda: _by_mdns(stage)),
+        ("50 at once", lambda: _at_once(stage)),
+        ("send", lambda: _send(stage)),
+        ("retry", lambda: _retry(stage)),
+        ("replay", lambda: _replay(stage)),
+        ("forged sender", lambda: _forge(stage)),
+        ("wrong recipient", lambda: _misaddress(stage)),
+        ("no token", lambda: _no_token(stage)),
+        ("flood", lambda: _flood(stage)),
+    ]
+
+
+async def _by_url(stage: _Stage) -> str:
+    found = await stage.client.look_up(stage.guarded.url, expect=GUARDED)
+    again = await stage.client.look_up(stage.guarded.url)
+    return f"{found.manifest.id}: {found.source.value}, then {again.source.value}"
+
+
+async def _by_registry(stage: _Stage) -> str:
+    manifest = echo_manifest(GUARDED, stage.guarded.url)
+    entry = to_json(make_entry(manifest, {"http": stage.guarded.url}))
+    document = {"version": "1.0", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry, {"id": "not an entry"}]}
+    await anyio.Path(stage.registry).write_text(json.dumps(document))
+    registry = await stage.client.registry(stage.registry)
+    manifest = await stage.client.resolve(GUARDED, wait=0)
+    return f"{manifest.id}: verified; {len(registry.agents)} entry read, {len(registry.skipped)} broken one skipped"
+
+
+async def _by_mdns(stage: _Stage) -> str:
+    advertiser = Advertiser(
+        agent_id=OPEN,
+        name="Open Echo",
+        version="1.0.0",
+        skills=["echo"],
+        manifest_url=stage.open.url + MANIFEST_PATH,
+        host=stage.open.host,
+        port=stage.open.port,
+    )
+    with anyio.fail_after(8):
+        async with advertiser, stage.client.browse(interfaces=["127.0.0.1"]) as events:
+            async for event in events:
+                if isinstance(event, Added) and event.announcement.agent_id == OPEN:
+                    manifest = await stage.client.follow(event.announcement)
+                    return f"{manifest.id}: announced as {event.announcement.instance}, verified"
+    raise TimeoutError
+
+
+async def _at_once(stage: _Stage) -> str:
+    stage.requests = 0
+    async with AgentClient(sender=ALICE) as fresh, anyio.create_task_group() as group:
+        for _ in range(CALLERS):
+            group.start_soon(fresh.discover, stage.open.url)
+    if stage.requests != 1:
+        raise AssertionError(f"{stage.requests} requests for {CALLERS} callers")
+    return f"{CALLERS} callers, 1 request, {CALLERS} manifests"
+
+
+async def _guarded(stage: _Stage) -> Manifest:
+    return await stage.client.discover(stage.guarded.url)
+
+
+async def _send(stage: _Stage) -> str:
+    reply = await stage.client.send(
+        await _guarded(stage), "task.request", {"skill_id": "echo", "input": {"text": "hello"}}
+    )
+    return f"{reply.payload['status']}: {json.dumps(reply.payload['result'])}"
+
+
+async def _retry(stage: _Stage) -> str:
+    payload = {"skill_id": "echo", "input": {"text": "once"}, "conversation_id": "demo"}
+    manifest = await _guarded(stage)
+    first = await stage.client.send(manifest, "task.request", payload, idempotency_key="demo-key")
+    again = await stage.client.send(manifest, "task.request", payload, idempotency_key="demo-key")
+    if first.payload["task_id"] != again.payload["task_id"]:
+        raise AssertionError("the work was done twice")
+    return f"same key, same answer: {again.payload['task_id']} ran once"
+
+
+async def _replay(stage: _Stage) -> str:
+    manifest = await _guarded(stage)
+    payload = {"skill_id": "echo", "input": {}}
+    await stage.client.send(manifest, "task.request", payload, nonce="demo-nonce")
+    return await _refused(stage.client.send(manifest, "task.request", payload, nonce="demo-nonce"), -32003)
+
+
+async def _forge(stage: _Stage) -> str:
+    payload = {"skill_id": "echo", "input": {}}
+    forged = stage.client.send(await _guarded(stage), "task.request", payload, sender="urn:asap:agent:mallory")
+    return await _refused(forged, -32602)
+
+
+async def _misaddress(stage: _Stage) -> str:
+    manifest = evolve(await _guarded(stage), id="urn:asap:agent:somebody-else")
+    return await _refused(stage.client.send(manifest, "task.request", {"skill_id": "echo", "input": {}}), -32060)
+
+
+async def _no_token(stage: _Stage) -> str:
+    async with AgentClient(sender=ALICE) as stranger:
+        sent = stranger.send(stage.guarded.url, "task.request", {"skill_id": "echo", "input": {}})
+        return await _refused(sent, -32600)
+
+
+async def _flood(stage: _Stage) -> str:
+    manifest = await stage.client.discover(stage.open.url)
+    passed, limited = 0, 0
+    for _ in range(FLOOD):
+        try:
+            await stage.client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
+            passed += 1
+        except RemoteError as error:
+            limited += error.status == 429  # noqa: PLR2004 - RFC 6585 §4
+    if not limited or not passed:
+        raise AssertionError(f"{passed} passed, {limited} limited")
+    return f"{FLOOD} requests: {passed} answered, {limited} limited (HTTP 429)"
+
+
+async def _refused(call: Awaitable[object], code: int) -> str:
+    try:
+        await call
+    except RemoteError as error:
+        if error.code != code:
+            raise
+        return f"refused: {error.code} {error.taxonomy} — {error.message}"
+    raise AssertionError("it was accepted")
