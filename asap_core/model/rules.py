@@ -43,8 +43,8 @@ MAX_URN: Final = 256
 class Unfit(ValueError):
     """A value breaks a rule. `expected` completes the sentence "expected …"; the value itself isn't kept."""
 
-    def __init__(self, expected: str) -> None:
-        super().__init__(f"expected {expected}")
+    def __init__(self, expected: str, *, name: str = "") -> None:
+        super().__init__(f"{name}: expected {expected}" if name else f"expected {expected}")
         self.expected = expected
 
 
@@ -69,10 +69,10 @@ class Rule:
         self.convert = convert
         self.leaf = leaf
 
-    def __call__(self, _instance: Any, _attribute: Any, value: Any) -> None:
+    def __call__(self, _instance: Any, attribute: Any, value: Any) -> None:
         """Validate, as attrs asks a validator to."""
         if not self.fits(value):
-            raise Unfit(self.expected)
+            raise Unfit(self.expected, name=attribute.name)
 
     def read(self, value: Any, _type: object = None) -> Any:
         """Take the value from JSON, as cattrs asks a hook to."""

@@ -1,0 +1,31 @@
+"""The fuzz kit: Hypothesis strategies and a state machine, to run against this implementation or another.
+
+Exempt from the core's purity, and nothing else imports it. Needs the extra `fuzz`.
+"""
+
+from asap_core.testing.machine import ExchangeMachine, Reply, Target, local_target
+from asap_core.testing.strategies import (
+    broken_documents,
+    envelope_documents,
+    envelopes,
+    json_values,
+    manifests,
+    request_bodies,
+    requests,
+    urns,
+)
+
+__all__ = [
+    "ExchangeMachine",
+    "Reply",
+    "Target",
+    "broken_documents",
+    "envelope_documents",
+    "envelopes",
+    "json_values",
+    "local_target",
+    "manifests",
+    "request_bodies",
+    "requests",
+    "urns",
+]

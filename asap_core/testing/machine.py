@@ -1,0 +1,217 @@
+"""A state machine over one agent, ours or another's: honest calls pass, replays and forgeries don't, nothing breaks it.
+
+Another implementation plugs in as a `Target`: a callable that takes a body and a token and returns a `Reply`.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from attrs import frozen
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
+
+from asap_core.clock import ManualClock
+from asap_core.codec import encode_envelope
+from asap_core.http import Request, Response
+from asap_core.model.envelope import Envelope
+from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
+from asap_core.server.agent import Agent
+from asap_core.server.call import Answered, CallState, Dispatch, Replied
+from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
+from asap_core.server.identity import TokenTable
+from asap_core.server.policy import Policy
+from asap_core.testing.strategies import request_bodies
+
+__all__ = ["ExchangeMachine", "Reply", "Target", "local_target"]
+
+ALICE = "urn:asap:agent:alice"
+MALLORY = "urn:asap:agent:mallory"
+AGENT = "urn:asap:agent:under-test"
+TOKEN = "token-of-alice"  # noqa: S105 - of a test agent
+# Something that appears in no protocol text: what comes back with it in it was echoed.
+MARKER = "zqxjkvbp"
+
+
+@frozen
+class Reply:
+    """What a target answered."""
+
+    status: int
+    body: bytes
+
+    @property
+    def code(self) -> int | None:
+        """The JSON-RPC error code, or None where it's no error."""
+        value = json.loads(self.body)
+        error = value.get("error") if isinstance(value, dict) else None
+        return error["code"] if isinstance(error, dict) else None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it's the answer to a call that was carried out."""
+        value = json.loads(self.body)
+        return isinstance(value, dict) and "result" in value
+
+
+Target = Callable[[bytes, str | None], Reply]
+"""POST this body to /asap, with this bearer token if there is one."""
+
+
+def local_target(clock: ManualClock) -> Target:
+    """Our own agent as a target: no I/O, time by `clock`; its skill `echo` answers, `ALICE` has the token."""
+    manifest = Manifest(
+        id=AGENT,
+        name="Under test",
+        version="1.0.0",
+        description="",
+        capabilities=Capabilities(skills=(Skill(id="echo", description=""),)),
+        endpoints=Endpoints(asap="https://agent.example/asap"),
+        auth=AuthScheme(schemes=("bearer",)),
+    )
+    numbers = itertools.count()
+    agent = Agent(manifest, policy=Policy(peer_limits=()))
+    agent.bind(clock=clock, ids=lambda: f"reply-{next(numbers)}", key=b"k" * 32)
+    clock.advance(1)
+    tokens = TokenTable({TOKEN: ALICE})
+
+    def send(body: bytes, token: str | None) -> Reply:
+        headers = () if token is None else ((b"authorization", b"Bearer " + token.encode("ascii")),)
+        response = _drive(
+            agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1")), body, tokens
+        )
+        return Reply(response.status, response.body)
+
+    return send
+
+
+def _drive(state: Exchange, body: bytes, tokens: TokenTable) -> Response:
+    while not isinstance(state, Respond):
+        match state:
+            case Authenticate(credential):
+                principal = tokens.verify(credential)
+                state = state.refused() if principal is None else state.verified(principal)
+            case ReadBody():
+                fed = state.feed(body)
+                state = fed.end() if isinstance(fed, ReadBody) else fed
+            case Fork(calls):
+                state = state.answered([_answer(call) for call in calls])
+            case _:
+                raise AssertionError(f"not expected here: {type(state).__name__}")
+    response = state.response
+    state.sent()
+    return response
+
+
+def _answer(call: CallState) -> Answered:
+    if isinstance(call, Dispatch):
+        call = call.replied(Replied("task.response", {"task_id": "t", "status": "completed", "result": {}}))
+    if not isinstance(call, Answered):
+        raise TypeError(f"not expected here: {type(call).__name__}")
+    return call
+
+
+class ExchangeMachine(RuleBasedStateMachine):
+    """Plays peers against a target. Override `make_target` to test another implementation.
+
+    >>> class MyMachine(ExchangeMachine):
+    ...     def make_target(self): return my_callable
+    >>> run_state_machine_as_test(MyMachine)    # doctest: +SKIP
+    """
+
+    sent = Bundle("sent")
+    HARMLESS: ClassVar[frozenset[int]] = frozenset({200, 400, 401, 403, 413, 415, 429, 503})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.target = self.make_target()
+        self.numbers = itertools.count()
+
+    def make_target(self) -> Target:
+        """The target under test, its wall clock set by `self.clock`."""
+        return local_target(self.clock)
+
+    def _call(
+        self, *, sender: str = ALICE, recipient: str = AGENT, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> bytes:
+        number = next(self.numbers)
+        envelope = Envelope.new(
+            sender=sender,
+            recipient=recipient,
+            payload_type="task.request",
+            payload={"conversation_id": MARKER, "skill_id": "echo", "input": {}},
+            ids=lambda: f"envelope-{number}",
+            wall=self.clock.wall(),
+            nonce=f"{MARKER}-{number}",
+        )
+        document = {**encode_envelope(envelope), **changes}
+        return json.dumps(
+            {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": {"envelope": document}}
+        ).encode()
+
+    @rule(target=sent)
+    def an_honest_call_is_accepted(self) -> bytes:
+        """Fresh, from who it says, for this agent."""
+        body = self._call()
+        reply = self.target(body, TOKEN)
+        assert reply.accepted, reply
+        return body
+
+    @rule(body=sent)
+    def the_same_again_is_refused(self, body: bytes) -> None:
+        """What was accepted once isn't accepted again, whenever it comes."""
+        assert not self.target(body, TOKEN).accepted
+
+    @rule()
+    def a_forged_sender_is_refused(self) -> None:
+        """A token speaks for one agent only."""
+        assert not self.target(self._call(sender=MALLORY), TOKEN).accepted
+
+    @rule(token=st.none() | st.just("another-token"))
+    def without_the_token_nothing_is_accepted(self, token: str | None) -> None:
+        """No token, or a wrong one."""
+        reply = self.target(self._call(), token)
+        assert not reply.accepted
+        assert MARKER.encode() not in reply.body
+
+    @rule()
+    def what_is_for_another_agent_is_refused(self) -> None:
+        """The recipient counts."""
+        assert not self.target(self._call(recipient=MALLORY), TOKEN).accepted
+
+    @rule(offset=st.sampled_from([-3600.0, -301.0, 31.0, 3600.0]))
+    def outside_the_window_it_is_refused(self, offset: float) -> None:
+        """Too old, or too far ahead."""
+        from asap_core.codec import format_timestamp  # noqa: PLC0415
+        from asap_core.model.envelope import utc  # noqa: PLC0415
+
+        stamp = format_timestamp(utc(type(self.clock.wall())(self.clock.wall() + offset)))
+        assert not self.target(self._call(changes={"timestamp": stamp}), TOKEN).accepted
+
+    @rule(key=st.sampled_from(["sender", "payload_type", "timestamp", "id", "payload", "extensions"]))
+    def a_broken_envelope_is_refused_without_an_echo(self, key: str) -> None:
+        """What is wrong is said, and what was sent isn't repeated."""
+        reply = self.target(self._call(changes={key: [MARKER]}), TOKEN)
+        assert not reply.accepted
+        assert MARKER.encode() not in reply.body
+
+    @rule(body=request_bodies())
+    def any_bytes_get_one_decision(self, body: bytes) -> None:
+        """Whatever comes in, one JSON answer goes out, and never an internal error."""
+        reply = self.target(body, TOKEN)
+        assert reply.status in self.HARMLESS
+        json.loads(reply.body)
+        assert b"Traceback" not in reply.body
+
+    @rule(seconds=st.floats(0, 400))
+    def time_passes(self, seconds: float) -> None:
+        """On both clocks."""
+        self.clock.advance(seconds)
+
+    @rule(seconds=st.floats(0, 20))
+    def the_wall_clock_steps_ahead(self, seconds: float) -> None:
+        """As an operator or NTP sets it."""
+        self.clock.step_wall(seconds)

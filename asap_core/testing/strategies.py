@@ -1,0 +1,168 @@
+"""Strategies: what peers send, what they nearly send, and what nobody should."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import strategies as st
+
+from asap_core.codec import encode_envelope
+from asap_core.http import Request
+from asap_core.model.envelope import Envelope
+from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
+
+__all__ = [
+    "broken_documents",
+    "envelope_documents",
+    "envelopes",
+    "json_values",
+    "manifests",
+    "request_bodies",
+    "requests",
+    "urns",
+]
+
+_SEGMENT = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_ID = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp", "Zs", "Cn", "Co"]), min_size=1, max_size=40
+)
+
+
+def urns() -> st.SearchStrategy[str]:
+    """Agent URNs, of one segment or two."""
+    return st.lists(_SEGMENT, min_size=1, max_size=2).map(lambda parts: "urn:asap:agent:" + ":".join(parts))
+
+
+def json_values(*, max_leaves: int = 10) -> st.SearchStrategy[Any]:
+    """Any JSON value that survives a round trip."""
+    leaves = (
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**53), 2**53)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | _TEXT
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
+        max_leaves=max_leaves,
+    )
+
+
+def _objects() -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(_TEXT, json_values(max_leaves=4), max_size=4)
+
+
+def _timestamps() -> st.SearchStrategy[datetime]:
+    return st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+def envelopes() -> st.SearchStrategy[Envelope]:
+    """Valid envelopes of task requests and of types that nobody knows."""
+    tasks = st.fixed_dictionaries({"conversation_id": _TEXT, "skill_id": _TEXT, "input": _objects()})
+    kinds = st.sampled_from(["task.request", "TaskRequest", "task_request"]).flatmap(
+        lambda kind: tasks.map(lambda payload: (kind, payload))
+    )
+    unknown = st.tuples(st.just("x.unknown"), _objects())
+    return st.builds(
+        lambda kind, **fields: Envelope(payload_type=kind[0], payload=kind[1], **fields),
+        kind=kinds | unknown,
+        id=_ID,
+        timestamp=_timestamps(),
+        sender=urns(),
+        recipient=urns(),
+        correlation_id=st.none() | _TEXT,
+        trace_id=st.none() | _TEXT,
+        requires_ack=st.booleans(),
+        extensions=st.none() | st.fixed_dictionaries({"nonce": _ID}),
+    )
+
+
+def envelope_documents() -> st.SearchStrategy[dict[str, Any]]:
+    """Valid envelopes as plain JSON."""
+    return envelopes().map(encode_envelope)
+
+
+def broken_documents() -> st.SearchStrategy[dict[str, Any]]:
+    """Envelopes as plain JSON with one thing wrong, or more: a key gone, a key too many, a value of another kind."""
+
+    def spoil(document: dict[str, Any], key: str, value: Any, how: str) -> dict[str, Any]:
+        if how == "remove":
+            return {name: item for name, item in document.items() if name != key}
+        return {**document, (key if how == "replace" else f"x-{key}"): value}
+
+    keys = st.sampled_from(["id", "timestamp", "sender", "recipient", "payload_type", "payload", "extensions"])
+    return st.builds(
+        spoil, envelope_documents(), keys, json_values(max_leaves=3), st.sampled_from(["remove", "replace", "add"])
+    )
+
+
+def manifests() -> st.SearchStrategy[Manifest]:
+    """Manifests that an agent may publish."""
+    skills = st.lists(st.builds(Skill, id=_TEXT, description=_TEXT, input_schema=st.none() | _objects()), max_size=3)
+    return st.builds(
+        Manifest,
+        id=urns(),
+        name=_TEXT,
+        version=st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", fullmatch=True),
+        description=_TEXT,
+        capabilities=st.builds(Capabilities, skills=skills, streaming=st.booleans()),
+        endpoints=st.builds(Endpoints, asap=st.just("https://agent.example/asap")),
+        auth=st.none() | st.builds(AuthScheme, schemes=st.just(["bearer"])),
+        ttl_seconds=st.integers(1, 10**6),
+    )
+
+
+def request_bodies() -> st.SearchStrategy[bytes]:
+    """Bodies of POST /asap: good calls, nearly good ones, batches of both, other JSON, and any bytes."""
+    params = st.fixed_dictionaries(
+        {"envelope": envelope_documents() | broken_documents() | json_values(max_leaves=3)},
+        optional={"idempotency_key": _ID | json_values(max_leaves=2)},
+    )
+    call = st.fixed_dictionaries(
+        {"method": st.just("asap.send") | _TEXT, "params": params | json_values(max_leaves=3)},
+        optional={
+            "jsonrpc": st.just("2.0") | _TEXT,
+            "id": st.integers() | _ID | json_values(max_leaves=2),
+            "x": st.none(),
+        },
+    )
+    documents = call | st.lists(call | json_values(max_leaves=2), max_size=4) | json_values()
+    texts = documents.map(lambda value: json.dumps(value).encode())
+    return texts | texts.flatmap(_damaged) | st.binary(max_size=200)
+
+
+def _damaged(text: bytes) -> st.SearchStrategy[bytes]:
+    places = st.integers(0, len(text))
+    return st.builds(lambda at, extra: text[:at] + extra + text[at + 1 :], places, st.binary(max_size=3))
+
+
+def requests() -> st.SearchStrategy[Request]:
+    """Heads of requests: the paths and headers that matter, and any others."""
+    names = st.sampled_from(
+        [b"authorization", b"content-encoding", b"content-length", b"asap-version", b"expect", b"if-none-match", b"x"]
+    )
+    values = st.sampled_from(
+        [b"", b"gzip", b"br", b"identity", b"Bearer x", b"2.2", b"99", b"100-continue", b"*", b"5"]
+    ) | st.binary(max_size=20)
+    paths = st.sampled_from(
+        [
+            "/asap",
+            "/asap/stream",
+            "/asap?x=1",
+            "/health",
+            "/ready",
+            "/.well-known/asap/health",
+            "http://h/asap",
+            "*",
+            "",
+        ]
+    )
+    return st.builds(
+        Request,
+        method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "get", ""]) | _TEXT,
+        target=paths | st.just("/.well-known/asap/manifest.json") | _TEXT,
+        headers=st.lists(st.tuples(names, values), max_size=4).map(tuple),
+        peer=st.sampled_from(["192.0.2.1", "2001:db8::1", "", "nonsense"]),
+    )

@@ -1,0 +1,26 @@
+"""What all tests share: how long Hypothesis searches, and that CI skips nothing quietly."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Virtual time and shared machines: a slow example says nothing about the code.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile("long", settings.get_profile("default"), max_examples=20_000, stateful_step_count=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+# The one kind of skip that CI accepts: a test that no machine of this project's can run.
+ACCEPTED = "cannot run anywhere here:"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if ACCEPTED not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {reason}"
+    return report
