@@ -1,0 +1,81 @@
+"""The ASGI application, driven as an ASGI server drives it."""
+
+import json
+
+import httpx
+import pytest
+
+from asap_adapters import AsgiApp
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+
+
+@pytest.fixture
+def app(agent, echo_handlers):
+    return AsgiApp(agent(), echo_handlers)
+
+
+async def test_serves_under_any_asgi_server(app):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=BASE) as client:
+        assert (await client.get("/.well-known/asap/manifest.json")).json()["name"] == "Echo"
+        assert (await client.get("/nowhere")).status_code == 404
+        answer = await client.post("/asap", content=b"nonsense")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (200, -32700)
+        assert (await client.post("/asap", content=b"x" * 11_000_000)).status_code == 413
+        assert (await client.head("/health")).headers["content-length"] == "15"
+
+
+async def play(app, scope, *messages):
+    left, sent = list(messages), []
+
+    async def receive():
+        return left.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_starts_and_stops_and_warns_that_memory_is_per_process(app, caplog):
+    sent = await play(app, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert "per process" in caplog.text
+    assert "without authentication" in caplog.text
+
+
+async def test_refuses_a_websocket(app):
+    sent = await play(app, {"type": "websocket"}, {"type": "websocket.connect"})
+    assert sent == [{"type": "websocket.close", "code": 1000}]
+
+
+async def test_knows_no_other_scope(app):
+    with pytest.raises(RuntimeError, match="expected an ASGI scope"):
+        await play(app, {"type": "carrier-pigeon"})
+
+
+HTTP = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "client": None}
+
+
+async def test_a_peer_that_leaves_is_forgotten(app):
+    first = {"type": "http.request", "body": b"{", "more_body": True}
+    assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []
+
+
+async def test_a_peer_that_is_gone_when_the_answer_comes_is_forgotten(app):
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(_message):
+        raise OSError
+
+    await app(HTTP, receive, send)
+
+
+async def test_a_body_in_pieces_is_one_body(app):
+    pieces = [{"type": "http.request", "body": piece, "more_body": True} for piece in (b"[", b"", b"]")]
+    sent = await play(app, HTTP, *pieces, {"type": "http.request"})
+    assert json.loads(sent[-1]["body"])["error"]["data"]["error"] == "empty batch"

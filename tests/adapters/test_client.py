@@ -1,0 +1,399 @@
+"""The client over an agent in the same process, on virtual time."""
+
+import gc
+import json
+import time
+
+import anyio
+import httpx
+import pytest
+
+from asap_adapters.testing import in_process
+from asap_core import (
+    BadReply,
+    InvalidDocument,
+    NotAllowed,
+    RemoteError,
+    TaskRequest,
+    TimedOut,
+    Unreachable,
+    WrongAgent,
+)
+from asap_core.client.directory import Source
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+MANIFEST = "/.well-known/asap/manifest.json"
+
+
+class Streamed(httpx.AsyncByteStream):
+    def __init__(self, body):
+        self.body = body
+
+    async def __aiter__(self):
+        yield self.body
+
+
+def answering(*responses):
+    """A transport that gives these responses, one after another, the last one for ever."""
+    left = list(responses)
+
+    def handle(_request):
+        response = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(response, Exception):
+            raise response
+        status, body, headers = response
+        return httpx.Response(status, stream=Streamed(body), headers=headers)
+
+    return httpx.MockTransport(handle)
+
+
+class TestOpeningAndClosing:
+    async def test_unopened_it_says_what_to_write(self, counting, client_of):
+        with pytest.raises(RuntimeError, match="async with AgentClient"):
+            await client_of(counting()).discover(BASE)
+
+    async def test_closing_twice_and_from_another_task_is_fine(self, counting, client_of):
+        client = await client_of(counting()).__aenter__()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.aclose)
+            group.start_soon(client.aclose)
+        await client.aclose()
+        with pytest.raises(RuntimeError, match="async with"):
+            await client.discover(BASE)
+
+    async def test_never_closed_it_warns(self, counting, client_of):
+        client = await client_of(counting()).__aenter__()
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del client
+            gc.collect()
+
+    async def test_opened_twice_is_an_error(self, counting, client_of):
+        async with client_of(counting()) as client:
+            with pytest.raises(RuntimeError, match="open already"):
+                await client.__aenter__()
+
+    def test_the_sender_is_checked_at_once(self, client_of):
+        from asap_adapters import AgentClient
+
+        with pytest.raises(ValueError, match="urn:asap:agent"):
+            AgentClient(sender="me")
+
+
+class TestDiscovery:
+    async def test_fifty_at_once_make_one_request(self, counting, client_of):
+        transport = counting(seconds=1)
+        found = []
+        async with client_of(transport) as client:
+            before = anyio.current_time()
+
+            async def one():
+                found.append(await client.discover(BASE))
+
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(one)
+            assert anyio.current_time() - before == pytest.approx(1)
+        assert transport.paths == [MANIFEST]
+        assert len(found) == 50
+
+    async def test_fifty_on_a_dead_host_ask_once_and_fail_together(self, counting, client_of):
+        transport = counting(seconds=2)
+        transport.fail_with = httpx.ConnectError("refused")
+        failures = []
+        async with client_of(transport) as client:
+
+            async def one():
+                try:
+                    await client.discover(BASE)
+                except Unreachable as error:
+                    failures.append(error)
+
+            before = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(one)
+            assert anyio.current_time() - before == pytest.approx(2)
+        assert len(failures) == 50
+        assert len(set(map(id, failures))) == 50
+        assert transport.paths == [MANIFEST]
+
+    async def test_a_cancelled_leader_hands_over(self, counting, client_of):
+        transport = counting(seconds=5)
+        found = []
+        async with client_of(transport) as client, anyio.create_task_group() as group:
+            leader = anyio.CancelScope()
+
+            async def leading():
+                with leader:
+                    await client.discover(BASE)
+
+            async def waiting():
+                found.append(await client.discover(BASE))
+
+            group.start_soon(leading)
+            await anyio.sleep(1)
+            group.start_soon(waiting)
+            await anyio.sleep(1)
+            leader.cancel()
+        assert len(found) == 1
+        assert transport.paths == [MANIFEST, MANIFEST]
+
+    async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting, client_of):
+        transport = counting()
+        async with client_of(transport) as client:
+            sources = []
+            for pause in (0, 299, 2):
+                await anyio.sleep(pause)
+                sources.append((await client.look_up(BASE)).source)
+        assert sources == [Source.FETCHED, Source.CACHED, Source.REVALIDATED]
+
+    @pytest.mark.parametrize("step", [3600, -3600])
+    async def test_a_wall_clock_that_jumps_changes_no_lifetime_and_no_uptime(
+        self, counting, client_of, monkeypatch, step
+    ):
+        transport = counting()
+        async with client_of(transport) as client:
+            await client.discover(BASE)
+            await anyio.sleep(100)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() + step)
+            assert (await client.look_up(BASE)).source is Source.CACHED
+            assert (await client.health_check(BASE)).uptime_seconds == pytest.approx(100)
+            await anyio.sleep(250)
+            assert (await client.look_up(BASE)).source is Source.REVALIDATED
+
+    async def test_another_agent_than_expected_is_an_error(self, counting, client_of):
+        async with client_of(counting()) as client:
+            with pytest.raises(WrongAgent, match="urn:asap:agent:echo-agent, not urn:asap:agent:other"):
+                await client.discover(BASE, expect="urn:asap:agent:other")
+
+    async def test_a_host_that_hangs_times_out(self, counting, client_of):
+        async with client_of(counting(seconds=1000)) as client:
+            before = anyio.current_time()
+            with pytest.raises(TimedOut, match="nothing within 10 s"):
+                await client.discover(BASE)
+            assert anyio.current_time() - before == pytest.approx(10)
+
+    @pytest.mark.parametrize(
+        ("response", "error"),
+        [
+            ((200, b"not json", {}), InvalidDocument),
+            ((200, b"{}", {}), InvalidDocument),
+            ((200, b"x" * 2_000_000, {}), BadReply),
+            ((200, b"x", {"content-encoding": "zstd"}), BadReply),
+            ((200, b"x", {"content-encoding": "gzip"}), BadReply),
+            ((302, b"", {"location": "http://elsewhere"}), BadReply),
+            ((404, b"", {}), BadReply),
+            ((500, b"", {"retry-after": "99999999"}), BadReply),
+            ((304, b"", {}), Unreachable),
+        ],
+    )
+    async def test_what_is_no_manifest_is_an_error(self, client_of, response, error):
+        async with client_of(answering(response)) as client:
+            with pytest.raises(error):
+                await client.discover(BASE)
+
+    @pytest.mark.parametrize(
+        "url", ["http://example.com", "ftp://localhost", "http://u:p@localhost", "nonsense", "http://[::1"]
+    )
+    async def test_where_it_may_not_go_nothing_is_asked(self, counting, client_of, url):
+        transport = counting()
+        async with client_of(transport) as client:
+            with pytest.raises(NotAllowed) as caught:
+                await client.discover(url)
+        assert transport.paths == []
+        assert "u:p" not in str(caught.value)
+
+    async def test_an_unhealthy_agent_is_an_answer(self, client_of):
+        report = b'{"status":"unhealthy","agent_id":"a","version":"1","uptime_seconds":1}'
+        async with client_of(answering((503, report, {}))) as client:
+            assert not (await client.health_check(BASE)).healthy
+
+
+class TestRegistry:
+    REGISTRY = {
+        "version": "1",
+        "updated_at": "2026-01-01T00:00:00Z",
+        "agents": [
+            {
+                "id": "urn:asap:agent:echo-agent",
+                "name": "Echo",
+                "description": "",
+                "asap_version": "0.1",
+                "skills": ["echo"],
+                "endpoints": {"http": f"{BASE}/asap"},
+            },
+            {"id": "broken"},
+        ],
+    }
+
+    async def test_a_slow_registry_blocks_nobody_else(self, client_of):
+        async def slow(_request):
+            await anyio.sleep(5)
+            return httpx.Response(200, json=self.REGISTRY)
+
+        ticks = 0
+        async with client_of(httpx.MockTransport(slow)) as client, anyio.create_task_group() as group:
+
+            async def tick():
+                nonlocal ticks
+                while True:
+                    await anyio.sleep(0.1)
+                    ticks += 1
+
+            group.start_soon(tick)
+            registry = await client.registry(f"{BASE}/registry.json")
+            group.cancel_scope.cancel()
+        assert len(registry.agents) == 1
+        assert ticks >= 48
+
+    async def test_a_broken_entry_is_reported_and_the_others_found(self, client_of, tmp_path):
+        file = tmp_path / "registry.json"
+        file.write_text(json.dumps(self.REGISTRY))
+        async with client_of(answering((404, b"", {}))) as client:
+            assert [skip.index for skip in (await client.registry(file)).skipped] == [1]
+            assert len(await client.find(str(file), skill="echo")) == 1
+            assert await client.find(file, skill="other") == ()
+
+    async def test_resolve_verifies_who_answers(self, counting, client_of, tmp_path):
+        file = tmp_path / "registry.json"
+        file.write_text(json.dumps(self.REGISTRY))
+        async with client_of(counting(), registries=[file]) as client:
+            manifest = await client.resolve("urn:asap:agent:echo-agent", wait=0)
+            assert manifest.id == "urn:asap:agent:echo-agent"
+            with pytest.raises(Unreachable, match="not listed"):
+                await client.resolve("urn:asap:agent:nobody", wait=0)
+
+
+class TestSending:
+    async def test_a_reply_comes_back(self, agent, echo_handlers):
+        async with in_process(agent(), echo_handlers) as client:
+            reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 1}})
+            assert reply.payload["result"] == {"echoed": {"a": 1}}
+            request = TaskRequest(conversation_id="c", skill_id="echo", input={"b": 2})
+            reply = await client.send(BASE, "task.request", request)
+            assert reply.payload["result"] == {"echoed": {"b": 2}}
+
+    async def test_a_large_message_is_compressed_and_arrives(self, agent, echo_handlers):
+        async with in_process(agent(), echo_handlers) as client:
+            reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": "x" * 50_000}})
+            assert len(reply.payload["result"]["echoed"]["a"]) == 50_000
+
+    async def test_a_refusal_is_an_error_with_its_fields(self, agent, echo_handlers):
+        async with in_process(agent(), echo_handlers) as client:
+            with pytest.raises(RemoteError) as caught:
+                await client.send(BASE, "task.request", {"skill_id": "other", "input": {}})
+            assert (caught.value.code, caught.value.taxonomy) == (-32012, "asap:transport/handler_not_found")
+            await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}}, nonce="n")
+            with pytest.raises(RemoteError, match="seen before"):
+                await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}}, nonce="n")
+
+    async def test_a_batch_comes_back_in_order(self, agent, echo_handlers):
+        async with in_process(agent(), echo_handlers) as client:
+            messages = [("task.request", {"skill_id": skill, "input": {}}) for skill in ("echo", "no", "echo")]
+            outcomes = await client.send_batch(BASE, messages)
+            assert [type(outcome).__name__ for outcome in outcomes] == ["Envelope", "RemoteError", "Envelope"]
+            with pytest.raises(ValueError, match="1 to 50"):
+                await client.send_batch(BASE, [])
+
+    async def test_an_endpoint_on_another_origin_is_not_posted_to(self, manifest, counting, client_of):
+        from attrs import evolve
+
+        from asap_core import Endpoints
+        from asap_core.server.wellknown import publish
+
+        foreign = evolve(manifest(), endpoints=Endpoints(asap="https://elsewhere.example/asap"))
+        async with client_of(answering((200, publish(foreign), {}))) as client:
+            found = await client.discover(BASE)
+            with pytest.raises(NotAllowed, match="allow_endpoints"):
+                await client.send(found, "task.request", {"skill_id": "echo", "input": {}})
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda value: value | {"id": "another"},
+            lambda value: {"jsonrpc": "2.0", "id": value["id"], "result": {}},
+            lambda value: {"jsonrpc": "2.0", "id": value["id"]},
+            lambda value: [],
+            lambda value: _in_envelope(value, correlation_id="another"),
+            lambda value: _in_envelope(value, sender="urn:asap:agent:mallory"),
+            lambda value: _in_envelope(value, recipient="urn:asap:agent:mallory"),
+            lambda value: _in_envelope(value, timestamp="soon"),
+        ],
+    )
+    async def test_a_reply_that_does_not_fit_is_not_taken(self, counting, client_of, spoil):
+        inner = counting()
+
+        class Spoiling(httpx.AsyncBaseTransport):
+            async def handle_async_request(self, request):
+                response = await inner.handle_async_request(request)
+                body = await response.aread()
+                if request.url.path == "/asap":
+                    body = json.dumps(spoil(json.loads(body))).encode()
+                return httpx.Response(200, stream=Streamed(body))
+
+        async with client_of(Spoiling()) as client:
+            with pytest.raises(BadReply):
+                await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+
+
+def _in_envelope(value, **changes):
+    envelope = value["result"]["envelope"] | changes
+    return value | {"result": {"envelope": envelope}}
+
+
+class TestCredentials:
+    @pytest.fixture
+    def seen(self):
+        return []
+
+    @pytest.fixture
+    async def noting(self, seen, counting):
+        inner = counting()
+
+        class Noting(httpx.AsyncBaseTransport):
+            async def handle_async_request(self, request):
+                seen.append((request.url.path, request.headers.get("authorization")))
+                return await inner.handle_async_request(request)
+
+        return Noting()
+
+    async def test_a_token_goes_with_envelopes_to_an_origin_that_was_named(self, client_of, noting, seen):
+        async with client_of(noting, token="t") as client:
+            await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+        assert seen == [(MANIFEST, None), ("/asap", "Bearer t")]
+
+    async def test_a_token_does_not_go_to_an_origin_from_a_registry(self, client_of, noting, seen, tmp_path):
+        file = tmp_path / "registry.json"
+        file.write_text(json.dumps(TestRegistry.REGISTRY))
+        async with client_of(noting, token="t", registries=[file]) as client:
+            manifest = await client.resolve("urn:asap:agent:echo-agent", wait=0)
+            await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
+        assert seen == [(MANIFEST, None), ("/asap", None)]
+
+    async def test_unless_it_is_listed_there(self, client_of, noting, seen, tmp_path):
+        file = tmp_path / "registry.json"
+        file.write_text(json.dumps(TestRegistry.REGISTRY))
+        async with client_of(noting, auth={BASE: "t"}, registries=[file]) as client:
+            manifest = await client.resolve("urn:asap:agent:echo-agent", wait=0)
+            await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
+        assert seen[-1] == ("/asap", "Bearer t")
+
+    async def test_no_token_over_plain_http_to_another_machine(self, manifest, client_of, seen):
+        from attrs import evolve
+
+        from asap_core import Endpoints
+        from asap_core.server.wellknown import publish
+
+        there = evolve(manifest(), endpoints=Endpoints(asap="http://agent.lan/asap"))
+
+        def handle(request):
+            seen.append((request.url.path, request.headers.get("authorization")))
+            return httpx.Response(200 if request.method == "GET" else 404, content=publish(there))
+
+        async with client_of(httpx.MockTransport(handle), token="t", allow_http=["agent.lan"]) as client:
+            with pytest.raises(BadReply):
+                await client.send("http://agent.lan", "task.request", {"skill_id": "echo", "input": {}})
+        assert seen == [(MANIFEST, None), ("/asap", None)]

@@ -1,0 +1,284 @@
+"""What handlers return, raise and take their time for, and what the caller is told."""
+
+import anyio
+import pytest
+
+from asap_adapters import TaskFailed
+from asap_adapters.handlers import Context
+from asap_adapters.testing import in_process
+from asap_core import (
+    Anonymous,
+    Authenticated,
+    MessageAck,
+    RemoteError,
+    Replied,
+    TaskResponse,
+    TaskStatus,
+    TokenTable,
+)
+from asap_core.model.payloads import AckStatus
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+
+
+@pytest.fixture
+def ask(agent):
+    """Serve this function as the skill `echo`, and return what a call to it brings."""
+
+    async def run(handler, *, key=None, times=1, **policy):
+        async with in_process(agent(**policy), {"echo": handler}) as client:
+            for _ in range(times):
+                reply = await client.send(
+                    BASE, "task.request", {"skill_id": "echo", "input": {}, "conversation_id": "c"}, idempotency_key=key
+                )
+        return reply.payload
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        ({"a": 1}, {"a": 1}),
+        (None, None),
+        ("text", {"value": "text"}),
+        ([1], {"value": [1]}),
+        ((1, 2), {"value": [1, 2]}),
+    ],
+)
+async def test_what_a_handler_returns_completes_the_task(ask, value, result):
+    async def handler(_request, _context):
+        return value
+
+    payload = await ask(handler)
+    assert (payload["status"], payload["result"]) == ("completed", result)
+
+
+async def test_a_task_response_passes_through(ask):
+    async def handler(_request, context):
+        return TaskResponse(task_id=context.task_id, status=TaskStatus.WORKING)
+
+    assert (await ask(handler))["status"] == "working"
+
+
+async def test_task_failed_fails_the_task_and_says_why(ask):
+    async def handler(_request, _context):
+        raise TaskFailed("no such file", hint="look elsewhere")
+
+    payload = await ask(handler)
+    assert (payload["status"], payload["result"]) == ("failed", {"error": "no such file", "hint": "look elsewhere"})
+
+
+@pytest.mark.parametrize("broken", [ValueError("secret"), KeyError("secret"), RuntimeError("secret")])
+async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask, broken, caplog):
+    async def handler(_request, _context):
+        raise broken
+
+    with pytest.raises(RemoteError) as caught:
+        await ask(handler)
+    assert caught.value.code == -32603
+    assert "secret" not in str(caught.value)
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), {"a": float("inf")}, b"bytes"])
+async def test_what_json_cannot_say_is_an_internal_error(ask, value):
+    async def handler(_request, _context):
+        return {"value": value}
+
+    with pytest.raises(RemoteError) as caught:
+        await ask(handler)
+    assert caught.value.code == -32603
+
+
+async def test_a_handler_is_stopped_at_its_deadline(ask):
+    async def handler(_request, _context):
+        await anyio.sleep(1000)
+
+    before = anyio.current_time()
+    with pytest.raises(RemoteError) as caught:
+        await ask(handler, handler_deadline=7)
+    assert anyio.current_time() - before == pytest.approx(7)
+    assert caught.value.taxonomy == "asap:transport/timeout"
+
+
+async def test_a_time_out_of_the_handlers_own_is_its_bug(ask):
+    async def handler(_request, _context):
+        with anyio.fail_after(1):
+            await anyio.sleep(2)
+
+    with pytest.raises(RemoteError) as caught:
+        await ask(handler)
+    assert caught.value.code == -32603
+
+
+async def test_asked_twice_under_one_key_it_runs_once(ask):
+    runs = []
+
+    async def handler(_request, _context):
+        runs.append(1)
+        return {"run": len(runs)}
+
+    assert (await ask(handler, key="k", times=3))["result"] == {"run": 1}
+    assert len(runs) == 1
+
+
+async def test_a_failure_is_kept_under_its_key_as_well(agent):
+    runs = []
+
+    async def handler(_request, _context):
+        runs.append(1)
+        raise TaskFailed("no")
+
+    async with in_process(agent(), {"echo": handler}) as client:
+        for _ in range(2):
+            payload = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
+            assert (await client.send(BASE, "task.request", payload, idempotency_key="k")).payload["status"] == "failed"
+    assert len(runs) == 1
+
+
+async def test_while_it_runs_the_key_says_so(agent):
+    async def handler(_request, _context):
+        await anyio.sleep(10)
+
+    payload = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
+    async with in_process(agent(), {"echo": handler}) as client, anyio.create_task_group() as group:
+        group.start_soon(lambda: client.send(BASE, "task.request", payload, idempotency_key="k"))
+        await anyio.sleep(1)
+        with pytest.raises(RemoteError) as caught:
+            await client.send(BASE, "task.request", payload, idempotency_key="k")
+        assert (caught.value.code, caught.value.recoverable) == (-32062, True)
+        assert caught.value.retry_after is not None
+
+
+async def test_something_else_under_the_same_key_is_refused(agent, echo_handlers):
+    async with in_process(agent(), echo_handlers) as client:
+        await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 1}}, idempotency_key="k")
+        with pytest.raises(RemoteError) as caught:
+            await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 2}}, idempotency_key="k")
+    assert caught.value.code == -32063
+
+
+async def test_with_a_key_it_goes_on_when_its_caller_leaves(agent):
+    done = []
+
+    async def handler(_request, _context):
+        await anyio.sleep(5)
+        done.append(1)
+        return {"done": True}
+
+    payload = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
+    async with in_process(agent(), {"echo": handler}) as client:
+        await client.discover(BASE)
+        with anyio.move_on_after(1):
+            await client.send(BASE, "task.request", payload, idempotency_key="k")
+        assert (await client.send(BASE, "task.request", payload, idempotency_key="k")).payload["result"] == {
+            "done": True
+        }
+    assert done == [1]
+
+
+async def test_the_context_says_who_called(agent):
+    seen = []
+
+    async def handler(_request, context: Context):
+        seen.append((context.principal, context.envelope.sender, context.deadline))
+
+    async with in_process(agent(), {"echo": handler}) as client:
+        await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+    tokens = TokenTable({"t": "urn:asap:agent:test-client"})
+    async with in_process(agent(auth=True), {"echo": handler}, authenticate=tokens.verify, token="t") as client:
+        await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+    sender = "urn:asap:agent:test-client"
+    assert seen == [(Anonymous("127.0.0.1"), sender, 30.0), (Authenticated(sender), sender, 30.0)]
+
+
+class TestWho:
+    @pytest.mark.parametrize("is_async", [True, False])
+    async def test_a_token_speaks_for_its_agent_only(self, agent, echo_handlers, is_async):
+        tokens = TokenTable({"t": "urn:asap:agent:alice"})
+
+        async def verify(credential):
+            await anyio.sleep(0.1)
+            return tokens.verify(credential)
+
+        authenticate = verify if is_async else tokens.verify
+        payload = {"skill_id": "echo", "input": {}}
+        async with in_process(agent(auth=True), echo_handlers, authenticate=authenticate, token="t") as client:
+            await client.send(BASE, "task.request", payload, sender="urn:asap:agent:alice")
+            with pytest.raises(RemoteError) as caught:
+                await client.send(BASE, "task.request", payload, sender="urn:asap:agent:mallory")
+        assert (caught.value.status, caught.value.taxonomy) == (403, "asap:auth/sender_mismatch")
+
+    @pytest.mark.parametrize("token", [None, "wrong"])
+    async def test_without_the_token_nobody_comes_in(self, agent, echo_handlers, token):
+        tokens = TokenTable({"t": "urn:asap:agent:alice"})
+        async with in_process(agent(auth=True), echo_handlers, authenticate=tokens.verify, token=token) as client:
+            with pytest.raises(RemoteError) as caught:
+                await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+        assert caught.value.status == 401
+
+    async def test_who_cannot_be_checked_waits(self, agent, echo_handlers):
+        def verify(_credential):
+            raise ConnectionError("the identity provider is away")
+
+        async with in_process(agent(auth=True), echo_handlers, authenticate=verify, token="t") as client:
+            with pytest.raises(RemoteError) as caught:
+                await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+        assert (caught.value.status, caught.value.recoverable) == (503, True)
+
+
+class TestOtherPayloads:
+    async def test_run_by_their_type_in_any_spelling(self, manifest, echo_handlers):
+        from asap_core import Agent, Policy, StartPolicy
+
+        async def cancel(request, _context):
+            return MessageAck(original_envelope_id=request.task_id, status=AckStatus.PROCESSED)
+
+        async def own(payload, _context):
+            return Replied("x.answer", {"got": payload})
+
+        agent = Agent(
+            manifest(),
+            payload_types=["task.request", "TaskCancel", "x.own"],
+            policy=Policy(peer_limits=(), start=StartPolicy.OPEN),
+        )
+        async with in_process(agent, echo_handlers, on={"task_cancel": cancel, "x.own": own}) as client:
+            reply = await client.send(BASE, "task.cancel", {"task_id": "t"})
+            assert (reply.payload_type, reply.payload["status"]) == ("MessageAck", "processed")
+            reply = await client.send(BASE, "x.own", {"any": "thing"})
+            assert (reply.payload_type, reply.payload) == ("x.answer", {"got": {"any": "thing"}})
+
+    async def test_what_is_no_payload_is_the_handlers_bug(self, manifest, echo_handlers):
+        from asap_core import Agent, Policy, StartPolicy
+
+        async def cancel(_request, _context):
+            return {"not": "a payload"}
+
+        policy = Policy(peer_limits=(), start=StartPolicy.OPEN)
+        agent = Agent(manifest(), payload_types=["task.request", "task.cancel"], policy=policy)
+        async with in_process(agent, echo_handlers, on={"task.cancel": cancel}) as client:
+            with pytest.raises(RemoteError) as caught:
+                await client.send(BASE, "task.cancel", {"task_id": "t"})
+        assert caught.value.code == -32603
+
+
+class TestAgreement:
+    def make(self, agent, handlers, **kwargs):
+        from asap_adapters.testing import InProcessTransport
+
+        return InProcessTransport(agent, handlers, **kwargs)
+
+    async def test_every_skill_has_a_handler(self, agent, echo_handlers):
+        with pytest.raises(ValueError, match="none for other"):
+            self.make(agent("echo", "other"), echo_handlers)
+
+    async def test_every_handler_has_a_skill(self, agent, echo_handlers):
+        with pytest.raises(ValueError, match="lacks more"):
+            self.make(agent(), {**echo_handlers, "more": echo_handlers["echo"]})
+
+    async def test_authentication_has_someone_who_checks(self, agent, echo_handlers):
+        with pytest.raises(ValueError, match="authenticate="):
+            self.make(agent(auth=True), echo_handlers)

@@ -1,0 +1,249 @@
+"""The h11 server over in-memory streams: every kind of bytes gets a decision, and slow peers get a time-out."""
+
+import gzip
+import json
+import re
+
+import anyio
+import brotli
+import pytest
+
+from asap_adapters.drive import Driver
+from asap_adapters.handlers import Handlers
+from asap_adapters.serve import bind_agent, serve_connection
+from asap_core import Envelope, Policy, encode_envelope
+
+pytestmark = pytest.mark.anyio
+
+
+def call(number=1, **changes):
+    import time
+
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester",
+        recipient="urn:asap:agent:echo-agent",
+        payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {"n": number}},
+        ids=lambda: f"id-{number}-{time.monotonic_ns()}",
+        wall=time.time(),
+    )
+    document = {
+        "jsonrpc": "2.0",
+        "method": "asap.send",
+        "id": number,
+        "params": {"envelope": encode_envelope(envelope)},
+    }
+    return json.dumps({**document, **changes}).encode()
+
+
+def post(body, *headers, target="/asap"):
+    lines = [f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def talk(pipe, agent, echo_handlers):
+    """Serve one connection: send these bytes, return (the answers, how long it took)."""
+
+    async def run(*pieces, pause=0.0, chunk=65_536, then_eof=True, **policy):
+        ours, theirs = pipe()
+        theirs.chunk = chunk
+        driver = Driver(bind_agent(agent(**policy)), Handlers(echo_handlers))
+        received = []
+        began = anyio.current_time()
+
+        async def serving():
+            await serve_connection(theirs, driver, peer="192.0.2.1")
+            await theirs.aclose()
+
+        async def reading():
+            try:
+                while True:
+                    received.append(await ours.receive())
+            except (anyio.EndOfStream, anyio.ClosedResourceError):
+                return
+
+        with anyio.fail_after(1000):
+            async with anyio.create_task_group() as group:
+                group.start_soon(serving)
+                group.start_soon(reading)
+                try:
+                    for piece in pieces:
+                        await ours.send(piece)
+                        await anyio.sleep(pause)
+                    if then_eof:
+                        await ours.send_eof()
+                except anyio.BrokenResourceError:
+                    pass  # the server has had enough
+        return b"".join(received), anyio.current_time() - began
+
+    return run
+
+
+def statuses(answer):
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+class TestOneConnection:
+    async def test_serves_one_request_after_another(self, talk):
+        answer, _ = await talk(post(call(1)), post(call(2)))
+        assert statuses(answer) == [200, 200]
+        assert answer.count(b'"echoed"') == 2
+
+    async def test_serves_pipelined_requests_in_order(self, talk):
+        answer, _ = await talk(post(call(1)) + post(call(2)) + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert statuses(answer) == [200, 200, 200]
+        assert answer.index(b'"id":1') < answer.index(b'"id":2')
+
+    @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+    async def test_answers_the_same_however_the_bytes_are_cut(self, talk, chunk):
+        answer, _ = await talk(post(call(1)) + post(call(2)), chunk=chunk)
+        assert statuses(answer) == [200, 200]
+
+    async def test_ends_when_asked_to(self, talk):
+        answer, _ = await talk(post(call(1), "Connection: close"), post(call(2)))
+        assert statuses(answer) == [200]
+
+    async def test_serves_http_1_0_and_closes(self, talk):
+        answer, _ = await talk(b"GET /health HTTP/1.0\r\n\r\n", then_eof=False)
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer.lower()
+
+    async def test_takes_a_chunked_body(self, talk):
+        body = call(1)
+        chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
+        head = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer, _ = await talk(head + chunks)
+        assert b'"echoed"' in answer
+
+    async def test_says_continue_to_who_waits_for_it(self, talk):
+        body = call(1)
+        answer, _ = await talk(post(body, "Expect: 100-continue").removesuffix(body), body, pause=1)
+        assert statuses(answer) == [100, 200]
+
+    async def test_answers_head_without_a_body(self, talk):
+        answer, _ = await talk(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert statuses(answer) == [200]
+        assert b"content-length: 15" in answer
+        assert answer.endswith(b"\r\n\r\n")
+
+    @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
+    async def test_inflates_a_body(self, talk, coding, compress):
+        answer, _ = await talk(post(compress(call(1)), f"Content-Encoding: {coding}"))
+        assert b'"echoed"' in answer
+
+
+class TestWhatIsNotHttp:
+    @pytest.mark.parametrize(
+        ("data", "status"),
+        [
+            (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+            (b"nonsense\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+            (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n folded: x\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+            (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        ],
+    )
+    @pytest.mark.parametrize("chunk", [65_536, 1])
+    async def test_is_refused_and_the_connection_closed(self, talk, data, status, chunk):
+        answer, _ = await talk(data, chunk=chunk, then_eof=False)
+        assert statuses(answer) == [status]
+        assert b"connection: close" in answer.lower()
+
+    async def test_after_an_early_refusal_the_rest_is_swallowed_a_while(self, talk):
+        answer, took = await talk(
+            b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n", b"x" * 10, then_eof=False
+        )
+        assert statuses(answer) == [413]
+        assert took == pytest.approx(1.0)
+
+    async def test_an_unreadable_coding_is_refused(self, talk):
+        answer, _ = await talk(post(b"not gzip", "Content-Encoding: gzip"), then_eof=False)
+        assert statuses(answer) == [400]
+
+    async def test_a_bomb_is_refused_at_the_limit(self, talk):
+        bomb = gzip.compress(b"0" * 50_000_000)
+        answer, _ = await talk(post(bomb, "Content-Encoding: gzip"), then_eof=False)
+        assert statuses(answer) == [413]
+
+    async def test_an_unknown_coding_is_refused_with_the_known_ones(self, talk):
+        answer, _ = await talk(post(b"x", "Content-Encoding: zstd"), then_eof=False)
+        assert statuses(answer) == [415]
+        assert b"accept-encoding: br, gzip, x-gzip" in answer
+
+
+class TestSlowPeers:
+    async def test_who_never_asks_is_let_go(self, talk):
+        answer, took = await talk(then_eof=False)
+        assert (answer, took) == (b"", pytest.approx(Policy().idle_timeout))
+
+    async def test_a_slow_head_times_out(self, talk):
+        answer, took = await talk(*[b"G"] * 30, pause=1, then_eof=False)
+        assert statuses(answer) == [408]
+        assert Policy().head_timeout <= took <= 31
+
+    async def test_a_slow_body_times_out(self, talk):
+        head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+        answer, _ = await talk(head, *[b"x"] * 60, pause=1, then_eof=False)
+        assert statuses(answer) == [408]
+
+    async def test_who_leaves_in_the_middle_is_forgotten(self, talk):
+        answer, took = await talk(post(call(1))[:-5])
+        assert (answer, took) == (b"", 0)
+
+
+class TestCancellation:
+    async def test_at_any_moment_leaves_nothing_running(self, pipe, agent):
+        """Cancel the connection after every number of scheduling steps; the agent always counts nothing as running."""
+
+        async def slow(request, _context):
+            await anyio.sleep(1)
+            return {}
+
+        for steps in range(12):
+            served = bind_agent(agent())
+            ours, theirs = pipe()
+            driver = Driver(served, Handlers({"echo": slow}))
+            async with anyio.create_task_group() as group:
+                group.start_soon(
+                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")
+                )
+                await ours.send(post(call(1)))
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            assert served.active == 0
+
+    async def test_of_a_batch_gives_back_every_call(self, pipe, agent):
+        async def slow(request, _context):
+            await anyio.sleep(1)
+            return {}
+
+        for steps in range(12):
+            served = bind_agent(agent())
+            ours, theirs = pipe()
+            driver = Driver(served, Handlers({"echo": slow}))
+            async with anyio.create_task_group() as group:
+                group.start_soon(
+                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")
+                )
+                batch = b"[" + b",".join(call(number) for number in range(5)) + b"]"
+                await ours.send(post(batch))
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            assert served.active == 0
