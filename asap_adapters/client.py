@@ -426,7 +426,8 @@ class AgentClient:
         manifest = target if isinstance(target, Manifest) else await self.discover(target)
         allowed = self._endpoint(manifest)
         sent = tuple(Sent(f"req-{new_id()}", self._envelope(manifest, *message)) for message in messages)
-        status, body = await self._post(allowed, [_call(one, new_id()) for one in sent], {})
+        # Plain: the reference refuses a compressed batch (fault 88).
+        status, body = await self._post(allowed, [_call(one, new_id()) for one in sent], {}, compress=False)
         outcomes = read_batch_reply(sent, status=status, body=body)
         return [
             outcome if isinstance(outcome, RemoteError) else _taken(outcome, allowed, status) for outcome in outcomes
@@ -505,10 +506,12 @@ class AgentClient:
         )
         return await self._exchange(request, limit, min(self._timeout, _DISCOVERY_SECONDS))
 
-    async def _post(self, allowed: Allowed, document: object, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    async def _post(
+        self, allowed: Allowed, document: object, headers: Mapping[str, str], *, compress: bool = True
+    ) -> tuple[int, bytes]:
         content = write_json(document)
         extra = dict([_ACCEPT_ENCODING])
-        if self._compress and len(content) >= _COMPRESS_FROM:
+        if compress and self._compress and len(content) >= _COMPRESS_FROM:
             # gzip, which peers of both generations read; brotli isn't everywhere.
             content, extra["content-encoding"] = gzip.compress(content, 6, mtime=0), "gzip"
         request = self._open_http().build_request(

@@ -1,0 +1,84 @@
+"""Our client against the reference's server, on both backends: the same script as theirs against ours."""
+
+import time
+
+import anyio
+import pytest
+
+from asap_adapters import AgentClient
+from asap_core import Envelope, RemoteError
+
+pytestmark = [pytest.mark.interop, pytest.mark.anyio]
+
+AGENT = "urn:asap:agent:reference-server"
+ME = "urn:asap:agent:our-client"
+ECHO = {"skill_id": "echo", "input": {"text": "hi"}}
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def anyio_backend(request):
+    return request.param
+
+
+async def test_the_whole_script(reference_server):
+    base = reference_server()
+    async with AgentClient(sender=ME) as client:
+        manifest = await client.discover(base, expect=AGENT)
+        assert (await client.get_manifest(f"{base}/.well-known/asap/manifest.json")) is manifest
+        assert (await client.health_check(base)).healthy
+        reply = await client.send(manifest, "task.request", ECHO)
+        assert reply.payload["result"] == {"echoed": {"text": "hi"}}
+        reply = await client.send(manifest, "task.request", {"skill_id": "echo", "input": {"text": "x" * 50_000}})
+        assert len(reply.payload["result"]["echoed"]["text"]) == 50_000
+        outcomes = await client.send_batch(manifest, [("task.request", ECHO)] * 5)
+        assert [type(outcome) for outcome in outcomes] == [Envelope] * 5
+        replies = []
+
+        async def one():
+            replies.append(await client.send(manifest, "task.request", ECHO))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(one)
+        assert len({reply.correlation_id for reply in replies}) == 20
+
+
+async def test_its_refusals_are_read(reference_server):
+    base = reference_server()
+    async with AgentClient(sender=ME) as client:
+        manifest = await client.discover(base)
+        await client.send(manifest, "task.request", ECHO, nonce="same")
+        with pytest.raises(RemoteError) as caught:
+            await client.send(manifest, "task.request", ECHO, nonce="same")
+        assert (caught.value.code, caught.value.taxonomy) == (-32003, "asap:protocol/invalid_nonce")
+        with pytest.raises(RemoteError) as caught:
+            await client.send(manifest, "no.such.type", {"a": 1})
+        assert (caught.value.code, caught.value.taxonomy) == (-32012, "asap:transport/handler_not_found")
+        fresh = Envelope.new(
+            sender=ME, recipient=AGENT, payload_type="task.request",
+            payload={"conversation_id": "c", **ECHO}, ids=lambda: "old", wall=time.time() - 3600,
+        )  # fmt: skip
+        with pytest.raises(RemoteError) as caught:
+            await client.post(manifest, fresh)
+        assert (caught.value.code, caught.value.recoverable) == (-32002, True)
+
+
+async def test_its_tokens_work(reference_server):
+    base = reference_server("t", ME)
+    async with AgentClient(sender=ME, token="t") as client:
+        assert (await client.send(base, "task.request", ECHO)).payload["status"] == "completed"
+        with pytest.raises(RemoteError, match="Sender does not match"):
+            await client.send(base, "task.request", ECHO, sender="urn:asap:agent:mallory")
+    async with AgentClient(sender=ME) as client:
+        manifest = await client.discover(base)
+        assert manifest.auth.schemes == ("bearer",)
+        with pytest.raises(RemoteError, match="Authentication required"):
+            await client.send(manifest, "task.request", ECHO)
+
+
+async def test_its_manifest_is_revalidated_by_its_etag(reference_server):
+    base = reference_server()
+    async with AgentClient(sender=ME) as client:
+        first = await client.look_up(base)
+        client._manifests._entries[first.url].vouched -= 1000
+        assert (await client.look_up(base)).source.value == "revalidated"

@@ -1,0 +1,94 @@
+"""The reference's client against our server: everything it can do works, everything that must be refused is."""
+
+import threading
+
+import anyio
+import pytest
+
+from asap_adapters.cli.serve import echo, echo_manifest
+from asap_adapters.serve import listen, serve
+from asap_core import Agent, Policy, TokenTable
+
+pytestmark = pytest.mark.interop
+
+AGENT = "urn:asap:agent:echo-agent"
+SENDER = "urn:asap:agent:reference-client"
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def our_server(request):
+    """Serve our echo agent in a thread; returns its base URL."""
+    threads = []
+
+    def start(*, tokens=None, policy=None):
+        urls, stops = [], []
+        ready = threading.Event()
+
+        async def main():
+            bound = await listen("127.0.0.1", 0)
+            agent = Agent(
+                echo_manifest(AGENT, bound.url, auth=tokens is not None), policy=policy or Policy(peer_limits=())
+            )
+            stop = anyio.Event()
+            stops.append(lambda: anyio.from_thread.run_sync(stop.set, token=token))
+            token = anyio.lowlevel.current_token()
+            async with anyio.create_task_group() as group:
+
+                async def serving(*, task_status):
+                    verify = None if tokens is None else TokenTable(tokens).verify
+                    await serve(
+                        agent, {"echo": echo}, authenticate=verify, bound=bound, stop=stop, task_status=task_status
+                    )
+
+                urls.append(await group.start(serving))
+                ready.set()
+
+        thread = threading.Thread(target=lambda: anyio.run(main, backend=request.param))
+        thread.start()
+        threads.append((thread, stops))
+        assert ready.wait(30)
+        return urls[0]
+
+    yield start
+    for thread, stops in threads:
+        stops[0]()
+        thread.join(30)
+
+
+def test_the_whole_script(our_server, reference_client):
+    said = reference_client(our_server(), AGENT)
+    assert said["manifest"]["ok"]["id"] == AGENT
+    assert said["discover"]["ok"] == said["manifest"]["ok"]
+    assert said["health"]["ok"]["status"] == "healthy"
+    assert said["send"]["ok"]["payload"]["result"] == {"echoed": {"text": "hi"}}
+    assert said["send"]["ok"]["recipient"] == SENDER
+    assert len(said["send_50k"]["ok"]["payload"]["result"]["echoed"]["text"]) == 50_000
+    assert "ok" in said["nonce_first"]
+    assert len({reply["correlation_id"] for reply in said["twenty"]["ok"]}) == 20
+    assert len({reply["correlation_id"] for reply in said["batch"]["ok"]}) == 5
+
+
+def test_what_is_refused_is_classified_as_the_reference_classifies_it(our_server, reference_client):
+    said = reference_client(our_server(), AGENT)
+    refused = {step: (said[step]["code"], said[step]["taxonomy"]) for step in ("nonce_again", "stale", "unknown_type")}
+    assert refused == {
+        "nonce_again": (-32003, "asap:protocol/invalid_nonce"),
+        "stale": (-32002, "asap:protocol/invalid_timestamp"),
+        "unknown_type": (-32012, "asap:transport/handler_not_found"),
+    }
+
+
+def test_with_a_token_it_speaks_for_its_own_agent_only(our_server, reference_client):
+    base = our_server(tokens={"t": SENDER})
+    said = reference_client(base, AGENT, "t")
+    assert said["send"]["ok"]["payload"]["status"] == "completed"
+    assert "403" in said["other_sender"]["text"] or said["other_sender"]["code"] == -32602
+    assert "ok" not in reference_client(base, AGENT)["send"]
+
+
+def test_the_profile_reference_takes_what_old_peers_leave_out(our_server, reference_client):
+    from attrs import evolve
+
+    base = our_server(policy=evolve(Policy.reference(), peer_limits=()))
+    said = reference_client(base, "urn:asap:agent:any-other")
+    assert said["send"]["ok"]["payload"]["status"] == "completed"
