@@ -223,7 +223,8 @@ class Browser:
 
     def _stop(self) -> None:
         engine, self._engine = self._engine, None
-        if engine is not None:
+        if engine is not None and self._browser is not None:
+            self._browser.cancel()  # joins its thread, which close() doesn't
             engine.close()
             self._resolver.stop()
 

@@ -19,6 +19,7 @@ from asap.transport.server import create_app  # noqa: E402
 def main(token=None, urn=None):
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # so that whoever reads the port can connect at once
     port = listener.getsockname()[1]
     manifest = Manifest(
         id="urn:asap:agent:reference-server",
