@@ -9,6 +9,7 @@ back the text, which no duplicate key, odd number or escape survives; everything
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 msgspec: Any
@@ -116,21 +117,20 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def _check_depth(value: Any, max_depth: int) -> None:
-    level = [value]
-    for _ in range(max_depth + 1):
-        level = (
-            [
-                child
-                for container in level
-                for child in (container.values() if type(container) is dict else container)
-                if type(child) in (dict, list)
-            ]
-            if type(value) in (dict, list)
-            else []
-        )
+    level = _containers([value])
+    for _ in range(max_depth):
+        level = _containers([child for container in level for child in _children(container)])
         if not level:
             return
     raise NotJson(f"at most {max_depth} arrays and objects within each other")
+
+
+def _containers(values: list[Any]) -> list[Any]:
+    return [value for value in values if type(value) in (dict, list)]
+
+
+def _children(container: Any) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
 
 
 def write_json(value: Any) -> bytes:
