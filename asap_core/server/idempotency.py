@@ -7,7 +7,7 @@ again.
 
 from collections import OrderedDict
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from attrs import define, field, frozen
 
@@ -117,6 +117,8 @@ class IdempotencyTable:
                 return Gone()
             case State.LOST:
                 return Lost()
+            case _:
+                assert_never(entry.state)
 
     def room(self) -> bool:
         """Whether another key can be remembered."""

@@ -1,0 +1,113 @@
+"""What was asked under a key: running, answered, cut off, forgotten in order."""
+
+from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Lost, Other, Working
+
+TTL = 600.0
+
+
+def table(**changes):
+    return IdempotencyTable(**{"ttl": TTL, "max_entries": 10, "max_bytes": 1000, **changes})
+
+
+def test_a_free_key_is_held_and_then_answered():
+    keys = table()
+    assert keys.find(b"k", b"d", now=0.0) == Free()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    assert keys.find(b"k", b"d", now=10.0) == Working(25.0)
+    keys.finish(b"k", "answer", size=6, now=20.0)
+    assert keys.find(b"k", b"d", now=20.0) == Finished("answer")
+    assert (len(keys), keys.size) == (1, 6)
+
+
+def test_something_else_under_the_key_is_told_apart():
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    assert keys.find(b"k", b"other", now=0.0) == Other()
+    keys.finish(b"k", "answer", size=1, now=0.0)
+    assert keys.find(b"k", b"other", now=0.0) == Other()
+
+
+def test_work_that_is_never_reported_counts_as_cut_off():
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    assert keys.find(b"k", b"d", now=34.9) == Working(34.9 * 0 + 35 - 34.9)
+    assert keys.find(b"k", b"d", now=35.0) == Lost()
+    assert keys.find(b"k", b"d", now=35.0 + TTL - 1) == Lost()
+    assert keys.find(b"k", b"d", now=35.0 + TTL) == Free()
+
+
+def test_work_that_was_killed_is_cut_off_at_once():
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.lose(b"k", now=1.0)
+    assert keys.find(b"k", b"d", now=2.0) == Lost()
+    keys.lose(b"unknown", now=1.0)
+
+
+def test_work_that_never_began_leaves_the_key_free():
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.free(b"k")
+    keys.free(b"k")
+    assert keys.find(b"k", b"d", now=0.0) == Free()
+    keys.finish(b"k", "late", size=1, now=0.0)
+    assert keys.find(b"k", b"d", now=0.0) == Free()
+
+
+def test_an_answer_is_kept_for_its_time():
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.finish(b"k", "answer", size=1, now=10.0)
+    assert keys.find(b"k", b"d", now=10.0 + TTL - 0.1) == Finished("answer")
+    assert keys.find(b"k", b"d", now=10.0 + TTL) == Free()
+    assert (len(keys), keys.size) == (0, 0)
+
+
+def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too():
+    keys = table(ttl=10.0)
+    keys.begin(b"long", b"d", deadline=1000, now=0.0)
+    keys.begin(b"short", b"d", deadline=1, now=0.0)
+    keys.finish(b"short", "answer", size=1, now=0.0)
+    assert keys.find(b"short", b"d", now=11.0) == Free()
+    keys.begin(b"short", b"d2", deadline=1, now=11.0)
+    assert keys.find(b"short", b"d2", now=11.0) == Working(6.0)
+    assert keys.size == 0
+
+
+def test_short_of_bytes_the_oldest_answers_become_tombstones():
+    keys = table(max_bytes=100)
+    for number, name in enumerate((b"a", b"b", b"c")):
+        keys.begin(name, b"d", deadline=30, now=float(number))
+        keys.finish(name, name, size=40, now=float(number))
+    assert keys.find(b"a", b"d", now=3.0) == Gone()
+    assert keys.find(b"b", b"d", now=3.0) == Finished(b"b")
+    assert keys.size == 80
+
+
+def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once():
+    keys = table(max_bytes=100)
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.finish(b"k", "huge", size=101, now=0.0)
+    assert keys.find(b"k", b"d", now=0.0) == Gone()
+    assert keys.size == 0
+
+
+def test_full_it_says_when_there_is_room():
+    keys = table(max_entries=2)
+    assert (keys.room(), keys.until_room(0.0)) == (True, 0.0)
+    for name in (b"a", b"b"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+    assert not keys.room()
+    assert keys.until_room(0.0) == 35 + TTL
+    assert keys.until_room(10_000.0) == 1.0
+
+
+def test_a_backlog_shrinks_with_every_call():
+    keys = table()
+    for name in (b"a", b"b", b"c", b"e"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+        keys.finish(name, name, size=1, now=0.0)
+    keys.find(b"x", b"d", now=TTL)
+    assert len(keys) == 2
+    keys.find(b"x", b"d", now=TTL)
+    assert len(keys) == 0

@@ -1,0 +1,134 @@
+"""Shares: what GCRA admits in any window, and what a full table does."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asap_core.server.ratelimit import Limit, Limited, Limiter, Taken, parse_limits, peer_key
+
+TEN = parse_limits("10/second")
+BOTH = parse_limits("10/second;100/minute")
+
+
+class TestReadingLimits:
+    @pytest.mark.parametrize(
+        ("text", "limits"),
+        [
+            ("10/second", (Limit(10, 1.0),)),
+            ("10/second;100/minute", (Limit(10, 1.0), Limit(100, 60.0))),
+            (" 5 / hour ; ", (Limit(5, 3600.0),)),
+            ("10 per 1 second", (Limit(10, 1.0),)),
+            ("7 per 2 days", (Limit(7, 172_800.0),)),
+            ("", ()),
+        ],
+    )
+    def test_as_the_reference_writes_them(self, text, limits):
+        assert parse_limits(text) == limits
+
+    @pytest.mark.parametrize(
+        "text", ["10", "0/second", "ten/second", "10/year", "-1/second", "1/second\nx", ";".join(["1/day"] * 9)]
+    )
+    def test_anything_else_says_what_is_right(self, text):
+        with pytest.raises(ValueError, match="10/second;100/minute"):
+            parse_limits(text)
+
+    @pytest.mark.parametrize(
+        "text", ["10 per 1 second", "100 per 1 minute", "3 per 2 hour", "5 per 1 day", "7 per 1.5 second"]
+    )
+    def test_they_are_shown_as_the_reference_shows_them(self, text):
+        amount, _, per, unit = text.split()
+        seconds = float(per) * {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[unit]
+        assert str(Limit(int(amount), seconds)) == text
+
+
+class TestTaking:
+    def test_a_quiet_key_gets_its_amount_at_once_and_then_its_rate(self):
+        limiter = Limiter(TEN, capacity=10)
+        assert [limiter.take("k", now=0.0) for _ in range(10)] == [Taken()] * 10
+        refused = limiter.take("k", now=0.0)
+        assert refused == Limited(pytest.approx(0.1), "10 per 1 second")
+        assert limiter.take("k", now=0.1) == Taken()
+        assert isinstance(limiter.take("k", now=0.15), Limited)
+
+    def test_what_one_limit_refuses_costs_nothing_in_the_others(self):
+        limiter = Limiter(BOTH, capacity=10)
+        for _ in range(1000):
+            limiter.take("k", now=0.0)
+        taken = sum(isinstance(limiter.take("k", now=1.0 + second), Taken) for second in range(8) for _ in range(10))
+        assert taken == 80
+
+    def test_keys_do_not_share(self):
+        limiter = Limiter(TEN, capacity=10)
+        assert limiter.take("a", cost=10, now=0.0) == limiter.take("b", cost=10, now=0.0) == Taken()
+
+    def test_a_cost_above_the_amount_is_never_granted(self):
+        limiter = Limiter(TEN, capacity=10)
+        assert isinstance(limiter.take("k", cost=11, now=0.0), Limited)
+        assert len(limiter) == 0
+
+    def test_part_of_a_cost_is_granted_where_part_is_asked_for(self):
+        limiter = Limiter(BOTH, capacity=10)
+        assert limiter.take_up_to("k", cost=4, now=0.0) == 4
+        assert limiter.take_up_to("k", cost=50, now=0.0) == 6
+        assert limiter.take_up_to("k", cost=50, now=0.0) == 0
+        assert limiter.take_up_to("k", cost=50, now=0.35) == 3
+
+    @given(st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 3)), max_size=200))
+    def test_in_any_window_it_admits_less_than_twice_the_amount(self, steps):
+        limiter, now, granted = Limiter(TEN, capacity=10), 0.0, []
+        for pause, cost in steps:
+            now += pause
+            if isinstance(limiter.take("k", cost=cost, now=now), Taken):
+                granted.append((now, cost))
+        for start, _ in granted:
+            assert sum(cost for at, cost in granted if start <= at < start + 1) < 20
+
+    @given(st.lists(st.floats(0, 2), max_size=50))
+    def test_what_it_says_to_wait_is_enough(self, pauses):
+        limiter, now = Limiter(BOTH, capacity=10), 0.0
+        for pause in pauses:
+            now += pause
+            outcome = limiter.take("k", cost=5, now=now)
+            if isinstance(outcome, Limited):
+                now += outcome.retry_after
+                assert limiter.take("k", cost=5, now=now) == Taken()
+
+
+class TestAFullTable:
+    def test_drops_what_is_whole_again_and_loses_nothing(self):
+        limiter = Limiter(TEN, capacity=3)
+        for key in "abc":
+            limiter.take(key, now=0.0)
+        assert limiter.take("d", now=10.0) == Taken()
+        assert len(limiter) == 3
+
+    def test_gives_new_keys_one_share_together_and_evicts_nobody(self):
+        limiter = Limiter(TEN, capacity=3)
+        for key in "abc":
+            limiter.take(key, cost=10, now=0.0)
+        taken = [isinstance(limiter.take(f"new{number}", now=0.0), Taken) for number in range(20)]
+        assert sum(taken) == 10
+        assert all(isinstance(limiter.take(key, now=0.0), Limited) for key in "abc")
+        assert len(limiter) == 4
+
+
+class TestPeers:
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ("2001:db8::1", "2001:db8::ffff", True),
+            ("2001:db8::1", "2001:db8:0:1::1", False),
+            ("::ffff:192.0.2.1", "192.0.2.1", True),
+            ("192.0.2.1", "192.0.2.2", False),
+            ("fe80::1%eth0", "fe80::1%eth1", False),
+            ("fe80::1%eth0", "fe80::2%eth0", False),
+            ("", "unknown", True),
+            ("x" * 64, "x" * 65, True),
+        ],
+    )
+    def test_one_host_is_one_key(self, one, other, same):
+        assert (peer_key(one) == peer_key(other)) is same
+
+    @given(st.text())
+    def test_any_text_is_a_key(self, text):
+        assert 0 < len(peer_key(text)) <= 70
