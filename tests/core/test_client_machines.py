@@ -1,0 +1,503 @@
+"""Freshness, coalescing and the directory: one fetch for all who ask, kept for as long as its server allows."""
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.directory import (
+    CrowdedError,
+    Deliver,
+    Directory,
+    DirectoryPolicy,
+    Failed,
+    FailureKind,
+    Fetched,
+    Found,
+    Lead,
+    NotModified,
+    Source,
+    Unfound,
+)
+from asap_core.client.freshness import (
+    FreshnessPolicy,
+    freshness_of,
+    parse_http_date,
+    parse_retry_after,
+)
+
+POLICY = FreshnessPolicy()
+WALL = 1_750_000_000.0
+DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
+
+
+def fresh(*headers, ttl=None):
+    return freshness_of(headers, policy=POLICY, wall=WALL, ttl=ttl)
+
+
+class TestFreshness:
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ([], 300),
+            ([("Cache-Control", "max-age=60")], 60),
+            ([("cache-control", "public, MAX-AGE=60")], 60),
+            ([("Cache-Control", 'max-age="60"')], 60),
+            ([("Cache-Control", "max-age=60"), ("Age", "20")], 40),
+            ([("Cache-Control", "max-age=60"), ("Age", "70")], 0),
+            ([("Cache-Control", "max-age=60"), ("Age", "x")], 60),
+            ([("Cache-Control", "max-age=99999999")], 86_400),
+            ([("Cache-Control", "max-age=" + "9" * 400)], 86_400),
+            ([("Cache-Control", "s-maxage=5")], 300),
+            ([("Cache-Control", "max-age=0")], 0),
+            ([("Cache-Control", "max-age=-5")], 0),
+            ([("Cache-Control", "max-age=soon")], 0),
+            ([("Cache-Control", "max-age")], 0),
+            ([("Cache-Control", "max-age=5, max-age=6")], 0),
+            ([("Cache-Control", "max-age=5"), ("Cache-Control", "max-age=6")], 0),
+            ([("Cache-Control", "no-cache, max-age=60")], 0),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT")], 60),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", "Sun, 15 Jun 2025 15:07:00 GMT")], 40),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", "nonsense")], 60),
+            ([("Expires", "0")], 0),
+            ([("Expires", DATE), ("Expires", DATE)], 0),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Cache-Control", "max-age=5")], 5),
+        ],
+        ids=repr,
+    )
+    def test_how_long_it_is_good(self, headers, seconds):
+        assert fresh(*headers).fresh_for == seconds
+
+    def test_the_documents_own_word_counts_where_headers_are_silent(self):
+        assert fresh(ttl=20).fresh_for == 20
+        assert fresh(ttl=-20).fresh_for == 0
+        assert fresh(("Cache-Control", "max-age=60"), ttl=20).fresh_for == 60
+
+    @pytest.mark.parametrize(
+        ("headers", "store"),
+        [
+            ([("Cache-Control", "no-store")], False),
+            ([("Vary", "*")], False),
+            ([("Vary", "Accept")], True),
+            ([("Cache-Control", "private")], True),
+        ],
+    )
+    def test_whether_it_is_kept(self, headers, store):
+        assert fresh(*headers).store is store
+
+    @pytest.mark.parametrize(
+        ("value", "revalidate", "error"),
+        [
+            ("max-age=1", 0, 86_400),
+            ("max-age=1, stale-while-revalidate=30", 30, 86_400),
+            ("max-age=1, stale-while-revalidate=99999", 3600, 86_400),
+            ("max-age=1, stale-if-error=60", 0, 60),
+            ("max-age=1, stale-if-error=x", 0, 0),
+            ("max-age=1, must-revalidate, stale-while-revalidate=30, stale-if-error=60", 0, 0),
+            ("no-cache, stale-while-revalidate=30", 0, 0),
+        ],
+    )
+    def test_how_long_it_serves_when_stale(self, value, revalidate, error):
+        found = fresh(("Cache-Control", value))
+        assert (found.revalidate_for, found.error_for) == (revalidate, error)
+
+    def test_validators_are_kept_if_they_can_be_sent_back(self):
+        assert fresh(("ETag", '"x"'), ("Last-Modified", DATE)).etag == '"x"'
+        for value in ("é", "", "x" * 2000, "a\nb"):
+            assert fresh(("ETag", value)).etag is None
+        assert fresh(("ETag", '"x"'), ("ETag", '"y"')).etag is None
+
+    @given(st.lists(st.tuples(st.sampled_from(["Cache-Control", "Expires", "Age", "Date", "ETag", "Vary"]), st.text())))
+    def test_any_headers_give_a_lifetime_within_policy(self, headers):
+        found = fresh(*headers)
+        assert 0 <= found.fresh_for <= POLICY.most
+        assert 0 <= found.revalidate_for <= POLICY.stale_while_revalidate
+        assert 0 <= found.error_for <= POLICY.stale_if_error
+
+    @pytest.mark.parametrize(
+        "text", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+    )
+    def test_all_three_forms_of_dates_are_read(self, text):
+        assert parse_http_date(text) == 784111777
+
+    @given(st.text())
+    def test_any_text_is_a_date_or_none(self, text):
+        assert parse_http_date(text) is None or isinstance(parse_http_date(text), float)
+        assert parse_http_date(text + "x" * 100) is None
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("5", 5), ("Sun, 15 Jun 2025 15:07:40 GMT", 60), (DATE, 0), ("x", None), ("1.5", None), ("-1", None)],
+    )
+    def test_retry_after_is_seconds_or_a_date(self, text, seconds):
+        assert parse_retry_after(text, wall=WALL) == seconds
+
+
+class TestCoalescing:
+    def test_the_first_leads_and_the_others_join(self):
+        flights = Coalescer()
+        leading = flights.join("k", 1)
+        assert isinstance(leading, Leading)
+        assert flights.join("k", 2) == Joined()
+        assert flights.land(leading.flight) == (1, 2)
+        assert (len(flights), flights.waiting) == (0, 0)
+
+    def test_a_late_result_is_refused(self):
+        flights = Coalescer()
+        flight = flights.join("k", 1).flight
+        assert flights.land(flight) == (1,)
+        assert flights.land(flight) == ()
+        assert flights.land(Flight("k", 1)) == ()
+
+    def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self):
+        flights = Coalescer()
+        first = flights.join("k", 1).flight
+        flights.join("k", 2)
+        flights.join("k", 3)
+        second = flights.leave(1)
+        assert (second.waiter, flights.land(first)) == (2, ())
+        assert flights.land(second.flight) == (2, 3)
+
+    def test_a_flight_ends_with_its_last_waiter(self):
+        flights = Coalescer()
+        flights.join("k", 1)
+        flights.join("k", 2)
+        assert flights.leave(2) is None
+        assert flights.leave(1) is None
+        assert flights.leave(1) is None
+        assert (len(flights), flights.flight("k")) == (0, None)
+
+    def test_one_waiter_waits_once(self):
+        flights = Coalescer()
+        flights.join("k", 1)
+        with pytest.raises(ValueError, match="waits already"):
+            flights.join("other", 1)
+
+    def test_it_is_bounded(self):
+        flights = Coalescer(max_flights=1, max_waiters=2)
+        flights.join("k", 1)
+        assert flights.join("other", 2) == Crowded()
+        flights.join("k", 3)
+        assert flights.join("k", 4) == Crowded()
+
+
+URL = "https://a.example/m.json"
+DEAD = Failed(ConnectionError("refused"), FailureKind.UNREACHABLE)
+
+
+class Play:
+    """A directory and its clock, driven step by step."""
+
+    def __init__(self, **policy):
+        self.directory = Directory(DirectoryPolicy(**policy))
+        self.now = 0.0
+        self.waiters = iter(range(10**6))
+
+    def lookup(self, url=URL):
+        return self.directory.lookup(url, next(self.waiters), now=self.now)
+
+    def settle(self, flight, outcome, jitter=0.0):
+        return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)
+
+    def fetch(self, outcome, url=URL):
+        (lead,) = self.lookup(url)
+        assert isinstance(lead, Lead), lead
+        return self.settle(lead.flight, outcome)[0].result
+
+    def result(self, url=URL):
+        (deliver,) = self.lookup(url)
+        assert isinstance(deliver, Deliver), deliver
+        return deliver.result
+
+
+class TestDirectory:
+    def test_fifty_look_ups_make_one_fetch_and_one_answer(self):
+        play = Play()
+        (lead,) = play.lookup()
+        assert [play.lookup() for _ in range(49)] == [()] * 49
+        delivered = play.settle(lead.flight, Fetched("v"))
+        assert [effect.result for effect in delivered] == [Found("v", Source.FETCHED, 0.0)] * 50
+        assert (len(play.directory), play.directory.waiting) == (1, 0)
+
+    def test_what_is_good_is_delivered_at_once(self):
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=60")]))
+        play.now = 59.0
+        assert play.result() == Found("v", Source.CACHED, 59.0)
+        assert play.directory.cached(URL, now=play.now) == "v"
+        assert play.directory.cached(URL, now=60.0) is None
+        assert play.directory.cached("other", now=0.0) is None
+
+    def test_what_is_stale_is_asked_for_with_its_validators(self):
+        play = Play()
+        play.fetch(Fetched("v", [("etag", '"x"'), ("last-modified", DATE), ("cache-control", "max-age=60")]))
+        play.now = 60.0
+        (lead,) = play.lookup()
+        assert lead.headers == (("if-none-match", '"x"'), ("if-modified-since", DATE))
+        result = play.settle(lead.flight, NotModified([("cache-control", "max-age=10")]))[0].result
+        assert result == Found("v", Source.REVALIDATED, 0.0)
+        play.now = 69.0
+        assert play.result().source is Source.CACHED
+        play.now = 70.0
+        assert play.lookup()[0].headers[0] == ("if-none-match", '"x"')
+
+    def test_a_304_without_headers_keeps_the_old_ones(self):
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("age", "50")], 5.0))
+        play.now = 10.0
+        (lead,) = play.lookup()
+        play.settle(lead.flight, NotModified())
+        play.now = 69.0
+        assert play.result().source is Source.CACHED
+
+    def test_a_304_for_what_was_forgotten_is_no_answer(self):
+        play = Play()
+        (lead,) = play.lookup()
+        assert isinstance(play.settle(lead.flight, NotModified())[0].result, Unfound)
+
+    def test_no_store_answers_those_who_wait_and_is_not_kept(self):
+        play = Play()
+        assert play.fetch(Fetched("v", [("cache-control", "no-store")])).value == "v"
+        assert len(play.directory) == 0
+        assert isinstance(play.lookup()[0], Lead)
+
+    def test_while_one_revalidates_the_others_get_the_stale_value(self):
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
+        play.now = 20.0
+        (lead,) = play.lookup()
+        assert lead.stale_at_hand
+        assert play.result() == Found("v", Source.STALE_REVALIDATING, 20.0)
+        assert play.settle(lead.flight, Fetched("w"))[0].result.value == "w"
+        assert play.result().value == "w"
+
+    def test_past_that_everybody_waits(self):
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
+        play.now = 71.0
+        (lead,) = play.lookup()
+        assert not lead.stale_at_hand
+        assert play.lookup() == ()
+
+    def test_one_failure_answers_all_and_is_remembered_a_moment(self):
+        play = Play()
+        (lead,) = play.lookup()
+        play.lookup()
+        results = [effect.result for effect in play.settle(lead.flight, DEAD)]
+        assert results == [Unfound(DEAD.error, 1.0)] * 2
+        play.now = 0.5
+        assert play.result() == Unfound(DEAD.error, 0.5)
+        play.now = 1.0
+        assert isinstance(play.lookup()[0], Lead)
+
+    def test_failures_in_a_row_are_remembered_longer_and_spread(self):
+        play = Play()
+        waits = []
+        for _ in range(40):
+            (lead,) = play.lookup()
+            waits.append(play.settle(lead.flight, DEAD, jitter=0.5)[0].result.next_try)
+            play.now += waits[-1]
+        assert waits[:6] == pytest.approx([1.05, 2.1, 4.2, 8.4, 16.8, 31.5])
+        assert waits[-1] == pytest.approx(31.5)
+        assert play.fetch(Fetched("v")).value == "v"
+        play.now += 300
+        assert play.fetch(DEAD).source is Source.STALE_ERROR
+
+    def test_the_server_may_ask_for_a_longer_wait_within_bounds(self):
+        play = Play()
+        assert play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=20.0)).next_try == 20.0
+        play.now = 20.0
+        assert play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=1e9)).next_try == 30.0
+
+    @pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER])
+    def test_while_its_server_fails_a_stale_document_serves_for_a_day(self, kind):
+        play = Play()
+        play.fetch(Fetched("v"))
+        play.now = 300.0 + 86_399
+        assert play.fetch(Failed(OSError(), kind)) == Found("v", Source.STALE_ERROR, play.now)
+        assert play.result().source is Source.STALE_ERROR
+        play.now += 2
+        assert isinstance(play.fetch(Failed(OSError(), kind)), Unfound)
+
+    def test_an_answer_that_says_no_drops_what_is_kept(self):
+        play = Play()
+        play.fetch(Fetched("v"))
+        play.now = 300.0
+        assert isinstance(play.fetch(Failed(OSError(), FailureKind.GONE)), Unfound)
+        assert len(play.directory) == 0
+
+    def test_nonsense_is_no_outage(self):
+        play = Play()
+        play.fetch(Fetched("v"))
+        play.now = 300.0
+        assert isinstance(play.fetch(Failed(OSError(), FailureKind.UNUSABLE)), Unfound)
+        assert len(play.directory) == 1
+
+    def test_a_leader_that_leaves_hands_over(self):
+        play = Play()
+        (lead,) = play.lookup()
+        play.lookup()
+        (next_lead,) = play.directory.abandon(lead.waiter)
+        assert isinstance(next_lead, Lead)
+        assert play.settle(lead.flight, Fetched("late")) == ()
+        assert play.settle(next_lead.flight, Fetched("v"))[0].result.value == "v"
+        assert play.directory.abandon(lead.waiter) == ()
+
+    def test_what_is_forgotten_meanwhile_is_not_kept(self):
+        play = Play()
+        (lead,) = play.lookup()
+        play.directory.forget(URL)
+        assert play.settle(lead.flight, Fetched("v"))[0].result.value == "v"
+        assert len(play.directory) == 0
+        play.directory.forget(URL)
+        (lead,) = play.lookup()
+        play.directory.forget(URL)
+        play.directory.abandon(lead.waiter)
+        assert play.directory._disowned == set()
+
+    def test_the_least_recently_used_go_first(self):
+        play = Play(max_entries=2)
+        for name in ("a", "b"):
+            play.fetch(Fetched(name), name)
+        play.result("a")
+        play.fetch(Fetched("c"), "c")
+        assert play.result("a").value == "a"
+        assert isinstance(play.lookup("b")[0], Lead)
+
+    def test_failures_are_bounded_too(self):
+        play = Play(max_entries=2)
+        for name in ("a", "b", "c"):
+            play.fetch(DEAD, name)
+        assert len(play.directory._failures) == 2
+
+    def test_too_many_at_once_are_told_so(self):
+        play = Play()
+        play.directory._flights = Coalescer(max_flights=1)
+        play.lookup("a")
+        result = play.result("b")
+        assert isinstance(result.error, CrowdedError)
+
+
+class FlightLaws(RuleBasedStateMachine):
+    """Every waiter ends once; one live flight per key; nobody waits without a flight; nothing is left when idle."""
+
+    kind = Directory
+
+    def __init__(self):
+        super().__init__()
+        self.directory = self.kind(DirectoryPolicy(max_entries=2))
+        self.now = 0.0
+        self.number = 0
+        self.waiting = {}
+        self.leads = {}
+        self.late = []
+
+    def carry_out(self, effects, url=None):
+        for place, effect in enumerate(effects):
+            if isinstance(effect, Deliver):
+                assert self.waiting.pop(effect.waiter, None) is not None, "delivered to nobody, or twice"
+                self.leads.pop(effect.waiter, None)
+            else:
+                assert place == len(effects) - 1, "a fetch that isn't last"
+                assert effect.waiter in self.waiting
+                keys = [self.waiting[waiter] for waiter in self.leads]
+                assert self.waiting[effect.waiter] not in keys, "two live flights for one key"
+                self.leads[effect.waiter] = effect.flight
+
+    @rule(url=st.sampled_from(["a", "b", "c"]))
+    def look_up(self, url):
+        self.number += 1
+        self.waiting[self.number] = url
+        self.carry_out(self.directory.lookup(url, self.number, now=self.now))
+
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(
+            [
+                Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=10")]),
+                Fetched("v", [("cache-control", "no-store")]),
+                NotModified(),
+                DEAD,
+                Failed(OSError(), FailureKind.GONE),
+            ]
+        ),
+    )
+    def settle(self, data, outcome):
+        if self.leads:
+            waiter = data.draw(st.sampled_from(sorted(self.leads)))
+            flight, url = self.leads[waiter], self.waiting[waiter]
+            expected = {one for one, key in self.waiting.items() if key == url}
+            self.carry_out(self.directory.settle(flight, outcome, now=self.now, wall=WALL))
+            assert not expected & self.waiting.keys(), "somebody was left waiting"
+            self.late.append(flight)
+
+    @rule(data=st.data())
+    def a_late_result_changes_nothing(self, data):
+        if self.late:
+            flight = data.draw(st.sampled_from(self.late))
+            assert self.directory.settle(flight, Fetched("late"), now=self.now, wall=WALL) == ()
+
+    @rule(data=st.data())
+    def cancel(self, data):
+        if self.waiting:
+            waiter = data.draw(st.sampled_from(sorted(self.waiting)))
+            flight = self.leads.pop(waiter, None)
+            del self.waiting[waiter]
+            self.carry_out(self.directory.abandon(waiter))
+            if flight is not None:
+                self.late.append(flight)
+
+    @rule(url=st.sampled_from(["a", "b"]))
+    def forget(self, url):
+        self.directory.forget(url)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, 11.0, 40.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @invariant()
+    def nobody_waits_without_a_flight(self):
+        led = {self.waiting[waiter] for waiter in self.leads}
+        assert set(self.waiting.values()) == led
+        assert self.directory.waiting == len(self.waiting)
+
+    @invariant()
+    def it_is_bounded(self):
+        assert len(self.directory) <= 2
+
+
+class SecondFlight(Directory):
+    def lookup(self, url, waiter, *, now):
+        self._flights._flights.pop(url, None)
+        return super().lookup(url, waiter, now=now)
+
+
+class LosesOnHandOver(Directory):
+    def abandon(self, waiter):
+        return super().abandon(waiter)[:0]
+
+
+class TakesLateResults(Directory):
+    def settle(self, flight, outcome, **times):
+        return super().settle(self._flights.flight(flight.key) or flight, outcome, **times)
+
+
+class TellsTheLeaderOnly(Directory):
+    def settle(self, flight, outcome, **times):
+        return super().settle(flight, outcome, **times)[:1]
+
+
+LAWS = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_the_directory_keeps_its_laws():
+    run_state_machine_as_test(FlightLaws, settings=LAWS)
+
+
+@pytest.mark.parametrize("mutant", [SecondFlight, LosesOnHandOver, TakesLateResults, TellsTheLeaderOnly])
+def test_a_broken_directory_is_caught(mutant):
+    hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
+    machine = type("Machine", (FlightLaws,), {"kind": mutant})
+    with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
+        run_state_machine_as_test(machine, settings=hunt)
