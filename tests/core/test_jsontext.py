@@ -1,8 +1,10 @@
 """JSON, read so strictly that two readers can't disagree, and written so that every reader can read it."""
 
+import importlib.util
 import json
 import math
 import struct
+import sys
 
 import pytest
 from hypothesis import given
@@ -198,3 +200,12 @@ class TestCanonicalJson:
         again = json.loads(text, parse_int=lambda digits: int(digits) if abs(int(digits)) < 2**53 else float(digits))
         assert again == value
         assert canonical_json(again) == text
+
+
+def test_without_msgspec_it_is_the_same_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    spec = importlib.util.spec_from_file_location("without_msgspec", jsontext.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.msgspec is None
+    assert module.read_json(module.write_json({"a": [1]})) == {"a": [1]}

@@ -1,0 +1,153 @@
+"""Retries that end, breakers that close again, tokens that are fetched once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asap_core.client import tokens as tokens_module
+from asap_core.client.coalesce import Coalescer
+from asap_core.client.delivery import (
+    Attempt,
+    Breaker,
+    BreakerState,
+    GiveUp,
+    Outcome,
+    Permit,
+    Refused,
+    RetryAfter,
+    RetryPolicy,
+    next_step,
+)
+from asap_core.client.tokens import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
+
+POLICY = RetryPolicy()
+
+
+def step(ended=Attempt.LOST, *, attempts=1, keyed=True, jitter=0.0, retry_after=None):
+    return next_step(ended, attempts=attempts, keyed=keyed, policy=POLICY, jitter=jitter, retry_after=retry_after)
+
+
+class TestRetries:
+    def test_delays_double_and_end(self):
+        assert [step(attempts=n) for n in (1, 2)] == [RetryAfter(1.0), RetryAfter(2.0)]
+        assert step(attempts=3) == GiveUp("3 attempts were made")
+
+    def test_what_was_answered_is_not_tried_again(self):
+        assert isinstance(step(Attempt.ANSWERED), GiveUp)
+
+    def test_what_may_have_been_done_is_tried_again_under_a_key_only(self):
+        assert "twice" in step(keyed=False).reason
+        assert step(Attempt.RECOVERABLE, keyed=False) == RetryAfter(1.0)
+
+    def test_the_servers_word_counts_up_to_a_cap(self):
+        assert step(retry_after=5.0) == RetryAfter(5.0)
+        assert step(retry_after=0.1) == RetryAfter(1.0)
+        assert step(retry_after=1e9) == RetryAfter(60.0)
+
+    @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 1e12))
+    def test_no_wait_is_over_the_cap(self, attempts, jitter, retry_after):
+        policy = RetryPolicy(retries=10**6)
+        found = next_step(
+            Attempt.LOST, attempts=attempts, keyed=True, policy=policy, jitter=jitter, retry_after=retry_after
+        )
+        assert 0.9 <= found.seconds <= policy.longest_delay
+
+
+class TestBreaker:
+    def failing(self):
+        breaker = Breaker()
+        for _ in range(5):
+            breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
+        return breaker
+
+    def test_opens_after_failures_in_a_row_only(self):
+        breaker = Breaker()
+        for outcome in [Outcome.FAILED] * 4 + [Outcome.OK] + [Outcome.FAILED] * 4 + [Outcome.ABANDONED] * 9:
+            breaker.give_back(breaker.ask(now=0.0), outcome, now=0.0)
+        assert breaker.state(now=0.0) is BreakerState.CLOSED
+        breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
+        assert breaker.ask(now=10.0) == Refused(50.0)
+
+    def test_lets_one_probe_through_after_its_rest(self):
+        breaker = self.failing()
+        probe = breaker.ask(now=60.0)
+        assert probe.probe
+        assert breaker.state(now=60.0) is BreakerState.HALF_OPEN
+        assert breaker.ask(now=60.0) == Refused(1.0)
+        breaker.give_back(probe, Outcome.OK, now=61.0)
+        assert breaker.state(now=61.0) is BreakerState.CLOSED
+
+    def test_a_probe_that_fails_opens_it_again(self):
+        breaker = self.failing()
+        breaker.give_back(breaker.ask(now=60.0), Outcome.FAILED, now=61.0)
+        assert breaker.ask(now=61.0) == Refused(60.0)
+
+    def test_a_probe_that_is_abandoned_is_not_lost(self):
+        breaker = self.failing()
+        probe = breaker.ask(now=60.0)
+        breaker.give_back(probe, Outcome.ABANDONED, now=60.0)
+        breaker.give_back(probe, Outcome.FAILED, now=60.0)
+        assert isinstance(breaker.ask(now=60.0), Permit)
+
+
+KEY = TokenKey("https://idp.example/token", "me", "read")
+
+
+class TestTokens:
+    def test_one_fetch_for_all_who_need_it(self):
+        kept = Tokens()
+        (lead,) = kept.lookup(KEY, 1, now=0.0)
+        assert isinstance(lead, TokenLead)
+        assert kept.lookup(KEY, 2, now=0.0) == ()
+        given_to = kept.settle(lead.flight, Issued("secret", 3600.0), now=0.0)
+        assert [effect.waiter for effect in given_to] == [1, 2]
+        assert kept.lookup(KEY, 3, now=3569.0)[0].token.value == "secret"
+        assert kept.settle(lead.flight, Issued("late", 1.0), now=0.0) == ()
+        assert "secret" not in repr(given_to) + repr(Issued("secret", 1.0))
+
+    def test_another_scope_is_another_token(self):
+        kept = Tokens()
+        kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 3600.0), now=0.0)
+        assert isinstance(kept.lookup(TokenKey(KEY.endpoint, KEY.client_id, "write"), 2, now=0.0)[0], TokenLead)
+
+    def test_it_is_refreshed_ahead_while_the_others_use_the_old_one(self):
+        kept = Tokens()
+        kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
+        (lead,) = kept.lookup(KEY, 2, now=80.0)
+        assert isinstance(lead, TokenLead)
+        assert kept.lookup(KEY, 3, now=80.0)[0].token.value == "a"
+        error = OSError()
+        assert kept.settle(lead.flight, NotIssued(error), now=99.0)[0].token.value == "a"
+        (lead,) = kept.lookup(KEY, 4, now=100.0)
+        assert kept.settle(lead.flight, NotIssued(error), now=100.0) == (TokenFailed(4, error),)
+
+    def test_a_short_lived_one_is_used_for_most_of_its_life(self):
+        kept = Tokens()
+        kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 10.0), now=0.0)
+        assert isinstance(kept.lookup(KEY, 2, now=7.9)[0], TokenGiven)
+
+    def test_a_leader_that_leaves_hands_over(self):
+        kept = Tokens()
+        kept.lookup(KEY, 1, now=0.0)
+        kept.lookup(KEY, 2, now=0.0)
+        (lead,) = kept.abandon(1)
+        assert (lead.waiter, kept.abandon(1)) == (2, ())
+
+    def test_one_that_was_refused_is_dropped_once(self):
+        kept = Tokens()
+        (effect,) = kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
+        kept.drop(KEY, effect.token)
+        assert len(kept) == 0
+        kept.settle(kept.lookup(KEY, 2, now=1.0)[0].flight, Issued("b", 100.0), now=1.0)
+        kept.drop(KEY, effect.token)
+        assert len(kept) == 1
+
+    def test_they_are_bounded(self, monkeypatch):
+        monkeypatch.setattr(tokens_module, "MAX_TOKENS", 2)
+        kept = Tokens()
+        for number in range(3):
+            key = TokenKey(str(number), "me")
+            kept.settle(kept.lookup(key, number, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
+        assert len(kept) == 2
+        kept._flights = Coalescer(max_flights=0)
+        assert isinstance(kept.lookup(KEY, 9, now=0.0)[0], TokenFailed)

@@ -1,0 +1,708 @@
+"""The server's decisions, without a network: every request gets one, in the order that spends least on strangers."""
+
+import gzip
+import itertools
+import json
+
+import pytest
+from attrs import asdict, evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asap_core import (
+    Admit,
+    Agent,
+    Answered,
+    Authenticate,
+    Authenticated,
+    AuthScheme,
+    Capabilities,
+    Dispatch,
+    Done,
+    Endpoints,
+    Fork,
+    Manifest,
+    ManualClock,
+    NoncePolicy,
+    Policy,
+    ReadBody,
+    Record,
+    Refusal,
+    Replied,
+    Request,
+    Respond,
+    Skill,
+    StartPolicy,
+    TakeLimit,
+    TaskResponse,
+    TaskStatus,
+    parse_limits,
+)
+from asap_core.errors import BUSY, HANDLER_FAILED
+from asap_core.server import admission
+from asap_core.server.call import IllegalMove, abandon_call
+from asap_core.server.exchange import refuse_head
+from asap_core.testing import request_bodies, requests
+
+AGENT, ALICE = "urn:asap:agent:echo-agent", "urn:asap:agent:alice"
+NUMBERS = itertools.count()
+STAMP = "2025-06-15T15:06:40Z"  # ManualClock's
+
+
+def manifest(*, auth=False, **changes):
+    fields = {
+        "id": AGENT, "name": "Echo", "version": "1.0.0", "description": "",
+        "capabilities": Capabilities(skills=[Skill(id="echo", description="")]),
+        "endpoints": Endpoints(asap="https://a.example/asap"),
+        "auth": AuthScheme(schemes=["Bearer"]) if auth else None,
+    }  # fmt: skip
+    return Manifest(**{**fields, **changes})
+
+
+def serve(
+    *, auth=False, clock=None, shared=False, shared_limits=False, payload_types=("task.request",), aliases=(), **policy
+):
+    fields = {"peer_limits": (), "start": StartPolicy.OPEN, **policy}
+    agent = Agent(manifest(auth=auth), policy=Policy(**fields), payload_types=payload_types, aliases=aliases)
+    return agent.bind(
+        clock=clock or ManualClock(), ids=lambda: f"id-{next(NUMBERS)}", key=b"k" * 32,
+        shared_admission=shared, shared_limits=shared_limits,
+    )  # fmt: skip
+
+
+def envelope(**changes):
+    fields = {
+        "id": f"e-{next(NUMBERS)}", "asap_version": "0.1", "timestamp": STAMP, "sender": ALICE, "recipient": AGENT,
+        "payload_type": "task.request", "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}},
+    }  # fmt: skip
+    return {key: value for key, value in {**fields, **changes}.items() if value is not ...}
+
+
+def call(number=1, *, key=None, envelope_changes=None, **changes):
+    params = {"envelope": envelope(**(envelope_changes or {}))}
+    if key is not None:
+        params["idempotency_key"] = key
+    return {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": params, **changes}
+
+
+def head(method="POST", target="/asap", peer="192.0.2.1", **headers):
+    pairs = tuple((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items())
+    return Request(method=method, target=target, headers=pairs, peer=peer)
+
+
+def reply(state):
+    return state.replied(Replied("task.response", {"task_id": "t", "status": "completed"}))
+
+
+def finish(state, *, answer=reply):
+    """Drive to the response, every dispatch answered by `answer`."""
+    while not isinstance(state, Respond):
+        match state:
+            case Authenticate():
+                state = state.verified(Authenticated(ALICE))
+            case Fork():
+                state = state.answered([answer(one) if isinstance(one, Dispatch) else one for one in state.calls])
+    return state.response
+
+
+def post(agent, body, *, answer=reply, **headers):
+    state = agent.open(head(**headers))
+    if isinstance(state, Authenticate):
+        state = state.verified(Authenticated(ALICE))
+    if isinstance(state, ReadBody):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        state = state.feed(data)
+        state = state.end() if isinstance(state, ReadBody) else state
+    return finish(state, answer=answer)
+
+
+def outcome(response):
+    """The taxonomy of the refusal, or "ok"."""
+    value = json.loads(response.body)
+    return value["error"]["data"]["code"] if "error" in value else "ok"
+
+
+class TestDocuments:
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "/health",
+            "/ready",
+            "/.well-known/asap/health",
+            "/.well-known/asap/manifest.json",
+            "/health?x",
+            "http://host/health",
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_are_answered_at_once(self, method, target):
+        response = finish(serve().open(head(method, target)))
+        assert response.status == 200
+        assert dict(response.headers)[b"asap-version"] == b"2.2"
+        assert (response.body == b"") is (method == "HEAD")
+        assert int(dict(response.headers)[b"content-length"]) > 0
+
+    def test_the_manifest_is_revalidated(self):
+        agent = serve()
+        first = finish(agent.open(head("GET", "/.well-known/asap/manifest.json")))
+        tag = dict(first.headers)[b"etag"].decode()
+        assert dict(first.headers)[b"cache-control"] == b"public, max-age=300"
+        for wanted in (tag, f"W/{tag}", "*", f'"x", {tag}'):
+            again = finish(agent.open(head("GET", "/.well-known/asap/manifest.json", if_none_match=wanted)))
+            assert (again.status, again.body, b"content-length" in dict(again.headers)) == (304, b"", False)
+        for other in ('"x"', "x", "", tag.strip('"')):
+            assert finish(agent.open(head("GET", "/.well-known/asap/manifest.json", if_none_match=other))).status == 200
+
+    def test_the_manifest_has_later_keys_only_where_they_say_something(self):
+        body = json.loads(finish(serve().open(head("GET", "/.well-known/asap/manifest.json"))).body)
+        assert not {"supported_versions", "sla", "verification"} & set(body)
+        assert not {"hardware", "inference"} & set(body["capabilities"])
+        agent = Agent(manifest(supported_versions=["2.2"]))
+        assert json.loads(agent.document.body)["supported_versions"] == ["2.2"]
+
+    def test_uptime_and_load_are_told(self):
+        clock = ManualClock()
+        agent = serve(clock=clock)
+        clock.advance(2.5)
+        clock.step_wall(-3600)
+        agent.started()
+        report = json.loads(finish(agent.open(head("GET", "/.well-known/asap/health"))).body)
+        assert (report["uptime_seconds"], report["load"], report["status"]) == (
+            2.5, {"active_tasks": 1, "queue_depth": 0}, "healthy",
+        )  # fmt: skip
+
+    def test_draining_is_told_to_probes(self):
+        agent = serve()
+        agent.drain()
+        statuses = [
+            finish(agent.open(head("GET", target))).status
+            for target in ("/ready", "/.well-known/asap/health", "/health")
+        ]
+        assert statuses == [503, 503, 200]
+
+    @pytest.mark.parametrize(
+        ("method", "target", "status", "allow"),
+        [
+            ("GET", "/asap", 405, b"POST"),
+            ("HEAD", "/asap", 405, b"POST"),
+            ("PUT", "/asap/stream", 405, b"POST"),
+            ("POST", "/health", 405, b"GET, HEAD"),
+            ("get", "/health", 405, b"GET, HEAD"),
+            ("GET", "/", 404, None),
+            ("POST", "/asapx", 404, None),
+            ("GET", "*", 404, None),
+            ("GET", "", 404, None),
+            ("GET", "http://host", 404, None),
+        ],
+    )
+    def test_other_methods_and_paths_are_refused(self, method, target, status, allow):
+        response = finish(serve().open(head(method, target)))
+        assert (response.status, dict(response.headers).get(b"allow"), response.close) == (status, allow, True)
+
+
+class TestOneCall:
+    def test_is_dispatched_and_answered(self):
+        state = serve().open(head()).feed(json.dumps(call(7)).encode()).end()
+        (dispatch,) = state.calls
+        assert (dispatch.kind, dispatch.skill, dispatch.deadline) == ("taskrequest", "echo", 30.0)
+        assert (dispatch.request.skill_id, dispatch.shielded) == ("echo", False)
+        response = finish(state)
+        value = json.loads(response.body)
+        assert (response.status, value["id"], "error" in value) == (200, 7, False)
+        answer = value["result"]["envelope"]
+        assert (answer["sender"], answer["recipient"], answer["correlation_id"]) == (AGENT, ALICE, dispatch.envelope.id)
+        assert len(answer) == 11
+
+    def test_a_typed_payload_is_an_answer(self):
+        response = post(
+            serve(), call(), answer=lambda state: state.replied(TaskResponse(task_id="t", status=TaskStatus.WORKING))
+        )
+        assert json.loads(response.body)["result"]["envelope"]["payload"]["status"] == "working"
+
+    def test_a_refusal_of_the_handlers_is_an_answer(self):
+        refused = Refusal(kind=HANDLER_FAILED, note="Internal server error")
+        assert outcome(post(serve(), call(), answer=lambda state: state.failed(refused))) == "asap:rpc/internal_error"
+
+    def test_what_cannot_be_sent_is_told_to_the_operator_only(self):
+        answers = []
+
+        def nonsense(state):
+            answers.append(state.replied(Replied("task.response", {"x": {1, 2}})))
+            return answers[0]
+
+        response = post(serve(), call(), answer=nonsense)
+        assert outcome(response) == "asap:rpc/internal_error"
+        assert "values that JSON has" in answers[0].fault
+        assert "values that JSON has" not in response.body.decode()
+
+    def test_a_body_may_come_in_pieces(self):
+        state = serve().open(head())
+        for byte in json.dumps(call()).encode():
+            state = state.feed(bytes([byte]))
+        assert outcome(finish(state.end())) == "ok"
+
+    def test_nothing_is_left_running(self):
+        agent = serve()
+        post(agent, call())
+        assert agent.active == 0
+
+
+REFUSED = [
+    (b"", "asap:rpc/parse_error"),
+    (b"not json", "asap:rpc/parse_error"),
+    (b'{"a":1,"a":2}', "asap:rpc/parse_error"),
+    (b"[" * 1000 + b"]" * 1000, "asap:rpc/parse_error"),
+    (5, "asap:rpc/invalid_request"),
+    ({}, "asap:rpc/invalid_request"),
+    (call(jsonrpc="1.0"), "asap:rpc/invalid_request"),
+    (call(method=5), "asap:rpc/invalid_request"),
+    (call(more=1), "asap:rpc/invalid_request"),
+    ({key: value for key, value in call().items() if key != "id"}, "asap:rpc/invalid_request"),
+    (call(None), "asap:rpc/invalid_request"),
+    (call(1.5), "asap:rpc/invalid_request"),
+    (call(True), "asap:rpc/invalid_request"),
+    (call({}), "asap:rpc/invalid_request"),
+    (call("x" * 300), "asap:rpc/invalid_request"),
+    (call(2**63), "asap:rpc/invalid_request"),
+    ({key: value for key, value in call().items() if key != "params"}, "asap:rpc/invalid_request"),
+    (call(method="other"), "asap:rpc/method_not_found"),
+    (call(params=[]), "asap:protocol/malformed_envelope"),
+    (call(params={}), "asap:protocol/malformed_envelope"),
+    (call(params={"envelope": 5}), "asap:protocol/malformed_envelope"),
+    (call(key=""), "asap:protocol/malformed_envelope"),
+    (call(key="x" * 300), "asap:protocol/malformed_envelope"),
+    (call(envelope_changes={"sender": "x"}), "asap:protocol/malformed_envelope"),
+    (call(envelope_changes={"timestamp": ...}), "asap:protocol/malformed_envelope"),
+    (call(envelope_changes={"id": ...}), "asap:protocol/malformed_envelope"),
+    (call(envelope_changes={"recipient": "urn:asap:agent:other"}), "asap:admission/misaddressed"),
+    (call(envelope_changes={"timestamp": "2025-06-15T15:01:39Z"}), "asap:protocol/invalid_timestamp"),
+    (call(envelope_changes={"timestamp": "2025-06-15T15:07:11Z"}), "asap:protocol/invalid_timestamp"),
+    (call(envelope_changes={"payload_type": "no.such"}), "asap:transport/handler_not_found"),
+    (call(envelope_changes={"payload": {}}), "asap:protocol/malformed_envelope"),
+    (
+        call(envelope_changes={"payload": {"conversation_id": "c", "skill_id": "no", "input": {}}}),
+        "asap:transport/handler_not_found",
+    ),
+    (call(envelope_changes={"extensions": {"nonce": ""}}), "asap:protocol/malformed_envelope"),
+    (call(envelope_changes={"extensions": {"nonce": 5}}), "asap:protocol/malformed_envelope"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("body", "code"), REFUSED, ids=[f"{n}-{code}" for n, (_, code) in enumerate(REFUSED)])
+    def test_each_has_its_code_and_status_200(self, body, code):
+        agent = serve()
+        response = post(agent, body)
+        assert (response.status, outcome(response)) == (200, code)
+        assert len(agent._admission._guard) == 0
+
+    def test_the_id_comes_back_where_it_was_readable(self):
+        assert json.loads(post(serve(), call("mine", method=5)).body)["id"] == "mine"
+        assert json.loads(post(serve(), call({}, method=5)).body)["id"] is None
+
+    def test_every_structural_error_is_listed(self):
+        value = json.loads(post(serve(), {"jsonrpc": 1, "x": 1}).body)
+        paths = {error["path"] for error in value["error"]["data"]["validation_errors"]}
+        assert paths == {"$", "$.jsonrpc", "$.method", "$.id", "$.params"}
+
+    def test_a_timestamp_outside_the_window_is_told_the_servers_time(self):
+        details = json.loads(post(serve(), call(envelope_changes={"timestamp": 0})).body)["error"]["data"]
+        assert details["details"]["server_time"] == STAMP
+        assert details["retry_after_ms"] == 5000
+        ahead = json.loads(post(serve(), call(envelope_changes={"timestamp": "2030-01-01"})).body)["error"]["data"]
+        assert ahead["details"]["future_offset_seconds"] > 0
+
+    @given(request_bodies())
+    def test_any_body_gets_one_json_answer_that_says_nothing_internal(self, body):
+        response = post(serve(), body)
+        assert response.status in (200, 413, 503)
+        json.loads(response.body)
+
+    @given(requests(), st.lists(st.binary(max_size=20), max_size=3))
+    def test_any_head_gets_one_answer(self, request, chunks):
+        state = serve(max_body=30).open(request)
+        for chunk in chunks:
+            if isinstance(state, ReadBody):
+                state = state.feed(chunk)
+        state = state.end() if isinstance(state, ReadBody) else state
+        response = finish(state)
+        assert 200 <= response.status < 600
+        assert response.status != 500
+
+
+class TestBodies:
+    def test_a_length_over_the_limit_is_refused_before_it_is_read(self):
+        for length in ("10485761", "9" * 30):
+            state = serve().open(head(content_length=length))
+            assert (state.response.status, state.response.close) == (413, True)
+        assert isinstance(serve().open(head(content_length="x")), ReadBody)
+
+    def test_a_body_over_the_limit_is_refused_as_it_comes(self):
+        state = serve(max_body=10).open(head()).feed(b"x" * 10)
+        response = state.feed(b"x").response
+        assert (response.status, response.close) == (413, True)
+
+    @pytest.mark.parametrize("coding", ["gzip", "GZIP", " x-gzip ", "identity", ""])
+    def test_known_codings_are_inflated(self, coding):
+        body = json.dumps(call()).encode()
+        body = gzip.compress(body) if "gzip" in coding.lower() else body
+        assert outcome(post(serve(), body, content_encoding=coding)) == "ok"
+
+    @pytest.mark.parametrize("coding", ["br", "gzip, br", "deflate", "gzip, gzip"])
+    def test_others_are_refused_with_those_that_would_do(self, coding):
+        response = serve().open(head(content_encoding=coding)).response
+        assert (response.status, dict(response.headers)[b"accept-encoding"]) == (415, b"gzip, x-gzip")
+
+    @pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b"x" * 1000)[:-9], gzip.compress(b"x") + b"more"])
+    def test_what_cannot_be_inflated_is_refused(self, body):
+        assert post(serve(), body, content_encoding="gzip").status == 400
+
+    def test_who_waits_for_continue_is_known(self):
+        assert serve().open(head(expect="100-Continue")).expect_continue
+        assert not serve().open(head()).expect_continue
+
+
+class TestVersions:
+    @pytest.mark.parametrize(
+        ("offered", "chosen"),
+        [("2.2", "2.2"), ("2.1", "2.1"), ("2.1, 2.2", "2.1"), ("9, 2.2,2.1", "2.2"), ("", "2.2"), (" ", "2.2")],
+    )
+    def test_the_first_that_both_know_is_chosen(self, offered, chosen):
+        response = post(serve(), call(), asap_version=offered)
+        assert dict(response.headers)[b"asap-version"].decode() == chosen
+
+    def test_with_none_in_common_it_says_which_there_are(self):
+        response = post(serve(), call(), asap_version="99.0")
+        value = json.loads(response.body)["error"]
+        assert (response.status, value["code"]) == (200, -32000)
+        assert value["data"]["details"]["supported"] == ["2.1", "2.2"]
+        assert "99" not in response.body.decode()
+
+
+class TestWho:
+    def test_without_a_credential_there_is_a_challenge(self):
+        response = serve(auth=True).open(head()).response
+        assert (response.status, response.close) == (401, True)
+        assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
+        assert json.loads(response.body)["error"]["data"]["status_code"] == 401
+
+    @pytest.mark.parametrize("value", ["Bearer", "Bearer a b", "Bearer " + "x" * 9000, "Bearer é"])
+    def test_a_credential_that_cannot_be_read_is_challenged(self, value):
+        response = serve(auth=True).open(head(authorization=value)).response
+        assert (response.status, b'error="invalid_request"' in dict(response.headers)[b"www-authenticate"]) == (
+            401,
+            True,
+        )
+
+    def test_one_that_is_refused_is_challenged(self):
+        response = serve(auth=True).open(head(authorization="bearer x")).refused().response
+        assert (response.status, b'error="invalid_token"' in dict(response.headers)[b"www-authenticate"]) == (401, True)
+
+    def test_one_that_cannot_be_checked_waits(self):
+        response = serve(auth=True).open(head(authorization="Bearer x")).unavailable().response
+        assert (response.status, dict(response.headers)[b"retry-after"]) == (503, b"1")
+
+    def test_another_scheme_is_none(self):
+        response = serve(auth=True).open(head(authorization="Basic eDp5")).response
+        assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
+
+    def test_two_headers_are_none(self):
+        request = Request(method="POST", target="/asap", headers=((b"authorization", b"Bearer a"),) * 2, peer="x")
+        assert serve(auth=True).open(request).response.status == 401
+
+    def test_the_sender_is_who_authenticated(self):
+        forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
+        response = post(serve(auth=True), forged, authorization="Bearer x")
+        assert (response.status, outcome(response)) == (403, "asap:auth/sender_mismatch")
+
+    def test_the_profile_reference_says_so_within_200(self):
+        forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
+        response = post(serve(auth=True, plain_refusals=True), forged, authorization="Bearer x")
+        assert (response.status, json.loads(response.body)["error"]["code"]) == (200, -32602)
+
+    def test_an_alias_is_this_agent(self):
+        other = call(envelope_changes={"recipient": "urn:asap:agent:other"})
+        assert outcome(post(serve(aliases=["urn:asap:agent:other"]), other)) == "ok"
+
+
+class TestOnce:
+    @pytest.mark.parametrize("policy", list(NoncePolicy))
+    @pytest.mark.parametrize("nonce", [True, False])
+    def test_what_stands_for_uniqueness_is_policy(self, policy, nonce):
+        extensions = {"nonce": "n"} if nonce else None
+        agent = serve(nonce=policy)
+        first, again = (
+            outcome(post(agent, call(envelope_changes={"id": "same", "extensions": extensions}))) for _ in range(2)
+        )
+        if policy is NoncePolicy.REQUIRED and not nonce:
+            assert first == "asap:protocol/malformed_envelope"
+        else:
+            assert first == "ok"
+            assert again == ("ok" if policy is NoncePolicy.OFF else "asap:protocol/invalid_nonce")
+
+    def test_a_nonce_is_no_envelope_id(self):
+        agent = serve()
+        assert outcome(post(agent, call(envelope_changes={"extensions": {"nonce": "x"}}))) == "ok"
+        assert outcome(post(agent, call(envelope_changes={"id": "x"}))) == "ok"
+
+    def test_old_peers_may_leave_out_what_policy_lets_them(self):
+        agent = serve(**asdict(Policy.reference(), recurse=False) | {"peer_limits": ()})
+        for left_out in (..., None):
+            changes = {"id": left_out, "timestamp": left_out, "recipient": "urn:asap:agent:any"}
+            assert outcome(post(agent, call(envelope_changes=changes))) == "ok"
+
+    def test_a_key_brings_the_first_answer_under_the_new_id(self):
+        agent = serve()
+        first = json.loads(post(agent, call(1, key="k")).body)
+        again = json.loads(post(agent, call(2, key="k")).body)
+        assert again["id"] == 2
+        assert again["result"]["envelope"]["payload"] == first["result"]["envelope"]["payload"]
+        assert again["result"]["envelope"]["correlation_id"] != first["result"]["envelope"]["correlation_id"]
+
+    def test_a_key_may_come_as_a_header(self):
+        agent = serve()
+        post(agent, call(envelope_changes={"id": "a"}), x_idempotency_key="k")
+        assert outcome(post(agent, call(envelope_changes={"id": "a"}), x_idempotency_key="k")) == "ok"
+        assert outcome(post(agent, call(envelope_changes={"id": "a"}, key="k"), x_idempotency_key="k")) == "ok"
+
+    @pytest.mark.parametrize("value", ["other", "", "x" * 300])
+    def test_two_keys_that_differ_are_refused(self, value):
+        assert outcome(post(serve(), call(key="k"), x_idempotency_key=value)) == "asap:protocol/malformed_envelope"
+
+    def test_a_header_beside_what_cannot_be_read_changes_nothing(self):
+        assert outcome(post(serve(), {}, x_idempotency_key="k")) == "asap:rpc/invalid_request"
+
+    def test_a_key_of_the_callers_own_in_config_is_its_own_business(self):
+        payload = {"conversation_id": "c", "skill_id": "echo", "input": {}, "config": {"idempotency_key": "other"}}
+        assert outcome(post(serve(), call(key="k", envelope_changes={"payload": payload}))) == "ok"
+
+    def test_what_never_ran_gives_its_key_back(self):
+        agent = serve()
+
+        def busy(state):
+            return state.turned_away(Refusal(kind=BUSY, retry_after=1.0))
+
+        response = post(agent, call(key="k"), answer=busy)
+        assert (response.status, outcome(response)) == (503, "asap:transport/thread_pool_exhausted")
+        assert outcome(post(agent, call(key="k"))) == "ok"
+
+    @pytest.mark.parametrize(("leave", "then"), [("lost", "asap:admission/outcome_unknown"), ("abandon", "ok")])
+    def test_what_was_cut_off_is_unknown_and_what_was_abandoned_is_free(self, leave, then):
+        agent = serve()
+        (dispatch,) = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
+        assert dispatch.shielded
+        getattr(dispatch, leave)()
+        assert agent.active == 0
+        assert outcome(post(agent, call(key="k"))) == then
+
+    ANSWERS = [
+        (admission.Replayed(), "asap:protocol/invalid_nonce", 200),
+        (admission.Saturated(5.0), "asap:admission/saturated", 503),
+        (admission.Floored(5.0), "asap:admission/saturated", 503),
+        (admission.Running(0.5), "asap:admission/still_running", 200),
+        (admission.Mismatch(), "asap:admission/key_mismatch", 200),
+        (admission.OutcomeUnknown(), "asap:admission/outcome_unknown", 200),
+        (admission.AnswerGone(), "asap:admission/answer_gone", 200),
+        (admission.Stale(), "asap:protocol/invalid_timestamp", 200),
+        (admission.Future(), "asap:protocol/invalid_timestamp", 200),
+        (admission.Unavailable(2.0), "asap:admission/unavailable", 503),
+        (admission.Stored(Replied("task.response", {"task_id": "t", "status": "completed"})), "ok", 200),
+        (admission.Stored(Refusal(kind=HANDLER_FAILED)), "asap:rpc/internal_error", 200),
+    ]
+
+    @pytest.mark.parametrize(("given_answer", "code", "status"), ANSWERS, ids=lambda value: type(value).__name__)
+    def test_a_shared_store_answers_with_the_same_types(self, given_answer, code, status):
+        state = serve(shared=True).open(head()).feed(json.dumps(call(key="k")).encode()).end()
+        (admit,) = state.calls
+        assert isinstance(admit, Admit)
+        response = state.answered([admit.answered(given_answer)]).response
+        assert (response.status, outcome(response)) == (status, code)
+        assert (b"retry-after" in dict(response.headers)) is (status == 503)
+
+    def test_a_store_that_keeps_nonsense_is_a_bug(self):
+        (admit,) = serve(shared=True).open(head()).feed(json.dumps(call()).encode()).end().calls
+        with pytest.raises(TypeError, match="recorded"):
+            admit.answered(admission.Stored("x"))
+
+    def test_with_a_shared_store_the_driver_keeps_the_answer(self):
+        agent = serve(shared=True)
+        state = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end()
+        dispatch = state.calls[0].answered(admission.Admitted(admission.Reservation(b"r")))
+        record = reply(dispatch)
+        assert isinstance(record, Record)
+        assert (record.reservation, record.size > 100) == (admission.Reservation(b"r"), True)
+        assert outcome(state.answered([record.recorded()]).response) == "ok"
+        state = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end()
+        dispatch = state.calls[0].answered(admission.Admitted(admission.Reservation(b"r")))
+        dispatch.abandon()
+        assert agent.active == 0
+
+
+class TestBatches:
+    def test_answers_come_in_order(self):
+        batch = [call(1), 5, call(3, method="x"), call(4, envelope_changes={"sender": "x"}), call(5)]
+        response = post(serve(), batch)
+        values = json.loads(response.body)
+        assert [value["id"] for value in values] == [1, None, 3, 4, 5]
+        assert ["error" in value for value in values] == [False, True, True, True, False]
+        assert response.status == 200
+
+    def test_of_one_is_a_batch_still(self):
+        assert len(json.loads(post(serve(), [call()]).body)) == 1
+
+    def test_compressed_is_a_batch_still(self):
+        body = gzip.compress(json.dumps([call(), call()]).encode())
+        assert len(json.loads(post(serve(), body, content_encoding="gzip").body)) == 2
+
+    @pytest.mark.parametrize(("batch", "code"), [([], "asap:rpc/invalid_request"), ([1] * 51, "asap:rpc/batch_size")])
+    def test_of_none_or_too_many_is_one_error(self, batch, code):
+        assert outcome(post(serve(), batch)) == code
+
+    def test_a_replay_within_it_is_refused(self):
+        same = call(1)
+        values = json.loads(post(serve(), [same, {**same, "id": 2}]).body)
+        assert ["error" in value for value in values] == [False, True]
+
+    def test_the_header_key_is_for_single_requests(self):
+        values = json.loads(post(serve(), [call(1), call(2)], x_idempotency_key="k").body)
+        assert all("result" in value for value in values)
+
+
+class TestShares:
+    def test_over_it_there_is_429_as_in_the_reference(self):
+        agent = serve(peer_limits=parse_limits("2/minute"))
+        assert [post(agent, call()).status for _ in range(3)] == [200, 200, 429]
+        response = agent.open(head()).response
+        data = json.loads(response.body)["error"]
+        assert (data["code"], data["data"]["limit"], data["data"]["retry_after"]) == (429, "2 per 1 minute", 30)
+        assert dict(response.headers)[b"retry-after"] == b"30"
+        assert response.close
+        assert isinstance(agent.open(head(peer="192.0.2.2")), ReadBody)
+
+    def test_documents_cost_nothing(self):
+        agent = serve(peer_limits=parse_limits("1/minute"))
+        assert all(finish(agent.open(head("GET", "/health"))).status == 200 for _ in range(5))
+
+    def test_a_batch_costs_what_it_holds_and_the_rest_is_limited(self):
+        agent = serve(peer_limits=parse_limits("10/minute"))
+        values = json.loads(post(agent, [call(number) for number in range(15)]).body)
+        limited = [value["error"]["code"] if "error" in value else 0 for value in values]
+        assert limited == [0] * 10 + [429] * 5
+        assert agent.open(head()).response.status == 429
+
+    def test_an_authenticated_agent_has_a_share_of_its_own(self):
+        agent = serve(auth=True, peer_limits=parse_limits("100/minute"), principal_limits=parse_limits("3/minute"))
+        values = json.loads(post(agent, [call(number) for number in range(5)], authorization="Bearer x").body)
+        assert ["error" in value for value in values] == [False] * 3 + [True] * 2
+        assert post(agent, call(), authorization="Bearer x").status == 429
+
+    def test_of_one_item_costs_one(self):
+        agent = serve(peer_limits=parse_limits("2/minute"))
+        assert [json.loads(post(agent, [call()]).body)[0].get("error") for _ in range(2)] == [None, None]
+
+    def test_only_a_principal_limit_counts_the_batch_too(self):
+        agent = serve(auth=True, principal_limits=parse_limits("3/minute"))
+        values = json.loads(post(agent, [call(number) for number in range(5)], authorization="Bearer x").body)
+        assert values[-1]["error"]["data"]["limit"] == "3 per 1 minute"
+
+    def test_a_shared_limiter_is_asked_by_the_driver(self):
+        agent = serve(shared_limits=True, peer_limits=parse_limits("10/minute"))
+        state = agent.open(head())
+        assert isinstance(state, TakeLimit)
+        assert (state.scope, state.key, state.cost, state.partial) == ("peer", "192.0.2.1", 1, False)
+        assert state.limited(5.0, "10 per 1 minute").response.status == 429
+        assert agent.open(head()).unavailable().response.status == 503
+        state = agent.open(head()).taken().feed(json.dumps([call(1), call(2), call(3)]).encode()).end()
+        assert (state.cost, state.partial) == (2, True)
+        assert [isinstance(one, Dispatch) for one in state.taken(1).calls] == [True, True, False]
+
+
+class TestStreams:
+    def test_are_not_built_yet_and_say_so(self):
+        response = post(serve(), call(9), target="/asap/stream")
+        value = json.loads(response.body)
+        assert (value["id"], value["error"]["code"]) == (9, -32012)
+
+
+class TestMoves:
+    def test_a_state_that_was_left_has_no_more_moves(self):
+        agent = serve(auth=True)
+        state = agent.open(head(authorization="Bearer x"))
+        body = state.verified(Authenticated(ALICE))
+        with pytest.raises(IllegalMove, match="Authenticate was left already"):
+            state.refused()
+        fork = body.end()
+        with pytest.raises(IllegalMove):
+            body.feed(b"x")
+        response = fork
+        assert response.sent() == Done()
+        with pytest.raises(IllegalMove):
+            response.sent()
+
+    def test_a_call_that_was_left_has_none_either(self):
+        (dispatch,) = serve().open(head()).feed(json.dumps(call()).encode()).end().calls
+        reply(dispatch)
+        with pytest.raises(IllegalMove, match="Dispatch was left already"):
+            reply(dispatch)
+
+    def test_every_state_can_be_abandoned(self):
+        agent = serve(auth=True, shared=True, shared_limits=True, peer_limits=parse_limits("9/minute"))
+        take = agent.open(head(authorization="Bearer x"))
+        authenticate = agent.open(head(authorization="Bearer x")).taken()
+        body = agent.open(head(authorization="Bearer x")).taken().verified(Authenticated(ALICE))
+        fork = agent.open(head(authorization="Bearer x")).taken().verified(Authenticated(ALICE))
+        fork = fork.feed(json.dumps([call(1, key="k"), 5, call(2)]).encode()).end().taken()
+        running = fork.calls[0].answered(admission.Admitted(admission.Reservation(b"r")))
+        respond = agent.open(head("GET", "/health"))
+        assert isinstance(running, Dispatch)
+        for state in (take, authenticate, body, fork, respond):
+            assert state.abandon() == Done()
+        assert agent.active == 0
+
+    def test_a_record_can_be_abandoned(self):
+        (admit,) = serve(shared=True).open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
+        record = reply(admit.answered(admission.Admitted(admission.Reservation(b"r"))))
+        record.abandon()
+        abandon_call(admit)
+
+    def test_an_answered_call_is_over(self):
+        (dispatch,) = serve().open(head()).feed(json.dumps(call()).encode()).end().calls
+        answered = reply(dispatch)
+        assert isinstance(answered, Answered)
+        abandon_call(dispatch)
+        abandon_call(answered)
+        assert answered.refusal is None
+
+
+class TestBinding:
+    def test_unbound_it_says_what_to_do(self):
+        agent = Agent(manifest())
+        assert not agent.bound
+        with pytest.raises(RuntimeError, match="bind"):
+            agent.open(head())
+        with pytest.raises(RuntimeError, match="bind"):
+            agent.new_id()
+
+    def test_it_is_bound_once(self):
+        agent = serve()
+        with pytest.raises(RuntimeError, match="served already"):
+            agent.bind(clock=ManualClock(), ids=str, key=b"k" * 32)
+
+    @pytest.mark.parametrize("key", [b"", b"k" * 15, b"k" * 65])
+    def test_a_key_has_16_to_64_bytes(self, key):
+        with pytest.raises(ValueError, match="16 to 64"):
+            Agent(manifest()).bind(clock=ManualClock(), ids=str, key=key)
+
+    def test_its_version_is_one_that_peers_can_read(self):
+        with pytest.raises(ValueError, match=r"1\.4\.2"):
+            Agent(manifest(version="newest"))
+
+    def test_its_scheme_is_one_that_can_be_checked(self):
+        with pytest.raises(ValueError, match="bearer"):
+            Agent(evolve(manifest(), auth=AuthScheme(schemes=["basic"])))
+
+
+def test_what_is_no_request_gets_a_response_too():
+    response = refuse_head(431, "Expected less")
+    assert (response.status, response.close) == (431, True)
+    assert json.loads(response.body) == {"detail": "Expected less"}

@@ -1,0 +1,579 @@
+"""What comes over the wire and goes out on it: heads, bodies, URLs, replies, announcements, registries."""
+
+import gzip
+import json
+import tracemalloc
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asap_core
+from asap_core import dnssd
+from asap_core.clock import ManualClock
+from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
+from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
+from asap_core.codec import decode_envelope, decode_registry, encode_envelope
+from asap_core.dnssd import (
+    Added,
+    Announcement,
+    Ignored,
+    Neighbourhood,
+    Removed,
+    Txt,
+    Unusable as NotAnAgent,
+    Updated,
+    advertised_addresses,
+    instance_name,
+    read_announcement,
+    txt_record,
+)
+from asap_core.errors import (
+    KINDS,
+    BadReply,
+    InvalidTransition,
+    NotAllowed,
+    Problem,
+    Refusal,
+    RemoteError,
+    TimedOut,
+    Unreachable,
+    WrongAgent,
+)
+from asap_core.head import BadHead, Head, HeadReader
+from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, header, path_of
+from asap_core.model.task import TRANSITIONS, Task, TaskStatus
+from asap_core.registry import Index, asap_url, find, make_entry, manifest_url, write_registry
+from asap_core.codec import read_registry
+from asap_core.server.identity import Anonymous, Authenticated, Credential, TokenTable, sender_rule
+from asap_core.testing import envelopes, json_values, manifests
+
+
+class TestHeads:
+    GOOD = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+
+    def read(self, data, chunk=None, **limits):
+        reader = HeadReader(**{"max_size": 200, "max_fields": 5, **limits})
+        assert not reader.started
+        outcome = reader.feed(b"")
+        for start in range(0, len(data), chunk or len(data) or 1):
+            if outcome is not None:
+                break
+            outcome = reader.feed(data[start : start + (chunk or len(data))])
+        return outcome
+
+    @pytest.mark.parametrize("chunk", [None, 1, 3])
+    def test_a_good_one_is_read_however_it_is_cut(self, chunk):
+        outcome = self.read(self.GOOD + b"abc", chunk)
+        assert outcome.data == self.GOOD
+        assert self.read(b"\r\n" + self.GOOD, chunk) == Head(self.GOOD, b"")
+
+    @pytest.mark.parametrize("extra", [0, 1])
+    @pytest.mark.parametrize("chunk", [None, 1])
+    def test_its_size_has_a_limit_that_is_exact(self, extra, chunk):
+        outcome = self.read(self.GOOD, chunk, max_size=len(self.GOOD) - extra)
+        assert isinstance(outcome, BadHead if extra else Head)
+
+    def test_its_fields_have_one_too(self):
+        assert isinstance(self.read(self.GOOD, max_fields=2), Head)
+        assert self.read(self.GOOD, max_fields=1).status == 431
+
+    @given(st.binary(max_size=120), st.integers(1, 10))
+    def test_any_bytes_get_the_same_decision_however_they_are_cut(self, data, chunk):
+        whole, cut = self.read(data), self.read(data, chunk)
+        assert type(whole) is type(cut)
+        if isinstance(whole, BadHead):
+            assert whole.status == cut.status
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /  HTTP/1.1", b"GET HTTP/1.1", b"GET / HTTP/1.1 ", b"GET / http/1.1", b"GET / HTTP/1.1\r\nA: b\rc",
+            b"GET / HTTP/1.1\r\nA\t: b", b"GET / HTTP/1.1\r\n\tA: b", b" GET / HTTP/1.1",
+        ],
+    )  # fmt: skip
+    def test_what_has_two_readings_is_refused(self, head):
+        assert self.read(head + b"\r\n\r\n").status == 400
+
+    @pytest.mark.parametrize(
+        ("head", "status"),
+        [
+            (b"GET / HTTP/2.0", 505),
+            (b"GET / HTTP/1.2", 505),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked", 400),
+            (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked", 400),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1", 400),
+        ],
+    )
+    def test_what_smuggling_is_made_of_is_refused(self, head, status):
+        assert self.read(head + b"\r\n\r\n").status == status
+
+
+class TestBodies:
+    @given(st.binary(max_size=300), st.integers(1, 50))
+    def test_any_bytes_through_gzip_are_the_same_however_they_are_cut(self, data, chunk):
+        def run(pieces):
+            body = Body(limit=100_000, inflater=Gzip())
+            try:
+                for piece in pieces:
+                    body.feed(piece)
+                return body.end()
+            except (BadCoding, BodyTooLarge) as error:
+                return type(error)
+
+        for coded in (data, gzip.compress(data), gzip.compress(data)[:-1], gzip.compress(data) * 3):
+            cut = [coded[start : start + chunk] for start in range(0, len(coded), chunk)]
+            assert run([coded]) == run(cut)
+        assert run([gzip.compress(data) * 3]) == data * 3
+
+    def test_a_bomb_takes_no_more_memory_than_the_limit(self):
+        bomb = gzip.compress(b"0" * 200_000_000)
+        body = Body(limit=1_000_000, inflater=Gzip())
+        tracemalloc.start()
+        with pytest.raises(BodyTooLarge, match="at most 1000000 bytes"):
+            body.feed(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+        tracemalloc.stop()
+
+    def test_the_limit_is_exact(self):
+        for size, fits in ((1000, True), (1001, False)):
+            body = Body(limit=1000, inflater=Gzip())
+            if fits:
+                body.feed(gzip.compress(b"0" * size))
+                assert len(body.end()) == size
+            else:
+                with pytest.raises(BodyTooLarge):
+                    body.feed(gzip.compress(b"0" * size))
+
+    def test_members_without_end_are_refused(self):
+        body = Body(limit=1000, inflater=Gzip())
+        with pytest.raises(BadCoding, match="at most 16"):
+            body.feed(gzip.compress(b"") * 17)
+
+    def test_output_that_waits_without_input_is_not_lost(self):
+        data = b"a" * 65_536 * 3
+        body = Body(limit=10**6, inflater=Gzip())
+        for byte in gzip.compress(data):
+            body.feed(bytes([byte]))
+        assert body.end() == data
+
+    def test_several_values_of_a_header_are_one_list(self):
+        headers = ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"))
+        assert (header(headers, b"a"), header(headers, b"c")) == (b"1, 3", None)
+
+    @given(st.text())
+    def test_any_target_has_a_path(self, target):
+        assert isinstance(path_of(target), str)
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        ("url", "origin"),
+        [
+            ("https://a.example", "https://a.example:443"),
+            ("https://A.example:8443/x?y#z", "https://a.example:8443"),
+            ("http://localhost:1/x", "http://localhost:1"),
+            ("http://127.9.9.9", "http://127.9.9.9:80"),
+            ("http://[::1]:5", "http://[::1]:5"),
+            ("http://x.localhost", "http://x.localhost:80"),
+            ("http://lan.example", "http://lan.example:80"),
+        ],
+    )
+    def test_where_it_may_go(self, url, origin):
+        judged = judge_url(url, allow_http=["lan.example"])
+        assert isinstance(judged, Allowed)
+        assert judged.origin == origin == origin_of(url)
+        assert "#" not in judged.url
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://a.example", "ftp://a", "a.example", "", "https://", "https://u:p@a", "https://u@a", "https://a:x",
+            "https://a:0", "https://a:99999", "https://[::1", "https://a b", "https://a\n", "https://a\\b",
+            "https://" + "a" * 9000, "http://127.0.0.1.example", "file:///etc/passwd", "javascript:x", "//a",
+        ],
+    )  # fmt: skip
+    def test_where_it_may_not(self, url):
+        judged = judge_url(url)
+        assert isinstance(judged, Refused)
+        assert judged.remedy
+        assert "u:p" not in judged.shown
+
+    @given(st.text())
+    def test_any_text_is_judged(self, text):
+        assert isinstance(judge_url(text), Allowed | Refused)
+        without_credentials(text)
+        origin_of(text)
+
+    def test_only_web_urls_have_an_origin(self):
+        assert origin_of("ftp://a") is None
+        assert origin_of("nonsense") is None
+
+    @pytest.mark.parametrize(
+        ("host", "loopback"),
+        [("localhost", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("x", False)],
+    )
+    def test_what_is_this_machine(self, host, loopback):
+        assert is_loopback(host) is loopback
+
+
+ASKED = decode_envelope(
+    {
+        "id": "e1", "asap_version": "0.1", "timestamp": "2026-01-01T00:00:00Z", "sender": "urn:asap:agent:me",
+        "recipient": "urn:asap:agent:you", "payload_type": "task.request", "payload": {},
+    }
+)  # fmt: skip
+SENT = Sent("req-1", ASKED)
+REPLY = {
+    **encode_envelope(ASKED), "id": "e2", "sender": "urn:asap:agent:you", "recipient": "urn:asap:agent:me",
+    "correlation_id": "e1", "payload_type": "task.response",
+}  # fmt: skip
+
+
+def read(value, status=200, sent=SENT):
+    return read_reply(sent, status=status, body=value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+class TestReplies:
+    def test_one_that_fits_is_taken(self):
+        assert read({"jsonrpc": "2.0", "id": "req-1", "result": {"envelope": REPLY}}).id == "e2"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            b"", b"<html>", 5, [], {}, {"id": "req-1"}, {"id": "req-1", "result": {}}, {"id": "req-1", "result": 5},
+            {"id": "other", "result": {"envelope": REPLY}}, {"id": "req-1", "result": {"envelope": REPLY}, "error": None},
+            {"id": "req-1", "result": {"envelope": {**REPLY, "correlation_id": "x"}}},
+            {"id": "req-1", "result": {"envelope": {**REPLY, "sender": "urn:asap:agent:x"}}},
+            {"id": "req-1", "result": {"envelope": {**REPLY, "recipient": "urn:asap:agent:x"}}},
+            {"error": 5}, {"detail": 5},
+        ],
+    )  # fmt: skip
+    def test_one_that_does_not_is_not(self, value):
+        assert isinstance(read(value), Unusable)
+
+    def test_errors_of_2_x_are_read(self):
+        error = {
+            "code": -32002, "message": "Too old",
+            "data": {"code": "asap:protocol/invalid_timestamp", "recoverable": True, "retry_after_ms": 5000, "details": {"a": 1}},
+        }  # fmt: skip
+        found = read({"id": "req-1", "error": error})
+        assert (found.code, found.taxonomy, found.recoverable, found.retry_after, found.details) == (
+            -32002, "asap:protocol/invalid_timestamp", True, 5.0, {"a": 1},
+        )  # fmt: skip
+        assert "Too old" in str(found)
+        assert "retry after 5 s" in str(found)
+
+    def test_errors_of_1_1_are_read(self):
+        found = read(
+            {"id": None, "error": {"code": -32601, "message": "Method not found", "data": {"error": "No handler"}}}
+        )
+        assert (found.code, found.taxonomy, found.message) == (-32601, "", "Method not found (No handler)")
+        assert read({"error": {"code": "x", "message": 5, "data": []}}).message == "refused"
+        limited = read({"error": {"code": 429, "data": {"retry_after": 3}}}, 429)
+        assert (limited.recoverable, limited.retry_after) == (True, 3.0)
+
+    def test_refusals_below_json_rpc_are_read(self):
+        found = read({"detail": "Request size exceeds"}, 413)
+        assert (found.code, found.status, found.recoverable) == (413, 413, False)
+        found = read({"error": "Service Temporarily Unavailable", "code": "asap:transport/thread_pool_exhausted"}, 503)
+        assert (found.taxonomy, found.recoverable) == ("asap:transport/thread_pool_exhausted", True)
+
+    @pytest.mark.parametrize("wait", [-1, True, "5", 1e300, None])
+    def test_a_wait_that_makes_no_sense_is_none(self, wait):
+        assert read({"error": {"code": 1, "data": {"retry_after_ms": wait}}}).retry_after is None
+
+    def test_remote_text_is_short_and_on_one_line(self):
+        found = read({"error": {"code": 1, "message": "a\nb\x1b[31m" + "x" * 10_000}})
+        assert "\n" not in found.message
+        assert len(found.message) < 600
+
+    def test_a_batch_is_matched_by_id_and_by_place(self):
+        other = Sent("req-2", evolve(ASKED, id="e9"))
+        second = {"id": "req-2", "result": {"envelope": {**REPLY, "correlation_id": "e9"}}}
+        first = {"id": "req-1", "result": {"envelope": REPLY}}
+        body = json.dumps([second, first]).encode()
+        found = read_batch_reply((SENT, other), status=200, body=body)
+        assert [one.correlation_id for one in found] == ["e1", "e9"]
+        found = read_batch_reply(
+            (SENT, other), status=200, body=json.dumps([{"error": {"code": 7}, "id": None}]).encode()
+        )
+        assert (found[0].code, isinstance(found[1], Unusable)) == (7, True)
+        for body in (b"x", b'{"error": {"code": 3}}'):
+            assert len(read_batch_reply((SENT, other), status=200, body=body)) == 2
+
+    @given(json_values() | st.binary(max_size=30).map(repr), st.integers(100, 599))
+    def test_any_answer_is_a_decision(self, value, status):
+        read(value, status)
+        read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
+
+
+class TestAnnouncements:
+    TXT = {
+        b"manifest_url": b"http://192.0.2.1:80/m.json",
+        b"id": b"urn:asap:agent:a",
+        b"version": b"1",
+        b"capabilities": b"a,b,",
+    }
+
+    def read(self, txt=None, **changes):
+        fields = {
+            "instance": "A",
+            "server": "a.local.",
+            "port": 80,
+            "addresses": ["192.0.2.1"],
+            "txt": self.TXT if txt is None else txt,
+        }
+        return read_announcement(**{**fields, **changes})
+
+    def test_one_that_fits_is_read(self):
+        found = self.read()
+        assert (found.agent_id, found.skills, found.host) == ("urn:asap:agent:a", ("a", "b"), "192.0.2.1")
+
+    def test_the_references_has_no_id(self):
+        found = self.read({b"manifest_url": b"http://a.local/m.json"}, port=None)
+        assert (found.agent_id, found.skills, found.version, found.port) == (None, None, "", 0)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            b"", b"ftp://192.0.2.1", b"http://192.0.2.9/x", b"http://169.254.169.254/", b"http://u@192.0.2.1/",
+            b"http://192.0.2.1:0/", b"http://192.0.2.1:x/", b"\xff", b"http://", b"http://a b", b"http://other.local/",
+            b"http://192.0.2.1\\@evil/",
+        ],
+    )  # fmt: skip
+    def test_a_manifest_url_elsewhere_is_refused(self, url):
+        assert isinstance(self.read({**self.TXT, b"manifest_url": url}), NotAnAgent)
+
+    def test_an_id_that_is_none_is_refused(self):
+        assert isinstance(self.read({**self.TXT, b"id": b"me"}), NotAnAgent)
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([b"manifest_url", b"id", b"version", b"x"]), st.none() | st.binary(), max_size=4
+        ),
+        st.none() | st.text(),
+        st.lists(st.text(), max_size=2),
+    )
+    def test_any_record_is_a_decision(self, txt, server, addresses):
+        assert isinstance(self.read(txt, server=server, addresses=addresses), Announcement | NotAnAgent)
+
+    def test_a_scope_does_not_make_another_address(self):
+        txt = {**self.TXT, b"manifest_url": b"http://[fe80::1]/m.json"}
+        assert isinstance(self.read(txt, addresses=["fe80::1%eth0"]), Announcement)
+
+    @pytest.mark.parametrize(
+        ("name", "instance"),
+        [
+            ("Echo Agent", "Echo-Agent"),
+            ("a.b", "a-b"),
+            ("", "asap-agent"),
+            ("!!!", "asap-agent"),
+            ("é" * 40, "é" * 31),
+            ("\ud800", "asap-agent"),
+        ],
+    )
+    def test_a_name_fits_a_label(self, name, instance):
+        assert instance_name(name) == instance
+
+    @given(st.text())
+    def test_any_name_fits_a_label(self, name):
+        assert 0 < len(instance_name(name).encode()) <= 63
+
+    def test_what_does_not_fit_txt_is_left_out_never_cut(self):
+        record = txt_record(agent_id="urn:asap:agent:a", manifest_url="http://a/m", version="1", skills=["s" * 50] * 9)
+        assert record == Txt(
+            {"manifest_url": "http://a/m", "id": "urn:asap:agent:a", "version": "1"}, ("capabilities",)
+        )
+        with pytest.raises(ValueError, match="at most 242 bytes"):
+            txt_record(agent_id="x", manifest_url="http://" + "a" * 250, version="1", skills=[])
+
+    @pytest.mark.parametrize(
+        ("bound", "announced"),
+        [
+            ("127.0.0.1", ("127.0.0.1",)),
+            ("192.0.2.1", ("192.0.2.1",)),
+            ("0.0.0.0", ("192.0.2.1", "169.254.0.1")),
+            ("::", ("192.0.2.1", "2001:db8::1", "169.254.0.1", "fe80::1")),
+            ("a.example", ()),
+        ],
+    )
+    def test_only_addresses_that_others_reach_are_announced(self, bound, announced):
+        machine = ["fe80::1%2", "127.0.0.1", "::1", "169.254.0.1", "192.0.2.1", "2001:db8::1", "224.0.0.1"]
+        assert advertised_addresses(bound, machine) == announced
+
+
+class TestNeighbourhood:
+    ONE = Announcement(
+        instance="A", agent_id=None, version="1", skills=(), manifest_url="http://a/", host="a", port=1, addresses=()
+    )
+
+    def test_repeats_are_no_news(self):
+        known = Neighbourhood()
+        assert known.seen(self.ONE) == (Added(self.ONE),)
+        assert known.seen(self.ONE) == ()
+        newer = evolve(self.ONE, version="2")
+        assert known.seen(newer) == (Updated(newer),)
+        assert known.gone("A") == (Removed(newer),)
+        assert known.gone("A") == ()
+        assert len(known) == 0
+
+    def test_one_that_turns_unusable_has_gone(self):
+        known, bad = Neighbourhood(), NotAnAgent("A", "why")
+        assert known.seen(bad) == (Ignored(bad),)
+        assert known.seen(bad) == ()
+        assert known.seen(self.ONE) == (Added(self.ONE),)
+        assert known.seen(bad) == (Removed(self.ONE), Ignored(bad))
+        assert known.gone("A") == ()
+
+    def test_it_is_bounded(self, monkeypatch):
+        monkeypatch.setattr(dnssd, "MAX_AGENTS", 1)
+        known = Neighbourhood()
+        known.seen(self.ONE)
+        assert known.seen(evolve(self.ONE, instance="B")) == ()
+
+
+class TestRegistries:
+    def registry(self):
+        entry = {
+            "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
+            "endpoints": {"http": "https://a.example/asap/"},
+        }  # fmt: skip
+        others = [{**entry, "id": "urn:asap:agent:b", "skills": ["y"], "endpoints": {}}, {**entry, "name": "second A"}]
+        return decode_registry({"version": "1", "updated_at": "2026-01-01", "agents": [entry, *others]})
+
+    def test_entries_are_found_in_order(self):
+        registry, index = self.registry(), Index(self.registry())
+        assert [entry.name for entry in find(registry, agent_id="urn:asap:agent:a")] == ["A", "second A"]
+        assert len(find(registry, skill="y")) == 3
+        assert find(registry, skill="z") == index.by_skill("z") == ()
+        assert index.by_id("urn:asap:agent:a").name == "A"
+        assert index.by_id("urn:asap:agent:z") is None
+        assert index.by_skill("y") == find(registry, skill="y")
+
+    def test_urls_are_made_without_doubling_the_suffix(self):
+        with_url, without = self.registry().agents[:2]
+        assert asap_url(with_url) == "https://a.example/asap"
+        assert manifest_url(with_url) == "https://a.example/.well-known/asap/manifest.json"
+        assert (asap_url(without), manifest_url(without)) == (None, None)
+        named = evolve(without, endpoints={"manifest": "https://m"})
+        assert manifest_url(named) == "https://m"
+
+    @given(manifests())
+    def test_an_entry_is_made_of_a_manifest(self, manifest):
+        entry = make_entry(manifest, {"http": "https://a"})
+        assert (entry.id, entry.skills, entry.asap_version) == (manifest.id, manifest.skill_ids, "0.1")
+
+    def test_one_written_is_read_back(self):
+        assert read_registry(write_registry(self.registry())) == self.registry()
+
+
+class TestTasks:
+    TASK = Task(
+        id="t", conversation_id="c", status=TaskStatus.SUBMITTED, created_at="2026-01-01", updated_at="2026-01-01"
+    )
+
+    @pytest.mark.parametrize("before", TaskStatus)
+    @pytest.mark.parametrize("after", TaskStatus)
+    def test_moves_are_those_of_the_table(self, before, after):
+        task = evolve(self.TASK, status=before)
+        if after in TRANSITIONS[before]:
+            assert (task.move(after, wall=1.0).status, task.move(after, wall=1.0).updated_at.year) == (after, 1970)
+        else:
+            with pytest.raises(InvalidTransition) as caught:
+                task.move(after, wall=1.0)
+            assert (caught.value.from_status, caught.value.to_status) == (before.value, after.value)
+            assert f"a {before.value} task can move to" in str(caught.value)
+
+    def test_what_is_over_is_over(self):
+        assert {status for status in TaskStatus if status.terminal} == {
+            TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED,
+        }  # fmt: skip
+        assert self.TASK.can_be_cancelled
+        assert not evolve(self.TASK, status=TaskStatus.FAILED).can_be_cancelled
+
+
+class TestWho:
+    def test_tokens_are_looked_up_by_digest_and_shown_nowhere(self):
+        table = TokenTable({"t": "urn:asap:agent:a"})
+        assert table.verify(Credential("t")) == Authenticated("urn:asap:agent:a")
+        assert table.verify(Credential("\ud800")) is None
+        assert len(table) == 1
+        assert "'t'" not in repr(Credential("t"))
+
+    @pytest.mark.parametrize(
+        "tokens", [{"": "urn:asap:agent:a"}, {"a b": "urn:asap:agent:a"}, {"é": "urn:asap:agent:a"}, {"t": "me"}]
+    )
+    def test_tokens_that_cannot_be_are_refused(self, tokens):
+        with pytest.raises(ValueError, match="expected"):
+            TokenTable(tokens)
+
+    def test_nobody_is_held_to_a_name_that_was_not_proven(self):
+        assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
+        assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:a") is None
+        assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:b") is not None
+
+
+class TestErrors:
+    def test_no_number_of_ours_is_one_of_the_references(self):
+        references = {
+            -32000, -32001, -32002, -32003, -32010, -32011, -32012, -32020, -32030, -32031, -32032, -32033, -32034,
+            -32040, -32050, -32051, -32052,
+        }  # fmt: skip
+        ours = [kind.code for kind in KINDS if -32099 <= kind.code <= -32000 and kind.code not in references]
+        assert len(ours) == len(set(ours))
+        assert all(code <= -32060 for code in ours)
+
+    def test_each_taxonomy_string_is_one_kind(self):
+        assert len({kind.taxonomy for kind in KINDS}) == len(KINDS)
+        assert all(kind.advice and kind.message for kind in KINDS)
+
+    def test_they_say_what_would_have_been_right(self):
+        said = [
+            str(Unreachable("https://a", "refused", 2.0)),
+            str(TimedOut("https://a", "nothing")),
+            str(BadReply("https://a", "expected JSON", 500)),
+            str(BadReply("https://a", "expected JSON")),
+            str(WrongAgent("https://a", "urn:asap:agent:a", "urn:asap:agent:b")),
+            str(NotAllowed("https://a", "it's far", "move it")),
+            str(RemoteError(code=1, message="no")),
+            str(Refusal(kind=KINDS[0], problems=(Problem(("a", 0), "x"),))),
+            str(Problem((), "x")),
+        ]
+        assert said == [
+            "no answer from https://a: refused; not asked again for 2.0 s",
+            "no answer from https://a: nothing",
+            "unusable answer from https://a (HTTP 500): expected JSON",
+            "unusable answer from https://a: expected JSON",
+            "https://a is urn:asap:agent:b, not urn:asap:agent:a",
+            "https://a is not asked: it's far; move it",
+            "the agent refused: no [1]",
+            "Parse error; $.a[0]: expected x",
+            "$: expected x",
+        ]
+
+
+class TestClock:
+    def test_it_stands_still_until_it_is_moved(self):
+        clock = ManualClock(monotonic=5, wall=10)
+        clock.advance(1)
+        clock.step_wall(-100)
+        assert (clock.monotonic(), clock.wall()) == (6.0, -89.0)
+        with pytest.raises(ValueError, match="forwards only"):
+            clock.advance(-1)
+
+
+class TestThePublicFace:
+    def test_is_what_it_was(self):
+        assert set(asap_core.__all__) >= {"Agent", "Envelope", "Manifest", "Skill", "Policy", "Request", "Response"}
+        assert len(asap_core.__all__) == 70
+        assert all(hasattr(asap_core, name) for name in asap_core.__all__)
+        assert (
+            sorted(asap_core.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+            == asap_core.__all__
+        )
+
+    @given(envelopes())
+    def test_an_envelope_is_hashable_by_nothing_and_equal_by_value(self, envelope):
+        assert evolve(envelope) == envelope
