@@ -5,6 +5,7 @@ trio has MockClock; asyncio gets a loop whose selector, when nothing is ready, a
 
 import asyncio
 import selectors
+from typing import Any
 
 import anyio
 import pytest
@@ -21,11 +22,11 @@ DEADLOCK_SECONDS = 5.0
 class VirtualSelector(selectors.DefaultSelector):
     """Waits for nothing: lets time pass."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
-    def select(self, timeout=None):
+    def select(self, timeout: Any = None) -> Any:
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
@@ -40,56 +41,56 @@ class VirtualSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self):
+    def __init__(self) -> None:
         self._virtual = VirtualSelector()
         super().__init__(self._virtual)
 
-    def time(self):
+    def time(self) -> Any:
         return self._virtual.now
 
 
-def virtual_trio():
+def virtual_trio() -> Any:
     return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def anyio_backend(request):
+def anyio_backend(request: Any) -> Any:
     return virtual_trio() if request.param == "trio" else ("asyncio", {"loop_factory": VirtualLoop})
 
 
 class MemoryStream:
     """One end of a byte stream in memory, as much of anyio's ByteStream as the server uses."""
 
-    def __init__(self, incoming, outgoing):
+    def __init__(self, incoming: Any, outgoing: Any) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
         self._rest = b""
         self.chunk = 65_536
 
-    async def receive(self, max_bytes=65_536):
+    async def receive(self, max_bytes: Any = 65_536) -> Any:
         if not self._rest:
             self._rest = await self._incoming.receive()
         size = min(max_bytes, self.chunk)
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
-    async def send(self, data):
+    async def send(self, data: Any) -> None:
         await self._outgoing.send(data)
 
-    async def send_eof(self):
+    async def send_eof(self) -> None:
         self._outgoing.close()
 
-    async def aclose(self):
+    async def aclose(self) -> None:
         self._incoming.close()
         self._outgoing.close()
 
 
 @pytest.fixture
-def pipe():
+def pipe() -> Any:
     """Make a pair of connected streams; both are closed at the end."""
-    made = []
+    made: list[Any] = []
 
-    def make():
+    def make() -> Any:
         to_server, from_client = anyio.create_memory_object_stream(100)
         to_client, from_server = anyio.create_memory_object_stream(100)
         made.extend([to_server, from_client, to_client, from_server])
@@ -104,8 +105,8 @@ BASE = "http://localhost"
 
 
 @pytest.fixture
-def manifest():
-    def make(*skills, auth=False, **changes):
+def manifest() -> Any:
+    def make(*skills: Any, auth: Any = False, **changes: Any) -> Any:
         fields = {
             "id": "urn:asap:agent:echo-agent",
             "name": "Echo",
@@ -121,8 +122,8 @@ def manifest():
 
 
 @pytest.fixture
-def agent(manifest):
-    def make(*skills, auth=False, **policy):
+def agent(manifest: Any) -> Any:
+    def make(*skills: Any, auth: Any = False, **policy: Any) -> Any:
         return Agent(
             manifest(*skills, auth=auth), policy=Policy(**{"peer_limits": (), "start": StartPolicy.OPEN, **policy})
         )
@@ -130,25 +131,25 @@ def agent(manifest):
     return make
 
 
-async def echo(request, _context):
+async def echo(request: Any, _context: Any) -> Any:
     return {"echoed": request.input}
 
 
 @pytest.fixture
-def echo_handlers():
+def echo_handlers() -> Any:
     return {"echo": echo}
 
 
 class CountingTransport(InProcessTransport):
     """Counts what the agent is asked, and may take its time."""
 
-    def __init__(self, *args, seconds=0.0, **kwargs):
+    def __init__(self, *args: Any, seconds: Any = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.paths = []
         self.seconds = seconds
         self.fail_with = None
 
-    async def handle_async_request(self, request):
+    async def handle_async_request(self, request: Any) -> Any:
         self.paths.append(request.url.path)
         await anyio.sleep(self.seconds)
         if self.fail_with is not None:
@@ -157,16 +158,16 @@ class CountingTransport(InProcessTransport):
 
 
 @pytest.fixture
-def counting(agent, echo_handlers):
-    def make(**kwargs):
+def counting(agent: Any, echo_handlers: Any) -> Any:
+    def make(**kwargs: Any) -> Any:
         return CountingTransport(agent(), echo_handlers, **kwargs)
 
     return make
 
 
 @pytest.fixture
-def client_of():
-    def make(transport, **kwargs):
+def client_of() -> Any:
+    def make(transport: Any, **kwargs: Any) -> Any:
         return AgentClient(sender="urn:asap:agent:tester", transport=transport, **kwargs)
 
     return make

@@ -1,6 +1,7 @@
 """The ASGI application, driven as an ASGI server drives it."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -13,11 +14,11 @@ BASE = "http://localhost"
 
 
 @pytest.fixture
-def app(agent, echo_handlers):
+def app(agent: Any, echo_handlers: Any) -> Any:
     return AsgiApp(agent(), echo_handlers)
 
 
-async def test_serves_under_any_asgi_server(app):
+async def test_serves_under_any_asgi_server(app: Any) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=BASE) as client:
         assert (await client.get("/.well-known/asap/manifest.json")).json()["name"] == "Echo"
         assert (await client.get("/nowhere")).status_code == 404
@@ -27,32 +28,32 @@ async def test_serves_under_any_asgi_server(app):
         assert (await client.head("/health")).headers["content-length"] == "15"
 
 
-async def play(app, scope, *messages):
+async def play(app: Any, scope: Any, *messages: Any) -> Any:
     left, sent = list(messages), []
 
-    async def receive():
+    async def receive() -> Any:
         return left.pop(0)
 
-    async def send(message):
+    async def send(message: Any) -> None:
         sent.append(message)
 
     await app(scope, receive, send)
     return sent
 
 
-async def test_starts_and_stops_and_warns_that_memory_is_per_process(app, caplog):
+async def test_starts_and_stops_and_warns_that_memory_is_per_process(app: Any, caplog: Any) -> None:
     sent = await play(app, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
     assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert "per process" in caplog.text
     assert "without authentication" in caplog.text
 
 
-async def test_refuses_a_websocket(app):
+async def test_refuses_a_websocket(app: Any) -> None:
     sent = await play(app, {"type": "websocket"}, {"type": "websocket.connect"})
     assert sent == [{"type": "websocket.close", "code": 1000}]
 
 
-async def test_knows_no_other_scope(app):
+async def test_knows_no_other_scope(app: Any) -> None:
     with pytest.raises(RuntimeError, match="expected an ASGI scope"):
         await play(app, {"type": "carrier-pigeon"})
 
@@ -60,22 +61,22 @@ async def test_knows_no_other_scope(app):
 HTTP = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "client": None}
 
 
-async def test_a_peer_that_leaves_is_forgotten(app):
+async def test_a_peer_that_leaves_is_forgotten(app: Any) -> None:
     first = {"type": "http.request", "body": b"{", "more_body": True}
     assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []
 
 
-async def test_a_peer_that_is_gone_when_the_answer_comes_is_forgotten(app):
-    async def receive():
+async def test_a_peer_that_is_gone_when_the_answer_comes_is_forgotten(app: Any) -> None:
+    async def receive() -> Any:
         return {"type": "http.request", "body": b""}
 
-    async def send(_message):
+    async def send(_message: Any) -> None:
         raise OSError
 
     await app(HTTP, receive, send)
 
 
-async def test_a_body_in_pieces_is_one_body(app):
+async def test_a_body_in_pieces_is_one_body(app: Any) -> None:
     pieces = [{"type": "http.request", "body": piece, "more_body": True} for piece in (b"[", b"", b"]")]
     sent = await play(app, HTTP, *pieces, {"type": "http.request"})
     assert json.loads(sent[-1]["body"])["error"]["data"]["error"] == "empty batch"

@@ -3,6 +3,7 @@
 import gc
 import json
 import time
+from typing import Any
 
 import anyio
 import httpx
@@ -28,18 +29,18 @@ MANIFEST = "/.well-known/asap/manifest.json"
 
 
 class Streamed(httpx.AsyncByteStream):
-    def __init__(self, body):
+    def __init__(self, body: Any) -> None:
         self.body = body
 
-    async def __aiter__(self):
+    async def __aiter__(self) -> Any:
         yield self.body
 
 
-def answering(*responses):
+def answering(*responses: Any) -> Any:
     """A transport that gives these responses, one after another, the last one for ever."""
     left = list(responses)
 
-    def handle(_request):
+    def handle(_request: Any) -> Any:
         response = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(response, Exception):
             raise response
@@ -50,11 +51,11 @@ def answering(*responses):
 
 
 class TestOpeningAndClosing:
-    async def test_unopened_it_says_what_to_write(self, counting, client_of):
+    async def test_unopened_it_says_what_to_write(self, counting: Any, client_of: Any) -> None:
         with pytest.raises(RuntimeError, match="async with AgentClient"):
             await client_of(counting()).discover(BASE)
 
-    async def test_closing_twice_and_from_another_task_is_fine(self, counting, client_of):
+    async def test_closing_twice_and_from_another_task_is_fine(self, counting: Any, client_of: Any) -> None:
         client = await client_of(counting()).__aenter__()
         async with anyio.create_task_group() as group:
             group.start_soon(client.aclose)
@@ -63,18 +64,18 @@ class TestOpeningAndClosing:
         with pytest.raises(RuntimeError, match="async with"):
             await client.discover(BASE)
 
-    async def test_never_closed_it_warns(self, counting, client_of):
+    async def test_never_closed_it_warns(self, counting: Any, client_of: Any) -> None:
         client = await client_of(counting()).__aenter__()
-        with pytest.warns(ResourceWarning, match="never closed"):
+        with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031 - both make one event
             del client
             gc.collect()
 
-    async def test_opened_twice_is_an_error(self, counting, client_of):
+    async def test_opened_twice_is_an_error(self, counting: Any, client_of: Any) -> None:
         async with client_of(counting()) as client:
             with pytest.raises(RuntimeError, match="open already"):
                 await client.__aenter__()
 
-    def test_the_sender_is_checked_at_once(self, client_of):
+    def test_the_sender_is_checked_at_once(self, client_of: Any) -> None:
         from asap_adapters import AgentClient
 
         with pytest.raises(ValueError, match="urn:asap:agent"):
@@ -82,13 +83,13 @@ class TestOpeningAndClosing:
 
 
 class TestDiscovery:
-    async def test_fifty_at_once_make_one_request(self, counting, client_of):
+    async def test_fifty_at_once_make_one_request(self, counting: Any, client_of: Any) -> None:
         transport = counting(seconds=1)
         found = []
         async with client_of(transport) as client:
             before = anyio.current_time()
 
-            async def one():
+            async def one() -> None:
                 found.append(await client.discover(BASE))
 
             async with anyio.create_task_group() as group:
@@ -98,13 +99,13 @@ class TestDiscovery:
         assert transport.paths == [MANIFEST]
         assert len(found) == 50
 
-    async def test_fifty_on_a_dead_host_ask_once_and_fail_together(self, counting, client_of):
+    async def test_fifty_on_a_dead_host_ask_once_and_fail_together(self, counting: Any, client_of: Any) -> None:
         transport = counting(seconds=2)
         transport.fail_with = httpx.ConnectError("refused")
         failures = []
         async with client_of(transport) as client:
 
-            async def one():
+            async def one() -> None:
                 try:
                     await client.discover(BASE)
                 except Unreachable as error:
@@ -119,17 +120,17 @@ class TestDiscovery:
         assert len(set(map(id, failures))) == 50
         assert transport.paths == [MANIFEST]
 
-    async def test_a_cancelled_leader_hands_over(self, counting, client_of):
+    async def test_a_cancelled_leader_hands_over(self, counting: Any, client_of: Any) -> None:
         transport = counting(seconds=5)
         found = []
         async with client_of(transport) as client, anyio.create_task_group() as group:
             leader = anyio.CancelScope()
 
-            async def leading():
+            async def leading() -> None:
                 with leader:
                     await client.discover(BASE)
 
-            async def waiting():
+            async def waiting() -> None:
                 found.append(await client.discover(BASE))
 
             group.start_soon(leading)
@@ -140,7 +141,7 @@ class TestDiscovery:
         assert len(found) == 1
         assert transport.paths == [MANIFEST, MANIFEST]
 
-    async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting, client_of):
+    async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting: Any, client_of: Any) -> None:
         transport = counting()
         async with client_of(transport) as client:
             sources = []
@@ -151,8 +152,8 @@ class TestDiscovery:
 
     @pytest.mark.parametrize("step", [3600, -3600])
     async def test_a_wall_clock_that_jumps_changes_no_lifetime_and_no_uptime(
-        self, counting, client_of, monkeypatch, step
-    ):
+        self, counting: Any, client_of: Any, monkeypatch: Any, step: Any
+    ) -> None:
         transport = counting()
         async with client_of(transport) as client:
             await client.discover(BASE)
@@ -164,12 +165,12 @@ class TestDiscovery:
             await anyio.sleep(250)
             assert (await client.look_up(BASE)).source is Source.REVALIDATED
 
-    async def test_another_agent_than_expected_is_an_error(self, counting, client_of):
+    async def test_another_agent_than_expected_is_an_error(self, counting: Any, client_of: Any) -> None:
         async with client_of(counting()) as client:
             with pytest.raises(WrongAgent, match="urn:asap:agent:echo-agent, not urn:asap:agent:other"):
                 await client.discover(BASE, expect="urn:asap:agent:other")
 
-    async def test_a_host_that_hangs_times_out(self, counting, client_of):
+    async def test_a_host_that_hangs_times_out(self, counting: Any, client_of: Any) -> None:
         async with client_of(counting(seconds=1000)) as client:
             before = anyio.current_time()
             with pytest.raises(TimedOut, match="nothing within 10 s"):
@@ -190,7 +191,7 @@ class TestDiscovery:
             ((304, b"", {}), Unreachable),
         ],
     )
-    async def test_what_is_no_manifest_is_an_error(self, client_of, response, error):
+    async def test_what_is_no_manifest_is_an_error(self, client_of: Any, response: Any, error: Any) -> None:
         async with client_of(answering(response)) as client:
             with pytest.raises(error):
                 await client.discover(BASE)
@@ -198,7 +199,7 @@ class TestDiscovery:
     @pytest.mark.parametrize(
         "url", ["http://example.com", "ftp://localhost", "http://u:p@localhost", "nonsense", "http://[::1"]
     )
-    async def test_where_it_may_not_go_nothing_is_asked(self, counting, client_of, url):
+    async def test_where_it_may_not_go_nothing_is_asked(self, counting: Any, client_of: Any, url: Any) -> None:
         transport = counting()
         async with client_of(transport) as client:
             with pytest.raises(NotAllowed) as caught:
@@ -206,7 +207,7 @@ class TestDiscovery:
         assert transport.paths == []
         assert "u:p" not in str(caught.value)
 
-    async def test_an_unhealthy_agent_is_an_answer(self, client_of):
+    async def test_an_unhealthy_agent_is_an_answer(self, client_of: Any) -> None:
         report = b'{"status":"unhealthy","agent_id":"a","version":"1","uptime_seconds":1}'
         async with client_of(answering((503, report, {}))) as client:
             assert not (await client.health_check(BASE)).healthy
@@ -229,15 +230,15 @@ class TestRegistry:
         ],
     }
 
-    async def test_a_slow_registry_blocks_nobody_else(self, client_of):
-        async def slow(_request):
+    async def test_a_slow_registry_blocks_nobody_else(self, client_of: Any) -> None:
+        async def slow(_request: Any) -> Any:
             await anyio.sleep(5)
             return httpx.Response(200, json=self.REGISTRY)
 
         ticks = 0
         async with client_of(httpx.MockTransport(slow)) as client, anyio.create_task_group() as group:
 
-            async def tick():
+            async def tick() -> None:
                 nonlocal ticks
                 while True:
                     await anyio.sleep(0.1)
@@ -249,7 +250,7 @@ class TestRegistry:
         assert len(registry.agents) == 1
         assert ticks >= 48
 
-    async def test_a_broken_entry_is_reported_and_the_others_found(self, client_of, tmp_path):
+    async def test_a_broken_entry_is_reported_and_the_others_found(self, client_of: Any, tmp_path: Any) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(self.REGISTRY))
         async with client_of(answering((404, b"", {}))) as client:
@@ -257,7 +258,7 @@ class TestRegistry:
             assert len(await client.find(str(file), skill="echo")) == 1
             assert await client.find(file, skill="other") == ()
 
-    async def test_resolve_verifies_who_answers(self, counting, client_of, tmp_path):
+    async def test_resolve_verifies_who_answers(self, counting: Any, client_of: Any, tmp_path: Any) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(self.REGISTRY))
         async with client_of(counting(), registries=[file]) as client:
@@ -268,7 +269,7 @@ class TestRegistry:
 
 
 class TestSending:
-    async def test_a_reply_comes_back(self, agent, echo_handlers):
+    async def test_a_reply_comes_back(self, agent: Any, echo_handlers: Any) -> None:
         async with in_process(agent(), echo_handlers) as client:
             reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 1}})
             assert reply.payload["result"] == {"echoed": {"a": 1}}
@@ -276,12 +277,12 @@ class TestSending:
             reply = await client.send(BASE, "task.request", request)
             assert reply.payload["result"] == {"echoed": {"b": 2}}
 
-    async def test_a_large_message_is_compressed_and_arrives(self, agent, echo_handlers):
+    async def test_a_large_message_is_compressed_and_arrives(self, agent: Any, echo_handlers: Any) -> None:
         async with in_process(agent(), echo_handlers) as client:
             reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": "x" * 50_000}})
             assert len(reply.payload["result"]["echoed"]["a"]) == 50_000
 
-    async def test_a_refusal_is_an_error_with_its_fields(self, agent, echo_handlers):
+    async def test_a_refusal_is_an_error_with_its_fields(self, agent: Any, echo_handlers: Any) -> None:
         async with in_process(agent(), echo_handlers) as client:
             with pytest.raises(RemoteError) as caught:
                 await client.send(BASE, "task.request", {"skill_id": "other", "input": {}})
@@ -290,7 +291,7 @@ class TestSending:
             with pytest.raises(RemoteError, match="seen before"):
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}}, nonce="n")
 
-    async def test_a_batch_comes_back_in_order(self, agent, echo_handlers):
+    async def test_a_batch_comes_back_in_order(self, agent: Any, echo_handlers: Any) -> None:
         async with in_process(agent(), echo_handlers) as client:
             messages = [("task.request", {"skill_id": skill, "input": {}}) for skill in ("echo", "no", "echo")]
             outcomes = await client.send_batch(BASE, messages)
@@ -298,7 +299,9 @@ class TestSending:
             with pytest.raises(ValueError, match="1 to 50"):
                 await client.send_batch(BASE, [])
 
-    async def test_an_endpoint_on_another_origin_is_not_posted_to(self, manifest, counting, client_of):
+    async def test_an_endpoint_on_another_origin_is_not_posted_to(
+        self, manifest: Any, counting: Any, client_of: Any
+    ) -> None:
         from attrs import evolve
 
         from asap_core import Endpoints
@@ -323,11 +326,11 @@ class TestSending:
             lambda value: _in_envelope(value, timestamp="soon"),
         ],
     )
-    async def test_a_reply_that_does_not_fit_is_not_taken(self, counting, client_of, spoil):
+    async def test_a_reply_that_does_not_fit_is_not_taken(self, counting: Any, client_of: Any, spoil: Any) -> None:
         inner = counting()
 
         class Spoiling(httpx.AsyncBaseTransport):
-            async def handle_async_request(self, request):
+            async def handle_async_request(self, request: Any) -> Any:
                 response = await inner.handle_async_request(request)
                 body = await response.aread()
                 if request.url.path == "/asap":
@@ -339,33 +342,37 @@ class TestSending:
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
 
 
-def _in_envelope(value, **changes):
+def _in_envelope(value: Any, **changes: Any) -> Any:
     envelope = value["result"]["envelope"] | changes
     return value | {"result": {"envelope": envelope}}
 
 
 class TestCredentials:
     @pytest.fixture
-    def seen(self):
+    def seen(self) -> Any:
         return []
 
     @pytest.fixture
-    async def noting(self, seen, counting):
+    async def noting(self, seen: Any, counting: Any) -> Any:
         inner = counting()
 
         class Noting(httpx.AsyncBaseTransport):
-            async def handle_async_request(self, request):
+            async def handle_async_request(self, request: Any) -> Any:
                 seen.append((request.url.path, request.headers.get("authorization")))
                 return await inner.handle_async_request(request)
 
         return Noting()
 
-    async def test_a_token_goes_with_envelopes_to_an_origin_that_was_named(self, client_of, noting, seen):
+    async def test_a_token_goes_with_envelopes_to_an_origin_that_was_named(
+        self, client_of: Any, noting: Any, seen: Any
+    ) -> None:
         async with client_of(noting, token="t") as client:
             await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
         assert seen == [(MANIFEST, None), ("/asap", "Bearer t")]
 
-    async def test_a_token_does_not_go_to_an_origin_from_a_registry(self, client_of, noting, seen, tmp_path):
+    async def test_a_token_does_not_go_to_an_origin_from_a_registry(
+        self, client_of: Any, noting: Any, seen: Any, tmp_path: Any
+    ) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(TestRegistry.REGISTRY))
         async with client_of(noting, token="t", registries=[file]) as client:
@@ -373,7 +380,7 @@ class TestCredentials:
             await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         assert seen == [(MANIFEST, None), ("/asap", None)]
 
-    async def test_unless_it_is_listed_there(self, client_of, noting, seen, tmp_path):
+    async def test_unless_it_is_listed_there(self, client_of: Any, noting: Any, seen: Any, tmp_path: Any) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(TestRegistry.REGISTRY))
         async with client_of(noting, auth={BASE: "t"}, registries=[file]) as client:
@@ -381,7 +388,7 @@ class TestCredentials:
             await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         assert seen[-1] == ("/asap", "Bearer t")
 
-    async def test_no_token_over_plain_http_to_another_machine(self, manifest, client_of, seen):
+    async def test_no_token_over_plain_http_to_another_machine(self, manifest: Any, client_of: Any, seen: Any) -> None:
         from attrs import evolve
 
         from asap_core import Endpoints
@@ -389,7 +396,7 @@ class TestCredentials:
 
         there = evolve(manifest(), endpoints=Endpoints(asap="http://agent.lan/asap"))
 
-        def handle(request):
+        def handle(request: Any) -> Any:
             seen.append((request.url.path, request.headers.get("authorization")))
             return httpx.Response(200 if request.method == "GET" else 404, content=publish(there))
 

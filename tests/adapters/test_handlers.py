@@ -1,5 +1,7 @@
 """What handlers return, raise and take their time for, and what the caller is told."""
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -24,10 +26,11 @@ BASE = "http://localhost"
 
 
 @pytest.fixture
-def ask(agent):
+def ask(agent: Any) -> Any:
     """Serve this function as the skill `echo`, and return what a call to it brings."""
 
-    async def run(handler, *, key=None, times=1, **policy):
+    async def run(handler: Any, *, key: Any = None, times: Any = 1, **policy: Any) -> Any:
+        reply: Any = None
         async with in_process(agent(**policy), {"echo": handler}) as client:
             for _ in range(times):
                 reply = await client.send(
@@ -48,23 +51,23 @@ def ask(agent):
         ((1, 2), {"value": [1, 2]}),
     ],
 )
-async def test_what_a_handler_returns_completes_the_task(ask, value, result):
-    async def handler(_request, _context):
+async def test_what_a_handler_returns_completes_the_task(ask: Any, value: Any, result: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> Any:
         return value
 
     payload = await ask(handler)
     assert (payload["status"], payload["result"]) == ("completed", result)
 
 
-async def test_a_task_response_passes_through(ask):
-    async def handler(_request, context):
+async def test_a_task_response_passes_through(ask: Any) -> None:
+    async def handler(_request: Any, context: Any) -> Any:
         return TaskResponse(task_id=context.task_id, status=TaskStatus.WORKING)
 
     assert (await ask(handler))["status"] == "working"
 
 
-async def test_task_failed_fails_the_task_and_says_why(ask):
-    async def handler(_request, _context):
+async def test_task_failed_fails_the_task_and_says_why(ask: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> None:
         raise TaskFailed("no such file", hint="look elsewhere")
 
     payload = await ask(handler)
@@ -72,8 +75,8 @@ async def test_task_failed_fails_the_task_and_says_why(ask):
 
 
 @pytest.mark.parametrize("broken", [ValueError("secret"), KeyError("secret"), RuntimeError("secret")])
-async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask, broken, caplog):
-    async def handler(_request, _context):
+async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask: Any, broken: Any, caplog: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> None:
         raise broken
 
     with pytest.raises(RemoteError) as caught:
@@ -84,8 +87,8 @@ async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask, broken,
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), {"a": float("inf")}, b"bytes"])
-async def test_what_json_cannot_say_is_an_internal_error(ask, value):
-    async def handler(_request, _context):
+async def test_what_json_cannot_say_is_an_internal_error(ask: Any, value: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> Any:
         return {"value": value}
 
     with pytest.raises(RemoteError) as caught:
@@ -93,8 +96,8 @@ async def test_what_json_cannot_say_is_an_internal_error(ask, value):
     assert caught.value.code == -32603
 
 
-async def test_a_handler_is_stopped_at_its_deadline(ask):
-    async def handler(_request, _context):
+async def test_a_handler_is_stopped_at_its_deadline(ask: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> None:
         await anyio.sleep(1000)
 
     before = anyio.current_time()
@@ -104,8 +107,8 @@ async def test_a_handler_is_stopped_at_its_deadline(ask):
     assert caught.value.taxonomy == "asap:transport/timeout"
 
 
-async def test_a_time_out_of_the_handlers_own_is_its_bug(ask):
-    async def handler(_request, _context):
+async def test_a_time_out_of_the_handlers_own_is_its_bug(ask: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> None:
         with anyio.fail_after(1):
             await anyio.sleep(2)
 
@@ -114,10 +117,10 @@ async def test_a_time_out_of_the_handlers_own_is_its_bug(ask):
     assert caught.value.code == -32603
 
 
-async def test_asked_twice_under_one_key_it_runs_once(ask):
+async def test_asked_twice_under_one_key_it_runs_once(ask: Any) -> None:
     runs = []
 
-    async def handler(_request, _context):
+    async def handler(_request: Any, _context: Any) -> Any:
         runs.append(1)
         return {"run": len(runs)}
 
@@ -125,10 +128,10 @@ async def test_asked_twice_under_one_key_it_runs_once(ask):
     assert len(runs) == 1
 
 
-async def test_a_failure_is_kept_under_its_key_as_well(agent):
+async def test_a_failure_is_kept_under_its_key_as_well(agent: Any) -> None:
     runs = []
 
-    async def handler(_request, _context):
+    async def handler(_request: Any, _context: Any) -> None:
         runs.append(1)
         raise TaskFailed("no")
 
@@ -139,8 +142,8 @@ async def test_a_failure_is_kept_under_its_key_as_well(agent):
     assert len(runs) == 1
 
 
-async def test_while_it_runs_the_key_says_so(agent):
-    async def handler(_request, _context):
+async def test_while_it_runs_the_key_says_so(agent: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> None:
         await anyio.sleep(10)
 
     payload = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
@@ -153,7 +156,7 @@ async def test_while_it_runs_the_key_says_so(agent):
         assert caught.value.retry_after is not None
 
 
-async def test_something_else_under_the_same_key_is_refused(agent, echo_handlers):
+async def test_something_else_under_the_same_key_is_refused(agent: Any, echo_handlers: Any) -> None:
     async with in_process(agent(), echo_handlers) as client:
         await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 1}}, idempotency_key="k")
         with pytest.raises(RemoteError) as caught:
@@ -161,10 +164,10 @@ async def test_something_else_under_the_same_key_is_refused(agent, echo_handlers
     assert caught.value.code == -32063
 
 
-async def test_with_a_key_it_goes_on_when_its_caller_leaves(agent):
+async def test_with_a_key_it_goes_on_when_its_caller_leaves(agent: Any) -> None:
     done = []
 
-    async def handler(_request, _context):
+    async def handler(_request: Any, _context: Any) -> Any:
         await anyio.sleep(5)
         done.append(1)
         return {"done": True}
@@ -180,10 +183,10 @@ async def test_with_a_key_it_goes_on_when_its_caller_leaves(agent):
     assert done == [1]
 
 
-async def test_the_context_says_who_called(agent):
+async def test_the_context_says_who_called(agent: Any) -> None:
     seen = []
 
-    async def handler(_request, context: Context):
+    async def handler(_request: Any, context: Context) -> None:
         seen.append((context.principal, context.envelope.sender, context.deadline))
 
     async with in_process(agent(), {"echo": handler}) as client:
@@ -197,10 +200,10 @@ async def test_the_context_says_who_called(agent):
 
 class TestWho:
     @pytest.mark.parametrize("is_async", [True, False])
-    async def test_a_token_speaks_for_its_agent_only(self, agent, echo_handlers, is_async):
+    async def test_a_token_speaks_for_its_agent_only(self, agent: Any, echo_handlers: Any, is_async: Any) -> None:
         tokens = TokenTable({"t": "urn:asap:agent:alice"})
 
-        async def verify(credential):
+        async def verify(credential: Any) -> Any:
             await anyio.sleep(0.1)
             return tokens.verify(credential)
 
@@ -213,15 +216,15 @@ class TestWho:
         assert (caught.value.status, caught.value.taxonomy) == (403, "asap:auth/sender_mismatch")
 
     @pytest.mark.parametrize("token", [None, "wrong"])
-    async def test_without_the_token_nobody_comes_in(self, agent, echo_handlers, token):
+    async def test_without_the_token_nobody_comes_in(self, agent: Any, echo_handlers: Any, token: Any) -> None:
         tokens = TokenTable({"t": "urn:asap:agent:alice"})
         async with in_process(agent(auth=True), echo_handlers, authenticate=tokens.verify, token=token) as client:
             with pytest.raises(RemoteError) as caught:
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
         assert caught.value.status == 401
 
-    async def test_who_cannot_be_checked_waits(self, agent, echo_handlers):
-        def verify(_credential):
+    async def test_who_cannot_be_checked_waits(self, agent: Any, echo_handlers: Any) -> None:
+        def verify(_credential: Any) -> None:
             raise ConnectionError("the identity provider is away")
 
         async with in_process(agent(auth=True), echo_handlers, authenticate=verify, token="t") as client:
@@ -231,13 +234,13 @@ class TestWho:
 
 
 class TestOtherPayloads:
-    async def test_run_by_their_type_in_any_spelling(self, manifest, echo_handlers):
+    async def test_run_by_their_type_in_any_spelling(self, manifest: Any, echo_handlers: Any) -> None:
         from asap_core import Agent, Policy, StartPolicy
 
-        async def cancel(request, _context):
+        async def cancel(request: Any, _context: Any) -> Any:
             return MessageAck(original_envelope_id=request.task_id, status=AckStatus.PROCESSED)
 
-        async def own(payload, _context):
+        async def own(payload: Any, _context: Any) -> Any:
             return Replied("x.answer", {"got": payload})
 
         agent = Agent(
@@ -251,10 +254,10 @@ class TestOtherPayloads:
             reply = await client.send(BASE, "x.own", {"any": "thing"})
             assert (reply.payload_type, reply.payload) == ("x.answer", {"got": {"any": "thing"}})
 
-    async def test_what_is_no_payload_is_the_handlers_bug(self, manifest, echo_handlers):
+    async def test_what_is_no_payload_is_the_handlers_bug(self, manifest: Any, echo_handlers: Any) -> None:
         from asap_core import Agent, Policy, StartPolicy
 
-        async def cancel(_request, _context):
+        async def cancel(_request: Any, _context: Any) -> Any:
             return {"not": "a payload"}
 
         policy = Policy(peer_limits=(), start=StartPolicy.OPEN)
@@ -266,19 +269,19 @@ class TestOtherPayloads:
 
 
 class TestAgreement:
-    def make(self, agent, handlers, **kwargs):
+    def make(self, agent: Any, handlers: Any, **kwargs: Any) -> Any:
         from asap_adapters.testing import InProcessTransport
 
         return InProcessTransport(agent, handlers, **kwargs)
 
-    async def test_every_skill_has_a_handler(self, agent, echo_handlers):
+    async def test_every_skill_has_a_handler(self, agent: Any, echo_handlers: Any) -> None:
         with pytest.raises(ValueError, match="none for other"):
             self.make(agent("echo", "other"), echo_handlers)
 
-    async def test_every_handler_has_a_skill(self, agent, echo_handlers):
+    async def test_every_handler_has_a_skill(self, agent: Any, echo_handlers: Any) -> None:
         with pytest.raises(ValueError, match="lacks more"):
             self.make(agent(), {**echo_handlers, "more": echo_handlers["echo"]})
 
-    async def test_authentication_has_someone_who_checks(self, agent, echo_handlers):
+    async def test_authentication_has_someone_who_checks(self, agent: Any, echo_handlers: Any) -> None:
         with pytest.raises(ValueError, match="authenticate="):
             self.make(agent(auth=True), echo_handlers)

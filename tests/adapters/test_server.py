@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from typing import Any
 
 import anyio
 import brotli
@@ -16,7 +17,7 @@ from asap_core import Envelope, Policy, encode_envelope
 pytestmark = pytest.mark.anyio
 
 
-def call(number=1, **changes):
+def call(number: Any = 1, **changes: Any) -> Any:
     import time
 
     envelope = Envelope.new(
@@ -36,27 +37,27 @@ def call(number=1, **changes):
     return json.dumps({**document, **changes}).encode()
 
 
-def post(body, *headers, target="/asap"):
+def post(body: Any, *headers: Any, target: Any = "/asap") -> Any:
     lines = [f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 @pytest.fixture
-def talk(pipe, agent, echo_handlers):
+def talk(pipe: Any, agent: Any, echo_handlers: Any) -> Any:
     """Serve one connection: send these bytes, return (the answers, how long it took)."""
 
-    async def run(*pieces, pause=0.0, chunk=65_536, then_eof=True, **policy):
+    async def run(*pieces: Any, pause: Any = 0.0, chunk: Any = 65_536, then_eof: Any = True, **policy: Any) -> Any:
         ours, theirs = pipe()
         theirs.chunk = chunk
         driver = Driver(bind_agent(agent(**policy)), Handlers(echo_handlers))
         received = []
         began = anyio.current_time()
 
-        async def serving():
+        async def serving() -> None:
             await serve_connection(theirs, driver, peer="192.0.2.1")
             await theirs.aclose()
 
-        async def reading():
+        async def reading() -> None:
             try:
                 while True:
                     received.append(await ours.receive())
@@ -80,55 +81,55 @@ def talk(pipe, agent, echo_handlers):
     return run
 
 
-def statuses(answer):
+def statuses(answer: Any) -> Any:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
 class TestOneConnection:
-    async def test_serves_one_request_after_another(self, talk):
+    async def test_serves_one_request_after_another(self, talk: Any) -> None:
         answer, _ = await talk(post(call(1)), post(call(2)))
         assert statuses(answer) == [200, 200]
         assert answer.count(b'"echoed"') == 2
 
-    async def test_serves_pipelined_requests_in_order(self, talk):
+    async def test_serves_pipelined_requests_in_order(self, talk: Any) -> None:
         answer, _ = await talk(post(call(1)) + post(call(2)) + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert statuses(answer) == [200, 200, 200]
         assert answer.index(b'"id":1') < answer.index(b'"id":2')
 
     @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
-    async def test_answers_the_same_however_the_bytes_are_cut(self, talk, chunk):
+    async def test_answers_the_same_however_the_bytes_are_cut(self, talk: Any, chunk: Any) -> None:
         answer, _ = await talk(post(call(1)) + post(call(2)), chunk=chunk)
         assert statuses(answer) == [200, 200]
 
-    async def test_ends_when_asked_to(self, talk):
+    async def test_ends_when_asked_to(self, talk: Any) -> None:
         answer, _ = await talk(post(call(1), "Connection: close"), post(call(2)))
         assert statuses(answer) == [200]
 
-    async def test_serves_http_1_0_and_closes(self, talk):
+    async def test_serves_http_1_0_and_closes(self, talk: Any) -> None:
         answer, _ = await talk(b"GET /health HTTP/1.0\r\n\r\n", then_eof=False)
         assert statuses(answer) == [200]
         assert b"connection: close" in answer.lower()
 
-    async def test_takes_a_chunked_body(self, talk):
+    async def test_takes_a_chunked_body(self, talk: Any) -> None:
         body = call(1)
         chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
         head = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
         answer, _ = await talk(head + chunks)
         assert b'"echoed"' in answer
 
-    async def test_says_continue_to_who_waits_for_it(self, talk):
+    async def test_says_continue_to_who_waits_for_it(self, talk: Any) -> None:
         body = call(1)
         answer, _ = await talk(post(body, "Expect: 100-continue").removesuffix(body), body, pause=1)
         assert statuses(answer) == [100, 200]
 
-    async def test_answers_head_without_a_body(self, talk):
+    async def test_answers_head_without_a_body(self, talk: Any) -> None:
         answer, _ = await talk(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert statuses(answer) == [200]
         assert b"content-length: 15" in answer
         assert answer.endswith(b"\r\n\r\n")
 
     @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
-    async def test_inflates_a_body(self, talk, coding, compress):
+    async def test_inflates_a_body(self, talk: Any, coding: Any, compress: Any) -> None:
         answer, _ = await talk(post(compress(call(1)), f"Content-Encoding: {coding}"))
         assert b'"echoed"' in answer
 
@@ -159,58 +160,58 @@ class TestWhatIsNotHttp:
         ],
     )
     @pytest.mark.parametrize("chunk", [65_536, 1])
-    async def test_is_refused_and_the_connection_closed(self, talk, data, status, chunk):
+    async def test_is_refused_and_the_connection_closed(self, talk: Any, data: Any, status: Any, chunk: Any) -> None:
         answer, _ = await talk(data, chunk=chunk, then_eof=False)
         assert statuses(answer) == [status]
         assert b"connection: close" in answer.lower()
 
-    async def test_after_an_early_refusal_the_rest_is_swallowed_a_while(self, talk):
+    async def test_after_an_early_refusal_the_rest_is_swallowed_a_while(self, talk: Any) -> None:
         answer, took = await talk(
             b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n", b"x" * 10, then_eof=False
         )
         assert statuses(answer) == [413]
         assert took == pytest.approx(1.0)
 
-    async def test_an_unreadable_coding_is_refused(self, talk):
+    async def test_an_unreadable_coding_is_refused(self, talk: Any) -> None:
         answer, _ = await talk(post(b"not gzip", "Content-Encoding: gzip"), then_eof=False)
         assert statuses(answer) == [400]
 
-    async def test_a_bomb_is_refused_at_the_limit(self, talk):
+    async def test_a_bomb_is_refused_at_the_limit(self, talk: Any) -> None:
         bomb = gzip.compress(b"0" * 50_000_000)
         answer, _ = await talk(post(bomb, "Content-Encoding: gzip"), then_eof=False)
         assert statuses(answer) == [413]
 
-    async def test_an_unknown_coding_is_refused_with_the_known_ones(self, talk):
+    async def test_an_unknown_coding_is_refused_with_the_known_ones(self, talk: Any) -> None:
         answer, _ = await talk(post(b"x", "Content-Encoding: zstd"), then_eof=False)
         assert statuses(answer) == [415]
         assert b"accept-encoding: br, gzip, x-gzip" in answer
 
 
 class TestSlowPeers:
-    async def test_who_never_asks_is_let_go(self, talk):
+    async def test_who_never_asks_is_let_go(self, talk: Any) -> None:
         answer, took = await talk(then_eof=False)
         assert (answer, took) == (b"", pytest.approx(Policy().idle_timeout))
 
-    async def test_a_slow_head_times_out(self, talk):
+    async def test_a_slow_head_times_out(self, talk: Any) -> None:
         answer, took = await talk(*[b"G"] * 30, pause=1, then_eof=False)
         assert statuses(answer) == [408]
         assert Policy().head_timeout <= took <= 31
 
-    async def test_a_slow_body_times_out(self, talk):
+    async def test_a_slow_body_times_out(self, talk: Any) -> None:
         head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
         answer, _ = await talk(head, *[b"x"] * 60, pause=1, then_eof=False)
         assert statuses(answer) == [408]
 
-    async def test_who_leaves_in_the_middle_is_forgotten(self, talk):
+    async def test_who_leaves_in_the_middle_is_forgotten(self, talk: Any) -> None:
         answer, took = await talk(post(call(1))[:-5])
         assert (answer, took) == (b"", 0)
 
 
 class TestCancellation:
-    async def test_at_any_moment_leaves_nothing_running(self, pipe, agent):
+    async def test_at_any_moment_leaves_nothing_running(self, pipe: Any, agent: Any) -> None:
         """Cancel the connection after every number of scheduling steps; the agent always counts nothing as running."""
 
-        async def slow(request, _context):
+        async def slow(request: Any, _context: Any) -> Any:
             await anyio.sleep(1)
             return {}
 
@@ -228,8 +229,8 @@ class TestCancellation:
                 group.cancel_scope.cancel()
             assert served.active == 0
 
-    async def test_of_a_batch_gives_back_every_call(self, pipe, agent):
-        async def slow(request, _context):
+    async def test_of_a_batch_gives_back_every_call(self, pipe: Any, agent: Any) -> None:
+        async def slow(request: Any, _context: Any) -> Any:
             await anyio.sleep(1)
             return {}
 

@@ -1,5 +1,7 @@
 """The one question, asked atomically: the key first, then the nonce."""
 
+from typing import Any
+
 import pytest
 from attrs import evolve
 
@@ -27,27 +29,27 @@ QUESTION = Question(
 
 
 @pytest.fixture
-def admission():
-    def make(**policy):
+def admission() -> Any:
+    def make(**policy: Any) -> Any:
         fields = Policy(**{"start": StartPolicy.OPEN, **policy})
         return LocalAdmission.of(fields, key=b"k" * 32, now=0.0, wall=START)
 
     return make
 
 
-def ask(admission, *, at=0.0, **changes):
+def ask(admission: Any, *, at: Any = 0.0, **changes: Any) -> Any:
     question = evolve(QUESTION, **{"issued": START + at, **changes})
     return admission.ask(question, now=at, wall=START + at)
 
 
-def test_without_a_key_only_the_nonce_counts(admission):
+def test_without_a_key_only_the_nonce_counts(admission: Any) -> None:
     asked = admission()
     assert ask(asked, idempotency_key=None) == Admitted(None)
     assert ask(asked, idempotency_key=None) == Replayed()
     assert ask(asked, idempotency_key=None, nonce=None) == Admitted(None)
 
 
-def test_a_retry_gets_the_first_answer_even_with_the_same_nonce(admission):
+def test_a_retry_gets_the_first_answer_even_with_the_same_nonce(admission: Any) -> None:
     asked = admission()
     reservation = ask(asked).reservation
     assert ask(asked) == Running(0.5)
@@ -56,14 +58,14 @@ def test_a_retry_gets_the_first_answer_even_with_the_same_nonce(admission):
     assert ask(asked, nonce="fresh") == Stored("answer")
 
 
-def test_a_new_key_with_a_used_nonce_is_a_replay_and_reserves_nothing(admission):
+def test_a_new_key_with_a_used_nonce_is_a_replay_and_reserves_nothing(admission: Any) -> None:
     asked = admission()
     ask(asked)
     assert ask(asked, idempotency_key="k2") == Replayed()
     assert isinstance(ask(asked, idempotency_key="k2", nonce="n2"), Admitted)
 
 
-def test_something_else_under_the_key_is_a_mismatch_and_burns_no_nonce(admission):
+def test_something_else_under_the_key_is_a_mismatch_and_burns_no_nonce(admission: Any) -> None:
     asked = admission()
     ask(asked)
     assert ask(asked, digest=b"other", nonce="n2") == Mismatch()
@@ -78,26 +80,26 @@ def test_something_else_under_the_key_is_a_mismatch_and_burns_no_nonce(admission
         {"idempotency_key": "k2"},
     ],
 )
-def test_a_key_belongs_to_whoever_used_it(admission, changes):
+def test_a_key_belongs_to_whoever_used_it(admission: Any, changes: Any) -> None:
     asked = admission()
     ask(asked)
     assert isinstance(ask(asked, nonce="n2", **changes), Admitted)
 
 
-def test_an_anonymous_key_belongs_to_its_address_too(admission):
+def test_an_anonymous_key_belongs_to_its_address_too(admission: Any) -> None:
     asked = admission()
     ask(asked, authenticated=False)
     assert isinstance(ask(asked, authenticated=False, nonce="n2", peer="192.0.2.2"), Admitted)
     assert ask(asked, authenticated=False, nonce="n3") == Running(0.5)
 
 
-def test_an_authenticated_one_may_move(admission):
+def test_an_authenticated_one_may_move(admission: Any) -> None:
     asked = admission()
     ask(asked)
     assert ask(asked, peer="192.0.2.2") == Running(0.5)
 
 
-def test_what_was_killed_is_unknown_and_what_never_ran_is_free(admission):
+def test_what_was_killed_is_unknown_and_what_never_ran_is_free(admission: Any) -> None:
     asked = admission()
     asked.lose(ask(asked).reservation, now=1.0)
     assert ask(asked, at=2.0) == OutcomeUnknown()
@@ -106,18 +108,18 @@ def test_what_was_killed_is_unknown_and_what_never_ran_is_free(admission):
     assert isinstance(ask(asked, idempotency_key="k2", nonce="n3"), Admitted)
 
 
-def test_an_answer_that_is_gone_says_so(admission):
+def test_an_answer_that_is_gone_says_so(admission: Any) -> None:
     asked = admission(idempotency_bytes=10)
     asked.record(ask(asked).reservation, "answer", size=11, now=0.0)
     assert ask(asked) == AnswerGone()
 
 
-def test_full_of_keys_it_is_saturated_and_burns_no_nonce(admission):
+def test_full_of_keys_it_is_saturated_and_burns_no_nonce(admission: Any) -> None:
     asked = admission(idempotency_entries=1)
     ask(asked)
     assert isinstance(ask(asked, idempotency_key="k2", nonce="n2"), Saturated)
     assert ask(asked, idempotency_key=None, nonce="n2") == Admitted(None)
 
 
-def test_policy_chooses_what_a_start_refuses(admission):
+def test_policy_chooses_what_a_start_refuses(admission: Any) -> None:
     assert isinstance(ask(admission(start=StartPolicy.EXACT)), Floored)

@@ -1,5 +1,7 @@
 """Freshness, coalescing and the directory: one fetch for all who ask, kept for as long as its server allows."""
 
+from typing import Any
+
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ WALL = 1_750_000_000.0
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
 
 
-def fresh(*headers, ttl=None):
+def fresh(*headers: Any, ttl: Any = None) -> Any:
     return freshness_of(headers, policy=POLICY, wall=WALL, ttl=ttl)
 
 
@@ -66,10 +68,10 @@ class TestFreshness:
         ],
         ids=repr,
     )
-    def test_how_long_it_is_good(self, headers, seconds):
+    def test_how_long_it_is_good(self, headers: Any, seconds: Any) -> None:
         assert fresh(*headers).fresh_for == seconds
 
-    def test_the_documents_own_word_counts_where_headers_are_silent(self):
+    def test_the_documents_own_word_counts_where_headers_are_silent(self) -> None:
         assert fresh(ttl=20).fresh_for == 20
         assert fresh(ttl=-20).fresh_for == 0
         assert fresh(("Cache-Control", "max-age=60"), ttl=20).fresh_for == 60
@@ -83,7 +85,7 @@ class TestFreshness:
             ([("Cache-Control", "private")], True),
         ],
     )
-    def test_whether_it_is_kept(self, headers, store):
+    def test_whether_it_is_kept(self, headers: Any, store: Any) -> None:
         assert fresh(*headers).store is store
 
     @pytest.mark.parametrize(
@@ -98,18 +100,18 @@ class TestFreshness:
             ("no-cache, stale-while-revalidate=30", 0, 0),
         ],
     )
-    def test_how_long_it_serves_when_stale(self, value, revalidate, error):
+    def test_how_long_it_serves_when_stale(self, value: Any, revalidate: Any, error: Any) -> None:
         found = fresh(("Cache-Control", value))
         assert (found.revalidate_for, found.error_for) == (revalidate, error)
 
-    def test_validators_are_kept_if_they_can_be_sent_back(self):
+    def test_validators_are_kept_if_they_can_be_sent_back(self) -> None:
         assert fresh(("ETag", '"x"'), ("Last-Modified", DATE)).etag == '"x"'
         for value in ("é", "", "x" * 2000, "a\nb"):
             assert fresh(("ETag", value)).etag is None
         assert fresh(("ETag", '"x"'), ("ETag", '"y"')).etag is None
 
     @given(st.lists(st.tuples(st.sampled_from(["Cache-Control", "Expires", "Age", "Date", "ETag", "Vary"]), st.text())))
-    def test_any_headers_give_a_lifetime_within_policy(self, headers):
+    def test_any_headers_give_a_lifetime_within_policy(self, headers: Any) -> None:
         found = fresh(*headers)
         assert 0 <= found.fresh_for <= POLICY.most
         assert 0 <= found.revalidate_for <= POLICY.stale_while_revalidate
@@ -118,11 +120,11 @@ class TestFreshness:
     @pytest.mark.parametrize(
         "text", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
     )
-    def test_all_three_forms_of_dates_are_read(self, text):
+    def test_all_three_forms_of_dates_are_read(self, text: Any) -> None:
         assert parse_http_date(text) == 784111777
 
     @given(st.text())
-    def test_any_text_is_a_date_or_none(self, text):
+    def test_any_text_is_a_date_or_none(self, text: Any) -> None:
         assert parse_http_date(text) is None or isinstance(parse_http_date(text), float)
         assert parse_http_date(text + "x" * 100) is None
 
@@ -130,12 +132,12 @@ class TestFreshness:
         ("text", "seconds"),
         [("5", 5), ("Sun, 15 Jun 2025 15:07:40 GMT", 60), (DATE, 0), ("x", None), ("1.5", None), ("-1", None)],
     )
-    def test_retry_after_is_seconds_or_a_date(self, text, seconds):
+    def test_retry_after_is_seconds_or_a_date(self, text: Any, seconds: Any) -> None:
         assert parse_retry_after(text, wall=WALL) == seconds
 
 
 class TestCoalescing:
-    def test_the_first_leads_and_the_others_join(self):
+    def test_the_first_leads_and_the_others_join(self) -> None:
         flights = Coalescer()
         leading = flights.join("k", 1)
         assert isinstance(leading, Leading)
@@ -143,14 +145,14 @@ class TestCoalescing:
         assert flights.land(leading.flight) == (1, 2)
         assert (len(flights), flights.waiting) == (0, 0)
 
-    def test_a_late_result_is_refused(self):
+    def test_a_late_result_is_refused(self) -> None:
         flights = Coalescer()
         flight = flights.join("k", 1).flight
         assert flights.land(flight) == (1,)
         assert flights.land(flight) == ()
         assert flights.land(Flight("k", 1)) == ()
 
-    def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self):
+    def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self) -> None:
         flights = Coalescer()
         first = flights.join("k", 1).flight
         flights.join("k", 2)
@@ -159,7 +161,7 @@ class TestCoalescing:
         assert (second.waiter, flights.land(first)) == (2, ())
         assert flights.land(second.flight) == (2, 3)
 
-    def test_a_flight_ends_with_its_last_waiter(self):
+    def test_a_flight_ends_with_its_last_waiter(self) -> None:
         flights = Coalescer()
         flights.join("k", 1)
         flights.join("k", 2)
@@ -168,13 +170,13 @@ class TestCoalescing:
         assert flights.leave(1) is None
         assert (len(flights), flights.flight("k")) == (0, None)
 
-    def test_one_waiter_waits_once(self):
+    def test_one_waiter_waits_once(self) -> None:
         flights = Coalescer()
         flights.join("k", 1)
         with pytest.raises(ValueError, match="waits already"):
             flights.join("other", 1)
 
-    def test_it_is_bounded(self):
+    def test_it_is_bounded(self) -> None:
         flights = Coalescer(max_flights=1, max_waiters=2)
         flights.join("k", 1)
         assert flights.join("other", 2) == Crowded()
@@ -189,30 +191,30 @@ DEAD = Failed(ConnectionError("refused"), FailureKind.UNREACHABLE)
 class Play:
     """A directory and its clock, driven step by step."""
 
-    def __init__(self, **policy):
+    def __init__(self, **policy: Any) -> None:
         self.directory = Directory(DirectoryPolicy(**policy))
         self.now = 0.0
         self.waiters = iter(range(10**6))
 
-    def lookup(self, url=URL):
+    def lookup(self, url: Any = URL) -> Any:
         return self.directory.lookup(url, next(self.waiters), now=self.now)
 
-    def settle(self, flight, outcome, jitter=0.0):
+    def settle(self, flight: Any, outcome: Any, jitter: Any = 0.0) -> Any:
         return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)
 
-    def fetch(self, outcome, url=URL):
+    def fetch(self, outcome: Any, url: Any = URL) -> Any:
         (lead,) = self.lookup(url)
         assert isinstance(lead, Lead), lead
         return self.settle(lead.flight, outcome)[0].result
 
-    def result(self, url=URL):
+    def result(self, url: Any = URL) -> Any:
         (deliver,) = self.lookup(url)
         assert isinstance(deliver, Deliver), deliver
         return deliver.result
 
 
 class TestDirectory:
-    def test_fifty_look_ups_make_one_fetch_and_one_answer(self):
+    def test_fifty_look_ups_make_one_fetch_and_one_answer(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         assert [play.lookup() for _ in range(49)] == [()] * 49
@@ -220,7 +222,7 @@ class TestDirectory:
         assert [effect.result for effect in delivered] == [Found("v", Source.FETCHED, 0.0)] * 50
         assert (len(play.directory), play.directory.waiting) == (1, 0)
 
-    def test_what_is_good_is_delivered_at_once(self):
+    def test_what_is_good_is_delivered_at_once(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60")]))
         play.now = 59.0
@@ -229,7 +231,7 @@ class TestDirectory:
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
 
-    def test_what_is_stale_is_asked_for_with_its_validators(self):
+    def test_what_is_stale_is_asked_for_with_its_validators(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("etag", '"x"'), ("last-modified", DATE), ("cache-control", "max-age=60")]))
         play.now = 60.0
@@ -242,7 +244,7 @@ class TestDirectory:
         play.now = 70.0
         assert play.lookup()[0].headers[0] == ("if-none-match", '"x"')
 
-    def test_a_304_without_headers_keeps_the_old_ones(self):
+    def test_a_304_without_headers_keeps_the_old_ones(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("age", "50")], 5.0))
         play.now = 10.0
@@ -251,18 +253,18 @@ class TestDirectory:
         play.now = 69.0
         assert play.result().source is Source.CACHED
 
-    def test_a_304_for_what_was_forgotten_is_no_answer(self):
+    def test_a_304_for_what_was_forgotten_is_no_answer(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         assert isinstance(play.settle(lead.flight, NotModified())[0].result, Unfound)
 
-    def test_no_store_answers_those_who_wait_and_is_not_kept(self):
+    def test_no_store_answers_those_who_wait_and_is_not_kept(self) -> None:
         play = Play()
         assert play.fetch(Fetched("v", [("cache-control", "no-store")])).value == "v"
         assert len(play.directory) == 0
         assert isinstance(play.lookup()[0], Lead)
 
-    def test_while_one_revalidates_the_others_get_the_stale_value(self):
+    def test_while_one_revalidates_the_others_get_the_stale_value(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
         play.now = 20.0
@@ -272,7 +274,7 @@ class TestDirectory:
         assert play.settle(lead.flight, Fetched("w"))[0].result.value == "w"
         assert play.result().value == "w"
 
-    def test_past_that_everybody_waits(self):
+    def test_past_that_everybody_waits(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
         play.now = 71.0
@@ -280,7 +282,7 @@ class TestDirectory:
         assert not lead.stale_at_hand
         assert play.lookup() == ()
 
-    def test_one_failure_answers_all_and_is_remembered_a_moment(self):
+    def test_one_failure_answers_all_and_is_remembered_a_moment(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.lookup()
@@ -291,7 +293,7 @@ class TestDirectory:
         play.now = 1.0
         assert isinstance(play.lookup()[0], Lead)
 
-    def test_failures_in_a_row_are_remembered_longer_and_spread(self):
+    def test_failures_in_a_row_are_remembered_longer_and_spread(self) -> None:
         play = Play()
         waits = []
         for _ in range(40):
@@ -304,14 +306,14 @@ class TestDirectory:
         play.now += 300
         assert play.fetch(DEAD).source is Source.STALE_ERROR
 
-    def test_the_server_may_ask_for_a_longer_wait_within_bounds(self):
+    def test_the_server_may_ask_for_a_longer_wait_within_bounds(self) -> None:
         play = Play()
         assert play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=20.0)).next_try == 20.0
         play.now = 20.0
         assert play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=1e9)).next_try == 30.0
 
     @pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER])
-    def test_while_its_server_fails_a_stale_document_serves_for_a_day(self, kind):
+    def test_while_its_server_fails_a_stale_document_serves_for_a_day(self, kind: Any) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0 + 86_399
@@ -320,21 +322,21 @@ class TestDirectory:
         play.now += 2
         assert isinstance(play.fetch(Failed(OSError(), kind)), Unfound)
 
-    def test_an_answer_that_says_no_drops_what_is_kept(self):
+    def test_an_answer_that_says_no_drops_what_is_kept(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
         assert isinstance(play.fetch(Failed(OSError(), FailureKind.GONE)), Unfound)
         assert len(play.directory) == 0
 
-    def test_nonsense_is_no_outage(self):
+    def test_nonsense_is_no_outage(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
         assert isinstance(play.fetch(Failed(OSError(), FailureKind.UNUSABLE)), Unfound)
         assert len(play.directory) == 1
 
-    def test_a_leader_that_leaves_hands_over(self):
+    def test_a_leader_that_leaves_hands_over(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.lookup()
@@ -344,7 +346,7 @@ class TestDirectory:
         assert play.settle(next_lead.flight, Fetched("v"))[0].result.value == "v"
         assert play.directory.abandon(lead.waiter) == ()
 
-    def test_what_is_forgotten_meanwhile_is_not_kept(self):
+    def test_what_is_forgotten_meanwhile_is_not_kept(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.directory.forget(URL)
@@ -356,7 +358,7 @@ class TestDirectory:
         play.directory.abandon(lead.waiter)
         assert play.directory._disowned == set()
 
-    def test_the_least_recently_used_go_first(self):
+    def test_the_least_recently_used_go_first(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b"):
             play.fetch(Fetched(name), name)
@@ -365,13 +367,13 @@ class TestDirectory:
         assert play.result("a").value == "a"
         assert isinstance(play.lookup("b")[0], Lead)
 
-    def test_failures_are_bounded_too(self):
+    def test_failures_are_bounded_too(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b", "c"):
             play.fetch(DEAD, name)
         assert len(play.directory._failures) == 2
 
-    def test_too_many_at_once_are_told_so(self):
+    def test_too_many_at_once_are_told_so(self) -> None:
         play = Play()
         play.directory._flights = Coalescer(max_flights=1)
         play.lookup("a")
@@ -384,7 +386,7 @@ class FlightLaws(RuleBasedStateMachine):
 
     kind = Directory
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.directory = self.kind(DirectoryPolicy(max_entries=2))
         self.now = 0.0
@@ -393,7 +395,7 @@ class FlightLaws(RuleBasedStateMachine):
         self.leads = {}
         self.late = []
 
-    def carry_out(self, effects, url=None):
+    def carry_out(self, effects: Any, url: Any = None) -> None:
         for place, effect in enumerate(effects):
             if isinstance(effect, Deliver):
                 assert self.waiting.pop(effect.waiter, None) is not None, "delivered to nobody, or twice"
@@ -406,7 +408,7 @@ class FlightLaws(RuleBasedStateMachine):
                 self.leads[effect.waiter] = effect.flight
 
     @rule(url=st.sampled_from(["a", "b", "c"]))
-    def look_up(self, url):
+    def look_up(self, url: Any) -> None:
         self.number += 1
         self.waiting[self.number] = url
         self.carry_out(self.directory.lookup(url, self.number, now=self.now))
@@ -423,7 +425,7 @@ class FlightLaws(RuleBasedStateMachine):
             ]
         ),
     )
-    def settle(self, data, outcome):
+    def settle(self, data: Any, outcome: Any) -> None:
         if self.leads:
             waiter = data.draw(st.sampled_from(sorted(self.leads)))
             flight, url = self.leads[waiter], self.waiting[waiter]
@@ -433,13 +435,13 @@ class FlightLaws(RuleBasedStateMachine):
             self.late.append(flight)
 
     @rule(data=st.data())
-    def a_late_result_changes_nothing(self, data):
+    def a_late_result_changes_nothing(self, data: Any) -> None:
         if self.late:
             flight = data.draw(st.sampled_from(self.late))
             assert self.directory.settle(flight, Fetched("late"), now=self.now, wall=WALL) == ()
 
     @rule(data=st.data())
-    def cancel(self, data):
+    def cancel(self, data: Any) -> None:
         if self.waiting:
             waiter = data.draw(st.sampled_from(sorted(self.waiting)))
             flight = self.leads.pop(waiter, None)
@@ -449,54 +451,54 @@ class FlightLaws(RuleBasedStateMachine):
                 self.late.append(flight)
 
     @rule(url=st.sampled_from(["a", "b"]))
-    def forget(self, url):
+    def forget(self, url: Any) -> None:
         self.directory.forget(url)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, 11.0, 40.0]))
-    def time_passes(self, seconds):
+    def time_passes(self, seconds: Any) -> None:
         self.now += seconds
 
     @invariant()
-    def nobody_waits_without_a_flight(self):
+    def nobody_waits_without_a_flight(self) -> None:
         led = {self.waiting[waiter] for waiter in self.leads}
         assert set(self.waiting.values()) == led
         assert self.directory.waiting == len(self.waiting)
 
     @invariant()
-    def it_is_bounded(self):
+    def it_is_bounded(self) -> None:
         assert len(self.directory) <= 2
 
 
 class SecondFlight(Directory):
-    def lookup(self, url, waiter, *, now):
+    def lookup(self, url: Any, waiter: Any, *, now: Any) -> Any:
         self._flights._flights.pop(url, None)
         return super().lookup(url, waiter, now=now)
 
 
 class LosesOnHandOver(Directory):
-    def abandon(self, waiter):
+    def abandon(self, waiter: Any) -> Any:
         return super().abandon(waiter)[:0]
 
 
 class TakesLateResults(Directory):
-    def settle(self, flight, outcome, **times):
+    def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
         return super().settle(self._flights.flight(flight.key) or flight, outcome, **times)
 
 
 class TellsTheLeaderOnly(Directory):
-    def settle(self, flight, outcome, **times):
+    def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
         return super().settle(flight, outcome, **times)[:1]
 
 
 LAWS = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
-def test_the_directory_keeps_its_laws():
+def test_the_directory_keeps_its_laws() -> None:
     run_state_machine_as_test(FlightLaws, settings=LAWS)
 
 
 @pytest.mark.parametrize("mutant", [SecondFlight, LosesOnHandOver, TakesLateResults, TellsTheLeaderOnly])
-def test_a_broken_directory_is_caught(mutant):
+def test_a_broken_directory_is_caught(mutant: Any) -> None:
     hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
     machine = type("Machine", (FlightLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):

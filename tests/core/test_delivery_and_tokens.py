@@ -1,6 +1,7 @@
 """Retries that end, breakers that close again, tokens that are fetched once."""
 
-import pytest
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,29 +24,31 @@ from asap_core.client.tokens import Issued, NotIssued, TokenFailed, TokenGiven, 
 POLICY = RetryPolicy()
 
 
-def step(ended=Attempt.LOST, *, attempts=1, keyed=True, jitter=0.0, retry_after=None):
+def step(
+    ended: Any = Attempt.LOST, *, attempts: Any = 1, keyed: Any = True, jitter: Any = 0.0, retry_after: Any = None
+) -> Any:
     return next_step(ended, attempts=attempts, keyed=keyed, policy=POLICY, jitter=jitter, retry_after=retry_after)
 
 
 class TestRetries:
-    def test_delays_double_and_end(self):
+    def test_delays_double_and_end(self) -> None:
         assert [step(attempts=n) for n in (1, 2)] == [RetryAfter(1.0), RetryAfter(2.0)]
         assert step(attempts=3) == GiveUp("3 attempts were made")
 
-    def test_what_was_answered_is_not_tried_again(self):
+    def test_what_was_answered_is_not_tried_again(self) -> None:
         assert isinstance(step(Attempt.ANSWERED), GiveUp)
 
-    def test_what_may_have_been_done_is_tried_again_under_a_key_only(self):
+    def test_what_may_have_been_done_is_tried_again_under_a_key_only(self) -> None:
         assert "twice" in step(keyed=False).reason
         assert step(Attempt.RECOVERABLE, keyed=False) == RetryAfter(1.0)
 
-    def test_the_servers_word_counts_up_to_a_cap(self):
+    def test_the_servers_word_counts_up_to_a_cap(self) -> None:
         assert step(retry_after=5.0) == RetryAfter(5.0)
         assert step(retry_after=0.1) == RetryAfter(1.0)
         assert step(retry_after=1e9) == RetryAfter(60.0)
 
     @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 1e12))
-    def test_no_wait_is_over_the_cap(self, attempts, jitter, retry_after):
+    def test_no_wait_is_over_the_cap(self, attempts: Any, jitter: Any, retry_after: Any) -> None:
         policy = RetryPolicy(retries=10**6)
         found = next_step(
             Attempt.LOST, attempts=attempts, keyed=True, policy=policy, jitter=jitter, retry_after=retry_after
@@ -54,13 +57,13 @@ class TestRetries:
 
 
 class TestBreaker:
-    def failing(self):
+    def failing(self) -> Any:
         breaker = Breaker()
         for _ in range(5):
             breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
         return breaker
 
-    def test_opens_after_failures_in_a_row_only(self):
+    def test_opens_after_failures_in_a_row_only(self) -> None:
         breaker = Breaker()
         for outcome in [Outcome.FAILED] * 4 + [Outcome.OK] + [Outcome.FAILED] * 4 + [Outcome.ABANDONED] * 9:
             breaker.give_back(breaker.ask(now=0.0), outcome, now=0.0)
@@ -68,7 +71,7 @@ class TestBreaker:
         breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
         assert breaker.ask(now=10.0) == Refused(50.0)
 
-    def test_lets_one_probe_through_after_its_rest(self):
+    def test_lets_one_probe_through_after_its_rest(self) -> None:
         breaker = self.failing()
         probe = breaker.ask(now=60.0)
         assert probe.probe
@@ -77,12 +80,12 @@ class TestBreaker:
         breaker.give_back(probe, Outcome.OK, now=61.0)
         assert breaker.state(now=61.0) is BreakerState.CLOSED
 
-    def test_a_probe_that_fails_opens_it_again(self):
+    def test_a_probe_that_fails_opens_it_again(self) -> None:
         breaker = self.failing()
         breaker.give_back(breaker.ask(now=60.0), Outcome.FAILED, now=61.0)
         assert breaker.ask(now=61.0) == Refused(60.0)
 
-    def test_a_probe_that_is_abandoned_is_not_lost(self):
+    def test_a_probe_that_is_abandoned_is_not_lost(self) -> None:
         breaker = self.failing()
         probe = breaker.ask(now=60.0)
         breaker.give_back(probe, Outcome.ABANDONED, now=60.0)
@@ -94,7 +97,7 @@ KEY = TokenKey("https://idp.example/token", "me", "read")
 
 
 class TestTokens:
-    def test_one_fetch_for_all_who_need_it(self):
+    def test_one_fetch_for_all_who_need_it(self) -> None:
         kept = Tokens()
         (lead,) = kept.lookup(KEY, 1, now=0.0)
         assert isinstance(lead, TokenLead)
@@ -105,12 +108,12 @@ class TestTokens:
         assert kept.settle(lead.flight, Issued("late", 1.0), now=0.0) == ()
         assert "secret" not in repr(given_to) + repr(Issued("secret", 1.0))
 
-    def test_another_scope_is_another_token(self):
+    def test_another_scope_is_another_token(self) -> None:
         kept = Tokens()
         kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 3600.0), now=0.0)
         assert isinstance(kept.lookup(TokenKey(KEY.endpoint, KEY.client_id, "write"), 2, now=0.0)[0], TokenLead)
 
-    def test_it_is_refreshed_ahead_while_the_others_use_the_old_one(self):
+    def test_it_is_refreshed_ahead_while_the_others_use_the_old_one(self) -> None:
         kept = Tokens()
         kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
         (lead,) = kept.lookup(KEY, 2, now=80.0)
@@ -121,19 +124,19 @@ class TestTokens:
         (lead,) = kept.lookup(KEY, 4, now=100.0)
         assert kept.settle(lead.flight, NotIssued(error), now=100.0) == (TokenFailed(4, error),)
 
-    def test_a_short_lived_one_is_used_for_most_of_its_life(self):
+    def test_a_short_lived_one_is_used_for_most_of_its_life(self) -> None:
         kept = Tokens()
         kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 10.0), now=0.0)
         assert isinstance(kept.lookup(KEY, 2, now=7.9)[0], TokenGiven)
 
-    def test_a_leader_that_leaves_hands_over(self):
+    def test_a_leader_that_leaves_hands_over(self) -> None:
         kept = Tokens()
         kept.lookup(KEY, 1, now=0.0)
         kept.lookup(KEY, 2, now=0.0)
         (lead,) = kept.abandon(1)
         assert (lead.waiter, kept.abandon(1)) == (2, ())
 
-    def test_one_that_was_refused_is_dropped_once(self):
+    def test_one_that_was_refused_is_dropped_once(self) -> None:
         kept = Tokens()
         (effect,) = kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
         kept.drop(KEY, effect.token)
@@ -142,7 +145,7 @@ class TestTokens:
         kept.drop(KEY, effect.token)
         assert len(kept) == 1
 
-    def test_they_are_bounded(self, monkeypatch):
+    def test_they_are_bounded(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(tokens_module, "MAX_TOKENS", 2)
         kept = Tokens()
         for number in range(3):

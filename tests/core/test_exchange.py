@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from typing import Any
 
 import pytest
 from attrs import asdict, evolve
@@ -49,7 +50,7 @@ NUMBERS = itertools.count()
 STAMP = "2025-06-15T15:06:40Z"  # ManualClock's
 
 
-def manifest(*, auth=False, **changes):
+def manifest(*, auth: Any = False, **changes: Any) -> Any:
     fields = {
         "id": AGENT, "name": "Echo", "version": "1.0.0", "description": "",
         "capabilities": Capabilities(skills=[Skill(id="echo", description="")]),
@@ -60,8 +61,15 @@ def manifest(*, auth=False, **changes):
 
 
 def serve(
-    *, auth=False, clock=None, shared=False, shared_limits=False, payload_types=("task.request",), aliases=(), **policy
-):
+    *,
+    auth: Any = False,
+    clock: Any = None,
+    shared: Any = False,
+    shared_limits: Any = False,
+    payload_types: Any = ("task.request",),
+    aliases: Any = (),
+    **policy: Any,
+) -> Any:
     fields = {"peer_limits": (), "start": StartPolicy.OPEN, **policy}
     agent = Agent(manifest(auth=auth), policy=Policy(**fields), payload_types=payload_types, aliases=aliases)
     return agent.bind(
@@ -70,7 +78,7 @@ def serve(
     )  # fmt: skip
 
 
-def envelope(**changes):
+def envelope(**changes: Any) -> Any:
     fields = {
         "id": f"e-{next(NUMBERS)}", "asap_version": "0.1", "timestamp": STAMP, "sender": ALICE, "recipient": AGENT,
         "payload_type": "task.request", "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}},
@@ -78,23 +86,23 @@ def envelope(**changes):
     return {key: value for key, value in {**fields, **changes}.items() if value is not ...}
 
 
-def call(number=1, *, key=None, envelope_changes=None, **changes):
+def call(number: Any = 1, *, key: Any = None, envelope_changes: Any = None, **changes: Any) -> Any:
     params = {"envelope": envelope(**(envelope_changes or {}))}
     if key is not None:
         params["idempotency_key"] = key
     return {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": params, **changes}
 
 
-def head(method="POST", target="/asap", peer="192.0.2.1", **headers):
+def head(method: Any = "POST", target: Any = "/asap", peer: Any = "192.0.2.1", **headers: Any) -> Any:
     pairs = tuple((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items())
     return Request(method=method, target=target, headers=pairs, peer=peer)
 
 
-def reply(state):
+def reply(state: Any) -> Any:
     return state.replied(Replied("task.response", {"task_id": "t", "status": "completed"}))
 
 
-def finish(state, *, answer=reply):
+def finish(state: Any, *, answer: Any = reply) -> Any:
     """Drive to the response, every dispatch answered by `answer`."""
     while not isinstance(state, Respond):
         match state:
@@ -105,7 +113,7 @@ def finish(state, *, answer=reply):
     return state.response
 
 
-def post(agent, body, *, answer=reply, **headers):
+def post(agent: Any, body: Any, *, answer: Any = reply, **headers: Any) -> Any:
     state = agent.open(head(**headers))
     if isinstance(state, Authenticate):
         state = state.verified(Authenticated(ALICE))
@@ -116,7 +124,7 @@ def post(agent, body, *, answer=reply, **headers):
     return finish(state, answer=answer)
 
 
-def outcome(response):
+def outcome(response: Any) -> Any:
     """The taxonomy of the refusal, or "ok"."""
     value = json.loads(response.body)
     return value["error"]["data"]["code"] if "error" in value else "ok"
@@ -135,14 +143,14 @@ class TestDocuments:
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    def test_are_answered_at_once(self, method, target):
+    def test_are_answered_at_once(self, method: Any, target: Any) -> None:
         response = finish(serve().open(head(method, target)))
         assert response.status == 200
         assert dict(response.headers)[b"asap-version"] == b"2.2"
         assert (response.body == b"") is (method == "HEAD")
         assert int(dict(response.headers)[b"content-length"]) > 0
 
-    def test_the_manifest_is_revalidated(self):
+    def test_the_manifest_is_revalidated(self) -> None:
         agent = serve()
         first = finish(agent.open(head("GET", "/.well-known/asap/manifest.json")))
         tag = dict(first.headers)[b"etag"].decode()
@@ -153,14 +161,14 @@ class TestDocuments:
         for other in ('"x"', "x", "", tag.strip('"')):
             assert finish(agent.open(head("GET", "/.well-known/asap/manifest.json", if_none_match=other))).status == 200
 
-    def test_the_manifest_has_later_keys_only_where_they_say_something(self):
+    def test_the_manifest_has_later_keys_only_where_they_say_something(self) -> None:
         body = json.loads(finish(serve().open(head("GET", "/.well-known/asap/manifest.json"))).body)
         assert not {"supported_versions", "sla", "verification"} & set(body)
         assert not {"hardware", "inference"} & set(body["capabilities"])
         agent = Agent(manifest(supported_versions=["2.2"]))
         assert json.loads(agent.document.body)["supported_versions"] == ["2.2"]
 
-    def test_uptime_and_load_are_told(self):
+    def test_uptime_and_load_are_told(self) -> None:
         clock = ManualClock()
         agent = serve(clock=clock)
         clock.advance(2.5)
@@ -171,7 +179,7 @@ class TestDocuments:
             2.5, {"active_tasks": 1, "queue_depth": 0}, "healthy",
         )  # fmt: skip
 
-    def test_draining_is_told_to_probes(self):
+    def test_draining_is_told_to_probes(self) -> None:
         agent = serve()
         agent.drain()
         statuses = [
@@ -195,13 +203,13 @@ class TestDocuments:
             ("GET", "http://host", 404, None),
         ],
     )
-    def test_other_methods_and_paths_are_refused(self, method, target, status, allow):
+    def test_other_methods_and_paths_are_refused(self, method: Any, target: Any, status: Any, allow: Any) -> None:
         response = finish(serve().open(head(method, target)))
         assert (response.status, dict(response.headers).get(b"allow"), response.close) == (status, allow, True)
 
 
 class TestOneCall:
-    def test_is_dispatched_and_answered(self):
+    def test_is_dispatched_and_answered(self) -> None:
         state = serve().open(head()).feed(json.dumps(call(7)).encode()).end()
         (dispatch,) = state.calls
         assert (dispatch.kind, dispatch.skill, dispatch.deadline) == ("taskrequest", "echo", 30.0)
@@ -213,20 +221,20 @@ class TestOneCall:
         assert (answer["sender"], answer["recipient"], answer["correlation_id"]) == (AGENT, ALICE, dispatch.envelope.id)
         assert len(answer) == 11
 
-    def test_a_typed_payload_is_an_answer(self):
+    def test_a_typed_payload_is_an_answer(self) -> None:
         response = post(
             serve(), call(), answer=lambda state: state.replied(TaskResponse(task_id="t", status=TaskStatus.WORKING))
         )
         assert json.loads(response.body)["result"]["envelope"]["payload"]["status"] == "working"
 
-    def test_a_refusal_of_the_handlers_is_an_answer(self):
+    def test_a_refusal_of_the_handlers_is_an_answer(self) -> None:
         refused = Refusal(kind=HANDLER_FAILED, note="Internal server error")
         assert outcome(post(serve(), call(), answer=lambda state: state.failed(refused))) == "asap:rpc/internal_error"
 
-    def test_what_cannot_be_sent_is_told_to_the_operator_only(self):
+    def test_what_cannot_be_sent_is_told_to_the_operator_only(self) -> None:
         answers = []
 
-        def nonsense(state):
+        def nonsense(state: Any) -> Any:
             answers.append(state.replied(Replied("task.response", {"x": {1, 2}})))
             return answers[0]
 
@@ -235,13 +243,13 @@ class TestOneCall:
         assert "values that JSON has" in answers[0].fault
         assert "values that JSON has" not in response.body.decode()
 
-    def test_a_body_may_come_in_pieces(self):
+    def test_a_body_may_come_in_pieces(self) -> None:
         state = serve().open(head())
         for byte in json.dumps(call()).encode():
             state = state.feed(bytes([byte]))
         assert outcome(finish(state.end())) == "ok"
 
-    def test_nothing_is_left_running(self):
+    def test_nothing_is_left_running(self) -> None:
         agent = serve()
         post(agent, call())
         assert agent.active == 0
@@ -290,22 +298,22 @@ REFUSED = [
 
 class TestRefusals:
     @pytest.mark.parametrize(("body", "code"), REFUSED, ids=[f"{n}-{code}" for n, (_, code) in enumerate(REFUSED)])
-    def test_each_has_its_code_and_status_200(self, body, code):
+    def test_each_has_its_code_and_status_200(self, body: Any, code: Any) -> None:
         agent = serve()
         response = post(agent, body)
         assert (response.status, outcome(response)) == (200, code)
         assert len(agent._admission._guard) == 0
 
-    def test_the_id_comes_back_where_it_was_readable(self):
+    def test_the_id_comes_back_where_it_was_readable(self) -> None:
         assert json.loads(post(serve(), call("mine", method=5)).body)["id"] == "mine"
         assert json.loads(post(serve(), call({}, method=5)).body)["id"] is None
 
-    def test_every_structural_error_is_listed(self):
+    def test_every_structural_error_is_listed(self) -> None:
         value = json.loads(post(serve(), {"jsonrpc": 1, "x": 1}).body)
         paths = {error["path"] for error in value["error"]["data"]["validation_errors"]}
         assert paths == {"$", "$.jsonrpc", "$.method", "$.id", "$.params"}
 
-    def test_a_timestamp_outside_the_window_is_told_the_servers_time(self):
+    def test_a_timestamp_outside_the_window_is_told_the_servers_time(self) -> None:
         details = json.loads(post(serve(), call(envelope_changes={"timestamp": 0})).body)["error"]["data"]
         assert details["details"]["server_time"] == STAMP
         assert details["retry_after_ms"] == 5000
@@ -313,13 +321,13 @@ class TestRefusals:
         assert ahead["details"]["future_offset_seconds"] > 0
 
     @given(request_bodies())
-    def test_any_body_gets_one_json_answer_that_says_nothing_internal(self, body):
+    def test_any_body_gets_one_json_answer_that_says_nothing_internal(self, body: Any) -> None:
         response = post(serve(), body)
         assert response.status in (200, 413, 503)
         json.loads(response.body)
 
     @given(requests(), st.lists(st.binary(max_size=20), max_size=3))
-    def test_any_head_gets_one_answer(self, request, chunks):
+    def test_any_head_gets_one_answer(self, request: Any, chunks: Any) -> None:
         state = serve(max_body=30).open(request)
         for chunk in chunks:
             if isinstance(state, ReadBody):
@@ -331,33 +339,33 @@ class TestRefusals:
 
 
 class TestBodies:
-    def test_a_length_over_the_limit_is_refused_before_it_is_read(self):
+    def test_a_length_over_the_limit_is_refused_before_it_is_read(self) -> None:
         for length in ("10485761", "9" * 30):
             state = serve().open(head(content_length=length))
             assert (state.response.status, state.response.close) == (413, True)
         assert isinstance(serve().open(head(content_length="x")), ReadBody)
 
-    def test_a_body_over_the_limit_is_refused_as_it_comes(self):
+    def test_a_body_over_the_limit_is_refused_as_it_comes(self) -> None:
         state = serve(max_body=10).open(head()).feed(b"x" * 10)
         response = state.feed(b"x").response
         assert (response.status, response.close) == (413, True)
 
     @pytest.mark.parametrize("coding", ["gzip", "GZIP", " x-gzip ", "identity", ""])
-    def test_known_codings_are_inflated(self, coding):
+    def test_known_codings_are_inflated(self, coding: Any) -> None:
         body = json.dumps(call()).encode()
         body = gzip.compress(body) if "gzip" in coding.lower() else body
         assert outcome(post(serve(), body, content_encoding=coding)) == "ok"
 
     @pytest.mark.parametrize("coding", ["br", "gzip, br", "deflate", "gzip, gzip"])
-    def test_others_are_refused_with_those_that_would_do(self, coding):
+    def test_others_are_refused_with_those_that_would_do(self, coding: Any) -> None:
         response = serve().open(head(content_encoding=coding)).response
         assert (response.status, dict(response.headers)[b"accept-encoding"]) == (415, b"gzip, x-gzip")
 
     @pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b"x" * 1000)[:-9], gzip.compress(b"x") + b"more"])
-    def test_what_cannot_be_inflated_is_refused(self, body):
+    def test_what_cannot_be_inflated_is_refused(self, body: Any) -> None:
         assert post(serve(), body, content_encoding="gzip").status == 400
 
-    def test_who_waits_for_continue_is_known(self):
+    def test_who_waits_for_continue_is_known(self) -> None:
         assert serve().open(head(expect="100-Continue")).expect_continue
         assert not serve().open(head()).expect_continue
 
@@ -367,11 +375,11 @@ class TestVersions:
         ("offered", "chosen"),
         [("2.2", "2.2"), ("2.1", "2.1"), ("2.1, 2.2", "2.1"), ("9, 2.2,2.1", "2.2"), ("", "2.2"), (" ", "2.2")],
     )
-    def test_the_first_that_both_know_is_chosen(self, offered, chosen):
+    def test_the_first_that_both_know_is_chosen(self, offered: Any, chosen: Any) -> None:
         response = post(serve(), call(), asap_version=offered)
         assert dict(response.headers)[b"asap-version"].decode() == chosen
 
-    def test_with_none_in_common_it_says_which_there_are(self):
+    def test_with_none_in_common_it_says_which_there_are(self) -> None:
         response = post(serve(), call(), asap_version="99.0")
         value = json.loads(response.body)["error"]
         assert (response.status, value["code"]) == (200, -32000)
@@ -380,47 +388,47 @@ class TestVersions:
 
 
 class TestWho:
-    def test_without_a_credential_there_is_a_challenge(self):
+    def test_without_a_credential_there_is_a_challenge(self) -> None:
         response = serve(auth=True).open(head()).response
         assert (response.status, response.close) == (401, True)
         assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
         assert json.loads(response.body)["error"]["data"]["status_code"] == 401
 
     @pytest.mark.parametrize("value", ["Bearer", "Bearer a b", "Bearer " + "x" * 9000, "Bearer é"])
-    def test_a_credential_that_cannot_be_read_is_challenged(self, value):
+    def test_a_credential_that_cannot_be_read_is_challenged(self, value: Any) -> None:
         response = serve(auth=True).open(head(authorization=value)).response
         assert (response.status, b'error="invalid_request"' in dict(response.headers)[b"www-authenticate"]) == (
             401,
             True,
         )
 
-    def test_one_that_is_refused_is_challenged(self):
+    def test_one_that_is_refused_is_challenged(self) -> None:
         response = serve(auth=True).open(head(authorization="bearer x")).refused().response
         assert (response.status, b'error="invalid_token"' in dict(response.headers)[b"www-authenticate"]) == (401, True)
 
-    def test_one_that_cannot_be_checked_waits(self):
+    def test_one_that_cannot_be_checked_waits(self) -> None:
         response = serve(auth=True).open(head(authorization="Bearer x")).unavailable().response
         assert (response.status, dict(response.headers)[b"retry-after"]) == (503, b"1")
 
-    def test_another_scheme_is_none(self):
+    def test_another_scheme_is_none(self) -> None:
         response = serve(auth=True).open(head(authorization="Basic eDp5")).response
         assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
 
-    def test_two_headers_are_none(self):
+    def test_two_headers_are_none(self) -> None:
         request = Request(method="POST", target="/asap", headers=((b"authorization", b"Bearer a"),) * 2, peer="x")
         assert serve(auth=True).open(request).response.status == 401
 
-    def test_the_sender_is_who_authenticated(self):
+    def test_the_sender_is_who_authenticated(self) -> None:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
         response = post(serve(auth=True), forged, authorization="Bearer x")
         assert (response.status, outcome(response)) == (403, "asap:auth/sender_mismatch")
 
-    def test_the_profile_reference_says_so_within_200(self):
+    def test_the_profile_reference_says_so_within_200(self) -> None:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
         response = post(serve(auth=True, plain_refusals=True), forged, authorization="Bearer x")
         assert (response.status, json.loads(response.body)["error"]["code"]) == (200, -32602)
 
-    def test_an_alias_is_this_agent(self):
+    def test_an_alias_is_this_agent(self) -> None:
         other = call(envelope_changes={"recipient": "urn:asap:agent:other"})
         assert outcome(post(serve(aliases=["urn:asap:agent:other"]), other)) == "ok"
 
@@ -428,7 +436,7 @@ class TestWho:
 class TestOnce:
     @pytest.mark.parametrize("policy", list(NoncePolicy))
     @pytest.mark.parametrize("nonce", [True, False])
-    def test_what_stands_for_uniqueness_is_policy(self, policy, nonce):
+    def test_what_stands_for_uniqueness_is_policy(self, policy: Any, nonce: Any) -> None:
         extensions = {"nonce": "n"} if nonce else None
         agent = serve(nonce=policy)
         first, again = (
@@ -440,18 +448,18 @@ class TestOnce:
             assert first == "ok"
             assert again == ("ok" if policy is NoncePolicy.OFF else "asap:protocol/invalid_nonce")
 
-    def test_a_nonce_is_no_envelope_id(self):
+    def test_a_nonce_is_no_envelope_id(self) -> None:
         agent = serve()
         assert outcome(post(agent, call(envelope_changes={"extensions": {"nonce": "x"}}))) == "ok"
         assert outcome(post(agent, call(envelope_changes={"id": "x"}))) == "ok"
 
-    def test_old_peers_may_leave_out_what_policy_lets_them(self):
+    def test_old_peers_may_leave_out_what_policy_lets_them(self) -> None:
         agent = serve(**asdict(Policy.reference(), recurse=False) | {"peer_limits": ()})
         for left_out in (..., None):
             changes = {"id": left_out, "timestamp": left_out, "recipient": "urn:asap:agent:any"}
             assert outcome(post(agent, call(envelope_changes=changes))) == "ok"
 
-    def test_a_key_brings_the_first_answer_under_the_new_id(self):
+    def test_a_key_brings_the_first_answer_under_the_new_id(self) -> None:
         agent = serve()
         first = json.loads(post(agent, call(1, key="k")).body)
         again = json.loads(post(agent, call(2, key="k")).body)
@@ -459,27 +467,27 @@ class TestOnce:
         assert again["result"]["envelope"]["payload"] == first["result"]["envelope"]["payload"]
         assert again["result"]["envelope"]["correlation_id"] != first["result"]["envelope"]["correlation_id"]
 
-    def test_a_key_may_come_as_a_header(self):
+    def test_a_key_may_come_as_a_header(self) -> None:
         agent = serve()
         post(agent, call(envelope_changes={"id": "a"}), x_idempotency_key="k")
         assert outcome(post(agent, call(envelope_changes={"id": "a"}), x_idempotency_key="k")) == "ok"
         assert outcome(post(agent, call(envelope_changes={"id": "a"}, key="k"), x_idempotency_key="k")) == "ok"
 
     @pytest.mark.parametrize("value", ["other", "", "x" * 300])
-    def test_two_keys_that_differ_are_refused(self, value):
+    def test_two_keys_that_differ_are_refused(self, value: Any) -> None:
         assert outcome(post(serve(), call(key="k"), x_idempotency_key=value)) == "asap:protocol/malformed_envelope"
 
-    def test_a_header_beside_what_cannot_be_read_changes_nothing(self):
+    def test_a_header_beside_what_cannot_be_read_changes_nothing(self) -> None:
         assert outcome(post(serve(), {}, x_idempotency_key="k")) == "asap:rpc/invalid_request"
 
-    def test_a_key_of_the_callers_own_in_config_is_its_own_business(self):
+    def test_a_key_of_the_callers_own_in_config_is_its_own_business(self) -> None:
         payload = {"conversation_id": "c", "skill_id": "echo", "input": {}, "config": {"idempotency_key": "other"}}
         assert outcome(post(serve(), call(key="k", envelope_changes={"payload": payload}))) == "ok"
 
-    def test_what_never_ran_gives_its_key_back(self):
+    def test_what_never_ran_gives_its_key_back(self) -> None:
         agent = serve()
 
-        def busy(state):
+        def busy(state: Any) -> Any:
             return state.turned_away(Refusal(kind=BUSY, retry_after=1.0))
 
         response = post(agent, call(key="k"), answer=busy)
@@ -487,7 +495,7 @@ class TestOnce:
         assert outcome(post(agent, call(key="k"))) == "ok"
 
     @pytest.mark.parametrize(("leave", "then"), [("lost", "asap:admission/outcome_unknown"), ("abandon", "ok")])
-    def test_what_was_cut_off_is_unknown_and_what_was_abandoned_is_free(self, leave, then):
+    def test_what_was_cut_off_is_unknown_and_what_was_abandoned_is_free(self, leave: Any, then: Any) -> None:
         agent = serve()
         (dispatch,) = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         assert dispatch.shielded
@@ -511,7 +519,7 @@ class TestOnce:
     ]
 
     @pytest.mark.parametrize(("given_answer", "code", "status"), ANSWERS, ids=lambda value: type(value).__name__)
-    def test_a_shared_store_answers_with_the_same_types(self, given_answer, code, status):
+    def test_a_shared_store_answers_with_the_same_types(self, given_answer: Any, code: Any, status: Any) -> None:
         state = serve(shared=True).open(head()).feed(json.dumps(call(key="k")).encode()).end()
         (admit,) = state.calls
         assert isinstance(admit, Admit)
@@ -519,12 +527,12 @@ class TestOnce:
         assert (response.status, outcome(response)) == (status, code)
         assert (b"retry-after" in dict(response.headers)) is (status == 503)
 
-    def test_a_store_that_keeps_nonsense_is_a_bug(self):
+    def test_a_store_that_keeps_nonsense_is_a_bug(self) -> None:
         (admit,) = serve(shared=True).open(head()).feed(json.dumps(call()).encode()).end().calls
         with pytest.raises(TypeError, match="recorded"):
             admit.answered(admission.Stored("x"))
 
-    def test_with_a_shared_store_the_driver_keeps_the_answer(self):
+    def test_with_a_shared_store_the_driver_keeps_the_answer(self) -> None:
         agent = serve(shared=True)
         state = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end()
         dispatch = state.calls[0].answered(admission.Admitted(admission.Reservation(b"r")))
@@ -539,7 +547,7 @@ class TestOnce:
 
 
 class TestBatches:
-    def test_answers_come_in_order(self):
+    def test_answers_come_in_order(self) -> None:
         batch = [call(1), 5, call(3, method="x"), call(4, envelope_changes={"sender": "x"}), call(5)]
         response = post(serve(), batch)
         values = json.loads(response.body)
@@ -547,29 +555,29 @@ class TestBatches:
         assert ["error" in value for value in values] == [False, True, True, True, False]
         assert response.status == 200
 
-    def test_of_one_is_a_batch_still(self):
+    def test_of_one_is_a_batch_still(self) -> None:
         assert len(json.loads(post(serve(), [call()]).body)) == 1
 
-    def test_compressed_is_a_batch_still(self):
+    def test_compressed_is_a_batch_still(self) -> None:
         body = gzip.compress(json.dumps([call(), call()]).encode())
         assert len(json.loads(post(serve(), body, content_encoding="gzip").body)) == 2
 
     @pytest.mark.parametrize(("batch", "code"), [([], "asap:rpc/invalid_request"), ([1] * 51, "asap:rpc/batch_size")])
-    def test_of_none_or_too_many_is_one_error(self, batch, code):
+    def test_of_none_or_too_many_is_one_error(self, batch: Any, code: Any) -> None:
         assert outcome(post(serve(), batch)) == code
 
-    def test_a_replay_within_it_is_refused(self):
+    def test_a_replay_within_it_is_refused(self) -> None:
         same = call(1)
         values = json.loads(post(serve(), [same, {**same, "id": 2}]).body)
         assert ["error" in value for value in values] == [False, True]
 
-    def test_the_header_key_is_for_single_requests(self):
+    def test_the_header_key_is_for_single_requests(self) -> None:
         values = json.loads(post(serve(), [call(1), call(2)], x_idempotency_key="k").body)
         assert all("result" in value for value in values)
 
 
 class TestShares:
-    def test_over_it_there_is_429_as_in_the_reference(self):
+    def test_over_it_there_is_429_as_in_the_reference(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [post(agent, call()).status for _ in range(3)] == [200, 200, 429]
         response = agent.open(head()).response
@@ -579,33 +587,33 @@ class TestShares:
         assert response.close
         assert isinstance(agent.open(head(peer="192.0.2.2")), ReadBody)
 
-    def test_documents_cost_nothing(self):
+    def test_documents_cost_nothing(self) -> None:
         agent = serve(peer_limits=parse_limits("1/minute"))
         assert all(finish(agent.open(head("GET", "/health"))).status == 200 for _ in range(5))
 
-    def test_a_batch_costs_what_it_holds_and_the_rest_is_limited(self):
+    def test_a_batch_costs_what_it_holds_and_the_rest_is_limited(self) -> None:
         agent = serve(peer_limits=parse_limits("10/minute"))
         values = json.loads(post(agent, [call(number) for number in range(15)]).body)
         limited = [value["error"]["code"] if "error" in value else 0 for value in values]
         assert limited == [0] * 10 + [429] * 5
         assert agent.open(head()).response.status == 429
 
-    def test_an_authenticated_agent_has_a_share_of_its_own(self):
+    def test_an_authenticated_agent_has_a_share_of_its_own(self) -> None:
         agent = serve(auth=True, peer_limits=parse_limits("100/minute"), principal_limits=parse_limits("3/minute"))
         values = json.loads(post(agent, [call(number) for number in range(5)], authorization="Bearer x").body)
         assert ["error" in value for value in values] == [False] * 3 + [True] * 2
         assert post(agent, call(), authorization="Bearer x").status == 429
 
-    def test_of_one_item_costs_one(self):
+    def test_of_one_item_costs_one(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [json.loads(post(agent, [call()]).body)[0].get("error") for _ in range(2)] == [None, None]
 
-    def test_only_a_principal_limit_counts_the_batch_too(self):
+    def test_only_a_principal_limit_counts_the_batch_too(self) -> None:
         agent = serve(auth=True, principal_limits=parse_limits("3/minute"))
         values = json.loads(post(agent, [call(number) for number in range(5)], authorization="Bearer x").body)
         assert values[-1]["error"]["data"]["limit"] == "3 per 1 minute"
 
-    def test_a_shared_limiter_is_asked_by_the_driver(self):
+    def test_a_shared_limiter_is_asked_by_the_driver(self) -> None:
         agent = serve(shared_limits=True, peer_limits=parse_limits("10/minute"))
         state = agent.open(head())
         assert isinstance(state, TakeLimit)
@@ -618,14 +626,14 @@ class TestShares:
 
 
 class TestStreams:
-    def test_are_not_built_yet_and_say_so(self):
+    def test_are_not_built_yet_and_say_so(self) -> None:
         response = post(serve(), call(9), target="/asap/stream")
         value = json.loads(response.body)
         assert (value["id"], value["error"]["code"]) == (9, -32012)
 
 
 class TestMoves:
-    def test_a_state_that_was_left_has_no_more_moves(self):
+    def test_a_state_that_was_left_has_no_more_moves(self) -> None:
         agent = serve(auth=True)
         state = agent.open(head(authorization="Bearer x"))
         body = state.verified(Authenticated(ALICE))
@@ -639,13 +647,13 @@ class TestMoves:
         with pytest.raises(IllegalMove):
             response.sent()
 
-    def test_a_call_that_was_left_has_none_either(self):
+    def test_a_call_that_was_left_has_none_either(self) -> None:
         (dispatch,) = serve().open(head()).feed(json.dumps(call()).encode()).end().calls
         reply(dispatch)
         with pytest.raises(IllegalMove, match="Dispatch was left already"):
             reply(dispatch)
 
-    def test_every_state_can_be_abandoned(self):
+    def test_every_state_can_be_abandoned(self) -> None:
         agent = serve(auth=True, shared=True, shared_limits=True, peer_limits=parse_limits("9/minute"))
         take = agent.open(head(authorization="Bearer x"))
         authenticate = agent.open(head(authorization="Bearer x")).taken()
@@ -659,13 +667,13 @@ class TestMoves:
             assert state.abandon() == Done()
         assert agent.active == 0
 
-    def test_a_record_can_be_abandoned(self):
+    def test_a_record_can_be_abandoned(self) -> None:
         (admit,) = serve(shared=True).open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         record = reply(admit.answered(admission.Admitted(admission.Reservation(b"r"))))
         record.abandon()
         abandon_call(admit)
 
-    def test_an_answered_call_is_over(self):
+    def test_an_answered_call_is_over(self) -> None:
         (dispatch,) = serve().open(head()).feed(json.dumps(call()).encode()).end().calls
         answered = reply(dispatch)
         assert isinstance(answered, Answered)
@@ -675,7 +683,7 @@ class TestMoves:
 
 
 class TestBinding:
-    def test_unbound_it_says_what_to_do(self):
+    def test_unbound_it_says_what_to_do(self) -> None:
         agent = Agent(manifest())
         assert not agent.bound
         with pytest.raises(RuntimeError, match="bind"):
@@ -683,26 +691,26 @@ class TestBinding:
         with pytest.raises(RuntimeError, match="bind"):
             agent.new_id()
 
-    def test_it_is_bound_once(self):
+    def test_it_is_bound_once(self) -> None:
         agent = serve()
         with pytest.raises(RuntimeError, match="served already"):
             agent.bind(clock=ManualClock(), ids=str, key=b"k" * 32)
 
     @pytest.mark.parametrize("key", [b"", b"k" * 15, b"k" * 65])
-    def test_a_key_has_16_to_64_bytes(self, key):
+    def test_a_key_has_16_to_64_bytes(self, key: Any) -> None:
         with pytest.raises(ValueError, match="16 to 64"):
             Agent(manifest()).bind(clock=ManualClock(), ids=str, key=key)
 
-    def test_its_version_is_one_that_peers_can_read(self):
+    def test_its_version_is_one_that_peers_can_read(self) -> None:
         with pytest.raises(ValueError, match=r"1\.4\.2"):
             Agent(manifest(version="newest"))
 
-    def test_its_scheme_is_one_that_can_be_checked(self):
+    def test_its_scheme_is_one_that_can_be_checked(self) -> None:
         with pytest.raises(ValueError, match="bearer"):
             Agent(evolve(manifest(), auth=AuthScheme(schemes=["basic"])))
 
 
-def test_what_is_no_request_gets_a_response_too():
+def test_what_is_no_request_gets_a_response_too() -> None:
     response = refuse_head(431, "Expected less")
     assert (response.status, response.close) == (431, True)
     assert json.loads(response.body) == {"detail": "Expected less"}

@@ -1,15 +1,17 @@
 """What was asked under a key: running, answered, cut off, forgotten in order."""
 
+from typing import Any
+
 from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Lost, Other, Working
 
 TTL = 600.0
 
 
-def table(**changes):
+def table(**changes: Any) -> Any:
     return IdempotencyTable(**{"ttl": TTL, "max_entries": 10, "max_bytes": 1000, **changes})
 
 
-def test_a_free_key_is_held_and_then_answered():
+def test_a_free_key_is_held_and_then_answered() -> None:
     keys = table()
     assert keys.find(b"k", b"d", now=0.0) == Free()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
@@ -19,7 +21,7 @@ def test_a_free_key_is_held_and_then_answered():
     assert (len(keys), keys.size) == (1, 6)
 
 
-def test_something_else_under_the_key_is_told_apart():
+def test_something_else_under_the_key_is_told_apart() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     assert keys.find(b"k", b"other", now=0.0) == Other()
@@ -27,7 +29,7 @@ def test_something_else_under_the_key_is_told_apart():
     assert keys.find(b"k", b"other", now=0.0) == Other()
 
 
-def test_work_that_is_never_reported_counts_as_cut_off():
+def test_work_that_is_never_reported_counts_as_cut_off() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     assert keys.find(b"k", b"d", now=34.9) == Working(34.9 * 0 + 35 - 34.9)
@@ -36,7 +38,7 @@ def test_work_that_is_never_reported_counts_as_cut_off():
     assert keys.find(b"k", b"d", now=35.0 + TTL) == Free()
 
 
-def test_work_that_was_killed_is_cut_off_at_once():
+def test_work_that_was_killed_is_cut_off_at_once() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     keys.lose(b"k", now=1.0)
@@ -44,7 +46,7 @@ def test_work_that_was_killed_is_cut_off_at_once():
     keys.lose(b"unknown", now=1.0)
 
 
-def test_work_that_never_began_leaves_the_key_free():
+def test_work_that_never_began_leaves_the_key_free() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     keys.free(b"k")
@@ -54,7 +56,7 @@ def test_work_that_never_began_leaves_the_key_free():
     assert keys.find(b"k", b"d", now=0.0) == Free()
 
 
-def test_an_answer_is_kept_for_its_time():
+def test_an_answer_is_kept_for_its_time() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     keys.finish(b"k", "answer", size=1, now=10.0)
@@ -63,7 +65,7 @@ def test_an_answer_is_kept_for_its_time():
     assert (len(keys), keys.size) == (0, 0)
 
 
-def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too():
+def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too() -> None:
     keys = table(ttl=10.0)
     keys.begin(b"long", b"d", deadline=1000, now=0.0)
     keys.begin(b"short", b"d", deadline=1, now=0.0)
@@ -74,7 +76,7 @@ def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too():
     assert keys.size == 0
 
 
-def test_short_of_bytes_the_oldest_answers_become_tombstones():
+def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
     keys = table(max_bytes=100)
     for number, name in enumerate((b"a", b"b", b"c")):
         keys.begin(name, b"d", deadline=30, now=float(number))
@@ -84,7 +86,7 @@ def test_short_of_bytes_the_oldest_answers_become_tombstones():
     assert keys.size == 80
 
 
-def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once():
+def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once() -> None:
     keys = table(max_bytes=100)
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     keys.finish(b"k", "huge", size=101, now=0.0)
@@ -92,7 +94,7 @@ def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once():
     assert keys.size == 0
 
 
-def test_full_it_says_when_there_is_room():
+def test_full_it_says_when_there_is_room() -> None:
     keys = table(max_entries=2)
     assert (keys.room(), keys.until_room(0.0)) == (True, 0.0)
     for name in (b"a", b"b"):
@@ -102,7 +104,7 @@ def test_full_it_says_when_there_is_room():
     assert keys.until_room(10_000.0) == 1.0
 
 
-def test_a_backlog_shrinks_with_every_call():
+def test_a_backlog_shrinks_with_every_call() -> None:
     keys = table()
     for name in (b"a", b"b", b"c", b"e"):
         keys.begin(name, b"d", deadline=30, now=0.0)

@@ -1,5 +1,7 @@
 """Shares: what GCRA admits in any window, and what a full table does."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,27 +24,27 @@ class TestReadingLimits:
             ("", ()),
         ],
     )
-    def test_as_the_reference_writes_them(self, text, limits):
+    def test_as_the_reference_writes_them(self, text: Any, limits: Any) -> None:
         assert parse_limits(text) == limits
 
     @pytest.mark.parametrize(
         "text", ["10", "0/second", "ten/second", "10/year", "-1/second", "1/second\nx", ";".join(["1/day"] * 9)]
     )
-    def test_anything_else_says_what_is_right(self, text):
+    def test_anything_else_says_what_is_right(self, text: Any) -> None:
         with pytest.raises(ValueError, match="10/second;100/minute"):
             parse_limits(text)
 
     @pytest.mark.parametrize(
         "text", ["10 per 1 second", "100 per 1 minute", "3 per 2 hour", "5 per 1 day", "7 per 1.5 second"]
     )
-    def test_they_are_shown_as_the_reference_shows_them(self, text):
+    def test_they_are_shown_as_the_reference_shows_them(self, text: Any) -> None:
         amount, _, per, unit = text.split()
         seconds = float(per) * {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[unit]
         assert str(Limit(int(amount), seconds)) == text
 
 
 class TestTaking:
-    def test_a_quiet_key_gets_its_amount_at_once_and_then_its_rate(self):
+    def test_a_quiet_key_gets_its_amount_at_once_and_then_its_rate(self) -> None:
         limiter = Limiter(TEN, capacity=10)
         assert [limiter.take("k", now=0.0) for _ in range(10)] == [Taken()] * 10
         refused = limiter.take("k", now=0.0)
@@ -50,23 +52,23 @@ class TestTaking:
         assert limiter.take("k", now=0.1) == Taken()
         assert isinstance(limiter.take("k", now=0.15), Limited)
 
-    def test_what_one_limit_refuses_costs_nothing_in_the_others(self):
+    def test_what_one_limit_refuses_costs_nothing_in_the_others(self) -> None:
         limiter = Limiter(BOTH, capacity=10)
         for _ in range(1000):
             limiter.take("k", now=0.0)
         taken = sum(isinstance(limiter.take("k", now=1.0 + second), Taken) for second in range(8) for _ in range(10))
         assert taken == 80
 
-    def test_keys_do_not_share(self):
+    def test_keys_do_not_share(self) -> None:
         limiter = Limiter(TEN, capacity=10)
         assert limiter.take("a", cost=10, now=0.0) == limiter.take("b", cost=10, now=0.0) == Taken()
 
-    def test_a_cost_above_the_amount_is_never_granted(self):
+    def test_a_cost_above_the_amount_is_never_granted(self) -> None:
         limiter = Limiter(TEN, capacity=10)
         assert isinstance(limiter.take("k", cost=11, now=0.0), Limited)
         assert len(limiter) == 0
 
-    def test_part_of_a_cost_is_granted_where_part_is_asked_for(self):
+    def test_part_of_a_cost_is_granted_where_part_is_asked_for(self) -> None:
         limiter = Limiter(BOTH, capacity=10)
         assert limiter.take_up_to("k", cost=4, now=0.0) == 4
         assert limiter.take_up_to("k", cost=50, now=0.0) == 6
@@ -74,7 +76,7 @@ class TestTaking:
         assert limiter.take_up_to("k", cost=50, now=0.35) == 3
 
     @given(st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 3)), max_size=200))
-    def test_in_any_window_it_admits_less_than_twice_the_amount(self, steps):
+    def test_in_any_window_it_admits_less_than_twice_the_amount(self, steps: Any) -> None:
         limiter, now, granted = Limiter(TEN, capacity=10), 0.0, []
         for pause, cost in steps:
             now += pause
@@ -84,7 +86,7 @@ class TestTaking:
             assert sum(cost for at, cost in granted if start <= at < start + 1) < 20
 
     @given(st.lists(st.floats(0, 2), max_size=50))
-    def test_what_it_says_to_wait_is_enough(self, pauses):
+    def test_what_it_says_to_wait_is_enough(self, pauses: Any) -> None:
         limiter, now = Limiter(BOTH, capacity=10), 0.0
         for pause in pauses:
             now += pause
@@ -95,14 +97,14 @@ class TestTaking:
 
 
 class TestAFullTable:
-    def test_drops_what_is_whole_again_and_loses_nothing(self):
+    def test_drops_what_is_whole_again_and_loses_nothing(self) -> None:
         limiter = Limiter(TEN, capacity=3)
         for key in "abc":
             limiter.take(key, now=0.0)
         assert limiter.take("d", now=10.0) == Taken()
         assert len(limiter) == 3
 
-    def test_gives_new_keys_one_share_together_and_evicts_nobody(self):
+    def test_gives_new_keys_one_share_together_and_evicts_nobody(self) -> None:
         limiter = Limiter(TEN, capacity=3)
         for key in "abc":
             limiter.take(key, cost=10, now=0.0)
@@ -126,9 +128,9 @@ class TestPeers:
             ("x" * 64, "x" * 65, True),
         ],
     )
-    def test_one_host_is_one_key(self, one, other, same):
+    def test_one_host_is_one_key(self, one: Any, other: Any, same: Any) -> None:
         assert (peer_key(one) == peer_key(other)) is same
 
     @given(st.text())
-    def test_any_text_is_a_key(self, text):
+    def test_any_text_is_a_key(self, text: Any) -> None:
         assert 0 < len(peer_key(text)) <= 70

@@ -1,5 +1,7 @@
 """Law: (sender, nonce, issued) is fresh at most once, ever; (sender, nonce) at most once within the window's time."""
 
+from typing import Any
+
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ MAX_AGE, SKEW = 300.0, 30.0
 START = 1_750_000_000.0
 
 
-def guard(**changes):
+def guard(**changes: Any) -> Any:
     fields = {
         "key": b"k" * 32, "max_age": MAX_AGE, "skew": SKEW, "capacity": 1000, "per_sender": 500,
         "start": StartPolicy.OPEN, "now": 0.0, "wall": START,
@@ -20,37 +22,46 @@ def guard(**changes):
     return changes.pop("kind", ReplayGuard)(**{**fields, **changes})
 
 
-def admit(guarded, nonce, *, at=0.0, sender="alice", authenticated=True, issued=None, wall=None):
+def admit(
+    guarded: Any,
+    nonce: Any,
+    *,
+    at: Any = 0.0,
+    sender: Any = "alice",
+    authenticated: Any = True,
+    issued: Any = None,
+    wall: Any = None,
+) -> Any:
     wall = START + at if wall is None else wall
     issued = wall if issued is None else issued
     return guarded.admit(sender, nonce, authenticated=authenticated, issued=issued, now=at, wall=wall)
 
 
 class TestOnce:
-    def test_what_is_new_is_fresh_and_the_same_again_is_replayed(self):
+    def test_what_is_new_is_fresh_and_the_same_again_is_replayed(self) -> None:
         guarded = guard()
         assert admit(guarded, "n") == Fresh()
         assert admit(guarded, "n") == Replayed()
         assert len(guarded) == 1
 
-    def test_a_nonce_belongs_to_its_sender(self):
+    def test_a_nonce_belongs_to_its_sender(self) -> None:
         guarded = guard()
         assert admit(guarded, "n", sender="alice") == Fresh()
         assert admit(guarded, "n", sender="bob") == Fresh()
         assert admit(guarded, "n", sender="alice", authenticated=False) == Fresh()
 
-    def test_sender_and_nonce_do_not_run_together(self):
+    def test_sender_and_nonce_do_not_run_together(self) -> None:
         guarded = guard()
         assert admit(guarded, "bc", sender="a") == Fresh()
         assert admit(guarded, "c", sender="ab") == Fresh()
 
     @pytest.mark.parametrize("text", ["", "\ud800", "\x00", "n" * 10_000_000])
-    def test_any_string_gets_a_decision(self, text):
+    def test_any_string_gets_a_decision(self, text: Any) -> None:
         guarded = guard()
         assert admit(guarded, text, sender=text) == Fresh()
         assert admit(guarded, text, sender=text) == Replayed()
 
-    def test_it_is_remembered_for_the_whole_window_and_then_forgotten(self):
+    def test_it_is_remembered_for_the_whole_window_and_then_forgotten(self) -> None:
         guarded = guard()
         admit(guarded, "n")
         assert admit(guarded, "n", at=MAX_AGE + SKEW - 0.001) == Replayed()
@@ -59,7 +70,7 @@ class TestOnce:
 
 
 class TestTheFloor:
-    def test_what_was_forgotten_is_not_accepted_under_its_old_date(self):
+    def test_what_was_forgotten_is_not_accepted_under_its_old_date(self) -> None:
         guarded = guard()
         admit(guarded, "n")
         admit(guarded, "other", at=MAX_AGE + SKEW + 1)
@@ -68,7 +79,7 @@ class TestTheFloor:
         verdict = admit(guarded, "n", at=MAX_AGE + SKEW + 2, issued=START, wall=stepped)
         assert isinstance(verdict, Floored)
 
-    def test_it_says_how_long_until_a_fresh_date_passes(self):
+    def test_it_says_how_long_until_a_fresh_date_passes(self) -> None:
         guarded = guard(start=StartPolicy.EXACT)
         verdict = admit(guarded, "n", at=10)
         assert verdict == Floored(SKEW - 10 + 1)
@@ -84,17 +95,17 @@ class TestTheFloor:
             (StartPolicy.EXACT, SKEW + 0.001, True),
         ],
     )
-    def test_each_start_policy_refuses_what_it_says(self, start, issued, fresh):
+    def test_each_start_policy_refuses_what_it_says(self, start: Any, issued: Any, fresh: Any) -> None:
         verdict = admit(guard(start=start), "n", at=1, issued=START + issued)
         assert isinstance(verdict, Fresh if fresh else Floored)
 
-    def test_in_steady_time_nobody_meets_it(self):
+    def test_in_steady_time_nobody_meets_it(self) -> None:
         guarded = guard()
         for second in range(2000):
             assert admit(guarded, f"n{second}", at=second, issued=START + second - MAX_AGE + 1) == Fresh()
         assert len(guarded) <= MAX_AGE + SKEW + 1
 
-    def test_a_wall_clock_that_stepped_back_locks_no_honest_sender_out(self):
+    def test_a_wall_clock_that_stepped_back_locks_no_honest_sender_out(self) -> None:
         guarded = guard()
         # For a second the wall was an hour ahead, and an envelope came then.
         assert admit(guarded, "ahead", at=0, wall=START + 3600) == Fresh()
@@ -105,7 +116,7 @@ class TestTheFloor:
         assert admit(guarded, "later", at=4000) == Fresh()
         assert len(guarded) == 1
 
-    def test_what_is_held_back_is_bounded(self, monkeypatch):
+    def test_what_is_held_back_is_bounded(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(replay, "_MAX_HELD_BACK", 3)
         guarded = guard()
         for number in range(10):
@@ -118,26 +129,26 @@ class TestTheFloor:
 
 
 class TestBounds:
-    def test_in_all(self):
+    def test_in_all(self) -> None:
         guarded = guard(capacity=3, per_sender=10)
         assert [admit(guarded, str(n)) for n in range(3)] == [Fresh()] * 3
         assert admit(guarded, "more", at=100) == Saturated(MAX_AGE + SKEW - 100)
         assert admit(guarded, "0", at=100) == Replayed()
         assert admit(guarded, "more", at=MAX_AGE + SKEW) == Fresh()
 
-    def test_of_one_sender(self):
+    def test_of_one_sender(self) -> None:
         guarded = guard(per_sender=2)
         assert [admit(guarded, str(n)) for n in range(2)] == [Fresh()] * 2
         assert isinstance(admit(guarded, "more"), Saturated)
         assert admit(guarded, "more", sender="bob") == Fresh()
 
-    def test_of_all_anonymous_ones_together(self):
+    def test_of_all_anonymous_ones_together(self) -> None:
         guarded = guard(capacity=4)
         assert [admit(guarded, "n", sender=str(n), authenticated=False) for n in range(2)] == [Fresh()] * 2
         assert isinstance(admit(guarded, "n", sender="more", authenticated=False), Saturated)
         assert admit(guarded, "n", sender="alice") == Fresh()
 
-    def test_a_live_nonce_is_never_forgotten_for_room(self):
+    def test_a_live_nonce_is_never_forgotten_for_room(self) -> None:
         guarded = guard(capacity=2)
         admit(guarded, "a")
         admit(guarded, "b")
@@ -145,7 +156,7 @@ class TestBounds:
             assert isinstance(admit(guarded, f"flood{number}", sender=f"s{number}"), Saturated)
         assert admit(guarded, "a") == admit(guarded, "b") == Replayed()
 
-    def test_idle_senders_are_bounded_and_their_floor_becomes_everybodys(self, monkeypatch):
+    def test_idle_senders_are_bounded_and_their_floor_becomes_everybodys(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(replay, "_MAX_IDLE_SENDERS", 2)
         guarded = guard()
         for number in range(4):
@@ -160,7 +171,7 @@ class TestBounds:
         admit(guarded, "n", at=411, sender="new")
         assert len(guarded._places) == places
 
-    def test_a_sender_that_comes_back_is_idle_no_longer(self):
+    def test_a_sender_that_comes_back_is_idle_no_longer(self) -> None:
         guarded = guard()
         admit(guarded, "n", sender="s")
         admit(guarded, "x", at=400, sender="clock")
@@ -168,7 +179,7 @@ class TestBounds:
         admit(guarded, "m", at=401, sender="s")
         assert list(guarded._idle) == []
 
-    def test_more_than_a_block_comes_and_goes(self):
+    def test_more_than_a_block_comes_and_goes(self) -> None:
         guarded = guard(capacity=5000, per_sender=5000)
         for number in range(3000):
             assert admit(guarded, str(number)) == Fresh()
@@ -193,7 +204,7 @@ class LawMachine(RuleBasedStateMachine):
 
     kind = ReplayGuard
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.now, self.wall = 0.0, START
         self.guard = guard(kind=self.kind, capacity=40, per_sender=20, now=self.now, wall=self.wall)
@@ -206,17 +217,17 @@ class LawMachine(RuleBasedStateMachine):
         authenticated=st.booleans(),
         age=st.sampled_from([0.0, 1.0, 299.0, 300.0, -30.0]),
     )
-    def admit(self, sender, nonce, authenticated, age):
+    def admit(self, sender: Any, nonce: Any, authenticated: Any, age: Any) -> None:
         issued = round(self.wall - age, 3)
         self.judge(sender, nonce, authenticated, issued)
 
     @rule(data=st.data())
-    def replay_something_captured(self, data):
+    def replay_something_captured(self, data: Any) -> None:
         captured = sorted(entry for entry in self.ever if self.wall - MAX_AGE <= entry[3] <= self.wall + SKEW)
         if captured:
             self.judge(*data.draw(st.sampled_from(captured)))
 
-    def judge(self, sender, nonce, authenticated, issued):
+    def judge(self, sender: Any, nonce: Any, authenticated: Any, issued: Any) -> None:
         verdict = self.guard.admit(
             sender, nonce, authenticated=authenticated, issued=issued, now=self.now, wall=self.wall
         )
@@ -230,61 +241,61 @@ class LawMachine(RuleBasedStateMachine):
             assert isinstance(verdict, Replayed) or verdict.retry_after > 0
 
     @rule(seconds=st.sampled_from([331.0, 340.0]))
-    def time_passes_and_the_wall_clock_is_set_back(self, seconds):
+    def time_passes_and_the_wall_clock_is_set_back(self, seconds: Any) -> None:
         self.now += seconds
 
     @rule(seconds=st.sampled_from([0.5, 29.0, 31.0, 299.0, 301.0, 330.0, 331.0, 700.0]))
-    def time_passes(self, seconds):
+    def time_passes(self, seconds: Any) -> None:
         self.now += seconds
         self.wall += seconds
 
     @rule(seconds=st.sampled_from([-3600.0, -331.0, -330.0, -31.0, -1.0, 1.0, 31.0, 331.0, 3600.0]))
-    def the_wall_clock_steps(self, seconds):
+    def the_wall_clock_steps(self, seconds: Any) -> None:
         self.wall += seconds
 
     @invariant()
-    def it_stays_within_its_bounds(self):
+    def it_stays_within_its_bounds(self) -> None:
         assert len(self.guard) <= 40
 
 
 class NoFloor(ReplayGuard):
-    def _drop(self, issued, digest, place):
+    def _drop(self, issued: Any, digest: Any, place: Any) -> None:
         super()._drop(float("-inf"), digest, place)
 
 
 class KeptTooShortly(ReplayGuard):
-    def __init__(self, **fields):
+    def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         self._keep = fields["max_age"]
 
 
 class DigestWithoutLength(ReplayGuard):
-    def _prefix(self, sender, *, authenticated):
+    def _prefix(self, sender: Any, *, authenticated: Any) -> Any:
         return self._key + sender.encode()
 
 
 class DigestWithoutSender(ReplayGuard):
-    def _prefix(self, sender, *, authenticated):
+    def _prefix(self, sender: Any, *, authenticated: Any) -> Any:
         return self._key
 
-    def admit(self, sender, nonce, **fields):
+    def admit(self, sender: Any, nonce: Any, **fields: Any) -> Any:
         verdict = super().admit(sender, nonce, **fields)
         # The mutant confuses senders: it refuses what is fresh. The law is about accepting, so turn it round.
         return Fresh() if isinstance(verdict, Replayed) else verdict
 
 
 class ForgetsForRoom(ReplayGuard):
-    def _is_full(self, sender):
+    def _is_full(self, sender: Any) -> Any:
         for shard in self._shards:
             shard.clear()
         return False
 
-    def _drop(self, issued, digest, place):
+    def _drop(self, issued: Any, digest: Any, place: Any) -> None:
         return
 
 
 class FloorOfSharedOnly(ReplayGuard):
-    def _drop(self, issued, digest, place):
+    def _drop(self, issued: Any, digest: Any, place: Any) -> None:
         super()._drop(issued, digest, place)
         self._places[place].floor = float("-inf")
 
@@ -295,18 +306,18 @@ BOUNDED = settings(max_examples=150, stateful_step_count=40, deadline=None, prin
 HUNT = settings(BOUNDED, max_examples=2000, phases=[Phase.generate], derandomize=True, database=None)
 
 
-def test_the_guard_keeps_the_law():
+def test_the_guard_keeps_the_law() -> None:
     run_state_machine_as_test(LawMachine, settings=BOUNDED)
 
 
 @pytest.mark.parametrize("mutant", [NoFloor, KeptTooShortly, DigestWithoutSender, ForgetsForRoom, FloorOfSharedOnly])
-def test_a_broken_guard_is_caught(mutant):
+def test_a_broken_guard_is_caught(mutant: Any) -> None:
     machine = type("Machine", (LawMachine,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError)):
         run_state_machine_as_test(machine, settings=HUNT)
 
 
-def test_a_digest_without_lengths_confuses_pairs():
+def test_a_digest_without_lengths_confuses_pairs() -> None:
     guarded = guard(kind=DigestWithoutLength)
     admit(guarded, "bc", sender="a")
     assert admit(guarded, "c", sender="ab") == Replayed()

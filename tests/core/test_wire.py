@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 import asap_core
 from asap_core import dnssd
-from asap_core.clock import ManualClock
 from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
 from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
-from asap_core.codec import decode_envelope, decode_registry, encode_envelope
+from asap_core.clock import ManualClock
+from asap_core.codec import decode_envelope, decode_registry, encode_envelope, read_registry
 from asap_core.dnssd import (
     Added,
     Announcement,
@@ -22,12 +23,14 @@ from asap_core.dnssd import (
     Neighbourhood,
     Removed,
     Txt,
-    Unusable as NotAnAgent,
     Updated,
     advertised_addresses,
     instance_name,
     read_announcement,
     txt_record,
+)
+from asap_core.dnssd import (
+    Unusable as NotAnAgent,
 )
 from asap_core.errors import (
     KINDS,
@@ -45,7 +48,6 @@ from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, header, path_of
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
 from asap_core.registry import Index, asap_url, find, make_entry, manifest_url, write_registry
-from asap_core.codec import read_registry
 from asap_core.server.identity import Anonymous, Authenticated, Credential, TokenTable, sender_rule
 from asap_core.testing import envelopes, json_values, manifests
 
@@ -53,7 +55,7 @@ from asap_core.testing import envelopes, json_values, manifests
 class TestHeads:
     GOOD = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
 
-    def read(self, data, chunk=None, **limits):
+    def read(self, data: Any, chunk: Any = None, **limits: Any) -> Any:
         reader = HeadReader(**{"max_size": 200, "max_fields": 5, **limits})
         assert not reader.started
         outcome = reader.feed(b"")
@@ -64,23 +66,23 @@ class TestHeads:
         return outcome
 
     @pytest.mark.parametrize("chunk", [None, 1, 3])
-    def test_a_good_one_is_read_however_it_is_cut(self, chunk):
+    def test_a_good_one_is_read_however_it_is_cut(self, chunk: Any) -> None:
         outcome = self.read(self.GOOD + b"abc", chunk)
         assert outcome.data == self.GOOD
         assert self.read(b"\r\n" + self.GOOD, chunk) == Head(self.GOOD, b"")
 
     @pytest.mark.parametrize("extra", [0, 1])
     @pytest.mark.parametrize("chunk", [None, 1])
-    def test_its_size_has_a_limit_that_is_exact(self, extra, chunk):
+    def test_its_size_has_a_limit_that_is_exact(self, extra: Any, chunk: Any) -> None:
         outcome = self.read(self.GOOD, chunk, max_size=len(self.GOOD) - extra)
         assert isinstance(outcome, BadHead if extra else Head)
 
-    def test_its_fields_have_one_too(self):
+    def test_its_fields_have_one_too(self) -> None:
         assert isinstance(self.read(self.GOOD, max_fields=2), Head)
         assert self.read(self.GOOD, max_fields=1).status == 431
 
     @given(st.binary(max_size=120), st.integers(1, 10))
-    def test_any_bytes_get_the_same_decision_however_they_are_cut(self, data, chunk):
+    def test_any_bytes_get_the_same_decision_however_they_are_cut(self, data: Any, chunk: Any) -> None:
         whole, cut = self.read(data), self.read(data, chunk)
         assert type(whole) is type(cut)
         if isinstance(whole, BadHead):
@@ -93,7 +95,7 @@ class TestHeads:
             b"GET / HTTP/1.1\r\nA\t: b", b"GET / HTTP/1.1\r\n\tA: b", b" GET / HTTP/1.1",
         ],
     )  # fmt: skip
-    def test_what_has_two_readings_is_refused(self, head):
+    def test_what_has_two_readings_is_refused(self, head: Any) -> None:
         assert self.read(head + b"\r\n\r\n").status == 400
 
     @pytest.mark.parametrize(
@@ -106,14 +108,14 @@ class TestHeads:
             (b"POST / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1", 400),
         ],
     )
-    def test_what_smuggling_is_made_of_is_refused(self, head, status):
+    def test_what_smuggling_is_made_of_is_refused(self, head: Any, status: Any) -> None:
         assert self.read(head + b"\r\n\r\n").status == status
 
 
 class TestBodies:
     @given(st.binary(max_size=300), st.integers(1, 50))
-    def test_any_bytes_through_gzip_are_the_same_however_they_are_cut(self, data, chunk):
-        def run(pieces):
+    def test_any_bytes_through_gzip_are_the_same_however_they_are_cut(self, data: Any, chunk: Any) -> None:
+        def run(pieces: Any) -> Any:
             body = Body(limit=100_000, inflater=Gzip())
             try:
                 for piece in pieces:
@@ -127,7 +129,7 @@ class TestBodies:
             assert run([coded]) == run(cut)
         assert run([gzip.compress(data) * 3]) == data * 3
 
-    def test_a_bomb_takes_no_more_memory_than_the_limit(self):
+    def test_a_bomb_takes_no_more_memory_than_the_limit(self) -> None:
         bomb = gzip.compress(b"0" * 200_000_000)
         body = Body(limit=1_000_000, inflater=Gzip())
         tracemalloc.start()
@@ -136,7 +138,7 @@ class TestBodies:
         assert tracemalloc.get_traced_memory()[1] < 3_000_000
         tracemalloc.stop()
 
-    def test_the_limit_is_exact(self):
+    def test_the_limit_is_exact(self) -> None:
         for size, fits in ((1000, True), (1001, False)):
             body = Body(limit=1000, inflater=Gzip())
             if fits:
@@ -146,24 +148,24 @@ class TestBodies:
                 with pytest.raises(BodyTooLarge):
                     body.feed(gzip.compress(b"0" * size))
 
-    def test_members_without_end_are_refused(self):
+    def test_members_without_end_are_refused(self) -> None:
         body = Body(limit=1000, inflater=Gzip())
         with pytest.raises(BadCoding, match="at most 16"):
             body.feed(gzip.compress(b"") * 17)
 
-    def test_output_that_waits_without_input_is_not_lost(self):
+    def test_output_that_waits_without_input_is_not_lost(self) -> None:
         data = b"a" * 65_536 * 3
         body = Body(limit=10**6, inflater=Gzip())
         for byte in gzip.compress(data):
             body.feed(bytes([byte]))
         assert body.end() == data
 
-    def test_several_values_of_a_header_are_one_list(self):
+    def test_several_values_of_a_header_are_one_list(self) -> None:
         headers = ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"))
         assert (header(headers, b"a"), header(headers, b"c")) == (b"1, 3", None)
 
     @given(st.text())
-    def test_any_target_has_a_path(self, target):
+    def test_any_target_has_a_path(self, target: Any) -> None:
         assert isinstance(path_of(target), str)
 
 
@@ -180,7 +182,7 @@ class TestUrls:
             ("http://lan.example", "http://lan.example:80"),
         ],
     )
-    def test_where_it_may_go(self, url, origin):
+    def test_where_it_may_go(self, url: Any, origin: Any) -> None:
         judged = judge_url(url, allow_http=["lan.example"])
         assert isinstance(judged, Allowed)
         assert judged.origin == origin == origin_of(url)
@@ -194,19 +196,19 @@ class TestUrls:
             "https://" + "a" * 9000, "http://127.0.0.1.example", "file:///etc/passwd", "javascript:x", "//a",
         ],
     )  # fmt: skip
-    def test_where_it_may_not(self, url):
+    def test_where_it_may_not(self, url: Any) -> None:
         judged = judge_url(url)
         assert isinstance(judged, Refused)
         assert judged.remedy
         assert "u:p" not in judged.shown
 
     @given(st.text())
-    def test_any_text_is_judged(self, text):
+    def test_any_text_is_judged(self, text: Any) -> None:
         assert isinstance(judge_url(text), Allowed | Refused)
         without_credentials(text)
         origin_of(text)
 
-    def test_only_web_urls_have_an_origin(self):
+    def test_only_web_urls_have_an_origin(self) -> None:
         assert origin_of("ftp://a") is None
         assert origin_of("nonsense") is None
 
@@ -214,7 +216,7 @@ class TestUrls:
         ("host", "loopback"),
         [("localhost", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("x", False)],
     )
-    def test_what_is_this_machine(self, host, loopback):
+    def test_what_is_this_machine(self, host: Any, loopback: Any) -> None:
         assert is_loopback(host) is loopback
 
 
@@ -231,32 +233,37 @@ REPLY = {
 }  # fmt: skip
 
 
-def read(value, status=200, sent=SENT):
+def read(value: Any, status: Any = 200, sent: Any = SENT) -> Any:
     return read_reply(sent, status=status, body=value if isinstance(value, bytes) else json.dumps(value).encode())
 
 
 class TestReplies:
-    def test_one_that_fits_is_taken(self):
+    def test_one_that_fits_is_taken(self) -> None:
         assert read({"jsonrpc": "2.0", "id": "req-1", "result": {"envelope": REPLY}}).id == "e2"
 
     @pytest.mark.parametrize(
         "value",
         [
-            b"", b"<html>", 5, [], {}, {"id": "req-1"}, {"id": "req-1", "result": {}}, {"id": "req-1", "result": 5},
-            {"id": "other", "result": {"envelope": REPLY}}, {"id": "req-1", "result": {"envelope": REPLY}, "error": None},
+            b"", b"<html>", 5, [], {}, {"id": "req-1"}, {"id": "req-1", "result": {}},
+            {"id": "req-1", "result": 5},
+            {"id": "other", "result": {"envelope": REPLY}},
+            {"id": "req-1", "result": {"envelope": REPLY}, "error": None},
             {"id": "req-1", "result": {"envelope": {**REPLY, "correlation_id": "x"}}},
             {"id": "req-1", "result": {"envelope": {**REPLY, "sender": "urn:asap:agent:x"}}},
             {"id": "req-1", "result": {"envelope": {**REPLY, "recipient": "urn:asap:agent:x"}}},
             {"error": 5}, {"detail": 5},
         ],
     )  # fmt: skip
-    def test_one_that_does_not_is_not(self, value):
+    def test_one_that_does_not_is_not(self, value: Any) -> None:
         assert isinstance(read(value), Unusable)
 
-    def test_errors_of_2_x_are_read(self):
+    def test_errors_of_2_x_are_read(self) -> None:
         error = {
             "code": -32002, "message": "Too old",
-            "data": {"code": "asap:protocol/invalid_timestamp", "recoverable": True, "retry_after_ms": 5000, "details": {"a": 1}},
+            "data": {
+                "code": "asap:protocol/invalid_timestamp", "recoverable": True, "retry_after_ms": 5000,
+                "details": {"a": 1},
+            },
         }  # fmt: skip
         found = read({"id": "req-1", "error": error})
         assert (found.code, found.taxonomy, found.recoverable, found.retry_after, found.details) == (
@@ -265,7 +272,7 @@ class TestReplies:
         assert "Too old" in str(found)
         assert "retry after 5 s" in str(found)
 
-    def test_errors_of_1_1_are_read(self):
+    def test_errors_of_1_1_are_read(self) -> None:
         found = read(
             {"id": None, "error": {"code": -32601, "message": "Method not found", "data": {"error": "No handler"}}}
         )
@@ -274,22 +281,22 @@ class TestReplies:
         limited = read({"error": {"code": 429, "data": {"retry_after": 3}}}, 429)
         assert (limited.recoverable, limited.retry_after) == (True, 3.0)
 
-    def test_refusals_below_json_rpc_are_read(self):
+    def test_refusals_below_json_rpc_are_read(self) -> None:
         found = read({"detail": "Request size exceeds"}, 413)
         assert (found.code, found.status, found.recoverable) == (413, 413, False)
         found = read({"error": "Service Temporarily Unavailable", "code": "asap:transport/thread_pool_exhausted"}, 503)
         assert (found.taxonomy, found.recoverable) == ("asap:transport/thread_pool_exhausted", True)
 
     @pytest.mark.parametrize("wait", [-1, True, "5", 1e300, None])
-    def test_a_wait_that_makes_no_sense_is_none(self, wait):
+    def test_a_wait_that_makes_no_sense_is_none(self, wait: Any) -> None:
         assert read({"error": {"code": 1, "data": {"retry_after_ms": wait}}}).retry_after is None
 
-    def test_remote_text_is_short_and_on_one_line(self):
+    def test_remote_text_is_short_and_on_one_line(self) -> None:
         found = read({"error": {"code": 1, "message": "a\nb\x1b[31m" + "x" * 10_000}})
         assert "\n" not in found.message
         assert len(found.message) < 600
 
-    def test_a_batch_is_matched_by_id_and_by_place(self):
+    def test_a_batch_is_matched_by_id_and_by_place(self) -> None:
         other = Sent("req-2", evolve(ASKED, id="e9"))
         second = {"id": "req-2", "result": {"envelope": {**REPLY, "correlation_id": "e9"}}}
         first = {"id": "req-1", "result": {"envelope": REPLY}}
@@ -304,7 +311,7 @@ class TestReplies:
             assert len(read_batch_reply((SENT, other), status=200, body=body)) == 2
 
     @given(json_values() | st.binary(max_size=30).map(repr), st.integers(100, 599))
-    def test_any_answer_is_a_decision(self, value, status):
+    def test_any_answer_is_a_decision(self, value: Any, status: Any) -> None:
         read(value, status)
         read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
 
@@ -317,7 +324,7 @@ class TestAnnouncements:
         b"capabilities": b"a,b,",
     }
 
-    def read(self, txt=None, **changes):
+    def read(self, txt: Any = None, **changes: Any) -> Any:
         fields = {
             "instance": "A",
             "server": "a.local.",
@@ -327,11 +334,11 @@ class TestAnnouncements:
         }
         return read_announcement(**{**fields, **changes})
 
-    def test_one_that_fits_is_read(self):
+    def test_one_that_fits_is_read(self) -> None:
         found = self.read()
         assert (found.agent_id, found.skills, found.host) == ("urn:asap:agent:a", ("a", "b"), "192.0.2.1")
 
-    def test_the_references_has_no_id(self):
+    def test_the_references_has_no_id(self) -> None:
         found = self.read({b"manifest_url": b"http://a.local/m.json"}, port=None)
         assert (found.agent_id, found.skills, found.version, found.port) == (None, None, "", 0)
 
@@ -343,10 +350,10 @@ class TestAnnouncements:
             b"http://192.0.2.1\\@evil/",
         ],
     )  # fmt: skip
-    def test_a_manifest_url_elsewhere_is_refused(self, url):
+    def test_a_manifest_url_elsewhere_is_refused(self, url: Any) -> None:
         assert isinstance(self.read({**self.TXT, b"manifest_url": url}), NotAnAgent)
 
-    def test_an_id_that_is_none_is_refused(self):
+    def test_an_id_that_is_none_is_refused(self) -> None:
         assert isinstance(self.read({**self.TXT, b"id": b"me"}), NotAnAgent)
 
     @given(
@@ -356,10 +363,10 @@ class TestAnnouncements:
         st.none() | st.text(),
         st.lists(st.text(), max_size=2),
     )
-    def test_any_record_is_a_decision(self, txt, server, addresses):
+    def test_any_record_is_a_decision(self, txt: Any, server: Any, addresses: Any) -> None:
         assert isinstance(self.read(txt, server=server, addresses=addresses), Announcement | NotAnAgent)
 
-    def test_a_scope_does_not_make_another_address(self):
+    def test_a_scope_does_not_make_another_address(self) -> None:
         txt = {**self.TXT, b"manifest_url": b"http://[fe80::1]/m.json"}
         assert isinstance(self.read(txt, addresses=["fe80::1%eth0"]), Announcement)
 
@@ -374,14 +381,14 @@ class TestAnnouncements:
             ("\ud800", "asap-agent"),
         ],
     )
-    def test_a_name_fits_a_label(self, name, instance):
+    def test_a_name_fits_a_label(self, name: Any, instance: Any) -> None:
         assert instance_name(name) == instance
 
     @given(st.text())
-    def test_any_name_fits_a_label(self, name):
+    def test_any_name_fits_a_label(self, name: Any) -> None:
         assert 0 < len(instance_name(name).encode()) <= 63
 
-    def test_what_does_not_fit_txt_is_left_out_never_cut(self):
+    def test_what_does_not_fit_txt_is_left_out_never_cut(self) -> None:
         record = txt_record(agent_id="urn:asap:agent:a", manifest_url="http://a/m", version="1", skills=["s" * 50] * 9)
         assert record == Txt(
             {"manifest_url": "http://a/m", "id": "urn:asap:agent:a", "version": "1"}, ("capabilities",)
@@ -399,7 +406,7 @@ class TestAnnouncements:
             ("a.example", ()),
         ],
     )
-    def test_only_addresses_that_others_reach_are_announced(self, bound, announced):
+    def test_only_addresses_that_others_reach_are_announced(self, bound: Any, announced: Any) -> None:
         machine = ["fe80::1%2", "127.0.0.1", "::1", "169.254.0.1", "192.0.2.1", "2001:db8::1", "224.0.0.1"]
         assert advertised_addresses(bound, machine) == announced
 
@@ -409,7 +416,7 @@ class TestNeighbourhood:
         instance="A", agent_id=None, version="1", skills=(), manifest_url="http://a/", host="a", port=1, addresses=()
     )
 
-    def test_repeats_are_no_news(self):
+    def test_repeats_are_no_news(self) -> None:
         known = Neighbourhood()
         assert known.seen(self.ONE) == (Added(self.ONE),)
         assert known.seen(self.ONE) == ()
@@ -419,7 +426,7 @@ class TestNeighbourhood:
         assert known.gone("A") == ()
         assert len(known) == 0
 
-    def test_one_that_turns_unusable_has_gone(self):
+    def test_one_that_turns_unusable_has_gone(self) -> None:
         known, bad = Neighbourhood(), NotAnAgent("A", "why")
         assert known.seen(bad) == (Ignored(bad),)
         assert known.seen(bad) == ()
@@ -427,7 +434,7 @@ class TestNeighbourhood:
         assert known.seen(bad) == (Removed(self.ONE), Ignored(bad))
         assert known.gone("A") == ()
 
-    def test_it_is_bounded(self, monkeypatch):
+    def test_it_is_bounded(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(dnssd, "MAX_AGENTS", 1)
         known = Neighbourhood()
         known.seen(self.ONE)
@@ -435,7 +442,7 @@ class TestNeighbourhood:
 
 
 class TestRegistries:
-    def registry(self):
+    def registry(self) -> Any:
         entry = {
             "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
             "endpoints": {"http": "https://a.example/asap/"},
@@ -443,7 +450,7 @@ class TestRegistries:
         others = [{**entry, "id": "urn:asap:agent:b", "skills": ["y"], "endpoints": {}}, {**entry, "name": "second A"}]
         return decode_registry({"version": "1", "updated_at": "2026-01-01", "agents": [entry, *others]})
 
-    def test_entries_are_found_in_order(self):
+    def test_entries_are_found_in_order(self) -> None:
         registry, index = self.registry(), Index(self.registry())
         assert [entry.name for entry in find(registry, agent_id="urn:asap:agent:a")] == ["A", "second A"]
         assert len(find(registry, skill="y")) == 3
@@ -452,7 +459,7 @@ class TestRegistries:
         assert index.by_id("urn:asap:agent:z") is None
         assert index.by_skill("y") == find(registry, skill="y")
 
-    def test_urls_are_made_without_doubling_the_suffix(self):
+    def test_urls_are_made_without_doubling_the_suffix(self) -> None:
         with_url, without = self.registry().agents[:2]
         assert asap_url(with_url) == "https://a.example/asap"
         assert manifest_url(with_url) == "https://a.example/.well-known/asap/manifest.json"
@@ -461,11 +468,11 @@ class TestRegistries:
         assert manifest_url(named) == "https://m"
 
     @given(manifests())
-    def test_an_entry_is_made_of_a_manifest(self, manifest):
+    def test_an_entry_is_made_of_a_manifest(self, manifest: Any) -> None:
         entry = make_entry(manifest, {"http": "https://a"})
         assert (entry.id, entry.skills, entry.asap_version) == (manifest.id, manifest.skill_ids, "0.1")
 
-    def test_one_written_is_read_back(self):
+    def test_one_written_is_read_back(self) -> None:
         assert read_registry(write_registry(self.registry())) == self.registry()
 
 
@@ -476,7 +483,7 @@ class TestTasks:
 
     @pytest.mark.parametrize("before", TaskStatus)
     @pytest.mark.parametrize("after", TaskStatus)
-    def test_moves_are_those_of_the_table(self, before, after):
+    def test_moves_are_those_of_the_table(self, before: Any, after: Any) -> None:
         task = evolve(self.TASK, status=before)
         if after in TRANSITIONS[before]:
             assert (task.move(after, wall=1.0).status, task.move(after, wall=1.0).updated_at.year) == (after, 1970)
@@ -486,7 +493,7 @@ class TestTasks:
             assert (caught.value.from_status, caught.value.to_status) == (before.value, after.value)
             assert f"a {before.value} task can move to" in str(caught.value)
 
-    def test_what_is_over_is_over(self):
+    def test_what_is_over_is_over(self) -> None:
         assert {status for status in TaskStatus if status.terminal} == {
             TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED,
         }  # fmt: skip
@@ -495,7 +502,7 @@ class TestTasks:
 
 
 class TestWho:
-    def test_tokens_are_looked_up_by_digest_and_shown_nowhere(self):
+    def test_tokens_are_looked_up_by_digest_and_shown_nowhere(self) -> None:
         table = TokenTable({"t": "urn:asap:agent:a"})
         assert table.verify(Credential("t")) == Authenticated("urn:asap:agent:a")
         assert table.verify(Credential("\ud800")) is None
@@ -505,18 +512,18 @@ class TestWho:
     @pytest.mark.parametrize(
         "tokens", [{"": "urn:asap:agent:a"}, {"a b": "urn:asap:agent:a"}, {"é": "urn:asap:agent:a"}, {"t": "me"}]
     )
-    def test_tokens_that_cannot_be_are_refused(self, tokens):
+    def test_tokens_that_cannot_be_are_refused(self, tokens: Any) -> None:
         with pytest.raises(ValueError, match="expected"):
             TokenTable(tokens)
 
-    def test_nobody_is_held_to_a_name_that_was_not_proven(self):
+    def test_nobody_is_held_to_a_name_that_was_not_proven(self) -> None:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
         assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:a") is None
         assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:b") is not None
 
 
 class TestErrors:
-    def test_no_number_of_ours_is_one_of_the_references(self):
+    def test_no_number_of_ours_is_one_of_the_references(self) -> None:
         references = {
             -32000, -32001, -32002, -32003, -32010, -32011, -32012, -32020, -32030, -32031, -32032, -32033, -32034,
             -32040, -32050, -32051, -32052,
@@ -525,11 +532,11 @@ class TestErrors:
         assert len(ours) == len(set(ours))
         assert all(code <= -32060 for code in ours)
 
-    def test_each_taxonomy_string_is_one_kind(self):
+    def test_each_taxonomy_string_is_one_kind(self) -> None:
         assert len({kind.taxonomy for kind in KINDS}) == len(KINDS)
         assert all(kind.advice and kind.message for kind in KINDS)
 
-    def test_they_say_what_would_have_been_right(self):
+    def test_they_say_what_would_have_been_right(self) -> None:
         said = [
             str(Unreachable("https://a", "refused", 2.0)),
             str(TimedOut("https://a", "nothing")),
@@ -555,7 +562,7 @@ class TestErrors:
 
 
 class TestClock:
-    def test_it_stands_still_until_it_is_moved(self):
+    def test_it_stands_still_until_it_is_moved(self) -> None:
         clock = ManualClock(monotonic=5, wall=10)
         clock.advance(1)
         clock.step_wall(-100)
@@ -565,7 +572,7 @@ class TestClock:
 
 
 class TestThePublicFace:
-    def test_is_what_it_was(self):
+    def test_is_what_it_was(self) -> None:
         assert set(asap_core.__all__) >= {"Agent", "Envelope", "Manifest", "Skill", "Policy", "Request", "Response"}
         assert len(asap_core.__all__) == 70
         assert all(hasattr(asap_core, name) for name in asap_core.__all__)
@@ -575,5 +582,5 @@ class TestThePublicFace:
         )
 
     @given(envelopes())
-    def test_an_envelope_is_hashable_by_nothing_and_equal_by_value(self, envelope):
+    def test_an_envelope_is_hashable_by_nothing_and_equal_by_value(self, envelope: Any) -> None:
         assert evolve(envelope) == envelope

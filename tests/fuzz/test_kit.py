@@ -1,6 +1,7 @@
 """The fuzz kit finds what it's for, and finds nothing in our own agent."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -16,15 +17,15 @@ BOUNDED = settings(
 HUNT = settings(BOUNDED, max_examples=500, phases=[Phase.generate], derandomize=True, database=None)
 
 
-def test_our_agent_holds():
+def test_our_agent_holds() -> None:
     run_state_machine_as_test(ExchangeMachine, settings=BOUNDED)
 
 
-def accepts_replays(clock):
+def accepts_replays(clock: Any) -> Any:
     """A target that makes every envelope new before it asks."""
     inner, numbers = local_target(clock), iter(range(10**9))
 
-    def send(body, token):
+    def send(body: Any, token: Any) -> Any:
         try:
             value = json.loads(body)
             value["params"]["envelope"]["extensions"]["nonce"] = f"n{next(numbers)}"
@@ -36,20 +37,20 @@ def accepts_replays(clock):
     return send
 
 
-def believes_any_sender(clock):
+def believes_any_sender(clock: Any) -> Any:
     inner = local_target(clock)
     return lambda body, token: inner(body.replace(b"agent:mallory", b"agent:alice"), token)
 
 
-def lets_anyone_in(clock):
+def lets_anyone_in(clock: Any) -> Any:
     inner = local_target(clock)
     return lambda body, _token: inner(body, "token-of-alice")
 
 
-def echoes(clock):
+def echoes(clock: Any) -> Any:
     inner = local_target(clock)
 
-    def send(body, token):
+    def send(body: Any, token: Any) -> Any:
         reply = inner(body, token)
         if reply.accepted:
             return reply
@@ -58,10 +59,10 @@ def echoes(clock):
     return send
 
 
-def breaks(clock):
+def breaks(clock: Any) -> Any:
     inner = local_target(clock)
 
-    def send(body, token):
+    def send(body: Any, token: Any) -> Any:
         try:
             body.decode()
         except UnicodeDecodeError:
@@ -71,10 +72,10 @@ def breaks(clock):
     return send
 
 
-def ignores_the_clock(clock):
+def ignores_the_clock(clock: Any) -> Any:
     inner = local_target(clock)
 
-    def send(body, token):
+    def send(body: Any, token: Any) -> Any:
         try:
             value = json.loads(body)
             now = json.loads(json.dumps(clock.wall()))
@@ -90,9 +91,9 @@ def ignores_the_clock(clock):
 @pytest.mark.parametrize(
     "broken", [accepts_replays, believes_any_sender, lets_anyone_in, echoes, breaks, ignores_the_clock]
 )
-def test_a_broken_agent_is_caught(broken):
+def test_a_broken_agent_is_caught(broken: Any) -> None:
     class Machine(ExchangeMachine):
-        def make_target(self):
+        def make_target(self) -> Any:
             return broken(self.clock)
 
     with pytest.raises((AssertionError, BaseExceptionGroup)):

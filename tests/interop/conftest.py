@@ -1,10 +1,11 @@
-"""The reference implementation, in an environment of its own: built once under .cache, skipped where Python 3.13 isn't."""
+"""The reference implementation in an environment of its own, built once under .cache; needs Python 3.13."""
 
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ CACHE = HERE.parent.parent / ".cache" / "interop"
 SECONDS = 300
 
 
-def python_3_13():
+def python_3_13() -> Any:
     """A Python 3.13, from PATH or pyenv, or None."""
     for command, extra in ((["python3.13"], {}), (["python3.13"], {"PYENV_VERSION": "3.13.0"})):
         if shutil.which(command[0]) is None:
@@ -32,7 +33,7 @@ def python_3_13():
 
 
 @pytest.fixture(scope="session")
-def reference_python():
+def reference_python() -> Any:
     """The interpreter that has the reference implementation."""
     interpreter = CACHE / "bin" / "python"
     done = CACHE / REFERENCE
@@ -47,10 +48,10 @@ def reference_python():
 
 
 @pytest.fixture
-def reference_client(reference_python):
+def reference_client(reference_python: Any) -> Any:
     """Run the reference's client script against a URL; what each step brought, by its name."""
 
-    def run(base_url, agent_id, *token):
+    def run(base_url: Any, agent_id: Any, *token: Any) -> Any:
         script = [reference_python, "-W", "ignore", str(HERE / "reference_client.py"), base_url, agent_id, *token]
         done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
@@ -61,11 +62,11 @@ def reference_client(reference_python):
 
 
 @pytest.fixture
-def reference_server(reference_python):
+def reference_server(reference_python: Any) -> Any:
     """Start the reference's server; returns its base URL. Stopped at the end."""
     running = []
 
-    def start(*token_and_urn):
+    def start(*token_and_urn: Any) -> Any:
         script = [reference_python, "-W", "ignore", str(HERE / "reference_server.py"), *token_and_urn]
         process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         running.append(process)

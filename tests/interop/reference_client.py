@@ -3,14 +3,14 @@
 Usage: reference_client.py BASE_URL AGENT_ID [TOKEN]
 """
 
-# ruff: noqa: T201, BLE001 - a script that prints what happened, whatever it was
+# ruff: noqa: BLE001 - a script that prints what happened, whatever it was
 
 import asyncio
 import json
 import logging
 import sys
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 logging.disable(logging.CRITICAL)
 
@@ -23,7 +23,7 @@ SENDER = "urn:asap:agent:reference-client"
 def envelope(recipient, **changes):
     fields = {
         "asap_version": "0.1",
-        "timestamp": datetime.now(timezone.utc),
+        "timestamp": datetime.now(UTC),
         "sender": SENDER,
         "recipient": recipient,
         "payload_type": "task.request",
@@ -75,7 +75,7 @@ async def main(base_url, agent, token):
         nonce = {"nonce": "the-same"}
         await step("nonce_first", client.send(envelope(agent, extensions=nonce)))
         await step("nonce_again", client.send(envelope(agent, extensions=nonce)))
-        stale = datetime.now(timezone.utc) - timedelta(hours=1)
+        stale = datetime.now(UTC) - timedelta(hours=1)
         await step("stale", client.send(envelope(agent, timestamp=stale)))
         await step("unknown_type", client.send(envelope(agent, payload_type="no.such.type", payload={"a": 1})))
         await step("twenty", client.send_batch([envelope(agent) for _ in range(20)]))

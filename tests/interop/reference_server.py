@@ -3,8 +3,6 @@
 Usage: reference_server.py [TOKEN URN]
 """
 
-# ruff: noqa: T201 - a script that prints its port
-
 import logging
 import socket
 import sys

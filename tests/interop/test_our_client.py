@@ -1,6 +1,7 @@
 """Our client against the reference's server, on both backends: the same script as theirs against ours."""
 
 import time
+from typing import Any
 
 import anyio
 import pytest
@@ -16,11 +17,11 @@ ECHO = {"skill_id": "echo", "input": {"text": "hi"}}
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def anyio_backend(request):
+def anyio_backend(request: Any) -> Any:
     return request.param
 
 
-async def test_the_whole_script(reference_server):
+async def test_the_whole_script(reference_server: Any) -> None:
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         manifest = await client.discover(base, expect=AGENT)
@@ -34,7 +35,7 @@ async def test_the_whole_script(reference_server):
         assert [type(outcome) for outcome in outcomes] == [Envelope] * 5
         replies = []
 
-        async def one():
+        async def one() -> None:
             replies.append(await client.send(manifest, "task.request", ECHO))
 
         async with anyio.create_task_group() as group:
@@ -43,7 +44,7 @@ async def test_the_whole_script(reference_server):
         assert len({reply.correlation_id for reply in replies}) == 20
 
 
-async def test_its_refusals_are_read(reference_server):
+async def test_its_refusals_are_read(reference_server: Any) -> None:
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         manifest = await client.discover(base)
@@ -63,7 +64,7 @@ async def test_its_refusals_are_read(reference_server):
         assert (caught.value.code, caught.value.recoverable) == (-32002, True)
 
 
-async def test_its_tokens_work(reference_server):
+async def test_its_tokens_work(reference_server: Any) -> None:
     base = reference_server("t", ME)
     async with AgentClient(sender=ME, token="t") as client:
         assert (await client.send(base, "task.request", ECHO)).payload["status"] == "completed"
@@ -76,9 +77,9 @@ async def test_its_tokens_work(reference_server):
             await client.send(manifest, "task.request", ECHO)
 
 
-async def test_its_manifest_is_revalidated_by_its_etag(reference_server):
+async def test_its_manifest_is_revalidated_by_its_etag(reference_server: Any) -> None:
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)
-        client._manifests._entries[first.url].vouched -= 1000
+        client._manifests._entries[first.url].vouched -= 1000  # type: ignore[assignment]
         assert (await client.look_up(base)).source.value == "revalidated"

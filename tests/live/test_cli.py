@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -12,17 +13,17 @@ pytestmark = pytest.mark.live
 ENVELOPE_SECONDS = 60
 
 
-def asap(*arguments, **options):
+def asap(*arguments: Any, **options: Any) -> Any:
     command = [sys.executable, "-m", "asap_adapters.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ENVELOPE_SECONDS, **options)
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def served(request):
+def served(request: Any) -> Any:
     """`asap serve` on a free port, with these options; returns (URL, process)."""
     running = []
 
-    def start(*options, cwd=None):
+    def start(*options: Any, cwd: Any = None) -> Any:
         process = subprocess.Popen(
             [sys.executable, "-m", "asap_adapters.cli", "serve", "--port", "0", "--backend", request.param, *options],
             stdout=subprocess.PIPE,
@@ -42,7 +43,7 @@ def served(request):
         process.communicate(timeout=ENVELOPE_SECONDS)
 
 
-def test_serves_is_found_answers_and_stops_on_a_signal(served):
+def test_serves_is_found_answers_and_stops_on_a_signal(served: Any) -> None:
     url, process = served("--token", "t=urn:asap:agent:alice")
     card = asap("discover", url)
     assert (card.returncode, "urn:asap:agent:echo-agent" in card.stdout) == (0, True)
@@ -56,7 +57,7 @@ def test_serves_is_found_answers_and_stops_on_a_signal(served):
     assert process.wait(ENVELOPE_SECONDS) == 0
 
 
-def test_a_replay_and_a_forged_sender_are_refused(served):
+def test_a_replay_and_a_forged_sender_are_refused(served: Any) -> None:
     url, _ = served("--token", "t=urn:asap:agent:alice")
     send = ("send", url, "--skill", "echo", "--token", "t", "--sender")
     assert asap(*send, "urn:asap:agent:alice", "--nonce", "n").returncode == 0
@@ -66,7 +67,7 @@ def test_a_replay_and_a_forged_sender_are_refused(served):
     assert (forged.returncode, "Sender does not match" in forged.stderr) == (1, True)
 
 
-def test_serves_an_agent_of_ones_own(served, tmp_path):
+def test_serves_an_agent_of_ones_own(served: Any, tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text(
         "from asap_core import *\n"
         "manifest = Manifest(id='urn:asap:agent:mine', name='Mine', version='1.0.0', description='',\n"
@@ -104,7 +105,7 @@ def test_serves_an_agent_of_ones_own(served, tmp_path):
         ((), 2, "COMMAND"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, code, says):
+def test_what_is_wrong_is_said_in_one_line(arguments: Any, code: Any, says: Any) -> None:
     done = asap(*arguments)
     assert done.returncode == code
     assert says in done.stderr
@@ -113,7 +114,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments, code, says):
         assert done.stderr.count("\n") == 1
 
 
-def test_registry_entry_and_find_fit_together(served, tmp_path):
+def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> None:
     url, _ = served()
     entry = json.loads(asap("registry", "entry", url).stdout)
     file = tmp_path / "registry.json"
@@ -126,14 +127,14 @@ def test_registry_entry_and_find_fit_together(served, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_the_demo_tells_the_whole_story(backend):
+def test_the_demo_tells_the_whole_story(backend: Any) -> None:
     done = asap("demo", "--backend", backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("\nok ") == 11
     assert "FAILED" not in done.stdout
 
 
-def test_what_is_in_flight_is_finished_on_a_signal(served, tmp_path):
+def test_what_is_in_flight_is_finished_on_a_signal(served: Any, tmp_path: Any) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\n"
         "from asap_core import *\n"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import anyio
 import pytest
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.live]
 LOOPBACK = ["127.0.0.1"]
 
 
-def advertiser(port=18000, name="Live Agent", **changes):
+def advertiser(port: Any = 18000, name: Any = "Live Agent", **changes: Any) -> Any:
     fields = {
         "agent_id": "urn:asap:agent:live",
         "name": name,
@@ -30,14 +31,14 @@ def advertiser(port=18000, name="Live Agent", **changes):
     return Advertiser(**{**fields, **changes})
 
 
-async def first(events, kind, port):
+async def first(events: Any, kind: Any, port: Any) -> Any:
     async for event in events:
         if isinstance(event, kind) and event.announcement.port == port:
             return event.announcement
     raise AssertionError
 
 
-async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye():
+async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye() -> None:
     with anyio.fail_after(20):
         async with browse(interfaces=LOOPBACK) as events:
             async with advertiser(18001) as announced:
@@ -51,19 +52,19 @@ async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye():
             assert gone == found
 
 
-async def test_two_of_one_name_get_names_of_their_own():
+async def test_two_of_one_name_get_names_of_their_own() -> None:
     with anyio.fail_after(20):
         async with advertiser(18002, name="Twin") as one, advertiser(18003, name="Twin") as other:
             assert one.instance != other.instance
 
 
-def test_the_constructor_does_no_io(monkeypatch):
+def test_the_constructor_does_no_io(monkeypatch: Any) -> None:
     monkeypatch.setattr(socket, "socket", None)
     monkeypatch.setattr(threading, "Thread", None)
     assert advertiser().instance is None
 
 
-async def test_a_browser_that_is_cancelled_leaves_no_thread():
+async def test_a_browser_that_is_cancelled_leaves_no_thread() -> None:
     before = set(threading.enumerate())
     with anyio.move_on_after(0.3):
         async with browse(interfaces=LOOPBACK) as events:
@@ -73,10 +74,10 @@ async def test_a_browser_that_is_cancelled_leaves_no_thread():
     assert left - before == set()
 
 
-async def test_starting_and_stopping_does_not_hold_up_the_loop():
+async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
     longest = 0.0
 
-    async def tick():
+    async def tick() -> None:
         nonlocal longest
         while True:
             began = time.monotonic()
@@ -92,7 +93,7 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop():
     assert longest < 0.05
 
 
-async def test_another_process_is_seen():
+async def test_another_process_is_seen() -> None:
     script = (
         "import anyio\n"
         "from asap_adapters.mdns import Advertiser\n"
@@ -103,7 +104,7 @@ async def test_another_process_is_seen():
         "        await anyio.to_thread.run_sync(input)\n"
         "anyio.run(main)\n"
     )
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - starts and returns
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     try:
