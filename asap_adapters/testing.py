@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -10,6 +11,7 @@ from asap_adapters.client import AgentClient
 from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.handlers import Handler, Handlers
 from asap_adapters.serve import bind_agent
+from asap_core.client.outbound import origin_of
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
 
@@ -86,5 +88,9 @@ async def in_process(
     ...     reply = await client.send("http://localhost", "task.request", {"skill_id": "echo", "input": {}})
     """
     transport = InProcessTransport(agent, handlers, on=on, authenticate=authenticate)
+    # Wherever the manifest says that the agent is, it's here.
+    endpoint = agent.manifest.endpoints.asap
+    client_options.setdefault("allow_endpoints", [origin] if (origin := origin_of(endpoint)) else [])
+    client_options.setdefault("allow_http", [urlsplit(endpoint).hostname or ""])
     async with AgentClient(sender=sender, transport=transport, **client_options) as client:
         yield client

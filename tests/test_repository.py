@@ -1,0 +1,140 @@
+"""The repository as its users find it: what is where, what it says, and that its examples work."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from asap_core.errors import KINDS
+
+ROOT = Path(__file__).parent.parent
+TOP_LEVEL = {
+    "pyproject.toml", "asap_core", "asap_adapters", "tests", "benchmarks", "docs", "README.md",
+    "LICENSE", "CHANGELOG.md",
+}  # fmt: skip
+README = (ROOT / "README.md").read_text("utf-8")
+# Over 400 lines, with the reason.
+LONG = {
+    "asap_core/errors.py": "one table, and the exceptions beside it",
+    "asap_core/server/call.py": "one machine; its states, checks and answers belong together",
+    "asap_core/server/exchange.py": "one machine; its order of checks reads from top to bottom",
+    "asap_adapters/client.py": "one class with the whole client on it",
+    "asap_adapters/serve.py": "one server, from the port to the last byte",
+}
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode != 0:
+        return [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    return done.stdout.splitlines()
+
+
+def python_files(*folders: str) -> list[str]:
+    return [name for name in tracked() if name.endswith(".py") and name.split("/")[0] in folders]
+
+
+def test_the_top_level_is_what_it_should_be() -> None:
+    assert {name.split("/")[0] for name in tracked() if not name.startswith(".")} == TOP_LEVEL
+
+
+def test_nothing_names_the_machine_it_was_written_on() -> None:
+    machine = re.compile(r"(?<![\w./*:-])/(?:home|root|work|tmp|Users|opt)/[A-Za-z0-9._-]")
+    found = []
+    for name in tracked():
+        text = (ROOT / name).read_text("utf-8", "replace")
+        found += [f"{name}: {line}" for line in text.splitlines() if machine.search(line) and "re.compile" not in line]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", python_files("asap_core", "asap_adapters"))
+def test_a_module_says_what_it_is_and_what_it_offers(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a docstring"
+    if not name.endswith(("__init__.py", "__main__.py")):
+        assert "__all__" in text
+    assert len(text.splitlines()) <= 400 or name in LONG
+
+
+def test_both_packages_are_typed() -> None:
+    assert (ROOT / "asap_core" / "py.typed").exists()
+    assert (ROOT / "asap_adapters" / "py.typed").exists()
+
+
+def test_ci_calls_the_readmes_test_command() -> None:
+    command = next(line for line in README.splitlines() if line.endswith(".venv/bin/pytest"))
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_the_table_of_refusals_is_the_one_in_the_code() -> None:
+    rows = [
+        f"| `{kind.code}` | `{kind.taxonomy}` | {kind.status} | {'yes' if kind.recoverable else 'no'} "
+        f"| {kind.message} | {kind.advice} |"
+        for kind in KINDS
+    ]
+    written = (ROOT / "docs" / "errors.md").read_text("utf-8").splitlines()
+    assert [line for line in written if line.startswith("| `")] == rows
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def readme() -> dict[str, Any]:
+    """All of the README's Python in one module, as a reader would paste it."""
+    names: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks(README):
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+class TestTheReadmesExamples:
+    def test_the_agent_and_its_test_work(self, readme: dict[str, Any]) -> None:
+        anyio.run(readme["test_adds"], backend="trio")
+
+    def test_the_fuzz_example_works(self, readme: dict[str, Any]) -> None:
+        readme["test_my_implementation"]()
+        readme["test_any_body_gets_a_decision"]()
+
+    def test_the_wsgi_application_answers(self, readme: dict[str, Any]) -> None:
+        import io
+
+        started: list[Any] = []
+        body = b"not json"
+        environ = {
+            "REQUEST_METHOD": "POST", "PATH_INFO": "/asap", "REMOTE_ADDR": "192.0.2.1",
+            "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body),
+        }  # fmt: skip
+        from asap_core import ManualClock
+
+        agent = readme["Agent"](readme["manifest"]).bind(clock=ManualClock(), ids=lambda: "i", key=b"k" * 32)
+        before, readme["agent"] = readme["agent"], agent
+        answer = readme["application"](environ, lambda status, headers: started.append((status, headers)))
+        readme["agent"] = before
+        assert b"Parse error" in b"".join(answer)
+        assert started[0][0] == "200 ASAP"
+
+    def test_the_module_can_be_served_as_it_stands(self, tmp_path: Path) -> None:
+        (tmp_path / "mymodule.py").write_text(blocks(README)[0])
+        code = "import mymodule; assert mymodule.handlers.keys() == mymodule.agent.skills"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_how_to_of_embedding_runs() -> None:
+    from asap_core import Agent, Capabilities, Endpoints, Manifest
+
+    manifest = Manifest(
+        id="urn:asap:agent:a", name="", version="1", description="", capabilities=Capabilities(),
+        endpoints=Endpoints(asap="https://a.example/asap"),
+    )  # fmt: skip
+    names: dict[str, Any] = {"agent": Agent(manifest)}
+    exec(compile(blocks((ROOT / "docs" / "embedding.md").read_text("utf-8"))[0], "embedding.md", "exec"), names)
+    assert names["agent"].bound
