@@ -376,7 +376,7 @@ class _H11Wire:
 
     async def send(self, response: Response) -> None:
         """See `Wire`."""
-        close = response.close or self._stop.is_set()
+        close = response.close or self._stop.is_set() or not self._body_is_over()
         headers = [*response.headers, (b"date", _http_date())]
         if close:
             headers.append((b"connection", b"close"))
@@ -390,6 +390,13 @@ class _H11Wire:
         await self._send(data)
         # DONE and DONE: both sides have finished this request and neither has asked to close (h11's state machine).
         self.reusable = not close and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    def _body_is_over(self) -> bool:
+        """Whether nothing of the request is left to read, so that the next one can follow."""
+        if self._h11.their_state is not h11.SEND_BODY:
+            return True
+        # Nobody asked for the body (a GET has none): h11 knows that it's over once it has said so.
+        return isinstance(self._next_event(), h11.EndOfMessage)
 
     async def send_raw(self, response: Response) -> None:
         """Send a refusal of something that wasn't a request, so that h11 has no state for it."""

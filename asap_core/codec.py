@@ -64,7 +64,12 @@ def decode_envelope(value: Any, *, path: tuple[str | int, ...] = ()) -> Envelope
 def decode_payload(payload_type: str, value: Any, *, path: tuple[str | int, ...] = ()) -> Payload | None:
     """Read a payload of a known type, strictly, or return None where the type isn't known. Raises `InvalidDocument`."""
     kind = PAYLOADS.get(normalise_payload_type(payload_type))
-    return None if kind is None else _decode(value, kind, "payload", path)
+    if kind is None:
+        return None
+    try:
+        return kind(**value)
+    except (TypeError, ValueError):
+        return _decode(value, kind, "payload", path)
 
 
 def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:

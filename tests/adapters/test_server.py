@@ -96,6 +96,18 @@ class TestOneConnection:
         assert statuses(answer) == [200, 200, 200]
         assert answer.index(b'"id":1') < answer.index(b'"id":2')
 
+    async def test_goes_on_after_a_request_without_a_body(self, talk: Any) -> None:
+        get = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+        answer, _ = await talk(get, get + get, post(call(1)))
+        assert statuses(answer) == [200, 200, 200, 200]
+        assert b"connection: close" not in answer
+
+    async def test_says_that_it_closes_where_a_body_is_left_unread(self, talk: Any) -> None:
+        get = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+        answer, _ = await talk(get, b"12345" + get)
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer
+
     @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
     async def test_answers_the_same_however_the_bytes_are_cut(self, talk: Any, chunk: Any) -> None:
         answer, _ = await talk(post(call(1)) + post(call(2)), chunk=chunk)

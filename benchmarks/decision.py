@@ -1,0 +1,105 @@
+"""From request bytes to `Dispatch`, against the reference's parse, models and validators, in one run."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asap_core import Agent, Capabilities, Endpoints, Envelope, Manifest, ManualClock, Policy, ReadBody, Request, Skill
+from asap_core.codec import encode_envelope
+from asap_core.server.call import Dispatch
+from asap_core.server.exchange import Fork
+from asap_core.server.replay import StartPolicy
+
+__all__ = ["reference_python", "run"]
+
+ROOT = Path(__file__).parent.parent
+ROUNDS, REPEATS = 2_000, 5
+HEAD = Request(method="POST", target="/asap", headers=((b"content-type", b"application/json"),), peer="127.0.0.1")
+
+
+def reference_python() -> str | None:
+    """The interpreter that has the reference implementation, if the interoperation tests have made it."""
+    interpreter = ROOT / ".cache" / "interop" / "bin" / "python"
+    return str(interpreter) if interpreter.exists() else None
+
+
+def agent() -> Agent:
+    manifest = Manifest(
+        id="urn:asap:agent:echo-agent",
+        name="Echo",
+        version="1.0.0",
+        description="",
+        capabilities=Capabilities(skills=(Skill(id="echo", description=""),)),
+        endpoints=Endpoints(asap="https://a.example/asap"),
+    )
+    policy = Policy(peer_limits=(), start=StartPolicy.OPEN, nonces_per_sender=10**6, nonce_capacity=2 * 10**6)
+    made = Agent(manifest, policy=policy)
+    return made.bind(clock=ManualClock(wall=time.time()), ids=lambda: "id", key=b"k" * 32)
+
+
+def body(size: int, number: int, *, key: bool = False) -> bytes:
+    """A request of about `size` bytes, as httpx writes it: compact."""
+    envelope = Envelope.new(
+        sender="urn:asap:agent:alice",
+        recipient="urn:asap:agent:echo-agent",
+        payload_type="task.request",
+        payload={"conversation_id": "c1", "skill_id": "echo", "input": {"text": ""}},
+        ids=lambda: f"01HX5K4N{number:018}",
+        wall=time.time(),  # type: ignore[arg-type]
+        nonce=f"nonce-{number:020}",
+        trace_id="trace-1",
+    )
+    params: dict[str, Any] = {"envelope": encode_envelope(envelope)}
+    if key:
+        params["idempotency_key"] = f"key-{number:020}"
+    document = {"jsonrpc": "2.0", "method": "asap.send", "id": f"req-{number}", "params": params}
+    filler = size - len(json.dumps(document, separators=(",", ":")))
+    envelope.payload["input"]["text"] = "x" * max(filler, 0)
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def to_dispatch(served: Agent, data: bytes) -> None:
+    state = served.open(HEAD)
+    assert isinstance(state, ReadBody)
+    state.feed(data)
+    fork = state.end()
+    assert isinstance(fork, Fork)
+    assert isinstance(fork.calls[0], Dispatch)
+
+
+def best(prepare: Callable[[], Any], once: Callable[[Any, bytes], None], bodies: list[bytes]) -> float:
+    found = float("inf")
+    for _ in range(REPEATS):
+        subject = prepare()
+        began = time.perf_counter()
+        for data in bodies:
+            once(subject, data)
+        found = min(found, (time.perf_counter() - began) / len(bodies) * 1e6)
+    return found
+
+
+def run() -> None:
+    """Print the table."""
+    kinds = {"1 KB": (1_000, False), "1 KB with an idempotency key": (1_000, True), "64 KB": (64_000, False)}
+    ours = {
+        name: best(agent, to_dispatch, [body(size, number, key=key) for number in range(ROUNDS)])
+        for name, (size, key) in kinds.items()
+    }
+    theirs: list[float | None] = [None] * len(kinds)
+    python = reference_python()
+    if python is not None:
+        lines = "\n".join(body(size, 0).hex() for size, _ in kinds.values())
+        script = str(ROOT / "benchmarks" / "reference_decision.py")
+        done = subprocess.run([python, "-W", "ignore", script], input=lines, capture_output=True, text=True, check=True)
+        theirs = json.loads(done.stdout.splitlines()[-1])
+    print("bytes -> decision          ours      reference   ratio")
+    for (name, mine), other in zip(ours.items(), theirs, strict=True):
+        told = "            -" if other is None else f"{other:8.1f} µs   {other / mine:4.1f}x"
+        print(f"{name:<30}{mine:8.1f} µs{told}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,67 @@
+"""The replay guard at 0, 10,000, 100,000 and 1,000,000 live nonces: mean, p99.9, worst, bytes per nonce."""
+
+import argparse
+import gc
+import time
+from typing import Any
+
+from asap_core.server.replay import ReplayGuard, StartPolicy
+
+__all__ = ["run"]
+
+KEEP = 330.0
+CALLS = 100_000
+
+
+def resident() -> int:
+    """Resident memory of this process, in bytes (Linux)."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a pseudo-file
+        return int(file.read().split()[1]) * 4096
+
+
+def measure(live: int) -> tuple[float, float, float, float]:
+    """In steady state, with `live` nonces: one forgotten for each that comes."""
+    capacity = max(live * 2, CALLS * 2)
+    fields: dict[str, Any] = {"now": 0.0, "wall": 0.0}
+    guard = ReplayGuard(
+        key=b"k" * 32,
+        max_age=300.0,
+        skew=30.0,
+        capacity=capacity,
+        per_sender=capacity,
+        start=StartPolicy.OPEN,
+        **fields,
+    )
+    rate = max(live, 1) / KEEP
+
+    def admit(number: int) -> None:
+        at: Any = number / rate
+        guard.admit("urn:asap:agent:alice", f"{number:024}", authenticated=True, issued=at, now=at, wall=at)
+
+    gc.collect()
+    before = resident()
+    for number in range(1, live + 1):
+        admit(number)
+    per_nonce = (resident() - before) / live if live else 0.0
+    times = []
+    for number in range(live + 1, live + CALLS + 1):
+        began = time.perf_counter()
+        admit(number)
+        times.append(time.perf_counter() - began)
+    times.sort()
+    return sum(times) / CALLS * 1e6, times[-CALLS // 1000] * 1e6, times[-1] * 1e6, per_nonce
+
+
+def run(most: int = 1_000_000) -> None:
+    """Print the table."""
+    print("live nonces       mean      p99.9        max   bytes per nonce")
+    for live in (0, 10_000, 100_000, 1_000_000):
+        if live <= most:
+            mean, tail, worst, per_nonce = measure(live)
+            print(f"{live:>11,}  {mean:6.2f} µs  {tail:6.1f} µs  {worst:6.1f} µs   {per_nonce:8.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--live", type=int, default=1_000_000)
+    run(arguments.parse_args().live)

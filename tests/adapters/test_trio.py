@@ -1,0 +1,52 @@
+"""What needs trio itself: that what was decided is done before anything else runs."""
+
+from typing import Any
+
+import anyio
+import pytest
+import trio.testing
+
+from asap_adapters.client import AgentClient, _carry_out, _Waiter
+from asap_core.client.directory import Deliver, Directory, Fetched, Lead
+
+
+@pytest.mark.trio
+async def test_carrying_out_effects_has_no_checkpoint() -> None:
+    directory: Directory[str, _Waiter] = Directory()
+    waiters = [_Waiter(anyio.Event()) for _ in range(3)]
+    now: Any = 0.0
+    with trio.testing.assert_no_checkpoints():
+        for waiter in waiters:
+            _carry_out(directory.lookup("https://a.example", waiter, now=now))
+        lead = waiters[0].effect
+        assert isinstance(lead, Lead)
+        _carry_out(directory.settle(lead.flight, Fetched("v"), now=now, wall=now))
+    assert all(isinstance(waiter.effect, Deliver) for waiter in waiters)
+
+
+@pytest.mark.trio
+async def test_looking_at_what_is_kept_has_no_checkpoint(counting: Any) -> None:
+    async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
+        await client.discover("http://localhost")
+        with trio.testing.assert_no_checkpoints():
+            assert client.cached("http://localhost") is not None
+
+
+@pytest.mark.trio
+async def test_an_hour_of_its_clock_makes_what_is_kept_stale(counting: Any, autojump_clock: Any) -> None:
+    async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
+        await client.discover("http://localhost")
+        await trio.sleep(3600)
+        assert client.cached("http://localhost") is None
+
+
+@pytest.mark.trio
+async def test_an_object_of_another_loop_says_so(counting: Any) -> None:
+    async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
+        await client.discover("http://localhost")
+
+        async def elsewhere() -> None:
+            client.cached("http://localhost")
+
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await trio.to_thread.run_sync(lambda: trio.run(elsewhere))
