@@ -27,8 +27,9 @@ wrk.headers["Content-Type"] = "application/json"
 function request()
   number = number + 1
   return wrk.format(nil, "/asap", nil, string.format(
-    '{"jsonrpc":"2.0","method":"asap.send","id":%d,"params":{"envelope":{"id":"e-%d-%d","asap_version":"0.1","timestamp":"STAMP","sender":"urn:asap:agent:alice","recipient":' ..
-    '"AGENT","payload_type":"task.request","payload":{"conversation_id":"c","skill_id":"echo","input":{"text":"hello"}},' ..
+    '{"jsonrpc":"2.0","method":"asap.send","id":%d,"params":{"envelope":{"id":"e-%d-%d","asap_version":"0.1",' ..
+    '"timestamp":"STAMP","sender":"urn:asap:agent:alice","recipient":"AGENT","payload_type":"task.request",' ..
+    '"payload":{"conversation_id":"c","skill_id":"echo","input":{"text":"hello"}},' ..
     '"extensions":{"nonce":"n-%d-%d"}}}}', number, salt, number, salt, number))
 end
 function response(status, headers, body)
