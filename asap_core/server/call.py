@@ -59,7 +59,7 @@ from asap_core.server.admission import (
     Unavailable,
 )
 from asap_core.server.identity import Authenticated, Principal, sender_rule
-from asap_core.server.policy import NoncePolicy, Policy
+from asap_core.server.policy import NoncePolicy
 
 if TYPE_CHECKING:
     from asap_core.server.agent import Agent
@@ -91,7 +91,11 @@ class Replied:
 
 @define(eq=False)
 class _CallRun:
-    """What one call knows; it moves the states along and is nobody else's business."""
+    """What one call knows; it moves the states along and is nobody else's business.
+
+    States hold the run, and the run holds their number only: no reference cycle is left for the garbage collector.
+    `running` says that a handler may be at work, for `reservation` if there's one.
+    """
 
     agent: "Agent"
     call: Call
@@ -99,32 +103,25 @@ class _CallRun:
     peer: str
     now: Instant
     wall: WallTime
-    envelope: Envelope | None = None
+    envelope: Envelope
     request: Payload | None = None
     kind: str = ""
-    state: Any = None
+    step: int = 0
+    running: bool = False
+    reservation: Reservation | None = None
 
-    def leave(self, state: object) -> None:
-        if self.state is not state:
+    def leave(self, state: "Admit | Dispatch | Record") -> None:
+        if state._step != self.step:  # noqa: SLF001 - one module, one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
-        self.state = None
+        self.step += 1
 
-    def enter(self, state: Any) -> Any:
-        self.state = state
-        return state
-
-    @property
-    def policy(self) -> Policy:
-        return self.agent.policy
-
-    @property
-    def admitted(self) -> Envelope:
-        if self.envelope is None:  # pragma: no cover - states that need it come after it was read
-            raise AssertionError
-        return self.envelope
+    def end_work(self, *, ran: bool, keep: bool = False) -> None:
+        """The handler is over, or never ran; `keep` where its answer is about to be recorded."""
+        self.running = False
+        self.agent.finished(None if keep else self.reservation, ran=ran)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Admit:
     """One question to answer atomically: was this asked before, and is its nonce new.
 
@@ -133,6 +130,7 @@ class Admit:
 
     question: Question
     _run: _CallRun = field(repr=False)
+    _step: int = field(repr=False)
 
     def answered(self, answer: Answer) -> "Dispatch | Answered":
         """Go on with the store's answer."""
@@ -144,7 +142,7 @@ class Admit:
         self._run.leave(self)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Dispatch:
     """Run the handler: everything that could have refused this envelope has been asked.
 
@@ -162,6 +160,7 @@ class Dispatch:
     shielded: bool
     reservation: Reservation | None
     _run: _CallRun = field(repr=False)
+    _step: int = field(repr=False)
 
     def replied(self, payload: Payload | Replied) -> "Record | Answered":
         """The handler answered."""
@@ -175,31 +174,31 @@ class Dispatch:
     def turned_away(self, refusal: Refusal) -> "Answered":
         """The handler never ran (no worker free): the idempotency key is free again, the nonce stays used."""
         self._run.leave(self)
-        self._run.agent.finished(self.reservation, ran=False)
-        return self._run.enter(_refused(self._run, refusal))  # type: ignore[no-any-return]
+        self._run.end_work(ran=False)
+        return _refused(self._run, refusal)
 
     def lost(self) -> None:
         """The handler was killed midway: from now on its key answers `outcome unknown`."""
         self._run.leave(self)
-        self._run.agent.finished(self.reservation, ran=True)
+        self._run.end_work(ran=True)
 
     def abandon(self) -> None:
         """The caller left before the handler began: the idempotency key is free again, the nonce stays used."""
         self._run.leave(self)
-        self._run.agent.finished(self.reservation, ran=False)
+        self._run.end_work(ran=False)
 
     def _finish(self, outcome: "Replied | Refusal") -> "Record | Answered":
-        self._run.leave(self)
-        answered = _answer(self._run, outcome)
-        self._run.agent.finished(None, ran=True)
+        run = self._run
+        run.leave(self)
+        answered = _answer(run, outcome)
+        run.end_work(ran=True, keep=True)
         if self.reservation is None:
-            return self._run.enter(answered)  # type: ignore[no-any-return]
-        record = Record(self.reservation, answered.outcome, len(answered.body), answered, self._run)
-        self._run.enter(record)
-        return self._run.agent.record_here(record)
+            return answered
+        record = Record(self.reservation, answered.outcome, len(answered.body), answered, run, run.step)
+        return run.agent.record_here(record)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Record:
     """Keep the answer under the reservation before its first byte leaves; `size` is what it counts for, in bytes."""
 
@@ -208,18 +207,19 @@ class Record:
     size: int
     _answered: "Answered" = field(repr=False)
     _run: _CallRun = field(repr=False)
+    _step: int = field(repr=False)
 
     def recorded(self) -> "Answered":
         """It's kept, or could not be: the caller gets the answer either way, since the work was done."""
         self._run.leave(self)
-        return self._run.enter(self._answered)  # type: ignore[no-any-return]
+        return self._answered
 
     def abandon(self) -> None:
         """The caller left; what is being kept is kept."""
         self._run.leave(self)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Answered:
     """The answer to one call: its JSON text, the status it has alone, and what was decided.
 
@@ -242,9 +242,10 @@ CallState = Admit | Dispatch | Record | Answered
 def abandon_call(opened: CallState) -> None:
     """Abandon a call wherever it stands by now, given the state it was opened in. Does nothing once it's over."""
     if not isinstance(opened, Answered):
-        current = opened._run.state  # noqa: SLF001 - one module, one machine
-        if current is not None and not isinstance(current, Answered):
-            current.abandon()
+        run = opened._run  # noqa: SLF001 - one module, one machine
+        run.step += 1
+        if run.running:
+            run.end_work(ran=False)
 
 
 # --- the order of the checks -----------------------------------------------------------------------------------------
@@ -254,54 +255,49 @@ def open_call(
     agent: "Agent", call: Call, *, principal: Principal, peer: str, streamed: bool, now: Instant, wall: WallTime
 ) -> CallState:
     """Judge one call. What isn't refused becomes a question of admission."""
-    run = _CallRun(agent, call, principal, peer, now, wall)
-    refusal = _read_envelope(run) or _judge(run, streamed=streamed)
-    if refusal is not None:
-        return run.enter(_refused(run, refusal))  # type: ignore[no-any-return]
-    question = _question(run)
+    try:
+        value = _with_what_old_peers_leave_out(agent, call.envelope, wall)
+        envelope = decode_envelope(value, path=("params", "envelope"))
+    except InvalidDocument as error:
+        return refused_call(call.id, _malformed(error))
+    run = _CallRun(agent, call, principal, peer, now, wall, envelope)
+    question = _judge(run, streamed=streamed) or _question(run)
     if isinstance(question, Refusal):
-        return run.enter(_refused(run, question))  # type: ignore[no-any-return]
-    admit = Admit(question, run)
-    run.enter(admit)
-    return agent.admit_here(admit, now=now, wall=wall)
+        return _refused(run, question)
+    return agent.admit_here(Admit(question, run, run.step), now=now, wall=wall)
 
 
 def _judge(run: _CallRun, *, streamed: bool) -> Refusal | None:
     return (
-        sender_rule(run.principal, run.admitted.sender)
+        sender_rule(run.principal, run.envelope.sender)
         or _recipient_is_this_agent(run)
         or _timestamp_is_in_window(run)
         or _payload_and_handler_exist(run, streamed=streamed)
     )
 
 
-def _read_envelope(run: _CallRun) -> Refusal | None:
-    value = _with_what_old_peers_leave_out(run, run.call.envelope)
-    try:
-        run.envelope = decode_envelope(value, path=("params", "envelope"))
-    except InvalidDocument as error:
-        return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
-    return None
+def _malformed(error: InvalidDocument) -> Refusal:
+    return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
 
 
-def _with_what_old_peers_leave_out(run: _CallRun, value: dict[str, Any]) -> dict[str, Any]:
+def _with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
     # 1.1 and 2.x treat a null id or timestamp as absent and fill it in; here only where policy says so.
-    if not run.policy.require_id and value.get("id") is None:
-        value = {**value, "id": run.agent.new_id()}
-    if not run.policy.require_timestamp and value.get("timestamp") is None:
-        value = {**value, "timestamp": utc(run.wall)}
+    if not agent.policy.require_id and value.get("id") is None:
+        value = {**value, "id": agent.new_id()}
+    if not agent.policy.require_timestamp and value.get("timestamp") is None:
+        value = {**value, "timestamp": utc(wall)}
     return value
 
 
 def _recipient_is_this_agent(run: _CallRun) -> Refusal | None:
-    if not run.policy.check_recipient or run.agent.answers_to(run.admitted.recipient):
+    if not run.agent.policy.check_recipient or run.agent.answers_to(run.envelope.recipient):
         return None
     return Refusal(kind=MISADDRESSED, details={"agent_id": run.agent.manifest.id})
 
 
 def _timestamp_is_in_window(run: _CallRun) -> Refusal | None:
-    age = run.wall - run.admitted.issued
-    if -run.policy.skew <= age <= run.policy.max_age:
+    age = run.wall - run.envelope.issued
+    if -run.agent.policy.skew <= age <= run.agent.policy.max_age:
         return None
     return _timestamp_refusal(run, age)
 
@@ -309,8 +305,8 @@ def _timestamp_is_in_window(run: _CallRun) -> Refusal | None:
 def _timestamp_refusal(run: _CallRun, age: float) -> Refusal:
     bounds: dict[str, object] = {
         "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
-        "max_age_seconds": run.policy.max_age,
-        "max_future_tolerance_seconds": run.policy.skew,
+        "max_age_seconds": run.agent.policy.max_age,
+        "max_future_tolerance_seconds": run.agent.policy.skew,
     }
     offset = {"age_seconds": round(age, 3)} if age > 0 else {"future_offset_seconds": round(-age, 3)}
     return Refusal(
@@ -323,16 +319,16 @@ _AFTER_TIMESTAMP: Final = 5.0
 
 
 def _payload_and_handler_exist(run: _CallRun, *, streamed: bool) -> Refusal | None:
-    run.kind = normalise_payload_type(run.admitted.payload_type)
+    run.kind = normalise_payload_type(run.envelope.payload_type)
     if streamed or run.kind not in run.agent.payload_types:
         supported = [] if streamed else sorted(run.agent.payload_types)
         return Refusal(kind=HANDLER_NOT_FOUND, details={"supported": supported})
     try:
         run.request = decode_payload(
-            run.admitted.payload_type, run.admitted.payload, path=("params", "envelope", "payload")
+            run.envelope.payload_type, run.envelope.payload, path=("params", "envelope", "payload")
         )
     except InvalidDocument as error:
-        return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
+        return _malformed(error)
     if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
         return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
     return None
@@ -345,7 +341,7 @@ def _question(run: _CallRun) -> Question | Refusal:
     nonce = _nonce(run)
     if isinstance(nonce, Refusal):
         return nonce
-    envelope, key = run.admitted, run.call.idempotency_key
+    envelope, key = run.envelope, run.call.idempotency_key
     return Question(
         sender=envelope.sender,
         authenticated=isinstance(run.principal, Authenticated),
@@ -354,19 +350,19 @@ def _question(run: _CallRun) -> Question | Refusal:
         issued=envelope.issued,
         idempotency_key=key,
         digest=b"" if key is None else _what_is_asked(run),
-        deadline=run.policy.handler_deadline,
+        deadline=run.agent.policy.handler_deadline,
     )
 
 
 def _nonce(run: _CallRun) -> str | Refusal | None:
-    if run.policy.nonce is NoncePolicy.OFF:
+    if run.agent.policy.nonce is NoncePolicy.OFF:
         return None
-    nonce = run.admitted.nonce
+    nonce = run.envelope.nonce
     if type(nonce) is str and nonce:
         # Prefixed, so that nobody's nonce is somebody's envelope id.
         return "n" + nonce
-    if nonce is None and run.policy.nonce is NoncePolicy.OR_ID:
-        return "i" + run.admitted.id
+    if nonce is None and run.agent.policy.nonce is NoncePolicy.OR_ID:
+        return "i" + run.envelope.id
     problem = Problem(
         ("params", "envelope", "extensions", "nonce"), "a non-empty string", "missing" if nonce is None else "wrong"
     )
@@ -375,32 +371,35 @@ def _nonce(run: _CallRun) -> str | Refusal | None:
 
 def _what_is_asked(run: _CallRun) -> bytes:
     # Not the stamp: a retry takes a fresh timestamp and nonce and is the same request still.
-    asked = [run.admitted.sender, run.admitted.recipient, run.kind, run.admitted.payload]
+    asked = [run.envelope.sender, run.envelope.recipient, run.kind, run.envelope.payload]
     return blake2b(stable_json(asked), digest_size=16).digest()
 
 
 def _after_admission(run: _CallRun, answer: Answer) -> Dispatch | Answered:
     match answer:
         case Admitted(reservation):
-            return run.enter(_dispatch(run, reservation))  # type: ignore[no-any-return]
+            return _dispatch(run, reservation)
         case Stored(outcome):
-            return run.enter(_answer(run, outcome))  # type: ignore[no-any-return]
+            return _answer(run, outcome)
         case _:
-            return run.enter(_refused(run, _admission_refusal(run, answer)))  # type: ignore[no-any-return]
+            return _refused(run, _admission_refusal(run, answer))
 
 
 def _dispatch(run: _CallRun, reservation: Reservation | None) -> Dispatch:
     run.agent.started()
+    run.running, run.reservation = True, reservation
+    skill = run.request.skill_id if isinstance(run.request, TaskRequest) else None
     return Dispatch(
-        envelope=run.admitted,
-        principal=run.principal,
-        kind=run.kind,
-        skill=run.request.skill_id if isinstance(run.request, TaskRequest) else None,
-        request=run.request,
-        deadline=run.policy.handler_deadline,
-        shielded=reservation is not None,
-        reservation=reservation,
-        run=run,
+        run.envelope,
+        run.principal,
+        run.kind,
+        skill,
+        run.request,
+        run.agent.policy.handler_deadline,
+        reservation is not None,
+        reservation,
+        run,
+        run.step,
     )
 
 
@@ -431,7 +430,7 @@ def _admission_refusal(
         case Running(retry_after):
             return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
         case Stale() | Future():
-            return _timestamp_refusal(run, run.wall - run.admitted.issued)
+            return _timestamp_refusal(run, run.wall - run.envelope.issued)
         case Unavailable(retry_after):
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
         case _:
@@ -454,7 +453,7 @@ def _answer(run: _CallRun, outcome: Any) -> Answered:
 def _reply(run: _CallRun, outcome: Replied, payload_type: str, payload: dict[str, Any]) -> Answered:
     wall = run.agent.wall()
     try:
-        envelope = run.admitted.reply(payload_type, payload, ids=run.agent.new_id, wall=wall)
+        envelope = run.envelope.reply(payload_type, payload, ids=run.agent.new_id, wall=wall)
         return Answered(write_json(result_body(run.call.id, encode_envelope(envelope))), outcome)
     except ValueError as error:
         return _refused(run, Refusal(kind=HANDLER_FAILED, note="Internal server error"), fault=str(error))

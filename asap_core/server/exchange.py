@@ -94,16 +94,12 @@ class _Run:
     principal: Principal = field(factory=lambda: Anonymous(""))
     version: str = DEFAULT_VERSION
     body: Body | None = None
-    state: object = None
+    step: int = 0
 
-    def leave(self, state: object) -> None:
-        if self.state is not state:
+    def leave(self, state: "_State") -> None:
+        if state._step != self.step:  # noqa: SLF001 - one module, one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
-        self.state = None
-
-    def enter(self, state: Any) -> Any:
-        self.state = state
-        return state
+        self.step += 1
 
     def respond(self, response: Response) -> "Respond":
         head = self.request.method == "HEAD"
@@ -114,7 +110,7 @@ class _Run:
             body=b"" if head else response.body,
             close=response.close,
         )
-        return self.enter(Respond(complete, self))  # type: ignore[no-any-return]
+        return Respond(complete, self, self.step)
 
     def refuse(self, refusal: Refusal, *, close: bool = False) -> "Respond":
         """Answer the whole request with one JSON-RPC error, id null."""
@@ -129,6 +125,7 @@ class _State:
     """What all states share: the exchange they belong to."""
 
     _run: _Run
+    _step: int
 
     def abandon(self) -> "Done":
         """The peer left, or the driver stops: nothing more comes."""
@@ -136,7 +133,7 @@ class _State:
         return Done()
 
 
-@frozen(eq=False)
+@define(eq=False)
 class TakeLimit(_State):
     """Take `cost` from the share of `key`; where `partial`, as much of it as there is.
 
@@ -149,6 +146,7 @@ class TakeLimit(_State):
     partial: bool
     _then: Any = field(repr=False)
     _run: _Run = field(repr=False)
+    _step: int = field(repr=False)
 
     def taken(self, granted: int | None = None) -> "Exchange":
         """It's granted: all of it, or `granted` of it where part may be."""
@@ -167,12 +165,13 @@ class TakeLimit(_State):
         return self._run.refuse(_unavailable(self._run), close=self._run.body is None)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Authenticate(_State):
     """Find out whom the credential stands for."""
 
     credential: Credential
     _run: _Run = field(repr=False)
+    _step: int = field(repr=False)
 
     def verified(self, principal: Authenticated) -> "Exchange":
         """It's good, and stands for this agent."""
@@ -190,7 +189,7 @@ class Authenticate(_State):
         return self._run.refuse(_unavailable(self._run), close=True)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class ReadBody(_State):
     """Feed the body as it comes. `limit` is the most bytes worth reading, coded or not.
 
@@ -200,10 +199,11 @@ class ReadBody(_State):
     limit: int
     expect_continue: bool
     _run: _Run = field(repr=False)
+    _step: int = field(repr=False)
 
     def feed(self, chunk: bytes) -> "ReadBody | Respond":
         """Take the next bytes, of any number. Returns this state, or the refusal: too many, or unreadable."""
-        if self._run.state is not self:
+        if self._step != self._run.step:
             self._run.leave(self)
         try:
             _body(self._run).feed(chunk)
@@ -222,7 +222,7 @@ class ReadBody(_State):
         return _parse(self._run, data)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Fork(_State):
     """The calls in the request, each to be driven to its `Answered`: one, or the items of a batch, all at once.
 
@@ -232,6 +232,7 @@ class Fork(_State):
     calls: tuple[CallState, ...]
     batch: bool
     _run: _Run = field(repr=False)
+    _step: int = field(repr=False)
 
     def abandon(self) -> "Done":
         """The driver stops: every call that isn't answered is abandoned where it stands."""
@@ -248,12 +249,13 @@ class Fork(_State):
         return self._run.respond(Response(status=200, headers=((b"content-type", b"application/json"),), body=body))
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Respond(_State):
     """Send this response; where it says `close`, end the connection after it."""
 
     response: Response
     _run: _Run = field(repr=False)
+    _step: int = field(repr=False)
 
     def sent(self) -> "Done":
         """It's sent."""
@@ -303,8 +305,7 @@ def _take_peer_share(run: _Run) -> Exchange:
 
 
 def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: bool = False) -> Exchange:
-    state = TakeLimit(scope, key, cost, partial, then, run)
-    run.enter(state)
+    state = TakeLimit(scope, key, cost, partial, then, run, run.step)
     return run.agent.take_here(state, now=run.now)
 
 
@@ -319,7 +320,7 @@ def _read_credential(run: _Run) -> Exchange:
             note = f"Invalid authentication token: expected {expected}"
             return _challenge(run, INVALID_CREDENTIAL, note, error="invalid_request")
         case credential:
-            return run.enter(Authenticate(credential, run))  # type: ignore[no-any-return]
+            return Authenticate(credential, run, run.step)
 
 
 def _challenge(run: _Run, kind: Kind, note: str, *, error: str | None = None) -> Respond:
@@ -362,7 +363,7 @@ def _open_body(run: _Run) -> Exchange:
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     run.body = Body(limit=limit, inflater=None if make is None else make())
     expects = header(run.request.headers, b"expect") or b""
-    return run.enter(ReadBody(limit, expects.lower() == b"100-continue", run))  # type: ignore[no-any-return]
+    return ReadBody(limit, expects.lower() == b"100-continue", run, run.step)
 
 
 # Longer ones are above any limit there is, and int() of a megabyte of digits isn't free.
@@ -465,7 +466,7 @@ def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, batch: bool, granted:
         )
 
     states = tuple(begin(index, call) for index, call in enumerate(calls))
-    return run.enter(Fork(states, batch, run))  # type: ignore[no-any-return]
+    return Fork(states, batch, run, run.step)
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
