@@ -20,7 +20,7 @@ __all__ = [
     "Inflater",
     "Request",
     "Response",
-    "header",
+    "collect",
     "header_values",
     "json_response",
     "matches_etag",
@@ -56,15 +56,17 @@ class Response:
     close: bool = False
 
 
+def collect(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """All headers by name, each as one list where it's repeated (RFC 9110 §5.3): for whoever looks at several."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """All values of a header, in order. `name` is in lower case."""
     return [value for key, value in headers if key == name]
-
-
-def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The value of a header as one list (RFC 9110 §5.3), or None. `name` is in lower case."""
-    values = header_values(headers, name)
-    return b", ".join(values) if values else None
 
 
 def path_of(target: str) -> str:

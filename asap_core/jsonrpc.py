@@ -40,15 +40,21 @@ def parse_call(value: Any) -> Call | Refused:
     if type(value) is not dict:
         return Refused(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
     call_id = value.get("id")
-    known_id = call_id if _is_id(call_id) else None
-    problems = tuple(_structural_problems(value, known_id))
-    if problems:
-        return Refused(known_id, _invalid("Invalid JSON-RPC structure", *problems))
-    if known_id is None:  # pragma: no cover - _structural_problems named it
-        raise AssertionError
+    known_id: CallId | None = call_id if _is_id(call_id) else None
+    if known_id is None or not _is_well_formed(value):
+        return Refused(known_id, _invalid("Invalid JSON-RPC structure", *_structural_problems(value, known_id)))
     if value["method"] != METHOD:
         return Refused(known_id, Refusal(kind=METHOD_NOT_FOUND, details={"supported": [METHOD]}))
     return _parse_params(known_id, value["params"])
+
+
+def _is_well_formed(value: dict[str, Any]) -> bool:
+    return (
+        value.get("jsonrpc", "2.0") == "2.0"
+        and type(value.get("method")) is str
+        and "params" in value
+        and _KEYS.issuperset(value)
+    )
 
 
 def _is_id(value: Any) -> bool:

@@ -40,9 +40,13 @@ def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     value = _read_fast(data)
     if value is _UNDECIDED:
         value = _read_slowly(data)
-    if data.count(b"{") + data.count(b"[") > max_depth:
+    # Counting brackets is cheaper than walking a small text, and dearer than walking a large one, mostly strings.
+    if len(data) > _COUNTED or data.count(b"{") + data.count(b"[") > max_depth:
         _check_depth(value, max_depth)
     return value
+
+
+_COUNTED: Final = 4_096
 
 
 _UNDECIDED: Final = object()

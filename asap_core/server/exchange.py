@@ -37,7 +37,7 @@ from asap_core.http import (
     BodyTooLarge,
     Request,
     Response,
-    header,
+    collect,
     header_values,
     json_response,
     path_of,
@@ -90,6 +90,7 @@ class _Run:
     agent: "Agent"
     request: Request
     now: Instant
+    headers: dict[bytes, bytes] = field(factory=dict)
     streamed: bool = False
     principal: Principal = field(factory=lambda: Anonymous(""))
     version: str = DEFAULT_VERSION
@@ -282,6 +283,7 @@ def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange
         if request.method != "POST":
             return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
         run.streamed = path == STREAM_PATH
+        run.headers = collect(request.headers)
         return _take_peer_share(run)
     if path not in _DOCUMENTS:
         return run.refuse_plainly(404, "Not Found", close=True)
@@ -337,7 +339,7 @@ def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:
 
 
 def _negotiate_version(run: _Run) -> Exchange:
-    offered = header(run.request.headers, b"asap-version")
+    offered = run.headers.get(b"asap-version")
     if offered is not None and offered.strip():
         versions = [version.strip() for version in offered.split(b",")]
         known = [version for version in SUPPORTED_VERSIONS if version.encode("ascii") in versions]
@@ -351,10 +353,10 @@ def _negotiate_version(run: _Run) -> Exchange:
 
 def _open_body(run: _Run) -> Exchange:
     limit = run.agent.policy.max_body
-    length = header(run.request.headers, b"content-length")
+    length = run.headers.get(b"content-length")
     if length is not None and length.isdigit() and (len(length) > _LENGTH_DIGITS or int(length) > limit):
         return _refuse_body(run, BodyTooLarge(limit), close=True)
-    coding = (header(run.request.headers, b"content-encoding") or b"").strip().lower()
+    coding = run.headers.get(b"content-encoding", b"").strip().lower()
     make = run.agent.codings.get(coding)
     if make is None and coding not in (b"", b"identity"):
         supported = b", ".join(sorted(run.agent.codings))
@@ -362,8 +364,8 @@ def _open_body(run: _Run) -> Exchange:
         # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     run.body = Body(limit=limit, inflater=None if make is None else make())
-    expects = header(run.request.headers, b"expect") or b""
-    return ReadBody(limit, expects.lower() == b"100-continue", run, run.step)
+    expects = run.headers.get(b"expect", b"").lower() == b"100-continue"
+    return ReadBody(limit, expects, run, run.step)
 
 
 # Longer ones are above any limit there is, and int() of a megabyte of digits isn't free.
@@ -399,9 +401,9 @@ def _parse(run: _Run, data: bytes) -> Exchange:
 
 
 def _with_header_key(run: _Run, call: Call | Refused) -> Call | Refused:
-    values = header_values(run.request.headers, b"x-idempotency-key")
-    if not values or isinstance(call, Refused):
+    if isinstance(call, Refused) or b"x-idempotency-key" not in run.headers:
         return call
+    values = header_values(run.request.headers, b"x-idempotency-key")
     key = values[0].decode("latin-1").strip()
     if len(values) > 1 or not 0 < len(key) <= MAX_ID:
         return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} characters")

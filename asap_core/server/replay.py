@@ -177,7 +177,7 @@ class ReplayGuard:
         if issued <= floor:
             # A date of now passes as soon as now is above the floor; the margin is for the sender's own clock.
             return Floored(max(floor - wall, 0.0) + _LEAST_WAIT)
-        if self._is_full(known):
+        if self._live >= self._capacity or (known is not None and known.live >= self._most_of(known)):
             return Saturated(max(self._next_due - now, _LEAST_WAIT))
         self._remember(digest, known or self._new_sender(sender, prefix), issued, now)
         shard[digest] = None
@@ -188,12 +188,8 @@ class ReplayGuard:
         # The length, so that no sender and nonce run together into another pair.
         return b"%s%d:%d:%s" % (self._key, authenticated, len(name), name)
 
-    def _is_full(self, sender: _Sender | None) -> bool:
-        if self._live >= self._capacity:
-            return True
-        if sender is None:
-            return False
-        return sender.live >= (self._capacity // 2 if sender is self._anonymous else self._per_sender)
+    def _most_of(self, sender: _Sender) -> int:
+        return self._capacity // 2 if sender is self._anonymous else self._per_sender
 
     def _remember(self, digest: bytes, sender: _Sender, issued: WallTime, now: Instant) -> None:
         block = self._queue[-1]
@@ -202,7 +198,7 @@ class ReplayGuard:
             self._queue.append(block)
         block.digests += digest
         block.rows.extend((now, issued, sender.place))
-        if sender.live == 0:
+        if sender.live == 0 and self._idle:
             self._idle.pop(sender.name or "", None)
         sender.live += 1
         self._live += 1
@@ -213,26 +209,24 @@ class ReplayGuard:
 
     def _forget(self, now: Instant, wall: WallTime) -> None:
         for _ in range(_FORGOTTEN_PER_CALL):
-            if not self._forget_oldest(now, wall):
+            if now < self._next_due:
                 break
+            self._forget_oldest(wall)
         for _ in range(_FORGOTTEN_PER_CALL):
             if not self._held_back or wall <= self._held_back[0][0] + self._max_age:
                 break
             self._drop(*heappop(self._held_back))
 
-    def _forget_oldest(self, now: Instant, wall: WallTime) -> bool:
-        if now < self._next_due:
-            return False
+    def _forget_oldest(self, wall: WallTime) -> None:
         block = self._queue[0]
         at = block.head
         digest = bytes(block.digests[at * _DIGEST : (at + 1) * _DIGEST])
-        _, issued, place = block.rows[at * _ROW : (at + 1) * _ROW]
+        issued, place = block.rows[at * _ROW + 1], int(block.rows[at * _ROW + 2])
         self._advance(block)
         if wall > issued + self._max_age:
-            self._drop(issued, digest, int(place))
+            self._drop(issued, digest, place)
         else:
-            self._hold_back(issued, digest, int(place))
-        return True
+            self._hold_back(issued, digest, place)
 
     def _advance(self, block: _Block) -> None:
         block.head += 1
@@ -256,7 +250,8 @@ class ReplayGuard:
     def _drop(self, issued: float, digest: bytes, place: int) -> None:
         del self._shards[(digest[0] << 8 | digest[1]) % _SHARDS][digest]
         sender = self._places[place]
-        sender.floor = WallTime(max(sender.floor, issued))
+        if issued > sender.floor:
+            sender.floor = WallTime(issued)
         sender.live -= 1
         self._live -= 1
         if sender.live == 0 and sender.name is not None:

@@ -285,10 +285,11 @@ class DigestWithoutSender(ReplayGuard):
 
 
 class ForgetsForRoom(ReplayGuard):
-    def _is_full(self, sender: Any) -> Any:
+    def admit(self, *args: Any, **fields: Any) -> Any:
         for shard in self._shards:
             shard.clear()
-        return False
+        self._live = 0
+        return super().admit(*args, **fields)
 
     def _drop(self, issued: Any, digest: Any, place: Any) -> None:
         return
