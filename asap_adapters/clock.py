@@ -28,7 +28,7 @@ class LoopClock:
         token = anyio.lowlevel.current_token()
         if self._loop is None:
             self._loop = token
-        elif self._loop != token:
+        elif self._loop is not token and self._loop != token:
             raise RuntimeError("this object belongs to another event loop; make one for each loop")
         return Instant(anyio.current_time())
 

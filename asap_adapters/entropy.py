@@ -10,13 +10,16 @@ __all__ = ["new_id", "new_secret", "new_token", "random_fraction"]
 
 # Crockford's base 32: no I, L, O, U.
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+# Two characters at a time: half the steps for each id.
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS: Final = range(120, -1, -10)
 _SYSTEM: Final = random.SystemRandom()
 
 
 def new_id() -> str:
     """A ULID: 48 bits of milliseconds, 80 bits of randomness, 26 characters that sort by time."""
     number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS])
 
 
 def new_secret() -> bytes:

@@ -132,8 +132,7 @@ class Handlers:
             task_id=f"task_{self._new_id()}",
         )
         try:
-            with anyio.CancelScope(shield=dispatch.shielded):
-                outcome = await self._outcome(dispatch, context)
+            outcome = await self._outcome(dispatch, context)
         except BaseException:
             dispatch.lost()
             raise
@@ -149,7 +148,7 @@ class Handlers:
         handler = self._find(dispatch)
         request = dispatch.envelope.payload if dispatch.request is None else dispatch.request
         try:
-            with anyio.move_on_after(dispatch.deadline):
+            with anyio.move_on_after(dispatch.deadline, shield=dispatch.shielded):
                 if _is_async(handler):
                     return _payload_of(await handler(request, context), dispatch, context)
                 return await self._in_thread(handler, request, dispatch, context)

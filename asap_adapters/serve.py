@@ -244,7 +244,7 @@ class _Connection:
             request = wire.parse(head, self.peer)
             await self.driver.run(request, wire)
         except _Unreadable as unreadable:
-            await wire.send_raw(unreadable.response)
+            await wire.send_last(unreadable.response)
             await self._linger()
             return None
         except PeerGone:
@@ -263,14 +263,19 @@ class _Connection:
             if data is None:
                 return None
             outcome = reader.feed(data)
-        with anyio.move_on_after(self.policy.head_timeout) as scope:
-            while outcome is None:
-                outcome = reader.feed(await _receive(self.stream))
-        if scope.cancelled_caught:
-            raise _Unreadable(408, f"Expected the whole head of a request within {self.policy.head_timeout:g} s")
+        if outcome is None:
+            outcome = await self._rest_of_head(reader)
         if isinstance(outcome, BadHead):
             raise _Unreadable(outcome.status, f"Expected {outcome.expected}")
         return outcome
+
+    async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
+        with anyio.move_on_after(self.policy.head_timeout):
+            while True:
+                outcome = reader.feed(await _receive(self.stream))
+                if outcome is not None:
+                    return outcome
+        raise _Unreadable(408, f"Expected the whole head of a request within {self.policy.head_timeout:g} s")
 
     async def _first_bytes(self) -> bytes | None:
         if self.stop.is_set():
@@ -348,7 +353,7 @@ class _H11Wire:
         if self._body_deadline is None:
             self._body_deadline = anyio.current_time() + self._policy.body_timeout
             if expect_continue and self._h11.they_are_waiting_for_100_continue:
-                await self._send(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
+                await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         while True:
             event = self._next_event()
             match event:
@@ -376,20 +381,10 @@ class _H11Wire:
 
     async def send(self, response: Response) -> None:
         """See `Wire`."""
-        close = response.close or self._stop.is_set() or not self._body_is_over()
-        headers = [*response.headers, (b"date", _http_date())]
-        if close:
-            headers.append((b"connection", b"close"))
-        data = (
-            self._h11.send(h11.Response(status_code=response.status, headers=headers, reason=_reason(response.status)))
-            or b""
-        )
-        if response.body:
-            data += self._h11.send(h11.Data(data=response.body)) or b""
-        data += self._h11.send(h11.EndOfMessage()) or b""
-        await self._send(data)
-        # DONE and DONE: both sides have finished this request and neither has asked to close (h11's state machine).
-        self.reusable = not close and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        open_still = not response.close and not self._stop.is_set() and self._body_is_over()
+        # DONE: the request is complete, and the peer hasn't asked to close after it (h11's state machine).
+        self.reusable = open_still and self._h11.their_state is h11.DONE
+        await self._send(_written(response, close=not self.reusable))
 
     def _body_is_over(self) -> bool:
         """Whether nothing of the request is left to read, so that the next one can follow."""
@@ -398,31 +393,35 @@ class _H11Wire:
         # Nobody asked for the body (a GET has none): h11 knows that it's over once it has said so.
         return isinstance(self._next_event(), h11.EndOfMessage)
 
-    async def send_raw(self, response: Response) -> None:
-        """Send a refusal of something that wasn't a request, so that h11 has no state for it."""
-        lines = [b"HTTP/1.1 %d %s" % (response.status, _reason(response.status))]
-        headers = (*response.headers, (b"date", _http_date()), (b"connection", b"close"))
-        lines += [name + b": " + value for name, value in headers]
+    async def send_last(self, response: Response) -> None:
+        """Send a refusal of something that wasn't a request, as far as the peer still listens."""
         try:
-            await self._send(b"\r\n".join(lines) + b"\r\n\r\n" + response.body)
+            await self._send(_written(response, close=True))
         except PeerGone:
             log.debug("the peer left before it was refused")
 
-    async def _send(self, data: bytes | None) -> None:
+    async def _send(self, data: bytes) -> None:
         try:
             with anyio.move_on_after(self._policy.write_timeout) as scope:
-                await self._stream.send(data or b"")
+                await self._stream.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise PeerGone from error
         if scope.cancelled_caught:
             raise PeerGone
 
 
-def _reason(status: int) -> bytes:
-    return _REASONS.get(status, b"")
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
+}
 
 
-_REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+def _written(response: Response, *, close: bool) -> bytes:
+    """A response as bytes. Written here and not by h11: nothing of a peer's is in it, and it takes h11 0.1 ms."""
+    headers = [b"%s: %s\r\n" % header for header in response.headers]
+    connection = b"connection: close\r\n" if close else b""
+    status = _STATUS_LINES[response.status]
+    return b"".join([status, *headers, b"date: ", _http_date(), b"\r\n", connection, b"\r\n", response.body])
+
 
 _date: tuple[int, bytes] = (0, b"")
 
