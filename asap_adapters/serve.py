@@ -119,7 +119,10 @@ async def serve(
 def _tls_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key)
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as error:  # ssl.SSLError is one; neither names the file
+        raise ValueError(f"expected a certificate chain and its key as PEM in {cert}: {error.strerror}") from error
     return context
 
 

@@ -53,7 +53,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= _LONGEST:
         raise argparse.ArgumentTypeError("expected a number of seconds above 0, at most a day")
     return seconds

@@ -72,17 +72,15 @@ _DESCRIPTION: Final = (
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= _MAX_PORT:
+    if not text.isdecimal() or int(text[:9]) > _MAX_PORT:
         raise argparse.ArgumentTypeError("expected a port from 0 to 65535")
-    return port
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number <= 0:
+    if not text.isdecimal() or not int(text[:18]):
         raise argparse.ArgumentTypeError("expected a number above 0")
-    return number
+    return int(text[:18])
 
 
 async def echo(request: TaskRequest, _context: Context) -> dict[str, Any]:
@@ -107,7 +105,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
     tokens = _tokens(arguments)
     _check(arguments, tokens)
     logging.basicConfig(level=logging.WARNING, format="asap: %(message)s", stream=sys.stderr)
-    bound = await listen(arguments.host, arguments.port, tls=arguments.tls_cert is not None)
+    bound = await _listen(arguments)
     async with bound.listener:
         base_url = (arguments.public_url or bound.url).rstrip("/")
         served = _served(arguments, base_url, auth=bool(tokens))
@@ -117,19 +115,40 @@ async def _serve(arguments: argparse.Namespace) -> int:
             await group.start(_stop_on_signals, stop)
             if arguments.mdns:
                 await stack.enter_async_context(_advertiser(served.agent.manifest, bound, base_url))
-            print(f"{served.agent.manifest.id} listens on {base_url}", flush=True)
-            await serve(
-                served.agent,
-                served.handlers,
-                on=served.on,
-                authenticate=tokens.verify if len(tokens) else None,
-                tls_cert=arguments.tls_cert,
-                tls_key=arguments.tls_key,
-                bound=bound,
-                stop=stop,
-            )
+            async with anyio.create_task_group() as servers:
+                await servers.start(_run, arguments, served, tokens, bound, stop)
+                print(f"{served.agent.manifest.id} listens on {base_url}", flush=True)
             group.cancel_scope.cancel()
     return 0
+
+
+async def _listen(arguments: argparse.Namespace) -> Bound:
+    try:
+        return await listen(arguments.host, arguments.port, tls=arguments.tls_cert is not None)
+    except OSError as error:
+        raise UserError(f"can't listen on {arguments.host}, port {arguments.port}: {error.strerror or error}") from None
+
+
+async def _run(
+    arguments: argparse.Namespace,
+    served: _Served,
+    tokens: TokenTable,
+    bound: Bound,
+    stop: anyio.Event,
+    *,
+    task_status: anyio.abc.TaskStatus[str],
+) -> None:
+    await serve(
+        served.agent,
+        served.handlers,
+        on=served.on,
+        authenticate=tokens.verify if len(tokens) else None,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
+        bound=bound,
+        stop=stop,
+        task_status=task_status,
+    )
 
 
 async def _stop_on_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:

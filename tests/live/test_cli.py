@@ -101,6 +101,13 @@ def test_serves_an_agent_of_ones_own(served: Any, tmp_path: Any) -> None:
         (("serve", "--rate-limit", "many", "--port", "0"), 2, "10/second"),
         (("serve", "--id", "me"), 2, "--id"),
         (("serve", "--manifest", "no-such-file", "--port", "0"), 1, "No such file"),
+        (("serve", "--tls-cert", "no-such-file", "--port", "0"), 1, "no-such-file"),
+        (("serve", "--tls-key", "x"), 2, "--tls-cert"),
+        (("serve", "--port", "x"), 2, "from 0 to 65535"),
+        (("serve", "--port", "70000"), 2, "from 0 to 65535"),
+        (("serve", "--max-body", "0"), 2, "above 0"),
+        (("serve", "--host", "127.0.0.1", "--port", "1", "--public-url", "x"), 2, "--public-url"),
+        (("browse", "--wait", "x"), 2, "seconds above 0"),
         (("nonsense",), 2, "invalid choice"),
         ((), 2, "COMMAND"),
     ],
@@ -112,6 +119,13 @@ def test_what_is_wrong_is_said_in_one_line(arguments: Any, code: Any, says: Any)
     assert "Traceback" not in done.stderr
     if code == 1:
         assert done.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_named(served: Any) -> None:
+    url, _ = served()
+    port = url.rsplit(":", 1)[-1]
+    taken = asap("serve", "--port", port)
+    assert (taken.returncode, port in taken.stderr, taken.stderr.count("\n")) == (1, True, 1)
 
 
 def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> None:
