@@ -49,7 +49,7 @@ class AsgiApp:
         match scope["type"]:
             case "http":
                 bind_agent(self._driver.agent)
-                wire = _AsgiWire(receive, send)
+                wire = _AsgiWire(scope, receive, send)
                 try:
                     await self._driver.run(_request(scope), wire)
                 except PeerGone:
@@ -94,7 +94,9 @@ def _request(scope: Mapping[str, Any]) -> Request:
 class _AsgiWire:
     """One exchange's bytes, as ASGI messages."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        # HTTP/2 has no such header, and no need of it (RFC 9113 §8.2.2).
+        self._says_close = str(scope.get("http_version", "1.1")).startswith("1")
         self._receive = receive
         self._send = send
         self._more = True
@@ -113,7 +115,7 @@ class _AsgiWire:
     async def send(self, response: Response) -> None:
         """See `Wire`."""
         headers = list(response.headers)
-        if response.close:
+        if response.close and self._says_close:
             headers.append((b"connection", b"close"))
         try:
             await self._send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -108,11 +108,20 @@ class Envelope:
         )
 
     def reply(
-        self, payload_type: str, payload: Mapping[str, Any], *, ids: Callable[[], str], wall: WallTime
+        self,
+        payload_type: str,
+        payload: Mapping[str, Any],
+        *,
+        ids: Callable[[], str],
+        wall: WallTime,
+        sender: str | None = None,
     ) -> "Envelope":
-        """Make the answer to this envelope: back to its sender, correlated with its id, in its trace."""
+        """Make the answer to this envelope: back to its sender, correlated with its id, in its trace.
+
+        It comes from the recipient, or from `sender` where that's another.
+        """
         return Envelope.new(
-            sender=self.recipient,
+            sender=sender or self.recipient,
             recipient=self.sender,
             payload_type=payload_type,
             payload=payload,

@@ -210,7 +210,7 @@ class LocalAdmission:
 
     def _scoped(self, question: Question, key: str) -> bytes:
         # An anonymous sender's name is anybody's: its address tells one from another.
-        scope = ("", question.sender) if question.authenticated else (question.peer, question.sender)
+        scope = ("proven", question.sender) if question.authenticated else ("at", question.peer, question.sender)
         digest = blake2b(key=self._key, digest_size=_KEY)
         for part in (*scope, key):
             data = part.encode("utf-8", "surrogatepass")

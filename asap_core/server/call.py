@@ -452,8 +452,10 @@ def _answer(run: _CallRun, outcome: Any) -> Answered:
 
 def _reply(run: _CallRun, outcome: Replied, payload_type: str, payload: dict[str, Any]) -> Answered:
     wall = run.agent.wall()
+    # Where policy takes envelopes for other agents, the answer still says who gives it.
+    sender = run.envelope.recipient if run.agent.answers_to(run.envelope.recipient) else run.agent.manifest.id
     try:
-        envelope = run.envelope.reply(payload_type, payload, ids=run.agent.new_id, wall=wall)
+        envelope = run.envelope.reply(payload_type, payload, ids=run.agent.new_id, wall=wall, sender=sender)
         return Answered(write_json(result_body(run.call.id, encode_envelope(envelope))), outcome)
     except ValueError as error:
         return _refused(run, Refusal(kind=HANDLER_FAILED, note="Internal server error"), fault=str(error))

@@ -76,6 +76,12 @@ async def test_a_peer_that_is_gone_when_the_answer_comes_is_forgotten(app: Any) 
     await app(HTTP, receive, send)
 
 
+@pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
+async def test_http_2_knows_no_connection_header(app: Any, version: Any, says: Any) -> None:
+    sent = await play(app, {**HTTP, "path": "/nowhere", "http_version": version}, {"type": "http.request"})
+    assert ((b"connection", b"close") in sent[0]["headers"]) is says
+
+
 async def test_a_body_in_pieces_is_one_body(app: Any) -> None:
     pieces = [{"type": "http.request", "body": piece, "more_body": True} for piece in (b"[", b"", b"]")]
     sent = await play(app, HTTP, *pieces, {"type": "http.request"})

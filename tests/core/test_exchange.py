@@ -459,6 +459,13 @@ class TestOnce:
             changes = {"id": left_out, "timestamp": left_out, "recipient": "urn:asap:agent:any"}
             assert outcome(post(agent, call(envelope_changes=changes))) == "ok"
 
+    def test_an_answer_says_who_gives_it_whoever_was_asked(self) -> None:
+        other = call(envelope_changes={"recipient": "urn:asap:agent:any"})
+        answer = json.loads(post(serve(check_recipient=False), other).body)["result"]["envelope"]
+        assert answer["sender"] == AGENT
+        alias = serve(aliases=["urn:asap:agent:any"])
+        assert json.loads(post(alias, other).body)["result"]["envelope"]["sender"] == "urn:asap:agent:any"
+
     def test_a_key_brings_the_first_answer_under_the_new_id(self) -> None:
         agent = serve()
         first = json.loads(post(agent, call(1, key="k")).body)
