@@ -307,7 +307,7 @@ class Directory(Generic[V, W]):
 
     def _without(self, entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[V] | Unfound:
         """What to answer while the server fails: the kept document within its bound, or the failure."""
-        if entry is not None and failure.failed.kind in _EXCUSED and now < _soft(entry) + entry.freshness.error_for:
+        if entry is not None and failure.failed.kind in _EXCUSED and now < _soft(entry) + _usable_for(entry):
             return _found(entry, Source.STALE_ERROR, now)
         return Unfound(failure.failed.error, failure.until - now)
 
@@ -318,6 +318,11 @@ _EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, Failu
 _DOUBLINGS: Final = 20
 # A tenth, as the reference spreads its retries.
 _SPREAD: Final = 0.1
+
+
+def _usable_for(entry: _Entry[V]) -> float:
+    # What may be used while somebody revalidates may be used while that fails or takes too long (RFC 5861 §3).
+    return max(entry.freshness.error_for, entry.freshness.revalidate_for)
 
 
 def _soft(entry: _Entry[V]) -> float:

@@ -150,6 +150,39 @@ class TestDiscovery:
                 sources.append((await client.look_up(BASE)).source)
         assert sources == [Source.FETCHED, Source.CACHED, Source.REVALIDATED]
 
+    async def test_who_revalidates_waits_a_second_and_then_takes_the_stale_one(
+        self, client_of: Any, manifest: Any
+    ) -> None:
+        from asap_core.server.wellknown import publish
+
+        headers = {"cache-control": "max-age=10, stale-while-revalidate=60"}
+        asked = 0
+
+        async def handle(_request: httpx.Request) -> httpx.Response:
+            nonlocal asked
+            asked += 1
+            await anyio.sleep(0 if asked == 1 else 30)
+            return httpx.Response(200, stream=Streamed(publish(manifest())), headers=headers)
+
+        async with client_of(httpx.MockTransport(handle)) as client:
+            await client.discover(BASE)
+            await anyio.sleep(20)
+            before = anyio.current_time()
+            found = await client.look_up(BASE)
+            assert anyio.current_time() - before == pytest.approx(1)
+        assert (found.source, asked) == (Source.STALE_ERROR, 2)
+
+    async def test_a_server_that_fails_does_not_take_away_what_is_known(self, counting: Any, client_of: Any) -> None:
+        transport = counting()
+        async with client_of(transport) as client:
+            await client.discover(BASE)
+            transport.fail_with = httpx.ConnectError("refused")
+            await anyio.sleep(3600)
+            assert (await client.look_up(BASE)).source is Source.STALE_ERROR
+            await anyio.sleep(86_400)
+            with pytest.raises(Unreachable, match="can't connect"):
+                await client.discover(BASE)
+
     @pytest.mark.parametrize("step", [3600, -3600])
     async def test_a_wall_clock_that_jumps_changes_no_lifetime_and_no_uptime(
         self, counting: Any, client_of: Any, monkeypatch: Any, step: Any

@@ -274,6 +274,14 @@ class TestDirectory:
         assert play.settle(lead.flight, Fetched("w"))[0].result.value == "w"
         assert play.result().value == "w"
 
+    def test_a_revalidation_that_fails_or_takes_too_long_leaves_the_stale_value(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60, stale-if-error=0")]))
+        play.now = 20.0
+        assert play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)).value == "v"
+        play.now = 71.0
+        assert isinstance(play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)), Unfound)
+
     def test_past_that_everybody_waits(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
