@@ -84,16 +84,14 @@ def best(prepare: Callable[[], Any], once: Callable[[Any, bytes], None], bodies:
 def run() -> None:
     """Print the table."""
     kinds = {"1 KB": (1_000, False), "1 KB with an idempotency key": (1_000, True), "64 KB": (64_000, False)}
-    ours = {
-        name: best(agent, to_dispatch, [body(size, number, key=key) for number in range(ROUNDS)])
-        for name, (size, key) in kinds.items()
-    }
+    bodies = [[body(size, number, key=key) for number in range(ROUNDS)] for size, key in kinds.values()]
+    ours = dict(zip(kinds, (best(agent, to_dispatch, one) for one in bodies), strict=True))
     theirs: list[float | None] = [None] * len(kinds)
     python = reference_python()
     if python is not None:
-        lines = "\n".join(body(size, 0).hex() for size, _ in kinds.values())
         script = str(ROOT / "benchmarks" / "reference_decision.py")
-        done = subprocess.run([python, "-W", "ignore", script], input=lines, capture_output=True, text=True, check=True)
+        data = json.dumps([[one.hex() for one in several] for several in bodies])
+        done = subprocess.run([python, "-W", "ignore", script], input=data, capture_output=True, text=True, check=True)
         theirs = json.loads(done.stdout.splitlines()[-1])
     print("bytes -> decision          ours      reference   ratio")
     for (name, mine), other in zip(ours.items(), theirs, strict=True):

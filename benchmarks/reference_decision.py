@@ -1,6 +1,6 @@
 """Run by the reference implementation's interpreter: how long it takes from bytes to an admitted envelope, as JSON.
 
-Reads request bodies, one hex line each, from standard input; answers microseconds for each.
+Reads lists of request bodies from standard input (JSON, bodies in hex); answers microseconds for each list.
 """
 
 import json
@@ -18,26 +18,25 @@ from asap.transport.validators import (  # noqa: E402
     validate_envelope_timestamp,
 )
 
-ROUNDS, REPEATS = 2_000, 5
+REPEATS = 5
 
 
-def microseconds(body: bytes) -> float:
-    def once(store, number):
+def microseconds(bodies: list[bytes]) -> float:
+    def once(store, body):
         request = JsonRpcRequest(**json.loads(body))
         envelope = Envelope(**request.params["envelope"])
         validate_envelope_timestamp(envelope)
-        envelope.extensions["nonce"] = f"n{number}"
         validate_envelope_nonce(envelope, store)
 
     best = float("inf")
     for _ in range(REPEATS):
         store = InMemoryNonceStore()
         began = time.perf_counter()
-        for number in range(ROUNDS):
-            once(store, number)
-        best = min(best, (time.perf_counter() - began) / ROUNDS * 1e6)
+        for body in bodies:
+            once(store, body)
+        best = min(best, (time.perf_counter() - began) / len(bodies) * 1e6)
     return best
 
 
 if __name__ == "__main__":
-    print(json.dumps([microseconds(bytes.fromhex(line)) for line in sys.stdin.read().split()]))
+    print(json.dumps([microseconds([bytes.fromhex(body) for body in bodies]) for bodies in json.load(sys.stdin)]))

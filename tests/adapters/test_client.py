@@ -141,6 +141,27 @@ class TestDiscovery:
         assert len(found) == 1
         assert transport.paths == [MANIFEST, MANIFEST]
 
+    async def test_cancelled_at_any_moment_nobody_is_left_waiting(self, counting: Any, client_of: Any) -> None:
+        """Cancel the leader after every number of scheduling steps: whoever waits beside it is answered still."""
+        for steps in range(25):
+            found = []
+            async with client_of(counting(seconds=0.1)) as client, anyio.create_task_group() as group:
+                leader = anyio.CancelScope()
+
+                async def leading(client: Any = client, leader: Any = leader) -> None:
+                    with leader:
+                        await client.discover(BASE)
+
+                async def waiting(client: Any = client, found: Any = found) -> None:
+                    found.append(await client.discover(BASE))
+
+                group.start_soon(leading)
+                group.start_soon(waiting)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                leader.cancel()
+            assert (len(found), client._manifests.waiting) == (1, 0)
+
     async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting: Any, client_of: Any) -> None:
         transport = counting()
         async with client_of(transport) as client:
