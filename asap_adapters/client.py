@@ -4,56 +4,30 @@ What is kept, who fetches, what an answer means and where it may go is decided i
 out. A fetch runs in the task of the caller who leads it: no task of the client's own outlives a call.
 """
 
-import gzip
 import ssl
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, assert_never
+from typing import Any, Final, Self, assert_never
 
 import anyio
 import httpx
-from attrs import define, frozen
+from attrs import frozen
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.coding import CODINGS
-from asap_adapters.entropy import new_id, new_token, random_fraction
-from asap_core.client.directory import (
-    Deliver,
-    Directory,
-    DirectoryPolicy,
-    Effect,
-    Failed,
-    FailureKind,
-    Fetched,
-    Found,
-    Lead,
-    NotModified,
-    Outcome,
-    Source,
-    Unfound,
-)
-from asap_core.client.freshness import parse_retry_after
-from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
+from asap_adapters.documents import Documents
+from asap_adapters.entropy import new_id, new_token
+from asap_adapters.web import Web, known_origin, remember
+from asap_core.client.directory import DirectoryPolicy, Source
+from asap_core.client.outbound import Allowed, origin_of, without_credentials
 from asap_core.client.replies import Outcome as ReplyOutcome
 from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
 from asap_core.codec import encode_envelope, read_health, read_manifest, read_registry, to_json
 from asap_core.dnssd import Added, Announcement, Updated
-from asap_core.errors import (
-    AsapError,
-    BadReply,
-    InvalidDocument,
-    NotAllowed,
-    RemoteError,
-    TimedOut,
-    Unreachable,
-    WrongAgent,
-)
-from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
+from asap_core.errors import AsapError, BadReply, NotAllowed, RemoteError, Unreachable, WrongAgent
 from asap_core.jsonrpc import METHOD
-from asap_core.jsontext import write_json
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import Health, Manifest
 from asap_core.model.payloads import Payload
@@ -62,38 +36,14 @@ from asap_core.model.rules import URN
 from asap_core.registry import find, manifest_url
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH
 
-__all__ = ["AgentClient", "Discovery", "Lookup"]
+__all__ = ["AgentClient", "Discovery"]
 
-T = TypeVar("T")
-
-# The reference's limit on a message; a manifest is a few kilobytes, a registry of 100,000 agents some 50 MB.
-MAX_REPLY: Final = 10_485_760
+# A manifest is a few kilobytes, a health report less; a registry of 100,000 agents is some 50 MB.
 MAX_MANIFEST: Final = 1_048_576
-MAX_REGISTRY: Final = 67_108_864
 MAX_HEALTH: Final = 65_536
-# The reference's: a manifest or health report that takes longer is as good as none.
-_DISCOVERY_SECONDS: Final = 10.0
-# How long a caller waits for a fresh document where a stale one would do.
-_REVALIDATION_SECONDS: Final = 1.0
-# Below it gzip saves less than its header and a packet cost: the reference's threshold.
-_COMPRESS_FROM: Final = 1_024
+MAX_REGISTRY: Final = 67_108_864
 _MAX_BATCH: Final = 50
-_MAX_REMEMBERED: Final = 1_000
-_VERSIONS: Final = "2.2, 2.1"
-_SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
-_GONE: Final = frozenset({401, 403, 404, 410})
-_OK: Final = 200
-_NOT_MODIFIED: Final = 304
-
-
-@frozen
-class Lookup(Generic[T]):
-    """A document found: where it was asked for, where it came from, how many seconds ago its server vouched for it."""
-
-    document: T
-    url: str
-    source: Source
-    age: float
+_HEALTH_STATUSES: Final = frozenset({200, 503})
 
 
 @frozen
@@ -104,19 +54,6 @@ class Discovery:
     url: str
     source: Source
     age: float
-
-
-@define(eq=False)
-class _Waiter:
-    """A task that waits for a document: woken when it has something to do."""
-
-    woken: anyio.Event
-    effect: Deliver[Any, Any] | Lead[Any] | None = None
-
-
-class _NotOpen(RuntimeError):
-    def __init__(self) -> None:
-        super().__init__("this client isn't open; write: async with AgentClient(sender=…) as client: …")
 
 
 class AgentClient:
@@ -150,30 +87,36 @@ class AgentClient:
         if not URN.fits(sender):
             raise ValueError(f"expected as sender {URN.expected}")
         self.sender = sender
-        self._token = token
-        self._auth = {_known_origin(origin): value for origin, value in (auth or {}).items()}
-        self._allow_http = frozenset(allow_http)
-        self._allow_endpoints = frozenset(map(_known_origin, allow_endpoints))
+        self._allow_endpoints = frozenset(map(known_origin, allow_endpoints))
         self._registry_locations = tuple(registries)
-        self._timeout = timeout
-        self._compress = compress
-        self._make: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
-            trust_env=trust_env, verify=verify, transport=transport, follow_redirects=False, timeout=timeout
-        )
-        self._http: httpx.AsyncClient | None = None
         self._clock = LoopClock()
-        self._manifests: Directory[Manifest, _Waiter] = Directory(policy)
-        self._registries: Directory[Registry, _Waiter] = Directory(policy)
-        # Origins that the caller named, hosts announced on this link, and where each manifest came from. Bounded.
-        self._named: dict[str, None] = {}
-        self._on_link: dict[str, None] = {}
+        self._web = Web(
+            token=token,
+            auth=auth or {},
+            allow_http=allow_http,
+            timeout=timeout,
+            trust_env=trust_env,
+            compress=compress,
+            verify=verify,
+            transport=transport,
+        )
+        self._manifests = Documents(
+            self._web,
+            self._clock,
+            read=read_manifest,
+            limit=MAX_MANIFEST,
+            ttl=lambda manifest: manifest.ttl_seconds,
+            policy=policy,
+        )
+        self._registries = Documents(
+            self._web, self._clock, read=read_registry, limit=MAX_REGISTRY, ttl=lambda _: None, policy=policy
+        )
+        # Where each manifest came from: what it names elsewhere isn't posted to. The latest thousand.
         self._origins: dict[int, tuple[Manifest, str]] = {}
 
     async def __aenter__(self) -> Self:
         """Open it."""
-        if self._http is not None:
-            raise RuntimeError("this client is open already")
-        self._http = self._make()
+        self._web.open()
         return self
 
     async def __aexit__(
@@ -184,13 +127,11 @@ class AgentClient:
 
     async def aclose(self) -> None:
         """Close all connections. From any task; a second time does nothing."""
-        http, self._http = self._http, None
-        if http is not None:
-            with anyio.CancelScope(shield=True):
-                await http.aclose()
+        await self._web.aclose()
 
     def __del__(self) -> None:
-        if getattr(self, "_http", None) is not None:
+        web = getattr(self, "_web", None)
+        if web is not None and web.is_open:
             warnings.warn(f"{self!r} was never closed; use async with", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
@@ -208,34 +149,32 @@ class AgentClient:
 
     async def look_up(self, base_url: str, *, expect: str | None = None) -> Discovery:
         """`discover`, with where the manifest came from and how old it is."""
-        self._name_origin(base_url)
+        self._web.name_origin(base_url)
         return await self._look_up(_join(base_url, MANIFEST_PATH), expect)
 
     async def get_manifest(self, url: str, *, expect: str | None = None) -> Manifest:
         """Return the manifest at exactly this URL. As `discover` otherwise."""
-        self._name_origin(url)
+        self._web.name_origin(url)
         return (await self._look_up(url, expect)).manifest
 
     def cached(self, base_url: str) -> Manifest | None:
         """The manifest of the agent at `base_url` if it's kept and good, without waiting for anything."""
-        return self._manifests.cached(_join(base_url, MANIFEST_PATH), now=self._clock.monotonic())
+        return self._manifests.cached(_join(base_url, MANIFEST_PATH))
 
     async def _look_up(self, url: str, expect: str | None) -> Discovery:
-        found = await self._find(
-            self._manifests, url, read_manifest, MAX_MANIFEST, lambda manifest: manifest.ttl_seconds
-        )
+        found = await self._manifests.find(url)
         manifest = found.document
-        _remember(self._origins, id(manifest), (manifest, origin_of(url) or ""))
+        remember(self._origins, id(manifest), (manifest, origin_of(url) or ""))
         if expect is not None and manifest.id != expect:
             raise WrongAgent(without_credentials(url), expect, manifest.id)
         return Discovery(manifest, found.url, found.source, found.age)
 
     async def health_check(self, base_url: str) -> Health:
         """Return the health report of the agent at `base_url`; an unhealthy one is an answer too, not an error."""
-        self._name_origin(base_url)
-        allowed = self._judge(_join(base_url, HEALTH_PATH))
-        status, _, body = await self._get(allowed, (), MAX_HEALTH)
-        if status not in (_OK, 503):
+        self._web.name_origin(base_url)
+        allowed = self._web.judge(_join(base_url, HEALTH_PATH))
+        status, _, body = await self._web.get(allowed, (), MAX_HEALTH)
+        if status not in _HEALTH_STATUSES:
             raise BadReply(without_credentials(allowed.url), "expected a health report", status)
         return read_health(body)
 
@@ -245,7 +184,7 @@ class AgentClient:
         Raises as `discover` does; OSError where the file can't be read.
         """
         if isinstance(location, str) and "://" in location:
-            return (await self._find(self._registries, location, read_registry, MAX_REGISTRY, lambda _: None)).document
+            return (await self._registries.find(location)).document
         return read_registry(await _read_file(Path(location)))
 
     async def find(
@@ -278,17 +217,25 @@ class AgentClient:
         if wait <= 0:
             return None
         with anyio.move_on_after(wait):
-            async with self.browse() as events:
-                async for event in events:
-                    match event:
-                        case Added(announcement) | Updated(announcement) if announcement.agent_id == urn:
-                            try:
-                                return await self.follow(announcement, expect=urn)
-                            except AsapError as error:
-                                tried.append(f"local network: {error}")
-                        case _:
-                            continue
+            try:
+                return await self._first_on_link(urn, tried)
+            except AsapError as error:
+                tried.append(f"local network: {error}")
+                return None
         tried.append(f"local network: not announced within {wait:g} s")
+        return None
+
+    async def _first_on_link(self, urn: str, tried: list[str]) -> Manifest | None:
+        async with self.browse() as events:
+            async for event in events:
+                match event:
+                    case Added(announcement) | Updated(announcement) if announcement.agent_id == urn:
+                        try:
+                            return await self.follow(announcement, expect=urn)
+                        except AsapError as error:
+                            tried.append(f"local network: {error}")
+                    case _:
+                        continue
         return None
 
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
@@ -302,84 +249,8 @@ class AgentClient:
 
     async def follow(self, announcement: Announcement, *, expect: str | None = None) -> Manifest:
         """Fetch the manifest of an announced agent. It may be plain http: the announcement came from the same link."""
-        _remember(self._on_link, announcement.host, None)
+        self._web.trust_on_link(announcement.host)
         return (await self._look_up(announcement.manifest_url, expect or announcement.agent_id)).manifest
-
-    async def _find(
-        self,
-        directory: Directory[T, _Waiter],
-        url: str,
-        read: Callable[[bytes], T],
-        limit: int,
-        ttl: Callable[[T], float | None],
-    ) -> Lookup[T]:
-        self._open_http()
-        allowed = self._judge(url)
-        waiter = _Waiter(anyio.Event())
-        _carry_out(directory.lookup(allowed.url, waiter, now=self._clock.monotonic()))
-        try:
-            while True:
-                effect, waiter.effect = waiter.effect, None
-                match effect:
-                    case Deliver(_, Found(value, source, age)):
-                        return Lookup(value, allowed.url, source, age)
-                    case Deliver(_, Unfound(error, next_try)):
-                        raise _with_next_try(error, next_try)  # noqa: TRY301 - an abandoned waiter that was served is no one
-                    case Lead():
-                        outcome = await self._fetch(allowed, effect, read, limit, ttl)
-                        _carry_out(
-                            directory.settle(
-                                effect.flight,
-                                outcome,
-                                now=self._clock.monotonic(),
-                                wall=self._clock.wall(),
-                                jitter=random_fraction(),
-                            )
-                        )
-                    case None:
-                        await waiter.woken.wait()
-                        waiter.woken = anyio.Event()
-        except BaseException:
-            _carry_out(directory.abandon(waiter))
-            raise
-
-    async def _fetch(
-        self,
-        allowed: Allowed,
-        lead: Lead[Any],
-        read: Callable[[bytes], T],
-        limit: int,
-        ttl: Callable[[T], float | None],
-    ) -> Outcome[T]:
-        shown = without_credentials(allowed.url)
-        try:
-            with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
-                status, headers, body = await self._get(allowed, lead.headers, limit)
-                return self._outcome(shown, (status, headers, body), read, ttl)
-        except TimedOut as error:
-            return Failed(error, FailureKind.TIMEOUT)
-        except Unreachable as error:
-            return Failed(error, FailureKind.UNREACHABLE)
-        except (BadReply, InvalidDocument) as error:
-            return Failed(error, FailureKind.UNUSABLE)
-        assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
-        return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
-
-    def _outcome(
-        self, shown: str, answer: "_Answer", read: Callable[[bytes], T], ttl: Callable[[T], float | None]
-    ) -> Outcome[T]:
-        status, headers, body = answer
-        if status == _NOT_MODIFIED:
-            return NotModified(headers)
-        if status == _OK:
-            value = read(body)
-            return Fetched(value, headers, ttl(value))
-        error = BadReply(shown, "expected the document with HTTP 200; redirects aren't followed", status)
-        if status in _GONE:
-            return Failed(error, FailureKind.GONE)
-        retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
-        wait = None if retry_after is None else parse_retry_after(retry_after, wall=self._clock.wall())
-        return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -411,7 +282,7 @@ class AgentClient:
         key = idempotency_key or new_id()
         sent = Sent(f"req-{new_id()}", envelope)
         allowed = self._endpoint(manifest)
-        status, body = await self._post(allowed, _call(sent, key), {"x-idempotency-key": key})
+        status, body = await self._web.post(allowed, _call(sent, key), {"x-idempotency-key": key})
         return _taken(read_reply(sent, status=status, body=body), allowed, status)
 
     async def send_batch(
@@ -427,7 +298,7 @@ class AgentClient:
         allowed = self._endpoint(manifest)
         sent = tuple(Sent(f"req-{new_id()}", self._envelope(manifest, *message)) for message in messages)
         # Plain: the reference refuses a compressed batch (fault 88).
-        status, body = await self._post(allowed, [_call(one, new_id()) for one in sent], {}, compress=False)
+        status, body = await self._web.post(allowed, [_call(one, new_id()) for one in sent], {}, compress=False)
         outcomes = read_batch_reply(sent, status=status, body=body)
         return [
             outcome if isinstance(outcome, RemoteError) else _taken(outcome, allowed, status) for outcome in outcomes
@@ -459,7 +330,7 @@ class AgentClient:
 
     def _endpoint(self, manifest: Manifest) -> Allowed:
         """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
-        allowed = self._judge(manifest.endpoints.asap)
+        allowed = self._web.judge(manifest.endpoints.asap)
         known = self._origins.get(id(manifest))
         origin = known[1] if known is not None and known[0] is manifest else allowed.origin
         if allowed.origin != origin and allowed.origin not in self._allow_endpoints:
@@ -470,114 +341,8 @@ class AgentClient:
             )
         return allowed
 
-    # --- HTTP --------------------------------------------------------------------------------------------------------
 
-    def _open_http(self) -> httpx.AsyncClient:
-        if self._http is None:
-            raise _NotOpen
-        return self._http
-
-    def _judge(self, url: str) -> Allowed:
-        judged = judge_url(url, allow_http=self._allow_http | self._on_link.keys())
-        match judged:
-            case Allowed():
-                return judged
-            case Refused(shown, reason, remedy):
-                raise NotAllowed(shown, reason, remedy)
-            case _:
-                assert_never(judged)
-
-    def _name_origin(self, url: str) -> None:
-        origin = origin_of(url)
-        if origin is not None:
-            _remember(self._named, origin, None)
-
-    def _credential(self, allowed: Allowed) -> dict[str, str]:
-        token = self._auth.get(allowed.origin)
-        if token is None and allowed.origin in self._named:
-            token = self._token
-        if token is None or not (allowed.encrypted or is_loopback(allowed.host)):
-            return {}
-        return {"authorization": f"Bearer {token}"}
-
-    async def _get(self, allowed: Allowed, headers: Sequence[tuple[str, str]], limit: int) -> "_Answer":
-        request = self._open_http().build_request(
-            "GET", allowed.url, headers=[("accept", "application/json"), _ACCEPT_ENCODING, *headers]
-        )
-        return await self._exchange(request, limit, min(self._timeout, _DISCOVERY_SECONDS))
-
-    async def _post(
-        self, allowed: Allowed, document: object, headers: Mapping[str, str], *, compress: bool = True
-    ) -> tuple[int, bytes]:
-        content = write_json(document)
-        extra = dict([_ACCEPT_ENCODING])
-        if compress and self._compress and len(content) >= _COMPRESS_FROM:
-            # gzip, which peers of both generations read; brotli isn't everywhere.
-            content, extra["content-encoding"] = gzip.compress(content, 6, mtime=0), "gzip"
-        request = self._open_http().build_request(
-            "POST",
-            allowed.url,
-            content=content,
-            headers={
-                "accept": "application/json",
-                "content-type": "application/json",
-                "asap-version": _VERSIONS,
-                **extra,
-                **headers,
-                **self._credential(allowed),
-            },
-        )
-        status, _, body = await self._exchange(request, MAX_REPLY, self._timeout)
-        return status, body
-
-    async def _exchange(self, request: httpx.Request, limit: int, seconds: float) -> "_Answer":
-        http, shown = self._open_http(), without_credentials(str(request.url))
-        try:
-            with anyio.fail_after(seconds):
-                response = await http.send(request, stream=True)
-                try:
-                    return response.status_code, tuple(response.headers.multi_items()), await _body(response, limit)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await response.aclose()
-        except (TimeoutError, httpx.TimeoutException):
-            raise TimedOut(shown, f"nothing within {seconds:g} s") from None
-        except httpx.HTTPError as error:
-            raise Unreachable(shown, _reason(error)) from error
-        except BodyTooLarge as error:
-            raise BadReply(shown, f"expected at most {error.limit} bytes") from None
-        except BadCoding as error:
-            raise BadReply(shown, str(error)) from None
-
-
-_Answer = tuple[int, Sequence[tuple[str, str]], bytes]
-"""Status, headers, body."""
-
-_ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})
-_CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "br": CODINGS[b"br"]}
-
-
-async def _body(response: httpx.Response, limit: int) -> bytes:
-    """Read a response's body, inflated within the limit: httpx would inflate first and count never (fault 43)."""
-    coding = response.headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity", *_CODINGS):
-        raise BadCoding("expected a body in gzip, br, or plain")
-    make = _CODINGS.get(coding)
-    if response.is_stream_consumed:
-        # A transport that makes whole responses, as mocks do: httpx has read and inflated it already.
-        make = None
-        chunks: AsyncIterable[bytes] = _in_one_piece(response.content)
-    else:
-        chunks = response.aiter_raw()
-    body = Body(limit=limit, inflater=None if make is None else make())
-    async for chunk in chunks:
-        body.feed(chunk)
-    return body.end()
-
-
-async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 async def _read_file(path: Path) -> bytes:
@@ -586,25 +351,6 @@ async def _read_file(path: Path) -> bytes:
     if len(data) > MAX_REGISTRY:
         raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")
     return data
-
-
-def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
-    """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
-    for effect in effects:
-        waiter: _Waiter = effect.waiter
-        waiter.effect = effect
-        waiter.woken.set()
-
-
-def _with_next_try(error: Exception, next_try: float) -> Exception:
-    # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
-    if isinstance(error, TimedOut | Unreachable):
-        return type(error)(error.url, error.reason, round(next_try, 1))
-    if isinstance(error, BadReply):
-        return BadReply(error.url, error.reason, error.status)
-    if isinstance(error, InvalidDocument):
-        return InvalidDocument(error.what, error.problems)
-    return Unreachable("the directory", str(error), round(next_try, 1))
 
 
 def _taken(outcome: ReplyOutcome, allowed: Allowed, status: int) -> Envelope:
@@ -626,30 +372,3 @@ def _call(sent: Sent, key: str) -> dict[str, Any]:
 
 def _join(base_url: str, path: str) -> str:
     return base_url.rstrip("/") + path
-
-
-def _known_origin(url: str) -> str:
-    origin = origin_of(url)
-    if origin is None:
-        raise ValueError("expected an origin such as https://agent.example")
-    return origin
-
-
-def _remember(table: dict[Any, Any], key: Any, value: Any) -> None:
-    table.pop(key, None)
-    table[key] = value
-    if len(table) > _MAX_REMEMBERED:
-        del table[next(iter(table))]
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    """What happened, in words: httpx's own are often empty, and never name the host."""
-    words = " ".join(str(error).split())
-    kinds = {
-        httpx.ConnectError: "can't connect",
-        httpx.RemoteProtocolError: "the connection ended without an answer",
-        httpx.ReadError: "the connection broke",
-        httpx.WriteError: "the connection broke",
-    }
-    kind = next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")
-    return f"{kind}: {words}" if words else kind

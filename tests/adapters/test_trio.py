@@ -6,7 +6,8 @@ import anyio
 import pytest
 import trio.testing
 
-from asap_adapters.client import AgentClient, _carry_out, _Waiter
+from asap_adapters.client import AgentClient
+from asap_adapters.documents import _carry_out, _Waiter
 from asap_core.client.directory import Deliver, Directory, Fetched, Lead
 
 

@@ -1,0 +1,164 @@
+"""Documents by URL, as the core's directory decides: kept, led, waited for. One fetch for all who ask.
+
+The fetch runs in the task of the caller who leads it; whoever waits is woken with the answer, or to lead in its turn.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+from attrs import define, frozen
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.entropy import random_fraction
+from asap_adapters.web import Answer, Web
+from asap_core.client.directory import (
+    Deliver,
+    Directory,
+    DirectoryPolicy,
+    Effect,
+    Failed,
+    FailureKind,
+    Fetched,
+    Found,
+    Lead,
+    NotModified,
+    Outcome,
+    Source,
+    Unfound,
+)
+from asap_core.client.freshness import parse_retry_after
+from asap_core.client.outbound import Allowed, without_credentials
+from asap_core.errors import BadReply, InvalidDocument, TimedOut, Unreachable
+
+__all__ = ["Documents", "Lookup"]
+
+T = TypeVar("T")
+
+# How long a caller waits for a fresh document where a stale one would do.
+_REVALIDATION_SECONDS: Final = 1.0
+_OK: Final = 200
+_NOT_MODIFIED: Final = 304
+_SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
+_GONE: Final = frozenset({401, 403, 404, 410})
+
+
+@frozen
+class Lookup(Generic[T]):
+    """A document found: where it was asked for, where it came from, how many seconds ago its server vouched for it."""
+
+    document: T
+    url: str
+    source: Source
+    age: float
+
+
+@define(eq=False)
+class _Waiter:
+    """A task that waits for a document: woken when it has something to do."""
+
+    woken: anyio.Event
+    effect: Deliver[Any, Any] | Lead[Any] | None = None
+
+
+class Documents(Generic[T]):
+    """One kind of document: how it's read, how large it may be, how long it says itself that it's good."""
+
+    def __init__(
+        self,
+        web: Web,
+        clock: LoopClock,
+        *,
+        read: Callable[[bytes], T],
+        limit: int,
+        ttl: Callable[[T], float | None],
+        policy: DirectoryPolicy | None,
+    ) -> None:
+        self._web = web
+        self._clock = clock
+        self._read = read
+        self._limit = limit
+        self._ttl = ttl
+        self._directory: Directory[T, _Waiter] = Directory(policy)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a document."""
+        return self._directory.waiting
+
+    def cached(self, url: str) -> T | None:
+        """The document if it's kept and good, without waiting for anything."""
+        return self._directory.cached(url, now=self._clock.monotonic())
+
+    async def find(self, url: str) -> Lookup[T]:
+        """Return the document, kept or fetched. Raises what kept it from being had."""
+        allowed = self._web.judge(url)
+        waiter = _Waiter(anyio.Event())
+        _carry_out(self._directory.lookup(allowed.url, waiter, now=self._clock.monotonic()))
+        try:
+            while True:
+                effect, waiter.effect = waiter.effect, None
+                match effect:
+                    case Deliver(_, Found(value, source, age)):
+                        return Lookup(value, allowed.url, source, age)
+                    case Deliver(_, Unfound(error, next_try)):
+                        raise _with_next_try(error, next_try)  # noqa: TRY301 - to abandon what was delivered is no harm
+                    case Lead():
+                        self._settle(effect, await self._fetch(allowed, effect))
+                    case None:
+                        await waiter.woken.wait()
+                        waiter.woken = anyio.Event()
+        except BaseException:
+            _carry_out(self._directory.abandon(waiter))
+            raise
+
+    def _settle(self, lead: Lead[Any], outcome: Outcome[T]) -> None:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        _carry_out(self._directory.settle(lead.flight, outcome, now=now, wall=wall, jitter=random_fraction()))
+
+    async def _fetch(self, allowed: Allowed, lead: Lead[Any]) -> Outcome[T]:
+        shown = without_credentials(allowed.url)
+        try:
+            with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
+                return self._outcome(shown, await self._web.get(allowed, lead.headers, self._limit))
+        except TimedOut as error:
+            return Failed(error, FailureKind.TIMEOUT)
+        except Unreachable as error:
+            return Failed(error, FailureKind.UNREACHABLE)
+        except (BadReply, InvalidDocument) as error:
+            return Failed(error, FailureKind.UNUSABLE)
+        assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
+        return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
+
+    def _outcome(self, shown: str, answer: Answer) -> Outcome[T]:
+        status, headers, body = answer
+        if status == _NOT_MODIFIED:
+            return NotModified(headers)
+        if status == _OK:
+            value = self._read(body)
+            return Fetched(value, headers, self._ttl(value))
+        error = BadReply(shown, "expected the document with HTTP 200; redirects aren't followed", status)
+        if status in _GONE:
+            return Failed(error, FailureKind.GONE)
+        retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
+        wait = None if retry_after is None else parse_retry_after(retry_after, wall=self._clock.wall())
+        return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
+
+
+def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
+    """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
+    for effect in effects:
+        waiter: _Waiter = effect.waiter
+        waiter.effect = effect
+        waiter.woken.set()
+
+
+def _with_next_try(error: Exception, next_try: float) -> Exception:
+    # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
+    if isinstance(error, TimedOut | Unreachable):
+        return type(error)(error.url, error.reason, round(next_try, 1))
+    if isinstance(error, BadReply):
+        return BadReply(error.url, error.reason, error.status)
+    if isinstance(error, InvalidDocument):
+        return InvalidDocument(error.what, error.problems)
+    return Unreachable("the directory", str(error), round(next_try, 1))
