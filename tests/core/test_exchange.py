@@ -674,6 +674,12 @@ class TestMoves:
             assert state.abandon() == Done()
         assert agent.active == 0
 
+    def test_a_question_can_be_abandoned_once(self) -> None:
+        (admit,) = serve(shared=True).open(head()).feed(json.dumps(call()).encode()).end().calls
+        admit.abandon()
+        with pytest.raises(IllegalMove, match="Admit was left already"):
+            admit.abandon()
+
     def test_a_record_can_be_abandoned(self) -> None:
         (admit,) = serve(shared=True).open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         record = reply(admit.answered(admission.Admitted(admission.Reservation(b"r"))))

@@ -8,10 +8,14 @@ import time
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
+from asap_adapters import AgentClient, Unreachable
+from asap_adapters.cli.serve import echo_manifest
 from asap_adapters.mdns import Advertiser, browse
 from asap_core.dnssd import Added, Removed
+from asap_core.server.wellknown import publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -113,3 +117,28 @@ async def test_another_process_is_seen() -> None:
                 assert (await first(events, Added, 18005)).agent_id == "urn:asap:agent:other"
     finally:
         process.communicate(b"\n", timeout=30)
+
+
+async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
+    manifest = echo_manifest("urn:asap:agent:live", "http://127.0.0.1:1")
+    requests: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(str(request.url))
+        return httpx.Response(200, content=publish(manifest))
+
+    transport = httpx.MockTransport(handle)
+    async with advertiser(18006), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        found = await client.resolve("urn:asap:agent:live", wait=10)
+        assert found.id == "urn:asap:agent:live"
+        with pytest.raises(Unreachable, match="not announced within"):
+            await client.resolve("urn:asap:agent:nobody", wait=0.5)
+    assert requests == ["http://127.0.0.1:18006/.well-known/asap/manifest.json"]
+
+
+async def test_somebody_else_under_an_announced_name_is_not_taken() -> None:
+    other = publish(echo_manifest("urn:asap:agent:mallory", "http://127.0.0.1:1"))
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=other))
+    async with advertiser(18007), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        with pytest.raises(Unreachable, match="is urn:asap:agent:mallory, not urn:asap:agent:live"):
+            await client.resolve("urn:asap:agent:live", wait=2)
