@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import anyio
 
-from asap_adapters.cli.output import add_client_options, card, complain, print_json, table
+from asap_adapters.cli.output import add_client_options, card, complain, print_json, print_line, table
 from asap_adapters.client import AgentClient
 from asap_core.codec import to_json
 from asap_core.dnssd import Added, Announcement, Ignored, Removed, Updated
@@ -138,7 +138,8 @@ def _print_event(event: Any, *, as_json: bool) -> None:
     if word is None:
         return
     if as_json:
-        print_json({"event": type(event).__name__.lower(), **to_json(event.announcement)})
+        # One line for each event, so that a reader needn't find where one ends.
+        print_line({"event": type(event).__name__.lower(), **to_json(event.announcement)})
     else:
         agent = event.announcement
         table([word, agent.agent_id or agent.instance, agent.manifest_url], [])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["UserError", "add_client_options", "card", "complain", "print_json", "table"]
+__all__ = ["UserError", "add_client_options", "card", "complain", "print_json", "print_line", "table"]
 
 
 class UserError(Exception):
@@ -30,6 +30,11 @@ def visible(text: str) -> str:
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+
+
+def print_line(value: Any) -> None:
+    """Print a JSON document on one line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def card(title: str, facts: Mapping[str, str | None]) -> None:
