@@ -448,9 +448,10 @@ class TestOnce:
             assert first == "ok"
             assert again == ("ok" if policy is NoncePolicy.OFF else "asap:protocol/invalid_nonce")
 
-    def test_a_nonce_is_no_envelope_id(self) -> None:
+    @pytest.mark.parametrize("nonce", ["x", "ix", "nx"])
+    def test_a_nonce_is_no_envelope_id(self, nonce: Any) -> None:
         agent = serve()
-        assert outcome(post(agent, call(envelope_changes={"extensions": {"nonce": "x"}}))) == "ok"
+        assert outcome(post(agent, call(envelope_changes={"extensions": {"nonce": nonce}}))) == "ok"
         assert outcome(post(agent, call(envelope_changes={"id": "x"}))) == "ok"
 
     def test_old_peers_may_leave_out_what_policy_lets_them(self) -> None:
