@@ -213,7 +213,10 @@ def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ..
 def _quick(kind: type) -> Callable[[Any], Any]:
     """A reader that asks each field's rule once and fills the slots itself: attrs would ask the same rules again."""
     known = frozenset(_key(a) for a in fields(kind))
-    steps = [(_key(a), a.default, a.validator.convert, a.validator.fits, _slot(kind, a.name)) for a in fields(kind)]
+    steps = [(_key(a), a.default, a.validator, _slot(kind, a.name)) for a in fields(kind)]
+    plans = [
+        (key, default, rule.exact, rule.nullable, rule.convert, rule.fits, fill) for key, default, rule, fill in steps
+    ]
     check = getattr(kind, "__attrs_post_init__", None)
     make = object.__new__
 
@@ -221,12 +224,14 @@ def _quick(kind: type) -> Callable[[Any], Any]:
         if type(value) is not dict or not known.issuperset(value):
             raise _UNFIT
         made: Any = make(kind)
-        for key, default, convert, fits, fill in steps:
+        for key, default, exact, nullable, convert, fits, fill in plans:
             item = value.get(key, default)
-            if convert is not None:
-                item = convert(item)
-            if not fits(item):
-                raise _UNFIT
+            # Most fields are plain strings or objects, or null: asked here, that saves a call for each.
+            if type(item) is not exact and not (nullable and item is None):
+                if convert is not None:
+                    item = convert(item)
+                if exact is not None or not fits(item):
+                    raise _UNFIT
             fill(made, item)
         if check is not None:
             check(made)

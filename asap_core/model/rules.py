@@ -52,9 +52,10 @@ class Rule:
     """What a field may hold: `expected` in words, `fits` as a predicate, and `convert` from JSON where they differ.
 
     Where the field holds another class of the model, `leaf` is false: the codec reads that class by its own rules.
+    Where the rule is no more than a type, `exact` is that type; `nullable` says that null fits as well.
     """
 
-    __slots__ = ("convert", "expected", "fits", "leaf")
+    __slots__ = ("convert", "exact", "expected", "fits", "leaf", "nullable")
 
     def __init__(
         self,
@@ -63,11 +64,15 @@ class Rule:
         *,
         convert: Callable[[Any], Any] | None = None,
         leaf: bool = True,
+        exact: type | None = None,
+        nullable: bool = False,
     ) -> None:
         self.expected = expected
         self.fits = fits
         self.convert = convert
         self.leaf = leaf
+        self.exact = exact
+        self.nullable = nullable
 
     def __call__(self, _instance: Any, attribute: Any, value: Any) -> None:
         """Validate, as attrs asks a validator to."""
@@ -96,6 +101,8 @@ def absent_or(rule: Rule) -> Rule:
         lambda value: value is None or rule.fits(value),
         convert=None if convert is None else lambda value: None if value is None else convert(value),
         leaf=rule.leaf,
+        exact=rule.exact,
+        nullable=True,
     )
 
 
@@ -249,10 +256,10 @@ def _from_unix(seconds: float, otherwise: Any) -> Any:
         return otherwise
 
 
-TEXT: Final = Rule("a string", lambda value: type(value) is str)
+TEXT: Final = Rule("a string", lambda value: type(value) is str, exact=str)
 TEXTS: Final = several(TEXT)
-BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False)
-OBJECT: Final = Rule("an object", lambda value: type(value) is dict)
+BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False, exact=bool)
+OBJECT: Final = Rule("an object", lambda value: type(value) is dict, exact=dict)
 INTEGER: Final = integer()
 NUMBER: Final = number()
 URN: Final = matching(
