@@ -4,9 +4,10 @@ The h11 server, the ASGI app and the in-process client differ in how they read a
 in nothing else.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 import anyio
 
@@ -19,6 +20,8 @@ from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBo
 from asap_core.server.identity import Authenticated, Credential
 
 __all__ = ["Authenticator", "Driver", "PeerGone", "Wire"]
+
+log: Final = logging.getLogger("asap.drive")
 
 Authenticator = Callable[[Credential], Awaitable[Authenticated | None] | Authenticated | None]
 """Says whom a bearer token stands for, or None. Sync or async; OSError means that it can't be told now."""
@@ -116,6 +119,8 @@ class Driver:
                 case Record():
                     state = state.recorded()
                 case Answered():
+                    if state.fault is not None:
+                        log.error("a handler's answer can't be sent: %s", state.fault)
                     return state
                 case _:
                     assert_never(state)

@@ -87,13 +87,14 @@ async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask: Any, br
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), {"a": float("inf")}, b"bytes"])
-async def test_what_json_cannot_say_is_an_internal_error(ask: Any, value: Any) -> None:
+async def test_what_json_cannot_say_is_an_internal_error_and_logged(ask: Any, value: Any, caplog: Any) -> None:
     async def handler(_request: Any, _context: Any) -> Any:
         return {"value": value}
 
     with pytest.raises(RemoteError) as caught:
         await ask(handler)
     assert caught.value.code == -32603
+    assert "can't be sent: " in caplog.text
 
 
 async def test_a_handler_is_stopped_at_its_deadline(ask: Any) -> None:
