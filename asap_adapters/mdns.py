@@ -4,59 +4,43 @@ zeroconf's asyncio class doesn't run on trio; its threaded one runs beside any l
 worker thread; what the engine reports comes back into the caller's loop. It reaches the local network only.
 """
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
-import ifaddr
-import zeroconf
-from attrs import define
 
-from asap_core.dnssd import (
-    SERVICE_TYPE,
-    Event,
-    Neighbourhood,
-    advertised_addresses,
-    instance_name,
-    read_announcement,
-    txt_record,
-)
+from asap_core.client.outbound import is_loopback
+from asap_core.dnssd import Event, Neighbourhood, Txt, instance_name, txt_record
 from asap_core.errors import AsapError
+
+if TYPE_CHECKING:
+    from asap_adapters.multicast import AnnouncingLink, Link, WatchingLink
 
 __all__ = ["Advertiser", "Browser", "MdnsUnavailable", "browse", "interfaces_for"]
 
-# zeroconf's own default for resolving a service.
-_RESOLVE_MS: Final = 3_000
-# Goodbye is three packets 125 ms apart; what takes longer is stuck, and the records run out by themselves in 2 minutes.
-_GOODBYE_SECONDS: Final = 3.0
-# Reports not yet taken by a slow reader; past it the oldest are dropped, and the neighbourhood still knows the rest.
-_MAX_PENDING: Final = 10_000
+T = TypeVar("T")
+
+# Three goodbyes 125 ms apart, and the thread's end: 0.3 s. What takes this long is stuck, and the records run out by
+# themselves in two minutes (RFC 6762 §10).
+_CLOSING_SECONDS: Final = 3.0
 _LOOPBACK: Final = ("127.0.0.1",)
 
 
 class MdnsUnavailable(AsapError):
-    """This machine, or this container, can't send or receive multicast; the message says what was tried."""
+    """What was asked of mDNS can't be had on this machine or in this container; the message says what it needs."""
 
 
 def interfaces_for(host: str) -> tuple[str, ...] | None:
     """The interfaces to use for a server bound to `host`: loopback only for loopback, else all (None)."""
-    return _LOOPBACK if host in ("127.0.0.1", "::1", "localhost") else None
-
-
-def _start_engine(interfaces: Sequence[str] | None) -> zeroconf.Zeroconf:
-    try:
-        chosen: Any = zeroconf.InterfaceChoice.All if interfaces is None else list(interfaces)
-        return zeroconf.Zeroconf(interfaces=chosen)
-    except OSError as error:
-        where = "every interface" if interfaces is None else ", ".join(interfaces)
-        raise MdnsUnavailable(f"mDNS needs multicast, and {where} has none: {error.strerror or error}") from error
+    return _LOOPBACK if is_loopback(host) else None
 
 
 class Advertiser:
@@ -66,8 +50,9 @@ class Advertiser:
     ...     await serve(…)
 
     `host` is what the server is bound to: loopback is announced on loopback only, a wildcard with the addresses of all
-    other interfaces. Raises `MdnsUnavailable` on entering where multicast isn't possible, ValueError where the manifest
-    URL is too long to be announced.
+    other interfaces. `interfaces` are IPv4 addresses of this machine. Constructing raises ValueError where the
+    manifest URL or the id is too long to be announced. Entering raises `MdnsUnavailable` where multicast isn't
+    possible, or where the manifest URL is neither at an announced address nor at a `.local` name: browsers refuse it.
     """
 
     def __init__(
@@ -82,13 +67,18 @@ class Advertiser:
         port: int,
         interfaces: Sequence[str] | None = None,
     ) -> None:
-        self._txt = txt_record(agent_id=agent_id, manifest_url=manifest_url, version=version, skills=skills)
+        self._agent_id = agent_id
+        self._manifest_url = manifest_url
+        self._txt = self._record(version, skills)
         self._label = instance_name(name)
         self._host = host
         self._port = port
         self._interfaces = interfaces_for(host) if interfaces is None else tuple(interfaces)
-        self._engine: zeroconf.Zeroconf | None = None
-        self._info: zeroconf.ServiceInfo | None = None
+        self._link: AnnouncingLink | None = None
+        self._instance: str | None = None
+
+    def _record(self, version: str, skills: Sequence[str]) -> Txt:
+        return txt_record(agent_id=self._agent_id, manifest_url=self._manifest_url, version=version, skills=skills)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -97,53 +87,48 @@ class Advertiser:
 
     @property
     def instance(self) -> str | None:
-        """The name it's announced under; another agent of that name on the link makes it `name-2`."""
-        return None if self._info is None else self._info.name.removesuffix(f".{SERVICE_TYPE}")
+        """The name it's announced under; another agent of that name on the link makes it `name-2`. None before."""
+        return self._instance
 
     async def __aenter__(self) -> Self:
-        """Announce it: returns when the name is known to be free, after some 0.5 s."""
-        await anyio.to_thread.run_sync(self._register)
+        """Announce it: returns when the name is known to be free and was announced, after some 1.2 s."""
+        _check_unused(self._link)
+        self._link = link = await _in_thread(self._make_link)
+        try:
+            await _in_thread(link.open)
+            self._instance = await _outcome(await _in_thread(self._announce, link))
+        except BaseException:
+            await _close(link)
+            raise
         return self
+
+    async def update(self, *, version: str, skills: Sequence[str]) -> None:
+        """Announce another version and skills, under the same name; browsers see an update.
+
+        Raises RuntimeError where it isn't entered, `MdnsUnavailable` where the engine has died.
+        """
+        link = self._link
+        if link is None or self._instance is None:
+            raise RuntimeError("enter it first: async with Advertiser(…) as advertiser")
+        record = self._record(version, skills)
+        await _in_thread(link.announce_change, record.strings)
+        self._txt = record
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Say goodbye, and stop."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_GOODBYE_SECONDS):
-            await anyio.to_thread.run_sync(self._close, abandon_on_cancel=True)
+        self._instance = None
+        if self._link is not None:
+            await _close(self._link)
 
-    def _register(self) -> None:
-        engine = _start_engine(self._interfaces)
-        try:
-            addresses = self._addresses()
-            info = zeroconf.ServiceInfo(
-                SERVICE_TYPE,
-                f"{self._label}.{SERVICE_TYPE}",
-                parsed_addresses=list(addresses),
-                port=self._port,
-                properties=dict(self._txt.strings),
-                server=f"{self._label}-{self._port}.local.",
-            )
-            engine.register_service(info, allow_name_change=True)
-        except BaseException:
-            engine.close()
-            raise
-        self._engine, self._info = engine, info
+    def _make_link(self) -> "AnnouncingLink":
+        from asap_adapters.multicast import AnnouncingLink  # noqa: PLC0415 - 80 ms, which a loop can't spare
 
-    def _addresses(self) -> tuple[str, ...]:
-        addresses = advertised_addresses(self._host, _machine_addresses())
-        if not addresses:
-            raise MdnsUnavailable(f"no address of this machine can be announced for a server bound to {self._host}")
-        return addresses
+        return AnnouncingLink(self._interfaces)
 
-    def _close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()  # sends the goodbyes
-
-
-def _machine_addresses() -> list[str]:
-    return [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    def _announce(self, link: "AnnouncingLink") -> Future[str]:
+        return link.announce(label=self._label, host=self._host, port=self._port, txt=self._txt.strings)
 
 
 def browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager["Browser"]:
@@ -152,152 +137,133 @@ def browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextMa
     >>> async with browse() as events:
     ...     async for event in events: ...
 
-    It ends promptly when the block is left, and leaves no thread and no socket behind.
+    `interfaces` are IPv4 addresses of this machine; None means all. Entering raises `MdnsUnavailable` where multicast
+    isn't possible. It ends promptly when the block is left, and leaves no thread and no socket behind.
     """
     return Browser(interfaces=interfaces)
 
 
-@define(eq=False)
-class _Mailbox:
-    """Reports from the engine's threads to one task of one loop."""
-
-    wake: Callable[[], None]
-    pending: deque[Callable[[Neighbourhood], tuple[Event, ...]]]
-    open: bool = True
-
-
 class Browser:
-    """The agents on the local network as an asynchronous iterator of events, within `async with`."""
+    """The agents on the local network as an asynchronous iterator of events, within `async with`.
+
+    A reader who is slow is told the latest state, not every step on the way. Several tasks may read; each event goes to
+    one of them. The iteration ends when the block is left.
+    """
 
     def __init__(self, *, interfaces: Sequence[str] | None = None) -> None:
         self._interfaces = interfaces
         self._neighbourhood = Neighbourhood()
+        self._lock = threading.Lock()  # around the neighbourhood, which the engine's thread fills
         self._events: deque[Event] = deque()
-        self._reported = anyio.Event()
-        self._mailbox: _Mailbox | None = None
-        self._engine: zeroconf.Zeroconf | None = None
-        self._browser: zeroconf.ServiceBrowser | None = None
+        self._news = anyio.Event()
+        self._waking = False
+        self._link: WatchingLink | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         """Start watching."""
-        self._mailbox = _Mailbox(_waker(self._wake), deque(maxlen=_MAX_PENDING))
-        await anyio.to_thread.run_sync(self._start, self._mailbox)
+        _check_unused(self._link)
+        self._link = link = await _in_thread(self._make_link, self._waker())
+        try:
+            await _in_thread(link.open)
+            await _in_thread(link.watch)
+        except BaseException:
+            await _close(link)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop watching."""
-        if self._mailbox is not None:
-            self._mailbox.open = False
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._stop)
+        self._closed = True
+        self._wake()
+        if self._link is not None:
+            await _close(self._link)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._events:
-            await self._reported.wait()
-            self._reported = anyio.Event()
-            self._take()
-        return self._events.popleft()
-
-    def _wake(self) -> None:
-        self._reported.set()
+        if self._link is None:
+            raise RuntimeError("enter it first: async with browse() as events")
+        await anyio.lowlevel.checkpoint()
+        while not self._closed:
+            if not self._events:
+                self._take()
+            if self._events:
+                return self._events.popleft()
+            await self._news.wait()
+        raise StopAsyncIteration
 
     def _take(self) -> None:
-        mailbox = self._mailbox
-        while mailbox is not None and mailbox.pending:
-            self._events.extend(mailbox.pending.popleft()(self._neighbourhood))
+        # First the flag, then the look: news that comes between the two sets it again.
+        if self._news.is_set():
+            self._news = anyio.Event()
+        with self._lock:
+            self._events.extend(self._neighbourhood.take())
 
-    # --- in the engine's threads -------------------------------------------------------------------------------------
+    def _wake(self) -> None:
+        self._waking = False  # first: what comes from now on asks for a call of its own
+        self._news.set()
 
-    def _start(self, mailbox: _Mailbox) -> None:
-        engine = _start_engine(self._interfaces)
-        # The engine's callbacks run on its loop and mustn't wait; resolving a service does, so it has a thread.
-        resolver = _Resolver(engine, mailbox)
-        self._engine = engine
-        self._resolver = resolver
-        self._browser = zeroconf.ServiceBrowser(engine, SERVICE_TYPE, handlers=[resolver.changed])
+    def _waker(self) -> Callable[[], None]:
+        call_soon = _caller()
 
-    def _stop(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None and self._browser is not None:
-            self._browser.cancel()  # joins its thread, which close() doesn't
-            engine.close()
-            self._resolver.stop()
+        def wake() -> None:
+            # At most one call waits in the loop, however much happens on the link while the loop is busy.
+            if not self._waking:
+                self._waking = True
+                call_soon(self._wake)
+
+        return wake
+
+    def _make_link(self, on_news: Callable[[], None]) -> "WatchingLink":
+        from asap_adapters.multicast import WatchingLink  # noqa: PLC0415 - 80 ms, which a loop can't spare
+
+        return WatchingLink(self._interfaces, self._neighbourhood, self._lock, on_news)
 
 
-class _Resolver:
-    """Resolves what the engine reports, one after another, in a thread of its own."""
+# --- between the loop and the threads --------------------------------------------------------------------------------
 
-    def __init__(self, engine: zeroconf.Zeroconf, mailbox: _Mailbox) -> None:
-        self._engine = engine
-        self._mailbox = mailbox
-        self._names: deque[tuple[str, bool]] = deque(maxlen=_MAX_PENDING)
-        self._work = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asap-mdns-resolver", daemon=True)
-        self._thread.start()
 
-    def changed(
-        self, zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: zeroconf.ServiceStateChange
-    ) -> None:
-        """A service came, changed or went: called by the engine with these keywords."""
-        del zeroconf, service_type
-        self._names.append((name, state_change.name != "Removed"))
-        self._work.set()
+def _check_unused(link: object) -> None:
+    if link is not None:
+        raise RuntimeError("it was entered before; make another one")
 
-    def stop(self) -> None:
-        """Stop at the next chance; waits for it."""
-        self._mailbox.open = False
-        self._work.set()
-        self._thread.join(timeout=_RESOLVE_MS / 1000 + 1)
 
-    def _run(self) -> None:
-        while self._mailbox.open:
-            self._work.wait()
-            self._work.clear()
-            while self._names:
-                self._report(*self._names.popleft())
+async def _in_thread(call: Callable[..., T], *args: object) -> T:
+    # A limiter of its own: stopping mustn't wait for the user's threads, of which there may be forty, all busy.
+    return await anyio.to_thread.run_sync(call, *args, limiter=anyio.CapacityLimiter(1))
 
-    def _report(self, name: str, there: bool) -> None:  # noqa: FBT001 - one of the two reports there are
-        instance = name.removesuffix(f".{SERVICE_TYPE}")
-        if not self._mailbox.open:
-            return
-        if not there:
-            self._post(lambda known: known.gone(instance))
-            return
-        info = zeroconf.ServiceInfo(SERVICE_TYPE, name)
+
+async def _close(link: "Link") -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSING_SECONDS):
+        await anyio.to_thread.run_sync(link.close, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+
+
+async def _outcome(future: Future[T]) -> T:
+    """Wait for a result from the engine's thread. Unlike a wait in a worker thread, it can be cancelled."""
+    done = anyio.Event()
+    call_soon = _caller()
+    future.add_done_callback(lambda _: call_soon(done.set))
+    try:
+        await done.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
+
+
+def _caller() -> Callable[[Callable[[], None]], None]:
+    """A function that runs another soon in this loop: callable from any thread, never waits, and not after its end."""
+    native: Any = anyio.lowlevel.current_token().native_token
+    schedule = native.call_soon_threadsafe if isinstance(native, asyncio.AbstractEventLoop) else native.run_sync_soon
+
+    def call_soon(function: Callable[[], None]) -> None:
         try:
-            # Cached when the announcement came whole, which it does; else ask, in steps short enough to stop between.
-            resolved = info.load_from_cache(self._engine) or info.request(self._engine, _RESOLVE_MS)
-        except (OSError, zeroconf.Error, RuntimeError):
-            resolved = False  # the engine is being closed, or the name is no name
-        if resolved:
-            found = read_announcement(
-                instance=instance,
-                server=info.server,
-                port=info.port,
-                addresses=info.parsed_scoped_addresses(),
-                txt=info.properties,
-            )
-            self._post(lambda known: known.seen(found))
+            schedule(function)
+        except RuntimeError:
+            return  # the loop is over (trio's RunFinishedError is one, too): nobody waits any more
 
-    def _post(self, report: Callable[[Neighbourhood], tuple[Event, ...]]) -> None:
-        if self._mailbox.open:
-            self._mailbox.pending.append(report)
-            self._mailbox.wake()
-
-
-def _waker(wake: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls `wake` in this loop, callable from any thread, also after the loop has ended."""
-    token = anyio.lowlevel.current_token()
-
-    def from_thread() -> None:
-        try:
-            anyio.from_thread.run_sync(wake, token=token)
-        except (RuntimeError, anyio.RunFinishedError):
-            return  # the loop is over: nobody reads any more
-
-    return from_thread
+    return call_soon

@@ -1,4 +1,4 @@
-"""What comes over the wire and goes out on it: heads, bodies, URLs, replies, announcements, registries."""
+"""What comes over the wire and goes out on it: heads, bodies, URLs, replies, registries."""
 
 import gzip
 import json
@@ -11,27 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asap_core
-from asap_core import dnssd
 from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
 from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
 from asap_core.clock import ManualClock
 from asap_core.codec import decode_envelope, decode_registry, encode_envelope, read_registry
-from asap_core.dnssd import (
-    Added,
-    Announcement,
-    Ignored,
-    Neighbourhood,
-    Removed,
-    Txt,
-    Updated,
-    advertised_addresses,
-    instance_name,
-    read_announcement,
-    txt_record,
-)
-from asap_core.dnssd import (
-    Unusable as NotAnAgent,
-)
 from asap_core.errors import (
     KINDS,
     BadReply,
@@ -314,131 +297,6 @@ class TestReplies:
     def test_any_answer_is_a_decision(self, value: Any, status: Any) -> None:
         read(value, status)
         read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
-
-
-class TestAnnouncements:
-    TXT = {
-        b"manifest_url": b"http://192.0.2.1:80/m.json",
-        b"id": b"urn:asap:agent:a",
-        b"version": b"1",
-        b"capabilities": b"a,b,",
-    }
-
-    def read(self, txt: Any = None, **changes: Any) -> Any:
-        fields = {
-            "instance": "A",
-            "server": "a.local.",
-            "port": 80,
-            "addresses": ["192.0.2.1"],
-            "txt": self.TXT if txt is None else txt,
-        }
-        return read_announcement(**{**fields, **changes})
-
-    def test_one_that_fits_is_read(self) -> None:
-        found = self.read()
-        assert (found.agent_id, found.skills, found.host) == ("urn:asap:agent:a", ("a", "b"), "192.0.2.1")
-
-    def test_the_references_has_no_id(self) -> None:
-        found = self.read({b"manifest_url": b"http://a.local/m.json"}, port=None)
-        assert (found.agent_id, found.skills, found.version, found.port) == (None, None, "", 0)
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            b"", b"ftp://192.0.2.1", b"http://192.0.2.9/x", b"http://169.254.169.254/", b"http://u@192.0.2.1/",
-            b"http://192.0.2.1:0/", b"http://192.0.2.1:x/", b"\xff", b"http://", b"http://a b", b"http://other.local/",
-            b"http://192.0.2.1\\@evil/",
-        ],
-    )  # fmt: skip
-    def test_a_manifest_url_elsewhere_is_refused(self, url: Any) -> None:
-        assert isinstance(self.read({**self.TXT, b"manifest_url": url}), NotAnAgent)
-
-    def test_an_id_that_is_none_is_refused(self) -> None:
-        assert isinstance(self.read({**self.TXT, b"id": b"me"}), NotAnAgent)
-
-    @given(
-        st.dictionaries(
-            st.sampled_from([b"manifest_url", b"id", b"version", b"x"]), st.none() | st.binary(), max_size=4
-        ),
-        st.none() | st.text(),
-        st.lists(st.text(), max_size=2),
-    )
-    def test_any_record_is_a_decision(self, txt: Any, server: Any, addresses: Any) -> None:
-        assert isinstance(self.read(txt, server=server, addresses=addresses), Announcement | NotAnAgent)
-
-    def test_a_scope_does_not_make_another_address(self) -> None:
-        txt = {**self.TXT, b"manifest_url": b"http://[fe80::1]/m.json"}
-        assert isinstance(self.read(txt, addresses=["fe80::1%eth0"]), Announcement)
-
-    @pytest.mark.parametrize(
-        ("name", "instance"),
-        [
-            ("Echo Agent", "Echo-Agent"),
-            ("a.b", "a-b"),
-            ("", "asap-agent"),
-            ("!!!", "asap-agent"),
-            ("é" * 40, "é" * 31),
-            ("\ud800", "asap-agent"),
-        ],
-    )
-    def test_a_name_fits_a_label(self, name: Any, instance: Any) -> None:
-        assert instance_name(name) == instance
-
-    @given(st.text())
-    def test_any_name_fits_a_label(self, name: Any) -> None:
-        assert 0 < len(instance_name(name).encode()) <= 63
-
-    def test_what_does_not_fit_txt_is_left_out_never_cut(self) -> None:
-        record = txt_record(agent_id="urn:asap:agent:a", manifest_url="http://a/m", version="1", skills=["s" * 50] * 9)
-        assert record == Txt(
-            {"manifest_url": "http://a/m", "id": "urn:asap:agent:a", "version": "1"}, ("capabilities",)
-        )
-        with pytest.raises(ValueError, match="at most 242 bytes"):
-            txt_record(agent_id="x", manifest_url="http://" + "a" * 250, version="1", skills=[])
-
-    @pytest.mark.parametrize(
-        ("bound", "announced"),
-        [
-            ("127.0.0.1", ("127.0.0.1",)),
-            ("192.0.2.1", ("192.0.2.1",)),
-            ("0.0.0.0", ("192.0.2.1", "169.254.0.1")),
-            ("::", ("192.0.2.1", "2001:db8::1", "169.254.0.1", "fe80::1")),
-            ("a.example", ()),
-        ],
-    )
-    def test_only_addresses_that_others_reach_are_announced(self, bound: Any, announced: Any) -> None:
-        machine = ["fe80::1%2", "127.0.0.1", "::1", "169.254.0.1", "192.0.2.1", "2001:db8::1", "224.0.0.1"]
-        assert advertised_addresses(bound, machine) == announced
-
-
-class TestNeighbourhood:
-    ONE = Announcement(
-        instance="A", agent_id=None, version="1", skills=(), manifest_url="http://a/", host="a", port=1, addresses=()
-    )
-
-    def test_repeats_are_no_news(self) -> None:
-        known = Neighbourhood()
-        assert known.seen(self.ONE) == (Added(self.ONE),)
-        assert known.seen(self.ONE) == ()
-        newer = evolve(self.ONE, version="2")
-        assert known.seen(newer) == (Updated(newer),)
-        assert known.gone("A") == (Removed(newer),)
-        assert known.gone("A") == ()
-        assert len(known) == 0
-
-    def test_one_that_turns_unusable_has_gone(self) -> None:
-        known, bad = Neighbourhood(), NotAnAgent("A", "why")
-        assert known.seen(bad) == (Ignored(bad),)
-        assert known.seen(bad) == ()
-        assert known.seen(self.ONE) == (Added(self.ONE),)
-        assert known.seen(bad) == (Removed(self.ONE), Ignored(bad))
-        assert known.gone("A") == ()
-
-    def test_it_is_bounded(self, monkeypatch: Any) -> None:
-        monkeypatch.setattr(dnssd, "MAX_AGENTS", 1)
-        known = Neighbourhood()
-        known.seen(self.ONE)
-        assert known.seen(evolve(self.ONE, instance="B")) == ()
 
 
 class TestRegistries:

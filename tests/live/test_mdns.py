@@ -1,5 +1,6 @@
 """mDNS for real, on loopback: agents come, change and go, and nothing is left behind."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -10,16 +11,30 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import zeroconf
 
-from asap_adapters import AgentClient, Unreachable
+from asap_adapters import AgentClient, Unreachable, multicast
 from asap_adapters.cli.serve import echo_manifest
-from asap_adapters.mdns import Advertiser, browse
-from asap_core.dnssd import Added, Removed
+from asap_adapters.mdns import Advertiser, Browser, MdnsUnavailable, browse
+from asap_core.dnssd import Added, Ignored, Removed, Updated
 from asap_core.server.wellknown import publish
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("quick")]
 
 LOOPBACK = ["127.0.0.1"]
+
+
+@pytest.fixture
+def quick(monkeypatch: Any) -> None:
+    """On loopback nobody needs half a second to say that a name is taken; zeroconf's own tests do this, too."""
+    monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 20)
+    monkeypatch.setattr(zeroconf._core, "_PROBE_RANDOM_DELAY_INTERVAL", (1, 2))
+
+
+@pytest.fixture
+def unhurried(quick: Any, monkeypatch: Any) -> None:
+    """Where it's about names that are taken: as on a real link."""
+    monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 500)
 
 
 def advertiser(port: Any = 18000, name: Any = "Live Agent", **changes: Any) -> Any:
@@ -42,6 +57,11 @@ async def first(events: Any, kind: Any, port: Any) -> Any:
     raise AssertionError
 
 
+def engine_threads() -> Any:
+    # zeroconf gives its thread no name but its function's.
+    return {thread for thread in threading.enumerate() if "_run_loop" in thread.name}
+
+
 async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye() -> None:
     with anyio.fail_after(20):
         async with browse(interfaces=LOOPBACK) as events:
@@ -56,26 +76,175 @@ async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye() -> None
             assert gone == found
 
 
-async def test_two_of_one_name_get_names_of_their_own() -> None:
+async def test_a_change_is_seen() -> None:
     with anyio.fail_after(20):
-        async with advertiser(18002, name="Twin") as one, advertiser(18003, name="Twin") as other:
-            assert one.instance != other.instance
+        async with browse(interfaces=LOOPBACK) as events, advertiser(18008, name="Changing") as announced:
+            before = await first(events, Added, 18008)
+            await announced.update(version="2.0.0", skills=["echo"])
+            after = await first(events, Updated, 18008)
+            assert (after.version, after.skills) == ("2.0.0", ("echo",))
+            assert (after.instance, after.agent_id) == (before.instance, before.agent_id)
+
+
+async def test_skills_that_do_not_fit_are_left_out() -> None:
+    with anyio.fail_after(20):
+        async with browse(interfaces=LOOPBACK) as events, advertiser(18009, skills=["s" * 90] * 3) as announced:
+            assert announced.left_out == ("capabilities",)
+            assert (await first(events, Added, 18009)).skills is None
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("name", ["Twin", "n" * 90], ids=["short", "long"])
+async def test_two_of_one_name_get_names_of_their_own(name: Any) -> None:
+    with anyio.fail_after(20):
+        async with advertiser(18002, name=name) as one, advertiser(18003, name=name) as other:
+            assert other.instance == f"{one.instance}-2"
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
+async def test_every_loopback_is_announced_on_loopback_only(host: Any) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    with anyio.fail_after(20):
+        one = advertiser(18010, host=host, manifest_url=f"http://{shown}:18010/m")
+        async with browse(interfaces=LOOPBACK) as events, one:
+            assert one._interfaces == ("127.0.0.1",)
+            assert (await first(events, Added, 18010)).host == host
 
 
 def test_the_constructor_does_no_io(monkeypatch: Any) -> None:
     monkeypatch.setattr(socket, "socket", None)
     monkeypatch.setattr(threading, "Thread", None)
     assert advertiser().instance is None
+    browse()
 
 
 async def test_a_browser_that_is_cancelled_leaves_no_thread() -> None:
-    before = set(threading.enumerate())
+    before = engine_threads()
     with anyio.move_on_after(0.3):
         async with browse(interfaces=LOOPBACK) as events:
+            assert engine_threads() - before
             async for _ in events:
                 pass
-    left = {thread for thread in threading.enumerate() if "mdns" in thread.name or "zeroconf" in thread.name}
-    assert left - before == set()
+    assert engine_threads() == before
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_an_advertiser_that_is_cancelled_while_it_starts_stops_at_once() -> None:
+    before = engine_threads()
+    began = time.monotonic()
+    with anyio.move_on_after(0.2):
+        async with advertiser(18011):
+            raise AssertionError("nobody can know after 0.2 s that the name is free")
+    assert engine_threads() == before
+    assert time.monotonic() - began < 0.7
+
+
+async def test_an_advertiser_says_goodbye_when_its_block_fails() -> None:
+    with anyio.fail_after(20):
+        async with browse(interfaces=LOOPBACK) as events:
+            with contextlib.suppress(ZeroDivisionError):
+                async with advertiser(18012):
+                    await first(events, Added, 18012)
+                    raise ZeroDivisionError
+            await first(events, Removed, 18012)
+
+
+async def test_leaving_the_block_ends_the_iteration_in_other_tasks() -> None:
+    ended = anyio.Event()
+
+    async def read(events: Any) -> None:
+        async for _ in events:
+            pass
+        ended.set()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            async with browse(interfaces=LOOPBACK) as events:
+                group.start_soon(read, events)
+                await anyio.lowlevel.checkpoint()
+            await ended.wait()
+
+
+async def test_a_slow_reader_is_told_the_latest() -> None:
+    with anyio.fail_after(20):
+        slow, quick = Browser(interfaces=LOOPBACK), Browser(interfaces=LOOPBACK)
+        announced = advertiser(18013, name="Busy")
+        async with slow, quick, announced:
+            for version in "234":
+                await announced.update(version=version, skills=[])
+                while (await first(quick, (Added, Updated), 18013)).version != version:
+                    pass
+            assert (await first(slow, Added, 18013)).version == "4"
+
+
+async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch: Any) -> None:
+    monkeypatch.setattr(multicast, "_RESOLVE_MS", 1_500)
+    # Nobody answers for that host, so what is announced there can't be resolved.
+    silent = advertiser(18014, name="Silent", manifest_url="http://nobody-is-there.local:18014/m")
+    with anyio.fail_after(20):
+        async with browse(interfaces=LOOPBACK) as events, silent, advertiser(18015):
+            kinds = []
+            while len(kinds) < 2:
+                match await events.__anext__():
+                    case Added(one) if one.port == 18015:
+                        kinds.append(Added)
+                    case Ignored(unusable) if unusable.instance == silent.instance:
+                        kinds.append(Ignored)
+            assert kinds == [Added, Ignored]
+
+
+async def test_used_in_another_way_it_says_how() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        await advertiser().update(version="2", skills=[])
+    with pytest.raises(RuntimeError, match="async with"):
+        await Browser().__anext__()
+    browser = Browser(interfaces=LOOPBACK)
+    async with browser:
+        pass
+    with pytest.raises(RuntimeError, match="make another"):
+        await browser.__aenter__()
+    with pytest.raises(StopAsyncIteration):
+        await browser.__anext__()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"interfaces": ["192.0.2.99"]},
+        {"interfaces": ["no address"]},
+        {"host": "agent.example"},
+        {"manifest_url": "https://agent.example/m"},
+        {"manifest_url": "http://192.0.2.99/m"},
+    ],
+)
+async def test_what_nobody_could_use_is_not_announced(changes: Any) -> None:
+    before = engine_threads()
+    with pytest.raises(MdnsUnavailable):
+        async with advertiser(**changes):
+            pass
+    assert engine_threads() == before
+
+
+async def test_without_multicast_it_says_so(monkeypatch: Any) -> None:
+    def refuse(**_options: Any) -> Any:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(zeroconf, "Zeroconf", refuse)
+    for one in (advertiser(), browse(interfaces=LOOPBACK)):
+        with pytest.raises(MdnsUnavailable, match="No such device"):
+            async with one:
+                pass
+
+
+async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_nothing(monkeypatch: Any) -> None:
+    from zeroconf._utils import net
+
+    monkeypatch.setattr(net, "add_multicast_member", lambda *_arguments: False)
+    before = engine_threads()
+    with pytest.raises(MdnsUnavailable, match="no interface here has it"):
+        async with browse(interfaces=LOOPBACK):
+            pass
+    assert engine_threads() == before
 
 
 async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
