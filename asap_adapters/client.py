@@ -21,6 +21,7 @@ from asap_adapters.documents import Documents
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.web import Web, known_origin, remember
 from asap_core.client.directory import DirectoryPolicy, Source
+from asap_core.client.freshness import Freshness
 from asap_core.client.outbound import Allowed, origin_of, without_credentials
 from asap_core.client.replies import Outcome as ReplyOutcome
 from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
@@ -54,6 +55,8 @@ class Discovery:
     url: str
     source: Source
     age: float
+    freshness: Freshness | None = None
+    """How long it may be used, from `age` seconds ago; None where its server says that it isn't to be kept."""
 
 
 class AgentClient:
@@ -167,7 +170,7 @@ class AgentClient:
         remember(self._origins, id(manifest), (manifest, origin_of(url) or ""))
         if expect is not None and manifest.id != expect:
             raise WrongAgent(without_credentials(url), expect, manifest.id)
-        return Discovery(manifest, found.url, found.source, found.age)
+        return Discovery(manifest, found.url, found.source, found.age, self._manifests.freshness(found.url))
 
     async def health_check(self, base_url: str) -> Health:
         """Return the health report of the agent at `base_url`; an unhealthy one is an answer too, not an error."""
@@ -371,4 +374,7 @@ def _call(sent: Sent, key: str) -> dict[str, Any]:
 
 
 def _join(base_url: str, path: str) -> str:
+    if "?" in base_url or "#" in base_url:
+        reason = "a base URL has no query and no fragment"
+        raise NotAllowed(without_credentials(base_url), reason, "expected one such as https://agent.example")
     return base_url.rstrip("/") + path

@@ -27,7 +27,7 @@ from asap_core.client.directory import (
     Source,
     Unfound,
 )
-from asap_core.client.freshness import parse_retry_after
+from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.errors import BadReply, InvalidDocument, TimedOut, Unreachable
 
@@ -89,6 +89,10 @@ class Documents(Generic[T]):
     def cached(self, url: str) -> T | None:
         """The document if it's kept and good, without waiting for anything."""
         return self._directory.cached(url, now=self._clock.monotonic())
+
+    def freshness(self, url: str) -> Freshness | None:
+        """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
+        return self._directory.freshness(url)
 
     async def find(self, url: str) -> Lookup[T]:
         """Return the document, kept or fetched. Raises what kept it from being had."""

@@ -156,6 +156,8 @@ class _Server:
                 started()
                 await self.stop.wait()
                 accepting.cancel_scope.cancel()
+            # Else the kernel goes on taking connections for us, and whoever made them waits for nothing.
+            await self.listener.aclose()
             self.driver.agent.drain()
             for scope in list(self.idle):
                 scope.cancel()

@@ -5,7 +5,7 @@ Where is decided by `asap_core.client.outbound`; bodies are inflated within a li
 
 import gzip
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 import anyio
@@ -16,6 +16,7 @@ from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, 
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
 from asap_core.jsontext import write_json
+from asap_core.server.identity import is_token
 
 __all__ = ["Answer", "Web", "known_origin", "remember"]
 
@@ -53,6 +54,9 @@ class Web:
         verify: ssl.SSLContext | bool,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
+        if not all(map(is_token, [*([] if token is None else [token]), *auth.values()])):
+            # httpx would repeat it in its error.
+            raise ValueError("expected tokens of visible ASCII characters")
         self._token = token
         self._auth = {known_origin(origin): value for origin, value in auth.items()}
         self._allow_http = frozenset(allow_http)
@@ -197,9 +201,19 @@ async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _reason(error: httpx.HTTPError) -> str:
     """What happened, in words: httpx's own are often empty, and never name the host."""
     words = " ".join(str(error).split())
+    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    if untrusted is not None:
+        # On trio it's two causes down, under errors without words.
+        return f"its certificate isn't trusted: {untrusted.verify_message}"
     kinds = {
         httpx.ConnectError: "can't connect",
         httpx.RemoteProtocolError: "the connection ended without an answer",

@@ -188,6 +188,11 @@ class Directory(Generic[V, W]):
         entry = self._entries.get(url)
         return entry.value if entry is not None and now < _soft(entry) else None
 
+    def freshness(self, url: str) -> Freshness | None:
+        """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
+        entry = self._entries.get(url)
+        return None if entry is None else entry.freshness
+
     def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[Effect[V, W], ...]:
         """Ask for a document: deliver it, lead a fetch, or (nothing) wait for the one under way."""
         entry = self._entries.get(url)

@@ -121,14 +121,17 @@ def _remote_error(error: dict[str, Any], status: int) -> RemoteError:
     code = error.get("code")
     note = _text(data.get("error"))
     message = _text(error.get("message")) or "refused"
-    details = data.get("details")
+    details = dict(data["details"]) if type(data.get("details")) is dict else {}
+    if type(data.get("validation_errors")) is list:
+        # Beside `details` on the wire; to a caller they're the details that matter.
+        details["validation_errors"] = data["validation_errors"]
     return RemoteError(
         code=code if type(code) is int else 0,
         message=f"{message} ({note})" if note and note != message else message,
         taxonomy=_text(data.get("code")) or _text(data.get("asap_taxonomy_code")),
         recoverable=data.get("recoverable") is True or status in (429, 503),
         retry_after=_retry_after(data),
-        details=details if type(details) is dict else {},
+        details=details,
         status=status,
     )
 

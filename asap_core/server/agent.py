@@ -103,6 +103,11 @@ class Agent:
         """Whether callers must authenticate."""
         return self.manifest.auth is not None
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The URNs that it answers to: its id, and its aliases."""
+        return self._addresses
+
     def open(self, request: Request) -> "exchange.Exchange":
         """Begin an exchange: the first state for this request. Never raises, whatever the request says."""
         return exchange.open_exchange(self, request, now=self.now())

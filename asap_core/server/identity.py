@@ -22,6 +22,7 @@ __all__ = [
     "NoCredential",
     "Principal",
     "TokenTable",
+    "is_token",
     "read_credential",
     "sender_rule",
 ]
@@ -84,6 +85,11 @@ def read_credential(headers: Headers) -> Credential | NoCredential | BadCredenti
     return Credential(token.decode("ascii"))
 
 
+def is_token(text: str) -> bool:
+    """Whether `text` can be sent as a bearer token: visible ASCII, nothing that would end or split a header."""
+    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
+
+
 class TokenTable:
     """Static bearer tokens, each standing for one agent.
 
@@ -96,7 +102,7 @@ class TokenTable:
     def __init__(self, tokens: Mapping[str, str]) -> None:
         """Take a mapping of token to agent URN. Raises ValueError where one of them can't be."""
         for token, urn in tokens.items():
-            if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+            if not is_token(token):
                 raise ValueError(f"expected tokens of 1 to {MAX_TOKEN} visible ASCII characters")
             if not URN.fits(urn):
                 raise ValueError(f"expected {URN.expected}")

@@ -81,8 +81,29 @@ class TestOpeningAndClosing:
         with pytest.raises(ValueError, match="urn:asap:agent"):
             AgentClient(sender="me")
 
+    @pytest.mark.parametrize("token", ["", "hunter2\nx-admin: 1", "hunter2 x", "hünter2"])
+    def test_a_token_that_cannot_be_sent_is_refused_and_not_repeated(self, token: Any) -> None:
+        from asap_adapters import AgentClient
+
+        for options in ({"token": token}, {"auth": {"https://a.example": token}}):
+            with pytest.raises(ValueError, match="visible ASCII") as caught:
+                AgentClient(sender="urn:asap:agent:me", **options)
+            assert "nter2" not in str(caught.value)
+
 
 class TestDiscovery:
+    @pytest.mark.parametrize("url", [f"{BASE}/?page=1", f"{BASE}#top"])
+    async def test_a_base_url_has_no_query_and_no_fragment(self, counting: Any, client_of: Any, url: Any) -> None:
+        from asap_adapters import NotAllowed
+
+        async with client_of(counting()) as client:
+            with pytest.raises(NotAllowed, match="no query and no fragment"):
+                await client.discover(url)
+
+    async def test_it_says_how_long_a_manifest_may_be_used(self, counting: Any, client_of: Any) -> None:
+        async with client_of(counting()) as client:
+            assert (await client.look_up(BASE)).freshness.fresh_for == 300
+
     async def test_fifty_at_once_make_one_request(self, counting: Any, client_of: Any) -> None:
         transport = counting(seconds=1)
         found = []

@@ -231,6 +231,12 @@ class TestDirectory:
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
 
+    def test_how_long_it_may_be_used_can_be_asked(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("etag", '"e"')]))
+        assert (play.directory.freshness(URL).fresh_for, play.directory.freshness(URL).etag) == (60.0, '"e"')
+        assert play.directory.freshness("other") is None
+
     def test_what_is_stale_is_asked_for_with_its_validators(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("etag", '"x"'), ("last-modified", DATE), ("cache-control", "max-age=60")]))

@@ -430,7 +430,9 @@ class TestWho:
 
     def test_an_alias_is_this_agent(self) -> None:
         other = call(envelope_changes={"recipient": "urn:asap:agent:other"})
-        assert outcome(post(serve(aliases=["urn:asap:agent:other"]), other)) == "ok"
+        aliased = serve(aliases=["urn:asap:agent:other"])
+        assert outcome(post(aliased, other)) == "ok"
+        assert aliased.addresses == {aliased.manifest.id, "urn:asap:agent:other"}
 
 
 class TestOnce:

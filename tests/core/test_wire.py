@@ -255,6 +255,12 @@ class TestReplies:
         assert "Too old" in str(found)
         assert "retry after 5 s" in str(found)
 
+    def test_what_is_wrong_with_an_envelope_reaches_the_sender(self) -> None:
+        problems = [{"loc": ["params", "envelope", "sender"], "msg": "expected an agent URN"}]
+        for extra in ({}, {"details": {"a": 1}}):
+            found = read({"error": {"code": -32602, "data": {**extra, "validation_errors": problems}}})
+            assert found.details == {**extra.get("details", {}), "validation_errors": problems}
+
     def test_errors_of_1_1_are_read(self) -> None:
         found = read(
             {"id": None, "error": {"code": -32601, "message": "Method not found", "data": {"error": "No handler"}}}
