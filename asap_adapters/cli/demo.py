@@ -16,8 +16,8 @@ from typing import Any, Final
 import anyio
 from attrs import define, evolve, field
 
-from asap_adapters.cli.output import add_backend
-from asap_adapters.cli.serve import echo, echo_manifest
+from asap_adapters.cli.options import add_backend
+from asap_adapters.cli.served import echo, echo_manifest
 from asap_adapters.client import AgentClient
 from asap_adapters.mdns import Advertiser
 from asap_adapters.serve import Bound, listen, serve

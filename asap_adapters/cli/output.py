@@ -1,12 +1,20 @@
-"""What the commands print: JSON, tables, cards. Data goes to stdout, everything else to stderr."""
+"""What the commands print: JSON, tables, cards. Data goes to stdout, everything else to stderr.
 
-import argparse
+Names, descriptions and answers come from strangers: nothing of theirs reaches the terminal that would move its cursor,
+change its colours or turn the direction of the text.
+"""
+
+import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["UserError", "add_client_options", "card", "complain", "print_json", "print_line", "table"]
+__all__ = ["UserError", "card", "complain", "json_text", "print_json", "say", "table", "visible", "write_anything"]
+
+# Control characters, unpaired surrogates, and what changes the direction of text (Unicode UAX #9, §2).
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 class UserError(Exception):
@@ -17,52 +25,53 @@ class UserError(Exception):
         self.usage = usage
 
 
+def write_anything() -> None:
+    """Let stdout and stderr take every character: what their encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(line: str) -> None:
+    """Print a line, at once: whoever reads a pipe shouldn't wait for a buffer."""
+    print(visible(line), flush=True)
+
+
 def complain(message: str) -> None:
     """Say what went wrong, on one line of stderr."""
     print(f"asap: {visible(message)}", file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
-    """Text of a peer's, fit for a terminal: no control characters, nothing that moves the cursor."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """Text of a stranger's, fit for a terminal and for one line of it."""
+    return _UNSAFE.sub(" ", text)
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON that's fit for a terminal: what isn't is escaped, so that it's the same document."""
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, indent=indent, ensure_ascii=not utf)
+    lines = [_UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")]
+    return "\n".join(lines)
 
 
-def print_line(value: Any) -> None:
-    """Print a JSON document on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print one JSON document; without `indent`, on one line."""
+    print(json_text(value, indent=indent), flush=True)
 
 
 def card(title: str, facts: Mapping[str, str | None]) -> None:
     """Print a title and its facts, aligned; those that are None are left out."""
     shown = {key: value for key, value in facts.items() if value is not None}
     width = max(map(len, shown), default=0)
-    print(visible(title))
+    say(title)
     for key, value in shown.items():
-        print(f"  {key:<{width}}  {visible(value)}", flush=True)
+        say(f"  {key:<{width}}  {value}")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under heads, columns as wide as what's in them."""
-    cells = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in [list(heads), *cells]) for column in range(len(heads))]
-    for row in [list(heads), *cells]:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
-
-
-def add_client_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of every command that calls agents."""
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument(
-        "--allow-http", metavar="HOST", action="append", default=[], help="allow plain http to this host (repeatable)"
-    )
-    add_backend(command)
-
-
-def add_backend(command: argparse.ArgumentParser) -> None:
-    """Add the choice of event loop."""
-    command.add_argument("--backend", choices=("trio", "asyncio"), default="trio", help="event loop (default: trio)")
+    cells = [list(heads), *([visible(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,54 +1,69 @@
 """`asap send`: one task request, and the reply."""
 
 import argparse
-import json
 from typing import Any
 
-from asap_adapters.cli.find import CLI_SENDER
-from asap_adapters.cli.output import UserError, add_client_options, print_json
+from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, token, urn
+from asap_adapters.cli.output import json_text, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.codec import encode_envelope
 from asap_core.jsontext import NotJson, read_json
-from asap_core.model.rules import URN
 
 __all__ = ["add_commands"]
 
 
 def add_commands(commands: Any) -> None:
     """Add the command of this module."""
-    send = commands.add_parser("send", help="send a task request and print the reply", allow_abbrev=False)
+    send = commands.add_parser("send", help="send a task request and print the reply (exit 1 if it failed)")
     send.add_argument("url", metavar="URL", help="base URL of the agent")
-    send.add_argument("--skill", metavar="SKILL", required=True, help="the skill to call")
-    send.add_argument("--input", metavar="JSON", default="{}", help="a JSON object (default: {})")
-    send.add_argument("--token", metavar="TOKEN", help="bearer token")
-    send.add_argument("--nonce", metavar="NONCE", help="use this nonce instead of a random one")
-    send.add_argument("--sender", metavar="URN", default=CLI_SENDER, help=f"who sends (default: {CLI_SENDER})")
-    send.add_argument("--expect", metavar="URN", help="fail unless the agent has this id")
+    send.add_argument("--skill", metavar="SKILL", type=_text, required=True, help="the skill to call")
+    send.add_argument("--input", metavar="JSON", type=_json_object, default={}, help="a JSON object (default: {})")
+    send.add_argument("--token", metavar="TOKEN", type=token, help="bearer token")
+    send.add_argument("--nonce", metavar="NONCE", type=_text, help="use this nonce instead of a random one")
+    send.add_argument("--sender", metavar="URN", type=urn, default=CLI_SENDER, help=f"default: {CLI_SENDER}")
+    send.add_argument("--expect", metavar="URN", type=urn, help="fail unless the agent has this id")
+    send.add_argument(
+        "--allow-endpoint",
+        metavar="ORIGIN",
+        type=origin,
+        action="append",
+        default=[],
+        help="send there if the manifest says so, though it came from elsewhere (repeatable)",
+    )
     add_client_options(send)
     send.set_defaults(run=_send)
 
 
 async def _send(arguments: argparse.Namespace) -> int:
-    if not URN.fits(arguments.sender):
-        raise UserError(f"--sender: expected {URN.expected}", usage=True)
-    task_input = _json_object(arguments.input)
-    async with AgentClient(sender=arguments.sender, token=arguments.token, allow_http=arguments.allow_http) as client:
+    client = AgentClient(
+        sender=arguments.sender,
+        token=arguments.token,
+        allow_http=arguments.allow_http,
+        allow_endpoints=arguments.allow_endpoint,
+        verify=arguments.ca_file,
+    )
+    async with client:
         manifest = await client.discover(arguments.url, expect=arguments.expect)
-        payload = {"skill_id": arguments.skill, "input": task_input}
+        payload = {"skill_id": arguments.skill, "input": arguments.input}
         reply = await client.send(manifest, "task.request", payload, nonce=arguments.nonce)
     if arguments.json:
         print_json(encode_envelope(reply))
     else:
-        result = reply.payload.get("result")
-        print(f"{reply.payload.get('status', reply.payload_type)}: {json.dumps(result, ensure_ascii=False)}")
+        say(f"{reply.payload.get('status', reply.payload_type)}: {json_text(reply.payload.get('result'))}")
     return 0 if reply.payload.get("status") != "failed" else 1
+
+
+def _text(text: str) -> str:
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("expected some text")
+    return text
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = read_json(text.encode("utf-8", "surrogatepass"))
+        value = read_json(text.encode("utf-8", "surrogateescape"))
     except NotJson as error:
-        raise UserError(f"--input: expected {error.expected}", usage=True) from None
+        raise argparse.ArgumentTypeError(f"expected {error.expected}") from None
     if type(value) is not dict:
-        raise UserError('--input: expected a JSON object, such as \'{"text": "hi"}\'', usage=True)
+        raise argparse.ArgumentTypeError('expected a JSON object, such as \'{"text": "hi"}\'')
     return value

@@ -1,125 +1,185 @@
-"""`asap serve`: an echo agent, the agent of a manifest, or one's own `package.module:agent`, from one command."""
+"""`asap serve`: binds, says where, serves until a signal, finishes what is in flight."""
 
 import argparse
-import importlib
 import logging
+import os
 import signal
+import ssl
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import anyio
+import anyio.abc
 from attrs import evolve, frozen
 
-from asap_adapters.cli.output import UserError, add_backend, complain
-from asap_adapters.handlers import Context, Handler
+from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, urn
+from asap_adapters.cli.output import UserError, complain, say
+from asap_adapters.cli.served import (
+    ECHO_ID,
+    Served,
+    echo,
+    echo_manifest,
+    fitted,
+    import_agent,
+    manifest_of_file,
+    reachable_at,
+    with_auth,
+)
+from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.serve import Bound, listen, serve
 from asap_core.client.outbound import is_loopback, origin_of
-from asap_core.codec import read_manifest
-from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
-from asap_core.model.payloads import TaskRequest
-from asap_core.model.rules import URN
+from asap_core.model.manifest import Manifest
 from asap_core.server.agent import Agent
 from asap_core.server.identity import TokenTable
 from asap_core.server.policy import NoncePolicy, Policy
-from asap_core.server.ratelimit import parse_limits
+from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.wellknown import MANIFEST_PATH
 
-__all__ = ["ECHO_ID", "add_commands", "echo", "echo_manifest"]
+__all__ = ["add_commands"]
 
-ECHO_ID: Final = "urn:asap:agent:echo-agent"
-_MAX_PORT: Final = 65_535
-
-
-@frozen
-class _Served:
-    agent: Agent
-    handlers: Mapping[str, Handler]
-    on: Mapping[str, Handler]
+_DESCRIPTION: Final = (
+    "Serve an agent until SIGINT or SIGTERM; what is in flight is finished first, and a second signal doesn't wait. "
+    "Without an argument it's an echo agent. `pkg.module:agent` names an Agent; the mapping `handlers` in the same "
+    "module has its functions by skill, and `on`, if there, those for other payload types. Options overrule the "
+    "agent's policy; its endpoint becomes --public-url, or, if it's on this machine, where the server listens."
+)
+_WILDCARDS: Final = frozenset({"", "*", "0.0.0.0", "::", "0"})  # noqa: S104 - named to be refused
 
 
 def add_commands(commands: Any) -> None:
     """Add the command of this module."""
-    command = commands.add_parser("serve", help="serve an agent", allow_abbrev=False, description=_DESCRIPTION)
-    command.add_argument("agent", metavar="pkg.module:agent", nargs="?", help="an Agent, with `handlers` beside it")
-    command.add_argument("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
-    command.add_argument("--port", type=_port, default=8000, help="port to bind, 0 for a free one (default: 8000)")
-    command.add_argument("--id", metavar="URN", help=f"the agent's id (default: {ECHO_ID})")
-    command.add_argument("--manifest", metavar="FILE", type=Path, help="serve this manifest, every skill an echo")
-    command.add_argument("--public-url", metavar="URL", help="what others reach this server by; needed for wildcards")
-    command.add_argument("--profile", choices=("strict", "reference"), default="strict", help="what is let in")
-    command.add_argument("--nonce", choices=("required", "or-id", "off"), help="what stands for uniqueness")
-    command.add_argument("--token", metavar="TOKEN=URN", action="append", default=[], help="let this token in as URN")
-    command.add_argument("--token-file", metavar="FILE", type=Path, help="TOKEN=URN lines; not seen in process lists")
-    command.add_argument("--rate-limit", metavar="LIMITS", help='such as "10/second;100/minute" (the default), or off')
-    command.add_argument("--max-body", metavar="BYTES", type=_positive, help="largest body, inflated (default: 10 MiB)")
-    command.add_argument("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain")
-    command.add_argument("--tls-key", metavar="FILE", type=Path, help="the certificate's key")
-    command.add_argument(
-        "--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network"
-    )
+    command = commands.add_parser("serve", help="serve an agent", description=_DESCRIPTION)
+    add = command.add_argument
+    add("agent", metavar="pkg.module:agent", nargs="?", help="an Agent, with `handlers` beside it")
+    add("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
+    add("--port", type=port, default=8000, help="port to bind, 0 for a free one (default: 8000)")
+    add("--public-url", metavar="URL", type=_public_url, help="what others reach it by; needed for wildcard binds")
+    add("--id", metavar="URN", type=urn, help=f"the agent's id (default: {ECHO_ID})")
+    add("--manifest", metavar="FILE", type=Path, help="serve this manifest, every skill an echo")
+    add("--profile", choices=("strict", "reference"), help="what is let in (default: strict)")
+    add("--nonce", choices=tuple(each.value for each in NoncePolicy), help="what stands for uniqueness")
+    add("--token", metavar="TOKEN=URN", action="append", default=[], help="let this token in as URN (repeatable)")
+    add("--token-file", metavar="FILE", type=Path, help="TOKEN=URN lines; not seen in process lists as --token is")
+    add("--rate-limit", metavar="LIMITS", type=_limits, help='such as "10/second;100/minute" (the default), or off')
+    add("--max-body", metavar="BYTES", type=body_size, help="largest body, inflated (default: 10485760)")
+    add("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain (PEM)")
+    add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
+    add("--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network")
     add_backend(command)
     command.set_defaults(run=_serve)
 
 
-_DESCRIPTION: Final = (
-    "Serve an agent until SIGINT or SIGTERM; what is in flight is finished first. Without an argument it's an echo "
-    "agent. `pkg.module:agent` names an Agent; the mapping `handlers` in the same module has its functions by skill, "
-    "and `on`, if there, those for other payload types."
-)
+def _public_url(text: str) -> str:
+    parts = urlsplit(text) if origin_of(text) is not None else None
+    if parts is None or parts.username is not None or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError("expected a URL such as https://agent.example, without user, query, fragment")
+    return text.rstrip("/")
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text[:9]) > _MAX_PORT:
-        raise argparse.ArgumentTypeError("expected a port from 0 to 65535")
-    return int(text)
+def _limits(text: str) -> tuple[Limit, ...]:
+    if text == "off":
+        return ()
+    try:
+        limits = parse_limits(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or off") from None
+    if not limits:
+        raise argparse.ArgumentTypeError("expected limits such as 10/second;100/minute, or off")
+    return limits
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text[:18]):
-        raise argparse.ArgumentTypeError("expected a number above 0")
-    return int(text[:18])
+@frozen(kw_only=True)
+class _Reach:
+    """Where it listens, and where others reach it."""
 
-
-async def echo(request: TaskRequest, _context: Context) -> dict[str, Any]:
-    """Answer with what was asked."""
-    return {"echoed": request.input}
-
-
-def echo_manifest(agent_id: str, base_url: str, *, auth: bool = False) -> Manifest:
-    """The manifest of the built-in echo agent."""
-    return Manifest(
-        id=agent_id,
-        name="Echo Agent",
-        version="1.0.0",
-        description="Echoes task input",
-        capabilities=Capabilities(skills=(Skill(id="echo", description="Echo back the input"),)),
-        endpoints=Endpoints(asap=f"{base_url}/asap"),
-        auth=AuthScheme(schemes=("bearer",)) if auth else None,
-    )
+    bound: Bound
+    base_url: str
+    public: bool
 
 
 async def _serve(arguments: argparse.Namespace) -> int:
-    tokens = _tokens(arguments)
+    tokens = read_tokens(arguments.token, arguments.token_file)
     _check(arguments, tokens)
+    imported = None if arguments.agent is None else import_agent(arguments.agent)
     logging.basicConfig(level=logging.WARNING, format="asap: %(message)s", stream=sys.stderr)
     bound = await _listen(arguments)
     async with bound.listener:
-        base_url = (arguments.public_url or bound.url).rstrip("/")
-        served = _served(arguments, base_url, auth=bool(tokens))
+        public = arguments.public_url is not None
+        reach = _Reach(bound=bound, base_url=arguments.public_url or bound.url, public=public)
+        served = _made(arguments, reach, imported, auth=len(tokens) > 0)
         _warn(served.agent.policy)
-        stop = anyio.Event()
-        async with AsyncExitStack() as stack, anyio.create_task_group() as group:
-            await group.start(_stop_on_signals, stop)
-            if arguments.mdns:
-                await stack.enter_async_context(_advertiser(served.agent.manifest, bound, base_url))
-            async with anyio.create_task_group() as servers:
-                await servers.start(_run, arguments, served, tokens, bound, stop)
-                print(f"{served.agent.manifest.id} listens on {base_url}", flush=True)
-            group.cancel_scope.cancel()
+        await _run(arguments, served, tokens, reach)
     return 0
+
+
+async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable, reach: _Reach) -> None:
+    stop = anyio.Event()
+
+    async def server(*, task_status: anyio.abc.TaskStatus[str]) -> None:
+        await serve(
+            served.agent,
+            served.handlers,
+            on=served.on,
+            authenticate=tokens.verify if len(tokens) else None,
+            tls_cert=arguments.tls_cert,
+            tls_key=arguments.tls_key,
+            bound=reach.bound,
+            stop=stop,
+            task_status=task_status,
+        )
+
+    async with anyio.create_task_group() as signals, AsyncExitStack() as stack:
+        await signals.start(_stop_on_signals, stop)
+        if arguments.mdns:
+            await stack.enter_async_context(_advertiser(served.agent.manifest, reach))
+        async with anyio.create_task_group() as servers:
+            await servers.start(server)
+            shown = f"{reach.bound.url}, reached by {reach.base_url}" if reach.public else reach.bound.url
+            say(f"{served.agent.manifest.id} listens on {shown}")
+        signals.cancel_scope.cancel()
+
+
+async def _stop_on_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.is_set():
+                # Asked twice: not waiting for what is in flight. Neither a thread nor work under an idempotency key
+                # can be cancelled, so there's no gentler way.
+                os._exit(EXIT_INTERRUPTED)
+            stop.set()
+
+
+# --- from the command line to what is served -------------------------------------------------------------------------
+
+
+def _check(arguments: argparse.Namespace, tokens: TokenTable) -> None:
+    if arguments.agent is not None and (arguments.manifest or arguments.id):
+        raise UserError("expected either pkg.module:agent, or --manifest and --id", usage=True)
+    if arguments.tls_key is not None and arguments.tls_cert is None:
+        raise UserError("--tls-key goes with --tls-cert", usage=True)
+    if arguments.tls_cert is not None:
+        _check_tls(arguments.tls_cert, arguments.tls_key)
+    if arguments.host in _WILDCARDS and arguments.public_url is None:
+        raise UserError("a wildcard bind needs --public-url, so that the manifest can say where to call", usage=True)
+    if not len(tokens) and not is_loopback(arguments.host) and arguments.public_url is None:
+        message = "without --token anyone who reaches this address may call the agent; say --public-url if that's meant"
+        raise UserError(message, usage=True)
+
+
+def _check_tls(cert: Path, key: Path | None) -> None:
+    for path in (cert, key):
+        if path is not None:
+            path.open("rb").close()  # says which of the two isn't there; ssl doesn't
+    try:
+        # An empty pass phrase instead of a prompt: a server starts by itself.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError:
+        files = f"{cert}" if key is None else f"{cert} and {key}"
+        raise UserError(f"{files}: expected a certificate chain and its key in PEM, without a pass phrase") from None
 
 
 async def _listen(arguments: argparse.Namespace) -> Bound:
@@ -129,129 +189,55 @@ async def _listen(arguments: argparse.Namespace) -> Bound:
         raise UserError(f"can't listen on {arguments.host}, port {arguments.port}: {error.strerror or error}") from None
 
 
-async def _run(
-    arguments: argparse.Namespace,
-    served: _Served,
-    tokens: TokenTable,
-    bound: Bound,
-    stop: anyio.Event,
-    *,
-    task_status: anyio.abc.TaskStatus[str],
-) -> None:
-    await serve(
-        served.agent,
-        served.handlers,
-        on=served.on,
-        authenticate=tokens.verify if len(tokens) else None,
-        tls_cert=arguments.tls_cert,
-        tls_key=arguments.tls_key,
-        bound=bound,
-        stop=stop,
-        task_status=task_status,
-    )
-
-
-async def _stop_on_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _ in signals:
-            if stop.is_set():
-                raise KeyboardInterrupt  # asked twice: not waiting for what is in flight
-            stop.set()
-
-
-def _check(arguments: argparse.Namespace, tokens: TokenTable) -> None:
-    if arguments.agent is not None and (arguments.manifest or arguments.id):
-        raise UserError("expected either pkg.module:agent, or --manifest and --id", usage=True)
-    if arguments.id is not None and not URN.fits(arguments.id):
-        raise UserError(f"--id: expected {URN.expected}", usage=True)
-    if arguments.tls_key is not None and arguments.tls_cert is None:
-        raise UserError("--tls-key goes with --tls-cert", usage=True)
-    if arguments.host in ("0.0.0.0", "::", "") and arguments.public_url is None:  # noqa: S104 - that's what is refused
-        raise UserError("a wildcard bind needs --public-url, so that the manifest can say where to call", usage=True)
-    if arguments.public_url is not None and origin_of(arguments.public_url) is None:
-        raise UserError("--public-url: expected a URL such as https://agent.example", usage=True)
-    if not len(tokens) and not is_loopback(arguments.host) and arguments.public_url is None:
-        message = "without --token anyone who reaches this address may call the agent; say --public-url if that's meant"
-        raise UserError(message, usage=True)
-
-
-def _tokens(arguments: argparse.Namespace) -> TokenTable:
-    lines = list(arguments.token)
-    if arguments.token_file is not None:
-        lines += [line.strip() for line in arguments.token_file.read_text("utf-8").splitlines() if line.strip()]
-    pairs = [line.partition("=") for line in lines]
-    if not all(separator for _, separator, _ in pairs):
-        raise UserError("--token: expected TOKEN=URN", usage=True)
-    try:
-        return TokenTable({token: urn for token, _, urn in pairs})
-    except ValueError as error:
-        raise UserError(f"--token: {error}", usage=True) from None
-
-
-def _policy(arguments: argparse.Namespace) -> Policy:
-    policy = Policy.reference() if arguments.profile == "reference" else Policy()
-    changes: dict[str, Any] = {}
-    if arguments.nonce is not None:
-        changes["nonce"] = NoncePolicy(arguments.nonce)
-    if arguments.max_body is not None:
-        changes["max_body"] = arguments.max_body
-    if arguments.rate_limit is not None:
-        try:
-            changes["peer_limits"] = parse_limits("" if arguments.rate_limit == "off" else arguments.rate_limit)
-        except ValueError as error:
-            raise UserError(f"--rate-limit: {error}", usage=True) from None
-    return evolve(policy, **changes)
-
-
-def _served(arguments: argparse.Namespace, base_url: str, *, auth: bool) -> _Served:
-    if arguments.agent is not None:
-        return _import(arguments.agent)
+def _made(arguments: argparse.Namespace, reach: _Reach, imported: Served | None, *, auth: bool) -> Served:
+    if imported is not None:
+        policy = _policy(arguments, imported.agent.policy)
+        agent = fitted(imported.agent, base_url=reach.base_url, public=reach.public, auth=auth, policy=policy)
+        return evolve(imported, agent=_checked(agent, auth=auth))
     if arguments.manifest is None:
-        manifest = echo_manifest(arguments.id or ECHO_ID, base_url, auth=auth)
+        manifest = echo_manifest(arguments.id or ECHO_ID, reach.base_url)
     else:
-        manifest = read_manifest(arguments.manifest.read_bytes())
-        manifest = evolve(manifest, id=arguments.id or manifest.id, endpoints=Endpoints(asap=f"{base_url}/asap"))
-        if auth:
-            manifest = evolve(manifest, auth=AuthScheme(schemes=("bearer",)))
-    return _Served(Agent(manifest, policy=_policy(arguments)), dict.fromkeys(manifest.skill_ids, echo), {})
+        manifest = manifest_of_file(arguments.manifest)
+        manifest = reachable_at(evolve(manifest, id=arguments.id or manifest.id), reach.base_url)
+    agent = Agent(with_auth(manifest) if auth else manifest, policy=_policy(arguments, Policy()))
+    return Served(_checked(agent, auth=auth), dict.fromkeys(manifest.skill_ids, echo), {})
 
 
-def _import(name: str) -> _Served:
-    module_name, separator, attribute = name.partition(":")
-    if not separator:
-        raise UserError("expected pkg.module:agent", usage=True)
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"can't import {module_name}: {error}") from None
-    agent = getattr(module, attribute, None)
-    if not isinstance(agent, Agent):
-        raise UserError(f"expected {name} to be an asap_core.Agent")
-    handlers = getattr(module, "handlers", None)
-    if not isinstance(handlers, Mapping):
-        raise UserError(f"expected in {module_name} the mapping `handlers`, from skill id to function")
-    return _Served(agent, handlers, getattr(module, "on", {}))
+def _checked(agent: Agent, *, auth: bool) -> Agent:
+    if agent.authenticates and not auth:
+        raise UserError("the manifest asks callers to authenticate: expected --token or --token-file")
+    return agent
+
+
+def _policy(arguments: argparse.Namespace, own: Policy) -> Policy:
+    profiles = {None: own, "strict": Policy(), "reference": Policy.reference()}
+    changes = {
+        "nonce": None if arguments.nonce is None else NoncePolicy(arguments.nonce),
+        "max_body": arguments.max_body,
+        "peer_limits": arguments.rate_limit,
+    }
+    return evolve(profiles[arguments.profile], **{key: value for key, value in changes.items() if value is not None})
 
 
 def _warn(policy: Policy) -> None:
     if policy.profile == "reference":
         complain("profile reference: envelopes without id or timestamp, and for other agents, are accepted")
     if policy.nonce is NoncePolicy.OFF:
-        complain("--nonce off: replays are accepted")
+        complain("nonce off: replays are accepted")
 
 
-def _advertiser(manifest: Manifest, bound: Bound, base_url: str) -> Any:
+def _advertiser(manifest: Manifest, reach: _Reach) -> Any:
     from asap_adapters.mdns import Advertiser  # noqa: PLC0415 - zeroconf takes 80 ms to import
 
-    return Advertiser(
+    advertiser = Advertiser(
         agent_id=manifest.id,
         name=manifest.name,
         version=manifest.version,
         skills=manifest.skill_ids,
-        manifest_url=f"{base_url}{MANIFEST_PATH}",
-        host=bound.host,
-        port=bound.port,
+        manifest_url=f"{reach.base_url}{MANIFEST_PATH}",
+        host=reach.bound.host,
+        port=reach.bound.port,
     )
+    for key in advertiser.left_out:
+        complain(f"mDNS: {key} is left out of the announcement, which has room for 255 bytes")
+    return advertiser

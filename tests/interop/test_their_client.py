@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from asap_adapters.cli.serve import echo, echo_manifest
+from asap_adapters.cli.served import echo, echo_manifest
 from asap_adapters.serve import listen, serve
 from asap_core import Agent, Policy, TokenTable
 

@@ -14,7 +14,7 @@ import pytest
 import zeroconf
 
 from asap_adapters import AgentClient, Unreachable, multicast
-from asap_adapters.cli.serve import echo_manifest
+from asap_adapters.cli.served import echo_manifest
 from asap_adapters.mdns import Advertiser, Browser, MdnsUnavailable, browse
 from asap_core.dnssd import Added, Ignored, Removed, Updated
 from asap_core.server.wellknown import publish

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 from asap_adapters import AgentClient, RemoteError, serve
-from asap_adapters.cli.serve import ECHO_ID, echo, echo_manifest
+from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
 from asap_adapters.serve import Bound, listen
 from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
 

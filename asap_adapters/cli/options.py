@@ -1,0 +1,118 @@
+"""The command line's vocabulary: a parser that says what's wrong in one line, and the options that commands share."""
+
+import argparse
+import ssl
+from typing import Final, NoReturn
+
+from asap_adapters.cli.output import visible
+from asap_core.client.outbound import origin_of
+from asap_core.model.rules import URN
+from asap_core.server.identity import is_token
+
+__all__ = [
+    "CLI_SENDER",
+    "EXIT_INTERRUPTED",
+    "EXIT_USAGE",
+    "Parser",
+    "add_backend",
+    "add_client_options",
+    "body_size",
+    "origin",
+    "port",
+    "seconds",
+    "token",
+    "urn",
+]
+
+EXIT_USAGE: Final = 2
+# 128 + SIGINT, as shells report it.
+EXIT_INTERRUPTED: Final = 130
+CLI_SENDER: Final = "urn:asap:agent:asap-cli"
+_MAX_PORT: Final = 65_535
+# Whoever watches for longer than a day means --watch.
+_LONGEST_WAIT: Final = 86_400.0
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line; abbreviations of options, which break with new ones, are off."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Say what's wrong and where to read on, and exit with 2."""
+        self.exit(EXIT_USAGE, f"asap: {visible(message)} (see {self.prog} --help)\n")
+
+
+def urn(text: str) -> str:
+    """Read an agent's URN."""
+    if not URN.fits(text):
+        raise argparse.ArgumentTypeError(f"expected {URN.expected}")
+    return text
+
+
+def token(text: str) -> str:
+    """Read a bearer token; it isn't repeated in the error."""
+    if not is_token(text):
+        raise argparse.ArgumentTypeError("expected visible ASCII characters")
+    return text
+
+
+def origin(text: str) -> str:
+    """Read an origin."""
+    found = origin_of(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("expected an origin such as https://agent.example")
+    return found
+
+
+def port(text: str) -> int:
+    """Read a port to bind; 0 is any free one."""
+    return _whole_number(text, 0, _MAX_PORT, "expected a port from 0 to 65535")
+
+
+def body_size(text: str) -> int:
+    """Read a number of bytes."""
+    return _whole_number(text, 1, 2**31 - 1, "expected a number of bytes, 1 to 2147483647")
+
+
+def _whole_number(text: str, least: int, most: int, expected: str) -> int:
+    # isdecimal alone takes the digits of every script, and int() underscores.
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(expected)
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read how long to wait."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= _LONGEST_WAIT:
+        raise argparse.ArgumentTypeError("expected a number of seconds above 0, at most a day")
+    return value
+
+
+def add_client_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of every command that calls agents."""
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--allow-http", metavar="HOST", action="append", default=[], help="allow plain http to this host (repeatable)"
+    )
+    command.add_argument(
+        "--ca-file", metavar="FILE", type=_trusted, default=True, help="trust these authorities (PEM), and no others"
+    )
+    add_backend(command)
+
+
+def _trusted(text: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=text)
+    except OSError as error:  # ssl.SSLError is one
+        raise argparse.ArgumentTypeError(f"expected certificates in PEM: {error.strerror or error}") from None
+
+
+def add_backend(command: argparse.ArgumentParser) -> None:
+    """Add the choice of event loop."""
+    command.add_argument("--backend", choices=("trio", "asyncio"), default="trio", help="event loop (default: trio)")

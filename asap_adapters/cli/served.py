@@ -1,0 +1,152 @@
+"""What `asap serve` serves: the echo agent, the agent of a manifest, or one's own `package.module:agent`.
+
+Whatever it is, it ends as an Agent that says where it can be reached and lets in what the command line says.
+"""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import evolve, frozen
+
+from asap_adapters.cli.output import UserError
+from asap_adapters.handlers import Context, Handler
+from asap_core.client.outbound import Allowed, is_loopback, judge_url
+from asap_core.codec import read_manifest
+from asap_core.errors import InvalidDocument
+from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
+from asap_core.model.payloads import TaskRequest
+from asap_core.server.agent import Agent
+from asap_core.server.policy import Policy
+
+__all__ = [
+    "ECHO_ID",
+    "Served",
+    "echo",
+    "echo_manifest",
+    "fitted",
+    "import_agent",
+    "manifest_of_file",
+    "reachable_at",
+    "with_auth",
+]
+
+ECHO_ID: Final = "urn:asap:agent:echo-agent"
+
+
+@frozen
+class Served:
+    """An agent and its functions: by skill, and `on` by payload type."""
+
+    agent: Agent
+    handlers: Mapping[str, Handler]
+    on: Mapping[str, Handler]
+
+
+async def echo(request: TaskRequest, _context: Context) -> dict[str, Any]:
+    """Answer with what was asked."""
+    return {"echoed": request.input}
+
+
+def echo_manifest(agent_id: str, base_url: str, *, auth: bool = False) -> Manifest:
+    """The manifest of the built-in echo agent."""
+    manifest = Manifest(
+        id=agent_id,
+        name="Echo Agent",
+        version="1.0.0",
+        description="Echoes task input",
+        capabilities=Capabilities(skills=(Skill(id="echo", description="Echo back the input"),)),
+        endpoints=Endpoints(asap=f"{base_url}/asap"),
+    )
+    return with_auth(manifest) if auth else manifest
+
+
+def with_auth(manifest: Manifest) -> Manifest:
+    """The manifest of an agent whose callers authenticate by bearer token."""
+    return manifest if manifest.auth is not None else evolve(manifest, auth=AuthScheme(schemes=("bearer",)))
+
+
+def manifest_of_file(path: Path) -> Manifest:
+    """Read a manifest from a file. Raises UserError that names it, or OSError."""
+    try:
+        return read_manifest(path.read_bytes())
+    except InvalidDocument as error:
+        raise UserError(f"{path} is {error}") from None
+
+
+def reachable_at(manifest: Manifest, base_url: str) -> Manifest:
+    """The manifest with its endpoint at `base_url`; a signature over another endpoint is left out."""
+    endpoint = f"{base_url}/asap"
+    if manifest.endpoints.asap == endpoint:
+        return manifest
+    return evolve(manifest, endpoints=evolve(manifest.endpoints, asap=endpoint), signature=None)
+
+
+# --- package.module:agent --------------------------------------------------------------------------------------------
+
+
+def import_agent(name: str) -> Served:
+    """Import an agent, and `handlers` and `on` beside it; the current directory counts. Raises UserError."""
+    module_name, separator, attribute = name.partition(":")
+    if not separator or not attribute.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
+        raise UserError("expected pkg.module:agent", usage=True)
+    module = _import(module_name)
+    agent = getattr(module, attribute, None)
+    if not isinstance(agent, Agent):
+        raise UserError(f"expected {name} to be an asap_core.Agent")
+    handlers, on = getattr(module, "handlers", None), getattr(module, "on", {})
+    if not isinstance(handlers, Mapping) or not all(map(callable, handlers.values())):
+        raise UserError(f"expected in {module_name} the mapping `handlers`, from skill id to function")
+    if not isinstance(on, Mapping) or not all(map(callable, on.values())):
+        raise UserError(f"expected `on` in {module_name} to map payload types to functions")
+    return Served(agent, handlers, on)
+
+
+def _import(module_name: str) -> object:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a module may raise anything while it's imported, SystemExit too
+        raise UserError(f"can't import {module_name}: {_what_and_where(error)}") from None
+
+
+def _what_and_where(error: BaseException) -> str:
+    """An error in a user's module: what it is, and the line that it comes from, instead of a traceback."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return what  # its words have the file and the line
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    return f"{what} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else what
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith("<frozen") or filename in {__file__, importlib.__file__}
+
+
+def fitted(agent: Agent, *, base_url: str, public: bool, auth: bool, policy: Policy) -> Agent:
+    """An imported agent with what the command line says about it.
+
+    Its endpoint is what its author wrote, unless the command line has a public URL, or the author's is on this machine:
+    then it's where it really listens. With tokens callers must authenticate.
+    """
+    manifest = agent.manifest
+    if public or _is_local(manifest.endpoints.asap):
+        manifest = reachable_at(manifest, base_url)
+    if auth:
+        manifest = with_auth(manifest)
+    if (manifest, policy) == (agent.manifest, agent.policy):
+        return agent
+    if agent.bound or type(agent) is not Agent:
+        raise UserError("options can't change an agent that is bound already, or of a class of its own")
+    return Agent(manifest, policy=policy, payload_types=agent.payload_types, aliases=agent.addresses)
+
+
+def _is_local(url: str) -> bool:
+    judged = judge_url(url)
+    return isinstance(judged, Allowed) and is_loopback(judged.host)

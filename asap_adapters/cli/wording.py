@@ -1,0 +1,81 @@
+"""Errors in the words of the command line: one line each, naming its options, not the library's."""
+
+import re
+from typing import Final
+
+from asap_core.errors import (
+    AUTHENTICATION_REQUIRED,
+    HANDLER_NOT_FOUND,
+    KINDS,
+    REPLAYED,
+    SENDER_MISMATCH,
+    InvalidDocument,
+    NotAllowed,
+    RemoteError,
+    Unreachable,
+)
+
+__all__ = ["in_words"]
+
+# What the library tells its callers to write, and what does the same here.
+_OPTIONS: Final = (
+    (re.compile(r"allow_http=\['([^']*)'\]"), r"--allow-http \1"),
+    (re.compile(r"allow_endpoints=\['([^']*)'\]"), r"--allow-endpoint \1"),
+    (re.compile(r"pass them as auth=\{origin: token\}"), "leave them out; `asap send` has --token"),
+)
+# What to do about a refusal: the table's advice, in the command's own words where it has an option for it.
+_ADVICE: Final = {
+    **{kind.taxonomy: kind.advice for kind in KINDS},
+    AUTHENTICATION_REQUIRED.taxonomy: "give --token",
+    SENDER_MISMATCH.taxonomy: "give as --sender the agent that the token stands for",
+    HANDLER_NOT_FOUND.taxonomy: "`asap discover` lists the agent's skills",
+    REPLAYED.taxonomy: "leave --nonce out, or give a new one",
+}
+# A document may have as many problems as it has fields; the first few show what sort of document it is.
+_MOST_PROBLEMS: Final = 5
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong and what would have been right, in a line."""
+    match error:
+        case NotAllowed():
+            return _with_options(str(error))
+        case RemoteError():
+            return _refused(error)
+        case InvalidDocument():
+            return _invalid(error)
+        case Unreachable():
+            # When to ask again is for programs that go on; this one ends here.
+            error.next_try = None
+            return str(error)
+        case OSError() if error.strerror:
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _invalid(error: InvalidDocument) -> str:
+    told = [str(problem) for problem in error.problems[:_MOST_PROBLEMS]]
+    more = len(error.problems) - len(told)
+    return f"not a valid {error.what}: " + "; ".join([*told, *([f"and {more} more"] if more else [])])
+
+
+def _with_options(text: str) -> str:
+    for pattern, option in _OPTIONS:
+        text = pattern.sub(option, text)
+    return text
+
+
+def _refused(error: RemoteError) -> str:
+    problems = error.details.get("validation_errors")
+    told = [_problem(problem) for problem in problems[:_MOST_PROBLEMS]] if isinstance(problems, list) else []
+    advice = [] if told else [_ADVICE[error.taxonomy]] if error.taxonomy in _ADVICE else []
+    return "; ".join([str(error), *told, *advice])
+
+
+def _problem(problem: object) -> str:
+    """One entry of `validation_errors`, from a peer that may send anything there."""
+    if not isinstance(problem, dict):
+        return "a problem that it doesn't name"
+    place = problem.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
+    return f"{where}: {problem.get('msg')}" if where else str(problem.get("msg"))
