@@ -11,7 +11,7 @@ import anyio
 from asap_adapters.cli import demo, find, send, serve
 from asap_adapters.cli.options import EXIT_INTERRUPTED, EXIT_USAGE, Parser
 from asap_adapters.cli.output import UserError, complain, write_anything
-from asap_adapters.cli.wording import in_words
+from asap_adapters.cli.wording import in_words, unwrapped
 from asap_core.errors import AsapError
 
 __all__ = ["main"]
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int | None = anyio.run(arguments.run, arguments, backend=arguments.backend)
     except BaseException as error:  # noqa: BLE001 - what isn't a user's mistake is raised again
-        return _report(_only(error))
+        return _report(unwrapped(error))
     return code or 0
 
 
@@ -63,10 +63,3 @@ def _unread() -> int:
     # What Python still has in its buffer goes nowhere, instead of failing at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _only(error: BaseException) -> BaseException:
-    """The error itself; where a task group wrapped it, the first in it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

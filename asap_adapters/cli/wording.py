@@ -15,7 +15,7 @@ from asap_core.errors import (
     Unreachable,
 )
 
-__all__ = ["in_words"]
+__all__ = ["in_words", "unwrapped"]
 
 # What the library tells its callers to write, and what does the same here.
 _OPTIONS: Final = (
@@ -57,6 +57,13 @@ def _invalid(error: InvalidDocument) -> str:
     told = [str(problem) for problem in error.problems[:_MOST_PROBLEMS]]
     more = len(error.problems) - len(told)
     return f"not a valid {error.what}: " + "; ".join([*told, *([f"and {more} more"] if more else [])])
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error itself; where a task group wrapped it, the first in it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _with_options(text: str) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -296,6 +297,14 @@ def test_the_version_is_the_distributions(asap: Any) -> None:
     from importlib.metadata import version
 
     assert asap("--version")[:2] == (0, f"asap-sansio {version('asap-sansio')}\n")
+
+
+def test_the_document_of_the_command_has_every_command_and_option(asap: Any) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    for command in ("serve", "discover", "health", "send", "browse", "registry find", "registry entry", "demo"):
+        assert f"asap {command}" in document
+        for option in re.findall(r"^  (--[a-z-]+)", asap(*command.split(), "--help")[1], re.MULTILINE):
+            assert f"`{option}" in document, f"asap {command} {option}"
 
 
 @pytest.mark.parametrize("command", ["serve", "discover", "health", "send", "browse", "registry", "demo"])

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from asap_adapters.cli import main
+from asap_adapters.mdns import MdnsUnavailable
+
 pytestmark = pytest.mark.live
 
 SECONDS = 60
@@ -205,6 +208,17 @@ def test_the_demo_tells_the_whole_story(backend: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("\nok ") == 11
     assert "FAILED" not in done.stdout
+
+
+def test_the_demo_says_which_step_failed_and_fails(monkeypatch: Any, capsys: Any) -> None:
+    def no_multicast(**_: Any) -> Any:
+        raise MdnsUnavailable("mDNS needs multicast, and 127.0.0.1 has none")
+
+    monkeypatch.setattr("asap_adapters.cli.demo.Advertiser", no_multicast)
+    assert main(["demo"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED  discover by mDNS        mDNS needs multicast" in out
+    assert (out.count("\nok "), "FAILED: discover by mDNS, in" in out) == (10, True)
 
 
 class TestSignals:

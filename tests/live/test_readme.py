@@ -1,0 +1,149 @@
+"""The README as its reader tries it: the shell's lines, the agent and its caller, the WSGI application."""
+
+import importlib
+import io
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import anyio
+import pytest
+
+import asap_adapters
+import asap_adapters.mdns
+import asap_core
+from asap_core import Envelope, ManualClock, WallTime, encode_envelope
+
+pytestmark = pytest.mark.live
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+SECONDS = 60
+
+
+def block(language: str, containing: str) -> str:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(text for text in found if containing in text)
+
+
+@pytest.fixture
+def started() -> Any:
+    """Start a process that prints where it listens; returns the URL."""
+    running: list[Any] = []
+
+    def start(*command: str, cwd: Any = None) -> Any:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=cwd)
+        running.append(process)
+        return process.stdout.readline().split()[-1] if process.stdout is not None else ""
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+
+
+def asap(line: str, url: str) -> list[str]:
+    """A line of the README as it's run here: with this interpreter, at this URL instead of port 8000."""
+    words = shlex.split(line, comments=True)
+    assert words[0] == "asap"
+    words = [
+        url if word == "http://127.0.0.1:8000" else "0" if word == "8000" else word for word in words if word != "&"
+    ]
+    return [sys.executable, "-m", "asap_adapters.cli", *words[1:]]
+
+
+def test_every_line_of_the_shell_works(started: Any) -> None:
+    serve, *others = block("sh", "asap serve").splitlines()
+    url = started(*asap(serve, ""))
+    assert {line.split()[1] for line in others} == {"discover", "send", "browse", "registry"}
+    for line in others:
+        done = subprocess.run(asap(line, url), capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_the_agent_is_served_and_called(started: Any, tmp_path: Any, backend: Any, capsys: Any) -> None:
+    (tmp_path / "mymodule.py").write_text(block("python", "Agent(manifest)"))
+    serve = re.search(r"asap serve mymodule:agent", README)
+    assert serve is not None
+    url = started(*asap(serve[0], ""), "--port", "0", cwd=tmp_path)
+    names: dict[str, Any] = {}
+    exec(block("python", "async def ask()").replace("http://127.0.0.1:8000", url), names)
+    anyio.run(names["ask"], backend=backend)
+    assert capsys.readouterr().out == "{'sum': 6}\n"
+
+
+class TestTheWsgiApplication:
+    @pytest.fixture
+    def ask(self) -> Any:
+        names: dict[str, Any] = {"__name__": "readme"}
+        exec(block("python", "Agent(manifest)"), names)
+        exec(block("python", "def application"), names)
+        names["agent"].bind(clock=ManualClock(wall=WallTime(1_800_000_000.0)), ids=lambda: "an-id", key=b"k" * 32)
+        application = validator(names["application"])  # holds it to PEP 3333
+
+        def ask(path: str, body: bytes = b"", **environ: str) -> Any:
+            seen: list[Any] = []
+            given = {
+                "PATH_INFO": path,
+                "wsgi.input": io.BytesIO(body),
+                "REMOTE_ADDR": "192.0.2.1",
+                "QUERY_STRING": "",
+                "SCRIPT_NAME": "",
+                **environ,
+            }
+            setup_testing_defaults(given)
+            answer: Any = application(given, lambda status, headers, _info=None: seen.extend([status, dict(headers)]))
+            content = b"".join(answer)
+            answer.close()
+            return seen[0], seen[1], content
+
+        return ask
+
+    def post(self, ask: Any, **changes: Any) -> Any:
+        envelope = Envelope.new(
+            sender="urn:asap:agent:me", recipient="urn:asap:agent:adder", payload_type="task.request",
+            payload={"conversation_id": "c", "skill_id": "add", "input": {}}, ids=lambda: "e1",
+            wall=WallTime(1_800_000_000.5), nonce="n",
+        )  # fmt: skip
+        call = {"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": {"envelope": encode_envelope(envelope)}}
+        body = json.dumps(call).encode()
+        length = {"CONTENT_LENGTH": str(len(body)), "CONTENT_TYPE": "application/json"}
+        return ask("/asap", body, REQUEST_METHOD="POST", **{**length, **changes})
+
+    def test_answers_an_envelope_once(self, ask: Any) -> None:
+        status, _, body = self.post(ask)
+        assert (status, json.loads(body)["result"]["envelope"]["payload"]["status"]) == ("200 ASAP", "completed")
+        assert json.loads(self.post(ask)[2])["error"]["code"] == -32003
+
+    def test_passes_headers_on(self, ask: Any) -> None:
+        assert self.post(ask, HTTP_CONTENT_ENCODING="zstd")[0] == "415 ASAP"
+        assert b"-32000" in self.post(ask, HTTP_ASAP_VERSION="9.9")[2]
+        etag = ask("/.well-known/asap/manifest.json")[1]["etag"]
+        assert ask("/.well-known/asap/manifest.json", HTTP_IF_NONE_MATCH=etag)[0] == "304 ASAP"
+
+
+def test_every_exception_is_in_the_table() -> None:
+    table = README.partition("## When something goes wrong")[2]
+    named = set(re.findall(r"^\| `(\w+)", table, re.MULTILINE))
+    modules = [asap_core, asap_adapters, asap_adapters.mdns, importlib.import_module("asap_core.errors")]
+    everything = [getattr(module, name) for module in modules for name in module.__all__]
+    raised = {thing for thing in everything if isinstance(thing, type) and issubclass(thing, asap_core.AsapError)}
+    assert named - {"RuntimeError"} == {each.__name__ for each in raised - {asap_core.AsapError}}
+
+
+def test_what_is_linked_is_there() -> None:
+    root = Path(__file__).parents[2]
+    documents = [root / "README.md", *(root / "docs").glob("*.md")]
+    links = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
+    ]
+    assert [link for document, link in links if not (document.parent / link).exists()] == []
