@@ -11,6 +11,7 @@ __all__ = ["run"]
 
 KEEP = 330.0
 CALLS = 100_000
+SENDER = "urn:asap:agent:alice"
 
 
 def resident() -> int:
@@ -36,20 +37,26 @@ def measure(live: int) -> tuple[float, float, float, float]:
 
     def admit(number: int) -> None:
         at: Any = number / rate
-        guard.admit("urn:asap:agent:alice", f"{number:024}", authenticated=True, issued=at, now=at, wall=at)
+        guard.admit(SENDER, f"{number:024}", authenticated=True, issued=at, now=at, wall=at)
 
     gc.collect()
     before = resident()
     for number in range(1, live + 1):
         admit(number)
     per_nonce = (resident() - before) / live if live else 0.0
+    # The mean without reading a clock for each call, which costs a tenth of one.
+    coming = [(f"{number:024}", number / rate) for number in range(live + 1, live + CALLS + 1)]
+    began = time.perf_counter()
+    for nonce, at in coming:
+        guard.admit(SENDER, nonce, authenticated=True, issued=at, now=at, wall=at)  # type: ignore[arg-type]
+    mean = (time.perf_counter() - began) / CALLS
     times = []
-    for number in range(live + 1, live + CALLS + 1):
+    for number in range(live + CALLS + 1, live + 2 * CALLS + 1):
         began = time.perf_counter()
         admit(number)
         times.append(time.perf_counter() - began)
     times.sort()
-    return sum(times) / CALLS * 1e6, times[-CALLS // 1000] * 1e6, times[-1] * 1e6, per_nonce
+    return mean * 1e6, times[-CALLS // 1000] * 1e6, times[-1] * 1e6, per_nonce
 
 
 def run(most: int = 1_000_000) -> None:

@@ -6,15 +6,15 @@ its sender rises to the timestamp it carried, and what is dated at or below the 
 steps back reopens nothing, and in steady time nobody meets the floor, since it trails by the whole window.
 
 Cost: no sweep. A call forgets two entries at most and adds one. Live digests lie in many small dicts, since one big one
-stalls for 188 ms when it grows; the queue of what leaves next lies in flat arrays, which the garbage collector skips.
+stalls for 188 ms when it grows; the queue of what leaves next lies in flat bytes, which the garbage collector skips.
 """
 
-from array import array
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from hashlib import sha256
 from heapq import heappop, heappush
+from struct import Struct
 from typing import Final
 
 from attrs import define, frozen
@@ -69,9 +69,15 @@ _REPLAYED: Final = Replayed()
 # bytes of memory, a 16-byte one 64.
 _DIGEST: Final = 15
 # A million entries make 250 to a shard, whose growth takes 10 µs.
-_SHARDS: Final = 4096
-# Entries to a block of the queue: dropping a block frees 45 KB at once.
-_BLOCK: Final = 1024
+_SHARD_BITS: Final = 12
+# Python's hash of bytes has 64 bits, signed. The top ones choose the shard: the shard's own table uses the low ones.
+_SHARD_SHIFT: Final = 64 - _SHARD_BITS
+# An entry of the queue: digest, arrival, the date it carries, its sender's place.
+_ENTRY: Final = Struct(f"={_DIGEST}sddI")
+_SIZE: Final = _ENTRY.size
+_pack, _unpack = _ENTRY.pack, _ENTRY.unpack_from
+# Bytes to a block of the queue: dropping a block of a thousand entries frees 35 KB at once.
+_BLOCK: Final = 1024 * _SIZE
 # Two out for each one in: a backlog after a quiet time shrinks with every call.
 _FORGOTTEN_PER_CALL: Final = 2
 # Entries kept back after the wall clock stepped back: 20 s of 3,000 per second.
@@ -86,31 +92,16 @@ _LEAST_WAIT: Final = 1.0
 
 @define(eq=False)
 class _Sender:
-    """How many live nonces a sender has, and what is too old from it. `name` is None for all anonymous ones together.
+    """How many live nonces a sender has of the most it may have, and what is too old from it.
 
-    `prefix` is what its digests begin with.
+    `name` is None for all anonymous ones together.
     """
 
     name: str | None
-    prefix: bytes
     place: int
+    most: int
     live: int = 0
     floor: WallTime = _NEVER
-
-
-class _Block:
-    """A stretch of the queue in flat arrays: digests end to end, and for each its arrival, its date, its sender."""
-
-    __slots__ = ("digests", "head", "rows")
-
-    def __init__(self) -> None:
-        self.digests = bytearray()
-        self.rows = array("d")
-        self.head = 0
-
-
-# A row of a block: arrival, date, the sender's place (a double holds whole numbers exactly up to 2**53).
-_ROW: Final = 3
 
 
 class ReplayGuard:
@@ -134,17 +125,20 @@ class ReplayGuard:
         wall: WallTime,
     ) -> None:
         del now  # the first entry brings its own instant
-        self._key = key
+        # Whatever calls itself alice without proof isn't the alice that proved it.
+        self._seeds = (key + b"anonymous:", key + b"proven:")
         self._max_age = max_age
         self._keep = max_age + skew
         self._capacity = capacity
         self._per_sender = per_sender
-        self._shards: list[dict[bytes, None]] = [{} for _ in range(_SHARDS)]
-        self._queue: deque[_Block] = deque([_Block()])
+        self._shards: list[dict[bytes, None]] = [{} for _ in range(2**_SHARD_BITS)]
+        self._queue: deque[bytearray] = deque([bytearray()])
+        self._head = 0
+        self._oldest: tuple[bytes, float, float, int] = (b"", 0.0, 0.0, 0)
         self._next_due = _NOTHING_DUE
         self._held_back: list[tuple[float, bytes, int]] = []
         self._live = 0
-        self._anonymous = _Sender(None, b"", 0)
+        self._anonymous = _Sender(None, 0, capacity // 2)
         self._senders: dict[str, _Sender] = {}
         self._idle: dict[str, None] = {}
         self._places: list[_Sender] = [self._anonymous]
@@ -165,78 +159,74 @@ class ReplayGuard:
         if now >= self._next_due or self._held_back:
             self._forget(now, wall)
         known = self._senders.get(sender) if authenticated else self._anonymous
-        prefix = (
-            self._prefix(sender, authenticated=authenticated) if known is None or not authenticated else known.prefix
-        )
-        # A secret prefix makes SHA-256 a keyed function good enough for this: nobody sees a digest, or extends one.
-        digest = sha256(prefix + nonce.encode("utf-8", "surrogatepass")).digest()[:_DIGEST]
-        shard = self._shards[(digest[0] << 8 | digest[1]) % _SHARDS]
+        digest = self._digest(sender, nonce, authenticated)
+        shard = self._shards[hash(digest) >> _SHARD_SHIFT]
         if digest in shard:
             return _REPLAYED
         floor = self._floor if known is None or known.floor < self._floor else known.floor
         if issued <= floor:
             # A date of now passes as soon as now is above the floor; the margin is for the sender's own clock.
             return Floored(max(floor - wall, 0.0) + _LEAST_WAIT)
-        if self._live >= self._capacity or (known is not None and known.live >= self._most_of(known)):
+        if self._live >= self._capacity or (known is not None and known.live >= known.most):
             return Saturated(max(self._next_due - now, _LEAST_WAIT))
-        self._remember(digest, known or self._new_sender(sender, prefix), issued, now)
+        self._remember(digest, known or self._new_sender(sender), issued, now)
         shard[digest] = None
         return _FRESH
 
-    def _prefix(self, sender: str, *, authenticated: bool) -> bytes:
-        name = sender.encode("utf-8", "surrogatepass")
-        # The length, so that no sender and nonce run together into another pair.
-        return b"%s%d:%d:%s" % (self._key, authenticated, len(name), name)
-
-    def _most_of(self, sender: _Sender) -> int:
-        return self._capacity // 2 if sender is self._anonymous else self._per_sender
+    def _digest(self, sender: str, nonce: str, authenticated: bool) -> bytes:  # noqa: FBT001 - an index, on a hot path
+        # A secret prefix makes SHA-256 a keyed function good enough for this: nobody sees a digest, or extends one. The
+        # length, so that no sender and nonce run together into another pair.
+        text = f"{len(sender)}:{sender}{nonce}".encode("utf-8", "surrogatepass")
+        return sha256(self._seeds[authenticated] + text).digest()[:_DIGEST]
 
     def _remember(self, digest: bytes, sender: _Sender, issued: WallTime, now: Instant) -> None:
         block = self._queue[-1]
-        if len(block.rows) >= _BLOCK * _ROW:
-            block = _Block()
+        if len(block) >= _BLOCK:
+            block = bytearray()
             self._queue.append(block)
-        block.digests += digest
-        block.rows.extend((now, issued, sender.place))
+        block += _pack(digest, now, issued, sender.place)
         if sender.live == 0 and self._idle:
             self._idle.pop(sender.name or "", None)
         sender.live += 1
         self._live += 1
         if self._next_due == _NOTHING_DUE:
             self._next_due = now + self._keep
+            self._oldest = digest, now, issued, sender.place
 
     # --- forgetting --------------------------------------------------------------------------------------------------
 
     def _forget(self, now: Instant, wall: WallTime) -> None:
-        for _ in range(_FORGOTTEN_PER_CALL):
-            if now < self._next_due:
-                break
+        forgotten = 0
+        while now >= self._next_due and forgotten < _FORGOTTEN_PER_CALL:
             self._forget_oldest(wall)
-        for _ in range(_FORGOTTEN_PER_CALL):
-            if not self._held_back or wall <= self._held_back[0][0] + self._max_age:
-                break
+            forgotten += 1
+        while self._held_back and wall > self._held_back[0][0] + self._max_age and forgotten < 2 * _FORGOTTEN_PER_CALL:
             self._drop(*heappop(self._held_back))
+            forgotten += 1
 
     def _forget_oldest(self, wall: WallTime) -> None:
-        block = self._queue[0]
-        at = block.head
-        digest = bytes(block.digests[at * _DIGEST : (at + 1) * _DIGEST])
-        issued, place = block.rows[at * _ROW + 1], int(block.rows[at * _ROW + 2])
-        self._advance(block)
+        digest, _, issued, place = self._oldest
+        self._advance()
         if wall > issued + self._max_age:
             self._drop(issued, digest, place)
         else:
             self._hold_back(issued, digest, place)
 
-    def _advance(self, block: _Block) -> None:
-        block.head += 1
-        if block.head >= _BLOCK:
+    def _advance(self) -> None:
+        """Make the next entry in the queue the oldest."""
+        head = self._head = self._head + _SIZE
+        block = self._queue[0]
+        if head >= _BLOCK:
+            head = self._head = 0
             self._queue.popleft()
-            block = self._queue[0] if self._queue else _Block()
             if not self._queue:
-                self._queue.append(block)
-        at = block.head * _ROW
-        self._next_due = block.rows[at] + self._keep if at < len(block.rows) else _NOTHING_DUE
+                self._queue.append(bytearray())
+            block = self._queue[0]
+        if head < len(block):
+            self._oldest = oldest = _unpack(block, head)
+            self._next_due = oldest[1] + self._keep
+        else:
+            self._next_due = _NOTHING_DUE
 
     def _hold_back(self, issued: float, digest: bytes, place: int) -> None:
         """Keep an entry whose time is over but whose date, by a wall clock that stepped back, is still in the window.
@@ -248,7 +238,7 @@ class ReplayGuard:
             self._drop(*heappop(self._held_back))
 
     def _drop(self, issued: float, digest: bytes, place: int) -> None:
-        del self._shards[(digest[0] << 8 | digest[1]) % _SHARDS][digest]
+        del self._shards[hash(digest) >> _SHARD_SHIFT][digest]
         sender = self._places[place]
         if issued > sender.floor:
             sender.floor = WallTime(issued)
@@ -267,9 +257,9 @@ class ReplayGuard:
             self._free_places.append(gone.place)
             self._floor = WallTime(max(self._floor, gone.floor))
 
-    def _new_sender(self, name: str, prefix: bytes) -> _Sender:
+    def _new_sender(self, name: str) -> _Sender:
         place = self._free_places.pop() if self._free_places else len(self._places)
-        sender = _Sender(name, prefix, place)
+        sender = _Sender(name, place, self._per_sender)
         if place == len(self._places):
             self._places.append(sender)
         else:
