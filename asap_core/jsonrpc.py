@@ -37,6 +37,18 @@ class Refused:
 
 def parse_call(value: Any) -> Call | Refused:
     """Read one JSON-RPC request object. Never raises."""
+    if type(value) is dict and value.get("method") == METHOD and value.get("jsonrpc", "2.0") == "2.0":
+        params: Any = value.get("params")
+        call_id: Any = value.get("id")
+        if type(params) is dict and _is_id(call_id) and _KEYS.issuperset(value):
+            envelope, key = params.get("envelope"), params.get("idempotency_key")
+            if type(envelope) is dict and (key is None or _is_key(key)):
+                return Call(call_id, envelope, key)
+    return _why_not(value)
+
+
+def _why_not(value: Any) -> Refused:
+    """What is wrong with a value that isn't a call."""
     if type(value) is not dict:
         return Refused(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
     call_id = value.get("id")
@@ -45,7 +57,7 @@ def parse_call(value: Any) -> Call | Refused:
         return Refused(known_id, _invalid("Invalid JSON-RPC structure", *_structural_problems(value, known_id)))
     if value["method"] != METHOD:
         return Refused(known_id, Refusal(kind=METHOD_NOT_FOUND, details={"supported": [METHOD]}))
-    return _parse_params(known_id, value["params"])
+    return _malformed(known_id, value["params"])
 
 
 def _is_well_formed(value: dict[str, Any]) -> bool:
@@ -80,28 +92,29 @@ def _structural_problems(value: dict[str, Any], known_id: CallId | None) -> list
     return problems
 
 
-def _parse_params(call_id: CallId, params: Any) -> Call | Refused:
+def _is_key(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= MAX_ID
+
+
+def _malformed(call_id: CallId, params: Any) -> Refused:
+    note, problem = _problem_of_params(params)
+    return Refused(call_id, Refusal(kind=MALFORMED_ENVELOPE, note=note, problems=(problem,)))
+
+
+def _problem_of_params(params: Any) -> tuple[str, Problem]:
     if type(params) is not dict:
-        return _malformed(call_id, "JSON-RPC 'params' must be an object", Problem(("params",), "an object"))
-    envelope = params.get("envelope")
+        return "JSON-RPC 'params' must be an object", Problem(("params",), "an object")
+    envelope, place = params.get("envelope"), ("params", "envelope")
     if envelope is None:
-        problem = Problem(("params", "envelope"), "an object", "missing")
-        return _malformed(call_id, "Missing 'envelope' in params", problem)
+        return "Missing 'envelope' in params", Problem(place, "an object", "missing")
     if type(envelope) is not dict:
-        return _malformed(call_id, "'envelope' must be a JSON object", Problem(("params", "envelope"), "an object"))
-    key = params.get("idempotency_key")
-    if key is not None and not (type(key) is str and 0 < len(key) <= MAX_ID):
-        expected = f"a non-empty string of at most {MAX_ID} characters"
-        return _malformed(call_id, "Invalid idempotency key", Problem(("params", "idempotency_key"), expected))
-    return Call(call_id, envelope, key)
+        return "'envelope' must be a JSON object", Problem(place, "an object")
+    expected = f"a non-empty string of at most {MAX_ID} characters"
+    return "Invalid idempotency key", Problem(("params", "idempotency_key"), expected)
 
 
 def _invalid(note: str, *problems: Problem) -> Refusal:
     return Refusal(kind=INVALID_REQUEST, note=note, problems=problems)
-
-
-def _malformed(call_id: CallId, note: str, problem: Problem) -> Refused:
-    return Refused(call_id, Refusal(kind=MALFORMED_ENVELOPE, note=note, problems=(problem,)))
 
 
 def result_body(call_id: CallId, envelope: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 __all__ = [
@@ -120,11 +121,9 @@ def array_of(kind: type, expected: str) -> Rule:
 
 def matching(pattern: re.Pattern[str], expected: str, *, longest: int) -> Rule:
     """Text of at most `longest` characters that the whole of `pattern` matches (never just up to a newline)."""
-    fullmatch = pattern.fullmatch
-    return Rule(
-        expected,
-        lambda value: type(value) is str and len(value) <= longest and fullmatch(value) is not None,
-    )
+    # The same few names come again and again, and looking one up takes a third of matching it; 0.3 MB at most.
+    matches = lru_cache(maxsize=1024)(lambda value: pattern.fullmatch(value) is not None)
+    return Rule(expected, lambda value: type(value) is str and len(value) <= longest and matches(value))
 
 
 def one_of(kind: type[Enum]) -> Rule:
@@ -208,7 +207,10 @@ def parse_timestamp(value: Any) -> Any:
     """
     if type(value) is str:
         if len(value) == _CANONICAL_LENGTH and _CANONICAL(value) is not None:
-            return _from_iso(value, value)
+            try:
+                return datetime.fromisoformat(value)  # in UTC, since it ends in Z
+            except ValueError:
+                return value
         return _parse_text(value)
     if type(value) in (int, float):
         return _from_unix(value, value)

@@ -69,6 +69,9 @@ class Admitted:
     reservation: Reservation | None
 
 
+_ADMITTED: Final = Admitted(None)
+
+
 @frozen
 class Stored:
     """Asked before and answered: this was the outcome."""
@@ -164,24 +167,24 @@ class LocalAdmission:
     def ask(self, question: Question, *, now: Instant, wall: WallTime) -> Answer:
         """Answer one question, and remember what follows from the answer."""
         if question.idempotency_key is None:
-            return self._claim_nonce(question, now, wall) or Admitted(None)
+            return self._claim(question, now, wall)
         key = self._scoped(question, question.idempotency_key)
         known = self._what_is_known(key, question, now)
         if known is not None:
             return known
         if not self._table.room():
             return Saturated(self._table.until_room(now))
-        refused = self._claim_nonce(question, now, wall)
-        if refused is not None:
-            return refused
+        claimed = self._claim(question, now, wall)
+        if claimed is not _ADMITTED:
+            return claimed
         self._table.begin(key, question.digest, deadline=question.deadline, now=now)
         return Admitted(Reservation(key))
 
     def _what_is_known(self, key: bytes, question: Question, now: Instant) -> Answer | None:
         found = self._table.find(key, question.digest, now=now)
+        if isinstance(found, Free):
+            return None
         match found:
-            case Free():
-                return None
             case Working(seconds):
                 return Running(min(seconds, _ASK_AGAIN))
             case Finished(outcome):
@@ -195,27 +198,31 @@ class LocalAdmission:
             case _:
                 assert_never(found)
 
-    def _claim_nonce(self, question: Question, now: Instant, wall: WallTime) -> Answer | None:
-        if question.nonce is None:
-            return None
-        verdict = self._guard.admit(
-            question.sender,
-            question.nonce,
-            authenticated=question.authenticated,
-            issued=question.issued,
-            now=now,
-            wall=wall,
-        )
-        return None if isinstance(verdict, Fresh) else verdict
+    def _claim(self, question: Question, now: Instant, wall: WallTime) -> Answer:
+        return self.claim(question.sender, question.authenticated, question.nonce, question.issued, now=now, wall=wall)
+
+    def claim(
+        self,
+        sender: str,
+        authenticated: bool,  # noqa: FBT001 - as in Question
+        nonce: str | None,
+        issued: WallTime,
+        *,
+        now: Instant,
+        wall: WallTime,
+    ) -> Answer:
+        """Answer the question of a request without an idempotency key: is its nonce new."""
+        if nonce is None:
+            return _ADMITTED
+        verdict = self._guard.admit(sender, nonce, authenticated=authenticated, issued=issued, now=now, wall=wall)
+        return _ADMITTED if isinstance(verdict, Fresh) else verdict
 
     def _scoped(self, question: Question, key: str) -> bytes:
         # An anonymous sender's name is anybody's: its address tells one from another.
-        scope = ("proven", question.sender) if question.authenticated else ("at", question.peer, question.sender)
-        digest = blake2b(key=self._key, digest_size=_KEY)
-        for part in (*scope, key):
-            data = part.encode("utf-8", "surrogatepass")
-            digest.update(b"%d:%s" % (len(data), data))
-        return digest.digest()
+        peer = "" if question.authenticated else question.peer
+        # Lengths, so that no two scopes run together.
+        scope = f"{question.authenticated:d}{len(peer)}:{peer}{len(question.sender)}:{question.sender}{key}"
+        return blake2b(scope.encode("utf-8", "surrogatepass"), key=self._key, digest_size=_KEY).digest()
 
     def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:
         """Keep what the handler answered, for whoever asks again."""

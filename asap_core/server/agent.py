@@ -5,7 +5,7 @@ before anything runs; `bind` gives it time, ids and a secret, and from then on o
 """
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 from asap_core.clock import Clock, Instant, WallTime
 from asap_core.http import Codings, Gzip, Request, Response
@@ -13,7 +13,7 @@ from asap_core.model.envelope import normalise_payload_type
 from asap_core.model.manifest import Manifest, publishable_version
 from asap_core.server import exchange
 from asap_core.server.admission import LocalAdmission, Reservation
-from asap_core.server.call import Admit, Answered, Dispatch, Record
+from asap_core.server.call import Answered, Record
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Limited, Limiter
 from asap_core.server.wellknown import ManifestDocument, health_response
@@ -53,12 +53,21 @@ class Agent:
         self.payload_types = frozenset(map(normalise_payload_type, payload_types))
         self.skills = frozenset(manifest.skill_ids)
         self.document: ManifestDocument = ManifestDocument.of(manifest)
+        self.authenticates: bool = manifest.auth is not None
+        """Whether callers must authenticate."""
         self.draining: bool = False
         self.active = 0
         self._addresses = frozenset({manifest.id, *aliases})
-        self._clock: Clock | None = None
-        self._ids: Callable[[], str] = _unbound
-        self._admission: LocalAdmission | None = None
+        self.bound: bool = False
+        """Whether it has its clock."""
+        self.now: Callable[[], Instant] = _no_clock
+        """Read the monotonic clock. The clock's own method, as are the other two: asked several times a request."""
+        self.wall: Callable[[], WallTime] = _no_clock
+        """Read the wall clock."""
+        self.new_id: Callable[[], str] = _no_clock
+        """Mint an id from the injected source."""
+        self.admission: LocalAdmission | None = None
+        """This process's memory of what was admitted; None where the driver asks a store."""
         self._peers: Limiter | None = None
         self._principals: Limiter | None = None
         self.codings: Codings = {}
@@ -78,30 +87,21 @@ class Agent:
         `codings` maps further content codings (`br`) to decoders. With `shared_admission` or `shared_limits` the driver
         meets `Admit` and `Record`, or `TakeLimit`, and asks a store that other processes share.
         """
-        if self._clock is not None:
+        if self.bound:
             raise RuntimeError("this agent is served already; make another Agent for another loop")
         if not _LEAST_KEY <= len(key) <= 64:  # noqa: PLR2004 - blake2b's own bound
             raise ValueError("expected a key of 16 to 64 random bytes")
         policy, now, wall = self.policy, clock.monotonic(), clock.wall()
-        self._clock, self._ids, self._started = clock, ids, now
+        self.now, self.wall, self.new_id = clock.monotonic, clock.wall, ids
+        self.bound, self._started = True, now
         self.codings = {b"gzip": Gzip, b"x-gzip": Gzip, **(codings or {})}
         if not shared_admission:
-            self._admission = LocalAdmission.of(policy, key=key, now=now, wall=wall)
+            self.admission = LocalAdmission.of(policy, key=key, now=now, wall=wall)
         if not shared_limits:
             capacity = policy.limiter_capacity
             self._peers = Limiter(policy.peer_limits, capacity=capacity)
             self._principals = Limiter(policy.principal_limits, capacity=capacity)
         return self
-
-    @property
-    def bound(self) -> bool:
-        """Whether it has its clock."""
-        return self._clock is not None
-
-    @property
-    def authenticates(self) -> bool:
-        """Whether callers must authenticate."""
-        return self.manifest.auth is not None
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -111,23 +111,6 @@ class Agent:
     def open(self, request: Request) -> "exchange.Exchange":
         """Begin an exchange: the first state for this request. Never raises, whatever the request says."""
         return exchange.open_exchange(self, request, now=self.now())
-
-    def now(self) -> Instant:
-        """Read the monotonic clock."""
-        return self._bound_clock().monotonic()
-
-    def wall(self) -> WallTime:
-        """Read the wall clock."""
-        return self._bound_clock().wall()
-
-    def _bound_clock(self) -> Clock:
-        if self._clock is None:
-            raise RuntimeError("this agent has no clock yet; serve it, or call agent.bind(clock=…, ids=…, key=…)")
-        return self._clock
-
-    def new_id(self) -> str:
-        """Mint an id from the injected source."""
-        return self._ids()
 
     def answers_to(self, recipient: str) -> bool:
         """Whether `recipient` is this agent or one of its aliases."""
@@ -144,17 +127,11 @@ class Agent:
 
     # --- what the states ask of it: answered here, or left to the driver's shared store ------------------------------
 
-    def admit_here(self, admit: Admit, *, now: Instant, wall: WallTime) -> Admit | Dispatch | Answered:
-        """Answer an admission question from memory, or leave it to the driver."""
-        if self._admission is None:
-            return admit
-        return admit.answered(self._admission.ask(admit.question, now=now, wall=wall))
-
     def record_here(self, record: Record) -> Record | Answered:
         """Keep an answer in memory, or leave it to the driver."""
-        if self._admission is None:
+        if self.admission is None:
             return record
-        self._admission.record(record.reservation, record.outcome, size=record.size, now=self.now())
+        self.admission.record(record.reservation, record.outcome, size=record.size, now=self.now())
         return record.recorded()
 
     def take_here(self, state: "exchange.TakeLimit", *, now: Instant) -> "exchange.Exchange":
@@ -176,11 +153,11 @@ class Agent:
     def finished(self, reservation: Reservation | None, *, ran: bool) -> None:
         """A handler is over, or never ran: an open reservation is lost, or given back."""
         self.active -= 1
-        if reservation is None or self._admission is None:
+        if reservation is None or self.admission is None:
             return
-        settle = self._admission.lose if ran else self._admission.give_back
+        settle = self.admission.lose if ran else self.admission.give_back
         settle(reservation, now=self.now())
 
 
-def _unbound() -> str:
-    raise RuntimeError("this agent has no source of ids yet; serve it, or call agent.bind(clock=…, ids=…, key=…)")
+def _no_clock() -> NoReturn:
+    raise RuntimeError("this agent has no clock yet; serve it, or call agent.bind(clock=…, ids=…, key=…)")

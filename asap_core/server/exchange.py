@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from attrs import define, field, frozen
 
-from asap_core.clock import Instant
+from asap_core.clock import Instant, WallTime
 from asap_core.errors import (
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,
@@ -90,11 +90,10 @@ class _Run:
     agent: "Agent"
     request: Request
     now: Instant
-    headers: dict[bytes, bytes] = field(factory=dict)
+    headers: dict[bytes, bytes]
+    principal: Principal
     streamed: bool = False
-    principal: Principal = field(factory=lambda: Anonymous(""))
     version: str = DEFAULT_VERSION
-    body: Body | None = None
     step: int = 0
 
     def leave(self, state: "_State") -> None:
@@ -158,12 +157,17 @@ class TakeLimit(_State):
         """It's over its share for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
         self._run.leave(self)
         answered = limited_call(None, retry_after, limit)
-        return self._run.respond(_rpc_response(self._run.agent, answered, close=self._run.body is None))
+        return self._run.respond(_rpc_response(self._run.agent, answered, close=self._unread))
 
     def unavailable(self) -> "Exchange":
         """The limiter is out of reach: fail closed."""
         self._run.leave(self)
-        return self._run.refuse(_unavailable(self._run), close=self._run.body is None)
+        return self._run.refuse(_unavailable(self._run), close=self._unread)
+
+    @property
+    def _unread(self) -> bool:
+        # Shares in part are for the rest of a batch, whose body has been read; all others come before it.
+        return not self.partial
 
 
 @define(eq=False)
@@ -199,6 +203,7 @@ class ReadBody(_State):
 
     limit: int
     expect_continue: bool
+    _body: Body = field(repr=False)
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
@@ -207,7 +212,7 @@ class ReadBody(_State):
         if self._step != self._run.step:
             self._run.leave(self)
         try:
-            _body(self._run).feed(chunk)
+            self._body.feed(chunk)
         except (BodyTooLarge, BadCoding) as error:
             self._run.leave(self)
             return _refuse_body(self._run, error, close=True)
@@ -217,7 +222,7 @@ class ReadBody(_State):
         """The body is complete."""
         self._run.leave(self)
         try:
-            data = _body(self._run).end()
+            data = self._body.end()
         except BadCoding as error:
             return _refuse_body(self._run, error, close=False)
         return _parse(self._run, data)
@@ -277,13 +282,11 @@ Exchange = TakeLimit | Authenticate | ReadBody | Fork | Respond | Done
 
 def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange:
     """Begin: method and path. What needs no admission is answered at once."""
-    run = _Run(agent, request, now)
     path = path_of(request.target)
+    run = _Run(agent, request, now, collect(request.headers), Anonymous(request.peer), path == STREAM_PATH)
     if path in (ASAP_PATH, STREAM_PATH):
         if request.method != "POST":
             return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
-        run.streamed = path == STREAM_PATH
-        run.headers = collect(request.headers)
         return _take_peer_share(run)
     if path not in _DOCUMENTS:
         return run.refuse_plainly(404, "Not Found", close=True)
@@ -313,7 +316,6 @@ def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: b
 
 def _read_credential(run: _Run) -> Exchange:
     if not run.agent.authenticates:
-        run.principal = Anonymous(run.request.peer)
         return _negotiate_version(run)
     match read_credential(run.request.headers):
         case NoCredential():
@@ -357,25 +359,19 @@ def _open_body(run: _Run) -> Exchange:
     if length is not None and length.isdigit() and (len(length) > _LENGTH_DIGITS or int(length) > limit):
         return _refuse_body(run, BodyTooLarge(limit), close=True)
     coding = run.headers.get(b"content-encoding", b"").strip().lower()
-    make = run.agent.codings.get(coding)
+    make = run.agent.codings.get(coding) if coding else None
     if make is None and coding not in (b"", b"identity"):
         supported = b", ".join(sorted(run.agent.codings))
         detail = f"Unsupported Content-Encoding. Supported: {supported.decode('ascii')}"
         # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
-    run.body = Body(limit=limit, inflater=None if make is None else make())
+    body = Body(limit=limit, inflater=None if make is None else make())
     expects = run.headers.get(b"expect", b"").lower() == b"100-continue"
-    return ReadBody(limit, expects, run, run.step)
+    return ReadBody(limit, expects, body, run, run.step)
 
 
 # Longer ones are above any limit there is, and int() of a megabyte of digits isn't free.
 _LENGTH_DIGITS: Final = 18
-
-
-def _body(run: _Run) -> Body:
-    if run.body is None:  # pragma: no cover - ReadBody is entered with a body only
-        raise AssertionError
-    return run.body
 
 
 def _refuse_body(run: _Run, error: BodyTooLarge | BadCoding, *, close: bool) -> Respond:
@@ -396,13 +392,13 @@ def _parse(run: _Run, data: bytes) -> Exchange:
         )
     if type(value) is list:
         return _open_batch(run, value)
-    call = _with_header_key(run, parse_call(value))
-    return _fork(run, (call,), batch=False)
+    call = parse_call(value)
+    if b"x-idempotency-key" in run.headers and isinstance(call, Call):
+        call = _with_header_key(run, call)
+    return Fork((_begin(run, call, run.agent.wall()),), False, run, run.step)  # noqa: FBT003 - as its fields stand
 
 
-def _with_header_key(run: _Run, call: Call | Refused) -> Call | Refused:
-    if isinstance(call, Refused) or b"x-idempotency-key" not in run.headers:
-        return call
+def _with_header_key(run: _Run, call: Call) -> Call | Refused:
     values = header_values(run.request.headers, b"x-idempotency-key")
     key = values[0].decode("latin-1").strip()
     if len(values) > 1 or not 0 < len(key) <= MAX_ID:
@@ -434,10 +430,10 @@ def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> Exchange
     def from_principal(granted: int) -> Exchange:
         match run.principal:
             case Authenticated(urn) if policy.principal_limits and granted:
-                then = lambda last: _fork(run, calls, batch=True, granted=last + 1)  # noqa: E731
+                then = lambda last: _fork(run, calls, granted=last + 1)  # noqa: E731
                 return _take(run, "principal", urn, granted, then, partial=True)
             case _:
-                return _fork(run, calls, batch=True, granted=granted + 1)
+                return _fork(run, calls, granted=granted + 1)
 
     if not policy.peer_limits or not rest:
         return from_principal(rest)
@@ -448,27 +444,31 @@ def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> Exchange
 _AFTER_BATCH: Final = 1.0
 
 
-def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, batch: bool, granted: int | None = None) -> Fork:
+def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, granted: int) -> Fork:
     wall = run.agent.wall()
+    states = tuple(
+        _begin(run, call, wall) if index < granted else _over_the_limit(run, call) for index, call in enumerate(calls)
+    )
+    return Fork(states, True, run, run.step)  # noqa: FBT003 - as its fields stand
 
-    def begin(index: int, call: Call | Refused) -> CallState:
-        if granted is not None and index >= granted:
-            limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
-            return limited_call(call.id, _AFTER_BATCH, str(limits[0]))
-        if isinstance(call, Refused):
-            return refused_call(call.id, call.refusal)
-        return open_call(
-            run.agent,
-            call,
-            principal=run.principal,
-            peer=run.request.peer,
-            streamed=run.streamed,
-            now=run.now,
-            wall=wall,
-        )
 
-    states = tuple(begin(index, call) for index, call in enumerate(calls))
-    return Fork(states, batch, run, run.step)
+def _begin(run: _Run, call: Call | Refused, wall: WallTime) -> CallState:
+    if isinstance(call, Refused):
+        return refused_call(call.id, call.refusal)
+    return open_call(
+        run.agent,
+        call,
+        principal=run.principal,
+        peer=run.request.peer,
+        streamed=run.streamed,
+        now=run.now,
+        wall=wall,
+    )
+
+
+def _over_the_limit(run: _Run, call: Call | Refused) -> Answered:
+    limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
+    return limited_call(call.id, _AFTER_BATCH, str(limits[0]))
 
 
 # --- responses -------------------------------------------------------------------------------------------------------

@@ -122,8 +122,6 @@ def _digest(token: str) -> bytes:
 
 def sender_rule(principal: Principal, sender: str) -> Refusal | None:
     """The sender of an envelope is whoever authenticated; with nobody authenticated there's nothing to hold it to."""
-    match principal:
-        case Authenticated(urn) if urn != sender:
-            return Refusal(kind=SENDER_MISMATCH)
-        case _:
-            return None
+    if isinstance(principal, Authenticated) and principal.urn != sender:
+        return Refusal(kind=SENDER_MISMATCH)
+    return None

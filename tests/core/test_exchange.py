@@ -302,7 +302,7 @@ class TestRefusals:
         agent = serve()
         response = post(agent, body)
         assert (response.status, outcome(response)) == (200, code)
-        assert len(agent._admission._guard) == 0
+        assert len(agent.admission._guard) == 0
 
     def test_the_id_comes_back_where_it_was_readable(self) -> None:
         assert json.loads(post(serve(), call("mine", method=5)).body)["id"] == "mine"
