@@ -23,8 +23,7 @@ from asap_adapters.web import Web, known_origin, remember
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
 from asap_core.client.outbound import Allowed, origin_of, without_credentials
-from asap_core.client.replies import Outcome as ReplyOutcome
-from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
+from asap_core.client.replies import Outcome as ReplyOutcome, Sent, Unusable, read_batch_reply, read_reply
 from asap_core.codec import encode_envelope, read_health, read_manifest, read_registry, to_json
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, NotAllowed, RemoteError, Unreachable, WrongAgent

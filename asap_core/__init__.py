@@ -1,115 +1,126 @@
-"""The public face of the core: what users import. Everything else may move."""
+"""The public face of the core: what users import. Everything else may move.
 
-from asap_core.clock import Clock, Instant, ManualClock, WallTime
-from asap_core.codec import decode_envelope, encode_envelope, read_health, read_manifest, read_registry, to_json
-from asap_core.errors import (
-    KINDS,
-    AsapError,
-    BadReply,
-    InvalidDocument,
-    InvalidTransition,
-    Kind,
-    NotAllowed,
-    Problem,
-    Refusal,
-    RemoteError,
-    TimedOut,
-    Unreachable,
-    WrongAgent,
-)
-from asap_core.http import Request, Response
-from asap_core.model.envelope import Envelope
-from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Health, Load, Manifest, Skill
-from asap_core.model.payloads import (
-    McpToolCall,
-    McpToolResult,
-    MessageAck,
-    MessageSend,
-    Payload,
-    TaskCancel,
-    TaskRequest,
-    TaskResponse,
-    TaskUpdate,
-)
-from asap_core.model.registry import Registry, RegistryEntry
-from asap_core.model.task import Task, TaskStatus
-from asap_core.server.agent import Agent
-from asap_core.server.call import Admit, Answered, CallState, Dispatch, Record, Replied
-from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
-from asap_core.server.identity import Anonymous, Authenticated, Credential, Principal, TokenTable
-from asap_core.server.policy import NoncePolicy, Policy
-from asap_core.server.ratelimit import Limit, parse_limits
-from asap_core.server.replay import StartPolicy
+Each name is imported when it's first asked for: a client needn't wait for the server's half.
+"""
 
-__all__ = [
-    "KINDS",
-    "Admit",
-    "Agent",
-    "Anonymous",
-    "Answered",
-    "AsapError",
-    "AuthScheme",
-    "Authenticate",
-    "Authenticated",
-    "BadReply",
-    "CallState",
-    "Capabilities",
-    "Clock",
-    "Credential",
-    "Dispatch",
-    "Done",
-    "Endpoints",
-    "Envelope",
-    "Exchange",
-    "Fork",
-    "Health",
-    "Instant",
-    "InvalidDocument",
-    "InvalidTransition",
-    "Kind",
-    "Limit",
-    "Load",
-    "Manifest",
-    "ManualClock",
-    "McpToolCall",
-    "McpToolResult",
-    "MessageAck",
-    "MessageSend",
-    "NoncePolicy",
-    "NotAllowed",
-    "Payload",
-    "Policy",
-    "Principal",
-    "Problem",
-    "ReadBody",
-    "Record",
-    "Refusal",
-    "Registry",
-    "RegistryEntry",
-    "RemoteError",
-    "Replied",
-    "Request",
-    "Respond",
-    "Response",
-    "Skill",
-    "StartPolicy",
-    "TakeLimit",
-    "Task",
-    "TaskCancel",
-    "TaskRequest",
-    "TaskResponse",
-    "TaskStatus",
-    "TaskUpdate",
-    "TimedOut",
-    "TokenTable",
-    "Unreachable",
-    "WallTime",
-    "WrongAgent",
-    "decode_envelope",
-    "encode_envelope",
-    "parse_limits",
-    "read_health",
-    "read_manifest",
-    "read_registry",
-    "to_json",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
+    from asap_core.codec import (
+        decode_envelope as decode_envelope,
+        encode_envelope as encode_envelope,
+        read_health as read_health,
+        read_manifest as read_manifest,
+        read_registry as read_registry,
+        to_json as to_json,
+    )
+    from asap_core.errors import (
+        KINDS as KINDS,
+        AsapError as AsapError,
+        BadReply as BadReply,
+        InvalidDocument as InvalidDocument,
+        InvalidTransition as InvalidTransition,
+        Kind as Kind,
+        NotAllowed as NotAllowed,
+        Problem as Problem,
+        Refusal as Refusal,
+        RemoteError as RemoteError,
+        TimedOut as TimedOut,
+        Unreachable as Unreachable,
+        WrongAgent as WrongAgent,
+    )
+    from asap_core.http import Request as Request, Response as Response
+    from asap_core.model.envelope import Envelope as Envelope
+    from asap_core.model.manifest import (
+        AuthScheme as AuthScheme,
+        Capabilities as Capabilities,
+        Endpoints as Endpoints,
+        Health as Health,
+        Load as Load,
+        Manifest as Manifest,
+        Skill as Skill,
+    )
+    from asap_core.model.payloads import (
+        McpToolCall as McpToolCall,
+        McpToolResult as McpToolResult,
+        MessageAck as MessageAck,
+        MessageSend as MessageSend,
+        Payload as Payload,
+        TaskCancel as TaskCancel,
+        TaskRequest as TaskRequest,
+        TaskResponse as TaskResponse,
+        TaskUpdate as TaskUpdate,
+    )
+    from asap_core.model.registry import Registry as Registry, RegistryEntry as RegistryEntry
+    from asap_core.model.task import Task as Task, TaskStatus as TaskStatus
+    from asap_core.server.agent import Agent as Agent
+    from asap_core.server.call import (
+        Admit as Admit,
+        Answered as Answered,
+        CallState as CallState,
+        Dispatch as Dispatch,
+        Record as Record,
+        Replied as Replied,
+    )
+    from asap_core.server.exchange import (
+        Authenticate as Authenticate,
+        Done as Done,
+        Exchange as Exchange,
+        Fork as Fork,
+        ReadBody as ReadBody,
+        Respond as Respond,
+        TakeLimit as TakeLimit,
+    )
+    from asap_core.server.identity import (
+        Anonymous as Anonymous,
+        Authenticated as Authenticated,
+        Credential as Credential,
+        Principal as Principal,
+        TokenTable as TokenTable,
+    )
+    from asap_core.server.policy import NoncePolicy as NoncePolicy, Policy as Policy
+    from asap_core.server.ratelimit import Limit as Limit, parse_limits as parse_limits
+    from asap_core.server.replay import StartPolicy as StartPolicy
+
+# Where each name comes from, for `__getattr__`; the imports above say the same to type checkers.
+_HOMES: Final = {
+    "asap_core.clock": "Clock Instant ManualClock WallTime",
+    "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest read_registry to_json",
+    "asap_core.errors": (
+        "KINDS AsapError BadReply InvalidDocument InvalidTransition Kind NotAllowed Problem Refusal RemoteError "
+        "TimedOut Unreachable WrongAgent"
+    ),
+    "asap_core.http": "Request Response",
+    "asap_core.model.envelope": "Envelope",
+    "asap_core.model.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",
+    "asap_core.model.payloads": (
+        "McpToolCall McpToolResult MessageAck MessageSend Payload TaskCancel TaskRequest TaskResponse TaskUpdate"
+    ),
+    "asap_core.model.registry": "Registry RegistryEntry",
+    "asap_core.model.task": "Task TaskStatus",
+    "asap_core.server.agent": "Agent",
+    "asap_core.server.call": "Admit Answered CallState Dispatch Record Replied",
+    "asap_core.server.exchange": "Authenticate Done Exchange Fork ReadBody Respond TakeLimit",
+    "asap_core.server.identity": "Anonymous Authenticated Credential Principal TokenTable",
+    "asap_core.server.policy": "NoncePolicy Policy",
+    "asap_core.server.ratelimit": "Limit parse_limits",
+    "asap_core.server.replay": "StartPolicy",
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - the table above
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,6 +1,7 @@
 """The repository as its users find it: what is where, what it says, and that its examples work."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+import asap_core
 from asap_core.errors import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +51,28 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
         text = (ROOT / name).read_text("utf-8", "replace")
         found += [f"{name}: {line}" for line in text.splitlines() if machine.search(line) and "re.compile" not in line]
     assert found == []
+
+
+def test_the_public_face_gives_what_it_tells_type_checkers() -> None:
+    tree = ast.parse((ROOT / "asap_core" / "__init__.py").read_text("utf-8"))
+    told = {
+        (alias.asname, node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asap")
+        for alias in node.names
+    }
+    assert told == {(name, home) for home, names in asap_core._HOMES.items() for name in names.split()}
+    for name, home in told:
+        assert getattr(asap_core, str(name)) is getattr(importlib.import_module(str(home)), str(name))
+    assert set(asap_core.__all__) <= set(dir(asap_core))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = asap_core.nothing
+
+
+def test_importing_the_face_imports_nothing_else() -> None:
+    code = "import sys, asap_core; print([name for name in sys.modules if name.startswith(('asap_', 'attr'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "['asap_core']\n"
 
 
 @pytest.mark.parametrize("name", python_files("asap_core", "asap_adapters"))

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asap_core.client import tokens as tokens_module
 from asap_core.client.coalesce import Coalescer

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import asdict, evolve
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asap_core import (
     Admit,

@@ -8,8 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asap_core import jsontext
 from asap_core.jsontext import NotJson, canonical_json, read_json, stable_json, write_json

@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from asap_core.server.ratelimit import Limit, Limited, Limiter, Taken, parse_limits, peer_key
 
