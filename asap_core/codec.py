@@ -170,11 +170,19 @@ def format_timestamp(moment: datetime) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return a value of the model as plain JSON values: every field, nulls included, and what was in `extra`."""
-    if has(type(value)):
-        members = {_key(a): to_json(getattr(value, a.name)) for a in fields(type(value)) if a.name not in _ASIDE}
-        tag = {"type": value.type} if type(value) in PARTS.values() else {}
-        return tag | members | getattr(value, "extra", {})
+    """Return a value of the model as plain JSON values: every field, nulls included, and what was in `extra`.
+
+    JSON's own values are returned as they are. Raises TypeError for anything else.
+    """
+    kind: type = type(value)
+    if kind in _PLAIN:
+        return value
+    if has(kind):
+        written: dict[str, Any] = {"type": value.type} if kind in PARTS.values() else {}
+        for key, name in _members(kind):
+            written[key] = to_json(getattr(value, name))
+        written.update(getattr(value, "extra", {}))
+        return written
     match value:
         case Enum():
             return value.value
@@ -183,7 +191,16 @@ def to_json(value: Any) -> Any:
         case tuple():
             return [to_json(item) for item in value]
         case _:
-            return value
+            raise TypeError(f"expected a value of the model, not {kind.__name__}")
+
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None), dict, list})
+
+
+@cache
+def _members(kind: type) -> tuple[tuple[str, str], ...]:
+    """The keys that a class has in a document, each with the field it comes from."""
+    return tuple((_key(a), a.name) for a in fields(kind) if a.name not in _ASIDE)
 
 
 # Fields that aren't keys of the document; of them, those that only this library fills.

@@ -38,13 +38,14 @@ _FIRST: Final = re.compile(rb"[A-Za-z]")
 class HeadReader:
     """Collects a head of at most `max_size` bytes and `max_fields` header fields."""
 
-    __slots__ = ("_buffer", "_max_fields", "_max_size", "_seen")
+    __slots__ = ("_buffer", "_max_fields", "_max_size", "_seen", "_skipped")
 
     def __init__(self, *, max_size: int, max_fields: int) -> None:
         self._max_size = max_size
         self._max_fields = max_fields
         self._buffer = bytearray()
         self._seen = 0
+        self._skipped = False
 
     @property
     def started(self) -> bool:
@@ -54,10 +55,11 @@ class HeadReader:
     def feed(self, data: bytes) -> "Head | BadHead | None":
         """Take the next bytes: the head once it's whole, what's wrong as soon as it's seen, or None: more is needed."""
         self._buffer += data
-        # RFC 9112 §2.2: a server should ignore an empty line before the request line.
-        if self._buffer.startswith(b"\r\n"):
+        # RFC 9112 §2.2: a server should ignore an empty line before the request line. One: more is not a client's slip.
+        if not self._skipped and self._buffer.startswith(b"\r\n"):
             del self._buffer[:2]
             self._seen = 0
+            self._skipped = True
         end = self._buffer.find(_END, max(0, self._seen - 3))
         stop = len(self._buffer) if end < 0 else end + len(_END)
         bad = self._bad_bytes(stop)

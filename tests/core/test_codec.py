@@ -368,6 +368,11 @@ class TestManifests:
         assert manifest.auth.accepts("bearer")
         assert not AuthScheme(schemes=["basic"]).accepts("bearer")
 
+    def test_only_values_of_the_model_are_written(self) -> None:
+        assert to_json({"a": [1, None]}) == {"a": [1, None]}
+        with pytest.raises(TypeError, match="expected a value of the model, not object"):
+            to_json(object())
+
     def test_errors_have_their_places(self) -> None:
         spoiled = {
             **MANIFEST,

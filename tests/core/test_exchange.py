@@ -455,6 +455,18 @@ class TestOnce:
         assert outcome(post(agent, call(envelope_changes={"extensions": {"nonce": nonce}}))) == "ok"
         assert outcome(post(agent, call(envelope_changes={"id": "x"}))) == "ok"
 
+    @pytest.mark.parametrize(
+        ("policy", "may", "must"),
+        [
+            ({"require_id": False}, "id", "timestamp"),
+            ({"require_timestamp": False, "nonce": NoncePolicy.OFF}, "timestamp", "id"),
+        ],
+    )
+    def test_each_may_be_left_out_by_itself(self, policy: Any, may: Any, must: Any) -> None:
+        agent = serve(**policy)
+        assert outcome(post(agent, call(envelope_changes={may: ...}))) == "ok"
+        assert outcome(post(agent, call(envelope_changes={must: ...}))) == "asap:protocol/malformed_envelope"
+
     def test_old_peers_may_leave_out_what_policy_lets_them(self) -> None:
         agent = serve(**asdict(Policy.reference(), recurse=False) | {"peer_limits": ()})
         for left_out in (..., None):

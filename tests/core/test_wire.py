@@ -52,6 +52,7 @@ class TestHeads:
         outcome = self.read(self.GOOD + b"abc", chunk)
         assert outcome.data == self.GOOD
         assert self.read(b"\r\n" + self.GOOD, chunk) == Head(self.GOOD, b"")
+        assert isinstance(self.read(b"\r\n\r\n" + self.GOOD, chunk), BadHead)
 
     @pytest.mark.parametrize("extra", [0, 1])
     @pytest.mark.parametrize("chunk", [None, 1])
@@ -440,6 +441,9 @@ class TestThePublicFace:
         assert len(asap_core.__all__) == 70
         assert all(hasattr(asap_core, name) for name in asap_core.__all__)
         assert sorted(asap_core.__all__) == asap_core.__all__
+        assert set(asap_core.__all__) <= set(dir(asap_core))
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = asap_core.nothing
 
     @given(envelopes())
     def test_an_envelope_is_hashable_by_nothing_and_equal_by_value(self, envelope: Any) -> None:
