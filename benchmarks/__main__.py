@@ -1,7 +1,11 @@
-"""All benchmarks, one after another: `python -m benchmarks`. Figures are ratios within one run; machines are noisy."""
+"""All benchmarks, one after another: `python -m benchmarks`. Figures are ratios within one run; machines are noisy.
 
-from benchmarks import decision, guard, imports, load
+Each has a process of its own, so that none finds the memory as another left it.
+"""
 
-for benchmark in (imports, decision, guard, load):
-    benchmark.run()
-    print()
+import subprocess
+import sys
+
+for name in ("imports", "decision", "guard", "load"):
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+    print(flush=True)
