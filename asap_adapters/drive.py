@@ -15,7 +15,7 @@ from asap_adapters.handlers import Handlers
 from asap_core.http import Request, Response
 from asap_core.server.admission import Unavailable
 from asap_core.server.agent import Agent
-from asap_core.server.call import Admit, Answered, CallState, Dispatch, Record
+from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
 from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
 from asap_core.server.identity import Authenticated, Credential
 
@@ -56,6 +56,7 @@ class Driver:
         self.agent = agent
         self._handlers = handlers
         self._authenticate = authenticate
+        self._held: dict[bytes, set[anyio.Event]] = {}
 
     async def run(self, request: Request, wire: Wire) -> None:
         """Drive one exchange to its end. Cancelled, or left by the peer, it gives back what was reserved."""
@@ -66,6 +67,7 @@ class Driver:
         except BaseException:
             if not isinstance(state, Done):
                 state.abandon()
+                self._wake()
             raise
 
     async def _step(self, state: Exchange, wire: Wire) -> Exchange:
@@ -114,8 +116,13 @@ class Driver:
             match state:
                 case Admit():
                     state = state.answered(Unavailable(self.agent.policy.retry_after_unavailable))
+                case Hold():
+                    state = await self._hold(state)
                 case Dispatch():
-                    state = await self._handlers.run(state)
+                    try:
+                        state = await self._handlers.run(state)
+                    finally:
+                        self._wake()
                 case Record():
                     state = state.recorded()
                 case Answered():
@@ -124,6 +131,26 @@ class Driver:
                     return state
                 case _:
                     assert_never(state)
+
+    async def _hold(self, state: Hold) -> CallState:
+        """Wait for the same work, begun by another request, to end."""
+        woken = anyio.Event()
+        ticket = state.ticket or b""
+        self._held.setdefault(ticket, set()).add(woken)
+        try:
+            with anyio.move_on_after(state.seconds):
+                await woken.wait()
+        finally:
+            waiting = self._held[ticket]
+            waiting.discard(woken)
+            if not waiting:
+                del self._held[ticket]
+        return state.again()
+
+    def _wake(self) -> None:
+        for ticket in self.agent.take_wakes():
+            for event in self._held.get(ticket, ()):
+                event.set()
 
 
 async def _read(state: ReadBody, wire: Wire) -> Exchange:

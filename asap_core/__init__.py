@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         Answered as Answered,
         CallState as CallState,
         Dispatch as Dispatch,
+        Hold as Hold,
         Record as Record,
         Replied as Replied,
     )
@@ -101,7 +102,7 @@ _HOMES: Final = {
     "asap_core.model.registry": "Registry RegistryEntry",
     "asap_core.model.task": "Task TaskStatus",
     "asap_core.server.agent": "Agent",
-    "asap_core.server.call": "Admit Answered CallState Dispatch Record Replied",
+    "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
     "asap_core.server.exchange": "Authenticate Done Exchange Fork ReadBody Respond TakeLimit",
     "asap_core.server.identity": "Anonymous Authenticated Credential Principal TokenTable",
     "asap_core.server.policy": "NoncePolicy Policy",

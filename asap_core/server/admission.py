@@ -81,9 +81,13 @@ class Stored:
 
 @frozen
 class Running:
-    """Asked before and still running; worth asking again in `retry_after` seconds."""
+    """Asked before and still running; worth asking again in `retry_after` seconds.
+
+    `ticket` is there where this process does the work: it then knows when it's over (`LocalAdmission.take_wakes`).
+    """
 
     retry_after: float
+    ticket: bytes | None = field(default=None, repr=False, eq=False)
 
 
 @frozen
@@ -133,6 +137,9 @@ Answer = (
     | Unavailable
 )
 
+Claimed = Admitted | Replayed | Saturated | Floored
+"""What the question of a nonce alone is answered with."""
+
 _KEY: Final = 16
 # Long enough that asking isn't a load, short enough that nobody waits long after the work is done.
 _ASK_AGAIN: Final = 0.5
@@ -145,6 +152,9 @@ class LocalAdmission:
         self._guard = guard
         self._table = table
         self._key = key
+        # Keys whose end somebody waits for, with how many do; and those of them that have ended.
+        self._held: dict[bytes, int] = {}
+        self._wakes: dict[bytes, None] = {}
 
     @classmethod
     def of(cls, policy: "Policy", *, key: bytes, now: Instant, wall: WallTime) -> "LocalAdmission":
@@ -186,7 +196,7 @@ class LocalAdmission:
             return None
         match found:
             case Working(seconds):
-                return Running(min(seconds, _ASK_AGAIN))
+                return Running(min(seconds, _ASK_AGAIN), key)
             case Finished(outcome):
                 return Stored(outcome)
             case Gone():
@@ -198,7 +208,7 @@ class LocalAdmission:
             case _:
                 assert_never(found)
 
-    def _claim(self, question: Question, now: Instant, wall: WallTime) -> Answer:
+    def _claim(self, question: Question, now: Instant, wall: WallTime) -> "Claimed":
         return self.claim(question.sender, question.authenticated, question.nonce, question.issued, now=now, wall=wall)
 
     def claim(
@@ -210,7 +220,7 @@ class LocalAdmission:
         *,
         now: Instant,
         wall: WallTime,
-    ) -> Answer:
+    ) -> "Claimed":
         """Answer the question of a request without an idempotency key: is its nonce new."""
         if nonce is None:
             return _ADMITTED
@@ -227,12 +237,38 @@ class LocalAdmission:
     def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:
         """Keep what the handler answered, for whoever asks again."""
         self._table.finish(reservation.key, outcome, size=size, now=now)
+        self._wake(reservation.key)
 
     def lose(self, reservation: Reservation, *, now: Instant) -> None:
         """The handler was killed midway: the key answers `OutcomeUnknown` from now on."""
         self._table.lose(reservation.key, now=now)
+        self._wake(reservation.key)
 
     def give_back(self, reservation: Reservation, *, now: Instant) -> None:
         """The handler never ran: the key is free again. The nonce stays used: fresh at most once, ever."""
         del now
         self._table.free(reservation.key)
+        self._wake(reservation.key)
+
+    # --- those who wait for work that is running ---------------------------------------------------------------------
+
+    def hold(self, ticket: bytes) -> None:
+        """One more waits for the end of this work."""
+        self._held[ticket] = self._held.get(ticket, 0) + 1
+
+    def let_go(self, ticket: bytes) -> None:
+        """One less waits for it."""
+        left = self._held.pop(ticket) - 1
+        if left:
+            self._held[ticket] = left
+        else:
+            self._wakes.pop(ticket, None)
+
+    def take_wakes(self) -> tuple[bytes, ...]:
+        """The tickets of work that has ended since it was asked last, of those that somebody holds."""
+        wakes, self._wakes = tuple(self._wakes), {}
+        return wakes
+
+    def _wake(self, key: bytes) -> None:
+        if key in self._held:
+            self._wakes[key] = None

@@ -146,6 +146,10 @@ class Agent:
             return state.limited(outcome.retry_after, outcome.limit)
         return state.taken()
 
+    def take_wakes(self) -> tuple[bytes, ...]:
+        """The tickets of calls to be woken from `Hold`: the work they wait for has ended. Ask after every move."""
+        return () if self.admission is None else self.admission.take_wakes()
+
     def started(self) -> None:
         """A handler is about to run."""
         self.active += 1

@@ -5,10 +5,12 @@ same order. The order stands in `_judge`, which reads as a list; everything chea
 before `Admit`, so that no nonce is burnt for what can't run.
 
     Admit ──▶ Dispatch ──▶ Record ──▶ Answered        each state offers only the moves that are legal in it
-      └──────────┴────────────────────▶ Answered
+     │ ▲         └────────────────────▶ Answered
+     ▼ │
+    Hold ─────────────────────────────▶ Answered
 
-With admission in memory (the default) the core answers `Admit` and `Record` itself, and a driver meets `Dispatch` and
-`Answered` only.
+With admission in memory (the default) the core answers `Admit` and `Record` itself, and a driver meets `Dispatch`,
+`Hold` and `Answered` only.
 """
 
 from collections.abc import Callable
@@ -69,6 +71,7 @@ __all__ = [
     "Answered",
     "CallState",
     "Dispatch",
+    "Hold",
     "IllegalMove",
     "Record",
     "Replied",
@@ -109,11 +112,19 @@ class _CallRun:
     step: int = 0
     running: bool = False
     reservation: Reservation | None = None
+    held: bytes | None = None
+    hold_until: Instant | None = None
 
-    def leave(self, state: "Admit | Dispatch | Record") -> None:
+    def leave(self, state: "Admit | Hold | Dispatch | Record") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
+
+    def let_go(self) -> None:
+        """It no longer waits for other work to end."""
+        if self.held is not None and self.agent.admission is not None:
+            self.agent.admission.let_go(self.held)
+        self.held = None
 
     def end_work(self, *, ran: bool, keep: bool = False) -> None:
         """The handler is over, or never ran; `keep` where its answer is about to be recorded."""
@@ -132,14 +143,48 @@ class Admit:
     _run: _CallRun = field(repr=False)
     _step: int = field(repr=False)
 
-    def answered(self, answer: Answer) -> "Dispatch | Answered":
+    def answered(self, answer: Answer) -> "Hold | Dispatch | Answered":
         """Go on with the store's answer."""
         self._run.leave(self)
-        return _after_admission(self._run, answer)
+        return _after_admission(self._run, self.question, answer)
 
     def abandon(self) -> None:
         """The caller left. The question may have been answered: what it claimed stays claimed."""
         self._run.leave(self)
+
+
+@define(eq=False)
+class Hold:
+    """Wait: the same request, under the same idempotency key, is running.
+
+    The driver waits until `Agent.take_wakes` names `ticket`, `seconds` at most, and asks again; where there's no
+    ticket, another process does the work and time alone tells. A driver that can't wait says `expired()` at once.
+    """
+
+    ticket: bytes | None
+    seconds: float
+    _question: Question = field(repr=False)
+    _retry_after: float = field(repr=False)
+    _run: _CallRun = field(repr=False)
+    _step: int = field(repr=False)
+
+    def again(self) -> "CallState":
+        """Ask again: it was woken, or the time is over."""
+        self._leave()
+        return _ask_with_key(self._run, self._question)
+
+    def expired(self) -> "Answered":
+        """Nobody waits any longer: the caller is told to come again."""
+        self._leave()
+        return _refused(self._run, Refusal(kind=STILL_RUNNING, retry_after=self._retry_after))
+
+    def abandon(self) -> None:
+        """The caller left."""
+        self._leave()
+
+    def _leave(self) -> None:
+        self._run.leave(self)
+        self._run.let_go()
 
 
 @define(eq=False)
@@ -236,7 +281,7 @@ class Answered:
         return self.outcome if isinstance(self.outcome, Refusal) else None
 
 
-CallState = Admit | Dispatch | Record | Answered
+CallState = Admit | Hold | Dispatch | Record | Answered
 
 
 def abandon_call(opened: CallState) -> None:
@@ -244,6 +289,7 @@ def abandon_call(opened: CallState) -> None:
     if not isinstance(opened, Answered):
         run = opened._run  # noqa: SLF001 - one module, one machine
         run.step += 1
+        run.let_go()
         if run.running:
             run.end_work(ran=False)
 
@@ -340,13 +386,19 @@ def _ask(run: _CallRun, now: Instant) -> CallState:
     nonce, admission = _nonce(run), run.agent.admission
     if isinstance(nonce, Refusal):
         return _refused(run, nonce)
-    if admission is None:
-        return Admit(_question(run, nonce), run, run.step)
-    if run.call.idempotency_key is not None:
-        return _after_admission(run, admission.ask(_question(run, nonce), now=now, wall=run.wall))
+    if admission is None or run.call.idempotency_key is not None:
+        return _ask_with_key(run, _question(run, nonce))
     # Most requests: there's no key to look up, only a nonce to claim, so no question is written down.
     sender, authenticated = run.envelope.sender, isinstance(run.principal, Authenticated)
-    return _after_admission(run, admission.claim(sender, authenticated, nonce, run.issued, now=now, wall=run.wall))
+    answer = admission.claim(sender, authenticated, nonce, run.issued, now=now, wall=run.wall)
+    return _dispatch(run, None) if isinstance(answer, Admitted) else _refused(run, _admission_refusal(run, answer))
+
+
+def _ask_with_key(run: _CallRun, question: Question) -> CallState:
+    admission = run.agent.admission
+    if admission is None:
+        return Admit(question, run, run.step)
+    return _after_admission(run, question, admission.ask(question, now=run.agent.now(), wall=run.agent.wall()))
 
 
 def _question(run: _CallRun, nonce: str | None) -> Question:
@@ -384,13 +436,29 @@ def _what_is_asked(run: _CallRun) -> bytes:
     return blake2b(stable_json(asked), digest_size=16).digest()
 
 
-def _after_admission(run: _CallRun, answer: Answer) -> Dispatch | Answered:
+def _after_admission(run: _CallRun, question: Question, answer: Answer) -> Hold | Dispatch | Answered:
     # isinstance, not match: class patterns with names take four times as long, and this is the way of every request.
     if isinstance(answer, Admitted):
         return _dispatch(run, answer.reservation)
     if isinstance(answer, Stored):
         return _answer(run, answer.outcome)
+    if isinstance(answer, Running):
+        return _hold(run, question, answer)
     return _refused(run, _admission_refusal(run, answer))
+
+
+def _hold(run: _CallRun, question: Question, running: Running) -> Hold | Answered:
+    now = run.agent.now()
+    if run.hold_until is None:
+        run.hold_until = Instant(now + run.agent.policy.hold)
+    left = run.hold_until - now
+    if left <= 0:
+        return _refused(run, _admission_refusal(run, running))
+    if running.ticket is not None and run.agent.admission is not None:
+        run.agent.admission.hold(running.ticket)
+        run.held = running.ticket
+    seconds = left if run.held is not None else min(left, running.retry_after)
+    return Hold(run.held, seconds, question, running.retry_after, run, run.step)
 
 
 def _dispatch(run: _CallRun, reservation: Reservation | None) -> Dispatch:

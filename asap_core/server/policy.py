@@ -80,6 +80,9 @@ class Policy:
     # --- work --------------------------------------------------------------------------------------------------------
     handler_deadline: float = field(default=30.0, validator=_POSITIVE)
     """How long a handler may take. Callers of the reference wait 60 s; half of it leaves time for the answer."""
+    hold: float = field(default=5.0, validator=validators.ge(0))
+    """How long a retry waits for the first of its kind to end, before it's told to come again: most work is shorter,
+    and 1.1 clients don't come again by themselves. 0 answers at once."""
     idempotency_ttl: float = field(default=600.0, validator=_POSITIVE)
     """How long a finished answer is kept for a retry: the reference retries within 3 minutes, its windows add 5.5."""
     idempotency_entries: int = field(default=100_000, validator=_POSITIVE)

@@ -19,7 +19,7 @@ from asap_core.http import Request, Response
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 from asap_core.server.agent import Agent
-from asap_core.server.call import Answered, CallState, Dispatch, Replied
+from asap_core.server.call import Answered, CallState, Dispatch, Hold, Replied
 from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
 from asap_core.server.identity import TokenTable
 from asap_core.server.policy import Policy
@@ -106,6 +106,8 @@ def _drive(state: Exchange, body: bytes, tokens: TokenTable) -> Response:
 
 
 def _answer(call: CallState) -> Answered:
+    if isinstance(call, Hold):
+        call = call.expired()
     if isinstance(call, Dispatch):
         call = call.replied(Replied("task.response", {"task_id": "t", "status": "completed", "result": {}}))
     if not isinstance(call, Answered):

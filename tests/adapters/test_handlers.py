@@ -143,18 +143,101 @@ async def test_a_failure_is_kept_under_its_key_as_well(agent: Any) -> None:
     assert len(runs) == 1
 
 
-async def test_while_it_runs_the_key_says_so(agent: Any) -> None:
-    async def handler(_request: Any, _context: Any) -> None:
-        await anyio.sleep(10)
+class TestTheSameWhileItRuns:
+    PAYLOAD = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
 
-    payload = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
-    async with in_process(agent(), {"echo": handler}) as client, anyio.create_task_group() as group:
-        group.start_soon(lambda: client.send(BASE, "task.request", payload, idempotency_key="k"))
-        await anyio.sleep(1)
+    async def twice(self, client: Any, after: Any) -> Any:
+        """Ask, and ask the same `after` seconds later; returns the second answer and how long it took."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k"))
+            await anyio.sleep(after)
+            began = anyio.current_time()
+            try:
+                outcome = (await client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k")).payload
+            except RemoteError as error:
+                outcome = error
+            return outcome, anyio.current_time() - began
+
+    async def test_waits_for_its_answer(self, agent: Any) -> None:
+        runs = []
+
+        async def handler(_request: Any, _context: Any) -> Any:
+            runs.append(1)
+            await anyio.sleep(4)
+            return {"runs": len(runs)}
+
+        async with in_process(agent(), {"echo": handler}) as client:
+            payload, waited = await self.twice(client, after=1)
+        assert (payload["result"], waited) == ({"runs": 1}, pytest.approx(3))
+
+    async def test_is_told_to_come_again_when_it_takes_long(self, agent: Any) -> None:
+        async def handler(_request: Any, _context: Any) -> None:
+            await anyio.sleep(10)
+
+        async with in_process(agent(), {"echo": handler}) as client:
+            refused, waited = await self.twice(client, after=1)
+        assert (refused.code, refused.recoverable) == (-32062, True)
+        assert refused.retry_after is not None
+        assert waited == pytest.approx(5)
+
+    async def test_hears_of_a_failure_at_once(self, agent: Any) -> None:
+        async def handler(_request: Any, _context: Any) -> None:
+            await anyio.sleep(2)
+            raise RuntimeError
+
+        async with in_process(agent(hold=100.0), {"echo": handler}) as client:
+            first = client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="other")
+            with pytest.raises(RemoteError):
+                await first
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.refused, client)
+                await anyio.sleep(1)
+                began = anyio.current_time()
+                await self.refused(client)
+                assert anyio.current_time() - began == pytest.approx(1)
+
+    async def refused(self, client: Any) -> None:
         with pytest.raises(RemoteError) as caught:
-            await client.send(BASE, "task.request", payload, idempotency_key="k")
-        assert (caught.value.code, caught.value.recoverable) == (-32062, True)
-        assert caught.value.retry_after is not None
+            await client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k")
+        assert caught.value.code == -32603
+
+    async def test_many_at_once_run_once(self, agent: Any) -> None:
+        runs, results = [], []
+
+        async def handler(_request: Any, _context: Any) -> Any:
+            runs.append(1)
+            await anyio.sleep(1)
+            return {"runs": len(runs)}
+
+        async with in_process(agent(), {"echo": handler}) as client:
+            await client.discover(BASE)
+
+            async def one() -> None:
+                reply = await client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k")
+                results.append(reply.payload["result"])
+
+            began = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(one)
+            assert anyio.current_time() - began == pytest.approx(1)
+        assert results == [{"runs": 1}] * 50
+
+    @pytest.mark.parametrize("gone_after", [0.5, 1.5])
+    async def test_leaves_nothing_behind_when_its_caller_goes(self, agent: Any, gone_after: Any) -> None:
+        async def handler(_request: Any, _context: Any) -> Any:
+            await anyio.sleep(3)
+            return {}
+
+        served = agent()
+        async with in_process(served, {"echo": handler}) as client, anyio.create_task_group() as group:
+            group.start_soon(lambda: client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k"))
+            await anyio.sleep(1)
+            with anyio.move_on_after(gone_after):
+                await client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k")
+            assert served.admission._held == {}
+        assert served.admission._wakes == {}
+        assert served.active == 0
 
 
 async def test_something_else_under_the_same_key_is_refused(agent: Any, echo_handlers: Any) -> None:

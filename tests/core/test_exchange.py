@@ -21,6 +21,7 @@ from asap_core import (
     Done,
     Endpoints,
     Fork,
+    Hold,
     Manifest,
     ManualClock,
     NoncePolicy,
@@ -528,7 +529,6 @@ class TestOnce:
         (admission.Replayed(), "asap:protocol/invalid_nonce", 200),
         (admission.Saturated(5.0), "asap:admission/saturated", 503),
         (admission.Floored(5.0), "asap:admission/saturated", 503),
-        (admission.Running(0.5), "asap:admission/still_running", 200),
         (admission.Mismatch(), "asap:admission/key_mismatch", 200),
         (admission.OutcomeUnknown(), "asap:admission/outcome_unknown", 200),
         (admission.AnswerGone(), "asap:admission/answer_gone", 200),
@@ -548,6 +548,26 @@ class TestOnce:
         assert (response.status, outcome(response)) == (status, code)
         assert (b"retry-after" in dict(response.headers)) is (status == 503)
 
+    def test_what_runs_elsewhere_is_asked_about_again_until_patience_ends(self) -> None:
+        clock = ManualClock()
+        state = serve(shared=True, clock=clock, hold=1.2).open(head()).feed(json.dumps(call(key="k")).encode()).end()
+        (asked,) = state.calls
+        waited = []
+        while isinstance(asked, Admit):
+            held = asked.answered(admission.Running(0.5))
+            if isinstance(held, Hold):
+                assert held.ticket is None
+                waited.append(round(held.seconds, 6))
+                clock.advance(held.seconds)
+                asked = held.again()
+            else:
+                asked = held
+        assert waited == [0.5, 0.5, 0.2]
+        response = state.answered([asked]).response
+        assert (response.status, outcome(response)) == (200, "asap:admission/still_running")
+        assert json.loads(response.body)["error"]["data"]["retry_after_ms"] == 500
+        assert json.loads(response.body)["error"]["data"]["recoverable"] is True
+
     def test_a_store_that_keeps_nonsense_is_a_bug(self) -> None:
         (admit,) = serve(shared=True).open(head()).feed(json.dumps(call()).encode()).end().calls
         with pytest.raises(TypeError, match="recorded"):
@@ -565,6 +585,82 @@ class TestOnce:
         dispatch = state.calls[0].answered(admission.Admitted(admission.Reservation(b"r")))
         dispatch.abandon()
         assert agent.active == 0
+
+
+class TestHold:
+    """A retry that comes while the first is running waits for it, and gets its answer."""
+
+    def start(self, agent: Any, **changes: Any) -> Any:
+        fork = agent.open(head()).feed(json.dumps(call(key="k", **changes)).encode()).end()
+        return fork, fork.calls[0]
+
+    @pytest.fixture
+    def clock(self) -> Any:
+        return ManualClock()
+
+    @pytest.fixture
+    def agent(self, clock: Any) -> Any:
+        return serve(clock=clock)
+
+    def test_it_is_woken_by_the_end_of_the_work_and_answered_like_it(self, agent: Any) -> None:
+        (first, running), (second, held) = self.start(agent), self.start(agent, number=2)
+        assert isinstance(held, Hold)
+        assert (held.seconds, agent.take_wakes()) == (5.0, ())
+        one = first.answered([reply(running)]).response
+        assert agent.take_wakes() == (held.ticket,)
+        assert agent.take_wakes() == ()
+        two = second.answered([held.again()]).response
+        payloads = [json.loads(each.body)["result"]["envelope"]["payload"] for each in (one, two)]
+        assert payloads[0] == payloads[1]
+        assert agent.active == 0
+
+    @pytest.mark.parametrize(
+        ("leave", "then"), [("lost", "asap:admission/outcome_unknown"), ("abandon", "ok"), ("turned_away", "ok")]
+    )
+    def test_it_is_woken_however_the_work_ends(self, agent: Any, leave: Any, then: Any) -> None:
+        (_, running), (second, held) = self.start(agent), self.start(agent)
+        getattr(running, leave)(*([Refusal(kind=BUSY)] if leave == "turned_away" else []))
+        assert agent.take_wakes() == (held.ticket,)
+        after = held.again()
+        # Nobody did the work: whoever asks first does it now.
+        assert isinstance(after, Dispatch) is (then == "ok")
+        answered = reply(after) if isinstance(after, Dispatch) else after
+        assert outcome(second.answered([answered]).response) == then
+
+    def test_it_waits_as_long_as_policy_says_and_no_longer(self, agent: Any, clock: Any) -> None:
+        _, (second, held) = self.start(agent), self.start(agent)
+        clock.advance(2)
+        held = held.again()
+        assert held.seconds == 3.0
+        clock.advance(3)
+        refused = held.again()
+        assert outcome(second.answered([refused]).response) == "asap:admission/still_running"
+
+    def test_a_driver_that_cannot_wait_says_so(self, agent: Any) -> None:
+        _, (second, held) = self.start(agent), self.start(agent)
+        assert outcome(second.answered([held.expired()]).response) == "asap:admission/still_running"
+        with pytest.raises(IllegalMove):
+            held.again()
+
+    def test_policy_may_say_that_nobody_waits(self) -> None:
+        agent = serve(hold=0.0)
+        _, (second, refused) = self.start(agent), self.start(agent)
+        assert outcome(second.answered([refused]).response) == "asap:admission/still_running"
+
+    @pytest.mark.parametrize("leave", ["again", "expired", "abandon", "fork"])
+    def test_nothing_is_left_of_those_who_have_gone(self, agent: Any, leave: Any) -> None:
+        (first, running), (second, held), (third, other) = (self.start(agent) for _ in range(3))
+        first.answered([reply(running)])
+        assert len(agent.admission._held) == 1
+        for fork, state in ((second, held), (third, other)):
+            fork.abandon() if leave == "fork" else getattr(state, leave)()
+        assert agent.admission._held == agent.admission._wakes == {}
+
+    def test_something_else_asked_under_the_key_does_not_wait(self, agent: Any) -> None:
+        self.start(agent)
+        payload = {"conversation_id": "c", "skill_id": "echo", "input": {"other": 1}}
+        second, refused = self.start(agent, envelope_changes={"payload": payload})
+        assert outcome(second.answered([refused]).response) == "asap:admission/key_mismatch"
 
 
 class TestBatches:

@@ -174,7 +174,11 @@ async def test_a_slow_reader_is_told_the_latest() -> None:
                 await announced.update(version=version, skills=[])
                 while (await first(quick, (Added, Updated), 18013)).version != version:
                     pass
-            assert (await first(slow, Added, 18013)).version == "4"
+            # Its own engine may be a packet behind the other's; but it isn't told every step from the first on.
+            told = [(await first(slow, Added, 18013)).version]
+            while told[-1] != "4":
+                told.append((await first(slow, Updated, 18013)).version)
+            assert len(told) <= 2
 
 
 async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch: Any) -> None:

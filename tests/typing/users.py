@@ -18,6 +18,7 @@ from asap_core import (
     Envelope,
     Exchange,
     Fork,
+    Hold,
     Manifest,
     ReadBody,
     Record,
@@ -106,6 +107,8 @@ def answer(state: CallState) -> Answered:
         match state:
             case Admit(question):
                 state = state.answered(Admitted(None) if question.nonce else Unavailable(1.0))
+            case Hold(ticket):
+                state = state.expired() if ticket is None else state.again()
             case Dispatch():
                 state = state.replied(Replied("task.response", {"task_id": "t", "status": "completed"}))
             case Record():
