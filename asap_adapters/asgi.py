@@ -11,9 +11,11 @@ from typing import Any, Final
 from asap_adapters.drive import Authenticator, Driver, PeerGone
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.serve import bind_agent
+from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
+from asap_core.server.events import Observer
 
 __all__ = ["AsgiApp"]
 
@@ -30,7 +32,7 @@ class AsgiApp:
     >>> app = AsgiApp(agent, {"echo": echo})    # doctest: +SKIP
 
     Replay memory and limits are per process: with several workers each has its own, and an envelope may be accepted
-    once by each. The application says so when it starts.
+    once by each. The application says so when it starts. `observe` and `metrics` are as in `serve`.
     """
 
     def __init__(
@@ -41,14 +43,17 @@ class AsgiApp:
         on: Mapping[str, Handler] | None = None,
         authenticate: Authenticator | None = None,
         threads: int = MAX_THREADS,
+        observe: Observer = log_decision,
+        metrics: bool = False,
     ) -> None:
+        self._observe, self._metrics = observe, metrics
         self._driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         match scope["type"]:
             case "http":
-                bind_agent(self._driver.agent)
+                self._bind()
                 wire = _AsgiWire(scope, receive, send)
                 try:
                     await self._driver.run(_request(scope), wire)
@@ -63,11 +68,14 @@ class AsgiApp:
             case kind:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
 
+    def _bind(self) -> None:
+        bind_agent(self._driver.agent, observe=self._observe, metrics=self._metrics)
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                bind_agent(self._driver.agent)
+                self._bind()
                 warm_up()
                 log.warning("replay memory and limits are per process: run one worker, or each accepts once")
                 if not self._driver.agent.authenticates:

@@ -25,11 +25,14 @@ from asap_adapters.coding import CODINGS
 from asap_adapters.drive import Authenticator, Driver, PeerGone
 from asap_adapters.entropy import new_id, new_secret
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
 from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
+from asap_core.server.events import Observer
 from asap_core.server.exchange import refuse_head
+from asap_core.server.metrics import Counters
 from asap_core.server.policy import Policy
 
 __all__ = ["Bound", "bind_agent", "listen", "run", "serve", "serve_connection"]
@@ -72,10 +75,15 @@ async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
     return Bound(listener, f"{'https' if tls else 'http'}://{shown}:{real_port}", host, real_port)
 
 
-def bind_agent(agent: Agent) -> Agent:
-    """Give an agent the system's clock and randomness, unless it has its own already."""
+def bind_agent(agent: Agent, *, observe: Observer = log_decision, metrics: bool = False) -> Agent:
+    """Give an agent the system's clock and randomness, unless it has its own already.
+
+    `observe` is told every decision; by default it's logged. With `metrics` they're counted and shown at /asap/metrics.
+    """
     if not agent.bound:
-        agent.bind(clock=LoopClock(), ids=new_id, key=new_secret(), codings=CODINGS)
+        counters = Counters() if metrics else None
+        key = new_secret()
+        agent.bind(clock=LoopClock(), ids=new_id, key=key, codings=CODINGS, observe=observe, counters=counters)
     return agent
 
 
@@ -92,18 +100,21 @@ async def serve(
     threads: int = MAX_THREADS,
     bound: Bound | None = None,
     stop: anyio.Event | None = None,
+    observe: Observer = log_decision,
+    metrics: bool = False,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an agent until cancelled, or until `stop` is set and what is in flight is done.
 
     `handlers` maps skill ids to functions `(request, context) -> result`, async or not; `on` maps other payload types.
     `authenticate` says whom a bearer token stands for, such as `TokenTable({...}).verify`. `bound` is a listener from
-    `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`.
+    `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`. `observe` is told every
+    decision of admission (by default it's logged); with `metrics` they're counted, and shown at /asap/metrics.
 
     Raises OSError where the port can't be had, ValueError where handlers and manifest disagree.
     """
     context = None if tls_cert is None else _tls_context(tls_cert, tls_key)
-    bind_agent(agent)
+    bind_agent(agent, observe=observe, metrics=metrics)
     driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
     warm_up()
     bound = bound or await listen(host, port, tls=context is not None)

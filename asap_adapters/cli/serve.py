@@ -68,6 +68,8 @@ def add_commands(commands: Any) -> None:
     add("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
     add("--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network")
+    add("--metrics", action="store_true", help="show counters of what was decided at /asap/metrics, to anyone")
+    add("--verbose", "-v", action="count", default=0, help="log what is refused; twice: what is let in as well")
     add_backend(command)
     command.set_defaults(run=_serve)
 
@@ -105,6 +107,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
     _check(arguments, tokens)
     imported = None if arguments.agent is None else import_agent(arguments.agent)
     logging.basicConfig(level=logging.WARNING, format="asap: %(message)s", stream=sys.stderr)
+    logging.getLogger("asap").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(arguments.verbose, 2)])
     bound = await _listen(arguments)
     async with bound.listener:
         public = arguments.public_url is not None
@@ -128,6 +131,7 @@ async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable
             tls_key=arguments.tls_key,
             bound=reach.bound,
             stop=stop,
+            metrics=arguments.metrics,
             task_status=task_status,
         )
 

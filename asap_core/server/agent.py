@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
 from asap_core.clock import Clock, Instant, WallTime
+from asap_core.errors import Kind
 from asap_core.http import Codings, Gzip, Request, Response
 from asap_core.model.envelope import normalise_payload_type
 from asap_core.model.manifest import Manifest, publishable_version
 from asap_core.server import exchange
 from asap_core.server.admission import LocalAdmission, Reservation
 from asap_core.server.call import Answered, Record
+from asap_core.server.events import Decision, Observer, What
+from asap_core.server.identity import Authenticated, Principal
+from asap_core.server.metrics import CONTENT_TYPE, Counters
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Limited, Limiter
 from asap_core.server.wellknown import ManifestDocument, health_response
@@ -71,6 +75,8 @@ class Agent:
         self._peers: Limiter | None = None
         self._principals: Limiter | None = None
         self.codings: Codings = {}
+        self.counters: Counters | None = None
+        self._observers: tuple[Observer, ...] = ()
 
     def bind(
         self,
@@ -81,17 +87,24 @@ class Agent:
         codings: Codings | None = None,
         shared_admission: bool = False,
         shared_limits: bool = False,
+        observe: Observer | None = None,
+        counters: Counters | None = None,
     ) -> "Agent":
         """Give the agent its clock, its source of ids and a secret `key` (16 to 64 random bytes), once; returns it.
 
         `codings` maps further content codings (`br`) to decoders. With `shared_admission` or `shared_limits` the driver
         meets `Admit` and `Record`, or `TakeLimit`, and asks a store that other processes share.
+
+        `observe` is told every decision of admission. With `counters` they're counted, and shown at /asap/metrics to
+        whoever asks.
         """
         if self.bound:
             raise RuntimeError("this agent is served already; make another Agent for another loop")
         if not _LEAST_KEY <= len(key) <= 64:  # noqa: PLR2004 - blake2b's own bound
             raise ValueError("expected a key of 16 to 64 random bytes")
         policy, now, wall = self.policy, clock.monotonic(), clock.wall()
+        self.counters = counters
+        self._observers = tuple(each for each in (counters, observe) if each is not None)
         self.now, self.wall, self.new_id = clock.monotonic, clock.wall, ids
         self.bound, self._started = True, now
         self.codings = {b"gzip": Gzip, b"x-gzip": Gzip, **(codings or {})}
@@ -124,6 +137,38 @@ class Agent:
         """Report its health now."""
         uptime = max(0.0, self.now() - self._started)
         return health_response(self.manifest, uptime=uptime, active=self.active, healthy=not self.draining)
+
+    def metrics(self) -> Response:
+        """Show the counters, in the format that Prometheus reads."""
+        counters = Counters() if self.counters is None else self.counters
+        text = counters.text(active=self.active, uptime=max(0.0, self.now() - self._started))
+        return Response(
+            status=200, headers=((b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")), body=text
+        )
+
+    def tell(
+        self,
+        what: What,
+        *,
+        peer: str,
+        principal: Principal,
+        payload_type: str | None = None,
+        kind: Kind | None = None,
+        age: float | None = None,
+    ) -> None:
+        """Tell whoever watches what was decided."""
+        if not self._observers:
+            return
+        decision = Decision(
+            what=what,
+            peer=peer,
+            principal=principal.urn if isinstance(principal, Authenticated) else None,
+            payload_type=payload_type if payload_type in self.payload_types else None,
+            kind=kind,
+            age=age,
+        )
+        for observe in self._observers:
+            observe(decision)
 
     # --- what the states ask of it: answered here, or left to the driver's shared store ------------------------------
 

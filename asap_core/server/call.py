@@ -36,6 +36,7 @@ from asap_core.errors import (
     TIMESTAMP,
     UNAVAILABLE,
     InvalidDocument,
+    Kind,
     Problem,
     Refusal,
 )
@@ -60,6 +61,7 @@ from asap_core.server.admission import (
     Stored,
     Unavailable,
 )
+from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import Authenticated, Principal, sender_rule
 from asap_core.server.policy import NoncePolicy
 
@@ -120,6 +122,10 @@ class _CallRun:
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
 
+    def tell(self, what: What, kind: Kind | None = None, age: float | None = None) -> None:
+        """Tell whoever watches about this call."""
+        self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
+
     def let_go(self) -> None:
         """It no longer waits for other work to end."""
         if self.held is not None and self.agent.admission is not None:
@@ -176,7 +182,7 @@ class Hold:
     def expired(self) -> "Answered":
         """Nobody waits any longer: the caller is told to come again."""
         self._leave()
-        return _refused(self._run, Refusal(kind=STILL_RUNNING, retry_after=self._retry_after))
+        return _turn_down(self._run, Refusal(kind=STILL_RUNNING, retry_after=self._retry_after))
 
     def abandon(self) -> None:
         """The caller left."""
@@ -307,10 +313,11 @@ def open_call(
     try:
         envelope = decode_envelope(value, path=("params", "envelope"))
     except InvalidDocument as error:
+        agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
         return refused_call(call.id, _malformed(error))
     run = _CallRun(agent, call, principal, peer, wall, envelope, envelope.issued)
     refusal = _judge(run, streamed=streamed)
-    return _ask(run, now) if refusal is None else _refused(run, refusal)
+    return _ask(run, now) if refusal is None else _turn_down(run, refusal)
 
 
 def _judge(run: _CallRun, *, streamed: bool) -> Refusal | None:
@@ -385,13 +392,13 @@ def _ask(run: _CallRun, now: Instant) -> CallState:
     """Ask whether it's new, of this process's memory if there's one, or let the driver ask."""
     nonce, admission = _nonce(run), run.agent.admission
     if isinstance(nonce, Refusal):
-        return _refused(run, nonce)
+        return _turn_down(run, nonce)
     if admission is None or run.call.idempotency_key is not None:
         return _ask_with_key(run, _question(run, nonce))
     # Most requests: there's no key to look up, only a nonce to claim, so no question is written down.
     sender, authenticated = run.envelope.sender, isinstance(run.principal, Authenticated)
     answer = admission.claim(sender, authenticated, nonce, run.issued, now=now, wall=run.wall)
-    return _dispatch(run, None) if isinstance(answer, Admitted) else _refused(run, _admission_refusal(run, answer))
+    return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 
 def _ask_with_key(run: _CallRun, question: Question) -> CallState:
@@ -441,10 +448,11 @@ def _after_admission(run: _CallRun, question: Question, answer: Answer) -> Hold 
     if isinstance(answer, Admitted):
         return _dispatch(run, answer.reservation)
     if isinstance(answer, Stored):
+        run.tell(What.REPEATED)
         return _answer(run, answer.outcome)
     if isinstance(answer, Running):
         return _hold(run, question, answer)
-    return _refused(run, _admission_refusal(run, answer))
+    return _turn_down(run, _admission_refusal(run, answer))
 
 
 def _hold(run: _CallRun, question: Question, running: Running) -> Hold | Answered:
@@ -453,7 +461,7 @@ def _hold(run: _CallRun, question: Question, running: Running) -> Hold | Answere
         run.hold_until = Instant(now + run.agent.policy.hold)
     left = run.hold_until - now
     if left <= 0:
-        return _refused(run, _admission_refusal(run, running))
+        return _turn_down(run, _admission_refusal(run, running))
     if running.ticket is not None and run.agent.admission is not None:
         run.agent.admission.hold(running.ticket)
         run.held = running.ticket
@@ -462,6 +470,7 @@ def _hold(run: _CallRun, question: Question, running: Running) -> Hold | Answere
 
 
 def _dispatch(run: _CallRun, reservation: Reservation | None) -> Dispatch:
+    run.tell(What.ACCEPTED)
     run.agent.started()
     run.running, run.reservation = True, reservation
     skill = run.request.skill_id if isinstance(run.request, TaskRequest) else None
@@ -535,6 +544,16 @@ def _reply(run: _CallRun, outcome: Replied, payload_type: str, payload: dict[str
         return Answered(write_json(result_body(run.call.id, encode_envelope(envelope))), outcome)
     except ValueError as error:
         return _refused(run, Refusal(kind=HANDLER_FAILED, note="Internal server error"), fault=str(error))
+
+
+def _turn_down(run: _CallRun, refusal: Refusal) -> Answered:
+    """Refuse what wasn't admitted, and tell whoever watches."""
+    if refusal.kind is TIMESTAMP:
+        age = run.wall - run.issued
+        run.tell(What.STALE if age > 0 else What.FUTURE, TIMESTAMP, age)
+    else:
+        run.tell(WHAT_OF[refusal.kind.taxonomy], refusal.kind)
+    return _refused(run, refusal)
 
 
 def _refused(run: _CallRun, refusal: Refusal, *, fault: str | None = None) -> Answered:

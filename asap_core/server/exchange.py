@@ -45,6 +45,7 @@ from asap_core.http import (
 from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
 from asap_core.jsontext import NotJson, read_json
 from asap_core.server.call import Answered, CallState, IllegalMove, abandon_call, limited_call, open_call, refused_call
+from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import (
     CHALLENGE,
     Anonymous,
@@ -56,7 +57,7 @@ from asap_core.server.identity import (
     read_credential,
 )
 from asap_core.server.ratelimit import peer_key
-from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, status_response
+from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
 
 if TYPE_CHECKING:
     from asap_core.server.agent import Agent
@@ -112,8 +113,13 @@ class _Run:
         )
         return Respond(complete, self, self.step)
 
+    def tell(self, what: What, kind: Kind | None = None) -> None:
+        """Tell whoever watches about the request as a whole."""
+        self.agent.tell(what, peer=self.request.peer, principal=self.principal, kind=kind)
+
     def refuse(self, refusal: Refusal, *, close: bool = False) -> "Respond":
         """Answer the whole request with one JSON-RPC error, id null."""
+        self.tell(WHAT_OF[refusal.kind.taxonomy], refusal.kind)
         return self.respond(_rpc_response(self.agent, refused_call(None, refusal), close=close))
 
     def refuse_plainly(self, status: int, detail: str, *headers: tuple[bytes, bytes], close: bool = False) -> "Respond":
@@ -156,6 +162,7 @@ class TakeLimit(_State):
     def limited(self, retry_after: float, limit: str) -> "Exchange":
         """It's over its share for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
         self._run.leave(self)
+        self._run.tell(What.LIMITED, RATE_LIMITED)
         answered = limited_call(None, retry_after, limit)
         return self._run.respond(_rpc_response(self._run.agent, answered, close=self._unread))
 
@@ -288,7 +295,7 @@ def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange
         if request.method != "POST":
             return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
         return _take_peer_share(run)
-    if path not in _DOCUMENTS:
+    if path not in _DOCUMENTS or (path == METRICS_PATH and agent.counters is None):
         return run.refuse_plainly(404, "Not Found", close=True)
     if request.method not in ("GET", "HEAD"):
         return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
@@ -300,6 +307,7 @@ _DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
     HEALTH_PATH: lambda run: run.agent.health(),
     "/health": lambda _run: status_response(ok=True),
     "/ready": lambda run: status_response(ok=not run.agent.draining),
+    METRICS_PATH: lambda run: run.agent.metrics(),
 }
 
 
@@ -363,6 +371,7 @@ def _open_body(run: _Run) -> Exchange:
     if make is None and coding not in (b"", b"identity"):
         supported = b", ".join(sorted(run.agent.codings))
         detail = f"Unsupported Content-Encoding. Supported: {supported.decode('ascii')}"
+        run.tell(What.UNREADABLE)
         # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     body = Body(limit=limit, inflater=None if make is None else make())
@@ -375,6 +384,7 @@ _LENGTH_DIGITS: Final = 18
 
 
 def _refuse_body(run: _Run, error: BodyTooLarge | BadCoding, *, close: bool) -> Respond:
+    run.tell(What.UNREADABLE)
     if isinstance(error, BodyTooLarge):
         return run.refuse_plainly(413, f"Request body exceeds the maximum of {error.limit} bytes", close=close)
     return run.refuse_plainly(400, f"Invalid compressed data: {error}", close=close)
@@ -454,6 +464,7 @@ def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, granted: int) -> Fork
 
 def _begin(run: _Run, call: Call | Refused, wall: WallTime) -> CallState:
     if isinstance(call, Refused):
+        run.tell(WHAT_OF[call.refusal.kind.taxonomy], call.refusal.kind)
         return refused_call(call.id, call.refusal)
     return open_call(
         run.agent,
@@ -467,6 +478,7 @@ def _begin(run: _Run, call: Call | Refused, wall: WallTime) -> CallState:
 
 
 def _over_the_limit(run: _Run, call: Call | Refused) -> Answered:
+    run.tell(What.LIMITED, RATE_LIMITED)
     limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
     return limited_call(call.id, _AFTER_BATCH, str(limits[0]))
 

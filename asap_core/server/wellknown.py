@@ -9,10 +9,19 @@ from asap_core.http import Request, Response, header_values, json_response, matc
 from asap_core.jsontext import write_json
 from asap_core.model.manifest import Health, HealthStatus, Load, Manifest
 
-__all__ = ["HEALTH_PATH", "MANIFEST_PATH", "ManifestDocument", "health_response", "publish", "status_response"]
+__all__ = [
+    "HEALTH_PATH",
+    "MANIFEST_PATH",
+    "METRICS_PATH",
+    "ManifestDocument",
+    "health_response",
+    "publish",
+    "status_response",
+]
 
 MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 HEALTH_PATH: Final = "/.well-known/asap/health"
+METRICS_PATH: Final = "/asap/metrics"
 
 # Keys that a 1.1 reader, which forbids unknown ones, would refuse the whole manifest for: written only where set.
 _LATER_KEYS: Final = ("supported_versions", "sla", "verification")
