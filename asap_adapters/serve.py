@@ -34,6 +34,8 @@ from asap_core.server.events import Observer
 from asap_core.server.exchange import refuse_head
 from asap_core.server.metrics import Counters
 from asap_core.server.policy import Policy
+from asap_core.server.proxies import is_trusted
+from asap_core.server.ratelimit import peer_key
 
 __all__ = ["Bound", "bind_agent", "listen", "run", "serve", "serve_connection"]
 
@@ -156,6 +158,7 @@ class _Server:
     tls: ssl.SSLContext | None
     stop: anyio.Event
     idle: set[anyio.CancelScope] = field(factory=set)
+    peers: dict[str, int] = field(factory=dict)
 
     async def run(self, started: Callable[[], None]) -> None:
         policy = self.driver.agent.policy
@@ -189,11 +192,34 @@ class _Server:
             except BaseException:
                 slots.release()
                 raise
-            connections.start_soon(self._connection, stream, slots)
+            try:
+                peer = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - anyio's, not Django's
+            except (OSError, anyio.TypedAttributeLookupError):  # it's gone already
+                peer = ""
+            if self._may_connect(peer):
+                connections.start_soon(self._connection, stream, peer, slots)
+            else:
+                slots.release()
+                await anyio.aclose_forcefully(stream)
 
-    async def _connection(self, stream: ByteStream, slots: anyio.Semaphore) -> None:
+    def _may_connect(self, peer: str) -> bool:
+        """Whether this address may have another connection; it's counted if so."""
+        policy, key = self.driver.agent.policy, peer_key(peer)
+        count = self.peers.get(key, 0)
+        if count >= policy.connections_per_peer and not is_trusted(peer, policy.trusted_proxies):
+            log.debug("%s has %d connections already", peer, count)
+            return False
+        self.peers[key] = count + 1
+        return True
+
+    def _disconnected(self, peer: str) -> None:
+        key = peer_key(peer)
+        left = self.peers.pop(key) - 1
+        if left:
+            self.peers[key] = left
+
+    async def _connection(self, stream: ByteStream, peer: str, slots: anyio.Semaphore) -> None:
         try:
-            peer = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - anyio's, not Django's
             if self.tls is not None:
                 with anyio.fail_after(_HANDSHAKE_SECONDS):
                     stream = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls)
@@ -205,6 +231,7 @@ class _Server:
             log.exception("a connection broke")
         finally:
             slots.release()
+            self._disconnected(peer)
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
 

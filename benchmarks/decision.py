@@ -37,7 +37,9 @@ def agent() -> Agent:
         capabilities=Capabilities(skills=(Skill(id="echo", description=""),)),
         endpoints=Endpoints(asap="https://a.example/asap"),
     )
-    policy = Policy(peer_limits=(), start=StartPolicy.OPEN, nonces_per_sender=10**6, nonce_capacity=2 * 10**6)
+    policy = Policy(
+        peer_limits=(), start=StartPolicy.OPEN, nonces_per_sender=10**6, nonce_capacity=2 * 10**6, concurrent=10**6
+    )
     made = Agent(manifest, policy=policy)
     return made.bind(clock=ManualClock(wall=time.time()), ids=lambda: "id", key=b"k" * 32)
 

@@ -35,6 +35,7 @@ from asap_core.model.manifest import Manifest
 from asap_core.server.agent import Agent
 from asap_core.server.identity import TokenTable
 from asap_core.server.policy import NoncePolicy, Policy
+from asap_core.server.proxies import read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.wellknown import MANIFEST_PATH
 
@@ -64,6 +65,14 @@ def add_commands(commands: Any) -> None:
     add("--token", metavar="TOKEN=URN", action="append", default=[], help="let this token in as URN (repeatable)")
     add("--token-file", metavar="FILE", type=Path, help="TOKEN=URN lines; not seen in process lists as --token is")
     add("--rate-limit", metavar="LIMITS", type=_limits, help='such as "10/second;100/minute" (the default), or off')
+    add(
+        "--trusted-proxy",
+        metavar="NET",
+        type=_network,
+        action="append",
+        help="a proxy that names the peer (repeatable)",
+    )
+    add("--forwarded-header", choices=("x-forwarded-for", "forwarded"), help="where it does (default: x-forwarded-for)")
     add("--max-body", metavar="BYTES", type=body_size, help="largest body, inflated (default: 10485760)")
     add("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
@@ -79,6 +88,13 @@ def _public_url(text: str) -> str:
     if parts is None or parts.username is not None or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError("expected a URL such as https://agent.example, without user, query, fragment")
     return text.rstrip("/")
+
+
+def _network(text: str) -> str:
+    try:
+        return read_networks([text])[0]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _limits(text: str) -> tuple[Limit, ...]:
@@ -219,6 +235,8 @@ def _policy(arguments: argparse.Namespace, own: Policy) -> Policy:
         "nonce": None if arguments.nonce is None else NoncePolicy(arguments.nonce),
         "max_body": arguments.max_body,
         "peer_limits": arguments.rate_limit,
+        "trusted_proxies": arguments.trusted_proxy,
+        "forwarded_header": arguments.forwarded_header,
     }
     return evolve(profiles[arguments.profile], **{key: value for key, value in changes.items() if value is not None})
 

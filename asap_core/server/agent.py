@@ -19,7 +19,7 @@ from asap_core.server.events import Decision, Observer, What
 from asap_core.server.identity import Authenticated, Principal
 from asap_core.server.metrics import CONTENT_TYPE, Counters
 from asap_core.server.policy import Policy
-from asap_core.server.ratelimit import Limited, Limiter
+from asap_core.server.ratelimit import Left, Limited, Limiter
 from asap_core.server.wellknown import ManifestDocument, health_response
 
 __all__ = ["Agent"]
@@ -61,6 +61,7 @@ class Agent:
         """Whether callers must authenticate."""
         self.draining: bool = False
         self.active = 0
+        self._callers: dict[str, int] = {}
         self._addresses = frozenset({manifest.id, *aliases})
         self.bound: bool = False
         """Whether it has its clock."""
@@ -195,13 +196,26 @@ class Agent:
         """The tickets of calls to be woken from `Hold`: the work they wait for has ended. Ask after every move."""
         return () if self.admission is None else self.admission.take_wakes()
 
-    def started(self) -> None:
-        """A handler is about to run."""
-        self.active += 1
+    def left(self, scope: "exchange.Scope", key: str) -> tuple[Left, ...]:
+        """What's left of a share; nothing is known of those that a shared limiter keeps."""
+        limiter = self._peers if scope == "peer" else self._principals
+        return () if limiter is None else limiter.left(key, now=self.now())
 
-    def finished(self, reservation: Reservation | None, *, ran: bool) -> None:
+    def has_room_for(self, caller: str) -> bool:
+        """Whether another handler may run for this caller."""
+        return self._callers.get(caller, 0) < self.policy.concurrent
+
+    def started(self, caller: str) -> None:
+        """A handler is about to run for this caller."""
+        self.active += 1
+        self._callers[caller] = self._callers.get(caller, 0) + 1
+
+    def finished(self, caller: str, reservation: Reservation | None, *, ran: bool) -> None:
         """A handler is over, or never ran: an open reservation is lost, or given back."""
         self.active -= 1
+        still = self._callers.pop(caller) - 1
+        if still:
+            self._callers[caller] = still
         if reservation is None or self.admission is None:
             return
         settle = self.admission.lose if ran else self.admission.give_back

@@ -64,6 +64,7 @@ from asap_core.server.admission import (
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import Authenticated, Principal, sender_rule
 from asap_core.server.policy import NoncePolicy
+from asap_core.server.ratelimit import peer_key
 
 if TYPE_CHECKING:
     from asap_core.server.agent import Agent
@@ -122,6 +123,11 @@ class _CallRun:
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
 
+    @property
+    def caller(self) -> str:
+        """Whose share of the handlers it takes: the principal's, or the peer's where nobody proved anything."""
+        return self.principal.urn if isinstance(self.principal, Authenticated) else peer_key(self.peer)
+
     def tell(self, what: What, kind: Kind | None = None, age: float | None = None) -> None:
         """Tell whoever watches about this call."""
         self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
@@ -135,7 +141,7 @@ class _CallRun:
     def end_work(self, *, ran: bool, keep: bool = False) -> None:
         """The handler is over, or never ran; `keep` where its answer is about to be recorded."""
         self.running = False
-        self.agent.finished(None if keep else self.reservation, ran=ran)
+        self.agent.finished(self.caller, None if keep else self.reservation, ran=ran)
 
 
 @define(eq=False)
@@ -326,6 +332,7 @@ def _judge(run: _CallRun, *, streamed: bool) -> Refusal | None:
         or _recipient_is_this_agent(run)
         or _timestamp_is_in_window(run)
         or _payload_and_handler_exist(run, streamed=streamed)
+        or _there_is_room(run)
     )
 
 
@@ -383,6 +390,17 @@ def _payload_and_handler_exist(run: _CallRun, *, streamed: bool) -> Refusal | No
     if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
         return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
     return None
+
+
+def _there_is_room(run: _CallRun) -> Refusal | None:
+    if run.agent.has_room_for(run.caller):
+        return None
+    limit = f"{run.agent.policy.concurrent} at once"
+    return Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=_AFTER_BUSY_CALLER)
+
+
+# Whoever has a hundred handlers at work waits for the first of them to end, which nobody knows the time of.
+_AFTER_BUSY_CALLER: Final = 1.0
 
 
 # --- admission -------------------------------------------------------------------------------------------------------
@@ -471,7 +489,7 @@ def _hold(run: _CallRun, question: Question, running: Running) -> Hold | Answere
 
 def _dispatch(run: _CallRun, reservation: Reservation | None) -> Dispatch:
     run.tell(What.ACCEPTED)
-    run.agent.started()
+    run.agent.started(run.caller)
     run.running, run.reservation = True, reservation
     skill = run.request.skill_id if isinstance(run.request, TaskRequest) else None
     return Dispatch(

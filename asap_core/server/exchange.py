@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import (
@@ -35,6 +35,7 @@ from asap_core.http import (
     BadCoding,
     Body,
     BodyTooLarge,
+    Headers,
     Request,
     Response,
     collect,
@@ -56,7 +57,8 @@ from asap_core.server.identity import (
     Principal,
     read_credential,
 )
-from asap_core.server.ratelimit import peer_key
+from asap_core.server.proxies import client_of
+from asap_core.server.ratelimit import Left, peer_key
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class _Run:
     streamed: bool = False
     version: str = DEFAULT_VERSION
     step: int = 0
+    share: tuple[Scope, str] | None = None
 
     def leave(self, state: "_State") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
@@ -105,9 +108,10 @@ class _Run:
     def respond(self, response: Response) -> "Respond":
         head = self.request.method == "HEAD"
         length = () if response.status == 304 else ((b"content-length", b"%d" % len(response.body)),)  # noqa: PLR2004
+        shares = () if self.share is None else _share_headers(self.agent.left(*self.share))
         complete = Response(
             status=response.status,
-            headers=(*response.headers, *length, (b"asap-version", self.version.encode("ascii"))),
+            headers=(*response.headers, *length, (b"asap-version", self.version.encode("ascii")), *shares),
             body=b"" if head else response.body,
             close=response.close,
         )
@@ -290,6 +294,11 @@ Exchange = TakeLimit | Authenticate | ReadBody | Fork | Respond | Done
 def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange:
     """Begin: method and path. What needs no admission is answered at once."""
     path = path_of(request.target)
+    policy = agent.policy
+    if policy.trusted_proxies:
+        header = policy.forwarded_header
+        peer = client_of(request.peer, request.headers, trusted=policy.trusted_proxies, header=header)
+        request = evolve(request, peer=peer)
     run = _Run(agent, request, now, collect(request.headers), Anonymous(request.peer), path == STREAM_PATH)
     if path in (ASAP_PATH, STREAM_PATH):
         if request.method != "POST":
@@ -318,6 +327,7 @@ def _take_peer_share(run: _Run) -> Exchange:
 
 
 def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: bool = False) -> Exchange:
+    run.share = scope, key
     state = TakeLimit(scope, key, cost, partial, then, run, run.step)
     return run.agent.take_here(state, now=run.now)
 
@@ -481,6 +491,17 @@ def _over_the_limit(run: _Run, call: Call | Refused) -> Answered:
     run.tell(What.LIMITED, RATE_LIMITED)
     limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
     return limited_call(call.id, _AFTER_BATCH, str(limits[0]))
+
+
+def _share_headers(shares: Sequence[Left]) -> Headers:
+    """What callers may take, and what's left by the limit that binds next (draft-ietf-httpapi-ratelimit-headers)."""
+    if not shares:
+        return ()
+    named = {f"{left.limit.amount}-per-{left.limit.per:g}s": left for left in shares}
+    policies = ", ".join(f'"{name}";q={left.limit.amount};w={ceil(left.limit.per)}' for name, left in named.items())
+    name, least = min(named.items(), key=lambda item: item[1].amount)
+    state = f'"{name}";r={least.amount};t={ceil(least.seconds)}'
+    return ((b"ratelimit-policy", policies.encode("ascii")), (b"ratelimit", state.encode("ascii")))
 
 
 # --- responses -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 from attrs import field, frozen, validators
 
 from asap_core.jsontext import MAX_DEPTH
+from asap_core.server.proxies import ForwardedHeader, read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.replay import StartPolicy
 
@@ -67,11 +68,21 @@ class Policy:
     plain_refusals: bool = False
     """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and limiters then can't see them."""
 
+    trusted_proxies: tuple[str, ...] = field(default=(), converter=read_networks)
+    """Addresses or networks of the proxies in front: from them, and no one else, `forwarded_header` names the peer."""
+    forwarded_header: ForwardedHeader = field(
+        default="x-forwarded-for", validator=validators.in_(("x-forwarded-for", "forwarded"))
+    )
+    """The header that those proxies write. The other one they pass on as the caller wrote it, so it isn't read."""
+
     # --- shares ------------------------------------------------------------------------------------------------------
     peer_limits: tuple[Limit, ...] = parse_limits("10/second;100/minute")
     """Per peer address, before anything else is looked at: the reference's default. Empty is no limit."""
     principal_limits: tuple[Limit, ...] = ()
     """Per authenticated agent, after authentication. Off by default: peers are limited already."""
+    concurrent: int = field(default=100, validator=_POSITIVE)
+    """Handlers at work for one principal, or for one peer address where nobody authenticates: a tenth of the
+    connections, since one caller of slow work mustn't keep the others out."""
     limiter_capacity: int = field(default=100_000, validator=_POSITIVE)
     """Keys remembered per limiter, about 20 MB; past it new keys share one overflow bucket."""
     retry_after_unavailable: float = field(default=1.0, validator=_POSITIVE)
@@ -97,6 +108,8 @@ class Policy:
     """Header fields in one request: Apache's limit."""
     max_connections: int = field(default=1_000, validator=_POSITIVE)
     """Connections at once; past it the next waits in the kernel's queue. About 60 KB each."""
+    connections_per_peer: int = field(default=100, validator=_POSITIVE)
+    """Of those, from one address (IPv6: one /64); more are closed at once. Trusted proxies may have all of them."""
     head_timeout: float = field(default=10.0, validator=_POSITIVE)
     """From the first byte of a request to the end of its head."""
     body_timeout: float = field(default=30.0, validator=_POSITIVE)

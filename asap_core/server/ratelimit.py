@@ -15,7 +15,7 @@ from attrs import field, frozen, validators
 
 from asap_core.clock import Instant
 
-__all__ = ["Limit", "Limited", "Limiter", "Taken", "parse_limits", "peer_key"]
+__all__ = ["Left", "Limit", "Limited", "Limiter", "Taken", "parse_limits", "peer_key"]
 
 _UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _LIMIT: Final = re.compile(r"\s*(\d{1,9})\s*(?:/|\s+per\s+)\s*(?:(\d{1,5})\s+)?(second|minute|hour|day)s?\s*", re.ASCII)
@@ -61,6 +61,15 @@ class Limited:
 
     retry_after: float
     limit: str
+
+
+@frozen
+class Left:
+    """What's left of a share by one limit: `amount` may be taken now, all of it again in `seconds`."""
+
+    limit: Limit
+    amount: int
+    seconds: float
 
 
 _TAKEN: Final = Taken()
@@ -118,6 +127,15 @@ class Limiter:
         if granted > 0:
             self.take(key, cost=granted, now=now)
         return max(granted, 0)
+
+    def left(self, key: str, *, now: Instant) -> tuple[Left, ...]:
+        """What's left of the share of `key`, by each limit. Takes nothing."""
+        record = self._records.get(self._place(key, now))
+        ahead = [0.0] * len(self._limits) if record is None else [max(one - now, 0.0) for one in record]
+        return tuple(
+            Left(limit, int((limit.per - owed) * limit.amount / limit.per + _EPSILON), owed)
+            for limit, owed in zip(self._limits, ahead, strict=True)
+        )
 
     def _place(self, key: str, now: Instant) -> str:
         """The key, or the overflow key where there's no place for a new one."""

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from asap_core import (
     Admit,
     Agent,
+    Anonymous,
     Answered,
     Authenticate,
     Authenticated,
@@ -45,6 +46,7 @@ from asap_core.server.call import IllegalMove, abandon_call
 from asap_core.server.events import WHAT_OF, Decision, What
 from asap_core.server.exchange import refuse_head
 from asap_core.server.metrics import Counters
+from asap_core.server.ratelimit import Limiter
 from asap_core.testing import request_bodies, requests
 
 AGENT, ALICE = "urn:asap:agent:echo-agent", "urn:asap:agent:alice"
@@ -97,6 +99,10 @@ def call(number: Any = 1, *, key: Any = None, envelope_changes: Any = None, **ch
     return {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": params, **changes}
 
 
+def body() -> Any:
+    return json.dumps(call()).encode()
+
+
 def head(method: Any = "POST", target: Any = "/asap", peer: Any = "192.0.2.1", **headers: Any) -> Any:
     pairs = tuple((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items())
     return Request(method=method, target=target, headers=pairs, peer=peer)
@@ -117,8 +123,8 @@ def finish(state: Any, *, answer: Any = reply) -> Any:
     return state.response
 
 
-def post(agent: Any, body: Any, *, answer: Any = reply, **headers: Any) -> Any:
-    state = agent.open(head(**headers))
+def post(agent: Any, body: Any, *, answer: Any = reply, peer: Any = "192.0.2.1", **headers: Any) -> Any:
+    state = agent.open(head(peer=peer, **headers))
     if isinstance(state, Authenticate):
         state = state.verified(Authenticated(ALICE))
     if isinstance(state, ReadBody):
@@ -177,7 +183,7 @@ class TestDocuments:
         agent = serve(clock=clock)
         clock.advance(2.5)
         clock.step_wall(-3600)
-        agent.started()
+        agent.started("caller")
         report = json.loads(finish(agent.open(head("GET", "/.well-known/asap/health"))).body)
         assert (report["uptime_seconds"], report["load"], report["status"]) == (
             2.5, {"active_tasks": 1, "queue_depth": 0}, "healthy",
@@ -695,6 +701,83 @@ class TestBatches:
     def test_the_header_key_is_for_single_requests(self) -> None:
         values = json.loads(post(serve(), [call(1), call(2)], x_idempotency_key="k").body)
         assert all("result" in value for value in values)
+
+
+class TestWhoseShare:
+    """Which share a request takes from, and what it's told of it."""
+
+    PROXIED = {"trusted_proxies": ("10.0.0.0/8",), "peer_limits": parse_limits("1/minute")}
+
+    def test_behind_a_trusted_proxy_it_is_the_clients(self) -> None:
+        agent = serve(**self.PROXIED)
+        for client, code in (("192.0.2.1", "ok"), ("192.0.2.2", "ok"), ("192.0.2.1", "asap:transport/rate_limited")):
+            answer = post(agent, call(), peer="10.0.0.1", x_forwarded_for=f"203.0.113.5, {client}")
+            assert outcome(answer) == code
+
+    def test_from_anyone_else_the_header_is_not_read(self) -> None:
+        agent = serve(**self.PROXIED)
+        post(agent, call(), peer="192.0.2.9", x_forwarded_for="203.0.113.1")
+        answer = post(agent, call(), peer="192.0.2.9", x_forwarded_for="203.0.113.2")
+        assert outcome(answer) == "asap:transport/rate_limited"
+
+    def test_the_client_is_who_an_anonymous_principal_is(self) -> None:
+        agent = serve(trusted_proxies=("10.0.0.0/8",))
+        (dispatch,) = agent.open(head(peer="10.0.0.1", x_forwarded_for="192.0.2.7")).feed(body()).end().calls
+        assert dispatch.principal == Anonymous("192.0.2.7")
+
+    def test_every_answer_says_what_is_left(self) -> None:
+        agent = serve(peer_limits=parse_limits("10/second;100/minute"))
+        headers = dict(post(agent, call()).headers)
+        assert headers[b"ratelimit-policy"] == b'"10-per-1s";q=10;w=1, "100-per-60s";q=100;w=60'
+        assert headers[b"ratelimit"] == b'"10-per-1s";r=9;t=1'
+        for _ in range(9):
+            post(agent, call())
+        refused = dict(post(agent, call()).headers)
+        assert refused[b"ratelimit"] == b'"10-per-1s";r=0;t=1'
+        assert refused[b"retry-after"] == b"1"
+
+    def test_it_is_the_principals_where_that_is_limited(self) -> None:
+        agent = serve(auth=True, principal_limits=parse_limits("5/hour"))
+        headers = dict(post(agent, call(), authorization="Bearer t").headers)
+        assert headers[b"ratelimit"] == b'"5-per-3600s";r=4;t=720'
+
+    @pytest.mark.parametrize("options", [{}, {"shared_limits": True, "peer_limits": parse_limits("1/second")}])
+    def test_nothing_is_said_where_nothing_is_known(self, options: Any) -> None:
+        state = serve(**options).open(head())
+        state = state.taken() if isinstance(state, TakeLimit) else state
+        assert not any(name.startswith(b"ratelimit") for name, _ in finish(state.feed(body()).end()).headers)
+
+    def test_handlers_at_work_are_bounded_for_each_caller(self) -> None:
+        told: list[Any] = []
+        agent = serve(concurrent=2, observe=told.append)
+        working = [agent.open(head()).feed(body()).end() for _ in range(2)]
+        response = post(agent, call())
+        assert (response.status, outcome(response)) == (429, "asap:transport/rate_limited")
+        assert json.loads(response.body)["error"]["data"]["limit"] == "2 at once"
+        assert told[-1].what is What.LIMITED
+        # Somebody else has a share of its own; and what was refused has used up no nonce.
+        assert outcome(post(agent, call(), peer="192.0.2.77")) == "ok"
+        same = call()
+        assert outcome(post(agent, same)) == "asap:transport/rate_limited"
+        finish(working[0])
+        assert outcome(post(agent, same)) == "ok"
+        working[1].abandon()
+        assert (agent.active, agent._callers) == (0, {})
+
+    def test_with_tokens_they_are_counted_by_principal(self) -> None:
+        agent = serve(auth=True, concurrent=1)
+        first = agent.open(head(authorization="Bearer t")).verified(Authenticated(ALICE)).feed(body()).end()
+        assert isinstance(first.calls[0], Dispatch)
+        again = post(agent, call(), peer="192.0.2.77", authorization="Bearer t")
+        assert outcome(again) == "asap:transport/rate_limited"
+
+    def test_a_limiter_answers_what_is_left_by_each_limit(self) -> None:
+        limiter = Limiter(parse_limits("2/second;10/minute"), capacity=10)
+        now: Any = 5.0
+        assert [(left.amount, left.seconds) for left in limiter.left("k", now=now)] == [(2, 0.0), (10, 0.0)]
+        limiter.take("k", now=now)
+        assert [(left.amount, left.seconds) for left in limiter.left("k", now=now)] == [(1, 0.5), (9, 6.0)]
+        assert len(limiter) == 1
 
 
 class TestShares:

@@ -164,6 +164,43 @@ async def test_connections_past_the_limit_wait_their_turn(serving: Any) -> None:
             await stream.aclose()
 
 
+async def test_one_address_cannot_take_all_connections(serving: Any) -> None:
+    greedy: list[Any] = []
+    async with serving(max_connections=8, connections_per_peer=5) as bound:
+        for _ in range(20):
+            # Half a request each, and then nothing.
+            one = await anyio.to_thread.run_sync(_connected_from, "127.0.0.2", bound.port)
+            one.sendall(b"POST /asap HTTP/1.1\r\nhost: x\r\n")
+            greedy.append(one)
+        with anyio.fail_after(5):
+            async with AgentClient(sender="urn:asap:agent:me") as client:
+                assert (await client.send(bound.url, "task.request", ECHO)).payload["status"] == "completed"
+        await anyio.sleep(0.2)
+        assert [_is_open(one) for one in greedy].count(True) == 5
+        for one in greedy:
+            one.close()
+        await anyio.sleep(0.2)
+        # What is given back may be had again.
+        again = await anyio.to_thread.run_sync(_connected_from, "127.0.0.2", bound.port)
+        again.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert (await anyio.to_thread.run_sync(again.recv, 100)).startswith(b"HTTP/1.1 200")
+        again.close()
+
+
+def _connected_from(address: str, port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(address, 0))
+
+
+def _is_open(one: socket.socket) -> bool:
+    one.setblocking(False)
+    try:
+        return one.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
 async def test_a_refused_upload_gets_to_read_why(serving: Any) -> None:
     async with serving() as bound:
         head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"
