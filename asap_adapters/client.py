@@ -10,24 +10,26 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, assert_never
+from typing import Any, Final, Self
 
 import anyio
 import httpx
 from attrs import frozen
 
 from asap_adapters.clock import LoopClock
+from asap_adapters.courier import Courier, call_of, taken
 from asap_adapters.documents import Documents
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.web import Web, known_origin, remember
+from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
 from asap_core.client.outbound import Allowed, origin_of, without_credentials
-from asap_core.client.replies import Outcome as ReplyOutcome, Sent, Unusable, read_batch_reply, read_reply
-from asap_core.codec import encode_envelope, read_health, read_manifest, read_registry, to_json
+from asap_core.client.replies import Sent, read_batch_reply
+from asap_core.codec import read_health, read_manifest, read_registry, to_json
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, NotAllowed, RemoteError, Unreachable, WrongAgent
-from asap_core.jsonrpc import METHOD
+from asap_core.jsonrpc import MAX_ID
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import Health, Manifest
 from asap_core.model.payloads import Payload
@@ -65,7 +67,8 @@ class AgentClient:
     maps further origins to tokens; neither goes to an origin learned from a registry or the local network unless listed
     there, and none over plain http except on this machine. `allow_http` names hosts that may be reached without TLS.
     `registries` are URLs or files for `resolve`, in order of precedence. With `trust_env` false, proxies and
-    certificates of the environment don't apply. `timeout` bounds a whole request, in seconds.
+    certificates of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often
+    one is made again.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`: from any task, twice is fine.
     """
@@ -85,6 +88,7 @@ class AgentClient:
         verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
         policy: DirectoryPolicy | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         if not URN.fits(sender):
             raise ValueError(f"expected as sender {URN.expected}")
@@ -113,6 +117,7 @@ class AgentClient:
         self._registries = Documents(
             self._web, self._clock, read=read_registry, limit=MAX_REGISTRY, ttl=lambda _: None, policy=policy
         )
+        self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry)
         # Where each manifest came from: what it names elsewhere isn't posted to. The latest thousand.
         self._origins: dict[int, tuple[Manifest, str]] = {}
 
@@ -272,20 +277,25 @@ class AgentClient:
         `target` is a manifest, or the base URL of an agent to discover first. A task request without `conversation_id`
         gets a new one. The reply is checked: it answers this call and this envelope, and comes from the agent asked.
 
+        It's sent again, as `retry` says, where the agent asks for that (busy, limited, still running) or can't be
+        connected to; and where its answer was lost, if there's an `idempotency_key`: give one to an agent that honours
+        them, as this library's do, and the work is done once. Each attempt has its own timestamp and nonce.
+
         Raises `RemoteError` where the agent refuses, `TimedOut` where it may have been carried out, `Unreachable`,
         `BadReply`, `NotAllowed`.
         """
+        key = _key(idempotency_key)
         manifest = target if isinstance(target, Manifest) else await self.discover(target)
-        envelope = self._envelope(manifest, payload_type, payload, nonce=nonce, sender=sender, trace_id=trace_id)
-        return await self.post(manifest, envelope, idempotency_key=idempotency_key)
+        allowed = self._endpoint(manifest)
+        envelope = self._envelope(
+            manifest, allowed, payload_type, payload, nonce=nonce, sender=sender, trace_id=trace_id
+        )
+        return await self._courier.deliver(allowed, envelope, key, keyed=idempotency_key is not None, nonce=nonce)
 
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
-        """Send an envelope as it is; for those who make their own. As `send` otherwise."""
-        key = idempotency_key or new_id()
-        sent = Sent(f"req-{new_id()}", envelope)
-        allowed = self._endpoint(manifest)
-        status, body = await self._web.post(allowed, _call(sent, key), {"x-idempotency-key": key})
-        return _taken(read_reply(sent, status=status, body=body), allowed, status)
+        """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
+        key = _key(idempotency_key)
+        return await self._courier.once(self._endpoint(manifest), envelope, key)
 
     async def send_batch(
         self, target: Manifest | str, messages: Sequence[tuple[str, Payload | Mapping[str, Any]]]
@@ -298,17 +308,18 @@ class AgentClient:
             raise ValueError(f"expected 1 to {_MAX_BATCH} messages in a batch")
         manifest = target if isinstance(target, Manifest) else await self.discover(target)
         allowed = self._endpoint(manifest)
-        sent = tuple(Sent(f"req-{new_id()}", self._envelope(manifest, *message)) for message in messages)
+        sent = tuple(Sent(f"req-{new_id()}", self._envelope(manifest, allowed, *message)) for message in messages)
         # Plain: the reference refuses a compressed batch (fault 88).
-        status, body = await self._web.post(allowed, [_call(one, new_id()) for one in sent], {}, compress=False)
+        status, body = await self._web.post(allowed, [call_of(one, new_id()) for one in sent], {}, compress=False)
         outcomes = read_batch_reply(sent, status=status, body=body)
         return [
-            outcome if isinstance(outcome, RemoteError) else _taken(outcome, allowed, status) for outcome in outcomes
+            outcome if isinstance(outcome, RemoteError) else taken(outcome, allowed, status) for outcome in outcomes
         ]
 
     def _envelope(
         self,
         manifest: Manifest,
+        allowed: Allowed,
         payload_type: str,
         payload: Payload | Mapping[str, Any],
         *,
@@ -325,7 +336,7 @@ class AgentClient:
             payload_type=payload_type,
             payload=document,
             ids=new_id,
-            wall=self._clock.wall(),
+            wall=self._courier.wall(allowed),
             nonce=nonce or new_token(),
             trace_id=trace_id,
         )
@@ -355,21 +366,13 @@ async def _read_file(path: Path) -> bytes:
     return data
 
 
-def _taken(outcome: ReplyOutcome, allowed: Allowed, status: int) -> Envelope:
-    match outcome:
-        case Envelope():
-            return outcome
-        case RemoteError():
-            raise outcome
-        case Unusable(reason):
-            raise BadReply(without_credentials(allowed.url), reason, status)
-        case _:
-            assert_never(outcome)
-
-
-def _call(sent: Sent, key: str) -> dict[str, Any]:
-    params = {"envelope": encode_envelope(sent.envelope), "idempotency_key": key}
-    return {"jsonrpc": "2.0", "method": METHOD, "id": sent.call_id, "params": params}
+def _key(given: str | None) -> str:
+    """An idempotency key that can go into a header; httpx would repeat one that can't in its error."""
+    if given is None:
+        return new_id()
+    if not (0 < len(given) <= MAX_ID and given.isascii() and given.isprintable() and given == given.strip()):
+        raise ValueError(f"expected an idempotency key of 1 to {MAX_ID} visible ASCII characters")
+    return given
 
 
 def _join(base_url: str, path: str) -> str:

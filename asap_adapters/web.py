@@ -169,6 +169,8 @@ class Web:
                 finally:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unreachable(shown, _reason(error), sent=False) from error
         except (TimeoutError, httpx.TimeoutException):
             raise TimedOut(shown, f"nothing within {seconds:g} s") from None
         except httpx.HTTPError as error:
@@ -216,6 +218,8 @@ def _reason(error: httpx.HTTPError) -> str:
         return f"its certificate isn't trusted: {untrusted.verify_message}"
     kinds = {
         httpx.ConnectError: "can't connect",
+        httpx.ConnectTimeout: "can't connect in time",
+        httpx.PoolTimeout: "too many requests are under way",
         httpx.RemoteProtocolError: "the connection ended without an answer",
         httpx.ReadError: "the connection broke",
         httpx.WriteError: "the connection broke",

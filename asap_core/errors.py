@@ -369,11 +369,15 @@ class InvalidTransition(AsapError, ValueError):
 
 @define(eq=False)
 class Unreachable(AsapError):
-    """No answer could be had from `url` (credentials removed); `reason` says what happened, `next_try` when it pays."""
+    """No answer could be had from `url` (credentials removed); `reason` says what happened, `next_try` when it pays.
+
+    `sent` is false where the request didn't get as far as the server: nothing of it was carried out.
+    """
 
     url: str
     reason: str
     next_try: float | None = None
+    sent: bool = True
 
     def __str__(self) -> str:
         later = "" if self.next_try is None else f"; not asked again for {self.next_try:.1f} s"

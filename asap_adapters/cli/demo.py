@@ -23,6 +23,7 @@ from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client import AgentClient
 from asap_adapters.mdns import Advertiser
 from asap_adapters.serve import Bound, listen, serve
+from asap_core.client.delivery import RetryPolicy
 from asap_core.codec import to_json
 from asap_core.dnssd import Added
 from asap_core.errors import RemoteError
@@ -42,6 +43,8 @@ OPEN: Final = "urn:asap:agent:open-echo"
 TOKEN: Final = "demo-token-of-alice"  # noqa: S105
 CALLERS: Final = 50
 FLOOD: Final = 40
+# What is refused is shown, not asked again.
+ONCE: Final = RetryPolicy(retries=0)
 # An announcement takes about one second; the whole demo may take twenty.
 MDNS_SECONDS: Final = 8
 
@@ -85,7 +88,7 @@ async def _demo(arguments: argparse.Namespace) -> int:
         guarded, unguarded = await listen("127.0.0.1", 0), await listen("127.0.0.1", 0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = await stack.enter_async_context(
-            AgentClient(sender=ALICE, token=TOKEN, registries=[folder / "registry.json"])
+            AgentClient(sender=ALICE, token=TOKEN, registries=[folder / "registry.json"], retry=ONCE)
         )
         stage = _Stage(guarded, unguarded, folder / "registry.json", client)
         await group.start(_serve_guarded, stage, stop)
@@ -223,7 +226,7 @@ async def _misaddress(stage: _Stage) -> str:
 
 
 async def _no_token(stage: _Stage) -> str:
-    async with AgentClient(sender=ALICE) as stranger:
+    async with AgentClient(sender=ALICE, retry=ONCE) as stranger:
         sent = stranger.send(stage.guarded.url, "task.request", {"skill_id": "echo", "input": {}})
         return await _refused(sent, -32600)
 

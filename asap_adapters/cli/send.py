@@ -6,6 +6,7 @@ from typing import Any
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, token, urn
 from asap_adapters.cli.output import json_text, print_json, say
 from asap_adapters.client import AgentClient
+from asap_core.client.delivery import RetryPolicy
 from asap_core.codec import encode_envelope
 from asap_core.jsontext import NotJson, read_json
 
@@ -41,6 +42,8 @@ async def _send(arguments: argparse.Namespace) -> int:
         allow_http=arguments.allow_http,
         allow_endpoints=arguments.allow_endpoint,
         verify=arguments.ca_file,
+        # Whoever waits at a terminal decides by themselves whether to ask again.
+        retry=RetryPolicy(retries=0),
     )
     async with client:
         manifest = await client.discover(arguments.url, expect=arguments.expect)

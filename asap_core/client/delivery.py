@@ -1,7 +1,6 @@
 """Whether a message is tried again, and when: a retry budget, and a breaker for hosts that keep failing.
 
-Pure: jitter is a number that's passed in, time is monotonic. Nothing in the adapters retries yet; who embeds the core
-can.
+Pure: jitter is a number that's passed in, time is monotonic.
 """
 
 from enum import Enum
@@ -32,6 +31,8 @@ class Attempt(Enum):
     """With a reply, or a refusal that asking again can't change."""
     RECOVERABLE = "recoverable"
     """With a refusal that says so (2.x `recoverable`, 429, 503)."""
+    UNSENT = "unsent"
+    """Before it was sent: nobody has it."""
     LOST = "lost"
     """Without an answer: it may have been carried out. Safe to repeat only under an idempotency key."""
 
@@ -45,7 +46,7 @@ class RetryPolicy:
     first_delay: float = field(default=1.0, validator=validators.gt(0))
     """Seconds before the first retry, doubled for each: the reference's."""
     longest_delay: float = field(default=60.0, validator=validators.gt(0))
-    """No wait is longer, whatever the server asks for (fault 48): the reference's cap."""
+    """No wait is longer: the reference's cap. A server that asks for more isn't asked again (fault 48)."""
     spread: float = field(default=0.1, validator=validators.ge(0))
     """Up to this part of a delay is taken off, so that clients that failed together don't return together."""
 
@@ -83,6 +84,8 @@ def next_step(
         return GiveUp("it may have been carried out, and without an idempotency key it would be done twice")
     if attempts > policy.retries:
         return GiveUp(f"{attempts} attempts were made")
+    if retry_after is not None and retry_after > policy.longest_delay:
+        return GiveUp(f"it asks to wait for {retry_after:g} s, which is longer than {policy.longest_delay:g} s")
     delay = policy.first_delay * 2.0 ** min(attempts - 1, _DOUBLINGS) * (1.0 - policy.spread * jitter)
     return RetryAfter(min(max(delay, retry_after or 0.0), policy.longest_delay))
 

@@ -16,7 +16,7 @@ from asap_core.jsonrpc import CallId
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.envelope import Envelope
 
-__all__ = ["Sent", "Unusable", "read_batch_reply", "read_reply"]
+__all__ = ["Outcome", "Sent", "Unusable", "read_batch_reply", "read_reply"]
 
 # What remote text may fill of an error message; more is a mistake or a flood.
 _MAX_MESSAGE: Final = 500

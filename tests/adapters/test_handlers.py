@@ -18,6 +18,7 @@ from asap_core import (
     TaskStatus,
     TokenTable,
 )
+from asap_core.client.delivery import RetryPolicy
 from asap_core.model.payloads import AckStatus
 
 pytestmark = pytest.mark.anyio
@@ -174,7 +175,7 @@ class TestTheSameWhileItRuns:
         async def handler(_request: Any, _context: Any) -> None:
             await anyio.sleep(10)
 
-        async with in_process(agent(), {"echo": handler}) as client:
+        async with in_process(agent(), {"echo": handler}, retry=RetryPolicy(retries=0)) as client:
             refused, waited = await self.twice(client, after=1)
         assert (refused.code, refused.recoverable) == (-32062, True)
         assert refused.retry_after is not None

@@ -11,6 +11,7 @@ from asap_adapters import AgentClient, AsgiApp, RemoteError, bind_agent
 from asap_adapters.testing import in_process
 from asap_adapters.watch import log_decision
 from asap_core import parse_limits
+from asap_core.client.delivery import RetryPolicy
 from asap_core.errors import TIMESTAMP
 from asap_core.server.events import Decision, What
 from asap_core.server.metrics import Counters
@@ -53,7 +54,8 @@ def test_a_line_says_how_far_off_a_date_was(caplog: Any) -> None:
 async def test_under_asgi_they_are_counted_for_prometheus(agent: Any, echo_handlers: Any) -> None:
     told: list[Decision] = []
     app = AsgiApp(agent(peer_limits=parse_limits("2/minute")), echo_handlers, observe=told.append, metrics=True)
-    async with AgentClient(sender="urn:asap:agent:me", transport=httpx.ASGITransport(app)) as client:
+    once = RetryPolicy(retries=0)
+    async with AgentClient(sender="urn:asap:agent:me", transport=httpx.ASGITransport(app), retry=once) as client:
         for _ in range(2):
             await client.send(BASE, "task.request", ASK)
         with pytest.raises(RemoteError):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, strategies as st
 
 from asap_core.client import tokens as tokens_module
@@ -18,6 +19,7 @@ from asap_core.client.delivery import (
     RetryPolicy,
     next_step,
 )
+from asap_core.client.times import ServerTimes, read_server_time
 from asap_core.client.tokens import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
 
 POLICY = RetryPolicy()
@@ -41,12 +43,16 @@ class TestRetries:
         assert "twice" in step(keyed=False).reason
         assert step(Attempt.RECOVERABLE, keyed=False) == RetryAfter(1.0)
 
+    def test_what_nobody_has_is_tried_again_without_a_key_too(self) -> None:
+        assert step(Attempt.UNSENT, keyed=False) == RetryAfter(1.0)
+
     def test_the_servers_word_counts_up_to_a_cap(self) -> None:
         assert step(retry_after=5.0) == RetryAfter(5.0)
         assert step(retry_after=0.1) == RetryAfter(1.0)
-        assert step(retry_after=1e9) == RetryAfter(60.0)
+        assert step(retry_after=60.0) == RetryAfter(60.0)
+        assert step(retry_after=61.0) == GiveUp("it asks to wait for 61 s, which is longer than 60 s")
 
-    @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 1e12))
+    @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 60))
     def test_no_wait_is_over_the_cap(self, attempts: Any, jitter: Any, retry_after: Any) -> None:
         policy = RetryPolicy(retries=10**6)
         found = next_step(
@@ -153,3 +159,44 @@ class TestTokens:
         assert len(kept) == 2
         kept._flights = Coalescer(max_flights=0)
         assert isinstance(kept.lookup(KEY, 9, now=0.0)[0], TokenFailed)
+
+
+class TestServerTimes:
+    HERE = "https://a.example"
+
+    def test_it_goes_on_from_what_the_server_said_whatever_the_local_clock_does(self) -> None:
+        times = ServerTimes()
+        assert times.wall(self.HERE, local=100.0, now=0.0) == 100.0
+        times.learn(self.HERE, 5000.0, now=10.0)
+        assert times.wall(self.HERE, local=100.0, now=10.0) == 5000.0
+        assert times.wall(self.HERE, local=-1.0, now=12.5) == 5002.5
+        assert times.wall("https://b.example", local=7.0, now=12.5) == 7.0
+
+    def test_it_is_forgotten_after_an_hour(self) -> None:
+        times = ServerTimes()
+        times.learn(self.HERE, 5000.0, now=10.0)
+        assert times.wall(self.HERE, local=1.0, now=3610.0) == 8600.0
+        assert times.wall(self.HERE, local=1.0, now=3610.1) == 1.0
+        assert len(times) == 0
+
+    def test_what_is_learned_later_counts(self) -> None:
+        times = ServerTimes()
+        times.learn(self.HERE, 5000.0, now=10.0)
+        times.learn(self.HERE, 4000.0, now=11.0)
+        assert times.wall(self.HERE, local=1.0, now=11.0) == 4000.0
+
+    def test_so_many_are_remembered_the_oldest_goes(self) -> None:
+        times = ServerTimes()
+        for number in range(1001):
+            times.learn(f"https://{number}.example", 5000.0, now=float(number))
+        assert len(times) == 1000
+        assert times.wall("https://0.example", local=1.0, now=1001.0) == 1.0
+        assert times.wall("https://1.example", local=1.0, now=1001.0) == 6000.0
+
+    @pytest.mark.parametrize("value", [None, 5, "", "soon", "2026-13-01T00:00:00Z", ["2026-01-01T00:00:00Z"]])
+    def test_what_is_no_time_teaches_nothing(self, value: Any) -> None:
+        assert read_server_time({"server_time": value}) is None
+        assert read_server_time({}) is None
+
+    def test_a_time_is_read(self) -> None:
+        assert read_server_time({"server_time": "1970-01-01T00:01:00Z"}) == 60.0

@@ -1,0 +1,126 @@
+"""Delivers one envelope: sends it, reads what comes back, and sends it again where that's safe and may help.
+
+Every attempt has the same envelope id and idempotency key, and a timestamp and nonce of its own: a retry is not a
+replay. A server that refuses the timestamp and says what time it has is believed for its own requests, once.
+"""
+
+from typing import Any, assert_never
+
+import anyio
+from attrs import evolve
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.entropy import new_id, new_token, random_fraction
+from asap_adapters.web import Web
+from asap_core.client.delivery import Attempt, GiveUp, RetryAfter, RetryPolicy, next_step
+from asap_core.client.outbound import Allowed, is_loopback, without_credentials
+from asap_core.client.replies import Outcome, Sent, Unusable, read_reply
+from asap_core.client.times import ServerTimes, read_server_time
+from asap_core.clock import WallTime
+from asap_core.codec import encode_envelope
+from asap_core.errors import TIMESTAMP, BadReply, RemoteError, Unreachable
+from asap_core.jsonrpc import METHOD
+from asap_core.model.envelope import Envelope, utc
+
+__all__ = ["Courier", "call_of", "taken"]
+
+
+class Courier:
+    """Sends envelopes for one client; knows what time it is where."""
+
+    def __init__(self, web: Web, clock: LoopClock, retry: RetryPolicy) -> None:
+        self._web = web
+        self._clock = clock
+        self._retry = retry
+        self._times = ServerTimes()
+
+    def wall(self, allowed: Allowed) -> WallTime:
+        """What to date an envelope for this server."""
+        return self._times.wall(allowed.origin, local=self._clock.wall(), now=self._clock.monotonic())
+
+    async def once(self, allowed: Allowed, envelope: Envelope, key: str) -> Envelope:
+        """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`."""
+        sent = Sent(f"req-{new_id()}", envelope)
+        status, body = await self._web.post(allowed, call_of(sent, key), {"x-idempotency-key": key})
+        return taken(read_reply(sent, status=status, body=body), allowed, status)
+
+    async def deliver(
+        self, allowed: Allowed, envelope: Envelope, key: str, *, keyed: bool, nonce: str | None
+    ) -> Envelope:
+        """Send it until it's answered, as policy says. `nonce` is the caller's own, which no attempt changes.
+
+        `keyed` says that the caller chose the key, and so that the peer honours it: only then is a message repeated
+        whose answer was lost. Raises what the last attempt raised.
+        """
+        attempts, corrected = 0, False
+        while True:
+            attempts += 1
+            try:
+                return await self.once(allowed, envelope, key)
+            except (RemoteError, Unreachable) as error:
+                if not corrected and self._learns(allowed, error):
+                    # Not a failure of the server's: it doesn't count.
+                    corrected, attempts = True, attempts - 1
+                else:
+                    await self._wait_or_raise(error, attempts, keyed=keyed)
+            envelope = self._renewed(allowed, envelope, nonce)
+
+    def _learns(self, allowed: Allowed, error: RemoteError | Unreachable) -> bool:
+        """Learn the server's time from its refusal of ours, if it's known to be the server that says so."""
+        if not isinstance(error, RemoteError) or error.taxonomy != TIMESTAMP.taxonomy:
+            return False
+        server_time = read_server_time(error.details)
+        if server_time is None or not (allowed.encrypted or is_loopback(allowed.host)):
+            return False
+        self._times.learn(allowed.origin, server_time, now=self._clock.monotonic())
+        return True
+
+    async def _wait_or_raise(self, error: RemoteError | Unreachable, attempts: int, *, keyed: bool) -> None:
+        retry_after = error.retry_after if isinstance(error, RemoteError) else None
+        step = next_step(
+            _how_it_ended(error),
+            attempts=attempts,
+            keyed=keyed,
+            policy=self._retry,
+            jitter=random_fraction(),
+            retry_after=retry_after,
+        )
+        match step:
+            case RetryAfter(seconds):
+                await anyio.sleep(seconds)
+            case GiveUp():
+                raise error
+            case _:
+                assert_never(step)
+
+    def _renewed(self, allowed: Allowed, envelope: Envelope, nonce: str | None) -> Envelope:
+        """The same once more, dated now, with a nonce that nobody has seen."""
+        extensions = {**(envelope.extensions or {}), "nonce": nonce or new_token()}
+        return evolve(envelope, timestamp=utc(self.wall(allowed)), extensions=extensions)
+
+
+def _how_it_ended(error: RemoteError | Unreachable) -> Attempt:
+    if isinstance(error, Unreachable):
+        return Attempt.LOST if error.sent else Attempt.UNSENT
+    # A timestamp is recoverable by a right one, and this client has no other clock to take it from.
+    recoverable = error.recoverable and error.taxonomy != TIMESTAMP.taxonomy
+    return Attempt.RECOVERABLE if recoverable else Attempt.ANSWERED
+
+
+def taken(outcome: Outcome, allowed: Allowed, status: int) -> Envelope:
+    """The reply. Raises `RemoteError` where the agent refused, `BadReply` where it can't be taken."""
+    match outcome:
+        case Envelope():
+            return outcome
+        case RemoteError():
+            raise outcome
+        case Unusable(reason):
+            raise BadReply(without_credentials(allowed.url), reason, status)
+        case _:
+            assert_never(outcome)
+
+
+def call_of(sent: Sent, key: str) -> dict[str, Any]:
+    """The JSON-RPC call that carries an envelope."""
+    params = {"envelope": encode_envelope(sent.envelope), "idempotency_key": key}
+    return {"jsonrpc": "2.0", "method": METHOD, "id": sent.call_id, "params": params}

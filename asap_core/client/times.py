@@ -1,0 +1,55 @@
+"""What time it is at a server that said so, for clients whose own clock is wrong.
+
+What is learned is anchored to monotonic time: a local clock that is set right meanwhile, or set wrong once more,
+changes nothing. It's learned from a refusal of a timestamp alone, which the caller has authenticated (TLS, loopback).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from asap_core.clock import Instant, WallTime
+from asap_core.model.rules import parse_timestamp
+
+__all__ = ["ServerTimes", "read_server_time"]
+
+# Servers remembered, some 200 bytes each; past it the oldest is forgotten, and learned again when it refuses.
+_MAX_SERVERS: Final = 1_000
+# Quartz drifts a second in a day; a server's clock that was wrong itself may have been set right since.
+_KEPT_SECONDS: Final = 3_600.0
+
+
+def read_server_time(details: Mapping[str, object]) -> WallTime | None:
+    """Read `server_time` from the details of a refusal; None where there's none that can be read."""
+    value = details.get("server_time")
+    found = parse_timestamp(value) if isinstance(value, str) else None
+    return WallTime(found.timestamp()) if isinstance(found, datetime) else None
+
+
+class ServerTimes:
+    """The wall time at each of some servers, by origin."""
+
+    def __init__(self) -> None:
+        # The wall time that the server had at the zero of our monotonic clock, and when that was learned.
+        self._learned: dict[str, tuple[float, Instant]] = {}
+
+    def __len__(self) -> int:
+        """How many servers' times are known."""
+        return len(self._learned)
+
+    def learn(self, origin: str, server_time: WallTime, *, now: Instant) -> None:
+        """This server said that it's `server_time` just now."""
+        self._learned.pop(origin, None)
+        self._learned[origin] = server_time - now, now
+        if len(self._learned) > _MAX_SERVERS:
+            del self._learned[next(iter(self._learned))]
+
+    def wall(self, origin: str, *, local: WallTime, now: Instant) -> WallTime:
+        """What time it is there: what it said last, carried on, or else the local clock's."""
+        zero, learned = self._learned.get(origin, (None, now))
+        if zero is None:
+            return local
+        if now - learned > _KEPT_SECONDS:
+            del self._learned[origin]
+            return local
+        return WallTime(zero + now)

@@ -1,0 +1,301 @@
+"""Delivery: what is sent again and what isn't, the same work done once, and a client whose clock is wrong."""
+
+import time
+from typing import Any
+
+import anyio
+import h11
+import httpx
+import pytest
+
+from asap_adapters import AgentClient, RemoteError, Unreachable
+from asap_adapters.clock import LoopClock
+from asap_adapters.drive import Driver
+from asap_adapters.handlers import Handlers
+from asap_adapters.serve import bind_agent, serve_connection
+from asap_adapters.testing import InProcessTransport
+from asap_core.client.delivery import RetryPolicy
+from asap_core.jsontext import read_json
+from asap_core.server.wellknown import MANIFEST_PATH
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+ASK = {"skill_id": "echo", "input": {"n": 1}, "conversation_id": "c"}
+
+
+class Recorder(httpx.AsyncBaseTransport):
+    """Passes requests on to an agent, after what `trouble` does to the next of them; keeps what was sent."""
+
+    def __init__(self, agent: Any, handlers: Any) -> None:
+        # Made within the loop that it's used in.
+        self.make: Any = lambda: InProcessTransport(agent, handlers)
+        self.inner: Any = None
+        self.trouble: list[Any] = []
+        self.sent: list[Any] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> Any:
+        self.inner = self.inner or self.make()
+        if request.url.path == MANIFEST_PATH:
+            return await self.inner.handle_async_request(request)
+        self.sent.append(
+            (anyio.current_time(), read_json(await request.aread()), request.headers.get("x-idempotency-key"))
+        )
+        happens = self.trouble.pop(0) if self.trouble else None
+        if isinstance(happens, httpx.ConnectError | httpx.ConnectTimeout):
+            raise happens
+        response = await self.inner.handle_async_request(request)
+        if happens is None:
+            return response
+        if isinstance(happens, Exception):
+            raise happens
+        return httpx.Response(happens[0], json=happens[1])
+
+
+@pytest.fixture
+def runs() -> Any:
+    return []
+
+
+@pytest.fixture
+def recorder(agent: Any, runs: Any) -> Any:
+    async def handler(_request: Any, _context: Any) -> Any:
+        runs.append(1)
+        return {"runs": len(runs)}
+
+    return Recorder(agent(), {"echo": handler})
+
+
+def client_of(transport: Any, **options: Any) -> Any:
+    return AgentClient(sender="urn:asap:agent:me", transport=transport, **options)
+
+
+def refused(**data: Any) -> Any:
+    error = {"code": -32062, "message": "still running", "data": {"recoverable": True, **data}}
+    return 200, {"jsonrpc": "2.0", "id": None, "error": error}
+
+
+async def send(client: Any, **options: Any) -> Any:
+    return (await client.send(BASE, "task.request", ASK, **options)).payload["result"]
+
+
+class TestWhatIsSentAgain:
+    async def test_keeps_id_and_key_and_is_dated_anew(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("refused"), httpx.ConnectTimeout("")]
+        async with client_of(recorder) as client:
+            await send(client)
+        calls = [document["params"] for _, document, _ in recorder.sent]
+        assert len(calls) == 3
+        assert len({call["envelope"]["id"] for call in calls}) == 1
+        assert len({call["idempotency_key"] for call in calls} | {key for _, _, key in recorder.sent}) == 1
+        assert len({call["envelope"]["extensions"]["nonce"] for call in calls}) == 3
+        assert len({call["envelope"]["timestamp"] for call in calls}) == 3
+        at = [when for when, _, _ in recorder.sent]
+        assert 0.9 <= at[1] - at[0] <= 1.0
+        assert 1.8 <= at[2] - at[1] <= 2.0
+
+    async def test_waits_as_long_as_the_agent_says(self, recorder: Any) -> None:
+        recorder.trouble = [refused(retry_after_ms=7500)]
+        async with client_of(recorder) as client:
+            await send(client)
+        assert recorder.sent[1][0] - recorder.sent[0][0] == pytest.approx(7.5)
+
+    async def test_whoever_asks_for_too_long_is_not_asked_again(self, recorder: Any) -> None:
+        recorder.trouble = [refused(retry_after=61)]
+        async with client_of(recorder) as client:
+            with pytest.raises(RemoteError) as caught:
+                await send(client)
+        assert (caught.value.retry_after, len(recorder.sent)) == (61.0, 1)
+
+    async def test_ends_with_the_last_error(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("refused")] * 3
+        async with client_of(recorder) as client:
+            with pytest.raises(Unreachable, match="can't connect") as caught:
+                await send(client)
+        assert (len(recorder.sent), caught.value.sent) == (3, False)
+
+    @pytest.mark.parametrize("lost", [httpx.ReadError(""), httpx.RemoteProtocolError(""), httpx.ReadTimeout("")])
+    async def test_what_may_have_been_done_is_not_without_a_key(self, recorder: Any, runs: Any, lost: Any) -> None:
+        recorder.trouble = [lost]
+        async with client_of(recorder) as client:
+            with pytest.raises(Unreachable):
+                await send(client)
+        assert (len(recorder.sent), runs) == (1, [1])
+
+    async def test_with_one_its_answer_is_asked_for_again(self, recorder: Any, runs: Any) -> None:
+        recorder.trouble = [httpx.ReadError(""), httpx.RemoteProtocolError("")]
+        async with client_of(recorder) as client:
+            assert await send(client, idempotency_key="k") == {"runs": 1}
+        assert (len(recorder.sent), runs) == (3, [1])
+
+    async def test_a_refusal_that_is_final_is_final(self, recorder: Any) -> None:
+        recorder.trouble = [(200, {"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "no"}})]
+        async with client_of(recorder) as client:
+            with pytest.raises(RemoteError):
+                await send(client, idempotency_key="k")
+        assert len(recorder.sent) == 1
+
+    async def test_a_nonce_of_the_callers_own_stays(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("")]
+        async with client_of(recorder) as client:
+            await send(client, nonce="mine")
+        assert [document["params"]["envelope"]["extensions"]["nonce"] for _, document, _ in recorder.sent] == [
+            "mine"
+        ] * 2
+
+    async def test_policy_may_say_once(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("")]
+        async with client_of(recorder, retry=RetryPolicy(retries=0)) as client:
+            with pytest.raises(Unreachable):
+                await send(client)
+        assert len(recorder.sent) == 1
+
+    async def test_an_envelope_sent_as_it_is_is_sent_once(self, recorder: Any) -> None:
+        recorder.trouble = [None, httpx.ConnectError("")]
+        async with client_of(recorder) as client:
+            manifest = await client.discover(BASE)
+            reply = await client.send(manifest, "task.request", ASK)
+            asked = recorder.sent[0][1]["params"]["envelope"]
+            assert reply.correlation_id == asked["id"]
+            from asap_core import decode_envelope
+
+            with pytest.raises(Unreachable):
+                await client.post(manifest, decode_envelope(asked))
+        assert len(recorder.sent) == 2
+
+    @pytest.mark.parametrize("key", ["", " ", "a\nb: c", "k" * 257, "kéy"])
+    async def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(self, recorder: Any, key: Any) -> None:
+        async with client_of(recorder) as client:
+            with pytest.raises(ValueError, match="1 to 256 visible ASCII") as caught:
+                await send(client, idempotency_key=key)
+        assert recorder.sent == []
+        assert not key.strip() or key not in str(caught.value)
+
+    async def test_a_caller_who_leaves_while_it_waits_ends_it(self, recorder: Any) -> None:
+        recorder.trouble = [refused(retry_after=30)]
+        async with client_of(recorder) as client:
+            with anyio.move_on_after(5) as scope:
+                await send(client)
+        assert scope.cancelled_caught
+        assert len(recorder.sent) == 1
+
+
+class Skewed(LoopClock):
+    offset = 0.0
+
+    def wall(self) -> Any:
+        return time.time() + self.offset
+
+
+class TestAClockThatIsWrong:
+    @pytest.fixture
+    def clock(self, monkeypatch: Any) -> Any:
+        monkeypatch.setattr("asap_adapters.client.LoopClock", Skewed)
+        monkeypatch.setattr(Skewed, "offset", 0.0)
+        return Skewed
+
+    @pytest.mark.parametrize("offset", [-3600.0, 3600.0, 86_400.0 * 365])
+    async def test_is_no_hindrance(self, recorder: Any, clock: Any, offset: Any) -> None:
+        clock.offset = offset
+        async with client_of(recorder) as client:
+            for _ in range(3):
+                await send(client)
+            # Refused once, and right from then on, even if the local clock is set right.
+            assert len(recorder.sent) == 4
+            clock.offset = 0.0
+            await send(client)
+            assert len(recorder.sent) == 5
+            outcomes = await client.send_batch(BASE, [("task.request", ASK)])
+            assert outcomes[0].payload["status"] == "completed"
+        assert recorder.sent[1][0] == recorder.sent[0][0]
+
+    async def test_a_server_that_never_agrees_is_asked_twice(self, recorder: Any, clock: Any) -> None:
+        error = {
+            "code": -32002, "message": "no",
+            "data": {"code": "asap:protocol/invalid_timestamp", "recoverable": True,
+                     "details": {"server_time": "2001-01-01T00:00:00Z"}},
+        }  # fmt: skip
+        recorder.trouble = [(200, {"jsonrpc": "2.0", "id": None, "error": error})] * 5
+        async with client_of(recorder) as client:
+            with pytest.raises(RemoteError):
+                await send(client)
+        assert len(recorder.sent) == 2
+
+    async def test_over_plain_http_nobody_is_believed(self, recorder: Any, clock: Any, manifest: Any) -> None:
+        from asap_core import Endpoints
+
+        clock.offset = 3600.0
+        elsewhere = manifest(endpoints=Endpoints(asap="http://agent.example/asap"))
+        async with client_of(recorder, allow_http=["agent.example"]) as client:
+            with pytest.raises(RemoteError) as caught:
+                await client.send(elsewhere, "task.request", ASK)
+        assert caught.value.taxonomy == "asap:protocol/invalid_timestamp"
+        assert len(recorder.sent) == 1
+
+
+class Cut(httpx.AsyncBaseTransport):
+    """Speaks HTTP with the real server over a pipe that breaks after so many bytes of the next reply."""
+
+    def __init__(self, driver: Any, pipe: Any) -> None:
+        self.driver = driver
+        self.pipe = pipe
+        self.after: int | None = None
+        self.length = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> Any:
+        body = await request.aread()
+        lines = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1".encode()]
+        lines += [name + b": " + value for name, value in request.headers.raw]
+        ours, theirs = self.pipe()
+        reply = b""
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: serve_connection(theirs, self.driver, peer="192.0.2.1"))
+            await ours.send(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+            reply = await ours.receive()
+            await ours.aclose()
+        if request.url.path == "/asap":
+            self.length = len(reply)
+            after, self.after = self.after, None
+            reply = reply[:after]
+        return _response_of(reply)
+
+
+def _response_of(reply: bytes) -> httpx.Response:
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("host", "a")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(reply)
+    parser.receive_data(b"")
+    head, content = None, b""
+    try:
+        while not isinstance(event := parser.next_event(), h11.EndOfMessage | h11.ConnectionClosed):
+            if isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data):
+                content += event.data
+    except h11.RemoteProtocolError:
+        raise httpx.RemoteProtocolError("the connection ended early") from None
+    if head is None:
+        raise httpx.RemoteProtocolError("the connection ended before the head")
+    return httpx.Response(head.status_code, headers=list(head.headers), content=content)
+
+
+async def test_cut_at_every_byte_of_the_reply_the_work_is_done_once(agent: Any, pipe: Any) -> None:
+    runs = []
+
+    async def handler(_request: Any, _context: Any) -> Any:
+        runs.append(1)
+        return {"runs": len(runs)}
+
+    transport = Cut(Driver(bind_agent(agent(concurrent=5000)), Handlers({"echo": handler})), pipe)
+    async with client_of(transport) as client:
+        manifest = await client.discover(BASE)
+        await client.send(manifest, "task.request", ASK, idempotency_key="first")
+        length = transport.length
+        assert length > 500
+        for after in range(length):
+            transport.after = after
+            reply = await client.send(manifest, "task.request", ASK, idempotency_key=f"cut-{after}")
+            assert reply.payload["result"] == {"runs": len(runs)}
+            assert len(runs) == after + 2, f"cut after {after} bytes"
+            assert transport.after is None
