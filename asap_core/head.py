@@ -70,14 +70,15 @@ class HeadReader:
         return self._judge(head) or Head(head, bytes(self._buffer[stop:]))
 
     def _bad_bytes(self, stop: int) -> BadHead | None:
-        if stop > self._max_size:
-            # RFC 6585 §5; a request line this long is refused the same, whichever of the two it is.
-            return BadHead(431, f"a request line and headers of at most {self._max_size} bytes")
+        # Of two faults the one that comes first in the bytes counts, so that no cut of them changes the answer.
         if self._buffer and _FIRST.match(self._buffer) is None and self._buffer != b"\r":
             return BadHead(400, "an HTTP/1.1 request")
         # RFC 9112 §2.2 lets a recipient take a bare LF for a line end, and says nothing good of a bare CR.
-        if _BARE.search(self._buffer, max(0, self._seen - 1), stop):
+        if _BARE.search(self._buffer, max(0, self._seen - 1), min(stop, self._max_size)):
             return BadHead(400, "lines that end in CR LF, without NUL")
+        if stop > self._max_size:
+            # RFC 6585 §5; a request line this long is refused the same, whichever of the two it is.
+            return BadHead(431, f"a request line and headers of at most {self._max_size} bytes")
         return None
 
     def _judge(self, head: bytes) -> BadHead | None:

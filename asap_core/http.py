@@ -174,13 +174,13 @@ Codings = Mapping[bytes, Callable[[], Inflater]]
 class Body:
     """A request body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes."""
 
-    __slots__ = ("_chunks", "_inflater", "_limit", "_size")
+    __slots__ = ("_data", "_inflater", "_limit")
 
     def __init__(self, *, limit: int, inflater: Inflater | None = None) -> None:
         self._limit = limit
         self._inflater = inflater
-        self._chunks: list[bytes] = []
-        self._size = 0
+        # Most bodies come in one piece, which is passed on as it came; more are put together, whatever their number.
+        self._data: bytes | bytearray = b""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body. Raises `BodyTooLarge` and `BadCoding`."""
@@ -197,17 +197,21 @@ class Body:
             self._keep(inflater.inflate(b"", self._room()))
 
     def _room(self) -> int:
-        return min(_BLOCK, self._limit - self._size + 1)
+        return min(_BLOCK, self._limit - len(self._data) + 1)
 
     def _keep(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size > self._limit:
-            self._chunks.clear()
+        if len(self._data) + len(chunk) > self._limit:
+            self._data = b""
             raise BodyTooLarge(self._limit)
-        self._chunks.append(chunk)
+        if not self._data:
+            self._data = chunk
+            return
+        if type(self._data) is bytes:
+            self._data = bytearray(self._data)
+        self._data += chunk
 
     def end(self) -> bytes:
         """Return the whole body. Raises `BadCoding` where the coded stream isn't finished."""
         if self._inflater is not None and not self._inflater.finished:
             raise BadCoding("expected the coded body to be complete")
-        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        return bytes(self._data)

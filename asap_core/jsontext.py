@@ -85,7 +85,7 @@ def _read_slowly(data: bytes) -> Any:
     except NotJson:
         raise
     except RecursionError:
-        raise NotJson(f"at most {MAX_DEPTH} arrays and objects within each other") from None
+        raise NotJson("fewer arrays and objects within each other") from None
     except json.JSONDecodeError as error:
         raise NotJson(f"one JSON text; it stops being JSON at character {error.pos}") from None
     except ValueError:  # CPython won't read an integer of more than 4,300 digits: reading is quadratic

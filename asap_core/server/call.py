@@ -32,9 +32,11 @@ from asap_core.errors import (
     RATE_LIMITED,
     REPLAYED,
     SATURATED,
+    SENDER_MISMATCH,
     STILL_RUNNING,
     TIMESTAMP,
     UNAVAILABLE,
+    VERSION_INCOMPATIBLE,
     InvalidDocument,
     Kind,
     Problem,
@@ -42,8 +44,8 @@ from asap_core.errors import (
 )
 from asap_core.jsonrpc import Call, CallId, error_body, result_body
 from asap_core.jsontext import stable_json, write_json
-from asap_core.model.envelope import Envelope, normalise_payload_type, utc
-from asap_core.model.payloads import WIRE_NAMES, Payload, TaskRequest
+from asap_core.model.envelope import ASAP_VERSION, Envelope, normalise_payload_type, utc
+from asap_core.model.payloads import WIRE_NAMES, MessageSend, Payload, TaskRequest
 from asap_core.server.admission import (
     Admitted,
     Answer,
@@ -329,6 +331,7 @@ def open_call(
 def _judge(run: _CallRun, *, streamed: bool) -> Refusal | None:
     return (
         sender_rule(run.principal, run.envelope.sender)
+        or _version_is_known(run)
         or _recipient_is_this_agent(run)
         or _timestamp_is_in_window(run)
         or _payload_and_handler_exist(run, streamed=streamed)
@@ -347,6 +350,12 @@ def _with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: 
     if not agent.policy.require_timestamp and value.get("timestamp") is None:
         value = {**value, "timestamp": utc(wall)}
     return value
+
+
+def _version_is_known(run: _CallRun) -> Refusal | None:
+    if run.envelope.asap_version.startswith("0.") or not run.agent.policy.check_version:
+        return None
+    return Refusal(kind=VERSION_INCOMPATIBLE, details={"supported": [ASAP_VERSION]})
 
 
 def _recipient_is_this_agent(run: _CallRun) -> Refusal | None:
@@ -387,6 +396,8 @@ def _payload_and_handler_exist(run: _CallRun, *, streamed: bool) -> Refusal | No
         run.request = decode_payload_of(run.kind, run.envelope.payload, path=("params", "envelope", "payload"))
     except InvalidDocument as error:
         return _malformed(error)
+    if isinstance(run.request, MessageSend) and run.request.sender != run.envelope.sender:
+        return Refusal(kind=SENDER_MISMATCH) if run.agent.policy.check_payload_sender else None
     if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
         return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
     return None

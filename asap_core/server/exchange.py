@@ -440,7 +440,21 @@ def _open_batch(run: _Run, items: list[Any]) -> Exchange:
     if len(items) > most:
         reason = f"batch size exceeds max {most}"
         return run.refuse(Refusal(kind=BATCH_SIZE, note=reason, details={"reason": reason, "max": most}))
-    return _take_batch_shares(run, tuple(parse_call(item) for item in items))
+    calls: tuple[Call | Refused, ...] = tuple(parse_call(item) for item in items)
+    key = run.headers.get(b"x-idempotency-key")
+    if key is not None:
+        calls = tuple(_with_batch_key(call, key, place) for place, call in enumerate(calls))
+    return _take_batch_shares(run, calls)
+
+
+def _with_batch_key(call: Call | Refused, value: bytes, place: int) -> Call | Refused:
+    """A batch's key stands for each of its items by its place; an item that brings one of its own keeps that."""
+    if isinstance(call, Refused) or call.idempotency_key is not None:
+        return call
+    key = value.decode("latin-1").strip()
+    if not 0 < len(key) <= MAX_ID or "," in key:
+        return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} characters")
+    return Call(call.id, call.envelope, f"{key}#{place}")
 
 
 def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> Exchange:

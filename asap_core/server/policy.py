@@ -65,6 +65,10 @@ class Policy:
     # --- who and to whom ---------------------------------------------------------------------------------------------
     check_recipient: bool = True
     """An envelope for another agent, accepted here, could be captured there and replayed here."""
+    check_version: bool = True
+    """An envelope of another major version than 0 (`asap_version`) may mean something else by the same keys."""
+    check_payload_sender: bool = True
+    """`sender` of a `message.send` is the envelope's: a handler that reads it must not be told another name."""
     plain_refusals: bool = False
     """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and limiters then can't see them."""
 
@@ -132,6 +136,8 @@ class Policy:
             require_id=False,
             require_timestamp=False,
             check_recipient=False,
+            check_version=False,
+            check_payload_sender=False,
             plain_refusals=True,
             start=StartPolicy.OPEN,
         )

@@ -440,7 +440,20 @@ class TestRegistries:
 
     def test_the_report_has_an_end(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(codec, "MAX_SKIPPED", 3)
-        assert len(decode_registry({**self.ROOT, "agents": [1] * 10}).skipped) == 3
+        assert len(decode_registry({**self.ROOT, "agents": [1] * 3}).skipped) == 3
+        with pytest.raises(InvalidDocument, match=r"\$\.agents: expected entries of which at most 3 can't be read"):
+            decode_registry({**self.ROOT, "agents": [1] * 10})
+
+    @pytest.mark.parametrize("item", [{}, {"id": 1}, 1])
+    def test_of_many_unfit_items_no_more_are_read_than_told(self, item: Any, monkeypatch: Any) -> None:
+        reads: list[Any] = []
+        fits = TEXT.fits
+        monkeypatch.setattr(TEXT, "fits", lambda value: (reads.append(1), fits(value))[1])
+        document = {**MANIFEST, "capabilities": {"skills": [item] * 100_000}}
+        with pytest.raises(InvalidDocument) as caught:
+            decode_manifest(document)
+        assert len(caught.value.problems) == 20
+        assert len(reads) < 200
 
     def test_it_cannot_claim_what_was_skipped(self) -> None:
         assert decode_registry({**self.ROOT, "skipped": [1]}).skipped == ()

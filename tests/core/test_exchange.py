@@ -484,6 +484,29 @@ class TestOnce:
             changes = {"id": left_out, "timestamp": left_out, "recipient": "urn:asap:agent:any"}
             assert outcome(post(agent, call(envelope_changes=changes))) == "ok"
 
+    @pytest.mark.parametrize(
+        ("version", "code"),
+        [
+            ("0.1", "ok"),
+            ("0.2.5", "ok"),
+            ("1.0", "asap:protocol/version_incompatible"),
+            ("99", "asap:protocol/version_incompatible"),
+            ("", "asap:protocol/version_incompatible"),
+        ],
+    )
+    def test_an_envelope_of_another_major_version_is_refused(self, version: Any, code: Any) -> None:
+        other = call(envelope_changes={"asap_version": version})
+        assert outcome(post(serve(), other)) == code
+        assert outcome(post(serve(check_version=False), other)) == "ok"
+
+    def test_a_message_speaks_for_its_envelopes_sender_only(self) -> None:
+        options: Any = {"payload_types": ["task.request", "message.send"]}
+        payload = {"task_id": "t", "message_id": "m", "sender": ALICE, "role": "user", "parts": []}
+        for sender, code in ((ALICE, "ok"), ("urn:asap:agent:other", "asap:auth/sender_mismatch")):
+            message = call(envelope_changes={"payload_type": "message.send", "payload": {**payload, "sender": sender}})
+            assert outcome(post(serve(**options), message)) == code
+            assert outcome(post(serve(**options, check_payload_sender=False), message)) == "ok"
+
     def test_an_answer_says_who_gives_it_whoever_was_asked(self) -> None:
         other = call(envelope_changes={"recipient": "urn:asap:agent:any"})
         answer = json.loads(post(serve(check_recipient=False), other).body)["result"]["envelope"]
@@ -698,9 +721,20 @@ class TestBatches:
         values = json.loads(post(serve(), [same, {**same, "id": 2}]).body)
         assert ["error" in value for value in values] == [False, True]
 
-    def test_the_header_key_is_for_single_requests(self) -> None:
-        values = json.loads(post(serve(), [call(1), call(2)], x_idempotency_key="k").body)
-        assert all("result" in value for value in values)
+    def test_the_header_key_stands_for_each_item_by_its_place(self) -> None:
+        agent, told = serve(), []
+        agent._observers = (told.append,)
+        batch = [call(1), call(2), call(3, key="mine")]
+        for _ in range(2):
+            values = json.loads(post(agent, batch, x_idempotency_key="k").body)
+            assert all("result" in value for value in values)
+        assert [one.what for one in told] == [What.ACCEPTED] * 3 + [What.REPEATED] * 3
+
+    @pytest.mark.parametrize("key", ["", "x" * 300, "a, b"])
+    def test_a_header_key_that_cannot_be_is_refused_by_each(self, key: Any) -> None:
+        values = json.loads(post(serve(), [call(1), call(2, key="mine"), 5], x_idempotency_key=key).body)
+        codes = [value["error"]["data"]["code"] if "error" in value else "ok" for value in values]
+        assert codes == ["asap:protocol/malformed_envelope", "ok", "asap:rpc/invalid_request"]
 
 
 class TestWhoseShare:

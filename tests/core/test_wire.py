@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 import asap_core
 from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
@@ -64,9 +64,15 @@ class TestHeads:
         assert isinstance(self.read(self.GOOD, max_fields=2), Head)
         assert self.read(self.GOOD, max_fields=1).status == 431
 
-    @given(st.binary(max_size=120), st.integers(1, 10))
-    def test_any_bytes_get_the_same_decision_however_they_are_cut(self, data: Any, chunk: Any) -> None:
-        whole, cut = self.read(data), self.read(data, chunk)
+    ALMOST_HEADS = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"G", b"a: b", b"\x00", b" "]), max_size=40).map(
+        b"".join
+    )
+
+    @given(st.binary(max_size=120) | ALMOST_HEADS, st.integers(1, 10), st.sampled_from([10, 200]))
+    @example(b"\r\n\r\n", 1, 200)
+    @example(b"GET / HTTP/1.1\nhost: a" + b"a" * 200, 20, 30)
+    def test_any_bytes_get_the_same_decision_however_they_are_cut(self, data: Any, chunk: Any, size: Any) -> None:
+        whole, cut = self.read(data, max_size=size), self.read(data, chunk, max_size=size)
         assert type(whole) is type(cut)
         if isinstance(whole, BadHead):
             assert whole.status == cut.status
@@ -111,6 +117,16 @@ class TestBodies:
             cut = [coded[start : start + chunk] for start in range(0, len(coded), chunk)]
             assert run([coded]) == run(cut)
         assert run([gzip.compress(data) * 3]) == data * 3
+
+    def test_many_small_pieces_take_no_more_memory_than_a_few(self) -> None:
+        body = Body(limit=1_000_000)
+        tracemalloc.start()
+        for _ in range(500_000):
+            body.feed(b"xy")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3_000_000
+        assert body.end() == b"xy" * 500_000
 
     def test_a_bomb_takes_no_more_memory_than_the_limit(self) -> None:
         bomb = gzip.compress(b"0" * 200_000_000)
