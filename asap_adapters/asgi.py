@@ -91,6 +91,10 @@ def _request(scope: Mapping[str, Any]) -> Request:
     client = scope.get("client")
     # raw_path is optional in ASGI; path is percent-decoded, and no path that's served has anything to decode.
     target = (scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")).decode("latin-1")
+    # Mounted under a path, an application sees it in front of its own (ASGI: root_path).
+    root = scope.get("root_path", "")
+    if root and target.startswith(f"{root}/"):
+        target = target[len(root) :]
     return Request(
         method=scope["method"],
         target=target,

@@ -24,7 +24,7 @@ from asap_adapters.web import Web, known_origin, remember
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
-from asap_core.client.outbound import Allowed, origin_of, without_credentials
+from asap_core.client.outbound import Allowed, is_inside, judge_url, origin_of, without_credentials
 from asap_core.client.replies import Sent, read_batch_reply
 from asap_core.codec import read_health, read_manifest, read_registry, to_json
 from asap_core.dnssd import Added, Announcement, Updated
@@ -211,6 +211,7 @@ class AgentClient:
                 listed = await self.find(location, agent_id=urn)
                 url = manifest_url(listed[0]) if listed else None
                 if url is not None:
+                    self._check_named_by(location, url)
                     return (await self._look_up(url, urn)).manifest
                 tried.append(f"{location}: not listed" if not listed else f"{location}: listed without a URL")
             except (AsapError, OSError) as error:
@@ -219,6 +220,19 @@ class AgentClient:
         if found is None:
             raise Unreachable(urn, "; ".join(tried) or "no registry is configured, and nothing answers here")
         return found
+
+    def _check_named_by(self, location: str | Path, url: str) -> None:
+        """A registry elsewhere can't send us to this machine or into its network, where it couldn't go itself."""
+        named = self._web.judge(url)
+        registry = None if isinstance(location, Path) or "://" not in location else judge_url(location)
+        if not isinstance(registry, Allowed) or is_inside(registry.host) or not is_inside(named.host):
+            return
+        if named.origin not in self._allow_endpoints:
+            raise NotAllowed(
+                without_credentials(url),
+                f"it's inside, and {registry.origin}, which names it, isn't",
+                f"allow it with allow_endpoints=[{named.origin!r}]",
+            )
 
     async def _resolve_on_link(self, urn: str, wait: float, tried: list[str]) -> Manifest | None:
         if wait <= 0:

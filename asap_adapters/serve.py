@@ -43,6 +43,8 @@ log: Final = logging.getLogger("asap.serve")
 
 # One TCP window and one page cache line of most kernels; h11 and anyio use the same.
 _READ: Final = 65_536
+# Chunk sizes, extensions and trailers of honest senders are a few bytes each.
+_FRAMING: Final = 65_536
 # After an early refusal: what a peer may still send, and for how long, before the reset that would lose it the answer
 # (RFC 9112 §9.6). nginx lingers 5 s per read and 30 s in all; a refusal isn't worth that.
 _LINGER_BYTES: Final = 65_536
@@ -52,6 +54,8 @@ _HANDSHAKE_SECONDS: Final = 10.0
 # What accept() says when the process has too many open files: a pause lets some close.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE: Final = 0.1
+# What it says of the listener itself. All else is the network's word about one connection (accept(2)): the next may do.
+_BROKEN: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 
 T = TypeVar("T")
 
@@ -184,8 +188,11 @@ class _Server:
                 stream = await listener.accept()
             except OSError as error:
                 slots.release()
-                if error.errno not in _EXHAUSTED:
+                if error.errno in _BROKEN:
                     raise
+                if error.errno not in _EXHAUSTED:
+                    log.debug("a connection failed before it was accepted: %s", error.strerror)
+                    continue
                 log.error("no more connections for now: %s", error.strerror)  # noqa: TRY400 - no traceback needed
                 await anyio.sleep(_EXHAUSTED_PAUSE)
                 continue
@@ -224,7 +231,7 @@ class _Server:
                 with anyio.fail_after(_HANDSHAKE_SECONDS):
                     stream = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls)
             await serve_connection(stream, self.driver, peer=peer, idle=self.idle, stop=self.stop)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, ssl.SSLError, TimeoutError):
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError):  # time-outs, TLS too
             log.debug("a connection ended early", exc_info=True)
         except Exception:
             # Law 7: only a bug comes here, and it takes one connection with it, not the server.
@@ -315,7 +322,10 @@ class _Connection:
     async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
         with anyio.move_on_after(self.policy.head_timeout):
             while True:
-                outcome = reader.feed(await _receive(self.stream))
+                try:
+                    outcome = reader.feed(await _receive(self.stream))
+                except _Ended:
+                    raise _Unreadable(400, "Expected the whole head of a request") from None
                 if outcome is not None:
                     return outcome
         raise _Unreadable(408, f"Expected the whole head of a request within {self.policy.head_timeout:g} s")
@@ -342,14 +352,20 @@ class _Connection:
                 await self.stream.send_eof()
                 while left > 0:
                     left -= len(await _receive(self.stream))
-            except (PeerGone, anyio.BrokenResourceError, anyio.ClosedResourceError, NotImplementedError):
-                return
+            except (PeerGone, anyio.BrokenResourceError, anyio.ClosedResourceError, NotImplementedError, OSError):
+                return  # OSError: trio's, where the peer has reset the connection meanwhile
+
+
+class _Ended(PeerGone):
+    """The peer sends nothing more, and may still be listening."""
 
 
 async def _receive(stream: ByteStream) -> bytes:
     try:
         return await stream.receive(_READ)
-    except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+    except anyio.EndOfStream as error:
+        raise _Ended from error
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
         raise PeerGone from error
 
 
@@ -362,6 +378,9 @@ class _H11Wire:
         self._stop = stop
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
         self._body_deadline: float | None = None
+        # Bytes of the body as they came, and as they were meant: chunks have sizes, extensions and trailers besides.
+        self._raw = 0
+        self._meant = 0
         self.reusable = False
 
     def parse(self, head: Head, peer: str) -> Request:
@@ -371,7 +390,7 @@ class _H11Wire:
             event = self._h11.next_event()
             if not isinstance(event, h11.Request):
                 raise _Unreadable(400, "Expected an HTTP/1.1 request")
-            self._h11.receive_data(head.rest) if head.rest else None
+            self._take(head.rest) if head.rest else None
         except h11.RemoteProtocolError as error:
             raise _Unreadable(error.error_status_hint, "Expected an HTTP/1.1 request") from None
         return Request(
@@ -401,13 +420,24 @@ class _H11Wire:
             event = self._next_event()
             match event:
                 case h11.Data():
+                    self._meant += len(event.data)
                     return bytes(event.data)
                 case h11.EndOfMessage():
                     return None
                 case h11.NEED_DATA:
-                    self._h11.receive_data(await self._more())
+                    self._check_framing()
+                    self._take(await self._more())
                 case _:
                     raise PeerGone
+
+    def _take(self, data: bytes) -> None:
+        self._raw += len(data)
+        self._h11.receive_data(data)
+
+    def _check_framing(self) -> None:
+        """Refuse chunks that are more frame than content: 64 KiB are forgiven, and as much again as the content."""
+        if self._raw > _FRAMING + 2 * self._meant + _READ:
+            raise _Unreadable(400, "Expected a body in chunks of 8 bytes or more, without long extensions or trailers")
 
     def _next_event(self) -> Any:
         try:
@@ -417,7 +447,10 @@ class _H11Wire:
 
     async def _more(self) -> bytes:
         with anyio.CancelScope(deadline=self._body_deadline or 0.0) as scope:
-            return await _receive(self._stream)
+            try:
+                return await _receive(self._stream)
+            except _Ended:
+                raise _Unreadable(400, "Expected the whole body") from None
         if scope.cancelled_caught:
             raise _Unreadable(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
         raise PeerGone  # pragma: no cover - the scope is left by return, by cancellation, or by an exception

@@ -129,7 +129,7 @@ class Web:
 
     async def get(self, allowed: Allowed, headers: Sequence[tuple[str, str]], limit: int) -> Answer:
         """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`."""
-        request = self._opened().build_request(
+        request = self._request(
             "GET", allowed.url, headers=[("accept", "application/json"), _ACCEPT_ENCODING, *headers]
         )
         return await self._exchange(request, limit, min(self._timeout, _GET_SECONDS))
@@ -143,7 +143,7 @@ class Web:
         if compress and self._compress and len(content) >= _COMPRESS_FROM:
             # gzip, which peers of both generations read; brotli isn't everywhere.
             content, extra["content-encoding"] = gzip.compress(content, 6, mtime=0), "gzip"
-        request = self._opened().build_request(
+        request = self._request(
             "POST",
             allowed.url,
             content=content,
@@ -158,6 +158,12 @@ class Web:
         )
         status, _, body = await self._exchange(request, MAX_REPLY, self._timeout)
         return status, body
+
+    def _request(self, method: str, url: str, **options: Any) -> httpx.Request:
+        try:
+            return self._opened().build_request(method, url, **options)
+        except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
+            raise _not_a_url(url) from None
 
     async def _exchange(self, request: httpx.Request, limit: int, seconds: float) -> Answer:
         http, shown = self._opened(), without_credentials(str(request.url))
@@ -175,6 +181,8 @@ class Web:
             raise TimedOut(shown, f"nothing within {seconds:g} s") from None
         except httpx.HTTPError as error:
             raise Unreachable(shown, _reason(error)) from error
+        except (httpx.InvalidURL, UnicodeError):  # a resolver's, of names that can't be encoded
+            raise _not_a_url(str(request.url)) from None
         except BodyTooLarge as error:
             raise BadReply(shown, f"expected at most {error.limit} bytes") from None
         except BadCoding as error:
@@ -201,6 +209,11 @@ async def _body(response: httpx.Response, limit: int) -> bytes:
 
 async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
     yield content
+
+
+def _not_a_url(url: str) -> NotAllowed:
+    shown = without_credentials(url)
+    return NotAllowed(shown, "its host can't be a host's name", "expected a URL such as https://agent.example")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -5,13 +5,14 @@ resolver answers is the adapters' to check, later; this is what the URL alone te
 """
 
 import ipaddress
+import re
 from collections.abc import Collection
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from attrs import frozen
 
-__all__ = ["Allowed", "Refused", "is_loopback", "judge_url", "origin_of", "without_credentials"]
+__all__ = ["Allowed", "Refused", "is_inside", "is_loopback", "judge_url", "origin_of", "without_credentials"]
 
 _PORTS: Final = {"http": 80, "https": 443}
 # Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
@@ -61,7 +62,19 @@ def _split(url: str) -> SplitResult | None:
         port = parts.port  # reading it is what checks it
     except ValueError:
         return None
-    return parts if parts.hostname and port != 0 else None
+    return parts if _HOST.fullmatch(_without_user(parts.netloc)) and port != 0 else None
+
+
+# A name in ASCII (others have a form in it, RFC 5891), or a literal address; then a port, perhaps. urlsplit takes the
+# host of `[::1]evil.example` for `::1`, and other readers don't.
+_HOST: Final = re.compile(
+    r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?",
+    re.ASCII,
+)
+
+
+def _without_user(netloc: str) -> str:
+    return netloc.rpartition("@")[2]
 
 
 def _origin(parts: SplitResult) -> str:
@@ -90,3 +103,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_inside(host: str) -> bool:
+    """Whether a host is this machine, or a literal address that isn't on the public internet: nowhere to be sent to.
+
+    By the text alone; what a name resolves to is another question.
+    """
+    if is_loopback(host):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        # IPv4 in disguise: mapped (RFC 4291 §2.5.5.2), or behind a translator (RFC 6052 §2.1).
+        embedded = address.ipv4_mapped or (
+            ipaddress.IPv4Address(int(address) & _LAST_32) if address in _NAT64 else None
+        )
+        address = embedded or address
+    return not address.is_global or address.is_multicast
+
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_LAST_32: Final = 2**32 - 1

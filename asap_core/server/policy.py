@@ -1,11 +1,11 @@
 """What an agent lets in, as one frozen object: every number with its reason, two profiles ready made."""
 
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from attrs import field, frozen, validators
 
-from asap_core.jsontext import MAX_DEPTH
+from asap_core.jsontext import MAX_DEPTH, MOST_DEPTH
 from asap_core.server.proxies import ForwardedHeader, read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.replay import StartPolicy
@@ -24,7 +24,31 @@ class NoncePolicy(Enum):
     """Nothing: replays are accepted. For development only."""
 
 
-_POSITIVE: Any = validators.gt(0)
+def _whole(_policy: Any, attribute: Any, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{attribute.name}: expected a whole number, 1 or more")
+
+
+def _seconds(_policy: Any, attribute: Any, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 < value < _FOREVER:
+        raise ValueError(f"{attribute.name}: expected a number of seconds above 0")
+
+
+def _seconds_or_none(policy: Any, attribute: Any, value: Any) -> None:
+    if value != 0:
+        _seconds(policy, attribute, value)
+
+
+# Longer than anyone means, short enough that sums of a few stay exact to the microsecond.
+_FOREVER: Final = 1e9
+
+
+def _limits(value: Any) -> Any:
+    return parse_limits(value) if isinstance(value, str) else tuple(value)
+
+
+_BOOLEAN: Any = validators.instance_of(bool)
+_LIMITS: Any = validators.deep_iterable(validators.instance_of(Limit))
 
 
 @frozen(kw_only=True)
@@ -34,42 +58,43 @@ class Policy:
     Seconds and bytes throughout. `attrs.evolve(policy, max_body=…)` changes single fields.
     """
 
-    profile: str = "strict"
+    profile: str = field(default="strict", validator=validators.in_(("strict", "reference")))
+    """Which of the two it began as: for logs and warnings, nothing is decided by it."""
 
     # --- the request -------------------------------------------------------------------------------------------------
-    max_body: int = field(default=10_485_760, validator=_POSITIVE)
+    max_body: int = field(default=10_485_760, validator=_whole)
     """The reference's limit, so that what its clients send arrives. Applies to the inflated body as well."""
-    max_depth: int = field(default=MAX_DEPTH, validator=_POSITIVE)
+    max_depth: int = field(default=MAX_DEPTH, validator=[_whole, validators.le(MOST_DEPTH)])
     """Arrays and objects within each other. An envelope needs 5 levels; readers elsewhere break at 1,000."""
-    max_batch: int = field(default=50, validator=_POSITIVE)
+    max_batch: int = field(default=50, validator=_whole)
     """The reference's limit on requests in one batch."""
 
     # --- when and once -----------------------------------------------------------------------------------------------
-    max_age: float = field(default=300.0, validator=_POSITIVE)
+    max_age: float = field(default=300.0, validator=_seconds)
     """How old a timestamp may be: the reference's window. Longer costs memory, shorter refuses slow clocks."""
-    skew: float = field(default=30.0, validator=validators.ge(0))
+    skew: float = field(default=30.0, validator=_seconds_or_none)
     """How far ahead a timestamp may be: the reference's tolerance."""
-    require_id: bool = True
+    require_id: bool = field(default=True, validator=_BOOLEAN)
     """Without an id nothing can be correlated, and with `or-id` nothing told apart."""
-    require_timestamp: bool = True
+    require_timestamp: bool = field(default=True, validator=_BOOLEAN)
     """Without a timestamp an envelope is fresh for ever, and what was captured once replays for ever."""
-    nonce: NoncePolicy = NoncePolicy.OR_ID
+    nonce: NoncePolicy = field(default=NoncePolicy.OR_ID, converter=NoncePolicy)
     """See `NoncePolicy`."""
-    nonce_capacity: int = field(default=1_000_000, validator=_POSITIVE)
+    nonce_capacity: int = field(default=1_000_000, validator=_whole)
     """Live nonces in all: 330 s at 3,000 envelopes per second, in about 130 MB."""
-    nonces_per_sender: int = field(default=100_000, validator=_POSITIVE)
+    nonces_per_sender: int = field(default=100_000, validator=_whole)
     """Live nonces of one sender: 300 per second for the whole window, a tenth of all."""
-    start: StartPolicy = StartPolicy.FLOOR
+    start: StartPolicy = field(default=StartPolicy.FLOOR, converter=StartPolicy)
     """What is refused after a start without a state file. `FLOOR` refuses all that was issued before it."""
 
     # --- who and to whom ---------------------------------------------------------------------------------------------
-    check_recipient: bool = True
+    check_recipient: bool = field(default=True, validator=_BOOLEAN)
     """An envelope for another agent, accepted here, could be captured there and replayed here."""
-    check_version: bool = True
+    check_version: bool = field(default=True, validator=_BOOLEAN)
     """An envelope of another major version than 0 (`asap_version`) may mean something else by the same keys."""
-    check_payload_sender: bool = True
+    check_payload_sender: bool = field(default=True, validator=_BOOLEAN)
     """`sender` of a `message.send` is the envelope's: a handler that reads it must not be told another name."""
-    plain_refusals: bool = False
+    plain_refusals: bool = field(default=False, validator=_BOOLEAN)
     """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and limiters then can't see them."""
 
     trusted_proxies: tuple[str, ...] = field(default=(), converter=read_networks)
@@ -80,50 +105,56 @@ class Policy:
     """The header that those proxies write. The other one they pass on as the caller wrote it, so it isn't read."""
 
     # --- shares ------------------------------------------------------------------------------------------------------
-    peer_limits: tuple[Limit, ...] = parse_limits("10/second;100/minute")
+    peer_limits: tuple[Limit, ...] = field(default="10/second;100/minute", converter=_limits, validator=_LIMITS)
     """Per peer address, before anything else is looked at: the reference's default. Empty is no limit."""
-    principal_limits: tuple[Limit, ...] = ()
+    principal_limits: tuple[Limit, ...] = field(default=(), converter=_limits, validator=_LIMITS)
     """Per authenticated agent, after authentication. Off by default: peers are limited already."""
-    concurrent: int = field(default=100, validator=_POSITIVE)
+    concurrent: int = field(default=100, validator=_whole)
     """Handlers at work for one principal, or for one peer address where nobody authenticates: a tenth of the
     connections, since one caller of slow work mustn't keep the others out."""
-    limiter_capacity: int = field(default=100_000, validator=_POSITIVE)
+    limiter_capacity: int = field(default=100_000, validator=_whole)
     """Keys remembered per limiter, about 20 MB; past it new keys share one overflow bucket."""
-    retry_after_unavailable: float = field(default=1.0, validator=_POSITIVE)
+    retry_after_unavailable: float = field(default=1.0, validator=_seconds)
     """What a caller is told to wait where a store or identity provider is out of reach."""
 
     # --- work --------------------------------------------------------------------------------------------------------
-    handler_deadline: float = field(default=30.0, validator=_POSITIVE)
+    handler_deadline: float = field(default=30.0, validator=_seconds)
     """How long a handler may take. Callers of the reference wait 60 s; half of it leaves time for the answer."""
-    hold: float = field(default=5.0, validator=validators.ge(0))
+    hold: float = field(default=5.0, validator=_seconds_or_none)
     """How long a retry waits for the first of its kind to end, before it's told to come again: most work is shorter,
     and 1.1 clients don't come again by themselves. 0 answers at once."""
-    idempotency_ttl: float = field(default=600.0, validator=_POSITIVE)
+    idempotency_ttl: float = field(default=600.0, validator=_seconds)
     """How long a finished answer is kept for a retry: the reference retries within 3 minutes, its windows add 5.5."""
-    idempotency_entries: int = field(default=100_000, validator=_POSITIVE)
+    idempotency_entries: int = field(default=100_000, validator=_whole)
     """Answers and tombstones kept in all."""
-    idempotency_bytes: int = field(default=67_108_864, validator=_POSITIVE)
+    idempotency_bytes: int = field(default=67_108_864, validator=_whole)
     """Bytes of answers kept in all: 64 MiB. Past it the oldest become tombstones."""
 
     # --- the connection (h11 driver only; ASGI servers have their own) -----------------------------------------------
-    max_head: int = field(default=16_384, validator=_POSITIVE)
+    max_head: int = field(default=16_384, validator=_whole)
     """Request line and headers together: node's limit; nginx and Apache allow 8 KiB per line, a token has 8 at most."""
-    max_headers: int = field(default=100, validator=_POSITIVE)
+    max_headers: int = field(default=100, validator=_whole)
     """Header fields in one request: Apache's limit."""
-    max_connections: int = field(default=1_000, validator=_POSITIVE)
+    max_connections: int = field(default=1_000, validator=_whole)
     """Connections at once; past it the next waits in the kernel's queue. About 60 KB each."""
-    connections_per_peer: int = field(default=100, validator=_POSITIVE)
+    connections_per_peer: int = field(default=100, validator=_whole)
     """Of those, from one address (IPv6: one /64); more are closed at once. Trusted proxies may have all of them."""
-    head_timeout: float = field(default=10.0, validator=_POSITIVE)
+    head_timeout: float = field(default=10.0, validator=_seconds)
     """From the first byte of a request to the end of its head."""
-    body_timeout: float = field(default=30.0, validator=_POSITIVE)
+    body_timeout: float = field(default=30.0, validator=_seconds)
     """From the end of the head to the end of the body: 10 MB at 3 Mbit/s."""
-    idle_timeout: float = field(default=60.0, validator=_POSITIVE)
+    idle_timeout: float = field(default=60.0, validator=_seconds)
     """Between requests on one connection; the reference's clients drop theirs after 5 s."""
-    write_timeout: float = field(default=30.0, validator=_POSITIVE)
+    write_timeout: float = field(default=30.0, validator=_seconds)
     """For one response to be taken by the peer."""
-    drain: float = field(default=30.0, validator=_POSITIVE)
+    drain: float = field(default=30.0, validator=_seconds)
     """After a signal to stop: how long what is in flight may take. Not below the handlers' deadline."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.handler_deadline > self.drain:
+            raise ValueError(
+                "handler_deadline: expected at most `drain`, or what is in flight is cut off when it stops"
+            )
 
     @classmethod
     def reference(cls) -> "Policy":

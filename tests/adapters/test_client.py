@@ -289,7 +289,7 @@ class TestDiscovery:
 
 
 class TestRegistry:
-    REGISTRY = {
+    REGISTRY: Any = {
         "version": "1",
         "updated_at": "2026-01-01T00:00:00Z",
         "agents": [
@@ -341,6 +341,38 @@ class TestRegistry:
             assert manifest.id == "urn:asap:agent:echo-agent"
             with pytest.raises(Unreachable, match="not listed"):
                 await client.resolve("urn:asap:agent:nobody", wait=0)
+
+    @pytest.mark.parametrize(
+        ("named", "asked"),
+        [
+            ("http://127.0.0.1:9/admin?do=it", False), ("https://10.0.0.1/m", False), ("https://[fd00::1]/m", False),
+            ("https://169.254.169.254/latest", False), ("https://agent.example/m", True),
+        ],
+    )  # fmt: skip
+    async def test_a_registry_cannot_send_us_inside(self, client_of: Any, named: Any, asked: Any) -> None:
+        entry = {**self.REGISTRY["agents"][0], "endpoints": {"http": "https://x.example/asap", "manifest": named}}
+        seen: list[str] = []
+
+        def handle(request: httpx.Request) -> httpx.Response:
+            seen.append(str(request.url))
+            return httpx.Response(200, stream=Streamed(json.dumps({**self.REGISTRY, "agents": [entry]}).encode()))
+
+        transport = httpx.MockTransport(handle)
+        async with client_of(transport, registries=["https://registry.example/lite.json"]) as client:
+            with pytest.raises(Unreachable) as caught:
+                await client.resolve("urn:asap:agent:echo-agent", wait=0)
+        assert seen == ["https://registry.example/lite.json", *([named] if asked else [])]
+        assert ("allow_endpoints" in str(caught.value)) is not asked
+
+    async def test_one_bad_registry_does_not_keep_us_from_the_next(
+        self, counting: Any, client_of: Any, tmp_path: Any
+    ) -> None:
+        bad, good = tmp_path / "bad.json", tmp_path / "good.json"
+        entry = {**self.REGISTRY["agents"][0], "endpoints": {"http": "x", "manifest": "https://xn--a/"}}
+        bad.write_text(json.dumps({**self.REGISTRY, "agents": [entry]}))
+        good.write_text(json.dumps(self.REGISTRY))
+        async with client_of(counting(), registries=[bad, good]) as client:
+            assert (await client.resolve("urn:asap:agent:echo-agent", wait=0)).id == "urn:asap:agent:echo-agent"
 
 
 class TestSending:

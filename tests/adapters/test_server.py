@@ -1,5 +1,6 @@
 """The h11 server over in-memory streams: every kind of bytes gets a decision, and slow peers get a time-out."""
 
+import errno
 import gzip
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
-from asap_adapters.serve import bind_agent, serve_connection
+from asap_adapters.serve import _Server, bind_agent, serve_connection
 from asap_core import Envelope, Policy, encode_envelope
 
 pytestmark = pytest.mark.anyio
@@ -214,9 +215,80 @@ class TestSlowPeers:
         answer, _ = await talk(head, *[b"x"] * 60, pause=1, then_eof=False)
         assert statuses(answer) == [408]
 
-    async def test_who_leaves_in_the_middle_is_forgotten(self, talk: Any) -> None:
-        answer, took = await talk(post(call(1))[:-5])
-        assert (answer, took) == (b"", 0)
+    @pytest.mark.parametrize("cut", [5, len(call(1)) + 10])
+    async def test_who_ends_in_the_middle_and_still_listens_is_told(self, talk: Any, cut: Any) -> None:
+        answer, took = await talk(post(call(1))[:-cut])
+        assert (statuses(answer), took) == ([400], 0)
+
+    async def test_who_leaves_without_a_word_is_forgotten(self, talk: Any) -> None:
+        assert await talk() == (b"", 0)
+
+
+class TestChunks:
+    """What stands around the content has a bound of its own."""
+
+    HEAD = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def test_of_honest_size_are_taken(self, talk: Any) -> None:
+        body = call(1)
+        chunks = b"".join(b"8\r\n%s\r\n" % body[at : at + 8].ljust(8) for at in range(0, len(body), 8))
+        answer, _ = await talk(self.HEAD + chunks + b"0\r\n\r\n")
+        assert statuses(answer) == [200]
+
+    async def test_that_are_all_frame_are_refused(self, talk: Any) -> None:
+        answer, _ = await talk(self.HEAD + b"1;%s\r\nx\r\n" % (b"e" * 10_000) * 50, b"0\r\n\r\n", chunk=4096)
+        assert statuses(answer) == [400]
+
+    async def test_of_one_byte_each_are_taken_for_small_bodies_only(self, talk: Any) -> None:
+        body = call(1)
+        few = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        assert statuses((await talk(self.HEAD + few + b"0\r\n\r\n", chunk=4096))[0]) == [200]
+        many = b"1\r\n \r\n" * 100_000
+        assert statuses((await talk(self.HEAD + many, chunk=4096))[0]) == [400]
+
+
+class FailingListener:
+    """A listener whose accept() fails so, and then works."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.failures = [OSError(number, "no") for number in numbers]
+        self.accepted = 0
+
+    async def accept(self) -> Any:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.accepted += 1
+        await anyio.sleep_forever()
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "goes_on"),
+    [
+        (errno.ECONNABORTED, True), (errno.EPROTO, True), (errno.EHOSTUNREACH, True), (errno.ENETDOWN, True),
+        (errno.EPERM, True), (errno.EMFILE, True), (errno.EBADF, False), (errno.EINVAL, False),
+    ],
+)  # fmt: skip
+async def test_one_connection_that_fails_early_ends_nobody_elses(
+    agent: Any, echo_handlers: Any, number: Any, goes_on: Any
+) -> None:
+    listener, stop = FailingListener(number), anyio.Event()
+    server = _Server(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)
+
+    async def run() -> None:
+        await server.run(lambda: None)
+
+    async with anyio.create_task_group() as group:
+        if goes_on:
+            group.start_soon(run)
+            await anyio.sleep(1)
+            stop.set()
+        else:
+            with pytest.raises(BaseExceptionGroup):
+                await run()
+    assert listener.accepted == int(goes_on)
 
 
 class TestCancellation:

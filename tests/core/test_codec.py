@@ -448,7 +448,12 @@ class TestRegistries:
     def test_of_many_unfit_items_no_more_are_read_than_told(self, item: Any, monkeypatch: Any) -> None:
         reads: list[Any] = []
         fits = TEXT.fits
-        monkeypatch.setattr(TEXT, "fits", lambda value: (reads.append(1), fits(value))[1])
+
+        def counted(value: Any) -> Any:
+            reads.append(1)
+            return fits(value)
+
+        monkeypatch.setattr(TEXT, "fits", counted)
         document = {**MANIFEST, "capabilities": {"skills": [item] * 100_000}}
         with pytest.raises(InvalidDocument) as caught:
             decode_manifest(document)

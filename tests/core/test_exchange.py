@@ -1089,3 +1089,26 @@ class TestCounters:
         text = Counters().text(active=0, uptime=1.5).decode()
         assert all(f'{{what="{what.value}"}} 0\n' in text for what in What)
         assert "asap_uptime_seconds 1.500\n" in text
+
+
+class TestPolicy:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("max_body", 0), ("max_body", 1.5), ("max_body", True), ("max_batch", "50"), ("max_age", 0),
+            ("max_age", float("inf")), ("max_age", float("nan")), ("skew", -1), ("hold", -1), ("drain", None),
+            ("nonce", "sometimes"), ("start", "late"), ("peer_limits", "often"), ("peer_limits", ["10/second"]),
+            ("peer_limits", 10), ("profile", "lenient"), ("require_id", "no"), ("max_depth", 301),
+            ("handler_deadline", 31), ("trusted_proxies", ["x"]),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_is_refused_when_it_is_made(self, field: Any, value: Any) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            Policy(**{field: value})
+
+    def test_limits_and_names_may_be_written_as_text(self) -> None:
+        written: Any = {"peer_limits": "5/minute", "nonce": "off", "start": "exact", "principal_limits": ""}
+        policy = Policy(**written)
+        assert policy.peer_limits == parse_limits("5/minute")
+        assert (policy.nonce, policy.start, policy.principal_limits) == (NoncePolicy.OFF, StartPolicy.EXACT, ())
+        assert Policy().peer_limits == parse_limits("10/second;100/minute")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core import jsontext
-from asap_core.jsontext import NotJson, canonical_json, read_json, stable_json, write_json
+from asap_core.jsontext import MOST_DEPTH, NotJson, canonical_json, read_json, stable_json, write_json
 from asap_core.testing import json_values, request_bodies
 
 BAD = [
@@ -211,3 +211,15 @@ def test_without_msgspec_it_is_the_same_module(monkeypatch: Any) -> None:
     spec.loader.exec_module(module)
     assert module.msgspec is None
     assert module.read_json(module.write_json({"a": [1]})) == {"a": [1]}
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+@given(most=st.integers(1, MOST_DEPTH), depth=st.integers(1, 2 * MOST_DEPTH))
+def test_whatever_depth_policy_may_allow_is_read_and_no_more(slowly: Any, most: Any, depth: Any) -> None:
+    # A space at the end sends it the slow way.
+    text = b"[" * depth + b"]" * depth + b" " * slowly
+    if depth <= most:
+        read_json(text, max_depth=most)
+    else:
+        with pytest.raises(NotJson, match="within each other"):
+            read_json(text, max_depth=most)

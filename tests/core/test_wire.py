@@ -10,7 +10,15 @@ from attrs import evolve
 from hypothesis import example, given, strategies as st
 
 import asap_core
-from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
+from asap_core.client.outbound import (
+    Allowed,
+    Refused,
+    is_inside,
+    is_loopback,
+    judge_url,
+    origin_of,
+    without_credentials,
+)
 from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
 from asap_core.clock import ManualClock
 from asap_core.codec import decode_envelope, decode_registry, encode_envelope, read_registry
@@ -193,6 +201,9 @@ class TestUrls:
             "http://a.example", "ftp://a", "a.example", "", "https://", "https://u:p@a", "https://u@a", "https://a:x",
             "https://a:0", "https://a:99999", "https://[::1", "https://a b", "https://a\n", "https://a\\b",
             "https://" + "a" * 9000, "http://127.0.0.1.example", "file:///etc/passwd", "javascript:x", "//a",
+            "http://[::1]evil.example/", "https://[v1.x]/", "https://☃.example/", "https://１２７.0.0.1/", "https://a..b/",
+            "https://.", "https://.a", "https://" + "a" * 64 + ".example", "https://-a.example",
+            "https://::1/", "https://[]/",
         ],
     )  # fmt: skip
     def test_where_it_may_not(self, url: Any) -> None:
@@ -200,6 +211,18 @@ class TestUrls:
         assert isinstance(judged, Refused)
         assert judged.remedy
         assert "u:p" not in judged.shown
+
+    @pytest.mark.parametrize(
+        ("host", "inside"),
+        [
+            ("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", True), ("192.168.1.1", True),
+            ("172.16.0.1", True), ("169.254.169.254", True), ("fe80::1", True), ("fd00::1", True), ("0.0.0.0", True),
+            ("100.64.0.1", True), ("::ffff:10.0.0.1", True), ("224.0.0.1", True), ("64:ff9b::7f00:1", True),
+            ("8.8.8.8", False), ("2606:4700::1", False), ("agent.example", False), ("10.0.0.1.example", False),
+        ],
+    )  # fmt: skip
+    def test_what_a_stranger_may_not_send_us_to(self, host: Any, inside: Any) -> None:
+        assert is_inside(host) is inside
 
     @given(st.text())
     def test_any_text_is_judged(self, text: Any) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from asap_adapters import AgentClient, RemoteError, serve
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
 from asap_adapters.serve import Bound, listen
 from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
+from asap_core.client.delivery import RetryPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -55,6 +57,10 @@ def serving() -> Any:
     return run
 
 
+def once() -> AgentClient:
+    return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0))
+
+
 async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so_many(serving: Any) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
@@ -68,7 +74,7 @@ async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so
             running -= 1
 
     answered, refused = [], []
-    async with serving({"echo": slow}, threads=3) as bound, AgentClient(sender="urn:asap:agent:me") as client:
+    async with serving({"echo": slow}, threads=3) as bound, once() as client:
         manifest = await client.discover(bound.url)
 
         async def one() -> None:
@@ -199,6 +205,29 @@ def _is_open(one: socket.socket) -> bool:
         return True
     except ConnectionResetError:
         return False
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /asap HTTP/1.1\r\nContent-Length: 99999999\r\n\r\nx", b"\x16\x03 no HTTP"]
+)
+async def test_resets_at_any_moment_leave_no_trace(serving: Any, sent: Any, caplog: Any) -> None:
+    async with serving() as bound:
+
+        def reset_many() -> None:
+            for _ in range(50):
+                one = socket.create_connection(("127.0.0.1", bound.port), timeout=5)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                if sent:
+                    one.sendall(sent)
+                one.close()
+
+        await anyio.to_thread.run_sync(reset_many)
+        await anyio.sleep(0.2)
+        async with once() as client:
+            assert (await client.send(bound.url, "task.request", ECHO)).payload["status"] == "completed"
+    assert [
+        record.getMessage() for record in caplog.records if "without authentication" not in record.getMessage()
+    ] == []
 
 
 async def test_a_refused_upload_gets_to_read_why(serving: Any) -> None:
