@@ -91,8 +91,8 @@ def pipe() -> Any:
     made: list[Any] = []
 
     def make() -> Any:
-        to_server, from_client = anyio.create_memory_object_stream(100)
-        to_client, from_server = anyio.create_memory_object_stream(100)
+        to_server, from_client = anyio.create_memory_object_stream(100)  # type: ignore[var-annotated]
+        to_client, from_server = anyio.create_memory_object_stream(100)  # type: ignore[var-annotated]
         made.extend([to_server, from_client, to_client, from_server])
         return MemoryStream(from_server, to_server), MemoryStream(from_client, to_client)
 
@@ -145,7 +145,7 @@ class CountingTransport(InProcessTransport):
 
     def __init__(self, *args: Any, seconds: Any = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.paths = []
+        self.paths: Any = []
         self.seconds = seconds
         self.fail_with = None
 

@@ -58,7 +58,7 @@ async def test_knows_no_other_scope(app: Any) -> None:
         await play(app, {"type": "carrier-pigeon"})
 
 
-HTTP = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "client": None}
+HTTP: Any = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "client": None}
 
 
 async def test_a_peer_that_leaves_is_forgotten(app: Any) -> None:

@@ -174,7 +174,7 @@ class TestWhatIsWrongIsSaidInOneLine:
 
 class TestTokens:
     def test_a_token_may_end_in_equals_signs(self) -> None:
-        table = read_tokens([f"YWJj=={'='}{ALICE}"], None)
+        table: Any = read_tokens([f"YWJj=={'='}{ALICE}"], None)
         assert table.verify(Credential("YWJj==")).urn == ALICE
 
     def test_a_file_has_one_a_line_beside_comments(self, tmp_path: Any) -> None:

@@ -165,7 +165,7 @@ class TestDiscovery:
     async def test_cancelled_at_any_moment_nobody_is_left_waiting(self, counting: Any, client_of: Any) -> None:
         """Cancel the leader after every number of scheduling steps: whoever waits beside it is answered still."""
         for steps in range(25):
-            found = []
+            found: Any = []
             async with client_of(counting(seconds=0.1)) as client, anyio.create_task_group() as group:
                 leader = anyio.CancelScope()
 
@@ -400,7 +400,7 @@ class TestSending:
 
     async def test_a_batch_comes_back_in_order(self, agent: Any, echo_handlers: Any) -> None:
         async with in_process(agent(), echo_handlers) as client:
-            messages = [("task.request", {"skill_id": skill, "input": {}}) for skill in ("echo", "no", "echo")]
+            messages: Any = [("task.request", {"skill_id": skill, "input": {}}) for skill in ("echo", "no", "echo")]
             outcomes = await client.send_batch(BASE, messages)
             assert [type(outcome).__name__ for outcome in outcomes] == ["Envelope", "RemoteError", "Envelope"]
             with pytest.raises(ValueError, match="1 to 50"):

@@ -27,7 +27,7 @@ def call(number: Any = 1, **changes: Any) -> Any:
         payload_type="task.request",
         payload={"conversation_id": "c", "skill_id": "echo", "input": {"n": number}},
         ids=lambda: f"id-{number}-{time.monotonic_ns()}",
-        wall=time.time(),
+        wall=time.time(),  # type: ignore[arg-type]
     )
     document = {
         "jsonrpc": "2.0",
@@ -275,7 +275,7 @@ async def test_one_connection_that_fails_early_ends_nobody_elses(
     agent: Any, echo_handlers: Any, number: Any, goes_on: Any
 ) -> None:
     listener, stop = FailingListener(number), anyio.Event()
-    server = _Server(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)
+    server = _Server(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)  # type: ignore[arg-type]
 
     async def run() -> None:
         await server.run(lambda: None)
@@ -305,7 +305,7 @@ class TestCancellation:
             driver = Driver(served, Handlers({"echo": slow}))
             async with anyio.create_task_group() as group:
                 group.start_soon(
-                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")
+                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")  # type: ignore[misc]
                 )
                 await ours.send(post(call(1)))
                 for _ in range(steps):
@@ -324,7 +324,7 @@ class TestCancellation:
             driver = Driver(served, Handlers({"echo": slow}))
             async with anyio.create_task_group() as group:
                 group.start_soon(
-                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")
+                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")  # type: ignore[misc]
                 )
                 batch = b"[" + b",".join(call(number) for number in range(5)) + b"]"
                 await ours.send(post(batch))

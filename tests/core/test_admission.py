@@ -23,7 +23,7 @@ from asap_core.server.replay import StartPolicy
 
 START = 1_750_000_000.0
 QUESTION = Question(
-    sender="urn:asap:agent:a", authenticated=True, peer="192.0.2.1", nonce="n", issued=START,
+    sender="urn:asap:agent:a", authenticated=True, peer="192.0.2.1", nonce="n", issued=START,  # type: ignore[arg-type]
     idempotency_key="k", digest=b"d", deadline=30.0,
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ QUESTION = Question(
 def admission() -> Any:
     def make(**policy: Any) -> Any:
         fields = Policy(**{"start": StartPolicy.OPEN, **policy})
-        return LocalAdmission.of(fields, key=b"k" * 32, now=0.0, wall=START)
+        return LocalAdmission.of(fields, key=b"k" * 32, now=0.0, wall=START)  # type: ignore[arg-type]
 
     return make
 

@@ -34,7 +34,7 @@ DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
 
 
 def fresh(*headers: Any, ttl: Any = None) -> Any:
-    return freshness_of(headers, policy=POLICY, wall=WALL, ttl=ttl)
+    return freshness_of(headers, policy=POLICY, wall=WALL, ttl=ttl)  # type: ignore[arg-type]
 
 
 class TestFreshness:
@@ -120,7 +120,7 @@ class TestFreshness:
         "text", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
     )
     def test_all_three_forms_of_dates_are_read(self, text: Any) -> None:
-        assert parse_http_date(text) == 784111777
+        assert parse_http_date(text) == 784111777  # type: ignore[comparison-overlap]
 
     @given(st.text())
     def test_any_text_is_a_date_or_none(self, text: Any) -> None:
@@ -132,12 +132,12 @@ class TestFreshness:
         [("5", 5), ("Sun, 15 Jun 2025 15:07:40 GMT", 60), (DATE, 0), ("x", None), ("1.5", None), ("-1", None)],
     )
     def test_retry_after_is_seconds_or_a_date(self, text: Any, seconds: Any) -> None:
-        assert parse_retry_after(text, wall=WALL) == seconds
+        assert parse_retry_after(text, wall=WALL) == seconds  # type: ignore[arg-type]
 
 
 class TestCoalescing:
     def test_the_first_leads_and_the_others_join(self) -> None:
-        flights = Coalescer()
+        flights: Any = Coalescer()
         leading = flights.join("k", 1)
         assert isinstance(leading, Leading)
         assert flights.join("k", 2) == Joined()
@@ -145,23 +145,23 @@ class TestCoalescing:
         assert (len(flights), flights.waiting) == (0, 0)
 
     def test_a_late_result_is_refused(self) -> None:
-        flights = Coalescer()
+        flights: Any = Coalescer()
         flight = flights.join("k", 1).flight
         assert flights.land(flight) == (1,)
         assert flights.land(flight) == ()
         assert flights.land(Flight("k", 1)) == ()
 
     def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self) -> None:
-        flights = Coalescer()
+        flights: Any = Coalescer()
         first = flights.join("k", 1).flight
         flights.join("k", 2)
         flights.join("k", 3)
-        second = flights.leave(1)
+        second: Any = flights.leave(1)
         assert (second.waiter, flights.land(first)) == (2, ())
         assert flights.land(second.flight) == (2, 3)
 
     def test_a_flight_ends_with_its_last_waiter(self) -> None:
-        flights = Coalescer()
+        flights: Any = Coalescer()
         flights.join("k", 1)
         flights.join("k", 2)
         assert flights.leave(2) is None
@@ -170,13 +170,13 @@ class TestCoalescing:
         assert (len(flights), flights.flight("k")) == (0, None)
 
     def test_one_waiter_waits_once(self) -> None:
-        flights = Coalescer()
+        flights: Any = Coalescer()
         flights.join("k", 1)
         with pytest.raises(ValueError, match="waits already"):
             flights.join("other", 1)
 
     def test_it_is_bounded(self) -> None:
-        flights = Coalescer(max_flights=1, max_waiters=2)
+        flights: Any = Coalescer(max_flights=1, max_waiters=2)
         flights.join("k", 1)
         assert flights.join("other", 2) == Crowded()
         flights.join("k", 3)
@@ -191,15 +191,15 @@ class Play:
     """A directory and its clock, driven step by step."""
 
     def __init__(self, **policy: Any) -> None:
-        self.directory = Directory(DirectoryPolicy(**policy))
+        self.directory: Any = Directory(DirectoryPolicy(**policy))
         self.now = 0.0
         self.waiters = iter(range(10**6))
 
     def lookup(self, url: Any = URL) -> Any:
-        return self.directory.lookup(url, next(self.waiters), now=self.now)
+        return self.directory.lookup(url, next(self.waiters), now=self.now)  # type: ignore[arg-type, unused-ignore]
 
     def settle(self, flight: Any, outcome: Any, jitter: Any = 0.0) -> Any:
-        return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)
+        return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)  # type: ignore[arg-type, unused-ignore]
 
     def fetch(self, outcome: Any, url: Any = URL) -> Any:
         (lead,) = self.lookup(url)
@@ -222,7 +222,7 @@ class TestDirectory:
         assert (len(play.directory), play.directory.waiting) == (1, 0)
 
     def test_what_is_good_is_delivered_at_once(self) -> None:
-        play = Play()
+        play: Any = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60")]))
         play.now = 59.0
         assert play.result() == Found("v", Source.CACHED, 59.0)
@@ -231,7 +231,7 @@ class TestDirectory:
         assert play.directory.cached("other", now=0.0) is None
 
     def test_how_long_it_may_be_used_can_be_asked(self) -> None:
-        play = Play()
+        play: Any = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("etag", '"e"')]))
         assert (play.directory.freshness(URL).fresh_for, play.directory.freshness(URL).etag) == (60.0, '"e"')
         assert play.directory.freshness("other") is None
@@ -401,12 +401,12 @@ class FlightLaws(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = self.kind(DirectoryPolicy(max_entries=2))
+        self.directory: Any = self.kind(DirectoryPolicy(max_entries=2))
         self.now = 0.0
         self.number = 0
-        self.waiting = {}
-        self.leads = {}
-        self.late = []
+        self.waiting: Any = {}
+        self.leads: Any = {}
+        self.late: Any = []
 
     def carry_out(self, effects: Any, url: Any = None) -> None:
         for place, effect in enumerate(effects):
@@ -424,7 +424,7 @@ class FlightLaws(RuleBasedStateMachine):
     def look_up(self, url: Any) -> None:
         self.number += 1
         self.waiting[self.number] = url
-        self.carry_out(self.directory.lookup(url, self.number, now=self.now))
+        self.carry_out(self.directory.lookup(url, self.number, now=self.now))  # type: ignore[arg-type, unused-ignore]
 
     @rule(
         data=st.data(),
@@ -443,7 +443,7 @@ class FlightLaws(RuleBasedStateMachine):
             waiter = data.draw(st.sampled_from(sorted(self.leads)))
             flight, url = self.leads[waiter], self.waiting[waiter]
             expected = {one for one, key in self.waiting.items() if key == url}
-            self.carry_out(self.directory.settle(flight, outcome, now=self.now, wall=WALL))
+            self.carry_out(self.directory.settle(flight, outcome, now=self.now, wall=WALL))  # type: ignore[arg-type, unused-ignore]
             assert not expected & self.waiting.keys(), "somebody was left waiting"
             self.late.append(flight)
 
@@ -451,7 +451,7 @@ class FlightLaws(RuleBasedStateMachine):
     def a_late_result_changes_nothing(self, data: Any) -> None:
         if self.late:
             flight = data.draw(st.sampled_from(self.late))
-            assert self.directory.settle(flight, Fetched("late"), now=self.now, wall=WALL) == ()
+            assert self.directory.settle(flight, Fetched("late"), now=self.now, wall=WALL) == ()  # type: ignore[arg-type, unused-ignore]
 
     @rule(data=st.data())
     def cancel(self, data: Any) -> None:
@@ -482,23 +482,23 @@ class FlightLaws(RuleBasedStateMachine):
         assert len(self.directory) <= 2
 
 
-class SecondFlight(Directory):
+class SecondFlight(Directory):  # type: ignore[type-arg]
     def lookup(self, url: Any, waiter: Any, *, now: Any) -> Any:
         self._flights._flights.pop(url, None)
         return super().lookup(url, waiter, now=now)
 
 
-class LosesOnHandOver(Directory):
+class LosesOnHandOver(Directory):  # type: ignore[type-arg]
     def abandon(self, waiter: Any) -> Any:
         return super().abandon(waiter)[:0]
 
 
-class TakesLateResults(Directory):
+class TakesLateResults(Directory):  # type: ignore[type-arg]
     def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
         return super().settle(self._flights.flight(flight.key) or flight, outcome, **times)
 
 
-class TellsTheLeaderOnly(Directory):
+class TellsTheLeaderOnly(Directory):  # type: ignore[type-arg]
     def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
         return super().settle(flight, outcome, **times)[:1]
 

@@ -55,7 +55,7 @@ class TestRetries:
     @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 60))
     def test_no_wait_is_over_the_cap(self, attempts: Any, jitter: Any, retry_after: Any) -> None:
         policy = RetryPolicy(retries=10**6)
-        found = next_step(
+        found: Any = next_step(
             Attempt.LOST, attempts=attempts, keyed=True, policy=policy, jitter=jitter, retry_after=retry_after
         )
         assert 0.9 <= found.seconds <= policy.longest_delay
@@ -63,13 +63,13 @@ class TestRetries:
 
 class TestBreaker:
     def failing(self) -> Any:
-        breaker = Breaker()
+        breaker: Any = Breaker()
         for _ in range(5):
             breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
         return breaker
 
     def test_opens_after_failures_in_a_row_only(self) -> None:
-        breaker = Breaker()
+        breaker: Any = Breaker()
         for outcome in [Outcome.FAILED] * 4 + [Outcome.OK] + [Outcome.FAILED] * 4 + [Outcome.ABANDONED] * 9:
             breaker.give_back(breaker.ask(now=0.0), outcome, now=0.0)
         assert breaker.state(now=0.0) is BreakerState.CLOSED
@@ -103,7 +103,7 @@ KEY = TokenKey("https://idp.example/token", "me", "read")
 
 class TestTokens:
     def test_one_fetch_for_all_who_need_it(self) -> None:
-        kept = Tokens()
+        kept: Any = Tokens()
         (lead,) = kept.lookup(KEY, 1, now=0.0)
         assert isinstance(lead, TokenLead)
         assert kept.lookup(KEY, 2, now=0.0) == ()
@@ -114,12 +114,12 @@ class TestTokens:
         assert "secret" not in repr(given_to) + repr(Issued("secret", 1.0))
 
     def test_another_scope_is_another_token(self) -> None:
-        kept = Tokens()
+        kept: Any = Tokens()
         kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 3600.0), now=0.0)
         assert isinstance(kept.lookup(TokenKey(KEY.endpoint, KEY.client_id, "write"), 2, now=0.0)[0], TokenLead)
 
     def test_it_is_refreshed_ahead_while_the_others_use_the_old_one(self) -> None:
-        kept = Tokens()
+        kept: Any = Tokens()
         kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
         (lead,) = kept.lookup(KEY, 2, now=80.0)
         assert isinstance(lead, TokenLead)
@@ -130,19 +130,19 @@ class TestTokens:
         assert kept.settle(lead.flight, NotIssued(error), now=100.0) == (TokenFailed(4, error),)
 
     def test_a_short_lived_one_is_used_for_most_of_its_life(self) -> None:
-        kept = Tokens()
+        kept: Any = Tokens()
         kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 10.0), now=0.0)
         assert isinstance(kept.lookup(KEY, 2, now=7.9)[0], TokenGiven)
 
     def test_a_leader_that_leaves_hands_over(self) -> None:
-        kept = Tokens()
+        kept: Any = Tokens()
         kept.lookup(KEY, 1, now=0.0)
         kept.lookup(KEY, 2, now=0.0)
         (lead,) = kept.abandon(1)
         assert (lead.waiter, kept.abandon(1)) == (2, ())
 
     def test_one_that_was_refused_is_dropped_once(self) -> None:
-        kept = Tokens()
+        kept: Any = Tokens()
         (effect,) = kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
         kept.drop(KEY, effect.token)
         assert len(kept) == 0
@@ -152,7 +152,7 @@ class TestTokens:
 
     def test_they_are_bounded(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(tokens_module, "MAX_TOKENS", 2)
-        kept = Tokens()
+        kept: Any = Tokens()
         for number in range(3):
             key = TokenKey(str(number), "me")
             kept.settle(kept.lookup(key, number, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
@@ -165,7 +165,7 @@ class TestServerTimes:
     HERE = "https://a.example"
 
     def test_it_goes_on_from_what_the_server_said_whatever_the_local_clock_does(self) -> None:
-        times = ServerTimes()
+        times: Any = ServerTimes()
         assert times.wall(self.HERE, local=100.0, now=0.0) == 100.0
         times.learn(self.HERE, 5000.0, now=10.0)
         assert times.wall(self.HERE, local=100.0, now=10.0) == 5000.0
@@ -173,20 +173,20 @@ class TestServerTimes:
         assert times.wall("https://b.example", local=7.0, now=12.5) == 7.0
 
     def test_it_is_forgotten_after_an_hour(self) -> None:
-        times = ServerTimes()
+        times: Any = ServerTimes()
         times.learn(self.HERE, 5000.0, now=10.0)
         assert times.wall(self.HERE, local=1.0, now=3610.0) == 8600.0
         assert times.wall(self.HERE, local=1.0, now=3610.1) == 1.0
         assert len(times) == 0
 
     def test_what_is_learned_later_counts(self) -> None:
-        times = ServerTimes()
+        times: Any = ServerTimes()
         times.learn(self.HERE, 5000.0, now=10.0)
         times.learn(self.HERE, 4000.0, now=11.0)
         assert times.wall(self.HERE, local=1.0, now=11.0) == 4000.0
 
     def test_so_many_are_remembered_the_oldest_goes(self) -> None:
-        times = ServerTimes()
+        times: Any = ServerTimes()
         for number in range(1001):
             times.learn(f"https://{number}.example", 5000.0, now=float(number))
         assert len(times) == 1000

@@ -119,7 +119,7 @@ def finish(state: Any, *, answer: Any = reply) -> Any:
             case Authenticate():
                 state = state.verified(Authenticated(ALICE))
             case Fork():
-                state = state.answered([answer(one) if isinstance(one, Dispatch) else one for one in state.calls])
+                state = state.answered([answer(one) if isinstance(one, Dispatch) else one for one in state.calls])  # type: ignore[misc]
     return state.response
 
 
@@ -722,7 +722,7 @@ class TestBatches:
         assert ["error" in value for value in values] == [False, True]
 
     def test_the_header_key_stands_for_each_item_by_its_place(self) -> None:
-        agent, told = serve(), []
+        agent, told = serve(), []  # type: ignore[var-annotated]
         agent._observers = (told.append,)
         batch = [call(1), call(2), call(3, key="mine")]
         for _ in range(2):
@@ -778,7 +778,7 @@ class TestWhoseShare:
     @pytest.mark.parametrize("options", [{}, {"shared_limits": True, "peer_limits": parse_limits("1/second")}])
     def test_nothing_is_said_where_nothing_is_known(self, options: Any) -> None:
         state = serve(**options).open(head())
-        state = state.taken() if isinstance(state, TakeLimit) else state
+        state: Any = state.taken() if isinstance(state, TakeLimit) else state  # type: ignore[no-redef]
         assert not any(name.startswith(b"ratelimit") for name, _ in finish(state.feed(body()).end()).headers)
 
     def test_handlers_at_work_are_bounded_for_each_caller(self) -> None:
@@ -818,7 +818,7 @@ class TestShares:
     def test_over_it_there_is_429_as_in_the_reference(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [post(agent, call()).status for _ in range(3)] == [200, 200, 429]
-        response = agent.open(head()).response
+        response: Any = agent.open(head()).response
         data = json.loads(response.body)["error"]
         assert (data["code"], data["data"]["limit"], data["data"]["retry_after"]) == (429, "2 per 1 minute", 30)
         assert dict(response.headers)[b"retry-after"] == b"30"
@@ -853,10 +853,10 @@ class TestShares:
 
     def test_a_shared_limiter_is_asked_by_the_driver(self) -> None:
         agent = serve(shared_limits=True, peer_limits=parse_limits("10/minute"))
-        state = agent.open(head())
+        state: Any = agent.open(head())
         assert isinstance(state, TakeLimit)
         assert (state.scope, state.key, state.cost, state.partial) == ("peer", "192.0.2.1", 1, False)
-        assert state.limited(5.0, "10 per 1 minute").response.status == 429
+        assert state.limited(5.0, "10 per 1 minute").response.status == 429  # type: ignore[union-attr]
         assert agent.open(head()).unavailable().response.status == 503
         state = agent.open(head()).taken().feed(json.dumps([call(1), call(2), call(3)]).encode()).end()
         assert (state.cost, state.partial) == (2, True)
@@ -978,7 +978,7 @@ class TestDecisions:
         post(agent, call(key="k"))
         post(agent, call(key="k"))
         facts = {"peer": "192.0.2.1", "payload_type": "taskrequest"}
-        assert told == [Decision(what=What.ACCEPTED, **facts), Decision(what=What.REPEATED, **facts)]
+        assert told == [Decision(what=What.ACCEPTED, **facts), Decision(what=What.REPEATED, **facts)]  # type: ignore[arg-type]
 
     WHAT = {
         "asap:rpc/parse_error": What.MALFORMED,

@@ -116,13 +116,13 @@ class TestWriting:
             write_json(value)
 
     def test_a_cycle_is_refused(self) -> None:
-        cycle = []
+        cycle: Any = []
         cycle.append(cycle)
         with pytest.raises(ValueError, match=r"expected|Circular"):
             write_json(cycle)
 
     def test_something_very_deep_is_refused(self) -> None:
-        deep = []
+        deep: Any = []
         for _ in range(100_000):
             deep = [deep]
         with pytest.raises(ValueError, match="expected"):
@@ -206,7 +206,7 @@ class TestCanonicalJson:
 
 def test_without_msgspec_it_is_the_same_module(monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "msgspec", None)
-    spec = importlib.util.spec_from_file_location("without_msgspec", jsontext.__file__)
+    spec: Any = importlib.util.spec_from_file_location("without_msgspec", jsontext.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.msgspec is None

@@ -109,4 +109,4 @@ def test_networks_are_checked_when_policy_is_made(bad: Any) -> None:
 
 def test_the_header_is_one_of_two() -> None:
     with pytest.raises(ValueError, match="forwarded_header"):
-        Policy(forwarded_header="x-real-ip")
+        Policy(forwarded_header="x-real-ip")  # type: ignore[arg-type]

@@ -44,31 +44,31 @@ class TestReadingLimits:
 
 class TestTaking:
     def test_a_quiet_key_gets_its_amount_at_once_and_then_its_rate(self) -> None:
-        limiter = Limiter(TEN, capacity=10)
+        limiter: Any = Limiter(TEN, capacity=10)
         assert [limiter.take("k", now=0.0) for _ in range(10)] == [Taken()] * 10
         refused = limiter.take("k", now=0.0)
-        assert refused == Limited(pytest.approx(0.1), "10 per 1 second")
+        assert refused == Limited(pytest.approx(0.1), "10 per 1 second")  # type: ignore[arg-type]
         assert limiter.take("k", now=0.1) == Taken()
         assert isinstance(limiter.take("k", now=0.15), Limited)
 
     def test_what_one_limit_refuses_costs_nothing_in_the_others(self) -> None:
-        limiter = Limiter(BOTH, capacity=10)
+        limiter: Any = Limiter(BOTH, capacity=10)
         for _ in range(1000):
             limiter.take("k", now=0.0)
         taken = sum(isinstance(limiter.take("k", now=1.0 + second), Taken) for second in range(8) for _ in range(10))
         assert taken == 80
 
     def test_keys_do_not_share(self) -> None:
-        limiter = Limiter(TEN, capacity=10)
+        limiter: Any = Limiter(TEN, capacity=10)
         assert limiter.take("a", cost=10, now=0.0) == limiter.take("b", cost=10, now=0.0) == Taken()
 
     def test_a_cost_above_the_amount_is_never_granted(self) -> None:
-        limiter = Limiter(TEN, capacity=10)
+        limiter: Any = Limiter(TEN, capacity=10)
         assert isinstance(limiter.take("k", cost=11, now=0.0), Limited)
         assert len(limiter) == 0
 
     def test_part_of_a_cost_is_granted_where_part_is_asked_for(self) -> None:
-        limiter = Limiter(BOTH, capacity=10)
+        limiter: Any = Limiter(BOTH, capacity=10)
         assert limiter.take_up_to("k", cost=4, now=0.0) == 4
         assert limiter.take_up_to("k", cost=50, now=0.0) == 6
         assert limiter.take_up_to("k", cost=50, now=0.0) == 0
@@ -97,14 +97,14 @@ class TestTaking:
 
 class TestAFullTable:
     def test_drops_what_is_whole_again_and_loses_nothing(self) -> None:
-        limiter = Limiter(TEN, capacity=3)
+        limiter: Any = Limiter(TEN, capacity=3)
         for key in "abc":
             limiter.take(key, now=0.0)
         assert limiter.take("d", now=10.0) == Taken()
         assert len(limiter) == 3
 
     def test_gives_new_keys_one_share_together_and_evicts_nobody(self) -> None:
-        limiter = Limiter(TEN, capacity=3)
+        limiter: Any = Limiter(TEN, capacity=3)
         for key in "abc":
             limiter.take(key, cost=10, now=0.0)
         taken = [isinstance(limiter.take(f"new{number}", now=0.0), Taken) for number in range(20)]

@@ -208,8 +208,8 @@ class LawMachine(RuleBasedStateMachine):
         super().__init__()
         self.now, self.wall = 0.0, START
         self.guard = guard(kind=self.kind, capacity=40, per_sender=20, now=self.now, wall=self.wall)
-        self.ever = set()
-        self.last = {}
+        self.ever: Any = set()
+        self.last: Any = {}
 
     @rule(
         sender=st.sampled_from(["alice", "bob", "bobx"]),

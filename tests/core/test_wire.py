@@ -330,11 +330,11 @@ class TestReplies:
         first = {"id": "req-1", "result": {"envelope": REPLY}}
         body = json.dumps([second, first]).encode()
         found = read_batch_reply((SENT, other), status=200, body=body)
-        assert [one.correlation_id for one in found] == ["e1", "e9"]
+        assert [one.correlation_id for one in found] == ["e1", "e9"]  # type: ignore[union-attr]
         found = read_batch_reply(
             (SENT, other), status=200, body=json.dumps([{"error": {"code": 7}, "id": None}]).encode()
         )
-        assert (found[0].code, isinstance(found[1], Unusable)) == (7, True)
+        assert (found[0].code, isinstance(found[1], Unusable)) == (7, True)  # type: ignore[union-attr]
         for body in (b"x", b'{"error": {"code": 3}}'):
             assert len(read_batch_reply((SENT, other), status=200, body=body)) == 2
 
@@ -358,7 +358,7 @@ class TestRegistries:
         assert [entry.name for entry in find(registry, agent_id="urn:asap:agent:a")] == ["A", "second A"]
         assert len(find(registry, skill="y")) == 3
         assert find(registry, skill="z") == index.by_skill("z") == ()
-        assert index.by_id("urn:asap:agent:a").name == "A"
+        assert index.by_id("urn:asap:agent:a").name == "A"  # type: ignore[union-attr]
         assert index.by_id("urn:asap:agent:z") is None
         assert index.by_skill("y") == find(registry, skill="y")
 
@@ -387,7 +387,7 @@ class TestTasks:
     @pytest.mark.parametrize("before", TaskStatus)
     @pytest.mark.parametrize("after", TaskStatus)
     def test_moves_are_those_of_the_table(self, before: Any, after: Any) -> None:
-        task = evolve(self.TASK, status=before)
+        task: Any = evolve(self.TASK, status=before)
         if after in TRANSITIONS[before]:
             assert (task.move(after, wall=1.0).status, task.move(after, wall=1.0).updated_at.year) == (after, 1970)
         else:

@@ -68,7 +68,7 @@ def reference_server(reference_python: Any) -> Any:
 
     def start(*token_and_urn: Any) -> Any:
         script = [reference_python, "-W", "ignore", str(HERE / "reference_server.py"), *token_and_urn]
-        process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process: Any = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         running.append(process)
         port = next(int(line) for line in process.stdout if line.strip().isdigit())
         return f"http://127.0.0.1:{port}"

@@ -57,7 +57,7 @@ async def test_its_refusals_are_read(reference_server: Any) -> None:
         assert (caught.value.code, caught.value.taxonomy) == (-32012, "asap:transport/handler_not_found")
         fresh = Envelope.new(
             sender=ME, recipient=AGENT, payload_type="task.request",
-            payload={"conversation_id": "c", **ECHO}, ids=lambda: "old", wall=time.time() - 3600,
+            payload={"conversation_id": "c", **ECHO}, ids=lambda: "old", wall=time.time() - 3600,  # type: ignore[arg-type]
         )  # fmt: skip
         with pytest.raises(RemoteError) as caught:
             await client.post(manifest, fresh)
@@ -71,7 +71,7 @@ async def test_its_tokens_work(reference_server: Any) -> None:
         with pytest.raises(RemoteError, match="Sender does not match"):
             await client.send(base, "task.request", ECHO, sender="urn:asap:agent:mallory")
     async with AgentClient(sender=ME) as client:
-        manifest = await client.discover(base)
+        manifest: Any = await client.discover(base)
         assert manifest.auth.schemes == ("bearer",)
         with pytest.raises(RemoteError, match="Authentication required"):
             await client.send(manifest, "task.request", ECHO)

@@ -22,7 +22,7 @@ def our_server(request: Any) -> Any:
     threads = []
 
     def start(*, tokens: Any = None, policy: Any = None) -> Any:
-        urls, stops = [], []
+        urls, stops = [], []  # type: ignore[var-annotated]
         ready = threading.Event()
 
         async def main() -> None:
@@ -31,7 +31,7 @@ def our_server(request: Any) -> Any:
                 echo_manifest(AGENT, bound.url, auth=tokens is not None), policy=policy or Policy(peer_limits=())
             )
             stop = anyio.Event()
-            stops.append(lambda: anyio.from_thread.run_sync(stop.set, token=token))
+            stops.append(lambda: anyio.from_thread.run_sync(stop.set, token=token))  # type: ignore[has-type]
             token = anyio.lowlevel.current_token()
             async with anyio.create_task_group() as group:
 

@@ -31,7 +31,7 @@ def served(request: Any) -> Any:
     running = []
 
     def start(*options: Any, cwd: Any = None) -> Any:
-        process = subprocess.Popen(
+        process: Any = subprocess.Popen(
             [*COMMAND, "serve", "--port", "0", "--backend", request.param, *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -156,7 +156,7 @@ def test_serves_over_tls(served: Any, tmp_path: Any) -> None:
 def test_browse_watches_until_interrupted(served: Any) -> None:
     url, process = served("--mdns")
     backend = process.args[process.args.index("--backend") + 1]
-    watching = subprocess.Popen(
+    watching: Any = subprocess.Popen(
         [*COMMAND, "browse", "--watch", "--loopback", "--json", "--backend", backend],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -187,7 +187,7 @@ async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch
     silent = advertiser(18014, name="Silent", manifest_url="http://nobody-is-there.local:18014/m")
     with anyio.fail_after(20):
         async with browse(interfaces=LOOPBACK) as events, silent, advertiser(18015):
-            kinds = []
+            kinds: Any = []
             while len(kinds) < 2:
                 match await events.__anext__():
                     case Added(one) if one.port == 18015:

@@ -99,7 +99,7 @@ class TestTheWsgiApplication:
                 **environ,
             }
             setup_testing_defaults(given)
-            answer: Any = application(given, lambda status, headers, _info=None: seen.extend([status, dict(headers)]))
+            answer: Any = application(given, lambda status, headers, _info=None: seen.extend([status, dict(headers)]))  # type: ignore[arg-type]
             content = b"".join(answer)
             answer.close()
             return seen[0], seen[1], content
