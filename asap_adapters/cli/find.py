@@ -118,8 +118,9 @@ async def _health(arguments: argparse.Namespace) -> int:
 async def _browse(arguments: argparse.Namespace) -> int:
     interfaces = ["127.0.0.1"] if arguments.loopback else None
     known: dict[str, Announcement] = {}
-    with anyio.move_on_after(None if arguments.watch else arguments.wait):
-        async with _client(arguments) as client, client.browse(interfaces=interfaces) as events:
+    async with _client(arguments) as client, client.browse(interfaces=interfaces) as events:
+        # From here on, that is: what it takes to begin isn't listening.
+        with anyio.move_on_after(None if arguments.watch else arguments.wait):
             async for event in events:
                 if arguments.watch:
                     _tell(event, as_json=arguments.json)

@@ -21,9 +21,16 @@ def anyio_backend(request: Any) -> Any:
     return request.param
 
 
-async def test_the_whole_script(reference_server: Any) -> None:
-    base = reference_server()
-    async with AgentClient(sender=ME) as client:
+@pytest.fixture(params=[None, "t"], ids=["open", "with-token"])
+def served(request: Any, reference_server: Any) -> Any:
+    """The reference's server, open and with tokens: its base URL, and what our client needs to speak with it."""
+    token = request.param
+    return (reference_server() if token is None else reference_server(token, ME)), {"sender": ME, "token": token}
+
+
+async def test_the_whole_script(served: Any) -> None:
+    base, options = served
+    async with AgentClient(**options) as client:
         manifest = await client.discover(base, expect=AGENT)
         assert (await client.get_manifest(f"{base}/.well-known/asap/manifest.json")) is manifest
         assert (await client.health_check(base)).healthy
@@ -44,9 +51,9 @@ async def test_the_whole_script(reference_server: Any) -> None:
         assert len({reply.correlation_id for reply in replies}) == 20
 
 
-async def test_its_refusals_are_read(reference_server: Any) -> None:
-    base = reference_server()
-    async with AgentClient(sender=ME) as client:
+async def test_its_refusals_are_read(served: Any) -> None:
+    base, options = served
+    async with AgentClient(**options) as client:
         manifest = await client.discover(base)
         await client.send(manifest, "task.request", ECHO, nonce="same")
         with pytest.raises(RemoteError) as caught:
