@@ -13,13 +13,13 @@ import anyio
 
 from asap_adapters.handlers import Handlers
 from asap_core.http import Request, Response
-from asap_core.server.admission import Unavailable
+from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
 from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
 from asap_core.server.identity import Authenticated, Credential
 
-__all__ = ["Authenticator", "Driver", "PeerGone", "Wire"]
+__all__ = ["Authenticator", "Driver", "PeerGone", "Store", "Wire"]
 
 log: Final = logging.getLogger("asap.drive")
 
@@ -46,16 +46,44 @@ class Wire(Protocol):
         ...
 
 
-class Driver:
-    """An agent and what it takes to run it: its handlers and who checks credentials."""
+class Store(Protocol):
+    """Where admission is remembered, for an agent bound with `shared_admission=True`."""
 
-    def __init__(self, agent: Agent, handlers: Handlers, *, authenticate: Authenticator | None = None) -> None:
+    async def ask(self, question: Question) -> Answer:
+        """Answer one question, atomically; `Unavailable` where it can't."""
+        ...
+
+    def record(self, reservation: Reservation, outcome: object, size: int) -> None:
+        """Keep what the handler answered."""
+        ...
+
+    def lose(self, reservation: Reservation) -> None:
+        """The handler was cut off midway."""
+        ...
+
+    def give_back(self, reservation: Reservation) -> None:
+        """The handler never ran."""
+        ...
+
+
+class Driver:
+    """An agent and what it takes to run it: its handlers, who checks credentials, where admission is remembered."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        handlers: Handlers,
+        *,
+        authenticate: Authenticator | None = None,
+        store: Store | None = None,
+    ) -> None:
         handlers.check(agent)
         if agent.authenticates and authenticate is None:
             raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…).verify")
         self.agent = agent
         self._handlers = handlers
         self._authenticate = authenticate
+        self._store = store
         self._held: dict[bytes, set[anyio.Event]] = {}
 
     async def run(self, request: Request, wire: Wire) -> None:
@@ -114,16 +142,15 @@ class Driver:
         """Drive one call to its answer."""
         while True:
             match state:
-                case Admit():
-                    state = state.answered(Unavailable(self.agent.policy.retry_after_unavailable))
+                case Admit(question):
+                    state = state.answered(await self._ask(question))
                 case Hold():
                     state = await self._hold(state)
                 case Dispatch():
-                    try:
-                        state = await self._handlers.run(state)
-                    finally:
-                        self._wake()
-                case Record():
+                    state = await self._dispatch(state)
+                case Record(reservation, outcome, size):
+                    if self._store is not None:
+                        self._store.record(reservation, outcome, size)
                     state = state.recorded()
                 case Answered():
                     if state.fault is not None:
@@ -131,6 +158,25 @@ class Driver:
                     return state
                 case _:
                     assert_never(state)
+
+    async def _ask(self, question: Question) -> Answer:
+        if self._store is None:
+            return Unavailable(self.agent.policy.retry_after_unavailable)
+        return await self._store.ask(question)
+
+    async def _dispatch(self, state: Dispatch) -> Record | Answered:
+        reservation, store = state.reservation, self._store
+        try:
+            after = await self._handlers.run(state)
+        except BaseException:
+            if store is not None and reservation is not None:
+                store.lose(reservation)
+            raise
+        finally:
+            self._wake()
+        if isinstance(after, Answered) and store is not None and reservation is not None:
+            store.give_back(reservation)  # it was turned away: what ran is recorded
+        return after
 
     async def _hold(self, state: Hold) -> CallState:
         """Wait for the same work, begun by another request, to end."""

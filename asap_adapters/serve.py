@@ -8,6 +8,7 @@ import errno
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +26,7 @@ from asap_adapters.coding import CODINGS
 from asap_adapters.drive import Authenticator, Driver, PeerGone
 from asap_adapters.entropy import new_id, new_secret
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.stores.file import FileStore
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
 from asap_core.head import BadHead, Head, HeadReader
@@ -81,15 +83,26 @@ async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
     return Bound(listener, f"{'https' if tls else 'http'}://{shown}:{real_port}", host, real_port)
 
 
-def bind_agent(agent: Agent, *, observe: Observer = log_decision, metrics: bool = False) -> Agent:
+def bind_agent(
+    agent: Agent, *, observe: Observer = log_decision, metrics: bool = False, shared_admission: bool = False
+) -> Agent:
     """Give an agent the system's clock and randomness, unless it has its own already.
 
     `observe` is told every decision; by default it's logged. With `metrics` they're counted and shown at /asap/metrics.
+    With `shared_admission` the driver has a store that answers for it.
     """
     if not agent.bound:
         counters = Counters() if metrics else None
         key = new_secret()
-        agent.bind(clock=LoopClock(), ids=new_id, key=key, codings=CODINGS, observe=observe, counters=counters)
+        agent.bind(
+            clock=LoopClock(),
+            ids=new_id,
+            key=key,
+            codings=CODINGS,
+            observe=observe,
+            counters=counters,
+            shared_admission=shared_admission,
+        )
     return agent
 
 
@@ -108,6 +121,7 @@ async def serve(
     stop: anyio.Event | None = None,
     observe: Observer = log_decision,
     metrics: bool = False,
+    state: str | Path | None = None,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an agent until cancelled, or until `stop` is set and what is in flight is done.
@@ -115,21 +129,34 @@ async def serve(
     `handlers` maps skill ids to functions `(request, context) -> result`, async or not; `on` maps other payload types.
     `authenticate` says whom a bearer token stands for, such as `TokenTable({...}).verify`. `bound` is a listener from
     `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`. `observe` is told every
-    decision of admission (by default it's logged); with `metrics` they're counted, and shown at /asap/metrics.
+    decision of admission (by default it's logged); with `metrics` they're counted, and shown at /asap/metrics. `state`
+    is a file that carries what was admitted over restarts and crashes; without one `Policy.start` says what happens.
 
     Raises OSError where the port can't be had, ValueError where handlers and manifest disagree.
     """
     context = None if tls_cert is None else _tls_context(tls_cert, tls_key)
-    bind_agent(agent, observe=observe, metrics=metrics)
-    driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
-    warm_up()
-    bound = bound or await listen(host, port, tls=context is not None)
+    bind_agent(agent, observe=observe, metrics=metrics, shared_admission=state is not None)
+    async with AsyncExitStack() as stack:
+        store = None
+        if state is not None:
+            store = await FileStore.open(Path(state), agent)
+            stack.push_async_callback(store.aclose)
+        driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate, store=store)
+        warm_up()
+        bound = bound or await listen(host, port, tls=context is not None)
+        await _serve(driver, bound, context, stop or anyio.Event(), task_status)
+
+
+async def _serve(
+    driver: Driver, bound: Bound, context: ssl.SSLContext | None, stop: anyio.Event, task_status: TaskStatus[str]
+) -> None:
+    agent = driver.agent
     if not agent.authenticates:
         log.warning(
             "%s serves without authentication: anyone who can reach %s can call it", agent.manifest.id, bound.url
         )
     async with bound.listener:
-        server = _Server(driver, bound.listener, context, stop or anyio.Event())
+        server = _Server(driver, bound.listener, context, stop)
         await server.run(lambda: task_status.started(bound.url))
 
 

@@ -77,6 +77,7 @@ def add_commands(commands: Any) -> None:
     add("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
     add("--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network")
+    add("--state", metavar="FILE", type=Path, help="carry what was admitted over restarts and crashes in this file")
     add("--metrics", action="store_true", help="show counters of what was decided at /asap/metrics, to anyone")
     add("--verbose", "-v", action="count", default=0, help="log what is refused; twice: what is let in as well")
     add_backend(command)
@@ -148,6 +149,7 @@ async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable
             bound=reach.bound,
             stop=stop,
             metrics=arguments.metrics,
+            state=arguments.state,
             task_status=task_status,
         )
 

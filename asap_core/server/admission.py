@@ -5,13 +5,14 @@ reserves its key. Whoever answers, these machines in memory or a store that many
 types.
 """
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from attrs import field, frozen
 
 from asap_core.clock import Instant, WallTime
-from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Lost, Other, Working
+from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
 from asap_core.server.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
 
 if TYPE_CHECKING:
@@ -249,6 +250,28 @@ class LocalAdmission:
         del now
         self._table.free(reservation.key)
         self._wake(reservation.key)
+
+    # --- across restarts ---------------------------------------------------------------------------------------------
+
+    def snapshot(self, *, now: Instant) -> tuple[bytes, tuple[Kept, ...]]:
+        """All that it remembers: the guard's, and the keys with their answers."""
+        return self._guard.snapshot(now=now), self._table.export(now=now)
+
+    def snapshot_of_keys(self, *, now: Instant) -> tuple[Kept, ...]:
+        """The keys alone."""
+        return self._table.export(now=now)
+
+    def restore(self, guard: bytes | None, kept: Iterable[Kept], *, floor: WallTime | None, now: Instant) -> None:
+        """Take over what another process remembered. Without a guard's snapshot `floor` stands for all it had accepted.
+
+        Raises ValueError where `guard` isn't a snapshot.
+        """
+        if guard is not None:
+            self._guard.restore(guard, now=now)
+        elif floor is not None:
+            self._guard.raise_floor(floor)
+        for one in kept:
+            self._table.load(one, now=now)
 
     # --- those who wait for work that is running ---------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from asap_core.clock import Instant
 
-__all__ = ["Finished", "Free", "Gone", "IdempotencyTable", "Lost", "Other", "State", "Working"]
+__all__ = ["Finished", "Free", "Gone", "IdempotencyTable", "Kept", "Lost", "Other", "State", "Working"]
 
 
 class State(Enum):
@@ -65,6 +65,18 @@ _FREE: Final = Free()
 _GRACE: Final = 5.0
 # Entries whose time is over, looked at per call: two out for each one in.
 _EXPIRED_PER_CALL: Final = 2
+
+
+@frozen
+class Kept:
+    """A key as it's carried over a restart: what was asked, its answer if there's one, how long it counts still."""
+
+    key: bytes
+    digest: bytes
+    answer: Any = field(repr=False)
+    size: int
+    seconds: float
+    answered: bool
 
 
 @define(eq=False)
@@ -156,6 +168,25 @@ class IdempotencyTable:
     def free(self, key: bytes) -> None:
         """The work never began: the key is as if nobody had asked."""
         self._forget(key)
+
+    # --- across restarts ---------------------------------------------------------------------------------------------
+
+    def export(self, *, now: Instant) -> tuple[Kept, ...]:
+        """All keys that count still, in the order in which they end. What is running is lost by then."""
+        self._expire(now)
+        return tuple(
+            Kept(key, entry.digest, entry.answer, entry.size, self._over(entry) - now, entry.state is State.FINISHED)
+            for key, entry in self._entries.items()
+        )
+
+    def load(self, kept: Kept, *, now: Instant) -> None:
+        """Remember a key of another process: with its answer, or as lost."""
+        self._forget(kept.key)
+        state = State.FINISHED if kept.answered else State.LOST
+        self._entries[kept.key] = _Entry(kept.digest, state, Instant(now + kept.seconds))
+        if kept.answered:
+            self.finish(kept.key, kept.answer, size=kept.size, now=now)
+            self._entries[kept.key].until = Instant(now + kept.seconds)
 
     def _settle(self, key: bytes, entry: _Entry, state: State, now: Instant) -> None:
         entry.state, entry.until = state, Instant(now + self._ttl)

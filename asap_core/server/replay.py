@@ -14,12 +14,13 @@ from collections.abc import Callable
 from enum import Enum
 from hashlib import sha256
 from heapq import heappop, heappush
-from struct import Struct
+from struct import Struct, error as struct_error
 from typing import Final
 
 from attrs import define, frozen
 
 from asap_core.clock import Instant, WallTime
+from asap_core.jsontext import read_json, write_json
 
 __all__ = ["Floored", "Fresh", "ReplayGuard", "Replayed", "Saturated", "StartPolicy", "Verdict"]
 
@@ -193,6 +194,60 @@ class ReplayGuard:
             self._next_due = now + self._keep
             self._oldest = digest, now, issued, sender.place
 
+    # --- across restarts ---------------------------------------------------------------------------------------------
+
+    def snapshot(self, *, now: Instant) -> bytes:
+        """All that it remembers, for `restore` in another process, whose monotonic clock is another too."""
+        head = {
+            "floor": _jsonable(self._floor),
+            "anonymous": _jsonable(self._anonymous.floor),
+            "senders": [[sender.name, sender.place, _jsonable(sender.floor)] for sender in self._senders.values()],
+            "held_back": [[issued, digest.hex(), place] for issued, digest, place in self._held_back],
+        }
+        text = write_json(head)
+        parts = [len(text).to_bytes(4, "big"), text]
+        for number, block in enumerate(self._queue):
+            start = self._head if number == 0 else 0
+            # Ages instead of arrivals. The time in between counts as none: a nonce is kept no shorter for it.
+            for digest, arrived, issued, place in _ENTRY.iter_unpack(bytes(block[start:])):
+                parts.append(_pack(digest, now - arrived, issued, place))
+        return b"".join(parts)
+
+    def restore(self, data: bytes, *, now: Instant) -> None:
+        """Take over what another guard remembered, of the same key and window, into this one that's new.
+
+        Raises ValueError where the data aren't a snapshot; the guard is then of no use.
+        """
+        try:
+            size = int.from_bytes(data[:4], "big")
+            head = read_json(data[4 : 4 + size])
+            self._floor = max(self._floor, _floor_of(head["floor"]))
+            self._anonymous.floor = _floor_of(head["anonymous"])
+            places = {0: self._anonymous}
+            for name, place, floor in head["senders"]:
+                places[place] = sender = self._new_sender(name)
+                sender.floor = _floor_of(floor)
+            for digest, age, issued, place in _ENTRY.iter_unpack(data[4 + size :]):
+                self._remember(digest, places[place], WallTime(issued), Instant(now - age))
+                self._shards[hash(digest) >> _SHARD_SHIFT][digest] = None
+            for issued, digest, place in head["held_back"]:
+                self._take_back(places[place], bytes.fromhex(digest), issued)
+        except (ValueError, KeyError, TypeError, struct_error) as error:
+            raise ValueError("expected a snapshot of a replay guard") from error
+        for sender in self._senders.values():
+            if sender.live == 0:
+                self._idle[sender.name or ""] = None
+
+    def _take_back(self, sender: _Sender, digest: bytes, issued: float) -> None:
+        heappush(self._held_back, (issued, digest, sender.place))
+        self._shards[hash(digest) >> _SHARD_SHIFT][digest] = None
+        sender.live += 1
+        self._live += 1
+
+    def raise_floor(self, floor: WallTime) -> None:
+        """Refuse all that is dated at or before `floor`, from whomever: it may have been accepted and forgotten."""
+        self._floor = max(self._floor, floor)
+
     # --- forgetting --------------------------------------------------------------------------------------------------
 
     def _forget(self, now: Instant, wall: WallTime) -> None:
@@ -266,6 +321,14 @@ class ReplayGuard:
             self._places[place] = sender
         self._senders[name] = sender
         return sender
+
+
+def _jsonable(floor: float) -> float | None:
+    return None if floor == _NEVER else floor
+
+
+def _floor_of(value: float | None) -> WallTime:
+    return _NEVER if value is None else WallTime(float(value))
 
 
 def _start_floor(start: StartPolicy, *, wall: WallTime, skew: float) -> WallTime:

@@ -129,3 +129,29 @@ def test_full_of_keys_it_is_saturated_and_burns_no_nonce(admission: Any) -> None
 
 def test_policy_chooses_what_a_start_refuses(admission: Any) -> None:
     assert isinstance(ask(admission(start=StartPolicy.EXACT)), Floored)
+
+
+def test_all_it_remembers_is_carried_over(admission: Any) -> None:
+    before = admission()
+    before.record(ask(before).reservation, "answer", size=6, now=0.0)
+    ask(before, idempotency_key="running", nonce="other")
+    guard, kept = before.snapshot(now=5.0)
+    assert len(kept) == len(before.snapshot_of_keys(now=5.0)) == 2
+    after = admission()
+    after.restore(guard, kept, floor=START + 1000, now=0.0)
+    assert ask(after, idempotency_key=None) == Replayed()
+    assert ask(after) == Stored("answer")
+    assert ask(after, idempotency_key="running") == OutcomeUnknown()
+    assert ask(after, idempotency_key=None, nonce="fresh") == Admitted(None)
+
+
+def test_without_a_snapshot_a_floor_stands_for_it(admission: Any) -> None:
+    after = admission()
+    after.restore(None, (), floor=START + 10, now=0.0)
+    assert isinstance(ask(after), Floored)
+    assert isinstance(ask(after, at=11), Admitted)
+    nothing = admission()
+    nothing.restore(None, (), floor=None, now=0.0)
+    assert isinstance(ask(nothing), Admitted)
+    with pytest.raises(ValueError, match="snapshot"):
+        nothing.restore(b"x", (), floor=None, now=0.0)

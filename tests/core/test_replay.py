@@ -1,12 +1,14 @@
 """Law: (sender, nonce, issued) is fresh at most once, ever; (sender, nonce) at most once within the window's time."""
 
+import contextlib
 from hashlib import sha256
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from asap_core import WallTime
 from asap_core.server import replay
 from asap_core.server.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated, StartPolicy
 
@@ -322,3 +324,121 @@ def test_a_digest_without_lengths_confuses_pairs() -> None:
     guarded = guard(kind=DigestWithoutLength)
     admit(guarded, "bc", sender="a")
     assert admit(guarded, "c", sender="ab") == Replayed()
+
+
+# --- the law across restarts ------------------------------------------------------------------------------------------
+
+
+class RestartMachine(LawMachine):
+    """The same law, with orderly ends and crashes: what the disk would hold stands in `saved` and `leased`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leased = START  # as StartPolicy.FLOOR begins
+        self.guard.raise_floor(START)
+        self.saved: Any = None
+
+    def judge(self, sender: Any, nonce: Any, authenticated: Any, issued: Any) -> None:
+        if issued > self.leased:
+            self.lease(issued + 5.0)
+        super().judge(sender, nonce, authenticated, issued)
+
+    def lease(self, until: Any) -> None:
+        self.leased = until
+
+    def fresh_guard(self) -> Any:
+        return guard(kind=self.kind, capacity=40, per_sender=20, now=self.now, wall=self.wall)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 100.0, 400.0]), monotonic=st.sampled_from([0.0, 1e6]))
+    def it_ends_in_order_and_begins_again(self, seconds: Any, monotonic: Any) -> None:
+        self.saved = self.guard.snapshot(now=self.now)
+        self.down(seconds, monotonic)
+        self.guard = self.fresh_guard()
+        self.guard.restore(self.saved, now=self.now)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 100.0, 400.0]), monotonic=st.sampled_from([0.0, 1e6]))
+    def it_crashes_and_begins_again(self, seconds: Any, monotonic: Any) -> None:
+        self.down(seconds, monotonic)
+        self.guard = self.fresh_guard()
+        self.recover()
+        # (sender, nonce) alone is promised between crashes only: a fresh date is a fresh envelope.
+        self.last.clear()
+
+    def recover(self) -> None:
+        self.guard.raise_floor(self.leased)
+
+    def down(self, seconds: Any, monotonic: Any) -> None:
+        """Time passes while it's down; the next process's monotonic clock is another, and its zero lies anywhere."""
+        self.wall += seconds
+        shift = monotonic - self.now
+        self.now = monotonic
+        self.last = {pair: at + shift for pair, at in self.last.items()}
+
+
+def restart_machine(**changes: Any) -> Any:
+    return type("Machine", (RestartMachine,), changes)
+
+
+def test_the_guard_keeps_the_law_across_restarts() -> None:
+    run_state_machine_as_test(RestartMachine, settings=settings(BOUNDED, max_examples=300))
+
+
+def snapshot_used_twice(machine: Any) -> None:
+    if machine.saved is not None:
+        machine.guard.restore(machine.saved, now=machine.now)
+    else:
+        machine.guard.raise_floor(machine.leased)
+
+
+def lease_not_synced(machine: Any, until: Any) -> None:
+    """It's told, and not on the disk."""
+
+
+class ForgetsHeldBack(ReplayGuard):
+    def snapshot(self, **fields: Any) -> Any:
+        self._held_back = []
+        return super().snapshot(**fields)
+
+
+class ForgetsFloors(ReplayGuard):
+    def restore(self, data: Any, *, now: Any) -> None:
+        super().restore(data, now=now)
+        self._floor = WallTime(float("-inf"))
+        for sender in self._places:
+            sender.floor = WallTime(float("-inf"))
+
+
+class CountsTheTimeBetween(ReplayGuard):
+    def restore(self, data: Any, *, now: Any) -> None:
+        super().restore(data, now=now - 200.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recover": snapshot_used_twice}, {"lease": lease_not_synced}, {"recover": lambda machine: None},
+        {"kind": ForgetsHeldBack}, {"kind": ForgetsFloors}, {"kind": CountsTheTimeBetween},
+    ],
+    ids=["snapshot used twice", "lease not synced", "no floor after a crash", "held back", "floors", "time between"],
+)  # fmt: skip
+def test_a_broken_restart_is_caught(changes: Any) -> None:
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        run_state_machine_as_test(restart_machine(**changes), settings=HUNT)
+
+
+def test_a_snapshot_restored_is_the_same_guard() -> None:
+    before = guard(capacity=5000, per_sender=5000)
+    for number in range(3000):
+        admit(before, str(number), at=number / 100, sender=f"s{number % 7}", authenticated=number % 3 > 0)
+    admit(before, "late", at=340)
+    after = guard(capacity=5000, per_sender=5000)
+    after.restore(before.snapshot(now=340.0), now=7.0)
+    assert len(after) == len(before)
+    assert admit(after, "2999", at=8, sender="s3", issued=START + 29.99, wall=START + 341) == Replayed()
+    assert admit(after, "2999", at=8, sender="s4", issued=START + 29.99, wall=START + 341) == Fresh()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_snapshot_or_refused(data: Any) -> None:
+    with contextlib.suppress(ValueError):
+        guard().restore(data, now=0.0)

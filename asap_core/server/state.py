@@ -1,0 +1,205 @@
+"""A state file as values: what an agent must find again after it ended, in order or not.
+
+The file is a line that names it, then batches, each with its length and checksum, each written and synced as one:
+
+    identity   whose it is, and the secret key of its digests; the first record
+    lease      nothing dated after this was accepted: written ahead, before anything later is
+    reserved   work under an idempotency key has begun: written before it begins
+    snapshot   all that was remembered, at an orderly end; the last record, and gone as soon as the next process has it
+
+Rule: what was admitted is on disk before the caller can know. So whatever is found, nothing is admitted twice: after an
+orderly end the snapshot tells what was; after any other the lease tells up to when all counts as accepted, and every
+reserved key as done or not, nobody knows. A batch that's cut off at the end of the file was never acted upon.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from asap_core.clock import WallTime
+from asap_core.errors import KINDS, AsapError, Refusal
+from asap_core.jsontext import read_json, write_json
+from asap_core.server.call import Replied
+from asap_core.server.idempotency import Kept
+
+__all__ = [
+    "BadState",
+    "Found",
+    "Identity",
+    "batch",
+    "identity",
+    "lease",
+    "read_state",
+    "reserved",
+    "snapshot",
+    "state_file",
+]
+
+_MAGIC: Final = b"asap-sansio state 1\n"
+_FRAME: Final = struct.Struct(">II")  # length and CRC-32 of what follows
+_RECORD: Final = struct.Struct(">cI")  # kind and length
+_LEASE: Final = struct.Struct(">d")
+_RESERVED: Final = struct.Struct(">16s16s")
+_IDENTITY_KIND, _LEASE_KIND, _RESERVED_KIND, _SNAPSHOT_KIND = b"I", b"L", b"R", b"S"
+
+
+class BadState(AsapError):
+    """A state file that can't be used; nothing of it is. The message says what would have been right."""
+
+
+@frozen
+class Identity:
+    """Whose state it is: another agent's, or that of another window, is of no use."""
+
+    agent_id: str
+    key: bytes = field(repr=False)
+    max_age: float
+    skew: float
+
+
+@frozen
+class Found:
+    """What a state file says.
+
+    `guard` is the snapshot of the replay guard, there after an orderly end only; `kept` the keys and answers with it,
+    or the keys that were reserved. `leased` is the latest date that may have been accepted, None if nothing was.
+    """
+
+    identity: Identity
+    leased: WallTime | None
+    guard: bytes | None
+    kept: tuple[Kept, ...]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def state_file(records: Iterable[bytes]) -> bytes:
+    """A whole file of these records."""
+    return _MAGIC + batch(records)
+
+
+def batch(records: Iterable[bytes]) -> bytes:
+    """Records to be appended as one: all of them are found again, or none."""
+    data = b"".join(records)
+    return _FRAME.pack(len(data), zlib.crc32(data)) + data
+
+
+def _record(kind: bytes, data: bytes) -> bytes:
+    return _RECORD.pack(kind, len(data)) + data
+
+
+def identity(value: Identity) -> bytes:
+    """Say whose the file is."""
+    facts = {"agent": value.agent_id, "key": value.key.hex(), "max_age": value.max_age, "skew": value.skew}
+    return _record(_IDENTITY_KIND, write_json(facts))
+
+
+def lease(until: WallTime) -> bytes:
+    """Nothing dated after `until` is accepted before there's another lease."""
+    return _record(_LEASE_KIND, _LEASE.pack(until))
+
+
+def reserved(key: bytes, digest: bytes) -> bytes:
+    """Work under this key begins."""
+    return _record(_RESERVED_KIND, _RESERVED.pack(key, digest))
+
+
+def snapshot(guard: bytes, kept: Iterable[Kept]) -> bytes:
+    """All that's remembered, at an orderly end."""
+    text = write_json([_kept_to_json(one) for one in kept])
+    return _record(_SNAPSHOT_KIND, len(text).to_bytes(4, "big") + text + guard)
+
+
+def _kept_to_json(kept: Kept) -> list[Any]:
+    return [kept.key.hex(), kept.digest.hex(), _outcome_to_json(kept.answer), kept.size, kept.seconds, kept.answered]
+
+
+def _outcome_to_json(outcome: Any) -> Any:
+    if outcome is None:
+        return None
+    if isinstance(outcome, Refusal):
+        return {"refused": outcome.kind.taxonomy, "note": outcome.note, "details": dict(outcome.details)}
+    return {"type": outcome.payload_type, "payload": outcome.payload}
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_state(data: bytes) -> Found:
+    """Read a whole file. Raises `BadState` where it's not one, or damaged anywhere but at its cut-off end."""
+    if not data.startswith(_MAGIC):
+        raise BadState("expected a state file of asap-sansio, version 1; it isn't one, or of another version")
+    try:
+        return _found(list(_records(data)))
+    except (ValueError, KeyError, TypeError, struct.error):
+        raise BadState("expected the records of a state file; what's in it is something else") from None
+
+
+def _records(data: bytes) -> Iterable[tuple[bytes, bytes]]:
+    at = len(_MAGIC)
+    while at + _FRAME.size <= len(data):
+        length, checksum = _FRAME.unpack_from(data, at)
+        body = data[at + _FRAME.size : at + _FRAME.size + length]
+        end = at + _FRAME.size + length
+        if zlib.crc32(body) != checksum or len(body) != length:
+            if end >= len(data) and at > len(_MAGIC):
+                return  # the last batch, cut off while it was written: nobody has acted upon it
+            raise BadState(f"expected whole records; at byte {at} it's damaged")
+        yield from _in_batch(body)
+        at = end
+
+
+def _in_batch(body: bytes) -> Iterable[tuple[bytes, bytes]]:
+    at = 0
+    while at < len(body):
+        kind, length = _RECORD.unpack_from(body, at)
+        at += _RECORD.size
+        yield kind, body[at : at + length]
+        at += length
+
+
+def _found(records: list[tuple[bytes, bytes]]) -> Found:
+    if not records or records[0][0] != _IDENTITY_KIND:
+        raise BadState("expected a state file that says whose it is")
+    leased: WallTime | None = None
+    guard: bytes | None = None
+    kept: dict[bytes, Kept] = {}
+    for kind, body in records[1:]:
+        guard = None  # a snapshot counts only as the last record
+        if kind == _LEASE_KIND:
+            leased = WallTime(max(_LEASE.unpack(body)[0], float("-inf") if leased is None else leased))
+        elif kind == _RESERVED_KIND:
+            key, digest = _RESERVED.unpack(body)
+            kept[key] = Kept(key, digest, None, 0, 0.0, answered=False)
+        elif kind == _SNAPSHOT_KIND:
+            size = int.from_bytes(body[:4], "big")
+            kept |= {one.key: one for one in map(_kept_of, read_json(body[4 : 4 + size]))}
+            guard = body[4 + size :]
+        else:
+            raise BadState("expected records that this version knows")
+    return Found(_identity_of(records[0][1]), leased, guard, tuple(kept.values()))
+
+
+def _identity_of(body: bytes) -> Identity:
+    facts = read_json(body)
+    return Identity(facts["agent"], bytes.fromhex(facts["key"]), float(facts["max_age"]), float(facts["skew"]))
+
+
+def _kept_of(value: list[Any]) -> Kept:
+    key, digest, answer, size, seconds, answered = value
+    return Kept(bytes.fromhex(key), bytes.fromhex(digest), _outcome_of(answer), size, float(seconds), answered is True)
+
+
+_KIND_OF: Final = {kind.taxonomy: kind for kind in KINDS}
+
+
+def _outcome_of(value: Any) -> Any:
+    if value is None:
+        return None
+    if "refused" in value:
+        return Refusal(kind=_KIND_OF[value["refused"]], note=value["note"], details=value["details"])
+    return Replied(value["type"], value["payload"])

@@ -1,0 +1,116 @@
+"""The state file: what was written is found, what was cut off wasn't acted upon, and nothing else is taken for one."""
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from asap_core import Refusal, Replied
+from asap_core.errors import HANDLER_FAILED
+from asap_core.server import state
+from asap_core.server.idempotency import IdempotencyTable, Kept
+from asap_core.server.state import BadState, Found, Identity, read_state
+
+WHO = Identity("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
+REPLIED = Replied("task.response", {"task_id": "t", "status": "completed"})
+KEPT = (
+    Kept(b"a" * 16, b"A" * 16, REPLIED, 100, 12.5, answered=True),
+    Kept(b"b" * 16, b"B" * 16, Refusal(kind=HANDLER_FAILED, note="no", details={"x": 1}), 50, 1.0, answered=True),
+    Kept(b"c" * 16, b"C" * 16, None, 0, 600.0, answered=False),
+)
+
+
+found: Any = Found
+
+
+def lease(until: Any) -> Any:
+    return state.lease(until)
+
+
+def whole(*records: Any) -> Any:
+    return state.state_file([state.identity(WHO), *records])
+
+
+def test_what_was_written_is_found() -> None:
+    assert read_state(whole()) == Found(WHO, None, None, ())
+    written = whole(lease(5.0), state.snapshot(b"guard", KEPT))
+    assert read_state(written) == found(WHO, 5.0, b"guard", KEPT)
+
+
+def test_what_was_appended_is_found_and_ends_the_snapshot() -> None:
+    written = whole(lease(5.0), state.snapshot(b"guard", KEPT[:1]))
+    written += state.batch([lease(9.0), state.reserved(b"d" * 16, b"D" * 16)]) + state.batch([lease(7.0)])
+    found = read_state(written)
+    assert (found.leased, found.guard) == (9.0, None)
+    assert [one.key for one in found.kept] == [b"a" * 16, b"d" * 16]
+
+
+def test_a_batch_that_was_cut_off_was_not_acted_upon() -> None:
+    start = whole(lease(5.0))
+    last = state.batch([lease(9.0), state.reserved(b"d" * 16, b"D" * 16)])
+    for cut in range(len(last)):
+        assert read_state(start + last[:cut]) == found(WHO, 5.0, None, ())
+        # A file system may have made room for what it didn't write.
+        assert read_state(start + last[:cut] + bytes(len(last) - cut)).leased in (5.0, 9.0)
+    assert read_state(start + last).leased == 9.0
+
+
+def test_damage_anywhere_else_is_refused() -> None:
+    written = whole(lease(5.0)) + state.batch([lease(9.0)]) + state.batch([lease(11.0)])
+    first = len(whole(lease(5.0)))
+    for at in range(first):
+        damaged = written[:at] + bytes([written[at] ^ 0x40]) + written[at + 1 :]
+        with pytest.raises(BadState):
+            read_state(damaged)
+    for cut in range(first):
+        with pytest.raises(BadState):
+            read_state(written[:cut])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"asap-sansio state 2\n", state.state_file([]), state.state_file([lease(1.0)]),
+     state.state_file([state._record(b"I", b"{}")]), whole(state._record(b"X", b"")), whole(state._record(b"L", b"x")),
+     whole(state._record(b"S", b"\x00\x00\x00\x05[[1]]")), whole(state._record(b"R", b"short"))],
+)  # fmt: skip
+def test_what_is_no_state_file_is_refused(data: Any) -> None:
+    with pytest.raises(BadState, match="expected"):
+        read_state(data)
+
+
+@given(st.binary(max_size=300), st.booleans())
+@example(b"", True)
+def test_any_bytes_are_a_state_file_or_refused(data: Any, named: Any) -> None:
+    with contextlib.suppress(BadState):
+        read_state((b"asap-sansio state 1\n" if named else b"") + data)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=4))
+def test_any_records_are_read_or_refused(records: Any) -> None:
+    with contextlib.suppress(BadState):
+        read_state(whole(*records))
+
+
+def test_a_table_carries_its_keys_over() -> None:
+    def table() -> Any:
+        return IdempotencyTable(ttl=600.0, max_entries=10, max_bytes=1000)
+
+    before, now = table(), 0.0
+    for number, key in enumerate((b"done", b"running", b"lost")):
+        before.begin(key, b"d", deadline=30.0, now=float(number))
+    before.finish(b"done", REPLIED, size=10, now=10.0)
+    before.lose(b"lost", now=10.0)
+    kept = before.export(now=100.0)
+    after = table()
+    for one in kept:
+        after.load(one, now=now)
+    assert type(after.find(b"done", b"d", now=0.0)).__name__ == "Finished"
+    assert (
+        type(after.find(b"running", b"d", now=0.0)).__name__ == "Lost" if b"running" in {k.key for k in kept} else True
+    )
+    assert type(after.find(b"lost", b"d", now=0.0)).__name__ == "Lost"
+    assert type(after.find(b"done", b"other", now=0.0)).__name__ == "Other"
+    assert after.size == 10
+    assert type(after.find(b"done", b"d", now=509.9)).__name__ == "Finished"
+    assert type(after.find(b"done", b"d", now=510.1)).__name__ == "Free"

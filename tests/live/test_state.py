@@ -1,0 +1,140 @@
+"""`asap serve --state`: killed in the middle, or stopped in order, and started again."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+
+from asap_core import Envelope, encode_envelope
+
+pytestmark = pytest.mark.live
+
+MODULE = """
+from pathlib import Path
+from asap_core import Agent, Capabilities, Endpoints, Manifest, Skill
+import anyio
+agent = Agent(Manifest(
+    id="urn:asap:agent:counting", name="c", version="1.0.0", description="",
+    capabilities=Capabilities(skills=(Skill(id="count", description=""), Skill(id="hang", description=""))),
+    endpoints=Endpoints(asap="http://127.0.0.1:1/asap"),
+))
+async def count(request, context):
+    with Path("runs").open("a") as file:
+        file.write("x")
+    return {"runs": len(Path("runs").read_text())}
+async def hang(request, context):
+    await count(request, context)
+    await anyio.sleep(60)
+handlers = {"count": count, "hang": hang}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Any) -> Any:
+    (tmp_path / "counting.py").write_text(MODULE)
+    (tmp_path / "runs").write_text("")
+    running: list[Any] = []
+
+    def start(backend: str) -> Any:
+        command = [sys.executable, "-m", "asap_adapters.cli", "serve", "counting:agent", "--port", "0", "--state", "s",
+                   "--rate-limit", "off", "--backend", backend]  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        running.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = re.search(r"http://\S+", line)
+        assert url is not None, process.stderr and process.stderr.read()
+        return process, url[0]
+
+    yield start, lambda: len((tmp_path / "runs").read_text())
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def envelope(skill: str = "count") -> Any:
+    return Envelope.new(
+        sender="urn:asap:agent:me", recipient="urn:asap:agent:counting", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": skill, "input": {}}, ids=lambda: f"e{time.monotonic_ns()}",
+        wall=time.time(), nonce=f"n{time.monotonic_ns()}",  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def send(url: str, sent: Any, key: str | None = None, *, wait: float = 20) -> Any:
+    params = {"envelope": encode_envelope(sent), **({"idempotency_key": key} if key else {})}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": params}).encode()
+    request = urllib.request.Request(f"{url}/asap", body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=wait) as response:
+            answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        answer = json.load(error)
+    except TimeoutError:
+        return None
+    return answer["error"]["data"]["code"] if "error" in answer else answer["result"]["envelope"]["payload"]["result"]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_killed_in_the_middle_nothing_is_done_twice(world: Any, backend: Any) -> None:
+    start, runs = world
+    process, url = start(backend)
+    time.sleep(0.1)
+    plain, keyed, hanging = envelope(), envelope(), envelope("hang")
+    assert send(url, plain) == {"runs": 1}
+    assert send(url, keyed, "k") == {"runs": 2}
+    assert send(url, hanging, "h", wait=1) is None
+    assert runs() == 3
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process, url = start(backend)
+    assert send(url, plain) == "asap:admission/saturated"
+    # A retry has a date of its own. Within the lease it's told to come again; then it's told what nobody knows.
+    while (answer := send(url, envelope(), "k")) == "asap:admission/saturated":
+        time.sleep(0.5)
+    assert answer == "asap:admission/outcome_unknown"
+    assert send(url, envelope("hang"), "h") == "asap:admission/outcome_unknown"
+    assert send(url, plain) == "asap:admission/saturated"
+    assert runs() == 3
+    while (answer := send(url, envelope())) == "asap:admission/saturated":
+        time.sleep(0.5)
+    assert answer == {"runs": 4}
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_stopped_in_order_it_goes_on_where_it_was(world: Any, backend: Any) -> None:
+    start, runs = world
+    process, url = start(backend)
+    time.sleep(0.1)
+    plain, keyed = envelope(), envelope()
+    assert send(url, plain) == {"runs": 1}
+    assert send(url, keyed, "k") == {"runs": 2}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    process, url = start(backend)
+    assert send(url, plain) == "asap:protocol/invalid_nonce"
+    assert send(url, envelope(), "k") == {"runs": 2}
+    assert send(url, envelope()) == {"runs": 3}
+    assert runs() == 3
+
+
+def test_a_file_that_is_none_or_in_use_is_named(world: Any, tmp_path: Any) -> None:
+    start, _ = world
+    start("trio")
+    command = [sys.executable, "-m", "asap_adapters.cli", "serve", "counting:agent", "--port", "0", "--state", "s"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert "in use by another process" in done.stderr
+    (tmp_path / "other").write_text("not a state file")
+    done = subprocess.run(
+        [*command[:-1], "other"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert "other: expected a state file" in done.stderr.splitlines()[-1]
