@@ -158,3 +158,21 @@ def test_the_how_to_of_embedding_runs() -> None:
     names: dict[str, Any] = {"agent": Agent(manifest)}
     exec(compile(blocks((ROOT / "docs" / "embedding.md").read_text("utf-8"))[0], "embedding.md", "exec"), names)
     assert names["agent"].bound
+
+
+def test_every_guarantee_names_tests_that_are_there() -> None:
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    guarantees = re.split(r"^\*\*\d+\.\*\*", text, flags=re.MULTILINE)[1:]
+    assert [int(number) for number in re.findall(r"^\*\*(\d+)\.\*\*", text, re.MULTILINE)] == [
+        number + 1 for number in range(len(guarantees))
+    ]
+    for guarantee in guarantees:
+        named = re.findall(r"`(tests/[^`]+)`", guarantee)
+        assert named, guarantee
+        for name in named:
+            file, *parts = name.split("::")
+            body: Any = ast.parse((ROOT / file).read_text("utf-8")).body
+            for part in parts:
+                found = [node for node in body if getattr(node, "name", None) == part]
+                assert found, name
+                body = found[0].body
