@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from attrs import field, frozen, validators
@@ -77,8 +78,12 @@ _TAKEN: Final = Taken()
 _EPSILON: Final = 1e-9
 # The key that stands for all new ones while the table is full. Addresses and URNs are never empty.
 _OVERFLOW: Final = ""
-# Records looked at for being whole again when a new key needs a place: constant work per call.
+# Shards, and records in each, looked at for being whole again when a new key needs a place: constant work per call.
 _SEARCHED: Final = 8
+# A hundred thousand keys make 400 to a shard, which takes 10 µs to be made anew.
+_SHARDS: Final = 256
+_SHARD_SHIFT: Final = 64 - 8
+_SHARDED_FROM: Final = 4_096
 
 _Record = tuple[float, ...]
 """For each limit the theoretical arrival time: when the key will have its whole allowance again."""
@@ -94,44 +99,55 @@ class Limiter:
     def __init__(self, limits: tuple[Limit, ...], *, capacity: int) -> None:
         self._limits = limits
         self._capacity = capacity
-        # In order of the last change, so that what was quiet longest comes first.
-        self._records: dict[str, _Record] = {}
+        self._rates = tuple((limit.per, limit.amount) for limit in limits)
+        self._whole: _Record = (float("-inf"),) * len(limits)
+        # Many dicts, since one big one stalls for milliseconds when it's made anew. Each is in order of the last
+        # change, so that what was quiet longest comes first.
+        self._shards: list[dict[str, _Record]] = [{} for _ in range(_SHARDS if capacity >= _SHARDED_FROM else 1)]
+        self._count = 0
+        self._searched = 0
 
     def __len__(self) -> int:
         """How many keys are remembered."""
-        return len(self._records)
+        return self._count
+
+    def _shard(self, key: str) -> dict[str, _Record]:
+        # The top bits of the hash: the shard's own table uses the low ones. Negative ones count from the end.
+        return self._shards[(hash(key) >> _SHARD_SHIFT) % len(self._shards)]
 
     def take(self, key: str, *, cost: int = 1, now: Instant) -> Taken | Limited:
         """Take `cost` from the share of `key`, or nothing. A cost above an amount is never granted."""
-        key = self._place(key, now)
-        record = self._records.get(key)
-        taken = []
-        for index, limit in enumerate(self._limits):
-            arrival = now if record is None or record[index] < now else record[index]
-            after = arrival + cost * limit.per / limit.amount
-            wait = after - now - limit.per
-            if wait > _EPSILON:
-                return Limited(wait, str(limit))
+        shard = self._shard(key)
+        record = shard.get(key)
+        if record is None:
+            key = self._place(key, now)
+            shard = self._shard(key)
+            record = shard.get(key)
+        taken: list[float] = []
+        for (per, amount), arrival in zip(self._rates, record or self._whole, strict=True):
+            after = (max(now, arrival)) + cost * per / amount
+            if after - now - per > _EPSILON:
+                return Limited(after - now - per, str(self._limits[len(taken)]))
             taken.append(after)
-        self._write(key, tuple(taken))
+        if record is None:
+            self._count += 1
+        else:
+            del shard[key]  # to the end of the order
+        shard[key] = tuple(taken)
         return _TAKEN
 
     def take_up_to(self, key: str, *, cost: int, now: Instant) -> int:
         """Take as much of `cost` as there is, and return how much that was."""
-        key = self._place(key, now)
-        record = self._records.get(key)
-        granted = cost
-        for index, limit in enumerate(self._limits):
-            ahead = 0.0 if record is None else max(record[index] - now, 0.0)
-            granted = min(granted, int((limit.per - ahead) * limit.amount / limit.per + _EPSILON))
+        granted = min([cost, *(left.amount for left in self.left(key, now=now))])
         if granted > 0:
             self.take(key, cost=granted, now=now)
         return max(granted, 0)
 
     def left(self, key: str, *, now: Instant) -> tuple[Left, ...]:
         """What's left of the share of `key`, by each limit. Takes nothing."""
-        record = self._records.get(self._place(key, now))
-        ahead = [0.0] * len(self._limits) if record is None else [max(one - now, 0.0) for one in record]
+        key = self._place(key, now)
+        record = self._shard(key).get(key, self._whole)
+        ahead = [max(one - now, 0.0) for one in record]
         return tuple(
             Left(limit, int((limit.per - owed) * limit.amount / limit.per + _EPSILON), owed)
             for limit, owed in zip(self._limits, ahead, strict=True)
@@ -139,20 +155,21 @@ class Limiter:
 
     def _place(self, key: str, now: Instant) -> str:
         """The key, or the overflow key where there's no place for a new one."""
-        if key in self._records or len(self._records) < self._capacity:
+        if self._count < self._capacity or key in self._shard(key) or self._made_room(now):
             return key
-        for candidate, record in self._first(_SEARCHED):
-            if max(record) <= now:
-                del self._records[candidate]
-                return key
         return _OVERFLOW
 
-    def _first(self, count: int) -> list[tuple[str, _Record]]:
-        return [item for item, _ in zip(self._records.items(), range(count), strict=False)]
-
-    def _write(self, key: str, record: _Record) -> None:
-        self._records.pop(key, None)
-        self._records[key] = record
+    def _made_room(self, now: Instant) -> bool:
+        """Drop a record whose allowance is whole again, if a few looks find one: each goes on where the last ended."""
+        for _ in range(_SEARCHED):
+            shard = self._shards[self._searched % len(self._shards)]
+            self._searched += 1
+            for candidate in list(islice(shard, _SEARCHED)):
+                if max(shard[candidate]) <= now:
+                    del shard[candidate]
+                    self._count -= 1
+                    return True
+        return False
 
 
 # A literal address with its scope takes 60 characters; what is longer isn't one.

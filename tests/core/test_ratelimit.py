@@ -133,3 +133,35 @@ class TestPeers:
     @given(st.text())
     def test_any_text_is_a_key(self, text: Any) -> None:
         assert 0 < len(peer_key(text)) <= 70
+
+
+class TestManyKeys:
+    """Above some thousands the table is in pieces, which nobody should notice."""
+
+    def test_it_is_full_when_it_is_full(self) -> None:
+        limiter: Any = Limiter(parse_limits("1/second"), capacity=5000)
+        for number in range(5000):
+            assert limiter.take(str(number), now=0.0) == Taken()
+        assert len(limiter) == 5000
+        # Newcomers share one record, and evict nobody.
+        assert limiter.take("new", now=0.5) == Taken()
+        assert isinstance(limiter.take("newer", now=0.5), Limited)
+        assert isinstance(limiter.take("7", now=0.5), Limited)
+        # When some are whole again there's room for each that comes.
+        for number in range(300):
+            assert limiter.take(f"later{number}", now=10.0) == Taken()
+        assert len(limiter) <= 5001
+
+    CALLS = st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 3), st.sampled_from([0.0, 0.1, 0.7, 5.0]))
+
+    @given(st.lists(CALLS, max_size=60))
+    def test_it_decides_as_the_small_one_does(self, calls: Any) -> None:
+        small: Any = Limiter(parse_limits("2/second;5/minute"), capacity=100)
+        large: Any = Limiter(parse_limits("2/second;5/minute"), capacity=100_000)
+        now = 0.0
+        for key, cost, seconds in calls:
+            now += seconds
+            assert small.take(key, cost=cost, now=now) == large.take(key, cost=cost, now=now)
+            assert small.left(key, now=now) == large.left(key, now=now)
+            assert small.take_up_to(key, cost=cost, now=now) == large.take_up_to(key, cost=cost, now=now)
+        assert len(small) == len(large)

@@ -1,0 +1,52 @@
+"""The limiter at 1,000, 100,000 and 1,000,000 keys, with the default limits: mean, worst, bytes per key."""
+
+import gc
+import time
+from typing import Any
+
+from asap_core.server.ratelimit import Limiter, parse_limits
+from benchmarks.guard import resident
+
+__all__ = ["run"]
+
+CALLS = 200_000
+LIMITS = "10/second;100/minute"
+
+
+def measure(keys: int) -> tuple[float, float, float]:
+    """With `keys` addresses known, each asking now and then: none is limited."""
+    limiter = Limiter(parse_limits(LIMITS), capacity=keys + 1)
+    names = [f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::/64" for number in range(keys)]
+    gc.collect()
+    before = resident()
+    now: Any = 0.0
+    for name in names:
+        limiter.take(name, now=now)
+    per_key = (resident() - before) / keys
+    mean = worst = float("inf")
+    for step in range(1, 4):
+        now = step * 100.0
+        chosen = names[: min(CALLS, keys)]
+        began = time.perf_counter()
+        for name in chosen:
+            limiter.take(name, now=now)
+        mean = min(mean, (time.perf_counter() - began) / len(chosen))
+    times = []
+    for name in names[-min(CALLS, keys) :]:
+        began = time.perf_counter()
+        limiter.take(name, now=now)
+        times.append(time.perf_counter() - began)
+    worst = max(times)
+    return mean * 1e6, worst * 1e6, per_key
+
+
+def run() -> None:
+    """Print the table."""
+    print(f"keys ({LIMITS})       mean        max   bytes per key")
+    for keys in (1_000, 100_000, 1_000_000):
+        mean, worst, per_key = measure(keys)
+        print(f"{keys:>27,}  {mean:6.2f} µs  {worst:6.1f} µs   {per_key:8.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    run()
