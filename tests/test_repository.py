@@ -123,23 +123,16 @@ class TestTheReadmesExamples:
         readme["test_my_implementation"]()
         readme["test_any_body_gets_a_decision"]()
 
-    def test_the_wsgi_application_answers(self, readme: dict[str, Any]) -> None:
-        import io
-
-        started: list[Any] = []
-        body = b"not json"
-        environ = {
-            "REQUEST_METHOD": "POST", "PATH_INFO": "/asap", "REMOTE_ADDR": "192.0.2.1",
-            "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body),
-        }  # fmt: skip
-        from asap_core import ManualClock
-
-        agent = readme["Agent"](readme["manifest"]).bind(clock=ManualClock(), ids=lambda: "i", key=b"k" * 32)
+    def test_the_driver_answers(self, readme: dict[str, Any]) -> None:
+        agent = readme["Agent"](readme["manifest"])
+        agent.bind(clock=asap_core.ManualClock(), ids=lambda: "i", key=b"k" * 32)
         before, readme["agent"] = readme["agent"], agent
-        answer = readme["application"](environ, lambda status, headers: started.append((status, headers)))
+        answer = readme["respond"]("POST", "/asap", [], b"not json", "192.0.2.1")
         readme["agent"] = before
-        assert b"Parse error" in b"".join(answer)
-        assert started[0][0] == "200 ASAP"
+        assert (answer.status, b"Parse error" in answer.body) == (200, True)
+
+    def test_each_takes_some_twenty_lines(self) -> None:
+        assert all(len([line for line in text.splitlines() if line.strip()]) <= 25 for text in blocks(README))
 
     def test_the_module_can_be_served_as_it_stands(self, tmp_path: Path) -> None:
         (tmp_path / "mymodule.py").write_text(blocks(README)[0])

@@ -1,4 +1,4 @@
-"""The README as its reader tries it: the shell's lines, the agent and its caller, the WSGI application."""
+"""The README as its reader tries it: the shell, the agent, its caller, a driver; and the guide's WSGI application."""
 
 import importlib
 import io
@@ -24,11 +24,12 @@ from asap_core import Envelope, ManualClock, WallTime, encode_envelope
 pytestmark = pytest.mark.live
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+EMBEDDING = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text("utf-8")
 SECONDS = 60
 
 
-def block(language: str, containing: str) -> str:
-    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def block(language: str, containing: str, document: str = README) -> str:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
     return next(text for text in found if containing in text)
 
 
@@ -79,12 +80,37 @@ def test_the_agent_is_served_and_called(started: Any, tmp_path: Any, backend: An
     assert capsys.readouterr().out == "{'sum': 6}\n"
 
 
+def test_the_driver_drives() -> None:
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(block("python", "Agent(manifest)"), names)
+    exec(block("python", "def respond"), names)
+    names["agent"].bind(clock=ManualClock(wall=WallTime(1_800_000_000.0)), ids=lambda: "an-id", key=b"k" * 32)
+    envelope = Envelope.new(
+        sender="urn:asap:agent:me", recipient="urn:asap:agent:adder", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "add", "input": {}}, ids=lambda: "e1",
+        wall=WallTime(1_800_000_000.5), nonce="n",
+    )  # fmt: skip
+    call = {"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": {"envelope": encode_envelope(envelope)}}
+    keyed = {**call, "params": {**call["params"], "idempotency_key": "k"}}  # type: ignore[dict-item]
+    respond = names["respond"]
+
+    def ask(value: Any) -> Any:
+        return json.loads(respond("POST", "/asap", [], json.dumps(value).encode(), "192.0.2.1").body)
+
+    # The same key twice in one batch: the second finds the first running.
+    first, second = ask([keyed, {**keyed, "id": 2}])
+    assert first["result"]["envelope"]["payload"]["result"]["skill_id"] == "add"
+    assert second["error"]["code"] == -32062
+    assert ask(call)["error"]["code"] == -32003
+    assert respond("GET", "/health", [], b"", "192.0.2.1").status == 200
+
+
 class TestTheWsgiApplication:
     @pytest.fixture
     def ask(self) -> Any:
         names: dict[str, Any] = {"__name__": "readme"}
         exec(block("python", "Agent(manifest)"), names)
-        exec(block("python", "def application"), names)
+        exec(block("python", "def application", EMBEDDING), names)
         names["agent"].bind(clock=ManualClock(wall=WallTime(1_800_000_000.0)), ids=lambda: "an-id", key=b"k" * 32)
         application = validator(names["application"])  # holds it to PEP 3333
 
