@@ -209,6 +209,13 @@ class TestAClockThatIsWrong:
             assert outcomes[0].payload["status"] == "completed"
         assert recorder.sent[1][0] == recorder.sent[0][0]
 
+    async def test_being_put_right_takes_nothing_from_the_retries(self, recorder: Any, clock: Any) -> None:
+        clock.offset = 3600.0
+        recorder.trouble = [None, httpx.ConnectError(""), httpx.ConnectError("")]
+        async with client_of(recorder) as client:
+            await send(client)
+        assert len(recorder.sent) == 4
+
     async def test_a_server_that_never_agrees_is_asked_twice(self, recorder: Any, clock: Any) -> None:
         error = {
             "code": -32002, "message": "no",

@@ -193,6 +193,15 @@ class TestServerTimes:
         assert times.wall("https://0.example", local=1.0, now=1001.0) == 1.0
         assert times.wall("https://1.example", local=1.0, now=1001.0) == 6000.0
 
+    def test_what_is_learned_again_is_the_latest(self) -> None:
+        times = ServerTimes()
+        times.learn(self.HERE, 5000.0, now=0.0)
+        for number in range(999):
+            times.learn(f"https://{number}.example", 1.0, now=0.0)
+        times.learn(self.HERE, 6000.0, now=0.0)
+        times.learn("https://one.more", 1.0, now=0.0)
+        assert times.wall(self.HERE, local=1.0, now=0.0) == 6000.0
+
     @pytest.mark.parametrize("value", [None, 5, "", "soon", "2026-13-01T00:00:00Z", ["2026-01-01T00:00:00Z"]])
     def test_what_is_no_time_teaches_nothing(self, value: Any) -> None:
         assert read_server_time({"server_time": value}) is None

@@ -38,7 +38,16 @@ from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, collect, path_of
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
 from asap_core.registry import Index, asap_url, find, make_entry, manifest_url, write_registry
-from asap_core.server.identity import Anonymous, Authenticated, Credential, TokenTable, sender_rule
+from asap_core.server.admission import Question
+from asap_core.server.identity import (
+    Anonymous,
+    Authenticated,
+    BadCredential,
+    Credential,
+    TokenTable,
+    read_credential,
+    sender_rule,
+)
 from asap_core.testing import envelopes, json_values, manifests
 
 
@@ -418,6 +427,25 @@ class TestWho:
     def test_tokens_that_cannot_be_are_refused(self, tokens: Any) -> None:
         with pytest.raises(ValueError, match="expected"):
             TokenTable(tokens)
+
+    @pytest.mark.parametrize("value", [b"Bearer abc", b"bearer   abc ", b"BEARER abc"])
+    def test_a_bearer_token_is_read(self, value: Any) -> None:
+        assert read_credential(((b"authorization", value),)) == Credential("abc")
+
+    @pytest.mark.parametrize(("length", "kind"), [(8192, Credential), (8193, BadCredential)])
+    def test_a_token_has_a_longest_length(self, length: Any, kind: Any) -> None:
+        assert type(read_credential(((b"authorization", b"Bearer " + b"t" * length),))) is kind
+
+    def test_a_question_shows_no_nonce(self) -> None:
+        fields: Any = {
+            "sender": "s",
+            "authenticated": True,
+            "peer": "",
+            "issued": 0.0,
+            "deadline": 1.0,
+            "digest": b"hush",
+        }
+        assert "hush" not in repr(Question(nonce="hush-nonce", idempotency_key="hush-key", **fields))
 
     def test_nobody_is_held_to_a_name_that_was_not_proven(self) -> None:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
