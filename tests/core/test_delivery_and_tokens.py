@@ -194,7 +194,7 @@ class TestServerTimes:
         assert times.wall("https://1.example", local=1.0, now=1001.0) == 6000.0
 
     def test_what_is_learned_again_is_the_latest(self) -> None:
-        times = ServerTimes()
+        times: Any = ServerTimes()
         times.learn(self.HERE, 5000.0, now=0.0)
         for number in range(999):
             times.learn(f"https://{number}.example", 1.0, now=0.0)

@@ -445,7 +445,7 @@ class TestWho:
             "deadline": 1.0,
             "digest": b"hush",
         }
-        assert "hush" not in repr(Question(nonce="hush-nonce", idempotency_key="hush-key", **fields))
+        assert "hush" not in repr(Question(nonce="hush-nonce", idempotency_key="hush-key", digest=b"hush", **fields))
 
     def test_nobody_is_held_to_a_name_that_was_not_proven(self) -> None:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
