@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 _MAGIC: Final = b"asap-sansio state 1\n"
-_FRAME: Final = struct.Struct(">II")  # length and CRC-32 of what follows
+_FRAME: Final = struct.Struct(">III")  # length, CRC-32 of the length, CRC-32 of what follows
+_LENGTH: Final = struct.Struct(">I")
 _RECORD: Final = struct.Struct(">cI")  # kind and length
 _LEASE: Final = struct.Struct(">d")
 _RESERVED: Final = struct.Struct(">16s16s")
@@ -85,7 +86,7 @@ def state_file(records: Iterable[bytes]) -> bytes:
 def batch(records: Iterable[bytes]) -> bytes:
     """Records to be appended as one: all of them are found again, or none."""
     data = b"".join(records)
-    return _FRAME.pack(len(data), zlib.crc32(data)) + data
+    return _FRAME.pack(len(data), zlib.crc32(_LENGTH.pack(len(data))), zlib.crc32(data)) + data
 
 
 def _record(kind: bytes, data: bytes) -> bytes:
@@ -141,16 +142,33 @@ def read_state(data: bytes) -> Found:
 
 def _records(data: bytes) -> Iterable[tuple[bytes, bytes]]:
     at = len(_MAGIC)
-    while at + _FRAME.size <= len(data):
-        length, checksum = _FRAME.unpack_from(data, at)
-        body = data[at + _FRAME.size : at + _FRAME.size + length]
-        end = at + _FRAME.size + length
-        if zlib.crc32(body) != checksum or len(body) != length:
-            if end >= len(data) and at > len(_MAGIC):
-                return  # the last batch, cut off while it was written: nobody has acted upon it
-            raise BadState(f"expected whole records; at byte {at} it's damaged")
+    while at < len(data):
+        body = _batch_at(data, at)
+        if body is None:
+            if at == len(_MAGIC):
+                raise BadState("expected a whole first record: it's written before the file has its name")
+            return  # the last batch, cut off while it was written: nobody has acted upon it
         yield from _in_batch(body)
-        at = end
+        at += _FRAME.size + len(body)
+
+
+def _batch_at(data: bytes, at: int) -> bytes | None:
+    """What's in the batch at `at`, or None where it was cut off. Raises BadState where it's damaged."""
+    start = at + _FRAME.size
+    if start > len(data):
+        return None
+    length, of_length, of_body = _FRAME.unpack_from(data, at)
+    # The length has a checksum of its own: a wrong one in the middle would pass for a batch that was cut off.
+    if zlib.crc32(_LENGTH.pack(length)) != of_length:
+        if data[start:].strip(b"\0"):
+            raise BadState(f"expected whole records; at byte {at} it's damaged")
+        return None  # a file system made room for what it didn't write
+    body = data[start : start + length]
+    if len(body) < length or (zlib.crc32(body) != of_body and start + length == len(data)):
+        return None
+    if zlib.crc32(body) != of_body:
+        raise BadState(f"expected whole records; at byte {at} it's damaged")
+    return body
 
 
 def _in_batch(body: bytes) -> Iterable[tuple[bytes, bytes]]:

@@ -84,6 +84,9 @@ def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
     assert keys.find(b"a", b"d", now=3.0) == Gone()
     assert keys.find(b"b", b"d", now=3.0) == Finished(b"b")
     assert keys.size == 80
+    # A tombstone weighs nothing, then and when it goes.
+    keys.find(b"x", b"d", now=601.0)
+    assert keys.size == 40
 
 
 def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once() -> None:

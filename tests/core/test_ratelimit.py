@@ -165,3 +165,15 @@ class TestManyKeys:
             assert small.left(key, now=now) == large.left(key, now=now)
             assert small.take_up_to(key, cost=cost, now=now) == large.take_up_to(key, cost=cost, now=now)
         assert len(small) == len(large)
+
+
+def test_how_long_to_wait_is_told_exactly() -> None:
+    limiter: Any = Limiter(parse_limits("2/second;3/minute"), capacity=10)
+    now = 1000.0
+    for _ in range(2):
+        limiter.take("k", now=now)
+    limited = limiter.take("k", now=now + 0.1)
+    assert (limited.limit, limited.retry_after) == ("2 per 1 second", pytest.approx(0.4))
+    limiter.take("k", now=now + 1.0)
+    limited = limiter.take("k", now=now + 1.5)
+    assert (limited.limit, limited.retry_after) == ("3 per 1 minute", pytest.approx(18.5))

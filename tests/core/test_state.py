@@ -57,15 +57,23 @@ def test_a_batch_that_was_cut_off_was_not_acted_upon() -> None:
 
 
 def test_damage_anywhere_else_is_refused() -> None:
-    written = whole(lease(5.0)) + state.batch([lease(9.0)]) + state.batch([lease(11.0)])
-    first = len(whole(lease(5.0)))
-    for at in range(first):
+    start, middle, last = whole(lease(5.0)), state.batch([lease(9.0)]), state.batch([lease(11.0)])
+    written = start + middle + last
+    for at in range(len(start + middle)):
         damaged = written[:at] + bytes([written[at] ^ 0x40]) + written[at + 1 :]
         with pytest.raises(BadState):
             read_state(damaged)
-    for cut in range(first):
+    for cut in range(len(start)):
         with pytest.raises(BadState):
             read_state(written[:cut])
+
+
+def test_damage_in_the_last_batch_never_makes_more_of_it() -> None:
+    start, last = whole(lease(5.0)), state.batch([lease(9.0)])
+    for at in range(len(last)):
+        damaged = last[:at] + bytes([last[at] ^ 0x40]) + last[at + 1 :]
+        with contextlib.suppress(BadState):
+            assert read_state(start + damaged).leased == 5.0
 
 
 @pytest.mark.parametrize(

@@ -437,15 +437,9 @@ class TestWho:
         assert type(read_credential(((b"authorization", b"Bearer " + b"t" * length),))) is kind
 
     def test_a_question_shows_no_nonce(self) -> None:
-        fields: Any = {
-            "sender": "s",
-            "authenticated": True,
-            "peer": "",
-            "issued": 0.0,
-            "deadline": 1.0,
-            "digest": b"hush",
-        }
-        assert "hush" not in repr(Question(nonce="hush-nonce", idempotency_key="hush-key", digest=b"hush", **fields))
+        facts: Any = {"sender": "s", "authenticated": True, "peer": "", "issued": 0.0, "deadline": 1.0}
+        secrets: Any = {"nonce": "hush-nonce", "idempotency_key": "hush-key", "digest": b"hush"}
+        assert "hush" not in repr(Question(**facts, **secrets))
 
     def test_nobody_is_held_to_a_name_that_was_not_proven(self) -> None:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
