@@ -177,3 +177,8 @@ def test_how_long_to_wait_is_told_exactly() -> None:
     limiter.take("k", now=now + 1.0)
     limited = limiter.take("k", now=now + 1.5)
     assert (limited.limit, limited.retry_after) == ("3 per 1 minute", pytest.approx(18.5))
+
+
+def test_part_of_one_is_one() -> None:
+    limiter: Any = Limiter(parse_limits("2/second"), capacity=10)
+    assert [limiter.take_up_to("k", cost=1, now=0.0) for _ in range(3)] == [1, 1, 0]
