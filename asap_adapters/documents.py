@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import random_fraction
@@ -39,6 +39,7 @@ T = TypeVar("T")
 _REVALIDATION_SECONDS: Final = 1.0
 _OK: Final = 200
 _NOT_MODIFIED: Final = 304
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
 _GONE: Final = frozenset({401, 403, 404, 410})
 
@@ -106,7 +107,7 @@ class Documents(Generic[T]):
                     case Deliver(_, Found(value, source, age)):
                         return Lookup(value, allowed.url, source, age)
                     case Deliver(_, Unfound(error, next_try)):
-                        raise _with_next_try(error, next_try)  # noqa: TRY301 - to abandon what was delivered is no harm
+                        raise _with_next_try(error, next_try, without_credentials(allowed.url))  # noqa: TRY301 - to abandon what was delivered is no harm
                     case Lead():
                         self._settle(effect, await self._fetch(allowed, effect))
                     case None:
@@ -124,7 +125,8 @@ class Documents(Generic[T]):
         shown = without_credentials(allowed.url)
         try:
             with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
-                return self._outcome(shown, await self._web.get(allowed, lead.headers, self._limit))
+                answer = await self._web.get(allowed, lead.headers, self._limit)
+                return self._outcome(shown, answer, asked_if_modified=bool(lead.headers))
         except TimedOut as error:
             return Failed(error, FailureKind.TIMEOUT)
         except Unreachable as error:
@@ -134,14 +136,15 @@ class Documents(Generic[T]):
         assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
         return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
 
-    def _outcome(self, shown: str, answer: Answer) -> Outcome[T]:
+    def _outcome(self, shown: str, answer: Answer, *, asked_if_modified: bool) -> Outcome[T]:
         status, headers, body = answer
-        if status == _NOT_MODIFIED:
+        if status == _NOT_MODIFIED and asked_if_modified:
             return NotModified(headers)
         if status == _OK:
             value = self._read(body)
             return Fetched(value, headers, self._ttl(value))
-        error = BadReply(shown, "expected the document with HTTP 200; redirects aren't followed", status)
+        note = "; redirects aren't followed" if status in _REDIRECTS else ""
+        error = BadReply(shown, f"expected the document with HTTP 200{note}", status)
         if status in _GONE:
             return Failed(error, FailureKind.GONE)
         retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
@@ -157,12 +160,10 @@ def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
         waiter.woken.set()
 
 
-def _with_next_try(error: Exception, next_try: float) -> Exception:
+def _with_next_try(error: Exception, next_try: float, shown: str) -> Exception:
     # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
-    if isinstance(error, TimedOut | Unreachable):
-        return type(error)(error.url, error.reason, round(next_try, 1))
-    if isinstance(error, BadReply):
-        return BadReply(error.url, error.reason, error.status)
-    if isinstance(error, InvalidDocument):
-        return InvalidDocument(error.what, error.problems)
-    return Unreachable("the directory", str(error), round(next_try, 1))
+    if isinstance(error, Unreachable):
+        return evolve(error, next_try=round(next_try, 1))
+    if isinstance(error, BadReply | InvalidDocument):
+        return evolve(error)
+    return Unreachable(shown, str(error), round(next_try, 1), sent=False)

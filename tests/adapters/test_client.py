@@ -263,13 +263,14 @@ class TestDiscovery:
             ((302, b"", {"location": "http://elsewhere"}), BadReply),
             ((404, b"", {}), BadReply),
             ((500, b"", {"retry-after": "99999999"}), BadReply),
-            ((304, b"", {}), Unreachable),
+            ((304, b"", {}), BadReply),
         ],
     )
     async def test_what_is_no_manifest_is_an_error(self, client_of: Any, response: Any, error: Any) -> None:
         async with client_of(answering(response)) as client:
-            with pytest.raises(error):
+            with pytest.raises(error) as caught:
                 await client.discover(BASE)
+        assert ("redirects aren't followed" in str(caught.value)) is (response[0] == 302)
 
     @pytest.mark.parametrize(
         "url", ["http://example.com", "ftp://localhost", "http://u:p@localhost", "nonsense", "http://[::1"]
