@@ -1,9 +1,15 @@
 """The adapters: the core's decisions carried out on trio and asyncio. What users type is here; the rest may move."""
 
-from asap_adapters.asgi import AsgiApp
-from asap_adapters.client import AgentClient, Discovery
-from asap_adapters.handlers import Context, TaskFailed
-from asap_adapters.serve import bind_agent, listen, run, serve
+try:
+    from asap_adapters.asgi import AsgiApp
+    from asap_adapters.client import AgentClient, Discovery
+    from asap_adapters.handlers import Context, TaskFailed
+    from asap_adapters.serve import bind_agent, listen, run, serve
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith("asap"):
+        raise
+    missing = f"asap_adapters needs {error.name}, which comes with: pip install 'asap-sansio[agent]'"
+    raise ModuleNotFoundError(missing, name=error.name) from None
 from asap_core.errors import (
     AsapError,
     BadReply,

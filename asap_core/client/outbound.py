@@ -80,7 +80,8 @@ def _without_user(netloc: str) -> str:
 def _origin(parts: SplitResult) -> str:
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+    port = parts.port or _PORTS.get(parts.scheme)
+    return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
 
 
 def origin_of(url: str) -> str | None:

@@ -221,6 +221,10 @@ class TestUrls:
         assert judged.remedy
         assert "u:p" not in judged.shown
 
+    def test_what_is_shown_has_no_port_that_nobody_wrote(self) -> None:
+        assert without_credentials("ftp://u:p@x/y?z") == "ftp://x/y"
+        assert without_credentials("https://x") == "https://x:443"
+
     @pytest.mark.parametrize(
         ("host", "inside"),
         [
