@@ -253,6 +253,11 @@ class LocalAdmission:
 
     # --- across restarts ---------------------------------------------------------------------------------------------
 
+    @property
+    def floor(self) -> WallTime | None:
+        """What's dated at or before it is refused from everybody; None where nothing is."""
+        return self._guard.floor
+
     def snapshot(self, *, now: Instant) -> tuple[bytes, tuple[Kept, ...]]:
         """All that it remembers: the guard's, and the keys with their answers."""
         return self._guard.snapshot(now=now), self._table.export(now=now)

@@ -244,6 +244,11 @@ class ReplayGuard:
         sender.live += 1
         self._live += 1
 
+    @property
+    def floor(self) -> WallTime | None:
+        """What's dated at or before it is refused from everybody; None where nothing is."""
+        return None if self._floor == _NEVER else self._floor
+
     def raise_floor(self, floor: WallTime) -> None:
         """Refuse all that is dated at or before `floor`, from whomever: it may have been accepted and forgotten."""
         self._floor = max(self._floor, floor)

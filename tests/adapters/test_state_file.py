@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class Memory:
         self.part = 0.0
         self.dead = False
         self.fails: OSError | None = None
-        self.lock = threading.Lock()
+        self.closed = False
 
     def read(self) -> bytes | None:
         return self.data
@@ -59,13 +58,16 @@ class Memory:
         self.data = data
 
     def append(self, data: bytes) -> None:
+        if self.fails is not None:
+            # Full: some of it was written before that was known.
+            self.data = (self.data or b"") + data[: int(len(data) * self.part)]
         if self._step():
             self.data = (self.data or b"") + data[: int(len(data) * self.part)]
             raise Power
         self.data = (self.data or b"") + data
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 class World:
@@ -118,7 +120,7 @@ class World:
             if question.idempotency_key is not None:
                 # Long after, when no lease stands in the way: asked in memory, so that the lease isn't moved by it.
                 later = evolve(self.question(key=question.idempotency_key), issued=WallTime(question.issued + 1000))
-                answer = store._local.ask(later, now=self.agent.now(), wall=later.issued)
+                answer = store._ledger.ask(later, now=self.agent.now(), wall=later.issued)
                 assert not isinstance(answer, Admitted), answer
 
 
@@ -189,6 +191,64 @@ async def test_a_disk_that_is_full_admits_nothing_and_recovers(agent: Any) -> No
     assert isinstance(await store.ask(world.question(key="other")), Unavailable)
     world.disk.fails = None
     assert isinstance(await world.ask(store, world.question(key="other")), Admitted)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 1.0])
+async def test_after_it_was_full_in_the_middle_of_a_write_the_file_can_be_read(agent: Any, part: Any) -> None:
+    world = World(agent)
+    store = await world.open()
+    await world.ask(store, world.question(key="before"))
+    world.disk.fails, world.disk.part = OSError(errno.ENOSPC, "No space left on device"), part
+    for _ in range(2):
+        assert isinstance(await store.ask(world.question(key="full")), Unavailable)
+    world.disk.fails = None
+    assert isinstance(await world.ask(store, world.question(key="after")), Admitted)
+    # And then the power goes out.
+    await world.try_all_again(await world.open())
+
+
+async def test_a_file_written_anew_in_between_has_all_that_was_promised(agent: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("asap_adapters.stores.file._COMPACT_BYTES", 0)
+    world = World(agent)
+    store = await world.open()
+
+    async def one(question: Question) -> None:
+        await world.ask(store, question)
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            later = evolve(world.question(key=f"k{number}" if number % 2 else None), issued=WallTime(1e9 + 10 * number))
+            group.start_soon(one, later)
+    assert len(world.admitted) == 50
+    await world.try_all_again(await world.open())
+
+
+async def test_an_agent_that_asks_nobody_is_refused(agent: Any) -> None:
+    with pytest.raises(ValueError, match="shared_admission=True"):
+        await FileStore.open(Memory(), bind_agent(agent()))
+
+
+async def test_a_caller_who_leaves_while_it_is_written_has_begun_nothing(agent: Any) -> None:
+    world = World(agent)
+    store = await world.open()
+    await store.ask(world.question())
+    keyed = world.question(key="k")
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.ask(keyed)
+    assert isinstance(await world.ask(store, world.question(key="k")), Admitted)
+
+
+async def test_an_end_that_cannot_be_written_lets_go_of_the_file(agent: Any) -> None:
+    world = World(agent)
+    store = await world.open()
+    await world.ask(store, world.question())
+    world.disk.fails = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        await store.aclose()
+    assert world.disk.closed
+    world.disk.fails = None
+    await world.try_all_again(await world.open())
 
 
 async def test_many_at_once_share_their_syncs(agent: Any) -> None:

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core import Refusal, Replied
+from asap_core import Policy, Refusal, Replied, StartPolicy
 from asap_core.errors import HANDLER_FAILED
 from asap_core.server import state
+from asap_core.server.admission import Admitted, OutcomeUnknown, Question, Stored
 from asap_core.server.idempotency import IdempotencyTable, Kept
+from asap_core.server.ledger import Ledger
+from asap_core.server.replay import Floored
 from asap_core.server.state import BadState, Found, Identity, read_state
 
 WHO = Identity("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
@@ -122,3 +125,91 @@ def test_a_table_carries_its_keys_over() -> None:
     assert after.size == 10
     assert type(after.find(b"done", b"d", now=509.9)).__name__ == "Finished"
     assert type(after.find(b"done", b"d", now=510.1)).__name__ == "Free"
+
+
+class TestLedger:
+    """What must be on disk when, and what a start makes of it."""
+
+    POLICY = Policy(start=StartPolicy.OPEN)
+
+    def begin(self, data: Any = None, **changes: Any) -> Any:
+        fields: Any = {"agent_id": WHO.agent_id, "policy": self.POLICY, "key": b"k" * 32, "now": 0.0, "wall": 1000.0}
+        return Ledger.begin(data, **{**fields, **changes})
+
+    def question(self, **changes: Any) -> Any:
+        fields: Any = {
+            "sender": "s", "authenticated": True, "peer": "", "nonce": "n", "issued": 1000.0, "idempotency_key": None,
+            "digest": b"d" * 16, "deadline": 30.0,
+        }  # fmt: skip
+        return Question(**{**fields, **changes})
+
+    def ask(self, ledger: Any, question: Any, *, at: Any = 0.0) -> Any:
+        return ledger.ask(question, now=at, wall=1000.0 + at)
+
+    def test_a_lease_is_asked_for_before_it_is_needed_and_counts_once_it_is_written(self) -> None:
+        ledger, asked = self.begin(), self.question()
+        promise = ledger.before(asked)
+        assert promise.until == 1005.0
+        assert ledger.before(asked) == promise
+        ledger.promised(promise)
+        assert ledger.before(asked) is None
+        assert ledger.before(self.question(issued=1005.0)) is None
+        assert ledger.before(self.question(issued=1005.1)).until == pytest.approx(1010.1)
+        # A late word of an earlier one takes nothing back.
+        ledger.promised(ledger.before(self.question(issued=1020.0)))
+        ledger.promised(promise)
+        assert ledger.before(self.question(issued=1025.0)) is None
+
+    def test_a_file_has_what_was_promised_before_that_was_written(self) -> None:
+        ledger = self.begin()
+        ledger.before(self.question(issued=1020.0))
+        ledger.before(self.question(issued=1010.0))
+        assert read_state(ledger.whole(now=0.0)).leased == 1025.0
+
+    def test_a_key_is_written_before_its_work_begins(self) -> None:
+        ledger, keyed = self.begin(), self.question(idempotency_key="k")
+        assert ledger.after(self.question(), self.ask(ledger, self.question())) is None
+        answer = self.ask(ledger, self.question(idempotency_key="k", nonce="m"))
+        record = ledger.after(keyed, answer)
+        assert read_state(whole(record)).kept[0].digest == keyed.digest
+        assert ledger.after(keyed, self.ask(ledger, keyed)) is None
+
+    @pytest.mark.parametrize(
+        ("start", "leased"), [(StartPolicy.OPEN, None), (StartPolicy.FLOOR, 1000.0), (StartPolicy.EXACT, 1030.0)]
+    )
+    def test_without_a_file_policy_says_what_counts_as_accepted(self, start: Any, leased: Any) -> None:
+        ledger = self.begin(policy=Policy(start=start))
+        assert read_state(ledger.whole(now=0.0)).leased == leased
+
+    def test_an_orderly_end_and_a_crash_are_told_apart(self) -> None:
+        ledger, asked = self.begin(), self.question(idempotency_key="k")
+        ledger.promised(ledger.before(asked))
+        reservation = self.ask(ledger, asked).reservation
+        ledger.record(reservation, REPLIED, size=5, now=1.0)
+        crashed = self.begin(ledger.whole(now=1.0), policy=Policy())
+        assert self.ask(crashed, asked) == OutcomeUnknown()
+        assert isinstance(self.ask(crashed, self.question(nonce="new")), Floored)
+        ended = self.begin(ledger.final(now=1.0), policy=Policy())
+        assert self.ask(ended, asked) == Stored(REPLIED)
+        assert self.ask(ended, self.question(nonce="new")) == Admitted(None)
+
+    def test_what_never_began_is_free_and_what_was_cut_off_is_not(self) -> None:
+        ledger = self.begin()
+        for leave, then in ((ledger.give_back, Admitted), (ledger.lose, OutcomeUnknown)):
+            keyed = self.question(idempotency_key=leave.__name__, nonce=leave.__name__)
+            leave(self.ask(ledger, keyed).reservation, now=1.0)
+            again = self.question(idempotency_key=leave.__name__, nonce=f"{leave.__name__} again")
+            assert type(self.ask(ledger, again, at=1.0)) is then
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [({"agent_id": "urn:asap:agent:b"}, "state of urn:asap:agent:b"), ({"policy": Policy(skew=10.0)}, "skew=10")],
+    )
+    def test_somebody_elses_is_refused(self, changes: Any, expected: Any) -> None:
+        data = self.begin().whole(now=0.0)
+        with pytest.raises(BadState, match=expected):
+            self.begin(data, **changes)
+
+    def test_a_snapshot_that_is_none_is_refused(self) -> None:
+        with pytest.raises(BadState, match="snapshot"):
+            self.begin(whole(state.snapshot(b"x", ())))
