@@ -180,17 +180,19 @@ class Driver:
 
     async def _hold(self, state: Hold) -> CallState:
         """Wait for the same work, begun by another request, to end."""
+        if state.ticket is None:
+            await anyio.sleep(state.seconds)
+            return state.again()
         woken = anyio.Event()
-        ticket = state.ticket or b""
-        self._held.setdefault(ticket, set()).add(woken)
+        waiting = self._held.setdefault(state.ticket, set())
+        waiting.add(woken)
         try:
             with anyio.move_on_after(state.seconds):
                 await woken.wait()
         finally:
-            waiting = self._held[ticket]
             waiting.discard(woken)
             if not waiting:
-                del self._held[ticket]
+                del self._held[state.ticket]
         return state.again()
 
     def _wake(self) -> None:

@@ -17,13 +17,17 @@ __all__ = ["ServerTimes", "read_server_time"]
 _MAX_SERVERS: Final = 1_000
 # Quartz drifts a second in a day; a server's clock that was wrong itself may have been set right since.
 _KEPT_SECONDS: Final = 3_600.0
+# No server's clock is before the protocol (2025) or after 2100: such a date is a mistake, or meant to make one of ours.
+_EARLIEST: Final = 1_735_689_600.0
+_LATEST: Final = 4_102_444_800.0
 
 
 def read_server_time(details: Mapping[str, object]) -> WallTime | None:
-    """Read `server_time` from the details of a refusal; None where there's none that can be read."""
+    """Read `server_time` from the details of a refusal; None where there's none, or none that a clock could show."""
     value = details.get("server_time")
     found = parse_timestamp(value) if isinstance(value, str) else None
-    return WallTime(found.timestamp()) if isinstance(found, datetime) else None
+    seconds = found.timestamp() if isinstance(found, datetime) else 0.0
+    return WallTime(seconds) if _EARLIEST < seconds < _LATEST else None
 
 
 class ServerTimes:

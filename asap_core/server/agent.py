@@ -196,26 +196,34 @@ class Agent:
         """The tickets of calls to be woken from `Hold`: the work they wait for has ended. Ask after every move."""
         return () if self.admission is None else self.admission.take_wakes()
 
-    def left(self, scope: "exchange.Scope", key: str) -> tuple[Left, ...]:
+    def left(self, scope: "exchange.Scope", key: str, *, now: Instant) -> tuple[Left, ...]:
         """What's left of a share; nothing is known of those that a shared limiter keeps."""
         limiter = self._peers if scope == "peer" else self._principals
-        return () if limiter is None else limiter.left(key, now=self.now())
+        return () if limiter is None else limiter.left(key, now=now)
 
     def has_room_for(self, caller: str) -> bool:
         """Whether another handler may run for this caller."""
         return self._callers.get(caller, 0) < self.policy.concurrent
 
+    def enter(self, caller: str) -> None:
+        """Take one of the caller's places."""
+        self._callers[caller] = self._callers.get(caller, 0) + 1
+
+    def leave(self, caller: str) -> None:
+        """Give it back."""
+        still = self._callers.pop(caller) - 1
+        if still:
+            self._callers[caller] = still
+
     def started(self, caller: str) -> None:
         """A handler is about to run for this caller."""
         self.active += 1
-        self._callers[caller] = self._callers.get(caller, 0) + 1
+        self.enter(caller)
 
     def finished(self, caller: str, reservation: Reservation | None, *, ran: bool) -> None:
         """A handler is over, or never ran: an open reservation is lost, or given back."""
         self.active -= 1
-        still = self._callers.pop(caller) - 1
-        if still:
-            self._callers[caller] = still
+        self.leave(caller)
         if reservation is None or self.admission is None:
             return
         settle = self.admission.lose if ran else self.admission.give_back

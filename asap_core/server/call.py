@@ -102,7 +102,8 @@ class _CallRun:
     """What one call knows; it moves the states along and is nobody else's business.
 
     States hold the run, and the run holds their number only: no reference cycle is left for the garbage collector.
-    `running` says that a handler may be at work, for `reservation` if there's one.
+    `asking` says that a store is asked, `running` that a handler may be at work, for `reservation` if there's one; both
+    take a place among the caller's.
     """
 
     agent: "Agent"
@@ -115,6 +116,7 @@ class _CallRun:
     request: Payload | None = None
     kind: str = ""
     step: int = 0
+    asking: bool = False
     running: bool = False
     reservation: Reservation | None = None
     held: bytes | None = None
@@ -140,6 +142,18 @@ class _CallRun:
             self.agent.admission.let_go(self.held)
         self.held = None
 
+    def ask(self, question: Question) -> "Admit":
+        """Let the driver ask. Until the answer it has its place already: others mustn't take it meanwhile."""
+        self.agent.enter(self.caller)
+        self.asking = True
+        return Admit(question, self, self.step)
+
+    def stop_asking(self) -> None:
+        """The store was asked."""
+        if self.asking:
+            self.agent.leave(self.caller)
+        self.asking = False
+
     def end_work(self, *, ran: bool, keep: bool = False) -> None:
         """The handler is over, or never ran; `keep` where its answer is about to be recorded."""
         self.running = False
@@ -160,11 +174,13 @@ class Admit:
     def answered(self, answer: Answer) -> "Hold | Dispatch | Answered":
         """Go on with the store's answer."""
         self._run.leave(self)
-        return _after_admission(self._run, self.question, answer)
+        self._run.stop_asking()
+        return _after_admission(self._run, self.question, answer, self._run.agent.now())
 
     def abandon(self) -> None:
         """The caller left. The question may have been answered: what it claimed stays claimed."""
         self._run.leave(self)
+        self._run.stop_asking()
 
 
 @define(eq=False)
@@ -185,7 +201,8 @@ class Hold:
     def again(self) -> "CallState":
         """Ask again: it was woken, or the time is over."""
         self._leave()
-        return _ask_with_key(self._run, self._question)
+        agent = self._run.agent
+        return _ask_with_key(self._run, self._question, agent.now(), agent.wall())
 
     def expired(self) -> "Answered":
         """Nobody waits any longer: the caller is told to come again."""
@@ -304,6 +321,7 @@ def abandon_call(opened: CallState) -> None:
         run = opened._run  # noqa: SLF001 - one module, one machine
         run.step += 1
         run.let_go()
+        run.stop_asking()
         if run.running:
             run.end_work(ran=False)
 
@@ -423,18 +441,18 @@ def _ask(run: _CallRun, now: Instant) -> CallState:
     if isinstance(nonce, Refusal):
         return _turn_down(run, nonce)
     if admission is None or run.call.idempotency_key is not None:
-        return _ask_with_key(run, _question(run, nonce))
+        return _ask_with_key(run, _question(run, nonce), now, run.wall)
     # Most requests: there's no key to look up, only a nonce to claim, so no question is written down.
     sender, authenticated = run.envelope.sender, isinstance(run.principal, Authenticated)
     answer = admission.claim(sender, authenticated, nonce, run.issued, now=now, wall=run.wall)
     return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 
-def _ask_with_key(run: _CallRun, question: Question) -> CallState:
+def _ask_with_key(run: _CallRun, question: Question, now: Instant, wall: WallTime) -> CallState:
     admission = run.agent.admission
     if admission is None:
-        return Admit(question, run, run.step)
-    return _after_admission(run, question, admission.ask(question, now=run.agent.now(), wall=run.agent.wall()))
+        return run.ask(question)
+    return _after_admission(run, question, admission.ask(question, now=now, wall=wall), now)
 
 
 def _question(run: _CallRun, nonce: str | None) -> Question:
@@ -472,7 +490,7 @@ def _what_is_asked(run: _CallRun) -> bytes:
     return blake2b(stable_json(asked), digest_size=16).digest()
 
 
-def _after_admission(run: _CallRun, question: Question, answer: Answer) -> Hold | Dispatch | Answered:
+def _after_admission(run: _CallRun, question: Question, answer: Answer, now: Instant) -> Hold | Dispatch | Answered:
     # isinstance, not match: class patterns with names take four times as long, and this is the way of every request.
     if isinstance(answer, Admitted):
         return _dispatch(run, answer.reservation)
@@ -480,12 +498,11 @@ def _after_admission(run: _CallRun, question: Question, answer: Answer) -> Hold 
         run.tell(What.REPEATED)
         return _answer(run, answer.outcome)
     if isinstance(answer, Running):
-        return _hold(run, question, answer)
+        return _hold(run, question, answer, now)
     return _turn_down(run, _admission_refusal(run, answer))
 
 
-def _hold(run: _CallRun, question: Question, running: Running) -> Hold | Answered:
-    now = run.agent.now()
+def _hold(run: _CallRun, question: Question, running: Running, now: Instant) -> Hold | Answered:
     if run.hold_until is None:
         run.hold_until = Instant(now + run.agent.policy.hold)
     left = run.hold_until - now

@@ -108,7 +108,7 @@ class _Run:
     def respond(self, response: Response) -> "Respond":
         head = self.request.method == "HEAD"
         length = () if response.status == 304 else ((b"content-length", b"%d" % len(response.body)),)  # noqa: PLR2004
-        shares = () if self.share is None else _share_headers(self.agent.left(*self.share))
+        shares = () if self.share is None else _share_headers(self.agent.left(*self.share, now=self.now))
         complete = Response(
             status=response.status,
             headers=(*response.headers, *length, (b"asap-version", self.version.encode("ascii")), *shares),
@@ -260,6 +260,7 @@ class Fork(_State):
     def answered(self, answers: Sequence[Answered]) -> "Respond":
         """Every call has its answer."""
         self._run.leave(self)
+        self._run.now = self._run.agent.now()
         if not self.batch:
             return self._run.respond(_rpc_response(self._run.agent, answers[0]))
         body = b"[" + b",".join(answer.body for answer in answers) + b"]"
@@ -413,15 +414,23 @@ def _parse(run: _Run, data: bytes) -> Exchange:
     if type(value) is list:
         return _open_batch(run, value)
     call = parse_call(value)
-    if b"x-idempotency-key" in run.headers and isinstance(call, Call):
-        call = _with_header_key(run, call)
+    key = _header_key(run)
+    if key is not None and isinstance(call, Call):
+        call = _with_key(call, key)
     return Fork((_begin(run, call, run.agent.wall()),), False, run, run.step)  # noqa: FBT003 - as its fields stand
 
 
-def _with_header_key(run: _Run, call: Call) -> Call | Refused:
+def _header_key(run: _Run) -> str | None:
+    """The key in the header: None where there's none, empty where it's none that can be."""
+    if b"x-idempotency-key" not in run.headers:
+        return None
     values = header_values(run.request.headers, b"x-idempotency-key")
     key = values[0].decode("latin-1").strip()
-    if len(values) > 1 or not 0 < len(key) <= MAX_ID:
+    return key if len(values) == 1 and len(key) <= MAX_ID else ""
+
+
+def _with_key(call: Call, key: str) -> Call | Refused:
+    if not key:
         return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} characters")
     if call.idempotency_key not in (None, key):
         return _refuse_key(call, "the same key as in the header X-Idempotency-Key")
@@ -440,21 +449,13 @@ def _open_batch(run: _Run, items: list[Any]) -> Exchange:
     if len(items) > most:
         reason = f"batch size exceeds max {most}"
         return run.refuse(Refusal(kind=BATCH_SIZE, note=reason, details={"reason": reason, "max": most}))
-    calls: tuple[Call | Refused, ...] = tuple(parse_call(item) for item in items)
-    key = run.headers.get(b"x-idempotency-key")
-    if key is not None:
-        calls = tuple(_with_batch_key(call, key, place) for place, call in enumerate(calls))
-    return _take_batch_shares(run, calls)
-
-
-def _with_batch_key(call: Call | Refused, value: bytes, place: int) -> Call | Refused:
-    """A batch's key stands for each of its items by its place; an item that brings one of its own keeps that."""
-    if isinstance(call, Refused) or call.idempotency_key is not None:
-        return call
-    key = value.decode("latin-1").strip()
-    if not 0 < len(key) <= MAX_ID or "," in key:
-        return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} characters")
-    return Call(call.id, call.envelope, f"{key}#{place}")
+    calls: list[Call | Refused] = [parse_call(item) for item in items]
+    key = _header_key(run)
+    for place, call in enumerate(calls):
+        # A batch's key stands for each of its items by its place; an item that brings one of its own keeps that.
+        if key is not None and isinstance(call, Call) and call.idempotency_key is None:
+            calls[place] = _with_key(call, key and f"{key}#{place}")
+    return _take_batch_shares(run, tuple(calls))
 
 
 def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> Exchange:

@@ -44,11 +44,41 @@ _FOREVER: Final = 1e9
 
 
 def _limits(value: Any) -> Any:
-    return parse_limits(value) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str):
+        return parse_limits(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
-_BOOLEAN: Any = validators.instance_of(bool)
-_LIMITS: Any = validators.deep_iterable(validators.instance_of(Limit))
+def _limits_only(_policy: Any, attribute: Any, value: Any) -> None:
+    if type(value) is not tuple or not all(isinstance(one, Limit) for one in value):
+        raise ValueError(f"{attribute.name}: expected limits such as 10/second;100/minute")
+
+
+def _nonce(value: Any) -> Any:
+    return next((one for one in NoncePolicy if one.value == value), value)
+
+
+def _start(value: Any) -> Any:
+    return next((one for one in StartPolicy if one.value == value), value)
+
+
+def _one_of(_policy: Any, attribute: Any, value: Any) -> None:
+    kind: type[Enum] = type(attribute.default)
+    if value not in list(kind):
+        raise ValueError(f"{attribute.name}: expected one of {', '.join(member.value for member in kind)}")
+
+
+def _among(*words: str) -> Any:
+    def check(_policy: Any, attribute: Any, value: Any) -> None:
+        if value not in words:
+            raise ValueError(f"{attribute.name}: expected {' or '.join(words)}")
+
+    return check
+
+
+def _boolean(_policy: Any, attribute: Any, value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{attribute.name}: expected true or false")
 
 
 @frozen(kw_only=True)
@@ -58,7 +88,7 @@ class Policy:
     Seconds and bytes throughout. `attrs.evolve(policy, max_body=…)` changes single fields.
     """
 
-    profile: str = field(default="strict", validator=validators.in_(("strict", "reference")))
+    profile: str = field(default="strict", validator=_among("strict", "reference"))
     """Which of the two it began as: for logs and warnings, nothing is decided by it."""
 
     # --- the request -------------------------------------------------------------------------------------------------
@@ -74,40 +104,40 @@ class Policy:
     """How old a timestamp may be: the reference's window. Longer costs memory, shorter refuses slow clocks."""
     skew: float = field(default=30.0, validator=_seconds_or_none)
     """How far ahead a timestamp may be: the reference's tolerance."""
-    require_id: bool = field(default=True, validator=_BOOLEAN)
+    require_id: bool = field(default=True, validator=_boolean)
     """Without an id nothing can be correlated, and with `or-id` nothing told apart."""
-    require_timestamp: bool = field(default=True, validator=_BOOLEAN)
+    require_timestamp: bool = field(default=True, validator=_boolean)
     """Without a timestamp an envelope is fresh for ever, and what was captured once replays for ever."""
-    nonce: NoncePolicy = field(default=NoncePolicy.OR_ID, converter=NoncePolicy)
+    nonce: NoncePolicy = field(default=NoncePolicy.OR_ID, converter=_nonce, validator=_one_of)
     """See `NoncePolicy`."""
     nonce_capacity: int = field(default=1_000_000, validator=_whole)
     """Live nonces in all: 330 s at 3,000 envelopes per second, in about 130 MB."""
     nonces_per_sender: int = field(default=100_000, validator=_whole)
     """Live nonces of one sender: 300 per second for the whole window, a tenth of all."""
-    start: StartPolicy = field(default=StartPolicy.FLOOR, converter=StartPolicy)
+    start: StartPolicy = field(default=StartPolicy.FLOOR, converter=_start, validator=_one_of)
     """What is refused after a start without a state file. `FLOOR` refuses all that was issued before it."""
 
     # --- who and to whom ---------------------------------------------------------------------------------------------
-    check_recipient: bool = field(default=True, validator=_BOOLEAN)
+    check_recipient: bool = field(default=True, validator=_boolean)
     """An envelope for another agent, accepted here, could be captured there and replayed here."""
-    check_version: bool = field(default=True, validator=_BOOLEAN)
+    check_version: bool = field(default=True, validator=_boolean)
     """An envelope of another major version than 0 (`asap_version`) may mean something else by the same keys."""
-    check_payload_sender: bool = field(default=True, validator=_BOOLEAN)
+    check_payload_sender: bool = field(default=True, validator=_boolean)
     """`sender` of a `message.send` is the envelope's: a handler that reads it must not be told another name."""
-    plain_refusals: bool = field(default=False, validator=_BOOLEAN)
+    plain_refusals: bool = field(default=False, validator=_boolean)
     """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and limiters then can't see them."""
 
     trusted_proxies: tuple[str, ...] = field(default=(), converter=read_networks)
     """Addresses or networks of the proxies in front: from them, and no one else, `forwarded_header` names the peer."""
     forwarded_header: ForwardedHeader = field(
-        default="x-forwarded-for", validator=validators.in_(("x-forwarded-for", "forwarded"))
+        default="x-forwarded-for", validator=_among("x-forwarded-for", "forwarded")
     )
     """The header that those proxies write. The other one they pass on as the caller wrote it, so it isn't read."""
 
     # --- shares ------------------------------------------------------------------------------------------------------
-    peer_limits: tuple[Limit, ...] = field(default="10/second;100/minute", converter=_limits, validator=_LIMITS)
+    peer_limits: tuple[Limit, ...] = field(default="10/second;100/minute", converter=_limits, validator=_limits_only)
     """Per peer address, before anything else is looked at: the reference's default. Empty is no limit."""
-    principal_limits: tuple[Limit, ...] = field(default=(), converter=_limits, validator=_LIMITS)
+    principal_limits: tuple[Limit, ...] = field(default=(), converter=_limits, validator=_limits_only)
     """Per authenticated agent, after authentication. Off by default: peers are limited already."""
     concurrent: int = field(default=100, validator=_whole)
     """Handlers at work for one principal, or for one peer address where nobody authenticates: a tenth of the

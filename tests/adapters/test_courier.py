@@ -220,7 +220,7 @@ class TestAClockThatIsWrong:
         error = {
             "code": -32002, "message": "no",
             "data": {"code": "asap:protocol/invalid_timestamp", "recoverable": True,
-                     "details": {"server_time": "2001-01-01T00:00:00Z"}},
+                     "details": {"server_time": "2031-01-01T00:00:00Z"}},
         }  # fmt: skip
         recorder.trouble = [(200, {"jsonrpc": "2.0", "id": None, "error": error})] * 5
         async with client_of(recorder) as client:

@@ -208,4 +208,6 @@ class TestServerTimes:
         assert read_server_time({}) is None
 
     def test_a_time_is_read(self) -> None:
-        assert read_server_time({"server_time": "1970-01-01T00:01:00Z"}) == 60.0
+        assert read_server_time({"server_time": "2026-11-23T00:01:00Z"}) == 1_795_392_060.0
+        for extreme in ("1970-01-01T00:01:00Z", "2024-12-31T23:59:59Z", "2100-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+            assert read_server_time({"server_time": extreme}) is None
