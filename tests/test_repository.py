@@ -25,7 +25,6 @@ LONG = {
     "asap_core/errors.py": "one table, and the exceptions beside it",
     "asap_core/server/call.py": "one machine; its states, checks and answers belong together",
     "asap_core/server/exchange.py": "one machine; its order of checks reads from top to bottom",
-    "asap_adapters/serve.py": "one server, from the port to the last byte",
 }
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from asap_adapters import AgentClient, RemoteError, Unreachable
 from asap_adapters.clock import LoopClock
+from asap_adapters.connection import serve_connection
 from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
-from asap_adapters.serve import bind_agent, serve_connection
+from asap_adapters.serve import bind_agent
 from asap_adapters.testing import InProcessTransport
 from asap_core.client.delivery import RetryPolicy
 from asap_core.jsontext import read_json

@@ -1,0 +1,300 @@
+"""One HTTP/1 connection over any byte stream: request after request, until either side is done with it.
+
+Collect a head that the core approves, let h11 parse it, drive the exchange, go on or close. Each exchange has an h11
+connection of its own, so that what h11 buffers never crosses from one request to the next.
+"""
+
+import logging
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final
+
+import anyio
+import h11
+from anyio.abc import ByteStream
+from attrs import define
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.drive import Driver, PeerGone
+from asap_core.head import BadHead, Head, HeadReader
+from asap_core.http import Request, Response
+from asap_core.server.exchange import refuse_head
+from asap_core.server.policy import Policy
+
+__all__ = ["serve_connection"]
+
+log: Final = logging.getLogger("asap.serve")
+
+# One TCP window and one page cache line of most kernels; h11 and anyio use the same.
+_READ: Final = 65_536
+# Chunk sizes, extensions and trailers of honest senders are a few bytes each.
+_FRAMING: Final = 65_536
+# After an early refusal: what a peer may still send, and for how long, before the reset that would lose it the answer
+# (RFC 9112 §9.6). nginx lingers 5 s per read and 30 s in all; a refusal isn't worth that.
+_LINGER_BYTES: Final = 65_536
+_LINGER_SECONDS: Final = 1.0
+
+
+async def serve_connection(
+    stream: ByteStream,
+    driver: Driver,
+    *,
+    peer: str,
+    idle: set[anyio.CancelScope] | None = None,
+    stop: anyio.Event | None = None,
+) -> None:
+    """Serve one connection over any byte stream, request by request, until either side is done with it.
+
+    `idle` collects the scopes of connections that wait for a request, for whoever wants to end them.
+    """
+    connection = _Connection(stream, driver, peer, set() if idle is None else idle, stop or anyio.Event())
+    rest: bytes | None = b""
+    while rest is not None:
+        rest = await connection.serve_one(rest)
+
+
+class _Unreadable(Exception):
+    """The peer sent something that isn't a request; `response` says so, and the connection ends with it."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.response = refuse_head(status, detail)
+
+
+@define(eq=False)
+class _Connection:
+    stream: ByteStream
+    driver: Driver
+    peer: str
+    idle: set[anyio.CancelScope]
+    stop: anyio.Event
+
+    @property
+    def policy(self) -> Policy:
+        return self.driver.agent.policy
+
+    async def serve_one(self, buffered: bytes) -> bytes | None:
+        """Serve the next request; returns what came after it, or None when the connection is over."""
+        wire = _H11Wire(self.stream, self.policy, self.stop)
+        try:
+            head = await self._read_head(buffered)
+            if head is None:
+                return None
+            request = wire.parse(head, self.peer)
+            await self.driver.run(request, wire)
+        except _Unreadable as unreadable:
+            await wire.send_last(unreadable.response)
+            await self._linger()
+            return None
+        except PeerGone:
+            return None
+        if wire.reusable:
+            return wire.rest
+        if wire.unread:
+            await self._linger()
+        return None
+
+    async def _read_head(self, buffered: bytes) -> Head | None:
+        reader = HeadReader(max_size=self.policy.max_head, max_fields=self.policy.max_headers)
+        outcome = reader.feed(buffered)
+        if not reader.started:
+            data = await self._first_bytes()
+            if data is None:
+                return None
+            outcome = reader.feed(data)
+        if outcome is None:
+            outcome = await self._rest_of_head(reader)
+        if isinstance(outcome, BadHead):
+            raise _Unreadable(outcome.status, f"Expected {outcome.expected}")
+        return outcome
+
+    async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
+        with anyio.move_on_after(self.policy.head_timeout):
+            while True:
+                try:
+                    outcome = reader.feed(await _receive(self.stream))
+                except _Ended:
+                    raise _Unreadable(400, "Expected the whole head of a request") from None
+                if outcome is not None:
+                    return outcome
+        raise _Unreadable(408, f"Expected the whole head of a request within {self.policy.head_timeout:g} s")
+
+    async def _first_bytes(self) -> bytes | None:
+        if self.stop.is_set():
+            return None
+        data = None
+        with anyio.move_on_after(self.policy.idle_timeout) as scope:
+            self.idle.add(scope)
+            try:
+                data = await _receive(self.stream)
+            except PeerGone:
+                return None
+            finally:
+                self.idle.discard(scope)
+        return data
+
+    async def _linger(self) -> None:
+        """Let the peer read the refusal: end our side, and swallow a little of what it still sends."""
+        left = _LINGER_BYTES
+        with anyio.move_on_after(_LINGER_SECONDS):
+            try:
+                await self.stream.send_eof()
+                while left > 0:
+                    left -= len(await _receive(self.stream))
+            except (PeerGone, anyio.BrokenResourceError, anyio.ClosedResourceError, NotImplementedError, OSError):
+                return  # OSError: trio's, where the peer has reset the connection meanwhile
+
+
+class _Ended(PeerGone):
+    """The peer sends nothing more, and may still be listening."""
+
+
+async def _receive(stream: ByteStream) -> bytes:
+    try:
+        return await stream.receive(_READ)
+    except anyio.EndOfStream as error:
+        raise _Ended from error
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        raise PeerGone from error
+
+
+class _H11Wire:
+    """One exchange's bytes, framed by h11."""
+
+    def __init__(self, stream: ByteStream, policy: Policy, stop: anyio.Event) -> None:
+        self._stream = stream
+        self._policy = policy
+        self._stop = stop
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
+        self._body_deadline: float | None = None
+        # Bytes of the body as they came, and as they were meant: chunks have sizes, extensions and trailers besides.
+        self._raw = 0
+        self._meant = 0
+        self.reusable = False
+
+    def parse(self, head: Head, peer: str) -> Request:
+        """Let h11 read a head that the core has approved."""
+        try:
+            self._h11.receive_data(head.data)
+            event = self._h11.next_event()
+            if not isinstance(event, h11.Request):
+                raise _Unreadable(400, "Expected an HTTP/1.1 request")
+            self._take(head.rest) if head.rest else None
+        except h11.RemoteProtocolError as error:
+            raise _Unreadable(error.error_status_hint, "Expected an HTTP/1.1 request") from None
+        return Request(
+            method=event.method.decode("latin-1"),
+            target=event.target.decode("latin-1"),
+            headers=tuple(event.headers),
+            peer=peer,
+        )
+
+    @property
+    def rest(self) -> bytes:
+        """What came after the request."""
+        return self._h11.trailing_data[0]
+
+    @property
+    def unread(self) -> bool:
+        """Whether the peer may still be sending the body."""
+        return self._h11.their_state is h11.SEND_BODY
+
+    async def receive(self, *, expect_continue: bool) -> bytes | None:
+        """See `Wire`."""
+        if self._body_deadline is None:
+            self._body_deadline = anyio.current_time() + self._policy.body_timeout
+            if expect_continue and self._h11.they_are_waiting_for_100_continue:
+                await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while True:
+            event = self._next_event()
+            match event:
+                case h11.Data():
+                    self._meant += len(event.data)
+                    return bytes(event.data)
+                case h11.EndOfMessage():
+                    return None
+                case h11.NEED_DATA:
+                    self._check_framing()
+                    self._take(await self._more())
+                case _:
+                    raise PeerGone
+
+    def _take(self, data: bytes) -> None:
+        self._raw += len(data)
+        self._h11.receive_data(data)
+
+    def _check_framing(self) -> None:
+        """Refuse chunks that are more frame than content: 64 KiB are forgiven, and as much again as the content."""
+        if self._raw > _FRAMING + 2 * self._meant + _READ:
+            raise _Unreadable(400, "Expected a body in chunks of 8 bytes or more, without long extensions or trailers")
+
+    def _next_event(self) -> Any:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError:
+            raise _Unreadable(400, "Expected a body framed as its headers say") from None
+
+    async def _more(self) -> bytes:
+        with anyio.CancelScope(deadline=self._body_deadline or 0.0) as scope:
+            try:
+                return await _receive(self._stream)
+            except _Ended:
+                raise _Unreadable(400, "Expected the whole body") from None
+        if scope.cancelled_caught:
+            raise _Unreadable(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
+        raise PeerGone  # pragma: no cover - the scope is left by return, by cancellation, or by an exception
+
+    async def send(self, response: Response) -> None:
+        """See `Wire`."""
+        open_still = not response.close and not self._stop.is_set() and self._body_is_over()
+        # DONE: the request is complete, and the peer hasn't asked to close after it (h11's state machine).
+        self.reusable = open_still and self._h11.their_state is h11.DONE
+        await self._send(_written(response, close=not self.reusable))
+
+    def _body_is_over(self) -> bool:
+        """Whether nothing of the request is left to read, so that the next one can follow."""
+        if self._h11.their_state is not h11.SEND_BODY:
+            return True
+        # Nobody asked for the body (a GET has none): h11 knows that it's over once it has said so.
+        return isinstance(self._next_event(), h11.EndOfMessage)
+
+    async def send_last(self, response: Response) -> None:
+        """Send a refusal of something that wasn't a request, as far as the peer still listens."""
+        try:
+            await self._send(_written(response, close=True))
+        except PeerGone:
+            log.debug("the peer left before it was refused")
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            with anyio.move_on_after(self._policy.write_timeout) as scope:
+                await self._stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise PeerGone from error
+        if scope.cancelled_caught:
+            raise PeerGone
+
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
+}
+
+
+def _written(response: Response, *, close: bool) -> bytes:
+    """A response as bytes. Written here and not by h11: nothing of a peer's is in it, and it takes h11 0.1 ms."""
+    headers = [b"%s: %s\r\n" % header for header in response.headers]
+    connection = b"connection: close\r\n" if close else b""
+    status = _STATUS_LINES[response.status]
+    return b"".join([status, *headers, b"date: ", _http_date(), b"\r\n", connection, b"\r\n", response.body])
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _http_date() -> bytes:
+    """The Date header (RFC 9110 §6.6.1), written once a second."""
+    global _date  # noqa: PLW0603 - one value, replaced as a whole
+    now = int(LoopClock().wall())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True).encode("ascii"))
+    return _date[1]
