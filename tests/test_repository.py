@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 # Over 400 lines, with the reason.
 LONG = {
     "asap_core/errors.py": "one table, and the exceptions beside it",
-    "asap_core/server/call.py": "one machine; its states, checks and answers belong together",
+    "asap_core/server/call.py": "one machine; its states, their moves and its answers belong together",
     "asap_core/server/exchange.py": "one machine; its order of checks reads from top to bottom",
 }
 

@@ -1,8 +1,8 @@
 """One call admitted: from a parsed JSON-RPC request to its answer, whatever carried it.
 
 A single request, an item of a batch, and later a stream or a socket all come through here, with the same checks in the
-same order. The order stands in `_judge`, which reads as a list; everything cheap and everything that could refuse comes
-before `Admit`, so that no nonce is burnt for what can't run.
+same order. The order stands in `checks.judge`, which reads as a list; everything cheap and everything that could refuse
+comes before `Admit`, so that no nonce is burnt for what can't run.
 
     Admit ──▶ Dispatch ──▶ Record ──▶ Answered        each state offers only the moves that are legal in it
      │ ▲         └────────────────────▶ Answered
@@ -20,23 +20,19 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from attrs import define, field, frozen
 
 from asap_core.clock import Instant, WallTime
-from asap_core.codec import decode_envelope, decode_payload_of, encode_envelope, to_json
+from asap_core.codec import decode_envelope, encode_envelope, to_json
 from asap_core.errors import (
     ANSWER_GONE,
     HANDLER_FAILED,
-    HANDLER_NOT_FOUND,
     KEY_MISMATCH,
     MALFORMED_ENVELOPE,
-    MISADDRESSED,
     OUTCOME_UNKNOWN,
     RATE_LIMITED,
     REPLAYED,
     SATURATED,
-    SENDER_MISMATCH,
     STILL_RUNNING,
     TIMESTAMP,
     UNAVAILABLE,
-    VERSION_INCOMPATIBLE,
     InvalidDocument,
     Kind,
     Problem,
@@ -44,8 +40,8 @@ from asap_core.errors import (
 )
 from asap_core.jsonrpc import Call, CallId, error_body, result_body
 from asap_core.jsontext import stable_json, write_json
-from asap_core.model.envelope import ASAP_VERSION, Envelope, normalise_payload_type, utc
-from asap_core.model.payloads import WIRE_NAMES, MessageSend, Payload, TaskRequest
+from asap_core.model.envelope import Envelope
+from asap_core.model.payloads import WIRE_NAMES, Payload, TaskRequest
 from asap_core.server.admission import (
     Admitted,
     Answer,
@@ -63,8 +59,9 @@ from asap_core.server.admission import (
     Stored,
     Unavailable,
 )
+from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
-from asap_core.server.identity import Authenticated, Principal, sender_rule
+from asap_core.server.identity import Authenticated, Principal
 from asap_core.server.policy import NoncePolicy
 from asap_core.server.ratelimit import peer_key
 
@@ -98,7 +95,7 @@ class Replied:
 
 
 @define(eq=False)
-class _CallRun:
+class CallRun:
     """What one call knows; it moves the states along and is nobody else's business.
 
     States hold the run, and the run holds their number only: no reference cycle is left for the garbage collector.
@@ -168,7 +165,7 @@ class Admit:
     """
 
     question: Question
-    _run: _CallRun = field(repr=False)
+    _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
 
     def answered(self, answer: Answer) -> "Hold | Dispatch | Answered":
@@ -195,7 +192,7 @@ class Hold:
     seconds: float
     _question: Question = field(repr=False)
     _retry_after: float = field(repr=False)
-    _run: _CallRun = field(repr=False)
+    _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
 
     def again(self) -> "CallState":
@@ -235,7 +232,7 @@ class Dispatch:
     deadline: float
     shielded: bool
     reservation: Reservation | None
-    _run: _CallRun = field(repr=False)
+    _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
 
     def replied(self, payload: Payload | Replied) -> "Record | Answered":
@@ -282,7 +279,7 @@ class Record:
     outcome: Replied | Refusal
     size: int
     _answered: "Answered" = field(repr=False)
-    _run: _CallRun = field(repr=False)
+    _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
 
     def recorded(self) -> "Answered":
@@ -335,107 +332,21 @@ def open_call(
     """Judge one call. What isn't refused becomes a question of admission."""
     value = call.envelope
     if not (agent.policy.require_id and agent.policy.require_timestamp):
-        value = _with_what_old_peers_leave_out(agent, value, wall)
+        value = with_what_old_peers_leave_out(agent, value, wall)
     try:
         envelope = decode_envelope(value, path=("params", "envelope"))
     except InvalidDocument as error:
         agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
-        return refused_call(call.id, _malformed(error))
-    run = _CallRun(agent, call, principal, peer, wall, envelope, envelope.issued)
-    refusal = _judge(run, streamed=streamed)
+        return refused_call(call.id, malformed(error))
+    run = CallRun(agent, call, principal, peer, wall, envelope, envelope.issued)
+    refusal = judge(run, streamed=streamed)
     return _ask(run, now) if refusal is None else _turn_down(run, refusal)
-
-
-def _judge(run: _CallRun, *, streamed: bool) -> Refusal | None:
-    return (
-        sender_rule(run.principal, run.envelope.sender)
-        or _version_is_known(run)
-        or _recipient_is_this_agent(run)
-        or _timestamp_is_in_window(run)
-        or _payload_and_handler_exist(run, streamed=streamed)
-        or _there_is_room(run)
-    )
-
-
-def _malformed(error: InvalidDocument) -> Refusal:
-    return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
-
-
-def _with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
-    # 1.1 and 2.x treat a null id or timestamp as absent and fill it in; here only where policy says so.
-    if not agent.policy.require_id and value.get("id") is None:
-        value = {**value, "id": agent.new_id()}
-    if not agent.policy.require_timestamp and value.get("timestamp") is None:
-        value = {**value, "timestamp": utc(wall)}
-    return value
-
-
-def _version_is_known(run: _CallRun) -> Refusal | None:
-    if run.envelope.asap_version.startswith("0.") or not run.agent.policy.check_version:
-        return None
-    return Refusal(kind=VERSION_INCOMPATIBLE, details={"supported": [ASAP_VERSION]})
-
-
-def _recipient_is_this_agent(run: _CallRun) -> Refusal | None:
-    if not run.agent.policy.check_recipient or run.agent.answers_to(run.envelope.recipient):
-        return None
-    return Refusal(kind=MISADDRESSED, details={"agent_id": run.agent.manifest.id})
-
-
-def _timestamp_is_in_window(run: _CallRun) -> Refusal | None:
-    age = run.wall - run.issued
-    if -run.agent.policy.skew <= age <= run.agent.policy.max_age:
-        return None
-    return _timestamp_refusal(run, age)
-
-
-def _timestamp_refusal(run: _CallRun, age: float) -> Refusal:
-    bounds: dict[str, object] = {
-        "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
-        "max_age_seconds": run.agent.policy.max_age,
-        "max_future_tolerance_seconds": run.agent.policy.skew,
-    }
-    offset = {"age_seconds": round(age, 3)} if age > 0 else {"future_offset_seconds": round(-age, 3)}
-    return Refusal(
-        kind=TIMESTAMP, note="Invalid envelope timestamp", details=offset | bounds, retry_after=_AFTER_TIMESTAMP
-    )
-
-
-# What the reference tells its clients to wait before they send again.
-_AFTER_TIMESTAMP: Final = 5.0
-
-
-def _payload_and_handler_exist(run: _CallRun, *, streamed: bool) -> Refusal | None:
-    run.kind = normalise_payload_type(run.envelope.payload_type)
-    if streamed or run.kind not in run.agent.payload_types:
-        supported = [] if streamed else sorted(run.agent.payload_types)
-        return Refusal(kind=HANDLER_NOT_FOUND, details={"supported": supported})
-    try:
-        run.request = decode_payload_of(run.kind, run.envelope.payload, path=("params", "envelope", "payload"))
-    except InvalidDocument as error:
-        return _malformed(error)
-    if isinstance(run.request, MessageSend) and run.request.sender != run.envelope.sender:
-        return Refusal(kind=SENDER_MISMATCH) if run.agent.policy.check_payload_sender else None
-    if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
-        return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
-    return None
-
-
-def _there_is_room(run: _CallRun) -> Refusal | None:
-    if run.agent.has_room_for(run.caller):
-        return None
-    limit = f"{run.agent.policy.concurrent} at once"
-    return Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=_AFTER_BUSY_CALLER)
-
-
-# Whoever has a hundred handlers at work waits for the first of them to end, which nobody knows the time of.
-_AFTER_BUSY_CALLER: Final = 1.0
 
 
 # --- admission -------------------------------------------------------------------------------------------------------
 
 
-def _ask(run: _CallRun, now: Instant) -> CallState:
+def _ask(run: CallRun, now: Instant) -> CallState:
     """Ask whether it's new, of this process's memory if there's one, or let the driver ask."""
     nonce, admission = _nonce(run), run.agent.admission
     if isinstance(nonce, Refusal):
@@ -448,14 +359,14 @@ def _ask(run: _CallRun, now: Instant) -> CallState:
     return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 
-def _ask_with_key(run: _CallRun, question: Question, now: Instant, wall: WallTime) -> CallState:
+def _ask_with_key(run: CallRun, question: Question, now: Instant, wall: WallTime) -> CallState:
     admission = run.agent.admission
     if admission is None:
         return run.ask(question)
     return _after_admission(run, question, admission.ask(question, now=now, wall=wall), now)
 
 
-def _question(run: _CallRun, nonce: str | None) -> Question:
+def _question(run: CallRun, nonce: str | None) -> Question:
     key = run.call.idempotency_key
     return Question(
         sender=run.envelope.sender,
@@ -469,7 +380,7 @@ def _question(run: _CallRun, nonce: str | None) -> Question:
     )
 
 
-def _nonce(run: _CallRun) -> str | Refusal | None:
+def _nonce(run: CallRun) -> str | Refusal | None:
     if run.agent.policy.nonce is NoncePolicy.OFF:
         return None
     nonce = run.envelope.nonce
@@ -484,13 +395,13 @@ def _nonce(run: _CallRun) -> str | Refusal | None:
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope nonce", problems=(problem,))
 
 
-def _what_is_asked(run: _CallRun) -> bytes:
+def _what_is_asked(run: CallRun) -> bytes:
     # Not the stamp: a retry takes a fresh timestamp and nonce and is the same request still.
     asked = [run.envelope.sender, run.envelope.recipient, run.kind, run.envelope.payload]
     return blake2b(stable_json(asked), digest_size=16).digest()
 
 
-def _after_admission(run: _CallRun, question: Question, answer: Answer, now: Instant) -> Hold | Dispatch | Answered:
+def _after_admission(run: CallRun, question: Question, answer: Answer, now: Instant) -> Hold | Dispatch | Answered:
     # isinstance, not match: class patterns with names take four times as long, and this is the way of every request.
     if isinstance(answer, Admitted):
         return _dispatch(run, answer.reservation)
@@ -502,7 +413,7 @@ def _after_admission(run: _CallRun, question: Question, answer: Answer, now: Ins
     return _turn_down(run, _admission_refusal(run, answer))
 
 
-def _hold(run: _CallRun, question: Question, running: Running, now: Instant) -> Hold | Answered:
+def _hold(run: CallRun, question: Question, running: Running, now: Instant) -> Hold | Answered:
     if run.hold_until is None:
         run.hold_until = Instant(now + run.agent.policy.hold)
     left = run.hold_until - now
@@ -515,7 +426,7 @@ def _hold(run: _CallRun, question: Question, running: Running, now: Instant) -> 
     return Hold(run.held, seconds, question, running.retry_after, run, run.step)
 
 
-def _dispatch(run: _CallRun, reservation: Reservation | None) -> Dispatch:
+def _dispatch(run: CallRun, reservation: Reservation | None) -> Dispatch:
     run.tell(What.ACCEPTED)
     run.agent.started(run.caller)
     run.running, run.reservation = True, reservation
@@ -543,7 +454,7 @@ _PLAIN_REFUSALS: Final[Callable[[Any], Refusal | None]] = {
 
 
 def _admission_refusal(
-    run: _CallRun,
+    run: CallRun,
     answer: (
         Replayed | Saturated | Floored | Running | Mismatch | OutcomeUnknown | AnswerGone | Stale | Future | Unavailable
     ),
@@ -561,7 +472,7 @@ def _admission_refusal(
         case Running(retry_after):
             return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
         case Stale() | Future():
-            return _timestamp_refusal(run, run.wall - run.issued)
+            return timestamp_refusal(run, run.wall - run.issued)
         case Unavailable(retry_after):
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
         case _:
@@ -571,7 +482,7 @@ def _admission_refusal(
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(run: _CallRun, outcome: Any) -> Answered:
+def _answer(run: CallRun, outcome: Any) -> Answered:
     match outcome:
         case Replied(payload_type, payload):
             return _reply(run, outcome, payload_type, payload)
@@ -581,7 +492,7 @@ def _answer(run: _CallRun, outcome: Any) -> Answered:
             raise TypeError(f"expected what was recorded: Replied or Refusal, not {type(outcome).__name__}")
 
 
-def _reply(run: _CallRun, outcome: Replied, payload_type: str, payload: dict[str, Any]) -> Answered:
+def _reply(run: CallRun, outcome: Replied, payload_type: str, payload: dict[str, Any]) -> Answered:
     wall = run.agent.wall()
     # Where policy takes envelopes for other agents, the answer still says who gives it.
     sender = run.envelope.recipient if run.agent.answers_to(run.envelope.recipient) else run.agent.manifest.id
@@ -592,7 +503,7 @@ def _reply(run: _CallRun, outcome: Replied, payload_type: str, payload: dict[str
         return _refused(run, Refusal(kind=HANDLER_FAILED, note="Internal server error"), fault=str(error))
 
 
-def _turn_down(run: _CallRun, refusal: Refusal) -> Answered:
+def _turn_down(run: CallRun, refusal: Refusal) -> Answered:
     """Refuse what wasn't admitted, and tell whoever watches."""
     if refusal.kind is TIMESTAMP:
         age = run.wall - run.issued
@@ -602,7 +513,7 @@ def _turn_down(run: _CallRun, refusal: Refusal) -> Answered:
     return _refused(run, refusal)
 
 
-def _refused(run: _CallRun, refusal: Refusal, *, fault: str | None = None) -> Answered:
+def _refused(run: CallRun, refusal: Refusal, *, fault: str | None = None) -> Answered:
     return refused_call(run.call.id, refusal, fault=fault)
 
 

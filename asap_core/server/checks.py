@@ -1,0 +1,119 @@
+"""What may refuse a call before admission, in order: who speaks, to whom, when, in which version, what, and how much.
+
+Everything here is cheap and leaves nothing behind: no nonce is burnt for what can't run.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from asap_core.clock import WallTime
+from asap_core.codec import decode_payload_of
+from asap_core.errors import (
+    HANDLER_NOT_FOUND,
+    MALFORMED_ENVELOPE,
+    MISADDRESSED,
+    RATE_LIMITED,
+    SENDER_MISMATCH,
+    TIMESTAMP,
+    VERSION_INCOMPATIBLE,
+    InvalidDocument,
+    Refusal,
+)
+from asap_core.model.envelope import ASAP_VERSION, normalise_payload_type, utc
+from asap_core.model.payloads import MessageSend, TaskRequest
+from asap_core.server.identity import sender_rule
+
+if TYPE_CHECKING:
+    from asap_core.server.agent import Agent
+    from asap_core.server.call import CallRun
+
+__all__ = ["judge", "malformed", "timestamp_refusal", "with_what_old_peers_leave_out"]
+
+
+def judge(run: "CallRun", *, streamed: bool) -> Refusal | None:
+    """Ask every check in order; the first refusal counts. Fills in `run.kind` and `run.request`."""
+    return (
+        sender_rule(run.principal, run.envelope.sender)
+        or _version_is_known(run)
+        or _recipient_is_this_agent(run)
+        or _timestamp_is_in_window(run)
+        or _payload_and_handler_exist(run, streamed=streamed)
+        or _there_is_room(run)
+    )
+
+
+def malformed(error: InvalidDocument) -> Refusal:
+    """The refusal of an envelope or payload that isn't one."""
+    return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
+
+
+def with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
+    """The envelope with its id and timestamp, where policy lets a peer leave them out."""
+    # 1.1 and 2.x treat a null id or timestamp as absent and fill it in; here only where policy says so.
+    if not agent.policy.require_id and value.get("id") is None:
+        value = {**value, "id": agent.new_id()}
+    if not agent.policy.require_timestamp and value.get("timestamp") is None:
+        value = {**value, "timestamp": utc(wall)}
+    return value
+
+
+def _version_is_known(run: "CallRun") -> Refusal | None:
+    if run.envelope.asap_version.startswith("0.") or not run.agent.policy.check_version:
+        return None
+    return Refusal(kind=VERSION_INCOMPATIBLE, details={"supported": [ASAP_VERSION]})
+
+
+def _recipient_is_this_agent(run: "CallRun") -> Refusal | None:
+    if not run.agent.policy.check_recipient or run.agent.answers_to(run.envelope.recipient):
+        return None
+    return Refusal(kind=MISADDRESSED, details={"agent_id": run.agent.manifest.id})
+
+
+def _timestamp_is_in_window(run: "CallRun") -> Refusal | None:
+    age = run.wall - run.issued
+    if -run.agent.policy.skew <= age <= run.agent.policy.max_age:
+        return None
+    return timestamp_refusal(run, age)
+
+
+def timestamp_refusal(run: "CallRun", age: float) -> Refusal:
+    """The refusal of a date that's `age` seconds old; it tells the caller what time it is here."""
+    bounds: dict[str, object] = {
+        "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
+        "max_age_seconds": run.agent.policy.max_age,
+        "max_future_tolerance_seconds": run.agent.policy.skew,
+    }
+    offset = {"age_seconds": round(age, 3)} if age > 0 else {"future_offset_seconds": round(-age, 3)}
+    return Refusal(
+        kind=TIMESTAMP, note="Invalid envelope timestamp", details=offset | bounds, retry_after=_AFTER_TIMESTAMP
+    )
+
+
+# What the reference tells its clients to wait before they send again.
+_AFTER_TIMESTAMP: Final = 5.0
+
+
+def _payload_and_handler_exist(run: "CallRun", *, streamed: bool) -> Refusal | None:
+    run.kind = normalise_payload_type(run.envelope.payload_type)
+    if streamed or run.kind not in run.agent.payload_types:
+        supported = [] if streamed else sorted(run.agent.payload_types)
+        return Refusal(kind=HANDLER_NOT_FOUND, details={"supported": supported})
+    try:
+        run.request = decode_payload_of(run.kind, run.envelope.payload, path=("params", "envelope", "payload"))
+    except InvalidDocument as error:
+        return malformed(error)
+    if isinstance(run.request, MessageSend) and run.request.sender != run.envelope.sender:
+        return Refusal(kind=SENDER_MISMATCH) if run.agent.policy.check_payload_sender else None
+    if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
+        return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
+    return None
+
+
+def _there_is_room(run: "CallRun") -> Refusal | None:
+    if run.agent.has_room_for(run.caller):
+        return None
+    limit = f"{run.agent.policy.concurrent} at once"
+    return Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=_AFTER_BUSY_CALLER)
+
+
+# Whoever has a hundred handlers at work waits for the first of them to end, which nobody knows the time of.
+_AFTER_BUSY_CALLER: Final = 1.0
