@@ -24,7 +24,7 @@ from asap_adapters.web import Web, known_origin, remember
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
-from asap_core.client.outbound import Allowed, is_inside, judge_url, origin_of, without_credentials
+from asap_core.client.outbound import Allowed, may_name, origin_of, without_credentials
 from asap_core.client.replies import Sent, read_batch_reply
 from asap_core.codec import read_health, read_manifest, read_registry, to_json
 from asap_core.dnssd import Added, Announcement, Updated
@@ -222,15 +222,11 @@ class AgentClient:
         return found
 
     def _check_named_by(self, location: str | Path, url: str) -> None:
-        """A registry elsewhere can't send us to this machine or into its network, where it couldn't go itself."""
         named = self._web.judge(url)
-        registry = None if isinstance(location, Path) or "://" not in location else judge_url(location)
-        if not isinstance(registry, Allowed) or is_inside(registry.host) or not is_inside(named.host):
-            return
-        if named.origin not in self._allow_endpoints:
+        if not may_name(str(location), named) and named.origin not in self._allow_endpoints:
             raise NotAllowed(
                 without_credentials(url),
-                f"it's inside, and {registry.origin}, which names it, isn't",
+                "it's inside, and the registry that names it isn't",
                 f"allow it with allow_endpoints=[{named.origin!r}]",
             )
 

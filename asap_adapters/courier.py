@@ -12,13 +12,13 @@ from attrs import evolve
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
 from asap_adapters.web import Web
-from asap_core.client.delivery import Attempt, GiveUp, RetryAfter, RetryPolicy, next_step
-from asap_core.client.outbound import Allowed, is_loopback, without_credentials
+from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
+from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.replies import Outcome, Sent, Unusable, read_reply
-from asap_core.client.times import ServerTimes, read_server_time
+from asap_core.client.times import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.codec import encode_envelope
-from asap_core.errors import TIMESTAMP, BadReply, RemoteError, Unreachable
+from asap_core.errors import BadReply, RemoteError, Unreachable
 from asap_core.jsonrpc import METHOD
 from asap_core.model.envelope import Envelope, utc
 
@@ -66,19 +66,16 @@ class Courier:
             envelope = self._renewed(allowed, envelope, nonce)
 
     def _learns(self, allowed: Allowed, error: RemoteError | Unreachable) -> bool:
-        """Learn the server's time from its refusal of ours, if it's known to be the server that says so."""
-        if not isinstance(error, RemoteError) or error.taxonomy != TIMESTAMP.taxonomy:
-            return False
-        server_time = read_server_time(error.details)
-        if server_time is None or not (allowed.encrypted or is_loopback(allowed.host)):
-            return False
-        self._times.learn(allowed.origin, server_time, now=self._clock.monotonic())
-        return True
+        """Learn the server's time from its refusal of ours, where it may be believed."""
+        told = told_time(error, allowed)
+        if told is not None:
+            self._times.learn(allowed.origin, told, now=self._clock.monotonic())
+        return told is not None
 
     async def _wait_or_raise(self, error: RemoteError | Unreachable, attempts: int, *, keyed: bool) -> None:
         retry_after = error.retry_after if isinstance(error, RemoteError) else None
         step = next_step(
-            _how_it_ended(error),
+            how_it_ended(error),
             attempts=attempts,
             keyed=keyed,
             policy=self._retry,
@@ -97,14 +94,6 @@ class Courier:
         """The same once more, dated now, with a nonce that nobody has seen."""
         extensions = {**(envelope.extensions or {}), "nonce": nonce or new_token()}
         return evolve(envelope, timestamp=utc(self.wall(allowed)), extensions=extensions)
-
-
-def _how_it_ended(error: RemoteError | Unreachable) -> Attempt:
-    if isinstance(error, Unreachable):
-        return Attempt.LOST if error.sent else Attempt.UNSENT
-    # A timestamp is recoverable by a right one, and this client has no other clock to take it from.
-    recoverable = error.recoverable and error.taxonomy != TIMESTAMP.taxonomy
-    return Attempt.RECOVERABLE if recoverable else Attempt.ANSWERED
 
 
 def taken(outcome: Outcome, allowed: Allowed, status: int) -> Envelope:

@@ -9,6 +9,7 @@ from typing import Final, assert_never
 from attrs import define, field, frozen, validators
 
 from asap_core.clock import Instant
+from asap_core.errors import TIMESTAMP, RemoteError, Unreachable
 
 __all__ = [
     "Attempt",
@@ -20,6 +21,7 @@ __all__ = [
     "Refused",
     "RetryAfter",
     "RetryPolicy",
+    "how_it_ended",
     "next_step",
 ]
 
@@ -35,6 +37,15 @@ class Attempt(Enum):
     """Before it was sent: nobody has it."""
     LOST = "lost"
     """Without an answer: it may have been carried out. Safe to repeat only under an idempotency key."""
+
+
+def how_it_ended(error: RemoteError | Unreachable) -> Attempt:
+    """What an attempt that failed with this error was."""
+    if isinstance(error, Unreachable):
+        return Attempt.LOST if error.sent else Attempt.UNSENT
+    # A timestamp is recoverable by a right one, and the next would be of the same clock.
+    recoverable = error.recoverable and error.taxonomy != TIMESTAMP.taxonomy
+    return Attempt.RECOVERABLE if recoverable else Attempt.ANSWERED
 
 
 @frozen(kw_only=True)

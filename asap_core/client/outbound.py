@@ -12,7 +12,16 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from attrs import frozen
 
-__all__ = ["Allowed", "Refused", "is_inside", "is_loopback", "judge_url", "origin_of", "without_credentials"]
+__all__ = [
+    "Allowed",
+    "Refused",
+    "is_inside",
+    "is_loopback",
+    "judge_url",
+    "may_name",
+    "origin_of",
+    "without_credentials",
+]
 
 _PORTS: Final = {"http": 80, "https": 443}
 # Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
@@ -104,6 +113,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def may_name(registry: str, named: Allowed) -> bool:
+    """Whether a registry at this URL (or file) may name that address.
+
+    One elsewhere can't send us to this machine or into its network, where it couldn't go itself.
+    """
+    judged = judge_url(registry)
+    return not is_inside(named.host) or not isinstance(judged, Allowed) or is_inside(judged.host)
 
 
 def is_inside(host: str) -> bool:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from asap_core.client.outbound import Allowed, is_loopback
 from asap_core.clock import Instant, WallTime
+from asap_core.errors import TIMESTAMP, RemoteError
 from asap_core.model.rules import parse_timestamp
 
-__all__ = ["ServerTimes", "read_server_time"]
+__all__ = ["ServerTimes", "read_server_time", "told_time"]
 
 # Servers remembered, some 200 bytes each; past it the oldest is forgotten, and learned again when it refuses.
 _MAX_SERVERS: Final = 1_000
@@ -28,6 +30,16 @@ def read_server_time(details: Mapping[str, object]) -> WallTime | None:
     found = parse_timestamp(value) if isinstance(value, str) else None
     seconds = found.timestamp() if isinstance(found, datetime) else 0.0
     return WallTime(seconds) if _EARLIEST < seconds < _LATEST else None
+
+
+def told_time(error: Exception, asked: Allowed) -> WallTime | None:
+    """The server's time, where `error` is its refusal of ours and it's known to be the server that says so.
+
+    That is over TLS, or on this machine: anybody else on the way could move our clock.
+    """
+    if not isinstance(error, RemoteError) or error.taxonomy != TIMESTAMP.taxonomy:
+        return None
+    return read_server_time(error.details) if asked.encrypted or is_loopback(asked.host) else None
 
 
 class ServerTimes:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core.client import tokens as tokens_module
@@ -17,10 +18,13 @@ from asap_core.client.delivery import (
     Refused,
     RetryAfter,
     RetryPolicy,
+    how_it_ended,
     next_step,
 )
-from asap_core.client.times import ServerTimes, read_server_time
+from asap_core.client.outbound import Allowed
+from asap_core.client.times import ServerTimes, read_server_time, told_time
 from asap_core.client.tokens import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
+from asap_core.errors import TIMESTAMP, RemoteError, TimedOut, Unreachable
 
 POLICY = RetryPolicy()
 
@@ -211,3 +215,42 @@ class TestServerTimes:
         assert read_server_time({"server_time": "2026-11-23T00:01:00Z"}) == 1_795_392_060.0
         for extreme in ("1970-01-01T00:01:00Z", "2024-12-31T23:59:59Z", "2100-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
             assert read_server_time({"server_time": extreme}) is None
+
+
+class TestWhatAnErrorMeans:
+    HERE = Allowed("https://a.example/asap", "https://a.example:443", "a.example", encrypted=True)
+    REFUSED = RemoteError(
+        code=-32002, message="no", taxonomy=TIMESTAMP.taxonomy, recoverable=True,
+        details={"server_time": "2026-11-23T00:01:00Z"},
+    )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("error", "ended"),
+        [
+            (Unreachable("u", "r", sent=False), Attempt.UNSENT),
+            (Unreachable("u", "r"), Attempt.LOST),
+            (TimedOut("u", "r"), Attempt.LOST),
+            (RemoteError(code=1, message="busy", recoverable=True), Attempt.RECOVERABLE),
+            (RemoteError(code=1, message="no"), Attempt.ANSWERED),
+            (REFUSED, Attempt.ANSWERED),
+        ],
+        ids=["unsent", "lost", "late", "busy", "no", "date"],
+    )
+    def test_is_what_it_says(self, error: Any, ended: Any) -> None:
+        assert how_it_ended(error) is ended
+
+    @pytest.mark.parametrize(
+        ("asked", "believed"),
+        [
+            (HERE, True),
+            (evolve(HERE, encrypted=False), False),
+            (evolve(HERE, encrypted=False, host="127.0.0.1"), True),
+        ],
+    )
+    def test_a_server_is_believed_where_it_is_known_to_be_the_server(self, asked: Any, believed: Any) -> None:
+        assert (told_time(self.REFUSED, asked) is not None) is believed
+
+    def test_nothing_else_tells_the_time(self) -> None:
+        other = RemoteError(code=1, message="no", details={"server_time": "2026-11-23T00:01:00Z"})
+        assert told_time(other, self.HERE) is None
+        assert told_time(Unreachable("u", "r"), self.HERE) is None

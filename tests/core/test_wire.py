@@ -16,6 +16,7 @@ from asap_core.client.outbound import (
     is_inside,
     is_loopback,
     judge_url,
+    may_name,
     origin_of,
     without_credentials,
 )
@@ -236,6 +237,22 @@ class TestUrls:
     )  # fmt: skip
     def test_what_a_stranger_may_not_send_us_to(self, host: Any, inside: Any) -> None:
         assert is_inside(host) is inside
+
+    @pytest.mark.parametrize(
+        ("registry", "named", "may"),
+        [
+            ("https://r.example/lite.json", "https://a.example", True),
+            ("https://r.example/lite.json", "http://127.0.0.1:9", False),
+            ("https://r.example/lite.json", "https://10.0.0.1", False),
+            ("http://127.0.0.1/lite.json", "http://127.0.0.1:9", True),
+            ("https://10.0.0.1/lite.json", "https://10.0.0.2", True),
+            ("registry.json", "http://127.0.0.1:9", True),
+        ],
+    )
+    def test_a_registry_elsewhere_names_nothing_inside(self, registry: Any, named: Any, may: Any) -> None:
+        judged = judge_url(named)
+        assert isinstance(judged, Allowed)
+        assert may_name(registry, judged) is may
 
     @given(st.text())
     def test_any_text_is_judged(self, text: Any) -> None:
