@@ -452,9 +452,10 @@ def _open_batch(run: _Run, items: list[Any]) -> Exchange:
     calls: list[Call | Refused] = [parse_call(item) for item in items]
     key = _header_key(run)
     for place, call in enumerate(calls):
-        # A batch's key stands for each of its items by its place; an item that brings one of its own keeps that.
-        if key is not None and isinstance(call, Call) and call.idempotency_key is None:
-            calls[place] = _with_key(call, key and f"{key}#{place}")
+        if key is not None and isinstance(call, Call):
+            # A batch's key stands for each of its items by its place, unless the item brings the same by itself.
+            by_place = f"{key}#{place}" if key and call.idempotency_key is None else key
+            calls[place] = _with_key(call, by_place)
     return _take_batch_shares(run, tuple(calls))
 
 

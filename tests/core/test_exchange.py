@@ -724,7 +724,7 @@ class TestBatches:
     def test_the_header_key_stands_for_each_item_by_its_place(self) -> None:
         agent, told = serve(), []  # type: ignore[var-annotated]
         agent._observers = (told.append,)
-        batch = [call(1), call(2), call(3, key="mine")]
+        batch = [call(1), call(2), call(3, key="k")]
         for _ in range(2):
             values = json.loads(post(agent, batch, x_idempotency_key="k").body)
             assert all("result" in value for value in values)
@@ -736,8 +736,13 @@ class TestBatches:
         headers = tuple((b"x-idempotency-key", key.encode()) for key in keys)
         state = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1")).feed(batch).end()
         values = json.loads(finish(state).body)
-        codes = [value["error"]["data"]["code"] if "error" in value else "ok" for value in values]
-        assert codes == ["asap:protocol/malformed_envelope", "ok", "asap:rpc/invalid_request"]
+        codes = [value["error"]["data"]["code"] for value in values]
+        assert codes == ["asap:protocol/malformed_envelope"] * 2 + ["asap:rpc/invalid_request"]
+
+    def test_an_item_with_another_key_than_the_header_is_refused(self) -> None:
+        values = json.loads(post(serve(), [call(1, key="other"), call(2)], x_idempotency_key="k").body)
+        assert ["error" in value for value in values] == [True, False]
+        assert values[0]["error"]["data"]["validation_errors"][0]["path"] == "$.params.idempotency_key"
 
 
 class TestWhoseShare:
