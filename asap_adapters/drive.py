@@ -18,8 +18,10 @@ from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
 from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
 from asap_core.server.identity import Authenticated, Credential
+from asap_core.server.ratelimit import Limited
+from asap_core.server.shared import Granted
 
-__all__ = ["Authenticator", "Driver", "PeerGone", "Store", "Wire"]
+__all__ = ["Authenticator", "Driver", "PeerGone", "Shares", "Store", "Wire"]
 
 log: Final = logging.getLogger("asap.drive")
 
@@ -53,16 +55,24 @@ class Store(Protocol):
         """Answer one question, atomically; `Unavailable` where it can't."""
         ...
 
-    def record(self, reservation: Reservation, outcome: object, size: int) -> None:
-        """Keep what the handler answered."""
+    async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
+        """Keep what the handler answered. This and the next two do their work even if they're cancelled."""
         ...
 
-    def lose(self, reservation: Reservation) -> None:
+    async def lose(self, reservation: Reservation) -> None:
         """The handler was cut off midway."""
         ...
 
-    def give_back(self, reservation: Reservation) -> None:
+    async def give_back(self, reservation: Reservation) -> None:
         """The handler never ran."""
+        ...
+
+
+class Shares(Protocol):
+    """Where shares are kept, for an agent bound with `shared_limits`."""
+
+    async def take(self, state: TakeLimit) -> Granted | Limited | Unavailable:
+        """Take what `state` asks for, atomically; `Unavailable` where it can't."""
         ...
 
 
@@ -76,6 +86,7 @@ class Driver:
         *,
         authenticate: Authenticator | None = None,
         store: Store | None = None,
+        shares: Shares | None = None,
     ) -> None:
         handlers.check(agent)
         if agent.authenticates and authenticate is None:
@@ -83,7 +94,8 @@ class Driver:
         self.agent = agent
         self._handlers = handlers
         self._authenticate = authenticate
-        self._store = store
+        self.store = store
+        self.shares = shares
         self._held: dict[bytes, set[anyio.Event]] = {}
 
     async def run(self, request: Request, wire: Wire) -> None:
@@ -101,7 +113,7 @@ class Driver:
     async def _step(self, state: Exchange, wire: Wire) -> Exchange:
         match state:
             case TakeLimit():
-                return state.unavailable()  # no shared limiter is plugged in
+                return await self._take(state)
             case Authenticate(credential):
                 return await self._verify(state, credential)
             case ReadBody():
@@ -115,6 +127,19 @@ class Driver:
                 return state
             case _:
                 assert_never(state)
+
+    async def _take(self, state: TakeLimit) -> Exchange:
+        if self.shares is None:
+            return state.unavailable()
+        match await self.shares.take(state):
+            case Granted(amount, left):
+                return state.taken(amount, left)
+            case Limited(retry_after, limit):
+                return state.limited(retry_after, limit)
+            case Unavailable():
+                return state.unavailable()
+            case other:
+                assert_never(other)
 
     async def _verify(self, state: Authenticate, credential: Credential) -> Exchange:
         try:
@@ -149,8 +174,8 @@ class Driver:
                 case Dispatch():
                     state = await self._dispatch(state)
                 case Record(reservation, outcome, size):
-                    if self._store is not None:
-                        self._store.record(reservation, outcome, size)
+                    if self.store is not None:
+                        await self.store.record(reservation, outcome, size)
                     state = state.recorded()
                 case Answered():
                     if state.fault is not None:
@@ -160,22 +185,22 @@ class Driver:
                     assert_never(state)
 
     async def _ask(self, question: Question) -> Answer:
-        if self._store is None:
+        if self.store is None:
             return Unavailable(self.agent.policy.retry_after_unavailable)
-        return await self._store.ask(question)
+        return await self.store.ask(question)
 
     async def _dispatch(self, state: Dispatch) -> Record | Answered:
-        reservation, store = state.reservation, self._store
+        reservation, store = state.reservation, self.store
         try:
             after = await self._handlers.run(state)
         except BaseException:
             if store is not None and reservation is not None:
-                store.lose(reservation)
+                await store.lose(reservation)
             raise
         finally:
             self._wake()
         if isinstance(after, Answered) and store is not None and reservation is not None:
-            store.give_back(reservation)  # it was turned away: what ran is recorded
+            await store.give_back(reservation)  # it was turned away: what ran is recorded
         return after
 
     async def _hold(self, state: Hold) -> CallState:

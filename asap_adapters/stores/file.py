@@ -169,21 +169,21 @@ class FileStore:
         finally:
             # Not on disk, or nobody waits any longer: the work never begins.
             if not written:
-                self.give_back(answer.reservation)
+                await self.give_back(answer.reservation)
         return answer if written else self._unavailable()
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(self._agent.policy.retry_after_unavailable)
 
-    def record(self, reservation: Reservation, outcome: object, size: int) -> None:
+    async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
         """Keep an answer."""
         self._ledger.record(reservation, outcome, size=size, now=self._agent.now())
 
-    def lose(self, reservation: Reservation) -> None:
+    async def lose(self, reservation: Reservation) -> None:
         """The work was cut off midway."""
         self._ledger.lose(reservation, now=self._agent.now())
 
-    def give_back(self, reservation: Reservation) -> None:
+    async def give_back(self, reservation: Reservation) -> None:
         """The work never began."""
         self._ledger.give_back(reservation, now=self._agent.now())
 

@@ -35,6 +35,7 @@ __all__ = [
     "Stale",
     "Stored",
     "Unavailable",
+    "scoped_key",
 ]
 
 
@@ -108,12 +109,16 @@ class AnswerGone:
 
 @frozen
 class Stale:
-    """Too old by the store's own clock."""
+    """Too old by the store's own clock, which says `wall`."""
+
+    wall: WallTime
 
 
 @frozen
 class Future:
-    """Too far ahead by the store's own clock."""
+    """Too far ahead by the store's own clock, which says `wall`."""
+
+    wall: WallTime
 
 
 @frozen
@@ -141,9 +146,20 @@ Answer = (
 Claimed = Admitted | Replayed | Saturated | Floored
 """What the question of a nonce alone is answered with."""
 
-_KEY: Final = 16
 # Long enough that asking isn't a load, short enough that nobody waits long after the work is done.
-_ASK_AGAIN: Final = 0.5
+ASK_AGAIN: Final = 0.5
+
+
+_KEY: Final = 16
+
+
+def scoped_key(question: Question, key: str, secret: bytes) -> bytes:
+    """What an idempotency key is remembered by: 16 bytes, within whoever asks."""
+    # An anonymous sender's name is anybody's: its address tells one from another.
+    peer = "" if question.authenticated else question.peer
+    # Lengths, so that no two scopes run together.
+    scope = f"{question.authenticated:d}{len(peer)}:{peer}{len(question.sender)}:{question.sender}{key}"
+    return blake2b(scope.encode("utf-8", "surrogatepass"), key=secret, digest_size=_KEY).digest()
 
 
 class LocalAdmission:
@@ -179,7 +195,7 @@ class LocalAdmission:
         """Answer one question, and remember what follows from the answer."""
         if question.idempotency_key is None:
             return self._claim(question, now, wall)
-        key = self._scoped(question, question.idempotency_key)
+        key = scoped_key(question, question.idempotency_key, self._key)
         known = self._what_is_known(key, question, now)
         if known is not None:
             return known
@@ -197,7 +213,7 @@ class LocalAdmission:
             return None
         match found:
             case Working(seconds):
-                return Running(min(seconds, _ASK_AGAIN), key)
+                return Running(min(seconds, ASK_AGAIN), key)
             case Finished(outcome):
                 return Stored(outcome)
             case Gone():
@@ -227,13 +243,6 @@ class LocalAdmission:
             return _ADMITTED
         verdict = self._guard.admit(sender, nonce, authenticated=authenticated, issued=issued, now=now, wall=wall)
         return _ADMITTED if isinstance(verdict, Fresh) else verdict
-
-    def _scoped(self, question: Question, key: str) -> bytes:
-        # An anonymous sender's name is anybody's: its address tells one from another.
-        peer = "" if question.authenticated else question.peer
-        # Lengths, so that no two scopes run together.
-        scope = f"{question.authenticated:d}{len(peer)}:{peer}{len(question.sender)}:{question.sender}{key}"
-        return blake2b(scope.encode("utf-8", "surrogatepass"), key=self._key, digest_size=_KEY).digest()
 
     def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:
         """Keep what the handler answered, for whoever asks again."""

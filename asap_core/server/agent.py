@@ -4,7 +4,7 @@ It is the outermost object of the server side: it alone holds a clock, and reads
 before anything runs; `bind` gives it time, ids and a secret, and from then on one event loop owns it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, NoReturn
 
 from asap_core.clock import Clock, Instant, WallTime
@@ -87,14 +87,15 @@ class Agent:
         key: bytes,
         codings: Codings | None = None,
         shared_admission: bool = False,
-        shared_limits: bool = False,
+        shared_limits: Collection["exchange.Scope"] = (),
         observe: Observer | None = None,
         counters: Counters | None = None,
     ) -> "Agent":
         """Give the agent its clock, its source of ids and a secret `key` (16 to 64 random bytes), once; returns it.
 
-        `codings` maps further content codings (`br`) to decoders. With `shared_admission` or `shared_limits` the driver
-        meets `Admit` and `Record`, or `TakeLimit`, and asks a store that other processes share.
+        `codings` maps further content codings (`br`) to decoders. With `shared_admission` the driver meets `Admit` and
+        `Record`, with `shared_limits` (`"peer"`, `"principal"`, or both) it meets `TakeLimit` of that scope, and asks a
+        store that other processes share.
 
         `observe` is told every decision of admission. With `counters` they're counted, and shown at /asap/metrics to
         whoever asks.
@@ -111,9 +112,10 @@ class Agent:
         self.codings = {b"gzip": Gzip, b"x-gzip": Gzip, **(codings or {})}
         if not shared_admission:
             self.admission = LocalAdmission.of(policy, key=key, now=now, wall=wall)
-        if not shared_limits:
-            capacity = policy.limiter_capacity
+        capacity = policy.limiter_capacity
+        if "peer" not in shared_limits:
             self._peers = Limiter(policy.peer_limits, capacity=capacity)
+        if "principal" not in shared_limits:
             self._principals = Limiter(policy.principal_limits, capacity=capacity)
         return self
 

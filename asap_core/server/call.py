@@ -471,8 +471,9 @@ def _admission_refusal(
             return Refusal(kind=SATURATED, note=note, retry_after=retry_after)
         case Running(retry_after):
             return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
-        case Stale() | Future():
-            return timestamp_refusal(run, run.wall - run.issued)
+        case Stale(wall) | Future(wall):
+            run.wall = wall  # the store's clock judged: it's the one that the caller is told
+            return timestamp_refusal(run, wall - run.issued)
         case Unavailable(retry_after):
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
         case _:

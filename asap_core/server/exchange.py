@@ -99,6 +99,7 @@ class _Run:
     version: str = DEFAULT_VERSION
     step: int = 0
     share: tuple[Scope, str] | None = None
+    left: tuple[Left, ...] | None = None
 
     def leave(self, state: "_State") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
@@ -108,10 +109,17 @@ class _Run:
     def respond(self, response: Response) -> "Respond":
         head = self.request.method == "HEAD"
         length = () if response.status == 304 else ((b"content-length", b"%d" % len(response.body)),)  # noqa: PLR2004
-        shares = () if self.share is None else _share_headers(self.agent.left(*self.share, now=self.now))
+        shares = self.left
+        if shares is None:
+            shares = () if self.share is None else self.agent.left(*self.share, now=self.now)
         complete = Response(
             status=response.status,
-            headers=(*response.headers, *length, (b"asap-version", self.version.encode("ascii")), *shares),
+            headers=(
+                *response.headers,
+                *length,
+                (b"asap-version", self.version.encode("ascii")),
+                *_share_headers(shares),
+            ),
             body=b"" if head else response.body,
             close=response.close,
         )
@@ -158,9 +166,10 @@ class TakeLimit(_State):
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
-    def taken(self, granted: int | None = None) -> "Exchange":
-        """It's granted: all of it, or `granted` of it where part may be."""
+    def taken(self, granted: int | None = None, left: tuple[Left, ...] | None = None) -> "Exchange":
+        """It's granted: all of it, or `granted` of it where part may be. `left` is told to the caller."""
         self._run.leave(self)
+        self._run.left = left
         return self._then(self.cost if granted is None else granted)  # type: ignore[no-any-return]
 
     def limited(self, retry_after: float, limit: str) -> "Exchange":
@@ -328,7 +337,7 @@ def _take_peer_share(run: _Run) -> Exchange:
 
 
 def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: bool = False) -> Exchange:
-    run.share = scope, key
+    run.share, run.left = (scope, key), None
     state = TakeLimit(scope, key, cost, partial, then, run, run.step)
     return run.agent.take_here(state, now=run.now)
 

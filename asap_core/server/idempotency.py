@@ -62,7 +62,7 @@ class Other:
 Found = Free | Working | Finished | Gone | Lost | Other
 _FREE: Final = Free()
 # After its deadline a handler that was killed has this long to be reported, before its outcome counts as unknown.
-_GRACE: Final = 5.0
+GRACE: Final = 5.0
 # Entries whose time is over, looked at per call: two out for each one in.
 _EXPIRED_PER_CALL: Final = 2
 
@@ -144,7 +144,7 @@ class IdempotencyTable:
     def begin(self, key: bytes, digest: bytes, *, deadline: float, now: Instant) -> None:
         """The work begins; it takes `deadline` seconds at most. The caller has found the key free, and room."""
         self._forget(key)
-        self._entries[key] = _Entry(digest, State.WORKING, Instant(now + deadline + _GRACE))
+        self._entries[key] = _Entry(digest, State.WORKING, Instant(now + deadline + GRACE))
 
     def finish(self, key: bytes, answer: Any, *, size: int, now: Instant) -> None:
         """The work is done: keep its answer, which counts for `size` bytes."""

@@ -32,6 +32,8 @@ __all__ = [
     "batch",
     "identity",
     "lease",
+    "outcome_of",
+    "outcome_to_json",
     "read_state",
     "reserved",
     "snapshot",
@@ -116,10 +118,11 @@ def snapshot(guard: bytes, kept: Iterable[Kept]) -> bytes:
 
 
 def _kept_to_json(kept: Kept) -> list[Any]:
-    return [kept.key.hex(), kept.digest.hex(), _outcome_to_json(kept.answer), kept.size, kept.seconds, kept.answered]
+    return [kept.key.hex(), kept.digest.hex(), outcome_to_json(kept.answer), kept.size, kept.seconds, kept.answered]
 
 
-def _outcome_to_json(outcome: Any) -> Any:
+def outcome_to_json(outcome: Any) -> Any:
+    """An outcome as plain values; None where there's none."""
     if outcome is None:
         return None
     if isinstance(outcome, Refusal):
@@ -209,13 +212,14 @@ def _identity_of(body: bytes) -> Identity:
 
 def _kept_of(value: list[Any]) -> Kept:
     key, digest, answer, size, seconds, answered = value
-    return Kept(bytes.fromhex(key), bytes.fromhex(digest), _outcome_of(answer), size, float(seconds), answered is True)
+    return Kept(bytes.fromhex(key), bytes.fromhex(digest), outcome_of(answer), size, float(seconds), answered is True)
 
 
 _KIND_OF: Final = {kind.taxonomy: kind for kind in KINDS}
 
 
-def _outcome_of(value: Any) -> Any:
+def outcome_of(value: Any) -> Any:
+    """Read what `outcome_to_json` wrote. Raises KeyError or TypeError where it's something else."""
     if value is None:
         return None
     if "refused" in value:

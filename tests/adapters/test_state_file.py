@@ -109,7 +109,7 @@ class World:
             keyed = self.question(key=f"k{next(self.numbers)}")
             answer = await self.ask(store, keyed)
             if isinstance(answer, Admitted) and answer.reservation is not None and number != 1:
-                store.record(answer.reservation, None, 10)
+                await store.record(answer.reservation, None, 10)
         if in_order:
             await store.aclose()
 
@@ -153,7 +153,7 @@ async def test_after_an_orderly_end_it_goes_on_as_if_nothing_had_been(agent: Any
     from asap_core import Replied
 
     answer = Replied("task.response", {"task_id": "t", "status": "completed"})
-    store.record(done.reservation, answer, 10)
+    await store.record(done.reservation, answer, 10)
     await store.aclose()
     again = await world.open()
     assert await again.ask(plain) == Replayed()
@@ -272,7 +272,7 @@ async def test_a_file_that_grew_is_written_anew(agent: Any, monkeypatch: Any) ->
     store = await world.open()
     for number in range(100):
         answer = await world.ask(store, world.question(key=f"k{number}"))
-        store.give_back(answer.reservation)
+        await store.give_back(answer.reservation)
     assert len(world.disk.data or b"") < 5000
 
 

@@ -40,13 +40,14 @@ from asap_core import (
     TaskStatus,
     parse_limits,
 )
+from asap_core.clock import WallTime
 from asap_core.errors import BUSY, HANDLER_FAILED, KINDS
 from asap_core.server import admission
 from asap_core.server.call import IllegalMove, abandon_call
 from asap_core.server.events import WHAT_OF, Decision, What
 from asap_core.server.exchange import refuse_head
 from asap_core.server.metrics import Counters
-from asap_core.server.ratelimit import Limiter
+from asap_core.server.ratelimit import Left, Limiter
 from asap_core.testing import request_bodies, requests
 
 AGENT, ALICE = "urn:asap:agent:echo-agent", "urn:asap:agent:alice"
@@ -69,7 +70,7 @@ def serve(
     auth: Any = False,
     clock: Any = None,
     shared: Any = False,
-    shared_limits: Any = False,
+    shared_limits: Any = (),
     payload_types: Any = ("task.request",),
     aliases: Any = (),
     observe: Any = None,
@@ -565,8 +566,8 @@ class TestOnce:
         (admission.Mismatch(), "asap:admission/key_mismatch", 200),
         (admission.OutcomeUnknown(), "asap:admission/outcome_unknown", 200),
         (admission.AnswerGone(), "asap:admission/answer_gone", 200),
-        (admission.Stale(), "asap:protocol/invalid_timestamp", 200),
-        (admission.Future(), "asap:protocol/invalid_timestamp", 200),
+        (admission.Stale(WallTime(2e9)), "asap:protocol/invalid_timestamp", 200),
+        (admission.Future(WallTime(1e9)), "asap:protocol/invalid_timestamp", 200),
         (admission.Unavailable(2.0), "asap:admission/unavailable", 503),
         (admission.Stored(Replied("task.response", {"task_id": "t", "status": "completed"})), "ok", 200),
         (admission.Stored(Refusal(kind=HANDLER_FAILED)), "asap:rpc/internal_error", 200),
@@ -783,7 +784,7 @@ class TestWhoseShare:
         headers = dict(post(agent, call(), authorization="Bearer t").headers)
         assert headers[b"ratelimit"] == b'"5-per-3600s";r=4;t=720'
 
-    @pytest.mark.parametrize("options", [{}, {"shared_limits": True, "peer_limits": parse_limits("1/second")}])
+    @pytest.mark.parametrize("options", [{}, {"shared_limits": ["peer"], "peer_limits": parse_limits("1/second")}])
     def test_nothing_is_said_where_nothing_is_known(self, options: Any) -> None:
         state = serve(**options).open(head())
         state: Any = state.taken() if isinstance(state, TakeLimit) else state  # type: ignore[no-redef]
@@ -878,7 +879,7 @@ class TestShares:
         assert values[-1]["error"]["data"]["limit"] == "3 per 1 minute"
 
     def test_a_shared_limiter_is_asked_by_the_driver(self) -> None:
-        agent = serve(shared_limits=True, peer_limits=parse_limits("10/minute"))
+        agent = serve(shared_limits=["peer"], peer_limits=parse_limits("10/minute"))
         state: Any = agent.open(head())
         assert isinstance(state, TakeLimit)
         assert (state.scope, state.key, state.cost, state.partial) == ("peer", "192.0.2.1", 1, False)
@@ -887,6 +888,18 @@ class TestShares:
         state = agent.open(head()).taken().feed(json.dumps([call(1), call(2), call(3)]).encode()).end()
         assert (state.cost, state.partial) == (2, True)
         assert [isinstance(one, Dispatch) for one in state.taken(1).calls] == [True, True, False]
+
+    def test_what_a_shared_limiter_says_is_left_is_told_to_the_caller(self) -> None:
+        agent = serve(shared_limits=["peer"], peer_limits=parse_limits("10/minute"))
+        (limit,) = agent.policy.peer_limits
+
+        def headers(body: Any) -> Any:
+            return dict(finish(body.feed(json.dumps(call()).encode()).end()).headers)
+
+        told: Any = agent.open(head())
+        assert headers(told.taken(1, (Left(limit, 7, 12.5),)))[b"ratelimit"] == b'"10-per-60s";r=7;t=13'
+        untold: Any = agent.open(head())
+        assert b"ratelimit" not in headers(untold.taken())
 
 
 class TestStreams:
@@ -918,7 +931,7 @@ class TestMoves:
             reply(dispatch)
 
     def test_every_state_can_be_abandoned(self) -> None:
-        agent = serve(auth=True, shared=True, shared_limits=True, peer_limits=parse_limits("9/minute"))
+        agent = serve(auth=True, shared=True, shared_limits=["peer", "principal"], peer_limits=parse_limits("9/minute"))
         take = agent.open(head(authorization="Bearer x"))
         authenticate = agent.open(head(authorization="Bearer x")).taken()
         body = agent.open(head(authorization="Bearer x")).taken().verified(Authenticated(ALICE))

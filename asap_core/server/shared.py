@@ -1,0 +1,304 @@
+"""Admission and limits that processes share: questions as commands to a server of the Redis kind, replies as answers.
+
+Pure: it says what to send and what a reply means; whoever has the connection sends it. What is decided, and by which
+clock, stands in the scripts (`asap_core.server.scripts`).
+
+    begin ──▶ begun     first on every connection, and again whenever an answer is `Begin`
+    ask ────▶ answer    on the connection that was begun on last
+    record, lose, give_back     at any time
+    take ───▶ taken
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+from attrs import frozen
+
+from asap_core.clock import WallTime
+from asap_core.errors import AsapError
+from asap_core.jsontext import read_json, write_json
+from asap_core.server.admission import (
+    ASK_AGAIN,
+    Admitted,
+    Answer,
+    AnswerGone,
+    Floored,
+    Future,
+    Mismatch,
+    OutcomeUnknown,
+    Question,
+    Replayed,
+    Reservation,
+    Running,
+    Saturated,
+    Stale,
+    Stored,
+    scoped_key,
+)
+from asap_core.server.idempotency import GRACE
+from asap_core.server.policy import Policy
+from asap_core.server.ratelimit import Left, Limit, Limited
+from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
+from asap_core.server.state import outcome_of, outcome_to_json
+
+__all__ = ["BadStore", "Begin", "Command", "Granted", "SharedAdmission", "SharedLimits"]
+
+# What may be accepted is refused for as long as a clock is off: a wait that's worth telling.
+_LEAST_WAIT: Final = 1.0
+_SECRET: Final = 32
+_EPOCH: Final = 8
+_SENDER: Final = 8
+_NONCE: Final = 16
+_TOKEN: Final = 8
+_KEY: Final = 16
+_ADMISSION_KEYS: Final = ("meta", "nonces", "live", "ends", "work", "answers", "finished")
+_CLAIM_KEYS: Final = 3
+_LIMIT_KEYS: Final = ("shares", "whole")
+# All anonymous senders together: their names prove nothing.
+_ANYBODY: Final = bytes(_SENDER)
+# A date of the year 5138 has 17 digits.
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,18}").fullmatch
+
+
+class BadStore(AsapError):
+    """A server that can't be used for admission. The message says what would have been right."""
+
+
+@frozen
+class Command:
+    """A script to run, with its keys and arguments."""
+
+    script: Script
+    keys: tuple[bytes, ...]
+    arguments: tuple[bytes, ...]
+
+
+@frozen
+class Begin:
+    """The server remembers nothing of what was begun there: begin again, then ask again."""
+
+
+def _names(agent_id: str, kinds: Sequence[str]) -> tuple[bytes, ...]:
+    # The braces keep an agent's keys in one place where a server spreads them out.
+    scope = blake2b(agent_id.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return tuple(f"asap:{{{scope}}}:{kind}".encode("ascii") for kind in kinds)
+
+
+def _micros(seconds: float) -> bytes:
+    return b"%d" % round(seconds * 1e6)
+
+
+def _seconds(micros: bytes) -> float:
+    if not _NUMBER(micros):
+        raise BadStore("expected a number of microseconds; what came is something else")
+    return int(micros) / 1e6
+
+
+class SharedAdmission:
+    """Admission of one agent, shared by all processes that serve it. As policy says; `secret` is 32 random bytes.
+
+    The secret is a proposal: the first process that begins sets it for all. A question goes to the server that `begun`
+    was last told of, on the same connection: which server that is can't change while a connection lives.
+    """
+
+    def __init__(self, agent_id: str, policy: Policy, *, secret: bytes) -> None:
+        if len(secret) != _SECRET:
+            raise ValueError(f"expected a secret of {_SECRET} random bytes")
+        self._keys = _names(agent_id, _ADMISSION_KEYS)
+        self._policy = policy
+        self._secret = secret
+        self._epoch = _epoch(secret)
+        self._server = b""
+        self._window = _micros(policy.max_age), _micros(policy.skew)
+
+    # --- begin -------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> Command:
+        """Make the server's memory this agent's, or join those who have. Where the server is new, the floor rises."""
+        policy = self._policy
+        arguments = (self._secret, self._epoch, policy.start.value.encode("ascii"), *self._window)
+        return Command(BEGIN, self._keys[:1], arguments)
+
+    def begun(self, reply: Any) -> None:
+        """Go on with what the server answered. Raises `BadStore` where it can't be used."""
+        match reply:
+            case [b"begun", bytes(server), bytes(secret), bytes(epoch)] if _epoch(secret) == epoch:
+                self._server, self._secret, self._epoch = server, secret, epoch
+            case [b"evicts"]:
+                raise BadStore("expected maxmemory-policy noeviction: a server that evicts forgets what was accepted")
+            case [b"window", bytes(max_age), bytes(skew)]:
+                raise BadStore(
+                    f"expected a policy with max_age={_seconds(max_age):g}, skew={_seconds(skew):g}, as the other "
+                    "processes of this agent have"
+                )
+            case _:
+                raise BadStore("expected the memory of an agent; what's there is something else")
+
+    # --- a question --------------------------------------------------------------------------------------------------
+
+    def ask(self, question: Question, *, token: bytes) -> Command:
+        """Ask, and claim what is new. `token` is 8 random bytes that name the reservation, if it comes to one."""
+        policy, key = self._policy, question.idempotency_key
+        most = policy.nonces_per_sender if question.authenticated else max(policy.nonce_capacity // 2, 1)
+        claim = (
+            self._server,
+            self._epoch,
+            _micros(question.issued),
+            b"" if question.nonce is None else self._sender(question) + self._nonce(question, question.nonce),
+            b"%d" % most,
+            b"%d" % policy.nonce_capacity,
+            *self._window,
+        )
+        if key is None:
+            return Command(CLAIM, self._keys[:_CLAIM_KEYS], claim)
+        return Command(
+            ADMIT,
+            self._keys,
+            (
+                *claim,
+                scoped_key(question, key, self._secret),
+                question.digest,
+                token,
+                _micros(question.deadline + GRACE),
+                _micros(policy.idempotency_ttl),
+                b"%d" % policy.idempotency_entries,
+            ),
+        )
+
+    def answer(self, reply: Any, command: Command) -> Answer | Begin:
+        """What the server answered to `command`, which `ask` made. Raises `BadStore` where it's no answer."""
+        match reply:
+            case [b"admitted"]:
+                return Admitted(self.reservation_of(command))
+            case [bytes(word)] if word in _PLAIN:
+                return _PLAIN[word]
+            case [b"stored", bytes(text)]:
+                return Stored(_read_outcome(text))
+            case [bytes(word), bytes(number)] if word in _TIMED:
+                return _TIMED[word](_seconds(number))
+            case _:
+                raise BadStore("expected an answer of admission; what came is something else")
+
+    def _nonce(self, question: Question, nonce: str) -> bytes:
+        text = f"{question.authenticated:d}{len(question.sender)}:{question.sender}{nonce}"
+        return blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=_NONCE).digest()
+
+    def _sender(self, question: Question) -> bytes:
+        if not question.authenticated:
+            return _ANYBODY
+        text = question.sender.encode("utf-8", "surrogatepass")
+        return blake2b(text, key=self._secret, digest_size=_SENDER, person=b"sender").digest()
+
+    # --- a reservation's end -----------------------------------------------------------------------------------------
+
+    def record(self, reservation: Reservation, outcome: object) -> Command:
+        """Keep what the handler answered, for whoever asks again."""
+        policy = self._policy
+        answer = write_json(outcome_to_json(outcome))
+        limits = _micros(policy.idempotency_ttl), b"%d" % policy.idempotency_bytes
+        return Command(FINISH, self._keys, (*_split(reservation), answer, *limits))
+
+    def lose(self, reservation: Reservation) -> Command:
+        """The handler was cut off midway."""
+        return self._settle(reservation, b"lost")
+
+    def give_back(self, reservation: Reservation) -> Command:
+        """The handler never ran."""
+        return self._settle(reservation, b"free")
+
+    def _settle(self, reservation: Reservation, how: bytes) -> Command:
+        ttl = _micros(self._policy.idempotency_ttl)
+        return Command(SETTLE, self._keys, (*_split(reservation), how, ttl))
+
+    def reservation_of(self, command: Command) -> Reservation | None:
+        """What `command`, which `ask` made, reserves if it's admitted: to be given back where nobody knows."""
+        if command.script is not ADMIT:
+            return None
+        return Reservation(command.arguments[_KEY_AT] + command.arguments[_TOKEN_AT])
+
+
+_PLAIN: Final[dict[bytes, Answer | Begin]] = {
+    b"begin": Begin(),
+    b"replayed": Replayed(),
+    b"mismatch": Mismatch(),
+    b"gone": AnswerGone(),
+    b"lost": OutcomeUnknown(),
+}
+
+_TIMED: Final[dict[bytes, Callable[[float], Answer]]] = {
+    b"running": lambda left: Running(min(left, ASK_AGAIN)),
+    b"saturated": lambda left: Saturated(max(left, _LEAST_WAIT)),
+    b"floored": lambda left: Floored(max(left, 0.0) + _LEAST_WAIT),
+    b"stale": lambda wall: Stale(WallTime(wall)),
+    b"future": lambda wall: Future(WallTime(wall)),
+}
+
+
+def _epoch(secret: bytes) -> bytes:
+    return blake2b(secret, digest_size=_EPOCH, person=b"epoch").digest()
+
+
+# Where `ask` puts the key and the token among its arguments.
+_KEY_AT: Final = 8
+_TOKEN_AT: Final = 10
+
+
+def _split(reservation: Reservation) -> tuple[bytes, bytes]:
+    return reservation.key[:_KEY], reservation.key[_KEY:]
+
+
+def _read_outcome(text: bytes) -> Any:
+    try:
+        return outcome_of(read_json(text))
+    except (ValueError, KeyError, TypeError):
+        raise BadStore("expected an answer that this version wrote; what's stored is something else") from None
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Granted:
+    """`amount` was taken, and this is left."""
+
+    amount: int
+    left: tuple[Left, ...]
+
+
+class SharedLimits:
+    """Shares of any number of keys, of which `capacity` are remembered, for all processes that serve an agent.
+
+    `scope` tells apart what is limited for different reasons.
+    """
+
+    def __init__(self, agent_id: str, scope: str, limits: tuple[Limit, ...], *, capacity: int) -> None:
+        self._keys = _names(agent_id, [f"{scope}-{kind}" for kind in _LIMIT_KEYS])
+        self._limits = limits
+        self._capacity = b"%d" % capacity
+        self._rates = tuple(part for limit in limits for part in (_micros(limit.per), b"%d" % limit.amount))
+
+    def take(self, key: str, *, cost: int, partial: bool) -> Command:
+        """Take `cost` from the share of `key`, or nothing; where `partial`, as much of it as there is."""
+        name = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()
+        return Command(TAKE, self._keys, (name, b"%d" % cost, b"%d" % partial, self._capacity, *self._rates))
+
+    def taken(self, reply: Any) -> Granted | Limited:
+        """What the server answered. Raises `BadStore` where it's no answer."""
+        match reply:
+            case [b"limited", bytes(wait), bytes(which)] if which.isdigit() and int(which) < len(self._limits):
+                return Limited(_seconds(wait), str(self._limits[int(which)]))
+            case [b"taken", bytes(granted), *owed] if granted.isdigit() and len(owed) == len(self._limits):
+                return Granted(int(granted), tuple(map(_left, self._limits, map(_seconds, owed))))
+            case _:
+                raise BadStore("expected an answer of a limiter; what came is something else")
+
+
+def _left(limit: Limit, owed: float) -> Left:
+    owed = max(owed, 0.0)
+    return Left(limit, max(int((limit.per - owed) * limit.amount / limit.per + _ROUNDING), 0), owed)
+
+
+# Times are whole microseconds: what's owed to rounding isn't owed by the caller.
+_ROUNDING: Final = 1e-3
