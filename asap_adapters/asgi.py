@@ -6,13 +6,17 @@ early refusal can't linger: some clients see a reset where the h11 server lets t
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 from asap_adapters.drive import Authenticator, Driver, PeerGone
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.memory import Memory
 from asap_adapters.serve import bind_agent
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
+from asap_core.errors import AsapError
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
@@ -32,7 +36,9 @@ class AsgiApp:
     >>> app = AsgiApp(agent, {"echo": echo})    # doctest: +SKIP
 
     Replay memory and limits are per process: with several workers each has its own, and an envelope may be accepted
-    once by each. The application says so when it starts. `observe` and `metrics` are as in `serve`.
+    once by each. The application says so when it starts, unless `redis` names a server in which they remember together.
+    `observe`, `metrics`, `state`, `redis` and `share_peer_limits` are as in `serve`; the last three need a server that
+    tells the application when it starts (ASGI's lifespan).
     """
 
     def __init__(
@@ -45,15 +51,23 @@ class AsgiApp:
         threads: int = MAX_THREADS,
         observe: Observer = log_decision,
         metrics: bool = False,
+        state: str | Path | None = None,
+        redis: str | None = None,
+        share_peer_limits: bool = False,
     ) -> None:
         self._observe, self._metrics = observe, metrics
+        self._memory = Memory(
+            state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits
+        )
+        self._started = False
         self._driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         match scope["type"]:
             case "http":
-                self._bind()
+                if not self._started:
+                    self._start()
                 wire = _AsgiWire(scope, receive, send)
                 try:
                     await self._driver.run(_request(scope), wire)
@@ -68,23 +82,42 @@ class AsgiApp:
             case kind:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
 
+    def _start(self) -> None:
+        """Begin without lifespan: with what this process remembers, or not at all."""
+        if self._memory.shared_admission:
+            raise RuntimeError("expected an ASGI server with lifespan: state= and redis= are opened when it starts")
+        self._bind()
+
     def _bind(self) -> None:
-        bind_agent(self._driver.agent, observe=self._observe, metrics=self._metrics)
+        agent, memory = self._driver.agent, self._memory
+        bind_agent(
+            agent,
+            observe=self._observe,
+            metrics=self._metrics,
+            shared_admission=memory.shared_admission,
+            shared_limits=memory.shared_limits(agent),
+        )
+        self._started = True
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
+        await receive()  # lifespan.startup
+        agent = self._driver.agent
+        async with AsyncExitStack() as stack:
+            try:
                 self._bind()
-                warm_up()
-                log.warning("replay memory and limits are per process: run one worker, or each accepts once")
-                if not self._driver.agent.authenticates:
-                    log.warning("%s serves without authentication", self._driver.agent.manifest.id)
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                self._driver.agent.drain()
-                await send({"type": "lifespan.shutdown.complete"})
+                await stack.enter_async_context(self._memory.opened(self._driver))
+            except (OSError, AsapError, ValueError) as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
+            warm_up()
+            if self._memory.redis is None:
+                log.warning("replay memory and limits are per process: run one worker, or each accepts once")
+            if not agent.authenticates:
+                log.warning("%s serves without authentication", agent.manifest.id)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()  # lifespan.shutdown
+            agent.drain()
+        await send({"type": "lifespan.shutdown.complete"})
 
 
 def _request(scope: Mapping[str, Any]) -> Request:

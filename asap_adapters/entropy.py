@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Final
 
-__all__ = ["new_id", "new_secret", "new_token", "random_fraction"]
+__all__ = ["new_id", "new_mark", "new_secret", "new_token", "random_fraction"]
 
 # Crockford's base 32: no I, L, O, U.
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -25,6 +25,11 @@ def new_id() -> str:
 def new_secret() -> bytes:
     """A key of 256 bits for keyed digests."""
     return secrets.token_bytes(32)
+
+
+def new_mark() -> bytes:
+    """64 bits that tell one reservation from another."""
+    return secrets.token_bytes(8)
 
 
 def new_token() -> str:

@@ -6,15 +6,16 @@ It binds, accepts, counts who has how many connections, and ends them in order; 
 
 import errno
 import logging
+import socket
 import ssl
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.abc
-from anyio.abc import ByteStream, SocketAttribute, TaskStatus
+from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskStatus
+from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSStream
 from attrs import define, field, frozen
 
@@ -24,15 +25,17 @@ from asap_adapters.connection import serve_connection
 from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.entropy import new_id, new_secret
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.memory import Memory
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
+from asap_core.server.exchange import Scope
 from asap_core.server.metrics import Counters
 from asap_core.server.proxies import is_trusted
 from asap_core.server.ratelimit import peer_key
 
-__all__ = ["Bound", "bind_agent", "listen", "run", "serve"]
+__all__ = ["Bound", "bind_agent", "listen", "listen_on", "run", "serve", "url_of"]
 
 log: Final = logging.getLogger("asap.serve")
 
@@ -73,17 +76,34 @@ async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
     """
     listener = await anyio.create_tcp_listener(local_host=host, local_port=port, reuse_port=False)
     real_port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+    return Bound(listener, url_of(host, real_port, tls=tls), host, real_port)
+
+
+async def listen_on(sockets: Sequence[socket.socket], host: str, *, tls: bool = False) -> Bound:
+    """Take connections from sockets that listen already, on one port, such as those that processes share."""
+    listeners = [await SocketListener.from_socket(each) for each in sockets]
+    port = int(sockets[0].getsockname()[1])
+    return Bound(MultiListener(listeners), url_of(host, port, tls=tls), host, port)
+
+
+def url_of(host: str, port: int, *, tls: bool) -> str:
+    """The URL of an address: IPv6 in brackets (RFC 3986 §3.2.2)."""
     shown = f"[{host}]" if ":" in host else host
-    return Bound(listener, f"{'https' if tls else 'http'}://{shown}:{real_port}", host, real_port)
+    return f"{'https' if tls else 'http'}://{shown}:{port}"
 
 
 def bind_agent(
-    agent: Agent, *, observe: Observer = log_decision, metrics: bool = False, shared_admission: bool = False
+    agent: Agent,
+    *,
+    observe: Observer = log_decision,
+    metrics: bool = False,
+    shared_admission: bool = False,
+    shared_limits: Collection[Scope] = (),
 ) -> Agent:
     """Give an agent the system's clock and randomness, unless it has its own already.
 
     `observe` is told every decision; by default it's logged. With `metrics` they're counted and shown at /asap/metrics.
-    With `shared_admission` the driver has a store that answers for it.
+    With `shared_admission` and `shared_limits` the driver has a store that answers for it.
     """
     if not agent.bound:
         counters = Counters() if metrics else None
@@ -96,6 +116,7 @@ def bind_agent(
             observe=observe,
             counters=counters,
             shared_admission=shared_admission,
+            shared_limits=shared_limits,
         )
     return agent
 
@@ -116,6 +137,8 @@ async def serve(
     observe: Observer = log_decision,
     metrics: bool = False,
     state: str | Path | None = None,
+    redis: str | None = None,
+    share_peer_limits: bool = False,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an agent until cancelled, or until `stop` is set and what is in flight is done.
@@ -125,19 +148,24 @@ async def serve(
     `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`. `observe` is told every
     decision of admission (by default it's logged); with `metrics` they're counted, and shown at /asap/metrics. `state`
     is a file that carries what was admitted over restarts and crashes; without one `Policy.start` says what happens.
+    `redis` is the URL of a Redis or Valkey server, in which all processes that serve this agent remember together, and
+    share the limits of principals (with `share_peer_limits` those of peers as well).
 
-    Raises OSError where the port can't be had, ValueError where handlers and manifest disagree.
+    Raises OSError where the port or the server can't be had, `BadState` or `BadStore` where what's remembered can't be
+    used, ValueError where handlers and manifest disagree.
     """
     context = None if tls_cert is None else _tls_context(tls_cert, tls_key)
-    bind_agent(agent, observe=observe, metrics=metrics, shared_admission=state is not None)
-    async with AsyncExitStack() as stack:
-        store = None
-        if state is not None:
-            from asap_adapters.stores.file import FileStore  # noqa: PLC0415 - POSIX systems only
-
-            store = await FileStore.open(Path(state), agent)
-            stack.push_async_callback(store.aclose)
-        driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate, store=store)
+    memory = Memory(state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits)
+    shared_limits = memory.shared_limits(agent)
+    bind_agent(
+        agent,
+        observe=observe,
+        metrics=metrics,
+        shared_admission=memory.shared_admission,
+        shared_limits=shared_limits,
+    )
+    driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+    async with memory.opened(driver):
         warm_up()
         bound = bound or await listen(host, port, tls=context is not None)
         await _serve(driver, bound, context, stop or anyio.Event(), task_status)

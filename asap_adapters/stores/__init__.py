@@ -1,1 +1,1 @@
-"""Where admission is remembered outside this process: `asap_adapters.stores.file` (a state file)."""
+"""Where admission is remembered outside this process: `file` (a state file), `redis` (Redis or Valkey)."""

@@ -1,0 +1,68 @@
+"""Where an agent's admission is remembered: in its process, in a state file, or in a server that processes share."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from attrs import field, frozen
+
+from asap_adapters.drive import Driver
+from asap_core.server.agent import Agent
+from asap_core.server.exchange import Scope
+
+__all__ = ["Memory"]
+
+
+@frozen(kw_only=True)
+class Memory:
+    """`state` is a file, `redis` a URL such as `redis://localhost:6379/0`; with neither, each process has its own.
+
+    With Redis the shares of principals are kept there as well; those of peers only with `share_peer_limits`, since that
+    costs every request a fifth of a millisecond before anything is known of it.
+    """
+
+    state: Path | None = None
+    redis: str | None = field(default=None, repr=False)
+    share_peer_limits: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.state is not None and self.redis is not None:
+            raise ValueError("expected a state file or Redis, not both: one place decides")
+        if self.share_peer_limits and self.redis is None:
+            raise ValueError("expected Redis for limits to be shared in")
+
+    @property
+    def shared_admission(self) -> bool:
+        """Whether the agent is to be bound so that its driver asks for it."""
+        return self.state is not None or self.redis is not None
+
+    def shared_limits(self, agent: Agent) -> tuple[Scope, ...]:
+        """Whose shares the agent's driver asks for: of those that policy limits at all."""
+        if self.redis is None:
+            return ()
+        peers: tuple[Scope, ...] = ("peer",) if self.share_peer_limits and agent.policy.peer_limits else ()
+        return (*peers, "principal")
+
+    @asynccontextmanager
+    async def opened(self, driver: Driver) -> AsyncIterator[None]:
+        """Give the driver of a bound agent its store for as long as this is open.
+
+        Raises what the store's `open` raises: `BadState`, `BadStore`, OSError, ValueError.
+        """
+        if self.redis is not None:
+            from asap_adapters.stores.redis import RedisStore  # noqa: PLC0415 - an extra of its own
+
+            async with RedisStore.open(self.redis, driver.agent) as shared:
+                driver.store = driver.shares = shared
+                yield
+        elif self.state is not None:
+            from asap_adapters.stores.file import FileStore  # noqa: PLC0415 - POSIX systems only
+
+            store = await FileStore.open(self.state, driver.agent)
+            driver.store = store
+            try:
+                yield
+            finally:
+                await store.aclose()
+        else:
+            yield

@@ -1,0 +1,311 @@
+"""Admission and limits in Redis or Valkey, shared by every process and host that serves an agent.
+
+What is decided stands in `asap_core.server.shared` and its scripts; here one connection carries the questions. While
+the server is out of reach everything that needs it is answered with `Unavailable`, and nothing waits in a queue.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+from anyio.abc import ByteStream, TaskStatus
+from coredis.connection import BaseConnection, Location, TCPLocation, UnixDomainSocketLocation
+from coredis.exceptions import NoScriptError, RedisError
+from coredis.pool import ConnectionPool
+
+from asap_adapters.entropy import new_mark, new_secret
+from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
+from asap_core.server.agent import Agent
+from asap_core.server.exchange import TakeLimit
+from asap_core.server.ratelimit import Limited
+from asap_core.server.shared import BadStore, Begin, Command, Granted, SharedAdmission, SharedLimits
+
+__all__ = ["RedisStore"]
+
+log: Final = logging.getLogger("asap.redis")
+
+# A question takes a fifth of a millisecond; who waits for a second is better told to come again.
+_TIMEOUT: Final = 1.0
+# After a failed attempt to connect: not once per caller, and soon enough for a restart to go unnoticed.
+_PAUSE: Final = 0.1
+# A server that was replaced answers `begin` once.
+_TRIES: Final = 2
+_GONE: Final = (RedisError, OSError, BadStore)
+
+
+class RedisStore:
+    """Answers admission, and limits, for an agent whose policy and URN it takes; made by `open`."""
+
+    def __init__(self, agent: Agent, link: "_Link") -> None:
+        policy, urn = agent.policy, agent.manifest.id
+        self._link = link
+        self._retry_after = policy.retry_after_unavailable
+        self._admission = SharedAdmission(urn, policy, secret=new_secret())
+        self._limits = {
+            scope: SharedLimits(urn, scope, limits, capacity=policy.limiter_capacity)
+            for scope, limits in (("peer", policy.peer_limits), ("principal", policy.principal_limits))
+        }
+        self._away = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        agent: Agent,
+        *,
+        timeout: float = _TIMEOUT,  # noqa: ASYNC109 - of each question, not of this call
+    ) -> AsyncIterator["RedisStore"]:
+        """Connect to `redis://[user:password@]host[:port][/db]`, `rediss://…` or `unix://…`, and begin there.
+
+        `timeout` is how long one question may take, in seconds. Enter and leave it in one task: its connection lives in
+        a task beside it. Raises OSError where the server can't be reached or doesn't let us in, `BadStore` where it
+        can't be used, and ValueError where `url` isn't one or the agent asks nobody.
+        """
+        if agent.admission is not None:
+            raise ValueError(
+                "expected an agent that wasn't bound, or was with shared_admission=True: else it asks nobody"
+            )
+        location, make = _connections(url, timeout)
+        try:
+            async with anyio.create_task_group() as group:
+                link = _Link(location, make, group, timeout)
+                store = cls(agent, link)
+                link.begin = store._begin
+                try:
+                    await link.ready()
+                except (RedisError, OSError) as error:
+                    raise ConnectionError(f"{link.place}: {_reason(error)}") from None
+                except BadStore as error:
+                    raise BadStore(f"{link.place}: {error}") from None
+                yield store
+                group.cancel_scope.cancel()
+        except ExceptionGroup as errors:
+            # The tasks beside raise nothing: it's what was raised here, or within.
+            raise errors.exceptions[0] from None
+
+    # --- admission ---------------------------------------------------------------------------------------------------
+
+    async def ask(self, question: Question) -> Answer:
+        """Answer one question, atomically. Cancelled or out of time, what it may have reserved is given back."""
+        if question.nonce is None and question.idempotency_key is None:
+            return Admitted(None)
+        reserved: Reservation | None = None
+        try:
+            for _ in range(_TRIES):
+                connection = await self._link.ready()
+                command = self._admission.ask(question, token=new_mark())
+                reserved = self._admission.reservation_of(command)
+                answer = self._admission.answer(await self._run(connection, command), command)
+                reserved = None
+                if not isinstance(answer, Begin):
+                    return answer
+                await self._begin(connection)
+        except _GONE as error:
+            return self._unavailable(error)
+        finally:
+            # Nobody knows whether it was claimed, and nobody waits any longer: the work never begins.
+            if reserved is not None:
+                await self.give_back(reserved)
+        return self._unavailable(BadStore("expected a server that stays the one it is"))
+
+    async def _begin(self, connection: BaseConnection) -> None:
+        self._admission.begun(await self._run(connection, self._admission.begin()))
+
+    async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
+        """Keep an answer."""
+        del size
+        await self._tell(self._admission.record(reservation, outcome), again=True)
+
+    async def lose(self, reservation: Reservation) -> None:
+        """The work was cut off midway."""
+        await self._tell(self._admission.lose(reservation), again=True)
+
+    async def give_back(self, reservation: Reservation) -> None:
+        """The work never began."""
+        await self._tell(self._admission.give_back(reservation))
+
+    async def _tell(self, command: Command, *, again: bool = False) -> None:
+        """Say what came of a reservation, even if nobody waits; if it can't be said, the reservation ends by itself.
+
+        `again`: the work was done, so it's worth a second attempt. To say it twice changes nothing.
+        """
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._run(await self._link.ready(), command)
+            except _GONE as error:
+                self._unavailable(error)
+                if again:
+                    await anyio.sleep(2 * _PAUSE)
+                    await self._tell(command)
+
+    # --- limits ------------------------------------------------------------------------------------------------------
+
+    async def take(self, state: TakeLimit) -> Granted | Limited | Unavailable:
+        """Take from a share."""
+        limits = self._limits[state.scope]
+        try:
+            command = limits.take(state.key, cost=state.cost, partial=state.partial)
+            return limits.taken(await self._run(await self._link.ready(), command))
+        except _GONE as error:
+            return self._unavailable(error)
+
+    # --- the server --------------------------------------------------------------------------------------------------
+
+    async def _run(self, connection: BaseConnection, command: Command) -> Any:
+        reply = await _evaluate(connection, command)
+        if self._away:
+            self._away = False
+            log.warning("%s answers again", self._link.place)
+        return reply
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        # Once, not once per caller.
+        if not self._away:
+            self._away = True
+            log.error("%s can't be asked, so nothing is admitted: %s", self._link.place, _reason(error))
+        return Unavailable(self._retry_after)
+
+
+def _reason(error: BaseException) -> str:
+    """What's wrong in a few words; a URL with its password is in none of them."""
+    reason = ""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, BaseExceptionGroup):
+            seen = seen.exceptions[0]
+        # What the system says is more to the point than what was made of it.
+        reason = (seen.strerror if isinstance(seen, OSError) else "") or reason or str(seen)
+        seen = seen.__cause__
+    return reason or "it doesn't answer in time"
+
+
+def _connections(url: str, timeout: float) -> tuple[Location, Callable[[], BaseConnection]]:
+    scheme, separator, _ = url.partition("://")
+    if scheme not in ("redis", "rediss", "unix") or not separator:
+        raise ValueError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
+    try:
+        # The pool reads the URL and is never opened: one that's cancelled while it connects loses the place for good,
+        # and a hundred callers of a dead host would make a hundred attempts.
+        pool = ConnectionPool.from_url(
+            url, decode_components=True, connect_timeout=timeout, stream_timeout=timeout, decode_responses=False
+        )
+    except (ValueError, TypeError, KeyError):
+        raise ValueError("expected a URL such as redis://localhost:6379/0; some part of it isn't right") from None
+    location = pool.location
+    if location is None:
+        raise ValueError("expected a URL with a host, such as redis://localhost:6379/0")
+    return (
+        location,
+        lambda: pool.connection_class(location, **pool.connection_kwargs),  # type: ignore[arg-type] # of its class
+    )
+
+
+async def _evaluate(connection: BaseConnection, command: Command) -> Any:
+    """Run a script. Raises RedisError, or TimeoutError."""
+    rest = (b"%d" % len(command.keys), *command.keys, *command.arguments)
+    try:
+        return await connection.create_request(b"EVALSHA", command.script.sha.encode("ascii"), *rest)
+    except NoScriptError:
+        return await connection.create_request(b"EVAL", command.script.text.encode("ascii"), *rest)
+    except TimeoutError:
+        # What hangs would keep every request that follows, and their answers would be of no use.
+        connection.invalidate("no answer in time")
+        raise
+
+
+class _Attempt:
+    """One attempt to connect, which all wait for who need it."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.error: Exception | None = None
+
+
+class _Link:
+    """One connection, shared by all who ask, pipelined, made anew when it's lost."""
+
+    def __init__(
+        self, location: Location, make: Callable[[], BaseConnection], group: anyio.abc.TaskGroup, timeout: float
+    ) -> None:
+        self._location = location
+        self.place = f"redis at {location}"
+        self._make = make
+        self._group = group
+        self._timeout = timeout
+        self._connection: BaseConnection | None = None
+        self._attempt: _Attempt | None = None
+        self.begin: Callable[[BaseConnection], Awaitable[None]] = _nothing
+
+    async def ready(self) -> BaseConnection:
+        """The connection, begun on. Raises what keeps it from being made."""
+        while self._connection is None or not self._connection.usable:
+            attempt = self._attempt
+            if attempt is None:
+                attempt = self._attempt = _Attempt()
+                self._group.start_soon(self._live, attempt)
+            # To knock, to connect, to greet, to begin.
+            with anyio.fail_after(4 * self._timeout):
+                await attempt.over.wait()
+            if attempt.error is not None:
+                raise attempt.error
+        return self._connection
+
+    async def _live(self, attempt: _Attempt) -> None:
+        """Connect, and carry requests until the connection is lost."""
+        try:
+            async with anyio.create_task_group() as group:
+                try:
+                    with anyio.fail_after(self._timeout):
+                        await _knock(self._location)
+                    connection = self._make()
+                    await group.start(_carry, connection)
+                    await self.begin(connection)
+                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+                    attempt.error = error
+                    group.cancel_scope.cancel()
+                else:
+                    # Nothing is awaited between the last words of `begin` and this: what it learned is of this one.
+                    self._connection, self._attempt = connection, None
+                attempt.over.set()
+            if attempt.error is not None:
+                await anyio.sleep(_PAUSE)
+        finally:
+            if self._attempt is attempt:
+                self._attempt = None
+
+
+async def _knock(location: Location) -> None:
+    """Raise OSError where nobody is there: a connection that isn't made leaves streams of its own unclosed."""
+    match location:
+        case TCPLocation():
+            stream: ByteStream = await anyio.connect_tcp(location.host, location.port)
+        case UnixDomainSocketLocation():
+            stream = await anyio.connect_unix(location.path)
+        case _:
+            return
+    await stream.aclose()
+
+
+async def _carry(connection: BaseConnection, *, task_status: TaskStatus[None]) -> None:
+    greeted = False
+
+    class Greeted:
+        def started(self, value: None = None) -> None:
+            nonlocal greeted
+            greeted = True
+            task_status.started(value)
+
+    try:
+        await connection.run(task_status=Greeted())
+    except RedisError as error:
+        if not greeted:
+            raise
+        log.debug("a connection ended: %s", error)
+
+
+async def _nothing(_connection: BaseConnection) -> None:
+    """Before anyone is told of a new connection."""

@@ -1,0 +1,425 @@
+"""Admission in a real Redis or Valkey, on both backends: shared by several servers, gone, hanging, and back again."""
+
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from attrs import evolve
+from coredis.connection._request import Request
+
+from asap_adapters import serve
+from asap_adapters.asgi import AsgiApp
+from asap_adapters.serve import bind_agent
+from asap_adapters.stores.redis import RedisStore
+from asap_core import Agent, AuthScheme, Capabilities, Endpoints, Manifest, Policy, Skill
+from asap_core.clock import WallTime
+from asap_core.server.admission import Admitted, OutcomeUnknown, Question, Replayed, Running, Stored, Unavailable
+from asap_core.server.call import Replied
+from asap_core.server.identity import TokenTable
+from asap_core.server.shared import BadStore
+from tests.live.redis_server import Server, server
+
+pytestmark = [pytest.mark.live, pytest.mark.anyio]
+
+ALICE = "urn:asap:agent:alice"
+ANSWER = Replied("task.response", {"task_id": "t"})
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: Any) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("valkey")) as running:
+        yield running
+
+
+@pytest.fixture
+def redis(lasting: Server) -> Server:
+    lasting.client().flushall()
+    return lasting
+
+
+@pytest.fixture
+def mortal(tmp_path: Any) -> Iterator[Server]:
+    with server(tmp_path) as running:
+        yield running
+
+
+def agent(*, auth: bool = False, **policy: Any) -> Agent:
+    manifest = Manifest(
+        id="urn:asap:agent:shop",
+        name="Shop",
+        version="1.0.0",
+        description="",
+        capabilities=Capabilities(skills=(Skill(id="count", description=""),)),
+        endpoints=Endpoints(asap="http://127.0.0.1:1/asap"),
+        auth=AuthScheme(schemes=("bearer",)) if auth else None,
+    )
+    return Agent(manifest, policy=Policy(**{"start": "open", "peer_limits": (), **policy}))
+
+
+def question(nonce: str, key: str | None = None, **changes: Any) -> Question:
+    plain = Question(
+        sender=ALICE,
+        authenticated=True,
+        peer="127.0.0.1",
+        nonce=nonce,
+        issued=WallTime(time.time()),
+        idempotency_key=key,
+        digest=b"" if key is None else b"d" * 16,
+        deadline=30.0,
+    )
+    return evolve(plain, **changes)
+
+
+def stored(redis: Server, timeout: float = 1.0, **policy: Any) -> Any:
+    return RedisStore.open(redis.url, agent(**policy), timeout=timeout)
+
+
+class Counting:
+    """A skill that says how often it ran, after a while."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.runs = 0
+        self.seconds = seconds
+
+    async def __call__(self, _request: Any, _context: Any) -> Any:
+        self.runs += 1
+        await anyio.sleep(self.seconds)
+        return {"runs": self.runs}
+
+
+@asynccontextmanager
+async def served(url: str, handler: Any, **options: Any) -> AsyncIterator[str]:
+    policy = options.pop("policy", {})
+    one = agent(auth="authenticate" in options, **policy)
+    async with anyio.create_task_group() as group:
+        yield await group.start(partial(serve, one, {"count": handler}, port=0, redis=url, **options))
+        group.cancel_scope.cancel()
+
+
+def web(**options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False, timeout=20, **options)
+
+
+async def post(http: httpx.AsyncClient, url: str, key: str | None = None) -> httpx.Response:
+    params = {"envelope": envelope()} | ({} if key is None else {"idempotency_key": key})
+    return await http.post(f"{url}/asap", json={"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params})
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+async def test_two_processes_accept_an_envelope_once(redis: Server) -> None:
+    async with stored(redis) as one, stored(redis) as other:
+        asked = question("n1")
+        assert await one.ask(asked) == Admitted(None)
+        assert await other.ask(asked) == Replayed()
+        assert await other.ask(question("n2")) == Admitted(None)
+        assert await one.ask(evolve(asked, nonce=None)) == Admitted(None)  # there's nothing to ask
+
+
+async def test_of_many_at_once_one_is_accepted(redis: Server) -> None:
+    async with stored(redis) as one, stored(redis) as other:
+        asked = question("n1")
+        answers: list[Any] = []
+
+        async def ask(store: Any) -> None:
+            answers.append(await store.ask(asked))
+
+        async with anyio.create_task_group() as group:
+            for number in range(50):
+                group.start_soon(ask, (one, other)[number % 2])
+        assert sorted(map(type, answers), key=str) == sorted([Admitted] + [Replayed] * 49, key=str)
+    connected = redis.client().info("stats")["total_connections_received"]
+    assert connected < 50 + 10
+
+
+async def test_what_came_of_it_is_known_to_all(redis: Server) -> None:
+    async with stored(redis) as one, stored(redis) as other:
+        done, lost, given = [await one.ask(question(f"n{key}", key)) for key in "abc"]
+        assert await other.ask(question("m1", "a")) == Running(0.5)
+        await one.record(done.reservation, ANSWER, 10)
+        await one.lose(lost.reservation)
+        await one.give_back(given.reservation)
+        assert await other.ask(question("m1", "a")) == Stored(ANSWER)
+        assert await other.ask(question("m2", "b")) == OutcomeUnknown()
+        assert isinstance(await other.ask(question("m3", "c")), Admitted)
+
+
+async def test_cancelled_at_any_moment_the_key_is_free(redis: Server) -> None:
+    async with stored(redis) as store:
+        for steps in range(30):
+            key = f"k{steps}"
+            answers: list[Any] = []
+
+            async def ask(scope: Any, key: str = key, answers: Any = answers) -> None:
+                with scope:
+                    answers.append(await store.ask(question(f"n{key}", key)))
+
+            scope = anyio.CancelScope()
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, scope)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                scope.cancel()
+            again = await store.ask(question(f"m{key}", key))
+            assert type(again) is (Running if answers else Admitted), steps
+
+
+async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog: Any) -> None:
+    async with stored(mortal, start="exact", skew=0) as store:
+        await anyio.sleep(0.01)
+        asked = question("n1")
+        assert await store.ask(asked) == Admitted(None)
+        begun = await store.ask(question("n2", "k"))
+        mortal.kill()
+        for _ in range(3):
+            assert await store.ask(question("n3")) == Unavailable(1.0)
+        await store.record(begun.reservation, ANSWER, 10)  # nobody is told, and nothing breaks
+        mortal.start()
+        await anyio.sleep(0.2)
+        # Empty, and another one: all that may have been accepted there is refused.
+        assert not isinstance(await store.ask(asked), Admitted)
+        assert await store.ask(question("n4")) == Admitted(None)
+    said = [record.message for record in caplog.records if record.name == "asap.redis"]
+    assert len(said) == 2
+    assert "can't be asked, so nothing is admitted" in said[0]
+    assert "answers again" in said[1]
+
+
+async def test_a_server_that_hangs_keeps_nobody_and_nothing(mortal: Server) -> None:
+    async with stored(mortal, 0.2) as store:
+        assert await store.ask(question("n0")) == Admitted(None)
+        mortal.hang()
+        answers = []
+
+        async def ask(number: int) -> None:
+            answers.append(await store.ask(question(f"n{number}", f"k{number}")))
+
+        for round_ in range(2):
+            began = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                for number in range(300):
+                    group.start_soon(ask, round_ * 1000 + number)
+            assert anyio.current_time() - began < 5
+        assert answers == [Unavailable(1.0)] * 600
+        gc.collect()
+        # Of 600 nothing is left but what the last attempt to connect was about.
+        assert sum(type(one) is Request for one in gc.get_objects()) < 5
+        mortal.go_on()
+        await anyio.sleep(0.5)
+        assert await store.ask(question("n1")) == Admitted(None)
+
+
+async def test_everything_deleted_is_a_start(redis: Server) -> None:
+    async with stored(redis, start="floor") as store:
+        asked = question("n1", issued=WallTime(time.time() + 1))
+        assert await store.ask(asked) == Admitted(None)
+        redis.client().flushall()
+        assert not isinstance(await store.ask(evolve(asked, issued=WallTime(time.time() - 1))), Admitted)
+        redis.client().script_flush()
+        assert await store.ask(question("n2", issued=WallTime(time.time() + 1))) == Admitted(None)
+
+
+class TestOpen:
+    async def test_a_server_that_is_not_there(self) -> None:
+        with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:1: .+"):
+            async with RedisStore.open("redis://127.0.0.1:1", agent()):
+                pass
+
+    async def test_a_password_is_asked_for_and_never_told(self, tmp_path: Any) -> None:
+        with server(tmp_path, "--requirepass", "opensesame") as guarded:
+            for url in (guarded.url, guarded.url.replace("//", "//:wrongsecret@")):
+                with pytest.raises(OSError, match="redis at") as raised:
+                    async with RedisStore.open(url, agent()):
+                        pass
+                assert "secret" not in str(raised.value)
+            async with RedisStore.open(guarded.url.replace("//", "//:opensesame@"), agent()) as store:
+                assert await store.ask(question("n1")) == Admitted(None)
+
+    async def test_a_server_that_evicts(self, tmp_path: Any) -> None:
+        expected = pytest.raises(BadStore, match=r"redis at 127\.0\.0\.1:\d+: expected maxmemory-policy noeviction")
+        with server(tmp_path, "--maxmemory-policy", "allkeys-lru") as evicting, expected:
+            async with RedisStore.open(evicting.url, agent()):
+                pass
+
+    async def test_another_window_than_the_others(self, redis: Server) -> None:
+        async with stored(redis):
+            with pytest.raises(BadStore, match="max_age=300, skew=30"):
+                async with stored(redis, max_age=100.0):
+                    pass
+
+    @pytest.mark.parametrize(
+        "url", ["", "localhost", "http://localhost", "redis://", "redis://localhost:x", "redis://h/?max_connections=z"]
+    )
+    async def test_what_is_no_url_of_a_server(self, url: str) -> None:
+        with pytest.raises(ValueError, match="expected a URL"):
+            async with RedisStore.open(url, agent()):
+                pass
+
+    async def test_an_agent_that_asks_nobody(self, redis: Server) -> None:
+        with pytest.raises(ValueError, match="shared_admission=True"):
+            async with RedisStore.open(redis.url, bind_agent(agent())):
+                pass
+
+    async def test_what_is_raised_within_comes_out_as_it_is(self, redis: Server) -> None:
+        with pytest.raises(KeyError, match="mine"):
+            async with stored(redis):
+                raise KeyError("mine")
+
+
+# --- whole servers ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_retry_at_another_server_waits_for_the_work_and_gets_its_answer(redis: Server) -> None:
+    handler = Counting(0.6)
+    async with served(redis.url, handler) as one, served(redis.url, handler) as other, web() as http:
+        replies: list[Any] = []
+
+        async def ask(url: str) -> None:
+            replies.append((await post(http, url, "k")).json()["result"]["envelope"])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, one)
+            await anyio.sleep(0.2)
+            group.start_soon(ask, other)
+        assert handler.runs == 1
+        assert [reply["payload"]["result"] for reply in replies] == [{"runs": 1}] * 2
+
+
+async def test_without_its_server_what_needs_it_is_unavailable_and_all_else_goes_on(mortal: Server) -> None:
+    handler = Counting()
+    async with served(mortal.url, handler) as url, web() as http:
+        assert "result" in (await post(http, url)).json()
+        mortal.kill()
+        refused = await post(http, url)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["data"]["code"] == "asap:admission/unavailable"
+        for path in ("/.well-known/asap/manifest.json", "/.well-known/asap/health", "/ready"):
+            assert (await http.get(url + path)).status_code == 200
+        mortal.start()
+        await anyio.sleep(0.3)
+        assert "result" in (await post(http, url)).json()
+        assert handler.runs == 2
+
+
+async def test_a_server_that_hangs_delays_no_other_request(mortal: Server) -> None:
+    async with served(mortal.url, Counting()) as url, web() as http:
+        await http.get(f"{url}/ready")
+        mortal.hang()
+        statuses = []
+
+        async def ask() -> None:
+            statuses.append((await post(http, url)).status_code)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(ask)
+            await anyio.sleep(0.1)
+            began = anyio.current_time()
+            for _ in range(20):
+                assert (await http.get(f"{url}/ready")).status_code == 200
+            assert not statuses
+            assert anyio.current_time() - began < 0.9  # the first answer from a hanging server comes after a second
+        assert statuses == [503] * 20
+
+
+async def test_the_shares_of_principals_are_one_and_told(redis: Server) -> None:
+    table = TokenTable({"secret-of-alice": ALICE})
+    options: Any = {"authenticate": table.verify, "policy": {"principal_limits": "3/minute"}}
+    async with (
+        served(redis.url, Counting(), **options) as one,
+        served(redis.url, Counting(), **options) as other,
+        web(headers={"authorization": "Bearer secret-of-alice"}) as http,
+    ):
+        answers = [await post(http, url) for url in (one, other, one, other)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[0].headers["ratelimit"] == '"3-per-60s";r=2;t=20'
+    assert 15 <= int(answers[3].headers["retry-after"]) <= 20
+
+
+async def test_the_shares_of_peers_where_that_is_asked_for(redis: Server) -> None:
+    options: Any = {"policy": {"peer_limits": "1/minute"}}
+    for shared, expected in ((False, 200), (True, 429)):
+        async with (
+            served(redis.url, Counting(), share_peer_limits=shared, **options) as one,
+            served(redis.url, Counting(), share_peer_limits=shared, **options) as other,
+            web() as http,
+        ):
+            assert (await post(http, one)).status_code == 200
+            assert (await post(http, other)).status_code == expected
+
+
+async def test_the_asgi_application_shares_as_well(redis: Server, caplog: Any) -> None:
+    app = AsgiApp(agent(), {"count": Counting()}, redis=redis.url)
+    with caplog.at_level(logging.WARNING, "asap.asgi"):
+        async with lifespan(app), stored(redis) as other:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as http:
+                sent = envelope()
+                body = {"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": {"envelope": sent}}
+                answers = [(await http.post("/asap", json=body)).json() for _ in range(2)]
+            assert ["result" in answer for answer in answers] == [True, False]
+            assert isinstance(await other.ask(question("n1")), Admitted)
+    assert not [record for record in caplog.records if "per process" in record.message]
+
+
+async def test_the_asgi_application_says_why_it_does_not_start() -> None:
+    app = AsgiApp(agent(), {"count": Counting()}, redis="redis://127.0.0.1:1")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send_one(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send_one)
+    assert sent[0]["type"] == "lifespan.startup.failed"
+    assert "redis at 127.0.0.1:1" in sent[0]["message"]
+
+
+async def test_the_asgi_application_needs_to_be_told_when_it_starts(redis: Server) -> None:
+    app = AsgiApp(agent(), {"count": Counting()}, redis=redis.url)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as http:
+        with pytest.raises(RuntimeError, match="expected an ASGI server with lifespan"):
+            await http.get("/ready")
+
+
+@asynccontextmanager
+async def lifespan(app: AsgiApp) -> AsyncIterator[None]:
+    """As an ASGI server does it: in one task, from start to end."""
+    to_app, of_server = anyio.create_memory_object_stream[Any](1)
+    started, ended = anyio.Event(), anyio.Event()
+
+    async def send_one(message: Any) -> None:
+        {"lifespan.startup.complete": started, "lifespan.shutdown.complete": ended}[message["type"]].set()
+
+    async with to_app, of_server, anyio.create_task_group() as group:
+        group.start_soon(app, {"type": "lifespan"}, of_server.receive, send_one)
+        await to_app.send({"type": "lifespan.startup"})
+        await started.wait()
+        yield
+        await to_app.send({"type": "lifespan.shutdown"})
+        await ended.wait()
+
+
+def envelope() -> Any:
+    from asap_adapters.entropy import new_id
+    from asap_core import Envelope, encode_envelope
+
+    return encode_envelope(
+        Envelope.new(
+            sender=ALICE,
+            recipient="urn:asap:agent:shop",
+            payload_type="task.request",
+            payload={"conversation_id": "c", "skill_id": "count", "input": {}},
+            ids=new_id,
+            wall=WallTime(time.time()),
+        )
+    )
