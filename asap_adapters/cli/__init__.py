@@ -1,8 +1,9 @@
 """The command `asap`: parses, runs one command on the chosen backend, and says what went wrong in one line."""
 
+import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -35,11 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for what went wrong, 2 for usage, 130 when interrupted."""
     write_anything()
     arguments = parser().parse_args(argv)
+    if getattr(arguments, "workers", 1) == 1:
+        return _run(arguments)
+    return _reported(lambda: serve.with_workers(arguments, _run))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _reported(lambda: anyio.run(arguments.run, arguments, backend=arguments.backend))
+
+
+def _reported(act: Callable[[], int | None]) -> int:
     try:
-        code: int | None = anyio.run(arguments.run, arguments, backend=arguments.backend)
+        return act() or 0
     except BaseException as error:  # noqa: BLE001 - what isn't a user's mistake is raised again
         return _report(unwrapped(error))
-    return code or 0
 
 
 def _report(error: BaseException) -> int:

@@ -22,6 +22,7 @@ __all__ = [
     "seconds",
     "token",
     "urn",
+    "whole_number",
 ]
 
 EXIT_USAGE: Final = 2
@@ -68,15 +69,16 @@ def origin(text: str) -> str:
 
 def port(text: str) -> int:
     """Read a port to bind; 0 is any free one."""
-    return _whole_number(text, 0, _MAX_PORT, "expected a port from 0 to 65535")
+    return whole_number(text, 0, _MAX_PORT, "expected a port from 0 to 65535")
 
 
 def body_size(text: str) -> int:
     """Read a number of bytes."""
-    return _whole_number(text, 1, 2**31 - 1, "expected a number of bytes, 1 to 2147483647")
+    return whole_number(text, 1, 2**31 - 1, "expected a number of bytes, 1 to 2147483647")
 
 
-def _whole_number(text: str, least: int, most: int, expected: str) -> int:
+def whole_number(text: str, least: int, most: int, expected: str) -> int:
+    """Read a number from `least` to `most`."""
     # isdecimal alone takes the digits of every script, and int() underscores.
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(expected)

@@ -6,6 +6,7 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
-from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, urn
+from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, urn, whole_number
 from asap_adapters.cli.output import UserError, complain, say
 from asap_adapters.cli.served import (
     ECHO_ID,
@@ -29,7 +30,8 @@ from asap_adapters.cli.served import (
     with_auth,
 )
 from asap_adapters.cli.tokens import read_tokens
-from asap_adapters.serve import Bound, listen, serve
+from asap_adapters.cli.workers import WorkerPlace, supervise
+from asap_adapters.serve import Bound, listen, listen_on, serve, url_of
 from asap_core.client.outbound import is_loopback, origin_of
 from asap_core.model.manifest import Manifest
 from asap_core.server.agent import Agent
@@ -39,7 +41,7 @@ from asap_core.server.proxies import read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.wellknown import MANIFEST_PATH
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "with_workers"]
 
 _DESCRIPTION: Final = (
     "Serve an agent until SIGINT or SIGTERM; what is in flight is finished first, and a second signal doesn't wait. "
@@ -47,6 +49,8 @@ _DESCRIPTION: Final = (
     "module has its functions by skill, and `on`, if there, those for other payload types. Options overrule the "
     "agent's policy; its endpoint becomes --public-url, or, if it's on this machine, where the server listens."
 )
+# Of machines that have more processors, each would rather have an agent of its own.
+_MOST_WORKERS: Final = 256
 _WILDCARDS: Final = frozenset({"", "*", "0.0.0.0", "::", "0"})  # noqa: S104 - named to be refused
 
 
@@ -78,10 +82,14 @@ def add_commands(commands: Any) -> None:
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
     add("--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network")
     add("--state", metavar="FILE", type=Path, help="carry what was admitted over restarts and crashes in this file")
+    add("--redis", metavar="URL", type=_redis, help="remember in Redis or Valkey, shared by all who serve this agent")
+    add("--redis-file", metavar="FILE", type=Path, help="its URL in a file; not seen in process lists as --redis is")
+    add("--workers", metavar="N", type=_workers, default=1, help="processes that serve; more than one need --redis")
+    add("--principal-limit", metavar="LIMITS", type=_limits, help="of each authenticated agent (default: off)")
     add("--metrics", action="store_true", help="show counters of what was decided at /asap/metrics, to anyone")
     add("--verbose", "-v", action="count", default=0, help="log what is refused; twice: what is let in as well")
     add_backend(command)
-    command.set_defaults(run=_serve)
+    command.set_defaults(run=_serve, worker=None)
 
 
 def _public_url(text: str) -> str:
@@ -89,6 +97,17 @@ def _public_url(text: str) -> str:
     if parts is None or parts.username is not None or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError("expected a URL such as https://agent.example, without user, query, fragment")
     return text.rstrip("/")
+
+
+def _redis(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("redis", "rediss", "unix") or not separator or not rest:
+        raise argparse.ArgumentTypeError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
+    return text
+
+
+def _workers(text: str) -> int:
+    return whole_number(text, 1, _MOST_WORKERS, f"expected a number of processes, 1 to {_MOST_WORKERS}")
 
 
 def _network(text: str) -> str:
@@ -125,6 +144,9 @@ async def _serve(arguments: argparse.Namespace) -> int:
     imported = None if arguments.agent is None else import_agent(arguments.agent)
     logging.basicConfig(level=logging.WARNING, format="asap: %(message)s", stream=sys.stderr)
     logging.getLogger("asap").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(arguments.verbose, 2)])
+    if arguments.worker is not None and arguments.worker.number > 0:
+        logging.getLogger("asap.serve").setLevel(logging.ERROR)  # the first of them has said it
+    logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what's wrong there, asap.redis says in one line
     bound = await _listen(arguments)
     async with bound.listener:
         public = arguments.public_url is not None
@@ -150,18 +172,43 @@ async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable
             stop=stop,
             metrics=arguments.metrics,
             state=arguments.state,
+            redis=_redis_url(arguments),
             task_status=task_status,
         )
 
+    place = arguments.worker
     async with anyio.create_task_group() as signals, AsyncExitStack() as stack:
         await signals.start(_stop_on_signals, stop)
-        if arguments.mdns:
+        if place is not None:
+            signals.start_soon(_stop_with_parent, stop, place)
+        if arguments.mdns and (place is None or place.number == 0):
             await stack.enter_async_context(_advertiser(served.agent.manifest, reach))
         async with anyio.create_task_group() as servers:
             await servers.start(server)
-            shown = f"{reach.bound.url}, reached by {reach.base_url}" if reach.public else reach.bound.url
-            say(f"{served.agent.manifest.id} listens on {shown}")
+            if place is None:
+                shown = f"{reach.bound.url}, reached by {reach.base_url}" if reach.public else reach.bound.url
+                say(f"{served.agent.manifest.id} listens on {shown}")
+            else:
+                place.ready()
         signals.cancel_scope.cancel()
+
+
+def with_workers(arguments: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
+    """Serve with several processes."""
+    _check(arguments, read_tokens(arguments.token, arguments.token_file))
+
+    def started(port: int) -> None:
+        url = url_of(arguments.host, port, tls=arguments.tls_cert is not None)
+        shown = f"{url}, reached by {arguments.public_url}" if arguments.public_url else url
+        say(f"{arguments.workers} workers listen on {shown}")
+
+    return supervise(arguments, run, started)
+
+
+async def _stop_with_parent(stop: anyio.Event, place: WorkerPlace) -> None:
+    await place.parent_gone()
+    complain("the process that started this worker is gone")
+    stop.set()
 
 
 async def _stop_on_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -181,6 +228,13 @@ async def _stop_on_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStat
 def _check(arguments: argparse.Namespace, tokens: TokenTable) -> None:
     if arguments.agent is not None and (arguments.manifest or arguments.id):
         raise UserError("expected either pkg.module:agent, or --manifest and --id", usage=True)
+    if arguments.redis is not None and arguments.redis_file is not None:
+        raise UserError("expected --redis or --redis-file, not both", usage=True)
+    if arguments.state is not None and (arguments.redis or arguments.redis_file):
+        raise UserError("expected --state or --redis, not both: one place decides", usage=True)
+    if arguments.workers > 1 and not (arguments.redis or arguments.redis_file):
+        message = "--workers needs --redis: processes that don't remember together would each accept an envelope once"
+        raise UserError(message, usage=True)
     if arguments.tls_key is not None and arguments.tls_cert is None:
         raise UserError("--tls-key goes with --tls-cert", usage=True)
     if arguments.tls_cert is not None:
@@ -204,7 +258,20 @@ def _check_tls(cert: Path, key: Path | None) -> None:
         raise UserError(f"{files}: expected a certificate chain and its key in PEM, without a pass phrase") from None
 
 
+def _redis_url(arguments: argparse.Namespace) -> str | None:
+    if arguments.redis_file is None:
+        return arguments.redis  # type: ignore[no-any-return]
+    lines = arguments.redis_file.read_text("utf-8").split()
+    try:
+        (url,) = lines
+        return _redis(url)
+    except (ValueError, argparse.ArgumentTypeError):
+        raise UserError(f"{arguments.redis_file}: expected one URL such as redis://localhost:6379/0") from None
+
+
 async def _listen(arguments: argparse.Namespace) -> Bound:
+    if arguments.worker is not None:
+        return await listen_on(arguments.worker.sockets, arguments.host, tls=arguments.tls_cert is not None)
     try:
         return await listen(arguments.host, arguments.port, tls=arguments.tls_cert is not None)
     except OSError as error:
@@ -237,6 +304,7 @@ def _policy(arguments: argparse.Namespace, own: Policy) -> Policy:
         "nonce": None if arguments.nonce is None else NoncePolicy(arguments.nonce),
         "max_body": arguments.max_body,
         "peer_limits": arguments.rate_limit,
+        "principal_limits": arguments.principal_limit,
         "trusted_proxies": arguments.trusted_proxy,
         "forwarded_header": arguments.forwarded_header,
     }

@@ -1,0 +1,150 @@
+"""`asap serve --workers`: real processes on one port; they're replaced when they die, and end when they're told to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.live.redis_server import Server, server
+
+pytestmark = [pytest.mark.live, pytest.mark.skipif(not hasattr(os, "fork"), reason="cannot run anywhere here: fork")]
+
+SECONDS = 60
+COMMAND = (sys.executable, "-m", "asap_adapters.cli")
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: Any) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("valkey")) as running:
+        yield running
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def start(request: Any, redis: Server) -> Iterator[Any]:
+    """Start `asap serve` with three workers; returns (URL, process)."""
+    running = []
+
+    def run(*options: str) -> Any:
+        command = [*COMMAND, "serve", "--port", "0", "--workers", "3", "--rate-limit", "off"]
+        process = subprocess.Popen(
+            [*command, "--redis", redis.url, "--backend", request.param, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("3 workers listen on "), process.stderr and process.stderr.read()
+        return line.split()[-1], process
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def workers_of(process: Any) -> set[int]:
+    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False)
+    return set(map(int, done.stdout.split()))
+
+
+def send(url: str, *options: str) -> Any:
+    command = [*COMMAND, "send", url, "--skill", "echo", "--input", "{}", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+
+
+def eventually(what: Any) -> bool:
+    for _ in range(200):
+        if what():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_one_of_them_accepts_and_a_killed_one_is_replaced(start: Any) -> None:
+    url, process = start()
+    before = workers_of(process)
+    assert len(before) == 3
+    nonce = f"once-{process.pid}"
+    assert send(url, "--nonce", nonce).returncode == 0
+    for _ in range(3):
+        assert "seen before" in send(url, "--nonce", nonce).stderr
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    assert eventually(lambda: len(workers_of(process) - {victim}) == 3)
+    assert "seen before" in send(url, "--nonce", nonce).stderr
+    assert send(url).returncode == 0
+    process.send_signal(signal.SIGTERM)
+    _, complaints = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+    assert complaints.count("serves without authentication") == 1 + (victim == min(before))
+    assert complaints.count(f"worker {victim} was ended by signal 9; another takes its place") == 1
+    assert "Traceback" not in complaints
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_they_end_when_the_parent_is_told_to(start: Any, number: signal.Signals) -> None:
+    url, process = start()
+    workers = workers_of(process)
+    process.send_signal(number)
+    _, complaints = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+    assert not [pid for pid in workers if alive(pid)]
+    assert "takes its place" not in complaints
+    assert send(url).returncode == 1  # the port is closed
+
+
+def test_they_end_when_the_parent_is_killed(start: Any) -> None:
+    _, process = start()
+    workers = workers_of(process)
+    process.kill()
+    assert eventually(lambda: not [pid for pid in workers if alive(pid)])
+
+
+def alive(pid: int) -> bool:
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return bool(done.stdout.strip()) and not done.stdout.strip().startswith("Z")
+
+
+def test_what_keeps_the_first_from_starting_is_said_once_and_ends_all(redis: Server) -> None:
+    for options, says in (
+        (["--redis", "redis://127.0.0.1:1"], "asap: redis at 127.0.0.1:1: "),
+        (["--redis", redis.url, "no.such:agent"], "asap: can't import no.such: "),
+    ):
+        command = [*COMMAND, "serve", "--port", "0", "--workers", "3", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(says)
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(start: Any, redis: Server) -> None:
+    url, _ = start()
+    port = url.rpartition(":")[2]
+    command = [*COMMAND, "serve", "--port", port, "--workers", "2", "--redis", redis.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"asap: can't listen on 127.0.0.1, port {port}: ")
+
+
+def test_the_url_of_redis_may_come_from_a_file(redis: Server, tmp_path: Any) -> None:
+    (tmp_path / "url").write_text(f"{redis.url}\n")
+    (tmp_path / "wrong").write_text("http://user:opensesame@x\n")
+    command = [*COMMAND, "serve", "--port", "0", "--redis-file"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "url")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert " listens on " in process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=SECONDS)
+    done = subprocess.run([*command, str(tmp_path / "wrong")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "expected one URL such as redis://" in done.stderr
+    assert "opensesame" not in done.stderr
