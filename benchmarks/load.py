@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.decision import ROOT, reference_python
+from benchmarks import ROOT, reference_python
 
 __all__ = ["run"]
 

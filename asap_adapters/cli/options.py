@@ -19,6 +19,7 @@ __all__ = [
     "body_size",
     "origin",
     "port",
+    "redis_url",
     "seconds",
     "token",
     "urn",
@@ -75,6 +76,14 @@ def port(text: str) -> int:
 def body_size(text: str) -> int:
     """Read a number of bytes."""
     return whole_number(text, 1, 2**31 - 1, "expected a number of bytes, 1 to 2147483647")
+
+
+def redis_url(text: str) -> str:
+    """Read the URL of a Redis server; its password isn't repeated in the error."""
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("redis", "rediss", "unix") or not separator or not rest:
+        raise argparse.ArgumentTypeError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
+    return text
 
 
 def whole_number(text: str, least: int, most: int, expected: str) -> int:

@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
-from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, urn, whole_number
+from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, redis_url, urn, whole_number
 from asap_adapters.cli.output import UserError, complain, say
 from asap_adapters.cli.served import (
     ECHO_ID,
@@ -82,7 +82,7 @@ def add_commands(commands: Any) -> None:
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
     add("--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network")
     add("--state", metavar="FILE", type=Path, help="carry what was admitted over restarts and crashes in this file")
-    add("--redis", metavar="URL", type=_redis, help="remember in Redis or Valkey, shared by all who serve this agent")
+    add("--redis", metavar="URL", type=redis_url, help="remember in Redis or Valkey, with all who serve this agent")
     add("--redis-file", metavar="FILE", type=Path, help="its URL in a file; not seen in process lists as --redis is")
     add("--workers", metavar="N", type=_workers, default=1, help="processes that serve; more than one need --redis")
     add("--principal-limit", metavar="LIMITS", type=_limits, help="of each authenticated agent (default: off)")
@@ -97,13 +97,6 @@ def _public_url(text: str) -> str:
     if parts is None or parts.username is not None or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError("expected a URL such as https://agent.example, without user, query, fragment")
     return text.rstrip("/")
-
-
-def _redis(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if scheme not in ("redis", "rediss", "unix") or not separator or not rest:
-        raise argparse.ArgumentTypeError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
-    return text
 
 
 def _workers(text: str) -> int:
@@ -264,7 +257,7 @@ def _redis_url(arguments: argparse.Namespace) -> str | None:
     lines = arguments.redis_file.read_text("utf-8").split()
     try:
         (url,) = lines
-        return _redis(url)
+        return redis_url(url)
     except (ValueError, argparse.ArgumentTypeError):
         raise UserError(f"{arguments.redis_file}: expected one URL such as redis://localhost:6379/0") from None
 

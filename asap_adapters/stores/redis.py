@@ -87,6 +87,15 @@ class RedisStore:
             # The tasks beside raise nothing: it's what was raised here, or within.
             raise errors.exceptions[0] from None
 
+    async def connection(self) -> BaseConnection:
+        """The connection that carries the questions, ready, for whoever measures. Raises OSError or RedisError."""
+        return await self._link.ready()
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys that hold what's admitted, for whoever wants to delete them: that's a start without memory."""
+        return self._admission.keys
+
     # --- admission ---------------------------------------------------------------------------------------------------
 
     async def ask(self, question: Question) -> Answer:

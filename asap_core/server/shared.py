@@ -106,7 +106,8 @@ class SharedAdmission:
     def __init__(self, agent_id: str, policy: Policy, *, secret: bytes) -> None:
         if len(secret) != _SECRET:
             raise ValueError(f"expected a secret of {_SECRET} random bytes")
-        self._keys = _names(agent_id, _ADMISSION_KEYS)
+        self.keys = _names(agent_id, _ADMISSION_KEYS)
+        """The names under which it's remembered."""
         self._policy = policy
         self._secret = secret
         self._epoch = _epoch(secret)
@@ -119,7 +120,7 @@ class SharedAdmission:
         """Make the server's memory this agent's, or join those who have. Where the server is new, the floor rises."""
         policy = self._policy
         arguments = (self._secret, self._epoch, policy.start.value.encode("ascii"), *self._window)
-        return Command(BEGIN, self._keys[:1], arguments)
+        return Command(BEGIN, self.keys[:1], arguments)
 
     def begun(self, reply: Any) -> None:
         """Go on with what the server answered. Raises `BadStore` where it can't be used."""
@@ -152,10 +153,10 @@ class SharedAdmission:
             *self._window,
         )
         if key is None:
-            return Command(CLAIM, self._keys[:_CLAIM_KEYS], claim)
+            return Command(CLAIM, self.keys[:_CLAIM_KEYS], claim)
         return Command(
             ADMIT,
-            self._keys,
+            self.keys,
             (
                 *claim,
                 scoped_key(question, key, self._secret),
@@ -198,7 +199,7 @@ class SharedAdmission:
         policy = self._policy
         answer = write_json(outcome_to_json(outcome))
         limits = _micros(policy.idempotency_ttl), b"%d" % policy.idempotency_bytes
-        return Command(FINISH, self._keys, (*_split(reservation), answer, *limits))
+        return Command(FINISH, self.keys, (*_split(reservation), answer, *limits))
 
     def lose(self, reservation: Reservation) -> Command:
         """The handler was cut off midway."""
@@ -210,7 +211,7 @@ class SharedAdmission:
 
     def _settle(self, reservation: Reservation, how: bytes) -> Command:
         ttl = _micros(self._policy.idempotency_ttl)
-        return Command(SETTLE, self._keys, (*_split(reservation), how, ttl))
+        return Command(SETTLE, self.keys, (*_split(reservation), how, ttl))
 
     def reservation_of(self, command: Command) -> Reservation | None:
         """What `command`, which `ask` made, reserves if it's admitted: to be given back where nobody knows."""

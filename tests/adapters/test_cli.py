@@ -97,6 +97,8 @@ class TestWhatIsWrongIsSaidInOneLine:
             (["browse", "--wait", "nan"], 2, "seconds above 0"),
             (["browse", "--wait", "-1"], 2, "seconds above 0"),
             (["registry"], 2, "COMMAND"),
+            (["bench"], 2, "COMMAND"),
+            (["bench", "admission", "--live", "2000000"], 2, "a number, 1 to 1000000"),
             (["registry", "find", "no-such-file"], 1, "no-such-file: No such file"),
             (["registry", "find", "."], 1, ".: Is a directory"),
             (["registry", "find", "http://127.0.0.1:1/r.json"], 1, "can't connect"),
@@ -309,13 +311,23 @@ def test_the_version_is_the_distributions(asap: Any) -> None:
 
 def test_the_document_of_the_command_has_every_command_and_option(asap: Any) -> None:
     document = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
-    for command in ("serve", "discover", "health", "send", "browse", "registry find", "registry entry", "demo"):
+    for command in (
+        "serve",
+        "discover",
+        "health",
+        "send",
+        "browse",
+        "registry find",
+        "registry entry",
+        "demo",
+        "bench admission",
+    ):
         assert f"asap {command}" in document
         for option in re.findall(r"^  (--[a-z-]+)", asap(*command.split(), "--help")[1], re.MULTILINE):
             assert f"`{option}" in document, f"asap {command} {option}"
 
 
-@pytest.mark.parametrize("command", ["serve", "discover", "health", "send", "browse", "registry", "demo"])
+@pytest.mark.parametrize("command", ["serve", "discover", "health", "send", "browse", "registry", "demo", "bench"])
 def test_every_command_has_help(asap: Any, command: Any) -> None:
     code, out, err = asap(command, "--help")
     assert (code, out.startswith(f"usage: asap {command}"), err) == (0, True, "")

@@ -148,3 +148,12 @@ def test_the_url_of_redis_may_come_from_a_file(redis: Server, tmp_path: Any) -> 
     assert done.returncode == 1
     assert "expected one URL such as redis://" in done.stderr
     assert "opensesame" not in done.stderr
+
+
+def test_the_benchmark_measures_claims_as_well(redis: Server) -> None:
+    command = [*COMMAND, "bench", "admission", "--live", "1000", "--redis", redis.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in ("1 KB with an idempotency key", "live nonces", "bytes per key", "SET … NX PX", "a claim under a key"):
+        assert part in done.stdout
+    assert not redis.client().keys("asap:{*bench*")

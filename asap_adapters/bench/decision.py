@@ -13,19 +13,12 @@ from asap_core.server.call import Dispatch
 from asap_core.server.exchange import Fork
 from asap_core.server.replay import StartPolicy
 
-__all__ = ["reference_python", "run"]
+__all__ = ["run"]
 
-ROOT = Path(__file__).parent.parent
 ROUNDS, REPEATS = 2_000, 5
 # Timed together: few enough that one stretch in each run is undisturbed by whatever else the machine does.
 STRETCH = 200
 HEAD = Request(method="POST", target="/asap", headers=((b"content-type", b"application/json"),), peer="127.0.0.1")
-
-
-def reference_python() -> str | None:
-    """The interpreter that has the reference implementation, if the interoperation tests have made it."""
-    interpreter = ROOT / ".cache" / "interop" / "bin" / "python"
-    return str(interpreter) if interpreter.exists() else None
 
 
 def agent() -> Agent:
@@ -86,15 +79,14 @@ def best(prepare: Callable[[], Any], once: Callable[[Any, bytes], None], bodies:
     return found
 
 
-def run() -> None:
-    """Print the table."""
+def run(python: str | None = None) -> None:
+    """Print the table; `python` is an interpreter that has the reference implementation."""
     kinds = {"1 KB": (1_000, False), "1 KB with an idempotency key": (1_000, True), "64 KB": (64_000, False)}
     bodies = [[body(size, number, key=key) for number in range(ROUNDS)] for size, key in kinds.values()]
     ours = dict(zip(kinds, (best(agent, to_dispatch, one) for one in bodies), strict=True))
     theirs: list[float | None] = [None] * len(kinds)
-    python = reference_python()
     if python is not None:
-        script = str(ROOT / "benchmarks" / "reference_decision.py")
+        script = str(Path(__file__).with_name("reference_decision.py"))
         data = json.dumps([[one.hex() for one in several] for several in bodies])
         done = subprocess.run([python, "-W", "ignore", script], input=data, capture_output=True, text=True, check=True)
         theirs = json.loads(done.stdout.splitlines()[-1])
@@ -102,7 +94,3 @@ def run() -> None:
     for (name, mine), other in zip(ours.items(), theirs, strict=True):
         told = "            -" if other is None else f"{other:8.1f} µs   {other / mine:4.1f}x"
         print(f"{name:<30}{mine:8.1f} µs{told}")
-
-
-if __name__ == "__main__":
-    run()

@@ -1,6 +1,5 @@
 """The replay guard at 0, 10,000, 100,000 and 1,000,000 live nonces: mean, p99.9, worst, bytes per nonce."""
 
-import argparse
 import gc
 import time
 from typing import Any
@@ -66,9 +65,3 @@ def run(most: int = 1_000_000) -> None:
         if live <= most:
             mean, tail, worst, per_nonce = measure(live)
             print(f"{live:>11,}  {mean:6.2f} µs  {tail:6.1f} µs  {worst:6.1f} µs   {per_nonce:8.0f}", flush=True)
-
-
-if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--live", type=int, default=1_000_000)
-    run(arguments.parse_args().live)
