@@ -124,11 +124,14 @@ class Limiter:
             shard = self._shard(key)
             record = shard.get(key)
         taken: list[float] = []
+        over, wait = None, _EPSILON
         for (per, amount), arrival in zip(self._rates, record or self._whole, strict=True):
-            after = (max(now, arrival)) + cost * per / amount
-            if after - now - per > _EPSILON:
-                return Limited(after - now - per, str(self._limits[len(taken)]))
+            after = max(now, arrival) + cost * per / amount
+            if after - now - per > wait:
+                over, wait = len(taken), after - now - per
             taken.append(after)
+        if over is not None:  # all limits are asked first: whoever waits for the shortest only would be refused again
+            return Limited(wait, str(self._limits[over]))
         if record is None:
             self._count += 1
         else:

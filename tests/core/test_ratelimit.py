@@ -84,6 +84,12 @@ class TestTaking:
         for start, _ in granted:
             assert sum(cost for at, cost in granted if start <= at < start + 1) < 20
 
+    def test_who_is_over_several_limits_is_told_the_longest_wait(self) -> None:
+        for text in ("2/second;2/minute", "2/minute;2/second"):
+            limiter: Any = Limiter(parse_limits(text), capacity=10)
+            limiter.take("k", cost=2, now=0.0)
+            assert limiter.take("k", now=0.0) == Limited(30.0, "2 per 1 minute")
+
     @given(st.lists(st.floats(0, 2), max_size=50))
     def test_what_it_says_to_wait_is_enough(self, pauses: Any) -> None:
         limiter, now = Limiter(BOTH, capacity=10), 0.0
