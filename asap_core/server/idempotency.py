@@ -173,10 +173,11 @@ class IdempotencyTable:
 
     def export(self, *, now: Instant) -> tuple[Kept, ...]:
         """All keys that count still, in the order in which they end. What is running is lost by then."""
-        self._expire(now)
+        # A backlog goes two a call, but what is over by then would be loaded and forgotten again: leave it here.
         return tuple(
             Kept(key, entry.digest, entry.answer, entry.size, self._over(entry) - now, entry.state is State.FINISHED)
             for key, entry in self._entries.items()
+            if now < self._over(entry)
         )
 
     def load(self, kept: Kept, *, now: Instant) -> None:

@@ -116,3 +116,12 @@ def test_a_backlog_shrinks_with_every_call() -> None:
     assert len(keys) == 2
     keys.find(b"x", b"d", now=TTL)
     assert len(keys) == 0
+
+
+def test_what_counts_no_more_is_not_carried_over() -> None:
+    keys = table()
+    for name in (b"a", b"b", b"c", b"e"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+    for name, now in ((b"a", 0.0), (b"b", 0.0), (b"c", 0.0), (b"e", 1.0)):
+        keys.finish(name, name, size=1, now=now)
+    assert [one.key for one in keys.export(now=TTL)] == [b"e"]
