@@ -66,7 +66,7 @@ def client_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: Fo
 def _node(hop: str, header: ForwardedHeader) -> str:
     if header == "x-forwarded-for":
         return hop.strip()
-    found = _FOR.search(hop.strip())
+    found = _FOR.search(hop)
     return "" if found is None else found[1].strip()
 
 
@@ -75,8 +75,8 @@ def _address(text: str) -> _Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         # IPv4 with a port, as some proxies write it; an IPv6 address with one stands in brackets.
-        host, colon, port = text.partition(":")
-        if not (colon and port.isdecimal() and host.count(".") == 3):  # noqa: PLR2004 - an IPv4 address has three
+        host, _, port = text.partition(":")
+        if not (port.isdecimal() and host.count(".") == 3):  # noqa: PLR2004 - an IPv4 address has three
             return None
         return _address(host)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

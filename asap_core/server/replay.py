@@ -135,7 +135,7 @@ class ReplayGuard:
         self._shards: list[dict[bytes, None]] = [{} for _ in range(2**_SHARD_BITS)]
         self._queue: deque[bytearray] = deque([bytearray()])
         self._head = 0
-        self._oldest: tuple[bytes, float, float, int] = (b"", 0.0, 0.0, 0)
+        self._oldest: tuple[bytes, float, float, int]  # there where anything is due
         self._next_due = _NOTHING_DUE
         self._held_back: list[tuple[float, bytes, int]] = []
         self._live = 0
@@ -186,7 +186,7 @@ class ReplayGuard:
             block = bytearray()
             self._queue.append(block)
         block += _pack(digest, now, issued, sender.place)
-        if sender.live == 0 and self._idle:
+        if sender.live == 0:
             self._idle.pop(sender.name or "", None)
         sender.live += 1
         self._live += 1
