@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Lost, Other, Working
+from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
 
 TTL = 600.0
 
@@ -54,6 +54,7 @@ def test_work_that_never_began_leaves_the_key_free() -> None:
     assert keys.find(b"k", b"d", now=0.0) == Free()
     keys.finish(b"k", "late", size=1, now=0.0)
     assert keys.find(b"k", b"d", now=0.0) == Free()
+    assert keys.size == 0
 
 
 def test_an_answer_is_kept_for_its_time() -> None:
@@ -70,6 +71,8 @@ def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too() -> None:
     keys.begin(b"long", b"d", deadline=1000, now=0.0)
     keys.begin(b"short", b"d", deadline=1, now=0.0)
     keys.finish(b"short", "answer", size=1, now=0.0)
+    assert keys.find(b"short", b"d", now=9.9) == Finished("answer")
+    assert keys.find(b"short", b"d", now=10.0) == Free()
     assert keys.find(b"short", b"d", now=11.0) == Free()
     keys.begin(b"short", b"d2", deadline=1, now=11.0)
     assert keys.find(b"short", b"d2", now=11.0) == Working(6.0)
@@ -87,6 +90,25 @@ def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
     # A tombstone weighs nothing, then and when it goes.
     keys.find(b"x", b"d", now=601.0)
     assert keys.size == 40
+
+
+def test_answers_may_fill_all_the_room_there_is() -> None:
+    keys = table(max_bytes=100)
+    for name in (b"a", b"b"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+        keys.finish(name, name, size=50, now=0.0)
+    assert keys.find(b"a", b"d", now=1.0) == Finished(b"a")
+
+
+def test_an_answer_whose_time_is_over_is_not_counted_among_the_oldest() -> None:
+    keys = table(max_bytes=100)
+    for name, now in ((b"a", 0.0), (b"b", 601.0), (b"c", 602.0)):
+        keys.find(name, b"d", now=now)
+        keys.begin(name, b"d", deadline=30, now=now)
+        keys.finish(name, name, size=60, now=now)
+    assert keys.find(b"a", b"d", now=603.0) == Free()
+    assert keys.find(b"b", b"d", now=603.0) == Gone()
+    assert keys.find(b"c", b"d", now=603.0) == Finished(b"c")
 
 
 def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once() -> None:
@@ -116,6 +138,22 @@ def test_a_backlog_shrinks_with_every_call() -> None:
     assert len(keys) == 2
     keys.find(b"x", b"d", now=TTL)
     assert len(keys) == 0
+
+
+def test_what_is_carried_over_stands_in_the_order_in_which_it_ends() -> None:
+    keys = table()
+    for name in (b"a", b"b"):
+        keys.begin(name, b"d", deadline=1000, now=0.0)
+    keys.finish(b"b", "answer", size=1, now=1.0)
+    keys.finish(b"a", "answer", size=1, now=100.0)
+    assert [(one.key, one.seconds) for one in keys.export(now=101.0)] == [(b"b", 500.0), (b"a", 599.0)]
+
+
+def test_a_key_loaded_twice_is_there_once() -> None:
+    keys = table()
+    for _ in range(2):
+        keys.load(Kept(b"k", b"d", "answer", 10, 5.0, answered=True), now=0.0)
+    assert (len(keys), keys.size) == (1, 10)
 
 
 def test_what_counts_no_more_is_not_carried_over() -> None:

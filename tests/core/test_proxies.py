@@ -56,6 +56,7 @@ def test_the_nearest_that_no_trusted_proxy_has(peer: Any, values: Any, found: An
         ('for="[2001:db8::1]"', "2001:db8::1"),
         ('for="[2001:db8::1]:4711"', "2001:db8::1"),
         ("for=203.0.113.9, for=198.51.100.7", "198.51.100.7"),
+        ("for=198.51.100.7 ; proto=https", "198.51.100.7"),
         ("for=unknown", "10.0.0.1"),
         ("for=_hidden", "10.0.0.1"),
         ("by=198.51.100.7", "10.0.0.1"),

@@ -21,6 +21,7 @@ class TestReadingLimits:
             ("10 per 1 second", (Limit(10, 1.0),)),
             ("7 per 2 days", (Limit(7, 172_800.0),)),
             ("", ()),
+            (";".join(["1/day"] * 8), (Limit(1, 86_400.0),) * 8),
         ],
     )
     def test_as_the_reference_writes_them(self, text: Any, limits: Any) -> None:
@@ -118,6 +119,39 @@ class TestAFullTable:
         assert all(isinstance(limiter.take(key, now=0.0), Limited) for key in "abc")
         assert len(limiter) == 4
 
+    def test_what_becomes_whole_at_this_moment_goes(self) -> None:
+        limiter: Any = Limiter(parse_limits("1/second"), capacity=1)
+        limiter.take("a", now=0.0)
+        assert limiter.take("b", now=1.0) == Taken()
+        assert len(limiter) == 1
+
+    def test_what_has_gone_is_a_newcomer_again(self) -> None:
+        limiter: Any = Limiter(parse_limits("1/second"), capacity=1)
+        limiter.take("a", now=0.0)
+        assert [limiter.take(key, now=1.0) for key in "ba"] == [Taken()] * 2
+        # `a` had to take from the share of all newcomers.
+        assert isinstance(limiter.take("c", now=1.0), Limited)
+
+    def test_what_is_whole_by_one_limit_only_stays(self) -> None:
+        limiter: Any = Limiter(BOTH, capacity=1)
+        limiter.take("a", cost=10, now=0.0)
+        limiter.take("b", now=2.0)
+        assert len(limiter) == 2
+
+    def test_what_was_quiet_longest_is_looked_at_first(self) -> None:
+        limiter: Any = Limiter(TEN, capacity=20)
+        for now in (0.0, 10.0):
+            for number in range(20 if now == 0 else 19):
+                limiter.take(str(number), now=now)
+        assert limiter.take("new", now=10.0) == Taken()
+        assert len(limiter) == 20
+
+    def test_what_is_left_of_a_known_share_is_told(self) -> None:
+        limiter: Any = Limiter(TEN, capacity=1)
+        limiter.take("a", cost=10, now=0.0)
+        assert [left.amount for left in limiter.left("a", now=0.0)] == [0]
+        assert [left.amount for left in limiter.left("new", now=0.0)] == [10]
+
 
 class TestPeers:
     @pytest.mark.parametrize(
@@ -130,6 +164,7 @@ class TestPeers:
             ("fe80::1%eth0", "fe80::1%eth1", False),
             ("fe80::1%eth0", "fe80::2%eth0", False),
             ("", "unknown", True),
+            ("one", "other", False),
             ("x" * 64, "x" * 65, True),
         ],
     )
@@ -157,6 +192,13 @@ class TestManyKeys:
         for number in range(300):
             assert limiter.take(f"later{number}", now=10.0) == Taken()
         assert len(limiter) <= 5001
+
+    def test_room_is_looked_for_everywhere(self) -> None:
+        limiter: Any = Limiter(parse_limits("1/second"), capacity=5000)
+        for number in range(5000):
+            limiter.take(str(number), now=0.0)
+        taken = sum(isinstance(limiter.take(f"later{number}", now=10.0), Taken) for number in range(5000))
+        assert taken > 4000
 
     CALLS = st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 3), st.sampled_from([0.0, 0.1, 0.7, 5.0]))
 

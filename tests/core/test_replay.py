@@ -79,7 +79,9 @@ class TestTheFloor:
         # The wall clock steps back, and the old envelope is in the window again.
         stepped = START + 10
         verdict = admit(guarded, "n", at=MAX_AGE + SKEW + 2, issued=START, wall=stepped)
-        assert isinstance(verdict, Floored)
+        # The wall is above the floor: a date of now passes.
+        assert verdict == Floored(1.0)
+        assert admit(guarded, "n", at=MAX_AGE + SKEW + 2, wall=stepped) == Fresh()
 
     def test_it_says_how_long_until_a_fresh_date_passes(self) -> None:
         guarded = guard(start=StartPolicy.EXACT)
@@ -117,6 +119,25 @@ class TestTheFloor:
         # When the wall has passed its date by the window, it goes.
         assert admit(guarded, "later", at=4000) == Fresh()
         assert len(guarded) == 1
+
+    def test_what_is_held_back_goes_as_soon_as_its_date_is_past(self) -> None:
+        guarded = guard()
+        admit(guarded, "ahead", at=0, wall=START + 3600)
+        admit(guarded, "honest", at=400)
+        admit(guarded, "soon", at=401, wall=START + 3600 + MAX_AGE + 1)
+        assert len(guarded) == 2
+
+    @pytest.mark.parametrize("ahead", [SKEW, 3600.0])
+    def test_what_has_the_oldest_date_that_is_accepted_raises_no_floor_yet(self, ahead: Any) -> None:
+        guarded, edge = guard(), START + ahead
+        admit(guarded, "n", issued=edge)
+        admit(guarded, "due", at=MAX_AGE + SKEW, wall=edge + 1)
+        assert admit(guarded, "m", at=MAX_AGE + SKEW + 1, issued=edge, wall=edge + MAX_AGE) == Fresh()
+
+    def test_at_the_end_of_its_time_too(self) -> None:
+        guarded = guard()
+        admit(guarded, "n", issued=START + SKEW)
+        assert admit(guarded, "m", at=MAX_AGE + SKEW, issued=START + SKEW) == Fresh()
 
     def test_what_is_held_back_is_bounded(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(replay, "_MAX_HELD_BACK", 3)
@@ -180,6 +201,39 @@ class TestBounds:
         assert list(guarded._idle) == ["s"]
         admit(guarded, "m", at=401, sender="s")
         assert list(guarded._idle) == []
+
+    def test_who_has_live_nonces_is_not_idle_nor_is_nobody(self) -> None:
+        guarded = guard()
+        admit(guarded, "n", sender="s")
+        admit(guarded, "n", authenticated=False)
+        admit(guarded, "m", at=100, sender="s")
+        admit(guarded, "x", at=400, sender="clock")
+        assert (len(guarded), list(guarded._idle)) == (2, [])
+
+    def test_whoever_takes_a_place_that_was_freed_is_counted_by_itself(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(replay, "_MAX_IDLE_SENDERS", 0)
+        guarded = guard(per_sender=1)
+        for sender, at in (("gone", 0), ("clock", 400), ("new", 401), ("another clock", 800)):
+            assert admit(guarded, "n", sender=sender, at=at) == Fresh()
+        assert [admit(guarded, "m", sender=sender, at=801) for sender in ("clock", "new")] == [Fresh()] * 2
+
+    def test_a_call_forgets_two_at_most(self) -> None:
+        guarded = guard()
+        for number in range(10):
+            admit(guarded, str(number))
+        for left in (9, 8, 7):
+            admit(guarded, f"later{left}", at=400)
+            assert len(guarded) == left
+
+    def test_and_four_of_those_held_back(self) -> None:
+        guarded = guard()
+        for number in range(10):
+            admit(guarded, str(number), issued=START + 3600)
+        for number in range(5):
+            admit(guarded, f"m{number}", at=400)
+        assert (len(guarded), len(guarded._held_back)) == (15, 10)
+        admit(guarded, "later", at=401, wall=START + 5000)
+        assert (len(guarded), len(guarded._held_back)) == (12, 6)
 
     def test_more_than_a_block_comes_and_goes(self) -> None:
         guarded = guard(capacity=5000, per_sender=5000)
@@ -436,6 +490,80 @@ def test_a_snapshot_restored_is_the_same_guard() -> None:
     assert len(after) == len(before)
     assert admit(after, "2999", at=8, sender="s3", issued=START + 29.99, wall=START + 341) == Replayed()
     assert admit(after, "2999", at=8, sender="s4", issued=START + 29.99, wall=START + 341) == Fresh()
+
+
+EMPTY = b'\x00\x00\x00;{"floor":null,"anonymous":null,"senders":[],"held_back":[]}'
+WRITTEN = (
+    b'\x00\x00\x00K{"floor":null,"anonymous":null,"senders":[["alice",1,null]],"held_back":[]}'
+    b"\xb8\x08\x0ew\x12x\xaf\x00\x93y\x1b\x80\x03\xa3Q\x00\x00\x00\x00\x00\x00$@\x00\x00\x00`\xb8\x13\xdaA\x01\x00\x00\x00"
+    b'\x19\xa4\xae\x9c\xc6\xfb!\x08O\x1c\xba"j\xaf\x1f\x00\x00\x00\x00\x00\x00$@\x00\x00\x00`\xb8\x13\xdaA\x00\x00\x00\x00'
+)
+"""Of a guard that had one nonce of alice's and the same one from nobody, ten seconds old."""
+
+
+def restored(before: Any, *, at: Any, now: Any = 0.0, **changes: Any) -> Any:
+    after = guard(**changes)
+    after.restore(before.snapshot(now=at), now=now)
+    return after
+
+
+class TestOverARestart:
+    def test_a_nonce_is_remembered_for_the_rest_of_its_time(self) -> None:
+        before = guard()
+        admit(before, "n")
+        for at, verdict in ((236.9, Replayed()), (237.0, Fresh())):
+            assert admit(restored(before, at=100, now=7.0), "n", at=at, wall=START + 340) == verdict
+
+    @pytest.mark.parametrize("authenticated", [True, False])
+    def test_floors_stay(self, authenticated: Any) -> None:
+        before = guard()
+        admit(before, "n", authenticated=authenticated)
+        admit(before, "later", at=400, sender="clock")
+        after = restored(before, at=400)
+        verdict = admit(after, "n", at=1, authenticated=authenticated, issued=START, wall=START + 10)
+        assert isinstance(verdict, Floored)
+        assert admit(after, "n", at=1, sender="another", issued=START, wall=START + 10) == Fresh()
+
+    def test_who_is_idle_stays_idle_and_nobody_else(self) -> None:
+        before = guard()
+        for sender in ("idle", "live"):
+            admit(before, "n", sender=sender)
+        admit(before, "m", at=400, sender="live")
+        admit(before, "m", at=400, sender="clock")
+        after = restored(before, at=400)
+        assert list(after._idle) == ["idle"]
+        admit(after, "m", at=1, sender="idle", wall=START + 401)
+        assert list(after._idle) == []
+
+    def test_what_is_held_back_stays_and_is_counted(self) -> None:
+        before = guard()
+        admit(before, "ahead", wall=START + 3600)
+        admit(before, "clock", at=400, sender="clock")
+        after = restored(before, at=400, per_sender=2)
+        assert len(after) == 2
+        ahead: Any = {"issued": START + 3600, "wall": START + 3600}
+        assert admit(after, "ahead", at=1, **ahead) == Replayed()
+        assert admit(after, "second", at=1, **ahead) == Fresh()
+        assert isinstance(admit(after, "third", at=1, **ahead), Saturated)
+        admit(after, "late", at=2, sender="clock", wall=START + 3600 + MAX_AGE + 1)
+        assert len(after) == 3
+
+    def test_what_an_older_version_wrote_is_known(self) -> None:
+        after = guard()
+        after.restore(WRITTEN, now=0.0)
+        for authenticated in (True, False):
+            assert admit(after, "n", at=1, authenticated=authenticated) == Replayed()
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"", b"\x00\x00\x00\x02{]", b"\x00\x00\x00\x02{}", b"\x00\x00\x00\x02[]", EMPTY + b"x",
+            EMPTY + bytes(31) + b"\x09" * 4, EMPTY.replace(b'"senders":[]', b'"senders":5 '),
+        ],
+    )  # fmt: skip
+    def test_anything_else_is_no_snapshot(self, data: Any) -> None:
+        with pytest.raises(ValueError, match="snapshot of a replay guard"):
+            guard().restore(data, now=0.0)
 
 
 @given(st.binary(max_size=200))

@@ -41,12 +41,25 @@ def test_what_was_written_is_found() -> None:
     assert read_state(written) == found(WHO, 5.0, b"guard", KEPT)
 
 
+def test_a_file_of_the_first_version_is_read() -> None:
+    written = (
+        b'asap-sansio state 1\n\x00\x00\x01_\xc3\x8b\xa28Q-\x96|I\x00\x00\x00\x81{"agent":"urn:asap:agent:a"'
+        b',"key":"6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b'
+        b'6b6b6b6b","max_age":300.0,"skew":30.0}L\x00\x00\x00\x08@\x14\x00\x00\x00\x00\x00\x00R\x00\x00\x00 dddddddd'
+        b'ddddddddDDDDDDDDDDDDDDDDS\x00\x00\x00\xa2\x00\x00\x00\x99[["6262626262626262626262626262'
+        b'6262","42424242424242424242424242424242",{"refused":"asap:rpc/in'
+        b'ternal_error","note":"no","details":{"x":1}},50,1.0,true]]guard'
+    )  # fmt: skip
+    kept = (Kept(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False), KEPT[1])
+    assert read_state(written) == found(WHO, 5.0, b"guard", kept)
+
+
 def test_what_was_appended_is_found_and_ends_the_snapshot() -> None:
     written = whole(lease(5.0), state.snapshot(b"guard", KEPT[:1]))
     written += state.batch([lease(9.0), state.reserved(b"d" * 16, b"D" * 16)]) + state.batch([lease(7.0)])
     found = read_state(written)
     assert (found.leased, found.guard) == (9.0, None)
-    assert [one.key for one in found.kept] == [b"a" * 16, b"d" * 16]
+    assert found.kept == (KEPT[0], Kept(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False))
 
 
 def test_a_batch_that_was_cut_off_was_not_acted_upon() -> None:
@@ -83,7 +96,9 @@ def test_damage_in_the_last_batch_never_makes_more_of_it() -> None:
     "data",
     [b"", b"{}", b"asap-sansio state 2\n", state.state_file([]), state.state_file([lease(1.0)]),
      state.state_file([state._record(b"I", b"{}")]), whole(state._record(b"X", b"")), whole(state._record(b"L", b"x")),
-     whole(state._record(b"S", b"\x00\x00\x00\x05[[1]]")), whole(state._record(b"R", b"short"))],
+     whole(state._record(b"S", b"\x00\x00\x00\x05[[1]]")), whole(state._record(b"R", b"short")),
+     whole(state._record(b"S", b"\x00\x00\x00\x03[1]")), whole() + bytes(11) + b"!?",
+     state.state_file([state._record(b"L", state.identity(WHO)[5:])])],
 )  # fmt: skip
 def test_what_is_no_state_file_is_refused(data: Any) -> None:
     with pytest.raises(BadState, match="expected"):
@@ -192,6 +207,14 @@ class TestLedger:
         ended = self.begin(ledger.final(now=1.0), policy=Policy())
         assert self.ask(ended, asked) == Stored(REPLIED)
         assert self.ask(ended, self.question(nonce="new")) == Admitted(None)
+
+    def test_after_an_orderly_end_an_answer_is_kept_no_longer_than_before(self) -> None:
+        policy, asked = Policy(start=StartPolicy.OPEN, idempotency_ttl=100.0), self.question(idempotency_key="k")
+        ledger = self.begin(policy=policy)
+        ledger.record(self.ask(ledger, asked).reservation, REPLIED, size=5, now=1.0)
+        again = self.begin(ledger.final(now=91.0), policy=policy)
+        assert self.ask(again, asked, at=9.9) == Stored(REPLIED)
+        assert isinstance(self.ask(again, self.question(idempotency_key="k", nonce="m"), at=10.0), Admitted)
 
     def test_what_never_began_is_free_and_what_was_cut_off_is_not(self) -> None:
         ledger = self.begin()

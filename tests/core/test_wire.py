@@ -443,13 +443,17 @@ class TestWho:
         assert "'t'" not in repr(Credential("t"))
 
     @pytest.mark.parametrize(
-        "tokens", [{"": "urn:asap:agent:a"}, {"a b": "urn:asap:agent:a"}, {"é": "urn:asap:agent:a"}, {"t": "me"}]
+        "tokens",
+        [*({token: "urn:asap:agent:a"} for token in ("", "a b", "a\tb", "é", "t" * 8193)), {"t": "me"}],
     )
     def test_tokens_that_cannot_be_are_refused(self, tokens: Any) -> None:
         with pytest.raises(ValueError, match="expected"):
             TokenTable(tokens)
 
-    @pytest.mark.parametrize("value", [b"Bearer abc", b"bearer   abc ", b"BEARER abc"])
+    def test_a_table_takes_the_longest_token_that_a_header_may_have(self) -> None:
+        assert len(TokenTable({"t" * 8192: "urn:asap:agent:a"})) == 1
+
+    @pytest.mark.parametrize("value", [b"Bearer abc", b"bearer   abc ", b"BEARER abc", b" Bearer abc"])
     def test_a_bearer_token_is_read(self, value: Any) -> None:
         assert read_credential(((b"authorization", value),)) == Credential("abc")
 
