@@ -4,12 +4,21 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Virtual time and shared machines: a slow example says nothing about the code.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("long", settings.get_profile("default"), max_examples=20_000, stateful_step_count=100)
+# Under a mutant a failure is all that's asked for, not the shortest one; and the same each time.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("default"),
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 # The one kind of skip that CI accepts: a test that no machine of this project's can run.

@@ -1,0 +1,119 @@
+"""`python -m tests.mutation`: plant each mutant, run the module's tests, and say which mutants they don't notice."""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.mutation.mutants import Module, Mutant
+from tests.mutation.runs import Broken, judged
+from tests.mutation.survivors import known_survivors
+
+ROOT = Path(__file__).parent.parent.parent
+# Each module, and the tests that hold it to what it promises.
+TESTS = {
+    "replay": ("replay", "state"),
+    "identity": ("wire", "exchange"),
+    "idempotency": ("idempotency", "state"),
+    "ratelimit": ("ratelimit", "exchange"),
+    "exchange": ("exchange", "wire"),
+    "call": ("exchange",),
+    "checks": ("exchange",),
+    "admission": ("admission", "state", "exchange"),
+    "proxies": ("proxies",),
+    "ledger": ("state",),
+    "state": ("state",),
+}
+LEAST = 0.95
+TELL_EVERY = 5.0
+
+
+def files_of(module: str) -> list[Path]:
+    return [ROOT / "tests" / "core" / f"test_{name}.py" for name in TESTS[module]]
+
+
+def chosen(arguments: argparse.Namespace) -> list[Mutant]:
+    mutants = [one for name in arguments.module or TESTS for one in read(name).mutants()]
+    if arguments.sample is None or arguments.sample >= len(mutants):
+        return mutants
+    drawn = random.Random(arguments.seed).sample(range(len(mutants)), arguments.sample)
+    return [mutants[number] for number in sorted(drawn)]
+
+
+def read(name: str) -> Module:
+    return Module.read(name, ROOT / "asap_core" / "server" / f"{name}.py")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("--module", choices=TESTS, action="append", help="only this one; may be given again")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=1, metavar="S")
+    parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
+    arguments = parser.parse_args()
+    mutants = chosen(arguments)
+    if arguments.list:
+        for one in mutants:
+            print(described(one))
+        return 0
+    if os.environ.get("PYTHONHASHSEED") != "0":  # which shard a key is in must be the same each time
+        os.environ |= {"PYTHONHASHSEED": "0", "HYPOTHESIS_PROFILE": "mutation", "PYTHONDONTWRITEBYTECODE": "1"}
+        os.execv(sys.executable, [sys.executable, "-m", "tests.mutation", *sys.argv[1:]])
+    try:
+        return report(mutants, survivors_of(mutants))
+    except Broken:
+        print("\nThe tests don't pass without a mutant: python -m pytest tests/core says why")
+        return 2
+
+
+def described(mutant: Mutant) -> str:
+    place = f"{mutant.module.name}:{mutant.line} {mutant.function}".rstrip()
+    return f"{place}\n    - {mutant.was}\n    + {mutant.became}"
+
+
+def survivors_of(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Run them, telling how far it is."""
+    print(f"{len(mutants)} mutants; first the tests without any", flush=True)
+    begun = told = 0.0
+    survivors: list[Mutant] = []
+    for done, (mutant, killed) in enumerate(judged(mutants, {name: files_of(name) for name in TESTS}), start=1):
+        now = time.monotonic()
+        begun, told = begun or now, told or now
+        if not killed:
+            survivors.append(mutant)
+            print(f"survived: {described(mutant)}", flush=True)
+        if now - told > TELL_EVERY or done == len(mutants):
+            told = now
+            left = (now - begun) / done * (len(mutants) - done)
+            counts = f"{done} of {len(mutants)}, {done - len(survivors)} killed, {len(survivors)} survived"
+            print(f"{mutant.module.name}: {counts}, about {left:.0f} s left", flush=True)
+    return survivors
+
+
+def report(mutants: Sequence[Mutant], survivors: Sequence[Mutant]) -> int:
+    """Print the table; 1 where a survivor isn't explained, or too many survive."""
+    known = known_survivors(ROOT)
+    unknown = [one for one in survivors if one.identity not in known]
+    planted, left = (Counter(one.module.name for one in many) for many in (mutants, survivors))
+    print(f"\n{'module':<14}{'mutants':>9}{'killed':>9}{'survived':>10}{'percent':>9}")
+    for name in [*planted, "all"]:
+        total, alive = (len(mutants), len(survivors)) if name == "all" else (planted[name], left[name])
+        print(f"{name:<14}{total:>9}{total - alive:>9}{alive:>10}{100 * (total - alive) / total:>9.1f}")
+    for one in unknown:
+        print(f"\nnot explained in docs/mutation.md: {described(one)}")
+    alive_still = {one.identity for one in survivors}
+    for one in mutants:
+        if one.identity in known and one.identity not in alive_still:
+            print(f"\nkilled by now, and to be taken out of docs/mutation.md: {described(one)}")
+    share = 1 - len(survivors) / len(mutants)
+    if share < LEAST:
+        print(f"\nonly {share:.1%} were killed; {LEAST:.0%} must be")
+    return 1 if unknown or share < LEAST else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
