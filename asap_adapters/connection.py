@@ -16,6 +16,7 @@ from attrs import define
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.drive import Driver, PeerGone
+from asap_adapters.places import Place, Places
 from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import Request, Response
 from asap_core.server.exchange import refuse_head
@@ -40,14 +41,14 @@ async def serve_connection(
     driver: Driver,
     *,
     peer: str,
-    idle: set[anyio.CancelScope] | None = None,
+    place: Place | None = None,
     stop: anyio.Event | None = None,
 ) -> None:
     """Serve one connection over any byte stream, request by request, until either side is done with it.
 
-    `idle` collects the scopes of connections that wait for a request, for whoever wants to end them.
+    While it waits for a request it may have to give up its `place`.
     """
-    connection = _Connection(stream, driver, peer, set() if idle is None else idle, stop or anyio.Event())
+    connection = _Connection(stream, driver, peer, place or Place(Places(1)), stop or anyio.Event())
     rest: bytes | None = b""
     while rest is not None:
         rest = await connection.serve_one(rest)
@@ -66,7 +67,7 @@ class _Connection:
     stream: ByteStream
     driver: Driver
     peer: str
-    idle: set[anyio.CancelScope]
+    place: Place
     stop: anyio.Event
 
     @property
@@ -75,7 +76,7 @@ class _Connection:
 
     async def serve_one(self, buffered: bytes) -> bytes | None:
         """Serve the next request; returns what came after it, or None when the connection is over."""
-        wire = _H11Wire(self.stream, self.policy, self.stop)
+        wire = _H11Wire(self.stream, self.policy, self.place, self.stop)
         try:
             head = await self._read_head(buffered)
             if head is None:
@@ -97,16 +98,24 @@ class _Connection:
     async def _read_head(self, buffered: bytes) -> Head | None:
         reader = HeadReader(max_size=self.policy.max_head, max_fields=self.policy.max_headers)
         outcome = reader.feed(buffered)
+        if outcome is None:
+            # One wait from the end of the last request to the end of the next head: bytes that trickle renew nothing.
+            with self.place.waiting():
+                outcome = await self._receive_head(reader)
+        if isinstance(outcome, BadHead):
+            raise _Unreadable(outcome.status, f"Expected {outcome.expected}")
+        return outcome
+
+    async def _receive_head(self, reader: HeadReader) -> Head | BadHead | None:
         if not reader.started:
             data = await self._first_bytes()
             if data is None:
                 return None
             outcome = reader.feed(data)
-        if outcome is None:
-            outcome = await self._rest_of_head(reader)
-        if isinstance(outcome, BadHead):
-            raise _Unreadable(outcome.status, f"Expected {outcome.expected}")
-        return outcome
+            if outcome is not None:
+                return outcome
+        self.place.begun = True
+        return await self._rest_of_head(reader)
 
     async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
         with anyio.move_on_after(self.policy.head_timeout):
@@ -122,16 +131,12 @@ class _Connection:
     async def _first_bytes(self) -> bytes | None:
         if self.stop.is_set():
             return None
-        data = None
-        with anyio.move_on_after(self.policy.idle_timeout) as scope:
-            self.idle.add(scope)
+        with anyio.move_on_after(self.policy.idle_timeout):
             try:
-                data = await _receive(self.stream)
+                return await _receive(self.stream)
             except PeerGone:
                 return None
-            finally:
-                self.idle.discard(scope)
-        return data
+        return None
 
     async def _linger(self) -> None:
         """Let the peer read the refusal: end our side, and swallow a little of what it still sends."""
@@ -161,9 +166,10 @@ async def _receive(stream: ByteStream) -> bytes:
 class _H11Wire:
     """One exchange's bytes, framed by h11."""
 
-    def __init__(self, stream: ByteStream, policy: Policy, stop: anyio.Event) -> None:
+    def __init__(self, stream: ByteStream, policy: Policy, place: Place, stop: anyio.Event) -> None:
         self._stream = stream
         self._policy = policy
+        self._place = place
         self._stop = stop
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
         self._body_deadline: float | None = None
@@ -246,7 +252,8 @@ class _H11Wire:
 
     async def send(self, response: Response) -> None:
         """See `Wire`."""
-        open_still = not response.close and not self._stop.is_set() and self._body_is_over()
+        ends = response.close or self._stop.is_set() or self._place.wanted
+        open_still = not ends and self._body_is_over()
         # DONE: the request is complete, and the peer hasn't asked to close after it (h11's state machine).
         self.reusable = open_still and self._h11.their_state is h11.DONE
         await self._send(_written(response, close=not self.reusable))

@@ -26,6 +26,7 @@ from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.entropy import new_id, new_secret
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.memory import Memory
+from asap_adapters.places import Place, Places
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
 from asap_core.server.agent import Agent
@@ -212,33 +213,29 @@ class _Server:
     listener: anyio.abc.Listener[Any]
     tls: ssl.SSLContext | None
     stop: anyio.Event
-    idle: set[anyio.CancelScope] = field(factory=set)
     peers: dict[str, int] = field(factory=dict)
 
     async def run(self, started: Callable[[], None]) -> None:
         policy = self.driver.agent.policy
-        slots = anyio.Semaphore(policy.max_connections)
+        places = Places(policy.max_connections)
         async with anyio.create_task_group() as connections:
             async with anyio.create_task_group() as accepting:
                 for listener in getattr(self.listener, "listeners", [self.listener]):
-                    accepting.start_soon(self._accept, listener, slots, connections)
+                    accepting.start_soon(self._accept, listener, places, connections)
                 started()
                 await self.stop.wait()
                 accepting.cancel_scope.cancel()
             # Else the kernel goes on taking connections for us, and whoever made them waits for nothing.
             await self.listener.aclose()
             self.driver.agent.drain()
-            for scope in list(self.idle):
-                scope.cancel()
+            places.end_idle()
             connections.cancel_scope.deadline = anyio.current_time() + policy.drain
 
-    async def _accept(self, listener: Any, slots: anyio.Semaphore, connections: anyio.abc.TaskGroup) -> None:
+    async def _accept(self, listener: Any, places: Places, connections: anyio.abc.TaskGroup) -> None:
         while True:
-            await slots.acquire()
             try:
                 stream = await listener.accept()
             except OSError as error:
-                slots.release()
                 if error.errno in _BROKEN:
                     raise
                 if error.errno not in _EXHAUSTED:
@@ -247,18 +244,22 @@ class _Server:
                 log.error("no more connections for now: %s", error.strerror)  # noqa: TRY400 - no traceback needed
                 await anyio.sleep(_EXHAUSTED_PAUSE)
                 continue
-            except BaseException:
-                slots.release()
-                raise
             try:
                 peer = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - anyio's, not Django's
             except (OSError, anyio.TypedAttributeLookupError):  # it's gone already
                 peer = ""
-            if self._may_connect(peer):
-                connections.start_soon(self._connection, stream, peer, slots)
-            else:
-                slots.release()
+            if not self._may_connect(peer):
                 await anyio.aclose_forcefully(stream)
+                continue
+            # Accepted first: only who is really there, and may connect, makes another give way.
+            try:
+                place = await places.take()
+            except BaseException:
+                self._disconnected(peer)
+                with anyio.CancelScope(shield=True):
+                    await anyio.aclose_forcefully(stream)
+                raise
+            connections.start_soon(self._connection, stream, peer, place)
 
     def _may_connect(self, peer: str) -> bool:
         """Whether this address may have another connection; it's counted if so."""
@@ -276,19 +277,20 @@ class _Server:
         if left:
             self.peers[key] = left
 
-    async def _connection(self, stream: ByteStream, peer: str, slots: anyio.Semaphore) -> None:
+    async def _connection(self, stream: ByteStream, peer: str, place: Place) -> None:
         try:
             if self.tls is not None:
-                with anyio.fail_after(_HANDSHAKE_SECONDS):
+                with place.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
                     stream = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls)
-            await serve_connection(stream, self.driver, peer=peer, idle=self.idle, stop=self.stop)
+            if not place.leaving:
+                await serve_connection(stream, self.driver, peer=peer, place=place, stop=self.stop)
         except _ENDED:
             log.debug("a connection ended early", exc_info=True)
         except Exception:
             # Law 7: only a bug comes here, and it takes one connection with it, not the server.
             log.exception("a connection broke")
         finally:
-            slots.release()
+            place.give_back()
             self._disconnected(peer)
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)

@@ -166,7 +166,8 @@ class Policy:
     max_headers: int = field(default=100, validator=_whole)
     """Header fields in one request: Apache's limit."""
     max_connections: int = field(default=1_000, validator=_whole)
-    """Connections at once; past it the next waits in the kernel's queue. About 60 KB each."""
+    """Connections at once, about 60 KB each. Past it whoever has been longest without a request gives way to the next;
+    while all are busy the next waits, and the rest in the kernel's queue."""
     connections_per_peer: int = field(default=100, validator=_whole)
     """Of those, from one address (IPv6: one /64); more are closed at once. Trusted proxies may have all of them."""
     head_timeout: float = field(default=10.0, validator=_seconds)

@@ -12,6 +12,7 @@ from anyio.abc import SocketAttribute
 
 from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
+from asap_adapters.places import Place, Places
 from asap_adapters.serve import _Server, bind_agent
 from asap_core import Envelope, encode_envelope
 
@@ -165,3 +166,29 @@ async def test_where_nobody_waits_nobody_gives_way(server: Any) -> None:
         assert all(map(is_open, idle))
         await anyio.sleep(20)
         assert not any(map(is_open, idle))
+
+
+async def test_whose_request_comes_at_the_very_moment_stays_and_another_goes() -> None:
+    places = Places(2)
+    first, second = await places.take(), await places.take()
+    ended = []
+
+    async def holds(place: Place) -> None:
+        with place.waiting():
+            await anyio.sleep_forever()
+        ended.append(place)
+        place.give_back()
+
+    async with anyio.create_task_group() as group:
+        with first.waiting():
+            group.start_soon(holds, second)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(places.take)
+            # The others run; this one is told, and is done before it notices.
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+            told = first.leaving
+        assert (told, first.leaving) == (True, False)
+        await anyio.wait_all_tasks_blocked()
+    assert ended == [second]
+    assert not first.wanted
