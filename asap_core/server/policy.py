@@ -111,7 +111,8 @@ class Policy:
     nonce: NoncePolicy = field(default=NoncePolicy.OR_ID, converter=_nonce, validator=_one_of)
     """See `NoncePolicy`."""
     nonce_capacity: int = field(default=1_000_000, validator=_whole)
-    """Live nonces in all: 330 s at 3,000 envelopes per second, in about 130 MB."""
+    """Live nonces in all: 330 s at 3,000 envelopes per second, in about 130 MB, and 300 MB more where every one of them
+    comes from a proven sender of its own."""
     nonces_per_sender: int = field(default=100_000, validator=_whole)
     """Live nonces of one sender: 300 per second for the whole window, a tenth of all."""
     start: StartPolicy = field(default=StartPolicy.FLOOR, converter=_start, validator=_one_of)

@@ -9,7 +9,7 @@ Cost: no sweep. A call forgets two entries at most and adds one. Live digests li
 stalls for 188 ms when it grows; the queue of what leaves next lies in flat bytes, which the garbage collector skips.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from enum import Enum
 from hashlib import sha256
@@ -141,7 +141,8 @@ class ReplayGuard:
         self._live = 0
         self._anonymous = _Sender(None, 0, capacity // 2)
         self._senders: dict[str, _Sender] = {}
-        self._idle: dict[str, None] = {}
+        # An ordinary dict keeps holes in front for what left there, and looks at each of them to find the next.
+        self._idle: OrderedDict[str, None] = OrderedDict()
         self._places: list[_Sender] = [self._anonymous]
         self._free_places: list[int] = []
         self._floor = _start_floor(start, wall=wall, skew=skew)
@@ -311,8 +312,7 @@ class ReplayGuard:
         """Remember an idle sender's floor; where they're too many, the longest idle one's goes into everybody's."""
         self._idle[name] = None
         if len(self._idle) > _MAX_IDLE_SENDERS:
-            oldest = next(iter(self._idle))
-            del self._idle[oldest]
+            oldest, _ = self._idle.popitem(last=False)
             gone = self._senders.pop(oldest)
             self._free_places.append(gone.place)
             self._floor = WallTime(max(self._floor, gone.floor))
