@@ -51,7 +51,7 @@ class Sizes:
     asked: int
 
 
-CI: Final = Sizes(nonces=30, senders=20_000, peers=4_000, slow=50, half_open=500, places=100, odd=1, asked=300_000)
+CI: Final = Sizes(nonces=25, senders=20_000, peers=4_000, slow=50, half_open=500, places=100, odd=1, asked=200_000)
 FULL: Final = Sizes(
     nonces=300,
     senders=1_000_000,
@@ -197,7 +197,7 @@ def slow_bodies(backend: str, sizes: Sizes, told: Told) -> Report:
             connection.close()
         return sizes.slow, sum((peer.answers for peer in peers), Counter())
 
-    with served(backend=backend, body_timeout=3.0) as server:
+    with served(backend=backend, body_timeout=2.0) as server:
         return measured("slow bodies", server, attack, backend=backend, bound=sizes.slow * CONNECTION + ANYWAY)
 
 

@@ -277,7 +277,7 @@ def measured(
 ) -> Report:
     """Attack a server with an honest client beside it, and say what came of it."""
     honest = Honest(server.port, pause, headers or {})
-    for _ in range(5):  # what is made once, at the first requests, isn't what this is about
+    for _ in range(2):  # what is made once, at the first requests, isn't what this is about
         honest.ask()
         time.sleep(pause)
     honest.served, honest.worst = 0, 0.0

@@ -1,0 +1,95 @@
+"""Abuse of a real server, small enough for CI: its memory stays within its policy's bounds, an honest client is served.
+
+Sizes and sums are in `benchmarks/abuse`; `python -m benchmarks.abuse` does the same at full size.
+"""
+
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from benchmarks.abuse import cases, tables
+from benchmarks.abuse.cases import CI
+from benchmarks.abuse.world import Peer, Report, Server, envelope_of, measured, post, served
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc, and 127.0.0.0/8 bound, on Linux only"),
+]
+
+both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+
+
+def run(case: Any, backend: str) -> Report:
+    report: Report = case(backend, CI, lambda _: None)
+    assert report.growth <= report.bound, f"grew by {report.growth:,} bytes"
+    # All of what the honest client asked was answered, with what it asked for.
+    assert (report.failed, report.told_to_wait) == ((), 0)
+    assert report.served > 0
+    return report
+
+
+def test_a_nonce_of_10_mb_is_kept_as_a_short_one() -> None:
+    assert run(cases.long_nonces, "asyncio").answers == {"served": CI.nonces}
+
+
+@both
+def test_an_address_has_one_share_whatever_names_it_uses(backend: Any) -> None:
+    report = run(cases.many_senders_limited, backend)
+    assert report.answered == CI.senders
+    # The share, and what grows back while it takes.
+    assert report.answers["served"] <= 100 + report.seconds * 10
+
+
+def test_senders_without_a_share_cost_a_nonce_each() -> None:
+    assert run(cases.many_senders, "trio").answers == {"served": CI.senders}
+
+
+def test_every_address_behind_a_proxy_costs_a_share_and_a_nonce() -> None:
+    assert run(cases.many_peers, "asyncio").answers == {"served": CI.peers}
+
+
+@both
+def test_bombs_of_10_gb_are_refused_at_the_limit(backend: Any) -> None:
+    report = run(cases.bombs, backend)
+    # Who sends 10 MB more after it was refused may lose the answer to the reset.
+    assert report.answers["413"] + report.answers["cut off"] == report.requests
+    assert report.answers["413"] >= report.requests / 2
+
+
+@both
+def test_slow_bodies_are_told_that_they_are(backend: Any) -> None:
+    assert run(cases.slow_bodies, backend).answers == {"408": CI.slow}
+
+
+@both
+def test_connections_that_send_no_head_keep_nobody_out(backend: Any) -> None:
+    report = run(cases.half_open, backend)
+    assert report.requests > 4 * CI.places
+
+
+def test_json_of_any_shape_gets_its_answer() -> None:
+    report = run(cases.odd_json, "trio")
+    assert report.answered == report.requests == len(cases.ODD)
+    assert report.answers["refused"] >= 7
+
+
+@pytest.mark.parametrize("table", list(tables.TABLES.values()))
+def test_the_tables_of_the_core_keep_to_their_bounds(table: Any) -> None:
+    result = table(1_000_000 if table is tables.known_senders else CI.asked)
+    assert result.growth <= result.bound, f"grew by {result.growth:,} bytes"
+    assert sum(result.answers.values()) == result.asked
+
+
+def test_what_grows_and_who_waits_is_seen() -> None:
+    """The measure itself, on a server whose share is small and whose bound is nothing."""
+
+    def attack(server: Server) -> tuple[int, Counter[str]]:
+        peer = Peer(server)
+        return peer.send_all([post(envelope_of(given='"' + "x" * 9_000_000 + '"'))], bunch=1), peer.answers
+
+    with served(backend="trio", limits="6/minute") as server:
+        report = measured("planted", server, attack, backend="trio", bound=0, pause=0.01)
+    assert report.growth > 9_000_000
+    assert report.told_to_wait > 0
