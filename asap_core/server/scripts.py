@@ -260,7 +260,7 @@ if not record and redis.call('HLEN', shares) >= capacity then
     record = redis.call('HGET', shares, key)
   end
 end
-local arrivals, granted, ahead = {}, cost, false
+local arrivals, granted, ahead, wait, over = {}, cost, false, 0, 0
 for i = 1, count do
   local per, amount = tonumber(ARGV[3 + 2 * i]), tonumber(ARGV[4 + 2 * i])
   local arrival = now
@@ -274,13 +274,16 @@ for i = 1, count do
   if partial then
     granted = math.max(math.min(granted, free), 0)
   elseif free < cost then
-    local wait = text(math.max(arrival + cost * per / amount - now - per, 1))
-    if ahead then
-      redis.call('HDEL', shares, key)
-      redis.call('ZREM', whole, key)
-    end
-    return {'limited', wait, tostring(i - 1)}
+    local its = math.max(arrival + cost * per / amount - now - per, 1)
+    if its > wait then wait, over = its, i end
   end
+end
+if over > 0 then
+  if ahead then
+    redis.call('HDEL', shares, key)
+    redis.call('ZREM', whole, key)
+  end
+  return {'limited', text(wait), tostring(over - 1)}
 end
 local packed, latest, reply = '', now, {'taken', tostring(granted)}
 for i = 1, count do

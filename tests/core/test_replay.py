@@ -235,6 +235,7 @@ class TestBounds:
         assert (len(guarded), len(guarded._held_back)) == (15, 10)
         admit(guarded, "later", at=401, wall=START + 5000)
         assert (len(guarded), len(guarded._held_back)) == (12, 6)
+
     def test_a_full_table_of_idle_senders_costs_no_more_than_one_that_fills(self) -> None:
         guarded, most = guard(capacity=100_000), replay._MAX_IDLE_SENDERS
 

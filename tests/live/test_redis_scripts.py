@@ -508,6 +508,9 @@ class TestLimits:
                 else:
                     theirs = local.take(key, cost=cost, now=now)  # type: ignore[arg-type]
                     assert isinstance(ours, Limited) is isinstance(theirs, Limited)
+                    if isinstance(ours, Limited) and isinstance(theirs, Limited):
+                        assert ours.limit == theirs.limit
+                        assert ours.retry_after == pytest.approx(theirs.retry_after, abs=1e-4)
                 if isinstance(ours, Granted):
                     expected = local.left(key, now=now)  # type: ignore[arg-type]
                     assert [one.amount for one in ours.left] == [one.amount for one in expected]
