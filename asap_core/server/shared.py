@@ -51,7 +51,6 @@ _SECRET: Final = 32
 _EPOCH: Final = 8
 _SENDER: Final = 8
 _NONCE: Final = 16
-_TOKEN: Final = 8
 _KEY: Final = 16
 _ADMISSION_KEYS: Final = ("meta", "nonces", "live", "ends", "work", "answers", "finished")
 _CLAIM_KEYS: Final = 3
@@ -111,7 +110,7 @@ class SharedAdmission:
         self._policy = policy
         self._secret = secret
         self._epoch = _epoch(secret)
-        self._server = b""
+        self._server = b""  # none: what's asked before anything is begun is answered with `Begin`
         self._window = _micros(policy.max_age), _micros(policy.skew)
 
     # --- begin -------------------------------------------------------------------------------------------------------

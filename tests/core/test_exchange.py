@@ -654,10 +654,10 @@ class TestOnce:
     def test_a_store_with_another_clock_may_find_it_too_old_or_ahead(self, age: Any, offset: Any, what: Any) -> None:
         clock, told = ManualClock(), []  # type: ignore[var-annotated]
         issued = call(envelope_changes={"timestamp": 1750000000.0})
-        clock.step_wall(age)
         agent = serve(shared=True, clock=clock, max_age=500.0, observe=told.append)
         state = agent.open(head()).feed(json.dumps(issued).encode()).end()
-        answered = state.calls[0].answered(admission.Stale() if age > 0 else admission.Future())
+        theirs = WallTime(1750000000.0 + age)
+        answered = state.calls[0].answered(admission.Stale(theirs) if age > 0 else admission.Future(theirs))
         details = json.loads(answered.body)["error"]["data"]["details"]
         assert offset.items() <= details.items()
         assert (told[-1].what, told[-1].age) == (what, pytest.approx(age))
@@ -1018,10 +1018,10 @@ class TestShares:
         def read(state: Any) -> Any:
             return state.verified(Authenticated(ALICE))
 
-        agent = serve(auth=True, shared_limits=True)
+        agent = serve(auth=True, shared_limits=["peer", "principal"])
         state = read(agent.open(head(authorization="Bearer t")))
         assert isinstance(state.feed(batch).end(), Fork)
-        agent = serve(auth=True, shared_limits=True, principal_limits=parse_limits("9/minute"))
+        agent = serve(auth=True, shared_limits=["peer", "principal"], principal_limits=parse_limits("9/minute"))
         state = read(agent.open(head(authorization="Bearer t"))).taken().feed(batch).end()
         assert isinstance(state, Fork) if number == 1 else (state.scope, state.cost) == ("principal", 2)
 
@@ -1100,7 +1100,7 @@ class TestMoves:
         ids=lambda value: value if isinstance(value, str) else value[0],
     )
     def test_after_any_move_no_other_is_left(self, name: Any, first: Any, then: Any) -> None:
-        agent = serve(auth=True, shared=True, shared_limits=True, peer_limits=parse_limits("9/minute"))
+        agent = serve(auth=True, shared=True, shared_limits=["peer", "principal"], peer_limits=parse_limits("9/minute"))
         state = self.STATES[name](agent)
         getattr(state, first[0])(*first[1:])
         with pytest.raises(IllegalMove, match=f"{name} was left already"):

@@ -66,6 +66,10 @@ class TestBegin:
         assert command.arguments[0] == SECRET
         assert command.arguments[2:] == (b"exact", b"60000000", b"500000")
         assert len(command.keys) == 1
+        assert len(command.arguments[1]) == 8
+
+    def test_before_it_has_begun_it_names_no_server(self) -> None:
+        assert shared().ask(QUESTION, token=MARK).arguments[0] == b""
 
     def test_an_agents_keys_are_its_own_and_lie_together(self) -> None:
         ours, theirs = shared().ask(KEYED, token=MARK).keys, shared("urn:asap:agent:b").ask(KEYED, token=MARK).keys
@@ -123,6 +127,8 @@ class TestAsk:
         assert asked[0][3][:8] == asked[1][3][:8] == bytes(8)
         assert asked[0][3] != asked[1][3]
         assert asked[0][4] == b"50"
+        tiny = begun(shared(nonce_capacity=1)).ask(evolve(QUESTION, authenticated=False), token=MARK)
+        assert tiny.arguments[4] == b"1"
 
     def test_no_two_nonces_of_any_senders_are_one(self) -> None:
         admission = begun(shared())
@@ -164,6 +170,16 @@ class TestAsk:
             admission.ask(KEYED, token=MARK).arguments[8]
             == admission.ask(evolve(KEYED, peer="192.0.2.9", nonce="n9"), token=MARK).arguments[8]
         )
+
+    def test_names_and_digests_are_the_same_in_every_version(self) -> None:
+        # Processes of two versions share a server while they're replaced one by one: what one wrote, the other finds.
+        command = begun(shared()).ask(KEYED, token=MARK)
+        assert command.keys[0] == b"asap:{9e4035b89070f6b467b8e021}:meta"
+        assert [command.arguments[place].hex() for place in (1, 3, 8)] == [
+            "ea0e2291ebe27515",
+            "4718a476d1ba396a06169eda4b643eaf0b13c20c3bf945e7",
+            "e82decc9465f9fafb867f06ef0e25d95",
+        ]
 
     OUTCOME = Replied("task.response", {"task_id": "t"})
     BROKEN = Refusal(kind=HANDLER_FAILED)
@@ -208,6 +224,12 @@ class TestAsk:
             with suppress(BadStore):  # anything else that's raised is a bug
                 read()
 
+    @pytest.mark.parametrize("reply", [[b"nonsense"], [b"admitted", b"1"], [b"stale"], [b"running", b"soon"], None])
+    def test_what_is_no_answer_is_not_taken(self, reply: Any) -> None:
+        admission = begun(shared())
+        with pytest.raises(BadStore, match=r"expected (an answer of admission|a number of microseconds)"):
+            admission.answer(reply, admission.ask(QUESTION, token=MARK))
+
     @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"refused": "no such"}', b'{"type": 1}', b"\xff"])
     def test_an_answer_of_another_making_is_not_taken(self, text: bytes) -> None:
         admission = begun(shared())
@@ -234,6 +256,7 @@ class TestLimits:
         command = limits.take("urn:asap:agent:alice", cost=3, partial=True)
         assert command.script is TAKE
         assert command.arguments[1:] == (b"3", b"1", b"50", b"1000000", b"10", b"60000000", b"100")
+        assert len(command.arguments[0]) == 16
         assert limits.take("other", cost=3, partial=False).arguments[:3] != command.arguments[:3]
         assert SharedLimits(AGENT, "peer", (), capacity=1).take("a", cost=1, partial=False).keys != command.keys
 

@@ -159,7 +159,7 @@ def test_every_exception_is_in_the_table() -> None:
     table = README.partition("## When something goes wrong")[2]
     named = set(re.findall(r"^\| `(\w+)", table, re.MULTILINE))
     modules = [asap_core, asap_adapters, asap_adapters.mdns, importlib.import_module("asap_core.errors")]
-    modules.append(importlib.import_module("asap_core.server.state"))
+    modules += map(importlib.import_module, ("asap_core.server.state", "asap_core.server.shared"))
     everything = [getattr(module, name) for module in modules for name in module.__all__]
     raised = {thing for thing in everything if isinstance(thing, type) and issubclass(thing, asap_core.AsapError)}
     assert named - {"RuntimeError"} == {each.__name__ for each in raised - {asap_core.AsapError}}

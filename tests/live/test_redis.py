@@ -173,6 +173,7 @@ async def test_cancelled_at_any_moment_the_key_is_free(redis: Server) -> None:
 
 
 async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog: Any) -> None:
+    caplog.set_level(logging.WARNING, "asap.redis")
     async with stored(mortal, start="exact", skew=0) as store:
         await anyio.sleep(0.01)
         asked = question("n1")

@@ -27,6 +27,7 @@ TESTS = {
     "proxies": ("proxies",),
     "ledger": ("state",),
     "state": ("state",),
+    "shared": ("shared",),
 }
 LEAST = 0.95
 TELL_EVERY = 5.0
@@ -64,7 +65,8 @@ def main() -> int:
         os.environ |= {"PYTHONHASHSEED": "0", "HYPOTHESIS_PROFILE": "mutation", "PYTHONDONTWRITEBYTECODE": "1"}
         os.execv(sys.executable, [sys.executable, "-m", "tests.mutation", *sys.argv[1:]])
     try:
-        return report(mutants, survivors_of(mutants))
+        # Of a few mutants the known survivors may be any share.
+        return report(mutants, survivors_of(mutants), least=0.0 if arguments.sample or arguments.module else LEAST)
     except Broken:
         print("\nThe tests don't pass without a mutant: python -m pytest tests/core says why")
         return 2
@@ -94,8 +96,8 @@ def survivors_of(mutants: Sequence[Mutant]) -> list[Mutant]:
     return survivors
 
 
-def report(mutants: Sequence[Mutant], survivors: Sequence[Mutant]) -> int:
-    """Print the table; 1 where a survivor isn't explained, or too many survive."""
+def report(mutants: Sequence[Mutant], survivors: Sequence[Mutant], *, least: float) -> int:
+    """Print the table; 1 where a survivor isn't explained, or fewer than `least` were killed."""
     known = known_survivors(ROOT)
     unknown = [one for one in survivors if one.identity not in known]
     planted, left = (Counter(one.module.name for one in many) for many in (mutants, survivors))
@@ -110,9 +112,9 @@ def report(mutants: Sequence[Mutant], survivors: Sequence[Mutant]) -> int:
         if one.identity in known and one.identity not in alive_still:
             print(f"\nkilled by now, and to be taken out of docs/mutation.md: {described(one)}")
     share = 1 - len(survivors) / len(mutants)
-    if share < LEAST:
-        print(f"\nonly {share:.1%} were killed; {LEAST:.0%} must be")
-    return 1 if unknown or share < LEAST else 0
+    if share < least:
+        print(f"\nonly {share:.1%} were killed; {least:.0%} must be")
+    return 1 if unknown or share < least else 0
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def _statements(node: ast.stmt) -> Iterator[ast.AST]:
             yield ast.Pass()
         case ast.Assign(targets) if any(isinstance(target, ast.Attribute | ast.Subscript) for target in targets):
             yield ast.Pass()
-        case ast.AnnAssign(ast.Attribute() | ast.Subscript()):
+        case ast.AnnAssign(ast.Attribute() | ast.Subscript(), value=value) if value is not None:
             yield ast.Pass()
         case ast.Break():
             yield ast.Continue()

@@ -37,6 +37,7 @@ def mutants_of(text: str) -> list[tuple[str, str]]:
         # What says nothing of behaviour stays as it is.
         ("x = 'words'", []),
         ("x: int | None = a", []),
+        ("x.y: int", []),
         ("X = A | B", []),
         ("del x", []),
         ("assert x == 1", []),
