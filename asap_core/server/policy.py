@@ -111,8 +111,8 @@ class Policy:
     nonce: NoncePolicy = field(default=NoncePolicy.OR_ID, converter=_nonce, validator=_one_of)
     """See `NoncePolicy`."""
     nonce_capacity: int = field(default=1_000_000, validator=_whole)
-    """Live nonces in all: 330 s at 3,000 envelopes per second, in about 130 MB, and 300 MB more where every one of them
-    comes from a proven sender of its own."""
+    """Live nonces in all: 330 s at 3,000 envelopes per second, in 130 MB (180 MB once they come and go), and 300 MB
+    more where every one of them comes from a proven sender of its own."""
     nonces_per_sender: int = field(default=100_000, validator=_whole)
     """Live nonces of one sender: 300 per second for the whole window, a tenth of all."""
     start: StartPolicy = field(default=StartPolicy.FLOOR, converter=_start, validator=_one_of)
@@ -144,7 +144,7 @@ class Policy:
     """Handlers at work for one principal, or for one peer address where nobody authenticates: a tenth of the
     connections, since one caller of slow work mustn't keep the others out."""
     limiter_capacity: int = field(default=100_000, validator=_whole)
-    """Keys remembered per limiter, about 20 MB; past it new keys share one overflow bucket."""
+    """Keys remembered per limiter, 20 to 30 MB; past it new keys share one overflow bucket."""
     retry_after_unavailable: float = field(default=1.0, validator=_seconds)
     """What a caller is told to wait where a store or identity provider is out of reach."""
 

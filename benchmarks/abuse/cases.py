@@ -26,10 +26,10 @@ ANYWAY: Final = 16 * MB
 """Whatever is asked: buffers, the allocator's arenas, code that runs for the first time."""
 CONNECTION: Final = 60_000
 """By `max_connections`."""
-NONCE: Final = 130
-"""By `nonce_capacity`: 130 MB for a million."""
-SHARE: Final = 200
-"""By `limiter_capacity`: 20 MB for a hundred thousand."""
+NONCE: Final = 180
+"""By `nonce_capacity`: 180 MB for a million."""
+SHARE: Final = 300
+"""By `limiter_capacity`: 30 MB for a hundred thousand."""
 COPIES: Final = 8
 """Of a body while it's judged: as it came, joined, as text, written out again, digested."""
 PARSED: Final = 64
@@ -51,7 +51,7 @@ class Sizes:
     asked: int
 
 
-CI: Final = Sizes(nonces=25, senders=20_000, peers=4_000, slow=50, half_open=500, places=100, odd=1, asked=200_000)
+CI: Final = Sizes(nonces=25, senders=20_000, peers=4_000, slow=50, half_open=500, places=100, odd=1, asked=150_000)
 FULL: Final = Sizes(
     nonces=300,
     senders=1_000_000,

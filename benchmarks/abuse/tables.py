@@ -13,12 +13,12 @@ from asap_core import Policy
 __all__ = ["TABLES", "Table"]
 
 POLICY: Final = Policy()
-NONCE: Final = 130
-"""By `nonce_capacity`: 130 MB for a million."""
+NONCE: Final = 180
+"""By `nonce_capacity`: 180 MB for a million."""
 SENDER: Final = 300
 """By `nonce_capacity` as well: 300 MB for a million that are each known by name."""
-SHARE: Final = 200
-"""By `limiter_capacity`: 20 MB for a hundred thousand."""
+SHARE: Final = 300
+"""By `limiter_capacity`: 30 MB for a hundred thousand."""
 MILLION: Final = 1_000_000
 ANYWAY: Final = 16_000_000
 """The tables while they're empty, and the allocator's arenas."""
