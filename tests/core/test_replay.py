@@ -166,6 +166,14 @@ class TestBounds:
         assert isinstance(admit(guarded, "more"), Saturated)
         assert admit(guarded, "more", sender="bob") == Fresh()
 
+    def test_of_idle_senders_the_one_that_is_idle_longest_goes(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(replay, "_MAX_IDLE_SENDERS", 1)
+        guarded = guard()
+        admit(guarded, "n", sender="first", at=0)
+        admit(guarded, "n", sender="second", at=100)
+        admit(guarded, "n", sender="clock", at=1000)
+        assert list(guarded._idle) == ["second"]
+
     def test_of_all_anonymous_ones_together(self) -> None:
         guarded = guard(capacity=4)
         assert [admit(guarded, "n", sender=str(n), authenticated=False) for n in range(2)] == [Fresh()] * 2
