@@ -210,6 +210,11 @@ class Body:
             self._data = bytearray(self._data)
         self._data += chunk
 
+    @property
+    def held(self) -> int:
+        """How many bytes of it are in memory, inflated."""
+        return len(self._data)
+
     def end(self) -> bytes:
         """Return the whole body. Raises `BadCoding` where the coded stream isn't finished."""
         if self._inflater is not None and not self._inflater.finished:

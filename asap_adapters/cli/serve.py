@@ -301,7 +301,10 @@ def _policy(arguments: argparse.Namespace, own: Policy) -> Policy:
         "trusted_proxies": arguments.trusted_proxy,
         "forwarded_header": arguments.forwarded_header,
     }
-    return evolve(profiles[arguments.profile], **{key: value for key, value in changes.items() if value is not None})
+    policy = profiles[arguments.profile]
+    if arguments.max_body is not None:
+        changes["max_bodies"] = max(policy.max_bodies, arguments.max_body)
+    return evolve(policy, **{key: value for key, value in changes.items() if value is not None})
 
 
 def _warn(policy: Policy) -> None:

@@ -61,6 +61,7 @@ class Agent:
         """Whether callers must authenticate."""
         self.draining: bool = False
         self.active = 0
+        self.body_bytes = 0
         self._callers: dict[str, int] = {}
         self._addresses = frozenset({manifest.id, *aliases})
         self.bound: bool = False

@@ -94,6 +94,9 @@ class Policy:
     # --- the request -------------------------------------------------------------------------------------------------
     max_body: int = field(default=10_485_760, validator=_whole)
     """The reference's limit, so that what its clients send arrives. Applies to the inflated body as well."""
+    max_bodies: int = field(default=268_435_456, validator=_whole)
+    """Bytes of all bodies under way together, inflated, the first 64 KiB of each apart. 25 of the largest at once: a
+    thousand connections that each held one would take 10 GB."""
     max_depth: int = field(default=MAX_DEPTH, validator=[_whole, validators.le(MOST_DEPTH)])
     """Arrays and objects within each other. An envelope needs 5 levels; readers elsewhere break at 1,000."""
     max_batch: int = field(default=50, validator=_whole)
@@ -187,6 +190,8 @@ class Policy:
             raise ValueError(
                 "handler_deadline: expected at most `drain`, or what is in flight is cut off when it stops"
             )
+        if self.max_bodies < self.max_body:
+            raise ValueError("max_bodies: expected at least `max_body`, or the largest could never be sent")
 
     @classmethod
     def reference(cls) -> "Policy":

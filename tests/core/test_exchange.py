@@ -1038,6 +1038,53 @@ class TestShares:
         assert b"ratelimit" not in headers(untold.taken())
 
 
+class TestBodiesUnderWay:
+    FREE = 65_536
+    BOUND: Any = {"max_bodies": 200_000, "max_body": 200_000}
+
+    def under_way(self, agent: Any, size: int) -> Any:
+        state = agent.open(head())
+        assert isinstance(state, ReadBody)
+        return state.feed(b" " * (self.FREE + size))
+
+    def test_together_hold_no_more_than_policy_says(self) -> None:
+        told: list[Any] = []
+        agent = serve(**self.BOUND, observe=told.append)
+        first = self.under_way(agent, 120_000)
+        second = self.under_way(agent, 80_000)
+        assert isinstance(first, ReadBody) and isinstance(second, ReadBody)  # noqa: PT018
+        refused = self.under_way(agent, 1).response
+        assert (refused.status, outcome(refused), refused.close) == (503, "asap:transport/thread_pool_exhausted", True)
+        assert dict(refused.headers)[b"retry-after"] == b"1"
+        assert told[-1].what is What.LIMITED
+        # The small ones get through, and so does the next large one when there's room again.
+        assert outcome(post(agent, call())) == "ok"
+        assert isinstance(first.feed(b" "), Respond)
+        assert isinstance(self.under_way(agent, 120_000), ReadBody)
+
+    @pytest.mark.parametrize("leave", ["abandon", "end"])
+    def test_give_back_what_they_held(self, leave: Any) -> None:
+        agent = serve(**self.BOUND)
+        for _ in range(3):
+            state = self.under_way(agent, 30_000).feed(b" " * 70_000)
+            assert agent.body_bytes == 100_000
+            getattr(state, leave)()
+            assert agent.body_bytes == 0
+
+    def test_give_it_back_when_they_are_refused(self) -> None:
+        agent = serve(max_bodies=10**6, max_body=self.FREE + 1000)
+        assert self.under_way(agent, 1001).response.status == 413
+        assert self.under_way(agent, 1000).feed(b" ").response.status == 413
+        assert agent.body_bytes == 0
+
+    def test_count_inflated(self) -> None:
+        agent = serve(**self.BOUND)
+        assert isinstance(self.under_way(agent, 120_000), ReadBody)
+        state = agent.open(head(content_encoding="gzip")).feed(gzip.compress(b" " * (self.FREE + 80_001)))
+        assert state.response.status == 503
+        assert agent.body_bytes == 120_000
+
+
 class TestStreams:
     def test_are_not_built_yet_and_say_so(self) -> None:
         response = post(serve(), call(9), target="/asap/stream")
@@ -1328,7 +1375,7 @@ class TestPolicy:
             ("max_age", float("inf")), ("max_age", float("nan")), ("skew", -1), ("hold", -1), ("drain", None),
             ("nonce", "sometimes"), ("start", "late"), ("peer_limits", "often"), ("peer_limits", ["10/second"]),
             ("peer_limits", 10), ("profile", "lenient"), ("require_id", "no"), ("max_depth", 301),
-            ("handler_deadline", 31), ("trusted_proxies", ["x"]),
+            ("handler_deadline", 31), ("trusted_proxies", ["x"]), ("max_bodies", 10_485_759),
         ],
     )  # fmt: skip
     def test_what_cannot_be_is_refused_when_it_is_made(self, field: Any, value: Any) -> None:
