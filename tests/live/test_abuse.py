@@ -4,6 +4,7 @@ Sizes and sums are in `benchmarks/abuse`; `python -m benchmarks.abuse` does the 
 """
 
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -87,7 +88,9 @@ def test_what_grows_and_who_waits_is_seen() -> None:
 
     def attack(server: Server) -> tuple[int, Counter[str]]:
         peer = Peer(server)
-        return peer.send_all([post(envelope_of(given='"' + "x" * 9_000_000 + '"'))], bunch=1), peer.answers
+        sent = peer.send_all([post(envelope_of(given='"' + "x" * 9_000_000 + '"'))], bunch=1)
+        time.sleep(1)  # long enough for the honest client, which asks every 10 ms, to use its share up
+        return sent, peer.answers
 
     with served(backend="trio", limits="6/minute") as server:
         report = measured("planted", server, attack, backend="trio", bound=0, pause=0.01)
