@@ -35,6 +35,7 @@ __all__ = [
     "decode_payload",
     "decode_payload_of",
     "decode_registry",
+    "decode_registry_entry",
     "encode_envelope",
     "etag",
     "format_timestamp",
@@ -107,7 +108,7 @@ def decode_registry(value: Any) -> Registry:
     skipped: list[Skipped] = []
     for index, item in enumerate(agents):
         try:
-            entries.append(_decode(item, RegistryEntry, "registry entry", ("agents", index)))
+            entries.append(decode_registry_entry(item, path=("agents", index)))
         except InvalidDocument as error:
             skipped.append(Skipped(index, error.problems))
             if len(skipped) > MAX_SKIPPED:
@@ -121,6 +122,11 @@ def decode_registry(value: Any) -> Registry:
         skipped=tuple(skipped),
         extra=root.extra,
     )
+
+
+def decode_registry_entry(value: Any, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:
+    """Read an entry of a registry, tolerantly. Raises `InvalidDocument`; `path` is where it stands in its document."""
+    return _decode(value, RegistryEntry, "registry entry", path)
 
 
 def read_manifest(data: bytes) -> Manifest:

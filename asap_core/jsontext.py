@@ -20,7 +20,16 @@ except ImportError:  # the core works without it, slower
 else:
     _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
-__all__ = ["MAX_DEPTH", "MOST_DEPTH", "NotJson", "canonical_json", "read_json", "stable_json", "write_json"]
+__all__ = [
+    "MAX_DEPTH",
+    "MOST_DEPTH",
+    "NotJson",
+    "canonical_json",
+    "read_json",
+    "read_json_at",
+    "stable_json",
+    "write_json",
+]
 
 # An envelope needs 5 levels, a JSON Schema in a manifest perhaps 20; CPython's own readers give up near 1,000.
 MAX_DEPTH: Final = 64
@@ -96,6 +105,27 @@ def _read_slowly(data: bytes) -> Any:
     if _SURROGATE_ESCAPE.search(text) and _has_lone_surrogate(value):
         raise NotJson("strings without lone surrogates (RFC 7493 §2.1)")
     return value
+
+
+def read_json_at(text: str, at: int, *, max_depth: int = MAX_DEPTH) -> tuple[Any, int]:
+    """Read the JSON value that begins at a place within a text; return it and where it ends.
+
+    As strict as `read_json`. Raises json.JSONDecodeError where what is there is no whole JSON value (more of the text
+    may make it one), `NotJson` where it's JSON that can't be taken.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+    except (NotJson, json.JSONDecodeError):
+        raise
+    except RecursionError:
+        raise NotJson("fewer arrays and objects within each other") from None
+    except ValueError:
+        raise NotJson("numbers of at most 4,300 digits") from None
+    if _SURROGATE_ESCAPE.search(text, at, end) and _has_lone_surrogate(value):
+        raise NotJson("strings without lone surrogates (RFC 7493 §2.1)")
+    if text.count("{", at, end) + text.count("[", at, end) > max_depth:
+        _check_depth(value, max_depth)
+    return value, end
 
 
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")

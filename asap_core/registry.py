@@ -8,7 +8,7 @@ from asap_core.jsontext import write_json
 from asap_core.model.manifest import Manifest
 from asap_core.model.registry import Registry, RegistryEntry
 
-__all__ = ["Index", "asap_url", "find", "make_entry", "manifest_url", "write_registry"]
+__all__ = ["asap_url", "find", "make_entry", "manifest_url", "write_registry"]
 
 _MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 
@@ -20,29 +20,6 @@ def find(registry: Registry, *, skill: str | None = None, agent_id: str | None =
         for entry in registry.agents
         if (skill is None or skill in entry.skills) and (agent_id is None or entry.id == agent_id)
     )
-
-
-class Index:
-    """A registry indexed once, for many look-ups: each takes the time of a dictionary's."""
-
-    __slots__ = ("_by_id", "_by_skill")
-
-    def __init__(self, registry: Registry) -> None:
-        self._by_id: dict[str, RegistryEntry] = {}
-        self._by_skill: dict[str, list[RegistryEntry]] = {}
-        for entry in registry.agents:
-            # The first of several with one id, as the reference finds it.
-            self._by_id.setdefault(entry.id, entry)
-            for skill in dict.fromkeys(entry.skills):
-                self._by_skill.setdefault(skill, []).append(entry)
-
-    def by_id(self, agent_id: str) -> RegistryEntry | None:
-        """The entry with this id, or None."""
-        return self._by_id.get(agent_id)
-
-    def by_skill(self, skill: str) -> tuple[RegistryEntry, ...]:
-        """The entries with this skill, in file order."""
-        return tuple(self._by_skill.get(skill, ()))
 
 
 def make_entry(manifest: Manifest, endpoints: Mapping[str, str]) -> RegistryEntry:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "asap_core"
 
 ALLOWED = {
-    "asap_core", "attrs", "base64", "binascii", "cattrs", "collections", "datetime", "enum",
+    "array", "asap_core", "attrs", "base64", "binascii", "cattrs", "codecs", "collections", "datetime", "enum",
     "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec", "operator", "re",
     "struct", "types", "typing", "zlib",
 }  # fmt: skip

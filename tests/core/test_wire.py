@@ -38,7 +38,7 @@ from asap_core.errors import (
 from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, collect, path_of
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
-from asap_core.registry import Index, asap_url, find, make_entry, manifest_url, write_registry
+from asap_core.registry import asap_url, find, make_entry, manifest_url, write_registry
 from asap_core.server.admission import Question
 from asap_core.server.identity import (
     Anonymous,
@@ -384,13 +384,10 @@ class TestRegistries:
         return decode_registry({"version": "1", "updated_at": "2026-01-01", "agents": [entry, *others]})
 
     def test_entries_are_found_in_order(self) -> None:
-        registry, index = self.registry(), Index(self.registry())
+        registry = self.registry()
         assert [entry.name for entry in find(registry, agent_id="urn:asap:agent:a")] == ["A", "second A"]
         assert len(find(registry, skill="y")) == 3
-        assert find(registry, skill="z") == index.by_skill("z") == ()
-        assert index.by_id("urn:asap:agent:a").name == "A"  # type: ignore[union-attr]
-        assert index.by_id("urn:asap:agent:z") is None
-        assert index.by_skill("y") == find(registry, skill="y")
+        assert find(registry, skill="z") == ()
 
     def test_urls_are_made_without_doubling_the_suffix(self) -> None:
         with_url, without = self.registry().agents[:2]

@@ -1,0 +1,217 @@
+"""A registry read in pieces: cut anywhere, it's the registry read whole; any bytes give that, or one error."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from asap_core import catalog
+from asap_core.catalog import MAX_ENTRY, Catalog, CatalogReader
+from asap_core.codec import decode_registry_entry, read_registry
+from asap_core.errors import InvalidDocument
+from asap_core.jsontext import read_json_at
+from asap_core.registry import find
+from asap_core.testing.strategies import json_values
+
+ENTRY: dict[str, Any] = {
+    "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
+    "endpoints": {"http": "https://a.example"}, "tags": ["new"],
+}  # fmt: skip
+ROOT = {"version": "1", "updated_at": "2026-01-01"}
+
+
+def registry(*agents: Any, **more: Any) -> bytes:
+    return json.dumps({**ROOT, "agents": list(agents), **more}).encode()
+
+
+def read(data: bytes, *cuts: int) -> Catalog:
+    reader = CatalogReader()
+    at = 0
+    for cut in sorted(cuts):
+        reader.feed(data[at:cut])
+        at = max(at, cut)
+    reader.feed(data[at:])
+    return reader.close()
+
+
+def seen(data: bytes, *cuts: int) -> Any:
+    """All that can be seen of what was read, or of why it wasn't."""
+    try:
+        found = read(data, *cuts)
+    except InvalidDocument as error:
+        return str(error), error.problems
+    return found.version, found.updated_at, found.extra, found.skipped, tuple(found.agents)
+
+
+@st.composite
+def entries(draw: Any) -> Any:
+    """Entries right and wrong, of few ids and skills."""
+    changes = draw(
+        st.dictionaries(
+            st.sampled_from([*ENTRY, "new"]), st.one_of(json_values(), st.sampled_from([["x"], "urn:asap:agent:b"]))
+        )
+    )
+    entry = {**ENTRY, "id": f"urn:asap:agent:{draw(st.sampled_from('abc'))}", **changes}
+    for key in draw(st.sets(st.sampled_from([*ENTRY]), max_size=1)):
+        del entry[key]
+    return draw(st.sampled_from([entry, entry, entry, draw(json_values())]))
+
+
+cuts = st.lists(st.integers(0, 3000), max_size=5)
+
+
+class TestAsARegistry:
+    @given(st.lists(entries(), max_size=5), json_values(), cuts)
+    def test_it_is_what_reading_it_whole_gives(self, agents: Any, more: Any, places: Any) -> None:
+        data = registry(*agents, more=more)
+        whole, pieces = read_registry(data), read(data, *places)
+        assert (pieces.version, pieces.updated_at, pieces.extra) == (whole.version, whole.updated_at, whole.extra)
+        assert tuple(pieces.agents) == whole.agents
+        assert pieces.skipped == whole.skipped
+        for agent_id in ("urn:asap:agent:a", "urn:asap:agent:b", "urn:asap:agent:z"):
+            assert pieces.find(agent_id=agent_id) == find(whole, agent_id=agent_id)
+            assert pieces.by_id(agent_id) == next(iter(find(whole, agent_id=agent_id)), None)
+            for skill in ("x", "y", "z"):
+                assert tuple(pieces.by_skill(skill)) == find(whole, skill=skill) == pieces.find(skill=skill)
+                assert pieces.find(skill=skill, agent_id=agent_id) == find(whole, skill=skill, agent_id=agent_id)
+
+    @given(st.lists(entries(), max_size=3), st.text(alphabet='{}[]",:\\ é\n1', max_size=12), st.integers(0, 900), cuts)
+    def test_cuts_make_no_difference(self, agents: Any, spoilt: Any, at: Any, places: Any) -> None:
+        data = registry(*agents)
+        data = data[:at] + spoilt.encode() + data[at:]
+        assert seen(data, *places) == seen(data)
+
+    @given(st.binary(max_size=60), cuts)
+    @example(b"{", [])
+    @example(b'{"agents":[NaN,{}]}', [12])
+    def test_any_bytes_give_a_catalogue_or_one_error(self, data: Any, places: Any) -> None:
+        whole, pieces = seen(data), seen(data, *places)
+        # Of two things that are wrong, the cuts decide which comes first.
+        assert pieces == whole or (len(pieces) == len(whole) == 2)
+
+    @given(st.lists(entries(), max_size=5))
+    def test_what_is_no_json_is_no_registry(self, agents: Any) -> None:
+        data = registry(*agents)
+        for wrong in (data[:-1], data + b"x", b"\xef\xbb\xbf" + data, b"[" + data + b"]", data + b"\xff", b""):
+            with pytest.raises(InvalidDocument):
+                read(wrong)
+            with pytest.raises(InvalidDocument):
+                read_registry(wrong)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{}", r"\$.version"),
+            ('{"agents":{}}', r"\$.agents: expected an array of entries"),
+            ('{"agents":[]}', r"\$.version"),
+            ('{"version":"1","version":"1"}', "unique"),
+            ("{1:2}", "keys are strings"),
+            ('{"agents":[],}', "keys are strings|one JSON text"),
+            ('{"agents":[{},]}', "one JSON text"),
+            ('{"agents":[{"a":]}', "one JSON text"),
+            ('{"agents":[{}', "one JSON text"),
+            ('{"agents":[{"a":"\\', "one JSON text"),
+            ('{"version" "1"}', "one JSON text"),
+            ('{"version":NaN}', r"\$.version: expected numbers"),
+            ('{"secret":NaN}', r"\$: expected numbers"),
+        ],
+    )
+    def test_what_is_wrong_with_the_root_is_said(self, text: Any, expected: Any) -> None:
+        with pytest.raises(InvalidDocument, match=expected) as caught:
+            read(text.encode())
+        assert "secret" not in str(caught.value)
+
+    def test_an_error_stays_one(self) -> None:
+        reader = CatalogReader()
+        for piece in (b"[]", registry(ENTRY)):
+            with pytest.raises(InvalidDocument):
+                reader.feed(piece)
+        with pytest.raises(InvalidDocument):
+            reader.close()
+
+    def test_an_empty_one_is_one(self) -> None:
+        for data in (json.dumps(ROOT).encode(), registry(), json.dumps({**ROOT, "agents": []}, indent=2).encode()):
+            assert (len(read(data)), repr(read(data))) == (0, "<Catalog of 0 agents, 0 skipped>")
+
+
+class TestEntries:
+    def test_they_are_a_sequence(self) -> None:
+        found = read(registry(ENTRY, {**ENTRY, "name": "B"}, {**ENTRY, "name": "C"}))
+        assert [entry.name for entry in found.agents] == ["A", "B", "C"]
+        assert [entry.name for entry in found.agents[1:]] == ["B", "C"]
+        assert found.agents[-1].name == found.by_skill("x")[2].name == "C"
+        assert (len(found), repr(found.agents)) == (3, "<3 registry entries>")
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ('{"id":"urn:asap:agent:b","id":"urn:asap:agent:b"}', "keys that are unique within their object"),
+            ('{"deep":' + "[" * 70 + "]" * 70 + "}", "at most 64 arrays and objects within each other"),
+            ("[" * 20_000 + "]" * 20_000, "fewer arrays and objects within each other"),
+            ("NaN", "numbers; NaN and Infinity aren't JSON"),
+            ("1e999", "numbers within the range of a double"),
+            ("1" * 5_000, "numbers of at most 4,300 digits"),
+            (r'"\ud800"', "strings without lone surrogates (RFC 7493 §2.1)"),
+            (r'{"a":"}\"\\","b":1e999}', "numbers within the range of a double"),
+            ('"' + "x" * MAX_ENTRY + '"', "at most 65536 characters"),
+            ('{"a":"' + "]\\\"" * MAX_ENTRY + '"}', "at most 65536 characters"),
+            ('{"a":1,"a":1,"b":"' + "x" * MAX_ENTRY + '"}', "at most 65536 characters"),
+            ('[{"a":"' + "x" * MAX_ENTRY + '"},NaN]', "at most 65536 characters"),
+        ],
+    )  # fmt: skip
+    def test_one_that_cannot_be_taken_is_skipped_and_the_rest_is_read(self, text: Any, expected: Any) -> None:
+        plain = json.dumps(ENTRY)
+        data = f'{{"version":"1","updated_at":"2026-01-01","agents":[{plain},{text} ,{plain},{text}]}}'.encode()
+        found = read(data)
+        assert len(found) == 2
+        assert [skipped.index for skipped in found.skipped] == [1, 3]
+        assert {str(skipped.problems[0]) for skipped in found.skipped} == {
+            f"$.agents[{index}]: expected {expected}" for index in (1, 3)
+        }
+        for place in (len(plain), len(plain) + 70, len(data) // 2, len(data) - 60):
+            assert seen(data, place, place + 1, place + 2) == seen(data)
+
+    def test_one_that_is_no_json_spoils_all_however_long(self) -> None:
+        for text in ('{"a":' + "x" * 100 + "}", '{"a":' + " " * MAX_ENTRY + "}}"):
+            with pytest.raises(InvalidDocument):
+                read(f'{{"version":"1","updated_at":"2026-01-01","agents":[{text}]}}'.encode())
+
+    def test_a_long_one_may_be_cut_anywhere(self) -> None:
+        data = registry({"a": "\\" * MAX_ENTRY, "b": '"}' * MAX_ENTRY}, ENTRY)
+        for cut in range(MAX_ENTRY * 2, MAX_ENTRY * 2 + 4):
+            for more in (1, 2, 3):
+                assert [skipped.index for skipped in read(data, cut, cut + more).skipped] == [0]
+        with pytest.raises(InvalidDocument, match="one JSON text"):
+            read(data[: MAX_ENTRY * 3])
+
+    def test_too_many_that_cannot_be_read_are_another_format(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(catalog, "MAX_SKIPPED", 2)
+        assert len(read(registry({}, {}, ENTRY)).skipped) == 2
+        with pytest.raises(InvalidDocument, match="at most 2 can't be read"):
+            read(registry({}, {}, ENTRY, {}))
+
+    @given(entries())
+    def test_the_quick_answer_is_the_thorough_one(self, entry: Any) -> None:
+        try:
+            decode_registry_entry(entry)
+        except InvalidDocument:
+            assert not catalog._is_entry(entry)
+        else:
+            assert catalog._is_entry(entry)
+
+
+class TestTime:
+    def test_tiny_pieces_are_not_read_again_and_again(self, monkeypatch: Any) -> None:
+        calls = 0
+        inner = read_json_at
+
+        def counted(text: str, at: int) -> Any:
+            nonlocal calls
+            calls += 1
+            return inner(text, at)
+
+        monkeypatch.setattr("asap_core.catalog.read_json_at", counted)
+        data = registry({**ENTRY, "name": "x" * 20_000})
+        read(data, *range(len(data)))
+        assert calls < 100
