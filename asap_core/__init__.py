@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     )
     from asap_core.errors import (
         KINDS as KINDS,
+        AgentChanged as AgentChanged,
         AsapError as AsapError,
         BadReply as BadReply,
         InvalidDocument as InvalidDocument,
         InvalidTransition as InvalidTransition,
         Kind as Kind,
         NotAllowed as NotAllowed,
+        NotResolved as NotResolved,
         Problem as Problem,
         Refusal as Refusal,
         RemoteError as RemoteError,
         TimedOut as TimedOut,
         Unreachable as Unreachable,
+        Unsuitable as Unsuitable,
         WrongAgent as WrongAgent,
     )
     from asap_core.http import Request as Request, Response as Response
@@ -90,8 +93,8 @@ _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
     "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest read_registry to_json",
     "asap_core.errors": (
-        "KINDS AsapError BadReply InvalidDocument InvalidTransition Kind NotAllowed Problem Refusal RemoteError "
-        "TimedOut Unreachable WrongAgent"
+        "KINDS AgentChanged AsapError BadReply InvalidDocument InvalidTransition Kind NotAllowed NotResolved Problem "
+        "Refusal RemoteError TimedOut Unreachable Unsuitable WrongAgent"
     ),
     "asap_core.http": "Request Response",
     "asap_core.model.envelope": "Envelope",

@@ -40,17 +40,20 @@ __all__ = [
     "TIMESTAMP",
     "UNAVAILABLE",
     "VERSION_INCOMPATIBLE",
+    "AgentChanged",
     "AsapError",
     "BadReply",
     "InvalidDocument",
     "InvalidTransition",
     "Kind",
     "NotAllowed",
+    "NotResolved",
     "Problem",
     "Refusal",
     "RemoteError",
     "TimedOut",
     "Unreachable",
+    "Unsuitable",
     "WrongAgent",
 ]
 
@@ -412,6 +415,38 @@ class WrongAgent(AsapError):
 
     def __str__(self) -> str:
         return f"{self.url} is {self.found}, not {self.expected}"
+
+
+@define(eq=False)
+class AgentChanged(WrongAgent):
+    """Another agent than before answers at `url`: `expected` is who did until now. `AgentClient.forget` accepts it."""
+
+    def __str__(self) -> str:
+        return f"{self.url} is {self.found} now, and was {self.expected}; forget() it if that's meant"
+
+
+@define(eq=False)
+class Unsuitable(AsapError):
+    """The agent at `url` isn't what was required of it: `lacks` says what."""
+
+    url: str
+    agent_id: str
+    lacks: str
+
+    def __str__(self) -> str:
+        return f"{self.agent_id} at {self.url} doesn't have {self.lacks}"
+
+
+@define(eq=False)
+class NotResolved(AsapError):
+    """No agent `urn` was found; `asked` says where it was looked for, and what came of each."""
+
+    urn: str
+    asked: tuple[object, ...]
+
+    def __str__(self) -> str:
+        where = "; ".join(map(str, self.asked)) or "no registry is configured, and the local network isn't asked"
+        return f"{self.urn} isn't found: {where}"
 
 
 @define(eq=False)

@@ -1077,6 +1077,13 @@ class TestBodiesUnderWay:
         assert self.under_way(agent, 1000).feed(b" ").response.status == 413
         assert agent.body_bytes == 0
 
+    def test_small_ones_make_no_room_for_large_ones(self) -> None:
+        agent = serve(**self.BOUND)
+        for size in (1, self.FREE):
+            small: Any = agent.open(head())
+            assert isinstance(small.feed(b" " * size), ReadBody)
+            assert agent.body_bytes == 0
+
     def test_count_inflated(self) -> None:
         agent = serve(**self.BOUND)
         assert isinstance(self.under_way(agent, 120_000), ReadBody)
