@@ -29,7 +29,7 @@ from asap_core.client.directory import (
 )
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.errors import BadReply, InvalidDocument, TimedOut, Unreachable
+from asap_core.errors import BadReply, InvalidDocument, TimedOut, Unreachable, WrongAgent
 
 __all__ = ["Documents", "Lookup"]
 
@@ -63,7 +63,10 @@ class _Waiter:
 
 
 class Documents(Generic[T]):
-    """One kind of document: how it's read, how large it may be, how long it says itself that it's good."""
+    """One kind of document: how it's read, how large it may be, how long it says itself that it's good.
+
+    `accept` is asked before a document is kept and given to anybody; it raises what speaks against that.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Documents(Generic[T]):
         clock: LoopClock,
         *,
         read: Callable[[bytes], T],
+        accept: Callable[[str, T], None] = lambda _url, _document: None,
         limit: int,
         ttl: Callable[[T], float | None],
         policy: DirectoryPolicy | None,
@@ -78,6 +82,7 @@ class Documents(Generic[T]):
         self._web = web
         self._clock = clock
         self._read = read
+        self._accept = accept
         self._limit = limit
         self._ttl = ttl
         self._directory: Directory[T, _Waiter] = Directory(policy)
@@ -94,6 +99,14 @@ class Documents(Generic[T]):
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
         return self._directory.freshness(url)
+
+    def forget(self, url: str) -> None:
+        """Drop what is kept of `url`, failures too; what is being fetched answers who waits for it, and isn't kept."""
+        self._directory.forget(url)
+
+    def clear(self) -> None:
+        """Drop all that is kept, failures too."""
+        self._directory.clear()
 
     async def find(self, url: str) -> Lookup[T]:
         """Return the document, kept or fetched. Raises what kept it from being had."""
@@ -126,25 +139,26 @@ class Documents(Generic[T]):
         try:
             with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
                 answer = await self._web.get(allowed, lead.headers, self._limit)
-                return self._outcome(shown, answer, asked_if_modified=bool(lead.headers))
+                return self._outcome(allowed.url, answer, asked_if_modified=bool(lead.headers))
         except TimedOut as error:
             return Failed(error, FailureKind.TIMEOUT)
         except Unreachable as error:
             return Failed(error, FailureKind.UNREACHABLE)
-        except (BadReply, InvalidDocument) as error:
+        except (BadReply, InvalidDocument, WrongAgent) as error:
             return Failed(error, FailureKind.UNUSABLE)
         assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
         return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
 
-    def _outcome(self, shown: str, answer: Answer, *, asked_if_modified: bool) -> Outcome[T]:
+    def _outcome(self, url: str, answer: Answer, *, asked_if_modified: bool) -> Outcome[T]:
         status, headers, body = answer
         if status == _NOT_MODIFIED and asked_if_modified:
             return NotModified(headers)
         if status == _OK:
             value = self._read(body)
+            self._accept(url, value)
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
-        error = BadReply(shown, f"expected the document with HTTP 200{note}", status)
+        error = BadReply(without_credentials(url), f"expected the document with HTTP 200{note}", status)
         if status in _GONE:
             return Failed(error, FailureKind.GONE)
         retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
@@ -164,6 +178,6 @@ def _with_next_try(error: Exception, next_try: float, shown: str) -> Exception:
     # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
     if isinstance(error, Unreachable):
         return evolve(error, next_try=round(next_try, 1))
-    if isinstance(error, BadReply | InvalidDocument):
+    if isinstance(error, BadReply | InvalidDocument | WrongAgent):
         return evolve(error)
     return Unreachable(shown, str(error), round(next_try, 1), sent=False)

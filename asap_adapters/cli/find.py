@@ -12,7 +12,7 @@ from asap_core.client.freshness import Freshness
 from asap_core.codec import to_json
 from asap_core.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.errors import InvalidDocument
-from asap_core.registry import asap_url, find, make_entry
+from asap_core.registry import asap_url, make_entry
 
 __all__ = ["add_commands"]
 
@@ -179,7 +179,7 @@ async def _registry_find(arguments: argparse.Namespace) -> int:
             registry = await client.registry(arguments.location)
         except InvalidDocument as error:
             raise UserError(f"{arguments.location} is {error}") from None
-    entries = find(registry, skill=arguments.skill, agent_id=arguments.id)
+    entries = registry.find(skill=arguments.skill, agent_id=arguments.id)
     for skipped in registry.skipped:
         complain(f"entry {skipped.index} is skipped: {skipped.problems[0]}")
     if arguments.json:

@@ -5,7 +5,7 @@ cancelled hands over to the next waiter; a flight ends with its last waiter; a l
 waits, nothing is left. Methods return their effects; nothing is awaited here.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -60,6 +60,10 @@ class Coalescer(Generic[K, W]):
     def __len__(self) -> int:
         """How many flights are live."""
         return len(self._flights)
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys of the live flights."""
+        return iter(self._flights)
 
     @property
     def waiting(self) -> int:

@@ -245,6 +245,11 @@ class Directory(Generic[V, W]):
         if flight is not None:
             self._disowned.add(flight)
 
+    def clear(self) -> None:
+        """`forget` every URL."""
+        for url in {*self._entries, *self._failures, *self._flights}:
+            self.forget(url)
+
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _lead(self, leading: Leading[str, W], *, stale_at_hand: bool) -> Lead[W]:

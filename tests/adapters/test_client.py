@@ -14,6 +14,7 @@ from asap_core import (
     BadReply,
     InvalidDocument,
     NotAllowed,
+    NotResolved,
     RemoteError,
     TaskRequest,
     TimedOut,
@@ -181,7 +182,7 @@ class TestDiscovery:
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
                 leader.cancel()
-            assert (len(found), client._manifests.waiting) == (1, 0)
+            assert (len(found), client._finder._manifests.waiting) == (1, 0)
 
     async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting: Any, client_of: Any) -> None:
         transport = counting()
@@ -340,7 +341,7 @@ class TestRegistry:
         async with client_of(counting(), registries=[file]) as client:
             manifest = await client.resolve("urn:asap:agent:echo-agent", wait=0)
             assert manifest.id == "urn:asap:agent:echo-agent"
-            with pytest.raises(Unreachable, match="not listed"):
+            with pytest.raises(NotResolved, match="not listed"):
                 await client.resolve("urn:asap:agent:nobody", wait=0)
 
     @pytest.mark.parametrize(
@@ -360,7 +361,7 @@ class TestRegistry:
 
         transport = httpx.MockTransport(handle)
         async with client_of(transport, registries=["https://registry.example/lite.json"]) as client:
-            with pytest.raises(Unreachable) as caught:
+            with pytest.raises(NotResolved) as caught:
                 await client.resolve("urn:asap:agent:echo-agent", wait=0)
         assert seen == ["https://registry.example/lite.json", *([named] if asked else [])]
         assert ("allow_endpoints" in str(caught.value)) is not asked

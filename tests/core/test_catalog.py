@@ -173,7 +173,7 @@ class TestEntries:
             assert seen(data, place, place + 1, place + 2) == seen(data)
 
     def test_one_that_is_no_json_spoils_all_however_long(self) -> None:
-        for text in ('{"a":' + "x" * 100 + "}", '{"a":' + " " * MAX_ENTRY + "}}"):
+        for text in ('{"a":' + "x" * 100 + "}", '{"a":x},"' + "x" * MAX_ENTRY + '"', '{"a":' + " " * MAX_ENTRY + "}}"):
             with pytest.raises(InvalidDocument):
                 read(f'{{"version":"1","updated_at":"2026-01-01","agents":[{text}]}}'.encode())
 

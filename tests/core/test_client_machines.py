@@ -371,6 +371,17 @@ class TestDirectory:
         play.directory.abandon(lead.waiter)
         assert play.directory._disowned == set()
 
+    def test_all_may_be_forgotten_at_once(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v"), "kept")
+        play.fetch(DEAD, "dead")
+        (lead,) = play.lookup("coming")
+        play.directory.clear()
+        assert isinstance(play.lookup("kept")[0], Lead)
+        assert isinstance(play.lookup("dead")[0], Lead)
+        assert play.settle(lead.flight, Fetched("v"))[0].result.value == "v"
+        assert len(play.directory) == 0
+
     def test_the_least_recently_used_go_first(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b"):

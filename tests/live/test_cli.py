@@ -203,6 +203,33 @@ def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_resolve_explains_itself(served: Any, tmp_path: Any, backend: Any) -> None:
+    url, _ = served()
+    entry = json.loads(asap("registry", "entry", url).stdout)
+    empty, full = tmp_path / "empty.json", tmp_path / "full.json"
+    for file, agents in ((empty, []), (full, [entry])):
+        file.write_text(json.dumps({"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": agents}))
+    where = ("--registry", str(empty), "--registry", str(full), "--no-mdns", "--backend", backend)
+    found = asap("resolve", entry["id"], *where, "--explain")
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[0] == f"  {empty}: not listed among 0"
+    assert lines[1] == f"+ {full}: listed"
+    assert lines[2].startswith("+ ")
+    assert lines[2].endswith("the agent wanted")
+    assert any(line.split() == ["named", "by", str(full)] for line in lines)
+    told = json.loads(asap("resolve", entry["id"], *where, "--explain", "--json").stdout)
+    assert (told["found"], told["manifest"]["id"], len(told["asked"])) == (True, entry["id"], 3)
+    lacking = asap("resolve", entry["id"], *where, "--require-skill", "fly")
+    assert (lacking.returncode, "the skill fly" in lacking.stderr, lacking.stderr.count("\n")) == (1, True, 1)
+    nobody = asap("resolve", "urn:asap:agent:nobody", *where, "--explain")
+    assert (nobody.returncode, nobody.stderr) == (1, "asap: urn:asap:agent:nobody isn't found\n")
+    assert json.loads(asap("resolve", "urn:asap:agent:nobody", *where, "--json").stdout) == {"found": False}
+    for wrong in (("--require-version", "soon"), ("--wait", "0")):
+        assert asap("resolve", entry["id"], *wrong).returncode == 2
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_the_demo_tells_the_whole_story(backend: Any) -> None:
     done = asap("demo", "--backend", backend)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,263 @@
+"""Finds agents for a client: manifests by URL, registries, the local network, and an agent's URN through all of them.
+
+What is asked in which order, and who is taken, is decided by `asap_core.client.resolution`; documents are kept and
+shared as `asap_core.client.directory` says.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+import anyio
+from attrs import frozen
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.documents import Documents
+from asap_adapters.web import Web, remember
+from asap_core.catalog import Catalog, CatalogReader
+from asap_core.client.directory import DirectoryPolicy, Source
+from asap_core.client.freshness import Freshness
+from asap_core.client.incumbents import Incumbents
+from asap_core.client.outbound import may_name, origin_of, without_credentials
+from asap_core.client.resolution import (
+    Browse,
+    CheckRevoked,
+    FetchManifest,
+    ReadRegistry,
+    Resolved,
+    Step,
+    Unresolved,
+    Wanted,
+    resolve,
+)
+from asap_core.codec import read_health, read_manifest
+from asap_core.dnssd import Added, Announcement, Updated
+from asap_core.errors import AsapError, BadReply, NotAllowed, TimedOut
+from asap_core.model.manifest import Health, Manifest
+from asap_core.model.registry import RegistryEntry
+from asap_core.server.wellknown import HEALTH_PATH
+
+__all__ = ["Discovery", "Finder", "join"]
+
+_log = logging.getLogger("asap.discovery")
+
+# A manifest is a few kilobytes, a health report less; a registry of 100,000 agents is some 50 MB.
+MAX_MANIFEST: Final = 1_048_576
+MAX_HEALTH: Final = 65_536
+MAX_REGISTRY: Final = 67_108_864
+# Of a file, at a time: a millisecond's work.
+_PIECE: Final = 16_384
+_HEALTH_STATUSES: Final = frozenset({200, 503})
+
+
+@frozen
+class Discovery:
+    """An agent found by its URL: its manifest, and how that was had."""
+
+    manifest: Manifest
+    url: str
+    source: Source
+    age: float
+    freshness: Freshness | None = None
+    """How long it may be used, from `age` seconds ago; None where its server says that it isn't to be kept."""
+
+
+class Finder:
+    """The finding part of one client. The parameters are `AgentClient`'s."""
+
+    def __init__(
+        self,
+        web: Web,
+        clock: LoopClock,
+        *,
+        registries: Sequence[str | Path],
+        allow_endpoints: frozenset[str],
+        allow_changed_agents: bool,
+        policy: DirectoryPolicy | None,
+    ) -> None:
+        self._web = web
+        self._locations = tuple(map(str, registries))
+        self._allow_endpoints = allow_endpoints
+        self._allow_changed_agents = allow_changed_agents
+        self._incumbents = Incumbents()
+        self._manifests = Documents(
+            web,
+            clock,
+            read=read_manifest,
+            accept=self._accept,
+            limit=MAX_MANIFEST,
+            ttl=lambda manifest: manifest.ttl_seconds,
+            policy=policy,
+        )
+        self._registries: Documents[Catalog] = Documents(
+            web, clock, read=_read_catalog, limit=MAX_REGISTRY, ttl=lambda _: None, policy=policy
+        )
+        # Where each manifest came from: what it names elsewhere isn't posted to. The latest thousand.
+        self._origins: dict[int, tuple[Manifest, str]] = {}
+
+    def origin(self, manifest: Manifest) -> str | None:
+        """Where this very manifest came from; None where it wasn't found here."""
+        known = self._origins.get(id(manifest))
+        return known[1] if known is not None and known[0] is manifest else None
+
+    # --- one agent ---------------------------------------------------------------------------------------------------
+
+    async def look_up(self, url: str, wanted: Wanted) -> Discovery:
+        """The manifest at this URL, kept or fetched, of the agent wanted."""
+        found = await self._manifests.find(url)
+        manifest = found.document
+        remember(self._origins, id(manifest), (manifest, origin_of(url) or ""))
+        wrong = wanted.judge(manifest, url)
+        if wrong is not None:
+            raise wrong
+        return Discovery(manifest, found.url, found.source, found.age, self._manifests.freshness(found.url))
+
+    def cached(self, url: str) -> Manifest | None:
+        """The manifest at this URL if it's kept and good, without waiting for anything."""
+        return self._manifests.cached(url)
+
+    def _accept(self, url: str, manifest: Manifest) -> None:
+        """Whether a manifest may be kept for its URL: before it is, and before anybody gets it."""
+        if self._allow_changed_agents:
+            self._incumbents.forget(url)
+        changed = self._incumbents.check(url, manifest.id)
+        if changed is not None:
+            _log.warning("%s", changed)
+            raise changed
+
+    async def health(self, base_url: str) -> Health:
+        """The health report of the agent at `base_url`."""
+        allowed = self._web.judge(join(base_url, HEALTH_PATH))
+        status, _, body = await self._web.get(allowed, (), MAX_HEALTH)
+        if status not in _HEALTH_STATUSES:
+            raise BadReply(without_credentials(allowed.url), "expected a health report", status)
+        return read_health(body)
+
+    def forget(self, url: str) -> None:
+        """Drop what is kept of this URL, whatever it is, and which agent was there."""
+        self._manifests.forget(url)
+        self._registries.forget(url)
+        self._incumbents.forget(url)
+
+    def reset(self) -> None:
+        """Drop all that is kept."""
+        self._manifests.clear()
+        self._registries.clear()
+        self._incumbents.clear()
+
+    # --- registries --------------------------------------------------------------------------------------------------
+
+    async def registry(self, location: str | Path) -> Catalog:
+        """Read a registry from a URL or a file."""
+        if isinstance(location, str) and "://" in location:
+            return (await self._registries.find(location)).document
+        return await _read_file(Path(location))
+
+    # --- an agent by its URN -----------------------------------------------------------------------------------------
+
+    async def resolve(self, wanted: Wanted, *, wait: float) -> Resolved | Unresolved:
+        """Look for an agent in the registries in order, then for `wait` seconds on the local network."""
+        step = resolve(wanted, registries=self._locations, browse=wait > 0)
+        while True:
+            match step:
+                case ReadRegistry():
+                    step = await self._ask(step)
+                case FetchManifest():
+                    step = await self._fetch(step)
+                case Browse():
+                    step = await self._listen(step, wait)
+                case CheckRevoked():
+                    step = step.clear()  # TODO
+                case Resolved() | Unresolved():
+                    return step
+                case _:
+                    assert_never(step)
+
+    async def _ask(self, step: ReadRegistry) -> Step:
+        try:
+            return step.read(await self.registry(step.location))
+        except AsapError as error:
+            return step.failed(error)
+        except OSError as error:
+            # Without the number, and the name that stands before it anyway.
+            return step.failed(OSError(error.strerror or str(error)))
+
+    async def _fetch(self, step: FetchManifest) -> Step:
+        try:
+            if isinstance(step.named_by, RegistryEntry):
+                self._check_named_by(step.source, step.url)
+            else:
+                self._web.trust_on_link(step.named_by.host)
+            # Whether it's the agent wanted is the step's to judge, so that the trace says so.
+            return step.fetched((await self.look_up(step.url, Wanted())).manifest)
+        except AsapError as error:
+            return step.failed(error)
+
+    def _check_named_by(self, location: str, url: str) -> None:
+        named = self._web.judge(url)
+        if not may_name(location, named) and named.origin not in self._allow_endpoints:
+            raise NotAllowed(
+                without_credentials(url),
+                "it's inside, and the registry that names it isn't",
+                f"allow it with allow_endpoints=[{named.origin!r}]",
+            )
+
+    async def _listen(self, step: Browse, wait: float) -> Step:
+        after: Browse | Step = step
+        with anyio.move_on_after(wait):
+            try:
+                async with self.browse() as events:
+                    async for event in events:
+                        if isinstance(event, Added | Updated):
+                            after = step.announced(event.announcement)
+                            if isinstance(after, FetchManifest):
+                                after = await self._fetch(after)
+                            if not isinstance(after, Browse):
+                                return after
+                            step = after
+            except AsapError as error:
+                return step.failed(error)
+        if isinstance(after, FetchManifest):
+            # It was announced, and was too slow to say who it is.
+            late = after.failed(TimedOut(without_credentials(after.url), f"no manifest within {wait:g} s"))
+            step = late if isinstance(late, Browse) else step
+        return step.ended(wait)
+
+    def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
+        """Watch the agents on the local network."""
+        from asap_adapters.mdns import browse  # noqa: PLC0415 - zeroconf takes 80 ms to import, and few need it
+
+        return browse(interfaces=interfaces)
+
+    async def follow(self, announcement: Announcement, wanted: Wanted) -> Discovery:
+        """The manifest of an announced agent."""
+        self._web.trust_on_link(announcement.host)
+        return await self.look_up(announcement.manifest_url, wanted)
+
+
+def _read_catalog(data: bytes) -> Catalog:
+    reader = CatalogReader()
+    reader.feed(data)
+    return reader.close()
+
+
+async def _read_file(path: Path) -> Catalog:
+    """Read a registry from a file, piece by piece: no other task waits for all of it."""
+    reader, size = CatalogReader(), 0
+    async with await anyio.open_file(path, "rb") as file:
+        while piece := await file.read(_PIECE):
+            size += len(piece)
+            if size > MAX_REGISTRY:
+                raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")
+            reader.feed(piece)
+    return reader.close()
+
+
+def join(base_url: str, path: str) -> str:
+    """A well-known path under an agent's base URL. Raises `NotAllowed` where that has a query or a fragment."""
+    if "?" in base_url or "#" in base_url:
+        reason = "a base URL has no query and no fragment"
+        raise NotAllowed(without_credentials(base_url), reason, "expected one such as https://agent.example")
+    return base_url.rstrip("/") + path

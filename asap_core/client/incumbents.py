@@ -1,0 +1,40 @@
+"""Which agent was last seen at each URL, so that a URL which becomes another agent's is noticed."""
+
+from collections import OrderedDict
+from typing import Final
+
+from asap_core.client.outbound import without_credentials
+from asap_core.errors import AgentChanged
+
+__all__ = ["Incumbents"]
+
+# Some 300 bytes each. Past it the one not seen for longest is forgotten: ten times as many as manifests are kept.
+_MAX_URLS: Final = 10_000
+
+
+class Incumbents:
+    """The agents of one client's URLs, for as long as it lives: longer than their manifests are kept."""
+
+    def __init__(self, *, max_urls: int = _MAX_URLS) -> None:
+        self._max_urls = max_urls
+        self._agents: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many URLs are known."""
+        return len(self._agents)
+
+    def check(self, url: str, agent_id: str) -> AgentChanged | None:
+        """This agent is at `url` now. What is wrong where it was another one before: that one stays the incumbent."""
+        before = self._agents.setdefault(url, agent_id)
+        self._agents.move_to_end(url)
+        if len(self._agents) > self._max_urls:
+            self._agents.popitem(last=False)
+        return None if before == agent_id else AgentChanged(without_credentials(url), before, agent_id)
+
+    def forget(self, url: str) -> None:
+        """Whoever comes next at `url` is right."""
+        self._agents.pop(url, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._agents.clear()

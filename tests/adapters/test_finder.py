@@ -1,0 +1,300 @@
+"""Finding an agent as the core decides: by URN through registries and the local network, and only the right one."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from asap_adapters.client import AgentClient
+from asap_adapters.mdns import MdnsUnavailable
+from asap_core import AgentChanged, NotResolved, Unsuitable, WrongAgent, to_json
+from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
+from asap_core.dnssd import Added, Announcement, Removed, Updated
+
+pytestmark = pytest.mark.anyio
+
+URN = "urn:asap:agent:echo-agent"
+MANIFEST = "/.well-known/asap/manifest.json"
+
+
+def registry(*urls: str, urn: str = URN) -> dict[str, Any]:
+    entry = {"id": urn, "name": "E", "description": "", "asap_version": "0.1", "skills": ["echo"]}
+    agents = [{**entry, "endpoints": {"manifest": url}} for url in urls]
+    return {"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": agents}
+
+
+@pytest.fixture
+def world(manifest: Any) -> Any:
+    """What is at each URL: a document, a status, or seconds to wait before 504."""
+    return {"https://a.example/m": to_json(manifest())}
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def client_in(world: Any, asked: Any) -> Any:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        found = world.get(str(request.url), 404)
+        if isinstance(found, float):
+            await anyio.sleep(found)
+            return httpx.Response(504)
+        return httpx.Response(found) if isinstance(found, int) else httpx.Response(200, json=found)
+
+    def make(**options: Any) -> AgentClient:
+        return AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(answer), **options)
+
+    return make
+
+
+def announcement(urn: str | None, url: str) -> Announcement:
+    host = url.split("/")[2]
+    return Announcement(
+        instance=url, agent_id=urn, version="", skills=None, manifest_url=url, host=host, port=443, addresses=()
+    )
+
+
+class Coming:
+    """These events, a second apart, and then nothing for ever."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = list(events)
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._events:
+            await anyio.sleep_forever()
+        await anyio.sleep(1)
+        return self._events.pop(0)
+
+
+def on_link(client: AgentClient, *events: Any) -> None:
+    """Let the client see these on its local network, a second apart; an exception is one that browsing raises."""
+
+    @asynccontextmanager
+    async def browse(*, interfaces: Any = None) -> AsyncIterator[Any]:
+        del interfaces
+        if events and isinstance(events[0], Exception):
+            raise events[0]
+
+        yield Coming(events)
+
+    client._finder.browse = browse  # type: ignore[method-assign]
+
+
+class TestByUrn:
+    async def test_registries_are_asked_in_order_and_all_of_it_is_told(
+        self, world: Any, client_in: Any, asked: Any, tmp_path: Any
+    ) -> None:
+        file = tmp_path / "registry.json"
+        file.write_text(json.dumps(registry("https://b.example/m")))
+        world["https://r.example/1"] = registry("https://a.example/m")
+        world["https://b.example/m"] = {**world["https://a.example/m"], "id": "urn:asap:agent:other"}
+        locations = [
+            "https://gone.example/r",
+            tmp_path / "none.json",
+            file,
+            "https://r.example/1",
+            "https://r.example/2",
+        ]
+        async with client_in(registries=locations) as client:
+            end = await client.explain(URN)
+            assert (await client.resolve(URN)).id == URN
+        assert isinstance(end, Resolved)
+        assert (end.source, end.url) == ("https://r.example/1", "https://a.example/m")
+        assert [one.verdict.value for one in end.trace] == ["failed", "failed", "taken", "refused", "taken", "taken"]
+        assert "No such file" in str(end.trace[1])
+        # What failed a moment ago, and what is good, isn't asked for again.
+        assert asked == ["https://gone.example/r", "https://b.example/m", "https://r.example/1", "https://a.example/m"]
+
+    async def test_then_the_local_network(self, world: Any, client_in: Any) -> None:
+        other = {**world["https://a.example/m"], "id": "urn:asap:agent:other"}
+        world |= {"https://b.example/m": other, "https://c.example/m": other}
+        a, b = announcement(URN, "https://a.example/m"), announcement(URN, "https://b.example/m")
+        unnamed, elsewhere = announcement(None, "https://c.example/m"), announcement("urn:asap:agent:x", "https://x")
+        async with client_in(registries=["https://r.example/1"]) as client:
+            on_link(client, Added(elsewhere), Removed(a), Added(unnamed), Added(b), Updated(a))
+            began = anyio.current_time()
+            end = await client.explain(URN, wait=30)
+            assert anyio.current_time() - began == pytest.approx(5, abs=0.1)
+        assert isinstance(end, Resolved)
+        assert (end.source, [one.verdict.value for one in end.trace]) == (
+            LOCAL_NETWORK, ["failed", "refused", "refused", "taken"],
+        )  # fmt: skip
+
+    async def test_which_is_listened_to_no_longer_than_wanted(self, world: Any, client_in: Any) -> None:
+        world["https://a.example/m"] = 60.0
+        async with client_in() as client:
+            on_link(client)
+            end = await client.explain(URN, wait=3)
+            assert [str(one) for one in end.trace] == ["the local network: not announced within 3 s"]
+            on_link(client, Added(announcement(URN, "https://a.example/m")))
+            began = anyio.current_time()
+            end = await client.explain(URN, wait=3)
+            assert anyio.current_time() - began == pytest.approx(3, abs=0.1)
+        assert [str(one) for one in end.trace] == [
+            "https://a.example:443/m: no answer from https://a.example:443/m: no manifest within 3 s",
+            "the local network: not announced within 3 s",
+        ]
+
+    async def test_or_not_at_all(self, client_in: Any) -> None:
+        async with client_in() as client:
+            on_link(client, MdnsUnavailable("no multicast in here"))
+            assert str(await client.explain(URN)).count("no multicast in here") == 1
+            with pytest.raises(NotResolved, match=f"{URN} isn't found: no registry is configured, and the local"):
+                await client.resolve(URN, wait=0)
+            with pytest.raises(NotResolved, match="the local network: no multicast in here"):
+                await client.resolve(URN)
+
+    async def test_what_is_required_is_had(self, world: Any, client_in: Any) -> None:
+        world["https://r.example/1"] = registry("https://a.example/m")
+        async with client_in(registries=["https://r.example/1"]) as client:
+            assert (await client.resolve(URN, wait=0, require_skill="echo", require_version="0.1")).id == URN
+            with pytest.raises(NotResolved, match="the skill fly"):
+                await client.resolve(URN, wait=0, require_skill="fly")
+            with pytest.raises(NotResolved, match=r"ASAP 9.1 or later"):
+                await client.resolve(URN, wait=0, require_version="9.1")
+            with pytest.raises(ValueError, match="expected"):
+                await client.resolve("echo", wait=0)
+
+    async def test_a_caller_who_leaves_leaves_nothing(self, world: Any, client_in: Any) -> None:
+        """Cancelled at every step in turn."""
+        world["https://r.example/1"] = registry("https://b.example/m", "https://a.example/m")
+        for steps in range(60):
+            async with client_in(registries=["https://r.example/1"]) as client:
+                on_link(client, Added(announcement(URN, "https://a.example/m")))
+                ends: list[Any] = []
+                async with anyio.create_task_group() as group:
+
+                    async def look(client: Any = client, ends: Any = ends) -> None:
+                        ends.append(await client.explain(URN, wait=5))
+
+                    group.start_soon(look)
+                    for _ in range(steps):
+                        await anyio.lowlevel.checkpoint()
+                    group.cancel_scope.cancel()
+                assert client._finder._manifests.waiting == client._finder._registries.waiting == 0
+                # And what was begun can be begun again.
+                assert isinstance(await client.explain(URN, wait=5), Resolved | Unresolved)
+
+
+class TestTheRightAgent:
+    async def test_is_the_one_expected_and_what_is_required(self, world: Any, client_in: Any) -> None:
+        world[f"https://a.example{MANIFEST}"] = world["https://a.example/m"]
+        async with client_in() as client:
+            assert (await client.discover("https://a.example", expect=URN, require_skill="echo")).id == URN
+            with pytest.raises(WrongAgent, match="not urn:asap:agent:other"):
+                await client.discover("https://a.example", expect="urn:asap:agent:other")
+            with pytest.raises(Unsuitable, match="doesn't have the skill fly"):
+                await client.discover("https://a.example", require_skill="fly")
+            with pytest.raises(Unsuitable, match="doesn't have ASAP 9 or later"):
+                await client.look_up("https://a.example", require_version="9")
+
+    async def test_stays_the_same_at_its_url(self, world: Any, client_in: Any, caplog: Any) -> None:
+        url = f"https://a.example{MANIFEST}"
+        world[url] = world["https://a.example/m"]
+        async with client_in() as client:
+            await client.discover("https://a.example")
+            world[url] = {**world[url], "id": "urn:asap:agent:other"}
+            assert (await client.discover("https://a.example")).id == URN, "which is fresh"
+            for pause in (301, 0, 40):
+                await anyio.sleep(pause)
+                with pytest.raises(AgentChanged) as caught:
+                    await client.discover("https://a.example")
+                assert (caught.value.expected, caught.value.found) == (URN, "urn:asap:agent:other")
+            assert client.cached("https://a.example") is None
+            assert "is urn:asap:agent:other now, and was urn:asap:agent:echo-agent" in caplog.text
+            client.forget("https://a.example")
+            assert (await client.discover("https://a.example")).id == "urn:asap:agent:other"
+
+    async def test_or_changes_where_that_is_allowed(self, world: Any, client_in: Any) -> None:
+        url = f"https://a.example{MANIFEST}"
+        world[url] = world["https://a.example/m"]
+        async with client_in(allow_changed_agents=True) as client:
+            await client.discover("https://a.example")
+            world[url] = {**world[url], "id": "urn:asap:agent:other"}
+            await anyio.sleep(301)
+            assert (await client.discover("https://a.example")).id == "urn:asap:agent:other"
+
+
+class TestForgetting:
+    async def test_what_is_forgotten_is_asked_for_again(self, world: Any, client_in: Any, asked: Any) -> None:
+        world[f"https://a.example{MANIFEST}"] = world["https://a.example/m"]
+        world["https://r.example/1?x=1"] = registry()
+        async with client_in() as client:
+            for _ in range(2):
+                await client.discover("https://a.example")
+                await client.get_manifest("https://a.example/m")
+                await client.registry("https://r.example/1?x=1")
+            assert len(asked) == 3
+            for url in ("https://a.example", "https://a.example/m", "https://r.example/1?x=1"):
+                client.forget(url)
+                await client.discover("https://a.example")
+                await client.get_manifest("https://a.example/m")
+                await client.registry("https://r.example/1?x=1")
+            assert len(asked) == 6
+            client.reset()
+            assert client.cached("https://a.example") is None
+            await client.registry("https://r.example/1?x=1")
+            assert len(asked) == 7
+
+    async def test_what_is_under_way_answers_and_is_not_kept(self, world: Any, manifest: Any, asked: Any) -> None:
+        body = json.dumps(to_json(manifest())).encode()
+
+        async def slow(request: httpx.Request) -> httpx.Response:
+            asked.append(str(request.url))
+            await anyio.sleep(1)
+            return httpx.Response(200, content=body)
+
+        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(slow)) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.discover, "https://a.example")
+                await anyio.sleep(0.5)
+                client.reset()
+            assert client.cached("https://a.example") is None
+
+
+async def test_an_announced_agent_is_followed(world: Any, client_in: Any) -> None:
+    async with client_in() as client:
+        assert (await client.follow(announcement(None, "https://a.example/m"))).id == URN
+        with pytest.raises(WrongAgent):
+            await client.follow(announcement("urn:asap:agent:other", "https://a.example/m"))
+
+
+async def test_a_large_file_holds_nobody_up(client_in: Any, tmp_path: Any) -> None:
+    """However large the registry, other tasks take their turns while it's read."""
+    file, turns = tmp_path / "registry.json", 0
+    file.write_text(json.dumps(registry(*["https://a.example/m"] * 20_000)))
+    async with client_in() as client, anyio.create_task_group() as group:
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        group.start_soon(turn)
+        assert len(await client.registry(file)) == 20_000
+        group.cancel_scope.cancel()
+    assert turns > file.stat().st_size / 16_384
+
+
+async def test_one_too_large_is_refused(client_in: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    from asap_adapters import finder
+    from asap_core import BadReply
+
+    file = tmp_path / "registry.json"
+    file.write_text(json.dumps(registry()))
+    monkeypatch.setattr(finder, "MAX_REGISTRY", file.stat().st_size - 1)
+    async with client_in() as client:
+        with pytest.raises(BadReply, match="expected at most"):
+            await client.registry(file)
