@@ -172,15 +172,16 @@ Codings = Mapping[bytes, Callable[[], Inflater]]
 
 
 class Body:
-    """A request body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes."""
+    """A body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes in all."""
 
-    __slots__ = ("_data", "_inflater", "_limit")
+    __slots__ = ("_data", "_inflater", "_limit", "_taken")
 
     def __init__(self, *, limit: int, inflater: Inflater | None = None) -> None:
         self._limit = limit
         self._inflater = inflater
         # Most bodies come in one piece, which is passed on as it came; more are put together, whatever their number.
         self._data: bytes | bytearray = b""
+        self._taken = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body. Raises `BodyTooLarge` and `BadCoding`."""
@@ -197,10 +198,10 @@ class Body:
             self._keep(inflater.inflate(b"", self._room()))
 
     def _room(self) -> int:
-        return min(_BLOCK, self._limit - len(self._data) + 1)
+        return min(_BLOCK, self._limit - self._taken - len(self._data) + 1)
 
     def _keep(self, chunk: bytes) -> None:
-        if len(self._data) + len(chunk) > self._limit:
+        if self._taken + len(self._data) + len(chunk) > self._limit:
             self._data = b""
             raise BodyTooLarge(self._limit)
         if not self._data:
@@ -215,8 +216,14 @@ class Body:
         """How many bytes of it are in memory, inflated."""
         return len(self._data)
 
+    def take(self) -> bytes:
+        """Return what has come since the last time, for whoever reads it piece by piece. It counts for the limit."""
+        data, self._data = bytes(self._data), b""
+        self._taken += len(data)
+        return data
+
     def end(self) -> bytes:
-        """Return the whole body. Raises `BadCoding` where the coded stream isn't finished."""
+        """Return the whole body, or what wasn't taken of it. Raises `BadCoding` where the coded stream isn't finished."""
         if self._inflater is not None and not self._inflater.finished:
             raise BadCoding("expected the coded body to be complete")
         return bytes(self._data)

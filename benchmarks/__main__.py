@@ -19,3 +19,5 @@ with ValkeyServer() as server:
     subprocess.run([*command, *([] if python is None else ["--reference", python])], check=True)
 print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.load"], check=True)
+print(flush=True)
+subprocess.run([sys.executable, "-m", "benchmarks.registry"], check=True)

@@ -136,6 +136,22 @@ class TestBodies:
             assert run([coded]) == run(cut)
         assert run([gzip.compress(data) * 3]) == data * 3
 
+    @given(st.binary(max_size=300), st.integers(1, 50), st.lists(st.booleans(), min_size=5, max_size=5))
+    def test_taken_in_pieces_it_is_the_same(self, data: Any, chunk: Any, taking: Any) -> None:
+        for coded, inflater in ((data, None), (gzip.compress(data), Gzip())):
+            body, found = Body(limit=len(data), inflater=inflater), b""
+            for place, start in enumerate(range(0, len(coded), chunk)):
+                body.feed(coded[start : start + chunk])
+                if taking[place % len(taking)]:
+                    found += body.take()
+                    assert body.held == 0
+            assert found + body.end() == data
+            over = Body(limit=len(data))
+            over.feed(data)
+            over.take()
+            with pytest.raises(BodyTooLarge):
+                over.feed(b"x")
+
     def test_many_small_pieces_take_no_more_memory_than_a_few(self) -> None:
         body = Body(limit=1_000_000)
         tracemalloc.start()

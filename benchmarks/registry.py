@@ -1,0 +1,105 @@
+"""A registry of 100,000 agents: reading it, the longest it holds a loop meanwhile, and finding one agent in it."""
+
+import gc
+import json
+import subprocess
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+
+from asap_adapters.finder import _PIECE
+from asap_core.catalog import Catalog, CatalogReader
+from asap_core.codec import warm_up
+from benchmarks import reference_python
+
+AGENTS = 100_000
+LOOK_UPS = 1_000
+
+
+def registry() -> bytes:
+    """Some 440 bytes an agent: two skills shared by many, one of its own."""
+    agents = [
+        {
+            "id": f"urn:asap:agent:agent-{number}",
+            "name": f"Agent {number}",
+            "description": "An agent that does something useful for people, and says so in a sentence or two. " * 2,
+            "asap_version": "2.1",
+            "skills": ["echo", f"only-{number}", f"kind-{number % 100}"],
+            "endpoints": {
+                "http": f"https://agent-{number}.example",
+                "manifest": f"https://agent-{number}.example/.well-known/asap/manifest.json",
+            },
+        }
+        for number in range(AGENTS)
+    ]
+    return json.dumps({"version": "1.0", "updated_at": "2026-01-01T00:00:00Z", "agents": agents}).encode()
+
+
+def read(data: bytes) -> tuple[Catalog, float, float]:
+    """The catalogue, how long it took, and the longest piece of that."""
+    reader, longest = CatalogReader(), 0.0
+    began = last = time.perf_counter()
+    for start in range(0, len(data), _PIECE):
+        reader.feed(data[start : start + _PIECE])
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    catalog = reader.close()
+    now = time.perf_counter()
+    return catalog, now - began, max(longest, now - last)
+
+
+def collection() -> float:
+    """How long a full garbage collection takes."""
+    gc.collect()
+    began = time.perf_counter()
+    gc.collect()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the table."""
+    warm_up()
+    data = registry()
+    gc.collect()
+    runs = [read(data) for _ in range(3)]
+    seconds, longest = min(run[1] for run in runs), min(run[2] for run in runs)
+    catalog = runs[0][0]
+    del runs
+    gc.collect()
+    wanted = [f"urn:asap:agent:agent-{number * 97 % AGENTS}" for number in range(LOOK_UPS)]
+    began = time.perf_counter()
+    assert all(catalog.by_id(one) is not None for one in wanted)
+    by_id = (time.perf_counter() - began) / LOOK_UPS
+    began = time.perf_counter()
+    assert all(catalog.by_skill(f"only-{number}")[0] is not None for number in range(LOOK_UPS))
+    by_skill = (time.perf_counter() - began) / LOOK_UPS
+    with_it = collection()
+    del catalog
+    collected = with_it - collection()
+    tracemalloc.start()
+    kept = read(data)[0]
+    memory = tracemalloc.get_traced_memory()[0] / len(kept)
+    tracemalloc.stop()
+    theirs: list[float | None] = [None, None, None]
+    python = reference_python()
+    if python is not None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            script = str(Path(__file__).with_name("reference_registry.py"))
+            command = [python, "-W", "ignore", script, file.name, wanted[-1], "only-50000"]
+            theirs = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    print(f"a registry of {AGENTS:,} agents, {len(data) / 1e6:.0f} MB    ours       reference")
+    for name, mine, other in zip(
+        ("reading it", "one agent by its id", "by a skill"), (seconds, by_id, by_skill), theirs, strict=True
+    ):
+        told = "-" if other is None else f"{other * 1e6:,.0f} µs   {other / mine:,.1f}x"
+        print(f"{name:<40}{mine * 1e6:>12,.0f} µs   {told}")
+    print(f"{'longest piece of reading, of ' + format(_PIECE, ',') + ' bytes':<40}{longest * 1e3:>12.1f} ms")
+    print(f"{'what it adds to a garbage collection':<40}{collected * 1e3:>12.1f} ms")
+    print(f"{'memory for each agent':<40}{memory:>12,.0f} bytes")
+
+
+if __name__ == "__main__":
+    main()
