@@ -15,19 +15,20 @@ from typing import Any, Final, Self
 import httpx
 
 from asap_adapters.clock import LoopClock
+from asap_adapters.connecting import Resolver
 from asap_adapters.courier import Courier, call_of, taken
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.finder import Discovery, Finder, join
-from asap_adapters.web import Web, known_origin
+from asap_adapters.web import Web
 from asap_core.catalog import Catalog
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
-from asap_core.client.outbound import Allowed, without_credentials
+from asap_core.client.outbound import Allowed, OutboundPolicy
 from asap_core.client.replies import Sent, read_batch_reply
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.codec import to_json
 from asap_core.dnssd import Announcement
-from asap_core.errors import NotAllowed, NotResolved, RemoteError
+from asap_core.errors import NotResolved, RemoteError
 from asap_core.jsonrpc import MAX_ID
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import Health, Manifest
@@ -46,7 +47,10 @@ class AgentClient:
 
     `token` is sent to origins that the caller names (by the URL given to `discover`, `get_manifest` or `send`), `auth`
     maps further origins to tokens; neither goes to an origin learned from a registry or the local network unless listed
-    there, and none over plain http except on this machine. `allow_http` names hosts that may be reached without TLS.
+    there, and none over plain http except on this machine. `allow_http` names hosts that may be reached without TLS,
+    `allow_networks` networks beside the internet that they may be in (`10.0.0.0/8`), `allow_ports` ports below 1024
+    beside 80 and 443, `allow_endpoints` origins that may be gone to whoever names them; `redirects` is how many of a
+    document's are followed, at most 2, within its origin. `resolver` answers names instead of the system.
     `registries` are URLs or files for `resolve`, in order of precedence. A URL that becomes another agent's is refused
     (`AgentChanged`) unless `allow_changed_agents` says otherwise. With `trust_env` false, proxies and
     certificates of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often
@@ -62,7 +66,10 @@ class AgentClient:
         token: str | None = None,
         auth: Mapping[str, str] | None = None,
         allow_http: Collection[str] = (),
+        allow_networks: Collection[str] = (),
+        allow_ports: Collection[int] = (),
         allow_endpoints: Collection[str] = (),
+        redirects: int = 0,
         allow_changed_agents: bool = False,
         registries: Sequence[str | Path] = (),
         timeout: float = 60.0,
@@ -70,29 +77,35 @@ class AgentClient:
         compress: bool = True,
         verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
+        resolver: Resolver | None = None,
         policy: DirectoryPolicy | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         if not URN.fits(sender):
             raise ValueError(f"expected as sender {URN.expected}")
         self.sender = sender
-        self._allow_endpoints = frozenset(map(known_origin, allow_endpoints))
         self._clock = LoopClock()
         self._web = Web(
             token=token,
             auth=auth or {},
-            allow_http=allow_http,
+            policy=OutboundPolicy(
+                allow_http=allow_http,
+                allow_networks=allow_networks,
+                allow_ports=allow_ports,
+                allow_endpoints=allow_endpoints,
+                redirects=redirects,
+            ),
             timeout=timeout,
             trust_env=trust_env,
             compress=compress,
             verify=verify,
             transport=transport,
+            resolver=resolver,
         )
         self._finder = Finder(
             self._web,
             self._clock,
             registries=registries,
-            allow_endpoints=self._allow_endpoints,
             allow_changed_agents=allow_changed_agents,
             policy=policy,
         )
@@ -314,15 +327,7 @@ class AgentClient:
 
     def _endpoint(self, manifest: Manifest) -> Allowed:
         """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
-        allowed = self._web.judge(manifest.endpoints.asap)
-        origin = self._finder.origin(manifest) or allowed.origin
-        if allowed.origin != origin and allowed.origin not in self._allow_endpoints:
-            raise NotAllowed(
-                without_credentials(allowed.url),
-                f"the manifest that names it came from {origin}",
-                f"allow it with allow_endpoints=[{allowed.origin!r}]",
-            )
-        return allowed
+        return self._web.judge_endpoint(manifest.endpoints.asap, self._finder.origin(manifest))
 
 
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})

@@ -29,7 +29,7 @@ from asap_core.client.directory import (
 )
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.errors import BadReply, InvalidDocument, TimedOut, Unreachable, WrongAgent
+from asap_core.errors import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable, WrongAgent
 
 __all__ = ["Documents", "Lookup"]
 
@@ -144,7 +144,7 @@ class Documents(Generic[T]):
             return Failed(error, FailureKind.TIMEOUT)
         except Unreachable as error:
             return Failed(error, FailureKind.UNREACHABLE)
-        except (BadReply, InvalidDocument, WrongAgent) as error:
+        except (BadReply, InvalidDocument, NotAllowed, WrongAgent) as error:
             return Failed(error, FailureKind.UNUSABLE)
         assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
         return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
@@ -178,6 +178,6 @@ def _with_next_try(error: Exception, next_try: float, shown: str) -> Exception:
     # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
     if isinstance(error, Unreachable):
         return evolve(error, next_try=round(next_try, 1))
-    if isinstance(error, BadReply | InvalidDocument | WrongAgent):
+    if isinstance(error, BadReply | InvalidDocument | NotAllowed | WrongAgent):
         return evolve(error)
     return Unreachable(shown, str(error), round(next_try, 1), sent=False)

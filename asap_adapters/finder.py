@@ -15,12 +15,13 @@ from attrs import frozen
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents
-from asap_adapters.web import Web, remember
+from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
 from asap_core.client.incumbents import Incumbents
-from asap_core.client.outbound import may_name, origin_of, without_credentials
+from asap_core.client.outbound import origin_of, without_credentials
+from asap_core.client.provenance import remember
 from asap_core.client.resolution import (
     Browse,
     CheckRevoked,
@@ -73,13 +74,11 @@ class Finder:
         clock: LoopClock,
         *,
         registries: Sequence[str | Path],
-        allow_endpoints: frozenset[str],
         allow_changed_agents: bool,
         policy: DirectoryPolicy | None,
     ) -> None:
         self._web = web
         self._locations = tuple(map(str, registries))
-        self._allow_endpoints = allow_endpoints
         self._allow_changed_agents = allow_changed_agents
         self._incumbents = Incumbents()
         self._manifests = Documents(
@@ -187,22 +186,13 @@ class Finder:
     async def _fetch(self, step: FetchManifest) -> Step:
         try:
             if isinstance(step.named_by, RegistryEntry):
-                self._check_named_by(step.source, step.url)
+                self._web.judge(step.url, named_by=step.source)
             else:
-                self._web.trust_on_link(step.named_by.host)
+                self._web.trust_on_link(step.named_by.host, step.named_by.addresses)
             # Whether it's the agent wanted is the step's to judge, so that the trace says so.
             return step.fetched((await self.look_up(step.url, Wanted())).manifest)
         except AsapError as error:
             return step.failed(error)
-
-    def _check_named_by(self, location: str, url: str) -> None:
-        named = self._web.judge(url)
-        if not may_name(location, named) and named.origin not in self._allow_endpoints:
-            raise NotAllowed(
-                without_credentials(url),
-                "it's inside, and the registry that names it isn't",
-                f"allow it with allow_endpoints=[{named.origin!r}]",
-            )
 
     async def _listen(self, step: Browse, wait: float) -> Step:
         after: Browse | Step = step
@@ -233,7 +223,7 @@ class Finder:
 
     async def follow(self, announcement: Announcement, wanted: Wanted) -> Discovery:
         """The manifest of an announced agent."""
-        self._web.trust_on_link(announcement.host)
+        self._web.trust_on_link(announcement.host, announcement.addresses)
         return await self.look_up(announcement.manifest_url, wanted)
 
 

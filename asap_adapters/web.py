@@ -10,9 +10,22 @@ from typing import Any, Final, assert_never
 
 import anyio
 import httpx
+from attrs import evolve, frozen
 
 from asap_adapters.coding import CODINGS
-from asap_core.client.outbound import Allowed, Refused, is_loopback, judge_url, origin_of, without_credentials
+from asap_adapters.connecting import OutboundTransport, Resolver, link_networks, link_scopes
+from asap_core.client.outbound import (
+    Allowed,
+    OutboundPolicy,
+    Refused,
+    is_loopback,
+    known_origin,
+    origin_of,
+    without_credentials,
+)
+from asap_core.client.provenance import Provenance, remember
+from asap_core.client.reach import on_link, read_address
+from asap_core.client.urls import authority_of, host_of
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
 from asap_core.jsontext import write_json
@@ -29,8 +42,11 @@ _COMPRESS_FROM: Final = 1_024
 _VERSIONS: Final = "2.2, 2.1"
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "br": CODINGS[b"br"]}
-# Origins and hosts remembered, some 100 bytes each; past it the oldest are forgotten, which only ever allows less.
-_MAX_REMEMBERED: Final = 1_000
+_USER_AGENT: Final = ("user-agent", "asap-sansio")
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
+_MAX_FIELDS: Final = 100
+_MAX_HEAD: Final = 65_536
 
 Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 """Status, headers, body."""
@@ -39,7 +55,8 @@ Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 class Web:
     """Requests to origins that may be asked. Opened and closed by the client that owns it.
 
-    The parameters are `AgentClient`'s.
+    The parameters are `AgentClient`'s. A `transport` of the caller's own is given what policy allows of the URLs; to
+    what addresses it connects is its business.
     """
 
     def __init__(
@@ -47,75 +64,104 @@ class Web:
         *,
         token: str | None,
         auth: Mapping[str, str],
-        allow_http: Collection[str],
+        policy: OutboundPolicy,
         timeout: float,
         trust_env: bool,
         compress: bool,
         verify: ssl.SSLContext | bool,
         transport: httpx.AsyncBaseTransport | None,
+        resolver: Resolver | None = None,
     ) -> None:
         if not all(map(is_token, [*([] if token is None else [token]), *auth.values()])):
-            # httpx would repeat it in its error.
             raise ValueError("expected tokens of visible ASCII characters")
         self._token = token
         self._auth = {known_origin(origin): value for origin, value in auth.items()}
-        self._allow_http = frozenset(allow_http)
+        self.policy = policy
         self._timeout = timeout
         self._compress = compress
-        self._make: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
-            trust_env=trust_env, verify=verify, transport=transport, follow_redirects=False, timeout=timeout
+        allowed = {authority_of(origin) or "" for origin in (*policy.allow_endpoints, *self._auth)}
+        self._provenance = Provenance(frozenset(allowed))
+        self._make: Callable[[], httpx.AsyncBaseTransport] = lambda: (
+            transport
+            or OutboundTransport(policy, self._provenance, resolver=resolver, verify=verify, trust_env=trust_env)
         )
-        self._http: httpx.AsyncClient | None = None
-        # Origins that the caller named, and hosts announced on this link.
+        self._transport: httpx.AsyncBaseTransport | None = None
+        # Origins that the caller named: the token may go there.
         self._named: dict[str, None] = {}
-        self._on_link: dict[str, None] = {}
 
     @property
     def is_open(self) -> bool:
         """Whether requests can be made."""
-        return self._http is not None
+        return self._transport is not None
 
     def open(self) -> None:
         """Get ready. Raises RuntimeError where it's open already."""
-        if self._http is not None:
+        if self._transport is not None:
             raise RuntimeError("this client is open already")
-        self._http = self._make()
+        self._transport = self._make()
 
     async def aclose(self) -> None:
         """Close all connections. From any task; a second time does nothing."""
-        http, self._http = self._http, None
-        if http is not None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
             with anyio.CancelScope(shield=True):
-                await http.aclose()
+                await transport.aclose()
 
-    def _opened(self) -> httpx.AsyncClient:
-        if self._http is None:
+    def _opened(self) -> httpx.AsyncBaseTransport:
+        if self._transport is None:
             raise RuntimeError("this client isn't open; write: async with AgentClient(sender=…) as client: …")
-        return self._http
+        return self._transport
 
     # --- where, and with what ----------------------------------------------------------------------------------------
 
-    def judge(self, url: str) -> Allowed:
-        """Return the URL if it may be asked. Raises `NotAllowed`, and RuntimeError where the client isn't open."""
+    def judge(self, url: str, *, named_by: str | None = None) -> Allowed:
+        """Return the URL if it may be asked. Raises `NotAllowed`, and RuntimeError where the client isn't open.
+
+        `named_by` is the URL or file of the document that named it, where it wasn't the caller.
+        """
         self._opened()
-        judged = judge_url(url, allow_http=self._allow_http | self._on_link.keys())
-        match judged:
-            case Allowed():
-                return judged
-            case Refused(shown, reason, remedy):
-                raise NotAllowed(shown, reason, remedy)
-            case _:
-                assert_never(judged)
+        if named_by is not None:
+            self._provenance.learn(url, source=named_by)
+        reach = self._provenance.reach(authority_of(url) or "")
+        vouched = bool(self._provenance.pinned(host_of(url)))
+        return _allowed(self.policy.judge(url, reach=reach, vouched=vouched))
+
+    def judge_endpoint(self, url: str, came_from: str | None) -> Allowed:
+        """Return where an agent takes envelopes, if its manifest, which came from that origin, may say so.
+
+        Raises as `judge`. None is a manifest of the caller's own making.
+        """
+        endpoint = self.judge(url)
+        refused = None if came_from is None else self.policy.judge_endpoint(endpoint, came_from=came_from)
+        return _allowed(refused or endpoint)
 
     def name_origin(self, url: str) -> None:
         """The caller named this URL: the token may go to its origin."""
         origin = origin_of(url)
         if origin is not None:
             remember(self._named, origin, None)
+            self._provenance.name(url)
 
-    def trust_on_link(self, host: str) -> None:
-        """This host was announced on the link it's on: plain http to it is allowed."""
-        remember(self._on_link, host, None)
+    def trust_on_link(self, host: str, addresses: Sequence[str], *, networks: Collection[str] | None = None) -> None:
+        """This host was announced at these addresses: plain http to it is allowed, and it's connected to only there.
+
+        `networks` are those of the interface that heard the announcement (`192.0.2.7/24`), or else all of this
+        machine's. Addresses that aren't on their link don't count. Raises `NotAllowed` where none is left, or the host
+        is neither one of them nor a name under `.local`, for which this link alone can answer (RFC 6762 §3).
+        """
+        if is_loopback(host):
+            return
+        here = link_networks() if networks is None else networks
+        near = [address for address in addresses if on_link(address, here, scopes=link_scopes())]
+        spelled = read_address(host)
+        if spelled is not None:
+            near = [address for address in near if _without_scope(address) == _without_scope(host)]
+        elif not host.lower().removesuffix(".").endswith(".local"):
+            near = []
+        if not near:
+            reason = "it was announced on the local network, and isn't on it"
+            raise NotAllowed(host, reason, "ask it by its URL, if that's meant")
+        self._provenance.pin(host, near)
 
     def _credential(self, allowed: Allowed) -> dict[str, str]:
         token = self._auth.get(allowed.origin)
@@ -128,11 +174,9 @@ class Web:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def get(self, allowed: Allowed, headers: Sequence[tuple[str, str]], limit: int) -> Answer:
-        """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`."""
-        request = self._request(
-            "GET", allowed.url, headers=[("accept", "application/json"), _ACCEPT_ENCODING, *headers]
-        )
-        return await self._exchange(request, limit, min(self._timeout, _GET_SECONDS))
+        """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`, `NotAllowed`."""
+        call = _Call(allowed, "GET", [("accept", "application/json"), _ACCEPT_ENCODING, *headers])
+        return await self._exchange(call, limit, min(self._timeout, _GET_SECONDS))
 
     async def post(
         self, allowed: Allowed, document: object, headers: Mapping[str, str], *, compress: bool = True
@@ -143,50 +187,104 @@ class Web:
         if compress and self._compress and len(content) >= _COMPRESS_FROM:
             # gzip, which peers of both generations read; brotli isn't everywhere.
             content, extra["content-encoding"] = gzip.compress(content, 6, mtime=0), "gzip"
-        request = self._request(
-            "POST",
-            allowed.url,
-            content=content,
-            headers={
-                "accept": "application/json",
-                "content-type": "application/json",
-                "asap-version": _VERSIONS,
-                **extra,
-                **headers,
-                **self._credential(allowed),
-            },
+        fields = {
+            "accept": "application/json",
+            "content-type": "application/json",
+            "asap-version": _VERSIONS,
+            **extra,
+            **headers,
+            **self._credential(allowed),
+        }
+        status, _, body = await self._exchange(
+            _Call(allowed, "POST", list(fields.items()), content), MAX_REPLY, self._timeout
         )
-        status, _, body = await self._exchange(request, MAX_REPLY, self._timeout)
         return status, body
 
-    def _request(self, method: str, url: str, **options: Any) -> httpx.Request:
-        try:
-            return self._opened().build_request(method, url, **options)
-        except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
-            raise _not_a_url(url) from None
-
-    async def _exchange(self, request: httpx.Request, limit: int, seconds: float) -> Answer:
-        http, shown = self._opened(), without_credentials(str(request.url))
+    async def _exchange(self, call: "_Call", limit: int, seconds: float) -> Answer:
+        shown = without_credentials(call.allowed.url)
         try:
             with anyio.fail_after(seconds):
-                response = await http.send(request, stream=True)
-                try:
-                    return response.status_code, tuple(response.headers.multi_items()), await _body(response, limit)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await response.aclose()
+                return await self._answer(call, limit)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unreachable(shown, _reason(error), sent=False) from error
+            raise Unreachable(shown, _reason(error), sent=False) from None
         except (TimeoutError, httpx.TimeoutException):
             raise TimedOut(shown, f"nothing within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise Unreachable(shown, _reason(error)) from error
-        except (httpx.InvalidURL, UnicodeError):  # a resolver's, of names that can't be encoded
-            raise _not_a_url(str(request.url)) from None
+            raise Unreachable(shown, _reason(error)) from None
         except BodyTooLarge as error:
             raise BadReply(shown, f"expected at most {error.limit} bytes") from None
         except BadCoding as error:
             raise BadReply(shown, str(error)) from None
+
+    async def _answer(self, call: "_Call", limit: int) -> Answer:
+        """What is answered, redirects followed as far as policy goes."""
+        followed = 0
+        while True:
+            # Not by httpx's client, which would keep cookies, and log URLs with what they may hold.
+            response = await self._opened().handle_async_request(_request(call, self._timeout))
+            try:
+                _check_head(response, call.allowed)
+                location = response.headers.get("location")
+                if response.status_code not in _REDIRECTS or location is None:
+                    return response.status_code, tuple(response.headers.multi_items()), await _body(response, limit)
+                call = self._redirected(call, response.status_code, location, followed)
+                followed += 1
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+
+    def _redirected(self, call: "_Call", status: int, location: str, followed: int) -> "_Call":
+        judged = self.policy.judge_redirect(call.allowed, location, followed=followed, method=call.method)
+        match judged:
+            case Allowed():
+                return evolve(call, allowed=judged)
+            case Refused(shown, reason, remedy):
+                raise BadReply(shown, f"{reason}; {remedy}", status)
+            case _:
+                assert_never(judged)
+
+
+@frozen
+class _Call:
+    """A request that may be made again elsewhere."""
+
+    allowed: Allowed
+    method: str
+    headers: Sequence[tuple[str, str]]
+    content: bytes | None = None
+
+
+def _allowed(judged: Allowed | Refused) -> Allowed:
+    match judged:
+        case Allowed():
+            return judged
+        case Refused(shown, reason, remedy):
+            raise NotAllowed(shown, reason, remedy)
+        case _:
+            assert_never(judged)
+
+
+def _request(call: _Call, seconds: float) -> httpx.Request:
+    try:
+        return httpx.Request(
+            call.method,
+            call.allowed.url,
+            headers=[_USER_AGENT, *call.headers],
+            content=call.content,
+            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)},
+        )
+    except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
+        shown = without_credentials(call.allowed.url)
+        reason = "its host can't be a host's name"
+        raise NotAllowed(shown, reason, "expected a URL such as https://agent.example") from None
+
+
+def _check_head(response: httpx.Response, asked: Allowed) -> None:
+    fields = response.headers.raw
+    size = sum(len(name) + len(value) for name, value in fields)
+    if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
+        expected = f"expected at most {_MAX_FIELDS} header fields, of {_MAX_HEAD} bytes together"
+        raise BadReply(without_credentials(asked.url), expected, response.status_code)
 
 
 async def _body(response: httpx.Response, limit: int) -> bytes:
@@ -211,9 +309,8 @@ async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-def _not_a_url(url: str) -> NotAllowed:
-    shown = without_credentials(url)
-    return NotAllowed(shown, "its host can't be a host's name", "expected a URL such as https://agent.example")
+def _without_scope(address: str) -> object:
+    return read_address(address.partition("%")[0])
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -223,35 +320,19 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _reason(error: httpx.HTTPError) -> str:
-    """What happened, in words: httpx's own are often empty, and never name the host."""
-    words = " ".join(str(error).split())
+    """What happened, in words of ours: h11's and httpx's repeat what the peer sent, are empty, or name no address."""
     untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         # On trio it's two causes down, under errors without words.
         return f"its certificate isn't trusted: {untrusted.verify_message}"
+    if isinstance(error, httpx.ConnectError):
+        words = " ".join(str(error).split())  # our own, or the TLS library's
+        return f"can't connect: {words}" if words else "can't connect"
     kinds = {
-        httpx.ConnectError: "can't connect",
         httpx.ConnectTimeout: "can't connect in time",
         httpx.PoolTimeout: "too many requests are under way",
-        httpx.RemoteProtocolError: "the connection ended without an answer",
+        httpx.RemoteProtocolError: "what came back isn't an HTTP answer, or ended early",
         httpx.ReadError: "the connection broke",
         httpx.WriteError: "the connection broke",
     }
-    kind = next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")
-    return f"{kind}: {words}" if words else kind
-
-
-def known_origin(url: str) -> str:
-    """The origin of a URL that a user configured. Raises ValueError where it has none."""
-    origin = origin_of(url)
-    if origin is None:
-        raise ValueError("expected an origin such as https://agent.example")
-    return origin
-
-
-def remember(table: dict[Any, Any], key: Any, value: Any) -> None:
-    """Keep the latest thousand."""
-    table.pop(key, None)
-    table[key] = value
-    if len(table) > _MAX_REMEMBERED:
-        del table[next(iter(table))]
+    return next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")

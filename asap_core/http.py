@@ -223,7 +223,7 @@ class Body:
         return data
 
     def end(self) -> bytes:
-        """Return the whole body, or what wasn't taken of it. Raises `BadCoding` where the coded stream isn't finished."""
+        """Return the body, or what wasn't taken of it. Raises `BadCoding` where the coded stream isn't finished."""
         if self._inflater is not None and not self._inflater.finished:
             raise BadCoding("expected the coded body to be complete")
         return bytes(self._data)

@@ -5,7 +5,7 @@ from typing import Any, assert_never
 
 import anyio
 
-from asap_adapters.cli.options import CLI_SENDER, add_client_options, seconds, urn
+from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say, table
 from asap_adapters.client import AgentClient, Discovery
 from asap_core.client.freshness import Freshness
@@ -52,7 +52,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _client(arguments: argparse.Namespace) -> AgentClient:
-    return AgentClient(sender=CLI_SENDER, allow_http=arguments.allow_http, verify=arguments.ca_file)
+    return AgentClient(sender=CLI_SENDER, **reach(arguments))
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 import argparse
 import ssl
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from asap_adapters.cli.output import visible
 from asap_core.client.outbound import origin_of
+from asap_core.client.reach import read_network
 from asap_core.model.rules import URN
 from asap_core.server.identity import is_token
 
@@ -17,12 +18,15 @@ __all__ = [
     "add_backend",
     "add_client_options",
     "body_size",
+    "network",
     "origin",
     "port",
+    "reach",
     "redis_url",
     "seconds",
     "token",
     "urn",
+    "web_port",
     "whole_number",
 ]
 
@@ -73,6 +77,19 @@ def port(text: str) -> int:
     return whole_number(text, 0, _MAX_PORT, "expected a port from 0 to 65535")
 
 
+def web_port(text: str) -> int:
+    """Read a port to connect to."""
+    return whole_number(text, 1, _MAX_PORT, "expected a port from 1 to 65535")
+
+
+def network(text: str) -> str:
+    """Read a network."""
+    try:
+        return str(read_network(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def body_size(text: str) -> int:
     """Read a number of bytes."""
     return whole_number(text, 1, 2**31 - 1, "expected a number of bytes, 1 to 2147483647")
@@ -105,11 +122,37 @@ def seconds(text: str) -> float:
     return value
 
 
+def reach(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the shared options say of where a client may go: arguments of `AgentClient`."""
+    return {
+        "allow_http": arguments.allow_http,
+        "allow_networks": arguments.allow_network,
+        "allow_ports": arguments.allow_port,
+        "verify": arguments.ca_file,
+    }
+
+
 def add_client_options(command: argparse.ArgumentParser) -> None:
     """Add the options of every command that calls agents."""
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument(
         "--allow-http", metavar="HOST", action="append", default=[], help="allow plain http to this host (repeatable)"
+    )
+    command.add_argument(
+        "--allow-network",
+        metavar="CIDR",
+        type=network,
+        action="append",
+        default=[],
+        help="allow hosts in this network, such as 10.0.0.0/8, beside those on the internet (repeatable)",
+    )
+    command.add_argument(
+        "--allow-port",
+        metavar="PORT",
+        type=web_port,
+        action="append",
+        default=[],
+        help="allow this port below 1024 beside 80 and 443 (repeatable)",
     )
     command.add_argument(
         "--ca-file", metavar="FILE", type=_trusted, default=True, help="trust these authorities (PEM), and no others"

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from asap_adapters.cli.options import CLI_SENDER, add_client_options, seconds, urn
+from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is_version
@@ -38,10 +38,7 @@ def _version(text: str) -> str:
 
 
 async def _resolve(arguments: argparse.Namespace) -> int:
-    client = AgentClient(
-        sender=CLI_SENDER, allow_http=arguments.allow_http, verify=arguments.ca_file, registries=arguments.registry
-    )
-    async with client:
+    async with AgentClient(sender=CLI_SENDER, registries=arguments.registry, **reach(arguments)) as client:
         end = await client.explain(
             arguments.urn,
             wait=0.0 if arguments.no_mdns else arguments.wait,

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, token, urn
+from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, reach, token, urn
 from asap_adapters.cli.output import json_text, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.client.delivery import RetryPolicy
@@ -39,9 +39,8 @@ async def _send(arguments: argparse.Namespace) -> int:
     client = AgentClient(
         sender=arguments.sender,
         token=arguments.token,
-        allow_http=arguments.allow_http,
         allow_endpoints=arguments.allow_endpoint,
-        verify=arguments.ca_file,
+        **reach(arguments),
         # Whoever waits at a terminal decides by themselves whether to ask again.
         retry=RetryPolicy(retries=0),
     )

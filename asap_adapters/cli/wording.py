@@ -9,6 +9,7 @@ from asap_core.errors import (
     KINDS,
     REPLAYED,
     SENDER_MISMATCH,
+    BadReply,
     InvalidDocument,
     NotAllowed,
     RemoteError,
@@ -20,7 +21,10 @@ __all__ = ["in_words", "unwrapped"]
 # What the library tells its callers to write, and what does the same here.
 _OPTIONS: Final = (
     (re.compile(r"allow_http=\['([^']*)'\]"), r"--allow-http \1"),
+    (re.compile(r"allow_networks=\['([^']*)'\]"), r"--allow-network \1"),
+    (re.compile(r"allow_ports=\[(\d+)\]"), r"--allow-port \1"),
     (re.compile(r"allow_endpoints=\['([^']*)'\]"), r"--allow-endpoint \1"),
+    (re.compile(r", unless redirects=\d allows it"), ""),
     (re.compile(r"pass them as auth=\{origin: token\}"), "leave them out; `asap send` has --token"),
 )
 # What to do about a refusal: the table's advice, in the command's own words where it has an option for it.
@@ -38,7 +42,7 @@ _MOST_PROBLEMS: Final = 5
 def in_words(error: BaseException) -> str:
     """What went wrong and what would have been right, in a line."""
     match error:
-        case NotAllowed():
+        case NotAllowed() | BadReply():
             return _with_options(str(error))
         case RemoteError():
             return _refused(error)

@@ -1,31 +1,62 @@
-"""Where the library may go: one judgement for every URL that it fetches or posts to.
+"""Where the library may go: one policy for every URL that it fetches or posts to, and for every address behind one.
 
-https, unless the host is this machine or allowed by name; no credentials in URLs; nothing but http and https. What a
-resolver answers is the adapters' to check, later; this is what the URL alone tells.
+https, unless the host is this machine or allowed by name; no credentials in URLs; nothing but http and https; no ports
+of other services; the internet only, unless a network is allowed; and nothing that's nearer to us than who named it.
+What a name resolves to is judged before it's connected to, and nothing else is connected to.
 """
 
-import ipaddress
-import re
-from collections.abc import Collection
-from typing import Final
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, assert_never
+from urllib.parse import SplitResult, urljoin, urlunsplit
 
-from attrs import frozen
+from attrs import Attribute, field, frozen
+
+from asap_core.client.reach import (
+    Network,
+    Obstacle,
+    Why,
+    Zone,
+    obstacle,
+    read_address,
+    read_network,
+)
+from asap_core.client.urls import (
+    is_loopback,
+    is_this_machine,
+    origin,
+    origin_of,
+    port_of,
+    split,
+    without_credentials,
+)
 
 __all__ = [
+    "MAX_REDIRECTS",
+    "AddressRefused",
     "Allowed",
+    "Dial",
+    "Lookup",
+    "OutboundPolicy",
     "Refused",
-    "is_inside",
     "is_loopback",
     "judge_url",
-    "may_name",
+    "known_origin",
     "origin_of",
     "without_credentials",
 ]
 
-_PORTS: Final = {"http": 80, "https": 443}
-# Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
-_MAX_URL: Final = 8000
+MAX_REDIRECTS: Final = 2
+"""A server that has moved needs one, or two where it also adds a slash; more is a loop or a game (issue 4)."""
+_WEB_PORTS: Final = frozenset({80, 443})
+# Below it only a machine's administrator may listen (RFC 6335 §6): services to which a request may be a command.
+_FIRST_USER_PORT: Final = 1024
+_MAX_PORT: Final = 65_535
+# This library's servers bind 127.0.0.1 unless told otherwise; RFC 6761 §6.3 says that no resolver is asked.
+_LOOPBACK: Final = ("127.0.0.1", "::1")
+# Names have a few addresses. All that a resolver answers are judged; each that's tried takes its share of the time.
+_MAX_TRIED: Final = 8
+# As much of an address that somebody else chose as an error repeats.
+_MAX_SHOWN: Final = 200
 
 
 @frozen
@@ -47,102 +78,213 @@ class Refused:
     remedy: str
 
 
-def judge_url(url: str, *, allow_http: Collection[str] = ()) -> Allowed | Refused:
-    """Judge one URL. `allow_http` are host names that may be reached without TLS. Never raises."""
-    parts = _split(url)
-    if parts is None:
-        return Refused("the URL", "it can't be read as a URL", "expected one such as https://agent.example")
-    shown = without_credentials(url)
-    if parts.scheme not in _PORTS:
-        return Refused(shown, "its scheme is neither https nor http", "expected a URL such as https://agent.example")
-    if parts.username is not None or parts.password is not None:
-        return Refused(shown, "it carries credentials", "pass them as auth={origin: token}")
-    host = parts.hostname or ""
-    if parts.scheme == "http" and not (is_loopback(host) or host in allow_http):
-        return Refused(shown, "it isn't encrypted", f"use https, or allow plain http to it with allow_http={[host]!r}")
-    return Allowed(urlunsplit(parts._replace(fragment="")), _origin(parts), host, parts.scheme == "https")
+@frozen
+class Dial:
+    """Connect to one of these addresses, in this order, and to nothing else."""
+
+    addresses: tuple[str, ...]
 
 
-def _split(url: str) -> SplitResult | None:
-    if len(url) > _MAX_URL or not url.isprintable() or " " in url or "\\" in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # reading it is what checks it
-    except ValueError:
-        return None
-    return parts if _HOST.fullmatch(_without_user(parts.netloc)) and port != 0 else None
+@frozen
+class Lookup:
+    """Ask a resolver for this name, and then `choose` about what it answers."""
+
+    name: str
 
 
-# A name in ASCII (others have a form in it, RFC 5891), or a literal address; then a port, perhaps. urlsplit takes the
-# host of `[::1]evil.example` for `::1`, and other readers don't.
-_HOST: Final = re.compile(
-    r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?",
-    re.ASCII,
-)
+@frozen
+class AddressRefused:
+    """A host isn't connected to because of where its address leads."""
+
+    reason: str
+    remedy: str
 
 
-def _without_user(netloc: str) -> str:
-    return netloc.rpartition("@")[2]
+_Refusal = tuple[str, str]  # reason and remedy
 
 
-def _origin(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    shown = f"[{host}]" if ":" in host else host
-    port = parts.port or _PORTS.get(parts.scheme)
-    return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
+def known_origin(url: str) -> str:
+    """The origin of a URL that a user configured. Raises ValueError where it has none."""
+    found = origin_of(url)
+    if found is None:
+        raise ValueError("expected an origin such as https://agent.example")
+    return found
 
 
-def origin_of(url: str) -> str | None:
-    """The origin of a URL with its port written out, or None where it has none."""
-    parts = _split(url)
-    return None if parts is None or parts.scheme not in _PORTS else _origin(parts)
+def _list(texts: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(texts, str):  # whose characters would each be taken for an item
+        raise ValueError("expected a list, such as ['10.0.0.0/8']")  # noqa: TRY004 - as for its items
+    return tuple(texts)
 
 
-def without_credentials(url: str) -> str:
-    """The URL as it may be shown: without user, password, query and fragment."""
-    parts = _split(url)
-    return "the URL" if parts is None else f"{_origin(parts)}{parts.path}"
+def _hosts(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(text.lower() for text in _list(texts))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or literal address is this machine, by its name alone (RFC 6761 §6.3, RFC 1122 §3.2.1.3)."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    return tuple(map(read_network, _list(texts)))
 
 
-def may_name(registry: str, named: Allowed) -> bool:
-    """Whether a registry at this URL (or file) may name that address.
+def _origins(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(known_origin, _list(texts)))
 
-    One elsewhere can't send us to this machine or into its network, where it couldn't go itself.
+
+def _ports(ports: Iterable[int]) -> frozenset[int]:
+    return frozenset(ports)
+
+
+def _are_ports(_policy: object, _attribute: "Attribute[Any]", ports: Collection[int]) -> None:
+    if not all(0 < port <= _MAX_PORT for port in ports):
+        raise ValueError(f"expected ports from 1 to {_MAX_PORT}")
+
+
+def _are_few(_policy: object, _attribute: "Attribute[Any]", redirects: int) -> None:
+    if not 0 <= redirects <= MAX_REDIRECTS:
+        raise ValueError(f"expected 0 to {MAX_REDIRECTS} redirects")
+
+
+@frozen(kw_only=True)
+class OutboundPolicy:
+    """What the library may connect to; each option allows something more. Raises ValueError on what can't be meant.
+
+    `allow_http`: hosts that may be reached without TLS. `allow_networks`: networks beside the internet, such as
+    `10.0.0.0/8`, that hosts may be in. `allow_ports`: ports below 1024 beside 80 and 443. `allow_endpoints`: origins
+    that may be gone to whoever names them, as if the caller had. `redirects`: how many of a GET's are followed, within
+    its origin.
     """
-    judged = judge_url(registry)
-    return not is_inside(named.host) or not isinstance(judged, Allowed) or is_inside(judged.host)
 
+    allow_http: frozenset[str] = field(default=(), converter=_hosts)
+    allow_networks: tuple[Network, ...] = field(default=(), converter=_networks)
+    allow_ports: frozenset[int] = field(default=(), converter=_ports, validator=_are_ports)
+    allow_endpoints: frozenset[str] = field(default=(), converter=_origins)
+    redirects: int = field(default=0, validator=_are_few)
 
-def is_inside(host: str) -> bool:
-    """Whether a host is this machine, or a literal address that isn't on the public internet: nowhere to be sent to.
+    # --- URLs --------------------------------------------------------------------------------------------------------
 
-    By the text alone; what a name resolves to is another question.
-    """
-    if is_loopback(host):
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        # IPv4 in disguise: mapped (RFC 4291 §2.5.5.2), or behind a translator (RFC 6052 §2.1).
-        embedded = address.ipv4_mapped or (
-            ipaddress.IPv4Address(int(address) & _LAST_32) if address in _NAT64 else None
+    def judge(self, url: str, *, reach: Zone = Zone.MACHINE, vouched: bool = False) -> Allowed | Refused:
+        """Judge one URL by its text alone. Never raises.
+
+        `reach` is how near it may lead, which depends on who named it. `vouched` says that its host was judged before,
+        or was announced on the link: then neither its address nor TLS is a question.
+        """
+        parts = split(url)
+        if parts is None:
+            return Refused("the URL", "it can't be read as a URL", "expected one such as https://agent.example")
+        refusal = self._refusal_of(parts, reach, vouched=vouched)
+        if refusal is not None:
+            return Refused(without_credentials(url), *refusal)
+        without_fragment = urlunsplit(parts._replace(fragment=""))
+        return Allowed(without_fragment, origin(parts), parts.hostname or "", parts.scheme == "https")
+
+    def _refusal_of(self, parts: SplitResult, reach: Zone, *, vouched: bool) -> _Refusal | None:
+        host, port = parts.hostname or "", port_of(parts)
+        if parts.scheme not in {"http", "https"} or port is None:
+            return "its scheme is neither https nor http", "expected a URL such as https://agent.example"
+        if parts.username is not None or parts.password is not None:
+            return "it carries credentials", "pass them as auth={origin: token}"
+        here = is_loopback(host)
+        if parts.scheme == "http" and not (vouched or here or host in self.allow_http):
+            return "it isn't encrypted", f"use https, or allow plain http to it with allow_http={[host]!r}"
+        refusal = None if vouched else self._refusal_of_literal(host, origin(parts), reach)
+        if refusal is None and not (here or self._is_open(port)):
+            return f"port {port} is another service's", f"allow it with allow_ports={[port]!r}"
+        return refusal
+
+    def _is_open(self, port: int) -> bool:
+        return port >= _FIRST_USER_PORT or port in _WEB_PORTS or port in self.allow_ports
+
+    def _refusal_of_literal(self, host: str, found: str, reach: Zone) -> _Refusal | None:
+        way = self.destination(host)
+        return self._refusal(host, way.addresses[0], found, reach) if isinstance(way, Dial) else None
+
+    def judge_endpoint(self, endpoint: Allowed, *, came_from: str) -> Refused | None:
+        """Whether a manifest that came from this origin may say that its agent takes envelopes there."""
+        if endpoint.origin == came_from or endpoint.origin in self.allow_endpoints:
+            return None
+        return Refused(
+            without_credentials(endpoint.url),
+            f"the manifest that names it came from {came_from}",
+            f"allow it with allow_endpoints={[endpoint.origin]!r}",
         )
-        address = embedded or address
-    return not address.is_global or address.is_multicast
+
+    def judge_redirect(self, asked: Allowed, location: str, *, followed: int, method: str = "GET") -> Allowed | Refused:
+        """Whether a redirect is followed: a GET's, within its origin, and so often. Never raises.
+
+        What is posted goes where the caller meant it to: a 307 to elsewhere would carry it there, a 303 lose it.
+        """
+        target = _joined(asked.url, location)
+        shown, elsewhere = without_credentials(asked.url), origin_of(target)
+        there = "what isn't a web URL" if elsewhere is None else without_credentials(target)
+        reason = f"it redirects to {there if len(there) <= _MAX_SHOWN else f'{there[:_MAX_SHOWN]}…'}"
+        if method != "GET":
+            return Refused(shown, reason, f"redirects aren't followed by a {method}")
+        if elsewhere != asked.origin:
+            return Refused(shown, reason, "redirects aren't followed to another origin: ask there, if that's meant")
+        if not self.redirects:
+            return Refused(shown, reason, f"redirects aren't followed, unless redirects={MAX_REDIRECTS} allows it")
+        if followed >= self.redirects:
+            return Refused(shown, reason, f"no more than {self.redirects} redirects are followed")
+        return self.judge(target, vouched=True)
+
+    # --- addresses ---------------------------------------------------------------------------------------------------
+
+    def destination(self, host: str) -> Dial | Lookup:
+        """How to get at this host's addresses: names of this machine and literal addresses need no resolver."""
+        if is_this_machine(host):
+            return Dial(_LOOPBACK)
+        return Lookup(host) if read_address(host) is None else Dial((host,))
+
+    def choose(
+        self, host: str, answers: Sequence[str], *, port: int, reach: Zone = Zone.MACHINE
+    ) -> Dial | AddressRefused:
+        """Which of these addresses to connect to: all, or none where one of them may not be.
+
+        A name with a good and a bad address is how a stranger gets a browser to turn inwards; no honest one needs it.
+        Never raises.
+        """
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for answer in answers:
+            refused = self._refusal(host, answer, f"https://{shown}", reach)
+            if refused is not None:
+                return AddressRefused(*refused)
+        tried = dict.fromkeys(str(address) for answer in answers if (address := read_address(answer)) is not None)
+        return Dial(tuple(tried)[:_MAX_TRIED])
+
+    def _refusal(self, host: str, address: str, found: str, reach: Zone) -> _Refusal | None:
+        """Why this host isn't connected to at this address, or None."""
+        read = read_address(address)
+        if read is None:
+            return f"{host} resolves to what isn't an address", "ask whoever runs the resolver"
+        met = obstacle(read, allowed=self.allow_networks, reach=reach, this_machine=is_loopback(host))
+        if met is None:
+            return None
+        named = "it" if is_this_machine(host) or read_address(host) is not None else f"{host} resolves to {read}, which"
+        return _in_words(met, named, found)
 
 
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-_LAST_32: Final = 2**32 - 1
+def _joined(base: str, location: str) -> str:
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        return ""
+
+
+def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:
+    what = f"{named} is {met.special}"
+    allow_network = f"allow_networks={[str(met.special.network)]!r}"
+    match met.why:
+        case Why.NOBODY:
+            return what, "nothing allows it: no agent can be there"
+        case Why.TOO_NEAR:
+            return f"{what}, inside, and what names it isn't", f"allow it with allow_endpoints={[found]!r}"
+        case Why.NOT_ALLOWED if met.special.zone is Zone.MACHINE:
+            return what, f"name this machine localhost, or allow it with {allow_network}"
+        case Why.NOT_ALLOWED:
+            return what, f"allow it with {allow_network}"
+        case _:
+            assert_never(met.why)
+
+
+def judge_url(url: str, *, allow_http: Collection[str] = ()) -> Allowed | Refused:
+    """Judge one URL that the caller named, by its text, where nothing more is allowed. Never raises."""
+    return OutboundPolicy(allow_http=allow_http).judge(url)

@@ -70,6 +70,10 @@ class TestWhatIsWrongIsSaidInOneLine:
             (["nonsense"], 2, "invalid choice"),
             (["demo", "more"], 2, "unrecognized"),
             (["discover", "http://example.com"], 1, "--allow-http example.com"),
+            (["discover", "https://10.0.0.1"], 1, "it is private (RFC 1918); allow it with --allow-network 10.0.0.0/8"),
+            (["discover", "https://example.com:25"], 1, "allow it with --allow-port 25"),
+            (["discover", "https://x.example", "--allow-network", "10.0.0.1/8"], 2, "a network such as 10.0.0.0/8"),
+            (["discover", "https://x.example", "--allow-port", "0"], 2, "a port from 1 to 65535"),
             (["discover", "nonsense"], 1, "can't be read as a URL"),
             (["discover", ""], 1, "can't be read as a URL"),
             (["discover", "http://[::1"], 1, "can't be read as a URL"),
@@ -177,7 +181,7 @@ class TestWhatIsWrongIsSaidInOneLine:
 
     def test_a_bug_of_ours_is_not_hidden(self, monkeypatch: Any, tmp_path: Any) -> None:
         (tmp_path / "r.json").write_text('{"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": []}')
-        monkeypatch.setattr("asap_adapters.cli.find.find", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("asap_core.catalog.Catalog.find", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(["registry", "find", str(tmp_path / "r.json")])
 

@@ -117,10 +117,14 @@ class TestByUrn:
         assert asked == ["https://gone.example/r", "https://b.example/m", "https://r.example/1", "https://a.example/m"]
 
     async def test_then_the_local_network(self, world: Any, client_in: Any) -> None:
-        other = {**world["https://a.example/m"], "id": "urn:asap:agent:other"}
-        world |= {"https://b.example/m": other, "https://c.example/m": other}
-        a, b = announcement(URN, "https://a.example/m"), announcement(URN, "https://b.example/m")
-        unnamed, elsewhere = announcement(None, "https://c.example/m"), announcement("urn:asap:agent:x", "https://x")
+        world["https://a.localhost/m"] = world["https://a.example/m"]
+        other = {**world["https://a.localhost/m"], "id": "urn:asap:agent:other"}
+        world |= {"https://b.localhost/m": other, "https://c.localhost/m": other}
+        a, b = announcement(URN, "https://a.localhost/m"), announcement(URN, "https://b.localhost/m")
+        unnamed, elsewhere = (
+            announcement(None, "https://c.localhost/m"),
+            announcement("urn:asap:agent:x", "https://x.localhost/m"),
+        )
         async with client_in(registries=["https://r.example/1"]) as client:
             on_link(client, Added(elsewhere), Removed(a), Added(unnamed), Added(b), Updated(a))
             began = anyio.current_time()
@@ -132,17 +136,17 @@ class TestByUrn:
         )  # fmt: skip
 
     async def test_which_is_listened_to_no_longer_than_wanted(self, world: Any, client_in: Any) -> None:
-        world["https://a.example/m"] = 60.0
+        world["https://a.localhost/m"] = 60.0
         async with client_in() as client:
             on_link(client)
             end = await client.explain(URN, wait=3)
             assert [str(one) for one in end.trace] == ["the local network: not announced within 3 s"]
-            on_link(client, Added(announcement(URN, "https://a.example/m")))
+            on_link(client, Added(announcement(URN, "https://a.localhost/m")))
             began = anyio.current_time()
             end = await client.explain(URN, wait=3)
             assert anyio.current_time() - began == pytest.approx(3, abs=0.1)
         assert [str(one) for one in end.trace] == [
-            "https://a.example:443/m: no answer from https://a.example:443/m: no manifest within 3 s",
+            "https://a.localhost:443/m: no answer from https://a.localhost:443/m: no manifest within 3 s",
             "the local network: not announced within 3 s",
         ]
 
@@ -264,10 +268,11 @@ class TestForgetting:
 
 
 async def test_an_announced_agent_is_followed(world: Any, client_in: Any) -> None:
+    world["https://a.localhost/m"] = world["https://a.example/m"]
     async with client_in() as client:
-        assert (await client.follow(announcement(None, "https://a.example/m"))).id == URN
+        assert (await client.follow(announcement(None, "https://a.localhost/m"))).id == URN
         with pytest.raises(WrongAgent):
-            await client.follow(announcement("urn:asap:agent:other", "https://a.example/m"))
+            await client.follow(announcement("urn:asap:agent:other", "https://a.localhost/m"))
 
 
 async def test_a_large_file_holds_nobody_up(client_in: Any, tmp_path: Any) -> None:

@@ -1,0 +1,98 @@
+"""Who named a server to us, and so how near it may be: nothing names what is nearer to us than itself.
+
+What the caller names may be anywhere that policy allows. What a document names may not be nearer than where the
+document came from: a registry on the internet names nothing in our network, one in our network nothing on this machine.
+And an agent announced on a link is at the addresses announced, whatever a resolver says.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from attrs import define, field
+
+from asap_core.client.reach import Zone, read_address, zone_of
+from asap_core.client.urls import authority_of, is_loopback
+
+__all__ = ["Provenance", "remember"]
+
+# Origins and hosts remembered, some 100 bytes each; past it the oldest are forgotten, which only ever allows less.
+_MAX_REMEMBERED: Final = 1_000
+# Learned from a document that was further away than this machine. More aren't kept apart: see `_unknown`.
+_MAX_LEARNED: Final = 10_000
+
+
+@define(eq=False)
+class Provenance:
+    """Who named which server, for one client. `trusted` are authorities (host and port) the caller allowed for good."""
+
+    trusted: frozenset[str] = frozenset()
+    _learned: dict[str, Zone] = field(factory=dict, init=False)
+    # What nobody told about: the caller's. Once one that was learned had to be forgotten, somebody else's.
+    _unknown: Zone = field(default=Zone.MACHINE, init=False)
+    _named: dict[str, None] = field(factory=dict, init=False)
+    _pins: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
+    _seen: dict[str, Zone] = field(factory=dict, init=False)
+
+    # --- who named it ------------------------------------------------------------------------------------------------
+
+    def name(self, url: str) -> None:
+        """The caller named this URL."""
+        authority = authority_of(url)
+        if authority is not None:
+            self._learned.pop(authority, None)
+            remember(self._named, authority, None)
+
+    def learn(self, url: str, *, source: str) -> None:
+        """A document named this URL; `source` is the document's URL, or its file's name."""
+        authority, zone = authority_of(url), self.zone_of(source)
+        if authority is None or zone is Zone.MACHINE or authority in self._named:
+            return
+        self._learned[authority] = max(zone, self._learned.get(authority, zone))
+        if len(self._learned) > _MAX_LEARNED:
+            del self._learned[next(iter(self._learned))]
+            self._unknown = Zone.INTERNET
+
+    def zone_of(self, source: str) -> Zone:
+        """How near a document is: a file is on this machine, a URL where its server was connected to last."""
+        authority = authority_of(source)
+        if authority is None:
+            return Zone.INTERNET if "://" in source else Zone.MACHINE
+        host = _host(authority)
+        address = read_address(host)
+        if is_loopback(host):
+            return Zone.MACHINE
+        return self._seen.get(authority, Zone.INTERNET) if address is None else zone_of(address)
+
+    def reach(self, authority: str) -> Zone:
+        """How near this server may be."""
+        if authority in self.trusted or authority in self._named:
+            return Zone.MACHINE
+        return self._learned.get(authority, self._unknown)
+
+    def connected(self, authority: str, address: str) -> None:
+        """This server was connected to at this address. Of several the furthest counts."""
+        read = read_address(address)
+        zone = Zone.INTERNET if read is None else zone_of(read)
+        remember(self._seen, authority, min(zone, self._seen.get(authority, zone)))
+
+    # --- on the link -------------------------------------------------------------------------------------------------
+
+    def pin(self, host: str, addresses: Sequence[str]) -> None:
+        """This host was announced on the link it's on, at these addresses: it's nowhere else, and needs no TLS."""
+        remember(self._pins, host, tuple(addresses))
+
+    def pinned(self, host: str) -> tuple[str, ...]:
+        """The addresses that this host was announced at; none where it wasn't."""
+        return self._pins.get(host, ())
+
+
+def _host(authority: str) -> str:
+    return authority.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def remember(table: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep the latest thousand."""
+    table.pop(key, None)
+    table[key] = value
+    if len(table) > _MAX_REMEMBERED:
+        del table[next(iter(table))]

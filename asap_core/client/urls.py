@@ -1,0 +1,107 @@
+"""A URL as text: its host, its origin, what of it may be shown; strict where readers of URLs disagree."""
+
+import re
+from ipaddress import IPv4Address
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from asap_core.client.reach import Zone, read_address, special_of
+
+__all__ = [
+    "authority_of",
+    "host_of",
+    "is_loopback",
+    "is_this_machine",
+    "origin",
+    "origin_of",
+    "port_of",
+    "split",
+    "without_credentials",
+]
+
+_PORTS: Final = {"http": 80, "https": 443}
+# Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
+_MAX_URL: Final = 8000
+# A name in ASCII (others have a form in it, RFC 5891), or a literal address; then a port, perhaps. urlsplit takes the
+# host of `[::1]evil.example` for `::1`, and other readers don't.
+_HOST: Final = re.compile(
+    r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?",
+    re.ASCII,
+)
+# Resolvers read `127.1`, `2130706433` and `0x7f.0.0.1` as addresses; the URL standard takes a name that ends in a
+# number for an address as well (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+_ENDS_IN_A_NUMBER: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$", re.IGNORECASE | re.ASCII)
+
+
+def split(url: str) -> SplitResult | None:
+    """The parts of a URL whose host is one to every reader; None for all else. Never raises."""
+    if len(url) > _MAX_URL or not url.isprintable() or " " in url or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # reading it is what checks it
+    except ValueError:
+        return None
+    netloc = parts.netloc.rpartition("@")[2]
+    if not _HOST.fullmatch(netloc) or port == 0:
+        return None
+    host = parts.hostname or ""
+    if (":" in host or _ENDS_IN_A_NUMBER.search(host)) and read_address(host) is None:
+        return None
+    return parts
+
+
+def port_of(parts: SplitResult) -> int | None:
+    """The port, as written or by the scheme."""
+    return parts.port or _PORTS.get(parts.scheme)
+
+
+def origin(parts: SplitResult) -> str:
+    """The origin, its port written out where it's known."""
+    host, port = parts.hostname or "", port_of(parts)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
+
+
+def authority_of(url: str) -> str | None:
+    """Host and port, which is what's connected to; None where the URL has none."""
+    found = origin_of(url)
+    return None if found is None else found.partition("://")[2]
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, empty where it has none."""
+    parts = split(url)
+    return "" if parts is None else parts.hostname or ""
+
+
+def origin_of(url: str) -> str | None:
+    """The origin of a URL with its port written out, or None where it has none."""
+    parts = split(url)
+    return None if parts is None or parts.scheme not in _PORTS else origin(parts)
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be shown: without user, password, query and fragment."""
+    parts = split(url)
+    return "the URL" if parts is None else f"{origin(parts)}{parts.path}"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is a name of this machine (RFC 6761 §6.3): never asked of a resolver."""
+    name = host.lower().removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or literal address is this machine, by its name alone (RFC 6761 §6.3, RFC 1122 §3.2.1.3).
+
+    An address in disguise, such as `::ffff:127.0.0.1`, isn't a name of it.
+    """
+    if is_this_machine(host):
+        return True
+    address = read_address(host)
+    if address is None or (isinstance(address, IPv4Address) and ":" in host):
+        return False
+    special = special_of(address)
+    return special is not None and special.zone is Zone.MACHINE
