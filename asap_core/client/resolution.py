@@ -207,13 +207,18 @@ class FetchManifest(_State):
         """This came; whether it's the agent wanted is judged here."""
         wrong = self.wanted.judge(manifest, self.url)
         if wrong is not None:
-            return self._search.noting(without_credentials(self.url), Verdict.REFUSED, str(wrong)).onward()
+            return self._noting(Verdict.REFUSED, wrong).onward()
         found = self._search.noting(without_credentials(self.url), Verdict.TAKEN, "the agent wanted")
         return Resolved(found, manifest, self.url, self.source)
 
     def failed(self, error: AsapError) -> "Step":
         """It didn't come, or mustn't be asked for."""
-        return self._search.noting(without_credentials(self.url), Verdict.FAILED, str(error)).onward()
+        return self._noting(Verdict.FAILED, error).onward()
+
+    def _noting(self, verdict: Verdict, error: AsapError) -> _Search:
+        shown = without_credentials(self.url)
+        # Most errors begin with the URL, and so does what is noted.
+        return self._search.noting(shown, verdict, str(error).removeprefix(f"{shown} "))
 
 
 @frozen
@@ -232,7 +237,8 @@ class Browse(_State):
 
     def ended(self, seconds: float) -> "Unresolved":
         """It was listened to for so long, and the agent isn't there."""
-        return Unresolved(self._search.noting(LOCAL_NETWORK, Verdict.ABSENT, f"not announced within {seconds:g} s"))
+        what = "nobody else is announced" if self._search.on_link else "not announced"
+        return Unresolved(self._search.noting(LOCAL_NETWORK, Verdict.ABSENT, f"{what} within {seconds:g} s"))
 
     def failed(self, error: Exception) -> "Unresolved":
         """It can't be listened to."""

@@ -147,7 +147,7 @@ class TestByUrn:
             assert anyio.current_time() - began == pytest.approx(3, abs=0.1)
         assert [str(one) for one in end.trace] == [
             "https://a.localhost:443/m: no answer from https://a.localhost:443/m: no manifest within 3 s",
-            "the local network: not announced within 3 s",
+            "the local network: nobody else is announced within 3 s",
         ]
 
     async def test_or_not_at_all(self, client_in: Any) -> None:

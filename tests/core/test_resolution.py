@@ -239,7 +239,7 @@ def test_the_trace_reads_as_it_went() -> None:
         ("/r/2: not listed among 1; 1 of its entries can't be read", "ABSENT"),
         ("r3: listed, but without a URL", "REFUSED"),
         ("r4: listed", "TAKEN"),
-        ("https://a:443/m: https://a:443/m is urn:asap:agent:other, not urn:asap:agent:wanted", "REFUSED"),
+        ("https://a:443/m: is urn:asap:agent:other, not urn:asap:agent:wanted", "REFUSED"),
         ("r5: listed", "TAKEN"),
         ("https://b:443/m: no answer from https://b/m: down", "FAILED"),
         ("https://c:443/m: the agent wanted", "TAKEN"),

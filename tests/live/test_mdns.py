@@ -13,9 +13,10 @@ import httpx
 import pytest
 import zeroconf
 
-from asap_adapters import AgentClient, Unreachable, multicast
+from asap_adapters import AgentClient, multicast
 from asap_adapters.cli.served import echo_manifest
 from asap_adapters.mdns import Advertiser, Browser, MdnsUnavailable, browse
+from asap_core import NotResolved
 from asap_core.dnssd import Added, Ignored, Removed, Updated
 from asap_core.server.wellknown import publish
 
@@ -304,7 +305,7 @@ async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
     async with advertiser(18006), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
         found = await client.resolve("urn:asap:agent:live", wait=10)
         assert found.id == "urn:asap:agent:live"
-        with pytest.raises(Unreachable, match="not announced within"):
+        with pytest.raises(NotResolved, match="not announced within"):
             await client.resolve("urn:asap:agent:nobody", wait=0.5)
     assert requests == ["http://127.0.0.1:18006/.well-known/asap/manifest.json"]
 
@@ -313,5 +314,5 @@ async def test_somebody_else_under_an_announced_name_is_not_taken() -> None:
     other = publish(echo_manifest("urn:asap:agent:mallory", "http://127.0.0.1:1"))
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=other))
     async with advertiser(18007), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
-        with pytest.raises(Unreachable, match="is urn:asap:agent:mallory, not urn:asap:agent:live"):
+        with pytest.raises(NotResolved, match="is urn:asap:agent:mallory, not urn:asap:agent:live"):
             await client.resolve("urn:asap:agent:live", wait=2)
