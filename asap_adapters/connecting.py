@@ -4,11 +4,12 @@ A network backend for httpcore, so that names are resolved once and the addresse
 httpx transport over it. The URL's host stays what TLS checks the certificate for, and what the `Host` header says.
 """
 
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
@@ -99,7 +100,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
             addresses = chosen.addresses
         address, stream = await _first(addresses, port, self.dial)
         self.provenance.connected(authority, address)
-        return stream
+        return _Stream(stream)
 
     async def _ask(self, name: str, port: int) -> Sequence[str]:
         try:
@@ -115,6 +116,37 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
+
+
+@frozen
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that's closed where TLS over it comes to nothing: httpcore leaves it open where it's cancelled."""
+
+    inner: httpcore.AsyncNetworkStream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        return await self.inner.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        await self.inner.write(buffer, timeout)
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self.inner.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await _close(self.inner)
+            raise
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self.inner.get_extra_info(info)
 
 
 async def _first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[str, httpcore.AsyncNetworkStream]:
@@ -173,11 +205,12 @@ async def _close(stream: httpcore.AsyncNetworkStream) -> None:
 
 
 def _words(error: BaseException | None) -> str:
-    """The operating system's words for what happened, which stand at the bottom of a heap of errors."""
+    """The operating system's words for what happened: it stands at the bottom of a heap of errors with other words."""
     text = "no connection"
     while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            text = error.strerror
+        if isinstance(error, OSError) and error.errno is not None:
+            # A resolver's numbers are negative, and their words its own.
+            text = os.strerror(error.errno) if error.errno > 0 else error.strerror or text
         error = error.__cause__ or error.__context__
     return text
 
@@ -249,7 +282,7 @@ class OutboundTransport(httpx.AsyncBaseTransport):
                 target=request.url.raw_path,
             ),
             headers=request.headers.raw,
-            content=request.stream,
+            content=_Content(await request.aread()),
             extensions=extensions,
         )
         try:
@@ -271,6 +304,22 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         await self._pool.aclose()
         for proxy in self._proxies.values():
             await proxy.aclose()
+
+
+@define(eq=False)
+class _Content:
+    """A request's body in one piece. No generator, which cancelled halfway would be left to the garbage collector."""
+
+    rest: bytes
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part, self.rest = self.rest, b""
+        if not part:
+            raise StopAsyncIteration
+        return part
 
 
 class _Body(httpx.AsyncByteStream):

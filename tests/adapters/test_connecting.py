@@ -1,0 +1,548 @@
+"""What is connected to is what was judged: resolver and network are ours here, time is virtual."""
+
+import json
+import socket
+import traceback
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpcore
+import httpx
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from asap_adapters import connecting
+from asap_adapters.client import AgentClient
+from asap_adapters.connecting import OutboundTransport, SystemResolver
+from asap_adapters.web import Web
+from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
+from asap_core.client.outbound import OutboundPolicy
+from asap_core.client.reach import obstacle, read_address
+from asap_core.server.wellknown import publish
+
+pytestmark = pytest.mark.anyio
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+AND_CLOSES = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+PUBLIC, OTHER, INSIDE = "8.8.8.8", "2606:4700::1", "10.0.0.5"
+
+
+class Network(httpcore.AsyncNetworkStream):
+    """A resolver, and servers at all addresses; notes what it's asked. Everything that waits calls `pause` first."""
+
+    def __init__(self, *answers: Any, reply: bytes = OK, **ways: Any) -> None:
+        self.answers = list(answers) or [[PUBLIC]]
+        self.reply = reply
+        # By address: an error to raise, or seconds to take.
+        self.ways: dict[str, Any] = ways.get("ways", {})
+        self.asked: list[str] = []
+        self.dialled: list[str] = []
+        self.streams: list[Stream] = []
+        self.pauses = 0
+
+    async def pause(self) -> None:
+        self.pauses += 1
+        await anyio.lowlevel.checkpoint()
+
+    async def resolve(self, host: str, port: int) -> Any:
+        await self.pause()
+        self.asked.append(host)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def dial(self, address: str, port: int) -> Any:
+        self.dialled.append(address)
+        await self.pause()
+        way = self.ways.get(address)
+        if isinstance(way, Exception):
+            raise way
+        if way is not None:
+            await anyio.sleep(way)
+        self.streams.append(Stream(self))
+        return self.streams[-1]
+
+    @property
+    def open(self) -> int:
+        return sum(not stream.closed for stream in self.streams)
+
+
+class Stream(httpcore.AsyncNetworkStream):
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.sent = b""
+        self.tls_name: Any = None
+        self.closed = False
+
+    async def read(self, max_bytes: int, timeout: Any = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        await self.network.pause()
+        return self.network.reply
+
+    async def write(self, buffer: bytes, timeout: Any = None) -> None:  # noqa: ASYNC109 - httpcore's
+        await self.network.pause()
+        self.sent += buffer
+
+    async def start_tls(self, ssl_context: Any, server_hostname: Any = None, timeout: Any = None) -> Any:  # noqa: ASYNC109 - httpcore's
+        await self.network.pause()
+        self.tls_name = server_hostname
+        return self
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def get_extra_info(self, info: str) -> Any:
+        return False if info == "is_readable" else None
+
+
+@pytest.fixture
+def connected(monkeypatch: Any) -> Any:
+    """Make a network and an open `Web` on it."""
+
+    def make(network: Network, *, token: Any = None, timeout: Any = 60.0, transport: Any = None, **policy: Any) -> Any:
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        web = Web(
+            token=token, auth={}, policy=OutboundPolicy(**policy), timeout=timeout, trust_env=False, compress=True,
+            verify=True, transport=transport, resolver=network,
+        )  # fmt: skip
+        web.open()
+        return web
+
+    return make
+
+
+async def get(web: Any, url: str = "https://agent.example/x", **options: Any) -> Any:
+    return (await web.get(web.judge(url, **options), (), 1000))[0]
+
+
+class TestRebinding:
+    async def test_between_calls_the_second_answer_is_judged_like_the_first(self, connected: Any) -> None:
+        network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
+        web = connected(network)
+        assert await get(web) == 200
+        with pytest.raises(NotAllowed, match=r"agent\.example resolves to 127\.0\.0\.1, which is this machine"):
+            await get(web)
+        assert network.dialled == [PUBLIC]
+
+    async def test_within_a_call_nobody_is_asked_twice(self, connected: Any) -> None:
+        network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
+        assert await get(connected(network)) == 200
+        assert (network.asked, network.dialled) == (["agent.example"], [PUBLIC])
+
+    async def test_a_good_address_beside_a_bad_one_is_not_connected_to(self, connected: Any) -> None:
+        network = Network([PUBLIC, INSIDE])
+        with pytest.raises(NotAllowed, match=r"allow_networks=\['10\.0\.0\.0/8'\]"):
+            await get(connected(network))
+        assert network.dialled == []
+
+    async def test_a_connection_that_is_kept_needs_no_second_answer(self, connected: Any) -> None:
+        network = Network([PUBLIC], ["127.0.0.1"])
+        web = connected(network)
+        assert [await get(web), await get(web)] == [200, 200]
+        assert len(network.asked) == len(network.dialled) == 1
+
+    async def test_a_network_that_is_allowed_is_connected_to(self, connected: Any) -> None:
+        network = Network([INSIDE])
+        assert await get(connected(network, allow_networks=["10.0.0.0/8"])) == 200
+        assert network.dialled == [INSIDE]
+
+    async def test_all_who_wait_for_a_name_that_turns_inwards_get_one_answer(
+        self, client_of: Any, monkeypatch: Any
+    ) -> None:
+        network = Network([INSIDE])
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        refused = []
+        async with client_of(None, resolver=network) as client:
+
+            async def one() -> None:
+                try:
+                    await client.discover("https://agent.example")
+                except NotAllowed as error:
+                    refused.append(error)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(one)
+        assert len(refused) == 50
+        assert len(network.asked) == 1
+
+
+ANSWERS = st.lists(
+    st.sampled_from([PUBLIC, OTHER, INSIDE, "127.0.0.1", "::1", "fe80::1%eth0", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
+                     "169.254.169.254", "0.0.0.0", "nonsense"]),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=5), st.booleans())
+@settings(max_examples=50)
+def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers: Any, keeps: Any) -> None:
+    network = Network(*answers, reply=OK if keeps else AND_CLOSES)
+    policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
+    came: list[bool] = []
+
+    async def main() -> None:
+        transport = OutboundTransport(policy, resolver=network, verify=False, dial=network.dial)
+        for _ in answers:
+            try:
+                await (await transport.handle_async_request(httpx.Request("GET", "https://a.example"))).aread()
+                came.append(True)
+            except NotAllowed:
+                came.append(False)
+        await transport.aclose()
+
+    def may_be(answer: str) -> bool:
+        address = read_address(answer)
+        return address is not None and obstacle(address, allowed=policy.allow_networks) is None
+
+    anyio.run(main)
+    assert all(map(may_be, network.dialled))
+    good = [all(map(may_be, answer)) for answer in answers]
+    assert came == ([any(good[: number + 1]) for number in range(len(good))] if keeps else good)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("url", "name", "header"),
+        [
+            ("https://agent.example/x", "agent.example", b"Host: agent.example\r\n"),
+            ("https://agent.example:8443/x", "agent.example", b"Host: agent.example:8443\r\n"),
+            ("https://agent.example./x", "agent.example", b"Host: agent.example.\r\n"),
+        ],
+    )
+    async def test_tls_and_the_host_header_have_the_urls(
+        self, connected: Any, url: Any, name: Any, header: Any
+    ) -> None:
+        network = Network()
+        assert await get(connected(network), url) == 200
+        assert network.streams[0].tls_name == name
+        assert header in network.streams[0].sent
+
+    async def test_of_this_machine_are_asked_of_no_resolver(self, connected: Any) -> None:
+        network = Network(ways={"127.0.0.1": ConnectionRefusedError(111, "Connection refused")})
+        assert await get(connected(network), "http://x.localhost:8000/") == 200
+        assert (network.asked, network.dialled) == ([], ["127.0.0.1", "::1"])
+
+    @pytest.mark.parametrize("url", ["https://8.8.8.8/", "https://[2606:4700::1]/"])
+    async def test_literals_neither(self, connected: Any, url: Any) -> None:
+        network = Network()
+        assert await get(connected(network), url) == 200
+        assert network.asked == []
+
+    @pytest.mark.parametrize(
+        ("answer", "says"),
+        [
+            (socket.gaierror(-2, "Name or service not known"), "can't be resolved: Name or service not known"),
+            ([], "its name can't be resolved: it has no address"),
+        ],
+    )
+    async def test_one_that_is_not_known_was_not_sent_to(self, connected: Any, answer: Any, says: Any) -> None:
+        with pytest.raises(Unreachable, match=says) as caught:
+            await get(connected(Network(answer)))
+        assert not caught.value.sent
+
+    async def test_a_resolver_that_hangs_is_given_the_requests_time(self, connected: Any) -> None:
+        class Hanging(Network):
+            async def resolve(self, host: str, port: int) -> Any:
+                await anyio.sleep_forever()
+
+        network = Hanging()
+        before = anyio.current_time()
+        with pytest.raises((TimedOut, Unreachable)):
+            await get(connected(network, timeout=5))
+        assert anyio.current_time() - before == pytest.approx(5)
+
+
+class TestSeveralAddresses:
+    async def test_the_next_is_tried_when_one_fails(self, connected: Any) -> None:
+        network = Network([PUBLIC, OTHER], ways={PUBLIC: ConnectionRefusedError(111, "Connection refused")})
+        before = anyio.current_time()
+        assert await get(connected(network)) == 200
+        assert anyio.current_time() == before
+        assert network.dialled == [PUBLIC, OTHER]
+
+    async def test_or_when_it_takes_a_quarter_of_a_second(self, connected: Any) -> None:
+        network = Network([PUBLIC, OTHER], ways={PUBLIC: 30})
+        before = anyio.current_time()
+        assert await get(connected(network)) == 200
+        assert anyio.current_time() - before == pytest.approx(0.25)
+        assert network.open == 1
+
+    async def test_the_first_to_answer_wins_and_no_other_stays_open(self, connected: Any) -> None:
+        network = Network([PUBLIC, OTHER, "1.1.1.1"], ways={PUBLIC: 0.5, OTHER: 0.25})
+        assert await get(connected(network)) == 200
+        assert network.open == 1
+
+    async def test_where_none_answers_it_says_what_each_came_to(self, connected: Any) -> None:
+        ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: httpcore.ConnectError()}
+        with pytest.raises(Unreachable) as caught:
+            await get(connected(Network([PUBLIC, OTHER], ways=ways)))
+        assert f"can't connect: {PUBLIC}: Connection refused; {OTHER}: no connection" in str(caught.value)
+        assert not caught.value.sent
+
+
+class Cut(Network):
+    """Cancels whoever waits, at the n-th time that anything waits."""
+
+    def __init__(self, at: int, *answers: Any, **ways: Any) -> None:
+        super().__init__(*answers, **ways)
+        self.at = at
+        self.scope: Any = None
+
+    async def pause(self) -> None:
+        self.pauses += 1
+        if self.pauses == self.at:
+            self.scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_cancelled_at_any_await_nothing_stays_open_and_the_next_request_works(connected: Any) -> None:
+    at, cancelled = 0, True
+    while cancelled:
+        at += 1
+        network = Cut(at, [PUBLIC, OTHER, "1.1.1.1"], ways={PUBLIC: ConnectionRefusedError(), OTHER: 0.3})
+        web = connected(network)
+        with anyio.CancelScope() as network.scope:
+            await get(web)
+        cancelled = network.scope.cancelled_caught
+        if cancelled:
+            assert network.open == 0, f"cut at {at}"
+        assert await get(web) == 200
+        await web.aclose()
+        assert network.open == 0
+    assert at >= 7  # the resolver, three dials, TLS, writing, reading
+
+
+REGISTRY = "https://registry.example/lite.json"
+
+
+class TestWhoNamedIt:
+    async def test_a_stranger_does_not_open_a_network_that_is_allowed(self, connected: Any) -> None:
+        network = Network([INSIDE])
+        web = connected(network, allow_networks=["10.0.0.0/8"])
+        with pytest.raises(NotAllowed, match="inside, and what names it isn't; allow it with allow_endpoints"):
+            await get(web, named_by=REGISTRY)
+        assert network.dialled == []
+        web.name_origin("https://agent.example")
+        assert await get(web) == 200
+
+    async def test_what_is_inside_itself_does(self, connected: Any) -> None:
+        network = Network([INSIDE])
+        web = connected(network, allow_networks=["10.0.0.0/8"])
+        assert await get(web, REGISTRY) == 200
+        assert await get(web, named_by=REGISTRY) == 200
+
+    async def test_or_the_caller_by_listing_its_origin(self, connected: Any) -> None:
+        network = Network([INSIDE])
+        web = connected(network, allow_networks=["10.0.0.0/8"], allow_endpoints=["https://agent.example"])
+        assert await get(web, named_by=REGISTRY) == 200
+
+    async def test_an_agent_that_a_registry_lists_stays_where_it_may_be_when_it_is_sent_to(
+        self, client_of: Any, manifest: Any, monkeypatch: Any, tmp_path: Any
+    ) -> None:
+        from attrs import evolve
+
+        from asap_core import Endpoints
+
+        found = publish(evolve(manifest(), endpoints=Endpoints(asap="https://agent.example/asap")))
+        entry = {
+            "id": "urn:asap:agent:echo-agent", "name": "", "description": "", "asap_version": "0.1", "skills": ["echo"],
+            "endpoints": {"http": "https://agent.example/asap"},
+        }  # fmt: skip
+        listing = json.dumps({"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]}).encode()
+        network = Network([PUBLIC], [PUBLIC], [INSIDE])
+        head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        network.reply = head % len(listing) + listing
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
+            await client.registry(REGISTRY)
+            network.reply = head % len(found) + found
+            agent = await client.resolve("urn:asap:agent:echo-agent", wait=0)
+            with pytest.raises(NotAllowed, match="allow_endpoints"):
+                await client.send(agent, "task.request", {"skill_id": "echo", "input": {}})
+        assert network.dialled == [PUBLIC, PUBLIC]
+
+
+class TestTheLink:
+    NETWORKS = ["192.168.1.2/24", "fe80::2/64"]
+
+    async def test_an_announced_host_is_connected_to_where_it_was_announced(self, connected: Any) -> None:
+        network = Network([PUBLIC])
+        web = connected(network)
+        web.trust_on_link("agent.local", ["10.9.9.9", "192.168.1.9"], networks=self.NETWORKS)
+        assert await get(web, "http://agent.local:8000/") == 200
+        assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
+
+    async def test_a_literal_is_connected_to_with_its_scope(self, connected: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr("asap_adapters.web.link_scopes", lambda: {"eth0"})
+        network = Network()
+        web = connected(network)
+        web.trust_on_link("fe80::9", ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"], networks=self.NETWORKS)
+        assert await get(web, "http://[fe80::9]:8000/") == 200
+        assert network.dialled == ["fe80::9%eth0"]
+
+    @pytest.mark.parametrize(
+        ("host", "addresses"),
+        [
+            ("agent.local", ["10.9.9.9"]),
+            ("agent.local", []),
+            ("agent.local", ["169.254.169.254"]),
+            ("192.168.1.8", ["192.168.1.9"]),
+            ("10.9.9.9", ["10.9.9.9"]),
+            ("agent.example", ["192.168.1.9"]),
+        ],
+    )
+    async def test_what_is_not_on_it_is_not_trusted(self, connected: Any, host: Any, addresses: Any) -> None:
+        web = connected(Network([INSIDE]))
+        with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it"):
+            web.trust_on_link(host, addresses, networks=self.NETWORKS)
+        with pytest.raises(NotAllowed):
+            await get(web, f"https://{host}/")
+
+    async def test_this_machine_needs_no_trust(self, connected: Any) -> None:
+        web = connected(Network())
+        web.trust_on_link("localhost", ["192.168.1.9"], networks=self.NETWORKS)
+        web.trust_on_link("127.0.0.1", [])
+        assert web.judge("http://127.0.0.1:8000/")
+
+    async def test_by_default_it_is_any_link_of_this_machine(self, connected: Any) -> None:
+        network = Network()
+        web = connected(network)
+        web.trust_on_link("agent.local", ["127.0.0.1"])
+        assert await get(web, "http://agent.local:8000/") == 200
+        with pytest.raises(NotAllowed):
+            web.trust_on_link("agent.local", ["8.8.8.8"])
+
+
+class TestRedirects:
+    @staticmethod
+    def redirecting(*replies: Any) -> Any:
+        left = list(replies)
+        seen: list[str] = []
+
+        def handle(request: httpx.Request) -> httpx.Response:
+            seen.append(f"{request.method} {request.url}")
+            status, location = left.pop(0) if len(left) > 1 else left[0]
+            return httpx.Response(status, headers={} if location is None else {"location": location}, content=b"{}")
+
+        return httpx.MockTransport(handle), seen
+
+    async def test_are_refused_and_say_where_they_point(self, connected: Any) -> None:
+        transport, seen = self.redirecting((302, "http://u:hunter2@169.254.169.254/latest?hunter2"))
+        with pytest.raises(
+            BadReply, match=r"it redirects to http://169\.254\.169\.254:80/latest; redirects aren't"
+        ) as caught:
+            await get(connected(Network(), transport=transport))
+        assert caught.value.status == 302
+        assert "hunter2" not in str(caught.value)
+        assert len(seen) == 1
+
+    async def test_are_followed_within_their_origin_up_to_two(self, connected: Any) -> None:
+        transport, seen = self.redirecting((301, "/y"), (307, "z"), (200, None))
+        assert await get(connected(Network(), transport=transport, redirects=2)) == 200
+        assert seen == [f"GET https://agent.example/{path}" for path in "xyz"]
+
+    async def test_a_loop_ends(self, connected: Any) -> None:
+        transport, seen = self.redirecting((302, "/x"))
+        with pytest.raises(BadReply, match="no more than 2 redirects"):
+            await get(connected(Network(), transport=transport, redirects=2))
+        assert len(seen) == 3
+
+    async def test_without_a_place_it_is_an_answer(self, connected: Any) -> None:
+        transport, _ = self.redirecting((302, None))
+        assert await get(connected(Network(), transport=transport)) == 302
+
+    async def test_what_is_posted_goes_nowhere_else(self, connected: Any) -> None:
+        transport, seen = self.redirecting((307, "/y"))
+        web = connected(Network(), transport=transport, redirects=2)
+        with pytest.raises(BadReply, match="redirects aren't followed by a POST"):
+            await web.post(web.judge("https://agent.example/x"), {}, {})
+        assert seen == ["POST https://agent.example/x"]
+
+
+SECRET = "hunter2"
+NASTY = f"GET https://u:{SECRET}@agent.example/?key={SECRET} authorization: Bearer {SECRET}"
+
+
+class TestSecrets:
+    """In no message, no representation and no traceback of anything that's raised."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            *(kind(NASTY) for kind in (
+                httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError, httpx.LocalProtocolError,
+                httpx.CloseError, httpx.ReadTimeout, httpx.ConnectTimeout, httpx.PoolTimeout,
+                httpx.DecodingError, httpx.UnsupportedProtocol, httpx.ProxyError, httpx.TooManyRedirects,
+            )),
+            TimeoutError(NASTY),
+        ],
+        ids=lambda error: type(error).__name__,
+    )  # fmt: skip
+    async def test_of_a_failure(self, connected: Any, error: Any) -> None:
+        def handle(_request: Any) -> Any:
+            raise error
+
+        web = connected(Network(), transport=httpx.MockTransport(handle), token=SECRET)
+        url = f"https://agent.example/x?key={SECRET}#{SECRET}"
+        web.name_origin(url)
+        for call in (web.get(web.judge(url), [("x-key", SECRET)], 10), web.post(web.judge(url), {}, {"x-key": SECRET})):
+            with pytest.raises(Unreachable) as caught:
+                await call
+            self.check(caught.value)
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            f"HTTP/9.9 {SECRET}\r\n\r\n", f"{SECRET}\r\n\r\n", f"HTTP/1.1 200 OK\r\n{SECRET}\r\n\r\n",
+            f"HTTP/1.1 200 OK\r\ncontent-length: {SECRET}\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\nx",
+            f"HTTP/1.1 200 OK\r\ncontent-encoding: {SECRET}\r\ncontent-length: 1\r\n\r\nx",
+            f"HTTP/1.1 302 Found\r\nlocation: https://u:{SECRET}@b/?{SECRET}\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + SECRET * 200,
+            "HTTP/1.1 200 OK\r\n" + f"x: {SECRET}\r\n" * 101 + "\r\n",
+        ],
+    )  # fmt: skip
+    async def test_of_an_answer(self, connected: Any, reply: Any) -> None:
+        web = connected(Network(reply=reply.encode()))
+        with pytest.raises((Unreachable, BadReply)) as caught:
+            await get(web, f"https://agent.example/x?key={SECRET}")
+        self.check(caught.value)
+
+    @pytest.mark.parametrize("answer", [[INSIDE], [], socket.gaierror(-2, "Name or service not known"), [SECRET]])
+    async def test_of_a_name(self, connected: Any, answer: Any) -> None:
+        with pytest.raises((Unreachable, NotAllowed)) as caught:
+            await get(connected(Network(answer)), f"https://agent.example/x?key={SECRET}")
+        self.check(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"https://u:{SECRET}@a.example/", f"http://a.example/?{SECRET}", f"ftp://{SECRET}@a.example",
+            f"https://10.0.0.1/?{SECRET}", f"https://xn--a/?{SECRET}", f"https://{SECRET}@[::1",
+        ],
+    )  # fmt: skip
+    async def test_of_a_url(self, connected: Any, url: Any) -> None:
+        with pytest.raises(NotAllowed) as caught:
+            await get(connected(Network()), url)
+        self.check(caught.value)
+
+    async def test_of_who_asks(self, connected: Any) -> None:
+        web = connected(Network(), token=SECRET)
+        assert SECRET not in repr(web)
+        assert SECRET not in repr(AgentClient(sender="urn:asap:agent:me", token=SECRET, auth={"https://a": SECRET}))
+
+    def check(self, error: BaseException) -> None:
+        told = [str(error), repr(error), *traceback.format_exception(error)]
+        # A traceback quotes lines of source, which here name the constant and never its value.
+        assert not any(SECRET in text for text in told)
+
+
+class TestTheSystemsResolver:
+    async def test_knows_this_machine(self) -> None:
+        assert await SystemResolver().resolve("127.0.0.1", 80) == ["127.0.0.1"]
+
+    async def test_says_when_it_knows_nothing(self) -> None:
+        with pytest.raises(OSError, match=r"."):
+            await SystemResolver().resolve("no-such-name.invalid", 80)

@@ -1,0 +1,320 @@
+"""The client among hostile servers, certificates and proxies: real sockets, on the real clock."""
+
+import gzip
+import logging
+import ssl
+import subprocess
+import time
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import brotli
+import pytest
+from anyio.streams.tls import TLSListener
+
+from asap_adapters import AgentClient, BadReply, NotAllowed, TimedOut, Unreachable
+from asap_adapters.cli.served import echo_manifest
+from asap_core.client.delivery import RetryPolicy
+from asap_core.server.wellknown import publish
+
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+SECRET = "hunter2"
+PATH = "/.well-known/asap/manifest.json"
+
+
+class Names:
+    """A resolver that says that every name is this machine, and notes what it was asked."""
+
+    def __init__(self, *answer: str) -> None:
+        self.answer = list(answer) or ["127.0.0.1"]
+        self.asked: list[str] = []
+
+    async def resolve(self, host: str, port: int) -> Any:
+        self.asked.append(host)
+        return self.answer
+
+
+def client(**options: Any) -> AgentClient:
+    return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), **{"timeout": 1.0, **options})
+
+
+@asynccontextmanager
+async def server(answer: Any, tls: Any = None) -> Any:
+    """Serve `answer(stream, head)` for each request's head; yields the port, and the heads."""
+    heads: list[bytes] = []
+    listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    listener = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
+
+    async def serve(stream: Any) -> None:
+        try:
+            async with stream:
+                while True:
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += await stream.receive()
+                    heads.append(head)
+                    await answer(stream, head)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError):
+            pass
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        yield port, heads
+        group.cancel_scope.cancel()
+
+
+def saying(data: bytes) -> Any:
+    async def answer(stream: Any, _head: bytes) -> None:
+        await stream.send(data)
+        await stream.aclose()
+
+    return answer
+
+
+def dripping(begin: bytes, drop: bytes, pause: float = 0.02) -> Any:
+    async def answer(stream: Any, _head: bytes) -> None:
+        await stream.send(begin)
+        while True:
+            await stream.send(drop)
+            await anyio.sleep(pause)
+
+    return answer
+
+
+def with_body(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    head = b"\r\n".join([b"HTTP/1.1 " + status, b"content-length: %d" % len(body), *fields])
+    return head + b"\r\n\r\n" + body
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+HUGE = bytes(200_000_000)  # inflated; 200 KB as gzip, some 150 bytes as brotli
+
+
+class TestHostileServers:
+    @pytest.mark.parametrize(
+        ("data", "says"),
+        [
+            (OK + b"x: y\r\n" * 101 + b"\r\n", "at most 100 header fields"),
+            (OK + (b"x: " + b"y" * 30_000 + b"\r\n") * 3 + b"content-length: 0\r\n\r\n", "at most 100 header fields"),
+            (OK + b"x: " + b"y" * 1_000_000, "isn't an HTTP answer"),
+            (OK + b"x" * 1_000_000, "isn't an HTTP answer"),
+            (b"\r\n" * 100_000, "isn't an HTTP answer"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "isn't an HTTP answer"),
+            (b"", "isn't an HTTP answer"),
+            (OK + b"content-length: 10\r\n\r\nx", "isn't an HTTP answer, or ended early"),
+            (OK + b"content-length: 10\r\ncontent-length: 11\r\n\r\nx", "isn't an HTTP answer"),
+            (OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n", "isn't an HTTP answer"),
+            (OK + b"transfer-encoding: chunked\r\n\r\n1;" + b"x" * 1_000_000, "isn't an HTTP answer"),
+            (OK + b"content-length: 999999999999\r\n\r\n" + bytes(2_000_000), "at most 1048576 bytes"),
+            (OK + b"\r\n" + bytes(2_000_000), "at most 1048576 bytes"),
+            (with_body(gzip.compress(HUGE), b"content-encoding: gzip"), "at most 1048576 bytes"),
+            (with_body(brotli.compress(HUGE, quality=1), b"content-encoding: br"), "at most 1048576 bytes"),
+            (with_body(b"{}", b"content-encoding: zstd"), "expected a body in gzip, br, or plain"),
+            (with_body(b"nonsense", b"content-encoding: gzip"), "gzip"),
+        ],
+        ids=[
+            "many-fields", "large-fields", "endless-value", "endless-name", "endless-lines", "ssh", "nothing", "short",
+            "two-lengths", "bad-chunk", "endless-extension", "long-by-length", "long-to-the-end", "gzip-bomb",
+            "brotli-bomb", "unknown-coding", "no-gzip",
+        ],
+    )  # fmt: skip
+    async def test_what_they_answer_is_an_error_soon(self, data: Any, says: Any) -> None:
+        began = time.monotonic()
+        async with server(saying(data)) as (port, _), client(timeout=5) as ours:
+            with pytest.raises((BadReply, Unreachable), match=says) as caught:
+                await ours.discover(f"http://127.0.0.1:{port}")
+        assert not isinstance(caught.value, TimedOut)
+        assert time.monotonic() - began < 5
+
+    @pytest.mark.parametrize(
+        ("begin", "drop"),
+        [
+            (b"", b"H"),
+            (OK, b"x: y\r\n"),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (OK + b"content-length: 100000\r\n\r\n", b"x"),
+            (OK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+            (OK + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n", b""),
+        ],
+        ids=["status-line", "fields", "1xx", "body", "chunks", "silence"],
+    )
+    async def test_however_slowly_they_answer_it_ends_in_time(self, begin: Any, drop: Any) -> None:
+        async with server(dripping(begin, drop)) as (port, _), client(timeout=0.5) as ours:
+            began = time.monotonic()
+            with pytest.raises((TimedOut, Unreachable)):
+                await ours.discover(f"http://127.0.0.1:{port}")
+            assert time.monotonic() - began < 3
+
+    async def test_a_flood_of_interim_answers_ends_in_time(self) -> None:
+        flood = dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000, pause=0)
+        async with server(flood) as (port, _), client(timeout=0.5) as ours:
+            began = time.monotonic()
+            with pytest.raises(TimedOut):
+                await ours.discover(f"http://127.0.0.1:{port}")
+            assert time.monotonic() - began < 3
+
+    async def test_cookies_are_not_kept(self) -> None:
+        answer = with_body(b"{}", b"set-cookie: id=%s" % SECRET.encode(), status=b"404 Not Found")
+        async with server(saying(answer)) as (port, heads), client() as ours:
+            for path in ("a", "b"):
+                with pytest.raises(BadReply):
+                    await ours.get_manifest(f"http://127.0.0.1:{port}/{path}")
+        assert len(heads) == 2
+        assert b"cookie" not in b"".join(heads).lower()
+
+
+class TestRedirects:
+    async def test_to_the_metadata_service_is_not_followed(self) -> None:
+        there = with_body(b"", b"location: http://169.254.169.254/latest/meta-data", status=b"302 Found")
+        async with server(saying(there)) as (port, heads), client(redirects=2) as ours:
+            with pytest.raises(BadReply, match=r"redirects to http://169\.254\.169\.254:80/latest/meta-data;"):
+                await ours.discover(f"http://127.0.0.1:{port}")
+        assert len(heads) == 1
+
+    async def test_within_the_origin_is_followed_where_allowed(self) -> None:
+        async def answer(stream: Any, head: bytes) -> None:
+            port = stream.extra(anyio.abc.SocketAttribute.local_port)
+            if PATH.encode() in head:
+                await stream.send(with_body(b"", b"location: /moved", status=b"308 Permanent Redirect"))
+            else:
+                await stream.send(with_body(publish(echo_manifest("urn:asap:agent:a", f"http://127.0.0.1:{port}"))))
+
+        async with server(answer) as (port, heads), client(redirects=1) as ours, client() as other:
+            assert (await ours.discover(f"http://127.0.0.1:{port}")).id == "urn:asap:agent:a"
+            with pytest.raises(BadReply, match="redirects aren't followed, unless redirects=2 allows it"):
+                await other.discover(f"http://127.0.0.1:{port}")
+        assert [head.split()[1] for head in heads] == [PATH.encode(), b"/moved", PATH.encode()]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: Any) -> Any:
+    """A certificate for agent.example and for 127.0.0.2, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    names = "subjectAltName=DNS:agent.example,IP:127.0.0.2"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+         "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=agent.example", "-addext", names],
+        cwd=folder, capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("openssl, which makes the certificate, isn't installed")
+    return folder / "cert.pem", folder / "key.pem"
+
+
+class TestTls:
+    @pytest.fixture
+    def trusted(self, certificate: Any) -> Any:
+        return ssl.create_default_context(cafile=str(certificate[0]))
+
+    @pytest.fixture
+    def serving(self, certificate: Any) -> Any:
+        """Serve a manifest over TLS; yields the port, the heads, and the names asked for in TLS."""
+
+        @asynccontextmanager
+        async def run() -> Any:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*certificate)
+            names: list[Any] = []
+            context.sni_callback = lambda _socket, name, _context: names.append(name)
+            manifest = publish(echo_manifest("urn:asap:agent:a", "https://agent.example"))
+            async with server(saying(with_body(manifest)), tls=context) as (port, heads):
+                yield port, heads, names
+
+        return run
+
+    @pytest.mark.parametrize("host", ["agent.example", "AGENT.example", "agent.example."])
+    async def test_the_name_is_the_urls_though_an_address_is_connected_to(
+        self, serving: Any, trusted: Any, host: Any
+    ) -> None:
+        names = Names("127.0.0.1")
+        options = {"verify": trusted, "resolver": names, "allow_networks": ["127.0.0.0/8"]}
+        async with serving() as (port, heads, asked_for), client(**options) as ours:
+            assert (await ours.discover(f"https://{host}:{port}")).id == "urn:asap:agent:a"
+        assert asked_for == ["agent.example"]
+        assert f"Host: {host.lower()}:{port}\r\n".encode() in heads[0]
+
+    @pytest.mark.parametrize("url", ["https://other.example", "https://127.0.0.1"])
+    async def test_a_certificate_for_another_name_is_not_trusted(self, serving: Any, trusted: Any, url: Any) -> None:
+        options = {"verify": trusted, "resolver": Names("127.0.0.1"), "allow_networks": ["127.0.0.0/8"]}
+        async with serving() as (port, heads, _), client(**options) as ours:
+            with pytest.raises(Unreachable, match=r"its certificate isn't trusted: (Hostname|IP address) mismatch"):
+                await ours.discover(f"{url}:{port}")
+        assert heads == []
+
+    async def test_a_name_that_turns_inwards_is_not_even_greeted(self, serving: Any, trusted: Any) -> None:
+        options = {"verify": trusted, "resolver": Names("127.0.0.1")}
+        async with serving() as (port, heads, asked_for), client(**options) as ours:
+            with pytest.raises(NotAllowed, match="name this machine localhost"):
+                await ours.discover(f"https://agent.example:{port}")
+        assert (heads, asked_for) == ([], [])
+
+    async def test_an_authority_that_is_not_known_is_not_trusted(self, serving: Any) -> None:
+        options = {"resolver": Names("127.0.0.1"), "allow_networks": ["127.0.0.0/8"]}
+        async with serving() as (port, _, _), client(**options) as ours:
+            with pytest.raises(Unreachable, match="its certificate isn't trusted: self-signed"):
+                await ours.discover(f"https://agent.example:{port}")
+
+    async def test_a_server_without_tls_is_an_error(self, trusted: Any) -> None:
+        async with server(saying(with_body(b"{}"))) as (port, _), client(verify=trusted) as ours:
+            with pytest.raises(Unreachable):
+                await ours.discover(f"https://127.0.0.1:{port}")
+
+
+class TestProxies:
+    async def test_of_the_environment_are_used_where_that_is_asked_for(self, monkeypatch: Any) -> None:
+        manifest = publish(echo_manifest("urn:asap:agent:a", "http://agent.lan"))
+        names = Names()
+        async with server(saying(with_body(manifest))) as (port, heads):
+            for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+                monkeypatch.delenv(name, raising=False)
+            monkeypatch.setenv("http_proxy", f"127.0.0.1:{port}")
+            monkeypatch.setenv("no_proxy", "direct.lan")
+            options: Any = {"allow_http": ["agent.lan", "direct.lan"], "resolver": names}
+            async with client(trust_env=True, **options) as ours:
+                # The proxy resolves: we don't, and so what it resolves to is the proxy's to judge.
+                assert (await ours.discover("http://agent.lan")).id == "urn:asap:agent:a"
+                assert (heads[0].split()[1], names.asked) == (b"http://agent.lan" + PATH.encode(), [])
+                with pytest.raises(NotAllowed, match=r"direct\.lan resolves to 127\.0\.0\.1"):
+                    await ours.discover("http://direct.lan")
+                # What the text of a URL tells is ours to judge.
+                with pytest.raises(NotAllowed, match="link-local"):
+                    await ours.discover("https://169.254.169.254")
+                # This machine isn't asked of another.
+                await ours.discover(f"http://127.0.0.1:{port}")
+                assert heads[-1].split()[1] == PATH.encode()
+            async with client(**options) as ours:
+                with pytest.raises(NotAllowed, match=r"agent\.lan resolves to 127\.0\.0\.1"):
+                    await ours.discover("http://agent.lan")
+
+
+class TestLogs:
+    async def test_hold_no_secret_of_a_request_at_any_level(self, caplog: Any) -> None:
+        caplog.set_level(logging.DEBUG)
+        async with server(saying(with_body(b"{}"))) as (port, heads), client(token=SECRET) as ours:
+            with pytest.raises(Exception, match="manifest"):
+                await ours.get_manifest(f"http://127.0.0.1:{port}/m?key={SECRET}")
+            agent = echo_manifest("urn:asap:agent:a", f"http://127.0.0.1:{port}")
+            with pytest.raises(BadReply):
+                await ours.send(agent, "task.request", {"skill_id": "echo", "input": {"password": SECRET}})
+        sent = b"".join(heads)
+        assert sent.count(SECRET.encode()) >= 2  # as the query, and as the token
+        assert b"Bearer " + SECRET.encode() in sent
+        assert caplog.records  # httpcore's, of what it does
+        assert not any(SECRET in record.getMessage() for record in caplog.records)
+
+
+class TestSeveralAddresses:
+    async def test_one_that_refuses_gives_way_to_the_next(self) -> None:
+        manifest = publish(echo_manifest("urn:asap:agent:a", "http://agent.lan"))
+        async with server(saying(with_body(manifest))) as (port, _):
+            options: Any = {"allow_http": ["agent.lan"], "allow_networks": ["127.0.0.0/8", "::1"]}
+            async with client(resolver=Names("::1", "127.0.0.2", "127.0.0.1"), **options) as ours:
+                began = time.monotonic()
+                assert (await ours.discover(f"http://agent.lan:{port}")).id == "urn:asap:agent:a"
+                assert time.monotonic() - began < 1
+            async with client(resolver=Names("::1", "127.0.0.2"), **options) as ours:
+                with pytest.raises(Unreachable, match=r"::1: Connection refused; 127\.0\.0\.2: Connection refused"):
+                    await ours.discover(f"http://agent.lan:{port}")
