@@ -36,6 +36,7 @@ from asap_core.model.payloads import Payload
 from asap_core.model.registry import RegistryEntry
 from asap_core.model.rules import URN
 from asap_core.server.wellknown import MANIFEST_PATH
+from asap_core.zones import in_zone_of
 
 __all__ = ["AgentClient", "Discovery"]
 
@@ -234,7 +235,8 @@ class AgentClient:
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
         """Watch the agents on the local network: `async with client.browse() as events: async for event in events: …`.
 
-        Events are `Added`, `Updated`, `Removed` and `Ignored` of `asap_core.dnssd`.
+        `interfaces` are names or addresses of this machine's interfaces; None means all. Events are `Added`,
+        `Updated`, `Removed` and `Ignored` of `asap_core.dnssd`.
         """
         return self._finder.browse(interfaces=interfaces)
 
@@ -327,7 +329,8 @@ class AgentClient:
 
     def _endpoint(self, manifest: Manifest) -> Allowed:
         """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
-        return self._web.judge_endpoint(manifest.endpoints.asap, self._finder.origin(manifest))
+        origin = self._finder.origin(manifest)
+        return self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin)
 
 
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})

@@ -218,19 +218,26 @@ def _words(error: BaseException | None) -> str:
 # --- the link --------------------------------------------------------------------------------------------------------
 
 
-def link_networks() -> tuple[str, ...]:
-    """The networks that this machine's interfaces are on, such as `192.0.2.7/24`."""
+def link_networks(link: str = "") -> tuple[str, ...]:
+    """The networks that an interface is on, or all of this machine's are, such as `192.0.2.7/24`."""
     import ifaddr  # noqa: PLC0415 - zeroconf brings it, and only who follows announcements needs it
 
-    addresses = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    addresses = [
+        ip
+        for adapter in ifaddr.get_adapters()
+        # An alias such as `eth0:1` is an address of eth0's.
+        if not link or link in (adapter.nice_name, adapter.name, adapter.name.partition(":")[0])
+        for ip in adapter.ips
+    ]
     return tuple(
         f"{ip.ip if isinstance(ip.ip, str) else ip.ip[0]}/{ip.network_prefix}" for ip in addresses if ip.network_prefix
     )
 
 
-def link_scopes() -> frozenset[str]:
-    """The scopes that addresses on this machine's links may have: the names and indices of its interfaces."""
-    return frozenset(text for index, name in socket.if_nameindex() for text in (name, str(index)))
+def link_scopes(link: str = "") -> frozenset[str]:
+    """The scopes that addresses on an interface's link, or on all of this machine's, may have: names and indices."""
+    found = [(name, str(index)) for index, name in socket.if_nameindex() if not link or name == link]
+    return frozenset(text for pair in found for text in pair)
 
 
 # --- for httpx -------------------------------------------------------------------------------------------------------

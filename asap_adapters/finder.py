@@ -39,6 +39,7 @@ from asap_core.errors import AsapError, BadReply, NotAllowed, TimedOut
 from asap_core.model.manifest import Health, Manifest
 from asap_core.model.registry import RegistryEntry
 from asap_core.server.wellknown import HEALTH_PATH
+from asap_core.zones import canonical
 
 __all__ = ["Discovery", "Finder", "join"]
 
@@ -105,6 +106,7 @@ class Finder:
 
     async def look_up(self, url: str, wanted: Wanted) -> Discovery:
         """The manifest at this URL, kept or fetched, of the agent wanted."""
+        url = canonical(url)
         found = await self._manifests.find(url)
         manifest = found.document
         remember(self._origins, id(manifest), (manifest, origin_of(url) or ""))
@@ -188,7 +190,7 @@ class Finder:
             if isinstance(step.named_by, RegistryEntry):
                 self._web.judge(step.url, named_by=step.source)
             else:
-                self._web.trust_on_link(step.named_by.host, step.named_by.addresses)
+                self._trust(step.named_by)
             # Whether it's the agent wanted is the step's to judge, so that the trace says so.
             return step.fetched((await self.look_up(step.url, Wanted())).manifest)
         except AsapError as error:
@@ -223,8 +225,11 @@ class Finder:
 
     async def follow(self, announcement: Announcement, wanted: Wanted) -> Discovery:
         """The manifest of an announced agent."""
-        self._web.trust_on_link(announcement.host, announcement.addresses)
+        self._trust(announcement)
         return await self.look_up(announcement.manifest_url, wanted)
+
+    def _trust(self, announcement: Announcement) -> None:
+        self._web.trust_on_link(announcement.host, announcement.addresses, link=announcement.link)
 
 
 def _read_catalog(data: bytes) -> Catalog:
@@ -250,4 +255,4 @@ def join(base_url: str, path: str) -> str:
     if "?" in base_url or "#" in base_url:
         reason = "a base URL has no query and no fragment"
         raise NotAllowed(without_credentials(base_url), reason, "expected one such as https://agent.example")
-    return base_url.rstrip("/") + path
+    return canonical(base_url.rstrip("/") + path)

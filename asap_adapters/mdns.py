@@ -1,7 +1,7 @@
-"""mDNS on trio and asyncio: agents announced and watched, by zeroconf's engine in its own thread.
+"""mDNS on trio and asyncio: agents announced and watched on every link, by zeroconf in a thread of its own.
 
-zeroconf's asyncio class doesn't run on trio; its threaded one runs beside any loop. Everything that may block goes to a
-worker thread; what the engine reports comes back into the caller's loop. It reaches the local network only.
+zeroconf runs on asyncio only, so it has a loop of its own beside any other. Everything that may block goes to a worker
+thread; what the engine reports comes back into the caller's loop. It reaches the local network only.
 """
 
 import asyncio
@@ -16,43 +16,54 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from attrs import frozen
 
-from asap_core.client.outbound import is_loopback
-from asap_core.dnssd import Event, Neighbourhood, Txt, instance_name, txt_record
+from asap_core.announcing import Txt, instance_name, txt_record
+from asap_core.dnssd import Event, Neighbourhood
 from asap_core.errors import AsapError
 
 if TYPE_CHECKING:
-    from asap_adapters.multicast import AnnouncingLink, Link, WatchingLink
+    from asap_adapters.announcing import AnnouncingEngine
+    from asap_adapters.browsing import WatchingEngine
+    from asap_adapters.multicast import Engine
 
-__all__ = ["Advertiser", "Browser", "MdnsUnavailable", "browse", "interfaces_for"]
+__all__ = ["Advertiser", "Announced", "Browser", "MdnsUnavailable", "browse"]
 
 T = TypeVar("T")
 
 # Three goodbyes 125 ms apart, and the thread's end: 0.3 s. What takes this long is stuck, and the records run out by
 # themselves in two minutes (RFC 6762 §10).
 _CLOSING_SECONDS: Final = 3.0
-_LOOPBACK: Final = ("127.0.0.1",)
 
 
 class MdnsUnavailable(AsapError):
     """What was asked of mDNS can't be had on this machine or in this container; the message says what it needs."""
 
 
-def interfaces_for(host: str) -> tuple[str, ...] | None:
-    """The interfaces to use for a server bound to `host`: loopback only for loopback, else all (None)."""
-    return _LOOPBACK if is_loopback(host) else None
+@frozen(kw_only=True)
+class Announced:
+    """What is announced on one link: under which name there, and what those on it are told."""
+
+    link: str
+    instance: str
+    manifest_url: str
+    addresses: tuple[str, ...]
 
 
 class Advertiser:
-    """Announces one agent for as long as it's entered. The constructor does no I/O.
+    """Announces one agent for as long as it's entered, on every link it can be reached on. The constructor does no I/O.
 
     >>> async with Advertiser(agent_id=…, name=…, version=…, skills=…, manifest_url=…, host=…, port=…):
     ...     await serve(…)
 
-    `host` is what the server is bound to: loopback is announced on loopback only, a wildcard with the addresses of all
-    other interfaces. `interfaces` are IPv4 addresses of this machine. Constructing raises ValueError where the
-    manifest URL or the id is too long to be announced. Entering raises `MdnsUnavailable` where multicast isn't
-    possible, or where the manifest URL is neither at an announced address nor at a `.local` name: browsers refuse it.
+    `host` is what the server is bound to: loopback is announced on loopback only, a wildcard on all other links, on
+    each with the addresses that are on it. A `manifest_url` at a wildcard address is announced at each link's own.
+    `interfaces` are names or addresses of interfaces; None means all. Links that come, go, or get other addresses are
+    followed, a change once it has lasted a second and ever more slowly where there are many.
+
+    Constructing raises ValueError where the manifest URL or the id is too long to be announced. Entering raises
+    `MdnsUnavailable` where it can be announced nowhere: without multicast, or where the manifest URL is neither at an
+    announced address nor at a `.local` name: browsers refuse it. Afterwards nothing raises: no network is no error.
     """
 
     def __init__(
@@ -70,12 +81,13 @@ class Advertiser:
         self._agent_id = agent_id
         self._manifest_url = manifest_url
         self._txt = self._record(version, skills)
+        self._version, self._skills = version, tuple(skills)
         self._label = instance_name(name)
         self._host = host
         self._port = port
-        self._interfaces = interfaces_for(host) if interfaces is None else tuple(interfaces)
-        self._link: AnnouncingLink | None = None
-        self._instance: str | None = None
+        self._interfaces = interfaces
+        self._engine: AnnouncingEngine | None = None
+        self._entered = False
 
     def _record(self, version: str, skills: Sequence[str]) -> Txt:
         return txt_record(agent_id=self._agent_id, manifest_url=self._manifest_url, version=version, skills=skills)
@@ -86,49 +98,65 @@ class Advertiser:
         return self._txt.left_out
 
     @property
+    def announced(self) -> tuple[Announced, ...]:
+        """What is announced now, on each link; nothing before it's entered, and after."""
+        return self._engine.announced if self._engine is not None and self._entered else ()
+
+    @property
     def instance(self) -> str | None:
-        """The name it's announced under; another agent of that name on the link makes it `name-2`. None before."""
-        return self._instance
+        """The name it's announced under; another agent of that name on the link makes it `name-2`. None if nowhere.
+
+        Names are a link's own: where there are several links, this is the first one's.
+        """
+        announced = self.announced
+        return announced[0].instance if announced else None
 
     async def __aenter__(self) -> Self:
         """Announce it: returns when the name is known to be free and was announced, after some 1.2 s."""
-        _check_unused(self._link)
-        self._link = link = await _in_thread(self._make_link)
+        _check_unused(self._engine)
+        self._engine = engine = await _in_thread(self._make_engine)
         try:
-            await _in_thread(link.open)
-            self._instance = await _outcome(await _in_thread(self._announce, link))
+            await _in_thread(engine.open)
+            await _outcome(engine.begin())
         except BaseException:
-            await _close(link)
+            await _close(engine)
             raise
+        self._entered = True
         return self
 
     async def update(self, *, version: str, skills: Sequence[str]) -> None:
-        """Announce another version and skills, under the same name; browsers see an update.
+        """Announce another version and skills, under the same names; browsers see an update.
 
         Raises RuntimeError where it isn't entered, `MdnsUnavailable` where the engine has died.
         """
-        link = self._link
-        if link is None or self._instance is None:
+        engine = self._engine
+        if engine is None or not self._entered:
             raise RuntimeError("enter it first: async with Advertiser(…) as advertiser")
         record = self._record(version, skills)
-        await _in_thread(link.announce_change, record.strings)
+        await _in_thread(engine.change, version, skills)
         self._txt = record
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Say goodbye, and stop."""
-        self._instance = None
-        if self._link is not None:
-            await _close(self._link)
+        self._entered = False
+        if self._engine is not None:
+            await _close(self._engine)
 
-    def _make_link(self) -> "AnnouncingLink":
-        from asap_adapters.multicast import AnnouncingLink  # noqa: PLC0415 - 80 ms, which a loop can't spare
+    def _make_engine(self) -> "AnnouncingEngine":
+        from asap_adapters.announcing import AnnouncingEngine, Service  # noqa: PLC0415 - 80 ms, which a loop can't spare
 
-        return AnnouncingLink(self._interfaces)
-
-    def _announce(self, link: "AnnouncingLink") -> Future[str]:
-        return link.announce(label=self._label, host=self._host, port=self._port, txt=self._txt.strings)
+        service = Service(
+            agent_id=self._agent_id,
+            label=self._label,
+            version=self._version,
+            skills=self._skills,
+            manifest_url=self._manifest_url,
+            host=self._host,
+            port=self._port,
+        )
+        return AnnouncingEngine(self._interfaces, service)
 
 
 def browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager["Browser"]:
@@ -137,8 +165,9 @@ def browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextMa
     >>> async with browse() as events:
     ...     async for event in events: ...
 
-    `interfaces` are IPv4 addresses of this machine; None means all. Entering raises `MdnsUnavailable` where multicast
-    isn't possible. It ends promptly when the block is left, and leaves no thread and no socket behind.
+    `interfaces` are names or addresses of this machine's interfaces; None means all, loopback as well. Entering raises
+    `MdnsUnavailable` where multicast isn't possible. Links that come and go are followed: who is on one that's gone is
+    gone, too. It ends promptly when the block is left, and leaves no thread and no socket behind.
     """
     return Browser(interfaces=interfaces)
 
@@ -157,18 +186,24 @@ class Browser:
         self._events: deque[Event] = deque()
         self._news = anyio.Event()
         self._waking = False
-        self._link: WatchingLink | None = None
+        self._engine: WatchingEngine | None = None
+        self._links: tuple[str, ...] = ()
         self._closed = False
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The names of the interfaces that were watched from the start."""
+        return self._links
 
     async def __aenter__(self) -> Self:
         """Start watching."""
-        _check_unused(self._link)
-        self._link = link = await _in_thread(self._make_link, self._waker())
+        _check_unused(self._engine)
+        self._engine = engine = await _in_thread(self._make_engine, self._waker())
         try:
-            await _in_thread(link.open)
-            await _in_thread(link.watch)
+            await _in_thread(engine.open)
+            self._links = tuple(link.name for link in await _outcome(engine.begin()))
         except BaseException:
-            await _close(link)
+            await _close(engine)
             raise
         return self
 
@@ -178,14 +213,14 @@ class Browser:
         """Stop watching."""
         self._closed = True
         self._wake()
-        if self._link is not None:
-            await _close(self._link)
+        if self._engine is not None:
+            await _close(self._engine)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        if self._link is None:
+        if self._engine is None:
             raise RuntimeError("enter it first: async with browse() as events")
         await anyio.lowlevel.checkpoint()
         while not self._closed:
@@ -218,17 +253,17 @@ class Browser:
 
         return wake
 
-    def _make_link(self, on_news: Callable[[], None]) -> "WatchingLink":
-        from asap_adapters.multicast import WatchingLink  # noqa: PLC0415 - 80 ms, which a loop can't spare
+    def _make_engine(self, on_news: Callable[[], None]) -> "WatchingEngine":
+        from asap_adapters.browsing import WatchingEngine  # noqa: PLC0415 - 80 ms, which a loop can't spare
 
-        return WatchingLink(self._interfaces, self._neighbourhood, self._lock, on_news)
+        return WatchingEngine(self._interfaces, self._neighbourhood, self._lock, on_news)
 
 
 # --- between the loop and the threads --------------------------------------------------------------------------------
 
 
-def _check_unused(link: object) -> None:
-    if link is not None:
+def _check_unused(engine: object) -> None:
+    if engine is not None:
         raise RuntimeError("it was entered before; make another one")
 
 
@@ -237,9 +272,9 @@ async def _in_thread(call: Callable[..., T], *args: object) -> T:
     return await anyio.to_thread.run_sync(call, *args, limiter=anyio.CapacityLimiter(1))
 
 
-async def _close(link: "Link") -> None:
+async def _close(engine: "Engine") -> None:
     with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSING_SECONDS):
-        await anyio.to_thread.run_sync(link.close, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+        await anyio.to_thread.run_sync(engine.close, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
 
 
 async def _outcome(future: Future[T]) -> T:

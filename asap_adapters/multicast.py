@@ -1,295 +1,283 @@
-"""zeroconf's engine and what is asked of it: everything here runs in worker threads, or in the engine's own.
+"""zeroconf's engine and what is asked of it, one for each link: everything here runs in a thread of its own.
 
-Rule: the engine lives in its own thread with its own loop, beside whatever loop the caller has; a `Link` opens it,
-gives it coroutines, and closes it, each from any thread. Importing this takes 80 ms, so `asap_adapters.mdns` does it in
-a worker thread.
+Rule: an `Engine` has a thread with a loop, beside whatever loop the caller has, and in it a zeroconf for each link that
+`asap_core.links.LinkWatch` says to join. Its methods may be called from any thread. Importing this takes 80 ms, so
+`asap_adapters.mdns` does it in a worker thread.
 """
 
 import asyncio
 import contextlib
-import ipaddress
+import logging
+import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, assert_never
 
-import ifaddr
 import zeroconf
 from attrs import define, field
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
+from asap_adapters.links import machine_links
 from asap_adapters.mdns import MdnsUnavailable
-from asap_core.dnssd import (
-    SERVICE_TYPE,
-    Announcement,
-    Neighbourhood,
-    Target,
-    Unusable,
-    advertised_addresses,
-    read_announcement,
-    service_target,
-)
+from asap_core.clock import Instant
+from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links
 
-__all__ = ["AnnouncingLink", "Link", "WatchingLink"]
+__all__ = ["Engine", "Station"]
+
+log: Final = logging.getLogger("asap.mdns")
 
 T = TypeVar("T")
 
-# zeroconf's own default for resolving a service: three questions.
-_RESOLVE_MS: Final = 3_000
 # How long the engine's thread may take to answer; it does in milliseconds, so what takes this long is dead.
 _ENGINE_SECONDS: Final = 5.0
-# Services asked about at once. Announcements come whole, so there are few; each costs three questions on the link, and
-# a flood of half-announced ones mustn't make us flood it in turn.
-_MAX_RESOLVING: Final = 200
+# Between looks at the machine's interfaces, which take less than a millisecond: a change is acted upon when it has
+# lasted a second.
+_LOOK_SECONDS: Final = 1.0
+# What zeroconf says when a packet of its own can't be sent or a socket not be had.
+ENGINE_ERRORS: Final = (OSError, RuntimeError, zeroconf.Error)
 
 
 @define(eq=False)
-class Link:
-    """The engine, while it runs. `open` and `close` may each be called in any thread, in any order, and twice."""
+class Station:
+    """One link, and the zeroconf that's on it."""
 
-    interfaces: Sequence[str] | None
-    _engine: zeroconf.Zeroconf | None = field(default=None, init=False)
+    link: Link
+    owner: AsyncZeroconf
+    browser: AsyncServiceBrowser | None = None
+
+    @property
+    def engine(self) -> zeroconf.Zeroconf:
+        """What most of zeroconf's functions want."""
+        return self.owner.zeroconf
+
+    async def close(self, *, quietly: bool = False) -> None:
+        """Take leave and stop; `quietly` where what's announced goes on, or where nobody would hear."""
+        if quietly:
+            self.engine.registry.async_remove(self.engine.registry.async_get_service_infos())
+        with contextlib.suppress(*ENGINE_ERRORS):
+            if self.browser is not None:
+                await self.browser.async_cancel()
+            await self.owner.async_close()
+
+
+@define(eq=False)
+class Engine:
+    """The thread, and the stations in it. `open` and `close` may each be called in any thread, in any order, and twice.
+
+    `wanted` are the links to use, by name or address; None means all.
+    """
+
+    wanted: Sequence[str] | None
+    _watch: LinkWatch = field(factory=LinkWatch, init=False)
+    _stations: dict[str, Station] = field(factory=dict, init=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _watching: asyncio.Task[None] | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
     # One opens while another already gives up: whoever comes second waits, and sees what the first has left.
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def open(self) -> None:
-        """Start the engine. Raises `MdnsUnavailable`. Does nothing where it was closed before."""
+        """Start the thread. Raises `MdnsUnavailable`. Does nothing where it was closed before."""
         with self._lock:
             if self._closed:
                 return
-            self._engine = _start_engine(self.interfaces)
-            self._call(_check_senders(self._engine)).result(_ENGINE_SECONDS)
+            _check_wanted(self.wanted)
+            self._loop = loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=loop.run_forever, name="asap-mdns", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
-        """Take leave, stop the engine and join its thread."""
+        """Take leave on every link, stop, and join the thread."""
         with self._lock:
             self._closed = True
-            engine = self._engine
-            if engine is None:
+            loop, thread, self._loop = self._loop, self._thread, None
+            if loop is None or thread is None:
                 return
-            with contextlib.suppress(TimeoutError, OSError, zeroconf.Error):
-                self._call(self._leave(engine)).result(_ENGINE_SECONDS)
-            self._engine = None
-            engine.close()
+            with contextlib.suppress(TimeoutError, *ENGINE_ERRORS):
+                asyncio.run_coroutine_threadsafe(self._end(), loop).result(_ENGINE_SECONDS)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
 
-    async def _leave(self, engine: zeroconf.Zeroconf) -> None:
-        """What is to be done in the engine's loop before it ends."""
+    def begin(self) -> "Future[tuple[Link, ...]]":
+        """Join every link; the future's result are those it's on. It raises `MdnsUnavailable` where there's none."""
+        return self.call(self._begin())
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._engine is None or self._engine.loop is None:
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run something in the engine's loop. Raises RuntimeError where that isn't running."""
+        if self._loop is None:
             coroutine.close()
             raise RuntimeError("the engine isn't running")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    # --- in the engine's loop ----------------------------------------------------------------------------------------
+
+    def unfit(self, link: Link) -> str | None:
+        """Why there's nothing to do on this link, or None where there is."""
+        del link
+        return None
+
+    async def joined(self, station: Station) -> None:
+        """It's on a link. Raises one of `ENGINE_ERRORS` or `MdnsUnavailable` where nothing can be done there."""
+
+    async def moved(self, station: Station, before: Link) -> None:
+        """The link has other addresses, but those that are sent from are the same."""
+
+    async def rejoined(self, station: Station) -> None:
+        """It's on the link anew, with other addresses to send from. As `joined`."""
+        await self.joined(station)
+
+    def parted(self, link: Link) -> None:
+        """It's no longer on a link."""
+
+    def looked(self) -> None:
+        """Another look was taken: once a second."""
+
+    async def _begin(self) -> tuple[Link, ...]:
+        unfit, problems = await self._look()
+        if not self._stations:
+            raise MdnsUnavailable(_nothing_joined([*problems, *unfit]))
+        for problem in problems:
+            log.warning("mDNS: %s", problem)
+        self._watching = asyncio.ensure_future(self._keep_looking())
+        return tuple(station.link for station in self._stations.values())
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                _, problems = await self._look()
+                self.looked()
+            except Exception:
+                # Only a bug comes here, and it takes one look with it, not all that follow.
+                log.exception("mDNS: the interfaces can't be looked at")
+                continue
+            for problem in problems:
+                log.warning("mDNS: %s", problem)
+
+    async def _look(self) -> tuple[list[str], list[str]]:
+        """Look at the machine and take the steps that are due; on which links there's nothing to do, what failed."""
+        links = select_links(machine_links(), wanted=self.wanted)
+        unfit = {link.name: reason for link in links if (reason := self.unfit(link)) is not None}
+        steps = self._watch.look(
+            [link for link in links if link.name not in unfit], now=Instant(asyncio.get_running_loop().time())
+        )
+        problems = [problem for problem in await asyncio.gather(*map(self._take, steps)) if problem is not None]
+        return [f"{name}: {reason}" for name, reason in unfit.items()], problems
+
+    async def _take(self, step: Step) -> str | None:
+        """Take one step; what went wrong, in words."""
+        match step:
+            case Join(link):
+                return await self._join(link, self.joined)
+            case Leave(link):
+                await self._part(link)
+                log.info("mDNS: %s is gone", link.name)
+            case Move(before, after) if before.sources == after.sources and after.name in self._stations:
+                station = self._stations[after.name]
+                station.link = after
+                await self.moved(station, before)
+            case Move(before, after):
+                # No goodbye: it goes on, at another address.
+                await self._part(before, quietly=True)
+                return await self._join(after, self.rejoined)
+            case _:
+                assert_never(step)
+        return None
+
+    async def _join(self, link: Link, then: Callable[[Station], Coroutine[Any, Any, None]]) -> str | None:
+        # Where this is cancelled the engine ends, and closes every station that's on its list.
+        try:
+            station = self._stations[link.name] = _station(link)
+            await _started(station)
+            await then(station)
+        except (MdnsUnavailable, *ENGINE_ERRORS) as error:
+            await self._part(link, quietly=True)
+            self._watch.failed(link.name)
+            return f"{link.name}: {_words(error)}"
+        return None
+
+    async def _part(self, link: Link, *, quietly: bool = False) -> None:
+        station = self._stations.get(link.name)
+        if station is not None:
+            await station.close(quietly=quietly)
+            del self._stations[link.name]
+        if not quietly:
+            self.parted(link)
+
+    async def _end(self) -> None:
+        """Take leave everywhere at once, and leave no task behind."""
+        # First what's under way: an announcement that's repeated after the goodbye would bring the service back.
+        await _cancel_others()
+        stations, self._stations = self._stations, {}
+        await asyncio.gather(*(station.close() for station in stations.values()))
+        await _cancel_others()
 
 
-def _start_engine(interfaces: Sequence[str] | None) -> zeroconf.Zeroconf:
-    _check_interfaces(interfaces)
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _station(link: Link) -> Station:
+    """A zeroconf on this link alone."""
     try:
-        if interfaces is None:
-            return zeroconf.Zeroconf(interfaces=zeroconf.InterfaceChoice.All, use_asyncio=False)
-        return zeroconf.Zeroconf(interfaces=list(interfaces), use_asyncio=False)
+        return Station(link, AsyncZeroconf(interfaces=_choice(link)))
     except OSError as error:
         raise MdnsUnavailable(f"mDNS needs multicast on UDP port 5353: {error.strerror or error}") from error
 
 
-def _check_interfaces(interfaces: Sequence[str] | None) -> None:
-    # zeroconf passes over an address that isn't there, and then announces to nobody.
-    machine = _machine_addresses()
-    known = set(filter(None, map(_plain, machine)))
-    if not known or any(_plain(address) not in known for address in interfaces or ()):
-        have = ", ".join(sorted(machine)) or "none that is up"
-        raise MdnsUnavailable(f"expected interfaces by addresses that this machine has; it has {have}")
+async def _started(station: Station) -> None:
+    await station.engine.async_wait_for_start()
+    _check_senders(station.engine)
+    for reader in station.engine.engine.readers:
+        _hold_to(station.link, reader.sock)
 
 
-def _plain(address: str) -> str | None:
-    try:
-        return str(ipaddress.ip_address(address.partition("%")[0]))
-    except ValueError:
-        return None
-
-
-async def _check_senders(engine: zeroconf.Zeroconf) -> None:
-    await engine.async_wait_for_start()
+def _check_senders(engine: zeroconf.Zeroconf) -> None:
     if not engine.engine.senders:
-        raise MdnsUnavailable(
-            "mDNS needs multicast, and no interface here has it; a container may need host networking"
-        )
+        raise MdnsUnavailable("it takes no multicast")
 
 
-def _machine_addresses() -> list[str]:
-    return [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+def _choice(link: Link) -> list[str | int]:
+    """The link's sources as zeroconf wants them: it looks an address up, which may be another interface's, too."""
+    same = [one for one in machine_links() if set(one.sources) & set(link.sources)]
+    return [link.index if ":" in source and len(same) > 1 else source for source in link.sources]
 
 
-# --- announcing ------------------------------------------------------------------------------------------------------
+def _hold_to(link: Link, reader: socket.socket) -> None:
+    """Take only what comes in on this link.
 
-
-@define(eq=False)
-class AnnouncingLink(Link):
-    """A link with one service on it."""
-
-    _info: zeroconf.ServiceInfo | None = field(default=None, init=False)
-    # zeroconf repeats an announcement, in a task: one that still ran after the goodbye would bring the service back.
-    _repeats: asyncio.Future[Any] | None = field(default=None, init=False)
-
-    def announce(self, *, label: str, host: str, port: int, txt: Mapping[str, str]) -> Future[str]:
-        """Find a free name, announce it once and go on repeating; the future's result is the instance's name.
-
-        Raises `MdnsUnavailable` where what the server is bound to can't be announced.
-        """
-        target = _target(host, port, txt)
-        return self._call(self._announce(f"{label}.{SERVICE_TYPE}", port, target, txt))
-
-    async def _announce(self, name: str, port: int, target: Target, txt: Mapping[str, str]) -> str:
-        info = _info(name, port, target, txt)
-        if self._engine is None:
-            raise MdnsUnavailable("mDNS was stopped")
-        try:
-            self._repeats = asyncio.ensure_future(
-                await self._engine.async_register_service(info, allow_name_change=True)
-            )
-        except (OSError, zeroconf.Error) as error:
-            raise MdnsUnavailable(f"the announcement can't be made: {type(error).__name__}") from error
-        self._info = info
-        return _instance(info.name)
-
-    def announce_change(self, txt: Mapping[str, str]) -> None:
-        """Announce another TXT record under the same name. Raises `MdnsUnavailable` where it's no longer announced."""
-        try:
-            self._call(self._change(txt)).result(_ENGINE_SECONDS)
-        except (RuntimeError, TimeoutError, OSError, zeroconf.Error) as error:
-            raise MdnsUnavailable("the change can't be announced: mDNS isn't running") from error
-
-    async def _change(self, txt: Mapping[str, str]) -> None:
-        if self._info is None or self._engine is None or self._repeats is None:
-            raise RuntimeError
-        self._repeats.cancel()
-        old = self._info
-        target = Target(old.server or "", tuple(old.parsed_addresses()))
-        self._info = _info(old.name, old.port or 0, target, txt)
-        self._repeats = asyncio.ensure_future(await self._engine.async_update_service(self._info))
-
-    async def _leave(self, engine: zeroconf.Zeroconf) -> None:
-        if self._repeats is not None:
-            self._repeats.cancel()
-        await engine.async_unregister_all_services()  # the goodbyes: three, 125 ms apart
-
-
-def _target(host: str, port: int, txt: Mapping[str, str]) -> Target:
-    addresses = advertised_addresses(host, _machine_addresses())
-    if not addresses:
-        raise MdnsUnavailable("no address of this machine that others can reach belongs to what the server is bound to")
-    target = service_target(txt["manifest_url"], addresses)
-    as_read = read_announcement(
-        instance="",
-        server=target.name,
-        port=port,
-        addresses=addresses,
-        txt={b"manifest_url": txt["manifest_url"].encode()},
-    )
-    if isinstance(as_read, Unusable):
-        # Announced all the same it would be ignored by everyone, and nobody would know why.
-        known = ", ".join(addresses)
-        raise MdnsUnavailable(f"browsers take only a manifest URL at an announced address ({known}) or a .local name")
-    return target
-
-
-def _info(name: str, port: int, target: Target, txt: Mapping[str, str]) -> zeroconf.ServiceInfo:
-    return zeroconf.ServiceInfo(
-        SERVICE_TYPE,
-        name,
-        parsed_addresses=list(target.addresses),
-        port=port,
-        properties=dict(txt),
-        server=target.name,
-    )
-
-
-def _instance(name: str) -> str:
-    return name.removesuffix(f".{SERVICE_TYPE}")
-
-
-# --- watching --------------------------------------------------------------------------------------------------------
-
-
-@define(eq=False)
-class WatchingLink(Link):
-    """A link whose services are watched: what is seen goes into `neighbourhood`, then `on_news` is called.
-
-    Both happen in the engine's thread, the first under `lock`: whoever takes from the neighbourhood holds it meanwhile.
+    Linux gives a group's packets to every socket at the port, whichever interface it joined on (ip(7),
+    IP_MULTICAST_ALL). Since 5.7 binding to an interface takes no privilege; before, the network that an address
+    belongs to isn't certain on a machine with several. Sockets at an address of their own hear no group.
     """
+    if hasattr(socket, "SO_BINDTODEVICE") and reader.getsockname()[0] in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
+        with contextlib.suppress(OSError):
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.name.encode())
 
-    neighbourhood: Neighbourhood
-    lock: threading.Lock
-    on_news: Callable[[], None]
-    _browser: AsyncServiceBrowser | None = field(default=None, init=False)
-    _resolving: dict[str, asyncio.Task[None]] = field(factory=dict, init=False)
 
-    def watch(self) -> None:
-        """Start watching."""
-        self._call(self._watch()).result(_ENGINE_SECONDS)
+def _check_wanted(wanted: Sequence[str] | None) -> None:
+    # Else one that's misspelt would be waited for, and nobody would know.
+    machine = machine_links()
+    unknown = [text for text in wanted or () if not any(link.is_meant_by(text) for link in machine)]
+    if unknown or not machine:
+        known = ", ".join(f"{link.name} ({', '.join(link.addresses)})" for link in machine) or "none that is up"
+        raise MdnsUnavailable(f"expected interfaces that this machine has; it has {known}")
 
-    async def _watch(self) -> None:
-        if self._engine is not None:
-            self._browser = AsyncServiceBrowser(self._engine, SERVICE_TYPE, handlers=[self._changed])
 
-    async def _leave(self, engine: zeroconf.Zeroconf) -> None:
-        del engine
-        if self._browser is not None:
-            await self._browser.async_cancel()
-        for task in self._resolving.values():
-            task.cancel()
+def _nothing_joined(problems: Iterable[str]) -> str:
+    what = "; ".join(problems)
+    if what:
+        return f"mDNS can't be used: {what}; a container may need host networking"
+    return "mDNS needs multicast, and no interface here has it; a container may need host networking"
 
-    def _changed(
-        self, zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: zeroconf.ServiceStateChange
-    ) -> None:
-        """A service came, changed or went: called by the engine, in its loop, with these keywords."""
-        del service_type
-        stale = self._resolving.pop(name, None)
-        if stale is not None:
-            stale.cancel()
-        if state_change.name == "Removed":
-            self._report(lambda: self.neighbourhood.gone(_instance(name)))
-        elif len(self._resolving) < _MAX_RESOLVING and self.neighbourhood.has_room_for(_instance(name)):
-            self._resolve(zeroconf, name)
 
-    def _resolve(self, engine: zeroconf.Zeroconf, name: str) -> None:
-        try:
-            info = AsyncServiceInfo(SERVICE_TYPE, name)
-        except zeroconf.BadTypeInNameException:
-            return
-        if info.load_from_cache(engine):
-            self._found(info)
-        else:
-            self._resolving[name] = asyncio.ensure_future(self._ask(engine, info, name))
-
-    async def _ask(self, engine: zeroconf.Zeroconf, info: AsyncServiceInfo, name: str) -> None:
-        answered = False
-        with contextlib.suppress(OSError, zeroconf.Error):
-            answered = await info.async_request(engine, _RESOLVE_MS)
-        self._resolving.pop(name, None)
-        if answered:
-            self._found(info)
-        else:
-            instance = _instance(name)
-            self._see(Unusable(instance, "expected an answer that says its address, port and manifest_url"))
-
-    def _found(self, info: AsyncServiceInfo) -> None:
-        self._see(
-            read_announcement(
-                instance=_instance(info.name),
-                server=info.server,
-                port=info.port,
-                addresses=info.parsed_scoped_addresses(),
-                txt=info.properties,
-            )
-        )
-
-    def _see(self, found: Announcement | Unusable) -> None:
-        self._report(lambda: self.neighbourhood.seen(found))
-
-    def _report(self, report: Callable[[], bool]) -> None:
-        with self.lock:
-            news = report()
-        if news:
-            self.on_news()
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error) if isinstance(error, MdnsUnavailable) else type(error).__name__

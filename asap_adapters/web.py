@@ -7,6 +7,7 @@ import gzip
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, assert_never
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -30,6 +31,7 @@ from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
 from asap_core.jsontext import write_json
 from asap_core.server.identity import is_token
+from asap_core.zones import canonical, without_zone
 
 __all__ = ["Answer", "Web", "known_origin", "remember"]
 
@@ -137,22 +139,25 @@ class Web:
 
     def name_origin(self, url: str) -> None:
         """The caller named this URL: the token may go to its origin."""
-        origin = origin_of(url)
+        origin = origin_of(canonical(url))
         if origin is not None:
             remember(self._named, origin, None)
             self._provenance.name(url)
 
-    def trust_on_link(self, host: str, addresses: Sequence[str], *, networks: Collection[str] | None = None) -> None:
+    def trust_on_link(
+        self, host: str, addresses: Sequence[str], *, link: str = "", networks: Collection[str] | None = None
+    ) -> None:
         """This host was announced at these addresses: plain http to it is allowed, and it's connected to only there.
 
-        `networks` are those of the interface that heard the announcement (`192.0.2.7/24`), or else all of this
-        machine's. Addresses that aren't on their link don't count. Raises `NotAllowed` where none is left, or the host
-        is neither one of them nor a name under `.local`, for which this link alone can answer (RFC 6762 §3).
+        `link` is the interface that heard the announcement, where it's known, and `networks` those that it's on
+        (`192.0.2.7/24`; asked of the system where they aren't given). Addresses that aren't on it don't count. Raises
+        `NotAllowed` where none is left, or the host is neither one of them nor a name under `.local`, for which this
+        link alone can answer (RFC 6762 §3).
         """
         if is_loopback(host):
             return
-        here = link_networks() if networks is None else networks
-        near = [address for address in addresses if on_link(address, here, scopes=link_scopes())]
+        here, scopes = link_networks(link) if networks is None else networks, link_scopes(link)
+        near = [address for address in addresses if on_link(address, here, scopes=scopes)]
         spelled = read_address(host)
         if spelled is not None:
             near = [address for address in near if _without_scope(address) == _without_scope(host)]
@@ -266,7 +271,7 @@ def _allowed(judged: Allowed | Refused) -> Allowed:
 
 def _request(call: _Call, seconds: float) -> httpx.Request:
     try:
-        return httpx.Request(
+        request = httpx.Request(
             call.method,
             call.allowed.url,
             headers=[_USER_AGENT, *call.headers],
@@ -277,6 +282,10 @@ def _request(call: _Call, seconds: float) -> httpx.Request:
         shown = without_credentials(call.allowed.url)
         reason = "its host can't be a host's name"
         raise NotAllowed(shown, reason, "expected a URL such as https://agent.example") from None
+    if "%" in request.url.host:
+        # RFC 6874 §4: a zone means nothing at the other end, and servers refuse it (httpx issue 2174).
+        request.headers["host"] = urlsplit(without_zone(call.allowed.url)).netloc
+    return request
 
 
 def _check_head(response: httpx.Response, asked: Allowed) -> None:

@@ -1,19 +1,18 @@
-"""Agents on the local network: names, TXT records and announcements as data (RFC 6763), and who is there right now.
+"""Agents on the local network: announcements as data (RFC 6763), whom to believe, and who is there right now.
 
 Anyone on the link can announce anything: reading never raises, and what can't be used says why. A manifest URL must
 point at the host that announced it; whether the agent behind it is the one it claims to be is found out by fetching it.
 """
 
-import hashlib
-import ipaddress
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
 
+from asap_core.links import Link
 from asap_core.model.rules import URN
+from asap_core.zones import Address, address_of, in_zone, is_zoned
 
 __all__ = [
     "SERVICE_TYPE",
@@ -23,109 +22,18 @@ __all__ = [
     "Ignored",
     "Neighbourhood",
     "Removed",
-    "Target",
-    "Txt",
     "Unusable",
     "Updated",
-    "advertised_addresses",
-    "instance_name",
+    "host_of",
+    "is_announcer",
+    "is_local_name",
+    "is_of_a_host",
     "read_announcement",
-    "service_target",
-    "txt_record",
 ]
 
 SERVICE_TYPE: Final = "_asap._tcp.local."
-# RFC 6763 §4.1.1: one DNS label, at most 63 bytes of UTF-8; less by what an engine appends where the name is taken
-# (`-2` and up), or the second of two agents with a long name couldn't be announced at all.
-_MAX_LABEL: Final = 63 - len("-999")
-# RFC 6763 §6.1: key, "=" and value together, since a length byte stands before each.
-_MAX_STRING: Final = 255
-# A dot would begin a new label in libraries that don't escape it; the reference keeps dots, and its browser any name.
-_NOT_IN_NAMES: Final = re.compile(r"[^\w-]")
 # Of one announcement: a machine with more usable addresses than this has the best ones among the first.
 _MAX_ADDRESSES: Final = 32
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-# --- to announce -----------------------------------------------------------------------------------------------------
-
-
-def instance_name(name: str) -> str:
-    """The DNS-SD instance name of an agent called `name`: as the reference makes it, but cut by bytes (fault 112)."""
-    plain = _NOT_IN_NAMES.sub("-", name).strip("-")
-    cut = plain.encode("utf-8", "replace")[:_MAX_LABEL].decode("utf-8", "ignore").strip("-")
-    return cut or "asap-agent"
-
-
-@frozen
-class Txt:
-    """A TXT record, and the keys that were left out because their values don't fit."""
-
-    strings: Mapping[str, str]
-    left_out: tuple[str, ...] = ()
-
-
-def txt_record(*, agent_id: str, manifest_url: str, version: str, skills: Sequence[str]) -> Txt:
-    """Make the TXT record: the reference's three keys and our `id`.
-
-    A version or skills that don't fit are left out, never cut (fault 111). Raises ValueError where it's the manifest
-    URL or the id: without them nobody finds the agent, or takes it for the one it is.
-    """
-    wanted = {"manifest_url": manifest_url, "id": agent_id, "version": version, "capabilities": ",".join(skills)}
-    fitting = {key: value for key, value in wanted.items() if _fits(key, value)}
-    for key, what in (("manifest_url", "a manifest URL"), ("id", "an agent id")):
-        if key not in fitting:
-            longest = _MAX_STRING - len(f"{key}=")
-            raise ValueError(f"expected {what} of at most {longest} bytes: longer ones can't be announced by mDNS")
-    return Txt(fitting, tuple(key for key in wanted if key not in fitting))
-
-
-def _fits(key: str, value: str) -> bool:
-    return len(f"{key}={value}".encode("utf-8", "replace")) <= _MAX_STRING
-
-
-@frozen
-class Target:
-    """Where an SRV record points: a host's name under `.local.`, and the addresses to announce for it."""
-
-    name: str
-    addresses: tuple[str, ...]
-
-
-def service_target(manifest_url: str, addresses: Sequence[str]) -> Target:
-    """The SRV target of a server at these addresses.
-
-    Where the manifest URL names a `.local` host, that host: its own responder answers for its addresses, and a second
-    voice would be a conflict (RFC 6762 §9). Otherwise a name made of the addresses, so that two machines never share
-    one, as they would with the name of an agent, or with an operating system's default host name (fault 115).
-    """
-    host = _host_of(manifest_url) or ""
-    if _is_local_name(host):
-        return Target(f"{host.rstrip('.')}.", ())
-    digest = hashlib.sha256(" ".join(sorted(addresses)).encode()).hexdigest()
-    return Target(f"asap-{digest[:16]}.local.", tuple(addresses))
-
-
-def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> tuple[str, ...]:
-    """Which addresses to announce for a server bound to `bind_host`, given those that the machine has.
-
-    The one it's bound to; for a wildcard all but loopback, link-local ones last; for `localhost` those of loopback.
-    Nothing where there's none: an address that others can't reach is never announced (fault 114).
-    """
-    machine = [address for text in interface_addresses if (address := _address(text)) is not None]
-    bound = _address(bind_host)
-    if bound is None:
-        return tuple(str(address) for address in machine if address.is_loopback and bind_host.lower() == "localhost")
-    if not bound.is_unspecified:
-        return (str(bound),)
-    usable = [
-        address
-        for address in machine
-        # A server on the IPv6 wildcard takes IPv4 too, where the system lets it.
-        if _is_of_a_host(address) and not address.is_loopback and address.version <= bound.version
-    ]
-    return tuple(str(address) for address in sorted(usable, key=lambda one: (one.is_link_local, one.version)))
 
 
 # --- to read ---------------------------------------------------------------------------------------------------------
@@ -135,7 +43,9 @@ def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> 
 class Announcement:
     """An agent as announced. `agent_id` is None from the reference, which doesn't say; `skills` None if left out.
 
-    `host` is the manifest URL's, `port` the SRV record's (0 if there's none). All of it is what the announcer says:
+    `link` is the interface it was heard on; the same agent may be on several, and one name may be two agents' on two.
+    `host` is the manifest URL's, `port` the SRV record's (0 if there's none). Addresses that mean something on that
+    link only carry its zone, in the URL as well: `http://[fe80::1%eth0]:8000/…`. All else is what the announcer says:
     text may hold any character, so take care where it's shown.
     """
 
@@ -147,6 +57,7 @@ class Announcement:
     host: str
     port: int
     addresses: tuple[str, ...]
+    link: str = ""
 
 
 @frozen
@@ -155,6 +66,7 @@ class Unusable:
 
     instance: str
     reason: str
+    link: str = ""
 
 
 def read_announcement(
@@ -164,18 +76,21 @@ def read_announcement(
     port: int | None,
     addresses: Sequence[str],
     txt: Mapping[bytes, bytes | None],
+    link: Link | None = None,
 ) -> Announcement | Unusable:
-    """Read a resolved service. Never raises, whatever the record says."""
-    values = _texts(txt)
-    url = values.get("manifest_url", "")
-    host = _host_of(url)
+    """Read a service as resolved on `link`. Never raises, whatever the record says."""
+    values, name, zone = _texts(txt), "" if link is None else link.name, "" if link is None else link.zone
+    addresses = addresses[:_MAX_ADDRESSES]
+    # A zone that the announcer wrote is one of its own machine.
+    url = in_zone(values.get("manifest_url", ""), zone)
+    host = host_of(url)
     if host is None:
-        return Unusable(instance, "expected a manifest_url with http or https, a host, and no credentials")
-    if not _is_announcer(host, server, addresses[:_MAX_ADDRESSES]):
-        return Unusable(instance, "expected a manifest_url on the host that announces it")
+        return Unusable(instance, "expected a manifest_url with http or https, a host, and no credentials", name)
+    if not is_announcer(host, server, addresses):
+        return Unusable(instance, "expected a manifest_url on the host that announces it", name)
     agent_id = values.get("id")
     if agent_id is not None and not URN.fits(agent_id):
-        return Unusable(instance, f"expected as id {URN.expected}")
+        return Unusable(instance, f"expected as id {URN.expected}", name)
     skills = values.get("capabilities")
     return Announcement(
         instance=instance,
@@ -185,8 +100,13 @@ def read_announcement(
         manifest_url=url,
         host=host,
         port=port or 0,
-        addresses=tuple(addresses[:_MAX_ADDRESSES]),
+        addresses=tuple(_zoned(text, zone) for text in addresses),
+        link=name,
     )
+
+
+def _zoned(text: str, zone: str) -> str:
+    return f"{text.partition('%')[0]}%{zone}" if zone and is_zoned(text) else text
 
 
 def _texts(txt: Mapping[bytes, bytes | None]) -> dict[str, str]:
@@ -197,7 +117,8 @@ def _texts(txt: Mapping[bytes, bytes | None]) -> dict[str, str]:
     return found
 
 
-def _host_of(url: str) -> str | None:
+def host_of(url: str) -> str | None:
+    """The host of a manifest URL, or None where it can't be one."""
     if not url.isprintable() or " " in url or "\\" in url:
         return None
     try:
@@ -210,33 +131,26 @@ def _host_of(url: str) -> str | None:
     return parts.hostname or None
 
 
-def _is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> bool:
+def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> bool:
+    """Whether a manifest URL's host is who announces it, by the SRV record's target and the addresses announced."""
     # The SRV target is the announcer's own word. Only a name that this link alone can answer for (RFC 6762 §3) is
     # proof: `169.254.169.254.` or a name in the DNS would let any neighbour send us anywhere (fault 116).
-    if _is_local_name(host):
+    if is_local_name(host):
         return server is not None and host.rstrip(".") == server.lower().rstrip(".")
-    announced = {address for text in addresses if (address := _address(text)) is not None and _is_of_a_host(address)}
+    announced = {address for text in addresses if (address := address_of(text)) is not None and is_of_a_host(address)}
     if host == "localhost":
         return any(address.is_loopback for address in announced)
-    return _address(host) in announced
+    return address_of(host) in announced
 
 
-def _is_local_name(host: str) -> bool:
+def is_local_name(host: str) -> bool:
+    """Whether a host's name is one that only its link can answer for."""
     return host.lower().rstrip(".").endswith(".local")
 
 
-def _is_of_a_host(address: _Address) -> bool:
+def is_of_a_host(address: Address) -> bool:
+    """Whether somebody can be at this address."""
     return not (address.is_multicast or address.is_unspecified)
-
-
-def _address(text: str) -> _Address | None:
-    """An address without its scope, which means something on its own machine only; IPv4 in IPv6 is IPv4."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 # --- who is there ----------------------------------------------------------------------------------------------------
@@ -276,57 +190,98 @@ Event = Added | Updated | Removed | Ignored
 MAX_AGENTS: Final = 1_000
 
 
+# An instance's name is one agent's on its link only.
+_Key = tuple[str, str]
+
+
 @define(eq=False)
 class Neighbourhood:
-    """Who is announced right now, and what of it the reader hasn't been told yet.
+    """Who is announced right now, link by link, and what of it the reader hasn't been told yet.
 
     Rule: it keeps states, not a backlog. An engine's repeated and unordered reports go in, `take` says how the present
     differs from what was last told. So a reader who is slow, or stops, costs no memory and misses no change that lasts.
     At most `MAX_AGENTS` are known; past that newcomers aren't, until one leaves and they announce themselves again.
     """
 
-    _now: dict[str, Announcement | Unusable] = field(factory=dict, init=False)
-    _told: dict[str, Announcement | Unusable] = field(factory=dict, init=False)
-    # A set in order of arrival: names whose state differs from what was told. Each is in one of the two above.
-    _changed: dict[str, None] = field(factory=dict, init=False)
+    _now: dict[_Key, Announcement | Unusable] = field(factory=dict, init=False)
+    _told: dict[_Key, Announcement | Unusable] = field(factory=dict, init=False)
+    # A set in order of arrival: keys whose state differs from what was told. Each is in one of the two above.
+    _changed: dict[_Key, None] = field(factory=dict, init=False)
+    # Those on links that were joined anew, until they're seen again.
+    _doubted: set[_Key] = field(factory=set, init=False)
 
     def __len__(self) -> int:
         """How many instances are there, usable or not."""
         return len(self._now)
 
-    def has_room_for(self, instance: str) -> bool:
+    def has_room_for(self, instance: str, link: str = "") -> bool:
         """Whether a report about this instance would be kept: it's known, or there's room."""
-        return instance in self._now or len(self._now) < MAX_AGENTS
+        return (link, instance) in self._now or len(self._now) < MAX_AGENTS
+
+    def on(self, link: str) -> tuple[str, ...]:
+        """The instances on this link."""
+        return tuple(instance for place, instance in self._now if place == link)
+
+    def agents_on(self, link: str) -> tuple[str, ...]:
+        """Those of them that are agents'."""
+        return tuple(instance for instance in self.on(link) if self.is_agent(instance, link))
+
+    def is_agent(self, instance: str, link: str = "") -> bool:
+        """Whether an agent is there under this name, as far as is known."""
+        return isinstance(self._now.get((link, instance)), Announcement)
 
     def seen(self, found: Announcement | Unusable) -> bool:
         """The engine resolved this instance, for the first time or again. Whether `take` has something new now."""
-        if not self.has_room_for(found.instance) or self._now.get(found.instance) == found:
+        key = (found.link, found.instance)
+        self._doubted.discard(key)
+        if not self.has_room_for(found.instance, found.link) or self._now.get(key) == found:
             return False
-        self._now[found.instance] = found
-        return self._note(found.instance)
+        self._now[key] = found
+        return self._note(key)
 
-    def gone(self, instance: str) -> bool:
+    def gone(self, instance: str, link: str = "") -> bool:
         """The engine says that this instance is no longer there. Whether `take` has something new now."""
-        if self._now.pop(instance, None) is None:
+        key = (link, instance)
+        self._doubted.discard(key)
+        if self._now.pop(key, None) is None:
             return False
-        return self._note(instance)
+        return self._note(key)
+
+    def lost(self, link: str) -> bool:
+        """The link is gone, and everyone on it. Whether `take` has something new now."""
+        return self._all_gone(link, self.on(link))
+
+    def doubt(self, link: str) -> None:
+        """The link was joined anew: whoever isn't seen again on it until `drop_doubted` has gone meanwhile."""
+        self._doubted |= {(link, instance) for instance in self.on(link)}
+
+    def drop_doubted(self, link: str) -> bool:
+        """Those in doubt on this link are gone. Whether `take` has something new now."""
+        doubted = [instance for place, instance in self._doubted if place == link]
+        return self._all_gone(link, doubted)
 
     def take(self) -> tuple[Event, ...]:
         """What changed since it was asked last: at most two events for each instance."""
         changed, self._changed = self._changed, {}
-        return tuple(event for instance in changed for event in self._tell(instance))
+        return tuple(event for key in changed for event in self._tell(key))
 
-    def _note(self, instance: str) -> bool:
-        if self._now.get(instance) == self._told.get(instance):
-            self._changed.pop(instance, None)  # back to what was told: no news
+    def _all_gone(self, link: str, instances: Iterable[str]) -> bool:
+        news = False
+        for instance in instances:
+            news |= self.gone(instance, link)
+        return news
+
+    def _note(self, key: _Key) -> bool:
+        if self._now.get(key) == self._told.get(key):
+            self._changed.pop(key, None)  # back to what was told: no news
             return False
-        self._changed[instance] = None
+        self._changed[key] = None
         return True
 
-    def _tell(self, instance: str) -> tuple[Event, ...]:
-        before, found = self._told.pop(instance, None), self._now.get(instance)
+    def _tell(self, key: _Key) -> tuple[Event, ...]:
+        before, found = self._told.pop(key, None), self._now.get(key)
         if found is not None:
-            self._told[instance] = found
+            self._told[key] = found
         match before, found:
             case Announcement(), Announcement():
                 return (Updated(found),)

@@ -34,6 +34,9 @@ def add_commands(commands: Any) -> None:
     browse.add_argument("--wait", metavar="SECONDS", type=seconds, default=3.0, help="how long to listen (default: 3)")
     browse.add_argument("--watch", action="store_true", help="print agents as they come and go, until interrupted")
     browse.add_argument("--loopback", action="store_true", help="listen on loopback only")
+    browse.add_argument(
+        "--interface", metavar="NAME", action="append", help="listen there only (repeatable; a name or an address)"
+    )
     add_client_options(browse)
     browse.set_defaults(run=_browse)
 
@@ -116,9 +119,10 @@ async def _health(arguments: argparse.Namespace) -> int:
 
 
 async def _browse(arguments: argparse.Namespace) -> int:
-    interfaces = ["127.0.0.1"] if arguments.loopback else None
-    known: dict[str, Announcement] = {}
+    interfaces = ["127.0.0.1"] if arguments.loopback else arguments.interface
+    known: dict[tuple[str, str], Announcement] = {}
     async with _client(arguments) as client, client.browse(interfaces=interfaces) as events:
+        complain(f"mDNS: listening on {', '.join(events.links)}; this reaches the local network only")
         # From here on, that is: what it takes to begin isn't listening.
         with anyio.move_on_after(None if arguments.watch else arguments.wait):
             async for event in events:
@@ -131,12 +135,12 @@ async def _browse(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _note(event: Event, known: dict[str, Announcement]) -> None:
+def _note(event: Event, known: dict[tuple[str, str], Announcement]) -> None:
     match event:
         case Added(announcement) | Updated(announcement):
-            known[announcement.instance] = announcement
+            known[announcement.link, announcement.instance] = announcement
         case Removed(announcement):
-            known.pop(announcement.instance, None)
+            known.pop((announcement.link, announcement.instance), None)
         case Ignored(unusable):
             complain(f"{unusable.instance} is ignored: {unusable.reason}")
         case _:
@@ -154,7 +158,7 @@ def _tell(event: Event, *, as_json: bool) -> None:
         print_json({"event": type(event).__name__.lower(), **to_json(event.announcement)}, indent=None)
     else:
         agent = event.announcement
-        say(f"{_MARKS[type(event)]}  {agent.agent_id or agent.instance}  {agent.manifest_url}")
+        say(f"{_MARKS[type(event)]}  {agent.agent_id or agent.instance}  {agent.manifest_url}  {agent.link}")
 
 
 def _print_agents(agents: list[Announcement], *, as_json: bool) -> None:
@@ -162,10 +166,10 @@ def _print_agents(agents: list[Announcement], *, as_json: bool) -> None:
         print_json([to_json(agent) for agent in agents])
     elif agents:
         rows = [
-            (agent.instance, agent.agent_id or "?", ",".join(agent.skills or ()) or "?", agent.manifest_url)
+            (agent.instance, agent.agent_id or "?", ",".join(agent.skills or ()) or "?", agent.manifest_url, agent.link)
             for agent in agents
         ]
-        table(("NAME", "ID", "SKILLS", "MANIFEST"), rows)
+        table(("NAME", "ID", "SKILLS", "MANIFEST", "LINK"), rows)
     else:
         complain("no agents are announced on this network")
 

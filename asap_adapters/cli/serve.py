@@ -7,7 +7,6 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -40,6 +39,7 @@ from asap_core.server.policy import NoncePolicy, Policy
 from asap_core.server.proxies import read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.wellknown import MANIFEST_PATH
+from asap_core.zones import without_zone
 
 __all__ = ["add_commands", "with_workers"]
 
@@ -81,6 +81,9 @@ def add_commands(commands: Any) -> None:
     add("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
     add("--mdns", action=argparse.BooleanOptionalAction, default=False, help="announce it on the local network")
+    add(
+        "--mdns-interface", metavar="NAME", action="append", help="on this interface only (repeatable; name or address)"
+    )
     add("--state", metavar="FILE", type=Path, help="carry what was admitted over restarts and crashes in this file")
     add("--redis", metavar="URL", type=redis_url, help="remember in Redis or Valkey, with all who serve this agent")
     add("--redis-file", metavar="FILE", type=Path, help="its URL in a file; not seen in process lists as --redis is")
@@ -143,7 +146,8 @@ async def _serve(arguments: argparse.Namespace) -> int:
     bound = await _listen(arguments)
     async with bound.listener:
         public = arguments.public_url is not None
-        reach = _Reach(bound=bound, base_url=arguments.public_url or bound.url, public=public)
+        # What goes into the manifest means the same to everyone: an address without this machine's name for its link.
+        reach = _Reach(bound=bound, base_url=arguments.public_url or without_zone(bound.url), public=public)
         served = _made(arguments, reach, imported, auth=len(tokens) > 0)
         _warn(served.agent.policy)
         await _run(arguments, served, tokens, reach)
@@ -170,13 +174,13 @@ async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable
         )
 
     place = arguments.worker
-    async with anyio.create_task_group() as signals, AsyncExitStack() as stack:
+    async with anyio.create_task_group() as signals:
         await signals.start(_stop_on_signals, stop)
         if place is not None:
             signals.start_soon(_stop_with_parent, stop, place)
-        if arguments.mdns and (place is None or place.number == 0):
-            await stack.enter_async_context(_advertiser(served.agent.manifest, reach))
         async with anyio.create_task_group() as servers:
+            if arguments.mdns and (place is None or place.number == 0):
+                await servers.start(_announce, _advertiser(arguments, served.agent.manifest, reach), stop)
             await servers.start(server)
             if place is None:
                 shown = f"{reach.bound.url}, reached by {reach.base_url}" if reach.public else reach.bound.url
@@ -196,6 +200,16 @@ def with_workers(arguments: argparse.Namespace, run: Callable[[argparse.Namespac
         say(f"{arguments.workers} workers listen on {shown}")
 
     return supervise(arguments, run, started)
+
+
+async def _announce(advertiser: Any, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    """Announce the agent until it's to stop: nobody should come while what is in flight is finished."""
+    async with advertiser:
+        for one in advertiser.announced:
+            where = f"{one.link} ({', '.join(one.addresses) or one.manifest_url})"
+            complain(f"mDNS: announced as {one.instance} on {where}; this reaches the local network only")
+        task_status.started()
+        await stop.wait()
 
 
 async def _stop_with_parent(stop: anyio.Event, place: WorkerPlace) -> None:
@@ -314,7 +328,7 @@ def _warn(policy: Policy) -> None:
         complain("nonce off: replays are accepted")
 
 
-def _advertiser(manifest: Manifest, reach: _Reach) -> Any:
+def _advertiser(arguments: argparse.Namespace, manifest: Manifest, reach: _Reach) -> Any:
     from asap_adapters.mdns import Advertiser  # noqa: PLC0415 - zeroconf takes 80 ms to import
 
     advertiser = Advertiser(
@@ -325,6 +339,7 @@ def _advertiser(manifest: Manifest, reach: _Reach) -> Any:
         manifest_url=f"{reach.base_url}{MANIFEST_PATH}",
         host=reach.bound.host,
         port=reach.bound.port,
+        interfaces=arguments.mdns_interface,
     )
     for key in advertiser.left_out:
         complain(f"mDNS: {key} is left out of the announcement, which has room for 255 bytes")

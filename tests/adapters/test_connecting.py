@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from asap_adapters import connecting
 from asap_adapters.client import AgentClient
-from asap_adapters.connecting import OutboundTransport, SystemResolver
+from asap_adapters.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
 from asap_adapters.web import Web
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.client.outbound import OutboundPolicy
@@ -375,7 +375,7 @@ class TestTheLink:
         assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
 
     async def test_a_literal_is_connected_to_with_its_scope(self, connected: Any, monkeypatch: Any) -> None:
-        monkeypatch.setattr("asap_adapters.web.link_scopes", lambda: {"eth0"})
+        monkeypatch.setattr("asap_adapters.web.link_scopes", lambda _link: {"eth0"})
         network = Network()
         web = connected(network)
         web.trust_on_link("fe80::9", ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"], networks=self.NETWORKS)
@@ -546,3 +546,14 @@ class TestTheSystemsResolver:
     async def test_says_when_it_knows_nothing(self) -> None:
         with pytest.raises(OSError, match=r"."):
             await SystemResolver().resolve("no-such-name.invalid", 80)
+
+
+class TestThisMachinesLinks:
+    def test_one_has_its_own_networks_and_scopes(self) -> None:
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        assert "127.0.0.1/8" in link_networks(loopback)
+        assert set(link_networks(loopback)) <= set(link_networks())
+        assert loopback in link_scopes(loopback) <= link_scopes()
+        assert link_networks("nothing") == ()
+        assert link_scopes("nothing") == frozenset()
+        assert not any(network.startswith("127.") for network in set(link_networks()) - set(link_networks(loopback)))

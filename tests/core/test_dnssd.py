@@ -7,22 +7,25 @@ from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from asap_core import dnssd
+from asap_core.announcing import (
+    Target,
+    Txt,
+    advertised_addresses,
+    instance_name,
+    service_target,
+    txt_record,
+)
 from asap_core.dnssd import (
     Added,
     Announcement,
     Ignored,
     Neighbourhood,
     Removed,
-    Target,
-    Txt,
     Unusable,
     Updated,
-    advertised_addresses,
-    instance_name,
     read_announcement,
-    service_target,
-    txt_record,
 )
+from asap_core.zones import address_of
 
 
 class TestNames:
@@ -106,8 +109,8 @@ class TestAddresses:
     @given(st.sampled_from(["0.0.0.0", "::"]), st.lists(st.ip_addresses().map(str)))
     def test_a_wildcard_never_announces_loopback_and_link_local_comes_last(self, bound: Any, machine: Any) -> None:
         announced = advertised_addresses(bound, machine)
-        assert set(announced) <= {str(dnssd._address(text)) for text in machine}
-        addresses = [dnssd._address(text) for text in announced]
+        assert set(announced) <= {str(address_of(text)) for text in machine}
+        addresses = [address_of(text) for text in announced]
         assert not any(one.is_loopback or one.is_multicast or one.is_unspecified for one in addresses)  # type: ignore[union-attr]
         assert sorted(addresses, key=lambda one: one.is_link_local) == addresses  # type: ignore[union-attr]
 
@@ -409,8 +412,8 @@ class TellsEveryChangeAsNew(Neighbourhood):
 
 
 class ForgetsWhoHasGone(Neighbourhood):
-    def gone(self, instance: Any) -> Any:
-        self._now.pop(instance, None)
+    def gone(self, instance: Any, link: Any = "") -> Any:
+        self._now.pop((link, instance), None)
         return False
 
 

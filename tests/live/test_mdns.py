@@ -1,6 +1,7 @@
 """mDNS for real, on loopback: agents come, change and go, and nothing is left behind."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import httpx
 import pytest
 import zeroconf
 
-from asap_adapters import AgentClient, multicast
+from asap_adapters import AgentClient, browsing, multicast
 from asap_adapters.cli.served import echo_manifest
 from asap_adapters.mdns import Advertiser, Browser, MdnsUnavailable, browse
 from asap_core import NotResolved
@@ -23,6 +24,9 @@ from asap_core.server.wellknown import publish
 pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("quick")]
 
 LOOPBACK = ["127.0.0.1"]
+# Whoever else tests on this machine's loopback at the same time has others.
+PORT = 18_000 + os.getpid() % 400 * 100
+AGENT = f"urn:asap:agent:live-{PORT}"
 
 
 @pytest.fixture
@@ -38,9 +42,9 @@ def unhurried(quick: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 500)
 
 
-def advertiser(port: Any = 18000, name: Any = "Live Agent", **changes: Any) -> Any:
+def advertiser(port: Any = PORT, name: Any = "Live Agent", **changes: Any) -> Any:
     fields = {
-        "agent_id": "urn:asap:agent:live",
+        "agent_id": AGENT,
         "name": name,
         "version": "1.2.3",
         "skills": ["echo", "sum"],
@@ -59,46 +63,45 @@ async def first(events: Any, kind: Any, port: Any) -> Any:
 
 
 def engine_threads() -> Any:
-    # zeroconf gives its thread no name but its function's.
-    return {thread for thread in threading.enumerate() if "_run_loop" in thread.name}
+    return {thread for thread in threading.enumerate() if thread.name == "asap-mdns"}
 
 
 async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye() -> None:
     with anyio.fail_after(20):
         async with browse(interfaces=LOOPBACK) as events:
-            async with advertiser(18001) as announced:
-                found = await first(events, Added, 18001)
+            async with advertiser(PORT + 1) as announced:
+                found = await first(events, Added, PORT + 1)
                 assert found.instance == announced.instance
-                assert found.agent_id == "urn:asap:agent:live"
+                assert found.agent_id == AGENT
                 assert (found.version, found.skills) == ("1.2.3", ("echo", "sum"))
-                assert found.manifest_url.endswith(":18001/.well-known/asap/manifest.json")
+                assert found.manifest_url.endswith(f":{PORT + 1}/.well-known/asap/manifest.json")
                 assert found.addresses == ("127.0.0.1",)
-            gone = await first(events, Removed, 18001)
+            gone = await first(events, Removed, PORT + 1)
             assert gone == found
 
 
 async def test_a_change_is_seen() -> None:
     with anyio.fail_after(20):
-        async with browse(interfaces=LOOPBACK) as events, advertiser(18008, name="Changing") as announced:
-            before = await first(events, Added, 18008)
+        async with browse(interfaces=LOOPBACK) as events, advertiser(PORT + 8, name="Changing") as announced:
+            before = await first(events, Added, PORT + 8)
             await announced.update(version="2.0.0", skills=["echo"])
-            after = await first(events, Updated, 18008)
+            after = await first(events, Updated, PORT + 8)
             assert (after.version, after.skills) == ("2.0.0", ("echo",))
             assert (after.instance, after.agent_id) == (before.instance, before.agent_id)
 
 
 async def test_skills_that_do_not_fit_are_left_out() -> None:
     with anyio.fail_after(20):
-        async with browse(interfaces=LOOPBACK) as events, advertiser(18009, skills=["s" * 90] * 3) as announced:
+        async with browse(interfaces=LOOPBACK) as events, advertiser(PORT + 9, skills=["s" * 90] * 3) as announced:
             assert announced.left_out == ("capabilities",)
-            assert (await first(events, Added, 18009)).skills is None
+            assert (await first(events, Added, PORT + 9)).skills is None
 
 
 @pytest.mark.usefixtures("unhurried")
-@pytest.mark.parametrize("name", ["Twin", "n" * 90], ids=["short", "long"])
+@pytest.mark.parametrize("name", [f"Twin {PORT}", f"{PORT}" + "n" * 90], ids=["short", "long"])
 async def test_two_of_one_name_get_names_of_their_own(name: Any) -> None:
     with anyio.fail_after(20):
-        async with advertiser(18002, name=name) as one, advertiser(18003, name=name) as other:
+        async with advertiser(PORT + 2, name=name) as one, advertiser(PORT + 3, name=name) as other:
             assert other.instance == f"{one.instance}-2"
 
 
@@ -106,10 +109,10 @@ async def test_two_of_one_name_get_names_of_their_own(name: Any) -> None:
 async def test_every_loopback_is_announced_on_loopback_only(host: Any) -> None:
     shown = f"[{host}]" if ":" in host else host
     with anyio.fail_after(20):
-        one = advertiser(18010, host=host, manifest_url=f"http://{shown}:18010/m")
+        one = advertiser(PORT + 10, host=host, manifest_url=f"http://{shown}:{PORT + 10}/m")
         async with browse(interfaces=LOOPBACK) as events, one:
-            assert one._interfaces == ("127.0.0.1",)
-            assert (await first(events, Added, 18010)).host == host
+            assert [where.link for where in one.announced] == ["lo"]
+            assert (await first(events, Added, PORT + 10)).host == host
 
 
 def test_the_constructor_does_no_io(monkeypatch: Any) -> None:
@@ -134,7 +137,7 @@ async def test_an_advertiser_that_is_cancelled_while_it_starts_stops_at_once() -
     before = engine_threads()
     began = time.monotonic()
     with anyio.move_on_after(0.2):
-        async with advertiser(18011):
+        async with advertiser(PORT + 11):
             raise AssertionError("nobody can know after 0.2 s that the name is free")
     assert engine_threads() == before
     assert time.monotonic() - began < 0.7
@@ -144,10 +147,10 @@ async def test_an_advertiser_says_goodbye_when_its_block_fails() -> None:
     with anyio.fail_after(20):
         async with browse(interfaces=LOOPBACK) as events:
             with contextlib.suppress(ZeroDivisionError):
-                async with advertiser(18012):
-                    await first(events, Added, 18012)
+                async with advertiser(PORT + 12):
+                    await first(events, Added, PORT + 12)
                     raise ZeroDivisionError
-            await first(events, Removed, 18012)
+            await first(events, Removed, PORT + 12)
 
 
 async def test_leaving_the_block_ends_the_iteration_in_other_tasks() -> None:
@@ -169,29 +172,29 @@ async def test_leaving_the_block_ends_the_iteration_in_other_tasks() -> None:
 async def test_a_slow_reader_is_told_the_latest() -> None:
     with anyio.fail_after(20):
         slow, quick = Browser(interfaces=LOOPBACK), Browser(interfaces=LOOPBACK)
-        announced = advertiser(18013, name="Busy")
+        announced = advertiser(PORT + 13, name="Busy")
         async with slow, quick, announced:
             for version in "234":
                 await announced.update(version=version, skills=[])
-                while (await first(quick, (Added, Updated), 18013)).version != version:
+                while (await first(quick, (Added, Updated), PORT + 13)).version != version:
                     pass
             # Its own engine may be a packet behind the other's; but it isn't told every step from the first on.
-            told = [(await first(slow, Added, 18013)).version]
+            told = [(await first(slow, Added, PORT + 13)).version]
             while told[-1] != "4":
-                told.append((await first(slow, Updated, 18013)).version)
+                told.append((await first(slow, Updated, PORT + 13)).version)
             assert len(told) <= 2
 
 
 async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch: Any) -> None:
-    monkeypatch.setattr(multicast, "_RESOLVE_MS", 1_500)
+    monkeypatch.setattr(browsing, "_RESOLVE_MS", 1_500)
     # Nobody answers for that host, so what is announced there can't be resolved.
-    silent = advertiser(18014, name="Silent", manifest_url="http://nobody-is-there.local:18014/m")
+    silent = advertiser(PORT + 14, name="Silent", manifest_url=f"http://nobody-is-there.local:{PORT + 14}/m")
     with anyio.fail_after(20):
-        async with browse(interfaces=LOOPBACK) as events, silent, advertiser(18015):
+        async with browse(interfaces=LOOPBACK) as events, silent, advertiser(PORT + 15):
             kinds: Any = []
             while len(kinds) < 2:
                 match await events.__anext__():
-                    case Added(one) if one.port == 18015:
+                    case Added(one) if one.port == PORT + 15:
                         kinds.append(Added)
                     case Ignored(unusable) if unusable.instance == silent.instance:
                         kinds.append(Ignored)
@@ -231,10 +234,10 @@ async def test_what_nobody_could_use_is_not_announced(changes: Any) -> None:
 
 
 async def test_without_multicast_it_says_so(monkeypatch: Any) -> None:
-    def refuse(**_options: Any) -> Any:
+    def refuse(*_options: Any, **_more: Any) -> Any:
         raise OSError(19, "No such device")
 
-    monkeypatch.setattr(zeroconf, "Zeroconf", refuse)
+    monkeypatch.setattr(multicast, "AsyncZeroconf", refuse)
     for one in (advertiser(), browse(interfaces=LOOPBACK)):
         with pytest.raises(MdnsUnavailable, match="No such device"):
             async with one:
@@ -246,7 +249,7 @@ async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_noth
 
     monkeypatch.setattr(net, "add_multicast_member", lambda *_arguments: False)
     before = engine_threads()
-    with pytest.raises(MdnsUnavailable, match="no interface here has it"):
+    with pytest.raises(MdnsUnavailable, match="lo: it takes no multicast"):
         async with browse(interfaces=LOOPBACK):
             pass
     assert engine_threads() == before
@@ -264,7 +267,7 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(tick)
-        async with browse(interfaces=LOOPBACK), advertiser(18004):
+        async with browse(interfaces=LOOPBACK), advertiser(PORT + 4):
             pass
         group.cancel_scope.cancel()
     # 10 ms on a quiet machine; five times that where others share its cores.
@@ -277,7 +280,7 @@ async def test_another_process_is_seen() -> None:
         "from asap_adapters.mdns import Advertiser\n"
         "async def main():\n"
         "    async with Advertiser(agent_id='urn:asap:agent:other', name='Other', version='1', skills=[],\n"
-        "        manifest_url='http://127.0.0.1:18005/m.json', host='127.0.0.1', port=18005):\n"
+        f"        manifest_url='http://127.0.0.1:{PORT + 5}/m.json', host='127.0.0.1', port={PORT + 5}):\n"
         "        print('up', flush=True)\n"
         "        await anyio.to_thread.run_sync(input)\n"
         "anyio.run(main)\n"
@@ -288,13 +291,13 @@ async def test_another_process_is_seen() -> None:
     try:
         with anyio.fail_after(30):
             async with browse(interfaces=LOOPBACK) as events:
-                assert (await first(events, Added, 18005)).agent_id == "urn:asap:agent:other"
+                assert (await first(events, Added, PORT + 5)).agent_id == "urn:asap:agent:other"
     finally:
         process.communicate(b"\n", timeout=30)
 
 
 async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
-    manifest = echo_manifest("urn:asap:agent:live", "http://127.0.0.1:1")
+    manifest = echo_manifest(AGENT, "http://127.0.0.1:1")
     requests: list[str] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -302,17 +305,17 @@ async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
         return httpx.Response(200, content=publish(manifest))
 
     transport = httpx.MockTransport(handle)
-    async with advertiser(18006), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
-        found = await client.resolve("urn:asap:agent:live", wait=10)
-        assert found.id == "urn:asap:agent:live"
+    async with advertiser(PORT + 6), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        found = await client.resolve(AGENT, wait=10)
+        assert found.id == AGENT
         with pytest.raises(NotResolved, match="not announced within"):
             await client.resolve("urn:asap:agent:nobody", wait=0.5)
-    assert requests == ["http://127.0.0.1:18006/.well-known/asap/manifest.json"]
+    assert requests == [f"http://127.0.0.1:{PORT + 6}/.well-known/asap/manifest.json"]
 
 
 async def test_somebody_else_under_an_announced_name_is_not_taken() -> None:
     other = publish(echo_manifest("urn:asap:agent:mallory", "http://127.0.0.1:1"))
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=other))
-    async with advertiser(18007), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
-        with pytest.raises(NotResolved, match="is urn:asap:agent:mallory, not urn:asap:agent:live"):
-            await client.resolve("urn:asap:agent:live", wait=2)
+    async with advertiser(PORT + 7), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        with pytest.raises(NotResolved, match=f"is urn:asap:agent:mallory, not {AGENT}"):
+            await client.resolve(AGENT, wait=2)

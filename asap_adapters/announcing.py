@@ -1,0 +1,140 @@
+"""One agent announced on every link that it can be reached on, by zeroconf; all of it in the engine's thread."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import zeroconf
+from attrs import define, evolve, field, frozen
+
+from asap_adapters.mdns import Announced, MdnsUnavailable
+from asap_adapters.multicast import ENGINE_ERRORS, Engine, Station, log
+from asap_core.announcing import Offer, Txt, Unannounced, offer_on, txt_record
+from asap_core.dnssd import SERVICE_TYPE
+from asap_core.links import Link
+
+__all__ = ["AnnouncingEngine", "Service"]
+
+
+@frozen(kw_only=True)
+class Service:
+    """What is announced of an agent. Its TXT record differs from link to link where its URL does."""
+
+    agent_id: str
+    label: str
+    version: str
+    skills: Sequence[str]
+    manifest_url: str
+    host: str
+    port: int
+
+    def txt(self, manifest_url: str) -> Txt:
+        """The TXT record. Raises ValueError where it doesn't fit."""
+        return txt_record(
+            agent_id=self.agent_id, manifest_url=manifest_url, version=self.version, skills=tuple(self.skills)
+        )
+
+
+@define(eq=False)
+class AnnouncingEngine(Engine):
+    """An engine with one service, on each of its links."""
+
+    service: Service
+    announced: tuple[Announced, ...] = field(default=(), init=False)
+    _infos: dict[str, zeroconf.ServiceInfo] = field(factory=dict, init=False)
+    # zeroconf repeats an announcement, in a task: of one that's out of date nobody should hear again.
+    _repeats: dict[str, asyncio.Future[Any]] = field(factory=dict, init=False)
+
+    def change(self, version: str, skills: Sequence[str]) -> None:
+        """Announce another version and skills under the same names. Raises `MdnsUnavailable` where it can't be done."""
+        try:
+            self.call(self._change(version, skills)).result(5.0)
+        except (TimeoutError, *ENGINE_ERRORS) as error:
+            raise MdnsUnavailable("the change can't be announced: mDNS isn't running") from error
+
+    # --- in the engine's loop ----------------------------------------------------------------------------------------
+
+    def unfit(self, link: Link) -> str | None:
+        """Why nothing can be announced there."""
+        offer = self._offer(link)
+        return offer.reason if isinstance(offer, Unannounced) else None
+
+    async def joined(self, station: Station) -> None:
+        """Find a free name on this link, announce it, and go on repeating."""
+        offer = self._offer(station.link)
+        if isinstance(offer, Unannounced):
+            raise MdnsUnavailable(offer.reason)
+        info = self._info(f"{self.service.label}.{SERVICE_TYPE}", offer)
+        repeats = await station.engine.async_register_service(info, allow_name_change=True)
+        self._keep(offer, info, repeats)
+        log.info(
+            "mDNS: announced as %s on %s (%s), which reaches the local network only",
+            self.announced[-1].instance,
+            station.link.name,
+            ", ".join(station.link.addresses),
+        )
+
+    async def moved(self, station: Station, before: Link) -> None:
+        """Announce the new addresses under the same name."""
+        del before
+        await self._renew(station)
+
+    def parted(self, link: Link) -> None:
+        """Forget what was announced there."""
+        self._infos.pop(link.name, None)
+        self._stop_repeating(link)
+        self.announced = tuple(one for one in self.announced if one.link != link.name)
+
+    async def _change(self, version: str, skills: Sequence[str]) -> None:
+        self.service = evolve(self.service, version=version, skills=tuple(skills))
+        for station in tuple(self._stations.values()):
+            await self._renew(station)
+
+    async def _renew(self, station: Station) -> None:
+        offer, old = self._offer(station.link), self._infos.get(station.link.name)
+        if isinstance(offer, Unannounced) or old is None:
+            return  # it's being joined, or about to be left
+        info = self._info(old.name, offer)
+        if (info.dns_text(), info.dns_service(), info.dns_addresses()) == (
+            old.dns_text(),
+            old.dns_service(),
+            old.dns_addresses(),
+        ):
+            return
+        self._stop_repeating(station.link)
+        self._keep(offer, info, await station.engine.async_update_service(info))
+
+    def _offer(self, link: Link) -> Offer | Unannounced:
+        offer = offer_on(link, bind_host=self.service.host, manifest_url=self.service.manifest_url)
+        if isinstance(offer, Offer):
+            try:
+                self.service.txt(offer.manifest_url)
+            except ValueError as error:
+                return Unannounced(link, str(error))
+        return offer
+
+    def _info(self, name: str, offer: Offer) -> zeroconf.ServiceInfo:
+        return zeroconf.ServiceInfo(
+            SERVICE_TYPE,
+            name,
+            parsed_addresses=list(offer.target.addresses),
+            port=self.service.port,
+            properties=dict(self.service.txt(offer.manifest_url).strings),
+            server=offer.target.name,
+        )
+
+    def _keep(self, offer: Offer, info: zeroconf.ServiceInfo, repeats: Any) -> None:
+        link = offer.link.name
+        self._infos[link], self._repeats[link] = info, asyncio.ensure_future(repeats)
+        announced = Announced(
+            link=link,
+            instance=info.name.removesuffix(f".{SERVICE_TYPE}"),
+            manifest_url=offer.manifest_url,
+            addresses=offer.target.addresses,
+        )
+        self.announced = (*(one for one in self.announced if one.link != link), announced)
+
+    def _stop_repeating(self, link: Link) -> None:
+        repeats = self._repeats.pop(link.name, None)
+        if repeats is not None:
+            repeats.cancel()

@@ -1,0 +1,138 @@
+"""The agents on every link, watched by zeroconf; all of it in the engine's thread but for what `lock` guards."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import zeroconf
+from attrs import define, field
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
+
+from asap_adapters.multicast import Engine, Station, log
+from asap_core.dnssd import SERVICE_TYPE, Announcement, Neighbourhood, Unusable, read_announcement
+from asap_core.links import Link
+
+__all__ = ["WatchingEngine"]
+
+# zeroconf's own default for resolving a service: three questions.
+_RESOLVE_MS: Final = 3_000
+# Services asked about at once. Announcements come whole, so there are few; each costs three questions on the link, and
+# a flood of half-announced ones mustn't make us flood it in turn.
+_MAX_RESOLVING: Final = 200
+# A host's records live two minutes, a service's name 75 (RFC 6762 §10): without a look at the former an agent that
+# died without a goodbye would be there for an hour.
+_ALIVE_SECONDS: Final = 15
+# Who is on a link that was joined anew has answered twice by then (RFC 6762 §5.2: at once, and a second later).
+_DOUBT_SECONDS: Final = 5.0
+
+
+@define(eq=False)
+class WatchingEngine(Engine):
+    """An engine that watches: what is seen goes into `neighbourhood`, under `lock`, then `on_news` is called.
+
+    Whoever takes from the neighbourhood in another thread holds the lock meanwhile.
+    """
+
+    neighbourhood: Neighbourhood
+    lock: threading.Lock
+    on_news: Callable[[], None]
+    _resolving: dict[tuple[str, str], asyncio.Task[None]] = field(factory=dict, init=False)
+    _looks: int = field(default=0, init=False)
+
+    async def joined(self, station: Station) -> None:
+        """Watch this link."""
+
+        def changed(
+            zeroconf: zeroconf.Zeroconf, service_type: str, name: str, state_change: zeroconf.ServiceStateChange
+        ) -> None:
+            del zeroconf, service_type  # called by the engine, in its loop, with these keywords
+            self._changed(station, name, gone=state_change.name == "Removed")
+
+        station.browser = AsyncServiceBrowser(station.engine, SERVICE_TYPE, handlers=[changed])
+        log.info("mDNS: watching %s (%s), the local network only", station.link.name, ", ".join(station.link.addresses))
+
+    async def rejoined(self, station: Station) -> None:
+        """Watch it anew: who isn't heard of soon has gone meanwhile."""
+        with self.lock:
+            self.neighbourhood.doubt(station.link.name)
+        await self.joined(station)
+        loop, link = asyncio.get_running_loop(), station.link.name
+        loop.call_later(_DOUBT_SECONDS, lambda: self._report(lambda: self.neighbourhood.drop_doubted(link)))
+
+    def parted(self, link: Link) -> None:
+        """Everyone there is gone, as far as we can tell."""
+        for key in [key for key in self._resolving if key[0] == link.name]:
+            self._resolving.pop(key).cancel()
+        self._report(lambda: self.neighbourhood.lost(link.name))
+
+    def looked(self) -> None:
+        """Now and then ask about those whose hosts haven't been heard of for too long."""
+        self._looks += 1
+        if self._looks % _ALIVE_SECONDS == 0:
+            for station in self._stations.values():
+                with self.lock:
+                    agents = self.neighbourhood.agents_on(station.link.name)
+                for instance in agents:
+                    name = f"{instance}.{SERVICE_TYPE}"
+                    if (station.link.name, name) not in self._resolving:
+                        self._resolve(station, name)
+
+    def _changed(self, station: Station, name: str, *, gone: bool) -> None:
+        """A service came, changed or went."""
+        link = station.link.name
+        stale = self._resolving.pop((link, name), None)
+        if stale is not None:
+            stale.cancel()
+        if gone:
+            self._report(lambda: self.neighbourhood.gone(_instance(name), link))
+        elif self.neighbourhood.has_room_for(_instance(name), link):
+            self._resolve(station, name)
+
+    def _resolve(self, station: Station, name: str) -> None:
+        try:
+            info = AsyncServiceInfo(SERVICE_TYPE, name)
+        except zeroconf.BadTypeInNameException:
+            return
+        if info.load_from_cache(station.engine):
+            self._found(station, info)
+        elif len(self._resolving) < _MAX_RESOLVING:
+            self._resolving[station.link.name, name] = asyncio.ensure_future(self._ask(station, info, name))
+
+    async def _ask(self, station: Station, info: AsyncServiceInfo, name: str) -> None:
+        answered, link, instance = False, station.link.name, _instance(name)
+        with contextlib.suppress(OSError, zeroconf.Error):
+            answered = await info.async_request(station.engine, _RESOLVE_MS)
+        self._resolving.pop((link, name), None)
+        if answered:
+            self._found(station, info)
+        elif self.neighbourhood.is_agent(instance, link):
+            self._report(lambda: self.neighbourhood.gone(instance, link))
+        else:
+            self._see(Unusable(instance, "expected an answer that says its address, port and manifest_url", link))
+
+    def _found(self, station: Station, info: AsyncServiceInfo) -> None:
+        self._see(
+            read_announcement(
+                instance=_instance(info.name),
+                server=info.server,
+                port=info.port,
+                addresses=info.parsed_scoped_addresses(),
+                txt=info.properties,
+                link=station.link,
+            )
+        )
+
+    def _see(self, found: Announcement | Unusable) -> None:
+        self._report(lambda: self.neighbourhood.seen(found))
+
+    def _report(self, report: Callable[[], bool]) -> None:
+        with self.lock:
+            news = report()
+        if news:
+            self.on_news()
+
+
+def _instance(name: str) -> str:
+    return name.removesuffix(f".{SERVICE_TYPE}")

@@ -1,0 +1,108 @@
+"""The interfaces of this machine as the system tells them: names, addresses, and what they can do.
+
+On Linux an address that isn't settled yet, or is on its way out, isn't there, and flags say what an interface can do;
+elsewhere every interface with an address counts as one that can do multicast, and joining it finds out.
+"""
+
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import ifaddr
+
+from asap_core.links import Link
+
+__all__ = ["machine_links"]
+
+_LINUX: Final = sys.platform == "linux"
+# net/if.h and linux/sockios.h
+_SIOCGIFFLAGS: Final = 0x8913
+_UP, _LOOPBACK, _POINT_TO_POINT, _RUNNING, _MULTICAST = 0x1, 0x8, 0x10, 0x40, 0x1000
+_CAN_MULTICAST: Final = _UP | _RUNNING | _MULTICAST
+_MAX_NAME: Final = 15
+# linux/if_addr.h: temporary (for calling out, RFC 8981), failed, deprecated, tentative (RFC 4862).
+_NOT_FOR_SERVERS: Final = 0x01 | 0x08 | 0x20 | 0x40
+
+
+def machine_links() -> tuple[Link, ...]:
+    """All interfaces that have an address. Blocks for less than a millisecond."""
+    found: dict[str, tuple[int, list[str]]] = {}
+    unsettled = _unsettled()
+    for adapter in ifaddr.get_adapters():
+        # On Linux an alias such as `eth0:1` is an address of eth0's.
+        name = adapter.name.partition(":")[0] if _LINUX else adapter.nice_name
+        _, addresses = found.setdefault(name, (adapter.index or 0, []))
+        addresses += _addresses(adapter, unsettled)
+    with _Flags() as flags:
+        return tuple(
+            _link(name, index, addresses, flags.of(name, addresses))
+            for name, (index, addresses) in found.items()
+            # A bridge's port hears nothing itself: what comes in there is the bridge's.
+            if addresses and not (_LINUX and Path("/sys/class/net", name, "brport").exists())
+        )
+
+
+def _link(name: str, index: int, addresses: list[str], flags: int) -> Link:
+    return Link(
+        name=name,
+        index=index,
+        # IPv4 first, each in the system's order.
+        addresses=tuple(sorted(addresses, key=lambda text: ":" in text)),
+        loopback=flags & _LOOPBACK > 0,
+        multicast=flags & _CAN_MULTICAST == _CAN_MULTICAST,
+        point_to_point=flags & _POINT_TO_POINT > 0,
+    )
+
+
+def _addresses(adapter: ifaddr.Adapter, unsettled: frozenset[tuple[int, str]]) -> Iterator[str]:
+    for ip in adapter.ips:
+        if isinstance(ip.ip, str):
+            yield ip.ip
+        elif (adapter.index or 0, text := ip.ip[0].partition("%")[0]) not in unsettled:
+            yield text
+
+
+def _unsettled() -> frozenset[tuple[int, str]]:
+    """IPv6 addresses, with their interfaces' numbers, that nobody should be told of."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text("ascii").splitlines()
+    except OSError:  # another system, or no IPv6
+        return frozenset()
+    fields = [line.split() for line in lines]
+    return frozenset(
+        (int(index, 16), str(ipaddress.IPv6Address(bytes.fromhex(address))))
+        for address, index, _, _, flags, _ in fields
+        if int(flags, 16) & _NOT_FOR_SERVERS
+    )
+
+
+class _Flags:
+    """What interfaces can do; asked through a socket, which isn't used for anything else."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        if _LINUX:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    def of(self, name: str, addresses: Sequence[str]) -> int:
+        if self._socket is None:
+            loopback = all(ipaddress.ip_address(text).is_loopback for text in addresses)
+            return _LOOPBACK if loopback else _CAN_MULTICAST
+        import fcntl  # noqa: PLC0415 - not on every system
+
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFFLAGS, struct.pack("16s16x", name.encode()[:_MAX_NAME]))
+        except OSError:  # it's gone since
+            return 0
+        return int(struct.unpack_from("16xH", answer)[0])
