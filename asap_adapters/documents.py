@@ -4,14 +4,14 @@ The fetch runs in the task of the caller who leads it; whoever waits is woken wi
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 from attrs import define, evolve, frozen
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import random_fraction
-from asap_adapters.web import Answer, Web
+from asap_adapters.web import DOCUMENT_SECONDS, Answer, Web
 from asap_core.client.directory import (
     Deliver,
     Directory,
@@ -31,9 +31,10 @@ from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.errors import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable, WrongAgent
 
-__all__ = ["Documents", "Lookup"]
+__all__ = ["Documents", "Lookup", "Reader", "Whole"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # How long a caller waits for a fresh document where a stale one would do.
 _REVALIDATION_SECONDS: Final = 1.0
@@ -54,6 +55,34 @@ class Lookup(Generic[T]):
     age: float
 
 
+class Reader(Protocol[T_co]):
+    """Reads one document piece by piece, so that a large one holds nobody up."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises `InvalidDocument`."""
+        ...
+
+    def close(self) -> T_co:
+        """The document is whole: return it. Raises `InvalidDocument`."""
+        ...
+
+
+class Whole(Generic[T]):
+    """Reads a document in one go, once all of it is there: for small ones."""
+
+    def __init__(self, read: Callable[[bytes], T]) -> None:
+        self._read = read
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """See `Reader`."""
+        self._data += data
+
+    def close(self) -> T:
+        """See `Reader`."""
+        return self._read(bytes(self._data))
+
+
 @define(eq=False)
 class _Waiter:
     """A task that waits for a document: woken when it has something to do."""
@@ -63,7 +92,7 @@ class _Waiter:
 
 
 class Documents(Generic[T]):
-    """One kind of document: how it's read, how large it may be, how long it says itself that it's good.
+    """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
     `accept` is asked before a document is kept and given to anybody; it raises what speaks against that.
     """
@@ -73,17 +102,19 @@ class Documents(Generic[T]):
         web: Web,
         clock: LoopClock,
         *,
-        read: Callable[[bytes], T],
+        reader: Callable[[], Reader[T]],
         accept: Callable[[str, T], None] = lambda _url, _document: None,
         limit: int,
+        seconds: float = DOCUMENT_SECONDS,
         ttl: Callable[[T], float | None],
         policy: DirectoryPolicy | None,
     ) -> None:
         self._web = web
         self._clock = clock
-        self._read = read
+        self._reader = reader
         self._accept = accept
         self._limit = limit
+        self._seconds = seconds
         self._ttl = ttl
         self._directory: Directory[T, _Waiter] = Directory(policy)
 
@@ -138,8 +169,11 @@ class Documents(Generic[T]):
         shown = without_credentials(allowed.url)
         try:
             with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
-                answer = await self._web.get(allowed, lead.headers, self._limit)
-                return self._outcome(allowed.url, answer, asked_if_modified=bool(lead.headers))
+                reader = self._reader()
+                answer = await self._web.get(
+                    allowed, lead.headers, self._limit, into=reader.feed, seconds=self._seconds
+                )
+                return self._outcome(allowed.url, answer, reader, asked_if_modified=bool(lead.headers))
         except TimedOut as error:
             return Failed(error, FailureKind.TIMEOUT)
         except Unreachable as error:
@@ -149,12 +183,12 @@ class Documents(Generic[T]):
         assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
         return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
 
-    def _outcome(self, url: str, answer: Answer, *, asked_if_modified: bool) -> Outcome[T]:
-        status, headers, body = answer
+    def _outcome(self, url: str, answer: Answer, reader: Reader[T], *, asked_if_modified: bool) -> Outcome[T]:
+        status, headers, _ = answer
         if status == _NOT_MODIFIED and asked_if_modified:
             return NotModified(headers)
         if status == _OK:
-            value = self._read(body)
+            value = reader.close()
             self._accept(url, value)
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""

@@ -14,8 +14,8 @@ import anyio
 from attrs import frozen
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.documents import Documents
-from asap_adapters.web import Web
+from asap_adapters.documents import Documents, Whole
+from asap_adapters.web import PIECE, Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
@@ -49,8 +49,8 @@ _log = logging.getLogger("asap.discovery")
 MAX_MANIFEST: Final = 1_048_576
 MAX_HEALTH: Final = 65_536
 MAX_REGISTRY: Final = 67_108_864
-# Of a file, at a time: a millisecond's work.
-_PIECE: Final = 16_384
+# The reference's: 50 MB take their time.
+REGISTRY_SECONDS: Final = 30.0
 _HEALTH_STATUSES: Final = frozenset({200, 503})
 
 
@@ -85,14 +85,20 @@ class Finder:
         self._manifests = Documents(
             web,
             clock,
-            read=read_manifest,
+            reader=lambda: Whole(read_manifest),
             accept=self._accept,
             limit=MAX_MANIFEST,
             ttl=lambda manifest: manifest.ttl_seconds,
             policy=policy,
         )
         self._registries: Documents[Catalog] = Documents(
-            web, clock, read=_read_catalog, limit=MAX_REGISTRY, ttl=lambda _: None, policy=policy
+            web,
+            clock,
+            reader=CatalogReader,
+            limit=MAX_REGISTRY,
+            seconds=REGISTRY_SECONDS,
+            ttl=lambda _: None,
+            policy=policy,
         )
         # Where each manifest came from: what it names elsewhere isn't posted to. The latest thousand.
         self._origins: dict[int, tuple[Manifest, str]] = {}
@@ -232,17 +238,11 @@ class Finder:
         self._web.trust_on_link(announcement.host, announcement.addresses, link=announcement.link)
 
 
-def _read_catalog(data: bytes) -> Catalog:
-    reader = CatalogReader()
-    reader.feed(data)
-    return reader.close()
-
-
 async def _read_file(path: Path) -> Catalog:
     """Read a registry from a file, piece by piece: no other task waits for all of it."""
     reader, size = CatalogReader(), 0
     async with await anyio.open_file(path, "rb") as file:
-        while piece := await file.read(_PIECE):
+        while piece := await file.read(PIECE):
             size += len(piece)
             if size > MAX_REGISTRY:
                 raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")

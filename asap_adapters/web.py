@@ -4,6 +4,7 @@ Where is decided by `asap_core.client.outbound`; bodies are inflated within a li
 """
 
 import gzip
+import math
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, assert_never
@@ -38,13 +39,17 @@ __all__ = ["Answer", "Web", "known_origin", "remember"]
 # The reference's limit on a message.
 MAX_REPLY: Final = 10_485_760
 # The reference's: a manifest or health report that takes longer is as good as none.
-_GET_SECONDS: Final = 10.0
+DOCUMENT_SECONDS: Final = 10.0
 # Below it gzip saves less than its header and a packet cost: the reference's threshold.
 _COMPRESS_FROM: Final = 1_024
 _VERSIONS: Final = "2.2, 2.1"
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "br": CODINGS[b"br"]}
 _USER_AGENT: Final = ("user-agent", "asap-sansio")
+# Read in one go: what takes a reader a millisecond.
+PIECE: Final = 16_384
+_CODED_PIECE: Final = 1_024
+_OK: Final = 200
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
 _MAX_FIELDS: Final = 100
@@ -178,10 +183,22 @@ class Web:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    async def get(self, allowed: Allowed, headers: Sequence[tuple[str, str]], limit: int) -> Answer:
-        """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`, `NotAllowed`."""
-        call = _Call(allowed, "GET", [("accept", "application/json"), _ACCEPT_ENCODING, *headers])
-        return await self._exchange(call, limit, min(self._timeout, _GET_SECONDS))
+    async def get(
+        self,
+        allowed: Allowed,
+        headers: Sequence[tuple[str, str]],
+        limit: int,
+        *,
+        into: Callable[[bytes], object] | None = None,
+        seconds: float = DOCUMENT_SECONDS,
+    ) -> Answer:
+        """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`, `NotAllowed`.
+
+        The body of a 200 goes to `into`, where that's given, in small pieces as they come, and isn't in the answer;
+        what it raises is raised. Other tasks have their turns in between.
+        """
+        call = _Call(allowed, "GET", [("accept", "application/json"), _ACCEPT_ENCODING, *headers], into=into)
+        return await self._exchange(call, limit, min(self._timeout, seconds))
 
     async def post(
         self, allowed: Allowed, document: object, headers: Mapping[str, str], *, compress: bool = True
@@ -231,7 +248,9 @@ class Web:
                 _check_head(response, call.allowed)
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
-                    return response.status_code, tuple(response.headers.multi_items()), await _body(response, limit)
+                    into = call.into if response.status_code == _OK else None
+                    body = await _body(response, limit, into)
+                    return response.status_code, tuple(response.headers.multi_items()), body
                 call = self._redirected(call, response.status_code, location, followed)
                 followed += 1
             finally:
@@ -257,6 +276,7 @@ class _Call:
     method: str
     headers: Sequence[tuple[str, str]]
     content: bytes | None = None
+    into: Callable[[bytes], object] | None = None
 
 
 def _allowed(judged: Allowed | Refused) -> Allowed:
@@ -296,7 +316,7 @@ def _check_head(response: httpx.Response, asked: Allowed) -> None:
         raise BadReply(without_credentials(asked.url), expected, response.status_code)
 
 
-async def _body(response: httpx.Response, limit: int) -> bytes:
+async def _body(response: httpx.Response, limit: int, into: Callable[[bytes], object] | None) -> bytes:
     """Read a response's body, inflated within the limit: httpx would inflate first and count never (fault 43)."""
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", *_CODINGS):
@@ -310,8 +330,35 @@ async def _body(response: httpx.Response, limit: int) -> bytes:
         chunks = response.aiter_raw()
     body = Body(limit=limit, inflater=None if make is None else make())
     async for chunk in chunks:
-        body.feed(chunk)
-    return body.end()
+        if into is None:
+            body.feed(chunk)
+            continue
+        # Coded, a little may become a thousand times as much.
+        step = _CODED_PIECE if make is not None else len(chunk)
+        for start in range(0, len(chunk), step):
+            body.feed(chunk[start : start + step])
+            await _hand_on(body.take(), into)
+    rest = body.end()
+    if into is None:
+        return rest
+    await _hand_on(rest, into)
+    # What was cancelled may not have been given on whole.
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    return b""
+
+
+async def _hand_on(data: bytes, into: Callable[[bytes], object]) -> None:
+    """Give the data on, with turns for other tasks in between.
+
+    Whoever is cancelled meanwhile learns it where the next bytes are read: an error in the middle of `async for` would
+    leave httpx's generators unfinished.
+    """
+    for start in range(0, len(data), PIECE):
+        into(data[start : start + PIECE])
+        with anyio.CancelScope(shield=True):
+            await anyio.lowlevel.checkpoint()
+        if anyio.current_effective_deadline() == -math.inf:
+            return
 
 
 async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:

@@ -1,5 +1,6 @@
 """Finding an agent as the core decides: by URN through registries and the local network, and only the right one."""
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import pytest
 
 from asap_adapters.client import AgentClient
 from asap_adapters.mdns import MdnsUnavailable
-from asap_core import AgentChanged, NotResolved, Unsuitable, WrongAgent, to_json
+from asap_core import AgentChanged, InvalidDocument, NotResolved, Unsuitable, WrongAgent, to_json
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.dnssd import Added, Announcement, Removed, Updated
 
@@ -275,11 +276,27 @@ async def test_an_announced_agent_is_followed(world: Any, client_in: Any) -> Non
             await client.follow(announcement("urn:asap:agent:other", "https://a.localhost/m"))
 
 
-async def test_a_large_file_holds_nobody_up(client_in: Any, tmp_path: Any) -> None:
-    """However large the registry, other tasks take their turns while it's read."""
-    file, turns = tmp_path / "registry.json", 0
-    file.write_text(json.dumps(registry(*["https://a.example/m"] * 20_000)))
-    async with client_in() as client, anyio.create_task_group() as group:
+# Forty pieces.
+LARGE = 4_000
+
+
+def large() -> bytes:
+    return json.dumps(registry(*["https://a.example/m"] * LARGE)).encode()
+
+
+@pytest.mark.parametrize("source", ["file", "plain", "gzip"])
+async def test_a_large_registry_holds_nobody_up(source: Any, tmp_path: Any) -> None:
+    """However large, other tasks take their turns while it's read, and however small it is when packed."""
+    data, turns = large(), 0
+    location: Any = "https://r.example/1"
+    if source == "file":
+        location = tmp_path / "registry.json"
+        location.write_bytes(data)
+    packed = gzip.compress(data) if source == "gzip" else data
+    headers = {"content-encoding": "gzip"} if source == "gzip" else {}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=Once(packed)))
+    client = AgentClient(sender="urn:asap:agent:me", transport=transport)
+    async with client, anyio.create_task_group() as group:
 
         async def turn() -> None:
             nonlocal turns
@@ -288,9 +305,55 @@ async def test_a_large_file_holds_nobody_up(client_in: Any, tmp_path: Any) -> No
                 turns += 1
 
         group.start_soon(turn)
-        assert len(await client.registry(file)) == 20_000
+        assert len((await client.registry(location)).agents) == LARGE
         group.cancel_scope.cancel()
-    assert turns > file.stat().st_size / 16_384
+    assert turns > len(data) / 20_000
+
+
+async def test_one_who_leaves_in_the_middle_spoils_it_for_nobody() -> None:
+    """Cancelled at any step of a long reading, the leader leaves no half-read registry to those who wait."""
+    data = large()[:-2] + b', {"id": "broken"}]}'
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(data)))
+    for steps in (*range(20), *range(20, 64, 4)):
+        async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+            found: list[Any] = []
+            leader = anyio.CancelScope()
+
+            async def leading(client: Any = client, leader: Any = leader) -> None:
+                with leader:
+                    await client.registry("https://r.example/1")
+
+            async def waiting(client: Any = client, found: Any = found) -> None:
+                found.append(await client.registry("https://r.example/1"))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(leading)
+                group.start_soon(waiting)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                leader.cancel()
+        assert [(len(catalog), len(catalog.skipped)) for catalog in found] == [(LARGE, 1)]
+
+
+class Once(httpx.AsyncByteStream):
+    """A body in one piece, as a fast network brings it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+
+async def test_what_is_wrong_in_the_middle_ends_it(client_in: Any, asked: Any) -> None:
+    data = large()
+    middle = data.index(b"}, {", len(data) // 2)
+    data = data[:middle] + b"},, {" + data[middle:]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(data)))
+    async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        for _ in range(2):
+            with pytest.raises(InvalidDocument, match="one JSON text"):
+                await client.registry("https://r.example/1")
 
 
 async def test_one_too_large_is_refused(client_in: Any, tmp_path: Any, monkeypatch: Any) -> None:
