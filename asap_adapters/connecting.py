@@ -156,14 +156,10 @@ async def _first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[st
     """
     race = _Race(port, dial)
     try:
-        async with anyio.create_task_group() as group:
-            for address in addresses:
-                ended = anyio.Event()
-                group.start_soon(race.attempt, address, ended, group.cancel_scope)
-                with anyio.move_on_after(_ATTEMPT_DELAY):
-                    await ended.wait()
-                if race.won is not None:
-                    break
+        if len(addresses) == 1:  # nobody to race with: a task less
+            await race.attempt(addresses[0], anyio.Event(), anyio.CancelScope())
+        else:
+            await race.run(addresses)
     except BaseException:
         await race.abandon()
         raise
@@ -178,6 +174,16 @@ class _Race:
     dial: Dialler
     won: tuple[str, httpcore.AsyncNetworkStream] | None = None
     failures: list[str] = field(factory=list)
+
+    async def run(self, addresses: Sequence[str]) -> None:
+        async with anyio.create_task_group() as group:
+            for address in addresses:
+                ended = anyio.Event()
+                group.start_soon(self.attempt, address, ended, group.cancel_scope)
+                with anyio.move_on_after(_ATTEMPT_DELAY):
+                    await ended.wait()
+                if self.won is not None:
+                    return
 
     async def attempt(self, address: str, ended: anyio.Event, others: anyio.CancelScope) -> None:
         try:

@@ -27,7 +27,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import on_link, read_address
-from asap_core.client.urls import authority_of, host_of
+from asap_core.client.urls import authority_of, host_in
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
 from asap_core.jsontext import write_json
@@ -129,9 +129,9 @@ class Web:
         self._opened()
         if named_by is not None:
             self._provenance.learn(url, source=named_by)
-        reach = self._provenance.reach(authority_of(url) or "")
-        vouched = bool(self._provenance.pinned(host_of(url)))
-        return _allowed(self.policy.judge(url, reach=reach, vouched=vouched))
+        authority = authority_of(url) or ""
+        vouched = bool(self._provenance.pinned(host_in(authority)))
+        return _allowed(self.policy.judge(url, reach=self._provenance.reach(authority), vouched=vouched))
 
     def judge_endpoint(self, url: str, came_from: str | None) -> Allowed:
         """Return where an agent takes envelopes, if its manifest, which came from that origin, may say so.
@@ -223,20 +223,19 @@ class Web:
         return status, body
 
     async def _exchange(self, call: "_Call", limit: int, seconds: float) -> Answer:
-        shown = without_credentials(call.allowed.url)
         try:
             with anyio.fail_after(seconds):
                 return await self._answer(call, limit)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unreachable(shown, _reason(error), sent=False) from None
+            raise Unreachable(call.shown, _reason(error), sent=False) from None
         except (TimeoutError, httpx.TimeoutException):
-            raise TimedOut(shown, f"nothing within {seconds:g} s") from None
+            raise TimedOut(call.shown, f"nothing within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise Unreachable(shown, _reason(error)) from None
+            raise Unreachable(call.shown, _reason(error)) from None
         except BodyTooLarge as error:
-            raise BadReply(shown, f"expected at most {error.limit} bytes") from None
+            raise BadReply(call.shown, f"expected at most {error.limit} bytes") from None
         except BadCoding as error:
-            raise BadReply(shown, str(error)) from None
+            raise BadReply(call.shown, str(error)) from None
 
     async def _answer(self, call: "_Call", limit: int) -> Answer:
         """What is answered, redirects followed as far as policy goes."""
@@ -245,7 +244,7 @@ class Web:
             # Not by httpx's client, which would keep cookies, and log URLs with what they may hold.
             response = await self._opened().handle_async_request(_request(call, self._timeout))
             try:
-                _check_head(response, call.allowed)
+                _check_head(response, call)
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
                     into = call.into if response.status_code == _OK else None
@@ -278,6 +277,10 @@ class _Call:
     content: bytes | None = None
     into: Callable[[bytes], object] | None = None
 
+    @property
+    def shown(self) -> str:
+        return without_credentials(self.allowed.url)
+
 
 def _allowed(judged: Allowed | Refused) -> Allowed:
     match judged:
@@ -299,21 +302,20 @@ def _request(call: _Call, seconds: float) -> httpx.Request:
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)},
         )
     except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
-        shown = without_credentials(call.allowed.url)
         reason = "its host can't be a host's name"
-        raise NotAllowed(shown, reason, "expected a URL such as https://agent.example") from None
+        raise NotAllowed(call.shown, reason, "expected a URL such as https://agent.example") from None
     if "%" in request.url.host:
         # RFC 6874 §4: a zone means nothing at the other end, and servers refuse it (httpx issue 2174).
         request.headers["host"] = urlsplit(without_zone(call.allowed.url)).netloc
     return request
 
 
-def _check_head(response: httpx.Response, asked: Allowed) -> None:
+def _check_head(response: httpx.Response, call: _Call) -> None:
     fields = response.headers.raw
     size = sum(len(name) + len(value) for name, value in fields)
     if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
         expected = f"expected at most {_MAX_FIELDS} header fields, of {_MAX_HEAD} bytes together"
-        raise BadReply(without_credentials(asked.url), expected, response.status_code)
+        raise BadReply(call.shown, expected, response.status_code)
 
 
 async def _body(response: httpx.Response, limit: int, into: Callable[[bytes], object] | None) -> bytes:

@@ -152,8 +152,9 @@ def test_the_how_to_of_embedding_runs() -> None:
     assert names["agent"].bound
 
 
-def test_every_guarantee_names_tests_that_are_there() -> None:
-    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+@pytest.mark.parametrize("page", ["security.md", "outbound.md"])
+def test_every_guarantee_names_tests_that_are_there(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text("utf-8")
     guarantees = re.split(r"^\*\*\d+\.\*\*", text, flags=re.MULTILINE)[1:]
     assert [int(number) for number in re.findall(r"^\*\*(\d+)\.\*\*", text, re.MULTILINE)] == [
         number + 1 for number in range(len(guarantees))

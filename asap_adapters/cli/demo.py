@@ -26,7 +26,7 @@ from asap_adapters.serve import Bound, listen, serve
 from asap_core.client.delivery import RetryPolicy
 from asap_core.codec import to_json
 from asap_core.dnssd import Added
-from asap_core.errors import RemoteError
+from asap_core.errors import NotAllowed, RemoteError
 from asap_core.model.manifest import Manifest
 from asap_core.registry import make_entry
 from asap_core.server.agent import Agent
@@ -137,6 +137,7 @@ def _steps(stage: _Stage) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         ("forged sender", lambda: _forge(stage)),
         ("wrong recipient", lambda: _misaddress(stage)),
         ("no token", lambda: _no_token(stage)),
+        ("link inside", lambda: _inside(stage)),
         ("flood", lambda: _flood(stage)),
     ]
 
@@ -229,6 +230,14 @@ async def _no_token(stage: _Stage) -> str:
     async with AgentClient(sender=ALICE, retry=ONCE) as stranger:
         sent = stranger.send(stage.guarded.url, "task.request", {"skill_id": "echo", "input": {}})
         return await _refused(sent, -32600)
+
+
+async def _inside(stage: _Stage) -> str:
+    try:
+        await stage.client.discover("https://169.254.169.254")  # where clouds keep credentials
+    except NotAllowed as error:
+        return f"refused: {error.url} — {error.reason}"
+    raise AssertionError("it was asked")
 
 
 async def _flood(stage: _Stage) -> str:

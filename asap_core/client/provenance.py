@@ -11,7 +11,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from asap_core.client.reach import Zone, read_address, zone_of
-from asap_core.client.urls import authority_of, is_loopback
+from asap_core.client.urls import authority_of, host_in, is_loopback
 
 __all__ = ["Provenance", "remember"]
 
@@ -23,12 +23,16 @@ _MAX_LEARNED: Final = 10_000
 
 @define(eq=False)
 class Provenance:
-    """Who named which server, for one client. `trusted` are authorities (host and port) the caller allowed for good."""
+    """Who named which server, for one client.
+
+    `trusted` are authorities (host and port) that the caller allowed for good. `unknown` is how near a server may be
+    that nobody was said to have named: it's the caller's, unless all are strangers', as those of webhooks are.
+    """
 
     trusted: frozenset[str] = frozenset()
+    # The internet only, once one that was learned had to be forgotten.
+    _unknown: Zone = field(default=Zone.MACHINE, kw_only=True)
     _learned: dict[str, Zone] = field(factory=dict, init=False)
-    # What nobody told about: the caller's. Once one that was learned had to be forgotten, somebody else's.
-    _unknown: Zone = field(default=Zone.MACHINE, init=False)
     _named: dict[str, None] = field(factory=dict, init=False)
     _pins: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
     _seen: dict[str, Zone] = field(factory=dict, init=False)
@@ -57,7 +61,7 @@ class Provenance:
         authority = authority_of(source)
         if authority is None:
             return Zone.INTERNET if "://" in source else Zone.MACHINE
-        host = _host(authority)
+        host = host_in(authority)
         address = read_address(host)
         if is_loopback(host):
             return Zone.MACHINE
@@ -84,10 +88,6 @@ class Provenance:
     def pinned(self, host: str) -> tuple[str, ...]:
         """The addresses that this host was announced at; none where it wasn't."""
         return self._pins.get(host, ())
-
-
-def _host(authority: str) -> str:
-    return authority.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def remember(table: dict[Any, Any], key: Any, value: Any) -> None:

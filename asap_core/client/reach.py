@@ -117,6 +117,8 @@ def read_address(text: str) -> Address | None:
 
     None where it isn't one, or is written otherwise than RFC 4291 §2.2 and four decimal numbers.
     """
+    if ":" not in text and not text[-1:].isdigit():
+        return None  # a name, as most hosts are: to try and fail takes 5 µs
     try:
         address = ip_address(text)
     except ValueError:

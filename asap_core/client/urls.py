@@ -9,7 +9,7 @@ from asap_core.client.reach import Zone, read_address, special_of
 
 __all__ = [
     "authority_of",
-    "host_of",
+    "host_in",
     "is_loopback",
     "is_this_machine",
     "origin",
@@ -69,10 +69,9 @@ def authority_of(url: str) -> str | None:
     return None if found is None else found.partition("://")[2]
 
 
-def host_of(url: str) -> str:
-    """The host of a URL, empty where it has none."""
-    parts = split(url)
-    return "" if parts is None else parts.hostname or ""
+def host_in(authority: str) -> str:
+    """The host of an authority."""
+    return authority.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def origin_of(url: str) -> str | None:

@@ -175,15 +175,21 @@ ANSWERS = st.lists(
 )  # fmt: skip
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=5), st.booleans())
-@settings(max_examples=50)
-def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers: Any, keeps: Any) -> None:
+POLICY = OutboundPolicy(allow_networks=["10.0.0.0/8"])
+
+
+def may_be(answer: str) -> bool:
+    address = read_address(answer)
+    return address is not None and obstacle(address, allowed=POLICY.allow_networks) is None
+
+
+def check_rebinding(answers: Any, *, keeps: bool) -> None:
+    """Ask as often as a resolver answers: only what may be is connected to, and whatever may be is."""
     network = Network(*answers, reply=OK if keeps else AND_CLOSES)
-    policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
     came: list[bool] = []
 
     async def main() -> None:
-        transport = OutboundTransport(policy, resolver=network, verify=False, dial=network.dial)
+        transport = OutboundTransport(POLICY, resolver=network, verify=False, dial=network.dial)
         for _ in answers:
             try:
                 await (await transport.handle_async_request(httpx.Request("GET", "https://a.example"))).aread()
@@ -192,14 +198,50 @@ def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers: A
                 came.append(False)
         await transport.aclose()
 
-    def may_be(answer: str) -> bool:
-        address = read_address(answer)
-        return address is not None and obstacle(address, allowed=policy.allow_networks) is None
-
     anyio.run(main)
     assert all(map(may_be, network.dialled))
     good = [all(map(may_be, answer)) for answer in answers]
     assert came == ([any(good[: number + 1]) for number in range(len(good))] if keeps else good)
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=5), st.booleans())
+@settings(max_examples=50)
+def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers: Any, keeps: Any) -> None:
+    check_rebinding(answers, keeps=keeps)
+
+
+class AsksAgain(connecting._Backend):
+    """Judges one answer and connects to another (fault 105)."""
+
+    async def _connect(self, host: Any, port: Any) -> Any:
+        stream = await super()._connect(host, port)
+        await self.dial((await self.resolver.resolve(host, port))[0], port)
+        return stream
+
+
+class JudgesTheFirst(connecting._Backend):
+    """Lets the first answer speak for all."""
+
+    async def _connect(self, host: Any, port: Any) -> Any:
+        answers = await self.resolver.resolve(host, port)
+        if not may_be(answers[0]):
+            return await super()._connect(host, port)
+        return (await connecting._first(answers, port, self.dial))[1]
+
+
+class TakesTheGoodOnes(connecting._Backend):
+    """Connects to a name that has a bad address too, at a good one."""
+
+    async def _ask(self, name: Any, port: Any) -> Any:
+        answers = await super()._ask(name, port)
+        return [answer for answer in answers if may_be(answer)] or answers
+
+
+@pytest.mark.parametrize("broken", [AsksAgain, JudgesTheFirst, TakesTheGoodOnes])
+def test_one_that_connects_elsewhere_is_caught(broken: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(connecting, "_Backend", broken)
+    with pytest.raises(AssertionError):
+        check_rebinding([[PUBLIC], ["127.0.0.1"], [PUBLIC, "127.0.0.1"], [PUBLIC]], keeps=False)
 
 
 class TestNames:

@@ -18,7 +18,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.provenance import Provenance
 from asap_core.client.reach import Zone, obstacle, read_address, zone_of
-from asap_core.client.urls import authority_of, host_of
+from asap_core.client.urls import authority_of, host_in
 
 PLAIN = OutboundPolicy()
 EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])
@@ -117,8 +117,7 @@ class TestUrls:
     def test_any_text_is_judged(self, text: Any, near: Any) -> None:
         assert isinstance(PLAIN.judge(text, reach=near), Allowed | Refused)
         assert isinstance(PLAIN.judge(f"https://{text}/", reach=near), Allowed | Refused)
-        host_of(text)
-        authority_of(text)
+        assert isinstance(host_in(authority_of(text) or ""), str)
 
     @given(
         st.sampled_from(["ftp", "http", "https"]),
@@ -302,6 +301,27 @@ class TestWhoNamedIt:
         known.pin("a.local", ["192.168.1.9"])
         assert known.pinned("a.local") == ("192.168.1.9",)
         assert known.pinned("b.local") == ()
+
+
+class TestUrlsOfStrangers:
+    """What a peer gives us to post to, or to fetch for a challenge: the internet, whatever is allowed to the caller."""
+
+    @pytest.mark.parametrize(
+        "address",
+        ["10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "192.168.0.1", "224.0.0.1", "240.0.0.1", "0.0.0.0",
+         "::1", "fe80::1", "fec0::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"],
+    )  # fmt: skip
+    def test_lead_nowhere_near_as_literal_or_as_name(self, address: Any) -> None:
+        policy = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"], allow_http=["a.example"])
+        host = f"[{address}]" if ":" in address else address
+        assert refusal(policy.judge(f"https://{host}/", reach=Zone.INTERNET))
+        assert refusal(policy.choose("a.example", ["8.8.8.8", address], port=443, reach=Zone.INTERNET))
+
+    def test_all_are_strangers_where_that_is_said(self) -> None:
+        known = Provenance(unknown=Zone.INTERNET)
+        assert known.reach("a.example:443") is Zone.INTERNET
+        known.name("https://a.example/")
+        assert known.reach("a.example:443") is Zone.MACHINE
 
 
 HOSTS = st.sampled_from([f"{letter}.example" for letter in "abcdefgh"])
