@@ -107,6 +107,8 @@ class _Backend(httpcore.AsyncNetworkBackend):
             answers = await self.resolver.resolve(name, port)
         except OSError as error:  # socket.gaierror is one
             raise httpcore.ConnectError(f"its name can't be resolved: {_words(error)}") from None
+        except UnicodeError:  # of names that some resolvers can't encode
+            raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
         if not answers:
             raise httpcore.ConnectError("its name can't be resolved: it has no address")
         return answers
@@ -188,7 +190,7 @@ class _Race:
     async def attempt(self, address: str, ended: anyio.Event, others: anyio.CancelScope) -> None:
         try:
             stream = await self.dial(address, self.port)
-        except (httpcore.ConnectError, OSError) as error:
+        except (httpcore.ConnectError, httpcore.ConnectTimeout, OSError) as error:
             self.failures.append(f"{address}: {_words(error)}")
         else:
             if self.won is None:

@@ -302,8 +302,11 @@ def _request(call: _Call, seconds: float) -> httpx.Request:
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)},
         )
     except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
+        request = None
+    # Where httpx reads another host out of a URL than the policy did, what was judged isn't what would be asked.
+    if request is None or request.url.raw_host.decode("ascii").lower() != call.allowed.host.lower():
         reason = "its host can't be a host's name"
-        raise NotAllowed(call.shown, reason, "expected a URL such as https://agent.example") from None
+        raise NotAllowed(call.shown, reason, "expected a URL such as https://agent.example")
     if "%" in request.url.host:
         # RFC 6874 §4: a zone means nothing at the other end, and servers refuse it (httpx issue 2174).
         request.headers["host"] = urlsplit(without_zone(call.allowed.url)).netloc

@@ -15,9 +15,9 @@ from hypothesis import given, settings, strategies as st
 from asap_adapters import connecting
 from asap_adapters.client import AgentClient
 from asap_adapters.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
-from asap_adapters.web import Web
+from asap_adapters.web import Web, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
-from asap_core.client.outbound import OutboundPolicy
+from asap_core.client.outbound import Allowed, OutboundPolicy, Refused
 from asap_core.client.reach import obstacle, read_address
 from asap_core.server.wellknown import publish
 
@@ -277,6 +277,7 @@ class TestNames:
         [
             (socket.gaierror(-2, "Name or service not known"), "can't be resolved: Name or service not known"),
             ([], "its name can't be resolved: it has no address"),
+            (UnicodeError("encoding with 'idna' codec failed"), "it can't be a host's"),
         ],
     )
     async def test_one_that_is_not_known_was_not_sent_to(self, connected: Any, answer: Any, says: Any) -> None:
@@ -294,6 +295,28 @@ class TestNames:
         with pytest.raises((TimedOut, Unreachable)):
             await get(connected(network, timeout=5))
         assert anyio.current_time() - before == pytest.approx(5)
+
+
+@given(st.text(alphabet="abz019.-_:@/\\?#[]%é☃ ", max_size=30), st.sampled_from(["https://", "http://", "https://a.b"]))
+@settings(max_examples=500)
+def test_httpx_reads_the_same_host_out_of_a_url_as_the_policy(text: Any, begin: Any) -> None:
+    """Or the request isn't made."""
+    match OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"]).judge(begin + text):
+        case Allowed() as allowed:
+            try:
+                request = _request(_Call(allowed, "GET", ()), 1.0)
+            except NotAllowed:
+                return
+            port = request.url.port or {"http": 80, "https": 443}[request.url.scheme]
+            shown = f"[{request.url.host}]" if ":" in request.url.host else request.url.raw_host.decode()
+            assert f"{request.url.scheme}://{shown}:{port}" == allowed.origin
+        case Refused():
+            pass
+
+
+def test_where_it_reads_another_nothing_is_asked() -> None:
+    with pytest.raises(NotAllowed):
+        _request(_Call(Allowed("https://b.example/", "https://a.example:443", "a.example", True), "GET", ()), 1.0)
 
 
 class TestSeveralAddresses:
@@ -317,7 +340,7 @@ class TestSeveralAddresses:
         assert network.open == 1
 
     async def test_where_none_answers_it_says_what_each_came_to(self, connected: Any) -> None:
-        ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: httpcore.ConnectError()}
+        ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: httpcore.ConnectTimeout()}
         with pytest.raises(Unreachable) as caught:
             await get(connected(Network([PUBLIC, OTHER], ways=ways)))
         assert f"can't connect: {PUBLIC}: Connection refused; {OTHER}: no connection" in str(caught.value)
