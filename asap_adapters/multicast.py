@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar, assert_never
 
@@ -21,7 +21,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 from asap_adapters.links import machine_links
 from asap_adapters.mdns import MdnsUnavailable
 from asap_core.clock import Instant
-from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links
+from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
 
 __all__ = ["Engine", "Station"]
 
@@ -138,7 +138,7 @@ class Engine:
     async def _begin(self) -> tuple[Link, ...]:
         unfit, problems = await self._look()
         if not self._stations:
-            raise MdnsUnavailable(_nothing_joined([*problems, *unfit]))
+            raise MdnsUnavailable(_nothing_joined(self.wanted, problems, unfit))
         for problem in problems:
             log.warning("mDNS: %s", problem)
         self._watching = asyncio.ensure_future(self._keep_looking())
@@ -270,11 +270,13 @@ def _check_wanted(wanted: Sequence[str] | None) -> None:
         raise MdnsUnavailable(f"expected interfaces that this machine has; it has {known}")
 
 
-def _nothing_joined(problems: Iterable[str]) -> str:
-    what = "; ".join(problems)
-    if what:
-        return f"mDNS can't be used: {what}; a container may need host networking"
-    return "mDNS needs multicast, and no interface here has it; a container may need host networking"
+def _nothing_joined(wanted: Sequence[str] | None, problems: Sequence[str], unfit: Sequence[str]) -> str:
+    machine = [link for link in machine_links() if wanted is None or any(map(link.is_meant_by, wanted))]
+    unused = [f"{link.name}: {reason}" for link in machine if (reason := why_unused(link)) is not None]
+    if unused or problems or not unfit:
+        which = f" ({'; '.join([*problems, *unused])})" if problems or unused else ""
+        return f"mDNS needs multicast, and no interface here has it{which}; a container may need host networking"
+    return f"mDNS isn't of use here: {'; '.join(unfit)}"
 
 
 def _words(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from asap_core.clock import Instant
 from asap_core.zones import address_of, is_zoned, zone_of
 
-__all__ = ["MAX_LINKS", "Join", "Leave", "Link", "LinkWatch", "Move", "Step", "select_links"]
+__all__ = ["MAX_LINKS", "Join", "Leave", "Link", "LinkWatch", "Move", "Step", "select_links", "why_unused"]
 
 # Sockets and a name on each. Machines with more interfaces have them for containers, which come last here.
 MAX_LINKS: Final = 32
@@ -61,6 +61,15 @@ class Link:
         return wanted is not None and wanted in map(address_of, self.addresses)
 
 
+def why_unused(link: Link) -> str | None:
+    """Why this interface is of no use for multicast, or None where it is."""
+    if link.point_to_point:
+        return "it's a tunnel to elsewhere"
+    if not (link.multicast or link.loopback):
+        return "it's down, or takes no multicast"
+    return None if link.sources else "it has no address to send from"
+
+
 def select_links(machine: Iterable[Link], *, wanted: Sequence[str] | None = None) -> tuple[Link, ...]:
     """Those of use: up, for several, with an address. `wanted` are names or addresses; None means all.
 
@@ -69,7 +78,7 @@ def select_links(machine: Iterable[Link], *, wanted: Sequence[str] | None = None
     of_use = [
         link
         for link in machine
-        if (link.multicast or link.loopback) and not link.point_to_point and link.sources
+        if why_unused(link) is None
         if wanted is None or any(link.is_meant_by(text) for text in wanted)
     ]
     return tuple(sorted(of_use, key=lambda link: (":" in link.sources[0], link.index))[:MAX_LINKS])

@@ -9,7 +9,19 @@ from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from asap_core import links
-from asap_core.links import FORGIVE, MAX_HOLD, MAX_LINKS, SETTLE, Join, Leave, Link, LinkWatch, Move, select_links
+from asap_core.links import (
+    FORGIVE,
+    MAX_HOLD,
+    MAX_LINKS,
+    SETTLE,
+    Join,
+    Leave,
+    Link,
+    LinkWatch,
+    Move,
+    select_links,
+    why_unused,
+)
 from asap_core.zones import (
     address_of,
     canonical,
@@ -61,6 +73,9 @@ class TestLinks:
             link("lo6", "::1", loopback=True),
         ]
         assert select_links([*of_none, *of_use]) == tuple(of_use)
+        assert [why_unused(one) for one in of_use] == [None] * 3
+        reasons = [why_unused(one) or "" for one in of_none]
+        assert ["multicast" in reasons[0], "tunnel" in reasons[1], "address" in reasons[2]] == [True] * 3
         assert select_links(of_use, wanted=["eth1", "127.0.0.1"]) == (of_use[0], of_use[2])
         assert select_links(of_use, wanted=[]) == ()
 

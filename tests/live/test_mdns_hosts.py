@@ -1,0 +1,224 @@
+"""mDNS between two real hosts, on IPv4, IPv6 and both; with links that come and go; and avahi as a foreign peer."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.live.hosts import HERE, Hosts, need_hosts, two_hosts
+
+pytestmark = [pytest.mark.live, pytest.mark.parametrize("backend", ["trio", "asyncio"])]
+
+PORT = 8000
+PATH = "/.well-known/asap/manifest.json"
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    need_hosts()
+    with two_hosts() as made:
+        yield made
+
+
+def announce(hosts: Any, backend: Any, host: Any = "::", url: Any = None, *interfaces: Any) -> Any:
+    """Announce an agent at a wildcard address on the one host, unless told otherwise."""
+    url = f"http://[::]:{PORT}{PATH}" if url is None else url
+    return hosts.one.start(sys.executable, "-u", HERE / "mdns_host.py", backend, host, url, PORT, *interfaces)
+
+
+def browse(hosts: Any, backend: Any, *options: Any) -> Any:
+    watching = hosts.other.asap("browse", "--watch", "--json", "--backend", backend, *options)
+    watching.line(lambda line: "this reaches the local network only" in line)
+    return watching
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts: Any, family: Any, backend: Any) -> None:
+    hosts.cable(family=family)
+    watching, agent = browse(hosts, backend), announce(hosts, backend)
+    found = watching.document(event="added", agent_id="urn:asap:agent:far")
+    four, six = "10.77.0.1", "" if family == "ipv4" else f"{hosts.one.link_local('ours0')}%theirs0"
+    assert set(found["addresses"]) == {"ipv4": {four}, "ipv6": {six}, "dual": {four, six}}[family]
+    host = f"[{six}]" if family == "ipv6" else four
+    assert (found["manifest_url"], found["link"]) == (f"http://{host}:{PORT}{PATH}", "theirs0")
+    assert (found["instance"], found["version"], found["skills"]) == ("Far-Agent", "1", ["echo"])
+    agent.tell({"version": "2", "skills": ["echo", "sum"]})
+    assert watching.document(event="updated", version="2")["skills"] == ["echo", "sum"]
+    agent.popen.stdin.close()
+    assert watching.document(event="removed")["agent_id"] == "urn:asap:agent:far"
+    assert agent.popen.wait(10) == 0
+
+
+def test_each_link_is_told_its_own_addresses_and_no_others(hosts: Any, backend: Any) -> None:
+    hosts.cable(0)
+    hosts.cable(1)
+    watching, _ = browse(hosts, backend), announce(hosts, backend)
+    seen: dict[str, Any] = {}
+    while len(seen) < 2:
+        found = watching.document(agent_id="urn:asap:agent:far")
+        seen[found["link"]] = found
+    for number in (0, 1):
+        found = seen[f"theirs{number}"]
+        assert set(found["addresses"]) == {
+            f"10.77.{number}.1",
+            f"{hosts.one.link_local(f'ours{number}')}%theirs{number}",
+        }
+        assert found["manifest_url"] == f"http://10.77.{number}.1:{PORT}{PATH}"
+        # It isn't another agent of that name.
+        assert found["instance"] == "Far-Agent"
+
+
+def test_only_the_interfaces_that_were_named_are_used(hosts: Any, backend: Any) -> None:
+    hosts.cable(0)
+    hosts.cable(1)
+    watching = browse(hosts, backend, "--interface", "theirs1", "--interface", "theirs0")
+    agent = announce(hosts, backend, "::", None, "10.77.1.1")
+    announced = agent.document()["announced"]
+    assert [one["link"] for one in announced] == ["ours1"]
+    assert watching.document(event="added")["link"] == "theirs1"
+
+
+def test_a_url_at_one_address_is_announced_where_that_is(hosts: Any, backend: Any) -> None:
+    hosts.cable(0)
+    hosts.cable(1)
+    agent = announce(hosts, backend, "0.0.0.0", f"http://10.77.1.1:{PORT}{PATH}")
+    announced = agent.document()["announced"]
+    assert [(one["link"], one["addresses"]) for one in announced] == [("ours1", ["10.77.1.1"])]
+
+
+def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts: Any, backend: Any) -> None:
+    hosts.cable()
+    announce(hosts, backend).document()
+    taken = hosts.other.start(
+        sys.executable, "-u", HERE / "mdns_host.py", backend, "::", f"http://[::]:{PORT}{PATH}", PORT
+    )
+    assert taken.document()["announced"][0]["instance"] == "Far-Agent-2"
+
+
+def test_an_agent_is_found_and_called_at_its_link_local_address(hosts: Any, backend: Any) -> None:
+    hosts.cable(family="ipv6")
+    address = hosts.one.link_local("ours0")
+    # Its own name for the link is of no use to others, and so it's in nothing that it says.
+    serving = hosts.one.asap(
+        "serve", "--host", f"{address}%ours0", "--public-url", f"http://[{address}]:{PORT}", "--mdns",
+        "--port", PORT, "--backend", backend,
+    )  # fmt: skip
+    assert serving.line(lambda line: line if "mDNS" in line else None) == (
+        f"asap: mDNS: announced as Echo-Agent on ours0 ({address}); this reaches the local network only\n"
+    )
+    watching = browse(hosts, backend)
+    found = watching.document(event="added")
+    assert found["manifest_url"] == f"http://[{address}%theirs0]:{PORT}{PATH}"
+    for mark in ("%", "%25"):
+        base = f"http://[{address}{mark}theirs0]:{PORT}"
+        sent = hosts.other.run(
+            sys.executable, "-m", "asap_adapters.cli", "send", base, "--skill", "echo", "--input", '{"text": "hi"}',
+            "--allow-http", f"{address}%theirs0", "--backend", backend, "--json",
+        )  # fmt: skip
+        assert sent.returncode == 0, sent.stderr
+        assert json.loads(sent.stdout)["payload"]["result"] == {"echoed": {"text": "hi"}}
+    # On SIGTERM it says goodbye first.
+    serving.popen.terminate()
+    watching.document(event="removed")
+    assert serving.popen.wait(10) == 0
+
+
+def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_along(hosts: Any, backend: Any) -> None:
+    hosts.cable(0)
+    watching, agent = browse(hosts, backend), announce(hosts, backend)
+    watching.document(event="added", link="theirs0")
+    hosts.cable(1)
+    assert watching.document(event="added", link="theirs1")["manifest_url"] == f"http://10.77.1.1:{PORT}{PATH}"
+    hosts.one.ip("link", "delete", "ours0")
+    assert watching.document(event="removed")["link"] == "theirs0"
+    agent.line(
+        lambda line: line.startswith("{") and [one["link"] for one in json.loads(line)["announced"]] == ["ours1"]
+    )
+
+
+def test_another_address_is_announced_under_the_same_name(hosts: Any, backend: Any) -> None:
+    hosts.cable()
+    watching, _ = browse(hosts, backend), announce(hosts, backend)
+    before = watching.document(event="added")
+    hosts.one.ip("address", "add", "10.77.0.9/24", "dev", "ours0")
+    more = watching.document(event="updated")
+    assert set(more["addresses"]) == {*before["addresses"], "10.77.0.9"}
+    # The one it's announced at and sent from.
+    hosts.one.ip("address", "flush", "dev", "ours0", "to", "10.77.0.0/24")
+    hosts.one.ip("address", "add", "10.77.0.77/24", "dev", "ours0")
+    after = watching.document(event="updated", manifest_url=f"http://10.77.0.77:{PORT}{PATH}")
+    assert (after["instance"], "10.77.0.1" in after["addresses"]) == ("Far-Agent", False)
+    assert not any('"removed"' in line for line in watching.said)
+
+
+def test_where_no_interface_takes_multicast_it_says_so(hosts: Any, backend: Any) -> None:
+    hosts.cable(family="ipv4")
+    hosts.one.ip("link", "set", "ours0", "multicast", "off")
+    serving = hosts.one.asap(
+        "serve", "--host", "10.77.0.1", "--public-url", "http://10.77.0.1:8000", "--mdns", "--backend", backend
+    )
+    assert serving.line(lambda line: line if "mDNS" in line else None) == (
+        "asap: mDNS needs multicast, and no interface here has it (ours0: it's down, or takes no multicast); "
+        "a container may need host networking\n"
+    )
+    assert serving.popen.wait(10) == 1
+    looking = hosts.one.run(sys.executable, "-m", "asap_adapters.cli", "browse", "--interface", "ours0")
+    assert (looking.returncode, looking.stdout) == (1, "")
+    assert "a container may need host networking" in looking.stderr
+
+
+# --- avahi -----------------------------------------------------------------------------------------------------------
+
+
+def with_avahi(host: Any, *command: Any) -> Any:
+    """Run a command on a host that has avahi's daemon."""
+    for program in ("avahi-daemon", "avahi-browse", "avahi-publish", "dbus-daemon", "unshare"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} isn't installed (apt-get install avahi-daemon avahi-utils dbus)")
+    return host.start(
+        "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", HERE / "avahi.sh", *command, ends_by_eof=True
+    )
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+def test_avahi_sees_our_agents_come_and_go(hosts: Any, family: Any, backend: Any) -> None:
+    hosts.cable(family=family)
+    watching = with_avahi(hosts.other, "stdbuf", "-oL", "avahi-browse", "--parsable", "--resolve", "_asap._tcp")
+    agent = announce(hosts, backend)
+    wanted = {"ipv4": ["IPv4"], "ipv6": ["IPv6"], "dual": ["IPv4", "IPv6"]}[family]
+    seen: dict[str, Any] = {}
+    while set(seen) != set(wanted):
+        fields = watching.line(lambda line: line.split(";", 9) if line.startswith("=;") else None)
+        seen[fields[2]] = fields
+    address = "10.77.0.1" if "IPv4" in seen else hosts.one.link_local("ours0")
+    for _, interface, _, name, kind, _, target, at, port, txt in seen.values():
+        assert (interface, name, kind, port) == ("theirs0", "Far-Agent", "_asap._tcp", str(PORT))
+        assert target.endswith(".local")
+        assert at in {"10.77.0.1", hosts.one.link_local("ours0")} if family != "ipv4" else at == "10.77.0.1"
+        shown = f"[{address}]" if ":" in address else address
+        assert f'"manifest_url=http://{shown}:{PORT}{PATH}"' in txt
+        assert '"id=urn:asap:agent:far"' in txt
+    agent.popen.stdin.close()
+    watching.line(lambda line: line.startswith("-;theirs0"))
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+def test_what_avahi_publishes_is_seen_by_us(hosts: Any, family: Any, backend: Any) -> None:
+    hosts.cable(family=family)
+    watching = browse(hosts, backend)
+    address = "10.77.0.1" if family != "ipv6" else hosts.one.link_local("ours0")
+    url = f"http://{f'[{address}]' if ':' in address else address}:{PORT}/m"
+    publishing = with_avahi(
+        hosts.one, "avahi-publish", "-s", "Foreign Agent", "_asap._tcp", PORT,
+        f"manifest_url={url}", "version=3", "capabilities=a,b", "id=urn:asap:agent:foreign",
+    )  # fmt: skip
+    found = watching.document(event="added")
+    assert (found["instance"], found["agent_id"], found["version"]) == ("Foreign Agent", "urn:asap:agent:foreign", "3")
+    assert found["skills"] == ["a", "b"]
+    zoned = url.replace("]", "%theirs0]")
+    assert (found["manifest_url"], found["link"]) == (zoned, "theirs0")
+    publishing.end()
+    watching.document(event="removed")
