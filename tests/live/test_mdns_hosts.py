@@ -116,7 +116,7 @@ def test_an_agent_is_found_and_called_at_its_link_local_address(hosts: Any, back
         base = f"http://[{address}{mark}theirs0]:{PORT}"
         sent = hosts.other.run(
             sys.executable, "-m", "asap_adapters.cli", "send", base, "--skill", "echo", "--input", '{"text": "hi"}',
-            "--allow-http", f"{address}%theirs0", "--backend", backend, "--json",
+            "--allow-http", f"{address}%theirs0", "--allow-network", "fe80::/10", "--backend", backend, "--json",
         )  # fmt: skip
         assert sent.returncode == 0, sent.stderr
         assert json.loads(sent.stdout)["payload"]["result"] == {"echoed": {"text": "hi"}}
