@@ -8,7 +8,7 @@ import zeroconf
 from attrs import define, evolve, field, frozen
 
 from asap_adapters.mdns import Announced, MdnsUnavailable
-from asap_adapters.multicast import ENGINE_ERRORS, Engine, Station, log
+from asap_adapters.multicast import ENGINE_ERRORS, ENGINE_SECONDS, Engine, Station, log
 from asap_core.announcing import Offer, Txt, Unannounced, offer_on, txt_record
 from asap_core.dnssd import SERVICE_TYPE
 from asap_core.links import Link
@@ -48,7 +48,7 @@ class AnnouncingEngine(Engine):
     def change(self, version: str, skills: Sequence[str]) -> None:
         """Announce another version and skills under the same names. Raises `MdnsUnavailable` where it can't be done."""
         try:
-            self.call(self._change(version, skills)).result(5.0)
+            self.call(self._change(version, skills)).result(ENGINE_SECONDS)
         except (TimeoutError, *ENGINE_ERRORS) as error:
             raise MdnsUnavailable("the change can't be announced: mDNS isn't running") from error
 
@@ -61,7 +61,7 @@ class AnnouncingEngine(Engine):
 
     async def joined(self, station: Station) -> None:
         """Find a free name on this link, announce it, and go on repeating."""
-        offer = self._offer(station.link)
+        offer, service = self._offer(station.link), self.service
         if isinstance(offer, Unannounced):
             raise MdnsUnavailable(offer.reason)
         info = self._info(f"{self.service.label}.{SERVICE_TYPE}", offer)
@@ -71,8 +71,10 @@ class AnnouncingEngine(Engine):
             "mDNS: announced as %s on %s (%s), which reaches the local network only",
             self.announced[-1].instance,
             station.link.name,
-            ", ".join(station.link.addresses),
+            ", ".join(offer.target.addresses),
         )
+        if self.service is not service:  # it was changed meanwhile
+            await self._renew(station)
 
     async def moved(self, station: Station, before: Link) -> None:
         """Announce the new addresses under the same name."""
@@ -83,7 +85,9 @@ class AnnouncingEngine(Engine):
         """Forget what was announced there."""
         self._infos.pop(link.name, None)
         self._stop_repeating(link)
-        self.announced = tuple(one for one in self.announced if one.link != link.name)
+        before, self.announced = self.announced, tuple(one for one in self.announced if one.link != link.name)
+        if before and not self.announced:
+            log.warning("mDNS: %s was announced on %s, and now nowhere", self.service.label, link.name)
 
     async def _change(self, version: str, skills: Sequence[str]) -> None:
         self.service = evolve(self.service, version=version, skills=tuple(skills))

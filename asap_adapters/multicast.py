@@ -23,14 +23,14 @@ from asap_adapters.mdns import MdnsUnavailable
 from asap_core.clock import Instant
 from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
 
-__all__ = ["Engine", "Station"]
+__all__ = ["ENGINE_ERRORS", "ENGINE_SECONDS", "Engine", "Station"]
 
 log: Final = logging.getLogger("asap.mdns")
 
 T = TypeVar("T")
 
 # How long the engine's thread may take to answer; it does in milliseconds, so what takes this long is dead.
-_ENGINE_SECONDS: Final = 5.0
+ENGINE_SECONDS: Final = 5.0
 # Between looks at the machine's interfaces, which take less than a millisecond: a change is acted upon when it has
 # lasted a second.
 _LOOK_SECONDS: Final = 1.0
@@ -96,7 +96,7 @@ class Engine:
             if loop is None or thread is None:
                 return
             with contextlib.suppress(TimeoutError, *ENGINE_ERRORS):
-                asyncio.run_coroutine_threadsafe(self._end(), loop).result(_ENGINE_SECONDS)
+                asyncio.run_coroutine_threadsafe(self._end(), loop).result(ENGINE_SECONDS)
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
@@ -130,7 +130,7 @@ class Engine:
         await self.joined(station)
 
     def parted(self, link: Link) -> None:
-        """It's no longer on a link."""
+        """It's no longer on a link, or didn't come onto it."""
 
     def looked(self) -> None:
         """Another look was taken: once a second."""
@@ -173,8 +173,11 @@ class Engine:
             case Join(link):
                 return await self._join(link, self.joined)
             case Leave(link):
-                await self._part(link)
-                log.info("mDNS: %s is gone", link.name)
+                # Where there's nobody to say it to, no goodbye; else its URL may be elsewhere now, say.
+                gone = all(one.name != link.name or why_unused(one) is not None for one in machine_links())
+                log.info("mDNS: %s is %s", link.name, "gone" if gone else "left")
+                await self._part(link, quietly=gone)
+                self.parted(link)
             case Move(before, after) if before.sources == after.sources and after.name in self._stations:
                 station = self._stations[after.name]
                 station.link = after
@@ -196,6 +199,7 @@ class Engine:
         except (MdnsUnavailable, *ENGINE_ERRORS) as error:
             await self._part(link, quietly=True)
             self._watch.failed(link.name)
+            self.parted(link)
             return f"{link.name}: {_words(error)}"
         return None
 
@@ -204,8 +208,6 @@ class Engine:
         if station is not None:
             await station.close(quietly=quietly)
             del self._stations[link.name]
-        if not quietly:
-            self.parted(link)
 
     async def _end(self) -> None:
         """Take leave everywhere at once, and leave no task behind."""

@@ -35,6 +35,15 @@ _MAX_LABEL: Final = 63 - len("-999")
 _MAX_STRING: Final = 255
 # A dot would begin a new label in libraries that don't escape it; the reference keeps dots, and its browser any name.
 _NOT_IN_NAMES: Final = re.compile(r"[^\w-]")
+# What a server may be bound to that is no single address, and the families it then takes. asyncio and anyio keep IPv4
+# off the IPv6 wildcard (IPV6_V6ONLY), and have the first two for both.
+_WILDCARDS: Final[Mapping[str, frozenset[int]]] = {
+    "": frozenset({4, 6}),
+    "*": frozenset({4, 6}),
+    "0.0.0.0": frozenset({4}),  # noqa: S104 - named, not bound
+    "0": frozenset({4}),
+    "::": frozenset({6}),
+}
 
 
 def instance_name(name: str) -> str:
@@ -97,22 +106,18 @@ def service_target(manifest_url: str, addresses: Sequence[str]) -> Target:
 def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> tuple[str, ...]:
     """Which addresses to announce for a server bound to `bind_host`, given those that the machine has.
 
-    The one it's bound to; for a wildcard all but loopback, link-local ones last; for `localhost` those of loopback.
-    Nothing where there's none: an address that others can't reach is never announced (fault 114).
+    The one it's bound to; for a wildcard all of its families but loopback, link-local ones last; for `localhost` those
+    of loopback. Nothing where there's none: an address that others can't reach is never announced (fault 114).
     """
     machine = [address for text in interface_addresses if (address := address_of(text)) is not None]
+    versions = _WILDCARDS.get(bind_host)
+    if versions is not None:
+        usable = [one for one in machine if is_of_a_host(one) and not one.is_loopback and one.version in versions]
+        return tuple(str(address) for address in sorted(usable, key=lambda one: (one.is_link_local, one.version)))
     bound = address_of(bind_host)
     if bound is None:
         return tuple(str(address) for address in machine if address.is_loopback and bind_host.lower() == "localhost")
-    if not bound.is_unspecified:
-        return (str(bound),)
-    usable = [
-        address
-        for address in machine
-        # A server on the IPv6 wildcard takes IPv4 too, where the system lets it.
-        if is_of_a_host(address) and not address.is_loopback and address.version <= bound.version
-    ]
-    return tuple(str(address) for address in sorted(usable, key=lambda one: (one.is_link_local, one.version)))
+    return (str(bound),)
 
 
 @frozen(kw_only=True)
@@ -136,11 +141,11 @@ def offer_on(link: Link, *, bind_host: str, manifest_url: str) -> Offer | Unanno
     """What a server bound to `bind_host` announces on this link: that link's own addresses and no others.
 
     RFC 6762 §6.2 wants all that are valid on the link and forbids those that aren't. A `manifest_url` at a wildcard
-    address (`http://0.0.0.0:8000/…`, `http://[::]:8000/…`) gets the link's best address; another stays as it is, but
-    for a zone. `Unannounced` where it would be ignored, and nobody would know why.
+    (`http://*:8000/…`, `http://0.0.0.0:8000/…`, `http://[::]:8000/…`) gets the link's best address; another stays as
+    it is, but for a zone. `Unannounced` where it would be ignored, and nobody would know why.
     """
-    wanted = address_of(bind_host)
-    if wanted is not None and not wanted.is_unspecified and not (wanted.is_loopback or link.is_meant_by(bind_host)):
+    wanted = None if bind_host in _WILDCARDS else address_of(bind_host)
+    if wanted is not None and not (wanted.is_loopback or link.is_meant_by(bind_host)):
         return Unannounced(link, "what the server is bound to isn't here")
     addresses = advertised_addresses(bind_host, link.addresses)
     if not addresses or link.loopback is not all(map(_is_loopback, addresses)):
@@ -160,8 +165,7 @@ def _is_loopback(text: str) -> bool:
 
 
 def _at(url: str, address: str) -> str:
-    host = address_of(host_of(url) or "")
-    if host is None or not host.is_unspecified:
+    if (host_of(url) or "?") not in _WILDCARDS:
         return url
     parts = urlsplit(url)
     port = "" if parts.port is None else f":{parts.port}"

@@ -1,6 +1,7 @@
 """`asap discover`, `health`, `browse`, `registry`: finding agents, and showing what was found and how."""
 
 import argparse
+import logging
 from typing import Any, assert_never
 
 import anyio
@@ -121,6 +122,7 @@ async def _health(arguments: argparse.Namespace) -> int:
 async def _browse(arguments: argparse.Namespace) -> int:
     interfaces = ["127.0.0.1"] if arguments.loopback else arguments.interface
     known: dict[tuple[str, str], Announcement] = {}
+    logging.getLogger("zeroconf").setLevel(logging.CRITICAL)  # packets that can't be sent where a link has gone
     async with _client(arguments) as client, client.browse(interfaces=interfaces) as events:
         complain(f"mDNS: listening on {', '.join(events.links)}; this reaches the local network only")
         # From here on, that is: what it takes to begin isn't listening.

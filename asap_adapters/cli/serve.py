@@ -142,6 +142,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
     logging.getLogger("asap").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(arguments.verbose, 2)])
     if arguments.worker is not None and arguments.worker.number > 0:
         logging.getLogger("asap.serve").setLevel(logging.ERROR)  # the first of them has said it
+    logging.getLogger("zeroconf").setLevel(logging.CRITICAL)  # what's wrong there, asap.mdns says in one line
     logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what's wrong there, asap.redis says in one line
     bound = await _listen(arguments)
     async with bound.listener:

@@ -98,7 +98,11 @@ class TestAddresses:
             ("fe80::1%eth0", ("fe80::1",)),
             ("0.0.0.0", ("192.0.2.1", "169.254.0.1")),
             ("::ffff:192.0.2.1", ("192.0.2.1",)),
-            ("::", ("192.0.2.1", "2001:db8::1", "169.254.0.1", "fe80::1")),
+            ("0", ("192.0.2.1", "169.254.0.1")),
+            # As Python's event loops and anyio bind it: without IPv4.
+            ("::", ("2001:db8::1", "fe80::1")),
+            ("*", ("192.0.2.1", "2001:db8::1", "169.254.0.1", "fe80::1")),
+            ("", ("192.0.2.1", "2001:db8::1", "169.254.0.1", "fe80::1")),
             ("localhost", ("127.0.0.1", "::1")),
             ("a.example", ()),
         ],
@@ -106,7 +110,7 @@ class TestAddresses:
     def test_only_those_that_others_reach_are_announced(self, bound: Any, announced: Any) -> None:
         assert advertised_addresses(bound, self.MACHINE) == announced
 
-    @given(st.sampled_from(["0.0.0.0", "::"]), st.lists(st.ip_addresses().map(str)))
+    @given(st.sampled_from(["0.0.0.0", "::", "*"]), st.lists(st.ip_addresses().map(str)))
     def test_a_wildcard_never_announces_loopback_and_link_local_comes_last(self, bound: Any, machine: Any) -> None:
         announced = advertised_addresses(bound, machine)
         assert set(announced) <= {str(address_of(text)) for text in machine}

@@ -25,7 +25,7 @@ def offered(link: Any, host: Any, url_host: Any = None) -> Any:
 
 class TestOffers:
     def test_a_wildcard_is_announced_on_each_link_with_what_is_on_it(self) -> None:
-        offers = [offered(link, "::") for link in (ETH, WLAN, SIX)]
+        offers = [offered(link, "*") for link in (ETH, WLAN, SIX)]
         assert [offer.manifest_url for offer in offers] == [
             f"http://192.0.2.1:8000{PATH}",
             f"http://198.51.100.7:8000{PATH}",
@@ -44,11 +44,13 @@ class TestOffers:
         assert isinstance(offer, Offer)
         assert offer.manifest_url == "https://192.0.2.1/m"
 
-    def test_an_ipv4_wildcard_announces_no_ipv6(self) -> None:
+    def test_a_wildcard_of_one_family_announces_no_other(self) -> None:
         assert offered(ETH, "0.0.0.0").target.addresses == ("192.0.2.1",)
         assert isinstance(offered(SIX, "0.0.0.0"), Unannounced)
+        assert offered(ETH, "::").target.addresses == ("2001:db8::1", "fe80::1")
+        assert offered(ETH, "::").manifest_url == f"http://[2001:db8::1]:8000{PATH}"
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "*"])
     def test_a_wildcard_is_not_announced_on_loopback(self, host: Any) -> None:
         assert isinstance(offered(LO, host), Unannounced)
         # Not even where a router keeps an address of its own there.
@@ -80,7 +82,7 @@ class TestOffers:
         assert isinstance(offer_on(ETH, bind_host="0.0.0.0", manifest_url="?"), Unannounced)
 
     def test_a_name_on_the_link_is_announced_on_every_link_and_answered_for_by_its_host(self) -> None:
-        assert [offered(link, "::", "box.local").target for link in (ETH, WLAN)] == [Target("box.local.", ())] * 2
+        assert [offered(link, "*", "box.local").target for link in (ETH, WLAN)] == [Target("box.local.", ())] * 2
 
     def test_a_host_name_that_is_none_is_announced_nowhere(self) -> None:
         assert isinstance(offered(ETH, "a.example"), Unannounced)
@@ -88,7 +90,7 @@ class TestOffers:
     ADDRESSES = st.lists(
         st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "fe80::1", "192.0.2.1"]), max_size=5
     )
-    HOSTS = st.sampled_from(["0.0.0.0", "::", "127.0.0.1", "fe80::1%eth0", "192.0.2.1", "localhost", "box.local"])
+    HOSTS = st.sampled_from(["0.0.0.0", "::", "*", "127.0.0.1", "fe80::1%eth0", "192.0.2.1", "localhost", "box.local"])
 
     @given(ADDRESSES, HOSTS | st.text(), HOSTS | st.text(), st.booleans())
     def test_whatever_is_offered_is_the_links_own_and_taken_by_its_readers(

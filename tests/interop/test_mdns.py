@@ -48,7 +48,7 @@ def test_what_the_reference_announces_is_seen_by_us(hosts: Any, reference_mdns: 
 
 
 def test_what_we_announce_is_seen_by_the_reference(hosts: Any, reference_mdns: Any, backend: Any) -> None:
-    ours = hosts.one.start(sys.executable, "-u", OURS, backend, "::", f"http://[::]:{PORT}{PATH}", PORT)
+    ours = hosts.one.start(sys.executable, "-u", OURS, backend, "*", f"http://*:{PORT}{PATH}", PORT)
     ours.document()
     found = hosts.other.start(reference_mdns, "-W", "ignore", SCRIPT, "browse", "3").document()
     assert found == {

@@ -138,7 +138,8 @@ class Host:
 
     def link_local(self, interface: Any) -> Any:
         shown = self.ip("-j", "-6", "address", "show", "dev", interface, "scope", "link")
-        return json.loads(shown)[0]["addr_info"][0]["local"]
+        # Where others were filtered out, an empty object each is left.
+        return next(one["local"] for entry in json.loads(shown) for one in entry.get("addr_info", ()) if one)
 
 
 @define

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +24,9 @@ def hosts() -> Iterator[Hosts]:
         yield made
 
 
-def announce(hosts: Any, backend: Any, host: Any = "::", url: Any = None, *interfaces: Any) -> Any:
+def announce(hosts: Any, backend: Any, host: Any = "*", url: Any = None, *interfaces: Any) -> Any:
     """Announce an agent at a wildcard address on the one host, unless told otherwise."""
-    url = f"http://[::]:{PORT}{PATH}" if url is None else url
+    url = f"http://*:{PORT}{PATH}" if url is None else url
     return hosts.one.start(sys.executable, "-u", HERE / "mdns_host.py", backend, host, url, PORT, *interfaces)
 
 
@@ -75,7 +76,7 @@ def test_only_the_interfaces_that_were_named_are_used(hosts: Any, backend: Any) 
     hosts.cable(0)
     hosts.cable(1)
     watching = browse(hosts, backend, "--interface", "theirs1", "--interface", "theirs0")
-    agent = announce(hosts, backend, "::", None, "10.77.1.1")
+    agent = announce(hosts, backend, "*", None, "10.77.1.1")
     announced = agent.document()["announced"]
     assert [one["link"] for one in announced] == ["ours1"]
     assert watching.document(event="added")["link"] == "theirs1"
@@ -92,9 +93,7 @@ def test_a_url_at_one_address_is_announced_where_that_is(hosts: Any, backend: An
 def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts: Any, backend: Any) -> None:
     hosts.cable()
     announce(hosts, backend).document()
-    taken = hosts.other.start(
-        sys.executable, "-u", HERE / "mdns_host.py", backend, "::", f"http://[::]:{PORT}{PATH}", PORT
-    )
+    taken = hosts.other.start(sys.executable, "-u", HERE / "mdns_host.py", backend, "*", f"http://*:{PORT}{PATH}", PORT)
     assert taken.document()["announced"][0]["instance"] == "Far-Agent-2"
 
 
@@ -152,6 +151,48 @@ def test_another_address_is_announced_under_the_same_name(hosts: Any, backend: A
     after = watching.document(event="updated", manifest_url=f"http://10.77.0.77:{PORT}{PATH}")
     assert (after["instance"], "10.77.0.1" in after["addresses"]) == ("Far-Agent", False)
     assert not any('"removed"' in line for line in watching.said)
+
+
+def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts: Any, backend: Any) -> None:
+    hosts.cable()
+    watching, agent = browse(hosts, backend), announce(hosts, backend)
+    watching.document(event="added")
+    hosts.other.ip("address", "flush", "dev", "theirs0", "to", "10.77.0.0/24")
+    hosts.other.ip("address", "add", "10.77.0.22/24", "dev", "theirs0")
+    # It's at it: what is told from now on was heard with the new address, and who said nothing has been given up.
+    time.sleep(9)
+    agent.tell({"version": "2", "skills": []})
+    watching.document(event="updated", version="2")
+    assert not any('"removed"' in line for line in watching.said)
+
+
+def test_the_machines_interfaces_are_told_as_they_are(hosts: Any, backend: Any) -> None:
+    hosts.cable(0)
+    hosts.cable(1, family="ipv4")
+    one = hosts.one
+    one.ip("address", "add", "2001:db8::1/64", "dev", "ours0", "nodad")
+    one.ip("address", "add", "2001:db8::2/64", "dev", "ours0", "nodad", "preferred_lft", "0")  # on its way out
+    one.set("ipv6/conf/ours0/dad_transmits", 100)
+    one.set("ipv6/conf/ours0/accept_dad", 1)
+    one.ip("address", "add", "2001:db8::3/64", "dev", "ours0")  # on trial
+    one.ip("address", "add", "10.77.0.3/24", "dev", "ours0", "label", "ours0:1")  # an alias
+    one.ip("link", "add", "bridge0", "type", "bridge")
+    one.ip("link", "set", "ours1", "master", "bridge0")
+    one.ip("link", "add", "down0", "type", "veth", "peer", "name", "down1")
+    one.ip("address", "add", "192.0.2.1/24", "dev", "down0")
+    script = (
+        "from asap_adapters.links import machine_links\n"
+        "from asap_core.links import select_links, why_unused\n"
+        "import json\n"
+        "for link in machine_links():\n"
+        "    print(json.dumps([link.name, link.addresses, link.loopback, why_unused(link)]))\n"
+    )
+    shown = {line[0]: line[1:] for line in map(json.loads, one.run(sys.executable, "-c", script).stdout.splitlines())}
+    assert shown == {
+        "lo": [["127.0.0.1", "::1"], True, None],
+        "ours0": [["10.77.0.1", "10.77.0.3", "2001:db8::1", one.link_local("ours0")], False, None],
+        "down0": [["192.0.2.1"], False, "it's down, or takes no multicast"],
+    }
 
 
 def test_where_no_interface_takes_multicast_it_says_so(hosts: Any, backend: Any) -> None:
