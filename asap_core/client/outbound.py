@@ -21,11 +21,11 @@ from asap_core.client.reach import (
     read_network,
 )
 from asap_core.client.urls import (
+    PORTS,
     is_loopback,
     is_this_machine,
     origin,
     origin_of,
-    port_of,
     split,
     without_credentials,
 )
@@ -47,7 +47,6 @@ __all__ = [
 
 MAX_REDIRECTS: Final = 2
 """A server that has moved needs one, or two where it also adds a slash; more is a loop or a game (issue 4)."""
-_WEB_PORTS: Final = frozenset({80, 443})
 # Below it only a machine's administrator may listen (RFC 6335 §6): services to which a request may be a command.
 _FIRST_USER_PORT: Final = 1024
 _MAX_PORT: Final = 65_535
@@ -177,12 +176,12 @@ class OutboundPolicy:
         return Allowed(without_fragment, origin(parts), parts.hostname or "", parts.scheme == "https")
 
     def _refusal_of(self, parts: SplitResult, reach: Zone, *, vouched: bool) -> _Refusal | None:
-        host, port = parts.hostname or "", port_of(parts)
-        if parts.scheme not in {"http", "https"} or port is None:
+        host = parts.hostname or ""
+        if parts.scheme not in PORTS:
             return "its scheme is neither https nor http", "expected a URL such as https://agent.example"
-        if parts.username is not None or parts.password is not None:
+        if "@" in parts.netloc:
             return "it carries credentials", "pass them as auth={origin: token}"
-        here = is_loopback(host)
+        here, port = is_loopback(host), parts.port or PORTS[parts.scheme]
         if parts.scheme == "http" and not (vouched or here or host in self.allow_http):
             return "it isn't encrypted", f"use https, or allow plain http to it with allow_http={[host]!r}"
         refusal = None if vouched else self._refusal_of_literal(host, origin(parts), reach)
@@ -191,7 +190,7 @@ class OutboundPolicy:
         return refusal
 
     def _is_open(self, port: int) -> bool:
-        return port >= _FIRST_USER_PORT or port in _WEB_PORTS or port in self.allow_ports
+        return port >= _FIRST_USER_PORT or port in PORTS.values() or port in self.allow_ports
 
     def _refusal_of_literal(self, host: str, found: str, reach: Zone) -> _Refusal | None:
         way = self.destination(host)

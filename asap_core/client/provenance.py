@@ -43,13 +43,12 @@ class Provenance:
         """The caller named this URL."""
         authority = authority_of(url)
         if authority is not None:
-            self._learned.pop(authority, None)
             remember(self._named, authority, None)
 
     def learn(self, url: str, *, source: str) -> None:
         """A document named this URL; `source` is the document's URL, or its file's name."""
         authority, zone = authority_of(url), self.zone_of(source)
-        if authority is None or zone is Zone.MACHINE or authority in self._named:
+        if authority is None or zone is Zone.MACHINE:
             return
         self._learned[authority] = max(zone, self._learned.get(authority, zone))
         if len(self._learned) > _MAX_LEARNED:

@@ -195,9 +195,8 @@ def obstacle(
             return Obstacle(Why.NOBODY, special)
         if special.zone > reach:
             return Obstacle(Why.TOO_NEAR, special)
-        if special.zone is Zone.MACHINE and this_machine:
-            continue
-        if not any(layer in network for network in networks):
+        by_name = this_machine and special.zone is Zone.MACHINE
+        if not (by_name or any(layer in network for network in networks)):
             return Obstacle(Why.NOT_ALLOWED, special)
     return None
 
@@ -236,6 +235,7 @@ def _is_of_nobody(address: Address) -> bool:
 def _is_host_of(address: Address, network: Network) -> bool:
     if address not in network:
         return False
-    # The first and the last of an IPv4 network are the network and its broadcast (RFC 922 §7), but for the smallest.
-    ends = () if network.version == 6 or network.prefixlen > 30 else (network[0], network[-1])  # noqa: PLR2004
+    # The first and the last are the network and its broadcast (RFC 922 §7), but for the smallest (RFC 3021). A link's
+    # network in IPv6 has 64 bits.
+    ends = () if network.prefixlen > 30 else (network[0], network[-1])  # noqa: PLR2004
     return address not in ends

@@ -8,18 +8,19 @@ from urllib.parse import SplitResult, urlsplit
 from asap_core.client.reach import Zone, read_address, special_of
 
 __all__ = [
+    "PORTS",
     "authority_of",
     "host_in",
     "is_loopback",
     "is_this_machine",
     "origin",
     "origin_of",
-    "port_of",
     "split",
     "without_credentials",
 ]
 
-_PORTS: Final = {"http": 80, "https": 443}
+PORTS: Final = {"http": 80, "https": 443}
+"""Which schemes there are, and their ports (RFC 9110 §4.2)."""
 # Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
 _MAX_URL: Final = 8000
 # A name in ASCII (others have a form in it, RFC 5891), or a literal address; then a port, perhaps. urlsplit takes the
@@ -51,14 +52,9 @@ def split(url: str) -> SplitResult | None:
     return parts
 
 
-def port_of(parts: SplitResult) -> int | None:
-    """The port, as written or by the scheme."""
-    return parts.port or _PORTS.get(parts.scheme)
-
-
 def origin(parts: SplitResult) -> str:
     """The origin, its port written out where it's known."""
-    host, port = parts.hostname or "", port_of(parts)
+    host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme)
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
 
@@ -77,7 +73,7 @@ def host_in(authority: str) -> str:
 def origin_of(url: str) -> str | None:
     """The origin of a URL with its port written out, or None where it has none."""
     parts = split(url)
-    return None if parts is None or parts.scheme not in _PORTS else origin(parts)
+    return None if parts is None or parts.scheme not in PORTS else origin(parts)
 
 
 def without_credentials(url: str) -> str:

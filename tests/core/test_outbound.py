@@ -16,7 +16,7 @@ from asap_core.client.outbound import (
     Refused,
     without_credentials,
 )
-from asap_core.client.provenance import Provenance
+from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, obstacle, read_address, zone_of
 from asap_core.client.urls import authority_of, host_in
 
@@ -73,7 +73,30 @@ class TestUrls:
         ],
     )  # fmt: skip
     def test_what_needs_no_permission(self, url: Any) -> None:
-        allowed(PLAIN.judge(url))
+        judged = allowed(PLAIN.judge(url))
+        assert judged.host
+        assert judged.host in judged.origin
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://a.example/x y", "https://a.example/x\\y", "https://a.example/" + "x" * 8_000, "https://[1:2]/",
+            "https://[:::]/", "https://[1.2.3.4]:443x/",
+        ],
+    )  # fmt: skip
+    def test_what_readers_of_urls_disagree_about_is_none(self, url: Any) -> None:
+        assert "can't be read as a URL" in refusal(EVERYWHERE.judge(url))
+
+    def test_a_url_of_8000_characters_is_one(self) -> None:
+        allowed(PLAIN.judge("https://a.example/" + "x" * 7_982))
+        assert "can't be read" in refusal(PLAIN.judge("https://a.example/" + "x" * 7_983))
+
+    @pytest.mark.parametrize(("port", "goes"), [(1, False), (79, False), (80, True), (443, True), (1023, False),
+                                                (1024, True), (65_535, True)])  # fmt: skip
+    def test_ports_of_other_services_are_not_asked(self, port: Any, goes: Any) -> None:
+        assert isinstance(PLAIN.judge(f"https://a.example:{port}"), Allowed) is goes
+        allowed(OutboundPolicy(allow_ports=[1, 65_535, port]).judge(f"https://a.example:{port}"))
+        assert "private" in refusal(PLAIN.judge(f"https://10.0.0.1:{port}"))
 
     def test_each_option_allows_what_it_says(self) -> None:
         policy = OutboundPolicy(allow_http=["A.lan"], allow_networks=["10.0.0.0/8", "::1"], allow_ports=[81])
@@ -112,6 +135,7 @@ class TestUrls:
         assert isinstance(judged, Allowed) is goes
         if not goes:
             assert "allow_endpoints" in refusal(judged)
+            assert refusal(judged).startswith("it is ")
 
     @given(st.text(), st.sampled_from(Zone))
     def test_any_text_is_judged(self, text: Any, near: Any) -> None:
@@ -129,6 +153,10 @@ class TestUrls:
         judged = PLAIN.judge(f"{scheme}://hunter2:hunter3@{host}:{port}{path}?hunter4=1#hunter5")
         assert isinstance(judged, Refused)
         assert "hunter" not in str(judged)
+
+    @pytest.mark.parametrize("redirects", [0, 1, 2])
+    def test_no_more_than_two_redirects(self, redirects: Any) -> None:
+        assert OutboundPolicy(redirects=redirects).redirects == redirects
 
 
 class TestManifestsEndpoints:
@@ -174,6 +202,10 @@ class TestRedirects:
         says = refusal(self.TWO.judge_redirect(self.ASKED, location, followed=0))
         assert f"it redirects to {where}; redirects aren't followed to another origin" in says
         assert "hunter2" not in says
+
+    def test_are_where_the_first_was(self) -> None:
+        near = allowed(self.TWO.judge("http://192.168.1.9:8000/x", vouched=True))
+        assert allowed(self.TWO.judge_redirect(near, "/y", followed=0)).url == "http://192.168.1.9:8000/y"
 
     def test_with_credentials_are_not_followed(self) -> None:
         says = refusal(self.TWO.judge_redirect(self.ASKED, "https://u:hunter2@a.example/", followed=0))
@@ -280,11 +312,25 @@ class TestWhoNamedIt:
         known.connected("s.example:443", "not an address")
         assert known.zone_of("https://s.example") is Zone.INTERNET
 
+    def test_of_two_documents_the_nearer_counts(self) -> None:
+        for sources in (["https://10.0.0.1/r", "https://8.8.8.8/r"], ["https://8.8.8.8/r", "https://10.0.0.1/r"]):
+            known = Provenance()
+            for source in sources:
+                known.learn("https://a.example/", source=source)
+            assert known.reach("a.example:443") is Zone.NETWORK
+
     def test_what_has_no_host_is_nobodys(self) -> None:
         known = Provenance()
         known.name("nonsense")
         known.learn("nonsense", source="https://r.example/")
         assert known.reach("") is Zone.MACHINE
+        assert not known._learned
+
+    def test_the_latest_are_remembered(self, small: None) -> None:
+        table: dict[str, int] = {}
+        for name in "abcad":
+            remember(table, name, 1)
+        assert list(table) == ["c", "a", "d"]
 
     def test_the_caller_may_name_what_somebody_else_named_before(self) -> None:
         known = Provenance(frozenset({"c.example:443"}))
@@ -359,6 +405,14 @@ class NamingMachine(RuleBasedStateMachine):
                 assert self.real.reach(authority) <= self.learned.get(authority, Zone.MACHINE)
 
     @invariant()
+    def what_is_not_forgotten_is_as_it_was_said(self) -> None:
+        if max(len(self.named), len(self.learned)) <= 3:
+            for letter in "abcdefgh":
+                authority = f"{letter}.example:443"
+                said = Zone.MACHINE if authority in self.named else self.learned.get(authority, Zone.MACHINE)
+                assert self.real.reach(authority) is said
+
+    @invariant()
     def tables_are_bounded(self) -> None:
         assert len(self.real._named) <= 3
         assert len(self.real._learned) <= 3
@@ -396,8 +450,16 @@ class ForgetsNothing(Provenance):
         self._named[str(authority_of(url))] = None
 
 
+class TakesTheFurthest(Provenance):
+    """Lets a document further away take back what a nearer one said."""
+
+    def learn(self, url: Any, *, source: Any) -> None:
+        self._learned.pop(str(authority_of(url)), None)
+        super().learn(url, source=source)
+
+
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing])
+@pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing, TakesTheFurthest])
 def test_a_broken_one_is_caught(broken: Any) -> None:
     class Machine(NamingMachine):
         make = broken

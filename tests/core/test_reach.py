@@ -183,6 +183,17 @@ class TestAddressesInsideOthers:
     def test_it_is_as_near_as_the_nearer_of_the_two(self, inner: Any, wrap: Any) -> None:
         assert zone_of(wrap(inner)) >= zone_of(inner)
 
+    def test_examples_of_that(self) -> None:
+        assert zone_of(ip_address("2002:7f00:1::")) is Zone.MACHINE
+        assert zone_of(ip_address("2002:808:808::")) is Zone.NETWORK
+        assert zone_of(ip_address("64:ff9b::808:808")) is Zone.INTERNET
+        assert zone_of(ip_address("224.0.0.1")) is Zone.NETWORK
+
+    def test_the_first_two_addresses_have_nothing_inside_and_the_third_has(self) -> None:
+        everything = [ip_network("::/0"), ip_network("0.0.0.0/0")]
+        assert obstacle(ip_address("::1"), allowed=everything) is None
+        assert str(getattr(obstacle(ip_address("::2"), allowed=everything), "special", "")).startswith("this network")
+
     @pytest.mark.parametrize(
         ("text", "inside"),
         [
@@ -266,6 +277,7 @@ class TestTheLink:
             ("192.0.3.9", V4, [], False),
             ("192.0.2.0", V4, [], False),
             ("192.0.2.255", V4, [], False),
+            ("192.0.2.4", ["192.0.2.5/30"], [], False),
             ("192.0.2.6", ["192.0.2.7/31"], [], True),
             ("192.0.2.7", ["192.0.2.7/32"], [], True),
             # Routed, where the interface has no such address: a cloud's metadata service.
