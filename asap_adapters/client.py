@@ -102,6 +102,7 @@ class AgentClient:
             verify=verify,
             transport=transport,
             resolver=resolver,
+            registries=registries,
         )
         self._finder = Finder(
             self._web,

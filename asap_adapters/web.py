@@ -7,6 +7,7 @@ import gzip
 import math
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import on_link, read_address
-from asap_core.client.urls import authority_of, host_in
+from asap_core.client.urls import authority_of, host_in, is_this_machine
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
 from asap_core.jsontext import write_json
@@ -78,6 +79,7 @@ class Web:
         verify: ssl.SSLContext | bool,
         transport: httpx.AsyncBaseTransport | None,
         resolver: Resolver | None = None,
+        registries: Sequence[str | Path] = (),
     ) -> None:
         if not all(map(is_token, [*([] if token is None else [token]), *auth.values()])):
             raise ValueError("expected tokens of visible ASCII characters")
@@ -86,8 +88,8 @@ class Web:
         self.policy = policy
         self._timeout = timeout
         self._compress = compress
-        allowed = {authority_of(origin) or "" for origin in (*policy.allow_endpoints, *self._auth)}
-        self._provenance = Provenance(frozenset(allowed))
+        configured = map(str, (*policy.allow_endpoints, *self._auth, *registries))
+        self._provenance = Provenance(frozenset(authority_of(url) or "" for url in configured) - {""})
         self._make: Callable[[], httpx.AsyncBaseTransport] = lambda: (
             transport
             or OutboundTransport(policy, self._provenance, resolver=resolver, verify=verify, trust_env=trust_env)
@@ -159,19 +161,19 @@ class Web:
         `NotAllowed` where none is left, or the host is neither one of them nor a name under `.local`, for which this
         link alone can answer (RFC 6762 §3).
         """
-        if is_loopback(host):
-            return
         here, scopes = link_networks(link) if networks is None else networks, link_scopes(link)
         near = [address for address in addresses if on_link(address, here, scopes=scopes)]
-        spelled = read_address(host)
-        if spelled is not None:
+        if is_this_machine(host):
+            near = [address for address in near if is_loopback(address)]
+        elif read_address(host) is not None:
             near = [address for address in near if _without_scope(address) == _without_scope(host)]
         elif not host.lower().removesuffix(".").endswith(".local"):
             near = []
         if not near:
             reason = "it was announced on the local network, and isn't on it"
             raise NotAllowed(host, reason, "ask it by its URL, if that's meant")
-        self._provenance.pin(host, near)
+        if not is_loopback(host):  # which is what it says anyway, whoever announced it
+            self._provenance.pin(host, near)
 
     def _credential(self, allowed: Allowed) -> dict[str, str]:
         token = self._auth.get(allowed.origin)

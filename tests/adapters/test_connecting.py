@@ -398,6 +398,13 @@ class TestWhoNamedIt:
         assert await get(web, REGISTRY) == 200
         assert await get(web, named_by=REGISTRY) == 200
 
+    async def test_a_registry_of_the_callers_may_list_itself(self, client_of: Any, monkeypatch: Any) -> None:
+        network = Network([INSIDE])
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
+            client._web.judge("https://registry.example/agent", named_by="https://elsewhere.example/lite.json")
+            assert await get(client._web, REGISTRY) == 200
+
     async def test_or_the_caller_by_listing_its_origin(self, connected: Any) -> None:
         network = Network([INSIDE])
         web = connected(network, allow_networks=["10.0.0.0/8"], allow_endpoints=["https://agent.example"])
@@ -465,11 +472,13 @@ class TestTheLink:
         with pytest.raises(NotAllowed):
             await get(web, f"https://{host}/")
 
-    async def test_this_machine_needs_no_trust(self, connected: Any) -> None:
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "agent.local"])
+    async def test_this_machine_is_on_its_own_link_only(self, connected: Any, host: Any) -> None:
         web = connected(Network())
-        web.trust_on_link("localhost", ["192.168.1.9"], networks=self.NETWORKS)
-        web.trust_on_link("127.0.0.1", [])
-        assert web.judge("http://127.0.0.1:8000/")
+        with pytest.raises(NotAllowed):  # a neighbour's word for it
+            web.trust_on_link(host, ["127.0.0.1"], networks=self.NETWORKS)
+        web.trust_on_link(host, ["127.0.0.1"], networks=["127.0.0.1/8"])
+        assert await get(web, f"http://{host}:8000/") == 200
 
     async def test_by_default_it_is_any_link_of_this_machine(self, connected: Any) -> None:
         network = Network()

@@ -58,7 +58,14 @@ def client_in(world: Any, asked: Any) -> Any:
 def announcement(urn: str | None, url: str) -> Announcement:
     host = url.split("/")[2]
     return Announcement(
-        instance=url, agent_id=urn, version="", skills=None, manifest_url=url, host=host, port=443, addresses=()
+        instance=url,
+        agent_id=urn,
+        version="",
+        skills=None,
+        manifest_url=url,
+        host=host,
+        port=443,
+        addresses=("127.0.0.1",),
     )
 
 
