@@ -13,9 +13,10 @@ from typing import Any, Final, assert_never
 import anyio
 from attrs import frozen
 
+from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Whole
-from asap_adapters.web import PIECE, Web
+from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness

@@ -4,18 +4,17 @@ Where is decided by `asap_core.client.outbound`; bodies are inflated within a li
 """
 
 import gzip
-import math
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
 from attrs import evolve, frozen
 
-from asap_adapters.coding import CODINGS
+from asap_adapters.bodies import read_body
 from asap_adapters.connecting import OutboundTransport, Resolver, link_networks, link_scopes
 from asap_core.client.outbound import (
     Allowed,
@@ -30,7 +29,7 @@ from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import on_link, read_address
 from asap_core.client.urls import authority_of, host_in, is_this_machine
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
-from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
+from asap_core.http import BadCoding, BodyTooLarge
 from asap_core.jsontext import write_json
 from asap_core.server.identity import is_token
 from asap_core.zones import canonical, without_zone
@@ -45,11 +44,7 @@ DOCUMENT_SECONDS: Final = 10.0
 _COMPRESS_FROM: Final = 1_024
 _VERSIONS: Final = "2.2, 2.1"
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
-_CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "br": CODINGS[b"br"]}
 _USER_AGENT: Final = ("user-agent", "asap-sansio")
-# Read in one go: what takes a reader a millisecond.
-PIECE: Final = 16_384
-_CODED_PIECE: Final = 1_024
 _OK: Final = 200
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
@@ -250,7 +245,7 @@ class Web:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
                     into = call.into if response.status_code == _OK else None
-                    body = await _body(response, limit, into)
+                    body = await read_body(response, limit, into)
                     return response.status_code, tuple(response.headers.multi_items()), body
                 call = self._redirected(call, response.status_code, location, followed)
                 followed += 1
@@ -321,55 +316,6 @@ def _check_head(response: httpx.Response, call: _Call) -> None:
     if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
         expected = f"expected at most {_MAX_FIELDS} header fields, of {_MAX_HEAD} bytes together"
         raise BadReply(call.shown, expected, response.status_code)
-
-
-async def _body(response: httpx.Response, limit: int, into: Callable[[bytes], object] | None) -> bytes:
-    """Read a response's body, inflated within the limit: httpx would inflate first and count never (fault 43)."""
-    coding = response.headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity", *_CODINGS):
-        raise BadCoding("expected a body in gzip, br, or plain")
-    make = _CODINGS.get(coding)
-    if response.is_stream_consumed:
-        # A transport that makes whole responses, as mocks do: httpx has read and inflated it already.
-        make = None
-        chunks: AsyncIterable[bytes] = _in_one_piece(response.content)
-    else:
-        chunks = response.aiter_raw()
-    body = Body(limit=limit, inflater=None if make is None else make())
-    async for chunk in chunks:
-        if into is None:
-            body.feed(chunk)
-            continue
-        # Coded, a little may become a thousand times as much.
-        step = _CODED_PIECE if make is not None else len(chunk)
-        for start in range(0, len(chunk), step):
-            body.feed(chunk[start : start + step])
-            await _hand_on(body.take(), into)
-    rest = body.end()
-    if into is None:
-        return rest
-    await _hand_on(rest, into)
-    # What was cancelled may not have been given on whole.
-    await anyio.lowlevel.checkpoint_if_cancelled()
-    return b""
-
-
-async def _hand_on(data: bytes, into: Callable[[bytes], object]) -> None:
-    """Give the data on, with turns for other tasks in between.
-
-    Whoever is cancelled meanwhile learns it where the next bytes are read: an error in the middle of `async for` would
-    leave httpx's generators unfinished.
-    """
-    for start in range(0, len(data), PIECE):
-        into(data[start : start + PIECE])
-        with anyio.CancelScope(shield=True):
-            await anyio.lowlevel.checkpoint()
-        if anyio.current_effective_deadline() == -math.inf:
-            return
-
-
-async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _without_scope(address: str) -> object:

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from asap_adapters.web import PIECE
+from asap_adapters.bodies import PIECE
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.codec import warm_up
 from benchmarks import reference_python
