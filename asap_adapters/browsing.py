@@ -39,6 +39,7 @@ class WatchingEngine(Engine):
     lock: threading.Lock
     on_news: Callable[[], None]
     _resolving: dict[tuple[str, str], asyncio.Task[None]] = field(factory=dict, init=False)
+    _doubts: dict[str, asyncio.TimerHandle] = field(factory=dict, init=False)
     _looks: int = field(default=0, init=False)
 
     async def joined(self, station: Station) -> None:
@@ -57,15 +58,25 @@ class WatchingEngine(Engine):
         """Watch it anew: who isn't heard of soon has gone meanwhile."""
         with self.lock:
             self.neighbourhood.doubt(station.link.name)
+        self._stop_asking(station.link)
         await self.joined(station)
-        loop, link = asyncio.get_running_loop(), station.link.name
-        loop.call_later(_DOUBT_SECONDS, lambda: self._report(lambda: self.neighbourhood.drop_doubted(link)))
+        link = station.link.name
+        self._doubts[link] = asyncio.get_running_loop().call_later(
+            _DOUBT_SECONDS, lambda: self._report(lambda: self.neighbourhood.drop_doubted(link))
+        )
 
     def parted(self, link: Link) -> None:
         """Everyone there is gone, as far as we can tell."""
+        self._stop_asking(link)
+        self._report(lambda: self.neighbourhood.lost(link.name))
+
+    def _stop_asking(self, link: Link) -> None:
+        """What was asked by a zeroconf that's gone won't be answered; and doubts begin anew."""
         for key in [key for key in self._resolving if key[0] == link.name]:
             self._resolving.pop(key).cancel()
-        self._report(lambda: self.neighbourhood.lost(link.name))
+        doubts = self._doubts.pop(link.name, None)
+        if doubts is not None:
+            doubts.cancel()
 
     def looked(self) -> None:
         """Now and then ask about those whose hosts haven't been heard of for too long."""

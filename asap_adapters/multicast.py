@@ -256,7 +256,7 @@ def _hold_to(link: Link, reader: socket.socket) -> None:
 
     Linux gives a group's packets to every socket at the port, whichever interface it joined on (ip(7),
     IP_MULTICAST_ALL). Since 5.7 binding to an interface takes no privilege; before, the network that an address
-    belongs to isn't certain on a machine with several. Sockets at an address of their own hear no group.
+    belongs to isn't certain on a machine with several. The other sockets are at an address, and hear no group.
     """
     if hasattr(socket, "SO_BINDTODEVICE") and reader.getsockname()[0] in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
         with contextlib.suppress(OSError):
@@ -274,11 +274,11 @@ def _check_wanted(wanted: Sequence[str] | None) -> None:
 
 def _nothing_joined(wanted: Sequence[str] | None, problems: Sequence[str], unfit: Sequence[str]) -> str:
     machine = [link for link in machine_links() if wanted is None or any(map(link.is_meant_by, wanted))]
-    unused = [f"{link.name}: {reason}" for link in machine if (reason := why_unused(link)) is not None]
-    if unused or problems or not unfit:
-        which = f" ({'; '.join([*problems, *unused])})" if problems or unused else ""
-        return f"mDNS needs multicast, and no interface here has it{which}; a container may need host networking"
-    return f"mDNS isn't of use here: {'; '.join(unfit)}"
+    reasons = [*problems, *(f"{link.name}: {reason}" for link in machine if (reason := why_unused(link)) is not None)]
+    if not reasons and any(not link.loopback for link in machine):
+        return f"mDNS isn't of use here: {'; '.join(unfit)}"
+    which = "; ".join(reasons or unfit)
+    return f"mDNS needs multicast, and no interface here has it ({which}); a container may need host networking"
 
 
 def _words(error: BaseException) -> str:

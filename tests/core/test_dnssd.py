@@ -269,10 +269,10 @@ class TestAnnouncements:
             assert where & {*addresses, server if server.endswith(".local") else None}
 
 
-def announced(instance: Any = "A", version: Any = "1") -> Any:
+def announced(instance: Any = "A", version: Any = "1", link: Any = "") -> Any:
     return Announcement(
         instance=instance, agent_id=None, version=version, skills=(), manifest_url="http://a/", host="a", port=1,
-        addresses=(),
+        addresses=(), link=link,
     )  # fmt: skip
 
 
@@ -347,8 +347,11 @@ class TestNeighbourhood:
 # --- its laws, against a naive model ---------------------------------------------------------------------------------
 
 BOUND = 3
-INSTANCES = st.sampled_from("ABCDE")
-FOUND = st.builds(announced, INSTANCES, st.sampled_from("12")) | st.builds(Unusable, INSTANCES, st.sampled_from("xy"))
+INSTANCES = st.sampled_from("ABC")
+ON = st.sampled_from(["eth0", "wlan0"])
+FOUND = st.builds(announced, INSTANCES, st.sampled_from("12"), ON) | st.builds(
+    Unusable, INSTANCES, st.sampled_from("xy"), ON
+)
 
 
 class Laws(RuleBasedStateMachine):
@@ -359,23 +362,47 @@ class Laws(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.real = self.kind()
-        self.there: dict[str, Any] = {}
-        self.picture: dict[str, Any] = {}
+        self.there: dict[Any, Any] = {}
+        self.picture: dict[Any, Any] = {}
+        self.doubted: set[Any] = set()
 
     @rule(found=FOUND)
     def seen(self, found: Any) -> None:
-        fits = found.instance in self.there or len(self.there) < BOUND
-        assert self.real.has_room_for(found.instance) == fits
+        key = (found.link, found.instance)
+        fits = key in self.there or len(self.there) < BOUND
+        assert self.real.has_room_for(found.instance, found.link) == fits
         news = self.real.seen(found)
+        self.doubted.discard(key)
         if fits:
-            assert not (news and self.there.get(found.instance) == found)
-            self.there[found.instance] = found
+            assert not (news and self.there.get(key) == found)
+            self.there[key] = found
 
-    @rule(instance=INSTANCES)
-    def gone(self, instance: Any) -> None:
-        news = self.real.gone(instance)
-        assert not (news and instance not in self.there)
-        self.there.pop(instance, None)
+    @rule(instance=INSTANCES, link=ON)
+    def gone(self, instance: Any, link: Any) -> None:
+        news = self.real.gone(instance, link)
+        assert not (news and (link, instance) not in self.there)
+        self.forget(lambda key: key == (link, instance))
+
+    @rule(link=ON)
+    def lost(self, link: Any) -> None:
+        news = self.real.lost(link)
+        assert not (news and not any(key[0] == link for key in self.there))
+        self.forget(lambda key: key[0] == link)
+
+    @rule(link=ON)
+    def doubt(self, link: Any) -> None:
+        self.real.doubt(link)
+        self.doubted |= {key for key in self.there if key[0] == link}
+
+    @rule(link=ON)
+    def drop_doubted(self, link: Any) -> None:
+        self.real.drop_doubted(link)
+        self.forget(lambda key: key[0] == link and key in self.doubted)
+
+    def forget(self, which: Any) -> None:
+        for key in [key for key in self.there if which(key)]:
+            del self.there[key]
+            self.doubted.discard(key)
 
     @rule()
     def take(self) -> None:
@@ -383,36 +410,45 @@ class Laws(RuleBasedStateMachine):
         for event in self.real.take():
             match event:
                 case Added(one):
-                    assert one.instance not in self.picture
-                    self.picture[one.instance] = one
+                    assert (one.link, one.instance) not in self.picture
+                    self.picture[one.link, one.instance] = one
                 case Updated(one):
-                    assert self.picture[one.instance] != one
-                    self.picture[one.instance] = one
+                    assert self.picture[one.link, one.instance] != one
+                    self.picture[one.link, one.instance] = one
                 case Removed(one):
-                    assert self.picture.pop(one.instance) == one
+                    assert self.picture.pop((one.link, one.instance)) == one
                 case Ignored(unusable):
-                    assert self.there[unusable.instance] == unusable
-                    assert unusable.instance not in ignored
-                    ignored.add(unusable.instance)
-        assert self.picture == {name: one for name, one in self.there.items() if isinstance(one, Announcement)}
+                    assert self.there[unusable.link, unusable.instance] == unusable
+                    assert (unusable.link, unusable.instance) not in ignored
+                    ignored.add((unusable.link, unusable.instance))
+        assert self.picture == {key: one for key, one in self.there.items() if isinstance(one, Announcement)}
         assert self.real.take() == ()
+
+    @invariant()
+    def tells_who_is_there(self) -> None:
+        for link in ("eth0", "wlan0"):
+            on = {instance: one for (place, instance), one in self.there.items() if place == link}
+            assert set(self.real.on(link)) == set(on)
+            agents = {instance for instance, one in on.items() if isinstance(one, Announcement)}
+            assert set(self.real.agents_on(link)) == agents
 
     @invariant()
     def is_bounded(self) -> None:
         assert len(self.real) == len(self.there) <= BOUND
         assert len(self.real._told) <= BOUND
         assert set(self.real._changed) <= set(self.real._told) | set(self.real._now)
+        assert self.real._doubted == self.doubted <= set(self.there)
 
 
 class Repeats(Neighbourhood):
-    def _note(self, instance: Any) -> Any:
-        self._changed[instance] = None
+    def _note(self, key: Any) -> Any:
+        self._changed[key] = None
         return True
 
 
 class TellsEveryChangeAsNew(Neighbourhood):
-    def _tell(self, instance: Any) -> Any:
-        return tuple(Added(e.announcement) if isinstance(e, Updated) else e for e in super()._tell(instance))
+    def _tell(self, key: Any) -> Any:
+        return tuple(Added(e.announcement) if isinstance(e, Updated) else e for e in super()._tell(key))
 
 
 class ForgetsWhoHasGone(Neighbourhood):
@@ -422,15 +458,33 @@ class ForgetsWhoHasGone(Neighbourhood):
 
 
 class KeepsWhoTurnedUnusable(Neighbourhood):
-    def _tell(self, instance: Any) -> Any:
-        events = super()._tell(instance)
+    def _tell(self, key: Any) -> Any:
+        events = super()._tell(key)
         return events[1:] if len(events) > 1 else events
 
 
 class TakesAnyNumber(Neighbourhood):
     def seen(self, found: Any) -> Any:
-        self._now[found.instance] = found
-        return self._note(found.instance)
+        self._now[found.link, found.instance] = found
+        return self._note((found.link, found.instance))
+
+
+class DoubtsWhoIsSeen(Neighbourhood):
+    def seen(self, found: Any) -> Any:
+        doubted = set(self._doubted)
+        news = super().seen(found)
+        self._doubted |= doubted
+        return news
+
+
+class DropsOnEveryLink(Neighbourhood):
+    def drop_doubted(self, link: Any) -> Any:
+        return any([super(DropsOnEveryLink, self).drop_doubted(one) for one in ("eth0", "wlan0")])  # noqa: C419 - both
+
+
+class KeepsTheLost(Neighbourhood):
+    def lost(self, link: Any) -> Any:
+        return False
 
 
 BOUNDED = settings(max_examples=100, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
@@ -449,8 +503,12 @@ def test_the_neighbourhood_keeps_its_laws(monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutant", [Repeats, TellsEveryChangeAsNew, ForgetsWhoHasGone, KeepsWhoTurnedUnusable, TakesAnyNumber]
-)
+    "mutant",
+    [
+        Repeats, TellsEveryChangeAsNew, ForgetsWhoHasGone, KeepsWhoTurnedUnusable, TakesAnyNumber, DoubtsWhoIsSeen,
+        DropsOnEveryLink, KeepsTheLost,
+    ],
+)  # fmt: skip
 def test_a_broken_neighbourhood_is_caught(mutant: Any, monkeypatch: Any) -> None:
     with pytest.raises((AssertionError, KeyError)):
         hold_to_laws(mutant, monkeypatch)

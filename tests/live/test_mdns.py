@@ -21,6 +21,7 @@ from asap_adapters.cli.served import echo_manifest
 from asap_adapters.mdns import Advertiser, Browser, MdnsUnavailable, browse
 from asap_core import NotResolved
 from asap_core.dnssd import Added, Ignored, Removed, Updated
+from asap_core.errors import AsapError
 from asap_core.server.wellknown import publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("quick")]
@@ -464,3 +465,50 @@ async def test_somebody_else_under_an_announced_name_is_not_taken() -> None:
     async with advertiser(PORT + 7), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
         with pytest.raises(NotResolved, match=f"is urn:asap:agent:mallory, not {AGENT}"):
             await client.resolve(AGENT, wait=2)
+
+
+SLOW = """
+import anyio
+from asap_adapters.cli.served import echo_manifest
+from asap_core import Agent
+agent = Agent(echo_manifest("urn:asap:agent:slow", "http://127.0.0.1:1"))
+async def echo(request, context):
+    print("at work", flush=True)
+    await anyio.sleep(25)
+handlers = {"echo": echo}
+"""
+
+
+async def test_on_sigterm_the_goodbye_does_not_wait_for_what_is_in_flight(tmp_path: Any, anyio_backend: Any) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-u", "-m", "asap_adapters.cli", "serve", "slow:agent"]
+    process: Any = subprocess.Popen(  # noqa: ASYNC220 - starts and returns
+        [*command, "--mdns", "--port", str(PORT + 19), "--backend", anyio_backend],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+    )
+
+    async def call(url: Any) -> None:
+        async with AgentClient(sender="urn:asap:agent:me", timeout=60) as client:
+            with contextlib.suppress(AsapError):
+                await client.send(url, "task.request", {"skill_id": "echo", "input": {}})
+
+    try:
+        with anyio.fail_after(20):
+            async with browse(interfaces=LOOPBACK) as events, anyio.create_task_group() as group:
+                found = await first(events, Added, PORT + 19)
+                group.start_soon(call, f"http://127.0.0.1:{found.port}")
+                while await anyio.to_thread.run_sync(process.stdout.readline) != "at work\n":
+                    pass
+                process.terminate()
+                with anyio.fail_after(2):
+                    await first(events, Removed, PORT + 19)
+                assert process.poll() is None
+                process.terminate()
+                assert await anyio.to_thread.run_sync(process.wait) == 130
+    finally:
+        process.kill()
+        process.communicate()
