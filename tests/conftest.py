@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("long", settings.get_profile("default"), max_examples=20_000, stateful_step_count=100)
+# What has been searched once in a run is only looked over where it's run again: on other Pythons, under coverage.
+settings.register_profile("light", settings.get_profile("ci"), max_examples=25)
 # Under a mutant a failure is all that's asked for, not the shortest one; and the same each time.
 settings.register_profile(
     "mutation",
