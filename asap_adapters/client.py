@@ -55,7 +55,7 @@ class AgentClient:
     `registries` are URLs or files for `resolve`, in order of precedence. A URL that becomes another agent's is refused
     (`AgentChanged`) unless `allow_changed_agents` says otherwise. With `trust_env` false, proxies and
     certificates of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often
-    one is made again.
+    one is made again. `clock` is for those who simulate.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`: from any task, twice is fine.
     """
@@ -81,11 +81,12 @@ class AgentClient:
         resolver: Resolver | None = None,
         policy: DirectoryPolicy | None = None,
         retry: RetryPolicy | None = None,
+        clock: LoopClock | None = None,
     ) -> None:
         if not URN.fits(sender):
             raise ValueError(f"expected as sender {URN.expected}")
         self.sender = sender
-        self._clock = LoopClock()
+        self._clock = LoopClock() if clock is None else clock
         self._web = Web(
             token=token,
             auth=auth or {},

@@ -21,9 +21,12 @@ from asap_adapters.cli.output import say
 from asap_adapters.cli.served import echo, echo_manifest
 from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client import AgentClient
+from asap_adapters.clock import LoopClock
 from asap_adapters.mdns import Advertiser
 from asap_adapters.serve import Bound, listen, serve
 from asap_core.client.delivery import RetryPolicy
+from asap_core.client.resolution import Unresolved
+from asap_core.clock import Instant
 from asap_core.codec import to_json
 from asap_core.dnssd import Added
 from asap_core.errors import NotAllowed, RemoteError
@@ -38,6 +41,7 @@ __all__ = ["add_commands"]
 
 ALICE: Final = "urn:asap:agent:alice"
 GUARDED: Final = "urn:asap:agent:guarded-echo"
+MALLORY: Final = "urn:asap:agent:mallory"
 OPEN: Final = "urn:asap:agent:open-echo"
 # In real life from a secret store; here it's worth nothing outside this process.
 TOKEN: Final = "demo-token-of-alice"  # noqa: S105
@@ -137,6 +141,8 @@ def _steps(stage: _Stage) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         ("forged sender", lambda: _forge(stage)),
         ("wrong recipient", lambda: _misaddress(stage)),
         ("no token", lambda: _no_token(stage)),
+        ("forged id", lambda: _forged_id(stage)),
+        ("registry down", _registry_down),
         ("link inside", lambda: _inside(stage)),
         ("flood", lambda: _flood(stage)),
     ]
@@ -217,7 +223,7 @@ async def _replay(stage: _Stage) -> str:
 
 async def _forge(stage: _Stage) -> str:
     payload = {"skill_id": "echo", "input": {}}
-    forged = stage.client.send(await _guarded(stage), "task.request", payload, sender="urn:asap:agent:mallory")
+    forged = stage.client.send(await _guarded(stage), "task.request", payload, sender=MALLORY)
     return await _refused(forged, -32602)
 
 
@@ -230,6 +236,55 @@ async def _no_token(stage: _Stage) -> str:
     async with AgentClient(sender=ALICE, retry=ONCE) as stranger:
         sent = stranger.send(stage.guarded.url, "task.request", {"skill_id": "echo", "input": {}})
         return await _refused(sent, -32600)
+
+
+async def _forged_id(stage: _Stage) -> str:
+    """A registry that says of one agent's URL that it's another's."""
+    entry = to_json(make_entry(echo_manifest(MALLORY, stage.open.url), {"http": stage.open.url}))
+    document = json.dumps({"version": "1.0", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]})
+    registry = stage.registry.with_name("forged.json")
+    await anyio.Path(registry).write_text(document)
+    async with AgentClient(sender=ALICE, registries=[registry]) as client:
+        end = await client.explain(MALLORY, wait=0)
+    if not isinstance(end, Unresolved):
+        raise AssertionError("it was taken")  # noqa: TRY004 - a step that failed
+    return f"refused: the URL listed for {MALLORY} {end.trace[-1].why}"
+
+
+class _Later(LoopClock):
+    """The loop's clock, some time on."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> Instant:
+        return Instant(super().monotonic() + self.ahead)
+
+
+async def _registry_down() -> str:
+    """An hour passes for the client alone, and its registry is gone meanwhile."""
+    document = b'{"version":"1.0","updated_at":"2026-01-01T00:00:00Z","agents":[]}'
+    answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(document), document)
+
+    async def serve_once(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(answer)
+
+    clock = _Later()
+    async with AgentClient(sender=ALICE, clock=clock) as client:
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as group,
+        ):
+            url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/registry.json"  # noqa: S610 - anyio's
+            group.start_soon(listener.serve, serve_once)
+            first = await client.registry(url)
+            group.cancel_scope.cancel()
+        clock.ahead = 3_600
+        again = await client.registry(url)
+    if again is not first:
+        raise AssertionError("it's another one")
+    return "an hour later, and nobody answers there: the kept one serves"
 
 
 async def _inside(stage: _Stage) -> str:

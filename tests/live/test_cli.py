@@ -234,7 +234,7 @@ def test_resolve_explains_itself(served: Any, tmp_path: Any, backend: Any) -> No
 def test_the_demo_tells_the_whole_story(backend: Any) -> None:
     done = asap("demo", "--backend", backend)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\nok ") == 12
+    assert done.stdout.count("\nok ") == 14
     assert "FAILED" not in done.stdout
 
 
@@ -246,7 +246,7 @@ def test_the_demo_says_which_step_failed_and_fails(monkeypatch: Any, capsys: Any
     assert main(["demo"]) == 1
     out = capsys.readouterr().out
     assert "FAILED  discover by mDNS        mDNS needs multicast" in out
-    assert (out.count("\nok "), "FAILED: discover by mDNS, in" in out) == (11, True)
+    assert (out.count("\nok "), "FAILED: discover by mDNS, in" in out) == (13, True)
 
 
 class TestSignals:
