@@ -3,7 +3,7 @@
 The fetch runs in the task of the caller who leads it; whoever waits is woken with the answer, or to lead in its turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
@@ -38,7 +38,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 # How long a caller waits for a fresh document where a stale one would do.
 _REVALIDATION_SECONDS: Final = 1.0
-_OK: Final = 200
+_OK: Final = frozenset({200})
 _NOT_MODIFIED: Final = 304
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
@@ -94,7 +94,8 @@ class _Waiter:
 class Documents(Generic[T]):
     """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
-    `accept` is asked before a document is kept and given to anybody; it raises what speaks against that.
+    `accept` is asked before a document is kept and given to anybody; it raises what speaks against that. `statuses` are
+    those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class Documents(Generic[T]):
         seconds: float = DOCUMENT_SECONDS,
         ttl: Callable[[T], float | None],
         policy: DirectoryPolicy | None,
+        keep: bool = True,
+        statuses: Collection[int] = _OK,
     ) -> None:
         self._web = web
         self._clock = clock
@@ -116,7 +119,8 @@ class Documents(Generic[T]):
         self._limit = limit
         self._seconds = seconds
         self._ttl = ttl
-        self._directory: Directory[T, _Waiter] = Directory(policy)
+        self._statuses = frozenset(statuses)
+        self._directory: Directory[T, _Waiter] = Directory(policy, keep=keep)
 
     @property
     def waiting(self) -> int:
@@ -141,9 +145,21 @@ class Documents(Generic[T]):
 
     async def find(self, url: str) -> Lookup[T]:
         """Return the document, kept or fetched. Raises what kept it from being had."""
-        allowed = self._web.judge(url)
-        waiter = _Waiter(anyio.Event())
+        allowed, waiter = self._web.judge(url), _Waiter(anyio.Event())
         _carry_out(self._directory.lookup(allowed.url, waiter, now=self._clock.monotonic()))
+        return await self._wait(allowed, waiter)
+
+    async def refresh(self, url: str, cool_down: float) -> Lookup[T]:
+        """Fetch the document even if the kept one is good, at most once in `cool_down` seconds; as `find` otherwise.
+
+        For key sets: a key that isn't in the kept one may be new. What is kept is given where fetching it fails.
+        """
+        allowed, waiter = self._web.judge(url), _Waiter(anyio.Event())
+        now = self._clock.monotonic()
+        _carry_out(self._directory.refresh(allowed.url, waiter, now=now, cool_down=cool_down))
+        return await self._wait(allowed, waiter)
+
+    async def _wait(self, allowed: Allowed, waiter: _Waiter) -> Lookup[T]:
         try:
             while True:
                 effect, waiter.effect = waiter.effect, None
@@ -171,7 +187,12 @@ class Documents(Generic[T]):
             with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
                 reader = self._reader()
                 answer = await self._web.get(
-                    allowed, lead.headers, self._limit, into=reader.feed, seconds=self._seconds
+                    allowed,
+                    lead.headers,
+                    self._limit,
+                    into=reader.feed,
+                    statuses=self._statuses,
+                    seconds=self._seconds,
                 )
                 return self._outcome(allowed.url, answer, reader, asked_if_modified=bool(lead.headers))
         except TimedOut as error:
@@ -187,12 +208,13 @@ class Documents(Generic[T]):
         status, headers, _ = answer
         if status == _NOT_MODIFIED and asked_if_modified:
             return NotModified(headers)
-        if status == _OK:
+        if status in self._statuses:
             value = reader.close()
             self._accept(url, value)
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
-        error = BadReply(without_credentials(url), f"expected the document with HTTP 200{note}", status)
+        wanted = " or ".join(map(str, sorted(self._statuses)))
+        error = BadReply(without_credentials(url), f"expected the document with HTTP {wanted}{note}", status)
         if status in _GONE:
             return Failed(error, FailureKind.GONE)
         retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
@@ -211,7 +233,7 @@ def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
 def _with_next_try(error: Exception, next_try: float, shown: str) -> Exception:
     # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
     if isinstance(error, Unreachable):
-        return evolve(error, next_try=round(next_try, 1))
+        return evolve(error, next_try=round(next_try, 1) or None)
     if isinstance(error, BadReply | InvalidDocument | NotAllowed | WrongAgent):
         return evolve(error)
-    return Unreachable(shown, str(error), round(next_try, 1), sent=False)
+    return Unreachable(shown, str(error), round(next_try, 1) or None, sent=False)

@@ -101,6 +101,16 @@ class Finder:
             ttl=lambda _: None,
             policy=policy,
         )
+        self._reports = Documents(
+            web,
+            clock,
+            reader=lambda: Whole(read_health),
+            limit=MAX_HEALTH,
+            ttl=lambda _: None,
+            policy=policy,
+            keep=False,
+            statuses=_HEALTH_STATUSES,
+        )
         # Where each manifest came from: what it names elsewhere isn't posted to. The latest thousand.
         self._origins: dict[int, tuple[Manifest, str]] = {}
 
@@ -136,12 +146,8 @@ class Finder:
             raise changed
 
     async def health(self, base_url: str) -> Health:
-        """The health report of the agent at `base_url`."""
-        allowed = self._web.judge(join(base_url, HEALTH_PATH))
-        status, _, body = await self._web.get(allowed, (), MAX_HEALTH)
-        if status not in _HEALTH_STATUSES:
-            raise BadReply(without_credentials(allowed.url), "expected a health report", status)
-        return read_health(body)
+        """The health report of the agent at `base_url`: how it is now, asked once for all who ask at once."""
+        return (await self._reports.find(join(base_url, HEALTH_PATH))).document
 
     def forget(self, url: str) -> None:
         """Drop what is kept of this URL, whatever it is, and which agent was there."""

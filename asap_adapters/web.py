@@ -45,7 +45,6 @@ _COMPRESS_FROM: Final = 1_024
 _VERSIONS: Final = "2.2, 2.1"
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _USER_AGENT: Final = ("user-agent", "asap-sansio")
-_OK: Final = 200
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
 _MAX_FIELDS: Final = 100
@@ -187,14 +186,15 @@ class Web:
         limit: int,
         *,
         into: Callable[[bytes], object] | None = None,
+        statuses: Collection[int] = (200,),
         seconds: float = DOCUMENT_SECONDS,
     ) -> Answer:
         """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`, `NotAllowed`.
 
-        The body of a 200 goes to `into`, where that's given, in small pieces as they come, and isn't in the answer;
-        what it raises is raised. Other tasks have their turns in between.
+        The body of an answer with one of the `statuses` goes to `into`, where that's given, in small pieces as they
+        come, and isn't in the answer; what it raises is raised. Other tasks have their turns in between.
         """
-        call = _Call(allowed, "GET", [("accept", "application/json"), _ACCEPT_ENCODING, *headers], into=into)
+        call = _Call(allowed, "GET", [("accept", "application/json"), _ACCEPT_ENCODING, *headers], None, into, statuses)
         return await self._exchange(call, limit, min(self._timeout, seconds))
 
     async def post(
@@ -244,7 +244,7 @@ class Web:
                 _check_head(response, call)
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
-                    into = call.into if response.status_code == _OK else None
+                    into = call.into if response.status_code in call.statuses else None
                     body = await read_body(response, limit, into)
                     return response.status_code, tuple(response.headers.multi_items()), body
                 call = self._redirected(call, response.status_code, location, followed)
@@ -273,6 +273,7 @@ class _Call:
     headers: Sequence[tuple[str, str]]
     content: bytes | None = None
     into: Callable[[bytes], object] | None = None
+    statuses: Collection[int] = ()
 
     @property
     def shown(self) -> str:

@@ -156,6 +156,7 @@ class _Entry(Generic[V]):
 @define(eq=False)
 class _Failure:
     failed: Failed
+    since: Instant
     until: Instant
     in_a_row: int
 
@@ -165,10 +166,15 @@ class CrowdedError(Exception):
 
 
 class Directory(Generic[V, W]):
-    """Documents by URL. One event loop owns it; its methods return at once."""
+    """Documents by URL. One event loop owns it; its methods return at once.
 
-    def __init__(self, policy: DirectoryPolicy | None = None) -> None:
+    Without `keep`, one fetch answers all who wait and nothing outlives it, a failure neither: what is asked for is how
+    things are now.
+    """
+
+    def __init__(self, policy: DirectoryPolicy | None = None, *, keep: bool = True) -> None:
         self._policy = DirectoryPolicy() if policy is None else policy
+        self._keeps = keep
         self._flights: Coalescer[str, W] = Coalescer()
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
         self._failures: OrderedDict[str, _Failure] = OrderedDict()
@@ -205,10 +211,25 @@ class Directory(Generic[V, W]):
         usable = entry is not None and now < _soft(entry) + entry.freshness.revalidate_for
         if entry is not None and usable and self._flights.flight(url) is not None:
             return (Deliver(waiter, _found(entry, Source.STALE_REVALIDATING, now)),)
+        return self._join(url, waiter, stale_at_hand=usable)
+
+    def refresh(self, url: str, waiter: W, *, now: Instant, cool_down: float) -> tuple[Effect[V, W], ...]:
+        """Ask for a document anew, even if the kept one is good: for who misses something in it, such as a key.
+
+        Within `cool_down` seconds of the last answer or failure it's `lookup`: however many miss however much, a server
+        that lets its document be kept is asked once in that time. A fetch that's under way is joined.
+        """
+        entry, failure = self._entries.get(url), self._failures.get(url)
+        recent = (entry is not None and now < entry.vouched + cool_down) or (
+            failure is not None and now < max(failure.since + cool_down, failure.until)
+        )
+        return self.lookup(url, waiter, now=now) if recent else self._join(url, waiter, stale_at_hand=False)
+
+    def _join(self, url: str, waiter: W, *, stale_at_hand: bool) -> tuple[Effect[V, W], ...]:
         joined = self._flights.join(url, waiter)
         match joined:
             case Leading():
-                return (self._lead(joined, stale_at_hand=usable),)
+                return (self._lead(joined, stale_at_hand=stale_at_hand),)
             case Joined():
                 return ()
             case Crowded():
@@ -228,7 +249,7 @@ class Directory(Generic[V, W]):
         self._disowned.discard(flight)
         if not self._flights.is_live(flight):
             return ()
-        result = self._judge(flight.key, outcome, now=now, wall=wall, jitter=jitter, keep=not disowned)
+        result = self._judge(flight.key, outcome, now=now, wall=wall, jitter=jitter, keep=self._keeps and not disowned)
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
     def abandon(self, waiter: W) -> tuple[Effect[V, W], ...]:
@@ -273,7 +294,7 @@ class Directory(Generic[V, W]):
             case NotModified(headers):
                 return self._refresh(url, headers, now=now, wall=wall)
             case Failed():
-                return self._fail(url, outcome, now=now, jitter=jitter)
+                return self._fail(url, outcome, now=now, jitter=jitter) if keep else Unfound(outcome.error, 0.0)
             case _:
                 assert_never(outcome)
 
@@ -309,7 +330,7 @@ class Directory(Generic[V, W]):
         if failed.retry_after is not None:
             wait = max(wait, failed.retry_after)
         wait = min(wait, self._policy.longest_failure) * (1.0 + _SPREAD * jitter)
-        failure = _Failure(failed, Instant(now + wait), in_a_row)
+        failure = _Failure(failed, now, Instant(now + wait), in_a_row)
         self._failures[url] = failure
         if len(self._failures) > self._policy.max_entries:
             self._failures.popitem(last=False)
@@ -317,6 +338,9 @@ class Directory(Generic[V, W]):
 
     def _without(self, entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[V] | Unfound:
         """What to answer while the server fails: the kept document within its bound, or the failure."""
+        if entry is not None and now < _soft(entry):
+            # It was refreshed ahead of its time: what came of that doesn't make it stale.
+            return _found(entry, Source.CACHED, now)
         if entry is not None and failure.failed.kind in _EXCUSED and now < _soft(entry) + _usable_for(entry):
             return _found(entry, Source.STALE_ERROR, now)
         return Unfound(failure.failed.error, failure.until - now)

@@ -289,6 +289,31 @@ class TestDiscovery:
         async with client_of(answering((503, report, {}))) as client:
             assert not (await client.health_check(BASE)).healthy
 
+    async def test_how_an_agent_is_is_asked_once_for_all_who_ask_at_once_and_never_kept(
+        self, counting: Any, client_of: Any
+    ) -> None:
+        transport, reports = counting(seconds=1), []
+        async with client_of(transport) as client:
+
+            async def one() -> None:
+                reports.append((await client.health_check(BASE)).uptime_seconds)
+
+            for _ in range(2):
+                async with anyio.create_task_group() as group:
+                    for _ in range(50):
+                        group.start_soon(one)
+        assert transport.paths == ["/.well-known/asap/health"] * 2
+        assert reports == [pytest.approx(1)] * 50 + [pytest.approx(2)] * 50
+
+    async def test_nor_is_that_it_could_not_be_had(self, counting: Any, client_of: Any) -> None:
+        transport = counting()
+        transport.fail_with = httpx.ConnectError("refused")
+        async with client_of(transport) as client:
+            with pytest.raises(Unreachable, match=r"can't connect: refused$"):
+                await client.health_check(BASE)
+            transport.fail_with = None
+            assert (await client.health_check(BASE)).healthy
+
 
 class TestRegistry:
     REGISTRY: Any = {

@@ -198,6 +198,9 @@ class Play:
     def lookup(self, url: Any = URL) -> Any:
         return self.directory.lookup(url, next(self.waiters), now=self.now)  # type: ignore[arg-type, unused-ignore]
 
+    def refresh(self, url: Any = URL, cool_down: Any = 60.0) -> Any:
+        return self.directory.refresh(url, next(self.waiters), now=self.now, cool_down=cool_down)
+
     def settle(self, flight: Any, outcome: Any, jitter: Any = 0.0) -> Any:
         return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)  # type: ignore[arg-type, unused-ignore]
 
@@ -382,6 +385,69 @@ class TestDirectory:
         assert play.settle(lead.flight, Fetched("v"))[0].result.value == "v"
         assert len(play.directory) == 0
 
+    def test_a_refresh_fetches_what_is_good_still(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("etag", '"x"')]))
+        play.now = 60.0
+        (lead,) = play.refresh()
+        assert (lead.headers, lead.stale_at_hand) == ((("if-none-match", '"x"'),), False)
+        assert play.refresh() == ()
+        assert play.result() == Found("v", Source.CACHED, 60.0)
+        assert [effect.result.value for effect in play.settle(lead.flight, Fetched("w"))] == ["w", "w"]
+
+    def test_but_once_in_a_cool_down_whatever_comes_of_it(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v"))
+        play.now = 59.9
+        assert play.refresh()[0].result == Found("v", Source.CACHED, 59.9)
+        play.now = 60.0
+        (lead,) = play.refresh()
+        assert play.settle(lead.flight, DEAD)[0].result == Found("v", Source.CACHED, 60.0)
+        play.now = 119.9
+        assert play.refresh()[0].result.source is Source.CACHED
+        play.now = 120.0
+        assert isinstance(play.refresh()[0], Lead)
+
+    def test_nor_while_the_server_is_known_to_fail(self) -> None:
+        play = Play()
+        play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=20.0))
+        play.now = 19.0
+        assert play.refresh(cool_down=1.0)[0].result.next_try == 1.0
+        play.now = 20.0
+        assert isinstance(play.refresh(cool_down=1.0)[0], Lead)
+
+    def test_a_refresh_of_what_is_not_kept_is_a_fetch(self) -> None:
+        play = Play()
+        (lead,) = play.refresh()
+        assert play.settle(lead.flight, DEAD)[0].result == Unfound(DEAD.error, 1.0)
+
+    @pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.UNUSABLE])
+    def test_a_refresh_that_fails_does_not_make_it_stale(self, kind: Any) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=100, must-revalidate")]))
+        play.now = 99.0
+        (lead,) = play.refresh()
+        assert play.settle(lead.flight, Failed(OSError(), kind))[0].result == Found("v", Source.CACHED, 99.0)
+        play.now = 100.0
+        assert isinstance(play.fetch(Failed(OSError(), kind)), Unfound)
+
+    def test_what_is_not_to_be_kept_answers_all_who_wait_and_no_one_later(self) -> None:
+        play = Play()
+        play.directory = Directory(keep=False)
+        for outcome in (Fetched("v", [("cache-control", "max-age=60")]), DEAD):
+            (lead,) = play.lookup()
+            assert play.lookup() == ()
+            assert len(play.settle(lead.flight, outcome)) == 2
+            assert (len(play.directory), play.directory._failures) == (0, {})
+        assert play.fetch(DEAD) == Unfound(DEAD.error, 0.0)
+
+    def test_a_failure_of_what_was_forgotten_meanwhile_is_forgotten_too(self) -> None:
+        play = Play()
+        (lead,) = play.lookup()
+        play.directory.forget(URL)
+        assert play.settle(lead.flight, DEAD)[0].result == Unfound(DEAD.error, 0.0)
+        assert isinstance(play.lookup()[0], Lead)
+
     def test_the_least_recently_used_go_first(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b"):
@@ -436,6 +502,12 @@ class FlightLaws(RuleBasedStateMachine):
         self.number += 1
         self.waiting[self.number] = url
         self.carry_out(self.directory.lookup(url, self.number, now=self.now))  # type: ignore[arg-type, unused-ignore]
+
+    @rule(url=st.sampled_from(["a", "b", "c"]), cool_down=st.sampled_from([1.0, 10.0]))
+    def refresh(self, url: Any, cool_down: Any) -> None:
+        self.number += 1
+        self.waiting[self.number] = url
+        self.carry_out(self.directory.refresh(url, self.number, now=self.now, cool_down=cool_down))
 
     @rule(
         data=st.data(),
