@@ -18,6 +18,8 @@ with ValkeyServer() as server:
     command = [sys.executable, "-m", "asap_adapters.cli", "bench", "admission", "--redis", server.connection_url]
     subprocess.run([*command, *([] if python is None else ["--reference", python])], check=True)
 print(flush=True)
+subprocess.run([sys.executable, "-m", "benchmarks.reach"], check=True)
+print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.load"], check=True)
 print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.registry"], check=True)

@@ -6,6 +6,7 @@ releases of Python. Of IPv6 only 2000::/3 is the internet at all; an IPv4 addres
 
 from collections.abc import Collection, Iterable, Iterator
 from enum import Enum, IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -110,6 +111,8 @@ _TEREDO: Final = IPv6Network("2001::/32")
 _6TO4: Final = IPv6Network("2002::/16")
 _LINK_LOCAL: Final = IPv6Network("fe80::/10")
 _LAST_32: Final = 2**32 - 1
+# The longest address has 45 characters; a scope is an interface's name or number: 15 on Linux, elsewhere a few more.
+_LONGEST: Final = 100
 
 
 def read_address(text: str) -> Address | None:
@@ -119,6 +122,12 @@ def read_address(text: str) -> Address | None:
     """
     if ":" not in text and not text[-1:].isdigit():
         return None  # a name, as most hosts are: to try and fail takes 5 µs
+    return _read(text) if len(text) <= _LONGEST else None
+
+
+# A judgement reads the same host several times, and a client asks the same few hosts.
+@lru_cache(maxsize=1_024)
+def _read(text: str) -> Address | None:
     try:
         address = ip_address(text)
     except ValueError:
@@ -135,6 +144,7 @@ def read_network(text: str) -> Network:
         raise ValueError("expected a network such as 10.0.0.0/8 or fd00::/8, no bits set beyond its length") from None
 
 
+@lru_cache(maxsize=1_024)
 def special_of(address: Address) -> Special | None:
     """The range that this address is in, where that isn't the internet. What's inside it is another question."""
     found = next((special for special in SPECIAL if address in special.network), None)

@@ -89,8 +89,17 @@ def addresses(draw: Any) -> Any:
 
 
 def disagreements() -> Any:
+    special_of.cache_clear()
     # An IPv4-mapped address is never looked up: it's read as IPv4.
     return [one for one in EDGES if one not in ip_network("::ffff:0:0/96") and our_zone(one) != naive_zone(one)]
+
+
+@pytest.fixture
+def planted(monkeypatch: Any) -> Any:
+    """Change the table for one test."""
+    yield lambda name, value: monkeypatch.setattr(reach, name, value)
+    monkeypatch.undo()
+    special_of.cache_clear()
 
 
 class TestTheTable:
@@ -110,12 +119,12 @@ class TestTheTable:
                                       "100:0:0:1::/64", "64:ff9b:1::/48", "::/96")],
         ids=lambda one: str(one.network),
     )  # fmt: skip
-    def test_a_row_left_out_would_be_noticed(self, special: Any, monkeypatch: Any) -> None:
-        monkeypatch.setattr(reach, "SPECIAL", tuple(one for one in SPECIAL if one is not special))
+    def test_a_row_left_out_would_be_noticed(self, special: Any, planted: Any) -> None:
+        planted("SPECIAL", tuple(one for one in SPECIAL if one is not special))
         assert disagreements() != []
 
-    def test_the_range_of_the_internet_left_out_would_be_noticed(self, monkeypatch: Any) -> None:
-        monkeypatch.setattr(reach, "_UNICAST", ip_network("::/0"))
+    def test_the_range_of_the_internet_left_out_would_be_noticed(self, planted: Any) -> None:
+        planted("_UNICAST", ip_network("::/0"))
         assert disagreements() != []
 
     def test_each_row_names_its_source(self) -> None:
@@ -255,6 +264,10 @@ class TestReading:
     )
     def test_other_spellings_are_not_addresses(self, text: Any) -> None:
         assert read_address(text) is None
+
+    def test_a_scope_of_any_length_is_none(self) -> None:
+        assert read_address("fe80::1%" + "e" * 92) is not None
+        assert read_address("fe80::1%" + "e" * 93) is None
 
     def test_a_scope_is_kept(self) -> None:
         assert str(read_address("fe80::1%eth0")) == "fe80::1%eth0"
