@@ -5,6 +5,7 @@ shared as `asap_core.client.directory` says.
 """
 
 import logging
+import weakref
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -22,7 +23,6 @@ from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.freshness import Freshness
 from asap_core.client.incumbents import Incumbents
 from asap_core.client.outbound import origin_of, without_credentials
-from asap_core.client.provenance import remember
 from asap_core.client.resolution import (
     Browse,
     CheckRevoked,
@@ -111,13 +111,17 @@ class Finder:
             keep=False,
             statuses=_HEALTH_STATUSES,
         )
-        # Where each manifest came from: what it names elsewhere isn't posted to. The latest thousand.
-        self._origins: dict[int, tuple[Manifest, str]] = {}
+        # Where each manifest came from, for as long as there is one: what it names elsewhere isn't posted to.
+        self._origins: dict[int, tuple[weakref.ref[Manifest], str]] = {}
 
     def origin(self, manifest: Manifest) -> str | None:
         """Where this very manifest came from; None where it wasn't found here."""
         known = self._origins.get(id(manifest))
-        return known[1] if known is not None and known[0] is manifest else None
+        return known[1] if known is not None and known[0]() is manifest else None
+
+    def _remember(self, manifest: Manifest, origin: str) -> None:
+        key, origins = id(manifest), self._origins
+        origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), origin
 
     # --- one agent ---------------------------------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class Finder:
         url = canonical(url)
         found = await self._manifests.find(url)
         manifest = found.document
-        remember(self._origins, id(manifest), (manifest, origin_of(url) or ""))
+        self._remember(manifest, origin_of(url) or "")
         wrong = wanted.judge(manifest, url)
         if wrong is not None:
             raise wrong

@@ -1,5 +1,6 @@
 """Finding an agent as the core decides: by URN through registries and the local network, and only the right one."""
 
+import gc
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from asap_adapters.client import AgentClient
 from asap_adapters.mdns import MdnsUnavailable
-from asap_core import AgentChanged, InvalidDocument, NotResolved, Unsuitable, WrongAgent, to_json
+from asap_core import AgentChanged, InvalidDocument, NotAllowed, NotResolved, Unsuitable, WrongAgent, to_json
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.dnssd import Added, Announcement, Removed, Updated
 
@@ -236,6 +237,21 @@ class TestTheRightAgent:
             world[url] = {**world[url], "id": "urn:asap:agent:other"}
             await anyio.sleep(301)
             assert (await client.discover("https://a.example")).id == "urn:asap:agent:other"
+
+
+async def test_however_many_are_found_none_becomes_the_callers_own(world: Any, client_in: Any) -> None:
+    """A manifest may name an endpoint where it came from and nowhere else; one that the caller made, anywhere."""
+    elsewhere = {**world["https://a.example/m"], "endpoints": {"asap": "https://b.example/asap"}}
+    world |= {f"https://a.example/{number}": elsewhere for number in range(1_100)}
+    async with client_in() as client:
+        found = [await client.get_manifest(f"https://a.example/{number}") for number in range(1_100)]
+        for manifest in (found[0], found[-1]):
+            with pytest.raises(NotAllowed, match=r"came from https://a\.example"):
+                await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
+        client.reset()
+        del found, manifest
+        gc.collect()
+        assert len(client._finder._origins) == 0, "kept only for as long as there are manifests"
 
 
 class TestForgetting:
