@@ -69,7 +69,7 @@ class AnnouncingEngine(Engine):
         self._keep(offer, info, repeats)
         log.info(
             "mDNS: announced as %s on %s (%s), which reaches the local network only",
-            self.announced[-1].instance,
+            info.name.removesuffix(f".{SERVICE_TYPE}"),
             station.link.name,
             ", ".join(offer.target.addresses),
         )
@@ -136,7 +136,8 @@ class AnnouncingEngine(Engine):
             manifest_url=offer.manifest_url,
             addresses=offer.target.addresses,
         )
-        self.announced = (*(one for one in self.announced if one.link != link), announced)
+        others = (one for one in self.announced if one.link != link)
+        self.announced = tuple(sorted((*others, announced), key=lambda one: one.link))
 
     def _stop_repeating(self, link: Link) -> None:
         repeats = self._repeats.pop(link.name, None)

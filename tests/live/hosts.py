@@ -83,6 +83,11 @@ class Process:
             if found:
                 return found
 
+    def all_said(self) -> Any:
+        while not self.lines.empty():
+            self.said.append(self.lines.get())
+        return self.said
+
     def document(self, **fields: Any) -> Any:
         """The first JSON line with these fields."""
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import gc
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,16 @@ async def test_one_that_dies_without_a_goodbye_is_removed_when_its_hosts_records
             assert await first(events, Removed, PORT + 16) == found
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """The interpreter's collection of garbage takes any loop it comes upon 20 ms and more; that isn't measured here."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
 async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
     late: list[float] = []
 
@@ -285,31 +297,39 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
             await anyio.sleep(0.002)
             late.append(time.monotonic() - began - 0.002)
 
-    async def measure(seconds: Any) -> Any:
-        """How late ticks come: while mDNS starts and stops again and again, or without."""
+    async def idle() -> None:
+        await anyio.sleep(10)
+
+    async def start_and_stop() -> None:
+        while True:
+            async with browse(interfaces=LOOPBACK), advertiser(PORT + 4):
+                pass
+
+    async def measure(seconds: Any, what: Any) -> Any:
+        """How late ticks come meanwhile: for one in a hundred, and at worst."""
         late.clear()
         async with anyio.create_task_group() as group:
             group.start_soon(tick)
             with anyio.move_on_after(seconds):
-                while True:
-                    async with browse(interfaces=LOOPBACK), advertiser(PORT + 4):
-                        pass
+                await what()
             group.cancel_scope.cancel()
-        return sorted(late)
+        assert len(late) > 50 * seconds
+        return sorted(late)[len(late) * 99 // 100], max(late)
 
-    await measure(1)  # imported by now
-    ticks = await measure(4)
-    assert len(ticks) > 500
-    # 10 ms is the promise. One tick in a hundred may find the machine's cores taken by somebody else; and none waits as
-    # long as one goodbye does, let alone the start or the whole leave: these take 125 ms, 1.2 s and 0.3 s.
-    assert ticks[len(ticks) * 99 // 100] < 0.01
-    assert ticks[-1] < 0.1
+    await measure(1, start_and_stop)  # imported by now
+    usual, most_usual = await measure(2, idle)
+    percentile, most = await measure(4, start_and_stop)
+    # 10 ms is the promise, on a machine that keeps its own time. None waits as long as one goodbye does, let alone the
+    # start or the whole leave: these take 125 ms, 1.2 s and 0.3 s.
+    assert percentile < max(0.01, 3 * usual)
+    assert most < max(0.05, 3 * most_usual)
 
 
 def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) -> None:
     # In a process of its own, where nothing is imported yet.
     script = (
-        "import sys, time, anyio\n"
+        "import gc, sys, time, anyio\n"
+        "gc.disable()\n"
         "from asap_adapters.mdns import browse\n"
         "late = []\n"
         "async def tick():\n"
@@ -331,7 +351,7 @@ def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) ->
     )
     done = [
         subprocess.run([sys.executable, "-c", script, anyio_backend], capture_output=True, text=True, check=True)
-        for _ in range(3)
+        for _ in range(4)
     ]
     ticks, longest = zip(*(map(float, one.stdout.split()) for one in done), strict=True)
     assert min(ticks) > 10

@@ -11,10 +11,29 @@ import pytest
 
 from tests.live.hosts import HERE, Hosts, need_hosts, two_hosts
 
-pytestmark = [pytest.mark.live, pytest.mark.parametrize("backend", ["trio", "asyncio"])]
+pytestmark = pytest.mark.live
+# The engine's thread is the same under both; what reaches users is seen under each.
+on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
 
 PORT = 8000
 PATH = "/.well-known/asap/manifest.json"
+
+
+RESOLVE = """
+import sys, anyio
+from asap_adapters import AgentClient
+async def main():
+    async with AgentClient(sender="urn:asap:agent:me") as client:
+        manifest = await client.resolve("urn:asap:agent:echo-agent", wait=10)
+        reply = await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
+        print(reply.payload["status"])
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.fixture
+def backend() -> Any:
+    return "trio"
 
 
 @pytest.fixture
@@ -36,6 +55,7 @@ def browse(hosts: Any, backend: Any, *options: Any) -> Any:
     return watching
 
 
+@on_both
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
 def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts: Any, family: Any, backend: Any) -> None:
     hosts.cable(family=family)
@@ -97,6 +117,7 @@ def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts: Any, backend
     assert taken.document()["announced"][0]["instance"] == "Far-Agent-2"
 
 
+@on_both
 def test_an_agent_is_found_and_called_at_its_link_local_address(hosts: Any, backend: Any) -> None:
     hosts.cable(family="ipv6")
     address = hosts.one.link_local("ours0")
@@ -119,12 +140,16 @@ def test_an_agent_is_found_and_called_at_its_link_local_address(hosts: Any, back
         )  # fmt: skip
         assert sent.returncode == 0, sent.stderr
         assert json.loads(sent.stdout)["payload"]["result"] == {"echoed": {"text": "hi"}}
+    # And by its name alone: what the link told is followed on that link.
+    resolved = hosts.other.run(sys.executable, "-c", RESOLVE, backend)
+    assert resolved.stdout == "completed\n", resolved.stderr
     # On SIGTERM it says goodbye first.
     serving.popen.terminate()
     watching.document(event="removed")
     assert serving.popen.wait(10) == 0
 
 
+@on_both
 def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_along(hosts: Any, backend: Any) -> None:
     hosts.cable(0)
     watching, agent = browse(hosts, backend), announce(hosts, backend)
@@ -151,6 +176,21 @@ def test_another_address_is_announced_under_the_same_name(hosts: Any, backend: A
     after = watching.document(event="updated", manifest_url=f"http://10.77.0.77:{PORT}{PATH}")
     assert (after["instance"], "10.77.0.1" in after["addresses"]) == ("Far-Agent", False)
     assert not any('"removed"' in line for line in watching.said)
+
+
+def test_a_link_that_flaps_is_announced_on_a_few_times_only(hosts: Any, backend: Any) -> None:
+    hosts.cable()
+    agent = announce(hosts, backend)
+    agent.document()
+    flaps = 12
+    for _ in range(flaps):
+        hosts.one.ip("link", "set", "ours0", "down")
+        time.sleep(0.3)
+        hosts.one.ip("link", "set", "ours0", "up")
+        time.sleep(0.3)
+    watching = browse(hosts, backend)
+    watching.document(event="added")  # in the end it's there
+    assert sum("announced as" in line for line in agent.all_said()) <= 3 < flaps
 
 
 def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts: Any, backend: Any) -> None:
@@ -195,6 +235,7 @@ def test_the_machines_interfaces_are_told_as_they_are(hosts: Any, backend: Any) 
     }
 
 
+@on_both
 def test_where_no_interface_takes_multicast_it_says_so(hosts: Any, backend: Any) -> None:
     hosts.cable(family="ipv4")
     hosts.one.ip("link", "set", "ours0", "multicast", "off")
