@@ -12,21 +12,17 @@ from attrs import define, evolve, frozen
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import random_fraction
 from asap_adapters.web import DOCUMENT_SECONDS, Answer, Web
-from asap_core.client.directory import (
-    Deliver,
-    Directory,
-    DirectoryPolicy,
-    Effect,
+from asap_core.client.answers import (
     Failed,
     FailureKind,
     Fetched,
     Found,
-    Lead,
     NotModified,
     Outcome,
     Source,
     Unfound,
 )
+from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.errors import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable, WrongAgent
@@ -166,8 +162,8 @@ class Documents(Generic[T]):
                 match effect:
                     case Deliver(_, Found(value, source, age)):
                         return Lookup(value, allowed.url, source, age)
-                    case Deliver(_, Unfound(error, next_try)):
-                        raise _with_next_try(error, next_try, without_credentials(allowed.url))  # noqa: TRY301 - to abandon what was delivered is no harm
+                    case Deliver(_, Unfound() as unfound):
+                        raise _told(unfound, without_credentials(allowed.url))  # noqa: TRY301 - to abandon what was delivered is no harm
                     case Lead():
                         self._settle(effect, await self._fetch(allowed, effect))
                     case None:
@@ -230,10 +226,13 @@ def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
         waiter.woken.set()
 
 
-def _with_next_try(error: Exception, next_try: float, shown: str) -> Exception:
+def _told(unfound: Unfound, shown: str) -> Exception:
+    """What to raise: what was tried, when it's tried next, and how old what is kept is where that can't stand in."""
+    error, age = unfound.error, unfound.age
+    next_try = round(unfound.next_try, 1) or None
     # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
-    if isinstance(error, Unreachable):
-        return evolve(error, next_try=round(next_try, 1) or None)
-    if isinstance(error, BadReply | InvalidDocument | NotAllowed | WrongAgent):
+    if isinstance(error, Unreachable | BadReply):
+        return evolve(error, next_try=next_try, kept_age=age)
+    if isinstance(error, InvalidDocument | NotAllowed | WrongAgent):
         return evolve(error)
-    return Unreachable(shown, str(error), round(next_try, 1) or None, sent=False)
+    return Unreachable(shown, str(error), next_try, sent=False, kept_age=age)

@@ -374,17 +374,18 @@ class InvalidTransition(AsapError, ValueError):
 class Unreachable(AsapError):
     """No answer could be had from `url` (credentials removed); `reason` says what happened, `next_try` when it pays.
 
-    `sent` is false where the request didn't get as far as the server: nothing of it was carried out.
+    `sent` is false where the request didn't get as far as the server: nothing of it was carried out. `kept_age` says
+    how many seconds ago the server last vouched for the document kept, which is too old to stand in.
     """
 
     url: str
     reason: str
     next_try: float | None = None
     sent: bool = True
+    kept_age: float | None = None
 
     def __str__(self) -> str:
-        later = "" if self.next_try is None else f"; not asked again for {self.next_try:.1f} s"
-        return f"no answer from {self.url}: {self.reason}{later}"
+        return f"no answer from {self.url}: {self.reason}{_later(self.next_try, self.kept_age)}"
 
 
 @define(eq=False)
@@ -394,15 +395,25 @@ class TimedOut(Unreachable):
 
 @define(eq=False)
 class BadReply(AsapError):
-    """`url` answered with something that isn't what the protocol says; `reason` says what it should have been."""
+    """`url` answered with something that isn't what the protocol says; `reason` says what it should have been.
+
+    `next_try` and `kept_age` are as `Unreachable`'s.
+    """
 
     url: str
     reason: str
     status: int | None = None
+    next_try: float | None = None
+    kept_age: float | None = None
 
     def __str__(self) -> str:
         status = "" if self.status is None else f" (HTTP {self.status})"
-        return f"unusable answer from {self.url}{status}: {self.reason}"
+        return f"unusable answer from {self.url}{status}: {self.reason}{_later(self.next_try, self.kept_age)}"
+
+
+def _later(next_try: float | None, kept_age: float | None) -> str:
+    wait = "" if next_try is None else f"; not asked again for {next_try:.1f} s"
+    return wait if kept_age is None else f"{wait}; what is kept is {kept_age:.0f} s old, and can't stand in"
 
 
 @define(eq=False)

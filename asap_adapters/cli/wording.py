@@ -41,6 +41,9 @@ _MOST_PROBLEMS: Final = 5
 
 def in_words(error: BaseException) -> str:
     """What went wrong and what would have been right, in a line."""
+    if isinstance(error, BadReply | Unreachable):
+        # When to ask again is for programs that go on; this one ends here.
+        error.next_try = None
     match error:
         case NotAllowed() | BadReply():
             return _with_options(str(error))
@@ -48,10 +51,6 @@ def in_words(error: BaseException) -> str:
             return _refused(error)
         case InvalidDocument():
             return _invalid(error)
-        case Unreachable():
-            # When to ask again is for programs that go on; this one ends here.
-            error.next_try = None
-            return str(error)
         case OSError() if error.strerror:
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__

@@ -5,7 +5,7 @@ cancelled hands over to the next waiter; a flight ends with its last waiter; a l
 waits, nothing is left. Methods return their effects; nothing is awaited here.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -61,10 +61,6 @@ class Coalescer(Generic[K, W]):
         """How many flights are live."""
         return len(self._flights)
 
-    def __iter__(self) -> Iterator[K]:
-        """The keys of the live flights."""
-        return iter(self._flights)
-
     @property
     def waiting(self) -> int:
         """How many wait, leaders included."""
@@ -73,6 +69,10 @@ class Coalescer(Generic[K, W]):
     def flight(self, key: K) -> Flight[K, W] | None:
         """The live flight for `key`, if there's one."""
         return self._flights.get(key)
+
+    def flight_of(self, waiter: W) -> Flight[K, W] | None:
+        """What `waiter` waits for, if it waits."""
+        return self._by_waiter.get(waiter)
 
     def is_live(self, flight: Flight[K, W]) -> bool:
         """Whether a result of this flight would be taken."""

@@ -11,13 +11,14 @@ bounds.
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from enum import Enum
 from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import define, field, frozen, validators
 
+from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Outcome, Source, Unfound
 from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
 from asap_core.client.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
+from asap_core.client.validation import conditions, confirms, merged, relevant
 from asap_core.clock import Instant, WallTime
 
 __all__ = [
@@ -52,74 +53,6 @@ class DirectoryPolicy:
     """How long failures in a row are remembered at most: a host that's back is noticed within half a minute."""
 
 
-class FailureKind(Enum):
-    """What kind of failure it was; it decides whether a kept document may stand in."""
-
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    SERVER = "server"
-    """500, 502, 503, 504 (RFC 5861 §4)."""
-    GONE = "gone"
-    """401, 403, 404, 410: the server answers, and what is kept is no longer for us."""
-    UNUSABLE = "unusable"
-    """An answer that isn't the document."""
-
-
-@frozen
-class Fetched(Generic[V]):
-    """The document came: its value, the response headers, how long it says itself that it's good."""
-
-    value: V
-    headers: HeaderPairs = ()
-    ttl: float | None = None
-
-
-@frozen
-class NotModified:
-    """The server says that what is kept is good (RFC 9110 §15.4.5)."""
-
-    headers: HeaderPairs = ()
-
-
-@frozen
-class Failed:
-    """It did not come. `error` is what every waiter gets; `retry_after` is the server's own word, capped by policy."""
-
-    error: Exception
-    kind: FailureKind
-    retry_after: float | None = None
-
-
-Outcome = Fetched[V] | NotModified | Failed
-
-
-class Source(Enum):
-    """Where a found document came from."""
-
-    FETCHED = "fetched"
-    CACHED = "cached"
-    REVALIDATED = "revalidated"
-    STALE_REVALIDATING = "stale, being revalidated"
-    STALE_ERROR = "stale, its server fails"
-
-
-@frozen
-class Found(Generic[V]):
-    """The document, where it came from, and how many seconds ago its server last vouched for it."""
-
-    value: V
-    source: Source
-    age: float
-
-
-@frozen
-class Unfound:
-    """There's none: what happened, and in how many seconds it pays to ask again."""
-
-    error: Exception
-    next_try: float
-
-
 @frozen
 class Deliver(Generic[V, W]):
     """Give this result to this waiter: it's done."""
@@ -144,16 +77,43 @@ class Lead(Generic[W]):
 Effect = Deliver[V, W] | Lead[W]
 
 
-@define(eq=False)
+@frozen(eq=False)
 class _Entry(Generic[V]):
+    """A document as its server last vouched for it."""
+
     value: V
     vouched: Instant
     freshness: Freshness
+    due: Instant
+    """When it's asked for again: the end of its lifetime, or a little before."""
     headers: HeaderPairs
     ttl: float | None
 
+    def is_fresh(self, now: Instant) -> bool:
+        return now < self.vouched + self.freshness.fresh_for
+
+    def may_be_revalidated_behind(self, now: Instant) -> bool:
+        return now < self.vouched + self.freshness.fresh_for + self.freshness.revalidate_for
+
+    def excuses_failure(self, now: Instant) -> bool:
+        # What may be used while somebody revalidates may be used while that fails or takes too long (RFC 5861 §3).
+        bound = max(self.freshness.error_for, self.freshness.revalidate_for)
+        return now < self.vouched + self.freshness.fresh_for + bound
+
+    def found(self, source: Source, now: Instant) -> Found[V]:
+        # Asked for ahead of its time, it isn't stale, whatever came of that.
+        return Found(self.value, Source.CACHED if self.is_fresh(now) else source, max(now - self.vouched, 0.0))
+
 
 @define(eq=False)
+class _Errand(Generic[V]):
+    """What a live flight is for: which entry it revalidates, and whether what it brings may be kept."""
+
+    entry: _Entry[V] | None
+    keep: bool
+
+
+@frozen(eq=False)
 class _Failure:
     failed: Failed
     since: Instant
@@ -176,9 +136,9 @@ class Directory(Generic[V, W]):
         self._policy = DirectoryPolicy() if policy is None else policy
         self._keeps = keep
         self._flights: Coalescer[str, W] = Coalescer()
+        self._errands: dict[str, _Errand[V]] = {}
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
         self._failures: OrderedDict[str, _Failure] = OrderedDict()
-        self._disowned: set[Flight[str, W]] = set()
 
     def __len__(self) -> int:
         """How many documents are kept."""
@@ -190,27 +150,33 @@ class Directory(Generic[V, W]):
         return self._flights.waiting
 
     def cached(self, url: str, *, now: Instant) -> V | None:
-        """The document, if it's kept and good as it is."""
+        """The document, if it's kept, good as it is, and not yet to be asked for again."""
         entry = self._entries.get(url)
-        return entry.value if entry is not None and now < _soft(entry) else None
+        return entry.value if entry is not None and now < entry.due else None
 
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
         entry = self._entries.get(url)
         return None if entry is None else entry.freshness
 
+    def due(self, url: str) -> Instant | None:
+        """When it pays to ask again: the kept document is due, or the failure no longer remembered. None: at once."""
+        entry, failure = self._entries.get(url), self._failures.get(url)
+        moments = [] if entry is None else [entry.due]
+        return max([*moments, *([] if failure is None else [failure.until])], default=None)
+
     def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[Effect[V, W], ...]:
         """Ask for a document: deliver it, lead a fetch, or (nothing) wait for the one under way."""
         entry = self._entries.get(url)
-        if entry is not None and now < _soft(entry):
+        if entry is not None and now < entry.due:
             self._entries.move_to_end(url)
-            return (Deliver(waiter, _found(entry, Source.CACHED, now)),)
+            return (Deliver(waiter, entry.found(Source.CACHED, now)),)
         failure = self._failures.get(url)
         if failure is not None and now < failure.until:
-            return (Deliver(waiter, self._without(entry, failure, now)),)
-        usable = entry is not None and now < _soft(entry) + entry.freshness.revalidate_for
+            return (Deliver(waiter, _without(entry, failure, now)),)
+        usable = entry is not None and entry.may_be_revalidated_behind(now)
         if entry is not None and usable and self._flights.flight(url) is not None:
-            return (Deliver(waiter, _found(entry, Source.STALE_REVALIDATING, now)),)
+            return (Deliver(waiter, entry.found(Source.STALE_REVALIDATING, now)),)
         return self._join(url, waiter, stale_at_hand=usable)
 
     def refresh(self, url: str, waiter: W, *, now: Instant, cool_down: float) -> tuple[Effect[V, W], ...]:
@@ -225,6 +191,54 @@ class Directory(Generic[V, W]):
         )
         return self.lookup(url, waiter, now=now) if recent else self._join(url, waiter, stale_at_hand=False)
 
+    def settle(
+        self, flight: Flight[str, W], outcome: Outcome[V], *, now: Instant, wall: WallTime, jitter: float = 0.0
+    ) -> tuple[Effect[V, W], ...]:
+        """The fetch is over: one answer for all who wait. A flight that's over already changes nothing.
+
+        `jitter` in [0, 1) spreads the next try of clients that failed together, and the expiry of those that fetched
+        together. A 304 that's about another document than the kept one makes the leader fetch again, the whole of it.
+        """
+        if not self._flights.is_live(flight):
+            return ()
+        url = flight.key
+        errand = self._errands[url]
+        if (
+            isinstance(outcome, NotModified)
+            and errand.entry is not None
+            and not confirms(outcome.headers, errand.entry.freshness)
+        ):
+            errand.entry = None
+            return (Lead(flight.leader, flight, (), stale_at_hand=False),)
+        del self._errands[url]
+        result = self._judge(url, errand, outcome, now=now, wall=wall, jitter=jitter)
+        return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
+
+    def abandon(self, waiter: W) -> tuple[Effect[V, W], ...]:
+        """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
+        flight = self._flights.flight_of(waiter)
+        leading = self._flights.leave(waiter)
+        if leading is not None:
+            return (self._lead(leading, stale_at_hand=False),)
+        if flight is not None and self._flights.flight(flight.key) is None:
+            del self._errands[flight.key]
+        return ()
+
+    def forget(self, url: str) -> None:
+        """Drop what is kept of `url`, failures too; what is being fetched answers its waiters and isn't kept."""
+        self._entries.pop(url, None)
+        self._failures.pop(url, None)
+        errand = self._errands.get(url)
+        if errand is not None:
+            errand.keep = False
+
+    def clear(self) -> None:
+        """`forget` every URL."""
+        for url in {*self._entries, *self._failures, *self._errands}:
+            self.forget(url)
+
+    # --- leading -----------------------------------------------------------------------------------------------------
+
     def _join(self, url: str, waiter: W, *, stale_at_hand: bool) -> tuple[Effect[V, W], ...]:
         joined = self._flights.join(url, waiter)
         match joined:
@@ -238,90 +252,64 @@ class Directory(Generic[V, W]):
             case _:
                 assert_never(joined)
 
-    def settle(
-        self, flight: Flight[str, W], outcome: Outcome[V], *, now: Instant, wall: WallTime, jitter: float = 0.0
-    ) -> tuple[Effect[V, W], ...]:
-        """The fetch is over: one answer for all who wait. A flight that's over already changes nothing.
-
-        `jitter` in [0, 1) spreads the next try of clients that failed together.
-        """
-        disowned = flight in self._disowned
-        self._disowned.discard(flight)
-        if not self._flights.is_live(flight):
-            return ()
-        result = self._judge(flight.key, outcome, now=now, wall=wall, jitter=jitter, keep=self._keeps and not disowned)
-        return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
-
-    def abandon(self, waiter: W) -> tuple[Effect[V, W], ...]:
-        """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
-        leading = self._flights.leave(waiter)
-        self._disowned = {flight for flight in self._disowned if self._flights.is_live(flight)}
-        return () if leading is None else (self._lead(leading, stale_at_hand=False),)
-
-    def forget(self, url: str) -> None:
-        """Drop what is kept of `url`, failures too; what is being fetched answers its waiters and isn't kept."""
-        self._entries.pop(url, None)
-        self._failures.pop(url, None)
-        flight = self._flights.flight(url)
-        if flight is not None:
-            self._disowned.add(flight)
-
-    def clear(self) -> None:
-        """`forget` every URL."""
-        for url in {*self._entries, *self._failures, *self._flights}:
-            self.forget(url)
+    def _lead(self, leading: Leading[str, W], *, stale_at_hand: bool) -> Lead[W]:
+        # What was forgotten before this fetch began is no reason not to keep what it brings.
+        entry = self._entries.get(leading.flight.key)
+        self._errands[leading.flight.key] = _Errand(entry, self._keeps)
+        return Lead(
+            leading.waiter, leading.flight, conditions(None if entry is None else entry.freshness), stale_at_hand
+        )
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
-    def _lead(self, leading: Leading[str, W], *, stale_at_hand: bool) -> Lead[W]:
-        entry = self._entries.get(leading.flight.key)
-        headers: list[tuple[str, str]] = []
-        if entry is not None and entry.freshness.etag is not None:
-            headers.append(("if-none-match", entry.freshness.etag))
-        if entry is not None and entry.freshness.last_modified is not None:
-            headers.append(("if-modified-since", entry.freshness.last_modified))
-        return Lead(leading.waiter, leading.flight, tuple(headers), stale_at_hand)
-
     def _judge(
-        self, url: str, outcome: Outcome[V], *, now: Instant, wall: WallTime, jitter: float, keep: bool
+        self, url: str, errand: _Errand[V], outcome: Outcome[V], *, now: Instant, wall: WallTime, jitter: float
     ) -> Found[V] | Unfound:
         match outcome:
             case Fetched(value, headers, ttl):
-                freshness = freshness_of(headers, policy=self._policy.freshness, wall=wall, ttl=ttl)
-                entry = _Entry(value, now, freshness, headers, ttl)
-                self._keep(url, entry, keep=keep)
-                return _found(entry, Source.FETCHED, now)
+                entry = self._vouched(value, relevant(headers), ttl, now=now, wall=wall, jitter=jitter)
+                self._keep(url, entry if errand.keep else None)
+                return Found(value, Source.FETCHED, 0.0)
             case NotModified(headers):
-                return self._refresh(url, headers, now=now, wall=wall)
+                return self._confirm(url, errand, headers, now=now, wall=wall, jitter=jitter)
             case Failed():
-                return self._fail(url, outcome, now=now, jitter=jitter) if keep else Unfound(outcome.error, 0.0)
+                return self._fail(url, errand, outcome, now=now, jitter=jitter)
             case _:
                 assert_never(outcome)
 
-    def _keep(self, url: str, entry: _Entry[V], *, keep: bool) -> None:
+    def _vouched(
+        self, value: V, headers: HeaderPairs, ttl: float | None, *, now: Instant, wall: WallTime, jitter: float
+    ) -> _Entry[V]:
+        freshness = freshness_of(headers, policy=self._policy.freshness, wall=wall, ttl=ttl)
+        due = Instant(now + freshness.fresh_for * (1.0 - _SPREAD * jitter))
+        return _Entry(value, now, freshness, due, headers, ttl)
+
+    def _keep(self, url: str, entry: _Entry[V] | None) -> None:
         self._failures.pop(url, None)
         self._entries.pop(url, None)
-        if not keep or not entry.freshness.store:
+        if entry is None or not entry.freshness.store:
             return
         self._entries[url] = entry
         if len(self._entries) > self._policy.max_entries:
             self._entries.popitem(last=False)
 
-    def _refresh(self, url: str, headers: HeaderPairs, *, now: Instant, wall: WallTime) -> Found[V] | Unfound:
-        entry = self._entries.get(url)
-        if entry is None:
-            # What was to be refreshed has been forgotten meanwhile; asking again brings it whole.
-            return Unfound(LookupError("the server says not modified, and nothing is kept"), 0.0)
-        # RFC 9111 §3.2: the 304's headers replace the stored ones of the same name. An Age was the old response's.
-        replaced = {name.lower() for name, _ in headers} | {"age"}
-        kept = [(name, value) for name, value in entry.headers if name.lower() not in replaced]
-        entry.headers = (*kept, *headers)
-        entry.freshness = freshness_of(entry.headers, policy=self._policy.freshness, wall=wall, ttl=entry.ttl)
-        entry.vouched = now
-        self._keep(url, entry, keep=True)
-        return _found(entry, Source.REVALIDATED, now)
+    def _confirm(
+        self, url: str, errand: _Errand[V], headers: HeaderPairs, *, now: Instant, wall: WallTime, jitter: float
+    ) -> Found[V] | Unfound:
+        old = errand.entry
+        if old is None:
+            # Nothing was said of what is kept, so that nothing can be unchanged.
+            error = LookupError("the server says not modified, and was asked for the whole document")
+            return self._fail(url, errand, Failed(error, FailureKind.UNUSABLE), now=now, jitter=jitter)
+        entry = self._vouched(old.value, merged(old.headers, headers), old.ttl, now=now, wall=wall, jitter=jitter)
+        if self._entries.get(url) is old:
+            # Evicted or forgotten meanwhile, it answers those who wait, and stays out.
+            self._keep(url, entry)
+        return Found(entry.value, Source.REVALIDATED, 0.0)
 
-    def _fail(self, url: str, failed: Failed, *, now: Instant, jitter: float) -> Found[V] | Unfound:
+    def _fail(self, url: str, errand: _Errand[V], failed: Failed, *, now: Instant, jitter: float) -> Found[V] | Unfound:
+        if not errand.keep:
+            return Unfound(failed.error, 0.0)
         if failed.kind is FailureKind.GONE:
             self._entries.pop(url, None)
         before = self._failures.pop(url, None)
@@ -334,34 +322,20 @@ class Directory(Generic[V, W]):
         self._failures[url] = failure
         if len(self._failures) > self._policy.max_entries:
             self._failures.popitem(last=False)
-        return self._without(self._entries.get(url), failure, now)
-
-    def _without(self, entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[V] | Unfound:
-        """What to answer while the server fails: the kept document within its bound, or the failure."""
-        if entry is not None and now < _soft(entry):
-            # It was refreshed ahead of its time: what came of that doesn't make it stale.
-            return _found(entry, Source.CACHED, now)
-        if entry is not None and failure.failed.kind in _EXCUSED and now < _soft(entry) + _usable_for(entry):
-            return _found(entry, Source.STALE_ERROR, now)
-        return Unfound(failure.failed.error, failure.until - now)
+        return _without(self._entries.get(url), failure, now)
 
 
-# RFC 5861 §4: errors "such as" these; an answer that says no, or that's nonsense, isn't an outage.
+def _without(entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[V] | Unfound:
+    """What to answer while the server fails: the kept document within its bound, or the failure."""
+    if entry is not None and (entry.is_fresh(now) or (failure.failed.kind in _EXCUSED and entry.excuses_failure(now))):
+        return entry.found(Source.STALE_ERROR, now)
+    return Unfound(failure.failed.error, failure.until - now, None if entry is None else now - entry.vouched)
+
+
+# RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code"; an answer that
+# says no, or that's nonsense, isn't an outage.
 _EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER})
 # 2**20 seconds is past any bound on failures; beyond it only overflow waits.
 _DOUBLINGS: Final = 20
-# A tenth, as the reference spreads its retries.
+# A tenth, as the reference spreads its retries. Of a lifetime it's taken off, so that none is exceeded.
 _SPREAD: Final = 0.1
-
-
-def _usable_for(entry: _Entry[V]) -> float:
-    # What may be used while somebody revalidates may be used while that fails or takes too long (RFC 5861 §3).
-    return max(entry.freshness.error_for, entry.freshness.revalidate_for)
-
-
-def _soft(entry: _Entry[V]) -> float:
-    return entry.vouched + entry.freshness.fresh_for
-
-
-def _found(entry: _Entry[V], source: Source, now: Instant) -> Found[V]:
-    return Found(entry.value, source, max(now - entry.vouched, 0.0))

@@ -55,19 +55,29 @@ def freshness_of(
     """Read a response's lifetimes. Never raises. `ttl` is what the document says of itself."""
     fields = _collect(headers)
     directives = _directives(fields.get("cache-control", []))
-    # RFC 9111 §5.2.2.5; and §4.1: a stored `Vary: *` never matches.
-    store = "no-store" not in directives and "*" not in [item.strip() for item in fields.get("vary", [])]
-    fresh_for = min(_lifetime(fields, directives, policy, wall, ttl), policy.most) - _age(fields)
-    # §5.2.2.2: once stale it mustn't be used without asking. §5.2.2.4: no-cache, not even while fresh.
-    strict = "must-revalidate" in directives or "no-cache" in directives
+    # RFC 9111 §5.2.2.2: "a cache MUST NOT reuse that response [once stale] until it has been successfully validated".
+    # §5.2.2.4: no-cache, not even while it's fresh; its form with field names "is often handled … as if an unqualified
+    # no-cache directive was received", and is here. §5.2.2.8: proxy-revalidate "does not apply to private caches".
+    unchecked = "no-cache" in directives
+    strict = unchecked or "must-revalidate" in directives
+    fresh_for = min(_lifetime(fields, directives, policy, wall, ttl) - _age(fields), policy.most)
     return Freshness(
-        store=store,
-        fresh_for=0.0 if "no-cache" in directives else max(fresh_for, 0.0),
+        store=_may_store(fields, directives),
+        fresh_for=0.0 if unchecked else max(fresh_for, 0.0),
+        # RFC 5861 §3: "caches MAY serve the response … after it becomes stale, up to the indicated number of seconds".
         revalidate_for=0.0 if strict else _bounded(directives, "stale-while-revalidate", policy.stale_while_revalidate),
         error_for=0.0 if strict else _error_for(directives, policy),
         etag=_single(fields, "etag"),
         last_modified=_single(fields, "last-modified"),
     )
+
+
+def _may_store(fields: Mapping[str, list[str]], directives: Mapping[str, list[str | None]]) -> bool:
+    # RFC 9111 §5.2.2.5: "a cache MUST NOT store any part of … the response". §4.1: "a stored response with a Vary
+    # header field value containing a member "*" always fails to match". Other members are as they were: each request
+    # for a document is made alike.
+    members = {member.strip() for line in fields.get("vary", []) for member in line.split(",")}
+    return "no-store" not in directives and "*" not in members
 
 
 def _lifetime(
@@ -77,26 +87,32 @@ def _lifetime(
     wall: WallTime,
     ttl: float | None,
 ) -> float:
+    # RFC 9111 §4.2.1, in its order, less s-maxage (§5.2.2.10), which is "for a shared cache".
     if "max-age" in directives:
-        # §4.2.1: with several or malformed values the response is stale.
+        # "More than one value present for a given directive": "the response should be considered stale", and "caches
+        # are encouraged to consider responses that have invalid freshness information … to be stale".
         return _seconds(directives["max-age"]) or 0.0
     if "expires" in fields:
-        # §5.3: a time in the past, and anything that's no date ("0"), means already expired.
+        # §5.3: "a cache recipient MUST interpret invalid date formats, especially the value "0", as … already expired".
         expires = parse_http_date(fields["expires"][0]) if len(fields["expires"]) == 1 else None
+        # RFC 9110 §6.6.1: without a Date it's the time at which the response was received.
         date = parse_http_date(fields["date"][0]) if len(fields.get("date", [])) == 1 else wall
         return 0.0 if expires is None else expires - (wall if date is None else date)
+    # §4.2.2: "a cache MAY assign a heuristic expiration time"; a tenth of the age of a file says nothing of an agent.
     return policy.default if ttl is None else max(ttl, 0.0)
 
 
 def _age(fields: Mapping[str, list[str]]) -> float:
     # §4.2.3 also takes wall - Date into account; clocks of two hosts differ by more than agents' responses are old, and
     # a wrong guess here would make every document of a skewed host stale. Age is counted by clocks that agree.
+    # §5.1: "use the first member of the field value"; where that's invalid, "a cache SHOULD ignore the field".
     values = fields.get("age", [])
-    return (_seconds(list(values)) or 0.0) if values else 0.0
+    return (_seconds([values[0].split(",")[0].strip()]) or 0.0) if values else 0.0
 
 
 def _error_for(directives: Mapping[str, list[str | None]], policy: FreshnessPolicy) -> float:
-    # RFC 5861 §4 lets the server say; RFC 9111 §4.2.4 lets a disconnected cache serve stale where it isn't forbidden.
+    # RFC 5861 §4: "a cached stale response MAY be used to satisfy the request" when an error is encountered, for as
+    # long as the server says. RFC 9111 §4.2.4 lets a cache that's disconnected do so where nothing forbids it.
     if "stale-if-error" in directives:
         return _bounded(directives, "stale-if-error", policy.stale_if_error)
     return policy.stale_if_error
@@ -113,21 +129,34 @@ def _collect(headers: HeaderPairs) -> dict[str, list[str]]:
     return fields
 
 
-_DIRECTIVE: Final = re.compile(
-    r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?\s*(?:,|$)'
+_TCHAR: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_NAMES: Final = re.compile(_TCHAR + "++")
+# One member of the list, which may be empty (RFC 9110 §5.6.1.2), and the comma or end behind it. §5.2: "recipients
+# ought to accept both forms" of an argument. Possessive, or a line of blanks would take the square of its length.
+_MEMBER: Final = re.compile(
+    rf'[ \t]*+(?:({_TCHAR}++)(?:[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|({_TCHAR}*+)))?+)?+[ \t]*+(?:,|$)'
 )
 
 
 def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
+    """The arguments of each directive, None where one has none."""
     found: dict[str, list[str | None]] = {}
     for line in lines:
-        for match in _DIRECTIVE.finditer(line):
-            quoted, plain = match[2], match[3]
-            found.setdefault(match[1].lower(), []).append(quoted if quoted is not None else plain)
+        at = 0
+        while at < len(line):
+            member = _MEMBER.match(line, at)
+            if member is None:
+                # What can't be read is stale (§4.2.1), and what restricts is honoured if it's named in there at all.
+                for name in ("max-age", *_NAMES.findall(line, at)):
+                    found.setdefault(name.lower(), []).append(None)
+                break
+            if member[1] is not None:
+                found.setdefault(member[1].lower(), []).append(member[3] if member[2] is None else member[2])
+            at = member.end()
     return found
 
 
-# §1.2.2: what is too large to count counts as 2**31.
+# §1.2.2: what is greater than can be represented, "the cache MUST consider … to be 2147483648 (2^31)".
 _MAX_DELTA: Final = 2_147_483_648.0
 _DELTA: Final = re.compile(r"\d+", re.ASCII)
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import time
 from typing import Any
 
@@ -188,7 +189,8 @@ class TestDiscovery:
         transport = counting()
         async with client_of(transport) as client:
             sources = []
-            for pause in (0, 299, 2):
+            # Up to a tenth before its time, so that who fetched together doesn't ask together.
+            for pause in (0, 269, 31):
                 await anyio.sleep(pause)
                 sources.append((await client.look_up(BASE)).source)
         assert sources == [Source.FETCHED, Source.CACHED, Source.REVALIDATED]
@@ -223,8 +225,18 @@ class TestDiscovery:
             await anyio.sleep(3600)
             assert (await client.look_up(BASE)).source is Source.STALE_ERROR
             await anyio.sleep(86_400)
-            with pytest.raises(Unreachable, match="can't connect"):
+            with pytest.raises(Unreachable, match="can't connect") as caught:
                 await client.discover(BASE)
+        assert caught.value.kept_age == 90_000
+        assert caught.value.next_try is not None
+        assert "what is kept is 90000 s old, and can't stand in" in str(caught.value)
+
+    async def test_the_error_says_what_was_tried_and_when_it_is_tried_again(self, client_of: Any) -> None:
+        async with client_of(answering((500, b"", {}))) as client:
+            with pytest.raises(BadReply) as caught:
+                await client.discover(BASE)
+        assert re.search(r"manifest\.json \(HTTP 500\): .*; not asked again for 1\.[01] s$", str(caught.value))
+        assert caught.value.kept_age is None
 
     @pytest.mark.parametrize("step", [3600, -3600])
     async def test_a_wall_clock_that_jumps_changes_no_lifetime_and_no_uptime(

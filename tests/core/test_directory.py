@@ -1,12 +1,12 @@
-"""Freshness, coalescing and the directory: one fetch for all who ask, kept for as long as its server allows."""
+"""The directory: one fetch for all who ask, kept for as long as its server allows, asked for again when that pays."""
 
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings, strategies as st
+from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.coalesce import Coalescer
 from asap_core.client.directory import (
     CrowdedError,
     Deliver,
@@ -21,168 +21,9 @@ from asap_core.client.directory import (
     Source,
     Unfound,
 )
-from asap_core.client.freshness import (
-    FreshnessPolicy,
-    freshness_of,
-    parse_http_date,
-    parse_retry_after,
-)
 
-POLICY = FreshnessPolicy()
 WALL = 1_750_000_000.0
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
-
-
-def fresh(*headers: Any, ttl: Any = None) -> Any:
-    return freshness_of(headers, policy=POLICY, wall=WALL, ttl=ttl)  # type: ignore[arg-type]
-
-
-class TestFreshness:
-    @pytest.mark.parametrize(
-        ("headers", "seconds"),
-        [
-            ([], 300),
-            ([("Cache-Control", "max-age=60")], 60),
-            ([("cache-control", "public, MAX-AGE=60")], 60),
-            ([("Cache-Control", 'max-age="60"')], 60),
-            ([("Cache-Control", "max-age=60"), ("Age", "20")], 40),
-            ([("Cache-Control", "max-age=60"), ("Age", "70")], 0),
-            ([("Cache-Control", "max-age=60"), ("Age", "x")], 60),
-            ([("Cache-Control", "max-age=99999999")], 86_400),
-            ([("Cache-Control", "max-age=" + "9" * 400)], 86_400),
-            ([("Cache-Control", "s-maxage=5")], 300),
-            ([("Cache-Control", "max-age=0")], 0),
-            ([("Cache-Control", "max-age=-5")], 0),
-            ([("Cache-Control", "max-age=soon")], 0),
-            ([("Cache-Control", "max-age")], 0),
-            ([("Cache-Control", "max-age=5, max-age=6")], 0),
-            ([("Cache-Control", "max-age=5"), ("Cache-Control", "max-age=6")], 0),
-            ([("Cache-Control", "no-cache, max-age=60")], 0),
-            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT")], 60),
-            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", "Sun, 15 Jun 2025 15:07:00 GMT")], 40),
-            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", "nonsense")], 60),
-            ([("Expires", "0")], 0),
-            ([("Expires", DATE), ("Expires", DATE)], 0),
-            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Cache-Control", "max-age=5")], 5),
-        ],
-        ids=repr,
-    )
-    def test_how_long_it_is_good(self, headers: Any, seconds: Any) -> None:
-        assert fresh(*headers).fresh_for == seconds
-
-    def test_the_documents_own_word_counts_where_headers_are_silent(self) -> None:
-        assert fresh(ttl=20).fresh_for == 20
-        assert fresh(ttl=-20).fresh_for == 0
-        assert fresh(("Cache-Control", "max-age=60"), ttl=20).fresh_for == 60
-
-    @pytest.mark.parametrize(
-        ("headers", "store"),
-        [
-            ([("Cache-Control", "no-store")], False),
-            ([("Vary", "*")], False),
-            ([("Vary", "Accept")], True),
-            ([("Cache-Control", "private")], True),
-        ],
-    )
-    def test_whether_it_is_kept(self, headers: Any, store: Any) -> None:
-        assert fresh(*headers).store is store
-
-    @pytest.mark.parametrize(
-        ("value", "revalidate", "error"),
-        [
-            ("max-age=1", 0, 86_400),
-            ("max-age=1, stale-while-revalidate=30", 30, 86_400),
-            ("max-age=1, stale-while-revalidate=99999", 3600, 86_400),
-            ("max-age=1, stale-if-error=60", 0, 60),
-            ("max-age=1, stale-if-error=x", 0, 0),
-            ("max-age=1, must-revalidate, stale-while-revalidate=30, stale-if-error=60", 0, 0),
-            ("no-cache, stale-while-revalidate=30", 0, 0),
-        ],
-    )
-    def test_how_long_it_serves_when_stale(self, value: Any, revalidate: Any, error: Any) -> None:
-        found = fresh(("Cache-Control", value))
-        assert (found.revalidate_for, found.error_for) == (revalidate, error)
-
-    def test_validators_are_kept_if_they_can_be_sent_back(self) -> None:
-        assert fresh(("ETag", '"x"'), ("Last-Modified", DATE)).etag == '"x"'
-        for value in ("é", "", "x" * 2000, "a\nb"):
-            assert fresh(("ETag", value)).etag is None
-        assert fresh(("ETag", '"x"'), ("ETag", '"y"')).etag is None
-
-    @given(st.lists(st.tuples(st.sampled_from(["Cache-Control", "Expires", "Age", "Date", "ETag", "Vary"]), st.text())))
-    def test_any_headers_give_a_lifetime_within_policy(self, headers: Any) -> None:
-        found = fresh(*headers)
-        assert 0 <= found.fresh_for <= POLICY.most
-        assert 0 <= found.revalidate_for <= POLICY.stale_while_revalidate
-        assert 0 <= found.error_for <= POLICY.stale_if_error
-
-    @pytest.mark.parametrize(
-        "text", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
-    )
-    def test_all_three_forms_of_dates_are_read(self, text: Any) -> None:
-        assert parse_http_date(text) == 784111777  # type: ignore[comparison-overlap]
-
-    @given(st.text())
-    def test_any_text_is_a_date_or_none(self, text: Any) -> None:
-        assert parse_http_date(text) is None or isinstance(parse_http_date(text), float)
-        assert parse_http_date(text + "x" * 100) is None
-
-    @pytest.mark.parametrize(
-        ("text", "seconds"),
-        [("5", 5), ("Sun, 15 Jun 2025 15:07:40 GMT", 60), (DATE, 0), ("x", None), ("1.5", None), ("-1", None)],
-    )
-    def test_retry_after_is_seconds_or_a_date(self, text: Any, seconds: Any) -> None:
-        assert parse_retry_after(text, wall=WALL) == seconds  # type: ignore[arg-type]
-
-
-class TestCoalescing:
-    def test_the_first_leads_and_the_others_join(self) -> None:
-        flights: Any = Coalescer()
-        leading = flights.join("k", 1)
-        assert isinstance(leading, Leading)
-        assert flights.join("k", 2) == Joined()
-        assert flights.land(leading.flight) == (1, 2)
-        assert (len(flights), flights.waiting) == (0, 0)
-
-    def test_a_late_result_is_refused(self) -> None:
-        flights: Any = Coalescer()
-        flight = flights.join("k", 1).flight
-        assert flights.land(flight) == (1,)
-        assert flights.land(flight) == ()
-        assert flights.land(Flight("k", 1)) == ()
-
-    def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self) -> None:
-        flights: Any = Coalescer()
-        first = flights.join("k", 1).flight
-        flights.join("k", 2)
-        flights.join("k", 3)
-        second: Any = flights.leave(1)
-        assert (second.waiter, flights.land(first)) == (2, ())
-        assert flights.land(second.flight) == (2, 3)
-
-    def test_a_flight_ends_with_its_last_waiter(self) -> None:
-        flights: Any = Coalescer()
-        flights.join("k", 1)
-        flights.join("k", 2)
-        assert flights.leave(2) is None
-        assert flights.leave(1) is None
-        assert flights.leave(1) is None
-        assert (len(flights), flights.flight("k")) == (0, None)
-
-    def test_one_waiter_waits_once(self) -> None:
-        flights: Any = Coalescer()
-        flights.join("k", 1)
-        with pytest.raises(ValueError, match="waits already"):
-            flights.join("other", 1)
-
-    def test_it_is_bounded(self) -> None:
-        flights: Any = Coalescer(max_flights=1, max_waiters=2)
-        flights.join("k", 1)
-        assert flights.join("other", 2) == Crowded()
-        flights.join("k", 3)
-        assert flights.join("k", 4) == Crowded()
-
-
 URL = "https://a.example/m.json"
 DEAD = Failed(ConnectionError("refused"), FailureKind.UNREACHABLE)
 
@@ -261,10 +102,82 @@ class TestDirectory:
         play.now = 69.0
         assert play.result().source is Source.CACHED
 
-    def test_a_304_for_what_was_forgotten_is_no_answer(self) -> None:
+    def test_a_304_to_who_asked_for_the_whole_is_no_answer(self) -> None:
         play = Play()
         (lead,) = play.lookup()
-        assert isinstance(play.settle(lead.flight, NotModified())[0].result, Unfound)
+        result = play.settle(lead.flight, NotModified())[0].result
+        assert (str(result.error), result.next_try) == (
+            "the server says not modified, and was asked for the whole document",
+            1.0,
+        )
+
+    def test_a_304_about_another_document_makes_the_leader_fetch_the_whole_once(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("etag", '"x"')]))
+        play.now = 300.0
+        (lead,) = play.lookup()
+        assert play.lookup() == ()
+        (again,) = play.settle(lead.flight, NotModified([("etag", '"y"')]))
+        assert again == Lead(lead.waiter, lead.flight, (), stale_at_hand=False)
+        assert play.directory.waiting == 2
+        assert isinstance(play.settle(again.flight, NotModified([("etag", '"y"')]))[0].result, Unfound)
+        play.now += 1.0
+        assert play.fetch(Fetched("w", [("etag", '"y"')])).value == "w"
+
+    def test_a_304_for_what_was_evicted_meanwhile_answers_and_brings_nothing_back(self) -> None:
+        play = Play(max_entries=1)
+        play.fetch(Fetched("v"))
+        play.now = 300.0
+        (lead,) = play.lookup()
+        play.fetch(Fetched("w"), "other")
+        assert play.settle(lead.flight, NotModified())[0].result == Found("v", Source.REVALIDATED, 0.0)
+        assert play.result("other").value == "w"
+        assert isinstance(play.lookup()[0], Lead)
+
+    def test_a_304_for_what_was_forgotten_meanwhile_too(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v"))
+        play.now = 300.0
+        (lead,) = play.lookup()
+        play.directory.forget(URL)
+        assert play.settle(lead.flight, NotModified())[0].result == Found("v", Source.REVALIDATED, 0.0)
+        assert len(play.directory) == 0
+
+    def test_a_document_is_asked_for_a_little_before_its_time_and_not_by_all_at_once(self) -> None:
+        play = Play()
+        (lead,) = play.lookup()
+        play.settle(lead.flight, Fetched("v", [("cache-control", "max-age=100, must-revalidate")]), jitter=0.5)
+        play.now = 94.9
+        assert play.directory.cached(URL, now=play.now) == "v"
+        assert play.result().source is Source.CACHED
+        play.now = 95.0
+        assert play.directory.cached(URL, now=play.now) is None
+        (lead,) = play.lookup()
+        assert lead.stale_at_hand
+        assert play.result() == Found("v", Source.CACHED, 95.0)
+        assert play.settle(lead.flight, Failed(OSError(), FailureKind.UNUSABLE))[0].result.source is Source.CACHED
+        play.now = 100.0
+        assert isinstance(play.fetch(DEAD), Unfound)
+
+    def test_a_304_spreads_the_next_time_as_well(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v"))
+        play.now = 300.0
+        (lead,) = play.lookup()
+        play.settle(lead.flight, NotModified(), jitter=0.5)
+        assert play.directory.due(URL) == 300.0 + 285.0
+
+    def test_when_it_pays_to_ask_again_can_be_asked(self) -> None:
+        play = Play()
+        assert play.directory.due(URL) is None
+        play.fetch(DEAD)
+        assert play.directory.due(URL) == 1.0
+        play.now = 1.0
+        play.fetch(Fetched("v"))
+        assert play.directory.due(URL) == 301.0
+        play.now = 301.0
+        play.fetch(DEAD)
+        assert play.directory.due(URL) == 302.0
 
     def test_no_store_answers_those_who_wait_and_is_not_kept(self) -> None:
         play = Play()
@@ -336,7 +249,9 @@ class TestDirectory:
         assert play.fetch(Failed(OSError(), kind)) == Found("v", Source.STALE_ERROR, play.now)
         assert play.result().source is Source.STALE_ERROR
         play.now += 2
-        assert isinstance(play.fetch(Failed(OSError(), kind)), Unfound)
+        failed = Failed(OSError(), kind)
+        play.fetch(failed)
+        assert play.result() == Unfound(failed.error, 2.0, age=86_701.0)
 
     def test_an_answer_that_says_no_drops_what_is_kept(self) -> None:
         play = Play()
@@ -372,7 +287,7 @@ class TestDirectory:
         (lead,) = play.lookup()
         play.directory.forget(URL)
         play.directory.abandon(lead.waiter)
-        assert play.directory._disowned == set()
+        assert play.directory._errands == {}
 
     def test_all_may_be_forgotten_at_once(self) -> None:
         play = Play()

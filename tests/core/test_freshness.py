@@ -1,0 +1,197 @@
+"""How long a document may be used, clause by clause of RFC 9111 and 5861, and beside hishel's reading of them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core.client.freshness import FreshnessPolicy, freshness_of, parse_http_date, parse_retry_after
+from asap_core.client.validation import conditions, confirms, merged, relevant
+
+POLICY = FreshnessPolicy()
+WALL = 1_750_000_000.0
+DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
+
+
+def fresh(*headers: Any, ttl: Any = None) -> Any:
+    return freshness_of(headers, policy=POLICY, wall=WALL, ttl=ttl)  # type: ignore[arg-type]
+
+
+class TestFreshness:
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ([], 300),
+            ([("Cache-Control", "max-age=60")], 60),
+            ([("cache-control", "public, MAX-AGE=60")], 60),
+            ([("Cache-Control", 'max-age="60"')], 60),
+            ([("Cache-Control", "max-age=60"), ("Age", "20")], 40),
+            ([("Cache-Control", "max-age=60"), ("Age", "70")], 0),
+            ([("Cache-Control", "max-age=60"), ("Age", "x")], 60),
+            ([("Cache-Control", "max-age=60"), ("Age", "20, 70")], 40),
+            ([("Cache-Control", "max-age=60"), ("Age", "20"), ("Age", "70")], 40),
+            ([("Cache-Control", "max-age=60"), ("Age", "-1")], 60),
+            # A copy of two days in a cache by the way: what is left of its year is cut, not what it had.
+            ([("Cache-Control", "max-age=31536000"), ("Age", "172800")], 86_400),
+            ([("Age", "100")], 200),
+            ([("Cache-Control", "max-age=99999999")], 86_400),
+            ([("Cache-Control", "max-age=" + "9" * 400)], 86_400),
+            ([("Cache-Control", "s-maxage=5")], 300),
+            ([("Cache-Control", "max-age=0")], 0),
+            ([("Cache-Control", "max-age=-5")], 0),
+            ([("Cache-Control", "max-age=soon")], 0),
+            ([("Cache-Control", "max-age")], 0),
+            ([("Cache-Control", "max-age=5, max-age=6")], 0),
+            ([("Cache-Control", "max-age=5"), ("Cache-Control", "max-age=6")], 0),
+            ([("Cache-Control", "no-cache, max-age=60")], 0),
+            ([("Cache-Control", 'no-cache="set-cookie, age", max-age=60')], 0),
+            ([("Cache-Control", "max-age=60, must-revalidate, proxy-revalidate, immutable")], 60),
+            ([("Cache-Control", ', ,max-age = "60" ,')], 60),
+            ([("Cache-Control", 'x="no-cache, max-age=7", max-age=60')], 60),
+            ([("Cache-Control", 'x="a\\"b", max-age=60')], 60),
+            # What can't be read is stale, whatever else is said.
+            ([("Cache-Control", "max-age=60;public")], 0),
+            ([("Cache-Control", "max-age=60 public")], 0),
+            ([("Cache-Control", 'max-age="60')], 0),
+            ([("Cache-Control", "max-age=")], 0),
+            ([("Cache-Control", "max-age=60, @")], 0),
+            ([("Cache-Control", "@")], 0),
+            ([("Cache-Control", "@"), ("Cache-Control", "max-age=60")], 0),
+            ([("Cache-Control", "")], 300),
+            ([("Last-Modified", DATE)], 300),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT")], 60),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", "Sun, 15 Jun 2025 15:07:00 GMT")], 40),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", "nonsense")], 60),
+            ([("Expires", "0")], 0),
+            ([("Expires", "Sun, 15 Jun 2025 15:05:00 GMT")], 0),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", DATE), ("Date", DATE)], 60),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Age", "20")], 40),
+            ([("Expires", DATE), ("Expires", DATE)], 0),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Cache-Control", "max-age=5")], 5),
+        ],
+        ids=repr,
+    )
+    def test_how_long_it_is_good(self, headers: Any, seconds: Any) -> None:
+        assert fresh(*headers).fresh_for == seconds
+
+    def test_the_documents_own_word_counts_where_headers_are_silent(self) -> None:
+        assert fresh(ttl=20).fresh_for == 20
+        assert fresh(ttl=-20).fresh_for == 0
+        assert fresh(("Cache-Control", "max-age=60"), ttl=20).fresh_for == 60
+
+    @pytest.mark.parametrize(
+        ("headers", "store"),
+        [
+            ([("Cache-Control", "no-store")], False),
+            ([("Cache-Control", "max-age=60; no-store")], False),
+            ([("Vary", "*")], False),
+            ([("Vary", "Accept, *")], False),
+            ([("Vary", "Accept"), ("Vary", "*")], False),
+            ([("Cache-Control", "no-cache")], True),
+            ([("Vary", "Accept")], True),
+            ([("Cache-Control", "private")], True),
+        ],
+    )
+    def test_whether_it_is_kept(self, headers: Any, store: Any) -> None:
+        assert fresh(*headers).store is store
+
+    @pytest.mark.parametrize(
+        ("value", "revalidate", "error"),
+        [
+            ("max-age=1", 0, 86_400),
+            ("max-age=1, stale-while-revalidate=30", 30, 86_400),
+            ("max-age=1, stale-while-revalidate=99999", 3600, 86_400),
+            ("max-age=1, stale-if-error=60", 0, 60),
+            ("max-age=1, stale-if-error=x", 0, 0),
+            ("max-age=1, must-revalidate, stale-while-revalidate=30, stale-if-error=60", 0, 0),
+            ("no-cache, stale-while-revalidate=30", 0, 0),
+            ("max-age=1; must-revalidate", 0, 0),
+            ("max-age=1, stale-while-revalidate=3, stale-while-revalidate=4", 0, 86_400),
+            ("max-age=1, proxy-revalidate", 0, 86_400),
+            ("max-age=1, stale-if-error=999999999", 0, 86_400),
+        ],
+    )
+    def test_how_long_it_serves_when_stale(self, value: Any, revalidate: Any, error: Any) -> None:
+        found = fresh(("Cache-Control", value))
+        assert (found.revalidate_for, found.error_for) == (revalidate, error)
+
+    def test_validators_are_kept_if_they_can_be_sent_back(self) -> None:
+        assert fresh(("ETag", '"x"'), ("Last-Modified", DATE)).etag == '"x"'
+        for value in ("é", "", "x" * 2000, "a\nb"):
+            assert fresh(("ETag", value)).etag is None
+        assert fresh(("ETag", '"x"'), ("ETag", '"y"')).etag is None
+
+    def test_a_line_of_blanks_takes_no_time(self) -> None:
+        # The square of its length would be a minute.
+        assert fresh(("Cache-Control", "max-age=60" + " " * 60_000 + "@")).fresh_for == 0
+        assert fresh(("Cache-Control", "," + " " * 60_000 + "@")).fresh_for == 0
+
+    @given(st.lists(st.tuples(st.sampled_from(["Cache-Control", "Expires", "Age", "Date", "ETag", "Vary"]), st.text())))
+    def test_any_headers_give_a_lifetime_within_policy(self, headers: Any) -> None:
+        found = fresh(*headers)
+        assert 0 <= found.fresh_for <= POLICY.most
+        assert 0 <= found.revalidate_for <= POLICY.stale_while_revalidate
+        assert 0 <= found.error_for <= POLICY.stale_if_error
+
+    @pytest.mark.parametrize(
+        "text", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+    )
+    def test_all_three_forms_of_dates_are_read(self, text: Any) -> None:
+        assert parse_http_date(text) == 784111777  # type: ignore[comparison-overlap]
+
+    @given(st.text())
+    def test_any_text_is_a_date_or_none(self, text: Any) -> None:
+        assert parse_http_date(text) is None or isinstance(parse_http_date(text), float)
+        assert parse_http_date(text + "x" * 100) is None
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("5", 5), ("Sun, 15 Jun 2025 15:07:40 GMT", 60), (DATE, 0), ("x", None), ("1.5", None), ("-1", None)],
+    )
+    def test_retry_after_is_seconds_or_a_date(self, text: Any, seconds: Any) -> None:
+        assert parse_retry_after(text, wall=WALL) == seconds  # type: ignore[arg-type]
+
+
+KEPT = fresh(("ETag", '"e"'), ("Last-Modified", DATE))
+
+
+class TestValidation:
+    def test_what_is_kept_is_asked_about_with_all_that_is_known_of_it(self) -> None:
+        assert conditions(KEPT) == (("if-none-match", '"e"'), ("if-modified-since", DATE))
+        assert conditions(fresh(("ETag", '"e"'))) == (("if-none-match", '"e"'),)
+        assert conditions(fresh(("Last-Modified", DATE))) == (("if-modified-since", DATE),)
+        assert conditions(fresh()) == conditions(None) == ()
+
+    def test_fields_that_say_nothing_of_lifetimes_are_not_kept(self) -> None:
+        headers = [("ETag", '"e"'), ("Set-Cookie", "secret"), ("AGE", "1"), ("Content-Type", "x")]
+        assert relevant(headers) == (("etag", '"e"'), ("age", "1"))
+
+    def test_a_304_replaces_what_it_repeats_and_what_was_of_one_response(self) -> None:
+        stored = relevant([("cache-control", "max-age=1"), ("etag", '"e"'), ("age", "5"), ("date", DATE)])
+        assert merged(stored, [("Cache-Control", "max-age=2"), ("Server", "x")]) == (
+            ("etag", '"e"'),
+            ("cache-control", "max-age=2"),
+        )
+        assert merged(stored, [("age", "7")]) == (*stored[:2], ("age", "7"))
+
+    @pytest.mark.parametrize(
+        ("said", "same"),
+        [
+            ([], True),
+            ([("ETag", '"e"')], True),
+            ([("ETag", 'W/"e"')], True),
+            ([("ETag", ' "e" ')], True),
+            ([("ETag", '"other"')], False),
+            ([("Last-Modified", DATE)], True),
+            ([("Last-Modified", "Sun, 15 Jun 2025 15:00:00 GMT")], False),
+            # The stronger validator decides.
+            ([("ETag", '"e"'), ("Last-Modified", "Sun, 15 Jun 2025 15:00:00 GMT")], True),
+        ],
+    )
+    def test_a_304_confirms_its_own_document_only(self, said: Any, same: Any) -> None:
+        assert confirms(said, KEPT) is same
+
+    def test_and_none_by_a_validator_that_is_not_known_of_it(self) -> None:
+        assert not confirms([("ETag", '"e"')], fresh())
+        assert not confirms([("Last-Modified", DATE)], fresh())
+        assert confirms([], fresh())
