@@ -16,15 +16,15 @@ import httpx
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.connecting import Resolver
-from asap_adapters.courier import Courier, call_of, taken
+from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.finder import Discovery, Finder, join
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog
+from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
 from asap_core.client.outbound import Allowed, OutboundPolicy
-from asap_core.client.replies import Sent, read_batch_reply
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.codec import to_json
 from asap_core.dnssd import Announcement
@@ -55,7 +55,8 @@ class AgentClient:
     `registries` are URLs or files for `resolve`, in order of precedence. A URL that becomes another agent's is refused
     (`AgentChanged`) unless `allow_changed_agents` says otherwise. With `trust_env` false, proxies and
     certificates of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often
-    one is made again. `clock` is for those who simulate.
+    one is made again; with `breaker` an agent that keeps failing is left alone for a while. `clock` is for
+    those who simulate.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`: from any task, twice is fine.
     """
@@ -81,6 +82,7 @@ class AgentClient:
         resolver: Resolver | None = None,
         policy: DirectoryPolicy | None = None,
         retry: RetryPolicy | None = None,
+        breaker: BreakerPolicy | None = None,
         clock: LoopClock | None = None,
     ) -> None:
         if not URN.fits(sender):
@@ -112,7 +114,7 @@ class AgentClient:
             allow_changed_agents=allow_changed_agents,
             policy=policy,
         )
-        self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry)
+        self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry, breaker)
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -296,13 +298,8 @@ class AgentClient:
             raise ValueError(f"expected 1 to {_MAX_BATCH} messages in a batch")
         manifest = target if isinstance(target, Manifest) else await self.discover(target)
         allowed = self._endpoint(manifest)
-        sent = tuple(Sent(f"req-{new_id()}", self._envelope(manifest, allowed, *message)) for message in messages)
-        # Plain: the reference refuses a compressed batch (fault 88).
-        status, body = await self._web.post(allowed, [call_of(one, new_id()) for one in sent], {}, compress=False)
-        outcomes = read_batch_reply(sent, status=status, body=body)
-        return [
-            outcome if isinstance(outcome, RemoteError) else taken(outcome, allowed, status) for outcome in outcomes
-        ]
+        envelopes = [self._envelope(manifest, allowed, *message) for message in messages]
+        return await self._courier.batch(allowed, envelopes)
 
     def _envelope(
         self,

@@ -4,6 +4,8 @@ Every attempt has the same envelope id and idempotency key, and a timestamp and 
 replay. A server that refuses the timestamp and says what time it has is believed for its own requests, once.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, assert_never
 
 import anyio
@@ -12,9 +14,10 @@ from attrs import evolve
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
 from asap_adapters.web import Web
+from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.client.replies import Outcome, Sent, Unusable, read_reply
+from asap_core.client.replies import Outcome as Answered, Sent, Unusable, read_batch_reply, read_reply
 from asap_core.client.times import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.codec import encode_envelope
@@ -22,16 +25,17 @@ from asap_core.errors import BadReply, RemoteError, Unreachable
 from asap_core.jsonrpc import METHOD
 from asap_core.model.envelope import Envelope, utc
 
-__all__ = ["Courier", "call_of", "taken"]
+__all__ = ["Courier"]
 
 
 class Courier:
     """Sends envelopes for one client; knows what time it is where."""
 
-    def __init__(self, web: Web, clock: LoopClock, retry: RetryPolicy) -> None:
+    def __init__(self, web: Web, clock: LoopClock, retry: RetryPolicy, breaker: BreakerPolicy | None) -> None:
         self._web = web
         self._clock = clock
         self._retry = retry
+        self._breakers = None if breaker is None else Breakers(breaker)
         self._times = ServerTimes()
 
     def wall(self, allowed: Allowed) -> WallTime:
@@ -41,8 +45,43 @@ class Courier:
     async def once(self, allowed: Allowed, envelope: Envelope, key: str) -> Envelope:
         """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`."""
         sent = Sent(f"req-{new_id()}", envelope)
-        status, body = await self._web.post(allowed, call_of(sent, key), {"x-idempotency-key": key})
-        return taken(read_reply(sent, status=status, body=body), allowed, status)
+        with self._permitted(allowed):
+            status, body = await self._web.post(allowed, _call_of(sent, key), {"x-idempotency-key": key})
+            return _taken(read_reply(sent, status=status, body=body), allowed, status)
+
+    async def batch(self, allowed: Allowed, envelopes: Sequence[Envelope]) -> list[Envelope | RemoteError]:
+        """Send them in one request, once; what came of each, in order. Raises as `once`, where all of it fails."""
+        sent = tuple(Sent(f"req-{new_id()}", envelope) for envelope in envelopes)
+        with self._permitted(allowed):
+            # Plain: the reference refuses a compressed batch (fault 88).
+            status, body = await self._web.post(allowed, [_call_of(one, new_id()) for one in sent], {}, compress=False)
+            outcomes = read_batch_reply(sent, status=status, body=body)
+            return [one if isinstance(one, RemoteError) else _taken(one, allowed, status) for one in outcomes]
+
+    @contextmanager
+    def _permitted(self, allowed: Allowed) -> Iterator[None]:
+        """Make a request only where its host isn't to be left alone, and note what the request says of it."""
+        if self._breakers is None:
+            yield
+            return
+        permit = self._breakers.ask(allowed.origin, now=self._clock.monotonic())
+        match permit:
+            case Refused(retry_after):
+                reason = "it failed again and again, and is left alone for a while"
+                raise Unreachable(without_credentials(allowed.url), reason, round(retry_after, 1), sent=False)
+            case Permit():
+                pass
+            case _:
+                assert_never(permit)
+        outcome = Outcome.ABANDONED
+        try:
+            yield
+            outcome = what_it_says(None)
+        except BaseException as error:
+            outcome = what_it_says(error)
+            raise
+        finally:
+            self._breakers.give_back(allowed.origin, permit, outcome, now=self._clock.monotonic())
 
     async def deliver(
         self, allowed: Allowed, envelope: Envelope, key: str, *, keyed: bool, nonce: str | None
@@ -73,6 +112,9 @@ class Courier:
         return told is not None
 
     async def _wait_or_raise(self, error: RemoteError | Unreachable, attempts: int, *, keyed: bool) -> None:
+        if isinstance(error, Unreachable) and error.next_try is not None:
+            # Left alone: that's for longer than a caller should wait without knowing why.
+            raise error
         retry_after = error.retry_after if isinstance(error, RemoteError) else None
         step = next_step(
             how_it_ended(error),
@@ -96,7 +138,7 @@ class Courier:
         return evolve(envelope, timestamp=utc(self.wall(allowed)), extensions=extensions)
 
 
-def taken(outcome: Outcome, allowed: Allowed, status: int) -> Envelope:
+def _taken(outcome: Answered, allowed: Allowed, status: int) -> Envelope:
     """The reply. Raises `RemoteError` where the agent refused, `BadReply` where it can't be taken."""
     match outcome:
         case Envelope():
@@ -109,7 +151,7 @@ def taken(outcome: Outcome, allowed: Allowed, status: int) -> Envelope:
             assert_never(outcome)
 
 
-def call_of(sent: Sent, key: str) -> dict[str, Any]:
+def _call_of(sent: Sent, key: str) -> dict[str, Any]:
     """The JSON-RPC call that carries an envelope."""
     params = {"envelope": encode_envelope(sent.envelope), "idempotency_key": key}
     return {"jsonrpc": "2.0", "method": METHOD, "id": sent.call_id, "params": params}

@@ -1,24 +1,15 @@
-"""Whether a message is tried again, and when: a retry budget, and a breaker for hosts that keep failing.
-
-Pure: jitter is a number that's passed in, time is monotonic.
-"""
+"""Whether a message is tried again, and when: a retry budget. Pure: jitter is a number that's passed in."""
 
 from enum import Enum
-from typing import Final, assert_never
+from typing import Final
 
-from attrs import define, field, frozen, validators
+from attrs import field, frozen, validators
 
-from asap_core.clock import Instant
 from asap_core.errors import TIMESTAMP, RemoteError, Unreachable
 
 __all__ = [
     "Attempt",
-    "Breaker",
-    "BreakerState",
     "GiveUp",
-    "Outcome",
-    "Permit",
-    "Refused",
     "RetryAfter",
     "RetryPolicy",
     "how_it_ended",
@@ -103,99 +94,3 @@ def next_step(
 
 # Past it only overflow waits: every cap is below 2**30 seconds.
 _DOUBLINGS: Final = 30
-
-
-class BreakerState(Enum):
-    """Where a breaker is."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half open"
-
-
-class Outcome(Enum):
-    """How what a permit was for ended."""
-
-    OK = "ok"
-    FAILED = "failed"
-    ABANDONED = "abandoned"
-    """It says nothing about the host: cancelled, or refused for the request's own sake (faults 50 and 53)."""
-
-
-@define(eq=False)
-class Permit:
-    """Leave to make one request; given back exactly once. `probe`: the one that finds out whether the host is back."""
-
-    probe: bool
-    given_back: bool = False
-
-
-@frozen
-class Refused:
-    """The breaker is open; it may let a probe through in `retry_after` seconds."""
-
-    retry_after: float
-
-
-class Breaker:
-    """Lets requests to one host through until `threshold` failures in a row, then one probe every `rest` seconds.
-
-    The reference's numbers: 5 failures, 60 seconds. Time is monotonic (fault 51).
-    """
-
-    def __init__(self, *, threshold: int = 5, rest: float = 60.0) -> None:
-        self._threshold = threshold
-        self._rest = rest
-        self._failures = 0
-        self._opened: Instant | None = None
-        self._probing = False
-
-    def state(self, *, now: Instant) -> BreakerState:
-        """Where it is."""
-        if self._opened is None:
-            return BreakerState.CLOSED
-        return BreakerState.HALF_OPEN if now >= self._opened + self._rest else BreakerState.OPEN
-
-    def _until_probe(self, now: Instant) -> float:
-        opened = now if self._opened is None else self._opened
-        return opened + self._rest - now
-
-    def ask(self, *, now: Instant) -> Permit | Refused:
-        """Ask for leave to make a request."""
-        state = self.state(now=now)
-        match state:
-            case BreakerState.CLOSED:
-                return Permit(probe=False)
-            case BreakerState.OPEN:
-                return Refused(self._until_probe(now))
-            case BreakerState.HALF_OPEN if self._probing:
-                # Somebody is finding out; a moment is what a probe takes.
-                return Refused(_PROBE)
-            case BreakerState.HALF_OPEN:
-                self._probing = True
-                return Permit(probe=True)
-            case _:
-                assert_never(state)
-
-    def give_back(self, permit: Permit, outcome: Outcome, *, now: Instant) -> None:
-        """Say how it ended; a second time for the same permit changes nothing."""
-        if permit.given_back:
-            return
-        permit.given_back = True
-        if permit.probe:
-            self._probing = False
-        match outcome:
-            case Outcome.OK:
-                self._failures, self._opened = 0, None
-            case Outcome.FAILED:
-                self._failures += 1
-                if permit.probe or self._failures >= self._threshold:
-                    self._opened = now
-            case Outcome.ABANDONED:
-                pass
-            case _:
-                assert_never(outcome)
-
-
-_PROBE: Final = 1.0
-"""Seconds to wait while another caller's probe is under way."""

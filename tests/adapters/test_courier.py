@@ -15,6 +15,7 @@ from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
 from asap_adapters.serve import bind_agent
 from asap_adapters.testing import InProcessTransport
+from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.jsontext import read_json
 from asap_core.server.wellknown import MANIFEST_PATH
@@ -186,6 +187,68 @@ class Skewed(LoopClock):
 
     def wall(self) -> Any:
         return time.time() + self.offset
+
+
+class TestABreaker:
+    POLICY = {"retry": RetryPolicy(retries=0), "breaker": BreakerPolicy(threshold=2, rest=30.0)}
+
+    async def failing(self, client: Any, times: int) -> Any:
+        errors = []
+        for _ in range(times):
+            with pytest.raises(Unreachable) as caught:
+                await send(client)
+            errors.append(caught.value)
+        return errors[-1]
+
+    async def test_leaves_alone_who_keeps_failing_and_finds_out_when_it_is_back(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("refused")] * 3
+        async with client_of(recorder, **self.POLICY) as client:
+            error = await self.failing(client, 5)
+            assert (len(recorder.sent), error.next_try, error.sent) == (2, 30.0, False)
+            assert "left alone for a while" in str(error)
+            await anyio.sleep(31)
+            await self.failing(client, 2)
+            assert len(recorder.sent) == 3, "one probe"
+            await anyio.sleep(31)
+            assert await send(client) == {"runs": 1}
+            assert await send(client) == {"runs": 2}
+
+    async def test_whoever_is_told_to_wait_is_not_kept_waiting(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("refused")] * 9
+        async with client_of(recorder, breaker=BreakerPolicy(threshold=2, rest=30.0)) as client:
+            began = anyio.current_time()
+            await self.failing(client, 1)
+            assert anyio.current_time() - began < 3
+            assert len(recorder.sent) == 2
+
+    async def test_a_refusal_opens_nothing(self, recorder: Any) -> None:
+        recorder.trouble = [refused()] * 9
+        async with client_of(recorder, **self.POLICY) as client:
+            for _ in range(9):
+                with pytest.raises(RemoteError):
+                    await send(client)
+            await send(client)
+
+    async def test_a_probe_that_is_cancelled_is_not_lost(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("refused")] * 2
+        async with client_of(recorder, **self.POLICY) as client:
+            await self.failing(client, 2)
+            await anyio.sleep(31)
+            for steps in range(8):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(send, client)
+                    for _ in range(steps):
+                        await anyio.lowlevel.checkpoint()
+                    group.cancel_scope.cancel()
+            assert (await send(client))["runs"] >= 1
+
+    async def test_a_batch_is_one_request(self, recorder: Any) -> None:
+        recorder.trouble = [httpx.ConnectError("refused")] * 2
+        async with client_of(recorder, **self.POLICY) as client:
+            for _ in range(4):
+                with pytest.raises(Unreachable):
+                    await client.send_batch(BASE, [("task.request", ASK)] * 3)
+            assert len(recorder.sent) == 2
 
 
 class TestAClockThatIsWrong:

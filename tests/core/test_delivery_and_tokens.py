@@ -1,4 +1,4 @@
-"""Retries that end, breakers that close again, tokens that are fetched once."""
+"""Retries that end, tokens that are fetched once."""
 
 from typing import Any
 
@@ -10,12 +10,7 @@ from asap_core.client import tokens as tokens_module
 from asap_core.client.coalesce import Coalescer
 from asap_core.client.delivery import (
     Attempt,
-    Breaker,
-    BreakerState,
     GiveUp,
-    Outcome,
-    Permit,
-    Refused,
     RetryAfter,
     RetryPolicy,
     how_it_ended,
@@ -63,43 +58,6 @@ class TestRetries:
             Attempt.LOST, attempts=attempts, keyed=True, policy=policy, jitter=jitter, retry_after=retry_after
         )
         assert 0.9 <= found.seconds <= policy.longest_delay
-
-
-class TestBreaker:
-    def failing(self) -> Any:
-        breaker: Any = Breaker()
-        for _ in range(5):
-            breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
-        return breaker
-
-    def test_opens_after_failures_in_a_row_only(self) -> None:
-        breaker: Any = Breaker()
-        for outcome in [Outcome.FAILED] * 4 + [Outcome.OK] + [Outcome.FAILED] * 4 + [Outcome.ABANDONED] * 9:
-            breaker.give_back(breaker.ask(now=0.0), outcome, now=0.0)
-        assert breaker.state(now=0.0) is BreakerState.CLOSED
-        breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
-        assert breaker.ask(now=10.0) == Refused(50.0)
-
-    def test_lets_one_probe_through_after_its_rest(self) -> None:
-        breaker = self.failing()
-        probe = breaker.ask(now=60.0)
-        assert probe.probe
-        assert breaker.state(now=60.0) is BreakerState.HALF_OPEN
-        assert breaker.ask(now=60.0) == Refused(1.0)
-        breaker.give_back(probe, Outcome.OK, now=61.0)
-        assert breaker.state(now=61.0) is BreakerState.CLOSED
-
-    def test_a_probe_that_fails_opens_it_again(self) -> None:
-        breaker = self.failing()
-        breaker.give_back(breaker.ask(now=60.0), Outcome.FAILED, now=61.0)
-        assert breaker.ask(now=61.0) == Refused(60.0)
-
-    def test_a_probe_that_is_abandoned_is_not_lost(self) -> None:
-        breaker = self.failing()
-        probe = breaker.ask(now=60.0)
-        breaker.give_back(probe, Outcome.ABANDONED, now=60.0)
-        breaker.give_back(probe, Outcome.FAILED, now=60.0)
-        assert isinstance(breaker.ask(now=60.0), Permit)
 
 
 KEY = TokenKey("https://idp.example/token", "me", "read")

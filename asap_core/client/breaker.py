@@ -1,0 +1,181 @@
+"""Hosts that keep failing are left alone for a while: a breaker for each, kept while there's anything to remember.
+
+A permit is always given back, whatever became of its request, so that no breaker stays open for ever (fault 50).
+"""
+
+from collections import OrderedDict
+from enum import Enum
+from typing import Final, assert_never
+
+from attrs import define, field, frozen, validators
+
+from asap_core.clock import Instant
+from asap_core.errors import BadReply, RemoteError, Unreachable
+
+__all__ = ["Breaker", "BreakerPolicy", "BreakerState", "Breakers", "Outcome", "Permit", "Refused", "what_it_says"]
+
+
+@frozen(kw_only=True)
+class BreakerPolicy:
+    """When a host is left alone, and for how long: the reference's numbers."""
+
+    threshold: int = field(default=5, validator=validators.gt(0))
+    """Failures in a row."""
+    rest: float = field(default=60.0, validator=validators.gt(0))
+    """Seconds until one request finds out whether the host is back."""
+
+
+class BreakerState(Enum):
+    """Where a breaker is."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half open"
+
+
+class Outcome(Enum):
+    """How what a permit was for ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    """It says nothing about the host: cancelled, or refused for the request's own sake (faults 50 and 53)."""
+
+
+@define(eq=False)
+class Permit:
+    """Leave to make one request; given back exactly once. `probe`: the one that finds out whether the host is back."""
+
+    probe: bool
+    given_back: bool = False
+
+
+@frozen
+class Refused:
+    """The breaker is open; it may let a probe through in `retry_after` seconds."""
+
+    retry_after: float
+
+
+class Breaker:
+    """Lets requests to one host through until some fail in a row, then one probe after each rest.
+
+    Time is monotonic (fault 51).
+    """
+
+    def __init__(self, policy: BreakerPolicy | None = None) -> None:
+        policy = BreakerPolicy() if policy is None else policy
+        self._threshold = policy.threshold
+        self._rest = policy.rest
+        self._failures = 0
+        self._opened: Instant | None = None
+        self._probing = False
+
+    @property
+    def pristine(self) -> bool:
+        """Whether it's as a new one."""
+        return self._failures == 0 and self._opened is None
+
+    def state(self, *, now: Instant) -> BreakerState:
+        """Where it is."""
+        if self._opened is None:
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if now >= self._opened + self._rest else BreakerState.OPEN
+
+    def _until_probe(self, now: Instant) -> float:
+        opened = now if self._opened is None else self._opened
+        return opened + self._rest - now
+
+    def ask(self, *, now: Instant) -> Permit | Refused:
+        """Ask for leave to make a request."""
+        state = self.state(now=now)
+        match state:
+            case BreakerState.CLOSED:
+                return Permit(probe=False)
+            case BreakerState.OPEN:
+                return Refused(self._until_probe(now))
+            case BreakerState.HALF_OPEN if self._probing:
+                # Somebody is finding out; a moment is what a probe takes.
+                return Refused(_PROBE)
+            case BreakerState.HALF_OPEN:
+                self._probing = True
+                return Permit(probe=True)
+            case _:
+                assert_never(state)
+
+    def give_back(self, permit: Permit, outcome: Outcome, *, now: Instant) -> None:
+        """Say how it ended; a second time for the same permit changes nothing."""
+        if permit.given_back:
+            return
+        permit.given_back = True
+        if permit.probe:
+            self._probing = False
+        match outcome:
+            case Outcome.OK:
+                self._failures, self._opened = 0, None
+            case Outcome.FAILED:
+                self._failures += 1
+                if permit.probe or self._failures >= self._threshold:
+                    self._opened = now
+            case Outcome.ABANDONED:
+                pass
+            case _:
+                assert_never(outcome)
+
+
+_PROBE: Final = 1.0
+"""Seconds to wait while another caller's probe is under way."""
+# Some 200 bytes each, and only of hosts that fail.
+_MOST: Final = 1_000
+
+
+def what_it_says(error: BaseException | None) -> Outcome:
+    """What a request that ended so says about its host; None is a reply.
+
+    That nobody answers, in time or in a way that can be read, or that the server is broken (500 and up, but not 503,
+    which is a word of its own), is the host's failure. A refusal is an answer: one bad request opens nothing for others
+    (fault 53). Anything else, a cancellation among it, says nothing.
+    """
+    match error:
+        case None:
+            return Outcome.OK
+        case RemoteError(status=status):
+            return Outcome.FAILED if status >= _BROKEN and status != _BUSY else Outcome.OK
+        case Unreachable() | BadReply():
+            return Outcome.FAILED
+        case _:
+            return Outcome.ABANDONED
+
+
+_BROKEN: Final = 500
+_BUSY: Final = 503
+
+
+class Breakers:
+    """The breakers of one client's hosts, by origin."""
+
+    def __init__(self, policy: BreakerPolicy, *, most: int = _MOST) -> None:
+        self._policy = policy
+        self._most = most
+        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many hosts there's anything to remember of."""
+        return len(self._breakers)
+
+    def ask(self, origin: str, *, now: Instant) -> Permit | Refused:
+        """Ask for leave to make a request there."""
+        breaker = self._breakers.get(origin)
+        return Permit(probe=False) if breaker is None else breaker.ask(now=now)
+
+    def give_back(self, origin: str, permit: Permit, outcome: Outcome, *, now: Instant) -> None:
+        """Say how it ended."""
+        breaker = self._breakers.pop(origin, None)
+        breaker = Breaker(self._policy) if breaker is None else breaker
+        breaker.give_back(permit, outcome, now=now)
+        if breaker.pristine:
+            return
+        self._breakers[origin] = breaker
+        if len(self._breakers) > self._most:
+            # The one that nothing was heard of for longest; it's asked again as a new one.
+            self._breakers.popitem(last=False)
