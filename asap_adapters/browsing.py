@@ -11,7 +11,7 @@ from attrs import define, field
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
 from asap_adapters.multicast import Engine, Station, log
-from asap_core.dnssd import SERVICE_TYPE, Announcement, Neighbourhood, Unusable, read_announcement
+from asap_core.dnssd import MAX_AGENTS, SERVICE_TYPE, Announcement, Neighbourhood, Unusable, read_announcement
 from asap_core.links import Link
 
 __all__ = ["WatchingEngine"]
@@ -39,6 +39,8 @@ class WatchingEngine(Engine):
     lock: threading.Lock
     on_news: Callable[[], None]
     _resolving: dict[tuple[str, str], asyncio.Task[None]] = field(factory=dict, init=False)
+    # Those that didn't answer. zeroconf says nothing when one is back before its old records were cleared away.
+    _silent: dict[tuple[str, str], None] = field(factory=dict, init=False)
     _doubts: dict[str, asyncio.TimerHandle] = field(factory=dict, init=False)
     _looks: int = field(default=0, init=False)
 
@@ -74,25 +76,34 @@ class WatchingEngine(Engine):
         """What was asked by a zeroconf that's gone won't be answered; and doubts begin anew."""
         for key in [key for key in self._resolving if key[0] == link.name]:
             self._resolving.pop(key).cancel()
+        for key in [key for key in self._silent if key[0] == link.name]:
+            del self._silent[key]
         doubts = self._doubts.pop(link.name, None)
         if doubts is not None:
             doubts.cancel()
 
     def looked(self) -> None:
-        """Now and then ask about those whose hosts haven't been heard of for too long."""
+        """Now and then ask about those whose hosts haven't been heard of for too long, and see who is back."""
         self._looks += 1
-        if self._looks % _ALIVE_SECONDS == 0:
-            for station in self._stations.values():
-                with self.lock:
-                    agents = self.neighbourhood.agents_on(station.link.name)
-                for instance in agents:
-                    name = f"{instance}.{SERVICE_TYPE}"
-                    if (station.link.name, name) not in self._resolving:
-                        self._resolve(station, name)
+        if self._looks % _ALIVE_SECONDS:
+            return
+        for station in self._stations.values():
+            link = station.link.name
+            with self.lock:
+                agents = self.neighbourhood.agents_on(link)
+            for instance in agents:
+                name = f"{instance}.{SERVICE_TYPE}"
+                if (link, name) not in self._resolving:
+                    self._resolve(station, name)
+            for _, name in [key for key in self._silent if key[0] == link]:
+                info = AsyncServiceInfo(SERVICE_TYPE, name)
+                if info.load_from_cache(station.engine):
+                    self._found(station, info)
 
     def _changed(self, station: Station, name: str, *, gone: bool) -> None:
         """A service came, changed or went."""
         link = station.link.name
+        self._silent.pop((link, name), None)
         stale = self._resolving.pop((link, name), None)
         if stale is not None:
             stale.cancel()
@@ -118,12 +129,16 @@ class WatchingEngine(Engine):
         self._resolving.pop((link, name), None)
         if answered:
             self._found(station, info)
-        elif self.neighbourhood.is_agent(instance, link):
+            return
+        if len(self._silent) < MAX_AGENTS:
+            self._silent[link, name] = None
+        if self.neighbourhood.is_agent(instance, link):
             self._report(lambda: self.neighbourhood.gone(instance, link))
         else:
             self._see(Unusable(instance, "expected an answer that says its address, port and manifest_url", link))
 
     def _found(self, station: Station, info: AsyncServiceInfo) -> None:
+        self._silent.pop((station.link.name, info.name), None)
         self._see(
             read_announcement(
                 instance=_instance(info.name),

@@ -58,8 +58,9 @@ class Advertiser:
 
     `host` is what the server is bound to: loopback is announced on loopback only, a wildcard on all other links, on
     each with the addresses that are on it. A `manifest_url` at a wildcard address is announced at each link's own.
-    `interfaces` are names or addresses of interfaces; None means all. Links that come, go, or get other addresses are
-    followed, a change once it has lasted a second and ever more slowly where there are many.
+    `interfaces` are names of interfaces, or addresses, which mean one for as long as it has them; None means all. Links
+    that come, go, or get other addresses are followed, a change once it has lasted a second, and ever more slowly where
+    there are many.
 
     Constructing raises ValueError where the manifest URL or the id is too long to be announced. Entering raises
     `MdnsUnavailable` where it can be announced nowhere: without multicast, or where the manifest URL is neither at an

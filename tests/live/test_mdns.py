@@ -276,6 +276,9 @@ async def test_one_that_dies_without_a_goodbye_is_removed_when_its_hosts_records
                     raise AssertionError("it's alive")
                 monkeypatch.setattr(multicast.Station, "close", lambda station, **_: close(station, quietly=True))
             assert await first(events, Removed, PORT + 16) == found
+            # Its name's record is still good for an hour; all the same it's told when it's back.
+            async with advertiser(PORT + 16):
+                assert await first(events, Added, PORT + 16) == found
 
 
 @pytest.fixture
@@ -354,7 +357,7 @@ def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) ->
         for _ in range(4)
     ]
     ticks, longest = zip(*(map(float, one.stdout.split()) for one in done), strict=True)
-    assert min(ticks) > 10
+    assert min(ticks) > 3
     # The interpreter changes threads every 5 ms at the latest, so an import elsewhere costs the loop about that much;
     # in the loop it would cost it all of 80 ms, each time.
     assert min(longest) < 0.03
