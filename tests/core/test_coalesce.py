@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
 
@@ -53,3 +55,199 @@ class TestCoalescing:
         assert flights.join("other", 2) == Crowded()
         flights.join("k", 3)
         assert flights.join("k", 4) == Crowded()
+
+
+MAX_FLIGHTS, MAX_WAITERS = 2, 3
+KEYS = st.sampled_from(["a", "b", "c"])
+
+
+class CoalescingLaws(RuleBasedStateMachine):
+    """Beside a naive model: of each key, who waits, in order of coming. The first of them leads."""
+
+    kind = Coalescer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flights: Any = self.kind(max_flights=MAX_FLIGHTS, max_waiters=MAX_WAITERS)
+        self.number = 0
+        self.lines: dict[str, list[int]] = {}
+        # The flight that the first of each line carries, as it was told.
+        self.carried: dict[str, Any] = {}
+        self.over: list[Any] = []
+        self.ended: list[int] = []
+
+    def told_to_lead(self, key: str, leading: Any) -> None:
+        assert isinstance(leading, Leading), "nobody leads"
+        assert leading == Leading(self.lines[key][0], leading.flight), "somebody else leads than the first in line"
+        assert leading.flight not in self.over
+        assert leading.flight is not self.carried.get(key)
+        self.carried[key] = leading.flight
+
+    @rule(key=KEYS)
+    def join(self, key: str) -> None:
+        self.number += 1
+        joined = self.flights.join(key, self.number)
+        line = self.lines.get(key)
+        if len(self.lines) == MAX_FLIGHTS if line is None else len(line) == MAX_WAITERS:
+            assert joined == Crowded()
+            return
+        self.lines.setdefault(key, []).append(self.number)
+        if line is None:
+            self.told_to_lead(key, joined)
+        else:
+            assert joined == Joined()
+
+    @precondition(lambda self: self.lines)
+    @rule(data=st.data())
+    def nobody_waits_twice(self, data: Any) -> None:
+        key = data.draw(st.sampled_from(sorted(self.lines)))
+        with pytest.raises(ValueError, match="waits already"):
+            self.flights.join(data.draw(KEYS), data.draw(st.sampled_from(self.lines[key])))
+
+    @precondition(lambda self: self.lines)
+    @rule(data=st.data())
+    def land(self, data: Any) -> None:
+        key = data.draw(st.sampled_from(sorted(self.lines)))
+        assert self.flights.land(self.carried[key]) == tuple(self.lines[key])
+        self.ended += self.lines.pop(key)
+        self.over.append(self.carried.pop(key))
+
+    @precondition(lambda self: self.over)
+    @rule(data=st.data())
+    def a_late_result_is_refused(self, data: Any) -> None:
+        flight = data.draw(st.sampled_from(self.over))
+        assert not self.flights.is_live(flight)
+        assert self.flights.land(flight) == ()
+
+    @precondition(lambda self: self.lines)
+    @rule(data=st.data())
+    def leave(self, data: Any) -> None:
+        key = data.draw(st.sampled_from(sorted(self.lines)))
+        line = self.lines[key]
+        waiter = data.draw(st.sampled_from(line))
+        led = waiter == line[0]
+        line.remove(waiter)
+        self.ended.append(waiter)
+        leading = self.flights.leave(waiter)
+        if led:
+            self.over.append(self.carried[key])
+        if not line:
+            del self.lines[key], self.carried[key]
+        if led and line:
+            self.told_to_lead(key, leading)
+        else:
+            assert leading is None
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def who_has_ended_leaves_in_vain(self, data: Any) -> None:
+        assert self.flights.leave(data.draw(st.sampled_from(self.ended))) is None
+
+    @invariant()
+    def each_key_has_the_flight_that_its_first_carries(self) -> None:
+        for key in ("a", "b", "c"):
+            assert self.flights.flight(key) is self.carried.get(key)
+        assert all(self.flights.is_live(flight) for flight in self.carried.values())
+        assert len(self.flights) == len(self.lines) <= MAX_FLIGHTS
+
+    @invariant()
+    def who_waits_has_a_flight_and_nobody_else(self) -> None:
+        waiting = {waiter: self.carried[key] for key, line in self.lines.items() for waiter in line}
+        assert self.flights.waiting == len(waiting)
+        assert all(self.flights.flight_of(waiter) is flight for waiter, flight in waiting.items())
+        assert all(self.flights.flight_of(waiter) is None for waiter in self.ended)
+        assert len(waiting) == len(waiting.keys() - set(self.ended)), "somebody ended twice"
+
+
+class TwoFlights(Coalescer[Any, Any]):
+    def join(self, key: Any, waiter: Any) -> Any:
+        self._flights.pop(key, None)
+        return super().join(key, waiter)
+
+
+class HandsOverTheSameFlight(Coalescer[Any, Any]):
+    def _hand_over(self, flight: Any) -> Any:
+        flight.leader = next(iter(flight.waiters))
+        return Leading(flight.leader, flight)
+
+
+class HandsOverToNobody(Coalescer[Any, Any]):
+    def _hand_over(self, flight: Any) -> Any:
+        super()._hand_over(flight)
+        return None
+
+
+class HandsOverToTheLast(Coalescer[Any, Any]):
+    def _hand_over(self, flight: Any) -> Any:
+        last = next(reversed(flight.waiters))
+        flight.waiters = {last: None, **flight.waiters}
+        return super()._hand_over(flight)
+
+
+class LosesWhoHandedOverTo(Coalescer[Any, Any]):
+    def _hand_over(self, flight: Any) -> Any:
+        leading = super()._hand_over(flight)
+        for waiter in leading.flight.waiters:
+            self._by_waiter[waiter] = flight
+        return leading
+
+
+class FliesOnForNobody(Coalescer[Any, Any]):
+    def leave(self, waiter: Any) -> Any:
+        flight = self._by_waiter.get(waiter)
+        leading = super().leave(waiter)
+        if flight is not None and not flight.waiters:
+            self._flights[flight.key] = flight
+        return leading
+
+
+class TakesLateResults(Coalescer[Any, Any]):
+    def is_live(self, flight: Any) -> bool:
+        return flight.key in self._flights
+
+
+class TellsTheLeaderOnly(Coalescer[Any, Any]):
+    def land(self, flight: Any) -> Any:
+        return super().land(flight)[:1]
+
+
+class KeepsWaiters(Coalescer[Any, Any]):
+    def land(self, flight: Any) -> Any:
+        kept = dict(self._by_waiter)
+        waiters = super().land(flight)
+        self._by_waiter = kept
+        return waiters
+
+
+class Unbounded(Coalescer[Any, Any]):
+    def __init__(self, **_bounds: Any) -> None:
+        super().__init__()
+
+
+LAWS = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_coalescing_keeps_its_laws() -> None:
+    run_state_machine_as_test(CoalescingLaws, settings=LAWS)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        TwoFlights,
+        HandsOverTheSameFlight,
+        HandsOverToNobody,
+        HandsOverToTheLast,
+        LosesWhoHandedOverTo,
+        FliesOnForNobody,
+        TakesLateResults,
+        TellsTheLeaderOnly,
+        KeepsWaiters,
+        Unbounded,
+    ],
+)
+def test_broken_coalescing_is_caught(mutant: Any) -> None:
+    hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
+    machine = type("Machine", (CoalescingLaws,), {"kind": mutant})
+    with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
+        run_state_machine_as_test(machine, settings=hunt)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from asap_core.client.coalesce import Coalescer
 from asap_core.client.directory import (
@@ -386,84 +386,103 @@ class TestDirectory:
         assert isinstance(result.error, CrowdedError)
 
 
-class FlightLaws(RuleBasedStateMachine):
-    """Every waiter ends once; one live flight per key; nobody waits without a flight; nothing is left when idle."""
+KEPT = [("cache-control", "max-age=10, stale-while-revalidate=10"), ("etag", '"e"')]
+OUTCOMES: dict[str, Any] = {
+    "kept": lambda value: Fetched(value, KEPT),
+    "not kept": lambda value: Fetched(value, [("cache-control", "no-store")]),
+    "not modified": lambda _: NotModified(),
+    "another not modified": lambda _: NotModified([("etag", '"other"')]),
+    "dead": lambda _: DEAD,
+    "gone": lambda _: Failed(OSError(), FailureKind.GONE),
+}
+URLS = ("a", "b")
+
+
+class DirectoryLaws(RuleBasedStateMachine):
+    """Every waiter ends once; one live flight per URL; nobody waits without one; nothing old comes back.
+
+    A document's value is the number of its fetch, so that which is newer can be seen.
+    """
 
     kind = Directory
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory: Any = self.kind(DirectoryPolicy(max_entries=2))
+        self.directory: Any = self.kind(DirectoryPolicy(max_entries=1))
         self.now = 0.0
         self.number = 0
         self.waiting: Any = {}
+        # Who leads: its flight, and when its fetch began, counted in fetches.
         self.leads: Any = {}
         self.late: Any = []
+        # Of each URL: what began before that was forgotten isn't kept, and what was seen last is the least to come.
+        self.least: Any = dict.fromkeys(URLS, 0)
 
-    def carry_out(self, effects: Any, url: Any = None) -> None:
+    def carry_out(self, effects: Any) -> None:
         for place, effect in enumerate(effects):
             if isinstance(effect, Deliver):
                 assert self.waiting.pop(effect.waiter, None) is not None, "delivered to nobody, or twice"
                 self.leads.pop(effect.waiter, None)
             else:
                 assert place == len(effects) - 1, "a fetch that isn't last"
-                assert effect.waiter in self.waiting
-                keys = [self.waiting[waiter] for waiter in self.leads]
+                keys = [self.waiting[waiter] for waiter in self.leads if waiter != effect.waiter]
                 assert self.waiting[effect.waiter] not in keys, "two live flights for one key"
-                self.leads[effect.waiter] = effect.flight
+                self.number += 1
+                self.leads[effect.waiter] = effect.flight, self.number
 
-    @rule(url=st.sampled_from(["a", "b", "c"]))
+    @rule(url=st.sampled_from(URLS))
     def look_up(self, url: Any) -> None:
         self.number += 1
         self.waiting[self.number] = url
-        self.carry_out(self.directory.lookup(url, self.number, now=self.now))  # type: ignore[arg-type, unused-ignore]
+        self.carry_out(self.directory.lookup(url, self.number, now=self.now))
 
-    @rule(url=st.sampled_from(["a", "b", "c"]), cool_down=st.sampled_from([1.0, 10.0]))
+    @rule(url=st.sampled_from(URLS), cool_down=st.sampled_from([1.0, 10.0]))
     def refresh(self, url: Any, cool_down: Any) -> None:
         self.number += 1
         self.waiting[self.number] = url
         self.carry_out(self.directory.refresh(url, self.number, now=self.now, cool_down=cool_down))
 
-    @rule(
-        data=st.data(),
-        outcome=st.sampled_from(
-            [
-                Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=10")]),
-                Fetched("v", [("cache-control", "no-store")]),
-                NotModified(),
-                DEAD,
-                Failed(OSError(), FailureKind.GONE),
-            ]
-        ),
-    )
-    def settle(self, data: Any, outcome: Any) -> None:
-        if self.leads:
-            waiter = data.draw(st.sampled_from(sorted(self.leads)))
-            flight, url = self.leads[waiter], self.waiting[waiter]
-            expected = {one for one, key in self.waiting.items() if key == url}
-            self.carry_out(self.directory.settle(flight, outcome, now=self.now, wall=WALL))  # type: ignore[arg-type, unused-ignore]
-            assert not expected & self.waiting.keys(), "somebody was left waiting"
-            self.late.append(flight)
+    @precondition(lambda self: self.leads)
+    @rule(data=st.data(), outcome=st.sampled_from(sorted(OUTCOMES)), jitter=st.sampled_from([0.0, 0.9]))
+    def settle(self, data: Any, outcome: Any, jitter: Any) -> None:
+        waiter = data.draw(st.sampled_from(sorted(self.leads)))
+        (flight, began), url = self.leads[waiter], self.waiting[waiter]
+        others = {one for one, key in self.waiting.items() if key == url} - {waiter}
+        kept_before = self.directory.freshness(url) is not None
+        effects = self.directory.settle(
+            flight, OUTCOMES[outcome](began), now=self.now, wall=WALL + self.now, jitter=jitter
+        )
+        self.carry_out(effects)
+        if isinstance(effects[-1], Lead):
+            assert outcome == "another not modified"
+            assert effects == (Lead(waiter, flight, (), stale_at_hand=False),)
+            return
+        assert not (others | {waiter}) & self.waiting.keys(), "somebody was left waiting"
+        assert len({id(effect.result) for effect in effects}) == 1, "they were told different things"
+        assert kept_before or outcome != "not modified" or self.directory.freshness(url) is None, "it came back"
+        self.late.append(flight)
 
+    @precondition(lambda self: self.late)
     @rule(data=st.data())
     def a_late_result_changes_nothing(self, data: Any) -> None:
-        if self.late:
-            flight = data.draw(st.sampled_from(self.late))
-            assert self.directory.settle(flight, Fetched("late"), now=self.now, wall=WALL) == ()  # type: ignore[arg-type, unused-ignore]
+        flight = data.draw(st.sampled_from(self.late))
+        assert self.directory.settle(flight, Fetched(0), now=self.now, wall=WALL) == ()
 
+    @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def cancel(self, data: Any) -> None:
-        if self.waiting:
-            waiter = data.draw(st.sampled_from(sorted(self.waiting)))
-            flight = self.leads.pop(waiter, None)
-            del self.waiting[waiter]
-            self.carry_out(self.directory.abandon(waiter))
-            if flight is not None:
-                self.late.append(flight)
+        waiter = data.draw(st.sampled_from(sorted(self.waiting)))
+        lead = self.leads.pop(waiter, None)
+        del self.waiting[waiter]
+        self.carry_out(self.directory.abandon(waiter))
+        if lead is not None:
+            self.late.append(lead[0])
 
-    @rule(url=st.sampled_from(["a", "b"]))
+    @rule(url=st.sampled_from(URLS))
     def forget(self, url: Any) -> None:
         self.directory.forget(url)
+        self.number += 1
+        self.least[url] = self.number
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, 11.0, 40.0]))
     def time_passes(self, seconds: Any) -> None:
@@ -472,12 +491,20 @@ class FlightLaws(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_without_a_flight(self) -> None:
         led = {self.waiting[waiter] for waiter in self.leads}
-        assert set(self.waiting.values()) == led
+        assert set(self.waiting.values()) == led == self.directory._errands.keys()
         assert self.directory.waiting == len(self.waiting)
 
     @invariant()
+    def nothing_old_comes_back(self) -> None:
+        for url in URLS:
+            value = self.directory.cached(url, now=self.now)
+            assert value is None or value >= self.least[url]
+            self.least[url] = max(self.least[url], value or 0)
+
+    @invariant()
     def it_is_bounded(self) -> None:
-        assert len(self.directory) <= 2
+        assert len(self.directory) <= 1
+        assert len(self.directory._failures) <= 1
 
 
 class SecondFlight(Directory):  # type: ignore[type-arg]
@@ -501,16 +528,50 @@ class TellsTheLeaderOnly(Directory):  # type: ignore[type-arg]
         return super().settle(flight, outcome, **times)[:1]
 
 
+class KeepsWhatWasForgotten(Directory):  # type: ignore[type-arg]
+    def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
+        for errand in self._errands.values():
+            errand.keep = True
+        return super().settle(flight, outcome, **times)
+
+
+class BringsBackWhatWasEvicted(Directory):  # type: ignore[type-arg]
+    def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
+        errand = self._errands.get(flight.key)
+        if errand is not None and errand.entry is not None:
+            self._entries.setdefault(flight.key, errand.entry)
+        return super().settle(flight, outcome, **times)
+
+
+class KeepsErrands(Directory):  # type: ignore[type-arg]
+    def abandon(self, waiter: Any) -> Any:
+        errands = dict(self._errands)
+        effects = super().abandon(waiter)
+        self._errands = {**errands, **self._errands}
+        return effects
+
+
 LAWS = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 def test_the_directory_keeps_its_laws() -> None:
-    run_state_machine_as_test(FlightLaws, settings=LAWS)
+    run_state_machine_as_test(DirectoryLaws, settings=LAWS)
 
 
-@pytest.mark.parametrize("mutant", [SecondFlight, LosesOnHandOver, TakesLateResults, TellsTheLeaderOnly])
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        SecondFlight,
+        LosesOnHandOver,
+        TakesLateResults,
+        TellsTheLeaderOnly,
+        KeepsWhatWasForgotten,
+        BringsBackWhatWasEvicted,
+        KeepsErrands,
+    ],
+)
 def test_a_broken_directory_is_caught(mutant: Any) -> None:
     hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
-    machine = type("Machine", (FlightLaws,), {"kind": mutant})
+    machine = type("Machine", (DirectoryLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
         run_state_machine_as_test(machine, settings=hunt)
