@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TimedOut as TimedOut,
         Unreachable as Unreachable,
         Unsuitable as Unsuitable,
+        Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
     from asap_core.http import Request as Request, Response as Response
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from asap_core.server.policy import NoncePolicy as NoncePolicy, Policy as Policy
     from asap_core.server.ratelimit import Limit as Limit, parse_limits as parse_limits
     from asap_core.server.replay import StartPolicy as StartPolicy
+    from asap_core.signing import PublicKey as PublicKey
 
 # Where each name comes from, for `__getattr__`; the imports above say the same to type checkers.
 _HOMES: Final = {
@@ -94,7 +96,7 @@ _HOMES: Final = {
     "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest read_registry to_json",
     "asap_core.errors": (
         "KINDS AgentChanged AsapError BadReply InvalidDocument InvalidTransition Kind NotAllowed NotResolved Problem "
-        "Refusal RemoteError TimedOut Unreachable Unsuitable WrongAgent"
+        "Refusal RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
     ),
     "asap_core.http": "Request Response",
     "asap_core.model.envelope": "Envelope",
@@ -111,6 +113,7 @@ _HOMES: Final = {
     "asap_core.server.policy": "NoncePolicy Policy",
     "asap_core.server.ratelimit": "Limit parse_limits",
     "asap_core.server.replay": "StartPolicy",
+    "asap_core.signing": "PublicKey",
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names.split()}
 

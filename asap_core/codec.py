@@ -39,6 +39,7 @@ __all__ = [
     "encode_envelope",
     "etag",
     "format_timestamp",
+    "is_wrapper",
     "read_health",
     "read_manifest",
     "read_registry",
@@ -80,13 +81,18 @@ def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:
 
 
 def decode_manifest(value: Any) -> Manifest:
-    """Read a manifest, tolerantly; a 2.x signed wrapper is opened (its signature isn't verified here).
+    """Read a manifest, tolerantly; a 2.x signed wrapper is opened (`asap_core.signing` verifies its signature).
 
     Raises `InvalidDocument`.
     """
-    if type(value) is dict and type(value.get("manifest")) is dict and "signature" in value and "id" not in value:
+    if is_wrapper(value):
         return _decode(value["manifest"], Manifest, "manifest", ("manifest",))
     return _decode(value, Manifest, "manifest", ())
+
+
+def is_wrapper(value: Any) -> bool:
+    """Whether a document is a manifest in the wrapper of 2.x, with a signature beside it."""
+    return type(value) is dict and type(value.get("manifest")) is dict and "signature" in value and "id" not in value
 
 
 def decode_health(value: Any) -> Health:

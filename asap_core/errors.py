@@ -54,6 +54,7 @@ __all__ = [
     "TimedOut",
     "Unreachable",
     "Unsuitable",
+    "Unverified",
     "WrongAgent",
 ]
 
@@ -446,6 +447,18 @@ class Unsuitable(AsapError):
 
     def __str__(self) -> str:
         return f"{self.agent_id} at {self.url} doesn't have {self.lacks}"
+
+
+@define(eq=False)
+class Unverified(AsapError):
+    """The manifest of `agent_id` at `url` isn't signed by a key that counts for it: `reason` says how."""
+
+    url: str
+    agent_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the manifest of {self.agent_id} at {self.url} isn't verified: {self.reason}"
 
 
 @define(eq=False)

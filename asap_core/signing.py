@@ -1,0 +1,372 @@
+"""Signed manifests of 2.x: what was signed, whether it was by a key that counts, and how to sign (wire-protocol §13).
+
+Rule of this module: a manifest that is verified is read from the very bytes that were signed. The reference signs its
+manifest in canonical JSON (RFC 8785) with all defaults filled in and by its own names of fields, and publishes
+whatever its user wrote; so the document that comes isn't byte for byte what was signed. Here the forms that may have
+been signed are made from the document that came, each is tried, and the one whose signature holds is the manifest.
+So it doesn't matter which forms there are, or what somebody left out on the way: nothing unsigned is ever taken.
+
+The mathematics is injected (`Verifier`). What all verifiers must refuse alike, and don't, is refused here, by bytes:
+S beyond the group order (RFC 8032 §5.1.7), keys that aren't the one way to write their point, and the points of small
+order, under which a signature can be made that fits any message.
+"""
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final, assert_never
+
+from attrs import field, frozen
+
+from asap_core.codec import decode_manifest, is_wrapper
+from asap_core.errors import InvalidDocument, Problem
+from asap_core.jsontext import canonical_json
+from asap_core.model.manifest import Manifest
+
+__all__ = [
+    "MAX_KEYS",
+    "SELF_SIGNED",
+    "Broken",
+    "Judgement",
+    "OtherKey",
+    "PublicKey",
+    "SignedManifest",
+    "Signer",
+    "Unreadable",
+    "Unsigned",
+    "Verified",
+    "Verifier",
+    "decode_signed",
+    "judge",
+    "read_keys",
+    "sign",
+    "signed_bytes",
+    "why_not",
+]
+
+Verifier = Callable[[bytes, bytes, bytes], bool]
+"""Whether `(public_key, signature, message)` holds by Ed25519 (RFC 8032 §5.1.7)."""
+Signer = Callable[[bytes], bytes]
+"""The Ed25519 signature of a message, 64 bytes (RFC 8032 §5.1.6)."""
+
+SELF_SIGNED: Final = "self-signed"
+# A key, the next one, and some for hosts of their own: each costs a verification, some 0.1 ms.
+MAX_KEYS: Final = 8
+# The reference's words have at most 11 letters.
+_MAX_LABEL: Final = 64
+_KEY_BYTES: Final = 32
+_SIGNATURE_BYTES: Final = 64
+
+# RFC 8032 §5.1: the field's prime and the group's order.
+_PRIME: Final = 2**255 - 19
+_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+_Y_BITS: Final = 2**255 - 1
+# The y of all points whose order divides 8; with either sign of x there are no others (tests/core/test_signing.py).
+_SMALL_ORDER: Final = frozenset(
+    {
+        0,
+        1,
+        _PRIME - 1,
+        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+    }
+)
+
+
+def _read_base64(text: object, size: int) -> bytes | None:
+    """`size` bytes from standard base64 (RFC 4648 §4), written in the one way there is; None where it isn't."""
+    if type(text) is not str or len(text) > 2 * size:
+        return None
+    try:
+        data = b64decode(text, validate=True)
+    except (binascii.Error, ValueError):  # ValueError: characters beyond ASCII
+        return None
+    return data if len(data) == size and b64encode(data).decode() == text else None
+
+
+def _is_sound(raw: bytes) -> bool:
+    if type(raw) is not bytes or len(raw) != _KEY_BYTES:
+        return False
+    y = int.from_bytes(raw, "little") & _Y_BITS
+    return y < _PRIME and y not in _SMALL_ORDER
+
+
+_KEY_EXPECTED: Final = "an Ed25519 public key: 32 bytes in standard base64, a point that isn't of small order"
+
+
+@frozen
+class PublicKey:
+    """An Ed25519 public key: its 32 bytes. Raises ValueError for bytes that no honest key has."""
+
+    raw: bytes = field(repr=False)
+
+    @raw.validator
+    def _sound(self, _attribute: object, raw: bytes) -> None:
+        if not _is_sound(raw):
+            raise ValueError(f"expected {_KEY_EXPECTED}")
+
+    @classmethod
+    def read(cls, text: object) -> "PublicKey":
+        """Read a key from base64. Raises ValueError; the text isn't repeated."""
+        raw = _read_base64(text, _KEY_BYTES)
+        if raw is None:
+            raise ValueError(f"expected {_KEY_EXPECTED}")
+        return cls(raw)
+
+    def __str__(self) -> str:
+        return b64encode(self.raw).decode()
+
+
+def read_keys(given: object) -> tuple[PublicKey, ...]:
+    """One key in base64, or an array of 1 to `MAX_KEYS`: the one in use and those that may follow it.
+
+    Raises ValueError.
+    """
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not 0 < len(texts) <= MAX_KEYS:
+        raise ValueError(f"expected one public key in base64, or 1 to {MAX_KEYS} of them")
+    return tuple(map(PublicKey.read, texts))
+
+
+# --- the wrapper -----------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class SignedManifest:
+    """A signed manifest as it came: the manifest's JSON, the signature, and what the signer says of itself.
+
+    `public_key` and `trust_level` aren't signed. The one is a hint, the other a label that nothing here asks for.
+    """
+
+    document: Mapping[str, Any]
+    signature: bytes
+    public_key: PublicKey | None = None
+    trust_level: str = SELF_SIGNED
+
+
+def decode_signed(value: Any) -> SignedManifest | None:
+    """Read a signed manifest from plain JSON values; None where it's a manifest without wrapper, or nothing at all.
+
+    Strict about what is verified, tolerant of further keys, which nobody signed. Raises `InvalidDocument`.
+    """
+    if not is_wrapper(value):
+        return None
+    problems: list[Problem] = []
+    block = value["signature"]
+    if type(block) is not dict:
+        raise _invalid(Problem(("signature",), "an object with alg and signature"))
+    if block.get("alg") != "ed25519":
+        problems.append(Problem(("signature", "alg"), "ed25519"))
+    signature = _read_base64(block.get("signature"), _SIGNATURE_BYTES)
+    if signature is None or int.from_bytes(signature[_KEY_BYTES:], "little") >= _ORDER:
+        expected = "an Ed25519 signature: 64 bytes in standard base64, S below the group order (RFC 8032 §5.1.7)"
+        problems.append(Problem(("signature", "signature"), expected))
+    trust_level = block.get("trust_level", SELF_SIGNED)
+    if type(trust_level) is not str or len(trust_level) > _MAX_LABEL:
+        problems.append(Problem(("signature", "trust_level"), f"a label of at most {_MAX_LABEL} characters"))
+    public_key = None
+    if value.get("public_key") is not None:
+        try:
+            public_key = PublicKey.read(value["public_key"])
+        except ValueError:
+            problems.append(Problem(("public_key",), _KEY_EXPECTED))
+    if signature is None or problems:
+        raise _invalid(*problems)
+    return SignedManifest(
+        document=value["manifest"], signature=signature, public_key=public_key, trust_level=trust_level
+    )
+
+
+def _invalid(*problems: Problem) -> InvalidDocument:
+    return InvalidDocument("signed manifest", problems)
+
+
+# --- what is signed --------------------------------------------------------------------------------------------------
+
+# What the reference (2.5.10) fills in where a manifest doesn't say, found by letting it sign (tests/interop).
+_MANIFEST: Final[Mapping[str, Any]] = {
+    "supported_versions": ["2.2"], "auth": None, "sla": None, "verification": None, "ttl_seconds": 300,
+}  # fmt: skip
+_CAPABILITIES: Final[Mapping[str, Any]] = {
+    "asap_version": "0.1", "skills": [], "state_persistence": False, "streaming": False, "mcp_tools": [],
+    "hardware": None, "inference": None,
+}  # fmt: skip
+_SKILL: Final[Mapping[str, Any]] = {"input_schema": None, "output_schema": None}
+_HARDWARE: Final[Mapping[str, Any]] = {"class_": None, "model": None, "io": []}
+_INFERENCE: Final[Mapping[str, Any]] = {"modes": [], "local_models": []}
+_LOCAL_MODEL: Final[Mapping[str, Any]] = {"id": None, "quantization": None, "throughput_tokens_per_second": None}
+_SLA: Final[Mapping[str, Any]] = {
+    "availability": None, "max_latency_p95_ms": None, "max_error_rate": None, "support_hours": None,
+}  # fmt: skip
+_VERIFICATION: Final[Mapping[str, Any]] = {"verified_at": None}
+
+
+def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
+    return {**defaults, **value} if type(value) is dict else value
+
+
+def _each(items: Any, defaults: Mapping[str, Any]) -> Any:
+    return [_filled(item, defaults) for item in items] if type(items) is list else items
+
+
+def _with(value: Any, **parts: Callable[[Any], Any]) -> Any:
+    """`value` with some of its members changed, where it has them."""
+    if type(value) is not dict:
+        return value
+    return {**value, **{name: change(value[name]) for name, change in parts.items() if name in value}}
+
+
+def _renamed(document: Any, before: str, after: str) -> Any:
+    """`capabilities.hardware.class`, by the name of the reference's field or of the document's key."""
+
+    def rename(hardware: Any) -> Any:
+        if type(hardware) is not dict or before not in hardware or after in hardware:
+            return hardware
+        return {after if key == before else key: item for key, item in hardware.items()}
+
+    return _with(document, capabilities=lambda capabilities: _with(capabilities, hardware=rename))
+
+
+def _as_reference(document: Any) -> Any:
+    """The manifest as the reference has it in memory: every field there is, and `class_` for `class`."""
+    whole = _filled(_renamed(document, "class", "class_"), _MANIFEST)
+    return _with(
+        whole,
+        capabilities=lambda capabilities: _with(
+            _filled(capabilities, _CAPABILITIES),
+            skills=lambda skills: _each(skills, _SKILL),
+            hardware=lambda hardware: _filled(hardware, _HARDWARE),
+            inference=lambda inference: _with(
+                _filled(inference, _INFERENCE), local_models=lambda models: _each(models, _LOCAL_MODEL)
+            ),
+        ),
+        endpoints=lambda endpoints: _filled(endpoints, {"events": None}),
+        auth=lambda auth: _filled(auth, {"oauth2": None}),
+        sla=lambda sla: _filled(sla, _SLA),
+        verification=lambda verification: _filled(verification, _VERIFICATION),
+    )
+
+
+def _unsigned(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in document.items() if key != "signature"}
+
+
+def signed_bytes(document: Mapping[str, Any]) -> bytes:
+    """What is signed for a manifest, as the reference 2.5 signs and verifies it: made from the manifest's plain JSON.
+
+    Raises ValueError for what canonical JSON can't say: integers beyond ±(2**53 - 1).
+    """
+    return canonical_json(_as_reference(_unsigned(document)))
+
+
+def _forms(document: Mapping[str, Any]) -> Iterator[tuple[Any, bytes]]:
+    """The manifests that may have been signed where this one came, each with its bytes; no two are the same.
+
+    As it came: what a signer with other defaults than the reference's publishes, if it publishes all of them. The same
+    with the reference's name for `class`. And with the reference's defaults: whoever left them out.
+    """
+    plain = _unsigned(document)
+    seen: set[bytes] = set()
+    for form in (_as_reference(plain), plain, _renamed(plain, "class", "class_")):
+        try:
+            message = canonical_json(form)
+        except ValueError:
+            continue
+        if message not in seen:
+            seen.add(message)
+            yield form, message
+
+
+# --- whether it counts -----------------------------------------------------------------------------------------------
+
+
+@frozen
+class Verified:
+    """Signed by `key`, one of those that count. `manifest` is what was signed; use it, not what it came as."""
+
+    manifest: Manifest
+    key: PublicKey
+
+
+@frozen
+class Unsigned:
+    """A manifest without a signature."""
+
+
+@frozen
+class Unreadable:
+    """The wrapper isn't one."""
+
+    error: InvalidDocument
+
+
+@frozen
+class OtherKey:
+    """Signed, by the key it names itself; that isn't one of those that count."""
+
+    key: PublicKey
+
+
+@frozen
+class Broken:
+    """The signature is of no key known here, or of another manifest."""
+
+
+Judgement = Verified | Unsigned | Unreadable | OtherKey | Broken
+
+
+def judge(value: Any, trusted: Collection[PublicKey], verify: Verifier) -> Judgement:
+    """Whether the manifest in a document (plain JSON values, with wrapper or without) is signed by a trusted key.
+
+    What it says of its signer itself never makes it so. Raises `InvalidDocument` where what was signed is no manifest.
+    """
+    try:
+        signed = decode_signed(value)
+    except InvalidDocument as error:
+        return Unreadable(error)
+    if signed is None:
+        return Unsigned()
+    forms = list(_forms(signed.document))
+    for key in trusted:
+        for form, message in forms:
+            if verify(key.raw, signed.signature, message):
+                return Verified(decode_manifest(_renamed(form, "class_", "class")), key)
+    named = signed.public_key
+    if named is not None and any(verify(named.raw, signed.signature, message) for _, message in forms):
+        return OtherKey(named)
+    return Broken()
+
+
+def why_not(judgement: Judgement) -> str | None:
+    """What speaks against a manifest, in words; None where it's verified."""
+    match judgement:
+        case Verified():
+            return None
+        case Unsigned():
+            return "it isn't signed"
+        case Unreadable(error):
+            return str(error)
+        case OtherKey(key):
+            return f"it's signed by {key}, which isn't a trusted key of this agent; if the key was changed, trust it"
+        case Broken():
+            return "its signature isn't one of this manifest by a trusted key; it was changed, or signed by another"
+        case _:
+            assert_never(judgement)
+
+
+def sign(document: Mapping[str, Any], signer: Signer, public_key: PublicKey) -> dict[str, Any]:
+    """Wrap a manifest (plain JSON values) with its signature, as peers from 2.0 on read and verify it.
+
+    It's published with everything that was signed, so that a verifier with other defaults has nothing to fill in. A
+    manifest that's signed already is signed anew. Raises `InvalidDocument` where it isn't a manifest, ValueError where
+    canonical JSON can't say it.
+    """
+    if is_wrapper(document):
+        document = document["manifest"]
+    decode_manifest(document)
+    signature = signer(signed_bytes(document))
+    return {
+        "manifest": _renamed(_as_reference(_unsigned(document)), "class_", "class"),
+        "signature": {"alg": "ed25519", "signature": b64encode(signature).decode(), "trust_level": SELF_SIGNED},
+        "public_key": str(public_key),
+    }
