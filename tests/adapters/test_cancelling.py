@@ -206,6 +206,8 @@ class TestDeadlines:
             start = anyio.current_time()
             for seconds in (9, 1, 3, 7):
                 group.start_soon(wait, seconds)
+                # The first leads; trio starts tasks in any order.
+                await anyio.wait_all_tasks_blocked()
         assert [(round(after), late) for after, late in ends] == [(1, True), (3, True), (5, False), (5, False)]
 
     async def test_who_leads_and_has_no_time_left_loses_the_work_once(self, server: Any) -> None:
