@@ -152,7 +152,7 @@ def test_the_how_to_of_embedding_runs() -> None:
     assert names["agent"].bound
 
 
-@pytest.mark.parametrize("page", ["security.md", "outbound.md"])
+@pytest.mark.parametrize("page", ["security.md", "outbound.md", "discovery.md"])
 def test_every_guarantee_names_tests_that_are_there(page: str) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")
     guarantees = re.split(r"^\*\*\d+\.\*\*", text, flags=re.MULTILINE)[1:]
