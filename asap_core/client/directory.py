@@ -174,10 +174,10 @@ class Directory(Generic[V, W]):
         failure = self._failures.get(url)
         if failure is not None and now < failure.until:
             return (Deliver(waiter, _without(entry, failure, now)),)
-        usable = entry is not None and entry.may_be_revalidated_behind(now)
-        if entry is not None and usable and self._flights.flight(url) is not None:
-            return (Deliver(waiter, entry.found(Source.STALE_REVALIDATING, now)),)
-        return self._join(url, waiter, stale_at_hand=usable)
+        behind = entry if entry is not None and entry.may_be_revalidated_behind(now) else None
+        if behind is not None and self._flights.flight(url) is not None:
+            return (Deliver(waiter, behind.found(Source.STALE_REVALIDATING, now)),)
+        return self._join(url, waiter, stale_at_hand=behind is not None)
 
     def refresh(self, url: str, waiter: W, *, now: Instant, cool_down: float) -> tuple[Effect[V, W], ...]:
         """Ask for a document anew, even if the kept one is good: for who misses something in it, such as a key.

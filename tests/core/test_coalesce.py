@@ -6,7 +6,15 @@ import pytest
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.coalesce import (
+    MAX_FLIGHTS as MAX_FLIGHTS_AT_ONCE,
+    MAX_WAITERS as MAX_WAITERS_AT_ONCE,
+    Coalescer,
+    Crowded,
+    Flight,
+    Joined,
+    Leading,
+)
 
 
 class TestCoalescing:
@@ -55,6 +63,7 @@ class TestCoalescing:
         assert flights.join("other", 2) == Crowded()
         flights.join("k", 3)
         assert flights.join("k", 4) == Crowded()
+        assert (MAX_FLIGHTS_AT_ONCE, MAX_WAITERS_AT_ONCE) == (1_024, 100_000)
 
 
 MAX_FLIGHTS, MAX_WAITERS = 2, 3

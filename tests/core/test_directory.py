@@ -74,6 +74,17 @@ class TestDirectory:
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
 
+    def test_its_age_counts_from_when_its_server_vouched_for_it(self) -> None:
+        play = Play()
+        play.now = 10.0
+        play.fetch(Fetched("v", [("cache-control", "max-age=60, must-revalidate")]))
+        play.now = 10.5
+        assert play.result() == Found("v", Source.CACHED, 0.5)
+        play.now = 5.0
+        assert play.result().age == 0.0
+        play.now = 70.0
+        assert play.fetch(DEAD) == Unfound(DEAD.error, 1.0, age=60.0)
+
     def test_how_long_it_may_be_used_can_be_asked(self) -> None:
         play: Any = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("etag", '"e"')]))
@@ -273,6 +284,7 @@ class TestDirectory:
         play.lookup()
         (next_lead,) = play.directory.abandon(lead.waiter)
         assert isinstance(next_lead, Lead)
+        assert not next_lead.stale_at_hand
         assert play.settle(lead.flight, Fetched("late")) == ()
         assert play.settle(next_lead.flight, Fetched("v"))[0].result.value == "v"
         assert play.directory.abandon(lead.waiter) == ()
@@ -372,11 +384,36 @@ class TestDirectory:
         assert play.result("a").value == "a"
         assert isinstance(play.lookup("b")[0], Lead)
 
-    def test_failures_are_bounded_too(self) -> None:
+    def test_what_was_fetched_again_was_used(self) -> None:
+        play = Play(max_entries=2)
+        for name in ("a", "b"):
+            play.fetch(Fetched(name), name)
+        play.now = 300.0
+        play.fetch(Fetched("a"), "a")
+        play.fetch(Fetched("c"), "c")
+        assert play.result("a").value == "a"
+
+    def test_failures_are_bounded_too_and_the_oldest_go_first(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b", "c"):
             play.fetch(DEAD, name)
-        assert len(play.directory._failures) == 2
+        assert isinstance(play.result("b"), Unfound)
+        assert isinstance(play.result("c"), Unfound)
+        assert isinstance(play.lookup("a")[0], Lead)
+
+    def test_the_bounds_are_those_that_are_documented(self) -> None:
+        policy = DirectoryPolicy()
+        assert (policy.max_entries, policy.first_failure, policy.longest_failure) == (1_000, 1.0, 30.0)
+        assert DirectoryPolicy(max_entries=1, first_failure=0.1, longest_failure=0.1).max_entries == 1
+        for bound in ("max_entries", "first_failure", "longest_failure"):
+            with pytest.raises(ValueError, match=bound):
+                DirectoryPolicy(**{bound: 0})  # type: ignore[arg-type]
+
+    def test_without_jitter_nothing_is_spread(self) -> None:
+        directory: Any = Directory()
+        (lead,) = directory.lookup(URL, 1, now=0.0)
+        directory.settle(lead.flight, Fetched("v"), now=0.0, wall=WALL)
+        assert directory.due(URL) == 300.0
 
     def test_too_many_at_once_are_told_so(self) -> None:
         play = Play()

@@ -1,11 +1,12 @@
 """How long a document may be used, clause by clause of RFC 9111 and 5861, and beside hishel's reading of them."""
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.client.freshness import FreshnessPolicy, freshness_of, parse_http_date, parse_retry_after
+from asap_core.client.freshness import Freshness, FreshnessPolicy, freshness_of, parse_http_date, parse_retry_after
 from asap_core.client.validation import conditions, confirms, merged, relevant
 
 POLICY = FreshnessPolicy()
@@ -28,7 +29,7 @@ class TestFreshness:
             ([("Cache-Control", "max-age=60"), ("Age", "20")], 40),
             ([("Cache-Control", "max-age=60"), ("Age", "70")], 0),
             ([("Cache-Control", "max-age=60"), ("Age", "x")], 60),
-            ([("Cache-Control", "max-age=60"), ("Age", "20, 70")], 40),
+            ([("Cache-Control", "max-age=60"), ("Age", "20 , 70")], 40),
             ([("Cache-Control", "max-age=60"), ("Age", "20"), ("Age", "70")], 40),
             ([("Cache-Control", "max-age=60"), ("Age", "-1")], 60),
             # A copy of two days in a cache by the way: what is left of its year is cut, not what it had.
@@ -66,7 +67,7 @@ class TestFreshness:
             ([("Expires", "Sun, 15 Jun 2025 15:05:00 GMT")], 0),
             ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Date", DATE), ("Date", DATE)], 60),
             ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Age", "20")], 40),
-            ([("Expires", DATE), ("Expires", DATE)], 0),
+            ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Expires", "Sun, 15 Jun 2025 15:07:40 GMT")], 0),
             ([("Expires", "Sun, 15 Jun 2025 15:07:40 GMT"), ("Cache-Control", "max-age=5")], 5),
         ],
         ids=repr,
@@ -83,7 +84,7 @@ class TestFreshness:
         ("headers", "store"),
         [
             ([("Cache-Control", "no-store")], False),
-            ([("Cache-Control", "max-age=60; no-store")], False),
+            ([("Cache-Control", "max-age=60; No-Store")], False),
             ([("Vary", "*")], False),
             ([("Vary", "Accept, *")], False),
             ([("Vary", "Accept"), ("Vary", "*")], False),
@@ -120,6 +121,9 @@ class TestFreshness:
         for value in ("é", "", "x" * 2000, "a\nb"):
             assert fresh(("ETag", value)).etag is None
         assert fresh(("ETag", '"x"'), ("ETag", '"y"')).etag is None
+        assert fresh(("ETag", ' "x" ')).etag == '"x"'
+        assert fresh(("ETag", "x")).etag == "x"
+        assert (fresh(("ETag", "x" * 1024)).etag, fresh(("ETag", "x" * 1025)).etag) == ("x" * 1024, None)
 
     def test_a_line_of_blanks_takes_no_time(self) -> None:
         # The square of its length would be a minute.
@@ -139,6 +143,22 @@ class TestFreshness:
     def test_all_three_forms_of_dates_are_read(self, text: Any) -> None:
         assert parse_http_date(text) == 784111777  # type: ignore[comparison-overlap]
 
+    @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+    def test_a_date_is_in_its_own_zone_or_in_utc_wherever_this_machine_is(self, monkeypatch: Any, zone: Any) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            assert parse_http_date("Sun Nov  6 08:49:37 1994") == 784111777  # type: ignore[comparison-overlap]
+            assert parse_http_date("Sun, 06 Nov 1994 08:49:37 +0100") == 784108177  # type: ignore[comparison-overlap]
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+    def test_a_date_is_of_a_sensible_length_and_year(self) -> None:
+        assert parse_http_date(DATE.ljust(64)) == WALL
+        assert parse_http_date(DATE.ljust(65)) is None
+        assert parse_http_date("Sun, 06 Nov " + "9" * 30 + " 08:49:37 GMT") is None
+
     @given(st.text())
     def test_any_text_is_a_date_or_none(self, text: Any) -> None:
         assert parse_http_date(text) is None or isinstance(parse_http_date(text), float)
@@ -146,13 +166,36 @@ class TestFreshness:
 
     @pytest.mark.parametrize(
         ("text", "seconds"),
-        [("5", 5), ("Sun, 15 Jun 2025 15:07:40 GMT", 60), (DATE, 0), ("x", None), ("1.5", None), ("-1", None)],
+        [
+            (" 5 ", 5),
+            ("9" * 30, 2**31),
+            (DATE.ljust(80), 0),
+            ("Sun, 15 Jun 2025 15:07:40 GMT", 60),
+            (DATE, 0),
+            ("x", None),
+            ("1.5", None),
+            ("-1", None),
+        ],
     )
     def test_retry_after_is_seconds_or_a_date(self, text: Any, seconds: Any) -> None:
         assert parse_retry_after(text, wall=WALL) == seconds  # type: ignore[arg-type]
 
 
 KEPT = fresh(("ETag", '"e"'), ("Last-Modified", DATE))
+
+
+class TestPolicy:
+    def test_a_bound_may_be_nothing_and_not_less(self) -> None:
+        bounds = ("default", "most", "stale_while_revalidate", "stale_if_error")
+        for bound in bounds:
+            assert getattr(FreshnessPolicy(**{bound: 0.0}), bound) == 0.0
+            with pytest.raises(ValueError, match=bound):
+                FreshnessPolicy(**{bound: -1.0})
+        assert [getattr(POLICY, bound) for bound in bounds] == [300.0, 86_400.0, 3_600.0, 86_400.0]
+
+    def test_what_is_stale_serves_nobody_unless_that_is_said(self) -> None:
+        found = Freshness(store=True, fresh_for=1.0)
+        assert (found.revalidate_for, found.error_for) == (0.0, 0.0)
 
 
 class TestValidation:

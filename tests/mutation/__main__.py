@@ -28,7 +28,13 @@ TESTS = {
     "ledger": ("state",),
     "state": ("state",),
     "shared": ("shared",),
+    "freshness": ("freshness",),
+    "validation": ("freshness", "directory"),
+    "coalesce": ("coalesce", "directory"),
+    "directory": ("directory",),
 }
+# Those of the client; the others are the server's.
+CLIENT = frozenset({"freshness", "validation", "coalesce", "directory"})
 LEAST = 0.95
 TELL_EVERY = 5.0
 
@@ -46,7 +52,7 @@ def chosen(arguments: argparse.Namespace) -> list[Mutant]:
 
 
 def read(name: str) -> Module:
-    return Module.read(name, ROOT / "asap_core" / "server" / f"{name}.py")
+    return Module.read(name, ROOT / "asap_core" / ("client" if name in CLIENT else "server") / f"{name}.py")
 
 
 def main() -> int:

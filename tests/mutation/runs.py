@@ -135,7 +135,8 @@ class _Selection:
 
 def _run_afresh(mutant: Mutant, tests: Sequence[Path]) -> bool:
     _be_quiet()
-    sys.meta_path.insert(0, _Mutated(f"asap_core.server.{mutant.module.name}", mutant))
+    package = f"asap_core.{mutant.module.path.parent.name}"
+    sys.meta_path.insert(0, _Mutated(f"{package}.{mutant.module.name}", mutant))
     return _pytest(tests, _Selection()) == 0
 
 
