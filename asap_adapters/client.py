@@ -155,8 +155,9 @@ class AgentClient:
         before (`AgentChanged`). An agent that lacks the skill, or speaks only earlier versions of ASAP, is
         `Unsuitable`. Raises `Unreachable`, `TimedOut`, `BadReply`, `InvalidDocument`, `NotAllowed`.
         """
-        wanted = Wanted(urn=expect, skill=require_skill, least_version=require_version)
-        return (await self._look_up(base_url, wanted)).manifest
+        self._web.name_origin(base_url)
+        wanted = _wanted(expect, require_skill, require_version)
+        return (await self._finder.find(join(base_url, MANIFEST_PATH), wanted)).document
 
     async def look_up(
         self,
@@ -167,16 +168,25 @@ class AgentClient:
         require_version: str | None = None,
     ) -> Discovery:
         """`discover`, with where the manifest came from and how old it is."""
-        return await self._look_up(base_url, Wanted(urn=expect, skill=require_skill, least_version=require_version))
-
-    async def _look_up(self, base_url: str, wanted: Wanted) -> Discovery:
         self._web.name_origin(base_url)
+        wanted = _wanted(expect, require_skill, require_version)
         return await self._finder.look_up(join(base_url, MANIFEST_PATH), wanted)
 
     async def get_manifest(self, url: str, *, expect: str | None = None) -> Manifest:
         """Return the manifest at exactly this URL. As `discover` otherwise."""
         self._web.name_origin(url)
         return (await self._finder.look_up(url, Wanted(urn=expect))).manifest
+
+    async def keep_fresh(self, base_urls: Collection[str]) -> None:
+        """Keep the manifests of the agents at these URLs good until cancelled: each is fetched ahead of its time.
+
+        Run it in a task group of your own: `group.start_soon(client.keep_fresh, ["https://agent.example"])`. An agent
+        that can't be had is logged (`asap.discovery`) and tried again. No agent is asked more often than each 10 s.
+        Raises `NotAllowed` at once where one may not be asked, ValueError where there are more than manifests are kept.
+        """
+        for base_url in base_urls:
+            self._web.name_origin(base_url)
+        await self._finder.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
 
     def cached(self, base_url: str) -> Manifest | None:
         """The manifest of the agent at `base_url` if it's kept and good, without waiting for anything."""
@@ -333,6 +343,16 @@ class AgentClient:
 
 
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})
+
+
+# Who wants any agent wants this one: making it takes longer than the rest of a look-up.
+_ANYONE: Final = Wanted()
+
+
+def _wanted(urn: str | None, skill: str | None, version: str | None) -> Wanted:
+    if urn is skill is version is None:
+        return _ANYONE
+    return Wanted(urn=urn, skill=skill, least_version=version)
 
 
 def _key(given: str | None) -> str:

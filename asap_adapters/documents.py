@@ -3,6 +3,7 @@
 The fetch runs in the task of the caller who leads it; whoever waits is woken with the answer, or to lead in its turn.
 """
 
+import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -25,15 +26,21 @@ from asap_core.client.answers import (
 from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.errors import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable, WrongAgent
+from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable, WrongAgent
 
 __all__ = ["Documents", "Lookup", "Reader", "Whole"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_log = logging.getLogger("asap.discovery")
+
 # How long a caller waits for a fresh document where a stale one would do.
 _REVALIDATION_SECONDS: Final = 1.0
+# What is kept fresh is fetched when this part of its time is over, and never more often than this, in seconds: a server
+# that lets nothing be kept is asked as often as a cautious monitor does.
+_AHEAD: Final = 0.9
+_LEAST_PAUSE: Final = 10.0
 _OK: Final = frozenset({200})
 _NOT_MODIFIED: Final = 304
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -141,8 +148,14 @@ class Documents(Generic[T]):
 
     async def find(self, url: str) -> Lookup[T]:
         """Return the document, kept or fetched. Raises what kept it from being had."""
+        now = self._clock.monotonic()
+        found = self._directory.at_hand(url, now=now) if self._web.is_open else None
+        if found is not None:
+            # The URL was judged before its document was fetched, and nothing is asked now.
+            await anyio.lowlevel.checkpoint()
+            return Lookup(found.value, url, found.source, found.age)
         allowed, waiter = self._web.judge(url), _Waiter(anyio.Event())
-        _carry_out(self._directory.lookup(allowed.url, waiter, now=self._clock.monotonic()))
+        _carry_out(self._directory.lookup(allowed.url, waiter, now=now))
         return await self._wait(allowed, waiter)
 
     async def refresh(self, url: str, cool_down: float) -> Lookup[T]:
@@ -154,6 +167,20 @@ class Documents(Generic[T]):
         now = self._clock.monotonic()
         _carry_out(self._directory.refresh(allowed.url, waiter, now=now, cool_down=cool_down))
         return await self._wait(allowed, waiter)
+
+    async def keep_fresh(self, url: str) -> None:
+        """Fetch the document ahead of its time, again and again, until cancelled. Raises `NotAllowed` at once or never.
+
+        Failures are logged, and tried again when that pays.
+        """
+        url = self._web.judge(url).url
+        while True:
+            try:
+                await self.refresh(url, cool_down=_LEAST_PAUSE)
+            except AsapError as error:
+                _log.warning("%s", error)
+            due, now = self._directory.due(url), self._clock.monotonic()
+            await anyio.sleep(max(_LEAST_PAUSE, 0.0 if due is None else _AHEAD * (due - now)))
 
     async def _wait(self, allowed: Allowed, waiter: _Waiter) -> Lookup[T]:
         try:

@@ -6,7 +6,7 @@ shared as `asap_core.client.directory` says.
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -16,7 +16,7 @@ from attrs import frozen
 
 from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
-from asap_adapters.documents import Documents, Whole
+from asap_adapters.documents import Documents, Lookup, Whole
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
@@ -83,6 +83,7 @@ class Finder:
         self._locations = tuple(map(str, registries))
         self._allow_changed_agents = allow_changed_agents
         self._incumbents = Incumbents()
+        self._most = (policy or DirectoryPolicy()).max_entries
         self._manifests = Documents(
             web,
             clock,
@@ -119,26 +120,44 @@ class Finder:
         known = self._origins.get(id(manifest))
         return known[1] if known is not None and known[0]() is manifest else None
 
-    def _remember(self, manifest: Manifest, origin: str) -> None:
-        key, origins = id(manifest), self._origins
-        origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), origin
-
     # --- one agent ---------------------------------------------------------------------------------------------------
 
-    async def look_up(self, url: str, wanted: Wanted) -> Discovery:
+    async def find(self, url: str, wanted: Wanted) -> Lookup[Manifest]:
         """The manifest at this URL, kept or fetched, of the agent wanted."""
-        url = canonical(url)
-        found = await self._manifests.find(url)
-        manifest = found.document
-        self._remember(manifest, origin_of(url) or "")
-        wrong = wanted.judge(manifest, url)
+        found = await self._manifests.find(canonical(url))
+        self._came_from(found.url, found.document)
+        wrong = wanted.judge(found.document, found.url)
         if wrong is not None:
             raise wrong
-        return Discovery(manifest, found.url, found.source, found.age, self._manifests.freshness(found.url))
+        return found
+
+    def _came_from(self, url: str, manifest: Manifest) -> None:
+        key, origins = id(manifest), self._origins
+        known = origins.get(key)
+        if known is None or known[0]() is not manifest:
+            origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), origin_of(url) or ""
+
+    async def look_up(self, url: str, wanted: Wanted) -> Discovery:
+        """`find`, told how it was had."""
+        found = await self.find(url, wanted)
+        return Discovery(found.document, found.url, found.source, found.age, self._manifests.freshness(found.url))
+
+    async def keep_fresh(self, urls: Collection[str]) -> None:
+        """Keep the manifests at these URLs good until cancelled."""
+        if len(urls) > self._most:
+            raise ValueError(f"expected at most {self._most} agents: no more manifests are kept")
+        for url in urls:
+            self._web.judge(url)
+        async with anyio.create_task_group() as group:
+            for url in urls:
+                group.start_soon(self._manifests.keep_fresh, canonical(url))
 
     def cached(self, url: str) -> Manifest | None:
         """The manifest at this URL if it's kept and good, without waiting for anything."""
-        return self._manifests.cached(url)
+        manifest = self._manifests.cached(url)
+        if manifest is not None:
+            self._came_from(url, manifest)
+        return manifest
 
     def _accept(self, url: str, manifest: Manifest) -> None:
         """Whether a manifest may be kept for its URL: before it is, and before anybody gets it."""

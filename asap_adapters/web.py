@@ -91,6 +91,8 @@ class Web:
         self._transport: httpx.AsyncBaseTransport | None = None
         # Origins that the caller named: the token may go there.
         self._named: dict[str, None] = {}
+        # What each URL that the caller named says: it names the same ones again and again.
+        self._names: dict[str, tuple[str | None, str | None]] = {}
 
     @property
     def is_open(self) -> bool:
@@ -140,10 +142,14 @@ class Web:
 
     def name_origin(self, url: str) -> None:
         """The caller named this URL: the token may go to its origin."""
-        origin = origin_of(canonical(url))
+        name = self._names.get(url)
+        if name is None:
+            name = origin_of(canonical(url)), authority_of(url)
+            remember(self._names, url, name)
+        origin, authority = name
         if origin is not None:
             remember(self._named, origin, None)
-            self._provenance.name(url)
+            self._provenance.name_authority(authority)
 
     def trust_on_link(
         self, host: str, addresses: Sequence[str], *, link: str = "", networks: Collection[str] | None = None

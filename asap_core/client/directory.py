@@ -154,6 +154,14 @@ class Directory(Generic[V, W]):
         entry = self._entries.get(url)
         return entry.value if entry is not None and now < entry.due else None
 
+    def at_hand(self, url: str, *, now: Instant) -> Found[V] | None:
+        """What `lookup` would deliver at once because it's good as it is. It counts as used."""
+        entry = self._entries.get(url)
+        if entry is None or now >= entry.due:
+            return None
+        self._entries.move_to_end(url)
+        return entry.found(Source.CACHED, now)
+
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
         entry = self._entries.get(url)
@@ -167,11 +175,10 @@ class Directory(Generic[V, W]):
 
     def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[Effect[V, W], ...]:
         """Ask for a document: deliver it, lead a fetch, or (nothing) wait for the one under way."""
-        entry = self._entries.get(url)
-        if entry is not None and now < entry.due:
-            self._entries.move_to_end(url)
-            return (Deliver(waiter, entry.found(Source.CACHED, now)),)
-        failure = self._failures.get(url)
+        found = self.at_hand(url, now=now)
+        if found is not None:
+            return (Deliver(waiter, found),)
+        entry, failure = self._entries.get(url), self._failures.get(url)
         if failure is not None and now < failure.until:
             return (Deliver(waiter, _without(entry, failure, now)),)
         behind = entry if entry is not None and entry.may_be_revalidated_behind(now) else None

@@ -41,7 +41,10 @@ class Provenance:
 
     def name(self, url: str) -> None:
         """The caller named this URL."""
-        authority = authority_of(url)
+        self.name_authority(authority_of(url))
+
+    def name_authority(self, authority: str | None) -> None:
+        """The caller named a URL with this authority, None where it has none."""
         if authority is not None:
             remember(self._named, authority, None)
 

@@ -11,13 +11,14 @@ import pytest
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Whole
 from asap_adapters.web import Web
-from asap_core import BadReply
+from asap_core import BadReply, NotAllowed
 from asap_core.client.directory import Source
 from asap_core.client.outbound import OutboundPolicy
 
 pytestmark = pytest.mark.anyio
 
-URL = "http://localhost/keys.json"
+BASE = "http://localhost"
+URL = f"{BASE}/keys.json"
 Open = Callable[..., AbstractAsyncContextManager["Keys"]]
 
 
@@ -105,4 +106,90 @@ class TestUnkept:
             assert server.documents.cached(URL) is None
             server.status = 404
             with pytest.raises(BadReply, match="with HTTP 200 or 503"):
+                await server.documents.find(URL)
+
+
+class TestKeepingFresh:
+    async def test_what_is_kept_fresh_is_always_at_hand_and_asked_for_ahead_of_its_time(
+        self, counting: Any, client_of: Any
+    ) -> None:
+        transport = counting(seconds=1)
+        async with client_of(transport) as client, anyio.create_task_group() as group:
+            group.start_soon(client.keep_fresh, [BASE])
+            await anyio.sleep(2)
+            for _ in range(3_600):
+                assert client.cached(BASE) is not None
+                await anyio.sleep(1)
+            group.cancel_scope.cancel()
+        # 300 s of which nine tenths, or a little less, are waited.
+        assert 3_600 / 300 < len(transport.paths) <= 3_600 / 240 + 1
+
+    async def test_one_that_fails_is_tried_again_and_keeps_nobody_waiting(
+        self, counting: Any, client_of: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        transport = counting()
+        transport.fail_with = httpx.ConnectError("refused")
+        async with client_of(transport) as client, anyio.create_task_group() as group:
+            group.start_soon(client.keep_fresh, [BASE, "http://127.0.0.1:9999"])
+            await anyio.sleep(60)
+            assert 4 <= len(transport.paths) <= 12
+            assert "can't connect: refused; not asked again for" in caplog.text
+            transport.fail_with = None
+            await anyio.sleep(60)
+            assert client.cached(BASE) is not None
+            group.cancel_scope.cancel()
+
+    async def test_one_that_lets_nothing_be_kept_is_asked_each_ten_seconds(self, keys: Open) -> None:
+        async with keys(keep=False) as server, anyio.create_task_group() as group:
+            group.start_soon(server.documents.keep_fresh, URL)
+            await anyio.sleep(100)
+            group.cancel_scope.cancel()
+        assert server.asked == 10
+
+    async def test_what_may_not_be_asked_is_said_at_once(self, counting: Any, client_of: Any) -> None:
+        transport = counting()
+        async with client_of(transport) as client:
+            with pytest.raises(NotAllowed):
+                await client.keep_fresh([BASE, "http://agent.example"])
+            with pytest.raises(ValueError, match="at most 1000 agents"):
+                await client.keep_fresh([BASE] * 1_001)
+        assert transport.paths == []
+
+    async def test_what_it_fetched_is_known_to_be_from_there(self, counting: Any, client_of: Any) -> None:
+        async with client_of(counting()) as client, anyio.create_task_group() as group:
+            group.start_soon(client.keep_fresh, [BASE])
+            await anyio.sleep(1)
+            group.cancel_scope.cancel()
+            assert client._finder.origin(client.cached(BASE)) == "http://localhost:80"
+
+
+class TestAtHand:
+    async def test_a_caller_who_only_finds_what_is_kept_lets_others_run(self, keys: Open) -> None:
+        async with keys() as server:
+            await server.documents.find(URL)
+            turns: list[str] = []
+
+            async def other() -> None:
+                turns.append("other")
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(other)
+                for _ in range(3):
+                    await server.documents.find(URL)
+                turns.append("finder")
+        assert turns == ["other", "finder"]
+
+    async def test_and_can_be_cancelled(self, keys: Open) -> None:
+        async with keys() as server:
+            await server.documents.find(URL)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await server.documents.find(URL)
+            assert scope.cancelled_caught
+
+    async def test_once_closed_nothing_is_found(self, keys: Open) -> None:
+        async with keys() as server:
+            await server.documents.find(URL)
+            await server.web.aclose()
+            with pytest.raises(RuntimeError, match="isn't open"):
                 await server.documents.find(URL)

@@ -432,6 +432,7 @@ OUTCOMES: dict[str, Any] = {
     "dead": lambda _: DEAD,
     "gone": lambda _: Failed(OSError(), FailureKind.GONE),
 }
+LIKELY = ["kept", "kept", "kept", "not modified", "not modified", *OUTCOMES]
 URLS = ("a", "b")
 
 
@@ -480,7 +481,7 @@ class DirectoryLaws(RuleBasedStateMachine):
         self.carry_out(self.directory.refresh(url, self.number, now=self.now, cool_down=cool_down))
 
     @precondition(lambda self: self.leads)
-    @rule(data=st.data(), outcome=st.sampled_from(sorted(OUTCOMES)), jitter=st.sampled_from([0.0, 0.9]))
+    @rule(data=st.data(), outcome=st.sampled_from(LIKELY), jitter=st.sampled_from([0.0, 0.9]))
     def settle(self, data: Any, outcome: Any, jitter: Any) -> None:
         waiter = data.draw(st.sampled_from(sorted(self.leads)))
         (flight, began), url = self.leads[waiter], self.waiting[waiter]
@@ -521,7 +522,7 @@ class DirectoryLaws(RuleBasedStateMachine):
         self.number += 1
         self.least[url] = self.number
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 5.0, 11.0, 40.0]))
+    @rule(seconds=st.sampled_from([0.5, 1.0, 11.0, 40.0]))
     def time_passes(self, seconds: Any) -> None:
         self.now += seconds
 
@@ -608,7 +609,7 @@ def test_the_directory_keeps_its_laws() -> None:
     ],
 )
 def test_a_broken_directory_is_caught(mutant: Any) -> None:
-    hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
+    hunt = settings(LAWS, max_examples=5000, phases=[Phase.generate], derandomize=True, database=None)
     machine = type("Machine", (DirectoryLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
         run_state_machine_as_test(machine, settings=hunt)
