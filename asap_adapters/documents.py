@@ -26,7 +26,16 @@ from asap_core.client.answers import (
 from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable, WrongAgent
+from asap_core.errors import (
+    AsapError,
+    BadReply,
+    InvalidDocument,
+    NotAllowed,
+    TimedOut,
+    Unreachable,
+    Unverified,
+    WrongAgent,
+)
 
 __all__ = ["Documents", "Lookup", "Reader", "Whole"]
 
@@ -97,8 +106,8 @@ class _Waiter:
 class Documents(Generic[T]):
     """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
-    `accept` is asked before a document is kept and given to anybody; it raises what speaks against that. `statuses` are
-    those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
+    `accept` is asked before a document is kept and given to anybody: it returns what is, or raises what speaks against.
+    `statuses` are those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
     """
 
     def __init__(
@@ -107,7 +116,7 @@ class Documents(Generic[T]):
         clock: LoopClock,
         *,
         reader: Callable[[], Reader[T]],
-        accept: Callable[[str, T], None] = lambda _url, _document: None,
+        accept: Callable[[str, T], T] = lambda _url, document: document,
         limit: int,
         seconds: float = DOCUMENT_SECONDS,
         ttl: Callable[[T], float | None],
@@ -222,7 +231,7 @@ class Documents(Generic[T]):
             return Failed(error, FailureKind.TIMEOUT)
         except Unreachable as error:
             return Failed(error, FailureKind.UNREACHABLE)
-        except (BadReply, InvalidDocument, NotAllowed, WrongAgent) as error:
+        except (BadReply, InvalidDocument, NotAllowed, Unverified, WrongAgent) as error:
             return Failed(error, FailureKind.UNUSABLE)
         assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
         return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
@@ -232,8 +241,7 @@ class Documents(Generic[T]):
         if status == _NOT_MODIFIED and asked_if_modified:
             return NotModified(headers)
         if status in self._statuses:
-            value = reader.close()
-            self._accept(url, value)
+            value = self._accept(url, reader.close())
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
         wanted = " or ".join(map(str, sorted(self._statuses)))
@@ -260,6 +268,6 @@ def _told(unfound: Unfound, shown: str) -> Exception:
     # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
     if isinstance(error, Unreachable | BadReply):
         return evolve(error, next_try=next_try, kept_age=age)
-    if isinstance(error, InvalidDocument | NotAllowed | WrongAgent):
+    if isinstance(error, InvalidDocument | NotAllowed | Unverified | WrongAgent):
         return evolve(error)
     return Unreachable(shown, str(error), next_try, sent=False, kept_age=age)

@@ -6,7 +6,7 @@ shared as `asap_core.client.directory` says.
 
 import logging
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -34,12 +34,14 @@ from asap_core.client.resolution import (
     Wanted,
     resolve,
 )
-from asap_core.codec import read_health, read_manifest
+from asap_core.client.trust import Published, TrustedKeys, named_keys, read_published
+from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
-from asap_core.errors import AsapError, BadReply, NotAllowed, TimedOut
+from asap_core.errors import AsapError, BadReply, NotAllowed, TimedOut, Unverified
 from asap_core.model.manifest import Health, Manifest
 from asap_core.model.registry import RegistryEntry
 from asap_core.server.wellknown import HEALTH_PATH
+from asap_core.signing import PublicKey
 from asap_core.zones import canonical
 
 __all__ = ["Discovery", "Finder", "join"]
@@ -77,20 +79,25 @@ class Finder:
         *,
         registries: Sequence[str | Path],
         allow_changed_agents: bool,
+        trusted_keys: Mapping[str, str | Sequence[str]],
+        require_signed: bool,
         policy: DirectoryPolicy | None,
     ) -> None:
+        if trusted_keys or require_signed:
+            import asap_adapters.keys  # noqa: F401, PLC0415 - says at once what to install, where that is missing
+        self._trusted = TrustedKeys(trusted_keys, require_signed=require_signed, verify=_verify)
         self._web = web
         self._locations = tuple(map(str, registries))
         self._allow_changed_agents = allow_changed_agents
         self._incumbents = Incumbents()
         self._most = (policy or DirectoryPolicy()).max_entries
-        self._manifests = Documents(
+        self._manifests: Documents[Published] = Documents(
             web,
             clock,
-            reader=lambda: Whole(read_manifest),
+            reader=lambda: Whole(read_published),
             accept=self._accept,
             limit=MAX_MANIFEST,
-            ttl=lambda manifest: manifest.ttl_seconds,
+            ttl=lambda published: published.manifest.ttl_seconds,
             policy=policy,
         )
         self._registries: Documents[Catalog] = Documents(
@@ -125,11 +132,13 @@ class Finder:
     async def find(self, url: str, wanted: Wanted) -> Lookup[Manifest]:
         """The manifest at this URL, kept or fetched, of the agent wanted."""
         found = await self._manifests.find(canonical(url))
-        self._came_from(found.url, found.document)
-        wrong = wanted.judge(found.document, found.url)
+        # Again, though it was before it was kept: a registry may have named other keys since.
+        manifest = self._trusted.admit(found.url, found.document).manifest
+        self._came_from(found.url, manifest)
+        wrong = wanted.judge(manifest, found.url)
         if wrong is not None:
             raise wrong
-        return found
+        return Lookup(manifest, found.url, found.source, found.age)
 
     def _came_from(self, url: str, manifest: Manifest) -> None:
         key, origins = id(manifest), self._origins
@@ -154,19 +163,26 @@ class Finder:
 
     def cached(self, url: str) -> Manifest | None:
         """The manifest at this URL if it's kept and good, without waiting for anything."""
-        manifest = self._manifests.cached(url)
-        if manifest is not None:
-            self._came_from(url, manifest)
-        return manifest
+        published = self._manifests.cached(url)
+        if published is None:
+            return None
+        self._came_from(url, published.manifest)
+        return published.manifest
 
-    def _accept(self, url: str, manifest: Manifest) -> None:
+    def _accept(self, url: str, published: Published) -> Published:
         """Whether a manifest may be kept for its URL: before it is, and before anybody gets it."""
+        try:
+            published = self._trusted.admit(url, published)
+        except Unverified as error:
+            _log.warning("%s", error)
+            raise
         if self._allow_changed_agents:
             self._incumbents.forget(url)
-        changed = self._incumbents.check(url, manifest.id)
+        changed = self._incumbents.check(url, published.manifest.id)
         if changed is not None:
             _log.warning("%s", changed)
             raise changed
+        return published
 
     async def health(self, base_url: str) -> Health:
         """The health report of the agent at `base_url`: how it is now, asked once for all who ask at once."""
@@ -177,12 +193,14 @@ class Finder:
         self._manifests.forget(url)
         self._registries.forget(url)
         self._incumbents.forget(url)
+        self._trusted.forget(url)
 
     def reset(self) -> None:
         """Drop all that is kept."""
         self._manifests.clear()
         self._registries.clear()
         self._incumbents.clear()
+        self._trusted.clear()
 
     # --- registries --------------------------------------------------------------------------------------------------
 
@@ -224,7 +242,8 @@ class Finder:
     async def _fetch(self, step: FetchManifest) -> Step:
         try:
             if isinstance(step.named_by, RegistryEntry):
-                self._web.judge(step.url, named_by=step.source)
+                allowed = self._web.judge(step.url, named_by=step.source)
+                self._trusted.name(allowed.url, step.named_by.id, _keys_of(step.named_by, step.source))
             else:
                 self._trust(step.named_by)
             # Whether it's the agent wanted is the step's to judge, so that the trace says so.
@@ -266,6 +285,20 @@ class Finder:
 
     def _trust(self, announcement: Announcement) -> None:
         self._web.trust_on_link(announcement.host, announcement.addresses, link=announcement.link)
+
+
+def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    from asap_adapters.keys import verify  # noqa: PLC0415 - an extra, which few need
+
+    return verify(public_key, signature, message)
+
+
+def _keys_of(entry: RegistryEntry, source: str) -> tuple[PublicKey, ...]:
+    try:
+        return named_keys(entry)
+    except ValueError as error:
+        # Taken for "no keys" it would let anybody in.
+        raise Unverified(without_credentials(source), entry.id, f"the registry names no usable key: {error}") from None
 
 
 async def _read_file(path: Path) -> Catalog:

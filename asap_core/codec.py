@@ -18,7 +18,7 @@ from attrs import Attribute, fields, has
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.envelope import Envelope, normalise_payload_type
-from asap_core.model.manifest import Health, Manifest
+from asap_core.model.manifest import Health, Manifest, is_wrapper
 from asap_core.model.parts import PARTS, Part
 from asap_core.model.payloads import PAYLOADS, Payload
 from asap_core.model.registry import Registry, RegistryEntry, Skipped
@@ -39,7 +39,7 @@ __all__ = [
     "encode_envelope",
     "etag",
     "format_timestamp",
-    "is_wrapper",
+    "read_as",
     "read_health",
     "read_manifest",
     "read_registry",
@@ -90,11 +90,6 @@ def decode_manifest(value: Any) -> Manifest:
     return _decode(value, Manifest, "manifest", ())
 
 
-def is_wrapper(value: Any) -> bool:
-    """Whether a document is a manifest in the wrapper of 2.x, with a signature beside it."""
-    return type(value) is dict and type(value.get("manifest")) is dict and "signature" in value and "id" not in value
-
-
 def decode_health(value: Any) -> Health:
     """Read a health report, tolerantly. Raises `InvalidDocument`."""
     return _decode(value, Health, "health report", ())
@@ -137,20 +132,21 @@ def decode_registry_entry(value: Any, *, path: tuple[str | int, ...] = ()) -> Re
 
 def read_manifest(data: bytes) -> Manifest:
     """Read a manifest from bytes. Raises `InvalidDocument`, whatever the bytes."""
-    return _read(data, decode_manifest, "manifest")
+    return read_as(data, decode_manifest, "manifest")
 
 
 def read_health(data: bytes) -> Health:
     """Read a health report from bytes. Raises `InvalidDocument`, whatever the bytes."""
-    return _read(data, decode_health, "health report")
+    return read_as(data, decode_health, "health report")
 
 
 def read_registry(data: bytes) -> Registry:
     """Read a registry from bytes. Raises `InvalidDocument`, whatever the bytes."""
-    return _read(data, decode_registry, "registry")
+    return read_as(data, decode_registry, "registry")
 
 
-def _read(data: bytes, decode: Callable[[Any], T], what: str) -> T:
+def read_as(data: bytes, decode: Callable[[Any], T], what: str) -> T:
+    """Read a document from bytes: JSON, then what `decode` makes of it. Raises `InvalidDocument`."""
     try:
         value = read_json(data)
     except NotJson as error:

@@ -18,10 +18,10 @@ from typing import Any, Final, assert_never
 
 from attrs import field, frozen
 
-from asap_core.codec import decode_manifest, is_wrapper
+from asap_core.codec import decode_manifest
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.jsontext import canonical_json
-from asap_core.model.manifest import Manifest
+from asap_core.model.manifest import Manifest, is_wrapper
 
 __all__ = [
     "MAX_KEYS",
@@ -202,7 +202,10 @@ _VERIFICATION: Final[Mapping[str, Any]] = {"verified_at": None}
 
 
 def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
-    return {**defaults, **value} if type(value) is dict else value
+    # Null is how this library writes what isn't said; the reference takes it only where null is its default too.
+    if type(value) is not dict:
+        return value
+    return {**defaults, **{key: item for key, item in value.items() if key not in defaults or item is not None}}
 
 
 def _each(items: Any, defaults: Mapping[str, Any]) -> Any:

@@ -35,6 +35,7 @@ __all__ = [
     "Load",
     "Manifest",
     "Skill",
+    "is_wrapper",
 ]
 
 # What the reference writes where an agent doesn't say.
@@ -134,6 +135,16 @@ class Manifest:
     def skill_ids(self) -> tuple[str, ...]:
         """The ids of its skills, in order."""
         return tuple(skill.id for skill in self.capabilities.skills)
+
+
+def is_wrapper(document: Any) -> bool:
+    """Whether a document is a manifest in the wrapper of 2.x: the manifest, and a signature beside it."""
+    return (
+        type(document) is dict
+        and type(document.get("manifest")) is dict
+        and "signature" in document
+        and "id" not in document
+    )
 
 
 class HealthStatus(Enum):

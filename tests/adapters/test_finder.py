@@ -12,10 +12,21 @@ import httpx
 import pytest
 
 from asap_adapters.client import AgentClient
+from asap_adapters.keys import PrivateKey
 from asap_adapters.mdns import MdnsUnavailable
-from asap_core import AgentChanged, InvalidDocument, NotAllowed, NotResolved, Unsuitable, WrongAgent, to_json
+from asap_core import (
+    AgentChanged,
+    InvalidDocument,
+    NotAllowed,
+    NotResolved,
+    Unsuitable,
+    Unverified,
+    WrongAgent,
+    to_json,
+)
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.dnssd import Added, Announcement, Removed, Updated
+from asap_core.signing import sign
 
 pytestmark = pytest.mark.anyio
 
@@ -389,3 +400,128 @@ async def test_one_too_large_is_refused(client_in: Any, tmp_path: Any, monkeypat
     async with client_in() as client:
         with pytest.raises(BadReply, match="expected at most"):
             await client.registry(file)
+
+
+class TestSigned:
+    """A manifest that must be signed is, before it's kept."""
+
+    URL = f"https://a.example{MANIFEST}"
+
+    @pytest.fixture
+    def keys(self) -> Any:
+        return [PrivateKey.new() for _ in range(3)]
+
+    @staticmethod
+    def pin(*keys: PrivateKey) -> Any:
+        return {URN: [str(key.public_key) for key in keys]}
+
+    @pytest.fixture
+    def signed(self, manifest: Any) -> Any:
+        return lambda key, **changes: sign(to_json(manifest(**changes)), key.sign, key.public_key)
+
+    async def test_by_a_pinned_key_it_is_kept_as_it_was_signed(
+        self, world: Any, client_in: Any, keys: Any, signed: Any, asked: Any
+    ) -> None:
+        world[self.URL] = signed(keys[1])
+        del world[self.URL]["manifest"]["supported_versions"]
+        async with client_in(trusted_keys=self.pin(*keys[:2])) as client:
+            for _ in range(2):
+                assert (await client.discover("https://a.example")).supported_versions == ("2.2",)
+            assert len(asked) == 1
+            assert client.cached("https://a.example").id == URN
+
+    async def test_else_it_is_an_error_and_replaces_nothing(
+        self, world: Any, client_in: Any, keys: Any, signed: Any, caplog: Any
+    ) -> None:
+        forged = signed(keys[0])
+        forged["manifest"]["endpoints"]["asap"] = "https://evil.example/asap"
+        forged["signature"]["trust_level"] = "enterprise"
+        for wrong, says in (
+            (signed(keys[2]), "isn't a trusted key of this agent"),
+            (forged, "its signature isn't one of this manifest"),
+            (forged["manifest"], "it isn't signed"),
+            ({**forged, "signature": {}}, "not a valid signed manifest"),
+        ):
+            world[self.URL] = signed(keys[0])
+            async with client_in(trusted_keys=self.pin(*keys[:2])) as client:
+                good = await client.discover("https://a.example")
+                world[self.URL] = wrong
+                assert await client.discover("https://a.example") is good, "which is fresh"
+                await anyio.sleep(301)
+                for _ in range(2):
+                    with pytest.raises(Unverified, match=says):
+                        await client.discover("https://a.example")
+                assert says in caplog.text
+                # The old one is still there for its server to vouch for, and what comes next is judged anew.
+                world[self.URL] = signed(keys[1])
+                await anyio.sleep(40)
+                assert (await client.discover("https://a.example")).endpoints.asap == good.endpoints.asap
+
+    async def test_all_who_wait_get_the_same_error(
+        self, world: Any, client_in: Any, keys: Any, signed: Any, asked: Any
+    ) -> None:
+        world[self.URL] = signed(keys[2])
+        caught = []
+        async with client_in(trusted_keys=self.pin(keys[0])) as client:
+
+            async def ask() -> None:
+                with pytest.raises(Unverified) as error:
+                    await client.discover("https://a.example")
+                caught.append(error.value)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(ask)
+        assert (len(caught), len(set(map(id, caught))), len(asked)) == (10, 10, 1)
+
+    async def test_others_need_not_unless_all_must(self, world: Any, client_in: Any, keys: Any, signed: Any) -> None:
+        world[self.URL] = signed(keys[0], id="urn:asap:agent:other")
+        async with client_in(trusted_keys=self.pin(keys[0])) as client:
+            assert (await client.discover("https://a.example")).id == "urn:asap:agent:other"
+        async with client_in(trusted_keys=self.pin(keys[0]), require_signed=True) as client:
+            with pytest.raises(Unverified, match="no key is known for this agent"):
+                await client.discover("https://a.example")
+
+    async def test_a_registry_names_keys(self, world: Any, client_in: Any, keys: Any, signed: Any) -> None:
+        listed = registry("https://a.example/m")
+        world["https://r.example/1"] = listed
+        for required in (False, True):
+            async with client_in(registries=["https://r.example/1"], require_signed=required) as client:
+                listed["agents"][0]["public_key"] = str(keys[0].public_key)
+                world["https://a.example/m"] = signed(keys[0])
+                assert (await client.resolve(URN, wait=0)).id == URN
+                client.reset()
+                world["https://a.example/m"] = signed(keys[1])
+                with pytest.raises(NotResolved, match="isn't a trusted key of this agent"):
+                    await client.resolve(URN, wait=0)
+                client.reset()
+                listed["agents"][0]["public_key"] = "none at all"
+                with pytest.raises(NotResolved, match="the registry names no usable key: expected"):
+                    await client.resolve(URN, wait=0)
+
+    async def test_which_count_for_what_is_kept_as_well(
+        self, world: Any, client_in: Any, keys: Any, signed: Any, asked: Any
+    ) -> None:
+        """Found without a registry and kept unverified, then named by one with a key."""
+        world["https://a.example/m"] = signed(keys[1])
+        world["https://r.example/1"] = registry("https://a.example/m")
+        world["https://r.example/1"]["agents"][0]["public_key"] = [str(key.public_key) for key in keys[:1]]
+        async with client_in(registries=["https://r.example/1"]) as client:
+            assert (await client.get_manifest("https://a.example/m")).id == URN
+            with pytest.raises(NotResolved, match="isn't a trusted key"):
+                await client.resolve(URN, wait=0)
+            assert asked.count("https://a.example/m") == 1
+
+    async def test_pins_come_before_what_a_registry_names(
+        self, world: Any, client_in: Any, keys: Any, signed: Any
+    ) -> None:
+        world["https://a.example/m"] = signed(keys[1])
+        world["https://r.example/1"] = registry("https://a.example/m")
+        world["https://r.example/1"]["agents"][0]["public_key"] = str(keys[1].public_key)
+        async with client_in(registries=["https://r.example/1"], trusted_keys=self.pin(keys[0])) as client:
+            with pytest.raises(NotResolved, match="isn't a trusted key"):
+                await client.resolve(URN, wait=0)
+
+    async def test_keys_that_are_none_are_refused_at_once(self, client_in: Any) -> None:
+        with pytest.raises(ValueError, match="expected an Ed25519 public key"):
+            client_in(trusted_keys={URN: "x"})

@@ -89,4 +89,4 @@ async def test_its_manifest_is_revalidated_by_its_etag(reference_server: Any) ->
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)
         again = await client._finder._manifests.refresh(first.url, cool_down=0)
-        assert (again.source.value, again.document) == ("revalidated", first.manifest)
+        assert (again.source.value, again.document.manifest) == ("revalidated", first.manifest)
