@@ -195,6 +195,11 @@ class AgentClient:
             self._web.name_origin(base_url)
         await self._finder.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
 
+    async def get_document(self, url: str) -> bytes:
+        """Return what is at a URL, as it comes, at most 1 MiB of it; nothing is kept. Raises as `discover`."""
+        self._web.name_origin(url)
+        return await self._finder.document(url)
+
     def cached(self, base_url: str) -> Manifest | None:
         """The manifest of the agent at `base_url` if it's kept and good, without waiting for anything."""
         return self._finder.cached(join(base_url, MANIFEST_PATH))

@@ -8,6 +8,7 @@ import logging
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -187,6 +188,14 @@ class Finder:
     async def health(self, base_url: str) -> Health:
         """The health report of the agent at `base_url`: how it is now, asked once for all who ask at once."""
         return (await self._reports.find(join(base_url, HEALTH_PATH))).document
+
+    async def document(self, url: str) -> bytes:
+        """What is at this URL now."""
+        allowed = self._web.judge(url)
+        status, _, body = await self._web.get(allowed, (), MAX_MANIFEST)
+        if status != HTTPStatus.OK:
+            raise BadReply(without_credentials(allowed.url), "expected the document with HTTP 200", status)
+        return body
 
     def forget(self, url: str) -> None:
         """Drop what is kept of this URL, whatever it is, and which agent was there."""
