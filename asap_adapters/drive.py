@@ -17,7 +17,7 @@ from asap_core.server.admission import Answer, Question, Reservation, Unavailabl
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
 from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
-from asap_core.server.identity import Authenticated, Credential
+from asap_core.server.identity import Authenticated, Credential, Insufficient
 from asap_core.server.ratelimit import Limited
 from asap_core.server.shared import Granted
 
@@ -25,8 +25,13 @@ __all__ = ["Authenticator", "Driver", "PeerGone", "Shares", "Store", "Wire"]
 
 log: Final = logging.getLogger("asap.drive")
 
-Authenticator = Callable[[Credential], Awaitable[Authenticated | None] | Authenticated | None]
-"""Says whom a bearer token stands for, or None. Sync or async; OSError means that it can't be told now."""
+Authenticator = Callable[
+    [Credential], Awaitable[Authenticated | Insufficient | None] | Authenticated | Insufficient | None
+]
+"""Says whom a bearer token stands for, None, or that it doesn't allow enough.
+
+Sync or async; OSError means that it can't be told now.
+"""
 
 
 class PeerGone(Exception):
@@ -148,7 +153,15 @@ class Driver:
                 principal = await principal
         except OSError:
             return state.unavailable()
-        return state.refused() if principal is None else state.verified(principal)
+        match principal:
+            case None:
+                return state.refused()
+            case Insufficient():
+                return state.insufficient(principal)
+            case Authenticated():
+                return state.verified(principal)
+            case _:
+                assert_never(principal)
 
     async def _answers(self, calls: tuple[CallState, ...]) -> list[Answered]:
         if len(calls) == 1:

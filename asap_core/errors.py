@@ -22,6 +22,7 @@ __all__ = [
     "HANDLER_FAILED",
     "HANDLER_NOT_FOUND",
     "HANDLER_TIMEOUT",
+    "INSUFFICIENT_SCOPE",
     "INVALID_CREDENTIAL",
     "INVALID_REQUEST",
     "KEY_MISMATCH",
@@ -190,6 +191,14 @@ INVALID_CREDENTIAL: Final = Kind(
     recoverable=False,
     advice="get a new token",
 )
+INSUFFICIENT_SCOPE: Final = Kind(
+    code=-32600,
+    taxonomy="asap:auth/insufficient_scope",
+    status=403,
+    message="The token does not allow this",
+    recoverable=False,
+    advice="get a token with the scopes that WWW-Authenticate names",
+)
 SENDER_MISMATCH: Final = Kind(
     code=-32602,
     taxonomy="asap:auth/sender_mismatch",
@@ -287,6 +296,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     TASK_FAILED,
     AUTHENTICATION_REQUIRED,
     INVALID_CREDENTIAL,
+    INSUFFICIENT_SCOPE,
     SENDER_MISMATCH,
     RATE_LIMITED,
     MISADDRESSED,

@@ -21,6 +21,7 @@ from asap_core.errors import (
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,
     BUSY,
+    INSUFFICIENT_SCOPE,
     INVALID_CREDENTIAL,
     INVALID_REQUEST,
     MALFORMED_ENVELOPE,
@@ -54,6 +55,7 @@ from asap_core.server.identity import (
     Authenticated,
     BadCredential,
     Credential,
+    Insufficient,
     NoCredential,
     Principal,
     read_credential,
@@ -208,6 +210,12 @@ class Authenticate(_State):
         """It's not good."""
         self._run.leave(self)
         return _challenge(self._run, INVALID_CREDENTIAL, "Invalid authentication token", error="invalid_token")
+
+    def insufficient(self, missing: Insufficient) -> "Exchange":
+        """It's good, and doesn't allow enough."""
+        self._run.leave(self)
+        scopes = " ".join(sorted(missing.scopes))
+        return _challenge(self._run, INSUFFICIENT_SCOPE, "", error=f'insufficient_scope", scope="{scopes}')
 
     def unavailable(self) -> "Exchange":
         """Who could tell is out of reach: fail closed."""

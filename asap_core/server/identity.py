@@ -19,9 +19,11 @@ __all__ = [
     "Authenticated",
     "BadCredential",
     "Credential",
+    "Insufficient",
     "NoCredential",
     "Principal",
     "TokenTable",
+    "is_scope",
     "is_token",
     "read_credential",
     "sender_rule",
@@ -47,6 +49,18 @@ class Anonymous:
 
 
 Principal = Authenticated | Anonymous
+
+
+@frozen
+class Insufficient:
+    """A good credential that doesn't allow enough: it takes all of `scopes`, at least one (RFC 6750 §3.1)."""
+
+    scopes: frozenset[str]
+
+    def __attrs_post_init__(self) -> None:
+        # RFC 6749 §3.3; what a quote would do to the challenge nobody needs to find out.
+        if not self.scopes or not all(map(is_scope, self.scopes)):
+            raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
 
 
 @frozen
@@ -88,6 +102,14 @@ def read_credential(headers: Headers) -> Credential | NoCredential | BadCredenti
 def is_token(text: str) -> bool:
     """Whether `text` can be sent as a bearer token: visible ASCII, nothing that would end or split a header."""
     return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
+
+
+def is_scope(text: str) -> bool:
+    """Whether `text` is one scope (RFC 6749 §3.3): visible ASCII without quotes and backslashes."""
+    return text != "" and text.isascii() and text.isprintable() and _NOT_IN_SCOPES.isdisjoint(text)
+
+
+_NOT_IN_SCOPES: Final = frozenset('"\\ ')
 
 
 class TokenTable:

@@ -1,0 +1,170 @@
+"""What a token must say to let its bearer in: by whom, for whom, from when until when, as which agent, to do what.
+
+Rule of this module: what isn't there isn't assumed. A token without an end, an audience or an agent is refused.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, assert_never
+
+from attrs import field, frozen, validators
+
+from asap_core.clock import WallTime
+from asap_core.jsontext import NotJson, read_json
+from asap_core.model.rules import URN
+from asap_core.server.identity import Authenticated, Insufficient, is_scope
+from asap_core.server.jws import Algorithm, Jws
+
+__all__ = ["Accepted", "ByClaim", "BySubject", "Rejected", "TokenPolicy", "judge_claims"]
+
+_MAX_DEPTH: Final = 16
+
+
+@frozen
+class ByClaim:
+    """The agent is what this claim says: its URN. `sub` where the provider's subjects are URNs."""
+
+    name: str
+
+
+def _read_only(agents: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(agents))
+
+
+@frozen
+class BySubject:
+    """The agent that's listed for the token's `sub`; nobody else is let in."""
+
+    agents: Mapping[str, str] = field(converter=_read_only, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.agents or not all(map(URN.fits, self.agents.values())):
+            raise ValueError(f"expected at least one subject, each with {URN.expected}")
+
+
+def _scopes(values: Iterable[str]) -> frozenset[str]:
+    found = frozenset([values] if isinstance(values, str) else values)
+    if not all(map(is_scope, found)):
+        raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
+    return found
+
+
+def _names(values: Iterable[str]) -> frozenset[str]:
+    return frozenset([values] if isinstance(values, str) else values)
+
+
+@frozen(kw_only=True)
+class TokenPolicy:
+    """Which tokens are good here. Seconds throughout."""
+
+    issuer: str = field(validator=validators.min_len(1))
+    """Compared character by character, in tokens and in the provider's own metadata (RFC 8414 §3.3)."""
+    audience: frozenset[str] = field(converter=_names, validator=validators.min_len(1))
+    """Whom tokens must be for: one of these. A token for another service isn't one for us (RFC 8725 §3.9)."""
+    agent: ByClaim | BySubject
+    """How a token says which agent its bearer is."""
+    scopes: frozenset[str] = field(default=frozenset(), converter=_scopes)
+    """What a token must allow, all of it; for want of it a request is answered 403."""
+    algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=frozenset)
+    """Those that tokens may be signed with."""
+    types: frozenset[str | None] = field(default=frozenset({None, "jwt", "at+jwt"}), converter=frozenset)
+    """The `typ` that tokens may have, in lower case; None is to have none. Other kinds of JWT, such as DPoP proofs and
+    logout tokens, say in it what they are (RFC 8725 §3.11). `{"at+jwt"}` where the provider follows RFC 9068."""
+    leeway: float = field(default=30.0, validator=[validators.ge(0), validators.le(300)])
+    """How far clocks may differ: the tolerance that envelopes have."""
+    fresh_for: float = field(default=300.0, validator=validators.gt(0))
+    """How long keys are used before they're asked for again: after so long a key that the provider took back is out."""
+    stale_for: float = field(default=3_600.0, validator=validators.ge(0))
+    """How much longer they're used while the provider can't be reached. After that nobody is let in."""
+    cool_down: float = field(default=30.0, validator=validators.gt(0))
+    """Unknown keys make us ask again at most once in so long, and a provider that fails is left alone for as long."""
+    patience: float = field(default=1.0, validator=validators.gt(0))
+    """How long a request waits for fresh keys where older ones would do."""
+    max_known: int = field(default=10_000, validator=validators.gt(0))
+    """Tokens remembered as verified, some 500 bytes each."""
+
+
+@frozen
+class Accepted:
+    """A token that lets its bearer in, until `until` of wall time; leeway is in it."""
+
+    principal: Authenticated
+    until: WallTime
+
+
+@frozen
+class Rejected:
+    """A token that doesn't. `expected` says what one would have; for logs, nothing of the token is in it."""
+
+    expected: str
+
+
+def judge_claims(jws: Jws, policy: TokenPolicy, *, wall: WallTime) -> Accepted | Insufficient | Rejected:
+    """Judge what a token says, its signature being good. Never raises."""
+    try:
+        claims = read_json(jws.payload, max_depth=_MAX_DEPTH)
+    except NotJson as error:
+        return Rejected(f"claims in JSON: {error.expected}")
+    if not isinstance(claims, dict):
+        return Rejected("claims that are an object")
+    wrong = _wrong_origin(jws, claims, policy) or _wrong_time(claims, policy, wall=wall)
+    if wrong is not None:
+        return Rejected(wrong)
+    urn = _agent(claims, policy.agent)
+    if urn is None:
+        return Rejected("a token of an agent that may call")
+    return _judge_scope(claims, policy) or Accepted(Authenticated(urn), WallTime(claims["exp"] + policy.leeway))
+
+
+def _judge_scope(claims: dict[str, Any], policy: TokenPolicy) -> Insufficient | Rejected | None:
+    scope = claims.get("scope", "")
+    if not isinstance(scope, str):
+        return Rejected("a scope that is text")
+    return None if policy.scopes <= frozenset(scope.split(" ")) else Insufficient(policy.scopes)
+
+
+def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str | None:
+    if jws.typ not in policy.types:
+        return "a token whose typ is an access token's"
+    if claims.get("iss") != policy.issuer:
+        return "iss to be the issuer"
+    audience = claims.get("aud")
+    named = audience if isinstance(audience, list) else [audience]
+    if not all(isinstance(each, str) for each in named) or policy.audience.isdisjoint(named):
+        return "aud to name this agent"
+    # RFC 7800 §3.1: it's good only for who holds a key, and a bearer's request shows none.
+    if "cnf" in claims:
+        return "a bearer token, without cnf"
+    return None
+
+
+def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) -> str | None:
+    # RFC 8725 has no word on tokens without end; whoever gets hold of one keeps it (fault 18).
+    if not _is_date(claims.get("exp")) or claims["exp"] + policy.leeway <= wall:
+        return "exp, in the future"
+    for name in ("nbf", "iat"):
+        if name in claims and (not _is_date(claims[name]) or claims[name] - policy.leeway > wall):
+            return f"{name}, if there, in the past"
+    return None
+
+
+# Year 9999: later ones are sentinels or milliseconds, and a token for ever is one without end.
+_LAST_DATE: Final = 253_402_300_800
+
+
+def _is_date(value: object) -> bool:
+    # RFC 7519 §2, NumericDate. bool is an int to Python only.
+    return type(value) in (int, float) and 0 < value < _LAST_DATE and math.isfinite(value)  # type: ignore[operator,arg-type] # a number by its type
+
+
+def _agent(claims: dict[str, Any], rule: ByClaim | BySubject) -> str | None:
+    match rule:
+        case ByClaim(name):
+            urn = claims.get(name)
+            return urn if URN.fits(urn) else None
+        case BySubject(agents):
+            subject = claims.get("sub")
+            return agents.get(subject) if isinstance(subject, str) else None
+        case _:
+            assert_never(rule)

@@ -1,0 +1,115 @@
+"""Compact JWS (RFC 7515) read so strictly that no two readers can disagree about what was signed, and how.
+
+Rule of this module: the header only ever narrows. It names an algorithm from a list of ours and a key from a set of
+ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.5, §3.10).
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection
+from enum import Enum
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from asap_core.jsontext import NotJson, read_json
+
+__all__ = ["Algorithm", "Jws", "Malformed", "algorithm_of", "read_base64url", "read_jws"]
+
+# As of any bearer token here (`identity.MAX_TOKEN`): proxies cut headers at 8 KiB.
+MAX_JWS: Final = 8_192
+# Key ids are hashes or dates; what's longer is meant to cost something.
+MAX_KID: Final = 256
+# A header is flat but for embedded keys, which nobody reads.
+_MAX_DEPTH: Final = 8
+_BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*\Z")
+_PARTS: Final = 3
+
+
+class Algorithm(Enum):
+    """Signature algorithms, each for one type of key; there's no symmetric one, and none (RFC 8725 §3.1, §3.2)."""
+
+    ED25519 = "Ed25519"
+    ES256 = "ES256"
+    RS256 = "RS256"
+
+
+# RFC 8037 calls Ed25519 by the family's name, RFC 9864 by its own.
+_NAMES: Final = {"EdDSA": Algorithm.ED25519, **{each.value: each for each in Algorithm}}
+
+
+@frozen
+class Malformed:
+    """Not a token that could be accepted. `expected` says what would be; nothing of the token is kept."""
+
+    expected: str
+
+
+@frozen(kw_only=True)
+class Jws:
+    """A signed token taken apart; nothing in it is proven yet."""
+
+    algorithm: Algorithm
+    kid: str | None
+    typ: str | None
+    payload: bytes = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+def algorithm_of(name: object) -> Algorithm | None:
+    """The algorithm of that name. Case counts (RFC 7515 §4.1.1), so that no spelling of `none` is one."""
+    return _NAMES.get(name) if isinstance(name, str) else None
+
+
+def read_base64url(text: bytes) -> bytes | None:
+    """Decode base64url without padding (RFC 7515 §2), if it's the only spelling of what it says; else None."""
+    if not _BASE64URL.match(text) or len(text) % 4 == 1:
+        return None
+    value = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+    # RFC 4648 §3.5: bits left over in the last character are zero, or a signature would have sixteen spellings.
+    return value if urlsafe_b64encode(value).rstrip(b"=") == text else None
+
+
+def read_jws(token: str, *, algorithms: Collection[Algorithm]) -> Jws | Malformed:
+    """Take a compact JWS apart. Never raises, whatever the text."""
+    if len(token) > MAX_JWS or not token.isascii():
+        return Malformed(f"at most {MAX_JWS} ASCII characters")
+    parts = token.encode("ascii").split(b".")
+    if len(parts) != _PARTS or not all(parts):
+        return Malformed("header, payload and signature, divided by dots")
+    decoded = [value for part in parts if (value := read_base64url(part)) is not None]
+    if len(decoded) != _PARTS:
+        return Malformed("base64url without padding")
+    try:
+        header = read_json(decoded[0], max_depth=_MAX_DEPTH)
+    except NotJson as error:
+        return Malformed(f"a header in JSON: {error.expected}")
+    return _read_header(header, parts, decoded, algorithms)
+
+
+def _read_header(
+    header: Any, parts: list[bytes], decoded: list[bytes], algorithms: Collection[Algorithm]
+) -> Jws | Malformed:
+    if not isinstance(header, dict):
+        return Malformed("a header that is an object")
+    # RFC 7515 §4.1.11: an extension that must be understood and isn't. RFC 7797's b64 would change what is signed.
+    if "crit" in header or "b64" in header:
+        return Malformed("a header without crit and b64")
+    algorithm = algorithm_of(header.get("alg"))
+    if algorithm is None or algorithm not in algorithms:
+        return Malformed(f"alg {', '.join(sorted(each.value for each in algorithms))}")
+    kid, typ = header.get("kid"), header.get("typ")
+    if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= MAX_KID):
+        return Malformed(f"a kid of 1 to {MAX_KID} characters, or none")
+    if typ is not None and not isinstance(typ, str):
+        return Malformed("a typ that is text, or none")
+    return Jws(
+        algorithm=algorithm,
+        kid=kid,
+        # RFC 7515 §4.1.9: a media type, compared without case, its "application/" left out.
+        typ=None if typ is None else typ.lower().removeprefix("application/"),
+        payload=decoded[1],
+        signing_input=parts[0] + b"." + parts[1],
+        signature=decoded[2],
+    )

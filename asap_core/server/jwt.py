@@ -1,0 +1,183 @@
+"""One bearer token from its text to a principal, as linked states: each offers only the moves that are legal in it.
+
+    open ─▶ NeedKeys ─▶ VerifySignature ─▶ Accepted | Insufficient | Rejected
+       │        └──────────────────────▶ Rejected | Unavailable
+       └─▶ Accepted (known)
+
+A driver is one `match`: it fetches keys, checks signatures, and decides nothing. `docs/credentials.md` goes through
+RFC 8725 item by item and says where each is answered.
+"""
+
+from collections import OrderedDict
+from enum import Enum
+from hashlib import blake2b
+from typing import Final, assert_never
+
+from attrs import define, field, frozen
+
+from asap_core.clock import Instant, WallTime
+from asap_core.server.claims import Accepted, Rejected, TokenPolicy, judge_claims
+from asap_core.server.identity import Insufficient
+from asap_core.server.jwks import KeySet, PublicKey, is_possible
+from asap_core.server.jws import Jws, Malformed, read_jws
+from asap_core.server.keyring import Ask, KeyRing, NotNow
+
+__all__ = ["NeedKeys", "TokenState", "Unavailable", "Verdict", "Verifier", "VerifySignature"]
+
+# 128 bits under a secret key: nobody finds a second token with the digest of a known one.
+_DIGEST: Final = 16
+
+
+class Unavailable(Enum):
+    """It can't be told now whether the token is good: its key may be at the provider, which doesn't answer."""
+
+    KEYS = "keys"
+
+
+Verdict = Accepted | Insufficient | Rejected | Unavailable
+
+
+@frozen
+class _Known:
+    accepted: Accepted
+    key: PublicKey
+    until: Instant
+
+
+class Verifier:
+    """Judges the tokens of one issuer, and remembers the good ones. One event loop owns it.
+
+    `secret` is 32 random bytes for the digests that tokens are remembered by; no token is kept in clear.
+    """
+
+    def __init__(self, policy: TokenPolicy, *, secret: bytes) -> None:
+        self.policy = policy
+        self.ring = KeyRing(policy)
+        self._secret = secret
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many tokens are remembered."""
+        return len(self._known)
+
+    def open(self, token: str, *, now: Instant, wall: WallTime) -> "TokenState":
+        """Begin to judge a token. Never raises, whatever the text."""
+        jws = read_jws(token, algorithms=self.policy.algorithms)
+        if isinstance(jws, Malformed):
+            return Rejected(jws.expected)
+        run = _Run(self, blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest(), jws)
+        return self._after(run, self.ring.due(now=now), now=now, wall=wall)
+
+    def _after(self, run: "_Run", due: Ask | NotNow | None, *, now: Instant, wall: WallTime) -> "TokenState":
+        match due:
+            case Ask():
+                return NeedKeys(due, run)
+            case NotNow.UNREACHABLE:
+                return Unavailable.KEYS
+            case NotNow.UNKNOWN:
+                return Rejected("a key of the issuer's")
+            case None:
+                return self._with_keys(run, now=now, wall=wall)
+            case _:
+                assert_never(due)
+
+    def _with_keys(self, run: "_Run", *, now: Instant, wall: WallTime) -> "TokenState":
+        keys = self.ring.usable(now=now)
+        if keys is None:
+            return Unavailable.KEYS
+        known = self._recall(run.digest, keys, now=now, wall=wall)
+        if known is not None:
+            return known
+        key = keys.key_for(run.jws)
+        if key is None:
+            return self._without_key(run, keys, now=now, wall=wall)
+        if not is_possible(key, run.jws.signature):
+            return Rejected("a signature by the issuer's key")
+        return VerifySignature(key, run.jws.signing_input, run.jws.signature, run)
+
+    def _without_key(self, run: "_Run", keys: KeySet, *, now: Instant, wall: WallTime) -> "TokenState":
+        if run.jws.kid is None and keys.keys:
+            # Which of several keys isn't said, and asking again wouldn't say it.
+            return Rejected("a kid, since the issuer has several keys or none of this kind")
+        return self._after(run, self.ring.missing(now=now), now=now, wall=wall)
+
+    # --- what was verified before ------------------------------------------------------------------------------------
+
+    def _recall(self, digest: bytes, keys: KeySet, *, now: Instant, wall: WallTime) -> Accepted | None:
+        known = self._known.get(digest)
+        if known is None:
+            return None
+        # Its end counts on both clocks, whichever is there first; a key taken back takes its tokens along.
+        if now < known.until and wall < known.accepted.until and known.key in keys.keys:
+            self._known.move_to_end(digest)
+            return known.accepted
+        del self._known[digest]
+        return None
+
+    def remember(self, digest: bytes, accepted: Accepted, key: PublicKey, *, now: Instant, wall: WallTime) -> None:
+        """Keep a token that was found good, instead of the one not seen for longest."""
+        self._known[digest] = _Known(accepted, key, Instant(now + (accepted.until - wall)))
+        if len(self._known) > self.policy.max_known:
+            self._known.popitem(last=False)
+
+
+@define(eq=False)
+class _Run:
+    """What's known of one token on its way."""
+
+    verifier: Verifier
+    digest: bytes = field(repr=False)
+    jws: Jws
+
+
+@define(eq=False)
+class NeedKeys:
+    """Get the issuer's key set: what others fetch now will do, unless `ask.again`.
+
+    `ask.patience`: in seconds, how long it's worth waiting for; then it's `unavailable`. None: as long as a fetch may
+    take.
+    """
+
+    ask: Ask
+    _run: _Run = field(repr=False)
+
+    def fetched(self, keys: KeySet, *, age: float, now: Instant, wall: WallTime) -> "TokenState":
+        """Here it is; the provider vouched for it `age` seconds ago."""
+        verifier = self._run.verifier
+        verifier.ring.fetched(self.ask, keys, age=age, now=now)
+        return verifier._with_keys(self._run, now=now, wall=wall)  # noqa: SLF001 - one module, one machine
+
+    def unavailable(self, *, now: Instant, wall: WallTime) -> "TokenState":
+        """It can't be had: what is kept serves, within its bound."""
+        verifier = self._run.verifier
+        verifier.ring.failed(self.ask, now=now)
+        return verifier._with_keys(self._run, now=now, wall=wall)  # noqa: SLF001 - one module, one machine
+
+    def abandon(self, *, now: Instant) -> None:
+        """Who asked has left."""
+        self._run.verifier.ring.abandoned(self.ask, now=now)
+
+
+@define(eq=False)
+class VerifySignature:
+    """Find out whether `signature` is one of `signing_input` by `key`, under the key's own algorithm."""
+
+    key: PublicKey
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    _run: _Run = field(repr=False)
+
+    def good(self, *, now: Instant, wall: WallTime) -> Verdict:
+        """It is."""
+        verifier = self._run.verifier
+        verdict = judge_claims(self._run.jws, verifier.policy, wall=wall)
+        if isinstance(verdict, Accepted):
+            verifier.remember(self._run.digest, verdict, self.key, now=now, wall=wall)
+        return verdict
+
+    def bad(self) -> Verdict:
+        """It isn't. No key is asked for: whoever forges could have us ask as often as it likes."""
+        return Rejected("a signature by the issuer's key")
+
+
+TokenState = NeedKeys | VerifySignature | Verdict
