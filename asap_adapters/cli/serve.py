@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
+from asap_adapters.cli.oidc import add_oidc, authenticator, policy_of
 from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, redis_url, urn, whole_number
 from asap_adapters.cli.output import UserError, complain, say
 from asap_adapters.cli.served import (
@@ -30,6 +31,7 @@ from asap_adapters.cli.served import (
 )
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.workers import WorkerPlace, supervise
+from asap_adapters.drive import Authenticator
 from asap_adapters.serve import Bound, listen, listen_on, serve, url_of
 from asap_core.client.outbound import is_loopback, origin_of
 from asap_core.model.manifest import Manifest
@@ -68,6 +70,7 @@ def add_commands(commands: Any) -> None:
     add("--nonce", choices=tuple(each.value for each in NoncePolicy), help="what stands for uniqueness")
     add("--token", metavar="TOKEN=URN", action="append", default=[], help="let this token in as URN (repeatable)")
     add("--token-file", metavar="FILE", type=Path, help="TOKEN=URN lines; not seen in process lists as --token is")
+    add_oidc(add)
     add("--rate-limit", metavar="LIMITS", type=_limits, help='such as "10/second;100/minute" (the default), or off')
     add(
         "--trusted-proxy",
@@ -149,13 +152,16 @@ async def _serve(arguments: argparse.Namespace) -> int:
         public = arguments.public_url is not None
         # What goes into the manifest means the same to everyone: an address without this machine's name for its link.
         reach = _Reach(bound=bound, base_url=arguments.public_url or without_zone(bound.url), public=public)
-        served = _made(arguments, reach, imported, auth=len(tokens) > 0)
+        served = _made(arguments, reach, imported, auth=len(tokens) > 0 or arguments.oidc is not None)
         _warn(served.agent.policy)
-        await _run(arguments, served, tokens, reach)
+        async with authenticator(arguments, tokens) as authenticate:
+            await _run(arguments, served, authenticate, reach)
     return 0
 
 
-async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable, reach: _Reach) -> None:
+async def _run(
+    arguments: argparse.Namespace, served: Served, authenticate: Authenticator | None, reach: _Reach
+) -> None:
     stop = anyio.Event()
 
     async def server(*, task_status: anyio.abc.TaskStatus[str]) -> None:
@@ -163,7 +169,7 @@ async def _run(arguments: argparse.Namespace, served: Served, tokens: TokenTable
             served.agent,
             served.handlers,
             on=served.on,
-            authenticate=tokens.verify if len(tokens) else None,
+            authenticate=authenticate,
             tls_cert=arguments.tls_cert,
             tls_key=arguments.tls_key,
             bound=reach.bound,
@@ -249,7 +255,8 @@ def _check(arguments: argparse.Namespace, tokens: TokenTable) -> None:
         _check_tls(arguments.tls_cert, arguments.tls_key)
     if arguments.host in _WILDCARDS and arguments.public_url is None:
         raise UserError("a wildcard bind needs --public-url, so that the manifest can say where to call", usage=True)
-    if not len(tokens) and not is_loopback(arguments.host) and arguments.public_url is None:
+    authenticates = len(tokens) > 0 or policy_of(arguments) is not None
+    if not authenticates and not is_loopback(arguments.host) and arguments.public_url is None:
         message = "without --token anyone who reaches this address may call the agent; say --public-url if that's meant"
         raise UserError(message, usage=True)
 
@@ -302,7 +309,7 @@ def _made(arguments: argparse.Namespace, reach: _Reach, imported: Served | None,
 
 def _checked(agent: Agent, *, auth: bool) -> Agent:
     if agent.authenticates and not auth:
-        raise UserError("the manifest asks callers to authenticate: expected --token or --token-file")
+        raise UserError("the manifest asks callers to authenticate: expected --token, --token-file or --oidc")
     return agent
 
 

@@ -1,0 +1,78 @@
+"""`--oidc` and what goes with it: callers' tokens come from an identity provider."""
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from asap_adapters.cli.output import UserError
+from asap_adapters.drive import Authenticator
+from asap_core.server.claims import ByClaim, BySubject, TokenPolicy
+from asap_core.server.identity import Authenticated, Credential, Insufficient, TokenTable
+from asap_core.server.metadata import metadata_urls
+
+__all__ = ["add_oidc", "authenticator", "policy_of"]
+
+
+def add_oidc(add: Any) -> None:
+    """Add the options of this module."""
+    add("--oidc", metavar="ISSUER", help="let in who has a token of this OpenID Connect or OAuth 2 provider")
+    add("--audience", metavar="NAME", action="append", default=[], help="whom its tokens must be for (repeatable)")
+    add("--scope", metavar="SCOPE", action="append", default=[], help="what they must allow, all of it (repeatable)")
+    add("--agent-claim", metavar="NAME", help="the claim with the URN of the bearer's agent (default: sub)")
+    add("--subject", metavar="SUB=URN", action="append", default=[], help="let in this subject as URN (repeatable)")
+    add("--oidc-network", metavar="NET", action="append", default=[], help="a private network that it may be in")
+
+
+def policy_of(arguments: argparse.Namespace) -> TokenPolicy | None:
+    """Which tokens of the provider are good; None without one. Raises UserError."""
+    if arguments.oidc is None:
+        given = (arguments.audience, arguments.scope, arguments.agent_claim, arguments.subject, arguments.oidc_network)
+        if any(given):
+            message = "--audience, --scope, --agent-claim, --subject and --oidc-network go with --oidc"
+            raise UserError(message, usage=True)
+        return None
+    if not arguments.audience:
+        raise UserError("--oidc needs --audience: tokens for other services aren't for this agent", usage=True)
+    if arguments.subject and arguments.agent_claim is not None:
+        raise UserError("expected --subject or --agent-claim, not both", usage=True)
+    try:
+        metadata_urls(arguments.oidc)
+        return TokenPolicy(
+            issuer=arguments.oidc, audience=arguments.audience, agent=_agent(arguments), scopes=arguments.scope
+        )
+    except ValueError as error:
+        raise UserError(f"--oidc: {error}", usage=True) from None
+
+
+def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
+    if not arguments.subject:
+        return ByClaim(arguments.agent_claim or "sub")
+    # The last "=": subjects may have one, a URN has none.
+    pairs = [pair.rpartition("=") for pair in arguments.subject]
+    if not all(subject for subject, _, _ in pairs) or len({subject for subject, _, _ in pairs}) < len(pairs):
+        raise ValueError("expected every subject once, as SUB=URN")
+    return BySubject({subject: urn for subject, _, urn in pairs})
+
+
+@asynccontextmanager
+async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> AsyncIterator[Authenticator | None]:
+    """Who says whom a token stands for: the table, and for what isn't in it the provider. None without both."""
+    policy = policy_of(arguments)
+    if policy is None:
+        yield table.verify if len(table) else None
+        return
+    try:
+        from asap_adapters.jwt import Tokens  # noqa: PLC0415 - an extra of its own
+    except ImportError:
+        raise UserError('--oidc needs the extra "jwt": pip install "asap-sansio[jwt]"') from None
+    try:
+        tokens = Tokens(policy, allow_networks=arguments.oidc_network)
+    except ValueError as error:
+        raise UserError(f"--oidc-network: {error}", usage=True) from None
+
+    async def verify(credential: Credential) -> Authenticated | Insufficient | None:
+        return table.verify(credential) or await tokens.verify(credential)
+
+    async with tokens:
+        yield verify
