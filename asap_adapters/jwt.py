@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.documents import Documents, Lookup
+from asap_adapters.documents import Documents, Lookup, Whole
 from asap_adapters.entropy import new_secret
 from asap_adapters.web import Web
 from asap_core.client.directory import DirectoryPolicy
@@ -86,13 +86,18 @@ class Tokens:
         self._metadata: Documents[ProviderMetadata] = Documents(
             self._web,
             self._clock,
-            read=lambda data: read_metadata(data, issuer=policy.issuer),
+            reader=lambda: Whole(lambda data: read_metadata(data, issuer=policy.issuer)),
             limit=MAX_METADATA,
             ttl=lambda _: None,
             policy=DirectoryPolicy(freshness=FreshnessPolicy(default=policy.fresh_for, most=policy.fresh_for)),
         )
         self._keys: Documents[KeySet] = Documents(
-            self._web, self._clock, read=read_key_set, limit=MAX_KEY_SET, ttl=lambda _: None, policy=once
+            self._web,
+            self._clock,
+            reader=lambda: Whole(read_key_set),
+            limit=MAX_KEY_SET,
+            ttl=lambda _: None,
+            policy=once,
         )
 
     async def __aenter__(self) -> Self:
@@ -157,7 +162,8 @@ class Tokens:
         url = (await self._find_metadata()).jwks_uri
         self._web.judge(url, named_by=self._verifier.policy.issuer)
         if again:
-            self._keys.forget(url)
+            # All who miss a key ask so, in whatever order they come: one fetch answers them.
+            return await self._keys.refresh(url, cool_down=self._verifier.policy.cool_down)
         return await self._keys.find(url)
 
     async def _find_metadata(self) -> ProviderMetadata:

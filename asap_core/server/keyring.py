@@ -20,7 +20,7 @@ __all__ = ["Ask", "KeyRing", "NotNow"]
 
 @frozen
 class Ask:
-    """Ask the provider; `again` past what is kept, since a key is missing there. Otherwise what others fetch will do.
+    """Ask the provider; `again` past what is kept, since a key is missing there, unless it was just asked.
 
     `patience` is how long the answer is worth waiting for, in seconds; None: as long as a fetch may take.
     """
@@ -85,7 +85,8 @@ class KeyRing:
     def missing(self, *, now: Instant) -> Ask | NotNow:
         """A token names a key that isn't in the set."""
         if self._waiting:
-            return self._ask(again=False, patience=None)
+            # As whoever asked first: it may come to the fetch before that one does.
+            return self._ask(again=True, patience=None)
         if now < self._next_again:
             return NotNow.UNREACHABLE if self._failures else NotNow.UNKNOWN
         self._next_again = Instant(now + self.policy.cool_down)
