@@ -56,6 +56,9 @@ class Agent:
         self.policy = Policy() if policy is None else policy
         self.payload_types = frozenset(map(normalise_payload_type, payload_types))
         self.skills = frozenset(manifest.skill_ids)
+        here = {*self.payload_types, *(f"taskrequest/{skill}" for skill in self.skills)}
+        if not all(key in here for key, _ in self.policy.scopes):
+            raise ValueError("scopes: expected payload types and skills that this agent has")
         self.document: ManifestDocument = ManifestDocument.of(manifest)
         self.authenticates: bool = manifest.auth is not None
         """Whether callers must authenticate."""

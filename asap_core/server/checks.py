@@ -9,6 +9,7 @@ from asap_core.clock import WallTime
 from asap_core.codec import decode_payload_of
 from asap_core.errors import (
     HANDLER_NOT_FOUND,
+    INSUFFICIENT_SCOPE,
     MALFORMED_ENVELOPE,
     MISADDRESSED,
     RATE_LIMITED,
@@ -20,7 +21,7 @@ from asap_core.errors import (
 )
 from asap_core.model.envelope import ASAP_VERSION, normalise_payload_type, utc
 from asap_core.model.payloads import MessageSend, TaskRequest
-from asap_core.server.identity import sender_rule
+from asap_core.server.identity import Authenticated, insufficient_scope, sender_rule
 
 if TYPE_CHECKING:
     from asap_core.server.agent import Agent
@@ -37,6 +38,7 @@ def judge(run: "CallRun", *, streamed: bool) -> Refusal | None:
         or _recipient_is_this_agent(run)
         or _timestamp_is_in_window(run)
         or _payload_and_handler_exist(run, streamed=streamed)
+        or _scopes_allow(run)
         or _there_is_room(run)
     )
 
@@ -106,6 +108,15 @@ def _payload_and_handler_exist(run: "CallRun", *, streamed: bool) -> Refusal | N
     if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
         return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
     return None
+
+
+def _scopes_allow(run: "CallRun") -> Refusal | None:
+    asked = {run.kind, f"{run.kind}/{run.request.skill_id}" if isinstance(run.request, TaskRequest) else run.kind}
+    wanted = frozenset[str]().union(*(scopes for key, scopes in run.agent.policy.scopes if key in asked))
+    held = run.principal.scopes if isinstance(run.principal, Authenticated) else frozenset()
+    if wanted <= held:
+        return None
+    return Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(wanted))
 
 
 def _there_is_room(run: "CallRun") -> Refusal | None:

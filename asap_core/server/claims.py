@@ -102,26 +102,30 @@ class Rejected:
 
 def judge_claims(jws: Jws, policy: TokenPolicy, *, wall: WallTime) -> Accepted | Insufficient | Rejected:
     """Judge what a token says, its signature being good. Never raises."""
-    try:
-        claims = read_json(jws.payload, max_depth=_MAX_DEPTH)
-    except NotJson as error:
-        return Rejected(f"claims in JSON: {error.expected}")
-    if not isinstance(claims, dict):
-        return Rejected("claims that are an object")
+    claims = _read_claims(jws.payload)
+    if isinstance(claims, Rejected):
+        return claims
     wrong = _wrong_origin(jws, claims, policy) or _wrong_time(claims, policy, wall=wall)
     if wrong is not None:
         return Rejected(wrong)
     urn = _agent(claims, policy.agent)
     if urn is None:
         return Rejected("a token of an agent that may call")
-    return _judge_scope(claims, policy) or Accepted(Authenticated(urn), WallTime(claims["exp"] + policy.leeway))
-
-
-def _judge_scope(claims: dict[str, Any], policy: TokenPolicy) -> Insufficient | Rejected | None:
     scope = claims.get("scope", "")
     if not isinstance(scope, str):
         return Rejected("a scope that is text")
-    return None if policy.scopes <= frozenset(scope.split(" ")) else Insufficient(policy.scopes)
+    held = frozenset(scope.split(" ")) - {""}
+    if not policy.scopes <= held:
+        return Insufficient(policy.scopes)
+    return Accepted(Authenticated(urn, held), WallTime(claims["exp"] + policy.leeway))
+
+
+def _read_claims(payload: bytes) -> dict[str, Any] | Rejected:
+    try:
+        claims = read_json(payload, max_depth=_MAX_DEPTH)
+    except NotJson as error:
+        return Rejected(f"claims in JSON: {error.expected}")
+    return claims if isinstance(claims, dict) else Rejected("claims that are an object")
 
 
 def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str | None:

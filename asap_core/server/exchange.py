@@ -58,6 +58,7 @@ from asap_core.server.identity import (
     Insufficient,
     NoCredential,
     Principal,
+    insufficient_scope,
     read_credential,
 )
 from asap_core.server.proxies import client_of
@@ -214,8 +215,8 @@ class Authenticate(_State):
     def insufficient(self, missing: Insufficient) -> "Exchange":
         """It's good, and doesn't allow enough."""
         self._run.leave(self)
-        scopes = " ".join(sorted(missing.scopes))
-        return _challenge(self._run, INSUFFICIENT_SCOPE, "", error=f'insufficient_scope", scope="{scopes}')
+        refusal = Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(missing.scopes))
+        return self._run.refuse(refusal, close=True)
 
     def unavailable(self) -> "Exchange":
         """Who could tell is out of reach: fail closed."""

@@ -23,6 +23,7 @@ __all__ = [
     "NoCredential",
     "Principal",
     "TokenTable",
+    "insufficient_scope",
     "is_scope",
     "is_token",
     "read_credential",
@@ -36,9 +37,13 @@ CHALLENGE: Final = 'Bearer realm="asap"'
 
 @frozen
 class Authenticated:
-    """A caller whose credential was verified: `urn` is the agent that it stands for."""
+    """A caller whose credential was verified: `urn` is the agent that it stands for.
+
+    `scopes` are what the credential allows, as its issuer wrote it; who the caller is doesn't depend on them.
+    """
 
     urn: str = field(validator=URN)
+    scopes: frozenset[str] = field(default=frozenset(), eq=False)
 
 
 @frozen
@@ -102,6 +107,11 @@ def read_credential(headers: Headers) -> Credential | NoCredential | BadCredenti
 def is_token(text: str) -> bool:
     """Whether `text` can be sent as a bearer token: visible ASCII, nothing that would end or split a header."""
     return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
+
+
+def insufficient_scope(scopes: frozenset[str]) -> str:
+    """The challenge for want of scope (RFC 6750 §3.1): it names all that it takes."""
+    return f'{CHALLENGE}, error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
 
 
 def is_scope(text: str) -> bool:

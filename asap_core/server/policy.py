@@ -1,11 +1,14 @@
 """What an agent lets in, as one frozen object: every number with its reason, two profiles ready made."""
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final
 
 from attrs import field, frozen, validators
 
 from asap_core.jsontext import MAX_DEPTH, MOST_DEPTH
+from asap_core.model.envelope import normalise_payload_type
+from asap_core.server.identity import is_scope
 from asap_core.server.proxies import ForwardedHeader, read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.replay import StartPolicy
@@ -52,6 +55,19 @@ def _limits(value: Any) -> Any:
 def _limits_only(_policy: Any, attribute: Any, value: Any) -> None:
     if type(value) is not tuple or not all(isinstance(one, Limit) for one in value):
         raise ValueError(f"{attribute.name}: expected limits such as 10/second;100/minute")
+
+
+def _scopes(value: Any) -> Any:
+    pairs = tuple(value.items()) if isinstance(value, Mapping) else value
+    made = tuple((_one_spelling(key), frozenset([some] if isinstance(some, str) else some)) for key, some in pairs)
+    if not all(key and some and all(map(is_scope, some)) for key, some in made):
+        raise ValueError("scopes: expected payload types or type/skill, each with scopes (RFC 6749 §3.3)")
+    return made
+
+
+def _one_spelling(key: str) -> str:
+    kind, slash, skill = key.partition("/")
+    return f"{normalise_payload_type(kind)}{slash}{skill}"
 
 
 def _nonce(value: Any) -> Any:
@@ -128,6 +144,10 @@ class Policy:
     """An envelope of another major version than 0 (`asap_version`) may mean something else by the same keys."""
     check_payload_sender: bool = field(default=True, validator=_boolean)
     """`sender` of a `message.send` is the envelope's: a handler that reads it must not be told another name."""
+    scopes: tuple[tuple[str, frozenset[str]], ...] = field(default=(), converter=_scopes, repr=False)
+    """What a caller's token must allow for what it asks, by payload type (`task.cancel`) or skill
+    (`task.request/translate`); both where both are there. Who has no token, or a static one, has no scopes. An agent
+    that doesn't have them can't be made with it: what's misspelt would protect nothing."""
     plain_refusals: bool = field(default=False, validator=_boolean)
     """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and limiters then can't see them."""
 
