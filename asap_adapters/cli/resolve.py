@@ -22,6 +22,7 @@ def add_commands(commands: Any) -> None:
     resolve.add_argument("urn", metavar="URN", type=urn, help="the agent's id")
     add = resolve.add_argument
     add("--registry", metavar="LOCATION", action="append", default=[], help="URL or file to ask; may be given again")
+    add("--revocations", metavar="LOCATION", help="URL or file of a revocation list, asked first")
     add("--wait", metavar="SECONDS", type=seconds, default=3.0, help="listen to the local network so long (default: 3)")
     add("--no-mdns", action="store_true", help="don't ask the local network")
     add("--require-skill", metavar="SKILL", help="take no agent without this skill")
@@ -38,7 +39,8 @@ def _version(text: str) -> str:
 
 
 async def _resolve(arguments: argparse.Namespace) -> int:
-    async with AgentClient(sender=CLI_SENDER, registries=arguments.registry, **reach(arguments)) as client:
+    where = {"registries": arguments.registry, "revocations": arguments.revocations}
+    async with AgentClient(sender=CLI_SENDER, **where, **reach(arguments)) as client:
         end = await client.explain(
             arguments.urn,
             wait=0.0 if arguments.no_mdns else arguments.wait,

@@ -525,3 +525,94 @@ class TestSigned:
     async def test_keys_that_are_none_are_refused_at_once(self, client_in: Any) -> None:
         with pytest.raises(ValueError, match="expected an Ed25519 public key"):
             client_in(trusted_keys={URN: "x"})
+
+
+class TestRevoked:
+    LIST = "https://revoked.example/list.json"
+
+    @staticmethod
+    def listing(*urns: str) -> Any:
+        return {"version": "1.0", "revoked": [{"urn": urn, "reason": "key stolen"} for urn in urns]}
+
+    @pytest.fixture
+    def registered(self, world: Any) -> Any:
+        world["https://r.example/1"] = registry("https://a.example/m")
+        return {"registries": ["https://r.example/1"], "revocations": self.LIST}
+
+    async def test_is_asked_first_and_then_nobody(
+        self, world: Any, client_in: Any, asked: Any, registered: Any
+    ) -> None:
+        world[self.LIST] = self.listing(URN)
+        async with client_in(**registered) as client:
+            with pytest.raises(NotResolved, match=r"list\.json: revoked: key stolen"):
+                await client.resolve(URN, wait=0)
+            assert asked == [self.LIST]
+
+    async def test_others_are_found_and_the_list_is_fetched_once_for_all(
+        self, world: Any, client_in: Any, asked: Any, registered: Any
+    ) -> None:
+        world[self.LIST] = self.listing("urn:asap:agent:other")
+        async with client_in(**registered) as client, anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(lambda: client.resolve(URN, wait=0))
+        assert asked.count(self.LIST) == 1
+
+    @pytest.mark.parametrize(
+        "bad", [404, 500, {}, [], {"version": "1.0", "revoked": [{}]}, {"version": "1.0", "revoked": None}], ids=str
+    )
+    async def test_what_is_no_list_lets_nobody_through(
+        self, world: Any, client_in: Any, asked: Any, registered: Any, bad: Any
+    ) -> None:
+        world[self.LIST] = bad
+        async with client_in(**registered) as client:
+            for _ in range(2):
+                end = await client.explain(URN, wait=3)
+                assert isinstance(end, Unresolved)
+                assert [one.verdict.value for one in end.trace] == ["failed"]
+        assert asked == [self.LIST]
+
+    async def test_an_outage_is_bridged_for_its_time_and_nonsense_never(
+        self, world: Any, client_in: Any, registered: Any
+    ) -> None:
+        world[self.LIST] = self.listing()
+        async with client_in(**registered) as client:
+            assert (await client.resolve(URN, wait=0)).id == URN
+            world[self.LIST] = 503
+            await anyio.sleep(3_600)
+            assert (await client.resolve(URN, wait=0)).id == URN
+            world[self.LIST] = {"revoked": "everybody"}
+            await anyio.sleep(3_600)
+            with pytest.raises(NotResolved, match="not a valid revocation list"):
+                await client.resolve(URN, wait=0)
+            world[self.LIST] = 503
+            for _ in range(25):
+                await anyio.sleep(3_600)
+            with pytest.raises(NotResolved, match="HTTP 503"):
+                await client.resolve(URN, wait=0)
+
+    async def test_it_may_be_a_file(self, client_in: Any, registered: Any, tmp_path: Any, monkeypatch: Any) -> None:
+        from asap_adapters import finder
+
+        file = tmp_path / "revoked.json"
+        async with client_in(**{**registered, "revocations": file}) as client:
+            with pytest.raises(NotResolved, match=r"revoked\.json: No such file"):
+                await client.resolve(URN, wait=0)
+            file.write_text(json.dumps(self.listing()))
+            assert (await client.resolve(URN, wait=0)).id == URN
+            file.write_text(json.dumps(self.listing(URN)))
+            with pytest.raises(NotResolved, match="revoked: key stolen"):
+                await client.resolve(URN, wait=0)
+            monkeypatch.setattr(finder, "MAX_REVOCATIONS", file.stat().st_size - 1)
+            with pytest.raises(NotResolved, match="expected at most"):
+                await client.resolve(URN, wait=0)
+
+    async def test_what_is_forgotten_is_asked_for_again(
+        self, world: Any, client_in: Any, asked: Any, registered: Any
+    ) -> None:
+        world[self.LIST] = self.listing()
+        async with client_in(**registered) as client:
+            for forget in (lambda: client.forget(self.LIST), client.reset):
+                await client.resolve(URN, wait=0)
+                forget()
+            await client.resolve(URN, wait=0)
+        assert asked.count(self.LIST) == 3

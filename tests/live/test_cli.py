@@ -226,6 +226,10 @@ def test_resolve_explains_itself(served: Any, tmp_path: Any, backend: Any) -> No
     nobody = asap("resolve", "urn:asap:agent:nobody", *where, "--explain")
     assert (nobody.returncode, nobody.stderr) == (1, "asap: urn:asap:agent:nobody isn't found\n")
     assert json.loads(asap("resolve", "urn:asap:agent:nobody", *where, "--json").stdout) == {"found": False}
+    revoked = tmp_path / "revoked.json"
+    revoked.write_text(json.dumps({"version": "1.0", "revoked": [{"urn": entry["id"], "reason": "retired"}]}))
+    gone = asap("resolve", entry["id"], *where, "--revocations", str(revoked))
+    assert (gone.returncode, f"{revoked}: revoked: retired" in gone.stderr) == (1, True)
     for wrong in (("--require-version", "soon"), ("--wait", "0")):
         assert asap("resolve", entry["id"], *wrong).returncode == 2
 

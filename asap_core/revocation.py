@@ -1,0 +1,85 @@
+"""The revocation list: which agents are revoked, and why (wire-protocol §8).
+
+    {"revoked": [{"urn": "urn:asap:agent:a", "reason": "key stolen", "revoked_at": "2026-01-01T00:00:00Z"}],
+     "version": "1.0"}
+
+Read strictly, other than what agents publish: an entry that can't be read may be the very agent that is asked for, so
+a list with one is no list, and whoever asks it gets an error, never "not revoked". Keys that a later version adds to
+the root or to an entry are let pass.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from asap_core.codec import MAX_PROBLEMS, read_as
+from asap_core.errors import InvalidDocument, Problem
+from asap_core.model.rules import URN
+
+__all__ = ["RevocationList", "read_revocations"]
+
+# A sentence or two; it's shown to people.
+_MAX_REASON: Final = 1_000
+_MAX_VERSION: Final = 64
+# The versions of this format: another one may mean something else by the same keys.
+_MAJOR: Final = "1"
+
+
+@frozen
+class RevocationList:
+    """The agents that are revoked, each with the reason, which may be empty."""
+
+    _reasons: Mapping[str, str]
+
+    def __len__(self) -> int:
+        """How many agents are revoked."""
+        return len(self._reasons)
+
+    def why(self, urn: str) -> str | None:
+        """Why the agent with exactly this URN is revoked; empty where nobody said, None where it isn't revoked."""
+        return self._reasons.get(urn)
+
+
+def read_revocations(data: bytes) -> RevocationList:
+    """Read a revocation list from bytes. Raises `InvalidDocument`, whatever the bytes, unless all of it can be read."""
+    return read_as(data, _decode, "revocation list")
+
+
+def _decode(value: Any) -> RevocationList:
+    if type(value) is not dict:
+        raise _invalid(Problem((), "an object"))
+    version, entries = value.get("version"), value.get("revoked")
+    problems: list[Problem] = []
+    if type(version) is not str or len(version) > _MAX_VERSION or version.split(".")[0] != _MAJOR:
+        problems.append(Problem(("version",), f"version {_MAJOR} of the format, such as {_MAJOR}.0"))
+    if type(entries) is not list:
+        raise _invalid(*problems, Problem(("revoked",), "an array of entries"))
+    reasons: dict[str, str] = {}
+    for index, entry in enumerate(entries):
+        found = _unfit(entry)
+        if found is not None:
+            problems.append(Problem(("revoked", index, *found[0]), found[1]))
+            if len(problems) >= MAX_PROBLEMS:
+                break
+        else:
+            reasons.setdefault(entry["urn"], entry.get("reason") or "")
+    if problems:
+        raise _invalid(*problems)
+    return RevocationList(reasons)
+
+
+def _unfit(entry: Any) -> tuple[tuple[str, ...], str] | None:
+    """What is wrong with an entry, and where. `revoked_at` is only told to people: whatever it says, it's revoked."""
+    if type(entry) is not dict:
+        return (), "an object with urn and reason"
+    if not URN.fits(entry.get("urn")):
+        return ("urn",), URN.expected
+    reason = entry.get("reason")
+    if reason is not None and (type(reason) is not str or len(reason) > _MAX_REASON):
+        return ("reason",), f"a text of at most {_MAX_REASON} characters, or null"
+    return None
+
+
+def _invalid(*problems: Problem) -> InvalidDocument:
+    return InvalidDocument("revocation list", problems)
