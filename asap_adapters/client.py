@@ -51,15 +51,16 @@ class AgentClient:
     there, and none over plain http except on this machine. `allow_http` names hosts that may be reached without TLS,
     `allow_networks` networks beside the internet that they may be in (`10.0.0.0/8`), `allow_ports` ports below 1024
     beside 80 and 443, `allow_endpoints` origins that may be gone to whoever names them; `redirects` is how many of a
-    document's are followed, at most 2, within its origin. `resolver` answers names instead of the system.
-    `registries` are URLs or files for `resolve`, in order of precedence; `revocations` is the URL or file of a
-    revocation list that it asks first: an agent on it isn't found, nor any while the list can't be had. A URL that
-    becomes another agent's is refused (`AgentChanged`) unless `allow_changed_agents` says otherwise. `trusted_keys`
-    maps URNs to public keys (base64; one, or up to 8 while keys change): such an agent's manifest must be signed by one
-    of them, else it's `Unverified` and not kept. So must one that was found by a registry's entry with a `public_key`;
-    and with `require_signed`, every one. That needs the extra `keys`. With `trust_env` false, proxies and certificates
-    of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often one is made
-    again; with `breaker` an agent that keeps failing is left alone for a while. `clock` is for those who simulate.
+    document's are followed, at most 2, within its origin. `resolver` answers names instead of the system. `registries`
+    are URLs or files for `resolve`, in order of precedence; `revocations` is the URL or file of a revocation list that
+    it asks first: an agent on it isn't found, nor any while the list can't be had. A URL that becomes another agent's
+    is refused (`AgentChanged`) unless `allow_changed_agents` says otherwise. `trusted_keys` maps URNs to public keys
+    (base64; one, or up to 8 while keys change): such an agent's manifest must be signed by one of them, else it's
+    `Unverified` and not kept. So must one that was found by a registry's entry with a `public_key`; and with
+    `require_signed`, every one. Signed ones have at most 64 KiB, and need the extra `keys`. With `trust_env` false,
+    proxies and certificates of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says
+    how often one is made again; with `breaker` an agent that keeps failing is left alone for a while. `clock` is for
+    those who simulate.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`: from any task, twice is fine.
     """

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
 msgspec: Any
@@ -228,12 +229,14 @@ def _canonical(value: Any) -> str:
         case dict():
             # §3.2.3: sorted by UTF-16 code units, which differs from code points beyond the BMP.
             members = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be"))
-            return "{" + ",".join(f"{_ENCODER.encode(key)}:{_canonical(item)}" for key, item in members) + "}"
+            return "{" + ",".join([f"{encode_basestring(key)}:{_canonical(item)}" for key, item in members]) + "}"
+        case str():
+            return encode_basestring(value)
         case list() | tuple():
             return "[" + ",".join(map(_canonical, value)) + "]"
         case float():
             return _ecmascript(value)
-        case bool() | None | str():
+        case bool() | None:
             return _ENCODER.encode(value)
         case int() if abs(value) <= _MAX_SAFE_INTEGER:
             return str(value)

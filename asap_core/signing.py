@@ -329,15 +329,13 @@ def judge(value: Any, trusted: Collection[PublicKey], verify: Verifier) -> Judge
         return Unreadable(error)
     if signed is None:
         return Unsigned()
-    forms = list(_forms(signed.document))
-    for key in trusted:
-        for form, message in forms:
+    named, by_named = signed.public_key, False
+    for form, message in _forms(signed.document):
+        for key in trusted:
             if verify(key.raw, signed.signature, message):
                 return Verified(decode_manifest(_renamed(form, "class_", "class")), key)
-    named = signed.public_key
-    if named is not None and any(verify(named.raw, signed.signature, message) for _, message in forms):
-        return OtherKey(named)
-    return Broken()
+        by_named = by_named or (named is not None and verify(named.raw, signed.signature, message))
+    return OtherKey(named) if named is not None and by_named else Broken()
 
 
 def why_not(judgement: Judgement) -> str | None:

@@ -18,17 +18,24 @@ from asap_core.model.registry import RegistryEntry
 from asap_core.model.rules import URN
 from asap_core.signing import PublicKey, Verified, Verifier, judge, read_keys, why_not
 
-__all__ = ["Published", "TrustedKeys", "named_keys", "read_published"]
+__all__ = ["MAX_SIGNED", "Published", "TrustedKeys", "named_keys", "read_published"]
 
 # The key of an entry under which a registry names an agent's keys; the wrapper of a signed manifest has it too.
 _ENTRY_KEY: Final = "public_key"
+# In bytes. A manifest is a few kilobytes; of 64 KiB, 300 skills with schemas, the judgement takes some 20 ms, in which
+# nothing else runs. Of the megabyte that a manifest without signature may have it would take most of a second.
+MAX_SIGNED: Final = 65_536
 
 
 @frozen
 class Published:
-    """A manifest as it's kept: with its wrapper where it came in one, and the key it was verified by, if it was."""
+    """A manifest as it's kept: with its wrapper where it came in one, and the key it was verified by, if it was.
+
+    `size` is that of the document it came as, in bytes.
+    """
 
     manifest: Manifest
+    size: int
     wrapper: Mapping[str, Any] | None = None
     key: PublicKey | None = None
 
@@ -36,7 +43,9 @@ class Published:
 def read_published(data: bytes) -> Published:
     """Read a manifest, signed or not; nothing is verified yet. Raises `InvalidDocument`, whatever the bytes."""
     return read_as(
-        data, lambda value: Published(decode_manifest(value), value if is_wrapper(value) else None), "manifest"
+        data,
+        lambda value: Published(decode_manifest(value), len(data), value if is_wrapper(value) else None),
+        "manifest",
     )
 
 
@@ -94,6 +103,9 @@ class TrustedKeys:
                 reason = "no key is known for this agent; pin its key in trusted_keys"
                 raise Unverified(without_credentials(url), agent_id, reason)
             return published
+        if published.size > MAX_SIGNED:
+            reason = f"it's longer than the {MAX_SIGNED} bytes that are verified"
+            raise Unverified(without_credentials(url), agent_id, reason)
         judgement = judge(published.wrapper, keys, self._verify)
         if isinstance(judgement, Verified):
             return evolve(published, manifest=judgement.manifest, key=judgement.key)

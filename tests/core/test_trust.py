@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from asap_core.client import trust
 from asap_core.client.outbound import without_credentials
-from asap_core.client.trust import TrustedKeys, named_keys, read_published
+from asap_core.client.trust import MAX_SIGNED, TrustedKeys, named_keys, read_published
 from asap_core.codec import decode_registry_entry
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.signing import PublicKey, sign
@@ -136,6 +136,18 @@ def test_what_came_is_replaced_by_what_was_signed() -> None:
     assert (came.manifest.supported_versions, came.manifest.signature) == (None, "smuggled")
     admitted = TrustedKeys({A: str(KEYS[0])}, require_signed=True, verify=verify).admit(URL, came)
     assert (admitted.manifest.supported_versions, admitted.manifest.signature) == (("2.2",), None)
+
+
+def test_one_that_would_take_too_long_is_not_verified() -> None:
+    wrapper = document(A, KEYS[0])
+    data = json.dumps(wrapper).encode()
+    keys = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
+    assert keys.admit(URL, read_published(data.ljust(MAX_SIGNED))).key == KEYS[0]
+    with pytest.raises(Unverified, match="longer than the 65536 bytes that are verified"):
+        keys.admit(URL, read_published(data.ljust(MAX_SIGNED + 1)))
+    # Of an agent without trusted keys nothing is verified.
+    others = json.dumps(document(B, KEYS[0])).encode()
+    assert keys.admit(URL, read_published(others.ljust(MAX_SIGNED + 1))).key is None
 
 
 def test_what_a_registry_said_is_forgotten_with_its_url() -> None:
