@@ -25,7 +25,7 @@ from asap_core.client.answers import (
 )
 from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
-from asap_core.client.outbound import Allowed, without_credentials
+from asap_core.client.outbound import without_credentials
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -99,8 +99,8 @@ class Whole(Generic[T]):
 class _Waiter:
     """A task that waits for a document: woken when it has something to do."""
 
-    woken: anyio.Event
     effect: Deliver[Any, Any] | Lead[Any] | None = None
+    woken: anyio.Event | None = None
 
 
 class Documents(Generic[T]):
@@ -163,19 +163,19 @@ class Documents(Generic[T]):
             # The URL was judged before its document was fetched, and nothing is asked now.
             await anyio.lowlevel.checkpoint()
             return Lookup(found.value, url, found.source, found.age)
-        allowed, waiter = self._web.judge(url), _Waiter(anyio.Event())
-        _carry_out(self._directory.lookup(allowed.url, waiter, now=now))
-        return await self._wait(allowed, waiter)
+        key, waiter = self._key(url), _Waiter()
+        _carry_out(self._directory.lookup(key, waiter, now=now))
+        return await self._wait(key, waiter)
 
     async def refresh(self, url: str, cool_down: float) -> Lookup[T]:
         """Fetch the document even if the kept one is good, at most once in `cool_down` seconds; as `find` otherwise.
 
         For key sets: a key that isn't in the kept one may be new. What is kept is given where fetching it fails.
         """
-        allowed, waiter = self._web.judge(url), _Waiter(anyio.Event())
+        key, waiter = self._key(url), _Waiter()
         now = self._clock.monotonic()
-        _carry_out(self._directory.refresh(allowed.url, waiter, now=now, cool_down=cool_down))
-        return await self._wait(allowed, waiter)
+        _carry_out(self._directory.refresh(key, waiter, now=now, cool_down=cool_down))
+        return await self._wait(key, waiter)
 
     async def keep_fresh(self, url: str) -> None:
         """Fetch the document ahead of its time, again and again, until cancelled. Raises `NotAllowed` at once or never.
@@ -191,20 +191,24 @@ class Documents(Generic[T]):
             due, now = self._directory.due(url), self._clock.monotonic()
             await anyio.sleep(max(_LEAST_PAUSE, 0.0 if due is None else _AHEAD * (due - now)))
 
-    async def _wait(self, allowed: Allowed, waiter: _Waiter) -> Lookup[T]:
+    def _key(self, url: str) -> str:
+        """Under what the document is kept. A URL in use was judged, and is again before it's asked: `NotAllowed`."""
+        return url if self._web.is_open and self._directory.knows(url) else self._web.judge(url).url
+
+    async def _wait(self, url: str, waiter: _Waiter) -> Lookup[T]:
         try:
             while True:
                 effect, waiter.effect = waiter.effect, None
                 match effect:
                     case Deliver(_, Found(value, source, age)):
-                        return Lookup(value, allowed.url, source, age)
+                        return Lookup(value, url, source, age)
                     case Deliver(_, Unfound() as unfound):
-                        raise _told(unfound, without_credentials(allowed.url))  # noqa: TRY301 - to abandon what was delivered is no harm
+                        raise _told(unfound, without_credentials(url))  # noqa: TRY301 - to abandon what was delivered is no harm
                     case Lead():
-                        self._settle(effect, await self._fetch(allowed, effect))
+                        self._settle(effect, await self._fetch(url, effect))
                     case None:
-                        await waiter.woken.wait()
                         waiter.woken = anyio.Event()
+                        await waiter.woken.wait()
         except BaseException:
             _carry_out(self._directory.abandon(waiter))
             raise
@@ -213,20 +217,20 @@ class Documents(Generic[T]):
         now, wall = self._clock.monotonic(), self._clock.wall()
         _carry_out(self._directory.settle(lead.flight, outcome, now=now, wall=wall, jitter=random_fraction()))
 
-    async def _fetch(self, allowed: Allowed, lead: Lead[Any]) -> Outcome[T]:
-        shown = without_credentials(allowed.url)
+    async def _fetch(self, url: str, lead: Lead[Any]) -> Outcome[T]:
+        shown = without_credentials(url)
         try:
             with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
                 reader = self._reader()
                 answer = await self._web.get(
-                    allowed,
+                    self._web.judge(url),
                     lead.headers,
                     self._limit,
                     into=reader.feed,
                     statuses=self._statuses,
                     seconds=self._seconds,
                 )
-                return self._outcome(allowed.url, answer, reader, asked_if_modified=bool(lead.headers))
+                return self._outcome(url, answer, reader, asked_if_modified=bool(lead.headers))
         except TimedOut as error:
             return Failed(error, FailureKind.TIMEOUT)
         except Unreachable as error:
@@ -258,7 +262,8 @@ def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
     for effect in effects:
         waiter: _Waiter = effect.waiter
         waiter.effect = effect
-        waiter.woken.set()
+        if waiter.woken is not None:
+            waiter.woken.set()
 
 
 def _told(unfound: Unfound, shown: str) -> Exception:

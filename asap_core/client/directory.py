@@ -162,6 +162,10 @@ class Directory(Generic[V, W]):
         self._entries.move_to_end(url)
         return entry.found(Source.CACHED, now)
 
+    def knows(self, url: str) -> bool:
+        """Whether something is kept, remembered or being fetched under exactly this URL."""
+        return url in self._entries or url in self._errands or url in self._failures
+
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
         entry = self._entries.get(url)

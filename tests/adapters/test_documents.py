@@ -163,6 +163,25 @@ class TestKeepingFresh:
             assert client._finder.origin(client.cached(BASE)) == "http://localhost:80"
 
 
+class TestJudging:
+    async def test_a_url_in_use_is_judged_again_before_it_is_asked(
+        self, keys: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with keys() as server:
+            await server.documents.find(URL)
+            refused = NotAllowed(URL, "no longer", "ask somebody else")
+
+            def judge(_url: str) -> None:
+                raise refused
+
+            monkeypatch.setattr(server.web, "judge", judge)
+            assert (await server.documents.find(URL)).source is Source.CACHED
+            await anyio.sleep(300)
+            with pytest.raises(NotAllowed, match="no longer"):
+                await server.documents.find(URL)
+            assert server.asked == 1
+
+
 class TestAtHand:
     async def test_a_caller_who_only_finds_what_is_kept_lets_others_run(self, keys: Open) -> None:
         async with keys() as server:

@@ -14,7 +14,7 @@ from asap_core.client.directory import Deliver, Directory, Fetched, Lead
 @pytest.mark.trio
 async def test_carrying_out_effects_has_no_checkpoint() -> None:
     directory: Directory[str, _Waiter] = Directory()
-    waiters = [_Waiter(anyio.Event()) for _ in range(3)]
+    waiters = [_Waiter(woken=anyio.Event()) for _ in range(3)]
     now: Any = 0.0
     with trio.testing.assert_no_checkpoints():
         for waiter in waiters:

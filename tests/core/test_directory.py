@@ -178,6 +178,19 @@ class TestDirectory:
         play.settle(lead.flight, NotModified(), jitter=0.5)
         assert play.directory.due(URL) == 300.0 + 285.0
 
+    def test_it_knows_what_is_kept_failing_or_coming(self) -> None:
+        play = Play()
+        assert not play.directory.knows(URL)
+        (lead,) = play.lookup()
+        assert play.directory.knows(URL)
+        play.settle(lead.flight, DEAD)
+        assert play.directory.knows(URL)
+        play.now = 1.0
+        play.fetch(Fetched("v"))
+        assert play.directory.knows(URL)
+        play.directory.forget(URL)
+        assert not play.directory.knows(URL)
+
     def test_when_it_pays_to_ask_again_can_be_asked(self) -> None:
         play = Play()
         assert play.directory.due(URL) is None
