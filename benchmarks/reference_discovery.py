@@ -28,14 +28,14 @@ async def times(document: bytes, rounds: int, calls: int) -> tuple[float, float]
         cache.set(URL, Manifest.model_validate(json.loads(document)), ttl=1e6)
         get = cache.get
         for _ in range(rounds):
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(calls):
                 get(URL)
-            cached = min(cached, (time.perf_counter() - began) / calls)
-            began = time.perf_counter()
+            cached = min(cached, (time.process_time() - began) / calls)
+            began = time.process_time()
             for _ in range(calls):
                 await client.get_manifest(URL)
-            found = min(found, (time.perf_counter() - began) / calls)
+            found = min(found, (time.process_time() - began) / calls)
     return cached, found
 
 
