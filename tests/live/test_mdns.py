@@ -325,7 +325,7 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
     # 10 ms is the promise, on a machine that keeps its own time. None waits as long as one goodbye does, let alone the
     # start or the whole leave: these take 125 ms, 1.2 s and 0.3 s.
     assert percentile < max(0.01, 3 * usual)
-    assert most < max(0.05, 3 * most_usual)
+    assert most < max(0.1, 3 * most_usual)
 
 
 def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) -> None:
