@@ -316,7 +316,7 @@ def test_what_is_planted_wrong_is_found(running: Any, name: str) -> None:
     for was, _ in changes:
         assert was in scripts.BEGIN.text + scripts.CLAIM.text, "there's nothing to change"
     with pytest.raises((AssertionError, ExceptionGroup)):
-        search(running, changes, kind, examples=800)
+        search(running, changes, kind, examples=3_000)
 
 
 def test_one_agents_nonce_is_not_anothers(world: World) -> None:
