@@ -19,7 +19,7 @@ def add_oidc(add: Any) -> None:
     add("--oidc", metavar="ISSUER", help="let in who has a token of this OpenID Connect or OAuth 2 provider")
     add("--audience", metavar="NAME", action="append", default=[], help="whom its tokens must be for (repeatable)")
     add("--scope", metavar="SCOPE", action="append", default=[], help="what they must allow, all of it (repeatable)")
-    add("--agent-claim", metavar="NAME", help="the claim with the URN of the bearer's agent (default: sub)")
+    add("--agent-claim", metavar="NAME", help="the claim that is the URN of the bearer's agent")
     add("--subject", metavar="SUB=URN", action="append", default=[], help="let in this subject as URN (repeatable)")
     add("--oidc-network", metavar="NET", action="append", default=[], help="a private network that it may be in")
 
@@ -46,8 +46,11 @@ def policy_of(arguments: argparse.Namespace) -> TokenPolicy | None:
 
 
 def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
+    if arguments.agent_claim is not None:
+        return ByClaim(arguments.agent_claim)
     if not arguments.subject:
-        return ByClaim(arguments.agent_claim or "sub")
+        # No default: where users choose a claim's value themselves, it would let them name themselves.
+        raise ValueError("expected --subject SUB=URN for each who is let in, or --agent-claim NAME")
     # The last "=": subjects may have one, a URN has none.
     pairs = [pair.rpartition("=") for pair in arguments.subject]
     if not all(subject for subject, _, _ in pairs) or len({subject for subject, _, _ in pairs}) < len(pairs):

@@ -62,8 +62,8 @@ def policy(**changes: Any) -> Any:
     return TokenPolicy(**{"issuer": ISSUER, "audience": AUDIENCE, "agent": ByClaim("sub"), **changes})
 
 
-def verifier(keys: Any = KEYS, **changes: Any) -> Any:
-    made = Verifier(policy(**changes), secret=b"s" * 32)
+def verifier(keys: Any = KEYS, secret: Any = b"s" * 32, **changes: Any) -> Any:
+    made = Verifier(policy(**changes), secret=secret)
     made.ring.fetched(made.ring.due(now=NOW), keys, age=0, now=NOW)  # type: ignore[arg-type] # it's due: an Ask
     return made
 
@@ -575,6 +575,13 @@ class TestRemembering:
         assert made.open(token(), now=NOW + 1, wall=WALL + 1) == first
         assert len(made) == 1
         assert {len(digest) for digest in made._known} == {16}  # and not the token
+
+    def test_who_sees_the_table_cannot_tell_whose_token_it_is(self) -> None:
+        tables = [verifier(secret=bytes([number]) * 32) for number in (1, 2)]
+        for made in tables:
+            judge(token(), made)
+        assert len(tables[0]) == len(tables[1]) == 1
+        assert not set(tables[0]._known) & set(tables[1]._known)
 
     @pytest.mark.parametrize(("now", "wall"), [(NOW + 90, WALL), (NOW, WALL + 90)])
     def test_its_end_counts_on_both_clocks(self, now: Any, wall: Any) -> None:
