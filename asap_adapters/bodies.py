@@ -1,7 +1,8 @@
 """Reads the bodies of responses: inflated within a limit, and given on in small pieces where they may be large."""
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -14,9 +15,11 @@ __all__ = ["PIECE", "read_body"]
 
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "br": CODINGS[b"br"]}
 # Read in one go: what takes a reader a millisecond.
-PIECE: Final = 16_384
+PIECE: Final = 8_192
 # Inflated in one go: a thousand times as much at most, a few milliseconds.
 _CODED_PIECE: Final = 1_024
+# Closing waits for nobody; a transport that does isn't waited for.
+_END_SECONDS: Final = 1.0
 
 
 async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes], object] | None) -> bytes:
@@ -31,19 +34,23 @@ async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes]
     if response.is_stream_consumed:
         # A transport that makes whole responses, as mocks do: httpx has read and inflated it already.
         make = None
-        chunks: AsyncIterable[bytes] = _in_one_piece(response.content)
+        chunks: AsyncIterator[bytes] = _in_one_piece(response.content)
     else:
         chunks = response.aiter_raw()
     body = Body(limit=limit, inflater=None if make is None else make())
-    async for chunk in chunks:
-        if into is None:
-            body.feed(chunk)
-            continue
-        # Coded, a little may become a thousand times as much.
-        step = _CODED_PIECE if make is not None else len(chunk)
-        for start in range(0, len(chunk), step):
-            body.feed(chunk[start : start + step])
-            await _hand_on(body.take(), into)
+    try:
+        async for chunk in chunks:
+            if into is None:
+                body.feed(chunk)
+                continue
+            # Coded, a little may become a thousand times as much.
+            step = _CODED_PIECE if make is not None else len(chunk)
+            for start in range(0, len(chunk), step):
+                body.feed(chunk[start : start + step])
+                await _hand_on(body.take(), into)
+    except BaseException:
+        await _finish(response, chunks)
+        raise
     rest = body.end()
     if into is None:
         return rest
@@ -51,6 +58,17 @@ async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes]
     # What was cancelled may not have been given on whole.
     await anyio.lowlevel.checkpoint_if_cancelled()
     return b""
+
+
+async def _finish(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
+    """End a body that's of no more use, and with it the generators of httpx and httpcore that it comes through.
+
+    Left as they are, each warns of itself when it's collected. A stream that was closed has an end or an error to give.
+    """
+    with anyio.move_on_after(_END_SECONDS, shield=True):
+        await response.aclose()
+        with suppress(Exception):
+            await anext(chunks)
 
 
 async def _hand_on(data: bytes, into: Callable[[bytes], object]) -> None:

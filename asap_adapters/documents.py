@@ -26,6 +26,7 @@ from asap_core.client.answers import (
 from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import without_credentials
+from asap_core.client.urls import normal
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -106,7 +107,8 @@ class _Waiter:
 class Documents(Generic[T]):
     """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
-    `accept` is asked before a document is kept and given to anybody: it returns what is, or raises what speaks against.
+    `accept` is asked before a document is given to anybody, and whether it's to be kept: it returns what may be, or
+    raises what speaks against.
     `statuses` are those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
     """
 
@@ -116,10 +118,10 @@ class Documents(Generic[T]):
         clock: LoopClock,
         *,
         reader: Callable[[], Reader[T]],
-        accept: Callable[[str, T], T] = lambda _url, document: document,
+        accept: Callable[[str, T, bool], T] = lambda _url, document, _keep: document,
         limit: int,
         seconds: float = DOCUMENT_SECONDS,
-        ttl: Callable[[T], float | None],
+        ttl: Callable[[T], float | None] = lambda _: None,
         policy: DirectoryPolicy | None,
         keep: bool = True,
         statuses: Collection[int] = _OK,
@@ -140,8 +142,10 @@ class Documents(Generic[T]):
         return self._directory.waiting
 
     def cached(self, url: str) -> T | None:
-        """The document if it's kept and good, without waiting for anything."""
-        return self._directory.cached(url, now=self._clock.monotonic())
+        """The document if it's kept and good, without waiting for anything. Raises RuntimeError outside a loop."""
+        now = self._clock.monotonic()
+        found = self._directory.cached(url, now=now)
+        return self._directory.cached(normal(url), now=now) if found is None else found
 
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
@@ -149,7 +153,7 @@ class Documents(Generic[T]):
 
     def forget(self, url: str) -> None:
         """Drop what is kept of `url`, failures too; what is being fetched answers who waits for it, and isn't kept."""
-        self._directory.forget(url)
+        self._directory.forget(normal(url))
 
     def clear(self) -> None:
         """Drop all that is kept, failures too."""
@@ -205,7 +209,7 @@ class Documents(Generic[T]):
                     case Deliver(_, Unfound() as unfound):
                         raise _told(unfound, without_credentials(url))  # noqa: TRY301 - to abandon what was delivered is no harm
                     case Lead():
-                        self._settle(effect, await self._fetch(url, effect))
+                        await self._lead(url, effect)
                     case None:
                         waiter.woken = anyio.Event()
                         await waiter.woken.wait()
@@ -213,39 +217,41 @@ class Documents(Generic[T]):
             _carry_out(self._directory.abandon(waiter))
             raise
 
-    def _settle(self, lead: Lead[Any], outcome: Outcome[T]) -> None:
-        now, wall = self._clock.monotonic(), self._clock.wall()
-        _carry_out(self._directory.settle(lead.flight, outcome, now=now, wall=wall, jitter=random_fraction()))
+    async def _lead(self, url: str, lead: Lead[Any]) -> None:
+        """Fetch, for this caller and all who wait; for no longer than it's worth to one who has a stale document."""
+        outcome: Outcome[T] | None = None
+        with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None):
+            outcome = await self._fetch(url, lead)
+        when: Any = {"now": self._clock.monotonic(), "wall": self._clock.wall(), "jitter": random_fraction()}
+        if outcome is None:
+            late = Failed(TimedOut(without_credentials(url), "no fresh document in time"), FailureKind.TIMEOUT)
+            _carry_out(self._directory.outwait(lead.flight, late, **when))
+        else:
+            _carry_out(self._directory.settle(lead.flight, outcome, **when))
 
     async def _fetch(self, url: str, lead: Lead[Any]) -> Outcome[T]:
-        shown = without_credentials(url)
         try:
-            with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None) as scope:
-                reader = self._reader()
-                answer = await self._web.get(
-                    self._web.judge(url),
-                    lead.headers,
-                    self._limit,
-                    into=reader.feed,
-                    statuses=self._statuses,
-                    seconds=self._seconds,
-                )
-                return self._outcome(url, answer, reader, asked_if_modified=bool(lead.headers))
-        except TimedOut as error:
-            return Failed(error, FailureKind.TIMEOUT)
-        except Unreachable as error:
-            return Failed(error, FailureKind.UNREACHABLE)
-        except (BadReply, InvalidDocument, NotAllowed, Unverified, WrongAgent) as error:
-            return Failed(error, FailureKind.UNUSABLE)
-        assert scope.cancelled_caught  # noqa: S101 - the only way out of the block without an outcome
-        return Failed(TimedOut(shown, "no fresh document in time"), FailureKind.TIMEOUT)
+            reader = self._reader()
+            answer = await self._web.get(
+                self._web.judge(url),
+                lead.headers,
+                self._limit,
+                into=reader.feed,
+                statuses=self._statuses,
+                seconds=self._seconds,
+            )
+            return self._outcome(url, answer, reader, lead)
+        except _WAYS_TO_FAIL as error:
+            kind = next(kind for known, kind in _KINDS if isinstance(error, known))
+            # A copy: what was raised holds on to the frames that it came through, and so to all that was read.
+            return Failed(evolve(error), kind)
 
-    def _outcome(self, url: str, answer: Answer, reader: Reader[T], *, asked_if_modified: bool) -> Outcome[T]:
+    def _outcome(self, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> Outcome[T]:
         status, headers, _ = answer
-        if status == _NOT_MODIFIED and asked_if_modified:
+        if status == _NOT_MODIFIED and lead.headers:
             return NotModified(headers)
         if status in self._statuses:
-            value = self._accept(url, reader.close())
+            value = self._accept(url, reader.close(), self._directory.keeps(lead.flight))
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
         wanted = " or ".join(map(str, sorted(self._statuses)))
@@ -255,6 +261,16 @@ class Documents(Generic[T]):
         retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
         wait = None if retry_after is None else parse_retry_after(retry_after, wall=self._clock.wall())
         return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
+
+
+# What each way to fail says of the server, the first that fits: a time-out is `Unreachable` as well.
+_KINDS: Final = (
+    (TimedOut, FailureKind.TIMEOUT),
+    (Unreachable, FailureKind.UNREACHABLE),
+    (NotAllowed, FailureKind.REFUSED),
+    ((BadReply, InvalidDocument, Unverified, WrongAgent), FailureKind.UNUSABLE),
+)
+_WAYS_TO_FAIL: Final = (Unreachable, NotAllowed, BadReply, InvalidDocument, Unverified, WrongAgent)
 
 
 def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:

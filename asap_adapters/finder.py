@@ -36,6 +36,7 @@ from asap_core.client.resolution import (
     resolve,
 )
 from asap_core.client.trust import Published, TrustedKeys, named_keys, read_published
+from asap_core.client.urls import normal
 from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, NotAllowed, TimedOut, Unverified
@@ -106,32 +107,13 @@ class Finder:
             policy=policy,
         )
         self._registries: Documents[Catalog] = Documents(
-            web,
-            clock,
-            reader=CatalogReader,
-            limit=MAX_REGISTRY,
-            seconds=REGISTRY_SECONDS,
-            ttl=lambda _: None,
-            policy=policy,
+            web, clock, reader=CatalogReader, limit=MAX_REGISTRY, seconds=REGISTRY_SECONDS, policy=policy
         )
-        self._reports = Documents(
-            web,
-            clock,
-            reader=lambda: Whole(read_health),
-            limit=MAX_HEALTH,
-            ttl=lambda _: None,
-            policy=policy,
-            keep=False,
-            statuses=_HEALTH_STATUSES,
-        )
+        report: Any = {"limit": MAX_HEALTH, "policy": policy, "keep": False, "statuses": _HEALTH_STATUSES}
+        self._reports: Documents[Health] = Documents(web, clock, reader=lambda: Whole(read_health), **report)
         self._revocations = None if revocations is None else str(revocations)
         self._revoked: Documents[RevocationList] = Documents(
-            web,
-            clock,
-            reader=lambda: Whole(read_revocations),
-            limit=MAX_REVOCATIONS,
-            ttl=lambda _: None,
-            policy=policy,
+            web, clock, reader=lambda: Whole(read_revocations), limit=MAX_REVOCATIONS, policy=policy
         )
         # Where each manifest came from, for as long as there is one: what it names elsewhere isn't posted to.
         self._origins: dict[int, tuple[weakref.ref[Manifest], str]] = {}
@@ -183,13 +165,16 @@ class Finder:
         self._came_from(url, published.manifest)
         return published.manifest
 
-    def _accept(self, url: str, published: Published) -> Published:
+    def _accept(self, url: str, published: Published, keep: bool) -> Published:  # noqa: FBT001 - as Documents asks
         """Whether a manifest may be kept for its URL: before it is, and before anybody gets it."""
         try:
             published = self._trusted.admit(url, published)
         except Unverified as error:
             _log.warning("%s", error)
             raise
+        if not keep:
+            # The URL was forgotten meanwhile: whoever comes next is right.
+            return published
         if self._allow_changed_agents:
             self._incumbents.forget(url)
         changed = self._incumbents.check(url, published.manifest.id)
@@ -215,8 +200,8 @@ class Finder:
         self._manifests.forget(url)
         self._registries.forget(url)
         self._revoked.forget(url)
-        self._incumbents.forget(url)
-        self._trusted.forget(url)
+        self._incumbents.forget(normal(url))
+        self._trusted.forget(normal(url))
 
     def reset(self) -> None:
         """Drop all that is kept."""
@@ -339,7 +324,7 @@ def _keys_of(entry: RegistryEntry, source: str) -> tuple[PublicKey, ...]:
 
 
 async def _read_list(path: Path) -> bytes:
-    async with await anyio.open_file(path, "rb") as file:
+    async with await _opened(path) as file:
         data: bytes = await file.read(MAX_REVOCATIONS + 1)
     if len(data) > MAX_REVOCATIONS:
         raise BadReply(str(path), f"expected at most {MAX_REVOCATIONS} bytes")
@@ -349,13 +334,21 @@ async def _read_list(path: Path) -> bytes:
 async def _read_file(path: Path) -> Catalog:
     """Read a registry from a file, piece by piece: no other task waits for all of it."""
     reader, size = CatalogReader(), 0
-    async with await anyio.open_file(path, "rb") as file:
+    async with await _opened(path) as file:
         while piece := await file.read(PIECE):
             size += len(piece)
             if size > MAX_REGISTRY:
                 raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")
             reader.feed(piece)
     return reader.close()
+
+
+async def _opened(path: Path) -> anyio.AsyncFile[bytes]:
+    # Opening a pipe waits for whoever writes to it, in a thread that nobody can end. All else says itself what's wrong.
+    there = anyio.Path(path)
+    if "\0" in str(path) or await there.is_fifo() or await there.is_socket():
+        raise BadReply(str(path), "expected a file")
+    return await anyio.open_file(path, "rb")
 
 
 def join(base_url: str, path: str) -> str:

@@ -88,7 +88,6 @@ class Tokens:
             self._clock,
             reader=lambda: Whole(lambda data: read_metadata(data, issuer=policy.issuer)),
             limit=MAX_METADATA,
-            ttl=lambda _: None,
             policy=DirectoryPolicy(freshness=FreshnessPolicy(default=policy.fresh_for, most=policy.fresh_for)),
         )
         self._keys: Documents[KeySet] = Documents(
@@ -96,7 +95,6 @@ class Tokens:
             self._clock,
             reader=lambda: Whole(read_key_set),
             limit=MAX_KEY_SET,
-            ttl=lambda _: None,
             policy=once,
         )
 

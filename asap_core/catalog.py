@@ -20,10 +20,14 @@ from asap_core.errors import InvalidDocument, Problem
 from asap_core.jsontext import NotJson, read_json, read_json_at
 from asap_core.model.registry import RegistryEntry, Skipped
 
-__all__ = ["MAX_ENTRY", "Catalog", "CatalogReader", "Entries"]
+__all__ = ["MAX_ENTRY", "MAX_SKILLS", "Catalog", "CatalogReader", "Entries"]
 
 # In characters. An entry is some 500; one this long takes about a millisecond to read.
 MAX_ENTRY: Final = 65_536
+# An agent has a handful; the most that one line of a registry may add to the index, some 100 bytes each.
+MAX_SKILLS: Final = 256
+# Ten for each of 100,000 agents: some 100 MB.
+MAX_SKILLS_IN_ALL: Final = 1_000_000
 
 
 class _Index:
@@ -153,6 +157,8 @@ class CatalogReader:
         self._at = 0
         self._ended = False
         self._root: dict[str, Any] = {}
+        self._beside = 0
+        self._skills = 0
         self._texts: list[bytes] = []
         self._by_id = _Index()
         self._by_skill = _Index()
@@ -197,7 +203,8 @@ class CatalogReader:
             self._at += 1
             return
         while True:
-            key, _ = yield from self._value(())
+            key, text = yield from self._value(())
+            self._count_beside(text)
             if type(key) is not str:
                 raise _ill_formed("an object whose keys are strings")
             if key in self._root:
@@ -207,9 +214,16 @@ class CatalogReader:
                 self._root[key] = []
                 yield from self._agents()
             else:
-                self._root[key], _ = yield from self._value((key,) if key in _ROOT else ())
+                self._root[key], text = yield from self._value((key,) if key in _ROOT else ())
+                self._count_beside(text)
             if (yield from self._expect(",}")) == "}":
                 return
+
+    def _count_beside(self, text: str) -> None:
+        # Small values become many times their text: a megabyte of them, fifty.
+        self._beside += len(text)
+        if self._beside > MAX_ENTRY:
+            raise InvalidDocument("registry", (Problem((), f"at most {MAX_ENTRY} characters beside its agents"),))
 
     def _agents(self) -> Generator[None, None, None]:
         if (yield from self._next()) != "[":
@@ -223,7 +237,7 @@ class CatalogReader:
                 entry, text = yield from self._value(("agents", index))
                 self._keep(entry, text, index)
             except InvalidDocument as error:
-                if any(problem.kind == _ILL_FORMED for problem in error.problems):
+                if any(problem.kind in (_ILL_FORMED, _TOO_MUCH) for problem in error.problems):
                     raise
                 self._skip(index, error.problems)
             index += 1
@@ -233,10 +247,19 @@ class CatalogReader:
     def _keep(self, entry: Any, text: str, index: int) -> None:
         if not _is_entry(entry):
             decode_registry_entry(entry, path=("agents", index))  # which says what is wrong
+        skills = dict.fromkeys(entry.get("skills", ()))
+        if len(skills) > MAX_SKILLS:
+            problem = Problem(("agents", index, "skills"), f"at most {MAX_SKILLS} skills")
+            raise InvalidDocument("registry entry", (problem,))
+        self._skills += len(skills)
+        if self._skills > MAX_SKILLS_IN_ALL:
+            # Of this kind, so that it ends the reading and isn't one entry's.
+            problem = Problem(("agents",), f"at most {MAX_SKILLS_IN_ALL} skills in all", _TOO_MUCH)
+            raise InvalidDocument("registry", (problem,))
         place = len(self._texts)
         self._texts.append(text.encode("utf-8"))
         self._by_id.add(entry["id"], place)
-        for skill in dict.fromkeys(entry.get("skills", ())):
+        for skill in skills:
             self._by_skill.add(skill, place)
 
     def _skip(self, index: int, problems: tuple[Problem, ...]) -> None:
@@ -343,10 +366,11 @@ _ENTRY_RULES: Final[list[tuple[str, Any, bool]]] = [
     (a.name, a.validator, a.default is not NOTHING) for a in fields(RegistryEntry) if a.name != "extra"
 ]
 _ILL_FORMED: Final = "ill_formed"
+_TOO_MUCH: Final = "too_much"
 # RFC 8259 §2
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
-# What tells where a value ends: quotes, brackets, and what is escaped.
-_MARKS: Final = re.compile(r'\\.?|["{}\[\]]', re.DOTALL)
+# What tells where a value ends: quotes, brackets, and what is escaped, of that as much at once as there is.
+_MARKS: Final = re.compile(r'(?:\\.)+|[\\"{}\[\]]', re.DOTALL)
 _DEEPER: Final = {"{": 1, "[": 1, "}": -1, "]": -1}
 _AFTER_SCALAR: Final = re.compile(r"[,\]} \t\n\r]")
 # Keys of the root that a problem may name.

@@ -315,8 +315,8 @@ KINDS: Final[tuple[Kind, ...]] = (
 class Problem:
     """One thing wrong in a document: where (keys and indexes from the root) and what would have been right.
 
-    `kind` is `missing`, `unknown_keys`, `wrong` or `ill_formed`. Keys in a path come from the protocol, never from the
-    document, so that nothing the caller wrote comes back.
+    `kind` is `missing`, `unknown_keys`, `wrong`, `ill_formed` or `too_much`. Keys in a path come from the
+    protocol, never from the document, so that nothing the caller wrote comes back.
     """
 
     path: tuple[str | int, ...]

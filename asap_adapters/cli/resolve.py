@@ -8,6 +8,7 @@ from asap_adapters.cli.output import UserError, card, complain, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is_version
 from asap_core.codec import to_json
+from asap_core.errors import NotResolved
 
 __all__ = ["add_commands"]
 
@@ -77,10 +78,10 @@ def _show(end: Resolved | Unresolved, *, explain: bool) -> None:
             "endpoint": manifest.endpoints.asap,
         }
         card(manifest.name, {**facts, "manifest": end.url, "named by": end.source})
-    elif explain:
+    elif explain and end.trace:
         complain(f"{end.wanted.urn} isn't found")
     else:
-        raise UserError(f"{end.wanted.urn} isn't found: " + ("; ".join(map(str, end.trace)) or "nothing was asked"))
+        raise UserError(str(NotResolved(end.wanted.urn or "", end.trace)))
 
 
 def _line(one: Asked) -> str:

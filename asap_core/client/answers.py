@@ -23,6 +23,8 @@ class FailureKind(Enum):
     """401, 403, 404, 410: the server answers, and what is kept is no longer for us."""
     UNUSABLE = "unusable"
     """An answer that isn't the document."""
+    REFUSED = "refused"
+    """It wasn't asked: it's not for us to go there, from where it was named. Not the server's, and not remembered."""
 
 
 @frozen

@@ -225,6 +225,30 @@ class Directory(Generic[V, W]):
         result = self._judge(url, errand, outcome, now=now, wall=wall, jitter=jitter)
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
+    def outwait(
+        self, flight: Flight[str, W], failed: Failed, *, now: Instant, wall: WallTime, jitter: float = 0.0
+    ) -> tuple[Effect[V, W], ...]:
+        """The leader, who had a stale document at hand when it came, waits no longer: it's given that one.
+
+        Whoever waits with it has none, or asked for a fresh one, and more time: the next in line leads. Where nobody
+        does, the fetch has failed. As `settle` otherwise.
+        """
+        url = flight.key
+        errand = self._errands.get(url)
+        if not self._flights.is_live(flight) or errand is None or errand.entry is None:
+            return self.settle(flight, failed, now=now, wall=wall, jitter=jitter)
+        mine = Deliver(flight.leader, errand.entry.found(Source.STALE_ERROR, now))
+        leading = self._flights.leave(flight.leader)
+        if leading is not None:
+            return (mine, self._lead(leading, stale_at_hand=False))
+        del self._errands[url]
+        self._fail(url, errand, failed, now=now, jitter=jitter)
+        return (mine,)
+
+    def keeps(self, flight: Flight[str, W]) -> bool:
+        """Whether what this flight brings is to be kept: it's live, and its URL wasn't forgotten since it began."""
+        return self._flights.is_live(flight) and self._errands[flight.key].keep
+
     def abandon(self, waiter: W) -> tuple[Effect[V, W], ...]:
         """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
         flight = self._flights.flight_of(waiter)
@@ -319,7 +343,7 @@ class Directory(Generic[V, W]):
         return Found(entry.value, Source.REVALIDATED, 0.0)
 
     def _fail(self, url: str, errand: _Errand[V], failed: Failed, *, now: Instant, jitter: float) -> Found[V] | Unfound:
-        if not errand.keep:
+        if not errand.keep or failed.kind is FailureKind.REFUSED:
             return Unfound(failed.error, 0.0)
         if failed.kind is FailureKind.GONE:
             self._entries.pop(url, None)

@@ -7,7 +7,7 @@ What a name resolves to is judged before it's connected to, and nothing else is 
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, assert_never
-from urllib.parse import SplitResult, urljoin, urlunsplit
+from urllib.parse import SplitResult, urljoin
 
 from attrs import Attribute, field, frozen
 
@@ -24,6 +24,7 @@ from asap_core.client.urls import (
     PORTS,
     is_loopback,
     is_this_machine,
+    normal,
     origin,
     origin_of,
     split,
@@ -172,8 +173,7 @@ class OutboundPolicy:
         refusal = self._refusal_of(parts, reach, vouched=vouched)
         if refusal is not None:
             return Refused(without_credentials(url), *refusal)
-        without_fragment = urlunsplit(parts._replace(fragment=""))
-        return Allowed(without_fragment, origin(parts), parts.hostname or "", parts.scheme == "https")
+        return Allowed(normal(url), origin(parts), parts.hostname or "", parts.scheme == "https")
 
     def _refusal_of(self, parts: SplitResult, reach: Zone, *, vouched: bool) -> _Refusal | None:
         host = parts.hostname or ""

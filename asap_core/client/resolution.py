@@ -42,6 +42,8 @@ __all__ = [
 LOCAL_NETWORK: Final = "the local network"
 # Anybody on the link may announce any number of agents under this name, or under none.
 MAX_ON_LINK: Final = 16
+# Of one registry, under one id: a move, a mirror; more is a mistake.
+MAX_LISTED: Final = 4
 
 
 class Verdict(Enum):
@@ -125,6 +127,9 @@ class _Search:
     registries: tuple[str, ...]
     browse: bool
     trace: tuple[Asked, ...] = ()
+    listed: tuple[RegistryEntry, ...] = ()
+    """Entries for the agent that are still to be looked at, of the registry `listed_in`."""
+    listed_in: str = ""
     on_link: int = 0
     """How many candidates of the local network have been looked at."""
 
@@ -132,6 +137,8 @@ class _Search:
         return evolve(self, trace=(*self.trace, Asked(where, verdict, why)))
 
     def onward(self) -> "Step":
+        if self.listed:
+            return _candidate(evolve(self, listed=self.listed[1:]), self.listed[0])
         if self.registries:
             return ReadRegistry(evolve(self, registries=self.registries[1:]), self.registries[0])
         return Browse(self) if self.browse else Unresolved(self)
@@ -180,15 +187,15 @@ class ReadRegistry(_State):
 
     def read(self, catalog: Catalog) -> "Step":
         """This is what it says."""
-        urn, shown = self.wanted.urn, _shown(self.location)
-        entry = None if urn is None else catalog.by_id(urn)
-        if entry is None:
+        shown = _shown(self.location)
+        entries = catalog.find(agent_id=self.wanted.urn)
+        if not entries:
             skipped = f"; {len(catalog.skipped)} of its entries can't be read" if catalog.skipped else ""
             return self._search.noting(shown, Verdict.ABSENT, f"not listed among {len(catalog)}{skipped}").onward()
-        url = manifest_url(entry)
-        if url is None:
-            return self._search.noting(shown, Verdict.REFUSED, "listed, but without a URL").onward()
-        return FetchManifest(self._search.noting(shown, Verdict.TAKEN, "listed"), url, self.location, entry)
+        listed = "listed" if len(entries) == 1 else f"listed {len(entries)} times"
+        # In order: the first counts, as the reference finds it, and those after it where it can't be taken.
+        search = evolve(self._search, listed=entries[:MAX_LISTED], listed_in=self.location)
+        return search.noting(shown, Verdict.TAKEN, listed).onward()
 
     def failed(self, error: Exception) -> "Step":
         """It can't be had."""
@@ -271,6 +278,13 @@ def resolve(wanted: Wanted, *, registries: Sequence[str] = (), revoked: str | No
         raise ValueError("expected the URN of the agent to look for")
     search = _Search(wanted=wanted, registries=tuple(registries), browse=browse)
     return search.onward() if revoked is None else CheckRevoked(search, revoked)
+
+
+def _candidate(search: _Search, entry: RegistryEntry) -> "Step":
+    url = manifest_url(entry)
+    if url is None:
+        return search.noting(_shown(search.listed_in), Verdict.REFUSED, "the entry has no URL").onward()
+    return FetchManifest(search, url, search.listed_in, entry)
 
 
 def _shown(location: str) -> str:

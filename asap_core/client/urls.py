@@ -3,7 +3,7 @@
 import re
 from ipaddress import IPv4Address
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from asap_core.client.reach import Zone, read_address, special_of
 
@@ -13,6 +13,7 @@ __all__ = [
     "host_in",
     "is_loopback",
     "is_this_machine",
+    "normal",
     "origin",
     "origin_of",
     "split",
@@ -57,6 +58,20 @@ def origin(parts: SplitResult) -> str:
     host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme)
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
+
+
+def normal(url: str) -> str:
+    """The URL as it's kept and asked: host in lower case, no default port, no fragment; as it is where it's none.
+
+    RFC 3986 §6.2.2.1, §6.2.3: two that differ in nothing else are one.
+    """
+    parts = split(url)
+    if parts is None or "@" in parts.netloc:
+        # With credentials it's refused, and mustn't become one that isn't.
+        return url
+    default = PORTS.get(parts.scheme)
+    netloc = origin(parts).partition("://")[2].removesuffix("" if default is None else f":{default}")
+    return urlunsplit(parts._replace(netloc=netloc, path=parts.path or "/", fragment=""))
 
 
 def authority_of(url: str) -> str | None:

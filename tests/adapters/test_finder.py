@@ -3,6 +3,8 @@
 import gc
 import gzip
 import json
+import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +18,7 @@ from asap_adapters.keys import PrivateKey
 from asap_adapters.mdns import MdnsUnavailable
 from asap_core import (
     AgentChanged,
+    BadReply,
     InvalidDocument,
     NotAllowed,
     NotResolved,
@@ -240,6 +243,41 @@ class TestTheRightAgent:
             client.forget("https://a.example")
             assert (await client.discover("https://a.example")).id == "urn:asap:agent:other"
 
+    async def test_what_was_forgotten_in_mid_flight_is_no_incumbent(self, manifest: Any) -> None:
+        who = ["urn:asap:agent:a", "urn:asap:agent:b"]
+
+        async def slow(_request: httpx.Request) -> httpx.Response:
+            name = who.pop(0)
+            await anyio.sleep(1)
+            return httpx.Response(200, json=to_json(manifest(id=name)))
+
+        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(slow)) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.discover, "https://a.example")
+                await anyio.sleep(0.5)
+                client.forget("https://a.example")
+            assert (await client.discover("https://a.example")).id == "urn:asap:agent:b"
+
+    async def test_one_url_is_one_however_it_is_spelled(self, world: Any, client_in: Any, asked: Any) -> None:
+        url = f"https://a.example{MANIFEST}"
+        world[url] = world["https://a.example/m"]
+        async with client_in() as client:
+            for spelled in ("https://a.example", "https://A.Example:443/", "HTTPS://a.EXAMPLE"):
+                await client.discover(spelled)
+                assert client.cached(spelled) is not None
+            assert asked == [url]
+            world[url] = {**world[url], "id": "urn:asap:agent:other"}
+            await anyio.sleep(301)
+            with pytest.raises(AgentChanged):
+                await client.discover("https://A.example")
+            client.forget("https://A.EXAMPLE:443")
+            await client.discover("https://a.example")
+            await client.get_manifest("https://a.example/m#x")
+            before = len(asked)
+            client.forget("https://a.example/m#x")
+            await client.get_manifest("https://a.example/m")
+            assert len(asked) == before + 1
+
     async def test_or_changes_where_that_is_allowed(self, world: Any, client_in: Any) -> None:
         url = f"https://a.example{MANIFEST}"
         world[url] = world["https://a.example/m"]
@@ -390,9 +428,90 @@ async def test_what_is_wrong_in_the_middle_ends_it(client_in: Any, asked: Any) -
                 await client.registry("https://r.example/1")
 
 
+class TestFailures:
+    async def test_one_remembered_holds_nothing_of_what_was_read(self) -> None:
+        """A failure is some hundred bytes, whatever the answer was."""
+        body = b'{"id": "' + b"x" * 900_000 + b'"}'
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(body)))
+        async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+
+            async def fail(number: int) -> None:
+                with pytest.raises(InvalidDocument):
+                    await client.get_manifest(f"https://a.example/{number}")
+
+            await fail(0)
+            gc.collect()
+            tracemalloc.start()
+            for number in range(1, 21):
+                await fail(number)
+            gc.collect()
+            held = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+        assert held < 1_000_000
+
+    async def test_a_refusal_for_who_named_a_url_is_not_the_callers(self, manifest: Any) -> None:
+        documents = {
+            "/r.json": registry("https://corp.example/m"),
+            "/m": to_json(manifest()),
+        }
+        addresses = {"reg.example": "93.184.216.34", "corp.example": "10.0.0.5"}
+        provenance_asked: list[str] = []
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            host = request.url.host
+            provenance_asked.append(host)
+            if host == "corp.example" and len(provenance_asked) == 2:
+                raise NotAllowed(str(request.url), "what names it isn't inside", "allow it")
+            assert host in addresses
+            return httpx.Response(200, json=documents[request.url.path])
+
+        client = AgentClient(
+            sender="urn:asap:agent:me",
+            transport=httpx.MockTransport(answer),
+            registries=["https://reg.example/r.json"],
+        )
+        async with client:
+            assert isinstance(await client.explain(URN, wait=0), Unresolved)
+            assert (await client.get_manifest("https://corp.example/m")).id == URN
+
+    async def test_a_second_that_is_anothers_is_not_mine(self, manifest: Any) -> None:
+        """Who revalidates with a stale one at hand waits a second; who joins that fetch, as long as it takes."""
+        seconds = [0.0, 3.0, 3.0]
+        headers = {"cache-control": "max-age=10, stale-while-revalidate=5, stale-if-error=0"}
+
+        async def answer(_request: httpx.Request) -> httpx.Response:
+            await anyio.sleep(seconds.pop(0))
+            return httpx.Response(200, json=to_json(manifest()), headers=headers)
+
+        told: list[tuple[str, float, str]] = []
+        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(answer)) as client:
+            await client.discover("https://a.example")
+            await anyio.sleep(14.5)
+
+            async def ask(name: str) -> None:
+                began = anyio.current_time()
+                found = await client.look_up("https://a.example")
+                told.append((name, round(anyio.current_time() - began, 1), found.source.value))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, "leader")
+                await anyio.sleep(0.8)
+                group.start_soon(ask, "late")
+        assert told == [("leader", 1.0, "stale, its server fails"), ("late", 3.2, "fetched")]
+
+
+@pytest.mark.parametrize("name", ["pipe", "a\0b"])
+async def test_what_is_no_file_is_told_at_once(client_in: Any, tmp_path: Any, name: Any) -> None:
+    if name == "pipe":
+        os.mkfifo(tmp_path / name)
+    async with client_in(registries=[tmp_path / name]) as client:
+        with pytest.raises(BadReply, match="expected a file"):
+            await client.registry(tmp_path / name)
+        assert "expected a file" in str((await client.explain(URN, wait=0)).trace[0])
+
+
 async def test_one_too_large_is_refused(client_in: Any, tmp_path: Any, monkeypatch: Any) -> None:
     from asap_adapters import finder
-    from asap_core import BadReply
 
     file = tmp_path / "registry.json"
     file.write_text(json.dumps(registry()))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from asap_core import catalog
-from asap_core.catalog import MAX_ENTRY, Catalog, CatalogReader
+from asap_core.catalog import MAX_ENTRY, MAX_SKILLS, Catalog, CatalogReader
 from asap_core.codec import decode_registry_entry, read_registry
 from asap_core.errors import InvalidDocument
 from asap_core.jsontext import read_json_at
@@ -199,6 +199,41 @@ class TestEntries:
             assert not catalog._is_entry(entry)
         else:
             assert catalog._is_entry(entry)
+
+
+class TestBounds:
+    """What a small text may become: a stranger's registry takes no more memory than its policy's sums."""
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            {f"k{number}": [[]] for number in range(20_000)},
+            {"k": "x" * 40_000, "l": "x" * 40_000},
+            {"x" * 40_000: 1, "y" * 40_000: 2},
+        ],
+    )
+    def test_what_is_beside_the_agents_is_little(self, rest: Any) -> None:
+        with pytest.raises(InvalidDocument, match="at most 65536 characters beside its agents"):
+            read(registry(ENTRY, **rest))
+        assert read(registry(ENTRY, k="x" * 60_000)).extra == {"k": "x" * 60_000}
+
+    def test_an_entry_has_no_more_skills_than_can_be_meant(self) -> None:
+        most = [f"s{number}" for number in range(MAX_SKILLS)]
+        found = read(registry({**ENTRY, "skills": most}, {**ENTRY, "skills": [*most, "one more"]}))
+        assert (len(found), [skipped.index for skipped in found.skipped]) == (1, [1])
+        assert str(found.skipped[0].problems[0]) == "$.agents[1].skills: expected at most 256 skills"
+
+    def test_all_entries_together_have_a_bound_as_well(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(catalog, "MAX_SKILLS_IN_ALL", 4)
+        assert len(read(registry(ENTRY, ENTRY))) == 2
+        with pytest.raises(InvalidDocument, match=r"agents: expected at most 4 skills in all"):
+            read(registry(ENTRY, ENTRY, ENTRY))
+
+    def test_escapes_are_passed_over_many_at_once(self) -> None:
+        data = registry({"a": "\\" * 500_000, "b": '"' * 1_000}, ENTRY)
+        for cut in (500_001, 500_002, 500_003):
+            assert seen(data, cut, cut + 1) == seen(data)
+        assert catalog._MARKS.search("\\" * 500_000).end() == 500_000  # type: ignore[union-attr]
 
 
 class TestTime:

@@ -45,6 +45,9 @@ class Play:
     def settle(self, flight: Any, outcome: Any, jitter: Any = 0.0) -> Any:
         return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)  # type: ignore[arg-type, unused-ignore]
 
+    def outwait(self, flight: Any) -> Any:
+        return self.directory.outwait(flight, Failed(TimeoutError(), FailureKind.TIMEOUT), now=self.now, wall=WALL)
+
     def fetch(self, outcome: Any, url: Any = URL) -> Any:
         (lead,) = self.lookup(url)
         assert isinstance(lead, Lead), lead
@@ -226,6 +229,52 @@ class TestDirectory:
         assert play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)).value == "v"
         play.now = 71.0
         assert isinstance(play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)), Unfound)
+
+    def test_who_has_a_stale_one_at_hand_waits_no_longer_and_the_others_are_fetched_for(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=0")]))
+        play.now = 14.0
+        (lead,) = play.lookup()
+        play.now = 15.5
+        assert play.lookup() == (), "too late for the stale one"
+        mine, next_lead = play.outwait(lead.flight)
+        assert (mine.waiter, mine.result) == (lead.waiter, Found("v", Source.STALE_ERROR, 15.5))
+        assert (next_lead.waiter, next_lead.stale_at_hand) == (2, False)
+        assert play.outwait(lead.flight) == play.settle(lead.flight, Fetched("late")) == ()
+        assert play.settle(next_lead.flight, Fetched("w"))[0].result.value == "w"
+
+    def test_alone_it_takes_the_stale_one_and_the_failure_is_remembered(self) -> None:
+        for forgotten in (False, True):
+            play = Play()
+            play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=0")]))
+            play.now = 14.0
+            (lead,) = play.lookup()
+            if forgotten:
+                play.directory.forget(URL)
+            play.now = 15.5
+            (mine,) = play.outwait(lead.flight)
+            assert mine.result == Found("v", Source.STALE_ERROR, 15.5)
+            assert (play.directory._errands, play.directory.waiting) == ({}, 0)
+            (again,) = play.lookup()
+            assert isinstance(again, Lead) if forgotten else isinstance(again.result, Unfound)
+
+    def test_a_refusal_is_nobodys_failure(self) -> None:
+        play = Play()
+        (lead,) = play.lookup()
+        assert play.lookup() == ()
+        told = play.settle(lead.flight, Failed(LookupError("not from there"), FailureKind.REFUSED))
+        assert [effect.result for effect in told] == [Unfound(told[0].result.error, 0.0)] * 2
+        assert str(told[0].result.error) == "not from there"
+        assert isinstance(play.lookup()[0], Lead), "another may ask at once"
+
+    def test_what_a_forgotten_flight_brings_is_known_not_to_be_kept(self) -> None:
+        play = Play()
+        (lead,) = play.lookup()
+        assert play.directory.keeps(lead.flight)
+        play.directory.forget(URL)
+        assert not play.directory.keeps(lead.flight)
+        play.settle(lead.flight, Fetched("v"))
+        assert not play.directory.keeps(lead.flight)
 
     def test_past_that_everybody_waits(self) -> None:
         play = Play()

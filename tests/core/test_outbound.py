@@ -18,7 +18,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, obstacle, read_address, zone_of
-from asap_core.client.urls import authority_of, host_in
+from asap_core.client.urls import authority_of, host_in, normal, origin_of
 
 PLAIN = OutboundPolicy()
 EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])
@@ -35,6 +35,27 @@ def allowed(judged: Any) -> Any:
 
 
 class TestUrls:
+    @pytest.mark.parametrize(
+        ("url", "one"),
+        [
+            ("HTTPS://A.Example:443", "https://a.example/"),
+            ("https://a.example:8443/X?Y#z", "https://a.example:8443/X?Y"),
+            ("http://[FE80::1%Eth0]:80/", "http://[fe80::1%Eth0]/"),
+            ("http://A@b", "http://A@b"),
+            ("ftp://A.example", "ftp://a.example/"),
+            ("nonsense", "nonsense"),
+        ],
+    )
+    def test_those_that_differ_in_spelling_are_one(self, url: Any, one: Any) -> None:
+        assert normal(url) == normal(normal(url)) == one
+        assert origin_of(normal(url)) == origin_of(url)
+
+    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"https://{text}"))
+    def test_any_text_has_one_spelling(self, url: Any) -> None:
+        assert normal(normal(url)) == normal(url)
+        assert origin_of(normal(url)) == origin_of(url)
+        assert type(PLAIN.judge(normal(url))) is type(PLAIN.judge(url))
+
     @pytest.mark.parametrize(
         ("url", "says"),
         [

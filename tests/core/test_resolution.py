@@ -12,6 +12,7 @@ from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client import resolution
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
+    MAX_LISTED,
     MAX_ON_LINK,
     Browse,
     CheckRevoked,
@@ -110,8 +111,8 @@ def naive(world: World, *, wanted: Wanted, checked: bool, browse: bool) -> tuple
         return None
     named: list[tuple[str | None, str]] = []
     for location, found in world.registries.items():
-        first = next((entry for entry in found.agents if entry.id == wanted.urn), None) if found else None
-        named.append((first.endpoints.get("manifest") if first else None, location))
+        listed = [entry for entry in found.agents if entry.id == wanted.urn] if found else []
+        named.extend((entry.endpoints.get("manifest"), location) for entry in listed)
     if browse:
         looked = [one for one in world.announced if one.agent_id in (None, wanted.urn)][:MAX_ON_LINK]
         named.extend((one.manifest_url, LOCAL_NETWORK) for one in looked)
@@ -160,7 +161,7 @@ def law(begin: Callable[..., Step], phases: tuple[Phase, ...] = tuple(Phase)) ->
         elif not (checked and world.revoked):
             assert set(world.registries) <= set(asked)
             assert (LOCAL_NETWORK in asked) == browse
-        order = [where for where in asked if where in world.registries]
+        order = [*dict.fromkeys(where for where in asked if where in world.registries)]
         assert order == list(world.registries)[: len(order)]
 
     held()
@@ -228,7 +229,7 @@ def test_the_trace_reads_as_it_went() -> None:
             "/r/2": catalog((OTHER, {})),
             "r3": catalog((URN, {})),
             "r4": catalog((URN, {"manifest": URLS[0]})),
-            "r5": catalog((URN, {"manifest": URLS[1]})),
+            "r5": catalog((URN, {"manifest": URLS[1]}), (URN, {"manifest": URLS[0]})),
         },
         (announcement(OTHER, "https://x"), announcement(None, URLS[2])),
     )
@@ -237,16 +238,27 @@ def test_the_trace_reads_as_it_went() -> None:
         ("/revoked: not revoked", "TAKEN"),
         ("https://r:443/1: gone", "FAILED"),
         ("/r/2: not listed among 1; 1 of its entries can't be read", "ABSENT"),
-        ("r3: listed, but without a URL", "REFUSED"),
+        ("r3: listed", "TAKEN"),
+        ("r3: the entry has no URL", "REFUSED"),
         ("r4: listed", "TAKEN"),
         ("https://a:443/m: is urn:asap:agent:other, not urn:asap:agent:wanted", "REFUSED"),
-        ("r5: listed", "TAKEN"),
+        ("r5: listed 2 times", "TAKEN"),
         ("https://b:443/m: no answer from https://b/m: down", "FAILED"),
+        ("https://a:443/m: is urn:asap:agent:other, not urn:asap:agent:wanted", "REFUSED"),
         ("https://c:443/m: the agent wanted", "TAKEN"),
     ]
     assert isinstance(end, Resolved)
     assert (end.source, end.wanted.urn) == (LOCAL_NETWORK, URN)
     assert "secret" not in str(end.trace)
+
+
+def test_no_registry_makes_us_look_for_ever() -> None:
+    step: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
+    step = step.read(catalog(*[(URN, {"manifest": f"https://a{number}"}) for number in range(MAX_LISTED + 5)]))
+    for number in range(MAX_LISTED):
+        assert step.url == f"https://a{number}"
+        step = step.failed(Unreachable("u", "down"))
+    assert isinstance(step, Unresolved)
 
 
 def test_nobody_on_the_link_makes_us_look_for_ever() -> None:
