@@ -20,16 +20,16 @@ from joserfc.jws import JWSRegistry
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Lookup, Whole
 from asap_adapters.entropy import new_secret
+from asap_adapters.provider import Provider
 from asap_adapters.web import Web
 from asap_core.client.directory import DirectoryPolicy
 from asap_core.client.freshness import FreshnessPolicy
 from asap_core.client.outbound import OutboundPolicy
-from asap_core.errors import AsapError, BadReply
+from asap_core.errors import AsapError
 from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
 from asap_core.server.identity import Authenticated, Credential, Insufficient
 from asap_core.server.jwks import MAX_KEY_SET, MAX_KEYS, EcKey, KeySet, OkpKey, PublicKey, RsaKey, read_key_set
 from asap_core.server.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifySignature
-from asap_core.server.metadata import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 
 __all__ = ["ByClaim", "BySubject", "ProviderUnavailable", "TokenPolicy", "Tokens", "is_signature"]
 
@@ -37,7 +37,6 @@ log: Final = logging.getLogger("asap.jwt")
 
 # As long as a document may take; callers' requests wait for it.
 _FETCH_SECONDS: Final = 10.0
-_HTTP_NOT_FOUND: Final = 404
 _COORDINATE: Final = 32
 
 
@@ -63,7 +62,6 @@ class Tokens:
         trust_env: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._urls = metadata_urls(policy.issuer)
         self._clock = LoopClock()
         self._verifier = Verifier(policy, secret=new_secret())
         self._web = Web(
@@ -83,13 +81,7 @@ class Tokens:
             ),
             longest_failure=policy.cool_down,
         )
-        self._metadata: Documents[ProviderMetadata] = Documents(
-            self._web,
-            self._clock,
-            reader=lambda: Whole(lambda data: read_metadata(data, issuer=policy.issuer)),
-            limit=MAX_METADATA,
-            policy=DirectoryPolicy(freshness=FreshnessPolicy(default=policy.fresh_for, most=policy.fresh_for)),
-        )
+        self._provider = Provider(self._web, self._clock, policy.issuer, fresh_for=policy.fresh_for)
         self._keys: Documents[KeySet] = Documents(
             self._web,
             self._clock,
@@ -109,7 +101,7 @@ class Tokens:
 
     def _open(self) -> None:
         self._web.open()
-        self._web.name_origin(self._urls[0])
+        self._provider.name()
 
     async def aclose(self) -> None:
         """Close all connections. A second time does nothing."""
@@ -157,21 +149,11 @@ class Tokens:
         return state.fetched(found.document, age=found.age, **self._times())
 
     async def _fetch(self, *, again: bool) -> Lookup[KeySet]:
-        url = (await self._find_metadata()).jwks_uri
-        self._web.judge(url, named_by=self._verifier.policy.issuer)
+        url = (await self._provider.endpoint("jwks_uri")).url
         if again:
             # All who miss a key ask so, in whatever order they come: one fetch answers them.
             return await self._keys.refresh(url, cool_down=self._verifier.policy.cool_down)
         return await self._keys.find(url)
-
-    async def _find_metadata(self) -> ProviderMetadata:
-        first, second = self._urls
-        try:
-            return (await self._metadata.find(first)).document
-        except BadReply as error:
-            if error.status != _HTTP_NOT_FOUND:
-                raise
-        return (await self._metadata.find(second)).document
 
 
 def is_signature(key: PublicKey, signing_input: bytes, signature: bytes) -> bool:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, assert_never
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import httpx
@@ -16,6 +16,8 @@ from attrs import evolve, frozen
 
 from asap_adapters.bodies import read_body
 from asap_adapters.connecting import OutboundTransport, Resolver, link_networks, link_scopes
+from asap_core.bearer import is_token
+from asap_core.client.oauth import Form
 from asap_core.client.outbound import (
     Allowed,
     OutboundPolicy,
@@ -31,13 +33,14 @@ from asap_core.client.urls import authority_of, host_in, is_this_machine
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, BodyTooLarge
 from asap_core.jsontext import write_json
-from asap_core.server.identity import is_token
 from asap_core.zones import canonical, without_zone
 
 __all__ = ["Answer", "Web", "known_origin", "remember"]
 
 # The reference's limit on a message.
 MAX_REPLY: Final = 10_485_760
+# Tokens have at most 8 KiB, and what is said beside them some more: id tokens, what introspection knows of a user.
+MAX_FORM_ANSWER: Final = 65_536
 # The reference's: a manifest or health report that takes longer is as good as none.
 DOCUMENT_SECONDS: Final = 10.0
 # Below it gzip saves less than its header and a packet cost: the reference's threshold.
@@ -224,6 +227,26 @@ class Web:
             _Call(allowed, "POST", list(fields.items()), content), MAX_REPLY, self._timeout
         )
         return status, body
+
+    async def post_form(
+        self,
+        allowed: Allowed,
+        form: Form,
+        headers: Mapping[str, str] | None = None,
+        *,
+        limit: int = MAX_FORM_ANSWER,
+        seconds: float = DOCUMENT_SECONDS,
+    ) -> Answer:
+        """POST a form with what it proves itself by, and with no other credential; any status. Raises as `get`."""
+        fields = {
+            "accept": "application/json",
+            "content-type": "application/x-www-form-urlencoded",
+            **dict([_ACCEPT_ENCODING]),
+            **dict(form.headers),
+            **(headers or {}),
+        }
+        call = _Call(allowed, "POST", list(fields.items()), urlencode(form.fields).encode("ascii"))
+        return await self._exchange(call, limit, min(self._timeout, seconds))
 
     async def _exchange(self, call: "_Call", limit: int, seconds: float) -> Answer:
         try:

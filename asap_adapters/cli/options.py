@@ -5,10 +5,10 @@ import ssl
 from typing import Any, Final, NoReturn
 
 from asap_adapters.cli.output import visible
+from asap_core.bearer import is_token
 from asap_core.client.outbound import origin_of
 from asap_core.client.reach import read_network
 from asap_core.model.rules import URN
-from asap_core.server.identity import is_token
 
 __all__ = [
     "CLI_SENDER",

@@ -10,10 +10,11 @@ from typing import Any, Final, assert_never
 
 from attrs import field, frozen, validators
 
+from asap_core.bearer import is_scope
 from asap_core.clock import WallTime
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.rules import URN
-from asap_core.server.identity import Authenticated, Insufficient, is_scope
+from asap_core.server.identity import Authenticated, Insufficient
 from asap_core.server.jws import Algorithm, Jws
 
 __all__ = ["Accepted", "ByClaim", "BySubject", "Rejected", "TokenPolicy", "judge_claims"]

@@ -10,6 +10,7 @@ from typing import Final
 
 from attrs import field, frozen
 
+from asap_core.bearer import MAX_TOKEN, is_scope, is_token
 from asap_core.errors import SENDER_MISMATCH, Refusal
 from asap_core.http import Headers, header_values
 from asap_core.model.rules import URN
@@ -24,14 +25,10 @@ __all__ = [
     "Principal",
     "TokenTable",
     "insufficient_scope",
-    "is_scope",
-    "is_token",
     "read_credential",
     "sender_rule",
 ]
 
-# RFC 6750 sets no bound; proxies cut headers at 8 KiB (nginx, Apache), so no longer token arrives intact elsewhere.
-MAX_TOKEN: Final = 8192
 CHALLENGE: Final = 'Bearer realm="asap"'
 
 
@@ -104,22 +101,9 @@ def read_credential(headers: Headers) -> Credential | NoCredential | BadCredenti
     return Credential(token.decode("ascii"))
 
 
-def is_token(text: str) -> bool:
-    """Whether `text` can be sent as a bearer token: visible ASCII, nothing that would end or split a header."""
-    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
-
-
 def insufficient_scope(scopes: frozenset[str]) -> str:
     """The challenge for want of scope (RFC 6750 §3.1): it names all that it takes."""
     return f'{CHALLENGE}, error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
-
-
-def is_scope(text: str) -> bool:
-    """Whether `text` is one scope (RFC 6749 §3.3): visible ASCII without quotes and backslashes."""
-    return text != "" and text.isascii() and text.isprintable() and _NOT_IN_SCOPES.isdisjoint(text)
-
-
-_NOT_IN_SCOPES: Final = frozenset('"\\ ')
 
 
 class TokenTable:

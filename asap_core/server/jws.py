@@ -1,7 +1,7 @@
 """Compact JWS (RFC 7515) read so strictly that no two readers can disagree about what was signed, and how.
 
 Rule of this module: the header only ever narrows. It names an algorithm from a list of ours and a key from a set of
-ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.5, §3.10).
+ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.10).
 """
 
 import re
@@ -16,7 +16,7 @@ from asap_core.jsontext import NotJson, read_json
 
 __all__ = ["Algorithm", "Jws", "Malformed", "algorithm_of", "read_base64url", "read_jws"]
 
-# As of any bearer token here (`identity.MAX_TOKEN`): proxies cut headers at 8 KiB.
+# As of any bearer token here (`bearer.MAX_TOKEN`): proxies cut headers at 8 KiB.
 MAX_JWS: Final = 8_192
 # Key ids are hashes or dates; what's longer is meant to cost something.
 MAX_KID: Final = 256

@@ -1,6 +1,6 @@
 """What an identity provider says of itself (OpenID Connect Discovery, RFC 8414): where that is, and who says it."""
 
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -15,12 +15,17 @@ MAX_METADATA: Final = 262_144
 _MAX_DEPTH: Final = 16
 
 
-@frozen
+@frozen(kw_only=True)
 class ProviderMetadata:
-    """What a resource server needs of a provider: that it is who it should be, and where its keys are."""
+    """What a provider says of itself: who it is, and the URLs to ask, where it has them.
+
+    Each is OPTIONAL to one of its readers (RFC 8414 §2); whoever needs one that's missing says so.
+    """
 
     issuer: str
-    jwks_uri: str
+    jwks_uri: str | None = None
+    token_endpoint: str | None = None
+    introspection_endpoint: str | None = None
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
@@ -57,7 +62,17 @@ def read_metadata(data: bytes, *, issuer: str) -> ProviderMetadata:
         raise InvalidDocument("provider's metadata", (Problem((), "an object"),))
     if value.get("issuer") != issuer:
         raise InvalidDocument("provider's metadata", (Problem(("issuer",), "the issuer that was asked"),))
-    keys = value.get("jwks_uri")
-    if not isinstance(keys, str) or not keys:
-        raise InvalidDocument("provider's metadata", (Problem(("jwks_uri",), "a URL"),))
-    return ProviderMetadata(issuer, keys)
+    return ProviderMetadata(
+        issuer=issuer,
+        jwks_uri=_url(value, "jwks_uri"),
+        token_endpoint=_url(value, "token_endpoint"),
+        introspection_endpoint=_url(value, "introspection_endpoint"),
+    )
+
+
+def _url(value: dict[str, Any], name: str) -> str | None:
+    """The URL of that name, judged by whoever asks it; None where there's none."""
+    url = value.get(name)
+    if url is not None and not (isinstance(url, str) and url):
+        raise InvalidDocument("provider's metadata", (Problem((name,), "a URL, or none"),))
+    return url

@@ -23,11 +23,12 @@ from asap_core import (
     Skill,
     StartPolicy,
 )
+from asap_core.bearer import is_scope
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.server import keyring
 from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
-from asap_core.server.identity import Insufficient, is_scope
+from asap_core.server.identity import Insufficient
 from asap_core.server.jwks import MAX_KEYS, EcKey, KeySet, OkpKey, RsaKey, is_possible, read_key_set
 from asap_core.server.jws import Algorithm, Jws, Malformed, read_jws
 from asap_core.server.jwt import NeedKeys, Unavailable, Verifier, VerifySignature
@@ -642,7 +643,9 @@ class TestProviderMetadata:
 
     def test_the_issuer_is_the_one_asked(self) -> None:
         good = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "other": 1}
-        assert read_metadata(json.dumps(good).encode(), issuer=ISSUER) == ProviderMetadata(ISSUER, f"{ISSUER}/keys")
+        assert read_metadata(json.dumps(good).encode(), issuer=ISSUER) == ProviderMetadata(
+            issuer=ISSUER, jwks_uri=f"{ISSUER}/keys"
+        )
         wrong: Any
         for wrong in (
             {**good, "issuer": f"{ISSUER}/"},

@@ -1,0 +1,19 @@
+"""What an access token and a scope look like, whoever sends them (RFC 6750, RFC 6749)."""
+
+from typing import Final
+
+__all__ = ["MAX_TOKEN", "is_scope", "is_token"]
+
+# RFC 6750 sets no bound; proxies cut headers at 8 KiB (nginx, Apache), so no longer token arrives intact elsewhere.
+MAX_TOKEN: Final = 8192
+_NOT_IN_SCOPES: Final = frozenset('"\\ ')
+
+
+def is_token(text: str) -> bool:
+    """Whether `text` can be sent as a bearer token: visible ASCII, nothing that would end or split a header."""
+    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
+
+
+def is_scope(text: str) -> bool:
+    """Whether `text` is one scope (RFC 6749 §3.3): visible ASCII without quotes and backslashes."""
+    return text != "" and text.isascii() and text.isprintable() and _NOT_IN_SCOPES.isdisjoint(text)
