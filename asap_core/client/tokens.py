@@ -1,7 +1,8 @@
 """Access tokens, kept by where and for what they were issued, fetched once however many need them.
 
-A token for one scope is never handed out for another (fault 28). Refresh is ahead of expiry, by a margin that's never
-more than a part of the token's life, so that a short-lived one isn't fetched on every call. Secrets aren't in any repr.
+A token for one scope is never handed out for another (fault 28). It's fetched anew ahead of its end, by a margin that's
+never more than a part of its life, so that a short-lived one isn't fetched on every call. While the endpoint fails, a
+token that's still good serves, and the endpoint is asked less and less often. Secrets aren't in any repr.
 """
 
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import field, frozen
 
 from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
-from asap_core.clock import Instant
+from asap_core.clock import Instant, WallTime
 
 __all__ = [
     "Issued",
@@ -32,28 +33,46 @@ MARGIN: Final = 30.0
 MARGIN_PART: Final = 0.2
 # One per peer and scope; a process that talks to more is a gateway, and fetches again.
 MAX_TOKENS: Final = 1_000
+# As the directory asks a host that failed: again after a second, then less and less often.
+_FIRST_PAUSE: Final = 1.0
+# 2**5 times: half a minute.
+_DOUBLINGS: Final = 5
+# How long a caller waits for a new token where the old one still does; longer each time that wasn't enough.
+_PATIENCE: Final = 1.0
+# A peer that refuses every token would have the endpoint asked for two with each message.
+DROP_PAUSE: Final = 10.0
 
 
 @frozen
 class TokenKey:
-    """What a token was issued for."""
+    """What a token was issued for: by whom, to whom, for which scope and audience, bound to which key if to one."""
 
     endpoint: str
     client_id: str
     scope: str = ""
+    audience: str = ""
+    bound: str = ""
 
 
 @frozen
 class Token:
-    """An access token and when it ends, on the monotonic clock."""
+    """An access token: when it's due to be replaced, and when it ends, on whichever clock it ends first.
+
+    Monotonic time may stand still while a machine sleeps, wall time may be set.
+    """
 
     value: str = field(repr=False)
-    fetched: Instant
+    due: Instant
     expires: Instant
+    ends: WallTime
 
-    def is_fresh(self, now: Instant) -> bool:
-        """Whether it's good and not yet due for a refresh."""
-        return now < self.expires - min(MARGIN, MARGIN_PART * (self.expires - self.fetched))
+    def is_good(self, *, now: Instant, wall: WallTime) -> bool:
+        """Whether it hasn't ended."""
+        return now < self.expires and wall < self.ends
+
+    def is_due(self, *, now: Instant, wall: WallTime) -> bool:
+        """Whether it's time to get another."""
+        return now >= self.due or wall >= self.ends - (self.expires - self.due)
 
 
 @frozen
@@ -66,9 +85,10 @@ class Issued:
 
 @frozen
 class NotIssued:
-    """The endpoint refused, or could not be reached."""
+    """The endpoint refused, or could not be reached. `retry_after` is how many seconds it asks to be left alone for."""
 
     error: Exception
+    retry_after: float | None = None
 
 
 @frozen
@@ -81,45 +101,70 @@ class TokenGiven(Generic[W]):
 
 @frozen
 class TokenFailed(Generic[W]):
-    """Tell this waiter that there's none."""
+    """Tell this waiter that there's none; in `next_try` seconds the endpoint is asked again."""
 
     waiter: W
     error: Exception
+    next_try: float = 0.0
 
 
 @frozen
 class TokenLead(Generic[W]):
-    """This waiter fetches a token now, and settles the flight."""
+    """This waiter fetches a token now, and settles the flight.
+
+    `patience` is for how many seconds that's worth its while, since an old token is good meanwhile: then it
+    `outwait`s. None: as long as it takes.
+    """
 
     waiter: W
     flight: Flight[TokenKey, W]
+    patience: float | None = None
 
 
 TokenEffect = TokenGiven[W] | TokenFailed[W] | TokenLead[W]
 
 
+@frozen
+class _Failure:
+    error: Exception
+    until: Instant
+    count: int
+
+
 class Tokens(Generic[W]):
-    """The tokens of one client."""
+    """The tokens of one client. One event loop owns it; its methods return at once."""
 
     def __init__(self) -> None:
         self._flights: Coalescer[TokenKey, W] = Coalescer()
         self._tokens: OrderedDict[TokenKey, Token] = OrderedDict()
+        self._failures: OrderedDict[TokenKey, _Failure] = OrderedDict()
+        self._dropped: OrderedDict[TokenKey, Instant] = OrderedDict()
 
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._tokens)
 
-    def lookup(self, key: TokenKey, waiter: W, *, now: Instant) -> tuple[TokenEffect[W], ...]:
+    @property
+    def waiting(self) -> int:
+        """How many wait for one, those who fetch included."""
+        return self._flights.waiting
+
+    def lookup(self, key: TokenKey, waiter: W, *, now: Instant, wall: WallTime) -> tuple[TokenEffect[W], ...]:
         """Ask for a token: have it, lead a fetch, or (nothing) wait for the one under way."""
-        token = self._tokens.get(key)
-        if token is not None and (token.is_fresh(now) or (now < token.expires and self._flights.flight(key))):
-            # Due for a refresh that's under way already: the old one is good until then.
+        token, failure = self._good(key, now=now, wall=wall), self._failures.get(key)
+        held_off = failure is not None and now < failure.until
+        if token is not None and (
+            not token.is_due(now=now, wall=wall) or held_off or self._flights.flight(key) is not None
+        ):
+            # Due for another that's being fetched already, or can't be had now: the old one is good until then.
             self._tokens.move_to_end(key)
             return (TokenGiven(waiter, token),)
+        if failure is not None and held_off:
+            return (TokenFailed(waiter, failure.error, failure.until - now),)
         joined = self._flights.join(key, waiter)
         match joined:
             case Leading():
-                return (TokenLead(waiter, joined.flight),)
+                return (TokenLead(waiter, joined.flight, self._patience(token, failure, now=now)),)
             case Joined():
                 return ()
             case Crowded():
@@ -127,39 +172,99 @@ class Tokens(Generic[W]):
             case _:
                 assert_never(joined)
 
+    def _good(self, key: TokenKey, *, now: Instant, wall: WallTime) -> Token | None:
+        token = self._tokens.get(key)
+        return token if token is not None and token.is_good(now=now, wall=wall) else None
+
+    def _patience(self, old: Token | None, failure: _Failure | None, *, now: Instant) -> float | None:
+        # An endpoint that's merely slow gets longer each time, or it would never be heard.
+        patience = _PATIENCE * 2.0 ** min(0 if failure is None else failure.count, _DOUBLINGS)
+        return None if old is None or old.expires - now <= patience else patience
+
     def settle(
-        self, flight: Flight[TokenKey, W], outcome: Issued | NotIssued, *, now: Instant
+        self, flight: Flight[TokenKey, W], outcome: Issued | NotIssued, *, now: Instant, wall: WallTime, jitter: float
     ) -> tuple[TokenEffect[W], ...]:
-        """The fetch is over: one answer for all who wait. A late one changes nothing."""
+        """The fetch is over: one answer for all who wait. A late one changes nothing. `jitter` is from 0 to 1."""
         if not self._flights.is_live(flight):
             return ()
         waiters = self._flights.land(flight)
         match outcome:
             case Issued(value, lifetime):
-                token = Token(value, now, Instant(now + max(lifetime, 0.0)))
-                self._keep(flight.key, token)
+                token = self._keep(flight.key, value, lifetime, now=now, wall=wall, jitter=jitter)
                 return tuple(TokenGiven(waiter, token) for waiter in waiters)
-            case NotIssued(error):
-                old = self._tokens.get(flight.key)
-                if old is not None and now < old.expires:
-                    # Refreshing ahead failed: the old one is still good.
+            case NotIssued():
+                failure = self._fail(flight.key, outcome, now=now, jitter=jitter)
+                old = self._good(flight.key, now=now, wall=wall)
+                if old is not None:
                     return tuple(TokenGiven(waiter, old) for waiter in waiters)
-                return tuple(TokenFailed(waiter, error) for waiter in waiters)
+                return tuple(TokenFailed(waiter, failure.error, failure.until - now) for waiter in waiters)
             case _:
                 assert_never(outcome)
+
+    def outwait(
+        self, flight: Flight[TokenKey, W], error: Exception, *, now: Instant, wall: WallTime, jitter: float
+    ) -> tuple[TokenEffect[W], ...]:
+        """Its leader's patience is over, and it has the old token; where that was dropped meanwhile it goes on.
+
+        Whoever waits with it goes on too, the next one leading.
+        """
+        if not self._flights.is_live(flight):
+            return ()
+        leader, old = flight.leader, self._good(flight.key, now=now, wall=wall)
+        if old is None:
+            return (TokenLead(leader, flight),)
+        if len(flight.waiters) == 1:
+            return self.settle(flight, NotIssued(error), now=now, wall=wall, jitter=jitter)
+        return (TokenGiven(leader, old), *self.abandon(leader))
 
     def abandon(self, waiter: W) -> tuple[TokenEffect[W], ...]:
         """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
         leading = self._flights.leave(waiter)
         return () if leading is None else (TokenLead(leading.waiter, leading.flight),)
 
-    def drop(self, key: TokenKey, token: Token) -> None:
-        """The peer refused exactly this token: don't hand it out again. A newer one stays."""
-        if self._tokens.get(key) == token:
-            del self._tokens[key]
+    def drop(self, key: TokenKey, token: Token, *, now: Instant) -> bool:
+        """The peer refused exactly this token: whether asking with another may help.
 
-    def _keep(self, key: TokenKey, token: Token) -> None:
-        self._tokens[key] = token
-        self._tokens.move_to_end(key)
-        if len(self._tokens) > MAX_TOKENS:
-            self._tokens.popitem(last=False)
+        It isn't handed out again then; a newer one stays. At most one in `DROP_PAUSE` is dropped: a peer that refuses
+        whatever it's shown doesn't get to say how often the endpoint is asked.
+        """
+        if self._tokens.get(key) != token:
+            # Somebody else's call was refused with it first, and there's a newer one or soon will be.
+            return True
+        if now < self._dropped.get(key, now):
+            return False
+        del self._tokens[key]
+        _put(self._dropped, key, Instant(now + DROP_PAUSE))
+        return True
+
+    def _keep(
+        self, key: TokenKey, value: str, lifetime: float, *, now: Instant, wall: WallTime, jitter: float
+    ) -> Token:
+        life = max(lifetime, 0.0)
+        # Up to twice the margin ahead: a fleet that started together doesn't ask together.
+        margin = min(MARGIN, MARGIN_PART * life) * (1.0 + jitter)
+        token = Token(value, Instant(now + life - margin), Instant(now + life), WallTime(wall + life))
+        _put(self._tokens, key, token)
+        self._failures.pop(key, None)
+        return token
+
+    def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> _Failure:
+        before = self._failures.get(key)
+        count = 1 if before is None else before.count + 1
+        pause = _FIRST_PAUSE * 2.0 ** min(count - 1, _DOUBLINGS) * (1.0 + 0.1 * jitter)
+        # What it asks for counts within the same bound: an endpoint doesn't get to keep us away for a day.
+        pause = max(pause, min(outcome.retry_after or 0.0, _FIRST_PAUSE * 2.0**_DOUBLINGS))
+        failure = _Failure(outcome.error, Instant(now + pause), count)
+        _put(self._failures, key, failure)
+        return failure
+
+
+V = TypeVar("V")
+
+
+def _put(table: "OrderedDict[TokenKey, V]", key: TokenKey, value: V) -> None:
+    """Keep it, and of all no more than fit: the one not used for longest goes."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > MAX_TOKENS:
+        table.popitem(last=False)

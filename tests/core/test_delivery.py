@@ -1,4 +1,4 @@
-"""Retries that end, tokens that are fetched once."""
+"""Retries that end, and what time it is where."""
 
 from typing import Any
 
@@ -6,8 +6,6 @@ import pytest
 from attrs import evolve
 from hypothesis import given, strategies as st
 
-from asap_core.client import tokens as tokens_module
-from asap_core.client.coalesce import Coalescer
 from asap_core.client.delivery import (
     Attempt,
     GiveUp,
@@ -18,7 +16,6 @@ from asap_core.client.delivery import (
 )
 from asap_core.client.outbound import Allowed
 from asap_core.client.times import ServerTimes, read_server_time, told_time
-from asap_core.client.tokens import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
 from asap_core.errors import TIMESTAMP, RemoteError, TimedOut, Unreachable
 
 POLICY = RetryPolicy()
@@ -58,69 +55,6 @@ class TestRetries:
             Attempt.LOST, attempts=attempts, keyed=True, policy=policy, jitter=jitter, retry_after=retry_after
         )
         assert 0.9 <= found.seconds <= policy.longest_delay
-
-
-KEY = TokenKey("https://idp.example/token", "me", "read")
-
-
-class TestTokens:
-    def test_one_fetch_for_all_who_need_it(self) -> None:
-        kept: Any = Tokens()
-        (lead,) = kept.lookup(KEY, 1, now=0.0)
-        assert isinstance(lead, TokenLead)
-        assert kept.lookup(KEY, 2, now=0.0) == ()
-        given_to = kept.settle(lead.flight, Issued("secret", 3600.0), now=0.0)
-        assert [effect.waiter for effect in given_to] == [1, 2]
-        assert kept.lookup(KEY, 3, now=3569.0)[0].token.value == "secret"
-        assert kept.settle(lead.flight, Issued("late", 1.0), now=0.0) == ()
-        assert "secret" not in repr(given_to) + repr(Issued("secret", 1.0))
-
-    def test_another_scope_is_another_token(self) -> None:
-        kept: Any = Tokens()
-        kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 3600.0), now=0.0)
-        assert isinstance(kept.lookup(TokenKey(KEY.endpoint, KEY.client_id, "write"), 2, now=0.0)[0], TokenLead)
-
-    def test_it_is_refreshed_ahead_while_the_others_use_the_old_one(self) -> None:
-        kept: Any = Tokens()
-        kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
-        (lead,) = kept.lookup(KEY, 2, now=80.0)
-        assert isinstance(lead, TokenLead)
-        assert kept.lookup(KEY, 3, now=80.0)[0].token.value == "a"
-        error = OSError()
-        assert kept.settle(lead.flight, NotIssued(error), now=99.0)[0].token.value == "a"
-        (lead,) = kept.lookup(KEY, 4, now=100.0)
-        assert kept.settle(lead.flight, NotIssued(error), now=100.0) == (TokenFailed(4, error),)
-
-    def test_a_short_lived_one_is_used_for_most_of_its_life(self) -> None:
-        kept: Any = Tokens()
-        kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 10.0), now=0.0)
-        assert isinstance(kept.lookup(KEY, 2, now=7.9)[0], TokenGiven)
-
-    def test_a_leader_that_leaves_hands_over(self) -> None:
-        kept: Any = Tokens()
-        kept.lookup(KEY, 1, now=0.0)
-        kept.lookup(KEY, 2, now=0.0)
-        (lead,) = kept.abandon(1)
-        assert (lead.waiter, kept.abandon(1)) == (2, ())
-
-    def test_one_that_was_refused_is_dropped_once(self) -> None:
-        kept: Any = Tokens()
-        (effect,) = kept.settle(kept.lookup(KEY, 1, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
-        kept.drop(KEY, effect.token)
-        assert len(kept) == 0
-        kept.settle(kept.lookup(KEY, 2, now=1.0)[0].flight, Issued("b", 100.0), now=1.0)
-        kept.drop(KEY, effect.token)
-        assert len(kept) == 1
-
-    def test_they_are_bounded(self, monkeypatch: Any) -> None:
-        monkeypatch.setattr(tokens_module, "MAX_TOKENS", 2)
-        kept: Any = Tokens()
-        for number in range(3):
-            key = TokenKey(str(number), "me")
-            kept.settle(kept.lookup(key, number, now=0.0)[0].flight, Issued("a", 100.0), now=0.0)
-        assert len(kept) == 2
-        kept._flights = Coalescer(max_flights=0)
-        assert isinstance(kept.lookup(KEY, 9, now=0.0)[0], TokenFailed)
 
 
 class TestServerTimes:
