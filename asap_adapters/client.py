@@ -19,12 +19,13 @@ from asap_adapters.connecting import Resolver
 from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.finder import Discovery, Finder, join
+from asap_adapters.oauth import Authorizer, ClientCredentials, Destination, TokenSource
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
-from asap_core.client.outbound import Allowed, OutboundPolicy
+from asap_core.client.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.codec import to_json
 from asap_core.dnssd import Announcement
@@ -47,8 +48,9 @@ class AgentClient:
     """Finds agents and sends them envelopes, as `sender`.
 
     `token` is sent to origins that the caller names (by the URL given to `discover`, `get_manifest` or `send`), `auth`
-    maps further origins to tokens; neither goes to an origin learned from a registry or the local network unless listed
-    there, and none over plain http except on this machine. `allow_http` names hosts that may be reached without TLS,
+    maps further origins to tokens, or to the `ClientCredentials` that tokens for them are got with; neither goes to an
+    origin learned from a registry or the local network unless listed there, and none over plain http except on this
+    machine. `allow_http` names hosts that may be reached without TLS,
     `allow_networks` networks beside the internet that they may be in (`10.0.0.0/8`), `allow_ports` ports below 1024
     beside 80 and 443, `allow_endpoints` origins that may be gone to whoever names them; `redirects` is how many of a
     document's are followed, at most 2, within its origin. `resolver` answers names instead of the system. `registries`
@@ -70,7 +72,7 @@ class AgentClient:
         *,
         sender: str,
         token: str | None = None,
-        auth: Mapping[str, str] | None = None,
+        auth: Mapping[str, str | ClientCredentials] | None = None,
         allow_http: Collection[str] = (),
         allow_networks: Collection[str] = (),
         allow_ports: Collection[int] = (),
@@ -96,9 +98,13 @@ class AgentClient:
             raise ValueError(f"expected as sender {URN.expected}")
         self.sender = sender
         self._clock = LoopClock() if clock is None else clock
+        tokens = {origin: given for origin, given in (auth or {}).items() if isinstance(given, str)}
+        credentials = {
+            known_origin(origin): given for origin, given in (auth or {}).items() if not isinstance(given, str)
+        }
         self._web = Web(
             token=token,
-            auth=auth or {},
+            auth=tokens,
             policy=OutboundPolicy(
                 allow_http=allow_http,
                 allow_networks=allow_networks,
@@ -112,7 +118,7 @@ class AgentClient:
             verify=verify,
             transport=transport,
             resolver=resolver,
-            registries=registries,
+            named=(*registries, *credentials, *(each.asked for each in credentials.values())),
         )
         self._finder = Finder(
             self._web,
@@ -124,7 +130,8 @@ class AgentClient:
             require_signed=require_signed,
             policy=policy,
         )
-        self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry, breaker)
+        authorizer = Authorizer(self._web, TokenSource(self._web, self._clock), credentials)
+        self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry, breaker, authorizer)
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -297,20 +304,20 @@ class AgentClient:
         them, as this library's do, and the work is done once. Each attempt has its own timestamp and nonce.
 
         Raises `RemoteError` where the agent refuses, `TimedOut` where it may have been carried out, `Unreachable`,
-        `BadReply`, `NotAllowed`.
+        `BadReply`, `NotAllowed`; `NoToken` where there's none to show it, `Unsuitable` where it takes none.
         """
         key = _key(idempotency_key)
         manifest = target if isinstance(target, Manifest) else await self.discover(target)
-        allowed = self._endpoint(manifest)
+        to = self._destination(manifest)
         envelope = self._envelope(
-            manifest, allowed, payload_type, payload, nonce=nonce, sender=sender, trace_id=trace_id
+            manifest, to.allowed, payload_type, payload, nonce=nonce, sender=sender, trace_id=trace_id
         )
-        return await self._courier.deliver(allowed, envelope, key, keyed=idempotency_key is not None, nonce=nonce)
+        return await self._courier.deliver(to, envelope, key, keyed=idempotency_key is not None, nonce=nonce)
 
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
         """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
         key = _key(idempotency_key)
-        return await self._courier.once(self._endpoint(manifest), envelope, key)
+        return await self._courier.once(self._destination(manifest), envelope, key)
 
     async def send_batch(
         self, target: Manifest | str, messages: Sequence[tuple[str, Payload | Mapping[str, Any]]]
@@ -322,9 +329,9 @@ class AgentClient:
         if not 0 < len(messages) <= _MAX_BATCH:
             raise ValueError(f"expected 1 to {_MAX_BATCH} messages in a batch")
         manifest = target if isinstance(target, Manifest) else await self.discover(target)
-        allowed = self._endpoint(manifest)
-        envelopes = [self._envelope(manifest, allowed, *message) for message in messages]
-        return await self._courier.batch(allowed, envelopes)
+        to = self._destination(manifest)
+        envelopes = [self._envelope(manifest, to.allowed, *message) for message in messages]
+        return await self._courier.batch(to, envelopes)
 
     def _envelope(
         self,
@@ -351,10 +358,11 @@ class AgentClient:
             trace_id=trace_id,
         )
 
-    def _endpoint(self, manifest: Manifest) -> Allowed:
+    def _destination(self, manifest: Manifest) -> Destination:
         """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
         origin = self._finder.origin(manifest)
-        return self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin)
+        allowed = self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin)
+        return Destination(allowed, manifest.id, manifest.auth)
 
 
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})

@@ -4,59 +4,96 @@ Every attempt has the same envelope id and idempotency key, and a timestamp and 
 replay. A server that refuses the timestamp and says what time it has is believed for its own requests, once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import anyio
 from attrs import evolve
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
+from asap_adapters.oauth import Authorizer, Destination
 from asap_adapters.web import Web
 from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.client.replies import Outcome as Answered, Sent, Unusable, read_batch_reply, read_reply
+from asap_core.client.replies import Outcome as Answered, Sent, Unusable, is_unauthorized, read_batch_reply, read_reply
 from asap_core.client.times import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.codec import encode_envelope
-from asap_core.errors import BadReply, RemoteError, Unreachable
+from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
 from asap_core.jsonrpc import METHOD
 from asap_core.model.envelope import Envelope, utc
 
 __all__ = ["Courier"]
 
 
+T = TypeVar("T")
+
+
 class Courier:
     """Sends envelopes for one client; knows what time it is where."""
 
-    def __init__(self, web: Web, clock: LoopClock, retry: RetryPolicy, breaker: BreakerPolicy | None) -> None:
+    def __init__(
+        self, web: Web, clock: LoopClock, retry: RetryPolicy, breaker: BreakerPolicy | None, authorizer: Authorizer
+    ) -> None:
         self._web = web
         self._clock = clock
         self._retry = retry
         self._breakers = None if breaker is None else Breakers(breaker)
+        self._authorizer = authorizer
         self._times = ServerTimes()
 
     def wall(self, allowed: Allowed) -> WallTime:
         """What to date an envelope for this server."""
         return self._times.wall(allowed.origin, local=self._clock.wall(), now=self._clock.monotonic())
 
-    async def once(self, allowed: Allowed, envelope: Envelope, key: str) -> Envelope:
-        """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`."""
+    async def once(self, to: Destination, envelope: Envelope, key: str) -> Envelope:
+        """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`, `NoToken`."""
         sent = Sent(f"req-{new_id()}", envelope)
-        with self._permitted(allowed):
-            status, body = await self._web.post(allowed, _call_of(sent, key), {"x-idempotency-key": key})
-            return _taken(read_reply(sent, status=status, body=body), allowed, status)
 
-    async def batch(self, allowed: Allowed, envelopes: Sequence[Envelope]) -> list[Envelope | RemoteError]:
+        def read(status: int, body: bytes) -> Envelope:
+            return _taken(read_reply(sent, status=status, body=body), to.allowed, status)
+
+        return await self._ask(to, _call_of(sent, key), {"x-idempotency-key": key}, read)
+
+    async def batch(self, to: Destination, envelopes: Sequence[Envelope]) -> list[Envelope | RemoteError]:
         """Send them in one request, once; what came of each, in order. Raises as `once`, where all of it fails."""
         sent = tuple(Sent(f"req-{new_id()}", envelope) for envelope in envelopes)
-        with self._permitted(allowed):
-            # Plain: the reference refuses a compressed batch (fault 88).
-            status, body = await self._web.post(allowed, [_call_of(one, new_id()) for one in sent], {}, compress=False)
+
+        def read(status: int, body: bytes) -> list[Envelope | RemoteError]:
             outcomes = read_batch_reply(sent, status=status, body=body)
-            return [one if isinstance(one, RemoteError) else _taken(one, allowed, status) for one in outcomes]
+            return [one if isinstance(one, RemoteError) else _taken(one, to.allowed, status) for one in outcomes]
+
+        # Plain: the reference refuses a compressed batch (fault 88).
+        return await self._ask(to, [_call_of(one, new_id()) for one in sent], {}, read, compress=False)
+
+    async def _ask(
+        self,
+        to: Destination,
+        document: object,
+        headers: Mapping[str, str],
+        read: Callable[[int, bytes], T],
+        *,
+        compress: bool = True,
+    ) -> T:
+        """Post it with what the agent is to be shown; with another token, once, where it refuses this one.
+
+        The same once more is no replay: who refuses a token has admitted nothing.
+        """
+        shown = await self._authorizer.authorize(to)
+        again = shown is not None
+        while True:
+            credential = None if shown is None else shown.headers
+            with self._permitted(to.allowed):
+                status, _, body = await self._web.post(
+                    to.allowed, document, headers, compress=compress, credential=credential
+                )
+                refused = shown is not None and again and is_unauthorized(status, body)
+                if shown is None or not refused or not self._authorizer.refused(shown):
+                    return read(status, body)
+            shown, again = await self._authorizer.authorize(to), False
 
     @contextmanager
     def _permitted(self, allowed: Allowed) -> Iterator[None]:
@@ -84,7 +121,7 @@ class Courier:
             self._breakers.give_back(allowed.origin, permit, outcome, now=self._clock.monotonic())
 
     async def deliver(
-        self, allowed: Allowed, envelope: Envelope, key: str, *, keyed: bool, nonce: str | None
+        self, to: Destination, envelope: Envelope, key: str, *, keyed: bool, nonce: str | None
     ) -> Envelope:
         """Send it until it's answered, as policy says. `nonce` is the caller's own, which no attempt changes.
 
@@ -95,27 +132,27 @@ class Courier:
         while True:
             attempts += 1
             try:
-                return await self.once(allowed, envelope, key)
-            except (RemoteError, Unreachable) as error:
-                if not corrected and self._learns(allowed, error):
+                return await self.once(to, envelope, key)
+            except (RemoteError, Unreachable, NoToken) as error:
+                if not corrected and self._learns(to.allowed, error):
                     # Not a failure of the server's: it doesn't count.
                     corrected, attempts = True, attempts - 1
                 else:
                     await self._wait_or_raise(error, attempts, keyed=keyed)
-            envelope = self._renewed(allowed, envelope, nonce)
+            envelope = self._renewed(to.allowed, envelope, nonce)
 
-    def _learns(self, allowed: Allowed, error: RemoteError | Unreachable) -> bool:
+    def _learns(self, allowed: Allowed, error: RemoteError | Unreachable | NoToken) -> bool:
         """Learn the server's time from its refusal of ours, where it may be believed."""
         told = told_time(error, allowed)
         if told is not None:
             self._times.learn(allowed.origin, told, now=self._clock.monotonic())
         return told is not None
 
-    async def _wait_or_raise(self, error: RemoteError | Unreachable, attempts: int, *, keyed: bool) -> None:
+    async def _wait_or_raise(self, error: RemoteError | Unreachable | NoToken, attempts: int, *, keyed: bool) -> None:
         if isinstance(error, Unreachable) and error.next_try is not None:
             # Left alone: that's for longer than a caller should wait without knowing why.
             raise error
-        retry_after = error.retry_after if isinstance(error, RemoteError) else None
+        retry_after = error.retry_after if isinstance(error, RemoteError) else error.next_try
         step = next_step(
             how_it_ended(error),
             attempts=attempts,

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 import anyio
 import httpx
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from asap_adapters.bodies import read_body
 from asap_adapters.connecting import OutboundTransport, Resolver, link_networks, link_scopes
@@ -60,8 +60,8 @@ Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 class Web:
     """Requests to origins that may be asked. Opened and closed by the client that owns it.
 
-    The parameters are `AgentClient`'s. A `transport` of the caller's own is given what policy allows of the URLs; to
-    what addresses it connects is its business.
+    The parameters are `AgentClient`'s; `named` are further URLs and files that its user configured. A `transport` of
+    the caller's own is given what policy allows of the URLs; to what addresses it connects is its business.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Web:
         verify: ssl.SSLContext | bool,
         transport: httpx.AsyncBaseTransport | None,
         resolver: Resolver | None = None,
-        registries: Sequence[str | Path] = (),
+        named: Sequence[str | Path] = (),
     ) -> None:
         if not all(map(is_token, [*([] if token is None else [token]), *auth.values()])):
             raise ValueError("expected tokens of visible ASCII characters")
@@ -85,7 +85,7 @@ class Web:
         self.policy = policy
         self._timeout = timeout
         self._compress = compress
-        configured = map(str, (*policy.allow_endpoints, *self._auth, *registries))
+        configured = map(str, (*policy.allow_endpoints, *self._auth, *named))
         self._provenance = Provenance(frozenset(authority_of(url) or "" for url in configured) - {""})
         self._make: Callable[[], httpx.AsyncBaseTransport] = lambda: (
             transport
@@ -207,9 +207,15 @@ class Web:
         return await self._exchange(call, limit, min(self._timeout, seconds))
 
     async def post(
-        self, allowed: Allowed, document: object, headers: Mapping[str, str], *, compress: bool = True
-    ) -> tuple[int, bytes]:
-        """POST a JSON document with the credential of that origin; status and body of the answer. Raises as `get`."""
+        self,
+        allowed: Allowed,
+        document: object,
+        headers: Mapping[str, str],
+        *,
+        compress: bool = True,
+        credential: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """POST a JSON document, with this credential or the static one of that origin; any status. Raises as `get`."""
         content = write_json(document)
         extra = dict([_ACCEPT_ENCODING])
         if compress and self._compress and len(content) >= _COMPRESS_FROM:
@@ -221,12 +227,9 @@ class Web:
             "asap-version": _VERSIONS,
             **extra,
             **headers,
-            **self._credential(allowed),
+            **(self._credential(allowed) if credential is None else credential),
         }
-        status, _, body = await self._exchange(
-            _Call(allowed, "POST", list(fields.items()), content), MAX_REPLY, self._timeout
-        )
-        return status, body
+        return await self._exchange(_Call(allowed, "POST", list(fields.items()), content), MAX_REPLY, self._timeout)
 
     async def post_form(
         self,
@@ -299,8 +302,8 @@ class _Call:
 
     allowed: Allowed
     method: str
-    headers: Sequence[tuple[str, str]]
-    content: bytes | None = None
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    content: bytes | None = field(default=None, repr=False)
     into: Callable[[bytes], object] | None = None
     statuses: Collection[int] = ()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         InvalidTransition as InvalidTransition,
         Kind as Kind,
         NotAllowed as NotAllowed,
+        NoToken as NoToken,
         NotResolved as NotResolved,
         Problem as Problem,
         Refusal as Refusal,
@@ -95,8 +96,8 @@ _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
     "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest read_registry to_json",
     "asap_core.errors": (
-        "KINDS AgentChanged AsapError BadReply InvalidDocument InvalidTransition Kind NotAllowed NotResolved Problem "
-        "Refusal RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
+        "KINDS AgentChanged AsapError BadReply InvalidDocument InvalidTransition Kind NoToken NotAllowed NotResolved "
+        "Problem Refusal RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
     ),
     "asap_core.http": "Request Response",
     "asap_core.model.envelope": "Envelope",

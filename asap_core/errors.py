@@ -47,6 +47,7 @@ __all__ = [
     "InvalidDocument",
     "InvalidTransition",
     "Kind",
+    "NoToken",
     "NotAllowed",
     "NotResolved",
     "Problem",
@@ -493,6 +494,22 @@ class NotAllowed(AsapError):
 
     def __str__(self) -> str:
         return f"{self.url} is not asked: {self.reason}; {self.remedy}"
+
+
+@define(eq=False)
+class NoToken(AsapError):
+    """No access token could be had from the provider at `url`, so that nothing was sent to the agent.
+
+    `refused` says that the provider did answer, and said no; otherwise it may be better in `next_try` seconds.
+    """
+
+    url: str
+    reason: str
+    refused: bool = False
+    next_try: float | None = None
+
+    def __str__(self) -> str:
+        return f"no access token from {self.url}: {self.reason}{_later(self.next_try, None)}"
 
 
 @define(eq=False, kw_only=True)

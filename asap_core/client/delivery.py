@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import field, frozen, validators
 
-from asap_core.errors import TIMESTAMP, RemoteError, Unreachable
+from asap_core.errors import TIMESTAMP, NoToken, RemoteError, Unreachable
 
 __all__ = [
     "Attempt",
@@ -30,8 +30,10 @@ class Attempt(Enum):
     """Without an answer: it may have been carried out. Safe to repeat only under an idempotency key."""
 
 
-def how_it_ended(error: RemoteError | Unreachable) -> Attempt:
+def how_it_ended(error: RemoteError | Unreachable | NoToken) -> Attempt:
     """What an attempt that failed with this error was."""
+    if isinstance(error, NoToken):
+        return Attempt.ANSWERED if error.refused else Attempt.UNSENT
     if isinstance(error, Unreachable):
         return Attempt.LOST if error.sent else Attempt.UNSENT
     # A timestamp is recoverable by a right one, and the next would be of the same clock.

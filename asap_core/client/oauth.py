@@ -197,15 +197,12 @@ def read_grant(status: int, body: bytes, *, token_type: str = "Bearer") -> Grant
         return Trouble(f"a token with HTTP 200, not HTTP {status}")
     try:
         value = read_json(body, max_depth=_MAX_DEPTH)
-    except NotJson as error:
+    except NotJson:
         value = None
-        reason = error.expected
-    else:
-        reason = "an object"
     if status != _OK:
         code = value.get("error") if isinstance(value, dict) else None
         return Refused(code if isinstance(code, str) and code in _CODES else None)
-    return _grant(value, token_type) if isinstance(value, dict) else Trouble(f"{reason}, with a token")
+    return _grant(value, token_type) if isinstance(value, dict) else Trouble("a JSON object with a token")
 
 
 def _grant(value: dict[str, Any], token_type: str) -> Granted | Trouble:

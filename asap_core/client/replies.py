@@ -16,7 +16,7 @@ from asap_core.jsonrpc import CallId
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.envelope import Envelope
 
-__all__ = ["Outcome", "Sent", "Unusable", "read_batch_reply", "read_reply"]
+__all__ = ["Outcome", "Sent", "Unusable", "is_unauthorized", "read_batch_reply", "read_reply"]
 
 # What remote text may fill of an error message; more is a mistake or a flood.
 _MAX_MESSAGE: Final = 500
@@ -38,6 +38,27 @@ class Unusable:
 
 
 Outcome = Envelope | RemoteError | Unusable
+
+
+# A refusal of the whole request is short; what's longer is a reply, and isn't read twice.
+_MAX_REFUSAL: Final = 4_096
+_UNAUTHORIZED: Final = 401
+
+
+def is_unauthorized(status: int, body: bytes) -> bool:
+    """Whether an answer says that the credential isn't good. Never raises.
+
+    The reference says so inside HTTP 200, in `error.data.status_code` (fault 25).
+    """
+    if status == _UNAUTHORIZED or len(body) > _MAX_REFUSAL or b"401" not in body:
+        return status == _UNAUTHORIZED
+    try:
+        value = read_json(body)
+    except NotJson:
+        return False
+    error = value.get("error") if type(value) is dict else None
+    data = error.get("data") if type(error) is dict else None
+    return type(data) is dict and data.get("status_code") == _UNAUTHORIZED
 
 
 def read_reply(sent: Sent, *, status: int, body: bytes) -> Outcome:

@@ -12,7 +12,9 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import field, frozen
 
 from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.urls import without_credentials
 from asap_core.clock import Instant, WallTime
+from asap_core.errors import NoToken
 
 __all__ = [
     "Issued",
@@ -168,7 +170,8 @@ class Tokens(Generic[W]):
             case Joined():
                 return ()
             case Crowded():
-                return (TokenFailed(waiter, RuntimeError("more tokens are being fetched than is allowed at once")),)
+                crowded = "more tokens are being fetched than is allowed at once"
+                return (TokenFailed(waiter, NoToken(without_credentials(key.endpoint), crowded)),)
             case _:
                 assert_never(joined)
 

@@ -16,7 +16,7 @@ from asap_core.client.delivery import (
 )
 from asap_core.client.outbound import Allowed
 from asap_core.client.times import ServerTimes, read_server_time, told_time
-from asap_core.errors import TIMESTAMP, RemoteError, TimedOut, Unreachable
+from asap_core.errors import TIMESTAMP, NoToken, RemoteError, TimedOut, Unreachable
 
 POLICY = RetryPolicy()
 
@@ -122,11 +122,13 @@ class TestWhatAnErrorMeans:
             (Unreachable("u", "r", sent=False), Attempt.UNSENT),
             (Unreachable("u", "r"), Attempt.LOST),
             (TimedOut("u", "r"), Attempt.LOST),
+            (NoToken("u", "r"), Attempt.UNSENT),
+            (NoToken("u", "r", refused=True), Attempt.ANSWERED),
             (RemoteError(code=1, message="busy", recoverable=True), Attempt.RECOVERABLE),
             (RemoteError(code=1, message="no"), Attempt.ANSWERED),
             (REFUSED, Attempt.ANSWERED),
         ],
-        ids=["unsent", "lost", "late", "busy", "no", "date"],
+        ids=["unsent", "lost", "late", "no token", "no token ever", "busy", "no", "date"],
     )
     def test_is_what_it_says(self, error: Any, ended: Any) -> None:
         assert how_it_ended(error) is ended

@@ -18,7 +18,7 @@ from asap_core.client.outbound import (
     origin_of,
     without_credentials,
 )
-from asap_core.client.replies import Sent, Unusable, read_batch_reply, read_reply
+from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply
 from asap_core.clock import ManualClock
 from asap_core.codec import decode_envelope, decode_registry, encode_envelope, read_registry
 from asap_core.errors import (
@@ -360,6 +360,25 @@ class TestReplies:
         read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
 
 
+class TestUnauthorized:
+    def refusal(self, data: Any) -> bytes:
+        return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "data": data}}).encode()
+
+    def test_by_its_status(self) -> None:
+        assert is_unauthorized(401, b"")
+        assert not is_unauthorized(403, self.refusal({"status_code": 403}))
+        assert not is_unauthorized(200, b"{}")
+
+    def test_or_as_the_reference_says_it(self) -> None:
+        assert is_unauthorized(200, self.refusal({"error": "Invalid authentication token", "status_code": 401}))
+        assert not is_unauthorized(200, self.refusal({"status_code": "401"}))
+        assert not is_unauthorized(200, self.refusal([401]))
+
+    @pytest.mark.parametrize("body", [b"401", b"[401]", b"{401", b'{"error": 401}', b'{"result": 401}', b"401" * 5_000])
+    def test_by_nothing_else(self, body: Any) -> None:
+        assert not is_unauthorized(200, body)
+
+
 class TestRegistries:
     def registry(self) -> Any:
         entry = {
@@ -507,7 +526,7 @@ class TestClock:
 class TestThePublicFace:
     def test_is_what_it_was(self) -> None:
         assert set(asap_core.__all__) >= {"Agent", "Envelope", "Manifest", "Skill", "Policy", "Request", "Response"}
-        assert len(asap_core.__all__) == 76
+        assert len(asap_core.__all__) == 77
         assert all(hasattr(asap_core, name) for name in asap_core.__all__)
         assert sorted(asap_core.__all__) == asap_core.__all__
         assert set(asap_core.__all__) <= set(dir(asap_core))

@@ -1,0 +1,242 @@
+"""Access tokens for the client's requests, as the core decides: kept, fetched once for all who need them, dropped.
+
+A fetch runs in the task of the caller who leads it, and no lock is held meanwhile. A token goes to the origins that its
+credentials were given for, and to none over plain http but this machine.
+"""
+
+import logging
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, Final, assert_never
+
+import anyio
+from attrs import define, evolve, field, frozen
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.entropy import new_token, random_fraction
+from asap_adapters.provider import Provider
+from asap_adapters.web import Web
+from asap_core.client.authorization import ClientCredentials, Unfit, fit
+from asap_core.client.freshness import parse_retry_after
+from asap_core.client.oauth import ClientKey, ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
+from asap_core.client.outbound import Allowed, is_loopback, without_credentials
+from asap_core.client.tokens import (
+    Issued,
+    NotIssued,
+    Token,
+    TokenEffect,
+    TokenFailed,
+    TokenGiven,
+    TokenKey,
+    TokenLead,
+    Tokens,
+)
+from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable, Unsuitable
+from asap_core.model.manifest import AuthScheme
+
+__all__ = [
+    "Authorization",
+    "Authorizer",
+    "ClientCredentials",
+    "ClientKey",
+    "ClientSecret",
+    "Destination",
+    "TokenSource",
+]
+
+_log = logging.getLogger("asap.oauth")
+
+_REFUSED: Final = "it doesn't give this client what it asks for"
+_ADVICE: Final = {
+    "invalid_client": "it doesn't know this client, or not by this secret or key",
+    "invalid_scope": "it doesn't give this client these scopes",
+    "invalid_target": "it doesn't give tokens for this audience",
+    "unauthorized_client": "this client may not ask for tokens by itself",
+    "unsupported_grant_type": "it doesn't give tokens for client credentials",
+}
+
+
+@frozen
+class Destination:
+    """Where an envelope goes, and what the agent there says of how it's authenticated to."""
+
+    allowed: Allowed
+    agent_id: str
+    auth: AuthScheme | None = None
+
+
+@frozen
+class Authorization:
+    """What one request shows: a token, and what it was issued for."""
+
+    key: TokenKey
+    token: Token = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers to send it in (RFC 6750 §2.1)."""
+        return {"authorization": f"Bearer {self.token.value}"}
+
+
+@define(eq=False)
+class _Waiter:
+    """A task that waits for a token: woken when it has something to do."""
+
+    effect: TokenEffect[Any] | None = None
+    woken: anyio.Event | None = None
+
+
+class TokenSource:
+    """Gets tokens by client credentials, over one client's web. They're shared by all who use it."""
+
+    def __init__(self, web: Web, clock: LoopClock) -> None:
+        self._web = web
+        self._clock = clock
+        self._tokens: Tokens[_Waiter] = Tokens()
+        self._providers: dict[str, Provider] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a token."""
+        return self._tokens.waiting
+
+    def add(self, credentials: ClientCredentials) -> None:
+        """Get ready to use these. Raises ValueError where the issuer can't be one."""
+        if credentials.issuer is not None and credentials.issuer not in self._providers:
+            self._providers[credentials.issuer] = Provider(self._web, self._clock, credentials.issuer)
+
+    def drop(self, authorization: Authorization) -> bool:
+        """The agent refused exactly this token: whether asking with another may help."""
+        return self._tokens.drop(authorization.key, authorization.token, now=self._clock.monotonic())
+
+    async def get(self, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Authorization:
+        """Return a token for these scopes, kept or fetched. Raises `NoToken`, `NotAllowed`."""
+        key, waiter = credentials.key(scopes), _Waiter()
+        try:
+            _carry_out(self._tokens.lookup(key, waiter, **self._times()))
+            while True:
+                effect, waiter.effect = waiter.effect, None
+                match effect:
+                    case TokenGiven(_, token):
+                        return Authorization(key, token)
+                    case TokenFailed(_, error, next_try):
+                        raise _told(error, next_try)  # noqa: TRY301 - to abandon what was delivered is no harm
+                    case TokenLead():
+                        await self._lead(credentials, scopes, effect)
+                    case None:
+                        waiter.woken = anyio.Event()
+                        await waiter.woken.wait()
+                    case _:
+                        assert_never(effect)
+        except BaseException:
+            _carry_out(self._tokens.abandon(waiter))
+            raise
+
+    def _times(self) -> Mapping[str, Any]:
+        return {"now": self._clock.monotonic(), "wall": self._clock.wall()}
+
+    async def _lead(self, credentials: ClientCredentials, scopes: tuple[str, ...], lead: TokenLead[_Waiter]) -> None:
+        """Fetch, for this caller and all who wait; for no longer than it's worth to one who has a good token."""
+        outcome: Issued | NotIssued | None = None
+        with anyio.move_on_after(lead.patience):
+            outcome = await self._fetch(credentials, scopes)
+        jitter = random_fraction()
+        if outcome is None:
+            late = NoToken(without_credentials(credentials.asked), "no new token in time")
+            _carry_out(self._tokens.outwait(lead.flight, late, **self._times(), jitter=jitter))
+        else:
+            _carry_out(self._tokens.settle(lead.flight, outcome, **self._times(), jitter=jitter))
+
+    async def _fetch(self, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Issued | NotIssued:
+        try:
+            endpoint = await self._endpoint(credentials)
+            form = authenticated(
+                credentials.fields(scopes),
+                credentials.client,
+                audience=credentials.assertion_audience or endpoint.url,
+                jti=new_token(),
+                wall=self._clock.wall(),
+            )
+            status, headers, body = await self._web.post_form(endpoint, form)
+        except NotAllowed as error:
+            return NotIssued(evolve(error))
+        except AsapError as error:
+            # What happened, without its traceback: many raise it, and it's remembered for a while.
+            reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
+            return self._failed(NoToken(without_credentials(credentials.asked), reason))
+        granted = read_grant(status, body)
+        shown = without_credentials(endpoint.url)
+        match granted:
+            case Granted(value, lifetime, given):
+                lacking = set(scopes) - (set(scopes) if given is None else given)
+                if lacking:
+                    # RFC 6749 §3.3: it may give less than was asked for. The agent says whether it's enough.
+                    _log.warning("%s gives a token without %s", shown, " ".join(sorted(lacking)))
+                return Issued(value, lifetime)
+            case Refused(code):
+                return self._failed(NoToken(shown, _words(code), refused=True))
+            case Trouble(expected):
+                told = next((value for name, value in headers if name.lower() == "retry-after"), None)
+                wait = None if told is None else parse_retry_after(told, wall=self._clock.wall())
+                return self._failed(NoToken(shown, f"expected {expected}"), wait)
+            case _:
+                assert_never(granted)
+
+    async def _endpoint(self, credentials: ClientCredentials) -> Allowed:
+        if credentials.token_endpoint is not None:
+            return self._web.judge(credentials.token_endpoint)
+        return await self._providers[credentials.asked].endpoint("token_endpoint")
+
+    def _failed(self, error: NoToken, retry_after: float | None = None) -> NotIssued:
+        _log.warning("%s", error)
+        return NotIssued(error, retry_after)
+
+
+class Authorizer:
+    """Says what to show to whom: the tokens of those credentials that were given for an origin."""
+
+    def __init__(self, web: Web, source: TokenSource, credentials: Mapping[str, ClientCredentials]) -> None:
+        self._web = web
+        self._source = source
+        self._credentials = credentials
+        for each in credentials.values():
+            source.add(each)
+
+    async def authorize(self, to: Destination) -> Authorization | None:
+        """What a request there shows; None where no credentials are for it, or nothing may be shown there.
+
+        Raises `Unsuitable` where they aren't what the agent takes, and as `TokenSource.get`.
+        """
+        allowed = to.allowed
+        credentials = self._credentials.get(allowed.origin)
+        if credentials is None or not (allowed.encrypted or is_loopback(allowed.host)):
+            return None
+        scopes = fit(credentials, to.auth)
+        if isinstance(scopes, Unfit):
+            raise Unsuitable(without_credentials(allowed.url), to.agent_id, scopes.lacks)
+        return await self._source.get(credentials, scopes)
+
+    def refused(self, authorization: Authorization) -> bool:
+        """The agent refused what was shown: whether another token may help. This one isn't shown again then."""
+        return self._source.drop(authorization)
+
+
+def _words(code: str | None) -> str:
+    return _REFUSED if code is None else f"{_ADVICE.get(code, _REFUSED)} ({code})"
+
+
+def _told(error: Exception, next_try: float) -> Exception:
+    """What to raise: a copy for each who waited, so that tracebacks don't pile up on one."""
+    if isinstance(error, NoToken):
+        # Rounded up: who waits as long as it's told must not come too early.
+        return evolve(error, next_try=ceil(next_try * 10) / 10 or None)
+    return evolve(error) if isinstance(error, NotAllowed) else error  # a bug: it has been raised once already
+
+
+def _carry_out(effects: tuple[TokenEffect[_Waiter], ...]) -> None:
+    """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
+    for effect in effects:
+        waiter = effect.waiter
+        waiter.effect = effect
+        if waiter.woken is not None:
+            waiter.woken.set()

@@ -1,0 +1,112 @@
+"""Which token an agent is shown: what its client may ask a provider for, and what the agent's manifest says it takes.
+
+Rule of this module: a manifest only ever narrows. It's the agent's own word, so it names no provider that a secret goes
+to, and no scope that the client wasn't allowed by its user.
+"""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from attrs import Attribute, field, frozen
+
+from asap_core.bearer import is_scope
+from asap_core.client.oauth import ClientKey, ClientSecret
+from asap_core.client.tokens import TokenKey
+from asap_core.client.urls import normal
+from asap_core.model.manifest import AuthScheme
+
+__all__ = ["ClientCredentials", "Unfit", "fit"]
+
+# What manifests call a token that's sent in a header (RFC 6750, RFC 9449), and how it was come by.
+_SCHEMES: Final = ("bearer", "dpop", "oauth2")
+
+
+def _scopes(given: Collection[str]) -> tuple[str, ...]:
+    return tuple(given.split()) if isinstance(given, str) else tuple(given)
+
+
+def _are_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[str, ...]) -> None:
+    if not all(map(is_scope, scopes)):
+        raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
+
+
+@frozen(kw_only=True)
+class ClientCredentials:
+    """How to get tokens for an agent: at which provider, as which client, for what (RFC 6749 §4.4).
+
+    `issuer` is the provider, whose metadata says where its token endpoint is (RFC 8414); or `token_endpoint` says so.
+    `scopes` is all that may be asked for: where an agent's manifest names scopes, those of them alone. `audience` is
+    whom tokens are for, by the parameter that many providers have for it; `resource` the same as RFC 8707 has it. Give
+    each agent its own, or it could show our token to another. Raises ValueError where one of them can't be.
+    """
+
+    client: ClientSecret | ClientKey
+    issuer: str | None = None
+    token_endpoint: str | None = None
+    scopes: tuple[str, ...] = field(default=(), converter=_scopes, validator=_are_scopes)
+    audience: str | None = None
+    resource: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.issuer is None and self.token_endpoint is None:
+            raise ValueError("expected the issuer of tokens, or the URL of its token endpoint")
+
+    @property
+    def asked(self) -> str:
+        """Who is asked for tokens, as it's shown and kept by."""
+        return self.token_endpoint or self.issuer or ""
+
+    @property
+    def assertion_audience(self) -> str | None:
+        """Whom an assertion of the client's is for; None is the endpoint that it's sent to.
+
+        The issuer where it's known: an endpoint's URL could be another provider's (RFC 7523 §3 allows both).
+        """
+        return self.issuer
+
+    def key(self, scopes: Collection[str]) -> TokenKey:
+        """What a token for these scopes is kept by."""
+        audience = "\n".join((self.audience or "", self.resource or ""))
+        return TokenKey(self.asked, self.client.client_id, " ".join(sorted(scopes)), audience)
+
+    def fields(self, scopes: Collection[str]) -> tuple[tuple[str, str], ...]:
+        """What the token endpoint is asked: without what proves who asks."""
+        optional = (("scope", " ".join(scopes)), ("audience", self.audience), ("resource", self.resource))
+        return (("grant_type", "client_credentials"), *((name, value) for name, value in optional if value))
+
+
+@frozen
+class Unfit:
+    """These credentials aren't what the agent takes; `lacks` is what `Unsuitable` says it doesn't have."""
+
+    lacks: str
+
+
+def fit(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple[str, ...] | Unfit:
+    """Which scopes to ask for to talk to an agent whose manifest has this `auth` section. Never raises."""
+    if auth is None:
+        return credentials.scopes
+    if not any(map(auth.accepts, _SCHEMES)):
+        return Unfit("a use for access tokens: its manifest names other ways to authenticate")
+    offer = auth.oauth2 or {}
+    if not (_same(credentials.issuer, offer, "issuer") and _same(credentials.token_endpoint, offer, *_ENDPOINTS)):
+        return Unfit("a use for tokens of this provider: its manifest names another")
+    named = _read_scopes(offer.get("scopes"))
+    # What it names and we may not ask for it will tell us itself, by its challenge.
+    return tuple(scope for scope in credentials.scopes if scope in named) or credentials.scopes
+
+
+# By RFC 8414 and by OpenAPI, which the reference's examples follow.
+_ENDPOINTS: Final = ("token_endpoint", "token_url", "tokenUrl")
+
+
+def _same(ours: str | None, offer: dict[str, Any], *names: str) -> bool:
+    theirs = next((offer[name] for name in names if isinstance(offer.get(name), str)), None)
+    return ours is None or theirs is None or normal(theirs).rstrip("/") == normal(ours).rstrip("/")
+
+
+def _read_scopes(value: Any) -> frozenset[str]:
+    """A list, words, or OpenAPI's object of them."""
+    if isinstance(value, str):
+        value = value.split()
+    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, list | dict) else frozenset()
