@@ -145,7 +145,11 @@ class TokenSource:
             late = NoToken(without_credentials(credentials.asked), "no new token in time")
             _carry_out(self._tokens.outwait(lead.flight, late, **self._times(), jitter=jitter))
         else:
-            _carry_out(self._tokens.settle(lead.flight, outcome, **self._times(), jitter=jitter))
+            effects = self._tokens.settle(lead.flight, outcome, **self._times(), jitter=jitter)
+            if isinstance(outcome, NotIssued) and any(isinstance(effect, TokenGiven) for effect in effects):
+                # Nobody else says so: whoever asked has the old token.
+                _log.warning("%s; the token there is serves until it ends", outcome.error)
+            _carry_out(effects)
 
     async def _fetch(self, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Issued | NotIssued:
         try:
@@ -163,7 +167,7 @@ class TokenSource:
         except AsapError as error:
             # What happened, without its traceback: many raise it, and it's remembered for a while.
             reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
-            return self._failed(NoToken(without_credentials(credentials.asked), reason))
+            return NotIssued(NoToken(without_credentials(credentials.asked), reason))
         granted = read_grant(status, body)
         shown = without_credentials(endpoint.url)
         match granted:
@@ -174,11 +178,11 @@ class TokenSource:
                     _log.warning("%s gives a token without %s", shown, " ".join(sorted(lacking)))
                 return Issued(value, lifetime)
             case Refused(code):
-                return self._failed(NoToken(shown, _words(code), refused=True))
+                return NotIssued(NoToken(shown, _words(code), refused=True))
             case Trouble(expected):
                 told = next((value for name, value in headers if name.lower() == "retry-after"), None)
                 wait = None if told is None else parse_retry_after(told, wall=self._clock.wall())
-                return self._failed(NoToken(shown, f"expected {expected}"), wait)
+                return NotIssued(NoToken(shown, f"expected {expected}"), wait)
             case _:
                 assert_never(granted)
 
@@ -186,10 +190,6 @@ class TokenSource:
         if credentials.token_endpoint is not None:
             return self._web.judge(credentials.token_endpoint)
         return await self._providers[credentials.asked].endpoint("token_endpoint")
-
-    def _failed(self, error: NoToken, retry_after: float | None = None) -> NotIssued:
-        _log.warning("%s", error)
-        return NotIssued(error, retry_after)
 
 
 class Authorizer:

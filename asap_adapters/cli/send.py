@@ -3,10 +3,12 @@
 import argparse
 from typing import Any
 
+from asap_adapters.cli.credentials import add_credential_options, credentials_of
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, reach, token, urn
-from asap_adapters.cli.output import json_text, print_json, say
+from asap_adapters.cli.output import UserError, json_text, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.client.delivery import RetryPolicy
+from asap_core.client.outbound import origin_of
 from asap_core.codec import encode_envelope
 from asap_core.jsontext import NotJson, read_json
 
@@ -31,14 +33,19 @@ def add_commands(commands: Any) -> None:
         default=[],
         help="send there if the manifest says so, though it came from elsewhere (repeatable)",
     )
+    add_credential_options(send)
     add_client_options(send)
     send.set_defaults(run=_send)
 
 
 async def _send(arguments: argparse.Namespace) -> int:
+    credentials = credentials_of(arguments)
+    if credentials is not None and arguments.token is not None:
+        raise UserError("expected --token or --client-id, not both", usage=True)
     client = AgentClient(
         sender=arguments.sender,
         token=arguments.token,
+        auth={} if credentials is None else dict.fromkeys(_shown_to(arguments), credentials),
         allow_endpoints=arguments.allow_endpoint,
         **reach(arguments),
         # Whoever waits at a terminal decides by themselves whether to ask again.
@@ -53,6 +60,12 @@ async def _send(arguments: argparse.Namespace) -> int:
     else:
         say(f"{reply.payload.get('status', reply.payload_type)}: {json_text(reply.payload.get('result'))}")
     return 0 if reply.payload.get("status") != "failed" else 1
+
+
+def _shown_to(arguments: argparse.Namespace) -> list[str]:
+    """The origins that tokens are for: those that whoever calls has named. What isn't a URL is told about later."""
+    named = origin_of(arguments.url)
+    return [*arguments.allow_endpoint, *([] if named is None else [named])]
 
 
 def _text(text: str) -> str:

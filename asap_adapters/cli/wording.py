@@ -12,6 +12,7 @@ from asap_core.errors import (
     BadReply,
     InvalidDocument,
     NotAllowed,
+    NoToken,
     RemoteError,
     Unreachable,
 )
@@ -25,12 +26,12 @@ _OPTIONS: Final = (
     (re.compile(r"allow_ports=\[(\d+)\]"), r"--allow-port \1"),
     (re.compile(r"allow_endpoints=\['([^']*)'\]"), r"--allow-endpoint \1"),
     (re.compile(r", unless redirects=\d allows it"), ""),
-    (re.compile(r"pass them as auth=\{origin: token\}"), "leave them out; `asap send` has --token"),
+    (re.compile(r"pass them as auth=\{origin: token\}"), "leave them out; `asap send` has --token and --client-id"),
 )
 # What to do about a refusal: the table's advice, in the command's own words where it has an option for it.
 _ADVICE: Final = {
     **{kind.taxonomy: kind.advice for kind in KINDS},
-    AUTHENTICATION_REQUIRED.taxonomy: "give --token",
+    AUTHENTICATION_REQUIRED.taxonomy: "give --token, or --client-id and what goes with it",
     SENDER_MISMATCH.taxonomy: "give as --sender the agent that the token stands for",
     HANDLER_NOT_FOUND.taxonomy: "`asap discover` lists the agent's skills",
     REPLAYED.taxonomy: "leave --nonce out, or give a new one",
@@ -41,11 +42,11 @@ _MOST_PROBLEMS: Final = 5
 
 def in_words(error: BaseException) -> str:
     """What went wrong and what would have been right, in a line."""
-    if isinstance(error, BadReply | Unreachable):
+    if isinstance(error, BadReply | NoToken | Unreachable):
         # When to ask again is for programs that go on; this one ends here.
         error.next_try = None
     match error:
-        case NotAllowed() | BadReply():
+        case NotAllowed() | BadReply() | NoToken():
             return _with_options(str(error))
         case RemoteError():
             return _refused(error)

@@ -272,7 +272,7 @@ class TestRefusedByTheAgent:
 
 
 class TestWhileTheProviderFails:
-    async def test_a_token_that_is_still_good_serves(self, world: Any) -> None:
+    async def test_a_token_that_is_still_good_serves(self, world: Any, caplog: Any) -> None:
         world.life = 100
         async with client_of(world) as client:
             manifest = await client.discover(BASE)
@@ -282,6 +282,7 @@ class TestWhileTheProviderFails:
             for _ in range(100):
                 await client.send(manifest, "task.request", ASK)
             assert world.fetches == 2
+            assert caplog.text.count("the token there is serves until it ends") == 1
             await anyio.sleep(18.0)
             await client.send(manifest, "task.request", ASK)
             await anyio.sleep(2.0)

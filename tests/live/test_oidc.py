@@ -1,10 +1,12 @@
 """`asap serve --oidc` beside a provider on a real port, which rotates its keys and dies."""
 
+import base64
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from joserfc import jwt
@@ -16,6 +18,7 @@ __all__ = ["served"]
 
 pytestmark = pytest.mark.live
 
+SECRET = "s3cret-of-client-7"
 AUDIENCE = "urn:asap:agent:echo-agent"
 
 
@@ -27,10 +30,27 @@ def provider() -> Any:
         def do_GET(self) -> None:
             asked.append(self.path)
             if self.path == "/realm/.well-known/openid-configuration":
-                body: Any = {"issuer": server.issuer, "jwks_uri": f"{server.issuer}/keys"}
+                body: Any = {
+                    "issuer": server.issuer,
+                    "jwks_uri": f"{server.issuer}/keys",
+                    "token_endpoint": f"{server.issuer}/token",
+                }
             else:
                 body = {"keys": [key.as_dict(private=False) for key in server.keys]}
-            self.send_response(200)
+            self.answer(200, body)
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            text = self.rfile.read(int(self.headers["content-length"])).decode()
+            form = {name: value for name, (value,) in parse_qs(text).items()}
+            if not known(server, form, self.headers.get("authorization", "")):
+                self.answer(401, {"error": "invalid_client", "error_description": text})
+                return
+            made = token(server, aud=form.get("audience", AUDIENCE), scope=form.get("scope", ""))
+            self.answer(200, {"access_token": made, "token_type": "Bearer", "expires_in": 300})
+
+        def answer(self, status: int, body: Any) -> None:
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
 
@@ -47,6 +67,20 @@ def provider() -> Any:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def known(provider: Any, form: Any, authorization: str) -> bool:
+    """Whether this is client-7, by its secret in either place, or by the key that it registered."""
+    if "client_assertion" not in form:
+        in_form = (form.get("client_id"), form.get("client_secret")) == ("client-7", SECRET)
+        return in_form or authorization == "Basic " + base64.b64encode(f"client-7:{SECRET}".encode()).decode()
+    read = jwt.decode(form["client_assertion"], provider.client_key, algorithms=["ES256"])
+    claims, now = read.claims, time.time()
+    return bool(
+        claims["iss"] == claims["sub"] == form["client_id"] == "client-7"
+        and claims["aud"] == provider.issuer
+        and now - 5 <= claims["iat"] <= now < claims["exp"] <= now + 60
+    )
 
 
 def token(provider: Any, key: Any = None, **changes: Any) -> str:
@@ -74,3 +108,63 @@ def test_who_has_a_token_of_the_provider_is_let_in(served: Any, provider: Any) -
     assert provider.asked == ["/realm/.well-known/openid-configuration", "/realm/keys"]
     provider.shutdown()
     assert send(token(provider))[0] == 0
+
+
+class TestAClientOfTheProvider:
+    """`asap token` and `asap send --client-id`, with the ways for a client to prove itself."""
+
+    @pytest.fixture
+    def files(self, tmp_path: Any, provider: Any) -> Any:
+        (tmp_path / "secret").write_text(f"{SECRET}\n")
+        key = ECKey.generate_key("P-256", private=True)
+        (tmp_path / "key.pem").write_bytes(key.as_pem(private=True))
+        provider.client_key = key
+        return tmp_path
+
+    @pytest.fixture(params=["basic", "post", "key"])
+    def proof(self, request: Any, files: Any) -> Any:
+        if request.param == "key":
+            return ["--client-key", str(files / "key.pem")]
+        return ["--client-secret-file", str(files / "secret"), "--client-auth", request.param]
+
+    def test_gets_tokens_and_is_let_in_with_them(self, served: Any, provider: Any, proof: Any) -> None:
+        who = ["--issuer", provider.issuer, "--client-id", "client-7", "--scope", "call", *proof]
+        got = asap("token", *who, "--json")
+        assert got.returncode == 0, got.stderr
+        answer = json.loads(got.stdout)
+        assert 290 <= answer["expires_in"] <= 300
+        assert asap("token", *who, "--audience", "urn:asap:agent:x").stdout.count(".") == 2
+        subject = f"client-7={ALICE}"
+        url, _ = served("--oidc", provider.issuer, "--audience", AUDIENCE, "--scope", "call", "--subject", subject)
+        send = ["send", url, "--skill", "echo", "--sender", ALICE]
+        done = asap(*send, *who)
+        assert (done.returncode, done.stdout) == (0, 'completed: {"echoed": {}}\n'), done.stderr
+        assert asap(*send, "--token", answer["access_token"]).returncode == 0
+        done = asap(*send, *who, "--audience", "urn:asap:agent:x")
+        assert "Invalid authentication token" in done.stderr
+
+    def test_is_told_what_is_wrong_and_no_secret_is_repeated(self, provider: Any, files: Any) -> None:
+        (files / "wrong").write_text("another-s3cret")
+        who = ["--issuer", provider.issuer, "--client-id", "client-7"]
+        done = asap("token", *who, "--client-secret-file", str(files / "wrong"))
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"asap: no access token from {provider.issuer}/token: "
+            "it doesn't know this client, or not by this secret or key (invalid_client)\n"
+        )
+        provider.issuer += "/"
+        done = asap("token", *who, "--client-secret-file", str(files / "secret"))
+        assert (done.returncode, "the issuer that was asked" in done.stderr) == (1, True)
+        (files / "binary").write_bytes(b"\xff\x00")
+        for options, told in (
+            ([], "one of them"),
+            (["--client-secret-file", str(files / "none")], "No such file"),
+            (["--client-secret-file", str(files / "binary")], "one line of visible ASCII"),
+            (["--client-key", str(files / "secret")], "expected a private key in PEM"),
+            (["--client-secret-file", str(files / "secret"), "--scope", "a b"], "expected one scope"),
+        ):
+            done = asap("token", *who, *options)
+            assert done.returncode in (1, 2)
+            assert told in done.stderr
+            assert "s3cret" not in done.stderr
+            assert done.stderr.count("\n") == 1
