@@ -1,0 +1,157 @@
+"""Proofs that a token's sender holds its key (RFC 9449): what is signed, and the nonces that servers want in them.
+
+    text = signing_input(Proof(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
+    header = complete(text, sign(text))
+
+The mathematics is the caller's; `asap_adapters.dpop` has it.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from asap_core.clock import WallTime
+from asap_core.dpop import (
+    PROOF_TYPE,
+    USE_NONCE,
+    comparable_url,
+    encode_base64url,
+    is_nonce,
+    is_proof_id,
+    thumbprint,
+    token_hash,
+)
+from asap_core.jsontext import write_json
+
+__all__ = ["Proof", "ServerNonces", "complete", "signing_input"]
+
+# As many servers as tokens are kept for; who talks to more asks one of them once more.
+MAX_SERVERS: Final = 1_000
+# RFC 7518 §6, RFC 7517 §4: of a key, what's private, shared, or nobody needs for a signature.
+_SHOWN: Final = frozenset({"kty", "crv", "x", "y", "e", "n"})
+_UNAUTHORIZED: Final = 401
+_BAD_REQUEST: Final = 400
+# Two searches, one after the other: as one expression it would take quadratic time on a hostile header.
+_SCHEME: Final = re.compile(rb"(?:^|[\s,])dpop\s", re.IGNORECASE)
+_ERROR: Final = re.compile(rb'[\s,]error\s*=\s*"?' + USE_NONCE.encode("ascii") + rb'(?:["\s,]|\Z)', re.IGNORECASE)
+
+
+@frozen(kw_only=True)
+class Proof:
+    """What a proof says (RFC 9449 §4.2). Raises ValueError for what none can say.
+
+    `url` may have a query and a fragment, which aren't said. `issued` is wall time, said in whole seconds; `jti` is
+    unique to this proof: 96 random bits, or a UUID. `access_token` is that which is sent along, `nonce` the server's.
+    """
+
+    method: str
+    url: str
+    issued: WallTime
+    jti: str = field(repr=False)
+    access_token: str | None = field(default=None, repr=False)
+    nonce: str | None = field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if comparable_url(self.url) is None:
+            raise ValueError("url: expected a URL of http or https, without a user")
+        if not is_proof_id(self.jti):
+            raise ValueError("jti: expected 1 to 256 characters")
+        if self.nonce is not None and not is_nonce(self.nonce):
+            raise ValueError("nonce: expected visible ASCII characters without quotes and backslashes (RFC 9449 §8.1)")
+        if self.access_token is not None and not self.access_token.isascii():
+            raise ValueError("access_token: expected ASCII characters")
+
+
+def signing_input(proof: Proof, *, alg: str, jwk: Mapping[str, str]) -> bytes:
+    """What is to be signed with the key whose public part `jwk` is. Nothing of `jwk` is shown that isn't public.
+
+    Raises ValueError where `jwk` isn't a key of a type that we know.
+    """
+    thumbprint(jwk)
+    header = {"typ": PROOF_TYPE, "alg": alg, "jwk": {name: jwk[name] for name in sorted(_SHOWN & jwk.keys())}}
+    claims: dict[str, Any] = {
+        "jti": proof.jti,
+        "htm": proof.method,
+        "htu": comparable_url(proof.url),
+        "iat": int(proof.issued),
+    }
+    if proof.access_token is not None:
+        claims["ath"] = token_hash(proof.access_token)
+    if proof.nonce is not None:
+        claims["nonce"] = proof.nonce
+    return ".".join(encode_base64url(write_json(part)) for part in (header, claims)).encode("ascii")
+
+
+def complete(signing_input: bytes, signature: bytes) -> str:
+    """The proof, as the header `DPoP` carries it."""
+    return f"{signing_input.decode('ascii')}.{encode_base64url(signature)}"
+
+
+class ServerNonces:
+    """The newest nonce of each server, by origin (RFC 9449 §8.2, §9). One event loop owns it.
+
+    A token endpoint and an agent on one origin have one memory only: give each its own `ServerNonces`.
+    """
+
+    __slots__ = ("_most", "_nonces")
+
+    def __init__(self, *, most: int = MAX_SERVERS) -> None:
+        self._most = most
+        self._nonces: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many servers' nonces are remembered."""
+        return len(self._nonces)
+
+    def nonce_for(self, url: str) -> str | None:
+        """What belongs into a proof for this URL; None where its server hasn't given any."""
+        return self._nonces.get(_origin(url))
+
+    def answered(
+        self,
+        url: str,
+        *,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        error: str | None = None,
+        sent: str | None,
+        again: bool = False,
+    ) -> bool:
+        """Remember the nonce that came with an answer. Whether to send the request once more, with a new proof.
+
+        It is once: `again` says that this was the second time. `sent` is the nonce that was in the proof; `error` is
+        the code in the body, where it's a token endpoint that answered (RFC 6749 §5.2).
+        """
+        found = list(headers)
+        nonces = [value for name, value in found if name.lower() == b"dpop-nonce"]
+        nonce = nonces[0].decode("latin-1").strip() if len(nonces) == 1 else None
+        if nonce is None or not is_nonce(nonce):
+            return False
+        self._remember(_origin(url), nonce)
+        # The nonce that it refused it would refuse again.
+        return not again and nonce != sent and _is_asked(status, found, error)
+
+    def _remember(self, origin: str, nonce: str) -> None:
+        self._nonces[origin] = nonce
+        self._nonces.move_to_end(origin)
+        if len(self._nonces) > self._most:
+            self._nonces.popitem(last=False)
+
+
+def _is_asked(status: int, headers: list[tuple[bytes, bytes]], error: str | None) -> bool:
+    if status == _BAD_REQUEST:
+        return error == USE_NONCE
+    challenges = [value for name, value in headers if name.lower() == b"www-authenticate"]
+    return status == _UNAUTHORIZED and any(map(_asks_for_nonce, challenges))
+
+
+def _asks_for_nonce(challenge: bytes) -> bool:
+    scheme = _SCHEME.search(challenge)
+    return scheme is not None and _ERROR.search(challenge, scheme.end() - 1) is not None
+
+
+def _origin(url: str) -> str:
+    return "/".join((comparable_url(url) or "").split("/")[:3])

@@ -1,0 +1,126 @@
+"""What both sides of DPoP must agree on (RFC 9449): the hashes of keys and tokens, which URLs are one, what a nonce is.
+
+How a proof is made is in `asap_core.client.dpop`, how it's judged in `asap_core.server.dpop`.
+"""
+
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final
+from urllib.parse import urlsplit
+
+from asap_core.jsontext import canonical_json
+
+__all__ = [
+    "MAX_JTI",
+    "MAX_NONCE",
+    "PROOF_TYPE",
+    "USE_NONCE",
+    "comparable_url",
+    "encode_base64url",
+    "is_nonce",
+    "is_proof_id",
+    "thumbprint",
+    "token_hash",
+]
+
+PROOF_TYPE: Final = "dpop+jwt"
+"""The `typ` of a proof (RFC 9449 §4.2)."""
+USE_NONCE: Final = "use_dpop_nonce"
+"""The error of a server that wants its nonce in the proof (RFC 9449 §8, §9)."""
+# 96 random bits are asked for (RFC 9449 §4.2): a UUID takes 36 characters, and nobody's id 256.
+MAX_JTI: Final = 256
+# Some servers encrypt what they remember into the nonce; a kilobyte of it leaves room for the rest of the headers.
+MAX_NONCE: Final = 1_024
+# As in every URL here: longer ones are refused by common servers.
+_MAX_URL: Final = 8_000
+
+# RFC 7638 §3.2, RFC 8037 §2: what makes the key, and nothing else of it.
+_MEMBERS: Final = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
+# RFC 9449 §8.1: NQCHAR of RFC 6749, Appendix A.
+_NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z", re.ASCII)
+_PORTS: Final = {"http": 80, "https": 443}
+_ESCAPE: Final = re.compile(r"%(.{0,2})")
+_TWO_DIGITS: Final = re.compile(r"[0-9A-Fa-f]{2}\Z")
+# RFC 3986 §2.3.
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def encode_base64url(data: bytes) -> str:
+    """Write bytes as base64url without padding (RFC 7515 §2)."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def thumbprint(jwk: Mapping[str, object]) -> str:
+    """The SHA-256 thumbprint of a key (RFC 7638), as `cnf.jkt` has it. Members that don't make the key are left out.
+
+    Raises ValueError where it isn't a public key of a type that we know, its members being text.
+    """
+    members = _MEMBERS.get(str(jwk.get("kty")), ("kty",))
+    if members == ("kty",) or not all(isinstance(jwk.get(name), str) for name in members):
+        raise ValueError("expected a JWK of type EC, OKP or RSA with the members that make it (RFC 7638 §3.2)")
+    return encode_base64url(sha256(canonical_json({name: jwk[name] for name in members})).digest())
+
+
+def token_hash(token: str) -> str:
+    """The `ath` of an access token (RFC 9449 §4.2)."""
+    return encode_base64url(sha256(token.encode("ascii")).digest())
+
+
+def is_nonce(text: object) -> bool:
+    """Whether it's a nonce that a server may give (RFC 9449 §8.1), of at most 1,024 characters."""
+    return isinstance(text, str) and len(text) <= MAX_NONCE and _NONCE.match(text) is not None
+
+
+def is_proof_id(text: object) -> bool:
+    """Whether it's a `jti` of 1 to 256 characters."""
+    return isinstance(text, str) and 0 < len(text) <= MAX_JTI
+
+
+def comparable_url(url: str) -> str | None:
+    """A URL as `htu` is compared (RFC 9449 §4.3): by RFC 3986 §6.2.2 and §6.2.3, without query and fragment.
+
+    None where it's no URL of http or https, or names a user. Never raises.
+    """
+    if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or not _HOST.match(parts.netloc):
+        return None
+    path = _normal_path(parts.path)
+    host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc.removesuffix(":")
+    shown = "" if port in (None, _PORTS[parts.scheme]) else f":{port}"
+    return None if path is None else f"{parts.scheme}://{host.lower()}{shown}{path}"
+
+
+def _normal_path(path: str) -> str | None:
+    escapes = _ESCAPE.findall(path)
+    if not all(map(_TWO_DIGITS.match, escapes)):
+        return None
+    return _without_dots(_ESCAPE.sub(_escape, path))
+
+
+def _escape(found: re.Match[str]) -> str:
+    # RFC 3986 §6.2.2.1, §6.2.2.2: digits in upper case, and no escape that says an unreserved character.
+    meant = chr(int(found[1], 16))
+    return meant if meant in _UNRESERVED else found[0].upper()
+
+
+def _without_dots(path: str) -> str:
+    """RFC 3986 §5.2.4, of a path that's absolute or empty."""
+    kept: list[str] = []
+    segments = path.split("/")[1:] or [""]
+    for segment in segments:
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
