@@ -14,12 +14,13 @@ from typing import Any, Final, Self
 
 import httpx
 
+from asap_adapters.authorizer import Authorizer, Destination
 from asap_adapters.clock import LoopClock
 from asap_adapters.connecting import Resolver
 from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.finder import Discovery, Finder, join
-from asap_adapters.oauth import Authorizer, ClientCredentials, Destination, TokenSource
+from asap_adapters.oauth import ClientCredentials, TokenSource
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog
 from asap_core.client.breaker import BreakerPolicy
@@ -130,7 +131,7 @@ class AgentClient:
             require_signed=require_signed,
             policy=policy,
         )
-        authorizer = Authorizer(self._web, TokenSource(self._web, self._clock), credentials)
+        authorizer = Authorizer(TokenSource(self._web, self._clock), credentials)
         self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry, breaker, authorizer)
 
     async def __aenter__(self) -> Self:

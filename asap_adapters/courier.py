@@ -11,14 +11,14 @@ from typing import Any, TypeVar, assert_never
 import anyio
 from attrs import evolve
 
+from asap_adapters.authorizer import Authorizer, Destination
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
-from asap_adapters.oauth import Authorizer, Destination
 from asap_adapters.web import Web
 from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.client.replies import Outcome as Answered, Sent, Unusable, is_unauthorized, read_batch_reply, read_reply
+from asap_core.client.replies import Outcome as Answered, Sent, Unusable, read_batch_reply, read_reply
 from asap_core.client.times import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.codec import encode_envelope
@@ -78,22 +78,16 @@ class Courier:
         *,
         compress: bool = True,
     ) -> T:
-        """Post it with what the agent is to be shown; with another token, once, where it refuses this one.
-
-        The same once more is no replay: who refuses a token has admitted nothing.
-        """
-        shown = await self._authorizer.authorize(to)
-        again = shown is not None
+        """Post it with what the agent is to be shown; once more with something else, where it refuses that."""
+        showing = self._authorizer.showing(to)
         while True:
-            credential = None if shown is None else shown.headers
+            credential = await showing.headers(wall=self.wall(to.allowed))
             with self._permitted(to.allowed):
-                status, _, body = await self._web.post(
+                status, answered, body = await self._web.post(
                     to.allowed, document, headers, compress=compress, credential=credential
                 )
-                refused = shown is not None and again and is_unauthorized(status, body)
-                if shown is None or not refused or not self._authorizer.refused(shown):
+                if not showing.again(status, answered, body):
                     return read(status, body)
-            shown, again = await self._authorizer.authorize(to), False
 
     @contextmanager
     def _permitted(self, allowed: Allowed) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Final, Literal, assert_never
 
 from attrs import field, frozen
 
-from asap_core.client.dpop import Proof, ServerNonces, complete, signing_input
+from asap_core.client.dpop import Proof, ServerNonces, prove
 from asap_core.clock import WallTime
 from asap_core.dpop import thumbprint
 
@@ -100,5 +100,4 @@ def make_proof(
 ) -> str:
     """A proof for one request, as the header `DPoP` carries it; the arguments are `Proof`'s. Raises ValueError."""
     proof = Proof(method=method, url=url, issued=now_wall, jti=jti, access_token=access_token, nonce=nonce)
-    text = signing_input(proof, alg=key.algorithm, jwk=key.public_jwk)
-    return complete(text, key.sign(text))
+    return prove(key, proof)

@@ -1,11 +1,10 @@
-"""Access tokens for the client's requests, as the core decides: kept, fetched once for all who need them, dropped.
+"""Access tokens by client credentials, as the core decides: kept, fetched once for all who need them, dropped.
 
-A fetch runs in the task of the caller who leads it, and no lock is held meanwhile. A token goes to the origins that its
-credentials were given for, and to none over plain http but this machine.
+A fetch runs in the task of the caller who leads it, and no lock is held meanwhile.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, Final, assert_never
 
@@ -15,11 +14,12 @@ from attrs import define, evolve, field, frozen
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_token, random_fraction
 from asap_adapters.provider import Provider
-from asap_adapters.web import Web
-from asap_core.client.authorization import ClientCredentials, Unfit, fit
+from asap_adapters.web import Answer, Web
+from asap_core.client.authorization import ClientCredentials
+from asap_core.client.dpop import Proof, ServerNonces, prove
 from asap_core.client.freshness import parse_retry_after
-from asap_core.client.oauth import ClientKey, ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
-from asap_core.client.outbound import Allowed, is_loopback, without_credentials
+from asap_core.client.oauth import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
+from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.tokens import (
     Issued,
     NotIssued,
@@ -31,16 +31,12 @@ from asap_core.client.tokens import (
     TokenLead,
     Tokens,
 )
-from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable, Unsuitable
-from asap_core.model.manifest import AuthScheme
+from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
 
 __all__ = [
     "Authorization",
-    "Authorizer",
     "ClientCredentials",
-    "ClientKey",
     "ClientSecret",
-    "Destination",
     "TokenSource",
 ]
 
@@ -57,25 +53,11 @@ _ADVICE: Final = {
 
 
 @frozen
-class Destination:
-    """Where an envelope goes, and what the agent there says of how it's authenticated to."""
-
-    allowed: Allowed
-    agent_id: str
-    auth: AuthScheme | None = None
-
-
-@frozen
 class Authorization:
-    """What one request shows: a token, and what it was issued for."""
+    """What a request shows: a token, and what it was issued for."""
 
     key: TokenKey
     token: Token = field(repr=False)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers to send it in (RFC 6750 §2.1)."""
-        return {"authorization": f"Bearer {self.token.value}"}
 
 
 @define(eq=False)
@@ -94,6 +76,7 @@ class TokenSource:
         self._clock = clock
         self._tokens: Tokens[_Waiter] = Tokens()
         self._providers: dict[str, Provider] = {}
+        self._nonces = ServerNonces()
 
     @property
     def waiting(self) -> int:
@@ -154,21 +137,14 @@ class TokenSource:
     async def _fetch(self, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Issued | NotIssued:
         try:
             endpoint = await self._endpoint(credentials)
-            form = authenticated(
-                credentials.fields(scopes),
-                credentials.client,
-                audience=credentials.assertion_audience or endpoint.url,
-                jti=new_token(),
-                wall=self._clock.wall(),
-            )
-            status, headers, body = await self._web.post_form(endpoint, form)
+            status, headers, body = await self._post(endpoint, credentials, scopes)
         except NotAllowed as error:
             return NotIssued(evolve(error))
         except AsapError as error:
             # What happened, without its traceback: many raise it, and it's remembered for a while.
             reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
             return NotIssued(NoToken(without_credentials(credentials.asked), reason))
-        granted = read_grant(status, body)
+        granted = read_grant(status, body, token_type=credentials.token_type)
         shown = without_credentials(endpoint.url)
         match granted:
             case Granted(value, lifetime, given):
@@ -186,39 +162,40 @@ class TokenSource:
             case _:
                 assert_never(granted)
 
+    async def _post(self, endpoint: Allowed, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Answer:
+        """Ask the endpoint; once more where it wants a nonce of its own in the proof (RFC 9449 §8)."""
+        again = False
+        while True:
+            form = authenticated(
+                credentials.fields(scopes),
+                credentials.client,
+                audience=credentials.assertion_audience or endpoint.url,
+                jti=new_token(),
+                wall=self._clock.wall(),
+            )
+            nonce = self._nonces.nonce_for(endpoint.url)
+            extra = {}
+            if credentials.dpop is not None:
+                proof = Proof(method="POST", url=endpoint.url, issued=self._clock.wall(), jti=new_token(), nonce=nonce)
+                extra["dpop"] = prove(credentials.dpop, proof)
+            status, headers, body = await self._web.post_form(endpoint, form, extra)
+            granted = read_grant(status, body, token_type=credentials.token_type)
+            told = granted.code if isinstance(granted, Refused) else None
+            if credentials.dpop is None or not self._nonces.answered(
+                endpoint.url, status=status, headers=raw(headers), error=told, sent=nonce, again=again
+            ):
+                return status, headers, body
+            again = True
+
     async def _endpoint(self, credentials: ClientCredentials) -> Allowed:
         if credentials.token_endpoint is not None:
             return self._web.judge(credentials.token_endpoint)
         return await self._providers[credentials.asked].endpoint("token_endpoint")
 
 
-class Authorizer:
-    """Says what to show to whom: the tokens of those credentials that were given for an origin."""
-
-    def __init__(self, web: Web, source: TokenSource, credentials: Mapping[str, ClientCredentials]) -> None:
-        self._web = web
-        self._source = source
-        self._credentials = credentials
-        for each in credentials.values():
-            source.add(each)
-
-    async def authorize(self, to: Destination) -> Authorization | None:
-        """What a request there shows; None where no credentials are for it, or nothing may be shown there.
-
-        Raises `Unsuitable` where they aren't what the agent takes, and as `TokenSource.get`.
-        """
-        allowed = to.allowed
-        credentials = self._credentials.get(allowed.origin)
-        if credentials is None or not (allowed.encrypted or is_loopback(allowed.host)):
-            return None
-        scopes = fit(credentials, to.auth)
-        if isinstance(scopes, Unfit):
-            raise Unsuitable(without_credentials(allowed.url), to.agent_id, scopes.lacks)
-        return await self._source.get(credentials, scopes)
-
-    def refused(self, authorization: Authorization) -> bool:
-        """The agent refused what was shown: whether another token may help. This one isn't shown again then."""
-        return self._source.drop(authorization)
+def raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Headers as they were on the wire, for who reads them strictly."""
+    return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
 
 
 def _words(code: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from asap_adapters.cli.output import UserError
 from asap_core.bearer import is_scope
 from asap_core.client.authorization import ClientCredentials
+from asap_core.client.dpop import ProofKey
 from asap_core.client.oauth import ClientSecret, SecretMethod
 from asap_core.client.outbound import origin_of
 from asap_core.server.metadata import metadata_urls
@@ -33,7 +34,7 @@ def add_credential_options(command: argparse.ArgumentParser, *, required: bool =
         help="how the secret is sent: in a header, or in the form (default: basic)",
     )
     group.add_argument(
-        "--client-key", metavar="FILE", type=Path, help='or its private key (PEM); needs pip install "asap-sansio[jwt]"'
+        "--client-key", metavar="FILE", type=Path, help='or its private key (PEM); needs "asap-sansio[jwt]"'
     )
     group.add_argument("--client-key-id", metavar="KID", help="what the provider calls that key")
     group.add_argument("--issuer", metavar="URL", type=_issuer, help="the provider")
@@ -42,6 +43,12 @@ def add_credential_options(command: argparse.ArgumentParser, *, required: bool =
         "--scope", metavar="SCOPE", type=_scope, action="append", default=[], help="ask for this scope (repeatable)"
     )
     group.add_argument("--audience", metavar="AUDIENCE", help="whom tokens are for, as `audience`")
+    group.add_argument(
+        "--dpop-key",
+        metavar="FILE",
+        type=Path,
+        help='bind them to this key (PEM, Ed25519 or P-256): asap keys new makes one; needs "asap-sansio[jwt]"',
+    )
     group.add_argument("--resource", metavar="URL", help="whom tokens are for, as `resource` (RFC 8707)")
 
 
@@ -61,10 +68,20 @@ def credentials_of(arguments: argparse.Namespace) -> ClientCredentials | None:
         scopes=arguments.scope,
         audience=arguments.audience,
         resource=arguments.resource,
+        dpop=None if arguments.dpop_key is None else _proof_key(arguments.dpop_key),
     )
 
 
-_GO_WITH: Final = ("issuer", "token_endpoint", "client_secret_file", "client_key", "scope", "audience", "resource")
+_GO_WITH: Final = (
+    "issuer",
+    "token_endpoint",
+    "client_secret_file",
+    "client_key",
+    "scope",
+    "audience",
+    "resource",
+    "dpop_key",
+)
 
 
 def _client(arguments: argparse.Namespace) -> "ClientSecret | ClientKey":
@@ -84,6 +101,17 @@ def _key(arguments: argparse.Namespace) -> "ClientKey":
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     return read_client_key(arguments.client_key, arguments.client_id, kid=arguments.client_key_id)
+
+
+def _proof_key(file: Path) -> ProofKey:
+    try:
+        from asap_adapters.dpop import DpopKey  # noqa: PLC0415 - an extra, which few need
+    except ModuleNotFoundError as error:
+        raise UserError(str(error)) from None
+    try:
+        return DpopKey.load(file)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _secret(file: Path) -> str:

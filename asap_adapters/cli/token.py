@@ -60,6 +60,6 @@ async def _print(web: Web, credentials: ClientCredentials, *, as_json: bool) -> 
     token = (await source.get(credentials, credentials.scopes)).token
     if as_json:
         left = max(0, round(token.expires - clock.monotonic()))
-        print_json({"access_token": token.value, "token_type": "Bearer", "expires_in": left})
+        print_json({"access_token": token.value, "token_type": credentials.token_type, "expires_in": left})
     else:
         say(token.value)

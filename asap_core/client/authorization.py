@@ -10,6 +10,7 @@ from typing import Any, Final
 from attrs import Attribute, field, frozen
 
 from asap_core.bearer import is_scope
+from asap_core.client.dpop import ProofKey
 from asap_core.client.oauth import ClientKey, ClientSecret
 from asap_core.client.tokens import TokenKey
 from asap_core.client.urls import normal
@@ -37,7 +38,8 @@ class ClientCredentials:
     `issuer` is the provider, whose metadata says where its token endpoint is (RFC 8414); or `token_endpoint` says so.
     `scopes` is all that may be asked for: where an agent's manifest names scopes, those of them alone. `audience` is
     whom tokens are for, by the parameter that many providers have for it; `resource` the same as RFC 8707 has it. Give
-    each agent its own, or it could show our token to another. Raises ValueError where one of them can't be.
+    each agent its own, or it could show our token to another. With `dpop` tokens are bound to that key (RFC 9449), and
+    useless without it. Raises ValueError where one of them can't be.
     """
 
     client: ClientSecret | ClientKey
@@ -46,6 +48,7 @@ class ClientCredentials:
     scopes: tuple[str, ...] = field(default=(), converter=_scopes, validator=_are_scopes)
     audience: str | None = None
     resource: str | None = None
+    dpop: ProofKey | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.issuer is None and self.token_endpoint is None:
@@ -57,6 +60,11 @@ class ClientCredentials:
         return self.token_endpoint or self.issuer or ""
 
     @property
+    def token_type(self) -> str:
+        """What kind of token is got (RFC 6750 §4, RFC 9449 §5), and the scheme that it's sent by."""
+        return "Bearer" if self.dpop is None else "DPoP"
+
+    @property
     def assertion_audience(self) -> str | None:
         """Whom an assertion of the client's is for; None is the endpoint that it's sent to.
 
@@ -66,8 +74,9 @@ class ClientCredentials:
 
     def key(self, scopes: Collection[str]) -> TokenKey:
         """What a token for these scopes is kept by."""
+        bound = "" if self.dpop is None else self.dpop.thumbprint
         audience = "\n".join((self.audience or "", self.resource or ""))
-        return TokenKey(self.asked, self.client.client_id, " ".join(sorted(scopes)), audience)
+        return TokenKey(self.asked, self.client.client_id, " ".join(sorted(scopes)), audience, bound)
 
     def fields(self, scopes: Collection[str]) -> tuple[tuple[str, str], ...]:
         """What the token endpoint is asked: without what proves who asks."""

@@ -9,7 +9,7 @@ The mathematics is the caller's; `asap_adapters.dpop` has it.
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from attrs import field, frozen
 
@@ -26,7 +26,7 @@ from asap_core.dpop import (
 )
 from asap_core.jsontext import write_json
 
-__all__ = ["Proof", "ServerNonces", "complete", "signing_input"]
+__all__ = ["Proof", "ProofKey", "ServerNonces", "complete", "prove", "signing_input"]
 
 # As many servers as tokens are kept for; who talks to more asks one of them once more.
 MAX_SERVERS: Final = 1_000
@@ -88,6 +88,35 @@ def signing_input(proof: Proof, *, alg: str, jwk: Mapping[str, str]) -> bytes:
 def complete(signing_input: bytes, signature: bytes) -> str:
     """The proof, as the header `DPoP` carries it."""
     return f"{signing_input.decode('ascii')}.{encode_base64url(signature)}"
+
+
+class ProofKey(Protocol):
+    """A private key that tokens are bound to, at work; `asap_adapters.dpop.DpopKey` is one."""
+
+    @property
+    def algorithm(self) -> str:
+        """The `alg` of its proofs."""
+        ...
+
+    @property
+    def public_jwk(self) -> Mapping[str, str]:
+        """Its public part."""
+        ...
+
+    @property
+    def thumbprint(self) -> str:
+        """What a token bound to it has in `cnf.jkt`."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message, as JWS writes it."""
+        ...
+
+
+def prove(key: ProofKey, proof: Proof) -> str:
+    """The proof made with this key, as the header `DPoP` carries it."""
+    text = signing_input(proof, alg=key.algorithm, jwk=key.public_jwk)
+    return complete(text, key.sign(text))
 
 
 class ServerNonces:

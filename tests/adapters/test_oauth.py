@@ -190,7 +190,7 @@ class TestForWhomItIs:
         async with client_of(world, auth) as client:
             manifest = await client.discover(BASE)
             await client.send(manifest, "task.request", ASK)
-            client._courier._authorizer._credentials[BASE + ":443"] = auth["https://b.example"]  # type: ignore[index]
+            client._courier._authorizer.credentials[BASE + ":443"] = auth["https://b.example"]  # type: ignore[index]
             await client.send(manifest, "task.request", ASK)
         assert [asked["scope"] for asked in world.issued] == ["read", "write"]
         assert [shown for _, shown in world.shown] == ["Bearer t1", "Bearer t2"]
@@ -376,14 +376,14 @@ class TestLeaving:
             world.asked.clear()
             world.seconds = seconds
             async with client_of(world) as client:
-                source = client._courier._authorizer._source
+                source = client._courier._authorizer.source
                 others: list[Any] = []
 
                 async def first(client: Any = client, interrupted: Any = interrupted) -> None:
-                    await interrupted.run(client._courier._authorizer._source.get(credentials(), ()))
+                    await interrupted.run(client._courier._authorizer.source.get(credentials(), ()))
 
                 async def other(client: Any = client, others: Any = others) -> None:
-                    others.append(await client._courier._authorizer._source.get(credentials(), ()))
+                    others.append(await client._courier._authorizer.source.get(credentials(), ()))
 
                 async with anyio.create_task_group() as group:
                     group.start_soon(first)
