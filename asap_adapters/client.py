@@ -21,6 +21,7 @@ from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.finder import Discovery, Finder, join
 from asap_adapters.oauth import ClientCredentials, TokenSource
+from asap_adapters.shelf import StandIn
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog
 from asap_core.client.breaker import BreakerPolicy
@@ -51,19 +52,19 @@ class AgentClient:
     `token` is sent to origins that the caller names (by the URL given to `discover`, `get_manifest` or `send`), `auth`
     maps further origins to tokens, or to the `ClientCredentials` that tokens for them are got with; neither goes to an
     origin learned from a registry or the local network unless listed there, and none over plain http except on this
-    machine. `allow_http` names hosts that may be reached without TLS,
-    `allow_networks` networks beside the internet that they may be in (`10.0.0.0/8`), `allow_ports` ports below 1024
-    beside 80 and 443, `allow_endpoints` origins that may be gone to whoever names them; `redirects` is how many of a
-    document's are followed, at most 2, within its origin. `resolver` answers names instead of the system. `registries`
-    are URLs or files for `resolve`, in order of precedence; `revocations` is the URL or file of a revocation list that
-    it asks first: an agent on it isn't found, nor any while the list can't be had. A URL that becomes another agent's
-    is refused (`AgentChanged`) unless `allow_changed_agents` says otherwise. `trusted_keys` maps URNs to public keys
-    (base64; one, or up to 8 while keys change): such an agent's manifest must be signed by one of them, else it's
-    `Unverified` and not kept. So must one that was found by a registry's entry with a `public_key`; and with
-    `require_signed`, every one. Signed ones have at most 64 KiB, and need the extra `keys`. With `trust_env` false,
-    proxies and certificates of the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says
-    how often one is made again; with `breaker` an agent that keeps failing is left alone for a while. `clock` is for
-    those who simulate.
+    machine. `allow_http` names hosts that may be reached without TLS, `allow_networks` networks beside the internet
+    that they may be in (`10.0.0.0/8`), `allow_ports` ports below 1024 beside 80 and 443, `allow_endpoints` origins that
+    may be gone to whoever names them; `redirects` is how many of a document's are followed, at most 2, within its
+    origin. `resolver` answers names instead of the system. `registries` are URLs or files for `resolve`, in order of
+    precedence; `revocations` is the URL or file of a revocation list that it asks first: an agent on it isn't found,
+    nor any while the list can't be had. `registry_cache` is a directory for the last good copy of each registry, which
+    stands in for up to a week where that can't be reached. A URL that becomes another agent's is refused
+    (`AgentChanged`) unless `allow_changed_agents` says otherwise. `trusted_keys` maps URNs to public keys (base64; one,
+    or up to 8 while keys change): such an agent's manifest must be signed by one of them, else it's `Unverified` and
+    not kept. So must one that was found by a registry's entry with a `public_key`; and with `require_signed`, every
+    one. Signed ones have at most 64 KiB, and need the extra `keys`. With `trust_env` false, proxies and certificates of
+    the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often one is made again;
+    with `breaker` an agent that keeps failing is left alone for a while. `clock` is for those who simulate.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`: from any task, twice is fine.
     """
@@ -84,6 +85,7 @@ class AgentClient:
         require_signed: bool = False,
         registries: Sequence[str | Path] = (),
         revocations: str | Path | None = None,
+        registry_cache: str | Path | None = None,
         timeout: float = 60.0,
         trust_env: bool = False,
         compress: bool = True,
@@ -126,6 +128,7 @@ class AgentClient:
             self._clock,
             registries=registries,
             revocations=revocations,
+            registry_cache=registry_cache,
             allow_changed_agents=allow_changed_agents,
             trusted_keys=trusted_keys or {},
             require_signed=require_signed,
@@ -239,7 +242,8 @@ class AgentClient:
         However large, no other task waits for it longer than some milliseconds. Raises as `discover` does; OSError
         where the file can't be read.
         """
-        return await self._finder.registry(location)
+        read = await self._finder.registry(location)
+        return read.catalog if isinstance(read, StandIn) else read
 
     async def find(
         self, location: str | Path, *, skill: str | None = None, agent_id: str | None = None

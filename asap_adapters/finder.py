@@ -18,6 +18,7 @@ from attrs import frozen
 from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Lookup, Whole
+from asap_adapters.shelf import Shelf, StandIn
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
@@ -87,6 +88,7 @@ class Finder:
         allow_changed_agents: bool,
         trusted_keys: Mapping[str, str | Sequence[str]],
         require_signed: bool,
+        registry_cache: str | Path | None,
         policy: DirectoryPolicy | None,
     ) -> None:
         if trusted_keys or require_signed:
@@ -109,6 +111,8 @@ class Finder:
         self._registries: Documents[Catalog] = Documents(
             web, clock, reader=CatalogReader, limit=MAX_REGISTRY, seconds=REGISTRY_SECONDS, policy=policy
         )
+        shelf = None if registry_cache is None else Shelf(registry_cache, web, clock, most=MAX_REGISTRY)
+        self._shelf: Shelf | None = shelf
         report: Any = {"limit": MAX_HEALTH, "policy": policy, "keep": False, "statuses": _HEALTH_STATUSES}
         self._reports: Documents[Health] = Documents(web, clock, reader=lambda: Whole(read_health), **report)
         self._revocations = None if revocations is None else str(revocations)
@@ -199,6 +203,8 @@ class Finder:
         """Drop what is kept of this URL, whatever it is, and which agent was there."""
         self._manifests.forget(url)
         self._registries.forget(url)
+        if self._shelf is not None:
+            self._shelf.drop(normal(url))
         self._revoked.forget(url)
         self._incumbents.forget(normal(url))
         self._trusted.forget(normal(url))
@@ -207,17 +213,29 @@ class Finder:
         """Drop all that is kept."""
         self._manifests.clear()
         self._registries.clear()
+        if self._shelf is not None:
+            self._shelf.clear()
         self._revoked.clear()
         self._incumbents.clear()
         self._trusted.clear()
 
     # --- registries --------------------------------------------------------------------------------------------------
 
-    async def registry(self, location: str | Path) -> Catalog:
-        """Read a registry from a URL or a file."""
-        if isinstance(location, str) and "://" in location:
+    async def registry(self, location: str | Path) -> Catalog | StandIn:
+        """Read a registry from a URL or a file, or the copy that stands in for it."""
+        if not (isinstance(location, str) and "://" in location):
+            return await _read_file(Path(location))
+        if self._shelf is None:
             return (await self._registries.find(location)).document
-        return await _read_file(Path(location))
+        try:
+            found = await self._registries.find(location)
+        except AsapError as error:
+            stand_in = await self._shelf.take(normal(location), error)
+            if stand_in is None:
+                raise
+            return stand_in
+        await self._shelf.put(normal(location), found.document, age=found.age)
+        return found.document
 
     # --- an agent by its URN -----------------------------------------------------------------------------------------
 
@@ -254,7 +272,8 @@ class Finder:
 
     async def _ask(self, step: ReadRegistry) -> Step:
         try:
-            return step.read(await self.registry(step.location))
+            read = await self.registry(step.location)
+            return step.read(read.catalog, copied=read.words) if isinstance(read, StandIn) else step.read(read)
         except AsapError as error:
             return step.failed(error)
         except OSError as error:

@@ -28,7 +28,7 @@ from asap_core.client.outbound import (
     without_credentials,
 )
 from asap_core.client.provenance import Provenance, remember
-from asap_core.client.reach import on_link, read_address
+from asap_core.client.reach import Zone, on_link, read_address
 from asap_core.client.urls import authority_of, host_in, is_this_machine
 from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.http import BadCoding, BodyTooLarge
@@ -153,6 +153,14 @@ class Web:
         if origin is not None:
             remember(self._named, origin, None)
             self._provenance.name_authority(authority)
+
+    def zone_of(self, url: str) -> Zone:
+        """How near the server of this URL was, when it was connected to."""
+        return self._provenance.zone_of(url)
+
+    def recall(self, url: str, zone: Zone) -> None:
+        """It was as near as that, as an earlier process found."""
+        self._provenance.recall(url, zone)
 
     def trust_on_link(
         self, host: str, addresses: Sequence[str], *, link: str = "", networks: Collection[str] | None = None

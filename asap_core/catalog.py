@@ -9,15 +9,15 @@ import codecs
 import json
 import re
 from array import array
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, overload
 
 from attrs import NOTHING, fields
 
-from asap_core.codec import MAX_SKIPPED, decode_registry, decode_registry_entry
+from asap_core.codec import MAX_SKIPPED, decode_registry, decode_registry_entry, format_timestamp
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.jsontext import NotJson, read_json, read_json_at
+from asap_core.jsontext import NotJson, read_json, read_json_at, write_json
 from asap_core.model.registry import RegistryEntry, Skipped
 
 __all__ = ["MAX_ENTRY", "MAX_SKILLS", "Catalog", "CatalogReader", "Entries"]
@@ -127,6 +127,14 @@ class Catalog:
         """All entries, in the registry's order."""
         return Entries(self._texts, range(len(self._texts)))
 
+    def written(self) -> Iterator[bytes]:
+        """The registry as JSON, in pieces: its entries as they came, without those that were skipped."""
+        root = {"version": self.version, "updated_at": format_timestamp(self.updated_at), **self.extra}
+        yield write_json(root)[:-1] + b',"agents":['
+        for start in range(0, len(self._texts), _AT_ONCE):
+            yield (b"," if start else b"") + b",".join(self._texts[start : start + _AT_ONCE])
+        yield b"]}"
+
     def by_id(self, agent_id: str) -> RegistryEntry | None:
         """The entry with exactly this id, or None; the first of several, as the reference finds it."""
         return next(iter(Entries(self._texts, self._by_id.places(agent_id))), None)
@@ -141,6 +149,10 @@ class Catalog:
             return tuple(self.agents if skill is None else self.by_skill(skill))
         same = Entries(self._texts, self._by_id.places(agent_id))
         return tuple(entry for entry in same if skill is None or skill in entry.skills)
+
+
+# Half a megabyte, in half a millisecond.
+_AT_ONCE: Final = 1_000
 
 
 class CatalogReader:

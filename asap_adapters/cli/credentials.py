@@ -73,15 +73,8 @@ def credentials_of(arguments: argparse.Namespace) -> ClientCredentials | None:
 
 
 _GO_WITH: Final = (
-    "issuer",
-    "token_endpoint",
-    "client_secret_file",
-    "client_key",
-    "scope",
-    "audience",
-    "resource",
-    "dpop_key",
-)
+    "issuer", "token_endpoint", "client_secret_file", "client_key", "scope", "audience", "resource", "dpop_key",
+)  # fmt: skip
 
 
 def _client(arguments: argparse.Namespace) -> "ClientSecret | ClientKey":

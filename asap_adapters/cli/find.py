@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import Any, assert_never
 
 import anyio
@@ -47,6 +48,9 @@ def add_commands(commands: Any) -> None:
     search.add_argument("location", metavar="LOCATION", help="URL or file of the registry")
     search.add_argument("--skill", metavar="SKILL", help="agents with this skill")
     search.add_argument("--id", metavar="URN", type=urn, help="the agent with this id")
+    search.add_argument(
+        "--registry-cache", metavar="DIR", type=Path, help="keep a copy of the registry there, for when it's down"
+    )
     add_client_options(search)
     search.set_defaults(run=_registry_find)
     entry = parts.add_parser("entry", help="make the registry entry of a running agent")
@@ -55,8 +59,8 @@ def add_commands(commands: Any) -> None:
     entry.set_defaults(run=_registry_entry)
 
 
-def _client(arguments: argparse.Namespace) -> AgentClient:
-    return AgentClient(sender=CLI_SENDER, **reach(arguments))
+def _client(arguments: argparse.Namespace, **options: Any) -> AgentClient:
+    return AgentClient(sender=CLI_SENDER, **reach(arguments), **options)
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------
@@ -180,14 +184,14 @@ def _print_agents(agents: list[Announcement], *, as_json: bool) -> None:
 
 
 async def _registry_find(arguments: argparse.Namespace) -> int:
-    async with _client(arguments) as client:
+    async with _client(arguments, registry_cache=arguments.registry_cache) as client:
         try:
             registry = await client.registry(arguments.location)
         except InvalidDocument as error:
             raise UserError(f"{arguments.location} is {error}") from None
     entries = registry.find(skill=arguments.skill, agent_id=arguments.id)
     for skipped in registry.skipped:
-        complain(f"entry {skipped.index} is skipped: {skipped.problems[0]}")
+        complain(f"an entry is skipped: {skipped.problems[0]}")
     if arguments.json:
         print_json([to_json(entry) for entry in entries])
     elif entries:

@@ -1,6 +1,7 @@
 """`asap resolve`: finding an agent by its URN, and showing what was asked and what came of each question."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
@@ -24,6 +25,7 @@ def add_commands(commands: Any) -> None:
     add = resolve.add_argument
     add("--registry", metavar="LOCATION", action="append", default=[], help="URL or file to ask; may be given again")
     add("--revocations", metavar="LOCATION", help="URL or file of a revocation list, asked first")
+    add("--registry-cache", metavar="DIR", type=Path, help="keep a copy of each registry there, for when it's down")
     add("--wait", metavar="SECONDS", type=seconds, default=3.0, help="listen to the local network so long (default: 3)")
     add("--no-mdns", action="store_true", help="don't ask the local network")
     add("--require-skill", metavar="SKILL", help="take no agent without this skill")
@@ -40,7 +42,11 @@ def _version(text: str) -> str:
 
 
 async def _resolve(arguments: argparse.Namespace) -> int:
-    where = {"registries": arguments.registry, "revocations": arguments.revocations}
+    where = {
+        "registries": arguments.registry,
+        "revocations": arguments.revocations,
+        "registry_cache": arguments.registry_cache,
+    }
     async with AgentClient(sender=CLI_SENDER, **where, **reach(arguments)) as client:
         end = await client.explain(
             arguments.urn,

@@ -81,6 +81,12 @@ class Provenance:
         zone = Zone.INTERNET if read is None else zone_of(read)
         remember(self._seen, authority, min(zone, self._seen.get(authority, zone)))
 
+    def recall(self, url: str, zone: Zone) -> None:
+        """This server was as near as that when it was connected to by an earlier process. What is seen since counts."""
+        authority = authority_of(url)
+        if authority is not None and authority not in self._seen:
+            remember(self._seen, authority, zone)
+
     # --- on the link -------------------------------------------------------------------------------------------------
 
     def pin(self, host: str, addresses: Sequence[str]) -> None:

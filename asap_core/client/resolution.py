@@ -185,17 +185,19 @@ class ReadRegistry(_State):
 
     location: str
 
-    def read(self, catalog: Catalog) -> "Step":
-        """This is what it says."""
-        shown = _shown(self.location)
+    def read(self, catalog: Catalog, *, copied: str = "") -> "Step":
+        """This is what it says; `copied` is how old it is and why, where it's a copy that stands in for it."""
+        shown, aside = _shown(self.location), copied and f", in {copied}"
         entries = catalog.find(agent_id=self.wanted.urn)
         if not entries:
             skipped = f"; {len(catalog.skipped)} of its entries can't be read" if catalog.skipped else ""
-            return self._search.noting(shown, Verdict.ABSENT, f"not listed among {len(catalog)}{skipped}").onward()
+            return self._search.noting(
+                shown, Verdict.ABSENT, f"not listed among {len(catalog)}{skipped}{aside}"
+            ).onward()
         listed = "listed" if len(entries) == 1 else f"listed {len(entries)} times"
         # In order: the first counts, as the reference finds it, and those after it where it can't be taken.
         search = evolve(self._search, listed=entries[:MAX_LISTED], listed_in=self.location)
-        return search.noting(shown, Verdict.TAKEN, listed).onward()
+        return search.noting(shown, Verdict.TAKEN, f"{listed}{aside}").onward()
 
     def failed(self, error: Exception) -> "Step":
         """It can't be had."""

@@ -199,8 +199,33 @@ def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> Non
     file.write_text(json.dumps(broken))
     found = asap("registry", "find", str(file), "--skill", "echo", "--json")
     assert json.loads(found.stdout) == [entry]
-    assert "entry 1 is skipped" in found.stderr
+    assert "an entry is skipped: $.agents[1]" in found.stderr
     assert asap("registry", "find", str(file), "--skill", "other").returncode == 1
+
+
+def test_a_registry_that_is_down_is_stood_in_for_by_its_copy(served: Any, tmp_path: Any) -> None:
+    url, _ = served()
+    entry = json.loads(asap("registry", "entry", url).stdout)
+    listed = {"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]}
+    (tmp_path / "registry.json").write_text(json.dumps(listed))
+    command = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().split("port ")[1].split()[0]
+        there = f"http://127.0.0.1:{port}/registry.json"
+        ask = ["resolve", entry["id"], "--registry", there, "--no-mdns", "--explain"]
+        cached = [*ask, "--registry-cache", str(tmp_path / "copies")]
+        try:
+            assert asap(*cached).returncode == 0
+        finally:
+            server.kill()
+    assert asap(*ask).returncode == 1
+    found = asap(*cached)
+    assert (found.returncode, found.stdout.startswith(f"+ {there}: listed, in a copy that's ")) == (0, True)
+    assert f"no answer from {there}: can't connect" in found.stderr
+    assert " s old serves" in found.stderr
+    found = asap("registry", "find", there, "--registry-cache", str(tmp_path / "copies"), "--json")
+    assert json.loads(found.stdout) == [entry]
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

@@ -1,0 +1,360 @@
+"""Copies of registries in files: written whole or not at all, used where the server can't be reached, and only then."""
+
+# ruff: noqa: ASYNC240 - what a test does with files holds nobody up
+
+import json
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from asap_adapters import shelf as shelf_module
+from asap_adapters.client import AgentClient
+from asap_core import BadReply, InvalidDocument, Unreachable, to_json
+from asap_core.client.copies import measure
+from asap_core.client.resolution import Resolved
+from tests.adapters.test_cancelling import Interrupted
+from tests.adapters.test_finder import URN, registry
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://r.example/registry.json"
+WEEK = 604_800.0
+
+
+class Server:
+    """A registry at r.example, an agent at a.example. `happens` is a status or an error, instead of the registry."""
+
+    def __init__(self, manifest: Any) -> None:
+        self.manifest = to_json(manifest())
+        self.registry: Any = registry("https://a.example/m")
+        self.happens: Any = None
+        self.headers: Any = {}
+        self.asked = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host == "a.example":
+            return httpx.Response(200, json=self.manifest)
+        self.asked += 1
+        await anyio.lowlevel.checkpoint()
+        if isinstance(self.happens, Exception):
+            raise self.happens
+        if isinstance(self.happens, int):
+            return httpx.Response(self.happens)
+        return httpx.Response(200, json=self.registry, headers=self.headers)
+
+
+@pytest.fixture
+def server(manifest: Any) -> Server:
+    return Server(manifest)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "copies"
+
+
+def client_of(server: Server, directory: Path, **options: Any) -> AgentClient:
+    options = {"registries": [URL], "registry_cache": directory, **options}
+    return AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(server), **options)
+
+
+async def fetch(server: Server, directory: Path) -> Path:
+    """Have a copy written."""
+    async with client_of(server, directory) as client:
+        assert len(await client.registry(URL)) == 1
+    (copy,) = directory.glob("*.registry")
+    return copy
+
+
+def counted(monkeypatch: Any, name: str) -> list[Any]:
+    """The calls of a function of the module's."""
+    calls: list[Any] = []
+    real = getattr(shelf_module, name)
+
+    def call(*given: Any) -> Any:
+        calls.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(shelf_module, name, call)
+    return calls
+
+
+DOWN = httpx.ConnectError("refused")
+
+
+class TestAStartWithoutTheServer:
+    @pytest.mark.parametrize("happens", [DOWN, httpx.ReadTimeout(""), 500, 502, 503, 504], ids=str)
+    async def test_is_served_by_the_copy_and_says_so(
+        self, server: Server, directory: Path, happens: Any, caplog: Any
+    ) -> None:
+        await fetch(server, directory)
+        server.happens = happens
+        async with client_of(server, directory) as client:
+            end = await client.explain(URN, wait=0.0)
+            assert isinstance(end, Resolved)
+            assert str(end.trace[0]) in (
+                f"https://r.example:443/registry.json: listed, in a copy that's {age} s old" for age in (0, 1)
+            )
+            assert "serves" in caplog.text
+            asked = server.asked
+            assert len(await client.registry(URL)) == 1
+            # The failure is remembered, and so is the copy.
+            assert server.asked == asked
+
+    @pytest.mark.parametrize("status", [400, 429, 501, 302])
+    async def test_is_not_for_a_server_that_answers_something_else(
+        self, server: Server, directory: Path, status: int
+    ) -> None:
+        copy = await fetch(server, directory)
+        server.happens = status
+        async with client_of(server, directory) as client:
+            with pytest.raises(BadReply):
+                await client.registry(URL)
+        assert copy.exists()
+
+    async def test_nor_for_nonsense(self, server: Server, directory: Path) -> None:
+        copy = await fetch(server, directory)
+        server.registry = ["nonsense"]
+        async with client_of(server, directory) as client:
+            with pytest.raises(InvalidDocument):
+                await client.registry(URL)
+        assert copy.exists()
+
+    @pytest.mark.parametrize("status", [401, 403, 404, 410])
+    async def test_one_that_says_it_is_gone_takes_the_copy_along(
+        self, server: Server, directory: Path, status: int
+    ) -> None:
+        copy = await fetch(server, directory)
+        server.happens = status
+        async with client_of(server, directory) as client:
+            with pytest.raises(BadReply):
+                await client.registry(URL)
+        assert not copy.exists()
+
+    async def test_a_week_and_not_longer(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        server.happens = DOWN
+        head, _, body = copy.read_bytes().partition(b"\n")
+        vouched = json.loads(head)["vouched"]
+        for age, told in (
+            (WEEK - 100, "a copy that's 7 days old"),
+            (7_200.0, "a copy that's 2 hours old"),
+            (130.0, "2 minutes"),
+        ):
+            copy.write_bytes(json.dumps({**json.loads(head), "vouched": vouched - age}).encode() + b"\n" + body)
+            async with client_of(server, directory) as client:
+                assert told in str((await client.explain(URN, wait=0.0)).trace[0])
+        copy.write_bytes(json.dumps({**json.loads(head), "vouched": vouched - WEEK}).encode() + b"\n" + body)
+        async with client_of(server, directory) as client:
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+        assert "isn't used: it's too old" in caplog.text
+
+    async def test_without_one_the_failure_is_told(self, server: Server, directory: Path) -> None:
+        server.happens = DOWN
+        async with client_of(server, directory) as client:
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+        assert not directory.exists()
+
+    async def test_many_read_it_once(self, server: Server, directory: Path, monkeypatch: Any, caplog: Any) -> None:
+        await fetch(server, directory)
+        server.happens = DOWN
+        reads = counted(monkeypatch, "_read")
+        async with client_of(server, directory) as client, anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(client.registry, URL)
+        assert (server.asked, len(reads)) == (2, 1)
+        assert caplog.text.count("serves") == 1
+
+    async def test_what_is_revoked_is_never_taken_from_a_copy(self, server: Server, directory: Path) -> None:
+        await fetch(server, directory)
+        server.happens = DOWN
+        async with client_of(server, directory, revocations=URL) as client:
+            end = await client.explain(URN, wait=0.0)
+        assert not isinstance(end, Resolved)
+
+
+class TestWriting:
+    async def test_is_for_its_owner_only_and_tells_no_url(self, server: Server, directory: Path) -> None:
+        copy = await fetch(server, directory)
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert b"r.example" not in copy.read_bytes().partition(b"\n")[0]
+        assert [path.name for path in directory.iterdir()] == [copy.name]
+
+    async def test_happens_once_for_all_and_again_for_what_is_new(
+        self, server: Server, directory: Path, monkeypatch: Any
+    ) -> None:
+        written = counted(monkeypatch, "_write")
+        server.headers = {"etag": '"1"', "cache-control": "max-age=60"}
+        async with client_of(server, directory) as client:
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(client.registry, URL)
+            assert len(written) == 1
+            server.happens = 304
+            for _ in range(3):
+                await anyio.sleep(90.0)
+                await client.registry(URL)
+            assert (server.asked, len(written)) == (4, 1)
+            # What is confirmed again and again is written again each hour.
+            await anyio.sleep(3_600.0)
+            await client.registry(URL)
+            assert len(written) == 2
+            server.happens, server.registry = None, registry("https://a.example/m", "https://b.example/m")
+            await anyio.sleep(90.0)
+            await client.registry(URL)
+            assert len(written) == 3
+        server.happens = DOWN
+        async with client_of(server, directory) as client:
+            assert len(await client.registry(URL)) == 2
+
+    async def test_where_it_cannot_be_is_no_harm(self, server: Server, tmp_path: Path, caplog: Any) -> None:
+        (tmp_path / "file").write_text("")
+        async with client_of(server, tmp_path / "file") as client:
+            assert len(await client.registry(URL)) == 1
+        assert "no copy of https://r.example:443/registry.json is kept" in caplog.text
+
+    async def test_that_breaks_off_leaves_the_old_copy(self, server: Server, directory: Path, monkeypatch: Any) -> None:
+        copy = await fetch(server, directory)
+        before = copy.read_bytes()
+
+        def full(_descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        server.registry = registry("https://a.example/m", "https://b.example/m")
+        monkeypatch.setattr(os, "fsync", full)
+        async with client_of(server, directory) as client:
+            assert len(await client.registry(URL)) == 2
+        assert copy.read_bytes() == before
+        assert [path.name for path in directory.iterdir()] == [copy.name]
+
+    async def test_what_a_killed_process_left_is_tidied_up(self, server: Server, directory: Path) -> None:
+        copy = await fetch(server, directory)
+        old, new = directory / f"{copy.name}.a.tmp", directory / f"{copy.name}.b.tmp"
+        old.write_bytes(b"")
+        new.write_bytes(b"")
+        os.utime(old, (1, 1))
+        await fetch(server, directory)
+        assert (old.exists(), new.exists()) == (False, True)
+
+    async def test_two_clients_may_share_the_directory(self, server: Server, directory: Path) -> None:
+        async with client_of(server, directory) as one, client_of(server, directory) as other:
+            async with anyio.create_task_group() as group:
+                group.start_soon(one.registry, URL)
+                group.start_soon(other.registry, URL)
+            one.forget(URL)
+            await other.registry(URL)
+        assert list(directory.glob("*.tmp")) == []
+
+
+class TestForgetting:
+    @pytest.mark.parametrize("act", [lambda client: client.forget(URL), lambda client: client.reset()])
+    async def test_takes_the_copy_away(self, server: Server, directory: Path, act: Any) -> None:
+        async with client_of(server, directory) as client:
+            await client.registry(URL)
+            act(client)
+            assert list(directory.iterdir()) == []
+            server.happens = DOWN
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+
+
+class TestWhatIsNoCopy:
+    async def refused(self, server: Server, directory: Path, caplog: Any, why: str) -> None:
+        server.happens = DOWN
+        caplog.clear()
+        async with client_of(server, directory) as client:
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+        assert f"isn't used: {why}" in caplog.text
+        assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+    async def test_torn_anywhere(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        whole = copy.read_bytes()
+        for size in {*range(0, len(whole), 23), len(whole) - 1}:
+            copy.write_bytes(whole[:size])
+            await self.refused(server, directory, caplog, "it isn't")
+
+    async def test_changed_in_any_place(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        whole = copy.read_bytes()
+        start = whole.index(b"\n") + 1
+        for place in range(start, len(whole), 29):
+            copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            await self.refused(server, directory, caplog, "it isn't whole")
+
+    async def test_of_another_registry(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        other = "https://other.example/registry.json"
+        async with client_of(server, directory, registries=[other]) as client:
+            await client.registry(other)
+        (elsewhere,) = set(directory.iterdir()) - {copy}
+        elsewhere.replace(copy)
+        await self.refused(server, directory, caplog, "it's a copy of another registry")
+
+    async def test_others_may_write(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        copy.chmod(0o666)
+        await self.refused(server, directory, caplog, "it isn't a file that only its owner may write")
+
+    async def test_too_large(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        with copy.open("r+b") as file:
+            file.truncate(80_000_000)
+        await self.refused(server, directory, caplog, "it's too large")
+
+    async def test_a_link_and_a_pipe(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        copy.rename(directory / "away")
+        copy.symlink_to(directory / "away")
+        await self.refused(server, directory, caplog, "")
+        copy.unlink()
+        os.mkfifo(copy, 0o600)
+        await self.refused(server, directory, caplog, "it isn't a file that only its owner may write")
+
+    async def test_whole_and_no_registry(self, server: Server, directory: Path, caplog: Any) -> None:
+        copy = await fetch(server, directory)
+        head = json.loads(copy.read_bytes().partition(b"\n")[0])
+        head |= {"length": 2, "digest": measure([b"[]"])[1]}
+        copy.write_bytes(json.dumps(head).encode() + b"\n[]")
+        await self.refused(server, directory, caplog, "not a valid registry")
+
+
+@pytest.mark.parametrize("down", [False, True])
+async def test_cancelled_at_each_await_the_others_are_answered(server: Server, directory: Path, down: bool) -> None:
+    at = 0
+    while True:
+        at += 1
+        server.happens = None
+        if down:
+            await fetch(server, directory)
+            server.happens = DOWN
+        interrupted = Interrupted(at)
+        async with client_of(server, directory) as client:
+            found: list[Any] = []
+
+            async def first(client: Any = client, interrupted: Any = interrupted) -> None:
+                await interrupted.run(client.registry(URL))
+
+            async def other(client: Any = client, found: Any = found) -> None:
+                found.append(len(await client.registry(URL)))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(first)
+                await anyio.lowlevel.checkpoint()
+                group.start_soon(other)
+                group.start_soon(other)
+            assert found == [1, 1]
+        assert list(directory.glob("*.registry")) != []
+        if interrupted.awaits < at:
+            break
+    assert at > 3

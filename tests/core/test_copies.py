@@ -1,0 +1,133 @@
+"""A registry's copy counts only if it's exactly what was written, of this registry, and not too old."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
+from asap_core.catalog import CatalogReader
+from asap_core.client.copies import LONGEST, Copy, Kept, kept_after, measure, name_of, read_copy, write_head
+from asap_core.client.provenance import Provenance
+from asap_core.client.reach import Zone
+
+URL, WALL = "https://r.example/registry.json?key=s3cret", 1_800_000_000.0
+BODY = b'{"version":"1"}'
+REGISTRY = {
+    "version": "1", "updated_at": "2026-01-01T00:00:00Z", "x": [1, "\u00e9"],
+    "agents": [
+        {"id": "urn:asap:agent:a", "name": "A\u00e9", "description": "", "asap_version": "1", "skills": ["s"],
+         "endpoints": {"manifest": "https://a.example/m"}, "y": {"z": 1.50}},
+        {"id": 1},
+        {"id": "urn:asap:agent:b", "name": "B", "description": "", "asap_version": "1", "skills": [],
+         "endpoints": {"manifest": "https://b.example/m"}},
+    ],
+}  # fmt: skip
+
+
+def head(**changes: Any) -> bytes:
+    written = write_head(URL, vouched=WALL, zone=Zone.NETWORK, length=len(BODY), digest=measure([BODY])[1])  # type: ignore[arg-type]
+    return json.dumps({**json.loads(written), **changes}).encode() + b"\n"
+
+
+def read(data: bytes, url: str = URL, wall: Any = WALL) -> Any:
+    return read_copy(data, url, wall=wall)
+
+
+def test_what_was_written_is_read() -> None:
+    copy = read(head() + BODY, wall=WALL + 5.0)
+    assert copy == Copy(5.0, Zone.NETWORK, len(BODY), measure([BODY])[1])
+    assert copy.holds(BODY)
+    assert copy.holds(memoryview(BODY))
+    assert not copy.holds(BODY[:-1])
+    assert not copy.holds(BODY[:-1] + b" ")
+
+
+def test_it_tells_nothing_of_its_url_and_is_no_other_ones() -> None:
+    assert b"example" not in head()
+    assert "example" not in name_of(URL)
+    assert name_of("https://R.example:443/x") == name_of("https://r.example/x") != name_of(URL)
+    assert read(head(), "https://r.example/registry.json") == "it's a copy of another registry"
+
+
+@pytest.mark.parametrize(
+    ("wall", "wrong"),
+    [
+        (WALL + LONGEST, None), (WALL + LONGEST + 0.01, "it's too old"), (WALL - 60.0, None),
+        (WALL - 60.01, "it's from the future"),
+    ],
+)  # fmt: skip
+def test_its_age_is_known_and_bounded(wall: Any, wrong: Any) -> None:
+    found = read(head(), wall=wall)
+    assert found == wrong if wrong else found.age >= 0.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "asap registry copy 2"}, {"kind": None}, {"of": 5}, {"vouched": "1"}, {"vouched": True},
+        {"length": 1.0},
+        {"zone": "HERE"}, {"zone": ["NETWORK"]}, {"digest": None},
+    ],
+)  # fmt: skip
+def test_what_is_not_ours_is_none(changes: Any) -> None:
+    assert read(head(**changes)) == "it isn't a copy of a registry"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]\n", b"null\n", head()[:-1], b" " * 2_000 + head(), b"\xff\n"])
+def test_nor_is_what_is_torn(data: Any) -> None:
+    assert read(data) == "it isn't a copy of a registry"
+
+
+@given(st.binary(), st.integers(0, 400))
+def test_any_bytes_are_read_or_refused(data: bytes, at: int) -> None:
+    good = head()
+    for torn in (data, good[:at], good[:at] + data):
+        found = read(torn + BODY)
+        assert isinstance(found, str) or torn.startswith(good)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (Unreachable("u", "r"), Kept.SERVES), (TimedOut("u", "r"), Kept.SERVES),
+        *((BadReply("u", "r", status), Kept.SERVES) for status in (500, 502, 503, 504)),
+        *((BadReply("u", "r", status), Kept.GOES) for status in (401, 403, 404, 410)),
+        *((BadReply("u", "r", status), Kept.STAYS) for status in (200, 302, 400, 429, 501, None)),
+        (InvalidDocument("registry", ()), Kept.STAYS), (NotAllowed("u", "r", "m"), Kept.STAYS),
+    ],
+)  # fmt: skip
+def test_it_stands_in_for_who_cannot_be_reached_and_for_nobody_who_says_no(error: Any, kept: Any) -> None:
+    assert kept_after(error) is kept
+
+
+def test_a_registry_is_written_as_it_was_read() -> None:
+    def read_registry(data: bytes) -> Any:
+        reader = CatalogReader()
+        reader.feed(data)
+        return reader.close()
+
+    first = read_registry(json.dumps(REGISTRY).encode())
+    again = read_registry(b"".join(first.written()))
+    assert list(again.agents) == list(first.agents)
+    assert (again.version, again.updated_at, again.extra) == (first.version, first.updated_at, first.extra)
+    assert (len(first.skipped), len(again.skipped)) == (1, 0)
+    empty = read_registry(json.dumps({**REGISTRY, "agents": []}).encode())
+    assert len(read_registry(b"".join(empty.written()))) == 0
+    entry: Any = REGISTRY["agents"][0]
+    many = read_registry(json.dumps({**REGISTRY, "agents": [entry] * 2_001}).encode())
+    assert len(read_registry(b"".join(many.written()))) == 2_001
+
+
+def test_how_near_it_was_is_recalled_until_it_is_seen() -> None:
+    known = Provenance()
+    assert known.zone_of(URL) is Zone.INTERNET
+    known.recall(URL, Zone.NETWORK)
+    known.recall("nothing", Zone.NETWORK)
+    assert known.zone_of(URL) is Zone.NETWORK
+    seen = Provenance()
+    seen.connected("r.example:443", "203.0.113.9")
+    before = seen.zone_of(URL)
+    seen.recall(URL, Zone.MACHINE)
+    assert seen.zone_of(URL) is before
