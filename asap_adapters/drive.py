@@ -16,21 +16,22 @@ from asap_core.http import Request, Response
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
-from asap_core.server.exchange import Authenticate, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
-from asap_core.server.identity import Authenticated, Credential, Insufficient
+from asap_core.server.exchange import Authenticate, ClaimProof, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
+from asap_core.server.identity import Authenticated, Credential, Insufficient, ProofOffer, ProofRefused, Proven
 from asap_core.server.ratelimit import Limited
 from asap_core.server.shared import Granted
 
-__all__ = ["Authenticator", "Driver", "PeerGone", "Shares", "Store", "Wire"]
+__all__ = ["Authenticator", "Driver", "PeerGone", "Shares", "Store", "Verdict", "Wire"]
 
 log: Final = logging.getLogger("asap.drive")
 
-Authenticator = Callable[
-    [Credential], Awaitable[Authenticated | Insufficient | None] | Authenticated | Insufficient | None
-]
-"""Says whom a bearer token stands for, None, or that it doesn't allow enough.
+Verdict = Authenticated | Proven | Insufficient | ProofRefused | None
+Authenticator = Callable[[Credential], Awaitable[Verdict] | Verdict]
+"""Says whom a token stands for, None, or that it doesn't allow enough.
 
-Sync or async; OSError means that it can't be told now.
+Sync or async; OSError means that it can't be told now. Who also judges proofs (RFC 9449) says so by an attribute
+`proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `asap_adapters.jwt.Tokens` does; to
+all others no token comes with one.
 """
 
 
@@ -96,6 +97,8 @@ class Driver:
         handlers.check(agent)
         if agent.authenticates and authenticate is None:
             raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…).verify")
+        offer = getattr(getattr(authenticate, "__self__", authenticate), "proofs", None)
+        agent.proofs = offer if isinstance(offer, ProofOffer) else None
         self.agent = agent
         self._handlers = handlers
         self._authenticate = authenticate
@@ -115,12 +118,14 @@ class Driver:
                 self._wake()
             raise
 
-    async def _step(self, state: Exchange, wire: Wire) -> Exchange:
+    async def _step(self, state: Exchange, wire: Wire) -> Exchange:  # noqa: PLR0911 - one for each state
         match state:
             case TakeLimit():
                 return await self._take(state)
             case Authenticate(credential):
                 return await self._verify(state, credential)
+            case ClaimProof(question):
+                return state.answered(await self._ask(question))
             case ReadBody():
                 return await _read(state, wire)
             case Fork(calls):
@@ -158,7 +163,9 @@ class Driver:
                 return state.refused()
             case Insufficient():
                 return state.insufficient(principal)
-            case Authenticated():
+            case ProofRefused():
+                return state.refused(principal)
+            case Authenticated() | Proven():
                 return state.verified(principal)
             case _:
                 assert_never(principal)

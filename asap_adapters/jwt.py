@@ -5,8 +5,7 @@ Which key, when to ask for keys, and what a token must say is decided in `asap_c
 
 import logging
 import ssl
-from base64 import urlsafe_b64encode
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self, assert_never
@@ -27,17 +26,40 @@ from asap_core.client.freshness import FreshnessPolicy
 from asap_core.client.outbound import OutboundPolicy
 from asap_core.errors import AsapError
 from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
-from asap_core.server.identity import Authenticated, Credential, Insufficient
-from asap_core.server.jwks import MAX_KEY_SET, MAX_KEYS, EcKey, KeySet, OkpKey, PublicKey, RsaKey, read_key_set
-from asap_core.server.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifySignature
+from asap_core.server.dpop import DpopPolicy, Proofs
+from asap_core.server.identity import Authenticated, Credential, Insufficient, ProofRefused, Proven
+from asap_core.server.jwks import (
+    MAX_KEY_SET,
+    MAX_KEYS,
+    EcKey,
+    KeySet,
+    OkpKey,
+    PublicKey,
+    RsaKey,
+    public_jwk,
+    read_key_set,
+)
+from asap_core.server.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifyProof, VerifySignature
 
-__all__ = ["ByClaim", "BySubject", "ProviderUnavailable", "TokenPolicy", "Tokens", "is_signature"]
+__all__ = [
+    "ByClaim",
+    "BySubject",
+    "DpopPolicy",
+    "Proofs",
+    "ProviderUnavailable",
+    "TokenPolicy",
+    "Tokens",
+    "is_signature",
+]
 
 log: Final = logging.getLogger("asap.jwt")
 
 # As long as a document may take; callers' requests wait for it.
 _FETCH_SECONDS: Final = 10.0
-_COORDINATE: Final = 32
+# Callers whose keys are ready for use, some 2 KB each; importing one takes 50 µs.
+_MAX_CALLERS: Final = 1_000
+
+_Key = OKPKey | ECKey | RSAKey
 
 
 class ProviderUnavailable(OSError):
@@ -45,11 +67,12 @@ class ProviderUnavailable(OSError):
 
 
 class Tokens:
-    """Tells whom JSON Web Tokens of one issuer stand for: `serve(…, authenticate=tokens.verify)`.
+    """Tells whom JSON Web Tokens of one issuer stand for, and judges proofs: `serve(…, authenticate=tokens.verify)`.
 
     `policy` says which tokens are good. The provider is asked when the first token comes; `allow_http` and
     `allow_networks` are as in `AgentClient`, `verify` and `transport` httpx's. Use it as `async with Tokens(…)`, or
-    close it with `aclose()`. Raises ValueError where the policy's issuer can't be one.
+    close it with `aclose()`. `nonce_secret` is 16 to 64 random bytes, the same for all processes that serve one agent
+    whose policy asks for nonces. Raises ValueError where the policy's issuer can't be one.
     """
 
     def __init__(
@@ -61,9 +84,12 @@ class Tokens:
         verify: ssl.SSLContext | bool = True,
         trust_env: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
+        nonce_secret: bytes | None = None,
     ) -> None:
+        self.proofs = policy.dpop.offer()
+        """What callers are told of proofs, for whoever serves with it."""
         self._clock = LoopClock()
-        self._verifier = Verifier(policy, secret=new_secret())
+        self._verifier = Verifier(policy, secret=new_secret(), nonce_secret=nonce_secret)
         self._web = Web(
             token=None,
             auth={},
@@ -107,9 +133,12 @@ class Tokens:
         """Close all connections. A second time does nothing."""
         await self._web.aclose()
 
-    async def verify(self, credential: Credential) -> Authenticated | Insufficient | None:
-        """Whom the token stands for; None where it's not good. Raises `ProviderUnavailable` where it can't be told."""
-        state: TokenState = self._verifier.open(credential.token, now=self._clock.monotonic(), wall=self._clock.wall())
+    async def verify(self, credential: Credential) -> Authenticated | Proven | Insufficient | ProofRefused | None:
+        """Whom the token stands for; None where it's not good. Raises `ProviderUnavailable` where it can't be told.
+
+        With a proof it's `Proven`, which counts once: whoever serves has to claim it, as `asap_core.Agent` does.
+        """
+        state: TokenState = self._verifier.open(credential.token, shown=credential.shown, **self._times())
         while True:
             match state:
                 case NeedKeys():
@@ -117,9 +146,15 @@ class Tokens:
                 case VerifySignature(key, signing_input, signature):
                     good = is_signature(key, signing_input, signature)
                     state = state.good(**self._times()) if good else state.bad()
+                case VerifyProof(key, signing_input, signature):
+                    good = _holds(_imported_callers, key, signing_input, signature)
+                    state = state.good() if good else state.bad()
                 case Accepted(principal):
                     return principal
-                case Insufficient():
+                case Proven() | Insufficient():
+                    return state
+                case ProofRefused(expected):
+                    log.info("a proof was refused: expected %s", expected)
                     return state
                 case Rejected(expected):
                     log.info("a token was refused: expected %s", expected)
@@ -158,29 +193,28 @@ class Tokens:
 
 def is_signature(key: PublicKey, signing_input: bytes, signature: bytes) -> bool:
     """Whether this is a signature by that key, under the algorithm that the key is for. Never raises."""
+    return _holds(_imported, key, signing_input, signature)
+
+
+def _holds(imported: Callable[[PublicKey], _Key], key: PublicKey, signing_input: bytes, signature: bytes) -> bool:
     try:
-        return bool(JWSRegistry.algorithms[key.algorithm.value].verify(signing_input, signature, _imported(key)))
+        return bool(JWSRegistry.algorithms[key.algorithm.value].verify(signing_input, signature, imported(key)))
     except (JoseError, ValueError):  # a key that OpenSSL finds fault with: nothing is signed by it
         return False
 
 
-@lru_cache(maxsize=MAX_KEYS)
-def _imported(key: PublicKey) -> OKPKey | ECKey | RSAKey:
+def _import(key: PublicKey) -> _Key:
     match key:
-        case OkpKey(_, x):
-            return OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": _text(x)})
-        case EcKey(_, x, y):
-            coordinates = {"x": _text(x.to_bytes(_COORDINATE)), "y": _text(y.to_bytes(_COORDINATE))}
-            return ECKey.import_key({"kty": "EC", "crv": "P-256", **coordinates})
-        case RsaKey(_, n, e):
-            return RSAKey.import_key({"kty": "RSA", "n": _integer(n), "e": _integer(e)})
+        case OkpKey():
+            return OKPKey.import_key({**public_jwk(key)})
+        case EcKey():
+            return ECKey.import_key({**public_jwk(key)})
+        case RsaKey():
+            return RSAKey.import_key({**public_jwk(key)})
         case _:
             assert_never(key)
 
 
-def _integer(value: int) -> str:
-    return _text(value.to_bytes((value.bit_length() + 7) // 8))
-
-
-def _text(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+# Apart: callers, however many, don't drive the issuer's keys out.
+_imported: Final = lru_cache(maxsize=MAX_KEYS)(_import)
+_imported_callers: Final = lru_cache(maxsize=_MAX_CALLERS)(_import)

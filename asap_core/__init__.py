@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
     from asap_core.server.exchange import (
         Authenticate as Authenticate,
+        ClaimProof as ClaimProof,
         Done as Done,
         Exchange as Exchange,
         Fork as Fork,
@@ -109,7 +110,7 @@ _HOMES: Final = {
     "asap_core.model.task": "Task TaskStatus",
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
-    "asap_core.server.exchange": "Authenticate Done Exchange Fork ReadBody Respond TakeLimit",
+    "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
     "asap_core.server.identity": "Anonymous Authenticated Credential Principal TokenTable",
     "asap_core.server.policy": "NoncePolicy Policy",
     "asap_core.server.ratelimit": "Limit parse_limits",

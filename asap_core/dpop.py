@@ -66,7 +66,7 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
 
 def token_hash(token: str) -> str:
     """The `ath` of an access token (RFC 9449 §4.2)."""
-    return encode_base64url(sha256(token.encode("ascii")).digest())
+    return encode_base64url(sha256(token.encode("utf-8", "surrogatepass")).digest())
 
 
 def is_nonce(text: object) -> bool:

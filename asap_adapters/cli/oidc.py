@@ -3,13 +3,19 @@
 import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
 
 from asap_adapters.cli.output import UserError
-from asap_adapters.drive import Authenticator
+from asap_adapters.drive import Authenticator, Verdict
 from asap_core.server.claims import ByClaim, BySubject, TokenPolicy
-from asap_core.server.identity import Authenticated, Credential, Insufficient, TokenTable
+from asap_core.server.dpop import DpopPolicy, Proofs
+from asap_core.server.identity import Credential, ProofOffer, TokenTable
 from asap_core.server.metadata import metadata_urls
+
+if TYPE_CHECKING:
+    from asap_adapters.jwt import Tokens
 
 __all__ = ["add_oidc", "authenticator", "policy_of"]
 
@@ -22,14 +28,22 @@ def add_oidc(add: Any) -> None:
     add("--agent-claim", metavar="NAME", help="the claim that is the URN of the bearer's agent")
     add("--subject", metavar="SUB=URN", action="append", default=[], help="let in this subject as URN (repeatable)")
     add("--oidc-network", metavar="NET", action="append", default=[], help="a private network that it may be in")
+    add(
+        "--dpop",
+        choices=[each.value for each in Proofs],
+        help="proofs that a token's sender holds its key (default: allowed)",
+    )
+    add("--dpop-nonce", action="store_true", help="each with a nonce of ours, so that none is made ahead")
 
 
 def policy_of(arguments: argparse.Namespace) -> TokenPolicy | None:
     """Which tokens of the provider are good; None without one. Raises UserError."""
     if arguments.oidc is None:
         given = (arguments.audience, arguments.scope, arguments.agent_claim, arguments.subject, arguments.oidc_network)
-        if any(given):
-            message = "--audience, --scope, --agent-claim, --subject and --oidc-network go with --oidc"
+        if any((*given, arguments.dpop, arguments.dpop_nonce)):
+            message = (
+                "--audience, --scope, --agent-claim, --subject, --oidc-network, --dpop and --dpop-nonce go with --oidc"
+            )
             raise UserError(message, usage=True)
         return None
     if not arguments.audience:
@@ -39,10 +53,23 @@ def policy_of(arguments: argparse.Namespace) -> TokenPolicy | None:
     try:
         metadata_urls(arguments.oidc)
         return TokenPolicy(
-            issuer=arguments.oidc, audience=arguments.audience, agent=_agent(arguments), scopes=arguments.scope
+            issuer=arguments.oidc,
+            audience=arguments.audience,
+            agent=_agent(arguments),
+            scopes=arguments.scope,
+            dpop=_dpop(arguments),
         )
     except ValueError as error:
         raise UserError(f"--oidc: {error}", usage=True) from None
+
+
+def _dpop(arguments: argparse.Namespace) -> DpopPolicy:
+    policy = DpopPolicy(proofs=arguments.dpop or Proofs.ALLOWED, nonce=arguments.dpop_nonce)
+    if policy.nonce and policy.proofs is Proofs.OFF:
+        raise ValueError("--dpop-nonce is for proofs, and with --dpop off there are none")
+    if policy.proofs is Proofs.REQUIRED and (arguments.token or arguments.token_file):
+        raise ValueError("with --dpop required nobody is let in by --token or --token-file, which no key is bound to")
+    return policy
 
 
 def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
@@ -58,6 +85,19 @@ def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
     return BySubject({subject: urn for subject, _, urn in pairs})
 
 
+@frozen
+class _Both:
+    """Whose tokens these are: of the table, or the provider's. Those of the table are bearer tokens, always."""
+
+    table: TokenTable
+    tokens: "Tokens"
+    proofs: ProofOffer | None
+
+    async def verify(self, credential: Credential) -> Verdict:
+        """Whom the token stands for."""
+        return self.table.verify(credential) or await self.tokens.verify(credential)
+
+
 @asynccontextmanager
 async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> AsyncIterator[Authenticator | None]:
     """Who says whom a token stands for: the table, and for what isn't in it the provider. None without both."""
@@ -70,12 +110,9 @@ async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> Asy
     except ImportError:
         raise UserError('--oidc needs the extra "jwt": pip install "asap-sansio[jwt]"') from None
     try:
-        tokens = Tokens(policy, allow_networks=arguments.oidc_network)
+        tokens = Tokens(policy, allow_networks=arguments.oidc_network, nonce_secret=arguments.nonce_secret)
     except ValueError as error:
         raise UserError(f"--oidc-network: {error}", usage=True) from None
 
-    async def verify(credential: Credential) -> Authenticated | Insufficient | None:
-        return table.verify(credential) or await tokens.verify(credential)
-
     async with tokens:
-        yield verify
+        yield _Both(table, tokens, tokens.proofs).verify

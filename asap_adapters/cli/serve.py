@@ -32,6 +32,7 @@ from asap_adapters.cli.served import (
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.drive import Authenticator
+from asap_adapters.entropy import new_secret
 from asap_adapters.serve import Bound, listen, listen_on, serve, url_of
 from asap_core.client.outbound import is_loopback, origin_of
 from asap_core.model.manifest import Manifest
@@ -95,7 +96,7 @@ def add_commands(commands: Any) -> None:
     add("--metrics", action="store_true", help="show counters of what was decided at /asap/metrics, to anyone")
     add("--verbose", "-v", action="count", default=0, help="log what is refused; twice: what is let in as well")
     add_backend(command)
-    command.set_defaults(run=_serve, worker=None)
+    command.set_defaults(run=_serve, worker=None, nonce_secret=None)
 
 
 def _public_url(text: str) -> str:
@@ -200,6 +201,8 @@ async def _run(
 def with_workers(arguments: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
     """Serve with several processes."""
     _check(arguments, read_tokens(arguments.token, arguments.token_file))
+    # Made before they are: a nonce that one gave out is good with all.
+    arguments.nonce_secret = new_secret()
 
     def started(port: int) -> None:
         url = url_of(arguments.host, port, tls=arguments.tls_cert is not None)

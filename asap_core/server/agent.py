@@ -16,7 +16,7 @@ from asap_core.server import exchange
 from asap_core.server.admission import LocalAdmission, Reservation
 from asap_core.server.call import Answered, Record
 from asap_core.server.events import Decision, Observer, What
-from asap_core.server.identity import Authenticated, Principal
+from asap_core.server.identity import Authenticated, Principal, ProofOffer
 from asap_core.server.metrics import CONTENT_TYPE, Counters
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Left, Limited, Limiter
@@ -62,6 +62,8 @@ class Agent:
         self.document: ManifestDocument = ManifestDocument.of(manifest)
         self.authenticates: bool = manifest.auth is not None
         """Whether callers must authenticate."""
+        self.proofs: ProofOffer | None = None
+        """What proofs (RFC 9449) whoever authenticates takes; None: none. Set it before the agent is served."""
         self.draining: bool = False
         self.active = 0
         self.body_bytes = 0
@@ -122,6 +124,11 @@ class Agent:
         if "principal" not in shared_limits:
             self._principals = Limiter(policy.principal_limits, capacity=capacity)
         return self
+
+    @property
+    def url(self) -> str:
+        """Where it's called: what a proof must be for."""
+        return self.manifest.endpoints.asap
 
     @property
     def addresses(self) -> frozenset[str]:

@@ -116,7 +116,8 @@ def _scopes_allow(run: "CallRun") -> Refusal | None:
     held = run.principal.scopes if isinstance(run.principal, Authenticated) else frozenset()
     if wanted <= held:
         return None
-    return Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(wanted))
+    proves = isinstance(run.principal, Authenticated) and run.principal.key is not None
+    return Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(wanted, proves=proves))
 
 
 def _there_is_room(run: "CallRun") -> Refusal | None:

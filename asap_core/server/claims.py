@@ -14,12 +14,14 @@ from asap_core.bearer import is_scope
 from asap_core.clock import WallTime
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.rules import URN
+from asap_core.server.dpop import DpopPolicy, Proofs
 from asap_core.server.identity import Authenticated, Insufficient
-from asap_core.server.jws import Algorithm, Jws
+from asap_core.server.jws import Algorithm, Jws, read_base64url
 
-__all__ = ["Accepted", "ByClaim", "BySubject", "Rejected", "TokenPolicy", "judge_claims"]
+__all__ = ["Accepted", "ByClaim", "BySubject", "Rejected", "TokenPolicy", "judge_claims", "wrong_key"]
 
 _MAX_DEPTH: Final = 16
+_SHA256: Final = 32
 
 
 @frozen
@@ -55,6 +57,10 @@ def _names(values: Iterable[str]) -> frozenset[str]:
     return frozenset([values] if isinstance(values, str) else values)
 
 
+def _dpop(value: Any) -> Any:
+    return value if isinstance(value, DpopPolicy) else DpopPolicy(proofs=value)
+
+
 @frozen(kw_only=True)
 class TokenPolicy:
     """Which tokens are good here. Seconds throughout."""
@@ -69,6 +75,8 @@ class TokenPolicy:
     """What a token must allow, all of it; for want of it a request is answered 403."""
     algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=frozenset)
     """Those that tokens may be signed with."""
+    dpop: DpopPolicy = field(factory=DpopPolicy, converter=_dpop)
+    """Which proofs are good, and whether they're required: a `DpopPolicy`, or one word of `Proofs`."""
     types: frozenset[str | None] = field(default=frozenset({None, "jwt", "at+jwt"}), converter=frozenset)
     """The `typ` that tokens may have, in lower case; None is to have none. Other kinds of JWT, such as DPoP proofs and
     logout tokens, say in it what they are (RFC 8725 §3.11). `{"at+jwt"}` where the provider follows RFC 9068."""
@@ -88,10 +96,14 @@ class TokenPolicy:
 
 @frozen
 class Accepted:
-    """A token that lets its bearer in, until `until` of wall time; leeway is in it."""
+    """A token that lets its bearer in, until `until` of wall time; leeway is in it.
+
+    `bound` is the thumbprint of the key that it's good with, and with that only; None: with none.
+    """
 
     principal: Authenticated
     until: WallTime
+    bound: str | None = None
 
 
 @frozen
@@ -101,12 +113,19 @@ class Rejected:
     expected: str
 
 
-def judge_claims(jws: Jws, policy: TokenPolicy, *, wall: WallTime) -> Accepted | Insufficient | Rejected:
-    """Judge what a token says, its signature being good. Never raises."""
+def judge_claims(
+    jws: Jws, policy: TokenPolicy, *, wall: WallTime, shown: str | None = None
+) -> Accepted | Insufficient | Rejected:
+    """Judge what a token says, its signature being good. `shown` is the key that a proof came by. Never raises."""
     claims = _read_claims(jws.payload)
     if isinstance(claims, Rejected):
         return claims
-    wrong = _wrong_origin(jws, claims, policy) or _wrong_time(claims, policy, wall=wall)
+    wrong = (
+        _wrong_origin(jws, claims, policy)
+        or _wrong_time(claims, policy, wall=wall)
+        or _wrong_confirmation(claims)
+        or wrong_key(bound := _bound_to(claims), shown, policy.dpop)
+    )
     if wrong is not None:
         return Rejected(wrong)
     urn = _agent(claims, policy.agent)
@@ -118,7 +137,7 @@ def judge_claims(jws: Jws, policy: TokenPolicy, *, wall: WallTime) -> Accepted |
     held = frozenset(scope.split(" ")) - {""}
     if not policy.scopes <= held:
         return Insufficient(policy.scopes)
-    return Accepted(Authenticated(urn, held), WallTime(claims["exp"] + policy.leeway))
+    return Accepted(Authenticated(urn, held, bound), WallTime(claims["exp"] + policy.leeway), bound)
 
 
 def _read_claims(payload: bytes) -> dict[str, Any] | Rejected:
@@ -138,10 +157,37 @@ def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str 
     named = audience if isinstance(audience, list) else [audience]
     if not all(isinstance(each, str) for each in named) or policy.audience.isdisjoint(named):
         return "aud to name this agent"
-    # RFC 7800 §3.1: it's good only for who holds a key, and a bearer's request shows none.
-    if "cnf" in claims:
-        return "a bearer token, without cnf"
     return None
+
+
+def _wrong_confirmation(claims: dict[str, Any]) -> str | None:
+    if "cnf" not in claims:
+        return None
+    confirmation = claims["cnf"]
+    # RFC 7800 §3.1: it's good only for who shows what it says; all else that may be there we can't have shown to us.
+    if not isinstance(confirmation, dict) or set(confirmation) != {"jkt"} or not _is_thumbprint(confirmation["jkt"]):
+        return "in cnf a jkt, and nothing else"
+    return None
+
+
+def _bound_to(claims: dict[str, Any]) -> str | None:
+    """The thumbprint in `cnf` (RFC 9449 §6.1); None without one."""
+    thumbprint: str | None = claims["cnf"]["jkt"] if "cnf" in claims else None
+    return thumbprint
+
+
+def _is_thumbprint(value: object) -> bool:
+    decoded = read_base64url(value.encode("ascii")) if isinstance(value, str) and value.isascii() else None
+    return decoded is not None and len(decoded) == _SHA256
+
+
+def wrong_key(bound: str | None, shown: str | None, policy: DpopPolicy) -> str | None:
+    """What's wrong with a token bound to one key, or none, that came with a proof by another, or none."""
+    if bound is None and policy.proofs is Proofs.REQUIRED:
+        return "a token that's bound to a key, with proof of it"
+    if bound == shown:
+        return None
+    return "a bearer token, without a proof" if bound is None else "a proof by the key in cnf"
 
 
 def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) -> str | None:

@@ -1,18 +1,18 @@
 """One HTTP request from its head to its response, as linked states: each offers only the moves that are legal in it.
 
-    open ─▶ TakeLimit ─▶ Authenticate ─▶ TakeLimit ─▶ ReadBody ─▶ TakeLimit ─▶ Fork ─▶ Respond ─▶ Done
-              (peer)                     (principal)               (a batch)    │
-                 └───────────┴──────────────┴────────────┴── refused ───────────┘
+    open ─▶ TakeLimit ─▶ Authenticate ─▶ ClaimProof ─▶ TakeLimit ─▶ ReadBody ─▶ TakeLimit ─▶ Fork ─▶ Respond ─▶ Done
+              (peer)                                  (principal)               (a batch)    │
+                 └───────────┴───────────────┴────────────┴────────────┴── refused ──────────┘
 
 Rule of this module: cheap and anonymous first, nothing spent for strangers. The order of the checks is the order of the
 functions below `open_exchange`, each of which ends in the next. With limits in memory (the default) the core answers
-`TakeLimit` itself and a driver never meets it. A driver is one `match` over these states and one over a call's
-(`asap_core.server.call`), and both end in `assert_never`.
+`TakeLimit` itself, with admission in memory `ClaimProof`, and a driver never meets them. A driver is one `match` over
+these states and one over a call's (`asap_core.server.call`), and both end in `assert_never`.
 """
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
 
 from attrs import define, evolve, field, frozen
 
@@ -27,6 +27,7 @@ from asap_core.errors import (
     MALFORMED_ENVELOPE,
     PARSE_ERROR,
     RATE_LIMITED,
+    SATURATED,
     UNAVAILABLE,
     VERSION_INCOMPATIBLE,
     Kind,
@@ -47,10 +48,25 @@ from asap_core.http import (
 )
 from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
 from asap_core.jsontext import NotJson, read_json
+from asap_core.server.admission import (
+    Admitted,
+    Answer,
+    AnswerGone,
+    Floored,
+    Future,
+    Mismatch,
+    OutcomeUnknown,
+    Question,
+    Replayed,
+    Running,
+    Saturated,
+    Stale,
+    Stored,
+    Unavailable,
+)
 from asap_core.server.call import Answered, CallState, IllegalMove, abandon_call, limited_call, open_call, refused_call
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import (
-    CHALLENGE,
     Anonymous,
     Authenticated,
     BadCredential,
@@ -58,6 +74,9 @@ from asap_core.server.identity import (
     Insufficient,
     NoCredential,
     Principal,
+    ProofRefused,
+    Proven,
+    challenge,
     insufficient_scope,
     read_credential,
 )
@@ -72,6 +91,7 @@ __all__ = [
     "ASAP_PATH",
     "SUPPORTED_VERSIONS",
     "Authenticate",
+    "ClaimProof",
     "Done",
     "Exchange",
     "Fork",
@@ -104,6 +124,7 @@ class _Run:
     step: int = 0
     share: tuple[Scope, str] | None = None
     left: tuple[Left, ...] | None = None
+    nonce: str | None = None
 
     def leave(self, state: "_State") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
@@ -123,6 +144,7 @@ class _Run:
                 *length,
                 (b"asap-version", self.version.encode("ascii")),
                 *_share_headers(shares),
+                *(() if self.nonce is None else ((b"dpop-nonce", self.nonce.encode("ascii")),)),
             ),
             body=b"" if head else response.body,
             close=response.close,
@@ -202,26 +224,46 @@ class Authenticate(_State):
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
-    def verified(self, principal: Authenticated) -> "Exchange":
+    def verified(self, principal: Authenticated | Proven) -> "Exchange":
         """It's good, and stands for this agent."""
         self._run.leave(self)
+        if isinstance(principal, Proven):
+            return _claim_proof(self._run, principal)
         return _take_principal_share(self._run, principal)
 
-    def refused(self) -> "Exchange":
-        """It's not good."""
+    def refused(self, proof: ProofRefused | None = None) -> "Exchange":
+        """It's not good, or the proof that came with it isn't."""
         self._run.leave(self)
-        return _challenge(self._run, INVALID_CREDENTIAL, "Invalid authentication token", error="invalid_token")
+        if proof is not None:
+            return _refuse_proof(self._run, proof)
+        proves, note = self.credential.shown is not None, "Invalid authentication token"
+        return _challenge(self._run, INVALID_CREDENTIAL, note, error="invalid_token", proves=proves)
 
     def insufficient(self, missing: Insufficient) -> "Exchange":
         """It's good, and doesn't allow enough."""
         self._run.leave(self)
-        refusal = Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(missing.scopes))
-        return self._run.refuse(refusal, close=True)
+        challenged = insufficient_scope(missing.scopes, proves=self.credential.shown is not None)
+        return self._run.refuse(Refusal(kind=INSUFFICIENT_SCOPE, challenge=challenged), close=True)
 
     def unavailable(self) -> "Exchange":
         """Who could tell is out of reach: fail closed."""
         self._run.leave(self)
         return self._run.refuse(_unavailable(self._run), close=True)
+
+
+@define(eq=False)
+class ClaimProof(_State):
+    """Ask the store that remembers nonces whether this proof is new. `proven` counts only if it is."""
+
+    question: Question
+    proven: Proven = field(repr=False)
+    _run: _Run = field(repr=False)
+    _step: int = field(repr=False)
+
+    def answered(self, answer: Answer) -> "Exchange":
+        """The store's answer, final."""
+        self._run.leave(self)
+        return _after_claim(self._run, self.proven, answer)
 
 
 @define(eq=False)
@@ -327,7 +369,7 @@ class Done:
     """Over."""
 
 
-Exchange = TakeLimit | Authenticate | ReadBody | Fork | Respond | Done
+Exchange = TakeLimit | Authenticate | ClaimProof | ReadBody | Fork | Respond | Done
 
 
 # --- the order of the checks -----------------------------------------------------------------------------------------
@@ -377,20 +419,70 @@ def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: b
 def _read_credential(run: _Run) -> Exchange:
     if not run.agent.authenticates:
         return _negotiate_version(run)
-    match read_credential(run.request.headers):
+    # Where it's called, not where the request got to: a proxy in front may have another name and path for it.
+    url = None if run.agent.proofs is None else run.agent.url + ("/stream" if run.streamed else "")
+    match read_credential(run.request.headers, method=run.request.method, url=url):
         case NoCredential():
             return _challenge(run, AUTHENTICATION_REQUIRED, "Authentication required")
-        case BadCredential(expected):
+        case BadCredential(expected, proves):
             note = f"Invalid authentication token: expected {expected}"
-            return _challenge(run, INVALID_CREDENTIAL, note, error="invalid_request")
+            error = "invalid_dpop_proof" if proves else "invalid_request"
+            return _challenge(run, INVALID_CREDENTIAL, note, error=error, proves=proves)
         case credential:
             return Authenticate(credential, run, run.step)
 
 
-def _challenge(run: _Run, kind: Kind, note: str, *, error: str | None = None) -> Respond:
+def _challenge(run: _Run, kind: Kind, note: str, *, error: str | None = None, proves: bool = False) -> Respond:
     # RFC 6750 §3: without credentials no error code; with bad ones the code.
-    challenge = CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'
-    return run.refuse(Refusal(kind=kind, note=note, challenge=challenge), close=True)
+    challenged = challenge(run.agent.proofs, error=error, proves=proves)
+    return run.refuse(Refusal(kind=kind, note=note, challenge=challenged), close=True)
+
+
+def _refuse_proof(run: _Run, proof: ProofRefused) -> Respond:
+    run.nonce = proof.nonce or run.nonce
+    note = "Invalid proof of possession" if proof.nonce is None else "A proof of possession with the nonce is required"
+    return _challenge(run, INVALID_CREDENTIAL, note, error=proof.error, proves=True)
+
+
+def _claim_proof(run: _Run, proven: Proven) -> Exchange:
+    # Where envelopes' nonces are remembered: by all processes of an agent, and over restarts, if those are.
+    admission, holder = run.agent.admission, proven.holder
+    run.nonce = proven.nonce
+    if admission is None:
+        question = Question(
+            sender=holder,
+            authenticated=True,
+            peer="",
+            nonce=proven.proof_id,
+            issued=proven.issued,
+            idempotency_key=None,
+            digest=b"",
+            deadline=0.0,
+        )
+        return ClaimProof(question, proven, run, run.step)
+    wall = run.agent.wall()
+    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, now=run.agent.now(), wall=wall)  # noqa: FBT003 - as in Question
+    return _after_claim(run, proven, claimed)
+
+
+def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
+    match answer:
+        case Admitted():
+            return _take_principal_share(run, proven.principal)
+        case Replayed():
+            return _refuse_proof(run, ProofRefused("a proof that's new"))
+        case Stale() | Future():
+            return _refuse_proof(run, ProofRefused("iat of now"))
+        case Saturated(retry_after) | Floored(retry_after):
+            note = "This proof can't be told from an older one"
+            return run.refuse(Refusal(kind=SATURATED, note=note, retry_after=retry_after), close=True)
+        case Unavailable(retry_after):
+            return run.refuse(Refusal(kind=UNAVAILABLE, retry_after=retry_after), close=True)
+        case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():
+            # What is said of idempotency keys, and none was asked about: the store is none.
+            return run.refuse(_unavailable(run), close=True)
+        case _:
+            assert_never(answer)
 
 
 def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:

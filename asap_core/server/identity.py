@@ -11,6 +11,8 @@ from typing import Final
 from attrs import field, frozen
 
 from asap_core.bearer import MAX_TOKEN, is_scope, is_token
+from asap_core.clock import WallTime
+from asap_core.dpop import USE_NONCE
 from asap_core.errors import SENDER_MISMATCH, Refusal
 from asap_core.http import Headers, header_values
 from asap_core.model.rules import URN
@@ -23,24 +25,31 @@ __all__ = [
     "Insufficient",
     "NoCredential",
     "Principal",
+    "ProofOffer",
+    "ProofRefused",
+    "Proven",
+    "Shown",
     "TokenTable",
+    "challenge",
     "insufficient_scope",
     "read_credential",
     "sender_rule",
 ]
 
-CHALLENGE: Final = 'Bearer realm="asap"'
+_REALM: Final = 'realm="asap"'
 
 
 @frozen
 class Authenticated:
     """A caller whose credential was verified: `urn` is the agent that it stands for.
 
-    `scopes` are what the credential allows, as its issuer wrote it; who the caller is doesn't depend on them.
+    `scopes` are what the credential allows, as its issuer wrote it; who the caller is doesn't depend on them. `key` is
+    the thumbprint of the key (RFC 7638) that the caller proved to hold, where its credential is bound to one.
     """
 
     urn: str = field(validator=URN)
     scopes: frozenset[str] = field(default=frozenset(), eq=False)
+    key: str | None = field(default=None, eq=False)
 
 
 @frozen
@@ -65,11 +74,63 @@ class Insufficient:
             raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
 
 
+@frozen(kw_only=True)
+class Shown:
+    """A proof that came with a token (RFC 9449 §7), and what it must be for: this method, at this URL of ours."""
+
+    proof: str = field(repr=False)
+    method: str
+    url: str
+
+
 @frozen
 class Credential:
-    """A bearer token as received (RFC 6750 §2.1). It never appears in a repr."""
+    """A token as received: a bearer's (RFC 6750 §2.1), or `shown` with a proof of its key. It never appears in a repr.
+
+    Who doesn't check what is `shown` must let nobody in by it, as `TokenTable` doesn't.
+    """
 
     token: str = field(repr=False)
+    shown: Shown | None = None
+
+
+@frozen(kw_only=True)
+class Proven:
+    """Who it is, by a token and by its key, once the proof is claimed: the same one isn't good a second time.
+
+    `holder` is the key and what the proof was for, `proof_id` its id, `issued` its date. `nonce` is what its sender
+    uses from now on, where that has changed.
+    """
+
+    principal: Authenticated
+    holder: str = field(repr=False)
+    proof_id: str = field(repr=False)
+    issued: WallTime
+    nonce: str | None = field(default=None, repr=False)
+
+
+@frozen
+class ProofRefused:
+    """A proof that isn't good. `expected` says what would be, for logs; nothing of it is kept.
+
+    `nonce` is there where it's wanted in the next one (RFC 9449 §9).
+    """
+
+    expected: str
+    nonce: str | None = field(default=None, repr=False)
+
+    @property
+    def error(self) -> str:
+        """The code for it (RFC 9449 §12.2)."""
+        return "invalid_dpop_proof" if self.nonce is None else USE_NONCE
+
+
+@frozen(kw_only=True)
+class ProofOffer:
+    """Which proofs are taken: signed with one of `algs`; `required`: nobody is let in without one."""
+
+    algs: tuple[str, ...]
+    required: bool = False
 
 
 @frozen
@@ -79,13 +140,19 @@ class NoCredential:
 
 @frozen
 class BadCredential:
-    """An Authorization header that can't be read; `expected` says what one looks like."""
+    """An Authorization header that can't be read; `expected` says what one looks like. `proves`: its scheme is DPoP."""
 
     expected: str
+    proves: bool = False
 
 
-def read_credential(headers: Headers) -> Credential | NoCredential | BadCredential:
-    """Read the bearer token from a request's headers. Never raises."""
+def read_credential(
+    headers: Headers, *, method: str = "", url: str | None = None
+) -> Credential | NoCredential | BadCredential:
+    """Read the token from a request's headers. Never raises.
+
+    `method` and `url` are what a proof must be for (RFC 9449 §4.3); without a URL there's no scheme but Bearer.
+    """
     values = header_values(headers, b"authorization")
     if not values:
         return NoCredential()
@@ -93,17 +160,39 @@ def read_credential(headers: Headers) -> Credential | NoCredential | BadCredenti
         return BadCredential("one Authorization header")
     scheme, _, token = values[0].strip().partition(b" ")
     # RFC 9110 §11.1: the scheme is case-insensitive (fault 22).
-    if scheme.lower() != b"bearer":
+    proves = scheme.lower() == b"dpop" and url is not None
+    if scheme.lower() != b"bearer" and not proves:
         return NoCredential()
     token = token.strip()
     if not token or len(token) > MAX_TOKEN or not token.isascii() or b" " in token:
-        return BadCredential(f"Authorization: Bearer and a token of 1 to {MAX_TOKEN} visible ASCII characters")
-    return Credential(token.decode("ascii"))
+        named = "DPoP" if proves else "Bearer"
+        return BadCredential(f"Authorization: {named} and a token of 1 to {MAX_TOKEN} visible ASCII characters", proves)
+    text = token.decode("ascii")
+    return Credential(text) if url is None or not proves else _with_proof(text, headers, method, url)
 
 
-def insufficient_scope(scopes: frozenset[str]) -> str:
+def _with_proof(token: str, headers: Headers, method: str, url: str) -> Credential | BadCredential:
+    proofs = header_values(headers, b"dpop")
+    # RFC 9449 §4.3, 1: one header field, one proof.
+    if len(proofs) != 1:
+        return BadCredential("one DPoP header", proves=True)
+    return Credential(token, Shown(proof=proofs[0].strip().decode("latin-1"), method=method, url=url))
+
+
+def challenge(offer: ProofOffer | None, *, error: str | None = None, proves: bool = False) -> str:
+    """The schemes that there are (RFC 6750 §3, RFC 9449 §7.1), and by the scheme of what came what's wrong with it."""
+    wrong = "" if error is None else f', error="{error}"'
+    if offer is None:
+        return f"Bearer {_REALM}{wrong}"
+    proof = f'DPoP {_REALM}, algs="{" ".join(offer.algs)}"'
+    if offer.required:
+        return f"{proof}{wrong}"
+    return f"Bearer {_REALM}, {proof}{wrong}" if proves else f"Bearer {_REALM}{wrong}, {proof}"
+
+
+def insufficient_scope(scopes: frozenset[str], *, proves: bool = False) -> str:
     """The challenge for want of scope (RFC 6750 §3.1): it names all that it takes."""
-    return f'{CHALLENGE}, error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
+    return f'{"DPoP" if proves else "Bearer"} {_REALM}, error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
 
 
 class TokenTable:
@@ -128,8 +217,8 @@ class TokenTable:
         return len(self._by_digest)
 
     def verify(self, credential: Credential) -> Authenticated | None:
-        """Return whom the token stands for, or None."""
-        return self._by_digest.get(_digest(credential.token))
+        """Return whom the token stands for, or None. None of them is bound to a key, so with a proof it's none."""
+        return self._by_digest.get(_digest(credential.token)) if credential.shown is None else None
 
 
 def _digest(token: str) -> bytes:

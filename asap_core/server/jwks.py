@@ -8,11 +8,12 @@ from typing import Any, Final, assert_never
 
 from attrs import frozen
 
+from asap_core.dpop import encode_base64url
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.jsontext import NotJson, read_json
 from asap_core.server.jws import MAX_KID, Algorithm, Jws, algorithm_of, read_base64url
 
-__all__ = ["EcKey", "KeySet", "OkpKey", "PublicKey", "RsaKey", "is_possible", "read_key_set"]
+__all__ = ["EcKey", "KeySet", "OkpKey", "PublicKey", "RsaKey", "is_possible", "public_jwk", "read_key", "read_key_set"]
 
 # A provider has two or three keys, with certificate chains perhaps 10 KB each.
 MAX_KEY_SET: Final = 262_144
@@ -88,11 +89,12 @@ def read_key_set(data: bytes) -> KeySet:
     listed = value.get("keys") if isinstance(value, dict) else None
     if not isinstance(listed, list) or len(listed) > MAX_KEYS:
         raise InvalidDocument("key set", (Problem(("keys",), f"an array of at most {MAX_KEYS} keys"),))
-    keys = tuple(key for each in listed if (key := _read_key(each)) is not None)
+    keys = tuple(key for each in listed if (key := read_key(each)) is not None)
     return KeySet(keys, len(listed) - len(keys))
 
 
-def _read_key(value: Any) -> PublicKey | None:
+def read_key(value: object) -> PublicKey | None:
+    """The public key that a JWK is, if it's one that we can verify with; None for private ones too. Never raises."""
     if not isinstance(value, dict) or value.get("use", "sig") != "sig" or not _PRIVATE.isdisjoint(value):
         return None
     operations, kid = value.get("key_ops", ["verify"]), value.get("kid")
@@ -136,6 +138,25 @@ def _read_rsa(kid: str | None, value: dict[str, Any]) -> PublicKey | None:
     if not least <= n.bit_length() <= most or n % 2 == 0 or e % 2 == 0 or not 1 < e < _MAX_EXPONENT:
         return None
     return RsaKey(kid, n, e)
+
+
+def public_jwk(key: PublicKey) -> dict[str, str]:
+    """The members that make a key (RFC 7638 §3.2), in their one spelling."""
+    match key:
+        case OkpKey(_, x):
+            return {"kty": "OKP", "crv": "Ed25519", "x": encode_base64url(x)}
+        case EcKey(_, x, y):
+            coordinates = {"x": encode_base64url(x.to_bytes(_HALF)), "y": encode_base64url(y.to_bytes(_HALF))}
+            return {"kty": "EC", "crv": "P-256", **coordinates}
+        case RsaKey(_, n, e):
+            return {"kty": "RSA", "n": _integer(n), "e": _integer(e)}
+        case _:
+            assert_never(key)
+
+
+def _integer(value: int) -> str:
+    # RFC 7518 §2, Base64urlUInt: no leading zeros.
+    return encode_base64url(value.to_bytes((value.bit_length() + 7) // 8))
 
 
 _READERS: Final = {"OKP": _read_okp, "EC": _read_ec, "RSA": _read_rsa}

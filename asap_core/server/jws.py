@@ -1,7 +1,8 @@
 """Compact JWS (RFC 7515) read so strictly that no two readers can disagree about what was signed, and how.
 
 Rule of this module: the header only ever narrows. It names an algorithm from a list of ours and a key from a set of
-ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.10).
+ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.10). The one exception
+is `asap_core.server.dpop`, where the key in the header is what is to be proven.
 """
 
 import re
@@ -14,7 +15,7 @@ from attrs import field, frozen
 
 from asap_core.jsontext import NotJson, read_json
 
-__all__ = ["Algorithm", "Jws", "Malformed", "algorithm_of", "read_base64url", "read_jws"]
+__all__ = ["Algorithm", "Jws", "Malformed", "algorithm_of", "names_of", "read_base64url", "read_jws"]
 
 # As of any bearer token here (`bearer.MAX_TOKEN`): proxies cut headers at 8 KiB.
 MAX_JWS: Final = 8_192
@@ -55,6 +56,11 @@ class Jws:
     payload: bytes = field(repr=False)
     signing_input: bytes = field(repr=False)
     signature: bytes = field(repr=False)
+
+
+def names_of(algorithms: Collection[Algorithm]) -> tuple[str, ...]:
+    """All names that these algorithms go by, sorted."""
+    return tuple(sorted(name for name, each in _NAMES.items() if each in algorithms))
 
 
 def algorithm_of(name: object) -> Algorithm | None:

@@ -1,8 +1,10 @@
-"""One bearer token from its text to a principal, as linked states: each offers only the moves that are legal in it.
+"""One token from its text to a principal, as linked states: each offers only the moves that are legal in it.
 
     open ─▶ NeedKeys ─▶ VerifySignature ─▶ Accepted | Insufficient | Rejected
        │        └──────────────────────▶ Rejected | Unavailable
-       └─▶ Accepted (known)
+       ├─▶ Accepted (known)
+       └─▶ ProofRefused                        with a proof, instead of Accepted and Insufficient:
+                                               VerifyProof ─▶ Proven | Insufficient | ProofRefused
 
 A driver is one `match`: it fetches keys, checks signatures, and decides nothing. `docs/credentials.md` goes through
 RFC 8725 item by item and says where each is answered.
@@ -16,13 +18,14 @@ from typing import Final, assert_never
 from attrs import define, field, frozen
 
 from asap_core.clock import Instant, WallTime
-from asap_core.server.claims import Accepted, Rejected, TokenPolicy, judge_claims
-from asap_core.server.identity import Insufficient
+from asap_core.server.claims import Accepted, Rejected, TokenPolicy, judge_claims, wrong_key
+from asap_core.server.dpop import NonceMint, Proof, Proofs, read_proof
+from asap_core.server.identity import Insufficient, ProofRefused, Proven, Shown
 from asap_core.server.jwks import KeySet, PublicKey, is_possible
 from asap_core.server.jws import Jws, Malformed, read_jws
 from asap_core.server.keyring import Ask, KeyRing, NotNow
 
-__all__ = ["NeedKeys", "TokenState", "Unavailable", "Verdict", "Verifier", "VerifySignature"]
+__all__ = ["NeedKeys", "TokenState", "Unavailable", "Verdict", "Verifier", "VerifyProof", "VerifySignature"]
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
@@ -34,7 +37,7 @@ class Unavailable(Enum):
     KEYS = "keys"
 
 
-Verdict = Accepted | Insufficient | Rejected | Unavailable
+Verdict = Accepted | Proven | Insufficient | Rejected | ProofRefused | Unavailable
 
 
 @frozen
@@ -47,26 +50,38 @@ class _Known:
 class Verifier:
     """Judges the tokens of one issuer, and remembers the good ones. One event loop owns it.
 
-    `secret` is 32 random bytes for the digests that tokens are remembered by; no token is kept in clear.
+    `secret` is 32 random bytes for the digests that tokens are remembered by; no token is kept in clear. Nonces are
+    made by `nonce_secret`, the same for all who serve one agent, if policy asks for any; by default each has its own.
     """
 
-    def __init__(self, policy: TokenPolicy, *, secret: bytes) -> None:
+    def __init__(self, policy: TokenPolicy, *, secret: bytes, nonce_secret: bytes | None = None) -> None:
         self.policy = policy
         self.ring = KeyRing(policy)
         self._secret = secret
+        own = blake2b(b"nonces", key=secret).digest() if nonce_secret is None else nonce_secret
+        self._mint = NonceMint(own, life=policy.dpop.nonce_life) if policy.dpop.nonce else None
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
     def __len__(self) -> int:
         """How many tokens are remembered."""
         return len(self._known)
 
-    def open(self, token: str, *, now: Instant, wall: WallTime) -> "TokenState":
-        """Begin to judge a token. Never raises, whatever the text."""
+    def open(self, token: str, *, shown: Shown | None = None, now: Instant, wall: WallTime) -> "TokenState":
+        """Begin to judge a token, and what is `shown` with it. Never raises, whatever the text."""
         jws = read_jws(token, algorithms=self.policy.algorithms)
         if isinstance(jws, Malformed):
             return Rejected(jws.expected)
-        run = _Run(self, blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest(), jws)
+        proof = None if shown is None else self._read_proof(shown, token, wall)
+        if isinstance(proof, (ProofRefused, Rejected)):
+            return proof
+        run = _Run(self, blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest(), jws, proof)
         return self._after(run, self.ring.due(now=now), now=now, wall=wall)
+
+    def _read_proof(self, shown: Shown, token: str, wall: WallTime) -> Proof | ProofRefused | Rejected:
+        policy = self.policy.dpop
+        if policy.proofs is Proofs.OFF:
+            return Rejected("a bearer token, without a proof")
+        return read_proof(shown, token=token, policy=policy, mint=self._mint, wall=wall)
 
     def _after(self, run: "_Run", due: Ask | NotNow | None, *, now: Instant, wall: WallTime) -> "TokenState":
         match due:
@@ -87,7 +102,9 @@ class Verifier:
             return Unavailable.KEYS
         known = self._recall(run.digest, keys, now=now, wall=wall)
         if known is not None:
-            return known
+            # Remembered is the token: a proof is for one request.
+            wrong = wrong_key(known.bound, run.shown, self.policy.dpop)
+            return run.judged(known) if wrong is None else Rejected(wrong)
         key = keys.key_for(run.jws)
         if key is None:
             return self._without_key(run, keys, now=now, wall=wall)
@@ -128,6 +145,18 @@ class _Run:
     verifier: Verifier
     digest: bytes = field(repr=False)
     jws: Jws
+    proof: Proof | None
+
+    @property
+    def shown(self) -> str | None:
+        """The key that the proof is by, if its signature holds."""
+        return None if self.proof is None else self.proof.thumbprint
+
+    def judged(self, verdict: Accepted | Insufficient) -> "VerifyProof | Verdict":
+        """The token is good, and for the key that was shown, if any."""
+        if self.proof is None:
+            return verdict
+        return VerifyProof(self.proof.key, self.proof.signing_input, self.proof.signature, verdict, self.proof)
 
 
 @define(eq=False)
@@ -167,17 +196,45 @@ class VerifySignature:
     signature: bytes = field(repr=False)
     _run: _Run = field(repr=False)
 
-    def good(self, *, now: Instant, wall: WallTime) -> Verdict:
+    def good(self, *, now: Instant, wall: WallTime) -> "VerifyProof | Verdict":
         """It is."""
         verifier = self._run.verifier
-        verdict = judge_claims(self._run.jws, verifier.policy, wall=wall)
+        verdict = judge_claims(self._run.jws, verifier.policy, wall=wall, shown=self._run.shown)
         if isinstance(verdict, Accepted):
             verifier.remember(self._run.digest, verdict, self.key, now=now, wall=wall)
-        return verdict
+        return verdict if isinstance(verdict, Rejected) else self._run.judged(verdict)
 
     def bad(self) -> Verdict:
         """It isn't. No key is asked for: whoever forges could have us ask as often as it likes."""
         return Rejected("a signature by the issuer's key")
 
 
-TokenState = NeedKeys | VerifySignature | Verdict
+@define(eq=False)
+class VerifyProof:
+    """Find out whether `signature` is one of `signing_input` by `key`: the caller's, which the token names."""
+
+    key: PublicKey
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    _verdict: Accepted | Insufficient
+    _proof: Proof = field(repr=False)
+
+    def good(self) -> Proven | Insufficient:
+        """It is. What's left is that the proof is new: `Exchange` claims it."""
+        if isinstance(self._verdict, Insufficient):
+            return self._verdict
+        proof = self._proof
+        return Proven(
+            principal=self._verdict.principal,
+            holder=proof.holder,
+            proof_id=proof.proof_id,
+            issued=proof.issued,
+            nonce=proof.nonce,
+        )
+
+    def bad(self) -> ProofRefused:
+        """It isn't."""
+        return ProofRefused("a signature by the key in jwk")
+
+
+TokenState = NeedKeys | VerifySignature | VerifyProof | Verdict

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core.client.dpop import Proof, ServerNonces, complete, signing_input
+from asap_core.client.dpop import Proof, ServerNonces, complete, prove, signing_input
 from asap_core.clock import WallTime
 from asap_core.dpop import comparable_url, is_nonce, thumbprint, token_hash
 
@@ -164,6 +164,15 @@ class TestMakingProofs:
             signing_input(proof(), alg="ES256", jwk={**JWK, "d": "secret", "kid": "k"}).split(b".")[0].decode()
         )
         assert head["jwk"] == JWK
+
+    def test_by_a_key(self) -> None:
+        class Key:
+            algorithm, public_jwk, thumbprint = "ES256", JWK, ""
+
+            def sign(self, message: bytes) -> bytes:
+                return b"\xff\xff"
+
+        assert prove(Key(), proof()) == complete(signing_input(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
 
     def test_complete(self) -> None:
         assert complete(b"a.b", b"\xff\xff") == "a.b.__8"
