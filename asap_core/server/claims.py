@@ -18,7 +18,17 @@ from asap_core.server.dpop import DpopPolicy, Proofs
 from asap_core.server.identity import Authenticated, Insufficient
 from asap_core.server.jws import Algorithm, Jws, read_base64url
 
-__all__ = ["Accepted", "ByClaim", "BySubject", "Rejected", "TokenPolicy", "judge_claims", "wrong_key"]
+__all__ = [
+    "Accepted",
+    "ByClaim",
+    "BySubject",
+    "Rejected",
+    "TokenPolicy",
+    "agent_of",
+    "is_date",
+    "judge_claims",
+    "wrong_key",
+]
 
 _MAX_DEPTH: Final = 16
 _SHA256: Final = 32
@@ -128,7 +138,7 @@ def judge_claims(
     )
     if wrong is not None:
         return Rejected(wrong)
-    urn = _agent(claims, policy.agent)
+    urn = agent_of(claims, policy.agent)
     if urn is None:
         return Rejected("a token of an agent that may call")
     scope = claims.get("scope", "")
@@ -192,10 +202,10 @@ def wrong_key(bound: str | None, shown: str | None, policy: DpopPolicy) -> str |
 
 def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) -> str | None:
     # RFC 8725 has no word on tokens without end; whoever gets hold of one keeps it (fault 18).
-    if not _is_date(claims.get("exp")) or claims["exp"] + policy.leeway <= wall:
+    if not is_date(claims.get("exp")) or claims["exp"] + policy.leeway <= wall:
         return "exp, in the future"
     for name in ("nbf", "iat"):
-        if name in claims and (not _is_date(claims[name]) or claims[name] - policy.leeway > wall):
+        if name in claims and (not is_date(claims[name]) or claims[name] - policy.leeway > wall):
             return f"{name}, if there, in the past"
     return None
 
@@ -204,12 +214,14 @@ def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) 
 _LAST_DATE: Final = 253_402_300_800
 
 
-def _is_date(value: object) -> bool:
+def is_date(value: object) -> bool:
+    """Whether it's a date that a token may have: from 1970 to the year 9999."""
     # RFC 7519 §2, NumericDate. bool is an int to Python only.
     return type(value) in (int, float) and 0 < value < _LAST_DATE and math.isfinite(value)  # type: ignore[operator,arg-type] # a number by its type
 
 
-def _agent(claims: dict[str, Any], rule: ByClaim | BySubject) -> str | None:
+def agent_of(claims: Mapping[str, Any], rule: ByClaim | BySubject) -> str | None:
+    """Which agent these claims are of; None where they're nobody's who may call."""
     match rule:
         case ByClaim(name):
             urn = claims.get(name)
