@@ -226,16 +226,18 @@ class Directory(Generic[V, W]):
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
     def outwait(
-        self, flight: Flight[str, W], failed: Failed, *, now: Instant, wall: WallTime, jitter: float = 0.0
+        self, flight: Flight[str, W], failed: Failed, *, now: Instant, wall: WallTime, jitter: float
     ) -> tuple[Effect[V, W], ...]:
         """The leader, who had a stale document at hand when it came, waits no longer: it's given that one.
 
         Whoever waits with it has none, or asked for a fresh one, and more time: the next in line leads. Where nobody
         does, the fetch has failed. As `settle` otherwise.
         """
+        if not self._flights.is_live(flight):
+            return ()
         url = flight.key
-        errand = self._errands.get(url)
-        if not self._flights.is_live(flight) or errand is None or errand.entry is None:
+        errand = self._errands[url]
+        if errand.entry is None:
             return self.settle(flight, failed, now=now, wall=wall, jitter=jitter)
         mine = Deliver(flight.leader, errand.entry.found(Source.STALE_ERROR, now))
         leading = self._flights.leave(flight.leader)

@@ -45,8 +45,9 @@ class Play:
     def settle(self, flight: Any, outcome: Any, jitter: Any = 0.0) -> Any:
         return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)  # type: ignore[arg-type, unused-ignore]
 
-    def outwait(self, flight: Any) -> Any:
-        return self.directory.outwait(flight, Failed(TimeoutError(), FailureKind.TIMEOUT), now=self.now, wall=WALL)
+    def outwait(self, flight: Any, jitter: Any = 0.0) -> Any:
+        late = Failed(TimeoutError(), FailureKind.TIMEOUT)
+        return self.directory.outwait(flight, late, now=self.now, wall=WALL, jitter=jitter)
 
     def fetch(self, outcome: Any, url: Any = URL) -> Any:
         (lead,) = self.lookup(url)
@@ -257,6 +258,13 @@ class TestDirectory:
             assert (play.directory._errands, play.directory.waiting) == ({}, 0)
             (again,) = play.lookup()
             assert isinstance(again, Lead) if forgotten else isinstance(again.result, Unfound)
+
+    def test_who_has_none_at_hand_is_told_that_it_failed(self) -> None:
+        play = Play()
+        (lead,) = play.lookup()
+        (mine,) = play.outwait(lead.flight, jitter=0.5)
+        assert mine.result == Unfound(mine.result.error, pytest.approx(1.05))
+        assert (play.directory._errands, play.directory.waiting) == ({}, 0)
 
     def test_a_refusal_is_nobodys_failure(self) -> None:
         play = Play()
