@@ -82,7 +82,7 @@ class Tokens:
         allow_http: Collection[str] = (),
         allow_networks: Iterable[str] = (),
         verify: ssl.SSLContext | bool = True,
-        trust_env: bool = True,
+        trust_env: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
         nonce_secret: bytes | None = None,
     ) -> None:

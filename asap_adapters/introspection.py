@@ -1,0 +1,200 @@
+"""Tokens that only their provider can read (RFC 7662), for `serve(…, authenticate=…)`: it's asked about them.
+
+Whether it's asked, what its answer means and how long that's believed is decided in `asap_core.server.introspection`;
+here it's carried out. A question runs in the task of whoever asks first.
+"""
+
+import logging
+import ssl
+from collections.abc import Collection, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self, assert_never
+
+import anyio
+import httpx
+from attrs import define
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.entropy import new_secret, new_token
+from asap_adapters.provider import Provider
+from asap_adapters.web import Web
+from asap_core.client.oauth import ClientKey, ClientSecret, authenticated
+from asap_core.client.outbound import Allowed, OutboundPolicy
+from asap_core.errors import AsapError
+from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected
+from asap_core.server.identity import Authenticated, Credential, Insufficient
+from asap_core.server.introspection import (
+    Answer,
+    Ask,
+    Effect,
+    Inactive,
+    IntrospectionPolicy,
+    Introspector,
+    Judged,
+    Trouble,
+    Unanswered,
+    Verdict,
+    read_answer,
+)
+
+__all__ = [
+    "ByClaim", "BySubject", "ClientKey", "ClientSecret", "Introspection", "IntrospectionPolicy",
+    "IntrospectionUnavailable",
+]  # fmt: skip
+
+_log: Final = logging.getLogger("asap.introspection")
+
+# As long as a document may take; callers' requests wait for it.
+_SECONDS: Final = 10.0
+
+
+class IntrospectionUnavailable(OSError):
+    """The identity provider doesn't say now whether a token is good."""
+
+
+@define(eq=False)
+class _Waiter:
+    """A task that waits for a verdict: woken when it has something to do."""
+
+    effect: Effect[Any] | None = None
+    woken: anyio.Event | None = None
+
+
+class Introspection:
+    """Asks a provider whom tokens stand for: `serve(…, authenticate=introspection.verify)`.
+
+    `policy` says which answers let a bearer in. `client` is what we prove ourselves by to the provider (§2.1).
+    `endpoint` is the URL to ask; without it the metadata of the policy's issuer says so. All else is as in
+    `asap_adapters.jwt.Tokens`. Use it as `async with Introspection(…)`, or close it with `aclose()`. Raises ValueError
+    where there's neither an endpoint nor an issuer that can be one.
+    """
+
+    def __init__(
+        self,
+        policy: IntrospectionPolicy,
+        client: ClientSecret | ClientKey,
+        *,
+        endpoint: str | None = None,
+        allow_http: Collection[str] = (),
+        allow_networks: Iterable[str] = (),
+        verify: ssl.SSLContext | bool = True,
+        trust_env: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if endpoint is None and policy.issuer is None:
+            raise ValueError("expected the URL of an introspection endpoint, or a policy that names the issuer")
+        self._client = client
+        self._endpoint = endpoint
+        self._clock = LoopClock()
+        self._introspector: Introspector[_Waiter] = Introspector(policy, secret=new_secret())
+        self._web = Web(
+            token=None,
+            auth={},
+            policy=OutboundPolicy(allow_http=allow_http, allow_networks=allow_networks),
+            timeout=_SECONDS,
+            trust_env=trust_env,
+            compress=False,
+            verify=verify,
+            transport=transport,
+            named=() if endpoint is None else (endpoint,),
+        )
+        self._provider = (
+            None if endpoint is not None or policy.issuer is None else Provider(self._web, self._clock, policy.issuer)
+        )
+
+    async def __aenter__(self) -> Self:
+        self._web.open()
+        if self._provider is not None:
+            self._provider.name()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. A second time does nothing."""
+        await self._web.aclose()
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for the provider."""
+        return self._introspector.waiting
+
+    async def verify(self, credential: Credential) -> Authenticated | Insufficient | None:
+        """Whom the token stands for; None where it's not good. Raises `IntrospectionUnavailable` where nobody says."""
+        if credential.shown is not None:
+            # A proof that nobody checks proves nothing.
+            return None
+        waiter = _Waiter()
+        try:
+            self._carry_out(self._introspector.lookup(credential.token, waiter, **self._times()))
+            while True:
+                effect, waiter.effect = waiter.effect, None
+                match effect:
+                    case Judged(_, verdict):
+                        return _told(verdict)
+                    case Ask(_, question):
+                        answer = await self._ask(credential.token)
+                        self._carry_out(self._introspector.settle(question, answer, **self._times()))
+                    case None:
+                        waiter.woken = anyio.Event()
+                        await waiter.woken.wait()
+                    case _:
+                        assert_never(effect)
+        except BaseException:
+            self._carry_out(self._introspector.abandon(waiter))
+            raise
+
+    def _times(self) -> Mapping[str, Any]:
+        return {"now": self._clock.monotonic(), "wall": self._clock.wall()}
+
+    async def _ask(self, token: str) -> Answer | Inactive | Unanswered:
+        try:
+            endpoint = await self._find()
+            form = authenticated(
+                # RFC 7662 §2.1; the hint saves a provider a search.
+                (("token", token), ("token_type_hint", "access_token")),
+                self._client,
+                audience=self._introspector.policy.issuer or endpoint.url,
+                jti=new_token(),
+                wall=self._clock.wall(),
+            )
+            status, _, body = await self._web.post_form(endpoint, form)
+        except AsapError as error:
+            answer: Answer | Inactive | Unanswered = Unanswered(str(error))
+        else:
+            answer = read_answer(status, body)
+        if isinstance(answer, Unanswered):
+            _log.warning("the identity provider doesn't say whether a token is good: %s", answer.expected)
+        return answer
+
+    async def _find(self) -> Allowed:
+        if self._provider is not None:
+            return await self._provider.endpoint("introspection_endpoint")
+        return self._web.judge(self._endpoint or "")
+
+    def _carry_out(self, effects: tuple[Effect[_Waiter], ...]) -> None:
+        """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
+        for effect in effects:
+            effect.waiter.effect = effect
+            if effect.waiter.woken is not None:
+                effect.waiter.woken.set()
+
+
+def _told(verdict: Verdict) -> Authenticated | Insufficient | None:
+    match verdict:
+        case Accepted(principal):
+            return principal
+        case Insufficient():
+            return verdict
+        case Rejected(expected):
+            _log.info("a token was refused: expected %s", expected)
+            return None
+        case Trouble.PROVIDER:
+            raise IntrospectionUnavailable("the identity provider doesn't say whether a token is good")
+        case Trouble.CROWDED:
+            raise IntrospectionUnavailable("the identity provider is being asked about too many tokens")
+        case _:
+            assert_never(verdict)
