@@ -76,9 +76,8 @@ class TestTheRfcsOwn:
         shown = Shown(proof=FOR_A_TOKEN, method="POST", url="https://server.example.com/token")
         assert judged(shown, wall=1_562_262_616) == ProofRefused("ath to be the hash of the token")
         key = ECKey.import_key(json.loads(urlsafe_b64decode(HEADER + "=="))["jwk"])
-        assert jws.deserialize_compact(
-            FOR_A_TOKEN, key, registry=jws.JWSRegistry(header_registry={}, strict_check_header=False)
-        )
+        registry = jws.JWSRegistry(header_registry={}, strict_check_header=False)
+        assert b"token" in jws.deserialize_compact(FOR_A_TOKEN, key, registry=registry).payload
 
     @pytest.mark.parametrize(
         "change", [{"method": "POST"}, {"url": "https://resource.example.org/"}, {"proof": FOR_A_TOKEN}]
@@ -241,7 +240,7 @@ def serving(request: Any, agent: Any, manifest: Any, echo_handlers: Any) -> Any:
         one = Agent(manifest(auth=True, endpoints=Endpoints(asap=URL)), policy=agent(**policy).policy)
         if request.param == "in process":
             return InProcessTransport(one, echo_handlers, authenticate=made.verify)
-        return httpx.ASGITransport(app=AsgiApp(one, echo_handlers, authenticate=made.verify))  # type: ignore[arg-type] # httpx's MutableMapping
+        return httpx.ASGITransport(app=AsgiApp(one, echo_handlers, authenticate=made.verify))
 
     return make
 

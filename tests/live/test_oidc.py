@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, import_key
 
 from tests.live.test_cli import ALICE, asap, served
 
@@ -46,8 +46,12 @@ def provider() -> Any:
             if not known(server, form, self.headers.get("authorization", "")):
                 self.answer(401, {"error": "invalid_client", "error_description": text})
                 return
-            made = token(server, aud=form.get("audience", AUDIENCE), scope=form.get("scope", ""))
-            self.answer(200, {"access_token": made, "token_type": "Bearer", "expires_in": 300})
+            bound, kind = {}, "Bearer"
+            if "dpop" in self.headers:
+                head = json.loads(base64.urlsafe_b64decode(self.headers["dpop"].split(".")[0] + "=="))
+                bound, kind = {"cnf": {"jkt": import_key(head["jwk"]).thumbprint()}}, "DPoP"
+            made = token(server, aud=form.get("audience", AUDIENCE), scope=form.get("scope", ""), **bound)
+            self.answer(200, {"access_token": made, "token_type": kind, "expires_in": 300})
 
         def answer(self, status: int, body: Any) -> None:
             self.send_response(status)
