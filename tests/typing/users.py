@@ -12,6 +12,7 @@ from asap_core import (
     Authenticate,
     Authenticated,
     Capabilities,
+    ClaimProof,
     Dispatch,
     Done,
     Endpoints,
@@ -88,6 +89,8 @@ def drive(request: Request, body: bytes) -> Response | None:
                 state = state.taken(cost) if partial or scope == "peer" else state.unavailable()
             case Authenticate(credential):
                 state = state.verified(Authenticated("urn:asap:agent:you")) if credential.token else state.refused()
+            case ClaimProof(question):
+                state = state.answered(Admitted(None) if question.nonce else Unavailable(1.0))
             case ReadBody():
                 fed = state.feed(body)
                 state = fed.end() if isinstance(fed, ReadBody) else fed
