@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asap_adapters.cli.output import UserError
 from asap_core.bearer import is_scope
@@ -15,7 +15,7 @@ from asap_core.server.metadata import metadata_urls
 if TYPE_CHECKING:
     from asap_core.client.oauth import ClientKey
 
-__all__ = ["add_credential_options", "credentials_of"]
+__all__ = ["add_client", "add_credential_options", "client_of", "credentials_of"]
 
 # Passwords of machines have some 40 characters; what's longer is another file.
 _MAX_SECRET: Final = 4_096
@@ -25,18 +25,7 @@ _METHODS: Final = {"basic": SecretMethod.BASIC, "post": SecretMethod.POST}
 def add_credential_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Add the options of a command that gets tokens."""
     group = command.add_argument_group("access tokens", "got at an OAuth 2 or OpenID Connect provider, as this client")
-    group.add_argument("--client-id", metavar="ID", required=required, help="the client's id")
-    group.add_argument("--client-secret-file", metavar="FILE", type=Path, help="its secret, in a file")
-    group.add_argument(
-        "--client-auth",
-        choices=tuple(_METHODS),
-        default="basic",
-        help="how the secret is sent: in a header, or in the form (default: basic)",
-    )
-    group.add_argument(
-        "--client-key", metavar="FILE", type=Path, help='or its private key (PEM); needs "asap-sansio[jwt]"'
-    )
-    group.add_argument("--client-key-id", metavar="KID", help="what the provider calls that key")
+    add_client(group.add_argument, required=required)
     group.add_argument("--issuer", metavar="URL", type=_issuer, help="the provider")
     group.add_argument("--token-endpoint", metavar="URL", type=_url, help="or the URL of its token endpoint")
     group.add_argument(
@@ -52,6 +41,20 @@ def add_credential_options(command: argparse.ArgumentParser, *, required: bool =
     group.add_argument("--resource", metavar="URL", help="whom tokens are for, as `resource` (RFC 8707)")
 
 
+def add_client(add: Any, *, required: bool = False) -> None:
+    """Add the options that say who we are to a provider."""
+    add("--client-id", metavar="ID", required=required, help="the client's id")
+    add("--client-secret-file", metavar="FILE", type=Path, help="its secret, in a file")
+    add(
+        "--client-auth",
+        choices=tuple(_METHODS),
+        default="basic",
+        help="how the secret is sent: in a header, or in the form (default: basic)",
+    )
+    add("--client-key", metavar="FILE", type=Path, help='or its private key (PEM); needs "asap-sansio[jwt]"')
+    add("--client-key-id", metavar="KID", help="what the provider calls that key")
+
+
 def credentials_of(arguments: argparse.Namespace) -> ClientCredentials | None:
     """What the options say; None without a client id. Raises UserError where it can't be meant, and OSError."""
     if arguments.client_id is None:
@@ -62,7 +65,7 @@ def credentials_of(arguments: argparse.Namespace) -> ClientCredentials | None:
     if arguments.issuer is None and arguments.token_endpoint is None:
         raise UserError("--client-id needs --issuer, or --token-endpoint", usage=True)
     return ClientCredentials(
-        client=_client(arguments),
+        client=client_of(arguments),
         issuer=arguments.issuer,
         token_endpoint=arguments.token_endpoint,
         scopes=arguments.scope,
@@ -77,7 +80,8 @@ _GO_WITH: Final = (
 )  # fmt: skip
 
 
-def _client(arguments: argparse.Namespace) -> "ClientSecret | ClientKey":
+def client_of(arguments: argparse.Namespace) -> "ClientSecret | ClientKey":
+    """Who we are to the provider, `--client-id` being given. Raises UserError and OSError."""
     if (arguments.client_key is None) == (arguments.client_secret_file is None):
         raise UserError("--client-id needs --client-secret-file or --client-key, one of them", usage=True)
     try:

@@ -1,4 +1,4 @@
-"""`--oidc` and what goes with it: callers' tokens come from an identity provider."""
+"""`--oidc`, `--introspect` and what goes with them: callers' tokens come from an identity provider."""
 
 import argparse
 from collections.abc import AsyncIterator
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from asap_adapters.cli.introspect import introspection, introspection_policy
 from asap_adapters.cli.output import UserError
 from asap_adapters.drive import Authenticator, Verdict
 from asap_core.server.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.server.dpop import DpopPolicy, Proofs
 from asap_core.server.identity import Credential, ProofOffer, TokenTable
+from asap_core.server.introspection import IntrospectionPolicy
 from asap_core.server.metadata import metadata_urls
 
 if TYPE_CHECKING:
+    from asap_adapters.introspection import Introspection
     from asap_adapters.jwt import Tokens
 
 __all__ = ["add_oidc", "authenticator", "policy_of"]
@@ -36,8 +39,15 @@ def add_oidc(add: Any) -> None:
     add("--dpop-nonce", action="store_true", help="each with a nonce of ours, so that none is made ahead")
 
 
-def policy_of(arguments: argparse.Namespace) -> TokenPolicy | None:
+def policy_of(arguments: argparse.Namespace) -> TokenPolicy | IntrospectionPolicy | None:
     """Which tokens of the provider are good; None without one. Raises UserError."""
+    if arguments.introspect is not None:
+        try:
+            return introspection_policy(arguments, _agent(arguments))
+        except ValueError as error:
+            raise UserError(f"--introspect: {error}", usage=True) from None
+    if arguments.any_audience or arguments.client_id is not None:
+        raise UserError("--client-id and --any-audience go with --introspect", usage=True)
     if arguments.oidc is None:
         given = (arguments.audience, arguments.scope, arguments.agent_claim, arguments.subject, arguments.oidc_network)
         if any((*given, arguments.dpop, arguments.dpop_nonce)):
@@ -48,8 +58,6 @@ def policy_of(arguments: argparse.Namespace) -> TokenPolicy | None:
         return None
     if not arguments.audience:
         raise UserError("--oidc needs --audience: tokens for other services aren't for this agent", usage=True)
-    if arguments.subject and arguments.agent_claim is not None:
-        raise UserError("expected --subject or --agent-claim, not both", usage=True)
     try:
         metadata_urls(arguments.oidc)
         return TokenPolicy(
@@ -73,6 +81,8 @@ def _dpop(arguments: argparse.Namespace) -> DpopPolicy:
 
 
 def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
+    if arguments.subject and arguments.agent_claim is not None:
+        raise UserError("expected --subject or --agent-claim, not both", usage=True)
     if arguments.agent_claim is not None:
         return ByClaim(arguments.agent_claim)
     if not arguments.subject:
@@ -90,8 +100,8 @@ class _Both:
     """Whose tokens these are: of the table, or the provider's. Those of the table are bearer tokens, always."""
 
     table: TokenTable
-    tokens: "Tokens"
-    proofs: ProofOffer | None
+    tokens: "Tokens | Introspection"
+    proofs: ProofOffer | None = None
 
     async def verify(self, credential: Credential) -> Verdict:
         """Whom the token stands for."""
@@ -104,6 +114,10 @@ async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> Asy
     policy = policy_of(arguments)
     if policy is None:
         yield table.verify if len(table) else None
+        return
+    if isinstance(policy, IntrospectionPolicy):
+        async with introspection(arguments, policy) as made:
+            yield _Both(table, made).verify
         return
     try:
         from asap_adapters.jwt import Tokens  # noqa: PLC0415 - an extra of its own

@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
+from asap_adapters.cli.introspect import add_introspect
 from asap_adapters.cli.oidc import add_oidc, authenticator, policy_of
 from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, redis_url, urn, whole_number
 from asap_adapters.cli.output import UserError, complain, say
@@ -72,6 +73,7 @@ def add_commands(commands: Any) -> None:
     add("--token", metavar="TOKEN=URN", action="append", default=[], help="let this token in as URN (repeatable)")
     add("--token-file", metavar="FILE", type=Path, help="TOKEN=URN lines; not seen in process lists as --token is")
     add_oidc(add)
+    add_introspect(add)
     add("--rate-limit", metavar="LIMITS", type=_limits, help='such as "10/second;100/minute" (the default), or off')
     add(
         "--trusted-proxy",
@@ -153,7 +155,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
         public = arguments.public_url is not None
         # What goes into the manifest means the same to everyone: an address without this machine's name for its link.
         reach = _Reach(bound=bound, base_url=arguments.public_url or without_zone(bound.url), public=public)
-        served = _made(arguments, reach, imported, auth=len(tokens) > 0 or arguments.oidc is not None)
+        served = _made(arguments, reach, imported, auth=len(tokens) > 0 or policy_of(arguments) is not None)
         _warn(served.agent.policy)
         async with authenticator(arguments, tokens) as authenticate:
             await _run(arguments, served, authenticate, reach)
@@ -312,7 +314,9 @@ def _made(arguments: argparse.Namespace, reach: _Reach, imported: Served | None,
 
 def _checked(agent: Agent, *, auth: bool) -> Agent:
     if agent.authenticates and not auth:
-        raise UserError("the manifest asks callers to authenticate: expected --token, --token-file or --oidc")
+        raise UserError(
+            "the manifest asks callers to authenticate: expected --token, --token-file, --oidc or --introspect"
+        )
     return agent
 
 

@@ -50,6 +50,9 @@ def provider() -> Any:
             if "dpop" in self.headers:
                 head = json.loads(base64.urlsafe_b64decode(self.headers["dpop"].split(".")[0] + "=="))
                 bound, kind = {"cnf": {"jkt": import_key(head["jwk"]).thumbprint()}}, "DPoP"
+            if self.path.endswith("/introspect"):
+                self.answer(200, server.knows.get(form["token"], {"active": False}))
+                return
             made = token(server, aud=form.get("audience", AUDIENCE), scope=form.get("scope", ""), **bound)
             self.answer(200, {"access_token": made, "token_type": kind, "expires_in": 300})
 
@@ -172,3 +175,29 @@ class TestAClientOfTheProvider:
             assert told in done.stderr
             assert "s3cret" not in done.stderr
             assert done.stderr.count("\n") == 1
+
+
+def test_a_provider_is_asked_about_tokens_that_only_it_can_read(served: Any, provider: Any, tmp_path: Any) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    provider.knows = {
+        "opaque": {"active": True, "sub": "client-8", "aud": AUDIENCE, "scope": "call"},
+        "others": {"active": True, "sub": "client-8", "aud": "urn:asap:agent:x", "scope": "call"},
+        "small": {"active": True, "sub": "client-8", "aud": AUDIENCE},
+    }
+    url, _ = served(
+        "--introspect", f"{provider.issuer}/introspect", "--client-id", "client-7",
+        "--client-secret-file", str(tmp_path / "secret"), "--audience", AUDIENCE, "--scope", "call",
+        "--subject", f"client-8={ALICE}", "--token", "static=urn:asap:agent:bob",
+    )  # fmt: skip
+
+    def send(text: Any, sender: Any = ALICE) -> Any:
+        done = asap("send", url, "--skill", "echo", "--input", "{}", "--token", text, "--sender", sender)
+        return done.returncode, done.stdout + done.stderr
+
+    assert send("opaque") == (0, 'completed: {"echoed": {}}\n')
+    assert send("opaque")[0] == 0
+    assert send("static", "urn:asap:agent:bob")[0] == 0
+    assert "Invalid authentication token" in send("others")[1]
+    assert "does not allow" in send("small")[1]
+    assert "Invalid authentication token" in send("guess")[1]
+    assert provider.asked == ["/realm/introspect"] * 4
