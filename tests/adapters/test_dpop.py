@@ -339,7 +339,11 @@ class TestWholeRequests:
             transport, text = InProcessTransport(agent(auth=True), echo_handlers, authenticate=verify), token()
             assert (await post(transport, text, proof(text=text))).status_code == 401
             assert (await post(transport, text, scheme="Bearer")).status_code == 401
-        assert seen == [Credential(text)]
+            assert seen == [Credential(text)]
+            verify.proofs = made.proofs  # type: ignore[attr-defined] # as the documents say
+            transport = InProcessTransport(agent(auth=True), echo_handlers, authenticate=verify)
+            url = agent().manifest.endpoints.asap
+            assert (await post(transport, text, proof(text=text, url=url))).status_code == 200
 
     async def test_no_room_for_another_is_told(self, serving: Any) -> None:
         async with tokens() as made:

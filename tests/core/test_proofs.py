@@ -596,17 +596,20 @@ class ProofMachine(RuleBasedStateMachine):
     """Whole requests: a proof that's good is let in once, all others never, and nobody else's mistake counts."""
 
     steps = False
+    policy: Any = {}
+    kept = 330
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock(monotonic=NOW, wall=WALL)
-        self.agent = agent(clock=self.clock)
+        self.agent = agent(clock=self.clock, **self.policy)
         self.verifier = verifier(dpop=DpopPolicy(nonce=True, nonce_life=100), fresh_for=1e9)
         # What was accepted: by whom, when; by what each nonce was first seen.
         self.accepted: Any = {}
         self.exactly: Any = set()
         self.nonces: Any = {}
-        self.stepped = False
+        # Whether a good one may be refused: since the clock stepped, or an older one is forgotten already.
+        self.stepped = self.kept < 90
 
     @property
     def slot(self) -> int:
@@ -664,7 +667,7 @@ class ProofMachine(RuleBasedStateMachine):
         last = self.accepted.get((holder, jti))
         if status is None:
             assert (holder, jti, issued) not in self.exactly
-            assert last is None or now - last >= 330
+            assert last is None or now - last >= self.kept
             self.exactly.add((holder, jti, issued))
             self.accepted[holder, jti] = now
         elif last is None and not self.stepped:
@@ -703,12 +706,20 @@ class SteppedProofMachine(ProofMachine):
     steps = True
 
 
+class ForgetfulProofMachine(ProofMachine):
+    """An agent that forgets sooner than proofs are too old: what it forgot it refuses by its date."""
+
+    steps = True
+    policy: Any = {"max_age": 20.0, "skew": 5.0}
+    kept = 25
+
+
 def law(machine: Any, phases: Any = tuple(Phase), examples: int = 150) -> None:
     options = settings(max_examples=examples, stateful_step_count=25, deadline=None, phases=phases, derandomize=False)
     run_state_machine_as_test(machine, settings=options)
 
 
-@pytest.mark.parametrize("machine", [ProofMachine, SteppedProofMachine])
+@pytest.mark.parametrize("machine", [ProofMachine, SteppedProofMachine, ForgetfulProofMachine])
 def test_a_good_proof_is_let_in_once_and_all_others_never(machine: Any) -> None:
     law(machine)
 
