@@ -355,6 +355,7 @@ class TestWholeRequests:
 
     async def test_nothing_of_it_is_logged(self, serving: Any, caplog: Any) -> None:
         caplog.set_level("DEBUG")
+        caplog.set_level("DEBUG", "asap")
         async with tokens() as made:
             transport, text = serving(made), token()
             shown = proof(text=text, method="GET", jti="a-proofs-id")
