@@ -680,8 +680,10 @@ class RingMachine(RuleBasedStateMachine):
 
     def take(self, found: Any) -> None:
         if isinstance(found, Ask):
+            # Whoever joins a question under way asks nobody by that.
+            joins = any(ask.round == found.round for ask in self.pending)
             self.pending.append(found)
-            if found.again:
+            if found.again and not joins:
                 # A round that's over may not be asked again within the cool-down, whoever wants it.
                 assert all(self.now - before >= 30 for before in self.asked)
                 assert self.now - self.vouched >= 30
