@@ -30,6 +30,7 @@ def add_oidc(add: Any) -> None:
     add("--scope", metavar="SCOPE", action="append", default=[], help="what they must allow, all of it (repeatable)")
     add("--agent-claim", metavar="NAME", help="the claim that is the URN of the bearer's agent")
     add("--subject", metavar="SUB=URN", action="append", default=[], help="let in this subject as URN (repeatable)")
+    add("--subject-claim", metavar="NAME", default="sub", help="the claim that says the subject (default: sub)")
     add("--oidc-network", metavar="NET", action="append", default=[], help="a private network that it may be in")
     add(
         "--dpop",
@@ -92,7 +93,7 @@ def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
     pairs = [pair.rpartition("=") for pair in arguments.subject]
     if not all(subject for subject, _, _ in pairs) or len({subject for subject, _, _ in pairs}) < len(pairs):
         raise ValueError("expected every subject once, as SUB=URN")
-    return BySubject({subject: urn for subject, _, urn in pairs})
+    return BySubject({subject: urn for subject, _, urn in pairs}, claim=arguments.subject_claim)
 
 
 @frozen

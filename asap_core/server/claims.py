@@ -47,9 +47,14 @@ def _read_only(agents: Mapping[str, str]) -> Mapping[str, str]:
 
 @frozen
 class BySubject:
-    """The agent that's listed for the token's `sub`; nobody else is let in."""
+    """The agent that's listed for the token's subject; nobody else is let in.
+
+    `claim` is what says who that is: `sub`, or what takes its place where a provider leaves that out, as some do for
+    clients (`client_id`).
+    """
 
     agents: Mapping[str, str] = field(converter=_read_only, repr=False)
+    claim: str = "sub"
 
     def __attrs_post_init__(self) -> None:
         if not self.agents or not all(map(URN.fits, self.agents.values())):
@@ -226,8 +231,8 @@ def agent_of(claims: Mapping[str, Any], rule: ByClaim | BySubject) -> str | None
         case ByClaim(name):
             urn = claims.get(name)
             return urn if URN.fits(urn) else None
-        case BySubject(agents):
-            subject = claims.get("sub")
+        case BySubject(agents, claim):
+            subject = claims.get(claim)
             return agents.get(subject) if isinstance(subject, str) else None
         case _:
             assert_never(rule)
