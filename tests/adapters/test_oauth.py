@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -10,13 +11,18 @@ import anyio
 import httpx
 import pytest
 from attrs import evolve
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
 from asap_adapters import AgentClient, NotAllowed, RemoteError
+from asap_adapters.dpop import DpopKey, thumbprint
+from asap_adapters.jwt import BySubject, TokenPolicy, Tokens
 from asap_adapters.oauth import ClientCredentials, ClientSecret
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.oauth import ClientKey
+from asap_core.server.dpop import DpopPolicy
 from tests.adapters.test_cancelling import Interrupted
 
 pytestmark = pytest.mark.anyio
@@ -398,3 +404,107 @@ class TestLeaving:
             if interrupted.awaits < at:
                 break
         assert at > 2
+
+
+class BoundWorld(httpx.AsyncBaseTransport):
+    """A provider that binds tokens to the key of the proof they're asked with, and an agent that wants such."""
+
+    def __init__(self, agent: Any, handlers: Any, **dpop: Any) -> None:
+        self.key = ECKey.generate_key("P-256", {"kid": "k"}, private=True)
+        policy = TokenPolicy(
+            issuer=ISSUER, audience="a", agent=BySubject({"me": ME}), dpop=DpopPolicy(proofs="required", **dpop)
+        )
+        self.tokens = Tokens(policy, transport=self)
+        self.make: Any = lambda: InProcessTransport(agent, handlers, authenticate=self.tokens.verify)
+        self.inner: Any = None
+        self.asked: list[Any] = []
+        self.shown: list[Any] = []
+        self.nonce: str | None = None
+        self.token_type = "DPoP"
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host != "id.example":
+            self.inner = self.inner or self.make()
+            if request.method == "POST":
+                self.shown.append((request.headers["authorization"].split()[0], request.headers.get("dpop")))
+            return await self.inner.handle_async_request(request)  # type: ignore[no-any-return]
+        if request.method == "GET":
+            known = request.url.path == "/keys"
+            keys = {"keys": [self.key.as_dict(private=False)]}
+            metadata = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "token_endpoint": f"{ISSUER}/token"}
+            return httpx.Response(200, json=keys if known else metadata)
+        return self.issue(request.headers["dpop"])
+
+    def issue(self, proof: str) -> httpx.Response:
+        header, claims = (json.loads(base64.urlsafe_b64decode(part + "===")) for part in proof.split(".")[:2])
+        self.asked.append(claims)
+        if claims.get("nonce") != self.nonce:
+            return httpx.Response(400, json={"error": "use_dpop_nonce"}, headers={"dpop-nonce": str(self.nonce)})
+        jwt.decode(proof, ECKey.import_key(header["jwk"]), algorithms=["ES256"])
+        now = int(time.time())
+        bound = {"iss": ISSUER, "aud": "a", "sub": "me", "exp": now + 300, "cnf": {"jkt": thumbprint(header["jwk"])}}
+        token = jwt.encode({"alg": "ES256", "kid": "k"}, bound, self.key)
+        return httpx.Response(200, json={"access_token": token, "token_type": self.token_type, "expires_in": 300})
+
+
+class TestBoundToAKey:
+    KEY = DpopKey.generate()
+
+    @pytest.fixture
+    def bound(self, manifest: Any, agent: Any, echo_handlers: Any) -> Any:
+        made = agent()
+        described = manifest(auth=True, endpoints=Endpoints(asap=f"{BASE}/asap"))
+        return lambda **dpop: BoundWorld(type(made)(described, policy=made.policy), echo_handlers, **dpop)
+
+    async def test_each_message_has_a_proof_of_its_own(self, bound: Any) -> None:
+        world = bound()
+        async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
+            for _ in range(3):
+                assert await send(client) == {"echoed": {"n": 1}}
+        (asked,) = world.asked
+        assert (asked["htm"], asked["htu"], "ath" in asked) == ("POST", f"{ISSUER}/token", False)
+        assert [scheme for scheme, _ in world.shown] == ["DPoP"] * 3
+        assert len({proof for _, proof in world.shown}) == 3
+        assert "ath" in json.loads(base64.urlsafe_b64decode(world.shown[0][1].split(".")[1] + "==="))
+
+    async def test_nonces_of_either_are_taken_up_with_one_more_request(self, bound: Any) -> None:
+        world = bound(nonce=True)
+        world.nonce = "n-1"
+        async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
+            for _ in range(3):
+                await send(client)
+        assert [asked.get("nonce") for asked in world.asked] == [None, "n-1"]
+        assert len(world.shown) == 4
+
+    async def test_a_server_that_wants_another_nonce_each_time_is_not_asked_for_ever(self, bound: Any) -> None:
+        world = bound()
+        world.nonce = "n-1"
+
+        def refuse(proof: str) -> httpx.Response:
+            world.asked.append(proof)
+            headers = {"dpop-nonce": f"n-{len(world.asked)}"}
+            return httpx.Response(400, json={"error": "use_dpop_nonce"}, headers=headers)
+
+        world.issue = refuse
+        async with client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
+            with pytest.raises(NoToken, match="use_dpop_nonce"):
+                await send(client)
+        assert len(world.asked) == 2
+
+    async def test_one_that_is_not_bound_is_not_what_was_asked_for(self, bound: Any) -> None:
+        world = bound()
+        world.token_type = "Bearer"
+        async with client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
+            with pytest.raises(NoToken, match="expected token_type DPoP"):
+                await send(client)
+        assert world.shown == []
+
+    async def test_without_the_key_it_is_useless(self, bound: Any) -> None:
+        world = bound()
+        async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
+            await send(client)
+            world.shown.clear()
+            stolen = (await client._courier._authorizer.source.get(credentials(dpop=self.KEY), ())).token.value
+            async with client_of(world, {BASE: stolen}) as thief:
+                with pytest.raises(RemoteError, match="Invalid authentication token"):
+                    await send(thief)
