@@ -97,6 +97,9 @@ class Driver:
         handlers.check(agent)
         if agent.authenticates and authenticate is None:
             raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…).verify")
+        if authenticate is not None and not agent.authenticates:
+            # Nobody would be asked, and whoever gave it thinks that everybody is.
+            raise ValueError("authenticate is given, and the manifest asks nobody for it: expected auth=AuthScheme(…)")
         offer = getattr(getattr(authenticate, "__self__", authenticate), "proofs", None)
         agent.proofs = offer if isinstance(offer, ProofOffer) else None
         self.agent = agent

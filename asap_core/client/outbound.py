@@ -169,7 +169,9 @@ class OutboundPolicy:
         """
         parts = split(url)
         if parts is None:
-            return Refused("the URL", "it can't be read as a URL", "expected one such as https://agent.example")
+            # A host and a port, as one writes them to a browser.
+            wrong = "it can't be read as a URL" if "://" in url else "it doesn't begin with https:// or http://"
+            return Refused("the URL", wrong, "expected one such as https://agent.example")
         refusal = self._refusal_of(parts, reach, vouched=vouched)
         if refusal is not None:
             return Refused(without_credentials(url), *refusal)
@@ -182,12 +184,15 @@ class OutboundPolicy:
         if "@" in parts.netloc:
             return "it carries credentials", "pass them as auth={origin: token}"
         here, port = is_loopback(host), parts.port or PORTS[parts.scheme]
+        # Where it leads before how: who allows plain http to an address would learn only then that it may not be there.
+        refusal = None if vouched else self._refusal_of_literal(host, origin(parts), reach)
+        if refusal is not None:
+            return refusal
         if parts.scheme == "http" and not (vouched or here or host in self.allow_http):
             return "it isn't encrypted", f"use https, or allow plain http to it with allow_http={[host]!r}"
-        refusal = None if vouched else self._refusal_of_literal(host, origin(parts), reach)
-        if refusal is None and not (here or self._is_open(port)):
+        if not (here or self._is_open(port)):
             return f"port {port} is another service's", f"allow it with allow_ports={[port]!r}"
-        return refusal
+        return None
 
     def _is_open(self, port: int) -> bool:
         return port >= _FIRST_USER_PORT or port in PORTS.values() or port in self.allow_ports

@@ -7,7 +7,7 @@ import pytest
 
 from asap_adapters import TaskFailed
 from asap_adapters.handlers import Context
-from asap_adapters.testing import in_process
+from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import (
     Anonymous,
     Authenticated,
@@ -370,3 +370,11 @@ class TestAgreement:
     async def test_authentication_has_someone_who_checks(self, agent: Any, echo_handlers: Any) -> None:
         with pytest.raises(ValueError, match="authenticate="):
             self.make(agent(auth=True), echo_handlers)
+
+
+async def test_who_checks_credentials_and_a_manifest_that_asks_for_none_are_a_mistake(
+    agent: Any, echo_handlers: Any
+) -> None:
+    # Taken as it is, it would let everybody in, past whoever was given to keep them out.
+    with pytest.raises(ValueError, match="the manifest asks nobody for it"):
+        InProcessTransport(agent(), echo_handlers, authenticate=lambda _credential: None)

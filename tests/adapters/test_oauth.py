@@ -168,7 +168,6 @@ class TestForWhomItIs:
         world.make = lambda: InProcessTransport(
             type(bare)(manifest(endpoints=Endpoints(asap=f"{plain}/asap")), policy=bare.policy),
             echo_handlers,
-            authenticate=world.verify,
         )
         async with client_of(world, {plain: credentials()}, allow_http=["agent.example"]) as client:
             await send(client, plain)

@@ -69,6 +69,20 @@ class TestWhatIsAsked:
         assert of().key(("a", "b")) == of().key(("b", "a"))
         assert of().key(()) != of().key(("a",))
 
+    def test_a_token_bound_to_a_key_is_another_for_each_key(self) -> None:
+        class Key:
+            algorithm, public_jwk = "ES256", {}
+
+            def __init__(self, thumbprint: str) -> None:
+                self.thumbprint = thumbprint
+
+            def sign(self, message: bytes) -> bytes:
+                return message
+
+        bound = [of(), of(dpop=Key("a")), of(dpop=Key("b"))]
+        assert len({each.key(()) for each in bound}) == 3
+        assert [each.token_type for each in bound] == ["Bearer", "DPoP", "DPoP"]
+
     def test_an_assertion_is_for_the_provider(self) -> None:
         assert of().assertion_audience == ISSUER
         assert of(issuer=None, token_endpoint=ENDPOINT).assertion_audience is None

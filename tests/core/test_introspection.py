@@ -96,6 +96,19 @@ class TestWhatTheProviderSays:
         with pytest.raises(TypeError):
             IntrospectionPolicy(agent=ByClaim("sub"))  # type: ignore[call-arg]
 
+    def test_what_is_said_as_one_word_or_as_several(self) -> None:
+        several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
+        assert several.scopes == {"read"}
+        assert isinstance(judge(several, aud="x", scope="read"), Accepted)
+        assert read_answer(200, b"[1]") == Unanswered("an object with active, true or false")
+        assert isinstance(read_answer(200, b"{"), Unanswered)
+        assert isinstance(judge(nbf=WALL + 30, iat=WALL + 30), Accepted)
+        assert (
+            judge(sub="alice")
+            == judge(evolve(POLICY, agent=ByClaim("username")))
+            == Rejected("a token of an agent that may call")
+        )
+
     def test_its_agent_may_be_listed(self) -> None:
         listed = evolve(POLICY, agent=BySubject({"7": ALICE}))
         assert judge(listed, sub="7").principal.urn == ALICE
@@ -154,6 +167,7 @@ class TestAskingOnce:
         made.ask("t", good())
         assert isinstance(made.lookup("t", 59.9)[0].verdict, Accepted)
         assert isinstance(made.lookup("t", 60.0)[0], Ask)
+        assert len(made.machine) == 0
 
     def test_on_whichever_clock_it_ends_first(self) -> None:
         made = Asked()
@@ -426,7 +440,7 @@ def test_introspection_keeps_its_laws() -> None:
         KeepsAll,
     ],
 )
-def test_a_planted_bug_in_it_is_found(mutant: Any) -> None:
+def test_a_planted_bug_in_it_is_caught(mutant: Any) -> None:
     hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
     machine = type("Machine", (IntrospectionLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError)):

@@ -392,7 +392,12 @@ class TestClaims:
         for other in (ALICE, "client-8", None, ["client-7"], 7):
             assert isinstance(judge(token({**GOOD, "sub": other}), made), Rejected)
 
-    @pytest.mark.parametrize("agents", [{}, {"x": "alice"}])
+    def test_a_claim_that_is_no_agents_urn_is_nobodys(self) -> None:
+        for sub in ("alice", "", None, 7, f"{ALICE}\n", [ALICE]):
+            assert judge(token({**GOOD, "sub": sub})) == Rejected("a token of an agent that may call")
+        assert judge(token({**GOOD, "scope": 5})) == Rejected("a scope that is text")
+
+    @pytest.mark.parametrize("agents", [{}, {"x": "alice"}, {"x": ALICE, "y": "alice"}])
     def test_a_list_of_subjects_names_agents(self, agents: Any) -> None:
         with pytest.raises(ValueError, match="expected at least one subject"):
             BySubject(agents)
@@ -758,7 +763,7 @@ class HasNoCoolDown(KeyRing):
 
 
 @pytest.mark.parametrize("mutant", [AsksAtOnceAfterAnAnswer, ForgetsTheCoolDownWhenLeft, ServesForEver, HasNoCoolDown])
-def test_a_planted_bug_in_the_ring_is_found(mutant: Any) -> None:
+def test_a_planted_bug_in_the_ring_is_caught(mutant: Any) -> None:
     machine = type("Planted", (RingMachine,), {"ring_class": mutant})
     with pytest.raises(AssertionError):
         run_state_machine_as_test(

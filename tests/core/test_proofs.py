@@ -816,7 +816,7 @@ def _remembers_the_proof_with_the_token(patch: Any) -> None:
         _remembers_the_proof_with_the_token,
     ],
 )
-def test_a_planted_bug_is_found(plant: Any, monkeypatch: Any) -> None:
+def test_a_planted_bug_is_caught(plant: Any, monkeypatch: Any) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception, ExceptionGroup)):
         law(ProofMachine, (Phase.generate,), 2_000)
