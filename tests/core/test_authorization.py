@@ -71,7 +71,8 @@ class TestWhatIsAsked:
 
     def test_a_token_bound_to_a_key_is_another_for_each_key(self) -> None:
         class Key:
-            algorithm, public_jwk = "ES256", {}
+            algorithm = "ES256"
+            public_jwk: Any = None
 
             def __init__(self, thumbprint: str) -> None:
                 self.thumbprint = thumbprint
