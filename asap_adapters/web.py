@@ -248,7 +248,13 @@ class Web:
         limit: int = MAX_FORM_ANSWER,
         seconds: float = DOCUMENT_SECONDS,
     ) -> Answer:
-        """POST a form with what it proves itself by, and with no other credential; any status. Raises as `get`."""
+        """POST a form with what it proves itself by, and with no other credential; any status. Raises as `get`.
+
+        Never in the clear, but to this machine: whatever policy allows is meant for documents.
+        """
+        if not (allowed.encrypted or is_loopback(allowed.host)):
+            reason = "it isn't encrypted, and a form carries what proves who we are"
+            raise NotAllowed(without_credentials(allowed.url), reason, "use https")
         fields = {
             "accept": "application/json",
             "content-type": "application/x-www-form-urlencoded",

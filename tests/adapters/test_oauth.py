@@ -173,6 +173,13 @@ class TestForWhomItIs:
             await send(client, plain)
         assert (world.asked, world.shown) == ([], [(f"{plain}/asap", None)])
 
+    async def test_no_secret_goes_over_plain_http_whatever_is_allowed(self, world: Any) -> None:
+        auth = {BASE: credentials(issuer=None, token_endpoint="http://id.example/token")}
+        async with client_of(world, auth, allow_http=["id.example"]) as client:
+            with pytest.raises(NotAllowed, match="carries what proves who we are"):
+                await send(client)
+        assert (world.asked, world.shown) == ([], [])
+
     async def test_an_agent_that_takes_none_is_told_apart_from_one_that_is_down(
         self, world: Any, agent: Any, manifest: Any
     ) -> None:
