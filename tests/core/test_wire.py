@@ -26,6 +26,7 @@ from asap_core.errors import (
     BadReply,
     InvalidTransition,
     NotAllowed,
+    NoToken,
     Problem,
     Refusal,
     RemoteError,
@@ -483,6 +484,10 @@ class TestErrors:
         ours = [kind.code for kind in KINDS if -32099 <= kind.code <= -32000 and kind.code not in references]
         assert len(ours) == len(set(ours))
         assert all(code <= -32060 for code in ours)
+
+    def test_what_keeps_a_token_from_being_had_is_said(self) -> None:
+        told = str(NoToken("https://id.example/token", "nothing within 10 s", next_try=2.0))
+        assert told == "no access token from https://id.example/token: nothing within 10 s; not asked again for 2.0 s"
 
     def test_each_taxonomy_string_is_one_kind(self) -> None:
         assert len({kind.taxonomy for kind in KINDS}) == len(KINDS)
