@@ -4,6 +4,7 @@ A network backend for httpcore, so that names are resolved once and the addresse
 httpx transport over it. The URL's host stays what TLS checks the certificate for, and what the `Host` header says.
 """
 
+import functools
 import os
 import socket
 import ssl
@@ -59,9 +60,15 @@ async def _dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
 class _TurnedAway(Exception):
     """Policy keeps an address from being connected to."""
 
-    def __init__(self, refused: AddressRefused) -> None:
+    def __init__(self, refused: AddressRefused, judge: Callable[..., Dial | AddressRefused]) -> None:
         super().__init__(refused.reason)
-        self.refused = refused
+        self._refused = refused
+        self._judge = judge
+
+    def refused(self, scheme: str) -> AddressRefused:
+        """Why, and what would allow it, of a URL with this scheme: who connects isn't told which."""
+        judged = self._judge(scheme=scheme)
+        return judged if isinstance(judged, AddressRefused) else self._refused
 
 
 @frozen
@@ -94,9 +101,11 @@ class _Backend(httpcore.AsyncNetworkBackend):
         if not addresses:
             way = self.policy.destination(host)
             answers = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port)
-            chosen = self.policy.choose(host, answers, port=port, reach=self.provenance.reach(authority))
+            reach = self.provenance.reach(authority)
+            judge = functools.partial(self.policy.choose, host, answers, port=port, reach=reach)
+            chosen = judge()
             if isinstance(chosen, AddressRefused):
-                raise _TurnedAway(chosen)
+                raise _TurnedAway(chosen, judge)
             addresses = chosen.addresses
         address, stream = await _first(addresses, port, self.dial)
         self.provenance.connected(authority, address)
@@ -304,8 +313,8 @@ class OutboundTransport(httpx.AsyncBaseTransport):
             with _as_httpx_errors():
                 response = await self._pool.handle_async_request(asked)
         except _TurnedAway as turned:
-            shown = without_credentials(str(request.url))
-            raise NotAllowed(shown, turned.refused.reason, turned.refused.remedy) from None
+            refused = turned.refused(request.url.scheme)
+            raise NotAllowed(without_credentials(str(request.url)), refused.reason, refused.remedy) from None
         return httpx.Response(
             response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
         )

@@ -3,9 +3,10 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import anyio
+from attrs import evolve
 
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say, table
@@ -14,6 +15,7 @@ from asap_core.client.freshness import Freshness
 from asap_core.codec import to_json
 from asap_core.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.errors import InvalidDocument
+from asap_core.model.registry import Skipped
 from asap_core.registry import asap_url, make_entry
 
 __all__ = ["add_commands"]
@@ -191,7 +193,7 @@ async def _registry_find(arguments: argparse.Namespace) -> int:
             raise UserError(f"{arguments.location} is {error}") from None
     entries = registry.find(skill=arguments.skill, agent_id=arguments.id)
     for skipped in registry.skipped:
-        complain(f"an entry is skipped: {skipped.problems[0]}")
+        complain(_skipped(skipped))
     if arguments.json:
         print_json([to_json(entry) for entry in entries])
     elif entries:
@@ -200,6 +202,17 @@ async def _registry_find(arguments: argparse.Namespace) -> int:
     else:
         complain("no entry fits")
     return 0 if entries else 1
+
+
+def _skipped(skipped: Skipped) -> str:
+    """An entry that can't be read, as people count, and what is wrong within it."""
+    problem = skipped.problems[0]
+    inside = evolve(problem, path=problem.path[_TO_AN_ENTRY:]).json_path.removeprefix("$").removeprefix(".")
+    return f"entry {skipped.index + 1} is skipped: {inside and f'{inside}: '}expected {problem.expected}"
+
+
+# `$.agents[0]`
+_TO_AN_ENTRY: Final = 2
 
 
 async def _registry_entry(arguments: argparse.Namespace) -> int:

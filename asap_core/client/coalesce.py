@@ -1,8 +1,9 @@
 """One flight per key: whoever asks first fetches, everyone else waits for the same answer.
 
-Laws: at most one live flight per key; every waiter ends exactly once; nobody waits without a flight; a leader that's
-cancelled hands over to the next waiter; a flight ends with its last waiter; a late result is refused; when nobody
-waits, nothing is left. Methods return their effects; nothing is awaited here.
+Laws: at most one flight per key that can be joined; every waiter ends exactly once; nobody waits without a flight; a
+leader that's cancelled hands over to the next waiter; a flight ends with its last waiter; a late result is refused;
+when nobody waits, nothing is left. A flight that's detached goes on for those who wait, and whoever comes afterwards
+begins another. Methods return their effects; nothing is awaited here.
 """
 
 from collections.abc import Hashable
@@ -55,11 +56,12 @@ class Coalescer(Generic[K, W]):
         self._max_flights = max_flights
         self._max_waiters = max_waiters
         self._flights: dict[K, Flight[K, W]] = {}
+        self._detached: set[Flight[K, W]] = set()
         self._by_waiter: dict[W, Flight[K, W]] = {}
 
     def __len__(self) -> int:
         """How many flights are live."""
-        return len(self._flights)
+        return len(self._flights) + len(self._detached)
 
     @property
     def waiting(self) -> int:
@@ -67,7 +69,7 @@ class Coalescer(Generic[K, W]):
         return len(self._by_waiter)
 
     def flight(self, key: K) -> Flight[K, W] | None:
-        """The live flight for `key`, if there's one."""
+        """The flight that who asks for `key` joins, if there's one."""
         return self._flights.get(key)
 
     def flight_of(self, waiter: W) -> Flight[K, W] | None:
@@ -76,14 +78,20 @@ class Coalescer(Generic[K, W]):
 
     def is_live(self, flight: Flight[K, W]) -> bool:
         """Whether a result of this flight would be taken."""
-        return self._flights.get(flight.key) is flight
+        return self._flights.get(flight.key) is flight or flight in self._detached
+
+    def detach(self, key: K) -> None:
+        """Let nobody else join the flight for `key`: those who wait have its answer, whoever comes has another's."""
+        flight = self._flights.pop(key, None)
+        if flight is not None:
+            self._detached.add(flight)
 
     def join(self, key: K, waiter: W) -> Leading[K, W] | Joined | Crowded:
         """Wait for `key`: as the leader where nobody fetches it yet. One waiter waits for one key at a time."""
         if waiter in self._by_waiter:
             raise ValueError("this waiter waits already; expected a new one for each look-up")
         flight = self._flights.get(key)
-        full = len(self._flights) >= self._max_flights if flight is None else len(flight.waiters) >= self._max_waiters
+        full = len(self) >= self._max_flights if flight is None else len(flight.waiters) >= self._max_waiters
         if full:
             return Crowded()
         if flight is None:
@@ -96,7 +104,7 @@ class Coalescer(Generic[K, W]):
         """The flight is over: everyone who waited for it, in order of coming; nobody where it was over before."""
         if not self.is_live(flight):
             return ()
-        del self._flights[flight.key]
+        self._end(flight)
         waiters = tuple(flight.waiters)
         for waiter in waiters:
             del self._by_waiter[waiter]
@@ -109,7 +117,7 @@ class Coalescer(Generic[K, W]):
             return None
         del flight.waiters[waiter]
         if not flight.waiters:
-            del self._flights[flight.key]
+            self._end(flight)
             return None
         if flight.leader != waiter:
             return None
@@ -119,7 +127,18 @@ class Coalescer(Generic[K, W]):
         # A new flight, so that what the old leader may still bring is late.
         leader = next(iter(flight.waiters))
         successor = Flight(flight.key, leader, flight.waiters)
-        self._flights[flight.key] = successor
+        if self._end(flight):
+            self._flights[flight.key] = successor
+        else:
+            self._detached.add(successor)
         for waiter in successor.waiters:
             self._by_waiter[waiter] = successor
         return Leading(leader, successor)
+
+    def _end(self, flight: Flight[K, W]) -> bool:
+        """The flight isn't live any more; whether it could be joined."""
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+            return True
+        self._detached.remove(flight)
+        return False

@@ -136,7 +136,7 @@ class Directory(Generic[V, W]):
         self._policy = DirectoryPolicy() if policy is None else policy
         self._keeps = keep
         self._flights: Coalescer[str, W] = Coalescer()
-        self._errands: dict[str, _Errand[V]] = {}
+        self._errands: dict[Flight[str, W], _Errand[V]] = {}
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
         self._failures: OrderedDict[str, _Failure] = OrderedDict()
 
@@ -164,7 +164,7 @@ class Directory(Generic[V, W]):
 
     def knows(self, url: str) -> bool:
         """Whether something is kept, remembered or being fetched under exactly this URL."""
-        return url in self._entries or url in self._errands or url in self._failures
+        return url in self._entries or url in self._failures or self._flights.flight(url) is not None
 
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
@@ -213,7 +213,7 @@ class Directory(Generic[V, W]):
         if not self._flights.is_live(flight):
             return ()
         url = flight.key
-        errand = self._errands[url]
+        errand = self._errands[flight]
         if (
             isinstance(outcome, NotModified)
             and errand.entry is not None
@@ -221,7 +221,7 @@ class Directory(Generic[V, W]):
         ):
             errand.entry = None
             return (Lead(flight.leader, flight, (), stale_at_hand=False),)
-        del self._errands[url]
+        del self._errands[flight]
         result = self._judge(url, errand, outcome, now=now, wall=wall, jitter=jitter)
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
@@ -236,42 +236,44 @@ class Directory(Generic[V, W]):
         if not self._flights.is_live(flight):
             return ()
         url = flight.key
-        errand = self._errands[url]
+        errand = self._errands[flight]
         if errand.entry is None:
             return self.settle(flight, failed, now=now, wall=wall, jitter=jitter)
         mine = Deliver(flight.leader, errand.entry.found(Source.STALE_ERROR, now))
         leading = self._flights.leave(flight.leader)
+        del self._errands[flight]
         if leading is not None:
             return (mine, self._lead(leading, stale_at_hand=False))
-        del self._errands[url]
         self._fail(url, errand, failed, now=now, jitter=jitter)
         return (mine,)
 
     def keeps(self, flight: Flight[str, W]) -> bool:
         """Whether what this flight brings is to be kept: it's live, and its URL wasn't forgotten since it began."""
-        return self._flights.is_live(flight) and self._errands[flight.key].keep
+        return self._flights.is_live(flight) and self._errands[flight].keep
 
     def abandon(self, waiter: W) -> tuple[Effect[V, W], ...]:
         """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
         flight = self._flights.flight_of(waiter)
         leading = self._flights.leave(waiter)
-        if leading is not None:
-            return (self._lead(leading, stale_at_hand=False),)
-        if flight is not None and self._flights.flight(flight.key) is None:
-            del self._errands[flight.key]
-        return ()
+        if flight is not None and not self._flights.is_live(flight):
+            del self._errands[flight]
+        return () if leading is None else (self._lead(leading, stale_at_hand=False),)
 
     def forget(self, url: str) -> None:
-        """Drop what is kept of `url`, failures too; what is being fetched answers its waiters and isn't kept."""
+        """Drop what is kept of `url`, failures too; what is being fetched answers its waiters and isn't kept.
+
+        Whoever asks from now on has it fetched anew: it's forgotten because something about it has changed.
+        """
         self._entries.pop(url, None)
         self._failures.pop(url, None)
-        errand = self._errands.get(url)
-        if errand is not None:
-            errand.keep = False
+        flight = self._flights.flight(url)
+        if flight is not None:
+            self._errands[flight].keep = False
+            self._flights.detach(url)
 
     def clear(self) -> None:
         """`forget` every URL."""
-        for url in {*self._entries, *self._failures, *self._errands}:
+        for url in {*self._entries, *self._failures, *(flight.key for flight in self._errands)}:
             self.forget(url)
 
     # --- leading -----------------------------------------------------------------------------------------------------
@@ -290,12 +292,12 @@ class Directory(Generic[V, W]):
                 assert_never(joined)
 
     def _lead(self, leading: Leading[str, W], *, stale_at_hand: bool) -> Lead[W]:
-        # What was forgotten before this fetch began is no reason not to keep what it brings.
-        entry = self._entries.get(leading.flight.key)
-        self._errands[leading.flight.key] = _Errand(entry, self._keeps)
-        return Lead(
-            leading.waiter, leading.flight, conditions(None if entry is None else entry.freshness), stale_at_hand
-        )
+        flight = leading.flight
+        # What was taken over from who asked before it was forgotten mustn't meet what was asked for since.
+        joinable = self._flights.flight(flight.key) is flight
+        entry = self._entries.get(flight.key) if joinable else None
+        self._errands[flight] = _Errand(entry, self._keeps and joinable)
+        return Lead(leading.waiter, flight, conditions(None if entry is None else entry.freshness), stale_at_hand)
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
@@ -305,7 +307,8 @@ class Directory(Generic[V, W]):
         match outcome:
             case Fetched(value, headers, ttl):
                 entry = self._vouched(value, relevant(headers), ttl, now=now, wall=wall, jitter=jitter)
-                self._keep(url, entry if errand.keep else None)
+                if errand.keep:
+                    self._keep(url, entry)
                 return Found(value, Source.FETCHED, 0.0)
             case NotModified(headers):
                 return self._confirm(url, errand, headers, now=now, wall=wall, jitter=jitter)
@@ -321,10 +324,10 @@ class Directory(Generic[V, W]):
         due = Instant(now + freshness.fresh_for * (1.0 - _SPREAD * jitter))
         return _Entry(value, now, freshness, due, headers, ttl)
 
-    def _keep(self, url: str, entry: _Entry[V] | None) -> None:
+    def _keep(self, url: str, entry: _Entry[V]) -> None:
         self._failures.pop(url, None)
         self._entries.pop(url, None)
-        if entry is None or not entry.freshness.store:
+        if not entry.freshness.store:
             return
         self._entries[url] = entry
         if len(self._entries) > self._policy.max_entries:

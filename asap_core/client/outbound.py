@@ -55,6 +55,7 @@ _MAX_PORT: Final = 65_535
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 # Names have a few addresses. All that a resolver answers are judged; each that's tried takes its share of the time.
 _MAX_TRIED: Final = 8
+_FILE: Final = "file:"
 # As much of an address that somebody else chose as an error repeats.
 _MAX_SHOWN: Final = 200
 
@@ -168,10 +169,8 @@ class OutboundPolicy:
         or was announced on the link: then neither its address nor TLS is a question.
         """
         parts = split(url)
-        if parts is None:
-            # A host and a port, as one writes them to a browser.
-            wrong = "it can't be read as a URL" if "://" in url else "it doesn't begin with https:// or http://"
-            return Refused("the URL", wrong, "expected one such as https://agent.example")
+        if parts is None or parts.scheme == "file":
+            return _unreadable(url)
         refusal = self._refusal_of(parts, reach, vouched=vouched)
         if refusal is not None:
             return Refused(without_credentials(url), *refusal)
@@ -239,16 +238,17 @@ class OutboundPolicy:
         return Lookup(host) if read_address(host) is None else Dial((host,))
 
     def choose(
-        self, host: str, answers: Sequence[str], *, port: int, reach: Zone = Zone.MACHINE
+        self, host: str, answers: Sequence[str], *, port: int, reach: Zone = Zone.MACHINE, scheme: str = "https"
     ) -> Dial | AddressRefused:
         """Which of these addresses to connect to: all, or none where one of them may not be.
 
+        `scheme` is the URL's; it's in the words for what would allow it, and decides nothing.
         A name with a good and a bad address is how a stranger gets a browser to turn inwards; no honest one needs it.
         Never raises.
         """
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         for answer in answers:
-            refused = self._refusal(host, answer, f"https://{shown}", reach)
+            refused = self._refusal(host, answer, f"{scheme}://{shown}", reach)
             if refused is not None:
                 return AddressRefused(*refused)
         tried = dict.fromkeys(str(address) for answer in answers if (address := read_address(answer)) is not None)
@@ -271,6 +271,19 @@ def _joined(base: str, location: str) -> str:
         return urljoin(base, location)
     except ValueError:
         return ""
+
+
+def _unreadable(url: str) -> Refused:
+    if url[: len(_FILE)].lower() == _FILE:
+        return Refused(
+            "the URL", "it's a file's", "expected https or http; where a file will do, its path without file://"
+        )
+    parts = split(f"https://{url}") if "://" not in url else None
+    if parts is None or parts.netloc.endswith(":"):
+        return Refused("the URL", "it can't be read as a URL", "expected one such as https://agent.example")
+    netloc = parts.netloc.rpartition("@")[2]
+    scheme = "http" if is_loopback(parts.hostname or "") else "https"
+    return Refused("the URL", "its scheme is missing", f"expected {scheme}://{netloc}, if that's meant")
 
 
 def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:

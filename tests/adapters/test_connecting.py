@@ -392,6 +392,11 @@ class TestWhoNamedIt:
         web.name_origin("https://agent.example")
         assert await get(web) == 200
 
+    async def test_the_origin_to_allow_is_named_with_its_own_scheme(self, connected: Any) -> None:
+        web = connected(Network([INSIDE]), allow_networks=["10.0.0.0/8"], allow_http=["agent.example"])
+        with pytest.raises(NotAllowed, match=r"allow_endpoints=\['http://agent\.example:80'\]"):
+            await get(web, "http://agent.example/x", named_by=REGISTRY)
+
     async def test_what_is_inside_itself_does(self, connected: Any) -> None:
         network = Network([INSIDE])
         web = connected(network, allow_networks=["10.0.0.0/8"])

@@ -258,6 +258,30 @@ class TestTheRightAgent:
                 client.forget("https://a.example")
             assert (await client.discover("https://a.example")).id == "urn:asap:agent:b"
 
+    async def test_who_asks_after_it_was_forgotten_in_mid_flight_has_what_is_there_then(
+        self, world: Any, client_in: Any, manifest: Any
+    ) -> None:
+        who = ["urn:asap:agent:a", "urn:asap:agent:b"]
+        found: list[str] = []
+
+        async def slow(_request: httpx.Request) -> httpx.Response:
+            name = who.pop(0)
+            await anyio.sleep(1)
+            return httpx.Response(200, json=to_json(manifest(id=name)))
+
+        async def ask(client: AgentClient) -> None:
+            found.append((await client.discover("https://a.example")).id)
+
+        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(slow)) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, client)
+                await anyio.sleep(0.5)
+                client.forget("https://a.example")
+                group.start_soon(ask, client)
+            assert found == ["urn:asap:agent:a", "urn:asap:agent:b"]
+            assert client.cached("https://a.example").id == "urn:asap:agent:b"  # type: ignore[union-attr]
+            assert client._finder._manifests._directory._errands == {}
+
     async def test_one_url_is_one_however_it_is_spelled(self, world: Any, client_in: Any, asked: Any) -> None:
         url = f"https://a.example{MANIFEST}"
         world[url] = world["https://a.example/m"]

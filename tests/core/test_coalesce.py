@@ -51,6 +51,22 @@ class TestCoalescing:
         assert flights.leave(1) is None
         assert (len(flights), flights.flight("k")) == (0, None)
 
+    def test_who_comes_after_it_was_detached_has_a_flight_of_ones_own(self) -> None:
+        flights: Any = Coalescer()
+        first = flights.join("k", 1).flight
+        flights.join("k", 2)
+        flights.detach("k")
+        flights.detach("k")
+        flights.detach("nothing")
+        assert flights.flight("k") is None
+        second = flights.join("k", 3).flight
+        assert (len(flights), flights.is_live(first), flights.is_live(second)) == (2, True, True)
+        successor = flights.leave(1).flight
+        assert (flights.is_live(first), flights.flight("k")) == (False, second)
+        assert flights.land(successor) == (2,)
+        assert flights.land(second) == (3,)
+        assert (len(flights), flights.waiting) == (0, 0)
+
     def test_one_waiter_waits_once(self) -> None:
         flights: Any = Coalescer()
         flights.join("k", 1)
@@ -63,6 +79,8 @@ class TestCoalescing:
         assert flights.join("other", 2) == Crowded()
         flights.join("k", 3)
         assert flights.join("k", 4) == Crowded()
+        flights.detach("k")
+        assert flights.join("k", 5) == Crowded()
         assert (MAX_FLIGHTS_AT_ONCE, MAX_WAITERS_AT_ONCE) == (1_024, 100_000)
 
 
@@ -71,7 +89,10 @@ KEYS = st.sampled_from(["a", "b", "c"])
 
 
 class CoalescingLaws(RuleBasedStateMachine):
-    """Beside a naive model: of each key, who waits, in order of coming. The first of them leads."""
+    """Beside a naive model: of each key, who waits, in order of coming. The first of them leads.
+
+    A line is of a key and of how often that was detached before: (key, number).
+    """
 
     kind = Coalescer
 
@@ -79,32 +100,39 @@ class CoalescingLaws(RuleBasedStateMachine):
         super().__init__()
         self.flights: Any = self.kind(max_flights=MAX_FLIGHTS, max_waiters=MAX_WAITERS)
         self.number = 0
-        self.lines: dict[str, list[int]] = {}
+        self.detached = dict.fromkeys("abc", 0)
+        self.lines: dict[Any, list[int]] = {}
         # The flight that the first of each line carries, as it was told.
-        self.carried: dict[str, Any] = {}
+        self.carried: dict[Any, Any] = {}
         self.over: list[Any] = []
         self.ended: list[int] = []
 
-    def told_to_lead(self, key: str, leading: Any) -> None:
+    def told_to_lead(self, name: Any, leading: Any) -> None:
         assert isinstance(leading, Leading), "nobody leads"
-        assert leading == Leading(self.lines[key][0], leading.flight), "somebody else leads than the first in line"
+        assert leading == Leading(self.lines[name][0], leading.flight), "somebody else leads than the first in line"
         assert leading.flight not in self.over
-        assert leading.flight is not self.carried.get(key)
-        self.carried[key] = leading.flight
+        assert leading.flight not in self.carried.values()
+        self.carried[name] = leading.flight
 
     @rule(key=KEYS)
     def join(self, key: str) -> None:
         self.number += 1
         joined = self.flights.join(key, self.number)
-        line = self.lines.get(key)
+        name = key, self.detached[key]
+        line = self.lines.get(name)
         if len(self.lines) == MAX_FLIGHTS if line is None else len(line) == MAX_WAITERS:
             assert joined == Crowded()
             return
-        self.lines.setdefault(key, []).append(self.number)
+        self.lines.setdefault(name, []).append(self.number)
         if line is None:
-            self.told_to_lead(key, joined)
+            self.told_to_lead(name, joined)
         else:
             assert joined == Joined()
+
+    @rule(key=KEYS)
+    def detach(self, key: str) -> None:
+        self.flights.detach(key)
+        self.detached[key] += 1
 
     @precondition(lambda self: self.lines)
     @rule(data=st.data())
@@ -154,8 +182,8 @@ class CoalescingLaws(RuleBasedStateMachine):
 
     @invariant()
     def each_key_has_the_flight_that_its_first_carries(self) -> None:
-        for key in ("a", "b", "c"):
-            assert self.flights.flight(key) is self.carried.get(key)
+        for key, number in self.detached.items():
+            assert self.flights.flight(key) is self.carried.get((key, number))
         assert all(self.flights.is_live(flight) for flight in self.carried.values())
         assert len(self.flights) == len(self.lines) <= MAX_FLIGHTS
 
@@ -228,6 +256,25 @@ class KeepsWaiters(Coalescer[Any, Any]):
         return waiters
 
 
+class LetsOthersJoinWhatIsDetached(Coalescer[Any, Any]):
+    def detach(self, key: Any) -> None:
+        pass
+
+
+class DropsWhatIsDetached(Coalescer[Any, Any]):
+    def detach(self, key: Any) -> None:
+        super().detach(key)
+        self._detached.clear()
+
+
+class AttachesAgainOnHandOver(Coalescer[Any, Any]):
+    def _hand_over(self, flight: Any) -> Any:
+        leading = super()._hand_over(flight)
+        self._detached.discard(leading.flight)
+        self._flights[flight.key] = leading.flight
+        return leading
+
+
 class Unbounded(Coalescer[Any, Any]):
     def __init__(self, **_bounds: Any) -> None:
         super().__init__()
@@ -252,6 +299,9 @@ def test_coalescing_keeps_its_laws() -> None:
         TakesLateResults,
         TellsTheLeaderOnly,
         KeepsWaiters,
+        LetsOthersJoinWhatIsDetached,
+        DropsWhatIsDetached,
+        AttachesAgainOnHandOver,
         Unbounded,
     ],
 )

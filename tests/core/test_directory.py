@@ -371,6 +371,34 @@ class TestDirectory:
         play.directory.abandon(lead.waiter)
         assert play.directory._errands == {}
 
+    def test_who_asks_after_it_was_forgotten_has_it_fetched_anew(self) -> None:
+        play = Play()
+        (old,) = play.lookup()
+        assert play.lookup() == ()
+        play.directory.forget(URL)
+        assert not play.directory.knows(URL)
+        (new,) = play.lookup()
+        assert play.directory.keeps(new.flight)
+        assert not play.directory.keeps(old.flight)
+        assert [effect.result.value for effect in play.settle(new.flight, Fetched("new"))] == ["new"]
+        # The old one, late, is for those who asked before, and changes nothing.
+        assert [effect.result.value for effect in play.settle(old.flight, Fetched("old"))] == ["old", "old"]
+        assert play.result().value == "new"
+        assert play.directory._errands == {}
+
+    @pytest.mark.parametrize("outcome", [Fetched("old"), DEAD, NotModified(), Failed(OSError(), FailureKind.GONE)])
+    def test_what_was_forgotten_and_is_taken_over_touches_nothing_newer(self, outcome: Any) -> None:
+        play = Play()
+        (old,) = play.lookup()
+        play.lookup()
+        play.directory.forget(URL)
+        play.fetch(Fetched("new", [("etag", '"e"')]))
+        (taken,) = play.directory.abandon(old.waiter)
+        assert (taken.headers, play.directory.keeps(taken.flight)) == ((), False)
+        play.settle(taken.flight, outcome)
+        assert play.result() == Found("new", Source.CACHED, 0.0)
+        assert (play.directory._errands, play.directory._failures) == ({}, {})
+
     def test_all_may_be_forgotten_at_once(self) -> None:
         play = Play()
         play.fetch(Fetched("v"), "kept")
@@ -509,7 +537,8 @@ URLS = ("a", "b")
 class DirectoryLaws(RuleBasedStateMachine):
     """Every waiter ends once; one live flight per URL; nobody waits without one; nothing old comes back.
 
-    A document's value is the number of its fetch, so that which is newer can be seen.
+    Who asks after a URL was forgotten asks for another thing: (url, how often it was forgotten). A document's value is
+    the number of its fetch, so that which is newer can be seen.
     """
 
     kind = Directory
@@ -525,12 +554,18 @@ class DirectoryLaws(RuleBasedStateMachine):
         self.late: Any = []
         # Of each URL: what began before that was forgotten isn't kept, and what was seen last is the least to come.
         self.least: Any = dict.fromkeys(URLS, 0)
+        self.forgotten: Any = dict.fromkeys(URLS, 0)
+        # When that was, counted in fetches: whoever asks since gets nothing from before.
+        self.since: Any = {(url, 0): 0 for url in URLS}
 
     def carry_out(self, effects: Any) -> None:
         for place, effect in enumerate(effects):
             if isinstance(effect, Deliver):
-                assert self.waiting.pop(effect.waiter, None) is not None, "delivered to nobody, or twice"
+                asked = self.waiting.pop(effect.waiter, None)
+                assert asked is not None, "delivered to nobody, or twice"
                 self.leads.pop(effect.waiter, None)
+                value = getattr(effect.result, "value", None)
+                assert value is None or value >= self.since[asked], "from before it was forgotten"
             else:
                 assert place == len(effects) - 1, "a fetch that isn't last"
                 keys = [self.waiting[waiter] for waiter in self.leads if waiter != effect.waiter]
@@ -541,21 +576,24 @@ class DirectoryLaws(RuleBasedStateMachine):
     @rule(url=st.sampled_from(URLS))
     def look_up(self, url: Any) -> None:
         self.number += 1
-        self.waiting[self.number] = url
+        self.waiting[self.number] = url, self.forgotten[url]
         self.carry_out(self.directory.lookup(url, self.number, now=self.now))
 
     @rule(url=st.sampled_from(URLS), cool_down=st.sampled_from([1.0, 10.0]))
     def refresh(self, url: Any, cool_down: Any) -> None:
         self.number += 1
-        self.waiting[self.number] = url
+        self.waiting[self.number] = url, self.forgotten[url]
         self.carry_out(self.directory.refresh(url, self.number, now=self.now, cool_down=cool_down))
 
     @precondition(lambda self: self.leads)
     @rule(data=st.data(), outcome=st.sampled_from(LIKELY), jitter=st.sampled_from([0.0, 0.9]))
     def settle(self, data: Any, outcome: Any, jitter: Any) -> None:
         waiter = data.draw(st.sampled_from(sorted(self.leads)))
-        (flight, began), url = self.leads[waiter], self.waiting[waiter]
-        others = {one for one, key in self.waiting.items() if key == url} - {waiter}
+        (flight, began), asked = self.leads[waiter], self.waiting[waiter]
+        url = asked[0]
+        others = {one for one, key in self.waiting.items() if key == asked} - {waiter}
+        was_forgotten = asked[1] < self.forgotten[url]
+        untouched = self.directory.cached(url, now=self.now), self.directory.due(url)
         kept_before = self.directory.freshness(url) is not None
         effects = self.directory.settle(
             flight, OUTCOMES[outcome](began), now=self.now, wall=WALL + self.now, jitter=jitter
@@ -567,6 +605,7 @@ class DirectoryLaws(RuleBasedStateMachine):
             return
         assert not (others | {waiter}) & self.waiting.keys(), "somebody was left waiting"
         assert len({id(effect.result) for effect in effects}) == 1, "they were told different things"
+        assert not was_forgotten or untouched == (self.directory.cached(url, now=self.now), self.directory.due(url))
         assert kept_before or outcome != "not modified" or self.directory.freshness(url) is None, "it came back"
         self.late.append(flight)
 
@@ -591,6 +630,8 @@ class DirectoryLaws(RuleBasedStateMachine):
         self.directory.forget(url)
         self.number += 1
         self.least[url] = self.number
+        self.forgotten[url] += 1
+        self.since[url, self.forgotten[url]] = self.number
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 11.0, 40.0]))
     def time_passes(self, seconds: Any) -> None:
@@ -599,7 +640,8 @@ class DirectoryLaws(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_without_a_flight(self) -> None:
         led = {self.waiting[waiter] for waiter in self.leads}
-        assert set(self.waiting.values()) == led == self.directory._errands.keys()
+        assert set(self.waiting.values()) == led
+        assert {flight for flight, _ in self.leads.values()} == self.directory._errands.keys()
         assert self.directory.waiting == len(self.waiting)
 
     @invariant()
@@ -617,7 +659,7 @@ class DirectoryLaws(RuleBasedStateMachine):
 
 class SecondFlight(Directory):  # type: ignore[type-arg]
     def lookup(self, url: Any, waiter: Any, *, now: Any) -> Any:
-        self._flights._flights.pop(url, None)
+        self._flights.detach(url)
         return super().lookup(url, waiter, now=now)
 
 
@@ -643,9 +685,23 @@ class KeepsWhatWasForgotten(Directory):  # type: ignore[type-arg]
         return super().settle(flight, outcome, **times)
 
 
+class LetsJoinWhatWasForgotten(Directory):  # type: ignore[type-arg]
+    def forget(self, url: Any) -> None:
+        detach, self._flights.detach = self._flights.detach, lambda key: None  # type: ignore[method-assign]
+        super().forget(url)
+        self._flights.detach = detach  # type: ignore[method-assign]
+
+
+class KeepsWhatWasTakenOver(Directory):  # type: ignore[type-arg]
+    def _lead(self, leading: Any, **stale: Any) -> Any:
+        lead = super()._lead(leading, **stale)
+        self._errands[leading.flight].keep = True
+        return lead
+
+
 class BringsBackWhatWasEvicted(Directory):  # type: ignore[type-arg]
     def settle(self, flight: Any, outcome: Any, **times: Any) -> Any:
-        errand = self._errands.get(flight.key)
+        errand = self._errands.get(flight)
         if errand is not None and errand.entry is not None:
             self._entries.setdefault(flight.key, errand.entry)
         return super().settle(flight, outcome, **times)
@@ -674,6 +730,8 @@ def test_the_directory_keeps_its_laws() -> None:
         TakesLateResults,
         TellsTheLeaderOnly,
         KeepsWhatWasForgotten,
+        LetsJoinWhatWasForgotten,
+        KeepsWhatWasTakenOver,
         BringsBackWhatWasEvicted,
         KeepsErrands,
     ],

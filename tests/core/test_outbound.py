@@ -73,6 +73,21 @@ class TestUrls:
             ("https://0.0.0.0/", "nothing allows it"),
             ("https://[ff02::1]/", "multicast (RFC 4291 §2.7); nothing allows it"),
             ("https://a.example:25/", "port 25 is another service's; allow it with allow_ports=[25]"),
+            # Where it is comes before how: https to there changes nothing.
+            ("http://169.254.169.254/", "it is link-local (RFC 3927); allow it with allow_networks"),
+            ("http://224.0.0.1/", "multicast (RFC 5771); nothing allows it"),
+            ("127.0.0.1:18000", "its scheme is missing; expected http://127.0.0.1:18000, if that's meant"),
+            ("localhost:8000/asap?k=s3cret", "its scheme is missing; expected http://localhost:8000, if that's meant"),
+            ("u:p@Agent.example/x", "its scheme is missing; expected https://Agent.example, if that's meant"),
+            ("[::1]:8000", "its scheme is missing; expected http://[::1]:8000, if that's meant"),
+            (
+                "file:///etc/registry.json",
+                "it's a file's; expected https or http; where a file will do, its path without",
+            ),
+            ("FILE://host/x", "it's a file's"),
+            ("http:/a.example", "it can't be read as a URL; expected one such as https://agent.example"),
+            ("urn:asap:agent:a", "it can't be read as a URL; expected one such as https://agent.example"),
+            ("", "it can't be read as a URL; expected one such as https://agent.example"),
             ("http://a.example/", "use https, or allow plain http to it with allow_http=['a.example']"),
         ],
     )
@@ -305,6 +320,11 @@ class TestAddresses:
         assert policy.choose("a.example", ["10.0.0.5"], port=443) == Dial(("10.0.0.5",))
         says = refusal(policy.choose("a.example", ["10.0.0.5"], port=443, reach=Zone.INTERNET))
         assert "what names it isn't; allow it with allow_endpoints=['https://a.example:443']" in says
+
+    def test_what_would_allow_it_is_the_origin_that_was_meant(self) -> None:
+        policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
+        says = refusal(policy.choose("a.lan", ["10.0.0.5"], port=80, reach=Zone.INTERNET, scheme="http"))
+        assert "allow it with allow_endpoints=['http://a.lan:80']" in says
 
     def test_a_literal_says_its_origin(self) -> None:
         says = refusal(PLAIN.choose("fd00::1", ["fd00::1"], port=8443, reach=Zone.INTERNET))

@@ -199,8 +199,11 @@ def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> Non
     file.write_text(json.dumps(broken))
     found = asap("registry", "find", str(file), "--skill", "echo", "--json")
     assert json.loads(found.stdout) == [entry]
-    assert "an entry is skipped: $.agents[1]" in found.stderr
+    # As people count.
+    assert "entry 2 is skipped: id: expected an agent URN" in found.stderr
     assert asap("registry", "find", str(file), "--skill", "other").returncode == 1
+    as_url = asap("registry", "find", file.as_uri())
+    assert (as_url.returncode, "where a file will do, its path without file://" in as_url.stderr) == (1, True)
 
 
 def test_a_registry_that_is_down_is_stood_in_for_by_its_copy(served: Any, tmp_path: Any) -> None:
