@@ -245,6 +245,10 @@ class AgentClient:
         read = await self._finder.registry(location)
         return read.catalog if isinstance(read, StandIn) else read
 
+    def stands_in(self, location: str | Path) -> float | None:
+        """How many seconds old the copy is that stood in for this registry when it was last asked; else None."""
+        return self._finder.stands_in(location)
+
     async def find(
         self, location: str | Path, *, skill: str | None = None, agent_id: str | None = None
     ) -> tuple[RegistryEntry, ...]:

@@ -151,6 +151,10 @@ class Documents(Generic[T]):
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
         return self._directory.freshness(url)
 
+    def kept_as(self, url: str, document: T) -> Freshness | None:
+        """`freshness`, where exactly this document is what is kept; else None."""
+        return self._directory.kept_as(url, document)
+
     def forget(self, url: str) -> None:
         """Drop what is kept of `url`, failures too; what is being fetched answers who waits for it, and isn't kept."""
         self._directory.forget(normal(url))

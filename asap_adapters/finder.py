@@ -234,8 +234,23 @@ class Finder:
             if stand_in is None:
                 raise
             return stand_in
-        await self._shelf.put(normal(location), found.document, age=found.age)
+        await self._shelve(normal(location), found)
         return found.document
+
+    async def _shelve(self, url: str, found: Lookup[Catalog]) -> None:
+        """Have a copy of what is kept, and of nothing else: what isn't kept in memory isn't on disk either."""
+        if self._shelf is None:
+            return
+        freshness = self._registries.kept_as(url, found.document)
+        if freshness is not None:
+            await self._shelf.put(url, found.document, freshness, age=found.age)
+        elif self._registries.freshness(url) is None:
+            # It was forgotten meanwhile, or its server says no-store.
+            self._shelf.drop(url)
+
+    def stands_in(self, location: str | Path) -> float | None:
+        """How old the copy is that stands in for this registry at the moment; None where none does."""
+        return None if self._shelf is None else self._shelf.stands_in(normal(str(location)))
 
     # --- an agent by its URN -----------------------------------------------------------------------------------------
 

@@ -1,18 +1,15 @@
 """Registries' last good copies, in files: for a start without the network.
 
-What a copy says of itself, and whether it counts, is decided in `asap_core.client.copies`. Files are read and written
-in a worker thread; nothing that's wrong with them is worse than having none, but for a line in the log.
+What a copy says of itself, and whether it counts, is decided in `asap_core.client.copies`. The files of
+`asap_adapters.stores.copies` are read and written in a worker thread; nothing wrong with them is worse than having
+none, but for a line in the log.
 """
 
+import functools
 import logging
-import os
-import stat
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -20,12 +17,14 @@ from attrs import define, frozen
 
 from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
+from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
-from asap_core.client.copies import LONGEST, MAX_HEAD, Copy, Kept, kept_after, measure, name_of, read_copy, write_head
+from asap_core.client.copies import Kept, kept_after, serves_for
+from asap_core.client.freshness import Freshness
 from asap_core.client.outbound import without_credentials
 from asap_core.clock import Instant, WallTime
-from asap_core.errors import BadReply, InvalidDocument
+from asap_core.errors import InvalidDocument
 
 __all__ = ["Shelf", "StandIn"]
 
@@ -33,10 +32,6 @@ _log = logging.getLogger("asap.discovery")
 
 # Registries; a client has one or a few, each of some 50 MB at most.
 _MAX_HELD: Final = 16
-# What a server confirms again and again is written down again so often: its age is known to the hour.
-_WRITE_AGAIN: Final = 3_600.0
-# What was left by a process that was killed while it wrote.
-_LEFT_OVER: Final = 3_600.0
 _HOUR: Final = 3_600.0
 _MINUTE: Final = 60.0
 
@@ -47,14 +42,14 @@ class StandIn:
 
     catalog: Catalog
     age: float
+    from_disk: bool = False
 
     @property
     def words(self) -> str:
-        """How old it is, to be read by people."""
-        for unit, name in ((_HOUR * 24, "days"), (_HOUR, "hours"), (_MINUTE, "minutes")):
-            if self.age >= 2 * unit:
-                return f"a copy that's {self.age / unit:.0f} {name} old"
-        return f"a copy that's {self.age:.0f} s old"
+        """What it is and how old, to be read by people."""
+        units = ((_HOUR * 24, "days"), (_HOUR, "hours"), (_MINUTE, "minutes"), (1.0, "s"))
+        unit, name = next((one for one in units if self.age >= 2 * one[0]), units[-1])
+        return f"its last good copy{' on disk' if self.from_disk else ''}, {self.age / unit:.0f} {name} old"
 
 
 @define(eq=False)
@@ -62,45 +57,58 @@ class _Held:
     """A copy that's in memory as well."""
 
     catalog: Catalog
-    vouched: WallTime
-    written: Instant | None = None
-    serves: bool = False
+    vouched: Instant
+    dated: WallTime
+    """The same moment on the other clock: monotonic time may stop in suspend, and civil time be set."""
+    serves: float
+    written: Instant
+    """What was vouched for when it was written."""
+    from_disk: bool = False
+    told: bool = False
     """Whether it stands in at the moment, and that was said."""
+    current: bool = True
+    """Whether it's to be on disk: it wasn't forgotten, and nothing newer came."""
 
 
 class Shelf:
     """The copies of one client's registries, in a directory that may be shared with others."""
 
     def __init__(self, directory: str | Path, web: Web, clock: LoopClock, *, most: int) -> None:
-        self._directory = Path(directory)
+        self._files = CopyFiles(Path(directory), most)
         self._web = web
         self._clock = clock
-        self._most = most
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        # What was said of files that can't be used, so that it's said once.
+        self._unused: OrderedDict[str, Unused] = OrderedDict()
+        # Whose copy is being read, and not forgotten meanwhile.
+        self._read_for: str | None = None
         # Of those who need a copy one reads it.
         self._reading = anyio.Lock()
 
-    async def put(self, url: str, catalog: Catalog, *, age: float) -> None:
-        """Keep this registry, for which its server vouched `age` seconds ago. Doesn't raise where it can't be."""
-        now, vouched = self._clock.monotonic(), WallTime(self._clock.wall() - age)
+    async def put(self, url: str, catalog: Catalog, freshness: Freshness, *, age: float) -> None:
+        """Keep this registry, for which its server vouched `age` seconds ago. Doesn't raise where it can't be.
+
+        `freshness` is what the server said of keeping it: where it mayn't stand in, its copy goes.
+        """
+        serves = serves_for(freshness)
+        if serves <= 0.0:
+            self.drop(url)
+            return
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        vouched, dated = Instant(now - age), WallTime(wall - age)
         held = self._held.get(url)
-        if held is not None and held.catalog is catalog:
-            held.vouched = max(held.vouched, vouched)
-            held.serves = False
-            if held.written is not None and now - held.written < _WRITE_AGAIN:
+        if held is not None and held.catalog is catalog and held.serves == serves:
+            held.vouched, held.dated, held.told = vouched, dated, False
+            if vouched - held.written < WRITE_AGAIN:
                 return
         # Before it's written: all who got it come here.
-        self._hold(url, _Held(catalog, vouched, now))
-        zone = self._web.zone_of(url)
-
-        def head(length: int, digest: str) -> bytes:
-            return write_head(url, vouched=vouched, zone=zone, length=length, digest=digest)
-
+        held = _Held(catalog, vouched, dated, serves, written=vouched)
+        self._hold(url, held)
+        options: Any = {"dated": dated, "serves": serves, "zone": self._web.zone_of(url), "wall": wall}
+        work = functools.partial(self._files.write, url, catalog, **options, wanted=lambda: held.current)
         try:
             # A thread that's left behind ends by itself, and puts a whole copy there or none.
-            await anyio.to_thread.run_sync(
-                _write, self._directory, name_of(url), head, catalog, self._clock.wall(), abandon_on_cancel=True
-            )
+            await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         except OSError as error:
             _log.warning("no copy of %s is kept: %s", without_credentials(url), error.strerror or error)
 
@@ -119,17 +127,27 @@ class Shelf:
             if found is None:
                 found = await self._read(url)
         held = self._held.get(url)
-        if found is not None and held is not None and not held.serves:
+        if found is not None and held is not None and not held.told:
             # Once for each outage.
-            held.serves = True
-            _log.warning("%s; %s serves", error, found.words)
+            held.told = True
+            _log.warning("%s; %s, serves", error, found.words)
         return found
 
+    def stands_in(self, url: str) -> float | None:
+        """How many seconds old the copy is that stands in for this registry at the moment; None where none does."""
+        held = self._held.get(url)
+        age = None if held is None or not held.told else self._age(held)
+        return None if held is None or age is None or age > held.serves else age
+
     def drop(self, url: str) -> None:
-        """Forget the copy, and take it away."""
-        self._held.pop(url, None)
-        with suppress(OSError):
-            (self._directory / name_of(url)).unlink()
+        """Forget the copy, and take it away; what is being written of it doesn't come."""
+        held = self._held.pop(url, None)
+        self._unused.pop(url, None)
+        if self._read_for == url:
+            self._read_for = None
+        if held is not None:
+            held.current = False
+        self._files.remove(url)
 
     def clear(self) -> None:
         """Forget the copies in memory, and take away those that this client wrote or used."""
@@ -137,101 +155,61 @@ class Shelf:
             self.drop(url)
 
     def _hold(self, url: str, held: _Held) -> None:
+        before = self._held.pop(url, None)
+        if before is not None:
+            before.current = False
         self._held[url] = held
-        self._held.move_to_end(url)
         if len(self._held) > _MAX_HELD:
             self._held.popitem(last=False)
 
+    def _age(self, held: _Held) -> float:
+        return max(self._clock.monotonic() - held.vouched, self._clock.wall() - held.dated, 0.0)
+
     def _at_hand(self, url: str) -> StandIn | None:
         held = self._held.get(url)
-        age = LONGEST if held is None else max(self._clock.wall() - held.vouched, 0.0)
-        return None if held is None or age >= LONGEST else StandIn(held.catalog, age)
+        if held is None or (age := self._age(held)) > held.serves:
+            return None
+        return StandIn(held.catalog, age, held.from_disk)
 
     async def _read(self, url: str) -> StandIn | None:
-        path = self._directory / name_of(url)
-        try:
-            data = await anyio.to_thread.run_sync(_read, path, self._most + MAX_HEAD, abandon_on_cancel=True)
-            copy = read_copy(data[:MAX_HEAD], url, wall=self._clock.wall())
-            wrong = copy if isinstance(copy, str) else await self._check(copy, data)
-            if isinstance(wrong, str):
-                raise BadReply(str(path), wrong)  # noqa: TRY301 - one place says what is wrong with a copy
-            assert isinstance(copy, Copy)  # noqa: S101 - for the type checker: else it was wrong
-            catalog = await _parse(memoryview(data)[len(data) - copy.length :])
-        except FileNotFoundError:
+        self._read_for = url
+        load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.get(url))
+        loaded = await anyio.to_thread.run_sync(load, abandon_on_cancel=True)
+        catalog = await _parsed(loaded.body) if isinstance(loaded, Loaded) else None
+        if self._read_for != url:
             return None
-        except (OSError, BadReply, InvalidDocument) as error:
-            reason = error.reason if isinstance(error, BadReply) else getattr(error, "strerror", None) or str(error)
-            _log.warning("the copy of %s isn't used: %s", without_credentials(url), reason)
+        if not isinstance(loaded, Loaded):
+            self._cannot_use(url, loaded)
             return None
+        if not isinstance(catalog, Catalog):
+            self._cannot_use(url, Unused(str(catalog), loaded.identity, spoilt=True))
+            return None
+        copy = loaded.copy
         self._web.recall(url, copy.zone)
-        self._hold(url, _Held(catalog, WallTime(self._clock.wall() - copy.age)))
-        return StandIn(catalog, copy.age)
+        dated = WallTime(self._clock.wall() - copy.age)
+        vouched = Instant(self._clock.monotonic() - copy.age)
+        self._hold(url, _Held(catalog, vouched, dated, copy.serves, written=vouched, from_disk=True))
+        return StandIn(catalog, copy.age, from_disk=True)
 
-    async def _check(self, copy: Copy, data: bytes) -> str | None:
-        body = memoryview(data)[data.index(b"\n") + 1 :]
-        # The digest of 50 MB takes 50 ms, in which the interpreter is free.
-        whole = await anyio.to_thread.run_sync(copy.holds, body, abandon_on_cancel=True)
-        return None if whole else "it isn't whole"
+    def _cannot_use(self, url: str, unused: Unused | None) -> None:
+        """Say why, unless it was said of this very file, or there's none."""
+        said = self._unused.pop(url, None)
+        if unused is None:
+            return
+        self._unused[url] = unused
+        if len(self._unused) > _MAX_HELD:
+            self._unused.popitem(last=False)
+        if said is None or (said.reason, said.identity) != (unused.reason, unused.identity):
+            _log.warning("the copy of %s isn't used: %s", without_credentials(url), unused.reason)
 
 
-async def _parse(body: memoryview) -> Catalog:
+async def _parsed(body: memoryview) -> Catalog | InvalidDocument:
     """Read a registry, with turns for other tasks in between."""
     reader = CatalogReader()
-    for start in range(0, len(body), PIECE):
-        reader.feed(bytes(body[start : start + PIECE]))
-        await anyio.lowlevel.checkpoint()
-    return reader.close()
-
-
-# --- in a thread -----------------------------------------------------------------------------------------------------
-
-
-def _write(directory: Path, name: str, head: Callable[[int, str], bytes], catalog: Catalog, wall: float) -> None:
-    """Write a copy beside the old one, and put it in its place when it's whole and on disk."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _tidy(directory, name, wall)
-    length, digest = measure(catalog.written())
-    first = head(length, digest)
-    # For its owner only (0600): a registry may not be for all who use this machine.
-    descriptor, made = tempfile.mkstemp(prefix=f"{name}.", suffix=".tmp", dir=directory)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(first)
-            file.writelines(catalog.written())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(made).replace(directory / name)
-    except BaseException:
-        with suppress(OSError):
-            Path(made).unlink()
-        raise
-    _sync(directory)
-
-
-def _tidy(directory: Path, name: str, wall: float) -> None:
-    for path in directory.glob(f"{name}.*.tmp"):
-        with suppress(OSError):
-            if wall - path.stat().st_mtime > _LEFT_OVER:
-                path.unlink()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: Path, most: int) -> bytes:
-    """Read a copy that's ours. Raises OSError, `BadReply` where it isn't."""
-    # No link, which somebody else may have put there, and no pipe, for which one waits.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        there = os.fstat(file.fileno())
-        if not stat.S_ISREG(there.st_mode) or there.st_uid != os.geteuid() or there.st_mode & 0o022:
-            raise BadReply(str(path), "it isn't a file that only its owner may write")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise BadReply(str(path), "it's too large")
-    return data
+        for start in range(0, len(body), PIECE):
+            reader.feed(bytes(body[start : start + PIECE]))
+            await anyio.lowlevel.checkpoint()
+        return reader.close()
+    except InvalidDocument as error:
+        return error

@@ -171,6 +171,11 @@ class Directory(Generic[V, W]):
         entry = self._entries.get(url)
         return None if entry is None else entry.freshness
 
+    def kept_as(self, url: str, value: V) -> Freshness | None:
+        """`freshness`, where exactly this document is what is kept; else None."""
+        entry = self._entries.get(url)
+        return entry.freshness if entry is not None and entry.value is value else None
+
     def due(self, url: str) -> Instant | None:
         """When it pays to ask again: the kept document is due, or the failure no longer remembered. None: at once."""
         entry, failure = self._entries.get(url), self._failures.get(url)

@@ -45,6 +45,8 @@ class Freshness:
     fresh_for: float
     revalidate_for: float = 0.0
     error_for: float = 0.0
+    error_told: bool = False
+    """Whether the server says itself how long that is, or that it mustn't be."""
     etag: str | None = None
     last_modified: str | None = None
 
@@ -67,6 +69,7 @@ def freshness_of(
         # RFC 5861 §3: "caches MAY serve the response … after it becomes stale, up to the indicated number of seconds".
         revalidate_for=0.0 if strict else _bounded(directives, "stale-while-revalidate", policy.stale_while_revalidate),
         error_for=0.0 if strict else _error_for(directives, policy),
+        error_told=strict or "stale-if-error" in directives,
         etag=_single(fields, "etag"),
         last_modified=_single(fields, "last-modified"),
     )

@@ -380,7 +380,7 @@ def large() -> bytes:
     return json.dumps(registry(*["https://a.example/m"] * LARGE)).encode()
 
 
-@pytest.mark.parametrize("source", ["file", "plain", "gzip"])
+@pytest.mark.parametrize("source", ["file", "plain", "gzip", "copy"])
 async def test_a_large_registry_holds_nobody_up(source: Any, tmp_path: Any) -> None:
     """However large, other tasks take their turns while it's read, and however small it is when packed."""
     data, turns = large(), 0
@@ -391,7 +391,12 @@ async def test_a_large_registry_holds_nobody_up(source: Any, tmp_path: Any) -> N
     packed = gzip.compress(data) if source == "gzip" else data
     headers = {"content-encoding": "gzip"} if source == "gzip" else {}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=Once(packed)))
-    client = AgentClient(sender="urn:asap:agent:me", transport=transport)
+    options: Any = {"registry_cache": tmp_path} if source == "copy" else {}
+    if source == "copy":
+        async with AgentClient(sender="urn:asap:agent:me", transport=transport, **options) as client:
+            await client.registry(location)
+        transport = httpx.MockTransport(lambda _: httpx.Response(503))
+    client = AgentClient(sender="urn:asap:agent:me", transport=transport, **options)
     async with client, anyio.create_task_group() as group:
 
         async def turn() -> None:

@@ -6,17 +6,22 @@ import json
 import logging
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import httpx
 import pytest
 
 from asap_adapters import shelf as shelf_module
 from asap_adapters.client import AgentClient
+from asap_adapters.clock import LoopClock
+from asap_adapters.stores.copies import CopyFiles
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
-from asap_core.client.copies import measure
+from asap_core.client.copies import _seal, measure, name_of
+from asap_core.client.reach import Zone
 from asap_core.client.resolution import Resolved
 from tests.adapters.test_cancelling import Interrupted
 from tests.adapters.test_finder import URN, registry
@@ -73,16 +78,40 @@ async def fetch(server: Server, directory: Path) -> Path:
 
 
 def counted(monkeypatch: Any, name: str) -> list[Any]:
-    """The calls of a function of the module's."""
+    """The calls of a method of the files'."""
     calls: list[Any] = []
-    real = getattr(shelf_module, name)
+    real = getattr(CopyFiles, name)
 
-    def call(*given: Any) -> Any:
+    def call(*given: Any, **options: Any) -> Any:
         calls.append(given)
-        return real(*given)
+        return real(*given, **options)
 
-    monkeypatch.setattr(shelf_module, name, call)
+    monkeypatch.setattr(CopyFiles, name, call)
     return calls
+
+
+def head_of(copy: Path) -> Any:
+    return json.loads(copy.read_bytes().partition(b"\n")[0].rpartition(b" ")[0])
+
+
+def rewrite(copy: Path, body: bytes | None = None, **changes: Any) -> None:
+    """Change what a copy says of itself, as we'd have written it."""
+    text = json.dumps({**head_of(copy), **changes}).encode()
+    body = copy.read_bytes().partition(b"\n")[2] if body is None else body
+    copy.write_bytes(text + b" " + _seal(text) + b"\n" + body)
+
+
+class TwoClocks(LoopClock):
+    """Civil time that may be set."""
+
+    __slots__ = ("set",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set = 0.0
+
+    def wall(self) -> Any:
+        return 1_800_000_000.0 + anyio.current_time() + self.set
 
 
 DOWN = httpx.ConnectError("refused")
@@ -99,13 +128,27 @@ class TestAStartWithoutTheServer:
             end = await client.explain(URN, wait=0.0)
             assert isinstance(end, Resolved)
             assert str(end.trace[0]) in (
-                f"https://r.example:443/registry.json: listed, in a copy that's {age} s old" for age in (0, 1)
+                f"https://r.example:443/registry.json: listed, in its last good copy on disk, {age} s old"
+                for age in (0, 1)
             )
             assert "serves" in caplog.text
+            assert client.stands_in(URL) == pytest.approx(0.0, abs=1.0)
             asked = server.asked
             assert len(await client.registry(URL)) == 1
             # The failure is remembered, and so is the copy.
             assert server.asked == asked
+            server.happens = None
+            await anyio.sleep(60)
+            await client.registry(URL)
+            assert (client.stands_in(URL), client.stands_in("other")) == (None, None)
+            # When it's down once more, that's said once more.
+            server.happens = 503
+            await anyio.sleep(80_000)
+            await anyio.sleep(10_000)
+            caplog.clear()
+            for _ in range(2):
+                assert "its last good copy, 25 hours old" in str((await client.explain(URN, wait=0.0)).trace[0])
+            assert caplog.text.count("serves") == 1
 
     @pytest.mark.parametrize("status", [400, 429, 501, 302])
     async def test_is_not_for_a_server_that_answers_something_else(
@@ -140,21 +183,60 @@ class TestAStartWithoutTheServer:
     async def test_a_week_and_not_longer(self, server: Server, directory: Path, caplog: Any) -> None:
         copy = await fetch(server, directory)
         server.happens = DOWN
-        head, _, body = copy.read_bytes().partition(b"\n")
-        vouched = json.loads(head)["vouched"]
+        vouched = head_of(copy)["vouched"]
         for age, told in (
-            (WEEK - 100, "a copy that's 7 days old"),
-            (7_200.0, "a copy that's 2 hours old"),
+            (WEEK - 100, "its last good copy on disk, 7 days old"),
+            (7_200.0, "its last good copy on disk, 2 hours old"),
             (130.0, "2 minutes"),
         ):
-            copy.write_bytes(json.dumps({**json.loads(head), "vouched": vouched - age}).encode() + b"\n" + body)
+            rewrite(copy, vouched=vouched - age)
             async with client_of(server, directory) as client:
                 assert told in str((await client.explain(URN, wait=0.0)).trace[0])
-        copy.write_bytes(json.dumps({**json.loads(head), "vouched": vouched - WEEK}).encode() + b"\n" + body)
+        rewrite(copy, vouched=vouched - WEEK)
         async with client_of(server, directory) as client:
             with pytest.raises(Unreachable):
                 await client.registry(URL)
         assert "isn't used: it's too old" in caplog.text
+
+    @pytest.mark.parametrize(("control", "serves"), [("max-age=60, must-revalidate", 60.0), ("", WEEK)])
+    async def test_as_long_by_either_clock_and_as_its_server_allows(
+        self, server: Server, directory: Path, control: str, serves: float
+    ) -> None:
+        """Also where it's in memory: civil time that's set back makes nothing younger."""
+        server.headers = {"cache-control": control}
+        clock = TwoClocks()
+        async with client_of(server, directory, clock=clock) as client:
+            await client.registry(URL)
+            server.happens = DOWN
+            clock.set = -10 * WEEK
+            await anyio.sleep(serves - 1)
+            assert len(await client.registry(URL)) == 1
+            await anyio.sleep(60)
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+            assert client.stands_in(URL) is None
+
+    async def test_civil_time_that_is_set_forward_makes_it_older(self, server: Server, directory: Path) -> None:
+        clock = TwoClocks()
+        async with client_of(server, directory, clock=clock) as client:
+            await client.registry(URL)
+            server.happens = DOWN
+            await anyio.sleep(50_000)
+            await anyio.sleep(50_000)
+            assert len(await client.registry(URL)) == 1
+            clock.set = WEEK
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+
+    async def test_agents_in_the_network_that_it_is_in_are_found_as_before(
+        self, server: Server, directory: Path, monkeypatch: Any
+    ) -> None:
+        copy = await fetch(server, directory)
+        rewrite(copy, zone="NETWORK")
+        server.happens = DOWN
+        async with client_of(server, directory) as client:
+            await client.registry(URL)
+            assert client._web.zone_of(URL) is Zone.NETWORK
 
     async def test_without_one_the_failure_is_told(self, server: Server, directory: Path) -> None:
         server.happens = DOWN
@@ -166,7 +248,7 @@ class TestAStartWithoutTheServer:
     async def test_many_read_it_once(self, server: Server, directory: Path, monkeypatch: Any, caplog: Any) -> None:
         await fetch(server, directory)
         server.happens = DOWN
-        reads = counted(monkeypatch, "_read")
+        reads = counted(monkeypatch, "load")
         async with client_of(server, directory) as client, anyio.create_task_group() as group:
             for _ in range(50):
                 group.start_soon(client.registry, URL)
@@ -192,7 +274,7 @@ class TestWriting:
     async def test_happens_once_for_all_and_again_for_what_is_new(
         self, server: Server, directory: Path, monkeypatch: Any
     ) -> None:
-        written = counted(monkeypatch, "_write")
+        written = counted(monkeypatch, "write")
         server.headers = {"etag": '"1"', "cache-control": "max-age=60"}
         async with client_of(server, directory) as client:
             async with anyio.create_task_group() as group:
@@ -204,7 +286,7 @@ class TestWriting:
                 await anyio.sleep(90.0)
                 await client.registry(URL)
             assert (server.asked, len(written)) == (4, 1)
-            # What is confirmed again and again is written again each hour.
+            # What is confirmed again and again is written again each hour, and what nobody confirmed isn't.
             await anyio.sleep(3_600.0)
             await client.registry(URL)
             assert len(written) == 2
@@ -215,6 +297,60 @@ class TestWriting:
         server.happens = DOWN
         async with client_of(server, directory) as client:
             assert len(await client.registry(URL)) == 2
+
+    async def test_what_nobody_vouched_for_since_is_not_written_again(
+        self, server: Server, directory: Path, monkeypatch: Any
+    ) -> None:
+        written = counted(monkeypatch, "write")
+        server.headers = {"cache-control": "max-age=80000"}
+        async with client_of(server, directory) as client:
+            for _ in range(10):
+                await client.registry(URL)
+                await anyio.sleep(7_000)
+            server.happens = DOWN
+            await anyio.sleep(30_000)
+            await client.registry(URL)
+        assert len(written) == 1
+
+    async def test_the_same_is_not_written_by_each_process(
+        self, server: Server, directory: Path, monkeypatch: Any
+    ) -> None:
+        copy = await fetch(server, directory)
+        before = copy.stat().st_ino
+        await fetch(server, directory)
+        assert copy.stat().st_ino == before
+        rewrite(copy, vouched=head_of(copy)["vouched"] - 4_000)
+        await fetch(server, directory)
+        assert copy.stat().st_ino != before
+
+    @pytest.mark.parametrize("control", ["no-store", "no-cache", "max-age=0, stale-if-error=0"])
+    async def test_what_its_server_does_not_allow_is_not_on_disk(
+        self, server: Server, directory: Path, control: str
+    ) -> None:
+        copy = await fetch(server, directory)
+        server.headers = {"cache-control": control}
+        async with client_of(server, directory) as client:
+            assert len(await client.registry(URL)) == 1
+            assert not copy.exists()
+            server.happens = DOWN
+            with pytest.raises(Unreachable):
+                await client.registry(URL)
+
+    async def test_they_are_bounded_and_what_no_longer_counts_goes(self, server: Server, directory: Path) -> None:
+        copy = await fetch(server, directory)
+        for number in range(40):
+            other = directory / f"{number}.registry"
+            other.write_bytes(b"")
+            os.utime(other, (copy.stat().st_mtime - 10 * number,) * 2)
+        old = directory / "old.registry"
+        old.write_bytes(b"")
+        os.utime(old, (1, 1))
+        (directory / "mine.txt").write_bytes(b"")
+        copy.unlink()
+        async with client_of(server, directory) as client:
+            await client.registry(URL)
+        assert len(list(directory.glob("*.registry"))) == 32
+        assert (old.exists(), copy.exists(), (directory / "mine.txt").exists()) == (False, True, True)
 
     async def test_where_it_cannot_be_is_no_harm(self, server: Server, tmp_path: Path, caplog: Any) -> None:
         (tmp_path / "file").write_text("")
@@ -266,14 +402,83 @@ class TestForgetting:
             with pytest.raises(Unreachable):
                 await client.registry(URL)
 
+    @pytest.mark.parametrize("step", range(1, 12))
+    async def test_at_any_moment_it_does_not_come_back(self, server: Server, directory: Path, step: int) -> None:
+        """While it's fetched, while it's written, while it's read."""
+        for happens in (None, DOWN):
+            server.happens = None
+            if happens is not None:
+                await fetch(server, directory)
+            server.happens = happens
+            async with client_of(server, directory) as client:
+                async with anyio.create_task_group() as group:
+
+                    async def ask(client: AgentClient = client) -> None:
+                        with suppress(Unreachable):
+                            await client.registry(URL)
+
+                    group.start_soon(ask)
+                    for _ in range(step):
+                        await anyio.lowlevel.checkpoint()
+                    client.forget(URL)
+                if list(directory.glob("*")):
+                    # It was asked for only afterwards.
+                    assert step < 3
+                    continue
+                server.happens = DOWN
+                await anyio.sleep(60)
+                with pytest.raises(Unreachable):
+                    await client.registry(URL)
+
+    async def test_while_it_is_being_written_it_does_not_come_back(
+        self, server: Server, directory: Path, monkeypatch: Any
+    ) -> None:
+        real = os.fsync
+        clients: list[AgentClient] = []
+
+        def forgotten_now(descriptor: int) -> None:
+            real(descriptor)
+            anyio.from_thread.run_sync(clients[0].forget, URL)
+
+        monkeypatch.setattr(os, "fsync", forgotten_now)
+        async with client_of(server, directory) as client:
+            clients.append(client)
+            assert len(await client.registry(URL)) == 1
+        assert list(directory.iterdir()) == []
+
+    async def test_while_it_is_being_read_it_is_not_used(
+        self, server: Server, directory: Path, monkeypatch: Any
+    ) -> None:
+        await fetch(server, directory)
+        server.happens = DOWN
+        real = shelf_module._parsed
+        async with client_of(server, directory) as client:
+
+            async def parsed(body: Any) -> Any:
+                client.forget(URL)
+                return await real(body)
+
+            monkeypatch.setattr(shelf_module, "_parsed", parsed)
+            for _ in range(2):
+                with pytest.raises(Unreachable):
+                    await client.registry(URL)
+
+    async def test_a_large_one_goes_at_once(self, tmp_path: Path) -> None:
+        files = CopyFiles(tmp_path, most=1)
+        (tmp_path / name_of(URL)).write_bytes(b"x" * 2_000_000)
+        files.remove(URL)
+        files.remove(URL)
+        assert list(tmp_path.iterdir()) == []
+
 
 class TestWhatIsNoCopy:
     async def refused(self, server: Server, directory: Path, caplog: Any, why: str) -> None:
         server.happens = DOWN
         caplog.clear()
         async with client_of(server, directory) as client:
-            with pytest.raises(Unreachable):
-                await client.registry(URL)
+            for _ in range(3):
+                with pytest.raises(Unreachable):
+                    await client.registry(URL)
         assert f"isn't used: {why}" in caplog.text
         assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
@@ -288,9 +493,47 @@ class TestWhatIsNoCopy:
         copy = await fetch(server, directory)
         whole = copy.read_bytes()
         start = whole.index(b"\n") + 1
-        for place in range(start, len(whole), 29):
+        for place in range(0, len(whole), 29):
             copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-            await self.refused(server, directory, caplog, "it isn't whole")
+            why = "it isn't whole" if place >= start else "it isn't a copy of a registry"
+            await self.refused(server, directory, caplog, why)
+
+    async def test_what_is_spoilt_is_read_through_once(
+        self, server: Server, directory: Path, monkeypatch: Any, caplog: Any
+    ) -> None:
+        """However many ask; and again when it's another file."""
+        copy = await fetch(server, directory)
+        whole = copy.read_bytes()
+        copy.write_bytes(whole[:-1])
+        server.happens = DOWN
+        reads = counted(monkeypatch, "_load")
+        async with client_of(server, directory) as client:
+
+            async def ask() -> None:
+                with pytest.raises(Unreachable):
+                    await client.registry(URL)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(ask)
+            assert (len(reads), caplog.text.count("isn't used")) == (1, 1)
+            copy.write_bytes(whole)
+            assert len(await client.registry(URL)) == 1
+
+    async def test_one_from_the_future_counts_once_the_clock_is_right(
+        self, server: Server, directory: Path, caplog: Any
+    ) -> None:
+        copy = await fetch(server, directory)
+        rewrite(copy, vouched=1_800_000_000.0 + 86_400.0)
+        server.happens = DOWN
+        clock = TwoClocks()
+        async with client_of(server, directory, clock=clock) as client:
+            for _ in range(2):
+                with pytest.raises(Unreachable):
+                    await client.registry(URL)
+            assert caplog.text.count("isn't used: it's from the future") == 1
+            clock.set = 86_500.0
+            assert len(await client.registry(URL)) == 1
 
     async def test_of_another_registry(self, server: Server, directory: Path, caplog: Any) -> None:
         copy = await fetch(server, directory)
@@ -310,6 +553,8 @@ class TestWhatIsNoCopy:
         copy = await fetch(server, directory)
         with copy.open("r+b") as file:
             file.truncate(80_000_000)
+        await self.refused(server, directory, caplog, "it isn't whole")
+        rewrite(copy, length=80_000_000)
         await self.refused(server, directory, caplog, "it's too large")
 
     async def test_a_link_and_a_pipe(self, server: Server, directory: Path, caplog: Any) -> None:
@@ -323,9 +568,7 @@ class TestWhatIsNoCopy:
 
     async def test_whole_and_no_registry(self, server: Server, directory: Path, caplog: Any) -> None:
         copy = await fetch(server, directory)
-        head = json.loads(copy.read_bytes().partition(b"\n")[0])
-        head |= {"length": 2, "digest": measure([b"[]"])[1]}
-        copy.write_bytes(json.dumps(head).encode() + b"\n[]")
+        rewrite(copy, b"[]", length=2, digest=measure([b"[]"])[1])
         await self.refused(server, directory, caplog, "not a valid registry")
 
 

@@ -8,7 +8,20 @@ from hypothesis import given, strategies as st
 
 from asap_core import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
 from asap_core.catalog import CatalogReader
-from asap_core.client.copies import LONGEST, Copy, Kept, kept_after, measure, name_of, read_copy, write_head
+from asap_core.client.copies import (
+    LONGEST,
+    MAX_HEAD,
+    Copy,
+    Kept,
+    _seal,
+    kept_after,
+    measure,
+    name_of,
+    read_copy,
+    serves_for,
+    write_head,
+)
+from asap_core.client.freshness import FreshnessPolicy, freshness_of
 from asap_core.client.provenance import Provenance
 from asap_core.client.reach import Zone
 
@@ -27,8 +40,20 @@ REGISTRY = {
 
 
 def head(**changes: Any) -> bytes:
-    written = write_head(URL, vouched=WALL, zone=Zone.NETWORK, length=len(BODY), digest=measure([BODY])[1])  # type: ignore[arg-type]
-    return json.dumps({**json.loads(written), **changes}).encode() + b"\n"
+    written = write_head(
+        URL,
+        vouched=WALL,  # type: ignore[arg-type]
+        serves=changes.pop("serves", LONGEST),
+        zone=Zone.NETWORK,
+        length=len(BODY),
+        digest=measure([BODY])[1],
+    )
+    return sealed({**json.loads(written.rpartition(b" ")[0]), **changes}) if changes else written
+
+
+def sealed(value: Any) -> bytes:
+    text = json.dumps(value).encode()
+    return text + b" " + _seal(text) + b"\n"
 
 
 def read(data: bytes, url: str = URL, wall: Any = WALL) -> Any:
@@ -37,7 +62,7 @@ def read(data: bytes, url: str = URL, wall: Any = WALL) -> Any:
 
 def test_what_was_written_is_read() -> None:
     copy = read(head() + BODY, wall=WALL + 5.0)
-    assert copy == Copy(5.0, Zone.NETWORK, len(BODY), measure([BODY])[1])
+    assert copy == Copy(5.0, LONGEST, Zone.NETWORK, len(BODY), measure([BODY])[1])
     assert copy.holds(BODY)
     assert copy.holds(memoryview(BODY))
     assert not copy.holds(BODY[:-1])
@@ -63,11 +88,47 @@ def test_its_age_is_known_and_bounded(wall: Any, wrong: Any) -> None:
     assert found == wrong if wrong else found.age >= 0.0
 
 
+def test_it_serves_no_longer_than_its_server_says() -> None:
+    assert read(head(serves=10.0), wall=WALL + 10.0).serves == 10.0
+    assert read(head(serves=10.0), wall=WALL + 10.1) == "it's too old"
+    assert read(head(serves=2 * LONGEST), wall=WALL + LONGEST + 1) == "it's too old"
+
+
+@pytest.mark.parametrize(
+    ("control", "serves"),
+    [
+        ("", LONGEST), ("max-age=60", LONGEST), ("no-store", 0.0), ("no-cache", 0.0),
+        ("max-age=0, must-revalidate", 0.0),
+        ("max-age=60, must-revalidate", 60.0), ("max-age=60, stale-if-error=0", 60.0),
+        ("max-age=60, stale-if-error=3600", 3_660.0), ("max-age=60, stale-if-error=nonsense", 60.0),
+    ],
+)  # fmt: skip
+def test_what_a_server_says_of_its_outages_counts(control: Any, serves: Any) -> None:
+    wide = FreshnessPolicy(most=10 * LONGEST, stale_if_error=10 * LONGEST)
+    assert serves_for(freshness_of([("cache-control", control)], policy=FreshnessPolicy(), wall=WALL)) == serves  # type: ignore[arg-type]
+    long = freshness_of([("cache-control", "max-age=1, stale-if-error=99999999")], policy=wide, wall=WALL)  # type: ignore[arg-type]
+    assert serves_for(long) == LONGEST
+
+
+@given(st.integers(0, 500), st.integers(1, 255))
+def test_one_byte_changed_makes_it_none(place: int, change: int) -> None:
+    good = head()
+    at = place % len(good)
+    assert isinstance(read(good[:at] + bytes([good[at] ^ change]) + good[at + 1 :] + BODY), str)
+
+
+def test_the_longest_head_is_short_enough() -> None:
+    longest = write_head(
+        URL, vouched=1e15 + 0.123, serves=LONGEST / 3, zone=Zone.INTERNET, length=10**12, digest="f" * 64  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert len(longest) < MAX_HEAD / 2
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kind": "asap registry copy 2"}, {"kind": None}, {"of": 5}, {"vouched": "1"}, {"vouched": True},
-        {"length": 1.0},
+        {"kind": "asap registry copy 1"}, {"kind": None}, {"of": 5}, {"vouched": "1"}, {"vouched": True},
+        {"vouched": 10**400}, {"serves": 5}, {"serves": None}, {"length": 1.0},
         {"zone": "HERE"}, {"zone": ["NETWORK"]}, {"digest": None},
     ],
 )  # fmt: skip
@@ -75,7 +136,21 @@ def test_what_is_not_ours_is_none(changes: Any) -> None:
     assert read(head(**changes)) == "it isn't a copy of a registry"
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]\n", b"null\n", head()[:-1], b" " * 2_000 + head(), b"\xff\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]\n",
+        sealed(None),
+        sealed([]),
+        sealed("\ud800"),
+        b"x " + _seal(b"x") + b"\n",
+        head()[:-1],
+        b" " * 2_000 + head(),
+        b"\xff\n",
+    ],
+)
 def test_nor_is_what_is_torn(data: Any) -> None:
     assert read(data) == "it isn't a copy of a registry"
 

@@ -1,0 +1,219 @@
+"""Files of registries' copies: read whole or not at all, written whole or not at all. All that's in here blocks.
+
+What a copy says of itself, and whether it counts, is decided in `asap_core.client.copies`; when there's to be one, in
+`asap_adapters.shelf`. POSIX systems only.
+"""
+
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field, frozen
+
+from asap_core.catalog import Catalog
+from asap_core.client.copies import LONGEST, MAX_HEAD, Copy, measure, name_of, read_copy, write_head
+from asap_core.client.reach import Zone
+from asap_core.clock import WallTime
+
+__all__ = ["WRITE_AGAIN", "CopyFiles", "Identity", "Loaded", "Unused"]
+
+# In a directory, which several programs may share: 2 GB at most.
+_MAX_FILES: Final = 32
+# What a server confirms again and again is written down again so often: its age is known to the hour.
+WRITE_AGAIN: Final = 3_600.0
+# What was left by a process that was killed while it wrote, which takes seconds.
+_LEFT_OVER: Final = 600.0
+# A file's pages are given back before its removal returns: those of 44 MB in 8 ms.
+_LARGE: Final = 1_048_576
+
+Identity = tuple[int, int, int, int]
+"""What tells a file from another one under its name, and from itself when it's written to."""
+
+
+@frozen
+class Loaded:
+    """A copy that counts, and what is in it."""
+
+    copy: Copy
+    body: memoryview
+    identity: Identity
+
+
+@frozen
+class Unused:
+    """A file that's no copy, or none that counts. `spoilt`: it stays that for as long as the file is what it is."""
+
+    reason: str
+    identity: Identity | None = None
+    spoilt: bool = False
+
+
+@define(eq=False)
+class CopyFiles:
+    """The copies in one directory, which other processes may use as well. A registry has at most `most` bytes."""
+
+    directory: Path
+    most: int
+    # Between the threads that write and who forgets: held for as long as it takes to rename a file.
+    _placing: threading.Lock = field(factory=threading.Lock, init=False)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        url: str,
+        catalog: Catalog,
+        *,
+        dated: WallTime,
+        serves: float,
+        zone: Zone,
+        wall: WallTime,
+        wanted: Callable[[], bool],
+    ) -> None:
+        """Write a copy beside the old one, and put it in its place when it's whole and on disk, if it's `wanted` then.
+
+        Does nothing where the same is there already. Raises OSError.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = name_of(url)
+        length, digest = measure(catalog.written())
+        new = Copy(max(wall - dated, 0.0), serves, zone, length, digest)
+        _tidy(self.directory, wall)
+        if _is_there(self.directory / name, url, new, wall):
+            return
+        # For its owner only (0600): a registry may not be for all who use this machine.
+        descriptor, made = tempfile.mkstemp(prefix=f"{name}.", suffix=".tmp", dir=self.directory)
+        placed = False
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(write_head(url, vouched=dated, serves=serves, zone=zone, length=length, digest=digest))
+                file.writelines(catalog.written())
+                file.flush()
+                os.fsync(file.fileno())
+            with self._placing:
+                if wanted():
+                    Path(made).replace(self.directory / name)
+                    placed = True
+        finally:
+            if not placed:
+                _quietly(Path(made))
+        _sync(self.directory)
+
+    def remove(self, url: str) -> None:
+        """Take the copy away, if there's one. This alone may be called from an event loop: it takes microseconds."""
+        path = self.directory / name_of(url)
+        with self._placing, suppress(OSError):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                path.unlink()  # a link, say
+                return
+            path.unlink()
+            # As long as it's open it keeps its pages.
+            if os.fstat(descriptor).st_size < _LARGE:
+                os.close(descriptor)
+            else:
+                threading.Thread(target=os.close, args=(descriptor,), daemon=True).start()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def load(self, url: str, *, wall: WallTime, known: Unused | None = None) -> Loaded | Unused | None:
+        """Read a copy; None where there's none. `known` is what was found last time: it isn't read through again."""
+        path = self.directory / name_of(url)
+        identity = None
+        try:
+            identity = _identity(path)
+            if known is not None and known.spoilt and known.identity == identity:
+                return known
+            return self._load(path, url, wall, identity)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return Unused(error.strerror or "it can't be read", identity)
+
+    def _load(self, path: Path, url: str, wall: WallTime, identity: Identity) -> Loaded | Unused:
+        descriptor = _open_ours(path)
+        if descriptor is None:
+            return Unused("it isn't a file that only its owner may write", identity, spoilt=True)
+        with os.fdopen(descriptor, "rb") as file:
+            copy = read_copy(file.readline(MAX_HEAD), url, wall=wall)
+            if isinstance(copy, str):
+                return Unused(copy, identity)
+            if copy.length > self.most:
+                return Unused("it's too large", identity, spoilt=True)
+            body = memoryview(file.read(copy.length + 1))
+        # The digest of 50 MB takes 50 ms, in which the interpreter is free.
+        return Loaded(copy, body, identity) if copy.holds(body) else Unused("it isn't whole", identity, spoilt=True)
+
+
+def _identity(path: Path) -> Identity:
+    there = path.lstat()
+    return there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
+
+
+def _open_ours(path: Path) -> int | None:
+    """Open a file that's ours; None where it isn't. Raises OSError."""
+    # No link, which somebody else may have put there, and no pipe, for which one waits.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    there = os.fstat(descriptor)
+    if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _is_there(path: Path, url: str, new: Copy, wall: WallTime) -> bool:
+    """Whether the same is on disk already, hardly older: another process may have written it."""
+    descriptor = None
+    with suppress(OSError):
+        descriptor = _open_ours(path)
+    if descriptor is None:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        first = file.readline(MAX_HEAD)
+        size = os.fstat(file.fileno()).st_size
+    old = read_copy(first, url, wall=wall)
+    return (
+        isinstance(old, Copy)
+        and size == len(first) + new.length
+        and (old.length, old.digest, old.serves, old.zone) == (new.length, new.digest, new.serves, new.zone)
+        and old.age - new.age < WRITE_AGAIN
+    )
+
+
+def _tidy(directory: Path, wall: WallTime) -> None:
+    """Remove what was left half written, copies that no longer count, and the oldest of too many."""
+    written = {path: when for path in directory.iterdir() if (when := _written(path)) is not None}
+    for path, when in written.items():
+        if path.suffix == ".tmp" and wall - when > _LEFT_OVER:
+            _quietly(path)
+    copies = sorted((path for path in written if path.suffix == ".registry"), key=lambda path: -written[path])
+    for place, path in enumerate(copies, start=1):
+        # One is about to come.
+        if place >= _MAX_FILES or wall - written[path] > LONGEST:
+            _quietly(path)
+
+
+def _written(path: Path) -> float | None:
+    """When a file of ours was written; None where it's none of ours."""
+    with suppress(OSError):
+        return path.lstat().st_mtime if ".registry" in path.suffixes else None
+    return None
+
+
+def _quietly(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
