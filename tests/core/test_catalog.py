@@ -69,6 +69,7 @@ class TestAsARegistry:
         assert (pieces.version, pieces.updated_at, pieces.extra) == (whole.version, whole.updated_at, whole.extra)
         assert tuple(pieces.agents) == whole.agents
         assert pieces.skipped == whole.skipped
+        assert pieces.find() == find(whole)
         for agent_id in ("urn:asap:agent:a", "urn:asap:agent:b", "urn:asap:agent:z"):
             assert pieces.find(agent_id=agent_id) == find(whole, agent_id=agent_id)
             assert pieces.by_id(agent_id) == next(iter(find(whole, agent_id=agent_id)), None)
@@ -106,6 +107,13 @@ class TestAsARegistry:
             ('{"agents":{}}', r"\$.agents: expected an array of entries"),
             ('{"agents":[]}', r"\$.version"),
             ('{"version":"1","version":"1"}', "unique"),
+            ('{"agents":[],"agents":[]}', "unique"),
+            ("{}x", "and nothing after it"),
+            ('{"version":"1","agents":[]}x', "and nothing after it"),
+            ('{"version":"1";"updated_at":"2026-01-01"}', "one JSON text"),
+            ('{"version":"1","updated_at";"2026-01-01"}', "one JSON text"),
+            ('{"version":"1","updated_at":"2026-01-01","agents":[1;2]}', "one JSON text"),
+            ('{"version":"1","updated_at":"2026-01-01","agents":[1}', "one JSON text"),
             ("{1:2}", "keys are strings"),
             ('{"agents":[],}', "keys are strings|one JSON text"),
             ('{"agents":[{},]}', "one JSON text"),
@@ -121,6 +129,33 @@ class TestAsARegistry:
         with pytest.raises(InvalidDocument, match=expected) as caught:
             read(text.encode())
         assert "secret" not in str(caught.value)
+
+    def test_what_is_no_text_is_told_at_once(self) -> None:
+        reader = CatalogReader()
+        with pytest.raises(InvalidDocument, match="UTF-8"):
+            reader.feed(b'{"version":"\xff"')
+
+    def test_one_of_many_entries_may_be_cut_anywhere(self) -> None:
+        """Its length is its own, not that of all that came with it."""
+        data = registry(*[ENTRY] * 1_000)
+        assert len(data) > 2 * MAX_ENTRY
+        for cut in range(len(data) - 300, len(data), 23):
+            assert len(read(data, cut)) == 1_000
+
+    def test_entries_are_read_as_they_come(self) -> None:
+        data = registry(*[ENTRY] * 1_000)
+        reader = CatalogReader()
+        for start in range(0, len(data) // 2, 1_000):
+            reader.feed(data[start : start + 1_000])
+            assert len(reader._text) < 3_000
+        assert len(reader._texts) > 450
+
+    def test_one_without_end_takes_no_room(self) -> None:
+        reader = CatalogReader()
+        reader.feed(b'{"version":"1","agents":["')
+        for _ in range(100):
+            reader.feed(b"x" * 10_000)
+            assert len(reader._text) < 2 * MAX_ENTRY
 
     def test_an_error_stays_one(self) -> None:
         reader = CatalogReader()
@@ -172,6 +207,18 @@ class TestEntries:
         for place in (len(plain), len(plain) + 70, len(data) // 2, len(data) - 60):
             assert seen(data, place, place + 1, place + 2) == seen(data)
 
+    def test_wrong_before_its_end_it_is_passed_over_wherever_it_is_cut(self) -> None:
+        bad = r'{"a":{"x":1,"x":1},"b":["\\",{"}]":"\"]"}],"c":{}}'
+        good = ",".join([json.dumps(ENTRY)] * 300)
+        data = f'{{"version":"1","updated_at":"2026-01-01","agents":[{good},{bad},{json.dumps(ENTRY)}]}}'.encode()
+        begins = data.index(b'{"a":{')
+        for cut in range(begins + 18, begins + len(bad) + 2):
+            found = read(data, cut)
+            assert (len(found), [str(one.problems[0]) for one in found.skipped]) == (
+                301,
+                ["$.agents[300]: expected keys that are unique within their object"],
+            )
+
     def test_one_that_is_no_json_spoils_all_however_long(self) -> None:
         for text in ('{"a":' + "x" * 100 + "}", '{"a":x},"' + "x" * MAX_ENTRY + '"', '{"a":' + " " * MAX_ENTRY + "}}"):
             with pytest.raises(InvalidDocument):
@@ -192,6 +239,7 @@ class TestEntries:
             read(registry({}, {}, ENTRY, {}))
 
     @given(entries())
+    @example({**ENTRY, "extra": 1})
     def test_the_quick_answer_is_the_thorough_one(self, entry: Any) -> None:
         try:
             decode_registry_entry(entry)
@@ -216,6 +264,32 @@ class TestBounds:
         with pytest.raises(InvalidDocument, match="at most 65536 characters beside its agents"):
             read(registry(ENTRY, **rest))
         assert read(registry(ENTRY, k="x" * 60_000)).extra == {"k": "x" * 60_000}
+
+    def test_to_the_character(self) -> None:
+        rest = len('"version""1""updated_at""2026-01-01""agents""k"""')
+        most = "x" * (65_536 - rest)
+        assert read(registry(ENTRY, k=most)).extra == {"k": most}
+        with pytest.raises(InvalidDocument, match="at most 65536 characters beside its agents"):
+            read(registry(ENTRY, k=most + "x"))
+
+    @pytest.mark.parametrize("twice", [False, True], ids=["good", "that says a key twice"])
+    def test_so_is_that_of_an_entry(self, twice: Any) -> None:
+        """One that's passed over is counted as well: what is said of it is true."""
+        more = ',"name":""' if twice else ""
+        made = '{"id":"urn:asap:agent:a","name":"","description":"%s","asap_version":"1","endpoints":{}%s}'
+        room = 65_536 - len(made % ("", more))
+        for size, long in ((room, False), (room + 1, True)):
+            text = made % ("x" * size, more)
+            data = f'{{"version":"1","updated_at":"2026-01-01","agents":[{text}]}}'.encode()
+            for cuts in ((), (100, 65_600)):
+                problems = [one.problems[0].expected for one in read(data, *cuts).skipped]
+                expected = (
+                    ["at most 65536 characters"] if long else ["keys that are unique within their object"] * twice
+                )
+                assert problems == expected
+
+    def test_the_bounds_are_those_that_are_documented(self) -> None:
+        assert (MAX_ENTRY, MAX_SKILLS, catalog.MAX_SKILLS_IN_ALL) == (65_536, 256, 1_000_000)
 
     def test_an_entry_has_no_more_skills_than_can_be_meant(self) -> None:
         most = [f"s{number}" for number in range(MAX_SKILLS)]

@@ -88,9 +88,18 @@ def test_its_age_is_known_and_bounded(wall: Any, wrong: Any) -> None:
     assert found == wrong if wrong else found.age >= 0.0
 
 
+def test_it_is_as_documented() -> None:
+    assert (LONGEST, MAX_HEAD) == (7 * 86_400.0, 1_024)
+    text, _, seal = head().rpartition(b" ")
+    assert (len(json.loads(text)["digest"]), len(seal), seal[-1:]) == (64, 33, b"\n")
+    assert [len(part) for part in name_of(URL).split(".")] == [32, 8]
+    assert (read(head()).age, read(head(), wall=WALL - 1.0).age, read(head(), wall=WALL + 0.5).age) == (0.0, 0.0, 0.5)
+
+
 def test_it_serves_no_longer_than_its_server_says() -> None:
     assert read(head(serves=10.0), wall=WALL + 10.0).serves == 10.0
     assert read(head(serves=10.0), wall=WALL + 10.1) == "it's too old"
+    assert read(head(serves=0.5), wall=WALL + 0.7) == "it's too old"
     assert read(head(serves=2 * LONGEST), wall=WALL + LONGEST + 1) == "it's too old"
 
 

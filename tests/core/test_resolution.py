@@ -252,7 +252,33 @@ def test_the_trace_reads_as_it_went() -> None:
     assert "secret" not in str(end.trace)
 
 
+def test_a_copy_is_told_as_one() -> None:
+    begin: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
+    for listed, words in (
+        (catalog((URN, {})), "listed"),
+        (catalog((URN, {}), (URN, {})), "listed 2 times"),
+        (catalog((OTHER, {})), "not listed among 1; 1 of its entries can't be read"),
+    ):
+        assert begin.read(listed).trace[0].why == words
+        assert begin.read(listed, copied="its last good copy").trace[0].why == f"{words}, in its last good copy"
+
+
+def test_nothing_is_said_of_entries_that_could_all_be_read() -> None:
+    reader = CatalogReader()
+    reader.feed(b'{"version":"1","updated_at":"2026-01-01","agents":[]}')
+    begin: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
+    assert begin.read(reader.close()).trace[0].why == "not listed among 0"
+
+
+def test_the_link_is_said_to_have_had_nobody_or_nobody_else() -> None:
+    step: Any = resolve(Wanted(urn=URN))
+    assert step.ended(3.0).trace[-1].why == "not announced within 3 s"
+    step = step.announced(announcement(URN, URLS[0])).fetched(manifest(OTHER))
+    assert step.ended(3.0).trace[-1].why == "nobody else is announced within 3 s"
+
+
 def test_no_registry_makes_us_look_for_ever() -> None:
+    assert (MAX_LISTED, MAX_ON_LINK) == (4, 16)
     step: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
     step = step.read(catalog(*[(URN, {"manifest": f"https://a{number}"}) for number in range(MAX_LISTED + 5)]))
     for number in range(MAX_LISTED):
@@ -302,6 +328,9 @@ class TestWanted:
             ("2.1", "2.1", True), ("2.1.0", "2.1", True), ("2.1", "2.1.0.0", True), ("2.10", "2.9", True),
             ("2.0", "2.1", False), ("2.1rc1", "2.1", False), ("2.1-rc.1", "2.1b2", True), ("2.1.dev3", "2.1a", False),
             ("2.1a2", "2.1alpha1", True), ("2.1b", "2.1rc", False), ("2.1rc10", "2.1rc9", True), ("soon", "1", False),
+            ("2.1rc1", "2.1rc2", False), ("2.1rc0", "2.1rc", True), ("2.1rc", "2.1rc1", False),
+            ("2.1a1", "2.1alpha1", True), ("2.1alpha1", "2.1a1", True), ("2.1b1", "2.1beta1", True),
+            ("2.1beta1", "2.1b1", True), ("2.1.dev0", "2.1a0", False), ("2.1alpha", "2.1beta", False),
         ],
     )  # fmt: skip
     def test_versions_are_ordered_as_pep_440_has_it(self, spoken: Any, least: Any, fits: Any) -> None:

@@ -32,6 +32,9 @@ TESTS = {
     "validation": ("freshness", "directory"),
     "coalesce": ("coalesce", "directory"),
     "directory": ("directory",),
+    "resolution": ("resolution",),
+    "copies": ("copies",),
+    "catalog": ("catalog", "copies"),
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
@@ -43,10 +46,13 @@ BY_NAME = {
     "tokens": ("tokens",),
     "oauth": ("oauth",),
     "authorization": ("authorization",),
-    "copies": ("copies",),
 }
-# Those of the client; the others are the server's.
-CLIENT = frozenset({"freshness", "validation", "coalesce", "directory", "tokens", "oauth", "authorization", "copies"})
+# Where they are, if not in the server.
+_OF_THE_CLIENT = (
+    *("freshness", "validation", "coalesce", "directory", "resolution", "copies"),
+    *("tokens", "oauth", "authorization"),
+)
+FOLDERS = {**dict.fromkeys(_OF_THE_CLIENT, "client"), "catalog": "."}
 LEAST = 0.95
 TELL_EVERY = 5.0
 
@@ -64,7 +70,7 @@ def chosen(arguments: argparse.Namespace) -> list[Mutant]:
 
 
 def read(name: str) -> Module:
-    return Module.read(name, ROOT / "asap_core" / ("client" if name in CLIENT else "server") / f"{name}.py")
+    return Module.read(name, ROOT / "asap_core" / FOLDERS.get(name, "server") / f"{name}.py")
 
 
 def main() -> int:

@@ -133,10 +133,15 @@ class _Selection:
             os._exit(NOTICED)
 
 
+def import_name(path: Path) -> str:
+    """Under what name a module of the core is imported: one that nobody asks for would be a mutant that isn't there."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[len(parts) - 1 - parts[::-1].index("asap_core") :])
+
+
 def _run_afresh(mutant: Mutant, tests: Sequence[Path]) -> bool:
     _be_quiet()
-    package = f"asap_core.{mutant.module.path.parent.name}"
-    sys.meta_path.insert(0, _Mutated(f"{package}.{mutant.module.name}", mutant))
+    sys.meta_path.insert(0, _Mutated(import_name(mutant.module.path), mutant))
     return _pytest(tests, _Selection()) == 0
 
 

@@ -1,6 +1,7 @@
 """The tool itself: its mutants are changes, its survivors are mutants, and what no test notices survives."""
 
 import ast
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.mutation.__main__ import ROOT, TESTS, files_of, read
 from tests.mutation.mutants import Module, Mutant, headline
+from tests.mutation.runs import import_name
 from tests.mutation.survivors import known_survivors
 
 
@@ -74,6 +76,7 @@ def test_every_mutant_is_a_module_still_and_another_one(name: str) -> None:
         mutant.compiled()
     assert ast.unparse(module.tree) == text
     assert all(path.exists() for path in files_of(name))
+    assert importlib.util.find_spec(import_name(read(name).path)) is not None
 
 
 def test_every_known_survivor_is_a_mutant_with_a_reason() -> None:
