@@ -291,22 +291,25 @@ class CatalogReader:
                 tried = size
                 try:
                     value, end = read_json_at(self._text, self._at)
-                except json.JSONDecodeError:
-                    if size > MAX_ENTRY:
-                        raise (yield from self._pass_over(path, None)) from None
-                    if self._ended:
-                        raise _ill_formed("one JSON text") from None
                 except NotJson as error:
                     raise (yield from self._pass_over(path, error.expected)) from None
+                except json.JSONDecodeError:
+                    pass
                 else:
-                    # A number may go on in the next piece.
-                    if end < len(self._text) or self._ended:
-                        text = self._text[self._at : end]
-                        self._at = end
+                    if self._is_whole(end):
+                        text, self._at = self._text[self._at : end], end
                         if len(text) > MAX_ENTRY:
                             raise _too_long(path)
                         return value, text
+                if size > MAX_ENTRY:
+                    raise (yield from self._pass_over(path, None))
+                if self._ended:
+                    raise _ill_formed("one JSON text")
             yield
+
+    def _is_whole(self, end: int) -> bool:
+        # A number may go on in the next piece, and what looks like its end be an exponent's beginning.
+        return self._ended or _IN_NUMBERS.match(self._text, end).end() < len(self._text)  # type: ignore[union-attr]
 
     def _pass_over(self, path: tuple[str | int, ...], expected: str | None) -> Generator[None, None, InvalidDocument]:
         """Go to where the value ends that begins here, without reading it; return what is wrong with it."""
@@ -379,11 +382,11 @@ _ENTRY_RULES: Final[list[tuple[str, Any, bool]]] = [
 ]
 _ILL_FORMED: Final = "ill_formed"
 _TOO_MUCH: Final = "too_much"
-# RFC 8259 §2
-_BLANK: Final = re.compile(r"[ \t\n\r]*")
+_BLANK: Final = re.compile(r"[ \t\n\r]*")  # RFC 8259 §2
 # What tells where a value ends: quotes, brackets, and what is escaped, of that as much at once as there is.
 _MARKS: Final = re.compile(r'(?:\\.)+|[\\"{}\[\]]', re.DOTALL)
 _DEEPER: Final = {"{": 1, "[": 1, "}": -1, "]": -1}
+_IN_NUMBERS: Final = re.compile(r"[-+.eE0-9]*")  # it always matches
 _AFTER_SCALAR: Final = re.compile(r"[,\]} \t\n\r]")
 # Keys of the root that a problem may name.
 _ROOT: Final = frozenset({"version", "updated_at"})

@@ -150,12 +150,34 @@ class TestAsARegistry:
             assert len(reader._text) < 3_000
         assert len(reader._texts) > 450
 
-    def test_one_without_end_takes_no_room(self) -> None:
+    @pytest.mark.parametrize(("begins", "more"), [(b'"', b"x"), (b"0.", b"1"), (b"[", b"[],"), (b"1e", b"0")])
+    @pytest.mark.parametrize("place", [b'"agents":[', b'"x":'])
+    def test_one_without_end_takes_no_room(self, begins: Any, more: Any, place: Any) -> None:
         reader = CatalogReader()
-        reader.feed(b'{"version":"1","agents":["')
+        reader.feed(b'{"version":"1",' + place + begins)
         for _ in range(100):
-            reader.feed(b"x" * 10_000)
+            reader.feed(more * 10_000)
             assert len(reader._text) < 2 * MAX_ENTRY
+
+    @pytest.mark.parametrize(
+        "number",
+        ["0", "-1", "1.0000000000000002e+16", "2E5", "1.25e-7", "-0.5", "12345", "1" * 70_000, "0." + "1" * 70_000],
+    )
+    def test_a_number_may_be_cut_anywhere(self, number: Any) -> None:
+        before = f'{{"version":"1","updated_at":"2026-01-01","agents":[{json.dumps(ENTRY)},'
+        for after in (f',{json.dumps(ENTRY)}],"x":1.5e-3}}', ']  , "x":1.5e-3, "agent":{}}'):
+            data = (before + number + after).encode()
+            places = range(len(before), len(data)) if len(number) < 100 else (len(before) + 1, len(before) + 69_999)
+            for place in places:
+                assert seen(data, place) == seen(data, place, place + 1) == seen(data)
+                assert len(seen(data)[3]) == 1
+
+    def test_and_what_is_none_is_told_wherever_it_is_cut(self) -> None:
+        for number in ("1e", "1.", "-", "1e+", "1.5e-x", "1-2", "1.2.3"):
+            data = f'{{"version":"1","updated_at":"2026-01-01","x":{number},"agents":[]}}'.encode()
+            for place in range(40, len(data)):
+                with pytest.raises(InvalidDocument, match="one JSON text"):
+                    read(data, place)
 
     def test_an_error_stays_one(self) -> None:
         reader = CatalogReader()

@@ -94,6 +94,9 @@ class TestDirectory:
         play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("etag", '"e"')]))
         assert (play.directory.freshness(URL).fresh_for, play.directory.freshness(URL).etag) == (60.0, '"e"')
         assert play.directory.freshness("other") is None
+        value = play.result().value
+        assert play.directory.kept_as(URL, value) is play.directory.freshness(URL)
+        assert play.directory.kept_as("other", value) is play.directory.kept_as(URL, "another") is None
 
     def test_what_is_stale_is_asked_for_with_its_validators(self) -> None:
         play = Play()
