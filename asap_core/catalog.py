@@ -309,7 +309,7 @@ class CatalogReader:
 
     def _is_whole(self, end: int) -> bool:
         # A number may go on in the next piece, and what looks like its end be an exponent's beginning.
-        return self._ended or _IN_NUMBERS.match(self._text, end).end() < len(self._text)  # type: ignore[union-attr]
+        return _IN_NUMBERS.match(self._text, end).end() < len(self._text)  # type: ignore[union-attr]
 
     def _pass_over(self, path: tuple[str | int, ...], expected: str | None) -> Generator[None, None, InvalidDocument]:
         """Go to where the value ends that begins here, without reading it; return what is wrong with it."""

@@ -195,7 +195,7 @@ class TestPolicy:
 
     def test_what_is_stale_serves_nobody_unless_that_is_said(self) -> None:
         found = Freshness(store=True, fresh_for=1.0)
-        assert (found.revalidate_for, found.error_for) == (0.0, 0.0)
+        assert (found.revalidate_for, found.error_for, found.error_told) == (0.0, 0.0, False)
 
 
 class TestValidation:

@@ -28,7 +28,7 @@ TESTS = {
     "ledger": ("state",),
     "state": ("state",),
     "shared": ("shared",),
-    "freshness": ("freshness",),
+    "freshness": ("freshness", "copies"),
     "validation": ("freshness", "directory"),
     "coalesce": ("coalesce", "directory"),
     "directory": ("directory",),
