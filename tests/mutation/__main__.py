@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent.parent
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
     "replay": ("replay", "state"),
-    "identity": ("wire", "exchange"),
+    "identity": ("wire", "exchange", "proofs", "jwt"),
     "idempotency": ("idempotency", "state"),
     "ratelimit": ("ratelimit", "exchange"),
-    "exchange": ("exchange", "wire"),
+    "exchange": ("exchange", "wire", "proofs"),
     "call": ("exchange",),
-    "checks": ("exchange",),
+    "checks": ("exchange", "jwt", "proofs"),
     "admission": ("admission", "state", "exchange"),
     "proxies": ("proxies",),
     "ledger": ("state",),
