@@ -27,12 +27,14 @@ __all__ = ["RedisStore"]
 
 log: Final = logging.getLogger("asap.redis")
 
-# A question takes a fifth of a millisecond; who waits for a second is better told to come again.
+# An answer takes a fifth of a millisecond; a caller who would wait for a second is better told to come again.
 _TIMEOUT: Final = 1.0
 # After a failed attempt to connect: not once per caller, and soon enough for a restart to go unnoticed.
 _PAUSE: Final = 0.1
 # A server that was replaced answers `begin` once.
 _TRIES: Final = 2
+# To knock, to connect, to greet, to begin. Nobody waits for all that: each caller has its own time.
+_STEPS: Final = 4
 _GONE: Final = (RedisError, OSError, BadStore)
 
 
@@ -42,6 +44,7 @@ class RedisStore:
     def __init__(self, agent: Agent, link: "_Link") -> None:
         policy, urn = agent.policy, agent.manifest.id
         self._link = link
+        self._timeout = link.timeout
         self._retry_after = policy.retry_after_unavailable
         self._admission = SharedAdmission(urn, policy, secret=new_secret())
         self._limits = {
@@ -57,13 +60,14 @@ class RedisStore:
         url: str,
         agent: Agent,
         *,
-        timeout: float = _TIMEOUT,  # noqa: ASYNC109 - of each question, not of this call
+        timeout: float = _TIMEOUT,  # noqa: ASYNC109 - of each answer, not of this call
     ) -> AsyncIterator["RedisStore"]:
         """Connect to `redis://[user:password@]host[:port][/db]`, `rediss://…` or `unix://…`, and begin there.
 
-        `timeout` is how long one question may take, in seconds. Enter and leave it in one task: its connection lives in
-        a task beside it. Raises OSError where the server can't be reached or doesn't let us in, `BadStore` where it
-        can't be used, and ValueError where `url` isn't one or the agent asks nobody.
+        `timeout` is how long one answer may take, in seconds, whatever it needs: a connection, several tries. Enter
+        and leave it in one task: its connection lives in a task beside it. Raises OSError if the server can't be
+        reached or doesn't let us in, `BadStore` if it can't be used, and ValueError if `url` isn't one or the agent
+        asks nobody.
         """
         if agent.admission is not None:
             raise ValueError(
@@ -102,24 +106,33 @@ class RedisStore:
         """Answer one question, atomically. Cancelled or out of time, what it may have reserved is given back."""
         if question.nonce is None and question.idempotency_key is None:
             return Admitted(None)
-        reserved: Reservation | None = None
         try:
-            for _ in range(_TRIES):
-                connection = await self._link.ready()
-                command = self._admission.ask(question, token=new_mark())
-                reserved = self._admission.reservation_of(command)
-                answer = self._admission.answer(await self._run(connection, command), command)
-                reserved = None
-                if not isinstance(answer, Begin):
-                    return answer
-                await self._begin(connection)
+            with anyio.fail_after(self._timeout) as limit:
+                for _ in range(_TRIES):
+                    connection = await self._link.ready()
+                    answer = await self._ask_on(connection, question, until=limit.deadline)
+                    if not isinstance(answer, Begin):
+                        return answer
+                    await self._begin(connection)
         except _GONE as error:
             return self._unavailable(error)
-        finally:
-            # Nobody knows whether it was claimed, and nobody waits any longer: the work never begins.
-            if reserved is not None:
-                await self.give_back(reserved)
         return self._unavailable(BadStore("expected a server that stays the one it is"))
+
+    async def _ask_on(self, connection: BaseConnection, question: Question, *, until: float) -> Answer | Begin:
+        command = self._admission.ask(question, token=new_mark())
+        try:
+            return self._admission.answer(await self._run(connection, command), command)
+        except BaseException:
+            # Nobody knows whether it was claimed, and nobody waits any longer: the work never begins.
+            reserved = self._admission.reservation_of(command)
+            if reserved is not None:
+                await self._release(connection, self._admission.give_back(reserved), until=until)
+            raise
+
+    async def _release(self, connection: BaseConnection, command: Command, *, until: float) -> None:
+        """Give back over the connection that asked: a server that hangs reads both, in this order, when it goes on."""
+        if not _written(connection, command):
+            await self._tell(command, within=until - anyio.current_time())
 
     async def _begin(self, connection: BaseConnection) -> None:
         self._admission.begun(await self._run(connection, self._admission.begin()))
@@ -127,29 +140,45 @@ class RedisStore:
     async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
         """Keep an answer."""
         del size
-        await self._tell(self._admission.record(reservation, outcome), again=True)
+        await self._tell(self._admission.record(reservation, outcome), tries=_TRIES)
 
     async def lose(self, reservation: Reservation) -> None:
         """The work was cut off midway."""
-        await self._tell(self._admission.lose(reservation), again=True)
+        await self._tell(self._admission.lose(reservation), tries=_TRIES)
 
     async def give_back(self, reservation: Reservation) -> None:
         """The work never began."""
         await self._tell(self._admission.give_back(reservation))
 
-    async def _tell(self, command: Command, *, again: bool = False) -> None:
+    async def _tell(self, command: Command, *, tries: int = 1, within: float | None = None) -> None:
         """Say what came of a reservation, even if nobody waits; if it can't be said, the reservation ends by itself.
 
-        `again`: the work was done, so it's worth a second attempt. To say it twice changes nothing.
+        Several `tries` if the work was done: to say it twice changes nothing. They share the time of one answer, for
+        which a caller waits.
         """
         with anyio.CancelScope(shield=True):
             try:
-                await self._run(await self._link.ready(), command)
+                with anyio.fail_after(self._timeout if within is None else within):
+                    while not await self._told(command, last=tries <= 1):
+                        tries -= 1
+                        await anyio.sleep(2 * _PAUSE)
             except _GONE as error:
                 self._unavailable(error)
-                if again:
-                    await anyio.sleep(2 * _PAUSE)
-                    await self._tell(command)
+
+    async def _told(self, command: Command, *, last: bool) -> bool:
+        try:
+            connection = await self._link.ready()
+            try:
+                await self._run(connection, command)
+            except anyio.get_cancelled_exc_class():
+                # Out of time. As text: a server that goes on may not have the script.
+                _written(connection, command)
+                raise
+        except _GONE:
+            if last:
+                raise
+            return False
+        return True
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
@@ -158,14 +187,15 @@ class RedisStore:
         limits = self._limits[state.scope]
         try:
             command = limits.take(state.key, cost=state.cost, partial=state.partial)
-            return limits.taken(await self._run(await self._link.ready(), command))
+            with anyio.fail_after(self._timeout):
+                return limits.taken(await self._run(await self._link.ready(), command))
         except _GONE as error:
             return self._unavailable(error)
 
     # --- the server --------------------------------------------------------------------------------------------------
 
     async def _run(self, connection: BaseConnection, command: Command) -> Any:
-        reply = await _evaluate(connection, command)
+        reply = await self._link.run(connection, command)
         if self._away:
             self._away = False
             log.warning("%s answers again", self._link.place)
@@ -220,10 +250,16 @@ async def _evaluate(connection: BaseConnection, command: Command) -> Any:
         return await connection.create_request(b"EVALSHA", command.script.sha.encode("ascii"), *rest)
     except NoScriptError:
         return await connection.create_request(b"EVAL", command.script.text.encode("ascii"), *rest)
-    except TimeoutError:
-        # What hangs would keep every request that follows, and their answers would be of no use.
-        connection.invalidate("no answer in time")
-        raise
+
+
+def _written(connection: BaseConnection, command: Command) -> bool:
+    """Write a command whose answer nobody waits for; returns False if the connection is lost."""
+    rest = (b"%d" % len(command.keys), *command.keys, *command.arguments)
+    try:
+        connection.create_request(b"EVAL", command.script.text.encode("ascii"), *rest)
+    except (RedisError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        return False
+    return True
 
 
 class _Attempt:
@@ -244,7 +280,7 @@ class _Link:
         self.place = f"redis at {location}"
         self._make = make
         self._group = group
-        self._timeout = timeout
+        self.timeout = timeout
         self._connection: BaseConnection | None = None
         self._attempt: _Attempt | None = None
         self.begin: Callable[[BaseConnection], Awaitable[None]] = _nothing
@@ -256,23 +292,44 @@ class _Link:
             if attempt is None:
                 attempt = self._attempt = _Attempt()
                 self._group.start_soon(self._live, attempt)
-            # To knock, to connect, to greet, to begin.
-            with anyio.fail_after(4 * self._timeout):
-                await attempt.over.wait()
+            await attempt.over.wait()
             if attempt.error is not None:
                 raise attempt.error
         return self._connection
+
+    async def run(self, connection: BaseConnection, command: Command) -> Any:
+        """Run a script. Raises RedisError, or TimeoutError; a connection that hangs is left."""
+        asked = anyio.current_time()
+        try:
+            return await _evaluate(connection, command)
+        except BaseException:
+            # Half its time, thousands of times what it takes: less is left to those who waited for a connection first.
+            if anyio.current_time() - asked >= self.timeout / 2:
+                self._leave(connection)
+            raise
+
+    def _leave(self, connection: BaseConnection) -> None:
+        """Ask nothing more there: what hangs would keep every request that follows."""
+        if self._connection is connection:
+            self._connection = None
+            self._group.start_soon(self._end, connection)
+
+    async def _end(self, connection: BaseConnection) -> None:
+        # All who wait there have left by then, and have written what's to be given back.
+        await anyio.sleep(self.timeout + _PAUSE)
+        connection.invalidate("no answer in time")
 
     async def _live(self, attempt: _Attempt) -> None:
         """Connect, and carry requests until the connection is lost."""
         try:
             async with anyio.create_task_group() as group:
                 try:
-                    with anyio.fail_after(self._timeout):
-                        await _knock(self._location)
-                    connection = self._make()
-                    await group.start(_carry, connection)
-                    await self.begin(connection)
+                    with anyio.fail_after(_STEPS * self.timeout):
+                        with anyio.fail_after(self.timeout):
+                            await _knock(self._location)
+                        connection = self._make()
+                        await group.start(_carry, connection)
+                        await self.begin(connection)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
                     attempt.error = error
                     group.cancel_scope.cancel()

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -30,6 +31,8 @@ pytestmark = [pytest.mark.live, pytest.mark.anyio]
 
 ALICE = "urn:asap:agent:alice"
 ANSWER = Replied("task.response", {"task_id": "t"})
+# What a busy machine takes beside the waiting itself; a second wait would be far longer.
+SLACK = 0.4
 
 
 @pytest.fixture(scope="module")
@@ -210,12 +213,94 @@ async def test_a_server_that_hangs_keeps_nobody_and_nothing(mortal: Server) -> N
                     group.start_soon(ask, round_ * 1000 + number)
             assert anyio.current_time() - began < 5
         assert answers == [Unavailable(1.0)] * 600
+        await anyio.sleep(0.3)  # the connection that was left is ended once all who waited there have gone
         gc.collect()
         # Of 600 nothing is left but what the last attempt to connect was about.
         assert sum(type(one) is Request for one in gc.get_objects()) < 5
         mortal.go_on()
         await anyio.sleep(0.5)
         assert await store.ask(question("n1")) == Admitted(None)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["hangs midway", "hangs while it is connected to again"])
+@pytest.mark.parametrize("what", ["ask", "ask under a key", "take", "record", "lose", "give back"])
+async def test_a_server_that_hangs_keeps_each_caller_no_longer_than_one_answer_may_take(
+    mortal: Server, what: str, lost: bool
+) -> None:
+    async with stored(mortal, 0.6, principal_limits="9/second") as store:
+        held = (await store.ask(question("n1", "k1"))).reservation
+        if lost:
+            mortal.kill()
+            assert await store.ask(question("n2")) == Unavailable(1.0)
+            mortal.start()
+            await anyio.sleep(0.2)
+        mortal.hang()
+        share: Any = SimpleNamespace(scope="principal", key=ALICE, cost=1, partial=False)
+        began = anyio.current_time()
+        match what:
+            case "ask":
+                assert await store.ask(question("n3")) == Unavailable(1.0)
+            case "ask under a key":
+                assert await store.ask(question("n3", "k3")) == Unavailable(1.0)
+            case "take":
+                assert await store.take(share) == Unavailable(1.0)
+            case "record":
+                await store.record(held, ANSWER, 10)
+            case "lose":
+                await store.lose(held)
+            case _:
+                await store.give_back(held)
+        assert anyio.current_time() - began < 0.6 + SLACK
+
+
+async def test_callers_that_follow_each_other_on_a_server_that_hangs_wait_no_longer(mortal: Server) -> None:
+    waited = []
+    async with stored(mortal, 0.6) as store:
+        await store.ask(question("n0"))
+        mortal.hang()
+
+        async def ask(number: int) -> None:
+            await anyio.sleep(number / 10)
+            began = anyio.current_time()
+            assert await store.ask(question(f"n{number}", f"k{number}")) == Unavailable(1.0)
+            waited.append(anyio.current_time() - began)
+
+        async with anyio.create_task_group() as group:
+            for number in range(1, 21):
+                group.start_soon(ask, number)
+    assert len(waited) == 20
+    assert max(waited) < 0.6 + SLACK
+
+
+async def test_what_a_server_that_hangs_reads_when_it_goes_on_is_free_again(mortal: Server) -> None:
+    async with stored(mortal, 0.3) as store:
+        await store.ask(question("n0"))
+        mortal.hang()
+        assert await store.ask(question("n1", "k1")) == Unavailable(1.0)
+        mortal.go_on()
+        await anyio.sleep(0.7)
+        assert isinstance(await store.ask(question("n2", "k1")), Admitted)
+
+
+async def test_an_answer_that_could_not_be_recorded_in_time_is_there_when_the_server_goes_on(mortal: Server) -> None:
+    async with stored(mortal, 0.3) as store:
+        done = await store.ask(question("n1", "k1"))
+        mortal.hang()
+        await store.record(done.reservation, ANSWER, 10)
+        mortal.go_on()
+        await anyio.sleep(0.7)
+        assert await store.ask(question("n2", "k1")) == Stored(ANSWER)
+
+
+async def test_a_server_that_hangs_between_two_answers_is_left_by_those_who_had_their_time(mortal: Server) -> None:
+    async with stored(mortal, 0.3) as store:
+        await store.ask(question("n0"))
+        for round_ in range(3):
+            mortal.hang()
+            assert await store.ask(question(f"n{round_}", f"k{round_}")) == Unavailable(1.0)
+            mortal.go_on()
+            await anyio.sleep(0.2)
+            assert isinstance(await store.ask(question(f"m{round_}")), Admitted)
 
 
 async def test_everything_deleted_is_a_start(redis: Server) -> None:
@@ -229,6 +314,14 @@ async def test_everything_deleted_is_a_start(redis: Server) -> None:
 
 
 class TestOpen:
+    async def test_a_server_that_hangs(self, mortal: Server) -> None:
+        mortal.hang()
+        began = anyio.current_time()
+        with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:\d+: "):
+            async with stored(mortal, 0.3):
+                pass
+        assert anyio.current_time() - began < 4 * 0.3 + SLACK
+
     async def test_a_server_that_is_not_there(self) -> None:
         with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:1: .+"):
             async with RedisStore.open("redis://127.0.0.1:1", agent()):
@@ -329,6 +422,23 @@ async def test_a_server_that_hangs_delays_no_other_request(mortal: Server) -> No
             assert not statuses
             assert anyio.current_time() - began < 0.9  # the first answer from a hanging server comes after a second
         assert statuses == [503] * 20
+
+
+async def test_a_server_that_hangs_while_the_work_runs_delays_the_answer_by_a_second_at_most(mortal: Server) -> None:
+    ended = 0.0
+
+    async def work(_request: Any, _context: Any) -> Any:
+        nonlocal ended
+        mortal.hang()
+        ended = anyio.current_time()
+        return {"runs": 1}
+
+    async with served(mortal.url, work) as url, web() as http:
+        assert "result" in (await post(http, url, "k")).json()
+        assert anyio.current_time() - ended < 1 + SLACK
+        began = anyio.current_time()
+        assert (await post(http, url, "k")).status_code == 503
+        assert anyio.current_time() - began < 1 + SLACK
 
 
 async def test_the_shares_of_principals_are_one_and_told(redis: Server) -> None:
