@@ -6,15 +6,14 @@ headers are silent the document's own `ttl_seconds` counts, then policy's defaul
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from attrs import field, frozen, validators
 
+from asap_core.client.http_dates import parse_http_date
 from asap_core.clock import WallTime
 
-__all__ = ["Freshness", "FreshnessPolicy", "HeaderPairs", "freshness_of", "parse_http_date", "parse_retry_after"]
+__all__ = ["Freshness", "FreshnessPolicy", "HeaderPairs", "freshness_of", "parse_retry_after"]
 
 HeaderPairs = Sequence[tuple[str, str]]
 
@@ -97,9 +96,9 @@ def _lifetime(
         return _seconds(directives["max-age"]) or 0.0
     if "expires" in fields:
         # §5.3: "a cache recipient MUST interpret invalid date formats, especially the value "0", as … already expired".
-        expires = parse_http_date(fields["expires"][0]) if len(fields["expires"]) == 1 else None
+        expires = parse_http_date(fields["expires"][0], wall=wall) if len(fields["expires"]) == 1 else None
         # RFC 9110 §6.6.1: without a Date it's the time at which the response was received.
-        date = parse_http_date(fields["date"][0]) if len(fields.get("date", [])) == 1 else wall
+        date = parse_http_date(fields["date"][0], wall=wall) if len(fields.get("date", [])) == 1 else wall
         return 0.0 if expires is None else expires - (wall if date is None else date)
     # §4.2.2: "a cache MAY assign a heuristic expiration time"; a tenth of the age of a file says nothing of an agent.
     return policy.default if ttl is None else max(ttl, 0.0)
@@ -125,20 +124,25 @@ def _bounded(directives: Mapping[str, list[str | None]], name: str, most: float)
     return min(_seconds(directives.get(name, [])) or 0.0, most)
 
 
+# RFC 9110 §5.6.3. Other blanks belong to the value, which they spoil.
+_OWS: Final = " \t"
+
+
 def _collect(headers: HeaderPairs) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for name, value in headers:
-        fields.setdefault(name.lower(), []).append(value.strip())
+        fields.setdefault(name.lower(), []).append(value.strip(_OWS))
     return fields
 
 
 _TCHAR: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _NAMES: Final = re.compile(_TCHAR + "++")
-# One member of the list, which may be empty (RFC 9110 §5.6.1.2), and the comma or end behind it. §5.2: "recipients
-# ought to accept both forms" of an argument. Possessive, or a line of blanks would take the square of its length.
-_MEMBER: Final = re.compile(
-    rf'[ \t]*+(?:({_TCHAR}++)(?:[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|({_TCHAR}*+)))?+)?+[ \t]*+(?:,|$)'
-)
+# RFC 9110 §5.6.4, as characters that decoding may have made of its bytes.
+_QUOTED: Final = r'"((?:[\t !#-\[\]-~\x80-\U0010ffff]|\\[\t -~\x80-\U0010ffff])*+)"'
+# One member of the list, which may be empty (RFC 9110 §5.6.1.2), and the comma or end behind it. RFC 9111 §5.2:
+# cache-directive = token [ "=" ( token / quoted-string ) ], without blanks around "="; "recipients ought to accept both
+# forms" of an argument. Possessive, or a line of blanks would take the square of its length.
+_MEMBER: Final = re.compile(rf"[ \t]*+(?:({_TCHAR}++)(?:=(?:{_QUOTED}|({_TCHAR}++)))?+)?+[ \t]*+(?:,|\Z)")
 
 
 def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
@@ -168,7 +172,7 @@ def _seconds(values: Sequence[str | None]) -> float | None:
     """delta-seconds (§1.2.2), or None where there's not exactly one value, or it's malformed."""
     if len(values) != 1 or values[0] is None or _DELTA.fullmatch(values[0]) is None:
         return None
-    return min(float(values[0][:20]), _MAX_DELTA)
+    return min(float(values[0].lstrip("0")[:20] or 0), _MAX_DELTA)
 
 
 def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
@@ -181,27 +185,13 @@ def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
 _MAX_VALIDATOR: Final = 1024
 
 
-def parse_http_date(value: str) -> WallTime | None:
-    """Read an HTTP-date in any of its three forms (RFC 9110 §5.6.7), or return None. Never raises."""
-    if len(value) > _MAX_DATE:
-        return None
-    try:
-        parsed = parsedate_to_datetime(value)
-        return WallTime((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-
-
-_MAX_DATE: Final = 64
-
-
 def parse_retry_after(value: str, *, wall: WallTime) -> float | None:
     """Read Retry-After (RFC 9110 §10.2.3) as seconds from now, 0 or more, or None where it's malformed.
 
     The caller caps it: a server mustn't park a client for years (fault 48).
     """
-    seconds = _seconds([value.strip()])
+    seconds = _seconds([value.strip(_OWS)])
     if seconds is not None:
         return seconds
-    moment = parse_http_date(value.strip())
+    moment = parse_http_date(value.strip(_OWS), wall=wall)
     return None if moment is None else max(moment - wall, 0.0)

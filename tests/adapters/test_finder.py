@@ -114,6 +114,36 @@ def on_link(client: AgentClient, *events: Any) -> None:
     client._finder.browse = browse  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize(
+    ("headers", "fetched"),
+    [
+        ({"Expires": "Sat, 06 Nov 2094 08:49:37 GMT"}, 1),
+        ({"Expires": "Saturday, 06-Nov-94 08:49:37 GMT"}, 2),  # 1994
+        ({"Expires": "Sat Nov  6 08:49:37 2094"}, 1),
+        *(
+            ({"Expires": f"Sat, 06 Nov {end}"}, 2)
+            for end in ("2094 08:49:37 UTC", "2094 08:49:37 PST", "94 08:49:37 GMT")
+        ),
+        ({"Expires": "Sat 06 Nov 2094 08:49:37 GMT"}, 2),
+        ({"Expires": "Sat, 06 Nov 2094 08:49:37 GMT or later"}, 2),
+        ({"Cache-Control": "max-age=60"}, 1),
+        ({"Cache-Control": "max-age =60"}, 2),
+        ({"Cache-Control": "max-age= 60"}, 2),
+    ],
+)
+async def test_a_lifetime_that_is_malformed_is_over(manifest: Any, headers: Any, fetched: Any) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json=to_json(manifest()), headers=headers)
+
+    async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(answer)) as client:
+        for _ in range(2):
+            assert (await client.get_manifest("https://a.example/m")).id == URN
+    assert len(asked) == fetched
+
+
 class TestByUrn:
     async def test_registries_are_asked_in_order_and_all_of_it_is_told(
         self, world: Any, client_in: Any, asked: Any, tmp_path: Any
