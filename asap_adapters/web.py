@@ -5,7 +5,7 @@ Where is decided by `asap_core.client.outbound`; bodies are inflated within a li
 
 import gzip
 import ssl
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, assert_never
 from urllib.parse import urlencode, urlsplit
@@ -14,8 +14,9 @@ import anyio
 import httpx
 from attrs import evolve, field, frozen
 
-from asap_adapters.bodies import read_body
+from asap_adapters.bodies import drain, read_body, read_what_can_be
 from asap_adapters.connecting import OutboundTransport, Resolver, link_networks, link_scopes
+from asap_adapters.reasons import reason_of
 from asap_core.bearer import is_token
 from asap_core.client.oauth import Form
 from asap_core.client.outbound import (
@@ -270,11 +271,11 @@ class Web:
             with anyio.fail_after(seconds):
                 return await self._answer(call, limit)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unreachable(call.shown, _reason(error), sent=False) from None
+            raise Unreachable(call.shown, reason_of(error), sent=False) from None
         except (TimeoutError, httpx.TimeoutException):
             raise TimedOut(call.shown, f"nothing within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise Unreachable(call.shown, _reason(error)) from None
+            raise Unreachable(call.shown, reason_of(error)) from None
         except BodyTooLarge as error:
             raise BadReply(call.shown, f"expected at most {error.limit} bytes") from None
         except BadCoding as error:
@@ -290,8 +291,7 @@ class Web:
                 _check_head(response, call)
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
-                    into = call.into if response.status_code in call.statuses else None
-                    body = await read_body(response, limit, into)
+                    body = await _body_of(response, call, limit)
                     return response.status_code, tuple(response.headers.multi_items()), body
                 call = self._redirected(call, response.status_code, location, followed)
                 followed += 1
@@ -319,11 +319,22 @@ class _Call:
     headers: Sequence[tuple[str, str]] = field(repr=False)
     content: bytes | None = field(default=None, repr=False)
     into: Callable[[bytes], object] | None = None
-    statuses: Collection[int] = ()
+    # Those whose body must be readable: it's what was asked for.
+    statuses: Collection[int] = range(200, 300)
 
     @property
     def shown(self) -> str:
         return without_credentials(self.allowed.url)
+
+
+async def _body_of(response: httpx.Response, call: _Call, limit: int) -> bytes:
+    """The body, as far as the status leaves it anything to say: what can't be read makes no other answer of a 503."""
+    if response.status_code in call.statuses:
+        return await read_body(response, limit, call.into)
+    if call.method == "GET":
+        await drain(response)
+        return b""
+    return await read_what_can_be(response, limit)
 
 
 def _allowed(judged: Allowed | Refused) -> Allowed:
@@ -367,28 +378,3 @@ def _check_head(response: httpx.Response, call: _Call) -> None:
 
 def _without_scope(address: str) -> object:
     return read_address(address.partition("%")[0])
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    """What happened, in words of ours: h11's and httpx's repeat what the peer sent, are empty, or name no address."""
-    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
-    if untrusted is not None:
-        # On trio it's two causes down, under errors without words.
-        return f"its certificate isn't trusted: {untrusted.verify_message}"
-    if isinstance(error, httpx.ConnectError):
-        words = " ".join(str(error).split())  # our own, or the TLS library's
-        return f"can't connect: {words}" if words else "can't connect"
-    kinds = {
-        httpx.ConnectTimeout: "can't connect in time",
-        httpx.PoolTimeout: "too many requests are under way",
-        httpx.RemoteProtocolError: "what came back isn't an HTTP answer, or ended early",
-        httpx.ReadError: "the connection broke",
-        httpx.WriteError: "the connection broke",
-    }
-    return next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")

@@ -126,21 +126,29 @@ class Inflater(Protocol):
 
 # HTTP senders write one member (RFC 1952 §2.2 allows more). Each costs 20 bytes at least and a copy of what follows it.
 _MAX_MEMBERS: Final = 16
+# Zero bytes after a member, as `gzip` and Python's gzip module skip them: a file padded to a tape's or disk's block.
+# 64 KiB is the largest block in use.
+_MAX_PADDING: Final = 65_536
 
 
 class Gzip:
-    """gzip (RFC 1952), with a few members at most."""
+    """gzip (RFC 1952), with a few members at most, and zero padding after each."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
         self._members = 1
+        self._padding = 0
         self._rest = b""
         self._full = False
 
     def inflate(self, data: bytes, room: int) -> bytes:
         """See `Inflater`."""
         data = self._rest + data
-        if self._member.eof and data:
+        if self._member.eof:
+            data = self._without_padding(data)
+            if not data:
+                self._rest, self._full = b"", False
+                return b""
             self._next_member()
         try:
             output = self._member.decompress(data, room)
@@ -150,6 +158,13 @@ class Gzip:
         # A full block may have more behind it even where all input is consumed: zlib holds up to a match's length.
         self._full = len(output) >= room
         return output
+
+    def _without_padding(self, data: bytes) -> bytes:
+        rest = data.lstrip(b"\0")
+        self._padding += len(data) - len(rest)
+        if self._padding > _MAX_PADDING:
+            raise BadCoding(f"expected at most {_MAX_PADDING} zero bytes after the gzip stream")
+        return rest
 
     def _next_member(self) -> None:
         if self._members == _MAX_MEMBERS:

@@ -185,6 +185,23 @@ class TestBodies:
         with pytest.raises(BadCoding, match="at most 16"):
             body.feed(gzip.compress(b"") * 17)
 
+    @pytest.mark.parametrize("step", [1, 7, 1000])
+    def test_zero_padding_is_passed_over_as_gzip_does(self, step: Any) -> None:
+        coded = gzip.compress(b"one") + bytes(300) + gzip.compress(b"two") + bytes(5)
+        body = Body(limit=1000, inflater=Gzip())
+        for start in range(0, len(coded), step):
+            body.feed(coded[start : start + step])
+        assert body.end() == b"onetwo"
+
+    @pytest.mark.parametrize("step", [1, 1000, 100_000])
+    def test_padding_without_end_is_refused_and_so_is_anything_else(self, step: Any) -> None:
+        body = Body(limit=1000, inflater=Gzip())
+        body.feed(gzip.compress(b"x") + bytes(65_536))
+        with pytest.raises(BadCoding, match="at most 65536 zero bytes"):
+            body.feed(bytes(step))
+        with pytest.raises(BadCoding, match="gzip stream"):
+            Body(limit=1000, inflater=Gzip()).feed(gzip.compress(b"x") + b"\0\0more")
+
     def test_output_that_waits_without_input_is_not_lost(self) -> None:
         data = b"a" * 65_536 * 3
         body = Body(limit=10**6, inflater=Gzip())

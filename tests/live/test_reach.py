@@ -13,9 +13,10 @@ import brotli
 import pytest
 from anyio.streams.tls import TLSListener
 
-from asap_adapters import AgentClient, BadReply, NotAllowed, TimedOut, Unreachable
+from asap_adapters import AgentClient, BadReply, NotAllowed, RemoteError, TimedOut, Unreachable
 from asap_adapters.cli.served import echo_manifest
 from asap_core.client.delivery import RetryPolicy
+from asap_core.client.directory import Source
 from asap_core.server.wellknown import publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -164,6 +165,91 @@ class TestHostileServers:
                     await ours.get_manifest(f"http://127.0.0.1:{port}/{path}")
         assert len(heads) == 2
         assert b"cookie" not in b"".join(heads).lower()
+
+
+MANIFEST = publish(echo_manifest("urn:asap:agent:echo", "http://127.0.0.1:1"))
+UNREADABLE = {
+    "gzip without a body": with_body(b"", b"content-encoding: gzip", status=b"%s"),
+    "no gzip": with_body(b"nonsense", b"content-encoding: gzip", status=b"%s"),
+    "a br cut off": with_body(brotli.compress(b"x" * 999)[:-3], b"content-encoding: br", status=b"%s"),
+    "a coding nobody knows": with_body(b"x", b"content-encoding: aes128gcm, zstd", status=b"%s"),
+    "too large": b"HTTP/1.1 %s\r\ncontent-length: 99999999\r\n\r\n" + bytes(200_000),
+    "a bomb": with_body(gzip.compress(bytes(20_000_000)), b"content-encoding: gzip", status=b"%s"),
+    "cut off": b"HTTP/1.1 %s\r\ncontent-length: 10\r\n\r\nx",
+}
+
+
+def in_turn(*answers: bytes) -> Any:
+    left = list(answers)
+
+    async def answer(stream: Any, _head: bytes) -> None:
+        data = left.pop(0) if len(left) > 1 else left[0]
+        await stream.send(data)
+        if data.endswith(b"\nx") or len(data) > 100_000:  # it's cut off there
+            await stream.aclose()
+
+    return answer
+
+
+class TestBodiesThatSayNothing:
+    """An answer that its status decides is that answer, whatever its body is."""
+
+    async def test_a_304_says_nothing_of_its_codings(self) -> None:
+        kept = with_body(MANIFEST, b'etag: "1"', b"cache-control: max-age=0")
+        valid = b'HTTP/1.1 304 Not Modified\r\ncontent-encoding: gzip\r\netag: "1"\r\ncache-control: max-age=0\r\n\r\n'
+        async with server(in_turn(kept, valid)) as (port, heads), client() as ours:
+            found = [await ours.look_up(f"http://127.0.0.1:{port}") for _ in range(3)]
+        assert [each.source for each in found] == [Source.FETCHED, Source.REVALIDATED, Source.REVALIDATED]
+        assert len(heads) == 3
+
+    @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+    async def test_a_503_lets_the_stale_one_serve(self, body: Any) -> None:
+        kept = with_body(MANIFEST, b"cache-control: max-age=0")
+        async with server(in_turn(kept, body.replace(b"%s", b"503 Busy"))) as (port, _), client() as ours:
+            await ours.discover(f"http://127.0.0.1:{port}")
+            assert (await ours.look_up(f"http://127.0.0.1:{port}")).source is Source.STALE_ERROR
+
+    @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+    async def test_a_404_is_the_end_of_what_is_kept(self, body: Any) -> None:
+        kept = with_body(MANIFEST, b"cache-control: max-age=0")
+        async with server(in_turn(kept, body.replace(b"%s", b"404 Gone"))) as (port, _), client() as ours:
+            await ours.discover(f"http://127.0.0.1:{port}")
+            for _ in range(2):
+                with pytest.raises(BadReply, match="expected the document") as caught:
+                    await ours.discover(f"http://127.0.0.1:{port}")
+                assert (caught.value.status, caught.value.kept_age) == (404, None)
+
+    @pytest.mark.parametrize("status", [401, 429, 503])
+    @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+    async def test_a_message_is_refused_with_that_status(self, body: Any, status: int) -> None:
+        async with server(in_turn(body.replace(b"%s", b"%d No" % status))) as (port, _), client() as ours:
+            manifest = echo_manifest("urn:asap:agent:echo", f"http://127.0.0.1:{port}")
+            with pytest.raises((BadReply, RemoteError)) as caught:
+                await ours.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
+        assert getattr(caught.value, "status", None) == status
+
+    async def test_one_that_never_ends_is_not_waited_for(self) -> None:
+        kept = with_body(MANIFEST, b"cache-control: max-age=0")
+        endless = b"HTTP/1.1 503 Busy\r\ncontent-length: 10\r\n\r\n"
+        async with server(in_turn(kept, endless)) as (port, _), client(timeout=30) as ours:
+            await ours.discover(f"http://127.0.0.1:{port}")
+            began = time.monotonic()
+            assert (await ours.look_up(f"http://127.0.0.1:{port}")).source is Source.STALE_ERROR
+        assert time.monotonic() - began < 5
+
+    @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "X-GZip", "gzip, identity", "identity"])
+    @pytest.mark.parametrize("padding", [0, 1, 60_000])
+    async def test_gzip_is_read_by_both_its_names_and_with_its_padding(self, coding: str, padding: int) -> None:
+        coded = MANIFEST if coding == "identity" else gzip.compress(MANIFEST) + bytes(padding)
+        answer = saying(with_body(coded, b"content-encoding: " + coding.encode()))
+        async with server(answer) as (port, _), client() as ours:
+            assert (await ours.discover(f"http://127.0.0.1:{port}")).name
+
+    async def test_padding_has_a_bound(self) -> None:
+        coded = gzip.compress(MANIFEST) + bytes(70_000)
+        async with server(saying(with_body(coded, b"content-encoding: gzip"))) as (port, _), client() as ours:
+            with pytest.raises(BadReply, match="at most 65536 zero bytes"):
+                await ours.discover(f"http://127.0.0.1:{port}")
 
 
 class TestRedirects:
