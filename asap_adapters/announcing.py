@@ -7,10 +7,11 @@ from typing import Any
 import zeroconf
 from attrs import define, evolve, field, frozen
 
-from asap_adapters.mdns import Announced, MdnsUnavailable
+from asap_adapters.mdns import Announced
 from asap_adapters.multicast import ENGINE_ERRORS, ENGINE_SECONDS, Engine, Station, log
 from asap_core.announcing import Offer, Txt, Unannounced, offer_on, txt_record
 from asap_core.dnssd import SERVICE_TYPE
+from asap_core.errors import MdnsUnavailable
 from asap_core.links import Link
 
 __all__ = ["AnnouncingEngine", "Service"]

@@ -20,24 +20,19 @@ from attrs import frozen
 
 from asap_core.announcing import Txt, instance_name, txt_record
 from asap_core.dnssd import Event, Neighbourhood
-from asap_core.errors import AsapError
 
 if TYPE_CHECKING:
     from asap_adapters.announcing import AnnouncingEngine
     from asap_adapters.browsing import WatchingEngine
     from asap_adapters.multicast import Engine
 
-__all__ = ["Advertiser", "Announced", "Browser", "MdnsUnavailable", "browse"]
+__all__ = ["Advertiser", "Announced", "Browser", "browse"]
 
 T = TypeVar("T")
 
 # Three goodbyes 125 ms apart, and the thread's end: 0.3 s. What takes this long is stuck, and the records run out by
 # themselves in two minutes (RFC 6762 §10).
 _CLOSING_SECONDS: Final = 3.0
-
-
-class MdnsUnavailable(AsapError):
-    """What was asked of mDNS can't be had on this machine or in this container; the message says what it needs."""
 
 
 @frozen(kw_only=True)

@@ -19,8 +19,8 @@ from attrs import define, field
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 from asap_adapters.links import machine_links
-from asap_adapters.mdns import MdnsUnavailable
 from asap_core.clock import Instant
+from asap_core.errors import MdnsUnavailable
 from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
 
 __all__ = ["ENGINE_ERRORS", "ENGINE_SECONDS", "Engine", "Station"]

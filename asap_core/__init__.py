@@ -21,9 +21,12 @@ if TYPE_CHECKING:
         AgentChanged as AgentChanged,
         AsapError as AsapError,
         BadReply as BadReply,
+        BadState as BadState,
+        BadStore as BadStore,
         InvalidDocument as InvalidDocument,
         InvalidTransition as InvalidTransition,
         Kind as Kind,
+        MdnsUnavailable as MdnsUnavailable,
         NotAllowed as NotAllowed,
         NoToken as NoToken,
         NotResolved as NotResolved,
@@ -97,8 +100,9 @@ _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
     "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest read_registry to_json",
     "asap_core.errors": (
-        "KINDS AgentChanged AsapError BadReply InvalidDocument InvalidTransition Kind NoToken NotAllowed NotResolved "
-        "Problem Refusal RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
+        "KINDS AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition Kind "
+        "MdnsUnavailable NoToken NotAllowed NotResolved Problem Refusal RemoteError TimedOut Unreachable Unsuitable "
+        "Unverified WrongAgent"
     ),
     "asap_core.http": "Request Response",
     "asap_core.model.envelope": "Envelope",

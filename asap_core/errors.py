@@ -44,9 +44,12 @@ __all__ = [
     "AgentChanged",
     "AsapError",
     "BadReply",
+    "BadState",
+    "BadStore",
     "InvalidDocument",
     "InvalidTransition",
     "Kind",
+    "MdnsUnavailable",
     "NoToken",
     "NotAllowed",
     "NotResolved",
@@ -510,6 +513,18 @@ class NoToken(AsapError):
 
     def __str__(self) -> str:
         return f"no access token from {self.url}: {self.reason}{_later(self.next_try, None)}"
+
+
+class MdnsUnavailable(AsapError):
+    """What was asked of mDNS can't be had on this machine or in this container; the message says what it needs."""
+
+
+class BadState(AsapError):
+    """A state file can't be used; nothing of it is. The message says what would have been right."""
+
+
+class BadStore(AsapError):
+    """A server can't be used for admission. The message says what would have been right."""
 
 
 @define(eq=False, kw_only=True)

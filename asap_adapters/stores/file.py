@@ -15,10 +15,11 @@ import anyio
 import anyio.to_thread
 
 from asap_adapters.entropy import new_secret
+from asap_core.errors import BadState
 from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.ledger import Ledger
-from asap_core.server.state import BadState, batch
+from asap_core.server.state import batch
 
 __all__ = ["Disk", "FileDisk", "FileStore"]
 

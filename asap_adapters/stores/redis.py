@@ -17,11 +17,12 @@ from coredis.exceptions import NoScriptError, RedisError
 from coredis.pool import ConnectionPool
 
 from asap_adapters.entropy import new_mark, new_secret
+from asap_core.errors import BadStore
 from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import TakeLimit
 from asap_core.server.ratelimit import Limited
-from asap_core.server.shared import BadStore, Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
 
 __all__ = ["RedisStore"]
 

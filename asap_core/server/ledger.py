@@ -9,11 +9,11 @@ from typing import Final
 from attrs import evolve, frozen
 
 from asap_core.clock import Instant, WallTime
+from asap_core.errors import BadState
 from asap_core.server.admission import Admitted, Answer, LocalAdmission, Question, Reservation
 from asap_core.server.policy import Policy
 from asap_core.server.replay import StartPolicy
 from asap_core.server.state import (
-    BadState,
     Identity,
     identity,
     lease,

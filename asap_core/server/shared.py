@@ -17,7 +17,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from asap_core.clock import WallTime
-from asap_core.errors import AsapError
+from asap_core.errors import BadStore
 from asap_core.jsontext import read_json, write_json
 from asap_core.server.admission import (
     ASK_AGAIN,
@@ -43,7 +43,7 @@ from asap_core.server.ratelimit import Left, Limit, Limited
 from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
 from asap_core.server.state import outcome_of, outcome_to_json
 
-__all__ = ["BadStore", "Begin", "Command", "Granted", "SharedAdmission", "SharedLimits"]
+__all__ = ["Begin", "Command", "Granted", "SharedAdmission", "SharedLimits"]
 
 # What may be accepted is refused for as long as a clock is off: a wait that's worth telling.
 _LEAST_WAIT: Final = 1.0
@@ -59,10 +59,6 @@ _LIMIT_KEYS: Final = ("shares", "whole")
 _ANYBODY: Final = bytes(_SENDER)
 # A date of the year 5138 has 17 digits.
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,18}").fullmatch
-
-
-class BadStore(AsapError):
-    """A server that can't be used for admission. The message says what would have been right."""
 
 
 @frozen

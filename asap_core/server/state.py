@@ -20,13 +20,12 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from asap_core.clock import WallTime
-from asap_core.errors import KINDS, AsapError, Refusal
+from asap_core.errors import KINDS, BadState, Refusal
 from asap_core.jsontext import read_json, write_json
 from asap_core.server.call import Replied
 from asap_core.server.idempotency import Kept
 
 __all__ = [
-    "BadState",
     "Found",
     "Identity",
     "batch",
@@ -47,10 +46,6 @@ _RECORD: Final = struct.Struct(">cI")  # kind and length
 _LEASE: Final = struct.Struct(">d")
 _RESERVED: Final = struct.Struct(">16s16s")
 _IDENTITY_KIND, _LEASE_KIND, _RESERVED_KIND, _SNAPSHOT_KIND = b"I", b"L", b"R", b"S"
-
-
-class BadState(AsapError):
-    """A state file that can't be used; nothing of it is. The message says what would have been right."""
 
 
 @frozen

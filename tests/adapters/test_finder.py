@@ -15,7 +15,6 @@ import pytest
 
 from asap_adapters.client import AgentClient
 from asap_adapters.keys import PrivateKey
-from asap_adapters.mdns import MdnsUnavailable
 from asap_core import (
     AgentChanged,
     BadReply,
@@ -29,6 +28,7 @@ from asap_core import (
 )
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.dnssd import Added, Announcement, Removed, Updated
+from asap_core.errors import MdnsUnavailable
 from asap_core.signing import sign
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core.clock import WallTime
-from asap_core.errors import HANDLER_FAILED, Refusal
+from asap_core.errors import HANDLER_FAILED, BadStore, Refusal
 from asap_core.jsontext import write_json
 from asap_core.server.admission import (
     Admitted,
@@ -29,7 +29,7 @@ from asap_core.server.call import Replied
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Left, Limited, parse_limits
 from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE
-from asap_core.server.shared import BadStore, Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.server.state import outcome_to_json
 
 AGENT = "urn:asap:agent:shop"

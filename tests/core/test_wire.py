@@ -548,7 +548,7 @@ class TestClock:
 class TestThePublicFace:
     def test_is_what_it_was(self) -> None:
         assert set(asap_core.__all__) >= {"Agent", "Envelope", "Manifest", "Skill", "Policy", "Request", "Response"}
-        assert len(asap_core.__all__) == 78
+        assert len(asap_core.__all__) == 81
         assert all(hasattr(asap_core, name) for name in asap_core.__all__)
         assert sorted(asap_core.__all__) == asap_core.__all__
         assert set(asap_core.__all__) <= set(dir(asap_core))

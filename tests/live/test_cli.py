@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asap_adapters.cli import main
-from asap_adapters.mdns import MdnsUnavailable
+from asap_core import MdnsUnavailable
 
 pytestmark = pytest.mark.live
 

@@ -15,6 +15,7 @@ from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from asap_core.clock import WallTime
+from asap_core.errors import BadStore
 from asap_core.jsontext import write_json
 from asap_core.server import scripts
 from asap_core.server.admission import (
@@ -34,7 +35,7 @@ from asap_core.server.admission import (
 from asap_core.server.call import Replied
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Limited, Limiter, parse_limits
-from asap_core.server.shared import BadStore, Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.server.state import outcome_to_json
 from tests.live.redis_server import given_url, server
 
