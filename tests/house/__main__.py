@@ -1,0 +1,42 @@
+"""Print the figures: `python -m tests.house`, with the files of each job by `--files`, all modules by `--modules`."""
+
+import argparse
+
+from tests.house.jobs import touched
+from tests.house.source import circles, client_half, read_modules, sizes, twice
+
+# The client and what serves, by the modules that begin them.
+CLIENT = "asap_adapters.client"
+SERVERS = ("asap_adapters.serve", "asap_adapters.asgi")
+LONG = 400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.house", description="Print figures of the code itself.")
+    parser.add_argument("--files", action="store_true", help="list the files that each job touches")
+    parser.add_argument("--modules", action="store_true", help="list all modules with their sizes")
+    asked = parser.parse_args()
+    modules = read_modules()
+    for name, job in touched().items():
+        print(f"{name}: {len(job.files)} files, {len(job.functions)} functions")
+        for file in job.files if asked.files else ():
+            print(f"    {file}")
+    for name, value in sizes(modules).items():
+        print(f"{name}: {value:g}")
+    for module in sorted(modules.values(), key=lambda module: -module.lines):
+        if asked.modules or module.lines > LONG:
+            print(f"    {module.lines:5} {module.name}")
+    print(f"circles of imports: {len(circles(modules))}")
+    for circle in circles(modules):
+        print(f"    {', '.join(circle)}")
+    print(f"public names that several modules define: {len(twice(modules))}")
+    for name, homes in twice(modules).items():
+        print(f"    {name}: {', '.join(homes)}")
+    half = client_half(modules, CLIENT, SERVERS)
+    print(f"the client half of the adapters: {len(half)} modules, {sum(module.lines for module in half)} lines")
+    for module in half if asked.modules else ():
+        print(f"    {module.lines:5} {module.name}")
+
+
+if __name__ == "__main__":
+    main()

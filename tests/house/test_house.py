@@ -1,0 +1,51 @@
+"""The figures say what is there, and what may not grow doesn't."""
+
+import ast
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.house.__main__ import main
+from tests.house.jobs import a_post
+from tests.house.source import Module, circles, read_modules, twice
+
+
+def module(name: str, text: str, *imports: str) -> Module:
+    return Module(name, Path(name), ast.parse(text), text, frozenset(imports))
+
+
+def test_a_planted_circle_is_found() -> None:
+    modules = {name: module(name, "", *to) for name, to in {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}.items()}
+    assert circles(modules) == [["a", "b", "c"]]
+
+
+def test_a_name_that_two_modules_define_is_found() -> None:
+    text = "__all__ = ['A']\nclass A: ...\nclass B: ..."
+    assert twice({"a": module("a", text), "b": module("b", text), "c": module("c", "from a import A")}) == {
+        "A": ["a", "b"]
+    }
+
+
+def test_all_modules_are_read() -> None:
+    modules = read_modules()
+    assert {"asap_core", "asap_core.errors", "asap_adapters.cli"} <= set(modules)
+    assert "asap_core.errors" in modules["asap_core.codec"].imports
+    assert modules["asap_core.clock"].functions
+    assert modules["asap_core.clock"].lines == modules["asap_core.clock"].text.count("\n")
+
+
+@pytest.mark.live
+def test_a_post_is_seen_where_it_goes() -> None:
+    touched = anyio.run(a_post)
+    assert {"asap_core/server/exchange.py", "asap_core/server/call.py"} <= set(touched.files)
+    assert not any("client" in file for file in touched.files)
+
+
+@pytest.mark.live
+def test_the_command_prints_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["house", "--files", "--modules"])
+    main()
+    told = capsys.readouterr().out
+    assert "a POST: " in told
+    assert "circles of imports: " in told
