@@ -12,7 +12,6 @@ from asap_adapters.oauth import Authorization, TokenSource, raw
 from asap_core.client.authorization import ClientCredentials, Unfit, fit
 from asap_core.client.dpop import Proof, ServerNonces, prove
 from asap_core.client.outbound import Allowed, is_loopback, without_credentials
-from asap_core.client.replies import is_unauthorized
 from asap_core.clock import WallTime
 from asap_core.errors import Unsuitable
 from asap_core.model.manifest import AuthScheme
@@ -83,8 +82,8 @@ class Showing:
             shown["dpop"] = prove(key, made)
         return shown
 
-    def again(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> bool:
-        """Whether the answer refuses what was shown, and something else may do.
+    def again(self, status: int, headers: Iterable[tuple[str, str]], *, refused: bool) -> bool:
+        """Whether something else may do, where the answer `refused` what was shown.
 
         The same message once more is no replay: who refuses a credential has admitted nothing.
         """
@@ -95,7 +94,7 @@ class Showing:
         ):
             self._asked_for_nonce = True
             return True
-        if self._replaced or not is_unauthorized(status, body) or not self._authorizer.source.drop(self._shown):
+        if self._replaced or not refused or not self._authorizer.source.drop(self._shown):
             return False
         self._replaced, self._shown = True, None
         return True

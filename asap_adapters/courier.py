@@ -4,12 +4,12 @@ Every attempt has the same envelope id and idempotency key, and a timestamp and 
 replay. A server that refuses the timestamp and says what time it has is believed for its own requests, once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, assert_never
 
 import anyio
-from attrs import evolve
+from attrs import evolve, frozen
 
 from asap_adapters.authorizer import Authorizer, Destination
 from asap_adapters.clock import LoopClock
@@ -18,18 +18,35 @@ from asap_adapters.web import Web
 from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
 from asap_core.client.outbound import Allowed, without_credentials
-from asap_core.client.replies import Outcome as Answered, Sent, Unusable, read_batch_reply, read_reply
+from asap_core.client.replies import (
+    Outcome as Answered,
+    Sent,
+    Unusable,
+    is_unauthorized,
+    read_batch_reply,
+    read_reply,
+    told_wait,
+)
 from asap_core.client.times import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.codec import encode_envelope
 from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
-from asap_core.jsonrpc import METHOD
+from asap_core.jsonrpc import METHOD, CallId
 from asap_core.model.envelope import Envelope, utc
 
 __all__ = ["Courier"]
 
 
 T = TypeVar("T")
+
+
+@frozen
+class _Answer:
+    """What was answered to a POST; `retry_after` is in seconds."""
+
+    status: int
+    body: bytes
+    retry_after: float | None
 
 
 class Courier:
@@ -53,32 +70,54 @@ class Courier:
         """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`, `NoToken`."""
         sent = Sent(f"req-{new_id()}", envelope)
 
-        def read(status: int, body: bytes) -> Envelope:
-            return _taken(read_reply(sent, status=status, body=body), to.allowed, status)
+        def read(answer: _Answer) -> Envelope:
+            outcome = read_reply(sent, status=answer.status, body=answer.body, retry_after=answer.retry_after)
+            return _taken(outcome, to.allowed, answer)
 
-        return await self._ask(to, _call_of(sent, key), {"x-idempotency-key": key}, read)
+        return await self._ask(to, _call_of(sent, key), {"x-idempotency-key": key}, read, call_id=sent.call_id)
 
     async def batch(self, to: Destination, envelopes: Sequence[Envelope]) -> list[Envelope | RemoteError]:
-        """Send them in one request, once; what came of each, in order. Raises as `once`, where all of it fails."""
+        """Send them in one request; what came of each, in order. Raises as `once`, if all of it fails.
+
+        It's sent again if nothing of it was carried out, as `deliver` does.
+        """
+        keys = [new_id() for _ in envelopes]
+
+        async def post(renewed: Sequence[Envelope]) -> list[Envelope | RemoteError]:
+            return await self._batch_once(to, renewed, keys)
+
+        try:
+            return await self._until_answered(to, envelopes, post, keyed=False, nonces=[None] * len(keys))
+        except RemoteError as refused:
+            # As a whole, and so each of them.
+            return [refused] * len(keys)
+
+    async def _batch_once(
+        self, to: Destination, envelopes: Sequence[Envelope], keys: Sequence[str]
+    ) -> list[Envelope | RemoteError]:
         sent = tuple(Sent(f"req-{new_id()}", envelope) for envelope in envelopes)
 
-        def read(status: int, body: bytes) -> list[Envelope | RemoteError]:
-            outcomes = read_batch_reply(sent, status=status, body=body)
-            return [one if isinstance(one, RemoteError) else _taken(one, to.allowed, status) for one in outcomes]
+        def read(answer: _Answer) -> list[Envelope | RemoteError]:
+            outcomes = read_batch_reply(sent, status=answer.status, body=answer.body, retry_after=answer.retry_after)
+            if isinstance(outcomes, RemoteError | Unusable):
+                raise _failure(outcomes, to.allowed, answer)
+            return [one if isinstance(one, RemoteError) else _taken(one, to.allowed, answer) for one in outcomes]
 
         # Plain: the reference refuses a compressed batch (fault 88).
-        return await self._ask(to, [_call_of(one, new_id()) for one in sent], {}, read, compress=False)
+        calls = [_call_of(one, key) for one, key in zip(sent, keys, strict=True)]
+        return await self._ask(to, calls, {}, read, compress=False)
 
     async def _ask(
         self,
         to: Destination,
         document: object,
         headers: Mapping[str, str],
-        read: Callable[[int, bytes], T],
+        read: Callable[[_Answer], T],
         *,
+        call_id: CallId | None = None,
         compress: bool = True,
     ) -> T:
-        """Post it with what the agent is to be shown; once more with something else, where it refuses that."""
+        """Post it with what the agent is to be shown; once more with something else, if it refuses that."""
         showing = self._authorizer.showing(to)
         while True:
             credential = await showing.headers(wall=self.wall(to.allowed))
@@ -86,8 +125,9 @@ class Courier:
                 status, answered, body = await self._web.post(
                     to.allowed, document, headers, compress=compress, credential=credential
                 )
-                if not showing.again(status, answered, body):
-                    return read(status, body)
+                refused = is_unauthorized(status, body, call_id)
+                if not showing.again(status, answered, refused=refused):
+                    return read(_Answer(status, body, told_wait(answered, wall=self.wall(to.allowed))))
 
     @contextmanager
     def _permitted(self, allowed: Allowed) -> Iterator[None]:
@@ -122,31 +162,50 @@ class Courier:
         `keyed` says that the caller chose the key, and so that the peer honours it: only then is a message repeated
         whose answer was lost. Raises what the last attempt raised.
         """
+
+        async def post(renewed: Sequence[Envelope]) -> Envelope:
+            return await self.once(to, renewed[0], key)
+
+        return await self._until_answered(to, [envelope], post, keyed=keyed, nonces=[nonce])
+
+    async def _until_answered(
+        self,
+        to: Destination,
+        envelopes: Sequence[Envelope],
+        post: Callable[[Sequence[Envelope]], Awaitable[T]],
+        *,
+        keyed: bool,
+        nonces: Sequence[str | None],
+    ) -> T:
         attempts, corrected = 0, False
         while True:
             attempts += 1
             try:
-                return await self.once(to, envelope, key)
-            except (RemoteError, Unreachable, NoToken) as error:
+                return await post(envelopes)
+            except (RemoteError, Unreachable, NoToken, BadReply) as error:
                 if not corrected and self._learns(to.allowed, error):
                     # Not a failure of the server's: it doesn't count.
                     corrected, attempts = True, attempts - 1
                 else:
                     await self._wait_or_raise(error, attempts, keyed=keyed)
-            envelope = self._renewed(to.allowed, envelope, nonce)
+            envelopes = [
+                self._renewed(to.allowed, envelope, nonce) for envelope, nonce in zip(envelopes, nonces, strict=True)
+            ]
 
-    def _learns(self, allowed: Allowed, error: RemoteError | Unreachable | NoToken) -> bool:
+    def _learns(self, allowed: Allowed, error: RemoteError | Unreachable | NoToken | BadReply) -> bool:
         """Learn the server's time from its refusal of ours, where it may be believed."""
         told = told_time(error, allowed)
         if told is not None:
             self._times.learn(allowed.origin, told, now=self._clock.monotonic())
         return told is not None
 
-    async def _wait_or_raise(self, error: RemoteError | Unreachable | NoToken, attempts: int, *, keyed: bool) -> None:
+    async def _wait_or_raise(
+        self, error: RemoteError | Unreachable | NoToken | BadReply, attempts: int, *, keyed: bool
+    ) -> None:
         if isinstance(error, Unreachable) and error.next_try is not None:
             # Left alone: that's for longer than a caller should wait without knowing why.
             raise error
-        retry_after = error.retry_after if isinstance(error, RemoteError) else error.next_try
+        retry_after = error.retry_after if isinstance(error, RemoteError | BadReply) else error.next_try
         step = next_step(
             how_it_ended(error),
             attempts=attempts,
@@ -169,17 +228,18 @@ class Courier:
         return evolve(envelope, timestamp=utc(self.wall(allowed)), extensions=extensions)
 
 
-def _taken(outcome: Answered, allowed: Allowed, status: int) -> Envelope:
+def _taken(outcome: Answered, allowed: Allowed, answer: _Answer) -> Envelope:
     """The reply. Raises `RemoteError` where the agent refused, `BadReply` where it can't be taken."""
-    match outcome:
-        case Envelope():
-            return outcome
-        case RemoteError():
-            raise outcome
-        case Unusable(reason):
-            raise BadReply(without_credentials(allowed.url), reason, status)
-        case _:
-            assert_never(outcome)
+    if isinstance(outcome, Envelope):
+        return outcome
+    raise _failure(outcome, allowed, answer)
+
+
+def _failure(outcome: RemoteError | Unusable, allowed: Allowed, answer: _Answer) -> RemoteError | BadReply:
+    if isinstance(outcome, RemoteError):
+        return outcome
+    shown = without_credentials(allowed.url)
+    return BadReply(shown, outcome.reason, answer.status, retry_after=answer.retry_after)
 
 
 def _call_of(sent: Sent, key: str) -> dict[str, Any]:

@@ -412,7 +412,7 @@ class TimedOut(Unreachable):
 class BadReply(AsapError):
     """`url` answered with something that isn't what the protocol says; `reason` says what it should have been.
 
-    `next_try` and `kept_age` are as `Unreachable`'s.
+    `next_try` and `kept_age` are as `Unreachable`'s. `retry_after` is what the answer asked to wait, in seconds.
     """
 
     url: str
@@ -420,6 +420,7 @@ class BadReply(AsapError):
     status: int | None = None
     next_try: float | None = None
     kept_age: float | None = None
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         status = "" if self.status is None else f" (HTTP {self.status})"
@@ -429,6 +430,10 @@ class BadReply(AsapError):
 def _later(next_try: float | None, kept_age: float | None) -> str:
     wait = "" if next_try is None else f"; not asked again for {next_try:.1f} s"
     return wait if kept_age is None else f"{wait}; what is kept is {kept_age:.0f} s old, and can't stand in"
+
+
+# RFC 9110 §15.6.3 to §15.6.5: what a proxy answers if it can't tell what became of a request, or had no answer.
+GATEWAY: Final = frozenset({502, 503, 504})
 
 
 @define(eq=False)
@@ -532,7 +537,8 @@ class RemoteError(AsapError):
     """The agent answered with an error.
 
     `code` is the JSON-RPC code, `taxonomy` the string to classify by (empty from a 1.1 peer that sent none), `details`
-    what it said beside, `recoverable` whether asking again may help, after `retry_after` seconds if given.
+    what it said beside, `recoverable` whether asking again may help, after `retry_after` seconds if given. `own` is
+    false if the answer may be that of a proxy in front of the agent.
     """
 
     code: int
@@ -542,6 +548,7 @@ class RemoteError(AsapError):
     retry_after: float | None = None
     details: Mapping[str, object] = field(factory=dict, repr=False)
     status: int = 200
+    own: bool = True
 
     def __str__(self) -> str:
         label = f"{self.code} {self.taxonomy}".rstrip()

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 from attrs import define, field, frozen, validators
 
 from asap_core.clock import Instant
-from asap_core.errors import BadReply, RemoteError, Unreachable
+from asap_core.errors import GATEWAY, BadReply, RemoteError, Unreachable
 
 __all__ = ["Breaker", "BreakerPolicy", "BreakerState", "Breakers", "Outcome", "Permit", "Refused", "what_it_says"]
 
@@ -132,16 +132,19 @@ _MOST: Final = 1_000
 def what_it_says(error: BaseException | None) -> Outcome:
     """What a request that ended so says about its host; None is a reply.
 
-    That nobody answers, in time or in a way that can be read, or that the server is broken (500 and up, but not 503,
-    which is a word of its own), is the host's failure. A refusal is an answer: one bad request opens nothing for others
-    (fault 53). Anything else, a cancellation among it, says nothing.
+    That nobody answers in time, or a proxy answers that the host doesn't (502, 503, 504), is the host's failure. The
+    agent's own refusal is an answer: one bad request opens nothing for others (fault 53). Anything else says nothing:
+    a cancellation; a page of a filter, a 500 or an answer that can't be read, which one odd message may bring about, so
+    that its sender would close the host to all who use this client.
     """
     match error:
         case None:
             return Outcome.OK
-        case RemoteError(status=status):
-            return Outcome.FAILED if status >= _BROKEN and status != _BUSY else Outcome.OK
-        case Unreachable() | BadReply():
+        case RemoteError(own=True):
+            return Outcome.OK if error.status < _BROKEN or error.status == _BUSY else Outcome.ABANDONED
+        case RemoteError() | BadReply():
+            return Outcome.FAILED if error.status in GATEWAY else Outcome.ABANDONED
+        case Unreachable():
             return Outcome.FAILED
         case _:
             return Outcome.ABANDONED

@@ -1,11 +1,11 @@
 """Whether a message is tried again, and when: a retry budget. Pure: jitter is a number that's passed in."""
 
 from enum import Enum
-from typing import Final
+from typing import Final, assert_never
 
 from attrs import field, frozen, validators
 
-from asap_core.errors import TIMESTAMP, NoToken, RemoteError, Unreachable
+from asap_core.errors import GATEWAY, TIMESTAMP, BadReply, NoToken, RemoteError, Unreachable
 
 __all__ = [
     "Attempt",
@@ -23,19 +23,40 @@ class Attempt(Enum):
     ANSWERED = "answered"
     """With a reply, or a refusal that asking again can't change."""
     RECOVERABLE = "recoverable"
-    """With a refusal that says so (2.x `recoverable`, 429, 503)."""
+    """With a refusal that says so (2.x `recoverable`, the agent's own 503), or by a limit (429): nobody ran it."""
     UNSENT = "unsent"
     """Before it was sent: nobody has it."""
     LOST = "lost"
-    """Without an answer: it may have been carried out. Safe to repeat only under an idempotency key."""
+    """Without an answer, or with one by a proxy that doesn't know: it may have been carried out.
+
+    Safe to repeat only under an idempotency key.
+    """
 
 
-def how_it_ended(error: RemoteError | Unreachable | NoToken) -> Attempt:
-    """What an attempt that failed with this error was."""
-    if isinstance(error, NoToken):
-        return Attempt.ANSWERED if error.refused else Attempt.UNSENT
-    if isinstance(error, Unreachable):
-        return Attempt.LOST if error.sent else Attempt.UNSENT
+_LIMITED: Final = 429
+
+
+def how_it_ended(error: RemoteError | Unreachable | NoToken | BadReply) -> Attempt:
+    """What an attempt that failed with this error was: `docs/outbound.md` has it as a table."""
+    match error:
+        case NoToken():
+            return Attempt.ANSWERED if error.refused else Attempt.UNSENT
+        case Unreachable():
+            return Attempt.LOST if error.sent else Attempt.UNSENT
+        case _ if error.status == _LIMITED:
+            # Whoever limits hasn't begun: RFC 6585 §4.
+            return Attempt.RECOVERABLE
+        case BadReply():
+            return Attempt.LOST if error.status in GATEWAY else Attempt.ANSWERED
+        case RemoteError():
+            return _how_it_was_refused(error)
+        case _:
+            assert_never(error)
+
+
+def _how_it_was_refused(error: RemoteError) -> Attempt:
+    if not error.own and error.status in GATEWAY:
+        return Attempt.LOST
     # A timestamp is recoverable by a right one, and the next would be of the same clock.
     recoverable = error.recoverable and error.taxonomy != TIMESTAMP.taxonomy
     return Attempt.RECOVERABLE if recoverable else Attempt.ANSWERED

@@ -1,6 +1,8 @@
 """Delivery: what is sent again and what isn't, the same work done once, and a client whose clock is wrong."""
 
 import time
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +19,7 @@ from asap_adapters.serve import bind_agent
 from asap_adapters.testing import InProcessTransport
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
+from asap_core.errors import BadReply
 from asap_core.jsontext import read_json
 from asap_core.server.wellknown import MANIFEST_PATH
 
@@ -46,6 +49,9 @@ class Recorder(httpx.AsyncBaseTransport):
         happens = self.trouble.pop(0) if self.trouble else None
         if isinstance(happens, httpx.ConnectError | httpx.ConnectTimeout):
             raise happens
+        if callable(happens):
+            # An answer by something in front of the agent.
+            return happens(self.sent[-1][1])
         response = await self.inner.handle_async_request(request)
         if happens is None:
             return response
@@ -180,6 +186,158 @@ class TestWhatIsSentAgain:
                 await send(client)
         assert scope.cancelled_caught
         assert len(recorder.sent) == 1
+
+
+def own(data: Any = None, **members: Any) -> Any:
+    return {"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "no", "data": data}, **members}
+
+
+def reply_to(asked: Any) -> Any:
+    envelope = asked["params"]["envelope"]
+    answer = {
+        **envelope, "id": "r", "sender": envelope["recipient"], "recipient": envelope["sender"],
+        "correlation_id": envelope["id"], "payload_type": "task.response",
+        "payload": {"task_id": "t", "status": "completed", "result": {}},
+    }  # fmt: skip
+    return {"jsonrpc": "2.0", "id": asked["id"], "result": {"envelope": answer}}
+
+
+SHAPES: Any = {
+    "a reply to this call": [reply_to],
+    "own": [lambda _: own(), lambda asked: own(id=asked["id"]), lambda _: {"error": "no", "code": "asap:x"}],
+    "own, recoverable": [
+        lambda asked: own({"recoverable": True}, id=asked["id"]),
+        lambda _: {"detail": "no", "code": "asap:x", "recoverable": True},
+    ],
+    "own, not recoverable": [
+        lambda _: own({"recoverable": False}, id=""),
+        lambda _: {"error": "no", "code": "asap:x", "recoverable": False},
+    ],
+    '`{"detail": …}`': [lambda _: {"detail": "no"}, lambda _: {"detail": "no", "code": "busy", "recoverable": True}],
+    "a page": [
+        lambda _: b"<html>no</html>",
+        lambda _: {"detail": [{"loc": ["body"]}]},
+        lambda _: [],
+        lambda _: {"message": "no"},
+    ],
+    "nothing": [lambda _: b""],
+    "another call's error": [lambda _: own({"recoverable": True, "retry_after": 1}, id="req-another")],
+    "no connection": [httpx.ConnectError("refused")],
+    "no answer": [httpx.ReadError("")],
+}  # fmt: skip
+
+
+def rows_of_the_table() -> Any:
+    """Each row of the table in `docs/outbound.md`, once for each status and shape of answer."""
+    text = (Path(__file__).parents[2] / "docs" / "outbound.md").read_text(encoding="utf-8")
+    lines = text.partition("| HTTP status | answer |")[2].partition("\n\n")[0].splitlines()[2:]
+    for line in lines:
+        statuses, answers, raises, *counts = (cell.strip() for cell in line.strip("| ").split(" | "))
+        for answer in answers.split("; "):
+            for status in statuses.split(", "):
+                for keyed, count in zip((False, True), counts, strict=True):
+                    yield pytest.param(
+                        (status, answer, raises.strip("`"), keyed, count),
+                        id=f"{status} {answer} {'with' if keyed else 'without'} a key",
+                    )  # fmt: skip
+
+
+def answer_of(status: str, make: Any, **headers: str) -> Any:
+    if isinstance(make, Exception):
+        return make
+
+    def answered(asked: Any) -> Any:
+        value = make(asked if isinstance(asked, dict) else asked[0])
+        body = {"content": value} if isinstance(value, bytes) else {"json": value}
+        return httpx.Response(int(status), headers=headers, **body)
+
+    return answered
+
+
+class TestTheTableOfAnswers:
+    def test_it_is_read(self) -> None:
+        rows = list(rows_of_the_table())
+        assert len(rows) > 150
+        assert {row.values[0][1] for row in rows} == set(SHAPES)
+        assert {row.values[0][4] for row in rows} == {"once", "again", "returned"}
+
+    @pytest.mark.parametrize("row", list(rows_of_the_table()))
+    async def test_it_is_kept(self, recorder: Any, row: Any) -> None:
+        status, answer, raises, keyed, count = row
+        options = {"idempotency_key": "k"} if keyed else {}
+        async with client_of(recorder) as client:
+            for number, shape in enumerate(SHAPES[answer]):
+                recorder.sent.clear()
+                recorder.trouble = [answer_of(status, shape, **{"Retry-After": "7"})] * (3 if count == "again" else 1)
+                if count == "returned":
+                    await send(client, **options)
+                    assert len(recorder.sent) == 1
+                    continue
+                with pytest.raises(
+                    {"RemoteError": RemoteError, "BadReply": BadReply, "Unreachable": Unreachable}[raises]
+                ):
+                    await send(client, **options)
+                assert len(recorder.sent) == (3 if count == "again" else 1), f"shape {number}"
+                waits = [after[0] - before[0] for before, after in pairwise(recorder.sent)]
+                assert all(wait >= 7 for wait in waits) or status == "–"
+
+    @pytest.mark.parametrize(("status", "shape"), [("429", "a page"), ("429", "nothing"), ("503", "own")])
+    async def test_of_a_batch_nothing_was_done_either(self, recorder: Any, status: Any, shape: Any) -> None:
+        recorder.trouble = [answer_of(status, SHAPES[shape][0], **{"Retry-After": "7"})]
+        async with client_of(recorder) as client:
+            outcomes = await client.send_batch(BASE, [("task.request", ASK)] * 2)
+        assert [one.payload["status"] for one in outcomes] == ["completed"] * 2
+        first, second = recorder.sent
+        assert second[0] - first[0] == 7
+        for one, other in zip(first[1], second[1], strict=True):
+            assert one["params"]["idempotency_key"] == other["params"]["idempotency_key"]
+            assert one["params"]["envelope"]["id"] == other["params"]["envelope"]["id"]
+            assert one["params"]["envelope"]["extensions"] != other["params"]["envelope"]["extensions"]
+
+    @pytest.mark.parametrize("shape", ["a page", '`{"detail": …}`'])
+    async def test_a_batch_that_may_have_been_done_is_not_sent_again(self, recorder: Any, shape: Any) -> None:
+        recorder.trouble = [answer_of("503", SHAPES[shape][0])]
+        async with client_of(recorder) as client:
+            if shape == "a page":
+                with pytest.raises(BadReply):
+                    await client.send_batch(BASE, [("task.request", ASK)])
+            else:
+                (outcome,) = await client.send_batch(BASE, [("task.request", ASK)])
+                assert not outcome.recoverable
+        assert len(recorder.sent) == 1
+
+    async def test_a_date_is_waited_for_and_too_long_is_not(self, recorder: Any) -> None:
+        headers = {"Date": "Sun, 06 Nov 2094 08:49:37 GMT", "Retry-After": "Sun, 06 Nov 2094 08:49:57 GMT"}
+        recorder.trouble = [answer_of("429", SHAPES["a page"][0], **headers)]
+        async with client_of(recorder) as client:
+            await send(client)
+            assert recorder.sent[1][0] - recorder.sent[0][0] == 20
+            recorder.trouble = [answer_of("429", SHAPES["a page"][0], **{"Retry-After": "61"})]
+            with pytest.raises(BadReply) as caught:
+                await send(client)
+        assert (caught.value.status, caught.value.retry_after, len(recorder.sent)) == (429, 61.0, 3)
+
+    async def test_what_a_proxy_lets_through_is_done_once(self, recorder: Any, runs: Any) -> None:
+        recorder.trouble = [(502, {"detail": "no"}), (503, ["no"]), None]
+        async with client_of(recorder) as client:
+            assert await send(client, idempotency_key="k") == {"runs": 1}
+        assert (len(recorder.sent), runs) == (3, [1])
+
+    async def test_one_odd_message_opens_no_breaker(self, recorder: Any) -> None:
+        options = {"retry": RetryPolicy(retries=0), "breaker": BreakerPolicy(threshold=2)}
+        odd = [("403", "a page"), ("500", '`{"detail": …}`'), ("413", "nothing"), ("200", "a page"), ("429", "a page")]
+        async with client_of(recorder, **options) as client:
+            for status, shape in odd * 2:
+                recorder.trouble = [answer_of(status, SHAPES[shape][0])]
+                with pytest.raises((RemoteError, BadReply)):
+                    await send(client)
+            assert await send(client) == {"runs": 1}
+            for status in ("502", "504"):
+                recorder.trouble = [answer_of(status, SHAPES["a page"][0])]
+                with pytest.raises(BadReply):
+                    await send(client)
+            with pytest.raises(Unreachable, match="left alone"):
+                await send(client)
 
 
 class Skewed(LoopClock):

@@ -16,7 +16,7 @@ from asap_core.client.delivery import (
 )
 from asap_core.client.outbound import Allowed
 from asap_core.client.times import ServerTimes, read_server_time, told_time
-from asap_core.errors import TIMESTAMP, NoToken, RemoteError, TimedOut, Unreachable
+from asap_core.errors import TIMESTAMP, BadReply, NoToken, RemoteError, TimedOut, Unreachable
 
 POLICY = RetryPolicy()
 
@@ -127,8 +127,33 @@ class TestWhatAnErrorMeans:
             (RemoteError(code=1, message="busy", recoverable=True), Attempt.RECOVERABLE),
             (RemoteError(code=1, message="no"), Attempt.ANSWERED),
             (REFUSED, Attempt.ANSWERED),
+            (RemoteError(code=503, message="m", status=503, own=False), Attempt.LOST),
+            (RemoteError(code=429, message="m", status=429, own=False), Attempt.RECOVERABLE),
+            (RemoteError(code=503, message="m", status=503), Attempt.ANSWERED),
+            (RemoteError(code=500, message="m", status=500, own=False), Attempt.ANSWERED),
+            (BadReply("u", "html", 429), Attempt.RECOVERABLE),
+            (BadReply("u", "html", 502), Attempt.LOST),
+            (BadReply("u", "html", 500), Attempt.ANSWERED),
+            (BadReply("u", "large"), Attempt.ANSWERED),
         ],
-        ids=["unsent", "lost", "late", "no token", "no token ever", "busy", "no", "date"],
+        ids=[
+            "unsent",
+            "lost",
+            "late",
+            "no token",
+            "no token ever",
+            "busy",
+            "no",
+            "date",
+            "a proxy",
+            "a limit",
+            "its own",
+            "500",
+            "limit page",
+            "proxy page",
+            "page",
+            "large",
+        ],
     )
     def test_is_what_it_says(self, error: Any, ended: Any) -> None:
         assert how_it_ended(error) is ended

@@ -18,7 +18,7 @@ from asap_core.client.outbound import (
     origin_of,
     without_credentials,
 )
-from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply
+from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
 from asap_core.codec import decode_envelope, decode_registry, encode_envelope, read_registry
 from asap_core.errors import (
@@ -368,9 +368,13 @@ class TestReplies:
         found = read_batch_reply(
             (SENT, other), status=200, body=json.dumps([{"error": {"code": 7}, "id": None}]).encode()
         )
-        assert (found[0].code, isinstance(found[1], Unusable)) == (7, True)  # type: ignore[union-attr]
-        for body in (b"x", b'{"error": {"code": 3}}'):
-            assert len(read_batch_reply((SENT, other), status=200, body=body)) == 2
+        assert (found[0].code, isinstance(found[1], Unusable)) == (7, True)  # type: ignore[index,union-attr]
+
+    def test_a_batch_refused_as_a_whole_is_one_refusal(self) -> None:
+        assert isinstance(read_batch_reply((SENT,), status=200, body=b"x"), Unusable)
+        assert isinstance(read_batch_reply((SENT,), status=200, body=b'{"error": {"code": 3}}'), RemoteError)
+        named = b'{"error": {"code": 3}, "id": "req-1"}'
+        assert isinstance(read_batch_reply((SENT,), status=200, body=named), Unusable)
 
     @given(json_values() | st.binary(max_size=30).map(repr), st.integers(100, 599))
     def test_any_answer_is_a_decision(self, value: Any, status: Any) -> None:
@@ -378,9 +382,117 @@ class TestReplies:
         read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
 
 
+class TestWhoseAnErrorIs:
+    """An error names this call, or none; and it's the agent's own, or may be a proxy's."""
+
+    def error(self, **members: Any) -> Any:
+        return {"jsonrpc": "2.0", "error": {"code": 7, "message": "no"}, **members}
+
+    @pytest.mark.parametrize("call_id", ["req-1", 1])
+    def test_of_this_call_or_of_none_is_taken(self, call_id: Any) -> None:
+        sent = evolve(SENT, call_id=call_id)
+        for members in ({"id": call_id}, {"id": None}, {"id": ""}, {}):
+            assert read(self.error(**members), sent=sent).code == 7
+
+    @pytest.mark.parametrize(
+        ("call_id", "named"),
+        [("req-1", "req-2"), ("req-1", 0), ("req-1", False), ("req-1", []), ("1", 1), (1, "1"), (1, True), (1, 1.0)],
+    )
+    def test_of_another_call_is_not(self, call_id: Any, named: Any) -> None:
+        sent = evolve(SENT, call_id=call_id)
+        for status in (200, 401, 429, 503):
+            assert isinstance(read(self.error(id=named), status, sent), Unusable)
+        result = {"id": named, "result": {"envelope": REPLY}}
+        assert isinstance(read(result, sent=sent), Unusable)
+        for members in ({"id": named}, {"id": named, "jsonrpc": "2.0"}):
+            assert isinstance(read_batch_reply((sent,), status=200, body=json.dumps([members]).encode())[0], Unusable)  # type: ignore[index]
+
+    @pytest.mark.parametrize("named", [None, ""])
+    def test_a_result_names_its_call(self, named: Any) -> None:
+        assert isinstance(read({"id": named, "result": {"envelope": REPLY}}), Unusable)
+
+    def test_in_a_batch_a_place_serves_only_answers_without_id(self) -> None:
+        sent = (SENT, Sent("req-2", evolve(ASKED, id="e9")), Sent("req-3", evolve(ASKED, id="e10")))
+
+        def codes(*items: Any) -> Any:
+            found: Any = read_batch_reply(sent, status=200, body=json.dumps(items).encode())
+            return [one.code if isinstance(one, RemoteError) else None for one in found]
+
+        def item(code: int, **members: Any) -> Any:
+            return {"error": {"code": code}, **members}
+
+        assert codes(item(1, id="req-3"), item(2, id=None), item(3, id="req-1")) == [3, 2, 1]
+        assert codes(item(1, id="other"), item(2, id="req-2"), item(3)) == [None, 2, 3]
+        assert codes(item(1, id="req-1"), item(2, id="req-1"), item(3, id="req-3")) == [None, None, 3]
+        assert codes(item(1, id="req-1"), item(2, id="more"), item(3, id=[1]), item(4, id="req-2")) == [1, 4, None]
+        assert codes({"error": "busy", "code": "asap:x"}) == [200, None, None]
+
+    @pytest.mark.parametrize(
+        ("value", "own"),
+        [
+            ({"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "no"}}, True),
+            ({"error": "busy", "code": "asap:transport/thread_pool_exhausted"}, True),
+            ({"code": "asap:auth/required"}, True),
+            ({"error": {"code": 1, "data": {"code": "asap:x"}}}, True),
+            ({"detail": "Service Unavailable"}, False),
+            ({"detail": "no", "code": "ASAP:x"}, False),
+            ({"detail": "no", "code": ["asap:x"]}, False),
+            # Google's and others' gateways.
+            ({"error": {"code": 503, "message": "no", "status": "UNAVAILABLE"}}, False),
+            ({"jsonrpc": "2.0", "error": {"code": "503", "message": "no"}}, False),
+            ({"jsonrpc": "2.0", "error": {"code": True, "message": "no"}}, False),
+        ],
+    )
+    def test_own_is_json_rpc_or_a_code_of_asap(self, value: Any, own: Any) -> None:
+        for status in (200, 403, 500, 502, 503, 504):
+            found = read(value, status)
+            assert (found.own, found.recoverable) == (own, own and status == 503)
+        assert read(value, 429).recoverable
+
+    def test_its_own_word_counts(self) -> None:
+        for said in (True, False):
+            body = {"error": "busy", "code": "asap:x", "recoverable": said, "retry_after_ms": 1500}
+            assert [read(body, status).recoverable for status in (200, 502, 503)] == [said] * 3
+            assert (read(body, 503).retry_after, read(body, 503).message) == (1.5, "busy")
+            proxy = {"error": {"message": "no", "data": {"recoverable": said}}}
+            assert not read(proxy, 503).recoverable
+
+    def test_the_longer_wait_counts(self) -> None:
+        body = json.dumps({"error": "busy", "code": "asap:x", "retry_after": 2}).encode()
+        for told, found in ((None, 2.0), (1.0, 2.0), (3.0, 3.0)):
+            assert read_reply(SENT, status=503, body=body, retry_after=told).retry_after == found  # type: ignore[union-attr]
+
+
+class TestRetryAfterHeaders:
+    NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT
+
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ([], None),
+            ([("Retry-After", "3")], 3.0),
+            ([("retry-after", " 3 ")], 3.0),
+            ([("retry-after", "3"), ("RETRY-AFTER", "7"), ("retry-after", "soon")], 7.0),
+            ([("retry-after", "soon")], None),
+            ([("retry-after", "-1")], None),
+            ([("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")], 10.0),
+            ([("retry-after", "Sun, 06 Nov 1994 08:49:07 GMT")], 0.0),
+            # By the server's clock, if it shows one.
+            ([("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT"), ("date", "Sun, 06 Nov 1994 08:49:45 GMT")], 2.0),
+            ([("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT"), ("date", "today")], 10.0),
+        ],
+    )
+    def test_are_seconds_or_a_date(self, headers: Any, seconds: Any) -> None:
+        assert told_wait(headers, wall=self.NOW) == seconds  # type: ignore[arg-type]
+
+
 class TestUnauthorized:
-    def refusal(self, data: Any) -> bytes:
-        return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "data": data}}).encode()
+    def refusal(self, data: Any, call_id: Any = None) -> bytes:
+        return json.dumps({"jsonrpc": "2.0", "id": call_id, "error": {"code": -32600, "data": data}}).encode()
+
+    def test_not_in_the_name_of_another_call(self) -> None:
+        assert is_unauthorized(200, self.refusal({"status_code": 401}, "req-1"), "req-1")
+        assert not is_unauthorized(200, self.refusal({"status_code": 401}, "req-2"), "req-1")
 
     def test_by_its_status(self) -> None:
         assert is_unauthorized(401, b"")
