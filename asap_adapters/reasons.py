@@ -1,4 +1,4 @@
-"""Why a request failed, in words of ours: h11's and httpx's repeat what the peer sent, are empty, or name no address."""
+"""Why a request failed, in words of ours: those of h11 and httpx repeat what the peer sent, or name no address."""
 
 import ssl
 from collections.abc import Iterator
