@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from asap_adapters.drive import Authenticator, Driver, PeerGone
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
@@ -122,10 +123,10 @@ class AsgiApp:
 
 def _request(scope: Mapping[str, Any]) -> Request:
     client = scope.get("client")
-    # raw_path is optional in ASGI; path is percent-decoded, and no path that's served has anything to decode.
-    target = (scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")).decode("latin-1")
+    # raw_path is optional in ASGI, and path is percent-decoded: "/asap%3Fx" must not become "/asap" and a query.
+    target = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else _encoded(scope["path"])
     # Mounted under a path, an application sees it in front of its own (ASGI: root_path).
-    root = scope.get("root_path", "")
+    root = _encoded(scope.get("root_path", ""))
     if root and target.startswith(f"{root}/"):
         target = target[len(root) :]
     return Request(
@@ -134,6 +135,10 @@ def _request(scope: Mapping[str, Any]) -> Request:
         headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
         peer="" if client is None else str(client[0]),
     )
+
+
+def _encoded(path: str) -> str:
+    return quote(path.encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=")
 
 
 class _AsgiWire:

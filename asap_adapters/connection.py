@@ -17,6 +17,7 @@ from attrs import define
 from asap_adapters.clock import LoopClock
 from asap_adapters.drive import Driver, PeerGone
 from asap_adapters.places import Place, Places
+from asap_core.chunks import ChunkFrames
 from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import Request, Response
 from asap_core.server.exchange import refuse_head
@@ -30,6 +31,8 @@ log: Final = logging.getLogger("asap.serve")
 _READ: Final = 65_536
 # Chunk sizes, extensions and trailers of honest senders are a few bytes each.
 _FRAMING: Final = 65_536
+# As h11 has it, which takes no other coding and no second one.
+_CHUNKED: Final = (b"transfer-encoding", b"chunked")
 # After an early refusal: what a peer may still send, and for how long, before the reset that would lose it the answer
 # (RFC 9112 §9.6). nginx lingers 5 s per read and 30 s in all; a refusal isn't worth that.
 _LINGER_BYTES: Final = 65_536
@@ -172,6 +175,7 @@ class _H11Wire:
         self._place = place
         self._stop = stop
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
+        self._frames: ChunkFrames | None = None
         self._body_deadline: float | None = None
         # Bytes of the body as they came, and as they were meant: chunks have sizes, extensions and trailers besides.
         self._raw = 0
@@ -185,13 +189,16 @@ class _H11Wire:
             event = self._h11.next_event()
             if not isinstance(event, h11.Request):
                 raise _Unreadable(400, "Expected an HTTP/1.1 request")
-            self._take(head.rest) if head.rest else None
         except h11.RemoteProtocolError as error:
             raise _Unreadable(error.error_status_hint, "Expected an HTTP/1.1 request") from None
+        headers = tuple(event.headers)
+        if _CHUNKED in headers:
+            self._frames = ChunkFrames(max_line=self._policy.max_head, max_fields=self._policy.max_headers)
+        self._take(head.rest) if head.rest else None
         return Request(
             method=event.method.decode("latin-1"),
             target=event.target.decode("latin-1"),
-            headers=tuple(event.headers),
+            headers=headers,
             peer=peer,
         )
 
@@ -226,6 +233,9 @@ class _H11Wire:
                     raise PeerGone
 
     def _take(self, data: bytes) -> None:
+        expected = None if self._frames is None else self._frames.feed(data)
+        if expected is not None:
+            raise _Unreadable(400, f"Expected {expected}")
         self._raw += len(data)
         self._h11.receive_data(data)
 

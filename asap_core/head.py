@@ -1,15 +1,17 @@
-"""The head of an HTTP/1 request, judged before a parser sees it: whole, small enough, and with one reading only.
+"""The head of an HTTP request, held to its grammar where it decides something: whole, small enough, with one reading.
 
-h11 is lenient where smuggling lives: bare line feeds, folded lines, a length beside a transfer coding. What passes here
-has none of them. The answer is the same however the bytes were cut into chunks.
+`HeadReader` judges bytes before a parser sees them. h11 is lenient where smuggling lives: bare line feeds, folded
+lines, a list of lengths, a length beside a transfer coding. What passes has none of them, however the bytes were cut.
+`judge` judges a head that a driver hands over, so that the decision is the same if another server read the bytes.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from attrs import frozen
 
-__all__ = ["BadHead", "Head", "HeadReader"]
+__all__ = ["CONTROL", "BadHead", "Head", "HeadReader", "judge", "path_of"]
 
 
 @frozen
@@ -29,7 +31,9 @@ class BadHead:
 
 
 _END: Final = b"\r\n\r\n"
-_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00")
+# RFC 9112 §2.2 on bare CR and LF, RFC 9110 §5.5 on NUL and other control characters: HTAB alone may be there.
+CONTROL: Final = rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|" + CONTROL)
 _VERSION: Final = re.compile(rb"HTTP/(\d+)\.(\d+)")
 # What request methods are made of, near enough: the rest never begins a request (a TLS hello is 0x16).
 _FIRST: Final = re.compile(rb"[A-Za-z]")
@@ -75,7 +79,7 @@ class HeadReader:
             return BadHead(400, "an HTTP/1.1 request")
         # RFC 9112 §2.2 lets a recipient take a bare LF for a line end, and says nothing good of a bare CR.
         if _BARE.search(self._buffer, max(0, self._seen - 1), min(stop, self._max_size)):
-            return BadHead(400, "lines that end in CR LF, without NUL")
+            return BadHead(400, "lines that end in CR LF, without control characters")
         if stop > self._max_size:
             # RFC 6585 §5; a request line this long is refused the same, whichever of the two it is.
             return BadHead(431, f"a request line and headers of at most {self._max_size} bytes")
@@ -108,7 +112,62 @@ def _judge_fields(request_line: bytes, fields: list[bytes]) -> BadHead | None:
         return BadHead(400, "header names without whitespace before the colon")
     if b"transfer-encoding" in names and (b"content-length" in names or request_line.endswith(b"/1.0")):
         # RFC 9112 §6.1: an attempt at request smuggling; the message's end isn't certain.
-        return BadHead(400, "either Content-Length or, in HTTP/1.1, Transfer-Encoding")
-    if names.count(b"content-length") > 1:
-        return BadHead(400, "one Content-Length")
+        return BadHead(400, _ONE_FRAMING)
+    lengths = [
+        field.partition(b":")[2].strip(b" \t") for field, name in zip(fields, names, strict=True) if name == _LENGTH
+    ]
+    # RFC 9110 §8.6 would have equal ones in a list taken for one, but says that refusing them is as good.
+    if len(lengths) > 1 or not all(map(_is_length, lengths)):
+        return BadHead(400, _ONE_LENGTH)
     return None
+
+
+_LENGTH: Final = b"content-length"
+_ONE_FRAMING: Final = "either Content-Length or, in HTTP/1.1, Transfer-Encoding"
+_ONE_LENGTH: Final = "one Content-Length, of digits only"
+_is_length: Final = re.compile(rb"[0-9]+").fullmatch
+
+
+# --- what any driver hands over --------------------------------------------------------------------------------------
+
+# RFC 3986 §3.3: what a path is made of. All else comes percent-encoded.
+_PATH: Final = r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
+# RFC 3986 has less in a query; browsers leave this much as it is (URL Standard, query percent-encode set).
+_QUERY: Final = r"[!$-;=?-~]*"
+# RFC 3986 §3.2.2 and §3.2.3, without user information (RFC 9110 §4.2.4). In brackets there may be a zone (RFC 6874), as
+# clients write it that reach link-local addresses, its "%" encoded or not.
+_HOST: Final = r"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)"
+_PORT: Final = r"(?::[0-9]{0,5})?"
+# RFC 9112 §3.2.1 and §3.2.2, in which the host isn't empty (RFC 9110 §4.2.1). A path is written out where a query
+# follows: "http://a?/b" has been read as a request for "/" and for "/b".
+_TARGET: Final = re.compile(rf"(?:[Hh][Tt][Tt][Pp][Ss]?://{_HOST}{_PORT}(?=/|\Z))?(?:({_PATH})(?:\?{_QUERY})?)?")
+_AUTHORITY: Final = re.compile(rf"{_HOST}?{_PORT}")
+
+
+def path_of(target: str, method: str) -> str | None:
+    """The path of a request target (RFC 9112 §3.2). Returns None if it isn't of a form that goes with `method`.
+
+    "*" (OPTIONS) and the authority form (CONNECT) have no path: they are returned unchanged.
+    """
+    if method == "CONNECT":
+        return target if target and _AUTHORITY.fullmatch(target) else None
+    if target == "*":
+        return target if method == "OPTIONS" else None
+    match = _TARGET.fullmatch(target)
+    return (match[1] or "/") if match is not None and target else None
+
+
+def judge(method: str, target: str, headers: Mapping[bytes, bytes]) -> str | BadHead:
+    """The path that a head asks for, or what is wrong with it. `headers` are as `collect` has them."""
+    path = path_of(target, method)
+    if path is None:
+        return BadHead(400, "a request target that is a path, such as /asap, or an http URL with one")
+    host, length, coding = headers.get(b"host"), headers.get(_LENGTH), headers.get(b"transfer-encoding")
+    if host is not None and not _AUTHORITY.fullmatch(host.decode("latin-1")):
+        return BadHead(400, "one Host: a name or an address, with or without a port")
+    if length is not None and (coding is not None or not _is_length(length)):
+        return BadHead(400, _ONE_LENGTH if coding is None else _ONE_FRAMING)
+    if coding is not None and coding.lower() != b"chunked":
+        # RFC 9112 §6.1: 501 for a transfer coding that isn't understood. Drivers undo "chunked", and no other.
+        return BadHead(501, "no Transfer-Encoding but chunked")
+    return path

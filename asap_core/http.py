@@ -3,6 +3,7 @@
 Header names are lower-case bytes and values bytes, as h11 and ASGI have them; nothing here parses a wire.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
@@ -24,7 +25,6 @@ __all__ = [
     "header_values",
     "json_response",
     "matches_etag",
-    "path_of",
 ]
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -69,14 +69,6 @@ def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
     return [value for key, value in headers if key == name]
 
 
-def path_of(target: str) -> str:
-    """The path of a request target in origin form, or in the absolute form a server must accept (RFC 9112 §3.2.2)."""
-    if not target.startswith("/"):
-        _, separator, rest = target.partition("://")
-        target = "/" + rest.partition("/")[2] if separator else target
-    return target.partition("?")[0]
-
-
 def json_response(status: int, value: object, headers: Headers = (), *, close: bool = False) -> Response:
     """A response with a JSON body."""
     return Response(
@@ -87,11 +79,14 @@ def json_response(status: int, value: object, headers: Headers = (), *, close: b
     )
 
 
+# RFC 9110 §8.8.3: what stands between the quotes may be a comma or an asterisk as well.
+_ENTITY_TAGS: Final = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
+
+
 def matches_etag(values: Iterable[bytes], etag: str) -> bool:
-    """Whether an If-None-Match header names `etag`: by weak comparison, `*` being any (RFC 9110 §13.1.2)."""
+    """Whether an If-None-Match header names `etag`: by weak comparison, a lone `*` being any (RFC 9110 §13.1.2)."""
     wanted = etag.encode("ascii")
-    candidates = [candidate.strip() for value in values for candidate in value.split(b",")]
-    return any(candidate == b"*" or candidate.removeprefix(b"W/") == wanted for candidate in candidates)
+    return any(value.strip() == b"*" or wanted in _ENTITY_TAGS.findall(value) for value in values)
 
 
 class BadCoding(ValueError):

@@ -34,6 +34,7 @@ from asap_core.errors import (
     Problem,
     Refusal,
 )
+from asap_core.head import BadHead, judge
 from asap_core.http import (
     BadCoding,
     Body,
@@ -44,7 +45,6 @@ from asap_core.http import (
     collect,
     header_values,
     json_response,
-    path_of,
 )
 from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
 from asap_core.jsontext import NotJson, read_json
@@ -376,14 +376,17 @@ Exchange = TakeLimit | Authenticate | ClaimProof | ReadBody | Fork | Respond | D
 
 
 def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange:
-    """Begin: method and path. What needs no admission is answered at once."""
-    path = path_of(request.target)
+    """Begin: target, method and framing. What needs no admission is answered at once."""
+    headers = collect(request.headers)
+    path = judge(request.method, request.target, headers)
     policy = agent.policy
     if policy.trusted_proxies:
         header = policy.forwarded_header
         peer = client_of(request.peer, request.headers, trusted=policy.trusted_proxies, header=header)
         request = evolve(request, peer=peer)
-    run = _Run(agent, request, now, collect(request.headers), Anonymous(request.peer), path == STREAM_PATH)
+    run = _Run(agent, request, now, headers, Anonymous(request.peer), path == STREAM_PATH)
+    if isinstance(path, BadHead):
+        return run.refuse_plainly(path.status, f"Expected {path.expected}", close=True)
     if path in (ASAP_PATH, STREAM_PATH):
         if request.method != "POST":
             return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
@@ -508,7 +511,7 @@ def _negotiate_version(run: _Run) -> Exchange:
 def _open_body(run: _Run) -> Exchange:
     limit = run.agent.policy.max_body
     length = run.headers.get(b"content-length")
-    if length is not None and length.isdigit() and (len(length) > _LENGTH_DIGITS or int(length) > limit):
+    if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > limit):
         return _refuse_body(run, BodyTooLarge(limit), close=True)
     coding = run.headers.get(b"content-encoding", b"").strip().lower()
     make = run.agent.codings.get(coding) if coding else None
@@ -519,7 +522,7 @@ def _open_body(run: _Run) -> Exchange:
         # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     body = Body(limit=limit, inflater=None if make is None else make())
-    expects = run.headers.get(b"expect", b"").lower() == b"100-continue"
+    expects = b"100-continue" in [word.strip() for word in run.headers.get(b"expect", b"").lower().split(b",")]
     return ReadBody(limit, expects, body, run, run.step)
 
 
@@ -564,17 +567,18 @@ def _parse(run: _Run, data: bytes) -> Exchange:
 
 
 def _header_key(run: _Run) -> str | None:
-    """The key in the header: None where there's none, empty where it's none that can be."""
+    """The key in the header: None if there is none, empty if it's invalid."""
     if b"x-idempotency-key" not in run.headers:
         return None
     values = header_values(run.request.headers, b"x-idempotency-key")
-    key = values[0].decode("latin-1").strip()
-    return key if len(values) == 1 and len(key) <= MAX_ID else ""
+    key = values[0].strip(b" \t").decode("latin-1")
+    # ASCII only: other characters have no one encoding in a header, and the key may be in the body as well.
+    return key if len(values) == 1 and len(key) <= MAX_ID and key.isascii() and key.isprintable() else ""
 
 
 def _with_key(call: Call, key: str) -> Call | Refused:
     if not key:
-        return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} characters")
+        return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} printable ASCII characters")
     if call.idempotency_key not in (None, key):
         return _refuse_key(call, "the same key as in the header X-Idempotency-Key")
     return Call(call.id, call.envelope, key)

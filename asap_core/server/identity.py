@@ -163,11 +163,10 @@ def read_credential(
     proves = scheme.lower() == b"dpop" and url is not None
     if scheme.lower() != b"bearer" and not proves:
         return NoCredential()
-    token = token.strip()
-    if not token or len(token) > MAX_TOKEN or not token.isascii() or b" " in token:
+    text = token.strip(b" \t").decode("latin-1")
+    if not is_token(text):
         named = "DPoP" if proves else "Bearer"
         return BadCredential(f"Authorization: {named} and a token of 1 to {MAX_TOKEN} visible ASCII characters", proves)
-    text = token.decode("ascii")
     return Credential(text) if url is None or not proves else _with_proof(text, headers, method, url)
 
 

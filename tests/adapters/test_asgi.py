@@ -86,3 +86,32 @@ async def test_a_body_in_pieces_is_one_body(app: Any) -> None:
     pieces = [{"type": "http.request", "body": piece, "more_body": True} for piece in (b"[", b"", b"]")]
     sent = await play(app, HTTP, *pieces, {"type": "http.request"})
     assert json.loads(sent[-1]["body"])["error"]["data"]["error"] == "empty batch"
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ({"path": "/health"}, 200),
+        ({"path": "/health", "raw_path": b"/health"}, 200),
+        ({"path": "/health", "raw_path": b"http://a/health"}, 200),
+        ({"path": "/x/health", "raw_path": b"/x/health", "root_path": "/x"}, 200),
+        ({"path": "/ü/health", "raw_path": b"/%C3%BC/health", "root_path": "/ü"}, 200),
+        # Decoded, these would be the path and a query, a fragment, or an absolute form.
+        ({"path": "/health?x"}, 404),
+        ({"path": "/health#x"}, 404),
+        ({"path": "/hea%6cth"}, 404),
+        ({"path": "http://a/health", "raw_path": b"http%3A//a/health"}, 400),
+        ({"path": "?://x/health"}, 400),
+        ({"path": "/health", "raw_path": b"http://x?/health"}, 400),
+        ({"path": "*", "raw_path": b"*"}, 400),
+        ({"path": "", "raw_path": b""}, 400),
+        ({"path": "/health", "headers": [(b"content-length", b"0"), (b"content-length", b"0")]}, 400),
+        ({"path": "/health", "headers": [(b"content-length", b"0,0")]}, 400),
+        ({"path": "/health", "headers": [(b"host", b"a"), (b"host", b"b")]}, 400),
+        ({"path": "/health", "headers": [(b"transfer-encoding", b"chunked")]}, 200),
+        ({"path": "/health", "headers": [(b"transfer-encoding", b"gzip, chunked")]}, 501),
+    ],
+)
+async def test_a_head_has_one_reading_whoever_read_it(app: Any, scope: Any, status: Any) -> None:
+    sent = await play(app, {**HTTP, "method": "GET", **scope}, {"type": "http.request"})
+    assert sent[0]["status"] == status

@@ -166,6 +166,15 @@ class TestWhatIsNotHttp:
             (b"POST /asap HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
             (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
             (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 150,150\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 0\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: http://a\r\n\r\n", 400),
+            (b"POST ?://x/asap HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"POST http://x?/asap HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             (b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
             (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
             (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
@@ -239,6 +248,46 @@ class TestChunks:
     async def test_that_are_all_frame_are_refused(self, talk: Any) -> None:
         answer, _ = await talk(self.HEAD + b"1;%s\r\nx\r\n" % (b"e" * 10_000) * 50, b"0\r\n\r\n", chunk=4096)
         assert statuses(answer) == [400]
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            b"0\r\nX: y\n\n",
+            b"0\r\nX: y\r\n\n",
+            b"0\n\r\n",
+            b"0;a\n\r\n",
+            b"0\r\nX: a\rb\r\n\r\n",
+            b"0\r\nX: \x00\r\n\r\n",
+            b"0\r\nX : y\r\n\r\n",
+            b"0\r\nX: y\r\n folded\r\n\r\n",
+            b"0\r\nContent-Length: 3\r\n\r\n",
+            b"0 \r\n\r\n",
+            b"0x0\r\n\r\n",
+            b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"+0\r\n\r\n",
+            b"0_0\r\n\r\n",
+            b"0;a b\r\n\r\n",
+        ],
+    )
+    @pytest.mark.parametrize("chunk", [65_536, 1])
+    async def test_with_an_end_of_two_readings_are_refused_and_nothing_follows(
+        self, talk: Any, end: Any, chunk: Any
+    ) -> None:
+        body = call(1)
+        sent = self.HEAD + b"%x\r\n%s\r\n" % (len(body), body) + end + post(call(2))
+        answer, _ = await talk(sent, chunk=chunk, then_eof=False)
+        assert (statuses(answer), b"connection: close" in answer) == ([400], True)
+
+    async def test_with_an_end_of_one_reading_are_taken_and_the_next_request_follows(self, talk: Any) -> None:
+        body = call(1)
+        sent = self.HEAD + b'%x;a="b"\r\n%s\r\n0\r\nX: y\r\n\r\n' % (len(body), body) + post(call(2))
+        assert statuses((await talk(sent, chunk=7))[0]) == [200, 200]
+
+    @pytest.mark.parametrize(("end", "answers"), [(b"0\r\n\r\n", [200, 200]), (b"0\r\nX: y\n\n", [400])])
+    async def test_that_nobody_asked_for_are_held_to_the_same(self, talk: Any, end: Any, answers: Any) -> None:
+        get = b"GET /health HTTP/1.1\r\nHost: a\r\n"
+        sent = get + b"Transfer-Encoding: chunked\r\n\r\n" + end + get + b"\r\n"
+        assert statuses((await talk(sent))[0]) == answers
 
     async def test_of_one_byte_each_are_taken_for_small_bodies_only(self, talk: Any) -> None:
         body = call(1)

@@ -34,8 +34,8 @@ from asap_core.errors import (
     Unreachable,
     WrongAgent,
 )
-from asap_core.head import BadHead, Head, HeadReader
-from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, collect, path_of
+from asap_core.head import BadHead, Head, HeadReader, path_of
+from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
 from asap_core.registry import asap_url, find, make_entry, manifest_url, write_registry
 from asap_core.server.admission import Question
@@ -98,7 +98,8 @@ class TestHeads:
         "head",
         [
             b"GET /  HTTP/1.1", b"GET HTTP/1.1", b"GET / HTTP/1.1 ", b"GET / http/1.1", b"GET / HTTP/1.1\r\nA: b\rc",
-            b"GET / HTTP/1.1\r\nA\t: b", b"GET / HTTP/1.1\r\n\tA: b", b" GET / HTTP/1.1",
+            b"GET / HTTP/1.1\r\nA\t: b", b"GET / HTTP/1.1\r\n\tA: b", b" GET / HTTP/1.1", b"GET / HTTP/1.1\r\nA: \x01b",
+            b"GET / HTTP/1.1\r\nA: b\x7f", b"GET /\x0b HTTP/1.1",
         ],
     )  # fmt: skip
     def test_what_has_two_readings_is_refused(self, head: Any) -> None:
@@ -116,6 +117,88 @@ class TestHeads:
     )
     def test_what_smuggling_is_made_of_is_refused(self, head: Any, status: Any) -> None:
         assert self.read(head + b"\r\n\r\n").status == status
+
+    @pytest.mark.parametrize(
+        "value", [b"150,150", b"150, 150", b"+150", b"-0", b"1_5", b"0x10", b"", b"1 5", b"1.0", "١٥".encode(), b"\xb2"]
+    )
+    def test_a_length_is_digits_and_nothing_else(self, value: Any) -> None:
+        outcome = self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: " + value + b"\r\n\r\n")
+        assert outcome == BadHead(400, "one Content-Length, of digits only")
+
+    @pytest.mark.parametrize("value", [b"150", b" 150\t", b"0", b"007"])
+    def test_digits_are_a_length(self, value: Any) -> None:
+        assert isinstance(self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length:" + value + b"\r\n\r\n"), Head)
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("method", "target", "path"),
+        [
+            ("POST", "/asap", "/asap"),
+            ("GET", "/asap?x=1", "/asap"),
+            ("GET", "/asap?x={[1|2]}?/", "/asap"),
+            ("GET", "//x/asap", "//x/asap"),
+            ("GET", "/asap/", "/asap/"),
+            ("GET", "/%61sap", "/%61sap"),
+            ("GET", "http://a/asap", "/asap"),
+            ("GET", "HTTPS://[::1]:8000/asap?x", "/asap"),
+            ("GET", "http://[fe80::1%25eth0]/asap", "/asap"),
+            ("GET", "http://a", "/"),
+            ("OPTIONS", "*", "*"),
+            ("CONNECT", "a:443", "a:443"),
+        ],
+    )
+    def test_have_one_path(self, method: Any, target: Any, path: Any) -> None:
+        assert path_of(target, method) == path
+
+    @pytest.mark.parametrize(
+        ("method", "target"),
+        [
+            ("POST", "?://x/asap"),
+            ("POST", "http://x?/asap"),
+            ("POST", ""),
+            ("POST", "*"),
+            ("POST", "a:443"),
+            ("POST", "asap"),
+            ("POST", "x://a/asap"),
+            ("POST", "ftp://a/asap"),
+            ("POST", "http:///asap"),
+            ("POST", "http://:80/asap"),
+            ("POST", "http://me@a/asap"),
+            ("POST", "http://a:x/asap"),
+            ("POST", "http://a b/asap"),
+            ("POST", "http://a\\/asap"),
+            ("POST", "http://a#/asap"),
+            ("POST", "http:/asap"),
+            ("POST", "://a/asap"),
+            ("POST", "/asap#x"),
+            ("POST", "/asap?x#y"),
+            ("POST", "/asap\\"),
+            ("POST", "/as%6"),
+            ("POST", "/asap "),
+            ("POST", "/asap\n"),
+            ("POST", "/asap?\x7f"),
+            ("POST", "/äsap"),
+            ("CONNECT", "/asap"),
+            ("CONNECT", ""),
+            ("CONNECT", "http://a/asap"),
+            ("options", "*"),
+        ],
+    )
+    def test_of_no_form_have_none(self, method: Any, target: Any) -> None:
+        assert path_of(target, method) is None
+
+    @given(st.sampled_from(["GET", "CONNECT", "OPTIONS"]), st.text())
+    def test_any_text_is_one_or_isnt(self, method: Any, target: Any) -> None:
+        assert isinstance(path_of(target, method), str | None)
+
+    @given(st.from_regex(r"(?:https?://[a-z?/#:@]{0,8})?[a-z?/#:%]{0,12}", fullmatch=True))
+    def test_what_has_a_path_has_the_one_that_a_url_reader_finds(self, target: Any) -> None:
+        from urllib.parse import urlsplit
+
+        path = path_of(target, "GET")
+        if path is not None:
+            assert path == (urlsplit(target if "://" in target else f"http://a{target}").path or "/")
 
 
 class TestBodies:
@@ -213,9 +296,15 @@ class TestBodies:
         headers = ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"))
         assert collect(headers) == {b"a": b"1, 3", b"b": b"2"}
 
-    @given(st.text())
-    def test_any_target_has_a_path(self, target: Any) -> None:
-        assert isinstance(path_of(target), str)
+    @pytest.mark.parametrize(
+        ("value", "names"),
+        [
+            (b'"a"', True), (b'W/"a"', True), (b'"b", "a"', True), (b" * ", True), (b'"b"', False), (b'"a,*,b"', False),
+            (b'"b,W/,a"', False), (b'*, "b"', False), (b"a", False), (b"", False),
+        ],
+    )  # fmt: skip
+    def test_an_entity_tag_is_read_with_its_quotes(self, value: Any, names: Any) -> None:
+        assert matches_etag([value], '"a"') is names
 
 
 class TestUrls:

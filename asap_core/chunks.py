@@ -1,0 +1,97 @@
+"""The frame of a chunked body (RFC 9112 §7.1): sizes, extensions and trailers, held to their grammar.
+
+h11 reads the body; it lets bare line feeds, spaces and any extension pass, where two readers may disagree about where
+the body ends and the next request begins. `ChunkFrames` goes along with the bytes in front of it, and finds what a head
+may not contain either. The answer is the same however the bytes were cut.
+"""
+
+import re
+from typing import Final
+
+from asap_core.head import CONTROL
+
+__all__ = ["ChunkFrames"]
+
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED: Final = rb'"(?:[^"\\]|\\.)*"'
+# RFC 9112 §7.1 and §7.1.1, without the optional whitespace that nothing sends and some take for part of the size. 16
+# hexadecimal digits are more than any body has.
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*")
+_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):.*", re.DOTALL)
+_CONTROL: Final = re.compile(CONTROL + rb"|\r|\n")
+# What decides how a request is read, from whom, and for what can't come after it was decided (RFC 9110 §6.5.1): who
+# puts it there believes that it counts.
+_NOT_IN_TRAILERS: Final = frozenset(
+    b"asap-version authorization connection content-encoding content-length content-type dpop expect forwarded host "
+    b"if-none-match te trailer transfer-encoding x-forwarded-for x-idempotency-key".split()
+)
+
+
+class ChunkFrames:
+    """Follows one chunked body. A line has `max_line` bytes at most, and so have all trailers, `max_fields` of them."""
+
+    __slots__ = ("_content", "_fields", "_in_trailers", "_line", "_max_fields", "_max_line", "_size", "ended")
+
+    def __init__(self, *, max_line: int, max_fields: int) -> None:
+        self._max_line = max_line
+        self._max_fields = max_fields
+        self._line = bytearray()
+        self._content: int | None = None
+        self._in_trailers = False
+        self.ended: bool = False
+        """Whether the body is over."""
+        self._size = self._fields = 0
+
+    def feed(self, data: bytes) -> str | None:
+        """Follow the next bytes: returns what would have been right if they are wrong, None if they aren't.
+
+        What comes after the body's end isn't looked at.
+        """
+        at = 0
+        while at < len(data) and not self.ended:
+            if self._content:
+                skipped = min(self._content, len(data) - at)
+                self._content -= skipped
+                at += skipped
+                continue
+            end = data.find(b"\n", at) + 1
+            self._line += data[at : end or len(data)]
+            if len(self._line) + self._size > self._max_line:
+                return f"chunk lines and trailers of at most {self._max_line} bytes"
+            if not end:
+                return None
+            at = end
+            expected = self._take_line(bytes(self._line))
+            if expected is not None:
+                return expected
+            self._line.clear()
+        return None
+
+    def _take_line(self, line: bytes) -> str | None:
+        if not line.endswith(b"\r\n") or _CONTROL.search(line, 0, len(line) - 2):
+            return "chunk lines and trailers that end in CR LF, without control characters"
+        text = line[:-2]
+        if self._in_trailers:
+            return self._take_trailer(text)
+        if self._content == 0:  # what stands between a chunk's last byte and the next one's size
+            self._content = None
+            return "CR LF after each chunk" if text else None
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            return "chunk sizes in hexadecimal, with extensions as in RFC 9112"
+        self._content = int(match[1], 16)
+        self._in_trailers = self._content == 0
+        return None
+
+    def _take_trailer(self, text: bytes) -> str | None:
+        self.ended = not text
+        if self.ended:
+            return None
+        self._size += len(text)
+        self._fields += 1
+        match = _FIELD.fullmatch(text)
+        if match is None or self._fields > self._max_fields:
+            return f"at most {self._max_fields} trailers, each a name, a colon and a value on one line"
+        if match[1].lower() in _NOT_IN_TRAILERS:
+            return "in trailers no field that decides how the request is read"
+        return None
