@@ -1,7 +1,11 @@
-"""Print the figures: `python -m tests.house`, with the files of each job by `--files`, all modules by `--modules`."""
+"""Print the figures: `python -m tests.house`, with the files of each job by `--files`, all modules by `--modules`.
+
+`--guarantees` counts what holds each guarantee of the docs instead.
+"""
 
 import argparse
 
+from tests.house.guarantees import held
 from tests.house.jobs import touched
 from tests.house.source import circles, client_half, read_modules, sizes, twice
 
@@ -15,16 +19,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.house", description="Print figures of the code itself.")
     parser.add_argument("--files", action="store_true", help="list the files that each job touches")
     parser.add_argument("--modules", action="store_true", help="list all modules with their sizes")
+    parser.add_argument("--guarantees", action="store_true", help="count the tests of each guarantee instead")
     asked = parser.parse_args()
+    if asked.guarantees:
+        print_guarantees()
+    else:
+        print_figures(files=asked.files, every_module=asked.modules)
+
+
+def print_guarantees() -> None:
+    for each in held():
+        print(f"{each.page} {each.number}: {each.tests} tests, {each.planted} planted defects")
+
+
+def print_figures(*, files: bool, every_module: bool) -> None:
     modules = read_modules()
     for name, job in touched().items():
         print(f"{name}: {len(job.files)} files, {len(job.functions)} functions")
-        for file in job.files if asked.files else ():
+        for file in job.files if files else ():
             print(f"    {file}")
     for name, value in sizes(modules).items():
         print(f"{name}: {value:g}")
     for module in sorted(modules.values(), key=lambda module: -module.lines):
-        if asked.modules or module.lines > LONG:
+        if every_module or module.lines > LONG:
             print(f"    {module.lines:5} {module.name}")
     print(f"circles of imports: {len(circles(modules))}")
     for circle in circles(modules):
@@ -34,7 +51,7 @@ def main() -> None:
         print(f"    {name}: {', '.join(homes)}")
     half = client_half(modules, CLIENT, SERVERS)
     print(f"the client half of the adapters: {len(half)} modules, {sum(module.lines for module in half)} lines")
-    for module in half if asked.modules else ():
+    for module in half if every_module else ():
         print(f"    {module.lines:5} {module.name}")
 
 

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from tests.house.__main__ import main
+from tests.house.guarantees import guarantees
 from tests.house.jobs import a_post
 from tests.house.source import Module, circles, read_modules, twice
 
@@ -33,6 +34,11 @@ def test_all_modules_are_read() -> None:
     assert "asap_core.errors" in modules["asap_core.codec"].imports
     assert modules["asap_core.clock"].functions
     assert modules["asap_core.clock"].lines == modules["asap_core.clock"].text.count("\n")
+
+
+def test_a_guarantee_has_the_tests_that_it_names() -> None:
+    text = "**1.** One.\n* Held by: `tests/a.py::test_b`,\n  `tests/a.py::TestC::test_d`\n\n**2.** Two. `tests/a.py`\n"
+    assert guarantees(text) == [(1, ["tests/a.py::test_b", "tests/a.py::TestC::test_d"]), (2, [])]
 
 
 @pytest.mark.live
