@@ -79,8 +79,8 @@ def json_response(status: int, value: object, headers: Headers = (), *, close: b
     )
 
 
-# RFC 9110 §8.8.3: what stands between the quotes may be a comma or an asterisk as well.
-_ENTITY_TAGS: Final = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
+# RFC 9110 §8.8.3: what stands between the quotes may be a comma or an asterisk as well; some also write blanks there.
+_ENTITY_TAGS: Final = re.compile(rb'"[\x20\x21\x23-\x7e\x80-\xff]*"')
 
 
 def matches_etag(values: Iterable[bytes], etag: str) -> bool:

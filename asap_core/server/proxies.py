@@ -6,10 +6,12 @@ list is read from its right end, as far as the addresses are of proxies that pol
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Final, Literal
 
+from asap_core.fields import last_members, parameters
 from asap_core.http import Headers, header_values
 
 __all__ = ["ForwardedHeader", "client_of", "is_trusted", "read_networks"]
@@ -22,8 +24,11 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Proxies in a row; more addresses than this are somebody's invention.
 _MAX_HOPS: Final = 20
-# RFC 7239 §4 and §6: the parameter `for`, a token or a quoted string; IPv6 in brackets, quoted; perhaps with a port.
-_FOR: Final = re.compile(r'(?:^|;)\s*for="?\[?([^\]";,]*)', re.IGNORECASE)
+# RFC 7239 §6, and addresses as gateways write them into either header: bare, an IPv6 one in brackets, with a port. A
+# zone is a name on the gateway's machine and says nothing here.
+_PORT: Final = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+_IPV6: Final = r"[0-9A-Fa-f:.]+"
+_NODE: Final = re.compile(rf"\[({_IPV6})(?:%[^\]]+)?\]{_PORT}|([0-9.]+){_PORT}|({_IPV6})(?:%.+)?", re.DOTALL)
 
 
 def read_networks(texts: Iterable[str]) -> tuple[str, ...]:
@@ -50,11 +55,10 @@ def client_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: Fo
     """
     if not is_trusted(peer, trusted):
         return peer
-    values = header_values(headers, header.encode("ascii"))
-    text = ",".join(value.decode("latin-1") for value in values)
     nearest = peer
-    for hop in reversed(text.split(",")[-_MAX_HOPS:]):
-        address = _address(_node(hop, header))
+    values = header_values(headers, header.encode("ascii"))
+    for node in islice(_nodes(values, header), _MAX_HOPS):
+        address = _address(node)
         if address is None:
             break
         nearest = str(address)
@@ -63,22 +67,34 @@ def client_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: Fo
     return nearest
 
 
-def _node(hop: str, header: ForwardedHeader) -> str:
-    if header == "x-forwarded-for":
-        return hop.strip()
-    found = _FOR.search(hop)
-    return "" if found is None else found[1].strip()
+def _nodes(values: Sequence[bytes], header: ForwardedHeader) -> Iterator[str]:
+    """Who connected to each proxy, the nearest first; empty where that can't be read, or isn't told."""
+    # Each line by itself: a quote that isn't closed ends with its line.
+    for value in reversed(values):
+        text = value.decode("latin-1")
+        yield from _nodes_as_listed(text) if header == "x-forwarded-for" else _nodes_of_forwarded(text)
+
+
+def _nodes_as_listed(text: str) -> Iterator[str]:
+    # It has no grammar, and a quote in it hides no comma: else one of the caller's would hide the proxies' entries.
+    for member in reversed(text.split(",")):
+        node = member.strip(" \t")
+        yield node[1:-1] if len(node) > 1 and node[0] == node[-1] == '"' else node
+
+
+def _nodes_of_forwarded(text: str) -> Iterator[str]:
+    for member in last_members(text):
+        # RFC 9110 §5.6.1.2: empty members of a list are ignored.
+        if member != "":
+            yield ((parameters(member) if member else None) or {}).get("for", "")
 
 
 def _address(text: str) -> _Address | None:
+    node = _NODE.fullmatch(text)
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address("" if node is None else node[1] or node[2] or node[3])
     except ValueError:
-        # IPv4 with a port, as some proxies write it; an IPv6 address with one stands in brackets.
-        host, _, port = text.partition(":")
-        if not (port.isdecimal() and host.count(".") == 3):  # noqa: PLR2004 - an IPv4 address has three
-            return None
-        return _address(host)
+        return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 

@@ -224,6 +224,7 @@ class TestNoncesOfServers:
             b'DPoP error="use_dpop_nonce"',
             b"dpop algs=ES256, error=use_dpop_nonce",
             b'Bearer realm="asap", DPoP realm="asap", error="use_dpop_nonce", error_description="nonce"',
+            b'DPoP error_description="a, \\"b\\"", error="use_dpop_nonce"',
         ],
     )
     def test_how_it_is_asked(self, challenge: bytes) -> None:
@@ -243,6 +244,9 @@ class TestNoncesOfServers:
             (401, ((b"dpop-nonce", b"n" * 1_025), ASKED[1])),
             (401, (ASKED[0], (b"www-authenticate", b'DPoP error="invalid_dpop_proof"'))),
             (401, (ASKED[0], (b"www-authenticate", b'Bearer error="use_dpop_nonce"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'DPoP error_description="no error=use_dpop_nonce"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'Bearer realm="x, DPoP error=use_dpop_nonce"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'DPoP algs="ES256", Bearer error="use_dpop_nonce"'))),
         ],
     )
     def test_what_asks_for_nothing(self, status: int, headers: Any) -> None:

@@ -168,10 +168,10 @@ class TestDocuments:
         first = finish(agent.open(head("GET", "/.well-known/asap/manifest.json")))
         tag = dict(first.headers)[b"etag"].decode()
         assert dict(first.headers)[b"cache-control"] == b"public, max-age=300"
-        for wanted in (tag, f"W/{tag}", "*", f'"x", {tag}'):
+        for wanted in (tag, f"W/{tag}", "*", f'"x", {tag}', f'"x, y",{tag}'):
             again = finish(agent.open(head("GET", "/.well-known/asap/manifest.json", if_none_match=wanted)))
             assert (again.status, again.body, b"content-length" in dict(again.headers)) == (304, b"", False)
-        for other in ('"x"', "x", "", tag.strip('"')):
+        for other in ('"x"', "x", "", tag.strip('"'), f'"x,{tag}', '"x,*,y"'):
             assert finish(agent.open(head("GET", "/.well-known/asap/manifest.json", if_none_match=other))).status == 200
 
     def test_the_manifest_has_later_keys_only_where_they_say_something(self) -> None:
@@ -924,6 +924,12 @@ class TestWhoseShare:
         for client, code in (("192.0.2.1", "ok"), ("192.0.2.2", "ok"), ("192.0.2.1", "asap:transport/rate_limited")):
             answer = post(agent, call(), peer="10.0.0.1", x_forwarded_for=f"203.0.113.5, {client}")
             assert outcome(answer) == code
+
+    def test_what_a_proxy_quotes_of_the_caller_does_not_choose_whose(self) -> None:
+        agent = serve(forwarded_header="forwarded", **self.PROXIED)
+        for number, code in enumerate(("ok", "asap:transport/rate_limited", "asap:transport/rate_limited")):
+            value = f'for=203.0.113.7;host="a,for=198.51.100.{number}"'
+            assert outcome(post(agent, call(), peer="10.0.0.1", forwarded=value)) == code
 
     def test_from_anyone_else_the_header_is_not_read(self) -> None:
         agent = serve(**self.PROXIED)

@@ -39,6 +39,23 @@ def client(peer: Any, *values: Any, header: Any = "x-forwarded-for", trusted: An
         ("10.0.0.1", ["198.51.100.7, nonsense, 10.0.0.3"], "10.0.0.3"),
         ("10.0.0.1", [""], "10.0.0.1"),
         ("10.0.0.1", ["1.2.3:4"], "10.0.0.1"),
+        ("10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
+        ("10.0.0.1", ["[2001:db8::1]"], "2001:db8::1"),
+        ("10.0.0.1", ["[2001:db8::1]:4711"], "2001:db8::1"),
+        ("10.0.0.1", ['"[2001:db8::1]:4711"'], "2001:db8::1"),
+        ("10.0.0.1", ['"198.51.100.7"'], "198.51.100.7"),
+        ("10.0.0.1", ["fe80::1%eth0"], "fe80::1"),  # the zone is the proxy's
+        ("10.0.0.1", ["[fe80::1%25eth0]:80"], "fe80::1"),
+        ("10.0.0.1", ["[::ffff:198.51.100.7]:80"], "198.51.100.7"),
+        ("10.0.0.1", ["[2001:db8::1"], "10.0.0.1"),
+        ("10.0.0.1", ["[2001:db8::1]80"], "10.0.0.1"),
+        ("10.0.0.1", ["198.051.100.007"], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7:123456"], "10.0.0.1"),
+        ("10.0.0.1", ["unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9, unix:"], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9, "], "10.0.0.1"),  # a proxy that told nothing: what's left of it is the caller's
+        ("10.0.0.1", ['"203.0.113.9, 198.51.100.7'], "198.51.100.7"),  # quotes of the caller's hide nothing
+        ("10.0.0.1", ["198.51.100.7,\t10.0.0.2"], "198.51.100.7"),
         ("", ["198.51.100.7"], ""),
         ("unix", ["198.51.100.7"], "unix"),
     ],
@@ -61,10 +78,52 @@ def test_the_nearest_that_no_trusted_proxy_has(peer: Any, values: Any, found: An
         ("for=_hidden", "10.0.0.1"),
         ("by=198.51.100.7", "10.0.0.1"),
         ("xfor=198.51.100.7", "10.0.0.1"),
+        ('for=203.0.113.7;host="a,for=198.51.100.9"', "203.0.113.7"),
+        ('host=";for=198.51.100.9";for=203.0.113.7', "203.0.113.7"),
+        ('host="a\\",for=198.51.100.9;b=\\"";for=203.0.113.7', "203.0.113.7"),
+        ('for=203.0.113.7;host="a\\\\",for=198.51.100.9', "198.51.100.9"),  # the backslash is escaped, not the quote
+        (
+            'x=", for=203.0.113.7;host="a,for=198.51.100.9;b=c"',
+            "203.0.113.7",
+        ),  # the first quote is the caller's
+        ('for="203.0.113.9, for=198.51.100.7', "198.51.100.7"),
+        ('for=203.0.113.9, for=198.51.100.7"', "10.0.0.1"),
+        ('for="198.51.100.7', "10.0.0.1"),
+        ('for="198.51.100.7"x', "10.0.0.1"),
+        ('for=198.51.100.7;host="a\\"', "10.0.0.1"),
+        ('for=198.51.100.7;host="\x01"', "10.0.0.1"),
+        ('for="\\198.51.100.7"', "198.51.100.7"),
+        ('FOR="198.51.100.7:_obscure"', "198.51.100.7"),
+        ('for="198.51.100.7:4711"', "198.51.100.7"),
+        ("for=[2001:db8::1]", "2001:db8::1"),
+        ("for=2001:db8::1", "2001:db8::1"),
+        ('for="2001:db8::1"', "2001:db8::1"),
+        ('for="[fe80::1%eth0]"', "fe80::1"),
+        ('for="[::ffff:198.51.100.7]"', "198.51.100.7"),
+        ("for=198.51.100.7; proto=http;; by=_x;", "198.51.100.7"),
+        ("for=198.51.100.7, , ,", "198.51.100.7"),  # RFC 9110 §5.6.1.2
+        ("for=198.51.100.7;for=203.0.113.7", "10.0.0.1"),
+        ("for=198.51.100.7;FOR=198.51.100.7", "10.0.0.1"),
+        ("for=198.51.100.7;host=a;host=b", "10.0.0.1"),
+        ("for =198.51.100.7", "10.0.0.1"),
+        ("for= 198.51.100.7", "10.0.0.1"),
+        ("for=", "10.0.0.1"),
+        ("for", "10.0.0.1"),
+        ('for=""', "10.0.0.1"),
+        ("198.51.100.7", "10.0.0.1"),
+        ("for=203.0.113.9, for=unknown", "10.0.0.1"),
+        ("for=198.51.100.7, for=_x, for=10.0.0.3", "10.0.0.3"),
+        ("for=198.51.100.7;host=example.com:8443;proto=https", "198.51.100.7"),
     ],
 )
 def test_forwarded_as_rfc_7239_has_it(value: Any, found: Any) -> None:
     assert client("10.0.0.1", value, header="forwarded") == found
+
+
+def test_each_line_is_read_by_itself() -> None:
+    assert client("10.0.0.1", 'for="203.0.113.9', "for=198.51.100.7", header="forwarded") == "198.51.100.7"
+    assert client("10.0.0.1", "for=198.51.100.7", "for=10.0.0.2", "", header="forwarded") == "198.51.100.7"
+    assert client("10.0.0.1", "for=203.0.113.9", 'for="10.0.0.2', header="forwarded") == "10.0.0.1"
 
 
 def test_the_other_header_is_not_read() -> None:
@@ -88,6 +147,18 @@ def test_what_the_caller_writes_does_not_choose_who_it_is(caller: Any, hops: Any
     # Each proxy appends the address that connected to it; the last of them connects to us.
     seen = [*claimed, *map(entry, [caller, *hops])]
     assert client("10.9.9.9", ", ".join(seen), header=header) == caller
+
+
+quoted = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30).map(
+    lambda text: '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
+)
+
+
+@given(strangers, st.lists(quoted, max_size=3), st.lists(written, max_size=3))
+def test_nor_does_what_a_proxy_quotes_of_it(caller: Any, said: Any, claimed: Any) -> None:
+    before, after = [[f"{letter}{place}={text}" for place, text in enumerate(said)] for letter in "xy"]
+    entry = ";".join([*before, f'for="[{caller}]"', *after])
+    assert client("10.9.9.9", ", ".join([*claimed, entry]), header="forwarded") == caller
 
 
 @given(addresses | written, st.lists(written, max_size=4), st.sampled_from(HEADERS))
