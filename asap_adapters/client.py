@@ -27,12 +27,11 @@ from asap_core.catalog import Catalog
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
+from asap_core.client.messages import Message, checked_key, read_batch, read_message
 from asap_core.client.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
-from asap_core.codec import to_json
 from asap_core.dnssd import Announcement
 from asap_core.errors import NotResolved, RemoteError
-from asap_core.jsonrpc import MAX_ID
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import Health, Manifest
 from asap_core.model.payloads import Payload
@@ -42,8 +41,6 @@ from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.zones import in_zone_of
 
 __all__ = ["AgentClient", "Discovery"]
-
-_MAX_BATCH: Final = 50
 
 
 class AgentClient:
@@ -306,7 +303,8 @@ class AgentClient:
         """Send one envelope and return the reply.
 
         `target` is a manifest, or the base URL of an agent to discover first. A task request without `conversation_id`
-        gets a new one. The reply is checked: it answers this call and this envelope, and comes from the agent asked.
+        gets a new one, or one that follows from the `idempotency_key`, so that the same call is the same request. The
+        reply is checked: it answers this call and this envelope, and comes from the agent asked.
 
         It's sent again, as `retry` says, where the agent asks for that (busy, limited, still running) or can't be
         connected to; and where its answer was lost, if there's an `idempotency_key`: give one to an agent that honours
@@ -315,17 +313,16 @@ class AgentClient:
         Raises `RemoteError` where the agent refuses, `TimedOut` where it may have been carried out, `Unreachable`,
         `BadReply`, `NotAllowed`; `NoToken` where there's none to show it, `Unsuitable` where it takes none.
         """
-        key = _key(idempotency_key)
-        manifest = target if isinstance(target, Manifest) else await self.discover(target)
+        message = read_message(payload_type, payload, key=idempotency_key, nonce=nonce, trace_id=trace_id)
+        manifest = await self._agent(target)
         to = self._destination(manifest)
-        envelope = self._envelope(
-            manifest, to.allowed, payload_type, payload, nonce=nonce, sender=sender, trace_id=trace_id
-        )
-        return await self._courier.deliver(to, envelope, key, keyed=idempotency_key is not None, nonce=nonce)
+        envelope = self._envelope(manifest, to.allowed, message, self.sender if sender is None else sender)
+        key = new_id() if message.key is None else message.key
+        return await self._courier.deliver(to, envelope, key, keyed=message.key is not None, nonce=nonce)
 
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
         """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
-        key = _key(idempotency_key)
+        key = new_id() if idempotency_key is None else checked_key(idempotency_key)
         return await self._courier.once(self._destination(manifest), envelope, key)
 
     async def send_batch(
@@ -335,36 +332,22 @@ class AgentClient:
 
         Raises as `send` does where the batch as a whole fails.
         """
-        if not 0 < len(messages) <= _MAX_BATCH:
-            raise ValueError(f"expected 1 to {_MAX_BATCH} messages in a batch")
-        manifest = target if isinstance(target, Manifest) else await self.discover(target)
+        read = read_batch(messages)
+        manifest = await self._agent(target)
         to = self._destination(manifest)
-        envelopes = [self._envelope(manifest, to.allowed, *message) for message in messages]
+        envelopes = [self._envelope(manifest, to.allowed, message, self.sender) for message in read]
         return await self._courier.batch(to, envelopes)
 
-    def _envelope(
-        self,
-        manifest: Manifest,
-        allowed: Allowed,
-        payload_type: str,
-        payload: Payload | Mapping[str, Any],
-        *,
-        nonce: str | None = None,
-        sender: str | None = None,
-        trace_id: str | None = None,
-    ) -> Envelope:
-        document = dict(payload) if isinstance(payload, Mapping) else to_json(payload)
-        if payload_type in _TASK_REQUESTS:
-            document.setdefault("conversation_id", f"conv_{new_id()}")
-        return Envelope.new(
-            sender=sender or self.sender,
+    async def _agent(self, target: Manifest | str) -> Manifest:
+        return target if isinstance(target, Manifest) else await self.discover(target)
+
+    def _envelope(self, manifest: Manifest, allowed: Allowed, message: Message, sender: str) -> Envelope:
+        return message.envelope(
+            sender=sender,
             recipient=manifest.id,
-            payload_type=payload_type,
-            payload=document,
             ids=new_id,
             wall=self._courier.wall(allowed),
-            nonce=nonce or new_token(),
-            trace_id=trace_id,
+            nonce=new_token(),
         )
 
     def _destination(self, manifest: Manifest) -> Destination:
@@ -372,9 +355,6 @@ class AgentClient:
         origin = self._finder.origin(manifest)
         allowed = self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin)
         return Destination(allowed, manifest.id, manifest.auth)
-
-
-_TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})
 
 
 # Who wants any agent wants this one: making it takes longer than the rest of a look-up.
@@ -385,12 +365,3 @@ def _wanted(urn: str | None, skill: str | None, version: str | None) -> Wanted:
     if urn is skill is version is None:
         return _ANYONE
     return Wanted(urn=urn, skill=skill, least_version=version)
-
-
-def _key(given: str | None) -> str:
-    """An idempotency key that can go into a header; httpx would repeat one that can't in its error."""
-    if given is None:
-        return new_id()
-    if not (0 < len(given) <= MAX_ID and given.isascii() and given.isprintable() and given == given.strip()):
-        raise ValueError(f"expected an idempotency key of 1 to {MAX_ID} visible ASCII characters")
-    return given

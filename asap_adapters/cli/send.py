@@ -8,6 +8,7 @@ from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, re
 from asap_adapters.cli.output import UserError, json_text, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.client.delivery import RetryPolicy
+from asap_core.client.messages import checked_key
 from asap_core.client.outbound import origin_of
 from asap_core.codec import encode_envelope
 from asap_core.jsontext import NotJson, read_json
@@ -23,6 +24,12 @@ def add_commands(commands: Any) -> None:
     send.add_argument("--input", metavar="JSON", type=_json_object, default={}, help="a JSON object (default: {})")
     send.add_argument("--token", metavar="TOKEN", type=token, help="bearer token")
     send.add_argument("--nonce", metavar="NONCE", type=_text, help="use this nonce instead of a random one")
+    send.add_argument(
+        "--idempotency-key",
+        metavar="KEY",
+        type=_key,
+        help="have the work done once: the same command with the same key gets the same answer",
+    )
     send.add_argument("--sender", metavar="URN", type=urn, default=CLI_SENDER, help=f"default: {CLI_SENDER}")
     send.add_argument("--expect", metavar="URN", type=urn, help="fail unless the agent has this id")
     send.add_argument(
@@ -54,7 +61,9 @@ async def _send(arguments: argparse.Namespace) -> int:
     async with client:
         manifest = await client.discover(arguments.url, expect=arguments.expect)
         payload = {"skill_id": arguments.skill, "input": arguments.input}
-        reply = await client.send(manifest, "task.request", payload, nonce=arguments.nonce)
+        reply = await client.send(
+            manifest, "task.request", payload, nonce=arguments.nonce, idempotency_key=arguments.idempotency_key
+        )
     if arguments.json:
         print_json(encode_envelope(reply))
     else:
@@ -72,6 +81,13 @@ def _text(text: str) -> str:
     if not text or not text.isprintable():
         raise argparse.ArgumentTypeError("expected some text")
     return text
+
+
+def _key(text: str) -> str:
+    try:
+        return checked_key(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

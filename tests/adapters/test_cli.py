@@ -99,6 +99,7 @@ class TestWhatIsWrongIsSaidInOneLine:
             (["send", "http://127.0.0.1:1", "--skill", "x", "--sender", "me"], 2, "--sender: expected an agent URN"),
             (["send", "http://127.0.0.1:1", "--skill", "x", "--token", "hunter2\n"], 2, "--token: expected visible"),
             (["send", "http://127.0.0.1:1", "--skill", "x", "--nonce", ""], 2, "--nonce: expected"),
+            (["send", "http://127.0.0.1:1", "--skill", "x", "--idempotency-key", "é"], 2, "1 to 256 visible ASCII"),
             (["send", "http://127.0.0.1:1", "--skill", "x", "--allow-endpoint", "x"], 2, "expected an origin"),
             (["browse", "--wait", "x"], 2, "seconds above 0"),
             (["browse", "--wait", "nan"], 2, "seconds above 0"),

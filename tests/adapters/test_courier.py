@@ -340,6 +340,44 @@ class TestTheTableOfAnswers:
                 await send(client)
 
 
+class TestTheSameCallUnderAKey:
+    """What the client makes up follows from the key: the agent compares the whole payload under it."""
+
+    PLAIN: Any = {"skill_id": "echo", "input": {"n": 1}}
+
+    def conversations(self, recorder: Any) -> Any:
+        return [document["params"]["envelope"]["payload"]["conversation_id"] for _, document, _ in recorder.sent]
+
+    @pytest.mark.parametrize("kind", ["task.request", "TaskRequest", "task_request"])
+    async def test_is_the_same_request(self, recorder: Any, runs: Any, kind: Any) -> None:
+        for _ in range(2):
+            async with client_of(recorder) as client:
+                for _ in range(2):
+                    reply = await client.send(BASE, kind, self.PLAIN, idempotency_key="order 42")
+                    assert reply.payload["result"] == {"runs": 1}
+        assert (len(recorder.sent), runs) == (4, [1])
+        assert len(set(self.conversations(recorder))) == 1
+        assert "order" not in self.conversations(recorder)[0]
+        assert "conversation_id" not in self.PLAIN
+
+    async def test_another_key_or_sender_is_another_conversation(self, recorder: Any, runs: Any) -> None:
+        async with client_of(recorder) as client:
+            for options in ({"idempotency_key": "a"}, {"idempotency_key": "b"}, {}, {}):
+                await client.send(BASE, "task.request", self.PLAIN, **options)
+            await client.send(BASE, "task.request", self.PLAIN, idempotency_key="a", sender="urn:asap:agent:other")
+        assert len(runs) == 5
+        assert len(set(self.conversations(recorder))) == 5
+
+    async def test_another_payload_under_it_is_still_refused(self, recorder: Any, runs: Any) -> None:
+        async with client_of(recorder) as client:
+            await client.send(BASE, "task.request", self.PLAIN, idempotency_key="k")
+            for other in ({**self.PLAIN, "input": {"n": 2}}, {**self.PLAIN, "conversation_id": "mine"}):
+                with pytest.raises(RemoteError) as caught:
+                    await client.send(BASE, "task.request", other, idempotency_key="k")
+                assert caught.value.code == -32063
+        assert runs == [1]
+
+
 class Skewed(LoopClock):
     offset = 0.0
 

@@ -1,0 +1,113 @@
+"""What is sent: an envelope made of what the caller gave, all of it checked before anything is asked or sent."""
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Final
+
+from attrs import frozen, has
+
+from asap_core.clock import WallTime
+from asap_core.codec import to_json
+from asap_core.jsonrpc import MAX_ID
+from asap_core.jsontext import write_json
+from asap_core.model.envelope import Envelope
+
+__all__ = ["Message", "checked_key", "conversation_of", "read_batch", "read_message"]
+
+# As the reference: more is refused by servers.
+_MAX_BATCH: Final = 50
+_TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})
+
+
+@frozen
+class Message:
+    """What one envelope is to carry: the payload as plain JSON, and the idempotency key that its caller chose."""
+
+    payload_type: str
+    payload: dict[str, Any]
+    key: str | None = None
+    nonce: str | None = None
+    trace_id: str | None = None
+
+    def envelope(self, *, sender: str, recipient: str, ids: Callable[[], str], wall: WallTime, nonce: str) -> Envelope:
+        """Make the envelope; `nonce` counts where the caller gave none. A task request gets a conversation."""
+        payload = self.payload
+        if self.payload_type in _TASK_REQUESTS and "conversation_id" not in payload:
+            made = f"conv_{ids()}" if self.key is None else conversation_of(self.key, sender, recipient)
+            payload = {**payload, "conversation_id": made}
+        return Envelope.new(
+            sender=sender,
+            recipient=recipient,
+            payload_type=self.payload_type,
+            payload=payload,
+            ids=ids,
+            wall=wall,
+            nonce=self.nonce or nonce,
+            trace_id=self.trace_id,
+        )
+
+
+def conversation_of(key: str, sender: str, recipient: str) -> str:
+    """The `conversation_id` of a task request that has an idempotency key, and no conversation of its caller's.
+
+    It follows from the key, so that the same call is the same request, from another process too: a server compares the
+    whole payload under a key. A hash, for its fixed length; it's no secret, and grants nothing.
+    """
+    digest = blake2b(write_json([sender, recipient, key]), digest_size=16, person=b"conversation")
+    return f"conv_{digest.hexdigest()}"
+
+
+def read_message(
+    payload_type: object, payload: object, *, key: object = None, nonce: object = None, trace_id: object = None
+) -> Message:
+    """Take what the caller wants to send. Raises ValueError, with the right form, for what can't be sent."""
+    if type(payload_type) is not str or not 0 < len(payload_type) <= MAX_ID:
+        raise ValueError(f"payload_type: expected text such as 'task.request', at most {MAX_ID} characters")
+    for name, value in (("nonce", nonce), ("trace_id", trace_id)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name}: expected text, or None")
+    return Message(
+        payload_type,
+        _plain(payload),
+        key=None if key is None else checked_key(key),
+        nonce=nonce if isinstance(nonce, str) else None,
+        trace_id=trace_id if isinstance(trace_id, str) else None,
+    )
+
+
+def _plain(payload: object) -> dict[str, Any]:
+    """The payload as a dict of its own; what is in it is judged when it's written."""
+    try:
+        document = dict(payload) if isinstance(payload, Mapping) else to_json(payload) if has(type(payload)) else None
+    except TypeError:  # a model that holds something else than values of the model
+        document = None
+    if type(document) is not dict or not all(type(name) is str for name in document):
+        form = "a dict such as {'skill_id': 'echo', 'input': {}}, or one of asap_core's payloads such as TaskRequest"
+        raise ValueError(f"payload: expected {form}")
+    return document
+
+
+def read_batch(messages: object) -> list[Message]:
+    """Take the messages of a batch, each `(payload_type, payload)`. Raises ValueError."""
+    if not isinstance(messages, list | tuple) or not all(map(_is_pair, messages)):
+        raise ValueError("messages: expected pairs of payload type and payload, such as [('task.request', {…}), …]")
+    if not 0 < len(messages) <= _MAX_BATCH:
+        raise ValueError(f"expected 1 to {_MAX_BATCH} messages in a batch")
+    return [read_message(payload_type, payload) for payload_type, payload in messages]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == len(("type", "payload"))
+
+
+def checked_key(given: object) -> str:
+    """An idempotency key that can go into a header. Raises ValueError, which doesn't repeat it."""
+    if not (
+        isinstance(given, str)
+        and 0 < len(given) <= MAX_ID
+        and given.isascii()
+        and given.isprintable()
+        and given == given.strip()
+    ):
+        raise ValueError(f"expected an idempotency key of 1 to {MAX_ID} visible ASCII characters")
+    return given
