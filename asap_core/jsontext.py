@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
+from asap_core.writable import plain_json
+
 msgspec: Any
 try:
     import msgspec
@@ -180,28 +182,33 @@ def _children(container: Any) -> Iterable[Any]:
     return container.values() if type(container) is dict else container
 
 
-def write_json(value: Any) -> bytes:
-    """Write plain values as one compact JSON text in UTF-8.
+def write_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
+    """Write plain values as one compact JSON text in UTF-8, which `read_json` with the same `max_depth` reads.
 
-    Raises ValueError for what JSON can't say (NaN, sets, other objects, lone surrogates, cycles): a handler's bug,
-    never a peer's. Tuples become arrays.
+    Tuples become arrays; keys that are numbers, true, false or null become strings. Raises `NotWritable`, a ValueError,
+    for what JSON can't say (NaN, sets, other objects, lone surrogates, cycles, a key twice): the mistake of a handler
+    or a sender here, never of a peer.
     """
-    if msgspec is not None:
-        try:
-            written: bytes = msgspec.json.encode(value)
-            # msgspec writes NaN as null and dates as strings; what doesn't come back as it was goes the strict way.
-            if msgspec.json.decode(written) == value:
-                return written
-        except (TypeError, ValueError, RecursionError, OverflowError):
-            pass
+    fast = None if msgspec is None else _write_fast(value, max_depth)
+    if fast is not None:
+        return fast
+    return _ENCODER.encode(plain_json(value, max_depth=max_depth)).encode("utf-8")
+
+
+def _write_fast(value: Any, max_depth: int) -> bytes | None:
+    """The text, or None if only the strict way can tell."""
     try:
-        return _ENCODER.encode(value).encode("utf-8")
-    except TypeError:
-        raise ValueError(
-            "expected values that JSON has: objects, arrays, strings, numbers, true, false, null"
-        ) from None
-    except RecursionError:
-        raise ValueError("expected values that aren't nested within themselves") from None
+        written: bytes = _encode(value)
+        again = _decode(written)
+        # msgspec writes NaN as null, dates as strings, 1 and "1" as one key: only what comes back as it was will do,
+        # and since a value's own == may say anything, only what is written the same again.
+        if again != value or _encode(again) != written:
+            return None
+        if len(written) > _COUNTED or _opened(written) > max_depth:
+            _check_depth(again, max_depth)
+    except Exception:  # noqa: BLE001 - among others whatever a value's == raises; the strict way says what is wrong
+        return None
+    return written
 
 
 def stable_json(value: Any) -> bytes:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "asap_core"
 
 ALLOWED = {
-    "array", "asap_core", "attrs", "base64", "binascii", "cattrs", "codecs", "collections", "datetime", "enum",
-    "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec", "operator", "re",
-    "struct", "types", "typing", "zlib",
+    "array", "asap_core", "attrs", "base64", "binascii", "cattrs", "codecs", "collections", "dataclasses", "datetime",
+    "enum", "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec", "operator",
+    "re", "struct", "types", "typing", "zlib",
 }  # fmt: skip
 # Of packages with more than data handling in them, the modules that are meant.
 ALLOWED_MODULES = {"email.utils": {"parsedate_to_datetime"}, "urllib.parse": None}  # None is all of it

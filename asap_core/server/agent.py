@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 from asap_core.clock import Clock, Instant, WallTime
 from asap_core.errors import Kind
 from asap_core.http import Codings, Gzip, Request, Response
+from asap_core.interrupts import is_interrupt
 from asap_core.model.envelope import normalise_payload_type
 from asap_core.model.manifest import Manifest, publishable_version
 from asap_core.server import exchange
@@ -84,6 +85,9 @@ class Agent:
         self.codings: Codings = {}
         self.counters: Counters | None = None
         self._observers: tuple[Observer, ...] = ()
+        self.observer_failures: int = 0
+        """How often `observe` has raised."""
+        self._observer_error: BaseException | None = None
 
     def bind(
         self,
@@ -155,7 +159,8 @@ class Agent:
     def metrics(self) -> Response:
         """Show the counters, in the format that Prometheus reads."""
         counters = Counters() if self.counters is None else self.counters
-        text = counters.text(active=self.active, uptime=max(0.0, self.now() - self._started))
+        uptime = max(0.0, self.now() - self._started)
+        text = counters.text(active=self.active, uptime=uptime, observer_failures=self.observer_failures)
         return Response(
             status=200, headers=((b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")), body=text
         )
@@ -182,7 +187,22 @@ class Agent:
             age=age,
         )
         for observe in self._observers:
-            observe(decision)
+            try:
+                observe(decision)
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                self._observer_failed(error)
+
+    def _observer_failed(self, error: BaseException) -> None:
+        if not self.observer_failures:
+            self._observer_error = error
+        self.observer_failures += 1
+
+    def take_observer_error(self) -> BaseException | None:
+        """The first thing that an observer raised, once, for whoever has a log; None if none has, or it was taken."""
+        error, self._observer_error = self._observer_error, None
+        return error
 
     # --- what the states ask of it: answered here, or left to the driver's shared store ------------------------------
 

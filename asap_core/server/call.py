@@ -17,10 +17,10 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from asap_core.clock import Instant, WallTime
-from asap_core.codec import decode_envelope, encode_envelope, to_json
+from asap_core.codec import decode_envelope
 from asap_core.errors import (
     ANSWER_GONE,
     HANDLER_FAILED,
@@ -38,10 +38,11 @@ from asap_core.errors import (
     Problem,
     Refusal,
 )
-from asap_core.jsonrpc import Call, CallId, error_body, result_body
+from asap_core.interrupts import is_interrupt
+from asap_core.jsonrpc import Call, CallId, error_body
 from asap_core.jsontext import stable_json, write_json
 from asap_core.model.envelope import Envelope
-from asap_core.model.payloads import WIRE_NAMES, Payload, TaskRequest
+from asap_core.model.payloads import Payload, TaskRequest
 from asap_core.server.admission import (
     Admitted,
     Answer,
@@ -59,6 +60,7 @@ from asap_core.server.admission import (
     Stored,
     Unavailable,
 )
+from asap_core.server.answers import Replied, Reply, kept, reply_of, reply_text
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import Authenticated, Principal
@@ -77,6 +79,7 @@ __all__ = [
     "IllegalMove",
     "Record",
     "Replied",
+    "broken_call",
     "limited_call",
     "open_call",
 ]
@@ -84,14 +87,6 @@ __all__ = [
 
 class IllegalMove(RuntimeError):
     """A driver made a move on a state that it had already left: a bug in the driver."""
-
-
-@frozen
-class Replied:
-    """What a handler answered: a payload and its type on the wire."""
-
-    payload_type: str
-    payload: dict[str, Any]
 
 
 @define(eq=False)
@@ -118,6 +113,11 @@ class CallRun:
     reservation: Reservation | None = None
     held: bytes | None = None
     hold_until: Instant | None = None
+
+    @property
+    def skill(self) -> str | None:
+        """The skill that's asked for, if it's a task."""
+        return self.request.skill_id if isinstance(self.request, TaskRequest) else None
 
     def leave(self, state: "Admit | Hold | Dispatch | Record") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
@@ -236,9 +236,8 @@ class Dispatch:
     _step: int = field(repr=False)
 
     def replied(self, payload: Payload | Replied) -> "Record | Answered":
-        """The handler answered."""
-        reply = payload if isinstance(payload, Replied) else Replied(WIRE_NAMES[type(payload)], to_json(payload))
-        return self._finish(reply)
+        """The handler answered. What can't be sent is an internal error, kept like any answer."""
+        return self._finish(payload)
 
     def failed(self, refusal: Refusal) -> "Record | Answered":
         """The handler refused or broke; the refusal is kept like an answer, so that a retry gets the same."""
@@ -256,19 +255,22 @@ class Dispatch:
         self._run.end_work(ran=True)
 
     def abandon(self) -> None:
-        """The caller left before the handler began: the idempotency key is free again, the nonce stays used."""
+        """The caller left before the handler began: the idempotency key is free again, the nonce stays used.
+
+        Only for a driver that knows it; if the handler may have begun, it's `lost`.
+        """
         self._run.leave(self)
         self._run.end_work(ran=False)
 
-    def _finish(self, outcome: "Replied | Refusal") -> "Record | Answered":
+    def _finish(self, outcome: "Payload | Replied | Refusal") -> "Record | Answered":
         run = self._run
         run.leave(self)
-        answered = _answer(run, outcome)
+        answered = _answer_once(run, outcome)
         run.end_work(ran=True, keep=True)
         if self.reservation is None:
             return answered
-        record = Record(self.reservation, answered.outcome, len(answered.body), answered, run, run.step)
-        return run.agent.record_here(record)
+        copy = kept(answered.body, answered.outcome)
+        return run.agent.record_here(Record(self.reservation, copy, len(answered.body), answered, run, run.step))
 
 
 @define(eq=False)
@@ -313,14 +315,23 @@ CallState = Admit | Hold | Dispatch | Record | Answered
 
 
 def abandon_call(opened: CallState) -> None:
-    """Abandon a call wherever it stands by now, given the state it was opened in. Does nothing once it's over."""
+    """Abandon a call wherever it stands by now, given the state it was opened in. Does nothing once it's over.
+
+    Nobody says here whether a handler that was to run has begun: its key answers `outcome unknown` from then on.
+    """
     if not isinstance(opened, Answered):
         run = opened._run  # noqa: SLF001 - one module, one machine
         run.step += 1
         run.let_go()
         run.stop_asking()
         if run.running:
-            run.end_work(ran=False)
+            run.end_work(ran=True)
+
+
+def broken_call(opened: CallState) -> Answered:
+    """Abandon a call that its driver can't drive to its end, and answer it with an internal error."""
+    abandon_call(opened)
+    return opened if isinstance(opened, Answered) else _internal_error(opened._run)  # noqa: SLF001 - as above
 
 
 # --- the order of the checks -----------------------------------------------------------------------------------------
@@ -407,7 +418,7 @@ def _after_admission(run: CallRun, question: Question, answer: Answer, now: Inst
         return _dispatch(run, answer.reservation)
     if isinstance(answer, Stored):
         run.tell(What.REPEATED)
-        return _answer(run, answer.outcome)
+        return _answer_again(run, answer.outcome)
     if isinstance(answer, Running):
         return _hold(run, question, answer, now)
     return _turn_down(run, _admission_refusal(run, answer))
@@ -430,12 +441,11 @@ def _dispatch(run: CallRun, reservation: Reservation | None) -> Dispatch:
     run.tell(What.ACCEPTED)
     run.agent.started(run.caller)
     run.running, run.reservation = True, reservation
-    skill = run.request.skill_id if isinstance(run.request, TaskRequest) else None
     return Dispatch(
         run.envelope,
         run.principal,
         run.kind,
-        skill,
+        run.skill,
         run.request,
         run.agent.policy.handler_deadline,
         reservation is not None,
@@ -483,25 +493,41 @@ def _admission_refusal(
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(run: CallRun, outcome: Any) -> Answered:
+def _answer_once(run: CallRun, outcome: "Payload | Replied | Refusal") -> Answered:
+    """Answer with what a handler made of it. Never raises: the work was done, and whatever it gave counts as given."""
+    try:
+        return _refused(run, outcome) if isinstance(outcome, Refusal) else _reply(run, reply_of(outcome))
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return _internal_error(run, f"{type(error).__name__} was raised while its answer was written")
+
+
+def _answer_again(run: CallRun, outcome: Any) -> Answered:
+    """Answer with what a store has kept."""
     match outcome:
-        case Replied(payload_type, payload):
-            return _reply(run, outcome, payload_type, payload)
+        case Replied():
+            return _reply(run, outcome)
         case Refusal():
             return _refused(run, outcome)
         case _:
             raise TypeError(f"expected what was recorded: Replied or Refusal, not {type(outcome).__name__}")
 
 
-def _reply(run: CallRun, outcome: Replied, payload_type: str, payload: dict[str, Any]) -> Answered:
-    wall = run.agent.wall()
+def _reply(run: CallRun, replied: Replied) -> Answered:
+    agent, request = run.agent, run.envelope
     # Where policy takes envelopes for other agents, the answer still says who gives it.
-    sender = run.envelope.recipient if run.agent.answers_to(run.envelope.recipient) else run.agent.manifest.id
+    sender = request.recipient if agent.answers_to(request.recipient) else agent.manifest.id
+    reply = Reply(call_id=run.call.id, request=request, sender=sender, ids=agent.new_id, wall=agent.wall())
     try:
-        envelope = run.envelope.reply(payload_type, payload, ids=run.agent.new_id, wall=wall, sender=sender)
-        return Answered(write_json(result_body(run.call.id, encode_envelope(envelope))), outcome)
+        return Answered(reply_text(reply, replied), replied)
     except ValueError as error:
-        return _refused(run, Refusal(kind=HANDLER_FAILED, note="Internal server error"), fault=str(error))
+        return _internal_error(run, str(error))
+
+
+def _internal_error(run: CallRun, fault: str | None = None) -> Answered:
+    refusal = Refusal(kind=HANDLER_FAILED, note="Internal server error")
+    return _refused(run, refusal, fault=None if fault is None else f"{run.skill or run.kind}: {fault}")
 
 
 def _turn_down(run: CallRun, refusal: Refusal) -> Answered:

@@ -89,7 +89,7 @@ class Decision:
 
 
 Observer = Callable[[Decision], None]
-"""Is told every decision, within it: must be quick, and must not raise."""
+"""Is told every decision, while it's made: must be quick. What it raises is counted, and changes nothing else."""
 
 WHAT_OF: Final = {
     kind.taxonomy: what

@@ -29,13 +29,19 @@ class Counters:
         """How many there were of a sort."""
         return self._decisions[what]
 
-    def text(self, *, active: int, uptime: float) -> bytes:
-        """Write them, with how many handlers are at work and for how many seconds the agent has been up."""
+    def text(self, *, active: int, uptime: float, observer_failures: int = 0) -> bytes:
+        """Write them, with how many handlers are at work and for how many seconds the agent has been up.
+
+        `observer_failures` is how often the agent's observer has raised.
+        """
         lines = ["# TYPE asap_decisions counter", "# HELP asap_decisions What admission decided."]
         lines += [f'asap_decisions_total{{what="{what.value}"}} {count}' for what, count in self._decisions.items()]
         lines += ["# TYPE asap_accepted counter", "# HELP asap_accepted Envelopes let in, by payload type."]
         lines += [f'asap_accepted_total{{payload_type="{kind}"}} {count}' for kind, count in self._accepted.items()]
         lines += [
+            "# TYPE asap_observer_failures counter",
+            "# HELP asap_observer_failures Exceptions that the observer of decisions has raised.",
+            f"asap_observer_failures_total {observer_failures}",
             "# TYPE asap_handlers_active gauge",
             "# HELP asap_handlers_active Handlers at work.",
             f"asap_handlers_active {active}",

@@ -17,11 +17,11 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from asap_core.clock import WallTime
 from asap_core.errors import KINDS, BadState, Refusal
-from asap_core.jsontext import read_json, write_json
+from asap_core.jsontext import MAX_DEPTH, read_json, write_json
 from asap_core.server.call import Replied
 from asap_core.server.idempotency import Kept
 
@@ -108,8 +108,25 @@ def reserved(key: bytes, digest: bytes) -> bytes:
 
 def snapshot(guard: bytes, kept: Iterable[Kept]) -> bytes:
     """All that's remembered, at an orderly end."""
-    text = write_json([_kept_to_json(one) for one in kept])
+    kept = tuple(kept)
+    try:
+        text = write_json([_kept_to_json(one) for one in kept])
+    except Exception:  # noqa: BLE001 - one answer that can't be written mustn't cost the others
+        text = write_json([_kept_to_json(one if _is_writable(one) else _unknown(one)) for one in kept])
     return _record(_SNAPSHOT_KIND, len(text).to_bytes(4, "big") + text + guard)
+
+
+def _is_writable(kept: Kept) -> bool:
+    try:
+        write_json(_kept_to_json(kept), max_depth=MAX_DEPTH - 1)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True
+
+
+def _unknown(kept: Kept) -> Kept:
+    """Its key alone: the work isn't done again, and nobody knows what came of it."""
+    return evolve(kept, answer=None, size=0, answered=False)
 
 
 def _kept_to_json(kept: Kept) -> list[Any]:

@@ -850,10 +850,10 @@ class TestHold:
         running.abandon()
         assert outcome(second.answered([held.again()]).response) == "asap:admission/saturated"
 
-    def test_what_is_abandoned_as_a_whole_gives_its_key_back(self, agent: Any) -> None:
+    def test_of_what_is_abandoned_as_a_whole_nobody_knows_whether_it_began(self, agent: Any) -> None:
         fork, _ = self.start(agent)
         fork.abandon()
-        assert outcome(post(agent, call(key="k"))) == "ok"
+        assert outcome(post(agent, call(key="k"))) == "asap:admission/outcome_unknown"
 
     def test_something_else_asked_under_the_key_does_not_wait(self, agent: Any) -> None:
         self.start(agent)

@@ -1,0 +1,148 @@
+"""Any Python value into JSON's own types, or the place of what JSON can't say.
+
+Rule of this module: no code of the value's own runs (its `==`, `__class__`, `__iter__`, `__str__`), so that what a
+user's handler returns can neither lie about what it is nor raise. Only `convert`, where one is given, may run any.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+__all__ = ["Convert", "NotWritable", "Path", "plain_json"]
+
+Path = tuple[str | int, ...]
+Convert = Callable[[Any], Any]
+"""Is given what JSON doesn't have; returns what stands for it, or the same object if it knows nothing better."""
+
+
+class NotWritable(ValueError):
+    """A value that JSON can't say. `path` says where it is, `expected` what would have been right."""
+
+    def __init__(self, path: Path, expected: str) -> None:
+        super().__init__(f"{_shown(path)}: expected {expected}")
+        self.path = path
+        self.expected = expected
+
+
+# A path is for one line of a log; keys may be anything, and of any length.
+_SHOWN_STEPS: Final = 12
+_SHOWN_LETTERS: Final = 40
+_PLAIN_NAME: Final = re.compile(rf"[A-Za-z_][A-Za-z0-9_-]{{0,{_SHOWN_LETTERS}}}").fullmatch
+
+
+def _shown(path: Path) -> str:
+    """The place as RFC 9535 writes it, shortened; a key that isn't a plain name is escaped."""
+    return "$" + "".join(map(_shown_step, path[:_SHOWN_STEPS])) + ("…" if len(path) > _SHOWN_STEPS else "")
+
+
+def _shown_step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if _PLAIN_NAME(step) else f"[{step[:_SHOWN_LETTERS]!a}]"
+
+
+def plain_json(value: Any, *, max_depth: int, convert: Convert | None = None) -> Any:
+    """Copy a value into JSON's own types: a text made of the copy is one that a strict reader reads.
+
+    Tuples become arrays; keys that are numbers, true, false or null become strings, as the standard library writes
+    them. `max_depth` counts arrays and objects within each other. Raises `NotWritable` for the first thing that JSON
+    can't say: NaN, sets, other objects, lone surrogates, cycles, the same key twice.
+    """
+    return _plain(value, (), max_depth, convert)
+
+
+_JSON_HAS: Final = "values that JSON has (objects, arrays, strings, numbers, true, false, null)"
+
+
+def _plain(value: Any, path: Path, room: int, convert: Convert | None) -> Any:
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    for base, copied in _SCALARS:
+        if issubclass(kind, base):
+            return copied(value, path)
+    if not room:
+        raise NotWritable(path, "fewer arrays and objects within each other, and none within itself")
+    for base, members in _CONTAINERS:
+        if issubclass(kind, base):
+            return members(value, path, room - 1, convert)
+    converted = _converted(value, path, convert)
+    # An object takes its own level; anything else takes one too, so that no chain of conversions is without end.
+    return _plain(converted, path, room if type(converted) is dict else room - 1, convert)
+
+
+def _text(value: str, path: Path) -> str:
+    text = str.__str__(value)  # of a subclass too, this is its characters
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise NotWritable(path, "strings without lone surrogates (RFC 7493 §2.1)") from None
+    return text
+
+
+# CPython's readers take no longer integers: reading is quadratic.
+_TOO_LONG: Final = 10**4_300
+
+
+def _integer(value: int, path: Path) -> int:
+    number = int.__pos__(value)
+    if not -_TOO_LONG < number < _TOO_LONG:
+        raise NotWritable(path, "numbers of at most 4,300 digits")
+    return number
+
+
+def _number(value: float, path: Path) -> float:
+    number = float.__pos__(value)
+    if not math.isfinite(number):
+        raise NotWritable(path, "finite numbers; NaN and Infinity aren't JSON")
+    return number
+
+
+_SCALARS: Final[tuple[tuple[type, Callable[[Any, Path], Any]], ...]] = (
+    (str, _text),
+    (int, _integer),
+    (float, _number),
+)
+
+
+def _object(value: Any, path: Path, room: int, convert: Convert | None) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, item in dict.items(value):
+        name = _key(key, path)
+        if name in made:
+            raise NotWritable((*path, name), "keys that are unique within their object, also once they're strings")
+        made[name] = _plain(item, (*path, name), room, convert)
+    return made
+
+
+def _key(key: Any, path: Path) -> str:
+    kind = type(key)
+    if issubclass(kind, str):
+        return _text(key, path)
+    if key is None or issubclass(kind, (int, float)):
+        return json.dumps(_plain(key, path, 0, None))
+    raise NotWritable(path, f"keys that are strings, not {kind.__name__}")
+
+
+def _array(items: Iterable[Any], path: Path, room: int, convert: Convert | None) -> list[Any]:
+    return [_plain(item, (*path, index), room, convert) for index, item in enumerate(items)]
+
+
+_CONTAINERS: Final[tuple[tuple[type, Callable[[Any, Path, int, Convert | None], Any]], ...]] = (
+    (dict, _object),
+    (list, lambda value, *rest: _array(list.__iter__(value), *rest)),
+    (tuple, lambda value, *rest: _array(tuple.__iter__(value), *rest)),
+)
+
+
+def _converted(value: Any, path: Path, convert: Convert | None) -> Any:
+    kind = type(value).__name__
+    try:
+        converted = value if convert is None else convert(value)
+    except Exception as error:  # noqa: BLE001 - its properties may raise anything
+        raise NotWritable(path, f"a {kind} whose fields can be read; {type(error).__name__} was raised") from None
+    if converted is value:
+        raise NotWritable(path, f"{_JSON_HAS}, not {kind}")
+    return converted
