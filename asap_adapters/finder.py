@@ -26,6 +26,7 @@ from asap_core.client.freshness import Freshness
 from asap_core.client.incumbents import Incumbents
 from asap_core.client.outbound import origin_of, without_credentials
 from asap_core.client.resolution import (
+    MAX_LISTED,
     Browse,
     CheckRevoked,
     FetchManifest,
@@ -36,16 +37,15 @@ from asap_core.client.resolution import (
     Wanted,
     resolve,
 )
-from asap_core.client.trust import Published, TrustedKeys, named_keys, read_published
+from asap_core.client.trust import NamedKeys, Published, TrustedKeys, read_published
 from asap_core.client.urls import normal
 from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
-from asap_core.errors import AsapError, BadReply, NotAllowed, TimedOut, Unverified
+from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.model.manifest import Health, Manifest
 from asap_core.model.registry import RegistryEntry
 from asap_core.revocation import RevocationList, read_revocations
 from asap_core.server.wellknown import HEALTH_PATH
-from asap_core.signing import PublicKey
 from asap_core.zones import canonical
 
 __all__ = ["Discovery", "Finder", "join"]
@@ -129,11 +129,11 @@ class Finder:
 
     # --- one agent ---------------------------------------------------------------------------------------------------
 
-    async def find(self, url: str, wanted: Wanted) -> Lookup[Manifest]:
-        """The manifest at this URL, kept or fetched, of the agent wanted."""
+    async def find(self, url: str, wanted: Wanted, *, named: NamedKeys | None = None) -> Lookup[Manifest]:
+        """The manifest at this URL, kept or fetched, of the agent wanted. `named` are its keys by the search's word."""
         found = await self._manifests.find(canonical(url))
         # Again, though it was before it was kept: a registry may have named other keys since.
-        manifest = self._trusted.admit(found.url, found.document).manifest
+        manifest = self._trusted.admit(found.url, found.document, named).manifest
         self._came_from(found.url, manifest)
         wrong = wanted.judge(manifest, found.url)
         if wrong is not None:
@@ -166,8 +166,13 @@ class Finder:
         published = self._manifests.cached(url)
         if published is None:
             return None
-        self._came_from(url, published.manifest)
-        return published.manifest
+        try:
+            manifest = self._trusted.admit(url, published).manifest
+        except (Unverified, InvalidDocument):
+            # It was kept before a registry named the agent's keys.
+            return None
+        self._came_from(url, manifest)
+        return manifest
 
     def _accept(self, url: str, published: Published, keep: bool) -> Published:  # noqa: FBT001 - as Documents asks
         """Whether a manifest may be kept for its URL: before it is, and before anybody gets it."""
@@ -288,7 +293,11 @@ class Finder:
     async def _ask(self, step: ReadRegistry) -> Step:
         try:
             read = await self.registry(step.location)
-            return step.read(read.catalog, copied=read.words) if isinstance(read, StandIn) else step.read(read)
+            catalog, copied = (read.catalog, read.words) if isinstance(read, StandIn) else (read, "")
+            urn = step.wanted.urn or ""
+            listed = tuple(catalog.of_agent(urn)[:MAX_LISTED])
+            self._trusted.hear(urn, listed, rank=self._locations.index(step.location))
+            return step.read(catalog, copied=copied)
         except AsapError as error:
             return step.failed(error)
         except OSError as error:
@@ -298,12 +307,11 @@ class Finder:
     async def _fetch(self, step: FetchManifest) -> Step:
         try:
             if isinstance(step.named_by, RegistryEntry):
-                allowed = self._web.judge(step.url, named_by=step.source)
-                self._trusted.name(allowed.url, step.named_by.id, _keys_of(step.named_by, step.source))
+                self._web.judge(step.url, named_by=step.source)
             else:
                 self._trust(step.named_by)
             # Whether it's the agent wanted is the step's to judge, so that the trace says so.
-            return step.fetched((await self.look_up(step.url, Wanted())).manifest)
+            return step.fetched((await self.find(step.url, Wanted(), named=step.keys)).document)
         except AsapError as error:
             return step.failed(error)
 
@@ -347,14 +355,6 @@ def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
     from asap_adapters.keys import verify  # noqa: PLC0415 - an extra, which few need
 
     return verify(public_key, signature, message)
-
-
-def _keys_of(entry: RegistryEntry, source: str) -> tuple[PublicKey, ...]:
-    try:
-        return named_keys(entry)
-    except ValueError as error:
-        # Taken for "no keys" it would let anybody in.
-        raise Unverified(without_credentials(source), entry.id, f"the registry names no usable key: {error}") from None
 
 
 async def _read_list(path: Path) -> bytes:

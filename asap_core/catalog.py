@@ -28,6 +28,10 @@ MAX_ENTRY: Final = 65_536
 MAX_SKILLS: Final = 256
 # Ten for each of 100,000 agents: some 100 MB.
 MAX_SKILLS_IN_ALL: Final = 1_000_000
+# Of an index: of 200,000 words, some 3,000 in each.
+_SHARDS: Final = 64
+# Entries that are written: half a megabyte, in half a millisecond.
+_AT_ONCE: Final = 1_000
 
 
 class _Index:
@@ -57,10 +61,6 @@ class _Index:
         """Where `word` stands."""
         places = self._shards[hash(word) % _SHARDS].get(word, ())
         return (places,) if isinstance(places, int) else places
-
-
-# Of 200,000 words, some 3,000 in each.
-_SHARDS: Final = 64
 
 
 class Entries(Sequence[RegistryEntry]):
@@ -137,22 +137,21 @@ class Catalog:
 
     def by_id(self, agent_id: str) -> RegistryEntry | None:
         """The entry with exactly this id, or None; the first of several, as the reference finds it."""
-        return next(iter(Entries(self._texts, self._by_id.places(agent_id))), None)
+        return next(iter(self.of_agent(agent_id)), None)
 
     def by_skill(self, skill: str) -> Entries:
         """The entries with exactly this skill, in the registry's order."""
         return Entries(self._texts, self._by_skill.places(skill))
 
+    def of_agent(self, agent_id: str) -> Entries:
+        """The entries with exactly this id, in the registry's order."""
+        return Entries(self._texts, self._by_id.places(agent_id))
+
     def find(self, *, skill: str | None = None, agent_id: str | None = None) -> tuple[RegistryEntry, ...]:
         """The entries that have this skill and this id (exactly; None is any), in the registry's order."""
         if agent_id is None:
             return tuple(self.agents if skill is None else self.by_skill(skill))
-        same = Entries(self._texts, self._by_id.places(agent_id))
-        return tuple(entry for entry in same if skill is None or skill in entry.skills)
-
-
-# Half a megabyte, in half a millisecond.
-_AT_ONCE: Final = 1_000
+        return tuple(entry for entry in self.of_agent(agent_id) if skill is None or skill in entry.skills)
 
 
 class CatalogReader:

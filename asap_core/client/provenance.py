@@ -98,9 +98,9 @@ class Provenance:
         return self._pins.get(host, ())
 
 
-def remember(table: dict[Any, Any], key: Any, value: Any) -> None:
-    """Keep the latest thousand."""
+def remember(table: dict[Any, Any], key: Any, value: Any, *, most: int | None = None) -> None:
+    """Keep the latest: a thousand, or `most`."""
     table.pop(key, None)
     table[key] = value
-    if len(table) > _MAX_REMEMBERED:
+    if len(table) > (_MAX_REMEMBERED if most is None else most):
         del table[next(iter(table))]

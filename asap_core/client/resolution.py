@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen, validators
 
 from asap_core.catalog import Catalog
 from asap_core.client.outbound import without_credentials
+from asap_core.client.trust import NamedKeys, keys_in
 from asap_core.dnssd import Announcement
 from asap_core.errors import AsapError, Unsuitable, WrongAgent
 from asap_core.model.manifest import Manifest
@@ -25,6 +26,7 @@ from asap_core.registry import manifest_url
 
 __all__ = [
     "LOCAL_NETWORK",
+    "MAX_LISTED",
     "Asked",
     "Browse",
     "CheckRevoked",
@@ -130,6 +132,8 @@ class _Search:
     listed: tuple[RegistryEntry, ...] = ()
     """Entries for the agent that are still to be looked at, of the registry `listed_in`."""
     listed_in: str = ""
+    named: NamedKeys | None = None
+    """The agent's keys, of the first registry that named any: they hold for all that is looked at from then on."""
     on_link: int = 0
     """How many candidates of the local network have been looked at."""
 
@@ -188,7 +192,7 @@ class ReadRegistry(_State):
     def read(self, catalog: Catalog, *, copied: str = "") -> "Step":
         """This is what it says; `copied` is how old it is and why, where it's a copy that stands in for it."""
         shown, aside = _shown(self.location), copied and f", in {copied}"
-        entries = catalog.find(agent_id=self.wanted.urn)
+        entries = catalog.of_agent(self.wanted.urn or "")
         if not entries:
             skipped = f"; {len(catalog.skipped)} of its entries can't be read" if catalog.skipped else ""
             return self._search.noting(
@@ -196,7 +200,9 @@ class ReadRegistry(_State):
             ).onward()
         listed = "listed" if len(entries) == 1 else f"listed {len(entries)} times"
         # In order: the first counts, as the reference finds it, and those after it where it can't be taken.
-        search = evolve(self._search, listed=entries[:MAX_LISTED], listed_in=self.location)
+        first = tuple(entries[:MAX_LISTED])
+        named = self._search.named or keys_in(first)
+        search = evolve(self._search, listed=first, listed_in=self.location, named=named)
         return search.noting(shown, Verdict.TAKEN, f"{listed}{aside}").onward()
 
     def failed(self, error: Exception) -> "Step":
@@ -211,6 +217,11 @@ class FetchManifest(_State):
     url: str
     source: str
     named_by: RegistryEntry | Announcement
+
+    @property
+    def keys(self) -> NamedKeys | None:
+        """The keys that a registry named for the agent in this search: one of them must have signed the manifest."""
+        return self._search.named
 
     def fetched(self, manifest: Manifest) -> "Step":
         """This came; whether it's the agent wanted is judged here."""

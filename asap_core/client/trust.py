@@ -1,24 +1,27 @@
 """Whose manifests must be signed, and by which keys: asked before one enters the cache, and before anybody gets it.
 
-What counts for an agent are the keys pinned to its URN, or else those that the registry's entry names by which it was
-found. What the document says of its own trust isn't asked.
+What counts for an agent are the keys pinned to its URN, or else those that a registry names for it: the first registry
+in order of precedence that names any. They are bound to the URN, wherever a manifest of the agent comes from, and to
+the search in which they were named. What the document says of its own trust isn't asked.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import evolve, frozen
 
 from asap_core.client.outbound import without_credentials
 from asap_core.client.provenance import remember
+from asap_core.client.urls import normal
 from asap_core.codec import decode_manifest, read_as
 from asap_core.errors import Unverified
 from asap_core.model.manifest import Manifest, is_wrapper
 from asap_core.model.registry import RegistryEntry
 from asap_core.model.rules import URN
+from asap_core.registry import manifest_url
 from asap_core.signing import PublicKey, Verified, Verifier, judge, read_keys, why_not
 
-__all__ = ["MAX_SIGNED", "Published", "TrustedKeys", "named_keys", "read_published"]
+__all__ = ["MAX_SIGNED", "NamedKeys", "Published", "TrustedKeys", "keys_in", "read_published"]
 
 # The key of an entry under which a registry names an agent's keys; the wrapper of a signed manifest has it too.
 _ENTRY_KEY: Final = "public_key"
@@ -49,14 +52,44 @@ def read_published(data: bytes) -> Published:
     )
 
 
-def named_keys(entry: RegistryEntry) -> tuple[PublicKey, ...]:
-    """The keys that a registry's entry names for its agent (`public_key`: one, or several). Raises ValueError."""
-    given = entry.extra.get(_ENTRY_KEY)
-    return () if given is None else read_keys(given)
+@frozen(kw_only=True)
+class NamedKeys:
+    """The keys that a registry names for an agent.
+
+    None of them can be read if there's a `problem`. That isn't "no keys", which would let anybody in.
+    """
+
+    agent_id: str
+    keys: tuple[PublicKey, ...] = ()
+    problem: str = ""
+
+
+def keys_in(entries: Iterable[RegistryEntry]) -> NamedKeys | None:
+    """The keys (`public_key`: one, or several) in the first of an agent's entries that has any; None if none has."""
+    entry = next((entry for entry in entries if entry.extra.get(_ENTRY_KEY) is not None), None)
+    if entry is None:
+        return None
+    try:
+        return NamedKeys(agent_id=entry.id, keys=read_keys(entry.extra[_ENTRY_KEY]))
+    except ValueError as error:
+        return NamedKeys(agent_id=entry.id, problem=f"the registry names no usable key: {error}")
+
+
+@frozen
+class _Word:
+    """What a registry said of an agent's keys, and the URLs that it named with them."""
+
+    named: NamedKeys
+    rank: int
+    urls: frozenset[str]
+
+
+# Agents, some 500 bytes each: as many as are remembered by URL. Past it the one named longest ago is forgotten.
+_MAX_NAMED: Final = 10_000
 
 
 class TrustedKeys:
-    """The keys that count, by agent. Keys that a registry names are remembered by the URL it names with them."""
+    """The keys that count, by agent, for one client."""
 
     def __init__(
         self,
@@ -74,28 +107,43 @@ class TrustedKeys:
         }
         self._require_signed = require_signed
         self._verify = verify
-        self._named: dict[str, tuple[str, tuple[PublicKey, ...]]] = {}
+        self._words: dict[str, _Word] = {}
 
-    def name(self, url: str, agent_id: str, keys: tuple[PublicKey, ...]) -> None:
-        """A registry says where the agent is, and which keys it has; perhaps none. Its last word counts."""
-        remember(self._named, url, (agent_id, keys))
+    def hear(self, agent_id: str, entries: Sequence[RegistryEntry], *, rank: int) -> None:
+        """A registry was read: these are its entries for the agent. `rank` is its place in the order of precedence.
+
+        Its last word counts, unless a registry before it names keys: those hold until that one says otherwise.
+        """
+        before, named = self._words.get(agent_id), keys_in(entries)
+        if before is not None and (before.rank < rank or (before.rank > rank and not entries)):
+            return
+        self._words.pop(agent_id, None)
+        if named is not None:
+            urls = frozenset(normal(url) for entry in entries if (url := manifest_url(entry)) is not None)
+            remember(self._words, agent_id, _Word(named, rank, urls), most=_MAX_NAMED)
 
     def forget(self, url: str) -> None:
-        """Forget what registries said of this URL."""
-        self._named.pop(url, None)
+        """Forget the keys of agents that registries named with this URL, and with no other that's remembered."""
+        for agent_id, word in [item for item in self._words.items() if url in item[1].urls]:
+            left = evolve(word, urls=word.urls - {url})
+            if left.urls:
+                self._words[agent_id] = left
+            else:
+                del self._words[agent_id]
 
     def clear(self) -> None:
         """Forget what registries said."""
-        self._named.clear()
+        self._words.clear()
 
-    def admit(self, url: str, published: Published) -> Published:
+    def admit(self, url: str, published: Published, named: NamedKeys | None = None) -> Published:
         """The manifest at this URL, as it may be kept and given out.
 
-        That is: what was signed, where keys count for its agent. Raises `Unverified`, and `InvalidDocument` where what
-        was signed is no manifest.
+        That is: what was signed, where keys count for its agent. `named` are the keys named in this search, if it's
+        one, for the agent that is looked for. Raises `Unverified`, and `InvalidDocument` where what was signed is no
+        manifest.
         """
         agent_id = published.manifest.id
-        keys = self._keys(url, agent_id)
+        keys = self._keys(url, agent_id, named)
         if published.key is not None and published.key in keys:
             return published
         if not keys:
@@ -111,9 +159,13 @@ class TrustedKeys:
             return evolve(published, manifest=judgement.manifest, key=judgement.key)
         raise Unverified(without_credentials(url), agent_id, why_not(judgement) or "")
 
-    def _keys(self, url: str, agent_id: str) -> tuple[PublicKey, ...]:
+    def _keys(self, url: str, agent_id: str, named: NamedKeys | None) -> tuple[PublicKey, ...]:
         pinned = self._pinned.get(agent_id)
         if pinned is not None:
             return pinned
-        named_id, keys = self._named.get(url, ("", ()))
-        return keys if named_id == agent_id else ()
+        if named is None or named.agent_id != agent_id:
+            word = self._words.get(agent_id)
+            named = None if word is None else word.named
+        if named is not None and named.problem:
+            raise Unverified(without_credentials(url), agent_id, named.problem)
+        return () if named is None else named.keys

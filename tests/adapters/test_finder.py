@@ -690,6 +690,163 @@ class TestSigned:
                 await client.resolve(URN, wait=0)
             assert asked.count("https://a.example/m") == 1
 
+    @pytest.fixture
+    def named(self, world: Any, keys: Any) -> Any:
+        """Registry 1 says that A is at `/m` and which key it has."""
+        world["https://r.example/1"] = registry("https://a.example/m")
+        world["https://r.example/1"]["agents"][0]["public_key"] = str(keys[0].public_key)
+        return ["https://r.example/1", "https://r.example/2"]
+
+    async def test_hold_though_a_registry_lists_another_agent_at_the_url(
+        self, world: Any, client_in: Any, named: Any, manifest: Any
+    ) -> None:
+        other = "urn:asap:agent:b"
+        world["https://r.example/2"] = registry("https://a.example/m", urn=other)
+
+        async def slowly(request: httpx.Request) -> httpx.Response:
+            await anyio.sleep(1)
+            found = world.get(str(request.url))
+            return httpx.Response(404) if found is None else httpx.Response(200, json=found)
+
+        ended: list[str] = []
+
+        async def resolve(urn: str, after: float) -> None:
+            await anyio.sleep(after)
+            with pytest.raises(NotResolved) as caught:
+                await client.resolve(urn, wait=0)
+            ended.append(str(caught.value))
+
+        transport = httpx.MockTransport(slowly)
+        async with AgentClient(sender="urn:asap:agent:me", transport=transport, registries=named) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(resolve, URN, 0.5)
+                group.start_soon(resolve, other, 0.0)
+            assert any("it isn't signed" in said for said in ended)
+            assert client.cached("https://a.example") is None
+
+    @pytest.mark.parametrize("failing", ["down", "unsigned", "another key's", "another agent's"])
+    @pytest.mark.parametrize("offered", ["by a registry", "with another key", "by a neighbour", "by a reset registry"])
+    async def test_hold_for_every_later_candidate(
+        self,
+        *,
+        world: Any,
+        client_in: Any,
+        keys: Any,
+        signed: Any,
+        named: Any,
+        manifest: Any,
+        failing: Any,
+        offered: Any,
+    ) -> None:
+        world["https://a.example/m"] = {
+            "down": 503,
+            "unsigned": to_json(manifest()),
+            "another key's": signed(keys[1]),
+            "another agent's": to_json(manifest(id="urn:asap:agent:b")),
+        }[failing]
+        world["https://b.example/m"] = signed(keys[1]) if offered == "with another key" else to_json(manifest())
+        world["https://127.0.0.1/m"] = to_json(manifest())
+        if offered != "by a neighbour":
+            world["https://r.example/2"] = registry("https://b.example/m")
+        if offered == "with another key":
+            world["https://r.example/2"]["agents"][0]["public_key"] = str(keys[1].public_key)
+        async with client_in(registries=named) as client:
+            on_link(client, Added(announcement(None, "https://127.0.0.1/m")))
+            async with anyio.create_task_group() as group:
+                if offered == "by a reset registry":
+                    # What is dropped while a search goes on is no less named in it.
+                    group.start_soon(self.forget, client)
+                with pytest.raises(NotResolved, match=r"isn't signed|isn't a trusted key"):
+                    await client.resolve(URN, wait=2)
+            # One that its key signed is found wherever it is.
+            client.reset()
+            world["https://127.0.0.1/m"] = world["https://b.example/m"] = signed(keys[0])
+            assert (await client.resolve(URN, wait=2)).id == URN
+
+    @staticmethod
+    async def forget(client: AgentClient) -> None:
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+            client.reset()
+            client.forget("https://a.example/m")
+
+    @pytest.mark.parametrize("key", ["none at all", [], 7, ["x"]])
+    async def test_that_cannot_be_read_let_nobody_in(
+        self, world: Any, client_in: Any, named: Any, manifest: Any, key: Any
+    ) -> None:
+        world["https://r.example/1"]["agents"][0]["public_key"] = key
+        world["https://r.example/2"] = registry("https://b.example/m")
+        world["https://b.example/m"] = to_json(manifest())
+        async with client_in(registries=named) as client:
+            with pytest.raises(NotResolved) as caught:
+                await client.resolve(URN, wait=0)
+        assert str(caught.value).count("the registry names no usable key") == 2
+
+    async def test_hold_while_the_registry_that_named_them_cannot_be_had(
+        self, *, world: Any, client_in: Any, keys: Any, signed: Any, named: Any, manifest: Any
+    ) -> None:
+        world["https://a.example/m"] = signed(keys[0])
+        world["https://r.example/2"] = registry("https://b.example/m")
+        world["https://b.example/m"] = to_json(manifest())
+        async with client_in(registries=named) as client:
+            assert (await client.resolve(URN, wait=0)).id == URN
+            # The registry and the agent both go.
+            world["https://r.example/1"] = world["https://a.example/m"] = 404
+            await anyio.sleep(400)
+            with pytest.raises(NotResolved, match="it isn't signed"):
+                await client.resolve(URN, wait=0)
+            # It's back, and doesn't list the agent any more.
+            world["https://r.example/1"] = registry()
+            await anyio.sleep(400)
+            assert (await client.resolve(URN, wait=0)).id == URN
+
+    async def test_what_resolve_refuses_nothing_else_gives_out(
+        self, *, world: Any, client_in: Any, keys: Any, signed: Any, named: Any, manifest: Any, asked: Any
+    ) -> None:
+        url = f"https://a.example{MANIFEST}"
+        world["https://r.example/1"]["agents"][0]["endpoints"]["manifest"] = url
+        world[url] = world["https://a.example:8443/m"] = to_json(manifest())
+        async with client_in(registries=named) as client:
+            assert (await client.discover("https://a.example")).id == URN
+            assert client.cached("https://a.example") is not None
+            with pytest.raises(NotResolved, match="it isn't signed"):
+                await client.resolve(URN, wait=0)
+            assert client.cached("https://a.example") is None
+            for ask in (client.discover, client.look_up):
+                with pytest.raises(Unverified, match="it isn't signed"):
+                    await ask("https://a.example")
+            with pytest.raises(Unverified, match="it isn't signed"):
+                await client.get_manifest("https://a.example:8443/m")
+            assert asked.count(url) == 1
+            client.forget(url)
+            world[url] = signed(keys[0])
+            assert (await client.resolve(URN, wait=0)).id == URN
+            assert client.cached("https://a.example") is not None
+
+    async def test_what_is_revalidated_is_judged_anew(self, keys: Any, signed: Any) -> None:
+        """By a 304, under keys that were named since it was kept."""
+        listed = registry("https://a.example/m")
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.host == "r.example":
+                return httpx.Response(200, json=listed, headers={"cache-control": "max-age=1"})
+            if "if-none-match" in request.headers:
+                return httpx.Response(304)
+            return httpx.Response(200, json=signed(keys[0]), headers={"etag": '"e"', "cache-control": "max-age=1"})
+
+        transport = httpx.MockTransport(answer)
+        async with AgentClient(
+            sender="urn:asap:agent:me", transport=transport, registries=["https://r.example/1"]
+        ) as client:
+            assert (await client.resolve(URN, wait=0)).id == URN
+            listed["agents"][0]["public_key"] = str(keys[1].public_key)
+            await anyio.sleep(2)
+            with pytest.raises(NotResolved, match="isn't a trusted key"):
+                await client.resolve(URN, wait=0)
+            listed["agents"][0]["public_key"] = str(keys[0].public_key)
+            await anyio.sleep(2)
+            assert (await client.resolve(URN, wait=0)).id == URN
+
     async def test_pins_come_before_what_a_registry_names(
         self, world: Any, client_in: Any, keys: Any, signed: Any
     ) -> None:
