@@ -21,10 +21,17 @@ from asap_core.errors import AsapError
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
+from asap_core.server.ratelimit import is_address
 
 __all__ = ["AsgiApp"]
 
 log: Final = logging.getLogger("asap.asgi")
+
+# Whether a server knows addresses shows with the first request only.
+_NO_ADDRESS: Final = (
+    "this ASGI server doesn't say where requests come from: callers whose address isn't known have one share together, "
+    "and idempotency keys take authentication"
+)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,7 +67,7 @@ class AsgiApp:
         self._memory = Memory(
             state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits
         )
-        self._started = False
+        self._started = self._warned = False
         self._driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -69,9 +76,12 @@ class AsgiApp:
             case "http":
                 if not self._started:
                     self._start()
-                wire = _AsgiWire(scope, receive, send)
+                request, wire = _request(scope), _AsgiWire(scope, receive, send)
+                if not self._warned and not is_address(request.peer):
+                    self._warned = True
+                    log.warning(_NO_ADDRESS)
                 try:
-                    await self._driver.run(_request(scope), wire)
+                    await self._driver.run(request, wire)
                 except PeerGone:
                     log.debug("the peer left before its answer")
             case "lifespan":
@@ -133,7 +143,7 @@ def _request(scope: Mapping[str, Any]) -> Request:
         method=scope["method"],
         target=target,
         headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
-        peer="" if client is None else str(client[0]),
+        peer="" if client is None else str(client[0]),  # none over UNIX sockets
     )
 
 

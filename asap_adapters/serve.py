@@ -47,6 +47,7 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 _EXHAUSTED_PAUSE: Final = 0.1
 # What it says of the listener itself. All else is the network's word about one connection (accept(2)): the next may do.
 _BROKEN: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
+_INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 # How a connection ends that its peer gave up: nobody's mistake here.
 _ENDED: Final = (
     anyio.BrokenResourceError,
@@ -180,6 +181,11 @@ async def _serve(
         log.warning(
             "%s serves without authentication: anyone who can reach %s can call it", agent.manifest.id, bound.url
         )
+    if not all(map(_has_addresses, _listeners(bound.listener))):
+        log.warning(
+            "connections to %s have no address: all callers have one share together, and idempotency keys take "
+            "authentication", bound.url,
+        )  # fmt: skip
     async with bound.listener:
         server = _Server(driver, bound.listener, context, stop)
         await server.run(lambda: task_status.started(bound.url))
@@ -205,6 +211,31 @@ def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
     return anyio.run(main, *args, backend=backend)
 
 
+def _listeners(listener: Any) -> list[Any]:
+    return list(getattr(listener, "listeners", [listener]))
+
+
+def _has_addresses(sockets: Any) -> bool:
+    """Whether a listener, or a stream that it gave, is one of the internet's; those that aren't sockets have none."""
+    try:
+        return sockets.extra(SocketAttribute.family) in _INTERNET  # noqa: S610 - anyio's, not Django's
+    except (AttributeError, LookupError):
+        return False
+
+
+def _peer_of(stream: Any) -> str | None:
+    """The address that a connection came from; empty if its kind has none. Returns None if it's gone already.
+
+    A peer may reset before its connection is accepted, and then its address can't be had any more. Served without one,
+    it would have the share and the idempotency keys of all whose address isn't known.
+    """
+    try:
+        address = stream.extra(SocketAttribute.remote_address)  # noqa: S610 - anyio's, not Django's
+    except (OSError, LookupError):
+        return None if _has_addresses(stream) else ""
+    return str(address[0]) if isinstance(address, tuple) else ""
+
+
 @define(eq=False)
 class _Server:
     """The accept loops and the connections they opened, from the first to the last."""
@@ -220,7 +251,7 @@ class _Server:
         places = Places(policy.max_connections)
         async with anyio.create_task_group() as connections:
             async with anyio.create_task_group() as accepting:
-                for listener in getattr(self.listener, "listeners", [self.listener]):
+                for listener in _listeners(self.listener):
                     accepting.start_soon(self._accept, listener, places, connections)
                 started()
                 await self.stop.wait()
@@ -244,11 +275,8 @@ class _Server:
                 log.error("no more connections for now: %s", error.strerror)  # noqa: TRY400 - no traceback needed
                 await anyio.sleep(_EXHAUSTED_PAUSE)
                 continue
-            try:
-                peer = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - anyio's, not Django's
-            except (OSError, anyio.TypedAttributeLookupError):  # it's gone already
-                peer = ""
-            if not self._may_connect(peer):
+            peer = _peer_of(stream)
+            if peer is None or not self._may_connect(peer):
                 await anyio.aclose_forcefully(stream)
                 continue
             # Accepted first: only who is really there, and may connect, makes another give way.

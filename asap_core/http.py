@@ -35,8 +35,9 @@ _BLOCK: Final = 65_536
 
 @frozen(kw_only=True)
 class Request:
-    """The head of a request. `target` is the request target as received, `peer` the address of whoever connected.
+    """The head of a request. `target` is the request target as received, `peer` the address that it came from.
 
+    All whose `peer` isn't an IP address share what peers have, and need authentication for idempotency keys.
     The body comes later, through `ReadBody`.
     """
 

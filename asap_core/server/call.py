@@ -105,6 +105,7 @@ class CallRun:
     wall: WallTime
     envelope: Envelope
     issued: WallTime
+    peer_known: bool
     request: Payload | None = None
     kind: str = ""
     step: int = 0
@@ -338,7 +339,15 @@ def broken_call(opened: CallState) -> Answered:
 
 
 def open_call(
-    agent: "Agent", call: Call, *, principal: Principal, peer: str, streamed: bool, now: Instant, wall: WallTime
+    agent: "Agent",
+    call: Call,
+    *,
+    principal: Principal,
+    peer: str,
+    peer_known: bool,
+    streamed: bool,
+    now: Instant,
+    wall: WallTime,
 ) -> CallState:
     """Judge one call. What isn't refused becomes a question of admission."""
     value = call.envelope
@@ -349,7 +358,7 @@ def open_call(
     except InvalidDocument as error:
         agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
         return refused_call(call.id, malformed(error))
-    run = CallRun(agent, call, principal, peer, wall, envelope, envelope.issued)
+    run = CallRun(agent, call, principal, peer, wall, envelope, envelope.issued, peer_known)
     refusal = judge(run, streamed=streamed)
     return _ask(run, now) if refusal is None else _turn_down(run, refusal)
 

@@ -17,6 +17,7 @@ from asap_core.errors import (
     TIMESTAMP,
     VERSION_INCOMPATIBLE,
     InvalidDocument,
+    Problem,
     Refusal,
 )
 from asap_core.model.envelope import ASAP_VERSION, normalise_payload_type, utc
@@ -34,6 +35,7 @@ def judge(run: "CallRun", *, streamed: bool) -> Refusal | None:
     """Ask every check in order; the first refusal counts. Fills in `run.kind` and `run.request`."""
     return (
         sender_rule(run.principal, run.envelope.sender)
+        or _key_has_an_owner(run)
         or _version_is_known(run)
         or _recipient_is_this_agent(run)
         or _timestamp_is_in_window(run)
@@ -56,6 +58,15 @@ def with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: W
     if not agent.policy.require_timestamp and value.get("timestamp") is None:
         value = {**value, "timestamp": utc(wall)}
     return value
+
+
+def _key_has_an_owner(run: "CallRun") -> Refusal | None:
+    """Keys are kept for a principal, or for an address: without either, all callers would share theirs."""
+    if run.call.idempotency_key is None or run.peer_known or isinstance(run.principal, Authenticated):
+        return None
+    expected = "no key, or a caller who authenticates: the address of this one isn't known"
+    problem = Problem(("params", "idempotency_key"), expected)
+    return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,))
 
 
 def _version_is_known(run: "CallRun") -> Refusal | None:

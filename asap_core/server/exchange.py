@@ -80,8 +80,8 @@ from asap_core.server.identity import (
     insufficient_scope,
     read_credential,
 )
-from asap_core.server.proxies import client_of
-from asap_core.server.ratelimit import Left, peer_key
+from asap_core.server.proxies import caller_of
+from asap_core.server.ratelimit import Left, is_address, peer_key
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class _Run:
     now: Instant
     headers: dict[bytes, bytes]
     principal: Principal
+    peer_known: bool
     streamed: bool = False
     version: str = DEFAULT_VERSION
     step: int = 0
@@ -379,12 +380,13 @@ def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange
     """Begin: target, method and framing. What needs no admission is answered at once."""
     headers = collect(request.headers)
     path = judge(request.method, request.target, headers)
-    policy = agent.policy
+    policy, told = agent.policy, True
     if policy.trusted_proxies:
         header = policy.forwarded_header
-        peer = client_of(request.peer, request.headers, trusted=policy.trusted_proxies, header=header)
+        peer, told = caller_of(request.peer, request.headers, trusted=policy.trusted_proxies, header=header)
         request = evolve(request, peer=peer)
-    run = _Run(agent, request, now, headers, Anonymous(request.peer), path == STREAM_PATH)
+    known = told and is_address(request.peer)
+    run = _Run(agent, request, now, headers, Anonymous(request.peer), known, path == STREAM_PATH)
     if isinstance(path, BadHead):
         return run.refuse_plainly(path.status, f"Expected {path.expected}", close=True)
     if path in (ASAP_PATH, STREAM_PATH):
@@ -644,6 +646,7 @@ def _begin(run: _Run, call: Call | Refused, wall: WallTime) -> CallState:
         call,
         principal=run.principal,
         peer=run.request.peer,
+        peer_known=run.peer_known,
         streamed=run.streamed,
         now=run.now,
         wall=wall,

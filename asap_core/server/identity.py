@@ -54,7 +54,7 @@ class Authenticated:
 
 @frozen
 class Anonymous:
-    """A caller who proved nothing. `peer` is the address the connection came from, all that's known."""
+    """A caller who proved nothing. `peer` is the address the connection came from, all that's known; perhaps empty."""
 
     peer: str
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from asap_core.fields import last_members, parameters
 from asap_core.http import Headers, header_values
 
-__all__ = ["ForwardedHeader", "client_of", "is_trusted", "read_networks"]
+__all__ = ["ForwardedHeader", "caller_of", "client_of", "is_trusted", "read_networks"]
 
 ForwardedHeader = Literal["x-forwarded-for", "forwarded"]
 """The one that the proxies write. Only that one is read: they pass the other on as the caller wrote it."""
@@ -53,18 +53,23 @@ def client_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: Fo
 
     Never raises. Where a trusted proxy passes on what is no address, it's the proxy's own.
     """
+    return caller_of(peer, headers, trusted=trusted, header=header)[0]
+
+
+def caller_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: ForwardedHeader) -> tuple[str, bool]:
+    """The same, and whether it's the caller's: if not, all whose address a proxy doesn't tell have that proxy's."""
     if not is_trusted(peer, trusted):
-        return peer
+        return peer, True
     nearest = peer
-    values = header_values(headers, header.encode("ascii"))
-    for node in islice(_nodes(values, header), _MAX_HOPS):
+    nodes = _nodes(header_values(headers, header.encode("ascii")), header)
+    for node in islice(nodes, _MAX_HOPS):
         address = _address(node)
         if address is None:
-            break
+            return nearest, False
         nearest = str(address)
         if not is_trusted(nearest, trusted):
-            break
-    return nearest
+            return nearest, True
+    return nearest, next(nodes, None) is None
 
 
 def _nodes(values: Sequence[bytes], header: ForwardedHeader) -> Iterator[str]:

@@ -16,7 +16,7 @@ from attrs import field, frozen, validators
 
 from asap_core.clock import Instant
 
-__all__ = ["Left", "Limit", "Limited", "Limiter", "Taken", "parse_limits", "peer_key"]
+__all__ = ["Left", "Limit", "Limited", "Limiter", "Taken", "is_address", "parse_limits", "peer_key"]
 
 _UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _LIMIT: Final = re.compile(r"\s*(\d{1,9})\s*(?:/|\s+per\s+)\s*(?:(\d{1,5})\s+)?(second|minute|hour|day)s?\s*", re.ASCII)
@@ -182,9 +182,10 @@ _PREFIX: Final = 64
 
 
 def peer_key(address: str) -> str:
-    """What a peer's share is kept under: its IPv4 address, its IPv6 /64, or the text where it's no address.
+    """What a peer's share is kept under: its IPv4 address, its IPv6 /64, or the text if it isn't an address.
 
-    IPv4-mapped addresses are unmapped first; a link-local address counts whole, with its scope.
+    All peers whose address isn't known (`""`) share one key. IPv4-mapped addresses are unmapped first; a link-local
+    address counts whole, with its scope.
     """
     return _peer_key(address[:_MAX_KEY])
 
@@ -205,3 +206,19 @@ def _read_peer_key(address: str) -> str:
 
 # Parsing an address takes 3 µs; a server talks to few peers at a time.
 _peer_key: Callable[[str], str] = lru_cache(maxsize=1024)(_read_peer_key)
+
+
+def is_address(peer: str) -> bool:
+    """Whether `peer` is an IP address that somebody can have.
+
+    Callers without one (UNIX sockets, ASGI's `client: None`) can't be told apart.
+    """
+    return len(peer) <= _MAX_KEY and _is_address(peer)
+
+
+@lru_cache(maxsize=1024)
+def _is_address(peer: str) -> bool:
+    try:
+        return not ipaddress.ip_address(peer).is_unspecified
+    except ValueError:
+        return False

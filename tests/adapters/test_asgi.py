@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from asap_adapters import AsgiApp
+from asap_core import Envelope, encode_envelope
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +116,32 @@ async def test_a_body_in_pieces_is_one_body(app: Any) -> None:
 async def test_a_head_has_one_reading_whoever_read_it(app: Any, scope: Any, status: Any) -> None:
     sent = await play(app, {**HTTP, "method": "GET", **scope}, {"type": "http.request"})
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize("client", [None, ("", 0), ("unix", 0)])
+async def test_says_once_that_callers_without_an_address_have_one_share(app: Any, client: Any, caplog: Any) -> None:
+    for _ in range(2):
+        await play(app, {**HTTP, "client": ("192.0.2.1", 1)}, {"type": "http.request"})
+    assert "have one share together" not in caplog.text
+    for _ in range(2):
+        await play(app, {**HTTP, "client": client}, {"type": "http.request"})
+    assert caplog.text.count("have one share together") == 1
+
+
+async def test_without_an_address_a_key_takes_authentication(app: Any) -> None:
+    sent = await play(app, HTTP, {"type": "http.request", "body": keyed_call()})
+    assert "Invalid idempotency key" in json.loads(sent[-1]["body"])["error"]["data"]["error"]
+    sent = await play(app, {**HTTP, "client": ("192.0.2.1", 1)}, {"type": "http.request", "body": keyed_call()})
+    assert "result" in json.loads(sent[-1]["body"])
+
+
+def keyed_call() -> bytes:
+    import time
+
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester", recipient="urn:asap:agent:echo-agent", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {}}, ids=lambda: f"id-{time.monotonic_ns()}",
+        wall=time.time(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    params = {"envelope": encode_envelope(envelope), "idempotency_key": "k"}
+    return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()

@@ -627,6 +627,46 @@ class TestOnce:
     def test_a_key_may_be_as_long_in_a_header_as_elsewhere(self, key: Any) -> None:
         assert outcome(post(serve(), call(key=key.strip()), x_idempotency_key=key)) == "ok"
 
+    UNKNOWN = ["", "unix", "testclient", "0.0.0.0", "::", "_hidden", "192.0.2.1, 192.0.2.2", "1" * 100]
+
+    @pytest.mark.parametrize("peer", UNKNOWN)
+    def test_without_an_address_or_a_principal_there_is_nobody_to_keep_a_key_for(self, peer: Any) -> None:
+        agent = serve()
+        for asked, headers in ((call(key="k", envelope_changes={"id": "a"}), {}), (call(), {"x_idempotency_key": "k"})):
+            response = post(agent, asked, peer=peer, **headers)
+            assert outcome(response) == "asap:protocol/malformed_envelope"
+            assert b"the address of this one isn't known" in response.body
+        # Nothing was spent for it, and without a key it's served.
+        assert outcome(post(agent, call(envelope_changes={"id": "a"}), peer=peer)) == "ok"
+        batch = json.loads(post(agent, [call(1, key="k"), call(2)], peer=peer).body)
+        assert ["error" in one for one in batch] == [True, False]
+
+    @pytest.mark.parametrize("peer", UNKNOWN)
+    def test_a_principal_needs_no_address_for_its_keys(self, peer: Any) -> None:
+        agent = serve(auth=True)
+        for _ in range(2):
+            assert outcome(post(agent, call(key="k"), peer=peer, authorization="Bearer x")) == "ok"
+
+    @pytest.mark.parametrize(
+        ("told", "known"),
+        [
+            ("198.51.100.7", True),
+            ("198.51.100.7, 10.0.0.2", True),
+            ("10.1.1.1", True),
+            (None, True),
+            ("unknown", False),
+            ("", False),
+            ("198.51.100.7, _hidden, 10.0.0.3", False),
+            ("198.51.100.7" + ", 10.0.0.2" * 20, False),
+            ("10.0.0.2" + ", 10.0.0.2" * 19, True),
+        ],
+    )
+    def test_nor_is_there_for_whom_a_proxy_names_no_address(self, told: Any, known: Any) -> None:
+        agent = serve(trusted_proxies=("10.0.0.0/8",))
+        headers = {} if told is None else {"x_forwarded_for": told}
+        expected = "ok" if known else "asap:protocol/malformed_envelope"
+        assert outcome(post(agent, call(key="k"), peer="10.0.0.1", **headers)) == expected
+
     @pytest.mark.parametrize("key", ["k\xa0", "\x85k", "é", "a\x1fb"])
     def test_a_key_in_a_header_is_printable_ascii(self, key: Any) -> None:
         request = Request(

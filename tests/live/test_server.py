@@ -1,5 +1,6 @@
 """The server over real sockets: threads, files, memory and time as they are."""
 
+import json
 import socket
 import ssl
 import struct
@@ -7,17 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from asap_adapters import AgentClient, RemoteError, serve
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
 from asap_adapters.serve import Bound, listen
-from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
+from asap_core import Agent, Capabilities, Envelope, Policy, Skill, StartPolicy, encode_envelope
 from asap_core.client.delivery import RetryPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -228,6 +231,71 @@ async def test_resets_at_any_moment_leave_no_trace(serving: Any, sent: Any, capl
     assert [
         record.getMessage() for record in caplog.records if "without authentication" not in record.getMessage()
     ] == []
+
+
+def asked(key: str | None) -> bytes:
+    envelope = Envelope.new(
+        sender="urn:asap:agent:me", recipient=ECHO_ID, payload_type="task.request",
+        payload={"conversation_id": "c", **ECHO}, ids=lambda: f"id-{time.monotonic_ns()}",
+        wall=time.time(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    params = {"envelope": encode_envelope(envelope), **({} if key is None else {"idempotency_key": key})}
+    body = json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
+    head = b"POST /asap HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+async def test_who_resets_before_it_is_accepted_is_not_served_under_anybodys_name(serving: Any) -> None:
+    runs = 0
+
+    async def counting(_request: Any, _context: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return {}
+
+    async with serving({"echo": counting}) as bound:
+
+        def reset_then_retry() -> bytes:
+            one = socket.create_connection(("127.0.0.1", bound.port), timeout=5)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.sendall(asked("k"))
+            one.close()
+            with socket.create_connection(("127.0.0.1", bound.port), timeout=5) as again:
+                again.sendall(asked("k"))
+                return b"".join(iter(lambda: again.recv(65_536), b""))
+
+        async with anyio.create_task_group() as group:
+            answers: list[bytes] = []
+
+            async def client() -> None:
+                answers.append(await anyio.to_thread.run_sync(reset_then_retry))
+
+            group.start_soon(client)
+            await anyio.lowlevel.checkpoint()
+            time.sleep(0.5)  # noqa: ASYNC251 - the loop is busy while the client connects and resets
+    assert b'"completed"' in answers[0]
+    assert runs == 1
+
+
+async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authentication(tmp_path: Any, caplog: Any) -> None:
+    path = str(tmp_path / "s")
+    bound = Bound(await anyio.create_unix_listener(path), "http://localhost", "localhost", 0)
+    agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(peer_limits="3/hour", start=StartPolicy.OPEN))
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(serve, agent, {"echo": echo}, bound=bound, stop=stop))
+
+        async def ask(sent: bytes) -> bytes:
+            async with await anyio.connect_unix(path) as stream:
+                await stream.send(sent)
+                return b"".join([data async for data in stream])
+
+        assert b"Invalid idempotency key" in await ask(asked("k"))
+        assert b'"completed"' in await ask(asked(None))
+        assert b"Invalid idempotency key" in await ask(asked("k"))
+        assert b" 429 " in await ask(asked("k"))
+        stop.set()
+    assert caplog.text.count("idempotency keys take authentication") == 1
 
 
 async def test_a_refused_upload_gets_to_read_why(serving: Any) -> None:
