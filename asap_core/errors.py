@@ -34,6 +34,7 @@ __all__ = [
     "PARSE_ERROR",
     "RATE_LIMITED",
     "REPLAYED",
+    "RESTARTED",
     "SATURATED",
     "SENDER_MISMATCH",
     "STILL_RUNNING",
@@ -276,6 +277,15 @@ UNAVAILABLE: Final = Kind(
     recoverable=True,
     advice="wait for retry_after seconds; nothing was run",
 )
+# A code of its own: it ends by itself, and an operator who reads "saturated" would look for load.
+RESTARTED: Final = Kind(
+    code=-32067,
+    taxonomy="asap:admission/restarted",
+    status=503,
+    message="The envelope is dated before this agent's last start, and may have been accepted before it",
+    recoverable=True,
+    advice="send it with a fresh timestamp after retry_after seconds; this time nothing was run",
+)
 BUSY: Final = Kind(
     code=-32031,
     taxonomy="asap:transport/thread_pool_exhausted",
@@ -310,6 +320,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     OUTCOME_UNKNOWN,
     ANSWER_GONE,
     UNAVAILABLE,
+    RESTARTED,
     BUSY,
 )
 """The whole table, in the order of `docs/errors.md`, which is checked against it."""

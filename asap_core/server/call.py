@@ -29,6 +29,7 @@ from asap_core.errors import (
     OUTCOME_UNKNOWN,
     RATE_LIMITED,
     REPLAYED,
+    RESTARTED,
     SATURATED,
     STILL_RUNNING,
     TIMESTAMP,
@@ -486,8 +487,7 @@ def _admission_refusal(
         case Saturated(retry_after):
             return Refusal(kind=SATURATED, retry_after=retry_after)
         case Floored(retry_after):
-            note = "What was issued before this agent started, or before what it forgot, is not accepted"
-            return Refusal(kind=SATURATED, note=note, retry_after=retry_after)
+            return Refusal(kind=RESTARTED, retry_after=retry_after)
         case Running(retry_after):
             return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
         case Stale(wall) | Future(wall):

@@ -26,6 +26,7 @@ from asap_core.errors import (
     PARSE_ERROR,
     RATE_LIMITED,
     REPLAYED,
+    RESTARTED,
     SATURATED,
     SENDER_MISMATCH,
     STILL_RUNNING,
@@ -51,7 +52,9 @@ class What(Enum):
     FUTURE = "future"
     """Dated after the window: a fast clock."""
     SATURATED = "saturated"
-    """No room to remember it, or dated at or before what was forgotten."""
+    """No room to remember it."""
+    RESTARTED = "restarted"
+    """Dated before the last start, or before what was forgotten: it may have been accepted then."""
     SPOOFED = "spoofed"
     """Its sender isn't the agent that authenticated."""
     MISADDRESSED = "misaddressed"
@@ -96,6 +99,7 @@ WHAT_OF: Final = {
     for what, kinds in {
         What.REPLAYED: (REPLAYED,),
         What.SATURATED: (SATURATED,),
+        What.RESTARTED: (RESTARTED,),
         What.SPOOFED: (SENDER_MISMATCH,),
         What.MISADDRESSED: (MISADDRESSED,),
         What.UNAUTHENTICATED: (AUTHENTICATION_REQUIRED, INVALID_CREDENTIAL, INSUFFICIENT_SCOPE),

@@ -27,6 +27,7 @@ from asap_core.errors import (
     MALFORMED_ENVELOPE,
     PARSE_ERROR,
     RATE_LIMITED,
+    RESTARTED,
     SATURATED,
     UNAVAILABLE,
     VERSION_INCOMPATIBLE,
@@ -478,9 +479,12 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
             return _refuse_proof(run, ProofRefused("a proof that's new"))
         case Stale() | Future():
             return _refuse_proof(run, ProofRefused("iat of now"))
-        case Saturated(retry_after) | Floored(retry_after):
-            note = "This proof can't be told from an older one"
+        case Saturated(retry_after):
+            note = "There is no room to remember this proof"
             return run.refuse(Refusal(kind=SATURATED, note=note, retry_after=retry_after), close=True)
+        case Floored(retry_after):
+            note = "The proof is dated before this agent's last start, and may have been accepted before it"
+            return run.refuse(Refusal(kind=RESTARTED, note=note, retry_after=retry_after), close=True)
         case Unavailable(retry_after):
             return run.refuse(Refusal(kind=UNAVAILABLE, retry_after=retry_after), close=True)
         case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():

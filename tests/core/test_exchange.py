@@ -617,6 +617,17 @@ class TestOnce:
         assert again["result"]["envelope"]["payload"] == first["result"]["envelope"]["payload"]
         assert again["result"]["envelope"]["correlation_id"] != first["result"]["envelope"]["correlation_id"]
 
+    def test_after_a_restart_it_says_so_and_not_that_there_is_load(self) -> None:
+        told: Any = []
+        agent = serve(start=StartPolicy.FLOOR, observe=told.append)
+        answer = post(agent, call(key="k", envelope_changes={"timestamp": "2025-06-15T15:06:39Z"}))
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"], error["data"]["code"]) == (503, -32067, "asap:admission/restarted")
+        assert (error["data"]["recoverable"], error["data"]["retry_after"]) == (True, 1)
+        assert dict(answer.headers)[b"retry-after"] == b"1"
+        assert "last start" in error["message"] == error["data"]["error"]
+        assert [each.what for each in told] == [What.RESTARTED]
+
     def test_a_key_may_come_as_a_header(self) -> None:
         agent = serve()
         post(agent, call(envelope_changes={"id": "a"}), x_idempotency_key="k")
@@ -713,7 +724,7 @@ class TestOnce:
     ANSWERS = [
         (admission.Replayed(), "asap:protocol/invalid_nonce", 200),
         (admission.Saturated(5.0), "asap:admission/saturated", 503),
-        (admission.Floored(5.0), "asap:admission/saturated", 503),
+        (admission.Floored(5.0), "asap:admission/restarted", 503),
         (admission.Mismatch(), "asap:admission/key_mismatch", 200),
         (admission.OutcomeUnknown(), "asap:admission/outcome_unknown", 200),
         (admission.AnswerGone(), "asap:admission/answer_gone", 200),
@@ -888,7 +899,7 @@ class TestHold:
         _, running = self.start(agent, envelope_changes={"timestamp": "2025-06-15T15:06:45Z"})
         second, held = self.start(agent)
         running.abandon()
-        assert outcome(second.answered([held.again()]).response) == "asap:admission/saturated"
+        assert outcome(second.answered([held.again()]).response) == "asap:admission/restarted"
 
     def test_of_what_is_abandoned_as_a_whole_nobody_knows_whether_it_began(self, agent: Any) -> None:
         fork, _ = self.start(agent)

@@ -530,6 +530,7 @@ class TestThroughAnExchange:
     def test_one_dated_before_the_start_is_not_told_from_one_that_came_then(self) -> None:
         found = with_proof(agent(start=StartPolicy.FLOOR)).verified(PROVEN).response
         assert (found.status, dict(found.headers)[b"retry-after"]) == (503, b"1")
+        assert b'"asap:admission/restarted"' in found.body
 
     @pytest.mark.parametrize(
         ("said", "status"),

@@ -86,7 +86,7 @@ def once_the_lease_is_over(ask: Any) -> Any:
     """Ask until it's no longer what may have been accepted before the crash: five seconds, and a little."""
     for _ in range(20):
         answer = ask()
-        if answer != "asap:admission/saturated":
+        if answer != "asap:admission/restarted":
             return answer
         time.sleep(0.5)  # the real clock: dates are what this is about
     raise AssertionError("refused for longer than a lease")
@@ -104,12 +104,12 @@ def test_killed_in_the_middle_nothing_is_done_twice(world: Any, backend: Any) ->
     process.send_signal(signal.SIGKILL)
     process.wait()
     process, url = start(backend)
-    assert send(url, plain) == "asap:admission/saturated"
+    assert send(url, plain) == "asap:admission/restarted"
     # A retry has a date of its own. Within the lease it's told to come again; then it's told what nobody knows.
     answer = once_the_lease_is_over(lambda: send(url, envelope(), "k"))
     assert answer == "asap:admission/outcome_unknown"
     assert send(url, envelope("hang"), "h") == "asap:admission/outcome_unknown"
-    assert send(url, plain) == "asap:admission/saturated"
+    assert send(url, plain) == "asap:admission/restarted"
     assert runs() == 3
     answer = once_the_lease_is_over(lambda: send(url, envelope()))
     assert answer == {"runs": 4}

@@ -41,7 +41,7 @@ handlers = {{"echo": echo}}
 
 HOUR, YEAR = 3600.0, 365 * 86_400.0
 REPLAYED = "asap:protocol/invalid_nonce"
-FLOORED = "asap:admission/saturated"
+FLOORED = "asap:admission/restarted"
 OUT_OF_WINDOW = "asap:protocol/invalid_timestamp"
 LIMITED = "asap:transport/rate_limited"
 
