@@ -26,7 +26,7 @@ from asap_core.client.answers import (
 from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import without_credentials
-from asap_core.client.urls import normal
+from asap_core.client.urls import meant_base, normal
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -55,6 +55,8 @@ _OK: Final = frozenset({200})
 _NOT_MODIFIED: Final = 304
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
+# Statuses of a URL at which there's nothing to get; then a URL of another kind than the base URL may have been given.
+_NOT_THERE: Final = frozenset({400, 404, 405, 410})
 _GONE: Final = frozenset({401, 403, 404, 410})
 
 
@@ -258,6 +260,8 @@ class Documents(Generic[T]):
             value = self._accept(url, reader.close(), self._directory.keeps(lead.flight))
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
+        base = meant_base(url) if status in _NOT_THERE else None
+        note = note if base is None else f"; give the base URL, {base}"
         wanted = " or ".join(map(str, sorted(self._statuses)))
         error = BadReply(without_credentials(url), f"expected the document with HTTP {wanted}{note}", status)
         if status in _GONE:

@@ -549,7 +549,8 @@ class RemoteError(AsapError):
 
     `code` is the JSON-RPC code, `taxonomy` the string to classify by (empty from a 1.1 peer that sent none), `details`
     what it said beside, `recoverable` whether asking again may help, after `retry_after` seconds if given. `own` is
-    false if the answer may be that of a proxy in front of the agent.
+    false if the answer may be that of a proxy in front of the agent. Of `details["validation_errors"]` the message has
+    the first.
     """
 
     code: int
@@ -564,4 +565,21 @@ class RemoteError(AsapError):
     def __str__(self) -> str:
         label = f"{self.code} {self.taxonomy}".rstrip()
         hint = "" if self.retry_after is None else f" (retry after {self.retry_after:g} s)"
-        return f"the agent refused: {self.message} [{label}]{hint}"
+        problems = self.details.get("validation_errors")
+        first = f": {remote_problem(problems[0])}" if isinstance(problems, list) and problems else ""
+        return f"the agent refused: {self.message}{first} [{label}]{hint}"
+
+
+# A place and a few words; the path of a deeper place is longer, and says no more.
+_MAX_PROBLEM: Final = 200
+_UNNAMED: Final = "a problem that it doesn't name"
+
+
+def remote_problem(problem: object) -> str:
+    """One entry of a peer's `validation_errors`, which may be anything: its place and what it says, on one line."""
+    if not isinstance(problem, dict):
+        return _UNNAMED
+    place, says = problem.get("loc"), problem.get("msg")
+    where = ".".join(str(step) for step in place if type(step) in (str, int)) if isinstance(place, list) else ""
+    told = ": ".join(part for part in (where, says) if isinstance(part, str) and part)[:_MAX_PROBLEM]
+    return "".join(char if char.isprintable() else " " for char in told) or _UNNAMED

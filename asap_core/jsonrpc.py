@@ -5,7 +5,15 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.errors import INVALID_REQUEST, MALFORMED_ENVELOPE, METHOD_NOT_FOUND, RATE_LIMITED, Problem, Refusal
+from asap_core.errors import (
+    INVALID_REQUEST,
+    MALFORMED_ENVELOPE,
+    METHOD_NOT_FOUND,
+    RATE_LIMITED,
+    VERSION_INCOMPATIBLE,
+    Problem,
+    Refusal,
+)
 
 __all__ = ["METHOD", "Call", "CallId", "Refused", "error_body", "parse_call", "result_body"]
 
@@ -141,8 +149,9 @@ def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, Any]:
     if refusal.retry_after is not None:
         data["retry_after_ms"] = ceil(refusal.retry_after * 1000)
         data["retry_after"] = max(1, ceil(refusal.retry_after))
-    if kind is RATE_LIMITED:
-        data |= refusal.details  # `data.limit`, where the reference has it
+    if kind in (RATE_LIMITED, VERSION_INCOMPATIBLE):
+        # The reference has `limit`, `requested` and `supported` here. What we say ourselves stays.
+        data = {**refusal.details, **data}
     if kind.status in (401, 403):
         data["status_code"] = kind.status
     return {"jsonrpc": "2.0", "error": {"code": kind.code, "message": kind.message, "data": data}, "id": call_id}

@@ -15,6 +15,7 @@ from asap_core.errors import (
     NoToken,
     RemoteError,
     Unreachable,
+    remote_problem,
 )
 
 __all__ = ["in_words", "unwrapped"]
@@ -78,15 +79,8 @@ def _with_options(text: str) -> str:
 
 def _refused(error: RemoteError) -> str:
     problems = error.details.get("validation_errors")
-    told = [_problem(problem) for problem in problems[:_MOST_PROBLEMS]] if isinstance(problems, list) else []
-    advice = [] if told else [_ADVICE[error.taxonomy]] if error.taxonomy in _ADVICE else []
+    known = isinstance(problems, list) and problems
+    # The error itself says the first.
+    told = [remote_problem(problem) for problem in problems[1:_MOST_PROBLEMS]] if isinstance(problems, list) else []
+    advice = [] if known else [_ADVICE[error.taxonomy]] if error.taxonomy in _ADVICE else []
     return "; ".join([str(error), *told, *advice])
-
-
-def _problem(problem: object) -> str:
-    """One entry of `validation_errors`, from a peer that may send anything there."""
-    if not isinstance(problem, dict):
-        return "a problem that it doesn't name"
-    place = problem.get("loc")
-    where = ".".join(map(str, place)) if isinstance(place, list) else ""
-    return f"{where}: {problem.get('msg')}" if where else str(problem.get("msg"))

@@ -13,6 +13,7 @@ __all__ = [
     "host_in",
     "is_loopback",
     "is_this_machine",
+    "meant_base",
     "normal",
     "origin",
     "origin_of",
@@ -72,6 +73,24 @@ def normal(url: str) -> str:
     default = PORTS.get(parts.scheme)
     netloc = origin(parts).partition("://")[2].removesuffix("" if default is None else f":{default}")
     return urlunsplit(parts._replace(netloc=netloc, path=parts.path or "/", fragment=""))
+
+
+# Below a base URL an agent has its endpoints, `/asap` and what's under it, and documents about itself.
+_BELOW_BASE: Final = re.compile(r"(.*?)/(?:asap(?:/[^/]*)?|\.well-known(?:/.*)?|health|ready)/?")
+
+
+def meant_base(document_url: str) -> str | None:
+    """The base URL that was meant, if a document's URL was made of an endpoint's or another document's; else None.
+
+    `https://a.example` for `https://a.example/asap/.well-known/asap/manifest.json`.
+    """
+    given, found, _ = document_url.rpartition("/.well-known/")
+    parts = split(given) if found else None
+    below = None if parts is None else _BELOW_BASE.fullmatch(parts.path)
+    if parts is None or below is None:
+        return None
+    host = parts.netloc.rpartition("@")[2]
+    return normal(urlunsplit(parts._replace(netloc=host, path=below[1]))).rstrip("/")
 
 
 def authority_of(url: str) -> str | None:

@@ -10,6 +10,7 @@ functions below `open_exchange`, each of which ends in the next. With limits in 
 these states and one over a call's (`asap_core.server.call`), and both end in `assert_never`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
@@ -479,12 +480,8 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
             return _refuse_proof(run, ProofRefused("a proof that's new"))
         case Stale() | Future():
             return _refuse_proof(run, ProofRefused("iat of now"))
-        case Saturated(retry_after):
-            note = "There is no room to remember this proof"
-            return run.refuse(Refusal(kind=SATURATED, note=note, retry_after=retry_after), close=True)
-        case Floored(retry_after):
-            note = "The proof is dated before this agent's last start, and may have been accepted before it"
-            return run.refuse(Refusal(kind=RESTARTED, note=note, retry_after=retry_after), close=True)
+        case Saturated() | Floored():
+            return _refuse_untold_proof(run, answer)
         case Unavailable(retry_after):
             return run.refuse(Refusal(kind=UNAVAILABLE, retry_after=retry_after), close=True)
         case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():
@@ -492,6 +489,20 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
             return run.refuse(_unavailable(run), close=True)
         case _:
             assert_never(answer)
+
+
+_NO_ROOM: Final = "There is no room to remember this proof"
+_BEFORE_START: Final = "The proof is dated before this agent's last start, and may have been accepted before it"
+
+
+def _refuse_untold_proof(run: _Run, answer: Saturated | Floored) -> Respond:
+    kind, note = SATURATED, "There is no room to remember this proof"
+    if isinstance(answer, Floored):
+        kind, note = (
+            RESTARTED,
+            "The proof is dated before this agent's last start, and may have been accepted before it",
+        )
+    return run.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
 
 
 def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:
@@ -507,11 +518,16 @@ def _negotiate_version(run: _Run) -> Exchange:
         versions = [version.strip() for version in offered.split(b",")]
         known = [version for version in SUPPORTED_VERSIONS if version.encode("ascii") in versions]
         if not known:
-            details = {"supported": sorted(SUPPORTED_VERSIONS)}
+            # The reference names what was asked for; nothing else of a caller's is repeated.
+            requested = offered.decode("ascii") if _VERSIONS.fullmatch(offered) else None
+            details = {"requested": requested, "supported": sorted(SUPPORTED_VERSIONS)}
             return run.refuse(Refusal(kind=VERSION_INCOMPATIBLE, details=details), close=True)
         # The first that the caller lists and we know: the caller's order is its preference.
         run.version = min(known, key=lambda version: versions.index(version.encode("ascii")))
     return _open_body(run)
+
+
+_VERSIONS: Final = re.compile(rb"[0-9., ]{1,64}")
 
 
 def _open_body(run: _Run) -> Exchange:

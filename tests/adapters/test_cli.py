@@ -309,7 +309,7 @@ class TestWords:
     def test_what_is_wrong_with_the_envelope_is_listed_shortly(self) -> None:
         problems = [{"loc": ["envelope", "sender"], "msg": "expected a URN"}, {"msg": "b"}, 5, *[{"msg": "c"}] * 50]
         told = in_words(RemoteError(code=-32602, message="No", details={"validation_errors": problems}))
-        assert "; envelope.sender: expected a URN; b; a problem that it doesn't name; c; c" in told
+        assert "No: envelope.sender: expected a URN [-32602]; b; a problem that it doesn't name; c; c" in told
         assert told.count("; c") == 2
 
     def test_a_document_with_many_problems_makes_a_short_line(self) -> None:

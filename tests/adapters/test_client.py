@@ -437,6 +437,22 @@ class TestSending:
             with pytest.raises(RemoteError, match="seen before"):
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}}, nonce="n")
 
+    async def test_of_what_is_wrong_the_first_is_in_the_message(self, agent: Any, echo_handlers: Any) -> None:
+        async with in_process(agent(), echo_handlers) as client:
+            with pytest.raises(RemoteError, match=r"Invalid params .*: params\.envelope\.payload\.skill_id: expected"):
+                await client.send(BASE, "task.request", {"input": {}})
+
+    @pytest.mark.parametrize("path", ["/asap", "/asap/", "/.well-known/asap/manifest.json"])
+    async def test_who_gives_another_url_than_the_base_is_told_so(
+        self, agent: Any, echo_handlers: Any, path: Any
+    ) -> None:
+        async with in_process(agent(), echo_handlers) as client:
+            for ask in (client.discover, client.health_check):
+                with pytest.raises(BadReply, match=rf"200( or 503)?; give the base URL, {BASE}(;|$)"):
+                    await ask(BASE + path)
+            with pytest.raises(BadReply, match=r"HTTP 200; not asked|HTTP 200$"):
+                await client.discover(f"{BASE}/other")
+
     async def test_a_batch_comes_back_in_order(self, agent: Any, echo_handlers: Any) -> None:
         async with in_process(agent(), echo_handlers) as client:
             messages: Any = [("task.request", {"skill_id": skill, "input": {}}) for skill in ("echo", "no", "echo")]

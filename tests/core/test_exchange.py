@@ -474,7 +474,19 @@ class TestVersions:
         value = json.loads(response.body)["error"]
         assert (response.status, value["code"], response.close) == (200, -32000, True)
         assert value["data"]["details"]["supported"] == ["2.1", "2.2"]
-        assert "99" not in response.body.decode()
+        # Where the reference has them.
+        assert (value["data"]["requested"], value["data"]["supported"]) == ("99.0", ["2.1", "2.2"])
+
+    @pytest.mark.parametrize("offered", ["SECRET", '9"', "9" * 65, "\xff"])
+    def test_what_is_no_version_is_not_repeated(self, offered: Any) -> None:
+        response = post(serve(), call(), asap_version=offered)
+        data = json.loads(response.body)["error"]["data"]
+        assert (data["code"], data["requested"]) == ("asap:protocol/version_incompatible", None)
+        assert offered not in response.body.decode()
+
+    def test_the_versions_asked_for_are_told_back(self) -> None:
+        response = post(serve(), call(), asap_version="99.0, 98")
+        assert json.loads(response.body)["error"]["data"]["requested"] == "99.0, 98"
 
 
 class TestWho:

@@ -18,7 +18,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, obstacle, read_address, zone_of
-from asap_core.client.urls import authority_of, host_in, normal, origin_of
+from asap_core.client.urls import authority_of, host_in, meant_base, normal, origin_of
 
 PLAIN = OutboundPolicy()
 EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])
@@ -35,6 +35,26 @@ def allowed(judged: Any) -> Any:
 
 
 class TestUrls:
+    @pytest.mark.parametrize(
+        ("given", "base"),
+        [
+            ("https://a.example/asap", "https://a.example"),
+            ("https://a.example/x/asap/", "https://a.example/x"),
+            ("https://a.example/asap/stream", "https://a.example"),
+            ("https://a.example:8443/.well-known/asap/manifest.json", "https://a.example:8443"),
+            ("https://a.example/.well-known", "https://a.example"),
+            ("https://u:p@a.example/asap", "https://a.example"),
+            ("https://a.example/health", "https://a.example"),
+            ("https://a.example", None),
+            ("https://a.example/asapx", None),
+            ("https://a.example/asap/x/y", None),
+            ("nonsense", None),
+        ],
+    )
+    def test_the_base_that_was_meant(self, given: Any, base: Any) -> None:
+        assert meant_base(f"{given}/.well-known/asap/manifest.json") == base
+        assert meant_base("https://a.example/asap") is None
+
     @pytest.mark.parametrize(
         ("url", "one"),
         [

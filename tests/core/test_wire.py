@@ -422,6 +422,25 @@ class TestReplies:
         for extra in ({}, {"details": {"a": 1}}):
             found = read({"error": {"code": -32602, "data": {**extra, "validation_errors": problems}}})
             assert found.details == {**extra.get("details", {}), "validation_errors": problems}
+            assert str(found) == "the agent refused: refused: params.envelope.sender: expected an agent URN [-32602]"
+
+    @pytest.mark.parametrize(
+        ("problems", "told"),
+        [
+            ([{"loc": ["a", 3], "msg": "m"}, {"msg": "n"}], "no: a.3: m [1]"),
+            ([{"loc": [["x"], None, True], "msg": "m"}], "no: m [1]"),
+            ([{"loc": "a", "msg": "m\x1b[2J\nx"}], "no: m [2J x [1]"),
+            ([{"loc": ["a"], "msg": 5}], "no: a [1]"),
+            ([{"msg": "m" * 1_000}], f"no: {'m' * 200} [1]"),
+            ([{}], "no: a problem that it doesn't name [1]"),
+            ([5], "no: a problem that it doesn't name [1]"),
+            ([], "no [1]"),
+            ("x", "no [1]"),
+        ],
+    )
+    def test_the_first_of_it_is_in_the_message(self, problems: Any, told: Any) -> None:
+        found = read({"error": {"code": 1, "message": "no", "data": {"validation_errors": problems}}})
+        assert str(found) == f"the agent refused: {told}"
 
     def test_errors_of_1_1_are_read(self) -> None:
         found = read(
