@@ -18,6 +18,7 @@ from attrs import frozen
 from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Lookup, Whole
+from asap_adapters.files import FileThreads
 from asap_adapters.shelf import Shelf, StandIn
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
@@ -95,6 +96,7 @@ class Finder:
             import asap_adapters.keys  # noqa: F401, PLC0415 - says at once what to install, where that is missing
         self._trusted = TrustedKeys(trusted_keys, require_signed=require_signed, verify=_verify)
         self._web = web
+        self._files = FileThreads()
         self._locations = tuple(map(str, registries))
         self._allow_changed_agents = allow_changed_agents
         self._incumbents = Incumbents()
@@ -229,7 +231,7 @@ class Finder:
     async def registry(self, location: str | Path) -> Catalog | StandIn:
         """Read a registry from a URL or a file, or the copy that stands in for it."""
         if not (isinstance(location, str) and "://" in location):
-            return await _read_file(Path(location))
+            return await _read_file(Path(location), self._files)
         if self._shelf is None:
             return (await self._registries.find(location)).document
         try:
@@ -282,7 +284,7 @@ class Finder:
             if "://" in step.location:
                 revoked = (await self._revoked.find(step.location)).document
             else:
-                revoked = read_revocations(await _read_list(Path(step.location)))
+                revoked = read_revocations(await _read_list(Path(step.location), self._files))
         except AsapError as error:
             return step.failed(error)
         except OSError as error:
@@ -357,32 +359,24 @@ def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
     return verify(public_key, signature, message)
 
 
-async def _read_list(path: Path) -> bytes:
-    async with await _opened(path) as file:
-        data: bytes = await file.read(MAX_REVOCATIONS + 1)
+async def _read_list(path: Path, threads: FileThreads) -> bytes:
+    async with threads.reading(path) as read:
+        data = await read(MAX_REVOCATIONS + 1)
     if len(data) > MAX_REVOCATIONS:
         raise BadReply(str(path), f"expected at most {MAX_REVOCATIONS} bytes")
     return data
 
 
-async def _read_file(path: Path) -> Catalog:
+async def _read_file(path: Path, threads: FileThreads) -> Catalog:
     """Read a registry from a file, piece by piece: no other task waits for all of it."""
     reader, size = CatalogReader(), 0
-    async with await _opened(path) as file:
-        while piece := await file.read(PIECE):
+    async with threads.reading(path) as read:
+        while piece := await read(PIECE):
             size += len(piece)
             if size > MAX_REGISTRY:
                 raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")
             reader.feed(piece)
     return reader.close()
-
-
-async def _opened(path: Path) -> anyio.AsyncFile[bytes]:
-    # Opening a pipe waits for whoever writes to it, in a thread that nobody can end. All else says itself what's wrong.
-    there = anyio.Path(path)
-    if "\0" in str(path) or await there.is_fifo() or await there.is_socket():
-        raise BadReply(str(path), "expected a file")
-    return await anyio.open_file(path, "rb")
 
 
 def join(base_url: str, path: str) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
+import anyio.lowlevel
 from attrs import define, frozen
 
 from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
+from asap_adapters.files import FileThreads
 from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
@@ -75,6 +76,7 @@ class Shelf:
 
     def __init__(self, directory: str | Path, web: Web, clock: LoopClock, *, most: int) -> None:
         self._files = CopyFiles(Path(directory), most)
+        self._threads = FileThreads()
         self._web = web
         self._clock = clock
         self._held: OrderedDict[str, _Held] = OrderedDict()
@@ -108,7 +110,7 @@ class Shelf:
         work = functools.partial(self._files.write, url, catalog, **options, wanted=lambda: held.current)
         try:
             # A thread that's left behind ends by itself, and puts a whole copy there or none.
-            await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            await self._threads.run(work, abandon_on_cancel=True)
         except OSError as error:
             _log.warning("no copy of %s is kept: %s", without_credentials(url), error.strerror or error)
 
@@ -174,7 +176,7 @@ class Shelf:
     async def _read(self, url: str) -> StandIn | None:
         self._read_for = url
         load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.get(url))
-        loaded = await anyio.to_thread.run_sync(load, abandon_on_cancel=True)
+        loaded = await self._threads.run(load, abandon_on_cancel=True)
         catalog = await _parsed(loaded.body) if isinstance(loaded, Loaded) else None
         if self._read_for != url:
             return None

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import anyio
-import anyio.to_thread
 
 from asap_adapters.entropy import new_secret
+from asap_adapters.files import FileThreads
 from asap_core.errors import BadState
 from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
@@ -117,11 +117,12 @@ def _write_all(file: int, data: bytes) -> None:
 class FileStore:
     """Answers admission for an agent that was bound with `shared_admission=True`; made by `open`, ended by `aclose`."""
 
-    def __init__(self, disk: Disk, agent: Agent, ledger: Ledger) -> None:
+    def __init__(self, disk: Disk, agent: Agent, ledger: Ledger, threads: FileThreads) -> None:
         self._disk = disk
+        self._threads = threads
         self._agent = agent
         self._ledger = ledger
-        self._journal = _Journal(disk, lambda: ledger.whole(now=agent.now()))
+        self._journal = _Journal(disk, threads, lambda: ledger.whole(now=agent.now()))
 
     @classmethod
     async def open(cls, file: Path | Disk, agent: Agent) -> "FileStore":
@@ -133,9 +134,10 @@ class FileStore:
             raise ValueError(
                 "expected an agent that wasn't bound, or was with shared_admission=True: else it asks nobody"
             )
-        disk = await anyio.to_thread.run_sync(FileDisk, file) if isinstance(file, Path) else file
+        threads = FileThreads(most=1)  # whatever is done with the file, it's done in turn
+        disk = await threads.run(FileDisk, file) if isinstance(file, Path) else file
         try:
-            data = await anyio.to_thread.run_sync(disk.read)
+            data = await threads.run(disk.read)
             ledger = Ledger.begin(
                 data,
                 agent_id=agent.manifest.id,
@@ -144,7 +146,7 @@ class FileStore:
                 now=agent.now(),
                 wall=agent.wall(),
             )
-            store = cls(disk, agent, ledger)
+            store = cls(disk, agent, ledger, threads)
             await store._journal.rewrite()
         except BaseException as error:
             disk.close()
@@ -195,14 +197,15 @@ class FileStore:
             try:
                 await self._journal.rewrite(data)
             finally:
-                await anyio.to_thread.run_sync(self._disk.close)
+                await self._threads.run(self._disk.close)
 
 
 class _Journal:
     """Appends with one sync for all who wait meanwhile, and keeps the file short and whole."""
 
-    def __init__(self, disk: Disk, whole: Callable[[], bytes]) -> None:
+    def __init__(self, disk: Disk, threads: FileThreads, whole: Callable[[], bytes]) -> None:
         self._disk = disk
+        self._threads = threads
         self._whole = whole
         self._lock = anyio.Lock()
         self._round = _Round()
@@ -225,10 +228,10 @@ class _Journal:
     async def _write(self, data: bytes) -> bool:
         try:
             if self._torn or self._size > _COMPACT_BYTES:
-                await anyio.to_thread.run_sync(self._disk.replace, self._whole() + data)
+                await self._threads.run(self._disk.replace, self._whole() + data)
                 self._size = 0
             else:
-                await anyio.to_thread.run_sync(self._disk.append, data)
+                await self._threads.run(self._disk.append, data)
         except OSError as error:
             log.error("the state file can't be written, so nothing is admitted: %s", error.strerror)  # noqa: TRY400 - no bug
             self._torn = True
@@ -244,7 +247,7 @@ class _Journal:
         """Write the file anew: with `data`, or all that counts now. Raises OSError."""
         async with self._lock:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._disk.replace, self._whole() if data is None else data)
+                await self._threads.run(self._disk.replace, self._whole() if data is None else data)
 
 
 class _Round:
