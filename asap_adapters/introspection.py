@@ -20,12 +20,13 @@ from asap_adapters.provider import Provider
 from asap_adapters.web import Web
 from asap_core.client.oauth import ClientKey, ClientSecret, authenticated
 from asap_core.client.outbound import Allowed, OutboundPolicy
-from asap_core.errors import AsapError
+from asap_core.errors import AsapError, BadReply, Unreachable
 from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected
 from asap_core.server.identity import Authenticated, Credential, Insufficient
 from asap_core.server.introspection import (
     Answer,
     Ask,
+    Cause,
     Effect,
     Inactive,
     IntrospectionPolicy,
@@ -152,23 +153,30 @@ class Introspection:
 
     async def _ask(self, token: str) -> Answer | Inactive | Unanswered:
         try:
-            endpoint = await self._find()
-            form = authenticated(
-                # RFC 7662 §2.1; the hint saves a provider a search.
-                (("token", token), ("token_type_hint", "access_token")),
-                self._client,
-                audience=self._introspector.policy.issuer or endpoint.url,
-                jti=new_token(),
-                wall=self._clock.wall(),
-            )
-            status, _, body = await self._web.post_form(endpoint, form)
+            answer = await self._post(token, await self._find())
         except AsapError as error:
-            answer: Answer | Inactive | Unanswered = Unanswered(str(error))
-        else:
-            answer = read_answer(status, body)
+            # The endpoint isn't known, or not to be asked.
+            answer = Unanswered(str(error), Cause.PROVIDER)
         if isinstance(answer, Unanswered):
             _log.warning("the identity provider doesn't say whether a token is good: %s", answer.expected)
         return answer
+
+    async def _post(self, token: str, endpoint: Allowed) -> Answer | Inactive | Unanswered:
+        form = authenticated(
+            # RFC 7662 §2.1; the hint saves a provider a search.
+            (("token", token), ("token_type_hint", "access_token")),
+            self._client,
+            audience=self._introspector.policy.issuer or endpoint.url,
+            jti=new_token(),
+            wall=self._clock.wall(),
+        )
+        try:
+            status, _, body = await self._web.post_form(endpoint, form)
+        except (Unreachable, BadReply) as error:
+            # A token that wasn't sent isn't the reason.
+            unsent = isinstance(error, Unreachable) and not error.sent
+            return Unanswered(str(error), Cause.PROVIDER if unsent else Cause.EITHER)
+        return read_answer(status, body)
 
     async def _find(self) -> Allowed:
         if self._provider is not None:

@@ -6,25 +6,41 @@
 
 Rule of this module: a token is good because the provider said so not long ago, and for no other reason. Tokens are kept
 by keyed digests, never as themselves (fault 29).
+
+Second rule: what a stranger's token brings about holds for that token alone, which is asked about less and less
+often. Providers answer an odd one with 400, 403, 413, 422 or 431, or a page; some with 500, or not in time. The
+provider is left alone, for all, only if no token can be the reason: it isn't reached, or doesn't know *us* (401
+`invalid_client`); if two different tokens that it called active before fail, with no answer between them; or if it's
+in trouble before it has answered anything. In that last case alone a stranger can be the reason, at a provider that
+fails for odd tokens.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, Final, Generic, TypeVar, assert_never
+from typing import Final, Generic, TypeVar, assert_never
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
-from asap_core.bearer import is_scope, is_token
+from asap_core.bearer import is_token
 from asap_core.clock import Instant, WallTime
-from asap_core.jsontext import NotJson, read_json
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, agent_of, is_date
-from asap_core.server.identity import Authenticated, Insufficient
+from asap_core.server.claims import Accepted, Rejected
+from asap_core.server.identity import Insufficient
+from asap_core.server.introspected import (
+    Answer,
+    Cause,
+    Inactive,
+    IntrospectionPolicy,
+    Unanswered,
+    judge_answer,
+    read_answer,
+)
 
 __all__ = [
     "Answer",
     "Ask",
+    "Cause",
     "Inactive",
     "IntrospectionPolicy",
     "Introspector",
@@ -38,54 +54,16 @@ __all__ = [
 ]
 
 W = TypeVar("W", bound=Hashable)
+T = TypeVar("T")
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
-_MAX_DEPTH: Final = 16
-_OK: Final = 200
 # As long as a host that failed is left alone at first, and at most.
 _FIRST_PAUSE: Final = 1.0
 _DOUBLINGS: Final = 5
-
-
-def _names(values: Iterable[str] | None) -> frozenset[str] | None:
-    return None if values is None else frozenset([values] if isinstance(values, str) else values)
-
-
-def _some(_policy: object, _attribute: object, values: frozenset[str] | None) -> None:
-    if values is not None and not values:
-        raise ValueError("audience: expected whom tokens are for, or None where the provider answers for ours alone")
-
-
-def _scopes(values: Iterable[str]) -> frozenset[str]:
-    found = frozenset([values] if isinstance(values, str) else values)
-    if not all(map(is_scope, found)):
-        raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
-    return found
-
-
-@frozen(kw_only=True)
-class IntrospectionPolicy:
-    """Which answers let a bearer in, and for how long they're believed. Seconds throughout."""
-
-    audience: frozenset[str] | None = field(converter=_names, validator=_some)
-    """Whom tokens must be for: one of these. None is to leave it to the provider, where it answers for ours alone."""
-    agent: ByClaim | BySubject
-    """How an answer says which agent the bearer is."""
-    issuer: str | None = None
-    """Compared character by character, where the answer says who issued the token."""
-    scopes: frozenset[str] = field(default=frozenset(), converter=_scopes)
-    """What a token must allow, all of it; for want of it a request is answered 403."""
-    leeway: float = field(default=30.0, validator=[validators.ge(0), validators.le(300)])
-    """How far clocks may differ: the tolerance that envelopes have."""
-    most: float = field(default=60.0, validator=validators.gt(0))
-    """How long a good answer is believed: a token that's taken back is out after so long. RFC 7662 §4 warns of more."""
-    most_refused: float = field(default=10.0, validator=validators.gt(0))
-    """How long "not active" is: a token that's new to one half of a provider is known to the other soon."""
-    max_kept: int = field(default=10_000, validator=validators.gt(0))
-    """Good answers kept, some 500 bytes each; of bad ones as many, so that nobody's guesses push them out."""
-    max_asked: int = field(default=100, validator=validators.gt(0))
-    """Questions under way at once. Tokens that need one more are told to come again (503)."""
+# Tokens that were good and fail now, until it's the provider that does: one alone may be odd in a way of its own, such
+# as that of a user who was deleted.
+_DIFFERENT: Final = 2
 
 
 class Trouble(Enum):
@@ -98,96 +76,6 @@ class Trouble(Enum):
 
 
 Verdict = Accepted | Insufficient | Rejected | Trouble
-
-
-# --- what the provider says ------------------------------------------------------------------------------------------
-
-
-@frozen
-class Answer:
-    """What the provider says of a token that's active."""
-
-    claims: dict[str, Any] = field(repr=False)
-
-
-@frozen
-class Inactive:
-    """The provider doesn't know the token, or it's over, or taken back."""
-
-
-@frozen
-class Unanswered:
-    """There's no answer; `expected` says what one would be."""
-
-    expected: str
-
-
-def read_answer(status: int, body: bytes) -> Answer | Inactive | Unanswered:
-    """Read what an introspection endpoint answered (RFC 7662 §2.2). Never raises, whatever the bytes.
-
-    Any other status than 200 is about us, not about the token (§2.3).
-    """
-    if status != _OK:
-        return Unanswered(f"an answer with HTTP 200, not HTTP {status}")
-    try:
-        value = read_json(body, max_depth=_MAX_DEPTH)
-    except NotJson as error:
-        return Unanswered(f"an answer in JSON: {error.expected}")
-    active = value.get("active") if isinstance(value, dict) else None
-    # §2.2: a boolean. What else is true to a language is nobody's permission.
-    if type(active) is not bool:
-        return Unanswered("an object with active, true or false")
-    return Answer(value) if active else Inactive()
-
-
-def judge_answer(answer: Answer, policy: IntrospectionPolicy, *, wall: WallTime) -> Accepted | Insufficient | Rejected:
-    """Judge what the provider says of an active token: `until` is policy's end, or the token's. Never raises."""
-    claims = answer.claims
-    wrong = _wrong_origin(claims, policy) or _wrong_time(claims, policy, wall=wall)
-    if wrong is not None:
-        return Rejected(wrong)
-    urn = agent_of(claims, policy.agent)
-    if urn is None:
-        return Rejected("a token of an agent that may call")
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
-        return Rejected("a scope that is text")
-    held = frozenset(scope.split(" ")) - {""}
-    if not policy.scopes <= held:
-        return Insufficient(policy.scopes)
-    until = wall + policy.most
-    if "exp" in claims:
-        until = min(until, claims["exp"] + policy.leeway)
-    return Accepted(Authenticated(urn, held), WallTime(until))
-
-
-def _wrong_origin(claims: dict[str, Any], policy: IntrospectionPolicy) -> str | None:
-    if policy.issuer is not None and claims.get("iss", policy.issuer) != policy.issuer:
-        return "iss, if there, to be the issuer"
-    if policy.audience is not None:
-        audience = claims.get("aud")
-        named = audience if isinstance(audience, list) else [audience]
-        if not all(isinstance(each, str) for each in named) or policy.audience.isdisjoint(named):
-            return "aud to name this agent"
-    kind = claims.get("token_type", "bearer")
-    # RFC 7662 §4: an endpoint may answer for other kinds of token too, which nobody may call with.
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        return "a bearer token"
-    # RFC 7800 §3.1: it's good only for who holds a key, and a bearer's request shows none.
-    return "a bearer token, without cnf" if "cnf" in claims else None
-
-
-def _wrong_time(claims: dict[str, Any], policy: IntrospectionPolicy, *, wall: WallTime) -> str | None:
-    # Without one it's good for as long as an answer is believed: the provider is asked again then.
-    if "exp" in claims and (not is_date(claims["exp"]) or claims["exp"] + policy.leeway <= wall):
-        return "exp, if there, in the future"
-    for name in ("nbf", "iat"):
-        if name in claims and (not is_date(claims[name]) or claims[name] - policy.leeway > wall):
-            return f"{name}, if there, in the past"
-    return None
-
-
-# --- who asks, and what is kept --------------------------------------------------------------------------------------
 
 
 @frozen(eq=False)
@@ -218,6 +106,14 @@ Effect = Judged[W] | Ask[W]
 
 
 @frozen
+class _Failure:
+    """A token that couldn't be told about: how often in a row, and when it's asked about again."""
+
+    count: int
+    until: Instant
+
+
+@frozen
 class _Kept:
     verdict: Accepted | Insufficient | Rejected
     until: Instant
@@ -235,6 +131,12 @@ class Introspector(Generic[W]):
         self._secret = secret
         self._good: OrderedDict[bytes, _Kept] = OrderedDict()
         self._refused: OrderedDict[bytes, _Kept] = OrderedDict()
+        # Tokens that the provider called active when it spoke of them last.
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._failed: OrderedDict[bytes, _Failure] = OrderedDict()
+        # Whether the provider has ever answered; and known tokens that failed since its last answer.
+        self._answered = False
+        self._doubted: set[bytes] = set()
         self._questions: dict[bytes, Question[W]] = {}
         self._asking: dict[W, Question[W]] = {}
         self._failures = 0
@@ -270,11 +172,19 @@ class Introspector(Generic[W]):
             question.waiters[waiter] = None
             self._asking[waiter] = question
             return ()
-        if now < self._next_try:
+        failed = self._failed.get(digest)
+        if now < self._next_try or (failed is not None and now < failed.until):
             return (Judged(waiter, Trouble.PROVIDER),)
-        if len(self._questions) >= self.policy.max_asked:
+        if self._is_crowded(digest):
             return (Judged(waiter, Trouble.CROWDED),)
         return (self._lead(digest, {waiter: None}),)
+
+    def _is_crowded(self, digest: bytes) -> bool:
+        if len(self._questions) < self.policy.max_asked:
+            return False
+        known = digest in self._known
+        alike = sum(1 for each in self._questions if (each in self._known) is known)
+        return alike >= self.policy.max_asked
 
     def settle(
         self, question: Question[W], answer: Answer | Inactive | Unanswered, *, now: Instant, wall: WallTime
@@ -309,18 +219,43 @@ class Introspector(Generic[W]):
 
     def _judge(self, digest: bytes, answer: Answer | Inactive | Unanswered, *, now: Instant, wall: WallTime) -> Verdict:
         if isinstance(answer, Unanswered):
-            # Those that were asked together failed together.
-            if now >= self._next_try:
-                self._failures += 1
-                self._next_try = Instant(now + _FIRST_PAUSE * 2.0 ** min(self._failures - 1, _DOUBLINGS))
+            self._fail(digest, answer, now=now)
             return Trouble.PROVIDER
-        self._failures, self._next_try = 0, Instant(float("-inf"))
+        self._failures, self._next_try, self._answered = 0, Instant(float("-inf")), True
+        self._doubted.clear()
+        self._failed.pop(digest, None)
+        self._known.pop(digest, None)
         if isinstance(answer, Answer):
             verdict = judge_answer(answer, self.policy, wall=wall)
         else:
             verdict = Rejected("a token that's active")
         self._keep(digest, verdict, now=now, wall=wall)
         return verdict
+
+    def _fail(self, digest: bytes, answer: Unanswered, *, now: Instant) -> None:
+        if self._is_the_providers(digest, answer.cause):
+            # Those that were asked together failed together.
+            if now >= self._next_try:
+                self._failures += 1
+                self._next_try = _pause(self._failures, now)
+            return
+        before = self._failed.pop(digest, None)
+        count = 1 if before is None else before.count + 1
+        self._put(self._failed, digest, _Failure(count, _pause(count, now)))
+
+    def _is_the_providers(self, digest: bytes, cause: Cause) -> bool:
+        if cause is Cause.PROVIDER:
+            return True
+        if digest in self._known and len(self._doubted) < _DIFFERENT:
+            self._doubted.add(digest)
+        if digest in self._known and len(self._doubted) == _DIFFERENT:
+            return True
+        return cause is Cause.EITHER and not self._answered
+
+    def _put(self, table: OrderedDict[bytes, T], digest: bytes, value: T) -> None:
+        table[digest] = value
+        if len(table) > self.policy.max_kept:
+            table.popitem(last=False)
 
     def _recall(self, digest: bytes, *, now: Instant, wall: WallTime) -> Verdict | None:
         for table in (self._good, self._refused):
@@ -345,6 +280,10 @@ class Introspector(Generic[W]):
                 table, ends = self._refused, WallTime(wall + self.policy.most_refused)
             case _:
                 assert_never(verdict)
-        table[digest] = _Kept(verdict, Instant(now + (ends - wall)), ends)
-        if len(table) > self.policy.max_kept:
-            table.popitem(last=False)
+        self._put(table, digest, _Kept(verdict, Instant(now + (ends - wall)), ends))
+        if table is self._good:
+            self._put(self._known, digest, None)
+
+
+def _pause(failures: int, now: Instant) -> Instant:
+    return Instant(now + _FIRST_PAUSE * 2.0 ** min(failures - 1, _DOUBLINGS))

@@ -161,6 +161,62 @@ HOSTILE: Any = [
 ]
 
 
+# What providers, and filters before them, answer a token that's odd to them.
+ODD: Any = [
+    *[lambda status=status: httpx.Response(status) for status in (400, 403, 413, 414, 415, 422, 431)],
+    lambda: httpx.Response(400, json={"error": "invalid_request"}),
+    lambda: httpx.Response(200, text="<html>"),
+    lambda: httpx.Response(200),
+    lambda: httpx.Response(200, json={"active": None}),
+]
+# And what they answer, or don't, if they're in trouble as well.
+DOUBTFUL: Any = [
+    *[lambda status=status: httpx.Response(status) for status in (401, 404, 429, 500, 502, 503, 504)],
+    lambda: httpx.Response(302, headers={"location": "https://evil.example"}),
+    lambda: httpx.Response(200, content=b"x" * 10_000_000),
+    httpx.ReadError(""),
+    httpx.ReadTimeout(""),
+]
+
+
+class TestAStrangersToken:
+    """It steers nothing but what's told of itself."""
+
+    async def junk(self, asking: Introspection, provider: Provider, happens: Any, *tokens: str) -> None:
+        provider.happens = happens
+        for token in tokens:
+            assert await ask(asking, token) == "unavailable"
+        provider.happens = None
+
+    @pytest.mark.parametrize("happens", ODD)
+    async def test_that_is_odd_keeps_nobody_out(self, provider: Provider, happens: Any) -> None:
+        async with made(provider) as asking:
+            await self.junk(asking, provider, happens, "j" * 8000, "%00", "junk")
+            assert await ask(asking, "t") == ALICE
+
+    @pytest.mark.parametrize("happens", [*ODD, *DOUBTFUL])
+    async def test_that_brings_trouble_keeps_nobody_out_again_and_again(self, provider: Provider, happens: Any) -> None:
+        async with made(provider) as asking:
+            assert await ask(asking, "unknown") is None
+            for number in range(20):
+                provider.tokens[f"new{number}"] = {}
+                await self.junk(asking, provider, happens, "junk" * number + "j", f"junk{number}")
+                assert await ask(asking, f"new{number}") == ALICE
+                await anyio.sleep(3.0)
+
+    async def test_that_is_slow_takes_no_place_of_one_that_was_good(self, provider: Provider) -> None:
+        async with made(provider, max_asked=2) as asking:
+            assert await ask(asking, "t") == ALICE
+            await anyio.sleep(61.0)
+            provider.seconds = 5.0
+            async with anyio.create_task_group() as group:
+                for number in range(10):
+                    group.start_soon(ask, asking, f"guess{number}")
+                await anyio.sleep(1.0)
+                assert await ask(asking, "guess") == "unavailable"
+                assert await ask(asking, "t") == ALICE
+
+
 class TestInTrouble:
     @pytest.mark.parametrize("happens", HOSTILE)
     async def test_nobody_is_let_in_and_it_is_told_apart_from_a_bad_token(
@@ -181,6 +237,23 @@ class TestInTrouble:
                 await anyio.sleep(0.25)
             # After 1, 2, 4, 8 and 16 seconds, in a minute.
             assert len(provider.asked) == 6
+
+    @pytest.mark.parametrize("happens", [DOUBTFUL[3], httpx.ConnectError("")])
+    async def test_also_if_tokens_that_were_good_fail(self, provider: Provider, happens: Any) -> None:
+        provider.tokens |= {"u": {}, "v": {}}
+        async with made(provider) as asking:
+            assert [await ask(asking, token) for token in ("t", "u", "v")] == [ALICE] * 3
+            await anyio.sleep(60.0)
+            provider.happens = happens
+            asked = len(provider.asked)
+            for _ in range(60):
+                for token in ("t", "u", "v"):
+                    assert await ask(asking, token) == "unavailable"
+                await anyio.sleep(1.0)
+            assert len(provider.asked) - asked <= 9
+            provider.happens = None
+            await anyio.sleep(32.0)
+            assert [await ask(asking, token) for token in ("t", "u", "v")] == [ALICE] * 3
 
     async def test_what_it_said_serves_for_its_minute_and_not_longer(self, provider: Provider) -> None:
         async with made(provider) as asking:

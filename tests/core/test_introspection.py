@@ -14,6 +14,7 @@ from asap_core.server.identity import Insufficient
 from asap_core.server.introspection import (
     Answer,
     Ask,
+    Cause,
     Inactive,
     IntrospectionPolicy,
     Introspector,
@@ -45,14 +46,13 @@ class TestWhatTheProviderSays:
         assert read_answer(200, b'{"active": false, "sub": "x"}') == Inactive()
         for other in ("1", '"true"', "null", "[true]", "{}"):
             found = read_answer(200, b'{"active": %s}' % other.encode())
-            assert found == Unanswered("an object with active, true or false")
+            assert found == Unanswered("an object with active, true or false", Cause.TOKEN)
         assert ALICE not in repr(Answer(GOOD))
 
     @pytest.mark.parametrize("status", [204, 302, 400, 401, 403, 404, 429, 500])
     def test_any_other_status_is_about_us(self, status: Any) -> None:
-        assert read_answer(status, json.dumps(GOOD).encode()) == Unanswered(
-            f"an answer with HTTP 200, not HTTP {status}"
-        )
+        found: Any = read_answer(status, json.dumps(GOOD).encode())
+        assert found.expected == f"an answer with HTTP 200, not HTTP {status}"
 
     @given(st.integers(100, 599), st.binary())
     def test_any_bytes_are_no_permission(self, status: Any, body: Any) -> None:
@@ -100,7 +100,7 @@ class TestWhatTheProviderSays:
         several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
         assert several.scopes == {"read"}
         assert isinstance(judge(several, aud="x", scope="read"), Accepted)
-        assert read_answer(200, b"[1]") == Unanswered("an object with active, true or false")
+        assert read_answer(200, b"[1]") == Unanswered("an object with active, true or false", Cause.TOKEN)
         assert isinstance(read_answer(200, b"{"), Unanswered)
         assert isinstance(judge(nbf=WALL + 30, iat=WALL + 30), Accepted)
         assert (
@@ -227,11 +227,119 @@ class TestAskingOnce:
         assert made.settle(asks.question, good()) == ()
 
 
+DOWN, ODD, DOUBTFUL = (Unanswered("x", cause) for cause in (Cause.PROVIDER, Cause.TOKEN, Cause.EITHER))
+
+
+class TestATokenOfItsOwnTrouble:
+    """What one token brings about is for that token: strangers choose theirs."""
+
+    def test_keeps_nobody_else_out_whatever_was_before(self) -> None:
+        made = Asked()
+        assert made.ask("junk", ODD) is Trouble.PROVIDER
+        assert isinstance(made.ask("t", good()), Accepted)
+
+    @pytest.mark.parametrize("failure", [ODD, DOUBTFUL])
+    def test_keeps_nobody_else_out(self, failure: Any) -> None:
+        made = Asked()
+        made.ask("t", good())
+        for number in range(50):
+            assert made.ask(f"junk{number}", failure, 60.0) is Trouble.PROVIDER
+            assert isinstance(made.ask(f"new{number}", good(), 60.0), Accepted)
+        assert isinstance(made.ask("t", good(), 60.0), Accepted)
+
+    def test_is_asked_about_again_less_and_less_often(self) -> None:
+        made, now, asked = Asked(), 0.0, []
+        while now < 100:
+            found = made.lookup("t", now)[0]
+            if isinstance(found, Ask):
+                asked.append(now)
+                made.settle(found.question, ODD, now)
+            now += 0.5
+        assert asked == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 95.0]
+        assert isinstance(made.ask("t", good(), 127.0), Accepted)
+        made.ask("t", ODD, 187.0)
+        assert isinstance(made.lookup("t", 188.0)[0], Ask)
+
+    def test_of_one_in_trouble_before_it_has_answered_it_is_the_providers(self) -> None:
+        made = Asked()
+        made.ask("a", DOUBTFUL)
+        assert made.lookup("b", 0.9)[0].verdict is Trouble.PROVIDER
+        made.ask("b", DOUBTFUL, 1.0)
+        assert made.lookup("c", 2.9)[0].verdict is Trouble.PROVIDER
+        made.ask("c", Inactive(), 3.0)
+        made.ask("d", DOUBTFUL, 3.0)
+        assert isinstance(made.lookup("e", 3.0)[0], Ask)
+
+    @pytest.mark.parametrize("ODD", [ODD, DOUBTFUL])
+    def test_of_two_that_were_good_it_is_the_providers(self, ODD: Any) -> None:  # noqa: N803
+        made = Asked()
+        for token in ("a", "b", "c"):
+            made.ask(token, good())
+        made.ask("a", ODD, 60.0)
+        made.ask("a", ODD, 61.0)
+        made.ask("junk", ODD, 61.0)
+        assert isinstance(made.ask("new", good(), 61.0), Accepted)
+        made.ask("a", ODD, 63.0)
+        made.ask("junk", ODD, 63.0)
+        made.ask("b", ODD, 63.0)
+        assert made.lookup("other", 63.9)[0].verdict is Trouble.PROVIDER
+        # And a stranger's failure doesn't prolong it.
+        made.ask("another", ODD, 64.0)
+        assert isinstance(made.ask("new", good(), 124.0), Accepted)
+
+    def test_one_that_was_refused_since_was_not_good(self) -> None:
+        made = Asked()
+        for token in ("a", "b"):
+            made.ask(token, good())
+            made.ask(token, Inactive(), 60.0)
+            made.ask(token, ODD, 70.0)
+        assert isinstance(made.lookup("new", 70.0)[0], Ask)
+
+    def test_guesses_do_not_take_the_places_of_tokens_that_were_good(self) -> None:
+        made = Asked(max_asked=2)
+        for token in ("a", "b", "c"):
+            made.ask(token, good())
+        for number in range(2):
+            assert isinstance(made.lookup(f"guess{number}", 60.0)[0], Ask)
+        assert made.lookup("guess", 60.0)[0].verdict is Trouble.CROWDED
+        assert isinstance(made.lookup("a", 60.0)[0], Ask)
+        assert isinstance(made.lookup("b", 60.0)[0], Ask)
+        assert made.lookup("c", 60.0)[0].verdict is Trouble.CROWDED
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        made = Asked(max_kept=2)
+        for number in range(9):
+            made.ask(f"junk{number}", ODD)
+            made.ask(f"good{number}", good())
+        assert isinstance(made.lookup("junk0", 0.0)[0], Ask)
+        assert made.lookup("junk8", 0.0)[0].verdict is Trouble.PROVIDER
+
+    @pytest.mark.parametrize(
+        ("status", "body", "cause"),
+        [
+            (401, b'{"error": "invalid_client"}', Cause.PROVIDER),
+            (401, b'{"error": "invalid_token"}', Cause.EITHER),
+            (400, b'{"error": "invalid_client"}', Cause.TOKEN),
+            (401, b"", Cause.EITHER),
+            (401, b"[]", Cause.EITHER),
+            *[(status, b"", Cause.TOKEN) for status in (400, 403, 413, 414, 415, 422, 431)],
+            *[(status, b"", Cause.EITHER) for status in (204, 302, 404, 429, 500, 502, 503, 504)],
+            (200, b"<html>", Cause.TOKEN),
+            (200, b"", Cause.TOKEN),
+            (200, b"{}", Cause.TOKEN),
+        ],
+    )
+    def test_whose_it_is_by_the_answer(self, status: Any, body: Any, cause: Any) -> None:
+        found = read_answer(status, body)
+        assert isinstance(found, Unanswered)
+        assert found.cause is cause
+
+
 class TestAProviderInTrouble:
     def test_is_left_alone_for_longer_each_time(self) -> None:
         made, now, pauses = Asked(), 0.0, []
         for _ in range(8):
-            assert made.ask("t", Unanswered("x"), now) is Trouble.PROVIDER
+            assert made.ask("t", DOWN, now) is Trouble.PROVIDER
             pause = 0.0
             while isinstance(made.lookup("u", now + pause)[0], Judged):
                 pause += 0.5
@@ -240,27 +348,27 @@ class TestAProviderInTrouble:
             now += pause
         assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0]
         made.ask("t", good(), now)
-        assert made.ask("u", Unanswered("x"), now) is Trouble.PROVIDER
+        assert made.ask("u", DOWN, now) is Trouble.PROVIDER
         assert isinstance(made.lookup("v", now + 1.0)[0], Ask)
 
     def test_those_that_failed_together_count_once(self) -> None:
         made = Asked()
         asks = [made.lookup(f"t{number}")[0] for number in range(50)]
         for each in asks:
-            made.settle(each.question, Unanswered("x"))
+            made.settle(each.question, DOWN)
         assert isinstance(made.lookup("u", 1.0)[0], Ask)
 
     def test_what_it_said_is_believed_for_its_time_and_not_longer(self) -> None:
         made = Asked()
         made.ask("t", good())
-        made.ask("u", Unanswered("x"), 30.0)
+        made.ask("u", DOWN, 30.0)
         assert isinstance(made.lookup("t", 59.0)[0].verdict, Accepted)
-        assert made.ask("t", Unanswered("x"), 60.0) is Trouble.PROVIDER
+        assert made.ask("t", DOWN, 60.0) is Trouble.PROVIDER
 
 
 # --- the laws --------------------------------------------------------------------------------------------------------
 
-TOKENS = st.sampled_from(["a", "b", "c"])
+TOKENS = st.sampled_from(["a", "b", "c", "d"])
 WAITS = (0.0, 0.5, 1.5, 5.0, 9.0, 30.0, 59.0)
 
 
@@ -277,6 +385,11 @@ class IntrospectionLaws(RuleBasedStateMachine):
         self.questions: dict[str, Any] = {}
         self.waiting: dict[int, str] = {}
         self.held_off, self.failed = 0.0, 0
+        # At most until then anybody may be held off; and each for its own token's failures.
+        self.longest, self.counted = 0.0, 0
+        self.own: dict[str, Any] = {}
+        self.ever_good: set[str] = set()
+        self.doubted: set[str] = set()
 
     @property
     def times(self) -> Any:
@@ -313,12 +426,13 @@ class IntrospectionLaws(RuleBasedStateMachine):
             assert token in under_way, "told to wait for nothing"
         elif isinstance(effects[0], Ask):
             assert token not in under_way, "asked twice at once"
-            assert len(under_way) < 2, "too many questions at once"
+            assert len(under_way) < 4, "too many questions at once"
             assert self.now >= self.held_off, "a provider in trouble is asked again too soon"
         elif effects[0].verdict is Trouble.PROVIDER:
-            assert self.now < self.held_off, "not asked, though it may be"
+            until, _ = self.own.get(token, (0.0, 0))
+            assert self.now < max(self.longest, until), "held off for another token's sake"
         elif effects[0].verdict is Trouble.CROWDED:
-            assert len(under_way) == 2
+            assert len(under_way) >= 2
         self.take(effects, token)
 
     @precondition(lambda self: self.questions)
@@ -331,18 +445,32 @@ class IntrospectionLaws(RuleBasedStateMachine):
         answer = {"good": active, "bad": Inactive(), "small": good(exp=end, iat=self.wall, scope="x")}[said]
         self.said[token] = said, self.now, self.wall, end
         self.held_off, self.failed = 0.0, 0
+        self.longest, self.counted = 0.0, 0
+        self.doubted.clear()
+        self.own.pop(token, None)
+        if said != "bad":
+            self.ever_good.add(token)
         effects = self.machine.settle(self.questions.pop(token), answer, **self.times)
         assert len(effects) == waiters, "somebody isn't answered"
         self.take(effects, token)
 
     @precondition(lambda self: self.questions)
-    @rule(data=st.data())
-    def fail(self, data: Any) -> None:
+    @rule(data=st.data(), cause=st.sampled_from(Cause))
+    def fail(self, data: Any, cause: Cause) -> None:
         token = data.draw(st.sampled_from(sorted(self.questions)))
-        effects = self.machine.settle(self.questions.pop(token), Unanswered("x"), **self.times)
-        if self.now >= self.held_off:
+        effects = self.machine.settle(self.questions.pop(token), Unanswered("x", cause), **self.times)
+        general = cause is Cause.PROVIDER or (cause is Cause.EITHER and not self.said)
+        if general and self.now >= self.held_off:
             self.failed += 1
             self.held_off = self.now + 2.0 ** min(self.failed - 1, 5)
+        if token in self.ever_good:
+            self.doubted.add(token)
+        if general or (token in self.ever_good and len(self.doubted) > 1):
+            self.counted += 1
+            self.longest = max(self.longest, self.now + 2.0 ** min(self.counted - 1, 5))
+        if not general:
+            _, count = self.own.get(token, (0.0, 0))
+            self.own[token] = self.now + 2.0 ** min(count, 5), count + 1
         assert all(effect.verdict is Trouble.PROVIDER for effect in effects)
         self.take(effects, token)
 
@@ -365,7 +493,8 @@ class IntrospectionLaws(RuleBasedStateMachine):
     def who_waits_has_a_question(self) -> None:
         assert set(self.waiting.values()) == set(self.questions)
         assert (self.machine.waiting, self.machine.asking) == (len(self.waiting), len(self.questions))
-        assert max(len(self.machine._good), len(self.machine._refused)) <= 2, "unbounded"
+        kept = (self.machine._good, self.machine._refused, self.machine._failed, self.machine._known)
+        assert max(map(len, kept)) <= 2, "unbounded"
 
 
 class BelievesForLonger(Introspector[Any]):
@@ -383,6 +512,13 @@ class ForgetsItsTrouble(Introspector[Any]):
         effects = super().settle(question, answer, **times)
         self._next_try = float("-inf")  # type: ignore[assignment]
         return effects
+
+
+class TakesOneForAll(Introspector[Any]):
+    """As it was: whatever a stranger's token brings about held off everybody."""
+
+    def _fail(self, digest: Any, answer: Any, **times: Any) -> None:
+        super()._fail(digest, Unanswered("x", Cause.PROVIDER), **times)
 
 
 class AsksForEach(Introspector[Any]):
@@ -433,6 +569,7 @@ def test_introspection_keeps_its_laws() -> None:
         BelievesForLonger,
         GoesByOneClock,
         ForgetsItsTrouble,
+        TakesOneForAll,
         AsksForEach,
         ForgetsWhoWaits,
         TakesLateAnswers,

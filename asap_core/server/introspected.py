@@ -1,0 +1,169 @@
+"""What a provider says of a token that only it can read (RFC 7662 §2.2), and which answers let a bearer in."""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Final
+
+from attrs import field, frozen, validators
+
+from asap_core.bearer import is_scope
+from asap_core.clock import WallTime
+from asap_core.jsontext import NotJson, read_json
+from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, agent_of, is_date
+from asap_core.server.identity import Authenticated, Insufficient
+
+__all__ = ["Answer", "Cause", "Inactive", "IntrospectionPolicy", "Unanswered", "judge_answer", "read_answer"]
+
+_MAX_DEPTH: Final = 16
+_OK: Final = 200
+_UNAUTHORIZED: Final = 401
+# What providers and filters before them answer a token that's too long, or has a form that they don't expect.
+_ODD: Final = frozenset({_OK, 400, 403, 413, 414, 415, 422, 431})
+
+
+def _names(values: Iterable[str] | None) -> frozenset[str] | None:
+    return None if values is None else frozenset([values] if isinstance(values, str) else values)
+
+
+def _some(_policy: object, _attribute: object, values: frozenset[str] | None) -> None:
+    if values is not None and not values:
+        raise ValueError("audience: expected whom tokens are for, or None where the provider answers for ours alone")
+
+
+def _scopes(values: Iterable[str]) -> frozenset[str]:
+    found = frozenset([values] if isinstance(values, str) else values)
+    if not all(map(is_scope, found)):
+        raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
+    return found
+
+
+@frozen(kw_only=True)
+class IntrospectionPolicy:
+    """Which answers let a bearer in, and for how long they're believed. Seconds throughout."""
+
+    audience: frozenset[str] | None = field(converter=_names, validator=_some)
+    """Whom tokens must be for: one of these. None is to leave it to the provider, where it answers for ours alone."""
+    agent: ByClaim | BySubject
+    """How an answer says which agent the bearer is."""
+    issuer: str | None = None
+    """Compared character by character, where the answer says who issued the token."""
+    scopes: frozenset[str] = field(default=frozenset(), converter=_scopes)
+    """What a token must allow, all of it; for want of it a request is answered 403."""
+    leeway: float = field(default=30.0, validator=[validators.ge(0), validators.le(300)])
+    """How far clocks may differ: the tolerance that envelopes have."""
+    most: float = field(default=60.0, validator=validators.gt(0))
+    """How long a good answer is believed: a token that's taken back is out after so long. RFC 7662 §4 warns of more."""
+    most_refused: float = field(default=10.0, validator=validators.gt(0))
+    """How long "not active" is: a token that's new to one half of a provider is known to the other soon."""
+    max_kept: int = field(default=10_000, validator=validators.gt(0))
+    """Good answers kept, some 500 bytes each; of bad ones as many, so that nobody's guesses push them out."""
+    max_asked: int = field(default=100, validator=validators.gt(0))
+    """Questions under way at once. Tokens that need one more are told to come again (503).
+
+    So many for tokens that were good before, and as many for others: guesses don't take the places of callers.
+    """
+
+
+@frozen
+class Answer:
+    """What the provider says of a token that's active."""
+
+    claims: dict[str, Any] = field(repr=False)
+
+
+@frozen
+class Inactive:
+    """The provider doesn't know the token, or it's over, or taken back."""
+
+
+class Cause(Enum):
+    """What there's no answer for."""
+
+    TOKEN = "token"  # noqa: S105 - no password
+    """For this token: it's odd to the provider, or to a filter before it."""
+    EITHER = "either"
+    """For the token, or for the provider's trouble; nobody can tell (500, 429, no answer in time)."""
+    PROVIDER = "provider"
+    """For the provider's trouble, or ours: there would have been none for any token."""
+
+
+@frozen
+class Unanswered:
+    """There's no answer; `expected` says what one would be."""
+
+    expected: str
+    cause: Cause = Cause.EITHER
+
+
+def read_answer(status: int, body: bytes) -> Answer | Inactive | Unanswered:
+    """Read what an introspection endpoint answered (RFC 7662 §2.2). Never raises, whatever the bytes.
+
+    By §2.3 any other status than 200 is about us, not about the token; providers have them for odd tokens too.
+    """
+    try:
+        value = read_json(body, max_depth=_MAX_DEPTH)
+    except NotJson as error:
+        if status == _OK:
+            return Unanswered(f"an answer in JSON: {error.expected}", Cause.TOKEN)
+        value = None
+    if status != _OK:
+        return Unanswered(f"an answer with HTTP 200, not HTTP {status}", _cause_of(status, value))
+    active = value.get("active") if isinstance(value, dict) else None
+    # §2.2: a boolean. What else is true to a language is nobody's permission.
+    if type(active) is not bool:
+        return Unanswered("an object with active, true or false", Cause.TOKEN)
+    return Answer(value) if active else Inactive()
+
+
+def _cause_of(status: int, value: Any) -> Cause:
+    # RFC 6749 §5.2: it doesn't know this client, whatever the token is.
+    if status == _UNAUTHORIZED and isinstance(value, dict) and value.get("error") == "invalid_client":
+        return Cause.PROVIDER
+    return Cause.TOKEN if status in _ODD else Cause.EITHER
+
+
+def judge_answer(answer: Answer, policy: IntrospectionPolicy, *, wall: WallTime) -> Accepted | Insufficient | Rejected:
+    """Judge what the provider says of an active token: `until` is policy's end, or the token's. Never raises."""
+    claims = answer.claims
+    wrong = _wrong_origin(claims, policy) or _wrong_time(claims, policy, wall=wall)
+    if wrong is not None:
+        return Rejected(wrong)
+    urn = agent_of(claims, policy.agent)
+    if urn is None:
+        return Rejected("a token of an agent that may call")
+    scope = claims.get("scope", "")
+    if not isinstance(scope, str):
+        return Rejected("a scope that is text")
+    held = frozenset(scope.split(" ")) - {""}
+    if not policy.scopes <= held:
+        return Insufficient(policy.scopes)
+    until = wall + policy.most
+    if "exp" in claims:
+        until = min(until, claims["exp"] + policy.leeway)
+    return Accepted(Authenticated(urn, held), WallTime(until))
+
+
+def _wrong_origin(claims: dict[str, Any], policy: IntrospectionPolicy) -> str | None:
+    if policy.issuer is not None and claims.get("iss", policy.issuer) != policy.issuer:
+        return "iss, if there, to be the issuer"
+    if policy.audience is not None:
+        audience = claims.get("aud")
+        named = audience if isinstance(audience, list) else [audience]
+        if not all(isinstance(each, str) for each in named) or policy.audience.isdisjoint(named):
+            return "aud to name this agent"
+    kind = claims.get("token_type", "bearer")
+    # RFC 7662 §4: an endpoint may answer for other kinds of token too, which nobody may call with.
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        return "a bearer token"
+    # RFC 7800 §3.1: it's good only for who holds a key, and a bearer's request shows none.
+    return "a bearer token, without cnf" if "cnf" in claims else None
+
+
+def _wrong_time(claims: dict[str, Any], policy: IntrospectionPolicy, *, wall: WallTime) -> str | None:
+    # Without one it's good for as long as an answer is believed: the provider is asked again then.
+    if "exp" in claims and (not is_date(claims["exp"]) or claims["exp"] + policy.leeway <= wall):
+        return "exp, if there, in the future"
+    for name in ("nbf", "iat"):
+        if name in claims and (not is_date(claims[name]) or claims[name] - policy.leeway > wall):
+            return f"{name}, if there, in the past"
+    return None
