@@ -233,8 +233,8 @@ def etag(body: bytes) -> str:
 def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
     """Read a class whose fields are all leaves.
 
-    Nearly every message is right, and then one pass over its rules says so; where it isn't, the thorough way finds
-    everything that's wrong with it.
+    Nearly every message is right, and one pass over its rules says so. If not (NOTHING, a missing key, fits no rule),
+    the thorough way finds everything that's wrong.
     """
     try:
         return _quick(kind)(value)  # type: ignore[no-any-return, arg-type]
@@ -255,7 +255,8 @@ def _quick(kind: type) -> Callable[[Any], Any]:
 
     def read(value: Any) -> Any:
         if type(value) is not dict or not known.issuperset(value):
-            raise _UNFIT
+            # Made anew: a shared exception would keep every frame that it was ever raised in, and all that was read.
+            raise Unfit("something else")
         made: Any = make(kind)
         for key, default, exact, nullable, convert, fits, fill in plans:
             item = value.get(key, default)
@@ -264,7 +265,7 @@ def _quick(kind: type) -> Callable[[Any], Any]:
                 if convert is not None:
                     item = convert(item)
                 if exact is not None or not fits(item):
-                    raise _UNFIT
+                    raise Unfit("something else")
             fill(made, item)
         if check is not None:
             check(made)
@@ -276,10 +277,6 @@ def _quick(kind: type) -> Callable[[Any], Any]:
 def _slot(kind: type, name: str) -> Callable[[Any, Any], None]:
     fill: Callable[[Any, Any], None] = kind.__dict__[name].__set__
     return fill
-
-
-# What is wrong is found by the thorough way; this only says that something is. (NOTHING, a missing key, fits no rule.)
-_UNFIT: Final = Unfit("something else")
 
 
 # --- reading with every error ----------------------------------------------------------------------------------------
@@ -296,7 +293,14 @@ def _decode(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -
         return _converter().structure(value, kind)
     except Exception as error:  # noqa: BLE001 - cattrs wraps whatever a rule raises; _problems re-raises the rest
         problems = tuple(_problems(error, kind, path))[:MAX_PROBLEMS]
+        _let_go(error)
         raise InvalidDocument(what, problems) from None
+
+
+def _let_go(error: BaseException) -> None:
+    error.__traceback__ = None  # cattrs' frames hold it, and what was read: a cycle
+    for inner in getattr(error, "exceptions", ()):
+        _let_go(inner)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,8 @@
 """The model and its codec: what peers write is read, every error is told with its place, nothing is echoed."""
 
+import gc
 import json
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
@@ -502,6 +504,32 @@ def test_a_bug_in_a_rule_is_not_called_the_callers_fault(monkeypatch: Any) -> No
     monkeypatch.setattr(URN, "fits", broken)
     with pytest.raises(ZeroDivisionError):
         codec._decode({"id": "urn:asap:agent:a"}, Manifest, "manifest", ())
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    ("decode", "value"),
+    [
+        (decode_envelope, {"unknown": 1}),
+        (decode_envelope, {"id": "e", "asap_version": 3, "payload": {}, "sender": 1}),
+        (decode_manifest, {"id": 1, "capabilities": {"skills": [{}, {"id": 3}, 7]}}),
+        (codec.decode_registry_entry, {"endpoints": {"http": 1}, "skills": [1, {}]}),
+        (lambda value: codec.decode_payload("task.request", value), {"conversation_id": 1}),
+        (lambda value: codec.decode_payload("message.send", value), {"parts": [{"type": "text"}]}),
+    ],
+)
+def test_what_is_refused_is_let_go_at_once(decode: Any, value: Any, times: Any) -> None:
+    """Not by the garbage collector, nor never: a caller chooses how large it is."""
+    before = sys.getrefcount(value)
+    gc.disable()
+    try:
+        for _ in range(times):
+            with pytest.raises(InvalidDocument) as caught:
+                decode(value)
+            del caught
+        assert sys.getrefcount(value) == before
+    finally:
+        gc.enable()
 
 
 def test_equal_bodies_share_an_etag() -> None:
