@@ -5,14 +5,17 @@ early refusal can't linger: some clients see a reset where the h11 server lets t
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from asap_adapters.drive import Authenticator, Driver, PeerGone
+import anyio
+
+from asap_adapters.drive import PIECE, Authenticator, Driver, PeerGone
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
 from asap_adapters.serve import bind_agent
 from asap_adapters.watch import log_decision
@@ -21,6 +24,8 @@ from asap_core.errors import AsapError
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
+from asap_core.server.exchange import Respond, refuse_head
+from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import is_address
 
 __all__ = ["AsgiApp"]
@@ -76,14 +81,11 @@ class AsgiApp:
             case "http":
                 if not self._started:
                     self._start()
-                request, wire = _request(scope), _AsgiWire(scope, receive, send)
-                if not self._warned and not is_address(request.peer):
-                    self._warned = True
-                    log.warning(_NO_ADDRESS)
+                wire = _AsgiWire(scope, receive, send, self._driver.agent.policy)
                 try:
-                    await self._driver.run(request, wire)
+                    await self._answer(_request(scope), wire)
                 except PeerGone:
-                    log.debug("the peer left before its answer")
+                    log.debug("the peer left before its answer, or didn't take it")
             case "lifespan":
                 await self._lifespan(receive, send)
             case "websocket":
@@ -93,6 +95,15 @@ class AsgiApp:
             case kind:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
 
+    async def _answer(self, request: Request, wire: "_AsgiWire") -> None:
+        if not self._warned and not is_address(request.peer):
+            self._warned = True
+            log.warning(_NO_ADDRESS)
+        try:
+            await self._driver.run(request, wire)
+        except _TooSlow as slow:
+            await wire.send_last(slow.response)
+
     def _start(self) -> None:
         """Begin without lifespan: with what this process remembers, or not at all."""
         if self._memory.shared_admission:
@@ -100,6 +111,7 @@ class AsgiApp:
         self._bind()
 
     def _bind(self) -> None:
+        give_back_large_blocks()
         agent, memory = self._driver.agent, self._memory
         bind_agent(
             agent,
@@ -151,14 +163,24 @@ def _encoded(path: str) -> str:
     return quote(path.encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=")
 
 
+class _TooSlow(Exception):
+    """The body didn't come in time; `response` says so."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.response = refuse_head(408, f"Expected the whole body within {seconds:g} s")
+
+
 class _AsgiWire:
     """One exchange's bytes, as ASGI messages."""
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, policy: Policy) -> None:
         # HTTP/2 has no such header, and no need of it (RFC 9113 §8.2.2).
         self._says_close = str(scope.get("http_version", "1.1")).startswith("1")
         self._receive = receive
         self._send = send
+        self._policy = policy
+        self._body_deadline: float | None = None
         self._more = True
 
     async def receive(self, *, expect_continue: bool) -> bytes | None:
@@ -166,20 +188,52 @@ class _AsgiWire:
         del expect_continue
         if not self._more:
             return None
-        message = await self._receive()
+        if self._body_deadline is None:
+            self._body_deadline = anyio.current_time() + self._policy.body_timeout
+        message = None
+        with anyio.CancelScope(deadline=self._body_deadline):
+            message = await self._receive()
+        if message is None:
+            raise _TooSlow(self._policy.body_timeout)
         if message["type"] == "http.disconnect":
             raise PeerGone
         self._more = message.get("more_body", False)
         return bytes(message.get("body", b""))
 
-    async def send(self, response: Response) -> None:
+    async def send(self, answer: Respond) -> None:
         """See `Wire`."""
+        with self._must_be_taken():
+            await self._start(answer.response)
+            size = len(answer.response.body)
+            for start in range(0, size - PIECE, PIECE):
+                piece = answer.response.body[start : start + PIECE]
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                answer.progressed()
+            last = answer.response.body[max(0, size - 1) // PIECE * PIECE :]
+            await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def send_last(self, response: Response) -> None:
+        """Refuse a request whose body didn't come."""
+        with self._must_be_taken():
+            await self._start(response)
+            await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
+
+    async def _start(self, response: Response) -> None:
         headers = list(response.headers)
         if response.close and self._says_close:
             headers.append((b"connection", b"close"))
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+
+    @contextmanager
+    def _must_be_taken(self) -> Iterator[None]:
+        """Within this, the peer takes what's sent in time, or `PeerGone` is raised and the server ends it."""
+        taken = False
         try:
-            await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
+            with anyio.move_on_after(self._policy.write_timeout):
+                yield
+                taken = True
         except OSError as error:
             # ASGI 2.4: send() raises OSError once the peer has gone.
             raise PeerGone from error
+        if not taken:
+            raise PeerGone

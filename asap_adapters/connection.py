@@ -5,22 +5,26 @@ connection of its own, so that what h11 buffers never crosses from one request t
 """
 
 import logging
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
 import h11
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from attrs import define
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.drive import Driver, PeerGone
+from asap_adapters.drive import PIECE, Driver, PeerGone
 from asap_adapters.places import Place, Places
 from asap_core.chunks import ChunkFrames
 from asap_core.head import BadHead, Head, HeadReader
 from asap_core.http import Request, Response
-from asap_core.server.exchange import refuse_head
+from asap_core.server.exchange import Respond, refuse_head
 from asap_core.server.policy import Policy
 
 __all__ = ["serve_connection"]
@@ -37,6 +41,8 @@ _CHUNKED: Final = (b"transfer-encoding", b"chunked")
 # (RFC 9112 §9.6). nginx lingers 5 s per read and 30 s in all; a refusal isn't worth that.
 _LINGER_BYTES: Final = 65_536
 _LINGER_SECONDS: Final = 1.0
+# SO_LINGER with no seconds (socket(7)): closing resets the connection, and what wasn't sent is dropped.
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 async def serve_connection(
@@ -260,13 +266,19 @@ class _H11Wire:
             raise _Unreadable(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
         raise PeerGone  # pragma: no cover - the scope is left by return, by cancellation, or by an exception
 
-    async def send(self, response: Response) -> None:
+    async def send(self, answer: Respond) -> None:
         """See `Wire`."""
-        ends = response.close or self._stop.is_set() or self._place.wanted
+        ends = answer.response.close or self._stop.is_set() or self._place.wanted
         open_still = not ends and self._body_is_over()
         # DONE: the request is complete, and the peer hasn't asked to close after it (h11's state machine).
         self.reusable = open_still and self._h11.their_state is h11.DONE
-        await self._send(_written(response, close=not self.reusable))
+        head = _head_of(answer.response, close=not self.reusable)
+        with self._must_be_taken():
+            fits = max(0, PIECE - len(head))
+            await self._stream.send(head + answer.response.body[:fits])
+            for start in range(fits, len(answer.response.body), PIECE):
+                answer.progressed()
+                await self._stream.send(answer.response.body[start : start + PIECE])
 
     def _body_is_over(self) -> bool:
         """Whether nothing of the request is left to read, so that the next one can follow."""
@@ -278,17 +290,28 @@ class _H11Wire:
     async def send_last(self, response: Response) -> None:
         """Send a refusal of something that wasn't a request, as far as the peer still listens."""
         try:
-            await self._send(_written(response, close=True))
+            await self._send(_head_of(response, close=True) + response.body)
         except PeerGone:
             log.debug("the peer left before it was refused")
 
     async def _send(self, data: bytes) -> None:
+        with self._must_be_taken():
+            await self._stream.send(data)
+
+    @contextmanager
+    def _must_be_taken(self) -> Iterator[None]:
+        """Within this, the peer takes what's sent in time, or the connection is reset and `PeerGone` raised."""
+        taken = False
         try:
-            with anyio.move_on_after(self._policy.write_timeout) as scope:
-                await self._stream.send(data)
+            with anyio.move_on_after(self._policy.write_timeout):
+                yield
+                taken = True
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise PeerGone from error
-        if scope.cancelled_caught:
+        finally:
+            if not taken:
+                _reset_on_close(self._stream)
+        if not taken:
             raise PeerGone
 
 
@@ -297,12 +320,20 @@ _STATUS_LINES: Final = {
 }
 
 
-def _written(response: Response, *, close: bool) -> bytes:
-    """A response as bytes. Written here and not by h11: nothing of a peer's is in it, and it takes h11 0.1 ms."""
+def _reset_on_close(stream: ByteStream) -> None:
+    """Let the kernel forget what the peer hasn't taken, some megabytes, as soon as the connection is closed."""
+    connection = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - anyio's, not Django's
+    if connection is not None:
+        with suppress(OSError):  # it's closed already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
+
+def _head_of(response: Response, *, close: bool) -> bytes:
+    """The head of a response. Written here and not by h11: nothing of a peer's is in it, and it takes h11 0.1 ms."""
     headers = [b"%s: %s\r\n" % header for header in response.headers]
     connection = b"connection: close\r\n" if close else b""
     status = _STATUS_LINES[response.status]
-    return b"".join([status, *headers, b"date: ", _http_date(), b"\r\n", connection, b"\r\n", response.body])
+    return b"".join([status, *headers, b"date: ", _http_date(), b"\r\n", connection, b"\r\n"])
 
 
 _date: tuple[int, bytes] = (0, b"")

@@ -12,7 +12,7 @@ from typing import Final, Protocol, assert_never
 import anyio
 
 from asap_adapters.handlers import Handlers
-from asap_core.http import Request, Response
+from asap_core.http import Request
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
@@ -21,7 +21,7 @@ from asap_core.server.identity import Authenticated, Credential, Insufficient, P
 from asap_core.server.ratelimit import Limited
 from asap_core.server.shared import Granted
 
-__all__ = ["Authenticator", "Driver", "PeerGone", "Shares", "Store", "Verdict", "Wire"]
+__all__ = ["PIECE", "Authenticator", "Driver", "PeerGone", "Shares", "Store", "Verdict", "Wire"]
 
 log: Final = logging.getLogger("asap.drive")
 
@@ -33,6 +33,11 @@ Sync or async; OSError means that it can't be told now. Who also judges proofs (
 `proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `asap_adapters.jwt.Tokens` does; to
 all others no token comes with one.
 """
+
+
+# What is written at once. One read and one TCP window of most peers; smaller responses leave in one piece, as the core
+# expects: they aren't counted there.
+PIECE: Final = 65_536
 
 
 class PeerGone(Exception):
@@ -49,8 +54,12 @@ class Wire(Protocol):
         """
         ...
 
-    async def send(self, response: Response) -> None:
-        """Send a whole response. Raises `PeerGone`."""
+    async def send(self, answer: Respond) -> None:
+        """Send `answer.response`, if it's more than `PIECE` in pieces; call `answer.progressed` after each.
+
+        Raises `PeerGone`. Keep no other reference to a large body than `answer`, which gives it up in the end. If this
+        is cancelled midway, reset the connection.
+        """
         ...
 
 
@@ -133,13 +142,28 @@ class Driver:
                 return await _read(state, wire)
             case Fork(calls):
                 return state.answered(await self._answers(calls))
-            case Respond(response):
-                await wire.send(response)
-                return state.sent()
+            case Respond():
+                return await self._respond(state, wire)
             case Done():
                 return state
             case _:
                 assert_never(state)
+
+    async def _respond(self, state: Respond, wire: Wire) -> Exchange:
+        if state.fault is not None:
+            log.error("an answer can't be sent: %s", state.fault)
+        if state.outgoing is None:
+            await wire.send(state)
+            return state.sent()
+        for slow in state.ends:
+            slow.reset()
+        with anyio.CancelScope() as scope:
+            state.outgoing.reset = scope.cancel
+            await wire.send(state)
+        if scope.cancelled_caught:
+            log.debug("a peer took its answer too slowly, and others needed the room")
+            raise PeerGone
+        return state.sent()
 
     async def _take(self, state: TakeLimit) -> Exchange:
         if self.shares is None:

@@ -25,6 +25,7 @@ from asap_adapters.connection import serve_connection
 from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.entropy import new_id, new_secret
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
 from asap_adapters.places import Place, Places
 from asap_adapters.watch import log_decision
@@ -167,6 +168,7 @@ async def serve(
         shared_limits=shared_limits,
     )
     driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+    give_back_large_blocks()
     async with memory.opened(driver):
         warm_up()
         bound = bound or await listen(host, port, tls=context is not None)

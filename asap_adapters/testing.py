@@ -14,6 +14,7 @@ from asap_adapters.serve import bind_agent
 from asap_core.client.outbound import origin_of
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
+from asap_core.server.exchange import Respond
 
 __all__ = ["InProcessTransport", "in_process"]
 
@@ -68,8 +69,8 @@ class _Wire:
         del expect_continue
         return self._chunks.pop() if self._chunks else None
 
-    async def send(self, response: Response) -> None:
-        self.response = response
+    async def send(self, answer: Respond) -> None:
+        self.response = answer.response
 
 
 @asynccontextmanager

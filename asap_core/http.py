@@ -237,4 +237,6 @@ class Body:
         """Return the body, or what wasn't taken of it. Raises `BadCoding` where the coded stream isn't finished."""
         if self._inflater is not None and not self._inflater.finished:
             raise BadCoding("expected the coded body to be complete")
-        return bytes(self._data)
+        # Two copies are there for a moment only: what's made of a large body needs the room.
+        data, self._data = bytes(self._data), b""
+        return data

@@ -19,6 +19,7 @@ from asap_core.server.call import Answered, Record
 from asap_core.server.events import Decision, Observer, What
 from asap_core.server.identity import Authenticated, Principal, ProofOffer
 from asap_core.server.metrics import CONTENT_TYPE, Counters
+from asap_core.server.outgoing import OutgoingAnswers
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Left, Limited, Limiter
 from asap_core.server.wellknown import ManifestDocument, health_response
@@ -68,6 +69,8 @@ class Agent:
         self.draining: bool = False
         self.active = 0
         self.body_bytes = 0
+        self.outgoing: OutgoingAnswers = OutgoingAnswers(self.policy.max_answers)
+        """The large answers that callers are still to take."""
         self._callers: dict[str, int] = {}
         self._addresses = frozenset({manifest.id, *aliases})
         self.bound: bool = False

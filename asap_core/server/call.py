@@ -336,6 +336,11 @@ def broken_call(opened: CallState) -> Answered:
     return opened if isinstance(opened, Answered) else _internal_error(opened._run)  # noqa: SLF001 - as above
 
 
+def id_of(opened: CallState) -> CallId | None:
+    """The id of a call, given the state it was opened in. None if it was answered then."""
+    return None if isinstance(opened, Answered) else opened._run.call.id  # noqa: SLF001 - one module, one machine
+
+
 # --- the order of the checks -----------------------------------------------------------------------------------------
 
 

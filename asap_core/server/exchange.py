@@ -22,6 +22,7 @@ from asap_core.errors import (
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,
     BUSY,
+    HANDLER_FAILED,
     INSUFFICIENT_SCOPE,
     INVALID_CREDENTIAL,
     INVALID_REQUEST,
@@ -66,7 +67,16 @@ from asap_core.server.admission import (
     Stored,
     Unavailable,
 )
-from asap_core.server.call import Answered, CallState, IllegalMove, abandon_call, limited_call, open_call, refused_call
+from asap_core.server.call import (
+    Answered,
+    CallState,
+    IllegalMove,
+    abandon_call,
+    id_of,
+    limited_call,
+    open_call,
+    refused_call,
+)
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import (
     Anonymous,
@@ -82,6 +92,7 @@ from asap_core.server.identity import (
     insufficient_scope,
     read_credential,
 )
+from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.proxies import caller_of
 from asap_core.server.ratelimit import Left, is_address, peer_key
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
@@ -128,13 +139,31 @@ class _Run:
     share: tuple[Scope, str] | None = None
     left: tuple[Left, ...] | None = None
     nonce: str | None = None
+    held: int = 0
+    """Bytes of the request's body that count among all bodies, from when they come until the answer is made."""
 
     def leave(self, state: "_State") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
 
+    def has_room(self, size: int) -> bool:
+        """Count the first `size` bytes of the body among all bodies, if there's room for them."""
+        agent, more = self.agent, size - _FREE - self.held
+        if agent.body_bytes + more > agent.policy.max_bodies:
+            return False
+        agent.body_bytes += more
+        self.held += more
+        return True
+
+    def let_go(self) -> None:
+        """Nothing of the body is needed any more."""
+        self.agent.body_bytes -= self.held
+        self.held = 0
+
     def respond(self, response: Response) -> "Respond":
+        if self.held:
+            self.let_go()
         head = self.request.method == "HEAD"
         length = () if response.status == 304 else ((b"content-length", b"%d" % len(response.body)),)  # noqa: PLR2004
         shares = self.left
@@ -177,6 +206,7 @@ class _State:
     def abandon(self) -> "Done":
         """The peer left, or the driver stops: nothing more comes."""
         self._run.leave(self)
+        self._run.let_go()
         return Done()
 
 
@@ -281,7 +311,6 @@ class ReadBody(_State):
     _body: Body = field(repr=False)
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
-    _counted: int = 0
 
     def feed(self, chunk: bytes) -> "ReadBody | Respond":
         """Take the next bytes, of any number. Returns this state, or the refusal: too many, unreadable, or no room."""
@@ -290,34 +319,16 @@ class ReadBody(_State):
         try:
             self._body.feed(chunk)
         except (BodyTooLarge, BadCoding) as error:
-            self._leave()
+            self._run.leave(self)
             return _refuse_body(self._run, error, close=True)
-        if self._body.held > _FREE and not self._has_room():
-            self._leave()
+        if self._body.held > _FREE and not self._run.has_room(self._body.held):
+            self._run.leave(self)
             return _no_room(self._run)
         return self
 
-    def _has_room(self) -> bool:
-        """Count what the body holds among all that are under way."""
-        agent, more = self._run.agent, self._body.held - _FREE - self._counted
-        if agent.body_bytes + more > agent.policy.max_bodies:
-            return False
-        agent.body_bytes += more
-        self._counted += more
-        return True
-
-    def _leave(self) -> None:
-        self._run.leave(self)
-        self._run.agent.body_bytes -= self._counted
-
-    def abandon(self) -> "Done":
-        """The peer left, or the driver stops: nothing more comes."""
-        self._leave()
-        return Done()
-
     def end(self) -> "Exchange":
         """The body is complete."""
-        self._leave()
+        self._run.leave(self)
         try:
             data = self._body.end()
         except BadCoding as error:
@@ -347,24 +358,67 @@ class Fork(_State):
         """Every call has its answer."""
         self._run.leave(self)
         self._run.now = self._run.agent.now()
+        size = sum(len(answer.body) for answer in answers)
+        if size <= UNCOUNTED:
+            return self._run.respond(self._response(answers))
+        return self._large(answers, size)
+
+    def _response(self, answers: Sequence[Answered]) -> Response:
         if not self.batch:
-            return self._run.respond(_rpc_response(self._run.agent, answers[0]))
+            return _rpc_response(self._run.agent, answers[0])
         body = b"[" + b",".join(answer.body for answer in answers) + b"]"
-        return self._run.respond(Response(status=200, headers=((b"content-type", b"application/json"),), body=body))
+        return Response(status=200, headers=((b"content-type", b"application/json"),), body=body)
+
+    def _large(self, answers: Sequence[Answered], size: int) -> "Respond":
+        outgoing = self._run.agent.outgoing
+        if not outgoing.fits(size):
+            number = None if self.batch else id_of(self.calls[0])
+            refused = refused_call(number, Refusal(kind=HANDLER_FAILED, note="Internal server error"))
+            respond = self._run.respond(_rpc_response(self._run.agent, refused))
+            respond.fault = f"expected at most {outgoing.most} bytes in one answer (max_answers), not {size}"
+            return respond
+        respond = self._run.respond(self._response(answers))
+        respond.outgoing, respond.ends = outgoing.begin(size)
+        return respond
 
 
 @define(eq=False)
 class Respond(_State):
-    """Send this response; where it says `close`, end the connection after it."""
+    """Send this response; where it says `close`, end the connection after it.
+
+    If it's large, `outgoing` is there: send it in pieces, and say after each that the peer has taken it. `ends` are the
+    `outgoing` of other responses that must end now, to make room for this one: reset their connections. `fault` is for
+    the operator's log.
+    """
 
     response: Response
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
+    outgoing: Outgoing | None = None
+    ends: tuple[Outgoing, ...] = ()
+    fault: str | None = None
+
+    def progressed(self) -> None:
+        """The peer has taken another piece of a large response."""
+        if self.outgoing is not None:
+            self._run.agent.outgoing.progressed(self.outgoing)
 
     def sent(self) -> "Done":
         """It's sent."""
         self._run.leave(self)
+        self._end()
         return Done()
+
+    def abandon(self) -> "Done":
+        """The peer left, was too slow, or the driver stops."""
+        self._end()
+        return super().abandon()
+
+    def _end(self) -> None:
+        if self.outgoing is not None:
+            self._run.agent.outgoing.end(self.outgoing)
+            # What's uncounted must be gone, though the traceback of an error may still hold this state.
+            self.response = evolve(self.response, body=b"")
 
 
 @frozen

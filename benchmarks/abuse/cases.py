@@ -45,18 +45,22 @@ class Sizes:
     senders: int
     peers: int
     slow: int
+    unread: int
     half_open: int
     places: int
     odd: int
     asked: int
 
 
-CI: Final = Sizes(nonces=25, senders=20_000, peers=4_000, slow=50, half_open=500, places=100, odd=1, asked=150_000)
+CI: Final = Sizes(
+    nonces=25, senders=20_000, peers=4_000, slow=50, unread=60, half_open=500, places=100, odd=1, asked=150_000
+)
 FULL: Final = Sizes(
     nonces=300,
     senders=1_000_000,
     peers=1_000_000,
     slow=900,
+    unread=900,
     half_open=10_000,
     places=POLICY.max_connections,
     odd=10,
@@ -226,6 +230,35 @@ def half_open(backend: str, sizes: Sizes, told: Told) -> Report:
         return measured("half-open connections", server, attack, backend=backend, bound=bound)
 
 
+def unread_answers(backend: str, sizes: Sizes, told: Told) -> Report:
+    """Callers within all shares, each of whom has 8 MB echoed, reads nothing, and leaves in the end."""
+    large = f'{{"text":"{"x" * 8 * MB}"}}'
+
+    def attack(server: Server) -> tuple[int, Counter[str]]:
+        # From as many addresses as it takes, and no quicker than each may ask.
+        per_address = POLICY.connections_per_peer * 3 // 4
+        waiting: list[socket.socket] = []
+        try:
+            for number in range(sizes.unread):
+                waiting.append(Peer(server, f"127.0.1.{number // per_address + 1}").connect(window=4_096))
+                waiting[-1].sendall(post(envelope_of(given=large)))
+                told(number + 1)
+                time.sleep(0.1)
+            honest = Peer(server)
+            honest.send_all([post(envelope_of(given=large))])
+            time.sleep(1)
+        finally:
+            for connection in waiting:
+                connection.close()
+        return sizes.unread, honest.answers
+
+    bound = POLICY.max_answers + (COPIES // 2) * 8 * MB + sizes.unread * CONNECTION
+    with served(backend=backend, limits=LIMITS) as server:
+        return measured(
+            "answers that nobody reads", server, attack, backend=backend, bound=bound, pause=PAUSE_WITHIN_LIMITS
+        )
+
+
 ODD: Final = {
     "arrays 10^6 deep": "[" * 10**6 + "]" * 10**6,
     "objects 10^6 deep": '{"a":' * 10**6 + "1" + "}" * 10**6,
@@ -267,6 +300,7 @@ CASES: Final = (
     many_peers,
     bombs,
     slow_bodies,
+    unread_answers,
     half_open,
     odd_json,
 )

@@ -27,6 +27,11 @@ ATTACKER = "127.0.0.2"
 PATIENCE = 60.0
 """How long anybody waits for an answer before it counts as none: these machines are slow and noisy."""
 
+SETTLING = 5
+"""Seconds in which what's no longer needed must be given back."""
+SETTLED = 1_000_000
+"""As few bytes less after a second."""
+
 MODULE = """
 from asap_adapters.cli.served import echo, echo_manifest
 from asap_core import Agent, Policy, StartPolicy
@@ -37,7 +42,7 @@ handlers = {{"echo": echo}}
 
 @frozen
 class Report:
-    """What came of one case. `growth` and `bound` are bytes, `worst` is seconds."""
+    """What came of one case. `growth`, `bound` and `left` (after a few seconds) are bytes, `worst` is seconds."""
 
     case: str
     backend: str
@@ -50,6 +55,7 @@ class Report:
     failed: tuple[str, ...]
     worst: float
     seconds: float
+    left: int
 
     @property
     def answered(self) -> int:
@@ -71,6 +77,16 @@ class Server:
     def peak(self) -> int:
         """The most bytes that were in use since `forget_peak`."""
         return self._status("VmHWM")
+
+    def settled(self) -> int:
+        """Bytes in use once they're no longer getting less; a few seconds at most."""
+        least = self.resident()
+        for _ in range(SETTLING):
+            time.sleep(1)
+            last, least = least, min(least, self.resident())
+            if last - least < SETTLED:
+                break
+        return least
 
     def forget_peak(self) -> None:
         """Let the peak begin at what's in use now, where the system lets us (proc(5), clear_refs)."""
@@ -143,9 +159,15 @@ class Peer:
         self.calls = calls
         self.answers: Counter[str] = Counter()
 
-    def connect(self) -> socket.socket:
-        """Open a connection."""
-        return socket.create_connection(("127.0.0.1", self.server.port), PATIENCE, (self.address, 0))
+    def connect(self, *, window: int | None = None) -> socket.socket:
+        """Open a connection, which buffers so many bytes that aren't read."""
+        opened = socket.socket()
+        opened.settimeout(PATIENCE)
+        if window is not None:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        opened.bind((self.address, 0))
+        opened.connect(("127.0.0.1", self.server.port))
+        return opened
 
     def send_all(
         self, requests: Iterable[bytes], *, bunch: int = 32, told: Callable[[int], None] = lambda _: None
@@ -285,18 +307,20 @@ def measured(
     before, began = server.resident(), time.monotonic()
     with honest.at_work():
         requests, answers = attack(server)
+    seconds, growth = time.monotonic() - began, max(server.peak() - before, 0)
     return Report(
         case=case,
         backend=backend,
         requests=requests,
         answers=answers,
-        growth=max(server.peak() - before, 0),
+        growth=growth,
         bound=bound,
         served=honest.served,
         told_to_wait=honest.told_to_wait,
         failed=tuple(honest.failed),
         worst=honest.worst,
-        seconds=time.monotonic() - began,
+        seconds=seconds,
+        left=server.settled() - before,
     )
 
 

@@ -1192,6 +1192,19 @@ class TestBodiesUnderWay:
         assert isinstance(first.feed(b" "), Respond)
         assert isinstance(self.under_way(agent, 120_000), ReadBody)
 
+    def test_count_until_their_answer_is_made(self) -> None:
+        agent = serve(**self.BOUND)
+        large = call(
+            envelope_changes={"payload": {"conversation_id": "c", "skill_id": "echo", "input": {"x": "x" * 150_000}}}
+        )
+        for leave in ("answered", "abandon"):
+            fork = agent.open(head()).feed(json.dumps(large).encode()).end()
+            assert agent.body_bytes > 150_000 - self.FREE
+            assert self.under_way(agent, 120_000).response.status == 503
+            fork.answered([reply(fork.calls[0])]) if leave == "answered" else fork.abandon()
+            assert agent.body_bytes == 0
+            large["params"]["envelope"]["id"] = "another"
+
     @pytest.mark.parametrize("leave", ["abandon", "end"])
     def test_give_back_what_they_held(self, leave: Any) -> None:
         agent = serve(**self.BOUND)

@@ -65,6 +65,15 @@ def test_slow_bodies_are_told_that_they_are(backend: Any) -> None:
 
 
 @both
+def test_answers_that_nobody_reads_are_held_within_a_bound_and_let_go(backend: Any) -> None:
+    report = run(cases.unread_answers, backend)
+    assert report.growth < 300_000_000
+    assert report.left < 30_000_000
+    # Who reads gets all of it, from among those who don't.
+    assert report.answers == {"served": 1}
+
+
+@both
 def test_connections_that_send_no_head_keep_nobody_out(backend: Any) -> None:
     report = run(cases.half_open, backend)
     assert report.requests > 4 * CI.places
