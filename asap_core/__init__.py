@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         encode_envelope as encode_envelope,
         read_health as read_health,
         read_manifest as read_manifest,
-        read_registry as read_registry,
         to_json as to_json,
     )
     from asap_core.errors import (
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     )
     from asap_core.model.registry import Registry as Registry, RegistryEntry as RegistryEntry
     from asap_core.model.task import Task as Task, TaskStatus as TaskStatus
+    from asap_core.registry import read_registry as read_registry
     from asap_core.server.agent import Agent as Agent
     from asap_core.server.call import (
         Admit as Admit,
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
 # Where each name comes from, for `__getattr__`; the imports above say the same to type checkers.
 _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
-    "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest read_registry to_json",
+    "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
     "asap_core.errors": (
         "KINDS AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition Kind "
         "MdnsUnavailable NoToken NotAllowed NotResolved Problem Refusal RemoteError TimedOut Unreachable Unsuitable "
@@ -112,6 +112,7 @@ _HOMES: Final = {
     ),
     "asap_core.model.registry": "Registry RegistryEntry",
     "asap_core.model.task": "Task TaskStatus",
+    "asap_core.registry": "read_registry",
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",

@@ -17,8 +17,9 @@ from attrs import NOTHING, fields
 
 from asap_core.codec import MAX_SKIPPED, decode_registry, decode_registry_entry, format_timestamp
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.jsontext import NotJson, read_json, read_json_at, write_json
+from asap_core.jsontext import MAX_DEPTH, NotJson, read_json, read_json_at, write_json
 from asap_core.model.registry import RegistryEntry, Skipped
+from asap_core.writable import Path
 
 __all__ = ["MAX_ENTRY", "MAX_SKILLS", "Catalog", "CatalogReader", "Entries"]
 
@@ -130,7 +131,7 @@ class Catalog:
     def written(self) -> Iterator[bytes]:
         """The registry as JSON, in pieces: its entries as they came, without those that were skipped."""
         root = {"version": self.version, "updated_at": format_timestamp(self.updated_at), **self.extra}
-        yield write_json(root)[:-1] + b',"agents":['
+        yield write_json(root, max_depth=MAX_DEPTH + 1)[:-1] + b',"agents":['
         for start in range(0, len(self._texts), _AT_ONCE):
             yield (b"," if start else b"") + b",".join(self._texts[start : start + _AT_ONCE])
         yield b"]}"
@@ -279,8 +280,8 @@ class CatalogReader:
             expected = f"entries of which at most {MAX_SKIPPED} can't be read"
             raise InvalidDocument("registry", (Problem(("agents",), expected),)) from None
 
-    def _value(self, path: tuple[str | int, ...]) -> Generator[None, None, tuple[Any, str]]:
-        """The next value and its text. Raises `InvalidDocument` at its end where it's JSON that can't be taken."""
+    def _value(self, path: Path) -> Generator[None, None, tuple[Any, str]]:
+        """The next value and its text. Raises `InvalidDocument` at its end if it's JSON that can't be taken."""
         yield from self._peek()
         tried = 0
         while True:
@@ -310,7 +311,7 @@ class CatalogReader:
         # A number may go on in the next piece, and what looks like its end be an exponent's beginning.
         return _IN_NUMBERS.match(self._text, end).end() < len(self._text)  # type: ignore[union-attr]
 
-    def _pass_over(self, path: tuple[str | int, ...], expected: str | None) -> Generator[None, None, InvalidDocument]:
+    def _pass_over(self, path: Path, expected: str | None) -> Generator[None, None, InvalidDocument]:
         """Go to where the value ends that begins here, without reading it; return what is wrong with it."""
         begins = self._text[self._at]
         marks = _MARKS if begins in '{["' else _AFTER_SCALAR
@@ -339,9 +340,8 @@ class CatalogReader:
                 return _ill_formed("one JSON text")
             yield
 
-    def _passed(self, path: tuple[str | int, ...], passed: int, end: int, expected: str | None) -> InvalidDocument:
-        passed += end - self._at
-        self._at = end
+    def _passed(self, path: Path, passed: int, end: int, expected: str | None) -> InvalidDocument:
+        passed, self._at = passed + end - self._at, end
         if passed > MAX_ENTRY:
             return _too_long(path)
         if expected is None:
@@ -395,5 +395,5 @@ def _ill_formed(expected: str) -> InvalidDocument:
     return InvalidDocument("registry", (Problem((), expected, _ILL_FORMED),))
 
 
-def _too_long(path: tuple[str | int, ...]) -> InvalidDocument:
+def _too_long(path: Path) -> InvalidDocument:
     return InvalidDocument("registry", (Problem(path, f"at most {MAX_ENTRY} characters"),))

@@ -42,7 +42,6 @@ __all__ = [
     "read_as",
     "read_health",
     "read_manifest",
-    "read_registry",
     "to_json",
     "warm_up",
 ]
@@ -138,11 +137,6 @@ def read_manifest(data: bytes) -> Manifest:
 def read_health(data: bytes) -> Health:
     """Read a health report from bytes. Raises `InvalidDocument`, whatever the bytes."""
     return read_as(data, decode_health, "health report")
-
-
-def read_registry(data: bytes) -> Registry:
-    """Read a registry from bytes. Raises `InvalidDocument`, whatever the bytes."""
-    return read_as(data, decode_registry, "registry")
 
 
 def read_as(data: bytes, decode: Callable[[Any], T], what: str) -> T:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
-from asap_core.writable import plain_json
+from asap_core.writable import NotWritable, Path, plain_json
 
 msgspec: Any
 try:
@@ -223,40 +223,58 @@ def stable_json(value: Any) -> bytes:
 _MAX_SAFE_INTEGER: Final = 2**53 - 1
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
     """Write plain values as the JSON Canonicalization Scheme says (RFC 8785), for signatures.
 
-    Raises ValueError for what it can't say: integers beyond ±(2**53 - 1), and all that `write_json` refuses.
+    Raises `NotWritable`, a ValueError with the place, for what it can't say: integers beyond ±(2**53 - 1), keys that
+    aren't strings (which of two readings was signed?), and all that `write_json` refuses.
     """
-    return _canonical(value).encode("utf-8")
+    return _canonical(value, (), max_depth).encode("utf-8")
 
 
-def _canonical(value: Any) -> str:
+def _canonical(value: Any, path: Path, room: int) -> str:
     match value:
+        case dict() | list() | tuple() if not room:
+            raise NotWritable(path, "fewer arrays and objects within each other, and none within itself")
         case dict():
             # §3.2.3: sorted by UTF-16 code units, which differs from code points beyond the BMP.
-            members = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be"))
-            return "{" + ",".join([f"{encode_basestring(key)}:{_canonical(item)}" for key, item in members]) + "}"
-        case str():
-            return encode_basestring(value)
+            members = sorted((_code_units(key, path), key, item) for key, item in value.items())
+            return "{" + ",".join([_member(key, item, path, room) for _, key, item in members]) + "}"
         case list() | tuple():
-            return "[" + ",".join(map(_canonical, value)) + "]"
-        case float():
-            return _ecmascript(value)
+            return "[" + ",".join([_canonical(item, (*path, at), room - 1) for at, item in enumerate(value)]) + "]"
         case bool() | None:
             return _ENCODER.encode(value)
-        case int() if abs(value) <= _MAX_SAFE_INTEGER:
-            return str(value)
+        case int() if not abs(value) <= _MAX_SAFE_INTEGER:
+            raise NotWritable(path, "integers within ±(2**53 - 1)")
+        case float() if not math.isfinite(value):
+            raise NotWritable(path, "finite numbers; NaN and Infinity aren't JSON")
+        case float():
+            return _ecmascript(value)
         case int():
-            raise ValueError("expected integers within ±(2**53 - 1)")
+            return f"{value:d}"
+        case str():
+            _code_units(value, path)
+            return encode_basestring(value)
         case _:
-            raise ValueError("expected values that JSON has: objects, arrays, strings, numbers, true, false, null")
+            expected = "values that JSON has: objects, arrays, strings, numbers, true, false, null"
+            raise NotWritable(path, f"{expected}; not {type(value).__name__}")
+
+
+def _member(key: str, item: Any, path: Path, room: int) -> str:
+    return f"{encode_basestring(key)}:{_canonical(item, (*path, key), room - 1)}"
+
+
+def _code_units(key: Any, path: Path) -> bytes:
+    if not isinstance(key, str):
+        raise NotWritable(path, f"keys that are strings, not {type(key).__name__}")
+    try:
+        return key.encode("utf-16-be")
+    except UnicodeEncodeError:
+        raise NotWritable(path, "strings without lone surrogates (RFC 7493 §2.1)") from None
 
 
 def _ecmascript(number: float) -> str:
     """Write a double as ECMAScript's Number::toString does (ECMA-262 §6.1.6.1.20), which RFC 8785 §3.2.2.3 asks for."""
-    if not math.isfinite(number):
-        raise ValueError("expected finite numbers")
     if number == 0:
         return "0"
     mantissa, _, exponent = f"{abs(number)!r}".partition("e")

@@ -3,14 +3,29 @@
 from collections.abc import Mapping
 from typing import Final
 
+from asap_core.catalog import CatalogReader
 from asap_core.codec import to_json
-from asap_core.jsontext import write_json
+from asap_core.jsontext import MAX_DEPTH, write_json
 from asap_core.model.manifest import Manifest
 from asap_core.model.registry import Registry, RegistryEntry
 
-__all__ = ["asap_url", "find", "make_entry", "manifest_url", "write_registry"]
+__all__ = ["asap_url", "find", "make_entry", "manifest_url", "read_registry", "write_registry"]
 
 _MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
+
+
+def read_registry(data: bytes) -> Registry:
+    """Read a registry from bytes, as `CatalogReader` does in pieces. Raises `InvalidDocument`, whatever the bytes."""
+    reader = CatalogReader()
+    reader.feed(data)
+    catalog = reader.close()
+    return Registry(
+        version=catalog.version,
+        updated_at=catalog.updated_at,
+        agents=tuple(catalog.agents),
+        skipped=catalog.skipped,
+        extra=catalog.extra,
+    )
 
 
 def find(registry: Registry, *, skill: str | None = None, agent_id: str | None = None) -> tuple[RegistryEntry, ...]:
@@ -54,4 +69,5 @@ def manifest_url(entry: RegistryEntry) -> str | None:
 
 def write_registry(registry: Registry) -> bytes:
     """Write a registry as JSON, as `read_registry` reads it; what was skipped on reading isn't in it."""
-    return write_json(to_json(registry))
+    # Each entry may be as deep as any text.
+    return write_json(to_json(registry), max_depth=MAX_DEPTH + 2)

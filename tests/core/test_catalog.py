@@ -8,10 +8,10 @@ from hypothesis import example, given, strategies as st
 
 from asap_core import catalog
 from asap_core.catalog import MAX_ENTRY, MAX_SKILLS, Catalog, CatalogReader
-from asap_core.codec import decode_registry_entry, read_registry
+from asap_core.codec import decode_registry, decode_registry_entry
 from asap_core.errors import InvalidDocument
-from asap_core.jsontext import read_json_at
-from asap_core.registry import find
+from asap_core.jsontext import MAX_DEPTH, NotJson, read_json, read_json_at
+from asap_core.registry import find, read_registry, write_registry
 from asap_core.testing.strategies import json_values
 
 ENTRY: dict[str, Any] = {
@@ -61,11 +61,45 @@ def entries(draw: Any) -> Any:
 cuts = st.lists(st.integers(0, 3000), max_size=5)
 
 
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+# Values about which readers of JSON differ, and neighbours about which they don't.
+NUMBERS = (
+    *("NaN", "-NaN", "Infinity", "-Infinity", "[NaN]", '{"a":NaN}', "1e999", "-1e999", "1e308", "1e-999", "-0", "-0.0"),
+    *("01", "1.", ".5", "+1", "0x1", "1e", "-", "1_000"),
+)
+LONG_NUMBERS = ("9" * 4_300, "9" * 4_301, "-" + "9" * 4_301, "9" * 20, "1." + "0" * 5_000)
+OBJECTS = (
+    *('{"a":1,"a":1}', r'{"a":1,"\u0061":2}', '[{"a":{},"a":{}}]', '{"a":1,"A":2}', '{"":1,"":2}'),
+    *('{"a":{"b":1,"b":2},}', '{"a":NaN,"b":}'),
+)
+SURROGATES = [r'"\ud800"', r'"\udc00\ud800"', r'"\ud83d\ude00"', r'{"\ud800":1}', r'"\\ud800"', r'"\uD83Dx"']
+ESCAPES = [r'"\t"', r'"\0"', r'"\x41"', r'"\/"', r'"\u00e9"', r'"\u00"', r'"\q"', r'"\"']
+CHARACTERS = [f'"{character}"' for character in "\0\x01\t\n\x7f\x85\ufeff\u2028\ud800"]
+AROUND = ("\ufeff1", "1\ufeff", "\xa01", "\x0b1", "1\0", "/**/1", "'a'", "a", "True", "None", "1,", ",1", "")
+DEEP = (*(nested(MAX_DEPTH - depth) for depth in (4, 3, 2, 1, 0, -1)), nested(900), "[" * 2_000, "]")
+ODDITIES = (*NUMBERS, *LONG_NUMBERS, *OBJECTS, *SURROGATES, *ESCAPES, *CHARACTERS, *AROUND, *DEEP)
+
+GOOD = '{"id":"urn:asap:agent:a","name":"","description":"","asap_version":"0.1","endpoints":{}}'
+ODD = GOOD[:-1] + ',"x":ODDITY}'
+PLACES = (
+    f'"agents":[{GOOD},{ODD}]',
+    f'"agents":[{ODD},{GOOD}]',
+    f'"agents":[{GOOD},ODDITY]',
+    f'"x":ODDITY,"agents":[{GOOD}]',
+    f'"agents":[{GOOD}],"x":ODDITY',
+    f'ODDITY:1,"agents":[{GOOD}]',
+)
+
+
 class TestAsARegistry:
     @given(st.lists(entries(), max_size=5), json_values(), cuts)
     def test_it_is_what_reading_it_whole_gives(self, agents: Any, more: Any, places: Any) -> None:
         data = registry(*agents, more=more)
-        whole, pieces = read_registry(data), read(data, *places)
+        whole, pieces = decode_registry(read_json(data)), read(data, *places)
+        assert read_registry(data) == whole
         assert (pieces.version, pieces.updated_at, pieces.extra) == (whole.version, whole.updated_at, whole.extra)
         assert tuple(pieces.agents) == whole.agents
         assert pieces.skipped == whole.skipped
@@ -90,6 +124,34 @@ class TestAsARegistry:
         whole, pieces = seen(data), seen(data, *places)
         # Of two things that are wrong, the cuts decide which comes first.
         assert pieces == whole or (len(pieces) == len(whole) == 2)
+
+    @pytest.mark.parametrize("place", PLACES)
+    @given(oddity=st.sampled_from(ODDITIES), places=cuts)
+    def test_each_oddity_is_read_in_one_way(self, place: Any, oddity: Any, places: Any) -> None:
+        """Read whole or in pieces, from the copy that's made of it, or by another reader of JSON if it's JSON."""
+        text = f'{{"version":"1","updated_at":"2026-01-01",{place.replace("ODDITY", oddity)}}}'
+        data = text.encode("utf-8", "surrogatepass")
+        pieces = seen(data, *places)
+        assert pieces == seen(data)
+        try:
+            # An entry may be as deep as any text, and so may what is beside the agents.
+            beside = place.startswith('"x"') or place.endswith("ODDITY")
+            whole = decode_registry(read_json(data, max_depth=MAX_DEPTH + (1 if beside else 2)))
+        except (NotJson, InvalidDocument):
+            whole = None
+        if len(pieces) == 2:
+            assert whole is None
+            with pytest.raises(InvalidDocument) as caught:
+                read_registry(data)
+            assert pieces == (str(caught.value), caught.value.problems)
+            return
+        registry = read_registry(data)
+        assert pieces == (registry.version, registry.updated_at, registry.extra, registry.skipped, registry.agents)
+        # What has no reading, or two, costs its entry.
+        assert registry == whole or (whole is None and len(registry.agents) == len(registry.skipped) == 1)
+        again = read_registry(b"".join(read(data, *places).written()))
+        assert (again.extra, again.agents) == (registry.extra, registry.agents)
+        assert read_registry(write_registry(registry)).agents == registry.agents
 
     @given(st.lists(entries(), max_size=5))
     def test_what_is_no_json_is_no_registry(self, agents: Any) -> None:

@@ -26,7 +26,6 @@ from asap_core.codec import (
     format_timestamp,
     read_health,
     read_manifest,
-    read_registry,
     to_json,
     warm_up,
 )
@@ -37,6 +36,7 @@ from asap_core.model.parts import PARTS, TextPart
 from asap_core.model.payloads import PAYLOADS, WIRE_NAMES, TaskRequest, TaskStream
 from asap_core.model.rules import TEXT, TIMESTAMP, URN, Unfit, number
 from asap_core.model.task import AgentRecord, Conversation, StateSnapshot
+from asap_core.registry import read_registry
 from asap_core.testing import broken_documents, envelope_documents, envelopes, json_values, manifests
 
 GOOD = {

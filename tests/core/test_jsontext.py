@@ -5,14 +5,19 @@ import json
 import math
 import struct
 import sys
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
 from asap_core import jsontext
-from asap_core.jsontext import MOST_DEPTH, NotJson, canonical_json, read_json, stable_json, write_json
+from asap_core.jsontext import MAX_DEPTH, MOST_DEPTH, NotJson, canonical_json, read_json, stable_json, write_json
 from asap_core.testing import json_values, request_bodies
+from asap_core.writable import NotWritable
+
+HAS = "values that JSON has: objects, arrays, strings, numbers, true, false, null"
 
 BAD = [
     b"",
@@ -66,7 +71,6 @@ class TestReading:
             (b"[" + b"[]," * 100 + b"[]]", [[]] * 101),
             (b'"' + b"{[" * 100 + b'"', "{[" * 100),
         ],
-        ids=repr,
     )
     def test_what_is_acceptable_is_read(self, data: Any, value: Any) -> None:
         assert read_json(data) == value
@@ -188,10 +192,46 @@ class TestCanonicalJson:
         expected = ["\r", "1", "\x80", "ö", "€", "😀", "\ufb33"]
         assert list(json.loads(canonical_json(dict.fromkeys(keys, 1)))) == expected
 
-    @pytest.mark.parametrize("value", [math.nan, 2**53, {1}, object()], ids=repr)
-    def test_what_it_cannot_say_is_refused(self, value: Any) -> None:
-        with pytest.raises(ValueError, match="expected"):
+    @pytest.mark.parametrize(
+        ("value", "path", "expected"),
+        [
+            ({1: 2}, (), "keys that are strings, not int"),
+            ({"a": [0, {None: 2}]}, ("a", 1), "keys that are strings, not NoneType"),
+            ({"1": 1, 1: 2}, (), "keys that are strings, not int"),
+            ({("a",): 1}, (), "keys that are strings, not tuple"),
+            ({b"a": 1}, (), "keys that are strings, not bytes"),
+            ({"a": [math.nan]}, ("a", 0), "finite numbers; NaN and Infinity aren't JSON"),
+            ([-math.inf], (0,), "finite numbers; NaN and Infinity aren't JSON"),
+            ({"a": 2**53}, ("a",), "integers within ±(2**53 - 1)"),
+            (-(2**53), (), "integers within ±(2**53 - 1)"),
+            ({"a": "\ud800"}, ("a",), "strings without lone surrogates (RFC 7493 §2.1)"),
+            ({"\ud800": 1}, (), "strings without lone surrogates (RFC 7493 §2.1)"),
+            *(
+                ({"a": [value]}, ("a", 0), f"{HAS}; not {type(value).__name__}")
+                for value in ({1}, object(), b"a", 1j, Decimal(1), date(2026, 1, 1))
+            ),
+        ],
+    )
+    def test_what_it_cannot_say_is_refused_with_its_place(self, value: Any, path: Any, expected: Any) -> None:
+        with pytest.raises(NotWritable) as caught:
             canonical_json(value)
+        assert (caught.value.path, caught.value.expected) == (path, expected)
+
+    def test_neither_is_what_has_no_end(self) -> None:
+        endless: Any = {}
+        endless["a"] = [endless]
+        with pytest.raises(NotWritable, match="fewer arrays and objects") as caught:
+            canonical_json(endless)
+        assert len(caught.value.path) == MAX_DEPTH
+        with pytest.raises(NotWritable, match="integers within"):
+            canonical_json(10**5_000)
+        deep: Any = 1
+        for _ in range(MAX_DEPTH):
+            deep = [deep]
+        assert read_json(canonical_json(deep)) == deep
+        assert canonical_json(deep) == write_json(deep)
+        with pytest.raises(NotWritable, match="fewer arrays and objects"):
+            canonical_json([deep])
 
     @given(json_values())
     def test_it_is_json_and_says_the_same(self, value: Any) -> None:

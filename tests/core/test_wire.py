@@ -20,7 +20,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
-from asap_core.codec import decode_envelope, decode_registry, encode_envelope, read_registry
+from asap_core.codec import decode_envelope, decode_registry, encode_envelope
 from asap_core.errors import (
     KINDS,
     BadReply,
@@ -37,7 +37,7 @@ from asap_core.errors import (
 from asap_core.head import BadHead, Head, HeadReader, path_of
 from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
-from asap_core.registry import asap_url, find, make_entry, manifest_url, write_registry
+from asap_core.registry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
 from asap_core.server.admission import Question
 from asap_core.server.identity import (
     Anonymous,
