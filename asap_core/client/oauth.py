@@ -215,8 +215,15 @@ def _grant(value: dict[str, Any], token_type: str) -> Granted | Trouble:
     lifetime = _lifetime(value.get("expires_in"))
     if lifetime is None:
         return Trouble("expires_in in seconds, more than 0, or none")
-    scopes = frozenset(filter(is_scope, scope.split(" "))) if isinstance(scope, str) else None
-    return Granted(token, lifetime, scopes)
+    return Granted(token, lifetime, _scopes(scope))
+
+
+def _scopes(said: Any) -> frozenset[str] | None:
+    """What the token is for, as words or (of some providers) a list; None if it doesn't say, or in no way we know."""
+    texts = said if isinstance(said, list) else [said]
+    if not all(isinstance(each, str) for each in texts):
+        return None
+    return frozenset(filter(is_scope, " ".join(texts).split(" ")))
 
 
 def _lifetime(value: Any) -> float | None:

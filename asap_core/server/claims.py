@@ -27,6 +27,7 @@ __all__ = [
     "agent_of",
     "is_date",
     "judge_claims",
+    "scopes_of",
     "wrong_key",
 ]
 
@@ -146,10 +147,9 @@ def judge_claims(
     urn = agent_of(claims, policy.agent)
     if urn is None:
         return Rejected("a token of an agent that may call")
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
+    held = scopes_of(claims)
+    if held is None:
         return Rejected("a scope that is text")
-    held = frozenset(scope.split(" ")) - {""}
     if not policy.scopes <= held:
         return Insufficient(policy.scopes)
     return Accepted(Authenticated(urn, held, bound), WallTime(claims["exp"] + policy.leeway), bound)
@@ -173,6 +173,20 @@ def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str 
     if not all(isinstance(each, str) for each in named) or policy.audience.isdisjoint(named):
         return "aud to name this agent"
     return None
+
+
+def scopes_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
+    """What a token allows; None if that can't be read.
+
+    RFC 9068 §2.2.3 and RFC 7662 §2.2: words in one text. Some providers write a list of texts, and null for none; Okta
+    and Microsoft call it `scp`.
+    """
+    said = claims.get("scope")
+    said = claims.get("scp") if said is None else said
+    texts = said if isinstance(said, list) else ["" if said is None else said]
+    if not all(isinstance(each, str) for each in texts):
+        return None
+    return frozenset(" ".join(texts).split(" ")) - {""}
 
 
 def _wrong_confirmation(claims: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from attrs import field, frozen, validators
 from asap_core.bearer import is_scope
 from asap_core.clock import WallTime
 from asap_core.jsontext import NotJson, read_json
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, agent_of, is_date
+from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, agent_of, is_date, scopes_of
 from asap_core.server.identity import Authenticated, Insufficient
 
 __all__ = ["Answer", "Cause", "Inactive", "IntrospectionPolicy", "Unanswered", "judge_answer", "read_answer"]
@@ -131,10 +131,9 @@ def judge_answer(answer: Answer, policy: IntrospectionPolicy, *, wall: WallTime)
     urn = agent_of(claims, policy.agent)
     if urn is None:
         return Rejected("a token of an agent that may call")
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
+    held = scopes_of(claims)
+    if held is None:
         return Rejected("a scope that is text")
-    held = frozenset(scope.split(" ")) - {""}
     if not policy.scopes <= held:
         return Insufficient(policy.scopes)
     until = wall + policy.most

@@ -75,9 +75,12 @@ class KeySet:
     passed_over: int = 0
 
     def key_for(self, jws: Jws) -> PublicKey | None:
-        """The one key that this token can have been signed with; None where there's none, or no telling which."""
-        suited = [key for key in self.keys if key.algorithm is jws.algorithm and jws.kid in (None, key.kid)]
-        return suited[0] if len(suited) == 1 else None
+        """The one key that this token can have been signed with; None where there's none, or no telling which.
+
+        One that's listed twice is one.
+        """
+        suited = {key for key in self.keys if key.algorithm is jws.algorithm and jws.kid in (None, key.kid)}
+        return suited.pop() if len(suited) == 1 else None
 
 
 def read_key_set(data: bytes) -> KeySet:
@@ -94,8 +97,14 @@ def read_key_set(data: bytes) -> KeySet:
 
 
 def read_key(value: object) -> PublicKey | None:
-    """The public key that a JWK is, if it's one that we can verify with; None for private ones too. Never raises."""
-    if not isinstance(value, dict) or value.get("use", "sig") != "sig" or not _PRIVATE.isdisjoint(value):
+    """The public key that a JWK is, if it's one that we can verify with; None for private ones too. Never raises.
+
+    A member that is null is none: some serialisers write all that they know of.
+    """
+    if not isinstance(value, dict):
+        return None
+    value = {name: member for name, member in value.items() if member is not None}
+    if value.get("use", "sig") != "sig" or not _PRIVATE.isdisjoint(value):
         return None
     operations, kid = value.get("key_ops", ["verify"]), value.get("kid")
     if not isinstance(operations, list) or "verify" not in operations:

@@ -76,7 +76,7 @@ class TestWhatTheProviderSays:
             {"exp": None}, {"exp": "soon"}, {"exp": True}, {"exp": 1e15},
             {"nbf": WALL + 31}, {"iat": WALL + 31}, {"nbf": "x"},
             {"token_type": "refresh_token"}, {"token_type": None}, {"token_type": "DPoP"}, {"cnf": {"jkt": "x"}},
-            {"sub": ...}, {"sub": "alice"}, {"sub": 5}, {"scope": ["read"]}, {"scope": None},
+            {"sub": ...}, {"sub": "alice"}, {"sub": 5}, {"scope": ["read", 5]}, {"scope": 5}, {"scope": {"read": True}},
         ],
     )  # fmt: skip
     def test_anything_else_is_refused(self, changes: Any) -> None:
@@ -88,6 +88,14 @@ class TestWhatTheProviderSays:
 
     def test_without_its_scope_it_is_not_enough(self) -> None:
         assert judge(scope="write") == judge(scope=...) == Insufficient(frozenset({"read"}))
+        assert judge(scope=None) == judge(scope=[]) == judge(scope=["write"]) == Insufficient(frozenset({"read"}))
+
+    def test_its_scope_is_words_in_a_text_or_a_list(self) -> None:
+        for scope in (["read", "write"], ["read write"], "write  read "):
+            assert judge(scope=scope).principal.scopes == {"read", "write"}
+        nothing = evolve(POLICY, scopes=[])
+        assert judge(nothing, scope=None).principal.scopes == frozenset()
+        assert judge(scope=..., scp=["read"]).principal.scopes == {"read"}
 
     def test_whom_it_is_for_may_be_left_to_the_provider_if_that_is_said(self) -> None:
         assert isinstance(judge(evolve(POLICY, audience=None), aud=...), Accepted)

@@ -244,6 +244,20 @@ class TestReadingKeySets:
         found = key_set(bad, OKP)
         assert (found.keys, found.passed_over) == ((OkpKey(None, bytes(range(32))),), 1)
 
+    @pytest.mark.parametrize("name", ["kid", "use", "alg", "key_ops", "d", "k", "x5c", "oth"])
+    def test_null_is_none(self, name: Any) -> None:
+        for key, read in ((RSA, RsaKey(None, MODULUS, 65_537)), (OKP, OkpKey(None, bytes(range(32))))):
+            assert key_set({**key, name: None}).keys == (read,)
+
+    def test_one_listed_twice_is_one(self) -> None:
+        for twin in (OKP, {**OKP, "use": "sig", "alg": None}):
+            twice = key_set({**OKP, "kid": "k1"}, {**twin, "kid": "k1"}, {**RSA, "kid": "k1"})
+            assert isinstance(judge(token(kid="k1"), verifier(twice)), Accepted)
+            assert isinstance(judge(token(kid=None), verifier(twice)), Accepted)
+        other = {**OKP, "x": b64(bytes(32)), "kid": "k1"}
+        two = key_set({**OKP, "kid": "k1"}, {**OKP, "kid": "k1"}, other)
+        assert judge(token(kid="k1"), verifier(two)) == Rejected("a key of the issuer's")
+
     @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"keys":{}}', b'{"keys":null}', b'{"keys":[],"keys":[]}'])
     def test_what_is_no_set_is_said_to_be_none(self, text: Any) -> None:
         with pytest.raises(InvalidDocument):
@@ -359,7 +373,17 @@ class TestClaims:
             ({"aud": {"x": AUDIENCE}}, False),
             ({"cnf": {"jkt": "x"}}, False),
             ({"cnf": None}, False),
-            ({"scope": ["a"]}, False),
+            ({"scope": ["a"]}, True),
+            ({"scope": None}, True),
+            ({"scope": []}, True),
+            ({"scope": ["a", 5]}, False),
+            ({"scope": [["a"]]}, False),
+            ({"scope": {"a": True}}, False),
+            ({"scope": True}, False),
+            # A date and a key that are null are no date and no key: what guards isn't passed over.
+            ({"iat": None}, False),
+            ({"exp": None}, False),
+            ({"exp": WALL + 59.5}, True),
             ({"jti": 5}, True),
         ],
     )
@@ -406,6 +430,27 @@ class TestClaims:
     def test_scopes_must_all_be_held(self, held: Any) -> None:
         found = judge(token({**GOOD, "scope": " ".join(held)}), verifier(scopes=["a", "b"]))
         assert isinstance(found, Accepted) if {"a", "b"} <= held else found == Insufficient(frozenset("ab"))
+
+    @pytest.mark.parametrize(
+        ("said", "held"),
+        [
+            ({"scope": ["a", "b"]}, {"a", "b"}),
+            ({"scope": ["a b", "", "c"]}, {"a", "b", "c"}),
+            ({"scope": None}, set()),
+            ({"scope": []}, set()),
+            ({"scp": ["a"]}, {"a"}),
+            ({"scp": "a b"}, {"a", "b"}),
+            ({"scope": None, "scp": ["a"]}, {"a"}),
+            ({"scope": "", "scp": ["a"]}, set()),
+            ({"scope": "b", "scp": ["a"]}, {"b"}),
+            ({"scp": None}, set()),
+        ],
+    )
+    def test_scopes_are_words_in_a_text_or_a_list(self, said: Any, held: Any) -> None:
+        claims = {**{name: value for name, value in GOOD.items() if name != "scope"}, **said}
+        assert judge(token(claims)).principal.scopes == held
+        asked = judge(token(claims), verifier(scopes=["a"]))
+        assert isinstance(asked, Accepted) if "a" in held else asked == Insufficient(frozenset("a"))
 
     @pytest.mark.parametrize("scope", ['a"b', "a b", "a\\b", "", "é", "a\n"])
     def test_scopes_fit_into_a_challenge(self, scope: Any) -> None:

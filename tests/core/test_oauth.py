@@ -91,6 +91,9 @@ class TestWhatItAnswers:
         assert grant() == Granted("t0ken", 3600.0)
         assert grant(scope="a b", token_type="Bearer") == Granted("t0ken", 3600.0, frozenset({"a", "b"}))
         assert grant(scope="") == Granted("t0ken", 3600.0, frozenset())
+        assert grant(scope=["a", "b c"]) == Granted("t0ken", 3600.0, frozenset({"a", "b", "c"}))
+        for said in (None, 5, ["a", 5], {"a": True}):
+            assert grant(scope=said) == Granted("t0ken", 3600.0, None)
         assert "t0ken" not in repr(grant())
 
     def test_the_type_has_no_case_and_is_the_one_asked_for(self) -> None:
