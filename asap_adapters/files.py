@@ -54,8 +54,12 @@ def _opened(path: Path) -> BinaryIO:
     if "\0" in str(path) or path.is_socket():
         raise BadReply(str(path), "expected a file")
     # Opened first and looked at then: a pipe that takes its place in between would be waited for.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
+    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise BadReply(str(path), "expected a file")
-    return os.fdopen(descriptor, "rb")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

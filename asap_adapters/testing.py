@@ -1,10 +1,14 @@
 """For users' tests: a client that talks to an agent in the same process, without sockets, through the same Exchange."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
 from urllib.parse import urlsplit
 
+import anyio
+import anyio.abc
 import httpx
 
 from asap_adapters.client import AgentClient
@@ -22,7 +26,12 @@ DEFAULT_SENDER = "urn:asap:agent:test-client"
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):
-    """An httpx transport that drives an agent instead of opening a connection."""
+    """An httpx transport that drives an agent instead of opening a connection.
+
+    If it's entered with `async with` (`in_process` and `httpx.AsyncClient` do that), it runs each exchange in a task of
+    its own, so that a caller who gives up is free at once, as over HTTP; else in the caller's task. If the agent isn't
+    bound, or is bound to another event loop, a copy is served: each transport begins anew.
+    """
 
     def __init__(
         self,
@@ -33,8 +42,38 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         authenticate: Authenticator | None = None,
         peer: str = "127.0.0.1",
     ) -> None:
-        self._driver = Driver(bind_agent(agent), Handlers(handlers, on=on), authenticate=authenticate)
+        served = agent if _runs_here(agent) else bind_agent(agent.unbound())
+        self._driver = Driver(served, Handlers(handlers, on=on), authenticate=authenticate)
         self._peer = peer
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        """Take exchanges into tasks of their own."""
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Finish what is in flight within `Policy.drain`, as a server that's told to stop does."""
+        tasks, self._tasks = self._tasks, None
+        if tasks is None:
+            return
+        agent = self._driver.agent
+        agent.drain()
+        tasks.cancel_scope.deadline = anyio.current_time() + agent.policy.drain
+        try:
+            await tasks.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as errors:
+            one, *others = errors.exceptions
+            if others:
+                raise
+            # What the caller's block raised goes on as it is: a group of its own is a copy here.
+            if one is not error and not isinstance(error, BaseExceptionGroup):
+                raise one from None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer one request."""
@@ -45,9 +84,42 @@ class InProcessTransport(httpx.AsyncBaseTransport):
             peer=self._peer,
         )
         wire = _Wire(await request.aread())
-        await self._driver.run(head, wire)
+        exchange = partial(self._driver.run, head, wire)
+        await (exchange() if self._tasks is None else _beside(self._tasks, exchange))
         response = wire.response
         return httpx.Response(response.status, headers=list(response.headers), stream=_Bytes(response.body))
+
+
+def _runs_here(agent: Agent) -> bool:
+    """Whether it has a clock that can be read here."""
+    try:
+        agent.now()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[None]]) -> None:
+    """Run an exchange in a task of its own and wait for it. If its caller leaves, it's told, as a server is."""
+    over, scope = anyio.Event(), anyio.CancelScope()
+    failed: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            with scope:
+                await exchange()
+        except Exception as error:  # noqa: BLE001 - it's raised where it's waited for
+            failed.append(error)
+        finally:
+            over.set()
+
+    tasks.start_soon(run)
+    try:
+        await over.wait()
+    finally:
+        scope.cancel()
+    if failed:
+        raise failed[0]
 
 
 class _Bytes(httpx.AsyncByteStream):
@@ -85,6 +157,9 @@ async def in_process(
 ) -> AsyncIterator[AgentClient]:
     """A client for `agent` in this process; every URL leads to it.
 
+    Nothing is remembered from one `in_process` to the next: an agent that isn't bound yet is taken as a copy. Leaving
+    it waits for what is in flight, within `Policy.drain`.
+
     >>> async with in_process(agent, {"echo": echo}) as client:
     ...     reply = await client.send("http://localhost", "task.request", {"skill_id": "echo", "input": {}})
     """
@@ -93,5 +168,5 @@ async def in_process(
     endpoint = agent.manifest.endpoints.asap
     client_options.setdefault("allow_endpoints", [origin] if (origin := origin_of(endpoint)) else [])
     client_options.setdefault("allow_http", [urlsplit(endpoint).hostname or ""])
-    async with AgentClient(sender=sender, transport=transport, **client_options) as client:
+    async with transport, AgentClient(sender=sender, transport=transport, **client_options) as client:
         yield client

@@ -5,7 +5,7 @@ before anything runs; `bind` gives it time, ids and a secret, and from then on o
 """
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 from asap_core.clock import Clock, Instant, WallTime
 from asap_core.errors import Kind
@@ -131,6 +131,16 @@ class Agent:
         if "principal" not in shared_limits:
             self._principals = Limiter(policy.principal_limits, capacity=capacity)
         return self
+
+    def unbound(self) -> Self:
+        """Return an agent like this one that isn't bound and remembers nothing: for another loop or another test."""
+        other = object.__new__(type(self))
+        # A class of the user's may hold more than this one does.
+        vars(other).update(vars(self))
+        Agent.__init__(
+            other, self.manifest, policy=self.policy, payload_types=self.payload_types, aliases=self._addresses
+        )
+        return other
 
     @property
     def url(self) -> str:

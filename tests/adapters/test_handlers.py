@@ -7,6 +7,7 @@ import pytest
 
 from asap_adapters import TaskFailed
 from asap_adapters.handlers import Context
+from asap_adapters.serve import bind_agent
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import (
     Anonymous,
@@ -230,12 +231,13 @@ class TestTheSameWhileItRuns:
             await anyio.sleep(3)
             return {}
 
-        served = agent()
+        served: Any = bind_agent(agent())
         async with in_process(served, {"echo": handler}) as client, anyio.create_task_group() as group:
             group.start_soon(lambda: client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k"))
             await anyio.sleep(1)
             with anyio.move_on_after(gone_after):
                 await client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k")
+            await anyio.sleep(0.01)  # the agent is told, as over a connection that ends
             assert served.admission._held == {}
         assert served.admission._wakes == {}
         assert served.active == 0

@@ -155,6 +155,17 @@ class TestTheWsgiApplication:
         assert ask("/.well-known/asap/manifest.json", HTTP_IF_NONE_MATCH=etag)[0] == "304 ASAP"
 
 
+def test_the_test_passes_on_both_backends_also_beside_others_of_the_same_agent(tmp_path: Path) -> None:
+    (tmp_path / "adder.py").write_text(block("python", "Agent(manifest)"))
+    tests = block("python", "async def test_adds()")
+    body = tests.partition("async def test_adds()")[2]
+    others = "".join(f"\n\nasync def test_adds_{number}(){body}" for number in range(2))
+    (tmp_path / "test_adder.py").write_text(f"from adder import agent, handlers\n{tests}{others}")
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "--strict-markers", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert "6 passed" in done.stdout, done.stdout
+
+
 class TestTheTableOfExceptions:
     table = README.partition("## When something goes wrong")[2]
     named = tuple(sorted(set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) - {"RuntimeError"}))
