@@ -144,7 +144,7 @@ class AsgiApp:
 
 
 def _request(scope: Mapping[str, Any]) -> Request:
-    client = scope.get("client")
+    client, server = scope.get("client"), scope.get("server")
     # raw_path is optional in ASGI, and path is percent-decoded: "/asap%3Fx" must not become "/asap" and a query.
     target = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else _encoded(scope["path"])
     # Mounted under a path, an application sees it in front of its own (ASGI: root_path).
@@ -156,6 +156,7 @@ def _request(scope: Mapping[str, Any]) -> Request:
         target=target,
         headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
         peer="" if client is None else str(client[0]),  # none over UNIX sockets
+        local="" if server is None else str(server[0]),
     )
 
 

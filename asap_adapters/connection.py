@@ -50,14 +50,16 @@ async def serve_connection(
     driver: Driver,
     *,
     peer: str,
+    local: str = "",
     place: Place | None = None,
     stop: anyio.Event | None = None,
 ) -> None:
     """Serve one connection over any byte stream, request by request, until either side is done with it.
 
+    `peer` is the address that it came from, `local` the one that it was accepted on.
     While it waits for a request it may have to give up its `place`.
     """
-    connection = _Connection(stream, driver, peer, place or Place(Places(1)), stop or anyio.Event())
+    connection = _Connection(stream, driver, peer, local, place or Place(Places(1)), stop or anyio.Event())
     rest: bytes | None = b""
     while rest is not None:
         rest = await connection.serve_one(rest)
@@ -76,6 +78,7 @@ class _Connection:
     stream: ByteStream
     driver: Driver
     peer: str
+    local: str
     place: Place
     stop: anyio.Event
 
@@ -90,7 +93,7 @@ class _Connection:
             head = await self._read_head(buffered)
             if head is None:
                 return None
-            request = wire.parse(head, self.peer)
+            request = wire.parse(head, peer=self.peer, local=self.local)
             await self.driver.run(request, wire)
         except _Unreadable as unreadable:
             await wire.send_last(unreadable.response)
@@ -188,7 +191,7 @@ class _H11Wire:
         self._meant = 0
         self.reusable = False
 
-    def parse(self, head: Head, peer: str) -> Request:
+    def parse(self, head: Head, *, peer: str, local: str) -> Request:
         """Let h11 read a head that the core has approved."""
         try:
             self._h11.receive_data(head.data)
@@ -206,6 +209,7 @@ class _H11Wire:
             target=event.target.decode("latin-1"),
             headers=headers,
             peer=peer,
+            local=local,
         )
 
     @property

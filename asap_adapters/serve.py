@@ -189,7 +189,7 @@ async def _serve(
             "authentication", bound.url,
         )  # fmt: skip
     async with bound.listener:
-        server = _Server(driver, bound.listener, context, stop)
+        server = _Server(driver, bound.listener, context, stop, local=bound.host)
         await server.run(lambda: task_status.started(bound.url))
 
 
@@ -246,6 +246,7 @@ class _Server:
     listener: anyio.abc.Listener[Any]
     tls: ssl.SSLContext | None
     stop: anyio.Event
+    local: str = ""
     peers: dict[str, int] = field(factory=dict)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -313,7 +314,7 @@ class _Server:
                 with place.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
                     stream = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls)
             if not place.leaving:
-                await serve_connection(stream, self.driver, peer=peer, place=place, stop=self.stop)
+                await serve_connection(stream, self.driver, peer=peer, local=self.local, place=place, stop=self.stop)
         except _ENDED:
             log.debug("a connection ended early", exc_info=True)
         except Exception:

@@ -23,6 +23,7 @@ from asap_core.server.exchange import Respond
 __all__ = ["InProcessTransport", "in_process"]
 
 DEFAULT_SENDER = "urn:asap:agent:test-client"
+DEFAULT_PEER = "127.0.0.1"
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):
@@ -40,7 +41,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         *,
         on: Mapping[str, Handler] | None = None,
         authenticate: Authenticator | None = None,
-        peer: str = "127.0.0.1",
+        peer: str = DEFAULT_PEER,
     ) -> None:
         served = agent if _runs_here(agent) else bind_agent(agent.unbound())
         self._driver = Driver(served, Handlers(handlers, on=on), authenticate=authenticate)
@@ -82,6 +83,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
             target=request.url.raw_path.decode("ascii"),
             headers=tuple((name.lower(), value) for name, value in request.headers.raw),
             peer=self._peer,
+            local=DEFAULT_PEER,
         )
         wire = _Wire(await request.aread())
         exchange = partial(self._driver.run, head, wire)

@@ -19,6 +19,7 @@ __all__ = [
     "AUTHENTICATION_REQUIRED",
     "BATCH_SIZE",
     "BUSY",
+    "FOREIGN_PAGE",
     "HANDLER_FAILED",
     "HANDLER_NOT_FOUND",
     "HANDLER_TIMEOUT",
@@ -286,6 +287,15 @@ RESTARTED: Final = Kind(
     recoverable=True,
     advice="send it with a fresh timestamp after retry_after seconds; this time nothing was run",
 )
+# 403 under every profile: no client of the reference sends an Origin, and a browser must see that it failed.
+FOREIGN_PAGE: Final = Kind(
+    code=-32068,
+    taxonomy="asap:admission/foreign_page",
+    status=403,
+    message="This web page may not call this agent",
+    recoverable=False,
+    advice="have the operator list the page's origin (origins), or the name in Host (hosts), in the agent's policy",
+)
 BUSY: Final = Kind(
     code=-32031,
     taxonomy="asap:transport/thread_pool_exhausted",
@@ -321,6 +331,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     ANSWER_GONE,
     UNAVAILABLE,
     RESTARTED,
+    FOREIGN_PAGE,
     BUSY,
 )
 """The whole table, in the order of `docs/errors.md`, which is checked against it."""

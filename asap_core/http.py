@@ -38,6 +38,7 @@ class Request:
     """The head of a request. `target` is the request target as received, `peer` the address that it came from.
 
     All whose `peer` isn't an IP address share what peers have, and need authentication for idempotency keys.
+    `local` is the address that the server listens on; without it web pages of this machine are strangers.
     The body comes later, through `ReadBody`.
     """
 
@@ -45,6 +46,7 @@ class Request:
     target: str
     headers: Headers = ()
     peer: str = ""
+    local: str = ""
 
 
 @frozen(kw_only=True)

@@ -39,6 +39,7 @@ from asap_core.client.outbound import is_loopback, origin_of
 from asap_core.model.manifest import Manifest
 from asap_core.server.agent import Agent
 from asap_core.server.identity import TokenTable
+from asap_core.server.pages import read_hosts, read_origins
 from asap_core.server.policy import NoncePolicy, Policy
 from asap_core.server.proxies import read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
@@ -83,6 +84,8 @@ def add_commands(commands: Any) -> None:
         help="a proxy that names the peer (repeatable)",
     )
     add("--forwarded-header", choices=("x-forwarded-for", "forwarded"), help="where it does (default: x-forwarded-for)")
+    add("--allow-origin", metavar="URL", type=_page, action="append", help="let web pages of it call (repeatable)")
+    add("--allow-host", metavar="NAME", type=_host, action="append", help="a name that pages may call by (repeatable)")
     add("--max-body", metavar="BYTES", type=body_size, help="largest body, inflated (default: 10485760)")
     add("--tls-cert", metavar="FILE", type=Path, help="serve https with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key, where it's a file of its own")
@@ -117,6 +120,20 @@ def _network(text: str) -> str:
         return read_networks([text])[0]
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _page(text: str) -> str:
+    try:
+        return read_origins([text])[0]
+    except ValueError:
+        raise argparse.ArgumentTypeError("expected an origin such as https://app.example, without path") from None
+
+
+def _host(text: str) -> str:
+    try:
+        return read_hosts([text])[0]
+    except ValueError:
+        raise argparse.ArgumentTypeError("expected a name such as agent.example, without scheme and port") from None
 
 
 def _limits(text: str) -> tuple[Limit, ...]:
@@ -329,6 +346,8 @@ def _policy(arguments: argparse.Namespace, own: Policy) -> Policy:
         "principal_limits": arguments.principal_limit,
         "trusted_proxies": arguments.trusted_proxy,
         "forwarded_header": arguments.forwarded_header,
+        "origins": arguments.allow_origin,
+        "hosts": arguments.allow_host,
     }
     policy = profiles[arguments.profile]
     if arguments.max_body is not None:

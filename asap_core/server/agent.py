@@ -20,6 +20,7 @@ from asap_core.server.events import Decision, Observer, What
 from asap_core.server.identity import Authenticated, Principal, ProofOffer
 from asap_core.server.metrics import CONTENT_TYPE, Counters
 from asap_core.server.outgoing import OutgoingAnswers
+from asap_core.server.pages import Pages
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Left, Limited, Limiter
 from asap_core.server.wellknown import ManifestDocument, health_response
@@ -61,6 +62,8 @@ class Agent:
         here = {*self.payload_types, *(f"taskrequest/{skill}" for skill in self.skills)}
         if not all(key in here for key, _ in self.policy.scopes):
             raise ValueError("scopes: expected payload types and skills that this agent has")
+        self.pages: Pages = Pages.of(manifest.endpoints.asap, origins=self.policy.origins, hosts=self.policy.hosts)
+        """Which web pages may call it."""
         self.document: ManifestDocument = ManifestDocument.of(manifest)
         self.authenticates: bool = manifest.auth is not None
         """Whether callers must authenticate."""

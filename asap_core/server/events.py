@@ -14,6 +14,7 @@ from asap_core.errors import (
     ANSWER_GONE,
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,
+    FOREIGN_PAGE,
     HANDLER_NOT_FOUND,
     INSUFFICIENT_SCOPE,
     INVALID_CREDENTIAL,
@@ -59,6 +60,8 @@ class What(Enum):
     """Its sender isn't the agent that authenticated."""
     MISADDRESSED = "misaddressed"
     """For another agent."""
+    FOREIGN = "foreign"
+    """From a web page that may not call."""
     UNAUTHENTICATED = "unauthenticated"
     """No credential, or one that isn't good."""
     LIMITED = "limited"
@@ -102,6 +105,7 @@ WHAT_OF: Final = {
         What.RESTARTED: (RESTARTED,),
         What.SPOOFED: (SENDER_MISMATCH,),
         What.MISADDRESSED: (MISADDRESSED,),
+        What.FOREIGN: (FOREIGN_PAGE,),
         What.UNAUTHENTICATED: (AUTHENTICATION_REQUIRED, INVALID_CREDENTIAL, INSUFFICIENT_SCOPE),
         What.LIMITED: (RATE_LIMITED,),
         What.MALFORMED: (PARSE_ERROR, INVALID_REQUEST, BATCH_SIZE, MALFORMED_ENVELOPE),

@@ -22,6 +22,7 @@ from asap_core.errors import (
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,
     BUSY,
+    FOREIGN_PAGE,
     HANDLER_FAILED,
     INSUFFICIENT_SCOPE,
     INVALID_CREDENTIAL,
@@ -93,6 +94,7 @@ from asap_core.server.identity import (
     read_credential,
 )
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
+from asap_core.server.pages import PREFLIGHT, Foreign, Welcome
 from asap_core.server.proxies import caller_of
 from asap_core.server.ratelimit import Left, is_address, peer_key
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
@@ -123,6 +125,10 @@ DEFAULT_VERSION: Final = "2.2"
 Scope = Literal["peer", "principal"]
 
 
+# RFC 9110 §8.6: no Content-Length with 204, and with 304 only that of the 200.
+_BODILESS: Final = frozenset({204, 304})
+
+
 @define(eq=False)
 class _Run:
     """What one exchange knows; it moves the states along and is nobody else's business."""
@@ -141,6 +147,7 @@ class _Run:
     nonce: str | None = None
     held: int = 0
     """Bytes of the request's body that count among all bodies, from when they come until the answer is made."""
+    cors: Headers = ()
 
     def leave(self, state: "_State") -> None:
         if state._step != self.step:  # noqa: SLF001 - one module, one machine
@@ -165,7 +172,7 @@ class _Run:
         if self.held:
             self.let_go()
         head = self.request.method == "HEAD"
-        length = () if response.status == 304 else ((b"content-length", b"%d" % len(response.body)),)  # noqa: PLR2004
+        length = () if response.status in _BODILESS else ((b"content-length", b"%d" % len(response.body)),)
         shares = self.left
         if shares is None:
             shares = () if self.share is None else self.agent.left(*self.share, now=self.now)
@@ -177,6 +184,7 @@ class _Run:
                 (b"asap-version", self.version.encode("ascii")),
                 *_share_headers(shares),
                 *(() if self.nonce is None else ((b"dpop-nonce", self.nonce.encode("ascii")),)),
+                *self.cors,
             ),
             body=b"" if head else response.body,
             close=response.close,
@@ -446,9 +454,7 @@ def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange
     if isinstance(path, BadHead):
         return run.refuse_plainly(path.status, f"Expected {path.expected}", close=True)
     if path in (ASAP_PATH, STREAM_PATH):
-        if request.method != "POST":
-            return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
-        return _take_peer_share(run)
+        return _take_peer_share(run) if request.method == "POST" and b"origin" not in headers else _judge_page(run)
     if path not in _DOCUMENTS or (path == METRICS_PATH and agent.counters is None):
         return run.refuse_plainly(404, "Not Found", close=True)
     if request.method not in ("GET", "HEAD"):
@@ -463,6 +469,31 @@ _DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
     "/ready": lambda run: status_response(ok=not run.agent.draining),
     METRICS_PATH: lambda run: run.agent.metrics(),
 }
+
+
+def _judge_page(run: _Run) -> Exchange:
+    """Let a web page call only if it may, before anything is spent; and tell its browser so (OPTIONS)."""
+    request = run.request
+    page: Welcome | Foreign = Welcome()
+    if b"origin" in run.headers:
+        page = run.agent.pages.judge(header_values(request.headers, b"origin"), _hosts(request), local=request.local)
+    run.cors = page.headers if isinstance(page, Welcome) else ()
+    if request.method == "OPTIONS" and run.cors:
+        return run.respond(Response(status=204, headers=PREFLIGHT))
+    if request.method != "POST":
+        return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
+    if isinstance(page, Foreign):
+        return run.refuse(Refusal(kind=FOREIGN_PAGE, note=page.note), close=True)
+    return _take_peer_share(run)
+
+
+def _hosts(request: Request) -> list[str]:
+    """The hosts that a request names: `Host`, and an absolute target's, which comes first (RFC 9112 §3.2.2)."""
+    hosts = [value.decode("latin-1") for value in header_values(request.headers, b"host")]
+    _, absolute, rest = request.target.partition("://")
+    if absolute and not request.target.startswith("/"):
+        hosts.append(re.split("[/?]", rest, maxsplit=1)[0])
+    return hosts
 
 
 def _take_peer_share(run: _Run) -> Exchange:
@@ -760,7 +791,7 @@ def _rpc_response(agent: "Agent", answered: Answered, *, close: bool = False) ->
             headers.append((b"www-authenticate", refusal.challenge.encode("ascii")))
         if refusal.retry_after is not None and status in _WITH_RETRY_AFTER:
             headers.append((b"retry-after", b"%d" % max(1, ceil(refusal.retry_after))))
-        if agent.policy.plain_refusals and status in (401, 403):
+        if agent.policy.plain_refusals and status in (401, 403) and refusal.kind is not FOREIGN_PAGE:
             status = 200
     return Response(status=status, headers=tuple(headers), body=answered.body, close=close)
 

@@ -9,6 +9,7 @@ from attrs import field, frozen, validators
 from asap_core.bearer import is_scope
 from asap_core.jsontext import MAX_DEPTH, MOST_DEPTH
 from asap_core.model.envelope import normalise_payload_type
+from asap_core.server.pages import read_hosts, read_origins
 from asap_core.server.proxies import ForwardedHeader, read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.replay import StartPolicy
@@ -160,6 +161,12 @@ class Policy:
         default="x-forwarded-for", validator=_among("x-forwarded-for", "forwarded")
     )
     """The header that those proxies write. The other one they pass on as the caller wrote it, so it isn't read."""
+
+    origins: tuple[str, ...] = field(default=(), converter=read_origins)
+    """Origins of web pages that may call and read the answers, such as `https://app.example`. Unlisted pages may only
+    call: those of the agent's own URL and, on a loopback bind, of this machine."""
+    hosts: tuple[str, ...] = field(default=(), converter=read_hosts)
+    """Further names of this agent that `Host` may have if a web page calls: those that a proxy puts there."""
 
     # --- shares ------------------------------------------------------------------------------------------------------
     peer_limits: tuple[Limit, ...] = field(default="10/second;100/minute", converter=_limits, validator=_limits_only)

@@ -62,6 +62,31 @@ async def test_knows_no_other_scope(app: Any) -> None:
 HTTP: Any = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "client": None}
 
 
+@pytest.mark.parametrize(
+    ("server", "origin", "status"),
+    [
+        (("127.0.0.1", 8000), b"http://localhost:3000", 200),
+        (("127.0.0.1", 8000), b"https://evil.example", 403),
+        (("192.0.2.1", 8000), b"http://localhost:3000", 403),
+        (("/run/agent.sock", None), b"http://localhost:3000", 403),
+        (None, b"http://localhost:3000", 403),
+    ],
+)
+async def test_pages_of_this_machine_may_call_where_it_serves_this_machine(
+    app: Any, server: Any, origin: Any, status: Any
+) -> None:
+    scope = {**HTTP, "server": server, "headers": [(b"host", b"localhost:8000"), (b"origin", origin)]}
+    start, _ = await play(app, scope, {"type": "http.request", "body": b"{}"})
+    assert start["status"] == status
+
+
+async def test_a_listed_page_asks_before_it_calls(agent: Any, echo_handlers: Any) -> None:
+    app = AsgiApp(agent(origins=["https://app.example"]), echo_handlers)
+    headers = [(b"host", b"localhost"), (b"origin", b"https://app.example")]
+    start, _ = await play(app, {**HTTP, "method": "OPTIONS", "headers": headers}, {"type": "http.request"})
+    assert (start["status"], dict(start["headers"])[b"access-control-allow-origin"]) == (204, b"https://app.example")
+
+
 async def test_a_peer_that_leaves_is_forgotten(app: Any) -> None:
     first = {"type": "http.request", "body": b"{", "more_body": True}
     assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []

@@ -193,6 +193,8 @@ class TestWhatIsWrongIsSaidInOneLine:
             (["serve", "--principal-limit", "many"], 2, "10/second;100/minute"),
             (["serve", "--rate-limit", "many"], 2, "10/second;100/minute"),
             (["serve", "--rate-limit", ""], 2, "10/second;100/minute"),
+            (["serve", "--allow-origin", "app.example"], 2, "an origin such as https://app.example, without path"),
+            (["serve", "--allow-host", "http://a"], 2, "a name such as agent.example, without scheme and port"),
             (["serve", "--max-body", "0"], 2, "number of bytes"),
             (["serve", "--max-body", "1e9"], 2, "number of bytes"),
             (["serve", "--nonce", "maybe"], 2, "required"),

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from typing import Any
 
 import pytest
@@ -114,6 +116,21 @@ def test_options_count_for_an_agent_of_ones_own(own: Any) -> None:
     assert asap(*send, '{"text": "hi"}', "--token", "t").returncode == 0
     large = asap(*send, json.dumps({"text": "x" * 2000}), "--token", "t")
     assert (large.returncode, "413" in large.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("options", [(), ("--allow-origin", "https://app.example", "--allow-host", "agent.lan")])
+def test_web_pages_call_if_they_are_listed(own: Any, options: Any) -> None:
+    url, _ = own(*options)
+
+    def status(host: str) -> Any:
+        request = urllib.request.Request(f"{url}/asap", b"{}", {"Origin": "https://app.example", "Host": host})
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+                return reply.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert [status("agent.lan"), status("evil.example")] == [200 if options else 403, 403]
 
 
 def test_a_public_url_is_published_and_the_real_port_printed(served: Any) -> None:

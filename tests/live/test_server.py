@@ -64,6 +64,40 @@ def once() -> AgentClient:
     return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0))
 
 
+async def test_a_page_of_another_origin_runs_nothing(serving: Any) -> None:
+    ran = []
+
+    async def note(_request: Any, _context: Any) -> None:
+        ran.append(1)
+
+    async def answer(bound: Any, data: Any) -> Any:
+        async with await anyio.connect_tcp("127.0.0.1", bound.port) as stream:
+            await stream.send(data)
+            return b"".join([piece async for piece in stream])
+
+    async def post(bound: Any, origin: Any, host: Any = None) -> Any:
+        said = b"" if origin is None else b"\r\nOrigin: " + origin.encode()
+        sent = asked(None).replace(b"Host: a", b"Host: " + (host or f"127.0.0.1:{bound.port}").encode() + said)
+        return int((await answer(bound, sent))[9:12])
+
+    async with serving({"echo": note}, origins=["https://app.example"]) as bound:
+        assert await post(bound, "https://evil.example", "evil.example") == 403
+        assert await post(bound, "https://evil.example") == 403
+        assert await post(bound, "null") == 403
+        assert await post(bound, "https://app.example", "evil.example") == 403
+        assert ran == []
+        for origin in (None, f"http://127.0.0.1:{bound.port}", "http://localhost:3000", "https://app.example"):
+            assert await post(bound, origin) == 200
+        assert await post(bound, None, "evil.example") == 200
+        assert len(ran) == 5
+        told = await answer(
+            bound,
+            b"OPTIONS /asap HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: https://app.example\r\n\r\n",
+        )
+        assert told.startswith(b"HTTP/1.1 204 ")
+        assert b"access-control-allow-origin: https://app.example\r\n" in told
+
+
 async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so_many(serving: Any) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
