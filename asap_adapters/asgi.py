@@ -1,7 +1,7 @@
 """A plain ASGI application around an agent: the same Exchange under any ASGI server, without a framework.
 
-The server owns the connection, so the limits of `Policy` on heads, connections and time-outs are its business, and an
-early refusal can't linger: some clients see a reset where the h11 server lets them read the answer.
+The server owns the connection, so the limits of `Policy` on heads and connections are its business. An early refusal
+can't linger: some clients see a reset where the h11 server lets them read the answer. Bodies and answers are timed.
 """
 
 import logging

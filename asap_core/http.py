@@ -6,7 +6,7 @@ Header names are lower-case bytes and values bytes, as h11 and ASGI have them; n
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from attrs import frozen
 
@@ -184,14 +184,23 @@ class Gzip:
 Codings = Mapping[bytes, Callable[[], Inflater]]
 
 
-class Body:
-    """A body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes in all."""
+# A coded body may be this much longer than a plain one may: padding, a head with names, and 1 byte in 3,000 that
+# deflate and brotli add to what can't be made shorter. More than that codes nothing, such as empty blocks.
+_CODING_OVERHEAD: Final = _MAX_PADDING + 65_536
 
-    __slots__ = ("_data", "_inflater", "_limit", "_taken")
+
+class Body:
+    """A body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes in all.
+
+    What comes in is bounded too, coded or not: not every byte of a coded body stands for one that's held.
+    """
+
+    __slots__ = ("_coded_left", "_data", "_inflater", "_limit", "_taken")
 
     def __init__(self, *, limit: int, inflater: Inflater | None = None) -> None:
         self._limit = limit
         self._inflater = inflater
+        self._coded_left = limit + _CODING_OVERHEAD
         # Most bodies come in one piece, which is passed on as it came; more are put together, whatever their number.
         self._data: bytes | bytearray = b""
         self._taken = 0
@@ -206,6 +215,9 @@ class Body:
             self._inflate(self._inflater, chunk[start : start + _BLOCK])
 
     def _inflate(self, inflater: Inflater, data: bytes) -> None:
+        self._coded_left -= len(data)
+        if self._coded_left < 0:
+            self._refuse()
         self._keep(inflater.inflate(data, self._room()))
         while inflater.pending:
             self._keep(inflater.inflate(b"", self._room()))
@@ -215,14 +227,17 @@ class Body:
 
     def _keep(self, chunk: bytes) -> None:
         if self._taken + len(self._data) + len(chunk) > self._limit:
-            self._data = b""
-            raise BodyTooLarge(self._limit)
+            self._refuse()
         if not self._data:
             self._data = chunk
             return
         if type(self._data) is bytes:
             self._data = bytearray(self._data)
         self._data += chunk
+
+    def _refuse(self) -> NoReturn:
+        self._data = b""
+        raise BodyTooLarge(self._limit)
 
     @property
     def held(self) -> int:

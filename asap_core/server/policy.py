@@ -110,7 +110,8 @@ class Policy:
 
     # --- the request -------------------------------------------------------------------------------------------------
     max_body: int = field(default=10_485_760, validator=_whole)
-    """The reference's limit, so that what its clients send arrives. Applies to the inflated body as well."""
+    """The reference's limit, so that what its clients send arrives. Applies to the inflated body as well as to the
+    coded one, which may have 128 KiB more: padding, names, and what coding adds to noise."""
     max_bodies: int = field(default=268_435_456, validator=_whole)
     """Bytes of all bodies together, inflated, the first 64 KiB of each apart; a body counts until its answer is made.
     25 of the largest at once: a thousand connections that each held one would take 10 GB."""
@@ -207,11 +208,11 @@ class Policy:
     head_timeout: float = field(default=10.0, validator=_seconds)
     """From the first byte of a request to the end of its head."""
     body_timeout: float = field(default=30.0, validator=_seconds)
-    """From the end of the head to the end of the body: 10 MB at 3 Mbit/s."""
+    """From the end of the head to the end of the body: 10 MB at 3 Mbit/s. Under ASGI as well."""
     idle_timeout: float = field(default=60.0, validator=_seconds)
     """Between requests on one connection; the reference's clients drop theirs after 5 s."""
     write_timeout: float = field(default=30.0, validator=_seconds)
-    """For one response to be taken by the peer."""
+    """For one response to be taken by the peer, as far as kernels don't buffer it. Under ASGI as well."""
     drain: float = field(default=30.0, validator=_seconds)
     """After a signal to stop: how long what is in flight may take. Not below the handlers' deadline."""
 

@@ -1,17 +1,22 @@
 """The ASGI application, driven as an ASGI server drives it."""
 
+import gzip
+import itertools
 import json
+import time
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
 from asap_adapters import AsgiApp
-from asap_core import Envelope, encode_envelope
+from asap_core import Envelope, Policy, encode_envelope
 
 pytestmark = pytest.mark.anyio
 
 BASE = "http://localhost"
+NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -170,3 +175,127 @@ def keyed_call() -> bytes:
     )  # fmt: skip
     params = {"envelope": encode_envelope(envelope), "idempotency_key": "k"}
     return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
+
+
+class Caller:
+    """One HTTP scope as an ASGI server plays it: its body comes in time or not, its answer is taken or not."""
+
+    def __init__(self, app: Any, *bodies: Any, headers: Any = (), takes: Any = 10**9, every: Any = 0.0) -> None:
+        self.app, self.headers, self.takes, self.every = app, list(headers), takes, every
+        self.bodies = list(bodies)
+        self.sent: list[Any] = []
+        self.over = False
+
+    async def receive(self) -> Any:
+        await anyio.sleep(self.every)
+        if not self.bodies:
+            await anyio.sleep_forever()
+        return {"type": "http.request", "body": self.bodies.pop(0), "more_body": bool(self.bodies) or self.every > 0}
+
+    async def send(self, message: Any) -> None:
+        if len(self.sent) >= self.takes:
+            await anyio.sleep_forever()
+        self.sent.append(message)
+
+    async def call(self) -> None:
+        await self.app({**HTTP, "headers": self.headers}, self.receive, self.send)
+        self.over = True
+
+    @property
+    def status(self) -> Any:
+        return self.sent[0]["status"]
+
+    @property
+    def body(self) -> Any:
+        return b"".join(message["body"] for message in self.sent[1:])
+
+
+def large(size: Any) -> Any:
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester", recipient="urn:asap:agent:echo-agent", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {"text": "x" * size}},
+        ids=lambda: f"id-{next(NUMBERS)}", wall=time.time(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    params = {"envelope": encode_envelope(envelope)}
+    return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
+
+
+class TestSlowPeers:
+    async def test_a_body_that_does_not_come_times_out(self, app: Any) -> None:
+        caller = Caller(app, b"{", b" ", b" ", every=20.0)
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await caller.call()
+        assert (caller.status, anyio.current_time() - began) == (408, Policy().body_timeout)
+        assert json.loads(caller.body) == {"detail": "Expected the whole body within 30 s"}
+        assert caller.sent[-1]["more_body"] is False
+
+    @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
+    async def test_and_its_connection_is_closed(self, app: Any, version: Any, says: Any) -> None:
+        caller = Caller(app)
+        with anyio.fail_after(100):
+            await app({**HTTP, "http_version": version}, caller.receive, caller.send)
+        assert ((b"connection", b"close") in caller.sent[0]["headers"]) is says
+
+    async def test_a_coded_body_that_says_nothing_is_too_large(self, agent: Any, echo_handlers: Any) -> None:
+        start, nothing = gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff" * 2_000
+        app = AsgiApp(agent(max_body=100_000), echo_handlers)
+        caller = Caller(app, start, *[nothing] * 1_000, headers=[(b"content-encoding", b"gzip")])
+        await caller.call()
+        assert caller.status == 413
+        assert len(caller.bodies) > 950
+
+    async def test_an_answer_that_is_not_taken_times_out(self, app: Any) -> None:
+        caller = Caller(app, large(1_000_000), takes=3)
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await caller.call()
+        assert anyio.current_time() - began == Policy().write_timeout
+        assert len(caller.sent) == 3
+
+
+class TestLargeAnswers:
+    async def test_leave_in_pieces(self, app: Any) -> None:
+        caller = Caller(app, large(1_000_000))
+        await caller.call()
+        pieces = caller.sent[1:]
+        assert [each["more_body"] for each in pieces] == [True] * (len(pieces) - 1) + [False]
+        assert max(len(each["body"]) for each in pieces) == 65_536
+        assert json.loads(caller.body)["result"]["envelope"]["payload"]["result"]["echoed"]["text"] == "x" * 1_000_000
+
+    @pytest.mark.parametrize("extra", [-1, 0, 1])
+    async def test_of_any_size_come_whole(self, app: Any, extra: Any) -> None:
+        first = Caller(app, large(1))
+        await first.call()
+        for pieces in (1, 2):
+            caller = Caller(app, large(pieces * 65_536 - len(first.body) + 1 + extra))
+            await caller.call()
+            assert len(caller.body) == pieces * 65_536 + extra
+            assert len(caller.sent) - 1 == (pieces + 1 if extra > 0 else pieces)
+
+    async def test_end_the_slowest_readers_where_they_need_the_room(self, agent: Any, echo_handlers: Any) -> None:
+        served = agent(max_answers=4_000_000)
+        app = AsgiApp(served, echo_handlers)
+        slower, slow, third, quick = (Caller(app, large(1_000_000), takes=takes) for takes in (2, 5, 4, 1_000))
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for caller in (slower, slow):
+                    group.start_soon(caller.call)
+                    await anyio.sleep(1)
+                assert (slower.over, slow.over) == (False, False)
+                assert served.outgoing.held > 2_000_000
+                group.start_soon(third.call)
+                await anyio.sleep(1)
+                assert (slower.over, slow.over, third.over) == (True, False, False)
+                await quick.call()
+                await anyio.sleep(1)
+                assert (slow.over, third.over) == (True, False)
+                assert len(quick.body) > 1_000_000
+                group.cancel_scope.cancel()
+        assert served.outgoing.held == 0
+
+    async def test_that_could_never_be_sent_are_logged(self, agent: Any, echo_handlers: Any, caplog: Any) -> None:
+        caller = Caller(AsgiApp(agent(max_answers=100_000), echo_handlers), large(200_000))
+        await caller.call()
+        assert json.loads(caller.body)["error"]["message"] == "Internal error"
+        assert "expected at most 100000 bytes in one answer (max_answers), not 200" in caplog.text

@@ -142,6 +142,25 @@ class TestOneConnection:
         assert b"content-length: 15" in answer
         assert answer.endswith(b"\r\n\r\n")
 
+    @pytest.mark.parametrize(
+        ("coding", "start", "nothing"),
+        [
+            # Empty blocks: stored ones (RFC 1951 §3.2.4), and of metadata (RFC 7932 §9.2).
+            ("gzip", gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff"),
+            ("br", brotli.Compressor().flush(), b"\x06"),
+        ],
+    )
+    async def test_a_coded_body_that_says_nothing_has_a_limit(
+        self, talk: Any, coding: Any, start: Any, nothing: Any
+    ) -> None:
+        head = f"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        first = b"%x\r\n%s\r\n" % (len(start), start)
+        block = nothing * (10_000 // len(nothing))
+        chunks = [b"%x\r\n%s\r\n" % (len(block), block)] * 1000
+        answer, _ = await talk(head.encode() + first, *chunks, max_body=100_000, then_eof=False)
+        assert statuses(answer) == [413]
+        assert b"connection: close" in answer
+
     @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
     async def test_inflates_a_body(self, talk: Any, coding: Any, compress: Any) -> None:
         answer, _ = await talk(post(compress(call(1)), f"Content-Encoding: {coding}"))

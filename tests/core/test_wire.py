@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import tracemalloc
 from typing import Any
 
@@ -252,6 +253,32 @@ class TestBodies:
             body.feed(bomb)
         assert tracemalloc.get_traced_memory()[1] < 3_000_000
         tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        ("start", "nothing"),
+        [
+            # A stored block of no bytes (RFC 1951 §3.2.4), and a file name that never ends (RFC 1952 §2.3).
+            (gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff"),
+            (gzip.compress(b"")[:3] + b"\x08" + gzip.compress(b"")[4:10], b"name"),
+        ],
+    )
+    def test_a_coded_one_that_says_nothing_has_a_limit_too(self, start: Any, nothing: Any) -> None:
+        body = Body(limit=100_000, inflater=Gzip())
+        body.feed(start)
+        for _ in range(200_000 // len(nothing)):
+            body.feed(nothing)
+        with pytest.raises(BodyTooLarge, match="at most 100000 bytes"):
+            body.feed(nothing * (40_000 // len(nothing)))
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 10_000_000])
+    def test_what_coding_makes_longer_still_fits(self, size: Any) -> None:
+        data = random.Random(1).randbytes(size)
+        for level in (0, 1, 9):
+            coded = gzip.compress(data, level)
+            assert len(coded) > size
+            body = Body(limit=size, inflater=Gzip())
+            body.feed(coded)
+            assert body.end() == data
 
     def test_the_limit_is_exact(self) -> None:
         for size, fits in ((1000, True), (1001, False)):

@@ -3,11 +3,14 @@
 Sizes and sums are in `benchmarks/abuse`; `python -m benchmarks.abuse` does the same at full size.
 """
 
+import contextlib
+import gzip
 import sys
 import time
 from collections import Counter
 from typing import Any
 
+import brotli
 import pytest
 
 from benchmarks.abuse import cases, tables
@@ -57,6 +60,30 @@ def test_bombs_of_10_gb_are_refused_at_the_limit(backend: Any) -> None:
     # Who sends 10 MB more after it was refused may lose the answer to the reset.
     assert report.answers["413"] + report.answers["cut off"] == report.requests
     assert report.answers["413"] >= report.requests / 2
+
+
+@both
+@pytest.mark.parametrize(
+    ("coding", "start", "nothing"),
+    [
+        # Empty blocks: stored ones (RFC 1951 §3.2.4), and of metadata (RFC 7932 §9.2).
+        ("gzip", gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff"),
+        ("br", brotli.Compressor().flush(), b"\x06"),
+    ],
+)
+def test_coded_bodies_that_say_nothing_are_refused_at_the_limit(
+    backend: Any, coding: Any, start: Any, nothing: Any
+) -> None:
+    block, taken = nothing * (50_000 // len(nothing)), 0
+    head = f"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with served(backend=backend, max_body=1_000_000) as server, Peer(server).connect() as connection:
+        connection.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(start), start))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while taken < 100_000_000:
+                connection.sendall(b"%x\r\n%s\r\n" % (len(block), block))
+                taken += len(block)
+    # What the server read, and what kernels buffer between the two.
+    assert taken < 20_000_000
 
 
 @both
