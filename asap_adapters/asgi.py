@@ -164,7 +164,7 @@ def _encoded(path: str) -> str:
     return quote(path.encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=")
 
 
-class _TooSlow(Exception):
+class _TooSlow(PeerGone):
     """The body didn't come in time; `response` says so."""
 
     def __init__(self, seconds: float) -> None:

@@ -65,7 +65,7 @@ async def serve_connection(
         rest = await connection.serve_one(rest)
 
 
-class _Unreadable(Exception):
+class _Unreadable(PeerGone):
     """The peer sent something that isn't a request; `response` says so, and the connection ends with it."""
 
     def __init__(self, status: int, detail: str) -> None:

@@ -7,16 +7,28 @@ in nothing else.
 import logging
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol, assert_never, get_args
 
 import anyio
+from attrs import frozen
 
+from asap_adapters.guard import asked, cancels, passes, report, told
 from asap_adapters.handlers import Handlers
-from asap_core.http import Request
+from asap_core.http import Request, Response
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
-from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record
-from asap_core.server.exchange import Authenticate, ClaimProof, Done, Exchange, Fork, ReadBody, Respond, TakeLimit
+from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record, broken_call
+from asap_core.server.exchange import (
+    Authenticate,
+    ClaimProof,
+    Done,
+    Exchange,
+    Fork,
+    ReadBody,
+    Respond,
+    TakeLimit,
+    refuse_head,
+)
 from asap_core.server.identity import Authenticated, Credential, Insufficient, ProofOffer, ProofRefused, Proven
 from asap_core.server.ratelimit import Limited
 from asap_core.server.shared import Granted
@@ -24,6 +36,7 @@ from asap_core.server.shared import Granted
 __all__ = ["PIECE", "Authenticator", "Driver", "PeerGone", "Shares", "Store", "Verdict", "Wire"]
 
 log: Final = logging.getLogger("asap.drive")
+
 
 Verdict = Authenticated | Proven | Insufficient | ProofRefused | None
 Authenticator = Callable[[Credential], Awaitable[Verdict] | Verdict]
@@ -60,6 +73,10 @@ class Wire(Protocol):
         Raises `PeerGone`. Keep no other reference to a large body than `answer`, which gives it up in the end. If this
         is cancelled midway, reset the connection.
         """
+        ...
+
+    async def send_last(self, response: Response) -> None:
+        """Send a response to a request that can't be driven to its end, if the peer still takes it."""
         ...
 
 
@@ -119,16 +136,39 @@ class Driver:
         self._held: dict[bytes, set[anyio.Event]] = {}
 
     async def run(self, request: Request, wire: Wire) -> None:
-        """Drive one exchange to its end. Cancelled, or left by the peer, it gives back what was reserved."""
-        state = self.agent.open(request)
+        """Drive one exchange to its end. Cancelled, or left by the peer, it gives back what was reserved.
+
+        What breaks on the way (a clock, a decoder, a bug here) costs this request, and no other.
+        """
+        before, state = cancels(), None
         try:
+            state = self.agent.open(request)
             while not isinstance(state, Done):
                 state = await self._step(state, wire)
-        except BaseException:
-            if not isinstance(state, Done):
-                state.abandon()
-                self._wake()
-            raise
+        except BaseException as error:
+            self._abandon(state)
+            # While it responds, the wire has failed, and has nothing more to say.
+            if issubclass(type(error), PeerGone) or isinstance(state, Respond) or passes(error, before):
+                raise
+            report(log, "an exchange broke", error=error)
+        else:
+            return
+        finally:
+            self._report_observer()
+        await wire.send_last(refuse_head(500, "Internal server error"))
+
+    def _abandon(self, state: Exchange | None) -> None:
+        if state is None or isinstance(state, Done):
+            return
+        try:
+            state.abandon()
+            self._wake()
+        except Exception as error:  # noqa: BLE001 - a move that broke halfway has left its state; or the clock is broken
+            log.debug("an exchange can't be abandoned: %r", error)
+
+    def _report_observer(self) -> None:
+        if self.agent.observer_failures and (error := self.agent.take_observer_error()) is not None:
+            report(log, "observe broke, and may again: from now on it's only counted", error=error)
 
     async def _step(self, state: Exchange, wire: Wire) -> Exchange:  # noqa: PLR0911 - one for each state
         match state:
@@ -168,7 +208,8 @@ class Driver:
     async def _take(self, state: TakeLimit) -> Exchange:
         if self.shares is None:
             return state.unavailable()
-        match await self.shares.take(state):
+        unavailable: _Taken = Unavailable(self.agent.policy.retry_after_unavailable)
+        match await asked(log, "shares.take", self.shares.take, state, kinds=_TAKEN, otherwise=unavailable):
             case Granted(amount, left):
                 return state.taken(amount, left)
             case Limited(retry_after, limit):
@@ -179,23 +220,27 @@ class Driver:
                 assert_never(other)
 
     async def _verify(self, state: Authenticate, credential: Credential) -> Exchange:
-        try:
-            principal = None if self._authenticate is None else self._authenticate(credential)
-            if isawaitable(principal):
-                principal = await principal
-        except OSError:
-            return state.unavailable()
-        match principal:
+        unknown: Verdict | _Unknown = _UNKNOWN
+        match await asked(log, "authenticate", self._judge, credential, kinds=_VERDICTS, otherwise=unknown):
             case None:
                 return state.refused()
-            case Insufficient():
-                return state.insufficient(principal)
-            case ProofRefused():
-                return state.refused(principal)
-            case Authenticated() | Proven():
+            case Insufficient() as missing:
+                return state.insufficient(missing)
+            case ProofRefused() as proof:
+                return state.refused(proof)
+            case Authenticated() | Proven() as principal:
                 return state.verified(principal)
-            case _:
-                assert_never(principal)
+            case _Unknown():
+                return state.unavailable()
+            case other:
+                assert_never(other)
+
+    async def _judge(self, credential: Credential) -> "Verdict | _Unknown":
+        try:
+            principal = None if self._authenticate is None else self._authenticate(credential)
+            return (await principal) if isawaitable(principal) else principal
+        except OSError:
+            return _UNKNOWN
 
     async def _answers(self, calls: tuple[CallState, ...]) -> list[Answered]:
         if len(calls) == 1:
@@ -208,10 +253,21 @@ class Driver:
         async with anyio.create_task_group() as group:
             for index, call in enumerate(calls):
                 group.start_soon(one, index, call)
-        return [answers[index] for index in range(len(calls))]
+        # One that cancelled its own task has none.
+        return [answers[index] if index in answers else broken_call(call) for index, call in enumerate(calls)]
 
-    async def answer(self, state: CallState) -> Answered:
-        """Drive one call to its answer."""
+    async def answer(self, opened: CallState) -> Answered:
+        """Drive one call to its answer: an internal error, if something on the way breaks."""
+        before = cancels()
+        try:
+            return await self._drive(opened)
+        except BaseException as error:
+            if passes(error, before):
+                raise
+            report(log, "a call broke", error=error)
+            return broken_call(opened)
+
+    async def _drive(self, state: CallState) -> Answered:
         while True:
             match state:
                 case Admit(question):
@@ -222,7 +278,7 @@ class Driver:
                     state = await self._dispatch(state)
                 case Record(reservation, outcome, size):
                     if self.store is not None:
-                        await self.store.record(reservation, outcome, size)
+                        await told(log, "store.record", self.store.record, reservation, outcome, size)
                     state = state.recorded()
                 case Answered():
                     if state.fault is not None:
@@ -232,22 +288,25 @@ class Driver:
                     assert_never(state)
 
     async def _ask(self, question: Question) -> Answer:
+        unavailable: Answer = Unavailable(self.agent.policy.retry_after_unavailable)
         if self.store is None:
-            return Unavailable(self.agent.policy.retry_after_unavailable)
-        return await self.store.ask(question)
+            return unavailable
+        return await asked(log, "store.ask", self.store.ask, question, kinds=_ANSWERS, otherwise=unavailable)
 
     async def _dispatch(self, state: Dispatch) -> Record | Answered:
         reservation, store = state.reservation, self.store
         try:
             after = await self._handlers.run(state)
-        except BaseException:
-            if store is not None and reservation is not None:
-                await store.lose(reservation)
+        except BaseException as error:
+            # A coroutine that's being closed can't wait: the reservation ends by itself.
+            if store is not None and reservation is not None and not isinstance(error, GeneratorExit):
+                await told(log, "store.lose", store.lose, reservation)
             raise
         finally:
             self._wake()
         if isinstance(after, Answered) and store is not None and reservation is not None:
-            await store.give_back(reservation)  # it was turned away: what ran is recorded
+            # It was turned away: what ran is recorded.
+            await told(log, "store.give_back", store.give_back, reservation)
         return after
 
     async def _hold(self, state: Hold) -> CallState:
@@ -279,3 +338,15 @@ async def _read(state: ReadBody, wire: Wire) -> Exchange:
         if not isinstance(fed, ReadBody):
             return fed
     return state.end()
+
+
+@frozen
+class _Unknown:
+    """Nobody can tell now."""
+
+
+_UNKNOWN: Final = _Unknown()
+_VERDICTS: Final = (*get_args(Verdict), _Unknown)
+_ANSWERS: Final = get_args(Answer)
+_Taken = Granted | Limited | Unavailable
+_TAKEN: Final = get_args(_Taken)

@@ -1,22 +1,25 @@
 """The user's functions: which one runs for a call, in which thread, for how long, and what its return value means."""
 
-import inspect
 import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from types import CoroutineType
+from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
 from attrs import frozen
 
+from asap_adapters.callables import is_async
 from asap_adapters.entropy import new_id
+from asap_adapters.guard import cancels, parted, passes, report
 from asap_core.errors import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
 from asap_core.model.envelope import Envelope, normalise_payload_type
 from asap_core.model.payloads import WIRE_NAMES, Payload, TaskResponse
 from asap_core.model.task import TaskStatus
 from asap_core.server.agent import Agent
+from asap_core.server.answers import fields_of
 from asap_core.server.call import Answered, Dispatch, Record, Replied
 from asap_core.server.identity import Principal
 
@@ -86,6 +89,16 @@ class _NeverRan:
     """The handler had no thread to run in."""
 
 
+@frozen
+class _Raised:
+    """What a handler raised in its thread."""
+
+    error: BaseException
+
+
+_Outcome = Payload | Replied | Refusal | _NeverRan
+
+
 class Handlers:
     """Which function runs: by skill for `task.request`, by payload type (in any spelling) for the rest.
 
@@ -103,6 +116,9 @@ class Handlers:
     ) -> None:
         self.skills = dict(skills)
         self.on = {normalise_payload_type(kind): handler for kind, handler in (on or {}).items()}
+        # With each, whether it's async: asked once, not once a call.
+        self._of_skills = {skill: (handler, is_async(handler)) for skill, handler in self.skills.items()}
+        self._of_types = {kind: (handler, is_async(handler)) for kind, handler in self.on.items()}
         self._new_id = new_id
         self._free = threading.Semaphore(threads)
         # The semaphore bounds the threads; anyio's limiter would free a place while an abandoned thread still runs.
@@ -125,14 +141,8 @@ class Handlers:
 
         Cancelled midway, the call is lost: its idempotency key answers `outcome unknown` from then on.
         """
-        context = Context(
-            envelope=dispatch.envelope,
-            principal=dispatch.principal,
-            deadline=dispatch.deadline,
-            task_id=f"task_{self._new_id()}",
-        )
         try:
-            outcome = await self._outcome(dispatch, context)
+            outcome = await self._outcome(dispatch)
         except BaseException:
             dispatch.lost()
             raise
@@ -144,30 +154,44 @@ class Handlers:
             case _:
                 return dispatch.replied(outcome)
 
-    async def _outcome(self, dispatch: Dispatch, context: Context) -> "Payload | Replied | Refusal | _NeverRan":
-        handler = self._find(dispatch)
-        request = dispatch.envelope.payload if dispatch.request is None else dispatch.request
+    async def _outcome(self, dispatch: Dispatch) -> "_Outcome":
+        before, task_id = cancels(), ""
         try:
+            task_id = f"task_{self._new_id()}"
             with anyio.move_on_after(dispatch.deadline, shield=dispatch.shielded):
-                if _is_async(handler):
-                    return _payload_of(await handler(request, context), dispatch, context)
-                return await self._in_thread(handler, request, dispatch, context)
-        except TaskFailed as failure:
-            result = {"error": failure.reason, **failure.result}
-            return TaskResponse(task_id=context.task_id, status=TaskStatus.FAILED, result=result)
-        except Exception:
-            log.exception("the handler for %s broke", dispatch.skill or dispatch.kind)
-            return Refusal(kind=HANDLER_FAILED, note="Internal server error")
+                try:
+                    return await self._called(dispatch, task_id)
+                except BaseException as error:
+                    # Asked within the shield: a caller who left meanwhile is no part of this failure.
+                    if passes(error, before):
+                        if (parts := parted(error)) is None:
+                            raise
+                        ours, failures = parts
+                        _report(failures, dispatch)
+                        raise ours from None
+                    return _failed(error, dispatch, task_id)
+        except BaseException as error:
+            if passes(error, before):
+                raise
+            return _failed(error, dispatch, task_id)
         return Refusal(kind=HANDLER_TIMEOUT, details={"deadline_seconds": dispatch.deadline})
 
-    def _find(self, dispatch: Dispatch) -> Handler:
-        if dispatch.kind == TASK_REQUEST and dispatch.skill is not None:
-            return self.skills[dispatch.skill]
-        return self.on[dispatch.kind]
+    async def _called(self, dispatch: Dispatch, task_id: str) -> "_Outcome":
+        handler, asynchronous = self._find(dispatch)
+        context = Context(
+            envelope=dispatch.envelope, principal=dispatch.principal, deadline=dispatch.deadline, task_id=task_id
+        )
+        request = dispatch.envelope.payload if dispatch.request is None else dispatch.request
+        if asynchronous:
+            return _payload_of(await handler(request, context), dispatch, task_id)
+        return await self._in_thread(lambda: handler(request, context), dispatch, task_id)
 
-    async def _in_thread(
-        self, handler: Handler, request: object, dispatch: Dispatch, context: Context
-    ) -> "Payload | Replied | Refusal | _NeverRan":
+    def _find(self, dispatch: Dispatch) -> tuple[Handler, bool]:
+        if dispatch.kind == TASK_REQUEST and dispatch.skill is not None:
+            return self._of_skills[dispatch.skill]
+        return self._of_types[dispatch.kind]
+
+    async def _in_thread(self, call: Callable[[], object], dispatch: Dispatch, task_id: str) -> "_Outcome":
         if not self._free.acquire(blocking=False):
             return _NeverRan()
         slot = _Slot(self._free)
@@ -176,7 +200,9 @@ class Handlers:
             if not slot.begin():
                 return None
             try:
-                return handler(request, context)
+                return call()
+            except BaseException as error:  # noqa: BLE001 - Ctrl-C and cancellations come to the loop, never to this thread
+                return _Raised(error)
             finally:
                 slot.end()
 
@@ -186,7 +212,9 @@ class Handlers:
             value = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._no_limit)
         finally:
             slot.give_up()
-        return _payload_of(value, dispatch, context)
+        if isinstance(value, _Raised):
+            return _failed(value.error, dispatch, task_id)
+        return _payload_of(value, dispatch, task_id)
 
 
 TASK_REQUEST: Final = "taskrequest"
@@ -194,16 +222,47 @@ TASK_REQUEST: Final = "taskrequest"
 _AFTER_BUSY: Final = 1.0
 
 
-def _is_async(handler: Handler) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004 - is it async, not is it callable
-
-
-def _payload_of(value: object, dispatch: Dispatch, context: Context) -> Payload | Replied | Refusal:
+def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Replied | Refusal:
     """What a handler's return value means: a payload passes through, anything else completes the task."""
-    if isinstance(value, Replied) or type(value) in WIRE_NAMES:
+    kind: type[Any] = type(value)
+    if issubclass(kind, Replied) or kind in WIRE_NAMES:
         return value  # type: ignore[return-value]
-    if dispatch.kind == TASK_REQUEST:
-        result = value if value is None or type(value) is dict else {"value": value}
-        return TaskResponse(task_id=context.task_id, status=TaskStatus.COMPLETED, result=result)
-    log.error("the handler for %s must return one of the protocol's payloads, or Replied", dispatch.kind)
-    return Refusal(kind=HANDLER_FAILED, note="Internal server error")
+    if issubclass(kind, CoroutineType):
+        cast("CoroutineType[Any, Any, Any]", value).close()
+        return _refused(dispatch, "returned a coroutine: expected `async def`, or the result of what it calls")
+    if dispatch.kind != TASK_REQUEST:
+        return _refused(dispatch, f"must return one of the protocol's payloads, or Replied, not {kind.__name__}")
+    result = value if value is None or kind is dict else fields_of(value)
+    if result is not None and type(result) is not dict:
+        result = {"value": value}
+    return TaskResponse(task_id=task_id, status=TaskStatus.COMPLETED, result=result)
+
+
+_INTERNAL_ERROR: Final = Refusal(kind=HANDLER_FAILED, note="Internal server error")
+
+
+def _refused(dispatch: Dispatch, fault: str) -> Refusal:
+    log.error("the handler for %s %s", dispatch.skill or dispatch.kind, fault)
+    return _INTERNAL_ERROR
+
+
+def _failed(error: BaseException, dispatch: Dispatch, task_id: str) -> TaskResponse | Refusal:
+    """What a caller is told of what a handler raised: the failure that it means, or that it's broken."""
+    if issubclass(type(error), TaskFailed):
+        try:
+            result = _told(cast("TaskFailed", error))
+            return TaskResponse(task_id=task_id, status=TaskStatus.FAILED, result=result)
+        except Exception as worse:  # noqa: BLE001 - whatever a subclass does
+            error = worse
+    _report(error, dispatch)
+    return _INTERNAL_ERROR
+
+
+def _report(error: BaseException, dispatch: Dispatch) -> None:
+    report(log, "the handler for %s broke", dispatch.skill or dispatch.kind, error=error)
+
+
+def _told(failure: TaskFailed) -> dict[str, object]:
+    if not issubclass(type(failure.reason), str):
+        raise TypeError(f"expected TaskFailed to have a reason of text, not {type(failure.reason).__name__}")
+    return {"error": failure.reason, **failure.result}

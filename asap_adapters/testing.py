@@ -146,6 +146,9 @@ class _Wire:
     async def send(self, answer: Respond) -> None:
         self.response = answer.response
 
+    async def send_last(self, response: Response) -> None:
+        self.response = response
+
 
 @asynccontextmanager
 async def in_process(

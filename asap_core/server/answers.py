@@ -20,7 +20,7 @@ from asap_core.model.envelope import Envelope
 from asap_core.model.payloads import WIRE_NAMES
 from asap_core.writable import NotWritable, plain_json
 
-__all__ = ["Replied", "Reply", "kept", "reply_of", "reply_text"]
+__all__ = ["Replied", "Reply", "fields_of", "kept", "reply_of", "reply_text"]
 
 # A batch puts its answers into one array, which counts as well; the payload stands in `result.envelope.payload`.
 _ANSWER_DEPTH: Final = MAX_DEPTH - 1
@@ -61,7 +61,7 @@ def reply_text(reply: Reply, replied: Replied) -> bytes:
     try:
         return _text(reply, replied.payload_type, replied.payload)
     except Exception:  # noqa: BLE001 - a user's value; what is wrong with it is found the thorough way
-        payload = plain_json(replied.payload, max_depth=_PAYLOAD_DEPTH, convert=_fields_of)
+        payload = plain_json(replied.payload, max_depth=_PAYLOAD_DEPTH, convert=fields_of)
     if type(payload) is not dict:
         raise NotWritable((), f"an object as the payload, not {type(replied.payload).__name__}")
     return _text(reply, replied.payload_type, payload)
@@ -72,7 +72,7 @@ def _text(reply: Reply, payload_type: str, payload: dict[str, Any]) -> bytes:
     return write_json(result_body(reply.call_id, encode_envelope(envelope)), max_depth=_ANSWER_DEPTH)
 
 
-def _fields_of(value: Any) -> Any:
+def fields_of(value: Any) -> Any:
     """What stands for a value that JSON doesn't have: its fields, or the enum's value; else the same object."""
     kind = type(value)
     if has(kind):

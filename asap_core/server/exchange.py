@@ -213,8 +213,8 @@ class _State:
 
     def abandon(self) -> "Done":
         """The peer left, or the driver stops: nothing more comes."""
+        self._run.let_go()  # first: a move that broke halfway has left this state, and holds the body still
         self._run.leave(self)
-        self._run.let_go()
         return Done()
 
 

@@ -1,0 +1,202 @@
+"""One caller's failure is that caller's, over real sockets: the server lives on, others get their answers."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from asap_adapters import AgentClient, RemoteError, TaskFailed, serve
+from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_adapters.serve import listen
+from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
+from asap_core.client.delivery import RetryPolicy
+
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+
+class Quiet(TaskFailed):
+    """Doesn't call `super().__init__`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Unshowable(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+def group() -> BaseException:
+    return BaseExceptionGroup("", [SystemExit(), BaseExceptionGroup("", [GeneratorExit(), ValueError()])])
+
+
+RAISED = {
+    "SystemExit": SystemExit,
+    "GeneratorExit": GeneratorExit,
+    "group": group,
+    "quiet": Quiet,
+    "unshowable": Unshowable,
+    "cancelled": asyncio.CancelledError,
+    "stop iteration": StopIteration,
+    "stop async iteration": StopAsyncIteration,
+    "recursion": RecursionError,
+    "gone": ConnectionResetError,
+}
+
+
+async def cancelled_task(_request: Any, _context: Any) -> Any:
+    """What it waits for is cancelled, and it isn't."""
+    work = asyncio.ensure_future(asyncio.sleep(60))
+    asyncio.get_running_loop().call_soon(work.cancel)
+    await work
+
+
+def raising(make: Any) -> Any:
+    async def handler(_request: Any, _context: Any) -> Any:
+        raise make()
+
+    return handler
+
+
+def raising_in_a_thread(make: Any) -> Any:
+    def handler(_request: Any, _context: Any) -> Any:
+        raise make()
+
+    return handler
+
+
+async def slow(request: Any, _context: Any) -> Any:
+    await anyio.sleep(0.5)
+    return {"slept": request.input}
+
+
+@contextlib.asynccontextmanager
+async def serving(handlers: Any, **options: Any) -> Any:
+    bound = await listen("127.0.0.1", 0)
+    skills = Capabilities(skills=[Skill(id=name, description="") for name in handlers])
+    from attrs import evolve
+
+    manifest = evolve(echo_manifest(ECHO_ID, bound.url), capabilities=skills)
+    agent = Agent(manifest, policy=Policy(peer_limits=(), start=StartPolicy.OPEN))
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+
+        async def main(*, task_status: Any) -> None:
+            await serve(agent, handlers, bound=bound, stop=stop, task_status=task_status, **options)
+
+        await tasks.start(main)
+        yield bound.url
+        stop.set()
+
+
+async def refused(client: Any, url: str, skill: str, key: Any = None) -> RemoteError:
+    with pytest.raises(RemoteError) as caught:
+        await client.send(
+            url, "task.request", {"skill_id": skill, "input": {}, "conversation_id": "c"}, idempotency_key=key
+        )
+    return caught.value
+
+
+async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_name: Any) -> None:
+    bad = {f"{name} async": raising(make) for name, make in RAISED.items()}
+    bad |= {f"{name} sync": raising_in_a_thread(make) for name, make in {**RAISED, "ctrl-c": KeyboardInterrupt}.items()}
+    if anyio_backend_name == "asyncio":
+        bad["a task of its own"] = cancelled_task
+    answers: list[Any] = []
+    async with (
+        serving({**bad, "slow": slow}) as url,
+        AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0)) as client,
+    ):
+        manifest = await client.discover(url)
+
+        async def other(number: int) -> None:
+            reply = await client.send(manifest, "task.request", {"skill_id": "slow", "input": {"n": number}})
+            answers.append(reply.payload["result"]["slept"]["n"])
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(other, number)
+            await anyio.sleep(0.1)
+            for name in bad:
+                for key in (None, name, name):
+                    error = await refused(client, url, name, key)
+                    assert (name, error.code, error.status) == (name, -32603, 200)
+        assert sorted(answers) == list(range(5))
+
+
+SCRIPT = """
+import sys, time
+import anyio
+from asap_adapters import serve
+from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_core import Agent, Policy, StartPolicy
+
+async def waiting(request, context):
+    print("begun", flush=True)
+    await anyio.sleep(60)
+
+async def busy(request, context):
+    print("begun", flush=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        pass
+
+async def shielded_group(request, context):
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiting, request, context)
+
+async def main():
+    from asap_adapters.serve import listen
+    bound = await listen("127.0.0.1", 0)
+    print(bound.port, flush=True)
+    policy = Policy(start=StartPolicy.OPEN)
+    await serve(Agent(echo_manifest(ECHO_ID, bound.url), policy=policy), {"echo": globals()[sys.argv[2]]}, bound=bound)
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("handler", ["waiting", "busy", "shielded_group"])
+def test_ctrl_c_ends_the_process_while_a_handler_runs(anyio_backend_name: Any, handler: Any) -> None:
+    process: Any = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, anyio_backend_name, handler],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        port = int(process.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(request())
+            assert process.stdout.readline() == "begun\n"
+            process.send_signal(signal.SIGINT)
+            if handler == "busy" and anyio_backend_name == "asyncio":
+                # asyncio's own rule: the first cancels the main task, which waits for the busy one; the second raises.
+                anyio.run(anyio.sleep, 0.2)
+                process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=15)
+        assert process.returncode != 0
+        assert "KeyboardInterrupt" in errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def request() -> bytes:
+    from datetime import UTC, datetime
+
+    envelope = {
+        "id": "e", "asap_version": "0.1", "timestamp": datetime.now(UTC).isoformat(), "sender": "urn:asap:agent:me",
+        "recipient": ECHO_ID, "payload_type": "task.request",
+        "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}}, "extensions": {"nonce": "n"},
+    }  # fmt: skip
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": {"envelope": envelope}}).encode()
+    return b"POST /asap HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
