@@ -73,6 +73,13 @@ class _Unreadable(PeerGone):
         self.response = refuse_head(status, detail)
 
 
+def _too_late(what: str, seconds: float, stop: anyio.Event) -> _Unreadable:
+    """RFC 9110 §15.5.9. A server that stops waits less."""
+    return _Unreadable(
+        408, f"Expected {what} {'before this server stops' if stop.is_set() else f'within {seconds:g} s'}"
+    )
+
+
 @define(eq=False)
 class _Connection:
     stream: ByteStream
@@ -130,7 +137,7 @@ class _Connection:
         return await self._rest_of_head(reader)
 
     async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
-        with anyio.move_on_after(self.policy.head_timeout):
+        with self.place.reading(anyio.current_time() + self.policy.head_timeout):
             while True:
                 try:
                     outcome = reader.feed(await _receive(self.stream))
@@ -138,7 +145,7 @@ class _Connection:
                     raise _Unreadable(400, "Expected the whole head of a request") from None
                 if outcome is not None:
                     return outcome
-        raise _Unreadable(408, f"Expected the whole head of a request within {self.policy.head_timeout:g} s")
+        raise _too_late("the whole head of a request", self.policy.head_timeout, self.stop)
 
     async def _first_bytes(self) -> bytes | None:
         if self.stop.is_set():
@@ -261,14 +268,12 @@ class _H11Wire:
             raise _Unreadable(400, "Expected a body framed as its headers say") from None
 
     async def _more(self) -> bytes:
-        with anyio.CancelScope(deadline=self._body_deadline or 0.0) as scope:
+        with self._place.reading(self._body_deadline or 0.0):
             try:
                 return await _receive(self._stream)
             except _Ended:
                 raise _Unreadable(400, "Expected the whole body") from None
-        if scope.cancelled_caught:
-            raise _Unreadable(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
-        raise PeerGone  # pragma: no cover - the scope is left by return, by cancellation, or by an exception
+        raise _too_late("the whole body", self._policy.body_timeout, self._stop)
 
     async def send(self, answer: Respond) -> None:
         """See `Wire`."""

@@ -1,11 +1,13 @@
-"""The places of connections: so many at once, and who has been longest without a request gives way to a newcomer.
+"""The places of connections. When full, the connection that has been idle longest is closed for a new one.
 
-Else whoever opens them all, from a few addresses, and says nothing keeps everybody out for as long as it likes. nginx
-does the same with its reusable connections; RFC 9112 §9.5 lets a server end an idle connection at any time.
+Otherwise a few addresses that open all connections and say nothing would keep everybody out. The same holds among the
+connections of one address, which have a limit of their own. nginx does this with its reusable connections; RFC 9112
+§9.5 lets a server end an idle connection at any time.
 """
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import anyio
 from attrs import define, field
@@ -18,7 +20,10 @@ class Place:
     """One connection's place. While it waits for a request it may have to give way."""
 
     _places: "Places"
+    address: str = ""
+    """Whose it is: those of one address have a limit together."""
     _scope: anyio.CancelScope | None = None
+    _settled: anyio.Event | None = None
     begun: bool = False
     """Whether something of a request is there: when the server stops, it may still come."""
     leaving: bool = False
@@ -41,17 +46,28 @@ class Place:
                 self._places.waits_no_more(self)
         if self.leaving and not scope.cancelled_caught:  # its request came at the very moment
             self.leaving = False
+            self._settle()
             self._places.stays()
 
-    def give_way(self) -> None:
-        """End the wait."""
-        self.leaving = True
+    def reading(self, deadline: float) -> AbstractContextManager[None]:
+        """Read a head or a body in here, until `deadline`, or until the server that stops has waited long enough."""
+        return self._places.reading(deadline)
+
+    def give_way(self) -> anyio.Event:
+        """End the wait. What is returned is set when the connection is over, or stays after all."""
+        self.leaving, self._settled = True, anyio.Event()
         if self._scope is not None:
             self._scope.cancel()
+        return self._settled
 
     def give_back(self) -> None:
         """The connection is over."""
+        self._settle()
         self._places.given_back(self)
+
+    def _settle(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
 
 
 @define(eq=False)
@@ -61,6 +77,8 @@ class Places:
     most: int
     _free: anyio.Semaphore = field(init=False)
     _waiting: dict[Place, None] = field(factory=dict, init=False)  # in order of how long
+    _reading: set[anyio.CancelScope] = field(factory=set, init=False)
+    _last: float = field(default=math.inf, init=False)
     _queueing: int = field(default=0, init=False)
     _leaving: int = field(default=0, init=False)
 
@@ -72,7 +90,7 @@ class Places:
         """Whether more queue than are leaving."""
         return self._queueing > self._leaving
 
-    async def take(self) -> Place:
+    async def take(self, address: str = "") -> Place:
         """Have a place: a free one, or that of whoever waits longest for a request, or the next to be given back."""
         try:
             self._free.acquire_nowait()
@@ -83,7 +101,7 @@ class Places:
                 await self._free.acquire()
             finally:
                 self._queueing -= 1
-        return Place(self)
+        return Place(self, address)
 
     def waits(self, place: Place) -> None:
         """Somebody begins to wait for a request."""
@@ -104,16 +122,37 @@ class Places:
         self._leaving -= place.leaving
         self._free.release()
 
-    def end_idle(self) -> None:
-        """End all waits in which nothing of a request has come."""
+    @contextmanager
+    def reading(self, deadline: float) -> Iterator[None]:
+        """See `Place.reading`."""
+        with anyio.CancelScope(deadline=min(deadline, self._last)) as scope:
+            self._reading.add(scope)
+            try:
+                yield
+            finally:
+                self._reading.discard(scope)
+
+    def end_reading(self, deadline: float) -> None:
+        """End all waits in which nothing of a request has come, and at `deadline` those for the rest of one."""
         for place in [place for place in self._waiting if not place.begun]:
             self._dismiss(place)
+        self._last = deadline
+        for scope in self._reading:
+            scope.deadline = min(scope.deadline, deadline)
+
+    def dismiss(self, address: str) -> anyio.Event | None:
+        """Have the connection of `address` give way that waits longest for a request; see `Place.give_way`.
+
+        Returns None if none of them waits for one.
+        """
+        longest = next((place for place in self._waiting if place.address == address), None)
+        return None if longest is None else self._dismiss(longest)
 
     def _make_room(self) -> None:
         while self.short and self._waiting:
             self._dismiss(next(iter(self._waiting)))
 
-    def _dismiss(self, place: Place) -> None:
+    def _dismiss(self, place: Place) -> anyio.Event:
         del self._waiting[place]
         self._leaving += 1
-        place.give_way()
+        return place.give_way()

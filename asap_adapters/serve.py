@@ -16,7 +16,6 @@ import anyio
 import anyio.abc
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskStatus
 from anyio.streams.stapled import MultiListener
-from anyio.streams.tls import TLSStream
 from attrs import define, field, frozen
 
 from asap_adapters.clock import LoopClock
@@ -28,6 +27,7 @@ from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
 from asap_adapters.places import Place, Places
+from asap_adapters.tls import ServerTLS, server_context
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
 from asap_core.server.agent import Agent
@@ -43,6 +43,8 @@ log: Final = logging.getLogger("asap.serve")
 
 # TLS handshakes are two round trips; nginx allows 60 s, which is a connection slot for a minute.
 _HANDSHAKE_SECONDS: Final = 10.0
+# A close_notify is 30 bytes, which the kernel takes at once, unless the peer reads nothing and won't miss them.
+_GOODBYE_SECONDS: Final = 0.5
 # What accept() says when the process has too many open files: a pause lets some close.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE: Final = 0.1
@@ -157,7 +159,7 @@ async def serve(
     Raises OSError where the port or the server can't be had, `BadState` or `BadStore` where what's remembered can't be
     used, ValueError where handlers and manifest disagree.
     """
-    context = None if tls_cert is None else _tls_context(tls_cert, tls_key)
+    context = None if tls_cert is None else server_context(tls_cert, tls_key)
     memory = Memory(state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits)
     shared_limits = memory.shared_limits(agent)
     bind_agent(
@@ -183,7 +185,7 @@ async def _serve(
         log.warning(
             "%s serves without authentication: anyone who can reach %s can call it", agent.manifest.id, bound.url
         )
-    if not all(map(_has_addresses, _listeners(bound.listener))):
+    if any(_family(one) not in {*_INTERNET, None} for one in _listeners(bound.listener)):
         log.warning(
             "connections to %s have no address: all callers have one share together, and idempotency keys take "
             "authentication", bound.url,
@@ -191,16 +193,6 @@ async def _serve(
     async with bound.listener:
         server = _Server(driver, bound.listener, context, stop, local=bound.host)
         await server.run(lambda: task_status.started(bound.url))
-
-
-def _tls_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert, key)
-    except OSError as error:  # ssl.SSLError is one; neither names the file
-        raise ValueError(f"expected a certificate chain and its key as PEM in {cert}: {error.strerror}") from error
-    return context
 
 
 def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
@@ -217,12 +209,13 @@ def _listeners(listener: Any) -> list[Any]:
     return list(getattr(listener, "listeners", [listener]))
 
 
-def _has_addresses(sockets: Any) -> bool:
-    """Whether a listener, or a stream that it gave, is one of the internet's; those that aren't sockets have none."""
+def _family(sockets: Any) -> socket.AddressFamily | None:
+    """The family of a listener, or of a stream that it gave. Returns None if it isn't a socket."""
     try:
-        return sockets.extra(SocketAttribute.family) in _INTERNET  # noqa: S610 - anyio's, not Django's
+        family: socket.AddressFamily = sockets.extra(SocketAttribute.family)  # noqa: S610 - anyio's, not Django's
     except (AttributeError, LookupError):
-        return False
+        return None
+    return family
 
 
 def _peer_of(stream: Any) -> str | None:
@@ -234,7 +227,7 @@ def _peer_of(stream: Any) -> str | None:
     try:
         address = stream.extra(SocketAttribute.remote_address)  # noqa: S610 - anyio's, not Django's
     except (OSError, LookupError):
-        return None if _has_addresses(stream) else ""
+        return None if _family(stream) in _INTERNET else ""
     return str(address[0]) if isinstance(address, tuple) else ""
 
 
@@ -248,24 +241,28 @@ class _Server:
     stop: anyio.Event
     local: str = ""
     peers: dict[str, int] = field(factory=dict)
+    places: Places = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.places = Places(self.driver.agent.policy.max_connections)
 
     async def run(self, started: Callable[[], None]) -> None:
         policy = self.driver.agent.policy
-        places = Places(policy.max_connections)
         async with anyio.create_task_group() as connections:
             async with anyio.create_task_group() as accepting:
                 for listener in _listeners(self.listener):
-                    accepting.start_soon(self._accept, listener, places, connections)
+                    accepting.start_soon(self._accept, listener, connections)
                 started()
                 await self.stop.wait()
                 accepting.cancel_scope.cancel()
             # Else the kernel goes on taking connections for us, and whoever made them waits for nothing.
             await self.listener.aclose()
             self.driver.agent.drain()
-            places.end_idle()
-            connections.cancel_scope.deadline = anyio.current_time() + policy.drain
+            now = anyio.current_time()
+            self.places.end_reading(now + policy.drain_incomplete)
+            connections.cancel_scope.deadline = now + policy.drain
 
-    async def _accept(self, listener: Any, places: Places, connections: anyio.abc.TaskGroup) -> None:
+    async def _accept(self, listener: Any, connections: anyio.abc.TaskGroup) -> None:
         while True:
             try:
                 stream = await listener.accept()
@@ -278,21 +275,23 @@ class _Server:
                 log.error("no more connections for now: %s", error.strerror)  # noqa: TRY400 - no traceback needed
                 await anyio.sleep(_EXHAUSTED_PAUSE)
                 continue
-            peer = _peer_of(stream)
-            if peer is None or not self._may_connect(peer):
+            peer, leaving = _peer_of(stream), None
+            # At its limit the one of this address that has been idle longest gives way; if none is idle, the new one.
+            if peer is None or not (self._counted(peer) or (leaving := self.places.dismiss(peer_key(peer)))):
                 await anyio.aclose_forcefully(stream)
                 continue
             # Accepted first: only who is really there, and may connect, makes another give way.
             try:
-                place = await places.take()
+                place = await self.places.take(peer_key(peer))
             except BaseException:
-                self._disconnected(peer)
+                if leaving is None:
+                    self._disconnected(peer)
                 with anyio.CancelScope(shield=True):
                     await anyio.aclose_forcefully(stream)
                 raise
-            connections.start_soon(self._connection, stream, peer, place)
+            connections.start_soon(self._connection, stream, peer, place, leaving)
 
-    def _may_connect(self, peer: str) -> bool:
+    def _counted(self, peer: str) -> bool:
         """Whether this address may have another connection; it's counted if so."""
         policy, key = self.driver.agent.policy, peer_key(peer)
         count = self.peers.get(key, 0)
@@ -308,20 +307,41 @@ class _Server:
         if left:
             self.peers[key] = left
 
-    async def _connection(self, stream: ByteStream, peer: str, place: Place) -> None:
+    async def _connection(self, stream: ByteStream, peer: str, place: Place, leaving: anyio.Event | None) -> None:
+        counted = leaving is None
         try:
-            if self.tls is not None:
-                with place.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
-                    stream = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls)
-            if not place.leaving:
-                await serve_connection(stream, self.driver, peer=peer, local=self.local, place=place, stop=self.stop)
+            while not counted and leaving is not None:
+                await leaving.wait()
+                # It may have stayed, if its request came at that very moment.
+                counted = self._counted(peer)
+                leaving = None if counted else self.places.dismiss(place.address)
+            if counted:
+                await self._serve(stream, peer, place)
         except _ENDED:
             log.debug("a connection ended early", exc_info=True)
         except Exception:
             # Law 7: only a bug comes here, and it takes one connection with it, not the server.
             log.exception("a connection broke")
         finally:
-            place.give_back()
-            self._disconnected(peer)
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
+            if counted:
+                self._disconnected(peer)
+            place.give_back()
+
+    async def _serve(self, stream: ByteStream, peer: str, place: Place) -> None:
+        if self.tls is None:
+            await serve_connection(stream, self.driver, peer=peer, local=self.local, place=place, stop=self.stop)
+            return
+        if self.stop.is_set():
+            return
+        with place.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
+            stream = await ServerTLS.wrap(stream, server_side=True, ssl_context=self.tls)
+        if not isinstance(stream, ServerTLS):  # it had to give way
+            return
+        try:
+            if not place.leaving:
+                await serve_connection(stream, self.driver, peer=peer, local=self.local, place=place, stop=self.stop)
+        finally:
+            with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
+                await stream.send_eof()

@@ -204,7 +204,8 @@ class Policy:
     """Connections at once, about 60 KB each. Past it whoever has been longest without a request gives way to the next;
     while all are busy the next waits, and the rest in the kernel's queue."""
     connections_per_peer: int = field(default=100, validator=_whole)
-    """Of those, from one address (IPv6: one /64); more are closed at once. Trusted proxies may have all of them."""
+    """Of those, from one address (IPv6: one /64). Past it the one of them that has been longest without a request gives
+    way to the next; while all are busy the next is closed at once. Trusted proxies may have all places."""
     head_timeout: float = field(default=10.0, validator=_seconds)
     """From the first byte of a request to the end of its head."""
     body_timeout: float = field(default=30.0, validator=_seconds)
@@ -215,6 +216,9 @@ class Policy:
     """For one response to be taken by the peer, as far as kernels don't buffer it. Under ASGI as well."""
     drain: float = field(default=30.0, validator=_seconds)
     """After a signal to stop: how long what is in flight may take. Not below the handlers' deadline."""
+    drain_incomplete: float = field(default=5.0, validator=_seconds)
+    """After a signal to stop: how long heads and bodies that aren't complete may still take, `drain` at most. Half of
+    the 10 s after which containers are killed."""
 
     def __attrs_post_init__(self) -> None:
         if self.handler_deadline > self.drain:

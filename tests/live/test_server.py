@@ -360,6 +360,33 @@ async def test_tls_is_spoken(serving: Any, tmp_path: Any) -> None:
         assert (await client.send(bound.url, "task.request", ECHO)).payload["status"] == "completed"
 
 
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_signal_to_stop_waits_seconds_for_what_is_incomplete(backend: str) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "asap_adapters.cli", "serve", "--backend", backend, "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline().strip().rsplit(":", 1)[-1])
+        slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(2)]
+        slow[0].sendall(b"POST /asap HT")
+        slow[1].sendall(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        time.sleep(0.5)
+        began = time.monotonic()
+        server.terminate()
+        answers = [one.recv(65_536)[:12] for one in slow]
+        assert (answers, server.wait(10)) == ([b"HTTP/1.1 408"] * 2, 0)
+        assert 4 < time.monotonic() - began < 9
+        for one in slow:
+            one.close()
+    finally:
+        server.kill()
+        server.wait()
+        assert server.stdout is not None
+        server.stdout.close()
+
+
 BOMBS = """
 import gzip, http.client, resource, sys
 import brotli

@@ -1,0 +1,74 @@
+"""TLS on the server's side: the certificate, and the end of a connection that its peer can tell from a cut-off one."""
+
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from anyio.streams.tls import TLSAttribute, TLSStream
+
+__all__ = ["ServerTLS", "server_context"]
+
+# What anyio reads at once.
+_READ: Final = 65_536
+
+
+def server_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
+    """A context for the server's side, from PEM files. Raises ValueError if they aren't a chain and its key."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as error:  # ssl.SSLError is one; neither names the file
+        raise ValueError(f"expected a certificate chain and its key as PEM in {cert}: {error.strerror}") from error
+    return context
+
+
+class ServerTLS(TLSStream):
+    """A TLS stream that ends with close_notify, and doesn't wait for the peer's (RFC 9112 §9.8).
+
+    Without it the peer can't tell the end of an answer from an attack that cuts it off (RFC 8446 §6.1). anyio sends it
+    as well, and then waits for as long as the peer likes.
+    """
+
+    _ended = False
+
+    async def send_eof(self) -> None:
+        """Send close_notify, once. What is received after it isn't decrypted, and is good for being dropped only."""
+        if self._ended:
+            return
+        self._ended = True
+        with suppress(ssl.SSLError):  # SSLWantReadError, at the latest: nothing more is there
+            # With data left to be read unwrap() fails, and anyio then sends nothing of what it wrote.
+            while self.extra(TLSAttribute.ssl_object).read(_READ):  # noqa: S610 - anyio's, not Django's
+                pass
+        transport: Any = self.transport_stream
+        self.transport_stream = _Deaf(transport)  # type: ignore[assignment]
+        try:
+            await self.unwrap()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):  # ssl.SSLError is one: no answer came
+            pass
+        finally:
+            self.transport_stream = transport
+
+    async def receive(self, max_bytes: int = _READ) -> bytes:
+        """See anyio. After `send_eof` it's what the peer sends, as it is."""
+        if not self._ended:
+            return await super().receive(max_bytes)
+        return bytes(await self.transport_stream.receive())
+
+    async def aclose(self) -> None:
+        """End it, and close what carries it."""
+        await self.send_eof()
+        await self.transport_stream.aclose()
+
+
+class _Deaf:
+    """A stream that is written to only; to its reader it has ended."""
+
+    def __init__(self, stream: Any) -> None:
+        self.send = stream.send
+
+    async def receive(self, _max_bytes: int = _READ) -> bytes:
+        raise anyio.EndOfStream

@@ -1,0 +1,192 @@
+"""How TLS connections end: with close_notify, which nobody's silence holds up (RFC 9112 §9.8)."""
+
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asap_adapters import serve
+from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_adapters.serve import listen
+from asap_core import Agent, Policy, StartPolicy
+
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+GET = b"GET /health HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture(scope="module")
+def cert(tmp_path_factory: Any) -> Any:
+    folder = tmp_path_factory.mktemp("tls")
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+         "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=folder, capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("openssl, which makes the certificate, isn't installed")
+    return folder
+
+
+@pytest.fixture
+def serving(cert: Path) -> Any:
+    """`async with serving(…) as (port, stop)`: our server with TLS and this policy."""
+
+    @asynccontextmanager
+    async def run(**policy: Any) -> Any:
+        async def slow(_request: Any, _context: Any) -> Any:
+            await anyio.sleep_forever()
+
+        bound = await listen("127.0.0.1", 0, tls=True)
+        fields: Any = {"peer_limits": (), "start": StartPolicy.OPEN, **policy}
+        agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(**fields))
+        stop = anyio.Event()
+        async with anyio.create_task_group() as group:
+
+            async def main() -> None:
+                files = {"tls_cert": cert / "cert.pem", "tls_key": cert / "key.pem"}
+                await serve(agent, {"echo": slow}, bound=bound, stop=stop, **files)  # type: ignore[arg-type]
+
+            group.start_soon(main)
+            with anyio.fail_after(20):
+                yield bound.port, stop
+                stop.set()
+
+    return run
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def client(request: Any, cert: Path) -> Any:
+    """Connect, send, read to the end, and say how it ended, in a thread of its own."""
+    context = ssl.create_default_context(cafile=str(cert / "cert.pem"))
+    context.minimum_version = context.maximum_version = request.param
+
+    def talk(port: int, sent: bytes, then: Callable[[Any], None] = lambda _: None) -> tuple[bytes, str]:
+        plain = socket.socket()
+        plain.settimeout(5)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that little goes unread
+        plain.connect(("127.0.0.1", port))
+        with context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as peer:
+            peer.sendall(sent)
+            received = b""
+            try:
+                then(peer)
+                while data := peer.recv(65_536):
+                    received += data
+            except ssl.SSLEOFError:
+                return received, "cut off"
+            except OSError as error:
+                return received, type(error).__name__
+            return received, "ended"
+
+    async def run(*args: Any) -> tuple[bytes, str]:
+        return await anyio.to_thread.run_sync(talk, *args)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),  # it waits for a request in vain
+        (GET + b"\r\n", b"200"),  # and for another one
+        (GET + b"Connection: close\r\n\r\n", b"200"),
+        (b"nonsense", b"408"),
+        (b"\x00", b"400"),
+        (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", b"408"),
+        # Refused while more comes, some of which the server hasn't decrypted when it ends.
+        (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n" + b"x" * 50_000, b"413"),
+        (GET + b"Connection: close\r\n\r\n" + (GET + b"\r\n") * 20, b"200"),
+    ],
+)
+async def test_an_end_is_told_from_a_cut(serving: Any, client: Any, sent: bytes, status: bytes) -> None:
+    async with serving(idle_timeout=0.3, head_timeout=0.3, body_timeout=0.3) as (port, _):
+        received, how = await client(port, sent)
+    assert (received[9:12], how) == (status, "ended")
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /a", GET + b"\r\n"])
+async def test_when_the_server_stops_too(serving: Any, client: Any, sent: bytes) -> None:
+    async with serving(drain_incomplete=0.3) as (port, stop):
+        ends = []
+
+        async def one() -> None:
+            ends.append((await client(port, sent))[1])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            await anyio.sleep(0.5)
+            stop.set()
+    assert ends == ["ended"]
+
+
+async def test_who_gives_way_is_told(serving: Any, client: Any) -> None:
+    async with serving(connections_per_peer=1) as (port, _), anyio.create_task_group() as group:
+        ends = []
+
+        async def one() -> None:
+            ends.append((await client(port, GET + b"\r\n"))[1])
+
+        group.start_soon(one)
+        await anyio.sleep(0.5)
+        assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
+    assert ends == ["ended"]
+
+
+async def test_work_that_is_cut_off_at_the_drain_is_told(serving: Any, client: Any) -> None:
+    async with serving(drain=0.5, handler_deadline=0.5) as (port, stop):
+        ends: list[str] = []
+
+        async def one() -> None:
+            ends.append((await client(port, b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"))[1])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            await anyio.sleep(0.3)
+            stop.set()
+    assert ends == ["ended"]
+
+
+async def test_the_peers_own_is_not_waited_for(serving: Any, client: Any) -> None:
+    async with serving() as (port, stop):
+
+        def silent(peer: Any) -> None:
+            """Read the answer, and neither say goodbye nor close for a while."""
+            peer.recv(65_536)
+            began = time.monotonic()
+            ended.append(peer.unwrap if peer.recv(1) else time.monotonic() - began)
+            time.sleep(3)
+
+        ended: list[Any] = []
+        began = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client, port, GET + b"\r\n", silent)
+            await anyio.sleep(0.5)
+            stop.set()
+            await anyio.sleep(0.3)
+            group.cancel_scope.cancel()
+        assert 0 < ended[0] < 2
+        assert time.monotonic() - began < 10
+
+
+async def test_a_peer_that_reads_nothing_keeps_no_place(serving: Any, client: Any) -> None:
+    """More answers than fit into the kernel's buffers, unread: no close_notify gets through."""
+    async with serving(write_timeout=0.3, connections_per_peer=1) as (port, _):
+
+        def reads_nothing(peer: Any) -> None:
+            time.sleep(2)
+            peer.close()
+
+        many = (GET.replace(b"/health", b"/.well-known/asap/manifest.json") + b"\r\n") * 1000
+        async with anyio.create_task_group() as group:
+            group.start_soon(client, port, many, reads_nothing)
+            await anyio.sleep(1.8)
+            assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
