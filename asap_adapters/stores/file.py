@@ -4,9 +4,11 @@ What is written, when, and what it means after a crash is decided in `asap_core.
 synced, in worker threads, many waiting callers with one sync.
 """
 
+import errno
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,6 +29,8 @@ log: Final = logging.getLogger("asap.state")
 
 # Past it the file is written anew with what still counts: 100,000 keys.
 _COMPACT_BYTES: Final = 4_194_304
+# Each needs somebody who makes a hard link between two rewritings of the file; an open file for each is kept.
+_MOST_LINKED: Final = 64
 
 
 class Disk(Protocol):
@@ -50,40 +54,53 @@ class Disk(Protocol):
 
 
 class FileDisk:
-    """A file that one process at a time may have. Only its owner may read it: there's a secret in it."""
+    """A file that one process at a time may have. Only its owner may read it: there's a secret in it.
+
+    Two locks are held. That of the file `.lock` beside it is there before the file is, and its name follows from the
+    file's real one, whatever symbolic links lead there. That of the file itself goes with it wherever it has a name,
+    and is kept on a file that was replaced while it had another one.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Take the file. Raises BadState where another process has it, OSError where it can't be had."""
-        self._path = path
+        """Take the file. Raises BadState if another process has it or it isn't a file with one name, and OSError."""
+        self._path = Path(os.path.realpath(path))
+        # Files that were replaced, and are still there under another name.
+        self._linked: list[int] = []
+        self._file: int | None = None
         try:
-            self._lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = _opened(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT)
+            try:
+                _lock(self._lock, path)
+                self._file = _taken(self._path, path)
+            except BaseException:
+                os.close(self._lock)
+                raise
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None  # the name that was asked for
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise BadState(f"{path} is in use by another process: each agent needs a state file of its own") from None
-        self._file: int | None = None
 
     def read(self) -> bytes | None:
         """See `Disk`."""
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
+        if self._file is None:
             return None
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            return file.read()
 
     def replace(self, data: bytes) -> None:
         """See `Disk`."""
         beside = self._path.with_name(f"{self._path.name}.new")
-        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        beside.unlink(missing_ok=True)  # what a crash left, or a link to something else
+        file = _opened(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
+            _lock(file, self._path)
             _write_all(file, data)
             os.fsync(file)
-        finally:
+            beside.replace(self._path)
+        except BaseException:
             os.close(file)
-        beside.replace(self._path)
-        self._forget_file()  # it's the old one
+            raise
+        self._let_go_of_old()
+        self._file = file
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)  # the name is in the folder
@@ -93,19 +110,60 @@ class FileDisk:
     def append(self, data: bytes) -> None:
         """See `Disk`."""
         if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         _write_all(self._file, data)
         os.fsync(self._file)
 
-    def _forget_file(self) -> None:
-        if self._file is not None:
+    def _let_go_of_old(self) -> None:
+        if self._file is None:
+            return
+        if os.fstat(self._file).st_nlink == 0:
             os.close(self._file)
-            self._file = None
+            return
+        self._linked.append(self._file)
+        if len(self._linked) > _MOST_LINKED:
+            os.close(self._linked.pop(0))
 
     def close(self) -> None:
         """See `Disk`."""
-        self._forget_file()
-        os.close(self._lock)
+        for each in (*self._linked, self._file, self._lock):
+            if each is not None:
+                os.close(each)
+        self._linked, self._file = [], None
+
+
+def _opened(path: Path, flags: int) -> int:
+    # No link, which may lead anywhere, and no pipe, for which one waits.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+
+
+def _taken(real: Path, path: Path) -> int | None:
+    """Open the file and lock it; None if there's none yet."""
+    try:
+        file = _opened(real, os.O_RDWR | os.O_APPEND)
+    except FileNotFoundError:
+        return None
+    try:
+        _lock(file, path)
+        _check(os.fstat(file), path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _check(there: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(there.st_mode):
+        raise BadState(f"{path} isn't a file: expected one, or a name for a new one")
+    if there.st_nlink != 1:
+        raise BadState(f"{path} has other names (hard links): expected a file that has one only, and so one owner")
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadState(f"{path} is in use by another process: each agent needs a state file of its own") from None
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,94 @@ class TestTheFile:
         await store.aclose()
         await (await self.open(path, agent)).aclose()
         assert {entry.name for entry in path.parent.iterdir()} == {"agent.state", "agent.state.lock"}
+
+    @pytest.mark.parametrize("compacted", [False, True])
+    @pytest.mark.parametrize("link", ["symbolic", "of the folder", "hard", "dots", "a link to a link"])
+    async def test_is_one_owners_by_whatever_name(self, path: Any, agent: Any, link: Any, compacted: Any) -> None:
+        store = await self.open(path, agent)
+        elsewhere = path.parent / "elsewhere"
+        elsewhere.mkdir()
+        other = elsewhere / "other.state"
+        match link:
+            case "symbolic":
+                other.symlink_to(path)
+            case "of the folder":
+                (elsewhere / "folder").symlink_to(path.parent)
+                other = elsewhere / "folder" / path.name
+            case "hard":
+                other.hardlink_to(path)
+            case "dots":
+                other = elsewhere / ".." / path.name
+            case _:
+                (elsewhere / "first").symlink_to("../agent.state")
+                other.symlink_to("first")
+        if compacted:
+            await store._journal.rewrite()
+            await store._journal.rewrite()
+        with pytest.raises(BadState, match="in use by another process"):
+            await self.open(other, agent)
+        await store.aclose()
+
+    async def test_that_is_reached_by_a_symbolic_link_is_replaced_and_the_link_stays(
+        self, path: Any, agent: Any
+    ) -> None:
+        link = path.parent / "link"
+        link.symlink_to(path.name)  # to what isn't there yet
+        store = await self.open(link, agent)
+        await store._journal.rewrite()
+        await store.aclose()
+        assert link.is_symlink()
+        assert path.is_file()
+        assert not path.is_symlink()
+        assert {each.name for each in path.parent.iterdir()} == {"link", "agent.state", "agent.state.lock"}
+
+    async def test_with_another_name_is_refused(self, path: Any, agent: Any) -> None:
+        await (await self.open(path, agent)).aclose()
+        before = path.read_bytes()
+        other = path.parent / "other"
+        other.hardlink_to(path)
+        for name in (path, other):
+            with pytest.raises(BadState, match="has other names"):
+                await self.open(name, agent)
+        assert path.read_bytes() == before
+        other.unlink()
+        await (await self.open(path, agent)).aclose()
+
+    async def test_is_written_where_it_was_opened_whatever_the_working_directory_becomes(
+        self, path: Any, agent: Any, monkeypatch: Any, tmp_path: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        store = await self.open(Path("agent.state"), agent)
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+        await store.aclose()
+        assert path.stat().st_size > 0
+        assert list((tmp_path / "other").iterdir()) == []
+
+    @pytest.mark.parametrize("suffix", [".lock", ".new"])
+    async def test_nothing_is_written_through_a_link_beside_it(self, path: Any, agent: Any, suffix: Any) -> None:
+        precious = path.parent / "precious"
+        precious.write_text("mine")
+        (path.parent / f"agent.state{suffix}").symlink_to(precious)
+        if suffix == ".lock":
+            with pytest.raises(OSError, match=r"agent\.state"):
+                await self.open(path, agent)
+        else:
+            await (await self.open(path, agent)).aclose()
+            assert not path.is_symlink()
+        assert precious.read_text() == "mine"
+
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+    async def test_that_is_no_file_is_refused_at_once(self, path: Any, agent: Any, kind: Any) -> None:
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case _:
+                path.symlink_to(path.name)
+        with pytest.raises((BadState, OSError), match=r"agent\.state"):
+            await self.open(path, agent)
 
     @pytest.mark.parametrize("data", [b"", b"something else", b"asap-sansio state 1\n"])
     async def test_of_somebody_else_is_refused_and_left_alone(self, path: Any, agent: Any, data: Any) -> None:

@@ -35,6 +35,25 @@ handlers = {"count": count, "hang": hang}
 """
 
 
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_a_second_process_is_turned_away_by_whatever_link_it_comes(tmp_path: Any, link: str) -> None:
+    command = [sys.executable, "-m", "asap_adapters.cli", "serve", "--port", "0", "--state"]
+    first = subprocess.Popen([*command, "s"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert first.stdout is not None
+        assert b" listens on " in first.stdout.readline()
+        if link == "hard":
+            (tmp_path / "other").hardlink_to(tmp_path / "s")
+        else:
+            (tmp_path / "other").symlink_to("s")
+        done = subprocess.run([*command, "other"], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert b"in use by another process" in done.stderr
+    finally:
+        first.terminate()
+        first.communicate(timeout=60)
+
+
 @pytest.fixture
 def world(tmp_path: Any) -> Any:
     (tmp_path / "counting.py").write_text(MODULE)
