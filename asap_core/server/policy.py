@@ -140,7 +140,8 @@ class Policy:
     nonces_per_sender: int = field(default=100_000, validator=_whole)
     """Live nonces of one sender: 300 per second for the whole window, a tenth of all."""
     start: StartPolicy = field(default=StartPolicy.FLOOR, converter=_start, validator=_one_of)
-    """What is refused after a start without a state file. `FLOOR` refuses all that was issued before it."""
+    """What is refused after a start without a state file. `FLOOR` refuses all that was issued before it: also a request
+    that started the process (docs/restarts.md says what to choose there)."""
 
     # --- who and to whom ---------------------------------------------------------------------------------------------
     check_recipient: bool = field(default=True, validator=_boolean)

@@ -1168,6 +1168,46 @@ class TestShares:
         assert b"ratelimit" not in headers(untold.taken())
 
 
+class TestColdStarts:
+    """A request starts the process: it's dated before the agent has its clock."""
+
+    def instance(self, *, seconds: Any = 2.0, **policy: Any) -> Any:
+        """An agent that started so long after the envelopes' date."""
+        clock = ManualClock()
+        clock.advance(seconds)
+        return serve(clock=clock, **policy)
+
+    @pytest.mark.parametrize("start", ["floor", "exact"])
+    @pytest.mark.parametrize("seconds", [0.0, 2.0])
+    def test_the_first_request_is_refused_as_dated_before_the_start(self, start: Any, seconds: Any) -> None:
+        response = post(self.instance(start=start, seconds=seconds), call())
+        assert (response.status, outcome(response)) == (503, "asap:admission/restarted")
+
+    def test_with_the_policy_open_it_is_accepted_and_once(self) -> None:
+        agent, asked = self.instance(start="open"), call()
+        assert outcome(post(agent, asked)) == "ok"
+        assert outcome(post(agent, asked)) == "asap:protocol/invalid_nonce"
+
+    def test_what_that_gives_up_is_once_in_all_processes(self) -> None:
+        asked, keyed = call(), call(key="k")
+        for seconds in (2.0, 2.0, 299.0):
+            agent = self.instance(start="open", seconds=seconds)
+            worked: list[int] = []
+            assert outcome(post(agent, asked)) == "ok"
+            for _ in range(2):
+                post(agent, keyed, answer=lambda state, worked=worked: (worked.append(1), reply(state))[1])
+            assert worked == [1]
+
+    @pytest.mark.parametrize(("max_age", "seconds"), [(300.0, 301.0), (30.0, 31.0)])
+    def test_and_no_longer_than_its_timestamp_is_good_for(self, max_age: Any, seconds: Any) -> None:
+        agent = self.instance(start="open", max_age=max_age, seconds=seconds)
+        assert outcome(post(agent, call())) == "asap:protocol/invalid_timestamp"
+
+    def test_with_a_store_that_processes_share_it_is_the_store_that_says(self) -> None:
+        state = self.instance(start="floor", shared=True).open(head()).feed(body()).end()
+        assert isinstance(state.calls[0], Admit)
+
+
 class TestBodiesUnderWay:
     FREE = 65_536
     BOUND: Any = {"max_bodies": 200_000, "max_body": 200_000}
