@@ -154,7 +154,7 @@ def _request(scope: Mapping[str, Any]) -> Request:
     return Request(
         method=scope["method"],
         target=target,
-        headers=tuple((bytes(name), bytes(value)) for name, value in scope["headers"]),
+        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
         peer="" if client is None else str(client[0]),  # none over UNIX sockets
         local="" if server is None else str(server[0]),
     )

@@ -55,6 +55,9 @@ class Agent:
             raise ValueError("expected a manifest version such as 1.4.2, which SemVer and PEP 440 both read")
         if manifest.auth is not None and not manifest.auth.accepts("bearer"):
             raise ValueError("expected bearer among manifest.auth.schemes: the one scheme that can be checked")
+        if isinstance(payload_types, str) or isinstance(aliases, str):
+            # It would be read letter by letter.
+            raise ValueError("payload_types, aliases: expected several, such as ['task.request']")  # noqa: TRY004 - as README says
         self.manifest = manifest
         self.policy = Policy() if policy is None else policy
         self.payload_types = frozenset(map(normalise_payload_type, payload_types))
@@ -118,8 +121,10 @@ class Agent:
         """
         if self.bound:
             raise RuntimeError("this agent is served already; make another Agent for another loop")
-        if not _LEAST_KEY <= len(key) <= 64:  # noqa: PLR2004 - blake2b's own bound
+        if not (_is_bytes(key) and _LEAST_KEY <= len(key) <= 64):  # noqa: PLR2004 - blake2b's own bound
             raise ValueError("expected a key of 16 to 64 random bytes")
+        if not all(_is_bytes(name) and name == name.lower() for name in codings or {}):
+            raise ValueError("codings: expected names that are bytes in lower case, such as b'br'")
         policy, now, wall = self.policy, clock.monotonic(), clock.wall()
         self.counters = counters
         self._observers = tuple(each for each in (counters, observe) if each is not None)
@@ -277,6 +282,10 @@ class Agent:
             return
         settle = self.admission.lose if ran else self.admission.give_back
         settle(reservation, now=self.now())
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, bytes)
 
 
 def _no_clock() -> NoReturn:

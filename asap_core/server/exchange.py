@@ -324,6 +324,8 @@ class ReadBody(_State):
         """Take the next bytes, of any number. Returns this state, or the refusal: too many, unreadable, or no room."""
         if self._step != self._run.step:
             self._run.leave(self)
+        if type(chunk) is not bytes:
+            chunk = _copied(chunk)
         try:
             self._body.feed(chunk)
         except (BodyTooLarge, BadCoding) as error:
@@ -342,6 +344,13 @@ class ReadBody(_State):
         except BadCoding as error:
             return _refuse_body(self._run, error, close=False)
         return _parse(self._run, data)
+
+
+def _copied(chunk: object) -> bytes:
+    # What its owner may change later is copied; bytes(5) would be five zeros.
+    if isinstance(chunk, bytes | bytearray | memoryview):
+        return bytes(chunk)
+    raise ValueError("feed: expected bytes, such as text.encode()")
 
 
 @define(eq=False)

@@ -92,6 +92,12 @@ async def test_a_listed_page_asks_before_it_calls(agent: Any, echo_handlers: Any
     assert (start["status"], dict(start["headers"])[b"access-control-allow-origin"]) == (204, b"https://app.example")
 
 
+async def test_a_server_that_writes_names_in_capitals_is_understood(app: Any) -> None:
+    scope = {**HTTP, "headers": [(b"Content-Length", b"99999999")]}
+    start, _ = await play(app, scope, {"type": "http.request", "body": b"{}"})
+    assert start["status"] == 413
+
+
 async def test_a_peer_that_leaves_is_forgotten(app: Any) -> None:
     first = {"type": "http.request", "body": b"{", "more_body": True}
     assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []

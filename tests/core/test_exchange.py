@@ -414,6 +414,74 @@ class TestHeads:
         assert isinstance(serve().open(head(host=host, transfer_encoding="Chunked")), ReadBody)
 
 
+class TestWhatADriverGives:
+    """What can't be meant is refused at once: it would be taken, and silently ignored."""
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            ((b"Content-Type", b"text/plain"),),
+            (("content-type", b"text/plain"),),
+            ((b"content-type", "text/plain"),),
+            ((b"content-type", None),),
+            ((bytearray(b"content-type"), b"text/plain"),),
+            ((b"a", b"b", b"c"),),
+            ((b"a",),),
+            (b"a",),
+            (b"ab",),
+            {b"content-type": b"text/plain"},
+            {b"te": b"trailers"},
+            "content-type",
+            b"te",
+            None,
+            5,
+        ],
+    )
+    def test_headers_that_nobody_would_find(self, headers: Any) -> None:
+        with pytest.raises(ValueError, match="headers: expected pairs of bytes, names in lower case, such as"):
+            Request(method="POST", target="/asap", headers=headers)
+
+    @pytest.mark.parametrize("make", [tuple, list, iter])
+    def test_headers_may_come_in_any_sequence(self, make: Any) -> None:
+        pairs = [(b"content-length", b"99999999"), (b"1", b"")]
+        state: Any = serve().open(Request(method="POST", target="/asap", headers=make(pairs)))
+        assert (state.response.status, type(Request(method="GET", target="/", headers=pairs).headers)) == (413, tuple)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"method": b"POST"}, {"target": b"/asap"}, {"peer": None}, {"local": 5}, {"peer": ("127.0.0.1", 80)}]
+    )
+    def test_texts_are_texts(self, wrong: Any) -> None:
+        with pytest.raises(ValueError, match="method, target, peer, local: expected strings"):
+            Request(**{"method": "POST", "target": "/asap", **wrong})
+
+    @pytest.mark.parametrize("chunk", ["{}", "", None, 5, [123], {}])
+    def test_a_body_is_bytes(self, chunk: Any) -> None:
+        state: Any = serve().open(head())
+        with pytest.raises(ValueError, match=r"feed: expected bytes, such as text\.encode\(\)"):
+            state.feed(chunk)
+        assert isinstance(state.feed(b"{}").end(), Fork)  # nothing of it was taken
+
+    def test_or_what_can_be_copied_to_bytes(self) -> None:
+        piece = bytearray(body())
+        state = serve().open(head()).feed(piece).feed(memoryview(b" "))
+        piece[:] = b"x" * len(piece)
+        assert isinstance(state.end().calls[0], Dispatch)
+
+    @pytest.mark.parametrize("codings", [{"br": None}, {b"BR": None}])
+    def test_codings_have_names_that_are_found(self, codings: Any) -> None:
+        agent = Agent(manifest())
+        with pytest.raises(ValueError, match="codings: expected names that are bytes in lower case"):
+            agent.bind(clock=ManualClock(), ids=str, key=b"k" * 32, codings=codings)
+        with pytest.raises(ValueError, match="16 to 64 random bytes"):
+            agent.bind(clock=ManualClock(), ids=str, key="k" * 32)  # type: ignore[arg-type]
+        assert not agent.bound
+
+    @pytest.mark.parametrize("wrong", [{"payload_types": "task.request"}, {"aliases": "urn:asap:agent:b"}])
+    def test_one_text_is_not_several(self, wrong: Any) -> None:
+        with pytest.raises(ValueError, match="payload_types, aliases: expected several"):
+            Agent(manifest(), **wrong)
+
+
 class TestBodies:
     def test_a_length_over_the_limit_is_refused_before_it_is_read(self) -> None:
         for length in ("10485761", "9" * 30, "9" * 5000):
