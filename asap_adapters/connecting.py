@@ -5,56 +5,31 @@ httpx transport over it. The URL's host stays what TLS checks the certificate fo
 """
 
 import functools
-import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol, Self
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Final, Self
 
 import anyio
 import httpcore
 import httpx
-from attrs import define, field, frozen
+from attrs import define, frozen
 
-from asap_core.client.outbound import AddressRefused, Dial, OutboundPolicy, is_loopback, without_credentials
+from asap_adapters.dialling import Dialler, dial as _dial, first as _first, words_of
+from asap_adapters.environment import BadProxy, Proxies, certificates
+from asap_adapters.pool import Held, Line, Pool, Progress, Route, Stage
+from asap_adapters.resolving import Resolver, SystemResolver
+from asap_core.client.outbound import AddressRefused, Dial, OutboundPolicy, without_credentials
 from asap_core.client.provenance import Provenance
 from asap_core.errors import NotAllowed
 
-__all__ = ["OutboundTransport", "Resolver", "SystemResolver", "link_networks", "link_scopes"]
+__all__ = ["PROGRESS", "OutboundTransport", "Resolver", "SystemResolver", "link_networks", "link_scopes"]
 
-# RFC 8305 §5: how long one attempt to connect is given before the next address is tried as well.
-_ATTEMPT_DELAY: Final = 0.25
-# httpx's own: so many connections, so many of them idle, for so long. A server of ours keeps an idle one for longer.
-_CONNECTIONS: Final = 100
-_IDLE_CONNECTIONS: Final = 20
+# httpx's own: an idle connection is kept for so long. A server of ours keeps it for longer.
 _IDLE_SECONDS: Final = 5.0
-
-
-class Resolver(Protocol):
-    """Answers what addresses a name has. Give one to `AgentClient` to use another than the system's."""
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return addresses as text, scopes included, those to try first in front. Raises OSError where there's none."""
-        ...
-
-
-class SystemResolver:
-    """The operating system's: `/etc/hosts`, DNS, and whatever else it's configured for."""
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Ask it. Raises OSError."""
-        answers = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [address[0] for *_, address in answers]
-
-
-Dialler = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
-"""Connects to one address and port. Raises `httpcore.ConnectError`."""
-
-
-async def _dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
-    return await httpcore.AnyIOBackend().connect_tcp(address, port)
+PROGRESS: Final = "asap_progress"
+"""The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
 
 
 class _TurnedAway(Exception):
@@ -73,12 +48,17 @@ class _TurnedAway(Exception):
 
 @frozen
 class _Backend(httpcore.AsyncNetworkBackend):
-    """What httpcore connects by: it names a host, and gets a stream to an address that was judged."""
+    """What httpcore connects a line by: it names a host, and gets a stream to an address that was judged.
+
+    A proxy was configured on this machine: its addresses aren't judged, and the system knows its name.
+    """
 
     policy: OutboundPolicy
     provenance: Provenance
     resolver: Resolver
+    system: SystemResolver
     dial: Dialler
+    line: Line
 
     async def connect_tcp(
         self,
@@ -91,9 +71,16 @@ class _Backend(httpcore.AsyncNetworkBackend):
         del local_address, socket_options  # not used by a pool that was given none
         try:
             with anyio.fail_after(timeout):
-                return await self._connect(host, port)
+                stream = await (self._connect_proxy if self.line.route.proxy else self._connect)(host, port)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
+        self.line.streams.append(stream)
+        return stream
+
+    async def _connect_proxy(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
+        way = self.policy.destination(host)
+        addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
+        return (await _first(addresses, port, self.dial))[1]
 
     async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -109,127 +96,31 @@ class _Backend(httpcore.AsyncNetworkBackend):
             addresses = chosen.addresses
         address, stream = await _first(addresses, port, self.dial)
         self.provenance.connected(authority, address)
-        return _Stream(stream)
+        return stream
 
-    async def _ask(self, name: str, port: int) -> Sequence[str]:
+    async def _ask(self, name: str, port: int, resolver: Resolver | None = None) -> Sequence[str]:
         try:
-            answers = await self.resolver.resolve(name, port)
+            answers = await self._resolve(name, port, resolver or self.resolver)
         except OSError as error:  # socket.gaierror is one
-            raise httpcore.ConnectError(f"its name can't be resolved: {_words(error)}") from None
+            raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
         except UnicodeError:  # of names that some resolvers can't encode
             raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
         if not answers:
             raise httpcore.ConnectError("its name can't be resolved: it has no address")
         return answers
 
+    async def _resolve(self, name: str, port: int, resolver: Resolver) -> Sequence[str]:
+        if not isinstance(resolver, SystemResolver):
+            return await resolver.resolve(name, port)
+        progress = self.line.progress
+        progress.stage = Stage.QUEUED
+        return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
+
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise httpcore.UnsupportedProtocol("only TCP")  # nothing configures one
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
-
-
-@frozen
-class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that's closed where TLS over it comes to nothing: httpcore leaves it open where it's cancelled."""
-
-    inner: httpcore.AsyncNetworkStream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        return await self.inner.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
-        await self.inner.write(buffer, timeout)
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self.inner.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:
-            await _close(self.inner)
-            raise
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        return self.inner.get_extra_info(info)
-
-
-async def _first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[str, httpcore.AsyncNetworkStream]:
-    """Connect to the first of these that answers (RFC 8305 §5): the next is tried when one fails, or takes long.
-
-    Raises `httpcore.ConnectError` that says what each came to.
-    """
-    race = _Race(port, dial)
-    try:
-        if len(addresses) == 1:  # nobody to race with: a task less
-            await race.attempt(addresses[0], anyio.Event(), anyio.CancelScope())
-        else:
-            await race.run(addresses)
-    except BaseException:
-        await race.abandon()
-        raise
-    if race.won is None:
-        raise httpcore.ConnectError("; ".join(race.failures))
-    return race.won
-
-
-@define(eq=False)
-class _Race:
-    port: int
-    dial: Dialler
-    won: tuple[str, httpcore.AsyncNetworkStream] | None = None
-    failures: list[str] = field(factory=list)
-
-    async def run(self, addresses: Sequence[str]) -> None:
-        async with anyio.create_task_group() as group:
-            for address in addresses:
-                ended = anyio.Event()
-                group.start_soon(self.attempt, address, ended, group.cancel_scope)
-                with anyio.move_on_after(_ATTEMPT_DELAY):
-                    await ended.wait()
-                if self.won is not None:
-                    return
-
-    async def attempt(self, address: str, ended: anyio.Event, others: anyio.CancelScope) -> None:
-        try:
-            stream = await self.dial(address, self.port)
-        except (httpcore.ConnectError, httpcore.ConnectTimeout, OSError) as error:
-            self.failures.append(f"{address}: {_words(error)}")
-        else:
-            if self.won is None:
-                self.won = address, stream
-                others.cancel()
-            else:
-                await _close(stream)
-        finally:
-            ended.set()
-
-    async def abandon(self) -> None:
-        """Nobody wants it any more."""
-        if self.won is not None:
-            await _close(self.won[1])
-
-
-async def _close(stream: httpcore.AsyncNetworkStream) -> None:
-    with anyio.CancelScope(shield=True):
-        await stream.aclose()
-
-
-def _words(error: BaseException | None) -> str:
-    """The operating system's words for what happened: it stands at the bottom of a heap of errors with other words."""
-    text = "no connection"
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            # A resolver's numbers are negative, and their words its own.
-            text = os.strerror(error.errno) if error.errno > 0 else error.strerror or text
-        error = error.__cause__ or error.__context__
-    return text
 
 
 # --- the link --------------------------------------------------------------------------------------------------------
@@ -261,11 +152,11 @@ def link_scopes(link: str = "") -> frozenset[str]:
 
 
 class OutboundTransport(httpx.AsyncBaseTransport):
-    """An httpx transport that connects where policy allows. Raises `NotAllowed` where an address isn't.
+    """An httpx transport that connects where policy allows. Raises `NotAllowed` if an address isn't.
 
     It judges addresses, not URLs: what's asked of it has been through `OutboundPolicy.judge`. With `trust_env` proxies
     of the environment are used, but not for this machine: a proxy resolves names itself, so what they resolve to is its
-    to judge. The constructor does no I/O beyond reading certificates.
+    to judge. The constructor does no I/O beyond reading certificates; it raises OSError if they can't be read.
     """
 
     def __init__(
@@ -278,86 +169,100 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         trust_env: bool = False,
         dial: Dialler | None = None,
     ) -> None:
-        context = httpx.create_ssl_context(verify=verify, trust_env=trust_env)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_IDLE_CONNECTIONS,
-            keepalive_expiry=_IDLE_SECONDS,
-            network_backend=_Backend(policy, provenance or Provenance(), resolver or SystemResolver(), dial or _dial),
+        self._context = certificates(verify, trust_env=trust_env)
+        self._proxies = Proxies.of_environment() if trust_env else Proxies()
+        known, system, dials = provenance or Provenance(), SystemResolver(), dial or _dial
+        self._backend: Callable[[Line], _Backend] = lambda line: _Backend(
+            policy, known, resolver or system, system, dials, line
         )
-        self._proxies = _proxies(context) if trust_env else {}
+        self._pool = Pool(self._connection)
+
+    def _connection(self, line: Line) -> httpcore.AsyncConnectionInterface:
+        # httpcore's pool only as what knows how to make each kind of connection.
+        makes = httpcore.AsyncConnectionPool(
+            ssl_context=self._context,
+            proxy=self._proxies.proxy(line.route.proxy, self._context),
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=self._backend(line),
+        )
+        scheme, host, port = line.route.origin
+        return makes.create_connection(httpcore.Origin(scheme, host, port))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request."""
-        proxy = self._proxy_for(request.url)
-        if proxy is not None:
-            return await proxy.handle_async_request(request)
-        host = request.url.raw_host.decode("ascii")
-        # Names in certificates have no dot at the end (RFC 6066 §3), and an address in one no scope.
-        name = host.partition("%")[0].removesuffix(".")
-        extensions = request.extensions if name == host else {**request.extensions, "sni_hostname": name}
-        asked = httpcore.Request(
-            request.method,
-            httpcore.URL(
-                scheme=request.url.raw_scheme,
-                host=request.url.raw_host,
-                port=request.url.port,
-                target=request.url.raw_path,
-            ),
-            headers=request.headers.raw,
-            content=_Content(await request.aread()),
-            extensions=extensions,
-        )
+        progress = request.extensions.get(PROGRESS)
+        progress = progress if isinstance(progress, Progress) else Progress()
+        asked = _asked(request, await request.aread(), progress)
+        origin = asked.url.origin
         try:
+            proxy = self._proxies.name_for(request.url.scheme, request.url.host, origin.port)
+            self._proxies.proxy(proxy, self._context)
             with _as_httpx_errors():
-                response = await self._pool.handle_async_request(asked)
+                held = await self._pool.exchange(
+                    Route((origin.scheme, origin.host, origin.port), proxy), asked, progress
+                )
         except _TurnedAway as turned:
             refused = turned.refused(request.url.scheme)
             raise NotAllowed(without_credentials(str(request.url)), refused.reason, refused.remedy) from None
+        except BadProxy as bad:
+            raise NotAllowed(without_credentials(str(request.url)), bad.reason, bad.remedy) from None
+        response = held.response
         return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+            response.status, headers=response.headers, stream=_Body(held), extensions=response.extensions
         )
-
-    def _proxy_for(self, url: httpx.URL) -> httpx.AsyncBaseTransport | None:
-        found = self._proxies.get(url.scheme) or self._proxies.get("all")
-        return None if found is None or is_loopback(url.host) or proxy_bypass(url.host) else found
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
-        for proxy in self._proxies.values():
-            await proxy.aclose()
+
+
+def _asked(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
+    host = request.url.raw_host.decode("ascii")
+    # Names in certificates have no dot at the end (RFC 6066 §3), and an address in one no scope.
+    name = host.partition("%")[0].removesuffix(".")
+    extensions = request.extensions if name == host else {**request.extensions, "sni_hostname": name}
+    url = httpcore.URL(
+        scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path
+    )
+    body = _Content(content, progress)
+    return httpcore.Request(request.method, url, headers=request.headers.raw, content=body, extensions=extensions)
 
 
 @define(eq=False)
 class _Content:
-    """A request's body in one piece. No generator, which cancelled halfway would be left to the garbage collector."""
+    """A request's body in one piece. No generator, which cancelled halfway would be left to the garbage collector.
+
+    It's asked for when the head has been written: from then on the request may be carried out.
+    """
 
     rest: bytes
+    progress: Progress
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
+        self.progress.stage = Stage.SENT
         part, self.rest = self.rest, b""
         if not part:
             raise StopAsyncIteration
         return part
 
 
+@define(eq=False)
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
+    held: Held
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         with _as_httpx_errors():
-            async for part in self._response.aiter_stream():
-                yield part
+            return await self.held.part()
 
     async def aclose(self) -> None:
         with _as_httpx_errors():
-            await self._response.aclose()
+            await self.held.aclose()
 
 
 @contextmanager
@@ -368,16 +273,8 @@ def _as_httpx_errors() -> Iterator[None]:
         httpcore.NetworkError,
         httpcore.TimeoutException,
         httpcore.ProtocolError,
+        httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     ) as e:
         # Both libraries have the same names for the same errors.
         raise getattr(httpx, type(e).__name__)(str(e)) from e
-
-
-def _proxies(context: ssl.SSLContext) -> dict[str, httpx.AsyncBaseTransport]:
-    """The proxies of the environment (and of the system's settings, where it has any), by scheme."""
-    found = {scheme: url for scheme, url in getproxies().items() if scheme in ("http", "https", "all") and url}
-    return {
-        scheme: httpx.AsyncHTTPTransport(proxy=url if "://" in url else f"http://{url}", verify=context)
-        for scheme, url in found.items()
-    }

@@ -248,9 +248,8 @@ class Documents(Generic[T]):
             )
             return self._outcome(url, answer, reader, lead)
         except _WAYS_TO_FAIL as error:
-            kind = next(kind for known, kind in _KINDS if isinstance(error, known))
             # A copy: what was raised holds on to the frames that it came through, and so to all that was read.
-            return Failed(evolve(error), kind)
+            return Failed(evolve(error), _kind_of(error))
 
     def _outcome(self, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> Outcome[T]:
         status, headers, _ = answer
@@ -279,6 +278,12 @@ _KINDS: Final = (
     ((BadReply, InvalidDocument, Unverified, WrongAgent), FailureKind.UNUSABLE),
 )
 _WAYS_TO_FAIL: Final = (Unreachable, NotAllowed, BadReply, InvalidDocument, Unverified, WrongAgent)
+
+
+def _kind_of(error: Exception) -> FailureKind:
+    if isinstance(error, Unreachable) and error.crowded:
+        return FailureKind.CROWDED
+    return next(kind for known, kind in _KINDS if isinstance(error, known))
 
 
 def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:

@@ -1,33 +1,53 @@
-"""Why a request failed, in words of ours: those of h11 and httpx repeat what the peer sent, or name no address."""
+"""Why a request failed, in words of ours.
+
+h11's and httpx's repeat what the peer sent, are empty, or name no address.
+"""
 
 import ssl
 from collections.abc import Iterator
 
 import httpx
 
-__all__ = ["reason_of"]
+from asap_adapters.pool import Stage
+from asap_core.errors import TimedOut, Unreachable
+
+__all__ = ["failure_of"]
+
+_CROWDED = "this client has too many requests under way to it, and none ended within {:g} s: nothing was sent"
+
+
+def failure_of(error: Exception, shown: str, stage: Stage, seconds: float) -> Unreachable:
+    """What to raise for a request to `shown` that had got so far, and was given so many seconds."""
+    if stage is Stage.QUEUED or isinstance(error, httpx.PoolTimeout):
+        return Unreachable(shown, _CROWDED.format(seconds), sent=False, crowded=True)
+    late = isinstance(error, TimeoutError | httpx.TimeoutException)
+    if stage is Stage.CONNECTING or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        reason = f"can't connect within {seconds:g} s" if late else _words(error)
+        return Unreachable(shown, reason, sent=False)
+    if late:
+        return TimedOut(shown, f"nothing within {seconds:g} s")
+    return Unreachable(shown, _words(error))
+
+
+def _words(error: Exception) -> str:
+    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    if untrusted is not None:
+        # On trio it's two causes down, under errors without words.
+        return f"its certificate isn't trusted: {untrusted.verify_message}"
+    if isinstance(error, httpx.ConnectError):
+        words = " ".join(str(error).split())  # our own
+        return f"can't connect: {words}" if words else "can't connect"
+    kinds = {
+        httpx.ConnectTimeout: "can't connect in time",
+        httpx.ProxyError: "the proxy doesn't connect to it",
+        httpx.RemoteProtocolError: "what came back isn't an HTTP answer, or ended early",
+        httpx.ReadError: "the connection broke",
+        httpx.WriteError: "the connection broke",
+    }
+    return next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def reason_of(error: httpx.HTTPError) -> str:
-    """What happened."""
-    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
-    if untrusted is not None:
-        # On trio it's two causes down, under errors without words.
-        return f"its certificate isn't trusted: {untrusted.verify_message}"
-    if isinstance(error, httpx.ConnectError):
-        words = " ".join(str(error).split())  # our own, or the TLS library's
-        return f"can't connect: {words}" if words else "can't connect"
-    kinds = {
-        httpx.ConnectTimeout: "can't connect in time",
-        httpx.PoolTimeout: "too many requests are under way",
-        httpx.RemoteProtocolError: "what came back isn't an HTTP answer, or ended early",
-        httpx.ReadError: "the connection broke",
-        httpx.WriteError: "the connection broke",
-    }
-    return next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")

@@ -15,8 +15,9 @@ import httpx
 from attrs import evolve, field, frozen
 
 from asap_adapters.bodies import drain, read_body, read_what_can_be
-from asap_adapters.connecting import OutboundTransport, Resolver, link_networks, link_scopes
-from asap_adapters.reasons import reason_of
+from asap_adapters.connecting import PROGRESS, OutboundTransport, Resolver, link_networks, link_scopes
+from asap_adapters.pool import Progress
+from asap_adapters.reasons import failure_of
 from asap_core.bearer import is_token
 from asap_core.client.oauth import Form
 from asap_core.client.outbound import (
@@ -31,7 +32,7 @@ from asap_core.client.outbound import (
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, on_link, read_address
 from asap_core.client.urls import authority_of, host_in, is_this_machine
-from asap_core.errors import BadReply, NotAllowed, TimedOut, Unreachable
+from asap_core.errors import BadReply, NotAllowed
 from asap_core.http import BadCoding, BodyTooLarge
 from asap_core.jsontext import write_json
 from asap_core.zones import canonical, without_zone
@@ -53,6 +54,9 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
 _MAX_FIELDS: Final = 100
 _MAX_HEAD: Final = 65_536
+
+# Of a request's time: how much of it may go by while it waits for a connection.
+_QUEUED: Final = 0.9
 
 Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 """Status, headers, body."""
@@ -267,26 +271,23 @@ class Web:
         return await self._exchange(call, limit, min(self._timeout, seconds))
 
     async def _exchange(self, call: "_Call", limit: int, seconds: float) -> Answer:
+        progress = Progress(patience=_QUEUED * seconds)
         try:
             with anyio.fail_after(seconds):
-                return await self._answer(call, limit)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unreachable(call.shown, reason_of(error), sent=False) from None
-        except (TimeoutError, httpx.TimeoutException):
-            raise TimedOut(call.shown, f"nothing within {seconds:g} s") from None
-        except httpx.HTTPError as error:
-            raise Unreachable(call.shown, reason_of(error)) from None
+                return await self._answer(call, limit, progress)
+        except (TimeoutError, httpx.HTTPError) as error:
+            raise failure_of(error, call.shown, progress.stage, seconds) from None
         except BodyTooLarge as error:
             raise BadReply(call.shown, f"expected at most {error.limit} bytes") from None
         except BadCoding as error:
             raise BadReply(call.shown, str(error)) from None
 
-    async def _answer(self, call: "_Call", limit: int) -> Answer:
+    async def _answer(self, call: "_Call", limit: int, progress: Progress) -> Answer:
         """What is answered, redirects followed as far as policy goes."""
         followed = 0
         while True:
             # Not by httpx's client, which would keep cookies, and log URLs with what they may hold.
-            response = await self._opened().handle_async_request(_request(call, self._timeout))
+            response = await self._opened().handle_async_request(_request(call, self._timeout, progress))
             try:
                 _check_head(response, call)
                 location = response.headers.get("location")
@@ -347,14 +348,17 @@ def _allowed(judged: Allowed | Refused) -> Allowed:
             assert_never(judged)
 
 
-def _request(call: _Call, seconds: float) -> httpx.Request:
+def _request(call: _Call, seconds: float, progress: Progress | None = None) -> httpx.Request:
     try:
         request = httpx.Request(
             call.method,
             call.allowed.url,
             headers=[_USER_AGENT, *call.headers],
             content=call.content,
-            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)},
+            extensions={
+                "timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds),
+                PROGRESS: progress or Progress(),
+            },
         )
     except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
         request = None

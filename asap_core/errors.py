@@ -411,8 +411,9 @@ class InvalidTransition(AsapError, ValueError):
 class Unreachable(AsapError):
     """No answer could be had from `url` (credentials removed); `reason` says what happened, `next_try` when it pays.
 
-    `sent` is false where the request didn't get as far as the server: nothing of it was carried out. `kept_age` says
-    how many seconds ago the server last vouched for the document kept, which is too old to stand in.
+    `sent` is false where the request didn't get as far as the server: nothing of it was carried out. `crowded` says
+    that it waited in vain for a connection of this client's own, which says nothing of the server. `kept_age` says how
+    many seconds ago the server last vouched for the document kept, which is too old to stand in.
     """
 
     url: str
@@ -420,6 +421,7 @@ class Unreachable(AsapError):
     next_try: float | None = None
     sent: bool = True
     kept_age: float | None = None
+    crowded: bool = False
 
     def __str__(self) -> str:
         return f"no answer from {self.url}: {self.reason}{_later(self.next_try, self.kept_age)}"

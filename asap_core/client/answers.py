@@ -25,6 +25,8 @@ class FailureKind(Enum):
     """An answer that isn't the document."""
     REFUSED = "refused"
     """It wasn't asked: it's not for us to go there, from where it was named. Not the server's, and not remembered."""
+    CROWDED = "crowded"
+    """It wasn't asked: this client had no connection to spare. Not remembered either; a kept document may stand in."""
 
 
 @frozen

@@ -134,8 +134,8 @@ def what_it_says(error: BaseException | None) -> Outcome:
 
     That nobody answers in time, or a proxy answers that the host doesn't (502, 503, 504), is the host's failure. The
     agent's own refusal is an answer: one bad request opens nothing for others (fault 53). Anything else says nothing:
-    a cancellation; a page of a filter, a 500 or an answer that can't be read, which one odd message may bring about, so
-    that its sender would close the host to all who use this client.
+    a cancellation; that this client had no connection to spare; a page of a filter, a 500 or an answer that can't be
+    read, which one odd message may bring about, so that its sender would close the host to all who use this client.
     """
     match error:
         case None:
@@ -144,7 +144,7 @@ def what_it_says(error: BaseException | None) -> Outcome:
             return Outcome.OK if error.status < _BROKEN or error.status == _BUSY else Outcome.ABANDONED
         case RemoteError() | BadReply():
             return Outcome.FAILED if error.status in GATEWAY else Outcome.ABANDONED
-        case Unreachable():
+        case Unreachable(crowded=False):
             return Outcome.FAILED
         case _:
             return Outcome.ABANDONED

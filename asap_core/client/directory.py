@@ -355,6 +355,8 @@ class Directory(Generic[V, W]):
     def _fail(self, url: str, errand: _Errand[V], failed: Failed, *, now: Instant, jitter: float) -> Found[V] | Unfound:
         if not errand.keep or failed.kind is FailureKind.REFUSED:
             return Unfound(failed.error, 0.0)
+        if failed.kind is FailureKind.CROWDED:
+            return _without(self._entries.get(url), _Failure(failed, now, now, 1), now)
         if failed.kind is FailureKind.GONE:
             self._entries.pop(url, None)
         before = self._failures.pop(url, None)
@@ -379,7 +381,7 @@ def _without(entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[
 
 # RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code"; an answer that
 # says no, or that's nonsense, isn't an outage.
-_EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER})
+_EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER, FailureKind.CROWDED})
 # 2**20 seconds is past any bound on failures; beyond it only overflow waits.
 _DOUBLINGS: Final = 20
 # A tenth, as the reference spreads its retries. Of a lifetime it's taken off, so that none is exceeded.

@@ -15,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 from asap_adapters import connecting
 from asap_adapters.client import AgentClient
 from asap_adapters.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
+from asap_adapters.dialling import first
 from asap_adapters.web import Web, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.client.outbound import Allowed, OutboundPolicy, Refused
@@ -226,13 +227,13 @@ class JudgesTheFirst(connecting._Backend):
         answers = await self.resolver.resolve(host, port)
         if not may_be(answers[0]):
             return await super()._connect(host, port)
-        return (await connecting._first(answers, port, self.dial))[1]
+        return (await first(answers, port, self.dial))[1]
 
 
 class TakesTheGoodOnes(connecting._Backend):
     """Connects to a name that has a bad address too, at a good one."""
 
-    async def _ask(self, name: Any, port: Any) -> Any:
+    async def _ask(self, name: Any, port: Any, resolver: Any = None) -> Any:
         answers = await super()._ask(name, port)
         return [answer for answer in answers if may_be(answer)] or answers
 

@@ -186,6 +186,7 @@ def test_they_are_bounded_and_remember_only_hosts_that_fail() -> None:
         (RemoteError(code=404, message="m", status=404, own=False), Outcome.ABANDONED),
         (Unreachable("u", "down"), Outcome.FAILED),
         (TimedOut("u", "slow"), Outcome.FAILED),
+        (Unreachable("u", "no connection to spare", sent=False, crowded=True), Outcome.ABANDONED),
         (BadReply("u", "html", 502), Outcome.FAILED),
         # What one odd message may bring about says nothing of the host.
         (RemoteError(code=500, message="m", status=500), Outcome.ABANDONED),

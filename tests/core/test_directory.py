@@ -278,6 +278,16 @@ class TestDirectory:
         assert str(told[0].result.error) == "not from there"
         assert isinstance(play.lookup()[0], Lead), "another may ask at once"
 
+    def test_a_crowd_of_our_own_is_not_remembered_of_the_host(self) -> None:
+        play, crowded = Play(), Failed(LookupError("no connection to spare"), FailureKind.CROWDED)
+        assert play.fetch(crowded) == Unfound(crowded.error, 0.0)
+        assert play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-if-error=60")])).value == "v"
+        play.now = 11.0
+        assert play.fetch(crowded) == Found("v", Source.STALE_ERROR, 11.0), "what is kept may stand in"
+        play.now = 90.0
+        assert play.fetch(crowded) == Unfound(crowded.error, 0.0, 90.0)
+        assert isinstance(play.lookup()[0], Lead), "another may ask at once"
+
     def test_what_a_forgotten_flight_brings_is_known_not_to_be_kept(self) -> None:
         play = Play()
         (lead,) = play.lookup()

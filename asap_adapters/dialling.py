@@ -1,0 +1,224 @@
+"""TCP connections for httpcore, to addresses: of several, the first that answers.
+
+Whatever ends an attempt, nothing stays open: the awaits are in a row, so that a cancellation, anyio's or asyncio's own
+`task.cancel()`, always arrives where the socket is at hand.
+"""
+
+import errno
+import os
+import select
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import anyio
+import httpcore
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute, TLSStream
+from attrs import define, field
+
+__all__ = ["Dialler", "close_all", "dial", "first", "words_of"]
+
+# RFC 8305 §5: how long one attempt to connect is given before the next address is tried as well.
+_ATTEMPT_DELAY: Final = 0.25
+# RFC 8446 §5.1: an alert record's type, and the first byte of every version.
+_TLS_ALERT: Final = b"\x15\x03"
+SPEAKS_TLS: Final = "it speaks TLS there: use https://"
+SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http://, if that's meant"
+# What OpenSSL says, by version, of bytes that are no TLS record.
+_NO_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
+
+# POSIX's, and Windows'.
+_UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, 10_035})
+
+Dialler = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
+"""Connects to one address and port. Raises `httpcore.ConnectError`, `httpcore.ConnectTimeout`, OSError."""
+
+
+async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
+    """Connect. `address` is a literal, with its scope: no name is looked up."""
+    family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        # A request is written at once; Nagle's algorithm would wait for the answer to its first half.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await _connected(sock, target)
+        return _TcpStream(await anyio.abc.SocketStream.from_socket(sock))
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _connected(sock: socket.socket, target: Any) -> None:
+    number = sock.connect_ex(target)
+    if number in _UNDER_WAY:
+        await anyio.wait_writable(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+@define(eq=False)
+class _TcpStream(httpcore.AsyncNetworkStream):
+    """A connection, with TLS or without."""
+
+    stream: ByteStream
+    fresh: bool = True
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        with _as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout), anyio.fail_after(timeout):
+            try:
+                data = await self.stream.receive(max_bytes)
+            except anyio.EndOfStream:
+                return b""
+        if self.fresh and data.startswith(_TLS_ALERT):
+            raise httpcore.ConnectError(SPEAKS_TLS)
+        self.fresh = False
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        if buffer:
+            with _as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout), anyio.fail_after(timeout):
+                await self.stream.send(buffer)
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
+    ) -> httpcore.AsyncNetworkStream:
+        with _as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout), anyio.fail_after(timeout):
+            tls = await TLSStream.wrap(
+                self.stream,
+                ssl_context=ssl_context,
+                hostname=server_hostname,
+                standard_compatible=False,
+                server_side=False,
+            )
+        return _TcpStream(tls, fresh=False)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "ssl_object":
+            return self.stream.extra(TLSAttribute.ssl_object, None)  # noqa: S610 - not Django's
+        if info == "is_readable":
+            return _is_readable(self.stream.extra(SocketAttribute.raw_socket, None))  # noqa: S610 - not Django's
+        return None
+
+
+@contextmanager
+def _as_httpcore_errors(broken: type[Exception], late: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise late from error
+    except ssl.SSLError as error:
+        raise broken(_tls_words(error)) from error
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError) as error:
+        cause = error.__cause__
+        raise broken(_tls_words(cause) if isinstance(cause, ssl.SSLError) else "") from error
+
+
+def _tls_words(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate isn't trusted: {error.verify_message}"
+    reason = error.reason or ""
+    if reason in _NO_TLS:
+        return SPEAKS_NO_TLS
+    return f"TLS failed: {reason.replace('_', ' ').lower()}" if reason else "TLS failed"
+
+
+def _is_readable(sock: Any) -> bool:
+    """Whether a connection that's idle has something to say, which can only be its end."""
+    if sock is None or sock.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[str, httpcore.AsyncNetworkStream]:
+    """Connect to the first of these that answers (RFC 8305 §5): the next is tried when one fails, or takes long.
+
+    Raises `httpcore.ConnectError` that says what each came to.
+    """
+    race = _Race(port, dial)
+    try:
+        if len(addresses) == 1:  # nobody to race with: a task less
+            await race.attempt(addresses[0], anyio.Event(), anyio.CancelScope())
+        else:
+            await race.run(addresses)
+    except BaseException:
+        if race.won is not None:  # nobody wants it any more
+            await close_all([race.won[1]])
+        raise
+    if race.won is None:
+        raise httpcore.ConnectError("; ".join(race.failures))
+    return race.won
+
+
+@define(eq=False)
+class _Race:
+    port: int
+    dial: Dialler
+    won: tuple[str, httpcore.AsyncNetworkStream] | None = None
+    failures: list[str] = field(factory=list)
+
+    async def run(self, addresses: Sequence[str]) -> None:
+        async with anyio.create_task_group() as group:
+            for address in addresses:
+                ended = anyio.Event()
+                group.start_soon(self.attempt, address, ended, group.cancel_scope)
+                with anyio.move_on_after(_ATTEMPT_DELAY):
+                    await ended.wait()
+                if self.won is not None:
+                    return
+
+    async def attempt(self, address: str, ended: anyio.Event, others: anyio.CancelScope) -> None:
+        try:
+            stream = await self.dial(address, self.port)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout, OSError) as error:
+            self.failures.append(f"{address}: {words_of(error)}")
+        else:
+            if self.won is None:
+                self.won = address, stream
+                others.cancel()
+            else:
+                await close_all([stream])
+        finally:
+            ended.set()
+
+
+async def close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:
+    """Close each of them, whatever happens meanwhile: asyncio's own cancellation goes through any shield."""
+    interrupted: BaseException | None = None
+    for stream in streams:
+        try:
+            with anyio.CancelScope(shield=True):
+                await stream.aclose()
+        except Exception:  # noqa: BLE001, S110 - it broke, and is closed
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised when all are closed
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
+def words_of(error: BaseException | None) -> str:
+    """The operating system's words for what happened: it stands at the bottom of a heap of errors with other words."""
+    text = "no connection"
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            # A resolver's numbers are negative, and their words its own.
+            text = os.strerror(error.errno) if error.errno > 0 else error.strerror or text
+        error = error.__cause__ or error.__context__
+    return text

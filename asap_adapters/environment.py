@@ -1,0 +1,114 @@
+"""What the environment says of how to get out: proxies, hosts that need none, certificates. Read only with `trust_env`.
+
+A proxy is looked at when a request would use it, not before: one that can't be used hinders nobody else.
+"""
+
+import errno
+import os
+import ssl
+from collections.abc import Mapping
+from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
+from typing import Final, Self
+from urllib.parse import unquote
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+from attrs import define, field
+
+from asap_core.client.outbound import is_loopback
+
+__all__ = ["BadProxy", "Proxies", "certificates"]
+
+_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_SOCKS: Final = frozenset({"socks5", "socks5h"})
+_REMEDY: Final = "set it to a URL such as http://proxy.example:3128, or list this host in no_proxy"
+
+
+class BadProxy(Exception):
+    """The environment names a proxy that can't be used."""
+
+    def __init__(self, name: str, why: str, remedy: str = _REMEDY) -> None:
+        super().__init__(name)
+        self.reason = f"it would be asked by the proxy that {name}_proxy names, and {why}"
+        self.remedy = remedy
+
+
+@define(eq=False)
+class Proxies:
+    """The proxies of the environment (and of the system's settings, if it has any), by scheme."""
+
+    _urls: Mapping[str, str] = field(factory=dict, repr=False)
+    _made: dict[str, httpcore.Proxy] = field(factory=dict, repr=False)
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Those of now."""
+        return cls({scheme: url for scheme, url in getproxies().items() if scheme in ("http", "https", "all") and url})
+
+    def name_for(self, scheme: str, host: str, port: int) -> str:
+        """By which of them a request goes: its name here, or "" if by none."""
+        name = next((name for name in (scheme, "all") if name in self._urls), "")
+        return "" if not name or is_loopback(host) or _needs_none(host, port) else name
+
+    def proxy(self, name: str, context: ssl.SSLContext) -> httpcore.Proxy | None:
+        """The proxy of this name. Raises `BadProxy` if it can't be used; what the environment says isn't repeated."""
+        if not name:
+            return None
+        if name not in self._made:
+            self._made[name] = _read(name, self._urls[name].strip(), context)
+        return self._made[name]
+
+
+def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
+    try:
+        url = httpx.URL(text if "://" in text else f"http://{text}")
+        host, port, user = url.raw_host, url.port, url.userinfo
+    except (httpx.InvalidURL, ValueError):  # idna's errors are ValueErrors
+        raise BadProxy(name, "that isn't a URL") from None
+    if url.scheme not in _PORTS:
+        raise BadProxy(name, "its scheme isn't http, https or socks5")
+    if not host or port == 0:
+        raise BadProxy(name, "it has no host, or no port that can be connected to")
+    if url.scheme in _SOCKS and find_spec("socksio") is None:
+        raise BadProxy(
+            name, "proxies that speak SOCKS need a package more", "install httpx[socks], or use one over http"
+        )
+    login, _, password = user.decode("ascii").partition(":")
+    return httpcore.Proxy(
+        httpcore.URL(scheme=url.raw_scheme, host=host, port=port or _PORTS[url.scheme], target=b"/"),
+        auth=(unquote(login).encode(), unquote(password).encode()) if user else None,
+        ssl_context=context if url.scheme == "https" else None,
+    )
+
+
+def _needs_none(host: str, port: int) -> bool:
+    """Whether `no_proxy` lists it: by name, as part of a domain, with its port, as an address or in a network."""
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    entries = [entry.strip().lower() for entry in listed.split(",")]
+    shown = f"[{host}]" if ":" in host else host
+    return (
+        bool(proxy_bypass(host) or proxy_bypass(f"{shown}:{port}"))
+        or any(entry in ("*", shown, f"{shown}:{port}") for entry in entries)
+        or any(_is_in(host, entry) for entry in entries)
+    )
+
+
+def _is_in(host: str, network: str) -> bool:
+    try:
+        return ip_address(host.partition("%")[0]) in ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def certificates(verify: ssl.SSLContext | bool, *, trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001 - httpx's own
+    """What servers are verified by. Raises OSError that names the variable if the environment's can't be read."""
+    try:
+        return httpx.create_ssl_context(verify=verify, trust_env=trust_env)
+    except OSError as error:  # ssl.SSLError is one
+        named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if trust_env and os.environ.get(name)]
+        if not named:
+            raise
+        reason = f"the certificates that {' and '.join(named)} names can't be read"
+        raise OSError(error.errno or errno.EINVAL, reason) from None

@@ -1,0 +1,211 @@
+"""Connections and threads are shared out: what one host holds up, it holds up for itself."""
+
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from asap_adapters import AgentClient, BadReply, TimedOut, Unreachable
+from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_core.client.breaker import BreakerPolicy
+from asap_core.client.delivery import RetryPolicy
+from asap_core.server.wellknown import publish
+
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+TASK = ("task.request", {"skill_id": "echo", "input": {}})
+ALONE = 100
+"""How many requests one host may hold."""
+
+
+class Host:
+    """Answers GETs at once, and everything else never; knows how many are connected."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.manifest = echo_manifest(ECHO_ID, self.url)
+        self.connected = 0
+        self.silent = False
+
+    async def serve(self, stream: Any) -> None:
+        self.connected += 1
+        try:
+            async with stream:
+                while True:
+                    head = await stream.receive()
+                    if self.silent or not head.startswith(b"GET"):
+                        await anyio.sleep_forever()
+                    body = publish(self.manifest)
+                    await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+        finally:
+            self.connected -= 1
+
+
+@asynccontextmanager
+async def hosts(number: int) -> AsyncIterator[list[Host]]:
+    found = []
+    async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+        for _ in range(number):
+            listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1", backlog=500)
+            await stack.enter_async_context(listener)
+            found.append(Host(listener.extra(anyio.abc.SocketAttribute.local_port)))
+            group.start_soon(listener.serve, found[-1].serve)
+        yield found
+        group.cancel_scope.cancel()
+
+
+def client(**options: Any) -> AgentClient:
+    retry = RetryPolicy(retries=0)
+    return AgentClient(sender="urn:asap:agent:me", retry=retry, **{"timeout": 60.0, **options})
+
+
+async def hold(ours: AgentClient, host: Host, ends: list[Exception] | None = None) -> None:
+    try:
+        await ours.send(host.manifest, *TASK)
+    except (Unreachable, BadReply) as error:
+        if ends is not None:
+            ends.append(error)
+
+
+async def until(true: Any) -> None:
+    with anyio.fail_after(20):
+        while not true():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
+
+
+class TestConnections:
+    async def test_one_agent_that_holds_all_its_own_keeps_nobody_from_another(self) -> None:
+        async with hosts(2) as (busy, healthy), client() as ours, anyio.create_task_group() as group:
+            for _ in range(110):
+                group.start_soon(hold, ours, busy)
+            await until(lambda: busy.connected == ALONE)
+            began = time.monotonic()
+            assert (await ours.discover(healthy.url)).id == ECHO_ID
+            assert time.monotonic() - began < 2
+            assert busy.connected == ALONE
+            group.cancel_scope.cancel()
+
+    async def test_nor_do_many(self) -> None:
+        async with hosts(6) as (healthy, *busy), client() as ours, anyio.create_task_group() as group:
+            for host in busy:
+                for _ in range(60):
+                    group.start_soon(hold, ours, host)
+            await until(lambda: all(host.connected >= 30 for host in busy))
+            with anyio.fail_after(2):
+                await ours.discover(healthy.url)
+            group.cancel_scope.cancel()
+
+    async def test_what_waited_in_vain_was_not_sent_and_says_so(self) -> None:
+        ends: list[Exception] = []
+        async with hosts(1) as (busy,), client(timeout=3.0) as ours, anyio.create_task_group() as group:
+            for _ in range(110):
+                group.start_soon(hold, ours, busy, ends)
+        sent = [error for error in ends if isinstance(error, Unreachable) and error.sent]
+        unsent = [error for error in ends if isinstance(error, Unreachable) and not error.sent]
+        assert (len(sent), len(unsent)) == (ALONE, 10)
+        assert {type(error) for error in sent} == {TimedOut}
+        assert all(error.crowded and not isinstance(error, TimedOut) for error in unsent)
+        assert "this client has too many requests under way to it" in str(unsent[0])
+
+    async def test_it_is_no_failure_of_the_hosts(self) -> None:
+        ends: list[Exception] = []
+        async with hosts(1) as (busy,), client(breaker=BreakerPolicy(threshold=2)) as ours:
+            await ours.discover(busy.url)
+            async with anyio.create_task_group() as group:
+                for _ in range(ALONE):
+                    group.start_soon(hold, ours, busy, ends)
+                await until(lambda: busy.connected == ALONE)
+                other = busy.url.replace("127.0.0.1", "localhost")
+                for _ in range(3):
+                    with anyio.move_on_after(0.2):
+                        await hold(ours, busy, ends)
+                ours.forget(busy.url)
+                with anyio.move_on_after(0.2):
+                    await ours.discover(busy.url)
+                assert (await ours.discover(other)).id == ECHO_ID, "another name has a share of its own"
+                group.cancel_scope.cancel()
+            assert (await ours.discover(busy.url)).id == ECHO_ID
+        assert ends == []
+
+    async def test_who_waits_has_the_next_place_that_is_free(self) -> None:
+        async with hosts(1) as (host,), client() as ours, anyio.create_task_group() as group:
+            scopes = [anyio.CancelScope() for _ in range(ALONE)]
+
+            async def held(scope: anyio.CancelScope) -> None:
+                with scope:
+                    await hold(ours, host)
+
+            for scope in scopes:
+                group.start_soon(held, scope)
+            await until(lambda: host.connected == ALONE)
+            found: list[object] = []
+
+            async def discover() -> None:
+                found.append(await ours.discover(host.url))
+
+            group.start_soon(discover)
+            await anyio.sleep(0.1)
+            assert found == []
+            scopes[7].cancel()
+            await until(lambda: found)
+            group.cancel_scope.cancel()
+
+
+SLOW = """
+import socket, sys, threading, time
+import anyio
+
+def slow(*_, **__):
+    time.sleep(30)
+
+found = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *rest, **options: slow() if host.endswith(".slow") else found(host, *rest, **options)
+from asap_adapters import AgentClient, Unreachable
+
+async def main():
+    async with AgentClient(sender="urn:asap:agent:me", timeout=0.5) as client:
+        async def ask(host):
+            try:
+                await client.discover(f"https://{host}")
+            except Unreachable as error:
+                print(type(error).__name__, error.sent, error.crowded, error)
+        async with anyio.create_task_group() as group:
+            for number in range(int(sys.argv[2])):
+                group.start_soon(ask, f"n{number}.agent.slow")
+        await ask("nothing.invalid")
+    print(threading.active_count(), "threads")
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+class TestNames:
+    def run(self, backend: str, number: int) -> tuple[list[str], float]:
+        began = time.monotonic()
+        command = [sys.executable, "-c", SLOW, backend, str(number)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines(), time.monotonic() - began
+
+    def test_a_slow_one_keeps_neither_the_loop_nor_the_process(self, anyio_backend_name: str) -> None:
+        (said, other, _), seconds = self.run(anyio_backend_name, 1)
+        assert said.startswith("Unreachable False False")
+        assert "can't connect within 0.5 s" in said
+        assert "can't be resolved" in other
+        assert seconds < 10
+
+    def test_many_slow_ones_have_a_bounded_number_of_threads_and_leave_some_to_others(
+        self, anyio_backend_name: str
+    ) -> None:
+        (*said, other, threads), _ = self.run(anyio_backend_name, 60)
+        assert sum(line.startswith("Unreachable False False") for line in said) == 10
+        assert sum(line.startswith("Unreachable False True") for line in said) == 50
+        assert "can't be resolved" in other
+        assert int(threads.split()[0]) < 25
