@@ -20,6 +20,7 @@ from asap_adapters.connecting import Resolver
 from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.finder import Discovery, Finder, join
+from asap_adapters.given import check
 from asap_adapters.oauth import ClientCredentials, TokenSource
 from asap_adapters.shelf import StandIn
 from asap_adapters.web import Web
@@ -96,6 +97,7 @@ class AgentClient:
     ) -> None:
         if not URN.fits(sender):
             raise ValueError(f"expected as sender {URN.expected}")
+        check(**{name: value for name, value in locals().items() if name != "self"})
         self.sender = sender
         self._clock = LoopClock() if clock is None else clock
         tokens = {origin: given for origin, given in (auth or {}).items() if isinstance(given, str)}
@@ -157,6 +159,12 @@ class AgentClient:
     def __repr__(self) -> str:
         return f"AgentClient(sender={self.sender!r})"
 
+    def _name(self, **given: str) -> None:
+        """The caller names a URL, by this parameter: credentials may go to its origin."""
+        check(**given)
+        for url in given.values():
+            self._web.name_origin(url)
+
     # --- finding -----------------------------------------------------------------------------------------------------
 
     async def discover(
@@ -173,7 +181,7 @@ class AgentClient:
         before (`AgentChanged`). An agent that lacks the skill, or speaks only earlier versions of ASAP, is
         `Unsuitable`. Raises `Unreachable`, `TimedOut`, `BadReply`, `InvalidDocument`, `NotAllowed`.
         """
-        self._web.name_origin(base_url)
+        self._name(base_url=base_url)
         wanted = _wanted(expect, require_skill, require_version)
         return (await self._finder.find(join(base_url, MANIFEST_PATH), wanted)).document
 
@@ -186,14 +194,14 @@ class AgentClient:
         require_version: str | None = None,
     ) -> Discovery:
         """`discover`, with where the manifest came from and how old it is."""
-        self._web.name_origin(base_url)
+        self._name(base_url=base_url)
         wanted = _wanted(expect, require_skill, require_version)
         return await self._finder.look_up(join(base_url, MANIFEST_PATH), wanted)
 
     async def get_manifest(self, url: str, *, expect: str | None = None) -> Manifest:
         """Return the manifest at exactly this URL. As `discover` otherwise."""
-        self._web.name_origin(url)
-        return (await self._finder.look_up(url, Wanted(urn=expect))).manifest
+        self._name(url=url)
+        return (await self._finder.look_up(url, _wanted(expect, None, None))).manifest
 
     async def keep_fresh(self, base_urls: Collection[str]) -> None:
         """Keep the manifests of the agents at these URLs good until cancelled: each is fetched ahead of its time.
@@ -202,17 +210,19 @@ class AgentClient:
         that can't be had is logged (`asap.discovery`) and tried again. No agent is asked more often than each 10 s.
         Raises `NotAllowed` at once where one may not be asked, ValueError where there are more than manifests are kept.
         """
+        check(base_urls=base_urls)
         for base_url in base_urls:
-            self._web.name_origin(base_url)
+            self._name(base_url=base_url)
         await self._finder.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
 
     async def get_document(self, url: str) -> bytes:
         """Return what is at a URL, as it comes, at most 1 MiB of it; nothing is kept. Raises as `discover`."""
-        self._web.name_origin(url)
+        self._name(url=url)
         return await self._finder.document(url)
 
     def cached(self, base_url: str) -> Manifest | None:
         """The manifest of the agent at `base_url` if it's kept and good, without waiting for anything."""
+        check(base_url=base_url)
         return self._finder.cached(join(base_url, MANIFEST_PATH))
 
     def forget(self, url: str) -> None:
@@ -220,6 +230,7 @@ class AgentClient:
 
         That is the document, the failure that's remembered, and which agent was there.
         """
+        check(url=url)
         self._finder.forget(url)
         if not {"?", "#"} & set(url):
             self._finder.forget(join(url, MANIFEST_PATH))
@@ -230,7 +241,7 @@ class AgentClient:
 
     async def health_check(self, base_url: str) -> Health:
         """Return the health report of the agent at `base_url`; an unhealthy one is an answer too, not an error."""
-        self._web.name_origin(base_url)
+        self._name(base_url=base_url)
         return await self._finder.health(base_url)
 
     async def registry(self, location: str | Path) -> Catalog:
@@ -239,17 +250,20 @@ class AgentClient:
         However large, no other task waits for it longer than some milliseconds. Raises as `discover` does; OSError
         where the file can't be read.
         """
+        check(location=location)
         read = await self._finder.registry(location)
         return read.catalog if isinstance(read, StandIn) else read
 
     def stands_in(self, location: str | Path) -> float | None:
         """How many seconds old the copy is that stood in for this registry when it was last asked; else None."""
+        check(location=location)
         return self._finder.stands_in(location)
 
     async def find(
         self, location: str | Path, *, skill: str | None = None, agent_id: str | None = None
     ) -> tuple[RegistryEntry, ...]:
         """The entries of a registry that have this skill, or this id, in file order."""
+        check(skill=skill, agent_id=agent_id)
         return (await self.registry(location)).find(skill=skill, agent_id=agent_id)
 
     async def resolve(
@@ -260,8 +274,7 @@ class AgentClient:
         What answers must say that it's this agent, and be what is required. Raises `NotResolved`, which says what was
         asked and what came of each.
         """
-        wanted = Wanted(urn=urn, skill=require_skill, least_version=require_version)
-        end = await self._finder.resolve(wanted, wait=wait)
+        end = await self.explain(urn, wait=wait, require_skill=require_skill, require_version=require_version)
         if isinstance(end, Unresolved):
             raise NotResolved(urn, end.trace)
         return end.manifest
@@ -270,9 +283,8 @@ class AgentClient:
         self, urn: str, *, wait: float = 3.0, require_skill: str | None = None, require_version: str | None = None
     ) -> Resolved | Unresolved:
         """`resolve`, told as it went: `trace` says what was asked, and why each candidate was taken or refused."""
-        return await self._finder.resolve(
-            Wanted(urn=urn, skill=require_skill, least_version=require_version), wait=wait
-        )
+        check(urn=urn, wait=wait)
+        return await self._finder.resolve(_wanted(urn, require_skill, require_version), wait=wait)
 
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
         """Watch the agents on the local network: `async with client.browse() as events: async for event in events: …`.
@@ -280,11 +292,13 @@ class AgentClient:
         `interfaces` are names or addresses of this machine's interfaces; None means all. Events are `Added`,
         `Updated`, `Removed` and `Ignored` of `asap_core.dnssd`.
         """
+        check(interfaces=interfaces)
         return self._finder.browse(interfaces=interfaces)
 
     async def follow(self, announcement: Announcement, *, expect: str | None = None) -> Manifest:
         """Fetch the manifest of an announced agent. It may be plain http: the announcement came from the same link."""
-        found = await self._finder.follow(announcement, Wanted(urn=expect or announcement.agent_id))
+        check(announcement=announcement)
+        found = await self._finder.follow(announcement, _wanted(expect or announcement.agent_id, None, None))
         return found.manifest
 
     # --- sending -----------------------------------------------------------------------------------------------------
@@ -313,6 +327,7 @@ class AgentClient:
         Raises `RemoteError` where the agent refuses, `TimedOut` where it may have been carried out, `Unreachable`,
         `BadReply`, `NotAllowed`; `NoToken` where there's none to show it, `Unsuitable` where it takes none.
         """
+        check(target=target)
         message = read_message(payload_type, payload, key=idempotency_key, nonce=nonce, trace_id=trace_id)
         manifest = await self._agent(target)
         to = self._destination(manifest)
@@ -322,6 +337,7 @@ class AgentClient:
 
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
         """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
+        check(manifest=manifest, envelope=envelope)
         key = new_id() if idempotency_key is None else checked_key(idempotency_key)
         return await self._courier.once(self._destination(manifest), envelope, key)
 
@@ -332,6 +348,7 @@ class AgentClient:
 
         Raises as `send` does where the batch as a whole fails.
         """
+        check(target=target)
         read = read_batch(messages)
         manifest = await self._agent(target)
         to = self._destination(manifest)
@@ -364,4 +381,5 @@ _ANYONE: Final = Wanted()
 def _wanted(urn: str | None, skill: str | None, version: str | None) -> Wanted:
     if urn is skill is version is None:
         return _ANYONE
+    check(expect=urn, require_skill=skill, require_version=version)
     return Wanted(urn=urn, skill=skill, least_version=version)

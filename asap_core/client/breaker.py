@@ -11,6 +11,7 @@ from attrs import define, field, frozen, validators
 
 from asap_core.clock import Instant
 from asap_core.errors import GATEWAY, BadReply, RemoteError, Unreachable
+from asap_core.model.rules import integer, number
 
 __all__ = ["Breaker", "BreakerPolicy", "BreakerState", "Breakers", "Outcome", "Permit", "Refused", "what_it_says"]
 
@@ -19,9 +20,9 @@ __all__ = ["Breaker", "BreakerPolicy", "BreakerState", "Breakers", "Outcome", "P
 class BreakerPolicy:
     """When a host is left alone, and for how long: the reference's numbers."""
 
-    threshold: int = field(default=5, validator=validators.gt(0))
+    threshold: int = field(default=5, validator=integer(least=1))
     """Failures in a row."""
-    rest: float = field(default=60.0, validator=validators.gt(0))
+    rest: float = field(default=60.0, validator=[number(), validators.gt(0)])
     """Seconds until one request finds out whether the host is back."""
 
 

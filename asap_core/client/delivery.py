@@ -6,6 +6,7 @@ from typing import Final, assert_never
 from attrs import field, frozen, validators
 
 from asap_core.errors import GATEWAY, TIMESTAMP, BadReply, NoToken, RemoteError, Unreachable
+from asap_core.model.rules import integer, number
 
 __all__ = [
     "Attempt",
@@ -66,13 +67,13 @@ def _how_it_was_refused(error: RemoteError) -> Attempt:
 class RetryPolicy:
     """How often and how long."""
 
-    retries: int = field(default=2, validator=validators.ge(0))
+    retries: int = field(default=2, validator=integer(least=0))
     """Attempts after the first: three in all, as the reference makes (its `max_retries` counts the first)."""
-    first_delay: float = field(default=1.0, validator=validators.gt(0))
+    first_delay: float = field(default=1.0, validator=[number(), validators.gt(0)])
     """Seconds before the first retry, doubled for each: the reference's."""
-    longest_delay: float = field(default=60.0, validator=validators.gt(0))
+    longest_delay: float = field(default=60.0, validator=[number(), validators.gt(0)])
     """No wait is longer: the reference's cap. A server that asks for more isn't asked again (fault 48)."""
-    spread: float = field(default=0.1, validator=validators.ge(0))
+    spread: float = field(default=0.1, validator=number(least=0))
     """Up to this part of a delay is taken off, so that clients that failed together don't return together."""
 
 

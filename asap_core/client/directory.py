@@ -20,6 +20,7 @@ from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leadin
 from asap_core.client.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.client.validation import conditions, confirms, merged, relevant
 from asap_core.clock import Instant, WallTime
+from asap_core.model.rules import integer, number
 
 __all__ = [
     "Deliver",
@@ -45,11 +46,11 @@ class DirectoryPolicy:
     """Bounds of a directory."""
 
     freshness: FreshnessPolicy = field(factory=FreshnessPolicy)
-    max_entries: int = field(default=1_000, validator=validators.gt(0))
+    max_entries: int = field(default=1_000, validator=integer(least=1))
     """The reference's number of manifests; some 10 KB each."""
-    first_failure: float = field(default=1.0, validator=validators.gt(0))
+    first_failure: float = field(default=1.0, validator=[number(), validators.gt(0)])
     """How long a first failure is remembered: a dead host is asked once a second."""
-    longest_failure: float = field(default=30.0, validator=validators.gt(0))
+    longest_failure: float = field(default=30.0, validator=[number(), validators.gt(0)])
     """How long failures in a row are remembered at most: a host that's back is noticed within half a minute."""
 
 

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
 from asap_core.client.http_dates import parse_http_date
 from asap_core.clock import WallTime
+from asap_core.model.rules import number
 
 __all__ = ["Freshness", "FreshnessPolicy", "HeaderPairs", "freshness_of", "parse_retry_after"]
 
@@ -22,13 +23,13 @@ HeaderPairs = Sequence[tuple[str, str]]
 class FreshnessPolicy:
     """Bounds on what a server may ask for, in seconds."""
 
-    default: float = field(default=300.0, validator=validators.ge(0))
+    default: float = field(default=300.0, validator=number(least=0))
     """Where neither headers nor the document say anything: the reference's time to live."""
-    most: float = field(default=86_400.0, validator=validators.ge(0))
+    most: float = field(default=86_400.0, validator=number(least=0))
     """A manifest that moved should be noticed within a day, whatever its old server said: the reference's cap."""
-    stale_while_revalidate: float = field(default=3_600.0, validator=validators.ge(0))
+    stale_while_revalidate: float = field(default=3_600.0, validator=number(least=0))
     """The most that a server may allow; nothing where it allows nothing."""
-    stale_if_error: float = field(default=86_400.0, validator=validators.ge(0))
+    stale_if_error: float = field(default=86_400.0, validator=number(least=0))
     """How long past its lifetime a document serves while its server fails, unless the server forbids it: a day."""
 
 

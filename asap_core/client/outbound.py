@@ -112,36 +112,36 @@ def known_origin(url: str) -> str:
     return found
 
 
-def _list(texts: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(texts, str):  # whose characters would each be taken for an item
-        raise ValueError("expected a list, such as ['10.0.0.0/8']")  # noqa: TRY004 - as for its items
-    return tuple(texts)
+def _list(texts: object, name: str, example: str) -> tuple[str, ...]:
+    # A text is several, too: its characters would each be taken for an item.
+    several = tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str | bytes) else (None,)
+    if not all(isinstance(text, str) for text in several):
+        raise ValueError(f"{name}: expected a list, such as [{example!r}]")
+    return several
 
 
 def _hosts(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(text.lower() for text in _list(texts))
+    return frozenset(text.lower() for text in _list(texts, "allow_http", "agent.lan"))
 
 
 def _networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    return tuple(map(read_network, _list(texts)))
+    return tuple(map(read_network, _list(texts, "allow_networks", "10.0.0.0/8")))
 
 
 def _origins(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(map(known_origin, _list(texts)))
+    return frozenset(map(known_origin, _list(texts, "allow_endpoints", "https://agent.lan")))
 
 
-def _ports(ports: Iterable[int]) -> frozenset[int]:
-    return frozenset(ports)
-
-
-def _are_ports(_policy: object, _attribute: "Attribute[Any]", ports: Collection[int]) -> None:
-    if not all(0 < port <= _MAX_PORT for port in ports):
-        raise ValueError(f"expected ports from 1 to {_MAX_PORT}")
+def _ports(ports: object) -> frozenset[int]:
+    several = tuple(ports) if isinstance(ports, Iterable) and not isinstance(ports, str | bytes) else (0,)
+    if not all(type(port) is int and 0 < port <= _MAX_PORT for port in several):
+        raise ValueError(f"allow_ports: expected a list of ports from 1 to {_MAX_PORT}, such as [81]")
+    return frozenset(several)
 
 
 def _are_few(_policy: object, _attribute: "Attribute[Any]", redirects: int) -> None:
-    if not 0 <= redirects <= MAX_REDIRECTS:
-        raise ValueError(f"expected 0 to {MAX_REDIRECTS} redirects")
+    if type(redirects) is not int or not 0 <= redirects <= MAX_REDIRECTS:
+        raise ValueError(f"redirects: expected 0 to {MAX_REDIRECTS}")
 
 
 @frozen(kw_only=True)
@@ -156,7 +156,7 @@ class OutboundPolicy:
 
     allow_http: frozenset[str] = field(default=(), converter=_hosts)
     allow_networks: tuple[Network, ...] = field(default=(), converter=_networks)
-    allow_ports: frozenset[int] = field(default=(), converter=_ports, validator=_are_ports)
+    allow_ports: frozenset[int] = field(default=(), converter=_ports)
     allow_endpoints: frozenset[str] = field(default=(), converter=_origins)
     redirects: int = field(default=0, validator=_are_few)
 
