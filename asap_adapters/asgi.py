@@ -5,8 +5,8 @@ can't linger: some clients see a reset where the h11 server lets them read the a
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -50,8 +50,8 @@ class AsgiApp:
 
     Replay memory and limits are per process: with several workers each has its own, and an envelope may be accepted
     once by each. The application says so when it starts, unless `redis` names a server in which they remember together.
-    `observe`, `metrics`, `state`, `redis` and `share_peer_limits` are as in `serve`; the last three need a server that
-    tells the application when it starts (ASGI's lifespan).
+    `observe`, `metrics`, `state`, `redis` and `share_peer_limits` are as in `serve`. With the last three it must be
+    told when it starts: by the server (ASGI's lifespan) or, if it's mounted in another application, there (`lifespan`).
     """
 
     def __init__(
@@ -72,8 +72,15 @@ class AsgiApp:
         self._memory = Memory(
             state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits
         )
-        self._started = self._warned = False
-        self._driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+        self._started = self._warned = self._opened = False
+
+        def make(agent: Agent) -> Driver:
+            return Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+
+        self._make = make
+        self._driver = make(agent)
+        # What its user bound stays what it is; what's bound here is bound anew each time.
+        self._given = agent.bound
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -107,7 +114,11 @@ class AsgiApp:
     def _start(self) -> None:
         """Begin without lifespan: with what this process remembers, or not at all."""
         if self._memory.shared_admission:
-            raise RuntimeError("expected an ASGI server with lifespan: state= and redis= are opened when it starts")
+            raise RuntimeError(
+                "state= and redis= are opened when the application starts, and nobody said that it does: expected an "
+                "ASGI server with lifespan or, if it's mounted in another application, `async with app.lifespan():` "
+                "in that one's lifespan"
+            )
         self._bind()
 
     def _bind(self) -> None:
@@ -122,24 +133,50 @@ class AsgiApp:
         )
         self._started = True
 
+    @asynccontextmanager
+    async def lifespan(self, _parent: object = None) -> AsyncIterator[None]:
+        """Start, and stop at the end of the block: for an application that has this one mounted.
+
+        Frameworks don't pass ASGI's lifespan on to what is mounted. Enter this in the lifespan of the application that
+        the server runs, or give it as that: `Starlette(lifespan=app.lifespan)`. It may be entered again once it was
+        left, in another event loop too, and begins anew then.
+
+        Raises RuntimeError if it has started already, and what `serve` raises if what's remembered can't be used.
+        """
+        if self._opened:
+            raise RuntimeError("the application has started already: expected one lifespan at a time")
+        self._opened = True
+        try:
+            self._bind()
+            async with self._memory.opened(self._driver):
+                self._say()
+                try:
+                    yield
+                finally:
+                    self._driver.agent.drain()
+        finally:
+            self._opened = self._started = False
+            if not self._given:
+                self._driver = self._make(self._driver.agent.unbound())
+
+    def _say(self) -> None:
+        warm_up()
+        agent = self._driver.agent
+        if self._memory.redis is None:
+            log.warning("replay memory and limits are per process: run one worker, or each accepts once")
+        if not agent.authenticates:
+            log.warning("%s serves without authentication", agent.manifest.id)
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
-        agent = self._driver.agent
         async with AsyncExitStack() as stack:
             try:
-                self._bind()
-                await stack.enter_async_context(self._memory.opened(self._driver))
-            except (OSError, AsapError, ValueError) as error:
+                await stack.enter_async_context(self.lifespan())
+            except (OSError, AsapError, ValueError, RuntimeError) as error:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
-            warm_up()
-            if self._memory.redis is None:
-                log.warning("replay memory and limits are per process: run one worker, or each accepts once")
-            if not agent.authenticates:
-                log.warning("%s serves without authentication", agent.manifest.id)
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
-            agent.drain()
         await send({"type": "lifespan.shutdown.complete"})
 
 
