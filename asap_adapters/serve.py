@@ -66,7 +66,10 @@ T = TypeVar("T")
 
 @frozen
 class Bound:
-    """A bound listener: `url` is where it listens, with the real port."""
+    """A bound listener: `url` is where it listens, with the real port.
+
+    Any listener of anyio's will do, such as that of a UNIX socket, whose callers have no address.
+    """
 
     listener: anyio.abc.Listener[Any] = field(repr=False)
     url: str

@@ -8,8 +8,6 @@ may not contain either. The answer is the same however the bytes were cut.
 import re
 from typing import Final
 
-from asap_core.head import CONTROL
-
 __all__ = ["ChunkFrames"]
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -18,7 +16,8 @@ _QUOTED: Final = rb'"(?:[^"\\]|\\.)*"'
 # hexadecimal digits are more than any body has.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):.*", re.DOTALL)
-_CONTROL: Final = re.compile(CONTROL + rb"|\r|\n")
+# As in heads: no control characters but HTAB.
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # What decides how a request is read, from whom, and for what can't come after it was decided (RFC 9110 §6.5.1): who
 # puts it there believes that it counts.
 _NOT_IN_TRAILERS: Final = frozenset(

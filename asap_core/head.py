@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["CONTROL", "BadHead", "Head", "HeadReader", "judge", "path_of"]
+__all__ = ["BadHead", "Head", "HeadReader", "judge", "path_of"]
 
 
 @frozen
@@ -32,8 +32,8 @@ class BadHead:
 
 _END: Final = b"\r\n\r\n"
 # RFC 9112 §2.2 on bare CR and LF, RFC 9110 §5.5 on NUL and other control characters: HTAB alone may be there.
-CONTROL: Final = rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|" + CONTROL)
+# A class first, which is what the search skips by; then which of them it is, and for CR and LF whether it's bare.
+_BARE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f](?:(?<![\r\n])|(?<=\r)(?!\n|\Z)|(?<=\n)(?<!\r\n))")
 _VERSION: Final = re.compile(rb"HTTP/(\d+)\.(\d+)")
 # What request methods are made of, near enough: the rest never begins a request (a TLS hello is 0x16).
 _FIRST: Final = re.compile(rb"[A-Za-z]")
