@@ -77,6 +77,9 @@ class MemoryStream:
     async def send(self, data: Any) -> None:
         await self._outgoing.send(data)
 
+    def extra(self, _attribute: Any, default: Any) -> Any:
+        return default  # it has no socket
+
     async def send_eof(self) -> None:
         self._outgoing.close()
 

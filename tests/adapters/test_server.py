@@ -229,6 +229,58 @@ class TestWhatIsNotHttp:
         assert b"accept-encoding: br, gzip, x-gzip" in answer
 
 
+def large(size: Any, number: Any = 1) -> Any:
+    params = json.loads(call(number))["params"]
+    params["envelope"]["payload"]["input"]["text"] = "x" * size
+    return call(number, params=params)
+
+
+class TestLargeAnswers:
+    async def test_leave_in_pieces(self, talk: Any) -> None:
+        answer, _ = await talk(post(large(1_000_000)), post(call(2)))
+        assert statuses(answer) == [200, 200]
+        assert b"x" * 1_000_000 in answer
+
+    async def test_that_nobody_takes_time_out(self, pipe: Any, agent: Any, echo_handlers: Any) -> None:
+        ours, theirs = pipe()
+        served = bind_agent(agent())
+        driver = Driver(served, Handlers(echo_handlers))
+        await ours.send(post(large(9_000_000)))
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await serve_connection(theirs, driver, peer="192.0.2.1")
+        assert anyio.current_time() - began == Policy().write_timeout
+        assert served.outgoing.held == 0
+
+    async def test_end_the_slowest_readers_where_they_need_the_room(
+        self, pipe: Any, agent: Any, echo_handlers: Any
+    ) -> None:
+        """The kernel, here a pipe, takes 100 pieces of each; nobody reads them."""
+        served = bind_agent(agent(max_answers=40_000_000))
+        driver, over = Driver(served, Handlers(echo_handlers)), []
+
+        async def serving(number: Any, stream: Any) -> None:
+            await serve_connection(stream, driver, peer="192.0.2.1")
+            over.append(number)
+
+        with anyio.fail_after(25):
+            async with anyio.create_task_group() as group:
+                ends = []
+                for number in range(4):
+                    ours, theirs = pipe()
+                    ends.append(ours)
+                    await ours.send(post(large(9_000_000, number)))
+                    group.start_soon(serving, number, theirs)
+                    await anyio.sleep(1)
+                    if number == 2:
+                        assert (over, served.outgoing.held > 27_000_000) == ([], True)
+                        await ends[0].receive()  # the first takes a piece: now the second is the slowest
+                        await anyio.sleep(1)
+                assert (over, served.outgoing.held < 40_000_000) == ([1], True)
+                group.cancel_scope.cancel()
+        assert served.outgoing.held == 0
+
+
 class TestSlowPeers:
     async def test_who_never_asks_is_let_go(self, talk: Any) -> None:
         answer, took = await talk(then_eof=False)
