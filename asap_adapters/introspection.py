@@ -156,7 +156,7 @@ class Introspection:
             answer = await self._post(token, await self._find())
         except AsapError as error:
             # The endpoint isn't known, or not to be asked.
-            answer = Unanswered(str(error), Cause.PROVIDER)
+            answer = Unanswered(str(error), Cause.EITHER if _is_crowded(error) else Cause.PROVIDER)
         if isinstance(answer, Unanswered):
             _log.warning("the identity provider doesn't say whether a token is good: %s", answer.expected)
         return answer
@@ -173,8 +173,8 @@ class Introspection:
         try:
             status, _, body = await self._web.post_form(endpoint, form)
         except (Unreachable, BadReply) as error:
-            # A token that wasn't sent isn't the reason.
-            unsent = isinstance(error, Unreachable) and not error.sent
+            # A token that wasn't sent isn't the reason; but many that are slow keep others from being sent.
+            unsent = isinstance(error, Unreachable) and not error.sent and not _is_crowded(error)
             return Unanswered(str(error), Cause.PROVIDER if unsent else Cause.EITHER)
         return read_answer(status, body)
 
@@ -189,6 +189,10 @@ class Introspection:
             effect.waiter.effect = effect
             if effect.waiter.woken is not None:
                 effect.waiter.woken.set()
+
+
+def _is_crowded(error: AsapError) -> bool:
+    return isinstance(error, Unreachable) and error.crowded
 
 
 def _told(verdict: Verdict) -> Authenticated | Insufficient | None:

@@ -60,7 +60,7 @@ class IntrospectionPolicy:
     max_asked: int = field(default=100, validator=validators.gt(0))
     """Questions under way at once. Tokens that need one more are told to come again (503).
 
-    So many for tokens that were good before, and as many for others: guesses don't take the places of callers.
+    A fifth of them is for tokens that were good before: guesses don't take the places of callers.
     """
 
 

@@ -65,6 +65,9 @@ _DOUBLINGS: Final = 5
 # as that of a user who was deleted.
 _DIFFERENT: Final = 2
 
+# Every fifth question is kept for tokens that were good before.
+_RESERVED: Final = 5
+
 
 class Trouble(Enum):
     """It can't be told now whether the token is good."""
@@ -180,11 +183,11 @@ class Introspector(Generic[W]):
         return (self._lead(digest, {waiter: None}),)
 
     def _is_crowded(self, digest: bytes) -> bool:
-        if len(self._questions) < self.policy.max_asked:
-            return False
-        known = digest in self._known
-        alike = sum(1 for each in self._questions if (each in self._known) is known)
-        return alike >= self.policy.max_asked
+        most = self.policy.max_asked
+        if digest in self._known:
+            return len(self._questions) >= most
+        strangers = sum(1 for each in self._questions if each not in self._known)
+        return len(self._questions) >= most or strangers >= most - most // _RESERVED
 
     def settle(
         self, question: Question[W], answer: Answer | Inactive | Unanswered, *, now: Instant, wall: WallTime

@@ -205,7 +205,7 @@ class TestAStrangersToken:
                 await anyio.sleep(3.0)
 
     async def test_that_is_slow_takes_no_place_of_one_that_was_good(self, provider: Provider) -> None:
-        async with made(provider, max_asked=2) as asking:
+        async with made(provider, max_asked=5) as asking:
             assert await ask(asking, "t") == ALICE
             await anyio.sleep(61.0)
             provider.seconds = 5.0
@@ -215,6 +215,7 @@ class TestAStrangersToken:
                 await anyio.sleep(1.0)
                 assert await ask(asking, "guess") == "unavailable"
                 assert await ask(asking, "t") == ALICE
+                assert provider.most_at_once == 5
 
 
 class TestInTrouble:
