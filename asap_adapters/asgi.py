@@ -5,7 +5,7 @@ can't linger: some clients see a reset where the h11 server lets them read the a
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from asap_adapters.drive import PIECE, Authenticator, Driver, PeerGone
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
+from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.serve import bind_agent
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
@@ -72,7 +73,7 @@ class AsgiApp:
         self._memory = Memory(
             state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits
         )
-        self._started = self._warned = self._opened = False
+        self._started = self._asked = self._warned = self._opened = False
 
         def make(agent: Agent) -> Driver:
             return Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
@@ -88,6 +89,9 @@ class AsgiApp:
             case "http":
                 if not self._started:
                     self._start()
+                if not self._asked:
+                    self._asked = True
+                    self._see_where(scope.get("server"))
                 wire = _AsgiWire(scope, receive, send, self._driver.agent.policy)
                 try:
                     await self._answer(_request(scope), wire)
@@ -101,6 +105,12 @@ class AsgiApp:
                 await send({"type": "websocket.close", "code": 1000})
             case kind:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
+
+    def _see_where(self, server: Sequence[Any] | None) -> None:
+        """With the first request an application learns where its server listens; ASGI: None over UNIX sockets."""
+        if server is not None and server[1]:
+            host, port = str(server[0]), int(server[1])
+            warn_if_elsewhere(self._driver.agent, log, host=host, port=port, mounted=True)
 
     async def _answer(self, request: Request, wire: "_AsgiWire") -> None:
         if not self._warned and not is_address(request.peer):

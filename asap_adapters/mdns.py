@@ -20,6 +20,7 @@ from attrs import frozen
 
 from asap_core.announcing import Txt, instance_name, txt_record
 from asap_core.dnssd import Event, Neighbourhood
+from asap_core.model.manifest import is_absolute_url
 
 if TYPE_CHECKING:
     from asap_adapters.announcing import AnnouncingEngine
@@ -57,9 +58,10 @@ class Advertiser:
     that come, go, or get other addresses are followed, a change once it has lasted a second, and ever more slowly where
     there are many.
 
-    Constructing raises ValueError where the manifest URL or the id is too long to be announced. Entering raises
-    `MdnsUnavailable` where it can be announced nowhere: without multicast, or where the manifest URL is neither at an
-    announced address nor at a `.local` name: browsers refuse it. Afterwards nothing raises: no network is no error.
+    Constructing raises ValueError if the manifest URL isn't absolute, or it or the id is too long to be announced.
+    Entering raises `MdnsUnavailable` where it can be announced nowhere: without multicast, or where the manifest URL is
+    neither at an announced address nor at a `.local` name: browsers refuse it. Afterwards nothing raises: no network is
+    no error.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Advertiser:
         interfaces: Sequence[str] | None = None,
     ) -> None:
         self._agent_id = agent_id
+        if not is_absolute_url(manifest_url, "http", "https"):
+            raise ValueError("manifest_url: expected an absolute URL, such as http://192.0.2.1:8000/manifest.json")
         self._manifest_url = manifest_url
         self._txt = self._record(version, skills)
         self._version, self._skills = version, tuple(skills)

@@ -27,6 +27,7 @@ from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
 from asap_adapters.places import Place, Places
+from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.tls import ServerTLS, server_context
 from asap_adapters.watch import log_decision
 from asap_core.codec import warm_up
@@ -188,6 +189,9 @@ async def _serve(
         log.warning(
             "%s serves without authentication: anyone who can reach %s can call it", agent.manifest.id, bound.url
         )
+    if bound.port:  # UNIX sockets have none
+        scheme = "http" if context is None else "https"
+        warn_if_elsewhere(agent, log, host=bound.host, port=bound.port, scheme=scheme)
     if any(_family(one) not in {*_INTERNET, None} for one in _listeners(bound.listener)):
         log.warning(
             "connections to %s have no address: all callers have one share together, and idempotency keys take "

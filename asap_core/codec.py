@@ -18,7 +18,7 @@ from attrs import Attribute, fields, has
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.envelope import Envelope, normalise_payload_type
-from asap_core.model.manifest import Health, Manifest, is_wrapper
+from asap_core.model.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
 from asap_core.model.parts import PARTS, Part
 from asap_core.model.payloads import PAYLOADS, Payload
 from asap_core.model.registry import Registry, RegistryEntry, Skipped
@@ -306,6 +306,7 @@ def _converter() -> "Converter":
     converter.register_structure_hook_factory(
         lambda kind: getattr(kind, "__origin__", None) is tuple, lambda kind: _array_hook(kind, converter)
     )
+    converter.register_structure_hook(Endpoints, lambda value, _: converter.structure(value, ReceivedEndpoints).taken())
     return converter
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from asap_core.catalog import CatalogReader
 from asap_core.codec import to_json
 from asap_core.jsontext import MAX_DEPTH, write_json
-from asap_core.model.manifest import Manifest
+from asap_core.model.manifest import Manifest, is_absolute_url
 from asap_core.model.registry import Registry, RegistryEntry
 
 __all__ = ["asap_url", "find", "make_entry", "manifest_url", "read_registry", "write_registry"]
@@ -38,7 +38,13 @@ def find(registry: Registry, *, skill: str | None = None, agent_id: str | None =
 
 
 def make_entry(manifest: Manifest, endpoints: Mapping[str, str]) -> RegistryEntry:
-    """Make a registry entry of a manifest. `endpoints` by name: `http` the base URL, `manifest` the manifest's."""
+    """Make a registry entry of a manifest. `endpoints` by name: `http` the base URL, `manifest` the manifest's.
+
+    Raises ValueError if one of these two isn't an absolute URL.
+    """
+    given = [endpoints[name] for name in ("http", "manifest") if name in endpoints]
+    if not all(is_absolute_url(url, "http", "https") for url in given):
+        raise ValueError("endpoints: expected absolute URLs such as https://agent.example")
     return RegistryEntry(
         id=manifest.id,
         name=manifest.name,

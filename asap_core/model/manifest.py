@@ -7,6 +7,7 @@ reading one never fails for knowing less (fault 61).
 import re
 from enum import Enum
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
@@ -35,6 +36,7 @@ __all__ = [
     "Load",
     "Manifest",
     "Skill",
+    "is_absolute_url",
     "is_wrapper",
 ]
 
@@ -83,11 +85,46 @@ class Capabilities:
 
 @frozen(kw_only=True)
 class Endpoints:
-    """Where an agent is spoken to: `asap` for JSON-RPC over HTTP, `events` for a WebSocket."""
+    """Where an agent is spoken to: `asap` for JSON-RPC over HTTP, `events` for a WebSocket.
+
+    Raises ValueError if one that you write isn't an absolute URL. A peer's manifest may have any text there; it's read.
+    """
 
     asap: str = field(validator=TEXT)
     events: str | None = field(default=None, validator=absent_or(TEXT))
     extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+    def __attrs_post_init__(self) -> None:
+        if not is_absolute_url(self.asap, "http", "https"):
+            raise ValueError("endpoints.asap: expected an absolute URL such as https://agent.example/asap")
+        if self.events is not None and not is_absolute_url(self.events, "ws", "wss", "http", "https"):
+            raise ValueError("endpoints.events: expected an absolute URL such as wss://agent.example/events")
+
+
+@frozen(kw_only=True)
+class ReceivedEndpoints:
+    """The same, as a peer wrote it: what `asap_core.codec` reads and makes `Endpoints` of."""
+
+    asap: str = field(validator=TEXT)
+    events: str | None = field(default=None, validator=absent_or(TEXT))
+    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+    def taken(self) -> Endpoints:
+        """The endpoints, unchecked: a relative URL of a peer's fails when it's called."""
+        made = object.__new__(Endpoints)
+        for name in ("asap", "events", "extra"):
+            object.__setattr__(made, name, getattr(self, name))
+        return made
+
+
+def is_absolute_url(url: str, *schemes: str) -> bool:
+    """Whether `url` has one of these schemes and a host, and can be read as a URL."""
+    try:
+        parts = urlsplit(url)
+        # A port that isn't one is told when it's read.
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @frozen(kw_only=True)

@@ -7,6 +7,8 @@ before anything runs; `bind` gives it time, ids and a secret, and from then on o
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, NoReturn, Self
 
+from attrs import evolve
+
 from asap_core.clock import Clock, Instant, WallTime
 from asap_core.errors import Kind
 from asap_core.http import Codings, Gzip, Request, Response
@@ -55,6 +57,7 @@ class Agent:
             raise ValueError("expected a manifest version such as 1.4.2, which SemVer and PEP 440 both read")
         if manifest.auth is not None and not manifest.auth.accepts("bearer"):
             raise ValueError("expected bearer among manifest.auth.schemes: the one scheme that can be checked")
+        evolve(manifest.endpoints)  # raises ValueError: one that was read from a file isn't checked yet
         if isinstance(payload_types, str) or isinstance(aliases, str):
             # It would be read letter by letter.
             raise ValueError("payload_types, aliases: expected several, such as ['task.request']")  # noqa: TRY004 - as README says

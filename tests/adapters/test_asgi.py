@@ -85,6 +85,28 @@ async def test_pages_of_this_machine_may_call_where_it_serves_this_machine(
     assert start["status"] == status
 
 
+@pytest.mark.parametrize(
+    ("server", "warns"),
+    [
+        (("127.0.0.1", 8001), True),
+        (
+            ("192.0.2.1", 8001),
+            True,
+        ),  # the manifest says localhost
+        (("127.0.0.1", 80), False),
+        (("/run/agent.sock", None), False),
+        (None, False),
+    ],
+)
+async def test_a_manifest_that_names_another_port_of_this_machine_is_told_once(
+    app: Any, server: Any, warns: Any, caplog: Any
+) -> None:
+    for _ in range(2):
+        await play(app, {**HTTP, "server": server}, {"type": "http.request", "body": b"{}"})
+    told = [record.getMessage() for record in caplog.records if "the manifest says" in record.getMessage()]
+    assert [f"listens on {server[0]}, port 8001" in one for one in told] == ([True] if warns else [])
+
+
 async def test_a_listed_page_asks_before_it_calls(agent: Any, echo_handlers: Any) -> None:
     app = AsgiApp(agent(origins=["https://app.example"]), echo_handlers)
     headers = [(b"host", b"localhost"), (b"origin", b"https://app.example")]

@@ -98,6 +98,38 @@ async def test_a_page_of_another_origin_runs_nothing(serving: Any) -> None:
         assert b"access-control-allow-origin: https://app.example\r\n" in told
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "warns"),
+    [
+        ("http://127.0.0.1:{port}/asap", False),
+        ("http://localhost:{port}/asap", False),
+        ("https://agent.example/asap", False),
+        ("http://192.0.2.77:1/asap", False),
+        ("http://127.0.0.1:1/asap", True),
+        ("http://localhost/asap", True),
+        ("http://[::1]:1/asap", True),
+        ("https://127.0.0.1:{port}/asap", True),
+        ("http://127.0.0.1:{port}/other", True),
+    ],
+)
+async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_served(
+    caplog: Any, endpoint: Any, warns: Any
+) -> None:
+    from attrs import evolve
+
+    bound, stop = await listen("127.0.0.1", 0), anyio.Event()
+    url = endpoint.format(port=bound.port)
+    base = echo_manifest(ECHO_ID, bound.url)
+    agent = Agent(evolve(base, endpoints=evolve(base.endpoints, asap=url)), policy=Policy(start=StartPolicy.OPEN))
+    async with anyio.create_task_group() as group:
+        await group.start(partial(serve, agent, {"echo": echo}, bound=bound, stop=stop))
+        async with once() as client:
+            assert (await client.health_check(bound.url)).status == "healthy"
+        stop.set()
+    said = f"the manifest says {url}, and this server listens on 127.0.0.1, port {bound.port}"
+    assert (said in caplog.text) is warns
+
+
 async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so_many(serving: Any) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
