@@ -1,16 +1,18 @@
 """One agent announced on every link that it can be reached on, by zeroconf; all of it in the engine's thread."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import zeroconf
 from attrs import define, evolve, field, frozen
+from zeroconf._dns import DNSPointer
 
 from asap_adapters.mdns import Announced
-from asap_adapters.multicast import ENGINE_ERRORS, ENGINE_SECONDS, Engine, Station, log
+from asap_adapters.multicast import CLASS_IN, ENGINE_ERRORS, ENGINE_SECONDS, TYPE_PTR, Engine, Station, log
 from asap_core.announcing import Offer, Txt, Unannounced, offer_on, txt_record
-from asap_core.dnssd import SERVICE_TYPE
+from asap_core.dnssd import SERVICE_TYPE, fold, instance_of
 from asap_core.errors import MdnsUnavailable
 from asap_core.links import Link
 
@@ -66,7 +68,9 @@ class AnnouncingEngine(Engine):
         if isinstance(offer, Unannounced):
             raise MdnsUnavailable(offer.reason)
         info = self._info(f"{self.service.label}.{SERVICE_TYPE}", offer)
-        repeats = await station.engine.async_register_service(info, allow_name_change=True)
+        await _find_free_name(station.engine, info)
+        # Which was found to be free a moment ago.
+        repeats = await station.engine.async_register_service(info, cooperating_responders=True)
         self._keep(offer, info, repeats)
         log.info(
             "mDNS: announced as %s on %s (%s), which reaches the local network only",
@@ -144,3 +148,14 @@ class AnnouncingEngine(Engine):
         repeats = self._repeats.pop(link.name, None)
         if repeats is not None:
             repeats.cancel()
+
+
+async def _find_free_name(engine: zeroconf.Zeroconf, info: zeroconf.ServiceInfo) -> None:
+    """Find a name that nobody on the link has, in any case: zeroconf knows only those in the same (RFC 6762 §16)."""
+    label = instance_of(info.name)
+    for number in itertools.count(2):
+        await engine.async_check_service(info, allow_name_change=True)
+        pointers = engine.cache.get_all_by_details(SERVICE_TYPE, TYPE_PTR, CLASS_IN)
+        if not any(fold(one.alias) == fold(info.name) for one in pointers if isinstance(one, DNSPointer)):
+            return
+        info.name = f"{label}-{number}.{SERVICE_TYPE}"

@@ -3,15 +3,25 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import zeroconf
 from attrs import define, field
+from zeroconf._dns import DNSPointer
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
-from asap_adapters.multicast import Engine, Station, log
-from asap_core.dnssd import MAX_AGENTS, SERVICE_TYPE, Announcement, Neighbourhood, Unusable, read_announcement
+from asap_adapters.multicast import CLASS_IN, TYPE_PTR, Engine, Station, log
+from asap_core.dnssd import (
+    MAX_AGENTS,
+    SERVICE_TYPE,
+    Announcement,
+    Neighbourhood,
+    Unusable,
+    fold,
+    instance_of,
+    read_announcement,
+)
 from asap_core.links import Link
 
 __all__ = ["WatchingEngine"]
@@ -53,7 +63,11 @@ class WatchingEngine(Engine):
             del zeroconf, service_type  # called by the engine, in its loop, with these keywords
             self._changed(station, name, gone=state_change.name == "Removed")
 
-        station.browser = AsyncServiceBrowser(station.engine, SERVICE_TYPE, handlers=[changed])
+        station.browser = _Browser(station.engine, SERVICE_TYPE, handlers=[changed])
+        # What came in before it is shown those alone whose case is ours.
+        for pointer in station.engine.cache.get_all_by_details(SERVICE_TYPE, TYPE_PTR, CLASS_IN):
+            if isinstance(pointer, DNSPointer) and (instance := instance_of(pointer.alias)) is not None:
+                self._changed(station, _full_name(instance), gone=False)
         log.info("mDNS: watching %s (%s), the local network only", station.link.name, ", ".join(station.link.addresses))
 
     async def rejoined(self, station: Station) -> None:
@@ -92,8 +106,8 @@ class WatchingEngine(Engine):
             with self.lock:
                 agents = self.neighbourhood.agents_on(link)
             for instance in agents:
-                name = f"{instance}.{SERVICE_TYPE}"
-                if (link, name) not in self._resolving:
+                name = _full_name(instance)
+                if (link, fold(name)) not in self._resolving:
                     self._resolve(station, name)
             for _, name in [key for key in self._silent if key[0] == link]:
                 info = AsyncServiceInfo(SERVICE_TYPE, name)
@@ -103,8 +117,8 @@ class WatchingEngine(Engine):
     def _changed(self, station: Station, name: str, *, gone: bool) -> None:
         """A service came, changed or went."""
         link = station.link.name
-        self._silent.pop((link, name), None)
-        stale = self._resolving.pop((link, name), None)
+        self._silent.pop((link, fold(name)), None)
+        stale = self._resolving.pop((link, fold(name)), None)
         if stale is not None:
             stale.cancel()
         if gone:
@@ -120,25 +134,25 @@ class WatchingEngine(Engine):
         if info.load_from_cache(station.engine):
             self._found(station, info)
         elif len(self._resolving) < _MAX_RESOLVING:
-            self._resolving[station.link.name, name] = asyncio.ensure_future(self._ask(station, info, name))
+            self._resolving[station.link.name, fold(name)] = asyncio.ensure_future(self._ask(station, info, name))
 
     async def _ask(self, station: Station, info: AsyncServiceInfo, name: str) -> None:
         answered, link, instance = False, station.link.name, _instance(name)
         with contextlib.suppress(OSError, zeroconf.Error):
             answered = await info.async_request(station.engine, _RESOLVE_MS)
-        self._resolving.pop((link, name), None)
+        self._resolving.pop((link, fold(name)), None)
         if answered:
             self._found(station, info)
             return
         if len(self._silent) < MAX_AGENTS:
-            self._silent[link, name] = None
+            self._silent[link, fold(name)] = None
         if self.neighbourhood.is_agent(instance, link):
             self._report(lambda: self.neighbourhood.gone(instance, link))
         else:
             self._see(Unusable(instance, "expected an answer that says its address, port and manifest_url", link))
 
     def _found(self, station: Station, info: AsyncServiceInfo) -> None:
-        self._silent.pop((station.link.name, info.name), None)
+        self._silent.pop((station.link.name, fold(info.name)), None)
         self._see(
             read_announcement(
                 instance=_instance(info.name),
@@ -160,5 +174,30 @@ class WatchingEngine(Engine):
             self.on_news()
 
 
+class _Browser(AsyncServiceBrowser):
+    """zeroconf's, which knows a type only in the case that it asked for: it's shown all names in that case."""
+
+    def async_update_records(self, zc: zeroconf.Zeroconf, now: float, records: list[zeroconf.RecordUpdate]) -> None:
+        """Records have come or run out."""
+        super().async_update_records(zc, now, [_in_our_case(update) for update in records])
+
+    def _names_matching_types(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        return [(SERVICE_TYPE, _full_name(instance)) for name in names if (instance := instance_of(name)) is not None]
+
+
+def _in_our_case(update: zeroconf.RecordUpdate) -> zeroconf.RecordUpdate:
+    record = update.new
+    if not isinstance(record, DNSPointer) or fold(record.name) != SERVICE_TYPE:
+        return update
+    instance = instance_of(record.alias)
+    alias = record.alias if instance is None else _full_name(instance)
+    ours = DNSPointer(SERVICE_TYPE, record.type, record.class_, record.ttl, alias, record.created)
+    return zeroconf.RecordUpdate(ours, update.old)
+
+
+def _full_name(instance: str) -> str:
+    return f"{instance}.{SERVICE_TYPE}"
+
+
 def _instance(name: str) -> str:
-    return name.removesuffix(f".{SERVICE_TYPE}")
+    return instance_of(name) or name

@@ -23,12 +23,15 @@ from asap_core.clock import Instant
 from asap_core.errors import MdnsUnavailable
 from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
 
-__all__ = ["ENGINE_ERRORS", "ENGINE_SECONDS", "Engine", "Station"]
+__all__ = ["CLASS_IN", "ENGINE_ERRORS", "ENGINE_SECONDS", "TYPE_PTR", "Engine", "Station"]
 
 log: Final = logging.getLogger("asap.mdns")
 
 T = TypeVar("T")
 
+# RFC 1035 §3.2.2, §3.2.4.
+TYPE_PTR: Final = 12
+CLASS_IN: Final = 1
 # How long the engine's thread may take to answer; it does in milliseconds, so what takes this long is dead.
 ENGINE_SECONDS: Final = 5.0
 # Between looks at the machine's interfaces, which take less than a millisecond: a change is acted upon when it has

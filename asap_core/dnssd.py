@@ -1,5 +1,7 @@
 """Agents on the local network: announcements as data (RFC 6763), whom to believe, and who is there right now.
 
+Names on the link, of types, instances and hosts, compare without regard to the case of ASCII letters (RFC 6762 §16).
+
 Anyone on the link can announce anything: reading never raises, and what can't be used says why. A manifest URL must
 point at the host that announced it; whether the agent behind it is the one it claims to be is found out by fetching it.
 """
@@ -8,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from asap_core.links import Link
 from asap_core.model.rules import URN
@@ -24,7 +26,9 @@ __all__ = [
     "Removed",
     "Unusable",
     "Updated",
+    "fold",
     "host_of",
+    "instance_of",
     "is_announcer",
     "is_local_name",
     "is_of_a_host",
@@ -34,6 +38,20 @@ __all__ = [
 SERVICE_TYPE: Final = "_asap._tcp.local."
 # Of one announcement: a machine with more usable addresses than this has the best ones among the first.
 _MAX_ADDRESSES: Final = 32
+
+
+_LOWER: Final = {upper: upper + 32 for upper in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+def fold(name: str) -> str:
+    """A name as it compares: RFC 4343 §3 knows no case but that of ASCII letters."""
+    return name.translate(_LOWER)
+
+
+def instance_of(name: str) -> str | None:
+    """The instance in a service's full name, as it's written there; None if the name isn't of an agent's service."""
+    end = len(name) - len(f".{SERVICE_TYPE}")
+    return name[:end] if end > 0 and fold(name[end:]) == f".{SERVICE_TYPE}" else None
 
 
 # --- to read ---------------------------------------------------------------------------------------------------------
@@ -113,7 +131,7 @@ def _texts(txt: Mapping[bytes, bytes | None]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in txt.items():
         # RFC 6763 §6.4: keys are case-insensitive, and of several alike the first counts.
-        found.setdefault(key.decode("utf-8", "replace").lower(), (value or b"").decode("utf-8", "replace"))
+        found.setdefault(fold(key.decode("utf-8", "replace")), (value or b"").decode("utf-8", "replace"))
     return found
 
 
@@ -136,7 +154,7 @@ def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> boo
     # The SRV target is the announcer's own word. Only a name that this link alone can answer for (RFC 6762 §3) is
     # proof: `169.254.169.254.` or a name in the DNS would let any neighbour send us anywhere (fault 116).
     if is_local_name(host):
-        return server is not None and host.rstrip(".") == server.lower().rstrip(".")
+        return server is not None and fold(host).rstrip(".") == fold(server).rstrip(".")
     announced = {address for text in addresses if (address := address_of(text)) is not None and is_of_a_host(address)}
     if host == "localhost":
         return any(address.is_loopback for address in announced)
@@ -145,7 +163,7 @@ def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> boo
 
 def is_local_name(host: str) -> bool:
     """Whether a host's name is one that only its link can answer for."""
-    return host.lower().rstrip(".").endswith(".local")
+    return fold(host).rstrip(".").endswith(".local")
 
 
 def is_of_a_host(address: Address) -> bool:
@@ -190,8 +208,12 @@ Event = Added | Updated | Removed | Ignored
 MAX_AGENTS: Final = 1_000
 
 
-# An instance's name is one agent's on its link only.
+# An instance's name, folded, is one agent's on its link only.
 _Key = tuple[str, str]
+
+
+def _key(link: str, instance: str) -> _Key:
+    return link, fold(instance)
 
 
 @define(eq=False)
@@ -216,11 +238,11 @@ class Neighbourhood:
 
     def has_room_for(self, instance: str, link: str = "") -> bool:
         """Whether a report about this instance would be kept: it's known, or there's room."""
-        return (link, instance) in self._now or len(self._now) < MAX_AGENTS
+        return _key(link, instance) in self._now or len(self._now) < MAX_AGENTS
 
     def on(self, link: str) -> tuple[str, ...]:
         """The instances on this link."""
-        return tuple(instance for place, instance in self._now if place == link)
+        return tuple(found.instance for (place, _), found in self._now.items() if place == link)
 
     def agents_on(self, link: str) -> tuple[str, ...]:
         """Those of them that are agents'."""
@@ -228,12 +250,16 @@ class Neighbourhood:
 
     def is_agent(self, instance: str, link: str = "") -> bool:
         """Whether an agent is there under this name, as far as is known."""
-        return isinstance(self._now.get((link, instance)), Announcement)
+        return isinstance(self._now.get(_key(link, instance)), Announcement)
 
     def seen(self, found: Announcement | Unusable) -> bool:
         """The engine resolved this instance, for the first time or again. Whether `take` has something new now."""
-        key = (found.link, found.instance)
+        key = _key(found.link, found.instance)
         self._doubted.discard(key)
+        known = self._now.get(key) or self._told.get(key)
+        if known is not None:
+            # However it's written this time.
+            found = evolve(found, instance=known.instance)
         if not self.has_room_for(found.instance, found.link) or self._now.get(key) == found:
             return False
         self._now[key] = found
@@ -241,7 +267,7 @@ class Neighbourhood:
 
     def gone(self, instance: str, link: str = "") -> bool:
         """The engine says that this instance is no longer there. Whether `take` has something new now."""
-        key = (link, instance)
+        key = _key(link, instance)
         self._doubted.discard(key)
         if self._now.pop(key, None) is None:
             return False
@@ -253,7 +279,7 @@ class Neighbourhood:
 
     def doubt(self, link: str) -> None:
         """The link was joined anew: whoever isn't seen again on it until `drop_doubted` has gone meanwhile."""
-        self._doubted |= {(link, instance) for instance in self.on(link)}
+        self._doubted |= {key for key in self._now if key[0] == link}
 
     def drop_doubted(self, link: str) -> bool:
         """Those in doubt on this link are gone. Whether `take` has something new now."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -23,6 +24,8 @@ from asap_core.dnssd import (
     Removed,
     Unusable,
     Updated,
+    fold,
+    instance_of,
     read_announcement,
 )
 from asap_core.zones import address_of
@@ -276,6 +279,39 @@ def announced(instance: Any = "A", version: Any = "1", link: Any = "") -> Any:
     )  # fmt: skip
 
 
+class TestCase:
+    """RFC 6762 §16, RFC 4343: names compare without regard to the case of ASCII letters, and of no others."""
+
+    @pytest.mark.parametrize("end", ["._asap._tcp.local.", "._ASAP._TCP.local.", "._Asap._tcp.LOCAL."])
+    def test_a_type_is_one_in_any(self, end: Any) -> None:
+        assert instance_of(f"Echo.Agent{end}") == "Echo.Agent"
+        assert instance_of(end) is instance_of(end[1:]) is instance_of("") is None
+
+    @pytest.mark.parametrize(
+        "name", ["x._asap._udp.local.", "x._asap._tcp.local", "x_asap._tcp.local.", "x._aſap._tcp.local."]
+    )
+    def test_another_type_is_another(self, name: Any) -> None:
+        assert instance_of(name) is None
+
+    def test_only_ascii_letters_have_none(self) -> None:
+        assert fold("AZaz09-É\u212a\u0130ſ") == "azaz09-É\u212a\u0130ſ"
+
+    def test_an_instance_is_one_and_is_written_as_it_was_first(self) -> None:
+        there = Neighbourhood()
+        assert there.seen(announced("Echo", "1", "eth0"))
+        assert not there.seen(announced("eCHO", "1", "eth0"))
+        assert there.seen(announced("ECHO", "2", "eth0"))
+        assert [(type(event), event.announcement.instance) for event in there.take()] == [(Added, "Echo")]  # type: ignore[union-attr]
+        assert there.is_agent("echo", "eth0")
+        assert there.on("eth0") == ("Echo",)
+        assert there.gone("ecHo", "eth0")
+        assert not there.seen(announced("echo", "2", "eth0")), "as it was told before"
+        assert there.take() == ()
+        assert there.seen(announced("Écho", "1", "eth0"))
+        assert there.seen(announced("écho", "1", "eth0"))
+        assert len(there) == 3
+
+
 class TestNeighbourhood:
     def test_repeats_are_no_news(self) -> None:
         known = Neighbourhood()
@@ -347,11 +383,16 @@ class TestNeighbourhood:
 # --- its laws, against a naive model ---------------------------------------------------------------------------------
 
 BOUND = 3
-INSTANCES = st.sampled_from("ABC")
+INSTANCES = st.sampled_from("AaBbC")
 ON = st.sampled_from(["eth0", "wlan0"])
 FOUND = st.builds(announced, INSTANCES, st.sampled_from("12"), ON) | st.builds(
     Unusable, INSTANCES, st.sampled_from("xy"), ON
 )
+
+
+def low(one: Any) -> Any:
+    """It, its name in lower case: names that differ in nothing else are one."""
+    return one.lower() if isinstance(one, str) else evolve(one, instance=one.instance.lower())
 
 
 class Laws(RuleBasedStateMachine):
@@ -368,10 +409,11 @@ class Laws(RuleBasedStateMachine):
 
     @rule(found=FOUND)
     def seen(self, found: Any) -> None:
+        news_of, found = found, low(found)
         key = (found.link, found.instance)
         fits = key in self.there or len(self.there) < BOUND
-        assert self.real.has_room_for(found.instance, found.link) == fits
-        news = self.real.seen(found)
+        assert self.real.has_room_for(news_of.instance, found.link) == fits
+        news = self.real.seen(news_of)
         self.doubted.discard(key)
         if fits:
             assert not (news and self.there.get(key) == found)
@@ -380,8 +422,8 @@ class Laws(RuleBasedStateMachine):
     @rule(instance=INSTANCES, link=ON)
     def gone(self, instance: Any, link: Any) -> None:
         news = self.real.gone(instance, link)
-        assert not (news and (link, instance) not in self.there)
-        self.forget(lambda key: key == (link, instance))
+        assert not (news and (link, low(instance)) not in self.there)
+        self.forget(lambda key: key == (link, low(instance)))
 
     @rule(link=ON)
     def lost(self, link: Any) -> None:
@@ -410,17 +452,18 @@ class Laws(RuleBasedStateMachine):
         for event in self.real.take():
             match event:
                 case Added(one):
-                    assert (one.link, one.instance) not in self.picture
-                    self.picture[one.link, one.instance] = one
+                    assert (one.link, low(one.instance)) not in self.picture
+                    self.picture[one.link, low(one.instance)] = low(one)
                 case Updated(one):
-                    assert self.picture[one.link, one.instance] != one
-                    self.picture[one.link, one.instance] = one
+                    assert self.picture[one.link, low(one.instance)] != low(one)
+                    self.picture[one.link, low(one.instance)] = low(one)
                 case Removed(one):
-                    assert self.picture.pop((one.link, one.instance)) == one
+                    assert self.picture.pop((one.link, low(one.instance))) == low(one)
                 case Ignored(unusable):
-                    assert self.there[unusable.link, unusable.instance] == unusable
-                    assert (unusable.link, unusable.instance) not in ignored
-                    ignored.add((unusable.link, unusable.instance))
+                    key = (unusable.link, low(unusable.instance))
+                    assert self.there[key] == low(unusable)
+                    assert key not in ignored
+                    ignored.add(key)
         assert self.picture == {key: one for key, one in self.there.items() if isinstance(one, Announcement)}
         assert self.real.take() == ()
 
@@ -428,9 +471,9 @@ class Laws(RuleBasedStateMachine):
     def tells_who_is_there(self) -> None:
         for link in ("eth0", "wlan0"):
             on = {instance: one for (place, instance), one in self.there.items() if place == link}
-            assert set(self.real.on(link)) == set(on)
+            assert sorted(map(low, self.real.on(link))) == sorted(on)
             agents = {instance for instance, one in on.items() if isinstance(one, Announcement)}
-            assert set(self.real.agents_on(link)) == agents
+            assert set(map(low, self.real.agents_on(link))) == agents
 
     @invariant()
     def is_bounded(self) -> None:
@@ -453,7 +496,7 @@ class TellsEveryChangeAsNew(Neighbourhood):
 
 class ForgetsWhoHasGone(Neighbourhood):
     def gone(self, instance: Any, link: Any = "") -> Any:
-        self._now.pop((link, instance), None)
+        self._now.pop((link, low(instance)), None)
         return False
 
 
@@ -465,8 +508,18 @@ class KeepsWhoTurnedUnusable(Neighbourhood):
 
 class TakesAnyNumber(Neighbourhood):
     def seen(self, found: Any) -> Any:
-        self._now[found.link, found.instance] = found
-        return self._note((found.link, found.instance))
+        self._now[found.link, low(found.instance)] = found
+        return self._note((found.link, low(found.instance)))
+
+
+class KnowsCase(Neighbourhood):
+    def seen(self, found: Any) -> Any:
+        news = super().seen(found)
+        key = (found.link, low(found.instance))
+        if key in self._now and self._now[key] != found:
+            self._now[key] = found
+            return self._note(key)
+        return news
 
 
 class DoubtsWhoIsSeen(Neighbourhood):
@@ -506,7 +559,7 @@ def test_the_neighbourhood_keeps_its_laws(monkeypatch: Any) -> None:
     "mutant",
     [
         Repeats, TellsEveryChangeAsNew, ForgetsWhoHasGone, KeepsWhoTurnedUnusable, TakesAnyNumber, DoubtsWhoIsSeen,
-        DropsOnEveryLink, KeepsTheLost,
+        DropsOnEveryLink, KeepsTheLost, KnowsCase,
     ],
 )  # fmt: skip
 def test_a_broken_neighbourhood_is_caught(mutant: Any, monkeypatch: Any) -> None:

@@ -17,6 +17,8 @@ import anyio
 import httpx
 import pytest
 import zeroconf
+from zeroconf import _dns
+from zeroconf._protocol.outgoing import DNSOutgoing
 
 from asap_adapters import AgentClient, browsing, multicast
 from asap_adapters.cli.served import echo_manifest
@@ -118,6 +120,53 @@ async def test_every_loopback_is_announced_on_loopback_only(host: Any) -> None:
         async with browse(interfaces=LOOPBACK) as events, one:
             assert [where.link for where in one.announced] == ["lo"]
             assert (await first(events, Added, PORT + 10)).host == host
+
+
+def say(name: str, host: str, port: int, *, ttl: int) -> None:
+    """Announce an agent as a responder that writes names like this."""
+    kind = name.partition(".")[2]
+    strings = b"ID=" + AGENT.encode(), b"MANIFEST_URL=http://127.0.0.1:%d/m" % port
+    out = DNSOutgoing(0x8400)
+    for record in (
+        _dns.DNSPointer(kind, 12, 1, ttl, name),
+        _dns.DNSService(name, 33, 0x8001, ttl, 0, 0, port, host),
+        _dns.DNSText(name, 16, 0x8001, ttl, b"".join(bytes([len(one)]) + one for one in strings)),
+        _dns.DNSAddress(host, 1, 0x8001, ttl, socket.inet_aton("127.0.0.1")),
+    ):
+        out.add_answer_at_time(record, 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for packet in out.packets():
+            sender.sendto(packet, ("224.0.0.251", 5353))
+
+
+async def test_names_are_the_same_in_any_case() -> None:
+    """RFC 6762 §16: what's announced in capitals comes, is the same when it's written in another way, and goes."""
+    port = PORT + 12
+    loud, odd = f"LOUD {port}._ASAP._TCP.LOCAL.", f"LouD {port}._aSap._tCp.locaL."
+    plain = f"loud {port}._asap._tcp.local."
+    with anyio.fail_after(20):
+        async with browse(interfaces=LOOPBACK) as events:
+            say(loud, f"HOST-{port}.LOCAL.", port, ttl=120)
+            found = await first(events, Added, port)
+            assert (found.instance, found.agent_id) == (f"LOUD {port}", AGENT)
+            say(plain, f"host-{port}.local.", port, ttl=120)
+            # It's the same: else it would be gone, and another one added, with its new port.
+            say(odd, f"Host-{port}.Local.", port + 1, ttl=120)
+            assert (await first(events, Updated, port + 1)).instance == f"LOUD {port}"
+            say(plain, f"host-{port}.local.", port + 1, ttl=0)
+            assert (await first(events, Removed, port + 1)).instance == f"LOUD {port}"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_name_that_is_taken_in_another_case_is_taken() -> None:
+    with anyio.fail_after(20):
+        async with (
+            advertiser(PORT + 13, name=f"Twin {PORT}x") as one,
+            advertiser(PORT + 14, name=f"TWIN {PORT}X") as other,
+        ):
+            assert one.instance == f"Twin-{PORT}x"
+            assert other.instance == f"TWIN-{PORT}X-2"
 
 
 def test_the_constructor_does_no_io(monkeypatch: Any) -> None:
