@@ -3,6 +3,7 @@
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -113,46 +114,42 @@ async def test_an_end_is_told_from_a_cut(serving: Any, client: Any, sent: bytes,
     assert (received[9:12], how) == (status, "ended")
 
 
+@asynccontextmanager
+async def connected(client: Any, port: int, sent: bytes) -> Any:
+    """While a client waits for the end; gives the list that will say how it came."""
+    ends: list[str] = []
+    has_sent = threading.Event()
+
+    async def one() -> None:
+        ends.append((await client(port, sent, lambda _: has_sent.set()))[1])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one)
+        await anyio.to_thread.run_sync(has_sent.wait)
+        await anyio.sleep(0.3)  # the server has read it
+        yield ends
+
+
 @pytest.mark.parametrize("sent", [b"", b"POST /a", GET + b"\r\n"])
 async def test_when_the_server_stops_too(serving: Any, client: Any, sent: bytes) -> None:
     async with serving(drain_incomplete=0.3) as (port, stop):
-        ends = []
-
-        async def one() -> None:
-            ends.append((await client(port, sent))[1])
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(one)
-            await anyio.sleep(0.5)
+        async with connected(client, port, sent) as ends:
             stop.set()
-    assert ends == ["ended"]
+        assert ends == ["ended"]
 
 
 async def test_who_gives_way_is_told(serving: Any, client: Any) -> None:
-    async with serving(connections_per_peer=1) as (port, _), anyio.create_task_group() as group:
-        ends = []
-
-        async def one() -> None:
-            ends.append((await client(port, GET + b"\r\n"))[1])
-
-        group.start_soon(one)
-        await anyio.sleep(0.5)
-        assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
-    assert ends == ["ended"]
+    async with serving(connections_per_peer=1) as (port, _):
+        async with connected(client, port, GET + b"\r\n") as ends:
+            assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
+        assert ends == ["ended"]
 
 
 async def test_work_that_is_cut_off_at_the_drain_is_told(serving: Any, client: Any) -> None:
-    async with serving(drain=0.5, handler_deadline=0.5) as (port, stop):
-        ends: list[str] = []
-
-        async def one() -> None:
-            ends.append((await client(port, b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"))[1])
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(one)
-            await anyio.sleep(0.3)
+    async with serving(drain=0.3, handler_deadline=0.3) as (port, stop):
+        async with connected(client, port, b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n") as ends:
             stop.set()
-    assert ends == ["ended"]
+        assert ends == ["ended"]
 
 
 async def test_the_peers_own_is_not_waited_for(serving: Any, client: Any) -> None:
