@@ -26,6 +26,7 @@ from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Respond, refuse_head
+from asap_core.server.metrics import Counters
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import is_address
 
@@ -64,7 +65,7 @@ class AsgiApp:
         authenticate: Authenticator | None = None,
         threads: int = MAX_THREADS,
         observe: Observer = log_decision,
-        metrics: bool = False,
+        metrics: bool | Counters = False,
         state: str | Path | None = None,
         redis: str | None = None,
         share_peer_limits: bool = False,

@@ -105,17 +105,18 @@ def bind_agent(
     agent: Agent,
     *,
     observe: Observer = log_decision,
-    metrics: bool = False,
+    metrics: bool | Counters = False,
     shared_admission: bool = False,
     shared_limits: Collection[Scope] = (),
 ) -> Agent:
     """Give an agent the system's clock and randomness, unless it has its own already.
 
-    `observe` is told every decision; by default it's logged. With `metrics` they're counted and shown at /asap/metrics.
+    `observe` is told every decision; by default it's logged. With `metrics` they're counted and shown at /asap/metrics;
+    `Counters` with memory that processes share show the sum of all of them.
     With `shared_admission` and `shared_limits` the driver has a store that answers for it.
     """
     if not agent.bound:
-        counters = Counters() if metrics else None
+        counters = Counters() if metrics is True else metrics or None
         key = new_secret()
         agent.bind(
             clock=LoopClock(),
@@ -144,7 +145,7 @@ async def serve(
     bound: Bound | None = None,
     stop: anyio.Event | None = None,
     observe: Observer = log_decision,
-    metrics: bool = False,
+    metrics: bool | Counters = False,
     state: str | Path | None = None,
     redis: str | None = None,
     share_peer_limits: bool = False,

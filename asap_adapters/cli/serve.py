@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import mmap
 import os
 import signal
 import ssl
@@ -39,6 +40,7 @@ from asap_core.client.outbound import is_loopback, origin_of
 from asap_core.model.manifest import Manifest
 from asap_core.server.agent import Agent
 from asap_core.server.identity import TokenTable
+from asap_core.server.metrics import Counters, counters_size
 from asap_core.server.pages import read_hosts, read_origins
 from asap_core.server.policy import NoncePolicy, Policy
 from asap_core.server.proxies import read_networks
@@ -101,7 +103,7 @@ def add_commands(commands: Any) -> None:
     add("--metrics", action="store_true", help="show counters of what was decided at /asap/metrics, to anyone")
     add("--verbose", "-v", action="count", default=0, help="log what is refused; twice: what is let in as well")
     add_backend(command)
-    command.set_defaults(run=_serve, worker=None, nonce_secret=None)
+    command.set_defaults(run=_serve, worker=None, nonce_secret=None, counters=None)
 
 
 def _public_url(text: str) -> str:
@@ -194,7 +196,7 @@ async def _run(
             tls_key=arguments.tls_key,
             bound=reach.bound,
             stop=stop,
-            metrics=arguments.metrics,
+            metrics=_counters(arguments),
             state=arguments.state,
             redis=_redis_url(arguments),
             task_status=task_status,
@@ -222,6 +224,9 @@ def with_workers(arguments: argparse.Namespace, run: Callable[[argparse.Namespac
     _check(arguments, read_tokens(arguments.token, arguments.token_file))
     # Made before they are: a nonce that one gave out is good with all.
     arguments.nonce_secret = new_secret()
+    if arguments.metrics:
+        # All of them see it, and it outlives each: what one has counted isn't lost with it.
+        arguments.counters = memoryview(mmap.mmap(-1, counters_size(arguments.workers)))
 
     def started(port: int) -> None:
         url = url_of(arguments.host, port, tls=arguments.tls_cert is not None)
@@ -229,6 +234,12 @@ def with_workers(arguments: argparse.Namespace, run: Callable[[argparse.Namespac
         say(f"{arguments.workers} workers listen on {shown}")
 
     return supervise(arguments, run, started)
+
+
+def _counters(arguments: argparse.Namespace) -> bool | Counters:
+    if arguments.counters is None:
+        return bool(arguments.metrics)
+    return Counters(arguments.counters, row=arguments.worker.number)
 
 
 async def _announce(advertiser: Any, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:

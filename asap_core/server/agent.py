@@ -120,7 +120,7 @@ class Agent:
         store that other processes share.
 
         `observe` is told every decision of admission. With `counters` they're counted, and shown at /asap/metrics to
-        whoever asks.
+        whoever asks; processes that serve the agent together may share them.
         """
         if self.bound:
             raise RuntimeError("this agent is served already; make another Agent for another loop")
@@ -130,6 +130,8 @@ class Agent:
             raise ValueError("codings: expected names that are bytes in lower case, such as b'br'")
         policy, now, wall = self.policy, clock.monotonic(), clock.wall()
         self.counters = counters
+        if counters is not None:
+            counters.began(wall)
         self._observers = tuple(each for each in (counters, observe) if each is not None)
         self.now, self.wall, self.new_id = clock.monotonic, clock.wall, ids
         self.bound, self._started = True, now
@@ -222,6 +224,11 @@ class Agent:
         if not self.observer_failures:
             self._observer_error = error
         self.observer_failures += 1
+        self._count()
+
+    def _count(self) -> None:
+        if self.counters is not None:
+            self.counters.set_now(active=self.active, observer_failures=self.observer_failures)
 
     def take_observer_error(self) -> BaseException | None:
         """The first thing that an observer raised, once, for whoever has a log; None if none has, or it was taken."""
@@ -275,11 +282,13 @@ class Agent:
     def started(self, caller: str) -> None:
         """A handler is about to run for this caller."""
         self.active += 1
+        self._count()
         self.enter(caller)
 
     def finished(self, caller: str, reservation: Reservation | None, *, ran: bool) -> None:
         """A handler is over, or never ran: an open reservation is lost, or given back."""
         self.active -= 1
+        self._count()
         self.leave(caller)
         if reservation is None or self.admission is None:
             return

@@ -1,55 +1,154 @@
-"""Counters of what was decided, and their text in the exposition format that Prometheus reads (OpenMetrics 1.0)."""
+"""Counters of what was decided, and their text in the exposition format that Prometheus reads (OpenMetrics 1.0).
+
+They're kept in rows of plain memory, one for each process that serves the agent. Processes that share the memory show
+the sum of all rows, whichever of them is asked. A row has one writer; its counts are 8 bytes each and aligned, so that
+readers see them before or after a change. A process that takes the place of one that died goes on with its row.
+"""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
+from attrs import define, field
+
+from asap_core.clock import WallTime
 from asap_core.server.events import Decision, What
 
-__all__ = ["CONTENT_TYPE", "Counters"]
+__all__ = ["CONTENT_TYPE", "Counters", "counters_size"]
 
 CONTENT_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+# A row: a count for each of these, then three more, then a count and a name for each payload type that was accepted.
+_WHATS: Final = tuple(What)
+_CELL_OF: Final = {what: cell for cell, what in enumerate(_WHATS)}
+_FAILURES: Final = len(_WHATS)
+_ACTIVE: Final = _FAILURES + 1
+_SINCE: Final = _FAILURES + 2
+_FIRST_KIND: Final = _FAILURES + 3
+# The types that the agent itself takes: some. What has no room is in `asap_decisions` only.
+_MOST_KINDS: Final = 64
+_NAME_SIZE: Final = 96
+_CELLS_SIZE: Final = 8 * (_FIRST_KIND + _MOST_KINDS)
+_ROW_SIZE: Final = _CELLS_SIZE + _NAME_SIZE * _MOST_KINDS
+
+
+def counters_size(processes: int) -> int:
+    """How many bytes of memory, all zero at first, so many processes need for their counters."""
+    return processes * _ROW_SIZE
+
+
+@define(eq=False)
+class _Row:
+    """The counters of one process."""
+
+    cells: memoryview
+    names: memoryview
+    kinds: dict[str, int] = field(factory=dict)
+
+    @classmethod
+    def of(cls, memory: memoryview) -> "_Row":
+        return cls(memory[:_CELLS_SIZE].cast("Q"), memory[_CELLS_SIZE:])
+
+    def accepted(self) -> Iterator[tuple[str, int]]:
+        """The payload types that have a cell here, with that cell."""
+        for cell in range(_FIRST_KIND, _FIRST_KIND + _MOST_KINDS):
+            name = bytes(self._name(cell)).rstrip(b"\0")
+            if not name:
+                return
+            yield name.decode("ascii", "replace"), cell
+
+    def cell_of(self, kind: str) -> int | None:
+        """The cell of a payload type, taken if it has none; None if there's no room. For the writer."""
+        if kind in self.kinds:
+            return self.kinds[kind]
+        self.kinds = dict(self.accepted())
+        name, cell = kind.encode("ascii", "replace"), _FIRST_KIND + len(self.kinds)
+        if kind not in self.kinds and len(name) <= _NAME_SIZE and len(self.kinds) < _MOST_KINDS:
+            self._name(cell)[: len(name)] = name
+            self.kinds[kind] = cell
+        return self.kinds.get(kind)
+
+    def _name(self, cell: int) -> memoryview:
+        start = (cell - _FIRST_KIND) * _NAME_SIZE
+        return self.names[start : start + _NAME_SIZE]
+
 
 class Counters:
-    """An observer that counts: decisions by what they were, and what was accepted by payload type."""
+    """An observer that counts: decisions by what they were, and what was accepted by payload type.
 
-    def __init__(self) -> None:
-        # A series that appears with its first event is one whose first event an alarm misses.
-        self._decisions = Counter(dict.fromkeys(What, 0))
-        # By the types that the agent itself takes, so they're as few as it has handlers.
-        self._accepted: Counter[str] = Counter()
+    `memory` is shared with the other processes that serve the agent, `counters_size(processes)` bytes of it; `row`,
+    from 0 on, is this process's. Without it the process counts by itself. Raises ValueError if they don't fit.
+    """
+
+    def __init__(self, memory: memoryview | bytearray | None = None, *, row: int = 0) -> None:
+        shared = memoryview(bytearray(_ROW_SIZE) if memory is None else memory).cast("B")
+        if len(shared) % _ROW_SIZE or not 0 <= row < len(shared) // _ROW_SIZE:
+            raise ValueError("expected memory of counters_size(processes) bytes, and a row of these, from 0 on")
+        # A series that appears with its first event is one whose first event an alarm misses: all are there, at 0.
+        self._rows = [_Row.of(shared[start : start + _ROW_SIZE]) for start in range(0, len(shared), _ROW_SIZE)]
+        self._mine = self._rows[row]
+        self._failed_before = self._mine.cells[_FAILURES]
+        self._since = 0
+        self.set_now(active=0, observer_failures=0)
+
+    def began(self, wall: WallTime) -> None:
+        """Say that an agent begins to be served, and when. The row goes on, and keeps the first time it was told."""
+        self._failed_before = self._mine.cells[_FAILURES]
+        self._since = max(int(wall * 1e6), 1)
+        self._mine.cells[_SINCE] = self._mine.cells[_SINCE] or self._since
 
     def __call__(self, decision: Decision) -> None:
         """Count one."""
-        self._decisions[decision.what] += 1
+        mine = self._mine
+        mine.cells[_CELL_OF[decision.what]] += 1
         if decision.what is What.ACCEPTED and decision.payload_type is not None:
-            self._accepted[decision.payload_type] += 1
+            cell = mine.cell_of(decision.payload_type)
+            if cell is not None:
+                mine.cells[cell] += 1
+
+    def set_now(self, *, active: int, observer_failures: int) -> None:
+        """Say how many handlers are at work in this process, and how often its observer has raised."""
+        self._mine.cells[_ACTIVE] = active
+        self._mine.cells[_FAILURES] = self._failed_before + observer_failures
 
     def __getitem__(self, what: What) -> int:
         """How many there were of a sort."""
-        return self._decisions[what]
+        return self._sum(_CELL_OF[what])
 
     def text(self, *, active: int, uptime: float, observer_failures: int = 0) -> bytes:
-        """Write them, with how many handlers are at work and for how many seconds the agent has been up.
+        """Write the sums over all processes.
 
-        `observer_failures` is how often the agent's observer has raised.
+        What is given is this process's: how many handlers are at work, for how many seconds it has been up, how often
+        the agent's observer has raised.
         """
+        self.set_now(active=active, observer_failures=observer_failures)
+        accepted: Counter[str] = Counter()
+        for row in self._rows:
+            accepted.update({kind: row.cells[cell] for kind, cell in row.accepted()})
         lines = ["# TYPE asap_decisions counter", "# HELP asap_decisions What admission decided."]
-        lines += [f'asap_decisions_total{{what="{what.value}"}} {count}' for what, count in self._decisions.items()]
+        lines += [f'asap_decisions_total{{what="{what.value}"}} {self[what]}' for what in _WHATS]
         lines += ["# TYPE asap_accepted counter", "# HELP asap_accepted Envelopes let in, by payload type."]
-        lines += [f'asap_accepted_total{{payload_type="{kind}"}} {count}' for kind, count in self._accepted.items()]
+        lines += [f'asap_accepted_total{{payload_type="{kind}"}} {count}' for kind, count in accepted.items()]
         lines += [
             "# TYPE asap_observer_failures counter",
             "# HELP asap_observer_failures Exceptions that the observer of decisions has raised.",
-            f"asap_observer_failures_total {observer_failures}",
+            f"asap_observer_failures_total {self._sum(_FAILURES)}",
             "# TYPE asap_handlers_active gauge",
             "# HELP asap_handlers_active Handlers at work.",
-            f"asap_handlers_active {active}",
+            f"asap_handlers_active {self._sum(_ACTIVE)}",
             "# TYPE asap_uptime_seconds gauge",
             "# UNIT asap_uptime_seconds seconds",
             "# HELP asap_uptime_seconds Time since the agent began to serve.",
-            f"asap_uptime_seconds {uptime:.3f}",
+            f"asap_uptime_seconds {uptime + self._longer():.3f}",
             "# EOF",
             "",
         ]
         return "\n".join(lines).encode("ascii")
+
+    def _sum(self, cell: int) -> int:
+        return sum(row.cells[cell] for row in self._rows)
+
+    def _longer(self) -> float:
+        """How many seconds before this process the first of all began."""
+        first = min((since for row in self._rows if (since := row.cells[_SINCE])), default=self._since)
+        return max(self._since - first, 0) / 1e6

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.live.redis_server import Server, server
@@ -86,6 +87,37 @@ def test_one_of_them_accepts_and_a_killed_one_is_replaced(start: Any) -> None:
     assert complaints.count("serves without authentication") == 1 + (victim == min(before))
     assert complaints.count(f"worker {victim} was ended by signal 9; another takes its place") == 1
     assert "Traceback" not in complaints
+
+
+def scrape(url: str) -> dict[str, float]:
+    # A connection of its own each time: whichever worker takes it.
+    answer = httpx.get(f"{url}/asap/metrics", trust_env=False, headers={"connection": "close"})
+    lines = [line.split() for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_every_scrape_shows_all_workers_and_none_goes_back_when_one_is_killed(start: Any) -> None:
+    url, process = start("--metrics")
+    accepted, kinds = 'asap_decisions_total{what="accepted"}', 'asap_accepted_total{payload_type="taskrequest"}'
+    malformed = 'asap_decisions_total{what="malformed"}'
+    assert {scrape(url)[accepted] for _ in range(8)} == {0}
+    for number in range(1, 4):
+        assert send(url).returncode == 0
+        assert {scrape(url)[accepted] for _ in range(8)} == {number}
+    for _ in range(20):
+        httpx.post(f"{url}/asap", content=b"{", trust_env=False)
+    before = scrape(url)
+    assert (before[accepted], before[kinds], before[malformed]) == (3, 3, 20)
+    for victim in workers_of(process):
+        os.kill(victim, signal.SIGKILL)
+        assert eventually(lambda gone=victim: len(workers_of(process) - {gone}) == 3)
+        for _ in range(4):
+            after = scrape(url)
+            counted = [name for name in before if name.split("{")[0].endswith("_total")]
+            assert [name for name in counted if after[name] != before[name]] == []
+            assert after["asap_uptime_seconds"] >= before["asap_uptime_seconds"]
+    httpx.post(f"{url}/asap", content=b"{", trust_env=False)
+    assert {scrape(url)[malformed] for _ in range(8)} == {21}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
