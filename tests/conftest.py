@@ -36,3 +36,19 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
             report.outcome = "failed"
             report.longrepr = f"skipped in CI: {reason}"
     return report
+
+
+# What tests of one group share, so that a second process mustn't run them at the same time.
+GROUPS = {
+    "tests/live/test_mdns": "multicast",
+    "tests/interop/test_mdns": "multicast",
+    "tests/live/test_foreign_provider": "provider",  # one server for all its tests
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests share something, to pytest-xdist's `--dist loadgroup`."""
+    for item in items:
+        for place, group in GROUPS.items():
+            if item.nodeid.startswith(place):
+                item.add_marker(pytest.mark.xdist_group(group))

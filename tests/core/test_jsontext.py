@@ -113,7 +113,7 @@ class TestBothReadersDecideAlike:
 @pytest.mark.usefixtures("both_ways")
 class TestWriting:
     @pytest.mark.parametrize(
-        "value", [math.nan, math.inf, {1, 2}, object(), b"bytes", "\ud800", {"a": [math.nan]}, 1j], ids=repr
+        "value", [math.nan, math.inf, {1, 2}, ..., b"bytes", "\ud800", {"a": [math.nan]}, 1j], ids=repr
     )
     def test_what_json_cannot_say_is_refused(self, value: Any) -> None:
         with pytest.raises(ValueError, match=r"expected|Out of range|surrogates"):
@@ -208,7 +208,7 @@ class TestCanonicalJson:
             ({"\ud800": 1}, (), "strings without lone surrogates (RFC 7493 §2.1)"),
             *(
                 ({"a": [value]}, ("a", 0), f"{HAS}; not {type(value).__name__}")
-                for value in ({1}, object(), b"a", 1j, Decimal(1), date(2026, 1, 1))
+                for value in ({1}, ..., b"a", 1j, Decimal(1), date(2026, 1, 1))
             ),
         ],
     )

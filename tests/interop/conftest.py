@@ -1,9 +1,12 @@
 """The reference implementation in an environment of its own, built once under .cache; needs Python 3.13."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +40,28 @@ def reference_python() -> Any:
     """The interpreter that has the reference implementation."""
     interpreter = CACHE / "bin" / "python"
     done = CACHE / REFERENCE
-    if not done.exists():
-        base = python_3_13()
-        if base is None:
-            pytest.skip(f"{REFERENCE} needs Python 3.13, and there's none on this machine")
-        subprocess.run([base, "-m", "venv", "--clear", str(CACHE)], check=True, timeout=SECONDS)
-        subprocess.run([str(interpreter), "-m", "pip", "install", "-q", REFERENCE], check=True, timeout=SECONDS)
-        done.touch()
+    with one_at_a_time(CACHE.with_suffix(".lock")):
+        if not done.exists():
+            install(interpreter)
+            done.touch()
     return str(interpreter)
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process of the same test run is in here."""
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def install(interpreter: Path) -> None:
+    base = python_3_13()
+    if base is None:
+        pytest.skip(f"{REFERENCE} needs Python 3.13, and there's none on this machine")
+    subprocess.run([base, "-m", "venv", "--clear", str(CACHE)], check=True, timeout=SECONDS)
+    subprocess.run([str(interpreter), "-m", "pip", "install", "-q", REFERENCE], check=True, timeout=SECONDS)
 
 
 @pytest.fixture
