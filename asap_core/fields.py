@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["CHALLENGE_SCHEME", "challenges", "last_members", "parameters"]
+__all__ = ["CHALLENGE_SCHEME", "challenges", "last_members", "members", "parameters"]
 
 # A token (§5.6.2) and a quoted-string (§5.6.4).
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
@@ -42,6 +42,14 @@ def last_members(text: str) -> Iterator[str | None]:
         if member.end() == member.end(1):
             return
         at = member.end()
+
+
+def members(text: str) -> list[str]:
+    """The members of a list, in order, blanks around them removed. Empty if one of them can't be read."""
+    if '"' not in text:
+        return [member.strip(" \t") for member in text.split(",")]
+    found = [*last_members(text)]
+    return [member for member in reversed(found) if member is not None] if found[-1] is not None else []
 
 
 # RFC 7239 §4 has tokens and quoted-strings here. Gateways also write addresses with ports and brackets unquoted, so an

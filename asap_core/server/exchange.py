@@ -38,6 +38,7 @@ from asap_core.errors import (
     Problem,
     Refusal,
 )
+from asap_core.fields import members
 from asap_core.head import BadHead, judge
 from asap_core.http import (
     BadCoding,
@@ -609,15 +610,15 @@ def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:
 def _negotiate_version(run: _Run) -> Exchange:
     offered = run.headers.get(b"asap-version")
     if offered is not None and offered.strip():
-        versions = [version.strip() for version in offered.split(b",")]
-        known = [version for version in SUPPORTED_VERSIONS if version.encode("ascii") in versions]
+        versions = members(offered.decode("latin-1"))
+        known = [version for version in SUPPORTED_VERSIONS if version in versions]
         if not known:
             # The reference names what was asked for; nothing else of a caller's is repeated.
             requested = offered.decode("ascii") if _VERSIONS.fullmatch(offered) else None
             details = {"requested": requested, "supported": sorted(SUPPORTED_VERSIONS)}
             return run.refuse(Refusal(kind=VERSION_INCOMPATIBLE, details=details), close=True)
         # The first that the caller lists and we know: the caller's order is its preference.
-        run.version = min(known, key=lambda version: versions.index(version.encode("ascii")))
+        run.version = min(known, key=versions.index)
     return _open_body(run)
 
 
@@ -638,7 +639,7 @@ def _open_body(run: _Run) -> Exchange:
         # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     body = Body(limit=limit, inflater=None if make is None else make())
-    expects = b"100-continue" in [word.strip() for word in run.headers.get(b"expect", b"").lower().split(b",")]
+    expects = b"expect" in run.headers and "100-continue" in members(run.headers[b"expect"].decode("latin-1").lower())
     return ReadBody(limit, expects, body, run, run.step)
 
 

@@ -525,6 +525,8 @@ class TestBodies:
         assert serve().open(head(expect="100-Continue")).expect_continue
         assert serve().open(head(expect="x, 100-continue")).expect_continue
         assert not serve().open(head(expect='"100-continue"')).expect_continue
+        assert not serve().open(head(expect='x="a, 100-continue"')).expect_continue
+        assert serve().open(head(expect='x="a", 100-continue')).expect_continue
         assert not serve().open(head()).expect_continue
 
 
@@ -545,7 +547,7 @@ class TestVersions:
         # Where the reference has them.
         assert (value["data"]["requested"], value["data"]["supported"]) == ("99.0", ["2.1", "2.2"])
 
-    @pytest.mark.parametrize("offered", ["SECRET", '9"', "9" * 65, "\xff"])
+    @pytest.mark.parametrize("offered", ["SECRET", '9"', "9" * 65, "\xff", '"9, 2.2"', 'x="9,2.2,"'])
     def test_what_is_no_version_is_not_repeated(self, offered: Any) -> None:
         response = post(serve(), call(), asap_version=offered)
         data = json.loads(response.body)["error"]["data"]

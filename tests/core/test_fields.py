@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.fields import CHALLENGE_SCHEME, challenges, last_members, parameters
+from asap_core.fields import CHALLENGE_SCHEME, challenges, last_members, members, parameters
 
 words = st.text("abcXYZ019!#$%&'*+.^_`|~-", min_size=1, max_size=8)
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from('\t\\",;= \xff'), max_size=12)
@@ -23,14 +23,15 @@ def written(value: Any) -> Any:
 pairs = st.dictionaries(words.map(str.lower), values, min_size=1, max_size=4)
 
 
-def joined(members: Any, separator: Any) -> Any:
-    return separator.join(f"{name}={written(value)}" for name, value in members.items())
+def joined(pairs: Any, separator: Any) -> Any:
+    return separator.join(f"{name}={written(value)}" for name, value in pairs.items())
 
 
 @given(st.lists(pairs, min_size=1, max_size=4), st.sampled_from([",", ", ", " ,\t"]))
-def test_what_is_written_is_read_member_by_member(members: Any, comma: Any) -> None:
-    read = last_members(comma.join(joined(each, "; ") for each in members))
-    assert [parameters(each or "") for each in read] == members[::-1]
+def test_what_is_written_is_read_member_by_member(listed: Any, comma: Any) -> None:
+    read = last_members(comma.join(joined(each, "; ") for each in listed))
+    assert [parameters(each or "") for each in read] == listed[::-1]
+    assert [parameters(each) for each in members(comma.join(joined(each, "; ") for each in listed))] == listed
 
 
 @given(anything, pairs)
@@ -40,11 +41,12 @@ def test_what_stands_further_left_changes_nothing(left: Any, member: Any) -> Non
 
 @given(anything)
 def test_any_text_gets_an_answer(text: Any) -> None:
-    members = list(last_members(text))
+    read = list(last_members(text))
     # Every member is there once, whatever separates them; where the reading ended, something is left.
-    found = [each for each in members if each is not None]
+    found = [each for each in read if each is not None]
     assert len(found) <= text.count(",") + 1
-    assert (None in members) == (members[-1] is None)
+    assert (None in read) == (read[-1] is None)
+    assert members(text) == ([] if None in read else found[::-1])
     parameters(text)
     assert all(CHALLENGE_SCHEME in each for each in challenges(text))
 
@@ -53,6 +55,7 @@ def test_any_text_gets_an_answer(text: Any) -> None:
 def test_long_texts_take_linear_time(piece: Any) -> None:
     text = piece * 100_000
     assert len(list(last_members(text))) <= len(text) + 1
+    members(text)
     parameters(text)
     assert len(challenges(text)) <= len(text)
 
