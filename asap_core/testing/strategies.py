@@ -141,10 +141,11 @@ def _damaged(text: bytes) -> st.SearchStrategy[bytes]:
 def requests() -> st.SearchStrategy[Request]:
     """Heads of requests: the paths and headers that matter, and any others."""
     names = st.sampled_from(
-        [b"authorization", b"content-encoding", b"content-length", b"asap-version", b"expect", b"if-none-match", b"x"]
+        b"authorization content-encoding content-length asap-version expect if-none-match host transfer-encoding "
+        b"x-idempotency-key x".split()
     )
     values = st.sampled_from(
-        [b"", b"gzip", b"br", b"identity", b"Bearer x", b"2.2", b"99", b"100-continue", b"*", b"5"]
+        [b"", b"gzip", b"br", b"identity", b"Bearer x", b"2.2", b"99", b"100-continue", b"*", b"5", b"5,5", b"chunked"]
     ) | st.binary(max_size=20)
     paths = st.sampled_from(
         [
@@ -155,6 +156,8 @@ def requests() -> st.SearchStrategy[Request]:
             "/ready",
             "/.well-known/asap/health",
             "http://h/asap",
+            "http://h?/asap",
+            "?://h/asap",
             "*",
             "",
         ]
