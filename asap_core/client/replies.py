@@ -8,6 +8,7 @@ An answer is the agent's *own* if it's a JSON-RPC error, or a body whose `code` 
 come from a proxy in front of it, which doesn't know what became of the message. `docs/outbound.md` has the table.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -78,8 +79,16 @@ def told_wait(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> float | 
     fields = [(name.lower(), value) for name, value in headers]
     dates = [parse_http_date(value.strip(), wall=wall) for name, value in fields if name == "date"]
     now = next((date for date in dates if date is not None), wall)
-    waits = [parse_retry_after(value, wall=now) for name, value in fields if name == "retry-after"]
+    waits = [_wait(value, now) for name, value in fields if name == "retry-after"]
     return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _wait(value: str, now: WallTime) -> float | None:
+    # RFC 9110 §10.2.3 has whole seconds; some limiters send fractions, and so reads the reference.
+    return float(value) if _FRACTION.fullmatch(value) else parse_retry_after(value, wall=now)
+
+
+_FRACTION: Final = re.compile(r"\s*\d{1,9}\.\d{1,9}\s*", re.ASCII)
 
 
 def read_reply(sent: Sent, *, status: int, body: bytes, retry_after: float | None = None) -> Outcome:

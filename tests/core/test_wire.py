@@ -610,6 +610,9 @@ class TestRetryAfterHeaders:
             ([("retry-after", "3"), ("RETRY-AFTER", "7"), ("retry-after", "soon")], 7.0),
             ([("retry-after", "soon")], None),
             ([("retry-after", "-1")], None),
+            ([("retry-after", "1.5")], 1.5),
+            ([("retry-after", "1.5.5")], None),
+            ([("retry-after", "1e5")], None),
             ([("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")], 10.0),
             ([("retry-after", "Sun, 06 Nov 1994 08:49:07 GMT")], 0.0),
             # By the server's clock, if it shows one.

@@ -76,6 +76,17 @@ def test_a_replay_and_a_forged_sender_are_refused(served: Any) -> None:
     assert (forged.returncode, "Sender does not match" in forged.stderr) == (1, True)
 
 
+def test_the_same_command_under_a_key_has_the_work_done_once(served: Any) -> None:
+    url, _ = served("--token", "t=urn:asap:agent:alice")
+    send = ("send", url, "--skill", "echo", "--token", "t", "--sender", "urn:asap:agent:alice", "--json")
+    first, again, other = (
+        json.loads(asap(*send, "--idempotency-key", key).stdout)["payload"]["task_id"] for key in ("k", "k", "l")
+    )
+    assert first == again != other
+    changed = asap(*send, "--idempotency-key", "k", "--input", '{"b": 2}')
+    assert (changed.returncode, "Another request" in changed.stderr) == (1, True)
+
+
 OWN = """
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Skill
 agent = Agent(Manifest(id="urn:asap:agent:mine", name="Mine", version="1.0.0", description="",
