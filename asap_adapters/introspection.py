@@ -82,6 +82,10 @@ class Introspection:
         trust_env: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        if not isinstance(policy, IntrospectionPolicy):
+            raise ValueError("policy: expected an IntrospectionPolicy")  # noqa: TRY004 - as for all that's given
+        if not isinstance(client, ClientSecret | ClientKey):
+            raise ValueError("client: expected ClientSecret(…) or a ClientKey")  # noqa: TRY004 - as for all that's given
         if endpoint is None and policy.issuer is None:
             raise ValueError("expected the URL of an introspection endpoint, or a policy that names the issuer")
         self._client = client

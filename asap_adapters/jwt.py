@@ -86,6 +86,8 @@ class Tokens:
         transport: httpx.AsyncBaseTransport | None = None,
         nonce_secret: bytes | None = None,
     ) -> None:
+        if not isinstance(policy, TokenPolicy):
+            raise ValueError("policy: expected a TokenPolicy")  # noqa: TRY004 - as for all that's given
         self.proofs = policy.dpop.offer()
         """What callers are told of proofs, for whoever serves with it."""
         self._clock = LoopClock()

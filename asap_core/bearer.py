@@ -14,6 +14,8 @@ def is_token(text: str) -> bool:
     return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
 
 
-def is_scope(text: str) -> bool:
+def is_scope(text: object) -> bool:
     """Whether `text` is one scope (RFC 6749 §3.3): visible ASCII without quotes and backslashes."""
-    return text != "" and text.isascii() and text.isprintable() and _NOT_IN_SCOPES.isdisjoint(text)
+    if not isinstance(text, str) or not text:
+        return False
+    return text.isascii() and text.isprintable() and _NOT_IN_SCOPES.isdisjoint(text)

@@ -15,18 +15,22 @@ from asap_core.client.oauth import ClientKey, ClientSecret
 from asap_core.client.tokens import TokenKey
 from asap_core.client.urls import normal
 from asap_core.model.manifest import AuthScheme
+from asap_core.model.rules import TEXT, Rule, absent_or
 
 __all__ = ["ClientCredentials", "Unfit", "fit"]
 
 # What manifests call a token that's sent in a header (RFC 6750, RFC 9449), and how it was come by.
 _SCHEMES: Final = ("bearer", "dpop", "oauth2")
+_TEXT: Final = absent_or(TEXT)
 
 
-def _scopes(given: Collection[str]) -> tuple[str, ...]:
-    return tuple(given.split()) if isinstance(given, str) else tuple(given)
+def _scopes(given: object) -> tuple[Any, ...]:
+    if isinstance(given, str):
+        return tuple(given.split())
+    return tuple(given) if isinstance(given, Collection) else (given,)
 
 
-def _are_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[str, ...]) -> None:
+def _are_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[Any, ...]) -> None:
     if not all(map(is_scope, scopes)):
         raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
 
@@ -42,13 +46,18 @@ class ClientCredentials:
     useless without it. Raises ValueError where one of them can't be.
     """
 
-    client: ClientSecret | ClientKey
-    issuer: str | None = None
-    token_endpoint: str | None = None
+    client: ClientSecret | ClientKey = field(
+        validator=Rule("ClientSecret(…) or a ClientKey", lambda value: isinstance(value, ClientSecret | ClientKey))
+    )
+    issuer: str | None = field(default=None, validator=_TEXT)
+    token_endpoint: str | None = field(default=None, validator=_TEXT)
     scopes: tuple[str, ...] = field(default=(), converter=_scopes, validator=_are_scopes)
-    audience: str | None = None
-    resource: str | None = None
-    dpop: ProofKey | None = None
+    audience: str | None = field(default=None, validator=_TEXT)
+    resource: str | None = field(default=None, validator=_TEXT)
+    dpop: ProofKey | None = field(
+        default=None,
+        validator=Rule("a ProofKey, or None", lambda value: value is None or hasattr(value, "thumbprint")),
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.issuer is None and self.token_endpoint is None:

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from asap_core.bearer import is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.jsontext import NotJson, read_json, write_json
+from asap_core.model.rules import TEXT, Rule, absent_or
 
 __all__ = [
     "ClientKey",
@@ -67,14 +68,14 @@ class SecretMethod(Enum):
     POST = "client_secret_post"
 
 
-def _is_client_id(_client: object, _attribute: object, value: str) -> None:
+def _is_client_id(_client: object, _attribute: object, value: Any) -> None:
     # RFC 6749 §2.2 and appendix A.1: visible ASCII and spaces.
-    if not (value and value.isascii() and value.isprintable()):
+    if not (isinstance(value, str) and value and value.isascii() and value.isprintable()):
         raise ValueError("expected a client id of visible ASCII characters")
 
 
-def _is_secret(_client: object, _attribute: object, value: str) -> None:
-    if not (value and value.isascii() and value.isprintable()):
+def _is_secret(_client: object, _attribute: object, value: Any) -> None:
+    if not (isinstance(value, str) and value and value.isascii() and value.isprintable()):
         raise ValueError("expected a client secret of visible ASCII characters")
 
 
@@ -96,9 +97,9 @@ class ClientKey:
     """
 
     client_id: str = field(validator=_is_client_id)
-    algorithm: str
-    sign: Signer = field(repr=False)
-    kid: str | None = None
+    algorithm: str = field(validator=TEXT)
+    sign: Signer = field(repr=False, validator=Rule("a function that signs bytes", callable))
+    kid: str | None = field(default=None, validator=absent_or(TEXT))
 
 
 @frozen

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, assert_never
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 from asap_core.bearer import is_scope
 from asap_core.clock import WallTime
 from asap_core.jsontext import NotJson, read_json
-from asap_core.model.rules import URN
+from asap_core.model.rules import URN, Rule, integer, number
 from asap_core.server.dpop import DpopPolicy, Proofs
 from asap_core.server.identity import Authenticated, Insufficient
 from asap_core.server.jws import Algorithm, Jws, read_base64url
@@ -42,8 +42,8 @@ class ByClaim:
     name: str
 
 
-def _read_only(agents: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(agents))
+def _read_only(agents: object) -> Mapping[str, str]:
+    return MappingProxyType(dict(agents) if isinstance(agents, Mapping) else {})
 
 
 @frozen
@@ -62,15 +62,32 @@ class BySubject:
             raise ValueError(f"expected at least one subject, each with {URN.expected}")
 
 
-def _scopes(values: Iterable[str]) -> frozenset[str]:
-    found = frozenset([values] if isinstance(values, str) else values)
+AGENT: Final = Rule(
+    "ByClaim('sub'), or BySubject({'client-7': 'urn:asap:agent:a'})",
+    lambda value: isinstance(value, ByClaim | BySubject),
+)
+
+
+_ISSUER: Final = Rule("the issuer's URL, as text", lambda value: isinstance(value, str) and value != "")
+
+
+def names(values: object) -> frozenset[Any]:
+    """One text, or several, as a set."""
+    return frozenset([values] if isinstance(values, str) or not isinstance(values, Iterable) else values)
+
+
+def are_names(_policy: object, attribute: "Attribute[Any]", values: frozenset[Any] | None) -> None:
+    """Validate that they're texts, and at least one."""
+    if values is not None and not (values and all(isinstance(each, str) for each in values)):
+        raise ValueError(f"{attribute.name}: expected whom tokens are for, as text or a list of texts")
+
+
+def scopes(values: object) -> frozenset[str]:
+    """One scope, or several, as a set. Raises ValueError for what can't be one."""
+    found = names(values)
     if not all(map(is_scope, found)):
         raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
     return found
-
-
-def _names(values: Iterable[str]) -> frozenset[str]:
-    return frozenset([values] if isinstance(values, str) else values)
 
 
 def _dpop(value: Any) -> Any:
@@ -81,13 +98,15 @@ def _dpop(value: Any) -> Any:
 class TokenPolicy:
     """Which tokens are good here. Seconds throughout."""
 
-    issuer: str = field(validator=validators.min_len(1))
+    issuer: str = field(
+        validator=Rule("the issuer's URL, as text", lambda value: isinstance(value, str) and value != "")
+    )
     """Compared character by character, in tokens and in the provider's own metadata (RFC 8414 §3.3)."""
-    audience: frozenset[str] = field(converter=_names, validator=validators.min_len(1))
+    audience: frozenset[str] = field(converter=names, validator=are_names)
     """Whom tokens must be for: one of these. A token for another service isn't one for us (RFC 8725 §3.9)."""
-    agent: ByClaim | BySubject
+    agent: ByClaim | BySubject = field(validator=AGENT)
     """How a token says which agent its bearer is."""
-    scopes: frozenset[str] = field(default=frozenset(), converter=_scopes)
+    scopes: frozenset[str] = field(default=frozenset(), converter=scopes)
     """What a token must allow, all of it; for want of it a request is answered 403."""
     algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=frozenset)
     """Those that tokens may be signed with."""
@@ -96,17 +115,17 @@ class TokenPolicy:
     types: frozenset[str | None] = field(default=frozenset({None, "jwt", "at+jwt"}), converter=frozenset)
     """The `typ` that tokens may have, in lower case; None is to have none. Other kinds of JWT, such as DPoP proofs and
     logout tokens, say in it what they are (RFC 8725 §3.11). `{"at+jwt"}` where the provider follows RFC 9068."""
-    leeway: float = field(default=30.0, validator=[validators.ge(0), validators.le(300)])
+    leeway: float = field(default=30.0, validator=number(least=0, most=300))
     """How far clocks may differ: the tolerance that envelopes have."""
-    fresh_for: float = field(default=300.0, validator=validators.gt(0))
+    fresh_for: float = field(default=300.0, validator=[number(), validators.gt(0)])
     """How long keys are used before they're asked for again: after so long a key that the provider took back is out."""
-    stale_for: float = field(default=3_600.0, validator=validators.ge(0))
+    stale_for: float = field(default=3_600.0, validator=number(least=0))
     """How much longer they're used while the provider can't be reached. After that nobody is let in."""
-    cool_down: float = field(default=30.0, validator=validators.gt(0))
+    cool_down: float = field(default=30.0, validator=[number(), validators.gt(0)])
     """Unknown keys make us ask again at most once in so long, and a provider that fails is left alone for as long."""
-    patience: float = field(default=1.0, validator=validators.gt(0))
+    patience: float = field(default=1.0, validator=[number(), validators.gt(0)])
     """How long a request waits for fresh keys where older ones would do."""
-    max_known: int = field(default=10_000, validator=validators.gt(0))
+    max_known: int = field(default=10_000, validator=integer(least=1))
     """Tokens remembered as verified, some 500 bytes each."""
 
 

@@ -1,15 +1,26 @@
 """What a provider says of a token that only it can read (RFC 7662 §2.2), and which answers let a bearer in."""
 
-from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
 from attrs import field, frozen, validators
 
-from asap_core.bearer import is_scope
 from asap_core.clock import WallTime
 from asap_core.jsontext import NotJson, read_json
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, agent_of, is_date, scopes_of
+from asap_core.model.rules import TEXT, absent_or, integer, number
+from asap_core.server.claims import (
+    AGENT,
+    Accepted,
+    ByClaim,
+    BySubject,
+    Rejected,
+    agent_of,
+    are_names,
+    is_date,
+    names,
+    scopes,
+    scopes_of,
+)
 from asap_core.server.identity import Authenticated, Insufficient
 
 __all__ = ["Answer", "Cause", "Inactive", "IntrospectionPolicy", "Unanswered", "judge_answer", "read_answer"]
@@ -21,43 +32,31 @@ _UNAUTHORIZED: Final = 401
 _ODD: Final = frozenset({_OK, 400, 403, 413, 414, 415, 422, 431})
 
 
-def _names(values: Iterable[str] | None) -> frozenset[str] | None:
-    return None if values is None else frozenset([values] if isinstance(values, str) else values)
-
-
-def _some(_policy: object, _attribute: object, values: frozenset[str] | None) -> None:
-    if values is not None and not values:
-        raise ValueError("audience: expected whom tokens are for, or None where the provider answers for ours alone")
-
-
-def _scopes(values: Iterable[str]) -> frozenset[str]:
-    found = frozenset([values] if isinstance(values, str) else values)
-    if not all(map(is_scope, found)):
-        raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
-    return found
+def _names(values: object) -> frozenset[str] | None:
+    return None if values is None else names(values)
 
 
 @frozen(kw_only=True)
 class IntrospectionPolicy:
     """Which answers let a bearer in, and for how long they're believed. Seconds throughout."""
 
-    audience: frozenset[str] | None = field(converter=_names, validator=_some)
+    audience: frozenset[str] | None = field(converter=_names, validator=are_names)
     """Whom tokens must be for: one of these. None is to leave it to the provider, where it answers for ours alone."""
-    agent: ByClaim | BySubject
+    agent: ByClaim | BySubject = field(validator=AGENT)
     """How an answer says which agent the bearer is."""
-    issuer: str | None = None
+    issuer: str | None = field(default=None, validator=absent_or(TEXT))
     """Compared character by character, where the answer says who issued the token."""
-    scopes: frozenset[str] = field(default=frozenset(), converter=_scopes)
+    scopes: frozenset[str] = field(default=frozenset(), converter=scopes)
     """What a token must allow, all of it; for want of it a request is answered 403."""
-    leeway: float = field(default=30.0, validator=[validators.ge(0), validators.le(300)])
+    leeway: float = field(default=30.0, validator=number(least=0, most=300))
     """How far clocks may differ: the tolerance that envelopes have."""
-    most: float = field(default=60.0, validator=validators.gt(0))
+    most: float = field(default=60.0, validator=[number(), validators.gt(0)])
     """How long a good answer is believed: a token that's taken back is out after so long. RFC 7662 §4 warns of more."""
-    most_refused: float = field(default=10.0, validator=validators.gt(0))
+    most_refused: float = field(default=10.0, validator=[number(), validators.gt(0)])
     """How long "not active" is: a token that's new to one half of a provider is known to the other soon."""
-    max_kept: int = field(default=10_000, validator=validators.gt(0))
+    max_kept: int = field(default=10_000, validator=integer(least=1))
     """Good answers kept, some 500 bytes each; of bad ones as many, so that nobody's guesses push them out."""
-    max_asked: int = field(default=100, validator=validators.gt(0))
+    max_asked: int = field(default=100, validator=integer(least=1))
     """Questions under way at once. Tokens that need one more are told to come again (503).
 
     A fifth of them is for tokens that were good before: guesses don't take the places of callers.

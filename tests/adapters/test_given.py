@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from asap_adapters import AgentClient
-from asap_adapters.introspection import BySubject, ClientSecret, Introspection, IntrospectionPolicy
+from asap_adapters.introspection import BySubject, ClientKey, ClientSecret, Introspection, IntrospectionPolicy
 from asap_adapters.jwt import TokenPolicy, Tokens
+from asap_adapters.oauth import ClientCredentials
 from asap_core import AsapError, Capabilities, Endpoints, Manifest
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
@@ -220,6 +221,50 @@ class TestTheRightFormIsSaid:
             for value in ("5", None, -1, float("nan"), [1], True):
                 with pytest.raises(ValueError, match=name):
                     policy(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("kind", "good"),
+        [
+            (ClientSecret, {"client_id": "c", "secret": "s", "method": "client_secret_basic"}),
+            (ClientKey, {"client_id": "c", "algorithm": "EdDSA", "sign": bytes, "kid": None}),
+            (
+                ClientCredentials,
+                {
+                    "client": ClientSecret("c", "s"), "issuer": BASE, "token_endpoint": None, "scopes": (),
+                    "audience": None, "resource": None, "dpop": None,
+                },
+            ),
+        ],
+    )  # fmt: skip
+    def test_of_credentials(self, kind: Any, good: Any) -> None:
+        kind(**good)
+        for name in good:
+            for value in (5, True, float("nan"), b"x", object(), [5], int):
+                if name == "sign" and callable(value):
+                    continue
+                with pytest.raises(ValueError, match=r"expected|is not a valid") as caught:
+                    kind(**{**good, name: value})
+                assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("kind", [TokenPolicy, IntrospectionPolicy])
+    def test_of_a_policy_of_tokens(self, kind: Any) -> None:
+        good: Any = {"issuer": BASE, "audience": ME, "agent": BySubject({"7": ME}), "scopes": ["a"], "leeway": 5}
+        good |= {"fresh_for": 1, "max_known": 1} if kind is TokenPolicy else {"most": 1, "max_asked": 1}
+        kind(**good)
+        for name in good:
+            for value in (0.5j, True, float("nan"), b"x", object(), [5], int):
+                with pytest.raises(ValueError, match=f"{name}: expected"):
+                    kind(**{**good, name: value})
+
+    def test_of_those_who_ask_a_provider(self) -> None:
+        policy: Any = {"audience": ME, "agent": BySubject({"7": ME}), "issuer": BASE}
+        wrong: Any = "secret"
+        with pytest.raises(ValueError, match="policy: expected a TokenPolicy"):
+            Tokens(wrong)
+        with pytest.raises(ValueError, match="policy: expected an IntrospectionPolicy"):
+            Introspection(wrong, ClientSecret("c", "s"))
+        with pytest.raises(ValueError, match="client: expected ClientSecret"):
+            Introspection(IntrospectionPolicy(**policy), wrong)
 
     @pytest.mark.parametrize("option", ["allow_http", "allow_networks"])
     def test_of_what_a_server_asks_its_provider_with(self, option: Any) -> None:
