@@ -5,7 +5,7 @@ the server is out of reach everything that needs it is answered with `Unavailabl
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from coredis.exceptions import NoScriptError, RedisError
 from coredis.pool import ConnectionPool
 
 from asap_adapters.entropy import new_mark, new_secret
+from asap_adapters.resolving import Resolver, SystemResolver
 from asap_core.errors import BadStore
 from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
@@ -223,7 +224,7 @@ def _reason(error: BaseException) -> str:
     return reason or "it doesn't answer in time"
 
 
-def _connections(url: str, timeout: float) -> tuple[Location, Callable[[], BaseConnection]]:
+def _connections(url: str, timeout: float) -> tuple[Location, Callable[[Location], BaseConnection]]:
     scheme, separator, _ = url.partition("://")
     if scheme not in ("redis", "rediss", "unix") or not separator:
         raise ValueError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
@@ -238,10 +239,10 @@ def _connections(url: str, timeout: float) -> tuple[Location, Callable[[], BaseC
     location = pool.location
     if location is None:
         raise ValueError("expected a URL with a host, such as redis://localhost:6379/0")
-    return (
-        location,
-        lambda: pool.connection_class(location, **pool.connection_kwargs),  # type: ignore[arg-type] # of its class
-    )
+    options: Any = pool.connection_kwargs
+    named = options.get("ssl_context") is not None
+    make: Any = pool.connection_class  # of the location's kind
+    return location, lambda reached: make(location if named else reached, **options)
 
 
 async def _evaluate(connection: BaseConnection, command: Command) -> Any:
@@ -275,11 +276,12 @@ class _Link:
     """One connection, shared by all who ask, pipelined, made anew when it's lost."""
 
     def __init__(
-        self, location: Location, make: Callable[[], BaseConnection], group: anyio.abc.TaskGroup, timeout: float
+        self, location: Location, make: Callable[[Location], BaseConnection], group: anyio.abc.TaskGroup, timeout: float
     ) -> None:
         self._location = location
         self.place = f"redis at {location}"
         self._make = make
+        self._resolver = SystemResolver()
         self._group = group
         self.timeout = timeout
         self._connection: BaseConnection | None = None
@@ -327,8 +329,8 @@ class _Link:
                 try:
                     with anyio.fail_after(_STEPS * self.timeout):
                         with anyio.fail_after(self.timeout):
-                            await _knock(self._location)
-                        connection = self._make()
+                            reached = await _knock(self._location, self._resolver)
+                        connection = self._make(reached)
                         await group.start(_carry, connection)
                         await self.begin(connection)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
@@ -345,16 +347,32 @@ class _Link:
                 self._attempt = None
 
 
-async def _knock(location: Location) -> None:
-    """Raise OSError where nobody is there: a connection that isn't made leaves streams of its own unclosed."""
+async def _knock(location: Location, resolver: Resolver) -> Location:
+    """Return where somebody is, or raise OSError: a connection that isn't made leaves streams of its own unclosed.
+
+    Names are looked up here, in threads that nobody else uses; with TLS the connection needs the name itself.
+    """
     match location:
         case TCPLocation():
-            stream: ByteStream = await anyio.connect_tcp(location.host, location.port)
+            address = await _reached(location.host, location.port, await resolver.resolve(location.host, location.port))
+            return TCPLocation(address, location.port)
         case UnixDomainSocketLocation():
-            stream = await anyio.connect_unix(location.path)
-        case _:
-            return
-    await stream.aclose()
+            stream: ByteStream = await anyio.connect_unix(location.path)
+            await stream.aclose()
+    return location
+
+
+async def _reached(host: str, port: int, addresses: Sequence[str]) -> str:
+    failed: OSError = OSError(f"{host} has no address")
+    for address in addresses:
+        try:
+            stream = await anyio.connect_tcp(address, port)
+        except OSError as error:
+            failed = error
+        else:
+            await stream.aclose()
+            return address
+    raise failed
 
 
 async def _carry(connection: BaseConnection, *, task_status: TaskStatus[None]) -> None:

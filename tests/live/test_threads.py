@@ -13,11 +13,16 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+from attrs import evolve
 
 import asap_adapters
 from asap_adapters import AgentClient, listen, serve
+from asap_adapters.serve import bind_agent
+from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill
+from asap_core.server.admission import Admitted, Question, Unavailable
 from tests.adapters.test_finder import URN, registry
+from tests.live.redis_server import server
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
 
@@ -140,6 +145,23 @@ async def test_a_registry_in_a_file_its_copy_and_a_revocation_list_are_read(tmp_
             async with client() as second:
                 assert len(await second.registry("https://r.example/r")) == 1
                 assert second.stands_in("https://r.example/r") is not None
+
+
+async def test_a_redis_server_with_a_name_is_found_again(tmp_path: Path) -> None:
+    with server(tmp_path) as redis:
+        agent = bind_agent(agent_at("http://127.0.0.1:1"), shared_admission=True)
+        question = Question(
+            sender=URN, authenticated=True, peer="", nonce="n1", issued=agent.wall(), idempotency_key=None, digest=b"",
+            deadline=1.0,
+        )  # fmt: skip
+        named = redis.url.replace("127.0.0.1", "localhost")
+        async with all_threads_taken(), RedisStore.open(named, agent) as store:
+            assert await store.ask(question) == Admitted(None)
+            redis.kill()
+            assert await store.ask(evolve(question, nonce="n2")) == Unavailable(1.0)
+            redis.start()
+            await anyio.sleep(0.3)
+            assert await store.ask(evolve(question, nonce="n3", issued=agent.wall())) == Admitted(None)
 
 
 def test_nothing_here_runs_in_the_threads_that_are_the_users() -> None:
