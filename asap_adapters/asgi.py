@@ -20,6 +20,7 @@ from asap_adapters.memory import Memory
 from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.serve import bind_agent
 from asap_adapters.watch import log_decision
+from asap_core.arguments import expect_observer
 from asap_core.codec import warm_up
 from asap_core.errors import AsapError
 from asap_core.http import Request, Response
@@ -71,9 +72,8 @@ class AsgiApp:
         share_peer_limits: bool = False,
     ) -> None:
         self._observe, self._metrics = observe, metrics
-        self._memory = Memory(
-            state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits
-        )
+        expect_observer(observe)
+        self._memory = Memory.of(state, redis, share_peer_limits=share_peer_limits)
         self._started = self._asked = self._warned = self._opened = False
 
         def make(agent: Agent) -> Driver:

@@ -1,19 +1,44 @@
-"""What a function is that a user gives: async or not, and whether it takes what it will be given."""
+"""The functions that a user gives: async or not, and whether they can be called as they will be."""
 
 import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-__all__ = ["is_async"]
+from asap_core.arguments import expect_function, expect_mapping
+
+__all__ = ["expect_callable", "expect_handlers", "is_async"]
 
 
-def is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: object) -> bool:
     """Whether calling it gives a coroutine: an async function or method, an object with one, or a partial of those."""
-    return _is(inspect.iscoroutinefunction, function)
-
-
-def _is(asks: Callable[[Any], bool], function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
-    return asks(function) or asks(getattr(function, "__call__", None))  # noqa: B004 - what it is, not whether it can
+    is_one = inspect.iscoroutinefunction
+    return is_one(function) or is_one(getattr(function, "__call__", None))  # noqa: B004 - what it is, not whether it can
+
+
+def expect_callable(name: str, function: object, form: str) -> None:
+    """Raise ValueError if it can't be called with as many arguments as `form` has, such as `(request, context)`."""
+    expect_function(name, function, form)
+    if not _takes(function, form.count(",") + 1):
+        raise ValueError(f"{name}: expected a function {form}, async or not; this one takes other arguments")
+
+
+def _takes(function: Any, arguments: int) -> bool:
+    try:
+        # Not what it wraps: the wrapper is what is called.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # some that are written in C have none
+        return True
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def expect_handlers(name: str, handlers: object, example: str) -> None:
+    """Raise ValueError if it isn't a mapping of texts to handlers."""
+    expect_mapping(name, handlers, str, example)
+    for key, handler in dict(handlers).items():  # type: ignore[call-overload] # it is a mapping
+        expect_callable(f"{name}[{key!r}]", handler, "(request, context)")

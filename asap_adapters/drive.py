@@ -12,8 +12,10 @@ from typing import Final, Protocol, assert_never, get_args
 import anyio
 from attrs import frozen
 
+from asap_adapters.callables import expect_callable
 from asap_adapters.guard import asked, cancels, passes, report, told
 from asap_adapters.handlers import Handlers
+from asap_core.arguments import expect_kind
 from asap_core.http import Request, Response
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
@@ -120,7 +122,10 @@ class Driver:
         store: Store | None = None,
         shares: Shares | None = None,
     ) -> None:
+        expect_kind("agent", agent, Agent, "Agent(manifest)")
         handlers.check(agent)
+        if authenticate is not None:
+            expect_callable("authenticate", authenticate, "(credential)")
         if agent.authenticates and authenticate is None:
             raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…).verify")
         if authenticate is not None and not agent.authenticates:

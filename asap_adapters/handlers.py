@@ -11,9 +11,10 @@ import anyio
 import anyio.to_thread
 from attrs import frozen
 
-from asap_adapters.callables import is_async
+from asap_adapters.callables import expect_handlers, is_async
 from asap_adapters.entropy import new_id
 from asap_adapters.guard import cancels, parted, passes, report
+from asap_core.arguments import expect_whole
 from asap_core.errors import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
 from asap_core.model.envelope import Envelope, normalise_payload_type
 from asap_core.model.payloads import WIRE_NAMES, Payload, TaskResponse
@@ -29,6 +30,8 @@ log: Final = logging.getLogger("asap.handlers")
 
 # anyio's and the standard library's default size of a thread pool on common machines.
 MAX_THREADS: Final = 40
+# Each has a stack of its own, 8 MiB of addresses on Linux; systems allow some 30,000 to a process.
+MOST_THREADS: Final = 10_000
 
 
 class TaskFailed(Exception):
@@ -114,6 +117,9 @@ class Handlers:
         threads: int = MAX_THREADS,
         new_id: Callable[[], str] = new_id,
     ) -> None:
+        expect_handlers("handlers", skills, '{"echo": echo}')
+        expect_handlers("on", on or {}, '{"task.cancel": cancel}')
+        expect_whole("threads", threads, least=1, most=MOST_THREADS)
         self.skills = dict(skills)
         self.on = {normalise_payload_type(kind): handler for kind, handler in (on or {}).items()}
         # With each, whether it's async: asked once, not once a call.

@@ -7,6 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from asap_adapters.drive import Driver
+from asap_core.arguments import expect_kind
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import Scope
 
@@ -30,6 +31,13 @@ class Memory:
             raise ValueError("expected a state file or Redis, not both: one place decides")
         if self.share_peer_limits and self.redis is None:
             raise ValueError("expected Redis for limits to be shared in")
+
+    @classmethod
+    def of(cls, state: str | Path | None, redis: str | None, *, share_peer_limits: bool) -> "Memory":
+        """Make it of what a user gave. Raises ValueError."""
+        expect_kind("state", state, str | Path | None, '"agent.state"')
+        expect_kind("redis", redis, str | None, '"redis://localhost:6379/0"')
+        return cls(state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits)
 
     @property
     def shared_admission(self) -> bool:

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -18,6 +19,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskStatus
 from anyio.streams.stapled import MultiListener
 from attrs import define, field, frozen
 
+from asap_adapters.callables import is_async
 from asap_adapters.clock import LoopClock
 from asap_adapters.coding import CODINGS
 from asap_adapters.connection import serve_connection
@@ -30,6 +32,7 @@ from asap_adapters.places import Place, Places
 from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.tls import ServerTLS, server_context
 from asap_adapters.watch import log_decision
+from asap_core.arguments import expect_kind, expect_whole
 from asap_core.codec import warm_up
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
@@ -81,8 +84,9 @@ class Bound:
 async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
     """Bind a TCP port (0: any free one) without serving it yet, so that a manifest can name the real port.
 
-    Raises OSError where it can't be had.
+    Raises OSError where it can't be had, ValueError where host and port aren't an address.
     """
+    _expect_address(host, port)
     listener = await anyio.create_tcp_listener(local_host=host, local_port=port, reuse_port=False)
     real_port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
     return Bound(listener, url_of(host, real_port, tls=tls), host, real_port)
@@ -115,6 +119,7 @@ def bind_agent(
     `Counters` with memory that processes share show the sum of all of them.
     With `shared_admission` and `shared_limits` the driver has a store that answers for it.
     """
+    expect_kind("agent", agent, Agent, "Agent(manifest)")
     if not agent.bound:
         counters = Counters() if metrics is True else metrics or None
         key = new_secret()
@@ -162,10 +167,16 @@ async def serve(
     share the limits of principals (with `share_peer_limits` those of peers as well).
 
     Raises OSError where the port or the server can't be had, `BadState` or `BadStore` where what's remembered can't be
-    used, ValueError where handlers and manifest disagree.
+    used, ValueError where an argument isn't what it should be, or handlers and manifest disagree.
     """
-    context = None if tls_cert is None else server_context(tls_cert, tls_key)
-    memory = Memory(state=None if state is None else Path(state), redis=redis, share_peer_limits=share_peer_limits)
+    expect_kind("bound", bound, Bound | None, "await listen(host, port)")
+    if stop is not None and not is_async(getattr(stop, "wait", None)):
+        raise ValueError("stop: expected an event that tasks wait for, such as anyio.Event()")
+    context = _tls_context(tls_cert, tls_key)
+    _expect_address(host, port)
+    memory = Memory.of(state, redis, share_peer_limits=share_peer_limits)
+    # First what needs no clock: an agent is bound once, and what's refused here may be mended and tried again.
+    driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
     shared_limits = memory.shared_limits(agent)
     bind_agent(
         agent,
@@ -174,7 +185,6 @@ async def serve(
         shared_admission=memory.shared_admission,
         shared_limits=shared_limits,
     )
-    driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
     give_back_large_blocks()
     async with memory.opened(driver):
         warm_up()
@@ -203,6 +213,19 @@ async def _serve(
         await server.run(lambda: task_status.started(bound.url))
 
 
+def _expect_address(host: str, port: int) -> None:
+    expect_kind("host", host, str, '"127.0.0.1"')
+    expect_whole("port", port, least=0, most=65_535)
+
+
+def _tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
+    expect_kind("tls_cert", cert, str | Path | None, '"server.pem"')
+    expect_kind("tls_key", key, str | Path | None, '"server-key.pem"')
+    if cert is None and key is not None:
+        raise ValueError("tls_key: expected tls_cert= beside it; without a certificate there is no TLS")
+    return None if cert is None else server_context(cert, key)
+
+
 def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
     """Run an async function on trio (the default) or asyncio, and return what it returns.
 
@@ -210,6 +233,7 @@ def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
     """
     if backend not in ("trio", "asyncio"):
         raise ValueError('expected the backend "trio" or "asyncio"')
+    _expect_no_coroutine(main)
     return anyio.run(main, *args, backend=backend)
 
 
@@ -237,6 +261,12 @@ def _peer_of(stream: Any) -> str | None:
     except (OSError, LookupError):
         return None if _family(stream) in _INTERNET else ""
     return str(address[0]) if isinstance(address, tuple) else ""
+
+
+def _expect_no_coroutine(main: object) -> None:
+    if type(main) is CoroutineType:
+        main.close()
+        raise ValueError("expected a function and its arguments: run(serve, agent, handlers), not run(serve(…))")
 
 
 @define(eq=False)

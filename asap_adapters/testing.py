@@ -15,6 +15,7 @@ from asap_adapters.client import AgentClient
 from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.handlers import Handler, Handlers
 from asap_adapters.serve import bind_agent
+from asap_core.arguments import expect_kind
 from asap_core.client.outbound import origin_of
 from asap_core.http import Request, Response
 from asap_core.server.agent import Agent
@@ -43,6 +44,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         authenticate: Authenticator | None = None,
         peer: str = DEFAULT_PEER,
     ) -> None:
+        expect_kind("agent", agent, Agent, "Agent(manifest)")
         served = agent if _runs_here(agent) else bind_agent(agent.unbound())
         self._driver = Driver(served, Handlers(handlers, on=on), authenticate=authenticate)
         self._peer = peer

@@ -5,10 +5,12 @@ before anything runs; `bind` gives it time, ids and a secret, and from then on o
 """
 
 from collections.abc import Callable, Collection, Iterable
+from types import CoroutineType
 from typing import Final, NoReturn, Self
 
 from attrs import evolve
 
+from asap_core.arguments import expect_function, expect_kind, expect_mapping, expect_observer, expect_texts
 from asap_core.clock import Clock, Instant, WallTime
 from asap_core.errors import Kind
 from asap_core.http import Codings, Gzip, Request, Response
@@ -53,14 +55,15 @@ class Agent:
         payload_types: Iterable[str] = ("task.request",),
         aliases: Iterable[str] = (),
     ) -> None:
+        expect_kind("manifest", manifest, Manifest, "Manifest(id=…, …) or read_manifest(…)")
+        expect_kind("policy", policy, Policy | None, "Policy(max_body=…)")
+        payload_types = expect_texts("payload_types", payload_types, '["task.request"]')
+        aliases = expect_texts("aliases", aliases, '["urn:asap:agent:other-name"]')
         if not publishable_version(manifest.version):
             raise ValueError("expected a manifest version such as 1.4.2, which SemVer and PEP 440 both read")
         if manifest.auth is not None and not manifest.auth.accepts("bearer"):
             raise ValueError("expected bearer among manifest.auth.schemes: the one scheme that can be checked")
         evolve(manifest.endpoints)  # raises ValueError: one that was read from a file isn't checked yet
-        if isinstance(payload_types, str) or isinstance(aliases, str):
-            # It would be read letter by letter.
-            raise ValueError("payload_types, aliases: expected several, such as ['task.request']")  # noqa: TRY004 - as README says
         self.manifest = manifest
         self.policy = Policy() if policy is None else policy
         self.payload_types = frozenset(map(normalise_payload_type, payload_types))
@@ -124,11 +127,17 @@ class Agent:
         """
         if self.bound:
             raise RuntimeError("this agent is served already; make another Agent for another loop")
-        if not (_is_bytes(key) and _LEAST_KEY <= len(key) <= 64):  # noqa: PLR2004 - blake2b's own bound
+        expect_kind("key", key, bytes, "16 to 64 random bytes, as secrets.token_bytes(32) gives")
+        if not _LEAST_KEY <= len(key) <= 64:  # noqa: PLR2004 - blake2b's own bound
             raise ValueError("expected a key of 16 to 64 random bytes")
-        if not all(_is_bytes(name) and name == name.lower() for name in codings or {}):
+        expect_function("ids", ids, "() -> str", asynchronous=False)
+        expect_observer(observe)
+        expect_mapping("codings", codings or {}, bytes, '{b"br": Brotli}')
+        if any(name != name.lower() for name in codings or {}):
             raise ValueError("codings: expected names that are bytes in lower case, such as b'br'")
-        policy, now, wall = self.policy, clock.monotonic(), clock.wall()
+        if isinstance(shared_limits, str) or not {"peer", "principal"}.issuperset(shared_limits):
+            raise ValueError('shared_limits: expected some of "peer" and "principal", such as ["principal"]')
+        policy, (now, wall) = self.policy, _read(clock)
         self.counters = counters
         if counters is not None:
             counters.began(wall)
@@ -214,7 +223,7 @@ class Agent:
         )
         for observe in self._observers:
             try:
-                observe(decision)
+                _nothing(observe(decision))
             except BaseException as error:
                 if is_interrupt(error):
                     raise
@@ -296,8 +305,20 @@ class Agent:
         settle(reservation, now=self.now())
 
 
-def _is_bytes(value: object) -> bool:
-    return isinstance(value, bytes)
+def _nothing(told: object) -> None:
+    if type(told) is CoroutineType:  # of a function that calls an async one: nobody would await it
+        told.close()
+        raise TypeError("observe: expected a function that isn't async")
+
+
+def _read(clock: Clock) -> tuple[Instant, WallTime]:
+    hands = [getattr(clock, name, None) for name in ("monotonic", "wall")]
+    read = () if isinstance(clock, type) else [hand() for hand in hands if callable(hand)]
+    match read:
+        case [float() | int() as now, float() | int() as wall]:
+            return Instant(now), WallTime(wall)
+        case _:
+            raise ValueError("clock: expected an object with monotonic() and wall() in seconds, such as ManualClock()")
 
 
 def _no_clock() -> NoReturn:

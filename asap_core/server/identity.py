@@ -10,6 +10,7 @@ from typing import Final
 
 from attrs import field, frozen
 
+from asap_core.arguments import expect_mapping
 from asap_core.bearer import MAX_TOKEN, is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.dpop import USE_NONCE
@@ -205,6 +206,7 @@ class TokenTable:
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
         """Take a mapping of token to agent URN. Raises ValueError where one of them can't be."""
+        expect_mapping("tokens", tokens, str, '{"…": "urn:asap:agent:alice"}')
         for token, urn in tokens.items():
             if not is_token(token):
                 raise ValueError(f"expected tokens of 1 to {MAX_TOKEN} visible ASCII characters")

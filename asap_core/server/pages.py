@@ -109,8 +109,8 @@ def read_hosts(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(_host, given))
 
 
-def _some(values: Iterable[Any]) -> tuple[Any, ...]:
-    return (values,) if isinstance(values, str) else tuple(values)
+def _some(values: Any) -> tuple[Any, ...]:
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
 
 
 @frozen

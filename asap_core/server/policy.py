@@ -60,8 +60,12 @@ def _limits_only(_policy: Any, attribute: Any, value: Any) -> None:
 
 def _scopes(value: Any) -> Any:
     pairs = tuple(value.items()) if isinstance(value, Mapping) else value
-    made = tuple((_one_spelling(key), frozenset([some] if isinstance(some, str) else some)) for key, some in pairs)
-    if not all(key and some and all(map(is_scope, some)) for key, some in made):
+    try:
+        made = tuple((_one_spelling(key), frozenset([some] if isinstance(some, str) else some)) for key, some in pairs)
+        fits = all(key and some and all(map(is_scope, some)) for key, some in made)
+    except (TypeError, ValueError, AttributeError):
+        fits, made = False, ()
+    if not fits:
         raise ValueError("scopes: expected payload types or type/skill, each with scopes (RFC 6749 §3.3)")
     return made
 

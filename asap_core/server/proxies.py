@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Final, Literal
 
+from asap_core.arguments import expect_texts
 from asap_core.fields import last_members, parameters
 from asap_core.http import Headers, header_values
 
@@ -33,7 +34,7 @@ _NODE: Final = re.compile(rf"\[({_IPV6})(?:%[^\]]+)?\]{_PORT}|([0-9.]+){_PORT}|(
 
 def read_networks(texts: Iterable[str]) -> tuple[str, ...]:
     """Check networks such as `10.0.0.0/8` and addresses such as `::1`, and return them. Raises ValueError."""
-    checked = tuple(texts)
+    checked = expect_texts("trusted_proxies", texts, '["10.0.0.0/8"]')
     for text in checked:
         try:
             ipaddress.ip_network(text)

@@ -470,7 +470,7 @@ class TestWhatADriverGives:
     @pytest.mark.parametrize("codings", [{"br": None}, {b"BR": None}])
     def test_codings_have_names_that_are_found(self, codings: Any) -> None:
         agent = Agent(manifest())
-        with pytest.raises(ValueError, match="codings: expected names that are bytes in lower case"):
+        with pytest.raises(ValueError, match="codings: expected "):
             agent.bind(clock=ManualClock(), ids=str, key=b"k" * 32, codings=codings)
         with pytest.raises(ValueError, match="16 to 64 random bytes"):
             agent.bind(clock=ManualClock(), ids=str, key="k" * 32)  # type: ignore[arg-type]
@@ -478,7 +478,7 @@ class TestWhatADriverGives:
 
     @pytest.mark.parametrize("wrong", [{"payload_types": "task.request"}, {"aliases": "urn:asap:agent:b"}])
     def test_one_text_is_not_several(self, wrong: Any) -> None:
-        with pytest.raises(ValueError, match="payload_types, aliases: expected several"):
+        with pytest.raises(ValueError, match=r"(payload_types|aliases): expected strings, such as"):
             Agent(manifest(), **wrong)
 
 

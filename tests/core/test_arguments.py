@@ -1,0 +1,172 @@
+"""What a user passes wrongly is told where it's passed: a ValueError in one line, with the right form."""
+
+import functools
+from typing import Any
+
+import pytest
+from attrs import fields
+
+from asap_core import (
+    Agent,
+    AuthScheme,
+    Capabilities,
+    Endpoints,
+    Manifest,
+    ManualClock,
+    Policy,
+    Skill,
+    StartPolicy,
+    TokenTable,
+)
+from asap_core.arguments import expect_whole
+
+MANIFEST: Any = {
+    "id": "urn:asap:agent:a",
+    "name": "a",
+    "version": "1.0.0",
+    "description": "",
+    "capabilities": Capabilities(skills=()),
+    "endpoints": Endpoints(asap="https://a.example/asap"),
+}
+ODD: Any = [5, "x", None, object(), [1], {"a": 1}, {1: 2}, float("nan"), True, b"x", [None], [["a"]], Manifest]
+
+
+def agent(**changes: Any) -> Any:
+    return Agent(**{"manifest": Manifest(**MANIFEST), "policy": Policy(start=StartPolicy.OPEN), **changes})
+
+
+def bind(**changes: Any) -> Any:
+    return agent().bind(**{"clock": ManualClock(), "ids": lambda: "id", "key": b"k" * 32, **changes})
+
+
+async def asynchronous(_decision: Any) -> None: ...
+
+
+def generator(_decision: Any) -> Any:
+    yield
+
+
+async def async_generator(_decision: Any) -> Any:
+    yield
+
+
+class Called:
+    async def __call__(self, _decision: Any) -> None: ...
+
+    async def method(self, _decision: Any) -> None: ...
+
+
+class WrongClock:
+    def monotonic(self) -> Any:
+        return "now"
+
+    wall = monotonic
+
+
+class HalfClock:
+    def monotonic(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"manifest": {}}, r"manifest: expected Manifest, such as Manifest\(.*; not dict"),
+        ({"manifest": Manifest}, r"manifest: expected Manifest, such as .*; not the class Manifest"),
+        ({"policy": {}}, r"policy: expected Policy, such as Policy\(.*; not dict"),
+        ({"policy": Policy}, "not the class Policy"),
+        ({"payload_types": "task.request"}, 'payload_types: expected strings, such as \\["task.request"\\]'),
+        ({"payload_types": [1]}, "payload_types: expected strings"),
+        ({"payload_types": 5}, "payload_types: expected strings"),
+        ({"aliases": "urn:asap:agent:b"}, "aliases: expected strings"),
+    ],
+)
+def test_an_agent(changes: Any, expected: Any) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        agent(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_payload_types_may_come_one_by_one() -> None:
+    assert agent(payload_types=(kind for kind in ["task.request", "x.own"])).payload_types == {"taskrequest", "xown"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"key": "k" * 32}, r"key: expected bytes, such as 16 to 64 random bytes, as .*; not str"),
+        ({"key": b"k"}, "16 to 64 random bytes"),
+        ({"ids": "id"}, r"ids: expected a function \(\) -> str that isn't async; not str"),
+        ({"ids": asynchronous}, "ids: .* this is an async one"),
+        ({"clock": ManualClock}, "clock: expected an object with monotonic"),
+        ({"clock": None}, "clock: expected an object with monotonic"),
+        ({"clock": HalfClock()}, "clock: expected an object with monotonic"),
+        ({"clock": WrongClock()}, "clock: expected an object with monotonic"),
+        ({"codings": [b"br"]}, r"codings: expected a mapping with keys of bytes, such as .*; not list"),
+        ({"codings": {"br": object}}, "codings: expected a mapping with keys of bytes"),
+        ({"shared_limits": "peer"}, "shared_limits: expected some of"),
+        ({"shared_limits": ["x"]}, "shared_limits: expected some of"),
+        ({"observe": 5}, r"observe: expected a function \(decision\) that isn't async; not int"),
+        (
+            {"observe": asynchronous},
+            r"observe: expected a function \(decision\) that isn't async; this is an async one",
+        ),
+        ({"observe": Called()}, "this is an async one"),
+        ({"observe": Called().method}, "this is an async one"),
+        ({"observe": functools.partial(functools.partial(asynchronous))}, "this is an async one"),
+        ({"observe": generator}, "this is a generator function, with `yield` in it"),
+        ({"observe": async_generator}, "this is a generator function, with `yield` in it"),
+    ],
+)
+def test_binding(changes: Any, expected: Any) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        bind(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_refused_leaves_the_agent_free_to_be_bound() -> None:
+    one = agent()
+    with pytest.raises(ValueError, match="ids"):
+        one.bind(clock=ManualClock(), ids=5, key=b"k" * 32)
+    assert not one.bound
+    one.bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32)
+
+
+def test_an_observer_that_calls_an_async_function_is_told_of_once() -> None:
+    from asap_core import Request
+
+    one = bind(observe=lambda decision: asynchronous(decision))  # noqa: PLW0108 - not async itself
+    one.open(Request(method="POST", target="/asap")).feed(b"nonsense").end()
+    assert (one.observer_failures, str(one.take_observer_error())) == (
+        1,
+        "observe: expected a function that isn't async",
+    )
+
+
+@pytest.mark.parametrize("value", [["t"], None, {b"a": "urn:asap:agent:a"}, {"a": 5}, {"a": ["x"]}], ids=repr)
+def test_a_table_of_tokens(value: Any) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        TokenTable(value)
+
+
+@pytest.mark.parametrize("kind", [Policy, Manifest, Endpoints, Capabilities, Skill, AuthScheme])
+def test_whatever_a_field_of_a_value_is_set_to_it_is_taken_or_a_value_error(kind: Any) -> None:
+    good: Any = {
+        Policy: {}, Manifest: MANIFEST, Endpoints: {"asap": "https://a.example"}, Capabilities: {"skills": ()},
+        Skill: {"id": "s", "description": ""}, AuthScheme: {"schemes": ["bearer"]},
+    }[kind]  # fmt: skip
+    refused = 0
+    for attribute in fields(kind):
+        for value in ODD:
+            try:
+                kind(**{**good, attribute.name: value})
+            except ValueError:
+                refused += 1
+    assert refused > len(fields(kind))
+
+
+@pytest.mark.parametrize("value", [0, 11, True, 1.0, "5", None], ids=repr)
+def test_a_whole_number(value: Any) -> None:
+    with pytest.raises(ValueError, match="n: expected a whole number from 1 to 10"):
+        expect_whole("n", value, least=1, most=10)
+    expect_whole("n", 10, least=1, most=10)
