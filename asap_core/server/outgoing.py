@@ -14,6 +14,9 @@ __all__ = ["Outgoing", "OutgoingAnswers"]
 
 # Answers up to this size aren't counted: they leave in one piece. A thousand connections hold 64 MB of them.
 UNCOUNTED: Final = 65_536
+# Times its size that an answer needs: the next one is made beside all that are held, from a request as large as it,
+# which is there as text and as values, and is written in two steps.
+_ROOM: Final = 4
 
 
 def _nothing() -> None:
@@ -46,8 +49,7 @@ class OutgoingAnswers:
     def begin(self, size: int) -> tuple[Outgoing, tuple[Outgoing, ...]]:
         """Count an answer that fits. Returns it, and those that are ended to make room for it, slowest first."""
         ended = []
-        # Room for two of its size: the next one is made beside all that are held, from a request as large as it.
-        while self.held and self.held + 2 * size > self.most:
+        while self.held and self.held + _ROOM * size > self.most:
             slowest = next(iter(self._slowest_first))
             self.end(slowest)
             ended.append(slowest)

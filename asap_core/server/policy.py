@@ -121,7 +121,7 @@ class Policy:
     25 of the largest at once: a thousand connections that each held one would take 10 GB."""
     max_answers: int = field(default=268_435_456, validator=_whole)
     """Bytes of all answers of more than 64 KiB together that callers are still to take, as much as of bodies. Past it
-    the slowest readers are ended, to make room for the next answer. No single answer may be larger."""
+    the slowest readers are ended, to make room for the next answer and for making it. No single one may be larger."""
     max_depth: int = field(default=MAX_DEPTH, validator=[_whole, validators.le(MOST_DEPTH)])
     """Arrays and objects within each other. An envelope needs 5 levels; readers elsewhere break at 1,000."""
     max_batch: int = field(default=50, validator=_whole)

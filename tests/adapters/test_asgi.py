@@ -302,7 +302,7 @@ class TestLargeAnswers:
             assert len(caller.sent) - 1 == (pieces + 1 if extra > 0 else pieces)
 
     async def test_end_the_slowest_readers_where_they_need_the_room(self, agent: Any, echo_handlers: Any) -> None:
-        served = agent(max_answers=4_000_000)
+        served = agent(max_answers=6_000_000)
         app = AsgiApp(served, echo_handlers)
         slower, slow, third, quick = (Caller(app, large(1_000_000), takes=takes) for takes in (2, 5, 4, 1_000))
         with anyio.fail_after(20):

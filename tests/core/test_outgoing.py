@@ -111,12 +111,12 @@ class TestUnderTheBound:
 
 
 class TestAtTheBound:
-    """Room for two answers of a size: one under way, and the next one beside it."""
+    """Room for four answers of a size beside those that are held: it takes as much to make one."""
 
     SIZE = 100_000
 
     def test_the_reader_that_took_its_last_piece_longest_ago_is_ended(self) -> None:
-        agent = serve(max_answers=4 * self.SIZE)
+        agent = serve(max_answers=6 * self.SIZE)
         first, second = answer(agent, self.SIZE), answer(agent, self.SIZE)
         first.progressed()
         third = answer(agent, self.SIZE)
@@ -125,10 +125,10 @@ class TestAtTheBound:
         assert fourth.ends == (first.outgoing,)
 
     def test_as_many_are_ended_as_it_takes(self) -> None:
-        agent = serve(max_answers=10 * self.SIZE)
+        agent = serve(max_answers=20 * self.SIZE)
         small = [answer(agent, self.SIZE) for _ in range(5)]
         large = answer(agent, 4 * self.SIZE)
-        assert large.ends == tuple(each.outgoing for each in small[:4])
+        assert large.ends == tuple(each.outgoing for each in small[:2])
 
     def test_one_that_was_ended_counts_no_more_and_can_only_be_abandoned(self) -> None:
         agent = serve(max_answers=3 * self.SIZE)
@@ -168,7 +168,7 @@ class TestAtTheBound:
 class Answers(RuleBasedStateMachine):
     """Beside a list of who's under way, slowest first."""
 
-    MOST = 1_000_000
+    MOST = 3_000_000
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class Answers(RuleBasedStateMachine):
         left = self.slowest_first[len(ended) :]
         if slowest:
             with_the_last = [*left, slowest[-1]]
-            assert sum(each.outgoing.size for each in with_the_last) + 2 * respond.outgoing.size > self.MOST
+            assert sum(each.outgoing.size for each in with_the_last) + 4 * respond.outgoing.size > self.MOST
         self.ended += slowest
         self.slowest_first = [*left, respond]
 
