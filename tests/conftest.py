@@ -46,9 +46,9 @@ GROUPS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests share something, to pytest-xdist's `--dist loadgroup`."""
-    for item in items:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which tests share something, to pytest-xdist's `--dist loadgroup` if it's installed."""
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
         for place, group in GROUPS.items():
             if item.nodeid.startswith(place):
                 item.add_marker(pytest.mark.xdist_group(group))
