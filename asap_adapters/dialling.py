@@ -19,7 +19,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 
-__all__ = ["Dialler", "close_all", "dial", "first", "words_of"]
+__all__ = ["SPEAKS_TLS", "Dialler", "close_all", "dial", "first", "words_of"]
 
 # RFC 8305 §5: how long one attempt to connect is given before the next address is tried as well.
 _ATTEMPT_DELAY: Final = 0.25
@@ -123,7 +123,8 @@ def _as_httpcore_errors(broken: type[Exception], late: type[Exception]) -> Itera
         raise broken(_tls_words(error)) from error
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError) as error:
         cause = error.__cause__
-        raise broken(_tls_words(cause) if isinstance(cause, ssl.SSLError) else "") from error
+        ended = "it ended the connection instead of beginning TLS" if broken is httpcore.ConnectError else ""
+        raise broken(_tls_words(cause) if isinstance(cause, ssl.SSLError) else ended) from error
 
 
 def _tls_words(error: ssl.SSLError) -> str:

@@ -22,6 +22,7 @@ from asap_core.client.outbound import is_loopback
 __all__ = ["BadProxy", "Proxies", "certificates"]
 
 _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_END_OF_PORTS: Final = 65_536
 _SOCKS: Final = frozenset({"socks5", "socks5h"})
 _REMEDY: Final = "set it to a URL such as http://proxy.example:3128, or list this host in no_proxy"
 
@@ -69,7 +70,7 @@ def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
         raise BadProxy(name, "that isn't a URL") from None
     if url.scheme not in _PORTS:
         raise BadProxy(name, "its scheme isn't http, https or socks5")
-    if not host or port == 0:
+    if not host or not (port is None or 0 < port < _END_OF_PORTS):
         raise BadProxy(name, "it has no host, or no port that can be connected to")
     if url.scheme in _SOCKS and find_spec("socksio") is None:
         raise BadProxy(

@@ -15,6 +15,8 @@ __all__ = ["failure_of"]
 
 _CROWDED = "this client has too many requests under way to it, and none ended within {:g} s: nothing was sent"
 
+_PERHAPS_TLS = "; if it speaks TLS, use https://"
+
 
 def failure_of(error: Exception, shown: str, stage: Stage, seconds: float) -> Unreachable:
     """What to raise for a request to `shown` that had got so far, and was given so many seconds."""
@@ -26,7 +28,13 @@ def failure_of(error: Exception, shown: str, stage: Stage, seconds: float) -> Un
         return Unreachable(shown, reason, sent=False)
     if late:
         return TimedOut(shown, f"nothing within {seconds:g} s")
-    return Unreachable(shown, _words(error))
+    hint = _PERHAPS_TLS if shown.startswith("http://") and _said_nothing(error) else ""
+    return Unreachable(shown, _words(error) + hint)
+
+
+def _said_nothing(error: Exception) -> bool:
+    """Whether the peer ended the connection instead of answering: httpcore has no type for it, and says it so."""
+    return isinstance(error, httpx.ReadError) or str(error).startswith("Server disconnected without")
 
 
 def _words(error: Exception) -> str:

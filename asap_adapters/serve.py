@@ -30,7 +30,7 @@ from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
 from asap_adapters.places import Place, Places
 from asap_adapters.published import warn_if_elsewhere
-from asap_adapters.tls import ServerTLS, server_context
+from asap_adapters.tls import ServerTLS, accept_tls, server_context
 from asap_adapters.watch import log_decision
 from asap_core.arguments import expect_kind, expect_whole
 from asap_core.codec import warm_up
@@ -374,7 +374,7 @@ class _Server:
         if self.stop.is_set():
             return
         with place.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
-            stream = await ServerTLS.wrap(stream, server_side=True, ssl_context=self.tls)
+            stream = await accept_tls(stream, self.tls)
         if not isinstance(stream, ServerTLS):  # it had to give way
             return
         try:

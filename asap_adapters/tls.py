@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-__all__ = ["ServerTLS", "server_context"]
+__all__ = ["ServerTLS", "accept_tls", "server_context"]
 
 # What anyio reads at once.
 _READ: Final = 65_536
+# RFC 9110 §15.5.22: 426 names "the required protocol(s)" in an Upgrade field.
+_DETAIL: Final = b'{"detail":"This port speaks TLS: use https://"}'
+_SPEAKS_TLS: Final = (
+    b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.3, HTTP/1.1\r\nConnection: upgrade, close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_DETAIL), _DETAIL)
+)
 
 
 def server_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
@@ -23,6 +30,16 @@ def server_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one; neither names the file
         raise ValueError(f"expected a certificate chain and its key as PEM in {cert}: {error.strerror}") from error
     return context
+
+
+async def accept_tls(stream: ByteStream, context: ssl.SSLContext) -> TLSStream:
+    """Shake hands, as the server. A client that speaks plain HTTP is told so in kind. Raises what anyio does."""
+    try:
+        return await ServerTLS.wrap(stream, server_side=True, ssl_context=context)
+    except ssl.SSLError as error:
+        if error.reason == "HTTP_REQUEST":
+            await stream.send(_SPEAKS_TLS)
+        raise
 
 
 class ServerTLS(TLSStream):

@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 
 from asap_adapters.bodies import drain, read_body, read_what_can_be
 from asap_adapters.connecting import PROGRESS, OutboundTransport, Resolver, link_networks, link_scopes
+from asap_adapters.dialling import SPEAKS_TLS
 from asap_adapters.pool import Progress
 from asap_adapters.reasons import failure_of
 from asap_core.bearer import is_token
@@ -32,7 +33,7 @@ from asap_core.client.outbound import (
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, on_link, read_address
 from asap_core.client.urls import authority_of, host_in, is_this_machine
-from asap_core.errors import BadReply, NotAllowed
+from asap_core.errors import BadReply, NotAllowed, Unreachable
 from asap_core.http import BadCoding, BodyTooLarge
 from asap_core.jsontext import write_json
 from asap_core.zones import canonical, without_zone
@@ -50,6 +51,8 @@ _COMPRESS_FROM: Final = 1_024
 _VERSIONS: Final = "2.2, 2.1"
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _USER_AGENT: Final = ("user-agent", "asap-sansio")
+# RFC 9110 §15.5.22: what a port that speaks TLS says to a plain request, and hasn't read.
+_UPGRADE: Final = 426
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
 _MAX_FIELDS: Final = 100
@@ -373,6 +376,8 @@ def _request(call: _Call, seconds: float, progress: Progress | None = None) -> h
 
 
 def _check_head(response: httpx.Response, call: _Call) -> None:
+    if response.status_code == _UPGRADE and "tls" in response.headers.get("upgrade", "").lower():
+        raise Unreachable(call.shown, f"can't connect: {SPEAKS_TLS}", sent=False)
     fields = response.headers.raw
     size = sum(len(name) + len(value) for name, value in fields)
     if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:

@@ -10,11 +10,9 @@ import os
 import random
 import ssl
 import stat
-import subprocess
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,26 +30,13 @@ Work = Callable[[AgentClient, str], Coroutine[Any, Any, object]]
 Open = Callable[[], AgentClient]
 
 
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: Any) -> Path:
-    """A folder with a key and a certificate for this machine."""
-    where: Path = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-keyout", where / "key.pem", "-out", where / "cert.pem", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return where
-
-
 async def echo(request: Any, _context: Any) -> Any:
     await anyio.sleep(0.0005)
     return request.input
 
 
 @asynccontextmanager
-async def served(tls: Path | None) -> AsyncIterator[tuple[str, Open]]:
+async def served(tls: tuple[str, str] | None) -> AsyncIterator[tuple[str, Open]]:
     """An agent on this machine, and what makes clients for it; at the end, no socket is left."""
     before = sockets()
     bound = await listen("127.0.0.1", 0, tls=tls is not None)
@@ -59,8 +44,8 @@ async def served(tls: Path | None) -> AsyncIterator[tuple[str, Open]]:
     agent = Agent(
         echo_manifest(ECHO_ID, base), policy=Policy(peer_limits=(), start=StartPolicy.OPEN, connections_per_peer=1_000)
     )
-    files: dict[str, Any] = {} if tls is None else {"tls_cert": tls / "cert.pem", "tls_key": tls / "key.pem"}
-    verify = ssl.create_default_context(cafile=None if tls is None else str(tls / "cert.pem"))
+    files: dict[str, Any] = {} if tls is None else {"tls_cert": tls[0], "tls_key": tls[1]}
+    verify = ssl.create_default_context(cafile=None if tls is None else tls[0])
     async with anyio.create_task_group() as group:
         group.start_soon(functools.partial(serve, agent, {"echo": echo}, bound=bound, **files))
         yield base, lambda: AgentClient(sender="urn:asap:agent:me", verify=verify, timeout=10.0)
@@ -162,10 +147,10 @@ def few_places(monkeypatch: Any) -> None:
 @pytest.mark.parametrize("work", [discover, send])
 @pytest.mark.usefixtures("few_places")
 async def test_cancelled_at_each_await_the_client_stays_whole(
-    tls: Path, work: Work, encrypted: bool, late: bool, natively: bool
+    certificate: tuple[str, str], work: Work, encrypted: bool, late: bool, natively: bool
 ) -> None:
     at, ended = 0, False
-    async with served(tls if encrypted else None) as (base, made):
+    async with served(certificate if encrypted else None) as (base, made):
         while not ended:
             at += 1
             async with made() as client:
@@ -185,10 +170,10 @@ async def test_cancelled_at_each_await_the_client_stays_whole(
 @WAYS
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 async def test_cancelled_hundreds_of_times_at_random_the_client_stays_whole(
-    tls: Path, encrypted: bool, natively: bool
+    certificate: tuple[str, str], encrypted: bool, natively: bool
 ) -> None:
     chance = random.Random(11)
-    async with served(tls if encrypted else None) as (base, made), made() as client:
+    async with served(certificate if encrypted else None) as (base, made), made() as client:
         await client.discover(base)
         cancelled = 0
         for number in range(300):

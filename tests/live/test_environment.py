@@ -1,0 +1,197 @@
+"""What the environment says, with `trust_env`: proxies of every form, hosts that need none, certificates."""
+
+import errno
+from typing import Any
+
+import anyio
+import pytest
+
+from asap_adapters import AgentClient, NotAllowed, Unreachable, connecting, dialling
+from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_core.client.delivery import RetryPolicy
+from asap_core.server.wellknown import publish
+
+pytestmark = [pytest.mark.anyio, pytest.mark.live]
+
+SECRET = "hunter2"
+AGENT = "http://agent.example"
+NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+UNUSABLE = {
+    f"socks5://u:{SECRET}@127.0.0.1:1": r"need a package more; install httpx\[socks\]",
+    f"socks4://u:{SECRET}@127.0.0.1:1": "its scheme isn't http, https or socks5",
+    f"ftp://u:{SECRET}@127.0.0.1:1": "its scheme isn't http, https or socks5",
+    f"http://u:{SECRET}@127.0.0.1:99999": "no port that can be connected to",
+    f"http://u:{SECRET}@127.0.0.1:x": "that isn't a URL",
+    f"http://u:{SECRET}@127.0.0.1:0": "no port that can be connected to",
+    f"http://u:{SECRET}@": "it has no host",
+    f"//{SECRET}": "it has no host",
+    f"http://[::1/{SECRET}": "that isn't a URL",
+    f"http://xn--\u2603{SECRET}\u0000:1": "that isn't a URL",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: Any) -> Any:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch.setenv
+
+
+class Proxy:
+    """Answers whatever is asked of it with a manifest, and notes the heads."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self.url = ""
+
+    async def take(self, stream: Any) -> None:
+        await self.serve(stream)
+
+    async def serve(self, stream: Any) -> None:
+        body = publish(echo_manifest(ECHO_ID, AGENT))
+        async with stream:
+            self.heads.append(await stream.receive())
+            await stream.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+
+@pytest.fixture
+async def proxy(anyio_backend: Any) -> Any:
+    made = Proxy()
+    listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    made.url = f"127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, made.take)
+        yield made
+        group.cancel_scope.cancel()
+
+
+class Nowhere:
+    async def resolve(self, host: str, port: int) -> Any:
+        return ["127.0.0.1"]
+
+
+def client(**options: Any) -> AgentClient:
+    options = {"trust_env": True, "resolver": Nowhere(), "allow_http": ["agent.example", "10.1.2.3"], **options}
+    return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), timeout=5.0, **options)
+
+
+async def is_asked(ours: AgentClient, proxy: Proxy, url: str = AGENT) -> bool:
+    """Whether the proxy is asked for this URL; what it resolves to directly is nowhere to go."""
+    before = len(proxy.heads)
+    ours.forget(url)
+    try:
+        await ours.discover(url)
+    except NotAllowed:
+        assert len(proxy.heads) == before
+    return len(proxy.heads) > before
+
+
+class TestProxies:
+    @pytest.mark.parametrize("name", ["all_proxy", "http_proxy", "ALL_PROXY"])
+    @pytest.mark.parametrize(("text", "says"), UNUSABLE.items(), ids=range(len(UNUSABLE)))
+    async def test_one_that_cannot_be_used_is_an_error_where_it_would_be(
+        self, environment: Any, name: str, text: str, says: str
+    ) -> None:
+        if "\0" in text:
+            text = text.replace("\0", " ")
+        environment(name, text)
+        async with client() as ours:
+            for work in (ours.discover(AGENT), ours.send(echo_manifest(ECHO_ID, AGENT), "task.request", {"input": {}})):
+                with pytest.raises(NotAllowed, match=says) as caught:
+                    await work
+                assert f"{name.lower()} names" in str(caught.value)
+                assert SECRET not in str(caught.value) + repr(caught.value)
+
+    async def test_and_nowhere_else(self, environment: Any, proxy: Proxy) -> None:
+        environment("https_proxy", "ftp://127.0.0.1:1")
+        environment("http_proxy", proxy.url)
+        environment("all_proxy", "nonsense://")
+        environment("no_proxy", "direct.example")
+        async with client(allow_http=["agent.example"]) as ours:
+            assert await is_asked(ours, proxy)
+            assert (await ours.discover(f"http://{proxy.url}")).id == ECHO_ID, "this machine is asked directly"
+            with pytest.raises(NotAllowed, match=r"direct\.example resolves to 127\.0\.0\.1"):
+                await ours.discover("https://direct.example")
+            with pytest.raises(NotAllowed, match="that https_proxy names"):
+                await ours.discover("https://agent.example")
+
+    @pytest.mark.parametrize("form", ["{}", "http://{}", "http://{}/", "HTTP://{}", " http://{} "])
+    async def test_any_form_of_its_url_does(self, environment: Any, proxy: Proxy, form: str) -> None:
+        environment("all_proxy", form.format(proxy.url))
+        async with client() as ours:
+            assert await is_asked(ours, proxy)
+
+    async def test_its_credentials_go_to_it_and_into_no_error(self, environment: Any, proxy: Proxy) -> None:
+        environment("http_proxy", f"http://us%40er:{SECRET}%3A@{proxy.url}")
+        async with client() as ours:
+            assert await is_asked(ours, proxy)
+            assert b"proxy-authorization: basic dxnazxi6ahvudgvymjo=" in proxy.heads[0].lower()
+            assert SECRET not in repr(ours)
+
+    @pytest.mark.parametrize(
+        "listed",
+        ["agent.example", ".example", "example", "EXAMPLE", "other, agent.example ", "agent.example:80", "*"],
+    )
+    async def test_a_host_that_needs_none_is_asked_directly(self, environment: Any, proxy: Proxy, listed: str) -> None:
+        environment("http_proxy", proxy.url)
+        environment("no_proxy", listed)
+        async with client() as ours:
+            assert not await is_asked(ours, proxy)
+
+    @pytest.mark.parametrize("listed", ["gent.example", "agent.example:81", "other.example", ",", "10.0.0.0/8"])
+    async def test_another_is_not(self, environment: Any, proxy: Proxy, listed: str) -> None:
+        environment("http_proxy", proxy.url)
+        environment("no_proxy", listed)
+        async with client() as ours:
+            assert await is_asked(ours, proxy)
+
+    @pytest.mark.parametrize(("listed", "asked"), [("10.0.0.0/8", False), ("10.1.2.3", False), ("10.2.0.0/16", True)])
+    async def test_networks_may_be_listed(
+        self, environment: Any, proxy: Proxy, monkeypatch: Any, listed: str, asked: bool
+    ) -> None:
+        async def dial(address: str, port: int) -> Any:
+            if address == "10.1.2.3":
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            return await dialling.dial(address, port)
+
+        monkeypatch.setattr(connecting, "_dial", dial)
+        environment("http_proxy", proxy.url)
+        environment("no_proxy", listed)
+        async with client(allow_networks=["10.1.2.3/32"]) as ours:
+            if asked:
+                await ours.discover("http://10.1.2.3")
+            else:
+                with pytest.raises(Unreachable, match=r"10\.1\.2\.3: Connection refused"):
+                    await ours.discover("http://10.1.2.3")
+        assert bool(proxy.heads) is asked
+
+    async def test_one_that_refuses_is_named(self, environment: Any, proxy: Proxy) -> None:
+        async def refuse(stream: Any) -> None:
+            async with stream:
+                await stream.receive()
+                await stream.send(f"HTTP/1.1 407 {SECRET}\r\ncontent-length: 0\r\n\r\n".encode())
+
+        proxy.serve = refuse  # type: ignore[method-assign]
+        environment("https_proxy", proxy.url)
+        async with client() as ours:
+            with pytest.raises(Exception, match="the proxy doesn't connect to it") as caught:
+                await ours.discover("https://agent.example")
+        assert not getattr(caught.value, "sent", True)
+        assert SECRET not in str(caught.value)
+
+
+class TestCertificates:
+    @pytest.mark.parametrize("text", [None, "", "no certificate"])
+    async def test_a_file_that_is_none_is_named_by_its_variable(
+        self, environment: Any, tmp_path: Any, text: str | None
+    ) -> None:
+        file = tmp_path / "cert.pem"
+        if text is not None:
+            file.write_text(text)
+        environment("SSL_CERT_FILE", str(file))
+        with pytest.raises(OSError, match="the certificates that SSL_CERT_FILE names can't be read"):
+            async with client():
+                pass
+        async with client(trust_env=False):
+            pass
