@@ -10,6 +10,7 @@ import os
 import random
 import ssl
 import stat
+import time
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
@@ -174,11 +175,15 @@ async def test_cancelled_hundreds_of_times_at_random_the_client_stays_whole(
 ) -> None:
     chance = random.Random(11)
     async with served(certificate if encrypted else None) as (base, made), made() as client:
-        await client.discover(base)
+        await send(client, base)
+        began = time.monotonic()
+        for _ in range(10):
+            await send(client, base)
+        usual = (time.monotonic() - began) / 10
         cancelled = 0
-        for number in range(300):
-            work = (discover, send)[number % 2]
-            seconds = chance.random() * (0.02 if encrypted else 0.006)
+        while cancelled < 200:
+            work = chance.choice((discover, send))
+            seconds = chance.random() * 1.5 * usual
             try:
                 if natively:
                     await asyncio.wait_for(work(client, base), seconds)
@@ -187,7 +192,6 @@ async def test_cancelled_hundreds_of_times_at_random_the_client_stays_whole(
                         await work(client, base)
             except TimeoutError:
                 cancelled += 1
-        assert cancelled > 30
         with anyio.fail_after(20):
             async with anyio.create_task_group() as group:
                 for _ in range(150):
