@@ -159,11 +159,11 @@ class AgentClient:
     def __repr__(self) -> str:
         return f"AgentClient(sender={self.sender!r})"
 
-    def _name(self, **given: str) -> None:
-        """The caller names a URL, by this parameter: credentials may go to its origin."""
-        check(**given)
-        for url in given.values():
-            self._web.name_origin(url)
+    def _name(self, parameter: str, url: str) -> None:
+        """The caller names this URL, by this parameter: credentials may go to its origin."""
+        if type(url) is not str:  # first: a manifest at hand is found in microseconds
+            check(**{parameter: url})
+        self._web.name_origin(url)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class AgentClient:
         before (`AgentChanged`). An agent that lacks the skill, or speaks only earlier versions of ASAP, is
         `Unsuitable`. Raises `Unreachable`, `TimedOut`, `BadReply`, `InvalidDocument`, `NotAllowed`.
         """
-        self._name(base_url=base_url)
+        self._name("base_url", base_url)
         wanted = _wanted(expect, require_skill, require_version)
         return (await self._finder.find(join(base_url, MANIFEST_PATH), wanted)).document
 
@@ -194,13 +194,13 @@ class AgentClient:
         require_version: str | None = None,
     ) -> Discovery:
         """`discover`, with where the manifest came from and how old it is."""
-        self._name(base_url=base_url)
+        self._name("base_url", base_url)
         wanted = _wanted(expect, require_skill, require_version)
         return await self._finder.look_up(join(base_url, MANIFEST_PATH), wanted)
 
     async def get_manifest(self, url: str, *, expect: str | None = None) -> Manifest:
         """Return the manifest at exactly this URL. As `discover` otherwise."""
-        self._name(url=url)
+        self._name("url", url)
         return (await self._finder.look_up(url, _wanted(expect, None, None))).manifest
 
     async def keep_fresh(self, base_urls: Collection[str]) -> None:
@@ -212,12 +212,12 @@ class AgentClient:
         """
         check(base_urls=base_urls)
         for base_url in base_urls:
-            self._name(base_url=base_url)
+            self._name("base_url", base_url)
         await self._finder.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
 
     async def get_document(self, url: str) -> bytes:
         """Return what is at a URL, as it comes, at most 1 MiB of it; nothing is kept. Raises as `discover`."""
-        self._name(url=url)
+        self._name("url", url)
         return await self._finder.document(url)
 
     def cached(self, base_url: str) -> Manifest | None:
@@ -241,7 +241,7 @@ class AgentClient:
 
     async def health_check(self, base_url: str) -> Health:
         """Return the health report of the agent at `base_url`; an unhealthy one is an answer too, not an error."""
-        self._name(base_url=base_url)
+        self._name("base_url", base_url)
         return await self._finder.health(base_url)
 
     async def registry(self, location: str | Path) -> Catalog:
