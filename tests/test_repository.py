@@ -81,6 +81,21 @@ def test_a_module_says_what_it_is_and_what_it_offers(name: str) -> None:
     assert len(text.splitlines()) <= 400 or name in LONG
 
 
+@pytest.mark.parametrize("name", python_files("asap_core", "asap_adapters"))
+def test_no_exception_is_shared(name: str) -> None:
+    """One that's raised again and again keeps every frame that it was raised in, and all that was read there."""
+    tree = ast.parse((ROOT / name).read_text("utf-8"))
+    made = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    raised = {node.exc.id for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name)}
+    assert not made & raised
+
+
 def test_both_packages_are_typed() -> None:
     assert (ROOT / "asap_core" / "py.typed").exists()
     assert (ROOT / "asap_adapters" / "py.typed").exists()
