@@ -373,7 +373,9 @@ class Fork(_State):
         return super().abandon()
 
     def answered(self, answers: Sequence[Answered]) -> "Respond":
-        """Every call has its answer."""
+        """Every call has its answer, in the order of `calls`."""
+        if len(answers) != len(self.calls):
+            raise ValueError("answered: expected one Answered for each call, in their order")
         self._run.leave(self)
         self._run.now = self._run.agent.now()
         size = sum(len(answer.body) for answer in answers)

@@ -461,6 +461,13 @@ class TestWhatADriverGives:
             state.feed(chunk)
         assert isinstance(state.feed(b"{}").end(), Fork)  # nothing of it was taken
 
+    def test_a_fork_has_an_answer_for_each_call(self) -> None:
+        fork = serve().open(head()).feed(json.dumps([1, 2]).encode()).end()
+        for answers in ([], fork.calls[:1], [*fork.calls, fork.calls[0]]):
+            with pytest.raises(ValueError, match="answered: expected one Answered for each call"):
+                fork.answered(answers)
+        assert len(json.loads(fork.answered(fork.calls).response.body)) == 2
+
     def test_or_what_can_be_copied_to_bytes(self) -> None:
         piece = bytearray(body())
         state = serve().open(head()).feed(piece).feed(memoryview(b" "))

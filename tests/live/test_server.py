@@ -107,6 +107,7 @@ async def test_a_page_of_another_origin_runs_nothing(serving: Any) -> None:
         ("http://192.0.2.77:1/asap", False),
         ("http://127.0.0.1:1/asap", True),
         ("http://localhost/asap", True),
+        ("http://0.0.0.0:1/asap", True),
         ("http://[::1]:1/asap", True),
         ("https://127.0.0.1:{port}/asap", True),
         ("http://127.0.0.1:{port}/other", True),
