@@ -566,3 +566,30 @@ class TestCredentials:
             with pytest.raises(BadReply):
                 await client.send("http://agent.lan", "task.request", {"skill_id": "echo", "input": {}})
         assert seen == [(MANIFEST, None), ("/asap", None)]
+
+
+class TestPayloadsThatCannotBeWritten:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ({1: "a", "1": "b"}, r"\$\.params\.envelope\.payload\.input\.x\['1'\]: expected keys that are unique"),
+            (float("nan"), r"payload\.input\.x: expected finite numbers"),
+            ([{1}], r"payload\.input\.x\[0\]: expected values that JSON has .*, not set"),
+            ("\ud800", r"payload\.input\.x: expected strings without lone surrogates"),
+        ],
+    )
+    async def test_are_refused_before_they_are_sent(
+        self, counting: Any, client_of: Any, value: Any, expected: Any
+    ) -> None:
+        transport = counting()
+        async with client_of(transport) as client:
+
+            async def send(x: Any, key: Any = "k") -> Any:
+                payload = {"skill_id": "echo", "input": {"x": x}}
+                return await client.send(BASE, "task.request", payload, idempotency_key=key)
+
+            for key in (None, "k"):
+                with pytest.raises(ValueError, match=expected):
+                    await send(value, key)
+            assert "/asap" not in transport.paths
+            assert (await send(1)).payload["result"] == {"echoed": {"x": 1}}

@@ -1,8 +1,12 @@
 """What handlers return, raise and take their time for, and what the caller is told."""
 
+import dataclasses
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from asap_adapters import TaskFailed
@@ -97,6 +101,112 @@ async def test_what_json_cannot_say_is_an_internal_error_and_logged(ask: Any, va
         await ask(handler)
     assert caught.value.code == -32603
     assert "can't be sent: " in caplog.text
+
+
+@dataclasses.dataclass
+class Point:
+    x: Any
+    tags: Any = ()
+
+
+@attrs.frozen
+class Box:
+    corner: Point
+
+
+NOTHING: Any = None
+POINT: Any = Point({1})
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (Point(1, ["a"]), {"x": 1, "tags": ["a"]}),
+        (Box(Point(1)), {"corner": {"x": 1, "tags": []}}),
+        ({"a": Box(Point(1)), "b": TaskStatus.WORKING}, {"a": {"corner": {"x": 1, "tags": []}}, "b": "working"}),
+        ([Point(1), Point(2)], {"value": [{"x": 1, "tags": []}, {"x": 2, "tags": []}]}),
+        (TaskStatus.WORKING, {"value": "working"}),
+    ],
+)  # fmt: skip
+async def test_dataclasses_and_attrs_classes_are_sent_as_their_fields(ask: Any, value: Any, result: Any) -> None:
+    async def handler(_request: Any, _context: Any) -> Any:
+        return value
+
+    for key in (None, "k"):
+        assert (await ask(handler, key=key))["result"] == result
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({1, 2}, "echo: $.result.value: expected values that JSON has"),
+        ({"a": [b"bytes"]}, "echo: $.result.a[0]: expected values that JSON has (objects, arrays, strings, numbers, "),
+        ({"a": {"b": datetime(2025, 1, 1, tzinfo=UTC)}}, "not datetime"),
+        ({"a": Decimal(1)}, "not Decimal"),
+        ({"a": float("nan")}, "echo: $.result.a: expected finite numbers; NaN and Infinity aren't JSON"),
+        ({1: "a", "1": "b"}, "echo: $.result['1']: expected keys that are unique within their object"),
+        (Point(object()), "echo: $.result.x: expected values that JSON has"),
+        ((one for one in [1]), "echo: $.result.value: expected values that JSON has"),
+        (Replied("task.response", NOTHING), "echo: $: expected an object as the payload, not NoneType"),
+        (Replied("task.response", POINT), "echo: $.x: expected values that JSON has"),
+    ],
+)  # fmt: skip
+async def test_of_anything_else_the_log_names_skill_type_and_place(
+    ask: Any, value: Any, place: Any, caplog: Any
+) -> None:
+    runs = []
+
+    async def handler(_request: Any, _context: Any) -> Any:
+        runs.append(1)
+        return value
+
+    with pytest.raises(RemoteError) as caught:
+        await ask(handler, key="k")
+    assert caught.value.code == -32603
+    assert place in caplog.text
+    assert "a handler's answer can't be sent: echo: $" in caplog.text
+    assert "expected" not in str(caught.value)
+
+
+async def test_a_coroutine_that_is_returned_is_told_to_be_awaited(ask: Any, caplog: Any) -> None:
+    async def inner() -> None: ...
+
+    async def handler(_request: Any, _context: Any) -> Any:
+        return inner()
+
+    with pytest.raises(RemoteError) as caught:
+        await ask(handler)
+    assert caught.value.code == -32603
+    assert "the handler for echo returned a coroutine: expected `async def`" in caplog.text
+
+
+async def test_what_was_answered_and_asked_under_a_key_stays_what_it_was(agent: Any) -> None:
+    kept: Any = {"a": [1]}
+    runs = []
+
+    async def handler(request: Any, _context: Any) -> Any:
+        runs.append(1)
+        request.input.clear()
+        return kept
+
+    payload = {"skill_id": "echo", "input": {"b": 1}, "conversation_id": "c"}
+    async with in_process(agent(), {"echo": handler}) as client:
+        results = []
+        for _ in range(3):
+            reply = await client.send(BASE, "task.request", payload, idempotency_key="k")
+            results.append(reply.payload["result"])
+            reply.payload["result"]["a"].append("of the client's")
+            kept["a"].append({2})
+    assert (results[0]["a"][:1], [len(each["a"]) for each in results], runs) == ([1], [2, 2, 2], [1])
+
+
+async def test_a_manifest_that_is_changed_is_served_as_it_was(agent: Any, echo_handlers: Any) -> None:
+    made = agent()
+    async with in_process(made, echo_handlers) as client:
+        before = await client.discover(BASE)
+        made.manifest.extra["x_more"] = {1}
+        client.forget(BASE)
+        assert await client.discover(BASE) == before
 
 
 async def test_a_handler_is_stopped_at_its_deadline(ask: Any) -> None:

@@ -81,8 +81,8 @@ async def slow(request: Any, _context: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def serving(handlers: Any, **options: Any) -> Any:
-    bound = await listen("127.0.0.1", 0)
+async def serving(handlers: Any, port: int = 0, **options: Any) -> Any:
+    bound = await listen("127.0.0.1", port)
     skills = Capabilities(skills=[Skill(id=name, description="") for name in handlers])
     from attrs import evolve
 
@@ -132,6 +132,32 @@ async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_n
                     error = await refused(client, url, name, key)
                     assert (name, error.code, error.status) == (name, -32603, 200)
         assert sorted(answers) == list(range(5))
+
+
+async def test_what_was_answered_is_what_a_retry_gets_also_after_a_restart(tmp_path: Any) -> None:
+    kept: dict[str, Any] = {"a": 1}
+    runs = []
+
+    async def handler(request: Any, _context: Any) -> Any:
+        runs.append(request.input)
+        return kept if request.input else {"odd": {1}}
+
+    async def ask(url: str, key: str, content: Any) -> Any:
+        async with AgentClient(sender="urn:asap:agent:me") as client:
+            payload = {"skill_id": "echo", "input": content, "conversation_id": "c"}
+            return (await client.send(url, "task.request", payload, idempotency_key=key)).payload["result"]
+
+    port = 0
+    for _ in range(2):
+        async with serving({"echo": handler}, state=tmp_path / "state", port=port) as url:
+            port = int(url.rpartition(":")[2])
+            for _ in range(2):
+                assert await ask(url, "k", {"b": 1}) == {"a": 1}
+                with pytest.raises(RemoteError) as caught:
+                    await ask(url, "odd", {})
+                assert caught.value.code == -32603
+                kept["a"] = {2}
+    assert len(runs) == 2
 
 
 SCRIPT = """
