@@ -299,7 +299,7 @@ class AgentClient:
         """Fetch the manifest of an announced agent. It may be plain http: the announcement came from the same link."""
         check(announcement=announcement)
         found = await self._finder.follow(announcement, _wanted(expect or announcement.agent_id, None, None))
-        return found.manifest
+        return found.document
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -369,8 +369,8 @@ class AgentClient:
 
     def _destination(self, manifest: Manifest) -> Destination:
         """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
-        origin = self._finder.origin(manifest)
-        allowed = self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin)
+        origin, announced = self._finder.origin(manifest), self._finder.announced_at(manifest)
+        allowed = self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin, announced)
         return Destination(allowed, manifest.id, manifest.auth)
 
 

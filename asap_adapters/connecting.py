@@ -24,10 +24,12 @@ from asap_core.client.outbound import AddressRefused, Dial, OutboundPolicy, with
 from asap_core.client.provenance import Provenance
 from asap_core.errors import NotAllowed
 
-__all__ = ["PROGRESS", "OutboundTransport", "Resolver", "SystemResolver", "link_networks", "link_scopes"]
+__all__ = ["ADDRESSES", "PROGRESS", "OutboundTransport", "Resolver", "SystemResolver", "link_networks", "link_scopes"]
 
 # httpx's own: an idle connection is kept for so long. A server of ours keeps it for longer.
 _IDLE_SECONDS: Final = 5.0
+ADDRESSES: Final = "asap_addresses"
+"""The request extension with the addresses that its host was announced at, if it follows that: it goes there only."""
 PROGRESS: Final = "asap_progress"
 """The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
 
@@ -84,17 +86,16 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        addresses = self.provenance.pinned(host)
-        if not addresses:
-            way = self.policy.destination(host)
-            answers = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port)
-            reach = self.provenance.reach(authority)
-            judge = functools.partial(self.policy.choose, host, answers, port=port, reach=reach)
-            chosen = judge()
-            if isinstance(chosen, AddressRefused):
-                raise _TurnedAway(chosen, judge)
-            addresses = chosen.addresses
-        address, stream = await _first(addresses, port, self.dial)
+        if self.line.route.addresses:
+            return (await _first(self.line.route.addresses, port, self.dial))[1]
+        way = self.policy.destination(host)
+        answers = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port)
+        reach = self.provenance.reach(authority)
+        judge = functools.partial(self.policy.choose, host, answers, port=port, reach=reach)
+        chosen = judge()
+        if isinstance(chosen, AddressRefused):
+            raise _TurnedAway(chosen, judge)
+        address, stream = await _first(chosen.addresses, port, self.dial)
         self.provenance.connected(authority, address)
         return stream
 
@@ -195,12 +196,12 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         asked = _asked(request, await request.aread(), progress)
         origin = asked.url.origin
         try:
-            proxy = self._proxies.name_for(request.url.scheme, request.url.host, origin.port)
+            addresses = request.extensions.get(ADDRESSES, ())
+            proxy = "" if addresses else self._proxies.name_for(request.url.scheme, request.url.host, origin.port)
             self._proxies.proxy(proxy, self._context)
+            route = Route((origin.scheme, origin.host, origin.port), proxy, addresses)
             with _as_httpx_errors():
-                held = await self._pool.exchange(
-                    Route((origin.scheme, origin.host, origin.port), proxy), asked, progress
-                )
+                held = await self._pool.exchange(route, asked, progress)
         except _TurnedAway as turned:
             refused = turned.refused(request.url.scheme)
             raise NotAllowed(without_credentials(str(request.url)), refused.reason, refused.remedy) from None

@@ -25,7 +25,7 @@ from asap_core.client.answers import (
 )
 from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
-from asap_core.client.outbound import without_credentials
+from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.urls import meant_base, normal
 from asap_core.errors import (
     AsapError,
@@ -109,8 +109,9 @@ class _Waiter:
 class Documents(Generic[T]):
     """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
-    `accept` is asked before a document is given to anybody, and whether it's to be kept: it returns what may be, or
-    raises what speaks against.
+    `judge` says whether and how the document is asked for: as `Web.judge` does, unless another is given. `accept` is
+    asked before a document is given to anybody, and whether it's to be kept: it returns what may be, or raises what
+    speaks against.
     `statuses` are those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
     """
 
@@ -120,6 +121,7 @@ class Documents(Generic[T]):
         clock: LoopClock,
         *,
         reader: Callable[[], Reader[T]],
+        judge: Callable[[str], Allowed] | None = None,
         accept: Callable[[str, T, bool], T] = lambda _url, document, _keep: document,
         limit: int,
         seconds: float = DOCUMENT_SECONDS,
@@ -131,6 +133,7 @@ class Documents(Generic[T]):
         self._web = web
         self._clock = clock
         self._reader = reader
+        self._judged_by = judge
         self._accept = accept
         self._limit = limit
         self._seconds = seconds
@@ -203,7 +206,13 @@ class Documents(Generic[T]):
 
     def _key(self, url: str) -> str:
         """Under what the document is kept. A URL in use was judged, and is again before it's asked: `NotAllowed`."""
-        return url if self._web.is_open and self._directory.knows(url) else self._web.judge(url).url
+        if self._web.is_open and self._directory.knows(url):
+            return url
+        self._judge(url)
+        return normal(url)
+
+    def _judge(self, url: str) -> Allowed:
+        return self._web.judge(url) if self._judged_by is None else self._judged_by(url)
 
     async def _wait(self, url: str, waiter: _Waiter) -> Lookup[T]:
         try:
@@ -237,26 +246,26 @@ class Documents(Generic[T]):
 
     async def _fetch(self, url: str, lead: Lead[Any]) -> Outcome[T]:
         try:
-            reader = self._reader()
+            reader, allowed = self._reader(), self._judge(url)
             answer = await self._web.get(
-                self._web.judge(url),
+                allowed,
                 lead.headers,
                 self._limit,
                 into=reader.feed,
                 statuses=self._statuses,
                 seconds=self._seconds,
             )
-            return self._outcome(url, answer, reader, lead)
+            return self._outcome(url, allowed.url, answer, reader, lead)
         except _WAYS_TO_FAIL as error:
             # A copy: what was raised holds on to the frames that it came through, and so to all that was read.
             return Failed(evolve(error), _kind_of(error))
 
-    def _outcome(self, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> Outcome[T]:
+    def _outcome(self, key: str, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> Outcome[T]:
         status, headers, _ = answer
         if status == _NOT_MODIFIED and lead.headers:
             return NotModified(headers)
         if status in self._statuses:
-            value = self._accept(url, reader.close(), self._directory.keeps(lead.flight))
+            value = self._accept(key, reader.close(), self._directory.keeps(lead.flight))
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
         base = meant_base(url) if status in _NOT_THERE else None

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Final, assert_never
 
 import anyio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Lookup, Whole
 from asap_adapters.files import FileThreads
+from asap_adapters.neighbours import Neighbours, Place
 from asap_adapters.shelf import Shelf, StandIn
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
@@ -44,7 +45,6 @@ from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.model.manifest import Health, Manifest
-from asap_core.model.registry import RegistryEntry
 from asap_core.revocation import RevocationList, read_revocations
 from asap_core.server.wellknown import HEALTH_PATH
 from asap_core.zones import canonical
@@ -101,15 +101,9 @@ class Finder:
         self._allow_changed_agents = allow_changed_agents
         self._incumbents = Incumbents()
         self._most = (policy or DirectoryPolicy()).max_entries
-        self._manifests: Documents[Published] = Documents(
-            web,
-            clock,
-            reader=lambda: Whole(read_published),
-            accept=self._accept,
-            limit=MAX_MANIFEST,
-            ttl=lambda published: published.manifest.ttl_seconds,
-            policy=policy,
-        )
+        how: Any = {"reader": lambda: Whole(read_published), "limit": MAX_MANIFEST, "policy": policy, "ttl": _ttl}
+        self._manifests: Documents[Published] = Documents(web, clock, accept=self._accept, **how)
+        self._neighbours = Neighbours(web, clock, accept=self._accept, **how)
         self._registries: Documents[Catalog] = Documents(
             web, clock, reader=CatalogReader, limit=MAX_REGISTRY, seconds=REGISTRY_SECONDS, policy=policy
         )
@@ -122,31 +116,51 @@ class Finder:
             web, clock, reader=lambda: Whole(read_revocations), limit=MAX_REVOCATIONS, policy=policy
         )
         # Where each manifest came from, for as long as there is one: what it names elsewhere isn't posted to.
-        self._origins: dict[int, tuple[weakref.ref[Manifest], str]] = {}
+        self._origins: dict[int, tuple[weakref.ref[Manifest], tuple[str, tuple[str, ...]]]] = {}
 
     def origin(self, manifest: Manifest) -> str | None:
         """Where this very manifest came from; None where it wasn't found here."""
+        return self._where(manifest)[0]
+
+    def announced_at(self, manifest: Manifest) -> tuple[str, ...]:
+        """The addresses that its agent was announced at, if this very manifest was found by that."""
+        return self._where(manifest)[1]
+
+    def _where(self, manifest: Manifest) -> tuple[str | None, tuple[str, ...]]:
         known = self._origins.get(id(manifest))
-        return known[1] if known is not None and known[0]() is manifest else None
+        return known[1] if known is not None and known[0]() is manifest else (None, ())
 
     # --- one agent ---------------------------------------------------------------------------------------------------
 
     async def find(self, url: str, wanted: Wanted, *, named: NamedKeys | None = None) -> Lookup[Manifest]:
         """The manifest at this URL, kept or fetched, of the agent wanted. `named` are its keys by the search's word."""
         found = await self._manifests.find(canonical(url))
+        return self._given(found, Place(found.url, ()), wanted, named)
+
+    async def follow(
+        self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None = None
+    ) -> Lookup[Manifest]:
+        """The manifest of an announced agent. As `find` otherwise."""
+        found, place = await self._neighbours.find(announcement)
+        return self._given(found, place, wanted, named)
+
+    def _given(
+        self, found: Lookup[Published], place: Place, wanted: Wanted, named: NamedKeys | None
+    ) -> Lookup[Manifest]:
         # Again, though it was before it was kept: a registry may have named other keys since.
-        manifest = self._trusted.admit(found.url, found.document, named).manifest
-        self._came_from(found.url, manifest)
-        wrong = wanted.judge(manifest, found.url)
+        manifest = self._trusted.admit(place.url, found.document, named).manifest
+        self._came_from(place, manifest)
+        wrong = wanted.judge(manifest, place.url)
         if wrong is not None:
             raise wrong
-        return Lookup(manifest, found.url, found.source, found.age)
+        return Lookup(manifest, place.url, found.source, found.age)
 
-    def _came_from(self, url: str, manifest: Manifest) -> None:
+    def _came_from(self, place: Place, manifest: Manifest) -> None:
         key, origins = id(manifest), self._origins
         known = origins.get(key)
         if known is None or known[0]() is not manifest:
-            origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), origin_of(url) or ""
+            there = origin_of(place.url) or "", place.addresses
+            origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), there
 
     async def look_up(self, url: str, wanted: Wanted) -> Discovery:
         """`find`, told how it was had."""
@@ -173,11 +187,11 @@ class Finder:
         except (Unverified, InvalidDocument):
             # It was kept before a registry named the agent's keys.
             return None
-        self._came_from(url, manifest)
+        self._came_from(Place(url, ()), manifest)
         return manifest
 
-    def _accept(self, url: str, published: Published, keep: bool) -> Published:  # noqa: FBT001 - as Documents asks
-        """Whether a manifest may be kept for its URL: before it is, and before anybody gets it."""
+    def _accept(self, url: str, published: Published, keep: bool, at: str = "") -> Published:  # noqa: FBT001 - as Documents asks
+        """Whether a manifest may be kept for its URL, or `at` a place: before it is, and before anybody gets it."""
         try:
             published = self._trusted.admit(url, published)
         except Unverified as error:
@@ -187,9 +201,10 @@ class Finder:
             # The URL was forgotten meanwhile: whoever comes next is right.
             return published
         if self._allow_changed_agents:
-            self._incumbents.forget(url)
-        changed = self._incumbents.check(url, published.manifest.id)
+            self._incumbents.forget(at or url)
+        changed = self._incumbents.check(at or url, published.manifest.id)
         if changed is not None:
+            changed = evolve(changed, url=without_credentials(url))
             _log.warning("%s", changed)
             raise changed
         return published
@@ -209,6 +224,8 @@ class Finder:
     def forget(self, url: str) -> None:
         """Drop what is kept of this URL, whatever it is, and which agent was there."""
         self._manifests.forget(url)
+        for key in self._neighbours.forget(normal(url)):
+            self._incumbents.forget(key)
         self._registries.forget(url)
         if self._shelf is not None:
             self._shelf.drop(normal(url))
@@ -219,6 +236,7 @@ class Finder:
     def reset(self) -> None:
         """Drop all that is kept."""
         self._manifests.clear()
+        self._neighbours.clear()
         self._registries.clear()
         if self._shelf is not None:
             self._shelf.clear()
@@ -308,11 +326,10 @@ class Finder:
 
     async def _fetch(self, step: FetchManifest) -> Step:
         try:
-            if isinstance(step.named_by, RegistryEntry):
-                self._web.judge(step.url, named_by=step.source)
-            else:
-                self._trust(step.named_by)
             # Whether it's the agent wanted is the step's to judge, so that the trace says so.
+            if isinstance(step.named_by, Announcement):
+                return step.fetched((await self.follow(step.named_by, Wanted(), named=step.keys)).document)
+            self._web.judge(step.url, named_by=step.source)
             return step.fetched((await self.find(step.url, Wanted(), named=step.keys)).document)
         except AsapError as error:
             return step.failed(error)
@@ -344,13 +361,9 @@ class Finder:
 
         return browse(interfaces=interfaces)
 
-    async def follow(self, announcement: Announcement, wanted: Wanted) -> Discovery:
-        """The manifest of an announced agent."""
-        self._trust(announcement)
-        return await self.look_up(announcement.manifest_url, wanted)
 
-    def _trust(self, announcement: Announcement) -> None:
-        self._web.trust_on_link(announcement.host, announcement.addresses, link=announcement.link)
+def _ttl(published: Published) -> float:
+    return published.manifest.ttl_seconds
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:

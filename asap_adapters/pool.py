@@ -53,10 +53,14 @@ class Progress:
 
 @frozen
 class Route:
-    """Where requests go (scheme, host, port), and by which proxy of the environment; "" is none."""
+    """Where requests go (scheme, host, port), and by which proxy of the environment; "" is none.
+
+    `addresses` are those that the host was announced at, for requests that follow the announcement.
+    """
 
     origin: tuple[bytes, bytes, int]
     proxy: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 @define(eq=False)

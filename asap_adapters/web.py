@@ -15,7 +15,7 @@ import httpx
 from attrs import evolve, field, frozen
 
 from asap_adapters.bodies import drain, read_body, read_what_can_be
-from asap_adapters.connecting import PROGRESS, OutboundTransport, Resolver, link_networks, link_scopes
+from asap_adapters.connecting import ADDRESSES, PROGRESS, OutboundTransport, Resolver, link_networks, link_scopes
 from asap_adapters.dialling import SPEAKS_TLS
 from asap_adapters.pool import Progress
 from asap_adapters.reasons import failure_of
@@ -32,7 +32,7 @@ from asap_core.client.outbound import (
 )
 from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, on_link, read_address
-from asap_core.client.urls import authority_of, host_in, is_this_machine
+from asap_core.client.urls import authority_of, is_this_machine
 from asap_core.errors import BadReply, NotAllowed, Unreachable
 from asap_core.http import BadCoding, BodyTooLarge
 from asap_core.jsontext import write_json
@@ -130,24 +130,25 @@ class Web:
 
     # --- where, and with what ----------------------------------------------------------------------------------------
 
-    def judge(self, url: str, *, named_by: str | None = None) -> Allowed:
+    def judge(self, url: str, *, named_by: str | None = None, announced: tuple[str, ...] = ()) -> Allowed:
         """Return the URL if it may be asked. Raises `NotAllowed`, and RuntimeError where the client isn't open.
 
-        `named_by` is the URL or file of the document that named it, where it wasn't the caller.
+        `named_by` is the URL or file of the document that named it, where it wasn't the caller. `announced` are the
+        `announced_addresses` of the announcement that is followed, if one is.
         """
         self._opened()
         if named_by is not None:
             self._provenance.learn(url, source=named_by)
-        authority = authority_of(url) or ""
-        vouched = bool(self._provenance.pinned(host_in(authority)))
-        return _allowed(self.policy.judge(url, reach=self._provenance.reach(authority), vouched=vouched))
+        reach = self._provenance.reach(authority_of(url) or "")
+        return _allowed(self.policy.judge(url, reach=reach, announced=announced))
 
-    def judge_endpoint(self, url: str, came_from: str | None) -> Allowed:
+    def judge_endpoint(self, url: str, came_from: str | None, announced: tuple[str, ...] = ()) -> Allowed:
         """Return where an agent takes envelopes, if its manifest, which came from that origin, may say so.
 
-        Raises as `judge`. None is a manifest of the caller's own making.
+        Raises as `judge`. None is a manifest of the caller's own making. `announced` are the addresses that the origin
+        was announced at, if the manifest was found by that.
         """
-        endpoint = self.judge(url)
+        endpoint = self.judge(url, announced=announced if origin_of(url) == came_from else ())
         refused = None if came_from is None else self.policy.judge_endpoint(endpoint, came_from=came_from)
         return _allowed(refused or endpoint)
 
@@ -170,10 +171,10 @@ class Web:
         """It was as near as that, as an earlier process found."""
         self._provenance.recall(url, zone)
 
-    def trust_on_link(
+    def announced_addresses(
         self, host: str, addresses: Sequence[str], *, link: str = "", networks: Collection[str] | None = None
-    ) -> None:
-        """This host was announced at these addresses: plain http to it is allowed, and it's connected to only there.
+    ) -> tuple[str, ...]:
+        """Where to connect to for the agent at this host, which was announced at these addresses.
 
         `link` is the interface that heard the announcement, where it's known, and `networks` those that it's on
         (`192.0.2.7/24`; asked of the system where they aren't given). Addresses that aren't on it don't count. Raises
@@ -191,8 +192,7 @@ class Web:
         if not near:
             reason = "it was announced on the local network, and isn't on it"
             raise NotAllowed(host, reason, "ask it by its URL, if that's meant")
-        if not is_loopback(host):  # which is what it says anyway, whoever announced it
-            self._provenance.pin(host, near)
+        return tuple(near)
 
     def _credential(self, allowed: Allowed) -> dict[str, str]:
         token = self._auth.get(allowed.origin)
@@ -361,6 +361,7 @@ def _request(call: _Call, seconds: float, progress: Progress | None = None) -> h
             extensions={
                 "timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds),
                 PROGRESS: progress or Progress(),
+                ADDRESSES: call.allowed.addresses,
             },
         )
     except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors

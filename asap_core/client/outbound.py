@@ -62,12 +62,16 @@ _MAX_SHOWN: Final = 200
 
 @frozen
 class Allowed:
-    """The library may go there. `url` is without fragment, `origin` as RFC 6454 §4 has it, port always written."""
+    """The library may go there. `url` is without fragment, `origin` as RFC 6454 §4 has it, port always written.
+
+    `addresses` are those that it was announced at, if that's why: it's connected to there and nowhere else.
+    """
 
     url: str
     origin: str
     host: str
     encrypted: bool
+    addresses: tuple[str, ...] = ()
 
 
 @frozen
@@ -162,19 +166,22 @@ class OutboundPolicy:
 
     # --- URLs --------------------------------------------------------------------------------------------------------
 
-    def judge(self, url: str, *, reach: Zone = Zone.MACHINE, vouched: bool = False) -> Allowed | Refused:
+    def judge(
+        self, url: str, *, reach: Zone = Zone.MACHINE, announced: tuple[str, ...] = (), vouched: bool = False
+    ) -> Allowed | Refused:
         """Judge one URL by its text alone. Never raises.
 
-        `reach` is how near it may lead, which depends on who named it. `vouched` says that its host was judged before,
-        or was announced on the link: then neither its address nor TLS is a question.
+        `reach` is how near it may lead, which depends on who named it. `announced` are the addresses, on the link, in
+        the announcement that is followed, if one is. `vouched` says that its host was judged before. In either case
+        neither its address nor TLS is a question.
         """
         parts = split(url)
         if parts is None or parts.scheme == "file":
             return _unreadable(url)
-        refusal = self._refusal_of(parts, reach, vouched=vouched)
+        refusal = self._refusal_of(parts, reach, vouched=vouched or bool(announced))
         if refusal is not None:
             return Refused(without_credentials(url), *refusal)
-        return Allowed(normal(url), origin(parts), parts.hostname or "", parts.scheme == "https")
+        return Allowed(normal(url), origin(parts), parts.hostname or "", parts.scheme == "https", announced)
 
     def _refusal_of(self, parts: SplitResult, reach: Zone, *, vouched: bool) -> _Refusal | None:
         host = parts.hostname or ""
@@ -227,7 +234,7 @@ class OutboundPolicy:
             return Refused(shown, reason, f"redirects aren't followed, unless redirects={MAX_REDIRECTS} allows it")
         if followed >= self.redirects:
             return Refused(shown, reason, f"no more than {self.redirects} redirects are followed")
-        return self.judge(target, vouched=True)
+        return self.judge(target, announced=asked.addresses, vouched=True)
 
     # --- addresses ---------------------------------------------------------------------------------------------------
 

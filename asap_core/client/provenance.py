@@ -2,10 +2,8 @@
 
 What the caller names may be anywhere that policy allows. What a document names may not be nearer than where the
 document came from: a registry on the internet names nothing in our network, one in our network nothing on this machine.
-And an agent announced on a link is at the addresses announced, whatever a resolver says.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import define, field
@@ -34,7 +32,6 @@ class Provenance:
     _unknown: Zone = field(default=Zone.MACHINE, kw_only=True)
     _learned: dict[str, Zone] = field(factory=dict, init=False)
     _named: dict[str, None] = field(factory=dict, init=False)
-    _pins: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
     _seen: dict[str, Zone] = field(factory=dict, init=False)
 
     # --- who named it ------------------------------------------------------------------------------------------------
@@ -86,16 +83,6 @@ class Provenance:
         authority = authority_of(url)
         if authority is not None and authority not in self._seen:
             remember(self._seen, authority, zone)
-
-    # --- on the link -------------------------------------------------------------------------------------------------
-
-    def pin(self, host: str, addresses: Sequence[str]) -> None:
-        """This host was announced on the link it's on, at these addresses: it's nowhere else, and needs no TLS."""
-        remember(self._pins, host, tuple(addresses))
-
-    def pinned(self, host: str) -> tuple[str, ...]:
-        """The addresses that this host was announced at; none where it wasn't."""
-        return self._pins.get(host, ())
 
 
 def remember(table: dict[Any, Any], key: Any, value: Any, *, most: int | None = None) -> None:

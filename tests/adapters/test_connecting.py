@@ -445,19 +445,44 @@ class TestWhoNamedIt:
 class TestTheLink:
     NETWORKS = ["192.168.1.2/24", "fe80::2/64"]
 
+    @staticmethod
+    async def follow(web: Any, url: str, host: str, addresses: Any, networks: Any = NETWORKS) -> Any:
+        announced = web.announced_addresses(host, addresses, networks=networks)
+        return (await web.get(web.judge(url, announced=announced), (), 1000))[0]
+
     async def test_an_announced_host_is_connected_to_where_it_was_announced(self, connected: Any) -> None:
         network = Network([PUBLIC])
         web = connected(network)
-        web.trust_on_link("agent.local", ["10.9.9.9", "192.168.1.9"], networks=self.NETWORKS)
-        assert await get(web, "http://agent.local:8000/") == 200
+        found = ["10.9.9.9", "192.168.1.9"]
+        assert await self.follow(web, "http://agent.local:8000/", "agent.local", found) == 200
         assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
+
+    async def test_which_is_of_use_for_nothing_else(self, connected: Any) -> None:
+        """Not for its other ports, nor for itself if it's named otherwise; not even the connection that's open."""
+        network = Network([INSIDE])
+        web = connected(network)
+        for scheme in ("http", "https"):
+            for host in ("agent.local", "192.168.1.9"):
+                assert await self.follow(web, f"{scheme}://{host}:8000/", host, ["192.168.1.9"]) == 200
+                for port in (8000, 9000):
+                    for named_by in (None, "https://r.example/registry"):
+                        with pytest.raises(NotAllowed):
+                            await get(web, f"{scheme}://{host}:{port}/admin", named_by=named_by)
+        assert network.dialled == ["192.168.1.9"] * 4
+
+    async def test_nor_for_another_announcement_of_the_name(self, connected: Any) -> None:
+        network = Network()
+        web = connected(network)
+        for address in ("192.168.1.9", "192.168.1.66", "192.168.1.9"):
+            assert await self.follow(web, "http://agent.local:8000/", "agent.local", [address]) == 200
+        assert network.dialled == ["192.168.1.9", "192.168.1.66"]
 
     async def test_a_literal_is_connected_to_with_its_scope(self, connected: Any, monkeypatch: Any) -> None:
         monkeypatch.setattr("asap_adapters.web.link_scopes", lambda _link: {"eth0"})
         network = Network()
         web = connected(network)
-        web.trust_on_link("fe80::9", ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"], networks=self.NETWORKS)
-        assert await get(web, "http://[fe80::9]:8000/") == 200
+        found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]
+        assert await self.follow(web, "http://[fe80::9]:8000/", "fe80::9", found) == 200
         assert network.dialled == ["fe80::9%eth0"]
 
     @pytest.mark.parametrize(
@@ -474,7 +499,7 @@ class TestTheLink:
     async def test_what_is_not_on_it_is_not_trusted(self, connected: Any, host: Any, addresses: Any) -> None:
         web = connected(Network([INSIDE]))
         with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it"):
-            web.trust_on_link(host, addresses, networks=self.NETWORKS)
+            web.announced_addresses(host, addresses, networks=self.NETWORKS)
         with pytest.raises(NotAllowed):
             await get(web, f"https://{host}/")
 
@@ -482,17 +507,15 @@ class TestTheLink:
     async def test_this_machine_is_on_its_own_link_only(self, connected: Any, host: Any) -> None:
         web = connected(Network())
         with pytest.raises(NotAllowed):  # a neighbour's word for it
-            web.trust_on_link(host, ["127.0.0.1"], networks=self.NETWORKS)
-        web.trust_on_link(host, ["127.0.0.1"], networks=["127.0.0.1/8"])
-        assert await get(web, f"http://{host}:8000/") == 200
+            web.announced_addresses(host, ["127.0.0.1"], networks=self.NETWORKS)
+        assert await self.follow(web, f"http://{host}:8000/", host, ["127.0.0.1"], ["127.0.0.1/8"]) == 200
 
     async def test_by_default_it_is_any_link_of_this_machine(self, connected: Any) -> None:
         network = Network()
         web = connected(network)
-        web.trust_on_link("agent.local", ["127.0.0.1"])
-        assert await get(web, "http://agent.local:8000/") == 200
+        assert await self.follow(web, "http://agent.local:8000/", "agent.local", ["127.0.0.1"], None) == 200
         with pytest.raises(NotAllowed):
-            web.trust_on_link("agent.local", ["8.8.8.8"])
+            web.announced_addresses("agent.local", ["8.8.8.8"])
 
 
 class TestRedirects:

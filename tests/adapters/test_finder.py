@@ -12,12 +12,14 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from attrs import evolve
 
 from asap_adapters.client import AgentClient
 from asap_adapters.keys import PrivateKey
 from asap_core import (
     AgentChanged,
     BadReply,
+    Endpoints,
     InvalidDocument,
     NotAllowed,
     NotResolved,
@@ -400,6 +402,97 @@ async def test_an_announced_agent_is_followed(world: Any, client_in: Any) -> Non
         assert (await client.follow(announcement(None, "https://a.localhost/m"))).id == URN
         with pytest.raises(WrongAgent):
             await client.follow(announcement("urn:asap:agent:other", "https://a.localhost/m"))
+
+
+class TestAnnounced:
+    """What an announcement allows is for following it, and for nobody who names the same host."""
+
+    HERE = "http://192.168.1.5:8000"
+
+    @pytest.fixture
+    def neighbour(self, world: Any, manifest: Any, monkeypatch: Any) -> Announcement:
+        monkeypatch.setattr("asap_adapters.web.link_networks", lambda _link: ("192.168.1.2/24",))
+        world[f"{self.HERE}/m"] = to_json(manifest(endpoints=Endpoints(asap=f"{self.HERE}/asap")))
+        return evolve(announcement(URN, f"{self.HERE}/m"), host="192.168.1.5", addresses=("192.168.1.5",))
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *(f"http://192.168.1.5:{port}{path}" for port in (8000, 9000) for path in ("/admin", "/m")),
+            "http://192.168.1.5/m",
+            "https://192.168.1.5:8000/m",
+            "http://192.168.1.6:8000/m",
+        ],
+    )
+    async def test_a_registry_may_not_name_its_host(
+        self, world: Any, client_in: Any, neighbour: Any, asked: Any, url: Any
+    ) -> None:
+        world[url] = world[f"{self.HERE}/m"]
+        world["https://r.example/1"] = registry(url)
+        async with client_in(registries=["https://r.example/1"]) as client:
+            assert (await client.follow(neighbour)).id == URN
+            end = await client.explain(URN, wait=0)
+            assert isinstance(end, Unresolved)
+            assert asked == [f"{self.HERE}/m", "https://r.example/1"]
+            # Which takes nothing away from who follows it.
+            client.forget(f"{self.HERE}/m")
+            on_link(client, Added(neighbour))
+            assert (await client.resolve(URN, wait=2)).id == URN
+
+    async def test_nor_does_the_caller_without_allowing_it(
+        self, world: Any, client_in: Any, neighbour: Any, asked: Any
+    ) -> None:
+        world[f"{self.HERE}{MANIFEST}"] = world[f"{self.HERE}/m"]
+        async with client_in() as client:
+            assert (await client.follow(neighbour)).id == URN
+            for base in (self.HERE, "http://192.168.1.5:9000"):
+                for ask in (client.discover, client.health_check, client.get_document, client.get_manifest):
+                    with pytest.raises(NotAllowed):
+                        await ask(base)
+                with pytest.raises(NotAllowed):
+                    await client.send(base, "task.query", {})
+            with pytest.raises(NotAllowed):
+                await client.get_manifest(f"{self.HERE}/m")
+            assert client.cached(self.HERE) is None
+            assert asked == [f"{self.HERE}/m"]
+
+    async def test_envelopes_go_to_where_it_was_announced(
+        self, world: Any, client_in: Any, neighbour: Any, manifest: Any, asked: Any
+    ) -> None:
+        async with client_in(allow_endpoints=["http://192.168.1.5:9000"]) as client:
+            found = await client.follow(neighbour)
+            with pytest.raises(BadReply):
+                await client.send(found, "task.query", {})
+            assert asked[-1] == f"{self.HERE}/asap"
+            # One that says that they go elsewhere.
+            client.reset()
+            world[f"{self.HERE}/m"] = to_json(manifest(endpoints=Endpoints(asap="http://192.168.1.5:7000/asap")))
+            with pytest.raises(NotAllowed):
+                await client.send(await client.follow(neighbour), "task.query", {})
+            # A copy of the manifest is the caller's own, and was announced nowhere.
+            with pytest.raises(NotAllowed):
+                await client.send(evolve(found), "task.query", {})
+
+    async def test_each_is_kept_and_forgotten_by_itself(
+        self, world: Any, client_in: Any, neighbour: Any, manifest: Any, asked: Any
+    ) -> None:
+        other = evolve(neighbour, addresses=("192.168.1.5", "192.168.1.6"), host="agent.local")
+        url = "http://agent.local:8000/m"
+        first, second = (evolve(other, manifest_url=url, addresses=(f"192.168.1.{n}",)) for n in (5, 6))
+        world[url] = world[f"{self.HERE}/m"]
+        async with client_in() as client:
+            assert (await client.follow(first)).id == URN
+            # Another one announces itself at the same URL: no matter for whom the first is known.
+            world[url] = to_json(manifest(id="urn:asap:agent:b"))
+            assert (await client.follow(second, expect="urn:asap:agent:b")).id == "urn:asap:agent:b"
+            assert (await client.follow(first)).id == URN
+            assert asked == [url, url]
+            client.forget(url)
+            assert (await client.follow(first, expect="urn:asap:agent:b")).id == "urn:asap:agent:b"
+            world[url] = world[f"{self.HERE}/m"]
+            await anyio.sleep(400)
+            with pytest.raises(AgentChanged, match=r"agent\.local"):
+                await client.follow(first)
 
 
 # Forty pieces.

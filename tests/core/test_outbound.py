@@ -174,8 +174,11 @@ class TestUrls:
             OutboundPolicy(**options)
 
     def test_what_was_announced_on_the_link_needs_no_tls_and_no_network(self) -> None:
-        assert not allowed(PLAIN.judge("http://192.168.1.9:8000/", vouched=True)).encrypted
-        assert "credentials" in refusal(PLAIN.judge("http://u:p@192.168.1.9:8000/", vouched=True))
+        there = ("192.168.1.9",)
+        found = allowed(PLAIN.judge("http://192.168.1.9:8000/", reach=Zone.INTERNET, announced=there))
+        assert (found.encrypted, found.addresses) == (False, there)
+        assert "credentials" in refusal(PLAIN.judge("http://u:p@192.168.1.9:8000/", announced=there))
+        assert allowed(PLAIN.judge("https://a.example/")).addresses == ()
 
     @pytest.mark.parametrize(
         ("url", "near", "goes"),
@@ -260,8 +263,9 @@ class TestRedirects:
         assert "hunter2" not in says
 
     def test_are_where_the_first_was(self) -> None:
-        near = allowed(self.TWO.judge("http://192.168.1.9:8000/x", vouched=True))
-        assert allowed(self.TWO.judge_redirect(near, "/y", followed=0)).url == "http://192.168.1.9:8000/y"
+        near = allowed(self.TWO.judge("http://192.168.1.9:8000/x", announced=("192.168.1.9",)))
+        after = allowed(self.TWO.judge_redirect(near, "/y", followed=0))
+        assert (after.url, after.addresses) == ("http://192.168.1.9:8000/y", ("192.168.1.9",))
 
     def test_with_credentials_are_not_followed(self) -> None:
         says = refusal(self.TWO.judge_redirect(self.ASKED, "https://u:hunter2@a.example/", followed=0))
@@ -402,12 +406,6 @@ class TestWhoNamedIt:
         known.name("https://a.example/")
         known.learn("https://a.example/", source="https://r.example/r.json")
         assert known.reach("a.example:443") is Zone.MACHINE
-
-    def test_announced_addresses_are_kept_by_host(self) -> None:
-        known = Provenance()
-        known.pin("a.local", ["192.168.1.9"])
-        assert known.pinned("a.local") == ("192.168.1.9",)
-        assert known.pinned("b.local") == ()
 
 
 class TestUrlsOfStrangers:

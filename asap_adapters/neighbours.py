@@ -1,0 +1,77 @@
+"""Manifests of announced agents, each asked for at the addresses announced, and kept for that announcement alone.
+
+What an announcement allows (plain http, addresses of this link) is for following it and for nothing else: whoever names
+the same host otherwise, on whatever port, is judged as if nothing had been announced.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.documents import Documents, Lookup
+from asap_adapters.web import Web
+from asap_core.client.outbound import Allowed
+from asap_core.client.provenance import remember
+from asap_core.client.trust import Published
+from asap_core.client.urls import normal
+from asap_core.dnssd import Announcement
+from asap_core.errors import NotAllowed
+from asap_core.zones import canonical
+
+__all__ = ["Neighbours", "Place"]
+
+
+@frozen
+class Place:
+    """Where an agent was announced: its manifest's URL, and the addresses that are connected to for it."""
+
+    url: str
+    addresses: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Under what its manifest is kept. No URL has a blank, so that none that anybody names is one of these."""
+        return f"{self.url} at {' '.join(self.addresses)}"
+
+
+class Neighbours:
+    """Announced agents' manifests. `accept` is asked as `Documents` does, and told the place's key as well."""
+
+    def __init__(
+        self, web: Web, clock: LoopClock, *, accept: Callable[[str, Published, bool, str], Published], **options: Any
+    ) -> None:
+        self._web = web
+        self._places: dict[str, Place] = {}
+        self._documents: Documents[Published] = Documents(
+            web,
+            clock,
+            judge=self._judge,
+            accept=lambda key, published, keep: accept(self._places[key].url, published, keep, key),
+            **options,
+        )
+
+    async def find(self, announcement: Announcement) -> tuple[Lookup[Published], Place]:
+        """The manifest of an announced agent, kept or fetched. Raises `NotAllowed` if it isn't on the link."""
+        addresses = self._web.announced_addresses(announcement.host, announcement.addresses, link=announcement.link)
+        place = Place(normal(canonical(announcement.manifest_url)), addresses)
+        remember(self._places, place.key, place)
+        return await self._documents.find(place.key), place
+
+    def forget(self, url: str) -> list[str]:
+        """Forget what is kept of this URL wherever it was announced; return the keys that it was kept under."""
+        keys = [key for key, place in self._places.items() if place.url == url]
+        for key in keys:
+            self._documents.forget(key)
+        return keys
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._documents.clear()
+
+    def _judge(self, key: str) -> Allowed:
+        place = self._places.get(key)
+        if place is None:
+            raise NotAllowed("the URL", "it was announced before a thousand others", "follow its announcement again")
+        return self._web.judge(place.url, announced=place.addresses)
