@@ -150,7 +150,7 @@ def _judge(sent: Sent, value: Any, status: int, retry_after: float | None = None
 
 
 def _judge_result(sent: Sent, value: dict[str, Any], document: Any) -> Outcome:
-    if not value.get("id") or _is_anothers(value, sent.call_id):
+    if value.get("id") in (None, "") or _is_anothers(value, sent.call_id):
         return _ANOTHER
     try:
         reply = decode_envelope(document, path=("result", "envelope"))

@@ -542,6 +542,12 @@ class TestWhoseAnErrorIs:
         for members in ({"id": named}, {"id": named, "jsonrpc": "2.0"}):
             assert isinstance(read_batch_reply((sent,), status=200, body=json.dumps([members]).encode())[0], Unusable)  # type: ignore[index]
 
+    @pytest.mark.parametrize("call_id", ["req-1", "0", 0, 1])
+    def test_a_result_of_this_call_is_taken(self, call_id: Any) -> None:
+        sent, result = evolve(SENT, call_id=call_id), {"id": call_id, "result": {"envelope": REPLY}}
+        assert read(result, sent=sent).id == "e2"
+        assert read_batch_reply((sent,), status=200, body=json.dumps([result]).encode())[0].id == "e2"  # type: ignore[index,union-attr]
+
     @pytest.mark.parametrize("named", [None, ""])
     def test_a_result_names_its_call(self, named: Any) -> None:
         assert isinstance(read({"id": named, "result": {"envelope": REPLY}}), Unusable)
