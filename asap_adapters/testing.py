@@ -1,5 +1,6 @@
 """For users' tests: a client that talks to an agent in the same process, without sockets, through the same Exchange."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -49,10 +50,12 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         self._driver = Driver(served, Handlers(handlers, on=on), authenticate=authenticate)
         self._peer = peer
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._group = _task_group()
 
     async def __aenter__(self) -> Self:
         """Take exchanges into tasks of their own."""
-        self._tasks = await anyio.create_task_group().__aenter__()
+        self._group = _task_group()
+        self._tasks = await self._group.__aenter__()
         return self
 
     async def __aexit__(
@@ -67,9 +70,9 @@ class InProcessTransport(httpx.AsyncBaseTransport):
             return
         agent = self._driver.agent
         agent.drain()
-        tasks.cancel_scope.deadline = anyio.current_time() + agent.policy.drain
+        tasks.cancel_scope.deadline = anyio.current_time() + (agent.policy.drain if error is None else 0.0)
         try:
-            await tasks.__aexit__(kind, error, traceback)
+            await self._group.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as errors:
             one, *others = errors.exceptions
             if others:
@@ -101,6 +104,44 @@ def _runs_here(agent: Agent) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
+    """A task group; on asyncio it may be left in another task than it was entered in.
+
+    Fixtures of pytest-asyncio are: it lives in a task of its own, which ends with the block. On trio, which has no
+    tasks without a parent, the plugins enter and leave fixtures in one.
+    """
+    if not _on_asyncio():
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+        return
+    began, end = anyio.Event(), anyio.Event()
+    groups: list[anyio.abc.TaskGroup] = []
+
+    async def host() -> None:
+        async with anyio.create_task_group() as tasks:
+            groups.append(tasks)
+            began.set()
+            await end.wait()
+
+    hosting = asyncio.create_task(host())
+    try:
+        await began.wait()
+        yield groups[0]
+    finally:
+        end.set()
+        with anyio.CancelScope(shield=True):
+            await hosting
 
 
 async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[None]]) -> None:

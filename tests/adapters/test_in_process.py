@@ -1,5 +1,6 @@
 """`in_process`: the agent in the same process behaves as one that's reached over HTTP."""
 
+import asyncio
 import math
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from asap_adapters import RemoteError, TimedOut
 from asap_adapters.serve import bind_agent
 from asap_adapters.testing import InProcessTransport, in_process
+from asap_core import Agent
 from asap_core.client.delivery import RetryPolicy
 
 pytestmark = pytest.mark.anyio
@@ -121,15 +123,29 @@ async def test_it_may_be_cancelled_from_outside(agent: Any) -> None:
     assert scope.cancelled_caught
 
 
-async def test_a_bug_on_the_agents_side_is_raised_where_it_was_asked(agent: Any, echo_handlers: Any) -> None:
-    async def verify(_credential: Any) -> Any:
-        raise LookupError("a bug")
+async def test_a_bug_on_the_agents_side_costs_that_request_only(agent: Any, echo_handlers: Any) -> None:
+    class Buggy(Agent):
+        def open(self, request: Any) -> Any:
+            if request.method == "POST":
+                raise LookupError("a bug")
+            return super().open(request)
 
-    transport = InProcessTransport(agent(auth=True), echo_handlers, authenticate=verify)
-    async with httpx.AsyncClient(transport=transport, headers={"authorization": "Bearer t"}) as http:
-        with pytest.raises(LookupError, match="a bug"):
-            await http.post(f"{BASE}/asap", json={})
+    good = agent()
+    transport = InProcessTransport(Buggy(good.manifest, policy=good.policy), echo_handlers)
+    async with httpx.AsyncClient(transport=transport) as http:
+        assert (await http.post(f"{BASE}/asap", json={})).status_code == 500
         assert (await http.get(f"{BASE}/health")).status_code == 200
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_fixture_may_be_entered_and_left_in_two_tasks(agent: Any, echo_handlers: Any) -> None:
+    fixture = in_process(agent(), echo_handlers)
+    client = await asyncio.create_task(fixture.__aenter__())
+    reply = await client.send(BASE, "task.request", PAYLOAD)
+    assert reply.payload["result"] == {"echoed": {}}
+    await asyncio.create_task(fixture.__aexit__(None, None, None))
+    with pytest.raises(RuntimeError):
+        await client.send(BASE, "task.request", PAYLOAD)
 
 
 class TestOneAgentForAll:
