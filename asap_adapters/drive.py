@@ -17,6 +17,7 @@ from asap_adapters.guard import asked, cancels, passes, report, told
 from asap_adapters.handlers import Handlers
 from asap_core.arguments import expect_kind
 from asap_core.http import Request, Response
+from asap_core.interrupts import is_interrupt
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record, broken_call
@@ -168,8 +169,11 @@ class Driver:
         try:
             state.abandon()
             self._wake()
-        except Exception as error:  # noqa: BLE001 - a move that broke halfway has left its state; or the clock is broken
-            log.debug("an exchange can't be abandoned: %r", error)
+        except BaseException as error:
+            # A move that broke halfway has left its state; or the clock is broken.
+            if is_interrupt(error):
+                raise
+            log.debug("an exchange can't be abandoned: %s", type(error).__name__)
 
     def _report_observer(self) -> None:
         if self.agent.observer_failures and (error := self.agent.take_observer_error()) is not None:

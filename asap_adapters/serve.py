@@ -120,6 +120,7 @@ def bind_agent(
     With `shared_admission` and `shared_limits` the driver has a store that answers for it.
     """
     expect_kind("agent", agent, Agent, "Agent(manifest)")
+    expect_kind("metrics", metrics, bool | Counters, "True")
     if not agent.bound:
         counters = Counters() if metrics is True else metrics or None
         key = new_secret()

@@ -506,6 +506,39 @@ class TestClocksIdsAndCodings:
         one.nothing_is_left()
 
 
+class TestOverTheWire:
+    """A request that breaks is answered, and its connection closed, by whatever carries it."""
+
+    @pytest.fixture
+    def broken(self, served: Any) -> Any:
+        one = served()
+        one.agent.now = raising_at_once(SystemExit)
+        return one
+
+    async def test_http(self, broken: Any, pipe: Any) -> None:
+        from asap_adapters.connection import serve_connection
+
+        ours, theirs = pipe()
+        await ours.send(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        with anyio.fail_after(100):
+            await serve_connection(theirs, broken.driver, peer="192.0.2.1")
+        answer = await ours.receive()
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"connection: close\r\n" in answer
+        assert answer.endswith(b'{"detail":"Internal server error"}')
+
+    async def test_asgi(self, agent: Any) -> None:
+        from asap_adapters import AsgiApp
+
+        made = agent().bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32)
+        made.now = raising_at_once(SystemExit)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=AsgiApp(made, {"echo": fine})), base_url=BASE
+        ) as client:
+            answer = await client.get("/health")
+        assert (answer.status_code, answer.json()) == (500, {"detail": "Internal server error"})
+
+
 class TestObservers:
     @pytest.mark.parametrize("name", STRAY)
     async def test_are_logged_once_and_change_nothing(self, served: Any, caplog: Any, name: Any) -> None:
