@@ -49,6 +49,9 @@ async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await _connected(sock, target)
         return _TcpStream(await anyio.abc.SocketStream.from_socket(sock))
+    except ValueError:  # anyio's word for one that was reset meanwhile
+        sock.close()
+        raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
     except BaseException:
         sock.close()
         raise

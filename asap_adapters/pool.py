@@ -37,6 +37,8 @@ class Stage(Enum):
     CONNECTING = "connecting"
     SENT = "sent"
     """Its head has been written, and its body is next: the server may carry it out."""
+    ANSWERED = "answered"
+    """The head of an answer has come."""
 
 
 @define(eq=False)
@@ -100,6 +102,7 @@ class Pool:
         try:
             await close_lines(stale)
             response = await line.connection.handle_async_request(request)
+            progress.stage = Stage.ANSWERED
         except BaseException:
             self._leave(line)
             await close_lines([line])

@@ -28,8 +28,8 @@ def failure_of(error: Exception, shown: str, stage: Stage, seconds: float) -> Un
         return Unreachable(shown, reason, sent=False)
     if late:
         return TimedOut(shown, f"nothing within {seconds:g} s")
-    hint = _PERHAPS_TLS if shown.startswith("http://") and _said_nothing(error) else ""
-    return Unreachable(shown, _words(error) + hint)
+    perhaps = stage is Stage.SENT and shown.startswith("http://") and _said_nothing(error)
+    return Unreachable(shown, _words(error) + (_PERHAPS_TLS if perhaps else ""))
 
 
 def _said_nothing(error: Exception) -> bool:

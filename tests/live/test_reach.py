@@ -2,13 +2,17 @@
 
 import gzip
 import logging
+import socket
 import ssl
+import struct
 import subprocess
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from threading import Thread
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import brotli
 import pytest
 from anyio.streams.tls import TLSListener
@@ -156,6 +160,40 @@ class TestHostileServers:
             with pytest.raises(TimedOut):
                 await ours.discover(f"http://127.0.0.1:{port}")
             assert time.monotonic() - began < 3
+
+    @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+    async def test_one_that_resets_at_once_is_unreachable(self, name: str) -> None:
+        listening = socket.create_server(("127.0.0.1", 0), backlog=100)
+
+        def reset() -> None:
+            with suppress(OSError):
+                while True:
+                    taken = listening.accept()[0]
+                    taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    taken.close()
+
+        async def dawdle() -> None:
+            """So that the loop looks when the connection is there and gone."""
+            while True:
+                time.sleep(0.002)  # noqa: ASYNC251 - it's meant to hold the loop up
+                await anyio.lowlevel.checkpoint()
+
+        thread = Thread(target=reset)
+        thread.start()
+        try:
+            async with client() as ours, anyio.create_task_group() as group:
+                group.start_soon(dawdle)
+                for _ in range(20):
+                    url = f"http://{name}:{listening.getsockname()[1]}"
+                    ours.forget(url)
+                    with pytest.raises(Unreachable):
+                        await ours.discover(url)
+                group.cancel_scope.cancel()
+        finally:
+            with socket.create_connection(listening.getsockname()):
+                listening.shutdown(socket.SHUT_RDWR)
+            listening.close()
+            thread.join()
 
     async def test_cookies_are_not_kept(self) -> None:
         answer = with_body(b"{}", b"set-cookie: id=%s" % SECRET.encode(), status=b"404 Not Found")
