@@ -204,7 +204,8 @@ class LocalAdmission:
         claimed = self._claim(question, now, wall)
         if claimed is not _ADMITTED:
             return claimed
-        self._table.begin(key, question.digest, deadline=question.deadline, now=now)
+        owner = question.sender if question.authenticated else ""
+        self._table.begin(key, question.digest, deadline=question.deadline, now=now, owner=owner)
         return Admitted(Reservation(key))
 
     def _what_is_known(self, key: bytes, question: Question, now: Instant) -> Answer | None:

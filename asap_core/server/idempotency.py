@@ -86,12 +86,23 @@ class _Entry:
     until: Instant
     answer: Any = field(default=None, repr=False)
     size: int = 0
+    owner: str = ""
+
+
+@define(eq=False)
+class _Share:
+    """The answers of one owner, oldest first, and their bytes."""
+
+    answers: OrderedDict[bytes, None] = field(factory=OrderedDict)
+    size: int = 0
 
 
 class IdempotencyTable:
     """Keys and what came of them, for `ttl` seconds, at most `max_entries` and `max_bytes` of answers.
 
-    Keys are opaque strings, already scoped; the caller keeps them short.
+    Keys are opaque strings, already scoped; the caller keeps them short. Short of bytes the oldest answer goes, or the
+    oldest of the owner whose work just ended if it has more than half of them: one caller's large answers push out its
+    own.
     """
 
     def __init__(self, *, ttl: float, max_entries: int, max_bytes: int) -> None:
@@ -100,6 +111,7 @@ class IdempotencyTable:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._answers: OrderedDict[bytes, None] = OrderedDict()
+        self._shares: dict[str, _Share] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -141,10 +153,13 @@ class IdempotencyTable:
         oldest = next(iter(self._entries.values()), None)
         return 0.0 if oldest is None else max(oldest.until + self._ttl - now, 1.0)
 
-    def begin(self, key: bytes, digest: bytes, *, deadline: float, now: Instant) -> None:
-        """The work begins; it takes `deadline` seconds at most. The caller has found the key free, and room."""
+    def begin(self, key: bytes, digest: bytes, *, deadline: float, now: Instant, owner: str = "") -> None:
+        """The work begins; it takes `deadline` seconds at most. The caller has found the key free, and room.
+
+        `owner` is who asks, as it's proven; all who prove nothing are one.
+        """
         self._forget(key)
-        self._entries[key] = _Entry(digest, State.WORKING, Instant(now + deadline + GRACE))
+        self._entries[key] = _Entry(digest, State.WORKING, Instant(now + deadline + GRACE), owner=owner)
 
     def finish(self, key: bytes, answer: Any, *, size: int, now: Instant) -> None:
         """The work is done: keep its answer, which counts for `size` bytes."""
@@ -152,12 +167,14 @@ class IdempotencyTable:
         if entry is None:
             return
         self._settle(key, entry, State.FINISHED, now)
+        self._let_go(key, entry)
+        share = self._shares.setdefault(entry.owner, _Share())
         entry.answer, entry.size = answer, size
-        self._answers[key] = None
+        self._answers[key] = share.answers[key] = None
         self._bytes += size
-        while self._bytes > self._max_bytes and self._answers:
-            oldest, _ = self._answers.popitem(last=False)
-            self._bury(self._entries[oldest])
+        share.size += size
+        while self._bytes > self._max_bytes:
+            self._bury(next(iter(share.answers if share.size > self._max_bytes // 2 else self._answers)))
 
     def lose(self, key: bytes, *, now: Instant) -> None:
         """The work was cut off midway."""
@@ -193,15 +210,27 @@ class IdempotencyTable:
         entry.state, entry.until = state, Instant(now + self._ttl)
         self._entries.move_to_end(key)
 
-    def _bury(self, entry: _Entry) -> None:
+    def _bury(self, key: bytes) -> None:
+        entry = self._entries[key]
+        self._let_go(key, entry)
+        entry.state = State.GONE
+
+    def _let_go(self, key: bytes, entry: _Entry) -> None:
+        """Keep its answer no longer, if there's one."""
+        if key not in self._answers:
+            return
+        share = self._shares[entry.owner]
+        del self._answers[key], share.answers[key]
         self._bytes -= entry.size
-        entry.state, entry.answer, entry.size = State.GONE, None, 0
+        share.size -= entry.size
+        entry.answer, entry.size = None, 0
+        if not share.answers:
+            del self._shares[entry.owner]
 
     def _forget(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._bytes -= entry.size
-            self._answers.pop(key, None)
+            self._let_go(key, entry)
 
     def _expire(self, now: Instant) -> None:
         for _ in range(_EXPIRED_PER_CALL):

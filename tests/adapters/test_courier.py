@@ -21,6 +21,7 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.errors import BadReply
 from asap_core.jsontext import read_json
+from asap_core.server.identity import TokenTable
 from asap_core.server.wellknown import MANIFEST_PATH
 
 pytestmark = pytest.mark.anyio
@@ -376,6 +377,30 @@ class TestTheSameCallUnderAKey:
                     await client.send(BASE, "task.request", other, idempotency_key="k")
                 assert caught.value.code == -32063
         assert runs == [1]
+
+
+async def test_large_answers_of_one_caller_do_not_push_out_anothers(agent: Any, runs: Any) -> None:
+    async def handler(request: Any, _context: Any) -> Any:
+        runs.append(1)
+        return {"text": "x" * request.input["n"]}
+
+    tokens = TokenTable({name: f"urn:asap:agent:{name}" for name in ("me", "mallory")})
+    served = agent(auth=True, idempotency_bytes=20_000)
+    transport = InProcessTransport(served, {"echo": handler}, authenticate=tokens.verify)
+
+    async def ask(client: Any, name: str, key: str, size: int) -> Any:
+        payload = {"skill_id": "echo", "input": {"n": size}}
+        reply = await client.send(BASE, "task.request", payload, idempotency_key=key, sender=f"urn:asap:agent:{name}")
+        return len(reply.payload["result"]["text"])
+
+    async with client_of(transport, token="me") as me, client_of(transport, token="mallory") as mallory:
+        assert await ask(me, "me", "mine", 10) == 10
+        for number in range(20):
+            assert await ask(mallory, "mallory", f"k{number}", 3_000) == 3_000
+        assert await ask(me, "me", "mine", 10) == 10
+        with pytest.raises(RemoteError, match="no longer kept"):
+            await ask(mallory, "mallory", "k0", 3_000)
+    assert len(runs) == 21
 
 
 class Skewed(LoopClock):

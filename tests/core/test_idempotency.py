@@ -92,6 +92,29 @@ def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
     assert keys.size == 40
 
 
+def test_large_answers_of_one_push_out_its_own() -> None:
+    keys = table(max_bytes=100, max_entries=1000)
+
+    def answered(key: bytes, size: int, owner: str) -> None:
+        keys.begin(key, b"d", deadline=10.0, now=0.0, owner=owner)
+        keys.finish(key, "answer", size=size, now=0.0)
+
+    answered(b"mine", 40, "me")
+    for number in range(50):
+        answered(b"other%d" % number, 30, "stranger")
+        assert keys.find(b"mine", b"d", now=1.0) == Finished("answer")
+        assert keys.size <= 100
+    assert keys.find(b"other49", b"d", now=1.0) == Finished("answer")
+    assert keys.find(b"other40", b"d", now=1.0) == Gone()
+    answered(b"huge", 101, "stranger")
+    assert keys.find(b"huge", b"d", now=1.0) == Gone()
+    assert keys.find(b"mine", b"d", now=1.0) == Finished("answer")
+    # Within half of the room the oldest of all goes.
+    for owner in ("a", "b", "c"):
+        answered(owner.encode(), 30, owner)
+    assert keys.find(b"mine", b"d", now=1.0) == Gone()
+
+
 def test_answers_may_fill_all_the_room_there_is() -> None:
     keys = table(max_bytes=100)
     for name in (b"a", b"b"):
