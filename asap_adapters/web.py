@@ -137,9 +137,11 @@ class Web:
         `announced_addresses` of the announcement that is followed, if one is.
         """
         self._opened()
-        if named_by is not None:
+        if named_by is None:
+            reach = self._provenance.reach(authority_of(url) or "")
+        else:
             self._provenance.learn(url, source=named_by)
-        reach = self._provenance.reach(authority_of(url) or "")
+            reach = self._provenance.reach_from(named_by, url)
         return _allowed(self.policy.judge(url, reach=reach, announced=announced))
 
     def judge_endpoint(self, url: str, came_from: str | None, announced: tuple[str, ...] = ()) -> Allowed:

@@ -66,6 +66,13 @@ class Provenance:
             return Zone.MACHINE
         return self._seen.get(authority, Zone.INTERNET) if address is None else zone_of(address)
 
+    def reach_from(self, source: str, url: str) -> Zone:
+        """How near the server of this URL may be for the document at `source`, which names it.
+
+        That the caller named the same server, for a use of its own, opens it to no document.
+        """
+        return Zone.MACHINE if authority_of(url) in self.trusted else self.zone_of(source)
+
     def reach(self, authority: str) -> Zone:
         """How near this server may be."""
         if authority in self.trusted or authority in self._named:

@@ -404,6 +404,21 @@ async def test_an_announced_agent_is_followed(world: Any, client_in: Any) -> Non
             await client.follow(announcement("urn:asap:agent:other", "https://a.localhost/m"))
 
 
+@pytest.mark.parametrize("port", [8000, 9000])
+async def test_what_the_caller_named_is_open_to_no_registry(
+    world: Any, client_in: Any, manifest: Any, asked: Any, port: Any
+) -> None:
+    world[f"http://localhost:8000{MANIFEST}"] = to_json(manifest())
+    world["https://r.example/1"] = registry(f"http://localhost:{port}/admin")
+    async with client_in(registries=["https://r.example/1"]) as client:
+        assert (await client.discover("http://localhost:8000")).id == URN
+        end = await client.explain(URN, wait=0)
+        assert isinstance(end, Unresolved)
+        assert "what names it isn't" in str(end.trace[-1])
+        assert (await client.discover("http://localhost:8000")).id == URN
+    assert not any("admin" in url for url in asked)
+
+
 class TestAnnounced:
     """What an announcement allows is for following it, and for nobody who names the same host."""
 

@@ -1,5 +1,6 @@
 """The outbound policy: URLs by their text, names by what they resolve to, and who may name what."""
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -396,6 +397,16 @@ class TestWhoNamedIt:
         for name in "abcad":
             remember(table, name, 1)
         assert list(table) == ["c", "a", "d"]
+
+    def test_what_the_caller_named_is_open_to_no_document(self) -> None:
+        known = Provenance(frozenset({"192.168.1.9:8000"}))
+        known.name("http://localhost:8000/")
+        assert known.reach("localhost:8000") is Zone.MACHINE
+        assert known.reach_from("https://r.example/", "http://localhost:8000/x") is Zone.INTERNET
+        near = zone_of(ip_address("192.168.1.3"))
+        assert known.reach_from("https://192.168.1.3/", "http://localhost:8000/x") is near
+        assert known.reach_from("registry.json", "http://localhost:8000/x") is Zone.MACHINE
+        assert known.reach_from("https://r.example/", "http://192.168.1.9:8000/x") is Zone.MACHINE
 
     def test_the_caller_may_name_what_somebody_else_named_before(self) -> None:
         known = Provenance(frozenset({"c.example:443"}))
