@@ -20,7 +20,7 @@ from asap_core.model.envelope import Envelope
 from asap_core.model.payloads import WIRE_NAMES
 from asap_core.writable import NotWritable, plain_json
 
-__all__ = ["Replied", "Reply", "fields_of", "kept", "reply_of", "reply_text"]
+__all__ = ["Replied", "fields_of", "kept", "reply_of", "reply_text"]
 
 # A batch puts its answers into one array, which counts as well; the payload stands in `result.envelope.payload`.
 _ANSWER_DEPTH: Final = MAX_DEPTH - 1
@@ -35,17 +35,6 @@ class Replied:
     payload: dict[str, Any]
 
 
-@frozen(kw_only=True)
-class Reply:
-    """What else is in the answer to an envelope: the id of the call, who answers, new ids, and the time."""
-
-    call_id: CallId
-    request: Envelope
-    sender: str
-    ids: Callable[[], str]
-    wall: WallTime
-
-
 def reply_of(payload: object) -> Replied:
     """What a handler's value says, and of which type it is. Raises TypeError if it isn't a payload."""
     kind: type[Any] = type(payload)
@@ -56,20 +45,25 @@ def reply_of(payload: object) -> Replied:
     return Replied(WIRE_NAMES[kind], to_json(payload))
 
 
-def reply_text(reply: Reply, replied: Replied) -> bytes:
-    """The text of the answer. Raises `NotWritable` with the place within the payload, or what else is wrong with it."""
+def reply_text(
+    request: Envelope, replied: Replied, *, call_id: CallId, sender: str, ids: Callable[[], str], wall: WallTime
+) -> bytes:
+    """The text of the answer that `sender` gives to `request` now.
+
+    Raises `NotWritable` with the place within the payload, or what else is wrong with it.
+    """
+
+    def text(payload: dict[str, Any]) -> bytes:
+        envelope = request.reply(replied.payload_type, payload, ids=ids, wall=wall, sender=sender)
+        return write_json(result_body(call_id, encode_envelope(envelope)), max_depth=_ANSWER_DEPTH)
+
     try:
-        return _text(reply, replied.payload_type, replied.payload)
+        return text(replied.payload)
     except Exception:  # noqa: BLE001 - a user's value; what is wrong with it is found the thorough way
         payload = plain_json(replied.payload, max_depth=_PAYLOAD_DEPTH, convert=fields_of)
     if type(payload) is not dict:
         raise NotWritable((), f"an object as the payload, not {type(replied.payload).__name__}")
-    return _text(reply, replied.payload_type, payload)
-
-
-def _text(reply: Reply, payload_type: str, payload: dict[str, Any]) -> bytes:
-    envelope = reply.request.reply(payload_type, payload, ids=reply.ids, wall=reply.wall, sender=reply.sender)
-    return write_json(result_body(reply.call_id, encode_envelope(envelope)), max_depth=_ANSWER_DEPTH)
+    return text(payload)
 
 
 def fields_of(value: Any) -> Any:

@@ -61,7 +61,7 @@ from asap_core.server.admission import (
     Stored,
     Unavailable,
 )
-from asap_core.server.answers import Replied, Reply, kept, reply_of, reply_text
+from asap_core.server.answers import Replied, kept, reply_of, reply_text
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import Authenticated, Principal
@@ -532,9 +532,9 @@ def _reply(run: CallRun, replied: Replied) -> Answered:
     agent, request = run.agent, run.envelope
     # Where policy takes envelopes for other agents, the answer still says who gives it.
     sender = request.recipient if agent.answers_to(request.recipient) else agent.manifest.id
-    reply = Reply(call_id=run.call.id, request=request, sender=sender, ids=agent.new_id, wall=agent.wall())
     try:
-        return Answered(reply_text(reply, replied), replied)
+        text = reply_text(request, replied, call_id=run.call.id, sender=sender, ids=agent.new_id, wall=agent.wall())
+        return Answered(text, replied)
     except ValueError as error:
         return _internal_error(run, str(error))
 
