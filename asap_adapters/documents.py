@@ -23,7 +23,7 @@ from asap_core.client.answers import (
     Source,
     Unfound,
 )
-from asap_core.client.directory import Deliver, Directory, DirectoryPolicy, Effect, Lead
+from asap_core.client.directory import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.freshness import Freshness, parse_retry_after
 from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.urls import meant_base, normal
@@ -313,4 +313,4 @@ def _told(unfound: Unfound, shown: str) -> Exception:
         return evolve(error, next_try=next_try, kept_age=age)
     if isinstance(error, InvalidDocument | NotAllowed | Unverified | WrongAgent):
         return evolve(error)
-    return Unreachable(shown, str(error), next_try, sent=False, kept_age=age)
+    return Unreachable(shown, str(error), next_try, sent=False, kept_age=age, crowded=isinstance(error, CrowdedError))

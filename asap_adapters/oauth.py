@@ -143,7 +143,8 @@ class TokenSource:
         except AsapError as error:
             # What happened, without its traceback: many raise it, and it's remembered for a while.
             reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
-            return NotIssued(NoToken(without_credentials(credentials.asked), reason))
+            crowded = isinstance(error, Unreachable) and error.crowded
+            return NotIssued(NoToken(without_credentials(credentials.asked), reason), crowded=crowded)
         granted = read_grant(status, body, token_type=credentials.token_type)
         shown = without_credentials(endpoint.url)
         match granted:

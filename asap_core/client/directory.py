@@ -23,6 +23,7 @@ from asap_core.clock import Instant, WallTime
 from asap_core.model.rules import integer, number
 
 __all__ = [
+    "CrowdedError",
     "Deliver",
     "Directory",
     "DirectoryPolicy",

@@ -87,10 +87,14 @@ class Issued:
 
 @frozen
 class NotIssued:
-    """The endpoint refused, or could not be reached. `retry_after` is how many seconds it asks to be left alone for."""
+    """The endpoint refused, or could not be reached. `retry_after` is how many seconds it asks to be left alone for.
+
+    `crowded`: it wasn't asked, since this client had no connection to spare. That isn't remembered of it.
+    """
 
     error: Exception
     retry_after: float | None = None
+    crowded: bool = False
 
 
 @frozen
@@ -252,6 +256,8 @@ class Tokens(Generic[W]):
         return token
 
     def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> _Failure:
+        if outcome.crowded:
+            return _Failure(outcome.error, now, 0)
         before = self._failures.get(key)
         count = 1 if before is None else before.count + 1
         pause = _FIRST_PAUSE * 2.0 ** min(count - 1, _DOUBLINGS) * (1.0 + 0.1 * jitter)

@@ -115,6 +115,14 @@ def test_those_that_failed_together_do_not_return_together() -> None:
     assert failed.next_try == pytest.approx(1.1)
 
 
+def test_a_crowd_of_our_own_is_not_remembered_of_the_endpoint() -> None:
+    kept = Kept()
+    (lead,) = kept.lookup(0.0)
+    (failed,) = kept.settle(lead.flight, NotIssued(ERROR, crowded=True), 0.0)
+    assert (failed.error, failed.next_try) == (ERROR, 0.0)
+    assert isinstance(kept.lookup(0.0)[0], TokenLead), "another may ask at once"
+
+
 def test_while_the_endpoint_fails_the_old_one_serves_and_it_is_asked_less_often() -> None:
     kept = Kept()
     kept.issue(1000.0, 0.0)
