@@ -9,9 +9,8 @@ import zeroconf
 from attrs import define, evolve, field, frozen
 from zeroconf._dns import DNSPointer
 
-from asap_adapters.mdns import Announced
 from asap_adapters.multicast import CLASS_IN, ENGINE_ERRORS, ENGINE_SECONDS, TYPE_PTR, Engine, Station, log
-from asap_core.announcing import Offer, Txt, Unannounced, offer_on, txt_record
+from asap_core.announcing import Announced, Offer, Txt, Unannounced, offer_on, txt_record
 from asap_core.dnssd import SERVICE_TYPE, fold, instance_of
 from asap_core.errors import MdnsUnavailable
 from asap_core.links import Link

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-from attrs import frozen
 
-from asap_core.announcing import Txt, instance_name, txt_record
+from asap_core.announcing import Announced, Txt, instance_name, txt_record
 from asap_core.dnssd import Event, Neighbourhood
 from asap_core.model.manifest import is_absolute_url
 
@@ -27,23 +26,13 @@ if TYPE_CHECKING:
     from asap_adapters.browsing import WatchingEngine
     from asap_adapters.multicast import Engine
 
-__all__ = ["Advertiser", "Announced", "Browser", "browse"]
+__all__ = ["Advertiser", "Browser", "browse"]
 
 T = TypeVar("T")
 
 # Three goodbyes 125 ms apart, and the thread's end: 0.3 s. What takes this long is stuck, and the records run out by
 # themselves in two minutes (RFC 6762 §10).
 _CLOSING_SECONDS: Final = 3.0
-
-
-@frozen(kw_only=True)
-class Announced:
-    """What is announced on one link: under which name there, and what those on it are told."""
-
-    link: str
-    instance: str
-    manifest_url: str
-    addresses: tuple[str, ...]
 
 
 class Advertiser:

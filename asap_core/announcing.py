@@ -17,6 +17,7 @@ from asap_core.links import Link
 from asap_core.zones import address_of, without_zone
 
 __all__ = [
+    "Announced",
     "Offer",
     "Target",
     "Txt",
@@ -127,6 +128,16 @@ class Offer:
     link: Link
     manifest_url: str
     target: Target
+
+
+@frozen(kw_only=True)
+class Announced:
+    """What is announced on one link: under which name there, and what those on it are told."""
+
+    link: str
+    instance: str
+    manifest_url: str
+    addresses: tuple[str, ...]
 
 
 @frozen
