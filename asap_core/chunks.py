@@ -22,7 +22,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # puts it there believes that it counts.
 _NOT_IN_TRAILERS: Final = frozenset(
     b"asap-version authorization connection content-encoding content-length content-type dpop expect forwarded host "
-    b"if-none-match te trailer transfer-encoding x-forwarded-for x-idempotency-key".split()
+    b"if-none-match origin te trailer transfer-encoding x-forwarded-for x-idempotency-key".split()
 )
 
 

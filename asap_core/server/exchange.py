@@ -471,6 +471,7 @@ def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange
         return run.refuse_plainly(404, "Not Found", close=True)
     if request.method not in ("GET", "HEAD"):
         return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
+    run.cors = agent.pages.readers(header_values(request.headers, b"origin"))
     return run.respond(_DOCUMENTS[path](run))
 
 

@@ -32,6 +32,7 @@ _REQUEST_HEADERS: Final = b"asap-version, authorization, content-encoding, conte
 _RESPONSE_HEADERS: Final = (
     b"accept-encoding, asap-version, dpop-nonce, ratelimit, ratelimit-policy, retry-after, www-authenticate"
 )
+_VARY: Final[Headers] = ((b"vary", b"origin"),)
 PREFLIGHT: Final[Headers] = (
     (b"access-control-allow-methods", b"POST"),
     (b"access-control-allow-headers", _REQUEST_HEADERS),
@@ -131,12 +132,17 @@ class Pages:
 
     def judge(self, origins: Sequence[bytes], hosts: Sequence[str], *, local: str) -> "Welcome | Foreign":
         """Judge a request by its `Origin` headers and by the hosts that it names; `local` is where it came in."""
-        origin = _origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
+        origin = _only(origins)
         if origin is None or not (origin in self._listed or origin == self._own or self._is_here(origin, local)):
             return _FOREIGN_ORIGIN
         if not hosts or not all(map(self._is_host, hosts)):
             return _FOREIGN_HOST
         return Welcome(self._listed.get(origin, ()))
+
+    def readers(self, origins: Sequence[bytes]) -> Headers:
+        """What a document says to the page that fetches it: anyone may, and pages of listed origins read it."""
+        # Who caches documents is told even of requests without an origin that the answer depends on it.
+        return self._listed.get(_only(origins) or "", _VARY) if self._listed else ()
 
     def _is_here(self, origin: str, local: str) -> bool:
         """Whether the page is this machine's, and the agent serves this machine."""
@@ -150,6 +156,10 @@ class Pages:
         return _address(found[1]) is not None or _is_loopback(found[1]) or _host(found[1]) in self._hosts
 
 
+def _only(origins: Sequence[bytes]) -> str | None:
+    return _origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
+
+
 def _host_of(origin: str) -> str:
     found = _ORIGIN.fullmatch(origin)
     return "" if found is None else _host(found[2])
@@ -159,5 +169,5 @@ def _readable_by(origin: str) -> Headers:
     return (
         (b"access-control-allow-origin", origin.encode("ascii")),
         (b"access-control-expose-headers", _RESPONSE_HEADERS),
-        (b"vary", b"origin"),
+        *_VARY,
     )

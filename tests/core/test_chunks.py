@@ -98,6 +98,7 @@ def test_what_is_right_passes_however_it_is_cut(body: Any, chunk: Any) -> None:
                 b"Content-Length: 1\r\n",
                 b"transfer-encoding: chunked\r\n",
                 b"HOST: a\r\n",
+                b"Origin: https://app.example\r\n",
                 b"Authorization: Bearer x\r\n",
                 b"X-Idempotency-Key: k\r\n",
                 b"X: y\r\nContent-Encoding: gzip\r\n",

@@ -289,6 +289,22 @@ class TestWhatAListedPageReads:
         assert cors(ask(agent, APP, method="OPTIONS"))["access-control-allow-origin"] == APP
         assert is_let_in(ask(agent, "http://[2001:db8::1]"))
 
+    @pytest.mark.parametrize("target", ["/health", "/.well-known/asap/manifest.json", "/.well-known/asap/health"])
+    def test_documents_say_it_to_caches_too(self, target: Any) -> None:
+        agent = serve(origins=[APP])
+        for origins in ((), ("https://evil.example",), ("null",), (APP, APP), ("http://localhost",)):
+            state = ask(agent, *origins, method="GET", target=target)
+            assert (state.response.status, cors(state)) == (200, {"vary": "origin"})
+        for method in ("GET", "HEAD"):
+            state = ask(agent, APP, method=method, target=target)
+            assert (state.response.status, cors(state)) == (200, self.SAID)
+
+    def test_a_manifest_that_the_page_has_already(self) -> None:
+        agent, target = serve(origins=[APP]), "/.well-known/asap/manifest.json"
+        tag = dict(ask(agent, method="GET", target=target).response.headers)[b"etag"]
+        state = ask(agent, APP, method="GET", target=target, more=((b"if-none-match", tag),))
+        assert (state.response.status, cors(state)) == (304, self.SAID)
+
 
 class TestPolicy:
     @pytest.mark.parametrize(
