@@ -18,7 +18,7 @@ from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
 from asap_adapters.published import warn_if_elsewhere
-from asap_adapters.serve import bind_agent
+from asap_adapters.serve import NO_ADDRESS, bind_agent
 from asap_adapters.watch import log_decision
 from asap_core.arguments import expect_observer
 from asap_core.codec import warm_up
@@ -34,12 +34,6 @@ from asap_core.server.ratelimit import is_address
 __all__ = ["AsgiApp"]
 
 log: Final = logging.getLogger("asap.asgi")
-
-# Whether a server knows addresses shows with the first request only.
-_NO_ADDRESS: Final = (
-    "this ASGI server doesn't say where requests come from: callers whose address isn't known have one share together, "
-    "and idempotency keys take authentication"
-)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -116,7 +110,7 @@ class AsgiApp:
     async def _answer(self, request: Request, wire: "_AsgiWire") -> None:
         if not self._warned and not is_address(request.peer):
             self._warned = True
-            log.warning(_NO_ADDRESS)
+            log.warning("this ASGI server doesn't say where requests come from: %s", NO_ADDRESS)
         try:
             await self._driver.run(request, wire)
         except _TooSlow as slow:

@@ -54,6 +54,12 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 _EXHAUSTED_PAUSE: Final = 0.1
 # What it says of the listener itself. All else is the network's word about one connection (accept(2)): the next may do.
 _BROKEN: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
+NO_ADDRESS: Final = (
+    "callers whose address isn't known have one share together, and idempotency keys take authentication. AgentClient "
+    "sends one with every message: have callers authenticate, or have a proxy that connects over TCP tell their "
+    "addresses (Policy.trusted_proxies)"
+)
+"""What follows for callers without an address, for the log."""
 _INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 # How a connection ends that its peer gave up: nobody's mistake here.
 _ENDED: Final = (
@@ -205,10 +211,7 @@ async def _serve(
         scheme = "http" if context is None else "https"
         warn_if_elsewhere(agent, log, host=bound.host, port=bound.port, scheme=scheme)
     if any(_family(one) not in {*_INTERNET, None} for one in _listeners(bound.listener)):
-        log.warning(
-            "connections to %s have no address: all callers have one share together, and idempotency keys take "
-            "authentication", bound.url,
-        )  # fmt: skip
+        log.warning("connections to %s have no address: %s", bound.url, NO_ADDRESS)
     async with bound.listener:
         server = _Server(driver, bound.listener, context, stop, local=bound.host)
         await server.run(lambda: task_status.started(bound.url))

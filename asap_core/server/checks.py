@@ -64,7 +64,10 @@ def _key_has_an_owner(run: "CallRun") -> Refusal | None:
     """Keys are kept for a principal, or for an address: without either, all callers would share theirs."""
     if run.call.idempotency_key is None or run.peer_known or isinstance(run.principal, Authenticated):
         return None
-    expected = "no key, or a caller who authenticates: the address of this one isn't known"
+    expected = (
+        "no key, or a caller who authenticates: the address of this one isn't known. Behind a proxy that connects over "
+        "TCP the agent's operator can have it told (trusted_proxies)"
+    )
     problem = Problem(("params", "idempotency_key"), expected)
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,))
 
