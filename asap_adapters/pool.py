@@ -45,8 +45,8 @@ class Stage(Enum):
 class Progress:
     """How far a request has got: what its end says of it. A transport that doesn't tell may have sent it.
 
-    `patience` is how many seconds it may wait for a connection. The rest of its time is for the exchange: a message
-    that's sent in the last moment is one whose answer nobody hears.
+    Until `patience`, by the loop's clock, it may wait for a connection. The rest of its time is for the exchange: a
+    message that's sent in the last moment is one whose answer nobody hears.
     """
 
     stage: Stage = Stage.SENT
@@ -89,7 +89,7 @@ class Pool:
     async def exchange(self, route: Route, request: httpcore.Request, progress: Progress) -> "Held":
         """Make a request. What comes back holds its connection until it's closed. Raises httpcore's errors."""
         progress.stage = Stage.QUEUED
-        with anyio.move_on_after(progress.patience) as waiting:
+        with anyio.CancelScope(deadline=progress.patience) as waiting:
             await self._turns.take(route)
         if waiting.cancelled_caught:
             raise httpcore.PoolTimeout

@@ -276,7 +276,7 @@ class Web:
         return await self._exchange(call, limit, min(self._timeout, seconds))
 
     async def _exchange(self, call: "_Call", limit: int, seconds: float) -> Answer:
-        progress = Progress(patience=_QUEUED * seconds)
+        progress = Progress(patience=anyio.current_time() + _QUEUED * seconds)
         try:
             with anyio.fail_after(seconds):
                 return await self._answer(call, limit, progress)

@@ -38,6 +38,12 @@ class Host:
             async with stream:
                 while True:
                     head = await stream.receive()
+                    if head.startswith(b"GET /from"):
+                        await anyio.sleep(0.5)
+                        await stream.send(b"HTTP/1.1 302 X\r\nlocation: /to\r\ncontent-length: 0\r\n\r\n")
+                        continue
+                    if head.startswith(b"GET /to"):
+                        await anyio.sleep_forever()
                     if self.silent or not head.startswith(b"GET"):
                         await anyio.sleep_forever()
                     body = publish(self.manifest)
@@ -113,6 +119,20 @@ class TestConnections:
         assert {type(error) for error in sent} == {TimedOut}
         assert all(error.crowded and not isinstance(error, TimedOut) for error in unsent)
         assert "this client has too many requests under way to it" in str(unsent[0])
+
+    async def test_a_place_is_waited_for_again_after_a_redirect_in_the_same_time(self) -> None:
+        ends: list[Unreachable] = []
+
+        async def follow(number: int) -> None:
+            with pytest.raises(Unreachable) as raised:
+                await ours.get_document(f"{busy.url}/from/{number}")
+            ends.append(raised.value)
+
+        async with hosts(1) as (busy,), client(timeout=3.0, redirects=1) as ours, anyio.create_task_group() as group:
+            for number in range(ALONE + 10):
+                group.start_soon(follow, number)
+        assert [type(error) for error in ends].count(TimedOut) == ALONE
+        assert sum(error.crowded for error in ends) == 10, "that they can't connect is no fault of the host's"
 
     async def test_it_is_no_failure_of_the_hosts(self) -> None:
         ends: list[Exception] = []
