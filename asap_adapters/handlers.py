@@ -20,8 +20,8 @@ from asap_core.model.envelope import Envelope, normalise_payload_type
 from asap_core.model.payloads import WIRE_NAMES, Payload, TaskResponse
 from asap_core.model.task import TaskStatus
 from asap_core.server.agent import Agent
-from asap_core.server.answers import fields_of
-from asap_core.server.call import Answered, Dispatch, Record, Replied
+from asap_core.server.answers import Replied, fields_of
+from asap_core.server.call import Answered, Dispatch, Record
 from asap_core.server.identity import Principal
 
 __all__ = ["Context", "Handler", "Handlers", "TaskFailed"]

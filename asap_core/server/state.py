@@ -22,7 +22,7 @@ from attrs import evolve, field, frozen
 from asap_core.clock import WallTime
 from asap_core.errors import KINDS, BadState, Refusal
 from asap_core.jsontext import MAX_DEPTH, read_json, write_json
-from asap_core.server.call import Replied
+from asap_core.server.answers import Replied
 from asap_core.server.idempotency import Kept
 
 __all__ = [

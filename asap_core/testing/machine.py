@@ -19,7 +19,8 @@ from asap_core.http import Request, Response
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 from asap_core.server.agent import Agent
-from asap_core.server.call import Answered, CallState, Dispatch, Hold, Replied
+from asap_core.server.answers import Replied
+from asap_core.server.call import Answered, CallState, Dispatch, Hold
 from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
 from asap_core.server.identity import TokenTable
 from asap_core.server.policy import Policy
