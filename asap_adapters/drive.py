@@ -13,7 +13,7 @@ import anyio
 from attrs import frozen
 
 from asap_adapters.callables import expect_callable
-from asap_adapters.guard import asked, cancels, passes, report, told
+from asap_adapters.guard import asked, cancels, our_task, passes, report, told
 from asap_adapters.handlers import Handlers
 from asap_core.arguments import expect_kind
 from asap_core.http import Request, Response
@@ -257,13 +257,13 @@ class Driver:
         answers: dict[int, Answered] = {}
 
         async def one(index: int, call: CallState) -> None:
+            our_task()
             answers[index] = await self.answer(call)
 
         async with anyio.create_task_group() as group:
             for index, call in enumerate(calls):
                 group.start_soon(one, index, call)
-        # One that cancelled its own task has none.
-        return [answers[index] if index in answers else broken_call(call) for index, call in enumerate(calls)]
+        return [answers[index] for index in range(len(calls))]
 
     async def answer(self, opened: CallState) -> Answered:
         """Drive one call to its answer: an internal error, if something on the way breaks."""

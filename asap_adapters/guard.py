@@ -17,27 +17,60 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
 from asap_core.interrupts import is_interrupt, leaves
 
-__all__ = ["asked", "cancels", "parted", "passes", "report", "told"]
+__all__ = ["asked", "cancels", "forget_cancels", "our_task", "parted", "passes", "report", "told"]
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
+# Whether a task is one of ours: of a server's connection, not of an ASGI server or of a user.
+_OURS: Final = ContextVar("our_task", default=False)
+_TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
 
-def cancels() -> int:
-    """How many cancellations of this asyncio task are pending; 0 on trio. More of them later means it was cancelled."""
+
+def our_task() -> None:
+    """Say that the current task is ended by scopes only, so that only a user's code in it calls its `cancel()`."""
+    _OURS.set(True)
+
+
+def cancels() -> float:
+    """How many cancellations of this asyncio task are pending; 0 on trio. More of them later means it was cancelled.
+
+    In a task of ours it's infinite: no number of them means that.
+    """
+    task = _asyncio_task()
+    if task is None:
+        return 0
+    return math.inf if _OURS.get() else task.cancelling()
+
+
+def _asyncio_task() -> "asyncio.Task[Any] | None":
     # It's None on trio; asking that way costs a twentieth of what an exception or the name of the backend does.
     loop = asyncio._get_running_loop()  # noqa: SLF001 - documented, in spite of its name
-    task = None if loop is None else asyncio.current_task(loop)
-    return 0 if task is None else task.cancelling()
+    return None if loop is None else asyncio.current_task(loop)
 
 
-def passes(error: BaseException, before: int) -> bool:
+async def forget_cancels() -> None:
+    """In a task of ours, end what a user's code began by `task.cancel()`, if no scope has been cancelled."""
+    task = _asyncio_task()
+    if task is None or not task.cancelling() or not _OURS.get():
+        return
+    if anyio.current_effective_deadline() == -math.inf:
+        return
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while task.cancelling():
+        task.uncancel()
+
+
+def passes(error: BaseException, before: float) -> bool:
     """Whether an exception that was caught here has to be raised again. `before` is what `cancels()` said at first."""
     kind = type(error)
     if issubclass(kind, Exception):
@@ -46,7 +79,8 @@ def passes(error: BaseException, before: int) -> bool:
         return True
     if issubclass(kind, GeneratorExit):
         # Closing raises a new one in each coroutine, at its await; a user's has come up from a frame below.
-        traceback = error.__traceback__
+        # The descriptor: the attribute may be one of the exception's class.
+        traceback = _TRACEBACK.__get__(error)
         return traceback is None or traceback.tb_next is None
     cancelled = anyio.get_cancelled_exc_class()
     if not any(issubclass(type(leaf), cancelled) for leaf in leaves(error)):

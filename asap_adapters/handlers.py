@@ -13,7 +13,7 @@ from attrs import frozen
 
 from asap_adapters.callables import expect_handlers, is_async
 from asap_adapters.entropy import new_id
-from asap_adapters.guard import cancels, parted, passes, report
+from asap_adapters.guard import cancels, forget_cancels, parted, passes, report
 from asap_core.arguments import expect_whole
 from asap_core.errors import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
 from asap_core.model.envelope import Envelope, normalise_payload_type
@@ -149,16 +149,17 @@ class Handlers:
         """
         try:
             outcome = await self._outcome(dispatch)
+            await forget_cancels()
         except BaseException:
             dispatch.lost()
             raise
-        match outcome:
-            case _NeverRan():
-                return dispatch.turned_away(Refusal(kind=BUSY, retry_after=_AFTER_BUSY))
-            case Refusal():
-                return dispatch.failed(outcome)
-            case _:
-                return dispatch.replied(outcome)
+        # By type: a subclass of `Replied` is the user's, and its `__class__` may raise.
+        kind = type(outcome)
+        if kind is _NeverRan:
+            return dispatch.turned_away(Refusal(kind=BUSY, retry_after=_AFTER_BUSY))
+        if kind is Refusal:
+            return dispatch.failed(cast("Refusal", outcome))
+        return dispatch.replied(cast("Payload | Replied", outcome))
 
     async def _outcome(self, dispatch: Dispatch) -> "_Outcome":
         before, task_id = cancels(), ""

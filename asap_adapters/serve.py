@@ -25,6 +25,7 @@ from asap_adapters.coding import CODINGS
 from asap_adapters.connection import serve_connection
 from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.entropy import new_id, new_secret
+from asap_adapters.guard import cancels, our_task, passes, report
 from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.heap import give_back_large_blocks
 from asap_adapters.memory import Memory
@@ -305,6 +306,7 @@ class _Server:
             connections.cancel_scope.deadline = now + policy.drain
 
     async def _accept(self, listener: Any, connections: anyio.abc.TaskGroup) -> None:
+        our_task()  # and so are those that it starts
         while True:
             try:
                 stream = await listener.accept()
@@ -361,9 +363,11 @@ class _Server:
                 await self._serve(stream, peer, place)
         except _ENDED:
             log.debug("a connection ended early", exc_info=True)
-        except Exception:
+        except BaseException as error:
             # Law 7: only a bug comes here, and it takes one connection with it, not the server.
-            log.exception("a connection broke")
+            if passes(error, cancels()):
+                raise
+            report(log, "a connection broke", error=error)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)

@@ -14,6 +14,7 @@ import httpx
 
 from asap_adapters.client import AgentClient
 from asap_adapters.drive import Authenticator, Driver
+from asap_adapters.guard import our_task
 from asap_adapters.handlers import Handler, Handlers
 from asap_adapters.serve import bind_agent
 from asap_core.arguments import expect_kind
@@ -150,6 +151,7 @@ async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[N
     failed: list[Exception] = []
 
     async def run() -> None:
+        our_task()
         try:
             with scope:
                 await exchange()

@@ -16,7 +16,7 @@ from asap_adapters import TaskFailed
 from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
 from asap_adapters.testing import InProcessTransport, in_process
-from asap_core import ManualClock, RemoteError, Request
+from asap_core import ManualClock, RemoteError, Replied, Request
 from asap_core.client.delivery import RetryPolicy
 from asap_core.server.admission import Admitted, Reservation, Stored
 
@@ -173,6 +173,35 @@ class TestHandlers:
         answers = (await served(handler).post([call("fine"), call("echo", number=2), call("fine", number=3)])).json()
         assert [each.get("error", {}).get("code") for each in answers] == [None, -32603, None]
         assert [each["id"] for each in answers] == [1, 2, 3]
+
+    @pytest.mark.parametrize("name", ["awaits a cancelled task", "cancels itself"])
+    async def test_in_a_batch_others_that_take_longer_are_answered(
+        self, served: Any, name: Any, anyio_backend_name: Any
+    ) -> None:
+        async def handler(request: Any, context: Any) -> Any:
+            if context.envelope.payload["conversation_id"] == "stray":
+                return await AWAITS[name](request, context)
+            await anyio.sleep(5)
+            return {}
+
+        if anyio_backend_name == "trio":
+            return
+        one, stray = served(handler), call("echo", number=2)
+        stray["params"]["envelope"]["payload"]["conversation_id"] = "stray"
+        answers = (await one.post([call("echo"), stray, call("echo", number=3)])).json()
+        assert [each.get("error", {}).get("code") for each in answers] == [None, -32603, None]
+        one.nothing_is_left()
+
+    async def test_a_reply_of_a_class_that_breaks_is_kept(self, served: Any) -> None:
+        class Evil(Replied):
+            def __getattribute__(self, name: str) -> Any:
+                raise SystemExit
+
+        async def handler(_request: Any, _context: Any) -> Any:
+            return Evil("task.response", {})
+
+        one = served(handler)
+        assert [await one.code(key="k"), await one.code(key="k"), await one.code("fine")] == [-32603, -32603, None]
 
     async def test_whose_own_task_is_cancelled(self, served: Any, anyio_backend_name: Any) -> None:
         if anyio_backend_name == "trio":

@@ -226,3 +226,48 @@ def request() -> bytes:
     }  # fmt: skip
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": {"envelope": envelope}}).encode()
     return b"POST /asap HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+class Untraceable(GeneratorExit):
+    """Says that it comes from nowhere, as one does that closes a coroutine."""
+
+    @property
+    def __traceback__(self) -> None:
+        return None
+
+    @__traceback__.setter
+    def __traceback__(self, value: Any) -> None: ...
+
+
+async def cancels_itself(_request: Any, _context: Any) -> Any:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+    await asyncio.sleep(60)
+
+
+async def cancels_itself_at_the_end(_request: Any, _context: Any) -> Any:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+    return {"fine": True}
+
+
+async def test_a_handler_that_cancels_the_task_it_runs_in_ends_no_other(anyio_backend_name: Any) -> None:
+    handlers: Any = {"slow": slow, "untraceable": raising(Untraceable)}
+    if anyio_backend_name == "asyncio":
+        handlers |= {"cancels": cancels_itself, "at the end": cancels_itself_at_the_end}
+    once = RetryPolicy(retries=0)
+    async with serving(handlers) as url, AgentClient(sender="urn:asap:agent:me", retry=once) as client:
+        slept = {}
+
+        async def beside() -> None:
+            slept.update((await client.send(url, "task.request", {"skill_id": "slow", "input": {"n": 1}})).payload)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(beside)
+            await anyio.sleep(0.1)
+            for skill in handlers:
+                if skill in ("untraceable", "cancels"):
+                    for key in (None, skill, skill):
+                        assert (await refused(client, url, skill, key)).code == -32603
+            if "at the end" in handlers:
+                fine = await client.send(url, "task.request", {"skill_id": "at the end", "input": {}})
+                assert fine.payload["result"] == {"fine": True}
+        assert slept["result"] == {"slept": {"n": 1}}
