@@ -16,53 +16,49 @@ from tests.mutation.survivors import known_survivors
 ROOT = Path(__file__).parent.parent.parent
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
-    "replay": ("replay", "state"),
-    "identity": ("wire", "exchange", "proofs", "jwt"),
-    "idempotency": ("idempotency", "state"),
-    "ratelimit": ("ratelimit", "exchange"),
-    "exchange": ("exchange", "wire", "proofs"),
-    "call": ("exchange",),
-    "checks": ("exchange", "jwt", "proofs"),
-    "admission": ("admission", "state", "exchange"),
-    "proxies": ("proxies",),
-    "ledger": ("state",),
-    "state": ("state",),
-    "shared": ("shared",),
-    "freshness": ("freshness", "copies"),
-    "validation": ("freshness", "directory"),
-    "coalesce": ("coalesce", "directory"),
-    "directory": ("directory",),
-    "resolution": ("resolution",),
-    "copies": ("copies",),
-    "catalog": ("catalog", "copies"),
+    "asap_core.server.replay": ("replay", "state"),
+    "asap_core.server.identity": ("wire", "exchange", "proofs", "jwt"),
+    "asap_core.server.idempotency": ("idempotency", "state"),
+    "asap_core.server.ratelimit": ("ratelimit", "exchange"),
+    "asap_core.server.exchange": ("exchange", "wire", "proofs"),
+    "asap_core.server.call": ("exchange",),
+    "asap_core.server.checks": ("exchange", "jwt", "proofs"),
+    "asap_core.server.admission": ("admission", "state", "exchange"),
+    "asap_core.server.proxies": ("proxies",),
+    "asap_core.server.ledger": ("state",),
+    "asap_core.server.state": ("state",),
+    "asap_core.server.shared": ("shared",),
+    "asap_core.client.freshness": ("freshness", "copies"),
+    "asap_core.client.validation": ("freshness", "directory"),
+    "asap_core.client.coalesce": ("coalesce", "directory"),
+    "asap_core.client.directory": ("directory",),
+    "asap_core.client.resolution": ("resolution",),
+    "asap_core.client.copies": ("copies",),
+    "asap_core.catalog": ("catalog", "copies"),
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
-    "claims": ("jwt", "proofs"),
-    "jws": ("jwt", "proofs"),
-    "keyring": ("jwt",),
-    "jwt": ("jwt", "proofs"),
-    "introspection": ("introspection",),
-    "tokens": ("tokens",),
-    "oauth": ("oauth",),
-    "authorization": ("authorization",),
+    "asap_core.server.claims": ("jwt", "proofs"),
+    "asap_core.server.jws": ("jwt", "proofs"),
+    "asap_core.server.keyring": ("jwt",),
+    "asap_core.server.jwt": ("jwt", "proofs"),
+    "asap_core.server.introspection": ("introspection",),
+    "asap_core.client.tokens": ("tokens",),
+    "asap_core.client.oauth": ("oauth",),
+    "asap_core.client.authorization": ("authorization",),
 }
-# Where they are, if not in the server.
-_OF_THE_CLIENT = (
-    *("freshness", "validation", "coalesce", "directory", "resolution", "copies"),
-    *("tokens", "oauth", "authorization"),
-)
-FOLDERS = {**dict.fromkeys(_OF_THE_CLIENT, "client"), "catalog": "."}
+# Each by the last part of its name: that of survivors in docs/mutation.md.
+PLACES = {name.rpartition(".")[2]: name for name in (*TESTS, *BY_NAME)}
 LEAST = 0.95
 TELL_EVERY = 5.0
 
 
 def files_of(module: str) -> list[Path]:
-    return [ROOT / "tests" / "core" / f"test_{name}.py" for name in {**TESTS, **BY_NAME}[module]]
+    return [ROOT / "tests" / "core" / f"test_{name}.py" for name in {**TESTS, **BY_NAME}[PLACES[module]]]
 
 
 def chosen(arguments: argparse.Namespace) -> list[Mutant]:
-    mutants = [one for name in arguments.module or TESTS for one in read(name).mutants()]
+    mutants = [one for name in arguments.module or map(label, TESTS) for one in read(name).mutants()]
     if arguments.sample is None or arguments.sample >= len(mutants):
         return mutants
     drawn = random.Random(arguments.seed).sample(range(len(mutants)), arguments.sample)
@@ -70,14 +66,17 @@ def chosen(arguments: argparse.Namespace) -> list[Mutant]:
 
 
 def read(name: str) -> Module:
-    return Module.read(name, ROOT / "asap_core" / FOLDERS.get(name, "server") / f"{name}.py")
+    return Module.read(name, ROOT / f"{PLACES[name].replace('.', '/')}.py")
+
+
+def label(module: str) -> str:
+    """By what a module is named in the table of survivors: not by its folder, so that it may move."""
+    return module.rpartition(".")[2]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument(
-        "--module", choices=[*TESTS, *BY_NAME], action="append", help="only this one; may be given again"
-    )
+    parser.add_argument("--module", choices=list(PLACES), action="append", help="only this one; may be given again")
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
@@ -108,9 +107,7 @@ def survivors_of(mutants: Sequence[Mutant]) -> list[Mutant]:
     print(f"{len(mutants)} mutants; first the tests without any", flush=True)
     begun = told = 0.0
     survivors: list[Mutant] = []
-    for done, (mutant, killed) in enumerate(
-        judged(mutants, {name: files_of(name) for name in (*TESTS, *BY_NAME)}), start=1
-    ):
+    for done, (mutant, killed) in enumerate(judged(mutants, {name: files_of(name) for name in PLACES}), start=1):
         now = time.monotonic()
         begun, told = begun or now, told or now
         if not killed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.mutation.__main__ import ROOT, TESTS, files_of, read
+from tests.mutation.__main__ import ROOT, TESTS, files_of, label, read
 from tests.mutation.mutants import Module, Mutant, headline
 from tests.mutation.runs import import_name
 from tests.mutation.survivors import known_survivors
@@ -66,7 +66,7 @@ def test_what_a_function_becomes() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", TESTS)
+@pytest.mark.parametrize("name", [label(module) for module in TESTS])
 def test_every_mutant_is_a_module_still_and_another_one(name: str) -> None:
     module = read(name)
     text = ast.unparse(module.tree)
@@ -81,7 +81,7 @@ def test_every_mutant_is_a_module_still_and_another_one(name: str) -> None:
 
 def test_every_known_survivor_is_a_mutant_with_a_reason() -> None:
     known = known_survivors(ROOT)
-    mutants: set[Any] = {mutant.identity for name in TESTS for mutant in read(name).mutants()}
+    mutants: set[Any] = {mutant.identity for name in map(label, TESTS) for mutant in read(name).mutants()}
     assert [identity for identity in known if identity not in mutants] == []
     assert all(len(why) > 10 for why in known.values())
     _, table = (ROOT / "docs" / "mutation.md").read_text("utf-8").split("## Known survivors")
