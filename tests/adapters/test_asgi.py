@@ -242,7 +242,7 @@ def large(size: Any) -> Any:
     envelope = Envelope.new(
         sender="urn:asap:agent:tester", recipient="urn:asap:agent:echo-agent", payload_type="task.request",
         payload={"conversation_id": "c", "skill_id": "echo", "input": {"text": "x" * size}},
-        ids=lambda: f"id-{next(NUMBERS)}", wall=time.time(),  # type: ignore[arg-type]
+        ids=lambda: f"id-{next(NUMBERS):06}", wall=time.time(),  # type: ignore[arg-type]
     )  # fmt: skip
     params = {"envelope": encode_envelope(envelope)}
     return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
@@ -302,7 +302,7 @@ class TestLargeAnswers:
             assert len(caller.sent) - 1 == (pieces + 1 if extra > 0 else pieces)
 
     async def test_end_the_slowest_readers_where_they_need_the_room(self, agent: Any, echo_handlers: Any) -> None:
-        served = agent(max_answers=6_000_000)
+        served = agent(max_answers=10_000_000)
         app = AsgiApp(served, echo_handlers)
         slower, slow, third, quick = (Caller(app, large(1_000_000), takes=takes) for takes in (2, 5, 4, 1_000))
         with anyio.fail_after(20):

@@ -256,7 +256,7 @@ class TestLargeAnswers:
         self, pipe: Any, agent: Any, echo_handlers: Any
     ) -> None:
         """The kernel, here a pipe, takes 100 pieces of each; nobody reads them."""
-        served = bind_agent(agent(max_answers=60_000_000))
+        served = bind_agent(agent(max_answers=94_000_000))
         driver, over = Driver(served, Handlers(echo_handlers)), []
 
         async def serving(number: Any, stream: Any) -> None:

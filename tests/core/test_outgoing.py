@@ -111,12 +111,12 @@ class TestUnderTheBound:
 
 
 class TestAtTheBound:
-    """Room for four answers of a size beside those that are held: it takes as much to make one."""
+    """Room for eight answers of a size beside those that are held: it takes as much to make one."""
 
     SIZE = 100_000
 
     def test_the_reader_that_took_its_last_piece_longest_ago_is_ended(self) -> None:
-        agent = serve(max_answers=6 * self.SIZE)
+        agent = serve(max_answers=10 * self.SIZE)
         first, second = answer(agent, self.SIZE), answer(agent, self.SIZE)
         first.progressed()
         third = answer(agent, self.SIZE)
@@ -125,7 +125,7 @@ class TestAtTheBound:
         assert fourth.ends == (first.outgoing,)
 
     def test_as_many_are_ended_as_it_takes(self) -> None:
-        agent = serve(max_answers=20 * self.SIZE)
+        agent = serve(max_answers=36 * self.SIZE)
         small = [answer(agent, self.SIZE) for _ in range(5)]
         large = answer(agent, 4 * self.SIZE)
         assert large.ends == tuple(each.outgoing for each in small[:2])
@@ -186,7 +186,7 @@ class Answers(RuleBasedStateMachine):
         left = self.slowest_first[len(ended) :]
         if slowest:
             with_the_last = [*left, slowest[-1]]
-            assert sum(each.outgoing.size for each in with_the_last) + 4 * respond.outgoing.size > self.MOST
+            assert sum(each.outgoing.size for each in with_the_last) + 8 * respond.outgoing.size > self.MOST
         self.ended += slowest
         self.slowest_first = [*left, respond]
 
