@@ -24,6 +24,8 @@ _HOST: Final = r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?"
 _AUTHORITY: Final = re.compile(_HOST)
 _ORIGIN: Final = re.compile(rf"([a-z][a-z0-9+.-]*)://{_HOST}")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+# Applications have origins of other schemes, such as app://localhost, whose content may come from anywhere.
+_OF_WEB_PAGES: Final = ("http://", "https://")
 # Of an http URL, all up to the end of its authority.
 _BASE: Final = re.compile(r"[^/]*//[^/?#]*")
 
@@ -146,7 +148,7 @@ class Pages:
 
     def _is_here(self, origin: str, local: str) -> bool:
         """Whether the page is this machine's, and the agent serves this machine."""
-        return _is_loopback(local) and _is_loopback(_host_of(origin))
+        return _is_loopback(local) and origin.startswith(_OF_WEB_PAGES) and _is_loopback(_host_of(origin))
 
     def _is_host(self, authority: str) -> bool:
         found = _AUTHORITY.fullmatch(authority.lower())
