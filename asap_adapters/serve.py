@@ -271,7 +271,8 @@ def _peer_of(stream: Any) -> str | None:
 def _expect_no_coroutine(main: object) -> None:
     if type(main) is CoroutineType:
         main.close()
-        raise ValueError("expected a function and its arguments: run(serve, agent, handlers), not run(serve(…))")
+    if not callable(main):
+        raise ValueError("expected a function and its arguments: run(serve, agent, handlers), not run(serve(…))")  # noqa: TRY004 - README
 
 
 @define(eq=False)

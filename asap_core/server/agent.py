@@ -135,7 +135,10 @@ class Agent:
         expect_mapping("codings", codings or {}, bytes, '{b"br": Brotli}')
         if any(name != name.lower() for name in codings or {}):
             raise ValueError("codings: expected names that are bytes in lower case, such as b'br'")
-        if isinstance(shared_limits, str) or not {"peer", "principal"}.issuperset(shared_limits):
+        if not all(map(callable, (codings or {}).values())):
+            raise ValueError("codings: expected a function for each, such as Gzip, that makes a decoder")
+        expect_kind("counters", counters, Counters | None, "Counters()")
+        if not set(expect_texts("shared_limits", shared_limits, '["principal"]')) <= {"peer", "principal"}:
             raise ValueError('shared_limits: expected some of "peer" and "principal", such as ["principal"]')
         policy, (now, wall) = self.policy, _read(clock)
         self.counters = counters

@@ -374,11 +374,15 @@ class Fork(_State):
 
     def answered(self, answers: Sequence[Answered]) -> "Respond":
         """Every call has its answer, in the order of `calls`."""
-        if len(answers) != len(self.calls):
+        try:
+            sizes = [len(answer.body) for answer in answers]
+        except (AttributeError, TypeError):
+            sizes = []
+        if len(sizes) != len(self.calls):
             raise ValueError("answered: expected one Answered for each call, in their order")
         self._run.leave(self)
         self._run.now = self._run.agent.now()
-        size = sum(len(answer.body) for answer in answers)
+        size = sum(sizes)
         if size <= UNCOUNTED:
             return self._run.respond(self._response(answers))
         return self._large(answers, size)

@@ -166,6 +166,9 @@ async def test_what_is_no_agent(made: Any, manifest: Any) -> None:
 def test_a_coroutine_instead_of_a_function(agent: Any) -> None:
     with pytest.raises(ValueError, match=r"run\(serve, agent, handlers\)"):
         run(serve(agent(), {"echo": fine}))  # type: ignore[arg-type]
+    for main in (None, "serve"):
+        with pytest.raises(ValueError, match="expected a function and its arguments"):
+            run(main)  # type: ignore[arg-type]
 
 
 class Object:

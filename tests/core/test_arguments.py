@@ -104,8 +104,12 @@ def test_payload_types_may_come_one_by_one() -> None:
         ({"clock": WrongClock()}, "clock: expected an object with monotonic"),
         ({"codings": [b"br"]}, r"codings: expected a mapping with keys of bytes, such as .*; not list"),
         ({"codings": {"br": object}}, "codings: expected a mapping with keys of bytes"),
-        ({"shared_limits": "peer"}, "shared_limits: expected some of"),
+        ({"shared_limits": "peer"}, "shared_limits: expected strings"),
         ({"shared_limits": ["x"]}, "shared_limits: expected some of"),
+        ({"shared_limits": None}, "shared_limits: expected strings"),
+        ({"shared_limits": [["peer"]]}, "shared_limits: expected strings"),
+        ({"codings": {b"br": None}}, "codings: expected a function for each"),
+        ({"counters": True}, r"counters: expected Counters, such as Counters\(\); not bool"),
         ({"observe": 5}, r"observe: expected a function \(decision\) that isn't async; not int"),
         (
             {"observe": asynchronous},

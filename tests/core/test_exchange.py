@@ -463,7 +463,15 @@ class TestWhatADriverGives:
 
     def test_a_fork_has_an_answer_for_each_call(self) -> None:
         fork = serve().open(head()).feed(json.dumps([1, 2]).encode()).end()
-        for answers in ([], fork.calls[:1], [*fork.calls, fork.calls[0]]):
+        for answers in (
+            [],
+            fork.calls[:1],
+            [*fork.calls, fork.calls[0]],
+            None,
+            fork.calls[0],
+            [None, None],
+            [b"", b""],
+        ):
             with pytest.raises(ValueError, match="answered: expected one Answered for each call"):
                 fork.answered(answers)
         assert len(json.loads(fork.answered(fork.calls).response.body)) == 2
