@@ -81,8 +81,11 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def _connect_proxy(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         way = self.policy.destination(host)
-        addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
-        return (await _first(addresses, port, self.dial))[1]
+        try:
+            addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
+            return (await _first(addresses, port, self.dial))[1]
+        except httpcore.ConnectError as error:
+            raise httpcore.ConnectError(f"the proxy that {self.line.route.proxy}_proxy names: {error}") from None
 
     async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -24,8 +24,9 @@ from asap_core.client.answers import (
     Unfound,
 )
 from asap_core.client.directory import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
-from asap_core.client.freshness import Freshness, parse_retry_after
+from asap_core.client.freshness import Freshness
 from asap_core.client.outbound import Allowed, without_credentials
+from asap_core.client.replies import told_wait
 from asap_core.client.urls import meant_base, normal
 from asap_core.errors import (
     AsapError,
@@ -274,8 +275,7 @@ class Documents(Generic[T]):
         error = BadReply(without_credentials(url), f"expected the document with HTTP {wanted}{note}", status)
         if status in _GONE:
             return Failed(error, FailureKind.GONE)
-        retry_after = next((value for name, value in headers if name.lower() == "retry-after"), None)
-        wait = None if retry_after is None else parse_retry_after(retry_after, wall=self._clock.wall())
+        wait = told_wait(headers, wall=self._clock.wall())
         return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
 
 

@@ -16,7 +16,7 @@ from asap_core.client.outbound import Allowed
 from asap_core.client.provenance import remember
 from asap_core.client.trust import Published
 from asap_core.client.urls import normal
-from asap_core.dnssd import Announcement
+from asap_core.dnssd import Announcement, host_of
 from asap_core.errors import NotAllowed
 from asap_core.zones import canonical
 
@@ -54,7 +54,9 @@ class Neighbours:
 
     async def find(self, announcement: Announcement) -> tuple[Lookup[Published], Place]:
         """The manifest of an announced agent, kept or fetched. Raises `NotAllowed` if it isn't on the link."""
-        addresses = self._web.announced_addresses(announcement.host, announcement.addresses, link=announcement.link)
+        # The URL's own host is what's connected to at these addresses, whatever else is written beside it.
+        host = host_of(announcement.manifest_url) or "the URL"
+        addresses = self._web.announced_addresses(host, announcement.addresses, link=announcement.link)
         place = Place(normal(canonical(announcement.manifest_url)), addresses)
         remember(self._places, place.key, place)
         return await self._documents.find(place.key), place

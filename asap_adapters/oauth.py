@@ -17,9 +17,9 @@ from asap_adapters.provider import Provider
 from asap_adapters.web import Answer, Web
 from asap_core.client.authorization import ClientCredentials
 from asap_core.client.dpop import Proof, ServerNonces, prove
-from asap_core.client.freshness import parse_retry_after
 from asap_core.client.oauth import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
 from asap_core.client.outbound import Allowed, without_credentials
+from asap_core.client.replies import told_wait
 from asap_core.client.tokens import (
     Issued,
     NotIssued,
@@ -157,8 +157,7 @@ class TokenSource:
             case Refused(code):
                 return NotIssued(NoToken(shown, _words(code), refused=True))
             case Trouble(expected):
-                told = next((value for name, value in headers if name.lower() == "retry-after"), None)
-                wait = None if told is None else parse_retry_after(told, wall=self._clock.wall())
+                wait = told_wait(headers, wall=self._clock.wall())
                 return NotIssued(NoToken(shown, f"expected {expected}"), wait)
             case _:
                 assert_never(granted)

@@ -49,6 +49,7 @@ Outcome = Envelope | RemoteError | Unusable
 
 # A refusal of the whole request is short; what's longer is a reply, and isn't read twice.
 _MAX_REFUSAL: Final = 4_096
+_OK: Final = 200
 _UNAUTHORIZED: Final = 401
 _LIMITED: Final = 429
 _BUSY: Final = 503
@@ -140,7 +141,7 @@ def _read(status: int, body: bytes) -> Any:
         return read_json(body)
     except NotJson as error:
         # 3xx included: redirects aren't followed, and aren't parsed as answers (fault 42).
-        return Unusable(f"expected {error.expected} with HTTP 200, not HTTP {status}")
+        return Unusable(f"expected {error.expected}{'' if status == _OK else f' with HTTP 200, not HTTP {status}'}")
 
 
 def _judge(sent: Sent, value: Any, status: int, retry_after: float | None = None) -> Outcome:

@@ -286,6 +286,20 @@ class TestDiscovery:
         assert ("redirects aren't followed" in str(caught.value)) is (response[0] == 302)
 
     @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ({"retry-after": "3.5"}, 3.5),
+            # Its clock is years behind.
+            ({"retry-after": "Sun, 06 Nov 1994 08:49:42 GMT", "date": "Sun, 06 Nov 1994 08:49:37 GMT"}, 5.0),
+        ],
+    )
+    async def test_it_is_asked_again_when_its_server_says(self, client_of: Any, headers: Any, seconds: Any) -> None:
+        async with client_of(answering((503, b"", headers))) as client:
+            with pytest.raises(BadReply) as caught:
+                await client.discover(BASE)
+        assert seconds <= (caught.value.next_try or 0) <= seconds * 1.1
+
+    @pytest.mark.parametrize(
         "url", ["http://example.com", "ftp://localhost", "http://u:p@localhost", "nonsense", "http://[::1"]
     )
     async def test_where_it_may_not_go_nothing_is_asked(self, counting: Any, client_of: Any, url: Any) -> None:

@@ -404,6 +404,18 @@ async def test_an_announced_agent_is_followed(world: Any, client_in: Any) -> Non
             await client.follow(announcement("urn:asap:agent:other", "https://a.localhost/m"))
 
 
+@pytest.mark.parametrize(
+    "url", ["http://a.example/m", "http://b.localhost.a.example/m", "http://10.0.0.1/m", "http://"]
+)
+async def test_only_the_host_that_was_announced_is(client_in: Any, asked: Any, url: Any) -> None:
+    """One that's made by hand may name a host and a URL that isn't there."""
+    made = evolve(announcement(None, "https://a.localhost/m"), manifest_url=url)
+    async with client_in() as client:
+        with pytest.raises(NotAllowed, match="it was announced on the local network, and isn't on it"):
+            await client.follow(made)
+    assert asked == []
+
+
 @pytest.mark.parametrize("port", [8000, 9000])
 async def test_what_the_caller_named_is_open_to_no_registry(
     world: Any, client_in: Any, manifest: Any, asked: Any, port: Any

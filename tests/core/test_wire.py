@@ -507,6 +507,9 @@ class TestReplies:
 
     def test_a_batch_refused_as_a_whole_is_one_refusal(self) -> None:
         assert isinstance(read_batch_reply((SENT,), status=200, body=b"x"), Unusable)
+        for status, told in ((200, ""), (502, " with HTTP 200, not HTTP 502")):
+            wanted = f"expected one JSON text; it stops being JSON at character 0{told}"
+            assert read_reply(SENT, status=status, body=b"x") == Unusable(wanted)
         assert isinstance(read_batch_reply((SENT,), status=200, body=b'{"error": {"code": 3}}'), RemoteError)
         named = b'{"error": {"code": 3}, "id": "req-1"}'
         assert isinstance(read_batch_reply((SENT,), status=200, body=named), Unusable)

@@ -166,6 +166,15 @@ class TestProxies:
                     await ours.discover("http://10.1.2.3")
         assert bool(proxy.heads) is asked
 
+    @pytest.mark.parametrize("there", ["127.0.0.1:1", "no-proxy.invalid:8080"])
+    async def test_one_that_cannot_be_reached_is_named(self, environment: Any, there: str) -> None:
+        environment("https_proxy", f"http://u:{SECRET}@{there}")
+        async with client() as ours:
+            with pytest.raises(Unreachable, match="can't connect: the proxy that https_proxy names: ") as caught:
+                await ours.discover("https://agent.example")
+        assert not caught.value.sent
+        assert SECRET not in str(caught.value)
+
     async def test_one_that_refuses_is_named(self, environment: Any, proxy: Proxy) -> None:
         async def refuse(stream: Any) -> None:
             async with stream:
