@@ -54,7 +54,9 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         self._group = _task_group()
 
     async def __aenter__(self) -> Self:
-        """Take exchanges into tasks of their own."""
+        """Take exchanges into tasks of their own. Raises RuntimeError if it's entered already."""
+        if self._tasks is not None:
+            raise RuntimeError("expected to be entered once; httpx.AsyncClient(transport=…) enters it by itself")
         self._group = _task_group()
         self._tasks = await self._group.__aenter__()
         return self

@@ -137,6 +137,14 @@ async def test_a_bug_on_the_agents_side_costs_that_request_only(agent: Any, echo
         assert (await http.get(f"{BASE}/health")).status_code == 200
 
 
+async def test_a_transport_that_is_entered_twice_says_so(agent: Any, echo_handlers: Any) -> None:
+    async with InProcessTransport(agent(), echo_handlers) as transport:
+        with pytest.raises(RuntimeError, match=r"httpx\.AsyncClient\(transport=…\) enters it by itself"):
+            await httpx.AsyncClient(transport=transport).__aenter__()
+        async with in_process(agent(), echo_handlers) as client:
+            assert (await client.send(BASE, "task.request", PAYLOAD)).payload["status"] == "completed"
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_fixture_may_be_entered_and_left_in_two_tasks(agent: Any, echo_handlers: Any) -> None:
     fixture = in_process(agent(), echo_handlers)
