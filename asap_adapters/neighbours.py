@@ -36,6 +36,11 @@ class Place:
         return f"{self.url} at {' '.join(self.addresses)}"
 
 
+def _url_in(key: str) -> str:
+    # Not by the table: while this was fetched, a thousand others may have been announced.
+    return key.partition(" ")[0]
+
+
 class Neighbours:
     """Announced agents' manifests. `accept` is asked as `Documents` does, and told the place's key as well."""
 
@@ -48,7 +53,7 @@ class Neighbours:
             web,
             clock,
             judge=self._judge,
-            accept=lambda key, published, keep: accept(self._places[key].url, published, keep, key),
+            accept=lambda key, published, keep: accept(_url_in(key), published, keep, key),
             **options,
         )
 

@@ -30,7 +30,7 @@ from asap_core import (
 )
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.dnssd import Added, Announcement, Removed, Updated
-from asap_core.errors import MdnsUnavailable
+from asap_core.errors import AsapError, MdnsUnavailable
 from asap_core.signing import sign
 
 pytestmark = pytest.mark.anyio
@@ -465,6 +465,25 @@ class TestAnnounced:
             client.forget(f"{self.HERE}/m")
             on_link(client, Added(neighbour))
             assert (await client.resolve(URN, wait=2)).id == URN
+
+    async def test_a_thousand_others_announced_meanwhile_take_nothing_away(self, manifest: Any) -> None:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.path != "/slow":
+                return httpx.Response(404)
+            await anyio.sleep(5)
+            return httpx.Response(200, json=to_json(manifest()))
+
+        transport = httpx.MockTransport(answer)
+        async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+
+            async def others() -> None:
+                for number in range(1000):
+                    with pytest.raises(AsapError):
+                        await client.follow(announcement(None, f"https://a.localhost/{number}"))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(others)
+                assert (await client.follow(announcement(None, "https://a.localhost/slow"))).id == URN
 
     async def test_nor_does_the_caller_without_allowing_it(
         self, world: Any, client_in: Any, neighbour: Any, asked: Any
