@@ -24,10 +24,9 @@ __all__ = [
     "BySubject",
     "Rejected",
     "TokenPolicy",
-    "agent_of",
+    "bearer_of",
     "is_date",
     "judge_claims",
-    "scopes_of",
     "wrong_key",
 ]
 
@@ -66,9 +65,6 @@ AGENT: Final = Rule(
     "ByClaim('sub'), or BySubject({'client-7': 'urn:asap:agent:a'})",
     lambda value: isinstance(value, ByClaim | BySubject),
 )
-
-
-_ISSUER: Final = Rule("the issuer's URL, as text", lambda value: isinstance(value, str) and value != "")
 
 
 def names(values: object) -> frozenset[Any]:
@@ -163,15 +159,23 @@ def judge_claims(
     )
     if wrong is not None:
         return Rejected(wrong)
-    urn = agent_of(claims, policy.agent)
+    bearer = bearer_of(claims, policy.agent, policy.scopes, bound)
+    if not isinstance(bearer, Authenticated):
+        return bearer
+    return Accepted(bearer, WallTime(claims["exp"] + policy.leeway), bound)
+
+
+def bearer_of(
+    claims: Mapping[str, Any], agent: ByClaim | BySubject, needed: frozenset[str], bound: str | None = None
+) -> Authenticated | Insufficient | Rejected:
+    """Whom these claims stand for, with what they allow: at least `needed`; `bound` is the key they need."""
+    urn = _agent_of(claims, agent)
     if urn is None:
         return Rejected("a token of an agent that may call")
-    held = scopes_of(claims)
+    held = _scopes_of(claims)
     if held is None:
         return Rejected("a scope that is text")
-    if not policy.scopes <= held:
-        return Insufficient(policy.scopes)
-    return Accepted(Authenticated(urn, held, bound), WallTime(claims["exp"] + policy.leeway), bound)
+    return Authenticated(urn, held, bound) if needed <= held else Insufficient(needed)
 
 
 def _read_claims(payload: bytes) -> dict[str, Any] | Rejected:
@@ -194,7 +198,7 @@ def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str 
     return None
 
 
-def scopes_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
+def _scopes_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
     """What a token allows; None if that can't be read.
 
     RFC 9068 §2.2.3 and RFC 7662 §2.2: words in one text. Some providers write a list of texts, and null for none; Okta
@@ -258,7 +262,7 @@ def is_date(value: object) -> bool:
     return type(value) in (int, float) and 0 < value < _LAST_DATE and math.isfinite(value)  # type: ignore[operator,arg-type] # a number by its type
 
 
-def agent_of(claims: Mapping[str, Any], rule: ByClaim | BySubject) -> str | None:
+def _agent_of(claims: Mapping[str, Any], rule: ByClaim | BySubject) -> str | None:
     """Which agent these claims are of; None where they're nobody's who may call."""
     match rule:
         case ByClaim(name):

@@ -14,12 +14,11 @@ from asap_core.server.claims import (
     ByClaim,
     BySubject,
     Rejected,
-    agent_of,
     are_names,
+    bearer_of,
     is_date,
     names,
     scopes,
-    scopes_of,
 )
 from asap_core.server.identity import Authenticated, Insufficient
 
@@ -127,18 +126,13 @@ def judge_answer(answer: Answer, policy: IntrospectionPolicy, *, wall: WallTime)
     wrong = _wrong_origin(claims, policy) or _wrong_time(claims, policy, wall=wall)
     if wrong is not None:
         return Rejected(wrong)
-    urn = agent_of(claims, policy.agent)
-    if urn is None:
-        return Rejected("a token of an agent that may call")
-    held = scopes_of(claims)
-    if held is None:
-        return Rejected("a scope that is text")
-    if not policy.scopes <= held:
-        return Insufficient(policy.scopes)
+    bearer = bearer_of(claims, policy.agent, policy.scopes)
+    if not isinstance(bearer, Authenticated):
+        return bearer
     until = wall + policy.most
     if "exp" in claims:
         until = min(until, claims["exp"] + policy.leeway)
-    return Accepted(Authenticated(urn, held), WallTime(until))
+    return Accepted(bearer, WallTime(until))
 
 
 def _wrong_origin(claims: dict[str, Any], policy: IntrospectionPolicy) -> str | None:

@@ -583,6 +583,15 @@ class TestKeys:
         assert made.open(token(), now=NOW, wall=WALL) is Unavailable.KEYS
         assert isinstance(made.open(token(), now=NOW + 1, wall=WALL), NeedKeys)
 
+    def test_who_gives_up_after_the_answer_came_counts_as_no_failure(self) -> None:
+        made: Any = Verifier(policy(), secret=b"s" * 32)
+        one, two = (made.open(token(), now=NOW, wall=WALL) for _ in range(2))
+        assert isinstance(one.fetched(KEYS, age=0, now=NOW, wall=WALL), VerifySignature)
+        assert isinstance(two.unavailable(now=NOW + 1, wall=WALL), VerifySignature)
+        # A failure would have put the next question off.
+        assert isinstance(made.open(token(kid="k2"), now=NOW + 31, wall=WALL), NeedKeys)
+        assert isinstance(made.open(token(), now=NOW + 301, wall=WALL), NeedKeys)
+
     def test_an_outage_is_bridged_and_bounded(self) -> None:
         made = verifier()
         for second in range(300, 3_900, 10):
