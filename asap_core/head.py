@@ -131,12 +131,12 @@ _is_length: Final = re.compile(rb"[0-9]+").fullmatch
 # --- what any driver hands over --------------------------------------------------------------------------------------
 
 # RFC 3986 §3.3: what a path is made of. All else comes percent-encoded.
-_PATH: Final = r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
+_PATH: Final = r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]++|%[0-9A-Fa-f]{2})*+"
 # RFC 3986 has less in a query; browsers leave this much as it is (URL Standard, query percent-encode set).
 _QUERY: Final = r"[!$-;=?-~]*"
 # RFC 3986 §3.2.2 and §3.2.3, without user information (RFC 9110 §4.2.4). In brackets there may be a zone (RFC 6874), as
 # clients write it that reach link-local addresses, its "%" encoded or not.
-_HOST: Final = r"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)"
+_HOST: Final = r"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++)"
 _PORT: Final = r"(?::[0-9]{0,5})?"
 # RFC 9112 §3.2.1 and §3.2.2, in which the host isn't empty (RFC 9110 §4.2.1). A path is written out where a query
 # follows: "http://a?/b" has been read as a request for "/" and for "/b".

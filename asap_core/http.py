@@ -63,10 +63,8 @@ class Request:
     local: str = ""
 
     def __attrs_post_init__(self) -> None:
-        texts: tuple[object, ...] = (self.method, self.target, self.peer, self.local)
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError("method, target, peer, local: expected strings")  # noqa: TRY004 - as README says
+        if not type(self.method) is type(self.target) is type(self.peer) is type(self.local) is str:
+            raise ValueError("method, target, peer, local: expected strings")
 
 
 @frozen(kw_only=True)

@@ -582,10 +582,9 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
             return _refuse_proof(run, ProofRefused("a proof that's new"))
         case Stale() | Future():
             return _refuse_proof(run, ProofRefused("iat of now"))
-        case Saturated() | Floored():
-            return _refuse_untold_proof(run, answer)
-        case Unavailable(retry_after):
-            return run.refuse(Refusal(kind=UNAVAILABLE, retry_after=retry_after), close=True)
+        case Saturated() | Floored() | Unavailable():
+            kind, note = _UNTOLD[type(answer)]
+            return run.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
         case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():
             # What is said of idempotency keys, and none was asked about: the store is none.
             return run.refuse(_unavailable(run), close=True)
@@ -593,18 +592,11 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
             assert_never(answer)
 
 
-_NO_ROOM: Final = "There is no room to remember this proof"
-_BEFORE_START: Final = "The proof is dated before this agent's last start, and may have been accepted before it"
-
-
-def _refuse_untold_proof(run: _Run, answer: Saturated | Floored) -> Respond:
-    kind, note = SATURATED, "There is no room to remember this proof"
-    if isinstance(answer, Floored):
-        kind, note = (
-            RESTARTED,
-            "The proof is dated before this agent's last start, and may have been accepted before it",
-        )
-    return run.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
+_UNTOLD: Final[dict[type, tuple[Kind, str]]] = {
+    Saturated: (SATURATED, "There is no room to remember this proof"),
+    Floored: (RESTARTED, "The proof is dated before this agent's last start, and may have been accepted before it"),
+    Unavailable: (UNAVAILABLE, ""),
+}
 
 
 def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:
