@@ -13,7 +13,10 @@ from asap_core.errors import TimedOut, Unreachable
 
 __all__ = ["failure_of"]
 
-_CROWDED = "this client has too many requests under way to it, and none ended within {:g} s: nothing was sent"
+_CROWDED = (
+    "this client has too many requests under way to it, or too many names to look up, and none ended within {:g} s: "
+    "nothing was sent"
+)
 
 _PERHAPS_TLS = "; if it speaks TLS, use https://"
 

@@ -226,6 +226,8 @@ class TestNames:
     ) -> None:
         (*said, other, threads), _ = self.run(anyio_backend_name, 60)
         assert sum(line.startswith("Unreachable False False") for line in said) == 10
-        assert sum(line.startswith("Unreachable False True") for line in said) == 50
+        crowded = [line for line in said if line.startswith("Unreachable False True")]
+        assert len(crowded) == 50
+        assert "too many names to look up, and none ended within 0.5 s" in crowded[0]
         assert "can't be resolved" in other
         assert int(threads.split()[0]) < 25
