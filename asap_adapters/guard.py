@@ -1,8 +1,9 @@
 """What a user's code raises, told apart: what ends this task by right, and what is that code's own failure.
 
 Handlers, authenticators, stores, shares, clocks and ids are the user's, and run in the middle of somebody's request. By
-right pass: our own cancellation, by a scope or by `task.cancel()`; Ctrl-C; and `GeneratorExit`, if the coroutine is
-being closed. Anything else is a failure of the one request, SystemExit and a stray cancellation included:
+right pass: our own cancellation, by a scope or, in a task that isn't ours (`our_task`), by `task.cancel()`; Ctrl-C; and
+`GeneratorExit`, if the coroutine is being closed. Anything else is a failure of the one
+request, SystemExit and a stray cancellation included:
 
     before = cancels()
     try:
