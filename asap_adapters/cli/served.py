@@ -93,6 +93,8 @@ def import_agent(name: str) -> Served:
     module_name, separator, attribute = name.partition(":")
     if not separator or not attribute.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
         raise UserError("expected pkg.module:agent", usage=True)
+    if module_name.endswith(".py"):
+        raise UserError(f"expected a module, not a file: {module_name.removesuffix('.py')}:{attribute}", usage=True)
     module = _import(module_name)
     agent = getattr(module, attribute, None)
     if not isinstance(agent, Agent):
