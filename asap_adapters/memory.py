@@ -9,7 +9,7 @@ from attrs import field, frozen
 from asap_adapters.drive import Driver
 from asap_core.arguments import expect_kind
 from asap_core.server.agent import Agent
-from asap_core.server.exchange import Scope
+from asap_core.server.serving import Scope
 
 __all__ = ["Memory"]
 

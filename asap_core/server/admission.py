@@ -7,16 +7,14 @@ types.
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import Any, Final, assert_never
 
 from attrs import field, frozen
 
 from asap_core.clock import Instant, WallTime
 from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
+from asap_core.server.policy import Policy
 from asap_core.server.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
-
-if TYPE_CHECKING:
-    from asap_core.server.policy import Policy
 
 __all__ = [
     "Admitted",
@@ -174,7 +172,7 @@ class LocalAdmission:
         self._wakes: dict[bytes, None] = {}
 
     @classmethod
-    def of(cls, policy: "Policy", *, key: bytes, now: Instant, wall: WallTime) -> "LocalAdmission":
+    def of(cls, policy: Policy, *, key: bytes, now: Instant, wall: WallTime) -> "LocalAdmission":
         """Make it as policy says, with an empty memory."""
         guard = ReplayGuard(
             key=key,

@@ -15,7 +15,7 @@ With admission in memory (the default) the core answers `Admit` and `Record` its
 
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import Any, Final, assert_never
 
 from attrs import define, field
 
@@ -35,7 +35,6 @@ from asap_core.errors import (
     TIMESTAMP,
     UNAVAILABLE,
     InvalidDocument,
-    Kind,
     Problem,
     Refusal,
 )
@@ -43,7 +42,7 @@ from asap_core.interrupts import is_interrupt
 from asap_core.jsonrpc import Call, CallId, error_body
 from asap_core.jsontext import stable_json, write_json
 from asap_core.model.envelope import Envelope
-from asap_core.model.payloads import Payload, TaskRequest
+from asap_core.model.payloads import Payload
 from asap_core.server.admission import (
     Admitted,
     Answer,
@@ -62,14 +61,12 @@ from asap_core.server.admission import (
     Unavailable,
 )
 from asap_core.server.answers import Replied, kept, reply_of, reply_text
+from asap_core.server.call_run import CallRun, IllegalMove
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import Authenticated, Principal
 from asap_core.server.policy import NoncePolicy
-from asap_core.server.ratelimit import peer_key
-
-if TYPE_CHECKING:
-    from asap_core.server.agent import Agent
+from asap_core.server.serving import Serving
 
 __all__ = [
     "Admit",
@@ -84,79 +81,6 @@ __all__ = [
     "limited_call",
     "open_call",
 ]
-
-
-class IllegalMove(RuntimeError):
-    """A driver made a move on a state that it had already left: a bug in the driver."""
-
-
-@define(eq=False)
-class CallRun:
-    """What one call knows; it moves the states along and is nobody else's business.
-
-    States hold the run, and the run holds their number only: no reference cycle is left for the garbage collector.
-    `asking` says that a store is asked, `running` that a handler may be at work, for `reservation` if there's one; both
-    take a place among the caller's.
-    """
-
-    agent: "Agent"
-    call: Call
-    principal: Principal
-    peer: str
-    wall: WallTime
-    envelope: Envelope
-    issued: WallTime
-    peer_known: bool
-    request: Payload | None = None
-    kind: str = ""
-    step: int = 0
-    asking: bool = False
-    running: bool = False
-    reservation: Reservation | None = None
-    held: bytes | None = None
-    hold_until: Instant | None = None
-
-    @property
-    def skill(self) -> str | None:
-        """The skill that's asked for, if it's a task."""
-        return self.request.skill_id if isinstance(self.request, TaskRequest) else None
-
-    def leave(self, state: "Admit | Hold | Dispatch | Record") -> None:
-        if state._step != self.step:  # noqa: SLF001 - one module, one machine
-            raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
-        self.step += 1
-
-    @property
-    def caller(self) -> str:
-        """Whose share of the handlers it takes: the principal's, or the peer's where nobody proved anything."""
-        return self.principal.urn if isinstance(self.principal, Authenticated) else peer_key(self.peer)
-
-    def tell(self, what: What, kind: Kind | None = None, age: float | None = None) -> None:
-        """Tell whoever watches about this call."""
-        self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
-
-    def let_go(self) -> None:
-        """It no longer waits for other work to end."""
-        if self.held is not None and self.agent.admission is not None:
-            self.agent.admission.let_go(self.held)
-        self.held = None
-
-    def ask(self, question: Question) -> "Admit":
-        """Let the driver ask. Until the answer it has its place already: others mustn't take it meanwhile."""
-        self.agent.enter(self.caller)
-        self.asking = True
-        return Admit(question, self, self.step)
-
-    def stop_asking(self) -> None:
-        """The store was asked."""
-        if self.asking:
-            self.agent.leave(self.caller)
-        self.asking = False
-
-    def end_work(self, *, ran: bool, keep: bool = False) -> None:
-        """The handler is over, or never ran; `keep` where its answer is about to be recorded."""
-        self.running = False
-        self.agent.finished(self.caller, None if keep else self.reservation, ran=ran)
 
 
 @define(eq=False)
@@ -272,7 +196,7 @@ class Dispatch:
         if self.reservation is None:
             return answered
         copy = kept(answered.body, answered.outcome)
-        return run.agent.record_here(Record(self.reservation, copy, len(answered.body), answered, run, run.step))
+        return _record(Record(self.reservation, copy, len(answered.body), answered, run, run.step), run.agent)
 
 
 @define(eq=False)
@@ -345,7 +269,7 @@ def id_of(opened: CallState) -> CallId | None:
 
 
 def open_call(
-    agent: "Agent",
+    agent: Serving,
     call: Call,
     *,
     principal: Principal,
@@ -388,7 +312,8 @@ def _ask(run: CallRun, now: Instant) -> CallState:
 def _ask_with_key(run: CallRun, question: Question, now: Instant, wall: WallTime) -> CallState:
     admission = run.agent.admission
     if admission is None:
-        return run.ask(question)
+        run.start_asking()
+        return Admit(question, run, run.step)
     return _after_admission(run, question, admission.ask(question, now=now, wall=wall), now)
 
 
@@ -502,6 +427,14 @@ def _admission_refusal(
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
         case _:
             assert_never(answer)
+
+
+def _record(record: Record, agent: Serving) -> Record | Answered:
+    """Keep an answer in this process's memory if there's one, or let the driver keep it."""
+    if agent.admission is None:
+        return record
+    agent.admission.record(record.reservation, record.outcome, size=record.size, now=agent.now())
+    return record.recorded()
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Everything here is cheap and leaves nothing behind: no nonce is burnt for what can't run.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from asap_core.clock import WallTime
 from asap_core.codec import decode_payload_of
@@ -22,16 +22,14 @@ from asap_core.errors import (
 )
 from asap_core.model.envelope import ASAP_VERSION, normalise_payload_type, utc
 from asap_core.model.payloads import MessageSend, TaskRequest
+from asap_core.server.call_run import CallRun
 from asap_core.server.identity import Authenticated, insufficient_scope, sender_rule
-
-if TYPE_CHECKING:
-    from asap_core.server.agent import Agent
-    from asap_core.server.call import CallRun
+from asap_core.server.serving import Serving
 
 __all__ = ["judge", "malformed", "timestamp_refusal", "with_what_old_peers_leave_out"]
 
 
-def judge(run: "CallRun", *, streamed: bool) -> Refusal | None:
+def judge(run: CallRun, *, streamed: bool) -> Refusal | None:
     """Ask every check in order; the first refusal counts. Fills in `run.kind` and `run.request`."""
     return (
         sender_rule(run.principal, run.envelope.sender)
@@ -50,7 +48,7 @@ def malformed(error: InvalidDocument) -> Refusal:
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
 
 
-def with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
+def with_what_old_peers_leave_out(agent: Serving, value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
     """The envelope with its id and timestamp, where policy lets a peer leave them out."""
     # 1.1 and 2.x treat a null id or timestamp as absent and fill it in; here only where policy says so.
     if not agent.policy.require_id and value.get("id") is None:
@@ -60,7 +58,7 @@ def with_what_old_peers_leave_out(agent: "Agent", value: dict[str, Any], wall: W
     return value
 
 
-def _key_has_an_owner(run: "CallRun") -> Refusal | None:
+def _key_has_an_owner(run: CallRun) -> Refusal | None:
     """Keys are kept for a principal, or for an address: without either, all callers would share theirs."""
     if run.call.idempotency_key is None or run.peer_known or isinstance(run.principal, Authenticated):
         return None
@@ -72,26 +70,26 @@ def _key_has_an_owner(run: "CallRun") -> Refusal | None:
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,))
 
 
-def _version_is_known(run: "CallRun") -> Refusal | None:
+def _version_is_known(run: CallRun) -> Refusal | None:
     if run.envelope.asap_version.startswith("0.") or not run.agent.policy.check_version:
         return None
     return Refusal(kind=VERSION_INCOMPATIBLE, details={"supported": [ASAP_VERSION]})
 
 
-def _recipient_is_this_agent(run: "CallRun") -> Refusal | None:
+def _recipient_is_this_agent(run: CallRun) -> Refusal | None:
     if not run.agent.policy.check_recipient or run.agent.answers_to(run.envelope.recipient):
         return None
     return Refusal(kind=MISADDRESSED, details={"agent_id": run.agent.manifest.id})
 
 
-def _timestamp_is_in_window(run: "CallRun") -> Refusal | None:
+def _timestamp_is_in_window(run: CallRun) -> Refusal | None:
     age = run.wall - run.issued
     if -run.agent.policy.skew <= age <= run.agent.policy.max_age:
         return None
     return timestamp_refusal(run, age)
 
 
-def timestamp_refusal(run: "CallRun", age: float) -> Refusal:
+def timestamp_refusal(run: CallRun, age: float) -> Refusal:
     """The refusal of a date that's `age` seconds old; it tells the caller what time it is here."""
     bounds: dict[str, object] = {
         "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
@@ -108,7 +106,7 @@ def timestamp_refusal(run: "CallRun", age: float) -> Refusal:
 _AFTER_TIMESTAMP: Final = 5.0
 
 
-def _payload_and_handler_exist(run: "CallRun", *, streamed: bool) -> Refusal | None:
+def _payload_and_handler_exist(run: CallRun, *, streamed: bool) -> Refusal | None:
     run.kind = normalise_payload_type(run.envelope.payload_type)
     if streamed or run.kind not in run.agent.payload_types:
         supported = [] if streamed else sorted(run.agent.payload_types)
@@ -124,7 +122,7 @@ def _payload_and_handler_exist(run: "CallRun", *, streamed: bool) -> Refusal | N
     return None
 
 
-def _scopes_allow(run: "CallRun") -> Refusal | None:
+def _scopes_allow(run: CallRun) -> Refusal | None:
     asked = {run.kind, f"{run.kind}/{run.request.skill_id}" if isinstance(run.request, TaskRequest) else run.kind}
     wanted = frozenset[str]().union(*(scopes for key, scopes in run.agent.policy.scopes if key in asked))
     held = run.principal.scopes if isinstance(run.principal, Authenticated) else frozenset()
@@ -134,7 +132,7 @@ def _scopes_allow(run: "CallRun") -> Refusal | None:
     return Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(wanted, proves=proves))
 
 
-def _there_is_room(run: "CallRun") -> Refusal | None:
+def _there_is_room(run: CallRun) -> Refusal | None:
     if run.agent.has_room_for(run.caller):
         return None
     limit = f"{run.agent.policy.concurrent} at once"

@@ -13,7 +13,7 @@ these states and one over a call's (`asap_core.server.call`), and both end in `a
 import re
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, Literal, assert_never
+from typing import Any, Final, assert_never
 
 from attrs import define, evolve, field, frozen
 
@@ -72,13 +72,13 @@ from asap_core.server.admission import (
 from asap_core.server.call import (
     Answered,
     CallState,
-    IllegalMove,
     abandon_call,
     id_of,
     limited_call,
     open_call,
     refused_call,
 )
+from asap_core.server.call_run import IllegalMove
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import (
     Anonymous,
@@ -97,11 +97,9 @@ from asap_core.server.identity import (
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.pages import PREFLIGHT, Foreign, Welcome
 from asap_core.server.proxies import caller_of
-from asap_core.server.ratelimit import Left, is_address, peer_key
+from asap_core.server.ratelimit import Left, Limited, is_address, peer_key
+from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
-
-if TYPE_CHECKING:
-    from asap_core.server.agent import Agent
 
 __all__ = [
     "ASAP_PATH",
@@ -123,8 +121,6 @@ STREAM_PATH: Final = "/asap/stream"
 SUPPORTED_VERSIONS: Final = ("2.2", "2.1")
 DEFAULT_VERSION: Final = "2.2"
 
-Scope = Literal["peer", "principal"]
-
 
 # RFC 9110 §8.6: no Content-Length with 204, and with 304 only that of the 200.
 _BODILESS: Final = frozenset({204, 304})
@@ -134,7 +130,7 @@ _BODILESS: Final = frozenset({204, 304})
 class _Run:
     """What one exchange knows; it moves the states along and is nobody else's business."""
 
-    agent: "Agent"
+    agent: Serving
     request: Request
     now: Instant
     headers: dict[bytes, bytes]
@@ -157,16 +153,15 @@ class _Run:
 
     def has_room(self, size: int) -> bool:
         """Count the first `size` bytes of the body among all bodies, if there's room for them."""
-        agent, more = self.agent, size - _FREE - self.held
-        if agent.body_bytes + more > agent.policy.max_bodies:
+        more = size - _FREE - self.held
+        if not self.agent.hold_body(more):
             return False
-        agent.body_bytes += more
         self.held += more
         return True
 
     def let_go(self) -> None:
         """Nothing of the body is needed any more."""
-        self.agent.body_bytes -= self.held
+        self.agent.free_body(self.held)
         self.held = 0
 
     def respond(self, response: Response) -> "Respond":
@@ -456,7 +451,7 @@ Exchange = TakeLimit | Authenticate | ClaimProof | ReadBody | Fork | Respond | D
 # --- the order of the checks -----------------------------------------------------------------------------------------
 
 
-def open_exchange(agent: "Agent", request: Request, *, now: Instant) -> Exchange:
+def open_exchange(agent: Serving, request: Request, *, now: Instant) -> Exchange:
     """Begin: target, method and framing. What needs no admission is answered at once."""
     headers = collect(request.headers)
     path = judge(request.method, request.target, headers)
@@ -522,7 +517,10 @@ def _take_peer_share(run: _Run) -> Exchange:
 def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: bool = False) -> Exchange:
     run.share, run.left = (scope, key), None
     state = TakeLimit(scope, key, cost, partial, then, run, run.step)
-    return run.agent.take_here(state, now=run.now)
+    taken = run.agent.take(scope, key, cost, partial=partial, now=run.now)
+    if taken is None:
+        return state
+    return state.limited(taken.retry_after, taken.limit) if isinstance(taken, Limited) else state.taken(taken)
 
 
 def _read_credential(run: _Run) -> Exchange:
@@ -791,7 +789,7 @@ def _unavailable(run: _Run) -> Refusal:
     return Refusal(kind=UNAVAILABLE, retry_after=run.agent.policy.retry_after_unavailable)
 
 
-def _rpc_response(agent: "Agent", answered: Answered, *, close: bool = False) -> Response:
+def _rpc_response(agent: Serving, answered: Answered, *, close: bool = False) -> Response:
     refusal = answered.refusal
     status, headers = 200, [(b"content-type", b"application/json")]
     if refusal is not None:

@@ -22,6 +22,7 @@ TESTS = {
     "asap_core.server.ratelimit": ("ratelimit", "exchange"),
     "asap_core.server.exchange": ("exchange", "wire", "proofs"),
     "asap_core.server.call": ("exchange",),
+    "asap_core.server.call_run": ("exchange",),
     "asap_core.server.checks": ("exchange", "jwt", "proofs"),
     "asap_core.server.admission": ("admission", "state", "exchange"),
     "asap_core.server.proxies": ("proxies",),
