@@ -58,7 +58,11 @@ class Memory:
         Raises what the store's `open` raises: `BadState`, `BadStore`, OSError, ValueError.
         """
         if self.redis is not None:
-            from asap_adapters.stores.redis import RedisStore  # noqa: PLC0415 - an extra of its own
+            try:
+                from asap_adapters.stores.redis import RedisStore  # noqa: PLC0415 - an extra of its own
+            except ModuleNotFoundError:
+                missing = "a store in Redis needs coredis, which comes with: pip install 'asap-sansio[redis]'"
+                raise ModuleNotFoundError(missing, name="coredis") from None
 
             async with RedisStore.open(self.redis, driver.agent) as shared:
                 driver.store = driver.shares = shared

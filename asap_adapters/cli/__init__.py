@@ -64,6 +64,9 @@ def _report(error: BaseException) -> int:
         case AsapError() | OSError() | ValueError():
             complain(in_words(error))
             return EXIT_ERROR
+        case ModuleNotFoundError(name="coredis"):  # of --redis: the extra isn't installed
+            complain(str(error))
+            return EXIT_ERROR
         case _:
             raise error
 

@@ -391,3 +391,15 @@ def test_the_document_of_the_command_has_every_command_and_option(asap: Any) -> 
 def test_every_command_has_help(asap: Any, command: Any) -> None:
     code, out, err = asap(command, "--help")
     assert (code, out.startswith(f"usage: asap {command}"), err) == (0, True, "")
+
+
+def test_redis_without_its_extra_names_the_extra_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "coredis"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "asap_adapters.stores.redis", raising=False)
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    monkeypatch.setitem(sys.modules, "coredis.connection", None)
+    assert main(["serve", "--port", "0", "--redis", "redis://127.0.0.1:1"]) == 1
+    assert "pip install 'asap-sansio[redis]'" in capsys.readouterr().err.splitlines()[-1]
