@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from attrs import define
+from attrs import define, field
 
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import Kind
@@ -53,6 +53,11 @@ class CallRun:
     reservation: Reservation | None = None
     held: bytes | None = None
     hold_until: Instant | None = None
+    caller: str = field(init=False)
+    """Whose share of the handlers it takes: the principal's, or the peer's where nobody proved anything."""
+
+    def __attrs_post_init__(self) -> None:
+        self.caller = self.principal.urn if isinstance(self.principal, Authenticated) else peer_key(self.peer)
 
     @property
     def skill(self) -> str | None:
@@ -64,11 +69,6 @@ class CallRun:
         if state._step != self.step:  # noqa: SLF001 - states and their run are one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
-
-    @property
-    def caller(self) -> str:
-        """Whose share of the handlers it takes: the principal's, or the peer's where nobody proved anything."""
-        return self.principal.urn if isinstance(self.principal, Authenticated) else peer_key(self.peer)
 
     def tell(self, what: What, kind: Kind | None = None, age: float | None = None) -> None:
         """Tell whoever watches about this call."""

@@ -123,6 +123,8 @@ def _payload_and_handler_exist(run: CallRun, *, streamed: bool) -> Refusal | Non
 
 
 def _scopes_allow(run: CallRun) -> Refusal | None:
+    if not run.agent.policy.scopes:
+        return None
     asked = {run.kind, f"{run.kind}/{run.request.skill_id}" if isinstance(run.request, TaskRequest) else run.kind}
     wanted = frozenset[str]().union(*(scopes for key, scopes in run.agent.policy.scopes if key in asked))
     held = run.principal.scopes if isinstance(run.principal, Authenticated) else frozenset()
