@@ -52,3 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for place, group in GROUPS.items():
             if item.nodeid.startswith(place):
                 item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their length: what a compressor makes isn't the same in every process, and names must be."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
