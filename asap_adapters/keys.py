@@ -1,4 +1,4 @@
-"""Ed25519 by `cryptography`, for `asap_core.signing`: keys made, kept in files, used. Comes with the extra `keys`."""
+"""Ed25519 by `cryptography`: keys made, kept in files, used. Comes with the extra `keys`."""
 
 import os
 from pathlib import Path
