@@ -23,7 +23,7 @@ from asap_adapters.watch import log_decision
 from asap_core.arguments import expect_observer
 from asap_core.codec import warm_up
 from asap_core.errors import AsapError
-from asap_core.http import Request, Response
+from asap_core.http.messages import Request, Response
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Respond, refuse_head

@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 from asap_adapters.coding import CODINGS
-from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip
+from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip
 
 __all__ = ["PIECE", "drain", "read_body", "read_what_can_be"]
 

@@ -24,7 +24,6 @@ from asap_core.client.answers import (
     Unfound,
 )
 from asap_core.client.directory import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
-from asap_core.client.freshness import Freshness
 from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.replies import told_wait
 from asap_core.client.urls import meant_base, normal
@@ -38,6 +37,7 @@ from asap_core.errors import (
     Unverified,
     WrongAgent,
 )
+from asap_core.http.freshness import Freshness
 
 __all__ = ["Documents", "Lookup", "Reader", "Whole"]
 

@@ -16,7 +16,7 @@ from asap_adapters.callables import expect_callable
 from asap_adapters.guard import asked, cancels, our_task, passes, report, told
 from asap_adapters.handlers import Handlers
 from asap_core.arguments import expect_kind
-from asap_core.http import Request, Response
+from asap_core.http.messages import Request, Response
 from asap_core.interrupts import is_interrupt
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent

@@ -24,7 +24,6 @@ from asap_adapters.shelf import Shelf, StandIn
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
-from asap_core.client.freshness import Freshness
 from asap_core.client.incumbents import Incumbents
 from asap_core.client.outbound import origin_of, without_credentials
 from asap_core.client.resolution import (
@@ -44,6 +43,7 @@ from asap_core.client.urls import normal
 from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
+from asap_core.http.freshness import Freshness
 from asap_core.model.manifest import Health, Manifest
 from asap_core.revocation import RevocationList, read_revocations
 from asap_core.server.wellknown import HEALTH_PATH

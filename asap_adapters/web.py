@@ -1,6 +1,6 @@
 """The web as the client may use it: where it may go, with which credential, within which limits, over httpx.
 
-Where is decided by `asap_core.client.outbound`; bodies are inflated within a limit by `asap_core.http`.
+Where is decided by `asap_core.client.outbound`; bodies are inflated within a limit by `asap_core.http.messages`.
 """
 
 import gzip
@@ -34,7 +34,7 @@ from asap_core.client.provenance import Provenance, remember
 from asap_core.client.reach import Zone, on_link, read_address
 from asap_core.client.urls import authority_of, is_this_machine
 from asap_core.errors import BadReply, NotAllowed, Unreachable
-from asap_core.http import BadCoding, BodyTooLarge
+from asap_core.http.messages import BadCoding, BodyTooLarge
 from asap_core.jsontext import write_json
 from asap_core.zones import canonical, without_zone
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
-    from asap_core.http import Request as Request, Response as Response
+    from asap_core.http.messages import Request as Request, Response as Response
     from asap_core.model.envelope import Envelope as Envelope
     from asap_core.model.manifest import (
         AuthScheme as AuthScheme,
@@ -104,7 +104,7 @@ _HOMES: Final = {
         "MdnsUnavailable NoToken NotAllowed NotResolved Problem Refusal RemoteError TimedOut Unreachable Unsuitable "
         "Unverified WrongAgent"
     ),
-    "asap_core.http": "Request Response",
+    "asap_core.http.messages": "Request Response",
     "asap_core.model.envelope": "Envelope",
     "asap_core.model.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",
     "asap_core.model.payloads": (

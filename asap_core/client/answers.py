@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from attrs import frozen
 
-from asap_core.client.freshness import HeaderPairs
+from asap_core.http.freshness import HeaderPairs
 
 __all__ = ["Failed", "FailureKind", "Fetched", "Found", "NotModified", "Outcome", "Source", "Unfound"]
 

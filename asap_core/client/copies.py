@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.client.freshness import Freshness
 from asap_core.client.reach import Zone
 from asap_core.client.urls import normal
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, Unreachable
+from asap_core.http.freshness import Freshness
 from asap_core.jsontext import NotJson, read_json, write_json
 
 __all__ = [

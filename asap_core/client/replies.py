@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.client.freshness import parse_retry_after
-from asap_core.client.http_dates import parse_http_date
 from asap_core.clock import WallTime
 from asap_core.codec import decode_envelope
 from asap_core.errors import InvalidDocument, RemoteError
+from asap_core.http.dates import parse_http_date
+from asap_core.http.freshness import parse_retry_after
 from asap_core.jsonrpc import CallId
 from asap_core.jsontext import NotJson, read_json
 from asap_core.model.envelope import Envelope

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from asap_core.arguments import expect_function, expect_kind, expect_mapping, expect_observer, expect_texts
 from asap_core.clock import Clock, Instant, WallTime
-from asap_core.http import Codings, Gzip, Request
+from asap_core.http.messages import Codings, Gzip, Request
 from asap_core.model.envelope import normalise_payload_type
 from asap_core.model.manifest import Manifest, publishable_version
 from asap_core.server.admission import LocalAdmission

@@ -38,9 +38,9 @@ from asap_core.errors import (
     Problem,
     Refusal,
 )
-from asap_core.fields import members
-from asap_core.head import BadHead, judge
-from asap_core.http import (
+from asap_core.http.fields import members
+from asap_core.http.head import BadHead, judge
+from asap_core.http.messages import (
     BadCoding,
     Body,
     BodyTooLarge,
@@ -51,6 +51,7 @@ from asap_core.http import (
     header_values,
     json_response,
 )
+from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
 from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
 from asap_core.jsontext import NotJson, read_json
 from asap_core.server.admission import (
@@ -95,7 +96,6 @@ from asap_core.server.identity import (
     read_credential,
 )
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
-from asap_core.server.pages import PREFLIGHT, Foreign, Welcome
 from asap_core.server.proxies import caller_of
 from asap_core.server.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.server.serving import Scope, Serving

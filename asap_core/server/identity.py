@@ -15,7 +15,7 @@ from asap_core.bearer import MAX_TOKEN, is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.dpop import USE_NONCE
 from asap_core.errors import SENDER_MISMATCH, Refusal
-from asap_core.http import Headers, header_values
+from asap_core.http.messages import Headers, header_values
 from asap_core.model.rules import URN
 
 __all__ = [

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Final, Literal
 
 from asap_core.arguments import expect_texts
-from asap_core.fields import last_members, parameters
-from asap_core.http import Headers, header_values
+from asap_core.http.fields import last_members, parameters
+from asap_core.http.messages import Headers, header_values
 
 __all__ = ["ForwardedHeader", "caller_of", "client_of", "is_trusted", "read_networks"]
 

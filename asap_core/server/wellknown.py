@@ -5,7 +5,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from asap_core.codec import etag, to_json
-from asap_core.http import Request, Response, header_values, json_response, matches_etag
+from asap_core.http.messages import Request, Response, header_values, json_response, matches_etag
 from asap_core.jsontext import write_json
 from asap_core.model.manifest import Health, HealthStatus, Load, Manifest
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
 from asap_core.clock import ManualClock
 from asap_core.codec import encode_envelope
-from asap_core.http import Request, Response
+from asap_core.http.messages import Request, Response
 from asap_core.model.envelope import Envelope
 from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 from asap_core.server.agent import Agent

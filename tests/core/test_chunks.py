@@ -6,7 +6,7 @@ import h11
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core.chunks import ChunkFrames
+from asap_core.http.chunks import ChunkFrames
 
 
 def follow(data: bytes, chunk: int | None = None, **limits: Any) -> str | None:

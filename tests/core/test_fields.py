@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.fields import CHALLENGE_SCHEME, challenges, last_members, members, parameters
+from asap_core.http.fields import CHALLENGE_SCHEME, challenges, last_members, members, parameters
 
 words = st.text("abcXYZ019!#$%&'*+.^_`|~-", min_size=1, max_size=8)
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from('\t\\",;= \xff'), max_size=12)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.client.freshness import Freshness, FreshnessPolicy, freshness_of, parse_retry_after
-from asap_core.client.http_dates import parse_http_date
-from asap_core.client.validation import conditions, confirms, merged, relevant
+from asap_core.http.dates import parse_http_date
+from asap_core.http.freshness import Freshness, FreshnessPolicy, freshness_of, parse_retry_after
+from asap_core.http.validation import conditions, confirms, merged, relevant
 
 POLICY = FreshnessPolicy()
 WALL = 1_750_000_000.0

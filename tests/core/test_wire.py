@@ -35,8 +35,8 @@ from asap_core.errors import (
     Unreachable,
     WrongAgent,
 )
-from asap_core.head import BadHead, Head, HeadReader, path_of
-from asap_core.http import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
+from asap_core.http.head import BadHead, Head, HeadReader, path_of
+from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
 from asap_core.registry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
 from asap_core.server.admission import Question

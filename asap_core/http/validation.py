@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from asap_core.client.freshness import Freshness, HeaderPairs
+from asap_core.http.freshness import Freshness, HeaderPairs
 
 __all__ = ["conditions", "confirms", "merged", "relevant"]
 

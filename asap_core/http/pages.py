@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from asap_core.http import Headers
+from asap_core.http.messages import Headers
 
 __all__ = ["PREFLIGHT", "Foreign", "Pages", "Welcome", "read_hosts", "read_origins"]
 
