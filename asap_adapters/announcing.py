@@ -13,7 +13,7 @@ from asap_adapters.multicast import CLASS_IN, ENGINE_ERRORS, ENGINE_SECONDS, TYP
 from asap_core.announcing import Announced, Offer, Txt, Unannounced, offer_on, txt_record
 from asap_core.dnssd import SERVICE_TYPE, fold, instance_of
 from asap_core.errors import MdnsUnavailable
-from asap_core.links import Link
+from asap_core.net.interfaces import Link
 
 __all__ = ["AnnouncingEngine", "Service"]
 

@@ -11,10 +11,10 @@ from asap_adapters.entropy import new_token
 from asap_adapters.oauth import Authorization, TokenSource, raw
 from asap_core.client.authorization import ClientCredentials, Unfit, fit
 from asap_core.client.dpop import Proof, ServerNonces, prove
-from asap_core.client.outbound import Allowed, is_loopback, without_credentials
 from asap_core.clock import WallTime
 from asap_core.errors import Unsuitable
 from asap_core.model.manifest import AuthScheme
+from asap_core.net.outbound import Allowed, is_loopback, without_credentials
 
 __all__ = ["Authorizer", "Destination", "Showing"]
 

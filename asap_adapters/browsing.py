@@ -22,7 +22,7 @@ from asap_core.dnssd import (
     instance_of,
     read_announcement,
 )
-from asap_core.links import Link
+from asap_core.net.interfaces import Link
 
 __all__ = ["WatchingEngine"]
 

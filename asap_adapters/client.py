@@ -29,7 +29,6 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
 from asap_core.client.messages import Message, checked_key, read_batch, read_message
-from asap_core.client.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.dnssd import Announcement
 from asap_core.errors import NotResolved, RemoteError
@@ -38,8 +37,9 @@ from asap_core.model.manifest import Health, Manifest
 from asap_core.model.payloads import Payload
 from asap_core.model.registry import RegistryEntry
 from asap_core.model.rules import URN
+from asap_core.net.ipv6_zones import in_zone_of
+from asap_core.net.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.server.wellknown import MANIFEST_PATH
-from asap_core.zones import in_zone_of
 
 __all__ = ["AgentClient", "Discovery"]
 

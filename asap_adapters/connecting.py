@@ -20,9 +20,9 @@ from asap_adapters.dialling import Dialler, dial as _dial, first as _first, word
 from asap_adapters.environment import BadProxy, Proxies, certificates
 from asap_adapters.pool import Held, Line, Pool, Progress, Route, Stage
 from asap_adapters.resolving import Resolver, SystemResolver
-from asap_core.client.outbound import AddressRefused, Dial, OutboundPolicy, without_credentials
-from asap_core.client.provenance import Provenance
 from asap_core.errors import NotAllowed
+from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy, without_credentials
+from asap_core.net.provenance import Provenance
 
 __all__ = ["ADDRESSES", "PROGRESS", "OutboundTransport", "Resolver", "SystemResolver", "link_networks", "link_scopes"]
 

@@ -17,7 +17,6 @@ from asap_adapters.entropy import new_id, new_token, random_fraction
 from asap_adapters.web import Web
 from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
-from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.replies import (
     Outcome as Answered,
     Sent,
@@ -33,6 +32,7 @@ from asap_core.codec import encode_envelope
 from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
 from asap_core.jsonrpc import METHOD, CallId
 from asap_core.model.envelope import Envelope, utc
+from asap_core.net.outbound import Allowed, without_credentials
 
 __all__ = ["Courier"]
 

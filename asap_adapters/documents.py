@@ -24,9 +24,7 @@ from asap_core.client.answers import (
     Unfound,
 )
 from asap_core.client.directory import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
-from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.replies import told_wait
-from asap_core.client.urls import meant_base, normal
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -38,6 +36,8 @@ from asap_core.errors import (
     WrongAgent,
 )
 from asap_core.http.freshness import Freshness
+from asap_core.net.outbound import Allowed, without_credentials
+from asap_core.net.urls import meant_base, normal
 
 __all__ = ["Documents", "Lookup", "Reader", "Whole"]
 

@@ -17,7 +17,7 @@ import httpcore
 import httpx
 from attrs import define, field
 
-from asap_core.client.outbound import is_loopback
+from asap_core.net.outbound import is_loopback
 
 __all__ = ["BadProxy", "Proxies", "certificates"]
 

@@ -25,7 +25,6 @@ from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.incumbents import Incumbents
-from asap_core.client.outbound import origin_of, without_credentials
 from asap_core.client.resolution import (
     MAX_LISTED,
     Browse,
@@ -39,15 +38,16 @@ from asap_core.client.resolution import (
     resolve,
 )
 from asap_core.client.trust import NamedKeys, Published, TrustedKeys, read_published
-from asap_core.client.urls import normal
 from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
 from asap_core.model.manifest import Health, Manifest
+from asap_core.net.ipv6_zones import canonical
+from asap_core.net.outbound import origin_of, without_credentials
+from asap_core.net.urls import normal
 from asap_core.revocation import RevocationList, read_revocations
 from asap_core.server.wellknown import HEALTH_PATH
-from asap_core.zones import canonical
 
 __all__ = ["Discovery", "Finder", "join"]
 

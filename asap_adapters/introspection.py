@@ -19,8 +19,8 @@ from asap_adapters.entropy import new_secret, new_token
 from asap_adapters.provider import Provider
 from asap_adapters.web import Web
 from asap_core.client.oauth import ClientKey, ClientSecret, authenticated
-from asap_core.client.outbound import Allowed, OutboundPolicy
 from asap_core.errors import AsapError, BadReply, Unreachable
+from asap_core.net.outbound import Allowed, OutboundPolicy
 from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected
 from asap_core.server.identity import Authenticated, Credential, Insufficient
 from asap_core.server.introspection import (

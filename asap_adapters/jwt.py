@@ -22,9 +22,9 @@ from asap_adapters.entropy import new_secret
 from asap_adapters.provider import Provider
 from asap_adapters.web import Web
 from asap_core.client.directory import DirectoryPolicy
-from asap_core.client.outbound import OutboundPolicy
 from asap_core.errors import AsapError
 from asap_core.http.freshness import FreshnessPolicy
+from asap_core.net.outbound import OutboundPolicy
 from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
 from asap_core.server.dpop import DpopPolicy, Proofs
 from asap_core.server.identity import Authenticated, Credential, Insufficient, ProofRefused, Proven

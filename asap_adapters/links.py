@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import ifaddr
 
-from asap_core.links import Link
+from asap_core.net.interfaces import Link
 
 __all__ = ["machine_links"]
 

@@ -1,8 +1,8 @@
 """zeroconf's engine and what is asked of it, one for each link: everything here runs in a thread of its own.
 
 Rule: an `Engine` has a thread with a loop, beside whatever loop the caller has, and in it a zeroconf for each link that
-`asap_core.links.LinkWatch` says to join. Its methods may be called from any thread. Importing this takes 80 ms, so
-`asap_adapters.mdns` does it in a worker thread.
+`asap_core.net.interfaces.LinkWatch` says to join. Its methods may be called from any thread. Importing this takes 80
+ms, so `asap_adapters.mdns` does it in a worker thread.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 from asap_adapters.links import machine_links
 from asap_core.clock import Instant
 from asap_core.errors import MdnsUnavailable
-from asap_core.links import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
+from asap_core.net.interfaces import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
 
 __all__ = ["CLASS_IN", "ENGINE_ERRORS", "ENGINE_SECONDS", "TYPE_PTR", "Engine", "Station"]
 

@@ -12,13 +12,13 @@ from attrs import frozen
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Lookup
 from asap_adapters.web import Web
-from asap_core.client.outbound import Allowed
-from asap_core.client.provenance import remember
 from asap_core.client.trust import Published
-from asap_core.client.urls import normal
 from asap_core.dnssd import Announcement, host_of
 from asap_core.errors import NotAllowed
-from asap_core.zones import canonical
+from asap_core.net.ipv6_zones import canonical
+from asap_core.net.outbound import Allowed
+from asap_core.net.provenance import remember
+from asap_core.net.urls import normal
 
 __all__ = ["Neighbours", "Place"]
 

@@ -18,7 +18,6 @@ from asap_adapters.web import Answer, Web
 from asap_core.client.authorization import ClientCredentials
 from asap_core.client.dpop import Proof, ServerNonces, prove
 from asap_core.client.oauth import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
-from asap_core.client.outbound import Allowed, without_credentials
 from asap_core.client.replies import told_wait
 from asap_core.client.tokens import (
     Issued,
@@ -32,6 +31,7 @@ from asap_core.client.tokens import (
     Tokens,
 )
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
+from asap_core.net.outbound import Allowed, without_credentials
 
 __all__ = [
     "Authorization",

@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from asap_core.client.urls import is_loopback
+from asap_core.net.urls import is_loopback
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import ASAP_PATH
 from asap_core.server.published import host_of, leads_elsewhere

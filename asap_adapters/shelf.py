@@ -22,10 +22,10 @@ from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_adapters.web import Web
 from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.copies import Kept, kept_after, serves_for
-from asap_core.client.outbound import without_credentials
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
+from asap_core.net.outbound import without_credentials
 
 __all__ = ["Shelf", "StandIn"]
 

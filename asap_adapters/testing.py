@@ -18,8 +18,8 @@ from asap_adapters.guard import our_task
 from asap_adapters.handlers import Handler, Handlers
 from asap_adapters.serve import bind_agent
 from asap_core.arguments import expect_kind
-from asap_core.client.outbound import origin_of
 from asap_core.http.messages import Request, Response
+from asap_core.net.outbound import origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import Respond
 

@@ -1,6 +1,6 @@
 """The web as the client may use it: where it may go, with which credential, within which limits, over httpx.
 
-Where is decided by `asap_core.client.outbound`; bodies are inflated within a limit by `asap_core.http.messages`.
+Where is decided by `asap_core.net.outbound`; bodies are inflated within a limit by `asap_core.http.messages`.
 """
 
 import gzip
@@ -21,7 +21,12 @@ from asap_adapters.pool import Progress
 from asap_adapters.reasons import failure_of
 from asap_core.bearer import is_token
 from asap_core.client.oauth import Form
-from asap_core.client.outbound import (
+from asap_core.errors import BadReply, NotAllowed, Unreachable
+from asap_core.http.messages import BadCoding, BodyTooLarge
+from asap_core.jsontext import write_json
+from asap_core.net.addresses import Zone, on_link, read_address
+from asap_core.net.ipv6_zones import canonical, without_zone
+from asap_core.net.outbound import (
     Allowed,
     OutboundPolicy,
     Refused,
@@ -30,13 +35,8 @@ from asap_core.client.outbound import (
     origin_of,
     without_credentials,
 )
-from asap_core.client.provenance import Provenance, remember
-from asap_core.client.reach import Zone, on_link, read_address
-from asap_core.client.urls import authority_of, is_this_machine
-from asap_core.errors import BadReply, NotAllowed, Unreachable
-from asap_core.http.messages import BadCoding, BodyTooLarge
-from asap_core.jsontext import write_json
-from asap_core.zones import canonical, without_zone
+from asap_core.net.provenance import Provenance, remember
+from asap_core.net.urls import authority_of, is_this_machine
 
 __all__ = ["Answer", "Web", "known_origin", "remember"]
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from asap_core.dnssd import host_of, is_announcer, is_local_name, is_of_a_host
-from asap_core.links import Link
-from asap_core.zones import address_of, without_zone
+from asap_core.net.interfaces import Link
+from asap_core.net.ipv6_zones import address_of, without_zone
 
 __all__ = [
     "Announced",

@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from asap_adapters.web import Web
-from asap_core.client.outbound import OutboundPolicy
+from asap_core.net.outbound import OutboundPolicy
 
 __all__ = ["run"]
 

@@ -9,7 +9,7 @@ from asap_core.bearer import is_scope
 from asap_core.client.authorization import ClientCredentials
 from asap_core.client.dpop import ProofKey
 from asap_core.client.oauth import ClientSecret, SecretMethod
-from asap_core.client.outbound import origin_of
+from asap_core.net.outbound import origin_of
 from asap_core.server.metadata import metadata_urls
 
 if TYPE_CHECKING:

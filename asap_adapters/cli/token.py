@@ -10,7 +10,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.oauth import TokenSource
 from asap_adapters.web import Web
 from asap_core.client.authorization import ClientCredentials
-from asap_core.client.outbound import OutboundPolicy
+from asap_core.net.outbound import OutboundPolicy
 
 __all__ = ["add_commands"]
 

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.client.reach import Zone
-from asap_core.client.urls import normal
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, Unreachable
 from asap_core.http.freshness import Freshness
 from asap_core.jsontext import NotJson, read_json, write_json
+from asap_core.net.addresses import Zone
+from asap_core.net.urls import normal
 
 __all__ = [
     "LONGEST",

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from typing import Final
 
-from asap_core.client.outbound import without_credentials
 from asap_core.errors import AgentChanged
+from asap_core.net.outbound import without_credentials
 
 __all__ = ["Incumbents"]
 

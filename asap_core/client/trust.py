@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from asap_core.client.outbound import without_credentials
-from asap_core.client.provenance import remember
-from asap_core.client.urls import normal
 from asap_core.codec import decode_manifest, read_as
 from asap_core.errors import Unverified
 from asap_core.model.manifest import Manifest, is_wrapper
 from asap_core.model.registry import RegistryEntry
 from asap_core.model.rules import URN
+from asap_core.net.outbound import without_credentials
+from asap_core.net.provenance import remember
+from asap_core.net.urls import normal
 from asap_core.registry import manifest_url
 from asap_core.signing import PublicKey, Verified, Verifier, judge, read_keys, why_not
 

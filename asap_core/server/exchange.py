@@ -54,6 +54,7 @@ from asap_core.http.messages import (
 from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
 from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
 from asap_core.jsontext import NotJson, read_json
+from asap_core.net.proxies import caller_of
 from asap_core.server.admission import (
     Admitted,
     Answer,
@@ -96,7 +97,6 @@ from asap_core.server.identity import (
     read_credential,
 )
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
-from asap_core.server.proxies import caller_of
 from asap_core.server.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response

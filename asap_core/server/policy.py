@@ -10,7 +10,7 @@ from asap_core.bearer import is_scope
 from asap_core.http.pages import read_hosts, read_origins
 from asap_core.jsontext import MAX_DEPTH, MOST_DEPTH
 from asap_core.model.envelope import normalise_payload_type
-from asap_core.server.proxies import ForwardedHeader, read_networks
+from asap_core.net.proxies import ForwardedHeader, read_networks
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.replay import StartPolicy
 

@@ -18,8 +18,8 @@ from asap_adapters.connecting import OutboundTransport, SystemResolver, link_net
 from asap_adapters.dialling import first
 from asap_adapters.web import Web, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
-from asap_core.client.outbound import Allowed, OutboundPolicy, Refused
-from asap_core.client.reach import obstacle, read_address
+from asap_core.net.addresses import obstacle, read_address
+from asap_core.net.outbound import Allowed, OutboundPolicy, Refused
 from asap_core.server.wellknown import publish
 
 pytestmark = pytest.mark.anyio

@@ -21,9 +21,9 @@ from asap_core.client.copies import (
     serves_for,
     write_head,
 )
-from asap_core.client.provenance import Provenance
-from asap_core.client.reach import Zone
 from asap_core.http.freshness import FreshnessPolicy, freshness_of
+from asap_core.net.addresses import Zone
+from asap_core.net.provenance import Provenance
 
 URL, WALL = "https://r.example/registry.json?key=s3cret", 1_800_000_000.0
 BODY = b'{"version":"1"}'

@@ -28,7 +28,7 @@ from asap_core.dnssd import (
     instance_of,
     read_announcement,
 )
-from asap_core.zones import address_of
+from asap_core.net.ipv6_zones import address_of
 
 
 class TestNames:

@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 
 from asap_core.announcing import Offer, Target, Unannounced, offer_on
 from asap_core.dnssd import Added, Announcement, Ignored, Neighbourhood, Removed, Unusable, Updated, read_announcement
-from asap_core.links import Link
-from asap_core.zones import address_of, is_zoned
+from asap_core.net.interfaces import Link
+from asap_core.net.ipv6_zones import address_of, is_zoned
 
 LO = Link(name="lo", index=1, addresses=("127.0.0.1", "::1"), loopback=True)
 ETH = Link(name="eth0", index=2, addresses=("192.0.2.1", "2001:db8::1", "fe80::1"))

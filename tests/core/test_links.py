@@ -8,8 +8,8 @@ from attrs import evolve
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from asap_core import links
-from asap_core.links import (
+from asap_core.net import interfaces as links
+from asap_core.net.interfaces import (
     FORGIVE,
     MAX_HOLD,
     MAX_LINKS,
@@ -22,7 +22,7 @@ from asap_core.links import (
     select_links,
     why_unused,
 )
-from asap_core.zones import (
+from asap_core.net.ipv6_zones import (
     address_of,
     canonical,
     in_zone,

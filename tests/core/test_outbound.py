@@ -7,8 +7,9 @@ import pytest
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from asap_core.client import provenance
-from asap_core.client.outbound import (
+from asap_core.net import provenance
+from asap_core.net.addresses import Zone, obstacle, read_address, zone_of
+from asap_core.net.outbound import (
     AddressRefused,
     Allowed,
     Dial,
@@ -17,9 +18,8 @@ from asap_core.client.outbound import (
     Refused,
     without_credentials,
 )
-from asap_core.client.provenance import Provenance, remember
-from asap_core.client.reach import Zone, obstacle, read_address, zone_of
-from asap_core.client.urls import authority_of, host_in, meant_base, normal, origin_of
+from asap_core.net.provenance import Provenance, remember
+from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of
 
 PLAIN = OutboundPolicy()
 EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])

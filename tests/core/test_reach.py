@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.client import reach
-from asap_core.client.reach import (
+from asap_core.net import addresses as reach
+from asap_core.net.addresses import (
     SPECIAL,
     Obstacle,
     Why,

@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from asap_core.catalog import CatalogReader
 from asap_core.client import trust
-from asap_core.client.outbound import without_credentials
 from asap_core.client.resolution import (
     Browse,
     FetchManifest,
@@ -25,6 +24,7 @@ from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, 
 from asap_core.codec import decode_registry_entry
 from asap_core.dnssd import Announcement
 from asap_core.errors import InvalidDocument, Unverified
+from asap_core.net.outbound import without_credentials
 from asap_core.signing import PublicKey, sign
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"

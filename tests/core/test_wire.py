@@ -11,14 +11,6 @@ from attrs import evolve
 from hypothesis import example, given, strategies as st
 
 import asap_core
-from asap_core.client.outbound import (
-    Allowed,
-    Refused,
-    is_loopback,
-    judge_url,
-    origin_of,
-    without_credentials,
-)
 from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
 from asap_core.codec import decode_envelope, decode_registry, encode_envelope
@@ -38,6 +30,14 @@ from asap_core.errors import (
 from asap_core.http.head import BadHead, Head, HeadReader, path_of
 from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
 from asap_core.model.task import TRANSITIONS, Task, TaskStatus
+from asap_core.net.outbound import (
+    Allowed,
+    Refused,
+    is_loopback,
+    judge_url,
+    origin_of,
+    without_credentials,
+)
 from asap_core.registry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
 from asap_core.server.admission import Question
 from asap_core.server.identity import (

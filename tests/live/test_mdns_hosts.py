@@ -222,7 +222,7 @@ def test_the_machines_interfaces_are_told_as_they_are(hosts: Any, backend: Any) 
     one.ip("address", "add", "192.0.2.1/24", "dev", "down0")
     script = (
         "from asap_adapters.links import machine_links\n"
-        "from asap_core.links import select_links, why_unused\n"
+        "from asap_core.net.interfaces import select_links, why_unused\n"
         "import json\n"
         "for link in machine_links():\n"
         "    print(json.dumps([link.name, link.addresses, link.loopback, why_unused(link)]))\n"

@@ -25,7 +25,7 @@ TESTS = {
     "asap_core.server.call_run": ("exchange",),
     "asap_core.server.checks": ("exchange", "jwt", "proofs"),
     "asap_core.server.admission": ("admission", "state", "exchange"),
-    "asap_core.server.proxies": ("proxies",),
+    "asap_core.net.proxies": ("proxies",),
     "asap_core.server.ledger": ("state",),
     "asap_core.server.state": ("state",),
     "asap_core.server.shared": ("shared",),

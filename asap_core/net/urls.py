@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from asap_core.client.reach import Zone, read_address, special_of
+from asap_core.net.addresses import Zone, read_address, special_of
 
 __all__ = [
     "PORTS",

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from asap_core.client.reach import Zone, read_address, zone_of
-from asap_core.client.urls import authority_of, host_in, is_loopback
+from asap_core.net.addresses import Zone, read_address, zone_of
+from asap_core.net.urls import authority_of, host_in, is_loopback
 
 __all__ = ["Provenance", "remember"]
 

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urljoin
 
 from attrs import Attribute, field, frozen
 
-from asap_core.client.reach import (
+from asap_core.net.addresses import (
     Network,
     Obstacle,
     Why,
@@ -20,7 +20,7 @@ from asap_core.client.reach import (
     read_address,
     read_network,
 )
-from asap_core.client.urls import (
+from asap_core.net.urls import (
     PORTS,
     is_loopback,
     is_this_machine,

@@ -11,7 +11,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from asap_core.clock import Instant
-from asap_core.zones import address_of, is_zoned, zone_of
+from asap_core.net.ipv6_zones import address_of, is_zoned, zone_of
 
 __all__ = ["MAX_LINKS", "Join", "Leave", "Link", "LinkWatch", "Move", "Step", "select_links", "why_unused"]
 

@@ -1,0 +1,1 @@
+"""Where requests may go and come from: URLs, addresses, interfaces, proxies."""
