@@ -21,7 +21,6 @@ from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.serve import NO_ADDRESS, bind_agent
 from asap_adapters.watch import log_decision
 from asap_core.arguments import expect_observer
-from asap_core.codec import warm_up
 from asap_core.errors import AsapError
 from asap_core.http.messages import Request, Response
 from asap_core.server.agent import Agent
@@ -30,6 +29,7 @@ from asap_core.server.exchange import Respond, refuse_head
 from asap_core.server.metrics import Counters
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import is_address
+from asap_core.wire.codec import warm_up
 
 __all__ = ["AsgiApp"]
 

@@ -13,8 +13,8 @@ from asap_core.client.authorization import ClientCredentials, Unfit, fit
 from asap_core.client.dpop import Proof, ServerNonces, prove
 from asap_core.clock import WallTime
 from asap_core.errors import Unsuitable
-from asap_core.model.manifest import AuthScheme
 from asap_core.net.outbound import Allowed, is_loopback, without_credentials
+from asap_core.wire.manifest import AuthScheme
 
 __all__ = ["Authorizer", "Destination", "Showing"]
 

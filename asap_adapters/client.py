@@ -24,7 +24,6 @@ from asap_adapters.given import check
 from asap_adapters.oauth import ClientCredentials, TokenSource
 from asap_adapters.shelf import StandIn
 from asap_adapters.web import Web
-from asap_core.catalog import Catalog
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
@@ -32,14 +31,15 @@ from asap_core.client.messages import Message, checked_key, read_batch, read_mes
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.dnssd import Announcement
 from asap_core.errors import NotResolved, RemoteError
-from asap_core.model.envelope import Envelope
-from asap_core.model.manifest import Health, Manifest
-from asap_core.model.payloads import Payload
-from asap_core.model.registry import RegistryEntry
-from asap_core.model.rules import URN
 from asap_core.net.ipv6_zones import in_zone_of
 from asap_core.net.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.server.wellknown import MANIFEST_PATH
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.manifest import Health, Manifest
+from asap_core.wire.payloads import Payload
+from asap_core.wire.registry import RegistryEntry
+from asap_core.wire.registry_index import Catalog
+from asap_core.wire.rules import URN
 
 __all__ = ["AgentClient", "Discovery"]
 

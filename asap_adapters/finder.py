@@ -22,7 +22,6 @@ from asap_adapters.files import FileThreads
 from asap_adapters.neighbours import Neighbours, Place
 from asap_adapters.shelf import Shelf, StandIn
 from asap_adapters.web import Web
-from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.directory import DirectoryPolicy, Source
 from asap_core.client.incumbents import Incumbents
 from asap_core.client.resolution import (
@@ -38,16 +37,17 @@ from asap_core.client.resolution import (
     resolve,
 )
 from asap_core.client.trust import NamedKeys, Published, TrustedKeys, read_published
-from asap_core.codec import read_health
 from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
-from asap_core.model.manifest import Health, Manifest
 from asap_core.net.ipv6_zones import canonical
 from asap_core.net.outbound import origin_of, without_credentials
 from asap_core.net.urls import normal
-from asap_core.revocation import RevocationList, read_revocations
 from asap_core.server.wellknown import HEALTH_PATH
+from asap_core.wire.codec import read_health
+from asap_core.wire.manifest import Health, Manifest
+from asap_core.wire.registry_index import Catalog, CatalogReader
+from asap_core.wire.revocation import RevocationList, read_revocations
 
 __all__ = ["Discovery", "Finder", "join"]
 

@@ -16,9 +16,9 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
 from asap_core.dnssd import Announcement
-from asap_core.model.envelope import Envelope
-from asap_core.model.manifest import Manifest
-from asap_core.model.rules import URN, number
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.manifest import Manifest
+from asap_core.wire.rules import URN, number
 
 __all__ = ["check"]
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from asap_core.signing import PublicKey
+from asap_core.wire.signing import PublicKey
 
 try:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,7 +28,7 @@ _MAX_PEM: Final = 4_096
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether a signature holds: the `Verifier` of `asap_core.signing`."""
+    """Whether a signature holds: the `Verifier` of `asap_core.wire.signing`."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -75,5 +75,5 @@ class PrivateKey:
         return PublicKey(self._key.public_key().public_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of a message: the `Signer` of `asap_core.signing`."""
+        """The signature of a message: the `Signer` of `asap_core.wire.signing`."""
         return self._key.sign(message)

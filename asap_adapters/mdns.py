@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from asap_core.announcing import Announced, Txt, instance_name, txt_record
 from asap_core.dnssd import Event, Neighbourhood
-from asap_core.model.manifest import is_absolute_url
+from asap_core.wire.manifest import is_absolute_url
 
 if TYPE_CHECKING:
     from asap_adapters.announcing import AnnouncingEngine

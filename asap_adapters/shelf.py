@@ -20,12 +20,12 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_adapters.web import Web
-from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client.copies import Kept, kept_after, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
 from asap_core.net.outbound import without_credentials
+from asap_core.wire.registry_index import Catalog, CatalogReader
 
 __all__ = ["Shelf", "StandIn"]
 

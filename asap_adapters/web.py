@@ -23,7 +23,6 @@ from asap_core.bearer import is_token
 from asap_core.client.oauth import Form
 from asap_core.errors import BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
-from asap_core.jsontext import write_json
 from asap_core.net.addresses import Zone, on_link, read_address
 from asap_core.net.ipv6_zones import canonical, without_zone
 from asap_core.net.outbound import (
@@ -37,6 +36,7 @@ from asap_core.net.outbound import (
 )
 from asap_core.net.provenance import Provenance, remember
 from asap_core.net.urls import authority_of, is_this_machine
+from asap_core.wire.json import write_json
 
 __all__ = ["Answer", "Web", "known_origin", "remember"]
 

@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
-    from asap_core.codec import (
-        decode_envelope as decode_envelope,
-        encode_envelope as encode_envelope,
-        read_health as read_health,
-        read_manifest as read_manifest,
-        to_json as to_json,
-    )
     from asap_core.errors import (
         KINDS as KINDS,
         AgentChanged as AgentChanged,
@@ -39,30 +32,6 @@ if TYPE_CHECKING:
         WrongAgent as WrongAgent,
     )
     from asap_core.http.messages import Request as Request, Response as Response
-    from asap_core.model.envelope import Envelope as Envelope
-    from asap_core.model.manifest import (
-        AuthScheme as AuthScheme,
-        Capabilities as Capabilities,
-        Endpoints as Endpoints,
-        Health as Health,
-        Load as Load,
-        Manifest as Manifest,
-        Skill as Skill,
-    )
-    from asap_core.model.payloads import (
-        McpToolCall as McpToolCall,
-        McpToolResult as McpToolResult,
-        MessageAck as MessageAck,
-        MessageSend as MessageSend,
-        Payload as Payload,
-        TaskCancel as TaskCancel,
-        TaskRequest as TaskRequest,
-        TaskResponse as TaskResponse,
-        TaskUpdate as TaskUpdate,
-    )
-    from asap_core.model.registry import Registry as Registry, RegistryEntry as RegistryEntry
-    from asap_core.model.task import Task as Task, TaskStatus as TaskStatus
-    from asap_core.registry import read_registry as read_registry
     from asap_core.server.agent import Agent as Agent
     from asap_core.server.call import (
         Admit as Admit,
@@ -93,26 +62,57 @@ if TYPE_CHECKING:
     from asap_core.server.policy import NoncePolicy as NoncePolicy, Policy as Policy
     from asap_core.server.ratelimit import Limit as Limit, parse_limits as parse_limits
     from asap_core.server.replay import StartPolicy as StartPolicy
-    from asap_core.signing import PublicKey as PublicKey
+    from asap_core.wire.codec import (
+        decode_envelope as decode_envelope,
+        encode_envelope as encode_envelope,
+        read_health as read_health,
+        read_manifest as read_manifest,
+        to_json as to_json,
+    )
+    from asap_core.wire.envelope import Envelope as Envelope
+    from asap_core.wire.manifest import (
+        AuthScheme as AuthScheme,
+        Capabilities as Capabilities,
+        Endpoints as Endpoints,
+        Health as Health,
+        Load as Load,
+        Manifest as Manifest,
+        Skill as Skill,
+    )
+    from asap_core.wire.payloads import (
+        McpToolCall as McpToolCall,
+        McpToolResult as McpToolResult,
+        MessageAck as MessageAck,
+        MessageSend as MessageSend,
+        Payload as Payload,
+        TaskCancel as TaskCancel,
+        TaskRequest as TaskRequest,
+        TaskResponse as TaskResponse,
+        TaskUpdate as TaskUpdate,
+    )
+    from asap_core.wire.registry import Registry as Registry, RegistryEntry as RegistryEntry
+    from asap_core.wire.registry_entry import read_registry as read_registry
+    from asap_core.wire.signing import PublicKey as PublicKey
+    from asap_core.wire.task import Task as Task, TaskStatus as TaskStatus
 
 # Where each name comes from, for `__getattr__`; the imports above say the same to type checkers.
 _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
-    "asap_core.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
+    "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
     "asap_core.errors": (
         "KINDS AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition Kind "
         "MdnsUnavailable NoToken NotAllowed NotResolved Problem Refusal RemoteError TimedOut Unreachable Unsuitable "
         "Unverified WrongAgent"
     ),
     "asap_core.http.messages": "Request Response",
-    "asap_core.model.envelope": "Envelope",
-    "asap_core.model.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",
-    "asap_core.model.payloads": (
+    "asap_core.wire.envelope": "Envelope",
+    "asap_core.wire.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",
+    "asap_core.wire.payloads": (
         "McpToolCall McpToolResult MessageAck MessageSend Payload TaskCancel TaskRequest TaskResponse TaskUpdate"
     ),
-    "asap_core.model.registry": "Registry RegistryEntry",
-    "asap_core.model.task": "Task TaskStatus",
-    "asap_core.registry": "read_registry",
+    "asap_core.wire.registry": "Registry RegistryEntry",
+    "asap_core.wire.task": "Task TaskStatus",
+    "asap_core.wire.registry_entry": "read_registry",
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
@@ -120,7 +120,7 @@ _HOMES: Final = {
     "asap_core.server.policy": "NoncePolicy Policy",
     "asap_core.server.ratelimit": "Limit parse_limits",
     "asap_core.server.replay": "StartPolicy",
-    "asap_core.signing": "PublicKey",
+    "asap_core.wire.signing": "PublicKey",
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names.split()}
 

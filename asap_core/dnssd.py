@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from attrs import define, evolve, field, frozen
 
-from asap_core.model.rules import URN
 from asap_core.net.interfaces import Link
 from asap_core.net.ipv6_zones import Address, address_of, in_zone, is_zoned
+from asap_core.wire.rules import URN
 
 __all__ = [
     "SERVICE_TYPE",

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
-from asap_core.jsontext import canonical_json
+from asap_core.wire.json import canonical_json
 
 __all__ = [
     "MAX_JTI",

@@ -9,8 +9,8 @@ import tracemalloc
 from pathlib import Path
 
 from asap_adapters.bodies import PIECE
-from asap_core.catalog import Catalog, CatalogReader
-from asap_core.codec import warm_up
+from asap_core.wire.codec import warm_up
+from asap_core.wire.registry_index import Catalog, CatalogReader
 from benchmarks import reference_python
 
 AGENTS = 100_000

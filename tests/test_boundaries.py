@@ -167,7 +167,7 @@ SCENARIO = """
 import socket, time, random, os
 import attrs, cattrs, hashlib, json, asap_core
 from asap_core import *
-from asap_core.codec import warm_up
+from asap_core.wire.codec import warm_up
 warm_up()
 
 def forbidden(*args, **kwargs):

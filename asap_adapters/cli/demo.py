@@ -27,15 +27,15 @@ from asap_adapters.serve import Bound, listen, serve
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.resolution import Unresolved
 from asap_core.clock import Instant
-from asap_core.codec import to_json
 from asap_core.dnssd import Added
 from asap_core.errors import NotAllowed, RemoteError
-from asap_core.model.manifest import Manifest
-from asap_core.registry import make_entry
 from asap_core.server.agent import Agent
 from asap_core.server.identity import TokenTable
 from asap_core.server.policy import Policy
 from asap_core.server.wellknown import MANIFEST_PATH
+from asap_core.wire.codec import to_json
+from asap_core.wire.manifest import Manifest
+from asap_core.wire.registry_entry import make_entry
 
 __all__ = ["add_commands"]
 

@@ -11,12 +11,12 @@ from attrs import evolve
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say, table
 from asap_adapters.client import AgentClient, Discovery
-from asap_core.codec import to_json
 from asap_core.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
-from asap_core.model.registry import Skipped
-from asap_core.registry import asap_url, make_entry
+from asap_core.wire.codec import to_json
+from asap_core.wire.registry import Skipped
+from asap_core.wire.registry_entry import asap_url, make_entry
 
 __all__ = ["add_commands"]
 

@@ -6,9 +6,9 @@ from typing import Any, Final, NoReturn
 
 from asap_adapters.cli.output import visible
 from asap_core.bearer import is_token
-from asap_core.model.rules import URN
 from asap_core.net.addresses import read_network
 from asap_core.net.outbound import origin_of
+from asap_core.wire.rules import URN
 
 __all__ = [
     "CLI_SENDER",

@@ -8,8 +8,8 @@ from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, sec
 from asap_adapters.cli.output import UserError, card, complain, print_json, say
 from asap_adapters.client import AgentClient
 from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is_version
-from asap_core.codec import to_json
 from asap_core.errors import NotResolved
+from asap_core.wire.codec import to_json
 
 __all__ = ["add_commands"]
 

@@ -37,7 +37,6 @@ from asap_adapters.drive import Authenticator
 from asap_adapters.entropy import new_secret
 from asap_adapters.serve import Bound, listen, listen_on, serve, url_of
 from asap_core.http.pages import read_hosts, read_origins
-from asap_core.model.manifest import Manifest
 from asap_core.net.ipv6_zones import without_zone
 from asap_core.net.outbound import is_loopback, origin_of
 from asap_core.net.proxies import read_networks
@@ -47,6 +46,7 @@ from asap_core.server.metrics import Counters, counters_size
 from asap_core.server.policy import NoncePolicy, Policy
 from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.wellknown import MANIFEST_PATH
+from asap_core.wire.manifest import Manifest
 
 __all__ = ["add_commands", "with_workers"]
 

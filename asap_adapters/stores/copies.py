@@ -15,10 +15,10 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from asap_core.catalog import Catalog
 from asap_core.client.copies import LONGEST, MAX_HEAD, Copy, measure, name_of, read_copy, write_head
 from asap_core.clock import WallTime
 from asap_core.net.addresses import Zone
+from asap_core.wire.registry_index import Catalog
 
 __all__ = ["WRITE_AGAIN", "CopyFiles", "Identity", "Loaded", "Unused"]
 

@@ -13,9 +13,9 @@ from asap_core.bearer import is_scope
 from asap_core.client.dpop import ProofKey
 from asap_core.client.oauth import ClientKey, ClientSecret
 from asap_core.client.tokens import TokenKey
-from asap_core.model.manifest import AuthScheme
-from asap_core.model.rules import TEXT, Rule, absent_or
 from asap_core.net.urls import normal
+from asap_core.wire.manifest import AuthScheme
+from asap_core.wire.rules import TEXT, Rule, absent_or
 
 __all__ = ["ClientCredentials", "Unfit", "fit"]
 

@@ -11,7 +11,7 @@ from attrs import define, field, frozen, validators
 
 from asap_core.clock import Instant
 from asap_core.errors import GATEWAY, BadReply, RemoteError, Unreachable
-from asap_core.model.rules import integer, number
+from asap_core.wire.rules import integer, number
 
 __all__ = ["Breaker", "BreakerPolicy", "BreakerState", "Breakers", "Outcome", "Permit", "Refused", "what_it_says"]
 

@@ -18,9 +18,9 @@ from attrs import frozen
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, Unreachable
 from asap_core.http.freshness import Freshness
-from asap_core.jsontext import NotJson, read_json, write_json
 from asap_core.net.addresses import Zone
 from asap_core.net.urls import normal
+from asap_core.wire.json import NotJson, read_json, write_json
 
 __all__ = [
     "LONGEST",

@@ -6,7 +6,7 @@ from typing import Final, assert_never
 from attrs import field, frozen, validators
 
 from asap_core.errors import GATEWAY, TIMESTAMP, BadReply, NoToken, RemoteError, Unreachable
-from asap_core.model.rules import integer, number
+from asap_core.wire.rules import integer, number
 
 __all__ = [
     "Attempt",

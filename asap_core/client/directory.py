@@ -20,7 +20,7 @@ from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leadin
 from asap_core.clock import Instant, WallTime
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.http.validation import conditions, confirms, merged, relevant
-from asap_core.model.rules import integer, number
+from asap_core.wire.rules import integer, number
 
 __all__ = [
     "CrowdedError",

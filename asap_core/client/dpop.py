@@ -24,7 +24,7 @@ from asap_core.dpop import (
     token_hash,
 )
 from asap_core.http.fields import CHALLENGE_SCHEME, challenges
-from asap_core.jsontext import write_json
+from asap_core.wire.json import write_json
 
 __all__ = ["Proof", "ProofKey", "ServerNonces", "complete", "prove", "signing_input"]
 

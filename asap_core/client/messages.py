@@ -7,10 +7,10 @@ from typing import Any, Final
 from attrs import frozen, has
 
 from asap_core.clock import WallTime
-from asap_core.codec import to_json
-from asap_core.jsonrpc import MAX_ID
-from asap_core.jsontext import write_json
-from asap_core.model.envelope import Envelope
+from asap_core.wire.codec import to_json
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.json import write_json
+from asap_core.wire.jsonrpc import MAX_ID
 
 __all__ = ["Message", "checked_key", "conversation_of", "read_batch", "read_message"]
 

@@ -14,8 +14,8 @@ from attrs import field, frozen
 
 from asap_core.bearer import is_scope, is_token
 from asap_core.clock import WallTime
-from asap_core.jsontext import NotJson, read_json, write_json
-from asap_core.model.rules import TEXT, Rule, absent_or
+from asap_core.wire.json import NotJson, read_json, write_json
+from asap_core.wire.rules import TEXT, Rule, absent_or
 
 __all__ = [
     "ClientKey",

@@ -15,13 +15,13 @@ from typing import Any, Final
 from attrs import frozen
 
 from asap_core.clock import WallTime
-from asap_core.codec import decode_envelope
 from asap_core.errors import InvalidDocument, RemoteError
 from asap_core.http.dates import parse_http_date
 from asap_core.http.freshness import parse_retry_after
-from asap_core.jsonrpc import CallId
-from asap_core.jsontext import NotJson, read_json
-from asap_core.model.envelope import Envelope
+from asap_core.wire.codec import decode_envelope
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.jsonrpc import CallId
 
 __all__ = ["Outcome", "Sent", "Unusable", "is_unauthorized", "read_batch_reply", "read_reply", "told_wait"]
 

@@ -14,15 +14,15 @@ from typing import Final
 
 from attrs import evolve, field, frozen, validators
 
-from asap_core.catalog import Catalog
 from asap_core.client.trust import NamedKeys, keys_in
 from asap_core.dnssd import Announcement
 from asap_core.errors import AsapError, Unsuitable, WrongAgent
-from asap_core.model.manifest import Manifest
-from asap_core.model.registry import RegistryEntry
-from asap_core.model.rules import URN
 from asap_core.net.outbound import without_credentials
-from asap_core.registry import manifest_url
+from asap_core.wire.manifest import Manifest
+from asap_core.wire.registry import RegistryEntry
+from asap_core.wire.registry_entry import manifest_url
+from asap_core.wire.registry_index import Catalog
+from asap_core.wire.rules import URN
 
 __all__ = [
     "LOCAL_NETWORK",

@@ -10,8 +10,8 @@ from typing import Final
 
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import TIMESTAMP, RemoteError
-from asap_core.model.rules import parse_timestamp
 from asap_core.net.outbound import Allowed, is_loopback
+from asap_core.wire.rules import parse_timestamp
 
 __all__ = ["ServerTimes", "read_server_time", "told_time"]
 

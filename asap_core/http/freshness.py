@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from asap_core.clock import WallTime
 from asap_core.http.dates import parse_http_date
-from asap_core.model.rules import number
+from asap_core.wire.rules import number
 
 __all__ = ["Freshness", "FreshnessPolicy", "HeaderPairs", "freshness_of", "parse_retry_after"]
 

@@ -10,7 +10,7 @@ from typing import Final, NoReturn, Protocol
 
 from attrs import field, frozen
 
-from asap_core.jsontext import write_json
+from asap_core.wire.json import write_json
 
 __all__ = [
     "BadCoding",

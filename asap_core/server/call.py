@@ -20,7 +20,6 @@ from typing import Any, Final, assert_never
 from attrs import define, field
 
 from asap_core.clock import Instant, WallTime
-from asap_core.codec import decode_envelope
 from asap_core.errors import (
     ANSWER_GONE,
     HANDLER_FAILED,
@@ -39,10 +38,6 @@ from asap_core.errors import (
     Refusal,
 )
 from asap_core.interrupts import is_interrupt
-from asap_core.jsonrpc import Call, CallId, error_body
-from asap_core.jsontext import stable_json, write_json
-from asap_core.model.envelope import Envelope
-from asap_core.model.payloads import Payload
 from asap_core.server.admission import (
     Admitted,
     Answer,
@@ -60,13 +55,18 @@ from asap_core.server.admission import (
     Stored,
     Unavailable,
 )
-from asap_core.server.answers import Replied, kept, reply_of, reply_text
 from asap_core.server.call_run import CallRun, IllegalMove
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.identity import Authenticated, Principal
 from asap_core.server.policy import NoncePolicy
 from asap_core.server.serving import Serving
+from asap_core.wire.answers import Replied, kept, reply_of, reply_text
+from asap_core.wire.codec import decode_envelope
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.json import stable_json, write_json
+from asap_core.wire.jsonrpc import Call, CallId, error_body
+from asap_core.wire.payloads import Payload
 
 __all__ = [
     "Admit",

@@ -6,14 +6,14 @@ from attrs import define, field
 
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import Kind
-from asap_core.jsonrpc import Call
-from asap_core.model.envelope import Envelope
-from asap_core.model.payloads import Payload, TaskRequest
 from asap_core.server.admission import Reservation
 from asap_core.server.events import What
 from asap_core.server.identity import Authenticated, Principal
 from asap_core.server.ratelimit import peer_key
 from asap_core.server.serving import Serving
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.jsonrpc import Call
+from asap_core.wire.payloads import Payload, TaskRequest
 
 __all__ = ["CallRun", "IllegalMove"]
 

@@ -6,7 +6,6 @@ Everything here is cheap and leaves nothing behind: no nonce is burnt for what c
 from typing import Any, Final
 
 from asap_core.clock import WallTime
-from asap_core.codec import decode_payload_of
 from asap_core.errors import (
     HANDLER_NOT_FOUND,
     INSUFFICIENT_SCOPE,
@@ -20,11 +19,12 @@ from asap_core.errors import (
     Problem,
     Refusal,
 )
-from asap_core.model.envelope import ASAP_VERSION, normalise_payload_type, utc
-from asap_core.model.payloads import MessageSend, TaskRequest
 from asap_core.server.call_run import CallRun
 from asap_core.server.identity import Authenticated, insufficient_scope, sender_rule
 from asap_core.server.serving import Serving
+from asap_core.wire.codec import decode_payload_of
+from asap_core.wire.envelope import ASAP_VERSION, normalise_payload_type, utc
+from asap_core.wire.payloads import MessageSend, TaskRequest
 
 __all__ = ["judge", "malformed", "timestamp_refusal", "with_what_old_peers_leave_out"]
 

@@ -12,11 +12,11 @@ from attrs import Attribute, field, frozen, validators
 
 from asap_core.bearer import is_scope
 from asap_core.clock import WallTime
-from asap_core.jsontext import NotJson, read_json
-from asap_core.model.rules import URN, Rule, integer, number
 from asap_core.server.dpop import DpopPolicy, Proofs
 from asap_core.server.identity import Authenticated, Insufficient
 from asap_core.server.jws import Algorithm, Jws, read_base64url
+from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.rules import URN, Rule, integer, number
 
 __all__ = [
     "Accepted",

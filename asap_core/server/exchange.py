@@ -52,8 +52,6 @@ from asap_core.http.messages import (
     json_response,
 )
 from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
-from asap_core.jsonrpc import MAX_ID, Call, Refused, parse_call
-from asap_core.jsontext import NotJson, read_json
 from asap_core.net.proxies import caller_of
 from asap_core.server.admission import (
     Admitted,
@@ -100,6 +98,8 @@ from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
+from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.jsonrpc import MAX_ID, Call, Refused, parse_call
 
 __all__ = [
     "ASAP_PATH",

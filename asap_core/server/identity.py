@@ -16,7 +16,7 @@ from asap_core.clock import WallTime
 from asap_core.dpop import USE_NONCE
 from asap_core.errors import SENDER_MISMATCH, Refusal
 from asap_core.http.messages import Headers, header_values
-from asap_core.model.rules import URN
+from asap_core.wire.rules import URN
 
 __all__ = [
     "Anonymous",

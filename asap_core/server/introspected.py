@@ -6,8 +6,6 @@ from typing import Any, Final
 from attrs import field, frozen, validators
 
 from asap_core.clock import WallTime
-from asap_core.jsontext import NotJson, read_json
-from asap_core.model.rules import TEXT, absent_or, integer, number
 from asap_core.server.claims import (
     AGENT,
     Accepted,
@@ -21,6 +19,8 @@ from asap_core.server.claims import (
     scopes,
 )
 from asap_core.server.identity import Authenticated, Insufficient
+from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.rules import TEXT, absent_or, integer, number
 
 __all__ = ["Answer", "Cause", "Inactive", "IntrospectionPolicy", "Unanswered", "judge_answer", "read_answer"]
 

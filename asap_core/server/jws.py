@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from asap_core.jsontext import NotJson, read_json
+from asap_core.wire.json import NotJson, read_json
 
 __all__ = ["Algorithm", "Jws", "Malformed", "algorithm_of", "names_of", "read_base64url", "read_jws"]
 

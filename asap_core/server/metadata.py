@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.jsontext import NotJson, read_json
+from asap_core.wire.json import NotJson, read_json
 
 __all__ = ["ProviderMetadata", "metadata_urls", "read_metadata"]
 

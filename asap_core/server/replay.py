@@ -20,7 +20,7 @@ from typing import Final
 from attrs import define, frozen
 
 from asap_core.clock import Instant, WallTime
-from asap_core.jsontext import read_json, write_json
+from asap_core.wire.json import read_json, write_json
 
 __all__ = ["Floored", "Fresh", "ReplayGuard", "Replayed", "Saturated", "StartPolicy", "Verdict"]
 

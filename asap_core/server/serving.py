@@ -13,7 +13,6 @@ from asap_core.errors import Kind
 from asap_core.http.messages import Codings, Response
 from asap_core.http.pages import Pages
 from asap_core.interrupts import is_interrupt
-from asap_core.model.manifest import Manifest
 from asap_core.server.admission import LocalAdmission, Reservation
 from asap_core.server.events import Decision, Observer, What
 from asap_core.server.identity import Authenticated, Principal, ProofOffer
@@ -22,6 +21,7 @@ from asap_core.server.outgoing import OutgoingAnswers
 from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Left, Limited, Limiter
 from asap_core.server.wellknown import ManifestDocument, health_response
+from asap_core.wire.manifest import Manifest
 
 __all__ = ["Scope", "Serving"]
 

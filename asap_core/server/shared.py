@@ -18,7 +18,6 @@ from attrs import frozen
 
 from asap_core.clock import WallTime
 from asap_core.errors import BadStore
-from asap_core.jsontext import read_json, write_json
 from asap_core.server.admission import (
     ASK_AGAIN,
     Admitted,
@@ -42,6 +41,7 @@ from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Left, Limit, Limited
 from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
 from asap_core.server.state import outcome_of, outcome_to_json
+from asap_core.wire.json import read_json, write_json
 
 __all__ = ["Begin", "Command", "Granted", "SharedAdmission", "SharedLimits"]
 

@@ -4,10 +4,10 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.codec import etag, to_json
 from asap_core.http.messages import Request, Response, header_values, json_response, matches_etag
-from asap_core.jsontext import write_json
-from asap_core.model.manifest import Health, HealthStatus, Load, Manifest
+from asap_core.wire.codec import etag, to_json
+from asap_core.wire.json import write_json
+from asap_core.wire.manifest import Health, HealthStatus, Load, Manifest
 
 __all__ = [
     "HEALTH_PATH",

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
 from asap_core.clock import ManualClock
-from asap_core.codec import encode_envelope
 from asap_core.http.messages import Request, Response
-from asap_core.model.envelope import Envelope
-from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 from asap_core.server.agent import Agent
-from asap_core.server.answers import Replied
 from asap_core.server.call import Answered, CallState, Dispatch, Hold
 from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
 from asap_core.server.identity import TokenTable
 from asap_core.server.policy import Policy
 from asap_core.testing.strategies import request_bodies
+from asap_core.wire.answers import Replied
+from asap_core.wire.codec import encode_envelope
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 __all__ = ["ExchangeMachine", "Reply", "Target", "local_target"]
 
@@ -188,8 +188,8 @@ class ExchangeMachine(RuleBasedStateMachine):
     @rule(offset=st.sampled_from([-3600.0, -301.0, 31.0, 3600.0]))
     def outside_the_window_it_is_refused(self, offset: float) -> None:
         """Too old, or too far ahead."""
-        from asap_core.codec import format_timestamp  # noqa: PLC0415
-        from asap_core.model.envelope import utc  # noqa: PLC0415
+        from asap_core.wire.codec import format_timestamp  # noqa: PLC0415
+        from asap_core.wire.envelope import utc  # noqa: PLC0415
 
         stamp = format_timestamp(utc(type(self.clock.wall())(self.clock.wall() + offset)))
         assert not self.target(self._call(changes={"timestamp": stamp}), TOKEN).accepted

@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from asap_core.codec import encode_envelope
 from asap_core.http.messages import Request
-from asap_core.model.envelope import Envelope
-from asap_core.model.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
+from asap_core.wire.codec import encode_envelope
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 __all__ = [
     "broken_documents",

@@ -237,7 +237,7 @@ class TestWhatIsWrongIsSaidInOneLine:
 
     def test_a_bug_of_ours_is_not_hidden(self, monkeypatch: Any, tmp_path: Any) -> None:
         (tmp_path / "r.json").write_text('{"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": []}')
-        monkeypatch.setattr("asap_core.catalog.Catalog.find", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("asap_core.wire.registry_index.Catalog.find", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main(["registry", "find", str(tmp_path / "r.json")])
 

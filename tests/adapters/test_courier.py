@@ -20,9 +20,9 @@ from asap_adapters.testing import InProcessTransport
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.errors import BadReply
-from asap_core.jsontext import read_json
 from asap_core.server.identity import TokenTable
 from asap_core.server.wellknown import MANIFEST_PATH
+from asap_core.wire.json import read_json
 
 pytestmark = pytest.mark.anyio
 

@@ -27,9 +27,9 @@ from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, Envelope
 from asap_core.client.delivery import RetryPolicy
 from asap_core.clock import WallTime
-from asap_core.codec import encode_envelope
 from asap_core.server.dpop import Proof, read_proof
 from asap_core.server.identity import Credential, ProofRefused, Proven, Shown
+from asap_core.wire.codec import encode_envelope
 from tests.adapters.test_cancelling import Interrupted
 
 pytestmark = pytest.mark.anyio

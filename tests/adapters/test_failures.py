@@ -246,7 +246,7 @@ class TestHandlers:
 
 
 def _bytes(value: Any) -> bytes:
-    from asap_core.jsontext import write_json
+    from asap_core.wire.json import write_json
 
     return write_json(value)
 

@@ -31,7 +31,7 @@ from asap_core import (
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.dnssd import Added, Announcement, Removed, Updated
 from asap_core.errors import AsapError, MdnsUnavailable
-from asap_core.signing import sign
+from asap_core.wire.signing import sign
 
 pytestmark = pytest.mark.anyio
 

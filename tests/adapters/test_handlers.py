@@ -24,7 +24,7 @@ from asap_core import (
     TokenTable,
 )
 from asap_core.client.delivery import RetryPolicy
-from asap_core.model.payloads import AckStatus
+from asap_core.wire.payloads import AckStatus
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from asap_adapters.keys import PrivateKey, verify
-from asap_core.signing import Broken, PublicKey, Verified, judge, sign
+from asap_core.wire.signing import Broken, PublicKey, Verified, judge, sign
 
 ROOT = Path(__file__).parent.parent.parent
 

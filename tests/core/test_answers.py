@@ -32,13 +32,13 @@ from asap_core import (
     TaskStatus,
     encode_envelope,
 )
-from asap_core.codec import to_json
 from asap_core.errors import HANDLER_FAILED, HANDLER_TIMEOUT
-from asap_core.jsontext import MAX_DEPTH, read_json, write_json
 from asap_core.server.call import broken_call
 from asap_core.server.idempotency import Kept
 from asap_core.server.state import Identity, identity, read_state, snapshot, state_file
-from asap_core.writable import NotWritable
+from asap_core.wire.codec import to_json
+from asap_core.wire.json import MAX_DEPTH, read_json, write_json
+from asap_core.wire.writable import NotWritable
 
 NUMBERS = itertools.count()
 AGENT = "urn:asap:agent:echo"

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core import catalog
-from asap_core.catalog import MAX_ENTRY, MAX_SKILLS, Catalog, CatalogReader
-from asap_core.codec import decode_registry, decode_registry_entry
 from asap_core.errors import InvalidDocument
-from asap_core.jsontext import MAX_DEPTH, NotJson, read_json, read_json_at
-from asap_core.registry import find, read_registry, write_registry
 from asap_core.testing.strategies import json_values
+from asap_core.wire import registry_index as catalog
+from asap_core.wire.codec import decode_registry, decode_registry_entry
+from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at
+from asap_core.wire.registry_entry import find, read_registry, write_registry
+from asap_core.wire.registry_index import MAX_ENTRY, MAX_SKILLS, Catalog, CatalogReader
 
 ENTRY: dict[str, Any] = {
     "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
@@ -404,7 +404,7 @@ class TestTime:
             calls += 1
             return inner(text, at)
 
-        monkeypatch.setattr("asap_core.catalog.read_json_at", counted)
+        monkeypatch.setattr("asap_core.wire.registry_index.read_json_at", counted)
         data = registry({**ENTRY, "name": "x" * 20_000})
         read(data, *range(len(data)))
         assert calls < 100

@@ -11,9 +11,11 @@ import attrs
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from asap_core import codec
 from asap_core.clock import WallTime
-from asap_core.codec import (
+from asap_core.errors import InvalidDocument
+from asap_core.testing import broken_documents, envelope_documents, envelopes, json_values, manifests
+from asap_core.wire import codec
+from asap_core.wire.codec import (
     MAX_PROBLEMS,
     decode_envelope,
     decode_health,
@@ -29,15 +31,13 @@ from asap_core.codec import (
     to_json,
     warm_up,
 )
-from asap_core.errors import InvalidDocument
-from asap_core.model.envelope import Envelope, normalise_payload_type
-from asap_core.model.manifest import AuthScheme, Manifest, publishable_version
-from asap_core.model.parts import PARTS, TextPart
-from asap_core.model.payloads import PAYLOADS, WIRE_NAMES, TaskRequest, TaskStream
-from asap_core.model.rules import TEXT, TIMESTAMP, URN, Unfit, number
-from asap_core.model.task import AgentRecord, Conversation, StateSnapshot
-from asap_core.registry import read_registry
-from asap_core.testing import broken_documents, envelope_documents, envelopes, json_values, manifests
+from asap_core.wire.envelope import Envelope, normalise_payload_type
+from asap_core.wire.manifest import AuthScheme, Manifest, publishable_version
+from asap_core.wire.parts import PARTS, TextPart
+from asap_core.wire.payloads import PAYLOADS, WIRE_NAMES, TaskRequest, TaskStream
+from asap_core.wire.registry_entry import read_registry
+from asap_core.wire.rules import TEXT, TIMESTAMP, URN, Unfit, number
+from asap_core.wire.task import AgentRecord, Conversation, StateSnapshot
 
 GOOD = {
     "id": "01HX5K4N000000000000000001",

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
-from asap_core.catalog import CatalogReader
 from asap_core.client.copies import (
     LONGEST,
     MAX_HEAD,
@@ -24,6 +23,7 @@ from asap_core.client.copies import (
 from asap_core.http.freshness import FreshnessPolicy, freshness_of
 from asap_core.net.addresses import Zone
 from asap_core.net.provenance import Provenance
+from asap_core.wire.registry_index import CatalogReader
 
 URL, WALL = "https://r.example/registry.json?key=s3cret", 1_800_000_000.0
 BODY = b'{"version":"1"}'

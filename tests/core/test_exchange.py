@@ -42,7 +42,6 @@ from asap_core import (
 )
 from asap_core.clock import WallTime
 from asap_core.errors import BUSY, HANDLER_FAILED, KINDS
-from asap_core.jsonrpc import MAX_ID
 from asap_core.server import admission
 from asap_core.server.call import IllegalMove, abandon_call
 from asap_core.server.events import WHAT_OF, Decision, What
@@ -50,6 +49,7 @@ from asap_core.server.exchange import refuse_head
 from asap_core.server.metrics import Counters
 from asap_core.server.ratelimit import Left, Limiter
 from asap_core.testing import request_bodies, requests
+from asap_core.wire.jsonrpc import MAX_ID
 
 AGENT, ALICE = "urn:asap:agent:echo-agent", "urn:asap:agent:alice"
 NUMBERS = itertools.count()

@@ -8,7 +8,6 @@ import pytest
 from attrs import evolve, frozen
 from hypothesis import Phase, given, settings, strategies as st
 
-from asap_core.catalog import Catalog, CatalogReader
 from asap_core.client import resolution
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
@@ -26,10 +25,11 @@ from asap_core.client.resolution import (
     is_version,
     resolve,
 )
-from asap_core.codec import decode_manifest
 from asap_core.dnssd import Announcement
 from asap_core.errors import AgentChanged, AsapError, NotResolved, Unreachable, Unsuitable, WrongAgent
-from asap_core.model.manifest import Manifest
+from asap_core.wire.codec import decode_manifest
+from asap_core.wire.manifest import Manifest
+from asap_core.wire.registry_index import Catalog, CatalogReader
 
 URN = "urn:asap:agent:wanted"
 OTHER = "urn:asap:agent:other"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from asap_core import revocation
-from asap_core.codec import MAX_PROBLEMS
 from asap_core.errors import InvalidDocument
-from asap_core.jsontext import NotJson, read_json
-from asap_core.revocation import read_revocations
+from asap_core.wire import revocation
+from asap_core.wire.codec import MAX_PROBLEMS
+from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.revocation import read_revocations
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b:v1"
 

@@ -9,7 +9,6 @@ from hypothesis import given, strategies as st
 
 from asap_core.clock import WallTime
 from asap_core.errors import HANDLER_FAILED, BadStore, Refusal
-from asap_core.jsontext import write_json
 from asap_core.server.admission import (
     Admitted,
     AnswerGone,
@@ -31,6 +30,7 @@ from asap_core.server.ratelimit import Left, Limited, parse_limits
 from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE
 from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.server.state import outcome_to_json
+from asap_core.wire.json import write_json
 
 AGENT = "urn:asap:agent:shop"
 SECRET, OTHER = b"s" * 32, b"o" * 32

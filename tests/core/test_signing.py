@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from asap_core import signing
-from asap_core.codec import decode_manifest, to_json
 from asap_core.errors import InvalidDocument
-from asap_core.jsontext import canonical_json, read_json
-from asap_core.signing import (
+from asap_core.wire import signing
+from asap_core.wire.codec import decode_manifest, to_json
+from asap_core.wire.json import canonical_json, read_json
+from asap_core.wire.signing import (
     MAX_KEYS,
     Broken,
     OtherKey,

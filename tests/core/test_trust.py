@@ -10,7 +10,6 @@ import pytest
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from asap_core.catalog import CatalogReader
 from asap_core.client import trust
 from asap_core.client.resolution import (
     Browse,
@@ -21,11 +20,12 @@ from asap_core.client.resolution import (
     resolve,
 )
 from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, read_published
-from asap_core.codec import decode_registry_entry
 from asap_core.dnssd import Announcement
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.net.outbound import without_credentials
-from asap_core.signing import PublicKey, sign
+from asap_core.wire.codec import decode_registry_entry
+from asap_core.wire.registry_index import CatalogReader
+from asap_core.wire.signing import PublicKey, sign
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"
 URL, OTHER_URL = "https://a.example/m", "https://b.example/m"

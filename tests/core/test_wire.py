@@ -13,7 +13,6 @@ from hypothesis import example, given, strategies as st
 import asap_core
 from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
-from asap_core.codec import decode_envelope, decode_registry, encode_envelope
 from asap_core.errors import (
     KINDS,
     BadReply,
@@ -29,7 +28,6 @@ from asap_core.errors import (
 )
 from asap_core.http.head import BadHead, Head, HeadReader, path_of
 from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
-from asap_core.model.task import TRANSITIONS, Task, TaskStatus
 from asap_core.net.outbound import (
     Allowed,
     Refused,
@@ -38,7 +36,6 @@ from asap_core.net.outbound import (
     origin_of,
     without_credentials,
 )
-from asap_core.registry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
 from asap_core.server.admission import Question
 from asap_core.server.identity import (
     Anonymous,
@@ -50,6 +47,9 @@ from asap_core.server.identity import (
     sender_rule,
 )
 from asap_core.testing import envelopes, json_values, manifests
+from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope
+from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
+from asap_core.wire.task import TRANSITIONS, Task, TaskStatus
 
 
 class TestHeads:

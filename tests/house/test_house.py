@@ -35,7 +35,7 @@ def test_a_name_that_two_modules_define_is_found() -> None:
 def test_all_modules_are_read() -> None:
     modules = read_modules()
     assert {"asap_core", "asap_core.errors", "asap_adapters.cli"} <= set(modules)
-    assert "asap_core.errors" in modules["asap_core.codec"].imports
+    assert "asap_core.errors" in modules["asap_core.wire.codec"].imports
     assert modules["asap_core.clock"].functions
     assert modules["asap_core.clock"].lines == modules["asap_core.clock"].text.count("\n")
 

@@ -10,7 +10,7 @@ import pytest
 
 from asap_adapters.keys import PrivateKey, verify
 from asap_core import AuthScheme, Capabilities, Endpoints, Manifest, PublicKey, Skill, to_json
-from asap_core.signing import Broken, OtherKey, Verified, judge, sign, signed_bytes
+from asap_core.wire.signing import Broken, OtherKey, Verified, judge, sign, signed_bytes
 
 pytestmark = pytest.mark.interop
 

@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from asap_core.clock import WallTime
 from asap_core.errors import BadStore
-from asap_core.jsontext import write_json
 from asap_core.server import scripts
 from asap_core.server.admission import (
     Admitted,
@@ -37,6 +36,7 @@ from asap_core.server.policy import Policy
 from asap_core.server.ratelimit import Limited, Limiter, parse_limits
 from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.server.state import outcome_to_json
+from asap_core.wire.json import write_json
 from tests.live.redis_server import given_url, server
 
 pytestmark = pytest.mark.live

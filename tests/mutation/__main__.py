@@ -35,7 +35,7 @@ TESTS = {
     "asap_core.client.directory": ("directory",),
     "asap_core.client.resolution": ("resolution",),
     "asap_core.client.copies": ("copies",),
-    "asap_core.catalog": ("catalog", "copies"),
+    "asap_core.wire.registry_index": ("catalog", "copies"),
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {

@@ -33,9 +33,9 @@ from asap_core import (
     TaskRequest,
     TaskStatus,
 )
-from asap_core.model.manifest import Health
 from asap_core.server.admission import Admitted, Unavailable
 from asap_core.server.call import CallState
+from asap_core.wire.manifest import Health
 
 manifest = Manifest(
     id="urn:asap:agent:me",

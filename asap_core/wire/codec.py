@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from attrs import Attribute, fields, has
 
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.jsontext import NotJson, read_json
-from asap_core.model.envelope import Envelope, normalise_payload_type
-from asap_core.model.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
-from asap_core.model.parts import PARTS, Part
-from asap_core.model.payloads import PAYLOADS, Payload
-from asap_core.model.registry import Registry, RegistryEntry, Skipped
-from asap_core.model.rules import Rule, Unfit
+from asap_core.wire.envelope import Envelope, normalise_payload_type
+from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
+from asap_core.wire.parts import PARTS, Part
+from asap_core.wire.payloads import PAYLOADS, Payload
+from asap_core.wire.registry import Registry, RegistryEntry, Skipped
+from asap_core.wire.rules import Rule, Unfit
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -80,7 +80,7 @@ def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:
 
 
 def decode_manifest(value: Any) -> Manifest:
-    """Read a manifest, tolerantly; a 2.x signed wrapper is opened (`asap_core.signing` verifies its signature).
+    """Read a manifest, tolerantly; a 2.x signed wrapper is opened (`asap_core.wire.signing` verifies its signature).
 
     Raises `InvalidDocument`.
     """

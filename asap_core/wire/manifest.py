@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from asap_core.model.rules import (
+from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,
     TEXT,
@@ -103,7 +103,7 @@ class Endpoints:
 
 @frozen(kw_only=True)
 class ReceivedEndpoints:
-    """The same, as a peer wrote it: what `asap_core.codec` reads and makes `Endpoints` of."""
+    """The same, as a peer wrote it: what `asap_core.wire.codec` reads and makes `Endpoints` of."""
 
     asap: str = field(validator=TEXT)
     events: str | None = field(default=None, validator=absent_or(TEXT))

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from asap_core.model.rules import BOOLEAN, OBJECT, TEXT, TEXTS, Rule, Unfit, absent_or, array, integer, number, one_of
-from asap_core.model.task import Role, TaskStatus
+from asap_core.wire.rules import BOOLEAN, OBJECT, TEXT, TEXTS, Rule, Unfit, absent_or, array, integer, number, one_of
+from asap_core.wire.task import Role, TaskStatus
 
 __all__ = [
     "PAYLOADS",

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from attrs import field, frozen
 
-from asap_core.model.rules import OBJECT, TEXT, Rule, absent_or
+from asap_core.wire.rules import OBJECT, TEXT, Rule, absent_or
 
 __all__ = ["PARTS", "DataPart", "FilePart", "Part", "ResourcePart", "TemplatePart", "TextPart"]
 

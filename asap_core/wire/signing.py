@@ -18,10 +18,10 @@ from typing import Any, Final, assert_never
 
 from attrs import field, frozen
 
-from asap_core.codec import decode_manifest
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.jsontext import canonical_json
-from asap_core.model.manifest import Manifest, is_wrapper
+from asap_core.wire.codec import decode_manifest
+from asap_core.wire.json import canonical_json
+from asap_core.wire.manifest import Manifest, is_wrapper
 
 __all__ = [
     "MAX_KEYS",

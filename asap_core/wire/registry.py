@@ -6,7 +6,7 @@ from typing import Any
 from attrs import field, frozen
 
 from asap_core.errors import Problem
-from asap_core.model.rules import (
+from asap_core.wire.rules import (
     OBJECT,
     TEXT,
     TEXTS,

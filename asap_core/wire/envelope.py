@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from asap_core.clock import WallTime
-from asap_core.model.rules import BOOLEAN, OBJECT, TEXT, TIMESTAMP, URN, Rule, Unfit, absent_or, parse_timestamp
+from asap_core.wire.rules import BOOLEAN, OBJECT, TEXT, TIMESTAMP, URN, Rule, Unfit, absent_or, parse_timestamp
 
 __all__ = ["ASAP_VERSION", "MAX_ID", "Envelope", "normalise_payload_type", "utc"]
 
@@ -57,8 +57,8 @@ class Envelope:
     """One message from one agent to another (wire-protocol §1.1).
 
     `id` and `timestamp` are always there; where a peer of old left them out, policy decided what they are. `payload` is
-    the JSON object as it came: `asap_core.codec.decode_payload` makes the typed value of it. `extensions` may carry
-    `nonce`, `trace_id` and `span_id`.
+    the JSON object as it came: `asap_core.wire.codec.decode_payload` makes the typed value of it. `extensions` may
+    carry `nonce`, `trace_id` and `span_id`.
     """
 
     id: str = field(validator=ID)

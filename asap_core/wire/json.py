@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
-from asap_core.writable import NotWritable, Path, plain_json
+from asap_core.wire.writable import NotWritable, Path, plain_json
 
 msgspec: Any
 try:

@@ -9,8 +9,8 @@ from attrs import evolve, field, frozen
 
 from asap_core.clock import WallTime
 from asap_core.errors import InvalidTransition
-from asap_core.model.envelope import utc
-from asap_core.model.rules import (
+from asap_core.wire.envelope import utc
+from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,
     TEXT,

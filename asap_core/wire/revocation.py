@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.codec import MAX_PROBLEMS, read_as
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.model.rules import URN
+from asap_core.wire.codec import MAX_PROBLEMS, read_as
+from asap_core.wire.rules import URN
 
 __all__ = ["RevocationList", "read_revocations"]
 

@@ -15,11 +15,11 @@ from typing import Any, Final, overload
 
 from attrs import NOTHING, fields
 
-from asap_core.codec import MAX_SKIPPED, decode_registry, decode_registry_entry, format_timestamp
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.jsontext import MAX_DEPTH, NotJson, read_json, read_json_at, write_json
-from asap_core.model.registry import RegistryEntry, Skipped
-from asap_core.writable import Path
+from asap_core.wire.codec import MAX_SKIPPED, decode_registry, decode_registry_entry, format_timestamp
+from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at, write_json
+from asap_core.wire.registry import RegistryEntry, Skipped
+from asap_core.wire.writable import Path
 
 __all__ = ["MAX_ENTRY", "MAX_SKILLS", "Catalog", "CatalogReader", "Entries"]
 

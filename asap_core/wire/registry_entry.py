@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
-from asap_core.catalog import CatalogReader
-from asap_core.codec import to_json
-from asap_core.jsontext import MAX_DEPTH, write_json
-from asap_core.model.manifest import Manifest, is_absolute_url
-from asap_core.model.registry import Registry, RegistryEntry
+from asap_core.wire.codec import to_json
+from asap_core.wire.json import MAX_DEPTH, write_json
+from asap_core.wire.manifest import Manifest, is_absolute_url
+from asap_core.wire.registry import Registry, RegistryEntry
+from asap_core.wire.registry_index import CatalogReader
 
 __all__ = ["asap_url", "find", "make_entry", "manifest_url", "read_registry", "write_registry"]
 

@@ -12,13 +12,13 @@ from typing import Any, Final
 from attrs import evolve, fields, frozen, has
 
 from asap_core.clock import WallTime
-from asap_core.codec import encode_envelope, to_json
 from asap_core.errors import Refusal
-from asap_core.jsonrpc import CallId, result_body
-from asap_core.jsontext import MAX_DEPTH, read_json, write_json
-from asap_core.model.envelope import Envelope
-from asap_core.model.payloads import WIRE_NAMES
-from asap_core.writable import NotWritable, plain_json
+from asap_core.wire.codec import encode_envelope, to_json
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.json import MAX_DEPTH, read_json, write_json
+from asap_core.wire.jsonrpc import CallId, result_body
+from asap_core.wire.payloads import WIRE_NAMES
+from asap_core.wire.writable import NotWritable, plain_json
 
 __all__ = ["Replied", "fields_of", "kept", "reply_of", "reply_text"]
 

@@ -1,0 +1,1 @@
+"""What goes over the wire, as values, and how it's read and written."""
