@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
         raise
     missing = f"asap_adapters needs {error.name}, which comes with: pip install 'asap-sansio[agent]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
+from asap_core.auth.principal import Anonymous, Authenticated, TokenTable
 from asap_core.errors import (
     AgentChanged,
     AsapError,
@@ -29,7 +30,6 @@ from asap_core.errors import (
     Unverified,
     WrongAgent,
 )
-from asap_core.server.identity import Anonymous, Authenticated, TokenTable
 
 __all__ = [
     "AgentChanged",

@@ -9,8 +9,8 @@ from attrs import define, field, frozen
 
 from asap_adapters.entropy import new_token
 from asap_adapters.oauth import Authorization, TokenSource, raw
-from asap_core.client.authorization import ClientCredentials, Unfit, fit
-from asap_core.client.dpop import Proof, ServerNonces, prove
+from asap_core.auth.authorization import ClientCredentials, Unfit, fit
+from asap_core.auth.dpop_client import Proof, ServerNonces, prove
 from asap_core.clock import WallTime
 from asap_core.errors import Unsuitable
 from asap_core.net.outbound import Allowed, is_loopback, without_credentials

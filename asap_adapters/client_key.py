@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from asap_core.client.oauth import ClientKey
+from asap_core.auth.client_credentials import ClientKey
 
 try:
     from joserfc.errors import JoseError

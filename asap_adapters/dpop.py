@@ -7,9 +7,9 @@ from typing import Final, Literal, assert_never
 
 from attrs import field, frozen
 
-from asap_core.client.dpop import Proof, ServerNonces, prove
+from asap_core.auth.dpop import thumbprint
+from asap_core.auth.dpop_client import Proof, ServerNonces, prove
 from asap_core.clock import WallTime
-from asap_core.dpop import thumbprint
 
 try:
     from joserfc.errors import JoseError

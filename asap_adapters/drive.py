@@ -16,6 +16,7 @@ from asap_adapters.callables import expect_callable
 from asap_adapters.guard import asked, cancels, our_task, passes, report, told
 from asap_adapters.handlers import Handlers
 from asap_core.arguments import expect_kind
+from asap_core.auth.principal import Authenticated, Credential, Insufficient, ProofOffer, ProofRefused, Proven
 from asap_core.http.messages import Request, Response
 from asap_core.interrupts import is_interrupt
 from asap_core.server.admission import Answer, Question, Reservation, Unavailable
@@ -32,7 +33,6 @@ from asap_core.server.exchange import (
     TakeLimit,
     refuse_head,
 )
-from asap_core.server.identity import Authenticated, Credential, Insufficient, ProofOffer, ProofRefused, Proven
 from asap_core.server.ratelimit import Limited
 from asap_core.server.shared import Granted
 

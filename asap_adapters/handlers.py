@@ -15,10 +15,10 @@ from asap_adapters.callables import expect_handlers, is_async
 from asap_adapters.entropy import new_id
 from asap_adapters.guard import cancels, forget_cancels, parted, passes, report
 from asap_core.arguments import expect_whole
+from asap_core.auth.principal import Principal
 from asap_core.errors import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
 from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, Dispatch, Record
-from asap_core.server.identity import Principal
 from asap_core.wire.answers import Replied, fields_of
 from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.payloads import WIRE_NAMES, Payload, TaskResponse

@@ -1,6 +1,6 @@
 """Tokens that only their provider can read (RFC 7662), for `serve(…, authenticate=…)`: it's asked about them.
 
-Whether it's asked, what its answer means and how long that's believed is decided in `asap_core.server.introspection`;
+Whether it's asked, what its answer means and how long that's believed is decided in `asap_core.auth.introspection`;
 here it's carried out. A question runs in the task of whoever asks first.
 """
 
@@ -18,12 +18,9 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret, new_token
 from asap_adapters.provider import Provider
 from asap_adapters.web import Web
-from asap_core.client.oauth import ClientKey, ClientSecret, authenticated
-from asap_core.errors import AsapError, BadReply, Unreachable
-from asap_core.net.outbound import Allowed, OutboundPolicy
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected
-from asap_core.server.identity import Authenticated, Credential, Insufficient
-from asap_core.server.introspection import (
+from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
+from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated
+from asap_core.auth.introspection import (
     Answer,
     Ask,
     Cause,
@@ -37,6 +34,9 @@ from asap_core.server.introspection import (
     Verdict,
     read_answer,
 )
+from asap_core.auth.principal import Authenticated, Credential, Insufficient
+from asap_core.errors import AsapError, BadReply, Unreachable
+from asap_core.net.outbound import Allowed, OutboundPolicy
 
 __all__ = [
     "ByClaim", "BySubject", "ClientKey", "ClientSecret", "Introspection", "IntrospectionPolicy",

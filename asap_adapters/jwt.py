@@ -1,6 +1,6 @@
 """Bearer tokens of an OpenID Connect or OAuth 2 provider: discovery, its keys, and signatures checked by joserfc.
 
-Which key, when to ask for keys, and what a token must say is decided in `asap_core.server.jwt`; here it's carried out.
+Which key, when to ask for keys, and what a token must say is decided in `asap_core.auth.jwt`; here it's carried out.
 """
 
 import logging
@@ -21,14 +21,9 @@ from asap_adapters.documents import Documents, Lookup, Whole
 from asap_adapters.entropy import new_secret
 from asap_adapters.provider import Provider
 from asap_adapters.web import Web
-from asap_core.client.directory import DirectoryPolicy
-from asap_core.errors import AsapError
-from asap_core.http.freshness import FreshnessPolicy
-from asap_core.net.outbound import OutboundPolicy
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
-from asap_core.server.dpop import DpopPolicy, Proofs
-from asap_core.server.identity import Authenticated, Credential, Insufficient, ProofRefused, Proven
-from asap_core.server.jwks import (
+from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
+from asap_core.auth.dpop_server import DpopPolicy, Proofs
+from asap_core.auth.jwks import (
     MAX_KEY_SET,
     MAX_KEYS,
     EcKey,
@@ -39,7 +34,12 @@ from asap_core.server.jwks import (
     public_jwk,
     read_key_set,
 )
-from asap_core.server.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifyProof, VerifySignature
+from asap_core.auth.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifyProof, VerifySignature
+from asap_core.auth.principal import Authenticated, Credential, Insufficient, ProofRefused, Proven
+from asap_core.client.directory import DirectoryPolicy
+from asap_core.errors import AsapError
+from asap_core.http.freshness import FreshnessPolicy
+from asap_core.net.outbound import OutboundPolicy
 
 __all__ = [
     "ByClaim",

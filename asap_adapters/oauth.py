@@ -15,11 +15,10 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_token, random_fraction
 from asap_adapters.provider import Provider
 from asap_adapters.web import Answer, Web
-from asap_core.client.authorization import ClientCredentials
-from asap_core.client.dpop import Proof, ServerNonces, prove
-from asap_core.client.oauth import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
-from asap_core.client.replies import told_wait
-from asap_core.client.tokens import (
+from asap_core.auth.authorization import ClientCredentials
+from asap_core.auth.client_credentials import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
+from asap_core.auth.dpop_client import Proof, ServerNonces, prove
+from asap_core.auth.token_cache import (
     Issued,
     NotIssued,
     Token,
@@ -30,6 +29,7 @@ from asap_core.client.tokens import (
     TokenLead,
     Tokens,
 )
+from asap_core.client.replies import told_wait
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
 from asap_core.net.outbound import Allowed, without_credentials
 

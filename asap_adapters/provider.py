@@ -5,11 +5,11 @@ from typing import Final
 from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Whole
 from asap_adapters.web import Web
+from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.client.directory import DirectoryPolicy
 from asap_core.errors import BadReply
 from asap_core.http.freshness import FreshnessPolicy
 from asap_core.net.outbound import Allowed, without_credentials
-from asap_core.server.metadata import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 
 __all__ = ["Provider"]
 

@@ -19,8 +19,8 @@ from asap_adapters.connecting import ADDRESSES, PROGRESS, OutboundTransport, Res
 from asap_adapters.dialling import SPEAKS_TLS
 from asap_adapters.pool import Progress
 from asap_adapters.reasons import failure_of
-from asap_core.bearer import is_token
-from asap_core.client.oauth import Form
+from asap_core.auth.bearer import is_token
+from asap_core.auth.client_credentials import Form
 from asap_core.errors import BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
 from asap_core.net.addresses import Zone, on_link, read_address

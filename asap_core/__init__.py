@@ -7,6 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from asap_core.auth.principal import (
+        Anonymous as Anonymous,
+        Authenticated as Authenticated,
+        Credential as Credential,
+        Principal as Principal,
+        TokenTable as TokenTable,
+    )
     from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
     from asap_core.errors import (
         KINDS as KINDS,
@@ -51,13 +58,6 @@ if TYPE_CHECKING:
         ReadBody as ReadBody,
         Respond as Respond,
         TakeLimit as TakeLimit,
-    )
-    from asap_core.server.identity import (
-        Anonymous as Anonymous,
-        Authenticated as Authenticated,
-        Credential as Credential,
-        Principal as Principal,
-        TokenTable as TokenTable,
     )
     from asap_core.server.policy import NoncePolicy as NoncePolicy, Policy as Policy
     from asap_core.server.ratelimit import Limit as Limit, parse_limits as parse_limits
@@ -116,7 +116,7 @@ _HOMES: Final = {
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
-    "asap_core.server.identity": "Anonymous Authenticated Credential Principal TokenTable",
+    "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
     "asap_core.server.policy": "NoncePolicy Policy",
     "asap_core.server.ratelimit": "Limit parse_limits",
     "asap_core.server.replay": "StartPolicy",

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from asap_adapters.cli.output import UserError
-from asap_core.bearer import is_scope
-from asap_core.client.authorization import ClientCredentials
-from asap_core.client.dpop import ProofKey
-from asap_core.client.oauth import ClientSecret, SecretMethod
+from asap_core.auth.authorization import ClientCredentials
+from asap_core.auth.bearer import is_scope
+from asap_core.auth.client_credentials import ClientSecret, SecretMethod
+from asap_core.auth.dpop_client import ProofKey
+from asap_core.auth.provider import metadata_urls
 from asap_core.net.outbound import origin_of
-from asap_core.server.metadata import metadata_urls
 
 if TYPE_CHECKING:
-    from asap_core.client.oauth import ClientKey
+    from asap_core.auth.client_credentials import ClientKey
 
 __all__ = ["add_client", "add_credential_options", "client_of", "credentials_of"]
 

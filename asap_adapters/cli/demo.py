@@ -24,13 +24,13 @@ from asap_adapters.client import AgentClient
 from asap_adapters.clock import LoopClock
 from asap_adapters.mdns import Advertiser
 from asap_adapters.serve import Bound, listen, serve
+from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.resolution import Unresolved
 from asap_core.clock import Instant
 from asap_core.dnssd import Added
 from asap_core.errors import NotAllowed, RemoteError
 from asap_core.server.agent import Agent
-from asap_core.server.identity import TokenTable
 from asap_core.server.policy import Policy
 from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.codec import to_json

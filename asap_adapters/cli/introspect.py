@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from asap_adapters.cli.credentials import add_client, client_of
 from asap_adapters.cli.output import UserError
+from asap_core.auth.claims import ByClaim, BySubject
+from asap_core.auth.introspection import IntrospectionPolicy
 from asap_core.net.outbound import origin_of
-from asap_core.server.claims import ByClaim, BySubject
-from asap_core.server.introspection import IntrospectionPolicy
 
 if TYPE_CHECKING:
     from asap_adapters.introspection import Introspection

@@ -10,11 +10,11 @@ from attrs import frozen
 from asap_adapters.cli.introspect import introspection, introspection_policy
 from asap_adapters.cli.output import UserError
 from asap_adapters.drive import Authenticator, Verdict
-from asap_core.server.claims import ByClaim, BySubject, TokenPolicy
-from asap_core.server.dpop import DpopPolicy, Proofs
-from asap_core.server.identity import Credential, ProofOffer, TokenTable
-from asap_core.server.introspection import IntrospectionPolicy
-from asap_core.server.metadata import metadata_urls
+from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
+from asap_core.auth.dpop_server import DpopPolicy, Proofs
+from asap_core.auth.introspection import IntrospectionPolicy
+from asap_core.auth.principal import Credential, ProofOffer, TokenTable
+from asap_core.auth.provider import metadata_urls
 
 if TYPE_CHECKING:
     from asap_adapters.introspection import Introspection

@@ -5,7 +5,7 @@ import ssl
 from typing import Any, Final, NoReturn
 
 from asap_adapters.cli.output import visible
-from asap_core.bearer import is_token
+from asap_core.auth.bearer import is_token
 from asap_core.net.addresses import read_network
 from asap_core.net.outbound import origin_of
 from asap_core.wire.rules import URN

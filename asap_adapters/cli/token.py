@@ -9,7 +9,7 @@ from asap_adapters.cli.output import print_json, say
 from asap_adapters.clock import LoopClock
 from asap_adapters.oauth import TokenSource
 from asap_adapters.web import Web
-from asap_core.client.authorization import ClientCredentials
+from asap_core.auth.authorization import ClientCredentials
 from asap_core.net.outbound import OutboundPolicy
 
 __all__ = ["add_commands"]

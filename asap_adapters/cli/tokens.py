@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from asap_adapters.cli.output import UserError
-from asap_core.server.identity import TokenTable
+from asap_core.auth.principal import TokenTable
 
 __all__ = ["read_tokens"]
 

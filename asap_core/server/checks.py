@@ -5,6 +5,7 @@ Everything here is cheap and leaves nothing behind: no nonce is burnt for what c
 
 from typing import Any, Final
 
+from asap_core.auth.principal import Authenticated, insufficient_scope, sender_rule
 from asap_core.clock import WallTime
 from asap_core.errors import (
     HANDLER_NOT_FOUND,
@@ -20,7 +21,6 @@ from asap_core.errors import (
     Refusal,
 )
 from asap_core.server.call_run import CallRun
-from asap_core.server.identity import Authenticated, insufficient_scope, sender_rule
 from asap_core.server.serving import Serving
 from asap_core.wire.codec import decode_payload_of
 from asap_core.wire.envelope import ASAP_VERSION, normalise_payload_type, utc

@@ -17,6 +17,20 @@ from typing import Any, Final, assert_never
 
 from attrs import define, evolve, field, frozen
 
+from asap_core.auth.principal import (
+    Anonymous,
+    Authenticated,
+    BadCredential,
+    Credential,
+    Insufficient,
+    NoCredential,
+    Principal,
+    ProofRefused,
+    Proven,
+    challenge,
+    insufficient_scope,
+    read_credential,
+)
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import (
     AUTHENTICATION_REQUIRED,
@@ -80,20 +94,6 @@ from asap_core.server.call import (
 )
 from asap_core.server.call_run import IllegalMove
 from asap_core.server.events import WHAT_OF, What
-from asap_core.server.identity import (
-    Anonymous,
-    Authenticated,
-    BadCredential,
-    Credential,
-    Insufficient,
-    NoCredential,
-    Principal,
-    ProofRefused,
-    Proven,
-    challenge,
-    insufficient_scope,
-    read_credential,
-)
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.server.serving import Scope, Serving

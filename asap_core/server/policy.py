@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from attrs import field, frozen, validators
 
-from asap_core.bearer import is_scope
+from asap_core.auth.bearer import is_scope
 from asap_core.http.pages import read_hosts, read_origins
 from asap_core.net.proxies import ForwardedHeader, read_networks
 from asap_core.server.ratelimit import Limit, parse_limits

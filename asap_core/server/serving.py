@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Literal, NoReturn
 
+from asap_core.auth.principal import Authenticated, Principal, ProofOffer
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import Kind
 from asap_core.http.messages import Codings, Response
@@ -15,7 +16,6 @@ from asap_core.http.pages import Pages
 from asap_core.interrupts import is_interrupt
 from asap_core.server.admission import LocalAdmission, Reservation
 from asap_core.server.events import Decision, Observer, What
-from asap_core.server.identity import Authenticated, Principal, ProofOffer
 from asap_core.server.metrics import CONTENT_TYPE, Counters
 from asap_core.server.outgoing import OutgoingAnswers
 from asap_core.server.policy import Policy

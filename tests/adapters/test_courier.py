@@ -17,10 +17,10 @@ from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
 from asap_adapters.serve import bind_agent
 from asap_adapters.testing import InProcessTransport
+from asap_core.auth.principal import TokenTable
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.errors import BadReply
-from asap_core.server.identity import TokenTable
 from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.json import read_json
 

@@ -25,10 +25,10 @@ from asap_adapters.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens, is_signa
 from asap_adapters.oauth import ClientCredentials, ClientSecret
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, Envelope
+from asap_core.auth.dpop_server import Proof, read_proof
+from asap_core.auth.principal import Credential, ProofRefused, Proven, Shown
 from asap_core.client.delivery import RetryPolicy
 from asap_core.clock import WallTime
-from asap_core.server.dpop import Proof, read_proof
-from asap_core.server.identity import Credential, ProofRefused, Proven, Shown
 from asap_core.wire.codec import encode_envelope
 from tests.adapters.test_cancelling import Interrupted
 

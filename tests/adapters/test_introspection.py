@@ -20,7 +20,7 @@ from asap_adapters.introspection import (
 )
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
-from asap_core.server.identity import Credential, Insufficient, Shown
+from asap_core.auth.principal import Credential, Insufficient, Shown
 from tests.adapters.test_cancelling import Interrupted
 
 pytestmark = pytest.mark.anyio

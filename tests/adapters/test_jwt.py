@@ -16,9 +16,9 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from asap_adapters.jwt import ByClaim, ProviderUnavailable, TokenPolicy, Tokens, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
-from asap_core.server.identity import Credential, Insufficient
-from asap_core.server.jwks import read_key_set
-from asap_core.server.jws import Algorithm, read_jws
+from asap_core.auth.jwks import read_key_set
+from asap_core.auth.jws import Algorithm, read_jws
+from asap_core.auth.principal import Credential, Insufficient
 
 pytestmark = pytest.mark.anyio
 

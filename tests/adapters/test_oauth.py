@@ -20,9 +20,9 @@ from asap_adapters.jwt import BySubject, TokenPolicy, Tokens
 from asap_adapters.oauth import ClientCredentials, ClientSecret
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
+from asap_core.auth.client_credentials import ClientKey
+from asap_core.auth.dpop_server import DpopPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.oauth import ClientKey
-from asap_core.server.dpop import DpopPolicy
 from tests.adapters.test_cancelling import Interrupted
 
 pytestmark = pytest.mark.anyio

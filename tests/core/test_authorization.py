@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from asap_core import AuthScheme
-from asap_core.client.authorization import ClientCredentials, Unfit, fit
-from asap_core.client.oauth import ClientSecret
+from asap_core.auth.authorization import ClientCredentials, Unfit, fit
+from asap_core.auth.client_credentials import ClientSecret
 
 ME = ClientSecret("me", "secret")
 ISSUER, ENDPOINT = "https://id.example", "https://id.example/token"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core.client.dpop import Proof, ServerNonces, complete, prove, signing_input
+from asap_core.auth.dpop import comparable_url, is_nonce, thumbprint, token_hash
+from asap_core.auth.dpop_client import Proof, ServerNonces, complete, prove, signing_input
 from asap_core.clock import WallTime
-from asap_core.dpop import comparable_url, is_nonce, thumbprint, token_hash
 
 WALL: Any = WallTime(1_750_000_000.0)
 URL = "https://agent.example/asap"

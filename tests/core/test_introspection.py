@@ -9,9 +9,8 @@ from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from asap_core import Authenticated
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected
-from asap_core.server.identity import Insufficient
-from asap_core.server.introspection import (
+from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
+from asap_core.auth.introspection import (
     Answer,
     Ask,
     Cause,
@@ -25,6 +24,7 @@ from asap_core.server.introspection import (
     judge_answer,
     read_answer,
 )
+from asap_core.auth.principal import Insufficient
 
 ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0
 GOOD: Any = {

@@ -23,17 +23,17 @@ from asap_core import (
     Skill,
     StartPolicy,
 )
-from asap_core.bearer import is_scope
+from asap_core.auth import keyring
+from asap_core.auth.bearer import is_scope
+from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
+from asap_core.auth.jwks import MAX_KEYS, EcKey, KeySet, OkpKey, RsaKey, is_possible, read_key_set
+from asap_core.auth.jws import Algorithm, Jws, Malformed, read_jws
+from asap_core.auth.jwt import NeedKeys, Unavailable, Verifier, VerifySignature
+from asap_core.auth.keyring import Ask, KeyRing, NotNow
+from asap_core.auth.principal import Insufficient
+from asap_core.auth.provider import ProviderMetadata, metadata_urls, read_metadata
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
-from asap_core.server import keyring
-from asap_core.server.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
-from asap_core.server.identity import Insufficient
-from asap_core.server.jwks import MAX_KEYS, EcKey, KeySet, OkpKey, RsaKey, is_possible, read_key_set
-from asap_core.server.jws import Algorithm, Jws, Malformed, read_jws
-from asap_core.server.jwt import NeedKeys, Unavailable, Verifier, VerifySignature
-from asap_core.server.keyring import Ask, KeyRing, NotNow
-from asap_core.server.metadata import ProviderMetadata, metadata_urls, read_metadata
 
 ISSUER, AUDIENCE, ALICE = "https://id.example", "https://agent.example", "urn:asap:agent:alice"
 WALL: Any = WallTime(1_750_000_000.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.client.oauth import (
+from asap_core.auth.client_credentials import (
     ClientKey,
     ClientSecret,
     Granted,

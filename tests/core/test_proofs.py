@@ -25,15 +25,16 @@ from asap_core import (
     StartPolicy,
     TokenTable,
 )
+from asap_core.auth import dpop_server as dpop, jwt
+from asap_core.auth.claims import Accepted, ByClaim, Rejected, TokenPolicy
+from asap_core.auth.dpop import comparable_url, thumbprint, token_hash
+from asap_core.auth.dpop_server import DpopPolicy, NonceMint, Proof, Proofs, read_proof
+from asap_core.auth.jwks import EcKey, KeySet, OkpKey, RsaKey, public_jwk
+from asap_core.auth.jws import Algorithm
+from asap_core.auth.jwt import NeedKeys, Verifier, VerifyProof, VerifySignature
+from asap_core.auth.principal import Credential, Insufficient, ProofOffer, ProofRefused, Proven, Shown, challenge
 from asap_core.clock import Instant, WallTime
-from asap_core.dpop import comparable_url, thumbprint, token_hash
-from asap_core.server import admission, dpop, exchange, jwt
-from asap_core.server.claims import Accepted, ByClaim, Rejected, TokenPolicy
-from asap_core.server.dpop import DpopPolicy, NonceMint, Proof, Proofs, read_proof
-from asap_core.server.identity import Credential, Insufficient, ProofOffer, ProofRefused, Proven, Shown, challenge
-from asap_core.server.jwks import EcKey, KeySet, OkpKey, RsaKey, public_jwk
-from asap_core.server.jws import Algorithm
-from asap_core.server.jwt import NeedKeys, Verifier, VerifyProof, VerifySignature
+from asap_core.server import admission, exchange
 from asap_core.server.replay import Floored, Replayed, Saturated
 
 ISSUER, AUDIENCE, ALICE = "https://id.example", "https://agent.example", "urn:asap:agent:alice"
@@ -753,7 +754,7 @@ def _takes_any_token(patch: Any) -> None:
 
 def _takes_any_key(patch: Any) -> None:
     patch.setattr(jwt, "wrong_key", lambda *_: None)
-    patch.setattr("asap_core.server.claims.wrong_key", lambda *_: None)
+    patch.setattr("asap_core.auth.claims.wrong_key", lambda *_: None)
 
 
 def _any(value: Any) -> Any:

@@ -7,9 +7,9 @@ from attrs import evolve
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core.client import tokens as tokens_module
+from asap_core.auth import token_cache as tokens_module
+from asap_core.auth.token_cache import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
 from asap_core.client.coalesce import Coalescer
-from asap_core.client.tokens import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
 
 KEY = TokenKey("https://idp.example/token", "me", "read")
 ERROR = OSError()

@@ -11,6 +11,15 @@ from attrs import evolve
 from hypothesis import example, given, strategies as st
 
 import asap_core
+from asap_core.auth.principal import (
+    Anonymous,
+    Authenticated,
+    BadCredential,
+    Credential,
+    TokenTable,
+    read_credential,
+    sender_rule,
+)
 from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
 from asap_core.errors import (
@@ -37,15 +46,6 @@ from asap_core.net.outbound import (
     without_credentials,
 )
 from asap_core.server.admission import Question
-from asap_core.server.identity import (
-    Anonymous,
-    Authenticated,
-    BadCredential,
-    Credential,
-    TokenTable,
-    read_credential,
-    sender_rule,
-)
 from asap_core.testing import envelopes, json_values, manifests
 from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope
 from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry, write_registry

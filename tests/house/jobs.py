@@ -21,7 +21,7 @@ from asap_adapters import AgentClient, serve
 from asap_adapters.cli.served import echo_manifest
 from asap_adapters.oauth import ClientCredentials
 from asap_core import Agent, Envelope, encode_envelope
-from asap_core.client.oauth import ClientSecret
+from asap_core.auth.client_credentials import ClientSecret
 from tests.house.source import PACKAGES, ROOT
 
 __all__ = ["Touched", "touched"]

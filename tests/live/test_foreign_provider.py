@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey, RSAKey
 from asap_adapters.introspection import BySubject, ClientSecret, Introspection, IntrospectionPolicy
 from asap_adapters.jwt import TokenPolicy, Tokens
 from asap_core import Authenticated
-from asap_core.server.identity import Credential
+from asap_core.auth.principal import Credential
 from tests.live.glewlwyd import CLIENT, MINE, MISSING, OTHERS, SECRET, glewlwyd, is_there
 from tests.live.test_cli import ALICE, asap, served
 

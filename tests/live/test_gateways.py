@@ -18,8 +18,8 @@ from asap_adapters.introspection import (
 )
 from asap_adapters.serve import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy
+from asap_core.auth.principal import Credential
 from asap_core.client.delivery import RetryPolicy
-from asap_core.server.identity import Credential
 from asap_core.wire.json import write_json
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
     "asap_core.server.replay": ("replay", "state"),
-    "asap_core.server.identity": ("wire", "exchange", "proofs", "jwt"),
+    "asap_core.auth.principal": ("wire", "exchange", "proofs", "jwt"),
     "asap_core.server.idempotency": ("idempotency", "state"),
     "asap_core.server.ratelimit": ("ratelimit", "exchange"),
     "asap_core.server.exchange": ("exchange", "wire", "proofs"),
@@ -39,14 +39,14 @@ TESTS = {
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
-    "asap_core.server.claims": ("jwt", "proofs"),
-    "asap_core.server.jws": ("jwt", "proofs"),
-    "asap_core.server.keyring": ("jwt",),
-    "asap_core.server.jwt": ("jwt", "proofs"),
-    "asap_core.server.introspection": ("introspection",),
-    "asap_core.client.tokens": ("tokens",),
-    "asap_core.client.oauth": ("oauth",),
-    "asap_core.client.authorization": ("authorization",),
+    "asap_core.auth.claims": ("jwt", "proofs"),
+    "asap_core.auth.jws": ("jwt", "proofs"),
+    "asap_core.auth.keyring": ("jwt",),
+    "asap_core.auth.jwt": ("jwt", "proofs"),
+    "asap_core.auth.introspection": ("introspection",),
+    "asap_core.auth.token_cache": ("tokens",),
+    "asap_core.auth.client_credentials": ("oauth",),
+    "asap_core.auth.authorization": ("authorization",),
 }
 # Each by the last part of its name: that of survivors in docs/mutation.md.
 PLACES = {name.rpartition(".")[2]: name for name in (*TESTS, *BY_NAME)}

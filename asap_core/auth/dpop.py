@@ -1,6 +1,6 @@
 """What both sides of DPoP must agree on (RFC 9449): the hashes of keys and tokens, which URLs are one, what a nonce is.
 
-How a proof is made is in `asap_core.client.dpop`, how it's judged in `asap_core.server.dpop`.
+How a proof is made is in `asap_core.auth.dpop_client`, how it's judged in `asap_core.auth.dpop_server`.
 """
 
 import re

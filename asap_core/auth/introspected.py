@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from attrs import field, frozen, validators
 
-from asap_core.clock import WallTime
-from asap_core.server.claims import (
+from asap_core.auth.claims import (
     AGENT,
     Accepted,
     ByClaim,
@@ -18,7 +17,8 @@ from asap_core.server.claims import (
     names,
     scopes,
 )
-from asap_core.server.identity import Authenticated, Insufficient
+from asap_core.auth.principal import Authenticated, Insufficient
+from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import TEXT, absent_or, integer, number
 

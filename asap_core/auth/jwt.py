@@ -17,13 +17,13 @@ from typing import Final, assert_never
 
 from attrs import define, field, frozen
 
+from asap_core.auth.claims import Accepted, Rejected, TokenPolicy, judge_claims, wrong_key
+from asap_core.auth.dpop_server import NonceMint, Proof, Proofs, read_proof
+from asap_core.auth.jwks import KeySet, PublicKey, is_possible
+from asap_core.auth.jws import Jws, Malformed, read_jws
+from asap_core.auth.keyring import Ask, KeyRing, NotNow
+from asap_core.auth.principal import Insufficient, ProofRefused, Proven, Shown
 from asap_core.clock import Instant, WallTime
-from asap_core.server.claims import Accepted, Rejected, TokenPolicy, judge_claims, wrong_key
-from asap_core.server.dpop import NonceMint, Proof, Proofs, read_proof
-from asap_core.server.identity import Insufficient, ProofRefused, Proven, Shown
-from asap_core.server.jwks import KeySet, PublicKey, is_possible
-from asap_core.server.jws import Jws, Malformed, read_jws
-from asap_core.server.keyring import Ask, KeyRing, NotNow
 
 __all__ = ["NeedKeys", "TokenState", "Unavailable", "Verdict", "Verifier", "VerifyProof", "VerifySignature"]
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from attrs import define, frozen
 
+from asap_core.auth.claims import TokenPolicy
+from asap_core.auth.jwks import KeySet
 from asap_core.clock import Instant
-from asap_core.server.claims import TokenPolicy
-from asap_core.server.jwks import KeySet
 
 __all__ = ["Ask", "KeyRing", "NotNow"]
 

@@ -23,11 +23,9 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import field, frozen
 
-from asap_core.bearer import is_token
-from asap_core.clock import Instant, WallTime
-from asap_core.server.claims import Accepted, Rejected
-from asap_core.server.identity import Insufficient
-from asap_core.server.introspected import (
+from asap_core.auth.bearer import is_token
+from asap_core.auth.claims import Accepted, Rejected
+from asap_core.auth.introspected import (
     Answer,
     Cause,
     Inactive,
@@ -36,6 +34,8 @@ from asap_core.server.introspected import (
     judge_answer,
     read_answer,
 )
+from asap_core.auth.principal import Insufficient
+from asap_core.clock import Instant, WallTime
 
 __all__ = [
     "Answer",

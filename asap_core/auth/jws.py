@@ -2,7 +2,7 @@
 
 Rule of this module: the header only ever narrows. It names an algorithm from a list of ours and a key from a set of
 ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.10). The one exception
-is `asap_core.server.dpop`, where the key in the header is what is to be proven.
+is `asap_core.auth.dpop_server`, where the key in the header is what is to be proven.
 """
 
 import re

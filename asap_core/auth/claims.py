@@ -10,11 +10,11 @@ from typing import Any, Final, assert_never
 
 from attrs import Attribute, field, frozen, validators
 
-from asap_core.bearer import is_scope
+from asap_core.auth.bearer import is_scope
+from asap_core.auth.dpop_server import DpopPolicy, Proofs
+from asap_core.auth.jws import Algorithm, Jws, read_base64url
+from asap_core.auth.principal import Authenticated, Insufficient
 from asap_core.clock import WallTime
-from asap_core.server.dpop import DpopPolicy, Proofs
-from asap_core.server.identity import Authenticated, Insufficient
-from asap_core.server.jws import Algorithm, Jws, read_base64url
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import URN, Rule, integer, number
 

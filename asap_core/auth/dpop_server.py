@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from attrs import field, frozen, validators
 
+from asap_core.auth.dpop import PROOF_TYPE, comparable_url, is_proof_id, thumbprint, token_hash
+from asap_core.auth.jwks import PublicKey, is_possible, public_jwk, read_key
+from asap_core.auth.jws import Algorithm, Jws, Malformed, names_of, read_base64url, read_jws
+from asap_core.auth.principal import ProofOffer, ProofRefused, Shown
 from asap_core.clock import WallTime
-from asap_core.dpop import PROOF_TYPE, comparable_url, is_proof_id, thumbprint, token_hash
-from asap_core.server.identity import ProofOffer, ProofRefused, Shown
-from asap_core.server.jwks import PublicKey, is_possible, public_jwk, read_key
-from asap_core.server.jws import Algorithm, Jws, Malformed, names_of, read_base64url, read_jws
 from asap_core.wire.json import NotJson, read_json
 
 __all__ = ["DpopPolicy", "NonceMint", "Proof", "Proofs", "read_proof"]

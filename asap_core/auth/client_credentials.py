@@ -12,7 +12,7 @@ from urllib.parse import quote_plus
 
 from attrs import field, frozen
 
-from asap_core.bearer import is_scope, is_token
+from asap_core.auth.bearer import is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json, write_json
 from asap_core.wire.rules import TEXT, Rule, absent_or

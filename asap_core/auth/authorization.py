@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from attrs import Attribute, field, frozen
 
-from asap_core.bearer import is_scope
-from asap_core.client.dpop import ProofKey
-from asap_core.client.oauth import ClientKey, ClientSecret
-from asap_core.client.tokens import TokenKey
+from asap_core.auth.bearer import is_scope
+from asap_core.auth.client_credentials import ClientKey, ClientSecret
+from asap_core.auth.dpop_client import ProofKey
+from asap_core.auth.token_cache import TokenKey
 from asap_core.net.urls import normal
 from asap_core.wire.manifest import AuthScheme
 from asap_core.wire.rules import TEXT, Rule, absent_or

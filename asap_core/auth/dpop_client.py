@@ -12,8 +12,7 @@ from typing import Any, Final, Protocol
 
 from attrs import field, frozen
 
-from asap_core.clock import WallTime
-from asap_core.dpop import (
+from asap_core.auth.dpop import (
     PROOF_TYPE,
     USE_NONCE,
     comparable_url,
@@ -23,6 +22,7 @@ from asap_core.dpop import (
     thumbprint,
     token_hash,
 )
+from asap_core.clock import WallTime
 from asap_core.http.fields import CHALLENGE_SCHEME, challenges
 from asap_core.wire.json import write_json
 

@@ -8,9 +8,9 @@ from typing import Any, Final, assert_never
 
 from attrs import frozen
 
-from asap_core.dpop import encode_base64url
+from asap_core.auth.dpop import encode_base64url
+from asap_core.auth.jws import MAX_KID, Algorithm, Jws, algorithm_of, read_base64url
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.server.jws import MAX_KID, Algorithm, Jws, algorithm_of, read_base64url
 from asap_core.wire.json import NotJson, read_json
 
 __all__ = ["EcKey", "KeySet", "OkpKey", "PublicKey", "RsaKey", "is_possible", "public_jwk", "read_key", "read_key_set"]
