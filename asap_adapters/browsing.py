@@ -12,7 +12,7 @@ from zeroconf._dns import DNSPointer
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
 from asap_adapters.multicast import CLASS_IN, TYPE_PTR, Engine, Station, log
-from asap_core.dnssd import (
+from asap_core.mdns.dnssd import (
     MAX_AGENTS,
     SERVICE_TYPE,
     Announcement,

@@ -29,8 +29,8 @@ from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
 from asap_core.client.messages import Message, checked_key, read_batch, read_message
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
-from asap_core.dnssd import Announcement
 from asap_core.errors import NotResolved, RemoteError
+from asap_core.mdns.dnssd import Announcement
 from asap_core.net.ipv6_zones import in_zone_of
 from asap_core.net.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.server.wellknown import MANIFEST_PATH
@@ -290,7 +290,7 @@ class AgentClient:
         """Watch the agents on the local network: `async with client.browse() as events: async for event in events: …`.
 
         `interfaces` are names or addresses of this machine's interfaces; None means all. Events are `Added`,
-        `Updated`, `Removed` and `Ignored` of `asap_core.dnssd`.
+        `Updated`, `Removed` and `Ignored` of `asap_core.mdns.dnssd`.
         """
         check(interfaces=interfaces)
         return self._finder.browse(interfaces=interfaces)

@@ -37,9 +37,9 @@ from asap_core.client.resolution import (
     resolve,
 )
 from asap_core.client.trust import NamedKeys, Published, TrustedKeys, read_published
-from asap_core.dnssd import Added, Announcement, Updated
 from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
+from asap_core.mdns.dnssd import Added, Announcement, Updated
 from asap_core.net.ipv6_zones import canonical
 from asap_core.net.outbound import origin_of, without_credentials
 from asap_core.net.urls import normal

@@ -15,7 +15,7 @@ from asap_adapters.oauth import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.directory import DirectoryPolicy
-from asap_core.dnssd import Announcement
+from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.rules import URN, number

@@ -17,8 +17,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from asap_core.announcing import Announced, Txt, instance_name, txt_record
-from asap_core.dnssd import Event, Neighbourhood
+from asap_core.mdns.announcing import Announced, Txt, instance_name, txt_record
+from asap_core.mdns.dnssd import Event, Neighbourhood
 from asap_core.wire.manifest import is_absolute_url
 
 if TYPE_CHECKING:

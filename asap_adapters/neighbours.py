@@ -13,8 +13,8 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Lookup
 from asap_adapters.web import Web
 from asap_core.client.trust import Published
-from asap_core.dnssd import Announcement, host_of
 from asap_core.errors import NotAllowed
+from asap_core.mdns.dnssd import Announcement, host_of
 from asap_core.net.ipv6_zones import canonical
 from asap_core.net.outbound import Allowed
 from asap_core.net.provenance import remember

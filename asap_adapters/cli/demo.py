@@ -28,8 +28,8 @@ from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.resolution import Unresolved
 from asap_core.clock import Instant
-from asap_core.dnssd import Added
 from asap_core.errors import NotAllowed, RemoteError
+from asap_core.mdns.dnssd import Added
 from asap_core.server.agent import Agent
 from asap_core.server.policy import Policy
 from asap_core.server.wellknown import MANIFEST_PATH

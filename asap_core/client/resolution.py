@@ -15,8 +15,8 @@ from typing import Final
 from attrs import evolve, field, frozen, validators
 
 from asap_core.client.trust import NamedKeys, keys_in
-from asap_core.dnssd import Announcement
 from asap_core.errors import AsapError, Unsuitable, WrongAgent
+from asap_core.mdns.dnssd import Announcement
 from asap_core.net.outbound import without_credentials
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry import RegistryEntry

@@ -29,8 +29,8 @@ from asap_core import (
     to_json,
 )
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
-from asap_core.dnssd import Added, Announcement, Removed, Updated
 from asap_core.errors import AsapError, MdnsUnavailable
+from asap_core.mdns.dnssd import Added, Announcement, Removed, Updated
 from asap_core.wire.signing import sign
 
 pytestmark = pytest.mark.anyio

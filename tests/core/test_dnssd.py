@@ -7,8 +7,8 @@ from attrs import evolve
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from asap_core import dnssd
-from asap_core.announcing import (
+from asap_core.mdns import dnssd
+from asap_core.mdns.announcing import (
     Target,
     Txt,
     advertised_addresses,
@@ -16,7 +16,7 @@ from asap_core.announcing import (
     service_target,
     txt_record,
 )
-from asap_core.dnssd import (
+from asap_core.mdns.dnssd import (
     Added,
     Announcement,
     Ignored,

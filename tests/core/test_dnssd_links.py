@@ -5,8 +5,17 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.announcing import Offer, Target, Unannounced, offer_on
-from asap_core.dnssd import Added, Announcement, Ignored, Neighbourhood, Removed, Unusable, Updated, read_announcement
+from asap_core.mdns.announcing import Offer, Target, Unannounced, offer_on
+from asap_core.mdns.dnssd import (
+    Added,
+    Announcement,
+    Ignored,
+    Neighbourhood,
+    Removed,
+    Unusable,
+    Updated,
+    read_announcement,
+)
 from asap_core.net.interfaces import Link
 from asap_core.net.ipv6_zones import address_of, is_zoned
 

@@ -25,8 +25,8 @@ from asap_core.client.resolution import (
     is_version,
     resolve,
 )
-from asap_core.dnssd import Announcement
 from asap_core.errors import AgentChanged, AsapError, NotResolved, Unreachable, Unsuitable, WrongAgent
+from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry_index import Catalog, CatalogReader

@@ -24,8 +24,8 @@ from asap_adapters import AgentClient, browsing, multicast
 from asap_adapters.cli.served import echo_manifest
 from asap_adapters.mdns import Advertiser, Browser, browse
 from asap_core import NotResolved
-from asap_core.dnssd import Added, Ignored, Removed, Updated
 from asap_core.errors import AsapError, MdnsUnavailable
+from asap_core.mdns.dnssd import Added, Ignored, Removed, Updated
 from asap_core.server.wellknown import publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("quick")]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from asap_core.dnssd import host_of, is_announcer, is_local_name, is_of_a_host
+from asap_core.mdns.dnssd import host_of, is_announcer, is_local_name, is_of_a_host
 from asap_core.net.interfaces import Link
 from asap_core.net.ipv6_zones import address_of, without_zone
 

@@ -1,0 +1,1 @@
+"""Agents on the local network: DNS-SD records and what to announce."""
