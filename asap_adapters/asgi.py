@@ -20,6 +20,8 @@ from asap_adapters.memory import Memory
 from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.serve import NO_ADDRESS, bind_agent
 from asap_adapters.watch import log_decision
+from asap_core.admission.policy import Policy
+from asap_core.admission.ratelimit import is_address
 from asap_core.arguments import expect_observer
 from asap_core.errors import AsapError
 from asap_core.http.messages import Request, Response
@@ -27,8 +29,6 @@ from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Respond, refuse_head
 from asap_core.server.metrics import Counters
-from asap_core.server.policy import Policy
-from asap_core.server.ratelimit import is_address
 from asap_core.wire.codec import warm_up
 
 __all__ = ["AsgiApp"]

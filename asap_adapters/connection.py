@@ -21,11 +21,11 @@ from attrs import define
 from asap_adapters.clock import LoopClock
 from asap_adapters.drive import PIECE, Driver, PeerGone
 from asap_adapters.places import Place, Places
+from asap_core.admission.policy import Policy
 from asap_core.http.chunks import ChunkFrames
 from asap_core.http.head import BadHead, Head, HeadReader
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond, refuse_head
-from asap_core.server.policy import Policy
 
 __all__ = ["serve_connection"]
 

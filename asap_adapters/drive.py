@@ -15,11 +15,13 @@ from attrs import frozen
 from asap_adapters.callables import expect_callable
 from asap_adapters.guard import asked, cancels, our_task, passes, report, told
 from asap_adapters.handlers import Handlers
+from asap_core.admission.admission import Answer, Question, Reservation, Unavailable
+from asap_core.admission.ratelimit import Limited
+from asap_core.admission.redis import Granted
 from asap_core.arguments import expect_kind
 from asap_core.auth.principal import Authenticated, Credential, Insufficient, ProofOffer, ProofRefused, Proven
 from asap_core.http.messages import Request, Response
 from asap_core.interrupts import is_interrupt
-from asap_core.server.admission import Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record, broken_call
 from asap_core.server.exchange import (
@@ -33,8 +35,6 @@ from asap_core.server.exchange import (
     TakeLimit,
     refuse_head,
 )
-from asap_core.server.ratelimit import Limited
-from asap_core.server.shared import Granted
 
 __all__ = ["PIECE", "Authenticator", "Driver", "PeerGone", "Shares", "Store", "Verdict", "Wire"]
 

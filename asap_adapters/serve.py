@@ -33,12 +33,12 @@ from asap_adapters.places import Place, Places
 from asap_adapters.published import warn_if_elsewhere
 from asap_adapters.tls import ServerTLS, accept_tls, server_context
 from asap_adapters.watch import log_decision
+from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole
 from asap_core.net.proxies import is_trusted
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.metrics import Counters
-from asap_core.server.ratelimit import peer_key
 from asap_core.server.serving import Scope
 from asap_core.wire.codec import warm_up
 

@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from asap_core.admission.policy import NoncePolicy as NoncePolicy, Policy as Policy
+    from asap_core.admission.ratelimit import Limit as Limit, parse_limits as parse_limits
+    from asap_core.admission.replay import StartPolicy as StartPolicy
     from asap_core.auth.principal import (
         Anonymous as Anonymous,
         Authenticated as Authenticated,
@@ -59,9 +62,6 @@ if TYPE_CHECKING:
         Respond as Respond,
         TakeLimit as TakeLimit,
     )
-    from asap_core.server.policy import NoncePolicy as NoncePolicy, Policy as Policy
-    from asap_core.server.ratelimit import Limit as Limit, parse_limits as parse_limits
-    from asap_core.server.replay import StartPolicy as StartPolicy
     from asap_core.wire.codec import (
         decode_envelope as decode_envelope,
         encode_envelope as encode_envelope,
@@ -117,9 +117,9 @@ _HOMES: Final = {
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
     "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
-    "asap_core.server.policy": "NoncePolicy Policy",
-    "asap_core.server.ratelimit": "Limit parse_limits",
-    "asap_core.server.replay": "StartPolicy",
+    "asap_core.admission.policy": "NoncePolicy Policy",
+    "asap_core.admission.ratelimit": "Limit parse_limits",
+    "asap_core.admission.replay": "StartPolicy",
     "asap_core.wire.signing": "PublicKey",
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from asap_core import Agent, Capabilities, Endpoints, Envelope, Manifest, ManualClock, Policy, ReadBody, Request, Skill
+from asap_core.admission.replay import StartPolicy
 from asap_core.server.call import Dispatch
 from asap_core.server.exchange import Fork
-from asap_core.server.replay import StartPolicy
 from asap_core.wire.codec import encode_envelope
 
 __all__ = ["run"]

@@ -4,7 +4,7 @@ import gc
 import time
 from typing import Any
 
-from asap_core.server.replay import ReplayGuard, StartPolicy
+from asap_core.admission.replay import ReplayGuard, StartPolicy
 
 __all__ = ["run"]
 

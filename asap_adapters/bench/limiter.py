@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from asap_adapters.bench.guard import resident
-from asap_core.server.ratelimit import Limiter, parse_limits
+from asap_core.admission.ratelimit import Limiter, parse_limits
 
 __all__ = ["run"]
 

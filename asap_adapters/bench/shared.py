@@ -11,10 +11,10 @@ from coredis.connection import BaseConnection
 from asap_adapters.cli.served import echo_manifest
 from asap_adapters.entropy import new_id
 from asap_adapters.stores.redis import RedisStore
+from asap_core.admission.admission import Admitted, Question
+from asap_core.admission.policy import Policy
 from asap_core.clock import WallTime
-from asap_core.server.admission import Admitted, Question
 from asap_core.server.agent import Agent
-from asap_core.server.policy import Policy
 
 __all__ = ["run"]
 

@@ -24,6 +24,7 @@ from asap_adapters.client import AgentClient
 from asap_adapters.clock import LoopClock
 from asap_adapters.mdns import Advertiser
 from asap_adapters.serve import Bound, listen, serve
+from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.resolution import Unresolved
@@ -31,7 +32,6 @@ from asap_core.clock import Instant
 from asap_core.errors import NotAllowed, RemoteError
 from asap_core.mdns.dnssd import Added
 from asap_core.server.agent import Agent
-from asap_core.server.policy import Policy
 from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.codec import to_json
 from asap_core.wire.manifest import Manifest

@@ -36,6 +36,8 @@ from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.drive import Authenticator
 from asap_adapters.entropy import new_secret
 from asap_adapters.serve import Bound, listen, listen_on, serve, url_of
+from asap_core.admission.policy import NoncePolicy, Policy
+from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.auth.principal import TokenTable
 from asap_core.http.pages import read_hosts, read_origins
 from asap_core.net.ipv6_zones import without_zone
@@ -43,8 +45,6 @@ from asap_core.net.outbound import is_loopback, origin_of
 from asap_core.net.proxies import read_networks
 from asap_core.server.agent import Agent
 from asap_core.server.metrics import Counters, counters_size
-from asap_core.server.policy import NoncePolicy, Policy
-from asap_core.server.ratelimit import Limit, parse_limits
 from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.manifest import Manifest
 

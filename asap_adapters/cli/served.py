@@ -14,10 +14,10 @@ from attrs import evolve, frozen
 
 from asap_adapters.cli.output import UserError
 from asap_adapters.handlers import Context, Handler
+from asap_core.admission.policy import Policy
 from asap_core.errors import InvalidDocument
 from asap_core.net.outbound import Allowed, is_loopback, judge_url
 from asap_core.server.agent import Agent
-from asap_core.server.policy import Policy
 from asap_core.wire.codec import read_manifest
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 from asap_core.wire.payloads import TaskRequest

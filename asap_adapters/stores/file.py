@@ -1,7 +1,7 @@
 """A state file: admission in this process's memory, and as much of it on disk as no crash may lose.
 
-What is written, when, and what it means after a crash is decided in `asap_core.server.ledger`; here it's written and
-synced, in worker threads, many waiting callers with one sync.
+What is written, when, and what it means after a crash is decided in `asap_core.admission.journal`; here it's written
+and synced, in worker threads, many waiting callers with one sync.
 """
 
 import errno
@@ -17,11 +17,11 @@ import anyio
 
 from asap_adapters.entropy import new_secret
 from asap_adapters.files import FileThreads
+from asap_core.admission.admission import Admitted, Answer, Question, Reservation, Unavailable
+from asap_core.admission.journal import Ledger
+from asap_core.admission.state_file import batch
 from asap_core.errors import BadState
-from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
-from asap_core.server.ledger import Ledger
-from asap_core.server.state import batch
 
 __all__ = ["Disk", "FileDisk", "FileStore"]
 

@@ -1,6 +1,6 @@
 """Admission and limits in Redis or Valkey, shared by every process and host that serves an agent.
 
-What is decided stands in `asap_core.server.shared` and its scripts; here one connection carries the questions. While
+What is decided stands in `asap_core.admission.redis` and its scripts; here one connection carries the questions. While
 the server is out of reach everything that needs it is answered with `Unavailable`, and nothing waits in a queue.
 """
 
@@ -18,12 +18,12 @@ from coredis.pool import ConnectionPool
 
 from asap_adapters.entropy import new_mark, new_secret
 from asap_adapters.resolving import Resolver, SystemResolver
+from asap_core.admission.admission import Admitted, Answer, Question, Reservation, Unavailable
+from asap_core.admission.ratelimit import Limited
+from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.errors import BadStore
-from asap_core.server.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import TakeLimit
-from asap_core.server.ratelimit import Limited
-from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
 
 __all__ = ["RedisStore"]
 

@@ -9,15 +9,15 @@ from typing import Final, Self
 
 from attrs import evolve
 
+from asap_core.admission.admission import LocalAdmission
+from asap_core.admission.policy import Policy
+from asap_core.admission.ratelimit import Limiter
 from asap_core.arguments import expect_function, expect_kind, expect_mapping, expect_observer, expect_texts
 from asap_core.clock import Clock, Instant, WallTime
 from asap_core.http.messages import Codings, Gzip, Request
-from asap_core.server.admission import LocalAdmission
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Exchange, open_exchange
 from asap_core.server.metrics import Counters
-from asap_core.server.policy import Policy
-from asap_core.server.ratelimit import Limiter
 from asap_core.server.serving import Scope, Serving
 from asap_core.wire.envelope import normalise_payload_type
 from asap_core.wire.manifest import Manifest, publishable_version

@@ -19,6 +19,24 @@ from typing import Any, Final, assert_never
 
 from attrs import define, field
 
+from asap_core.admission.admission import (
+    Admitted,
+    Answer,
+    AnswerGone,
+    Floored,
+    Future,
+    Mismatch,
+    OutcomeUnknown,
+    Question,
+    Replayed,
+    Reservation,
+    Running,
+    Saturated,
+    Stale,
+    Stored,
+    Unavailable,
+)
+from asap_core.admission.policy import NoncePolicy
 from asap_core.auth.principal import Authenticated, Principal
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import (
@@ -39,27 +57,9 @@ from asap_core.errors import (
     Refusal,
 )
 from asap_core.interrupts import is_interrupt
-from asap_core.server.admission import (
-    Admitted,
-    Answer,
-    AnswerGone,
-    Floored,
-    Future,
-    Mismatch,
-    OutcomeUnknown,
-    Question,
-    Replayed,
-    Reservation,
-    Running,
-    Saturated,
-    Stale,
-    Stored,
-    Unavailable,
-)
 from asap_core.server.call_run import CallRun, IllegalMove
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
-from asap_core.server.policy import NoncePolicy
 from asap_core.server.serving import Serving
 from asap_core.wire.answers import Replied, kept, reply_of, reply_text
 from asap_core.wire.codec import decode_envelope

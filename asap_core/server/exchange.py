@@ -17,6 +17,23 @@ from typing import Any, Final, assert_never
 
 from attrs import define, evolve, field, frozen
 
+from asap_core.admission.admission import (
+    Admitted,
+    Answer,
+    AnswerGone,
+    Floored,
+    Future,
+    Mismatch,
+    OutcomeUnknown,
+    Question,
+    Replayed,
+    Running,
+    Saturated,
+    Stale,
+    Stored,
+    Unavailable,
+)
+from asap_core.admission.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.auth.principal import (
     Anonymous,
     Authenticated,
@@ -67,22 +84,6 @@ from asap_core.http.messages import (
 )
 from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
 from asap_core.net.proxies import caller_of
-from asap_core.server.admission import (
-    Admitted,
-    Answer,
-    AnswerGone,
-    Floored,
-    Future,
-    Mismatch,
-    OutcomeUnknown,
-    Question,
-    Replayed,
-    Running,
-    Saturated,
-    Stale,
-    Stored,
-    Unavailable,
-)
 from asap_core.server.call import (
     Answered,
     CallState,
@@ -95,7 +96,6 @@ from asap_core.server.call import (
 from asap_core.server.call_run import IllegalMove
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
-from asap_core.server.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
 from asap_core.wire.json import NotJson, read_json

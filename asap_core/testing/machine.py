@@ -13,13 +13,13 @@ from attrs import frozen
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
+from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.clock import ManualClock
 from asap_core.http.messages import Request, Response
 from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, CallState, Dispatch, Hold
 from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
-from asap_core.server.policy import Policy
 from asap_core.testing.strategies import request_bodies
 from asap_core.wire.answers import Replied
 from asap_core.wire.codec import encode_envelope

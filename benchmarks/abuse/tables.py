@@ -28,8 +28,8 @@ import json
 from collections import Counter
 from pathlib import Path
 from asap_core import Policy, StartPolicy, parse_limits
-from asap_core.server.ratelimit import Limiter
-from asap_core.server.replay import ReplayGuard
+from asap_core.admission.ratelimit import Limiter
+from asap_core.admission.replay import ReplayGuard
 
 policy = Policy()
 

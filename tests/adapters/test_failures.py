@@ -17,8 +17,8 @@ from asap_adapters.drive import Driver
 from asap_adapters.handlers import Handlers
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import ManualClock, RemoteError, Replied, Request
+from asap_core.admission.admission import Admitted, Reservation, Stored
 from asap_core.client.delivery import RetryPolicy
-from asap_core.server.admission import Admitted, Reservation, Stored
 
 pytestmark = pytest.mark.anyio
 

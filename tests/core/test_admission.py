@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from asap_core.server.admission import (
+from asap_core.admission.admission import (
     Admitted,
     AnswerGone,
     Floored,
@@ -18,8 +18,8 @@ from asap_core.server.admission import (
     Saturated,
     Stored,
 )
-from asap_core.server.policy import Policy
-from asap_core.server.replay import StartPolicy
+from asap_core.admission.policy import Policy
+from asap_core.admission.replay import StartPolicy
 
 START = 1_750_000_000.0
 QUESTION = Question(

@@ -32,10 +32,10 @@ from asap_core import (
     TaskStatus,
     encode_envelope,
 )
+from asap_core.admission.idempotency import Kept
+from asap_core.admission.state_file import Identity, identity, read_state, snapshot, state_file
 from asap_core.errors import HANDLER_FAILED, HANDLER_TIMEOUT
 from asap_core.server.call import broken_call
-from asap_core.server.idempotency import Kept
-from asap_core.server.state import Identity, identity, read_state, snapshot, state_file
 from asap_core.wire.codec import to_json
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 from asap_core.wire.writable import NotWritable
@@ -348,7 +348,7 @@ class TestKept:
         assert read_json(again.body)["error"]["data"]["details"] == {"a": [1]}
 
     def test_a_store_is_given_a_copy(self) -> None:
-        from asap_core.server.admission import Admitted, Reservation
+        from asap_core.admission.admission import Admitted, Reservation
 
         agent, value = serve(shared_admission=True), Point(1, [2])
         (admit,) = ask(agent).calls

@@ -40,14 +40,14 @@ from asap_core import (
     TaskStatus,
     parse_limits,
 )
+from asap_core.admission import admission
+from asap_core.admission.ratelimit import Left, Limiter
 from asap_core.clock import WallTime
 from asap_core.errors import BUSY, HANDLER_FAILED, KINDS
-from asap_core.server import admission
 from asap_core.server.call import IllegalMove, abandon_call
 from asap_core.server.events import WHAT_OF, Decision, What
 from asap_core.server.exchange import refuse_head
 from asap_core.server.metrics import Counters
-from asap_core.server.ratelimit import Left, Limiter
 from asap_core.testing import request_bodies, requests
 from asap_core.wire.jsonrpc import MAX_ID
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
+from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
 
 TTL = 600.0
 

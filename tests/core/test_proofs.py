@@ -25,6 +25,8 @@ from asap_core import (
     StartPolicy,
     TokenTable,
 )
+from asap_core.admission import admission
+from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth import dpop_server as dpop, jwt
 from asap_core.auth.claims import Accepted, ByClaim, Rejected, TokenPolicy
 from asap_core.auth.dpop import comparable_url, thumbprint, token_hash
@@ -34,8 +36,7 @@ from asap_core.auth.jws import Algorithm
 from asap_core.auth.jwt import NeedKeys, Verifier, VerifyProof, VerifySignature
 from asap_core.auth.principal import Credential, Insufficient, ProofOffer, ProofRefused, Proven, Shown, challenge
 from asap_core.clock import Instant, WallTime
-from asap_core.server import admission, exchange
-from asap_core.server.replay import Floored, Replayed, Saturated
+from asap_core.server import exchange
 
 ISSUER, AUDIENCE, ALICE = "https://id.example", "https://agent.example", "urn:asap:agent:alice"
 URL = "https://agent.example/asap"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.server.ratelimit import Limit, Limited, Limiter, Taken, parse_limits, peer_key
+from asap_core.admission.ratelimit import Limit, Limited, Limiter, Taken, parse_limits, peer_key
 
 TEN = parse_limits("10/second")
 BOTH = parse_limits("10/second;100/minute")

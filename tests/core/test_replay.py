@@ -10,8 +10,8 @@ from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from asap_core import WallTime
-from asap_core.server import replay
-from asap_core.server.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated, StartPolicy
+from asap_core.admission import replay
+from asap_core.admission.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated, StartPolicy
 
 MAX_AGE, SKEW = 300.0, 30.0
 START = 1_750_000_000.0

@@ -7,9 +7,7 @@ import pytest
 from attrs import evolve
 from hypothesis import given, strategies as st
 
-from asap_core.clock import WallTime
-from asap_core.errors import HANDLER_FAILED, BadStore, Refusal
-from asap_core.server.admission import (
+from asap_core.admission.admission import (
     Admitted,
     AnswerGone,
     Floored,
@@ -24,12 +22,14 @@ from asap_core.server.admission import (
     Stale,
     Stored,
 )
+from asap_core.admission.policy import Policy
+from asap_core.admission.ratelimit import Left, Limited, parse_limits
+from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE
+from asap_core.admission.state_file import outcome_to_json
+from asap_core.clock import WallTime
+from asap_core.errors import HANDLER_FAILED, BadStore, Refusal
 from asap_core.server.call import Replied
-from asap_core.server.policy import Policy
-from asap_core.server.ratelimit import Left, Limited, parse_limits
-from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE
-from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
-from asap_core.server.state import outcome_to_json
 from asap_core.wire.json import write_json
 
 AGENT = "urn:asap:agent:shop"

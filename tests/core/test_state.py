@@ -7,13 +7,13 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from asap_core import Policy, Refusal, Replied, StartPolicy
+from asap_core.admission import state_file as state
+from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Stored
+from asap_core.admission.idempotency import IdempotencyTable, Kept
+from asap_core.admission.journal import Ledger
+from asap_core.admission.replay import Floored
+from asap_core.admission.state_file import Found, Identity, read_state
 from asap_core.errors import HANDLER_FAILED, BadState
-from asap_core.server import state
-from asap_core.server.admission import Admitted, OutcomeUnknown, Question, Stored
-from asap_core.server.idempotency import IdempotencyTable, Kept
-from asap_core.server.ledger import Ledger
-from asap_core.server.replay import Floored
-from asap_core.server.state import Found, Identity, read_state
 
 WHO = Identity("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
 REPLIED = Replied("task.response", {"task_id": "t", "status": "completed"})

@@ -11,6 +11,7 @@ from attrs import evolve
 from hypothesis import example, given, strategies as st
 
 import asap_core
+from asap_core.admission.admission import Question
 from asap_core.auth.principal import (
     Anonymous,
     Authenticated,
@@ -45,7 +46,6 @@ from asap_core.net.outbound import (
     origin_of,
     without_credentials,
 )
-from asap_core.server.admission import Question
 from asap_core.testing import envelopes, json_values, manifests
 from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope
 from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry, write_registry

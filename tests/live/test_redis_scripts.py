@@ -14,10 +14,8 @@ from attrs import evolve
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from asap_core.clock import WallTime
-from asap_core.errors import BadStore
-from asap_core.server import scripts
-from asap_core.server.admission import (
+from asap_core.admission import redis_scripts as scripts
+from asap_core.admission.admission import (
     Admitted,
     AnswerGone,
     Floored,
@@ -31,11 +29,13 @@ from asap_core.server.admission import (
     Stale,
     Stored,
 )
+from asap_core.admission.policy import Policy
+from asap_core.admission.ratelimit import Limited, Limiter, parse_limits
+from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.admission.state_file import outcome_to_json
+from asap_core.clock import WallTime
+from asap_core.errors import BadStore
 from asap_core.server.call import Replied
-from asap_core.server.policy import Policy
-from asap_core.server.ratelimit import Limited, Limiter, parse_limits
-from asap_core.server.shared import Begin, Command, Granted, SharedAdmission, SharedLimits
-from asap_core.server.state import outcome_to_json
 from asap_core.wire.json import write_json
 from tests.live.redis_server import given_url, server
 

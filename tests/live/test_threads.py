@@ -20,7 +20,7 @@ from asap_adapters import AgentClient, listen, serve
 from asap_adapters.serve import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill
-from asap_core.server.admission import Admitted, Question, Unavailable
+from asap_core.admission.admission import Admitted, Question, Unavailable
 from tests.adapters.test_finder import URN, registry
 from tests.live.redis_server import server
 

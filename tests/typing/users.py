@@ -33,7 +33,7 @@ from asap_core import (
     TaskRequest,
     TaskStatus,
 )
-from asap_core.server.admission import Admitted, Unavailable
+from asap_core.admission.admission import Admitted, Unavailable
 from asap_core.server.call import CallState
 from asap_core.wire.manifest import Health
 

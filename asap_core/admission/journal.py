@@ -8,12 +8,10 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from asap_core.clock import Instant, WallTime
-from asap_core.errors import BadState
-from asap_core.server.admission import Admitted, Answer, LocalAdmission, Question, Reservation
-from asap_core.server.policy import Policy
-from asap_core.server.replay import StartPolicy
-from asap_core.server.state import (
+from asap_core.admission.admission import Admitted, Answer, LocalAdmission, Question, Reservation
+from asap_core.admission.policy import Policy
+from asap_core.admission.replay import StartPolicy
+from asap_core.admission.state_file import (
     Identity,
     identity,
     lease,
@@ -22,6 +20,8 @@ from asap_core.server.state import (
     snapshot,
     state_file,
 )
+from asap_core.clock import Instant, WallTime
+from asap_core.errors import BadState
 
 __all__ = ["Ledger", "Promise"]
 

@@ -1,7 +1,7 @@
 """Admission and limits that processes share: questions as commands to a server of the Redis kind, replies as answers.
 
 Pure: it says what to send and what a reply means; whoever has the connection sends it. What is decided, and by which
-clock, stands in the scripts (`asap_core.server.scripts`).
+clock, stands in the scripts (`asap_core.admission.redis_scripts`).
 
     begin ──▶ begun     first on every connection, and again whenever an answer is `Begin`
     ask ────▶ answer    on the connection that was begun on last
@@ -16,9 +16,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.clock import WallTime
-from asap_core.errors import BadStore
-from asap_core.server.admission import (
+from asap_core.admission.admission import (
     ASK_AGAIN,
     Admitted,
     Answer,
@@ -36,11 +34,13 @@ from asap_core.server.admission import (
     Stored,
     scoped_key,
 )
-from asap_core.server.idempotency import GRACE
-from asap_core.server.policy import Policy
-from asap_core.server.ratelimit import Left, Limit, Limited
-from asap_core.server.scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
-from asap_core.server.state import outcome_of, outcome_to_json
+from asap_core.admission.idempotency import GRACE
+from asap_core.admission.policy import Policy
+from asap_core.admission.ratelimit import Left, Limit, Limited
+from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
+from asap_core.admission.state_file import outcome_of, outcome_to_json
+from asap_core.clock import WallTime
+from asap_core.errors import BadStore
 from asap_core.wire.json import read_json, write_json
 
 __all__ = ["Begin", "Command", "Granted", "SharedAdmission", "SharedLimits"]

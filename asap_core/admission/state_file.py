@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
+from asap_core.admission.idempotency import Kept
 from asap_core.clock import WallTime
 from asap_core.errors import KINDS, BadState, Refusal
-from asap_core.server.idempotency import Kept
 from asap_core.wire.answers import Replied
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 

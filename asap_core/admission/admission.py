@@ -11,10 +11,10 @@ from typing import Any, Final, assert_never
 
 from attrs import field, frozen
 
+from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
+from asap_core.admission.policy import Policy
+from asap_core.admission.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
 from asap_core.clock import Instant, WallTime
-from asap_core.server.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
-from asap_core.server.policy import Policy
-from asap_core.server.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
 
 __all__ = [
     "Admitted",
