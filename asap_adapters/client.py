@@ -26,7 +26,7 @@ from asap_adapters.shelf import StandIn
 from asap_adapters.web import Web
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.directory import DirectoryPolicy
+from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.client.messages import Message, checked_key, read_batch, read_message
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.errors import NotResolved, RemoteError

@@ -26,7 +26,7 @@ from asap_core.client.replies import (
     read_reply,
     told_wait,
 )
-from asap_core.client.times import ServerTimes, told_time
+from asap_core.client.server_clock import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
 from asap_core.net.outbound import Allowed, without_credentials

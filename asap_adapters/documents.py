@@ -23,7 +23,7 @@ from asap_core.client.answers import (
     Source,
     Unfound,
 )
-from asap_core.client.directory import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
+from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.replies import told_wait
 from asap_core.errors import (
     AsapError,

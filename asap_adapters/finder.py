@@ -1,7 +1,7 @@
 """Finds agents for a client: manifests by URL, registries, the local network, and an agent's URN through all of them.
 
 What is asked in which order, and who is taken, is decided by `asap_core.client.resolution`; documents are kept and
-shared as `asap_core.client.directory` says.
+shared as `asap_core.client.document_cache` says.
 """
 
 import logging
@@ -22,8 +22,8 @@ from asap_adapters.files import FileThreads
 from asap_adapters.neighbours import Neighbours, Place
 from asap_adapters.shelf import Shelf, StandIn
 from asap_adapters.web import Web
-from asap_core.client.directory import DirectoryPolicy, Source
-from asap_core.client.incumbents import Incumbents
+from asap_core.client.document_cache import DirectoryPolicy, Source
+from asap_core.client.first_seen import Incumbents
 from asap_core.client.resolution import (
     MAX_LISTED,
     Browse,

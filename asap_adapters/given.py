@@ -14,7 +14,7 @@ import httpx
 from asap_adapters.oauth import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.directory import DirectoryPolicy
+from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Manifest

@@ -36,7 +36,7 @@ from asap_core.auth.jwks import (
 )
 from asap_core.auth.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifyProof, VerifySignature
 from asap_core.auth.principal import Authenticated, Credential, Insufficient, ProofRefused, Proven
-from asap_core.client.directory import DirectoryPolicy
+from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.errors import AsapError
 from asap_core.http.freshness import FreshnessPolicy
 from asap_core.net.outbound import OutboundPolicy

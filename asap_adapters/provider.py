@@ -6,7 +6,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.documents import Documents, Whole
 from asap_adapters.web import Web
 from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
-from asap_core.client.directory import DirectoryPolicy
+from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.errors import BadReply
 from asap_core.http.freshness import FreshnessPolicy
 from asap_core.net.outbound import Allowed, without_credentials

@@ -1,6 +1,6 @@
 """Registries' last good copies, in files: for a start without the network.
 
-What a copy says of itself, and whether it counts, is decided in `asap_core.client.copies`. The files of
+What a copy says of itself, and whether it counts, is decided in `asap_core.client.registry_cache`. The files of
 `asap_adapters.stores.copies` are read and written in a worker thread; nothing wrong with them is worse than having
 none, but for a line in the log.
 """
@@ -20,7 +20,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_adapters.web import Web
-from asap_core.client.copies import Kept, kept_after, serves_for
+from asap_core.client.registry_cache import Kept, kept_after, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness

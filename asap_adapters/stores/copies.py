@@ -1,7 +1,7 @@
 """Files of registries' copies: read whole or not at all, written whole or not at all. All that's in here blocks.
 
-What a copy says of itself, and whether it counts, is decided in `asap_core.client.copies`; when there's to be one, in
-`asap_adapters.shelf`. POSIX systems only.
+What a copy says of itself, and whether it counts, is decided in `asap_core.client.registry_cache`; when there's to be
+one, in `asap_adapters.shelf`. POSIX systems only.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from asap_core.client.copies import LONGEST, MAX_HEAD, Copy, measure, name_of, read_copy, write_head
+from asap_core.client.registry_cache import LONGEST, MAX_HEAD, Copy, measure, name_of, read_copy, write_head
 from asap_core.clock import WallTime
 from asap_core.net.addresses import Zone
 from asap_core.wire.registry_index import Catalog

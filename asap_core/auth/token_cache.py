@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import field, frozen
 
-from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.flights import Coalescer, Crowded, Flight, Joined, Leading
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import NoToken
 from asap_core.net.urls import without_credentials

@@ -15,7 +15,7 @@ import pytest
 
 from asap_adapters.client import AgentClient
 from asap_core import BadReply, TimedOut
-from asap_core.client.directory import Directory, Source
+from asap_core.client.document_cache import Directory, Source
 from asap_core.server.wellknown import publish
 
 pytestmark = pytest.mark.anyio

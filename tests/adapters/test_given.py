@@ -17,7 +17,7 @@ from asap_adapters.oauth import ClientCredentials
 from asap_core import AsapError, Capabilities, Endpoints, Manifest
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.directory import DirectoryPolicy
+from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.http.freshness import FreshnessPolicy
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,7 @@ from asap_adapters.client import AgentClient
 from asap_adapters.clock import LoopClock
 from asap_adapters.stores.copies import CopyFiles
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
-from asap_core.client.copies import _seal, measure, name_of
+from asap_core.client.registry_cache import _seal, measure, name_of
 from asap_core.client.resolution import Resolved
 from asap_core.net.addresses import Zone
 from tests.adapters.test_cancelling import Interrupted

@@ -8,7 +8,7 @@ import trio.testing
 
 from asap_adapters.client import AgentClient
 from asap_adapters.documents import _carry_out, _Waiter
-from asap_core.client.directory import Deliver, Directory, Fetched, Lead
+from asap_core.client.document_cache import Deliver, Directory, Fetched, Lead
 
 
 @pytest.mark.trio

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
-from asap_core.client.copies import (
+from asap_core.client.registry_cache import (
     LONGEST,
     MAX_HEAD,
     Copy,

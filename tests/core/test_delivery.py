@@ -14,7 +14,7 @@ from asap_core.client.delivery import (
     how_it_ended,
     next_step,
 )
-from asap_core.client.times import ServerTimes, read_server_time, told_time
+from asap_core.client.server_clock import ServerTimes, read_server_time, told_time
 from asap_core.errors import TIMESTAMP, BadReply, NoToken, RemoteError, TimedOut, Unreachable
 from asap_core.net.outbound import Allowed
 

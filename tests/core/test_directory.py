@@ -6,8 +6,7 @@ import pytest
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core.client.coalesce import Coalescer
-from asap_core.client.directory import (
+from asap_core.client.document_cache import (
     CrowdedError,
     Deliver,
     Directory,
@@ -21,6 +20,7 @@ from asap_core.client.directory import (
     Source,
     Unfound,
 )
+from asap_core.client.flights import Coalescer
 
 WALL = 1_750_000_000.0
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"

@@ -2,7 +2,7 @@
 
 from hypothesis import given, strategies as st
 
-from asap_core.client.incumbents import Incumbents
+from asap_core.client.first_seen import Incumbents
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"
 URLS = st.sampled_from(["https://a", "https://b", "https://c"])

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asap_core.auth import token_cache as tokens_module
 from asap_core.auth.token_cache import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
-from asap_core.client.coalesce import Coalescer
+from asap_core.client.flights import Coalescer
 
 KEY = TokenKey("https://idp.example/token", "me", "read")
 ERROR = OSError()

@@ -31,10 +31,10 @@ TESTS = {
     "asap_core.admission.redis": ("shared",),
     "asap_core.http.freshness": ("freshness", "copies"),
     "asap_core.http.validation": ("freshness", "directory"),
-    "asap_core.client.coalesce": ("coalesce", "directory"),
-    "asap_core.client.directory": ("directory",),
+    "asap_core.client.flights": ("coalesce", "directory"),
+    "asap_core.client.document_cache": ("directory",),
     "asap_core.client.resolution": ("resolution",),
-    "asap_core.client.copies": ("copies",),
+    "asap_core.client.registry_cache": ("copies",),
     "asap_core.wire.registry_index": ("catalog", "copies"),
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import define, field, frozen, validators
 
 from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Outcome, Source, Unfound
-from asap_core.client.coalesce import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.flights import Coalescer, Crowded, Flight, Joined, Leading
 from asap_core.clock import Instant, WallTime
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.http.validation import conditions, confirms, merged, relevant
