@@ -1,10 +1,10 @@
 """The adapters: the core's decisions carried out on trio and asyncio. What users type is here; the rest may move."""
 
 try:
-    from asap_adapters.asgi import AsgiApp
     from asap_adapters.client import AgentClient, Discovery
-    from asap_adapters.handlers import Context, TaskFailed
-    from asap_adapters.serve import bind_agent, listen, run, serve
+    from asap_adapters.server.asgi import AsgiApp
+    from asap_adapters.server.handlers import Context, TaskFailed
+    from asap_adapters.server.listener import bind_agent, listen, run, serve
 except ModuleNotFoundError as error:
     if error.name is None or error.name.startswith("asap"):
         raise

@@ -13,10 +13,10 @@ import anyio.abc
 import httpx
 
 from asap_adapters.client import AgentClient
-from asap_adapters.drive import Authenticator, Driver
-from asap_adapters.guard import our_task
-from asap_adapters.handlers import Handler, Handlers
-from asap_adapters.serve import bind_agent
+from asap_adapters.server.driver import Authenticator, Driver
+from asap_adapters.server.guard import our_task
+from asap_adapters.server.handlers import Handler, Handlers
+from asap_adapters.server.listener import bind_agent
 from asap_core.arguments import expect_kind
 from asap_core.http.messages import Request, Response
 from asap_core.net.outbound import origin_of

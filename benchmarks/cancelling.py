@@ -18,7 +18,7 @@ import anyio
 
 from asap_adapters import AgentClient, serve
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
-from asap_adapters.serve import listen
+from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 
 __all__ = ["run"]

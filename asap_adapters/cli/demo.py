@@ -23,7 +23,7 @@ from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client import AgentClient
 from asap_adapters.clock import LoopClock
 from asap_adapters.mdns import Advertiser
-from asap_adapters.serve import Bound, listen, serve
+from asap_adapters.server.listener import Bound, listen, serve
 from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy

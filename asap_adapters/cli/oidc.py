@@ -9,7 +9,7 @@ from attrs import frozen
 
 from asap_adapters.cli.introspect import introspection, introspection_policy
 from asap_adapters.cli.output import UserError
-from asap_adapters.drive import Authenticator, Verdict
+from asap_adapters.server.driver import Authenticator, Verdict
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, Proofs
 from asap_core.auth.introspection import IntrospectionPolicy

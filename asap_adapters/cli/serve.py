@@ -33,9 +33,9 @@ from asap_adapters.cli.served import (
 )
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.workers import WorkerPlace, supervise
-from asap_adapters.drive import Authenticator
 from asap_adapters.entropy import new_secret
-from asap_adapters.serve import Bound, listen, listen_on, serve, url_of
+from asap_adapters.server.driver import Authenticator
+from asap_adapters.server.listener import Bound, listen, listen_on, serve, url_of
 from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.auth.principal import TokenTable

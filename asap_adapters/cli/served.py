@@ -13,7 +13,7 @@ from typing import Any, Final
 from attrs import evolve, frozen
 
 from asap_adapters.cli.output import UserError
-from asap_adapters.handlers import Context, Handler
+from asap_adapters.server.handlers import Context, Handler
 from asap_core.admission.policy import Policy
 from asap_core.errors import InvalidDocument
 from asap_core.net.outbound import Allowed, is_loopback, judge_url

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from asap_adapters import AsgiApp, run, serve
-from asap_adapters.serve import listen
+from asap_adapters.server.listener import listen
 from asap_adapters.testing import in_process
 from asap_core import TokenTable
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from asap_adapters import TaskFailed
-from asap_adapters.drive import Driver
-from asap_adapters.handlers import Handlers
+from asap_adapters.server.driver import Driver
+from asap_adapters.server.handlers import Handlers
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import ManualClock, RemoteError, Replied, Request
 from asap_core.admission.admission import Admitted, Reservation, Stored
@@ -545,7 +545,7 @@ class TestOverTheWire:
         return one
 
     async def test_http(self, broken: Any, pipe: Any) -> None:
-        from asap_adapters.connection import serve_connection
+        from asap_adapters.server.connection import serve_connection
 
         ours, theirs = pipe()
         await ours.send(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")

@@ -11,8 +11,8 @@ import pytest
 from anyio.abc import SocketAttribute
 
 from asap_adapters import serve
-from asap_adapters.places import Place, Places
-from asap_adapters.serve import Bound
+from asap_adapters.server.connection_slots import Place, Places
+from asap_adapters.server.listener import Bound
 from asap_core import Envelope, encode_envelope
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from tests.house.source import circles, client_half, read_modules, sizes, twice
 
 # The client and what serves, by the modules that begin them.
 CLIENT = "asap_adapters.client"
-SERVERS = ("asap_adapters.serve", "asap_adapters.asgi")
+SERVERS = ("asap_adapters.server.listener", "asap_adapters.server.asgi")
 LONG = 400
 
 

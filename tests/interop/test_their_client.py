@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from asap_adapters.cli.served import echo, echo_manifest
-from asap_adapters.serve import listen, serve
+from asap_adapters.server.listener import listen, serve
 from asap_core import Agent, Policy, TokenTable
 
 pytestmark = pytest.mark.interop

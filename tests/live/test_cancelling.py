@@ -21,7 +21,7 @@ import pytest
 
 from asap_adapters import AgentClient, serve
 from asap_adapters.cli.served import ECHO_ID, echo_manifest
-from asap_adapters.serve import listen
+from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]

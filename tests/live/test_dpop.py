@@ -14,7 +14,7 @@ from asap_adapters import serve
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
 from asap_adapters.dpop import DpopKey
 from asap_adapters.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens
-from asap_adapters.serve import listen, url_of
+from asap_adapters.server.listener import listen, url_of
 from asap_core import Agent, Policy
 from tests.adapters.test_dpop import ISSUER, THIEF, Provider, body, error, proof, token
 from tests.live.test_cli import ALICE, asap, served

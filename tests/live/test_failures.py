@@ -15,7 +15,7 @@ import pytest
 
 from asap_adapters import AgentClient, RemoteError, TaskFailed, serve
 from asap_adapters.cli.served import ECHO_ID, echo_manifest
-from asap_adapters.serve import listen
+from asap_adapters.server.listener import listen
 from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
 from asap_core.client.delivery import RetryPolicy
 
@@ -182,7 +182,7 @@ async def shielded_group(request, context):
         group.start_soon(waiting, request, context)
 
 async def main():
-    from asap_adapters.serve import listen
+    from asap_adapters.server.listener import listen
     bound = await listen("127.0.0.1", 0)
     print(bound.port, flush=True)
     policy = Policy(start=StartPolicy.OPEN)

@@ -16,7 +16,7 @@ from asap_adapters.introspection import (
     IntrospectionPolicy,
     IntrospectionUnavailable,
 )
-from asap_adapters.serve import listen
+from asap_adapters.server.listener import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy
 from asap_core.auth.principal import Credential
 from asap_core.client.delivery import RetryPolicy

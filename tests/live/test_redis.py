@@ -16,8 +16,8 @@ from attrs import evolve
 from coredis.connection._request import Request
 
 from asap_adapters import serve
-from asap_adapters.asgi import AsgiApp
-from asap_adapters.serve import bind_agent
+from asap_adapters.server.asgi import AsgiApp
+from asap_adapters.server.listener import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, AuthScheme, BadStore, Capabilities, Endpoints, Manifest, Policy, Skill
 from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Replayed, Running, Stored, Unavailable

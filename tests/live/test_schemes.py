@@ -11,7 +11,7 @@ from anyio.streams.tls import TLSStream
 
 from asap_adapters import AgentClient, Unreachable, serve
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
-from asap_adapters.serve import listen
+from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.client.delivery import RetryPolicy
 

@@ -1,7 +1,7 @@
 """The HTTP server: h11 over anyio streams, on trio and asyncio. It carries out Exchanges, and keeps time.
 
 It binds, accepts, counts who has how many connections, and ends them in order; what happens on each of them is in
-`asap_adapters.connection`.
+`asap_adapters.server.connection`.
 """
 
 import errno
@@ -19,20 +19,20 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskStatus
 from anyio.streams.stapled import MultiListener
 from attrs import define, field, frozen
 
-from asap_adapters.callables import is_async
 from asap_adapters.clock import LoopClock
 from asap_adapters.coding import CODINGS
-from asap_adapters.connection import serve_connection
-from asap_adapters.drive import Authenticator, Driver
 from asap_adapters.entropy import new_id, new_secret
-from asap_adapters.guard import cancels, our_task, passes, report
-from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
-from asap_adapters.heap import give_back_large_blocks
-from asap_adapters.memory import Memory
-from asap_adapters.places import Place, Places
-from asap_adapters.published import warn_if_elsewhere
-from asap_adapters.tls import ServerTLS, accept_tls, server_context
-from asap_adapters.watch import log_decision
+from asap_adapters.server.callables import is_async
+from asap_adapters.server.connection import serve_connection
+from asap_adapters.server.connection_slots import Place, Places
+from asap_adapters.server.decision_log import log_decision
+from asap_adapters.server.driver import Authenticator, Driver
+from asap_adapters.server.guard import cancels, our_task, passes, report
+from asap_adapters.server.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.server.heap import give_back_large_blocks
+from asap_adapters.server.memory import Memory
+from asap_adapters.server.published import warn_if_elsewhere
+from asap_adapters.server.tls import ServerTLS, accept_tls, server_context
 from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole
 from asap_core.net.proxies import is_trusted

@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 import anyio
 
-from asap_adapters.drive import PIECE, Authenticator, Driver, PeerGone
-from asap_adapters.handlers import MAX_THREADS, Handler, Handlers
-from asap_adapters.heap import give_back_large_blocks
-from asap_adapters.memory import Memory
-from asap_adapters.published import warn_if_elsewhere
-from asap_adapters.serve import NO_ADDRESS, bind_agent
-from asap_adapters.watch import log_decision
+from asap_adapters.server.decision_log import log_decision
+from asap_adapters.server.driver import PIECE, Authenticator, Driver, PeerGone
+from asap_adapters.server.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.server.heap import give_back_large_blocks
+from asap_adapters.server.listener import NO_ADDRESS, bind_agent
+from asap_adapters.server.memory import Memory
+from asap_adapters.server.published import warn_if_elsewhere
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import is_address
 from asap_core.arguments import expect_observer

@@ -11,9 +11,9 @@ import anyio
 import anyio.to_thread
 from attrs import frozen
 
-from asap_adapters.callables import expect_handlers, is_async
 from asap_adapters.entropy import new_id
-from asap_adapters.guard import cancels, forget_cancels, parted, passes, report
+from asap_adapters.server.callables import expect_handlers, is_async
+from asap_adapters.server.guard import cancels, forget_cancels, parted, passes, report
 from asap_core.arguments import expect_whole
 from asap_core.auth.principal import Principal
 from asap_core.errors import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal

@@ -12,9 +12,9 @@ from typing import Final, Protocol, assert_never, get_args
 import anyio
 from attrs import frozen
 
-from asap_adapters.callables import expect_callable
-from asap_adapters.guard import asked, cancels, our_task, passes, report, told
-from asap_adapters.handlers import Handlers
+from asap_adapters.server.callables import expect_callable
+from asap_adapters.server.guard import asked, cancels, our_task, passes, report, told
+from asap_adapters.server.handlers import Handlers
 from asap_core.admission.admission import Answer, Question, Reservation, Unavailable
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Granted

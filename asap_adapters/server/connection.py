@@ -19,8 +19,8 @@ from anyio.abc import ByteStream, SocketAttribute
 from attrs import define
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.drive import PIECE, Driver, PeerGone
-from asap_adapters.places import Place, Places
+from asap_adapters.server.connection_slots import Place, Places
+from asap_adapters.server.driver import PIECE, Driver, PeerGone
 from asap_core.admission.policy import Policy
 from asap_core.http.chunks import ChunkFrames
 from asap_core.http.head import BadHead, Head, HeadReader

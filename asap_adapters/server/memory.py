@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from asap_adapters.drive import Driver
+from asap_adapters.server.driver import Driver
 from asap_core.arguments import expect_kind
 from asap_core.server.agent import Agent
 from asap_core.server.serving import Scope

@@ -1,0 +1,1 @@
+"""Serving agents: HTTP connections, ASGI, handlers."""
