@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from asap_adapters.authorizer import Authorizer, Destination
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
-from asap_adapters.web import Web
+from asap_adapters.net.transport import Web
 from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
 from asap_core.client.replies import (

@@ -16,8 +16,8 @@ from attrs import define
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret, new_token
+from asap_adapters.net.transport import Web
 from asap_adapters.provider import Provider
-from asap_adapters.web import Web
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated
 from asap_core.auth.introspection import (

@@ -10,8 +10,8 @@ from typing import Any
 from attrs import frozen
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.documents import Documents, Lookup
-from asap_adapters.web import Web
+from asap_adapters.net.documents import Documents, Lookup
+from asap_adapters.net.transport import Web
 from asap_core.client.trust import Published
 from asap_core.errors import NotAllowed
 from asap_core.mdns.dnssd import Announcement, host_of

@@ -3,8 +3,8 @@
 from typing import Final
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.documents import Documents, Whole
-from asap_adapters.web import Web
+from asap_adapters.net.documents import Documents, Whole
+from asap_adapters.net.transport import Web
 from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.errors import BadReply

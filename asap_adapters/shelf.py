@@ -15,11 +15,11 @@ import anyio
 import anyio.lowlevel
 from attrs import define, frozen
 
-from asap_adapters.bodies import PIECE
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
+from asap_adapters.net.bodies import PIECE
+from asap_adapters.net.transport import Web
 from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
-from asap_adapters.web import Web
 from asap_core.client.registry_cache import Kept, kept_after, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument

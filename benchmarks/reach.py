@@ -12,7 +12,7 @@ from socket import create_server, socket
 import anyio
 import httpx
 
-from asap_adapters.web import Web
+from asap_adapters.net.transport import Web
 from asap_core.net.outbound import OutboundPolicy
 
 __all__ = ["run"]

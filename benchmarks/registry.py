@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from asap_adapters.bodies import PIECE
+from asap_adapters.net.bodies import PIECE
 from asap_core.wire.codec import warm_up
 from asap_core.wire.registry_index import Catalog, CatalogReader
 from benchmarks import reference_python

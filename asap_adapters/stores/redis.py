@@ -17,7 +17,7 @@ from coredis.exceptions import NoScriptError, RedisError
 from coredis.pool import ConnectionPool
 
 from asap_adapters.entropy import new_mark, new_secret
-from asap_adapters.resolving import Resolver, SystemResolver
+from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_core.admission.admission import Admitted, Answer, Question, Reservation, Unavailable
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits

@@ -12,11 +12,11 @@ import httpx
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from asap_adapters import connecting
 from asap_adapters.client import AgentClient
-from asap_adapters.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
-from asap_adapters.dialling import first
-from asap_adapters.web import Web, _Call, _request
+from asap_adapters.net import connecting
+from asap_adapters.net.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
+from asap_adapters.net.dialling import first
+from asap_adapters.net.transport import Web, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.net.addresses import obstacle, read_address
 from asap_core.net.outbound import Allowed, OutboundPolicy, Refused
@@ -478,7 +478,7 @@ class TestTheLink:
         assert network.dialled == ["192.168.1.9", "192.168.1.66"]
 
     async def test_a_literal_is_connected_to_with_its_scope(self, connected: Any, monkeypatch: Any) -> None:
-        monkeypatch.setattr("asap_adapters.web.link_scopes", lambda _link: {"eth0"})
+        monkeypatch.setattr("asap_adapters.net.transport.link_scopes", lambda _link: {"eth0"})
         network = Network()
         web = connected(network)
         found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]

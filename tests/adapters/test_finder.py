@@ -438,7 +438,7 @@ class TestAnnounced:
 
     @pytest.fixture
     def neighbour(self, world: Any, manifest: Any, monkeypatch: Any) -> Announcement:
-        monkeypatch.setattr("asap_adapters.web.link_networks", lambda _link: ("192.168.1.2/24",))
+        monkeypatch.setattr("asap_adapters.net.transport.link_networks", lambda _link: ("192.168.1.2/24",))
         world[f"{self.HERE}/m"] = to_json(manifest(endpoints=Endpoints(asap=f"{self.HERE}/asap")))
         return evolve(announcement(URN, f"{self.HERE}/m"), host="192.168.1.5", addresses=("192.168.1.5",))
 

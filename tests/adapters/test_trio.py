@@ -7,7 +7,7 @@ import pytest
 import trio.testing
 
 from asap_adapters.client import AgentClient
-from asap_adapters.documents import _carry_out, _Waiter
+from asap_adapters.net.documents import _carry_out, _Waiter
 from asap_core.client.document_cache import Deliver, Directory, Fetched, Lead
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import anyio
 from attrs import define, field
 
-from asap_adapters.turns import Turns
+from asap_adapters.net.turns import Turns
 
 __all__ = ["Resolver", "SystemResolver"]
 

@@ -17,8 +17,8 @@ import anyio
 import httpcore
 from attrs import define, field, frozen
 
-from asap_adapters.dialling import close_all
-from asap_adapters.turns import Turns
+from asap_adapters.net.dialling import close_all
+from asap_adapters.net.turns import Turns
 
 __all__ = ["Held", "Line", "Pool", "Progress", "Route", "Stage"]
 

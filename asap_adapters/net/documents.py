@@ -12,7 +12,7 @@ from attrs import define, evolve, frozen
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import random_fraction
-from asap_adapters.web import DOCUMENT_SECONDS, Answer, Web
+from asap_adapters.net.transport import DOCUMENT_SECONDS, Answer, Web
 from asap_core.client.answers import (
     Failed,
     FailureKind,

@@ -16,10 +16,10 @@ import httpcore
 import httpx
 from attrs import define, frozen
 
-from asap_adapters.dialling import Dialler, dial as _dial, first as _first, words_of
-from asap_adapters.environment import BadProxy, Proxies, certificates
-from asap_adapters.pool import Held, Line, Pool, Progress, Route, Stage
-from asap_adapters.resolving import Resolver, SystemResolver
+from asap_adapters.net.dialling import Dialler, dial as _dial, first as _first, words_of
+from asap_adapters.net.environment import BadProxy, Proxies, certificates
+from asap_adapters.net.pool import Held, Line, Pool, Progress, Route, Stage
+from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_core.errors import NotAllowed
 from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy, without_credentials
 from asap_core.net.provenance import Provenance
