@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 
 import httpx
 
-from asap_adapters.authorizer import Authorizer, Destination
+from asap_adapters.auth.authorizer import Authorizer, Destination
+from asap_adapters.auth.client_credentials import ClientCredentials, TokenSource
 from asap_adapters.clock import LoopClock
 from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
@@ -22,7 +23,6 @@ from asap_adapters.finder import Discovery, Finder, join
 from asap_adapters.given import check
 from asap_adapters.net.connecting import Resolver
 from asap_adapters.net.transport import Web
-from asap_adapters.oauth import ClientCredentials, TokenSource
 from asap_adapters.shelf import StandIn
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, assert_never
 import anyio
 from attrs import evolve, frozen
 
-from asap_adapters.authorizer import Authorizer, Destination
+from asap_adapters.auth.authorizer import Authorizer, Destination
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
 from asap_adapters.net.transport import Web

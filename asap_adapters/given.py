@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from asap_adapters.oauth import ClientCredentials
+from asap_adapters.auth.client_credentials import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DirectoryPolicy

@@ -94,7 +94,7 @@ def client_of(arguments: argparse.Namespace) -> "ClientSecret | ClientKey":
 
 def _key(arguments: argparse.Namespace) -> "ClientKey":
     try:
-        from asap_adapters.client_key import read_client_key  # noqa: PLC0415 - an extra, which few need
+        from asap_adapters.auth.client_key import read_client_key  # noqa: PLC0415 - an extra, which few need
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     return read_client_key(arguments.client_key, arguments.client_id, kid=arguments.client_key_id)
@@ -102,7 +102,7 @@ def _key(arguments: argparse.Namespace) -> "ClientKey":
 
 def _proof_key(file: Path) -> ProofKey:
     try:
-        from asap_adapters.dpop import DpopKey  # noqa: PLC0415 - an extra, which few need
+        from asap_adapters.auth.dpop import DpopKey  # noqa: PLC0415 - an extra, which few need
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     try:

@@ -12,7 +12,7 @@ from asap_core.auth.introspection import IntrospectionPolicy
 from asap_core.net.outbound import origin_of
 
 if TYPE_CHECKING:
-    from asap_adapters.introspection import Introspection
+    from asap_adapters.auth.introspection import Introspection
 
 __all__ = ["add_introspect", "introspection", "introspection_policy"]
 
@@ -44,7 +44,7 @@ def introspection_policy(arguments: argparse.Namespace, agent: "ByClaim | BySubj
 @asynccontextmanager
 async def introspection(arguments: argparse.Namespace, policy: IntrospectionPolicy) -> AsyncIterator["Introspection"]:
     """Who asks the provider. Raises UserError."""
-    from asap_adapters.introspection import Introspection  # noqa: PLC0415 - few need it
+    from asap_adapters.auth.introspection import Introspection  # noqa: PLC0415 - few need it
 
     if arguments.client_id is None:
         raise UserError("--introspect needs --client-id, and the client's secret or key", usage=True)

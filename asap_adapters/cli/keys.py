@@ -12,7 +12,7 @@ from asap_core.wire.codec import read_as
 from asap_core.wire.signing import OtherKey, PublicKey, Verified, judge, sign, why_not
 
 if TYPE_CHECKING:
-    from asap_adapters.keys import PrivateKey
+    from asap_adapters.auth.keys import PrivateKey
 
 __all__ = ["add_commands"]
 
@@ -58,7 +58,7 @@ def _public(text: str) -> PublicKey:
 
 def _private(path: Path) -> "PrivateKey":
     try:
-        from asap_adapters.keys import PrivateKey  # noqa: PLC0415 - an extra, which few need
+        from asap_adapters.auth.keys import PrivateKey  # noqa: PLC0415 - an extra, which few need
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     return PrivateKey.read(path)
@@ -69,7 +69,7 @@ def _private(path: Path) -> "PrivateKey":
 
 async def _new(arguments: argparse.Namespace) -> int:
     try:
-        from asap_adapters.keys import PrivateKey  # noqa: PLC0415
+        from asap_adapters.auth.keys import PrivateKey  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     key = PrivateKey.new()
@@ -126,7 +126,7 @@ def _document(data: bytes, where: str) -> Any:
 
 async def _verify(arguments: argparse.Namespace) -> int:
     try:
-        from asap_adapters.keys import verify  # noqa: PLC0415
+        from asap_adapters.auth.keys import verify  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     where: str = arguments.location

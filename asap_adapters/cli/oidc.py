@@ -17,8 +17,8 @@ from asap_core.auth.principal import Credential, ProofOffer, TokenTable
 from asap_core.auth.provider import metadata_urls
 
 if TYPE_CHECKING:
-    from asap_adapters.introspection import Introspection
-    from asap_adapters.jwt import Tokens
+    from asap_adapters.auth.introspection import Introspection
+    from asap_adapters.auth.jwt import Tokens
 
 __all__ = ["add_oidc", "authenticator", "policy_of"]
 
@@ -121,7 +121,7 @@ async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> Asy
             yield _Both(table, made).verify
         return
     try:
-        from asap_adapters.jwt import Tokens  # noqa: PLC0415 - an extra of its own
+        from asap_adapters.auth.jwt import Tokens  # noqa: PLC0415 - an extra of its own
     except ImportError:
         raise UserError('--oidc needs the extra "jwt": pip install "asap-sansio[jwt]"') from None
     try:

@@ -46,8 +46,8 @@ Authenticator = Callable[[Credential], Awaitable[Verdict] | Verdict]
 """Says whom a token stands for, None, or that it doesn't allow enough.
 
 Sync or async; OSError means that it can't be told now. Who also judges proofs (RFC 9449) says so by an attribute
-`proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `asap_adapters.jwt.Tokens` does; to
-all others no token comes with one.
+`proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `asap_adapters.auth.jwt.Tokens`
+does; to all others no token comes with one.
 """
 
 

@@ -3,7 +3,7 @@
     text = signing_input(Proof(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
     header = complete(text, sign(text))
 
-The mathematics is the caller's; `asap_adapters.dpop` has it.
+The mathematics is the caller's; `asap_adapters.auth.dpop` has it.
 """
 
 from collections import OrderedDict
@@ -88,7 +88,7 @@ def complete(signing_input: bytes, signature: bytes) -> str:
 
 
 class ProofKey(Protocol):
-    """A private key that tokens are bound to, at work; `asap_adapters.dpop.DpopKey` is one."""
+    """A private key that tokens are bound to, at work; `asap_adapters.auth.dpop.DpopKey` is one."""
 
     @property
     def algorithm(self) -> str:

@@ -20,9 +20,9 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
 from asap_adapters import AgentClient, AsgiApp, RemoteError
-from asap_adapters.dpop import DpopKey, make_proof
-from asap_adapters.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens, is_signature
-from asap_adapters.oauth import ClientCredentials, ClientSecret
+from asap_adapters.auth.client_credentials import ClientCredentials, ClientSecret
+from asap_adapters.auth.dpop import DpopKey, make_proof
+from asap_adapters.auth.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, Envelope
 from asap_core.auth.dpop_server import Proof, read_proof

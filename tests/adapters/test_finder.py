@@ -14,8 +14,8 @@ import httpx
 import pytest
 from attrs import evolve
 
+from asap_adapters.auth.keys import PrivateKey
 from asap_adapters.client import AgentClient
-from asap_adapters.keys import PrivateKey
 from asap_core import (
     AgentChanged,
     BadReply,

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from asap_adapters import AgentClient
-from asap_adapters.introspection import BySubject, ClientKey, ClientSecret, Introspection, IntrospectionPolicy
-from asap_adapters.jwt import TokenPolicy, Tokens
-from asap_adapters.oauth import ClientCredentials
+from asap_adapters.auth.client_credentials import ClientCredentials
+from asap_adapters.auth.introspection import BySubject, ClientKey, ClientSecret, Introspection, IntrospectionPolicy
+from asap_adapters.auth.jwt import TokenPolicy, Tokens
 from asap_core import AsapError, Capabilities, Endpoints, Manifest
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.introspection import (
+from asap_adapters.auth.introspection import (
     BySubject,
     ClientKey,
     ClientSecret,

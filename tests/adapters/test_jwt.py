@@ -13,7 +13,7 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from asap_adapters.jwt import ByClaim, ProviderUnavailable, TokenPolicy, Tokens, is_signature
+from asap_adapters.auth.jwt import ByClaim, ProviderUnavailable, TokenPolicy, Tokens, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
 from asap_core.auth.jwks import read_key_set

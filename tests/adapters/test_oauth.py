@@ -15,9 +15,9 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from asap_adapters import AgentClient, NotAllowed, RemoteError
-from asap_adapters.dpop import DpopKey, thumbprint
-from asap_adapters.jwt import BySubject, TokenPolicy, Tokens
-from asap_adapters.oauth import ClientCredentials, ClientSecret
+from asap_adapters.auth.client_credentials import ClientCredentials, ClientSecret
+from asap_adapters.auth.dpop import DpopKey, thumbprint
+from asap_adapters.auth.jwt import BySubject, TokenPolicy, Tokens
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
 from asap_core.auth.client_credentials import ClientKey

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from asap_adapters import serve
+from asap_adapters.auth.dpop import DpopKey
+from asap_adapters.auth.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
-from asap_adapters.dpop import DpopKey
-from asap_adapters.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens
 from asap_adapters.server.listener import listen, url_of
 from asap_core import Agent, Policy
 from tests.adapters.test_dpop import ISSUER, THIEF, Provider, body, error, proof, token

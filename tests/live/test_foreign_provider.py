@@ -9,8 +9,8 @@ import anyio
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
-from asap_adapters.introspection import BySubject, ClientSecret, Introspection, IntrospectionPolicy
-from asap_adapters.jwt import TokenPolicy, Tokens
+from asap_adapters.auth.introspection import BySubject, ClientSecret, Introspection, IntrospectionPolicy
+from asap_adapters.auth.jwt import TokenPolicy, Tokens
 from asap_core import Authenticated
 from asap_core.auth.principal import Credential
 from tests.live.glewlwyd import CLIENT, MINE, MISSING, OTHERS, SECRET, glewlwyd, is_there

@@ -8,14 +8,14 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient, AsapError, BadReply, RemoteError, serve
-from asap_adapters.cli.served import echo_manifest
-from asap_adapters.introspection import (
+from asap_adapters.auth.introspection import (
     BySubject,
     ClientSecret,
     Introspection,
     IntrospectionPolicy,
     IntrospectionUnavailable,
 )
+from asap_adapters.cli.served import echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy
 from asap_core.auth.principal import Credential

@@ -11,10 +11,10 @@ from typing import Any, Final, assert_never
 import anyio
 from attrs import define, evolve, field, frozen
 
+from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_token, random_fraction
 from asap_adapters.net.transport import Answer, Web
-from asap_adapters.provider import Provider
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
 from asap_core.auth.dpop_client import Proof, ServerNonces, prove

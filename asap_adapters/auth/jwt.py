@@ -16,11 +16,11 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
+from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret
 from asap_adapters.net.documents import Documents, Lookup, Whole
 from asap_adapters.net.transport import Web
-from asap_adapters.provider import Provider
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, Proofs
 from asap_core.auth.jwks import (

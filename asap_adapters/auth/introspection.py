@@ -14,10 +14,10 @@ import anyio
 import httpx
 from attrs import define
 
+from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret, new_token
 from asap_adapters.net.transport import Web
-from asap_adapters.provider import Provider
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated
 from asap_core.auth.introspection import (
@@ -66,8 +66,8 @@ class Introspection:
 
     `policy` says which answers let a bearer in. `client` is what we prove ourselves by to the provider (§2.1).
     `endpoint` is the URL to ask; without it the metadata of the policy's issuer says so. All else is as in
-    `asap_adapters.jwt.Tokens`. Use it as `async with Introspection(…)`, or close it with `aclose()`. Raises ValueError
-    where there's neither an endpoint nor an issuer that can be one.
+    `asap_adapters.auth.jwt.Tokens`. Use it as `async with Introspection(…)`, or close it with `aclose()`. Raises
+    ValueError where there's neither an endpoint nor an issuer that can be one.
     """
 
     def __init__(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from attrs import define, field, frozen
 
+from asap_adapters.auth.client_credentials import Authorization, TokenSource, raw
 from asap_adapters.entropy import new_token
-from asap_adapters.oauth import Authorization, TokenSource, raw
 from asap_core.auth.authorization import ClientCredentials, Unfit, fit
 from asap_core.auth.dpop_client import Proof, ServerNonces, prove
 from asap_core.clock import WallTime

@@ -1,0 +1,1 @@
+"""Credentials carried out: verifying tokens, getting them, keys."""
