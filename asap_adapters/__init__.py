@@ -1,7 +1,7 @@
 """The adapters: the core's decisions carried out on trio and asyncio. What users type is here; the rest may move."""
 
 try:
-    from asap_adapters.client import AgentClient, Discovery
+    from asap_adapters.client.agent_client import AgentClient, Discovery
     from asap_adapters.server.asgi import AsgiApp
     from asap_adapters.server.handlers import Context, TaskFailed
     from asap_adapters.server.listener import bind_agent, listen, run, serve

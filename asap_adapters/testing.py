@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 import httpx
 
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.server.driver import Authenticator, Driver
 from asap_adapters.server.guard import our_task
 from asap_adapters.server.handlers import Handler, Handlers

@@ -20,7 +20,7 @@ from asap_adapters.cli.options import add_backend
 from asap_adapters.cli.output import say
 from asap_adapters.cli.served import echo, echo_manifest
 from asap_adapters.cli.wording import in_words, unwrapped
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.clock import LoopClock
 from asap_adapters.mdns import Advertiser
 from asap_adapters.server.listener import Bound, listen, serve

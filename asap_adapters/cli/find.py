@@ -10,7 +10,7 @@ from attrs import evolve
 
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say, table
-from asap_adapters.client import AgentClient, Discovery
+from asap_adapters.client.agent_client import AgentClient, Discovery
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asap_adapters.cli.options import CLI_SENDER, add_backend, add_client_options, reach
 from asap_adapters.cli.output import UserError, card, complain, print_json, say
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_core.errors import InvalidDocument
 from asap_core.wire.codec import read_as
 from asap_core.wire.signing import OtherKey, PublicKey, Verified, judge, sign, why_not

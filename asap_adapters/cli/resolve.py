@@ -6,7 +6,7 @@ from typing import Any
 
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is_version
 from asap_core.errors import NotResolved
 from asap_core.wire.codec import to_json

@@ -11,7 +11,7 @@ import anyio
 import pytest
 import trio.testing
 
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.testing import InProcessTransport
 from asap_core import Agent, AuthScheme, Capabilities, Endpoints, Manifest, Policy, Skill, StartPolicy
 

@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_core import BadReply, TimedOut
 from asap_core.client.document_cache import Directory, Source
 from asap_core.server.wellknown import publish

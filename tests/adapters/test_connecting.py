@@ -12,7 +12,7 @@ import httpx
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net import connecting
 from asap_adapters.net.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
 from asap_adapters.net.dialling import first

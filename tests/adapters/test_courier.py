@@ -475,7 +475,7 @@ class TestABreaker:
 class TestAClockThatIsWrong:
     @pytest.fixture
     def clock(self, monkeypatch: Any) -> Any:
-        monkeypatch.setattr("asap_adapters.client.LoopClock", Skewed)
+        monkeypatch.setattr("asap_adapters.client.agent_client.LoopClock", Skewed)
         monkeypatch.setattr(Skewed, "offset", 0.0)
         return Skewed
 

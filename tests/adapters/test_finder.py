@@ -15,7 +15,7 @@ import pytest
 from attrs import evolve
 
 from asap_adapters.auth.keys import PrivateKey
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_core import (
     AgentChanged,
     BadReply,
@@ -709,7 +709,7 @@ async def test_what_is_no_file_is_told_at_once(client_in: Any, tmp_path: Any, na
 
 
 async def test_one_too_large_is_refused(client_in: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    from asap_adapters import finder
+    from asap_adapters.client import discovery as finder
 
     file = tmp_path / "registry.json"
     file.write_text(json.dumps(registry()))
@@ -1065,7 +1065,7 @@ class TestRevoked:
                 await client.resolve(URN, wait=0)
 
     async def test_it_may_be_a_file(self, client_in: Any, registered: Any, tmp_path: Any, monkeypatch: Any) -> None:
-        from asap_adapters import finder
+        from asap_adapters.client import discovery as finder
 
         file = tmp_path / "revoked.json"
         async with client_in(**{**registered, "revocations": file}) as client:

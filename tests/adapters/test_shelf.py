@@ -15,10 +15,10 @@ import anyio.from_thread
 import httpx
 import pytest
 
-from asap_adapters import shelf as shelf_module
-from asap_adapters.client import AgentClient
+from asap_adapters.client import registry_cache as shelf_module
+from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.clock import LoopClock
-from asap_adapters.stores.copies import CopyFiles
+from asap_adapters.stores.registry_copies import CopyFiles
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
 from asap_core.client.registry_cache import _seal, measure, name_of
 from asap_core.client.resolution import Resolved

@@ -6,7 +6,7 @@ import anyio
 import pytest
 import trio.testing
 
-from asap_adapters.client import AgentClient
+from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net.documents import _carry_out, _Waiter
 from asap_core.client.document_cache import Deliver, Directory, Fetched, Lead
 

@@ -10,7 +10,7 @@ from tests.house.jobs import touched
 from tests.house.source import circles, client_half, read_modules, sizes, twice
 
 # The client and what serves, by the modules that begin them.
-CLIENT = "asap_adapters.client"
+CLIENT = "asap_adapters.client.agent_client"
 SERVERS = ("asap_adapters.server.listener", "asap_adapters.server.asgi")
 LONG = 400
 

@@ -16,14 +16,14 @@ import httpx
 
 from asap_adapters.auth.authorizer import Authorizer, Destination
 from asap_adapters.auth.client_credentials import ClientCredentials, TokenSource
+from asap_adapters.client.discovery import Discovery, Finder, join
+from asap_adapters.client.given import check
+from asap_adapters.client.registry_cache import StandIn
+from asap_adapters.client.sender import Courier
 from asap_adapters.clock import LoopClock
-from asap_adapters.courier import Courier
 from asap_adapters.entropy import new_id, new_token
-from asap_adapters.finder import Discovery, Finder, join
-from asap_adapters.given import check
 from asap_adapters.net.connecting import Resolver
 from asap_adapters.net.transport import Web
-from asap_adapters.shelf import StandIn
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DirectoryPolicy

@@ -15,13 +15,13 @@ from typing import Any, Final, assert_never
 import anyio
 from attrs import evolve, frozen
 
+from asap_adapters.client.neighbours import Neighbours, Place
+from asap_adapters.client.registry_cache import Shelf, StandIn
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
-from asap_adapters.neighbours import Neighbours, Place
 from asap_adapters.net.bodies import PIECE
 from asap_adapters.net.documents import Documents, Lookup, Whole
 from asap_adapters.net.transport import Web
-from asap_adapters.shelf import Shelf, StandIn
 from asap_core.client.document_cache import DirectoryPolicy, Source
 from asap_core.client.first_seen import Incumbents
 from asap_core.client.resolution import (

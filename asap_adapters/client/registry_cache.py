@@ -1,8 +1,8 @@
 """Registries' last good copies, in files: for a start without the network.
 
 What a copy says of itself, and whether it counts, is decided in `asap_core.client.registry_cache`. The files of
-`asap_adapters.stores.copies` are read and written in a worker thread; nothing wrong with them is worse than having
-none, but for a line in the log.
+`asap_adapters.stores.registry_copies` are read and written in a worker thread; nothing wrong with them is worse than
+having none, but for a line in the log.
 """
 
 import functools
@@ -19,7 +19,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import PIECE
 from asap_adapters.net.transport import Web
-from asap_adapters.stores.copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
+from asap_adapters.stores.registry_copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_core.client.registry_cache import Kept, kept_after, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument

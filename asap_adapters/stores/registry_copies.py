@@ -1,7 +1,7 @@
 """Files of registries' copies: read whole or not at all, written whole or not at all. All that's in here blocks.
 
 What a copy says of itself, and whether it counts, is decided in `asap_core.client.registry_cache`; when there's to be
-one, in `asap_adapters.shelf`. POSIX systems only.
+one, in `asap_adapters.client.registry_cache`. POSIX systems only.
 """
 
 import os

@@ -1,0 +1,1 @@
+"""Calling agents: discovery, sending, the HTTP transport."""
