@@ -22,7 +22,7 @@ from asap_adapters.cli.served import echo, echo_manifest
 from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.clock import LoopClock
-from asap_adapters.mdns import Advertiser
+from asap_adapters.mdns.local_network import Advertiser
 from asap_adapters.server.listener import Bound, listen, serve
 from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable

@@ -374,7 +374,7 @@ def _warn(policy: Policy) -> None:
 
 
 def _advertiser(arguments: argparse.Namespace, manifest: Manifest, reach: _Reach) -> Any:
-    from asap_adapters.mdns import Advertiser  # noqa: PLC0415 - zeroconf takes 80 ms to import
+    from asap_adapters.mdns.local_network import Advertiser  # noqa: PLC0415 - zeroconf takes 80 ms to import
 
     advertiser = Advertiser(
         agent_id=manifest.id,

@@ -357,7 +357,7 @@ class Finder:
 
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
         """Watch the agents on the local network."""
-        from asap_adapters.mdns import browse  # noqa: PLC0415 - zeroconf takes 80 ms to import, and few need it
+        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - zeroconf takes 80 ms to import, and few need it
 
         return browse(interfaces=interfaces)
 

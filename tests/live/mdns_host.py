@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from asap_adapters.mdns import Advertiser
+from asap_adapters.mdns.local_network import Advertiser
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 

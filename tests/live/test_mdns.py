@@ -20,9 +20,10 @@ import zeroconf
 from zeroconf import _dns
 from zeroconf._protocol.outgoing import DNSOutgoing
 
-from asap_adapters import AgentClient, browsing, multicast
+from asap_adapters import AgentClient
 from asap_adapters.cli.served import echo_manifest
-from asap_adapters.mdns import Advertiser, Browser, browse
+from asap_adapters.mdns import browsing, multicast
+from asap_adapters.mdns.local_network import Advertiser, Browser, browse
 from asap_core import NotResolved
 from asap_core.errors import AsapError, MdnsUnavailable
 from asap_core.mdns.dnssd import Added, Ignored, Removed, Updated
@@ -382,7 +383,7 @@ def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) ->
     script = (
         "import gc, sys, time, anyio\n"
         "gc.disable()\n"
-        "from asap_adapters.mdns import browse\n"
+        "from asap_adapters.mdns.local_network import browse\n"
         "late = []\n"
         "async def tick():\n"
         "    while True:\n"
@@ -495,7 +496,7 @@ async def test_a_break_ends_the_watch_promptly_and_leaves_nothing_behind() -> No
 async def test_another_process_is_seen() -> None:
     script = (
         "import anyio\n"
-        "from asap_adapters.mdns import Advertiser\n"
+        "from asap_adapters.mdns.local_network import Advertiser\n"
         "async def main():\n"
         "    async with Advertiser(agent_id='urn:asap:agent:other', name='Other', version='1', skills=[],\n"
         f"        manifest_url='http://127.0.0.1:{PORT + 5}/m.json', host='127.0.0.1', port={PORT + 5}):\n"

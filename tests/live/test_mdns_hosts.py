@@ -221,7 +221,7 @@ def test_the_machines_interfaces_are_told_as_they_are(hosts: Any, backend: Any) 
     one.ip("link", "add", "down0", "type", "veth", "peer", "name", "down1")
     one.ip("address", "add", "192.0.2.1/24", "dev", "down0")
     script = (
-        "from asap_adapters.links import machine_links\n"
+        "from asap_adapters.mdns.interfaces import machine_links\n"
         "from asap_core.net.interfaces import select_links, why_unused\n"
         "import json\n"
         "for link in machine_links():\n"

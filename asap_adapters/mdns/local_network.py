@@ -22,9 +22,9 @@ from asap_core.mdns.dnssd import Event, Neighbourhood
 from asap_core.wire.manifest import is_absolute_url
 
 if TYPE_CHECKING:
-    from asap_adapters.announcing import AnnouncingEngine
-    from asap_adapters.browsing import WatchingEngine
-    from asap_adapters.multicast import Engine
+    from asap_adapters.mdns.announcing import AnnouncingEngine
+    from asap_adapters.mdns.browsing import WatchingEngine
+    from asap_adapters.mdns.multicast import Engine
 
 __all__ = ["Advertiser", "Browser", "browse"]
 
@@ -134,7 +134,7 @@ class Advertiser:
             await _close(self._engine)
 
     def _make_engine(self) -> "AnnouncingEngine":
-        from asap_adapters.announcing import AnnouncingEngine, Service  # noqa: PLC0415 - 80 ms, which a loop can't spare
+        from asap_adapters.mdns.announcing import AnnouncingEngine, Service  # noqa: PLC0415 - 80 ms, which a loop can't spare
 
         service = Service(
             agent_id=self._agent_id,
@@ -243,7 +243,7 @@ class Browser:
         return wake
 
     def _make_engine(self, on_news: Callable[[], None]) -> "WatchingEngine":
-        from asap_adapters.browsing import WatchingEngine  # noqa: PLC0415 - 80 ms, which a loop can't spare
+        from asap_adapters.mdns.browsing import WatchingEngine  # noqa: PLC0415 - 80 ms, which a loop can't spare
 
         return WatchingEngine(self._interfaces, self._neighbourhood, self._lock, on_news)
 

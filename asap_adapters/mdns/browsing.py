@@ -11,7 +11,7 @@ from attrs import define, field
 from zeroconf._dns import DNSPointer
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
-from asap_adapters.multicast import CLASS_IN, TYPE_PTR, Engine, Station, log
+from asap_adapters.mdns.multicast import CLASS_IN, TYPE_PTR, Engine, Station, log
 from asap_core.mdns.dnssd import (
     MAX_AGENTS,
     SERVICE_TYPE,

@@ -2,7 +2,7 @@
 
 Rule: an `Engine` has a thread with a loop, beside whatever loop the caller has, and in it a zeroconf for each link that
 `asap_core.net.interfaces.LinkWatch` says to join. Its methods may be called from any thread. Importing this takes 80
-ms, so `asap_adapters.mdns` does it in a worker thread.
+ms, so `asap_adapters.mdns.local_network` does it in a worker thread.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import zeroconf
 from attrs import define, field
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
-from asap_adapters.links import machine_links
+from asap_adapters.mdns.interfaces import machine_links
 from asap_core.clock import Instant
 from asap_core.errors import MdnsUnavailable
 from asap_core.net.interfaces import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused

@@ -9,7 +9,7 @@ import zeroconf
 from attrs import define, evolve, field, frozen
 from zeroconf._dns import DNSPointer
 
-from asap_adapters.multicast import CLASS_IN, ENGINE_ERRORS, ENGINE_SECONDS, TYPE_PTR, Engine, Station, log
+from asap_adapters.mdns.multicast import CLASS_IN, ENGINE_ERRORS, ENGINE_SECONDS, TYPE_PTR, Engine, Station, log
 from asap_core.errors import MdnsUnavailable
 from asap_core.mdns.announcing import Announced, Offer, Txt, Unannounced, offer_on, txt_record
 from asap_core.mdns.dnssd import SERVICE_TYPE, fold, instance_of

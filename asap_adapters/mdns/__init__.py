@@ -1,0 +1,1 @@
+"""The local network: announcing and browsing over zeroconf."""
