@@ -1,13 +1,13 @@
 """Print the figures: `python -m tests.house`, with the files of each job by `--files`, all modules by `--modules`.
 
-`--guarantees` counts what holds each guarantee of the docs instead.
+`--guarantees` counts what holds each guarantee of the docs instead, `--map` prints the map of all modules.
 """
 
 import argparse
 
 from tests.house.guarantees import held
 from tests.house.jobs import touched
-from tests.house.source import circles, client_half, read_modules, sizes, twice
+from tests.house.source import circles, client_half, module_map, read_modules, sizes, twice
 
 # The client and what serves, by the modules that begin them.
 CLIENT = "asap_adapters.client.agent_client"
@@ -20,8 +20,11 @@ def main() -> None:
     parser.add_argument("--files", action="store_true", help="list the files that each job touches")
     parser.add_argument("--modules", action="store_true", help="list all modules with their sizes")
     parser.add_argument("--guarantees", action="store_true", help="count the tests of each guarantee instead")
+    parser.add_argument("--map", action="store_true", help="print docs/modules.md instead")
     asked = parser.parse_args()
-    if asked.guarantees:
+    if asked.map:
+        print(module_map(read_modules()), end="")
+    elif asked.guarantees:
         print_guarantees()
     else:
         print_figures(files=asked.files, every_module=asked.modules)

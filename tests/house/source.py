@@ -10,7 +10,7 @@ from statistics import median
 
 from attrs import field, frozen
 
-__all__ = ["Module", "circles", "client_half", "read_modules", "sizes", "twice"]
+__all__ = ["Module", "circles", "client_half", "module_map", "read_modules", "sizes", "twice"]
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("asap_core", "asap_adapters")
@@ -47,6 +47,11 @@ class Module:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and type(node.value.value) is str
             if node.end_lineno is not None
         )
+
+    @property
+    def sentence(self) -> str:
+        """The first paragraph of its docstring, in one line."""
+        return " ".join((ast.get_docstring(self.tree) or "").partition("\n\n")[0].split())
 
     @property
     def functions(self) -> list[int]:
@@ -136,6 +141,24 @@ def twice(modules: dict[str, Module]) -> dict[str, list[str]]:
         for name in module.defined:
             homes.setdefault(name, []).append(module.name)
     return {name: where for name, where in sorted(homes.items()) if len(where) > 1}
+
+
+MAP = """# Modules
+
+Every package and module, each with the first sentence of its docstring. `python -m tests.house --map` writes this page.
+"""
+
+
+def module_map(modules: dict[str, Module]) -> str:
+    """`docs/modules.md`: each module with its first sentence, by package."""
+    lines = [MAP]
+    for module in modules.values():
+        if module.path.stem == "__init__":
+            lines += [f"## {module.name}", "", module.sentence, ""]
+            inner = [other for other in modules.values() if other.name.rpartition(".")[0] == module.name]
+            lines += [f"* `{other.path.name}`: {other.sentence}" for other in inner if other.path.stem != "__init__"]
+            lines += [""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def sizes(modules: dict[str, Module]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 from tests.house.__main__ import main
 from tests.house.guarantees import guarantees
 from tests.house.jobs import a_post
-from tests.house.source import Module, circles, read_modules, twice
+from tests.house.source import ROOT, Module, circles, module_map, read_modules, twice
 
 
 def module(name: str, text: str, *imports: str) -> Module:
@@ -59,3 +59,7 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str], monkeypatch
     told = capsys.readouterr().out
     assert "a POST: " in told
     assert "circles of imports: " in told
+
+
+def test_the_map_shows_every_module() -> None:
+    assert (ROOT / "docs" / "modules.md").read_text("utf-8") == module_map(read_modules())
