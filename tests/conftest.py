@@ -1,6 +1,8 @@
 """What all tests share: how long Hypothesis searches, and that CI skips nothing quietly."""
 
+import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,22 +40,16 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     return report
 
 
-# What tests of one group share, so that a second process mustn't run them at the same time.
-GROUPS = {
-    "tests/live/test_mdns": "multicast",
-    "tests/interop/test_mdns": "multicast",
-    "tests/live/test_foreign_provider": "provider",  # one server for all its tests
-}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests share something, to pytest-xdist's `--dist loadgroup` if it's installed."""
-    for item in items if config.pluginmanager.hasplugin("xdist") else ():
-        for place, group in GROUPS.items():
-            if item.nodeid.startswith(place):
-                item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Name bytes by their length: what a compressor makes isn't the same in every process, and names must be."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that runs a command sets levels as the command does; others look for what is logged."""
+    loggers = [logging.getLogger(name) for name in ("asap", "asap.serve", "coredis", "zeroconf")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

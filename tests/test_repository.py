@@ -102,7 +102,7 @@ def test_both_packages_are_typed() -> None:
 
 
 def test_ci_calls_the_readmes_test_command() -> None:
-    command = next(line for line in README.splitlines() if line.endswith(".venv/bin/pytest -n auto --dist loadgroup"))
+    command = next(line for line in README.splitlines() if line.endswith(".venv/bin/pytest -n auto --dist loadfile"))
     assert command in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
