@@ -110,7 +110,7 @@ class TestConnections:
 
     async def test_what_waited_in_vain_was_not_sent_and_says_so(self) -> None:
         ends: list[Exception] = []
-        async with hosts(1) as (busy,), client(timeout=3.0) as ours, anyio.create_task_group() as group:
+        async with hosts(1) as (busy,), client(timeout=10.0) as ours, anyio.create_task_group() as group:
             for _ in range(110):
                 group.start_soon(hold, ours, busy, ends)
         sent = [error for error in ends if isinstance(error, Unreachable) and error.sent]
@@ -128,7 +128,7 @@ class TestConnections:
                 await ours.get_document(f"{busy.url}/from/{number}")
             ends.append(raised.value)
 
-        async with hosts(1) as (busy,), client(timeout=3.0, redirects=1) as ours, anyio.create_task_group() as group:
+        async with hosts(1) as (busy,), client(timeout=10.0, redirects=1) as ours, anyio.create_task_group() as group:
             for number in range(ALONE + 10):
                 group.start_soon(follow, number)
         assert [type(error) for error in ends].count(TimedOut) == ALONE
