@@ -155,3 +155,17 @@ def test_without_a_snapshot_a_floor_stands_for_it(admission: Any) -> None:
     assert isinstance(ask(nothing), Admitted)
     with pytest.raises(ValueError, match="snapshot"):
         nothing.restore(b"x", (), floor=None, now=0.0)
+
+
+def test_all_anonymous_callers_answers_are_one_callers(admission: Any) -> None:
+    """A stranger who takes a new name each time pushes out answers of strangers, and no principal's."""
+    asked = admission(idempotency_bytes=100)
+
+    def answered(key: str, size: int, **who: Any) -> None:
+        reservation = ask(asked, nonce=key, idempotency_key=key, **who).reservation
+        asked.record(reservation, "answer", size=size, now=0.0)
+
+    answered("mine", 40)
+    for number in range(6):
+        answered(f"other{number}", 30, sender=f"urn:asap:agent:stranger{number}", authenticated=False)
+    assert ask(asked, nonce="retry", idempotency_key="mine") == Stored("answer")
