@@ -264,8 +264,10 @@ def _peer_of(stream: Any) -> str | None:
     try:
         address = stream.extra(SocketAttribute.remote_address)  # noqa: S610 - anyio's, not Django's
     except (OSError, LookupError):
-        return None if _family(stream) in _INTERNET else ""
-    return str(address[0]) if isinstance(address, tuple) else ""
+        address = None  # as asyncio gives it
+    if isinstance(address, tuple):
+        return str(address[0])
+    return None if _family(stream) in _INTERNET else ""
 
 
 def _expect_no_coroutine(main: object) -> None:
