@@ -1,64 +1,62 @@
-"""The adapters: the core's decisions carried out on trio and asyncio. What users type is here; the rest may move."""
+"""The adapters' public names: the core's decisions carried out on trio and asyncio. Modules below may move.
 
-try:
-    from asap_adapters.client.agent_client import AgentClient, Discovery
-    from asap_adapters.server.asgi import AsgiApp
-    from asap_adapters.server.handlers import Context, TaskFailed
-    from asap_adapters.server.listener import bind_agent, listen, run, serve
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.startswith("asap"):
-        raise
-    missing = f"asap_adapters needs {error.name}, which comes with: pip install 'asap-sansio[agent]'"
-    raise ModuleNotFoundError(missing, name=error.name) from None
-from asap_core.auth.principal import Anonymous, Authenticated, TokenTable
-from asap_core.errors import (
-    AgentChanged,
-    AsapError,
-    BadReply,
-    BadState,
-    BadStore,
-    InvalidDocument,
-    InvalidTransition,
-    MdnsUnavailable,
-    NotAllowed,
-    NoToken,
-    NotResolved,
-    RemoteError,
-    TimedOut,
-    Unreachable,
-    Unsuitable,
-    Unverified,
-    WrongAgent,
-)
+Each name is imported on first use: a server loads nothing of the client, and a client nothing of the server.
+"""
 
-__all__ = [
-    "AgentChanged",
-    "AgentClient",
-    "Anonymous",
-    "AsapError",
-    "AsgiApp",
-    "Authenticated",
-    "BadReply",
-    "BadState",
-    "BadStore",
-    "Context",
-    "Discovery",
-    "InvalidDocument",
-    "InvalidTransition",
-    "MdnsUnavailable",
-    "NoToken",
-    "NotAllowed",
-    "NotResolved",
-    "RemoteError",
-    "TaskFailed",
-    "TimedOut",
-    "TokenTable",
-    "Unreachable",
-    "Unsuitable",
-    "Unverified",
-    "WrongAgent",
-    "bind_agent",
-    "listen",
-    "run",
-    "serve",
-]
+from typing import TYPE_CHECKING, Final
+
+from asap_core.faces import face
+
+if TYPE_CHECKING:
+    from asap_adapters.client.agent_client import AgentClient as AgentClient
+    from asap_adapters.client.discovery import Discovery as Discovery
+    from asap_adapters.server.asgi import AsgiApp as AsgiApp
+    from asap_adapters.server.handlers import Context as Context, TaskFailed as TaskFailed
+    from asap_adapters.server.listener import (
+        bind_agent as bind_agent,
+        listen as listen,
+        run as run,
+        serve as serve,
+    )
+    from asap_core.auth.principal import (
+        Anonymous as Anonymous,
+        Authenticated as Authenticated,
+        TokenTable as TokenTable,
+    )
+    from asap_core.errors import (
+        AgentChanged as AgentChanged,
+        AsapError as AsapError,
+        BadReply as BadReply,
+        BadState as BadState,
+        BadStore as BadStore,
+        InvalidDocument as InvalidDocument,
+        InvalidTransition as InvalidTransition,
+        MdnsUnavailable as MdnsUnavailable,
+        NotAllowed as NotAllowed,
+        NoToken as NoToken,
+        NotResolved as NotResolved,
+        RemoteError as RemoteError,
+        TimedOut as TimedOut,
+        Unreachable as Unreachable,
+        Unsuitable as Unsuitable,
+        Unverified as Unverified,
+        WrongAgent as WrongAgent,
+    )
+
+_HOMES: Final = {
+    "asap_adapters.client.agent_client": "AgentClient",
+    "asap_adapters.client.discovery": "Discovery",
+    "asap_adapters.server.asgi": "AsgiApp",
+    "asap_adapters.server.handlers": "Context TaskFailed",
+    "asap_adapters.server.listener": "bind_agent listen run serve",
+    "asap_core.auth.principal": "Anonymous Authenticated TokenTable",
+    "asap_core.errors": (
+        "AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition MdnsUnavailable NoToken "
+        "NotAllowed NotResolved RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
+    ),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, _HOMES)

@@ -12,8 +12,6 @@ import anyio
 
 from asap_core.clock import Instant, WallTime
 
-__all__ = ["LoopClock"]
-
 
 class LoopClock:
     """The clock of whichever event loop runs. Reads nothing until it's asked, so it may be made before the loop.

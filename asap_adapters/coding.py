@@ -6,8 +6,6 @@ import brotli
 
 from asap_core.http.messages import BadCoding, Codings
 
-__all__ = ["CODINGS", "Brotli"]
-
 
 class Brotli:
     """brotli (RFC 7932), behind the core's `Inflater`."""

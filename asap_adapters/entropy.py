@@ -6,8 +6,6 @@ import secrets
 import time
 from typing import Final
 
-__all__ = ["new_id", "new_mark", "new_secret", "new_token", "random_fraction"]
-
 # Crockford's base 32: no I, L, O, U.
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # Two characters at a time: half the steps for each id.

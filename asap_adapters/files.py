@@ -16,8 +16,6 @@ import anyio.to_thread
 
 from asap_core.errors import BadReply
 
-__all__ = ["FileThreads"]
-
 # A disk isn't faster for more of them; one that hangs holds no more.
 _MOST: Final = 4
 

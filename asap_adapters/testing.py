@@ -19,7 +19,7 @@ from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.listener import bind_agent
 from asap_core.arguments import expect_kind
 from asap_core.http.messages import Request, Response
-from asap_core.net.outbound import origin_of
+from asap_core.net.urls import origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import Respond
 

@@ -1,12 +1,14 @@
-"""The public face of the core: what users import. Everything else may move.
+"""The core's public names. Modules below this package may move; these names stay.
 
-Each name is imported when it's first asked for: a client needn't wait for the server's half.
+Each name is imported on first use, so a client doesn't load the server's half.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from asap_core.faces import face
 
 if TYPE_CHECKING:
+    from asap_core.admission.admission import Admitted as Admitted, Unavailable as Unavailable
     from asap_core.admission.policy import NoncePolicy as NoncePolicy, Policy as Policy
     from asap_core.admission.ratelimit import Limit as Limit, parse_limits as parse_limits
     from asap_core.admission.replay import StartPolicy as StartPolicy
@@ -41,7 +43,10 @@ if TYPE_CHECKING:
         Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
+    from asap_core.http.chunks import ChunkFrames as ChunkFrames
+    from asap_core.http.head import HeadReader as HeadReader
     from asap_core.http.messages import Request as Request, Response as Response
+    from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
     from asap_core.server.agent import Agent as Agent
     from asap_core.server.call import (
         Admit as Admit,
@@ -50,8 +55,9 @@ if TYPE_CHECKING:
         Dispatch as Dispatch,
         Hold as Hold,
         Record as Record,
-        Replied as Replied,
+        broken_call as broken_call,
     )
+    from asap_core.server.events import Decision as Decision, What as What
     from asap_core.server.exchange import (
         Authenticate as Authenticate,
         ClaimProof as ClaimProof,
@@ -62,6 +68,8 @@ if TYPE_CHECKING:
         Respond as Respond,
         TakeLimit as TakeLimit,
     )
+    from asap_core.server.metrics import Counters as Counters
+    from asap_core.wire.answers import Replied as Replied
     from asap_core.wire.codec import (
         decode_envelope as decode_envelope,
         encode_envelope as encode_envelope,
@@ -95,7 +103,8 @@ if TYPE_CHECKING:
     from asap_core.wire.signing import PublicKey as PublicKey
     from asap_core.wire.task import Task as Task, TaskStatus as TaskStatus
 
-# Where each name comes from, for `__getattr__`; the imports above say the same to type checkers.
+# Where each name comes from; the imports above say the same to type checkers, which must not see `__getattr__`:
+# they would take any name for one of this package's.
 _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
     "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
@@ -114,27 +123,23 @@ _HOMES: Final = {
     "asap_core.wire.task": "Task TaskStatus",
     "asap_core.wire.registry_entry": "read_registry",
     "asap_core.server.agent": "Agent",
-    "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record Replied",
+    "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
     "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
+    "asap_core.admission.admission": "Admitted Unavailable",
+    "asap_core.wire.answers": "Replied",
+    "asap_core.http.chunks": "ChunkFrames",
+    "asap_core.http.head": "HeadReader",
+    "asap_core.net.outbound": "OutboundPolicy",
+    "asap_core.server.events": "Decision What",
+    "asap_core.server.metrics": "Counters",
     "asap_core.admission.policy": "NoncePolicy Policy",
     "asap_core.admission.ratelimit": "Limit parse_limits",
     "asap_core.admission.replay": "StartPolicy",
     "asap_core.wire.signing": "PublicKey",
 }
-_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - the table above
+__all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, _HOMES)

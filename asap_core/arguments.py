@@ -9,8 +9,6 @@ from functools import partial
 from types import UnionType
 from typing import Any, Final
 
-__all__ = ["expect_function", "expect_kind", "expect_mapping", "expect_observer", "expect_texts", "expect_whole"]
-
 
 def expect_kind(name: str, value: object, kind: type | UnionType, example: str) -> None:
     """Raise ValueError if `value` isn't of this type; `example` shows one that would do."""

@@ -7,8 +7,6 @@ choose it.
 
 from typing import NewType, Protocol
 
-__all__ = ["Clock", "Instant", "ManualClock", "WallTime"]
-
 Instant = NewType("Instant", float)
 """Seconds on a clock that never steps. Only differences mean anything. Durations, TTLs, back-off and limits use it."""
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-__all__ = ["is_interrupt", "leaves"]
-
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions that an exception stands for: itself, or those in the group, however deeply nested."""

@@ -12,8 +12,9 @@ import anyio
 import httpx
 
 from asap_adapters import AsgiApp
-from asap_adapters.auth.jwt import ByClaim, TokenPolicy, Tokens
+from asap_adapters.auth.jwt import Tokens
 from asap_core import Agent, AuthScheme, Capabilities, Endpoints, Manifest, Policy, Skill, StartPolicy
+from asap_core.auth.claims import ByClaim, TokenPolicy
 from benchmarks import reference_python
 from benchmarks.requests_with_tokens import AUDIENCE, ISSUER, keys, times
 

@@ -18,7 +18,8 @@ import httpx
 
 from asap_adapters import AgentClient
 from asap_core import Capabilities, Endpoints, Manifest, Skill
-from asap_core.client.document_cache import Directory, Fetched, Lead
+from asap_core.client.answers import Fetched
+from asap_core.client.document_cache import Directory, Lead
 from asap_core.clock import Instant, WallTime
 from asap_core.server.wellknown import publish
 from benchmarks import reference_python

@@ -46,9 +46,9 @@ def reached(imported: dict[str, Any], node: ast.Attribute) -> Any:
     return getattr(imported.get(ast.unparse(node.value)), node.attr, None)
 
 
-# The public face imports each name when it's first asked for, from a table of modules of its own package.
-FACE = CORE / "__init__.py"
-LAZY = {"importlib.import_module"}
+# Faces import each public name on its first use, from tables of this project's modules.
+FACE = CORE / "faces.py"
+LAZY = {"importlib.import_module", "sys"}
 
 
 def modules() -> Any:

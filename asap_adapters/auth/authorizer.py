@@ -13,10 +13,9 @@ from asap_core.auth.authorization import ClientCredentials, Unfit, fit
 from asap_core.auth.dpop_client import Proof, ServerNonces, prove
 from asap_core.clock import WallTime
 from asap_core.errors import Unsuitable
-from asap_core.net.outbound import Allowed, is_loopback, without_credentials
+from asap_core.net.outbound import Allowed
+from asap_core.net.urls import is_loopback, without_credentials
 from asap_core.wire.manifest import AuthScheme
-
-__all__ = ["Authorizer", "Destination", "Showing"]
 
 
 @frozen

@@ -16,7 +16,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_token, random_fraction
 from asap_adapters.net.transport import Answer, Web
 from asap_core.auth.authorization import ClientCredentials
-from asap_core.auth.client_credentials import ClientSecret, Granted, Refused, Trouble, authenticated, read_grant
+from asap_core.auth.client_credentials import Granted, Refused, Trouble, authenticated, read_grant
 from asap_core.auth.dpop_client import Proof, ServerNonces, prove
 from asap_core.auth.token_cache import (
     Issued,
@@ -31,14 +31,8 @@ from asap_core.auth.token_cache import (
 )
 from asap_core.client.replies import told_wait
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
-from asap_core.net.outbound import Allowed, without_credentials
-
-__all__ = [
-    "Authorization",
-    "ClientCredentials",
-    "ClientSecret",
-    "TokenSource",
-]
+from asap_core.net.outbound import Allowed
+from asap_core.net.urls import without_credentials
 
 _log = logging.getLogger("asap.oauth")
 

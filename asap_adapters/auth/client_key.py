@@ -13,8 +13,6 @@ except ModuleNotFoundError as error:
     missing = "a client's key needs joserfc, which comes with: pip install 'asap-sansio[jwt]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
 
-__all__ = ["read_client_key"]
-
 # An RSA key of 8192 bits takes 6.4 KB.
 _MAX_PEM: Final = 16_384
 # RFC 7518 §3.3.

@@ -8,7 +8,7 @@ from typing import Final, Literal, assert_never
 from attrs import field, frozen
 
 from asap_core.auth.dpop import thumbprint
-from asap_core.auth.dpop_client import Proof, ServerNonces, prove
+from asap_core.auth.dpop_client import Proof, prove
 from asap_core.clock import WallTime
 
 try:
@@ -18,8 +18,6 @@ try:
 except ModuleNotFoundError as error:
     missing = "proofs of possession need joserfc, which comes with: pip install 'asap-sansio[jwt]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
-
-__all__ = ["DpopKey", "ServerNonces", "make_proof", "thumbprint"]
 
 Algorithm = Literal["ES256", "Ed25519"]
 

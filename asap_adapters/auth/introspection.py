@@ -18,30 +18,13 @@ from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret, new_token
 from asap_adapters.net.transport import Web
-from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
+from asap_core.auth.claims import Accepted, Rejected
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated
-from asap_core.auth.introspection import (
-    Answer,
-    Ask,
-    Cause,
-    Effect,
-    Inactive,
-    IntrospectionPolicy,
-    Introspector,
-    Judged,
-    Trouble,
-    Unanswered,
-    Verdict,
-    read_answer,
-)
+from asap_core.auth.introspected import Answer, Cause, Inactive, IntrospectionPolicy, Unanswered, read_answer
+from asap_core.auth.introspection import Ask, Effect, Introspector, Judged, Trouble, Verdict
 from asap_core.auth.principal import Authenticated, Credential, Insufficient
 from asap_core.errors import AsapError, BadReply, Unreachable
 from asap_core.net.outbound import Allowed, OutboundPolicy
-
-__all__ = [
-    "ByClaim", "BySubject", "ClientKey", "ClientSecret", "Introspection", "IntrospectionPolicy",
-    "IntrospectionUnavailable",
-]  # fmt: skip
 
 _log: Final = logging.getLogger("asap.introspection")
 

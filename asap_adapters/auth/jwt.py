@@ -21,8 +21,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret
 from asap_adapters.net.documents import Documents, Lookup, Whole
 from asap_adapters.net.transport import Web
-from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
-from asap_core.auth.dpop_server import DpopPolicy, Proofs
+from asap_core.auth.claims import Accepted, Rejected, TokenPolicy
 from asap_core.auth.jwks import (
     MAX_KEY_SET,
     MAX_KEYS,
@@ -40,17 +39,6 @@ from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.errors import AsapError
 from asap_core.http.freshness import FreshnessPolicy
 from asap_core.net.outbound import OutboundPolicy
-
-__all__ = [
-    "ByClaim",
-    "BySubject",
-    "DpopPolicy",
-    "Proofs",
-    "ProviderUnavailable",
-    "TokenPolicy",
-    "Tokens",
-    "is_signature",
-]
 
 log: Final = logging.getLogger("asap.jwt")
 

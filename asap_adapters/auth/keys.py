@@ -21,8 +21,6 @@ except ModuleNotFoundError as error:
     missing = "keys and signatures need cryptography, which comes with: pip install 'asap-sansio[keys]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
 
-__all__ = ["PrivateKey", "verify"]
-
 # Of an Ed25519 key 119 bytes; more than this isn't one.
 _MAX_PEM: Final = 4_096
 

@@ -9,9 +9,8 @@ from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_url
 from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.errors import BadReply
 from asap_core.http.freshness import FreshnessPolicy
-from asap_core.net.outbound import Allowed, without_credentials
-
-__all__ = ["Provider"]
+from asap_core.net.outbound import Allowed
+from asap_core.net.urls import without_credentials
 
 _HTTP_NOT_FOUND: Final = 404
 # As keys are: a provider changes its endpoints less often.

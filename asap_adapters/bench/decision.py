@@ -13,8 +13,6 @@ from asap_core.server.call import Dispatch
 from asap_core.server.exchange import Fork
 from asap_core.wire.codec import encode_envelope
 
-__all__ = ["run"]
-
 ROUNDS, REPEATS = 2_000, 5
 # Timed together: few enough that one stretch in each run is undisturbed by whatever else the machine does.
 STRETCH = 200

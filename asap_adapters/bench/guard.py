@@ -6,8 +6,6 @@ from typing import Any
 
 from asap_core.admission.replay import ReplayGuard, StartPolicy
 
-__all__ = ["run"]
-
 KEEP = 330.0
 CALLS = 100_000
 SENDER = "urn:asap:agent:alice"

@@ -7,8 +7,6 @@ from typing import Any
 from asap_adapters.bench.guard import resident
 from asap_core.admission.ratelimit import Limiter, parse_limits
 
-__all__ = ["run"]
-
 CALLS = 200_000
 LIMITS = "10/second;100/minute"
 

@@ -8,8 +8,6 @@ import logging
 import sys
 import time
 
-__all__ = []
-
 logging.disable(logging.CRITICAL)
 
 from asap.models.envelope import Envelope  # noqa: E402

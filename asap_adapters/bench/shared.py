@@ -16,8 +16,6 @@ from asap_core.admission.policy import Policy
 from asap_core.clock import WallTime
 from asap_core.server.agent import Agent
 
-__all__ = ["run"]
-
 ROUNDS: Final = 15
 STRETCH: Final = 200
 AT_ONCE: Final = 20

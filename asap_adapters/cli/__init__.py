@@ -15,8 +15,6 @@ from asap_adapters.cli.output import UserError, complain, write_anything
 from asap_adapters.cli.wording import in_words, unwrapped
 from asap_core.errors import AsapError
 
-__all__ = ["main"]
-
 EXIT_ERROR: Final = 1
 
 _DESCRIPTION: Final = "Serve, find and call agents that speak ASAP, the Async Simple Agent Protocol."

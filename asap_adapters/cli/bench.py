@@ -9,8 +9,6 @@ from typing import Any, Final
 from asap_adapters.cli.options import add_backend, redis_url, whole_number
 from asap_adapters.cli.output import UserError, say
 
-__all__ = ["add_commands"]
-
 _DESCRIPTION: Final = (
     "Measure admission: bytes to decision, the replay guard with up to a million live nonces, the limiter with up to a "
     "million keys, and, with --redis, a claim there against a bare SET NX. It takes a minute or two. Figures mean "

@@ -10,12 +10,10 @@ from asap_core.auth.bearer import is_scope
 from asap_core.auth.client_credentials import ClientSecret, SecretMethod
 from asap_core.auth.dpop_client import ProofKey
 from asap_core.auth.provider import metadata_urls
-from asap_core.net.outbound import origin_of
+from asap_core.net.urls import origin_of
 
 if TYPE_CHECKING:
     from asap_core.auth.client_credentials import ClientKey
-
-__all__ = ["add_client", "add_credential_options", "client_of", "credentials_of"]
 
 # Passwords of machines have some 40 characters; what's longer is another file.
 _MAX_SECRET: Final = 4_096

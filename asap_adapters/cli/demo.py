@@ -37,8 +37,6 @@ from asap_core.wire.codec import to_json
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry_entry import make_entry
 
-__all__ = ["add_commands"]
-
 ALICE: Final = "urn:asap:agent:alice"
 GUARDED: Final = "urn:asap:agent:guarded-echo"
 MALLORY: Final = "urn:asap:agent:mallory"

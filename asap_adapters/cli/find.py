@@ -10,15 +10,14 @@ from attrs import evolve
 
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
 from asap_adapters.cli.output import UserError, card, complain, print_json, say, table
-from asap_adapters.client.agent_client import AgentClient, Discovery
+from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.client.discovery import Discovery
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.wire.codec import to_json
 from asap_core.wire.registry import Skipped
 from asap_core.wire.registry_entry import asap_url, make_entry
-
-__all__ = ["add_commands"]
 
 
 def add_commands(commands: Any) -> None:

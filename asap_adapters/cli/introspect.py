@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from asap_adapters.cli.credentials import add_client, client_of
 from asap_adapters.cli.output import UserError
 from asap_core.auth.claims import ByClaim, BySubject
-from asap_core.auth.introspection import IntrospectionPolicy
-from asap_core.net.outbound import origin_of
+from asap_core.auth.introspected import IntrospectionPolicy
+from asap_core.net.urls import origin_of
 
 if TYPE_CHECKING:
     from asap_adapters.auth.introspection import Introspection
-
-__all__ = ["add_introspect", "introspection", "introspection_policy"]
 
 
 def add_introspect(add: Any) -> None:

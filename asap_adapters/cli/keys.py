@@ -14,8 +14,6 @@ from asap_core.wire.signing import OtherKey, PublicKey, Verified, judge, sign, w
 if TYPE_CHECKING:
     from asap_adapters.auth.keys import PrivateKey
 
-__all__ = ["add_commands"]
-
 # As large as the client takes one.
 _MAX_MANIFEST: Final = 1_048_576
 

@@ -12,15 +12,13 @@ from asap_adapters.cli.output import UserError
 from asap_adapters.server.driver import Authenticator, Verdict
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, Proofs
-from asap_core.auth.introspection import IntrospectionPolicy
+from asap_core.auth.introspected import IntrospectionPolicy
 from asap_core.auth.principal import Credential, ProofOffer, TokenTable
 from asap_core.auth.provider import metadata_urls
 
 if TYPE_CHECKING:
     from asap_adapters.auth.introspection import Introspection
     from asap_adapters.auth.jwt import Tokens
-
-__all__ = ["add_oidc", "authenticator", "policy_of"]
 
 
 def add_oidc(add: Any) -> None:

@@ -7,28 +7,8 @@ from typing import Any, Final, NoReturn
 from asap_adapters.cli.output import visible
 from asap_core.auth.bearer import is_token
 from asap_core.net.addresses import read_network
-from asap_core.net.outbound import origin_of
+from asap_core.net.urls import origin_of
 from asap_core.wire.rules import URN
-
-__all__ = [
-    "CLI_SENDER",
-    "EXIT_INTERRUPTED",
-    "EXIT_USAGE",
-    "Parser",
-    "add_backend",
-    "add_client_options",
-    "body_size",
-    "network",
-    "origin",
-    "port",
-    "reach",
-    "redis_url",
-    "seconds",
-    "token",
-    "urn",
-    "web_port",
-    "whole_number",
-]
 
 EXIT_USAGE: Final = 2
 # 128 + SIGINT, as shells report it.

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["UserError", "card", "complain", "json_text", "print_json", "say", "table", "visible", "write_anything"]
-
 # Control characters, unpaired surrogates, and what changes the direction of text (Unicode UAX #9, §2).
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 

@@ -11,8 +11,6 @@ from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is
 from asap_core.errors import NotResolved
 from asap_core.wire.codec import to_json
 
-__all__ = ["add_commands"]
-
 
 def add_commands(commands: Any) -> None:
     """Add the command of this module."""

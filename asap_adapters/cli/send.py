@@ -9,11 +9,9 @@ from asap_adapters.cli.output import UserError, json_text, print_json, say
 from asap_adapters.client.agent_client import AgentClient
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.messages import checked_key
-from asap_core.net.outbound import origin_of
+from asap_core.net.urls import origin_of
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.json import NotJson, read_json
-
-__all__ = ["add_commands"]
 
 
 def add_commands(commands: Any) -> None:

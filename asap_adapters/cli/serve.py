@@ -41,14 +41,12 @@ from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.auth.principal import TokenTable
 from asap_core.http.pages import read_hosts, read_origins
 from asap_core.net.ipv6_zones import without_zone
-from asap_core.net.outbound import is_loopback, origin_of
 from asap_core.net.proxies import read_networks
+from asap_core.net.urls import is_loopback, origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.metrics import Counters, counters_size
 from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.manifest import Manifest
-
-__all__ = ["add_commands", "with_workers"]
 
 _DESCRIPTION: Final = (
     "Serve an agent until SIGINT or SIGTERM; what is in flight is finished first, and a second signal doesn't wait. "

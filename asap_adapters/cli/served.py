@@ -16,23 +16,12 @@ from asap_adapters.cli.output import UserError
 from asap_adapters.server.handlers import Context, Handler
 from asap_core.admission.policy import Policy
 from asap_core.errors import InvalidDocument
-from asap_core.net.outbound import Allowed, is_loopback, judge_url
+from asap_core.net.outbound import Allowed, judge_url
+from asap_core.net.urls import is_loopback
 from asap_core.server.agent import Agent
 from asap_core.wire.codec import read_manifest
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 from asap_core.wire.payloads import TaskRequest
-
-__all__ = [
-    "ECHO_ID",
-    "Served",
-    "echo",
-    "echo_manifest",
-    "fitted",
-    "import_agent",
-    "manifest_of_file",
-    "reachable_at",
-    "with_auth",
-]
 
 ECHO_ID: Final = "urn:asap:agent:echo-agent"
 

@@ -12,8 +12,6 @@ from asap_adapters.net.transport import Web
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.net.outbound import OutboundPolicy
 
-__all__ = ["add_commands"]
-
 # As any document may take.
 _SECONDS: Final = 10.0
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from asap_adapters.cli.output import UserError
 from asap_core.auth.principal import TokenTable
 
-__all__ = ["read_tokens"]
-
 
 def read_tokens(given: Iterable[str], file: Path | None) -> TokenTable:
     """Read TOKEN=URN pairs, those given and those in `file`. Raises UserError that names the place, or OSError."""

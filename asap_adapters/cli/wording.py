@@ -18,8 +18,6 @@ from asap_core.errors import (
     remote_problem,
 )
 
-__all__ = ["in_words", "unwrapped"]
-
 # What the library tells its callers to write, and what does the same here.
 _OPTIONS: Final = (
     (re.compile(r"allow_http=\['([^']*)'\]"), r"--allow-http \1"),

@@ -20,8 +20,6 @@ from attrs import define, field
 
 from asap_adapters.cli.output import UserError, complain
 
-__all__ = ["WorkerPlace", "listening_sockets", "supervise"]
-
 # A worker that can't start is tried again, not in a circle.
 _PAUSE: Final = 1.0
 # As anyio's: the kernel cuts it to what it allows (net.core.somaxconn).

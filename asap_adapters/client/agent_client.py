@@ -15,15 +15,16 @@ from typing import Any, Final, Self
 import httpx
 
 from asap_adapters.auth.authorizer import Authorizer, Destination
-from asap_adapters.auth.client_credentials import ClientCredentials, TokenSource
+from asap_adapters.auth.client_credentials import TokenSource
 from asap_adapters.client.discovery import Discovery, Finder, join
 from asap_adapters.client.given import check
 from asap_adapters.client.registry_cache import StandIn
 from asap_adapters.client.sender import Courier
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token
-from asap_adapters.net.connecting import Resolver
+from asap_adapters.net.resolving import Resolver
 from asap_adapters.net.transport import Web
+from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DirectoryPolicy
@@ -40,8 +41,6 @@ from asap_core.wire.payloads import Payload
 from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_index import Catalog
 from asap_core.wire.rules import URN
-
-__all__ = ["AgentClient", "Discovery"]
 
 
 class AgentClient:

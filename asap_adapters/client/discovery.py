@@ -22,7 +22,8 @@ from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import PIECE
 from asap_adapters.net.documents import Documents, Lookup, Whole
 from asap_adapters.net.transport import Web
-from asap_core.client.document_cache import DirectoryPolicy, Source
+from asap_core.client.answers import Source
+from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.client.first_seen import Incumbents
 from asap_core.client.resolution import (
     MAX_LISTED,
@@ -41,15 +42,12 @@ from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, T
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
 from asap_core.net.ipv6_zones import canonical
-from asap_core.net.outbound import origin_of, without_credentials
-from asap_core.net.urls import normal
+from asap_core.net.urls import normal, origin_of, without_credentials
 from asap_core.server.wellknown import HEALTH_PATH
 from asap_core.wire.codec import read_health
 from asap_core.wire.manifest import Health, Manifest
 from asap_core.wire.registry_index import Catalog, CatalogReader
 from asap_core.wire.revocation import RevocationList, read_revocations
-
-__all__ = ["Discovery", "Finder", "join"]
 
 _log = logging.getLogger("asap.discovery")
 

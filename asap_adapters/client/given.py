@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from asap_adapters.auth.client_credentials import ClientCredentials
+from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DirectoryPolicy
@@ -19,8 +19,6 @@ from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.rules import URN, number
-
-__all__ = ["check"]
 
 _Fits = Callable[[Any], bool]
 

@@ -20,8 +20,6 @@ from asap_core.net.outbound import Allowed
 from asap_core.net.provenance import remember
 from asap_core.net.urls import normal
 
-__all__ = ["Neighbours", "Place"]
-
 
 @frozen
 class Place:

@@ -24,10 +24,8 @@ from asap_core.client.registry_cache import Kept, kept_after, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
-from asap_core.net.outbound import without_credentials
+from asap_core.net.urls import without_credentials
 from asap_core.wire.registry_index import Catalog, CatalogReader
-
-__all__ = ["Shelf", "StandIn"]
 
 _log = logging.getLogger("asap.discovery")
 

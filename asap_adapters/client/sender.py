@@ -29,13 +29,11 @@ from asap_core.client.replies import (
 from asap_core.client.server_clock import ServerTimes, told_time
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
-from asap_core.net.outbound import Allowed, without_credentials
+from asap_core.net.outbound import Allowed
+from asap_core.net.urls import without_credentials
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope, utc
 from asap_core.wire.jsonrpc import METHOD, CallId
-
-__all__ = ["Courier"]
-
 
 T = TypeVar("T")
 

@@ -15,8 +15,6 @@ from asap_core.mdns.announcing import Announced, Offer, Txt, Unannounced, offer_
 from asap_core.mdns.dnssd import SERVICE_TYPE, fold, instance_of
 from asap_core.net.interfaces import Link
 
-__all__ = ["AnnouncingEngine", "Service"]
-
 
 @frozen(kw_only=True)
 class Service:

@@ -24,8 +24,6 @@ from asap_core.mdns.dnssd import (
 )
 from asap_core.net.interfaces import Link
 
-__all__ = ["WatchingEngine"]
-
 # zeroconf's own default for resolving a service: three questions.
 _RESOLVE_MS: Final = 3_000
 # Services asked about at once. Announcements come whole, so there are few; each costs three questions on the link, and

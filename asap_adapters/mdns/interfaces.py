@@ -16,8 +16,6 @@ import ifaddr
 
 from asap_core.net.interfaces import Link
 
-__all__ = ["machine_links"]
-
 _LINUX: Final = sys.platform == "linux"
 # net/if.h and linux/sockios.h
 _SIOCGIFFLAGS: Final = 0x8913

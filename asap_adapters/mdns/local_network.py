@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from asap_adapters.mdns.browsing import WatchingEngine
     from asap_adapters.mdns.multicast import Engine
 
-__all__ = ["Advertiser", "Browser", "browse"]
-
 T = TypeVar("T")
 
 # Three goodbyes 125 ms apart, and the thread's end: 0.3 s. What takes this long is stuck, and the records run out by

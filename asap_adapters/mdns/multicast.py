@@ -23,8 +23,6 @@ from asap_core.clock import Instant
 from asap_core.errors import MdnsUnavailable
 from asap_core.net.interfaces import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
 
-__all__ = ["CLASS_IN", "ENGINE_ERRORS", "ENGINE_SECONDS", "TYPE_PTR", "Engine", "Station"]
-
 log: Final = logging.getLogger("asap.mdns")
 
 T = TypeVar("T")

@@ -11,8 +11,6 @@ import httpx
 from asap_adapters.coding import CODINGS
 from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip
 
-__all__ = ["PIECE", "drain", "read_body", "read_what_can_be"]
-
 # RFC 9110 §8.4.1.3: "A recipient SHOULD consider \"x-gzip\" to be equivalent to \"gzip\"."
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "x-gzip": Gzip, "br": CODINGS[b"br"]}
 # Read in one go: what takes a reader a millisecond.

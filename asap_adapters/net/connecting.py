@@ -21,10 +21,9 @@ from asap_adapters.net.environment import BadProxy, Proxies, certificates
 from asap_adapters.net.pool import Held, Line, Pool, Progress, Route, Stage
 from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_core.errors import NotAllowed
-from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy, without_credentials
+from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
 from asap_core.net.provenance import Provenance
-
-__all__ = ["ADDRESSES", "PROGRESS", "OutboundTransport", "Resolver", "SystemResolver", "link_networks", "link_scopes"]
+from asap_core.net.urls import without_credentials
 
 # httpx's own: an idle connection is kept for so long. A server of ours keeps it for longer.
 _IDLE_SECONDS: Final = 5.0

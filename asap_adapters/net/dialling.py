@@ -19,8 +19,6 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 
-__all__ = ["SPEAKS_TLS", "Dialler", "close_all", "dial", "first", "words_of"]
-
 # RFC 8305 §5: how long one attempt to connect is given before the next address is tried as well.
 _ATTEMPT_DELAY: Final = 0.25
 # RFC 8446 §5.1: an alert record's type, and the first byte of every version.

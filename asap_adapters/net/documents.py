@@ -36,10 +36,8 @@ from asap_core.errors import (
     WrongAgent,
 )
 from asap_core.http.freshness import Freshness
-from asap_core.net.outbound import Allowed, without_credentials
-from asap_core.net.urls import meant_base, normal
-
-__all__ = ["Documents", "Lookup", "Reader", "Whole"]
+from asap_core.net.outbound import Allowed
+from asap_core.net.urls import meant_base, normal, without_credentials
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -17,9 +17,7 @@ import httpcore
 import httpx
 from attrs import define, field
 
-from asap_core.net.outbound import is_loopback
-
-__all__ = ["BadProxy", "Proxies", "certificates"]
+from asap_core.net.urls import is_loopback
 
 _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _END_OF_PORTS: Final = 65_536

@@ -20,8 +20,6 @@ from attrs import define, field, frozen
 from asap_adapters.net.dialling import close_all
 from asap_adapters.net.turns import Turns
 
-__all__ = ["Held", "Line", "Pool", "Progress", "Route", "Stage"]
-
 # Requests at once. One origin alone gets a fifth of it, which is httpx's own number, 100; all together stay below the
 # 1,024 files that a process may have open on most systems.
 _PLACES: Final = 500

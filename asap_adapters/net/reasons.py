@@ -11,8 +11,6 @@ import httpx
 from asap_adapters.net.pool import Stage
 from asap_core.errors import TimedOut, Unreachable
 
-__all__ = ["failure_of"]
-
 _CROWDED = (
     "this client has too many requests under way to it, or too many names to look up, and none ended within {:g} s: "
     "nothing was sent"

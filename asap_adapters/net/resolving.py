@@ -17,8 +17,6 @@ from attrs import define, field
 
 from asap_adapters.net.turns import Turns
 
-__all__ = ["Resolver", "SystemResolver"]
-
 # Threads at once. One domain alone gets a fifth of it, as many as asyncio's default executor has on a small machine.
 _THREADS: Final = 50
 

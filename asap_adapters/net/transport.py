@@ -15,30 +15,21 @@ import httpx
 from attrs import evolve, field, frozen
 
 from asap_adapters.net.bodies import drain, read_body, read_what_can_be
-from asap_adapters.net.connecting import ADDRESSES, PROGRESS, OutboundTransport, Resolver, link_networks, link_scopes
+from asap_adapters.net.connecting import ADDRESSES, PROGRESS, OutboundTransport, link_networks, link_scopes
 from asap_adapters.net.dialling import SPEAKS_TLS
 from asap_adapters.net.pool import Progress
 from asap_adapters.net.reasons import failure_of
+from asap_adapters.net.resolving import Resolver
 from asap_core.auth.bearer import is_token
 from asap_core.auth.client_credentials import Form
 from asap_core.errors import BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
 from asap_core.net.addresses import Zone, on_link, read_address
 from asap_core.net.ipv6_zones import canonical, without_zone
-from asap_core.net.outbound import (
-    Allowed,
-    OutboundPolicy,
-    Refused,
-    is_loopback,
-    known_origin,
-    origin_of,
-    without_credentials,
-)
+from asap_core.net.outbound import Allowed, OutboundPolicy, Refused, known_origin
 from asap_core.net.provenance import Provenance, remember
-from asap_core.net.urls import authority_of, is_this_machine
+from asap_core.net.urls import authority_of, is_loopback, is_this_machine, origin_of, without_credentials
 from asap_core.wire.json import write_json
-
-__all__ = ["Answer", "Web", "known_origin", "remember"]
 
 # The reference's limit on a message.
 MAX_REPLY: Final = 10_485_760

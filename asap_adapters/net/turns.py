@@ -9,8 +9,6 @@ from attrs import define, field
 
 from asap_core.client.shares import Shares
 
-__all__ = ["Turns"]
-
 K = TypeVar("K", bound=Hashable)
 
 

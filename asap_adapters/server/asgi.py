@@ -31,8 +31,6 @@ from asap_core.server.exchange import Respond, refuse_head
 from asap_core.server.metrics import Counters
 from asap_core.wire.codec import warm_up
 
-__all__ = ["AsgiApp"]
-
 log: Final = logging.getLogger("asap.asgi")
 
 Message = MutableMapping[str, Any]

@@ -6,8 +6,6 @@ from typing import Any
 
 from asap_core.arguments import expect_function, expect_mapping
 
-__all__ = ["expect_callable", "expect_handlers", "is_async"]
-
 
 def is_async(function: object) -> bool:
     """Whether calling it gives a coroutine: an async function or method, an object with one, or a partial of those."""

@@ -27,8 +27,6 @@ from asap_core.http.head import BadHead, Head, HeadReader
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond, refuse_head
 
-__all__ = ["serve_connection"]
-
 log: Final = logging.getLogger("asap.serve")
 
 # One TCP window and one page cache line of most kernels; h11 and anyio use the same.

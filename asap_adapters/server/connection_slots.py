@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 import anyio
 from attrs import define, field
 
-__all__ = ["Place", "Places"]
-
 
 @define(eq=False)
 class Place:

@@ -5,8 +5,6 @@ from typing import Final
 
 from asap_core.server.events import Decision, What
 
-__all__ = ["log_decision"]
-
 log: Final = logging.getLogger("asap.admission")
 
 _LET_IN: Final = frozenset({What.ACCEPTED, What.REPEATED})

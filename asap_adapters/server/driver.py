@@ -36,8 +36,6 @@ from asap_core.server.exchange import (
     refuse_head,
 )
 
-__all__ = ["PIECE", "Authenticator", "Driver", "PeerGone", "Shares", "Store", "Verdict", "Wire"]
-
 log: Final = logging.getLogger("asap.drive")
 
 

@@ -26,8 +26,6 @@ import anyio
 
 from asap_core.interrupts import is_interrupt, leaves
 
-__all__ = ["asked", "cancels", "forget_cancels", "our_task", "parted", "passes", "report", "told"]
-
 Q = TypeVar("Q")
 A = TypeVar("A")
 

@@ -24,8 +24,6 @@ from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.payloads import WIRE_NAMES, Payload, TaskResponse
 from asap_core.wire.task import TaskStatus
 
-__all__ = ["Context", "Handler", "Handlers", "TaskFailed"]
-
 log: Final = logging.getLogger("asap.handlers")
 
 # anyio's and the standard library's default size of a thread pool on common machines.

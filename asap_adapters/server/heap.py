@@ -10,8 +10,6 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["give_back_large_blocks"]
-
 # mallopt's numbers for the two.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3

@@ -42,8 +42,6 @@ from asap_core.server.metrics import Counters
 from asap_core.server.serving import Scope
 from asap_core.wire.codec import warm_up
 
-__all__ = ["Bound", "bind_agent", "listen", "listen_on", "run", "serve", "url_of"]
-
 log: Final = logging.getLogger("asap.serve")
 
 # TLS handshakes are two round trips; nginx allows 60 s, which is a connection slot for a minute.

@@ -11,8 +11,6 @@ from asap_core.arguments import expect_kind
 from asap_core.server.agent import Agent
 from asap_core.server.serving import Scope
 
-__all__ = ["Memory"]
-
 
 @frozen(kw_only=True)
 class Memory:

@@ -10,8 +10,6 @@ from asap_core.server.agent import Agent
 from asap_core.server.exchange import ASAP_PATH
 from asap_core.server.published import host_of, leads_elsewhere
 
-__all__ = ["warn_if_elsewhere"]
-
 
 def warn_if_elsewhere(
     agent: Agent, log: logging.Logger, *, host: str, port: int, scheme: str | None = None, mounted: bool = False

@@ -9,8 +9,6 @@ import anyio
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-__all__ = ["ServerTLS", "accept_tls", "server_context"]
-
 # What anyio reads at once.
 _READ: Final = 65_536
 # RFC 9110 §15.5.22: 426 names "the required protocol(s)" in an Upgrade field.

@@ -23,8 +23,6 @@ from asap_core.admission.state_file import batch
 from asap_core.errors import BadState
 from asap_core.server.agent import Agent
 
-__all__ = ["Disk", "FileDisk", "FileStore"]
-
 log: Final = logging.getLogger("asap.state")
 
 # Past it the file is written anew with what still counts: 100,000 keys.

@@ -25,8 +25,6 @@ from asap_core.errors import BadStore
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import TakeLimit
 
-__all__ = ["RedisStore"]
-
 log: Final = logging.getLogger("asap.redis")
 
 # An answer takes a fifth of a millisecond; a caller who would wait for a second is better told to come again.

@@ -20,8 +20,6 @@ from asap_core.clock import WallTime
 from asap_core.net.addresses import Zone
 from asap_core.wire.registry_index import Catalog
 
-__all__ = ["WRITE_AGAIN", "CopyFiles", "Identity", "Loaded", "Unused"]
-
 # In a directory, which several programs may share: 2 GB at most.
 _MAX_FILES: Final = 32
 # What a server confirms again and again is written down again so often: its age is known to the hour.

@@ -16,26 +16,6 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
 from asap_core.clock import Instant, WallTime
 
-__all__ = [
-    "Admitted",
-    "Answer",
-    "AnswerGone",
-    "Floored",
-    "Future",
-    "LocalAdmission",
-    "Mismatch",
-    "OutcomeUnknown",
-    "Question",
-    "Replayed",
-    "Reservation",
-    "Running",
-    "Saturated",
-    "Stale",
-    "Stored",
-    "Unavailable",
-    "scoped_key",
-]
-
 
 @frozen(kw_only=True)
 class Question:

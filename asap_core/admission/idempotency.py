@@ -13,8 +13,6 @@ from attrs import define, field, frozen
 
 from asap_core.clock import Instant
 
-__all__ = ["Finished", "Free", "Gone", "IdempotencyTable", "Kept", "Lost", "Other", "State", "Working"]
-
 
 class State(Enum):
     """Where the work under a key is."""

@@ -23,8 +23,6 @@ from asap_core.admission.state_file import (
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import BadState
 
-__all__ = ["Ledger", "Promise"]
-
 # A lease is a sync; one every five seconds is no load, and five seconds of refusals after a crash are soon over.
 _LEASE_SECONDS: Final = 5.0
 

@@ -14,8 +14,6 @@ from asap_core.net.proxies import ForwardedHeader, read_networks
 from asap_core.wire.envelope import normalise_payload_type
 from asap_core.wire.json import MAX_DEPTH, MOST_DEPTH
 
-__all__ = ["NoncePolicy", "Policy"]
-
 
 class NoncePolicy(Enum):
     """What stands for an envelope's uniqueness."""

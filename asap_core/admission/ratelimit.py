@@ -16,8 +16,6 @@ from attrs import field, frozen, validators
 
 from asap_core.clock import Instant
 
-__all__ = ["Left", "Limit", "Limited", "Limiter", "Taken", "is_address", "parse_limits", "peer_key"]
-
 _UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _LIMIT: Final = re.compile(r"\s*(\d{1,9})\s*(?:/|\s+per\s+)\s*(?:(\d{1,5})\s+)?(second|minute|hour|day)s?\s*", re.ASCII)
 # Every call costs one step per limit.

@@ -21,15 +21,12 @@ from asap_core.admission.admission import (
     Admitted,
     Answer,
     AnswerGone,
-    Floored,
     Future,
     Mismatch,
     OutcomeUnknown,
     Question,
-    Replayed,
     Reservation,
     Running,
-    Saturated,
     Stale,
     Stored,
     scoped_key,
@@ -38,12 +35,11 @@ from asap_core.admission.idempotency import GRACE
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Left, Limit, Limited
 from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
+from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.admission.state_file import outcome_of, outcome_to_json
 from asap_core.clock import WallTime
 from asap_core.errors import BadStore
 from asap_core.wire.json import read_json, write_json
-
-__all__ = ["Begin", "Command", "Granted", "SharedAdmission", "SharedLimits"]
 
 # What may be accepted is refused for as long as a clock is off: a wait that's worth telling.
 _LEAST_WAIT: Final = 1.0

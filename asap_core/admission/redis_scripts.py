@@ -24,8 +24,6 @@ from typing import Final
 
 from attrs import field, frozen
 
-__all__ = ["ADMIT", "BEGIN", "CLAIM", "FINISH", "SETTLE", "TAKE", "Script"]
-
 
 @frozen
 class Script:

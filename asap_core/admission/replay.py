@@ -22,8 +22,6 @@ from attrs import define, frozen
 from asap_core.clock import Instant, WallTime
 from asap_core.wire.json import read_json, write_json
 
-__all__ = ["Floored", "Fresh", "ReplayGuard", "Replayed", "Saturated", "StartPolicy", "Verdict"]
-
 
 class StartPolicy(Enum):
     """What a guard refuses after a start, when it remembers nothing of the process before it.

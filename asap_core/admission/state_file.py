@@ -25,20 +25,6 @@ from asap_core.errors import KINDS, BadState, Refusal
 from asap_core.wire.answers import Replied
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 
-__all__ = [
-    "Found",
-    "Identity",
-    "batch",
-    "identity",
-    "lease",
-    "outcome_of",
-    "outcome_to_json",
-    "read_state",
-    "reserved",
-    "snapshot",
-    "state_file",
-]
-
 _MAGIC: Final = b"asap-sansio state 1\n"
 _FRAME: Final = struct.Struct(">III")  # length, CRC-32 of the length, CRC-32 of what follows
 _LENGTH: Final = struct.Struct(">I")

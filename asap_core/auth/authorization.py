@@ -17,8 +17,6 @@ from asap_core.net.urls import normal
 from asap_core.wire.manifest import AuthScheme
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
-__all__ = ["ClientCredentials", "Unfit", "fit"]
-
 # What manifests call a token that's sent in a header (RFC 6750, RFC 9449), and how it was come by.
 _SCHEMES: Final = ("bearer", "dpop", "oauth2")
 _TEXT: Final = absent_or(TEXT)

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-__all__ = ["MAX_TOKEN", "is_scope", "is_token"]
-
 # RFC 6750 sets no bound; proxies cut headers at 8 KiB (nginx, Apache), so no longer token arrives intact elsewhere.
 MAX_TOKEN: Final = 8192
 _NOT_IN_SCOPES: Final = frozenset('"\\ ')

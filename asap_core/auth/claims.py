@@ -18,18 +18,6 @@ from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import URN, Rule, integer, number
 
-__all__ = [
-    "Accepted",
-    "ByClaim",
-    "BySubject",
-    "Rejected",
-    "TokenPolicy",
-    "bearer_of",
-    "is_date",
-    "judge_claims",
-    "wrong_key",
-]
-
 _MAX_DEPTH: Final = 16
 _SHA256: Final = 32
 

@@ -17,19 +17,6 @@ from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json, write_json
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
-__all__ = [
-    "ClientKey",
-    "ClientSecret",
-    "Form",
-    "Granted",
-    "Refused",
-    "SecretMethod",
-    "Trouble",
-    "authenticated",
-    "read_grant",
-    "signing_input",
-]
-
 Signer = Callable[[bytes], bytes]
 """A private key at work: the JWS signature of a message."""
 

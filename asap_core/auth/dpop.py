@@ -12,19 +12,6 @@ from urllib.parse import urlsplit
 
 from asap_core.wire.json import canonical_json
 
-__all__ = [
-    "MAX_JTI",
-    "MAX_NONCE",
-    "PROOF_TYPE",
-    "USE_NONCE",
-    "comparable_url",
-    "encode_base64url",
-    "is_nonce",
-    "is_proof_id",
-    "thumbprint",
-    "token_hash",
-]
-
 PROOF_TYPE: Final = "dpop+jwt"
 """The `typ` of a proof (RFC 9449 §4.2)."""
 USE_NONCE: Final = "use_dpop_nonce"

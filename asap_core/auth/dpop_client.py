@@ -26,8 +26,6 @@ from asap_core.clock import WallTime
 from asap_core.http.fields import CHALLENGE_SCHEME, challenges
 from asap_core.wire.json import write_json
 
-__all__ = ["Proof", "ProofKey", "ServerNonces", "complete", "prove", "signing_input"]
-
 # As many servers as tokens are kept for; who talks to more asks one of them once more.
 MAX_SERVERS: Final = 1_000
 # RFC 7518 §6, RFC 7517 §4: of a key, what's private, shared, or nobody needs for a signature.

@@ -21,8 +21,6 @@ from asap_core.auth.principal import ProofOffer, ProofRefused, Shown
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 
-__all__ = ["DpopPolicy", "NonceMint", "Proof", "Proofs", "read_proof"]
-
 _MAX_DEPTH: Final = 8
 # 128 bits: nobody finds another server's nonce by trying.
 _NONCE_BYTES: Final = 16

@@ -22,8 +22,6 @@ from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import TEXT, absent_or, integer, number
 
-__all__ = ["Answer", "Cause", "Inactive", "IntrospectionPolicy", "Unanswered", "judge_answer", "read_answer"]
-
 _MAX_DEPTH: Final = 16
 _OK: Final = 200
 _UNAUTHORIZED: Final = 401

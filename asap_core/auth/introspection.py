@@ -32,26 +32,9 @@ from asap_core.auth.introspected import (
     IntrospectionPolicy,
     Unanswered,
     judge_answer,
-    read_answer,
 )
 from asap_core.auth.principal import Insufficient
 from asap_core.clock import Instant, WallTime
-
-__all__ = [
-    "Answer",
-    "Ask",
-    "Cause",
-    "Inactive",
-    "IntrospectionPolicy",
-    "Introspector",
-    "Judged",
-    "Question",
-    "Trouble",
-    "Unanswered",
-    "Verdict",
-    "judge_answer",
-    "read_answer",
-]
 
 W = TypeVar("W", bound=Hashable)
 T = TypeVar("T")

@@ -13,8 +13,6 @@ from asap_core.auth.jws import MAX_KID, Algorithm, Jws, algorithm_of, read_base6
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.json import NotJson, read_json
 
-__all__ = ["EcKey", "KeySet", "OkpKey", "PublicKey", "RsaKey", "is_possible", "public_jwk", "read_key", "read_key_set"]
-
 # A provider has two or three keys, with certificate chains perhaps 10 KB each.
 MAX_KEY_SET: Final = 262_144
 # Google has 2, Microsoft's common endpoint some 15; of those beyond a hundred nothing is known.

@@ -15,8 +15,6 @@ from attrs import field, frozen
 
 from asap_core.wire.json import NotJson, read_json
 
-__all__ = ["Algorithm", "Jws", "Malformed", "algorithm_of", "names_of", "read_base64url", "read_jws"]
-
 # As of any bearer token here (`bearer.MAX_TOKEN`): proxies cut headers at 8 KiB.
 MAX_JWS: Final = 8_192
 # Key ids are hashes or dates; what's longer is meant to cost something.

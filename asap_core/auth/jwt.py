@@ -25,8 +25,6 @@ from asap_core.auth.keyring import Ask, KeyRing, NotNow
 from asap_core.auth.principal import Insufficient, ProofRefused, Proven, Shown
 from asap_core.clock import Instant, WallTime
 
-__all__ = ["NeedKeys", "TokenState", "Unavailable", "Verdict", "Verifier", "VerifyProof", "VerifySignature"]
-
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
 

@@ -15,8 +15,6 @@ from asap_core.auth.claims import TokenPolicy
 from asap_core.auth.jwks import KeySet
 from asap_core.clock import Instant
 
-__all__ = ["Ask", "KeyRing", "NotNow"]
-
 
 @frozen
 class Ask:

@@ -18,25 +18,6 @@ from asap_core.errors import SENDER_MISMATCH, Refusal
 from asap_core.http.messages import Headers, header_values
 from asap_core.wire.rules import URN
 
-__all__ = [
-    "Anonymous",
-    "Authenticated",
-    "BadCredential",
-    "Credential",
-    "Insufficient",
-    "NoCredential",
-    "Principal",
-    "ProofOffer",
-    "ProofRefused",
-    "Proven",
-    "Shown",
-    "TokenTable",
-    "challenge",
-    "insufficient_scope",
-    "read_credential",
-    "sender_rule",
-]
-
 _REALM: Final = 'realm="asap"'
 
 

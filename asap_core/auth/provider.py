@@ -8,8 +8,6 @@ from attrs import frozen
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.json import NotJson, read_json
 
-__all__ = ["ProviderMetadata", "metadata_urls", "read_metadata"]
-
 # Keycloak's has 6 KB.
 MAX_METADATA: Final = 262_144
 _MAX_DEPTH: Final = 16

@@ -16,18 +16,6 @@ from asap_core.clock import Instant, WallTime
 from asap_core.errors import NoToken
 from asap_core.net.urls import without_credentials
 
-__all__ = [
-    "Issued",
-    "NotIssued",
-    "Token",
-    "TokenEffect",
-    "TokenFailed",
-    "TokenGiven",
-    "TokenKey",
-    "TokenLead",
-    "Tokens",
-]
-
 W = TypeVar("W", bound=Hashable)
 
 # The reference refreshes 30 s ahead; more than a fifth of its life would make a token of two minutes mostly unused.

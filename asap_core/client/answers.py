@@ -7,8 +7,6 @@ from attrs import frozen
 
 from asap_core.http.freshness import HeaderPairs
 
-__all__ = ["Failed", "FailureKind", "Fetched", "Found", "NotModified", "Outcome", "Source", "Unfound"]
-
 V = TypeVar("V")
 
 

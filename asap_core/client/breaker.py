@@ -13,8 +13,6 @@ from asap_core.clock import Instant
 from asap_core.errors import GATEWAY, BadReply, RemoteError, Unreachable
 from asap_core.wire.rules import integer, number
 
-__all__ = ["Breaker", "BreakerPolicy", "BreakerState", "Breakers", "Outcome", "Permit", "Refused", "what_it_says"]
-
 
 @frozen(kw_only=True)
 class BreakerPolicy:

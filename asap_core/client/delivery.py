@@ -8,15 +8,6 @@ from attrs import field, frozen, validators
 from asap_core.errors import GATEWAY, TIMESTAMP, BadReply, NoToken, RemoteError, Unreachable
 from asap_core.wire.rules import integer, number
 
-__all__ = [
-    "Attempt",
-    "GiveUp",
-    "RetryAfter",
-    "RetryPolicy",
-    "how_it_ended",
-    "next_step",
-]
-
 
 class Attempt(Enum):
     """How one attempt ended."""

@@ -22,22 +22,6 @@ from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, fr
 from asap_core.http.validation import conditions, confirms, merged, relevant
 from asap_core.wire.rules import integer, number
 
-__all__ = [
-    "CrowdedError",
-    "Deliver",
-    "Directory",
-    "DirectoryPolicy",
-    "Effect",
-    "Failed",
-    "FailureKind",
-    "Fetched",
-    "Found",
-    "Lead",
-    "NotModified",
-    "Source",
-    "Unfound",
-]
-
 V = TypeVar("V")
 W = TypeVar("W", bound=Hashable)
 

@@ -4,9 +4,7 @@ from collections import OrderedDict
 from typing import Final
 
 from asap_core.errors import AgentChanged
-from asap_core.net.outbound import without_credentials
-
-__all__ = ["Incumbents"]
+from asap_core.net.urls import without_credentials
 
 # Some 300 bytes each. Past it the one not seen for longest is forgotten: ten times as many as manifests are kept.
 _MAX_URLS: Final = 10_000

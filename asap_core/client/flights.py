@@ -11,8 +11,6 @@ from typing import Final, Generic, TypeVar
 
 from attrs import define, field, frozen
 
-__all__ = ["Coalescer", "Crowded", "Flight", "Joined", "Leading"]
-
 K = TypeVar("K", bound=Hashable)
 W = TypeVar("W", bound=Hashable)
 

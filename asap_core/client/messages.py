@@ -12,8 +12,6 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import write_json
 from asap_core.wire.jsonrpc import MAX_ID
 
-__all__ = ["Message", "checked_key", "conversation_of", "read_batch", "read_message"]
-
 # As the reference: more is refused by servers.
 _MAX_BATCH: Final = 50
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})

@@ -22,19 +22,6 @@ from asap_core.net.addresses import Zone
 from asap_core.net.urls import normal
 from asap_core.wire.json import NotJson, read_json, write_json
 
-__all__ = [
-    "LONGEST",
-    "MAX_HEAD",
-    "Copy",
-    "Kept",
-    "kept_after",
-    "measure",
-    "name_of",
-    "read_copy",
-    "serves_for",
-    "write_head",
-]
-
 LONGEST: Final = 604_800.0
 """For how many seconds a copy stands in: a week. Longer than any outage that somebody is working on, and short enough
 that an agent which was taken off the list is off everybody's."""

@@ -23,8 +23,6 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.jsonrpc import CallId
 
-__all__ = ["Outcome", "Sent", "Unusable", "is_unauthorized", "read_batch_reply", "read_reply", "told_wait"]
-
 # What remote text may fill of an error message; more is a mistake or a flood.
 _MAX_MESSAGE: Final = 500
 

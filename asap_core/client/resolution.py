@@ -17,29 +17,12 @@ from attrs import evolve, field, frozen, validators
 from asap_core.client.trust import NamedKeys, keys_in
 from asap_core.errors import AsapError, Unsuitable, WrongAgent
 from asap_core.mdns.dnssd import Announcement
-from asap_core.net.outbound import without_credentials
+from asap_core.net.urls import without_credentials
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_entry import manifest_url
 from asap_core.wire.registry_index import Catalog
 from asap_core.wire.rules import URN
-
-__all__ = [
-    "LOCAL_NETWORK",
-    "MAX_LISTED",
-    "Asked",
-    "Browse",
-    "CheckRevoked",
-    "FetchManifest",
-    "ReadRegistry",
-    "Resolved",
-    "Step",
-    "Unresolved",
-    "Verdict",
-    "Wanted",
-    "is_version",
-    "resolve",
-]
 
 LOCAL_NETWORK: Final = "the local network"
 # Anybody on the link may announce any number of agents under this name, or under none.

@@ -10,10 +10,9 @@ from typing import Final
 
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import TIMESTAMP, RemoteError
-from asap_core.net.outbound import Allowed, is_loopback
+from asap_core.net.outbound import Allowed
+from asap_core.net.urls import is_loopback
 from asap_core.wire.rules import parse_timestamp
-
-__all__ = ["ServerTimes", "read_server_time", "told_time"]
 
 # Servers remembered, some 200 bytes each; past it the oldest is forgotten, and learned again when it refuses.
 _MAX_SERVERS: Final = 1_000

@@ -3,8 +3,6 @@
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Shares"]
-
 K = TypeVar("K", bound=Hashable)
 
 # A key holds a quarter of what is free, at most.

@@ -11,17 +11,14 @@ from typing import Any, Final
 from attrs import evolve, frozen
 
 from asap_core.errors import Unverified
-from asap_core.net.outbound import without_credentials
 from asap_core.net.provenance import remember
-from asap_core.net.urls import normal
+from asap_core.net.urls import normal, without_credentials
 from asap_core.wire.codec import decode_manifest, read_as
 from asap_core.wire.manifest import Manifest, is_wrapper
 from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_entry import manifest_url
 from asap_core.wire.rules import URN
 from asap_core.wire.signing import PublicKey, Verified, Verifier, judge, read_keys, why_not
-
-__all__ = ["MAX_SIGNED", "NamedKeys", "Published", "TrustedKeys", "keys_in", "read_published"]
 
 # The key of an entry under which a registry names an agent's keys; the wrapper of a signed manifest has it too.
 _ENTRY_KEY: Final = "public_key"

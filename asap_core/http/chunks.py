@@ -8,8 +8,6 @@ may not contain either. The answer is the same however the bytes were cut.
 import re
 from typing import Final
 
-__all__ = ["ChunkFrames"]
-
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = rb'"(?:[^"\\]|\\.)*"'
 # RFC 9112 §7.1 and §7.1.1, without the optional whitespace that nothing sends and some take for part of the size. 16

@@ -6,8 +6,6 @@ from typing import Final
 
 from asap_core.clock import WallTime
 
-__all__ = ["parse_http_date"]
-
 _DAY: Final = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _DAY_IN_FULL: Final = r"(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

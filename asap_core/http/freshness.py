@@ -14,8 +14,6 @@ from asap_core.clock import WallTime
 from asap_core.http.dates import parse_http_date
 from asap_core.wire.rules import number
 
-__all__ = ["Freshness", "FreshnessPolicy", "HeaderPairs", "freshness_of", "parse_retry_after"]
-
 HeaderPairs = Sequence[tuple[str, str]]
 
 

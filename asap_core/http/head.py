@@ -11,8 +11,6 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["BadHead", "Head", "HeadReader", "judge", "path_of"]
-
 
 @frozen
 class Head:

@@ -12,21 +12,6 @@ from attrs import field, frozen
 
 from asap_core.wire.json import write_json
 
-__all__ = [
-    "BadCoding",
-    "Body",
-    "BodyTooLarge",
-    "Gzip",
-    "Headers",
-    "Inflater",
-    "Request",
-    "Response",
-    "collect",
-    "header_values",
-    "json_response",
-    "matches_etag",
-]
-
 Headers = tuple[tuple[bytes, bytes], ...]
 
 # One call of a decoder makes no more than this, so that a bomb is noticed one block after the limit, not at its end.

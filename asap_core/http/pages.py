@@ -17,8 +17,6 @@ from attrs import field, frozen
 
 from asap_core.http.messages import Headers
 
-__all__ = ["PREFLIGHT", "Foreign", "Pages", "Welcome", "read_hosts", "read_origins"]
-
 # RFC 3986 §3.2.2 without what no browser writes. Nothing in it needs more than ASCII: browsers write names in it.
 _HOST: Final = r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?"
 _AUTHORITY: Final = re.compile(_HOST)

@@ -4,8 +4,6 @@ from typing import Final
 
 from asap_core.http.freshness import Freshness, HeaderPairs
 
-__all__ = ["conditions", "confirms", "merged", "relevant"]
-
 # What lifetimes and conditions are read from; the rest of a response's head isn't kept.
 _RELEVANT: Final = frozenset({"cache-control", "age", "date", "expires", "vary", "etag", "last-modified"})
 # An Age was the old response's, a Date its time; RFC 9110 §6.6.1: one without is dated when it's received.

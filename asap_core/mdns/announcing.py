@@ -16,19 +16,6 @@ from asap_core.mdns.dnssd import host_of, is_announcer, is_local_name, is_of_a_h
 from asap_core.net.interfaces import Link
 from asap_core.net.ipv6_zones import address_of, without_zone
 
-__all__ = [
-    "Announced",
-    "Offer",
-    "Target",
-    "Txt",
-    "Unannounced",
-    "advertised_addresses",
-    "instance_name",
-    "offer_on",
-    "service_target",
-    "txt_record",
-]
-
 # RFC 6763 §4.1.1: one DNS label, at most 63 bytes of UTF-8; less by what an engine appends where the name is taken
 # (`-2` and up), or the second of two agents with a long name couldn't be announced at all.
 _MAX_LABEL: Final = 63 - len("-999")

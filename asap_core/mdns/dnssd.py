@@ -16,25 +16,6 @@ from asap_core.net.interfaces import Link
 from asap_core.net.ipv6_zones import Address, address_of, in_zone, is_zoned
 from asap_core.wire.rules import URN
 
-__all__ = [
-    "SERVICE_TYPE",
-    "Added",
-    "Announcement",
-    "Event",
-    "Ignored",
-    "Neighbourhood",
-    "Removed",
-    "Unusable",
-    "Updated",
-    "fold",
-    "host_of",
-    "instance_of",
-    "is_announcer",
-    "is_local_name",
-    "is_of_a_host",
-    "read_announcement",
-]
-
 SERVICE_TYPE: Final = "_asap._tcp.local."
 # Of one announcement: a machine with more usable addresses than this has the best ones among the first.
 _MAX_ADDRESSES: Final = 32

@@ -12,22 +12,6 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = [
-    "SPECIAL",
-    "Address",
-    "Network",
-    "Obstacle",
-    "Special",
-    "Why",
-    "Zone",
-    "obstacle",
-    "on_link",
-    "read_address",
-    "read_network",
-    "special_of",
-    "zone_of",
-]
-
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 

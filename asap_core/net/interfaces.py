@@ -13,8 +13,6 @@ from attrs import define, field, frozen
 from asap_core.clock import Instant
 from asap_core.net.ipv6_zones import address_of, is_zoned, zone_of
 
-__all__ = ["MAX_LINKS", "Join", "Leave", "Link", "LinkWatch", "Move", "Step", "select_links", "why_unused"]
-
 # Sockets and a name on each. Machines with more interfaces have them for containers, which come last here.
 MAX_LINKS: Final = 32
 # What URLs and resolvers take for the name of a zone; other interfaces go by their number (RFC 4007 §11.2).

@@ -8,8 +8,6 @@ import ipaddress
 import re
 from typing import Final
 
-__all__ = ["Address", "address_of", "canonical", "in_zone", "in_zone_of", "is_zoned", "without_zone", "zone_of"]
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Both spellings: `%eth0` (RFC 9844 §6), and `%25eth0` (RFC 6874 §2), which reads as a zone `25` only where it's all.

@@ -31,21 +31,6 @@ from asap_core.net.urls import (
     without_credentials,
 )
 
-__all__ = [
-    "MAX_REDIRECTS",
-    "AddressRefused",
-    "Allowed",
-    "Dial",
-    "Lookup",
-    "OutboundPolicy",
-    "Refused",
-    "is_loopback",
-    "judge_url",
-    "known_origin",
-    "origin_of",
-    "without_credentials",
-]
-
 MAX_REDIRECTS: Final = 2
 """A server that has moved needs one, or two where it also adds a slash; more is a loop or a game (issue 4)."""
 # Below it only a machine's administrator may listen (RFC 6335 §6): services to which a request may be a command.

@@ -11,8 +11,6 @@ from attrs import define, field
 from asap_core.net.addresses import Zone, read_address, zone_of
 from asap_core.net.urls import authority_of, host_in, is_loopback
 
-__all__ = ["Provenance", "remember"]
-
 # Origins and hosts remembered, some 100 bytes each; past it the oldest are forgotten, which only ever allows less.
 _MAX_REMEMBERED: Final = 1_000
 # Learned from a document that was further away than this machine. More aren't kept apart: see `_unknown`.

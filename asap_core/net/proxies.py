@@ -15,8 +15,6 @@ from asap_core.arguments import expect_texts
 from asap_core.http.fields import last_members, parameters
 from asap_core.http.messages import Headers, header_values
 
-__all__ = ["ForwardedHeader", "caller_of", "client_of", "is_trusted", "read_networks"]
-
 ForwardedHeader = Literal["x-forwarded-for", "forwarded"]
 """The one that the proxies write. Only that one is read: they pass the other on as the caller wrote it."""
 

@@ -7,20 +7,6 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from asap_core.net.addresses import Zone, read_address, special_of
 
-__all__ = [
-    "PORTS",
-    "authority_of",
-    "host_in",
-    "is_loopback",
-    "is_this_machine",
-    "meant_base",
-    "normal",
-    "origin",
-    "origin_of",
-    "split",
-    "without_credentials",
-]
-
 PORTS: Final = {"http": 80, "https": 443}
 """Which schemes there are, and their ports (RFC 9110 §4.2)."""
 # Longer URLs are refused by common servers (nginx: 8 KiB for the request line).

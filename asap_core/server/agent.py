@@ -22,8 +22,6 @@ from asap_core.server.serving import Scope, Serving
 from asap_core.wire.envelope import normalise_payload_type
 from asap_core.wire.manifest import Manifest, publishable_version
 
-__all__ = ["Agent"]
-
 # 128 bits and more can't be guessed; blake2b takes up to 64 bytes.
 _LEAST_KEY: Final = 16
 

@@ -23,20 +23,18 @@ from asap_core.admission.admission import (
     Admitted,
     Answer,
     AnswerGone,
-    Floored,
     Future,
     Mismatch,
     OutcomeUnknown,
     Question,
-    Replayed,
     Reservation,
     Running,
-    Saturated,
     Stale,
     Stored,
     Unavailable,
 )
 from asap_core.admission.policy import NoncePolicy
+from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth.principal import Authenticated, Principal
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import (
@@ -57,7 +55,7 @@ from asap_core.errors import (
     Refusal,
 )
 from asap_core.interrupts import is_interrupt
-from asap_core.server.call_run import CallRun, IllegalMove
+from asap_core.server.call_run import CallRun
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.serving import Serving
@@ -67,20 +65,6 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import stable_json, write_json
 from asap_core.wire.jsonrpc import Call, CallId, error_body
 from asap_core.wire.payloads import Payload
-
-__all__ = [
-    "Admit",
-    "Answered",
-    "CallState",
-    "Dispatch",
-    "Hold",
-    "IllegalMove",
-    "Record",
-    "Replied",
-    "broken_call",
-    "limited_call",
-    "open_call",
-]
 
 
 @define(eq=False)

@@ -15,8 +15,6 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.jsonrpc import Call
 from asap_core.wire.payloads import Payload, TaskRequest
 
-__all__ = ["CallRun", "IllegalMove"]
-
 
 class IllegalMove(RuntimeError):
     """A driver made a move on a state that it had already left: a bug in the driver."""

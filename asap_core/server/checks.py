@@ -26,8 +26,6 @@ from asap_core.wire.codec import decode_payload_of
 from asap_core.wire.envelope import ASAP_VERSION, normalise_payload_type, utc
 from asap_core.wire.payloads import MessageSend, TaskRequest
 
-__all__ = ["judge", "malformed", "timestamp_refusal", "with_what_old_peers_leave_out"]
-
 
 def judge(run: CallRun, *, streamed: bool) -> Refusal | None:
     """Ask every check in order; the first refusal counts. Fills in `run.kind` and `run.request`."""

@@ -36,8 +36,6 @@ from asap_core.errors import (
     Kind,
 )
 
-__all__ = ["WHAT_OF", "Decision", "Observer", "What"]
-
 
 class What(Enum):
     """What was decided. The values are stable: counters and log searches use them."""

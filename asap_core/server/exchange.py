@@ -21,19 +21,17 @@ from asap_core.admission.admission import (
     Admitted,
     Answer,
     AnswerGone,
-    Floored,
     Future,
     Mismatch,
     OutcomeUnknown,
     Question,
-    Replayed,
     Running,
-    Saturated,
     Stale,
     Stored,
     Unavailable,
 )
 from asap_core.admission.ratelimit import Left, Limited, is_address, peer_key
+from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth.principal import (
     Anonymous,
     Authenticated,
@@ -100,21 +98,6 @@ from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.jsonrpc import MAX_ID, Call, Refused, parse_call
-
-__all__ = [
-    "ASAP_PATH",
-    "SUPPORTED_VERSIONS",
-    "Authenticate",
-    "ClaimProof",
-    "Done",
-    "Exchange",
-    "Fork",
-    "ReadBody",
-    "Respond",
-    "TakeLimit",
-    "open_exchange",
-    "refuse_head",
-]
 
 ASAP_PATH: Final = "/asap"
 STREAM_PATH: Final = "/asap/stream"

@@ -14,8 +14,6 @@ from attrs import define, field
 from asap_core.clock import WallTime
 from asap_core.server.events import Decision, What
 
-__all__ = ["CONTENT_TYPE", "Counters", "counters_size"]
-
 CONTENT_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # A row: a count for each of these, then three more, then a count and a name for each payload type that was accepted.

@@ -10,8 +10,6 @@ from typing import Final
 
 from attrs import define, field
 
-__all__ = ["Outgoing", "OutgoingAnswers"]
-
 # Answers up to this size aren't counted: they leave in one piece. A thousand connections hold 64 MB of them.
 UNCOUNTED: Final = 65_536
 # Times its size that an answer needs: the next one is made beside all that are held, from a request as large as it,

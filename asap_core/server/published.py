@@ -6,8 +6,6 @@ For a warning only: a proxy or a port mapping may lead on from there.
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["host_of", "leads_elsewhere"]
-
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 

@@ -23,8 +23,6 @@ from asap_core.server.outgoing import OutgoingAnswers
 from asap_core.server.wellknown import ManifestDocument, health_response
 from asap_core.wire.manifest import Manifest
 
-__all__ = ["Scope", "Serving"]
-
 Scope = Literal["peer", "principal"]
 
 

@@ -9,16 +9,6 @@ from asap_core.wire.codec import etag, to_json
 from asap_core.wire.json import write_json
 from asap_core.wire.manifest import Health, HealthStatus, Load, Manifest
 
-__all__ = [
-    "HEALTH_PATH",
-    "MANIFEST_PATH",
-    "METRICS_PATH",
-    "ManifestDocument",
-    "health_response",
-    "publish",
-    "status_response",
-]
-
 MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 HEALTH_PATH: Final = "/.well-known/asap/health"
 METRICS_PATH: Final = "/asap/metrics"

@@ -26,8 +26,6 @@ from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
-__all__ = ["ExchangeMachine", "Reply", "Target", "local_target"]
-
 ALICE = "urn:asap:agent:alice"
 MALLORY = "urn:asap:agent:mallory"
 AGENT = "urn:asap:agent:under-test"

@@ -11,17 +11,6 @@ from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
-__all__ = [
-    "broken_documents",
-    "envelope_documents",
-    "envelopes",
-    "json_values",
-    "manifests",
-    "request_bodies",
-    "requests",
-    "urns",
-]
-
 _SEGMENT = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _ID = st.text(

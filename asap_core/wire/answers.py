@@ -20,8 +20,6 @@ from asap_core.wire.jsonrpc import CallId, result_body
 from asap_core.wire.payloads import WIRE_NAMES
 from asap_core.wire.writable import NotWritable, plain_json
 
-__all__ = ["Replied", "fields_of", "kept", "reply_of", "reply_text"]
-
 # A batch puts its answers into one array, which counts as well; the payload stands in `result.envelope.payload`.
 _ANSWER_DEPTH: Final = MAX_DEPTH - 1
 _PAYLOAD_DEPTH: Final = _ANSWER_DEPTH - 3

@@ -27,25 +27,6 @@ from asap_core.wire.rules import Rule, Unfit
 if TYPE_CHECKING:
     from cattrs import Converter
 
-__all__ = [
-    "decode_envelope",
-    "decode_health",
-    "decode_manifest",
-    "decode_part",
-    "decode_payload",
-    "decode_payload_of",
-    "decode_registry",
-    "decode_registry_entry",
-    "encode_envelope",
-    "etag",
-    "format_timestamp",
-    "read_as",
-    "read_health",
-    "read_manifest",
-    "to_json",
-    "warm_up",
-]
-
 T = TypeVar("T")
 
 # Enough to mend a document by; a list of 50,000 unfit entries would otherwise answer 5 MB to a 1 MB request.

@@ -14,8 +14,6 @@ from attrs import field, frozen
 from asap_core.clock import WallTime
 from asap_core.wire.rules import BOOLEAN, OBJECT, TEXT, TIMESTAMP, URN, Rule, Unfit, absent_or, parse_timestamp
 
-__all__ = ["ASAP_VERSION", "MAX_ID", "Envelope", "normalise_payload_type", "utc"]
-
 ASAP_VERSION: Final = "0.1"
 """What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. HTTP versions are negotiated elsewhere."""
 

@@ -23,17 +23,6 @@ except ImportError:  # the core works without it, slower
 else:
     _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
-__all__ = [
-    "MAX_DEPTH",
-    "MOST_DEPTH",
-    "NotJson",
-    "canonical_json",
-    "read_json",
-    "read_json_at",
-    "stable_json",
-    "write_json",
-]
-
 # An envelope needs 5 levels, a JSON Schema in a manifest perhaps 20; CPython's own readers give up near 1,000.
 MAX_DEPTH: Final = 64
 # The readers themselves need a little of the interpreter's 1,000 frames for each level.

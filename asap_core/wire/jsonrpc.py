@@ -15,8 +15,6 @@ from asap_core.errors import (
     Refusal,
 )
 
-__all__ = ["METHOD", "Call", "CallId", "Refused", "error_body", "parse_call", "result_body"]
-
 METHOD: Final = "asap.send"
 # Ids are echoed, so they're kept short; integers within what every peer's JSON reader holds (64 bits).
 MAX_ID: Final = 256

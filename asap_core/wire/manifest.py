@@ -27,19 +27,6 @@ from asap_core.wire.rules import (
     one_or_more,
 )
 
-__all__ = [
-    "AuthScheme",
-    "Capabilities",
-    "Endpoints",
-    "Health",
-    "HealthStatus",
-    "Load",
-    "Manifest",
-    "Skill",
-    "is_absolute_url",
-    "is_wrapper",
-]
-
 # What the reference writes where an agent doesn't say.
 DEFAULT_TTL: Final = 300
 # Beyond ten years a lifetime is a typing error, and the sum with a clock must stay exact.

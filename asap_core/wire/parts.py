@@ -10,8 +10,6 @@ from attrs import field, frozen
 
 from asap_core.wire.rules import OBJECT, TEXT, Rule, absent_or
 
-__all__ = ["PARTS", "DataPart", "FilePart", "Part", "ResourcePart", "TemplatePart", "TextPart"]
-
 _MIME_TYPE: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
 # URLs longer than this are cut or refused by common servers and proxies; inline data has a field of its own.
 _MAX_URI: Final = 8192

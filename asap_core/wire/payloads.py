@@ -12,28 +12,6 @@ from attrs import field, frozen
 from asap_core.wire.rules import BOOLEAN, OBJECT, TEXT, TEXTS, Rule, Unfit, absent_or, array, integer, number, one_of
 from asap_core.wire.task import Role, TaskStatus
 
-__all__ = [
-    "PAYLOADS",
-    "WIRE_NAMES",
-    "AckStatus",
-    "ArtifactNotify",
-    "McpResourceData",
-    "McpResourceFetch",
-    "McpToolCall",
-    "McpToolResult",
-    "MessageAck",
-    "MessageSend",
-    "Payload",
-    "StateQuery",
-    "StateRestore",
-    "TaskCancel",
-    "TaskRequest",
-    "TaskResponse",
-    "TaskStream",
-    "TaskUpdate",
-    "UpdateType",
-]
-
 _PERCENT: Final = number(least=0, most=100)
 PROGRESS: Final = Rule(
     "an object; its percent, if there, a number from 0 to 100",

@@ -18,8 +18,6 @@ from asap_core.wire.rules import (
     parse_timestamp,
 )
 
-__all__ = ["Registry", "RegistryEntry", "Skipped"]
-
 
 @frozen(kw_only=True)
 class RegistryEntry:

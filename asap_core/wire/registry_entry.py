@@ -9,8 +9,6 @@ from asap_core.wire.manifest import Manifest, is_absolute_url
 from asap_core.wire.registry import Registry, RegistryEntry
 from asap_core.wire.registry_index import CatalogReader
 
-__all__ = ["asap_url", "find", "make_entry", "manifest_url", "read_registry", "write_registry"]
-
 _MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 
 

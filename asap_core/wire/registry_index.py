@@ -21,8 +21,6 @@ from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at, wri
 from asap_core.wire.registry import RegistryEntry, Skipped
 from asap_core.wire.writable import Path
 
-__all__ = ["MAX_ENTRY", "MAX_SKILLS", "Catalog", "CatalogReader", "Entries"]
-
 # In characters. An entry is some 500; one this long takes about a millisecond to read.
 MAX_ENTRY: Final = 65_536
 # An agent has a handful; the most that one line of a registry may add to the index, some 100 bytes each.

@@ -17,8 +17,6 @@ from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.codec import MAX_PROBLEMS, read_as
 from asap_core.wire.rules import URN
 
-__all__ = ["RevocationList", "read_revocations"]
-
 # A sentence or two; it's shown to people.
 _MAX_REASON: Final = 1_000
 _MAX_VERSION: Final = 64

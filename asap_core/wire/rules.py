@@ -12,31 +12,6 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Final
 
-__all__ = [
-    "BOOLEAN",
-    "INTEGER",
-    "NUMBER",
-    "OBJECT",
-    "TEXT",
-    "TEXTS",
-    "TEXTS_BY_NAME",
-    "TIMESTAMP",
-    "URN",
-    "Rule",
-    "Unfit",
-    "absent_or",
-    "array",
-    "array_of",
-    "integer",
-    "made_of",
-    "matching",
-    "number",
-    "one_of",
-    "one_or_more",
-    "parse_timestamp",
-    "several",
-]
-
 # RFC 8141 URNs may be longer, but the reference's limit is what peers accept.
 MAX_URN: Final = 256
 

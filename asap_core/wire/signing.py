@@ -23,27 +23,6 @@ from asap_core.wire.codec import decode_manifest
 from asap_core.wire.json import canonical_json
 from asap_core.wire.manifest import Manifest, is_wrapper
 
-__all__ = [
-    "MAX_KEYS",
-    "SELF_SIGNED",
-    "Broken",
-    "Judgement",
-    "OtherKey",
-    "PublicKey",
-    "SignedManifest",
-    "Signer",
-    "Unreadable",
-    "Unsigned",
-    "Verified",
-    "Verifier",
-    "decode_signed",
-    "judge",
-    "read_keys",
-    "sign",
-    "signed_bytes",
-    "why_not",
-]
-
 Verifier = Callable[[bytes, bytes, bytes], bool]
 """Whether `(public_key, signature, message)` holds by Ed25519 (RFC 8032 §5.1.7)."""
 Signer = Callable[[bytes], bytes]

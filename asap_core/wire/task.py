@@ -25,18 +25,6 @@ from asap_core.wire.rules import (
     parse_timestamp,
 )
 
-__all__ = [
-    "TRANSITIONS",
-    "AgentRecord",
-    "Artifact",
-    "Conversation",
-    "Message",
-    "Role",
-    "StateSnapshot",
-    "Task",
-    "TaskStatus",
-]
-
 
 class TaskStatus(Enum):
     """Where a task is."""

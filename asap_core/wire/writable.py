@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-__all__ = ["Convert", "NotWritable", "Path", "plain_json"]
-
 Path = tuple[str | int, ...]
 Convert = Callable[[Any], Any]
 """Is given what JSON doesn't have; returns what stands for it, or the same object if it knows nothing better."""

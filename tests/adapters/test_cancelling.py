@@ -15,7 +15,8 @@ import pytest
 
 from asap_adapters.client.agent_client import AgentClient
 from asap_core import BadReply, TimedOut
-from asap_core.client.document_cache import Directory, Source
+from asap_core.client.answers import Source
+from asap_core.client.document_cache import Directory
 from asap_core.server.wellknown import publish
 
 pytestmark = pytest.mark.anyio

@@ -22,7 +22,7 @@ from asap_core import (
     Unreachable,
     WrongAgent,
 )
-from asap_core.client.document_cache import Source
+from asap_core.client.answers import Source
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings, strategies as st
 
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net import connecting
-from asap_adapters.net.connecting import OutboundTransport, SystemResolver, link_networks, link_scopes
+from asap_adapters.net.connecting import OutboundTransport, link_networks, link_scopes
 from asap_adapters.net.dialling import first
+from asap_adapters.net.resolving import SystemResolver
 from asap_adapters.net.transport import Web, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.net.addresses import obstacle, read_address

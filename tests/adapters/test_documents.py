@@ -12,7 +12,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, Whole
 from asap_adapters.net.transport import Web
 from asap_core import BadReply, NotAllowed
-from asap_core.client.document_cache import Source
+from asap_core.client.answers import Source
 from asap_core.net.outbound import OutboundPolicy
 
 pytestmark = pytest.mark.anyio

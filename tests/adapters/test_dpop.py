@@ -20,12 +20,14 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
 from asap_adapters import AgentClient, AsgiApp, RemoteError
-from asap_adapters.auth.client_credentials import ClientCredentials, ClientSecret
 from asap_adapters.auth.dpop import DpopKey, make_proof
-from asap_adapters.auth.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens, is_signature
+from asap_adapters.auth.jwt import Tokens, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, Envelope
-from asap_core.auth.dpop_server import Proof, read_proof
+from asap_core.auth.authorization import ClientCredentials
+from asap_core.auth.claims import ByClaim, TokenPolicy
+from asap_core.auth.client_credentials import ClientSecret
+from asap_core.auth.dpop_server import DpopPolicy, Proof, read_proof
 from asap_core.auth.principal import Credential, ProofRefused, Proven, Shown
 from asap_core.client.delivery import RetryPolicy
 from asap_core.clock import WallTime

@@ -11,10 +11,13 @@ import httpx
 import pytest
 
 from asap_adapters import AgentClient
-from asap_adapters.auth.client_credentials import ClientCredentials
-from asap_adapters.auth.introspection import BySubject, ClientKey, ClientSecret, Introspection, IntrospectionPolicy
-from asap_adapters.auth.jwt import TokenPolicy, Tokens
+from asap_adapters.auth.introspection import Introspection
+from asap_adapters.auth.jwt import Tokens
 from asap_core import AsapError, Capabilities, Endpoints, Manifest
+from asap_core.auth.authorization import ClientCredentials
+from asap_core.auth.claims import BySubject, TokenPolicy
+from asap_core.auth.client_credentials import ClientKey, ClientSecret
+from asap_core.auth.introspected import IntrospectionPolicy
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DirectoryPolicy

@@ -10,16 +10,12 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.auth.introspection import (
-    BySubject,
-    ClientKey,
-    ClientSecret,
-    Introspection,
-    IntrospectionPolicy,
-    IntrospectionUnavailable,
-)
+from asap_adapters.auth.introspection import Introspection, IntrospectionUnavailable
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
+from asap_core.auth.claims import BySubject
+from asap_core.auth.client_credentials import ClientKey, ClientSecret
+from asap_core.auth.introspected import IntrospectionPolicy
 from asap_core.auth.principal import Credential, Insufficient, Shown
 from tests.adapters.test_cancelling import Interrupted
 

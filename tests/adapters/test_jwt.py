@@ -13,9 +13,10 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from asap_adapters.auth.jwt import ByClaim, ProviderUnavailable, TokenPolicy, Tokens, is_signature
+from asap_adapters.auth.jwt import ProviderUnavailable, Tokens, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
+from asap_core.auth.claims import ByClaim, TokenPolicy
 from asap_core.auth.jwks import read_key_set
 from asap_core.auth.jws import Algorithm, read_jws
 from asap_core.auth.principal import Credential, Insufficient

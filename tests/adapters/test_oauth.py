@@ -15,12 +15,14 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from asap_adapters import AgentClient, NotAllowed, RemoteError
-from asap_adapters.auth.client_credentials import ClientCredentials, ClientSecret
-from asap_adapters.auth.dpop import DpopKey, thumbprint
-from asap_adapters.auth.jwt import BySubject, TokenPolicy, Tokens
+from asap_adapters.auth.dpop import DpopKey
+from asap_adapters.auth.jwt import Tokens
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
-from asap_core.auth.client_credentials import ClientKey
+from asap_core.auth.authorization import ClientCredentials
+from asap_core.auth.claims import BySubject, TokenPolicy
+from asap_core.auth.client_credentials import ClientKey, ClientSecret
+from asap_core.auth.dpop import thumbprint
 from asap_core.auth.dpop_server import DpopPolicy
 from asap_core.client.delivery import RetryPolicy
 from tests.adapters.test_cancelling import Interrupted

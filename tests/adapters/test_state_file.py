@@ -13,8 +13,8 @@ from attrs import evolve
 from asap_adapters.server.listener import bind_agent
 from asap_adapters.stores.file import FileDisk, FileStore
 from asap_core import BadState, WallTime
-from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Replayed, Stored, Unavailable
-from asap_core.admission.replay import Floored
+from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Stored, Unavailable
+from asap_core.admission.replay import Floored, Replayed
 
 pytestmark = pytest.mark.anyio
 

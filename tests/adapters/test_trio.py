@@ -8,7 +8,8 @@ import trio.testing
 
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net.documents import _carry_out, _Waiter
-from asap_core.client.document_cache import Deliver, Directory, Fetched, Lead
+from asap_core.client.answers import Fetched
+from asap_core.client.document_cache import Deliver, Directory, Lead
 
 
 @pytest.mark.trio

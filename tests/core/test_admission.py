@@ -8,18 +8,15 @@ from attrs import evolve
 from asap_core.admission.admission import (
     Admitted,
     AnswerGone,
-    Floored,
     LocalAdmission,
     Mismatch,
     OutcomeUnknown,
     Question,
-    Replayed,
     Running,
-    Saturated,
     Stored,
 )
 from asap_core.admission.policy import Policy
-from asap_core.admission.replay import StartPolicy
+from asap_core.admission.replay import Floored, Replayed, Saturated, StartPolicy
 
 START = 1_750_000_000.0
 QUESTION = Question(

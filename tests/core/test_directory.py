@@ -6,20 +6,8 @@ import pytest
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core.client.document_cache import (
-    CrowdedError,
-    Deliver,
-    Directory,
-    DirectoryPolicy,
-    Failed,
-    FailureKind,
-    Fetched,
-    Found,
-    Lead,
-    NotModified,
-    Source,
-    Unfound,
-)
+from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Source, Unfound
+from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Lead
 from asap_core.client.flights import Coalescer
 
 WALL = 1_750_000_000.0

@@ -42,9 +42,11 @@ from asap_core import (
 )
 from asap_core.admission import admission
 from asap_core.admission.ratelimit import Left, Limiter
+from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.clock import WallTime
 from asap_core.errors import BUSY, HANDLER_FAILED, KINDS
-from asap_core.server.call import IllegalMove, abandon_call
+from asap_core.server.call import abandon_call
+from asap_core.server.call_run import IllegalMove
 from asap_core.server.events import WHAT_OF, Decision, What
 from asap_core.server.exchange import refuse_head
 from asap_core.server.metrics import Counters
@@ -820,9 +822,9 @@ class TestOnce:
         assert outcome(post(agent, call(key="k"))) == then
 
     ANSWERS = [
-        (admission.Replayed(), "asap:protocol/invalid_nonce", 200),
-        (admission.Saturated(5.0), "asap:admission/saturated", 503),
-        (admission.Floored(5.0), "asap:admission/restarted", 503),
+        (Replayed(), "asap:protocol/invalid_nonce", 200),
+        (Saturated(5.0), "asap:admission/saturated", 503),
+        (Floored(5.0), "asap:admission/restarted", 503),
         (admission.Mismatch(), "asap:admission/key_mismatch", 200),
         (admission.OutcomeUnknown(), "asap:admission/outcome_unknown", 200),
         (admission.AnswerGone(), "asap:admission/answer_gone", 200),
@@ -1153,7 +1155,7 @@ class TestWhoseShare:
         assert outcome(third.answered(third.calls).response) == "asap:transport/rate_limited"
         dispatched = first.calls[0].answered(admission.Admitted(None))
         assert isinstance(ask().calls[0], Answered)
-        second.calls[0].answered(admission.Replayed())
+        second.calls[0].answered(Replayed())
         fourth = ask()
         assert isinstance(fourth.calls[0], Admit)
         fourth.abandon()

@@ -10,20 +10,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asap_core import Authenticated
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
-from asap_core.auth.introspection import (
+from asap_core.auth.introspected import (
     Answer,
-    Ask,
     Cause,
     Inactive,
     IntrospectionPolicy,
-    Introspector,
-    Judged,
-    Question,
-    Trouble,
     Unanswered,
     judge_answer,
     read_answer,
 )
+from asap_core.auth.introspection import Ask, Introspector, Judged, Question, Trouble
 from asap_core.auth.principal import Insufficient
 
 ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0

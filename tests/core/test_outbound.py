@@ -9,17 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from asap_core.net import provenance
 from asap_core.net.addresses import Zone, obstacle, read_address, zone_of
-from asap_core.net.outbound import (
-    AddressRefused,
-    Allowed,
-    Dial,
-    Lookup,
-    OutboundPolicy,
-    Refused,
-    without_credentials,
-)
+from asap_core.net.outbound import AddressRefused, Allowed, Dial, Lookup, OutboundPolicy, Refused
 from asap_core.net.provenance import Provenance, remember
-from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of
+from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of, without_credentials
 
 PLAIN = OutboundPolicy()
 EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])

@@ -10,15 +10,12 @@ from hypothesis import given, strategies as st
 from asap_core.admission.admission import (
     Admitted,
     AnswerGone,
-    Floored,
     Future,
     Mismatch,
     OutcomeUnknown,
     Question,
-    Replayed,
     Reservation,
     Running,
-    Saturated,
     Stale,
     Stored,
 )
@@ -26,10 +23,11 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Left, Limited, parse_limits
 from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE
+from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.admission.state_file import outcome_to_json
 from asap_core.clock import WallTime
 from asap_core.errors import HANDLER_FAILED, BadStore, Refusal
-from asap_core.server.call import Replied
+from asap_core.wire.answers import Replied
 from asap_core.wire.json import write_json
 
 AGENT = "urn:asap:agent:shop"

@@ -22,7 +22,7 @@ from asap_core.client.resolution import (
 from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, read_published
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.mdns.dnssd import Announcement
-from asap_core.net.outbound import without_credentials
+from asap_core.net.urls import without_credentials
 from asap_core.wire.codec import decode_registry_entry
 from asap_core.wire.registry_index import CatalogReader
 from asap_core.wire.signing import PublicKey, sign

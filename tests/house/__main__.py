@@ -49,7 +49,7 @@ def print_figures(*, files: bool, every_module: bool) -> None:
     print(f"circles of imports: {len(circles(modules))}")
     for circle in circles(modules):
         print(f"    {', '.join(circle)}")
-    print(f"public names that several modules define: {len(twice(modules))}")
+    print(f"names of classes that several modules define: {len(twice(modules))}")
     for name, homes in twice(modules).items():
         print(f"    {name}: {', '.join(homes)}")
     half = client_half(modules, CLIENT, SERVERS)

@@ -18,9 +18,9 @@ import anyio
 from attrs import field, frozen
 
 from asap_adapters import AgentClient, serve
-from asap_adapters.auth.client_credentials import ClientCredentials
 from asap_adapters.cli.served import echo_manifest
 from asap_core import Agent, Envelope, encode_envelope
+from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientSecret
 from tests.house.source import PACKAGES, ROOT
 

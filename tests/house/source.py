@@ -1,6 +1,7 @@
 """The two packages read as text: modules, what each imports and defines, how long its functions are."""
 
 import ast
+import importlib
 import io
 import tokenize
 from collections import Counter
@@ -64,21 +65,22 @@ class Module:
 
     @property
     def public(self) -> list[str]:
-        """The names in its `__all__`."""
-        for node in self.tree.body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                return list(ast.literal_eval(node.value)) if isinstance(node.value, ast.List) else []
-        return []
+        """The names that it offers to users in its `__all__`."""
+        if not any(
+            isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in self.tree.body
+        ):
+            return []
+        return list(importlib.import_module(self.name).__all__)
 
     @property
     def defined(self) -> set[str]:
-        """The public names that it defines itself: classes, functions, constants and aliases."""
-        return {name for node in self.tree.body for name in _names(node)} & set(self.public)
+        """The classes and the aliases of types that it defines itself, without a leading underscore."""
+        return {name for node in self.tree.body for name in _names(node) if name[0].isupper() and not name.isupper()}
 
 
 def _names(node: ast.stmt) -> list[str]:
     match node:
-        case ast.ClassDef(name) | ast.FunctionDef(name) | ast.AsyncFunctionDef(name):
+        case ast.ClassDef(name):
             return [name]
         case ast.Assign([ast.Name(name)]) | ast.AnnAssign(ast.Name(name)):
             return [name]
@@ -135,7 +137,7 @@ def client_half(modules: dict[str, Module], client: str, servers: tuple[str, ...
 
 
 def twice(modules: dict[str, Module]) -> dict[str, list[str]]:
-    """Public names that several modules define."""
+    """Names of classes that several modules define."""
     homes: dict[str, list[str]] = {}
     for module in modules.values():
         for name in module.defined:
@@ -175,6 +177,6 @@ def sizes(modules: dict[str, Module]) -> dict[str, float]:
         "median function, lines": median(functions),
         "19 of 20 functions have at most, lines": functions[len(functions) * 19 // 20],
         "longest function, lines": functions[-1],
-        "names in __all__": sum(len(module.public) for module in modules.values()),
+        "public names": len({name for module in modules.values() for name in module.public}),
         "file names that several modules share": sum(count > 1 for count in stems.values()),
     }

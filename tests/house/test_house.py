@@ -25,10 +25,10 @@ def test_no_modules_import_each_other() -> None:
     assert circles(read_modules()) == []  # imports for type checkers count
 
 
-def test_a_name_that_two_modules_define_is_found() -> None:
-    text = "__all__ = ['A']\nclass A: ...\nclass B: ..."
-    assert twice({"a": module("a", text), "b": module("b", text), "c": module("c", "from a import A")}) == {
-        "A": ["a", "b"]
+def test_a_class_name_that_two_modules_define_is_found() -> None:
+    text = "Aa = int\nclass _Bb: ...\ndef c(): ..."
+    assert twice({"a": module("a", text), "b": module("b", text), "c": module("c", "from a import Aa")}) == {
+        "Aa": ["a", "b"]
     }
 
 

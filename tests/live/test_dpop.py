@@ -12,10 +12,12 @@ import pytest
 
 from asap_adapters import serve
 from asap_adapters.auth.dpop import DpopKey
-from asap_adapters.auth.jwt import ByClaim, DpopPolicy, TokenPolicy, Tokens
+from asap_adapters.auth.jwt import Tokens
 from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen, url_of
 from asap_core import Agent, Policy
+from asap_core.auth.claims import ByClaim, TokenPolicy
+from asap_core.auth.dpop_server import DpopPolicy
 from tests.adapters.test_dpop import ISSUER, THIEF, Provider, body, error, proof, token
 from tests.live.test_cli import ALICE, asap, served
 from tests.live.test_oidc import AUDIENCE, SECRET, provider

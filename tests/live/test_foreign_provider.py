@@ -9,9 +9,12 @@ import anyio
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
-from asap_adapters.auth.introspection import BySubject, ClientSecret, Introspection, IntrospectionPolicy
-from asap_adapters.auth.jwt import TokenPolicy, Tokens
+from asap_adapters.auth.introspection import Introspection
+from asap_adapters.auth.jwt import Tokens
 from asap_core import Authenticated
+from asap_core.auth.claims import BySubject, TokenPolicy
+from asap_core.auth.client_credentials import ClientSecret
+from asap_core.auth.introspected import IntrospectionPolicy
 from asap_core.auth.principal import Credential
 from tests.live.glewlwyd import CLIENT, MINE, MISSING, OTHERS, SECRET, glewlwyd, is_there
 from tests.live.test_cli import ALICE, asap, served

@@ -8,16 +8,13 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient, AsapError, BadReply, RemoteError, serve
-from asap_adapters.auth.introspection import (
-    BySubject,
-    ClientSecret,
-    Introspection,
-    IntrospectionPolicy,
-    IntrospectionUnavailable,
-)
+from asap_adapters.auth.introspection import Introspection, IntrospectionUnavailable
 from asap_adapters.cli.served import echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy
+from asap_core.auth.claims import BySubject
+from asap_core.auth.client_credentials import ClientSecret
+from asap_core.auth.introspected import IntrospectionPolicy
 from asap_core.auth.principal import Credential
 from asap_core.client.delivery import RetryPolicy
 from asap_core.wire.json import write_json

@@ -20,10 +20,11 @@ from asap_adapters.server.asgi import AsgiApp
 from asap_adapters.server.listener import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, AuthScheme, BadStore, Capabilities, Endpoints, Manifest, Policy, Skill
-from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Replayed, Running, Stored, Unavailable
+from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Running, Stored, Unavailable
+from asap_core.admission.replay import Replayed
 from asap_core.auth.principal import TokenTable
 from asap_core.clock import WallTime
-from asap_core.server.call import Replied
+from asap_core.wire.answers import Replied
 from tests.live.redis_server import Server, server
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]

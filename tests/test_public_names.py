@@ -1,0 +1,66 @@
+"""What users may import: these names, of these packages. Everything else may move without notice."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+PUBLIC = {
+    "asap_core": """
+        Admit Admitted Agent AgentChanged Anonymous Answered AsapError AuthScheme Authenticate Authenticated
+        BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock Counters Credential
+        Decision Dispatch Done Endpoints Envelope Exchange Fork HeadReader Health Hold Instant InvalidDocument
+        InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall McpToolResult MdnsUnavailable
+        MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved OutboundPolicy Payload Policy
+        Principal Problem PublicKey ReadBody Record Refusal Registry RegistryEntry RemoteError Replied Request
+        Respond Response Skill StartPolicy TakeLimit Task TaskCancel TaskRequest TaskResponse TaskStatus
+        TaskUpdate TimedOut TokenTable Unavailable Unreachable Unsuitable Unverified WallTime What WrongAgent
+        broken_call decode_envelope encode_envelope parse_limits read_health read_manifest read_registry
+        to_json
+    """,
+    "asap_core.testing": """
+        ExchangeMachine Reply Target broken_documents envelope_documents envelopes json_values local_target
+        manifests request_bodies requests urns
+    """,
+    "asap_adapters": """
+        AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated BadReply BadState BadStore Context
+        Discovery InvalidDocument InvalidTransition MdnsUnavailable NoToken NotAllowed NotResolved RemoteError
+        TaskFailed TimedOut TokenTable Unreachable Unsuitable Unverified WrongAgent bind_agent listen run
+        serve
+    """,
+    "asap_adapters.auth": """
+        ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy Introspection
+        IntrospectionPolicy IntrospectionUnavailable PrivateKey ProviderUnavailable TokenPolicy Tokens
+        read_client_key
+    """,
+    "asap_adapters.testing": """
+        InProcessTransport in_process
+    """,
+}
+NAMES = {module: names.split() for module, names in PUBLIC.items()}
+USERS = Path(__file__).parent / "typing"
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_package_offers_exactly_its_public_names(module: str) -> None:
+    offered = importlib.import_module(module)
+    assert sorted(offered.__all__) == sorted(NAMES[module])
+    assert all(hasattr(offered, name) for name in NAMES[module])
+    assert set(NAMES[module]) <= set(dir(offered))
+
+
+def test_there_are_few_of_them() -> None:
+    assert len({name for names in NAMES.values() for name in names}) <= 150
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_type_checker_sees_each_of_them_used(module: str) -> None:
+    used = {
+        alias.name
+        for path in USERS.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == module
+        for alias in node.names
+    }
+    assert used == set(NAMES[module])
