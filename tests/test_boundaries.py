@@ -37,11 +37,11 @@ def is_passed_in(node: ast.Attribute) -> bool:
     return ast.unparse(node.value).split(".")[-1] in PASSED_IN.get(node.attr, set())
 
 
-def is_foreign_module(thing: Any) -> bool:
+def is_foreign_module(thing) -> bool:
     return isinstance(thing, types.ModuleType) and thing.__name__.split(".")[0] not in ALLOWED
 
 
-def reached(imported: dict[str, Any], node: ast.Attribute) -> Any:
+def reached(imported: dict[str, Any], node: ast.Attribute):
     """What `gzip.time` is, where `gzip` was imported."""
     return getattr(imported.get(ast.unparse(node.value)), node.attr, None)
 
@@ -51,11 +51,11 @@ FACE = CORE / "faces.py"
 LAZY = {"importlib.import_module", "sys"}
 
 
-def modules() -> Any:
+def modules():
     return [path for path in CORE.rglob("*.py") if "testing" not in path.relative_to(CORE).parts]
 
 
-def offences(source: Any) -> Any:
+def offences(source):
     """Everything in a module that law 1 forbids, as (line, what)."""
     tree = ast.parse(source)
     imported: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def offences(source: Any) -> Any:
     return [(getattr(node, "lineno", 0), what) for node in ast.walk(tree) for what in offences_of(node, imported)]
 
 
-def offences_of(node: ast.AST, imported: dict[str, Any]) -> Any:
+def offences_of(node: ast.AST, imported: dict[str, Any]):
     match node:
         case ast.Import():
             yield from (alias.name for alias in node.names if not allowed(alias.name, None))
@@ -97,7 +97,7 @@ def is_lookup(node: ast.AST) -> bool:
     )
 
 
-def allowed(module: Any, name: Any) -> Any:
+def allowed(module, name):
     if module == "asap_core" and name == "testing":
         return False
     if module.startswith("asap_core.testing"):
@@ -109,7 +109,7 @@ def allowed(module: Any, name: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_core_module_touches_nothing_outside(path: Any) -> None:
+def test_a_core_module_touches_nothing_outside(path) -> None:
     found = {what for _, what in offences(path.read_text("utf-8"))}
     assert found == (LAZY if path == FACE else set())
 
@@ -159,7 +159,7 @@ def test_the_face_imports_from_its_own_package_only() -> None:
         "def f(): return [x async for x in y]",
     ],
 )
-def test_a_planted_offence_is_caught(planted: Any) -> None:
+def test_a_planted_offence_is_caught(planted) -> None:
     assert offences(planted) != []
 
 

@@ -40,7 +40,8 @@ _SIGNATURE_BYTES: Final = 64
 _PRIME: Final = 2**255 - 19
 _ORDER: Final = 2**252 + 27742317777372353535851937790883648493
 _Y_BITS: Final = 2**255 - 1
-# The y of all points whose order divides 8; with either sign of x there are no others (tests/core/test_signing.py).
+# The y of all points whose order divides 8; with either sign of x there are no others (tests/core/wire/test_signing.py
+# proves it).
 _SMALL_ORDER: Final = frozenset(
     {
         0,

@@ -26,7 +26,7 @@ class VirtualSelector(selectors.DefaultSelector):
         super().__init__()
         self.now = 0.0
 
-    def select(self, timeout: Any = None) -> Any:
+    def select(self, timeout=None):
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
@@ -45,39 +45,39 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = VirtualSelector()
         super().__init__(self._virtual)
 
-    def time(self) -> Any:
+    def time(self):
         return self._virtual.now
 
 
-def virtual_trio() -> Any:
+def virtual_trio():
     return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def anyio_backend(request: Any) -> Any:
+def anyio_backend(request):
     return virtual_trio() if request.param == "trio" else ("asyncio", {"loop_factory": VirtualLoop})
 
 
 class MemoryStream:
     """One end of a byte stream in memory, as much of anyio's ByteStream as the server uses."""
 
-    def __init__(self, incoming: Any, outgoing: Any) -> None:
+    def __init__(self, incoming, outgoing) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
         self._rest = b""
         self.chunk = 65_536
 
-    async def receive(self, max_bytes: Any = 65_536) -> Any:
+    async def receive(self, max_bytes=65_536):
         if not self._rest:
             self._rest = await self._incoming.receive()
         size = min(max_bytes, self.chunk)
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
-    async def send(self, data: Any) -> None:
+    async def send(self, data) -> None:
         await self._outgoing.send(data)
 
-    def extra(self, _attribute: Any, default: Any) -> Any:
+    def extra(self, _attribute, default):
         return default  # it has no socket
 
     async def send_eof(self) -> None:
@@ -89,11 +89,11 @@ class MemoryStream:
 
 
 @pytest.fixture
-def pipe() -> Any:
+def pipe():
     """Make a pair of connected streams; both are closed at the end."""
     made: list[Any] = []
 
-    def make() -> Any:
+    def make():
         to_server, from_client = anyio.create_memory_object_stream(100)  # type: ignore[var-annotated]
         to_client, from_server = anyio.create_memory_object_stream(100)  # type: ignore[var-annotated]
         made.extend([to_server, from_client, to_client, from_server])
@@ -108,8 +108,8 @@ BASE = "http://localhost"
 
 
 @pytest.fixture
-def manifest() -> Any:
-    def make(*skills: Any, auth: Any = False, **changes: Any) -> Any:
+def manifest():
+    def make(*skills, auth=False, **changes):
         fields = {
             "id": "urn:asap:agent:echo-agent",
             "name": "Echo",
@@ -125,8 +125,8 @@ def manifest() -> Any:
 
 
 @pytest.fixture
-def agent(manifest: Any) -> Any:
-    def make(*skills: Any, auth: Any = False, **policy: Any) -> Any:
+def agent(manifest):
+    def make(*skills, auth=False, **policy):
         return Agent(
             manifest(*skills, auth=auth), policy=Policy(**{"peer_limits": (), "start": StartPolicy.OPEN, **policy})
         )
@@ -134,25 +134,25 @@ def agent(manifest: Any) -> Any:
     return make
 
 
-async def echo(request: Any, _context: Any) -> Any:
+async def echo(request, _context):
     return {"echoed": request.input}
 
 
 @pytest.fixture
-def echo_handlers() -> Any:
+def echo_handlers():
     return {"echo": echo}
 
 
 class CountingTransport(InProcessTransport):
     """Counts what the agent is asked, and may take its time."""
 
-    def __init__(self, *args: Any, seconds: Any = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *args, seconds=0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.paths: Any = []
         self.seconds = seconds
         self.fail_with = None
 
-    async def handle_async_request(self, request: Any) -> Any:
+    async def handle_async_request(self, request):
         self.paths.append(request.url.path)
         await anyio.sleep(self.seconds)
         if self.fail_with is not None:
@@ -161,16 +161,16 @@ class CountingTransport(InProcessTransport):
 
 
 @pytest.fixture
-def counting(agent: Any, echo_handlers: Any) -> Any:
-    def make(**kwargs: Any) -> Any:
+def counting(agent, echo_handlers):
+    def make(**kwargs):
         return CountingTransport(agent(), echo_handlers, **kwargs)
 
     return make
 
 
 @pytest.fixture
-def client_of() -> Any:
-    def make(transport: Any, **kwargs: Any) -> Any:
+def client_of():
+    def make(transport, **kwargs):
         return AgentClient(sender="urn:asap:agent:tester", transport=transport, **kwargs)
 
     return make

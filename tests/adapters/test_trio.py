@@ -27,7 +27,7 @@ async def test_carrying_out_effects_has_no_checkpoint() -> None:
 
 
 @pytest.mark.trio
-async def test_looking_at_what_is_kept_has_no_checkpoint(counting: Any) -> None:
+async def test_looking_at_what_is_kept_has_no_checkpoint(counting) -> None:
     async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
         await client.discover("http://localhost")
         with trio.testing.assert_no_checkpoints():
@@ -35,7 +35,7 @@ async def test_looking_at_what_is_kept_has_no_checkpoint(counting: Any) -> None:
 
 
 @pytest.mark.trio
-async def test_an_hour_of_its_clock_makes_what_is_kept_stale(counting: Any, autojump_clock: Any) -> None:
+async def test_an_hour_of_its_clock_makes_what_is_kept_stale(counting, autojump_clock) -> None:
     async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
         await client.discover("http://localhost")
         await trio.sleep(3600)
@@ -43,7 +43,7 @@ async def test_an_hour_of_its_clock_makes_what_is_kept_stale(counting: Any, auto
 
 
 @pytest.mark.trio
-async def test_an_object_of_another_loop_says_so(counting: Any) -> None:
+async def test_an_object_of_another_loop_says_so(counting) -> None:
     async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
         await client.discover("http://localhost")
 

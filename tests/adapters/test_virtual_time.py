@@ -1,7 +1,5 @@
 """The virtual clocks that the other tests here stand on."""
 
-from typing import Any
-
 import anyio
 import pytest
 
@@ -24,7 +22,7 @@ async def test_a_deadline_cancels_at_its_instant() -> None:
 async def test_tasks_wake_in_the_order_of_their_times() -> None:
     woken = []
 
-    async def sleeper(seconds: Any) -> None:
+    async def sleeper(seconds) -> None:
         await anyio.sleep(seconds)
         woken.append(seconds)
 

@@ -31,33 +31,33 @@ MANIFEST: Any = {
 ODD: Any = [5, "x", None, object(), [1], {"a": 1}, {1: 2}, float("nan"), True, b"x", [None], [["a"]], Manifest]
 
 
-def agent(**changes: Any) -> Any:
+def agent(**changes):
     return Agent(**{"manifest": Manifest(**MANIFEST), "policy": Policy(start=StartPolicy.OPEN), **changes})
 
 
-def bind(**changes: Any) -> Any:
+def bind(**changes):
     return agent().bind(**{"clock": ManualClock(), "ids": lambda: "id", "key": b"k" * 32, **changes})
 
 
-async def asynchronous(_decision: Any) -> None: ...
+async def asynchronous(_decision) -> None: ...
 
 
-def generator(_decision: Any) -> Any:
+def generator(_decision):
     yield
 
 
-async def async_generator(_decision: Any) -> Any:
+async def async_generator(_decision):
     yield
 
 
 class Called:
-    async def __call__(self, _decision: Any) -> None: ...
+    async def __call__(self, _decision) -> None: ...
 
-    async def method(self, _decision: Any) -> None: ...
+    async def method(self, _decision) -> None: ...
 
 
 class WrongClock:
-    def monotonic(self) -> Any:
+    def monotonic(self):
         return "now"
 
     wall = monotonic
@@ -81,7 +81,7 @@ class HalfClock:
         ({"aliases": "urn:asap:agent:b"}, "aliases: expected strings"),
     ],
 )
-def test_an_agent(changes: Any, expected: Any) -> None:
+def test_an_agent(changes, expected) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         agent(**changes)
     assert "\n" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_payload_types_may_come_one_by_one() -> None:
         ({"observe": async_generator}, "this is a generator function, with `yield` in it"),
     ],
 )
-def test_binding(changes: Any, expected: Any) -> None:
+def test_binding(changes, expected) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         bind(**changes)
     assert "\n" not in str(caught.value)
@@ -148,13 +148,13 @@ def test_an_observer_that_calls_an_async_function_is_told_of_once() -> None:
 
 
 @pytest.mark.parametrize("value", [["t"], None, {b"a": "urn:asap:agent:a"}, {"a": 5}, {"a": ["x"]}], ids=repr)
-def test_a_table_of_tokens(value: Any) -> None:
+def test_a_table_of_tokens(value) -> None:
     with pytest.raises(ValueError, match="expected"):
         TokenTable(value)
 
 
 @pytest.mark.parametrize("kind", [Policy, Manifest, Endpoints, Capabilities, Skill, AuthScheme])
-def test_whatever_a_field_of_a_value_is_set_to_it_is_taken_or_a_value_error(kind: Any) -> None:
+def test_whatever_a_field_of_a_value_is_set_to_it_is_taken_or_a_value_error(kind) -> None:
     good: Any = {
         Policy: {}, Manifest: MANIFEST, Endpoints: {"asap": "https://a.example"}, Capabilities: {"skills": ()},
         Skill: {"id": "s", "description": ""}, AuthScheme: {"schemes": ["bearer"]},
@@ -170,7 +170,7 @@ def test_whatever_a_field_of_a_value_is_set_to_it_is_taken_or_a_value_error(kind
 
 
 @pytest.mark.parametrize("value", [0, 11, True, 1.0, "5", None], ids=repr)
-def test_a_whole_number(value: Any) -> None:
+def test_a_whole_number(value) -> None:
     with pytest.raises(ValueError, match="n: expected a whole number from 1 to 10"):
         expect_whole("n", value, least=1, most=10)
     expect_whole("n", 10, least=1, most=10)

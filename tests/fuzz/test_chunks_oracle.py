@@ -1,12 +1,10 @@
 """Chunked bodies by another reader: what ours lets through, h11 reads too, and finds the same end."""
 
-from typing import Any
-
 import h11
 from hypothesis import given, strategies as st
 
 from asap_core.http.chunks import ChunkFrames
-from tests.core.test_chunks import PIECES
+from tests.core.http.test_chunks import PIECES
 
 
 def h11_reads(body: bytes) -> bytes | None:
@@ -23,7 +21,7 @@ def h11_reads(body: bytes) -> bytes | None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
-def test_what_passes_ends_where_h11_finds_its_end(body: Any) -> None:
+def test_what_passes_ends_where_h11_finds_its_end(body) -> None:
     frames = ChunkFrames(max_line=100, max_fields=3)
     if frames.feed(body) is not None or not frames.ended:
         return

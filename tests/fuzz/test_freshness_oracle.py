@@ -175,7 +175,7 @@ def agree(read: Callable[[HeaderPairs], Freshness], headers: HeaderPairs, after:
 @given(headers=WELL_FORMED, after=st.integers(0, 300))
 @example(headers=[("cache-control", "max-age=60"), ("age", "20")], after=39)
 @example(headers=[("cache-control", "max-age=60"), ("age", "20")], after=40)
-def test_of_what_is_well_formed_both_say_the_same(headers: Any, after: int) -> None:
+def test_of_what_is_well_formed_both_say_the_same(headers, after: int) -> None:
     assume(not reasons(headers))
     assert agree(ours, headers, after)
 
@@ -207,7 +207,7 @@ def test_a_wrong_reading_is_caught(wrong: str) -> None:
 
 
 @given(headers=ANY, after=st.integers(0, 300))
-def test_of_what_is_not_ours_is_the_stricter_for_a_reason(headers: Any, after: int) -> None:
+def test_of_what_is_not_ours_is_the_stricter_for_a_reason(headers, after: int) -> None:
     read, dated = ours(headers), [*headers, ("date", DATE)]
     fresh = stores(dated) and is_fresh(dated, after)
     used = read.store and after < read.fresh_for
@@ -220,7 +220,7 @@ def test_of_what_is_not_ours_is_the_stricter_for_a_reason(headers: Any, after: i
 
 @pytest.mark.parametrize("reason", Reason)
 def test_each_reason_is_one(reason: Reason) -> None:
-    def differs(headers: Any) -> bool:
+    def differs(headers) -> bool:
         dated = [*headers, ("date", DATE)]
         mine = ours(headers)
         return reasons(headers) == {reason} and is_fresh(dated, 0) and not (mine.store and mine.fresh_for > 0)
@@ -245,9 +245,7 @@ UPDATES = heads(lines(BARE | COUNTED), st.tuples(st.just("expires"), DATES))
 
 
 @given(kept=UPDATES, validators=VALIDATORS, update=UPDATES, said=VALIDATORS)
-def test_a_304_refreshes_the_same_fields_and_only_its_own_document(
-    kept: Any, validators: Any, update: Any, said: Any
-) -> None:
+def test_a_304_refreshes_the_same_fields_and_only_its_own_document(kept, validators, update, said) -> None:
     stored, answer = [*kept, *validators, ("date", EARLIER)], [*update, *said, ("date", DATE)]
     entry = hishel.Entry(uuid.UUID(int=0), ASKED, response(stored))
     state: Any = hishel.NeedRevalidation(OPTIONS, ASKED, ASKED, [entry]).next(response(answer, 304))

@@ -1,7 +1,6 @@
 """The fuzz kit finds what it's for, and finds nothing in our own agent."""
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,11 +20,11 @@ def test_our_agent_holds() -> None:
     run_state_machine_as_test(ExchangeMachine, settings=BOUNDED)
 
 
-def accepts_replays(clock: Any) -> Any:
+def accepts_replays(clock):
     """A target that makes every envelope new before it asks."""
     inner, numbers = local_target(clock), iter(range(10**9))
 
-    def send(body: Any, token: Any) -> Any:
+    def send(body, token):
         try:
             value = json.loads(body)
             value["params"]["envelope"]["extensions"]["nonce"] = f"n{next(numbers)}"
@@ -37,20 +36,20 @@ def accepts_replays(clock: Any) -> Any:
     return send
 
 
-def believes_any_sender(clock: Any) -> Any:
+def believes_any_sender(clock):
     inner = local_target(clock)
     return lambda body, token: inner(body.replace(b"agent:mallory", b"agent:alice"), token)
 
 
-def lets_anyone_in(clock: Any) -> Any:
+def lets_anyone_in(clock):
     inner = local_target(clock)
     return lambda body, _token: inner(body, "token-of-alice")
 
 
-def echoes(clock: Any) -> Any:
+def echoes(clock):
     inner = local_target(clock)
 
-    def send(body: Any, token: Any) -> Any:
+    def send(body, token):
         reply = inner(body, token)
         if reply.accepted:
             return reply
@@ -59,10 +58,10 @@ def echoes(clock: Any) -> Any:
     return send
 
 
-def breaks(clock: Any) -> Any:
+def breaks(clock):
     inner = local_target(clock)
 
-    def send(body: Any, token: Any) -> Any:
+    def send(body, token):
         try:
             body.decode()
         except UnicodeDecodeError:
@@ -72,10 +71,10 @@ def breaks(clock: Any) -> Any:
     return send
 
 
-def ignores_the_clock(clock: Any) -> Any:
+def ignores_the_clock(clock):
     inner = local_target(clock)
 
-    def send(body: Any, token: Any) -> Any:
+    def send(body, token):
         try:
             value = json.loads(body)
             now = json.loads(json.dumps(clock.wall()))
@@ -91,9 +90,9 @@ def ignores_the_clock(clock: Any) -> Any:
 @pytest.mark.parametrize(
     "broken", [accepts_replays, believes_any_sender, lets_anyone_in, echoes, breaks, ignores_the_clock]
 )
-def test_a_broken_agent_is_caught(broken: Any) -> None:
+def test_a_broken_agent_is_caught(broken) -> None:
     class Machine(ExchangeMachine):
-        def make_target(self) -> Any:
+        def make_target(self):
             return broken(self.clock)
 
     with pytest.raises((AssertionError, BaseExceptionGroup)):

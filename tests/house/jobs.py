@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import CodeType, FrameType
-from typing import Any
 
 import anyio
 from attrs import field, frozen
@@ -86,7 +85,7 @@ async def free_port() -> int:
         return int(listener.extra(anyio.abc.SocketAttribute.local_port))
 
 
-async def echo(request: Any, _context: object) -> object:
+async def echo(request, _context: object) -> object:
     return request.input
 
 

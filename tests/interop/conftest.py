@@ -18,7 +18,7 @@ CACHE = HERE.parent.parent / ".cache" / "interop"
 SECONDS = 300
 
 
-def python_3_13() -> Any:
+def python_3_13():
     """A Python 3.13, from PATH or pyenv, or None."""
     for command, extra in ((["python3.13"], {}), (["python3.13"], {"PYENV_VERSION": "3.13.0"})):
         if shutil.which(command[0]) is None:
@@ -36,7 +36,7 @@ def python_3_13() -> Any:
 
 
 @pytest.fixture(scope="session")
-def reference_python() -> Any:
+def reference_python():
     """The interpreter that has the reference implementation."""
     interpreter = CACHE / "bin" / "python"
     done = CACHE / REFERENCE
@@ -65,10 +65,10 @@ def install(interpreter: Path) -> None:
 
 
 @pytest.fixture
-def reference_client(reference_python: Any) -> Any:
+def reference_client(reference_python):
     """Run the reference's client script against a URL; what each step brought, by its name."""
 
-    def run(base_url: Any, agent_id: Any, *token: Any) -> Any:
+    def run(base_url, agent_id, *token):
         script = [reference_python, "-W", "ignore", str(HERE / "reference_client.py"), base_url, agent_id, *token]
         done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
@@ -79,11 +79,11 @@ def reference_client(reference_python: Any) -> Any:
 
 
 @pytest.fixture
-def reference_server(reference_python: Any) -> Any:
+def reference_server(reference_python):
     """Start the reference's server; returns its base URL. Stopped at the end."""
     running = []
 
-    def start(*token_and_urn: Any) -> Any:
+    def start(*token_and_urn):
         script = [reference_python, "-W", "ignore", str(HERE / "reference_server.py"), *token_and_urn]
         process: Any = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         running.append(process)

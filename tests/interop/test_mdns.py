@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ PATH = "/.well-known/asap/manifest.json"
 
 
 @pytest.fixture(scope="session")
-def reference_mdns(reference_python: Any) -> Any:
+def reference_mdns(reference_python):
     """The interpreter that has the reference implementation and what it needs for mDNS, an extra of it."""
     if subprocess.run([reference_python, "-c", "import zeroconf"], capture_output=True, check=False).returncode != 0:
         subprocess.run([reference_python, "-m", "pip", "install", "-q", "zeroconf"], check=True, timeout=300)
@@ -34,7 +33,7 @@ def hosts() -> Iterator[Hosts]:
         yield made
 
 
-def test_what_the_reference_announces_is_seen_by_us(hosts: Any, reference_mdns: Any, backend: Any) -> None:
+def test_what_the_reference_announces_is_seen_by_us(hosts, reference_mdns, backend) -> None:
     watching = hosts.other.asap("browse", "--watch", "--json", "--backend", backend)
     watching.line(lambda line: "listening on" in line)
     announcing = hosts.one.start(reference_mdns, "-W", "ignore", SCRIPT, "advertise", "10.77.0.1", PORT)
@@ -47,7 +46,7 @@ def test_what_the_reference_announces_is_seen_by_us(hosts: Any, reference_mdns: 
     assert watching.document(event="removed")["instance"] == "Reference-Agent"
 
 
-def test_what_we_announce_is_seen_by_the_reference(hosts: Any, reference_mdns: Any, backend: Any) -> None:
+def test_what_we_announce_is_seen_by_the_reference(hosts, reference_mdns, backend) -> None:
     ours = hosts.one.start(sys.executable, "-u", OURS, backend, "*", f"http://*:{PORT}{PATH}", PORT)
     ours.document()
     found = hosts.other.start(reference_mdns, "-W", "ignore", SCRIPT, "browse", "3").document()

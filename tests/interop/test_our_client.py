@@ -17,18 +17,18 @@ ECHO = {"skill_id": "echo", "input": {"text": "hi"}}
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def anyio_backend(request: Any) -> Any:
+def anyio_backend(request):
     return request.param
 
 
 @pytest.fixture(params=[None, "t"], ids=["open", "with-token"])
-def served(request: Any, reference_server: Any) -> Any:
+def served(request, reference_server):
     """The reference's server, open and with tokens: its base URL, and what our client needs to speak with it."""
     token = request.param
     return (reference_server() if token is None else reference_server(token, ME)), {"sender": ME, "token": token}
 
 
-async def test_the_whole_script(served: Any) -> None:
+async def test_the_whole_script(served) -> None:
     base, options = served
     async with AgentClient(**options) as client:
         manifest = await client.discover(base, expect=AGENT)
@@ -51,7 +51,7 @@ async def test_the_whole_script(served: Any) -> None:
         assert len({reply.correlation_id for reply in replies}) == 20
 
 
-async def test_its_refusals_are_read(served: Any) -> None:
+async def test_its_refusals_are_read(served) -> None:
     base, options = served
     async with AgentClient(**options) as client:
         manifest = await client.discover(base)
@@ -71,7 +71,7 @@ async def test_its_refusals_are_read(served: Any) -> None:
         assert (caught.value.code, caught.value.recoverable) == (-32002, True)
 
 
-async def test_its_tokens_work(reference_server: Any) -> None:
+async def test_its_tokens_work(reference_server) -> None:
     base = reference_server("t", ME)
     async with AgentClient(sender=ME, token="t") as client:
         assert (await client.send(base, "task.request", ECHO)).payload["status"] == "completed"
@@ -84,7 +84,7 @@ async def test_its_tokens_work(reference_server: Any) -> None:
             await client.send(manifest, "task.request", ECHO)
 
 
-async def test_its_manifest_is_revalidated_by_its_etag(reference_server: Any) -> None:
+async def test_its_manifest_is_revalidated_by_its_etag(reference_server) -> None:
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)

@@ -53,10 +53,10 @@ OURS: Any = to_json(
 
 
 @pytest.fixture
-def reference(reference_python: Any) -> Any:
+def reference(reference_python):
     """Let the reference sign, or verify, a document."""
 
-    def run(document: Any, *argv: str) -> Any:
+    def run(document, *argv: str):
         done = subprocess.run(
             [reference_python, "-W", "ignore", str(SCRIPT), *argv],
             input=json.dumps(document),
@@ -73,7 +73,7 @@ def reference(reference_python: Any) -> Any:
 
 @pytest.mark.parametrize("how", ["name", "alias"])
 @pytest.mark.parametrize("document", [BARE, FULL], ids=["bare", "full"])
-def test_what_it_signs_we_verify(reference: Any, document: Any, how: str) -> None:
+def test_what_it_signs_we_verify(reference, document, how: str) -> None:
     made = reference(document, "sign", how)
     wrapper, key = made["signed"], PublicKey.read(made["signed"]["public_key"])
     assert signed_bytes(document).decode() == made["bytes"]
@@ -88,7 +88,7 @@ def test_what_it_signs_we_verify(reference: Any, document: Any, how: str) -> Non
 
 
 @pytest.mark.parametrize("document", [BARE, FULL, OURS], ids=["bare", "full", "ours"])
-def test_what_we_sign_it_verifies(reference: Any, document: Any) -> None:
+def test_what_we_sign_it_verifies(reference, document) -> None:
     key = PrivateKey.new()
     wrapper = sign(document, key.sign, key.public_key)
     assert reference(wrapper, "verify", str(key.public_key)) is True

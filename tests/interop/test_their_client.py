@@ -1,7 +1,6 @@
 """The reference's client against our server: everything it can do works, everything that must be refused is."""
 
 import threading
-from typing import Any
 
 import anyio
 import pytest
@@ -17,11 +16,11 @@ SENDER = "urn:asap:agent:reference-client"
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def our_server(request: Any) -> Any:
+def our_server(request):
     """Serve our echo agent in a thread; returns its base URL."""
     threads = []
 
-    def start(*, tokens: Any = None, policy: Any = None) -> Any:
+    def start(*, tokens=None, policy=None):
         urls, stops = [], []  # type: ignore[var-annotated]
         ready = threading.Event()
 
@@ -35,7 +34,7 @@ def our_server(request: Any) -> Any:
             token = anyio.lowlevel.current_token()
             async with anyio.create_task_group() as group:
 
-                async def serving(*, task_status: Any) -> None:
+                async def serving(*, task_status) -> None:
                     verify = None if tokens is None else TokenTable(tokens).verify
                     await serve(
                         agent, {"echo": echo}, authenticate=verify, bound=bound, stop=stop, task_status=task_status
@@ -56,7 +55,7 @@ def our_server(request: Any) -> Any:
         thread.join(30)
 
 
-def test_the_whole_script(our_server: Any, reference_client: Any) -> None:
+def test_the_whole_script(our_server, reference_client) -> None:
     said = reference_client(our_server(), AGENT)
     assert said["manifest"]["ok"]["id"] == AGENT
     assert said["discover"]["ok"] == said["manifest"]["ok"]
@@ -69,7 +68,7 @@ def test_the_whole_script(our_server: Any, reference_client: Any) -> None:
     assert len({reply["correlation_id"] for reply in said["batch"]["ok"]}) == 5
 
 
-def test_what_is_refused_is_classified_as_the_reference_classifies_it(our_server: Any, reference_client: Any) -> None:
+def test_what_is_refused_is_classified_as_the_reference_classifies_it(our_server, reference_client) -> None:
     said = reference_client(our_server(), AGENT)
     refused = {step: (said[step]["code"], said[step]["taxonomy"]) for step in ("nonce_again", "stale", "unknown_type")}
     assert refused == {
@@ -79,7 +78,7 @@ def test_what_is_refused_is_classified_as_the_reference_classifies_it(our_server
     }
 
 
-def test_with_a_token_it_speaks_for_its_own_agent_only(our_server: Any, reference_client: Any) -> None:
+def test_with_a_token_it_speaks_for_its_own_agent_only(our_server, reference_client) -> None:
     base = our_server(tokens={"t": SENDER})
     said = reference_client(base, AGENT, "t")
     assert said["send"]["ok"]["payload"]["status"] == "completed"
@@ -87,7 +86,7 @@ def test_with_a_token_it_speaks_for_its_own_agent_only(our_server: Any, referenc
     assert "ok" not in reference_client(base, AGENT)["send"]
 
 
-def test_the_profile_reference_takes_what_old_peers_leave_out(our_server: Any, reference_client: Any) -> None:
+def test_the_profile_reference_takes_what_old_peers_leave_out(our_server, reference_client) -> None:
     from attrs import evolve
 
     base = our_server(policy=evolve(Policy.reference(), peer_limits=()))

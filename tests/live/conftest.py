@@ -2,18 +2,17 @@
 
 import shutil
 import subprocess
-from typing import Any
 
 import pytest
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def anyio_backend(request: Any) -> Any:
+def anyio_backend(request):
     return request.param
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: Any) -> tuple[str, str]:
+def certificate(tmp_path_factory) -> tuple[str, str]:
     """The files of a certificate for this machine, and of its key."""
     openssl, where = shutil.which("openssl"), tmp_path_factory.mktemp("certificate")
     if openssl is None:

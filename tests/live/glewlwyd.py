@@ -54,7 +54,7 @@ class Glewlwyd:
             answer = self.admin.post("/mod/plugin/", json=plugin)
         assert answer.is_success, answer.text
 
-    def token(self, resource: str = MINE, **more: Any) -> str:
+    def token(self, resource: str = MINE, **more) -> str:
         """A token for this client, as it gives them."""
         form = {"grant_type": "client_credentials", "scope": "call", "resource": resource, **more}
         answer = httpx.post(f"{self.issuer}/token", data=form, auth=(CLIENT, SECRET))

@@ -25,12 +25,12 @@ ROOT = HERE.parent.parent
 numbers = count()
 
 
-def ip(*arguments: Any, check: Any = True) -> Any:
+def ip(*arguments, check=True):
     return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check, timeout=SECONDS)
 
 
 @functools.cache
-def why_not() -> Any:
+def why_not():
     """Why this machine can't have such hosts, or None."""
     if not sys.platform.startswith("linux") or shutil.which("ip") is None:
         return "iproute2 isn't installed (apt-get install iproute2)"
@@ -66,11 +66,11 @@ class Process:
         for line in self.popen.stdout:
             self.lines.put(line)
 
-    def tell(self, command: Any) -> None:
+    def tell(self, command) -> None:
         self.popen.stdin.write(json.dumps(command) + "\n")
         self.popen.stdin.flush()
 
-    def line(self, fits: Callable[[str], Any], seconds: Any = SECONDS) -> Any:
+    def line(self, fits: Callable[[str], Any], seconds=SECONDS):
         """What `fits` makes of the first line of which it makes something."""
         until = time.monotonic() + seconds
         while True:
@@ -83,15 +83,15 @@ class Process:
             if found:
                 return found
 
-    def all_said(self) -> Any:
+    def all_said(self):
         while not self.lines.empty():
             self.said.append(self.lines.get())
         return self.said
 
-    def document(self, **fields: Any) -> Any:
+    def document(self, **fields):
         """The first JSON line with these fields."""
 
-        def fits(line: Any) -> Any:
+        def fits(line):
             if not line.startswith("{"):
                 return None
             document = json.loads(line)
@@ -99,7 +99,7 @@ class Process:
 
         return self.line(fits)
 
-    def end(self, signal: Any = 15) -> Any:
+    def end(self, signal=15):
         self.popen.stdin.close()
         if self.popen.poll() is None and not self.ends_by_eof:
             self.popen.send_signal(signal)
@@ -118,19 +118,19 @@ class Host:
     name: str
     running: list[Process] = field(factory=list)
 
-    def ip(self, *arguments: Any) -> Any:
+    def ip(self, *arguments):
         return ip("-n", self.name, *arguments).stdout
 
-    def set(self, path: Any, value: Any) -> None:
+    def set(self, path, value) -> None:
         self.run("sh", "-c", f"echo {value} > /proc/sys/net/{path}")
 
-    def run(self, *command: Any) -> Any:
+    def run(self, *command):
         return subprocess.run(
             ["ip", "netns", "exec", self.name, *map(str, command)],
             capture_output=True, text=True, check=False, timeout=SECONDS, cwd=ROOT,
         )  # fmt: skip
 
-    def start(self, *command: Any, ends_by_eof: Any = False) -> Process:
+    def start(self, *command, ends_by_eof=False) -> Process:
         popen = subprocess.Popen(
             ["ip", "netns", "exec", self.name, *map(str, command)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, cwd=ROOT,
@@ -138,10 +138,10 @@ class Host:
         self.running.append(Process(popen, ends_by_eof))
         return self.running[-1]
 
-    def asap(self, *arguments: Any) -> Process:
+    def asap(self, *arguments) -> Process:
         return self.start(sys.executable, "-u", "-m", "asap_adapters.cli", *arguments)
 
-    def link_local(self, interface: Any) -> Any:
+    def link_local(self, interface):
         shown = self.ip("-j", "-6", "address", "show", "dev", interface, "scope", "link")
         # Where others were filtered out, an empty object each is left.
         return next(one["local"] for entry in json.loads(shown) for one in entry.get("addr_info", ()) if one)
@@ -154,7 +154,7 @@ class Hosts:
     one: Host
     other: Host
 
-    def cable(self, number: Any = 0, family: Any = "dual") -> None:
+    def cable(self, number=0, family="dual") -> None:
         """Lay a cable: 10.77.N.1 at the one, 10.77.N.2 at the other; `family` is ipv4, ipv6 (link-local) or dual."""
         ours, theirs = f"ours{number}", f"theirs{number}"
         ip(

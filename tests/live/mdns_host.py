@@ -15,7 +15,7 @@ from asap_adapters.mdns.local_network import Advertiser
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
 
-async def tell(advertiser: Any) -> None:
+async def tell(advertiser) -> None:
     """Print what is announced, whenever it's something else."""
     told: Any = None
     while True:
@@ -29,7 +29,7 @@ async def tell(advertiser: Any) -> None:
         await anyio.sleep(0.1)
 
 
-async def main(host: Any, url: Any, port: Any, interfaces: Any) -> None:
+async def main(host, url, port, interfaces) -> None:
     advertiser = Advertiser(
         agent_id="urn:asap:agent:far", name="Far Agent", version="1", skills=["echo"],
         manifest_url=url, host=host, port=port, interfaces=interfaces or None,

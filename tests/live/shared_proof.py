@@ -74,7 +74,7 @@ class Proof:
         """Some new envelopes, as a JSON-RPC batch."""
         return [self._item(number) for number in range(BATCH)]
 
-    def _item(self, number: int) -> Any:
+    def _item(self, number: int):
         nonce = new_id()
         envelope = Envelope.new(
             sender="urn:asap:agent:alice",

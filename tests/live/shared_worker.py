@@ -3,7 +3,6 @@
 import os
 import sys
 from functools import partial
-from typing import Any
 
 import anyio
 
@@ -21,7 +20,7 @@ async def main(url: str, file: int) -> None:
     policy = Policy(start="exact", skew=SKEW, peer_limits=(), concurrent=100_000)
     agent = Agent(echo_manifest("urn:asap:agent:shop", "http://127.0.0.1:1"), policy=policy)
 
-    async def echo(request: Any, _context: Any) -> Any:
+    async def echo(request, _context):
         # With what the kernel has, it's safe from whatever happens to this process.
         os.write(file, f"{request.input['nonce']}\n".encode())
         return {}

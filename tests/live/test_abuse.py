@@ -8,7 +8,6 @@ import gzip
 import sys
 import time
 from collections import Counter
-from typing import Any
 
 import brotli
 import pytest
@@ -25,7 +24,7 @@ pytestmark = [
 both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
 
 
-def run(case: Any, backend: str) -> Report:
+def run(case, backend: str) -> Report:
     report: Report = case(backend, CI, lambda _: None)
     assert report.growth <= report.bound, f"grew by {report.growth:,} bytes"
     # All of what the honest client asked was answered, with what it asked for.
@@ -39,7 +38,7 @@ def test_a_nonce_of_10_mb_is_kept_as_a_short_one() -> None:
 
 
 @both
-def test_an_address_has_one_share_whatever_names_it_uses(backend: Any) -> None:
+def test_an_address_has_one_share_whatever_names_it_uses(backend) -> None:
     report = run(cases.many_senders_limited, backend)
     assert report.answered == CI.senders
     # The share, and what grows back while it takes.
@@ -55,7 +54,7 @@ def test_every_address_behind_a_proxy_costs_a_share_and_a_nonce() -> None:
 
 
 @both
-def test_bombs_of_10_gb_are_refused_at_the_limit(backend: Any) -> None:
+def test_bombs_of_10_gb_are_refused_at_the_limit(backend) -> None:
     report = run(cases.bombs, backend)
     # Who sends 10 MB more after it was refused may lose the answer to the reset.
     assert report.answers["413"] + report.answers["cut off"] == report.requests
@@ -71,9 +70,7 @@ def test_bombs_of_10_gb_are_refused_at_the_limit(backend: Any) -> None:
         ("br", brotli.Compressor().flush(), b"\x06"),
     ],
 )
-def test_coded_bodies_that_say_nothing_are_refused_at_the_limit(
-    backend: Any, coding: Any, start: Any, nothing: Any
-) -> None:
+def test_coded_bodies_that_say_nothing_are_refused_at_the_limit(backend, coding, start, nothing) -> None:
     block, taken = nothing * (50_000 // len(nothing)), 0
     head = f"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
     with served(backend=backend, max_body=1_000_000) as server, Peer(server).connect() as connection:
@@ -87,12 +84,12 @@ def test_coded_bodies_that_say_nothing_are_refused_at_the_limit(
 
 
 @both
-def test_slow_bodies_are_told_that_they_are(backend: Any) -> None:
+def test_slow_bodies_are_told_that_they_are(backend) -> None:
     assert run(cases.slow_bodies, backend).answers == {"408": CI.slow}
 
 
 @both
-def test_answers_that_nobody_reads_are_held_within_a_bound_and_let_go(backend: Any) -> None:
+def test_answers_that_nobody_reads_are_held_within_a_bound_and_let_go(backend) -> None:
     report = run(cases.unread_answers, backend)
     assert report.growth < 300_000_000
     assert report.left < 30_000_000
@@ -101,7 +98,7 @@ def test_answers_that_nobody_reads_are_held_within_a_bound_and_let_go(backend: A
 
 
 @both
-def test_connections_that_send_no_head_keep_nobody_out(backend: Any) -> None:
+def test_connections_that_send_no_head_keep_nobody_out(backend) -> None:
     report = run(cases.half_open, backend)
     assert report.requests > 4 * CI.places
 
@@ -113,7 +110,7 @@ def test_json_of_any_shape_gets_its_answer() -> None:
 
 
 @pytest.mark.parametrize("table", list(tables.TABLES.values()))
-def test_the_tables_of_the_core_keep_to_their_bounds(table: Any) -> None:
+def test_the_tables_of_the_core_keep_to_their_bounds(table) -> None:
     result = table(1_000_000 if table is tables.known_senders else CI.asked)
     assert result.growth <= result.bound, f"grew by {result.growth:,} bytes"
     assert sum(result.answers.values()) == result.asked

@@ -31,7 +31,7 @@ Work = Callable[[AgentClient, str], Coroutine[Any, Any, object]]
 Open = Callable[[], AgentClient]
 
 
-async def echo(request: Any, _context: Any) -> Any:
+async def echo(request, _context):
     await anyio.sleep(0.0005)
     return request.input
 
@@ -137,7 +137,7 @@ def natively(way: str, anyio_backend_name: str) -> bool:
 
 
 @pytest.fixture
-def few_places(monkeypatch: Any) -> None:
+def few_places(monkeypatch) -> None:
     """One origin may have two connections: a third that's lost is missed at once."""
     monkeypatch.setattr("asap_adapters.net.pool._PLACES", 10)
 

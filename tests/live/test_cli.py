@@ -21,18 +21,18 @@ ALICE = "urn:asap:agent:alice"
 COMMAND = (sys.executable, "-m", "asap_adapters.cli")
 
 
-def asap(*arguments: Any, **options: Any) -> Any:
+def asap(*arguments, **options):
     return subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=SECONDS, **options
     )
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def served(request: Any) -> Any:
+def served(request):
     """`asap serve` on a free port, with these options; returns (URL, process)."""
     running = []
 
-    def start(*options: Any, cwd: Any = None) -> Any:
+    def start(*options, cwd=None):
         process: Any = subprocess.Popen(
             [*COMMAND, "serve", "--port", "0", "--backend", request.param, *options],
             stdout=subprocess.PIPE,
@@ -52,7 +52,7 @@ def served(request: Any) -> Any:
         process.communicate(timeout=SECONDS)
 
 
-def test_serves_is_found_answers_and_stops_on_a_signal(served: Any) -> None:
+def test_serves_is_found_answers_and_stops_on_a_signal(served) -> None:
     url, process = served("--token", "t=urn:asap:agent:alice")
     card = asap("discover", url)
     assert (card.returncode, "urn:asap:agent:echo-agent" in card.stdout) == (0, True)
@@ -66,7 +66,7 @@ def test_serves_is_found_answers_and_stops_on_a_signal(served: Any) -> None:
     assert process.wait(SECONDS) == 0
 
 
-def test_a_replay_and_a_forged_sender_are_refused(served: Any) -> None:
+def test_a_replay_and_a_forged_sender_are_refused(served) -> None:
     url, _ = served("--token", "t=urn:asap:agent:alice")
     send = ("send", url, "--skill", "echo", "--token", "t", "--sender")
     assert asap(*send, "urn:asap:agent:alice", "--nonce", "n").returncode == 0
@@ -76,7 +76,7 @@ def test_a_replay_and_a_forged_sender_are_refused(served: Any) -> None:
     assert (forged.returncode, "Sender does not match" in forged.stderr) == (1, True)
 
 
-def test_the_same_command_under_a_key_has_the_work_done_once(served: Any) -> None:
+def test_the_same_command_under_a_key_has_the_work_done_once(served) -> None:
     url, _ = served("--token", "t=urn:asap:agent:alice")
     send = ("send", url, "--skill", "echo", "--token", "t", "--sender", "urn:asap:agent:alice", "--json")
     first, again, other = (
@@ -107,19 +107,19 @@ handlers = {"up": up, "wait": wait}
 
 
 @pytest.fixture
-def own(served: Any, tmp_path: Any) -> Any:
+def own(served, tmp_path):
     """An agent of one's own, as `served`."""
     (tmp_path / "mine.py").write_text(OWN)
     return lambda *options: served("mine:agent", *options, cwd=tmp_path)
 
 
-def test_serves_an_agent_of_ones_own_where_it_listens(own: Any) -> None:
+def test_serves_an_agent_of_ones_own_where_it_listens(own) -> None:
     url, _ = own()
     sent = asap("send", url, "--skill", "up", "--input", '{"text": "hi"}', "--expect", "urn:asap:agent:mine")
     assert (sent.returncode, sent.stdout) == (0, 'completed: {"up": "HI"}\n')
 
 
-def test_options_count_for_an_agent_of_ones_own(own: Any) -> None:
+def test_options_count_for_an_agent_of_ones_own(own) -> None:
     url, _ = own("--token", f"t={ALICE}", "--max-body", "1000")
     send = ("send", url, "--skill", "up", "--sender", ALICE, "--input")
     refused = asap(*send, '{"text": "hi"}')
@@ -130,10 +130,10 @@ def test_options_count_for_an_agent_of_ones_own(own: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--allow-origin", "https://app.example", "--allow-host", "agent.lan")])
-def test_web_pages_call_if_they_are_listed(own: Any, options: Any) -> None:
+def test_web_pages_call_if_they_are_listed(own, options) -> None:
     url, _ = own(*options)
 
-    def status(host: str) -> Any:
+    def status(host: str):
         request = urllib.request.Request(f"{url}/asap", b"{}", {"Origin": "https://app.example", "Host": host})
         try:
             with urllib.request.urlopen(request, timeout=SECONDS) as reply:
@@ -144,14 +144,14 @@ def test_web_pages_call_if_they_are_listed(own: Any, options: Any) -> None:
     assert [status("agent.lan"), status("evil.example")] == [200 if options else 403, 403]
 
 
-def test_a_public_url_is_published_and_the_real_port_printed(served: Any) -> None:
+def test_a_public_url_is_published_and_the_real_port_printed(served) -> None:
     public, process = served("--public-url", "https://agent.example/")
     assert public == "https://agent.example"
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) == 0
 
 
-def test_what_is_let_in_without_proof_is_said_loudly(served: Any) -> None:
+def test_what_is_let_in_without_proof_is_said_loudly(served) -> None:
     _, process = served("--profile", "reference", "--nonce", "off")
     process.send_signal(signal.SIGTERM)
     warned = process.communicate(timeout=SECONDS)[1]
@@ -162,7 +162,7 @@ def test_what_is_let_in_without_proof_is_said_loudly(served: Any) -> None:
     )
 
 
-def test_serves_over_tls(served: Any, tmp_path: Any) -> None:
+def test_serves_over_tls(served, tmp_path) -> None:
     try:
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
@@ -181,7 +181,7 @@ def test_serves_over_tls(served: Any, tmp_path: Any) -> None:
     assert (sent.returncode, sent.stdout) == (0, 'completed: {"echoed": {}}\n')
 
 
-def test_browse_watches_until_interrupted(served: Any) -> None:
+def test_browse_watches_until_interrupted(served) -> None:
     url, process = served("--mdns")
     backend = process.args[process.args.index("--backend") + 1]
     watching: Any = subprocess.Popen(
@@ -201,7 +201,7 @@ def test_browse_watches_until_interrupted(served: Any) -> None:
     assert (watching.communicate(timeout=SECONDS)[1], watching.returncode) == (said, 130)
 
 
-def test_a_reader_that_has_had_enough_is_no_error(served: Any) -> None:
+def test_a_reader_that_has_had_enough_is_no_error(served) -> None:
     url, _ = served()
     reader, writer = os.pipe()
     os.close(reader)
@@ -212,14 +212,14 @@ def test_a_reader_that_has_had_enough_is_no_error(served: Any) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_port_that_is_taken_is_named(served: Any) -> None:
+def test_a_port_that_is_taken_is_named(served) -> None:
     url, _ = served()
     port = url.rsplit(":", 1)[-1]
     taken = asap("serve", "--port", port)
     assert (taken.returncode, port in taken.stderr, taken.stderr.count("\n")) == (1, True, 1)
 
 
-def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> None:
+def test_registry_entry_and_find_fit_together(served, tmp_path) -> None:
     url, _ = served()
     entry = json.loads(asap("registry", "entry", url).stdout)
     file = tmp_path / "registry.json"
@@ -234,7 +234,7 @@ def test_registry_entry_and_find_fit_together(served: Any, tmp_path: Any) -> Non
     assert (as_url.returncode, "where a file will do, its path without file://" in as_url.stderr) == (1, True)
 
 
-def test_a_registry_that_is_down_is_stood_in_for_by_its_copy(served: Any, tmp_path: Any) -> None:
+def test_a_registry_that_is_down_is_stood_in_for_by_its_copy(served, tmp_path) -> None:
     url, _ = served()
     entry = json.loads(asap("registry", "entry", url).stdout)
     listed = {"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]}
@@ -268,7 +268,7 @@ def test_a_registry_that_is_down_is_stood_in_for_by_its_copy(served: Any, tmp_pa
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_resolve_explains_itself(served: Any, tmp_path: Any, backend: Any) -> None:
+def test_resolve_explains_itself(served, tmp_path, backend) -> None:
     url, _ = served()
     entry = json.loads(asap("registry", "entry", url).stdout)
     empty, full = tmp_path / "empty.json", tmp_path / "full.json"
@@ -299,15 +299,15 @@ def test_resolve_explains_itself(served: Any, tmp_path: Any, backend: Any) -> No
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_the_demo_tells_the_whole_story(backend: Any) -> None:
+def test_the_demo_tells_the_whole_story(backend) -> None:
     done = asap("demo", "--backend", backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("\nok ") == 14
     assert "FAILED" not in done.stdout
 
 
-def test_the_demo_says_which_step_failed_and_fails(monkeypatch: Any, capsys: Any) -> None:
-    def no_multicast(**_: Any) -> Any:
+def test_the_demo_says_which_step_failed_and_fails(monkeypatch, capsys) -> None:
+    def no_multicast(**_):
         raise MdnsUnavailable("mDNS needs multicast, and 127.0.0.1 has none")
 
     monkeypatch.setattr("asap_adapters.cli.demo.Advertiser", no_multicast)
@@ -318,12 +318,12 @@ def test_the_demo_says_which_step_failed_and_fails(monkeypatch: Any, capsys: Any
 
 
 class TestSignals:
-    def call(self, url: Any, seconds: Any) -> Any:
+    def call(self, url, seconds):
         send = ("send", url, "--skill", "wait", "--input", json.dumps({"seconds": seconds}))
         return subprocess.Popen([*COMMAND, *send], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-    def test_what_is_in_flight_is_finished(self, own: Any, stop: Any) -> None:
+    def test_what_is_in_flight_is_finished(self, own, stop) -> None:
         url, process = own()
         caller = self.call(url, 1)
         assert process.stdout.readline() == "began\n"
@@ -331,7 +331,7 @@ class TestSignals:
         assert caller.communicate(timeout=SECONDS)[0] == 'completed: {"waited": true}\n'
         assert process.wait(SECONDS) == 0
 
-    def test_a_second_one_does_not_wait(self, own: Any) -> None:
+    def test_a_second_one_does_not_wait(self, own) -> None:
         url, process = own()
         caller = self.call(url, 8)
         assert process.stdout.readline() == "began\n"

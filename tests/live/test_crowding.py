@@ -32,7 +32,7 @@ class Host:
         self.connected = 0
         self.silent = False
 
-    async def serve(self, stream: Any) -> None:
+    async def serve(self, stream) -> None:
         self.connected += 1
         try:
             async with stream:
@@ -67,7 +67,7 @@ async def hosts(number: int) -> AsyncIterator[list[Host]]:
         group.cancel_scope.cancel()
 
 
-def client(**options: Any) -> AgentClient:
+def client(**options) -> AgentClient:
     retry = RetryPolicy(retries=0)
     return AgentClient(sender="urn:asap:agent:me", retry=retry, **{"timeout": 60.0, **options})
 
@@ -80,7 +80,7 @@ async def hold(ours: AgentClient, host: Host, ends: list[Exception] | None = Non
             ends.append(error)
 
 
-async def until(true: Any) -> None:
+async def until(true) -> None:
     with anyio.fail_after(20):
         while not true():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)

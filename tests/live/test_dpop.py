@@ -18,7 +18,7 @@ from asap_adapters.server.listener import listen, url_of
 from asap_core import Agent, Policy
 from asap_core.auth.claims import ByClaim, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy
-from tests.adapters.test_dpop import ISSUER, THIEF, Provider, body, error, proof, token
+from tests.adapters.auth.test_dpop import ISSUER, THIEF, Provider, body, error, proof, token
 from tests.live.test_cli import ALICE, asap, served
 from tests.live.test_oidc import AUDIENCE, SECRET, provider
 from tests.live.test_workers import redis, send, start
@@ -32,7 +32,7 @@ PUBLIC = "https://agent.example/agents/echo"
 
 
 @asynccontextmanager
-async def serving(base: str | None = None, policy: Any = None, **options: Any) -> AsyncIterator[str]:
+async def serving(base: str | None = None, policy=None, **options) -> AsyncIterator[str]:
     """Our server on a free port: the URL that it's called at. `base` is what its manifest says instead."""
     tokens = TokenPolicy(issuer=ISSUER, audience=ECHO_ID, agent=ByClaim("sub"), dpop=options.pop("dpop", "allowed"))
     async with Tokens(tokens, transport=Provider(), nonce_secret=b"n" * 32) as made:
@@ -79,7 +79,7 @@ class TestAtARealServer:
             assert error(await post(url, text, proof(text=text, url=url))) == "invalid_dpop_proof"
             assert "result" in (await post(url, text, proof(text=text, url=f"{PUBLIC}/asap"))).json()
 
-    async def test_one_that_came_before_a_restart_is_refused_after_it(self, tmp_path: Any) -> None:
+    async def test_one_that_came_before_a_restart_is_refused_after_it(self, tmp_path) -> None:
         text, public = token(), f"{PUBLIC}/asap"
         shown = proof(text=text, url=public)
         async with serving(PUBLIC, state=tmp_path / "state") as url:
@@ -92,7 +92,7 @@ class TestAtARealServer:
             refused = await post(url, text, shown)
             assert (refused.status_code, refused.headers["retry-after"] >= "1") == (503, True)
 
-    async def test_servers_that_share_redis_accept_it_once(self, redis: Any) -> None:
+    async def test_servers_that_share_redis_accept_it_once(self, redis) -> None:
         text, public = token(), f"{PUBLIC}/asap"
         dpop = DpopPolicy(nonce=True)
         async with (
@@ -105,7 +105,7 @@ class TestAtARealServer:
             assert error(await post(one, text, shown)) == "invalid_dpop_proof"
             assert error(await post(two, text, shown)) == "invalid_dpop_proof"
 
-    async def test_without_redis_it_is_unavailable(self, redis: Any) -> None:
+    async def test_without_redis_it_is_unavailable(self, redis) -> None:
         text = token()
         async with serving(PUBLIC, redis=redis.url) as url:
             redis.kill()
@@ -123,7 +123,7 @@ def past_the_second_of_its_start() -> None:
 
 class TestFromTheCommandLine:
     @pytest.fixture
-    def who(self, tmp_path: Any, provider: Any) -> Any:
+    def who(self, tmp_path, provider):
         (tmp_path / "secret").write_text(SECRET)
         DpopKey.generate().save(tmp_path / "key.pem")
         secret = ["--client-secret-file", str(tmp_path / "secret")]
@@ -131,10 +131,10 @@ class TestFromTheCommandLine:
         return ["--sender", ALICE, "--issuer", provider.issuer, "--client-id", "client-7", *secret], key
 
     @pytest.fixture
-    def options(self, provider: Any) -> Any:
+    def options(self, provider):
         return ["--oidc", provider.issuer, "--audience", AUDIENCE, "--subject", f"client-7={ALICE}"]
 
-    def test_who_proves_its_key_is_let_in_and_nobody_else(self, served: Any, who: Any, options: Any) -> None:
+    def test_who_proves_its_key_is_let_in_and_nobody_else(self, served, who, options) -> None:
         url, _ = served(*options, "--dpop", "required", "--dpop-nonce")
         past_the_second_of_its_start()
         client, key = who
@@ -142,14 +142,14 @@ class TestFromTheCommandLine:
         assert (done.returncode, done.stdout) == (0, 'completed: {"echoed": {}}\n'), done.stderr
         assert "Invalid authentication token" in asap("send", url, "--skill", "echo", *client).stderr
 
-    def test_nonces_are_good_with_every_worker(self, start: Any, who: Any, options: Any) -> None:
+    def test_nonces_are_good_with_every_worker(self, start, who, options) -> None:
         url, _ = start(*options, "--dpop", "required", "--dpop-nonce")
         past_the_second_of_its_start()
         for _ in range(4):
             done = send(url, *who[0], *who[1])
             assert done.returncode == 0, done.stderr
 
-    def test_options_that_cannot_be_meant(self, options: Any) -> None:
+    def test_options_that_cannot_be_meant(self, options) -> None:
         for wrong, told in (
             (["--dpop", "required"], "go with --oidc"),
             (["--dpop-nonce"], "go with --oidc"),

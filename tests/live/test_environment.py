@@ -32,7 +32,7 @@ UNUSABLE = {
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: Any) -> Any:
+def environment(monkeypatch):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -46,10 +46,10 @@ class Proxy:
         self.heads: list[bytes] = []
         self.url = ""
 
-    async def take(self, stream: Any) -> None:
+    async def take(self, stream) -> None:
         await self.serve(stream)
 
-    async def serve(self, stream: Any) -> None:
+    async def serve(self, stream) -> None:
         body = publish(echo_manifest(ECHO_ID, AGENT))
         async with stream:
             self.heads.append(await stream.receive())
@@ -57,7 +57,7 @@ class Proxy:
 
 
 @pytest.fixture
-async def proxy(anyio_backend: Any) -> Any:
+async def proxy(anyio_backend):
     made = Proxy()
     listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
     made.url = f"127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
@@ -68,11 +68,11 @@ async def proxy(anyio_backend: Any) -> Any:
 
 
 class Nowhere:
-    async def resolve(self, host: str, port: int) -> Any:
+    async def resolve(self, host: str, port: int):
         return ["127.0.0.1"]
 
 
-def client(**options: Any) -> AgentClient:
+def client(**options) -> AgentClient:
     options = {"trust_env": True, "resolver": Nowhere(), "allow_http": ["agent.example", "10.1.2.3"], **options}
     return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), timeout=5.0, **options)
 
@@ -92,7 +92,7 @@ class TestProxies:
     @pytest.mark.parametrize("name", ["all_proxy", "http_proxy", "ALL_PROXY"])
     @pytest.mark.parametrize(("text", "says"), UNUSABLE.items(), ids=range(len(UNUSABLE)))
     async def test_one_that_cannot_be_used_is_an_error_where_it_would_be(
-        self, environment: Any, name: str, text: str, says: str
+        self, environment, name: str, text: str, says: str
     ) -> None:
         if "\0" in text:
             text = text.replace("\0", " ")
@@ -104,7 +104,7 @@ class TestProxies:
                 assert f"{name.lower()} names" in str(caught.value)
                 assert SECRET not in str(caught.value) + repr(caught.value)
 
-    async def test_and_nowhere_else(self, environment: Any, proxy: Proxy) -> None:
+    async def test_and_nowhere_else(self, environment, proxy: Proxy) -> None:
         environment("https_proxy", "ftp://127.0.0.1:1")
         environment("http_proxy", proxy.url)
         environment("all_proxy", "nonsense://")
@@ -118,12 +118,12 @@ class TestProxies:
                 await ours.discover("https://agent.example")
 
     @pytest.mark.parametrize("form", ["{}", "http://{}", "http://{}/", "HTTP://{}", " http://{} "])
-    async def test_any_form_of_its_url_does(self, environment: Any, proxy: Proxy, form: str) -> None:
+    async def test_any_form_of_its_url_does(self, environment, proxy: Proxy, form: str) -> None:
         environment("all_proxy", form.format(proxy.url))
         async with client() as ours:
             assert await is_asked(ours, proxy)
 
-    async def test_its_credentials_go_to_it_and_into_no_error(self, environment: Any, proxy: Proxy) -> None:
+    async def test_its_credentials_go_to_it_and_into_no_error(self, environment, proxy: Proxy) -> None:
         environment("http_proxy", f"http://us%40er:{SECRET}%3A@{proxy.url}")
         async with client() as ours:
             assert await is_asked(ours, proxy)
@@ -134,14 +134,14 @@ class TestProxies:
         "listed",
         ["agent.example", ".example", "example", "EXAMPLE", "other, agent.example ", "agent.example:80", "*"],
     )
-    async def test_a_host_that_needs_none_is_asked_directly(self, environment: Any, proxy: Proxy, listed: str) -> None:
+    async def test_a_host_that_needs_none_is_asked_directly(self, environment, proxy: Proxy, listed: str) -> None:
         environment("http_proxy", proxy.url)
         environment("no_proxy", listed)
         async with client() as ours:
             assert not await is_asked(ours, proxy)
 
     @pytest.mark.parametrize("listed", ["gent.example", "agent.example:81", "other.example", ",", "10.0.0.0/8"])
-    async def test_another_is_not(self, environment: Any, proxy: Proxy, listed: str) -> None:
+    async def test_another_is_not(self, environment, proxy: Proxy, listed: str) -> None:
         environment("http_proxy", proxy.url)
         environment("no_proxy", listed)
         async with client() as ours:
@@ -149,9 +149,9 @@ class TestProxies:
 
     @pytest.mark.parametrize(("listed", "asked"), [("10.0.0.0/8", False), ("10.1.2.3", False), ("10.2.0.0/16", True)])
     async def test_networks_may_be_listed(
-        self, environment: Any, proxy: Proxy, monkeypatch: Any, listed: str, asked: bool
+        self, environment, proxy: Proxy, monkeypatch, listed: str, asked: bool
     ) -> None:
-        async def dial(address: str, port: int) -> Any:
+        async def dial(address: str, port: int):
             if address == "10.1.2.3":
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             return await dialling.dial(address, port)
@@ -168,7 +168,7 @@ class TestProxies:
         assert bool(proxy.heads) is asked
 
     @pytest.mark.parametrize("there", ["127.0.0.1:1", "no-proxy.invalid:8080"])
-    async def test_one_that_cannot_be_reached_is_named(self, environment: Any, there: str) -> None:
+    async def test_one_that_cannot_be_reached_is_named(self, environment, there: str) -> None:
         environment("https_proxy", f"http://u:{SECRET}@{there}")
         async with client() as ours:
             with pytest.raises(Unreachable, match="can't connect: the proxy that https_proxy names: ") as caught:
@@ -176,8 +176,8 @@ class TestProxies:
         assert not caught.value.sent
         assert SECRET not in str(caught.value)
 
-    async def test_one_that_refuses_is_named(self, environment: Any, proxy: Proxy) -> None:
-        async def refuse(stream: Any) -> None:
+    async def test_one_that_refuses_is_named(self, environment, proxy: Proxy) -> None:
+        async def refuse(stream) -> None:
             async with stream:
                 await stream.receive()
                 await stream.send(f"HTTP/1.1 407 {SECRET}\r\ncontent-length: 0\r\n\r\n".encode())
@@ -193,9 +193,7 @@ class TestProxies:
 
 class TestCertificates:
     @pytest.mark.parametrize("text", [None, "", "no certificate"])
-    async def test_a_file_that_is_none_is_named_by_its_variable(
-        self, environment: Any, tmp_path: Any, text: str | None
-    ) -> None:
+    async def test_a_file_that_is_none_is_named_by_its_variable(self, environment, tmp_path, text: str | None) -> None:
         file = tmp_path / "cert.pem"
         if text is not None:
             file.write_text(text)

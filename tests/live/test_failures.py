@@ -54,34 +54,34 @@ RAISED = {
 }
 
 
-async def cancelled_task(_request: Any, _context: Any) -> Any:
+async def cancelled_task(_request, _context):
     """What it waits for is cancelled, and it isn't."""
     work = asyncio.ensure_future(asyncio.sleep(60))
     asyncio.get_running_loop().call_soon(work.cancel)
     await work
 
 
-def raising(make: Any) -> Any:
-    async def handler(_request: Any, _context: Any) -> Any:
+def raising(make):
+    async def handler(_request, _context):
         raise make()
 
     return handler
 
 
-def raising_in_a_thread(make: Any) -> Any:
-    def handler(_request: Any, _context: Any) -> Any:
+def raising_in_a_thread(make):
+    def handler(_request, _context):
         raise make()
 
     return handler
 
 
-async def slow(request: Any, _context: Any) -> Any:
+async def slow(request, _context):
     await anyio.sleep(0.5)
     return {"slept": request.input}
 
 
 @contextlib.asynccontextmanager
-async def serving(handlers: Any, port: int = 0, **options: Any) -> Any:
+async def serving(handlers, port: int = 0, **options):
     bound = await listen("127.0.0.1", port)
     skills = Capabilities(skills=[Skill(id=name, description="") for name in handlers])
     from attrs import evolve
@@ -91,7 +91,7 @@ async def serving(handlers: Any, port: int = 0, **options: Any) -> Any:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
 
-        async def main(*, task_status: Any) -> None:
+        async def main(*, task_status) -> None:
             await serve(agent, handlers, bound=bound, stop=stop, task_status=task_status, **options)
 
         await tasks.start(main)
@@ -99,7 +99,7 @@ async def serving(handlers: Any, port: int = 0, **options: Any) -> Any:
         stop.set()
 
 
-async def refused(client: Any, url: str, skill: str, key: Any = None) -> RemoteError:
+async def refused(client, url: str, skill: str, key=None) -> RemoteError:
     with pytest.raises(RemoteError) as caught:
         await client.send(
             url, "task.request", {"skill_id": skill, "input": {}, "conversation_id": "c"}, idempotency_key=key
@@ -107,7 +107,7 @@ async def refused(client: Any, url: str, skill: str, key: Any = None) -> RemoteE
     return caught.value
 
 
-async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_name: Any) -> None:
+async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_name) -> None:
     bad = {f"{name} async": raising(make) for name, make in RAISED.items()}
     bad |= {f"{name} sync": raising_in_a_thread(make) for name, make in {**RAISED, "ctrl-c": KeyboardInterrupt}.items()}
     if anyio_backend_name == "asyncio":
@@ -134,15 +134,15 @@ async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_n
         assert sorted(answers) == list(range(5))
 
 
-async def test_what_was_answered_is_what_a_retry_gets_also_after_a_restart(tmp_path: Any) -> None:
+async def test_what_was_answered_is_what_a_retry_gets_also_after_a_restart(tmp_path) -> None:
     kept: dict[str, Any] = {"a": 1}
     runs = []
 
-    async def handler(request: Any, _context: Any) -> Any:
+    async def handler(request, _context):
         runs.append(request.input)
         return kept if request.input else {"odd": {1}}
 
-    async def ask(url: str, key: str, content: Any) -> Any:
+    async def ask(url: str, key: str, content):
         async with AgentClient(sender="urn:asap:agent:me") as client:
             payload = {"skill_id": "echo", "input": content, "conversation_id": "c"}
             return (await client.send(url, "task.request", payload, idempotency_key=key)).payload["result"]
@@ -193,7 +193,7 @@ anyio.run(main, backend=sys.argv[1])
 
 
 @pytest.mark.parametrize("handler", ["waiting", "busy", "shielded_group"])
-def test_ctrl_c_ends_the_process_while_a_handler_runs(anyio_backend_name: Any, handler: Any) -> None:
+def test_ctrl_c_ends_the_process_while_a_handler_runs(anyio_backend_name, handler) -> None:
     process: Any = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, anyio_backend_name, handler],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -236,20 +236,20 @@ class Untraceable(GeneratorExit):
         return None
 
     @__traceback__.setter
-    def __traceback__(self, value: Any) -> None: ...
+    def __traceback__(self, value) -> None: ...
 
 
-async def cancels_itself(_request: Any, _context: Any) -> Any:
+async def cancels_itself(_request, _context):
     asyncio.current_task().cancel()  # type: ignore[union-attr]
     await asyncio.sleep(60)
 
 
-async def cancels_itself_at_the_end(_request: Any, _context: Any) -> Any:
+async def cancels_itself_at_the_end(_request, _context):
     asyncio.current_task().cancel()  # type: ignore[union-attr]
     return {"fine": True}
 
 
-async def test_a_handler_that_cancels_the_task_it_runs_in_ends_no_other(anyio_backend_name: Any) -> None:
+async def test_a_handler_that_cancels_the_task_it_runs_in_ends_no_other(anyio_backend_name) -> None:
     handlers: Any = {"slow": slow, "untraceable": raising(Untraceable)}
     if anyio_backend_name == "asyncio":
         handlers |= {"cancels": cancels_itself, "at the end": cancels_itself_at_the_end}

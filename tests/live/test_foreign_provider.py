@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_there(), reason=MISSIN
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: Any) -> Path:
+def files(tmp_path_factory) -> Path:
     """The client's secret and its key, and a key for proofs."""
     directory: Path = tmp_path_factory.mktemp("glewlwyd")
     (directory / "secret").write_text(f"{SECRET}\n")
@@ -35,12 +35,12 @@ def files(tmp_path_factory: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def provider(files: Path) -> Any:
+def provider(files: Path):
     with glewlwyd(files, ECKey.import_key((files / "key.pem").read_bytes())) as running:
         yield running
 
 
-def client(provider: Any, files: Path, resource: str = MINE) -> list[str]:
+def client(provider, files: Path, resource: str = MINE) -> list[str]:
     return [
         "--issuer", provider.issuer, "--client-id", CLIENT, "--client-secret-file", str(files / "secret"),
         "--scope", "call", "--resource", resource,
@@ -51,12 +51,12 @@ def rules(*more: str) -> list[str]:
     return ["--audience", MINE, "--scope", "call", "--subject", f"{CLIENT}={ALICE}", *more]
 
 
-def sent(url: str, *options: str) -> Any:
+def sent(url: str, *options: str):
     done = asap("send", url, "--skill", "echo", "--sender", ALICE, *options)
     return done.stdout or done.stderr
 
 
-def test_a_client_is_let_in_by_every_way_to_prove_itself(served: Any, provider: Any, files: Path) -> None:
+def test_a_client_is_let_in_by_every_way_to_prove_itself(served, provider, files: Path) -> None:
     url, _ = served("--oidc", provider.issuer, *rules())
     ours = client(provider, files)
     by_key = [
@@ -71,7 +71,7 @@ def test_a_client_is_let_in_by_every_way_to_prove_itself(served: Any, provider: 
     assert "no access token" in sent(url, *who)
 
 
-def test_tokens_bound_to_a_key_are_good_with_it_alone(served: Any, provider: Any, files: Path) -> None:
+def test_tokens_bound_to_a_key_are_good_with_it_alone(served, provider, files: Path) -> None:
     url, _ = served("--oidc", provider.issuer, *rules("--dpop", "required", "--dpop-nonce"))
     bound = [*client(provider, files), "--dpop-key", str(files / "dpop.pem")]
     # Proofs are dated in whole seconds; one of the second of the start may have been shown before it.
@@ -83,7 +83,7 @@ def test_tokens_bound_to_a_key_are_good_with_it_alone(served: Any, provider: Any
     assert "Invalid authentication token" in sent(url, "--token", stolen["access_token"])
 
 
-def test_it_is_asked_about_tokens(served: Any, provider: Any, files: Path) -> None:
+def test_it_is_asked_about_tokens(served, provider, files: Path) -> None:
     secret = str(files / "secret")
     by_client = ["--subject-claim", "client_id", "--client-id", CLIENT, "--client-secret-file", secret]
     url, _ = served("--introspect", f"{provider.issuer}/introspect", *rules(*by_client))
@@ -97,7 +97,7 @@ AGENTS = {CLIENT: ALICE}
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_token_that_is_taken_back_is_out(provider: Any, backend: str) -> None:
+def test_a_token_that_is_taken_back_is_out(provider, backend: str) -> None:
     policy = IntrospectionPolicy(
         audience=MINE, agent=BySubject(AGENTS, claim="client_id"), issuer=provider.issuer, most=0.5, most_refused=0.1
     )
@@ -116,7 +116,7 @@ def test_a_token_that_is_taken_back_is_out(provider: Any, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_keys_change_under_load_and_nobody_is_refused(provider: Any, backend: str) -> None:
+def test_keys_change_under_load_and_nobody_is_refused(provider, backend: str) -> None:
     first, second = (RSAKey.generate_key(2048, {"kid": f"{name}-{backend}"}, private=True) for name in ("one", "two"))
     policy = TokenPolicy(issuer=provider.issuer, audience=MINE, agent=BySubject(AGENTS), fresh_for=1.0, cool_down=0.2)
 

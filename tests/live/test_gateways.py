@@ -25,7 +25,7 @@ ME = "urn:asap:agent:me"
 ASK = {"skill_id": "echo", "input": {}}
 
 
-async def read_request(stream: Any) -> bytes:
+async def read_request(stream) -> bytes:
     """One request, whole."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -45,10 +45,10 @@ def answer(status: int, body: bytes, *fields: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def listening(serve_one: Any) -> Any:
+async def listening(serve_one):
     listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
 
-    async def handle(stream: Any) -> None:
+    async def handle(stream) -> None:
         async with stream:
             try:
                 await serve_one(stream)
@@ -62,7 +62,7 @@ async def listening(serve_one: Any) -> Any:
 
 
 @asynccontextmanager
-async def gateway(answers: list[bytes], *, passes_on: bool) -> Any:
+async def gateway(answers: list[bytes], *, passes_on: bool):
     """An echo agent behind a gateway, which has these answers for the first messages, passed on or not.
 
     Yields its URL, when messages came to it, and which the agent ran.
@@ -81,7 +81,7 @@ async def gateway(answers: list[bytes], *, passes_on: bool) -> Any:
             except anyio.EndOfStream:
                 return data
 
-    async def one(stream: Any) -> None:
+    async def one(stream) -> None:
         request = await read_request(stream)
         if not request.startswith(b"POST"):
             await stream.send(await through(request))
@@ -91,7 +91,7 @@ async def gateway(answers: list[bytes], *, passes_on: bool) -> Any:
         real = await through(request) if said is None or passes_on else b""
         await stream.send(said or real)
 
-    def echo(request: Any, _context: Any) -> Any:
+    def echo(request, _context):
         ran.append(request)
         return {"ran": len(ran)}
 
@@ -101,7 +101,7 @@ async def gateway(answers: list[bytes], *, passes_on: bool) -> Any:
         manifest = echo_manifest("urn:asap:agent:echo", f"http://127.0.0.1:{port}")
         agent = Agent(manifest, policy=Policy(start=StartPolicy.OPEN, peer_limits=()))
 
-        async def main(*, task_status: Any) -> None:
+        async def main(*, task_status) -> None:
             await serve(agent, {"echo": echo}, bound=bound, task_status=task_status)
 
         await group.start(main)
@@ -113,7 +113,7 @@ PAGE = b"<html><body><h1>Sorry</h1></body></html>"
 DETAIL = write_json({"detail": "upstream request timeout"})
 
 
-async def sending(url: str, **options: Any) -> Any:
+async def sending(url: str, **options):
     """What `send` brings, or raises."""
     retry = RetryPolicy(first_delay=0.05)
     async with AgentClient(sender=ME, retry=retry) as client:
@@ -125,21 +125,19 @@ async def sending(url: str, **options: Any) -> Any:
 
 class TestAMessage:
     @pytest.mark.parametrize(("status", "body"), [(502, PAGE), (503, DETAIL), (504, b"")])
-    async def test_that_a_gateway_passed_on_is_sent_again_under_a_key_and_done_once(
-        self, status: Any, body: Any
-    ) -> None:
+    async def test_that_a_gateway_passed_on_is_sent_again_under_a_key_and_done_once(self, status, body) -> None:
         async with gateway([answer(status, body)] * 2, passes_on=True) as (url, came, ran):
             assert await sending(url, idempotency_key="k") == {"ran": 1}
             assert (len(came), len(ran)) == (3, 1)
 
     @pytest.mark.parametrize(("status", "body"), [(502, PAGE), (503, DETAIL), (504, b"")])
-    async def test_without_a_key_it_is_sent_once(self, status: Any, body: Any) -> None:
+    async def test_without_a_key_it_is_sent_once(self, status, body) -> None:
         async with gateway([answer(status, body)] * 2, passes_on=True) as (url, came, ran):
             assert isinstance(await sending(url), BadReply | RemoteError)
             assert (len(came), len(ran)) == (1, 1)
 
     @pytest.mark.parametrize("body", [PAGE, DETAIL, b""])
-    async def test_over_a_limit_waits_as_long_as_it_says(self, body: Any) -> None:
+    async def test_over_a_limit_waits_as_long_as_it_says(self, body) -> None:
         async with gateway([answer(429, body, b"retry-after: 1")], passes_on=False) as (url, came, ran):
             assert await sending(url) == {"ran": 1}
             assert (len(came), len(ran)) == (2, 1)
@@ -150,7 +148,7 @@ async def test_a_strangers_token_keeps_nobody_out() -> None:
     """A provider that answers an odd token with 400, 500 or a page, and all others as it should."""
     odd = {b"odd-400": answer(400, b""), b"odd-500": answer(500, PAGE), b"odd-200": answer(200, PAGE)}
 
-    async def provider(stream: Any) -> None:
+    async def provider(stream) -> None:
         request = await read_request(stream)
         said = next((said for name, said in odd.items() if name in request), None)
         known = {"active": True, "sub": "7", "exp": int(time.time()) + 300}

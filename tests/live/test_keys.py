@@ -23,10 +23,10 @@ PLAIN: Any = {
 
 
 @pytest.fixture
-def asap(capsys: Any) -> Any:
+def asap(capsys):
     """Run the command in this process; returns (exit code, stdout, stderr)."""
 
-    def run(*argv: object) -> Any:
+    def run(*argv: object):
         code: Any
         try:
             code = main([str(word) for word in argv])
@@ -38,7 +38,7 @@ def asap(capsys: Any) -> Any:
 
 
 @pytest.fixture
-def key(asap: Any, tmp_path: Path) -> Any:
+def key(asap, tmp_path: Path):
     """A key file, and its public key."""
     file = tmp_path / "key.pem"
     code, out, err = asap("keys", "new", "--out", file)
@@ -47,7 +47,7 @@ def key(asap: Any, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def signed(asap: Any, key: Any, tmp_path: Path) -> Path:
+def signed(asap, key, tmp_path: Path) -> Path:
     """A file with a signed manifest."""
     plain, file = tmp_path / "plain.json", tmp_path / "signed.json"
     plain.write_text(json.dumps(PLAIN))
@@ -57,7 +57,7 @@ def signed(asap: Any, key: Any, tmp_path: Path) -> Path:
     return file
 
 
-def test_a_key_is_made_once_and_shown(asap: Any, key: Any) -> None:
+def test_a_key_is_made_once_and_shown(asap, key) -> None:
     file, public = key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.read_bytes()
@@ -69,7 +69,7 @@ def test_a_key_is_made_once_and_shown(asap: Any, key: Any) -> None:
     assert list(json.loads(asap("keys", "new", "--out", another, "--json")[1])) == ["public_key"]
 
 
-def test_only_a_given_key_verifies(asap: Any, key: Any, signed: Path, tmp_path: Path) -> None:
+def test_only_a_given_key_verifies(asap, key, signed: Path, tmp_path: Path) -> None:
     _, public = key
     other = asap("keys", "new", "--out", tmp_path / "other.pem")[1].strip()
     code, out, _ = asap("manifest", "verify", signed, "--key", other, "--key", public)
@@ -85,7 +85,7 @@ def test_only_a_given_key_verifies(asap: Any, key: Any, signed: Path, tmp_path: 
     assert told == {"verified": True, "key": public, "why": None}
 
 
-def test_whatever_it_says_of_itself(asap: Any, key: Any, signed: Path) -> None:
+def test_whatever_it_says_of_itself(asap, key, signed: Path) -> None:
     good = json.loads(signed.read_text())
     block = good["signature"]
     for bad, says in (
@@ -98,7 +98,7 @@ def test_whatever_it_says_of_itself(asap: Any, key: Any, signed: Path) -> None:
         assert (code, out, says in err) == (1, "", True), err
 
 
-def test_from_its_url(asap: Any, key: Any, signed: Path) -> None:
+def test_from_its_url(asap, key, signed: Path) -> None:
     handler = partial(Quiet, directory=signed.parent)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -115,7 +115,7 @@ def test_from_its_url(asap: Any, key: Any, signed: Path) -> None:
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_) -> None:
         """Nothing on stderr."""
 
 
@@ -131,12 +131,12 @@ class Quiet(SimpleHTTPRequestHandler):
         (["manifest", "verify", "http://agent.example/m"], 1, "--allow-http agent.example"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(asap: Any, argv: Any, code: int, says: str) -> None:
+def test_what_is_wrong_is_said_in_one_line(asap, argv, code: int, says: str) -> None:
     found, out, err = asap(*argv)
     assert (found, out, says in err, err.count("\n")) == (code, "", True, 1), err
 
 
-def test_what_is_in_files_is_judged(asap: Any, key: Any, tmp_path: Path) -> None:
+def test_what_is_in_files_is_judged(asap, key, tmp_path: Path) -> None:
     file = tmp_path / "m.json"
     for text, says in (
         (b"{", "is not a valid manifest"),

@@ -38,19 +38,19 @@ AGENT = f"urn:asap:agent:live-{PORT}"
 
 
 @pytest.fixture
-def quick(monkeypatch: Any) -> None:
+def quick(monkeypatch) -> None:
     """On loopback nobody needs half a second to say that a name is taken; zeroconf's own tests do this, too."""
     monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 20)
     monkeypatch.setattr(zeroconf._core, "_PROBE_RANDOM_DELAY_INTERVAL", (1, 2))
 
 
 @pytest.fixture
-def unhurried(quick: Any, monkeypatch: Any) -> None:
+def unhurried(quick, monkeypatch) -> None:
     """Where it's about names that are taken: as on a real link."""
     monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 500)
 
 
-def advertiser(port: Any = PORT, name: Any = "Live Agent", **changes: Any) -> Any:
+def advertiser(port=PORT, name="Live Agent", **changes):
     fields = {
         "agent_id": AGENT,
         "name": name,
@@ -63,14 +63,14 @@ def advertiser(port: Any = PORT, name: Any = "Live Agent", **changes: Any) -> An
     return Advertiser(**{**fields, **changes})
 
 
-async def first(events: Any, kind: Any, port: Any) -> Any:
+async def first(events, kind, port):
     async for event in events:
         if isinstance(event, kind) and event.announcement.port == port:
             return event.announcement
     raise AssertionError
 
 
-def engine_threads() -> Any:
+def engine_threads():
     return {thread for thread in threading.enumerate() if thread.name == "asap-mdns"}
 
 
@@ -107,14 +107,14 @@ async def test_skills_that_do_not_fit_are_left_out() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("name", [f"Twin {PORT}", f"{PORT}" + "n" * 90], ids=["short", "long"])
-async def test_two_of_one_name_get_names_of_their_own(name: Any) -> None:
+async def test_two_of_one_name_get_names_of_their_own(name) -> None:
     with anyio.fail_after(20):
         async with advertiser(PORT + 2, name=name) as one, advertiser(PORT + 3, name=name) as other:
             assert other.instance == f"{one.instance}-2"
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
-async def test_every_loopback_is_announced_on_loopback_only(host: Any) -> None:
+async def test_every_loopback_is_announced_on_loopback_only(host) -> None:
     shown = f"[{host}]" if ":" in host else host
     with anyio.fail_after(20):
         one = advertiser(PORT + 10, host=host, manifest_url=f"http://{shown}:{PORT + 10}/m")
@@ -170,7 +170,7 @@ async def test_a_name_that_is_taken_in_another_case_is_taken() -> None:
             assert other.instance == f"TWIN-{PORT}X-2"
 
 
-def test_the_constructor_does_no_io(monkeypatch: Any) -> None:
+def test_the_constructor_does_no_io(monkeypatch) -> None:
     monkeypatch.setattr(socket, "socket", None)
     monkeypatch.setattr(threading, "Thread", None)
     assert advertiser().instance is None
@@ -211,7 +211,7 @@ async def test_an_advertiser_says_goodbye_when_its_block_fails() -> None:
 async def test_leaving_the_block_ends_the_iteration_in_other_tasks() -> None:
     ended = anyio.Event()
 
-    async def read(events: Any) -> None:
+    async def read(events) -> None:
         async for _ in events:
             pass
         ended.set()
@@ -240,7 +240,7 @@ async def test_a_slow_reader_is_told_the_latest() -> None:
             assert len(told) <= 2
 
 
-async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch: Any) -> None:
+async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch) -> None:
     monkeypatch.setattr(browsing, "_RESOLVE_MS", 1_500)
     # Nobody answers for that host, so what is announced there can't be resolved.
     silent = advertiser(PORT + 14, name="Silent", manifest_url=f"http://nobody-is-there.local:{PORT + 14}/m")
@@ -280,7 +280,7 @@ async def test_used_in_another_way_it_says_how() -> None:
         {"manifest_url": "http://192.0.2.99/m"},
     ],
 )
-async def test_what_nobody_could_use_is_not_announced(changes: Any) -> None:
+async def test_what_nobody_could_use_is_not_announced(changes) -> None:
     before = engine_threads()
     with pytest.raises(MdnsUnavailable):
         async with advertiser(**changes):
@@ -288,8 +288,8 @@ async def test_what_nobody_could_use_is_not_announced(changes: Any) -> None:
     assert engine_threads() == before
 
 
-async def test_without_multicast_it_says_so(monkeypatch: Any) -> None:
-    def refuse(*_options: Any, **_more: Any) -> Any:
+async def test_without_multicast_it_says_so(monkeypatch) -> None:
+    def refuse(*_options, **_more):
         raise OSError(19, "No such device")
 
     monkeypatch.setattr(multicast, "AsyncZeroconf", refuse)
@@ -299,7 +299,7 @@ async def test_without_multicast_it_says_so(monkeypatch: Any) -> None:
                 pass
 
 
-async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_nothing(monkeypatch: Any) -> None:
+async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_nothing(monkeypatch) -> None:
     from zeroconf._utils import net
 
     monkeypatch.setattr(net, "add_multicast_member", lambda *_arguments: False)
@@ -310,7 +310,7 @@ async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_noth
     assert engine_threads() == before
 
 
-async def test_one_that_dies_without_a_goodbye_is_removed_when_its_hosts_records_are_over(monkeypatch: Any) -> None:
+async def test_one_that_dies_without_a_goodbye_is_removed_when_its_hosts_records_are_over(monkeypatch) -> None:
     close = multicast.Station.close
     short = functools.partial(zeroconf.ServiceInfo, host_ttl=3)
     monkeypatch.setattr(browsing, "_ALIVE_SECONDS", 1)
@@ -358,7 +358,7 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
             async with browse(interfaces=LOOPBACK), advertiser(PORT + 4):
                 pass
 
-    async def measure(seconds: Any, what: Any) -> Any:
+    async def measure(seconds, what):
         """How late ticks come meanwhile: for one in a hundred, and at worst."""
         late.clear()
         async with anyio.create_task_group() as group:
@@ -378,7 +378,7 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
     assert most < max(0.1, 3 * most_usual)
 
 
-def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) -> None:
+def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend) -> None:
     # In a process of its own, where nothing is imported yet.
     script = (
         "import gc, sys, time, anyio\n"
@@ -413,7 +413,7 @@ def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend: Any) ->
     assert min(longest) < 0.03
 
 
-def sockets() -> Any:
+def sockets():
     """How many sockets and pollers this process has open."""
     found = 0
     for entry in list(Path("/proc/self/fd").iterdir()):
@@ -425,10 +425,10 @@ def sockets() -> Any:
 class Counted:
     """Runs a coroutine, and cancels a scope when it has suspended so many times."""
 
-    def __init__(self, coroutine: Any, scope: Any, at: Any) -> None:
+    def __init__(self, coroutine, scope, at) -> None:
         self.coroutine, self.scope, self.at, self.suspended = coroutine, scope, at, 0
 
-    def __await__(self) -> Any:
+    def __await__(self):
         running, answer, error = self.coroutine, None, None
         while True:
             try:
@@ -446,8 +446,8 @@ class Counted:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts sockets in Linux's /proc")
 @pytest.mark.parametrize("what", ["browse", "advertise"])
-async def test_cancelled_at_each_await_it_leaves_nothing_behind(what: Any) -> None:
-    async def use() -> Any:
+async def test_cancelled_at_each_await_it_leaves_nothing_behind(what) -> None:
+    async def use():
         if what == "browse":
             async with browse(interfaces=LOOPBACK) as events:
                 with anyio.move_on_after(0.3):
@@ -552,7 +552,7 @@ handlers = {"echo": echo}
 """
 
 
-async def test_on_sigterm_the_goodbye_does_not_wait_for_what_is_in_flight(tmp_path: Any, anyio_backend: Any) -> None:
+async def test_on_sigterm_the_goodbye_does_not_wait_for_what_is_in_flight(tmp_path, anyio_backend) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     command = [sys.executable, "-u", "-m", "asap_adapters.cli", "serve", "slow:agent"]
     process: Any = subprocess.Popen(  # noqa: ASYNC220 - starts and returns
@@ -564,7 +564,7 @@ async def test_on_sigterm_the_goodbye_does_not_wait_for_what_is_in_flight(tmp_pa
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
     )
 
-    async def call(url: Any) -> None:
+    async def call(url) -> None:
         async with AgentClient(sender="urn:asap:agent:me", timeout=60) as client:
             with contextlib.suppress(AsapError):
                 await client.send(url, "task.request", {"skill_id": "echo", "input": {}})

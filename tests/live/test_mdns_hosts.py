@@ -32,7 +32,7 @@ anyio.run(main, backend=sys.argv[1])
 
 
 @pytest.fixture
-def backend() -> Any:
+def backend():
     return "trio"
 
 
@@ -43,13 +43,13 @@ def hosts() -> Iterator[Hosts]:
         yield made
 
 
-def announce(hosts: Any, backend: Any, host: Any = "*", url: Any = None, *interfaces: Any) -> Any:
+def announce(hosts, backend, host="*", url=None, *interfaces):
     """Announce an agent at a wildcard address on the one host, unless told otherwise."""
     url = f"http://*:{PORT}{PATH}" if url is None else url
     return hosts.one.start(sys.executable, "-u", HERE / "mdns_host.py", backend, host, url, PORT, *interfaces)
 
 
-def browse(hosts: Any, backend: Any, *options: Any) -> Any:
+def browse(hosts, backend, *options):
     watching = hosts.other.asap("browse", "--watch", "--json", "--backend", backend, *options)
     watching.line(lambda line: "this reaches the local network only" in line)
     return watching
@@ -57,7 +57,7 @@ def browse(hosts: Any, backend: Any, *options: Any) -> Any:
 
 @on_both
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
-def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts: Any, family: Any, backend: Any) -> None:
+def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts, family, backend) -> None:
     hosts.cable(family=family)
     watching, agent = browse(hosts, backend), announce(hosts, backend)
     found = watching.document(event="added", agent_id="urn:asap:agent:far")
@@ -73,7 +73,7 @@ def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts: 
     assert agent.popen.wait(10) == 0
 
 
-def test_each_link_is_told_its_own_addresses_and_no_others(hosts: Any, backend: Any) -> None:
+def test_each_link_is_told_its_own_addresses_and_no_others(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1)
     watching, _ = browse(hosts, backend), announce(hosts, backend)
@@ -92,7 +92,7 @@ def test_each_link_is_told_its_own_addresses_and_no_others(hosts: Any, backend: 
         assert found["instance"] == "Far-Agent"
 
 
-def test_only_the_interfaces_that_were_named_are_used(hosts: Any, backend: Any) -> None:
+def test_only_the_interfaces_that_were_named_are_used(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1)
     watching = browse(hosts, backend, "--interface", "theirs1", "--interface", "theirs0")
@@ -102,7 +102,7 @@ def test_only_the_interfaces_that_were_named_are_used(hosts: Any, backend: Any) 
     assert watching.document(event="added")["link"] == "theirs1"
 
 
-def test_a_url_at_one_address_is_announced_where_that_is(hosts: Any, backend: Any) -> None:
+def test_a_url_at_one_address_is_announced_where_that_is(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1)
     agent = announce(hosts, backend, "0.0.0.0", f"http://10.77.1.1:{PORT}{PATH}")
@@ -110,7 +110,7 @@ def test_a_url_at_one_address_is_announced_where_that_is(hosts: Any, backend: An
     assert [(one["link"], one["addresses"]) for one in announced] == [("ours1", ["10.77.1.1"])]
 
 
-def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts: Any, backend: Any) -> None:
+def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts, backend) -> None:
     hosts.cable()
     announce(hosts, backend).document()
     taken = hosts.other.start(sys.executable, "-u", HERE / "mdns_host.py", backend, "*", f"http://*:{PORT}{PATH}", PORT)
@@ -118,7 +118,7 @@ def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts: Any, backend
 
 
 @on_both
-def test_an_agent_is_found_and_called_at_its_link_local_address(hosts: Any, backend: Any) -> None:
+def test_an_agent_is_found_and_called_at_its_link_local_address(hosts, backend) -> None:
     hosts.cable(family="ipv6")
     address = hosts.one.link_local("ours0")
     # Its own name for the link is of no use to others, and so it's in nothing that it says.
@@ -150,7 +150,7 @@ def test_an_agent_is_found_and_called_at_its_link_local_address(hosts: Any, back
 
 
 @on_both
-def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_along(hosts: Any, backend: Any) -> None:
+def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_along(hosts, backend) -> None:
     hosts.cable(0)
     watching, agent = browse(hosts, backend), announce(hosts, backend)
     watching.document(event="added", link="theirs0")
@@ -163,7 +163,7 @@ def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_al
     )
 
 
-def test_another_address_is_announced_under_the_same_name(hosts: Any, backend: Any) -> None:
+def test_another_address_is_announced_under_the_same_name(hosts, backend) -> None:
     hosts.cable()
     watching, _ = browse(hosts, backend), announce(hosts, backend)
     before = watching.document(event="added")
@@ -178,7 +178,7 @@ def test_another_address_is_announced_under_the_same_name(hosts: Any, backend: A
     assert not any('"removed"' in line for line in watching.said)
 
 
-def test_a_link_that_flaps_is_announced_on_a_few_times_only(hosts: Any, backend: Any) -> None:
+def test_a_link_that_flaps_is_announced_on_a_few_times_only(hosts, backend) -> None:
     hosts.cable()
     agent = announce(hosts, backend)
     agent.document()
@@ -193,7 +193,7 @@ def test_a_link_that_flaps_is_announced_on_a_few_times_only(hosts: Any, backend:
     assert sum("announced as" in line for line in agent.all_said()) <= 3 < flaps
 
 
-def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts: Any, backend: Any) -> None:
+def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts, backend) -> None:
     hosts.cable()
     watching, agent = browse(hosts, backend), announce(hosts, backend)
     watching.document(event="added")
@@ -206,7 +206,7 @@ def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts: Any, 
     assert not any('"removed"' in line for line in watching.said)
 
 
-def test_the_machines_interfaces_are_told_as_they_are(hosts: Any, backend: Any) -> None:
+def test_the_machines_interfaces_are_told_as_they_are(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1, family="ipv4")
     one = hosts.one
@@ -236,7 +236,7 @@ def test_the_machines_interfaces_are_told_as_they_are(hosts: Any, backend: Any) 
 
 
 @on_both
-def test_where_no_interface_takes_multicast_it_says_so(hosts: Any, backend: Any) -> None:
+def test_where_no_interface_takes_multicast_it_says_so(hosts, backend) -> None:
     hosts.cable(family="ipv4")
     hosts.one.ip("link", "set", "ours0", "multicast", "off")
     serving = hosts.one.asap(
@@ -255,7 +255,7 @@ def test_where_no_interface_takes_multicast_it_says_so(hosts: Any, backend: Any)
 # --- avahi -----------------------------------------------------------------------------------------------------------
 
 
-def with_avahi(host: Any, *command: Any) -> Any:
+def with_avahi(host, *command):
     """Run a command on a host that has avahi's daemon."""
     for program in ("avahi-daemon", "avahi-browse", "avahi-publish", "dbus-daemon", "unshare"):
         if shutil.which(program) is None:
@@ -266,7 +266,7 @@ def with_avahi(host: Any, *command: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
-def test_avahi_sees_our_agents_come_and_go(hosts: Any, family: Any, backend: Any) -> None:
+def test_avahi_sees_our_agents_come_and_go(hosts, family, backend) -> None:
     hosts.cable(family=family)
     watching = with_avahi(hosts.other, "stdbuf", "-oL", "avahi-browse", "--parsable", "--resolve", "_asap._tcp")
     agent = announce(hosts, backend)
@@ -288,7 +288,7 @@ def test_avahi_sees_our_agents_come_and_go(hosts: Any, family: Any, backend: Any
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
-def test_what_avahi_publishes_is_seen_by_us(hosts: Any, family: Any, backend: Any) -> None:
+def test_what_avahi_publishes_is_seen_by_us(hosts, family, backend) -> None:
     hosts.cable(family=family)
     watching = browse(hosts, backend)
     address = "10.77.0.1" if family != "ipv6" else hosts.one.link_local("ours0")

@@ -22,10 +22,10 @@ PAYLOAD = {"skill_id": "echo", "input": {}}
 class Parent:
     """What Starlette does: strips nothing, adds the path it's mounted at, keeps lifespan for itself."""
 
-    def __init__(self, app: Any, path: str = "/x") -> None:
+    def __init__(self, app, path: str = "/x") -> None:
         self.app, self.path = app, path
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope, receive, send) -> None:
         assert scope["path"].startswith(f"{self.path}/")
         await self.app({**scope, "root_path": scope.get("root_path", "") + self.path}, receive, send)
 
@@ -34,15 +34,15 @@ def agent() -> Agent:
     return Agent(echo_manifest(ECHO_ID, f"{BASE}/x"), policy=Policy(start="open"))
 
 
-def mounted(**options: Any) -> AsgiApp:
+def mounted(**options) -> AsgiApp:
     return AsgiApp(agent(), {"echo": echo}, **options)
 
 
-def client_of(parent: Any) -> AgentClient:
+def client_of(parent) -> AgentClient:
     return AgentClient(sender="urn:asap:agent:me", transport=httpx.ASGITransport(parent))
 
 
-async def send(app: Any, key: str | None = None) -> Any:
+async def send(app, key: str | None = None):
     async with client_of(Parent(app)) as client:
         reply = await client.send(f"{BASE}/x", "task.request", PAYLOAD, idempotency_key=key)
         return reply.payload["result"]
@@ -53,16 +53,14 @@ async def test_without_memory_elsewhere_it_needs_nothing() -> None:
 
 
 @pytest.mark.parametrize("options", [{"state": "f"}, {"redis": "redis://127.0.0.1:1"}])
-async def test_with_it_the_error_names_mounting_and_what_to_write(
-    options: Any, tmp_path: Any, monkeypatch: Any
-) -> None:
+async def test_with_it_the_error_names_mounting_and_what_to_write(options, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match=r"mounted in another application, `async with app\.lifespan\(\):`"):
         await send(mounted(**options))
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_started_by_its_parent_it_serves_and_remembers(tmp_path: Any) -> None:
+async def test_started_by_its_parent_it_serves_and_remembers(tmp_path) -> None:
     app = mounted(state=tmp_path / "f", metrics=True)
     async with app.lifespan():
         assert await send(app, "k") == {"echoed": {}}
@@ -72,14 +70,14 @@ async def test_started_by_its_parent_it_serves_and_remembers(tmp_path: Any) -> N
     assert (tmp_path / "f").stat().st_size > 0
 
 
-async def test_a_lifespan_may_be_given_to_a_framework_which_passes_itself(tmp_path: Any) -> None:
+async def test_a_lifespan_may_be_given_to_a_framework_which_passes_itself(tmp_path) -> None:
     app = mounted(state=tmp_path / "f")
     parent = Parent(app)
     async with app.lifespan(parent):
         assert await send(app) == {"echoed": {}}
 
 
-async def test_one_that_has_started_is_not_started_again(tmp_path: Any) -> None:
+async def test_one_that_has_started_is_not_started_again(tmp_path) -> None:
     app = mounted(state=tmp_path / "f")
     async with app.lifespan():
         with pytest.raises(RuntimeError, match="started already"):
@@ -87,10 +85,10 @@ async def test_one_that_has_started_is_not_started_again(tmp_path: Any) -> None:
                 pass
         sent: list[Any] = []
 
-        async def receive() -> Any:
+        async def receive():
             return {"type": "lifespan.startup"}
 
-        async def tell(message: Any) -> None:
+        async def tell(message) -> None:
             sent.append(message)
 
         await app({"type": "lifespan"}, receive, tell)
@@ -99,10 +97,10 @@ async def test_one_that_has_started_is_not_started_again(tmp_path: Any) -> None:
         assert await send(app, "k") == {"echoed": {}}  # the first goes on
 
 
-async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path: Any) -> None:
+async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path) -> None:
     app = mounted(state=tmp_path / "f")
 
-    async def once() -> Any:
+    async def once():
         async with app.lifespan():
             return await send(app, "k")
 
@@ -113,7 +111,7 @@ async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path: An
         await send(app)
 
 
-async def test_it_may_start_again_after_it_could_not(tmp_path: Any) -> None:
+async def test_it_may_start_again_after_it_could_not(tmp_path) -> None:
     app = mounted(state=tmp_path / "f")
     (tmp_path / "f").write_text("something else")
     with pytest.raises(BadState):
@@ -133,7 +131,7 @@ async def test_an_agent_that_its_user_bound_stays_itself() -> None:
     assert b'what="accepted"} 2' in bound.metrics().body
 
 
-async def test_what_the_parent_raises_comes_out_and_the_file_is_let_go(tmp_path: Any) -> None:
+async def test_what_the_parent_raises_comes_out_and_the_file_is_let_go(tmp_path) -> None:
     app = mounted(state=tmp_path / "f")
     with pytest.raises(KeyError, match="mine"):
         async with app.lifespan():
@@ -142,13 +140,13 @@ async def test_what_the_parent_raises_comes_out_and_the_file_is_let_go(tmp_path:
         pass
 
 
-async def test_its_parent_may_pass_the_servers_word_on(tmp_path: Any, caplog: Any) -> None:
+async def test_its_parent_may_pass_the_servers_word_on(tmp_path, caplog) -> None:
     app = mounted(state=tmp_path / "f")
     caplog.set_level(logging.WARNING, "asap.asgi")
     to_app, of_server = anyio.create_memory_object_stream[Any](2)
     told: list[str] = []
 
-    async def tell(message: Any) -> None:
+    async def tell(message) -> None:
         told.append(message["type"])
 
     async with to_app, of_server, anyio.create_task_group() as group:

@@ -23,7 +23,7 @@ AUDIENCE = "urn:asap:agent:echo-agent"
 
 
 @pytest.fixture
-def provider() -> Any:
+def provider():
     """An identity provider on a free port; `keys` are what it publishes, `asked` which paths were asked for."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,12 +56,12 @@ def provider() -> Any:
             made = token(server, aud=form.get("audience", AUDIENCE), scope=form.get("scope", ""), **bound)
             self.answer(200, {"access_token": made, "token_type": kind, "expires_in": 300})
 
-        def answer(self, status: int, body: Any) -> None:
+        def answer(self, status: int, body) -> None:
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
 
-        def log_message(self, *_arguments: Any) -> None:
+        def log_message(self, *_arguments) -> None:
             pass
 
     asked: Any = []
@@ -76,7 +76,7 @@ def provider() -> Any:
     server.server_close()
 
 
-def known(provider: Any, form: Any, authorization: str) -> bool:
+def known(provider, form, authorization: str) -> bool:
     """Whether this is client-7, by its secret in either place, or by the key that it registered."""
     if "client_assertion" not in form:
         in_form = (form.get("client_id"), form.get("client_secret")) == ("client-7", SECRET)
@@ -90,19 +90,19 @@ def known(provider: Any, form: Any, authorization: str) -> bool:
     )
 
 
-def token(provider: Any, key: Any = None, **changes: Any) -> str:
+def token(provider, key=None, **changes) -> str:
     now, key = int(time.time()), key or provider.keys[0]
     claims = {"iss": provider.issuer, "aud": AUDIENCE, "sub": "client-7", "exp": now + 300, "scope": "call", **changes}
     return jwt.encode({"alg": "ES256", "kid": key.kid}, claims, key)
 
 
-def test_who_has_a_token_of_the_provider_is_let_in(served: Any, provider: Any) -> None:
+def test_who_has_a_token_of_the_provider_is_let_in(served, provider) -> None:
     url, _ = served(
         "--oidc", provider.issuer, "--audience", AUDIENCE, "--scope", "call",
         "--subject", f"client-7={ALICE}", "--token", "static=urn:asap:agent:bob",
     )  # fmt: skip
 
-    def send(text: Any, sender: Any = ALICE) -> Any:
+    def send(text, sender=ALICE):
         done = asap("send", url, "--skill", "echo", "--input", "{}", "--token", text, "--sender", sender)
         return done.returncode, done.stdout + done.stderr
 
@@ -121,7 +121,7 @@ class TestAClientOfTheProvider:
     """`asap token` and `asap send --client-id`, with the ways for a client to prove itself."""
 
     @pytest.fixture
-    def files(self, tmp_path: Any, provider: Any) -> Any:
+    def files(self, tmp_path, provider):
         (tmp_path / "secret").write_text(f"{SECRET}\n")
         key = ECKey.generate_key("P-256", private=True)
         (tmp_path / "key.pem").write_bytes(key.as_pem(private=True))
@@ -129,12 +129,12 @@ class TestAClientOfTheProvider:
         return tmp_path
 
     @pytest.fixture(params=["basic", "key"])
-    def proof(self, request: Any, files: Any) -> Any:
+    def proof(self, request, files):
         if request.param == "key":
             return ["--client-key", str(files / "key.pem")]
         return ["--client-secret-file", str(files / "secret"), "--client-auth", request.param]
 
-    def test_gets_tokens_and_is_let_in_with_them(self, served: Any, provider: Any, proof: Any) -> None:
+    def test_gets_tokens_and_is_let_in_with_them(self, served, provider, proof) -> None:
         who = ["--issuer", provider.issuer, "--client-id", "client-7", "--scope", "call", *proof]
         got = asap("token", *who, "--json")
         assert got.returncode == 0, got.stderr
@@ -148,7 +148,7 @@ class TestAClientOfTheProvider:
         done = asap(*send, *who, "--audience", "urn:asap:agent:x")
         assert "Invalid authentication token" in done.stderr
 
-    def test_is_told_what_is_wrong_and_no_secret_is_repeated(self, provider: Any, files: Any) -> None:
+    def test_is_told_what_is_wrong_and_no_secret_is_repeated(self, provider, files) -> None:
         (files / "wrong").write_text("another-s3cret")
         who = ["--issuer", provider.issuer, "--client-id", "client-7"]
         done = asap("token", *who, "--client-secret-file", str(files / "wrong"))
@@ -175,7 +175,7 @@ class TestAClientOfTheProvider:
             assert done.stderr.count("\n") == 1
 
 
-def test_a_provider_is_asked_about_tokens_that_only_it_can_read(served: Any, provider: Any, tmp_path: Any) -> None:
+def test_a_provider_is_asked_about_tokens_that_only_it_can_read(served, provider, tmp_path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     provider.knows = {
         "opaque": {"active": True, "sub": "client-8", "aud": AUDIENCE, "scope": "call"},
@@ -188,7 +188,7 @@ def test_a_provider_is_asked_about_tokens_that_only_it_can_read(served: Any, pro
         "--subject", f"client-8={ALICE}", "--token", "static=urn:asap:agent:bob",
     )  # fmt: skip
 
-    def send(text: Any, sender: Any = ALICE) -> Any:
+    def send(text, sender=ALICE):
         done = asap("send", url, "--skill", "echo", "--input", "{}", "--token", text, "--sender", sender)
         return done.returncode, done.stdout + done.stderr
 

@@ -36,24 +36,24 @@ class Names:
         self.answer = list(answer) or ["127.0.0.1"]
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int) -> Any:
+    async def resolve(self, host: str, port: int):
         self.asked.append(host)
         return self.answer
 
 
-def client(**options: Any) -> AgentClient:
+def client(**options) -> AgentClient:
     return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), **{"timeout": 1.0, **options})
 
 
 @asynccontextmanager
-async def server(answer: Any, tls: Any = None) -> Any:
+async def server(answer, tls=None):
     """Serve `answer(stream, head)` for each request's head; yields the port, and the heads."""
     heads: list[bytes] = []
     listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     listener = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
 
-    async def serve(stream: Any) -> None:
+    async def serve(stream) -> None:
         try:
             async with stream:
                 while True:
@@ -71,16 +71,16 @@ async def server(answer: Any, tls: Any = None) -> Any:
         group.cancel_scope.cancel()
 
 
-def saying(data: bytes) -> Any:
-    async def answer(stream: Any, _head: bytes) -> None:
+def saying(data: bytes):
+    async def answer(stream, _head: bytes) -> None:
         await stream.send(data)
         await stream.aclose()
 
     return answer
 
 
-def dripping(begin: bytes, drop: bytes, pause: float = 0.02) -> Any:
-    async def answer(stream: Any, _head: bytes) -> None:
+def dripping(begin: bytes, drop: bytes, pause: float = 0.02):
+    async def answer(stream, _head: bytes) -> None:
         await stream.send(begin)
         while True:
             await stream.send(drop)
@@ -126,7 +126,7 @@ class TestHostileServers:
             "brotli-bomb", "unknown-coding", "no-gzip",
         ],
     )  # fmt: skip
-    async def test_what_they_answer_is_an_error_soon(self, data: Any, says: Any) -> None:
+    async def test_what_they_answer_is_an_error_soon(self, data, says) -> None:
         began = time.monotonic()
         async with server(saying(data)) as (port, _), client(timeout=5) as ours:
             with pytest.raises((BadReply, Unreachable), match=says) as caught:
@@ -146,7 +146,7 @@ class TestHostileServers:
         ],
         ids=["status-line", "fields", "1xx", "body", "chunks", "silence"],
     )
-    async def test_however_slowly_they_answer_it_ends_in_time(self, begin: Any, drop: Any) -> None:
+    async def test_however_slowly_they_answer_it_ends_in_time(self, begin, drop) -> None:
         async with server(dripping(begin, drop)) as (port, _), client(timeout=0.5) as ours:
             began = time.monotonic()
             with pytest.raises((TimedOut, Unreachable)):
@@ -217,10 +217,10 @@ UNREADABLE = {
 }
 
 
-def in_turn(*answers: bytes) -> Any:
+def in_turn(*answers: bytes):
     left = list(answers)
 
-    async def answer(stream: Any, _head: bytes) -> None:
+    async def answer(stream, _head: bytes) -> None:
         data = left.pop(0) if len(left) > 1 else left[0]
         await stream.send(data)
         if data.endswith(b"\nx") or len(data) > 100_000:  # it's cut off there
@@ -241,14 +241,14 @@ class TestBodiesThatSayNothing:
         assert len(heads) == 3
 
     @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-    async def test_a_503_lets_the_stale_one_serve(self, body: Any) -> None:
+    async def test_a_503_lets_the_stale_one_serve(self, body) -> None:
         kept = with_body(MANIFEST, b"cache-control: max-age=0")
         async with server(in_turn(kept, body.replace(b"%s", b"503 Busy"))) as (port, _), client() as ours:
             await ours.discover(f"http://127.0.0.1:{port}")
             assert (await ours.look_up(f"http://127.0.0.1:{port}")).source is Source.STALE_ERROR
 
     @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-    async def test_a_404_is_the_end_of_what_is_kept(self, body: Any) -> None:
+    async def test_a_404_is_the_end_of_what_is_kept(self, body) -> None:
         kept = with_body(MANIFEST, b"cache-control: max-age=0")
         async with server(in_turn(kept, body.replace(b"%s", b"404 Gone"))) as (port, _), client() as ours:
             await ours.discover(f"http://127.0.0.1:{port}")
@@ -259,7 +259,7 @@ class TestBodiesThatSayNothing:
 
     @pytest.mark.parametrize("status", [401, 429, 503])
     @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-    async def test_a_message_is_refused_with_that_status(self, body: Any, status: int) -> None:
+    async def test_a_message_is_refused_with_that_status(self, body, status: int) -> None:
         async with server(in_turn(body.replace(b"%s", b"%d No" % status))) as (port, _), client() as ours:
             manifest = echo_manifest("urn:asap:agent:echo", f"http://127.0.0.1:{port}")
             with pytest.raises((BadReply, RemoteError)) as caught:
@@ -299,7 +299,7 @@ class TestRedirects:
         assert len(heads) == 1
 
     async def test_within_the_origin_is_followed_where_allowed(self) -> None:
-        async def answer(stream: Any, head: bytes) -> None:
+        async def answer(stream, head: bytes) -> None:
             port = stream.extra(anyio.abc.SocketAttribute.local_port)
             if PATH.encode() in head:
                 await stream.send(with_body(b"", b"location: /moved", status=b"308 Permanent Redirect"))
@@ -314,7 +314,7 @@ class TestRedirects:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: Any) -> Any:
+def certificate(tmp_path_factory):
     """A certificate for agent.example and for 127.0.0.2, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     names = "subjectAltName=DNS:agent.example,IP:127.0.0.2"
@@ -330,15 +330,15 @@ def certificate(tmp_path_factory: Any) -> Any:
 
 class TestTls:
     @pytest.fixture
-    def trusted(self, certificate: Any) -> Any:
+    def trusted(self, certificate):
         return ssl.create_default_context(cafile=str(certificate[0]))
 
     @pytest.fixture
-    def serving(self, certificate: Any) -> Any:
+    def serving(self, certificate):
         """Serve a manifest over TLS; yields the port, the heads, and the names asked for in TLS."""
 
         @asynccontextmanager
-        async def run() -> Any:
+        async def run():
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(*certificate)
             names: list[Any] = []
@@ -350,9 +350,7 @@ class TestTls:
         return run
 
     @pytest.mark.parametrize("host", ["agent.example", "AGENT.example", "agent.example."])
-    async def test_the_name_is_the_urls_though_an_address_is_connected_to(
-        self, serving: Any, trusted: Any, host: Any
-    ) -> None:
+    async def test_the_name_is_the_urls_though_an_address_is_connected_to(self, serving, trusted, host) -> None:
         names = Names("127.0.0.1")
         options = {"verify": trusted, "resolver": names, "allow_networks": ["127.0.0.0/8"]}
         async with serving() as (port, heads, asked_for), client(**options) as ours:
@@ -361,34 +359,34 @@ class TestTls:
         assert f"Host: {host.lower()}:{port}\r\n".encode() in heads[0]
 
     @pytest.mark.parametrize("url", ["https://other.example", "https://127.0.0.1"])
-    async def test_a_certificate_for_another_name_is_not_trusted(self, serving: Any, trusted: Any, url: Any) -> None:
+    async def test_a_certificate_for_another_name_is_not_trusted(self, serving, trusted, url) -> None:
         options = {"verify": trusted, "resolver": Names("127.0.0.1"), "allow_networks": ["127.0.0.0/8"]}
         async with serving() as (port, heads, _), client(**options) as ours:
             with pytest.raises(Unreachable, match=r"its certificate isn't trusted: (Hostname|IP address) mismatch"):
                 await ours.discover(f"{url}:{port}")
         assert heads == []
 
-    async def test_a_name_that_turns_inwards_is_not_even_greeted(self, serving: Any, trusted: Any) -> None:
+    async def test_a_name_that_turns_inwards_is_not_even_greeted(self, serving, trusted) -> None:
         options = {"verify": trusted, "resolver": Names("127.0.0.1")}
         async with serving() as (port, heads, asked_for), client(**options) as ours:
             with pytest.raises(NotAllowed, match="name this machine localhost"):
                 await ours.discover(f"https://agent.example:{port}")
         assert (heads, asked_for) == ([], [])
 
-    async def test_an_authority_that_is_not_known_is_not_trusted(self, serving: Any) -> None:
+    async def test_an_authority_that_is_not_known_is_not_trusted(self, serving) -> None:
         options = {"resolver": Names("127.0.0.1"), "allow_networks": ["127.0.0.0/8"]}
         async with serving() as (port, _, _), client(**options) as ours:
             with pytest.raises(Unreachable, match="its certificate isn't trusted: self-signed"):
                 await ours.discover(f"https://agent.example:{port}")
 
-    async def test_a_server_without_tls_is_an_error(self, trusted: Any) -> None:
+    async def test_a_server_without_tls_is_an_error(self, trusted) -> None:
         async with server(saying(with_body(b"{}"))) as (port, _), client(verify=trusted) as ours:
             with pytest.raises(Unreachable):
                 await ours.discover(f"https://127.0.0.1:{port}")
 
 
 class TestProxies:
-    async def test_of_the_environment_are_used_where_that_is_asked_for(self, monkeypatch: Any) -> None:
+    async def test_of_the_environment_are_used_where_that_is_asked_for(self, monkeypatch) -> None:
         manifest = publish(echo_manifest("urn:asap:agent:a", "http://agent.lan"))
         names = Names()
         async with server(saying(with_body(manifest))) as (port, heads):
@@ -415,7 +413,7 @@ class TestProxies:
 
 
 class TestLogs:
-    async def test_hold_no_secret_of_a_request_at_any_level(self, caplog: Any) -> None:
+    async def test_hold_no_secret_of_a_request_at_any_level(self, caplog) -> None:
         caplog.set_level(logging.DEBUG)
         async with server(saying(with_body(b"{}"))) as (port, heads), client(token=SECRET) as ours:
             with pytest.raises(Exception, match="manifest"):

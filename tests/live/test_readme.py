@@ -34,11 +34,11 @@ def block(language: str, containing: str, document: str = README) -> str:
 
 
 @pytest.fixture
-def started() -> Any:
+def started():
     """Start a process that prints where it listens; returns the URL."""
     running: list[Any] = []
 
-    def start(*command: str, cwd: Any = None) -> Any:
+    def start(*command: str, cwd=None):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=cwd)
         running.append(process)
         return process.stdout.readline().split()[-1] if process.stdout is not None else ""
@@ -59,7 +59,7 @@ def asap(line: str, url: str) -> list[str]:
     return [sys.executable, "-m", "asap_adapters.cli", *words[1:]]
 
 
-def test_every_line_of_the_shell_works(started: Any) -> None:
+def test_every_line_of_the_shell_works(started) -> None:
     serve, *others = block("sh", "asap serve").splitlines()
     url = started(*asap(serve, ""))
     assert {line.split()[1] for line in others} == {"discover", "send", "browse", "registry"}
@@ -69,7 +69,7 @@ def test_every_line_of_the_shell_works(started: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_the_agent_is_served_and_called(started: Any, tmp_path: Any, backend: Any, capsys: Any) -> None:
+def test_the_agent_is_served_and_called(started, tmp_path, backend, capsys) -> None:
     (tmp_path / "mymodule.py").write_text(block("python", "Agent(manifest)"))
     serve = re.search(r"asap serve mymodule:agent", README)
     assert serve is not None
@@ -94,7 +94,7 @@ def test_the_driver_drives() -> None:
     keyed = {**call, "params": {**call["params"], "idempotency_key": "k"}}  # type: ignore[dict-item]
     respond = names["respond"]
 
-    def ask(value: Any) -> Any:
+    def ask(value):
         return json.loads(respond("POST", "/asap", [], json.dumps(value).encode(), "192.0.2.1").body)
 
     # The same key twice in one batch: the second finds the first running.
@@ -107,14 +107,14 @@ def test_the_driver_drives() -> None:
 
 class TestTheWsgiApplication:
     @pytest.fixture
-    def ask(self) -> Any:
+    def ask(self):
         names: dict[str, Any] = {"__name__": "readme"}
         exec(block("python", "Agent(manifest)"), names)
         exec(block("python", "def application", EMBEDDING), names)
         names["agent"].bind(clock=ManualClock(wall=WallTime(1_800_000_000.0)), ids=lambda: "an-id", key=b"k" * 32)
         application = validator(names["application"])  # holds it to PEP 3333
 
-        def ask(path: str, body: bytes = b"", **environ: str) -> Any:
+        def ask(path: str, body: bytes = b"", **environ: str):
             seen: list[Any] = []
             given = {
                 "PATH_INFO": path,
@@ -132,7 +132,7 @@ class TestTheWsgiApplication:
 
         return ask
 
-    def post(self, ask: Any, **changes: Any) -> Any:
+    def post(self, ask, **changes):
         envelope = Envelope.new(
             sender="urn:asap:agent:me", recipient="urn:asap:agent:adder", payload_type="task.request",
             payload={"conversation_id": "c", "skill_id": "add", "input": {}}, ids=lambda: "e1",
@@ -143,12 +143,12 @@ class TestTheWsgiApplication:
         length = {"CONTENT_LENGTH": str(len(body)), "CONTENT_TYPE": "application/json"}
         return ask("/asap", body, REQUEST_METHOD="POST", **{**length, **changes})
 
-    def test_answers_an_envelope_once(self, ask: Any) -> None:
+    def test_answers_an_envelope_once(self, ask) -> None:
         status, _, body = self.post(ask)
         assert (status, json.loads(body)["result"]["envelope"]["payload"]["status"]) == ("200 ASAP", "completed")
         assert json.loads(self.post(ask)[2])["error"]["code"] == -32003
 
-    def test_passes_headers_on(self, ask: Any) -> None:
+    def test_passes_headers_on(self, ask) -> None:
         assert self.post(ask, HTTP_CONTENT_ENCODING="zstd")[0] == "415 ASAP"
         assert b"-32000" in self.post(ask, HTTP_ASAP_VERSION="9.9")[2]
         etag = ask("/.well-known/asap/manifest.json")[1]["etag"]
@@ -187,7 +187,7 @@ class TestTheTableOfExceptions:
         assert name in asap_adapters.__all__
 
 
-def descendants(parent: Any) -> set[Any]:
+def descendants(parent) -> set[Any]:
     return {each for child in parent.__subclasses__() for each in (child, *descendants(child))}
 
 

@@ -36,7 +36,7 @@ SLACK = 0.4
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory: Any) -> Iterator[Server]:
+def lasting(tmp_path_factory) -> Iterator[Server]:
     with server(tmp_path_factory.mktemp("valkey")) as running:
         yield running
 
@@ -48,12 +48,12 @@ def redis(lasting: Server) -> Server:
 
 
 @pytest.fixture
-def mortal(tmp_path: Any) -> Iterator[Server]:
+def mortal(tmp_path) -> Iterator[Server]:
     with server(tmp_path) as running:
         yield running
 
 
-def agent(*, auth: bool = False, **policy: Any) -> Agent:
+def agent(*, auth: bool = False, **policy) -> Agent:
     manifest = Manifest(
         id="urn:asap:agent:shop",
         name="Shop",
@@ -66,7 +66,7 @@ def agent(*, auth: bool = False, **policy: Any) -> Agent:
     return Agent(manifest, policy=Policy(**{"start": "open", "peer_limits": (), **policy}))
 
 
-def question(nonce: str, key: str | None = None, **changes: Any) -> Question:
+def question(nonce: str, key: str | None = None, **changes) -> Question:
     plain = Question(
         sender=ALICE,
         authenticated=True,
@@ -80,7 +80,7 @@ def question(nonce: str, key: str | None = None, **changes: Any) -> Question:
     return evolve(plain, **changes)
 
 
-def stored(redis: Server, timeout: float = 1.0, **policy: Any) -> Any:
+def stored(redis: Server, timeout: float = 1.0, **policy):
     return RedisStore.open(redis.url, agent(**policy), timeout=timeout)
 
 
@@ -91,14 +91,14 @@ class Counting:
         self.runs = 0
         self.seconds = seconds
 
-    async def __call__(self, _request: Any, _context: Any) -> Any:
+    async def __call__(self, _request, _context):
         self.runs += 1
         await anyio.sleep(self.seconds)
         return {"runs": self.runs}
 
 
 @asynccontextmanager
-async def served(url: str, handler: Any, **options: Any) -> AsyncIterator[str]:
+async def served(url: str, handler, **options) -> AsyncIterator[str]:
     policy = options.pop("policy", {})
     one = agent(auth="authenticate" in options, **policy)
     async with anyio.create_task_group() as group:
@@ -106,7 +106,7 @@ async def served(url: str, handler: Any, **options: Any) -> AsyncIterator[str]:
         group.cancel_scope.cancel()
 
 
-def web(**options: Any) -> httpx.AsyncClient:
+def web(**options) -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False, timeout=20, **options)
 
 
@@ -132,7 +132,7 @@ async def test_of_many_at_once_one_is_accepted(redis: Server) -> None:
         asked = question("n1")
         answers: list[Any] = []
 
-        async def ask(store: Any) -> None:
+        async def ask(store) -> None:
             answers.append(await store.ask(asked))
 
         async with anyio.create_task_group() as group:
@@ -161,7 +161,7 @@ async def test_cancelled_at_any_moment_the_key_is_free(redis: Server) -> None:
             key = f"k{steps}"
             answers: list[Any] = []
 
-            async def ask(scope: Any, key: str = key, answers: Any = answers) -> None:
+            async def ask(scope, key: str = key, answers=answers) -> None:
                 with scope:
                     answers.append(await store.ask(question(f"n{key}", key)))
 
@@ -175,7 +175,7 @@ async def test_cancelled_at_any_moment_the_key_is_free(redis: Server) -> None:
             assert type(again) is (Running if answers else Admitted), steps
 
 
-async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog: Any) -> None:
+async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog) -> None:
     caplog.set_level(logging.WARNING, "asap.redis")
     async with stored(mortal, start="exact", skew=0) as store:
         await anyio.sleep(0.01)
@@ -327,7 +327,7 @@ class TestOpen:
             async with RedisStore.open("redis://127.0.0.1:1", agent()):
                 pass
 
-    async def test_a_password_is_asked_for_and_never_told(self, tmp_path: Any) -> None:
+    async def test_a_password_is_asked_for_and_never_told(self, tmp_path) -> None:
         with server(tmp_path, "--requirepass", "opensesame") as guarded:
             for url in (guarded.url, guarded.url.replace("//", "//:wrongsecret@")):
                 with pytest.raises(OSError, match="redis at") as raised:
@@ -337,7 +337,7 @@ class TestOpen:
             async with RedisStore.open(guarded.url.replace("//", "//:opensesame@"), agent()) as store:
                 assert await store.ask(question("n1")) == Admitted(None)
 
-    async def test_a_server_that_evicts(self, tmp_path: Any) -> None:
+    async def test_a_server_that_evicts(self, tmp_path) -> None:
         expected = pytest.raises(BadStore, match=r"redis at 127\.0\.0\.1:\d+: expected maxmemory-policy noeviction")
         with server(tmp_path, "--maxmemory-policy", "allkeys-lru") as evicting, expected:
             async with RedisStore.open(evicting.url, agent()):
@@ -427,7 +427,7 @@ async def test_a_server_that_hangs_delays_no_other_request(mortal: Server) -> No
 async def test_a_server_that_hangs_while_the_work_runs_delays_the_answer_by_a_second_at_most(mortal: Server) -> None:
     ended = 0.0
 
-    async def work(_request: Any, _context: Any) -> Any:
+    async def work(_request, _context):
         nonlocal ended
         mortal.hang()
         ended = anyio.current_time()
@@ -467,7 +467,7 @@ async def test_the_shares_of_peers_where_that_is_asked_for(redis: Server) -> Non
             assert (await post(http, other)).status_code == expected
 
 
-async def test_the_asgi_application_shares_as_well(redis: Server, caplog: Any) -> None:
+async def test_the_asgi_application_shares_as_well(redis: Server, caplog) -> None:
     app = AsgiApp(agent(), {"count": Counting()}, redis=redis.url)
     with caplog.at_level(logging.WARNING, "asap.asgi"):
         async with lifespan(app), stored(redis) as other:
@@ -484,10 +484,10 @@ async def test_the_asgi_application_says_why_it_does_not_start() -> None:
     app = AsgiApp(agent(), {"count": Counting()}, redis="redis://127.0.0.1:1")
     sent: list[Any] = []
 
-    async def receive() -> Any:
+    async def receive():
         return {"type": "lifespan.startup"}
 
-    async def send_one(message: Any) -> None:
+    async def send_one(message) -> None:
         sent.append(message)
 
     await app({"type": "lifespan"}, receive, send_one)
@@ -508,7 +508,7 @@ async def lifespan(app: AsgiApp) -> AsyncIterator[None]:
     to_app, of_server = anyio.create_memory_object_stream[Any](1)
     started, ended = anyio.Event(), anyio.Event()
 
-    async def send_one(message: Any) -> None:
+    async def send_one(message) -> None:
         {"lifespan.startup.complete": started, "lifespan.shutdown.complete": ended}[message["type"]].set()
 
     async with to_app, of_server, anyio.create_task_group() as group:
@@ -520,7 +520,7 @@ async def lifespan(app: AsgiApp) -> AsyncIterator[None]:
         await ended.wait()
 
 
-def envelope() -> Any:
+def envelope():
     from asap_adapters.entropy import new_id
     from asap_core import Envelope, encode_envelope
 

@@ -46,7 +46,7 @@ SKEW = 5.0
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: Any) -> Iterator[Any]:
+def running(tmp_path_factory) -> Iterator[Any]:
     if (url := given_url()) is not None:
         yield valkey.Valkey.from_url(url)
         return
@@ -57,7 +57,7 @@ def running(tmp_path_factory: Any) -> Iterator[Any]:
 class World:
     """A server with a clock and a name of the test's, and scripts in which something may have been changed."""
 
-    def __init__(self, client: Any, *changes: tuple[str, str]) -> None:
+    def __init__(self, client, *changes: tuple[str, str]) -> None:
         self.client = client
         self.changes = (
             ("redis.call('TIME')", "redis.call('HMGET', 'test', 's', 'us')"),
@@ -78,7 +78,7 @@ class World:
         """Become another server, as far as anybody can tell."""
         self.client.hset("test", "info", f"x:y\r\nrun_id:run{next(self.names)}\r\nz:1\r\n")
 
-    def run(self, command: Command) -> Any:
+    def run(self, command: Command):
         text = command.script.text
         for was, becomes in self.changes:
             text = text.replace(was, becomes)
@@ -99,7 +99,7 @@ class World:
 class Worker:
     """One process of those that share: it begins, asks, and begins again when it's told to."""
 
-    def __init__(self, world: World, number: int = 0, kind: type[SharedAdmission] = SharedAdmission, **policy: Any):
+    def __init__(self, world: World, number: int = 0, kind: type[SharedAdmission] = SharedAdmission, **policy):
         self.world = world
         numbers = {"max_age": WINDOW, "skew": SKEW, "start": "open", **policy}
         self.admission = kind("urn:asap:agent:shop", Policy(**numbers), secret=bytes([number]) * 32)
@@ -109,7 +109,7 @@ class Worker:
     def begin(self) -> None:
         self.admission.begun(self.world.run(self.admission.begin()))
 
-    def ask(self, question: Question) -> Any:
+    def ask(self, question: Question):
         for _ in range(3):
             mark = bytes([self.number]) + next(self.marks).to_bytes(7, "big")
             command = self.admission.ask(question, token=mark)
@@ -119,14 +119,14 @@ class Worker:
             self.begin()
         raise AssertionError("it never begins")
 
-    def claim(self, nonce: str, issued: float, sender: str = AGENTS[0], *, authenticated: bool = True) -> Any:
+    def claim(self, nonce: str, issued: float, sender: str = AGENTS[0], *, authenticated: bool = True):
         return self.ask(question(nonce, issued, sender=sender, authenticated=authenticated))
 
-    def record(self, answer: Any, outcome: Any) -> Any:
+    def record(self, answer, outcome):
         return self.world.run(self.admission.record(answer.reservation, outcome))
 
 
-def question(nonce: str | None, issued: float, key: str | None = None, **changes: Any) -> Question:
+def question(nonce: str | None, issued: float, key: str | None = None, **changes) -> Question:
     plain = Question(
         sender=AGENTS[0],
         authenticated=True,
@@ -141,7 +141,7 @@ def question(nonce: str | None, issued: float, key: str | None = None, **changes
 
 
 @pytest.fixture
-def world(running: Any) -> World:
+def world(running) -> World:
     return World(running)
 
 
@@ -292,7 +292,7 @@ CASES: dict[str, tuple[tuple[tuple[str, str], ...], type[SharedAdmission]]] = {
 }
 
 
-def search(client: Any, changes: Any = (), kind: Any = SharedAdmission, *, examples: int) -> None:
+def search(client, changes=(), kind=SharedAdmission, *, examples: int) -> None:
     found = type("Searched", (Law,), {"client": client, "changes": changes, "kind": kind})
     few = settings(
         settings.get_profile("ci"),
@@ -305,12 +305,12 @@ def search(client: Any, changes: Any = (), kind: Any = SharedAdmission, *, examp
     run_state_machine_as_test(found, settings=few)
 
 
-def test_nothing_is_accepted_twice(running: Any) -> None:
+def test_nothing_is_accepted_twice(running) -> None:
     search(running, examples=100)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_planted_wrong_is_found(running: Any, name: str) -> None:
+def test_what_is_planted_wrong_is_found(running, name: str) -> None:
     changes, kind = CASES[name]
     for was, _ in changes:
         assert was in scripts.BEGIN.text + scripts.CLAIM.text, "there's nothing to change"
@@ -482,12 +482,12 @@ class TestKeys:
         assert isinstance(worker.ask(question(None, START, "k")), Running)
 
 
-def worker_answer(outcome: Any) -> bytes:
+def worker_answer(outcome) -> bytes:
     return write_json(outcome_to_json(outcome))
 
 
 class TestLimits:
-    def test_it_grants_what_the_one_in_memory_does(self, running: Any) -> None:
+    def test_it_grants_what_the_one_in_memory_does(self, running) -> None:
         limits = parse_limits("5/second;20/minute")
         for seed in range(20):
             world = World(running)
@@ -520,7 +520,7 @@ class TestLimits:
     def test_a_full_table_drops_the_whole_and_then_shares_one(self, world: World) -> None:
         shared = SharedLimits("urn:asap:agent:shop", "peer", parse_limits("2/minute"), capacity=2)
 
-        def take(key: str) -> Any:
+        def take(key: str):
             return shared.taken(world.run(shared.take(key, cost=1, partial=False)))
 
         assert [type(take(key)) for key in "abcde"] == [Granted] * 4 + [Limited]
@@ -531,7 +531,7 @@ class TestLimits:
     def test_a_clock_that_steps_back_keeps_nobody_waiting_for_longer_than_one_period(self, world: World) -> None:
         shared = SharedLimits("urn:asap:agent:shop", "peer", parse_limits("1/minute"), capacity=9)
 
-        def take() -> Any:
+        def take():
             return shared.taken(world.run(shared.take("a", cost=1, partial=False)))
 
         assert isinstance(take(), Granted)
@@ -543,7 +543,7 @@ class TestLimits:
         assert isinstance(take(), Granted)
 
 
-def test_a_server_that_evicts_is_refused(tmp_path: Any) -> None:
+def test_a_server_that_evicts_is_refused(tmp_path) -> None:
     with server(tmp_path, "--maxmemory-policy", "allkeys-lru") as evicting:
         client = evicting.client()
         admission = SharedAdmission("urn:asap:agent:shop", Policy(), secret=bytes(32))
@@ -552,7 +552,7 @@ def test_a_server_that_evicts_is_refused(tmp_path: Any) -> None:
             admission.begun(client.eval(command.script.text, 1, *command.keys, *command.arguments))
 
 
-def test_the_scripts_are_known_by_their_hash(running: Any) -> None:
+def test_the_scripts_are_known_by_their_hash(running) -> None:
     known = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
     assert known
     for script in known:

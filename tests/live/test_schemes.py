@@ -22,11 +22,11 @@ NO_TLS = "it doesn't speak TLS there: use http://, if that's meant"
 TLS = "it speaks TLS there: use https://"
 
 
-def client(**options: Any) -> AgentClient:
+def client(**options) -> AgentClient:
     return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), **{"timeout": 5.0, **options})
 
 
-async def told(url: str, **options: Any) -> list[Unreachable]:
+async def told(url: str, **options) -> list[Unreachable]:
     """What the client raises for a look-up and for a message."""
     errors = []
     async with client(**options) as ours:
@@ -40,9 +40,9 @@ async def told(url: str, **options: Any) -> list[Unreachable]:
 
 
 @pytest.fixture
-def serving() -> Any:
+def serving():
     @asynccontextmanager
-    async def run(*, tls: Any = None) -> Any:
+    async def run(*, tls=None):
         bound = await listen("127.0.0.1", 0, tls=tls is not None)
         agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(peer_limits=(), start=StartPolicy.OPEN))
         cert, key = tls or (None, None)
@@ -61,7 +61,7 @@ class Peer:
         self.says = says
         self.after = after
 
-    async def __call__(self, stream: Any) -> None:
+    async def __call__(self, stream) -> None:
         with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             async with stream:
                 await stream.receive()
@@ -73,8 +73,8 @@ class Peer:
 
 
 @pytest.fixture
-def told_by() -> Any:
-    async def ask(peer: Peer, scheme: str, **options: Any) -> list[Unreachable]:
+def told_by():
+    async def ask(peer: Peer, scheme: str, **options) -> list[Unreachable]:
         listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
         async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, peer)
@@ -88,50 +88,50 @@ def told_by() -> Any:
 
 
 class TestHttpsToAPlainPort:
-    async def test_of_this_library(self, serving: Any) -> None:
+    async def test_of_this_library(self, serving) -> None:
         async with serving() as bound:
             for error in await told(bound.url.replace("http://", "https://")):
                 assert NO_TLS in str(error)
                 assert not error.sent
 
     @pytest.mark.parametrize("after", [0.0, 0.3])
-    async def test_of_another_at_once_and_when_its_patience_ends(self, told_by: Any, after: float) -> None:
+    async def test_of_another_at_once_and_when_its_patience_ends(self, told_by, after: float) -> None:
         for says in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"SSH-2.0-x\r\n"):
             for error in await told_by(Peer(says, after=after), "https"):
                 assert NO_TLS in str(error)
                 assert not error.sent
 
-    async def test_that_says_nothing_is_a_connection_that_is_not_made(self, told_by: Any) -> None:
+    async def test_that_says_nothing_is_a_connection_that_is_not_made(self, told_by) -> None:
         for error in await told_by(Peer(None, after=60), "https", timeout=0.3):
             assert "can't connect within 0.3 s" in str(error)
             assert not error.sent
 
 
 class TestHttpToAPortThatSpeaksTls:
-    async def test_of_this_library(self, serving: Any, certificate: Any) -> None:
+    async def test_of_this_library(self, serving, certificate) -> None:
         async with serving(tls=certificate) as bound:
             for error in await told(bound.url.replace("https://", "http://")):
                 assert TLS in str(error)
                 assert not error.sent
 
-    async def test_that_answers_with_an_alert(self, told_by: Any) -> None:
+    async def test_that_answers_with_an_alert(self, told_by) -> None:
         for error in await told_by(Peer(b"\x15\x03\x01\x00\x02\x02\x28"), "http"):
             assert TLS in str(error)
 
-    async def test_that_hangs_up(self, told_by: Any) -> None:
+    async def test_that_hangs_up(self, told_by) -> None:
         for error in await told_by(Peer(None), "http"):
             assert "if it speaks TLS, use https://" in str(error)
             assert error.sent
 
 
 class TestCertificates:
-    async def test_that_are_not_trusted_are_named_so(self, serving: Any, certificate: Any) -> None:
+    async def test_that_are_not_trusted_are_named_so(self, serving, certificate) -> None:
         async with serving(tls=certificate) as bound:
             for error in await told(bound.url):
                 assert "its certificate isn't trusted: self-signed certificate" in str(error)
                 assert not error.sent
 
-    async def test_a_client_that_shows_none_is_told_in_no_library_s_words(self, certificate: Any) -> None:
+    async def test_a_client_that_shows_none_is_told_in_no_library_s_words(self, certificate) -> None:
         wants = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         wants.load_cert_chain(*certificate)
         wants.load_verify_locations(certificate[0])
@@ -140,7 +140,7 @@ class TestCertificates:
         listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
 
-        async def shake(stream: Any) -> None:
+        async def shake(stream) -> None:
             async with stream:
                 try:
                     await TLSStream.wrap(stream, server_side=True, ssl_context=wants)

@@ -29,14 +29,14 @@ ECHO = {"skill_id": "echo", "input": {}}
 
 
 @pytest.fixture
-def serving() -> Any:
+def serving():
     """`async with serving(...) as bound`: our server on a free port, with these handlers and this policy."""
     from contextlib import asynccontextmanager
 
     from attrs import evolve
 
     @asynccontextmanager
-    async def run(handlers: Any = None, *, threads: int = 40, tls: Any = None, **policy: Any) -> Any:
+    async def run(handlers=None, *, threads: int = 40, tls=None, **policy):
         handlers = handlers or {"echo": echo}
         bound = await listen("127.0.0.1", 0, tls=tls is not None)
         manifest = echo_manifest(ECHO_ID, bound.url)
@@ -46,7 +46,7 @@ def serving() -> Any:
         stop = anyio.Event()
         async with anyio.create_task_group() as group:
 
-            async def main(*, task_status: Any) -> None:
+            async def main(*, task_status) -> None:
                 cert, key = tls or (None, None)
                 await serve(
                     agent, handlers, bound=bound, stop=stop, threads=threads, tls_cert=cert, tls_key=key,
@@ -64,18 +64,18 @@ def once() -> AgentClient:
     return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0))
 
 
-async def test_a_page_of_another_origin_runs_nothing(serving: Any) -> None:
+async def test_a_page_of_another_origin_runs_nothing(serving) -> None:
     ran = []
 
-    async def note(_request: Any, _context: Any) -> None:
+    async def note(_request, _context) -> None:
         ran.append(1)
 
-    async def answer(bound: Any, data: Any) -> Any:
+    async def answer(bound, data):
         async with await anyio.connect_tcp("127.0.0.1", bound.port) as stream:
             await stream.send(data)
             return b"".join([piece async for piece in stream])
 
-    async def post(bound: Any, origin: Any, host: Any = None) -> Any:
+    async def post(bound, origin, host=None):
         said = b"" if origin is None else b"\r\nOrigin: " + origin.encode()
         sent = asked(None).replace(b"Host: a", b"Host: " + (host or f"127.0.0.1:{bound.port}").encode() + said)
         return int((await answer(bound, sent))[9:12])
@@ -113,9 +113,7 @@ async def test_a_page_of_another_origin_runs_nothing(serving: Any) -> None:
         ("http://127.0.0.1:{port}/other", True),
     ],
 )
-async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_served(
-    caplog: Any, endpoint: Any, warns: Any
-) -> None:
+async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_served(caplog, endpoint, warns) -> None:
     from attrs import evolve
 
     bound, stop = await listen("127.0.0.1", 0), anyio.Event()
@@ -131,10 +129,10 @@ async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_s
     assert (said in caplog.text) is warns
 
 
-async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so_many(serving: Any) -> None:
+async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so_many(serving) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
-    def slow(_request: Any, _context: Any) -> None:
+    def slow(_request, _context) -> None:
         nonlocal running, most
         with lock:
             running += 1
@@ -160,10 +158,10 @@ async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so
     assert {(error.status, error.recoverable) for error in refused} == {(503, True)}
 
 
-async def test_a_thread_that_outlives_its_deadline_keeps_its_place(serving: Any) -> None:
+async def test_a_thread_that_outlives_its_deadline_keeps_its_place(serving) -> None:
     release = threading.Event()
 
-    def stuck(_request: Any, _context: Any) -> None:
+    def stuck(_request, _context) -> None:
         release.wait(10)
 
     async with serving({"echo": stuck}, threads=1, handler_deadline=0.2) as bound:  # noqa: SIM117
@@ -188,7 +186,7 @@ async def test_a_registry_that_takes_5_seconds_blocks_nobody_else() -> None:
     listener = await listen("127.0.0.1", 0)
     longest = 0.0
 
-    async def slow(stream: Any) -> None:
+    async def slow(stream) -> None:
         async with stream:
             await stream.receive()
             await anyio.sleep(5)
@@ -212,11 +210,11 @@ async def test_a_registry_that_takes_5_seconds_blocks_nobody_else() -> None:
     assert longest < 0.5
 
 
-async def test_fifty_at_once_make_one_request_on_a_real_server(serving: Any) -> None:
+async def test_fifty_at_once_make_one_request_on_a_real_server(serving) -> None:
     requests = []
     opened = Agent.open
 
-    def counting(self: Agent, request: Any) -> Any:
+    def counting(self: Agent, request):
         requests.append(request.target)
         return opened(self, request)
 
@@ -231,7 +229,7 @@ async def test_fifty_at_once_make_one_request_on_a_real_server(serving: Any) -> 
     assert requests == ["/.well-known/asap/manifest.json"]
 
 
-async def test_connections_past_the_limit_wait_their_turn(serving: Any) -> None:
+async def test_connections_past_the_limit_wait_their_turn(serving) -> None:
     async with serving(max_connections=2, idle_timeout=0.3) as bound:
         idle = [await anyio.connect_tcp("127.0.0.1", bound.port) for _ in range(2)]
         async with AgentClient(sender="urn:asap:agent:me") as client:
@@ -240,7 +238,7 @@ async def test_connections_past_the_limit_wait_their_turn(serving: Any) -> None:
             await stream.aclose()
 
 
-async def test_one_address_cannot_take_all_connections(serving: Any) -> None:
+async def test_one_address_cannot_take_all_connections(serving) -> None:
     greedy: list[Any] = []
     async with serving(max_connections=8, connections_per_peer=5) as bound:
         for _ in range(20):
@@ -280,7 +278,7 @@ def _is_open(one: socket.socket) -> bool:
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /asap HTTP/1.1\r\nContent-Length: 99999999\r\n\r\nx", b"\x16\x03 no HTTP"]
 )
-async def test_resets_at_any_moment_leave_no_trace(serving: Any, sent: Any, caplog: Any) -> None:
+async def test_resets_at_any_moment_leave_no_trace(serving, sent, caplog) -> None:
     async with serving() as bound:
 
         def reset_many() -> None:
@@ -313,11 +311,11 @@ def asked(key: str | None) -> bytes:
 
 
 @pytest.mark.parametrize("key", ["k", None])
-async def test_who_resets_before_it_is_accepted_is_not_served_under_anybodys_name(serving: Any, key: Any) -> None:
+async def test_who_resets_before_it_is_accepted_is_not_served_under_anybodys_name(serving, key) -> None:
     peers: list[str] = []
     busy = threading.Event()
 
-    async def counting(_request: Any, context: Any) -> Any:
+    async def counting(_request, context):
         peers.append(context.principal.peer)
         return {}
 
@@ -349,7 +347,7 @@ async def test_who_resets_before_it_is_accepted_is_not_served_under_anybodys_nam
     assert key is None or len(peers) == 1
 
 
-async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authentication(tmp_path: Any, caplog: Any) -> None:
+async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authentication(tmp_path, caplog) -> None:
     path = str(tmp_path / "s")
     bound = Bound(await anyio.create_unix_listener(path), "http://localhost", "localhost", 0)
     agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(peer_limits="3/hour", start=StartPolicy.OPEN))
@@ -370,7 +368,7 @@ async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authenticati
     assert caplog.text.count("idempotency keys take authentication") == 1
 
 
-async def test_a_refused_upload_gets_to_read_why(serving: Any) -> None:
+async def test_a_refused_upload_gets_to_read_why(serving) -> None:
     async with serving() as bound:
         head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"
 
@@ -382,7 +380,7 @@ async def test_a_refused_upload_gets_to_read_why(serving: Any) -> None:
         assert b"413" in await anyio.to_thread.run_sync(upload)
 
 
-async def test_tls_is_spoken(serving: Any, tmp_path: Any) -> None:
+async def test_tls_is_spoken(serving, tmp_path) -> None:
     made = subprocess.run(  # noqa: ASYNC221 - a second, before anything is served
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
          "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],

@@ -36,7 +36,7 @@ handlers = {"count": count, "hang": hang}
 
 
 @pytest.mark.parametrize("link", ["symbolic", "hard"])
-def test_a_second_process_is_turned_away_by_whatever_link_it_comes(tmp_path: Any, link: str) -> None:
+def test_a_second_process_is_turned_away_by_whatever_link_it_comes(tmp_path, link: str) -> None:
     command = [sys.executable, "-m", "asap_adapters.cli", "serve", "--port", "0", "--state"]
     first = subprocess.Popen([*command, "s"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
@@ -55,12 +55,12 @@ def test_a_second_process_is_turned_away_by_whatever_link_it_comes(tmp_path: Any
 
 
 @pytest.fixture
-def world(tmp_path: Any) -> Any:
+def world(tmp_path):
     (tmp_path / "counting.py").write_text(MODULE)
     (tmp_path / "runs").write_text("")
     running: list[Any] = []
 
-    def start(backend: str) -> Any:
+    def start(backend: str):
         command = [sys.executable, "-m", "asap_adapters.cli", "serve", "counting:agent", "--port", "0", "--state", "s",
                    "--rate-limit", "off", "--backend", backend]  # fmt: skip
         process = subprocess.Popen(
@@ -79,7 +79,7 @@ def world(tmp_path: Any) -> Any:
         process.communicate()
 
 
-def envelope(skill: str = "count") -> Any:
+def envelope(skill: str = "count"):
     return Envelope.new(
         sender="urn:asap:agent:me", recipient="urn:asap:agent:counting", payload_type="task.request",
         payload={"conversation_id": "c", "skill_id": skill, "input": {}}, ids=lambda: f"e{time.monotonic_ns()}",
@@ -87,7 +87,7 @@ def envelope(skill: str = "count") -> Any:
     )  # fmt: skip
 
 
-def send(url: str, sent: Any, key: str | None = None, *, wait: float = 20) -> Any:
+def send(url: str, sent, key: str | None = None, *, wait: float = 20):
     params = {"envelope": encode_envelope(sent), **({"idempotency_key": key} if key else {})}
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": params}).encode()
     request = urllib.request.Request(f"{url}/asap", body, {"content-type": "application/json"})
@@ -101,7 +101,7 @@ def send(url: str, sent: Any, key: str | None = None, *, wait: float = 20) -> An
     return answer["error"]["data"]["code"] if "error" in answer else answer["result"]["envelope"]["payload"]["result"]
 
 
-def once_the_lease_is_over(ask: Any) -> Any:
+def once_the_lease_is_over(ask):
     """Ask until it's no longer what may have been accepted before the crash: five seconds, and a little."""
     for _ in range(20):
         answer = ask()
@@ -112,7 +112,7 @@ def once_the_lease_is_over(ask: Any) -> Any:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_killed_in_the_middle_nothing_is_done_twice(world: Any, backend: Any) -> None:
+def test_killed_in_the_middle_nothing_is_done_twice(world, backend) -> None:
     start, runs = world
     process, url = start(backend)
     plain, keyed, hanging = envelope(), envelope(), envelope("hang")
@@ -135,7 +135,7 @@ def test_killed_in_the_middle_nothing_is_done_twice(world: Any, backend: Any) ->
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_stopped_in_order_it_goes_on_where_it_was(world: Any, backend: Any) -> None:
+def test_stopped_in_order_it_goes_on_where_it_was(world, backend) -> None:
     start, runs = world
     process, url = start(backend)
     plain, keyed = envelope(), envelope()
@@ -150,7 +150,7 @@ def test_stopped_in_order_it_goes_on_where_it_was(world: Any, backend: Any) -> N
     assert runs() == 3
 
 
-def test_a_file_that_is_none_or_in_use_is_named(world: Any, tmp_path: Any) -> None:
+def test_a_file_that_is_none_or_in_use_is_named(world, tmp_path) -> None:
     start, _ = world
     start("trio")
     command = [sys.executable, "-m", "asap_adapters.cli", "serve", "counting:agent", "--port", "0", "--state", "s"]

@@ -21,7 +21,7 @@ from asap_adapters.server.listener import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill
 from asap_core.admission.admission import Admitted, Question, Unavailable
-from tests.adapters.test_finder import URN, registry
+from tests.adapters.client.test_discovery import URN, registry
 from tests.live.redis_server import server
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
@@ -71,13 +71,13 @@ async def test_work_under_a_key_begins_while_forty_handlers_have_all_threads(
 ) -> None:
     begun = 0
 
-    async def wait(_request: Any, _context: Any) -> Any:
+    async def wait(_request, _context):
         nonlocal begun
         begun += 1
         await anyio.to_thread.run_sync(release.wait, 2 * SECONDS)
         return {}
 
-    async def echo(_request: Any, _context: Any) -> Any:
+    async def echo(_request, _context):
         return {"echoed": True}
 
     handlers = {"wait": wait, "echo": echo}

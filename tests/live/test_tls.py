@@ -25,7 +25,7 @@ GET = b"GET /health HTTP/1.1\r\nHost: a\r\n"
 
 
 @pytest.fixture(scope="module")
-def cert(tmp_path_factory: Any) -> Any:
+def cert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     made = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
@@ -38,12 +38,12 @@ def cert(tmp_path_factory: Any) -> Any:
 
 
 @pytest.fixture
-def serving(cert: Path) -> Any:
+def serving(cert: Path):
     """`async with serving(…) as (port, stop)`: our server with TLS and this policy."""
 
     @asynccontextmanager
-    async def run(**policy: Any) -> Any:
-        async def slow(_request: Any, _context: Any) -> Any:
+    async def run(**policy):
+        async def slow(_request, _context):
             await anyio.sleep_forever()
 
         bound = await listen("127.0.0.1", 0, tls=True)
@@ -65,7 +65,7 @@ def serving(cert: Path) -> Any:
 
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def client(request: Any, cert: Path) -> Any:
+def client(request, cert: Path):
     """Connect, send, read to the end, and say how it ended, in a thread of its own."""
     context = ssl.create_default_context(cafile=str(cert / "cert.pem"))
     context.minimum_version = context.maximum_version = request.param
@@ -88,7 +88,7 @@ def client(request: Any, cert: Path) -> Any:
                 return received, type(error).__name__
             return received, "ended"
 
-    async def run(*args: Any) -> tuple[bytes, str]:
+    async def run(*args) -> tuple[bytes, str]:
         return await anyio.to_thread.run_sync(talk, *args)
 
     return run
@@ -108,14 +108,14 @@ def client(request: Any, cert: Path) -> Any:
         (GET + b"Connection: close\r\n\r\n" + (GET + b"\r\n") * 20, b"200"),
     ],
 )
-async def test_an_end_is_told_from_a_cut(serving: Any, client: Any, sent: bytes, status: bytes) -> None:
+async def test_an_end_is_told_from_a_cut(serving, client, sent: bytes, status: bytes) -> None:
     async with serving(idle_timeout=0.3, head_timeout=0.3, body_timeout=0.3) as (port, _):
         received, how = await client(port, sent)
     assert (received[9:12], how) == (status, "ended")
 
 
 @asynccontextmanager
-async def connected(client: Any, port: int, sent: bytes) -> Any:
+async def connected(client, port: int, sent: bytes):
     """While a client waits for the end; gives the list that will say how it came."""
     ends: list[str] = []
     has_sent = threading.Event()
@@ -131,31 +131,31 @@ async def connected(client: Any, port: int, sent: bytes) -> Any:
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /a", GET + b"\r\n"])
-async def test_when_the_server_stops_too(serving: Any, client: Any, sent: bytes) -> None:
+async def test_when_the_server_stops_too(serving, client, sent: bytes) -> None:
     async with serving(drain_incomplete=0.3) as (port, stop):
         async with connected(client, port, sent) as ends:
             stop.set()
         assert ends == ["ended"]
 
 
-async def test_who_gives_way_is_told(serving: Any, client: Any) -> None:
+async def test_who_gives_way_is_told(serving, client) -> None:
     async with serving(connections_per_peer=1) as (port, _):
         async with connected(client, port, GET + b"\r\n") as ends:
             assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
         assert ends == ["ended"]
 
 
-async def test_work_that_is_cut_off_at_the_drain_is_told(serving: Any, client: Any) -> None:
+async def test_work_that_is_cut_off_at_the_drain_is_told(serving, client) -> None:
     async with serving(drain=0.3, handler_deadline=0.3) as (port, stop):
         async with connected(client, port, b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n") as ends:
             stop.set()
         assert ends == ["ended"]
 
 
-async def test_the_peers_own_is_not_waited_for(serving: Any, client: Any) -> None:
+async def test_the_peers_own_is_not_waited_for(serving, client) -> None:
     async with serving() as (port, stop):
 
-        def silent(peer: Any) -> None:
+        def silent(peer) -> None:
             """Read the answer, and neither say goodbye nor close for a while."""
             peer.recv(65_536)
             began = time.monotonic()
@@ -174,11 +174,11 @@ async def test_the_peers_own_is_not_waited_for(serving: Any, client: Any) -> Non
         assert time.monotonic() - began < 10
 
 
-async def test_a_peer_that_reads_nothing_keeps_no_place(serving: Any, client: Any) -> None:
+async def test_a_peer_that_reads_nothing_keeps_no_place(serving, client) -> None:
     """More answers than fit into the kernel's buffers, unread: no close_notify gets through."""
     async with serving(write_timeout=0.3, connections_per_peer=1) as (port, _):
 
-        def reads_nothing(peer: Any) -> None:
+        def reads_nothing(peer) -> None:
             time.sleep(2)
             peer.close()
 

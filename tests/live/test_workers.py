@@ -20,17 +20,17 @@ COMMAND = (sys.executable, "-m", "asap_adapters.cli")
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: Any) -> Iterator[Server]:
+def redis(tmp_path_factory) -> Iterator[Server]:
     with server(tmp_path_factory.mktemp("valkey")) as running:
         yield running
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def start(request: Any, redis: Server) -> Iterator[Any]:
+def start(request, redis: Server) -> Iterator[Any]:
     """Start `asap serve` with three workers; returns (URL, process)."""
     running = []
 
-    def run(*options: str) -> Any:
+    def run(*options: str):
         command = [*COMMAND, "serve", "--port", "0", "--workers", "3", "--rate-limit", "off"]
         process = subprocess.Popen(
             [*command, "--redis", redis.url, "--backend", request.param, *options],
@@ -50,17 +50,17 @@ def start(request: Any, redis: Server) -> Iterator[Any]:
         process.communicate()
 
 
-def workers_of(process: Any) -> set[int]:
+def workers_of(process) -> set[int]:
     done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False)
     return set(map(int, done.stdout.split()))
 
 
-def send(url: str, *options: str) -> Any:
+def send(url: str, *options: str):
     command = [*COMMAND, "send", url, "--skill", "echo", "--input", "{}", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
-def eventually(what: Any) -> bool:
+def eventually(what) -> bool:
     for _ in range(200):
         if what():
             return True
@@ -68,7 +68,7 @@ def eventually(what: Any) -> bool:
     return False
 
 
-def test_one_of_them_accepts_and_a_killed_one_is_replaced(start: Any) -> None:
+def test_one_of_them_accepts_and_a_killed_one_is_replaced(start) -> None:
     url, process = start()
     before = workers_of(process)
     assert len(before) == 3
@@ -96,7 +96,7 @@ def scrape(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def test_every_scrape_shows_all_workers_and_none_goes_back_when_one_is_killed(start: Any) -> None:
+def test_every_scrape_shows_all_workers_and_none_goes_back_when_one_is_killed(start) -> None:
     url, process = start("--metrics")
     accepted, kinds = 'asap_decisions_total{what="accepted"}', 'asap_accepted_total{payload_type="taskrequest"}'
     malformed = 'asap_decisions_total{what="malformed"}'
@@ -121,7 +121,7 @@ def test_every_scrape_shows_all_workers_and_none_goes_back_when_one_is_killed(st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_they_end_when_the_parent_is_told_to(start: Any, number: signal.Signals) -> None:
+def test_they_end_when_the_parent_is_told_to(start, number: signal.Signals) -> None:
     url, process = start()
     workers = workers_of(process)
     process.send_signal(number)
@@ -132,7 +132,7 @@ def test_they_end_when_the_parent_is_told_to(start: Any, number: signal.Signals)
     assert send(url).returncode == 1  # the port is closed
 
 
-def test_they_end_when_the_parent_is_killed(start: Any) -> None:
+def test_they_end_when_the_parent_is_killed(start) -> None:
     _, process = start()
     workers = workers_of(process)
     process.kill()
@@ -156,7 +156,7 @@ def test_what_keeps_the_first_from_starting_is_said_once_and_ends_all(redis: Ser
         assert done.stderr.count("\n") == 1
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(start: Any, redis: Server) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_starts(start, redis: Server) -> None:
     url, _ = start()
     port = url.rpartition(":")[2]
     command = [*COMMAND, "serve", "--port", port, "--workers", "2", "--redis", redis.url]
@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(start: Any, redis: 
     assert done.stderr.startswith(f"asap: can't listen on 127.0.0.1, port {port}: ")
 
 
-def test_the_url_of_redis_may_come_from_a_file(redis: Server, tmp_path: Any) -> None:
+def test_the_url_of_redis_may_come_from_a_file(redis: Server, tmp_path) -> None:
     (tmp_path / "url").write_text(f"{redis.url}\n")
     (tmp_path / "wrong").write_text("http://user:opensesame@x\n")
     command = [*COMMAND, "serve", "--port", "0", "--redis-file"]

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.live, pytest.mark.anyio]
 WRITTEN = Path(__file__).parent.parent / "fixtures" / "written_by_0_1"
 
 
-def facts_of(name: str) -> Any:
+def facts_of(name: str):
     return json.loads((WRITTEN / f"{name}.json").read_text("utf-8"))
 
 
@@ -62,7 +62,7 @@ async def never(_request: object, _context: object) -> object:
     raise AssertionError("the work was done already")
 
 
-async def answers(facts: Any, **memory: Any) -> list[tuple[int, Any]]:
+async def answers(facts, **memory) -> list[tuple[int, Any]]:
     """Start an agent with this memory, ask again what was asked before, and return the answers."""
     async with anyio.create_task_group() as group, httpx.AsyncClient() as http:
         stop = anyio.Event()
@@ -77,7 +77,7 @@ async def answers(facts: Any, **memory: Any) -> list[tuple[int, Any]]:
 KNOWN, UNKNOWN = "the same answer", "asap:admission/outcome_unknown"
 
 
-def fates(facts: Any, told: list[tuple[int, Any]]) -> list[str]:
+def fates(facts, told: list[tuple[int, Any]]) -> list[str]:
     """What became of each that was asked again: refused by which code, or answered as before."""
     found = []
     for before, (_, reply) in zip(facts["said"], told, strict=True):
@@ -89,7 +89,7 @@ def fates(facts: Any, told: list[tuple[int, Any]]) -> list[str]:
     return found
 
 
-def payload_of(reply: Any) -> Any:
+def payload_of(reply):
     return reply["result"]["envelope"]["payload"]
 
 
@@ -125,7 +125,7 @@ async def test_a_registrys_copy_stands_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime isn't installed (apt-get install faketime)")
-async def test_a_memory_in_redis_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+async def test_a_memory_in_redis_goes_on(tmp_path: Path, monkeypatch) -> None:
     facts = facts_of("redis")
     monkeypatch.setenv("LD_PRELOAD", str(FAKETIME))
     monkeypatch.setenv("FAKETIME", f"{facts['wall'] + 1 - time.time():+.3f}")

@@ -16,37 +16,37 @@ from tests.mutation.survivors import known_survivors
 ROOT = Path(__file__).parent.parent.parent
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
-    "asap_core.admission.replay": ("replay", "state"),
-    "asap_core.auth.principal": ("wire", "exchange", "proofs", "jwt"),
-    "asap_core.admission.idempotency": ("idempotency", "state"),
-    "asap_core.admission.ratelimit": ("ratelimit", "exchange"),
-    "asap_core.server.exchange": ("exchange", "wire", "proofs", "pages"),
-    "asap_core.server.call": ("exchange", "answers"),
-    "asap_core.server.call_run": ("exchange",),
-    "asap_core.server.checks": ("exchange", "jwt", "proofs"),
-    "asap_core.admission.admission": ("admission", "state", "exchange"),
-    "asap_core.net.proxies": ("proxies",),
-    "asap_core.admission.journal": ("state",),
-    "asap_core.admission.state_file": ("state",),
-    "asap_core.admission.redis": ("shared",),
-    "asap_core.http.freshness": ("freshness", "copies"),
-    "asap_core.http.validation": ("freshness", "directory"),
-    "asap_core.client.flights": ("coalesce", "directory"),
-    "asap_core.client.document_cache": ("directory",),
-    "asap_core.client.resolution": ("resolution",),
-    "asap_core.client.registry_cache": ("copies",),
-    "asap_core.wire.registry_index": ("catalog", "copies"),
+    "asap_core.admission.replay": ("admission/replay", "admission/state_file"),
+    "asap_core.auth.principal": ("wire/wire", "server/exchange", "auth/proofs", "auth/jwt"),
+    "asap_core.admission.idempotency": ("admission/idempotency", "admission/state_file"),
+    "asap_core.admission.ratelimit": ("admission/ratelimit", "server/exchange"),
+    "asap_core.server.exchange": ("server/exchange", "wire/wire", "auth/proofs", "http/pages"),
+    "asap_core.server.call": ("server/exchange", "wire/answers"),
+    "asap_core.server.call_run": ("server/exchange",),
+    "asap_core.server.checks": ("server/exchange", "auth/jwt", "auth/proofs"),
+    "asap_core.admission.admission": ("admission/admission", "admission/state_file", "server/exchange"),
+    "asap_core.net.proxies": ("net/proxies",),
+    "asap_core.admission.journal": ("admission/state_file",),
+    "asap_core.admission.state_file": ("admission/state_file",),
+    "asap_core.admission.redis": ("admission/redis",),
+    "asap_core.http.freshness": ("http/freshness", "client/registry_cache"),
+    "asap_core.http.validation": ("http/freshness", "client/document_cache"),
+    "asap_core.client.flights": ("client/flights", "client/document_cache"),
+    "asap_core.client.document_cache": ("client/document_cache",),
+    "asap_core.client.resolution": ("client/resolution",),
+    "asap_core.client.registry_cache": ("client/registry_cache",),
+    "asap_core.wire.registry_index": ("wire/registry_index", "client/registry_cache"),
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
-    "asap_core.auth.claims": ("jwt", "proofs"),
-    "asap_core.auth.jws": ("jwt", "proofs"),
-    "asap_core.auth.keyring": ("jwt",),
-    "asap_core.auth.jwt": ("jwt", "proofs"),
-    "asap_core.auth.introspection": ("introspection",),
-    "asap_core.auth.token_cache": ("tokens",),
-    "asap_core.auth.client_credentials": ("oauth",),
-    "asap_core.auth.authorization": ("authorization",),
+    "asap_core.auth.claims": ("auth/jwt", "auth/proofs"),
+    "asap_core.auth.jws": ("auth/jwt", "auth/proofs"),
+    "asap_core.auth.keyring": ("auth/jwt",),
+    "asap_core.auth.jwt": ("auth/jwt", "auth/proofs"),
+    "asap_core.auth.introspection": ("auth/introspection",),
+    "asap_core.auth.token_cache": ("auth/token_cache",),
+    "asap_core.auth.client_credentials": ("auth/client_credentials",),
+    "asap_core.auth.authorization": ("auth/authorization",),
 }
 # Each by the last part of its name: that of survivors in docs/mutation.md.
 PLACES = {name.rpartition(".")[2]: name for name in (*TESTS, *BY_NAME)}
@@ -55,7 +55,10 @@ TELL_EVERY = 5.0
 
 
 def files_of(module: str) -> list[Path]:
-    return [ROOT / "tests" / "core" / f"test_{name}.py" for name in {**TESTS, **BY_NAME}[PLACES[module]]]
+    return [
+        ROOT / "tests" / "core" / wing / f"test_{name}.py"
+        for wing, name in (place.split("/") for place in {**TESTS, **BY_NAME}[PLACES[module]])
+    ]
 
 
 def chosen(arguments: argparse.Namespace) -> list[Mutant]:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
-from typing import Any
 
 from attrs import define, field, frozen
 
@@ -47,7 +46,7 @@ class Where:
     name: str
     index: int | None
 
-    def put(self, node: Any) -> None:
+    def put(self, node) -> None:
         if self.index is None:
             setattr(self.owner, self.name, node)
         else:

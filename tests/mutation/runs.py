@@ -208,7 +208,7 @@ def _baseline(items: Sequence[pytest.Item], paths: AbstractSet[str], caches: Seq
     return _Baseline(_told_by_fork(_seconds, items, order, caches), reached)
 
 
-def _told_by_fork(work: Callable[..., Any], *arguments: Any) -> Any:
+def _told_by_fork(work: Callable[..., Any], *arguments):
     theirs, ours = _fork.Pipe(duplex=False)
 
     def tell() -> None:

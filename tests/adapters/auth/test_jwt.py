@@ -1,0 +1,389 @@
+"""Tokens made by joserfc, a provider that behaves and one that doesn't, on both backends, in virtual time."""
+
+import json
+import time
+import warnings
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from joserfc import jwt
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+
+from asap_adapters.auth.jwt import ProviderUnavailable, Tokens, is_signature
+from asap_adapters.testing import InProcessTransport
+from asap_core import Authenticated, RemoteError
+from asap_core.auth.claims import ByClaim, TokenPolicy
+from asap_core.auth.jwks import read_key_set
+from asap_core.auth.jws import Algorithm, read_jws
+from asap_core.auth.principal import Credential, Insufficient
+
+pytestmark = pytest.mark.anyio
+
+ISSUER, AUDIENCE = "https://id.example", "urn:asap:agent:echo-agent"
+ALICE, TESTER = "urn:asap:agent:alice", "urn:asap:agent:tester"
+BASE = "http://localhost"
+# By kind: keys are slow to make.
+MADE: Any = {
+    "EdDSA": OKPKey.generate_key("Ed25519", {"kid": "ed"}, private=True),
+    "ES256": ECKey.generate_key("P-256", {"kid": "ec"}, private=True),
+    "RS256": RSAKey.generate_key(2048, {"kid": "rsa"}, private=True),
+}
+OTHER = OKPKey.generate_key("Ed25519", {"kid": "ed"}, private=True)
+
+
+def claims(**changes):
+    now = int(time.time())
+    return {"iss": ISSUER, "aud": AUDIENCE, "sub": ALICE, "exp": now + 36_000, "iat": now, **changes}
+
+
+def token(key=MADE["EdDSA"], *, alg="EdDSA", header=None, **changes) -> str:
+    kid = {} if key.kid is None else {"kid": key.kid}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)  # providers still call it EdDSA, whatever RFC 9864 says
+        return jwt.encode({"alg": alg, **kid, **(header or {})}, claims(**changes), key, algorithms=[alg])
+
+
+class Provider(httpx.AsyncBaseTransport):
+    """An identity provider in memory: what it says can be changed, and how it fails."""
+
+    def __init__(self, *keys) -> None:
+        self.keys: Any = list(keys or MADE.values())
+        self.asked: Any = []
+        self.metadata: Any = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys"}
+        self.seconds = 0.0
+        self.fail: Any = None
+        self.answers: Any = {}
+        self.headers: Any = {}
+
+    @property
+    def fetches(self) -> int:
+        return int(self.asked.count("/keys"))
+
+    async def handle_async_request(self, request):
+        self.asked.append(request.url.path)
+        await anyio.sleep(self.seconds)
+        if self.fail is not None:
+            raise self.fail
+        if request.url.path in self.answers:
+            return self.answers[request.url.path]()
+        if request.url.path == "/.well-known/openid-configuration":
+            return httpx.Response(200, json=self.metadata)
+        if request.url.path == "/keys":
+            keys = [key.as_dict(private=False) for key in self.keys]
+            return httpx.Response(200, json={"keys": keys}, headers=self.headers)
+        return httpx.Response(404)
+
+
+def tokens(provider, **changes):
+    policy = {"issuer": ISSUER, "audience": AUDIENCE, "agent": ByClaim("sub"), **changes}
+    return Tokens(TokenPolicy(**policy), transport=provider)
+
+
+async def ask(made, text):
+    """Whom it stands for, None, what it lacks, or "unavailable"."""
+    try:
+        found = await made.verify(Credential(text))
+    except ProviderUnavailable:
+        return "unavailable"
+    return found.urn if isinstance(found, Authenticated) else found
+
+
+class TestGoodAndForged:
+    @pytest.mark.parametrize("alg", list(MADE))
+    async def test_each_algorithm(self, alg) -> None:
+        provider = Provider()
+        async with tokens(provider) as made:
+            assert await ask(made, token(MADE[alg], alg=alg)) == ALICE
+            assert await ask(made, token(MADE[alg], alg=alg)) == ALICE
+        assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
+
+    async def test_ed25519_by_its_own_name(self) -> None:
+        async with tokens(Provider()) as made:
+            assert await ask(made, token(alg="Ed25519")) == ALICE
+
+    async def test_another_key_of_the_same_name_forges_nothing(self) -> None:
+        async with tokens(Provider()) as made:
+            assert await ask(made, token(OTHER)) is None
+
+    async def test_a_public_key_is_no_secret(self) -> None:
+        # HMAC under the public key, as PEM and as it's published: a verifier that lets the header choose takes it.
+        public = MADE["RS256"].as_pem(private=False)
+        async with tokens(Provider()) as made:
+            for secret in (public, public.strip(), json.dumps(MADE["RS256"].as_dict(private=False)).encode()):
+                forged = token(OctKey.import_key(secret.hex(), {"kid": "rsa"}), alg="HS256")
+                assert await ask(made, forged) is None
+
+    async def test_keys_and_urls_in_the_header_are_not_looked_at(self) -> None:
+        provider = Provider()
+        evil = {
+            "jwk": OTHER.as_dict(private=False),
+            "jku": "https://evil.example/keys",
+            "x5u": "https://evil.example/x",
+        }
+        async with tokens(provider) as made:
+            for name, value in evil.items():
+                assert await ask(made, _signed({"alg": "EdDSA", "kid": "ed", name: value}, OTHER)) is None
+                assert await ask(made, _signed({"alg": "EdDSA", "kid": "ed", name: value}, MADE["EdDSA"])) == ALICE
+        assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
+
+    async def test_one_bit_changed_anywhere_is_noticed(self) -> None:
+        good = token()
+        async with tokens(Provider()) as made:
+            assert await ask(made, good) == ALICE
+            for place in range(len(good)):
+                for other in "Aaz0_-.":
+                    changed = good[:place] + other + good[place + 1 :]
+                    if changed != good:
+                        assert await ask(made, changed) is None
+
+    async def test_scopes(self) -> None:
+        async with tokens(Provider(), scopes=["asap.call"]) as made:
+            assert await ask(made, token()) == Insufficient(frozenset({"asap.call"}))
+            assert await ask(made, token(scope="x asap.call")) == ALICE
+
+
+def _signed(header, key) -> str:
+    from base64 import urlsafe_b64encode
+
+    parts = [urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims())]
+    signature = key.get_op_key("sign").sign(b".".join(parts))
+    return b".".join([*parts, urlsafe_b64encode(signature).rstrip(b"=")]).decode()
+
+
+class TestSignaturesAreJoserfcs:
+    @pytest.mark.parametrize("alg", list(MADE))
+    @given(data=st.data())
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    def test_any_other_bytes_are_no_signature(self, alg, data) -> None:
+        jws: Any = read_jws(token(MADE[alg], alg=alg), algorithms=frozenset(Algorithm))
+        (key,) = read_key_set(json.dumps({"keys": [MADE[alg].as_dict(private=False)]}).encode()).keys
+        assert is_signature(key, jws.signing_input, jws.signature)
+        size = len(jws.signature)
+        other = data.draw(st.binary(min_size=size, max_size=size) | st.binary(max_size=80))
+        assert not is_signature(key, jws.signing_input, other)
+
+
+class TestAskingTheProvider:
+    async def test_ten_thousand_forged_tokens_have_it_asked_once_in_a_cool_down(self) -> None:
+        provider, head = Provider(), token().split(".", 1)
+        async with tokens(provider) as made:
+            assert await ask(made, token()) == ALICE
+            for number in range(10_000):
+                if number % 1_000 == 0:
+                    await anyio.sleep(31)
+                forged = _header({"alg": "EdDSA", "kid": f"k{number}"}) + "." + head[1]
+                assert await ask(made, forged) is None
+            # Ten cool-downs, and one refresh because the keys were due.
+            assert 10 <= provider.fetches <= 11
+            before = provider.fetches
+            for _ in range(100):
+                assert await ask(made, token(OTHER)) is None
+            assert provider.fetches == before
+
+    async def test_a_thousand_first_requests_ask_once(self) -> None:
+        provider, found = Provider(), []
+        provider.seconds = 0.5
+
+        async def one(made) -> None:
+            found.append(await ask(made, token()))
+
+        async with tokens(provider) as made, anyio.create_task_group() as all_at_once:
+            for _ in range(1_000):
+                all_at_once.start_soon(one, made)
+        assert found == [ALICE] * 1_000
+        assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
+
+    async def test_rotation_fails_no_request(self) -> None:
+        provider, found = Provider(MADE["EdDSA"]), []
+        provider.seconds = 0.2
+        signing: Any = [MADE["EdDSA"]]
+
+        async def caller(made) -> None:
+            for _ in range(100):
+                found.append(await ask(made, token(signing[0])))
+                await anyio.sleep(1)
+
+        async with tokens(provider) as made, anyio.create_task_group() as callers:
+            for _ in range(20):
+                callers.start_soon(caller, made)
+            await anyio.sleep(45)
+            new = OKPKey.generate_key("Ed25519", {"kid": "new"}, private=True)
+            provider.keys = [new]
+            signing[0] = new
+        assert found == [ALICE] * 2_000
+        assert provider.fetches == 2
+
+    async def test_a_key_taken_back_takes_its_tokens_along(self) -> None:
+        provider = Provider()
+        async with tokens(provider) as made:
+            assert await ask(made, token()) == ALICE
+            provider.keys = [MADE["ES256"]]
+            await anyio.sleep(299)
+            assert await ask(made, token()) == ALICE
+            await anyio.sleep(2)
+            assert await ask(made, token()) is None
+
+    @pytest.mark.parametrize(
+        "trouble", [httpx.ConnectError("x"), httpx.ReadTimeout("x"), "hangs", "500", "huge", "liar"]
+    )
+    async def test_an_hour_of_trouble_goes_as_policy_says(self, trouble) -> None:
+        provider = Provider()
+        async with tokens(provider, stale_for=1_800) as made:
+            assert await ask(made, token()) == ALICE
+            _trouble(provider, trouble)
+            begun, found = anyio.current_time(), []
+            while anyio.current_time() - begun < 3_600:
+                with anyio.fail_after(35):
+                    found.append((anyio.current_time() - begun, await ask(made, token())))
+                await anyio.sleep(20)
+            assert {what for at, what in found if at < 2_060} == {ALICE}
+            assert {what for at, what in found if at > 2_100} == {"unavailable"}
+            _well(provider)
+            await anyio.sleep(31)
+            assert await ask(made, token()) == ALICE
+
+    async def test_hanging_delays_one_caller_at_a_time(self) -> None:
+        provider = Provider()
+        async with tokens(provider) as made:
+            await ask(made, token())
+            _trouble(provider, "hangs")
+            await anyio.sleep(301)
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, made, token())
+                await anyio.sleep(0.01)
+                begun = anyio.current_time()
+                assert await ask(made, token()) == ALICE
+                assert anyio.current_time() == begun
+
+    async def test_who_leaves_while_it_is_asked_takes_nothing_along(self) -> None:
+        provider = Provider()
+        provider.seconds = 1.0
+        async with tokens(provider) as made:
+            for moment in (0.0, 0.5, 1.0, 1.5, 2.0):
+                with anyio.move_on_after(moment):
+                    await ask(made, token())
+            await anyio.sleep(31)
+            assert await ask(made, token()) == ALICE
+
+    async def test_no_store_is_no_licence_to_be_asked_each_time(self) -> None:
+        provider = Provider()
+        provider.headers = {"cache-control": "no-store"}
+        async with tokens(provider) as made:
+            for _ in range(50):
+                assert await ask(made, token(jti=str(_))) == ALICE
+        assert provider.fetches == 1
+
+
+class TestHostileProviders:
+    @pytest.mark.parametrize(
+        "trouble", ["500", "huge", "liar", "redirects", "elsewhere", "nonsense", "no keys", "inside"]
+    )
+    async def test_nobody_is_let_in_by_one(self, trouble) -> None:
+        provider = Provider()
+        _trouble(provider, trouble)
+        async with tokens(provider) as made:
+            with anyio.fail_after(60):
+                assert await ask(made, token()) in ("unavailable", None)
+        assert not [path for path in provider.asked if path == "/evil"]
+
+    async def test_metadata_in_the_place_of_rfc_8414(self) -> None:
+        provider = Provider()
+        provider.answers["/.well-known/openid-configuration"] = lambda: httpx.Response(404)
+        provider.answers["/.well-known/oauth-authorization-server"] = lambda: httpx.Response(
+            200, json=provider.metadata
+        )
+        async with tokens(provider) as made:
+            assert await ask(made, token()) == ALICE
+
+    async def test_keys_it_cannot_mean_do_not_spoil_the_others(self) -> None:
+        provider = Provider()
+        good = MADE["EdDSA"].as_dict(private=False)
+        odd = [{"kty": "oct", "k": "AAAA", "kid": "ed"}, {"kty": "EC"}, 5, {**good, "kid": "ed", "use": "enc"}]
+        provider.answers["/keys"] = lambda: httpx.Response(200, json={"keys": [*odd, good]})
+        async with tokens(provider) as made:
+            assert await ask(made, token()) == ALICE
+
+
+def _header(value) -> str:
+    from base64 import urlsafe_b64encode
+
+    return urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def _trouble(provider, kind) -> None:
+    keys, metadata = "/keys", "/.well-known/openid-configuration"
+    elsewhere = {"location": "https://evil.example/evil"}
+    match kind:
+        case Exception():
+            provider.fail = kind
+        case "hangs":
+            provider.seconds = 1e6
+        case "500":
+            provider.answers = dict.fromkeys((keys, metadata), lambda: httpx.Response(500))
+        case "huge":
+            provider.answers[keys] = lambda: httpx.Response(200, content=b'{"keys":[' + b" " * 10_485_760 + b"]}")
+        case "liar":
+            provider.metadata = {"issuer": "https://other.example", "jwks_uri": f"{ISSUER}/evil"}
+            provider.answers[keys] = lambda: httpx.Response(503)
+        case "redirects":
+            provider.answers[keys] = lambda: httpx.Response(302, headers=elsewhere)
+        case "elsewhere":
+            provider.answers[metadata] = lambda: httpx.Response(302, headers=elsewhere)
+        case "nonsense":
+            provider.answers[keys] = lambda: httpx.Response(200, content=b"\xff<html>")
+        case "no keys":
+            provider.answers[keys] = lambda: httpx.Response(200, json={"keys": []})
+        case _:
+            provider.metadata = {"issuer": ISSUER, "jwks_uri": "http://169.254.169.254/evil"}
+
+
+def _well(provider) -> None:
+    provider.fail, provider.seconds, provider.answers = None, 0.0, {}
+    provider.metadata = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys"}
+
+
+class TestThroughAnAgent:
+    @pytest.fixture
+    def call(self, agent, client_of, echo_handlers):
+        async def send(provider, text, **policy):
+            async with tokens(provider, **policy) as made:
+                transport = InProcessTransport(agent(auth=True), echo_handlers, authenticate=made.verify)
+                async with client_of(transport, token=text) as client:
+                    return await answer(client)
+
+        async def answer(client):
+            try:
+                reply = await client.send(
+                    BASE, "task.request", {"skill_id": "echo", "conversation_id": "c", "input": {}}
+                )
+            except RemoteError as error:
+                return error.taxonomy
+            return reply.payload_type
+
+        return send
+
+    @pytest.mark.parametrize(
+        ("changes", "policy", "answer"),
+        [
+            ({"sub": TESTER}, {}, "task.response"),
+            # The token is good, and another agent's: its bearer can't send as anyone else.
+            ({"sub": ALICE}, {}, "asap:auth/sender_mismatch"),
+            ({"sub": TESTER, "aud": "x"}, {}, "asap:auth/invalid_token"),
+            ({"sub": TESTER, "exp": None}, {}, "asap:auth/invalid_token"),
+            ({"sub": TESTER}, {"scopes": ["a"]}, "asap:auth/insufficient_scope"),
+            ({"sub": TESTER, "scope": "b a"}, {"scopes": ["a"]}, "task.response"),
+        ],
+    )
+    async def test_the_sender_is_the_tokens_agent(self, call, changes, policy, answer) -> None:
+        found = await call(Provider(), token(**changes), **policy)
+        assert found.lower().replace("taskresponse", "task.response") == answer
+
+    async def test_without_its_provider_it_is_unavailable(self, call) -> None:
+        provider = Provider()
+        provider.fail = httpx.ConnectError("x")
+        found = await call(provider, token(sub=TESTER))
+        assert found == "asap:admission/unavailable"

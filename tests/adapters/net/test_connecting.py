@@ -1,0 +1,659 @@
+"""What is connected to is what was judged: resolver and network are ours here, time is virtual."""
+
+import json
+import socket
+import traceback
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpcore
+import httpx
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.net import connecting
+from asap_adapters.net.connecting import OutboundTransport, link_networks, link_scopes
+from asap_adapters.net.dialling import first
+from asap_adapters.net.resolving import SystemResolver
+from asap_adapters.net.transport import Web, _Call, _request
+from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
+from asap_core.net.addresses import obstacle, read_address
+from asap_core.net.outbound import Allowed, OutboundPolicy, Refused
+from asap_core.server.wellknown import publish
+
+pytestmark = pytest.mark.anyio
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+AND_CLOSES = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+PUBLIC, OTHER, INSIDE = "8.8.8.8", "2606:4700::1", "10.0.0.5"
+
+
+class Network(httpcore.AsyncNetworkStream):
+    """A resolver, and servers at all addresses; notes what it's asked. Everything that waits calls `pause` first."""
+
+    def __init__(self, *answers, reply: bytes = OK, **ways) -> None:
+        self.answers = list(answers) or [[PUBLIC]]
+        self.reply = reply
+        # By address: an error to raise, or seconds to take.
+        self.ways: dict[str, Any] = ways.get("ways", {})
+        self.asked: list[str] = []
+        self.dialled: list[str] = []
+        self.streams: list[Stream] = []
+        self.pauses = 0
+
+    async def pause(self) -> None:
+        self.pauses += 1
+        await anyio.lowlevel.checkpoint()
+
+    async def resolve(self, host: str, port: int):
+        await self.pause()
+        self.asked.append(host)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def dial(self, address: str, port: int):
+        self.dialled.append(address)
+        await self.pause()
+        way = self.ways.get(address)
+        if isinstance(way, Exception):
+            raise way
+        if way is not None:
+            await anyio.sleep(way)
+        self.streams.append(Stream(self))
+        return self.streams[-1]
+
+    @property
+    def open(self) -> int:
+        return sum(not stream.closed for stream in self.streams)
+
+
+class Stream(httpcore.AsyncNetworkStream):
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.sent = b""
+        self.tls_name: Any = None
+        self.closed = False
+
+    async def read(self, max_bytes: int, timeout=None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        await self.network.pause()
+        return self.network.reply
+
+    async def write(self, buffer: bytes, timeout=None) -> None:  # noqa: ASYNC109 - httpcore's
+        await self.network.pause()
+        self.sent += buffer
+
+    async def start_tls(self, ssl_context, server_hostname=None, timeout=None):  # noqa: ASYNC109 - httpcore's
+        await self.network.pause()
+        self.tls_name = server_hostname
+        return self
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def get_extra_info(self, info: str):
+        return False if info == "is_readable" else None
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """Make a network and an open `Web` on it."""
+
+    def make(network: Network, *, token=None, timeout=60.0, transport=None, **policy):
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        web = Web(
+            token=token, auth={}, policy=OutboundPolicy(**policy), timeout=timeout, trust_env=False, compress=True,
+            verify=True, transport=transport, resolver=network,
+        )  # fmt: skip
+        web.open()
+        return web
+
+    return make
+
+
+async def get(web, url: str = "https://agent.example/x", **options):
+    return (await web.get(web.judge(url, **options), (), 1000))[0]
+
+
+class TestRebinding:
+    async def test_between_calls_the_second_answer_is_judged_like_the_first(self, connected) -> None:
+        network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
+        web = connected(network)
+        assert await get(web) == 200
+        with pytest.raises(NotAllowed, match=r"agent\.example resolves to 127\.0\.0\.1, which is this machine"):
+            await get(web)
+        assert network.dialled == [PUBLIC]
+
+    async def test_within_a_call_nobody_is_asked_twice(self, connected) -> None:
+        network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
+        assert await get(connected(network)) == 200
+        assert (network.asked, network.dialled) == (["agent.example"], [PUBLIC])
+
+    async def test_a_good_address_beside_a_bad_one_is_not_connected_to(self, connected) -> None:
+        network = Network([PUBLIC, INSIDE])
+        with pytest.raises(NotAllowed, match=r"allow_networks=\['10\.0\.0\.0/8'\]"):
+            await get(connected(network))
+        assert network.dialled == []
+
+    async def test_a_connection_that_is_kept_needs_no_second_answer(self, connected) -> None:
+        network = Network([PUBLIC], ["127.0.0.1"])
+        web = connected(network)
+        assert [await get(web), await get(web)] == [200, 200]
+        assert len(network.asked) == len(network.dialled) == 1
+
+    async def test_a_network_that_is_allowed_is_connected_to(self, connected) -> None:
+        network = Network([INSIDE])
+        assert await get(connected(network, allow_networks=["10.0.0.0/8"])) == 200
+        assert network.dialled == [INSIDE]
+
+    async def test_all_who_wait_for_a_name_that_turns_inwards_get_one_answer(self, client_of, monkeypatch) -> None:
+        network = Network([INSIDE])
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        refused = []
+        async with client_of(None, resolver=network) as client:
+
+            async def one() -> None:
+                try:
+                    await client.discover("https://agent.example")
+                except NotAllowed as error:
+                    refused.append(error)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(one)
+        assert len(refused) == 50
+        assert len(network.asked) == 1
+
+
+ANSWERS = st.lists(
+    st.sampled_from([PUBLIC, OTHER, INSIDE, "127.0.0.1", "::1", "fe80::1%eth0", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
+                     "169.254.169.254", "0.0.0.0", "nonsense"]),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+POLICY = OutboundPolicy(allow_networks=["10.0.0.0/8"])
+
+
+def may_be(answer: str) -> bool:
+    address = read_address(answer)
+    return address is not None and obstacle(address, allowed=POLICY.allow_networks) is None
+
+
+def check_rebinding(answers, *, keeps: bool) -> None:
+    """Ask as often as a resolver answers: only what may be is connected to, and whatever may be is."""
+    network = Network(*answers, reply=OK if keeps else AND_CLOSES)
+    came: list[bool] = []
+
+    async def main() -> None:
+        transport = OutboundTransport(POLICY, resolver=network, verify=False, dial=network.dial)
+        for _ in answers:
+            try:
+                await (await transport.handle_async_request(httpx.Request("GET", "https://a.example"))).aread()
+                came.append(True)
+            except NotAllowed:
+                came.append(False)
+        await transport.aclose()
+
+    anyio.run(main)
+    assert all(map(may_be, network.dialled))
+    good = [all(map(may_be, answer)) for answer in answers]
+    assert came == ([any(good[: number + 1]) for number in range(len(good))] if keeps else good)
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=5), st.booleans())
+@settings(max_examples=50)
+def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers, keeps) -> None:
+    check_rebinding(answers, keeps=keeps)
+
+
+class AsksAgain(connecting._Backend):
+    """Judges one answer and connects to another (fault 105)."""
+
+    async def _connect(self, host, port):
+        stream = await super()._connect(host, port)
+        await self.dial((await self.resolver.resolve(host, port))[0], port)
+        return stream
+
+
+class JudgesTheFirst(connecting._Backend):
+    """Lets the first answer speak for all."""
+
+    async def _connect(self, host, port):
+        answers = await self.resolver.resolve(host, port)
+        if not may_be(answers[0]):
+            return await super()._connect(host, port)
+        return (await first(answers, port, self.dial))[1]
+
+
+class TakesTheGoodOnes(connecting._Backend):
+    """Connects to a name that has a bad address too, at a good one."""
+
+    async def _ask(self, name, port, resolver=None):
+        answers = await super()._ask(name, port)
+        return [answer for answer in answers if may_be(answer)] or answers
+
+
+@pytest.mark.parametrize("broken", [AsksAgain, JudgesTheFirst, TakesTheGoodOnes])
+def test_one_that_connects_elsewhere_is_caught(broken, monkeypatch) -> None:
+    monkeypatch.setattr(connecting, "_Backend", broken)
+    with pytest.raises(AssertionError):
+        check_rebinding([[PUBLIC], ["127.0.0.1"], [PUBLIC, "127.0.0.1"], [PUBLIC]], keeps=False)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("url", "name", "header"),
+        [
+            ("https://agent.example/x", "agent.example", b"Host: agent.example\r\n"),
+            ("https://agent.example:8443/x", "agent.example", b"Host: agent.example:8443\r\n"),
+            ("https://agent.example./x", "agent.example", b"Host: agent.example.\r\n"),
+        ],
+    )
+    async def test_tls_and_the_host_header_have_the_urls(self, connected, url, name, header) -> None:
+        network = Network()
+        assert await get(connected(network), url) == 200
+        assert network.streams[0].tls_name == name
+        assert header in network.streams[0].sent
+
+    async def test_of_this_machine_are_asked_of_no_resolver(self, connected) -> None:
+        network = Network(ways={"127.0.0.1": ConnectionRefusedError(111, "Connection refused")})
+        assert await get(connected(network), "http://x.localhost:8000/") == 200
+        assert (network.asked, network.dialled) == ([], ["127.0.0.1", "::1"])
+
+    @pytest.mark.parametrize("url", ["https://8.8.8.8/", "https://[2606:4700::1]/"])
+    async def test_literals_neither(self, connected, url) -> None:
+        network = Network()
+        assert await get(connected(network), url) == 200
+        assert network.asked == []
+
+    @pytest.mark.parametrize(
+        ("answer", "says"),
+        [
+            (socket.gaierror(-2, "Name or service not known"), "can't be resolved: Name or service not known"),
+            ([], "its name can't be resolved: it has no address"),
+            (UnicodeError("encoding with 'idna' codec failed"), "it can't be a host's"),
+        ],
+    )
+    async def test_one_that_is_not_known_was_not_sent_to(self, connected, answer, says) -> None:
+        with pytest.raises(Unreachable, match=says) as caught:
+            await get(connected(Network(answer)))
+        assert not caught.value.sent
+
+    async def test_a_resolver_that_hangs_is_given_the_requests_time(self, connected) -> None:
+        class Hanging(Network):
+            async def resolve(self, host: str, port: int):
+                await anyio.sleep_forever()
+
+        network = Hanging()
+        before = anyio.current_time()
+        with pytest.raises((TimedOut, Unreachable)):
+            await get(connected(network, timeout=5))
+        assert anyio.current_time() - before == pytest.approx(5)
+
+
+@given(st.text(alphabet="abz019.-_:@/\\?#[]%é☃ ", max_size=30), st.sampled_from(["https://", "http://", "https://a.b"]))
+@settings(max_examples=500)
+def test_httpx_reads_the_same_host_out_of_a_url_as_the_policy(text, begin) -> None:
+    """Or the request isn't made."""
+    match OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"]).judge(begin + text):
+        case Allowed() as allowed:
+            try:
+                request = _request(_Call(allowed, "GET", ()), 1.0)
+            except NotAllowed:
+                return
+            port = request.url.port or {"http": 80, "https": 443}[request.url.scheme]
+            shown = f"[{request.url.host}]" if ":" in request.url.host else request.url.raw_host.decode()
+            assert f"{request.url.scheme}://{shown}:{port}" == allowed.origin
+        case Refused():
+            pass
+
+
+def test_where_it_reads_another_nothing_is_asked() -> None:
+    with pytest.raises(NotAllowed):
+        _request(_Call(Allowed("https://b.example/", "https://a.example:443", "a.example", True), "GET", ()), 1.0)
+
+
+class TestSeveralAddresses:
+    async def test_the_next_is_tried_when_one_fails(self, connected) -> None:
+        network = Network([PUBLIC, OTHER], ways={PUBLIC: ConnectionRefusedError(111, "Connection refused")})
+        before = anyio.current_time()
+        assert await get(connected(network)) == 200
+        assert anyio.current_time() == before
+        assert network.dialled == [PUBLIC, OTHER]
+
+    async def test_or_when_it_takes_a_quarter_of_a_second(self, connected) -> None:
+        network = Network([PUBLIC, OTHER], ways={PUBLIC: 30})
+        before = anyio.current_time()
+        assert await get(connected(network)) == 200
+        assert anyio.current_time() - before == pytest.approx(0.25)
+        assert network.open == 1
+
+    async def test_the_first_to_answer_wins_and_no_other_stays_open(self, connected) -> None:
+        network = Network([PUBLIC, OTHER, "1.1.1.1"], ways={PUBLIC: 0.5, OTHER: 0.25})
+        assert await get(connected(network)) == 200
+        assert network.open == 1
+
+    async def test_where_none_answers_it_says_what_each_came_to(self, connected) -> None:
+        ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: httpcore.ConnectTimeout()}
+        with pytest.raises(Unreachable) as caught:
+            await get(connected(Network([PUBLIC, OTHER], ways=ways)))
+        assert f"can't connect: {PUBLIC}: Connection refused; {OTHER}: no connection" in str(caught.value)
+        assert not caught.value.sent
+
+
+class Cut(Network):
+    """Cancels whoever waits, at the n-th time that anything waits."""
+
+    def __init__(self, at: int, *answers, **ways) -> None:
+        super().__init__(*answers, **ways)
+        self.at = at
+        self.scope: Any = None
+
+    async def pause(self) -> None:
+        self.pauses += 1
+        if self.pauses == self.at:
+            self.scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_cancelled_at_any_await_nothing_stays_open_and_the_next_request_works(connected) -> None:
+    at, cancelled = 0, True
+    while cancelled:
+        at += 1
+        network = Cut(at, [PUBLIC, OTHER, "1.1.1.1"], ways={PUBLIC: ConnectionRefusedError(), OTHER: 0.3})
+        web = connected(network)
+        with anyio.CancelScope() as network.scope:
+            await get(web)
+        cancelled = network.scope.cancelled_caught
+        if cancelled:
+            assert network.open == 0, f"cut at {at}"
+        assert await get(web) == 200
+        await web.aclose()
+        assert network.open == 0
+    assert at >= 7  # the resolver, three dials, TLS, writing, reading
+
+
+REGISTRY = "https://registry.example/lite.json"
+
+
+class TestWhoNamedIt:
+    async def test_a_stranger_does_not_open_a_network_that_is_allowed(self, connected) -> None:
+        network = Network([INSIDE])
+        web = connected(network, allow_networks=["10.0.0.0/8"])
+        with pytest.raises(NotAllowed, match="inside, and what names it isn't; allow it with allow_endpoints"):
+            await get(web, named_by=REGISTRY)
+        assert network.dialled == []
+        web.name_origin("https://agent.example")
+        assert await get(web) == 200
+
+    async def test_the_origin_to_allow_is_named_with_its_own_scheme(self, connected) -> None:
+        web = connected(Network([INSIDE]), allow_networks=["10.0.0.0/8"], allow_http=["agent.example"])
+        with pytest.raises(NotAllowed, match=r"allow_endpoints=\['http://agent\.example:80'\]"):
+            await get(web, "http://agent.example/x", named_by=REGISTRY)
+
+    async def test_what_is_inside_itself_does(self, connected) -> None:
+        network = Network([INSIDE])
+        web = connected(network, allow_networks=["10.0.0.0/8"])
+        assert await get(web, REGISTRY) == 200
+        assert await get(web, named_by=REGISTRY) == 200
+
+    async def test_a_registry_of_the_callers_may_list_itself(self, client_of, monkeypatch) -> None:
+        network = Network([INSIDE])
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
+            client._web.judge("https://registry.example/agent", named_by="https://elsewhere.example/lite.json")
+            assert await get(client._web, REGISTRY) == 200
+
+    async def test_or_the_caller_by_listing_its_origin(self, connected) -> None:
+        network = Network([INSIDE])
+        web = connected(network, allow_networks=["10.0.0.0/8"], allow_endpoints=["https://agent.example"])
+        assert await get(web, named_by=REGISTRY) == 200
+
+    async def test_an_agent_that_a_registry_lists_stays_where_it_may_be_when_it_is_sent_to(
+        self, client_of, manifest, monkeypatch, tmp_path
+    ) -> None:
+        from attrs import evolve
+
+        from asap_core import Endpoints
+
+        found = publish(evolve(manifest(), endpoints=Endpoints(asap="https://agent.example/asap")))
+        entry = {
+            "id": "urn:asap:agent:echo-agent", "name": "", "description": "", "asap_version": "0.1", "skills": ["echo"],
+            "endpoints": {"http": "https://agent.example/asap"},
+        }  # fmt: skip
+        listing = json.dumps({"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]}).encode()
+        network = Network([PUBLIC], [PUBLIC], [INSIDE])
+        head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        network.reply = head % len(listing) + listing
+        monkeypatch.setattr(connecting, "_dial", network.dial)
+        async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
+            await client.registry(REGISTRY)
+            network.reply = head % len(found) + found
+            agent = await client.resolve("urn:asap:agent:echo-agent", wait=0)
+            with pytest.raises(NotAllowed, match="allow_endpoints"):
+                await client.send(agent, "task.request", {"skill_id": "echo", "input": {}})
+        assert network.dialled == [PUBLIC, PUBLIC]
+
+
+class TestTheLink:
+    NETWORKS = ["192.168.1.2/24", "fe80::2/64"]
+
+    @staticmethod
+    async def follow(web, url: str, host: str, addresses, networks=NETWORKS):
+        announced = web.announced_addresses(host, addresses, networks=networks)
+        return (await web.get(web.judge(url, announced=announced), (), 1000))[0]
+
+    async def test_an_announced_host_is_connected_to_where_it_was_announced(self, connected) -> None:
+        network = Network([PUBLIC])
+        web = connected(network)
+        found = ["10.9.9.9", "192.168.1.9"]
+        assert await self.follow(web, "http://agent.local:8000/", "agent.local", found) == 200
+        assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
+
+    async def test_which_is_of_use_for_nothing_else(self, connected) -> None:
+        """Not for its other ports, nor for itself if it's named otherwise; not even the connection that's open."""
+        network = Network([INSIDE])
+        web = connected(network)
+        for scheme in ("http", "https"):
+            for host in ("agent.local", "192.168.1.9"):
+                assert await self.follow(web, f"{scheme}://{host}:8000/", host, ["192.168.1.9"]) == 200
+                for port in (8000, 9000):
+                    for named_by in (None, "https://r.example/registry"):
+                        with pytest.raises(NotAllowed):
+                            await get(web, f"{scheme}://{host}:{port}/admin", named_by=named_by)
+        assert network.dialled == ["192.168.1.9"] * 4
+
+    async def test_nor_for_another_announcement_of_the_name(self, connected) -> None:
+        network = Network()
+        web = connected(network)
+        for address in ("192.168.1.9", "192.168.1.66", "192.168.1.9"):
+            assert await self.follow(web, "http://agent.local:8000/", "agent.local", [address]) == 200
+        assert network.dialled == ["192.168.1.9", "192.168.1.66"]
+
+    async def test_a_literal_is_connected_to_with_its_scope(self, connected, monkeypatch) -> None:
+        monkeypatch.setattr("asap_adapters.net.transport.link_scopes", lambda _link: {"eth0"})
+        network = Network()
+        web = connected(network)
+        found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]
+        assert await self.follow(web, "http://[fe80::9]:8000/", "fe80::9", found) == 200
+        assert network.dialled == ["fe80::9%eth0"]
+
+    @pytest.mark.parametrize(
+        ("host", "addresses"),
+        [
+            ("agent.local", ["10.9.9.9"]),
+            ("agent.local", []),
+            ("agent.local", ["169.254.169.254"]),
+            ("192.168.1.8", ["192.168.1.9"]),
+            ("10.9.9.9", ["10.9.9.9"]),
+            ("agent.example", ["192.168.1.9"]),
+        ],
+    )
+    async def test_what_is_not_on_it_is_not_trusted(self, connected, host, addresses) -> None:
+        web = connected(Network([INSIDE]))
+        with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it"):
+            web.announced_addresses(host, addresses, networks=self.NETWORKS)
+        with pytest.raises(NotAllowed):
+            await get(web, f"https://{host}/")
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "agent.local"])
+    async def test_this_machine_is_on_its_own_link_only(self, connected, host) -> None:
+        web = connected(Network())
+        with pytest.raises(NotAllowed):  # a neighbour's word for it
+            web.announced_addresses(host, ["127.0.0.1"], networks=self.NETWORKS)
+        assert await self.follow(web, f"http://{host}:8000/", host, ["127.0.0.1"], ["127.0.0.1/8"]) == 200
+
+    async def test_by_default_it_is_any_link_of_this_machine(self, connected) -> None:
+        network = Network()
+        web = connected(network)
+        assert await self.follow(web, "http://agent.local:8000/", "agent.local", ["127.0.0.1"], None) == 200
+        with pytest.raises(NotAllowed):
+            web.announced_addresses("agent.local", ["8.8.8.8"])
+
+
+class TestRedirects:
+    @staticmethod
+    def redirecting(*replies):
+        left = list(replies)
+        seen: list[str] = []
+
+        def handle(request: httpx.Request) -> httpx.Response:
+            seen.append(f"{request.method} {request.url}")
+            status, location = left.pop(0) if len(left) > 1 else left[0]
+            return httpx.Response(status, headers={} if location is None else {"location": location}, content=b"{}")
+
+        return httpx.MockTransport(handle), seen
+
+    async def test_are_refused_and_say_where_they_point(self, connected) -> None:
+        transport, seen = self.redirecting((302, "http://u:hunter2@169.254.169.254/latest?hunter2"))
+        with pytest.raises(
+            BadReply, match=r"it redirects to http://169\.254\.169\.254:80/latest; redirects aren't"
+        ) as caught:
+            await get(connected(Network(), transport=transport))
+        assert caught.value.status == 302
+        assert "hunter2" not in str(caught.value)
+        assert len(seen) == 1
+
+    async def test_are_followed_within_their_origin_up_to_two(self, connected) -> None:
+        transport, seen = self.redirecting((301, "/y"), (307, "z"), (200, None))
+        assert await get(connected(Network(), transport=transport, redirects=2)) == 200
+        assert seen == [f"GET https://agent.example/{path}" for path in "xyz"]
+
+    async def test_a_loop_ends(self, connected) -> None:
+        transport, seen = self.redirecting((302, "/x"))
+        with pytest.raises(BadReply, match="no more than 2 redirects"):
+            await get(connected(Network(), transport=transport, redirects=2))
+        assert len(seen) == 3
+
+    async def test_without_a_place_it_is_an_answer(self, connected) -> None:
+        transport, _ = self.redirecting((302, None))
+        assert await get(connected(Network(), transport=transport)) == 302
+
+    async def test_what_is_posted_goes_nowhere_else(self, connected) -> None:
+        transport, seen = self.redirecting((307, "/y"))
+        web = connected(Network(), transport=transport, redirects=2)
+        with pytest.raises(BadReply, match="redirects aren't followed by a POST"):
+            await web.post(web.judge("https://agent.example/x"), {}, {})
+        assert seen == ["POST https://agent.example/x"]
+
+
+SECRET = "hunter2"
+NASTY = f"GET https://u:{SECRET}@agent.example/?key={SECRET} authorization: Bearer {SECRET}"
+
+
+class TestSecrets:
+    """In no message, no representation and no traceback of anything that's raised."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            *(kind(NASTY) for kind in (
+                httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError, httpx.LocalProtocolError,
+                httpx.CloseError, httpx.ReadTimeout, httpx.ConnectTimeout, httpx.PoolTimeout,
+                httpx.DecodingError, httpx.UnsupportedProtocol, httpx.ProxyError, httpx.TooManyRedirects,
+            )),
+            TimeoutError(NASTY),
+        ],
+        ids=lambda error: type(error).__name__,
+    )  # fmt: skip
+    async def test_of_a_failure(self, connected, error) -> None:
+        def handle(_request):
+            raise error
+
+        web = connected(Network(), transport=httpx.MockTransport(handle), token=SECRET)
+        url = f"https://agent.example/x?key={SECRET}#{SECRET}"
+        web.name_origin(url)
+        for call in (web.get(web.judge(url), [("x-key", SECRET)], 10), web.post(web.judge(url), {}, {"x-key": SECRET})):
+            with pytest.raises(Unreachable) as caught:
+                await call
+            self.check(caught.value)
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            f"HTTP/9.9 {SECRET}\r\n\r\n", f"{SECRET}\r\n\r\n", f"HTTP/1.1 200 OK\r\n{SECRET}\r\n\r\n",
+            f"HTTP/1.1 200 OK\r\ncontent-length: {SECRET}\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\nx",
+            f"HTTP/1.1 200 OK\r\ncontent-encoding: {SECRET}\r\ncontent-length: 1\r\n\r\nx",
+            f"HTTP/1.1 302 Found\r\nlocation: https://u:{SECRET}@b/?{SECRET}\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + SECRET * 200,
+            "HTTP/1.1 200 OK\r\n" + f"x: {SECRET}\r\n" * 101 + "\r\n",
+        ],
+    )  # fmt: skip
+    async def test_of_an_answer(self, connected, reply) -> None:
+        web = connected(Network(reply=reply.encode()))
+        with pytest.raises((Unreachable, BadReply)) as caught:
+            await get(web, f"https://agent.example/x?key={SECRET}")
+        self.check(caught.value)
+
+    @pytest.mark.parametrize("answer", [[INSIDE], [], socket.gaierror(-2, "Name or service not known"), [SECRET]])
+    async def test_of_a_name(self, connected, answer) -> None:
+        with pytest.raises((Unreachable, NotAllowed)) as caught:
+            await get(connected(Network(answer)), f"https://agent.example/x?key={SECRET}")
+        self.check(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"https://u:{SECRET}@a.example/", f"http://a.example/?{SECRET}", f"ftp://{SECRET}@a.example",
+            f"https://10.0.0.1/?{SECRET}", f"https://xn--a/?{SECRET}", f"https://{SECRET}@[::1",
+        ],
+    )  # fmt: skip
+    async def test_of_a_url(self, connected, url) -> None:
+        with pytest.raises(NotAllowed) as caught:
+            await get(connected(Network()), url)
+        self.check(caught.value)
+
+    async def test_of_who_asks(self, connected) -> None:
+        web = connected(Network(), token=SECRET)
+        assert SECRET not in repr(web)
+        assert SECRET not in repr(AgentClient(sender="urn:asap:agent:me", token=SECRET, auth={"https://a": SECRET}))
+
+    def check(self, error: BaseException) -> None:
+        told = [str(error), repr(error), *traceback.format_exception(error)]
+        # A traceback quotes lines of source, which here name the constant and never its value.
+        assert not any(SECRET in text for text in told)
+
+
+class TestTheSystemsResolver:
+    async def test_knows_this_machine(self) -> None:
+        assert await SystemResolver().resolve("127.0.0.1", 80) == ["127.0.0.1"]
+
+    async def test_says_when_it_knows_nothing(self) -> None:
+        with pytest.raises(OSError, match=r"."):
+            await SystemResolver().resolve("no-such-name.invalid", 80)
+
+
+class TestThisMachinesLinks:
+    def test_one_has_its_own_networks_and_scopes(self) -> None:
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        assert "127.0.0.1/8" in link_networks(loopback)
+        assert set(link_networks(loopback)) <= set(link_networks())
+        assert loopback in link_scopes(loopback) <= link_scopes()
+        assert link_networks("nothing") == ()
+        assert link_scopes("nothing") == frozenset()
+        assert not any(network.startswith("127.") for network in set(link_networks()) - set(link_networks(loopback)))

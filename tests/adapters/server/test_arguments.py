@@ -1,0 +1,240 @@
+"""What is passed wrongly to serve, AsgiApp and in_process is told at the door: one line, with the right form."""
+
+import functools
+import threading
+from types import MappingProxyType
+from typing import Any
+from unittest.mock import AsyncMock, Mock
+
+import anyio
+import pytest
+
+from asap_adapters import AsgiApp, run, serve
+from asap_adapters.server.listener import listen
+from asap_adapters.testing import in_process
+from asap_core import TokenTable
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+
+
+async def fine(_request, _context):
+    return {"fine": True}
+
+
+def generator(_request, _context):
+    yield
+
+
+async def async_generator(_request, _context):
+    yield
+
+
+class Generates:
+    def __call__(self, _request, _context):
+        yield
+
+    def method(self, _request, _context):
+        yield
+
+
+class NoArguments:
+    async def __call__(self, _request, _context): ...
+
+
+HANDLERS: Any = [
+    ({"echo": None}, r"handlers\['echo'\]: expected a function \(request, context\), async or not; not NoneType"),
+    ({"echo": "mymodule:echo"}, r"handlers\['echo'\]: expected a function .*; not str"),
+    ({"echo": lambda: 1}, r"handlers\['echo'\]: expected a function \(request, context\), .* takes other arguments"),
+    ({"echo": lambda _request: 1}, "takes other arguments"),
+    ({"echo": lambda _request, _context, _more: 1}, "takes other arguments"),
+    ({"echo": lambda _request, *, context: context}, "takes other arguments"),
+    ({"echo": NoArguments}, "takes other arguments"),
+    ({"echo": functools.partial(fine, 1)}, "takes other arguments"),
+    ({"echo": generator}, "this is a generator function, with `yield` in it"),
+    ({"echo": async_generator}, "this is a generator function, with `yield` in it"),
+    ({"echo": Generates()}, "this is a generator function"),
+    ({"echo": Generates().method}, "this is a generator function"),
+    ({"echo": functools.partial(functools.partial(generator))}, "this is a generator function"),
+    ([fine], r'handlers: expected a mapping with keys of str, such as \{"echo": echo\}; not list'),
+    (fine, "handlers: expected a mapping with keys of str, .*; not function"),
+    (None, "handlers: expected a mapping with keys of str, .*; not NoneType"),
+    ({1: fine}, "handlers: expected a mapping with keys of str"),
+    ({}, "none for echo"),
+    ({"echo": fine, "more": fine}, "lacks more"),
+]
+OTHERS: Any = [
+    ({"on": [fine]}, "on: expected a mapping with keys of str, .*; not list"),
+    ({"on": {"task.cancel": None}}, r"on\['task.cancel'\]: expected a function"),
+    ({"on": {5: fine}}, "on: expected a mapping with keys of str"),
+    (
+        {"authenticate": TokenTable({})},
+        r"authenticate: expected a function \(credential\), async or not; not TokenTable",
+    ),
+    ({"authenticate": "secret"}, "authenticate: expected a function"),
+    ({"authenticate": lambda: None}, "authenticate: .* takes other arguments"),
+    ({"authenticate": generator}, "authenticate: .*generator"),
+]
+SERVED: Any = [
+    ({"threads": "8"}, "threads: expected a whole number from 1 to 10000; not str"),
+    ({"threads": 0}, "threads: expected a whole number from 1 to 10000"),
+    ({"threads": True}, "threads: expected a whole number"),
+    ({"observe": "log"}, r"observe: expected a function \(decision\) that isn't async; not str"),
+    ({"observe": fine}, "observe: .* this is an async one"),
+    ({"metrics": "yes"}, "metrics: expected bool or Counters, such as True; not str"),
+    ({"state": 5}, 'state: expected str or Path, such as "agent.state"; not int'),
+    ({"redis": True}, 'redis: expected str, such as "redis://localhost:6379/0"; not bool'),
+]
+LISTENING: Any = [
+    ({"port": "8000"}, "port: expected a whole number from 0 to 65535; not str"),
+    ({"port": 65_536}, "port: expected a whole number from 0 to 65535"),
+    ({"port": -1}, "port: expected a whole number"),
+    ({"port": None}, "port: expected a whole number"),
+    ({"host": None}, 'host: expected str, such as "127.0.0.1"; not NoneType'),
+    ({"host": 127}, "host: expected str"),
+    ({"stop": True}, r"stop: expected an event that tasks wait for, such as anyio.Event\(\)"),
+    ({"stop": threading.Event()}, "stop: expected an event that tasks wait for"),
+    ({"bound": BASE}, r"bound: expected Bound, such as await listen\(host, port\); not str"),
+    ({"tls_cert": 5}, 'tls_cert: expected str or Path, such as "server.pem"; not int'),
+    ({"tls_key": "server-key.pem"}, "tls_key: expected tls_cert= beside it"),
+]
+
+
+def one_line(caught) -> bool:
+    return "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("handlers", "expected"), HANDLERS)
+async def test_handlers(agent, handlers, expected) -> None:
+    made = agent()
+    for start in (lambda: serve(made, handlers, port=0), lambda: in_process(made, handlers).__aenter__()):
+        with pytest.raises(ValueError, match=expected) as caught:
+            await start()
+        assert one_line(caught)
+    with pytest.raises(ValueError, match=expected):
+        AsgiApp(agent(), handlers)
+
+
+@pytest.mark.parametrize(("options", "expected"), OTHERS)
+async def test_what_all_take(agent, options, expected) -> None:
+    handlers = {"echo": fine}
+    for start in (serve, lambda *args, **kwargs: in_process(*args, **kwargs).__aenter__()):
+        with pytest.raises(ValueError, match=expected) as caught:
+            await start(agent(auth="authenticate" in options), handlers, **options)
+        assert one_line(caught)
+    with pytest.raises(ValueError, match=expected):
+        AsgiApp(agent(auth="authenticate" in options), handlers, **options)
+
+
+@pytest.mark.parametrize(("options", "expected"), SERVED)
+async def test_what_servers_take(agent, options, expected) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        await serve(agent(), {"echo": fine}, **options)
+    assert one_line(caught)
+    if "metrics" not in options:
+        with pytest.raises(ValueError, match=expected):
+            AsgiApp(agent(), {"echo": fine}, **options)
+
+
+@pytest.mark.parametrize(("options", "expected"), LISTENING)
+async def test_what_listens(agent, options, expected) -> None:
+    made = agent()
+    with pytest.raises(ValueError, match=expected) as caught:
+        await serve(made, {"echo": fine}, **options)
+    assert one_line(caught)
+    # What's mended can be tried again.
+    assert not made.bound
+
+
+async def test_a_port_that_is_none_of_a_listener() -> None:
+    with pytest.raises(ValueError, match="port: expected a whole number"):
+        await listen("127.0.0.1", "8000")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("made", [{}, None, "urn:asap:agent:a"], ids=repr)
+async def test_what_is_no_agent(made, manifest) -> None:
+    for given in (made, manifest()):
+        with pytest.raises(ValueError, match=r"agent: expected Agent, such as Agent\(manifest\); not "):
+            await serve(given, {"echo": fine})
+        with pytest.raises(ValueError, match="agent: expected Agent"):
+            AsgiApp(given, {"echo": fine})
+        with pytest.raises(ValueError, match="agent: expected Agent"):
+            await in_process(given, {"echo": fine}).__aenter__()
+
+
+def test_a_coroutine_instead_of_a_function(agent) -> None:
+    with pytest.raises(ValueError, match=r"run\(serve, agent, handlers\)"):
+        run(serve(agent(), {"echo": fine}))  # type: ignore[arg-type]
+    for main in (None, "serve"):
+        with pytest.raises(ValueError, match="expected a function and its arguments"):
+            run(main)  # type: ignore[arg-type]
+
+
+class Object:
+    async def __call__(self, _request, _context):
+        return {"fine": True}
+
+    async def method(self, _request, _context):
+        return {"fine": True}
+
+    @classmethod
+    async def of_class(cls, _request, _context):
+        return {"fine": True}
+
+    @staticmethod
+    async def static(_request, _context):
+        return {"fine": True}
+
+
+def wrapped(function):
+    """Calls a function of one argument; `wraps` makes it look like that."""
+
+    @functools.wraps(function)
+    async def wrapper(request, _context):
+        return function(request)
+
+    return wrapper
+
+
+async def with_more(_first, _request, _context, *, more=None):
+    return {"fine": True}
+
+
+async def with_defaults(_request, _context=None, _more=1):
+    return {"fine": True}
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        fine,
+        with_defaults,
+        Object(),
+        Object().method,
+        Object.of_class,
+        Object.static,
+        functools.partial(with_more, 1),
+        functools.partial(functools.partial(with_more, 1), more=2),
+        functools.partial(Object()),
+        functools.partial(Object().method),
+        wrapped(lambda _request: {"fine": True}),
+        AsyncMock(return_value={"fine": True}),
+        AsyncMock(spec=fine, return_value={"fine": True}),
+    ],
+)
+async def test_whatever_can_be_called_may_be_a_handler(agent, handler) -> None:
+    async with in_process(agent(), MappingProxyType({"echo": handler})) as client:
+        reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
+    assert reply.payload["result"] == {"fine": True}
+
+
+async def test_also_what_takes_anything_and_what_has_no_signature(agent) -> None:
+    for handler in (lambda *_arguments: None, lambda *_arguments, **_more: None, Mock(), max):
+        AsgiApp(agent(), {"echo": handler})
+
+
+async def test_an_event_of_the_loops_own_may_stop_it(agent) -> None:
+    stop = anyio.Event()
+    stop.set()
+    await serve(agent(), {"echo": fine}, port=0, stop=stop)

@@ -1,0 +1,325 @@
+"""The ASGI application, driven as an ASGI server drives it."""
+
+import gzip
+import itertools
+import json
+import time
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from asap_adapters import AsgiApp
+from asap_core import Envelope, Policy, encode_envelope
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def app(agent, echo_handlers):
+    return AsgiApp(agent(), echo_handlers)
+
+
+async def test_serves_under_any_asgi_server(app) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=BASE) as client:
+        assert (await client.get("/.well-known/asap/manifest.json")).json()["name"] == "Echo"
+        assert (await client.get("/nowhere")).status_code == 404
+        answer = await client.post("/asap", content=b"nonsense")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (200, -32700)
+        assert (await client.post("/asap", content=b"x" * 11_000_000)).status_code == 413
+        assert (await client.head("/health")).headers["content-length"] == "15"
+
+
+async def play(app, scope, *messages):
+    left, sent = list(messages), []
+
+    async def receive():
+        return left.pop(0)
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_starts_and_stops_and_warns_that_memory_is_per_process(app, caplog) -> None:
+    sent = await play(app, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert "per process" in caplog.text
+    assert "without authentication" in caplog.text
+
+
+async def test_refuses_a_websocket(app) -> None:
+    sent = await play(app, {"type": "websocket"}, {"type": "websocket.connect"})
+    assert sent == [{"type": "websocket.close", "code": 1000}]
+
+
+async def test_knows_no_other_scope(app) -> None:
+    with pytest.raises(RuntimeError, match="expected an ASGI scope"):
+        await play(app, {"type": "carrier-pigeon"})
+
+
+HTTP: Any = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "client": None}
+
+
+@pytest.mark.parametrize(
+    ("server", "origin", "status"),
+    [
+        (("127.0.0.1", 8000), b"http://localhost:3000", 200),
+        (("127.0.0.1", 8000), b"https://evil.example", 403),
+        (("192.0.2.1", 8000), b"http://localhost:3000", 403),
+        (("/run/agent.sock", None), b"http://localhost:3000", 403),
+        (None, b"http://localhost:3000", 403),
+    ],
+)
+async def test_pages_of_this_machine_may_call_where_it_serves_this_machine(app, server, origin, status) -> None:
+    scope = {**HTTP, "server": server, "headers": [(b"host", b"localhost:8000"), (b"origin", origin)]}
+    start, _ = await play(app, scope, {"type": "http.request", "body": b"{}"})
+    assert start["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("server", "warns"),
+    [
+        (("127.0.0.1", 8001), True),
+        (
+            ("192.0.2.1", 8001),
+            True,
+        ),  # the manifest says localhost
+        (("127.0.0.1", 80), False),
+        (("/run/agent.sock", None), False),
+        (None, False),
+    ],
+)
+async def test_a_manifest_that_names_another_port_of_this_machine_is_told_once(app, server, warns, caplog) -> None:
+    for _ in range(2):
+        await play(app, {**HTTP, "server": server}, {"type": "http.request", "body": b"{}"})
+    told = [record.getMessage() for record in caplog.records if "the manifest says" in record.getMessage()]
+    assert [f"listens on {server[0]}, port 8001" in one for one in told] == ([True] if warns else [])
+
+
+async def test_a_listed_page_asks_before_it_calls(agent, echo_handlers) -> None:
+    app = AsgiApp(agent(origins=["https://app.example"]), echo_handlers)
+    headers = [(b"host", b"localhost"), (b"origin", b"https://app.example")]
+    start, _ = await play(app, {**HTTP, "method": "OPTIONS", "headers": headers}, {"type": "http.request"})
+    assert (start["status"], dict(start["headers"])[b"access-control-allow-origin"]) == (204, b"https://app.example")
+
+
+async def test_a_server_that_writes_names_in_capitals_is_understood(app) -> None:
+    scope = {**HTTP, "headers": [(b"Content-Length", b"99999999")]}
+    start, _ = await play(app, scope, {"type": "http.request", "body": b"{}"})
+    assert start["status"] == 413
+
+
+async def test_a_peer_that_leaves_is_forgotten(app) -> None:
+    first = {"type": "http.request", "body": b"{", "more_body": True}
+    assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []
+
+
+async def test_a_peer_that_is_gone_when_the_answer_comes_is_forgotten(app) -> None:
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(_message) -> None:
+        raise OSError
+
+    await app(HTTP, receive, send)
+
+
+@pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
+async def test_http_2_knows_no_connection_header(app, version, says) -> None:
+    sent = await play(app, {**HTTP, "path": "/nowhere", "http_version": version}, {"type": "http.request"})
+    assert ((b"connection", b"close") in sent[0]["headers"]) is says
+
+
+async def test_a_body_in_pieces_is_one_body(app) -> None:
+    pieces = [{"type": "http.request", "body": piece, "more_body": True} for piece in (b"[", b"", b"]")]
+    sent = await play(app, HTTP, *pieces, {"type": "http.request"})
+    assert json.loads(sent[-1]["body"])["error"]["data"]["error"] == "empty batch"
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ({"path": "/health"}, 200),
+        ({"path": "/health", "raw_path": b"/health"}, 200),
+        ({"path": "/health", "raw_path": b"http://a/health"}, 200),
+        ({"path": "/x/health", "raw_path": b"/x/health", "root_path": "/x"}, 200),
+        ({"path": "/ü/health", "raw_path": b"/%C3%BC/health", "root_path": "/ü"}, 200),
+        # Decoded, these would be the path and a query, a fragment, or an absolute form.
+        ({"path": "/health?x"}, 404),
+        ({"path": "/health#x"}, 404),
+        ({"path": "/hea%6cth"}, 404),
+        ({"path": "http://a/health", "raw_path": b"http%3A//a/health"}, 400),
+        ({"path": "?://x/health"}, 400),
+        ({"path": "/health", "raw_path": b"http://x?/health"}, 400),
+        ({"path": "*", "raw_path": b"*"}, 400),
+        ({"path": "", "raw_path": b""}, 400),
+        ({"path": "/health", "headers": [(b"content-length", b"0"), (b"content-length", b"0")]}, 400),
+        ({"path": "/health", "headers": [(b"content-length", b"0,0")]}, 400),
+        ({"path": "/health", "headers": [(b"host", b"a"), (b"host", b"b")]}, 400),
+        ({"path": "/health", "headers": [(b"transfer-encoding", b"chunked")]}, 200),
+        ({"path": "/health", "headers": [(b"transfer-encoding", b"gzip, chunked")]}, 501),
+    ],
+)
+async def test_a_head_has_one_reading_whoever_read_it(app, scope, status) -> None:
+    sent = await play(app, {**HTTP, "method": "GET", **scope}, {"type": "http.request"})
+    assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize("client", [None, ("", 0), ("unix", 0)])
+async def test_says_once_that_callers_without_an_address_have_one_share(app, client, caplog) -> None:
+    for _ in range(2):
+        await play(app, {**HTTP, "client": ("192.0.2.1", 1)}, {"type": "http.request"})
+    assert "have one share together" not in caplog.text
+    for _ in range(2):
+        await play(app, {**HTTP, "client": client}, {"type": "http.request"})
+    assert caplog.text.count("have one share together") == 1
+
+
+async def test_without_an_address_a_key_takes_authentication(app) -> None:
+    sent = await play(app, HTTP, {"type": "http.request", "body": keyed_call()})
+    assert "Invalid idempotency key" in json.loads(sent[-1]["body"])["error"]["data"]["error"]
+    sent = await play(app, {**HTTP, "client": ("192.0.2.1", 1)}, {"type": "http.request", "body": keyed_call()})
+    assert "result" in json.loads(sent[-1]["body"])
+
+
+def keyed_call() -> bytes:
+    import time
+
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester", recipient="urn:asap:agent:echo-agent", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {}}, ids=lambda: f"id-{time.monotonic_ns()}",
+        wall=time.time(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    params = {"envelope": encode_envelope(envelope), "idempotency_key": "k"}
+    return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
+
+
+class Caller:
+    """One HTTP scope as an ASGI server plays it: its body comes in time or not, its answer is taken or not."""
+
+    def __init__(self, app, *bodies, headers=(), takes=10**9, every=0.0) -> None:
+        self.app, self.headers, self.takes, self.every = app, list(headers), takes, every
+        self.bodies = list(bodies)
+        self.sent: list[Any] = []
+        self.over = False
+
+    async def receive(self):
+        await anyio.sleep(self.every)
+        if not self.bodies:
+            await anyio.sleep_forever()
+        return {"type": "http.request", "body": self.bodies.pop(0), "more_body": bool(self.bodies) or self.every > 0}
+
+    async def send(self, message) -> None:
+        if len(self.sent) >= self.takes:
+            await anyio.sleep_forever()
+        self.sent.append(message)
+
+    async def call(self) -> None:
+        await self.app({**HTTP, "headers": self.headers}, self.receive, self.send)
+        self.over = True
+
+    @property
+    def status(self):
+        return self.sent[0]["status"]
+
+    @property
+    def body(self):
+        return b"".join(message["body"] for message in self.sent[1:])
+
+
+def large(size):
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester", recipient="urn:asap:agent:echo-agent", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {"text": "x" * size}},
+        ids=lambda: f"id-{next(NUMBERS):06}", wall=time.time(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    params = {"envelope": encode_envelope(envelope)}
+    return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
+
+
+class TestSlowPeers:
+    async def test_a_body_that_does_not_come_times_out(self, app) -> None:
+        caller = Caller(app, b"{", b" ", b" ", every=20.0)
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await caller.call()
+        assert (caller.status, anyio.current_time() - began) == (408, Policy().body_timeout)
+        assert json.loads(caller.body) == {"detail": "Expected the whole body within 30 s"}
+        assert caller.sent[-1]["more_body"] is False
+
+    @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
+    async def test_and_its_connection_is_closed(self, app, version, says) -> None:
+        caller = Caller(app)
+        with anyio.fail_after(100):
+            await app({**HTTP, "http_version": version}, caller.receive, caller.send)
+        assert ((b"connection", b"close") in caller.sent[0]["headers"]) is says
+
+    async def test_a_coded_body_that_says_nothing_is_too_large(self, agent, echo_handlers) -> None:
+        start, nothing = gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff" * 2_000
+        app = AsgiApp(agent(max_body=100_000), echo_handlers)
+        caller = Caller(app, start, *[nothing] * 1_000, headers=[(b"content-encoding", b"gzip")])
+        await caller.call()
+        assert caller.status == 413
+        assert len(caller.bodies) > 950
+
+    async def test_an_answer_that_is_not_taken_times_out(self, app) -> None:
+        caller = Caller(app, large(1_000_000), takes=3)
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await caller.call()
+        assert anyio.current_time() - began == Policy().write_timeout
+        assert len(caller.sent) == 3
+
+
+class TestLargeAnswers:
+    async def test_leave_in_pieces(self, app) -> None:
+        caller = Caller(app, large(1_000_000))
+        await caller.call()
+        pieces = caller.sent[1:]
+        assert [each["more_body"] for each in pieces] == [True] * (len(pieces) - 1) + [False]
+        assert max(len(each["body"]) for each in pieces) == 65_536
+        assert json.loads(caller.body)["result"]["envelope"]["payload"]["result"]["echoed"]["text"] == "x" * 1_000_000
+
+    @pytest.mark.parametrize("extra", [-1, 0, 1])
+    async def test_of_any_size_come_whole(self, app, extra) -> None:
+        first = Caller(app, large(1))
+        await first.call()
+        for pieces in (1, 2):
+            caller = Caller(app, large(pieces * 65_536 - len(first.body) + 1 + extra))
+            await caller.call()
+            assert len(caller.body) == pieces * 65_536 + extra
+            assert len(caller.sent) - 1 == (pieces + 1 if extra > 0 else pieces)
+
+    async def test_end_the_slowest_readers_where_they_need_the_room(self, agent, echo_handlers) -> None:
+        served = agent(max_answers=10_000_000)
+        app = AsgiApp(served, echo_handlers)
+        slower, slow, third, quick = (Caller(app, large(1_000_000), takes=takes) for takes in (2, 5, 4, 1_000))
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for caller in (slower, slow):
+                    group.start_soon(caller.call)
+                    await anyio.sleep(1)
+                assert (slower.over, slow.over) == (False, False)
+                assert served.outgoing.held > 2_000_000
+                group.start_soon(third.call)
+                await anyio.sleep(1)
+                assert (slower.over, slow.over, third.over) == (True, False, False)
+                await quick.call()
+                await anyio.sleep(1)
+                assert (slow.over, third.over) == (True, False)
+                assert len(quick.body) > 1_000_000
+                group.cancel_scope.cancel()
+        assert served.outgoing.held == 0
+
+    async def test_that_could_never_be_sent_are_logged(self, agent, echo_handlers, caplog) -> None:
+        caller = Caller(AsgiApp(agent(max_answers=100_000), echo_handlers), large(200_000))
+        await caller.call()
+        assert json.loads(caller.body)["error"]["message"] == "Internal error"
+        assert "expected at most 100000 bytes in one answer (max_answers), not 200" in caplog.text

@@ -1,0 +1,607 @@
+"""One caller's failure is that caller's: what handlers, authenticators, stores, clocks and observers may do.
+
+And what isn't theirs passes: our own cancellation, however it comes, Ctrl-C, and the end of a closed coroutine.
+"""
+
+import asyncio
+import itertools
+import logging
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from asap_adapters import TaskFailed
+from asap_adapters.server.driver import Driver
+from asap_adapters.server.handlers import Handlers
+from asap_adapters.testing import InProcessTransport, in_process
+from asap_core import ManualClock, RemoteError, Replied, Request
+from asap_core.admission.admission import Admitted, Reservation, Stored
+from asap_core.client.delivery import RetryPolicy
+
+pytestmark = pytest.mark.anyio
+
+BASE = "http://localhost"
+STAMP = "2025-06-15T15:06:40Z"
+NUMBERS = itertools.count()
+ONCE = RetryPolicy(retries=0)
+
+
+class Custom(BaseException):
+    pass
+
+
+class Lying(BaseException):
+    """Says that it's Ctrl-C."""
+
+    @property
+    def __class__(self):
+        return KeyboardInterrupt
+
+    @__class__.setter
+    def __class__(self, value) -> None: ...
+
+
+class Unreadable(BaseExceptionGroup[BaseException]):
+    @property
+    def exceptions(self):
+        raise SystemExit
+
+
+STRAY: dict[str, Any] = {
+    "SystemExit": lambda: SystemExit(0),
+    "GeneratorExit": GeneratorExit,
+    "CancelledError": asyncio.CancelledError,
+    "custom": Custom,
+    "lying": Lying,
+    "group": lambda: BaseExceptionGroup("", [SystemExit(), BaseExceptionGroup("", [GeneratorExit(), ValueError()])]),
+    "group of cancellations": lambda: BaseExceptionGroup("", [asyncio.CancelledError(), ValueError()]),
+    "unreadable group": lambda: Unreadable("", [SystemExit()]),
+    "ValueError": ValueError,
+    "OSError": OSError,
+    "StopIteration": StopIteration,
+    "EndOfStream": anyio.EndOfStream,
+}
+CTRL_C: dict[str, Any] = {
+    "alone": KeyboardInterrupt,
+    "in a group": lambda: BaseExceptionGroup("", [BaseExceptionGroup("", [ValueError(), KeyboardInterrupt()])]),
+}
+
+
+def raising(make):
+    async def function(*_arguments):
+        raise make()
+
+    return function
+
+
+def raising_at_once(make):
+    def function(*_arguments):
+        raise make()
+
+    return function
+
+
+async def fine(_request, _context):
+    return {"fine": True}
+
+
+def call(skill: str, *, key=None, number: int = 1):
+    envelope = {
+        "id": f"e-{next(NUMBERS)}", "asap_version": "0.1", "timestamp": STAMP, "sender": "urn:asap:agent:me",
+        "recipient": "urn:asap:agent:echo-agent", "payload_type": "task.request",
+        "payload": {"conversation_id": "c", "skill_id": skill, "input": {}},
+        "extensions": {"nonce": f"{next(NUMBERS)}"},
+    }  # fmt: skip
+    params = {"envelope": envelope} if key is None else {"envelope": envelope, "idempotency_key": key}
+    return {"jsonrpc": "2.0", "id": number, "method": "asap.send", "params": params}
+
+
+class Served:
+    """An agent with these handlers, at a clock that stands still."""
+
+    def __init__(self, made, handlers, *, authenticate=None, ids=None, **bind) -> None:
+        self.clock = bind.pop("clock", None) or ManualClock()
+        self.agent = made.bind(clock=self.clock, ids=ids or (lambda: f"id-{next(NUMBERS)}"), key=b"k" * 32, **bind)
+        self.transport = InProcessTransport(self.agent, handlers, authenticate=authenticate)
+        self.driver: Driver = self.transport._driver
+
+    async def post(self, content, **headers: str):
+        request = httpx.Request(
+            "POST",
+            f"{BASE}/asap",
+            **({"content": content} if isinstance(content, bytes) else {"json": content}),
+            headers=headers,
+        )
+        response = await self.transport.handle_async_request(request)
+        await response.aread()
+        return response
+
+    async def ask(self, skill: str = "echo", **changes):
+        return (await self.post(call(skill, **changes))).json()
+
+    async def code(self, skill: str = "echo", **changes):
+        return (await self.ask(skill, **changes)).get("error", {}).get("code")
+
+    def nothing_is_left(self) -> None:
+        assert (self.agent.active, self.agent._callers, self.agent.body_bytes) == (0, {}, 0)
+
+
+@pytest.fixture
+def served(agent):
+    def make(handler=fine, *, auth=False, policy=None, **options) -> Served:
+        made = agent("echo", "fine", auth=auth, **(policy or {}))
+        return Served(made, {"echo": handler, "fine": fine}, **options)
+
+    return make
+
+
+class TestHandlers:
+    # Those that run in threads: `tests/live/test_failures.py`, since virtual time doesn't wait for threads.
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_whatever_one_raises_is_an_internal_error_kept_and_logged(self, served, caplog, name) -> None:
+        runs = []
+
+        def make():
+            runs.append(1)
+            return STRAY[name]()
+
+        one = served(raising(make))
+        assert [await one.code(key="k"), await one.code(key="k"), await one.code()] == [-32603] * 3
+        assert len(runs) == 2
+        assert "the handler for echo broke" in caplog.text
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("name", CTRL_C)
+    async def test_ctrl_c_passes_and_its_outcome_is_unknown(self, served, name) -> None:
+        error = CTRL_C[name]()
+        one = served(raising(lambda: error))
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - this very one
+            await one.code(key="k")
+        assert caught.value is error
+        assert await one.code(key="k") == -32064
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("name", [*STRAY, "awaits a cancelled task", "cancels itself"])
+    async def test_in_a_batch_the_other_answers_stay(self, served, name, anyio_backend_name) -> None:
+        handler = raising(STRAY[name]) if name in STRAY else AWAITS[name]
+        if name in AWAITS and anyio_backend_name == "trio":
+            handler = raising(STRAY["SystemExit"])
+        answers = (await served(handler).post([call("fine"), call("echo", number=2), call("fine", number=3)])).json()
+        assert [each.get("error", {}).get("code") for each in answers] == [None, -32603, None]
+        assert [each["id"] for each in answers] == [1, 2, 3]
+
+    @pytest.mark.parametrize("name", ["awaits a cancelled task", "cancels itself"])
+    async def test_in_a_batch_others_that_take_longer_are_answered(self, served, name, anyio_backend_name) -> None:
+        async def handler(request, context):
+            if context.envelope.payload["conversation_id"] == "stray":
+                return await AWAITS[name](request, context)
+            await anyio.sleep(5)
+            return {}
+
+        if anyio_backend_name == "trio":
+            return
+        one, stray = served(handler), call("echo", number=2)
+        stray["params"]["envelope"]["payload"]["conversation_id"] = "stray"
+        answers = (await one.post([call("echo"), stray, call("echo", number=3)])).json()
+        assert [each.get("error", {}).get("code") for each in answers] == [None, -32603, None]
+        one.nothing_is_left()
+
+    async def test_a_reply_of_a_class_that_breaks_is_kept(self, served) -> None:
+        class Evil(Replied):
+            def __getattribute__(self, name: str):
+                raise SystemExit
+
+        async def handler(_request, _context):
+            return Evil("task.response", {})
+
+        one = served(handler)
+        assert [await one.code(key="k"), await one.code(key="k"), await one.code("fine")] == [-32603, -32603, None]
+
+    async def test_whose_own_task_is_cancelled(self, served, anyio_backend_name) -> None:
+        if anyio_backend_name == "trio":
+            # Cancelled by a scope that it has left since.
+            handler: Any = cancelled_by_a_scope_it_left
+        else:
+            handler = AWAITS["awaits a cancelled task"]
+        one = served(handler)
+        assert [await one.code(key="k"), await one.code(key="k"), await one.code()] == [-32603] * 3
+        assert await one.code("fine") is None
+        one.nothing_is_left()
+
+    async def test_that_swallowed_a_cancellation_before(self, served, anyio_backend_name) -> None:
+        """What is pending of an older cancellation isn't taken for a new one."""
+        if anyio_backend_name == "trio":
+            return
+
+        async def handler(request, context):
+            task: Any = asyncio.current_task()
+            if not task.cancelling():
+                task.cancel()
+                try:
+                    await anyio.sleep(1)
+                except asyncio.CancelledError:
+                    return {}
+            return await AWAITS["awaits a cancelled task"](request, context)
+
+        one = served(handler)
+        assert [await one.code(), await one.code(), await one.code("fine")] == [None, -32603, None]
+        asyncio.current_task().uncancel()  # type: ignore[union-attr]
+
+    async def test_ids_that_break(self, agent) -> None:
+        made = agent()
+        driver = Driver(
+            made.bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32),
+            Handlers({"echo": fine}, new_id=raising_at_once(SystemExit)),
+        )
+        (dispatch,) = made.open(Request(method="POST", target="/asap")).feed(_bytes(call("echo"))).end().calls
+        answered = await driver.answer(dispatch)
+        assert answered.refusal is not None
+        assert answered.refusal.kind.code == -32603
+
+
+def _bytes(value) -> bytes:
+    from asap_core.wire.json import write_json
+
+    return write_json(value)
+
+
+async def _awaits_a_cancelled_task(_request, _context):
+    work = asyncio.ensure_future(asyncio.sleep(60))
+    asyncio.get_running_loop().call_soon(work.cancel)
+    await work
+
+
+async def _cancels_itself(_request, _context):
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+    await asyncio.sleep(0)
+
+
+AWAITS = {"awaits a cancelled task": _awaits_a_cancelled_task, "cancels itself": _cancels_itself}
+
+
+async def cancelled_by_a_scope_it_left(_request, _context):
+    kept: Any = None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep(1)
+        except anyio.get_cancelled_exc_class() as error:
+            kept = error
+    raise kept
+
+
+class TestOurOwnCancellation:
+    """Passes, wherever it comes from: nothing is answered, and the work's outcome is unknown."""
+
+    @pytest.fixture
+    def waiting(self):
+        async def handler(_request, _context):
+            await anyio.sleep(10)
+            return {}
+
+        return handler
+
+    async def test_by_a_scope(self, served, waiting) -> None:
+        one = served(waiting)
+        with anyio.move_on_after(1) as scope:
+            await one.code()
+        assert scope.cancelled_caught
+        one.nothing_is_left()
+
+    async def test_by_a_scope_around_a_batch(self, served, waiting) -> None:
+        one = served(waiting)
+        with anyio.move_on_after(1) as scope:
+            await one.post([call("echo"), call("fine"), call("echo")])
+        assert scope.cancelled_caught
+        one.nothing_is_left()
+
+    async def test_by_a_scope_while_its_own_tasks_fail(self, served, caplog) -> None:
+        async def handler(_request, _context):
+            async with anyio.create_task_group() as group:
+                group.start_soon(failing_at_the_end)
+                await anyio.sleep(10)
+
+        one = served(handler)
+        with anyio.move_on_after(1):
+            await one.code()
+        assert "the handler for echo broke" in caplog.text
+        assert await one.code("fine") is None
+        one.nothing_is_left()
+
+    async def test_of_an_asyncio_task(self, served, waiting, anyio_backend_name) -> None:
+        if anyio_backend_name == "trio":
+            return
+        one = served(waiting)
+        for content in (call("echo"), [call("echo"), call("fine")], call("echo", key="k")):
+            task = asyncio.ensure_future(one.post(content))
+            await asyncio.sleep(1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await one.code(key="k") == -32064
+        one.nothing_is_left()
+
+    async def test_by_wait_for(self, served, waiting, anyio_backend_name) -> None:
+        if anyio_backend_name == "trio":
+            return
+        one = served(waiting)
+        before = anyio.current_time()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(one.code(), 1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await one.code()
+        assert anyio.current_time() - before == pytest.approx(2)
+        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    async def test_at_the_deadline(self, served, waiting, key) -> None:
+        one = served(waiting, policy={"handler_deadline": 3})
+        before = anyio.current_time()
+        assert await one.code(key=key) == -32033
+        assert anyio.current_time() - before == pytest.approx(3)
+
+    async def test_does_not_reach_what_is_kept_under_a_key(self, served, waiting) -> None:
+        one = served(waiting)
+        with anyio.move_on_after(1):
+            await one.code(key="k")
+        assert await one.code(key="k") is None
+
+    async def test_is_no_part_of_a_failure_within_a_shield(self, served, anyio_backend_name) -> None:
+        async def handler(request, context):
+            await anyio.sleep(2)
+            raise SystemExit
+
+        one = served(handler)
+        with anyio.move_on_after(1):
+            await one.code(key="k")
+        assert await one.code(key="k") == -32603
+
+    async def test_of_a_thread(self, served) -> None:
+        import threading
+
+        release = threading.Event()
+        one = served(lambda _request, _context: release.wait(10))
+        with anyio.move_on_after(1) as scope:
+            await one.code()
+        release.set()
+        assert scope.cancelled_caught
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    @pytest.mark.parametrize("where", ["handler", "authenticate"])
+    async def test_a_coroutine_that_is_closed_ends(self, served, key, where) -> None:
+        class Suspends:
+            def __await__(self):
+                yield
+
+        async def handler(*_arguments):
+            await Suspends()
+
+        options = {"handler": handler} if where == "handler" else {"auth": True, "authenticate": handler}
+        one = served(**options)
+        work = one.post(call("echo", key=key), authorization="Bearer t")
+        while work.cr_frame is not None and not ended(work):
+            pass
+        work.close()
+        one.nothing_is_left()
+        if where == "handler" and key:
+            assert await one.code(key=key) == -32064
+
+
+def ended(work) -> bool:
+    work.send(None)
+    return True
+
+
+async def failing_at_the_end() -> None:
+    try:
+        await anyio.sleep(10)
+    finally:
+        raise ValueError
+
+
+@pytest.mark.parametrize("how", [raising, raising_at_once])
+class TestOthersOfTheUsers:
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_an_authenticator(self, served, caplog, name, how) -> None:
+        one = served(auth=True, authenticate=how(STRAY[name]))
+        response = await one.post(call("echo"), authorization="Bearer t")
+        assert response.status_code == 503
+        assert ("authenticate broke" in caplog.text) is (name != "OSError")
+
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_a_store(self, served, caplog, name, how) -> None:
+        one = served(shared_admission=True)
+        one.driver.store = Store(ask=how(STRAY[name]))
+        assert await one.code() == -32066
+        assert "store.ask broke" in caplog.text
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("name", STRAY)
+    @pytest.mark.parametrize("verb", ["record", "lose", "give_back"])
+    async def test_a_store_that_is_told(self, served, caplog, name, how, verb) -> None:
+        one = served(fine, shared_admission=True)
+        one.driver.store = Store(**{verb: how(STRAY[name])})
+        if verb == "give_back":
+            one.driver._handlers._of_skills["echo"] = (lambda _request, _context: None, False)
+            while one.driver._handlers._free.acquire(blocking=False):
+                pass
+            assert await one.code(key="k") == -32031
+        elif verb == "record":
+            assert await one.code(key="k") is None
+        else:
+            one.driver._handlers._of_skills["echo"] = (raising(KeyboardInterrupt), True)
+            with pytest.raises(KeyboardInterrupt):
+                await one.code(key="k")
+        assert f"store.{verb} broke" in caplog.text
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_shares(self, served, caplog, name, how) -> None:
+        from asap_core import parse_limits
+
+        one = served(policy={"peer_limits": parse_limits("5/minute")}, shared_limits=["peer"])
+        one.driver.shares = Store(take=how(STRAY[name]))
+        assert (await one.post(call("echo"))).status_code == 503
+        assert "shares.take broke" in caplog.text
+
+
+class Store:
+    """Admits everything; what's given replaces a method."""
+
+    def __init__(self, **methods) -> None:
+        self.__dict__.update(methods)
+
+    async def ask(self, question):
+        return Admitted(None if question.idempotency_key is None else Reservation(b"r"))
+
+    async def record(self, *_facts) -> None: ...
+
+    async def lose(self, *_facts) -> None: ...
+
+    async def give_back(self, *_facts) -> None: ...
+
+
+class TestAnswersOfNoKind:
+    @pytest.mark.parametrize("verdict", [True, "urn:asap:agent:alice", {}, ..., ("a",)], ids=repr)
+    async def test_an_authenticators(self, served, caplog, verdict) -> None:
+        one = served(auth=True, authenticate=lambda _credential: verdict)
+        assert (await one.post(call("echo"), authorization="Bearer t")).status_code == 503
+        assert "expected Authenticated, Proven, Insufficient, ProofRefused, None" in caplog.text
+
+    @pytest.mark.parametrize("answer", [None, True, ...], ids=repr)
+    async def test_a_stores(self, served, caplog, answer) -> None:
+        async def ask(_question):
+            return answer
+
+        one = served(shared_admission=True)
+        one.driver.store = Store(ask=ask)
+        assert await one.code() == -32066
+        assert "store.ask returned" in caplog.text
+
+    async def test_a_store_that_kept_nonsense(self, served, caplog) -> None:
+        async def ask(_question):
+            return Stored({"a": 1})
+
+        one = served(shared_admission=True)
+        one.driver.store = Store(ask=ask)
+        assert await one.code(key="k") == -32603
+        assert "a call broke" in caplog.text
+        one.nothing_is_left()
+
+
+class TestClocksIdsAndCodings:
+    @pytest.mark.parametrize("name", STRAY)
+    @pytest.mark.parametrize("hand", ["monotonic", "wall"])
+    async def test_a_clock_that_breaks(self, served, caplog, name, hand) -> None:
+        one = served()
+        setattr(one.agent, "now" if hand == "monotonic" else hand, raising_at_once(STRAY[name]))
+        response = await one.post(call("echo"))
+        assert response.status_code in (200, 500)
+        assert response.status_code == 500 or response.json()["error"]["code"] == -32603
+        assert "broke" in caplog.text or "was raised while its answer was written" in caplog.text
+        vars(one.agent).update(now=one.clock.monotonic, wall=one.clock.wall)
+        assert await one.code() is None
+        one.nothing_is_left()
+
+    async def test_nothing_is_held_of_a_large_body(self, served) -> None:
+        one = served()
+        one.agent.wall = raising_at_once(SystemExit)
+        assert (await one.post(_bytes({**call("echo"), "x": "x" * 200_000}))).status_code in (200, 500)
+        one.nothing_is_left()
+
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_ids(self, served, name) -> None:
+        one = served(ids=raising_at_once(STRAY[name]))
+        assert [await one.code(key="k"), await one.code(key="k")] == [-32603, -32603]
+
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_a_decoder(self, served, name, caplog) -> None:
+        class Decoder:
+            inflate = raising_at_once(STRAY[name])
+
+        one = served(codings={b"x": Decoder})
+        response = await one.post(b"body", **{"content-encoding": "x"})
+        assert (response.status_code, "an exchange broke" in caplog.text) == (500, True)
+        assert await one.code() is None
+        one.nothing_is_left()
+
+
+class TestOverTheWire:
+    """A request that breaks is answered, and its connection closed, by whatever carries it."""
+
+    @pytest.fixture
+    def broken(self, served):
+        one = served()
+        one.agent.now = raising_at_once(SystemExit)
+        return one
+
+    async def test_http(self, broken, pipe) -> None:
+        from asap_adapters.server.connection import serve_connection
+
+        ours, theirs = pipe()
+        await ours.send(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        with anyio.fail_after(100):
+            await serve_connection(theirs, broken.driver, peer="192.0.2.1")
+        answer = await ours.receive()
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"connection: close\r\n" in answer
+        assert answer.endswith(b'{"detail":"Internal server error"}')
+
+    async def test_asgi(self, agent) -> None:
+        from asap_adapters import AsgiApp
+
+        made = agent().bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32)
+        made.now = raising_at_once(SystemExit)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=AsgiApp(made, {"echo": fine})), base_url=BASE
+        ) as client:
+            answer = await client.get("/health")
+        assert (answer.status_code, answer.json()) == (500, {"detail": "Internal server error"})
+
+
+class TestObservers:
+    @pytest.mark.parametrize("name", STRAY)
+    async def test_are_logged_once_and_change_nothing(self, served, caplog, name) -> None:
+        one = served(observe=raising_at_once(STRAY[name]))
+        assert [await one.code(key="k") for _ in range(5)] == [None] * 5
+        (told,) = [record.getMessage() for record in caplog.records if record.name == "asap.drive"]
+        assert told.startswith("observe broke, and may again: from now on it's only counted")
+        assert one.agent.observer_failures == 5
+
+    async def test_a_log_that_breaks_changes_nothing_either(self, served, monkeypatch) -> None:
+        monkeypatch.setattr(logging.getLogger("asap.handlers"), "error", raising_at_once(SystemExit))
+        assert await served(raising(ValueError)).code() == -32603
+
+
+class TestFailedTasks:
+    async def told(self, agent, make):
+        async with in_process(agent(), {"echo": raising(make)}, retry=ONCE) as client:
+            return (await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})).payload["result"]
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            type("Quiet", (TaskFailed,), {"__init__": lambda _self: None}),
+            type("NoReason", (TaskFailed,), {"__init__": lambda _self: None, "result": {}}),
+            type("Odd", (TaskFailed,), {"__init__": lambda _self: None, "reason": "r", "result": 5}),
+            type("Raising", (TaskFailed,), {"__init__": lambda _self: None, "reason": property(lambda _self: 1 / 0)}),
+            lambda: TaskFailed(5),  # type: ignore[arg-type]
+            lambda: TaskFailed(ValueError("secret")),  # type: ignore[arg-type]
+            lambda: TaskFailed("r", a={1}),
+            lambda: TaskFailed("r", a=float("nan")),
+            lambda: TaskFailed("\ud800"),
+        ],
+    )
+    async def test_that_say_nothing_that_can_be_told(self, agent, make, caplog) -> None:
+        with pytest.raises(RemoteError) as caught:
+            await self.told(agent, make)
+        assert caught.value.code == -32603
+        assert "echo" in caplog.text
+
+    async def test_what_can_be_is(self, agent) -> None:
+        assert await self.told(agent, lambda: TaskFailed("r", a=(1,))) == {"error": "r", "a": [1]}

@@ -1,0 +1,446 @@
+"""The h11 server over in-memory streams: every kind of bytes gets a decision, and slow peers get a time-out."""
+
+import errno
+import gzip
+import json
+import re
+
+import anyio
+import brotli
+import pytest
+
+from asap_adapters.server.connection import serve_connection
+from asap_adapters.server.driver import Driver
+from asap_adapters.server.handlers import Handlers
+from asap_adapters.server.listener import _Server, bind_agent
+from asap_core import Envelope, Policy, encode_envelope
+
+pytestmark = pytest.mark.anyio
+
+
+def call(number=1, **changes):
+    import time
+
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester",
+        recipient="urn:asap:agent:echo-agent",
+        payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {"n": number}},
+        ids=lambda: f"id-{number}-{time.monotonic_ns()}",
+        wall=time.time(),  # type: ignore[arg-type]
+    )
+    document = {
+        "jsonrpc": "2.0",
+        "method": "asap.send",
+        "id": number,
+        "params": {"envelope": encode_envelope(envelope)},
+    }
+    return json.dumps({**document, **changes}).encode()
+
+
+def post(body, *headers, target="/asap"):
+    lines = [f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def talk(pipe, agent, echo_handlers):
+    """Serve one connection: send these bytes, return (the answers, how long it took)."""
+
+    async def run(*pieces, pause=0.0, chunk=65_536, then_eof=True, **policy):
+        ours, theirs = pipe()
+        theirs.chunk = chunk
+        driver = Driver(bind_agent(agent(**policy)), Handlers(echo_handlers))
+        received = []
+        began = anyio.current_time()
+
+        async def serving() -> None:
+            await serve_connection(theirs, driver, peer="192.0.2.1")
+            await theirs.aclose()
+
+        async def reading() -> None:
+            try:
+                while True:
+                    received.append(await ours.receive())
+            except (anyio.EndOfStream, anyio.ClosedResourceError):
+                return
+
+        with anyio.fail_after(1000):
+            async with anyio.create_task_group() as group:
+                group.start_soon(serving)
+                group.start_soon(reading)
+                try:
+                    for piece in pieces:
+                        await ours.send(piece)
+                        await anyio.sleep(pause)
+                    if then_eof:
+                        await ours.send_eof()
+                except anyio.BrokenResourceError:
+                    pass  # the server has had enough
+        return b"".join(received), anyio.current_time() - began
+
+    return run
+
+
+def statuses(answer):
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+class TestOneConnection:
+    async def test_serves_one_request_after_another(self, talk) -> None:
+        answer, _ = await talk(post(call(1)), post(call(2)))
+        assert statuses(answer) == [200, 200]
+        assert answer.count(b'"echoed"') == 2
+
+    async def test_serves_pipelined_requests_in_order(self, talk) -> None:
+        answer, _ = await talk(post(call(1)) + post(call(2)) + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert statuses(answer) == [200, 200, 200]
+        assert answer.index(b'"id":1') < answer.index(b'"id":2')
+
+    async def test_goes_on_after_a_request_without_a_body(self, talk) -> None:
+        get = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+        answer, _ = await talk(get, get + get, post(call(1)))
+        assert statuses(answer) == [200, 200, 200, 200]
+        assert b"connection: close" not in answer
+
+    async def test_says_that_it_closes_where_a_body_is_left_unread(self, talk) -> None:
+        get = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+        answer, _ = await talk(get, b"12345" + get)
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer
+
+    @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+    async def test_answers_the_same_however_the_bytes_are_cut(self, talk, chunk) -> None:
+        answer, _ = await talk(post(call(1)) + post(call(2)), chunk=chunk)
+        assert statuses(answer) == [200, 200]
+
+    async def test_ends_when_asked_to(self, talk) -> None:
+        answer, _ = await talk(post(call(1), "Connection: close"), post(call(2)))
+        assert statuses(answer) == [200]
+
+    async def test_serves_http_1_0_and_closes(self, talk) -> None:
+        answer, _ = await talk(b"GET /health HTTP/1.0\r\n\r\n", then_eof=False)
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer.lower()
+
+    async def test_takes_a_chunked_body(self, talk) -> None:
+        body = call(1)
+        chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
+        head = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer, _ = await talk(head + chunks)
+        assert b'"echoed"' in answer
+
+    async def test_says_continue_to_who_waits_for_it(self, talk) -> None:
+        body = call(1)
+        answer, _ = await talk(post(body, "Expect: 100-continue").removesuffix(body), body, pause=1)
+        assert statuses(answer) == [100, 200]
+
+    async def test_answers_head_without_a_body(self, talk) -> None:
+        answer, _ = await talk(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert statuses(answer) == [200]
+        assert b"content-length: 15" in answer
+        assert answer.endswith(b"\r\n\r\n")
+
+    @pytest.mark.parametrize(
+        ("coding", "start", "nothing"),
+        [
+            # Empty blocks: stored ones (RFC 1951 §3.2.4), and of metadata (RFC 7932 §9.2).
+            ("gzip", gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff"),
+            ("br", brotli.Compressor().flush(), b"\x06"),
+        ],
+    )
+    async def test_a_coded_body_that_says_nothing_has_a_limit(self, talk, coding, start, nothing) -> None:
+        head = f"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        first = b"%x\r\n%s\r\n" % (len(start), start)
+        block = nothing * (10_000 // len(nothing))
+        chunks = [b"%x\r\n%s\r\n" % (len(block), block)] * 1000
+        answer, _ = await talk(head.encode() + first, *chunks, max_body=100_000, then_eof=False)
+        assert statuses(answer) == [413]
+        assert b"connection: close" in answer
+
+    @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
+    async def test_inflates_a_body(self, talk, coding, compress) -> None:
+        answer, _ = await talk(post(compress(call(1)), f"Content-Encoding: {coding}"))
+        assert b'"echoed"' in answer
+
+
+class TestWhatIsNotHttp:
+    @pytest.mark.parametrize(
+        ("data", "status"),
+        [
+            (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+            (b"nonsense\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+            (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n folded: x\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 150,150\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 0\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+            (b"GET /health HTTP/1.1\r\nHost: http://a\r\n\r\n", 400),
+            (b"POST ?://x/asap HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"POST http://x?/asap HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+            (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+            (b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        ],
+    )
+    @pytest.mark.parametrize("chunk", [65_536, 1])
+    async def test_is_refused_and_the_connection_closed(self, talk, data, status, chunk) -> None:
+        answer, _ = await talk(data, chunk=chunk, then_eof=False)
+        assert statuses(answer) == [status]
+        assert b"connection: close" in answer.lower()
+
+    async def test_after_an_early_refusal_the_rest_is_swallowed_a_while(self, talk) -> None:
+        answer, took = await talk(
+            b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n", b"x" * 10, then_eof=False
+        )
+        assert statuses(answer) == [413]
+        assert took == pytest.approx(1.0)
+
+    async def test_an_unreadable_coding_is_refused(self, talk) -> None:
+        answer, _ = await talk(post(b"not gzip", "Content-Encoding: gzip"), then_eof=False)
+        assert statuses(answer) == [400]
+
+    async def test_a_bomb_is_refused_at_the_limit(self, talk) -> None:
+        bomb = gzip.compress(b"0" * 50_000_000)
+        answer, _ = await talk(post(bomb, "Content-Encoding: gzip"), then_eof=False)
+        assert statuses(answer) == [413]
+
+    async def test_an_unknown_coding_is_refused_with_the_known_ones(self, talk) -> None:
+        answer, _ = await talk(post(b"x", "Content-Encoding: zstd"), then_eof=False)
+        assert statuses(answer) == [415]
+        assert b"accept-encoding: br, gzip, x-gzip" in answer
+
+
+def large(size, number=1):
+    params = json.loads(call(number))["params"]
+    params["envelope"]["payload"]["input"]["text"] = "x" * size
+    return call(number, params=params)
+
+
+class TestLargeAnswers:
+    async def test_leave_in_pieces(self, talk) -> None:
+        answer, _ = await talk(post(large(1_000_000)), post(call(2)))
+        assert statuses(answer) == [200, 200]
+        assert b"x" * 1_000_000 in answer
+
+    async def test_that_nobody_takes_time_out(self, pipe, agent, echo_handlers) -> None:
+        ours, theirs = pipe()
+        served = bind_agent(agent())
+        driver = Driver(served, Handlers(echo_handlers))
+        await ours.send(post(large(9_000_000)))
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await serve_connection(theirs, driver, peer="192.0.2.1")
+        assert anyio.current_time() - began == Policy().write_timeout
+        assert served.outgoing.held == 0
+
+    async def test_end_the_slowest_readers_where_they_need_the_room(self, pipe, agent, echo_handlers) -> None:
+        """The kernel, here a pipe, takes 100 pieces of each; nobody reads them."""
+        served = bind_agent(agent(max_answers=94_000_000))
+        driver, over = Driver(served, Handlers(echo_handlers)), []
+
+        async def serving(number, stream) -> None:
+            await serve_connection(stream, driver, peer="192.0.2.1")
+            over.append(number)
+
+        with anyio.fail_after(25):
+            async with anyio.create_task_group() as group:
+                ends = []
+                for number in range(4):
+                    ours, theirs = pipe()
+                    ends.append(ours)
+                    await ours.send(post(large(9_000_000, number)))
+                    group.start_soon(serving, number, theirs)
+                    await anyio.sleep(1)
+                    if number == 2:
+                        assert (over, served.outgoing.held > 27_000_000) == ([], True)
+                        await ends[0].receive()  # the first takes a piece: now the second is the slowest
+                        await anyio.sleep(1)
+                assert (over, served.outgoing.held < 30_000_000) == ([1], True)
+                group.cancel_scope.cancel()
+        assert served.outgoing.held == 0
+
+
+class TestSlowPeers:
+    async def test_who_never_asks_is_let_go(self, talk) -> None:
+        answer, took = await talk(then_eof=False)
+        assert (answer, took) == (b"", pytest.approx(Policy().idle_timeout))
+
+    async def test_a_slow_head_times_out(self, talk) -> None:
+        answer, took = await talk(*[b"G"] * 30, pause=1, then_eof=False)
+        assert statuses(answer) == [408]
+        assert Policy().head_timeout <= took <= 31
+
+    async def test_a_slow_body_times_out(self, talk) -> None:
+        head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+        answer, _ = await talk(head, *[b"x"] * 60, pause=1, then_eof=False)
+        assert statuses(answer) == [408]
+
+    @pytest.mark.parametrize("cut", [5, len(call(1)) + 10])
+    async def test_who_ends_in_the_middle_and_still_listens_is_told(self, talk, cut) -> None:
+        answer, took = await talk(post(call(1))[:-cut])
+        assert (statuses(answer), took) == ([400], 0)
+
+    async def test_who_leaves_without_a_word_is_forgotten(self, talk) -> None:
+        assert await talk() == (b"", 0)
+
+
+class TestChunks:
+    """What stands around the content has a bound of its own."""
+
+    HEAD = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def test_of_honest_size_are_taken(self, talk) -> None:
+        body = call(1)
+        chunks = b"".join(b"8\r\n%s\r\n" % body[at : at + 8].ljust(8) for at in range(0, len(body), 8))
+        answer, _ = await talk(self.HEAD + chunks + b"0\r\n\r\n")
+        assert statuses(answer) == [200]
+
+    async def test_that_are_all_frame_are_refused(self, talk) -> None:
+        answer, _ = await talk(self.HEAD + b"1;%s\r\nx\r\n" % (b"e" * 10_000) * 50, b"0\r\n\r\n", chunk=4096)
+        assert statuses(answer) == [400]
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            b"0\r\nX: y\n\n",
+            b"0\r\nX: y\r\n\n",
+            b"0\n\r\n",
+            b"0;a\n\r\n",
+            b"0\r\nX: a\rb\r\n\r\n",
+            b"0\r\nX: \x00\r\n\r\n",
+            b"0\r\nX : y\r\n\r\n",
+            b"0\r\nX: y\r\n folded\r\n\r\n",
+            b"0\r\nContent-Length: 3\r\n\r\n",
+            b"0 \r\n\r\n",
+            b"0x0\r\n\r\n",
+            b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"+0\r\n\r\n",
+            b"0_0\r\n\r\n",
+            b"0;a b\r\n\r\n",
+        ],
+    )
+    @pytest.mark.parametrize("chunk", [65_536, 1])
+    async def test_with_an_end_of_two_readings_are_refused_and_nothing_follows(self, talk, end, chunk) -> None:
+        body = call(1)
+        sent = self.HEAD + b"%x\r\n%s\r\n" % (len(body), body) + end + post(call(2))
+        answer, _ = await talk(sent, chunk=chunk, then_eof=False)
+        assert (statuses(answer), b"connection: close" in answer) == ([400], True)
+
+    async def test_with_an_end_of_one_reading_are_taken_and_the_next_request_follows(self, talk) -> None:
+        body = call(1)
+        sent = self.HEAD + b'%x;a="b"\r\n%s\r\n0\r\nX: y\r\n\r\n' % (len(body), body) + post(call(2))
+        assert statuses((await talk(sent, chunk=7))[0]) == [200, 200]
+
+    @pytest.mark.parametrize(("end", "answers"), [(b"0\r\n\r\n", [200, 200]), (b"0\r\nX: y\n\n", [400])])
+    async def test_that_nobody_asked_for_are_held_to_the_same(self, talk, end, answers) -> None:
+        get = b"GET /health HTTP/1.1\r\nHost: a\r\n"
+        sent = get + b"Transfer-Encoding: chunked\r\n\r\n" + end + get + b"\r\n"
+        assert statuses((await talk(sent))[0]) == answers
+
+    async def test_of_one_byte_each_are_taken_for_small_bodies_only(self, talk) -> None:
+        body = call(1)
+        few = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        assert statuses((await talk(self.HEAD + few + b"0\r\n\r\n", chunk=4096))[0]) == [200]
+        many = b"1\r\n \r\n" * 100_000
+        assert statuses((await talk(self.HEAD + many, chunk=4096))[0]) == [400]
+
+
+class FailingListener:
+    """A listener whose accept() fails so, and then works."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.failures = [OSError(number, "no") for number in numbers]
+        self.accepted = 0
+
+    async def accept(self):
+        if self.failures:
+            raise self.failures.pop(0)
+        self.accepted += 1
+        await anyio.sleep_forever()
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "goes_on"),
+    [
+        (errno.ECONNABORTED, True), (errno.EPROTO, True), (errno.EHOSTUNREACH, True), (errno.ENETDOWN, True),
+        (errno.EPERM, True), (errno.EMFILE, True), (errno.EBADF, False), (errno.EINVAL, False),
+    ],
+)  # fmt: skip
+async def test_one_connection_that_fails_early_ends_nobody_elses(agent, echo_handlers, number, goes_on) -> None:
+    listener, stop = FailingListener(number), anyio.Event()
+    server = _Server(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)  # type: ignore[arg-type]
+
+    async def run() -> None:
+        await server.run(lambda: None)
+
+    async with anyio.create_task_group() as group:
+        if goes_on:
+            group.start_soon(run)
+            await anyio.sleep(1)
+            stop.set()
+        else:
+            with pytest.raises(BaseExceptionGroup):
+                await run()
+    assert listener.accepted == int(goes_on)
+
+
+class TestCancellation:
+    async def test_at_any_moment_leaves_nothing_running(self, pipe, agent) -> None:
+        """Cancel the connection after every number of scheduling steps; the agent always counts nothing as running."""
+
+        async def slow(request, _context):
+            await anyio.sleep(1)
+            return {}
+
+        for steps in range(12):
+            served = bind_agent(agent())
+            ours, theirs = pipe()
+            driver = Driver(served, Handlers({"echo": slow}))
+            async with anyio.create_task_group() as group:
+                group.start_soon(
+                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")  # type: ignore[misc]
+                )
+                await ours.send(post(call(1)))
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            assert served.active == 0
+
+    async def test_of_a_batch_gives_back_every_call(self, pipe, agent) -> None:
+        async def slow(request, _context):
+            await anyio.sleep(1)
+            return {}
+
+        for steps in range(12):
+            served = bind_agent(agent())
+            ours, theirs = pipe()
+            driver = Driver(served, Handlers({"echo": slow}))
+            async with anyio.create_task_group() as group:
+                group.start_soon(
+                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")  # type: ignore[misc]
+                )
+                batch = b"[" + b",".join(call(number) for number in range(5)) + b"]"
+                await ours.send(post(batch))
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            assert served.active == 0

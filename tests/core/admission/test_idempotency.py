@@ -1,0 +1,186 @@
+"""What was asked under a key: running, answered, cut off, forgotten in order."""
+
+from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
+
+TTL = 600.0
+
+
+def table(**changes):
+    return IdempotencyTable(**{"ttl": TTL, "max_entries": 10, "max_bytes": 1000, **changes})
+
+
+def test_a_free_key_is_held_and_then_answered() -> None:
+    keys = table()
+    assert keys.find(b"k", b"d", now=0.0) == Free()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    assert keys.find(b"k", b"d", now=10.0) == Working(25.0)
+    keys.finish(b"k", "answer", size=6, now=20.0)
+    assert keys.find(b"k", b"d", now=20.0) == Finished("answer")
+    assert (len(keys), keys.size) == (1, 6)
+
+
+def test_something_else_under_the_key_is_told_apart() -> None:
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    assert keys.find(b"k", b"other", now=0.0) == Other()
+    keys.finish(b"k", "answer", size=1, now=0.0)
+    assert keys.find(b"k", b"other", now=0.0) == Other()
+
+
+def test_work_that_is_never_reported_counts_as_cut_off() -> None:
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    assert keys.find(b"k", b"d", now=34.9) == Working(34.9 * 0 + 35 - 34.9)
+    assert keys.find(b"k", b"d", now=35.0) == Lost()
+    assert keys.find(b"k", b"d", now=35.0 + TTL - 1) == Lost()
+    assert keys.find(b"k", b"d", now=35.0 + TTL) == Free()
+
+
+def test_work_that_was_killed_is_cut_off_at_once() -> None:
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.lose(b"k", now=1.0)
+    assert keys.find(b"k", b"d", now=2.0) == Lost()
+    keys.lose(b"unknown", now=1.0)
+
+
+def test_work_that_never_began_leaves_the_key_free() -> None:
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.free(b"k")
+    keys.free(b"k")
+    assert keys.find(b"k", b"d", now=0.0) == Free()
+    keys.finish(b"k", "late", size=1, now=0.0)
+    assert keys.find(b"k", b"d", now=0.0) == Free()
+    assert keys.size == 0
+
+
+def test_an_answer_is_kept_for_its_time() -> None:
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.finish(b"k", "answer", size=1, now=10.0)
+    assert keys.find(b"k", b"d", now=10.0 + TTL - 0.1) == Finished("answer")
+    assert keys.find(b"k", b"d", now=10.0 + TTL) == Free()
+    assert (len(keys), keys.size) == (0, 0)
+
+
+def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too() -> None:
+    keys = table(ttl=10.0)
+    keys.begin(b"long", b"d", deadline=1000, now=0.0)
+    keys.begin(b"short", b"d", deadline=1, now=0.0)
+    keys.finish(b"short", "answer", size=1, now=0.0)
+    assert keys.find(b"short", b"d", now=9.9) == Finished("answer")
+    assert keys.find(b"short", b"d", now=10.0) == Free()
+    assert keys.find(b"short", b"d", now=11.0) == Free()
+    keys.begin(b"short", b"d2", deadline=1, now=11.0)
+    assert keys.find(b"short", b"d2", now=11.0) == Working(6.0)
+    assert keys.size == 0
+
+
+def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
+    keys = table(max_bytes=100)
+    for number, name in enumerate((b"a", b"b", b"c")):
+        keys.begin(name, b"d", deadline=30, now=float(number))
+        keys.finish(name, name, size=40, now=float(number))
+    assert keys.find(b"a", b"d", now=3.0) == Gone()
+    assert keys.find(b"b", b"d", now=3.0) == Finished(b"b")
+    assert keys.size == 80
+    # A tombstone weighs nothing, then and when it goes.
+    keys.find(b"x", b"d", now=601.0)
+    assert keys.size == 40
+
+
+def test_large_answers_of_one_push_out_its_own() -> None:
+    keys = table(max_bytes=100, max_entries=1000)
+
+    def answered(key: bytes, size: int, owner: str) -> None:
+        keys.begin(key, b"d", deadline=10.0, now=0.0, owner=owner)
+        keys.finish(key, "answer", size=size, now=0.0)
+
+    answered(b"mine", 40, "me")
+    for number in range(50):
+        answered(b"other%d" % number, 30, "stranger")
+        assert keys.find(b"mine", b"d", now=1.0) == Finished("answer")
+        assert keys.size <= 100
+    assert keys.find(b"other49", b"d", now=1.0) == Finished("answer")
+    assert keys.find(b"other40", b"d", now=1.0) == Gone()
+    answered(b"huge", 101, "stranger")
+    assert keys.find(b"huge", b"d", now=1.0) == Gone()
+    assert keys.find(b"mine", b"d", now=1.0) == Finished("answer")
+    # Within half of the room the oldest of all goes.
+    for owner in ("a", "b", "c"):
+        answered(owner.encode(), 30, owner)
+    assert keys.find(b"mine", b"d", now=1.0) == Gone()
+
+
+def test_answers_may_fill_all_the_room_there_is() -> None:
+    keys = table(max_bytes=100)
+    for name in (b"a", b"b"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+        keys.finish(name, name, size=50, now=0.0)
+    assert keys.find(b"a", b"d", now=1.0) == Finished(b"a")
+
+
+def test_an_answer_whose_time_is_over_is_not_counted_among_the_oldest() -> None:
+    keys = table(max_bytes=100)
+    for name, now in ((b"a", 0.0), (b"b", 601.0), (b"c", 602.0)):
+        keys.find(name, b"d", now=now)
+        keys.begin(name, b"d", deadline=30, now=now)
+        keys.finish(name, name, size=60, now=now)
+    assert keys.find(b"a", b"d", now=603.0) == Free()
+    assert keys.find(b"b", b"d", now=603.0) == Gone()
+    assert keys.find(b"c", b"d", now=603.0) == Finished(b"c")
+
+
+def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once() -> None:
+    keys = table(max_bytes=100)
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    keys.finish(b"k", "huge", size=101, now=0.0)
+    assert keys.find(b"k", b"d", now=0.0) == Gone()
+    assert keys.size == 0
+
+
+def test_full_it_says_when_there_is_room() -> None:
+    keys = table(max_entries=2)
+    assert (keys.room(), keys.until_room(0.0)) == (True, 0.0)
+    for name in (b"a", b"b"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+    assert not keys.room()
+    assert keys.until_room(0.0) == 35 + TTL
+    assert keys.until_room(10_000.0) == 1.0
+
+
+def test_a_backlog_shrinks_with_every_call() -> None:
+    keys = table()
+    for name in (b"a", b"b", b"c", b"e"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+        keys.finish(name, name, size=1, now=0.0)
+    keys.find(b"x", b"d", now=TTL)
+    assert len(keys) == 2
+    keys.find(b"x", b"d", now=TTL)
+    assert len(keys) == 0
+
+
+def test_what_is_carried_over_stands_in_the_order_in_which_it_ends() -> None:
+    keys = table()
+    for name in (b"a", b"b"):
+        keys.begin(name, b"d", deadline=1000, now=0.0)
+    keys.finish(b"b", "answer", size=1, now=1.0)
+    keys.finish(b"a", "answer", size=1, now=100.0)
+    assert [(one.key, one.seconds) for one in keys.export(now=101.0)] == [(b"b", 500.0), (b"a", 599.0)]
+
+
+def test_a_key_loaded_twice_is_there_once() -> None:
+    keys = table()
+    for _ in range(2):
+        keys.load(Kept(b"k", b"d", "answer", 10, 5.0, answered=True), now=0.0)
+    assert (len(keys), keys.size) == (1, 10)
+
+
+def test_what_counts_no_more_is_not_carried_over() -> None:
+    keys = table()
+    for name in (b"a", b"b", b"c", b"e"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+    for name, now in ((b"a", 0.0), (b"b", 0.0), (b"c", 0.0), (b"e", 1.0)):
+        keys.finish(name, name, size=1, now=now)
+    assert [one.key for one in keys.export(now=TTL)] == [b"e"]

@@ -1,0 +1,99 @@
+"""Which token an agent is shown: what its manifest says narrows what was configured, and never widens it."""
+
+from typing import Any
+
+import pytest
+
+from asap_core import AuthScheme
+from asap_core.auth.authorization import ClientCredentials, Unfit, fit
+from asap_core.auth.client_credentials import ClientSecret
+
+ME = ClientSecret("me", "secret")
+ISSUER, ENDPOINT = "https://id.example", "https://id.example/token"
+
+
+def of(**changes) -> ClientCredentials:
+    return ClientCredentials(**{"client": ME, "issuer": ISSUER, "scopes": ("read", "write"), **changes})
+
+
+def taking(*schemes: str, **oauth2) -> AuthScheme:
+    return AuthScheme(schemes=schemes or ("bearer",), oauth2=oauth2 or None)
+
+
+class TestWhatAnAgentTakes:
+    def test_who_says_nothing_is_shown_what_there_is(self) -> None:
+        assert fit(of(), None) == fit(of(), taking()) == ("read", "write")
+
+    @pytest.mark.parametrize("scheme", ["bearer", "Bearer", "DPoP", "oauth2"])
+    def test_a_token_by_any_of_its_names(self, scheme) -> None:
+        assert fit(of(), taking("basic", scheme)) == ("read", "write")
+
+    def test_who_takes_something_else_is_told_so(self) -> None:
+        lacks = "a use for access tokens: its manifest names other ways to authenticate"
+        assert fit(of(), taking("basic")) == fit(of(), AuthScheme(schemes=())) == Unfit(lacks)
+
+    @pytest.mark.parametrize("name", ["token_endpoint", "token_url", "tokenUrl"])
+    def test_it_names_no_provider_that_a_secret_goes_to(self, name) -> None:
+        ours = of(issuer=None, token_endpoint=ENDPOINT)
+        assert fit(ours, taking(**{name: ENDPOINT})) == ("read", "write")
+        assert isinstance(fit(ours, taking(**{name: "https://evil.example/token"})), Unfit)
+        assert isinstance(fit(of(), taking(issuer="https://evil.example")), Unfit)
+        # How it's written doesn't count, nor what it says of what wasn't configured.
+        assert fit(of(), taking(issuer="https://ID.example:443/", token_url="https://x.example")) == ("read", "write")
+
+    @pytest.mark.parametrize("named", [["write", "admin", 5], "admin write", {"write": "Write things", "admin": ""}])
+    def test_scopes_are_those_it_names_of_those_that_may_be_asked_for(self, named) -> None:
+        assert fit(of(), taking(scopes=named)) == ("write",)
+
+    @pytest.mark.parametrize("named", [["admin"], [], 5, None, ""])
+    def test_and_all_where_it_names_none_of_them(self, named) -> None:
+        assert fit(of(), taking(scopes=named)) == ("read", "write")
+        assert fit(of(scopes=()), taking(scopes=named)) == ()
+
+
+class TestWhatIsAsked:
+    def test_by_its_names(self) -> None:
+        asked = of(audience="urn:asap:agent:a", resource="https://a.example").fields(("write", "read"))
+        assert dict(asked) == {
+            "grant_type": "client_credentials", "scope": "write read", "audience": "urn:asap:agent:a",
+            "resource": "https://a.example",
+        }  # fmt: skip
+        assert of().fields(()) == (("grant_type", "client_credentials"),)
+
+    def test_whatever_it_is_for_is_another_token(self) -> None:
+        made = [
+            of(), of(issuer="https://other.example"), of(token_endpoint=ENDPOINT), of(audience="a"), of(resource="a"),
+            of(client=ClientSecret("you", "secret")),
+        ]  # fmt: skip
+        assert len({each.key(("read",)) for each in made}) == len(made)
+        assert of().key(("a", "b")) == of().key(("b", "a"))
+        assert of().key(()) != of().key(("a",))
+
+    def test_a_token_bound_to_a_key_is_another_for_each_key(self) -> None:
+        class Key:
+            algorithm = "ES256"
+            public_jwk: Any = None
+
+            def __init__(self, thumbprint: str) -> None:
+                self.thumbprint = thumbprint
+
+            def sign(self, message: bytes) -> bytes:
+                return message
+
+        bound = [of(), of(dpop=Key("a")), of(dpop=Key("b"))]
+        assert len({each.key(()) for each in bound}) == 3
+        assert [each.token_type for each in bound] == ["Bearer", "DPoP", "DPoP"]
+
+    def test_an_assertion_is_for_the_provider(self) -> None:
+        assert of().assertion_audience == ISSUER
+        assert of(issuer=None, token_endpoint=ENDPOINT).assertion_audience is None
+        assert of(token_endpoint=ENDPOINT).asked == ENDPOINT
+
+    def test_scopes_may_be_written_in_a_line(self) -> None:
+        assert of(scopes="a b").scopes == ("a", "b")
+
+    @pytest.mark.parametrize("wrong", [{"issuer": None}, {"scopes": ['"']}, {"scopes": ["a b"]}])
+    def test_what_cannot_be(self, wrong) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            of(**wrong)
+        assert "secret'" not in repr(of())

@@ -1,0 +1,139 @@
+"""Client credentials: what a token endpoint is asked, and what its answer means."""
+
+import json
+from base64 import b64decode, urlsafe_b64decode
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core.auth.client_credentials import (
+    ClientKey,
+    ClientSecret,
+    Granted,
+    Refused,
+    SecretMethod,
+    Trouble,
+    authenticated,
+    read_grant,
+)
+
+GOOD = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
+
+
+def grant(status: int = 200, token_type: str = "Bearer", **changes):
+    value = {key: item for key, item in {**GOOD, **changes}.items() if item is not ...}
+    return read_grant(status, json.dumps(value).encode(), token_type=token_type)
+
+
+def form(client, **more):
+    asked = {"audience": "https://id.example", "jti": "j-1", "wall": 1000.5, **more}
+    return authenticated([("grant_type", "client_credentials")], client, **asked)
+
+
+class TestWhoAsks:
+    def test_basic_encodes_before_it_joins(self) -> None:
+        # RFC 6749 §2.3.1: form-encoding first, so that a colon in the id can't end it.
+        made = form(ClientSecret("a:b c", "p%+:"))
+        ((name, value),) = made.headers
+        assert (name, b64decode(value.removeprefix("Basic ")).decode()) == ("authorization", "a%3Ab+c:p%25%2B%3A")
+        assert made.fields == (("grant_type", "client_credentials"),)
+
+    def test_post_has_them_in_the_form(self) -> None:
+        made = form(ClientSecret("me", "secret", SecretMethod.POST))
+        assert made.fields[1:] == (("client_id", "me"), ("client_secret", "secret"))
+        assert made.headers == ()
+
+    def test_a_key_signs_an_assertion_for_this_provider(self) -> None:
+        signed: list[bytes] = []
+
+        def sign(message: bytes) -> bytes:
+            signed.append(message)
+            return b"\xff\xfe"
+
+        fields = dict(form(ClientKey("me", "EdDSA", sign, kid="k1")).fields)
+        assert fields["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+        assert fields["client_id"] == "me"
+        header, claims, signature = fields["client_assertion"].split(".")
+        assert f"{header}.{claims}".encode() == signed[0]
+        assert signature == "__4"
+        assert read(header) == {"alg": "EdDSA", "typ": "JWT", "kid": "k1"}
+        assert read(claims) == {
+            "iss": "me", "sub": "me", "aud": "https://id.example", "jti": "j-1", "iat": 1000, "exp": 1060,
+        }  # fmt: skip
+        assert "kid" not in read(dict(form(ClientKey("me", "ES256", sign)).fields)["client_assertion"].split(".")[0])
+
+    def test_no_repr_shows_it(self) -> None:
+        clients = [ClientSecret("me", "s3cret"), ClientSecret("me", "s3cret", SecretMethod.POST)]
+        assert "s3cret" not in repr(clients) + repr([form(client) for client in clients])
+        assert "czNjcmV0" not in repr(form(clients[0]))
+
+    @pytest.mark.parametrize(
+        ("name", "secret"), [("", "s"), ("é", "s"), ("a\nb", "s"), ("me", ""), ("me", "a\nb"), ("me", "ü")]
+    )
+    def test_what_is_no_client(self, name, secret) -> None:
+        with pytest.raises(ValueError, match="expected a client") as caught:
+            ClientSecret(name, secret)
+        assert "ü" not in str(caught.value)
+
+    def test_methods_go_by_their_registered_names(self) -> None:
+        assert ClientSecret("me", "s", "client_secret_post").method is SecretMethod.POST
+        with pytest.raises(ValueError, match="not a valid"):
+            ClientSecret("me", "s", "none")
+
+
+def read(part: str):
+    return json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+
+
+class TestWhatItAnswers:
+    def test_a_token(self) -> None:
+        assert grant() == Granted("t0ken", 3600.0)
+        assert grant(scope="a b", token_type="Bearer") == Granted("t0ken", 3600.0, frozenset({"a", "b"}))
+        assert grant(scope="") == Granted("t0ken", 3600.0, frozenset())
+        assert grant(scope=["a", "b c"]) == Granted("t0ken", 3600.0, frozenset({"a", "b", "c"}))
+        for said in (None, 5, ["a", 5], {"a": True}):
+            assert grant(scope=said) == Granted("t0ken", 3600.0, None)
+        assert "t0ken" not in repr(grant())
+
+    def test_the_type_has_no_case_and_is_the_one_asked_for(self) -> None:
+        # RFC 6749 §5.1; RFC 9449 §5.
+        body = json.dumps({**GOOD, "token_type": "bEARER"}).encode()
+        assert isinstance(read_grant(200, body), Granted)
+        assert isinstance(read_grant(200, body, token_type="DPoP"), Trouble)
+        for kind in (None, 5, "mac", ""):
+            assert isinstance(read_grant(200, json.dumps({**GOOD, "token_type": kind}).encode()), Trouble)
+
+    @pytest.mark.parametrize(
+        ("expires_in", "lifetime"),
+        [(..., 300.0), (None, 300.0), ("3599", 3599.0), ("99999999", 31_536_000.0), (0.5, 0.5), (10**12, 31_536_000.0)],
+    )
+    def test_its_life(self, expires_in, lifetime) -> None:
+        assert grant(expires_in=expires_in).lifetime == lifetime
+
+    @pytest.mark.parametrize("expires_in", [0, -1, True, "", "soon", "-5", "9" * 99, [1], "١٢"])
+    def test_what_is_no_life(self, expires_in) -> None:
+        assert grant(expires_in=expires_in) == Trouble("expires_in in seconds, more than 0, or none")
+
+    @pytest.mark.parametrize("token", [..., None, "", 5, "a b", "a\nb", "é", "x" * 8193])
+    def test_what_is_no_token(self, token) -> None:
+        assert isinstance(grant(access_token=token), Trouble)
+
+    @pytest.mark.parametrize("status", [400, 401, 403])
+    def test_a_refusal(self, status) -> None:
+        assert grant(status, error="invalid_client") == Refused("invalid_client")
+        # Whatever else it says, it's nobody's to repeat.
+        assert grant(status, error="<b>evil</b>", error_description="x") == Refused(None)
+        assert grant(status, error=["invalid_client"]) == Refused(None)
+        assert read_grant(status, b"<html>") == Refused(None)
+        assert read_grant(status, b"[]") == Refused(None)
+
+    @pytest.mark.parametrize("status", [201, 302, 404, 429, 500, 503])
+    def test_trouble(self, status) -> None:
+        assert grant(status) == Trouble(f"a token with HTTP 200, not HTTP {status}")
+
+    def test_what_is_no_answer(self) -> None:
+        assert read_grant(200, b"{") == read_grant(200, b"[1]") == Trouble("a JSON object with a token")
+
+    @given(st.integers(100, 599), st.binary())
+    def test_any_bytes_have_an_answer(self, status, body) -> None:
+        assert not isinstance(read_grant(status, body), Granted)

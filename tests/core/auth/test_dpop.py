@@ -1,0 +1,269 @@
+"""Proofs of possession (RFC 9449) without cryptography: what's signed, which URLs are one, how a proof is judged."""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Any
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from asap_core.auth.dpop import comparable_url, is_nonce, thumbprint, token_hash
+from asap_core.auth.dpop_client import Proof, ServerNonces, complete, prove, signing_input
+from asap_core.clock import WallTime
+
+WALL: Any = WallTime(1_750_000_000.0)
+URL = "https://agent.example/asap"
+# RFC 9449 §4.2, figure 3.
+JWK = {
+    "kty": "EC",
+    "x": "l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs",
+    "y": "9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA",
+    "crv": "P-256",
+}
+
+
+def b64(data) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def unb64(text):
+    return json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+
+
+class TestThumbprints:
+    def test_of_rfc_7638(self) -> None:
+        jwk = {
+            "kty": "RSA",
+            "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXj"
+            "BZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0"
+            "zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csF"
+            "Cur-kEgU8awapJzKnqDKgw",
+            "e": "AQAB",
+            "alg": "RS256",
+            "kid": "2011-04-29",
+        }
+        assert thumbprint(jwk) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+    def test_of_rfc_8037(self) -> None:
+        jwk = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+        assert thumbprint(jwk) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+    def test_of_rfc_9449(self) -> None:
+        assert thumbprint({**JWK, "kid": "x"}) == "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+        assert (
+            token_hash("Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU") == "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo"
+        )
+
+    @pytest.mark.parametrize("bad", [{}, {"kty": "oct", "k": "AA"}, {"kty": ["EC"]}, {**JWK, "x": 5}, {"kty": "EC"}])
+    def test_of_what_is_no_public_key(self, bad) -> None:
+        with pytest.raises(ValueError, match="expected a JWK"):
+            thumbprint(bad)
+
+
+SAME = [
+    "https://agent.example/asap",
+    "HTTPS://AGENT.example:443/asap",
+    "https://agent.example:/asap?x=1#y",
+    "https://agent.example/%61s%61p",
+    "https://agent.example/x/../asap",
+    "https://agent.example/./%2e/asap",
+]
+
+
+class TestUrls:
+    @pytest.mark.parametrize("url", SAME)
+    def test_one_url_however_it_is_written(self, url: str) -> None:
+        assert comparable_url(url) == "https://agent.example/asap"
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://agent.example/asap",
+            "https://agent.example:8443/asap",
+            "https://agent.example./asap",
+            "https://agent.example/asap/",
+            "https://agent.example/ASAP",
+            "https://agent.example//asap",
+            "https://agent.example/asap%2F",
+            "https://agent.example/asap/stream",
+            "https://agent.example",
+            "https://agent.example/asap/..",
+            "https://other.example/asap",
+        ],
+    )
+    def test_another_is_another(self, url: str) -> None:
+        assert comparable_url(url) not in (None, "https://agent.example/asap")
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("http://[::1]:80/a", "http://[::1]/a"),
+            ("http://[FE80::1]:8000", "http://[fe80::1]:8000/"),
+            ("https://h:0443/a%c3%A9", "https://h/a%C3%A9"),
+            ("https://h/../../a/b/.", "https://h/a/b/"),
+        ],
+    )
+    def test_in_its_normal_form(self, url: str, shown: str) -> None:
+        assert comparable_url(url) == shown
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "/asap",
+            "ftp://agent.example/asap",
+            "https:///asap",
+            "https://user@agent.example/asap",
+            "https://agent.example:x/asap",
+            "https://agent.example:99999/asap",
+            "https://[::1/asap",
+            "https://[::1]x/asap",
+            "https://agent.example/%",
+            "https://agent.example/%4",
+            "https://agent.example/%zz",
+            "https://agent.example/a b",
+            "https://agent.example/a\\b",
+            "https://agent.example/a\n",
+            "https://agent.exämple/a",
+            "https://agent.example/" + "a" * 8_000,
+        ],
+    )
+    def test_what_is_none(self, url: str) -> None:
+        assert comparable_url(url) is None
+
+    @given(st.text() | st.text("htps:/.%2e@[]?#aA:0", max_size=40).map("https://".__add__))
+    def test_its_form_is_its_own(self, url: str) -> None:
+        found = comparable_url(url)
+        assert found is None or (comparable_url(found) == found and "?" not in found and "#" not in found)
+
+
+def proof(**changes):
+    return Proof(**{"method": "POST", "url": URL, "issued": WALL, "jti": "j", **changes})
+
+
+class TestMakingProofs:
+    def test_it_says_what_rfc_9449_asks_for(self) -> None:
+        made = proof(url=f"{URL}?x#y", issued=WallTime(WALL + 0.9), access_token="t", nonce="n")
+        head, claims = map(unb64, signing_input(made, alg="ES256", jwk=JWK).decode().split("."))
+        assert head == {"typ": "dpop+jwt", "alg": "ES256", "jwk": JWK}
+        assert claims == {
+            "jti": "j",
+            "htm": "POST",
+            "htu": URL,
+            "iat": 1_750_000_000,
+            "ath": token_hash("t"),
+            "nonce": "n",
+        }
+
+    def test_without_token_and_nonce_it_says_nothing_of_them(self) -> None:
+        _, claims = map(unb64, signing_input(proof(), alg="ES256", jwk=JWK).decode().split("."))
+        assert set(claims) == {"jti", "htm", "htu", "iat"}
+
+    def test_nothing_private_of_the_key_is_in_it(self) -> None:
+        head = unb64(
+            signing_input(proof(), alg="ES256", jwk={**JWK, "d": "secret", "kid": "k"}).split(b".")[0].decode()
+        )
+        assert head["jwk"] == JWK
+
+    def test_by_a_key(self) -> None:
+        class Key:
+            algorithm, public_jwk, thumbprint = "ES256", JWK, ""
+
+            def sign(self, message: bytes) -> bytes:
+                return b"\xff\xff"
+
+        assert prove(Key(), proof()) == complete(signing_input(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
+
+    def test_complete(self) -> None:
+        assert complete(b"a.b", b"\xff\xff") == "a.b.__8"
+
+    @pytest.mark.parametrize(
+        "bad",
+        [{"url": "/asap"}, {"jti": ""}, {"jti": "j" * 257}, {"nonce": ""}, {"nonce": 'a"'}, {"access_token": "é"}],
+    )
+    def test_what_cannot_be_said(self, bad) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            proof(**bad)
+        with pytest.raises(ValueError, match="expected a JWK"):
+            signing_input(proof(), alg="ES256", jwk={"kty": "oct"})
+
+    def test_nothing_of_it_is_shown(self) -> None:
+        shown = repr(proof(jti="JJJ", access_token="TTT", nonce="NNN"))
+        assert not any(each in shown for each in ("JJJ", "TTT", "NNN"))
+
+
+ASKED = ((b"DPoP-Nonce", b"n1"), (b"WWW-Authenticate", b'DPoP error="use_dpop_nonce", algs="ES256"'))
+
+
+class TestNoncesOfServers:
+    def test_who_is_asked_for_one_sends_the_request_once_more(self) -> None:
+        nonces = ServerNonces()
+        assert nonces.nonce_for(URL) is None
+        assert nonces.answered(URL, status=401, headers=ASKED, sent=None)
+        assert nonces.nonce_for("https://AGENT.example:443/other") == "n1"
+        assert not nonces.answered(URL, status=401, headers=ASKED, sent="n1")
+        assert not nonces.answered(URL, status=401, headers=ASKED, sent="n0", again=True)
+
+    def test_a_token_endpoint_asks_in_its_body(self) -> None:
+        nonces, headers = ServerNonces(), ((b"dpop-nonce", b" n1 "),)
+        assert not nonces.answered(URL, status=400, headers=headers, error="invalid_grant", sent=None)
+        assert nonces.answered(URL, status=400, headers=headers, error="use_dpop_nonce", sent=None)
+
+    def test_the_newest_counts_whatever_the_answer(self) -> None:
+        nonces = ServerNonces()
+        for number in range(3):
+            assert not nonces.answered(URL, status=200, headers=((b"dpop-nonce", b"n%d" % number),), sent=None)
+        assert nonces.nonce_for(URL) == "n2"
+        assert nonces.nonce_for("https://other.example/asap") is None
+        assert not nonces.answered(URL, status=200, headers=(), sent=None)
+        assert nonces.nonce_for(URL) == "n2"
+
+    @pytest.mark.parametrize(
+        "challenge",
+        [
+            b'DPoP error="use_dpop_nonce"',
+            b"dpop algs=ES256, error=use_dpop_nonce",
+            b'Bearer realm="asap", DPoP realm="asap", error="use_dpop_nonce", error_description="nonce"',
+            b'DPoP error_description="a, \\"b\\"", error="use_dpop_nonce"',
+        ],
+    )
+    def test_how_it_is_asked(self, challenge: bytes) -> None:
+        headers = (ASKED[0], (b"www-authenticate", challenge))
+        assert ServerNonces().answered(URL, status=401, headers=headers, sent=None)
+
+    @pytest.mark.parametrize(
+        ("status", "headers"),
+        [
+            (200, ASKED),
+            (403, ASKED),
+            (401, ASKED[:1]),
+            (401, ASKED[1:]),
+            (401, (ASKED[0], *ASKED)),
+            (401, ((b"dpop-nonce", b'a"b'), ASKED[1])),
+            (401, ((b"dpop-nonce", b""), ASKED[1])),
+            (401, ((b"dpop-nonce", b"n" * 1_025), ASKED[1])),
+            (401, (ASKED[0], (b"www-authenticate", b'DPoP error="invalid_dpop_proof"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'Bearer error="use_dpop_nonce"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'DPoP error_description="no error=use_dpop_nonce"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'Bearer realm="x, DPoP error=use_dpop_nonce"'))),
+            (401, (ASKED[0], (b"www-authenticate", b'DPoP algs="ES256", Bearer error="use_dpop_nonce"'))),
+        ],
+    )
+    def test_what_asks_for_nothing(self, status: int, headers) -> None:
+        assert not ServerNonces().answered(URL, status=status, headers=headers, sent=None)
+
+    def test_they_are_bounded_and_the_oldest_goes(self) -> None:
+        nonces = ServerNonces(most=2)
+        for host in ("a", "b", "a", "c"):
+            nonces.answered(f"https://{host}.example/", status=200, headers=((b"dpop-nonce", b"n"),), sent=None)
+        assert len(nonces) == 2
+        assert nonces.nonce_for("https://b.example/") is None
+        assert nonces.nonce_for("https://a.example/") == "n"
+
+    @given(st.binary(), st.binary())
+    @example(b"\xff", b"\xff")
+    def test_any_bytes_are_borne(self, nonce: bytes, challenge: bytes) -> None:
+        nonces = ServerNonces()
+        nonces.answered(URL, status=401, headers=((b"dpop-nonce", nonce), (b"www-authenticate", challenge)), sent=None)
+        found = nonces.nonce_for(URL)
+        assert found is None or is_nonce(found)

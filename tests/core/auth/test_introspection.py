@@ -1,0 +1,595 @@
+"""Tokens that only their provider can read: what it says is judged, kept by digest, and not for longer than it may."""
+
+import json
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import Phase, given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from asap_core import Authenticated
+from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
+from asap_core.auth.introspected import (
+    Answer,
+    Cause,
+    Inactive,
+    IntrospectionPolicy,
+    Unanswered,
+    judge_answer,
+    read_answer,
+)
+from asap_core.auth.introspection import Ask, Introspector, Judged, Question, Trouble
+from asap_core.auth.principal import Insufficient
+
+ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0
+GOOD: Any = {
+    "active": True, "sub": ALICE, "aud": AUDIENCE, "iss": "https://id.example", "exp": WALL + 300, "iat": WALL - 5,
+    "scope": "read write", "token_type": "Bearer", "client_id": "c", "username": "u",
+}  # fmt: skip
+POLICY = IntrospectionPolicy(audience=AUDIENCE, agent=ByClaim("sub"), issuer="https://id.example", scopes=["read"])
+SECRET = b"k" * 32
+
+
+def judge(policy=POLICY, *, wall=WALL, **changes):
+    claims = {name: value for name, value in {**GOOD, **changes}.items() if value is not ...}
+    return judge_answer(Answer(claims), policy, wall=wall)
+
+
+class TestWhatTheProviderSays:
+    def test_active_is_a_boolean(self) -> None:
+        assert read_answer(200, json.dumps(GOOD).encode()) == Answer(GOOD)
+        assert read_answer(200, b'{"active": false, "sub": "x"}') == Inactive()
+        for other in ("1", '"true"', "null", "[true]", "{}"):
+            found = read_answer(200, b'{"active": %s}' % other.encode())
+            assert found == Unanswered("an object with active, true or false", Cause.TOKEN)
+        assert ALICE not in repr(Answer(GOOD))
+
+    @pytest.mark.parametrize("status", [204, 302, 400, 401, 403, 404, 429, 500])
+    def test_any_other_status_is_about_us(self, status) -> None:
+        found: Any = read_answer(status, json.dumps(GOOD).encode())
+        assert found.expected == f"an answer with HTTP 200, not HTTP {status}"
+
+    @given(st.integers(100, 599), st.binary())
+    def test_any_bytes_are_no_permission(self, status, body) -> None:
+        assert isinstance(read_answer(status, body), Unanswered)
+
+    def test_a_good_one_is_believed_for_as_long_as_policy_says(self) -> None:
+        assert judge() == Accepted(Authenticated(ALICE), WALL + 60.0)  # type: ignore[arg-type]
+        assert judge().principal.scopes == {"read", "write"}
+
+    def test_or_until_its_end(self) -> None:
+        assert judge(exp=WALL + 10).until == WALL + 40
+        assert judge(exp=...).until == WALL + 60
+        assert judge(exp=WALL - 29.5).until == WALL + 0.5
+        assert judge(exp=WALL - 30) == Rejected("exp, if there, in the future")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"aud": ...}, {"aud": "other"}, {"aud": [AUDIENCE, 5]}, {"aud": []}, {"aud": None},
+            {"iss": "https://id.example/"}, {"iss": None},
+            {"exp": None}, {"exp": "soon"}, {"exp": True}, {"exp": 1e15},
+            {"nbf": WALL + 31}, {"iat": WALL + 31}, {"nbf": "x"},
+            {"token_type": "refresh_token"}, {"token_type": None}, {"token_type": "DPoP"}, {"cnf": {"jkt": "x"}},
+            {"sub": ...}, {"sub": "alice"}, {"sub": 5}, {"scope": ["read", 5]}, {"scope": 5}, {"scope": {"read": True}},
+        ],
+    )  # fmt: skip
+    def test_anything_else_is_refused(self, changes) -> None:
+        assert isinstance(judge(**changes), Rejected)
+
+    @pytest.mark.parametrize("changes", [{"iss": ...}, {"token_type": ...}, {"aud": ["x", AUDIENCE]}, {"iat": ...}])
+    def test_what_need_not_be_there(self, changes) -> None:
+        assert isinstance(judge(**changes), Accepted)
+
+    def test_without_its_scope_it_is_not_enough(self) -> None:
+        assert judge(scope="write") == judge(scope=...) == Insufficient(frozenset({"read"}))
+        assert judge(scope=None) == judge(scope=[]) == judge(scope=["write"]) == Insufficient(frozenset({"read"}))
+
+    def test_its_scope_is_words_in_a_text_or_a_list(self) -> None:
+        for scope in (["read", "write"], ["read write"], "write  read "):
+            assert judge(scope=scope).principal.scopes == {"read", "write"}
+        nothing = evolve(POLICY, scopes=[])
+        assert judge(nothing, scope=None).principal.scopes == frozenset()
+        assert judge(scope=..., scp=["read"]).principal.scopes == {"read"}
+
+    def test_whom_it_is_for_may_be_left_to_the_provider_if_that_is_said(self) -> None:
+        assert isinstance(judge(evolve(POLICY, audience=None), aud=...), Accepted)
+        with pytest.raises(ValueError, match="audience"):
+            IntrospectionPolicy(audience=[], agent=ByClaim("sub"))
+        with pytest.raises(TypeError):
+            IntrospectionPolicy(agent=ByClaim("sub"))  # type: ignore[call-arg]
+
+    def test_what_is_said_as_one_word_or_as_several(self) -> None:
+        several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
+        assert several.scopes == {"read"}
+        assert isinstance(judge(several, aud="x", scope="read"), Accepted)
+        assert read_answer(200, b"[1]") == Unanswered("an object with active, true or false", Cause.TOKEN)
+        assert isinstance(read_answer(200, b"{"), Unanswered)
+        assert isinstance(judge(nbf=WALL + 30, iat=WALL + 30), Accepted)
+        assert (
+            judge(sub="alice")
+            == judge(evolve(POLICY, agent=ByClaim("username")))
+            == Rejected("a token of an agent that may call")
+        )
+
+    def test_its_agent_may_be_listed(self) -> None:
+        listed = evolve(POLICY, agent=BySubject({"7": ALICE}))
+        assert judge(listed, sub="7").principal.urn == ALICE
+        assert isinstance(judge(listed, sub="8"), Rejected)
+        # Of a client's own token some providers say no subject (RFC 7662 §2.2: optional).
+        clients = evolve(POLICY, agent=BySubject({"c": ALICE}, claim="client_id"))
+        assert judge(clients, sub=...).principal.urn == ALICE
+        assert isinstance(judge(clients, client_id=...), Rejected)
+
+    def test_any_issuer_where_none_is_said(self) -> None:
+        assert isinstance(judge(evolve(POLICY, issuer=None), iss="x"), Accepted)
+        with pytest.raises(ValueError, match="scopes"):
+            evolve(POLICY, scopes=['"'])
+
+
+class Asked:
+    """An introspector, with both clocks in step."""
+
+    def __init__(self, **policy) -> None:
+        self.machine: Any = Introspector(evolve(POLICY, **policy), secret=SECRET)
+        self.number = 0
+
+    def lookup(self, token: str, now: float = 0.0, *, wall: float | None = None):
+        self.number += 1
+        return self.machine.lookup(token, self.number, now=now, wall=WALL + (now if wall is None else wall))
+
+    def settle(self, question, answer, now: float = 0.0):
+        return self.machine.settle(question, answer, now=now, wall=WALL + now)
+
+    def ask(self, token: str, answer, now: float = 0.0):
+        (asks,) = self.lookup(token, now)
+        (judged,) = self.settle(asks.question, answer, now)
+        return judged.verdict
+
+
+def good(**changes) -> Answer:
+    return Answer({**GOOD, **changes})
+
+
+class TestAskingOnce:
+    def test_all_who_show_one_token_wait_for_one_answer(self) -> None:
+        made = Asked()
+        (asks,) = made.lookup("t")
+        assert isinstance(asks, Ask)
+        assert made.lookup("t") == made.lookup("t") == ()
+        assert (made.machine.waiting, made.machine.asking) == (3, 1)
+        judged = made.settle(asks.question, good())
+        assert [each.waiter for each in judged] == [1, 2, 3]
+        assert len({id(each.verdict) for each in judged}) == 1
+        assert made.settle(asks.question, Inactive()) == ()
+        assert (made.machine.waiting, made.machine.asking, len(made.machine)) == (0, 0, 1)
+        assert "'t'" not in repr(asks) + repr(judged) + repr(vars(made.machine))
+
+    def test_a_good_one_is_asked_about_again_after_a_minute(self) -> None:
+        made = Asked()
+        made.ask("t", good())
+        assert isinstance(made.lookup("t", 59.9)[0].verdict, Accepted)
+        assert isinstance(made.lookup("t", 60.0)[0], Ask)
+        assert len(made.machine) == 0
+
+    def test_on_whichever_clock_it_ends_first(self) -> None:
+        made = Asked()
+        made.ask("t", good())
+        assert isinstance(made.lookup("t", 1.0, wall=60.0)[0], Ask)
+        # A wall clock that was set back gives it no more time.
+        made = Asked()
+        made.ask("t", good())
+        assert isinstance(made.lookup("t", 60.0, wall=-1000.0)[0], Ask)
+
+    @pytest.mark.parametrize("answer", [Inactive(), good(aud="x"), good(scope="x")])
+    def test_a_bad_one_sooner(self, answer) -> None:
+        made = Asked()
+        verdict = made.ask("t", answer)
+        assert made.lookup("t", 9.9)[0].verdict == verdict
+        assert isinstance(made.lookup("t", 10.0)[0], Ask)
+
+    def test_what_is_no_token_is_not_asked_about(self) -> None:
+        for text in ("", "a b", "é", "x" * 8193, "a\n"):
+            assert isinstance(Asked().lookup(text)[0].verdict, Rejected)
+
+    def test_guesses_push_out_no_good_answer(self) -> None:
+        made = Asked(max_kept=2)
+        made.ask("t", good())
+        for number in range(9):
+            made.ask(f"guess{number}", Inactive())
+        assert len(made.machine) == 3
+        assert isinstance(made.lookup("t")[0], Judged)
+        made.ask("u", good())
+        made.lookup("t")
+        made.ask("v", good())
+        # The one not shown for longest goes.
+        assert isinstance(made.lookup("t")[0], Judged)
+        assert isinstance(made.lookup("u")[0], Ask)
+
+    def test_only_so_many_at_once(self) -> None:
+        made = Asked(max_asked=2)
+        (first,) = made.lookup("a")
+        made.lookup("b")
+        assert made.lookup("c")[0].verdict is Trouble.CROWDED
+        assert made.lookup("a") == ()
+        made.settle(first.question, Inactive())
+        assert isinstance(made.lookup("c")[0], Ask)
+
+    def test_who_asks_and_leaves_hands_over(self) -> None:
+        made = Asked()
+        (first,) = made.lookup("t")
+        made.lookup("t")
+        made.lookup("t")
+        (asks,) = made.machine.abandon(1)
+        assert (asks.waiter, made.machine.abandon(1), made.machine.abandon(3)) == (2, (), ())
+        assert made.settle(first.question, good()) == ()
+        assert [each.waiter for each in made.settle(asks.question, good())] == [2]
+        (asks,) = made.lookup("u")
+        made.machine.abandon(asks.waiter)
+        assert (made.machine.waiting, made.machine.asking) == (0, 0)
+        assert made.settle(asks.question, good()) == ()
+
+
+DOWN, ODD, DOUBTFUL = (Unanswered("x", cause) for cause in (Cause.PROVIDER, Cause.TOKEN, Cause.EITHER))
+
+
+class TestATokenOfItsOwnTrouble:
+    """What one token brings about is for that token: strangers choose theirs."""
+
+    def test_keeps_nobody_else_out_whatever_was_before(self) -> None:
+        made = Asked()
+        assert made.ask("junk", ODD) is Trouble.PROVIDER
+        assert isinstance(made.ask("t", good()), Accepted)
+
+    @pytest.mark.parametrize("failure", [ODD, DOUBTFUL])
+    def test_keeps_nobody_else_out(self, failure) -> None:
+        made = Asked()
+        made.ask("t", good())
+        for number in range(50):
+            assert made.ask(f"junk{number}", failure, 60.0) is Trouble.PROVIDER
+            assert isinstance(made.ask(f"new{number}", good(), 60.0), Accepted)
+        assert isinstance(made.ask("t", good(), 60.0), Accepted)
+
+    def test_is_asked_about_again_less_and_less_often(self) -> None:
+        made, now, asked = Asked(), 0.0, []
+        while now < 100:
+            found = made.lookup("t", now)[0]
+            if isinstance(found, Ask):
+                asked.append(now)
+                made.settle(found.question, ODD, now)
+            now += 0.5
+        assert asked == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 95.0]
+        assert isinstance(made.ask("t", good(), 127.0), Accepted)
+        made.ask("t", ODD, 187.0)
+        assert isinstance(made.lookup("t", 188.0)[0], Ask)
+
+    def test_of_one_in_trouble_before_it_has_answered_it_is_the_providers(self) -> None:
+        made = Asked()
+        made.ask("a", DOUBTFUL)
+        assert made.lookup("b", 0.9)[0].verdict is Trouble.PROVIDER
+        made.ask("b", DOUBTFUL, 1.0)
+        assert made.lookup("c", 2.9)[0].verdict is Trouble.PROVIDER
+        made.ask("c", Inactive(), 3.0)
+        made.ask("d", DOUBTFUL, 3.0)
+        assert isinstance(made.lookup("e", 3.0)[0], Ask)
+
+    @pytest.mark.parametrize("ODD", [ODD, DOUBTFUL])
+    def test_of_two_that_were_good_it_is_the_providers(self, ODD) -> None:  # noqa: N803
+        made = Asked()
+        for token in ("a", "b", "c"):
+            made.ask(token, good())
+        made.ask("a", ODD, 60.0)
+        made.ask("a", ODD, 61.0)
+        made.ask("junk", ODD, 61.0)
+        assert isinstance(made.ask("new", good(), 61.0), Accepted)
+        made.ask("a", ODD, 63.0)
+        made.ask("junk", ODD, 63.0)
+        made.ask("b", ODD, 63.0)
+        assert made.lookup("other", 63.9)[0].verdict is Trouble.PROVIDER
+        # And a stranger's failure doesn't prolong it.
+        made.ask("another", ODD, 64.0)
+        assert isinstance(made.ask("new", good(), 124.0), Accepted)
+
+    def test_one_that_was_refused_since_was_not_good(self) -> None:
+        made = Asked()
+        for token in ("a", "b"):
+            made.ask(token, good())
+            made.ask(token, Inactive(), 60.0)
+            made.ask(token, ODD, 70.0)
+        assert isinstance(made.lookup("new", 70.0)[0], Ask)
+
+    def test_guesses_do_not_take_the_places_of_tokens_that_were_good(self) -> None:
+        made = Asked(max_asked=5)
+        for token in ("a", "b"):
+            made.ask(token, good())
+        for number in range(4):
+            assert isinstance(made.lookup(f"guess{number}", 60.0)[0], Ask)
+        assert made.lookup("guess", 60.0)[0].verdict is Trouble.CROWDED
+        assert isinstance(made.lookup("a", 60.0)[0], Ask)
+        assert made.lookup("b", 60.0)[0].verdict is Trouble.CROWDED
+
+    def test_those_that_were_good_may_have_all_places(self) -> None:
+        made = Asked(max_asked=5)
+        for number in range(5):
+            made.ask(f"good{number}", good())
+        for number in range(5):
+            assert isinstance(made.lookup(f"good{number}", 60.0)[0], Ask)
+        assert made.lookup("guess", 60.0)[0].verdict is Trouble.CROWDED
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        made = Asked(max_kept=2)
+        for number in range(9):
+            made.ask(f"junk{number}", ODD)
+            made.ask(f"good{number}", good())
+        assert isinstance(made.lookup("junk0", 0.0)[0], Ask)
+        assert made.lookup("junk8", 0.0)[0].verdict is Trouble.PROVIDER
+
+    @pytest.mark.parametrize(
+        ("status", "body", "cause"),
+        [
+            (401, b'{"error": "invalid_client"}', Cause.PROVIDER),
+            (401, b'{"error": "invalid_token"}', Cause.EITHER),
+            (400, b'{"error": "invalid_client"}', Cause.TOKEN),
+            (401, b"", Cause.EITHER),
+            (401, b"[]", Cause.EITHER),
+            *[(status, b"", Cause.TOKEN) for status in (400, 403, 413, 414, 415, 422, 431)],
+            *[(status, b"", Cause.EITHER) for status in (204, 302, 404, 429, 500, 502, 503, 504)],
+            (200, b"<html>", Cause.TOKEN),
+            (200, b"", Cause.TOKEN),
+            (200, b"{}", Cause.TOKEN),
+        ],
+    )
+    def test_whose_it_is_by_the_answer(self, status, body, cause) -> None:
+        found = read_answer(status, body)
+        assert isinstance(found, Unanswered)
+        assert found.cause is cause
+
+
+class TestAProviderInTrouble:
+    def test_is_left_alone_for_longer_each_time(self) -> None:
+        made, now, pauses = Asked(), 0.0, []
+        for _ in range(8):
+            assert made.ask("t", DOWN, now) is Trouble.PROVIDER
+            pause = 0.0
+            while isinstance(made.lookup("u", now + pause)[0], Judged):
+                pause += 0.5
+            made.machine.abandon(made.number)
+            pauses.append(pause)
+            now += pause
+        assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0]
+        made.ask("t", good(), now)
+        assert made.ask("u", DOWN, now) is Trouble.PROVIDER
+        assert isinstance(made.lookup("v", now + 1.0)[0], Ask)
+
+    def test_those_that_failed_together_count_once(self) -> None:
+        made = Asked()
+        asks = [made.lookup(f"t{number}")[0] for number in range(50)]
+        for each in asks:
+            made.settle(each.question, DOWN)
+        assert isinstance(made.lookup("u", 1.0)[0], Ask)
+
+    def test_what_it_said_is_believed_for_its_time_and_not_longer(self) -> None:
+        made = Asked()
+        made.ask("t", good())
+        made.ask("u", DOWN, 30.0)
+        assert isinstance(made.lookup("t", 59.0)[0].verdict, Accepted)
+        assert made.ask("t", DOWN, 60.0) is Trouble.PROVIDER
+
+
+# --- the laws --------------------------------------------------------------------------------------------------------
+
+TOKENS = st.sampled_from(["a", "b", "c", "d"])
+WAITS = (0.0, 0.5, 1.5, 5.0, 9.0, 30.0, 59.0)
+
+
+class IntrospectionLaws(RuleBasedStateMachine):
+    """Beside a naive model: what the provider said last of each token, who waits, and whether it may be asked."""
+
+    kind: Any = Introspector
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = self.kind(evolve(POLICY, max_asked=2, max_kept=2), secret=SECRET)
+        self.now, self.wall, self.number = 0.0, WALL, 0
+        self.said: dict[str, Any] = {}
+        self.questions: dict[str, Any] = {}
+        self.waiting: dict[int, str] = {}
+        self.held_off, self.failed = 0.0, 0
+        # At most until then anybody may be held off; and each for its own token's failures.
+        self.longest, self.counted = 0.0, 0
+        self.own: dict[str, Any] = {}
+        self.ever_good: set[str] = set()
+        self.doubted: set[str] = set()
+
+    @property
+    def times(self):
+        return {"now": self.now, "wall": self.wall}
+
+    def take(self, effects, token: str) -> None:
+        for effect in effects:
+            assert self.waiting[effect.waiter] == token, "an answer about another's token"
+            match effect:
+                case Ask(_, question):
+                    self.questions[token] = question
+                case Judged(waiter, verdict):
+                    del self.waiting[waiter]
+                    self.check(token, verdict)
+
+    def check(self, token: str, verdict) -> None:
+        if isinstance(verdict, Trouble):
+            return
+        said, now, wall, end = self.said[token]
+        most = 60.0 if said == "good" else 10.0
+        assert self.now < now + most, "believed for too long"
+        assert self.wall < wall + most, "believed for too long by the wall clock"
+        assert {"good": Accepted, "bad": Rejected, "small": Insufficient}[said] is type(verdict), "another verdict"
+        if said == "good":
+            assert self.wall < end + 30.0, "good past its end"
+
+    @rule(token=TOKENS)
+    def lookup(self, token: str) -> None:
+        self.number += 1
+        self.waiting[self.number] = token
+        under_way = dict(self.questions)
+        effects = self.machine.lookup(token, self.number, **self.times)
+        if not effects:
+            assert token in under_way, "told to wait for nothing"
+        elif isinstance(effects[0], Ask):
+            assert token not in under_way, "asked twice at once"
+            assert len(under_way) < 2, "too many questions at once"
+            assert self.now >= self.held_off, "a provider in trouble is asked again too soon"
+        elif effects[0].verdict is Trouble.PROVIDER:
+            until, _ = self.own.get(token, (0.0, 0))
+            assert self.now < max(self.longest, until), "held off for another token's sake"
+        elif effects[0].verdict is Trouble.CROWDED:
+            assert len(under_way) == 2
+        self.take(effects, token)
+
+    @precondition(lambda self: self.questions)
+    @rule(data=st.data(), said=st.sampled_from(["good", "bad", "small"]), life=st.sampled_from([0.5, 20.0, 300.0]))
+    def answer(self, data, said: str, life: float) -> None:
+        token = data.draw(st.sampled_from(sorted(self.questions)))
+        waiters = sum(1 for waited in self.waiting.values() if waited == token)
+        end = self.wall + life
+        active = good(exp=end, iat=self.wall)
+        answer = {"good": active, "bad": Inactive(), "small": good(exp=end, iat=self.wall, scope="x")}[said]
+        self.said[token] = said, self.now, self.wall, end
+        self.held_off, self.failed = 0.0, 0
+        self.longest, self.counted = 0.0, 0
+        self.doubted.clear()
+        self.own.pop(token, None)
+        if said != "bad":
+            self.ever_good.add(token)
+        effects = self.machine.settle(self.questions.pop(token), answer, **self.times)
+        assert len(effects) == waiters, "somebody isn't answered"
+        self.take(effects, token)
+
+    @precondition(lambda self: self.questions)
+    @rule(data=st.data(), cause=st.sampled_from(Cause))
+    def fail(self, data, cause: Cause) -> None:
+        token = data.draw(st.sampled_from(sorted(self.questions)))
+        effects = self.machine.settle(self.questions.pop(token), Unanswered("x", cause), **self.times)
+        general = cause is Cause.PROVIDER or (cause is Cause.EITHER and not self.said)
+        if general and self.now >= self.held_off:
+            self.failed += 1
+            self.held_off = self.now + 2.0 ** min(self.failed - 1, 5)
+        if token in self.ever_good:
+            self.doubted.add(token)
+        if general or (token in self.ever_good and len(self.doubted) > 1):
+            self.counted += 1
+            self.longest = max(self.longest, self.now + 2.0 ** min(self.counted - 1, 5))
+        if not general:
+            _, count = self.own.get(token, (0.0, 0))
+            self.own[token] = self.now + 2.0 ** min(count, 5), count + 1
+        assert all(effect.verdict is Trouble.PROVIDER for effect in effects)
+        self.take(effects, token)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data) -> None:
+        waiter = data.draw(st.sampled_from(sorted(self.waiting)))
+        token = self.waiting.pop(waiter)
+        asked = next(iter(self.questions[token].waiters)) == waiter
+        if asked:
+            del self.questions[token]
+        self.take(self.machine.abandon(waiter), token)
+
+    @rule(seconds=st.sampled_from(WAITS), stepped=st.sampled_from([0, 0, -50, 40]))
+    def wait(self, seconds: float, stepped: float) -> None:
+        self.now += seconds
+        self.wall += seconds + stepped
+
+    @invariant()
+    def who_waits_has_a_question(self) -> None:
+        assert set(self.waiting.values()) == set(self.questions)
+        assert (self.machine.waiting, self.machine.asking) == (len(self.waiting), len(self.questions))
+        kept = (self.machine._good, self.machine._refused, self.machine._failed, self.machine._known)
+        assert max(map(len, kept)) <= 2, "unbounded"
+
+
+class BelievesForLonger(Introspector[Any]):
+    def _keep(self, digest, verdict, *, now, wall) -> None:
+        super()._keep(digest, verdict, now=now + 5.0, wall=wall + 5.0)
+
+
+class GoesByOneClock(Introspector[Any]):
+    def _recall(self, digest, *, now, wall):
+        return super()._recall(digest, now=now, wall=float("-inf"))  # type: ignore[arg-type]
+
+
+class ForgetsItsTrouble(Introspector[Any]):
+    def settle(self, question, answer, **times):
+        effects = super().settle(question, answer, **times)
+        self._next_try = float("-inf")  # type: ignore[assignment]
+        return effects
+
+
+class TakesOneForAll(Introspector[Any]):
+    """As it was: whatever a stranger's token brings about held off everybody."""
+
+    def _fail(self, digest, answer, **times) -> None:
+        super()._fail(digest, Unanswered("x", Cause.PROVIDER), **times)
+
+
+class AsksForEach(Introspector[Any]):
+    def lookup(self, token, waiter, **times):
+        held, self._questions = self._questions, {}
+        effects = super().lookup(token, waiter, **times)
+        self._questions = {**held, **self._questions}
+        return effects
+
+
+class ForgetsWhoWaits(Introspector[Any]):
+    def abandon(self, waiter):
+        effects = super().abandon(waiter)
+        return effects[:0]
+
+
+class TakesLateAnswers(Introspector[Any]):
+    def _lead(self, digest, waiters):
+        asks = super()._lead(digest, waiters)
+        self._good.clear()
+        return Ask(asks.waiter, Question(digest, asks.question.waiters))
+
+
+class BelievesATroubledProvider(Introspector[Any]):
+    def _judge(self, digest, answer, **times):
+        verdict = super()._judge(digest, answer, **times)
+        return Rejected("x") if verdict is Trouble.PROVIDER else verdict
+
+
+class KeepsAll(Introspector[Any]):
+    def _keep(self, digest, verdict, *, now, wall) -> None:
+        before = dict(self._good), dict(self._refused)
+        super()._keep(digest, verdict, now=now, wall=wall)
+        self._good.update(before[0])
+        self._refused.update(before[1])
+
+
+LAWS = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+def test_introspection_keeps_its_laws() -> None:
+    run_state_machine_as_test(IntrospectionLaws, settings=LAWS)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        BelievesForLonger,
+        GoesByOneClock,
+        ForgetsItsTrouble,
+        TakesOneForAll,
+        AsksForEach,
+        ForgetsWhoWaits,
+        TakesLateAnswers,
+        BelievesATroubledProvider,
+        KeepsAll,
+    ],
+)
+def test_a_planted_bug_in_it_is_caught(mutant) -> None:
+    hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
+    machine = type("Machine", (IntrospectionLaws,), {"kind": mutant})
+    with pytest.raises((AssertionError, BaseExceptionGroup, KeyError)):
+        run_state_machine_as_test(machine, settings=hunt)

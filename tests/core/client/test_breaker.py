@@ -1,0 +1,201 @@
+"""Breakers that open after failures in a row, let a probe through, and never stay open for ever."""
+
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings, strategies as st
+
+from asap_core.client.breaker import (
+    Breaker,
+    BreakerPolicy,
+    Breakers,
+    BreakerState,
+    Outcome,
+    Permit,
+    Refused,
+    what_it_says,
+)
+from asap_core.errors import BadReply, NotAllowed, RemoteError, TimedOut, Unreachable
+
+
+class TestBreaker:
+    def failing(self):
+        breaker: Any = Breaker()
+        for _ in range(5):
+            breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
+        return breaker
+
+    def test_opens_after_failures_in_a_row_only(self) -> None:
+        breaker: Any = Breaker()
+        for outcome in [Outcome.FAILED] * 4 + [Outcome.OK] + [Outcome.FAILED] * 4 + [Outcome.ABANDONED] * 9:
+            breaker.give_back(breaker.ask(now=0.0), outcome, now=0.0)
+        assert breaker.state(now=0.0) is BreakerState.CLOSED
+        breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
+        assert breaker.ask(now=10.0) == Refused(50.0)
+
+    def test_lets_one_probe_through_after_its_rest(self) -> None:
+        breaker = self.failing()
+        probe = breaker.ask(now=60.0)
+        assert probe.probe
+        assert breaker.state(now=60.0) is BreakerState.HALF_OPEN
+        assert breaker.ask(now=60.0) == Refused(1.0)
+        breaker.give_back(probe, Outcome.OK, now=61.0)
+        assert breaker.state(now=61.0) is BreakerState.CLOSED
+
+    def test_a_probe_that_fails_opens_it_again(self) -> None:
+        breaker = self.failing()
+        breaker.give_back(breaker.ask(now=60.0), Outcome.FAILED, now=61.0)
+        assert breaker.ask(now=61.0) == Refused(60.0)
+
+    def test_a_probe_that_is_abandoned_is_not_lost(self) -> None:
+        breaker = self.failing()
+        probe = breaker.ask(now=60.0)
+        breaker.give_back(probe, Outcome.ABANDONED, now=60.0)
+        breaker.give_back(probe, Outcome.FAILED, now=60.0)
+        assert isinstance(breaker.ask(now=60.0), Permit)
+
+
+THRESHOLD, REST = 2, 60.0
+HOSTS = ("https://a", "https://b")
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(HOSTS),
+        st.sampled_from(["ask", "give", "both", "both"]),
+        st.sampled_from([Outcome.FAILED, *Outcome]),
+        st.sampled_from([0.0, 0.0, 1.0, 61.0]),
+    ),
+    min_size=10,
+    max_size=40,
+)
+
+
+class Host:
+    """A naive reading of what one host's requests came to."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.opened: float | None = None
+        self.out: list[Any] = []
+
+    def asked(self, answer, now: float) -> None:
+        probing = any(permit.probe for permit in self.out)
+        free = self.opened is None or (now >= self.opened + REST and not probing)
+        assert isinstance(answer, Permit) == free
+        if isinstance(answer, Permit):
+            assert answer.probe == (self.opened is not None)
+            self.out.append(answer)
+        else:
+            assert 0 < answer.retry_after <= REST
+
+    def ended(self, permit, outcome: Outcome, now: float) -> None:
+        if outcome is Outcome.OK:
+            self.failures, self.opened = 0, None
+        elif outcome is Outcome.FAILED:
+            self.failures += 1
+            if permit.probe or self.failures >= THRESHOLD:
+                self.opened = now
+
+
+def law(kind, phases=tuple(Phase)) -> None:
+    """Who asks is let through, or told when to come again; and nobody for ever."""
+
+    @settings(report_multiple_bugs=False, max_examples=200, phases=phases)
+    @given(STEPS)
+    def held(taken) -> None:
+        breakers, now = kind(BreakerPolicy(threshold=THRESHOLD, rest=REST)), 0.0
+        hosts = {name: Host() for name in HOSTS}
+        for name, what, outcome, pause in taken:
+            now += pause
+            host = hosts[name]
+            if what != "give":
+                host.asked(breakers.ask(name, now=now), now)
+            if what != "ask" and host.out:
+                permit = host.out.pop()
+                breakers.give_back(name, permit, outcome, now=now)
+                host.ended(permit, outcome, now)
+        for name, host in hosts.items():
+            for permit in host.out:
+                breakers.give_back(name, permit, Outcome.ABANDONED, now=now)
+            assert isinstance(breakers.ask(name, now=now + REST), Permit)
+        assert len(breakers) <= sum(1 for host in hosts.values() if host.failures)
+
+    held()
+
+
+def test_breakers_keep_the_law() -> None:
+    law(Breakers)
+
+
+class OneForAll(Breakers):
+    def ask(self, origin: str, *, now):
+        return super().ask("all", now=now)
+
+    def give_back(self, origin: str, permit, outcome, *, now) -> None:
+        super().give_back("all", permit, outcome, now=now)
+
+
+class LosesTheProbe(Breakers):
+    def give_back(self, origin: str, permit, outcome, *, now) -> None:
+        if outcome is not Outcome.ABANDONED:
+            super().give_back(origin, permit, outcome, now=now)
+
+
+class CountsAbandoned(Breakers):
+    def give_back(self, origin: str, permit, outcome, *, now) -> None:
+        outcome = Outcome.FAILED if outcome is Outcome.ABANDONED else outcome
+        super().give_back(origin, permit, outcome, now=now)
+
+
+class NeverOpens(Breakers):
+    def ask(self, origin: str, *, now):
+        return Permit(probe=False)
+
+
+class ForgetsAtOnce(Breakers):
+    def give_back(self, origin: str, permit, outcome, *, now) -> None:
+        super().give_back(origin, permit, outcome, now=now)
+        self._breakers.clear()
+
+
+@pytest.mark.parametrize("mutant", [OneForAll, LosesTheProbe, CountsAbandoned, NeverOpens, ForgetsAtOnce])
+def test_a_broken_one_is_caught(mutant) -> None:
+    with pytest.raises(AssertionError):
+        law(mutant, (Phase.generate,))
+
+
+def test_they_are_bounded_and_remember_only_hosts_that_fail() -> None:
+    breakers: Any = Breakers(BreakerPolicy(threshold=1), most=2)
+    for host in ("a", "b", "c"):
+        breakers.give_back(host, breakers.ask(host, now=0.0), Outcome.FAILED, now=0.0)
+    assert len(breakers) == 2
+    assert isinstance(breakers.ask("a", now=0.0), Permit)
+    assert isinstance(breakers.ask("c", now=0.0), Refused)
+    breakers.give_back("c", breakers.ask("c", now=60.0), Outcome.OK, now=60.0)
+    assert len(breakers) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, Outcome.OK),
+        (RemoteError(code=-32603, message="m"), Outcome.OK),
+        (RemoteError(code=400, message="m", status=400), Outcome.OK),
+        (RemoteError(code=429, message="m", status=429), Outcome.OK),
+        (RemoteError(code=503, message="m", status=503), Outcome.OK),
+        (RemoteError(code=503, message="m", status=503, own=False), Outcome.FAILED),
+        (RemoteError(code=404, message="m", status=404, own=False), Outcome.ABANDONED),
+        (Unreachable("u", "down"), Outcome.FAILED),
+        (TimedOut("u", "slow"), Outcome.FAILED),
+        (Unreachable("u", "no connection to spare", sent=False, crowded=True), Outcome.ABANDONED),
+        (BadReply("u", "html", 502), Outcome.FAILED),
+        # What one odd message may bring about says nothing of the host.
+        (RemoteError(code=500, message="m", status=500), Outcome.ABANDONED),
+        (BadReply("u", "html", 200), Outcome.ABANDONED),
+        (BadReply("u", "a filter's page", 403), Outcome.ABANDONED),
+        (BadReply("u", "too large"), Outcome.ABANDONED),
+        (NotAllowed("u", "inside", "allow it"), Outcome.ABANDONED),
+        (KeyboardInterrupt(), Outcome.ABANDONED),
+    ],
+)
+def test_what_a_request_says_of_its_host(error, outcome) -> None:
+    assert what_it_says(error) is outcome

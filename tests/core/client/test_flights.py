@@ -1,0 +1,311 @@
+"""Coalescing: one flight for all who ask, handed over when its leader leaves, over when nobody waits."""
+
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from asap_core.client.flights import (
+    MAX_FLIGHTS as MAX_FLIGHTS_AT_ONCE,
+    MAX_WAITERS as MAX_WAITERS_AT_ONCE,
+    Coalescer,
+    Crowded,
+    Flight,
+    Joined,
+    Leading,
+)
+
+
+class TestCoalescing:
+    def test_the_first_leads_and_the_others_join(self) -> None:
+        flights: Any = Coalescer()
+        leading = flights.join("k", 1)
+        assert isinstance(leading, Leading)
+        assert flights.join("k", 2) == Joined()
+        assert flights.land(leading.flight) == (1, 2)
+        assert (len(flights), flights.waiting) == (0, 0)
+
+    def test_a_late_result_is_refused(self) -> None:
+        flights: Any = Coalescer()
+        flight = flights.join("k", 1).flight
+        assert flights.land(flight) == (1,)
+        assert flights.land(flight) == ()
+        assert flights.land(Flight("k", 1)) == ()
+
+    def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self) -> None:
+        flights: Any = Coalescer()
+        first = flights.join("k", 1).flight
+        flights.join("k", 2)
+        flights.join("k", 3)
+        second: Any = flights.leave(1)
+        assert (second.waiter, flights.land(first)) == (2, ())
+        assert flights.land(second.flight) == (2, 3)
+
+    def test_a_flight_ends_with_its_last_waiter(self) -> None:
+        flights: Any = Coalescer()
+        flights.join("k", 1)
+        flights.join("k", 2)
+        assert flights.leave(2) is None
+        assert flights.leave(1) is None
+        assert flights.leave(1) is None
+        assert (len(flights), flights.flight("k")) == (0, None)
+
+    def test_who_comes_after_it_was_detached_has_a_flight_of_ones_own(self) -> None:
+        flights: Any = Coalescer()
+        first = flights.join("k", 1).flight
+        flights.join("k", 2)
+        flights.detach("k")
+        flights.detach("k")
+        flights.detach("nothing")
+        assert flights.flight("k") is None
+        second = flights.join("k", 3).flight
+        assert (len(flights), flights.is_live(first), flights.is_live(second)) == (2, True, True)
+        successor = flights.leave(1).flight
+        assert (flights.is_live(first), flights.flight("k")) == (False, second)
+        assert flights.land(successor) == (2,)
+        assert flights.land(second) == (3,)
+        assert (len(flights), flights.waiting) == (0, 0)
+
+    def test_one_waiter_waits_once(self) -> None:
+        flights: Any = Coalescer()
+        flights.join("k", 1)
+        with pytest.raises(ValueError, match="waits already"):
+            flights.join("other", 1)
+
+    def test_it_is_bounded(self) -> None:
+        flights: Any = Coalescer(max_flights=1, max_waiters=2)
+        flights.join("k", 1)
+        assert flights.join("other", 2) == Crowded()
+        flights.join("k", 3)
+        assert flights.join("k", 4) == Crowded()
+        flights.detach("k")
+        assert flights.join("k", 5) == Crowded()
+        assert (MAX_FLIGHTS_AT_ONCE, MAX_WAITERS_AT_ONCE) == (1_024, 100_000)
+
+
+MAX_FLIGHTS, MAX_WAITERS = 2, 3
+KEYS = st.sampled_from(["a", "b", "c"])
+
+
+class CoalescingLaws(RuleBasedStateMachine):
+    """Beside a naive model: of each key, who waits, in order of coming. The first of them leads.
+
+    A line is of a key and of how often that was detached before: (key, number).
+    """
+
+    kind = Coalescer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flights: Any = self.kind(max_flights=MAX_FLIGHTS, max_waiters=MAX_WAITERS)
+        self.number = 0
+        self.detached = dict.fromkeys("abc", 0)
+        self.lines: dict[Any, list[int]] = {}
+        # The flight that the first of each line carries, as it was told.
+        self.carried: dict[Any, Any] = {}
+        self.over: list[Any] = []
+        self.ended: list[int] = []
+
+    def told_to_lead(self, name, leading) -> None:
+        assert isinstance(leading, Leading), "nobody leads"
+        assert leading == Leading(self.lines[name][0], leading.flight), "somebody else leads than the first in line"
+        assert leading.flight not in self.over
+        assert leading.flight not in self.carried.values()
+        self.carried[name] = leading.flight
+
+    @rule(key=KEYS)
+    def join(self, key: str) -> None:
+        self.number += 1
+        joined = self.flights.join(key, self.number)
+        name = key, self.detached[key]
+        line = self.lines.get(name)
+        if len(self.lines) == MAX_FLIGHTS if line is None else len(line) == MAX_WAITERS:
+            assert joined == Crowded()
+            return
+        self.lines.setdefault(name, []).append(self.number)
+        if line is None:
+            self.told_to_lead(name, joined)
+        else:
+            assert joined == Joined()
+
+    @rule(key=KEYS)
+    def detach(self, key: str) -> None:
+        self.flights.detach(key)
+        self.detached[key] += 1
+
+    @precondition(lambda self: self.lines)
+    @rule(data=st.data())
+    def nobody_waits_twice(self, data) -> None:
+        key = data.draw(st.sampled_from(sorted(self.lines)))
+        with pytest.raises(ValueError, match="waits already"):
+            self.flights.join(data.draw(KEYS), data.draw(st.sampled_from(self.lines[key])))
+
+    @precondition(lambda self: self.lines)
+    @rule(data=st.data())
+    def land(self, data) -> None:
+        key = data.draw(st.sampled_from(sorted(self.lines)))
+        assert self.flights.land(self.carried[key]) == tuple(self.lines[key])
+        self.ended += self.lines.pop(key)
+        self.over.append(self.carried.pop(key))
+
+    @precondition(lambda self: self.over)
+    @rule(data=st.data())
+    def a_late_result_is_refused(self, data) -> None:
+        flight = data.draw(st.sampled_from(self.over))
+        assert not self.flights.is_live(flight)
+        assert self.flights.land(flight) == ()
+
+    @precondition(lambda self: self.lines)
+    @rule(data=st.data())
+    def leave(self, data) -> None:
+        key = data.draw(st.sampled_from(sorted(self.lines)))
+        line = self.lines[key]
+        waiter = data.draw(st.sampled_from(line))
+        led = waiter == line[0]
+        line.remove(waiter)
+        self.ended.append(waiter)
+        leading = self.flights.leave(waiter)
+        if led:
+            self.over.append(self.carried[key])
+        if not line:
+            del self.lines[key], self.carried[key]
+        if led and line:
+            self.told_to_lead(key, leading)
+        else:
+            assert leading is None
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def who_has_ended_leaves_in_vain(self, data) -> None:
+        assert self.flights.leave(data.draw(st.sampled_from(self.ended))) is None
+
+    @invariant()
+    def each_key_has_the_flight_that_its_first_carries(self) -> None:
+        for key, number in self.detached.items():
+            assert self.flights.flight(key) is self.carried.get((key, number))
+        assert all(self.flights.is_live(flight) for flight in self.carried.values())
+        assert len(self.flights) == len(self.lines) <= MAX_FLIGHTS
+
+    @invariant()
+    def who_waits_has_a_flight_and_nobody_else(self) -> None:
+        waiting = {waiter: self.carried[key] for key, line in self.lines.items() for waiter in line}
+        assert self.flights.waiting == len(waiting)
+        assert all(self.flights.flight_of(waiter) is flight for waiter, flight in waiting.items())
+        assert all(self.flights.flight_of(waiter) is None for waiter in self.ended)
+        assert len(waiting) == len(waiting.keys() - set(self.ended)), "somebody ended twice"
+
+
+class TwoFlights(Coalescer[Any, Any]):
+    def join(self, key, waiter):
+        self._flights.pop(key, None)
+        return super().join(key, waiter)
+
+
+class HandsOverTheSameFlight(Coalescer[Any, Any]):
+    def _hand_over(self, flight):
+        flight.leader = next(iter(flight.waiters))
+        return Leading(flight.leader, flight)
+
+
+class HandsOverToNobody(Coalescer[Any, Any]):
+    def _hand_over(self, flight):
+        super()._hand_over(flight)
+
+
+class HandsOverToTheLast(Coalescer[Any, Any]):
+    def _hand_over(self, flight):
+        last = next(reversed(flight.waiters))
+        flight.waiters = {last: None, **flight.waiters}
+        return super()._hand_over(flight)
+
+
+class LosesWhoHandedOverTo(Coalescer[Any, Any]):
+    def _hand_over(self, flight):
+        leading = super()._hand_over(flight)
+        for waiter in leading.flight.waiters:
+            self._by_waiter[waiter] = flight
+        return leading
+
+
+class FliesOnForNobody(Coalescer[Any, Any]):
+    def leave(self, waiter):
+        flight = self._by_waiter.get(waiter)
+        leading = super().leave(waiter)
+        if flight is not None and not flight.waiters:
+            self._flights[flight.key] = flight
+        return leading
+
+
+class TakesLateResults(Coalescer[Any, Any]):
+    def is_live(self, flight) -> bool:
+        return flight.key in self._flights
+
+
+class TellsTheLeaderOnly(Coalescer[Any, Any]):
+    def land(self, flight):
+        return super().land(flight)[:1]
+
+
+class KeepsWaiters(Coalescer[Any, Any]):
+    def land(self, flight):
+        kept = dict(self._by_waiter)
+        waiters = super().land(flight)
+        self._by_waiter = kept
+        return waiters
+
+
+class LetsOthersJoinWhatIsDetached(Coalescer[Any, Any]):
+    def detach(self, key) -> None:
+        pass
+
+
+class DropsWhatIsDetached(Coalescer[Any, Any]):
+    def detach(self, key) -> None:
+        super().detach(key)
+        self._detached.clear()
+
+
+class AttachesAgainOnHandOver(Coalescer[Any, Any]):
+    def _hand_over(self, flight):
+        leading = super()._hand_over(flight)
+        self._detached.discard(leading.flight)
+        self._flights[flight.key] = leading.flight
+        return leading
+
+
+class Unbounded(Coalescer[Any, Any]):
+    def __init__(self, **_bounds) -> None:
+        super().__init__()
+
+
+LAWS = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_coalescing_keeps_its_laws() -> None:
+    run_state_machine_as_test(CoalescingLaws, settings=LAWS)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        TwoFlights,
+        HandsOverTheSameFlight,
+        HandsOverToNobody,
+        HandsOverToTheLast,
+        LosesWhoHandedOverTo,
+        FliesOnForNobody,
+        TakesLateResults,
+        TellsTheLeaderOnly,
+        KeepsWaiters,
+        LetsOthersJoinWhatIsDetached,
+        DropsWhatIsDetached,
+        AttachesAgainOnHandOver,
+        Unbounded,
+    ],
+)
+def test_broken_coalescing_is_caught(mutant) -> None:
+    hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
+    machine = type("Machine", (CoalescingLaws,), {"kind": mutant})
+    with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
+        run_state_machine_as_test(machine, settings=hunt)

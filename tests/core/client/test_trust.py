@@ -1,0 +1,426 @@
+"""Which manifests must be signed, and by whom; a naive model beside it, and mutants that it must catch."""
+
+import json
+import types
+from hashlib import sha512
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from asap_core.client import trust
+from asap_core.client.resolution import (
+    Browse,
+    FetchManifest,
+    ReadRegistry,
+    Resolved,
+    Wanted,
+    resolve,
+)
+from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, read_published
+from asap_core.errors import InvalidDocument, Unverified
+from asap_core.mdns.dnssd import Announcement
+from asap_core.net.urls import without_credentials
+from asap_core.wire.codec import decode_registry_entry
+from asap_core.wire.registry_index import CatalogReader
+from asap_core.wire.signing import PublicKey, sign
+
+A, B = "urn:asap:agent:a", "urn:asap:agent:b"
+URL, OTHER_URL = "https://a.example/m", "https://b.example/m"
+KEYS = tuple(PublicKey(bytes([n]) * 32) for n in (3, 4, 5))
+
+
+def signature(key: PublicKey, message: bytes) -> bytes:
+    digest = sha512(key.raw + message).digest()
+    return digest[:63] + bytes([digest[63] & 0x0F])
+
+
+def verify(key: bytes, given: bytes, message: bytes) -> bool:
+    return given == signature(PublicKey(key), message)
+
+
+def document(agent_id: str, key: PublicKey | None):
+    plain = {
+        "id": agent_id, "name": "N", "version": "1", "description": "", "capabilities": {},
+        "endpoints": {"asap": "https://a.example/asap"},
+    }  # fmt: skip
+    return plain if key is None else sign(plain, lambda message: signature(key, message), key)
+
+
+def published(agent_id: str, key: PublicKey | None):
+    return read_published(json.dumps(document(agent_id, key)).encode())
+
+
+def entry(agent_id: str = A, url: str = URL, **extra):
+    plain = {"id": agent_id, "name": "", "description": "", "endpoints": {"manifest": url}, "asap_version": "0.1"}
+    return decode_registry_entry({**plain, **extra})
+
+
+def keyed(*keys: PublicKey, agent_id: str = A, url: str = URL):
+    return entry(agent_id, url, public_key=list(map(str, keys)) or None)
+
+
+KEY = st.sampled_from([*KEYS, None])
+NAMED = st.none() | st.tuples(st.sampled_from([A, B]), st.lists(st.sampled_from(KEYS), min_size=1, max_size=3))
+WORLDS = st.fixed_dictionaries(
+    {
+        "pinned": st.dictionaries(st.sampled_from([A, B]), st.lists(st.sampled_from(KEYS), min_size=1, max_size=2)),
+        "heard": NAMED,
+        "search": NAMED,
+        "required": st.booleans(),
+        "agent": st.sampled_from([A, B]),
+        "signer": KEY,
+    }
+)
+
+
+def law(module, world) -> None:
+    """Who pins an agent's key gets nothing else; who doesn't, what the search and then registries say; else anything.
+
+    Unless everything must be signed.
+    """
+    keys = module.TrustedKeys(
+        {urn: [str(key) for key in pinned] for urn, pinned in world["pinned"].items()},
+        require_signed=world["required"],
+        verify=verify,
+    )
+    counting: Any = ()
+    if world["heard"] is not None:
+        agent, heard = world["heard"]
+        keys.hear(agent, [keyed(*heard, agent_id=agent, url=OTHER_URL)], rank=0)
+        counting = heard if agent == world["agent"] else ()
+    named = None
+    if world["search"] is not None:
+        agent, listed = world["search"]
+        named = module.NamedKeys(agent_id=agent, keys=tuple(listed))
+        counting = listed if agent == world["agent"] else counting
+    counting = world["pinned"].get(world["agent"], counting)
+    came = published(world["agent"], world["signer"])
+    good = world["signer"] in counting if counting else not world["required"]
+    if not good:
+        with pytest.raises(Unverified) as caught:
+            keys.admit(URL, came, named)
+        assert (caught.value.url, caught.value.agent_id) == (without_credentials(URL), world["agent"])
+        return
+    admitted = keys.admit(URL, came, named)
+    assert admitted.manifest.id == world["agent"]
+    assert admitted.key == (world["signer"] if counting else None)
+    assert keys.admit(URL, admitted, named) == admitted
+    if counting and world["agent"] not in world["pinned"]:
+        other = KEYS[(KEYS.index(world["signer"]) + 1) % 3]
+        with pytest.raises(Unverified, match="isn't a trusted key of this agent"):
+            keys.admit(URL, admitted, module.NamedKeys(agent_id=world["agent"], keys=(other,)))
+
+
+@given(WORLDS)
+def test_only_what_counts_is_let_in(world) -> None:
+    law(trust, world)
+
+
+MUTANTS = {
+    "pins don't count": ("if pinned is not None:", "if False:"),
+    "a registry overrules pins": ("if pinned is not None:", "if pinned is not None and not self._words:"),
+    "any agent's keys count": (" or named.agent_id != agent_id", ""),
+    "the search doesn't count": ("if named is None or named", "if True or named"),
+    "what was heard doesn't count": ("named = None if word is None else word.named", "named = None"),
+    "nothing is required": ("if self._require_signed:", "if False:"),
+    "what was verified once is good for ever": ("and published.key in keys", ""),
+    "the judgement doesn't matter": ("raise Unverified(without_credentials(url), agent_id, w", "return published, (w"),
+    "the key isn't kept": (", key=judgement.key)", ")"),
+}  # fmt: skip
+
+
+def mutated(before: str, after: str):
+    source = Path(str(trust.__file__)).read_text("utf-8")
+    assert source.count(before) == 1
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(before, after), "mutant", "exec"), mutant.__dict__)
+    return mutant
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_law_catches(name: str) -> None:
+    before, after = MUTANTS[name]
+    mutant = mutated(before, after)
+
+    @settings(database=None, max_examples=500, report_multiple_bugs=False)
+    @given(WORLDS)
+    def run(world) -> None:
+        law(mutant, world)
+
+    with pytest.raises((AssertionError, pytest.fail.Exception, Unverified)):
+        run()
+
+
+def test_what_came_is_replaced_by_what_was_signed() -> None:
+    wrapper = document(A, KEYS[0])
+    del wrapper["manifest"]["supported_versions"]
+    wrapper["manifest"]["signature"] = "smuggled"
+    came = read_published(json.dumps(wrapper).encode())
+    assert (came.manifest.supported_versions, came.manifest.signature) == (None, "smuggled")
+    admitted = TrustedKeys({A: str(KEYS[0])}, require_signed=True, verify=verify).admit(URL, came)
+    assert (admitted.manifest.supported_versions, admitted.manifest.signature) == (("2.2",), None)
+
+
+def test_one_that_would_take_too_long_is_not_verified() -> None:
+    wrapper = document(A, KEYS[0])
+    data = json.dumps(wrapper).encode()
+    keys = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
+    assert keys.admit(URL, read_published(data.ljust(MAX_SIGNED))).key == KEYS[0]
+    with pytest.raises(Unverified, match="longer than the 65536 bytes that are verified"):
+        keys.admit(URL, read_published(data.ljust(MAX_SIGNED + 1)))
+    # Of an agent without trusted keys nothing is verified.
+    others = json.dumps(document(B, KEYS[0])).encode()
+    assert keys.admit(URL, read_published(others.ljust(MAX_SIGNED + 1))).key is None
+
+
+class TestWhatRegistriesSay:
+    @pytest.fixture
+    def keys(self) -> TrustedKeys:
+        return TrustedKeys({}, require_signed=False, verify=verify)
+
+    @staticmethod
+    def wants(keys: TrustedKeys) -> PublicKey | None:
+        """By which key A's manifest must be signed."""
+        for key in (None, *KEYS):
+            try:
+                keys.admit(URL, published(A, key))
+            except Unverified:
+                continue
+            return key
+        raise AssertionError("none is good")
+
+    def test_is_forgotten_with_its_urls(self, keys: TrustedKeys) -> None:
+        keys.hear(A, [keyed(KEYS[0]), entry(url=f"{OTHER_URL}#x"), entry(endpoints={})], rank=0)
+        with pytest.raises(Unverified, match=f"the manifest of {A} at .*443/m isn't verified: it isn't signed"):
+            keys.admit(URL, published(A, None))
+        keys.forget(URL)
+        assert self.wants(keys) == KEYS[0]
+        keys.forget(URL)
+        keys.forget(OTHER_URL)
+        assert self.wants(keys) is None
+
+    def test_of_another_agent_at_the_same_url_changes_nothing(self, keys: TrustedKeys) -> None:
+        keys.hear(A, [keyed(KEYS[0])], rank=0)
+        keys.hear(B, [keyed(KEYS[1], agent_id=B)], rank=1)
+        assert self.wants(keys) == KEYS[0]
+        keys.hear(B, [entry(B)], rank=1)
+        assert self.wants(keys) == KEYS[0]
+
+    def test_first_in_order_holds_until_it_is_taken_back(self, keys: TrustedKeys) -> None:
+        keys.hear(A, [keyed(KEYS[0])], rank=1)
+        keys.hear(A, [keyed(KEYS[1])], rank=2)
+        keys.hear(A, [entry()], rank=2)
+        keys.hear(A, [], rank=2)
+        keys.hear(A, [], rank=0)
+        assert self.wants(keys) == KEYS[0]
+        keys.hear(A, [keyed(KEYS[2])], rank=1)
+        assert self.wants(keys) == KEYS[2]
+        keys.hear(A, [keyed(KEYS[1])], rank=0)
+        assert self.wants(keys) == KEYS[1]
+        keys.hear(A, [], rank=0)
+        assert self.wants(keys) is None
+        keys.hear(A, [keyed(KEYS[2])], rank=1)
+        keys.hear(A, [entry()], rank=0)
+        assert self.wants(keys) is None
+        keys.hear(A, [keyed(KEYS[0])], rank=0)
+        keys.clear()
+        assert self.wants(keys) is None
+
+    def test_of_keys_that_cannot_be_read_lets_nobody_in(self, keys: TrustedKeys) -> None:
+        unreadable = keys_in([entry(), entry(public_key="x"), keyed(KEYS[0])])
+        for key in (None, KEYS[0]):
+            with pytest.raises(Unverified, match="the registry names no usable key: expected") as caught:
+                keys.admit(URL, published(A, key), unreadable)
+            assert (caught.value.url, caught.value.agent_id) == (without_credentials(URL), A)
+        assert keys.admit(URL, published(B, None), unreadable).key is None
+        keys.hear(A, [entry(public_key="x")], rank=0)
+        with pytest.raises(Unverified, match="no usable key"):
+            keys.admit(URL, published(A, KEYS[0]))
+        pinned = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
+        assert pinned.admit(URL, published(A, KEYS[0]), unreadable).key == KEYS[0]
+
+    def test_is_remembered_of_the_latest(self, keys: TrustedKeys, monkeypatch) -> None:
+        monkeypatch.setattr(trust, "_MAX_NAMED", 2)
+        for agent in (A, "urn:asap:agent:c", A, B):
+            keys.hear(agent, [keyed(KEYS[0], agent_id=agent)], rank=0)
+        assert self.wants(keys) == KEYS[0]
+        keys.hear("urn:asap:agent:d", [keyed(KEYS[0], agent_id="urn:asap:agent:d")], rank=0)
+        assert self.wants(keys) is None
+
+
+# --- searches, side by side: what is given out as A was signed by the first registry's key ----------------------------
+
+RANKS = (0, 1, 2)
+# Mostly A, so that what is about it meets.
+AGENT = st.sampled_from([A, A, A, B])
+SAID = st.none() | st.lists(st.tuples(AGENT, st.sampled_from([URL, OTHER_URL]), KEY), max_size=2)
+PAGE = st.tuples(AGENT, KEY)
+
+
+def announcement(url: str) -> Announcement:
+    return Announcement(
+        instance="x", agent_id=None, version="", skills=None, manifest_url=url, host="a.example", port=1, addresses=()
+    )
+
+
+class Searching(RuleBasedStateMachine):
+    """Searches and visits of one client, in any order, in a world that changes under them."""
+
+    module: Any = trust
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys = self.module.TrustedKeys({}, require_signed=False, verify=verify)
+        self.kept: dict[str, Any] = {}
+        self.searches: list[Any] = []
+        # The naive model: for each agent who named its keys, and which; and for each search the first keys it read.
+        self.told: dict[str, tuple[int, PublicKey, set[str]]] = {}
+        self.bound: dict[int, PublicKey] = {}
+
+    @rule(url=st.sampled_from([URL, OTHER_URL]))
+    def expire(self, url: str) -> None:
+        self.kept.pop(url, None)
+
+    @rule(url=st.sampled_from([URL, OTHER_URL]))
+    def forget(self, url: str) -> None:
+        self.kept.pop(url, None)
+        self.keys.forget(url)
+        for agent, (rank, key, urls) in list(self.told.items()):
+            self.told[agent] = (rank, key, urls - {url})
+            if url in urls and urls == {url}:
+                del self.told[agent]
+
+    @rule()
+    def reset(self) -> None:
+        self.kept.clear()
+        self.keys.clear()
+        self.told.clear()
+
+    @rule(agent=AGENT)
+    def begin(self, agent: str) -> None:
+        if len(self.searches) < len(RANKS):
+            self.searches.append(resolve(Wanted(urn=agent), registries=tuple(map(str, RANKS))))
+
+    @rule(which=st.integers(0, 2), said=SAID, page=PAGE, neighbour=st.sampled_from([URL, OTHER_URL]))
+    def go_on(self, which: int, said, page, neighbour: str) -> None:
+        """A search takes a step; this is what the registry says that it reads, or what is served where it looks."""
+        step = self.searches[which] if which < len(self.searches) else None
+        if isinstance(step, ReadRegistry):
+            self.searches[which] = self.read(which, step, said)
+        elif isinstance(step, FetchManifest):
+            self.searches[which] = self.take(which, step, page)
+        elif isinstance(step, Browse):
+            self.searches[which] = step.announced(announcement(neighbour))
+
+    def read(self, which: int, step: ReadRegistry, said):
+        if said is None:
+            return step.failed(OSError("gone"))
+        agent, rank = step.wanted.urn or "", int(step.location)
+        listed = [(url, key) for other, url, key in said if other == agent]
+        named = next((key for _, key in listed if key is not None), None)
+        before = self.told.get(agent, (99, None, set()))[0]
+        if before == rank or (before > rank and listed):
+            self.told.pop(agent, None)
+            if named is not None:
+                self.told[agent] = (rank, named, {url for url, _ in listed})
+        if named is not None:
+            self.bound.setdefault(which, named)
+        entries = [
+            {"id": other, "name": "", "description": "", "asap_version": "0.1", "endpoints": {"manifest": url},
+             **({} if key is None else {"public_key": str(key)})}
+            for other, url, key in said
+        ]  # fmt: skip
+        reader = CatalogReader()
+        reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": entries}).encode())
+        catalog = reader.close()
+        self.keys.hear(agent, tuple(catalog.of_agent(agent)), rank=rank)
+        return step.read(catalog)
+
+    def take(self, which: int, step: FetchManifest, page):
+        agent = step.wanted.urn or ""
+        told = self.told.get(agent)
+        expected = self.bound.get(which, None if told is None else told[1])
+        try:
+            found = self.keys.admit(step.url, self.document(step.url, page), step.keys)
+        except Unverified as error:
+            return step.failed(error)
+        after = step.fetched(found.manifest)
+        if isinstance(after, Resolved):
+            assert expected is None or found.key == expected, "one that isn't signed by the agent's key was taken"
+        return after
+
+    def document(self, url: str, page):
+        """What is kept, or is fetched and kept, as `Documents` does."""
+        if url not in self.kept:
+            self.kept[url] = self.keys.admit(url, published(*page))
+        return self.kept[url]
+
+    @rule(url=st.sampled_from([URL, OTHER_URL]), page=PAGE)
+    def visit(self, url: str, page) -> None:
+        """A caller who knows the URL."""
+        (agent, signer), fresh = page, url not in self.kept
+        try:
+            found = self.keys.admit(url, self.document(url, page))
+        except Unverified:
+            assert not fresh or (agent in self.told and self.told[agent][1] != signer), "refused for no reason"
+            return
+        told = self.told.get(found.manifest.id)
+        assert told is None or found.key == told[1], "one that isn't signed by the agent's key was given out"
+
+
+HUNTING = settings(
+    max_examples=5_000, stateful_step_count=40, database=None, phases=[Phase.generate], report_multiple_bugs=False
+)
+
+
+def test_keys_hold_for_the_search_and_the_agent() -> None:
+    run_state_machine_as_test(Searching)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("if named is None or named.agent_id != agent_id:", "if True:"),
+        ("word = self._words.get(agent_id)", "word = None"),
+    ],
+)
+def test_keys_that_do_not_hold_are_caught(before: str, after: str) -> None:
+    class Broken(Searching):
+        module = mutated(before, after)
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Broken, settings=HUNTING)
+
+
+def test_a_search_that_forgets_its_keys_is_caught(monkeypatch) -> None:
+    monkeypatch.setattr(FetchManifest, "keys", None)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Searching, settings=HUNTING)
+
+
+@pytest.mark.parametrize("pinned", [{"nobody": str(KEYS[0])}, {A: "x"}, {A: []}])
+def test_pins_that_are_none_are_refused(pinned) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        TrustedKeys(pinned, require_signed=False, verify=verify)
+
+
+def test_a_registry_names_keys() -> None:
+    assert keys_in([]) is keys_in([entry(), entry(public_key=None)]) is None
+    assert keys_in([entry(public_key=str(KEYS[0]))]) == NamedKeys(agent_id=A, keys=KEYS[:1])
+    assert keys_in([entry(public_key=list(map(str, KEYS)))]) == NamedKeys(agent_id=A, keys=KEYS)
+    assert keys_in([entry(), keyed(KEYS[1]), keyed(KEYS[2])]) == NamedKeys(agent_id=A, keys=KEYS[1:2])
+    wrongs: list[Any] = ["", 7, [], {}, ["x"]]
+    for wrong in wrongs:
+        found = keys_in([entry(public_key=wrong)])
+        assert found is not None
+        assert found.keys == ()
+        assert "the registry names no usable key: expected" in found.problem
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with pytest.raises(InvalidDocument, match="not a valid manifest"):
+        read_published(data)

@@ -1,0 +1,372 @@
+"""The links a machine is on: which are of use, and that changes are acted upon once they last, and not too often."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import Phase, given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from asap_core.net import interfaces as links
+from asap_core.net.interfaces import (
+    FORGIVE,
+    MAX_HOLD,
+    MAX_LINKS,
+    SETTLE,
+    Join,
+    Leave,
+    Link,
+    LinkWatch,
+    Move,
+    select_links,
+    why_unused,
+)
+from asap_core.net.ipv6_zones import (
+    address_of,
+    canonical,
+    in_zone,
+    in_zone_of,
+    is_zoned,
+    without_zone,
+    zone_of,
+)
+
+
+def link(name="eth0", *addresses, **changes):
+    return Link(name=name, **{"index": 2, "addresses": addresses or ("192.0.2.1",), **changes})
+
+
+class TestLinks:
+    def test_it_sends_from_one_address_of_each_family_and_from_the_link_local_one_of_ipv6(self) -> None:
+        assert link("eth0", "192.0.2.1", "192.0.2.2", "2001:db8::1", "fe80::1").sources == ("192.0.2.1", "fe80::1")
+        assert link("eth0", "2001:db8::1").sources == ("2001:db8::1",)
+        assert link("eth0", "fe80::1").sources == ("fe80::1",)
+
+    def test_on_loopback_it_sends_from_ipv4(self) -> None:
+        assert link("lo", "127.0.0.1", "::1", loopback=True).sources == ("127.0.0.1",)
+        assert link("lo", "::1", loopback=True).sources == ()
+
+    @pytest.mark.parametrize(
+        ("name", "zone"), [("eth0.100", "eth0.100"), ("br-1a_b~", "br-1a_b~"), ("ü/x", "2"), ("", "2")]
+    )
+    def test_a_name_that_urls_cannot_have_gives_way_to_the_number(self, name, zone) -> None:
+        assert link(name).zone == zone
+
+    @pytest.mark.parametrize(
+        ("text", "meant"),
+        [
+            ("eth0", True), ("192.0.2.1", True), ("fe80::1", True), ("fe80::1%eth0", True), ("fe80::1%2", True),
+            ("FE80:0::1", True), ("::ffff:192.0.2.1", True),
+            ("eth1", False), ("192.0.2.9", False), ("fe80::1%eth1", False), ("fe80::1%3", False), ("", False),
+            ("?", False),
+        ],
+    )  # fmt: skip
+    def test_it_is_meant_by_its_name_and_by_its_addresses(self, text, meant) -> None:
+        assert link("eth0", "192.0.2.1", "fe80::1").is_meant_by(text) is meant
+
+    def test_only_links_of_use_are_selected(self) -> None:
+        of_use = [link("lo", "127.0.0.1", loopback=True, multicast=False), link("eth0"), link("eth1", "fe80::2")]
+        of_none = [
+            link("down", multicast=False),
+            link("tun0", point_to_point=True),
+            link("lo6", "::1", loopback=True),
+        ]
+        assert select_links([*of_none, *of_use]) == tuple(of_use)
+        assert [why_unused(one) for one in of_use] == [None] * 3
+        reasons = [why_unused(one) or "" for one in of_none]
+        assert ["multicast" in reasons[0], "tunnel" in reasons[1], "address" in reasons[2]] == [True] * 3
+        assert select_links(of_use, wanted=["eth1", "127.0.0.1"]) == (of_use[0], of_use[2])
+        assert select_links(of_use, wanted=[]) == ()
+
+    def test_a_few_of_many_are_selected_those_with_ipv4_first(self) -> None:
+        many = [link(f"veth{index}", "fe80::1", index=index) for index in range(MAX_LINKS + 5)]
+        selected = select_links([*many, link("eth0", index=999)])
+        assert len(selected) == MAX_LINKS
+        assert [one.name for one in selected[:2]] == ["eth0", "veth0"]
+
+
+class TestZones:
+    @pytest.mark.parametrize(
+        ("url", "zone", "zoned"),
+        [
+            ("http://[fe80::1]:8000/m", "eth0", "http://[fe80::1%eth0]:8000/m"),
+            ("http://[fe80::1%25wlan0]:8000/m", "eth0", "http://[fe80::1%eth0]:8000/m"),
+            ("http://[fe80::1%wlan0]/?%25", "eth0", "http://[fe80::1%eth0]/?%25"),
+            ("http://[fe80::1%25]/", "", "http://[fe80::1]/"),
+            ("http://[fe80::1%252]/", "", "http://[fe80::1]/"),
+            ("https://[FE80::1]", "2", "https://[FE80::1%2]"),
+            ("http://[2001:db8::1]/", "eth0", "http://[2001:db8::1]/"),
+            ("http://192.0.2.1/", "eth0", "http://192.0.2.1/"),
+            ("http://169.254.1.1/", "eth0", "http://169.254.1.1/"),
+            ("http://a.local/[fe80::1]", "eth0", "http://a.local/[fe80::1]"),
+            ("http://[fe80::1", "eth0", "http://[fe80::1"),
+            ("http://[:]/", "eth0", "http://[:]/"),
+        ],
+    )
+    def test_a_url_on_the_link_is_put_into_its_zone(self, url, zone, zoned) -> None:
+        assert in_zone(url, zone) == zoned
+        assert canonical(zoned) == zoned
+
+    def test_both_spellings_are_one(self) -> None:
+        assert canonical("http://[fe80::1%25eth0]:8000/m") == "http://[fe80::1%eth0]:8000/m"
+        assert canonical("http://[fe80::1]/%25") == "http://[fe80::1]/%25"
+        assert canonical("http://[2001:db8::1%25eth0]/") == "http://[2001:db8::1%25eth0]/"
+        assert canonical("?") == "?"
+
+    @given(st.text(), st.text())
+    def test_any_text_is_a_decision(self, url, zone) -> None:
+        assert in_zone(url, zone) == url or "[" in url
+        assert without_zone(without_zone(url)) == without_zone(url)
+
+    @given(st.ip_addresses(v=6), st.sampled_from(["eth0", "2", "br-1"]), st.sampled_from(["%", "%25"]))
+    def test_what_is_put_in_comes_out(self, address, zone, mark) -> None:
+        plain = f"http://[{address}]:1/m"
+        assert without_zone(in_zone(plain, zone)) == plain
+        if address.is_link_local:
+            assert in_zone(plain.replace("]", f"{mark}{zone}]"), zone) == f"http://[{address}%{zone}]:1/m"
+
+    def test_a_document_means_addresses_in_the_zone_it_came_from(self) -> None:
+        assert in_zone_of("http://[fe80::1]/asap", "http://[fe80::1%eth0]:1") == "http://[fe80::1%eth0]/asap"
+        assert in_zone_of("http://[fe80::1%lan]/asap", "http://[fe80::1%eth0]:1") == "http://[fe80::1%eth0]/asap"
+        for source in ("http://[fe80::1]:1", "http://[2001:db8::1%eth0]", "http://192.0.2.1", ""):
+            assert in_zone_of("http://[fe80::1]/asap", source) == "http://[fe80::1]/asap"
+        assert in_zone_of("https://a.example/asap", "http://[fe80::1%eth0]:1") == "https://a.example/asap"
+
+    def test_what_an_address_is(self) -> None:
+        assert str(address_of("fe80::1%eth0")) == "fe80::1"
+        assert str(address_of("::ffff:192.0.2.1")) == "192.0.2.1"
+        assert address_of("a") is None
+        assert zone_of("fe80::1%eth0") == "eth0"
+        assert [is_zoned(text) for text in ("fe80::1", "169.254.0.1", "::1", "a")] == [True, False, False, False]
+
+
+class TestChanges:
+    def test_the_first_look_joins_at_once(self) -> None:
+        watch: Any = LinkWatch()
+        assert watch.look([link("eth0"), link("eth1")], now=5.0) == (Join(link("eth0")), Join(link("eth1")))
+        assert watch.joined == (link("eth0"), link("eth1"))
+        assert watch.look([link("eth0"), link("eth1")], now=6.0) == ()
+
+    def test_what_comes_later_is_joined_when_it_has_lasted(self) -> None:
+        watch: Any = LinkWatch()
+        assert watch.look([], now=0.0) == ()
+        assert watch.look([link()], now=1.0) == ()
+        assert watch.look([link()], now=1.0 + SETTLE / 2) == ()
+        assert watch.look([link()], now=1.0 + SETTLE) == (Join(link()),)
+
+    def test_another_address_is_a_move_and_its_steps_count_once(self) -> None:
+        watch: Any = LinkWatch()
+        watch.look([link()], now=0.0)
+        more, most = link("eth0", "192.0.2.1", "fe80::1"), link("eth0", "192.0.2.1", "fe80::1", "2001:db8::1")
+        assert watch.look([more], now=10.0) == ()
+        assert watch.look([most], now=10.6) == ()
+        assert watch.look([most], now=11.2) == ()
+        assert watch.look([most], now=11.6) == (Move(link(), most),)
+        assert watch.joined == (most,)
+
+    def test_what_is_back_before_it_counts_is_no_change(self) -> None:
+        watch: Any = LinkWatch()
+        watch.look([link()], now=0.0)
+        assert watch.look([], now=10.0) == ()
+        assert watch.look([link()], now=10.5) == ()
+        assert watch.look([link()], now=20.0) == ()
+
+    def test_links_are_left_before_others_are_joined(self) -> None:
+        watch: Any = LinkWatch()
+        watch.look([link("a")], now=0.0)
+        watch.look([link("b")], now=10.0)
+        assert watch.look([link("b")], now=12.0) == (Leave(link("a")), Join(link("b")))
+
+    def test_a_link_that_flaps_costs_ever_fewer_steps_and_is_forgiven_after_a_quiet_time(self) -> None:
+        watch: Any = LinkWatch()
+        steps = []
+        for second in range(600):
+            there = [] if second // 3 % 2 else [link()]
+            steps += [second for _ in watch.look(there, now=float(second))]
+        assert len(steps) <= 6 + 600 / MAX_HOLD + 1
+        assert max(later - sooner for sooner, later in pairwise(steps)) <= MAX_HOLD + 6
+        watch.look([link()], now=600.0)
+        watch.look([link()], now=600.0 + MAX_HOLD + SETTLE)
+        quiet = 700.0 + FORGIVE
+        watch.look([], now=quiet)
+        assert watch.look([], now=quiet + SETTLE) == (Leave(link()),)
+        watch.look([link()], now=quiet + 2)
+        assert watch.look([link()], now=quiet + 2 + 2 * SETTLE) == (Join(link()),)
+
+    def test_what_could_not_be_joined_is_tried_again_ever_more_slowly(self) -> None:
+        watch: Any = LinkWatch()
+        watch.failed("eth0")
+        tries = []
+        for tenth in range(3000):
+            if watch.look([link()], now=tenth / 10):
+                tries.append(tenth / 10)
+                watch.failed("eth0")
+        gaps = [later - sooner for sooner, later in pairwise(tries)]
+        assert gaps[:6] == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+
+    def test_a_move_that_failed_is_a_join(self) -> None:
+        watch: Any = LinkWatch()
+        watch.look([link()], now=0.0)
+        other = link("eth0", "192.0.2.2")
+        watch.look([other], now=10.0)
+        assert watch.look([other], now=12.0) == (Move(link(), other),)
+        watch.failed("eth0")
+        assert watch.look([other], now=20.0) == (Join(other),)
+
+
+# --- its laws, against a naive model ---------------------------------------------------------------------------------
+
+NAMES = st.sampled_from("abcdefghij")
+LINKS = st.builds(link, NAMES, st.sampled_from(["192.0.2.1", "192.0.2.2"]))
+BOUND = 3
+
+
+class Laws(RuleBasedStateMachine):
+    """Steps tell a true story; none is hasty, none too frequent; and once the world stands still they match it."""
+
+    kind: Any = LinkWatch
+
+    @initialize()
+    def begin(self) -> None:
+        self.now = 100.0
+        self.real = self.kind()
+        self.there: dict[str, Any] = {}
+        self.since: dict[str, Any] = {}
+        self.story: dict[str, Any] = {}
+        self.acted: dict[str, Any] = {}
+        self.first = True
+
+    @rule(found=st.lists(LINKS, max_size=4, unique_by=lambda one: one.name))
+    def the_world_changes(self, found) -> None:
+        self.there = {one.name: one for one in found}
+        self.look()
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 2.0, 5.0, 61.0, 400.0]))
+    def time_passes(self, seconds) -> None:
+        self.now += seconds
+        self.look()
+
+    @rule(name=NAMES)
+    def a_join_fails(self, name) -> None:
+        self.real.failed(name)
+        self.story.pop(name, None)
+
+    @rule()
+    def the_world_stands_still(self) -> None:
+        for _ in range(4):
+            self.now += MAX_HOLD + SETTLE
+            self.look()
+        seen = list(self.there.values())[:BOUND]
+        assert self.story == {one.name: one for one in seen}
+        assert set(self.real.joined) == set(seen)
+
+    def look(self) -> None:
+        seen = {one.name: one for one in list(self.there.values())[:BOUND]}
+        for name in seen.keys() | self.since.keys():
+            before, _ = self.since.get(name, (None, None))
+            if name not in self.since or before != seen.get(name):
+                self.since[name] = (seen.get(name), self.now)
+        for step in self.real.look(list(self.there.values()), now=self.now):
+            self.check(step)
+        self.first = False
+        assert len(self.story) <= BOUND
+        assert set(self.real.joined) == set(self.story.values())
+
+    def check(self, step) -> None:
+        one: Any = None
+        match step:
+            case Join(one):
+                assert one.name not in self.story
+                self.story[one.name] = one
+            case Leave(one):
+                assert self.story.pop(one.name) == one
+            case Move(before, after):
+                one = after
+                assert before.name == after.name
+                assert self.story[before.name] == before != after
+                self.story[after.name] = after
+        seen, since = self.since[one.name]
+        assert seen == (None if isinstance(step, Leave) else one)
+        if not self.first:
+            assert self.now - since >= SETTLE
+            assert self.now - self.acted.get(one.name, -1e9) >= 2 * SETTLE
+        self.acted[one.name] = self.now
+
+    @invariant()
+    def is_bounded(self) -> None:
+        if hasattr(self, "real"):
+            assert len(self.real._records) <= 2 * BOUND
+
+
+class ActsAtOnce(LinkWatch):
+    def look(self, found, *, now):
+        self._begun = False
+        return super().look(found, now=now)
+
+
+class NeverMoves(LinkWatch):
+    def look(self, found, *, now):
+        return tuple(step for step in super().look(found, now=now) if not isinstance(step, Move))
+
+
+class NeverLeaves(LinkWatch):
+    def look(self, found, *, now):
+        return super().look([*found, *(one for one in self.joined if one.name not in {x.name for x in found})], now=now)
+
+
+class ForgetsFailures(LinkWatch):
+    def failed(self, name) -> None:
+        pass
+
+
+class RemembersEveryone(LinkWatch):
+    def _forget(self, now) -> None:
+        pass
+
+
+class TakesAnyNumber(LinkWatch):
+    @property
+    def joined(self):
+        return () if len(super().joined) == BOUND else super().joined
+
+
+class DoesNotHold(LinkWatch):
+    def _due(self, record, now):
+        record.acted = None
+        return super()._due(record, now)
+
+
+class ForgetsWhoIsHeld(LinkWatch):
+    def _forget(self, now) -> None:
+        super()._forget(now + 1e6)
+
+
+BOUNDED = settings(max_examples=100, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
+HUNT = settings(BOUNDED, max_examples=2000, phases=[Phase.generate], derandomize=True, database=None)
+
+
+def hold_to_laws(kind, monkeypatch) -> None:
+    monkeypatch.setattr(links, "MAX_LINKS", BOUND)
+    machine = type("Machine", (Laws,), {"kind": kind})
+    run_state_machine_as_test(machine, settings=BOUNDED if kind is LinkWatch else HUNT)
+
+
+def test_the_watch_keeps_its_laws(monkeypatch) -> None:
+    hold_to_laws(LinkWatch, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        ActsAtOnce, NeverMoves, NeverLeaves, ForgetsFailures, RemembersEveryone, TakesAnyNumber, DoesNotHold,
+        ForgetsWhoIsHeld,
+    ],
+)  # fmt: skip
+def test_a_broken_watch_is_caught(mutant, monkeypatch) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        hold_to_laws(mutant, monkeypatch)
+
+
+def test_links_are_values() -> None:
+    assert evolve(link(), index=3) != link()

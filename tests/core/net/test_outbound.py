@@ -1,0 +1,537 @@
+"""The outbound policy: URLs by their text, names by what they resolve to, and who may name what."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from asap_core.net import provenance
+from asap_core.net.addresses import Zone, obstacle, read_address, zone_of
+from asap_core.net.outbound import AddressRefused, Allowed, Dial, Lookup, OutboundPolicy, Refused
+from asap_core.net.provenance import Provenance, remember
+from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of, without_credentials
+
+PLAIN = OutboundPolicy()
+EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])
+
+
+def refusal(judged):
+    assert isinstance(judged, Refused | AddressRefused)
+    return f"{judged.reason}; {judged.remedy}"
+
+
+def allowed(judged):
+    assert isinstance(judged, Allowed), judged
+    return judged
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        ("given", "base"),
+        [
+            ("https://a.example/asap", "https://a.example"),
+            ("https://a.example/x/asap/", "https://a.example/x"),
+            ("https://a.example/asap/stream", "https://a.example"),
+            ("https://a.example:8443/.well-known/asap/manifest.json", "https://a.example:8443"),
+            ("https://a.example/.well-known", "https://a.example"),
+            ("https://u:p@a.example/asap", "https://a.example"),
+            ("https://a.example/health", "https://a.example"),
+            ("https://a.example", None),
+            ("https://a.example/asapx", None),
+            ("https://a.example/asap/x/y", None),
+            ("nonsense", None),
+        ],
+    )
+    def test_the_base_that_was_meant(self, given, base) -> None:
+        assert meant_base(f"{given}/.well-known/asap/manifest.json") == base
+        assert meant_base("https://a.example/asap") is None
+
+    @pytest.mark.parametrize(
+        ("url", "one"),
+        [
+            ("HTTPS://A.Example:443", "https://a.example/"),
+            ("https://a.example:8443/X?Y#z", "https://a.example:8443/X?Y"),
+            ("http://[FE80::1%Eth0]:80/", "http://[fe80::1%Eth0]/"),
+            ("http://A@b", "http://A@b"),
+            ("ftp://A.example", "ftp://a.example/"),
+            ("nonsense", "nonsense"),
+        ],
+    )
+    def test_those_that_differ_in_spelling_are_one(self, url, one) -> None:
+        assert normal(url) == normal(normal(url)) == one
+        assert origin_of(normal(url)) == origin_of(url)
+
+    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"https://{text}"))
+    def test_any_text_has_one_spelling(self, url) -> None:
+        assert normal(normal(url)) == normal(url)
+        assert origin_of(normal(url)) == origin_of(url)
+        assert type(PLAIN.judge(normal(url))) is type(PLAIN.judge(url))
+
+    @pytest.mark.parametrize(
+        ("url", "says"),
+        [
+            ("https://10.0.0.5/", "it is private (RFC 1918); allow it with allow_networks=['10.0.0.0/8']"),
+            (
+                "https://169.254.169.254/latest",
+                "link-local (RFC 3927); allow it with allow_networks=['169.254.0.0/16']",
+            ),
+            ("https://[fd00::5]/", "unique local (RFC 4193); allow it with allow_networks=['fc00::/7']"),
+            ("https://[::ffff:10.0.0.5]/", "private (RFC 1918)"),
+            ("https://[::ffff:127.0.0.1]/", "this machine (RFC 1122 §3.2.1.3); name this machine localhost, or allow"),
+            ("https://[64:ff9b::7f00:1]/", "this machine (RFC 1122 §3.2.1.3)"),
+            ("https://[fec0::1]/", "site-local, given up (RFC 3879)"),
+            ("https://100.64.0.1/", "shared behind a carrier's NAT (RFC 6598)"),
+            ("https://0.0.0.0/", "nothing allows it"),
+            ("https://[ff02::1]/", "multicast (RFC 4291 §2.7); nothing allows it"),
+            ("https://a.example:25/", "port 25 is another service's; allow it with allow_ports=[25]"),
+            # Where it is comes before how: https to there changes nothing.
+            ("http://169.254.169.254/", "it is link-local (RFC 3927); allow it with allow_networks"),
+            ("http://224.0.0.1/", "multicast (RFC 5771); nothing allows it"),
+            ("127.0.0.1:18000", "its scheme is missing; expected http://127.0.0.1:18000, if that's meant"),
+            ("localhost:8000/asap?k=s3cret", "its scheme is missing; expected http://localhost:8000, if that's meant"),
+            ("u:p@Agent.example/x", "its scheme is missing; expected https://Agent.example, if that's meant"),
+            ("[::1]:8000", "its scheme is missing; expected http://[::1]:8000, if that's meant"),
+            (
+                "file:///etc/registry.json",
+                "it's a file's; expected https or http; where a file will do, its path without",
+            ),
+            ("FILE://host/x", "it's a file's"),
+            ("http:/a.example", "it can't be read as a URL; expected one such as https://agent.example"),
+            ("urn:asap:agent:a", "it can't be read as a URL; expected one such as https://agent.example"),
+            ("", "it can't be read as a URL; expected one such as https://agent.example"),
+            ("http://a.example/", "use https, or allow plain http to it with allow_http=['a.example']"),
+        ],
+    )
+    def test_what_is_refused_says_why_and_what_allows_it(self, url, says) -> None:
+        assert says in refusal(PLAIN.judge(url))
+
+    @pytest.mark.parametrize(
+        "host",
+        ["127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.0.0.1.", "1.2.3", "a.0x", "256.1.1.1"],
+    )
+    def test_an_address_in_another_spelling_is_no_host(self, host) -> None:
+        assert "can't be read as a URL" in refusal(EVERYWHERE.judge(f"https://{host}/"))
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://8.8.8.8", "https://[2606:4700::1]", "https://a.example:8443", "http://127.0.0.1:9",
+            "http://LOCALHOST.:80", "http://a.b.localhost", "http://[::1]:25",
+        ],
+    )  # fmt: skip
+    def test_what_needs_no_permission(self, url) -> None:
+        judged = allowed(PLAIN.judge(url))
+        assert judged.host
+        assert judged.host in judged.origin
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://a.example/x y", "https://a.example/x\\y", "https://a.example/" + "x" * 8_000, "https://[1:2]/",
+            "https://[:::]/", "https://[1.2.3.4]:443x/",
+        ],
+    )  # fmt: skip
+    def test_what_readers_of_urls_disagree_about_is_none(self, url) -> None:
+        assert "can't be read as a URL" in refusal(EVERYWHERE.judge(url))
+
+    def test_a_url_of_8000_characters_is_one(self) -> None:
+        allowed(PLAIN.judge("https://a.example/" + "x" * 7_982))
+        assert "can't be read" in refusal(PLAIN.judge("https://a.example/" + "x" * 7_983))
+
+    @pytest.mark.parametrize(("port", "goes"), [(1, False), (79, False), (80, True), (443, True), (1023, False),
+                                                (1024, True), (65_535, True)])  # fmt: skip
+    def test_ports_of_other_services_are_not_asked(self, port, goes) -> None:
+        assert isinstance(PLAIN.judge(f"https://a.example:{port}"), Allowed) is goes
+        allowed(OutboundPolicy(allow_ports=[1, 65_535, port]).judge(f"https://a.example:{port}"))
+        assert "private" in refusal(PLAIN.judge(f"https://10.0.0.1:{port}"))
+
+    def test_each_option_allows_what_it_says(self) -> None:
+        policy = OutboundPolicy(allow_http=["A.lan"], allow_networks=["10.0.0.0/8", "::1"], allow_ports=[81])
+        for url in ("http://a.lan:81", "https://10.0.0.5", "https://a.example:81"):
+            allowed(policy.judge(url))
+        for url in ("http://b.lan", "https://192.168.0.1", "https://a.example:82"):
+            refusal(policy.judge(url))
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"allow_http": "a.example"}, {"allow_networks": "10.0.0.0/8"}, {"allow_networks": ["10.0.0.1/8"]},
+            {"allow_ports": [0]}, {"allow_ports": [65_536]}, {"allow_endpoints": ["a.example"]}, {"redirects": 3},
+            {"redirects": -1},
+        ],
+    )  # fmt: skip
+    def test_an_option_that_cannot_be_meant_is_an_error(self, options) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            OutboundPolicy(**options)
+
+    def test_what_was_announced_on_the_link_needs_no_tls_and_no_network(self) -> None:
+        there = ("192.168.1.9",)
+        found = allowed(PLAIN.judge("http://192.168.1.9:8000/", reach=Zone.INTERNET, announced=there))
+        assert (found.encrypted, found.addresses) == (False, there)
+        assert "credentials" in refusal(PLAIN.judge("http://u:p@192.168.1.9:8000/", announced=there))
+        assert allowed(PLAIN.judge("https://a.example/")).addresses == ()
+
+    @pytest.mark.parametrize(
+        ("url", "near", "goes"),
+        [
+            ("http://localhost:9", Zone.MACHINE, True), ("http://localhost:9", Zone.NETWORK, False),
+            ("http://127.0.0.1:9", Zone.INTERNET, False), ("https://10.0.0.1", Zone.NETWORK, True),
+            ("https://10.0.0.1", Zone.INTERNET, False), ("https://8.8.8.8", Zone.INTERNET, True),
+            ("https://a.example", Zone.INTERNET, True),
+        ],
+    )  # fmt: skip
+    def test_it_leads_no_nearer_than_who_named_it(self, url, near, goes) -> None:
+        judged = EVERYWHERE.judge(url, reach=near)
+        assert isinstance(judged, Allowed) is goes
+        if not goes:
+            assert "allow_endpoints" in refusal(judged)
+            assert refusal(judged).startswith("it is ")
+
+    @given(st.text(), st.sampled_from(Zone))
+    def test_any_text_is_judged(self, text, near) -> None:
+        assert isinstance(PLAIN.judge(text, reach=near), Allowed | Refused)
+        assert isinstance(PLAIN.judge(f"https://{text}/", reach=near), Allowed | Refused)
+        assert isinstance(host_in(authority_of(text) or ""), str)
+
+    @given(
+        st.sampled_from(["ftp", "http", "https"]),
+        st.sampled_from(["a.example", "10.0.0.1", "[::1]", "x y", "127.1"]),
+        st.integers(0, 70_000),
+        st.sampled_from(["", "/p", "//p"]),
+    )
+    def test_no_refusal_shows_credentials(self, scheme, host, port, path) -> None:
+        judged = PLAIN.judge(f"{scheme}://hunter2:hunter3@{host}:{port}{path}?hunter4=1#hunter5")
+        assert isinstance(judged, Refused)
+        assert "hunter" not in str(judged)
+
+    @pytest.mark.parametrize("redirects", [0, 1, 2])
+    def test_no_more_than_two_redirects(self, redirects) -> None:
+        assert OutboundPolicy(redirects=redirects).redirects == redirects
+
+
+class TestManifestsEndpoints:
+    def test_on_the_origin_it_came_from_or_one_that_is_allowed(self) -> None:
+        endpoint = allowed(PLAIN.judge("https://a.example/asap"))
+        assert PLAIN.judge_endpoint(endpoint, came_from="https://a.example:443") is None
+        assert "allow_endpoints=['https://a.example:443']" in refusal(
+            PLAIN.judge_endpoint(endpoint, came_from="https://b.example:443")
+        )
+        policy = OutboundPolicy(allow_endpoints=["https://a.example"])
+        assert policy.judge_endpoint(endpoint, came_from="https://b.example:443") is None
+
+
+class TestRedirects:
+    ASKED = allowed(PLAIN.judge("https://a.example/x?token=hunter2"))
+    TWO = OutboundPolicy(redirects=2)
+
+    def test_are_not_followed_unless_allowed(self) -> None:
+        says = refusal(PLAIN.judge_redirect(self.ASKED, "/y?token=hunter2", followed=0))
+        assert says == (
+            "it redirects to https://a.example:443/y; redirects aren't followed, unless redirects=2 allows it"
+        )
+
+    @pytest.mark.parametrize("location", ["/y", "y", "https://a.example/y", "https://a.example:443/y", "//a.example/y"])
+    def test_are_followed_within_their_origin_where_allowed(self, location) -> None:
+        assert allowed(self.TWO.judge_redirect(self.ASKED, location, followed=1)).url.endswith("/y")
+        assert "no more than 2" in refusal(self.TWO.judge_redirect(self.ASKED, location, followed=2))
+        assert "by a POST" in refusal(self.TWO.judge_redirect(self.ASKED, location, followed=0, method="POST"))
+
+    @pytest.mark.parametrize(
+        ("location", "where"),
+        [
+            ("http://a.example/y", "http://a.example:80/y"),
+            ("https://a.example:8443/y", "https://a.example:8443/y"),
+            ("https://u:hunter2@b.example/y?hunter2", "https://b.example:443/y"),
+            ("http://169.254.169.254/latest", "http://169.254.169.254:80/latest"),
+            ("file:///etc/passwd", "what isn't a web URL"),
+            ("https://[::1", "what isn't a web URL"),
+            ("javascript:hunter2", "what isn't a web URL"),
+        ],
+    )
+    def test_to_elsewhere_are_never_followed_and_say_where(self, location, where) -> None:
+        says = refusal(self.TWO.judge_redirect(self.ASKED, location, followed=0))
+        assert f"it redirects to {where}; redirects aren't followed to another origin" in says
+        assert "hunter2" not in says
+
+    def test_are_where_the_first_was(self) -> None:
+        near = allowed(self.TWO.judge("http://192.168.1.9:8000/x", announced=("192.168.1.9",)))
+        after = allowed(self.TWO.judge_redirect(near, "/y", followed=0))
+        assert (after.url, after.addresses) == ("http://192.168.1.9:8000/y", ("192.168.1.9",))
+
+    def test_with_credentials_are_not_followed(self) -> None:
+        says = refusal(self.TWO.judge_redirect(self.ASKED, "https://u:hunter2@a.example/", followed=0))
+        assert "it carries credentials" in says
+        assert "hunter2" not in says
+
+    def test_a_long_one_is_shown_in_part(self) -> None:
+        judged = PLAIN.judge_redirect(self.ASKED, "/" + "y" * 5000, followed=0)
+        assert len(refusal(judged)) < 400
+
+    @given(st.text())
+    def test_any_location_is_judged(self, location) -> None:
+        judged = self.TWO.judge_redirect(self.ASKED, location, followed=0)
+        assert isinstance(judged, Refused) or judged.origin == self.ASKED.origin
+
+
+ANSWERS = st.sampled_from(
+    ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808", "10.0.0.5", "127.0.0.1", "::1", "fe80::1%eth0", "fd00::1",
+     "0.0.0.0", "::ffff:10.0.0.5", "::ffff:8.8.8.8", "100.64.0.1", "not an address"]
+)  # fmt: skip
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("host", ["localhost", "LocalHost.", "a.b.localhost"])
+    def test_names_of_this_machine_are_asked_of_nobody(self, host) -> None:
+        assert PLAIN.destination(host) == Dial(("127.0.0.1", "::1"))
+        assert PLAIN.choose(host, ("127.0.0.1", "::1"), port=80) == Dial(("127.0.0.1", "::1"))
+
+    def test_literals_neither(self) -> None:
+        assert PLAIN.destination("8.8.8.8") == Dial(("8.8.8.8",))
+        assert PLAIN.destination("a.example") == Lookup("a.example")
+
+    @pytest.mark.parametrize(
+        ("answers", "says"),
+        [
+            (["10.0.0.5"], "a.example resolves to 10.0.0.5, which is private (RFC 1918); allow it with allow_networks"),
+            (["8.8.8.8", "10.0.0.5"], "a.example resolves to 10.0.0.5, which is private"),
+            (["127.0.0.1"], "which is this machine (RFC 1122 §3.2.1.3); name this machine localhost, or allow it with"),
+            (["::1"], "resolves to ::1, which is this machine (RFC 4291 §2.5.3)"),
+            (["::ffff:169.254.169.254"], "resolves to 169.254.169.254, which is link-local"),
+            (["64:ff9b::a00:5"], "resolves to 64:ff9b::a00:5, which is private"),
+            (["hunter2"], "resolves to what isn't an address"),
+        ],
+    )
+    def test_one_bad_answer_refuses_the_name(self, answers, says) -> None:
+        refused = refusal(PLAIN.choose("a.example", answers, port=443))
+        assert says in refused
+        assert "hunter2" not in refused
+
+    @given(st.lists(ANSWERS), st.sampled_from(["a.example", "localhost"]), st.sampled_from(Zone),
+           st.sampled_from([PLAIN, EVERYWHERE, OutboundPolicy(allow_networks=["10.0.0.0/8"])]))  # fmt: skip
+    def test_what_is_connected_to_was_answered_and_may_be(self, answers, host, near, policy) -> None:
+        match policy.choose(host, answers, port=443, reach=near):
+            case Dial(addresses):
+                read: Any = [read_address(address) for address in addresses]
+                assert set(read) <= {read_address(answer) for answer in answers}
+                assert all(zone_of(address) <= near for address in read)
+                options: Any = {"allowed": policy.allow_networks, "this_machine": host == "localhost"}
+                assert all(obstacle(address, **options) is None for address in read)
+                assert len(addresses) == len(set(addresses)) == len(set(map(read_address, answers)))
+            case AddressRefused(reason, remedy):
+                assert reason
+                assert remedy
+
+    def test_no_more_than_eight_are_tried_though_all_are_judged(self) -> None:
+        many = [f"8.8.8.{number}" for number in range(20)]
+        chosen = PLAIN.choose("a.example", many, port=443)
+        assert isinstance(chosen, Dial)
+        assert len(chosen.addresses) == 8
+        assert "10.0.0.1" in refusal(PLAIN.choose("a.example", [*many, "10.0.0.1"], port=443))
+
+    def test_a_name_from_a_stranger_does_not_lead_into_a_network_that_is_allowed(self) -> None:
+        policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
+        assert policy.choose("a.example", ["10.0.0.5"], port=443) == Dial(("10.0.0.5",))
+        says = refusal(policy.choose("a.example", ["10.0.0.5"], port=443, reach=Zone.INTERNET))
+        assert "what names it isn't; allow it with allow_endpoints=['https://a.example:443']" in says
+
+    def test_what_would_allow_it_is_the_origin_that_was_meant(self) -> None:
+        policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
+        says = refusal(policy.choose("a.lan", ["10.0.0.5"], port=80, reach=Zone.INTERNET, scheme="http"))
+        assert "allow it with allow_endpoints=['http://a.lan:80']" in says
+
+    def test_a_literal_says_its_origin(self) -> None:
+        says = refusal(PLAIN.choose("fd00::1", ["fd00::1"], port=8443, reach=Zone.INTERNET))
+        assert "allow_endpoints=['https://[fd00::1]:8443']" in says
+
+
+REGISTRIES = {
+    "registry.json": Zone.MACHINE, "http://127.0.0.1/r.json": Zone.MACHINE, "http://localhost/r.json": Zone.MACHINE,
+    "https://10.0.0.1/r.json": Zone.NETWORK, "https://[fd00::1]/r.json": Zone.NETWORK,
+    "https://8.8.8.8/r.json": Zone.INTERNET, "https://r.example/r.json": Zone.INTERNET, "https://": Zone.INTERNET,
+}  # fmt: skip
+
+
+class TestWhoNamedIt:
+    @pytest.mark.parametrize(("source", "zone"), REGISTRIES.items())
+    def test_a_document_is_as_near_as_its_server(self, source, zone) -> None:
+        assert Provenance().zone_of(source) is zone
+
+    def test_a_name_is_as_near_as_the_furthest_it_was_connected_to(self) -> None:
+        known = Provenance()
+        known.connected("r.example:443", "10.0.0.5")
+        assert known.zone_of("https://r.example/r.json") is Zone.NETWORK
+        known.connected("r.example:443", "8.8.8.8")
+        known.connected("r.example:443", "10.0.0.5")
+        assert known.zone_of("https://r.example/r.json") is Zone.INTERNET
+        known.connected("s.example:443", "not an address")
+        assert known.zone_of("https://s.example") is Zone.INTERNET
+
+    def test_of_two_documents_the_nearer_counts(self) -> None:
+        for sources in (["https://10.0.0.1/r", "https://8.8.8.8/r"], ["https://8.8.8.8/r", "https://10.0.0.1/r"]):
+            known = Provenance()
+            for source in sources:
+                known.learn("https://a.example/", source=source)
+            assert known.reach("a.example:443") is Zone.NETWORK
+
+    def test_what_has_no_host_is_nobodys(self) -> None:
+        known = Provenance()
+        known.name("nonsense")
+        known.learn("nonsense", source="https://r.example/")
+        assert known.reach("") is Zone.MACHINE
+        assert not known._learned
+
+    def test_the_latest_are_remembered(self, small: None) -> None:
+        table: dict[str, int] = {}
+        for name in "abcad":
+            remember(table, name, 1)
+        assert list(table) == ["c", "a", "d"]
+
+    def test_what_the_caller_named_is_open_to_no_document(self) -> None:
+        known = Provenance(frozenset({"192.168.1.9:8000"}))
+        known.name("http://localhost:8000/")
+        assert known.reach("localhost:8000") is Zone.MACHINE
+        assert known.reach_from("https://r.example/", "http://localhost:8000/x") is Zone.INTERNET
+        near = zone_of(ip_address("192.168.1.3"))
+        assert known.reach_from("https://192.168.1.3/", "http://localhost:8000/x") is near
+        assert known.reach_from("registry.json", "http://localhost:8000/x") is Zone.MACHINE
+        assert known.reach_from("https://r.example/", "http://192.168.1.9:8000/x") is Zone.MACHINE
+
+    def test_the_caller_may_name_what_somebody_else_named_before(self) -> None:
+        known = Provenance(frozenset({"c.example:443"}))
+        for host in ("a", "c"):
+            known.learn(f"https://{host}.example/", source="https://r.example/r.json")
+        assert known.reach("a.example:443") is Zone.INTERNET
+        assert known.reach("c.example:443") is Zone.MACHINE
+        known.name("https://a.example/")
+        known.learn("https://a.example/", source="https://r.example/r.json")
+        assert known.reach("a.example:443") is Zone.MACHINE
+
+
+class TestUrlsOfStrangers:
+    """What a peer gives us to post to, or to fetch for a challenge: the internet, whatever is allowed to the caller."""
+
+    @pytest.mark.parametrize(
+        "address",
+        ["10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "192.168.0.1", "224.0.0.1", "240.0.0.1", "0.0.0.0",
+         "::1", "fe80::1", "fec0::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"],
+    )  # fmt: skip
+    def test_lead_nowhere_near_as_literal_or_as_name(self, address) -> None:
+        policy = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"], allow_http=["a.example"])
+        host = f"[{address}]" if ":" in address else address
+        assert refusal(policy.judge(f"https://{host}/", reach=Zone.INTERNET))
+        assert refusal(policy.choose("a.example", ["8.8.8.8", address], port=443, reach=Zone.INTERNET))
+
+    def test_all_are_strangers_where_that_is_said(self) -> None:
+        known = Provenance(unknown=Zone.INTERNET)
+        assert known.reach("a.example:443") is Zone.INTERNET
+        known.name("https://a.example/")
+        assert known.reach("a.example:443") is Zone.MACHINE
+
+
+HOSTS = st.sampled_from([f"{letter}.example" for letter in "abcdefgh"])
+SOURCES = st.sampled_from(sorted(REGISTRIES))
+
+
+class NamingMachine(RuleBasedStateMachine):
+    """Provenance with tables of three beside a model that forgets nothing: it never lets anything be nearer."""
+
+    make = Provenance
+
+    @initialize()
+    def begin(self) -> None:
+        self.real = self.make()
+        self.named: set[str] = set()
+        self.learned: dict[str, Zone] = {}
+
+    @rule(host=HOSTS)
+    def name(self, host) -> None:
+        self.real.name(f"https://{host}/")
+        self.named.add(f"{host}:443")
+
+    @rule(host=HOSTS, source=SOURCES)
+    def learn(self, host, source) -> None:
+        self.real.learn(f"https://{host}/", source=source)
+        if REGISTRIES[source] is not Zone.MACHINE:
+            zones = (REGISTRIES[source], self.learned.get(f"{host}:443", Zone.INTERNET))
+            self.learned[f"{host}:443"] = max(zones)
+
+    @invariant()
+    def nothing_is_nearer_than_who_named_it(self) -> None:
+        for letter in "abcdefgh":
+            authority = f"{letter}.example:443"
+            if authority not in self.named:
+                assert self.real.reach(authority) <= self.learned.get(authority, Zone.MACHINE)
+
+    @invariant()
+    def what_is_not_forgotten_is_as_it_was_said(self) -> None:
+        if max(len(self.named), len(self.learned)) <= 3:
+            for letter in "abcdefgh":
+                authority = f"{letter}.example:443"
+                said = Zone.MACHINE if authority in self.named else self.learned.get(authority, Zone.MACHINE)
+                assert self.real.reach(authority) is said
+
+    @invariant()
+    def tables_are_bounded(self) -> None:
+        assert len(self.real._named) <= 3
+        assert len(self.real._learned) <= 3
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    monkeypatch.setattr(provenance, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(provenance, "_MAX_LEARNED", 3)
+
+
+@pytest.mark.usefixtures("small")
+def test_nothing_is_nearer_than_who_named_it() -> None:
+    run_state_machine_as_test(NamingMachine)
+
+
+class ForgetsOpenly(Provenance):
+    """Forgets what it learned as if nobody had said it."""
+
+    def learn(self, url, *, source) -> None:
+        super().learn(url, source=source)
+        self._unknown = Zone.MACHINE
+
+
+class TakesTheLatest(Provenance):
+    """Takes a document's word over a nearer document's absence."""
+
+    def learn(self, url, *, source) -> None:
+        if source != "https://r.example/r.json":
+            super().learn(url, source=source)
+
+
+class ForgetsNothing(Provenance):
+    def name(self, url) -> None:
+        self._named[str(authority_of(url))] = None
+
+
+class TakesTheFurthest(Provenance):
+    """Lets a document further away take back what a nearer one said."""
+
+    def learn(self, url, *, source) -> None:
+        self._learned.pop(str(authority_of(url)), None)
+        super().learn(url, source=source)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing, TakesTheFurthest])
+def test_a_broken_one_is_caught(broken) -> None:
+    class Machine(NamingMachine):
+        make = broken
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=500, stateful_step_count=20, database=None, print_blob=False, phases=[Phase.generate]
+            ),
+        )
+
+
+def test_what_is_shown_is_what_is_known() -> None:
+    assert without_credentials("https://u:p@a.example/x?y#z") == "https://a.example:443/x"

@@ -1,0 +1,104 @@
+"""URLs that an agent publishes of itself: absolute if they're written here, read as they come from peers."""
+
+import json
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from asap_core import Agent, Capabilities, Endpoints, Manifest, read_manifest
+from asap_core.server.published import host_of, leads_elsewhere
+from asap_core.server.wellknown import publish
+from asap_core.wire.codec import to_json
+from asap_core.wire.registry_entry import make_entry
+
+
+def manifest(endpoints):
+    named: Any = {"id": "urn:asap:agent:a", "name": "A", "version": "1.0.0", "description": ""}
+    return Manifest(**named, capabilities=Capabilities(), endpoints=endpoints)
+
+
+WRONG = [
+    "/asap",
+    "asap",
+    "",
+    "//a.example/asap",
+    "a.example/asap",
+    "localhost:8000/asap",
+    "http:///asap",
+    "http:/asap",
+    "http://a.example:x/asap",
+    "http://a.example:99999/asap",
+    "http://[::1/asap",
+    "ftp://a.example/asap",
+]
+
+
+class TestWritten:
+    @pytest.mark.parametrize("url", WRONG)
+    def test_a_url_that_leads_nowhere_is_refused(self, url) -> None:
+        with pytest.raises(
+            ValueError, match=r"endpoints\.asap: expected an absolute URL such as https://agent\.example/asap"
+        ):
+            Endpoints(asap=url)
+        with pytest.raises(ValueError, match=r"endpoints\.events: expected an absolute URL such as wss://"):
+            Endpoints(asap="https://a.example/asap", events=url)
+        with pytest.raises(ValueError, match="expected absolute URLs"):
+            make_entry(manifest(Endpoints(asap="https://a.example/asap")), {"http": url})
+        with pytest.raises(ValueError, match="expected absolute URLs"):
+            make_entry(manifest(Endpoints(asap="https://a.example/asap")), {"manifest": url})
+
+    @pytest.mark.parametrize("url", ["http://a", "HTTPS://A.example:8443/x/asap", "http://[fe80::1%25eth0]:8000/asap"])
+    def test_others_are_not(self, url) -> None:
+        assert Endpoints(asap=url, events="wss://a.example/events").asap == url
+        assert make_entry(manifest(Endpoints(asap=url)), {"http": url, "other": "/x"}).endpoints["http"] == url
+
+
+class TestReceived:
+    @pytest.mark.parametrize("url", WRONG)
+    def test_whatever_a_peer_has_there_is_read(self, url) -> None:
+        document = to_json(manifest(Endpoints(asap="https://a.example/asap")))
+        document["endpoints"] |= {"asap": url, "events": url, "later": 1}
+        found = read_manifest(json.dumps(document).encode())
+        assert (found.endpoints.asap, found.endpoints.events, found.endpoints.extra) == (url, url, {"later": 1})
+        assert json.loads(publish(found))["endpoints"] == document["endpoints"]
+        with pytest.raises(ValueError, match=r"endpoints\.asap"):
+            Agent(found)  # an agent that nobody can call
+
+    def test_it_is_what_it_would_be_if_it_was_written(self) -> None:
+        own = manifest(Endpoints(asap="https://a.example/asap", events="wss://a.example/e"))
+        found = read_manifest(json.dumps(to_json(own)).encode())
+        assert found == own
+        assert hash(found.endpoints.asap) == hash(own.endpoints.asap)
+        assert evolve(found.endpoints, events=None) == evolve(own.endpoints, events=None)
+
+    @pytest.mark.parametrize("endpoints", [{}, {"asap": 5}, {"asap": None}, [], None])
+    def test_but_it_is_there_and_text(self, endpoints) -> None:
+        document = to_json(manifest(Endpoints(asap="https://a.example/asap"))) | {"endpoints": endpoints}
+        with pytest.raises(ValueError, match=r"\$\.endpoints(\.asap)?: expected"):
+            read_manifest(json.dumps(document).encode())
+
+
+class TestWhereItLeads:
+    @pytest.mark.parametrize(
+        ("url", "place", "elsewhere"),
+        [
+            ("http://a:8000/asap", {"port": 8000}, False),
+            ("http://a:8000/asap", {"port": 8001}, True),
+            ("http://a/asap", {"port": 80}, False),
+            ("https://a/asap", {"port": 443}, False),
+            ("https://a/asap", {"port": 80}, True),
+            ("https://a:8000/asap", {"port": 8000}, False),
+            ("https://a:8000/asap", {"port": 8000, "scheme": "http"}, True),
+            ("https://a:8000/asap", {"port": 8000, "scheme": "https"}, False),
+            ("http://a:8000/asap/", {"port": 8000, "path": "/asap"}, False),
+            ("http://a:8000/", {"port": 8000, "path": "/asap"}, True),
+            ("http://a:8000/x/asap?y", {"port": 8000, "path": "/asap"}, True),
+            ("http://a:8000/x/asap", {"port": 8000}, False),
+        ],
+    )
+    def test_port_scheme_and_path_say(self, url, place, elsewhere) -> None:
+        assert leads_elsewhere(url, **place) is elsewhere
+
+    def test_the_host_is_named_without_brackets(self) -> None:
+        assert [host_of("http://[::1]:80/"), host_of("http://A.example"), host_of("x")] == ["::1", "a.example", ""]
