@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     )
     from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
     from asap_core.errors import (
-        KINDS as KINDS,
         AgentChanged as AgentChanged,
         AsapError as AsapError,
         BadReply as BadReply,
@@ -29,13 +28,11 @@ if TYPE_CHECKING:
         BadStore as BadStore,
         InvalidDocument as InvalidDocument,
         InvalidTransition as InvalidTransition,
-        Kind as Kind,
         MdnsUnavailable as MdnsUnavailable,
         NotAllowed as NotAllowed,
         NoToken as NoToken,
         NotResolved as NotResolved,
         Problem as Problem,
-        Refusal as Refusal,
         RemoteError as RemoteError,
         TimedOut as TimedOut,
         Unreachable as Unreachable,
@@ -47,6 +44,7 @@ if TYPE_CHECKING:
     from asap_core.http.head import HeadReader as HeadReader
     from asap_core.http.messages import Request as Request, Response as Response
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
+    from asap_core.refusals import KINDS as KINDS, Kind as Kind, Refusal as Refusal
     from asap_core.server.agent import Agent as Agent
     from asap_core.server.call import (
         Admit as Admit,
@@ -109,10 +107,10 @@ _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
     "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
     "asap_core.errors": (
-        "KINDS AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition Kind "
-        "MdnsUnavailable NoToken NotAllowed NotResolved Problem Refusal RemoteError TimedOut Unreachable Unsuitable "
-        "Unverified WrongAgent"
+        "AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition MdnsUnavailable NoToken "
+        "NotAllowed NotResolved Problem RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
     ),
+    "asap_core.refusals": "KINDS Kind Refusal",
     "asap_core.http.messages": "Request Response",
     "asap_core.wire.envelope": "Envelope",
     "asap_core.wire.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import asap_core
-from asap_core.errors import KINDS
+from asap_core.refusals import KINDS
 
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {
@@ -27,7 +27,6 @@ FACES = {
 }  # fmt: skip
 # Over 400 lines, with the reason.
 LONG = {
-    "asap_core/errors.py": "one table, and the exceptions beside it",
     "asap_core/server/call.py": "one machine; its states, their moves and its answers belong together",
     "asap_core/server/exchange.py": "one machine; its order of checks reads from top to bottom",
 }

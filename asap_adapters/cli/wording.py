@@ -4,11 +4,6 @@ import re
 from typing import Final
 
 from asap_core.errors import (
-    AUTHENTICATION_REQUIRED,
-    HANDLER_NOT_FOUND,
-    KINDS,
-    REPLAYED,
-    SENDER_MISMATCH,
     BadReply,
     InvalidDocument,
     NotAllowed,
@@ -17,6 +12,7 @@ from asap_core.errors import (
     Unreachable,
     remote_problem,
 )
+from asap_core.refusals import AUTHENTICATION_REQUIRED, HANDLER_NOT_FOUND, KINDS, REPLAYED, SENDER_MISMATCH
 
 # What the library tells its callers to write, and what does the same here.
 _OPTIONS: Final = (

@@ -16,7 +16,7 @@ from asap_adapters.server.callables import expect_handlers, is_async
 from asap_adapters.server.guard import cancels, forget_cancels, parted, passes, report
 from asap_core.arguments import expect_whole
 from asap_core.auth.principal import Principal
-from asap_core.errors import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
+from asap_core.refusals import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
 from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, Dispatch, Record
 from asap_core.wire.answers import Replied, fields_of

@@ -21,7 +21,8 @@ from attrs import evolve, field, frozen
 
 from asap_core.admission.idempotency import Kept
 from asap_core.clock import WallTime
-from asap_core.errors import KINDS, BadState, Refusal
+from asap_core.errors import BadState
+from asap_core.refusals import KINDS, Refusal
 from asap_core.wire.answers import Replied
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 

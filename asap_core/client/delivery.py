@@ -5,7 +5,8 @@ from typing import Final, assert_never
 
 from attrs import field, frozen, validators
 
-from asap_core.errors import GATEWAY, TIMESTAMP, BadReply, NoToken, RemoteError, Unreachable
+from asap_core.errors import GATEWAY, BadReply, NoToken, RemoteError, Unreachable
+from asap_core.refusals import TIMESTAMP
 from asap_core.wire.rules import integer, number
 
 

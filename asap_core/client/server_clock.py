@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Final
 
 from asap_core.clock import Instant, WallTime
-from asap_core.errors import TIMESTAMP, RemoteError
+from asap_core.errors import RemoteError
 from asap_core.net.outbound import Allowed
 from asap_core.net.urls import is_loopback
+from asap_core.refusals import TIMESTAMP
 from asap_core.wire.rules import parse_timestamp
 
 # Servers remembered, some 200 bytes each; past it the oldest is forgotten, and learned again when it refuses.

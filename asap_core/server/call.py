@@ -37,7 +37,9 @@ from asap_core.admission.policy import NoncePolicy
 from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth.principal import Authenticated, Principal
 from asap_core.clock import Instant, WallTime
-from asap_core.errors import (
+from asap_core.errors import InvalidDocument, Problem
+from asap_core.interrupts import is_interrupt
+from asap_core.refusals import (
     ANSWER_GONE,
     HANDLER_FAILED,
     KEY_MISMATCH,
@@ -50,11 +52,8 @@ from asap_core.errors import (
     STILL_RUNNING,
     TIMESTAMP,
     UNAVAILABLE,
-    InvalidDocument,
-    Problem,
     Refusal,
 )
-from asap_core.interrupts import is_interrupt
 from asap_core.server.call_run import CallRun
 from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What

@@ -8,7 +8,7 @@ from asap_core.admission.admission import Reservation
 from asap_core.admission.ratelimit import peer_key
 from asap_core.auth.principal import Authenticated, Principal
 from asap_core.clock import Instant, WallTime
-from asap_core.errors import Kind
+from asap_core.refusals import Kind
 from asap_core.server.events import What
 from asap_core.server.serving import Serving
 from asap_core.wire.envelope import Envelope

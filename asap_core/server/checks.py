@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from asap_core.auth.principal import Authenticated, insufficient_scope, sender_rule
 from asap_core.clock import WallTime
-from asap_core.errors import (
+from asap_core.errors import InvalidDocument, Problem
+from asap_core.refusals import (
     HANDLER_NOT_FOUND,
     INSUFFICIENT_SCOPE,
     MALFORMED_ENVELOPE,
@@ -16,8 +17,6 @@ from asap_core.errors import (
     SENDER_MISMATCH,
     TIMESTAMP,
     VERSION_INCOMPATIBLE,
-    InvalidDocument,
-    Problem,
     Refusal,
 )
 from asap_core.server.call_run import CallRun

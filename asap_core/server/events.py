@@ -10,7 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_core.errors import (
+from asap_core.refusals import (
     ANSWER_GONE,
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,

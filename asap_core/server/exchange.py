@@ -47,7 +47,23 @@ from asap_core.auth.principal import (
     read_credential,
 )
 from asap_core.clock import Instant, WallTime
-from asap_core.errors import (
+from asap_core.errors import Problem
+from asap_core.http.fields import members
+from asap_core.http.head import BadHead, judge
+from asap_core.http.messages import (
+    BadCoding,
+    Body,
+    BodyTooLarge,
+    Headers,
+    Request,
+    Response,
+    collect,
+    header_values,
+    json_response,
+)
+from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
+from asap_core.net.proxies import caller_of
+from asap_core.refusals import (
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,
     BUSY,
@@ -64,24 +80,8 @@ from asap_core.errors import (
     UNAVAILABLE,
     VERSION_INCOMPATIBLE,
     Kind,
-    Problem,
     Refusal,
 )
-from asap_core.http.fields import members
-from asap_core.http.head import BadHead, judge
-from asap_core.http.messages import (
-    BadCoding,
-    Body,
-    BodyTooLarge,
-    Headers,
-    Request,
-    Response,
-    collect,
-    header_values,
-    json_response,
-)
-from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
-from asap_core.net.proxies import caller_of
 from asap_core.server.call import (
     Answered,
     CallState,

@@ -13,10 +13,10 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Left, Limited, Limiter
 from asap_core.auth.principal import Authenticated, Principal, ProofOffer
 from asap_core.clock import Instant, WallTime
-from asap_core.errors import Kind
 from asap_core.http.messages import Codings, Response
 from asap_core.http.pages import Pages
 from asap_core.interrupts import is_interrupt
+from asap_core.refusals import Kind
 from asap_core.server.events import Decision, Observer, What
 from asap_core.server.metrics import CONTENT_TYPE, Counters
 from asap_core.server.outgoing import OutgoingAnswers

@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import evolve, fields, frozen, has
 
 from asap_core.clock import WallTime
-from asap_core.errors import Refusal
+from asap_core.refusals import Refusal
 from asap_core.wire.codec import encode_envelope, to_json
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json

@@ -5,13 +5,13 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from asap_core.errors import (
+from asap_core.errors import Problem
+from asap_core.refusals import (
     INVALID_REQUEST,
     MALFORMED_ENVELOPE,
     METHOD_NOT_FOUND,
     RATE_LIMITED,
     VERSION_INCOMPATIBLE,
-    Problem,
     Refusal,
 )
 

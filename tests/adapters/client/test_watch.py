@@ -11,7 +11,7 @@ from asap_adapters.server.decision_log import log_decision
 from asap_adapters.testing import in_process
 from asap_core import parse_limits
 from asap_core.client.delivery import RetryPolicy
-from asap_core.errors import TIMESTAMP
+from asap_core.refusals import TIMESTAMP
 from asap_core.server.events import Decision, What
 from asap_core.server.metrics import Counters
 

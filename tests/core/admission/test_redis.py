@@ -25,7 +25,8 @@ from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTL
 from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.admission.state_file import outcome_to_json
 from asap_core.clock import WallTime
-from asap_core.errors import HANDLER_FAILED, BadStore, Refusal
+from asap_core.errors import BadStore
+from asap_core.refusals import HANDLER_FAILED, Refusal
 from asap_core.wire.answers import Replied
 from asap_core.wire.json import write_json
 

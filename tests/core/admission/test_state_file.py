@@ -13,7 +13,8 @@ from asap_core.admission.idempotency import IdempotencyTable, Kept
 from asap_core.admission.journal import Ledger
 from asap_core.admission.replay import Floored
 from asap_core.admission.state_file import Found, Identity, read_state
-from asap_core.errors import HANDLER_FAILED, BadState
+from asap_core.errors import BadState
+from asap_core.refusals import HANDLER_FAILED
 
 WHO = Identity("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
 REPLIED = Replied("task.response", {"task_id": "t", "status": "completed"})

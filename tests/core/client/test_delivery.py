@@ -15,8 +15,9 @@ from asap_core.client.delivery import (
     next_step,
 )
 from asap_core.client.server_clock import ServerTimes, read_server_time, told_time
-from asap_core.errors import TIMESTAMP, BadReply, NoToken, RemoteError, TimedOut, Unreachable
+from asap_core.errors import BadReply, NoToken, RemoteError, TimedOut, Unreachable
 from asap_core.net.outbound import Allowed
+from asap_core.refusals import TIMESTAMP
 
 POLICY = RetryPolicy()
 

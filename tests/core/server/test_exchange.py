@@ -44,7 +44,7 @@ from asap_core.admission import admission
 from asap_core.admission.ratelimit import Left, Limiter
 from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.clock import WallTime
-from asap_core.errors import BUSY, HANDLER_FAILED, KINDS
+from asap_core.refusals import BUSY, HANDLER_FAILED, KINDS
 from asap_core.server.call import abandon_call
 from asap_core.server.call_run import IllegalMove
 from asap_core.server.events import WHAT_OF, Decision, What
@@ -1614,7 +1614,7 @@ class TestDecisions:
         assert told == []
 
     def test_every_refusal_before_the_handler_has_its_word(self) -> None:
-        after = {"asap:rpc/internal_error", "asap:transport/timeout", "asap:task/failed",
+        after = {"asap:rpc/internal_error", "asap:transport/timeout",
                  "asap:transport/thread_pool_exhausted", "asap:protocol/invalid_timestamp"}  # fmt: skip
         assert {kind.taxonomy for kind in KINDS} - set(WHAT_OF) <= after
 

@@ -34,7 +34,7 @@ from asap_core import (
 )
 from asap_core.admission.idempotency import Kept
 from asap_core.admission.state_file import Identity, identity, read_state, snapshot, state_file
-from asap_core.errors import HANDLER_FAILED, HANDLER_TIMEOUT
+from asap_core.refusals import HANDLER_FAILED, HANDLER_TIMEOUT
 from asap_core.server.call import broken_call
 from asap_core.wire.codec import to_json
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json

@@ -24,13 +24,11 @@ from asap_core.auth.principal import (
 from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
 from asap_core.errors import (
-    KINDS,
     BadReply,
     InvalidTransition,
     NotAllowed,
     NoToken,
     Problem,
-    Refusal,
     RemoteError,
     TimedOut,
     Unreachable,
@@ -40,6 +38,7 @@ from asap_core.http.head import BadHead, Head, HeadReader, path_of
 from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
 from asap_core.net.outbound import Allowed, Refused, judge_url
 from asap_core.net.urls import is_loopback, origin_of, without_credentials
+from asap_core.refusals import KINDS, Refusal
 from asap_core.testing import envelopes, json_values, manifests
 from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope
 from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
