@@ -8,7 +8,7 @@ from typing import Any, Final
 import anyio
 from coredis.connection import BaseConnection
 
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.entropy import new_id
 from asap_adapters.stores.redis import RedisStore
 from asap_core.admission.admission import Admitted, Question

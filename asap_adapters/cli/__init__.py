@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from asap_adapters.cli import bench, demo, find, keys, resolve, send, serve, token
+from asap_adapters.cli import bench, demo, discover, keys, resolve, send, serve, token
 from asap_adapters.cli.options import EXIT_INTERRUPTED, EXIT_USAGE, Parser
 from asap_adapters.cli.output import UserError, complain, write_anything
 from asap_adapters.cli.wording import in_words, unwrapped
@@ -25,7 +25,7 @@ def parser() -> Parser:
     root = Parser(prog="asap", description=_DESCRIPTION)
     root.add_argument("--version", action="version", version=f"asap-sansio {version('asap-sansio')}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (serve, find, resolve, send, token, keys, demo, bench):
+    for module in (serve, discover, resolve, send, token, keys, demo, bench):
         module.add_commands(commands)
     return root
 

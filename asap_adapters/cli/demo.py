@@ -16,9 +16,9 @@ from typing import Any, Final
 import anyio
 from attrs import define, evolve, field
 
+from asap_adapters.cli.echo_agent import echo, echo_manifest
 from asap_adapters.cli.options import add_backend
 from asap_adapters.cli.output import say
-from asap_adapters.cli.served import echo, echo_manifest
 from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.clock import LoopClock

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from asap_adapters.cli.credentials import add_client, client_of
+from asap_adapters.cli.oauth_client import add_client, client_of
 from asap_adapters.cli.output import UserError
 from asap_core.auth.claims import ByClaim, BySubject
 from asap_core.auth.introspected import IntrospectionPolicy

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from asap_adapters.cli.credentials import add_credential_options, credentials_of
+from asap_adapters.cli.oauth_client import add_credential_options, credentials_of
 from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, reach, token, urn
 from asap_adapters.cli.output import UserError, json_text, print_json, say
 from asap_adapters.client.agent_client import AgentClient

@@ -16,21 +16,19 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
-from asap_adapters.cli.introspect import add_introspect
-from asap_adapters.cli.oidc import add_oidc, authenticator, policy_of
-from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, redis_url, urn, whole_number
-from asap_adapters.cli.output import UserError, complain, say
-from asap_adapters.cli.served import (
-    ECHO_ID,
-    Served,
-    echo,
-    echo_manifest,
-    fitted,
+from asap_adapters.cli.agent_loading import (
+    LoadedAgent,
+    adapt_agent,
     import_agent,
     manifest_of_file,
     reachable_at,
     with_auth,
 )
+from asap_adapters.cli.caller_tokens import add_oidc, authenticator, policy_of
+from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
+from asap_adapters.cli.introspect import add_introspect
+from asap_adapters.cli.options import EXIT_INTERRUPTED, add_backend, body_size, port, redis_url, urn, whole_number
+from asap_adapters.cli.output import UserError, complain, say
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.entropy import new_secret
@@ -180,7 +178,7 @@ async def _serve(arguments: argparse.Namespace) -> int:
 
 
 async def _run(
-    arguments: argparse.Namespace, served: Served, authenticate: Authenticator | None, reach: _Reach
+    arguments: argparse.Namespace, served: LoadedAgent, authenticate: Authenticator | None, reach: _Reach
 ) -> None:
     stop = anyio.Event()
 
@@ -324,10 +322,10 @@ async def _listen(arguments: argparse.Namespace) -> Bound:
         raise UserError(f"can't listen on {arguments.host}, port {arguments.port}: {error.strerror or error}") from None
 
 
-def _made(arguments: argparse.Namespace, reach: _Reach, imported: Served | None, *, auth: bool) -> Served:
+def _made(arguments: argparse.Namespace, reach: _Reach, imported: LoadedAgent | None, *, auth: bool) -> LoadedAgent:
     if imported is not None:
         policy = _policy(arguments, imported.agent.policy)
-        agent = fitted(imported.agent, base_url=reach.base_url, public=reach.public, auth=auth, policy=policy)
+        agent = adapt_agent(imported.agent, base_url=reach.base_url, public=reach.public, auth=auth, policy=policy)
         return evolve(imported, agent=_checked(agent, auth=auth))
     if arguments.manifest is None:
         manifest = echo_manifest(arguments.id or ECHO_ID, reach.base_url)
@@ -335,7 +333,7 @@ def _made(arguments: argparse.Namespace, reach: _Reach, imported: Served | None,
         manifest = manifest_of_file(arguments.manifest)
         manifest = reachable_at(evolve(manifest, id=arguments.id or manifest.id), reach.base_url)
     agent = Agent(with_auth(manifest) if auth else manifest, policy=_policy(arguments, Policy()))
-    return Served(_checked(agent, auth=auth), dict.fromkeys(manifest.skill_ids, echo), {})
+    return LoadedAgent(_checked(agent, auth=auth), dict.fromkeys(manifest.skill_ids, echo), {})
 
 
 def _checked(agent: Agent, *, auth: bool) -> Agent:

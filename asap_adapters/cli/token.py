@@ -4,7 +4,7 @@ import argparse
 from typing import Any, Final
 
 from asap_adapters.auth.client_credentials import TokenSource
-from asap_adapters.cli.credentials import add_credential_options, credentials_of
+from asap_adapters.cli.oauth_client import add_credential_options, credentials_of
 from asap_adapters.cli.options import add_client_options, reach
 from asap_adapters.cli.output import print_json, say
 from asap_adapters.clock import LoopClock

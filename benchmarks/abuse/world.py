@@ -33,7 +33,7 @@ SETTLED = 1_000_000
 """As few bytes less after a second."""
 
 MODULE = """
-from asap_adapters.cli.served import echo, echo_manifest
+from asap_adapters.cli.echo_agent import echo, echo_manifest
 from asap_core import Agent, Policy, StartPolicy
 agent = Agent(echo_manifest({agent!r}, "http://127.0.0.1:1"), policy=Policy(peer_limits={limits!r}, **{policy!r}))
 handlers = {{"echo": echo}}

@@ -17,7 +17,7 @@ import anyio
 from attrs import field, frozen
 
 from asap_adapters import AgentClient, serve
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_core import Agent, Envelope, encode_envelope
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientSecret

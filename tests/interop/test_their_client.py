@@ -5,7 +5,7 @@ import threading
 import anyio
 import pytest
 
-from asap_adapters.cli.served import echo, echo_manifest
+from asap_adapters.cli.echo_agent import echo, echo_manifest
 from asap_adapters.server.listener import listen, serve
 from asap_core import Agent, Policy, TokenTable
 

@@ -7,7 +7,7 @@ from functools import partial
 import anyio
 
 from asap_adapters import serve
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_core import Agent, Policy
 
 __all__ = ["SKEW"]

@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient, serve
-from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient, BadReply, TimedOut, Unreachable
-from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.server.wellknown import publish

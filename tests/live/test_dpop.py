@@ -13,7 +13,7 @@ import pytest
 from asap_adapters import serve
 from asap_adapters.auth.dpop import DpopKey
 from asap_adapters.auth.jwt import Tokens
-from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen, url_of
 from asap_core import Agent, Policy
 from asap_core.auth.claims import ByClaim, TokenPolicy

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from asap_adapters import AgentClient, RemoteError, TaskFailed, serve
-from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
 from asap_core.client.delivery import RetryPolicy
@@ -164,7 +164,7 @@ SCRIPT = """
 import sys, time
 import anyio
 from asap_adapters import serve
-from asap_adapters.cli.served import ECHO_ID, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_core import Agent, Policy, StartPolicy
 
 async def waiting(request, context):

@@ -9,7 +9,7 @@ import pytest
 
 from asap_adapters import AgentClient, AsapError, BadReply, RemoteError, serve
 from asap_adapters.auth.introspection import Introspection, IntrospectionUnavailable
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy
 from asap_core.auth.claims import BySubject

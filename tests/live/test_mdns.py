@@ -21,7 +21,7 @@ from zeroconf import _dns
 from zeroconf._protocol.outgoing import DNSOutgoing
 
 from asap_adapters import AgentClient
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.mdns import browsing, multicast
 from asap_adapters.mdns.local_network import Advertiser, Browser, browse
 from asap_core import NotResolved
@@ -542,7 +542,7 @@ async def test_somebody_else_under_an_announced_name_is_not_taken() -> None:
 
 SLOW = """
 import anyio
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_core import Agent
 agent = Agent(echo_manifest("urn:asap:agent:slow", "http://127.0.0.1:1"))
 async def echo(request, context):

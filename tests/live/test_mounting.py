@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from asap_adapters import AgentClient, AsgiApp, BadState
-from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import bind_agent
 from asap_core import Agent, Policy
 

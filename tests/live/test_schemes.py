@@ -10,7 +10,7 @@ import pytest
 from anyio.streams.tls import TLSStream
 
 from asap_adapters import AgentClient, Unreachable, serve
-from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.client.delivery import RetryPolicy

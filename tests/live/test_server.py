@@ -18,7 +18,7 @@ import anyio.to_thread
 import pytest
 
 from asap_adapters import AgentClient, RemoteError, serve
-from asap_adapters.cli.served import ECHO_ID, echo, echo_manifest
+from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import Bound, listen
 from asap_core import Agent, Capabilities, Envelope, Policy, Skill, StartPolicy, encode_envelope
 from asap_core.client.delivery import RetryPolicy

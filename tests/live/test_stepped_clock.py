@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 MODULE = """
-from asap_adapters.cli.served import echo_manifest
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_core import Agent, Policy
 agent = Agent(echo_manifest("urn:asap:agent:echo-agent", "http://127.0.0.1:1"), policy=Policy(**{policy!r}))
 runs = 0

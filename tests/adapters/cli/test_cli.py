@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from asap_adapters.cli import main
+from asap_adapters.cli.agent_loading import adapt_agent, import_agent
+from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.cli.options import token
 from asap_adapters.cli.output import card, json_text, table, visible
-from asap_adapters.cli.served import echo_manifest, fitted, import_agent
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.wording import in_words
 from asap_core import Agent, Credential, NoncePolicy, Policy, to_json
@@ -267,7 +268,7 @@ class TestTokens:
 class TestAnImportedAgent:
     def fit(self, agent, **changes):
         options = {"base_url": BASE, "public": False, "auth": False, "policy": agent.policy}
-        return fitted(agent, **{**options, **changes})
+        return adapt_agent(agent, **{**options, **changes})
 
     @pytest.fixture
     def own(self, module):

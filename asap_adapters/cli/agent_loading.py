@@ -1,6 +1,6 @@
-"""What `asap serve` serves: the echo agent, the agent of a manifest, or one's own `package.module:agent`.
+"""Loads the agent that `asap serve` serves: from a manifest, or from the user's own module `package.module:agent`.
 
-Whatever it is, it ends as an Agent that says where it can be reached and lets in what the command line says.
+The options of the command line are applied to it: where it can be reached, and what it lets in.
 """
 
 import importlib
@@ -8,49 +8,27 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
 
 from attrs import evolve, frozen
 
 from asap_adapters.cli.output import UserError
-from asap_adapters.server.handlers import Context, Handler
+from asap_adapters.server.handlers import Handler
 from asap_core.admission.policy import Policy
 from asap_core.errors import InvalidDocument
 from asap_core.net.outbound import Allowed, judge_url
 from asap_core.net.urls import is_loopback
 from asap_core.server.agent import Agent
 from asap_core.wire.codec import read_manifest
-from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
-from asap_core.wire.payloads import TaskRequest
-
-ECHO_ID: Final = "urn:asap:agent:echo-agent"
+from asap_core.wire.manifest import AuthScheme, Manifest
 
 
 @frozen
-class Served:
-    """An agent and its functions: by skill, and `on` by payload type."""
+class LoadedAgent:
+    """An agent and its handlers: `handlers` by skill, `on` by payload type."""
 
     agent: Agent
     handlers: Mapping[str, Handler]
     on: Mapping[str, Handler]
-
-
-async def echo(request: TaskRequest, _context: Context) -> dict[str, Any]:
-    """Answer with what was asked."""
-    return {"echoed": request.input}
-
-
-def echo_manifest(agent_id: str, base_url: str, *, auth: bool = False) -> Manifest:
-    """The manifest of the built-in echo agent."""
-    manifest = Manifest(
-        id=agent_id,
-        name="Echo Agent",
-        version="1.0.0",
-        description="Echoes task input",
-        capabilities=Capabilities(skills=(Skill(id="echo", description="Echo back the input"),)),
-        endpoints=Endpoints(asap=f"{base_url}/asap"),
-    )
-    return with_auth(manifest) if auth else manifest
 
 
 def with_auth(manifest: Manifest) -> Manifest:
@@ -77,7 +55,7 @@ def reachable_at(manifest: Manifest, base_url: str) -> Manifest:
 # --- package.module:agent --------------------------------------------------------------------------------------------
 
 
-def import_agent(name: str) -> Served:
+def import_agent(name: str) -> LoadedAgent:
     """Import an agent, and `handlers` and `on` beside it; the current directory counts. Raises UserError."""
     module_name, separator, attribute = name.partition(":")
     if not separator or not attribute.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
@@ -93,7 +71,7 @@ def import_agent(name: str) -> Served:
         raise UserError(f"expected in {module_name} the mapping `handlers`, from skill id to function")
     if not isinstance(on, Mapping) or not all(map(callable, on.values())):
         raise UserError(f"expected `on` in {module_name} to map payload types to functions")
-    return Served(agent, handlers, on)
+    return LoadedAgent(agent, handlers, on)
 
 
 def _import(module_name: str) -> object:
@@ -120,7 +98,7 @@ def _is_machinery(filename: str) -> bool:
     return filename.startswith("<frozen") or filename in {__file__, importlib.__file__}
 
 
-def fitted(agent: Agent, *, base_url: str, public: bool, auth: bool, policy: Policy) -> Agent:
+def adapt_agent(agent: Agent, *, base_url: str, public: bool, auth: bool, policy: Policy) -> Agent:
     """An imported agent with what the command line says about it.
 
     Its endpoint is what its author wrote, unless the command line has a public URL, or the author's is on this machine:
