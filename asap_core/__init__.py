@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     )
     from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
     from asap_core.errors import (
+        Advice as Advice,
         AgentChanged as AgentChanged,
+        Allow as Allow,
         AsapError as AsapError,
         BadReply as BadReply,
         BadState as BadState,
@@ -107,8 +109,9 @@ _HOMES: Final = {
     "asap_core.clock": "Clock Instant ManualClock WallTime",
     "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
     "asap_core.errors": (
-        "AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition MdnsUnavailable NoToken "
-        "NotAllowed NotResolved Problem RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
+        "Advice AgentChanged Allow AsapError BadReply BadState BadStore InvalidDocument InvalidTransition "
+        "MdnsUnavailable NoToken NotAllowed NotResolved Problem RemoteError TimedOut Unreachable Unsuitable "
+        "Unverified WrongAgent"
     ),
     "asap_core.refusals": "KINDS Kind Refusal",
     "asap_core.http.messages": "Request Response",

@@ -1,7 +1,7 @@
 """The exceptions that this library raises at its users: each holds fields, and its message says what would be right."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from attrs import define, field, frozen
 
@@ -25,6 +25,41 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.json_path}: expected {self.expected}"
+
+
+@frozen
+class Allow:
+    """A remedy: an option of `OutboundPolicy` that allows the request. Its text names the keyword argument.
+
+    option: the name of the option.
+    value: what it has to contain, or for `redirects` its value.
+    instead: what can be done without allowing anything, such as "use https".
+    """
+
+    option: Literal["allow_http", "allow_networks", "allow_ports", "allow_endpoints", "redirects"]
+    value: str | int
+    instead: str | None = None
+
+    def __str__(self) -> str:
+        value = self.value if self.option == "redirects" else [self.value]
+        return self.written(f"{self.option}={value!r}")
+
+    def written(self, option: str) -> str:
+        """The remedy in words, with the option and its value as the reader writes them."""
+        return f"allow it with {option}" if self.instead is None else f"{self.instead}, or allow it with {option}"
+
+
+@frozen
+class Advice:
+    """A remedy that is no option: what to do, in words."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Remedy = Allow | Advice
 
 
 class AsapError(Exception):
@@ -86,6 +121,7 @@ class BadReply(AsapError):
     """`url` answered with something that isn't what the protocol says; `reason` says what it should have been.
 
     `next_try` and `kept_age` are as `Unreachable`'s. `retry_after` is what the answer asked to wait, in seconds.
+    `remedy` is there if an option of the client would have had another outcome.
     """
 
     url: str
@@ -94,10 +130,12 @@ class BadReply(AsapError):
     next_try: float | None = None
     kept_age: float | None = None
     retry_after: float | None = None
+    remedy: Remedy | None = None
 
     def __str__(self) -> str:
         status = "" if self.status is None else f" (HTTP {self.status})"
-        return f"unusable answer from {self.url}{status}: {self.reason}{_later(self.next_try, self.kept_age)}"
+        remedy = "" if self.remedy is None else f"; {self.remedy}"
+        return f"unusable answer from {self.url}{status}: {self.reason}{remedy}{_later(self.next_try, self.kept_age)}"
 
 
 def _later(next_try: float | None, kept_age: float | None) -> str:
@@ -167,11 +205,11 @@ class NotResolved(AsapError):
 
 @define(eq=False)
 class NotAllowed(AsapError):
-    """The library's outbound policy keeps this request from being made; `remedy` says what allows it."""
+    """The library's outbound policy keeps this request from being made; `remedy` says what to do about it."""
 
     url: str
     reason: str
-    remedy: str
+    remedy: Remedy
 
     def __str__(self) -> str:
         return f"{self.url} is not asked: {self.reason}; {self.remedy}"

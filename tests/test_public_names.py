@@ -8,8 +8,8 @@ import pytest
 
 PUBLIC = {
     "asap_core": """
-        Admit Admitted Agent AgentChanged Anonymous Answered AsapError AuthScheme Authenticate Authenticated
-        BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock Counters Credential
+        Admit Admitted Advice Agent AgentChanged Allow Anonymous Answered AsapError AuthScheme Authenticate
+        Authenticated BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock Counters Credential
         Decision Dispatch Done Endpoints Envelope Exchange Fork HeadReader Health Hold Instant InvalidDocument
         InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall McpToolResult MdnsUnavailable
         MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved OutboundPolicy Payload Policy

@@ -1,9 +1,10 @@
 """Errors in the words of the command line: one line each, naming its options, not the library's."""
 
-import re
 from typing import Final
 
 from asap_core.errors import (
+    Advice,
+    Allow,
     BadReply,
     InvalidDocument,
     NotAllowed,
@@ -14,15 +15,13 @@ from asap_core.errors import (
 )
 from asap_core.refusals import AUTHENTICATION_REQUIRED, HANDLER_NOT_FOUND, KINDS, REPLAYED, SENDER_MISMATCH
 
-# What the library tells its callers to write, and what does the same here.
-_OPTIONS: Final = (
-    (re.compile(r"allow_http=\['([^']*)'\]"), r"--allow-http \1"),
-    (re.compile(r"allow_networks=\['([^']*)'\]"), r"--allow-network \1"),
-    (re.compile(r"allow_ports=\[(\d+)\]"), r"--allow-port \1"),
-    (re.compile(r"allow_endpoints=\['([^']*)'\]"), r"--allow-endpoint \1"),
-    (re.compile(r", unless redirects=\d allows it"), ""),
-    (re.compile(r"pass them as auth=\{origin: token\}"), "leave them out; `asap send` has --token and --client-id"),
-)
+# The command's option for an option of the library. `redirects` has none: the command never follows any.
+_OPTIONS: Final = {
+    "allow_http": "--allow-http",
+    "allow_networks": "--allow-network",
+    "allow_ports": "--allow-port",
+    "allow_endpoints": "--allow-endpoint",
+}
 # What to do about a refusal: the table's advice, in the command's own words where it has an option for it.
 _ADVICE: Final = {
     **{kind.taxonomy: kind.advice for kind in KINDS},
@@ -41,8 +40,10 @@ def in_words(error: BaseException) -> str:
         # When to ask again is for programs that go on; this one ends here.
         error.next_try = None
     match error:
-        case NotAllowed() | BadReply() | NoToken():
-            return _with_options(str(error))
+        case NotAllowed(remedy=Allow() as allow):
+            error.remedy = _as_option(allow) or Advice("nothing here allows it")
+        case BadReply(remedy=Allow() as allow):
+            error.remedy = _as_option(allow)
         case RemoteError():
             return _refused(error)
         case InvalidDocument():
@@ -65,10 +66,9 @@ def unwrapped(error: BaseException) -> BaseException:
     return error
 
 
-def _with_options(text: str) -> str:
-    for pattern, option in _OPTIONS:
-        text = pattern.sub(option, text)
-    return text
+def _as_option(allow: Allow) -> Advice | None:
+    option = _OPTIONS.get(allow.option)
+    return None if option is None else Advice(allow.written(f"{option} {allow.value}"))
 
 
 def _refused(error: RemoteError) -> str:

@@ -38,7 +38,7 @@ from asap_core.client.resolution import (
     resolve,
 )
 from asap_core.client.trust import NamedKeys, Published, TrustedKeys, read_published
-from asap_core.errors import AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
+from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
 from asap_core.net.ipv6_zones import canonical
@@ -394,5 +394,5 @@ def join(base_url: str, path: str) -> str:
     """A well-known path under an agent's base URL. Raises `NotAllowed` where that has a query or a fragment."""
     if "?" in base_url or "#" in base_url:
         reason = "a base URL has no query and no fragment"
-        raise NotAllowed(without_credentials(base_url), reason, "expected one such as https://agent.example")
+        raise NotAllowed(without_credentials(base_url), reason, Advice("expected one such as https://agent.example"))
     return canonical(base_url.rstrip("/") + path)

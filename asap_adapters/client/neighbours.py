@@ -13,7 +13,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, Lookup
 from asap_adapters.net.transport import Web
 from asap_core.client.trust import Published
-from asap_core.errors import NotAllowed
+from asap_core.errors import Advice, NotAllowed
 from asap_core.mdns.dnssd import Announcement, host_of
 from asap_core.net.ipv6_zones import canonical
 from asap_core.net.outbound import Allowed
@@ -78,5 +78,7 @@ class Neighbours:
     def _judge(self, key: str) -> Allowed:
         place = self._places.get(key)
         if place is None:
-            raise NotAllowed("the URL", "it was announced before a thousand others", "follow its announcement again")
+            raise NotAllowed(
+                "the URL", "it was announced before a thousand others", Advice("follow its announcement again")
+            )
         return self._web.judge(place.url, announced=place.addresses)

@@ -17,18 +17,19 @@ import httpcore
 import httpx
 from attrs import define, field
 
+from asap_core.errors import Advice, Remedy
 from asap_core.net.urls import is_loopback
 
 _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _END_OF_PORTS: Final = 65_536
 _SOCKS: Final = frozenset({"socks5", "socks5h"})
-_REMEDY: Final = "set it to a URL such as http://proxy.example:3128, or list this host in no_proxy"
+_REMEDY: Final = Advice("set it to a URL such as http://proxy.example:3128, or list this host in no_proxy")
 
 
 class BadProxy(Exception):
     """The environment names a proxy that can't be used."""
 
-    def __init__(self, name: str, why: str, remedy: str = _REMEDY) -> None:
+    def __init__(self, name: str, why: str, remedy: Remedy = _REMEDY) -> None:
         super().__init__(name)
         self.reason = f"it would be asked by the proxy that {name}_proxy names, and {why}"
         self.remedy = remedy
@@ -72,7 +73,7 @@ def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
         raise BadProxy(name, "it has no host, or no port that can be connected to")
     if url.scheme in _SOCKS and find_spec("socksio") is None:
         raise BadProxy(
-            name, "proxies that speak SOCKS need a package more", "install httpx[socks], or use one over http"
+            name, "proxies that speak SOCKS need another package", Advice("install httpx[socks], or use one over http")
         )
     login, _, password = user.decode("ascii").partition(":")
     return httpcore.Proxy(

@@ -22,7 +22,7 @@ from asap_adapters.net.reasons import failure_of
 from asap_adapters.net.resolving import Resolver
 from asap_core.auth.bearer import is_token
 from asap_core.auth.client_credentials import Form
-from asap_core.errors import BadReply, NotAllowed, Unreachable
+from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
 from asap_core.net.addresses import Zone, on_link, read_address
 from asap_core.net.ipv6_zones import canonical, without_zone
@@ -184,7 +184,7 @@ class Web:
             near = []
         if not near:
             reason = "it was announced on the local network, and isn't on it"
-            raise NotAllowed(host, reason, "ask it by its URL, if that's meant")
+            raise NotAllowed(host, reason, Advice("ask it by its URL, if that's meant"))
         return tuple(near)
 
     def _credential(self, allowed: Allowed) -> dict[str, str]:
@@ -255,7 +255,7 @@ class Web:
         """
         if not (allowed.encrypted or is_loopback(allowed.host)):
             reason = "it isn't encrypted, and a form carries what proves who we are"
-            raise NotAllowed(without_credentials(allowed.url), reason, "use https")
+            raise NotAllowed(without_credentials(allowed.url), reason, Advice("use https"))
         fields = {
             "accept": "application/json",
             "content-type": "application/x-www-form-urlencoded",
@@ -302,7 +302,7 @@ class Web:
             case Allowed():
                 return evolve(call, allowed=judged)
             case Refused(shown, reason, remedy):
-                raise BadReply(shown, f"{reason}; {remedy}", status)
+                raise BadReply(shown, reason, status, remedy=remedy)
             case _:
                 assert_never(judged)
 
@@ -362,7 +362,7 @@ def _request(call: _Call, seconds: float, progress: Progress | None = None) -> h
     # Where httpx reads another host out of a URL than the policy did, what was judged isn't what would be asked.
     if request is None or request.url.raw_host.decode("ascii").lower() != call.allowed.host.lower():
         reason = "its host can't be a host's name"
-        raise NotAllowed(call.shown, reason, "expected a URL such as https://agent.example")
+        raise NotAllowed(call.shown, reason, Advice("expected a URL such as https://agent.example"))
     if "%" in request.url.host:
         # RFC 6874 §4: a zone means nothing at the other end, and servers refuse it (httpx issue 2174).
         request.headers["host"] = urlsplit(without_zone(call.allowed.url)).netloc

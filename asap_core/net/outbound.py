@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urljoin
 
 from attrs import Attribute, field, frozen
 
+from asap_core.errors import Advice, Allow, Remedy
 from asap_core.net.addresses import (
     Network,
     Obstacle,
@@ -41,6 +42,9 @@ _LOOPBACK: Final = ("127.0.0.1", "::1")
 # Names have a few addresses. All that a resolver answers are judged; each that's tried takes its share of the time.
 _MAX_TRIED: Final = 8
 _FILE: Final = "file:"
+_CREDENTIALS: Final = Advice(
+    "leave them out: `AgentClient` takes auth={origin: token}, `asap send` takes --token and --client-id"
+)
 # As much of an address that somebody else chose as an error repeats.
 _MAX_SHOWN: Final = 200
 
@@ -61,11 +65,11 @@ class Allowed:
 
 @frozen
 class Refused:
-    """The library doesn't go there. `shown` is the URL without credentials, safe for logs; `remedy` what allows it."""
+    """The library doesn't go there. `shown` is the URL without credentials, safe for logs."""
 
     shown: str
     reason: str
-    remedy: str
+    remedy: Remedy
 
 
 @frozen
@@ -87,10 +91,10 @@ class AddressRefused:
     """A host isn't connected to because of where its address leads."""
 
     reason: str
-    remedy: str
+    remedy: Remedy
 
 
-_Refusal = tuple[str, str]  # reason and remedy
+_Refusal = tuple[str, Remedy]  # reason and remedy
 
 
 def known_origin(url: str) -> str:
@@ -171,18 +175,18 @@ class OutboundPolicy:
     def _refusal_of(self, parts: SplitResult, reach: Zone, *, vouched: bool) -> _Refusal | None:
         host = parts.hostname or ""
         if parts.scheme not in PORTS:
-            return "its scheme is neither https nor http", "expected a URL such as https://agent.example"
+            return "its scheme is neither https nor http", Advice("expected a URL such as https://agent.example")
         if "@" in parts.netloc:
-            return "it carries credentials", "pass them as auth={origin: token}"
+            return "it carries credentials", _CREDENTIALS
         here, port = is_loopback(host), parts.port or PORTS[parts.scheme]
         # Where it leads before how: who allows plain http to an address would learn only then that it may not be there.
         refusal = None if vouched else self._refusal_of_literal(host, origin(parts), reach)
         if refusal is not None:
             return refusal
         if parts.scheme == "http" and not (vouched or here or host in self.allow_http):
-            return "it isn't encrypted", f"use https, or allow plain http to it with allow_http={[host]!r}"
+            return "it isn't encrypted", Allow("allow_http", host, instead="use https")
         if not (here or self._is_open(port)):
-            return f"port {port} is another service's", f"allow it with allow_ports={[port]!r}"
+            return f"port {port} is another service's", Allow("allow_ports", port)
         return None
 
     def _is_open(self, port: int) -> bool:
@@ -199,7 +203,7 @@ class OutboundPolicy:
         return Refused(
             without_credentials(endpoint.url),
             f"the manifest that names it came from {came_from}",
-            f"allow it with allow_endpoints={[endpoint.origin]!r}",
+            Allow("allow_endpoints", endpoint.origin),
         )
 
     def judge_redirect(self, asked: Allowed, location: str, *, followed: int, method: str = "GET") -> Allowed | Refused:
@@ -212,13 +216,16 @@ class OutboundPolicy:
         there = "what isn't a web URL" if elsewhere is None else without_credentials(target)
         reason = f"it redirects to {there if len(there) <= _MAX_SHOWN else f'{there[:_MAX_SHOWN]}…'}"
         if method != "GET":
-            return Refused(shown, reason, f"redirects aren't followed by a {method}")
+            return Refused(shown, reason, Advice(f"redirects aren't followed by a {method}"))
         if elsewhere != asked.origin:
-            return Refused(shown, reason, "redirects aren't followed to another origin: ask there, if that's meant")
+            return Refused(
+                shown, reason, Advice("redirects aren't followed to another origin: ask there, if that's meant")
+            )
         if not self.redirects:
-            return Refused(shown, reason, f"redirects aren't followed, unless redirects={MAX_REDIRECTS} allows it")
+            reason = f"{reason}, and redirects aren't followed"
+            return Refused(shown, reason, Allow("redirects", MAX_REDIRECTS))
         if followed >= self.redirects:
-            return Refused(shown, reason, f"no more than {self.redirects} redirects are followed")
+            return Refused(shown, reason, Advice(f"no more than {self.redirects} redirects are followed"))
         return self.judge(target, announced=asked.addresses, vouched=True)
 
     # --- addresses ---------------------------------------------------------------------------------------------------
@@ -250,7 +257,7 @@ class OutboundPolicy:
         """Why this host isn't connected to at this address, or None."""
         read = read_address(address)
         if read is None:
-            return f"{host} resolves to what isn't an address", "ask whoever runs the resolver"
+            return f"{host} resolves to what isn't an address", Advice("ask the operator of the resolver")
         met = obstacle(read, allowed=self.allow_networks, reach=reach, this_machine=is_loopback(host))
         if met is None:
             return None
@@ -268,28 +275,30 @@ def _joined(base: str, location: str) -> str:
 def _unreadable(url: str) -> Refused:
     if url[: len(_FILE)].lower() == _FILE:
         return Refused(
-            "the URL", "it's a file's", "expected https or http; where a file will do, its path without file://"
+            "the URL",
+            "it's a file's",
+            Advice("expected https or http; where a file will do, its path without file://"),
         )
     parts = split(f"https://{url}") if "://" not in url else None
     if parts is None or parts.netloc.endswith(":"):
-        return Refused("the URL", "it can't be read as a URL", "expected one such as https://agent.example")
+        return Refused("the URL", "it can't be read as a URL", Advice("expected one such as https://agent.example"))
     netloc = parts.netloc.rpartition("@")[2]
     scheme = "http" if is_loopback(parts.hostname or "") else "https"
-    return Refused("the URL", "its scheme is missing", f"expected {scheme}://{netloc}, if that's meant")
+    return Refused("the URL", "its scheme is missing", Advice(f"expected {scheme}://{netloc}, if that's meant"))
 
 
 def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:
     what = f"{named} is {met.special}"
-    allow_network = f"allow_networks={[str(met.special.network)]!r}"
+    network = str(met.special.network)
     match met.why:
         case Why.NOBODY:
-            return what, "nothing allows it: no agent can be there"
+            return what, Advice("nothing allows it: no agent can be there")
         case Why.TOO_NEAR:
-            return f"{what}, inside, and what names it isn't", f"allow it with allow_endpoints={[found]!r}"
+            return f"{what}, inside, and what names it isn't", Allow("allow_endpoints", found)
         case Why.NOT_ALLOWED if met.special.zone is Zone.MACHINE:
-            return what, f"name this machine localhost, or allow it with {allow_network}"
+            return what, Allow("allow_networks", network, instead="name this machine localhost")
         case Why.NOT_ALLOWED:
-            return what, f"allow it with {allow_network}"
+            return what, Allow("allow_networks", network)
         case _:
             assert_never(met.why)
 

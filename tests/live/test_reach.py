@@ -308,7 +308,7 @@ class TestRedirects:
 
         async with server(answer) as (port, heads), client(redirects=1) as ours, client() as other:
             assert (await ours.discover(f"http://127.0.0.1:{port}")).id == "urn:asap:agent:a"
-            with pytest.raises(BadReply, match="redirects aren't followed, unless redirects=2 allows it"):
+            with pytest.raises(BadReply, match="redirects aren't followed; allow it with redirects=2"):
                 await other.discover(f"http://127.0.0.1:{port}")
         assert [head.split()[1] for head in heads] == [PATH.encode(), b"/moved", PATH.encode()]
 

@@ -17,7 +17,7 @@ from asap_adapters.cli.output import card, json_text, table, visible
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.wording import in_words
 from asap_core import Agent, Credential, NoncePolicy, Policy, to_json
-from asap_core.errors import InvalidDocument, NotAllowed, Problem, RemoteError, Unreachable
+from asap_core.errors import Allow, BadReply, InvalidDocument, NotAllowed, Problem, RemoteError, Unreachable
 
 ALICE = "urn:asap:agent:alice"
 BASE = "http://127.0.0.1:8000"
@@ -324,8 +324,14 @@ class TestWords:
         assert "more" not in in_words(InvalidDocument("registry", problems[:5]))
 
     def test_options_are_the_commands(self) -> None:
-        asked = NotAllowed("https://b.example", "r", "allow it with allow_endpoints=['https://b.example:443']")
-        assert in_words(asked).endswith("allow it with --allow-endpoint https://b.example:443")
+        asked = NotAllowed("https://b.example", "r", Allow("allow_endpoints", "https://b.example:443"))
+        assert str(asked).endswith("r; allow it with allow_endpoints=['https://b.example:443']")
+        assert in_words(asked).endswith("r; allow it with --allow-endpoint https://b.example:443")
+
+    def test_what_the_command_has_no_option_for_is_not_advised(self) -> None:
+        redirected = BadReply("https://b.example", "redirects aren't followed", 308, remedy=Allow("redirects", 2))
+        assert str(redirected).endswith("redirects aren't followed; allow it with redirects=2")
+        assert in_words(redirected).endswith("redirects aren't followed")
 
     def test_when_to_try_again_is_for_programs_that_go_on(self) -> None:
         assert in_words(Unreachable("https://a.example", "no", 1.0)) == "no answer from https://a.example: no"

@@ -29,7 +29,7 @@ from asap_core import (
     to_json,
 )
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
-from asap_core.errors import AsapError, MdnsUnavailable
+from asap_core.errors import Advice, AsapError, MdnsUnavailable
 from asap_core.mdns.dnssd import Added, Announcement, Removed, Updated
 from asap_core.wire.signing import sign
 
@@ -647,7 +647,7 @@ class TestFailures:
             host = request.url.host
             provenance_asked.append(host)
             if host == "corp.example" and len(provenance_asked) == 2:
-                raise NotAllowed(str(request.url), "what names it isn't inside", "allow it")
+                raise NotAllowed(str(request.url), "what names it isn't inside", Advice("allow it"))
             assert host in addresses
             return httpx.Response(200, json=documents[request.url.path])
 

@@ -12,6 +12,7 @@ from asap_adapters.net.documents import Documents, Whole
 from asap_adapters.net.transport import Web
 from asap_core import BadReply, NotAllowed
 from asap_core.client.answers import Source
+from asap_core.errors import Advice
 from asap_core.net.outbound import OutboundPolicy
 
 pytestmark = pytest.mark.anyio
@@ -168,7 +169,7 @@ class TestJudging:
     ) -> None:
         async with keys() as server:
             await server.documents.find(URL)
-            refused = NotAllowed(URL, "no longer", "ask somebody else")
+            refused = NotAllowed(URL, "no longer", Advice("ask somebody else"))
 
             def judge(_url: str) -> None:
                 raise refused

@@ -15,7 +15,7 @@ from asap_core.client.breaker import (
     Refused,
     what_it_says,
 )
-from asap_core.errors import BadReply, NotAllowed, RemoteError, TimedOut, Unreachable
+from asap_core.errors import Advice, BadReply, NotAllowed, RemoteError, TimedOut, Unreachable
 
 
 class TestBreaker:
@@ -193,7 +193,7 @@ def test_they_are_bounded_and_remember_only_hosts_that_fail() -> None:
         (BadReply("u", "html", 200), Outcome.ABANDONED),
         (BadReply("u", "a filter's page", 403), Outcome.ABANDONED),
         (BadReply("u", "too large"), Outcome.ABANDONED),
-        (NotAllowed("u", "inside", "allow it"), Outcome.ABANDONED),
+        (NotAllowed("u", "inside", Advice("allow it")), Outcome.ABANDONED),
         (KeyboardInterrupt(), Outcome.ABANDONED),
     ],
 )

@@ -20,6 +20,7 @@ from asap_core.client.registry_cache import (
     serves_for,
     write_head,
 )
+from asap_core.errors import Advice
 from asap_core.http.freshness import FreshnessPolicy, freshness_of
 from asap_core.net.addresses import Zone
 from asap_core.net.provenance import Provenance
@@ -179,7 +180,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, at: int) -> None:
         *((BadReply("u", "r", status), Kept.SERVES) for status in (500, 502, 503, 504)),
         *((BadReply("u", "r", status), Kept.GOES) for status in (401, 403, 404, 410)),
         *((BadReply("u", "r", status), Kept.STAYS) for status in (200, 302, 400, 429, 501, None)),
-        (InvalidDocument("registry", ()), Kept.STAYS), (NotAllowed("u", "r", "m"), Kept.STAYS),
+        (InvalidDocument("registry", ()), Kept.STAYS), (NotAllowed("u", "r", Advice("m")), Kept.STAYS),
     ],
 )  # fmt: skip
 def test_it_stands_in_for_who_cannot_be_reached_and_for_nobody_who_says_no(error, kept) -> None:

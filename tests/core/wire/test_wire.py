@@ -24,6 +24,7 @@ from asap_core.auth.principal import (
 from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
 from asap_core.clock import ManualClock
 from asap_core.errors import (
+    Advice,
     BadReply,
     InvalidTransition,
     NotAllowed,
@@ -360,7 +361,7 @@ class TestUrls:
     def test_where_it_may_not(self, url) -> None:
         judged = judge_url(url)
         assert isinstance(judged, Refused)
-        assert judged.remedy
+        assert str(judged.remedy)
         assert "u:p" not in judged.shown
 
     def test_what_is_shown_has_no_port_that_nobody_wrote(self) -> None:
@@ -769,7 +770,7 @@ class TestErrors:
             str(BadReply("https://a", "expected JSON", 500)),
             str(BadReply("https://a", "expected JSON")),
             str(WrongAgent("https://a", "urn:asap:agent:a", "urn:asap:agent:b")),
-            str(NotAllowed("https://a", "it's far", "move it")),
+            str(NotAllowed("https://a", "it's far", Advice("move it"))),
             str(RemoteError(code=1, message="no")),
             str(Refusal(kind=KINDS[0], problems=(Problem(("a", 0), "x"),))),
             str(Problem((), "x")),
