@@ -1,0 +1,83 @@
+"""The site's reference shows all that there is, and docstrings come through."""
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+from asap_adapters.cli import parser
+from asap_core import Policy, What
+from docs import reference
+from tests.test_public_names import NAMES
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("face", NAMES)
+def test_a_page_shows_exactly_the_public_names_of_a_face(face: str) -> None:
+    text = reference.api(face)
+    shown = re.findall(
+        rf"(?:autoclass|autofunction|py:data):: {face}\.(\w+)(?:\(|$)|^\* `(\w+)` is", text, re.MULTILINE
+    )
+    assert sorted(one or other for one, other in shown) == sorted(NAMES[face])
+    assert f"```{{api}} {face}\n" in (DOCS / f"api_{face.replace('.', '_')}.md").read_text("utf-8")
+
+
+def test_all_faces_have_a_page() -> None:
+    assert list(NAMES) == list(reference.FACES)
+
+
+def test_a_name_that_two_faces_offer_is_described_once() -> None:
+    assert "* `AsapError` is {py:obj}`asap_core.AsapError`." in reference.api("asap_adapters")
+
+
+def test_every_field_of_the_policy_has_its_default_and_its_reason() -> None:
+    shown = re.findall(r"^`(\w+) = (.+)`\n: \S", reference.policy(), re.MULTILINE)
+    assert [name for name, _ in shown] == [one.name for one in attrs.fields(Policy)]
+    assert {("max_body", "10_485_760"), ("nonce", "'or-id'"), ("hosts", "()")} <= set(shown)
+
+
+def test_the_fields_of_the_policy_stand_under_the_headings_of_the_class() -> None:
+    assert "\n## The request\n\n`max_body = " in reference.policy()
+
+
+def test_every_decision_is_there() -> None:
+    assert re.findall(r"^\| `(\w+)` \| `What\.\w+` \| \w", reference.decisions(), re.MULTILINE) == [
+        what.value for what in What
+    ]
+
+
+def test_every_counter_is_there() -> None:
+    assert "| `asap_decisions` | counter | What admission decided. |" in reference.metrics()
+
+
+def test_every_command_and_option_is_there() -> None:
+    text = reference.options()
+    for path, command in reference.commands(parser()):
+        section = text.partition(f"## {path}\n")[2].partition("\n## ")[0]
+        for option in re.findall(r"^  (--[a-z-]+)", command.format_help(), re.MULTILINE):
+            assert f"`{option}" in section or f", {option}" in section
+
+
+def test_a_docstring_keeps_its_meaning_as_restructured_text() -> None:
+    lines = [
+        "Takes `a` or `b`s, *all* of it.",
+        "",
+        "size: bytes,",
+        "at least 1.",
+        "Raises: ValueError",
+        "",
+        "other: no.",
+    ]
+    assert reference.restructured(lines, ["size"]) == [
+        "Takes ``a`` or ``b``\\ s, \\*all\\* of it.",
+        "",
+        "",
+        ":param size: bytes,",
+        "    at least 1.",
+        "",
+        ":Raises: ValueError",
+        "",
+        "other: no.",
+    ]
