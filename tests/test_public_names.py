@@ -30,8 +30,8 @@ PUBLIC = {
         serve
     """,
     "asap_adapters.auth": """
-        ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy Introspection
-        IntrospectionPolicy IntrospectionUnavailable PrivateKey ProviderUnavailable TokenPolicy Tokens
+        ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy IntrospectionAuthenticator
+        IntrospectionPolicy IntrospectionUnavailable PrivateKey ProviderUnavailable TokenPolicy JwtAuthenticator
         read_client_key
     """,
     "asap_adapters.testing": """

@@ -9,30 +9,30 @@ from asap_core.faces import face
 
 if TYPE_CHECKING:
     from asap_adapters.auth.client_key import read_client_key as read_client_key
-    from asap_adapters.auth.dpop import DpopKey as DpopKey
+    from asap_adapters.auth.dpop_key import DpopKey as DpopKey
     from asap_adapters.auth.introspection import (
-        Introspection as Introspection,
+        IntrospectionAuthenticator as IntrospectionAuthenticator,
         IntrospectionUnavailable as IntrospectionUnavailable,
     )
-    from asap_adapters.auth.jwt import ProviderUnavailable as ProviderUnavailable, Tokens as Tokens
-    from asap_adapters.auth.keys import PrivateKey as PrivateKey
+    from asap_adapters.auth.jwt import JwtAuthenticator as JwtAuthenticator, ProviderUnavailable as ProviderUnavailable
+    from asap_adapters.auth.signing_key import PrivateKey as PrivateKey
     from asap_core.auth.authorization import ClientCredentials as ClientCredentials
     from asap_core.auth.claims import ByClaim as ByClaim, BySubject as BySubject, TokenPolicy as TokenPolicy
     from asap_core.auth.client_credentials import ClientKey as ClientKey, ClientSecret as ClientSecret
     from asap_core.auth.dpop_server import DpopPolicy as DpopPolicy
-    from asap_core.auth.introspected import IntrospectionPolicy as IntrospectionPolicy
+    from asap_core.auth.introspection_response import IntrospectionPolicy as IntrospectionPolicy
 
 _HOMES: Final = {
     "asap_adapters.auth.client_key": "read_client_key",
-    "asap_adapters.auth.dpop": "DpopKey",
-    "asap_adapters.auth.introspection": "Introspection IntrospectionUnavailable",
-    "asap_adapters.auth.jwt": "ProviderUnavailable Tokens",
-    "asap_adapters.auth.keys": "PrivateKey",
+    "asap_adapters.auth.dpop_key": "DpopKey",
+    "asap_adapters.auth.introspection": "IntrospectionAuthenticator IntrospectionUnavailable",
+    "asap_adapters.auth.jwt": "JwtAuthenticator ProviderUnavailable",
+    "asap_adapters.auth.signing_key": "PrivateKey",
     "asap_core.auth.authorization": "ClientCredentials",
     "asap_core.auth.claims": "ByClaim BySubject TokenPolicy",
     "asap_core.auth.client_credentials": "ClientKey ClientSecret",
     "asap_core.auth.dpop_server": "DpopPolicy",
-    "asap_core.auth.introspected": "IntrospectionPolicy",
+    "asap_core.auth.introspection_response": "IntrospectionPolicy",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

@@ -9,8 +9,8 @@ from attrs import define, field, frozen
 
 from asap_adapters.auth.client_credentials import Authorization, TokenSource, raw
 from asap_adapters.entropy import new_token
-from asap_core.auth.authorization import ClientCredentials, Unfit, fit
-from asap_core.auth.dpop_client import Proof, ServerNonces, prove
+from asap_core.auth.authorization import ClientCredentials, CredentialsMismatch, scopes_for
+from asap_core.auth.dpop_client import ProofClaims, ServerNonces, make_proof
 from asap_core.clock import WallTime
 from asap_core.errors import Unsuitable
 from asap_core.net.outbound import Allowed
@@ -44,8 +44,8 @@ class Authorizer:
         credentials = self.credentials.get(allowed.origin)
         if credentials is None or not (allowed.encrypted or is_loopback(allowed.host)):
             return Showing(self, to, None, ())
-        scopes = fit(credentials, to.auth)
-        if isinstance(scopes, Unfit):
+        scopes = scopes_for(credentials, to.auth)
+        if isinstance(scopes, CredentialsMismatch):
             raise Unsuitable(without_credentials(allowed.url), to.agent_id, scopes.lacks)
         return Showing(self, to, credentials, scopes)
 
@@ -77,8 +77,10 @@ class Showing:
         if key is not None:
             url = self._to.allowed.url
             self._nonce = self._authorizer.nonces.nonce_for(url)
-            made = Proof(method="POST", url=url, issued=wall, jti=new_token(), access_token=token, nonce=self._nonce)
-            shown["dpop"] = prove(key, made)
+            made = ProofClaims(
+                method="POST", url=url, issued=wall, jti=new_token(), access_token=token, nonce=self._nonce
+            )
+            shown["dpop"] = make_proof(key, made)
         return shown
 
     def again(self, status: int, headers: Iterable[tuple[str, str]], *, refused: bool) -> bool:

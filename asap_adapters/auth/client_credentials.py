@@ -16,18 +16,24 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_token, random_fraction
 from asap_adapters.net.transport import Answer, Web
 from asap_core.auth.authorization import ClientCredentials
-from asap_core.auth.client_credentials import Granted, Refused, Trouble, authenticated, read_grant
-from asap_core.auth.dpop_client import Proof, ServerNonces, prove
+from asap_core.auth.client_credentials import (
+    GrantedToken,
+    GrantFailed,
+    GrantRefused,
+    authenticated_form,
+    read_token_response,
+)
+from asap_core.auth.dpop_client import ProofClaims, ServerNonces, make_proof
 from asap_core.auth.token_cache import (
     Issued,
     NotIssued,
     Token,
+    TokenCache,
     TokenEffect,
     TokenFailed,
     TokenGiven,
     TokenKey,
     TokenLead,
-    Tokens,
 )
 from asap_core.client.replies import told_wait
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
@@ -68,7 +74,7 @@ class TokenSource:
     def __init__(self, web: Web, clock: LoopClock) -> None:
         self._web = web
         self._clock = clock
-        self._tokens: Tokens[_Waiter] = Tokens()
+        self._tokens: TokenCache[_Waiter] = TokenCache()
         self._providers: dict[str, Provider] = {}
         self._nonces = ServerNonces()
 
@@ -139,18 +145,18 @@ class TokenSource:
             reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
             crowded = isinstance(error, Unreachable) and error.crowded
             return NotIssued(NoToken(without_credentials(credentials.asked), reason), crowded=crowded)
-        granted = read_grant(status, body, token_type=credentials.token_type)
+        granted = read_token_response(status, body, token_type=credentials.token_type)
         shown = without_credentials(endpoint.url)
         match granted:
-            case Granted(value, lifetime, given):
+            case GrantedToken(value, lifetime, given):
                 lacking = set(scopes) - (set(scopes) if given is None else given)
                 if lacking:
                     # RFC 6749 §3.3: it may give less than was asked for. The agent says whether it's enough.
                     _log.warning("%s gives a token without %s", shown, " ".join(sorted(lacking)))
                 return Issued(value, lifetime)
-            case Refused(code):
+            case GrantRefused(code):
                 return NotIssued(NoToken(shown, _words(code), refused=True))
-            case Trouble(expected):
+            case GrantFailed(expected):
                 wait = told_wait(headers, wall=self._clock.wall())
                 return NotIssued(NoToken(shown, f"expected {expected}"), wait)
             case _:
@@ -160,7 +166,7 @@ class TokenSource:
         """Ask the endpoint; once more where it wants a nonce of its own in the proof (RFC 9449 §8)."""
         again = False
         while True:
-            form = authenticated(
+            form = authenticated_form(
                 credentials.fields(scopes),
                 credentials.client,
                 audience=credentials.assertion_audience or endpoint.url,
@@ -170,11 +176,13 @@ class TokenSource:
             nonce = self._nonces.nonce_for(endpoint.url)
             extra = {}
             if credentials.dpop is not None:
-                proof = Proof(method="POST", url=endpoint.url, issued=self._clock.wall(), jti=new_token(), nonce=nonce)
-                extra["dpop"] = prove(credentials.dpop, proof)
+                proof = ProofClaims(
+                    method="POST", url=endpoint.url, issued=self._clock.wall(), jti=new_token(), nonce=nonce
+                )
+                extra["dpop"] = make_proof(credentials.dpop, proof)
             status, headers, body = await self._web.post_form(endpoint, form, extra)
-            granted = read_grant(status, body, token_type=credentials.token_type)
-            told = granted.code if isinstance(granted, Refused) else None
+            granted = read_token_response(status, body, token_type=credentials.token_type)
+            told = granted.code if isinstance(granted, GrantRefused) else None
             if credentials.dpop is None or not self._nonces.answered(
                 endpoint.url, status=status, headers=raw(headers), error=told, sent=nonce, again=again
             ):

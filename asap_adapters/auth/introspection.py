@@ -19,10 +19,24 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret, new_token
 from asap_adapters.net.transport import Web
 from asap_core.auth.claims import Accepted, Rejected
-from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated
-from asap_core.auth.introspected import Answer, Cause, Inactive, IntrospectionPolicy, Unanswered, read_answer
-from asap_core.auth.introspection import Ask, Effect, Introspector, Judged, Trouble, Verdict
-from asap_core.auth.principal import Authenticated, Credential, Insufficient
+from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated_form
+from asap_core.auth.introspection import (
+    AskProvider,
+    IntrospectionEffect,
+    IntrospectionVerdict,
+    Introspector,
+    Judged,
+    NoVerdict,
+)
+from asap_core.auth.introspection_response import (
+    ActiveToken,
+    FailureCause,
+    InactiveToken,
+    IntrospectionFailed,
+    IntrospectionPolicy,
+    read_introspection,
+)
+from asap_core.auth.principal import Authenticated, Credential, InsufficientScope
 from asap_core.errors import AsapError, BadReply, Unreachable
 from asap_core.net.outbound import Allowed, OutboundPolicy
 
@@ -40,17 +54,17 @@ class IntrospectionUnavailable(OSError):
 class _Waiter:
     """A task that waits for a verdict: woken when it has something to do."""
 
-    effect: Effect[Any] | None = None
+    effect: IntrospectionEffect[Any] | None = None
     woken: anyio.Event | None = None
 
 
-class Introspection:
+class IntrospectionAuthenticator:
     """Asks a provider whom tokens stand for: `serve(…, authenticate=introspection.verify)`.
 
     `policy` says which answers let a bearer in. `client` is what we prove ourselves by to the provider (§2.1).
     `endpoint` is the URL to ask; without it the metadata of the policy's issuer says so. All else is as in
-    `asap_adapters.auth.jwt.Tokens`. Use it as `async with Introspection(…)`, or close it with `aclose()`. Raises
-    ValueError where there's neither an endpoint nor an issuer that can be one.
+    `asap_adapters.auth.jwt.JwtAuthenticator`. Use it as `async with IntrospectionAuthenticator(…)`, or close it with
+    `aclose()`. Raises ValueError if there's neither an endpoint nor an issuer that can be one.
     """
 
     def __init__(
@@ -110,9 +124,9 @@ class Introspection:
         """How many tasks wait for the provider."""
         return self._introspector.waiting
 
-    async def verify(self, credential: Credential) -> Authenticated | Insufficient | None:
+    async def verify(self, credential: Credential) -> Authenticated | InsufficientScope | None:
         """Whom the token stands for; None where it's not good. Raises `IntrospectionUnavailable` where nobody says."""
-        if credential.shown is not None:
+        if credential.proof is not None:
             # A proof that nobody checks proves nothing.
             return None
         waiter = _Waiter()
@@ -123,7 +137,7 @@ class Introspection:
                 match effect:
                     case Judged(_, verdict):
                         return _told(verdict)
-                    case Ask(_, question):
+                    case AskProvider(_, question):
                         answer = await self._ask(credential.token)
                         self._carry_out(self._introspector.settle(question, answer, **self._times()))
                     case None:
@@ -138,18 +152,20 @@ class Introspection:
     def _times(self) -> Mapping[str, Any]:
         return {"now": self._clock.monotonic(), "wall": self._clock.wall()}
 
-    async def _ask(self, token: str) -> Answer | Inactive | Unanswered:
+    async def _ask(self, token: str) -> ActiveToken | InactiveToken | IntrospectionFailed:
         try:
             answer = await self._post(token, await self._find())
         except AsapError as error:
             # The endpoint isn't known, or not to be asked.
-            answer = Unanswered(str(error), Cause.EITHER if _is_crowded(error) else Cause.PROVIDER)
-        if isinstance(answer, Unanswered):
+            answer = IntrospectionFailed(
+                str(error), FailureCause.EITHER if _is_crowded(error) else FailureCause.PROVIDER
+            )
+        if isinstance(answer, IntrospectionFailed):
             _log.warning("the identity provider doesn't say whether a token is good: %s", answer.expected)
         return answer
 
-    async def _post(self, token: str, endpoint: Allowed) -> Answer | Inactive | Unanswered:
-        form = authenticated(
+    async def _post(self, token: str, endpoint: Allowed) -> ActiveToken | InactiveToken | IntrospectionFailed:
+        form = authenticated_form(
             # RFC 7662 §2.1; the hint saves a provider a search.
             (("token", token), ("token_type_hint", "access_token")),
             self._client,
@@ -162,15 +178,15 @@ class Introspection:
         except (Unreachable, BadReply) as error:
             # A token that wasn't sent isn't the reason; but many that are slow keep others from being sent.
             unsent = isinstance(error, Unreachable) and not error.sent and not _is_crowded(error)
-            return Unanswered(str(error), Cause.PROVIDER if unsent else Cause.EITHER)
-        return read_answer(status, body)
+            return IntrospectionFailed(str(error), FailureCause.PROVIDER if unsent else FailureCause.EITHER)
+        return read_introspection(status, body)
 
     async def _find(self) -> Allowed:
         if self._provider is not None:
             return await self._provider.endpoint("introspection_endpoint")
         return self._web.judge(self._endpoint or "")
 
-    def _carry_out(self, effects: tuple[Effect[_Waiter], ...]) -> None:
+    def _carry_out(self, effects: tuple[IntrospectionEffect[_Waiter], ...]) -> None:
         """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
         for effect in effects:
             effect.waiter.effect = effect
@@ -182,18 +198,18 @@ def _is_crowded(error: AsapError) -> bool:
     return isinstance(error, Unreachable) and error.crowded
 
 
-def _told(verdict: Verdict) -> Authenticated | Insufficient | None:
+def _told(verdict: IntrospectionVerdict) -> Authenticated | InsufficientScope | None:
     match verdict:
         case Accepted(principal):
             return principal
-        case Insufficient():
+        case InsufficientScope():
             return verdict
         case Rejected(expected):
             _log.info("a token was refused: expected %s", expected)
             return None
-        case Trouble.PROVIDER:
+        case NoVerdict.PROVIDER:
             raise IntrospectionUnavailable("the identity provider doesn't say whether a token is good")
-        case Trouble.CROWDED:
+        case NoVerdict.CROWDED:
             raise IntrospectionUnavailable("the identity provider is being asked about too many tokens")
         case _:
             assert_never(verdict)

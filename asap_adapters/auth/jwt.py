@@ -28,13 +28,13 @@ from asap_core.auth.jwks import (
     EcKey,
     KeySet,
     OkpKey,
-    PublicKey,
     RsaKey,
+    VerificationKey,
     public_jwk,
     read_key_set,
 )
-from asap_core.auth.jwt import NeedKeys, TokenState, Unavailable, Verifier, VerifyProof, VerifySignature
-from asap_core.auth.principal import Authenticated, Credential, Insufficient, ProofRefused, Proven
+from asap_core.auth.jwt import JwtVerifier, KeysUnavailable, NeedKeys, TokenState, VerifyProof, VerifySignature
+from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofRefused, Proven
 from asap_core.client.document_cache import DirectoryPolicy
 from asap_core.errors import AsapError
 from asap_core.http.freshness import FreshnessPolicy
@@ -54,13 +54,14 @@ class ProviderUnavailable(OSError):
     """The identity provider can't be reached, and what is kept of it doesn't tell whether a token is good."""
 
 
-class Tokens:
+class JwtAuthenticator:
     """Tells whom JSON Web Tokens of one issuer stand for, and judges proofs: `serve(…, authenticate=tokens.verify)`.
 
     `policy` says which tokens are good. The provider is asked when the first token comes; `allow_http` and
-    `allow_networks` are as in `AgentClient`, `verify` and `transport` httpx's. Use it as `async with Tokens(…)`, or
-    close it with `aclose()`. `nonce_secret` is 16 to 64 random bytes, the same for all processes that serve one agent
-    whose policy asks for nonces. Raises ValueError where the policy's issuer can't be one.
+    `allow_networks` are as in `AgentClient`, `verify` and `transport` httpx's. Use it as
+    `async with JwtAuthenticator(…)`, or close it with `aclose()`. `nonce_secret` is 16 to 64 random bytes, the same for
+    all processes that serve one agent whose policy asks for nonces. Raises ValueError if the policy's issuer can't be
+    one.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Tokens:
         self.proofs = policy.dpop.offer()
         """What callers are told of proofs, for whoever serves with it."""
         self._clock = LoopClock()
-        self._verifier = Verifier(policy, secret=new_secret(), nonce_secret=nonce_secret)
+        self._verifier = JwtVerifier(policy, secret=new_secret(), nonce_secret=nonce_secret)
         self._web = Web(
             token=None,
             auth={},
@@ -123,12 +124,12 @@ class Tokens:
         """Close all connections. A second time does nothing."""
         await self._web.aclose()
 
-    async def verify(self, credential: Credential) -> Authenticated | Proven | Insufficient | ProofRefused | None:
+    async def verify(self, credential: Credential) -> Authenticated | Proven | InsufficientScope | ProofRefused | None:
         """Whom the token stands for; None where it's not good. Raises `ProviderUnavailable` where it can't be told.
 
         With a proof it's `Proven`, which counts once: whoever serves has to claim it, as `asap_core.Agent` does.
         """
-        state: TokenState = self._verifier.open(credential.token, shown=credential.shown, **self._times())
+        state: TokenState = self._verifier.open(credential.token, proof=credential.proof, **self._times())
         while True:
             match state:
                 case NeedKeys():
@@ -141,7 +142,7 @@ class Tokens:
                     state = state.good() if good else state.bad()
                 case Accepted(principal):
                     return principal
-                case Proven() | Insufficient():
+                case Proven() | InsufficientScope():
                     return state
                 case ProofRefused(expected):
                     log.info("a proof was refused: expected %s", expected)
@@ -149,7 +150,7 @@ class Tokens:
                 case Rejected(expected):
                     log.info("a token was refused: expected %s", expected)
                     return None
-                case Unavailable.KEYS:
+                case KeysUnavailable():
                     raise ProviderUnavailable("the identity provider's keys can't be had")
                 case _:
                     assert_never(state)
@@ -160,8 +161,8 @@ class Tokens:
     async def _get_keys(self, state: NeedKeys) -> TokenState:
         found: Lookup[KeySet] | None = None
         try:
-            with anyio.move_on_after(state.ask.patience):
-                found = await self._fetch(again=state.ask.again)
+            with anyio.move_on_after(state.fetch.patience):
+                found = await self._fetch(again=state.fetch.again)
         except AsapError as error:
             log.warning("the identity provider's keys can't be had: %s", error)
         except BaseException:
@@ -181,19 +182,21 @@ class Tokens:
         return await self._keys.find(url)
 
 
-def is_signature(key: PublicKey, signing_input: bytes, signature: bytes) -> bool:
+def is_signature(key: VerificationKey, signing_input: bytes, signature: bytes) -> bool:
     """Whether this is a signature by that key, under the algorithm that the key is for. Never raises."""
     return _holds(_imported, key, signing_input, signature)
 
 
-def _holds(imported: Callable[[PublicKey], _Key], key: PublicKey, signing_input: bytes, signature: bytes) -> bool:
+def _holds(
+    imported: Callable[[VerificationKey], _Key], key: VerificationKey, signing_input: bytes, signature: bytes
+) -> bool:
     try:
         return bool(JWSRegistry.algorithms[key.algorithm.value].verify(signing_input, signature, imported(key)))
     except (JoseError, ValueError):  # a key that OpenSSL finds fault with: nothing is signed by it
         return False
 
 
-def _import(key: PublicKey) -> _Key:
+def _import(key: VerificationKey) -> _Key:
     match key:
         case OkpKey():
             return OKPKey.import_key({**public_jwk(key)})

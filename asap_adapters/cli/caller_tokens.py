@@ -11,14 +11,14 @@ from asap_adapters.cli.introspect import introspection, introspection_policy
 from asap_adapters.cli.output import UserError
 from asap_adapters.server.driver import Authenticator, Verdict
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
-from asap_core.auth.dpop_server import DpopPolicy, Proofs
-from asap_core.auth.introspected import IntrospectionPolicy
+from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
+from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import Credential, ProofOffer, TokenTable
 from asap_core.auth.provider import metadata_urls
 
 if TYPE_CHECKING:
-    from asap_adapters.auth.introspection import Introspection
-    from asap_adapters.auth.jwt import Tokens
+    from asap_adapters.auth.introspection import IntrospectionAuthenticator
+    from asap_adapters.auth.jwt import JwtAuthenticator
 
 
 def add_oidc(add: Any) -> None:
@@ -32,7 +32,7 @@ def add_oidc(add: Any) -> None:
     add("--oidc-network", metavar="NET", action="append", default=[], help="a private network that it may be in")
     add(
         "--dpop",
-        choices=[each.value for each in Proofs],
+        choices=[each.value for each in ProofRequirement],
         help="proofs that a token's sender holds its key (default: allowed)",
     )
     add("--dpop-nonce", action="store_true", help="each with a nonce of ours, so that none is made ahead")
@@ -71,10 +71,10 @@ def policy_of(arguments: argparse.Namespace) -> TokenPolicy | IntrospectionPolic
 
 
 def _dpop(arguments: argparse.Namespace) -> DpopPolicy:
-    policy = DpopPolicy(proofs=arguments.dpop or Proofs.ALLOWED, nonce=arguments.dpop_nonce)
-    if policy.nonce and policy.proofs is Proofs.OFF:
+    policy = DpopPolicy(proofs=arguments.dpop or ProofRequirement.ALLOWED, nonce=arguments.dpop_nonce)
+    if policy.nonce and policy.proofs is ProofRequirement.OFF:
         raise ValueError("--dpop-nonce is for proofs, and with --dpop off there are none")
-    if policy.proofs is Proofs.REQUIRED and (arguments.token or arguments.token_file):
+    if policy.proofs is ProofRequirement.REQUIRED and (arguments.token or arguments.token_file):
         raise ValueError("with --dpop required nobody is let in by --token or --token-file, which no key is bound to")
     return policy
 
@@ -99,7 +99,7 @@ class _Both:
     """Whose tokens these are: of the table, or the provider's. Those of the table are bearer tokens, always."""
 
     table: TokenTable
-    tokens: "Tokens | Introspection"
+    tokens: "JwtAuthenticator | IntrospectionAuthenticator"
     proofs: ProofOffer | None = None
 
     async def verify(self, credential: Credential) -> Verdict:
@@ -119,11 +119,11 @@ async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> Asy
             yield _Both(table, made).verify
         return
     try:
-        from asap_adapters.auth.jwt import Tokens  # noqa: PLC0415 - an extra of its own
+        from asap_adapters.auth.jwt import JwtAuthenticator  # noqa: PLC0415 - an extra of its own
     except ImportError:
         raise UserError('--oidc needs the extra "jwt": pip install "asap-sansio[jwt]"') from None
     try:
-        tokens = Tokens(policy, allow_networks=arguments.oidc_network, nonce_secret=arguments.nonce_secret)
+        tokens = JwtAuthenticator(policy, allow_networks=arguments.oidc_network, nonce_secret=arguments.nonce_secret)
     except ValueError as error:
         raise UserError(f"--oidc-network: {error}", usage=True) from None
 

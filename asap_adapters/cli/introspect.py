@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from asap_adapters.cli.oauth_client import add_client, client_of
 from asap_adapters.cli.output import UserError
 from asap_core.auth.claims import ByClaim, BySubject
-from asap_core.auth.introspected import IntrospectionPolicy
+from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.net.urls import origin_of
 
 if TYPE_CHECKING:
-    from asap_adapters.auth.introspection import Introspection
+    from asap_adapters.auth.introspection import IntrospectionAuthenticator
 
 
 def add_introspect(add: Any) -> None:
@@ -40,14 +40,16 @@ def introspection_policy(arguments: argparse.Namespace, agent: "ByClaim | BySubj
 
 
 @asynccontextmanager
-async def introspection(arguments: argparse.Namespace, policy: IntrospectionPolicy) -> AsyncIterator["Introspection"]:
+async def introspection(
+    arguments: argparse.Namespace, policy: IntrospectionPolicy
+) -> AsyncIterator["IntrospectionAuthenticator"]:
     """Who asks the provider. Raises UserError."""
-    from asap_adapters.auth.introspection import Introspection  # noqa: PLC0415 - few need it
+    from asap_adapters.auth.introspection import IntrospectionAuthenticator  # noqa: PLC0415 - few need it
 
     if arguments.client_id is None:
         raise UserError("--introspect needs --client-id, and the client's secret or key", usage=True)
     try:
-        made = Introspection(
+        made = IntrospectionAuthenticator(
             policy, client_of(arguments), endpoint=arguments.introspect, allow_networks=arguments.oidc_network
         )
     except ValueError as error:

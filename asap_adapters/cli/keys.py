@@ -12,7 +12,7 @@ from asap_core.wire.codec import read_as
 from asap_core.wire.signing import OtherKey, PublicKey, Verified, judge, sign, why_not
 
 if TYPE_CHECKING:
-    from asap_adapters.auth.keys import PrivateKey
+    from asap_adapters.auth.signing_key import PrivateKey
 
 # As large as the client takes one.
 _MAX_MANIFEST: Final = 1_048_576
@@ -56,7 +56,7 @@ def _public(text: str) -> PublicKey:
 
 def _private(path: Path) -> "PrivateKey":
     try:
-        from asap_adapters.auth.keys import PrivateKey  # noqa: PLC0415 - an extra, which few need
+        from asap_adapters.auth.signing_key import PrivateKey  # noqa: PLC0415 - an extra, which few need
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     return PrivateKey.read(path)
@@ -67,7 +67,7 @@ def _private(path: Path) -> "PrivateKey":
 
 async def _new(arguments: argparse.Namespace) -> int:
     try:
-        from asap_adapters.auth.keys import PrivateKey  # noqa: PLC0415
+        from asap_adapters.auth.signing_key import PrivateKey  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     key = PrivateKey.new()
@@ -124,7 +124,7 @@ def _document(data: bytes, where: str) -> Any:
 
 async def _verify(arguments: argparse.Namespace) -> int:
     try:
-        from asap_adapters.auth.keys import verify  # noqa: PLC0415
+        from asap_adapters.auth.signing_key import verify  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     where: str = arguments.location

@@ -100,7 +100,7 @@ def _key(arguments: argparse.Namespace) -> "ClientKey":
 
 def _proof_key(file: Path) -> ProofKey:
     try:
-        from asap_adapters.auth.dpop import DpopKey  # noqa: PLC0415 - an extra, which few need
+        from asap_adapters.auth.dpop_key import DpopKey  # noqa: PLC0415 - an extra, which few need
     except ModuleNotFoundError as error:
         raise UserError(str(error)) from None
     try:

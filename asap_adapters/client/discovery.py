@@ -91,7 +91,7 @@ class Finder:
         policy: DirectoryPolicy | None,
     ) -> None:
         if trusted_keys or require_signed:
-            import asap_adapters.auth.keys  # noqa: F401, PLC0415 - says at once what to install, where that is missing
+            import asap_adapters.auth.signing_key  # noqa: F401, PLC0415 - says at once what to install, where that is missing
         self._trusted = TrustedKeys(trusted_keys, require_signed=require_signed, verify=_verify)
         self._web = web
         self._files = FileThreads()
@@ -365,7 +365,7 @@ def _ttl(published: Published) -> float:
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    from asap_adapters.auth.keys import verify  # noqa: PLC0415 - an extra, which few need
+    from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - an extra, which few need
 
     return verify(public_key, signature, message)
 

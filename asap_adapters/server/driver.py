@@ -19,7 +19,7 @@ from asap_core.admission.admission import Answer, Question, Reservation, Unavail
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Granted
 from asap_core.arguments import expect_kind
-from asap_core.auth.principal import Authenticated, Credential, Insufficient, ProofOffer, ProofRefused, Proven
+from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofOffer, ProofRefused, Proven
 from asap_core.http.messages import Request, Response
 from asap_core.interrupts import is_interrupt
 from asap_core.server.agent import Agent
@@ -39,13 +39,13 @@ from asap_core.server.exchange import (
 log: Final = logging.getLogger("asap.drive")
 
 
-Verdict = Authenticated | Proven | Insufficient | ProofRefused | None
+Verdict = Authenticated | Proven | InsufficientScope | ProofRefused | None
 Authenticator = Callable[[Credential], Awaitable[Verdict] | Verdict]
 """Says whom a token stands for, None, or that it doesn't allow enough.
 
 Sync or async; OSError means that it can't be told now. Who also judges proofs (RFC 9449) says so by an attribute
-`proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `asap_adapters.auth.jwt.Tokens`
-does; to all others no token comes with one.
+`proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `JwtAuthenticator` does; to all
+others no token comes with one.
 """
 
 
@@ -231,7 +231,7 @@ class Driver:
         match await asked(log, "authenticate", self._judge, credential, kinds=_VERDICTS, otherwise=unknown):
             case None:
                 return state.refused()
-            case Insufficient() as missing:
+            case InsufficientScope() as missing:
                 return state.insufficient(missing)
             case ProofRefused() as proof:
                 return state.refused(proof)

@@ -92,21 +92,21 @@ class ClientCredentials:
 
 
 @frozen
-class Unfit:
+class CredentialsMismatch:
     """These credentials aren't what the agent takes; `lacks` is what `Unsuitable` says it doesn't have."""
 
     lacks: str
 
 
-def fit(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple[str, ...] | Unfit:
+def scopes_for(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple[str, ...] | CredentialsMismatch:
     """Which scopes to ask for to talk to an agent whose manifest has this `auth` section. Never raises."""
     if auth is None:
         return credentials.scopes
     if not any(map(auth.accepts, _SCHEMES)):
-        return Unfit("a use for access tokens: its manifest names other ways to authenticate")
+        return CredentialsMismatch("a use for access tokens: its manifest names other ways to authenticate")
     offer = auth.oauth2 or {}
     if not (_same(credentials.issuer, offer, "issuer") and _same(credentials.token_endpoint, offer, *_ENDPOINTS)):
-        return Unfit("a use for tokens of this provider: its manifest names another")
+        return CredentialsMismatch("a use for tokens of this provider: its manifest names another")
     named = _read_scopes(offer.get("scopes"))
     # What it names and we may not ask for it will tell us itself, by its challenge.
     return tuple(scope for scope in credentials.scopes if scope in named) or credentials.scopes

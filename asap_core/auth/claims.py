@@ -11,9 +11,9 @@ from typing import Any, Final, assert_never
 from attrs import Attribute, field, frozen, validators
 
 from asap_core.auth.bearer import is_scope
-from asap_core.auth.dpop_server import DpopPolicy, Proofs
+from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.jws import Algorithm, Jws, read_base64url
-from asap_core.auth.principal import Authenticated, Insufficient
+from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import URN, Rule, integer, number
@@ -95,7 +95,7 @@ class TokenPolicy:
     algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=frozenset)
     """Those that tokens may be signed with."""
     dpop: DpopPolicy = field(factory=DpopPolicy, converter=_dpop)
-    """Which proofs are good, and whether they're required: a `DpopPolicy`, or one word of `Proofs`."""
+    """Which proofs are good, and whether they're required: a `DpopPolicy`, or one word of `ProofRequirement`."""
     types: frozenset[str | None] = field(default=frozenset({None, "jwt", "at+jwt"}), converter=frozenset)
     """The `typ` that tokens may have, in lower case; None is to have none. Other kinds of JWT, such as DPoP proofs and
     logout tokens, say in it what they are (RFC 8725 §3.11). `{"at+jwt"}` where the provider follows RFC 9068."""
@@ -133,9 +133,9 @@ class Rejected:
 
 
 def judge_claims(
-    jws: Jws, policy: TokenPolicy, *, wall: WallTime, shown: str | None = None
-) -> Accepted | Insufficient | Rejected:
-    """Judge what a token says, its signature being good. `shown` is the key that a proof came by. Never raises."""
+    jws: Jws, policy: TokenPolicy, *, wall: WallTime, proof_key: str | None = None
+) -> Accepted | InsufficientScope | Rejected:
+    """Judge what a token says, its signature being good. `proof_key` is the key that a proof came by. Never raises."""
     claims = _read_claims(jws.payload)
     if isinstance(claims, Rejected):
         return claims
@@ -143,7 +143,7 @@ def judge_claims(
         _wrong_origin(jws, claims, policy)
         or _wrong_time(claims, policy, wall=wall)
         or _wrong_confirmation(claims)
-        or wrong_key(bound := _bound_to(claims), shown, policy.dpop)
+        or wrong_key(bound := _bound_to(claims), proof_key, policy.dpop)
     )
     if wrong is not None:
         return Rejected(wrong)
@@ -155,7 +155,7 @@ def judge_claims(
 
 def bearer_of(
     claims: Mapping[str, Any], agent: ByClaim | BySubject, needed: frozenset[str], bound: str | None = None
-) -> Authenticated | Insufficient | Rejected:
+) -> Authenticated | InsufficientScope | Rejected:
     """Whom these claims stand for, with what they allow: at least `needed`; `bound` is the key they need."""
     urn = _agent_of(claims, agent)
     if urn is None:
@@ -163,7 +163,7 @@ def bearer_of(
     held = _scopes_of(claims)
     if held is None:
         return Rejected("a scope that is text")
-    return Authenticated(urn, held, bound) if needed <= held else Insufficient(needed)
+    return Authenticated(urn, held, bound) if needed <= held else InsufficientScope(needed)
 
 
 def _read_claims(payload: bytes) -> dict[str, Any] | Rejected:
@@ -221,11 +221,11 @@ def _is_thumbprint(value: object) -> bool:
     return decoded is not None and len(decoded) == _SHA256
 
 
-def wrong_key(bound: str | None, shown: str | None, policy: DpopPolicy) -> str | None:
+def wrong_key(bound: str | None, proof_key: str | None, policy: DpopPolicy) -> str | None:
     """What's wrong with a token bound to one key, or none, that came with a proof by another, or none."""
-    if bound is None and policy.proofs is Proofs.REQUIRED:
+    if bound is None and policy.proofs is ProofRequirement.REQUIRED:
         return "a token that's bound to a key, with proof of it"
-    if bound == shown:
+    if bound == proof_key:
         return None
     return "a bearer token, without a proof" if bound is None else "a proof by the key in cnf"
 

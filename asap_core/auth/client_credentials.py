@@ -17,7 +17,7 @@ from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json, write_json
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
-Signer = Callable[[bytes], bytes]
+JwsSigner = Callable[[bytes], bytes]
 """A private key at work: the JWS signature of a message."""
 
 # An assertion is used at once; a minute forgives what clocks differ by (RFC 7523 §3 wants it short).
@@ -85,7 +85,7 @@ class ClientKey:
 
     client_id: str = field(validator=_is_client_id)
     algorithm: str = field(validator=TEXT)
-    sign: Signer = field(repr=False, validator=Rule("a function that signs bytes", callable))
+    sign: JwsSigner = field(repr=False, validator=Rule("a function that signs bytes", callable))
     kid: str | None = field(default=None, validator=absent_or(TEXT))
 
 
@@ -97,7 +97,7 @@ class Form:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
-def authenticated(
+def authenticated_form(
     fields: Sequence[tuple[str, str]],
     client: ClientSecret | ClientKey,
     *,
@@ -157,7 +157,7 @@ def _base64url(data: bytes) -> bytes:
 
 
 @frozen
-class Granted:
+class GrantedToken:
     """A token, good for `lifetime` seconds; `scopes` are what it's for where the endpoint says so (RFC 6749 §5.1)."""
 
     value: str = field(repr=False)
@@ -166,44 +166,47 @@ class Granted:
 
 
 @frozen
-class Refused:
+class GrantRefused:
     """The endpoint says no: to this client, or to what it asks. `code` is RFC 6749's, where it's one that is known."""
 
     code: str | None
 
 
 @frozen
-class Trouble:
+class GrantFailed:
     """Neither a token nor a refusal; it may be better later. `expected` says what would have been right."""
 
     expected: str
 
 
-def read_grant(status: int, body: bytes, *, token_type: str = "Bearer") -> Granted | Refused | Trouble:  # noqa: S107 - no password
+TokenResponse = GrantedToken | GrantRefused | GrantFailed
+
+
+def read_token_response(status: int, body: bytes, *, token_type: str = "Bearer") -> TokenResponse:  # noqa: S107 - no password
     """Read what a token endpoint answered (RFC 6749 §5). Never raises, whatever the bytes."""
     if status not in _REFUSALS and status != _OK:
-        return Trouble(f"a token with HTTP 200, not HTTP {status}")
+        return GrantFailed(f"a token with HTTP 200, not HTTP {status}")
     try:
         value = read_json(body, max_depth=_MAX_DEPTH)
     except NotJson:
         value = None
     if status != _OK:
         code = value.get("error") if isinstance(value, dict) else None
-        return Refused(code if isinstance(code, str) and code in _CODES else None)
-    return _grant(value, token_type) if isinstance(value, dict) else Trouble("a JSON object with a token")
+        return GrantRefused(code if isinstance(code, str) and code in _CODES else None)
+    return _grant(value, token_type) if isinstance(value, dict) else GrantFailed("a JSON object with a token")
 
 
-def _grant(value: dict[str, Any], token_type: str) -> Granted | Trouble:
+def _grant(value: dict[str, Any], token_type: str) -> GrantedToken | GrantFailed:
     token, kind, scope = value.get("access_token"), value.get("token_type"), value.get("scope")
     if not (isinstance(token, str) and is_token(token)):
-        return Trouble("an access_token of visible ASCII characters, at most 8192")
+        return GrantFailed("an access_token of visible ASCII characters, at most 8192")
     # RFC 6749 §5.1: case-insensitive. RFC 9449 §5: a token that isn't bound to our key isn't what was asked for.
     if not (isinstance(kind, str) and kind.lower() == token_type.lower()):
-        return Trouble(f"token_type {token_type}")
+        return GrantFailed(f"token_type {token_type}")
     lifetime = _lifetime(value.get("expires_in"))
     if lifetime is None:
-        return Trouble("expires_in in seconds, more than 0, or none")
-    return Granted(token, lifetime, _scopes(scope))
+        return GrantFailed("expires_in in seconds, more than 0, or none")
+    return GrantedToken(token, lifetime, _scopes(scope))
 
 
 def _scopes(said: Any) -> frozenset[str] | None:

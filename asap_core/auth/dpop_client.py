@@ -1,9 +1,9 @@
 """Proofs that a token's sender holds its key (RFC 9449): what is signed, and the nonces that servers want in them.
 
-    text = signing_input(Proof(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
+    text = signing_input(ProofClaims(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
     header = complete(text, sign(text))
 
-The mathematics is the caller's; `asap_adapters.auth.dpop` has it.
+The mathematics is the caller's; `asap_adapters.auth.dpop_key` has it.
 """
 
 from collections import OrderedDict
@@ -35,7 +35,7 @@ _BAD_REQUEST: Final = 400
 
 
 @frozen(kw_only=True)
-class Proof:
+class ProofClaims:
     """What a proof says (RFC 9449 §4.2). Raises ValueError for what none can say.
 
     `url` may have a query and a fragment, which aren't said. `issued` is wall time, said in whole seconds; `jti` is
@@ -60,7 +60,7 @@ class Proof:
             raise ValueError("access_token: expected ASCII characters")
 
 
-def signing_input(proof: Proof, *, alg: str, jwk: Mapping[str, str]) -> bytes:
+def signing_input(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> bytes:
     """What is to be signed with the key whose public part `jwk` is. Nothing of `jwk` is shown that isn't public.
 
     Raises ValueError where `jwk` isn't a key of a type that we know.
@@ -86,7 +86,7 @@ def complete(signing_input: bytes, signature: bytes) -> str:
 
 
 class ProofKey(Protocol):
-    """A private key that tokens are bound to, at work; `asap_adapters.auth.dpop.DpopKey` is one."""
+    """A private key that tokens are bound to, at work; `asap_adapters.auth.dpop_key.DpopKey` is one."""
 
     @property
     def algorithm(self) -> str:
@@ -108,7 +108,7 @@ class ProofKey(Protocol):
         ...
 
 
-def prove(key: ProofKey, proof: Proof) -> str:
+def make_proof(key: ProofKey, proof: ProofClaims) -> str:
     """The proof made with this key, as the header `DPoP` carries it."""
     text = signing_input(proof, alg=key.algorithm, jwk=key.public_jwk)
     return complete(text, key.sign(text))

@@ -1,7 +1,7 @@
 """One proof that whoever sends a token holds its key (RFC 9449), from its text to what is left to be done about it.
 
-    read_proof ─▶ Proof ─▶ its signature (the driver's), the token's `cnf.jkt` (`claims`) ─▶ its `jti` (the exchange)
-             └─▶ ProofRefused
+    read_proof ─▶ UnverifiedProof ─▶ its signature (driver), the token's `cnf.jkt` (`claims`) ─▶ its `jti` (exchange)
+               └─▶ ProofRefused
 
 Rule of this module: here, and nowhere else, the key in a JWS header is read, since it's what is to be proven; what it
 signed means nothing until the token names it. And a proof's id is claimed last, so that nobody uses up another's.
@@ -15,9 +15,9 @@ from typing import Any, Final
 from attrs import field, frozen, validators
 
 from asap_core.auth.dpop import PROOF_TYPE, comparable_url, is_proof_id, thumbprint, token_hash
-from asap_core.auth.jwks import PublicKey, is_possible, public_jwk, read_key
+from asap_core.auth.jwks import VerificationKey, is_possible, public_jwk, read_key
 from asap_core.auth.jws import Algorithm, Jws, Malformed, names_of, read_base64url, read_jws
-from asap_core.auth.principal import ProofOffer, ProofRefused, Shown
+from asap_core.auth.principal import DpopProof, ProofOffer, ProofRefused
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 
@@ -27,7 +27,7 @@ _NONCE_BYTES: Final = 16
 _LEAST_SECRET: Final = 16
 
 
-class Proofs(Enum):
+class ProofRequirement(Enum):
     """What is made of proofs that come with tokens."""
 
     OFF = "off"
@@ -39,15 +39,17 @@ class Proofs(Enum):
 
 
 def _proofs(value: Any) -> Any:
-    return next((one for one in Proofs if one.value == value), value)
+    return next((one for one in ProofRequirement if one.value == value), value)
 
 
 @frozen(kw_only=True)
 class DpopPolicy:
     """Which proofs are good here. Seconds throughout."""
 
-    proofs: Proofs = field(default=Proofs.ALLOWED, converter=_proofs, validator=validators.instance_of(Proofs))
-    """See `Proofs`."""
+    proofs: ProofRequirement = field(
+        default=ProofRequirement.ALLOWED, converter=_proofs, validator=validators.instance_of(ProofRequirement)
+    )
+    """See `ProofRequirement`."""
     algorithms: frozenset[Algorithm] = field(
         default=frozenset(Algorithm), converter=frozenset, validator=validators.min_len(1)
     )
@@ -65,9 +67,9 @@ class DpopPolicy:
 
     def offer(self) -> ProofOffer | None:
         """What callers are told of it."""
-        if self.proofs is Proofs.OFF:
+        if self.proofs is ProofRequirement.OFF:
             return None
-        return ProofOffer(algs=names_of(self.algorithms), required=self.proofs is Proofs.REQUIRED)
+        return ProofOffer(algs=names_of(self.algorithms), required=self.proofs is ProofRequirement.REQUIRED)
 
 
 class NonceMint:
@@ -106,14 +108,14 @@ class NonceMint:
 
 
 @frozen(kw_only=True)
-class Proof:
+class UnverifiedProof:
     """A proof that says what it should. Whether `key` signed it isn't known yet.
 
     `holder` scopes its id: the key, and what it's for. `nonce` is what its sender is to use from now on, where that has
     changed.
     """
 
-    key: PublicKey
+    key: VerificationKey
     thumbprint: str
     holder: str = field(repr=False)
     proof_id: str = field(repr=False)
@@ -124,20 +126,20 @@ class Proof:
 
 
 def read_proof(
-    shown: Shown, *, token: str, policy: DpopPolicy, mint: NonceMint | None, wall: WallTime
-) -> Proof | ProofRefused:
+    proof: DpopProof, *, token: str, policy: DpopPolicy, mint: NonceMint | None, wall: WallTime
+) -> UnverifiedProof | ProofRefused:
     """Read a proof, and judge what it says (RFC 9449 §4.3, 2 to 12, but for 7). Never raises, whatever the text.
 
     `token` is what it came with; with a `mint` it must have one of its nonces.
     """
-    jws = read_jws(shown.proof, algorithms=policy.algorithms)
+    jws = read_jws(proof.text, algorithms=policy.algorithms)
     if isinstance(jws, Malformed):
         return ProofRefused(jws.expected)
     key = _key_of(jws)
     if isinstance(key, str):
         return ProofRefused(key)
     claims = _claims_of(jws)
-    wrong = claims if isinstance(claims, str) else _wrong(claims, shown, token=token, policy=policy, wall=wall)
+    wrong = claims if isinstance(claims, str) else _wrong(claims, proof, token=token, policy=policy, wall=wall)
     if isinstance(claims, str) or wrong is not None:
         return ProofRefused(str(wrong))
     renewed: str | None = None
@@ -147,10 +149,10 @@ def read_proof(
             return ProofRefused("a nonce of ours", current)
         renewed = None if nonce == current else current
     print_of_key = thumbprint(public_jwk(key))
-    return Proof(
+    return UnverifiedProof(
         key=key,
         thumbprint=print_of_key,
-        holder=f"dpop {print_of_key} {comparable_url(shown.url)}",
+        holder=f"dpop {print_of_key} {comparable_url(proof.url)}",
         proof_id=claims["jti"],
         issued=WallTime(claims["iat"]),
         signing_input=jws.signing_input,
@@ -159,7 +161,7 @@ def read_proof(
     )
 
 
-def _key_of(jws: Jws) -> PublicKey | str:
+def _key_of(jws: Jws) -> VerificationKey | str:
     """The key that it brings, or what's wrong with it."""
     if jws.typ != PROOF_TYPE:
         return f"typ {PROOF_TYPE}"
@@ -183,11 +185,11 @@ def _claims_of(jws: Jws) -> dict[str, Any] | str:
     return claims if isinstance(claims, dict) else "claims that are an object"
 
 
-def _wrong(claims: dict[str, Any], shown: Shown, *, token: str, policy: DpopPolicy, wall: WallTime) -> str | None:
-    if claims.get("htm") != shown.method:
+def _wrong(claims: dict[str, Any], proof: DpopProof, *, token: str, policy: DpopPolicy, wall: WallTime) -> str | None:
+    if claims.get("htm") != proof.method:
         return "htm to be the method"
     url = claims.get("htu")
-    here = comparable_url(shown.url)
+    here = comparable_url(proof.url)
     if here is None or not isinstance(url, str) or comparable_url(url) != here:
         return "htu to be the URL that the agent's manifest has"
     issued = claims.get("iat")

@@ -1,7 +1,7 @@
 """Tokens that only their provider can read (RFC 7662): asked about once for all who show them, believed for a while.
 
     lookup ─▶ Judged                      what is kept says so, or nothing may be asked now
-           ─▶ Ask ─▶ settle ─▶ Judged     this one asks the provider, for all who show the same token meanwhile
+           ─▶ AskProvider ─▶ settle ─▶ Judged     this one asks the provider, for all who show the same token meanwhile
            ─▶ ()                          somebody asks already
 
 Rule of this module: a token is good because the provider said so not long ago, and for no other reason. Tokens are kept
@@ -25,15 +25,15 @@ from attrs import field, frozen
 
 from asap_core.auth.bearer import is_token
 from asap_core.auth.claims import Accepted, Rejected
-from asap_core.auth.introspected import (
-    Answer,
-    Cause,
-    Inactive,
+from asap_core.auth.introspection_response import (
+    ActiveToken,
+    FailureCause,
+    InactiveToken,
+    IntrospectionFailed,
     IntrospectionPolicy,
-    Unanswered,
-    judge_answer,
+    judge_introspection,
 )
-from asap_core.auth.principal import Insufficient
+from asap_core.auth.principal import InsufficientScope
 from asap_core.clock import Instant, WallTime
 
 W = TypeVar("W", bound=Hashable)
@@ -52,7 +52,7 @@ _DIFFERENT: Final = 2
 _RESERVED: Final = 5
 
 
-class Trouble(Enum):
+class NoVerdict(Enum):
     """It can't be told now whether the token is good."""
 
     PROVIDER = "provider"
@@ -61,7 +61,7 @@ class Trouble(Enum):
     """Too many other tokens are being asked about."""
 
 
-Verdict = Accepted | Insufficient | Rejected | Trouble
+IntrospectionVerdict = Accepted | InsufficientScope | Rejected | NoVerdict
 
 
 @frozen(eq=False)
@@ -77,18 +77,18 @@ class Judged(Generic[W]):
     """Tell this waiter what comes of its token."""
 
     waiter: W
-    verdict: Verdict
+    verdict: IntrospectionVerdict
 
 
 @frozen
-class Ask(Generic[W]):
+class AskProvider(Generic[W]):
     """This waiter asks the provider about its token, and settles the question."""
 
     waiter: W
     question: Question[W]
 
 
-Effect = Judged[W] | Ask[W]
+IntrospectionEffect = Judged[W] | AskProvider[W]
 
 
 @frozen
@@ -101,7 +101,7 @@ class _Failure:
 
 @frozen
 class _Kept:
-    verdict: Accepted | Insufficient | Rejected
+    verdict: Accepted | InsufficientScope | Rejected
     until: Instant
     ends: WallTime
 
@@ -142,7 +142,7 @@ class Introspector(Generic[W]):
         """How many questions are under way."""
         return len(self._questions)
 
-    def lookup(self, token: str, waiter: W, *, now: Instant, wall: WallTime) -> tuple[Effect[W], ...]:
+    def lookup(self, token: str, waiter: W, *, now: Instant, wall: WallTime) -> tuple[IntrospectionEffect[W], ...]:
         """Judge a token: at once, by asking, or (nothing) with the answer that's awaited. Never raises on any text.
 
         A waiter waits for one token at a time.
@@ -160,9 +160,9 @@ class Introspector(Generic[W]):
             return ()
         failed = self._failed.get(digest)
         if now < self._next_try or (failed is not None and now < failed.until):
-            return (Judged(waiter, Trouble.PROVIDER),)
+            return (Judged(waiter, NoVerdict.PROVIDER),)
         if self._is_crowded(digest):
-            return (Judged(waiter, Trouble.CROWDED),)
+            return (Judged(waiter, NoVerdict.CROWDED),)
         return (self._lead(digest, {waiter: None}),)
 
     def _is_crowded(self, digest: bytes) -> bool:
@@ -173,8 +173,13 @@ class Introspector(Generic[W]):
         return len(self._questions) >= most or strangers >= most - most // _RESERVED
 
     def settle(
-        self, question: Question[W], answer: Answer | Inactive | Unanswered, *, now: Instant, wall: WallTime
-    ) -> tuple[Effect[W], ...]:
+        self,
+        question: Question[W],
+        answer: ActiveToken | InactiveToken | IntrospectionFailed,
+        *,
+        now: Instant,
+        wall: WallTime,
+    ) -> tuple[IntrospectionEffect[W], ...]:
         """The provider answered: one verdict for all who wait. A question that's over already changes nothing."""
         if self._questions.get(question.digest) is not question:
             return ()
@@ -184,7 +189,7 @@ class Introspector(Generic[W]):
             del self._asking[waiter]
         return tuple(Judged(waiter, verdict) for waiter in question.waiters)
 
-    def abandon(self, waiter: W) -> tuple[Effect[W], ...]:
+    def abandon(self, waiter: W) -> tuple[IntrospectionEffect[W], ...]:
         """`waiter` was cancelled; idempotent. Where it asked, the next in line asks."""
         question = self._asking.pop(waiter, None)
         if question is None:
@@ -197,28 +202,30 @@ class Introspector(Generic[W]):
         del self._questions[question.digest]
         return ()
 
-    def _lead(self, digest: bytes, waiters: dict[W, None]) -> Ask[W]:
+    def _lead(self, digest: bytes, waiters: dict[W, None]) -> AskProvider[W]:
         question = self._questions[digest] = Question(digest, dict(waiters))
         for waiter in question.waiters:
             self._asking[waiter] = question
-        return Ask(next(iter(question.waiters)), question)
+        return AskProvider(next(iter(question.waiters)), question)
 
-    def _judge(self, digest: bytes, answer: Answer | Inactive | Unanswered, *, now: Instant, wall: WallTime) -> Verdict:
-        if isinstance(answer, Unanswered):
+    def _judge(
+        self, digest: bytes, answer: ActiveToken | InactiveToken | IntrospectionFailed, *, now: Instant, wall: WallTime
+    ) -> IntrospectionVerdict:
+        if isinstance(answer, IntrospectionFailed):
             self._fail(digest, answer, now=now)
-            return Trouble.PROVIDER
+            return NoVerdict.PROVIDER
         self._failures, self._next_try, self._answered = 0, Instant(float("-inf")), True
         self._doubted.clear()
         self._failed.pop(digest, None)
         self._known.pop(digest, None)
-        if isinstance(answer, Answer):
-            verdict = judge_answer(answer, self.policy, wall=wall)
+        if isinstance(answer, ActiveToken):
+            verdict = judge_introspection(answer, self.policy, wall=wall)
         else:
             verdict = Rejected("a token that's active")
         self._keep(digest, verdict, now=now, wall=wall)
         return verdict
 
-    def _fail(self, digest: bytes, answer: Unanswered, *, now: Instant) -> None:
+    def _fail(self, digest: bytes, answer: IntrospectionFailed, *, now: Instant) -> None:
         if self._is_the_providers(digest, answer.cause):
             # Those that were asked together failed together.
             if now >= self._next_try:
@@ -229,21 +236,21 @@ class Introspector(Generic[W]):
         count = 1 if before is None else before.count + 1
         self._put(self._failed, digest, _Failure(count, _pause(count, now)))
 
-    def _is_the_providers(self, digest: bytes, cause: Cause) -> bool:
-        if cause is Cause.PROVIDER:
+    def _is_the_providers(self, digest: bytes, cause: FailureCause) -> bool:
+        if cause is FailureCause.PROVIDER:
             return True
         if digest in self._known and len(self._doubted) < _DIFFERENT:
             self._doubted.add(digest)
         if digest in self._known and len(self._doubted) == _DIFFERENT:
             return True
-        return cause is Cause.EITHER and not self._answered
+        return cause is FailureCause.EITHER and not self._answered
 
     def _put(self, table: OrderedDict[bytes, T], digest: bytes, value: T) -> None:
         table[digest] = value
         if len(table) > self.policy.max_kept:
             table.popitem(last=False)
 
-    def _recall(self, digest: bytes, *, now: Instant, wall: WallTime) -> Verdict | None:
+    def _recall(self, digest: bytes, *, now: Instant, wall: WallTime) -> IntrospectionVerdict | None:
         for table in (self._good, self._refused):
             kept = table.get(digest)
             if kept is not None:
@@ -255,12 +262,12 @@ class Introspector(Generic[W]):
         return None
 
     def _keep(
-        self, digest: bytes, verdict: Accepted | Insufficient | Rejected, *, now: Instant, wall: WallTime
+        self, digest: bytes, verdict: Accepted | InsufficientScope | Rejected, *, now: Instant, wall: WallTime
     ) -> None:
         match verdict:
             case Accepted(_, until):
                 table, ends = self._good, until
-            case Insufficient():
+            case InsufficientScope():
                 table, ends = self._good, WallTime(wall + self.policy.most_refused)
             case Rejected():
                 table, ends = self._refused, WallTime(wall + self.policy.most_refused)

@@ -62,17 +62,17 @@ class RsaKey:
     algorithm = Algorithm.RS256
 
 
-PublicKey = OkpKey | EcKey | RsaKey
+VerificationKey = OkpKey | EcKey | RsaKey
 
 
 @frozen
 class KeySet:
     """The keys of a set that can verify signatures, in its order, and how many others were passed over."""
 
-    keys: tuple[PublicKey, ...]
+    keys: tuple[VerificationKey, ...]
     passed_over: int = 0
 
-    def key_for(self, jws: Jws) -> PublicKey | None:
+    def key_for(self, jws: Jws) -> VerificationKey | None:
         """The one key that this token can have been signed with; None where there's none, or no telling which.
 
         One that's listed twice is one.
@@ -94,7 +94,7 @@ def read_key_set(data: bytes) -> KeySet:
     return KeySet(keys, len(listed) - len(keys))
 
 
-def read_key(value: object) -> PublicKey | None:
+def read_key(value: object) -> VerificationKey | None:
     """The public key that a JWK is, if it's one that we can verify with; None for private ones too. Never raises.
 
     A member that is null is none: some serialisers write all that they know of.
@@ -123,12 +123,12 @@ def _octets(value: dict[str, Any], name: str) -> bytes:
     return read_base64url(text.encode("ascii")) or b""
 
 
-def _read_okp(kid: str | None, value: dict[str, Any]) -> PublicKey | None:
+def _read_okp(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
     x = _octets(value, "x")
     return OkpKey(kid, x) if value.get("crv") == "Ed25519" and len(x) == _HALF else None
 
 
-def _read_ec(kid: str | None, value: dict[str, Any]) -> PublicKey | None:
+def _read_ec(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
     # RFC 7518 §6.2.1.2: coordinates have the field's full length.
     coordinates = [_octets(value, "x"), _octets(value, "y")]
     if value.get("crv") != "P-256" or any(len(each) != _HALF for each in coordinates):
@@ -139,7 +139,7 @@ def _read_ec(kid: str | None, value: dict[str, Any]) -> PublicKey | None:
     return EcKey(kid, x, y) if on_curve else None
 
 
-def _read_rsa(kid: str | None, value: dict[str, Any]) -> PublicKey | None:
+def _read_rsa(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
     n, e = int.from_bytes(_octets(value, "n")), int.from_bytes(_octets(value, "e"))
     least, most = _RSA_BITS
     if not least <= n.bit_length() <= most or n % 2 == 0 or e % 2 == 0 or not 1 < e < _MAX_EXPONENT:
@@ -147,7 +147,7 @@ def _read_rsa(kid: str | None, value: dict[str, Any]) -> PublicKey | None:
     return RsaKey(kid, n, e)
 
 
-def public_jwk(key: PublicKey) -> dict[str, str]:
+def public_jwk(key: VerificationKey) -> dict[str, str]:
     """The members that make a key (RFC 7638 §3.2), in their one spelling."""
     match key:
         case OkpKey(_, x):
@@ -169,7 +169,7 @@ def _integer(value: int) -> str:
 _READERS: Final = {"OKP": _read_okp, "EC": _read_ec, "RSA": _read_rsa}
 
 
-def is_possible(key: PublicKey, signature: bytes) -> bool:
+def is_possible(key: VerificationKey, signature: bytes) -> bool:
     """Whether these bytes can be a signature by this key: its form and range, before any arithmetic.
 
     What is out of range verifies in some libraries: zeros under ECDSA, a second S for Ed25519 (RFC 8032 §8.4).

@@ -1,51 +1,49 @@
 """One token from its text to a principal, as linked states: each offers only the moves that are legal in it.
 
-    open ─▶ NeedKeys ─▶ VerifySignature ─▶ Accepted | Insufficient | Rejected
-       │        └──────────────────────▶ Rejected | Unavailable
+    open ─▶ NeedKeys ─▶ VerifySignature ─▶ Accepted | InsufficientScope | Rejected
+       │        └──────────────────────▶ Rejected | KeysUnavailable
        ├─▶ Accepted (known)
-       └─▶ ProofRefused                        with a proof, instead of Accepted and Insufficient:
-                                               VerifyProof ─▶ Proven | Insufficient | ProofRefused
+       └─▶ ProofRefused                        with a proof, instead of Accepted and InsufficientScope:
+                                               VerifyProof ─▶ Proven | InsufficientScope | ProofRefused
 
 A driver is one `match`: it fetches keys, checks signatures, and decides nothing. `docs/credentials.md` goes through
 RFC 8725 item by item and says where each is answered.
 """
 
 from collections import OrderedDict
-from enum import Enum
 from hashlib import blake2b
 from typing import Final, assert_never
 
 from attrs import define, field, frozen
 
 from asap_core.auth.claims import Accepted, Rejected, TokenPolicy, judge_claims, wrong_key
-from asap_core.auth.dpop_server import NonceMint, Proof, Proofs, read_proof
-from asap_core.auth.jwks import KeySet, PublicKey, is_possible
+from asap_core.auth.dpop_server import NonceMint, ProofRequirement, UnverifiedProof, read_proof
+from asap_core.auth.jwks import KeySet, VerificationKey, is_possible
 from asap_core.auth.jws import Jws, Malformed, read_jws
-from asap_core.auth.keyring import Ask, KeyRing, NotNow
-from asap_core.auth.principal import Insufficient, ProofRefused, Proven, Shown
+from asap_core.auth.keyring import FetchKeys, KeyRing, NoFetch
+from asap_core.auth.principal import DpopProof, InsufficientScope, ProofRefused, Proven
 from asap_core.clock import Instant, WallTime
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
 
 
-class Unavailable(Enum):
-    """It can't be told now whether the token is good: its key may be at the provider, which doesn't answer."""
+@frozen
+class KeysUnavailable:
+    """Whether the token is good can't be decided now: the provider doesn't answer, and it may have a new key."""
 
-    KEYS = "keys"
 
-
-Verdict = Accepted | Proven | Insufficient | Rejected | ProofRefused | Unavailable
+JwtVerdict = Accepted | Proven | InsufficientScope | Rejected | ProofRefused | KeysUnavailable
 
 
 @frozen
 class _Known:
     accepted: Accepted
-    key: PublicKey
+    key: VerificationKey
     until: Instant
 
 
-class Verifier:
+class JwtVerifier:
     """Judges the tokens of one issuer, and remembers the good ones. One event loop owns it.
 
     `secret` is 32 random bytes for the digests that tokens are remembered by; no token is kept in clear. Nonces are
@@ -64,30 +62,30 @@ class Verifier:
         """How many tokens are remembered."""
         return len(self._known)
 
-    def open(self, token: str, *, shown: Shown | None = None, now: Instant, wall: WallTime) -> "TokenState":
-        """Begin to judge a token, and what is `shown` with it. Never raises, whatever the text."""
+    def open(self, token: str, *, proof: DpopProof | None = None, now: Instant, wall: WallTime) -> "TokenState":
+        """Begin to judge a token, and the `proof` that came with it, if any. Never raises, whatever the text."""
         jws = read_jws(token, algorithms=self.policy.algorithms)
         if isinstance(jws, Malformed):
             return Rejected(jws.expected)
-        proof = None if shown is None else self._read_proof(shown, token, wall)
-        if isinstance(proof, (ProofRefused, Rejected)):
-            return proof
-        run = _Run(self, blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest(), jws, proof)
+        read = None if proof is None else self._read_proof(proof, token, wall)
+        if isinstance(read, (ProofRefused, Rejected)):
+            return read
+        run = _Run(self, blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest(), jws, read)
         return self._after(run, self.ring.due(now=now), now=now, wall=wall)
 
-    def _read_proof(self, shown: Shown, token: str, wall: WallTime) -> Proof | ProofRefused | Rejected:
+    def _read_proof(self, proof: DpopProof, token: str, wall: WallTime) -> UnverifiedProof | ProofRefused | Rejected:
         policy = self.policy.dpop
-        if policy.proofs is Proofs.OFF:
+        if policy.proofs is ProofRequirement.OFF:
             return Rejected("a bearer token, without a proof")
-        return read_proof(shown, token=token, policy=policy, mint=self._mint, wall=wall)
+        return read_proof(proof, token=token, policy=policy, mint=self._mint, wall=wall)
 
-    def _after(self, run: "_Run", due: Ask | NotNow | None, *, now: Instant, wall: WallTime) -> "TokenState":
+    def _after(self, run: "_Run", due: FetchKeys | NoFetch | None, *, now: Instant, wall: WallTime) -> "TokenState":
         match due:
-            case Ask():
+            case FetchKeys():
                 return NeedKeys(due, run)
-            case NotNow.UNREACHABLE:
-                return Unavailable.KEYS
-            case NotNow.UNKNOWN:
+            case NoFetch.UNREACHABLE:
+                return KeysUnavailable()
+            case NoFetch.UNKNOWN:
                 return Rejected("a key of the issuer's")
             case None:
                 return self._with_keys(run, now=now, wall=wall)
@@ -97,11 +95,11 @@ class Verifier:
     def _with_keys(self, run: "_Run", *, now: Instant, wall: WallTime) -> "TokenState":
         keys = self.ring.usable(now=now)
         if keys is None:
-            return Unavailable.KEYS
+            return KeysUnavailable()
         known = self._recall(run.digest, keys, now=now, wall=wall)
         if known is not None:
             # Remembered is the token: a proof is for one request.
-            wrong = wrong_key(known.bound, run.shown, self.policy.dpop)
+            wrong = wrong_key(known.bound, run.proof_key, self.policy.dpop)
             return run.judged(known) if wrong is None else Rejected(wrong)
         key = keys.key_for(run.jws)
         if key is None:
@@ -129,7 +127,9 @@ class Verifier:
         del self._known[digest]
         return None
 
-    def remember(self, digest: bytes, accepted: Accepted, key: PublicKey, *, now: Instant, wall: WallTime) -> None:
+    def remember(
+        self, digest: bytes, accepted: Accepted, key: VerificationKey, *, now: Instant, wall: WallTime
+    ) -> None:
         """Keep a token that was found good, instead of the one not seen for longest."""
         self._known[digest] = _Known(accepted, key, Instant(now + (accepted.until - wall)))
         if len(self._known) > self.policy.max_known:
@@ -140,17 +140,17 @@ class Verifier:
 class _Run:
     """What's known of one token on its way."""
 
-    verifier: Verifier
+    verifier: JwtVerifier
     digest: bytes = field(repr=False)
     jws: Jws
-    proof: Proof | None
+    proof: UnverifiedProof | None
 
     @property
-    def shown(self) -> str | None:
+    def proof_key(self) -> str | None:
         """The key that the proof is by, if its signature holds."""
         return None if self.proof is None else self.proof.thumbprint
 
-    def judged(self, verdict: Accepted | Insufficient) -> "VerifyProof | Verdict":
+    def judged(self, verdict: Accepted | InsufficientScope) -> "VerifyProof | JwtVerdict":
         """The token is good, and for the key that was shown, if any."""
         if self.proof is None:
             return verdict
@@ -159,50 +159,50 @@ class _Run:
 
 @define(eq=False)
 class NeedKeys:
-    """Get the issuer's key set: what others fetch now will do, unless `ask.again`.
+    """Get the issuer's key set: what others fetch now will do, unless `fetch.again`.
 
-    `ask.patience`: in seconds, how long it's worth waiting for; then it's `unavailable`. None: as long as a fetch may
+    `fetch.patience`: in seconds, how long it's worth waiting for; then it's `unavailable`. None: as long as a fetch may
     take.
     """
 
-    ask: Ask
+    fetch: FetchKeys
     _run: _Run = field(repr=False)
 
     def fetched(self, keys: KeySet, *, age: float, now: Instant, wall: WallTime) -> "TokenState":
         """Here it is; the provider vouched for it `age` seconds ago."""
         verifier = self._run.verifier
-        verifier.ring.fetched(self.ask, keys, age=age, now=now)
+        verifier.ring.fetched(self.fetch, keys, age=age, now=now)
         return verifier._with_keys(self._run, now=now, wall=wall)  # noqa: SLF001 - one module, one machine
 
     def unavailable(self, *, now: Instant, wall: WallTime) -> "TokenState":
         """It can't be had: what is kept serves, within its bound."""
         verifier = self._run.verifier
-        verifier.ring.failed(self.ask, now=now)
+        verifier.ring.failed(self.fetch, now=now)
         return verifier._with_keys(self._run, now=now, wall=wall)  # noqa: SLF001 - one module, one machine
 
     def abandon(self, *, now: Instant) -> None:
         """Who asked has left."""
-        self._run.verifier.ring.abandoned(self.ask, now=now)
+        self._run.verifier.ring.abandoned(self.fetch, now=now)
 
 
 @define(eq=False)
 class VerifySignature:
     """Find out whether `signature` is one of `signing_input` by `key`, under the key's own algorithm."""
 
-    key: PublicKey
+    key: VerificationKey
     signing_input: bytes = field(repr=False)
     signature: bytes = field(repr=False)
     _run: _Run = field(repr=False)
 
-    def good(self, *, now: Instant, wall: WallTime) -> "VerifyProof | Verdict":
+    def good(self, *, now: Instant, wall: WallTime) -> "VerifyProof | JwtVerdict":
         """It is."""
         verifier = self._run.verifier
-        verdict = judge_claims(self._run.jws, verifier.policy, wall=wall, shown=self._run.shown)
+        verdict = judge_claims(self._run.jws, verifier.policy, wall=wall, proof_key=self._run.proof_key)
         if isinstance(verdict, Accepted):
             verifier.remember(self._run.digest, verdict, self.key, now=now, wall=wall)
         return verdict if isinstance(verdict, Rejected) else self._run.judged(verdict)
 
-    def bad(self) -> Verdict:
+    def bad(self) -> JwtVerdict:
         """It isn't. No key is asked for: whoever forges could have us ask as often as it likes."""
         return Rejected("a signature by the issuer's key")
 
@@ -211,15 +211,15 @@ class VerifySignature:
 class VerifyProof:
     """Find out whether `signature` is one of `signing_input` by `key`: the caller's, which the token names."""
 
-    key: PublicKey
+    key: VerificationKey
     signing_input: bytes = field(repr=False)
     signature: bytes = field(repr=False)
-    _verdict: Accepted | Insufficient
-    _proof: Proof = field(repr=False)
+    _verdict: Accepted | InsufficientScope
+    _proof: UnverifiedProof = field(repr=False)
 
-    def good(self) -> Proven | Insufficient:
+    def good(self) -> Proven | InsufficientScope:
         """It is. What's left is that the proof is new: `Exchange` claims it."""
-        if isinstance(self._verdict, Insufficient):
+        if isinstance(self._verdict, InsufficientScope):
             return self._verdict
         proof = self._proof
         return Proven(
@@ -235,4 +235,4 @@ class VerifyProof:
         return ProofRefused("a signature by the key in jwk")
 
 
-TokenState = NeedKeys | VerifySignature | VerifyProof | Verdict
+TokenState = NeedKeys | VerifySignature | VerifyProof | JwtVerdict

@@ -17,8 +17,8 @@ from asap_core.clock import Instant
 
 
 @frozen
-class Ask:
-    """Ask the provider; `again` past what is kept, since a key is missing there, unless it was just asked.
+class FetchKeys:
+    """FetchKeys the provider; `again` past what is kept, since a key is missing there, unless it was just asked.
 
     `patience` is how long the answer is worth waiting for, in seconds; None: as long as a fetch may take.
     """
@@ -28,7 +28,7 @@ class Ask:
     round: int
 
 
-class NotNow(Enum):
+class NoFetch(Enum):
     """Why the provider isn't asked."""
 
     UNKNOWN = "unknown"
@@ -63,7 +63,7 @@ class KeyRing:
         age = now - self._vouched
         return self.keys if age < self.policy.fresh_for + self.policy.stale_for else None
 
-    def due(self, *, now: Instant) -> Ask | NotNow | None:
+    def due(self, *, now: Instant) -> FetchKeys | NoFetch | None:
         """Whether keys must be asked for before any token is looked at. None: what's kept does."""
         if now - self._vouched < self.policy.fresh_for:
             return None
@@ -71,7 +71,7 @@ class KeyRing:
         if old is None:
             # Whoever waits joins one question; a failed one isn't repeated at once.
             if self._waiting == 0 and now < self._next_refresh:
-                return NotNow.UNREACHABLE
+                return NoFetch.UNREACHABLE
             return self._ask(again=False, patience=None)
         if now < self._next_refresh:
             return None
@@ -80,23 +80,23 @@ class KeyRing:
         # A provider that's merely slow gets longer each time, or it would never be heard.
         return self._ask(again=False, patience=self.policy.patience * 2.0 ** min(self._failures, _DOUBLINGS))
 
-    def missing(self, *, now: Instant) -> Ask | NotNow:
+    def missing(self, *, now: Instant) -> FetchKeys | NoFetch:
         """A token names a key that isn't in the set."""
         if self._waiting:
             # As whoever asked first: it may come to the fetch before that one does.
             return self._ask(again=True, patience=None)
         if now < self._next_again:
-            return NotNow.UNREACHABLE if self._failures else NotNow.UNKNOWN
+            return NoFetch.UNREACHABLE if self._failures else NoFetch.UNKNOWN
         self._next_again = Instant(now + self.policy.cool_down)
         return self._ask(again=True, patience=None)
 
-    def _ask(self, *, again: bool, patience: float | None) -> Ask:
+    def _ask(self, *, again: bool, patience: float | None) -> FetchKeys:
         self._waiting += 1
-        return Ask(again, patience, self._round)
+        return FetchKeys(again, patience, self._round)
 
-    def fetched(self, ask: Ask, keys: KeySet, *, age: float, now: Instant) -> None:
+    def fetched(self, fetch: FetchKeys, keys: KeySet, *, age: float, now: Instant) -> None:
         """The provider answered, `age` seconds ago. All who waited for it may say so."""
-        self._over(ask)
+        self._over(fetch)
         vouched = Instant(now - age)
         # An answer that comes after others gave up on it is news all the same.
         if vouched >= self._vouched:
@@ -104,9 +104,9 @@ class KeyRing:
             # What it has just said it needn't say again for a key that it doesn't have.
             self._next_again = max(self._next_again, Instant(vouched + self.policy.cool_down))
 
-    def failed(self, ask: Ask, *, now: Instant) -> None:
+    def failed(self, fetch: FetchKeys, *, now: Instant) -> None:
         """It didn't, or with something else."""
-        if self._over(ask):
+        if self._over(fetch):
             self._failures += 1
             pause = self.policy.cool_down
             if self.usable(now=now) is None:
@@ -115,18 +115,18 @@ class KeyRing:
             self._next_refresh = Instant(now + pause)
             self._next_again = max(self._next_again, self._next_refresh)
 
-    def abandoned(self, ask: Ask, *, now: Instant) -> None:
+    def abandoned(self, fetch: FetchKeys, *, now: Instant) -> None:
         """Who waited left. Whoever waits with it goes on; where nobody does, it counts as no answer.
 
         Else who sends forged tokens and hangs up would have the provider asked for each.
         """
-        if ask.round == self._round:
+        if fetch.round == self._round:
             self._waiting -= 1
             if not self._waiting:
-                self.failed(ask, now=now)
+                self.failed(fetch, now=now)
 
-    def _over(self, ask: Ask) -> bool:
-        if ask.round != self._round:
+    def _over(self, fetch: FetchKeys) -> bool:
+        if fetch.round != self._round:
             return False
         self._round += 1
         self._waiting = 0

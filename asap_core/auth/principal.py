@@ -45,7 +45,7 @@ Principal = Authenticated | Anonymous
 
 
 @frozen
-class Insufficient:
+class InsufficientScope:
     """A good credential that doesn't allow enough: it takes all of `scopes`, at least one (RFC 6750 §3.1)."""
 
     scopes: frozenset[str]
@@ -57,23 +57,23 @@ class Insufficient:
 
 
 @frozen(kw_only=True)
-class Shown:
-    """A proof that came with a token (RFC 9449 §7), and what it must be for: this method, at this URL of ours."""
+class DpopProof:
+    """A proof that came with a token (RFC 9449 §7), and the request that it must be for: its method and our URL."""
 
-    proof: str = field(repr=False)
+    text: str = field(repr=False)
     method: str
     url: str
 
 
 @frozen
 class Credential:
-    """A token as received: a bearer's (RFC 6750 §2.1), or `shown` with a proof of its key. It never appears in a repr.
+    """A token as received: a bearer token (RFC 6750 §2.1), or one with a proof of its key. Never shown in a repr.
 
-    Who doesn't check what is `shown` must let nobody in by it, as `TokenTable` doesn't.
+    An authenticator that doesn't verify proofs must refuse every credential that has one, as `TokenTable` does.
     """
 
     token: str = field(repr=False)
-    shown: Shown | None = None
+    proof: DpopProof | None = None
 
 
 @frozen(kw_only=True)
@@ -157,7 +157,7 @@ def _with_proof(token: str, headers: Headers, method: str, url: str) -> Credenti
     # RFC 9449 §4.3, 1: one header field, one proof.
     if len(proofs) != 1:
         return BadCredential("one DPoP header", proves=True)
-    return Credential(token, Shown(proof=proofs[0].strip().decode("latin-1"), method=method, url=url))
+    return Credential(token, DpopProof(text=proofs[0].strip().decode("latin-1"), method=method, url=url))
 
 
 def challenge(offer: ProofOffer | None, *, error: str | None = None, proves: bool = False) -> str:
@@ -200,7 +200,7 @@ class TokenTable:
 
     def verify(self, credential: Credential) -> Authenticated | None:
         """Return whom the token stands for, or None. None of them is bound to a key, so with a proof it's none."""
-        return self._by_digest.get(_digest(credential.token)) if credential.shown is None else None
+        return self._by_digest.get(_digest(credential.token)) if credential.proof is None else None
 
 
 def _digest(token: str) -> bytes:

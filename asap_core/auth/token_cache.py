@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import field, frozen
 
-from asap_core.client.flights import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import NoToken
 from asap_core.net.urls import without_credentials
@@ -125,11 +125,11 @@ class _Failure:
     count: int
 
 
-class Tokens(Generic[W]):
+class TokenCache(Generic[W]):
     """The tokens of one client. One event loop owns it; its methods return at once."""
 
     def __init__(self) -> None:
-        self._flights: Coalescer[TokenKey, W] = Coalescer()
+        self._flights: Flights[TokenKey, W] = Flights()
         self._tokens: OrderedDict[TokenKey, Token] = OrderedDict()
         self._failures: OrderedDict[TokenKey, _Failure] = OrderedDict()
         self._dropped: OrderedDict[TokenKey, Instant] = OrderedDict()

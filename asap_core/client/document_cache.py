@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import define, field, frozen, validators
 
 from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Outcome, Source, Unfound
-from asap_core.client.flights import Coalescer, Crowded, Flight, Joined, Leading
+from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, WallTime
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.http.validation import conditions, confirms, merged, relevant
@@ -121,7 +121,7 @@ class Directory(Generic[V, W]):
     def __init__(self, policy: DirectoryPolicy | None = None, *, keep: bool = True) -> None:
         self._policy = DirectoryPolicy() if policy is None else policy
         self._keeps = keep
-        self._flights: Coalescer[str, W] = Coalescer()
+        self._flights: Flights[str, W] = Flights()
         self._errands: dict[Flight[str, W], _Errand[V]] = {}
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
         self._failures: OrderedDict[str, _Failure] = OrderedDict()

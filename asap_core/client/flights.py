@@ -47,7 +47,7 @@ class Crowded:
     """There are too many flights, or too many waiters for this one."""
 
 
-class Coalescer(Generic[K, W]):
+class Flights(Generic[K, W]):
     """The flights of one client."""
 
     def __init__(self, *, max_flights: int = MAX_FLIGHTS, max_waiters: int = MAX_WAITERS) -> None:

@@ -37,7 +37,7 @@ from asap_core.auth.principal import (
     Authenticated,
     BadCredential,
     Credential,
-    Insufficient,
+    InsufficientScope,
     NoCredential,
     Principal,
     ProofRefused,
@@ -256,13 +256,13 @@ class Authenticate(_State):
         self._run.leave(self)
         if proof is not None:
             return _refuse_proof(self._run, proof)
-        proves, note = self.credential.shown is not None, "Invalid authentication token"
+        proves, note = self.credential.proof is not None, "Invalid authentication token"
         return _challenge(self._run, INVALID_CREDENTIAL, note, error="invalid_token", proves=proves)
 
-    def insufficient(self, missing: Insufficient) -> "Exchange":
+    def insufficient(self, missing: InsufficientScope) -> "Exchange":
         """It's good, and doesn't allow enough."""
         self._run.leave(self)
-        challenged = insufficient_scope(missing.scopes, proves=self.credential.shown is not None)
+        challenged = insufficient_scope(missing.scopes, proves=self.credential.proof is not None)
         return self._run.refuse(Refusal(kind=INSUFFICIENT_SCOPE, challenge=challenged), close=True)
 
     def unavailable(self) -> "Exchange":

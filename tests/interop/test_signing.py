@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asap_adapters.auth.keys import PrivateKey, verify
+from asap_adapters.auth.signing_key import PrivateKey, verify
 from asap_core import AuthScheme, Capabilities, Endpoints, Manifest, PublicKey, Skill, to_json
 from asap_core.wire.signing import Broken, OtherKey, Verified, judge, sign, signed_bytes
 

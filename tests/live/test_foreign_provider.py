@@ -9,12 +9,12 @@ import anyio
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
-from asap_adapters.auth.introspection import Introspection
-from asap_adapters.auth.jwt import Tokens
+from asap_adapters.auth.introspection import IntrospectionAuthenticator
+from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_core import Authenticated
 from asap_core.auth.claims import BySubject, TokenPolicy
 from asap_core.auth.client_credentials import ClientSecret
-from asap_core.auth.introspected import IntrospectionPolicy
+from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import Credential
 from tests.live.glewlwyd import CLIENT, MINE, MISSING, OTHERS, SECRET, glewlwyd, is_there
 from tests.live.test_cli import ALICE, asap, served
@@ -103,7 +103,7 @@ def test_a_token_that_is_taken_back_is_out(provider, backend: str) -> None:
     )
 
     async def main() -> None:
-        async with Introspection(policy, ClientSecret(CLIENT, SECRET)) as introspection:
+        async with IntrospectionAuthenticator(policy, ClientSecret(CLIENT, SECRET)) as introspection:
             taken, kept = provider.token(), provider.token()
             for token in (taken, kept):
                 assert await introspection.verify(Credential(token)) == Authenticated(ALICE)
@@ -123,7 +123,7 @@ def test_keys_change_under_load_and_nobody_is_refused(provider, backend: str) ->
     async def main() -> None:
         provider.publish(first)
         found: list[Any] = []
-        async with Tokens(policy) as tokens:
+        async with JwtAuthenticator(policy) as tokens:
             over = anyio.Event()
 
             async def load() -> None:

@@ -8,13 +8,13 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient, AsapError, BadReply, RemoteError, serve
-from asap_adapters.auth.introspection import Introspection, IntrospectionUnavailable
+from asap_adapters.auth.introspection import IntrospectionAuthenticator, IntrospectionUnavailable
 from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy
 from asap_core.auth.claims import BySubject
 from asap_core.auth.client_credentials import ClientSecret
-from asap_core.auth.introspected import IntrospectionPolicy
+from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import Credential
 from asap_core.client.delivery import RetryPolicy
 from asap_core.wire.json import write_json
@@ -157,7 +157,7 @@ async def test_a_strangers_token_keeps_nobody_out() -> None:
     async with listening(provider) as port:
         policy = IntrospectionPolicy(audience=None, agent=BySubject({"7": ME}))
         client, endpoint = ClientSecret("c", "s"), f"http://127.0.0.1:{port}/introspect"
-        async with Introspection(policy, client, endpoint=endpoint) as asking:
+        async with IntrospectionAuthenticator(policy, client, endpoint=endpoint) as asking:
             assert await asking.verify(Credential("unknown")) is None
             for number in range(5):
                 for name in odd:

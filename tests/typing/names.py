@@ -39,13 +39,13 @@ from asap_adapters.auth import (
     ClientSecret,
     DpopKey,
     DpopPolicy,
-    Introspection,
+    IntrospectionAuthenticator,
     IntrospectionPolicy,
     IntrospectionUnavailable,
+    JwtAuthenticator,
     PrivateKey,
     ProviderUnavailable,
     TokenPolicy,
-    Tokens,
     read_client_key,
 )
 from asap_adapters.testing import (

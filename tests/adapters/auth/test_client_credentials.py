@@ -15,8 +15,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from asap_adapters import AgentClient, NotAllowed, RemoteError
-from asap_adapters.auth.dpop import DpopKey
-from asap_adapters.auth.jwt import Tokens
+from asap_adapters.auth.dpop_key import DpopKey
+from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
 from asap_core.auth.authorization import ClientCredentials
@@ -418,7 +418,7 @@ class BoundWorld(httpx.AsyncBaseTransport):
         policy = TokenPolicy(
             issuer=ISSUER, audience="a", agent=BySubject({"me": ME}), dpop=DpopPolicy(proofs="required", **dpop)
         )
-        self.tokens = Tokens(policy, transport=self)
+        self.tokens = JwtAuthenticator(policy, transport=self)
         self.make: Any = lambda: InProcessTransport(agent, handlers, authenticate=self.tokens.verify)
         self.inner: Any = None
         self.asked: list[Any] = []

@@ -10,13 +10,13 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.auth.introspection import Introspection, IntrospectionUnavailable
+from asap_adapters.auth.introspection import IntrospectionAuthenticator, IntrospectionUnavailable
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
 from asap_core.auth.claims import BySubject
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
-from asap_core.auth.introspected import IntrospectionPolicy
-from asap_core.auth.principal import Credential, Insufficient, Shown
+from asap_core.auth.introspection_response import IntrospectionPolicy
+from asap_core.auth.principal import Credential, DpopProof, InsufficientScope
 from tests.adapters.client.test_cancelling import Interrupted
 
 pytestmark = pytest.mark.anyio
@@ -64,14 +64,14 @@ def provider() -> Provider:
     return Provider()
 
 
-def made(provider: Provider, *, endpoint=ENDPOINT, client=None, **policy) -> Introspection:
+def made(provider: Provider, *, endpoint=ENDPOINT, client=None, **policy) -> IntrospectionAuthenticator:
     agent = BySubject({"7": ALICE, "8": TESTER})
     rules: Any = {"audience": AUDIENCE, "agent": agent, "issuer": ISSUER, "scopes": ["call"], **policy}
     client = ClientSecret("rs", "s3cret") if client is None else client
-    return Introspection(IntrospectionPolicy(**rules), client, endpoint=endpoint, transport=provider)
+    return IntrospectionAuthenticator(IntrospectionPolicy(**rules), client, endpoint=endpoint, transport=provider)
 
 
-async def ask(asking: Introspection, token: str):
+async def ask(asking: IntrospectionAuthenticator, token: str):
     """Whom it stands for, None, what it lacks, or "unavailable"."""
     try:
         found = await asking.verify(Credential(token))
@@ -106,7 +106,7 @@ class TestAsking:
         provider.seconds = 1.0
         found: list[Any] = []
 
-        async def one(asking: Introspection) -> None:
+        async def one(asking: IntrospectionAuthenticator) -> None:
             found.append(await ask(asking, "t"))
 
         async with made(provider) as asking, anyio.create_task_group() as group:
@@ -139,9 +139,9 @@ class TestAsking:
     async def test_scopes_and_proofs(self, provider: Provider) -> None:
         provider.tokens["small"] = {"scope": "other"}
         async with made(provider) as asking:
-            assert await ask(asking, "small") == Insufficient(frozenset({"call"}))
-            shown = Shown(proof="x", method="POST", url=BASE)
-            assert await asking.verify(Credential("t", shown=shown)) is None
+            assert await ask(asking, "small") == InsufficientScope(frozenset({"call"}))
+            shown = DpopProof(text="x", method="POST", url=BASE)
+            assert await asking.verify(Credential("t", shown)) is None
         assert [asked["token"] for asked in provider.asked] == ["small"]
 
 
@@ -178,7 +178,7 @@ DOUBTFUL: Any = [
 class TestAStrangersToken:
     """It steers nothing but what's told of itself."""
 
-    async def junk(self, asking: Introspection, provider: Provider, happens, *tokens: str) -> None:
+    async def junk(self, asking: IntrospectionAuthenticator, provider: Provider, happens, *tokens: str) -> None:
         provider.happens = happens
         for token in tokens:
             assert await ask(asking, token) == "unavailable"
@@ -269,7 +269,7 @@ class TestInTrouble:
         provider.seconds = 3600.0
         found: list[Any] = []
 
-        async def one(asking: Introspection) -> None:
+        async def one(asking: IntrospectionAuthenticator) -> None:
             found.append(await ask(asking, "t"))
 
         async with made(provider) as asking:

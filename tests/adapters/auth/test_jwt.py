@@ -13,13 +13,13 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from asap_adapters.auth.jwt import ProviderUnavailable, Tokens, is_signature
+from asap_adapters.auth.jwt import JwtAuthenticator, ProviderUnavailable, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
 from asap_core.auth.claims import ByClaim, TokenPolicy
 from asap_core.auth.jwks import read_key_set
 from asap_core.auth.jws import Algorithm, read_jws
-from asap_core.auth.principal import Credential, Insufficient
+from asap_core.auth.principal import Credential, InsufficientScope
 
 pytestmark = pytest.mark.anyio
 
@@ -80,7 +80,7 @@ class Provider(httpx.AsyncBaseTransport):
 
 def tokens(provider, **changes):
     policy = {"issuer": ISSUER, "audience": AUDIENCE, "agent": ByClaim("sub"), **changes}
-    return Tokens(TokenPolicy(**policy), transport=provider)
+    return JwtAuthenticator(TokenPolicy(**policy), transport=provider)
 
 
 async def ask(made, text):
@@ -142,7 +142,7 @@ class TestGoodAndForged:
 
     async def test_scopes(self) -> None:
         async with tokens(Provider(), scopes=["asap.call"]) as made:
-            assert await ask(made, token()) == Insufficient(frozenset({"asap.call"}))
+            assert await ask(made, token()) == InsufficientScope(frozenset({"asap.call"}))
             assert await ask(made, token(scope="x asap.call")) == ALICE
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from asap_adapters.auth.keys import PrivateKey, verify
+from asap_adapters.auth.signing_key import PrivateKey, verify
 from asap_core.wire.signing import Broken, PublicKey, Verified, judge, sign
 
 ROOT = Path(__file__).parents[3]
@@ -107,7 +107,7 @@ class TestInAFile:
 
 
 def test_without_cryptography_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['cryptography'] = None\nimport asap_adapters.auth.keys"
+    code = "import sys; sys.modules['cryptography'] = None\nimport asap_adapters.auth.signing_key"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert "pip install 'asap-sansio[keys]'" in done.stderr.splitlines()[-1]
 

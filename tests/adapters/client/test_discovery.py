@@ -14,7 +14,7 @@ import httpx
 import pytest
 from attrs import evolve
 
-from asap_adapters.auth.keys import PrivateKey
+from asap_adapters.auth.signing_key import PrivateKey
 from asap_adapters.client.agent_client import AgentClient
 from asap_core import (
     AgentChanged,

@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from asap_adapters import AgentClient
-from asap_adapters.auth.introspection import Introspection
-from asap_adapters.auth.jwt import Tokens
+from asap_adapters.auth.introspection import IntrospectionAuthenticator
+from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_core import AsapError, Capabilities, Endpoints, Manifest
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.claims import BySubject, TokenPolicy
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
-from asap_core.auth.introspected import IntrospectionPolicy
+from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DirectoryPolicy
@@ -263,11 +263,11 @@ class TestTheRightFormIsSaid:
         policy: Any = {"audience": ME, "agent": BySubject({"7": ME}), "issuer": BASE}
         wrong: Any = "secret"
         with pytest.raises(ValueError, match="policy: expected a TokenPolicy"):
-            Tokens(wrong)
+            JwtAuthenticator(wrong)
         with pytest.raises(ValueError, match="policy: expected an IntrospectionPolicy"):
-            Introspection(wrong, ClientSecret("c", "s"))
+            IntrospectionAuthenticator(wrong, ClientSecret("c", "s"))
         with pytest.raises(ValueError, match="client: expected ClientSecret"):
-            Introspection(IntrospectionPolicy(**policy), wrong)
+            IntrospectionAuthenticator(IntrospectionPolicy(**policy), wrong)
 
     @pytest.mark.parametrize("option", ["allow_http", "allow_networks"])
     def test_of_what_a_server_asks_its_provider_with(self, option) -> None:
@@ -275,6 +275,6 @@ class TestTheRightFormIsSaid:
         for value in ("10.0.0.0/8", 5, None, [5]):
             options: Any = {option: value}
             with pytest.raises(ValueError, match=f"{option}: expected a list, such as"):
-                Tokens(TokenPolicy(**rules), **options)
+                JwtAuthenticator(TokenPolicy(**rules), **options)
             with pytest.raises(ValueError, match=f"{option}: expected a list, such as"):
-                Introspection(IntrospectionPolicy(**rules), ClientSecret("c", "s"), **options)
+                IntrospectionAuthenticator(IntrospectionPolicy(**rules), ClientSecret("c", "s"), **options)

@@ -471,7 +471,7 @@ class TestAnswersOfNoKind:
     async def test_an_authenticators(self, served, caplog, verdict) -> None:
         one = served(auth=True, authenticate=lambda _credential: verdict)
         assert (await one.post(call("echo"), authorization="Bearer t")).status_code == 503
-        assert "expected Authenticated, Proven, Insufficient, ProofRefused, None" in caplog.text
+        assert "expected Authenticated, Proven, InsufficientScope, ProofRefused, None" in caplog.text
 
     @pytest.mark.parametrize("answer", [None, True, ...], ids=repr)
     async def test_a_stores(self, served, caplog, answer) -> None:

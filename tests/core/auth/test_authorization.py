@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from asap_core import AuthScheme
-from asap_core.auth.authorization import ClientCredentials, Unfit, fit
+from asap_core.auth.authorization import ClientCredentials, CredentialsMismatch, scopes_for
 from asap_core.auth.client_credentials import ClientSecret
 
 ME = ClientSecret("me", "secret")
@@ -22,33 +22,38 @@ def taking(*schemes: str, **oauth2) -> AuthScheme:
 
 class TestWhatAnAgentTakes:
     def test_who_says_nothing_is_shown_what_there_is(self) -> None:
-        assert fit(of(), None) == fit(of(), taking()) == ("read", "write")
+        assert scopes_for(of(), None) == scopes_for(of(), taking()) == ("read", "write")
 
     @pytest.mark.parametrize("scheme", ["bearer", "Bearer", "DPoP", "oauth2"])
     def test_a_token_by_any_of_its_names(self, scheme) -> None:
-        assert fit(of(), taking("basic", scheme)) == ("read", "write")
+        assert scopes_for(of(), taking("basic", scheme)) == ("read", "write")
 
     def test_who_takes_something_else_is_told_so(self) -> None:
         lacks = "a use for access tokens: its manifest names other ways to authenticate"
-        assert fit(of(), taking("basic")) == fit(of(), AuthScheme(schemes=())) == Unfit(lacks)
+        assert (
+            scopes_for(of(), taking("basic")) == scopes_for(of(), AuthScheme(schemes=())) == CredentialsMismatch(lacks)
+        )
 
     @pytest.mark.parametrize("name", ["token_endpoint", "token_url", "tokenUrl"])
     def test_it_names_no_provider_that_a_secret_goes_to(self, name) -> None:
         ours = of(issuer=None, token_endpoint=ENDPOINT)
-        assert fit(ours, taking(**{name: ENDPOINT})) == ("read", "write")
-        assert isinstance(fit(ours, taking(**{name: "https://evil.example/token"})), Unfit)
-        assert isinstance(fit(of(), taking(issuer="https://evil.example")), Unfit)
+        assert scopes_for(ours, taking(**{name: ENDPOINT})) == ("read", "write")
+        assert isinstance(scopes_for(ours, taking(**{name: "https://evil.example/token"})), CredentialsMismatch)
+        assert isinstance(scopes_for(of(), taking(issuer="https://evil.example")), CredentialsMismatch)
         # How it's written doesn't count, nor what it says of what wasn't configured.
-        assert fit(of(), taking(issuer="https://ID.example:443/", token_url="https://x.example")) == ("read", "write")
+        assert scopes_for(of(), taking(issuer="https://ID.example:443/", token_url="https://x.example")) == (
+            "read",
+            "write",
+        )
 
     @pytest.mark.parametrize("named", [["write", "admin", 5], "admin write", {"write": "Write things", "admin": ""}])
     def test_scopes_are_those_it_names_of_those_that_may_be_asked_for(self, named) -> None:
-        assert fit(of(), taking(scopes=named)) == ("write",)
+        assert scopes_for(of(), taking(scopes=named)) == ("write",)
 
     @pytest.mark.parametrize("named", [["admin"], [], 5, None, ""])
     def test_and_all_where_it_names_none_of_them(self, named) -> None:
-        assert fit(of(), taking(scopes=named)) == ("read", "write")
-        assert fit(of(scopes=()), taking(scopes=named)) == ()
+        assert scopes_for(of(), taking(scopes=named)) == ("read", "write")
+        assert scopes_for(of(scopes=()), taking(scopes=named)) == ()
 
 
 class TestWhatIsAsked:

@@ -9,12 +9,12 @@ from hypothesis import given, strategies as st
 from asap_core.auth.client_credentials import (
     ClientKey,
     ClientSecret,
-    Granted,
-    Refused,
+    GrantedToken,
+    GrantFailed,
+    GrantRefused,
     SecretMethod,
-    Trouble,
-    authenticated,
-    read_grant,
+    authenticated_form,
+    read_token_response,
 )
 
 GOOD = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
@@ -22,12 +22,12 @@ GOOD = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
 
 def grant(status: int = 200, token_type: str = "Bearer", **changes):
     value = {key: item for key, item in {**GOOD, **changes}.items() if item is not ...}
-    return read_grant(status, json.dumps(value).encode(), token_type=token_type)
+    return read_token_response(status, json.dumps(value).encode(), token_type=token_type)
 
 
 def form(client, **more):
     asked = {"audience": "https://id.example", "jti": "j-1", "wall": 1000.5, **more}
-    return authenticated([("grant_type", "client_credentials")], client, **asked)
+    return authenticated_form([("grant_type", "client_credentials")], client, **asked)
 
 
 class TestWhoAsks:
@@ -87,21 +87,21 @@ def read(part: str):
 
 class TestWhatItAnswers:
     def test_a_token(self) -> None:
-        assert grant() == Granted("t0ken", 3600.0)
-        assert grant(scope="a b", token_type="Bearer") == Granted("t0ken", 3600.0, frozenset({"a", "b"}))
-        assert grant(scope="") == Granted("t0ken", 3600.0, frozenset())
-        assert grant(scope=["a", "b c"]) == Granted("t0ken", 3600.0, frozenset({"a", "b", "c"}))
+        assert grant() == GrantedToken("t0ken", 3600.0)
+        assert grant(scope="a b", token_type="Bearer") == GrantedToken("t0ken", 3600.0, frozenset({"a", "b"}))
+        assert grant(scope="") == GrantedToken("t0ken", 3600.0, frozenset())
+        assert grant(scope=["a", "b c"]) == GrantedToken("t0ken", 3600.0, frozenset({"a", "b", "c"}))
         for said in (None, 5, ["a", 5], {"a": True}):
-            assert grant(scope=said) == Granted("t0ken", 3600.0, None)
+            assert grant(scope=said) == GrantedToken("t0ken", 3600.0, None)
         assert "t0ken" not in repr(grant())
 
     def test_the_type_has_no_case_and_is_the_one_asked_for(self) -> None:
         # RFC 6749 §5.1; RFC 9449 §5.
         body = json.dumps({**GOOD, "token_type": "bEARER"}).encode()
-        assert isinstance(read_grant(200, body), Granted)
-        assert isinstance(read_grant(200, body, token_type="DPoP"), Trouble)
+        assert isinstance(read_token_response(200, body), GrantedToken)
+        assert isinstance(read_token_response(200, body, token_type="DPoP"), GrantFailed)
         for kind in (None, 5, "mac", ""):
-            assert isinstance(read_grant(200, json.dumps({**GOOD, "token_type": kind}).encode()), Trouble)
+            assert isinstance(read_token_response(200, json.dumps({**GOOD, "token_type": kind}).encode()), GrantFailed)
 
     @pytest.mark.parametrize(
         ("expires_in", "lifetime"),
@@ -112,28 +112,32 @@ class TestWhatItAnswers:
 
     @pytest.mark.parametrize("expires_in", [0, -1, True, "", "soon", "-5", "9" * 99, [1], "١٢"])
     def test_what_is_no_life(self, expires_in) -> None:
-        assert grant(expires_in=expires_in) == Trouble("expires_in in seconds, more than 0, or none")
+        assert grant(expires_in=expires_in) == GrantFailed("expires_in in seconds, more than 0, or none")
 
     @pytest.mark.parametrize("token", [..., None, "", 5, "a b", "a\nb", "é", "x" * 8193])
     def test_what_is_no_token(self, token) -> None:
-        assert isinstance(grant(access_token=token), Trouble)
+        assert isinstance(grant(access_token=token), GrantFailed)
 
     @pytest.mark.parametrize("status", [400, 401, 403])
     def test_a_refusal(self, status) -> None:
-        assert grant(status, error="invalid_client") == Refused("invalid_client")
+        assert grant(status, error="invalid_client") == GrantRefused("invalid_client")
         # Whatever else it says, it's nobody's to repeat.
-        assert grant(status, error="<b>evil</b>", error_description="x") == Refused(None)
-        assert grant(status, error=["invalid_client"]) == Refused(None)
-        assert read_grant(status, b"<html>") == Refused(None)
-        assert read_grant(status, b"[]") == Refused(None)
+        assert grant(status, error="<b>evil</b>", error_description="x") == GrantRefused(None)
+        assert grant(status, error=["invalid_client"]) == GrantRefused(None)
+        assert read_token_response(status, b"<html>") == GrantRefused(None)
+        assert read_token_response(status, b"[]") == GrantRefused(None)
 
     @pytest.mark.parametrize("status", [201, 302, 404, 429, 500, 503])
     def test_trouble(self, status) -> None:
-        assert grant(status) == Trouble(f"a token with HTTP 200, not HTTP {status}")
+        assert grant(status) == GrantFailed(f"a token with HTTP 200, not HTTP {status}")
 
     def test_what_is_no_answer(self) -> None:
-        assert read_grant(200, b"{") == read_grant(200, b"[1]") == Trouble("a JSON object with a token")
+        assert (
+            read_token_response(200, b"{")
+            == read_token_response(200, b"[1]")
+            == GrantFailed("a JSON object with a token")
+        )
 
     @given(st.integers(100, 599), st.binary())
     def test_any_bytes_have_an_answer(self, status, body) -> None:
-        assert not isinstance(read_grant(status, body), Granted)
+        assert not isinstance(read_token_response(status, body), GrantedToken)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from asap_core.auth.dpop import comparable_url, is_nonce, thumbprint, token_hash
-from asap_core.auth.dpop_client import Proof, ServerNonces, complete, prove, signing_input
+from asap_core.auth.dpop_client import ProofClaims, ServerNonces, complete, make_proof, signing_input
 from asap_core.clock import WallTime
 
 WALL: Any = WallTime(1_750_000_000.0)
@@ -138,7 +138,7 @@ class TestUrls:
 
 
 def proof(**changes):
-    return Proof(**{"method": "POST", "url": URL, "issued": WALL, "jti": "j", **changes})
+    return ProofClaims(**{"method": "POST", "url": URL, "issued": WALL, "jti": "j", **changes})
 
 
 class TestMakingProofs:
@@ -172,7 +172,7 @@ class TestMakingProofs:
             def sign(self, message: bytes) -> bytes:
                 return b"\xff\xff"
 
-        assert prove(Key(), proof()) == complete(signing_input(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
+        assert make_proof(Key(), proof()) == complete(signing_input(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
 
     def test_complete(self) -> None:
         assert complete(b"a.b", b"\xff\xff") == "a.b.__8"

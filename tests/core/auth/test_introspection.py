@@ -10,17 +10,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asap_core import Authenticated
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
-from asap_core.auth.introspected import (
-    Answer,
-    Cause,
-    Inactive,
+from asap_core.auth.introspection import AskProvider, Introspector, Judged, NoVerdict, Question
+from asap_core.auth.introspection_response import (
+    ActiveToken,
+    FailureCause,
+    InactiveToken,
+    IntrospectionFailed,
     IntrospectionPolicy,
-    Unanswered,
-    judge_answer,
-    read_answer,
+    judge_introspection,
+    read_introspection,
 )
-from asap_core.auth.introspection import Ask, Introspector, Judged, Question, Trouble
-from asap_core.auth.principal import Insufficient
+from asap_core.auth.principal import InsufficientScope
 
 ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0
 GOOD: Any = {
@@ -33,26 +33,26 @@ SECRET = b"k" * 32
 
 def judge(policy=POLICY, *, wall=WALL, **changes):
     claims = {name: value for name, value in {**GOOD, **changes}.items() if value is not ...}
-    return judge_answer(Answer(claims), policy, wall=wall)
+    return judge_introspection(ActiveToken(claims), policy, wall=wall)
 
 
 class TestWhatTheProviderSays:
     def test_active_is_a_boolean(self) -> None:
-        assert read_answer(200, json.dumps(GOOD).encode()) == Answer(GOOD)
-        assert read_answer(200, b'{"active": false, "sub": "x"}') == Inactive()
+        assert read_introspection(200, json.dumps(GOOD).encode()) == ActiveToken(GOOD)
+        assert read_introspection(200, b'{"active": false, "sub": "x"}') == InactiveToken()
         for other in ("1", '"true"', "null", "[true]", "{}"):
-            found = read_answer(200, b'{"active": %s}' % other.encode())
-            assert found == Unanswered("an object with active, true or false", Cause.TOKEN)
-        assert ALICE not in repr(Answer(GOOD))
+            found = read_introspection(200, b'{"active": %s}' % other.encode())
+            assert found == IntrospectionFailed("an object with active, true or false", FailureCause.TOKEN)
+        assert ALICE not in repr(ActiveToken(GOOD))
 
     @pytest.mark.parametrize("status", [204, 302, 400, 401, 403, 404, 429, 500])
     def test_any_other_status_is_about_us(self, status) -> None:
-        found: Any = read_answer(status, json.dumps(GOOD).encode())
+        found: Any = read_introspection(status, json.dumps(GOOD).encode())
         assert found.expected == f"an answer with HTTP 200, not HTTP {status}"
 
     @given(st.integers(100, 599), st.binary())
     def test_any_bytes_are_no_permission(self, status, body) -> None:
-        assert isinstance(read_answer(status, body), Unanswered)
+        assert isinstance(read_introspection(status, body), IntrospectionFailed)
 
     def test_a_good_one_is_believed_for_as_long_as_policy_says(self) -> None:
         assert judge() == Accepted(Authenticated(ALICE), WALL + 60.0)  # type: ignore[arg-type]
@@ -83,8 +83,8 @@ class TestWhatTheProviderSays:
         assert isinstance(judge(**changes), Accepted)
 
     def test_without_its_scope_it_is_not_enough(self) -> None:
-        assert judge(scope="write") == judge(scope=...) == Insufficient(frozenset({"read"}))
-        assert judge(scope=None) == judge(scope=[]) == judge(scope=["write"]) == Insufficient(frozenset({"read"}))
+        assert judge(scope="write") == judge(scope=...) == InsufficientScope(frozenset({"read"}))
+        assert judge(scope=None) == judge(scope=[]) == judge(scope=["write"]) == InsufficientScope(frozenset({"read"}))
 
     def test_its_scope_is_words_in_a_text_or_a_list(self) -> None:
         for scope in (["read", "write"], ["read write"], "write  read "):
@@ -104,8 +104,10 @@ class TestWhatTheProviderSays:
         several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
         assert several.scopes == {"read"}
         assert isinstance(judge(several, aud="x", scope="read"), Accepted)
-        assert read_answer(200, b"[1]") == Unanswered("an object with active, true or false", Cause.TOKEN)
-        assert isinstance(read_answer(200, b"{"), Unanswered)
+        assert read_introspection(200, b"[1]") == IntrospectionFailed(
+            "an object with active, true or false", FailureCause.TOKEN
+        )
+        assert isinstance(read_introspection(200, b"{"), IntrospectionFailed)
         assert isinstance(judge(nbf=WALL + 30, iat=WALL + 30), Accepted)
         assert (
             judge(sub="alice")
@@ -148,21 +150,21 @@ class Asked:
         return judged.verdict
 
 
-def good(**changes) -> Answer:
-    return Answer({**GOOD, **changes})
+def good(**changes) -> ActiveToken:
+    return ActiveToken({**GOOD, **changes})
 
 
 class TestAskingOnce:
     def test_all_who_show_one_token_wait_for_one_answer(self) -> None:
         made = Asked()
         (asks,) = made.lookup("t")
-        assert isinstance(asks, Ask)
+        assert isinstance(asks, AskProvider)
         assert made.lookup("t") == made.lookup("t") == ()
         assert (made.machine.waiting, made.machine.asking) == (3, 1)
         judged = made.settle(asks.question, good())
         assert [each.waiter for each in judged] == [1, 2, 3]
         assert len({id(each.verdict) for each in judged}) == 1
-        assert made.settle(asks.question, Inactive()) == ()
+        assert made.settle(asks.question, InactiveToken()) == ()
         assert (made.machine.waiting, made.machine.asking, len(made.machine)) == (0, 0, 1)
         assert "'t'" not in repr(asks) + repr(judged) + repr(vars(made.machine))
 
@@ -170,24 +172,24 @@ class TestAskingOnce:
         made = Asked()
         made.ask("t", good())
         assert isinstance(made.lookup("t", 59.9)[0].verdict, Accepted)
-        assert isinstance(made.lookup("t", 60.0)[0], Ask)
+        assert isinstance(made.lookup("t", 60.0)[0], AskProvider)
         assert len(made.machine) == 0
 
     def test_on_whichever_clock_it_ends_first(self) -> None:
         made = Asked()
         made.ask("t", good())
-        assert isinstance(made.lookup("t", 1.0, wall=60.0)[0], Ask)
+        assert isinstance(made.lookup("t", 1.0, wall=60.0)[0], AskProvider)
         # A wall clock that was set back gives it no more time.
         made = Asked()
         made.ask("t", good())
-        assert isinstance(made.lookup("t", 60.0, wall=-1000.0)[0], Ask)
+        assert isinstance(made.lookup("t", 60.0, wall=-1000.0)[0], AskProvider)
 
-    @pytest.mark.parametrize("answer", [Inactive(), good(aud="x"), good(scope="x")])
+    @pytest.mark.parametrize("answer", [InactiveToken(), good(aud="x"), good(scope="x")])
     def test_a_bad_one_sooner(self, answer) -> None:
         made = Asked()
         verdict = made.ask("t", answer)
         assert made.lookup("t", 9.9)[0].verdict == verdict
-        assert isinstance(made.lookup("t", 10.0)[0], Ask)
+        assert isinstance(made.lookup("t", 10.0)[0], AskProvider)
 
     def test_what_is_no_token_is_not_asked_about(self) -> None:
         for text in ("", "a b", "é", "x" * 8193, "a\n"):
@@ -197,7 +199,7 @@ class TestAskingOnce:
         made = Asked(max_kept=2)
         made.ask("t", good())
         for number in range(9):
-            made.ask(f"guess{number}", Inactive())
+            made.ask(f"guess{number}", InactiveToken())
         assert len(made.machine) == 3
         assert isinstance(made.lookup("t")[0], Judged)
         made.ask("u", good())
@@ -205,16 +207,16 @@ class TestAskingOnce:
         made.ask("v", good())
         # The one not shown for longest goes.
         assert isinstance(made.lookup("t")[0], Judged)
-        assert isinstance(made.lookup("u")[0], Ask)
+        assert isinstance(made.lookup("u")[0], AskProvider)
 
     def test_only_so_many_at_once(self) -> None:
         made = Asked(max_asked=2)
         (first,) = made.lookup("a")
         made.lookup("b")
-        assert made.lookup("c")[0].verdict is Trouble.CROWDED
+        assert made.lookup("c")[0].verdict is NoVerdict.CROWDED
         assert made.lookup("a") == ()
-        made.settle(first.question, Inactive())
-        assert isinstance(made.lookup("c")[0], Ask)
+        made.settle(first.question, InactiveToken())
+        assert isinstance(made.lookup("c")[0], AskProvider)
 
     def test_who_asks_and_leaves_hands_over(self) -> None:
         made = Asked()
@@ -231,7 +233,9 @@ class TestAskingOnce:
         assert made.settle(asks.question, good()) == ()
 
 
-DOWN, ODD, DOUBTFUL = (Unanswered("x", cause) for cause in (Cause.PROVIDER, Cause.TOKEN, Cause.EITHER))
+DOWN, ODD, DOUBTFUL = (
+    IntrospectionFailed("x", cause) for cause in (FailureCause.PROVIDER, FailureCause.TOKEN, FailureCause.EITHER)
+)
 
 
 class TestATokenOfItsOwnTrouble:
@@ -239,7 +243,7 @@ class TestATokenOfItsOwnTrouble:
 
     def test_keeps_nobody_else_out_whatever_was_before(self) -> None:
         made = Asked()
-        assert made.ask("junk", ODD) is Trouble.PROVIDER
+        assert made.ask("junk", ODD) is NoVerdict.PROVIDER
         assert isinstance(made.ask("t", good()), Accepted)
 
     @pytest.mark.parametrize("failure", [ODD, DOUBTFUL])
@@ -247,7 +251,7 @@ class TestATokenOfItsOwnTrouble:
         made = Asked()
         made.ask("t", good())
         for number in range(50):
-            assert made.ask(f"junk{number}", failure, 60.0) is Trouble.PROVIDER
+            assert made.ask(f"junk{number}", failure, 60.0) is NoVerdict.PROVIDER
             assert isinstance(made.ask(f"new{number}", good(), 60.0), Accepted)
         assert isinstance(made.ask("t", good(), 60.0), Accepted)
 
@@ -255,24 +259,24 @@ class TestATokenOfItsOwnTrouble:
         made, now, asked = Asked(), 0.0, []
         while now < 100:
             found = made.lookup("t", now)[0]
-            if isinstance(found, Ask):
+            if isinstance(found, AskProvider):
                 asked.append(now)
                 made.settle(found.question, ODD, now)
             now += 0.5
         assert asked == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 95.0]
         assert isinstance(made.ask("t", good(), 127.0), Accepted)
         made.ask("t", ODD, 187.0)
-        assert isinstance(made.lookup("t", 188.0)[0], Ask)
+        assert isinstance(made.lookup("t", 188.0)[0], AskProvider)
 
     def test_of_one_in_trouble_before_it_has_answered_it_is_the_providers(self) -> None:
         made = Asked()
         made.ask("a", DOUBTFUL)
-        assert made.lookup("b", 0.9)[0].verdict is Trouble.PROVIDER
+        assert made.lookup("b", 0.9)[0].verdict is NoVerdict.PROVIDER
         made.ask("b", DOUBTFUL, 1.0)
-        assert made.lookup("c", 2.9)[0].verdict is Trouble.PROVIDER
-        made.ask("c", Inactive(), 3.0)
+        assert made.lookup("c", 2.9)[0].verdict is NoVerdict.PROVIDER
+        made.ask("c", InactiveToken(), 3.0)
         made.ask("d", DOUBTFUL, 3.0)
-        assert isinstance(made.lookup("e", 3.0)[0], Ask)
+        assert isinstance(made.lookup("e", 3.0)[0], AskProvider)
 
     @pytest.mark.parametrize("ODD", [ODD, DOUBTFUL])
     def test_of_two_that_were_good_it_is_the_providers(self, ODD) -> None:  # noqa: N803
@@ -286,7 +290,7 @@ class TestATokenOfItsOwnTrouble:
         made.ask("a", ODD, 63.0)
         made.ask("junk", ODD, 63.0)
         made.ask("b", ODD, 63.0)
-        assert made.lookup("other", 63.9)[0].verdict is Trouble.PROVIDER
+        assert made.lookup("other", 63.9)[0].verdict is NoVerdict.PROVIDER
         # And a stranger's failure doesn't prolong it.
         made.ask("another", ODD, 64.0)
         assert isinstance(made.ask("new", good(), 124.0), Accepted)
@@ -295,54 +299,54 @@ class TestATokenOfItsOwnTrouble:
         made = Asked()
         for token in ("a", "b"):
             made.ask(token, good())
-            made.ask(token, Inactive(), 60.0)
+            made.ask(token, InactiveToken(), 60.0)
             made.ask(token, ODD, 70.0)
-        assert isinstance(made.lookup("new", 70.0)[0], Ask)
+        assert isinstance(made.lookup("new", 70.0)[0], AskProvider)
 
     def test_guesses_do_not_take_the_places_of_tokens_that_were_good(self) -> None:
         made = Asked(max_asked=5)
         for token in ("a", "b"):
             made.ask(token, good())
         for number in range(4):
-            assert isinstance(made.lookup(f"guess{number}", 60.0)[0], Ask)
-        assert made.lookup("guess", 60.0)[0].verdict is Trouble.CROWDED
-        assert isinstance(made.lookup("a", 60.0)[0], Ask)
-        assert made.lookup("b", 60.0)[0].verdict is Trouble.CROWDED
+            assert isinstance(made.lookup(f"guess{number}", 60.0)[0], AskProvider)
+        assert made.lookup("guess", 60.0)[0].verdict is NoVerdict.CROWDED
+        assert isinstance(made.lookup("a", 60.0)[0], AskProvider)
+        assert made.lookup("b", 60.0)[0].verdict is NoVerdict.CROWDED
 
     def test_those_that_were_good_may_have_all_places(self) -> None:
         made = Asked(max_asked=5)
         for number in range(5):
             made.ask(f"good{number}", good())
         for number in range(5):
-            assert isinstance(made.lookup(f"good{number}", 60.0)[0], Ask)
-        assert made.lookup("guess", 60.0)[0].verdict is Trouble.CROWDED
+            assert isinstance(made.lookup(f"good{number}", 60.0)[0], AskProvider)
+        assert made.lookup("guess", 60.0)[0].verdict is NoVerdict.CROWDED
 
     def test_what_is_remembered_is_bounded(self) -> None:
         made = Asked(max_kept=2)
         for number in range(9):
             made.ask(f"junk{number}", ODD)
             made.ask(f"good{number}", good())
-        assert isinstance(made.lookup("junk0", 0.0)[0], Ask)
-        assert made.lookup("junk8", 0.0)[0].verdict is Trouble.PROVIDER
+        assert isinstance(made.lookup("junk0", 0.0)[0], AskProvider)
+        assert made.lookup("junk8", 0.0)[0].verdict is NoVerdict.PROVIDER
 
     @pytest.mark.parametrize(
         ("status", "body", "cause"),
         [
-            (401, b'{"error": "invalid_client"}', Cause.PROVIDER),
-            (401, b'{"error": "invalid_token"}', Cause.EITHER),
-            (400, b'{"error": "invalid_client"}', Cause.TOKEN),
-            (401, b"", Cause.EITHER),
-            (401, b"[]", Cause.EITHER),
-            *[(status, b"", Cause.TOKEN) for status in (400, 403, 413, 414, 415, 422, 431)],
-            *[(status, b"", Cause.EITHER) for status in (204, 302, 404, 429, 500, 502, 503, 504)],
-            (200, b"<html>", Cause.TOKEN),
-            (200, b"", Cause.TOKEN),
-            (200, b"{}", Cause.TOKEN),
+            (401, b'{"error": "invalid_client"}', FailureCause.PROVIDER),
+            (401, b'{"error": "invalid_token"}', FailureCause.EITHER),
+            (400, b'{"error": "invalid_client"}', FailureCause.TOKEN),
+            (401, b"", FailureCause.EITHER),
+            (401, b"[]", FailureCause.EITHER),
+            *[(status, b"", FailureCause.TOKEN) for status in (400, 403, 413, 414, 415, 422, 431)],
+            *[(status, b"", FailureCause.EITHER) for status in (204, 302, 404, 429, 500, 502, 503, 504)],
+            (200, b"<html>", FailureCause.TOKEN),
+            (200, b"", FailureCause.TOKEN),
+            (200, b"{}", FailureCause.TOKEN),
         ],
     )
     def test_whose_it_is_by_the_answer(self, status, body, cause) -> None:
-        found = read_answer(status, body)
-        assert isinstance(found, Unanswered)
+        found = read_introspection(status, body)
+        assert isinstance(found, IntrospectionFailed)
         assert found.cause is cause
 
 
@@ -350,7 +354,7 @@ class TestAProviderInTrouble:
     def test_is_left_alone_for_longer_each_time(self) -> None:
         made, now, pauses = Asked(), 0.0, []
         for _ in range(8):
-            assert made.ask("t", DOWN, now) is Trouble.PROVIDER
+            assert made.ask("t", DOWN, now) is NoVerdict.PROVIDER
             pause = 0.0
             while isinstance(made.lookup("u", now + pause)[0], Judged):
                 pause += 0.5
@@ -359,22 +363,22 @@ class TestAProviderInTrouble:
             now += pause
         assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0]
         made.ask("t", good(), now)
-        assert made.ask("u", DOWN, now) is Trouble.PROVIDER
-        assert isinstance(made.lookup("v", now + 1.0)[0], Ask)
+        assert made.ask("u", DOWN, now) is NoVerdict.PROVIDER
+        assert isinstance(made.lookup("v", now + 1.0)[0], AskProvider)
 
     def test_those_that_failed_together_count_once(self) -> None:
         made = Asked()
         asks = [made.lookup(f"t{number}")[0] for number in range(50)]
         for each in asks:
             made.settle(each.question, DOWN)
-        assert isinstance(made.lookup("u", 1.0)[0], Ask)
+        assert isinstance(made.lookup("u", 1.0)[0], AskProvider)
 
     def test_what_it_said_is_believed_for_its_time_and_not_longer(self) -> None:
         made = Asked()
         made.ask("t", good())
         made.ask("u", DOWN, 30.0)
         assert isinstance(made.lookup("t", 59.0)[0].verdict, Accepted)
-        assert made.ask("t", DOWN, 60.0) is Trouble.PROVIDER
+        assert made.ask("t", DOWN, 60.0) is NoVerdict.PROVIDER
 
 
 # --- the laws --------------------------------------------------------------------------------------------------------
@@ -410,20 +414,20 @@ class IntrospectionLaws(RuleBasedStateMachine):
         for effect in effects:
             assert self.waiting[effect.waiter] == token, "an answer about another's token"
             match effect:
-                case Ask(_, question):
+                case AskProvider(_, question):
                     self.questions[token] = question
                 case Judged(waiter, verdict):
                     del self.waiting[waiter]
                     self.check(token, verdict)
 
     def check(self, token: str, verdict) -> None:
-        if isinstance(verdict, Trouble):
+        if isinstance(verdict, NoVerdict):
             return
         said, now, wall, end = self.said[token]
         most = 60.0 if said == "good" else 10.0
         assert self.now < now + most, "believed for too long"
         assert self.wall < wall + most, "believed for too long by the wall clock"
-        assert {"good": Accepted, "bad": Rejected, "small": Insufficient}[said] is type(verdict), "another verdict"
+        assert {"good": Accepted, "bad": Rejected, "small": InsufficientScope}[said] is type(verdict), "another verdict"
         if said == "good":
             assert self.wall < end + 30.0, "good past its end"
 
@@ -435,14 +439,14 @@ class IntrospectionLaws(RuleBasedStateMachine):
         effects = self.machine.lookup(token, self.number, **self.times)
         if not effects:
             assert token in under_way, "told to wait for nothing"
-        elif isinstance(effects[0], Ask):
+        elif isinstance(effects[0], AskProvider):
             assert token not in under_way, "asked twice at once"
             assert len(under_way) < 2, "too many questions at once"
             assert self.now >= self.held_off, "a provider in trouble is asked again too soon"
-        elif effects[0].verdict is Trouble.PROVIDER:
+        elif effects[0].verdict is NoVerdict.PROVIDER:
             until, _ = self.own.get(token, (0.0, 0))
             assert self.now < max(self.longest, until), "held off for another token's sake"
-        elif effects[0].verdict is Trouble.CROWDED:
+        elif effects[0].verdict is NoVerdict.CROWDED:
             assert len(under_way) == 2
         self.take(effects, token)
 
@@ -453,7 +457,7 @@ class IntrospectionLaws(RuleBasedStateMachine):
         waiters = sum(1 for waited in self.waiting.values() if waited == token)
         end = self.wall + life
         active = good(exp=end, iat=self.wall)
-        answer = {"good": active, "bad": Inactive(), "small": good(exp=end, iat=self.wall, scope="x")}[said]
+        answer = {"good": active, "bad": InactiveToken(), "small": good(exp=end, iat=self.wall, scope="x")}[said]
         self.said[token] = said, self.now, self.wall, end
         self.held_off, self.failed = 0.0, 0
         self.longest, self.counted = 0.0, 0
@@ -466,11 +470,11 @@ class IntrospectionLaws(RuleBasedStateMachine):
         self.take(effects, token)
 
     @precondition(lambda self: self.questions)
-    @rule(data=st.data(), cause=st.sampled_from(Cause))
-    def fail(self, data, cause: Cause) -> None:
+    @rule(data=st.data(), cause=st.sampled_from(FailureCause))
+    def fail(self, data, cause: FailureCause) -> None:
         token = data.draw(st.sampled_from(sorted(self.questions)))
-        effects = self.machine.settle(self.questions.pop(token), Unanswered("x", cause), **self.times)
-        general = cause is Cause.PROVIDER or (cause is Cause.EITHER and not self.said)
+        effects = self.machine.settle(self.questions.pop(token), IntrospectionFailed("x", cause), **self.times)
+        general = cause is FailureCause.PROVIDER or (cause is FailureCause.EITHER and not self.said)
         if general and self.now >= self.held_off:
             self.failed += 1
             self.held_off = self.now + 2.0 ** min(self.failed - 1, 5)
@@ -482,7 +486,7 @@ class IntrospectionLaws(RuleBasedStateMachine):
         if not general:
             _, count = self.own.get(token, (0.0, 0))
             self.own[token] = self.now + 2.0 ** min(count, 5), count + 1
-        assert all(effect.verdict is Trouble.PROVIDER for effect in effects)
+        assert all(effect.verdict is NoVerdict.PROVIDER for effect in effects)
         self.take(effects, token)
 
     @precondition(lambda self: self.waiting)
@@ -529,7 +533,7 @@ class TakesOneForAll(Introspector[Any]):
     """As it was: whatever a stranger's token brings about held off everybody."""
 
     def _fail(self, digest, answer, **times) -> None:
-        super()._fail(digest, Unanswered("x", Cause.PROVIDER), **times)
+        super()._fail(digest, IntrospectionFailed("x", FailureCause.PROVIDER), **times)
 
 
 class AsksForEach(Introspector[Any]):
@@ -550,13 +554,13 @@ class TakesLateAnswers(Introspector[Any]):
     def _lead(self, digest, waiters):
         asks = super()._lead(digest, waiters)
         self._good.clear()
-        return Ask(asks.waiter, Question(digest, asks.question.waiters))
+        return AskProvider(asks.waiter, Question(digest, asks.question.waiters))
 
 
 class BelievesATroubledProvider(Introspector[Any]):
     def _judge(self, digest, answer, **times):
         verdict = super()._judge(digest, answer, **times)
-        return Rejected("x") if verdict is Trouble.PROVIDER else verdict
+        return Rejected("x") if verdict is NoVerdict.PROVIDER else verdict
 
 
 class KeepsAll(Introspector[Any]):

@@ -28,9 +28,9 @@ from asap_core.auth.bearer import is_scope
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy
 from asap_core.auth.jwks import MAX_KEYS, EcKey, KeySet, OkpKey, RsaKey, is_possible, read_key_set
 from asap_core.auth.jws import Algorithm, Jws, Malformed, read_jws
-from asap_core.auth.jwt import NeedKeys, Unavailable, Verifier, VerifySignature
-from asap_core.auth.keyring import Ask, KeyRing, NotNow
-from asap_core.auth.principal import Insufficient
+from asap_core.auth.jwt import JwtVerifier, KeysUnavailable, NeedKeys, VerifySignature
+from asap_core.auth.keyring import FetchKeys, KeyRing, NoFetch
+from asap_core.auth.principal import InsufficientScope
 from asap_core.auth.provider import ProviderMetadata, metadata_urls, read_metadata
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
@@ -64,8 +64,8 @@ def policy(**changes):
 
 
 def verifier(keys=KEYS, secret=b"s" * 32, **changes):
-    made = Verifier(policy(**changes), secret=secret)
-    made.ring.fetched(made.ring.due(now=NOW), keys, age=0, now=NOW)  # type: ignore[arg-type] # it's due: an Ask
+    made = JwtVerifier(policy(**changes), secret=secret)
+    made.ring.fetched(made.ring.due(now=NOW), keys, age=0, now=NOW)  # type: ignore[arg-type] # it's due: an FetchKeys
     return made
 
 
@@ -429,7 +429,7 @@ class TestClaims:
     @given(st.sets(st.sampled_from("abcd")))
     def test_scopes_must_all_be_held(self, held) -> None:
         found = judge(token({**GOOD, "scope": " ".join(held)}), verifier(scopes=["a", "b"]))
-        assert isinstance(found, Accepted) if {"a", "b"} <= held else found == Insufficient(frozenset("ab"))
+        assert isinstance(found, Accepted) if {"a", "b"} <= held else found == InsufficientScope(frozenset("ab"))
 
     @pytest.mark.parametrize(
         ("said", "held"),
@@ -450,7 +450,7 @@ class TestClaims:
         claims = {**{name: value for name, value in GOOD.items() if name != "scope"}, **said}
         assert judge(token(claims)).principal.scopes == held
         asked = judge(token(claims), verifier(scopes=["a"]))
-        assert isinstance(asked, Accepted) if "a" in held else asked == Insufficient(frozenset("a"))
+        assert isinstance(asked, Accepted) if "a" in held else asked == InsufficientScope(frozenset("a"))
 
     @pytest.mark.parametrize("scope", ['a"b', "a b", "a\\b", "", "é", "a\n"])
     def test_scopes_fit_into_a_challenge(self, scope) -> None:
@@ -458,7 +458,7 @@ class TestClaims:
         with pytest.raises(ValueError, match="scopes"):
             policy(scopes=[scope])
         with pytest.raises(ValueError, match="scopes"):
-            Insufficient(frozenset([scope]))
+            InsufficientScope(frozenset([scope]))
 
     def test_want_of_scope_is_answered_403_with_what_it_takes(self) -> None:
         manifest = Manifest(
@@ -473,7 +473,7 @@ class TestClaims:
         agent = Agent(manifest).bind(clock=ManualClock(), ids=lambda: "i", key=b"k" * 32)
         headers = ((b"authorization", b"Bearer x"),)
         state: Any = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1"))
-        response = state.insufficient(Insufficient(frozenset({"b", "a"}))).response
+        response = state.insufficient(InsufficientScope(frozenset({"b", "a"}))).response
         challenge = b'Bearer realm="asap", error="insufficient_scope", scope="a b"'
         assert (response.status, dict(response.headers)[b"www-authenticate"]) == (403, challenge)
         assert response.close
@@ -560,14 +560,14 @@ class TestKeys:
     def test_an_unknown_key_is_asked_for_once_in_the_cool_down(self) -> None:
         made = verifier()
         first = made.open(token(kid="k2"), now=NOW + 31, wall=WALL)
-        assert first.ask.again
+        assert first.fetch.again
         second = made.open(token(kid="k3"), now=NOW + 31, wall=WALL)
-        assert second.ask.again  # joins: it may come to the fetch before the first does
+        assert second.fetch.again  # joins: it may come to the fetch before the first does
         new = KeySet((KEY, evolve(KEY, kid="k2")))
         assert isinstance(first.fetched(new, age=0, now=NOW + 32, wall=WALL), VerifySignature)
         assert isinstance(second.fetched(new, age=0, now=NOW + 32, wall=WALL), Rejected)
         assert isinstance(made.open(token(kid="k4"), now=NOW + 61, wall=WALL), Rejected)
-        assert made.open(token(kid="k4"), now=NOW + 62, wall=WALL).ask.again
+        assert made.open(token(kid="k4"), now=NOW + 62, wall=WALL).fetch.again
 
     def test_an_answer_older_than_what_is_kept_changes_nothing(self) -> None:
         made = verifier()
@@ -576,15 +576,15 @@ class TestKeys:
         assert made.ring.keys == KEYS
 
     def test_without_keys_nothing_can_be_told(self) -> None:
-        made: Any = Verifier(policy(), secret=b"s" * 32)
+        made: Any = JwtVerifier(policy(), secret=b"s" * 32)
         state = made.open(token(), now=NOW, wall=WALL)
-        assert state.ask == Ask(again=False, patience=None, round=0)
-        assert state.unavailable(now=NOW, wall=WALL) is Unavailable.KEYS
-        assert made.open(token(), now=NOW, wall=WALL) is Unavailable.KEYS
+        assert state.fetch == FetchKeys(again=False, patience=None, round=0)
+        assert state.unavailable(now=NOW, wall=WALL) == KeysUnavailable()
+        assert made.open(token(), now=NOW, wall=WALL) == KeysUnavailable()
         assert isinstance(made.open(token(), now=NOW + 1, wall=WALL), NeedKeys)
 
     def test_who_gives_up_after_the_answer_came_counts_as_no_failure(self) -> None:
-        made: Any = Verifier(policy(), secret=b"s" * 32)
+        made: Any = JwtVerifier(policy(), secret=b"s" * 32)
         one, two = (made.open(token(), now=NOW, wall=WALL) for _ in range(2))
         assert isinstance(one.fetched(KEYS, age=0, now=NOW, wall=WALL), VerifySignature)
         assert isinstance(two.unavailable(now=NOW + 1, wall=WALL), VerifySignature)
@@ -601,18 +601,18 @@ class TestKeys:
             assert isinstance(state, VerifySignature), second
         state = made.open(token(), now=NOW + 3_900, wall=WALL)
         state = state.unavailable(now=NOW + 3_900, wall=WALL) if isinstance(state, NeedKeys) else state
-        assert state is Unavailable.KEYS
+        assert state == KeysUnavailable()
 
     def test_an_unknown_key_during_an_outage_cannot_be_told(self) -> None:
         made = verifier()
         state = made.open(token(kid="k2"), now=NOW + 31, wall=WALL)
-        assert state.unavailable(now=NOW + 31, wall=WALL) is Unavailable.KEYS
+        assert state.unavailable(now=NOW + 31, wall=WALL) == KeysUnavailable()
         assert isinstance(made.open(token(), now=NOW + 31, wall=WALL), VerifySignature)
 
     def test_who_hangs_up_does_not_have_it_asked_again(self) -> None:
         made = verifier()
         made.open(token(kid="k2"), now=NOW + 31, wall=WALL).abandon(now=NOW + 31)
-        assert made.open(token(kid="k2"), now=NOW + 32, wall=WALL) is Unavailable.KEYS
+        assert made.open(token(kid="k2"), now=NOW + 32, wall=WALL) == KeysUnavailable()
         one, two = (made.open(token(kid="k2"), now=NOW + 61, wall=WALL) for _ in range(2))
         one.abandon(now=NOW + 61)
         assert isinstance(two.fetched(KEYS, age=0, now=NOW + 61, wall=WALL), Rejected)
@@ -623,7 +623,7 @@ class TestKeys:
         made, found = verifier(), []
         for round_ in range(7):
             state = made.open(token(), now=NOW + 300 + 30 * round_, wall=WALL)
-            found.append(state.ask.patience)
+            found.append(state.fetch.patience)
             state.unavailable(now=NOW + 300 + 30 * round_, wall=WALL)
         assert found == [1, 2, 4, 8, 16, 32, 32]
 
@@ -738,7 +738,7 @@ class RingMachine(RuleBasedStateMachine):
         self.now += seconds
 
     def take(self, found) -> None:
-        if isinstance(found, Ask):
+        if isinstance(found, FetchKeys):
             # Whoever joins a question under way asks nobody by that.
             joins = any(ask.round == found.round for ask in self.pending)
             self.pending.append(found)
@@ -762,7 +762,7 @@ class RingMachine(RuleBasedStateMachine):
         if self.now - self.vouched < 60:
             waited = bool(self.pending)
             found = self.ring.missing(now=self.now)
-            if waited and not isinstance(found, Ask):
+            if waited and not isinstance(found, FetchKeys):
                 assert not [ask for ask in self.pending if ask.round == self.ring._round]
             self.take(found)
 
@@ -829,5 +829,5 @@ def test_a_planted_bug_in_the_ring_is_caught(mutant) -> None:
 
 
 def test_why_it_is_not_asked_is_told_apart() -> None:
-    assert [each.value for each in NotNow] == ["unknown", "unreachable"]
+    assert [each.value for each in NoFetch] == ["unknown", "unreachable"]
     assert isinstance(read(token()), Jws)

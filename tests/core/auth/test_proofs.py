@@ -30,11 +30,19 @@ from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth import dpop_server as dpop, jwt
 from asap_core.auth.claims import Accepted, ByClaim, Rejected, TokenPolicy
 from asap_core.auth.dpop import comparable_url, thumbprint, token_hash
-from asap_core.auth.dpop_server import DpopPolicy, NonceMint, Proof, Proofs, read_proof
+from asap_core.auth.dpop_server import DpopPolicy, NonceMint, ProofRequirement, UnverifiedProof, read_proof
 from asap_core.auth.jwks import EcKey, KeySet, OkpKey, RsaKey, public_jwk
 from asap_core.auth.jws import Algorithm
-from asap_core.auth.jwt import NeedKeys, Verifier, VerifyProof, VerifySignature
-from asap_core.auth.principal import Credential, Insufficient, ProofOffer, ProofRefused, Proven, Shown, challenge
+from asap_core.auth.jwt import JwtVerifier, NeedKeys, VerifyProof, VerifySignature
+from asap_core.auth.principal import (
+    Credential,
+    DpopProof,
+    InsufficientScope,
+    ProofOffer,
+    ProofRefused,
+    Proven,
+    challenge,
+)
 from asap_core.clock import Instant, WallTime
 from asap_core.server import exchange
 
@@ -83,14 +91,14 @@ def proof(header=None, *, signature=bytes(64), **changes) -> str:
 
 
 def read(text, *, wall=WALL, mint=None, text_of_token=TOKEN, url=URL, **policy):
-    shown = Shown(proof=text, method="POST", url=url)
+    shown = DpopProof(text=text, method="POST", url=url)
     return read_proof(shown, token=text_of_token, policy=DpopPolicy(**policy), mint=mint, wall=wall)
 
 
 class TestWhatAProofSays:
     def test_a_good_one(self) -> None:
         found = read(proof())
-        assert isinstance(found, Proof)
+        assert isinstance(found, UnverifiedProof)
         assert (found.key, found.thumbprint) == (MINE, thumbprint(public_jwk(MINE)))
         assert (found.proof_id, found.issued, found.nonce) == ("j", WALL, None)
         assert found.holder == f"dpop {found.thumbprint} {URL}"
@@ -100,7 +108,7 @@ class TestWhatAProofSays:
         signature = b"\x01" + bytes(size - 2) + b"\x01" if alg != "Ed25519" else bytes(size)
         signature = b"\x01" * 64 if alg == "ES256" else signature
         found = read(proof({"alg": alg, "jwk": public_jwk(key)}, signature=signature))
-        assert isinstance(found, Proof)
+        assert isinstance(found, UnverifiedProof)
         assert found.key == key
         others = frozenset(Algorithm) - {key.algorithm}
         assert isinstance(read(proof({"alg": alg, "jwk": public_jwk(key)}), algorithms=others), ProofRefused)
@@ -131,7 +139,7 @@ class TestWhatAProofSays:
         assert isinstance(read(proof(header)), ProofRefused)
 
     def test_a_typ_in_another_case_is_the_same_media_type(self) -> None:
-        assert isinstance(read(proof({"typ": "application/DPoP+JWT"})), Proof)
+        assert isinstance(read(proof({"typ": "application/DPoP+JWT"})), UnverifiedProof)
 
     @pytest.mark.parametrize(
         ("wrong", "wanted"),
@@ -168,11 +176,11 @@ class TestWhatAProofSays:
 
     @pytest.mark.parametrize("iat", [int(WALL) - 60, int(WALL) + 30, WALL + 0.5])
     def test_the_bounds(self, iat) -> None:
-        assert isinstance(read(proof(iat=iat)), Proof)
+        assert isinstance(read(proof(iat=iat)), UnverifiedProof)
 
     @pytest.mark.parametrize("htu", [f"{URL}?q#f", "https://AGENT.example:443/asap", "https://agent.example/%61sap"])
     def test_the_url_in_another_spelling(self, htu) -> None:
-        assert isinstance(read(proof(htu=htu)), Proof)
+        assert isinstance(read(proof(htu=htu)), UnverifiedProof)
 
     def test_an_agent_without_a_url_takes_none(self) -> None:
         assert isinstance(read(proof(), url="somewhere"), ProofRefused)
@@ -196,14 +204,14 @@ class TestWhatAProofSays:
     def test_nothing_of_it_is_shown(self) -> None:
         found = read(proof(jti="JJJ"))
         assert "JJJ" not in repr(found)
-        assert "JJJ" not in repr(Shown(proof=proof(jti="JJJ"), method="POST", url=URL))
+        assert "JJJ" not in repr(DpopProof(text=proof(jti="JJJ"), method="POST", url=URL))
 
     @settings(max_examples=400)
     @given(data=st.data())
     def test_every_claim_and_header_mutated_one_at_a_time(self, data) -> None:
         header, claims = parts(nonce=NonceMint(SECRET, life=300).current(wall=WALL))
         mint = NonceMint(SECRET, life=300)
-        assert isinstance(read(jws(header, claims, bytes(64)), mint=mint), Proof)
+        assert isinstance(read(jws(header, claims, bytes(64)), mint=mint), UnverifiedProof)
         name = data.draw(st.sampled_from([("h", each) for each in header] + [("c", each) for each in claims]))
         where = {"h": header, "c": claims}[name[0]]
         good = where[name[1]]
@@ -256,7 +264,7 @@ class TestNonces:
         mint = NonceMint(SECRET, life=300)
         found = read(proof(), mint=mint)
         assert (found.error, found.nonce) == ("use_dpop_nonce", mint.current(wall=WALL))
-        assert isinstance(read(proof(nonce=found.nonce), mint=mint), Proof)
+        assert isinstance(read(proof(nonce=found.nonce), mint=mint), UnverifiedProof)
         assert found.nonce not in repr(found)
 
     @pytest.mark.parametrize("nonce", [None, 5, "", "x", "é", ["x"]])
@@ -291,18 +299,18 @@ class TestNonces:
 
 def verifier(nonce_secret=SECRET, **changes):
     policy = {"issuer": ISSUER, "audience": AUDIENCE, "agent": ByClaim("sub"), **changes}
-    made = Verifier(TokenPolicy(**policy), secret=b"s" * 32, nonce_secret=nonce_secret)
+    made = JwtVerifier(TokenPolicy(**policy), secret=b"s" * 32, nonce_secret=nonce_secret)
     made.ring.fetched(made.ring.due(now=NOW), KeySet((ISSUERS,)), age=0, now=NOW)  # type: ignore[arg-type] # it's due
     return made
 
 
 def shown(text=None):
-    return Shown(proof=proof() if text is None else text, method="POST", url=URL)
+    return DpopProof(text=proof() if text is None else text, method="POST", url=URL)
 
 
 def judge(text=TOKEN, proof_of_it=None, made=None, *, signed=True):
     """The verdict, the token's signature being good, the proof's `signed`."""
-    state = (verifier() if made is None else made).open(text, shown=proof_of_it, now=NOW, wall=WALL)
+    state = (verifier() if made is None else made).open(text, proof=proof_of_it, now=NOW, wall=WALL)
     if isinstance(state, VerifySignature):
         state = state.good(now=NOW, wall=WALL)
     if isinstance(state, VerifyProof):
@@ -317,7 +325,7 @@ class TestTokensAndTheirKeys:
         assert (found.principal, found.principal.key) == (Authenticated(ALICE), thumbprint(public_jwk(MINE)))
 
     def test_a_bound_token_as_a_bearers_is_refused(self) -> None:
-        for mode in Proofs:
+        for mode in ProofRequirement:
             assert isinstance(judge(TOKEN, None, verifier(dpop=mode)), Rejected)
 
     def test_an_unbound_token_with_a_proof_is_refused(self) -> None:
@@ -341,7 +349,7 @@ class TestTokensAndTheirKeys:
         made = verifier()
         judge(TOKEN, shown(), made)
         assert len(made) == 1
-        assert isinstance(made.open(TOKEN, shown=shown(), now=NOW, wall=WALL), VerifyProof)
+        assert isinstance(made.open(TOKEN, proof=shown(), now=NOW, wall=WALL), VerifyProof)
         assert isinstance(judge(TOKEN, shown(proof(jti="")), made), ProofRefused)
 
     def test_off_and_required(self) -> None:
@@ -376,12 +384,12 @@ class TestTokensAndTheirKeys:
 
     def test_want_of_scope_is_told_to_who_holds_the_key(self) -> None:
         made = verifier(scopes="a")
-        assert judge(TOKEN, shown(), made) == Insufficient(frozenset("a"))
+        assert judge(TOKEN, shown(), made) == InsufficientScope(frozenset("a"))
         assert isinstance(judge(TOKEN, shown(), made, signed=False), ProofRefused)
 
     def test_keys_are_fetched_before_the_proof_counts(self) -> None:
-        made: Any = Verifier(verifier().policy, secret=b"s" * 32)
-        state = made.open(TOKEN, shown=shown(), now=NOW, wall=WALL)
+        made: Any = JwtVerifier(verifier().policy, secret=b"s" * 32)
+        state = made.open(TOKEN, proof=shown(), now=NOW, wall=WALL)
         assert isinstance(state, NeedKeys)
         state = state.fetched(KeySet((ISSUERS,)), age=0, now=NOW, wall=WALL)
         assert isinstance(state, VerifySignature)
@@ -389,7 +397,7 @@ class TestTokensAndTheirKeys:
     def test_by_default_each_process_has_nonces_of_its_own(self) -> None:
         policy = verifier(dpop=DpopPolicy(nonce=True)).policy
         found = [
-            Verifier(policy, secret=secret).open(TOKEN, shown=shown(), now=NOW, wall=WALL)
+            JwtVerifier(policy, secret=secret).open(TOKEN, proof=shown(), now=NOW, wall=WALL)
             for secret in (b"a" * 32, b"b" * 32)
         ]
         assert len({each.nonce for each in found}) == 2  # type: ignore[union-attr] # they ask for a nonce
@@ -453,14 +461,14 @@ BEARER, DPOP = 'Bearer realm="asap"', 'DPoP realm="asap", algs="ES256 EdDSA"'
 class TestThroughAnExchange:
     def test_what_is_shown_is_for_the_agents_url(self) -> None:
         state = with_proof(agent())
-        assert state.credential == Credential(TOKEN, Shown(proof=proof(), method="POST", url=URL))
-        assert with_proof(agent(), target="/asap/stream?x").credential.shown.url == f"{URL}/stream"
+        assert state.credential == Credential(TOKEN, DpopProof(text=proof(), method="POST", url=URL))
+        assert with_proof(agent(), target="/asap/stream?x").credential.proof.url == f"{URL}/stream"
         assert TOKEN not in repr(state.credential)
 
     @pytest.mark.parametrize("scheme", [b"DPoP", b"dpop", b"DPOP"])
     def test_the_schemes_name_is_case_insensitive(self, scheme) -> None:
         state = opened(agent(), (b"authorization", scheme + b" t"), (b"dpop", b" p "))
-        assert state.credential.shown.proof == "p"
+        assert state.credential.proof.text == "p"
 
     def test_a_bearer_shows_nothing(self) -> None:
         assert opened(agent(), (b"authorization", b"Bearer t"), (b"dpop", b"p")).credential == Credential("t")
@@ -507,7 +515,7 @@ class TestThroughAnExchange:
         assert unsaid.response.close
 
     def test_want_of_scope_by_the_scheme_of_the_token(self) -> None:
-        status, challenged, _ = answer(with_proof(agent()).insufficient(Insufficient(frozenset("a"))))
+        status, challenged, _ = answer(with_proof(agent()).insufficient(InsufficientScope(frozenset("a"))))
         assert (status, challenged) == (403, 'DPoP realm="asap", error="insufficient_scope", scope="a"')
 
     def test_it_counts_once(self) -> None:
@@ -580,7 +588,7 @@ class TestThroughAnExchange:
         headers = [(b"authorization", b"DPoP " + authorization), *((b"dpop", each) for each in proofs)]
         state = opened(agent(), *headers)
         if not isinstance(state, Respond):
-            verdict = judge(state.credential.token, state.credential.shown)
+            verdict = judge(state.credential.token, state.credential.proof)
             assert isinstance(verdict, (Rejected, ProofRefused))
             state = state.refused(verdict if isinstance(verdict, ProofRefused) else None)
         assert state.response.status == 401
@@ -682,7 +690,7 @@ class ProofMachine(RuleBasedStateMachine):
     def drive(self, state, *, signed):
         credential = state.credential
         found: Any = self.verifier.open(
-            credential.token, shown=credential.shown, now=self.clock.monotonic(), wall=self.clock.wall()
+            credential.token, proof=credential.proof, now=self.clock.monotonic(), wall=self.clock.wall()
         )
         if isinstance(found, VerifySignature):
             found = found.good(now=self.clock.monotonic(), wall=self.clock.wall())
@@ -739,7 +747,9 @@ def _takes_old_nonces(patch) -> None:
 def _offers_no_new_nonce(patch) -> None:
     good = dpop.read_proof
     patch.setattr(
-        jwt, "read_proof", lambda *a, **k: evolve(p, nonce=None) if isinstance(p := good(*a, **k), Proof) else p
+        jwt,
+        "read_proof",
+        lambda *a, **k: evolve(p, nonce=None) if isinstance(p := good(*a, **k), UnverifiedProof) else p,
     )
 
 

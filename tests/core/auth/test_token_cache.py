@@ -8,8 +8,8 @@ from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from asap_core.auth import token_cache as tokens_module
-from asap_core.auth.token_cache import Issued, NotIssued, TokenFailed, TokenGiven, TokenKey, TokenLead, Tokens
-from asap_core.client.flights import Coalescer
+from asap_core.auth.token_cache import Issued, NotIssued, TokenCache, TokenFailed, TokenGiven, TokenKey, TokenLead
+from asap_core.client.flights import Flights
 
 KEY = TokenKey("https://idp.example/token", "me", "read")
 ERROR = OSError()
@@ -19,7 +19,7 @@ class Kept:
     """Tokens under one key, with both clocks in step."""
 
     def __init__(self) -> None:
-        self.tokens: Any = Tokens()
+        self.tokens: Any = TokenCache()
         self.asked = 0
 
     def lookup(self, now: float, *, key=KEY, wall: float | None = None):
@@ -244,7 +244,7 @@ def test_all_tables_are_bounded(monkeypatch) -> None:
     kept.lookup(0.0, key=evolve(KEY, scope="2"))
     kept.issue(100.0, 0.0, key=evolve(KEY, scope="4"))
     assert isinstance(kept.lookup(0.0, key=evolve(KEY, scope="2"))[0], TokenGiven)
-    kept.tokens._flights = Coalescer(max_flights=0)
+    kept.tokens._flights = Flights(max_flights=0)
     assert isinstance(kept.lookup(5.0, key=evolve(KEY, scope="9"))[0], TokenFailed)
 
 
@@ -260,7 +260,7 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 class TokenLaws(RuleBasedStateMachine):
     """Beside a naive model: the token of each key, who waits for it, and when the endpoint may be asked."""
 
-    kind: Any = Tokens
+    kind: Any = TokenCache
 
     def __init__(self) -> None:
         super().__init__()
@@ -395,63 +395,63 @@ class TokenLaws(RuleBasedStateMachine):
         assert self.tokens.waiting == len(self.waiting)
 
 
-class GivesAnyScope(Tokens[Any]):
+class GivesAnyScope(TokenCache[Any]):
     def lookup(self, key, waiter, **times):
         return super().lookup(evolve(key, scope=""), waiter, **times)
 
 
-class GoesByOneClock(Tokens[Any]):
+class GoesByOneClock(TokenCache[Any]):
     def _good(self, key, *, now, wall):
         token = self._tokens.get(key)
         return token if token is not None and now < token.expires else None
 
 
-class ForgetsFailures(Tokens[Any]):
+class ForgetsFailures(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         failure = super()._fail(key, outcome, **more)
         self._failures.clear()
         return failure
 
 
-class NeverSlowsDown(Tokens[Any]):
+class NeverSlowsDown(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         self._failures.pop(key, None)
         return super()._fail(key, outcome, **more)
 
 
-class LetsItKeepUsAway(Tokens[Any]):
+class LetsItKeepUsAway(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         failure = super()._fail(key, outcome, **more)
         self._failures[key] = evolve(failure, until=more["now"] + max(outcome.retry_after or 0.0, 40.0))
         return failure
 
 
-class NeverRefreshes(Tokens[Any]):
+class NeverRefreshes(TokenCache[Any]):
     def _keep(self, key, *rest, **more):
         token = super()._keep(key, *rest, **more)
         self._tokens[key] = evolve(token, due=token.expires)
         return token
 
 
-class DropsWhateverIsRefused(Tokens[Any]):
+class DropsWhateverIsRefused(TokenCache[Any]):
     def drop(self, key, token, *, now) -> bool:
         self._dropped.clear()
         return super().drop(key, token, now=now)
 
 
-class DropsNothing(Tokens[Any]):
+class DropsNothing(TokenCache[Any]):
     def drop(self, key, token, *, now) -> bool:
         pays = super().drop(key, token, now=now)
         self._tokens[key] = token
         return pays
 
 
-class GivesUpOnWhoHasNone(Tokens[Any]):
+class GivesUpOnWhoHasNone(TokenCache[Any]):
     def outwait(self, flight, error, **more):
         return self.settle(flight, NotIssued(error), **more)
 
 
-class FailsAtOnce(Tokens[Any]):
+class FailsAtOnce(TokenCache[Any]):
     def settle(self, flight, outcome, **more):
         if isinstance(outcome, NotIssued):
             self._tokens.pop(flight.key, None)

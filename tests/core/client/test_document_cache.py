@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Source, Unfound
 from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Lead
-from asap_core.client.flights import Coalescer
+from asap_core.client.flights import Flights
 
 WALL = 1_750_000_000.0
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
@@ -516,7 +516,7 @@ class TestDirectory:
 
     def test_too_many_at_once_are_told_so(self) -> None:
         play = Play()
-        play.directory._flights = Coalescer(max_flights=1)
+        play.directory._flights = Flights(max_flights=1)
         play.lookup("a")
         result = play.result("b")
         assert isinstance(result.error, CrowdedError)

@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asap_core.client.flights import (
     MAX_FLIGHTS as MAX_FLIGHTS_AT_ONCE,
     MAX_WAITERS as MAX_WAITERS_AT_ONCE,
-    Coalescer,
     Crowded,
     Flight,
+    Flights,
     Joined,
     Leading,
 )
@@ -19,7 +19,7 @@ from asap_core.client.flights import (
 
 class TestCoalescing:
     def test_the_first_leads_and_the_others_join(self) -> None:
-        flights: Any = Coalescer()
+        flights: Any = Flights()
         leading = flights.join("k", 1)
         assert isinstance(leading, Leading)
         assert flights.join("k", 2) == Joined()
@@ -27,14 +27,14 @@ class TestCoalescing:
         assert (len(flights), flights.waiting) == (0, 0)
 
     def test_a_late_result_is_refused(self) -> None:
-        flights: Any = Coalescer()
+        flights: Any = Flights()
         flight = flights.join("k", 1).flight
         assert flights.land(flight) == (1,)
         assert flights.land(flight) == ()
         assert flights.land(Flight("k", 1)) == ()
 
     def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self) -> None:
-        flights: Any = Coalescer()
+        flights: Any = Flights()
         first = flights.join("k", 1).flight
         flights.join("k", 2)
         flights.join("k", 3)
@@ -43,7 +43,7 @@ class TestCoalescing:
         assert flights.land(second.flight) == (2, 3)
 
     def test_a_flight_ends_with_its_last_waiter(self) -> None:
-        flights: Any = Coalescer()
+        flights: Any = Flights()
         flights.join("k", 1)
         flights.join("k", 2)
         assert flights.leave(2) is None
@@ -52,7 +52,7 @@ class TestCoalescing:
         assert (len(flights), flights.flight("k")) == (0, None)
 
     def test_who_comes_after_it_was_detached_has_a_flight_of_ones_own(self) -> None:
-        flights: Any = Coalescer()
+        flights: Any = Flights()
         first = flights.join("k", 1).flight
         flights.join("k", 2)
         flights.detach("k")
@@ -68,13 +68,13 @@ class TestCoalescing:
         assert (len(flights), flights.waiting) == (0, 0)
 
     def test_one_waiter_waits_once(self) -> None:
-        flights: Any = Coalescer()
+        flights: Any = Flights()
         flights.join("k", 1)
         with pytest.raises(ValueError, match="waits already"):
             flights.join("other", 1)
 
     def test_it_is_bounded(self) -> None:
-        flights: Any = Coalescer(max_flights=1, max_waiters=2)
+        flights: Any = Flights(max_flights=1, max_waiters=2)
         flights.join("k", 1)
         assert flights.join("other", 2) == Crowded()
         flights.join("k", 3)
@@ -94,7 +94,7 @@ class CoalescingLaws(RuleBasedStateMachine):
     A line is of a key and of how often that was detached before: (key, number).
     """
 
-    kind = Coalescer
+    kind = Flights
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,31 +196,31 @@ class CoalescingLaws(RuleBasedStateMachine):
         assert len(waiting) == len(waiting.keys() - set(self.ended)), "somebody ended twice"
 
 
-class TwoFlights(Coalescer[Any, Any]):
+class TwoFlights(Flights[Any, Any]):
     def join(self, key, waiter):
         self._flights.pop(key, None)
         return super().join(key, waiter)
 
 
-class HandsOverTheSameFlight(Coalescer[Any, Any]):
+class HandsOverTheSameFlight(Flights[Any, Any]):
     def _hand_over(self, flight):
         flight.leader = next(iter(flight.waiters))
         return Leading(flight.leader, flight)
 
 
-class HandsOverToNobody(Coalescer[Any, Any]):
+class HandsOverToNobody(Flights[Any, Any]):
     def _hand_over(self, flight):
         super()._hand_over(flight)
 
 
-class HandsOverToTheLast(Coalescer[Any, Any]):
+class HandsOverToTheLast(Flights[Any, Any]):
     def _hand_over(self, flight):
         last = next(reversed(flight.waiters))
         flight.waiters = {last: None, **flight.waiters}
         return super()._hand_over(flight)
 
 
-class LosesWhoHandedOverTo(Coalescer[Any, Any]):
+class LosesWhoHandedOverTo(Flights[Any, Any]):
     def _hand_over(self, flight):
         leading = super()._hand_over(flight)
         for waiter in leading.flight.waiters:
@@ -228,7 +228,7 @@ class LosesWhoHandedOverTo(Coalescer[Any, Any]):
         return leading
 
 
-class FliesOnForNobody(Coalescer[Any, Any]):
+class FliesOnForNobody(Flights[Any, Any]):
     def leave(self, waiter):
         flight = self._by_waiter.get(waiter)
         leading = super().leave(waiter)
@@ -237,17 +237,17 @@ class FliesOnForNobody(Coalescer[Any, Any]):
         return leading
 
 
-class TakesLateResults(Coalescer[Any, Any]):
+class TakesLateResults(Flights[Any, Any]):
     def is_live(self, flight) -> bool:
         return flight.key in self._flights
 
 
-class TellsTheLeaderOnly(Coalescer[Any, Any]):
+class TellsTheLeaderOnly(Flights[Any, Any]):
     def land(self, flight):
         return super().land(flight)[:1]
 
 
-class KeepsWaiters(Coalescer[Any, Any]):
+class KeepsWaiters(Flights[Any, Any]):
     def land(self, flight):
         kept = dict(self._by_waiter)
         waiters = super().land(flight)
@@ -255,18 +255,18 @@ class KeepsWaiters(Coalescer[Any, Any]):
         return waiters
 
 
-class LetsOthersJoinWhatIsDetached(Coalescer[Any, Any]):
+class LetsOthersJoinWhatIsDetached(Flights[Any, Any]):
     def detach(self, key) -> None:
         pass
 
 
-class DropsWhatIsDetached(Coalescer[Any, Any]):
+class DropsWhatIsDetached(Flights[Any, Any]):
     def detach(self, key) -> None:
         super().detach(key)
         self._detached.clear()
 
 
-class AttachesAgainOnHandOver(Coalescer[Any, Any]):
+class AttachesAgainOnHandOver(Flights[Any, Any]):
     def _hand_over(self, flight):
         leading = super()._hand_over(flight)
         self._detached.discard(leading.flight)
@@ -274,7 +274,7 @@ class AttachesAgainOnHandOver(Coalescer[Any, Any]):
         return leading
 
 
-class Unbounded(Coalescer[Any, Any]):
+class Unbounded(Flights[Any, Any]):
     def __init__(self, **_bounds) -> None:
         super().__init__()
 

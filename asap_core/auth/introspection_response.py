@@ -17,7 +17,7 @@ from asap_core.auth.claims import (
     names,
     scopes,
 )
-from asap_core.auth.principal import Authenticated, Insufficient
+from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import TEXT, absent_or, integer, number
@@ -61,18 +61,18 @@ class IntrospectionPolicy:
 
 
 @frozen
-class Answer:
+class ActiveToken:
     """What the provider says of a token that's active."""
 
     claims: dict[str, Any] = field(repr=False)
 
 
 @frozen
-class Inactive:
+class InactiveToken:
     """The provider doesn't know the token, or it's over, or taken back."""
 
 
-class Cause(Enum):
+class FailureCause(Enum):
     """What there's no answer for."""
 
     TOKEN = "token"  # noqa: S105 - no password
@@ -84,14 +84,14 @@ class Cause(Enum):
 
 
 @frozen
-class Unanswered:
+class IntrospectionFailed:
     """There's no answer; `expected` says what one would be."""
 
     expected: str
-    cause: Cause = Cause.EITHER
+    cause: FailureCause = FailureCause.EITHER
 
 
-def read_answer(status: int, body: bytes) -> Answer | Inactive | Unanswered:
+def read_introspection(status: int, body: bytes) -> ActiveToken | InactiveToken | IntrospectionFailed:
     """Read what an introspection endpoint answered (RFC 7662 §2.2). Never raises, whatever the bytes.
 
     By §2.3 any other status than 200 is about us, not about the token; providers have them for odd tokens too.
@@ -100,25 +100,27 @@ def read_answer(status: int, body: bytes) -> Answer | Inactive | Unanswered:
         value = read_json(body, max_depth=_MAX_DEPTH)
     except NotJson as error:
         if status == _OK:
-            return Unanswered(f"an answer in JSON: {error.expected}", Cause.TOKEN)
+            return IntrospectionFailed(f"an answer in JSON: {error.expected}", FailureCause.TOKEN)
         value = None
     if status != _OK:
-        return Unanswered(f"an answer with HTTP 200, not HTTP {status}", _cause_of(status, value))
+        return IntrospectionFailed(f"an answer with HTTP 200, not HTTP {status}", _cause_of(status, value))
     active = value.get("active") if isinstance(value, dict) else None
     # §2.2: a boolean. What else is true to a language is nobody's permission.
     if type(active) is not bool:
-        return Unanswered("an object with active, true or false", Cause.TOKEN)
-    return Answer(value) if active else Inactive()
+        return IntrospectionFailed("an object with active, true or false", FailureCause.TOKEN)
+    return ActiveToken(value) if active else InactiveToken()
 
 
-def _cause_of(status: int, value: Any) -> Cause:
+def _cause_of(status: int, value: Any) -> FailureCause:
     # RFC 6749 §5.2: it doesn't know this client, whatever the token is.
     if status == _UNAUTHORIZED and isinstance(value, dict) and value.get("error") == "invalid_client":
-        return Cause.PROVIDER
-    return Cause.TOKEN if status in _ODD else Cause.EITHER
+        return FailureCause.PROVIDER
+    return FailureCause.TOKEN if status in _ODD else FailureCause.EITHER
 
 
-def judge_answer(answer: Answer, policy: IntrospectionPolicy, *, wall: WallTime) -> Accepted | Insufficient | Rejected:
+def judge_introspection(
+    answer: ActiveToken, policy: IntrospectionPolicy, *, wall: WallTime
+) -> Accepted | InsufficientScope | Rejected:
     """Judge what the provider says of an active token: `until` is policy's end, or the token's. Never raises."""
     claims = answer.claims
     wrong = _wrong_origin(claims, policy) or _wrong_time(claims, policy, wall=wall)

@@ -8,8 +8,6 @@ from typing import Final, Literal, assert_never
 from attrs import field, frozen
 
 from asap_core.auth.dpop import thumbprint
-from asap_core.auth.dpop_client import Proof, prove
-from asap_core.clock import WallTime
 
 try:
     from joserfc.errors import JoseError
@@ -19,7 +17,7 @@ except ModuleNotFoundError as error:
     missing = "proofs of possession need joserfc, which comes with: pip install 'asap-sansio[jwt]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
 
-Algorithm = Literal["ES256", "Ed25519"]
+DpopAlgorithm = Literal["ES256", "Ed25519"]
 
 # A key on P-256 takes 241 bytes, an Ed25519 key 119; more than this is neither.
 _MAX_PEM: Final = 4_096
@@ -34,7 +32,7 @@ class DpopKey:
     _key: ECKey | OKPKey = field(repr=False)
 
     @classmethod
-    def generate(cls, algorithm: Algorithm = "ES256") -> "DpopKey":
+    def generate(cls, algorithm: DpopAlgorithm = "ES256") -> "DpopKey":
         """Make one. Every server that knows DPoP takes ES256; ours take both."""
         match algorithm:
             case "ES256":
@@ -84,18 +82,3 @@ class DpopKey:
     def sign(self, message: bytes) -> bytes:
         """The signature of a message, as JWS writes it (RFC 7518 §3.4, RFC 8037 §3.1)."""
         return bytes(JWSRegistry.algorithms[self.algorithm].sign(message, self._key))
-
-
-def make_proof(
-    key: DpopKey,
-    *,
-    method: str,
-    url: str,
-    now_wall: WallTime,
-    jti: str,
-    access_token: str | None = None,
-    nonce: str | None = None,
-) -> str:
-    """A proof for one request, as the header `DPoP` carries it; the arguments are `Proof`'s. Raises ValueError."""
-    proof = Proof(method=method, url=url, issued=now_wall, jti=jti, access_token=access_token, nonce=nonce)
-    return prove(key, proof)
