@@ -14,10 +14,11 @@ from asap_adapters.net.documents import Documents, Lookup
 from asap_adapters.net.transport import Web
 from asap_core.client.trust import Published
 from asap_core.errors import Advice, NotAllowed
+from asap_core.lru import Lru
 from asap_core.mdns.dnssd import Announcement, host_of
 from asap_core.net.ipv6_zones import canonical
 from asap_core.net.outbound import Allowed
-from asap_core.net.provenance import remember
+from asap_core.net.provenance import MAX_REMEMBERED
 from asap_core.net.urls import normal
 
 
@@ -46,7 +47,7 @@ class Neighbours:
         self, web: Web, clock: LoopClock, *, accept: Callable[[str, Published, bool, str], Published], **options: Any
     ) -> None:
         self._web = web
-        self._places: dict[str, Place] = {}
+        self._places: Lru[str, Place] = Lru(MAX_REMEMBERED)
         self._documents: Documents[Published] = Documents(
             web,
             clock,
@@ -61,7 +62,7 @@ class Neighbours:
         host = host_of(announcement.manifest_url) or "the URL"
         addresses = self._web.announced_addresses(host, announcement.addresses, link=announcement.link)
         place = Place(normal(canonical(announcement.manifest_url)), addresses)
-        remember(self._places, place.key, place)
+        self._places.put(place.key, place)
         return await self._documents.find(place.key), place
 
     def forget(self, url: str) -> list[str]:
@@ -76,7 +77,7 @@ class Neighbours:
         self._documents.clear()
 
     def _judge(self, key: str) -> Allowed:
-        place = self._places.get(key)
+        place = self._places.peek(key)
         if place is None:
             raise NotAllowed(
                 "the URL", "it was announced before a thousand others", Advice("follow its announcement again")

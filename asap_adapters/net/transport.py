@@ -24,10 +24,11 @@ from asap_core.auth.bearer import is_token
 from asap_core.auth.client_credentials import Form
 from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
+from asap_core.lru import Lru
 from asap_core.net.addresses import Zone, on_link, read_address
 from asap_core.net.ipv6_zones import canonical, without_zone
 from asap_core.net.outbound import Allowed, OutboundPolicy, Refused, known_origin
-from asap_core.net.provenance import Provenance, remember
+from asap_core.net.provenance import MAX_REMEMBERED, Provenance
 from asap_core.net.urls import authority_of, is_loopback, is_this_machine, origin_of, without_credentials
 from asap_core.wire.json import write_json
 
@@ -92,9 +93,9 @@ class Web:
         )
         self._transport: httpx.AsyncBaseTransport | None = None
         # Origins that the caller named: the token may go there.
-        self._named: dict[str, None] = {}
+        self._named: Lru[str, None] = Lru(MAX_REMEMBERED)
         # What each URL that the caller named says: it names the same ones again and again.
-        self._names: dict[str, tuple[str | None, str | None]] = {}
+        self._names: Lru[str, tuple[str | None, str | None]] = Lru(MAX_REMEMBERED)
 
     @property
     def is_open(self) -> bool:
@@ -147,13 +148,13 @@ class Web:
 
     def name_origin(self, url: str) -> None:
         """The caller named this URL: the token may go to its origin."""
-        name = self._names.get(url)
+        name = self._names.peek(url)
         if name is None:
             name = origin_of(canonical(url)), authority_of(url)
-            remember(self._names, url, name)
+            self._names.put(url, name)
         origin, authority = name
         if origin is not None:
-            remember(self._named, origin, None)
+            self._named.put(origin, None)
             self._provenance.name_authority(authority)
 
     def zone_of(self, url: str) -> Zone:

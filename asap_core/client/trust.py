@@ -11,7 +11,7 @@ from typing import Any, Final
 from attrs import evolve, frozen
 
 from asap_core.errors import Unverified
-from asap_core.net.provenance import remember
+from asap_core.lru import Lru
 from asap_core.net.urls import normal, without_credentials
 from asap_core.wire.codec import decode_manifest, read_as
 from asap_core.wire.manifest import Manifest, is_wrapper
@@ -104,29 +104,29 @@ class TrustedKeys:
         }
         self._require_signed = require_signed
         self._verify = verify
-        self._words: dict[str, _Word] = {}
+        self._words: Lru[str, _Word] = Lru(_MAX_NAMED)
 
     def hear(self, agent_id: str, entries: Sequence[RegistryEntry], *, rank: int) -> None:
         """A registry was read: these are its entries for the agent. `rank` is its place in the order of precedence.
 
         Its last word counts, unless a registry before it names keys: those hold until that one says otherwise.
         """
-        before, named = self._words.get(agent_id), keys_in(entries)
+        before, named = self._words.peek(agent_id), keys_in(entries)
         if before is not None and (before.rank < rank or (before.rank > rank and not entries)):
             return
-        self._words.pop(agent_id, None)
+        self._words.pop(agent_id)
         if named is not None:
             urls = frozenset(normal(url) for entry in entries if (url := manifest_url(entry)) is not None)
-            remember(self._words, agent_id, _Word(named, rank, urls), most=_MAX_NAMED)
+            self._words.put(agent_id, _Word(named, rank, urls))
 
     def forget(self, url: str) -> None:
         """Forget the keys of agents that registries named with this URL, and with no other that's remembered."""
         for agent_id, word in [item for item in self._words.items() if url in item[1].urls]:
             left = evolve(word, urls=word.urls - {url})
             if left.urls:
-                self._words[agent_id] = left
+                self._words.put(agent_id, left)
             else:
-                del self._words[agent_id]
+                self._words.pop(agent_id)
 
     def clear(self) -> None:
         """Forget what registries said."""
@@ -161,7 +161,7 @@ class TrustedKeys:
         if pinned is not None:
             return pinned
         if named is None or named.agent_id != agent_id:
-            word = self._words.get(agent_id)
+            word = self._words.peek(agent_id)
             named = None if word is None else word.named
         if named is not None and named.problem:
             raise Unverified(without_credentials(url), agent_id, named.problem)

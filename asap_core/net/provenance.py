@@ -4,15 +4,16 @@ What the caller names may be anywhere that policy allows. What a document names 
 document came from: a registry on the internet names nothing in our network, one in our network nothing on this machine.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from attrs import define, field
 
+from asap_core.lru import Lru
 from asap_core.net.addresses import Zone, read_address, zone_of
 from asap_core.net.urls import authority_of, host_in, is_loopback
 
 # Origins and hosts remembered, some 100 bytes each; past it the oldest are forgotten, which only ever allows less.
-_MAX_REMEMBERED: Final = 1_000
+MAX_REMEMBERED: Final = 1_000
 # Learned from a document that was further away than this machine. More aren't kept apart: see `_unknown`.
 _MAX_LEARNED: Final = 10_000
 
@@ -28,9 +29,9 @@ class Provenance:
     trusted: frozenset[str] = frozenset()
     # The internet only, once one that was learned had to be forgotten.
     _unknown: Zone = field(default=Zone.MACHINE, kw_only=True)
-    _learned: dict[str, Zone] = field(factory=dict, init=False)
-    _named: dict[str, None] = field(factory=dict, init=False)
-    _seen: dict[str, Zone] = field(factory=dict, init=False)
+    _learned: Lru[str, Zone] = field(factory=lambda: Lru(_MAX_LEARNED), init=False)
+    _named: Lru[str, None] = field(factory=lambda: Lru(MAX_REMEMBERED), init=False)
+    _seen: Lru[str, Zone] = field(factory=lambda: Lru(MAX_REMEMBERED), init=False)
 
     # --- who named it ------------------------------------------------------------------------------------------------
 
@@ -41,16 +42,16 @@ class Provenance:
     def name_authority(self, authority: str | None) -> None:
         """The caller named a URL with this authority, None where it has none."""
         if authority is not None:
-            remember(self._named, authority, None)
+            self._named.put(authority, None)
 
     def learn(self, url: str, *, source: str) -> None:
         """A document named this URL; `source` is the document's URL, or its file's name."""
         authority, zone = authority_of(url), self.zone_of(source)
         if authority is None or zone is Zone.MACHINE:
             return
-        self._learned[authority] = max(zone, self._learned.get(authority, zone))
-        if len(self._learned) > _MAX_LEARNED:
-            del self._learned[next(iter(self._learned))]
+        before = self._learned.peek(authority)
+        evicted = self._learned.put(authority, zone if before is None else max(zone, before))
+        if evicted is not None:
             self._unknown = Zone.INTERNET
 
     def zone_of(self, source: str) -> Zone:
@@ -62,7 +63,7 @@ class Provenance:
         address = read_address(host)
         if is_loopback(host):
             return Zone.MACHINE
-        return self._seen.get(authority, Zone.INTERNET) if address is None else zone_of(address)
+        return (self._seen.peek(authority) or Zone.INTERNET) if address is None else zone_of(address)
 
     def reach_from(self, source: str, url: str) -> Zone:
         """How near the server of this URL may be for the document at `source`, which names it.
@@ -75,24 +76,18 @@ class Provenance:
         """How near this server may be."""
         if authority in self.trusted or authority in self._named:
             return Zone.MACHINE
-        return self._learned.get(authority, self._unknown)
+        learned = self._learned.peek(authority)
+        return self._unknown if learned is None else learned
 
     def connected(self, authority: str, address: str) -> None:
         """This server was connected to at this address. Of several the furthest counts."""
         read = read_address(address)
         zone = Zone.INTERNET if read is None else zone_of(read)
-        remember(self._seen, authority, min(zone, self._seen.get(authority, zone)))
+        before = self._seen.peek(authority)
+        self._seen.put(authority, zone if before is None else min(zone, before))
 
     def recall(self, url: str, zone: Zone) -> None:
         """This server was as near as that when it was connected to by an earlier process. What is seen since counts."""
         authority = authority_of(url)
         if authority is not None and authority not in self._seen:
-            remember(self._seen, authority, zone)
-
-
-def remember(table: dict[Any, Any], key: Any, value: Any, *, most: int | None = None) -> None:
-    """Keep the latest: a thousand, or `most`."""
-    table.pop(key, None)
-    table[key] = value
-    if len(table) > (_MAX_REMEMBERED if most is None else most):
-        del table[next(iter(table))]
+            self._seen.put(authority, zone)

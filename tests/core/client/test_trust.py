@@ -242,8 +242,9 @@ class TestWhatRegistriesSay:
         pinned = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
         assert pinned.admit(URL, published(A, KEYS[0]), unreadable).key == KEYS[0]
 
-    def test_is_remembered_of_the_latest(self, keys: TrustedKeys, monkeypatch) -> None:
+    def test_is_remembered_of_the_latest(self, monkeypatch) -> None:
         monkeypatch.setattr(trust, "_MAX_NAMED", 2)
+        keys = TrustedKeys({}, require_signed=False, verify=verify)
         for agent in (A, "urn:asap:agent:c", A, B):
             keys.hear(agent, [keyed(KEYS[0], agent_id=agent)], rank=0)
         assert self.wants(keys) == KEYS[0]
@@ -384,7 +385,7 @@ def test_keys_hold_for_the_search_and_the_agent() -> None:
     ("before", "after"),
     [
         ("if named is None or named.agent_id != agent_id:", "if True:"),
-        ("word = self._words.get(agent_id)", "word = None"),
+        ("word = self._words.peek(agent_id)", "word = None"),
     ],
 )
 def test_keys_that_do_not_hold_are_caught(before: str, after: str) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from asap_core.lru import Lru
 from asap_core.net import provenance
 from asap_core.net.addresses import Zone, obstacle, read_address, zone_of
 from asap_core.net.outbound import AddressRefused, Allowed, Dial, Lookup, OutboundPolicy, Refused
-from asap_core.net.provenance import Provenance, remember
+from asap_core.net.provenance import Provenance
 from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of, without_credentials
 
 PLAIN = OutboundPolicy()
@@ -382,12 +383,6 @@ class TestWhoNamedIt:
         assert known.reach("") is Zone.MACHINE
         assert not known._learned
 
-    def test_the_latest_are_remembered(self, small: None) -> None:
-        table: dict[str, int] = {}
-        for name in "abcad":
-            remember(table, name, 1)
-        assert list(table) == ["c", "a", "d"]
-
     def test_what_the_caller_named_is_open_to_no_document(self) -> None:
         known = Provenance(frozenset({"192.168.1.9:8000"}))
         known.name("http://localhost:8000/")
@@ -480,7 +475,7 @@ class NamingMachine(RuleBasedStateMachine):
 
 @pytest.fixture
 def small(monkeypatch) -> None:
-    monkeypatch.setattr(provenance, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(provenance, "MAX_REMEMBERED", 3)
     monkeypatch.setattr(provenance, "_MAX_LEARNED", 3)
 
 
@@ -507,14 +502,17 @@ class TakesTheLatest(Provenance):
 
 class ForgetsNothing(Provenance):
     def name(self, url) -> None:
-        self._named[str(authority_of(url))] = None
+        everything = Lru[str, None](10_000)
+        for authority in (*self._named, str(authority_of(url))):
+            everything.put(authority, None)
+        self._named = everything
 
 
 class TakesTheFurthest(Provenance):
     """Lets a document further away take back what a nearer one said."""
 
     def learn(self, url, *, source) -> None:
-        self._learned.pop(str(authority_of(url)), None)
+        self._learned.pop(str(authority_of(url)))
         super().learn(url, source=source)
 
 
