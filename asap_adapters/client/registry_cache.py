@@ -7,7 +7,6 @@ having none, but for a line in the log.
 
 import functools
 import logging
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from asap_core.client.registry_cache import Kept, kept_after, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
+from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
 from asap_core.wire.registry_index import Catalog, CatalogReader
 
@@ -77,9 +77,9 @@ class Shelf:
         self._threads = FileThreads()
         self._web = web
         self._clock = clock
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: Lru[str, _Held] = Lru(_MAX_HELD)
         # What was said of files that can't be used, so that it's said once.
-        self._unused: OrderedDict[str, Unused] = OrderedDict()
+        self._unused: Lru[str, Unused] = Lru(_MAX_HELD)
         # Whose copy is being read, and not forgotten meanwhile.
         self._read_for: str | None = None
         # Of those who need a copy one reads it.
@@ -96,7 +96,7 @@ class Shelf:
             return
         now, wall = self._clock.monotonic(), self._clock.wall()
         vouched, dated = Instant(now - age), WallTime(wall - age)
-        held = self._held.get(url)
+        held = self._held.peek(url)
         if held is not None and held.catalog is catalog and held.serves == serves:
             held.vouched, held.dated, held.told = vouched, dated, False
             if vouched - held.written < WRITE_AGAIN:
@@ -126,7 +126,7 @@ class Shelf:
             found = self._at_hand(url)
             if found is None:
                 found = await self._read(url)
-        held = self._held.get(url)
+        held = self._held.peek(url)
         if found is not None and held is not None and not held.told:
             # Once for each outage.
             held.told = True
@@ -135,14 +135,14 @@ class Shelf:
 
     def stands_in(self, url: str) -> float | None:
         """How many seconds old the copy is that stands in for this registry at the moment; None where none does."""
-        held = self._held.get(url)
+        held = self._held.peek(url)
         age = None if held is None or not held.told else self._age(held)
         return None if held is None or age is None or age > held.serves else age
 
     def drop(self, url: str) -> None:
         """Forget the copy, and take it away; what is being written of it doesn't come."""
-        held = self._held.pop(url, None)
-        self._unused.pop(url, None)
+        held = self._held.pop(url)
+        self._unused.pop(url)
         if self._read_for == url:
             self._read_for = None
         if held is not None:
@@ -155,25 +155,23 @@ class Shelf:
             self.drop(url)
 
     def _hold(self, url: str, held: _Held) -> None:
-        before = self._held.pop(url, None)
+        before = self._held.peek(url)
         if before is not None:
             before.current = False
-        self._held[url] = held
-        if len(self._held) > _MAX_HELD:
-            self._held.popitem(last=False)
+        self._held.put(url, held)
 
     def _age(self, held: _Held) -> float:
         return max(self._clock.monotonic() - held.vouched, self._clock.wall() - held.dated, 0.0)
 
     def _at_hand(self, url: str) -> StandIn | None:
-        held = self._held.get(url)
+        held = self._held.peek(url)
         if held is None or (age := self._age(held)) > held.serves:
             return None
         return StandIn(held.catalog, age, held.from_disk)
 
     async def _read(self, url: str) -> StandIn | None:
         self._read_for = url
-        load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.get(url))
+        load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.peek(url))
         loaded = await self._threads.run(load, abandon_on_cancel=True)
         catalog = await _parsed(loaded.body) if isinstance(loaded, Loaded) else None
         if self._read_for != url:
@@ -193,12 +191,10 @@ class Shelf:
 
     def _cannot_use(self, url: str, unused: Unused | None) -> None:
         """Say why, unless it was said of this very file, or there's none."""
-        said = self._unused.pop(url, None)
+        said = self._unused.pop(url)
         if unused is None:
             return
-        self._unused[url] = unused
-        if len(self._unused) > _MAX_HELD:
-            self._unused.popitem(last=False)
+        self._unused.put(url, unused)
         if said is None or (said.reason, said.identity) != (unused.reason, unused.identity):
             _log.warning("the copy of %s isn't used: %s", without_credentials(url), unused.reason)
 

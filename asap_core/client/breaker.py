@@ -3,7 +3,6 @@
 A permit is always given back, whatever became of its request, so that no breaker stays open for ever (fault 50).
 """
 
-from collections import OrderedDict
 from enum import Enum
 from typing import Final, assert_never
 
@@ -11,6 +10,7 @@ from attrs import define, field, frozen, validators
 
 from asap_core.clock import Instant
 from asap_core.errors import GATEWAY, BadReply, RemoteError, Unreachable
+from asap_core.lru import Lru
 from asap_core.wire.rules import integer, number
 
 
@@ -158,8 +158,8 @@ class Breakers:
 
     def __init__(self, policy: BreakerPolicy, *, most: int = _MOST) -> None:
         self._policy = policy
-        self._most = most
-        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+        # The evicted one is the one that nothing was heard of for longest; its host is asked again as a new one.
+        self._breakers: Lru[str, Breaker] = Lru(most)
 
     def __len__(self) -> int:
         """How many hosts there's anything to remember of."""
@@ -167,17 +167,15 @@ class Breakers:
 
     def ask(self, origin: str, *, now: Instant) -> Permit | Refused:
         """Ask for leave to make a request there."""
-        breaker = self._breakers.get(origin)
+        breaker = self._breakers.peek(origin)
         return Permit(probe=False) if breaker is None else breaker.ask(now=now)
 
     def give_back(self, origin: str, permit: Permit, outcome: Outcome, *, now: Instant) -> None:
         """Say how it ended."""
-        breaker = self._breakers.pop(origin, None)
+        breaker = self._breakers.peek(origin)
         breaker = Breaker(self._policy) if breaker is None else breaker
         breaker.give_back(permit, outcome, now=now)
         if breaker.pristine:
-            return
-        self._breakers[origin] = breaker
-        if len(self._breakers) > self._most:
-            # The one that nothing was heard of for longest; it's asked again as a new one.
-            self._breakers.popitem(last=False)
+            self._breakers.pop(origin)
+        else:
+            self._breakers.put(origin, breaker)

@@ -9,7 +9,6 @@ dead host is asked once and not once per caller; a document past its lifetime se
 bounds.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar, assert_never
 
@@ -20,6 +19,7 @@ from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, WallTime
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.http.validation import conditions, confirms, merged, relevant
+from asap_core.lru import Lru
 from asap_core.wire.rules import integer, number
 
 V = TypeVar("V")
@@ -123,8 +123,8 @@ class Directory(Generic[V, W]):
         self._keeps = keep
         self._flights: Flights[str, W] = Flights()
         self._errands: dict[Flight[str, W], _Errand[V]] = {}
-        self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
-        self._failures: OrderedDict[str, _Failure] = OrderedDict()
+        self._entries: Lru[str, _Entry[V]] = Lru(self._policy.max_entries)
+        self._failures: Lru[str, _Failure] = Lru(self._policy.max_entries)
 
     def __len__(self) -> int:
         """How many documents are kept."""
@@ -137,15 +137,15 @@ class Directory(Generic[V, W]):
 
     def cached(self, url: str, *, now: Instant) -> V | None:
         """The document, if it's kept, good as it is, and not yet to be asked for again."""
-        entry = self._entries.get(url)
+        entry = self._entries.peek(url)
         return entry.value if entry is not None and now < entry.due else None
 
     def at_hand(self, url: str, *, now: Instant) -> Found[V] | None:
         """What `lookup` would deliver at once because it's good as it is. It counts as used."""
-        entry = self._entries.get(url)
+        entry = self._entries.peek(url)
         if entry is None or now >= entry.due:
             return None
-        self._entries.move_to_end(url)
+        self._entries.touch(url)
         return entry.found(Source.CACHED, now)
 
     def knows(self, url: str) -> bool:
@@ -154,17 +154,17 @@ class Directory(Generic[V, W]):
 
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
-        entry = self._entries.get(url)
+        entry = self._entries.peek(url)
         return None if entry is None else entry.freshness
 
     def kept_as(self, url: str, value: V) -> Freshness | None:
         """`freshness`, where exactly this document is what is kept; else None."""
-        entry = self._entries.get(url)
+        entry = self._entries.peek(url)
         return entry.freshness if entry is not None and entry.value is value else None
 
     def due(self, url: str) -> Instant | None:
         """When it pays to ask again: the kept document is due, or the failure no longer remembered. None: at once."""
-        entry, failure = self._entries.get(url), self._failures.get(url)
+        entry, failure = self._entries.peek(url), self._failures.peek(url)
         moments = [] if entry is None else [entry.due]
         return max([*moments, *([] if failure is None else [failure.until])], default=None)
 
@@ -173,7 +173,7 @@ class Directory(Generic[V, W]):
         found = self.at_hand(url, now=now)
         if found is not None:
             return (Deliver(waiter, found),)
-        entry, failure = self._entries.get(url), self._failures.get(url)
+        entry, failure = self._entries.peek(url), self._failures.peek(url)
         if failure is not None and now < failure.until:
             return (Deliver(waiter, _without(entry, failure, now)),)
         behind = entry if entry is not None and entry.may_be_revalidated_behind(now) else None
@@ -187,7 +187,7 @@ class Directory(Generic[V, W]):
         Within `cool_down` seconds of the last answer or failure it's `lookup`: however many miss however much, a server
         that lets its document be kept is asked once in that time. A fetch that's under way is joined.
         """
-        entry, failure = self._entries.get(url), self._failures.get(url)
+        entry, failure = self._entries.peek(url), self._failures.peek(url)
         recent = (entry is not None and now < entry.vouched + cool_down) or (
             failure is not None and now < max(failure.since + cool_down, failure.until)
         )
@@ -255,8 +255,8 @@ class Directory(Generic[V, W]):
 
         Whoever asks from now on has it fetched anew: it's forgotten because something about it has changed.
         """
-        self._entries.pop(url, None)
-        self._failures.pop(url, None)
+        self._entries.pop(url)
+        self._failures.pop(url)
         flight = self._flights.flight(url)
         if flight is not None:
             self._errands[flight].keep = False
@@ -286,7 +286,7 @@ class Directory(Generic[V, W]):
         flight = leading.flight
         # What was taken over from who asked before it was forgotten mustn't meet what was asked for since.
         joinable = self._flights.flight(flight.key) is flight
-        entry = self._entries.get(flight.key) if joinable else None
+        entry = self._entries.peek(flight.key) if joinable else None
         self._errands[flight] = _Errand(entry, self._keeps and joinable)
         return Lead(leading.waiter, flight, conditions(None if entry is None else entry.freshness), stale_at_hand)
 
@@ -316,13 +316,11 @@ class Directory(Generic[V, W]):
         return _Entry(value, now, freshness, due, headers, ttl)
 
     def _keep(self, url: str, entry: _Entry[V]) -> None:
-        self._failures.pop(url, None)
-        self._entries.pop(url, None)
-        if not entry.freshness.store:
-            return
-        self._entries[url] = entry
-        if len(self._entries) > self._policy.max_entries:
-            self._entries.popitem(last=False)
+        self._failures.pop(url)
+        if entry.freshness.store:
+            self._entries.put(url, entry)
+        else:
+            self._entries.pop(url)
 
     def _confirm(
         self, url: str, errand: _Errand[V], headers: HeaderPairs, *, now: Instant, wall: WallTime, jitter: float
@@ -333,7 +331,7 @@ class Directory(Generic[V, W]):
             error = LookupError("the server says not modified, and was asked for the whole document")
             return self._fail(url, errand, Failed(error, FailureKind.UNUSABLE), now=now, jitter=jitter)
         entry = self._vouched(old.value, merged(old.headers, headers), old.ttl, now=now, wall=wall, jitter=jitter)
-        if self._entries.get(url) is old:
+        if self._entries.peek(url) is old:
             # Evicted or forgotten meanwhile, it answers those who wait, and stays out.
             self._keep(url, entry)
         return Found(entry.value, Source.REVALIDATED, 0.0)
@@ -342,20 +340,18 @@ class Directory(Generic[V, W]):
         if not errand.keep or failed.kind is FailureKind.REFUSED:
             return Unfound(failed.error, 0.0)
         if failed.kind is FailureKind.CROWDED:
-            return _without(self._entries.get(url), _Failure(failed, now, now, 1), now)
+            return _without(self._entries.peek(url), _Failure(failed, now, now, 1), now)
         if failed.kind is FailureKind.GONE:
-            self._entries.pop(url, None)
-        before = self._failures.pop(url, None)
+            self._entries.pop(url)
+        before = self._failures.peek(url)
         in_a_row = 1 if before is None else before.in_a_row + 1
         wait = self._policy.first_failure * 2.0 ** min(in_a_row - 1, _DOUBLINGS)
         if failed.retry_after is not None:
             wait = max(wait, failed.retry_after)
         wait = min(wait, self._policy.longest_failure) * (1.0 + _SPREAD * jitter)
         failure = _Failure(failed, now, Instant(now + wait), in_a_row)
-        self._failures[url] = failure
-        if len(self._failures) > self._policy.max_entries:
-            self._failures.popitem(last=False)
-        return _without(self._entries.get(url), failure, now)
+        self._failures.put(url, failure)
+        return _without(self._entries.peek(url), failure, now)
 
 
 def _without(entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[V] | Unfound:

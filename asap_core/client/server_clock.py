@@ -10,6 +10,7 @@ from typing import Final
 
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import RemoteError
+from asap_core.lru import Lru
 from asap_core.net.outbound import Allowed
 from asap_core.net.urls import is_loopback
 from asap_core.refusals import TIMESTAMP
@@ -47,7 +48,7 @@ class ServerTimes:
 
     def __init__(self) -> None:
         # The wall time that the server had at the zero of our monotonic clock, and when that was learned.
-        self._learned: dict[str, tuple[float, Instant]] = {}
+        self._learned: Lru[str, tuple[float, Instant]] = Lru(_MAX_SERVERS)
 
     def __len__(self) -> int:
         """How many servers' times are known."""
@@ -55,17 +56,14 @@ class ServerTimes:
 
     def learn(self, origin: str, server_time: WallTime, *, now: Instant) -> None:
         """This server said that it's `server_time` just now."""
-        self._learned.pop(origin, None)
-        self._learned[origin] = server_time - now, now
-        if len(self._learned) > _MAX_SERVERS:
-            del self._learned[next(iter(self._learned))]
+        self._learned.put(origin, (server_time - now, now))
 
     def wall(self, origin: str, *, local: WallTime, now: Instant) -> WallTime:
         """What time it is there: what it said last, carried on, or else the local clock's."""
-        zero, learned = self._learned.get(origin, (None, now))
+        zero, learned = self._learned.peek(origin) or (None, now)
         if zero is None:
             return local
         if now - learned > _KEPT_SECONDS:
-            del self._learned[origin]
+            self._learned.pop(origin)
             return local
         return WallTime(zero + now)
