@@ -6,7 +6,6 @@
 The mathematics is the caller's; `asap_adapters.auth.dpop_key` has it.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -24,6 +23,7 @@ from asap_core.auth.dpop import (
 )
 from asap_core.clock import WallTime
 from asap_core.http.fields import CHALLENGE_SCHEME, challenges
+from asap_core.lru import Lru
 from asap_core.wire.json import write_json
 
 # As many servers as tokens are kept for; who talks to more asks one of them once more.
@@ -120,11 +120,10 @@ class ServerNonces:
     A token endpoint and an agent on one origin have one memory only: give each its own `ServerNonces`.
     """
 
-    __slots__ = ("_most", "_nonces")
+    __slots__ = ("_nonces",)
 
     def __init__(self, *, most: int = MAX_SERVERS) -> None:
-        self._most = most
-        self._nonces: OrderedDict[str, str] = OrderedDict()
+        self._nonces: Lru[str, str] = Lru(most)
 
     def __len__(self) -> int:
         """How many servers' nonces are remembered."""
@@ -132,7 +131,7 @@ class ServerNonces:
 
     def nonce_for(self, url: str) -> str | None:
         """What belongs into a proof for this URL; None where its server hasn't given any."""
-        return self._nonces.get(_origin(url))
+        return self._nonces.peek(_origin(url))
 
     def answered(
         self,
@@ -154,15 +153,9 @@ class ServerNonces:
         nonce = nonces[0].decode("latin-1").strip() if len(nonces) == 1 else None
         if nonce is None or not is_nonce(nonce):
             return False
-        self._remember(_origin(url), nonce)
+        self._nonces.put(_origin(url), nonce)
         # The nonce that it refused it would refuse again.
         return not again and nonce != sent and _is_asked(status, found, error)
-
-    def _remember(self, origin: str, nonce: str) -> None:
-        self._nonces[origin] = nonce
-        self._nonces.move_to_end(origin)
-        if len(self._nonces) > self._most:
-            self._nonces.popitem(last=False)
 
 
 def _is_asked(status: int, headers: list[tuple[bytes, bytes]], error: str | None) -> bool:

@@ -15,7 +15,6 @@ in trouble before it has answered anything. In that last case alone a stranger c
 fails for odd tokens.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from enum import Enum
 from hashlib import blake2b
@@ -35,9 +34,9 @@ from asap_core.auth.introspection_response import (
 )
 from asap_core.auth.principal import InsufficientScope
 from asap_core.clock import Instant, WallTime
+from asap_core.lru import Lru
 
 W = TypeVar("W", bound=Hashable)
-T = TypeVar("T")
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
@@ -115,11 +114,11 @@ class Introspector(Generic[W]):
     def __init__(self, policy: IntrospectionPolicy, *, secret: bytes) -> None:
         self.policy = policy
         self._secret = secret
-        self._good: OrderedDict[bytes, _Kept] = OrderedDict()
-        self._refused: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._good: Lru[bytes, _Kept] = Lru(policy.max_kept)
+        self._refused: Lru[bytes, _Kept] = Lru(policy.max_kept)
         # Tokens that the provider called active when it spoke of them last.
-        self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._failed: OrderedDict[bytes, _Failure] = OrderedDict()
+        self._known: Lru[bytes, None] = Lru(policy.max_kept)
+        self._failed: Lru[bytes, _Failure] = Lru(policy.max_kept)
         # Whether the provider has ever answered; and known tokens that failed since its last answer.
         self._answered = False
         self._doubted: set[bytes] = set()
@@ -158,7 +157,7 @@ class Introspector(Generic[W]):
             question.waiters[waiter] = None
             self._asking[waiter] = question
             return ()
-        failed = self._failed.get(digest)
+        failed = self._failed.peek(digest)
         if now < self._next_try or (failed is not None and now < failed.until):
             return (Judged(waiter, NoVerdict.PROVIDER),)
         if self._is_crowded(digest):
@@ -216,8 +215,8 @@ class Introspector(Generic[W]):
             return NoVerdict.PROVIDER
         self._failures, self._next_try, self._answered = 0, Instant(float("-inf")), True
         self._doubted.clear()
-        self._failed.pop(digest, None)
-        self._known.pop(digest, None)
+        self._failed.pop(digest)
+        self._known.pop(digest)
         if isinstance(answer, ActiveToken):
             verdict = judge_introspection(answer, self.policy, wall=wall)
         else:
@@ -232,9 +231,9 @@ class Introspector(Generic[W]):
                 self._failures += 1
                 self._next_try = _pause(self._failures, now)
             return
-        before = self._failed.pop(digest, None)
+        before = self._failed.pop(digest)
         count = 1 if before is None else before.count + 1
-        self._put(self._failed, digest, _Failure(count, _pause(count, now)))
+        self._failed.put(digest, _Failure(count, _pause(count, now)))
 
     def _is_the_providers(self, digest: bytes, cause: FailureCause) -> bool:
         if cause is FailureCause.PROVIDER:
@@ -245,20 +244,15 @@ class Introspector(Generic[W]):
             return True
         return cause is FailureCause.EITHER and not self._answered
 
-    def _put(self, table: OrderedDict[bytes, T], digest: bytes, value: T) -> None:
-        table[digest] = value
-        if len(table) > self.policy.max_kept:
-            table.popitem(last=False)
-
     def _recall(self, digest: bytes, *, now: Instant, wall: WallTime) -> IntrospectionVerdict | None:
         for table in (self._good, self._refused):
-            kept = table.get(digest)
+            kept = table.peek(digest)
             if kept is not None:
                 # Its end counts on both clocks, whichever is there first.
                 if now < kept.until and wall < kept.ends:
-                    table.move_to_end(digest)
+                    table.touch(digest)
                     return kept.verdict
-                del table[digest]
+                table.pop(digest)
         return None
 
     def _keep(
@@ -273,9 +267,9 @@ class Introspector(Generic[W]):
                 table, ends = self._refused, WallTime(wall + self.policy.most_refused)
             case _:
                 assert_never(verdict)
-        self._put(table, digest, _Kept(verdict, Instant(now + (ends - wall)), ends))
+        table.put(digest, _Kept(verdict, Instant(now + (ends - wall)), ends))
         if table is self._good:
-            self._put(self._known, digest, None)
+            self._known.put(digest, None)
 
 
 def _pause(failures: int, now: Instant) -> Instant:

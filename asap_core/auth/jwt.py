@@ -10,7 +10,6 @@ A driver is one `match`: it fetches keys, checks signatures, and decides nothing
 RFC 8725 item by item and says where each is answered.
 """
 
-from collections import OrderedDict
 from hashlib import blake2b
 from typing import Final, assert_never
 
@@ -23,6 +22,7 @@ from asap_core.auth.jws import Jws, Malformed, read_jws
 from asap_core.auth.keyring import FetchKeys, KeyRing, NoFetch
 from asap_core.auth.principal import DpopProof, InsufficientScope, ProofRefused, Proven
 from asap_core.clock import Instant, WallTime
+from asap_core.lru import Lru
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
@@ -56,7 +56,7 @@ class JwtVerifier:
         self._secret = secret
         own = blake2b(b"nonces", key=secret).digest() if nonce_secret is None else nonce_secret
         self._mint = NonceMint(own, life=policy.dpop.nonce_life) if policy.dpop.nonce else None
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: Lru[bytes, _Known] = Lru(policy.max_known)
 
     def __len__(self) -> int:
         """How many tokens are remembered."""
@@ -117,23 +117,21 @@ class JwtVerifier:
     # --- what was verified before ------------------------------------------------------------------------------------
 
     def _recall(self, digest: bytes, keys: KeySet, *, now: Instant, wall: WallTime) -> Accepted | None:
-        known = self._known.get(digest)
+        known = self._known.peek(digest)
         if known is None:
             return None
         # Its end counts on both clocks, whichever is there first; a key taken back takes its tokens along.
         if now < known.until and wall < known.accepted.until and known.key in keys.keys:
-            self._known.move_to_end(digest)
+            self._known.touch(digest)
             return known.accepted
-        del self._known[digest]
+        self._known.pop(digest)
         return None
 
     def remember(
         self, digest: bytes, accepted: Accepted, key: VerificationKey, *, now: Instant, wall: WallTime
     ) -> None:
         """Keep a token that was found good, instead of the one not seen for longest."""
-        self._known[digest] = _Known(accepted, key, Instant(now + (accepted.until - wall)))
-        if len(self._known) > self.policy.max_known:
-            self._known.popitem(last=False)
+        self._known.put(digest, _Known(accepted, key, Instant(now + (accepted.until - wall))))
 
 
 @define(eq=False)

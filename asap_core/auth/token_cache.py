@@ -5,7 +5,6 @@ never more than a part of its life, so that a short-lived one isn't fetched on e
 token that's still good serves, and the endpoint is asked less and less often. Secrets aren't in any repr.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar, assert_never
 
@@ -14,6 +13,7 @@ from attrs import field, frozen
 from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import NoToken
+from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
 
 W = TypeVar("W", bound=Hashable)
@@ -130,9 +130,9 @@ class TokenCache(Generic[W]):
 
     def __init__(self) -> None:
         self._flights: Flights[TokenKey, W] = Flights()
-        self._tokens: OrderedDict[TokenKey, Token] = OrderedDict()
-        self._failures: OrderedDict[TokenKey, _Failure] = OrderedDict()
-        self._dropped: OrderedDict[TokenKey, Instant] = OrderedDict()
+        self._tokens: Lru[TokenKey, Token] = Lru(MAX_TOKENS)
+        self._failures: Lru[TokenKey, _Failure] = Lru(MAX_TOKENS)
+        self._dropped: Lru[TokenKey, Instant] = Lru(MAX_TOKENS)
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -145,13 +145,13 @@ class TokenCache(Generic[W]):
 
     def lookup(self, key: TokenKey, waiter: W, *, now: Instant, wall: WallTime) -> tuple[TokenEffect[W], ...]:
         """Ask for a token: have it, lead a fetch, or (nothing) wait for the one under way."""
-        token, failure = self._good(key, now=now, wall=wall), self._failures.get(key)
+        token, failure = self._good(key, now=now, wall=wall), self._failures.peek(key)
         held_off = failure is not None and now < failure.until
         if token is not None and (
             not token.is_due(now=now, wall=wall) or held_off or self._flights.flight(key) is not None
         ):
             # Due for another that's being fetched already, or can't be had now: the old one is good until then.
-            self._tokens.move_to_end(key)
+            self._tokens.touch(key)
             return (TokenGiven(waiter, token),)
         if failure is not None and held_off:
             return (TokenFailed(waiter, failure.error, failure.until - now),)
@@ -168,7 +168,7 @@ class TokenCache(Generic[W]):
                 assert_never(joined)
 
     def _good(self, key: TokenKey, *, now: Instant, wall: WallTime) -> Token | None:
-        token = self._tokens.get(key)
+        token = self._tokens.peek(key)
         return token if token is not None and token.is_good(now=now, wall=wall) else None
 
     def _patience(self, old: Token | None, failure: _Failure | None, *, now: Instant) -> float | None:
@@ -223,13 +223,14 @@ class TokenCache(Generic[W]):
         It isn't handed out again then; a newer one stays. At most one in `DROP_PAUSE` is dropped: a peer that refuses
         whatever it's shown doesn't get to say how often the endpoint is asked.
         """
-        if self._tokens.get(key) != token:
+        if self._tokens.peek(key) != token:
             # Somebody else's call was refused with it first, and there's a newer one or soon will be.
             return True
-        if now < self._dropped.get(key, now):
+        paused_until = self._dropped.peek(key)
+        if paused_until is not None and now < paused_until:
             return False
-        del self._tokens[key]
-        _put(self._dropped, key, Instant(now + DROP_PAUSE))
+        self._tokens.pop(key)
+        self._dropped.put(key, Instant(now + DROP_PAUSE))
         return True
 
     def _keep(
@@ -239,29 +240,18 @@ class TokenCache(Generic[W]):
         # Up to twice the margin ahead: a fleet that started together doesn't ask together.
         margin = min(MARGIN, MARGIN_PART * life) * (1.0 + jitter)
         token = Token(value, Instant(now + life - margin), Instant(now + life), WallTime(wall + life))
-        _put(self._tokens, key, token)
-        self._failures.pop(key, None)
+        self._tokens.put(key, token)
+        self._failures.pop(key)
         return token
 
     def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> _Failure:
         if outcome.crowded:
             return _Failure(outcome.error, now, 0)
-        before = self._failures.get(key)
+        before = self._failures.peek(key)
         count = 1 if before is None else before.count + 1
         pause = _FIRST_PAUSE * 2.0 ** min(count - 1, _DOUBLINGS) * (1.0 + 0.1 * jitter)
         # What it asks for counts within the same bound: an endpoint doesn't get to keep us away for a day.
         pause = max(pause, min(outcome.retry_after or 0.0, _FIRST_PAUSE * 2.0**_DOUBLINGS))
         failure = _Failure(outcome.error, Instant(now + pause), count)
-        _put(self._failures, key, failure)
+        self._failures.put(key, failure)
         return failure
-
-
-V = TypeVar("V")
-
-
-def _put(table: "OrderedDict[TokenKey, V]", key: TokenKey, value: V) -> None:
-    """Keep it, and of all no more than fit: the one not used for longest goes."""
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > MAX_TOKENS:
-        table.popitem(last=False)

@@ -21,6 +21,7 @@ from asap_core.auth.introspection_response import (
     read_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
+from asap_core.lru import Lru
 
 ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0
 GOOD: Any = {
@@ -564,11 +565,9 @@ class BelievesATroubledProvider(Introspector[Any]):
 
 
 class KeepsAll(Introspector[Any]):
-    def _keep(self, digest, verdict, *, now, wall) -> None:
-        before = dict(self._good), dict(self._refused)
-        super()._keep(digest, verdict, now=now, wall=wall)
-        self._good.update(before[0])
-        self._refused.update(before[1])
+    def __init__(self, policy, **secret) -> None:
+        super().__init__(policy, **secret)
+        self._good, self._refused = Lru(10_000), Lru(10_000)
 
 
 LAWS = settings(max_examples=100, stateful_step_count=50, deadline=None)

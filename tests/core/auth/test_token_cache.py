@@ -148,13 +148,17 @@ def test_without_one_a_failure_is_for_all_who_ask_until_the_next_try() -> None:
     now: Any = 0.0
     failed: Any = None
     for _ in range(10):
-        now = kept.tokens._failures[KEY].until
+        failure = kept.tokens._failures.peek(KEY)
+        assert failure is not None
+        now = failure.until
         (failed,) = kept.fail(now)
     assert failed.next_try == pytest.approx(32.0)
     kept.issue(10.0, now + 32.0)
     (lead,) = kept.lookup(now + 42.0)
-    assert kept.settle(lead.flight, NotIssued(ERROR), 0.0) == (TokenGiven(lead.waiter, kept.tokens._tokens[KEY]),)
-    assert kept.tokens._failures[KEY].count == 1
+    token = kept.tokens._tokens.peek(KEY)
+    assert token is not None
+    assert kept.settle(lead.flight, NotIssued(ERROR), 0.0) == (TokenGiven(lead.waiter, token),)
+    assert [failure.count for _, failure in kept.tokens._failures.items()] == [1]
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(0.5, 1.0), (20.0, 20.0), (86_400.0, 32.0)])
@@ -375,7 +379,7 @@ class TokenLaws(RuleBasedStateMachine):
     @rule(data=st.data())
     def refuse(self, data) -> None:
         key = data.draw(st.sampled_from(sorted(self.latest, key=repr)))
-        token = self.tokens._tokens.get(key)
+        token = self.tokens._tokens.peek(key)
         if token is None:
             return
         pays = self.tokens.drop(key, token, now=self.now)
@@ -402,7 +406,7 @@ class GivesAnyScope(TokenCache[Any]):
 
 class GoesByOneClock(TokenCache[Any]):
     def _good(self, key, *, now, wall):
-        token = self._tokens.get(key)
+        token = self._tokens.peek(key)
         return token if token is not None and now < token.expires else None
 
 
@@ -415,21 +419,21 @@ class ForgetsFailures(TokenCache[Any]):
 
 class NeverSlowsDown(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
-        self._failures.pop(key, None)
+        self._failures.pop(key)
         return super()._fail(key, outcome, **more)
 
 
 class LetsItKeepUsAway(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         failure = super()._fail(key, outcome, **more)
-        self._failures[key] = evolve(failure, until=more["now"] + max(outcome.retry_after or 0.0, 40.0))
+        self._failures.put(key, evolve(failure, until=more["now"] + max(outcome.retry_after or 0.0, 40.0)))
         return failure
 
 
 class NeverRefreshes(TokenCache[Any]):
     def _keep(self, key, *rest, **more):
         token = super()._keep(key, *rest, **more)
-        self._tokens[key] = evolve(token, due=token.expires)
+        self._tokens.put(key, evolve(token, due=token.expires))
         return token
 
 
@@ -442,7 +446,7 @@ class DropsWhateverIsRefused(TokenCache[Any]):
 class DropsNothing(TokenCache[Any]):
     def drop(self, key, token, *, now) -> bool:
         pays = super().drop(key, token, now=now)
-        self._tokens[key] = token
+        self._tokens.put(key, token)
         return pays
 
 
@@ -454,7 +458,7 @@ class GivesUpOnWhoHasNone(TokenCache[Any]):
 class FailsAtOnce(TokenCache[Any]):
     def settle(self, flight, outcome, **more):
         if isinstance(outcome, NotIssued):
-            self._tokens.pop(flight.key, None)
+            self._tokens.pop(flight.key)
         return super().settle(flight, outcome, **more)
 
 
