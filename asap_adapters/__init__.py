@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from asap_core.faces import face
 
 if TYPE_CHECKING:
+    from asap_adapters.auth.authenticator import Authenticator as Authenticator
     from asap_adapters.client.agent_client import AgentClient as AgentClient
     from asap_adapters.client.discovery import Discovery as Discovery
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES: Final = {
+    "asap_adapters.auth.authenticator": "Authenticator",
     "asap_adapters.client.agent_client": "AgentClient",
     "asap_adapters.client.discovery": "Discovery",
     "asap_adapters.server.asgi": "AsgiApp",

@@ -12,8 +12,9 @@ import anyio
 import anyio.abc
 import httpx
 
+from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.server.driver import Authenticator, Driver
+from asap_adapters.server.driver import Driver
 from asap_adapters.server.guard import our_task
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.listener import bind_agent
@@ -43,7 +44,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         handlers: Mapping[str, Handler],
         *,
         on: Mapping[str, Handler] | None = None,
-        authenticate: Authenticator | None = None,
+        authenticate: Authenticator | VerifyCredential | None = None,
         peer: str = DEFAULT_PEER,
     ) -> None:
         expect_kind("agent", agent, Agent, "Agent(manifest)")
@@ -204,7 +205,7 @@ async def in_process(
     *,
     sender: str = DEFAULT_SENDER,
     on: Mapping[str, Handler] | None = None,
-    authenticate: Authenticator | None = None,
+    authenticate: Authenticator | VerifyCredential | None = None,
     **client_options: Any,
 ) -> AsyncIterator[AgentClient]:
     """A client for `agent` in this process; every URL leads to it.

@@ -24,14 +24,15 @@ PUBLIC = {
         manifests request_bodies requests urns
     """,
     "asap_adapters": """
-        AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated BadReply BadState BadStore Context
-        Discovery InvalidDocument InvalidTransition MdnsUnavailable NoToken NotAllowed NotResolved RemoteError
-        TaskFailed TimedOut TokenTable Unreachable Unsuitable Unverified WrongAgent bind_agent listen run
-        serve
+        AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState
+        BadStore Context Discovery InvalidDocument InvalidTransition MdnsUnavailable NoToken NotAllowed
+        NotResolved RemoteError TaskFailed TimedOut TokenTable Unreachable Unsuitable Unverified WrongAgent
+        bind_agent listen run serve
     """,
     "asap_adapters.auth": """
-        ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy IntrospectionAuthenticator
-        IntrospectionPolicy IntrospectionUnavailable PrivateKey ProviderUnavailable TokenPolicy JwtAuthenticator
+        ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy
+        InsufficientScope IntrospectionAuthenticator IntrospectionPolicy IntrospectionUnavailable
+        JwtAuthenticator PrivateKey ProofOffer ProofRefused Proven ProviderUnavailable TokenPolicy
         read_client_key
     """,
     "asap_adapters.testing": """

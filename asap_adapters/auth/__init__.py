@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from asap_core.auth.client_credentials import ClientKey as ClientKey, ClientSecret as ClientSecret
     from asap_core.auth.dpop_server import DpopPolicy as DpopPolicy
     from asap_core.auth.introspection_response import IntrospectionPolicy as IntrospectionPolicy
+    from asap_core.auth.principal import (
+        InsufficientScope as InsufficientScope,
+        ProofOffer as ProofOffer,
+        ProofRefused as ProofRefused,
+        Proven as Proven,
+    )
 
 _HOMES: Final = {
     "asap_adapters.auth.client_key": "read_client_key",
@@ -33,6 +39,7 @@ _HOMES: Final = {
     "asap_core.auth.client_credentials": "ClientKey ClientSecret",
     "asap_core.auth.dpop_server": "DpopPolicy",
     "asap_core.auth.introspection_response": "IntrospectionPolicy",
+    "asap_core.auth.principal": "InsufficientScope ProofOffer ProofRefused Proven",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

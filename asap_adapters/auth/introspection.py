@@ -36,7 +36,7 @@ from asap_core.auth.introspection_response import (
     IntrospectionPolicy,
     read_introspection,
 )
-from asap_core.auth.principal import Authenticated, Credential, InsufficientScope
+from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofOffer
 from asap_core.errors import AsapError, BadReply, Unreachable
 from asap_core.net.outbound import Allowed, OutboundPolicy
 
@@ -59,13 +59,16 @@ class _Waiter:
 
 
 class IntrospectionAuthenticator:
-    """Asks a provider whom tokens stand for: `serve(…, authenticate=introspection.verify)`.
+    """Asks a provider whom tokens stand for: `serve(…, authenticate=introspection)`.
 
     `policy` says which answers let a bearer in. `client` is what we prove ourselves by to the provider (§2.1).
     `endpoint` is the URL to ask; without it the metadata of the policy's issuer says so. All else is as in
     `asap_adapters.auth.jwt.JwtAuthenticator`. Use it as `async with IntrospectionAuthenticator(…)`, or close it with
     `aclose()`. Raises ValueError if there's neither an endpoint nor an issuer that can be one.
     """
+
+    proofs: ProofOffer | None = None
+    """It verifies no proofs: the provider's answer about a bound token is refused."""
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class ProviderUnavailable(OSError):
 
 
 class JwtAuthenticator:
-    """Tells whom JSON Web Tokens of one issuer stand for, and judges proofs: `serve(…, authenticate=tokens.verify)`.
+    """Tells whom JSON Web Tokens of one issuer stand for, and judges proofs: `serve(…, authenticate=tokens)`.
 
     `policy` says which tokens are good. The provider is asked when the first token comes; `allow_http` and
     `allow_networks` are as in `AgentClient`, `verify` and `transport` httpx's. Use it as
@@ -78,7 +78,7 @@ class JwtAuthenticator:
         if not isinstance(policy, TokenPolicy):
             raise ValueError("policy: expected a TokenPolicy")  # noqa: TRY004 - as for all that's given
         self.proofs = policy.dpop.offer()
-        """What callers are told of proofs, for whoever serves with it."""
+        """Which proofs it verifies, as callers are told; None: none."""
         self._clock = LoopClock()
         self._verifier = JwtVerifier(policy, secret=new_secret(), nonce_secret=nonce_secret)
         self._web = Web(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from asap_adapters.auth.authenticator import AuthenticationResult, Authenticator
 from asap_adapters.cli.introspect import introspection, introspection_policy
 from asap_adapters.cli.output import UserError
-from asap_adapters.server.driver import Authenticator, Verdict
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
@@ -95,28 +95,32 @@ def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
 
 
 @frozen
-class _Both:
-    """Whose tokens these are: of the table, or the provider's. Those of the table are bearer tokens, always."""
+class _TableOrProvider:
+    """Looks tokens up in the table first, then asks the provider. Those of the table are bearer tokens, always."""
 
     table: TokenTable
-    tokens: "JwtAuthenticator | IntrospectionAuthenticator"
-    proofs: ProofOffer | None = None
+    provider: "JwtAuthenticator | IntrospectionAuthenticator"
 
-    async def verify(self, credential: Credential) -> Verdict:
+    @property
+    def proofs(self) -> ProofOffer | None:
+        """Which proofs the provider's tokens may come with."""
+        return self.provider.proofs
+
+    async def verify(self, credential: Credential) -> AuthenticationResult:
         """Whom the token stands for."""
-        return self.table.verify(credential) or await self.tokens.verify(credential)
+        return self.table.verify(credential) or await self.provider.verify(credential)
 
 
 @asynccontextmanager
 async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> AsyncIterator[Authenticator | None]:
-    """Who says whom a token stands for: the table, and for what isn't in it the provider. None without both."""
+    """Open what verifies tokens: the table, and the provider for those that aren't in it. None without both."""
     policy = policy_of(arguments)
     if policy is None:
-        yield table.verify if len(table) else None
+        yield table if len(table) else None
         return
     if isinstance(policy, IntrospectionPolicy):
         async with introspection(arguments, policy) as made:
-            yield _Both(table, made).verify
+            yield _TableOrProvider(table, made)
         return
     try:
         from asap_adapters.auth.jwt import JwtAuthenticator  # noqa: PLC0415 - an extra of its own
@@ -128,4 +132,4 @@ async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> Asy
         raise UserError(f"--oidc-network: {error}", usage=True) from None
 
     async with tokens:
-        yield _Both(table, tokens, tokens.proofs).verify
+        yield _TableOrProvider(table, tokens)

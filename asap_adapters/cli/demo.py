@@ -107,9 +107,7 @@ async def _serve_guarded(stage: _Stage, stop: anyio.Event, *, task_status: anyio
     manifest = echo_manifest(GUARDED, stage.guarded.url, auth=True)
     tokens = TokenTable({TOKEN: ALICE})
     agent = Agent(evolve(manifest, name="Guarded Echo"), policy=Policy())
-    await serve(
-        agent, {"echo": echo}, authenticate=tokens.verify, bound=stage.guarded, stop=stop, task_status=task_status
-    )
+    await serve(agent, {"echo": echo}, authenticate=tokens, bound=stage.guarded, stop=stop, task_status=task_status)
 
 
 async def _serve_open(stage: _Stage, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[str]) -> None:

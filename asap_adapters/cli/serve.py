@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
+from asap_adapters.auth.authenticator import Authenticator
 from asap_adapters.cli.agent_loading import (
     LoadedAgent,
     adapt_agent,
@@ -32,7 +33,6 @@ from asap_adapters.cli.output import UserError, complain, say
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.entropy import new_secret
-from asap_adapters.server.driver import Authenticator
 from asap_adapters.server.listener import Bound, listen, listen_on, serve, url_of
 from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.admission.ratelimit import Limit, parse_limits

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import anyio
 
+from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.server.decision_log import log_decision
-from asap_adapters.server.driver import PIECE, Authenticator, Driver, PeerGone
+from asap_adapters.server.driver import PIECE, Driver, PeerGone
 from asap_adapters.server.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.listener import NO_ADDRESS, bind_agent
@@ -55,7 +56,7 @@ class AsgiApp:
         handlers: Mapping[str, Handler],
         *,
         on: Mapping[str, Handler] | None = None,
-        authenticate: Authenticator | None = None,
+        authenticate: Authenticator | VerifyCredential | None = None,
         threads: int = MAX_THREADS,
         observe: Observer = log_decision,
         metrics: bool | Counters = False,

@@ -5,13 +5,18 @@ in nothing else.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Final, Protocol, assert_never, get_args
 
 import anyio
 from attrs import frozen
 
+from asap_adapters.auth.authenticator import (
+    AuthenticationResult,
+    Authenticator,
+    VerifyCredential,
+    as_authenticator,
+)
 from asap_adapters.server.callables import expect_callable
 from asap_adapters.server.guard import asked, cancels, our_task, passes, report, told
 from asap_adapters.server.handlers import Handlers
@@ -19,7 +24,7 @@ from asap_core.admission.admission import Answer, Question, Reservation, Unavail
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Granted
 from asap_core.arguments import expect_kind
-from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofOffer, ProofRefused, Proven
+from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofRefused, Proven
 from asap_core.http.messages import Request, Response
 from asap_core.interrupts import is_interrupt
 from asap_core.server.agent import Agent
@@ -37,16 +42,6 @@ from asap_core.server.exchange import (
 )
 
 log: Final = logging.getLogger("asap.drive")
-
-
-Verdict = Authenticated | Proven | InsufficientScope | ProofRefused | None
-Authenticator = Callable[[Credential], Awaitable[Verdict] | Verdict]
-"""Says whom a token stands for, None, or that it doesn't allow enough.
-
-Sync or async; OSError means that it can't be told now. Who also judges proofs (RFC 9449) says so by an attribute
-`proofs`, a `ProofOffer`, on the function or on the object whose method it is, as `JwtAuthenticator` does; to all
-others no token comes with one.
-"""
 
 
 # What is written at once. One read and one TCP window of most peers; smaller responses leave in one piece, as the core
@@ -117,24 +112,24 @@ class Driver:
         agent: Agent,
         handlers: Handlers,
         *,
-        authenticate: Authenticator | None = None,
+        authenticate: Authenticator | VerifyCredential | None = None,
         store: Store | None = None,
         shares: Shares | None = None,
     ) -> None:
         expect_kind("agent", agent, Agent, "Agent(manifest)")
         handlers.check(agent)
-        if authenticate is not None:
-            expect_callable("authenticate", authenticate, "(credential)")
-        if agent.authenticates and authenticate is None:
-            raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…).verify")
-        if authenticate is not None and not agent.authenticates:
+        authenticator = None if authenticate is None else as_authenticator(authenticate)
+        if authenticator is not None:
+            expect_callable("authenticate", authenticator.verify, "(credential)")
+        if agent.authenticates and authenticator is None:
+            raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…)")
+        if authenticator is not None and not agent.authenticates:
             # Nobody would be asked, and whoever gave it thinks that everybody is.
             raise ValueError("authenticate is given, and the manifest asks nobody for it: expected auth=AuthScheme(…)")
-        offer = getattr(getattr(authenticate, "__self__", authenticate), "proofs", None)
-        agent.proofs = offer if isinstance(offer, ProofOffer) else None
+        agent.proofs = None if authenticator is None else authenticator.proofs
         self.agent = agent
         self._handlers = handlers
-        self._authenticate = authenticate
+        self._verify_credential = None if authenticator is None else authenticator.verify
         self.store = store
         self.shares = shares
         self._held: dict[bytes, set[anyio.Event]] = {}
@@ -227,7 +222,7 @@ class Driver:
                 assert_never(other)
 
     async def _verify(self, state: Authenticate, credential: Credential) -> Exchange:
-        unknown: Verdict | _Unknown = _UNKNOWN
+        unknown: AuthenticationResult | _Unknown = _UNKNOWN
         match await asked(log, "authenticate", self._judge, credential, kinds=_VERDICTS, otherwise=unknown):
             case None:
                 return state.refused()
@@ -242,9 +237,9 @@ class Driver:
             case other:
                 assert_never(other)
 
-    async def _judge(self, credential: Credential) -> "Verdict | _Unknown":
+    async def _judge(self, credential: Credential) -> "AuthenticationResult | _Unknown":
         try:
-            principal = None if self._authenticate is None else self._authenticate(credential)
+            principal = None if self._verify_credential is None else self._verify_credential(credential)
             return (await principal) if isawaitable(principal) else principal
         except OSError:
             return _UNKNOWN
@@ -353,7 +348,7 @@ class _Unknown:
 
 
 _UNKNOWN: Final = _Unknown()
-_VERDICTS: Final = (*get_args(Verdict), _Unknown)
+_VERDICTS: Final = (*get_args(AuthenticationResult), _Unknown)
 _ANSWERS: Final = get_args(Answer)
 _Taken = Granted | Limited | Unavailable
 _TAKEN: Final = get_args(_Taken)

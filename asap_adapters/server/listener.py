@@ -19,6 +19,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskStatus
 from anyio.streams.stapled import MultiListener
 from attrs import define, field, frozen
 
+from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.clock import LoopClock
 from asap_adapters.coding import CODINGS
 from asap_adapters.entropy import new_id, new_secret
@@ -26,7 +27,7 @@ from asap_adapters.server.callables import is_async
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.connection_slots import Place, Places
 from asap_adapters.server.decision_log import log_decision
-from asap_adapters.server.driver import Authenticator, Driver
+from asap_adapters.server.driver import Driver
 from asap_adapters.server.guard import cancels, our_task, passes, report
 from asap_adapters.server.handlers import MAX_THREADS, Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
@@ -149,7 +150,7 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on: Mapping[str, Handler] | None = None,
-    authenticate: Authenticator | None = None,
+    authenticate: Authenticator | VerifyCredential | None = None,
     tls_cert: str | Path | None = None,
     tls_key: str | Path | None = None,
     threads: int = MAX_THREADS,
@@ -165,7 +166,7 @@ async def serve(
     """Serve an agent until cancelled, or until `stop` is set and what is in flight is done.
 
     `handlers` maps skill ids to functions `(request, context) -> result`, async or not; `on` maps other payload types.
-    `authenticate` says whom a bearer token stands for, such as `TokenTable({...}).verify`. `bound` is a listener from
+    `authenticate` says whom a bearer token stands for, such as `TokenTable({...})`. `bound` is a listener from
     `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`. `observe` is told every
     decision of admission (by default it's logged); with `metrics` they're counted, and shown at /asap/metrics. `state`
     is a file that carries what was admitted over restarts and crashes; without one `Policy.start` says what happens.

@@ -185,6 +185,9 @@ class TokenTable:
 
     __slots__ = ("_by_digest",)
 
+    proofs: ProofOffer | None = None
+    """It verifies no proofs: none of its tokens is bound to a key."""
+
     def __init__(self, tokens: Mapping[str, str]) -> None:
         """Take a mapping of token to agent URN. Raises ValueError where one of them can't be."""
         expect_mapping("tokens", tokens, str, '{"…": "urn:asap:agent:alice"}')

@@ -6,6 +6,7 @@ import time
 import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -341,8 +342,8 @@ class TestWholeRequests:
             assert (await post(transport, text, proof(text=text))).status_code == 401
             assert (await post(transport, text, scheme="Bearer")).status_code == 401
             assert seen == [Credential(text)]
-            verify.proofs = made.proofs  # type: ignore[attr-defined] # as the documents say
-            transport = InProcessTransport(agent(auth=True), echo_handlers, authenticate=verify)
+            wrapper = SimpleNamespace(verify=verify, proofs=made.proofs)
+            transport = InProcessTransport(agent(auth=True), echo_handlers, authenticate=wrapper)
             url = agent().manifest.endpoints.asap
             assert (await post(transport, text, proof(text=text, url=url))).status_code == 200
 

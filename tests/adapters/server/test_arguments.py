@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
@@ -12,7 +12,6 @@ import pytest
 from asap_adapters import AsgiApp, run, serve
 from asap_adapters.server.listener import listen
 from asap_adapters.testing import in_process
-from asap_core import TokenTable
 
 pytestmark = pytest.mark.anyio
 
@@ -69,10 +68,14 @@ OTHERS: Any = [
     ({"on": {"task.cancel": None}}, r"on\['task.cancel'\]: expected a function"),
     ({"on": {5: fine}}, "on: expected a mapping with keys of str"),
     (
-        {"authenticate": TokenTable({})},
-        r"authenticate: expected a function \(credential\), async or not; not TokenTable",
+        {"authenticate": SimpleNamespace(verify="secret", proofs=None)},
+        r"authenticate: expected a function \(credential\), async or not; not str",
     ),
     ({"authenticate": "secret"}, "authenticate: expected a function"),
+    (
+        {"authenticate": SimpleNamespace(verify=len, proofs="all")},
+        "authenticate: expected an authenticator whose proofs",
+    ),
     ({"authenticate": lambda: None}, "authenticate: .* takes other arguments"),
     ({"authenticate": generator}, "authenticate: .*generator"),
 ]
