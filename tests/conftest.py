@@ -1,7 +1,9 @@
-"""What all tests share: how long Hypothesis searches, and that CI skips nothing quietly."""
+"""Settings of all tests: Hypothesis profiles, SIGINT for child processes, and no silent skips in CI."""
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +25,19 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def restore_sigint() -> None:
+    """Replace an ignored SIGINT by Python's handler, so that processes started by tests don't inherit the ignoring.
+
+    A shell without job control starts background jobs with SIGINT ignored, and an ignored signal stays ignored through
+    exec (POSIX, sh, "Asynchronous Lists"). Tests that interrupt a process would wait for it in vain.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+restore_sigint()
 
 # The one kind of skip that CI accepts: a test that no machine of this project's can run.
 ACCEPTED = "cannot run anywhere here:"

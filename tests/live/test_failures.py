@@ -216,6 +216,16 @@ def test_ctrl_c_ends_the_process_while_a_handler_runs(anyio_backend_name, handle
         process.communicate()
 
 
+def test_this_suite_passes_where_sigint_is_ignored() -> None:
+    """As in the background of a script: `bash -c 'pytest &'`."""
+    test = f"{__file__}::test_ctrl_c_ends_the_process_while_a_handler_runs[trio-waiting]"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        capture_output=True, text=True, check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 def request() -> bytes:
     from datetime import UTC, datetime
 
