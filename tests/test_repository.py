@@ -1,6 +1,7 @@
 """The repository as its users find it: what is where, what it says, and that its examples work."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -172,6 +173,9 @@ def test_the_how_to_of_embedding_runs() -> None:
     assert names["agent"].bound
 
 
+parsed = functools.cache(lambda path: ast.parse(path.read_text("utf-8")))
+
+
 @pytest.mark.parametrize("page", ["security.md", "outbound.md", "discovery.md"])
 def test_every_guarantee_names_tests_that_are_there(page: str) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")
@@ -184,7 +188,7 @@ def test_every_guarantee_names_tests_that_are_there(page: str) -> None:
         assert named, guarantee
         for name in named:
             file, *parts = name.split("::")
-            body: Any = ast.parse((ROOT / file).read_text("utf-8")).body
+            body: Any = parsed(ROOT / file).body
             for part in parts:
                 found = [node for node in body if getattr(node, "name", None) == part]
                 assert found, name

@@ -67,10 +67,11 @@ def test_what_a_function_becomes() -> None:
 
 
 @pytest.mark.parametrize("name", [label(module) for module in TESTS])
-def test_every_mutant_is_a_module_still_and_another_one(name: str) -> None:
+def test_a_mutant_compiles_and_differs_from_the_module(name: str) -> None:
+    """One mutant in ten: each costs two passes over its module. `python -m tests.mutation` compiles all of them."""
     module = read(name)
     text = ast.unparse(module.tree)
-    for mutant in module.mutants():
+    for mutant in module.mutants()[::10]:
         with mutant.planted():
             assert ast.unparse(module.tree) != text
         mutant.compiled()
