@@ -13,7 +13,7 @@ these states and one over a call's (`asap_core.server.call`), and both end in `a
 import re
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Any, Final, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from attrs import define, evolve, field, frozen
 
@@ -208,24 +208,22 @@ class TakeLimit(_State):
     key: str
     cost: int
     partial: bool
-    _then: Any = field(repr=False)
+    _then: Callable[[int], "_AfterShare"] = field(repr=False)
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
-    def taken(self, granted: int | None = None, left: tuple[Left, ...] | None = None) -> "Exchange":
+    def taken(self, granted: int | None = None, left: tuple[Left, ...] | None = None) -> "_AfterShare":
         """It's granted: all of it, or `granted` of it where part may be. `left` is told to the caller."""
         self._run.leave(self)
         self._run.left = left
-        return self._then(self.cost if granted is None else granted)  # type: ignore[no-any-return]
+        return self._then(self.cost if granted is None else granted)
 
-    def limited(self, retry_after: float, limit: str) -> "Exchange":
+    def limited(self, retry_after: float, limit: str) -> "Respond":
         """It's over its share for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
         self._run.leave(self)
-        self._run.tell(What.LIMITED, RATE_LIMITED)
-        answered = limited_call(None, retry_after, limit)
-        return self._run.respond(_rpc_response(self._run.agent, answered, close=self._unread))
+        return _refuse_limited(self._run, retry_after, limit, close=self._unread)
 
-    def unavailable(self) -> "Exchange":
+    def unavailable(self) -> "Respond":
         """The limiter is out of reach: fail closed."""
         self._run.leave(self)
         return self._run.refuse(_unavailable(self._run), close=self._unread)
@@ -244,14 +242,14 @@ class Authenticate(_State):
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
-    def verified(self, principal: Authenticated | Proven) -> "Exchange":
+    def verified(self, principal: Authenticated | Proven) -> "ClaimProof | TakeLimit | ReadBody | Respond":
         """It's good, and stands for this agent."""
         self._run.leave(self)
         if isinstance(principal, Proven):
             return _claim_proof(self._run, principal)
         return _take_principal_share(self._run, principal)
 
-    def refused(self, proof: ProofRefused | None = None) -> "Exchange":
+    def refused(self, proof: ProofRefused | None = None) -> "Respond":
         """It's not good, or the proof that came with it isn't."""
         self._run.leave(self)
         if proof is not None:
@@ -259,13 +257,13 @@ class Authenticate(_State):
         proves, note = self.credential.proof is not None, "Invalid authentication token"
         return _challenge(self._run, INVALID_CREDENTIAL, note, error="invalid_token", proves=proves)
 
-    def insufficient(self, missing: InsufficientScope) -> "Exchange":
+    def insufficient(self, missing: InsufficientScope) -> "Respond":
         """It's good, and doesn't allow enough."""
         self._run.leave(self)
         challenged = insufficient_scope(missing.scopes, proves=self.credential.proof is not None)
         return self._run.refuse(Refusal(kind=INSUFFICIENT_SCOPE, challenge=challenged), close=True)
 
-    def unavailable(self) -> "Exchange":
+    def unavailable(self) -> "Respond":
         """Who could tell is out of reach: fail closed."""
         self._run.leave(self)
         return self._run.refuse(_unavailable(self._run), close=True)
@@ -280,7 +278,7 @@ class ClaimProof(_State):
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
-    def answered(self, answer: Answer) -> "Exchange":
+    def answered(self, answer: Answer) -> "TakeLimit | ReadBody | Respond":
         """The store's answer, final."""
         self._run.leave(self)
         return _after_claim(self._run, self.proven, answer)
@@ -315,7 +313,7 @@ class ReadBody(_State):
             return _no_room(self._run)
         return self
 
-    def end(self) -> "Exchange":
+    def end(self) -> "TakeLimit | Fork | Respond":
         """The body is complete."""
         self._run.leave(self)
         try:
@@ -429,12 +427,15 @@ class Done:
 
 
 Exchange = TakeLimit | Authenticate | ClaimProof | ReadBody | Fork | Respond | Done
+# A share is taken of the peer before authentication, of the principal after it, and of both for the rest of a batch.
+_AfterShare = Authenticate | TakeLimit | ReadBody | Fork | Respond
+_Next = TypeVar("_Next", bound=_AfterShare)
 
 
 # --- the order of the checks -----------------------------------------------------------------------------------------
 
 
-def open_exchange(agent: Serving, request: Request, *, now: Instant) -> Exchange:
+def open_exchange(agent: Serving, request: Request, *, now: Instant) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Begin: target, method and framing. What needs no admission is answered at once."""
     headers = collect(request.headers)
     path = judge(request.method, request.target, headers)
@@ -466,7 +467,7 @@ _DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
 }
 
 
-def _judge_page(run: _Run) -> Exchange:
+def _judge_page(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Let a web page call only if it may, before anything is spent; and tell its browser so (OPTIONS)."""
     request = run.request
     page: Welcome | Foreign = Welcome()
@@ -491,22 +492,30 @@ def _hosts(request: Request) -> list[str]:
     return hosts
 
 
-def _take_peer_share(run: _Run) -> Exchange:
+def _take_peer_share(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
     if not run.agent.policy.peer_limits:
         return _read_credential(run)
     return _take(run, "peer", peer_key(run.request.peer), 1, lambda _granted: _read_credential(run))
 
 
-def _take(run: _Run, scope: Scope, key: str, cost: int, then: Any, *, partial: bool = False) -> Exchange:
+def _take(
+    run: _Run, scope: Scope, key: str, cost: int, then: Callable[[int], _Next], *, partial: bool = False
+) -> TakeLimit | Respond | _Next:
     run.share, run.left = (scope, key), None
-    state = TakeLimit(scope, key, cost, partial, then, run, run.step)
     taken = run.agent.take(scope, key, cost, partial=partial, now=run.now)
     if taken is None:
-        return state
-    return state.limited(taken.retry_after, taken.limit) if isinstance(taken, Limited) else state.taken(taken)
+        return TakeLimit(scope, key, cost, partial, then, run, run.step)
+    if isinstance(taken, Limited):
+        return _refuse_limited(run, taken.retry_after, taken.limit, close=not partial)
+    return then(taken)
 
 
-def _read_credential(run: _Run) -> Exchange:
+def _refuse_limited(run: _Run, retry_after: float, limit: str, *, close: bool) -> Respond:
+    run.tell(What.LIMITED, RATE_LIMITED)
+    return run.respond(_rpc_response(run.agent, limited_call(None, retry_after, limit), close=close))
+
+
+def _read_credential(run: _Run) -> Authenticate | ReadBody | Respond:
     if not run.agent.authenticates:
         return _negotiate_version(run)
     # Where it's called, not where the request got to: a proxy in front may have another name and path for it.
@@ -534,7 +543,7 @@ def _refuse_proof(run: _Run, proof: ProofRefused) -> Respond:
     return _challenge(run, INVALID_CREDENTIAL, note, error=proof.error, proves=True)
 
 
-def _claim_proof(run: _Run, proven: Proven) -> Exchange:
+def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody | Respond:
     # Where envelopes' nonces are remembered: by all processes of an agent, and over restarts, if those are.
     admission, holder = run.agent.admission, proven.holder
     run.nonce = proven.nonce
@@ -555,7 +564,7 @@ def _claim_proof(run: _Run, proven: Proven) -> Exchange:
     return _after_claim(run, proven, claimed)
 
 
-def _after_claim(run: _Run, proven: Proven, answer: Answer) -> Exchange:
+def _after_claim(run: _Run, proven: Proven, answer: Answer) -> TakeLimit | ReadBody | Respond:
     match answer:
         case Admitted():
             return _take_principal_share(run, proven.principal)
@@ -580,14 +589,14 @@ _UNTOLD: Final[dict[type, tuple[Kind, str]]] = {
 }
 
 
-def _take_principal_share(run: _Run, principal: Authenticated) -> Exchange:
+def _take_principal_share(run: _Run, principal: Authenticated) -> TakeLimit | ReadBody | Respond:
     run.principal = principal
     if not run.agent.policy.principal_limits:
         return _negotiate_version(run)
     return _take(run, "principal", principal.urn, 1, lambda _granted: _negotiate_version(run))
 
 
-def _negotiate_version(run: _Run) -> Exchange:
+def _negotiate_version(run: _Run) -> ReadBody | Respond:
     offered = run.headers.get(b"asap-version")
     if offered is not None and offered.strip():
         versions = members(offered.decode("latin-1"))
@@ -605,7 +614,7 @@ def _negotiate_version(run: _Run) -> Exchange:
 _VERSIONS: Final = re.compile(rb"[0-9., ]{1,64}")
 
 
-def _open_body(run: _Run) -> Exchange:
+def _open_body(run: _Run) -> ReadBody | Respond:
     limit = run.agent.policy.max_body
     length = run.headers.get(b"content-length")
     if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > limit):
@@ -644,7 +653,7 @@ def _no_room(run: _Run) -> Respond:
     return run.respond(_rpc_response(run.agent, refused_call(None, refusal), close=True))
 
 
-def _parse(run: _Run, data: bytes) -> Exchange:
+def _parse(run: _Run, data: bytes) -> TakeLimit | Fork | Respond:
     # What arrives may have taken a while: the decision is made at the instant of its last byte.
     run.now = run.agent.now()
     try:
@@ -686,7 +695,7 @@ def _refuse_key(call: Call, expected: str) -> Refused:
     return Refused(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
 
 
-def _open_batch(run: _Run, items: list[Any]) -> Exchange:
+def _open_batch(run: _Run, items: list[Any]) -> TakeLimit | Fork | Respond:
     most = run.agent.policy.max_batch
     if not items:
         return run.refuse(Refusal(kind=INVALID_REQUEST, note="empty batch", details={"reason": "empty batch"}))
@@ -703,11 +712,11 @@ def _open_batch(run: _Run, items: list[Any]) -> Exchange:
     return _take_batch_shares(run, tuple(calls))
 
 
-def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> Exchange:
+def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> TakeLimit | Fork | Respond:
     """Take a token for each item but the first, which was paid for up front, from both shares."""
     policy, rest = run.agent.policy, len(calls) - 1
 
-    def from_principal(granted: int) -> Exchange:
+    def from_principal(granted: int) -> TakeLimit | Fork | Respond:
         match run.principal:
             case Authenticated(urn) if policy.principal_limits and granted:
                 then = lambda last: _fork(run, calls, granted=last + 1)  # noqa: E731

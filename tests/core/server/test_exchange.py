@@ -1221,7 +1221,7 @@ class TestShares:
         state: Any = agent.open(head())
         assert isinstance(state, TakeLimit)
         assert (state.scope, state.key, state.cost, state.partial) == ("peer", "192.0.2.1", 1, False)
-        assert state.limited(5.0, "10 per 1 minute").response.status == 429  # type: ignore[union-attr]
+        assert state.limited(5.0, "10 per 1 minute").response.status == 429
         assert agent.open(head()).unavailable().response.status == 503
         state = agent.open(head()).taken().feed(json.dumps([call(1), call(2), call(3)]).encode()).end()
         assert (state.cost, state.partial) == (2, True)
