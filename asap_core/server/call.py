@@ -104,7 +104,7 @@ class Hold:
     _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
 
-    def again(self) -> "CallState":
+    def again(self) -> "Admit | Hold | Dispatch | Answered":
         """Ask again: it was woken, or the time is over."""
         self._leave()
         agent = self._run.agent
@@ -292,7 +292,7 @@ def _ask(run: CallRun, now: Instant) -> CallState:
     return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 
-def _ask_with_key(run: CallRun, question: Question, now: Instant, wall: WallTime) -> CallState:
+def _ask_with_key(run: CallRun, question: Question, now: Instant, wall: WallTime) -> Admit | Hold | Dispatch | Answered:
     admission = run.agent.admission
     if admission is None:
         run.start_asking()
