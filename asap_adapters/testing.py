@@ -18,7 +18,7 @@ from asap_adapters.server.driver import Driver
 from asap_adapters.server.guard import our_task
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.listener import bind_agent
-from asap_core.arguments import expect_kind
+from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response
 from asap_core.net.urls import origin_of
 from asap_core.server.agent import Agent
@@ -38,18 +38,18 @@ class InProcessTransport(httpx.AsyncBaseTransport):
     bound, or is bound to another event loop, a copy is served: each transport begins anew.
     """
 
+    @replaced(on="Handlers(handlers, on=…) for the handlers")
     def __init__(
         self,
         agent: Agent,
-        handlers: Mapping[str, Handler],
+        handlers: Mapping[str, Handler] | Handlers,
         *,
-        on: Mapping[str, Handler] | None = None,
         authenticate: Authenticator | VerifyCredential | None = None,
         peer: str = DEFAULT_PEER,
     ) -> None:
         expect_kind("agent", agent, Agent, "Agent(manifest)")
         served = agent if _runs_here(agent) else bind_agent(agent.unbound())
-        self._driver = Driver(served, Handlers(handlers, on=on), authenticate=authenticate)
+        self._driver = Driver(served, Handlers.of(handlers), authenticate=authenticate)
         self._peer = peer
         self._tasks: anyio.abc.TaskGroup | None = None
         self._group = _task_group()
@@ -198,13 +198,13 @@ class _Wire:
         self.response = response
 
 
+@replaced(on="Handlers(handlers, on=…) for the handlers")
 @asynccontextmanager
 async def in_process(
     agent: Agent,
-    handlers: Mapping[str, Handler],
+    handlers: Mapping[str, Handler] | Handlers,
     *,
     sender: str = DEFAULT_SENDER,
-    on: Mapping[str, Handler] | None = None,
     authenticate: Authenticator | VerifyCredential | None = None,
     **client_options: Any,
 ) -> AsyncIterator[AgentClient]:
@@ -216,7 +216,7 @@ async def in_process(
     >>> async with in_process(agent, {"echo": echo}) as client:
     ...     reply = await client.send("http://localhost", "task.request", {"skill_id": "echo", "input": {}})
     """
-    transport = InProcessTransport(agent, handlers, on=on, authenticate=authenticate)
+    transport = InProcessTransport(agent, handlers, authenticate=authenticate)
     # Wherever the manifest says that the agent is, it's here.
     endpoint = agent.manifest.endpoints.asap
     client_options.setdefault("allow_endpoints", [origin] if (origin := origin_of(endpoint)) else [])

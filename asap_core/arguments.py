@@ -4,10 +4,32 @@ The values themselves aren't shown: among them are keys, tokens and manifests. V
 README promises: a caller has one exception to catch.
 """
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, wraps
 from types import UnionType
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def replaced(**now: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function that had other keyword arguments in an earlier version.
+
+    now: for each of these, what a caller writes instead. Whoever still passes one gets a TypeError that says so.
+    """
+
+    def decorated(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> T:
+            for name in kwargs:
+                if name in now:
+                    raise TypeError(f"{name}= has been replaced: write {now[name]}")
+            return function(*args, **kwargs)
+
+        return called
+
+    return decorated
 
 
 def expect_kind(name: str, value: object, kind: type | UnionType, example: str) -> None:

@@ -52,7 +52,7 @@ async def run(number: int, seed: int, limit: Limit) -> str:
     agent = Agent(manifest, policy=Policy(peer_limits=(), start=StartPolicy.OPEN, connections_per_peer=1_000))
     chance = random.Random(seed)
     async with anyio.create_task_group() as group:
-        group.start_soon(functools.partial(serve, agent, {"echo": echo}, bound=bound))
+        group.start_soon(functools.partial(serve, agent, {"echo": echo}, at=bound))
         before = sockets()
         async with AgentClient(sender="urn:asap:agent:me", timeout=10) as client:
 

@@ -107,7 +107,7 @@ async def _serve_guarded(stage: _Stage, stop: anyio.Event, *, task_status: anyio
     manifest = echo_manifest(GUARDED, stage.guarded.url, auth=True)
     tokens = TokenTable({TOKEN: ALICE})
     agent = Agent(evolve(manifest, name="Guarded Echo"), policy=Policy())
-    await serve(agent, {"echo": echo}, authenticate=tokens, bound=stage.guarded, stop=stop, task_status=task_status)
+    await serve(agent, {"echo": echo}, authenticate=tokens, at=stage.guarded, stop=stop, task_status=task_status)
 
 
 async def _serve_open(stage: _Stage, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[str]) -> None:
@@ -120,9 +120,7 @@ async def _serve_open(stage: _Stage, stop: anyio.Event, *, task_status: anyio.ab
             stage.requests += request.target == MANIFEST_PATH
             return super().open(request)
 
-    await serve(
-        Counting(manifest, policy=Policy()), {"echo": echo}, bound=stage.open, stop=stop, task_status=task_status
-    )
+    await serve(Counting(manifest, policy=Policy()), {"echo": echo}, at=stage.open, stop=stop, task_status=task_status)
 
 
 def _steps(stage: _Stage) -> list[tuple[str, Callable[[], Awaitable[str]]]]:

@@ -33,7 +33,10 @@ from asap_adapters.cli.output import UserError, complain, say
 from asap_adapters.cli.tokens import read_tokens
 from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.entropy import new_secret
+from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.listener import Bound, listen, listen_on, serve, url_of
+from asap_adapters.server.storage import Redis, StateFile, Storage
+from asap_adapters.server.tls import TLS
 from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.auth.principal import TokenTable
@@ -185,16 +188,13 @@ async def _run(
     async def server(*, task_status: anyio.abc.TaskStatus[str]) -> None:
         await serve(
             served.agent,
-            served.handlers,
-            on=served.on,
+            Handlers(served.handlers, on=served.on),
+            at=reach.bound,
+            tls=None if arguments.tls_cert is None else TLS(arguments.tls_cert, arguments.tls_key),
             authenticate=authenticate,
-            tls_cert=arguments.tls_cert,
-            tls_key=arguments.tls_key,
-            bound=reach.bound,
-            stop=stop,
+            storage=_storage(arguments),
             metrics=_counters(arguments),
-            state=arguments.state,
-            redis=_redis_url(arguments),
+            stop=stop,
             task_status=task_status,
         )
 
@@ -300,6 +300,13 @@ def _check_tls(cert: Path, key: Path | None) -> None:
     except ssl.SSLError:
         files = f"{cert}" if key is None else f"{cert} and {key}"
         raise UserError(f"{files}: expected a certificate chain and its key in PEM, without a pass phrase") from None
+
+
+def _storage(arguments: argparse.Namespace) -> Storage:
+    if arguments.state is not None:
+        return StateFile(arguments.state)
+    url = _redis_url(arguments)
+    return None if url is None else Redis(url)
 
 
 def _redis_url(arguments: argparse.Namespace) -> str | None:

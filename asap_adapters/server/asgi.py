@@ -7,7 +7,6 @@ can't linger: some clients see a reset where the h11 server lets them read the a
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,14 +15,14 @@ import anyio
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.server.decision_log import log_decision
 from asap_adapters.server.driver import PIECE, Driver, PeerGone
-from asap_adapters.server.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.listener import NO_ADDRESS, bind_agent
-from asap_adapters.server.memory import Memory
 from asap_adapters.server.published import warn_if_elsewhere
+from asap_adapters.server.storage import Redis, Storage, expect_storage, opened, shared_limits
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import is_address
-from asap_core.arguments import expect_observer
+from asap_core.arguments import expect_observer, replaced
 from asap_core.errors import AsapError
 from asap_core.http.messages import Request, Response
 from asap_core.server.agent import Agent
@@ -44,33 +43,42 @@ class AsgiApp:
 
     >>> app = AsgiApp(agent, {"echo": echo})    # doctest: +SKIP
 
-    Replay memory and limits are per process: with several workers each has its own, and an envelope may be accepted
-    once by each. The application says so when it starts, unless `redis` names a server in which they remember together.
-    `observe`, `metrics`, `state`, `redis` and `share_peer_limits` are as in `serve`. With the last three it must be
-    told when it starts: by the server (ASGI's lifespan) or, if it's mounted in another application, there (`lifespan`).
+    By default replay memory and limits are per process: of several workers each accepts an envelope once, and the
+    application says so when it starts. `storage=Redis(url)` has them remember together.
+
+    handlers: for each skill, a function `(request, context) -> result`, async or not; `Handlers` has further options.
+    authenticate: says whom a bearer token stands for, such as `TokenTable({…})`.
+    storage: where admission is remembered, as in `serve`. It's opened when the application starts. The server has to
+        say when that is (ASGI's lifespan) or, if it's mounted in another application, that one (`lifespan`).
+    observe: is told every decision of admission; by default each is logged.
+    metrics: True counts the decisions and shows them at /asap/metrics; `Counters` may count for several processes.
     """
 
+    @replaced(
+        on="Handlers(handlers, on=…) for the handlers",
+        threads="Handlers(handlers, threads=…) for the handlers",
+        state="storage=StateFile(path)",
+        redis="storage=Redis(url)",
+        share_peer_limits="storage=Redis(url, share_peer_limits=True)",
+    )
     def __init__(
         self,
         agent: Agent,
-        handlers: Mapping[str, Handler],
+        handlers: Mapping[str, Handler] | Handlers,
         *,
-        on: Mapping[str, Handler] | None = None,
         authenticate: Authenticator | VerifyCredential | None = None,
-        threads: int = MAX_THREADS,
+        storage: Storage = None,
         observe: Observer = log_decision,
         metrics: bool | Counters = False,
-        state: str | Path | None = None,
-        redis: str | None = None,
-        share_peer_limits: bool = False,
     ) -> None:
         self._observe, self._metrics = observe, metrics
         expect_observer(observe)
-        self._memory = Memory.of(state, redis, share_peer_limits=share_peer_limits)
+        expect_storage(storage)
+        self._storage = storage
         self._started = self._asked = self._warned = self._opened = False
 
         def make(agent: Agent) -> Driver:
-            return Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
+            return Driver(agent, Handlers.of(handlers), authenticate=authenticate)
 
         self._make = make
         self._driver = make(agent)
@@ -117,23 +125,23 @@ class AsgiApp:
 
     def _start(self) -> None:
         """Begin without lifespan: with what this process remembers, or not at all."""
-        if self._memory.shared_admission:
+        if self._storage is not None:
             raise RuntimeError(
-                "state= and redis= are opened when the application starts, and nobody said that it does: expected an "
-                "ASGI server with lifespan or, if it's mounted in another application, `async with app.lifespan():` "
+                "storage= is opened when the application starts, and nobody said that it does: expected an ASGI "
+                " server with lifespan or, if it's mounted in another application, `async with app.lifespan():` "
                 "in that one's lifespan"
             )
         self._bind()
 
     def _bind(self) -> None:
         give_back_large_blocks()
-        agent, memory = self._driver.agent, self._memory
+        agent = self._driver.agent
         bind_agent(
             agent,
             observe=self._observe,
             metrics=self._metrics,
-            shared_admission=memory.shared_admission,
-            shared_limits=memory.shared_limits(agent),
+            shared_admission=self._storage is not None,
+            shared_limits=shared_limits(self._storage, agent),
         )
         self._started = True
 
@@ -152,7 +160,7 @@ class AsgiApp:
         self._opened = True
         try:
             self._bind()
-            async with self._memory.opened(self._driver):
+            async with opened(self._storage, self._driver):
                 self._say()
                 try:
                     yield
@@ -166,7 +174,7 @@ class AsgiApp:
     def _say(self) -> None:
         warm_up()
         agent = self._driver.agent
-        if self._memory.redis is None:
+        if not isinstance(self._storage, Redis):
             log.warning("replay memory and limits are per process: run one worker, or each accepts once")
         if not agent.authenticates:
             log.warning("%s serves without authentication", agent.manifest.id)

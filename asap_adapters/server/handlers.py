@@ -101,10 +101,13 @@ _Outcome = Payload | Replied | Refusal | _NeverRan
 
 
 class Handlers:
-    """Which function runs: by skill for `task.request`, by payload type (in any spelling) for the rest.
+    """Which function runs for a call.
 
-    Functions that aren't async run in worker threads, `threads` at most; past that a call is refused as busy at once.
-    One that outlives its deadline keeps its thread, since nothing can stop it.
+    skills: for each skill of the manifest, the function `(request, context) -> result` for its `task.request`s.
+    on: the functions for other payload types, whose names may be in any spelling.
+    threads: how many functions that aren't async run at once, each in a worker thread; a call past that is refused as
+        busy. One that outlives its deadline keeps its thread, since nothing can stop it.
+    new_id: where the ids of tasks come from.
     """
 
     def __init__(
@@ -119,14 +122,22 @@ class Handlers:
         expect_handlers("on", on or {}, '{"task.cancel": cancel}')
         expect_whole("threads", threads, least=1, most=MOST_THREADS)
         self.skills = dict(skills)
+        self.threads = threads
         self.on = {normalise_payload_type(kind): handler for kind, handler in (on or {}).items()}
         # With each, whether it's async: asked once, not once a call.
         self._of_skills = {skill: (handler, is_async(handler)) for skill, handler in self.skills.items()}
         self._of_types = {kind: (handler, is_async(handler)) for kind, handler in self.on.items()}
-        self._new_id = new_id
+        self.new_id = new_id
         self._free = threading.Semaphore(threads)
         # The semaphore bounds the threads; anyio's limiter would free a place while an abandoned thread still runs.
         self._no_limit: anyio.CapacityLimiter | None = None
+
+    @classmethod
+    def of(cls, handlers: "Mapping[str, Handler] | Handlers") -> "Handlers":
+        """Those that a user passed: a mapping of skills, or `Handlers`, of which a copy has all threads free."""
+        if not isinstance(handlers, Handlers):
+            return cls(handlers)
+        return cls(handlers.skills, on=handlers.on, threads=handlers.threads, new_id=handlers.new_id)
 
     def check(self, agent: Agent) -> None:
         """Make sure that handlers and manifest agree. Raises ValueError that says what is missing where."""
@@ -162,7 +173,7 @@ class Handlers:
     async def _outcome(self, dispatch: Dispatch) -> "_Outcome":
         before, task_id = cancels(), ""
         try:
-            task_id = f"task_{self._new_id()}"
+            task_id = f"task_{self.new_id()}"
             with anyio.move_on_after(dispatch.deadline, shield=dispatch.shielded):
                 try:
                     return await self._called(dispatch, task_id)

@@ -9,7 +9,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from types import CoroutineType
 from typing import Any, Final, TypeVar
 
@@ -29,13 +28,13 @@ from asap_adapters.server.connection_slots import Place, Places
 from asap_adapters.server.decision_log import log_decision
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.guard import cancels, our_task, passes, report
-from asap_adapters.server.handlers import MAX_THREADS, Handler, Handlers
+from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
-from asap_adapters.server.memory import Memory
 from asap_adapters.server.published import warn_if_elsewhere
-from asap_adapters.server.tls import ServerTLS, accept_tls, server_context
+from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
+from asap_adapters.server.tls import TLS, ServerTLS, accept_tls, server_context
 from asap_core.admission.ratelimit import peer_key
-from asap_core.arguments import expect_kind, expect_whole
+from asap_core.arguments import expect_kind, expect_whole, replaced
 from asap_core.net.proxies import is_trusted
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
@@ -143,59 +142,66 @@ def bind_agent(
     return agent
 
 
+@replaced(
+    host="at=(host, port)",
+    port="at=(host, port)",
+    bound="at=bound",
+    on="Handlers(handlers, on=…) for the handlers",
+    threads="Handlers(handlers, threads=…) for the handlers",
+    tls_cert="tls=TLS(cert, key)",
+    tls_key="tls=TLS(cert, key)",
+    state="storage=StateFile(path)",
+    redis="storage=Redis(url)",
+    share_peer_limits="storage=Redis(url, share_peer_limits=True)",
+)
 async def serve(
     agent: Agent,
-    handlers: Mapping[str, Handler],
+    handlers: Mapping[str, Handler] | Handlers,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    on: Mapping[str, Handler] | None = None,
+    at: tuple[str, int] | Bound = ("127.0.0.1", 8000),
+    tls: TLS | None = None,
     authenticate: Authenticator | VerifyCredential | None = None,
-    tls_cert: str | Path | None = None,
-    tls_key: str | Path | None = None,
-    threads: int = MAX_THREADS,
-    bound: Bound | None = None,
-    stop: anyio.Event | None = None,
+    storage: Storage = None,
     observe: Observer = log_decision,
     metrics: bool | Counters = False,
-    state: str | Path | None = None,
-    redis: str | None = None,
-    share_peer_limits: bool = False,
+    stop: anyio.Event | None = None,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an agent until cancelled, or until `stop` is set and what is in flight is done.
+    """Serve an agent until cancelled, or until `stop` is set and the requests in flight are done.
 
-    `handlers` maps skill ids to functions `(request, context) -> result`, async or not; `on` maps other payload types.
-    `authenticate` says whom a bearer token stands for, such as `TokenTable({...})`. `bound` is a listener from
-    `listen()`, instead of `host` and `port`. The URL is delivered through `task_status`. `observe` is told every
-    decision of admission (by default it's logged); with `metrics` they're counted, and shown at /asap/metrics. `state`
-    is a file that carries what was admitted over restarts and crashes; without one `Policy.start` says what happens.
-    `redis` is the URL of a Redis or Valkey server, in which all processes that serve this agent remember together, and
-    share the limits of principals (with `share_peer_limits` those of peers as well).
+    handlers: for each skill, a function `(request, context) -> result`, async or not; `Handlers` has further options.
+    at: the host and port to listen on (port 0: any free one), or what `listen()` returned.
+    tls: the certificate to serve https with; without one it's http.
+    authenticate: says whom a bearer token stands for, such as `TokenTable({…})`.
+    storage: where admission is remembered: `StateFile(path)`, `Redis(url)`; by default in this process. Without a state
+        file, `Policy.start` says what happens after a restart.
+    observe: is told every decision of admission; by default each is logged.
+    metrics: True counts the decisions and shows them at /asap/metrics; `Counters` may count for several processes.
+    stop: set it to stop: no new connections are accepted, and running requests get `Policy.drain` seconds.
+    task_status: is told the URL once the server listens, as `await task_group.start(serve, …)` returns it.
 
-    Raises OSError where the port or the server can't be had, `BadState` or `BadStore` where what's remembered can't be
-    used, ValueError where an argument isn't what it should be, or handlers and manifest disagree.
+    Raises OSError if the port or the server of `storage` is unavailable, `BadState` or `BadStore` if what's remembered
+    can't be used, ValueError if an argument is wrong, or handlers and manifest disagree.
     """
-    expect_kind("bound", bound, Bound | None, "await listen(host, port)")
+    expect_kind("tls", tls, TLS | None, 'TLS("server.pem", "server-key.pem")')
     if stop is not None and not is_async(getattr(stop, "wait", None)):
         raise ValueError("stop: expected an event that tasks wait for, such as anyio.Event()")
-    context = _tls_context(tls_cert, tls_key)
-    _expect_address(host, port)
-    memory = Memory.of(state, redis, share_peer_limits=share_peer_limits)
+    context = None if tls is None else server_context(tls)
+    _expect_place(at)
+    expect_storage(storage)
     # First what needs no clock: an agent is bound once, and what's refused here may be mended and tried again.
-    driver = Driver(agent, Handlers(handlers, on=on, threads=threads), authenticate=authenticate)
-    shared_limits = memory.shared_limits(agent)
+    driver = Driver(agent, Handlers.of(handlers), authenticate=authenticate)
     bind_agent(
         agent,
         observe=observe,
         metrics=metrics,
-        shared_admission=memory.shared_admission,
-        shared_limits=shared_limits,
+        shared_admission=storage is not None,
+        shared_limits=shared_limits(storage, driver.agent),
     )
     give_back_large_blocks()
-    async with memory.opened(driver):
+    async with opened(storage, driver):
         warm_up()
-        bound = bound or await listen(host, port, tls=context is not None)
+        bound = at if isinstance(at, Bound) else await listen(*at, tls=context is not None)
         await _serve(driver, bound, context, stop or anyio.Event(), task_status)
 
 
@@ -217,17 +223,20 @@ async def _serve(
         await server.run(lambda: task_status.started(bound.url))
 
 
-def _expect_address(host: str, port: int) -> None:
+def _expect_place(at: object) -> None:
+    match at:
+        case Bound():
+            return
+        case (host, port):
+            _expect_address(host, port)
+        case _:
+            expect_kind("at", at, tuple | Bound, '("127.0.0.1", 8000)')
+            raise ValueError('at: expected a host and a port, such as ("127.0.0.1", 8000)')
+
+
+def _expect_address(host: object, port: object) -> None:
     expect_kind("host", host, str, '"127.0.0.1"')
     expect_whole("port", port, least=0, most=65_535)
-
-
-def _tls_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
-    expect_kind("tls_cert", cert, str | Path | None, '"server.pem"')
-    expect_kind("tls_key", key, str | Path | None, '"server-key.pem"')
-    if cert is None and key is not None:
-        raise ValueError("tls_key: expected tls_cert= beside it; without a certificate there is no TLS")
-    return None if cert is None else server_context(cert, key)
 
 
 def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:

@@ -8,6 +8,9 @@ from typing import Any, Final
 import anyio
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
+from attrs import frozen
+
+from asap_core.arguments import expect_kind
 
 # What anyio reads at once.
 _READ: Final = 65_536
@@ -19,14 +22,30 @@ _SPEAKS_TLS: Final = (
 )
 
 
-def server_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
-    """A context for the server's side, from PEM files. Raises ValueError if they aren't a chain and its key."""
+@frozen
+class TLS:
+    """What https is served with.
+
+    cert: the file of the certificate chain, in PEM.
+    key: the file of its private key, in PEM, if it isn't in the same file.
+    """
+
+    cert: str | Path
+    key: str | Path | None = None
+
+    def __attrs_post_init__(self) -> None:
+        expect_kind("cert", self.cert, str | Path, '"server.pem"')
+        expect_kind("key", self.key, str | Path | None, '"server-key.pem"')
+
+
+def server_context(tls: TLS) -> ssl.SSLContext:
+    """A context for the server's side. Raises ValueError if the files aren't a chain and its key."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(tls.cert, tls.key)
     except OSError as error:  # ssl.SSLError is one; neither names the file
-        raise ValueError(f"expected a certificate chain and its key as PEM in {cert}: {error.strerror}") from error
+        raise ValueError(f"expected a certificate chain and its key as PEM in {tls.cert}: {error.strerror}") from error
     return context
 
 

@@ -76,7 +76,7 @@ async def served() -> AsyncIterator[str]:
     agent = Agent(echo_manifest("urn:asap:agent:echo-agent", f"http://127.0.0.1:{port}"))
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
-        yield await group.start(partial(serve, agent, {"echo": echo}, port=port, stop=stop))
+        yield await group.start(partial(serve, agent, {"echo": echo}, at=("127.0.0.1", port), stop=stop))
         stop.set()
 
 

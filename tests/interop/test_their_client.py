@@ -37,7 +37,7 @@ def our_server(request):
                 async def serving(*, task_status) -> None:
                     verify = None if tokens is None else TokenTable(tokens).verify
                     await serve(
-                        agent, {"echo": echo}, authenticate=verify, bound=bound, stop=stop, task_status=task_status
+                        agent, {"echo": echo}, authenticate=verify, at=bound, stop=stop, task_status=task_status
                     )
 
                 urls.append(await group.start(serving))

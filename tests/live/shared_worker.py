@@ -6,7 +6,7 @@ from functools import partial
 
 import anyio
 
-from asap_adapters import serve
+from asap_adapters import Redis, serve
 from asap_adapters.cli.echo_agent import echo_manifest
 from asap_core import Agent, Policy
 
@@ -26,7 +26,10 @@ async def main(url: str, file: int) -> None:
         return {}
 
     async with anyio.create_task_group() as group:
-        print(await group.start(partial(serve, agent, {"echo": echo}, port=0, redis=url)), flush=True)
+        print(
+            await group.start(partial(serve, agent, {"echo": echo}, at=("127.0.0.1", 0), storage=Redis(url))),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from asap_adapters import AgentClient, serve
+from asap_adapters import TLS, AgentClient, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
@@ -45,10 +45,10 @@ async def served(tls: tuple[str, str] | None) -> AsyncIterator[tuple[str, Open]]
     agent = Agent(
         echo_manifest(ECHO_ID, base), policy=Policy(peer_limits=(), start=StartPolicy.OPEN, connections_per_peer=1_000)
     )
-    files: dict[str, Any] = {} if tls is None else {"tls_cert": tls[0], "tls_key": tls[1]}
+    files = None if tls is None else TLS(*tls)
     verify = ssl.create_default_context(cafile=None if tls is None else tls[0])
     async with anyio.create_task_group() as group:
-        group.start_soon(functools.partial(serve, agent, {"echo": echo}, bound=bound, **files))
+        group.start_soon(functools.partial(serve, agent, {"echo": echo}, at=bound, tls=files))
         yield base, lambda: AgentClient(sender="urn:asap:agent:me", verify=verify, timeout=10.0)
         group.cancel_scope.cancel()
     with anyio.fail_after(5):

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters import serve
+from asap_adapters import Redis, StateFile, serve
 from asap_adapters.auth.dpop_key import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
@@ -42,7 +42,7 @@ async def serving(base: str | None = None, policy=None, **options) -> AsyncItera
         fields: Any = {"peer_limits": (), "start": "open", **(policy or {})}
         stop = anyio.Event()
         async with anyio.create_task_group() as group:
-            run = partial(serve, Agent(manifest, policy=Policy(**fields)), {"echo": echo}, bound=bound, stop=stop)
+            run = partial(serve, Agent(manifest, policy=Policy(**fields)), {"echo": echo}, at=bound, stop=stop)
             await group.start(partial(run, authenticate=made.verify, **options))
             yield f"{here}/asap"
             stop.set()
@@ -82,9 +82,9 @@ class TestAtARealServer:
     async def test_one_that_came_before_a_restart_is_refused_after_it(self, tmp_path) -> None:
         text, public = token(), f"{PUBLIC}/asap"
         shown = proof(text=text, url=public)
-        async with serving(PUBLIC, state=tmp_path / "state") as url:
+        async with serving(PUBLIC, storage=StateFile(tmp_path / "state")) as url:
             assert "result" in (await post(url, text, shown)).json()
-        async with serving(PUBLIC, state=tmp_path / "state") as url:
+        async with serving(PUBLIC, storage=StateFile(tmp_path / "state")) as url:
             assert error(await post(url, text, shown)) == "invalid_dpop_proof"
             assert "result" in (await post(url, text, proof(text=text, url=public))).json()
         # Without a state file all that's dated before the start is, and it's told to come again.
@@ -96,8 +96,8 @@ class TestAtARealServer:
         text, public = token(), f"{PUBLIC}/asap"
         dpop = DpopPolicy(nonce=True)
         async with (
-            serving(PUBLIC, redis=redis.url, dpop=dpop) as one,
-            serving(PUBLIC, redis=redis.url, dpop=dpop) as two,
+            serving(PUBLIC, storage=Redis(redis.url), dpop=dpop) as one,
+            serving(PUBLIC, storage=Redis(redis.url), dpop=dpop) as two,
         ):
             nonce = (await post(one, text, proof(text=text, url=public))).headers["dpop-nonce"]
             shown = proof(text=text, url=public, nonce=nonce)
@@ -107,7 +107,7 @@ class TestAtARealServer:
 
     async def test_without_redis_it_is_unavailable(self, redis) -> None:
         text = token()
-        async with serving(PUBLIC, redis=redis.url) as url:
+        async with serving(PUBLIC, storage=Redis(redis.url)) as url:
             redis.kill()
             try:
                 answer = await post(url, text, proof(text=text, url=f"{PUBLIC}/asap"))

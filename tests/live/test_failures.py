@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asap_adapters import AgentClient, RemoteError, TaskFailed, serve
+from asap_adapters import AgentClient, RemoteError, StateFile, TaskFailed, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Capabilities, Policy, Skill, StartPolicy
@@ -92,7 +92,7 @@ async def serving(handlers, port: int = 0, **options):
     async with anyio.create_task_group() as tasks:
 
         async def main(*, task_status) -> None:
-            await serve(agent, handlers, bound=bound, stop=stop, task_status=task_status, **options)
+            await serve(agent, handlers, at=bound, stop=stop, task_status=task_status, **options)
 
         await tasks.start(main)
         yield bound.url
@@ -149,7 +149,7 @@ async def test_what_was_answered_is_what_a_retry_gets_also_after_a_restart(tmp_p
 
     port = 0
     for _ in range(2):
-        async with serving({"echo": handler}, state=tmp_path / "state", port=port) as url:
+        async with serving({"echo": handler}, storage=StateFile(tmp_path / "state"), port=port) as url:
             port = int(url.rpartition(":")[2])
             for _ in range(2):
                 assert await ask(url, "k", {"b": 1}) == {"a": 1}
@@ -186,7 +186,7 @@ async def main():
     bound = await listen("127.0.0.1", 0)
     print(bound.port, flush=True)
     policy = Policy(start=StartPolicy.OPEN)
-    await serve(Agent(echo_manifest(ECHO_ID, bound.url), policy=policy), {"echo": globals()[sys.argv[2]]}, bound=bound)
+    await serve(Agent(echo_manifest(ECHO_ID, bound.url), policy=policy), {"echo": globals()[sys.argv[2]]}, at=bound)
 
 anyio.run(main, backend=sys.argv[1])
 """

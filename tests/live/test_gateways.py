@@ -102,7 +102,7 @@ async def gateway(answers: list[bytes], *, passes_on: bool):
         agent = Agent(manifest, policy=Policy(start=StartPolicy.OPEN, peer_limits=()))
 
         async def main(*, task_status) -> None:
-            await serve(agent, {"echo": echo}, bound=bound, task_status=task_status)
+            await serve(agent, {"echo": echo}, at=bound, task_status=task_status)
 
         await group.start(main)
         yield f"http://127.0.0.1:{port}", came, ran

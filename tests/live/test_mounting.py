@@ -8,7 +8,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from asap_adapters import AgentClient, AsgiApp, BadState
+from asap_adapters import AgentClient, AsgiApp, BadState, Redis, StateFile
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import bind_agent
 from asap_core import Agent, Policy
@@ -52,7 +52,7 @@ async def test_without_memory_elsewhere_it_needs_nothing() -> None:
     assert await send(mounted()) == {"echoed": {}}
 
 
-@pytest.mark.parametrize("options", [{"state": "f"}, {"redis": "redis://127.0.0.1:1"}])
+@pytest.mark.parametrize("options", [{"storage": StateFile("f")}, {"storage": Redis("redis://127.0.0.1:1")}])
 async def test_with_it_the_error_names_mounting_and_what_to_write(options, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match=r"mounted in another application, `async with app\.lifespan\(\):`"):
@@ -61,7 +61,7 @@ async def test_with_it_the_error_names_mounting_and_what_to_write(options, tmp_p
 
 
 async def test_started_by_its_parent_it_serves_and_remembers(tmp_path) -> None:
-    app = mounted(state=tmp_path / "f", metrics=True)
+    app = mounted(storage=StateFile(tmp_path / "f"), metrics=True)
     async with app.lifespan():
         assert await send(app, "k") == {"echoed": {}}
         async with httpx.AsyncClient(transport=httpx.ASGITransport(Parent(app)), base_url=BASE) as http:
@@ -71,14 +71,14 @@ async def test_started_by_its_parent_it_serves_and_remembers(tmp_path) -> None:
 
 
 async def test_a_lifespan_may_be_given_to_a_framework_which_passes_itself(tmp_path) -> None:
-    app = mounted(state=tmp_path / "f")
+    app = mounted(storage=StateFile(tmp_path / "f"))
     parent = Parent(app)
     async with app.lifespan(parent):
         assert await send(app) == {"echoed": {}}
 
 
 async def test_one_that_has_started_is_not_started_again(tmp_path) -> None:
-    app = mounted(state=tmp_path / "f")
+    app = mounted(storage=StateFile(tmp_path / "f"))
     async with app.lifespan():
         with pytest.raises(RuntimeError, match="started already"):
             async with app.lifespan():
@@ -98,7 +98,7 @@ async def test_one_that_has_started_is_not_started_again(tmp_path) -> None:
 
 
 async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path) -> None:
-    app = mounted(state=tmp_path / "f")
+    app = mounted(storage=StateFile(tmp_path / "f"))
 
     async def once():
         async with app.lifespan():
@@ -112,7 +112,7 @@ async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path) ->
 
 
 async def test_it_may_start_again_after_it_could_not(tmp_path) -> None:
-    app = mounted(state=tmp_path / "f")
+    app = mounted(storage=StateFile(tmp_path / "f"))
     (tmp_path / "f").write_text("something else")
     with pytest.raises(BadState):
         async with app.lifespan():
@@ -132,16 +132,16 @@ async def test_an_agent_that_its_user_bound_stays_itself() -> None:
 
 
 async def test_what_the_parent_raises_comes_out_and_the_file_is_let_go(tmp_path) -> None:
-    app = mounted(state=tmp_path / "f")
+    app = mounted(storage=StateFile(tmp_path / "f"))
     with pytest.raises(KeyError, match="mine"):
         async with app.lifespan():
             raise KeyError("mine")
-    async with mounted(state=tmp_path / "f").lifespan():
+    async with mounted(storage=StateFile(tmp_path / "f")).lifespan():
         pass
 
 
 async def test_its_parent_may_pass_the_servers_word_on(tmp_path, caplog) -> None:
-    app = mounted(state=tmp_path / "f")
+    app = mounted(storage=StateFile(tmp_path / "f"))
     caplog.set_level(logging.WARNING, "asap.asgi")
     to_app, of_server = anyio.create_memory_object_stream[Any](2)
     told: list[str] = []

@@ -15,7 +15,7 @@ import pytest
 from attrs import evolve
 from coredis.connection._request import Request
 
-from asap_adapters import serve
+from asap_adapters import Redis, serve
 from asap_adapters.server.asgi import AsgiApp
 from asap_adapters.server.listener import bind_agent
 from asap_adapters.stores.redis import RedisStore
@@ -101,8 +101,11 @@ class Counting:
 async def served(url: str, handler, **options) -> AsyncIterator[str]:
     policy = options.pop("policy", {})
     one = agent(auth="authenticate" in options, **policy)
+    storage = Redis(url, share_peer_limits=options.pop("share_peer_limits", False))
     async with anyio.create_task_group() as group:
-        yield await group.start(partial(serve, one, {"count": handler}, port=0, redis=url, **options))
+        yield await group.start(
+            partial(serve, one, {"count": handler}, at=("127.0.0.1", 0), storage=storage, **options)
+        )
         group.cancel_scope.cancel()
 
 
@@ -468,7 +471,7 @@ async def test_the_shares_of_peers_where_that_is_asked_for(redis: Server) -> Non
 
 
 async def test_the_asgi_application_shares_as_well(redis: Server, caplog) -> None:
-    app = AsgiApp(agent(), {"count": Counting()}, redis=redis.url)
+    app = AsgiApp(agent(), {"count": Counting()}, storage=Redis(redis.url))
     with caplog.at_level(logging.WARNING, "asap.asgi"):
         async with lifespan(app), stored(redis) as other:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as http:
@@ -481,7 +484,7 @@ async def test_the_asgi_application_shares_as_well(redis: Server, caplog) -> Non
 
 
 async def test_the_asgi_application_says_why_it_does_not_start() -> None:
-    app = AsgiApp(agent(), {"count": Counting()}, redis="redis://127.0.0.1:1")
+    app = AsgiApp(agent(), {"count": Counting()}, storage=Redis("redis://127.0.0.1:1"))
     sent: list[Any] = []
 
     async def receive():
@@ -496,7 +499,7 @@ async def test_the_asgi_application_says_why_it_does_not_start() -> None:
 
 
 async def test_the_asgi_application_needs_to_be_told_when_it_starts(redis: Server) -> None:
-    app = AsgiApp(agent(), {"count": Counting()}, redis=redis.url)
+    app = AsgiApp(agent(), {"count": Counting()}, storage=Redis(redis.url))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as http:
         with pytest.raises(RuntimeError, match="expected an ASGI server with lifespan"):
             await http.get("/ready")

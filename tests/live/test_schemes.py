@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.streams.tls import TLSStream
 
-from asap_adapters import AgentClient, Unreachable, serve
+from asap_adapters import TLS, AgentClient, Unreachable, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
 TASK = ("task.request", {"skill_id": "echo", "input": {}})
 NO_TLS = "it doesn't speak TLS there: use http://, if that's meant"
-TLS = "it speaks TLS there: use https://"
+SPEAKS_TLS = "it speaks TLS there: use https://"
 
 
 def client(**options) -> AgentClient:
@@ -45,9 +45,8 @@ def serving():
     async def run(*, tls=None):
         bound = await listen("127.0.0.1", 0, tls=tls is not None)
         agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(peer_limits=(), start=StartPolicy.OPEN))
-        cert, key = tls or (None, None)
         async with anyio.create_task_group() as group:
-            group.start_soon(functools.partial(serve, agent, {"echo": echo}, bound=bound, tls_cert=cert, tls_key=key))
+            group.start_soon(functools.partial(serve, agent, {"echo": echo}, at=bound, tls=tls and TLS(*tls)))
             yield bound
             group.cancel_scope.cancel()
 
@@ -111,12 +110,12 @@ class TestHttpToAPortThatSpeaksTls:
     async def test_of_this_library(self, serving, certificate) -> None:
         async with serving(tls=certificate) as bound:
             for error in await told(bound.url.replace("https://", "http://")):
-                assert TLS in str(error)
+                assert SPEAKS_TLS in str(error)
                 assert not error.sent
 
     async def test_that_answers_with_an_alert(self, told_by) -> None:
         for error in await told_by(Peer(b"\x15\x03\x01\x00\x02\x02\x28"), "http"):
-            assert TLS in str(error)
+            assert SPEAKS_TLS in str(error)
 
     async def test_that_hangs_up(self, told_by) -> None:
         for error in await told_by(Peer(None), "http"):

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from asap_adapters import AgentClient, RemoteError, serve
+from asap_adapters import TLS, AgentClient, Handlers, RemoteError, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import Bound, listen
 from asap_core import Agent, Capabilities, Envelope, Policy, Skill, StartPolicy, encode_envelope
@@ -47,11 +47,9 @@ def serving():
         async with anyio.create_task_group() as group:
 
             async def main(*, task_status) -> None:
-                cert, key = tls or (None, None)
-                await serve(
-                    agent, handlers, bound=bound, stop=stop, threads=threads, tls_cert=cert, tls_key=key,
-                    task_status=task_status,
-                )  # fmt: skip
+                made = Handlers(handlers, threads=threads)
+                files = None if tls is None else TLS(*tls)
+                await serve(agent, made, at=bound, tls=files, stop=stop, task_status=task_status)
 
             await group.start(main)
             yield bound
@@ -121,7 +119,7 @@ async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_s
     base = echo_manifest(ECHO_ID, bound.url)
     agent = Agent(evolve(base, endpoints=evolve(base.endpoints, asap=url)), policy=Policy(start=StartPolicy.OPEN))
     async with anyio.create_task_group() as group:
-        await group.start(partial(serve, agent, {"echo": echo}, bound=bound, stop=stop))
+        await group.start(partial(serve, agent, {"echo": echo}, at=bound, stop=stop))
         async with once() as client:
             assert (await client.health_check(bound.url)).status == "healthy"
         stop.set()
@@ -353,7 +351,7 @@ async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authenticati
     agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(peer_limits="3/hour", start=StartPolicy.OPEN))
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(serve, agent, {"echo": echo}, bound=bound, stop=stop))
+        group.start_soon(partial(serve, agent, {"echo": echo}, at=bound, stop=stop))
 
         async def ask(sent: bytes) -> bytes:
             async with await anyio.connect_unix(path) as stream:

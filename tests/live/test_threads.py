@@ -16,7 +16,7 @@ import pytest
 from attrs import evolve
 
 import asap_adapters
-from asap_adapters import AgentClient, listen, serve
+from asap_adapters import AgentClient, StateFile, listen, serve
 from asap_adapters.server.listener import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill
@@ -84,7 +84,7 @@ async def test_work_under_a_key_begins_while_forty_handlers_have_all_threads(
     bound = await listen("127.0.0.1", 0)
     url, agent = bound.url, agent_at(bound.url)
     async with anyio.create_task_group() as servers:
-        await servers.start(partial(serve, agent, handlers, bound=bound, state=tmp_path / "state"))
+        await servers.start(partial(serve, agent, handlers, at=bound, storage=StateFile(tmp_path / "state")))
         async with (
             AgentClient(sender="urn:asap:agent:me", timeout=60.0) as client,
             anyio.create_task_group() as waiting,
@@ -110,7 +110,11 @@ async def test_a_state_file_is_opened_and_closed(tmp_path: Path) -> None:
         with anyio.fail_after(SECONDS):
             async with anyio.create_task_group() as servers:
                 agent = agent_at("http://127.0.0.1:1")
-                await servers.start(partial(serve, agent, handlers, port=0, state=tmp_path / "state", stop=stop))
+                await servers.start(
+                    partial(
+                        serve, agent, handlers, at=("127.0.0.1", 0), storage=StateFile(tmp_path / "state"), stop=stop
+                    )
+                )
                 stop.set()
 
 

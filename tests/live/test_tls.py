@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asap_adapters import serve
+from asap_adapters import TLS, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
@@ -53,8 +53,8 @@ def serving(cert: Path):
         async with anyio.create_task_group() as group:
 
             async def main() -> None:
-                files = {"tls_cert": cert / "cert.pem", "tls_key": cert / "key.pem"}
-                await serve(agent, {"echo": slow}, bound=bound, stop=stop, **files)  # type: ignore[arg-type]
+                tls = TLS(cert / "cert.pem", cert / "key.pem")
+                await serve(agent, {"echo": slow}, at=bound, tls=tls, stop=stop)
 
             group.start_soon(main)
             with anyio.fail_after(20):

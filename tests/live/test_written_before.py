@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters import AgentClient, serve
+from asap_adapters import AgentClient, Redis, StateFile, serve
 from asap_adapters.clock import LoopClock
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill, WallTime
 from tests.live.redis_server import server
@@ -62,12 +62,13 @@ async def never(_request: object, _context: object) -> object:
     raise AssertionError("the work was done already")
 
 
-async def answers(facts, **memory) -> list[tuple[int, Any]]:
-    """Start an agent with this memory, ask again what was asked before, and return the answers."""
+async def answers(facts, storage: StateFile | Redis) -> list[tuple[int, Any]]:
+    """Start an agent with this storage, ask again what was asked before, and return the answers."""
     async with anyio.create_task_group() as group, httpx.AsyncClient() as http:
         stop = anyio.Event()
         url = await group.start(lambda *, task_status: serve(
-            agent_at(facts["wall"] + 1), {"echo": never}, port=0, stop=stop, task_status=task_status, **memory
+            agent_at(facts["wall"] + 1), {"echo": never}, at=("127.0.0.1", 0), storage=storage, stop=stop,
+            task_status=task_status,
         ))  # fmt: skip
         told = [await http.post(f"{url}/asap", json=said["request"]) for said in facts["said"]]
         stop.set()
@@ -97,12 +98,12 @@ class TestStateFiles:
     async def test_after_an_orderly_end_all_is_known(self, tmp_path: Path) -> None:
         facts, state = facts_of("ended"), tmp_path / "state"
         shutil.copy(WRITTEN / "ended.state", state)
-        assert fates(facts, await answers(facts, state=state)) == ["asap:protocol/invalid_nonce", KNOWN]
+        assert fates(facts, await answers(facts, StateFile(state))) == ["asap:protocol/invalid_nonce", KNOWN]
 
     async def test_after_a_kill_nothing_is_done_twice(self, tmp_path: Path) -> None:
         facts, state = facts_of("killed"), tmp_path / "state"
         shutil.copy(WRITTEN / "killed.state", state)
-        accepted, *keyed = fates(facts, await answers(facts, state=state))
+        accepted, *keyed = fates(facts, await answers(facts, StateFile(state)))
         assert accepted.startswith("asap:")
         assert keyed == [UNKNOWN, UNKNOWN]
 
@@ -135,7 +136,7 @@ async def test_a_memory_in_redis_goes_on(tmp_path: Path, monkeypatch) -> None:
         monkeypatch.undo()
         for each in facts["keys"]:
             redis.client().restore(base64.b64decode(each["key"]), 0, base64.b64decode(each["value"]))
-        told = await answers(facts, redis=redis.url)
+        told = await answers(facts, Redis(redis.url))
     # A server with another memory of its own start refuses what's older than it, and still knows all work.
     accepted, *keyed = fates(facts, told)
     assert accepted.startswith("asap:")

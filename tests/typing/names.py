@@ -1,6 +1,7 @@
 """Every public name, for the type checker alone: a name that it can't see breaks the check. `users.py` uses them."""
 
 from asap_adapters import (
+    TLS,
     AgentChanged as _AgentChanged,
     AgentClient,
     Anonymous as _Anonymous,
@@ -13,13 +14,16 @@ from asap_adapters import (
     BadStore as _BadStore,
     Context,
     Discovery,
+    Handlers,
     InvalidDocument as _InvalidDocument,
     InvalidTransition as _InvalidTransition,
     MdnsUnavailable as _MdnsUnavailable,
     NotAllowed as _NotAllowed,
     NoToken as _NoToken,
     NotResolved as _NotResolved,
+    Redis,
     RemoteError as _RemoteError,
+    StateFile,
     TaskFailed,
     TimedOut as _TimedOut,
     TokenTable as _TokenTable,

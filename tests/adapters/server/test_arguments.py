@@ -9,9 +9,9 @@ from unittest.mock import AsyncMock, Mock
 import anyio
 import pytest
 
-from asap_adapters import AsgiApp, run, serve
+from asap_adapters import TLS, AsgiApp, Handlers, Redis, StateFile, run, serve
 from asap_adapters.server.listener import listen
-from asap_adapters.testing import in_process
+from asap_adapters.testing import InProcessTransport, in_process
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +64,6 @@ HANDLERS: Any = [
     ({"echo": fine, "more": fine}, "lacks more"),
 ]
 OTHERS: Any = [
-    ({"on": [fine]}, "on: expected a mapping with keys of str, .*; not list"),
-    ({"on": {"task.cancel": None}}, r"on\['task.cancel'\]: expected a function"),
-    ({"on": {5: fine}}, "on: expected a mapping with keys of str"),
     (
         {"authenticate": SimpleNamespace(verify="secret", proofs=None)},
         r"authenticate: expected a function \(credential\), async or not; not str",
@@ -80,27 +77,44 @@ OTHERS: Any = [
     ({"authenticate": generator}, "authenticate: .*generator"),
 ]
 SERVED: Any = [
-    ({"threads": "8"}, "threads: expected a whole number from 1 to 10000; not str"),
-    ({"threads": 0}, "threads: expected a whole number from 1 to 10000"),
-    ({"threads": True}, "threads: expected a whole number"),
     ({"observe": "log"}, r"observe: expected a function \(decision\) that isn't async; not str"),
     ({"observe": fine}, "observe: .* this is an async one"),
     ({"metrics": "yes"}, "metrics: expected bool or Counters, such as True; not str"),
-    ({"state": 5}, 'state: expected str or Path, such as "agent.state"; not int'),
-    ({"redis": True}, 'redis: expected str, such as "redis://localhost:6379/0"; not bool'),
+    ({"storage": "agent.state"}, r'storage: expected StateFile or Redis, such as StateFile\("agent.state"\); not str'),
 ]
 LISTENING: Any = [
-    ({"port": "8000"}, "port: expected a whole number from 0 to 65535; not str"),
-    ({"port": 65_536}, "port: expected a whole number from 0 to 65535"),
-    ({"port": -1}, "port: expected a whole number"),
-    ({"port": None}, "port: expected a whole number"),
-    ({"host": None}, 'host: expected str, such as "127.0.0.1"; not NoneType'),
-    ({"host": 127}, "host: expected str"),
+    ({"at": ("127.0.0.1", "8000")}, "port: expected a whole number from 0 to 65535; not str"),
+    ({"at": ("127.0.0.1", 65_536)}, "port: expected a whole number from 0 to 65535"),
+    ({"at": ("127.0.0.1", -1)}, "port: expected a whole number"),
+    ({"at": ("127.0.0.1", None)}, "port: expected a whole number"),
+    ({"at": (None, 8000)}, 'host: expected str, such as "127.0.0.1"; not NoneType'),
+    ({"at": (127, 8000)}, "host: expected str"),
+    ({"at": BASE}, r'at: expected tuple or Bound, such as \("127.0.0.1", 8000\); not str'),
+    ({"at": ("127.0.0.1",)}, r'at: expected a host and a port, such as \("127.0.0.1", 8000\)'),
     ({"stop": True}, r"stop: expected an event that tasks wait for, such as anyio.Event\(\)"),
     ({"stop": threading.Event()}, "stop: expected an event that tasks wait for"),
-    ({"bound": BASE}, r"bound: expected Bound, such as await listen\(host, port\); not str"),
-    ({"tls_cert": 5}, 'tls_cert: expected str or Path, such as "server.pem"; not int'),
-    ({"tls_key": "server-key.pem"}, "tls_key: expected tls_cert= beside it"),
+    ({"tls": "server.pem"}, r'tls: expected TLS, such as TLS\("server.pem", "server-key.pem"\); not str'),
+]
+OPTIONS: Any = [
+    (Handlers, {"skills": {}, "on": [fine]}, "on: expected a mapping with keys of str, .*; not list"),
+    (Handlers, {"skills": {}, "on": {"task.cancel": None}}, r"on\['task.cancel'\]: expected a function"),
+    (Handlers, {"skills": {}, "on": {5: fine}}, "on: expected a mapping with keys of str"),
+    (Handlers, {"skills": {}, "threads": "8"}, "threads: expected a whole number from 1 to 10000; not str"),
+    (Handlers, {"skills": {}, "threads": 0}, "threads: expected a whole number from 1 to 10000"),
+    (Handlers, {"skills": {}, "threads": True}, "threads: expected a whole number"),
+    (StateFile, {"path": 5}, 'path: expected str or Path, such as "agent.state"; not int'),
+    (Redis, {"url": True}, 'url: expected str, such as "redis://localhost:6379/0"; not bool'),
+    (Redis, {"url": "redis://h", "share_peer_limits": 1}, "share_peer_limits: expected bool, such as True; not int"),
+    (TLS, {"cert": 5}, 'cert: expected str or Path, such as "server.pem"; not int'),
+    (TLS, {"cert": "server.pem", "key": 5}, 'key: expected str or Path, such as "server-key.pem"; not int'),
+]
+REPLACED: Any = [
+    ({"port": 0}, r"port= has been replaced: write at=\(host, port\)"),
+    ({"bound": None}, "bound= has been replaced: write at=bound"),
+    ({"threads": 8}, r"threads= has been replaced: write Handlers\(handlers, threads=…\) for the handlers"),
+    ({"tls_key": "key.pem"}, r"tls_key= has been replaced: write tls=TLS\(cert, key\)"),
+    ({"state": "agent.state"}, r"state= has been replaced: write storage=StateFile\(path\)"),
+    ({"share_peer_limits": True}, r"write storage=Redis\(url, share_peer_limits=True\)"),
 ]
 
 
@@ -111,7 +125,7 @@ def one_line(caught) -> bool:
 @pytest.mark.parametrize(("handlers", "expected"), HANDLERS)
 async def test_handlers(agent, handlers, expected) -> None:
     made = agent()
-    for start in (lambda: serve(made, handlers, port=0), lambda: in_process(made, handlers).__aenter__()):
+    for start in (lambda: serve(made, handlers), lambda: in_process(made, handlers).__aenter__()):
         with pytest.raises(ValueError, match=expected) as caught:
             await start()
         assert one_line(caught)
@@ -148,6 +162,28 @@ async def test_what_listens(agent, options, expected) -> None:
     assert one_line(caught)
     # What's mended can be tried again.
     assert not made.bound
+
+
+@pytest.mark.parametrize(("make", "options", "expected"), OPTIONS)
+def test_what_options_take(make, options, expected) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        make(**options)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(("options", "expected"), REPLACED)
+async def test_what_has_replaced_an_earlier_keyword(agent, options, expected) -> None:
+    with pytest.raises(TypeError, match=expected):
+        await serve(agent(), {"echo": fine}, **options)
+
+
+async def test_the_application_and_the_client_in_process_say_it_too(agent) -> None:
+    with pytest.raises(TypeError, match=r"state= has been replaced: write storage=StateFile\(path\)"):
+        AsgiApp(agent(), {"echo": fine}, state="agent.state")  # type: ignore[call-arg]
+    makers: Any = (in_process, InProcessTransport)
+    for make in makers:
+        with pytest.raises(TypeError, match=r"on= has been replaced: write Handlers\(handlers, on=…\)"):
+            make(agent(), {"echo": fine}, on={})
 
 
 async def test_a_port_that_is_none_of_a_listener() -> None:
@@ -240,4 +276,4 @@ async def test_also_what_takes_anything_and_what_has_no_signature(agent) -> None
 async def test_an_event_of_the_loops_own_may_stop_it(agent) -> None:
     stop = anyio.Event()
     stop.set()
-    await serve(agent(), {"echo": fine}, port=0, stop=stop)
+    await serve(agent(), {"echo": fine}, at=("127.0.0.1", 0), stop=stop)

@@ -81,7 +81,7 @@ def server(pipe, agent, echo_handlers):
 
         async def serving() -> None:
             bound = Bound(connect.listener, "http://localhost", "localhost", 0)
-            await serve(agent(**policy), handlers or echo_handlers, bound=bound, stop=connect.stop)
+            await serve(agent(**policy), handlers or echo_handlers, at=bound, stop=connect.stop)
             connect.stopped_after = anyio.current_time()
 
         async with anyio.create_task_group() as group:

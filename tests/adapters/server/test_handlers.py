@@ -9,7 +9,7 @@ import anyio
 import attrs
 import pytest
 
-from asap_adapters import TaskFailed
+from asap_adapters import Handlers, TaskFailed
 from asap_adapters.server.handlers import Context
 from asap_adapters.server.listener import bind_agent
 from asap_adapters.testing import InProcessTransport, in_process
@@ -443,7 +443,7 @@ class TestOtherPayloads:
             payload_types=["task.request", "TaskCancel", "x.own"],
             policy=Policy(peer_limits=(), start=StartPolicy.OPEN),
         )
-        async with in_process(agent, echo_handlers, on={"task_cancel": cancel, "x.own": own}) as client:
+        async with in_process(agent, Handlers(echo_handlers, on={"task_cancel": cancel, "x.own": own})) as client:
             reply = await client.send(BASE, "task.cancel", {"task_id": "t"})
             assert (reply.payload_type, reply.payload["status"]) == ("MessageAck", "processed")
             reply = await client.send(BASE, "x.own", {"any": "thing"})
@@ -457,7 +457,7 @@ class TestOtherPayloads:
 
         policy = Policy(peer_limits=(), start=StartPolicy.OPEN)
         agent = Agent(manifest(), payload_types=["task.request", "task.cancel"], policy=policy)
-        async with in_process(agent, echo_handlers, on={"task.cancel": cancel}) as client:
+        async with in_process(agent, Handlers(echo_handlers, on={"task.cancel": cancel})) as client:
             with pytest.raises(RemoteError) as caught:
                 await client.send(BASE, "task.cancel", {"task_id": "t"})
         assert caught.value.code == -32603
