@@ -12,13 +12,9 @@ if TYPE_CHECKING:
     from asap_adapters.client.agent_client import AgentClient as AgentClient
     from asap_adapters.client.discovery import Discovery as Discovery
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
+    from asap_adapters.server.binding import bind_agent as bind_agent
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
-    from asap_adapters.server.listener import (
-        bind_agent as bind_agent,
-        listen as listen,
-        run as run,
-        serve as serve,
-    )
+    from asap_adapters.server.listener import listen as listen, run as run, serve as serve
     from asap_adapters.server.storage import Redis as Redis, StateFile as StateFile
     from asap_adapters.server.tls import TLS as TLS
     from asap_core.auth.principal import (
@@ -52,7 +48,8 @@ _HOMES: Final = {
     "asap_adapters.client.discovery": "Discovery",
     "asap_adapters.server.asgi": "AsgiApp",
     "asap_adapters.server.handlers": "Context Handlers TaskFailed",
-    "asap_adapters.server.listener": "bind_agent listen run serve",
+    "asap_adapters.server.binding": "bind_agent",
+    "asap_adapters.server.listener": "listen run serve",
     "asap_adapters.server.storage": "Redis StateFile",
     "asap_adapters.server.tls": "TLS",
     "asap_core.auth.principal": "Anonymous Authenticated TokenTable",

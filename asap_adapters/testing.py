@@ -14,10 +14,10 @@ import httpx
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.guard import our_task
 from asap_adapters.server.handlers import Handler, Handlers
-from asap_adapters.server.listener import bind_agent
 from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response
 from asap_core.net.urls import origin_of

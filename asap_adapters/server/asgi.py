@@ -13,11 +13,12 @@ from urllib.parse import quote
 import anyio
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
+from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.decision_log import log_decision
 from asap_adapters.server.driver import PIECE, Driver, PeerGone
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
-from asap_adapters.server.listener import NO_ADDRESS, bind_agent
+from asap_adapters.server.listener import NO_ADDRESS
 from asap_adapters.server.published import warn_if_elsewhere
 from asap_adapters.server.storage import Redis, Storage, expect_storage, opened, shared_limits
 from asap_core.admission.policy import Policy

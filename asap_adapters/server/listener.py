@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Final, TypeVar
 
@@ -19,9 +19,7 @@ from anyio.streams.stapled import MultiListener
 from attrs import define, field, frozen
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
-from asap_adapters.clock import LoopClock
-from asap_adapters.coding import CODINGS
-from asap_adapters.entropy import new_id, new_secret
+from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.callables import is_async
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.connection_slots import Place, Places
@@ -39,7 +37,6 @@ from asap_core.net.proxies import is_trusted
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.metrics import Counters
-from asap_core.server.serving import Scope
 from asap_core.wire.codec import warm_up
 
 log: Final = logging.getLogger("asap.serve")
@@ -108,38 +105,6 @@ def url_of(host: str, port: int, *, tls: bool) -> str:
     """The URL of an address: IPv6 in brackets (RFC 3986 §3.2.2)."""
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{shown}:{port}"
-
-
-def bind_agent(
-    agent: Agent,
-    *,
-    observe: Observer = log_decision,
-    metrics: bool | Counters = False,
-    shared_admission: bool = False,
-    shared_limits: Collection[Scope] = (),
-) -> Agent:
-    """Give an agent the system's clock and randomness, unless it has its own already.
-
-    `observe` is told every decision; by default it's logged. With `metrics` they're counted and shown at /asap/metrics;
-    `Counters` with memory that processes share show the sum of all of them.
-    With `shared_admission` and `shared_limits` the driver has a store that answers for it.
-    """
-    expect_kind("agent", agent, Agent, "Agent(manifest)")
-    expect_kind("metrics", metrics, bool | Counters, "True")
-    if not agent.bound:
-        counters = Counters() if metrics is True else metrics or None
-        key = new_secret()
-        agent.bind(
-            clock=LoopClock(),
-            ids=new_id,
-            key=key,
-            codings=CODINGS,
-            observe=observe,
-            counters=counters,
-            shared_admission=shared_admission,
-            shared_limits=shared_limits,
-        )
-    return agent
 
 
 @replaced(

@@ -9,10 +9,11 @@ import anyio
 import brotli
 import pytest
 
+from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.listener import _Server, bind_agent
+from asap_adapters.server.listener import _Server
 from asap_core import Envelope, Policy, encode_envelope
 
 pytestmark = pytest.mark.anyio

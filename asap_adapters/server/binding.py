@@ -1,0 +1,47 @@
+"""Binds agents to the system's clock and randomness, in the loop that serves them."""
+
+from collections.abc import Collection
+
+from asap_adapters.clock import LoopClock
+from asap_adapters.coding import CODINGS
+from asap_adapters.entropy import new_id, new_secret
+from asap_adapters.server.decision_log import log_decision
+from asap_core.arguments import expect_kind
+from asap_core.server.agent import Agent
+from asap_core.server.events import Observer
+from asap_core.server.metrics import Counters
+from asap_core.server.serving import Scope
+
+
+def bind_agent(
+    agent: Agent,
+    *,
+    observe: Observer = log_decision,
+    metrics: bool | Counters = False,
+    shared_admission: bool = False,
+    shared_limits: Collection[Scope] = (),
+) -> Agent:
+    """Give an agent the system's clock and randomness, and return it. Does nothing if it's bound already.
+
+    observe: is told every decision of admission; by default each is logged.
+    metrics: True counts the decisions and shows them at /asap/metrics; `Counters` with memory that processes share show
+        the sum of all of them.
+    shared_admission: the driver has a store, and is asked (`Admit`, `Record`, `ClaimProof`).
+    shared_limits: the scopes for which the driver has a limiter, and is asked (`TakeLimit`).
+    """
+    expect_kind("agent", agent, Agent, "Agent(manifest)")
+    expect_kind("metrics", metrics, bool | Counters, "True")
+    if not agent.bound:
+        counters = Counters() if metrics is True else metrics or None
+        key = new_secret()
+        agent.bind(
+            clock=LoopClock(),
+            ids=new_id,
+            key=key,
+            codings=CODINGS,
+            observe=observe,
+            counters=counters,
+            shared_admission=shared_admission,
+            shared_limits=shared_limits,
+        )
+    return agent
