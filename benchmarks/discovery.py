@@ -20,7 +20,7 @@ from asap_adapters import AgentClient
 from asap_core import Capabilities, Endpoints, Manifest, Skill
 from asap_core.client.answers import Fetched
 from asap_core.client.document_cache import Directory, Lead
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.server.wellknown import publish
 from benchmarks import reference_python
 
@@ -111,7 +111,7 @@ def crowd_in_core() -> tuple[float, float]:
         directory.lookup(BASE, waiter, now=Instant(0.0))
     joined = time.process_time()
     assert isinstance(lead, Lead)
-    assert len(directory.settle(lead.flight, Fetched("v"), now=Instant(0.0), wall=WallTime(0.0))) == WAITERS
+    assert len(directory.settle(lead.flight, Fetched("v"), at=Moment(Instant(0.0), WallTime(0.0)))) == WAITERS
     return joined - began, time.process_time() - joined
 
 

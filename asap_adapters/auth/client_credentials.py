@@ -4,7 +4,7 @@ A fetch runs in the task of the caller who leads it, and no lock is held meanwhi
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import ceil
 from typing import Any, Final, assert_never
 
@@ -36,6 +36,7 @@ from asap_core.auth.token_cache import (
     TokenLead,
 )
 from asap_core.client.replies import told_wait
+from asap_core.clock import Moment
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
 from asap_core.net.outbound import Allowed
 from asap_core.net.urls import without_credentials
@@ -96,7 +97,7 @@ class TokenSource:
         """Return a token for these scopes, kept or fetched. Raises `NoToken`, `NotAllowed`."""
         key, waiter = credentials.key(scopes), _Waiter()
         try:
-            _carry_out(self._tokens.lookup(key, waiter, **self._times()))
+            _carry_out(self._tokens.lookup(key, waiter, at=Moment.read(self._clock)))
             while True:
                 effect, waiter.effect = waiter.effect, None
                 match effect:
@@ -115,9 +116,6 @@ class TokenSource:
             _carry_out(self._tokens.abandon(waiter))
             raise
 
-    def _times(self) -> Mapping[str, Any]:
-        return {"now": self._clock.monotonic(), "wall": self._clock.wall()}
-
     async def _lead(self, credentials: ClientCredentials, scopes: tuple[str, ...], lead: TokenLead[_Waiter]) -> None:
         """Fetch, for this caller and all who wait; for no longer than it's worth to one who has a good token."""
         outcome: Issued | NotIssued | None = None
@@ -126,9 +124,9 @@ class TokenSource:
         jitter = random_fraction()
         if outcome is None:
             late = NoToken(without_credentials(credentials.asked), "no new token in time")
-            _carry_out(self._tokens.outwait(lead.flight, late, **self._times(), jitter=jitter))
+            _carry_out(self._tokens.outwait(lead.flight, late, at=Moment.read(self._clock), jitter=jitter))
         else:
-            effects = self._tokens.settle(lead.flight, outcome, **self._times(), jitter=jitter)
+            effects = self._tokens.settle(lead.flight, outcome, at=Moment.read(self._clock), jitter=jitter)
             if isinstance(outcome, NotIssued) and any(isinstance(effect, TokenGiven) for effect in effects):
                 # Nobody else says so: whoever asked has the old token.
                 _log.warning("%s; the token there is serves until it ends", outcome.error)

@@ -6,7 +6,7 @@ here it's carried out. A question runs in the task of whoever asks first.
 
 import logging
 import ssl
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import Any, Final, Self, assert_never
 
@@ -37,6 +37,7 @@ from asap_core.auth.introspection_response import (
     read_introspection,
 )
 from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofOffer
+from asap_core.clock import Moment
 from asap_core.errors import AsapError, BadReply, Unreachable
 from asap_core.net.outbound import Allowed, OutboundPolicy
 
@@ -134,7 +135,7 @@ class IntrospectionAuthenticator:
             return None
         waiter = _Waiter()
         try:
-            self._carry_out(self._introspector.lookup(credential.token, waiter, **self._times()))
+            self._carry_out(self._introspector.lookup(credential.token, waiter, at=Moment.read(self._clock)))
             while True:
                 effect, waiter.effect = waiter.effect, None
                 match effect:
@@ -142,7 +143,7 @@ class IntrospectionAuthenticator:
                         return _told(verdict)
                     case AskProvider(_, question):
                         answer = await self._ask(credential.token)
-                        self._carry_out(self._introspector.settle(question, answer, **self._times()))
+                        self._carry_out(self._introspector.settle(question, answer, at=Moment.read(self._clock)))
                     case None:
                         waiter.woken = anyio.Event()
                         await waiter.woken.wait()
@@ -151,9 +152,6 @@ class IntrospectionAuthenticator:
         except BaseException:
             self._carry_out(self._introspector.abandon(waiter))
             raise
-
-    def _times(self) -> Mapping[str, Any]:
-        return {"now": self._clock.monotonic(), "wall": self._clock.wall()}
 
     async def _ask(self, token: str) -> ActiveToken | InactiveToken | IntrospectionFailed:
         try:

@@ -5,10 +5,10 @@ Which key, when to ask for keys, and what a token must say is decided in `asap_c
 
 import logging
 import ssl
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final, Self, assert_never
+from typing import Final, Self, assert_never
 
 import anyio
 import httpx
@@ -36,6 +36,7 @@ from asap_core.auth.jwks import (
 from asap_core.auth.jwt import JwtVerifier, KeysUnavailable, NeedKeys, TokenState, VerifyProof, VerifySignature
 from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofRefused, Proven
 from asap_core.client.document_cache import DirectoryPolicy
+from asap_core.clock import Moment
 from asap_core.errors import AsapError
 from asap_core.http.freshness import FreshnessPolicy
 from asap_core.net.outbound import OutboundPolicy
@@ -129,14 +130,14 @@ class JwtAuthenticator:
 
         With a proof it's `Proven`, which counts once: whoever serves has to claim it, as `asap_core.Agent` does.
         """
-        state: TokenState = self._verifier.open(credential.token, proof=credential.proof, **self._times())
+        state: TokenState = self._verifier.open(credential.token, proof=credential.proof, at=Moment.read(self._clock))
         while True:
             match state:
                 case NeedKeys():
                     state = await self._get_keys(state)
                 case VerifySignature(key, signing_input, signature):
                     good = is_signature(key, signing_input, signature)
-                    state = state.good(**self._times()) if good else state.bad()
+                    state = state.good(at=Moment.read(self._clock)) if good else state.bad()
                 case VerifyProof(key, signing_input, signature):
                     good = _holds(_imported_callers, key, signing_input, signature)
                     state = state.good() if good else state.bad()
@@ -155,9 +156,6 @@ class JwtAuthenticator:
                 case _:
                     assert_never(state)
 
-    def _times(self) -> Mapping[str, Any]:
-        return {"now": self._clock.monotonic(), "wall": self._clock.wall()}
-
     async def _get_keys(self, state: NeedKeys) -> TokenState:
         found: Lookup[KeySet] | None = None
         try:
@@ -169,10 +167,10 @@ class JwtAuthenticator:
             state.abandon(now=self._clock.monotonic())
             raise
         if found is None:
-            return state.unavailable(**self._times())
+            return state.unavailable(at=Moment.read(self._clock))
         if found.document.passed_over:
             log.info("%d keys of the identity provider can't be used", found.document.passed_over)
-        return state.fetched(found.document, age=found.age, **self._times())
+        return state.fetched(found.document, age=found.age, at=Moment.read(self._clock))
 
     async def _fetch(self, *, again: bool) -> Lookup[KeySet]:
         url = (await self._provider.endpoint("jwks_uri")).url

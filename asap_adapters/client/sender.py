@@ -27,7 +27,7 @@ from asap_core.client.replies import (
     told_wait,
 )
 from asap_core.client.server_clock import ServerTimes, told_time
-from asap_core.clock import WallTime
+from asap_core.clock import Moment, WallTime
 from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
 from asap_core.net.outbound import Allowed
 from asap_core.net.urls import without_credentials
@@ -62,7 +62,7 @@ class Courier:
 
     def wall(self, allowed: Allowed) -> WallTime:
         """What to date an envelope for this server."""
-        return self._times.wall(allowed.origin, local=self._clock.wall(), now=self._clock.monotonic())
+        return self._times.wall(allowed.origin, at=Moment.read(self._clock))
 
     async def once(self, to: Destination, envelope: Envelope, key: str) -> Envelope:
         """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`, `NoToken`."""

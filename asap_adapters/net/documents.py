@@ -25,6 +25,7 @@ from asap_core.client.answers import (
 )
 from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
 from asap_core.client.replies import told_wait
+from asap_core.clock import Moment
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -236,12 +237,12 @@ class Documents(Generic[T]):
         outcome: Outcome[T] | None = None
         with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None):
             outcome = await self._fetch(url, lead)
-        when: Any = {"now": self._clock.monotonic(), "wall": self._clock.wall(), "jitter": random_fraction()}
+        at, jitter = Moment.read(self._clock), random_fraction()
         if outcome is None:
             late = Failed(TimedOut(without_credentials(url), "no fresh document in time"), FailureKind.TIMEOUT)
-            _carry_out(self._directory.outwait(lead.flight, late, **when))
+            _carry_out(self._directory.outwait(lead.flight, late, at=at, jitter=jitter))
         else:
-            _carry_out(self._directory.settle(lead.flight, outcome, **when))
+            _carry_out(self._directory.settle(lead.flight, outcome, at=at, jitter=jitter))
 
     async def _fetch(self, url: str, lead: Lead[Any]) -> Outcome[T]:
         try:

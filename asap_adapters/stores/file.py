@@ -199,8 +199,7 @@ class FileStore:
                 agent_id=agent.manifest.id,
                 policy=agent.policy,
                 key=new_secret(),
-                now=agent.now(),
-                wall=agent.wall(),
+                at=agent.moment(),
             )
             store = cls(disk, agent, ledger, threads)
             await store._journal.rewrite()
@@ -218,7 +217,7 @@ class FileStore:
             if not await self._journal.append(promise.record):
                 return self._unavailable()
             self._ledger.promised(promise)
-        answer = self._ledger.ask(question, now=self._agent.now(), wall=self._agent.wall())
+        answer = self._ledger.ask(question, at=self._agent.moment())
         record = self._ledger.after(question, answer)
         if record is None or not isinstance(answer, Admitted) or answer.reservation is None:
             return answer

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
 from asap_core.admission.policy import Policy
 from asap_core.admission.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 
 
 @frozen(kw_only=True)
@@ -152,7 +152,7 @@ class LocalAdmission:
         self._wakes: dict[bytes, None] = {}
 
     @classmethod
-    def of(cls, policy: Policy, *, key: bytes, now: Instant, wall: WallTime) -> "LocalAdmission":
+    def of(cls, policy: Policy, *, key: bytes, wall: WallTime) -> "LocalAdmission":
         """Make it as policy says, with an empty memory."""
         guard = ReplayGuard(
             key=key,
@@ -161,7 +161,6 @@ class LocalAdmission:
             capacity=policy.nonce_capacity,
             per_sender=policy.nonces_per_sender,
             start=policy.start,
-            now=now,
             wall=wall,
         )
         table = IdempotencyTable(
@@ -169,21 +168,21 @@ class LocalAdmission:
         )
         return cls(guard=guard, table=table, key=key)
 
-    def ask(self, question: Question, *, now: Instant, wall: WallTime) -> Answer:
+    def ask(self, question: Question, *, at: Moment) -> Answer:
         """Answer one question, and remember what follows from the answer."""
         if question.idempotency_key is None:
-            return self._claim(question, now, wall)
+            return self._claim(question, at)
         key = scoped_key(question, question.idempotency_key, self._key)
-        known = self._what_is_known(key, question, now)
+        known = self._what_is_known(key, question, at.now)
         if known is not None:
             return known
         if not self._table.room():
-            return Saturated(self._table.until_room(now))
-        claimed = self._claim(question, now, wall)
+            return Saturated(self._table.until_room(at.now))
+        claimed = self._claim(question, at)
         if claimed is not _ADMITTED:
             return claimed
         owner = question.sender if question.authenticated else ""
-        self._table.begin(key, question.digest, deadline=question.deadline, now=now, owner=owner)
+        self._table.begin(key, question.digest, deadline=question.deadline, now=at.now, owner=owner)
         return Admitted(Reservation(key))
 
     def _what_is_known(self, key: bytes, question: Question, now: Instant) -> Answer | None:
@@ -204,8 +203,8 @@ class LocalAdmission:
             case _:
                 assert_never(found)
 
-    def _claim(self, question: Question, now: Instant, wall: WallTime) -> "Claimed":
-        return self.claim(question.sender, question.authenticated, question.nonce, question.issued, now=now, wall=wall)
+    def _claim(self, question: Question, at: Moment) -> "Claimed":
+        return self.claim(question.sender, question.authenticated, question.nonce, question.issued, at=at)
 
     def claim(
         self,
@@ -214,13 +213,12 @@ class LocalAdmission:
         nonce: str | None,
         issued: WallTime,
         *,
-        now: Instant,
-        wall: WallTime,
+        at: Moment,
     ) -> "Claimed":
         """Answer the question of a request without an idempotency key: is its nonce new."""
         if nonce is None:
             return _ADMITTED
-        verdict = self._guard.admit(sender, nonce, authenticated=authenticated, issued=issued, now=now, wall=wall)
+        verdict = self._guard.admit(sender, nonce, authenticated=authenticated, issued=issued, at=at)
         return _ADMITTED if isinstance(verdict, Fresh) else verdict
 
     def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:

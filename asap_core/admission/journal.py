@@ -20,7 +20,7 @@ from asap_core.admission.state_file import (
     snapshot,
     state_file,
 )
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.errors import BadState
 
 # A lease is a sync; one every five seconds is no load, and five seconds of refusals after a crash are soon over.
@@ -46,9 +46,7 @@ class Ledger:
         self._written = leased
 
     @classmethod
-    def begin(
-        cls, data: bytes | None, *, agent_id: str, policy: Policy, key: bytes, now: Instant, wall: WallTime
-    ) -> "Ledger":
+    def begin(cls, data: bytes | None, *, agent_id: str, policy: Policy, key: bytes, at: Moment) -> "Ledger":
         """Take over what a state file says, or begin anew where there's none; `key` is a new secret for that.
 
         Raises `BadState` where it isn't this agent's, or can't be used. Before the first question `whole` must be on
@@ -56,14 +54,14 @@ class Ledger:
         """
         if data is None:
             who = Identity(agent_id, key, policy.max_age, policy.skew)
-            local = LocalAdmission.of(policy, key=key, now=now, wall=wall)
+            local = LocalAdmission.of(policy, key=key, wall=at.wall)
             # Before it had a file, the agent may have run without one: what policy refuses after a start stays refused.
             return cls(who, local, local.floor)
         found = read_state(data)
         _check(found.identity, agent_id, policy)
         # The file knows better than any rule for starts without one.
         known = evolve(policy, start=StartPolicy.OPEN)
-        local = LocalAdmission.of(known, key=found.identity.key, now=now, wall=wall)
+        local = LocalAdmission.of(known, key=found.identity.key, wall=at.wall)
         # Of what was reserved nobody knows for how long yet: the time in between counts as none.
         kept = (
             found.kept
@@ -71,7 +69,7 @@ class Ledger:
             else [evolve(one, seconds=policy.idempotency_ttl) for one in found.kept]
         )
         try:
-            local.restore(found.guard, kept, floor=found.leased, now=now)
+            local.restore(found.guard, kept, floor=found.leased, now=at.now)
         except ValueError as error:
             raise BadState(str(error)) from None
         return cls(found.identity, local, found.leased)
@@ -90,9 +88,9 @@ class Ledger:
         """It's on disk."""
         self._leased = WallTime(max(promise.until, self._leased or promise.until))
 
-    def ask(self, question: Question, *, now: Instant, wall: WallTime) -> Answer:
+    def ask(self, question: Question, *, at: Moment) -> Answer:
         """Answer it, and remember what follows."""
-        return self._local.ask(question, now=now, wall=wall)
+        return self._local.ask(question, at=at)
 
     def after(self, question: Question, answer: Answer) -> bytes | None:
         """What must be on disk before this answer counts: the key, where work under one begins."""

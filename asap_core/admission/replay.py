@@ -19,7 +19,7 @@ from typing import Final
 
 from attrs import define, frozen
 
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.wire.json import read_json, write_json
 
 
@@ -120,10 +120,8 @@ class ReplayGuard:
         capacity: int,
         per_sender: int,
         start: StartPolicy,
-        now: Instant,
         wall: WallTime,
     ) -> None:
-        del now  # the first entry brings its own instant
         # Whatever calls itself alice without proof isn't the alice that proved it.
         self._seeds = (key + b"anonymous:", key + b"proven:")
         self._max_age = max_age
@@ -149,13 +147,12 @@ class ReplayGuard:
         """How many nonces are live."""
         return self._live
 
-    def admit(
-        self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, now: Instant, wall: WallTime
-    ) -> Verdict:
+    def admit(self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, at: Moment) -> Verdict:
         """Judge one nonce, and remember it if it's fresh. Never raises, whatever the strings.
 
         `issued` is the date that the envelope carries, a finite number within the window: the caller has checked it.
         """
+        now, wall = at.now, at.wall
         if now >= self._next_due or self._held_back:
             self._forget(now, wall)
         known = self._senders.get(sender) if authenticated else self._anonymous

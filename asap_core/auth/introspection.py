@@ -33,7 +33,7 @@ from asap_core.auth.introspection_response import (
     judge_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.lru import Lru
 
 W = TypeVar("W", bound=Hashable)
@@ -141,7 +141,7 @@ class Introspector(Generic[W]):
         """How many questions are under way."""
         return len(self._questions)
 
-    def lookup(self, token: str, waiter: W, *, now: Instant, wall: WallTime) -> tuple[IntrospectionEffect[W], ...]:
+    def lookup(self, token: str, waiter: W, *, at: Moment) -> tuple[IntrospectionEffect[W], ...]:
         """Judge a token: at once, by asking, or (nothing) with the answer that's awaited. Never raises on any text.
 
         A waiter waits for one token at a time.
@@ -149,7 +149,7 @@ class Introspector(Generic[W]):
         if not is_token(token):
             return (Judged(waiter, Rejected("a token of visible ASCII characters")),)
         digest = blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest()
-        kept = self._recall(digest, now=now, wall=wall)
+        kept = self._recall(digest, at=at)
         if kept is not None:
             return (Judged(waiter, kept),)
         question = self._questions.get(digest)
@@ -158,7 +158,7 @@ class Introspector(Generic[W]):
             self._asking[waiter] = question
             return ()
         failed = self._failed.peek(digest)
-        if now < self._next_try or (failed is not None and now < failed.until):
+        if at.now < self._next_try or (failed is not None and at.now < failed.until):
             return (Judged(waiter, NoVerdict.PROVIDER),)
         if self._is_crowded(digest):
             return (Judged(waiter, NoVerdict.CROWDED),)
@@ -176,14 +176,13 @@ class Introspector(Generic[W]):
         question: Question[W],
         answer: ActiveToken | InactiveToken | IntrospectionFailed,
         *,
-        now: Instant,
-        wall: WallTime,
+        at: Moment,
     ) -> tuple[IntrospectionEffect[W], ...]:
         """The provider answered: one verdict for all who wait. A question that's over already changes nothing."""
         if self._questions.get(question.digest) is not question:
             return ()
         del self._questions[question.digest]
-        verdict = self._judge(question.digest, answer, now=now, wall=wall)
+        verdict = self._judge(question.digest, answer, at=at)
         for waiter in question.waiters:
             del self._asking[waiter]
         return tuple(Judged(waiter, verdict) for waiter in question.waiters)
@@ -208,20 +207,20 @@ class Introspector(Generic[W]):
         return AskProvider(next(iter(question.waiters)), question)
 
     def _judge(
-        self, digest: bytes, answer: ActiveToken | InactiveToken | IntrospectionFailed, *, now: Instant, wall: WallTime
+        self, digest: bytes, answer: ActiveToken | InactiveToken | IntrospectionFailed, *, at: Moment
     ) -> IntrospectionVerdict:
         if isinstance(answer, IntrospectionFailed):
-            self._fail(digest, answer, now=now)
+            self._fail(digest, answer, now=at.now)
             return NoVerdict.PROVIDER
         self._failures, self._next_try, self._answered = 0, Instant(float("-inf")), True
         self._doubted.clear()
         self._failed.pop(digest)
         self._known.pop(digest)
         if isinstance(answer, ActiveToken):
-            verdict = judge_introspection(answer, self.policy, wall=wall)
+            verdict = judge_introspection(answer, self.policy, wall=at.wall)
         else:
             verdict = Rejected("a token that's active")
-        self._keep(digest, verdict, now=now, wall=wall)
+        self._keep(digest, verdict, at=at)
         return verdict
 
     def _fail(self, digest: bytes, answer: IntrospectionFailed, *, now: Instant) -> None:
@@ -244,30 +243,28 @@ class Introspector(Generic[W]):
             return True
         return cause is FailureCause.EITHER and not self._answered
 
-    def _recall(self, digest: bytes, *, now: Instant, wall: WallTime) -> IntrospectionVerdict | None:
+    def _recall(self, digest: bytes, *, at: Moment) -> IntrospectionVerdict | None:
         for table in (self._good, self._refused):
             kept = table.peek(digest)
             if kept is not None:
                 # Its end counts on both clocks, whichever is there first.
-                if now < kept.until and wall < kept.ends:
+                if at.now < kept.until and at.wall < kept.ends:
                     table.touch(digest)
                     return kept.verdict
                 table.pop(digest)
         return None
 
-    def _keep(
-        self, digest: bytes, verdict: Accepted | InsufficientScope | Rejected, *, now: Instant, wall: WallTime
-    ) -> None:
+    def _keep(self, digest: bytes, verdict: Accepted | InsufficientScope | Rejected, *, at: Moment) -> None:
         match verdict:
             case Accepted(_, until):
                 table, ends = self._good, until
             case InsufficientScope():
-                table, ends = self._good, WallTime(wall + self.policy.most_refused)
+                table, ends = self._good, WallTime(at.wall + self.policy.most_refused)
             case Rejected():
-                table, ends = self._refused, WallTime(wall + self.policy.most_refused)
+                table, ends = self._refused, WallTime(at.wall + self.policy.most_refused)
             case _:
                 assert_never(verdict)
-        table.put(digest, _Kept(verdict, Instant(now + (ends - wall)), ends))
+        table.put(digest, _Kept(verdict, Instant(at.now + (ends - at.wall)), ends))
         if table is self._good:
             self._known.put(digest, None)
 

@@ -21,7 +21,7 @@ from asap_core.auth.jwks import KeySet, VerificationKey, is_possible
 from asap_core.auth.jws import Jws, Malformed, read_jws
 from asap_core.auth.keyring import FetchKeys, KeyRing, NoFetch
 from asap_core.auth.principal import DpopProof, InsufficientScope, ProofRefused, Proven
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.lru import Lru
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
@@ -62,16 +62,16 @@ class JwtVerifier:
         """How many tokens are remembered."""
         return len(self._known)
 
-    def open(self, token: str, *, proof: DpopProof | None = None, now: Instant, wall: WallTime) -> "TokenState":
+    def open(self, token: str, *, proof: DpopProof | None = None, at: Moment) -> "TokenState":
         """Begin to judge a token, and the `proof` that came with it, if any. Never raises, whatever the text."""
         jws = read_jws(token, algorithms=self.policy.algorithms)
         if isinstance(jws, Malformed):
             return Rejected(jws.expected)
-        read = None if proof is None else self._read_proof(proof, token, wall)
+        read = None if proof is None else self._read_proof(proof, token, at.wall)
         if isinstance(read, (ProofRefused, Rejected)):
             return read
         run = _Run(self, blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest(), jws, read)
-        return self._after(run, self.ring.due(now=now), now=now, wall=wall)
+        return self._after(run, self.ring.due(now=at.now), at=at)
 
     def _read_proof(self, proof: DpopProof, token: str, wall: WallTime) -> UnverifiedProof | ProofRefused | Rejected:
         policy = self.policy.dpop
@@ -79,7 +79,7 @@ class JwtVerifier:
             return Rejected("a bearer token, without a proof")
         return read_proof(proof, token=token, policy=policy, mint=self._mint, wall=wall)
 
-    def _after(self, run: "_Run", due: FetchKeys | NoFetch | None, *, now: Instant, wall: WallTime) -> "TokenState":
+    def _after(self, run: "_Run", due: FetchKeys | NoFetch | None, *, at: Moment) -> "TokenState":
         match due:
             case FetchKeys():
                 return NeedKeys(due, run)
@@ -88,50 +88,48 @@ class JwtVerifier:
             case NoFetch.UNKNOWN:
                 return Rejected("a key of the issuer's")
             case None:
-                return self._with_keys(run, now=now, wall=wall)
+                return self._with_keys(run, at=at)
             case _:
                 assert_never(due)
 
-    def _with_keys(self, run: "_Run", *, now: Instant, wall: WallTime) -> "TokenState":
-        keys = self.ring.usable(now=now)
+    def _with_keys(self, run: "_Run", *, at: Moment) -> "TokenState":
+        keys = self.ring.usable(now=at.now)
         if keys is None:
             return KeysUnavailable()
-        known = self._recall(run.digest, keys, now=now, wall=wall)
+        known = self._recall(run.digest, keys, at=at)
         if known is not None:
             # Remembered is the token: a proof is for one request.
             wrong = wrong_key(known.bound, run.proof_key, self.policy.dpop)
             return run.judged(known) if wrong is None else Rejected(wrong)
         key = keys.key_for(run.jws)
         if key is None:
-            return self._without_key(run, keys, now=now, wall=wall)
+            return self._without_key(run, keys, at=at)
         if not is_possible(key, run.jws.signature):
             return Rejected("a signature by the issuer's key")
         return VerifySignature(key, run.jws.signing_input, run.jws.signature, run)
 
-    def _without_key(self, run: "_Run", keys: KeySet, *, now: Instant, wall: WallTime) -> "TokenState":
+    def _without_key(self, run: "_Run", keys: KeySet, *, at: Moment) -> "TokenState":
         if run.jws.kid is None and keys.keys:
             # Which of several keys isn't said, and asking again wouldn't say it.
             return Rejected("a kid, since the issuer has several keys or none of this kind")
-        return self._after(run, self.ring.missing(now=now), now=now, wall=wall)
+        return self._after(run, self.ring.missing(now=at.now), at=at)
 
     # --- what was verified before ------------------------------------------------------------------------------------
 
-    def _recall(self, digest: bytes, keys: KeySet, *, now: Instant, wall: WallTime) -> Accepted | None:
+    def _recall(self, digest: bytes, keys: KeySet, *, at: Moment) -> Accepted | None:
         known = self._known.peek(digest)
         if known is None:
             return None
         # Its end counts on both clocks, whichever is there first; a key taken back takes its tokens along.
-        if now < known.until and wall < known.accepted.until and known.key in keys.keys:
+        if at.now < known.until and at.wall < known.accepted.until and known.key in keys.keys:
             self._known.touch(digest)
             return known.accepted
         self._known.pop(digest)
         return None
 
-    def remember(
-        self, digest: bytes, accepted: Accepted, key: VerificationKey, *, now: Instant, wall: WallTime
-    ) -> None:
+    def remember(self, digest: bytes, accepted: Accepted, key: VerificationKey, *, at: Moment) -> None:
         """Keep a token that was found good, instead of the one not seen for longest."""
-        self._known.put(digest, _Known(accepted, key, Instant(now + (accepted.until - wall))))
+        self._known.put(digest, _Known(accepted, key, Instant(at.now + (accepted.until - at.wall))))
 
 
 @define(eq=False)
@@ -166,17 +164,17 @@ class NeedKeys:
     fetch: FetchKeys
     _run: _Run = field(repr=False)
 
-    def fetched(self, keys: KeySet, *, age: float, now: Instant, wall: WallTime) -> "TokenState":
+    def fetched(self, keys: KeySet, *, age: float, at: Moment) -> "TokenState":
         """Here it is; the provider vouched for it `age` seconds ago."""
         verifier = self._run.verifier
-        verifier.ring.fetched(self.fetch, keys, age=age, now=now)
-        return verifier._with_keys(self._run, now=now, wall=wall)  # noqa: SLF001 - one module, one machine
+        verifier.ring.fetched(self.fetch, keys, age=age, now=at.now)
+        return verifier._with_keys(self._run, at=at)  # noqa: SLF001 - one module, one machine
 
-    def unavailable(self, *, now: Instant, wall: WallTime) -> "TokenState":
+    def unavailable(self, *, at: Moment) -> "TokenState":
         """It can't be had: what is kept serves, within its bound."""
         verifier = self._run.verifier
-        verifier.ring.failed(self.fetch, now=now)
-        return verifier._with_keys(self._run, now=now, wall=wall)  # noqa: SLF001 - one module, one machine
+        verifier.ring.failed(self.fetch, now=at.now)
+        return verifier._with_keys(self._run, at=at)  # noqa: SLF001 - one module, one machine
 
     def abandon(self, *, now: Instant) -> None:
         """Who asked has left."""
@@ -192,12 +190,12 @@ class VerifySignature:
     signature: bytes = field(repr=False)
     _run: _Run = field(repr=False)
 
-    def good(self, *, now: Instant, wall: WallTime) -> "VerifyProof | JwtVerdict":
+    def good(self, *, at: Moment) -> "VerifyProof | JwtVerdict":
         """It is."""
         verifier = self._run.verifier
-        verdict = judge_claims(self._run.jws, verifier.policy, wall=wall, proof_key=self._run.proof_key)
+        verdict = judge_claims(self._run.jws, verifier.policy, wall=at.wall, proof_key=self._run.proof_key)
         if isinstance(verdict, Accepted):
-            verifier.remember(self._run.digest, verdict, self.key, now=now, wall=wall)
+            verifier.remember(self._run.digest, verdict, self.key, at=at)
         return verdict if isinstance(verdict, Rejected) else self._run.judged(verdict)
 
     def bad(self) -> JwtVerdict:

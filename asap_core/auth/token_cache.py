@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import field, frozen
 
 from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.errors import NoToken
 from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
@@ -56,13 +56,13 @@ class Token:
     expires: Instant
     ends: WallTime
 
-    def is_good(self, *, now: Instant, wall: WallTime) -> bool:
+    def is_good(self, *, at: Moment) -> bool:
         """Whether it hasn't ended."""
-        return now < self.expires and wall < self.ends
+        return at.now < self.expires and at.wall < self.ends
 
-    def is_due(self, *, now: Instant, wall: WallTime) -> bool:
+    def is_due(self, *, at: Moment) -> bool:
         """Whether it's time to get another."""
-        return now >= self.due or wall >= self.ends - (self.expires - self.due)
+        return at.now >= self.due or at.wall >= self.ends - (self.expires - self.due)
 
 
 @frozen
@@ -143,22 +143,20 @@ class TokenCache(Generic[W]):
         """How many wait for one, those who fetch included."""
         return self._flights.waiting
 
-    def lookup(self, key: TokenKey, waiter: W, *, now: Instant, wall: WallTime) -> tuple[TokenEffect[W], ...]:
+    def lookup(self, key: TokenKey, waiter: W, *, at: Moment) -> tuple[TokenEffect[W], ...]:
         """Ask for a token: have it, lead a fetch, or (nothing) wait for the one under way."""
-        token, failure = self._good(key, now=now, wall=wall), self._failures.peek(key)
-        held_off = failure is not None and now < failure.until
-        if token is not None and (
-            not token.is_due(now=now, wall=wall) or held_off or self._flights.flight(key) is not None
-        ):
+        token, failure = self._good(key, at=at), self._failures.peek(key)
+        held_off = failure is not None and at.now < failure.until
+        if token is not None and (not token.is_due(at=at) or held_off or self._flights.flight(key) is not None):
             # Due for another that's being fetched already, or can't be had now: the old one is good until then.
             self._tokens.touch(key)
             return (TokenGiven(waiter, token),)
         if failure is not None and held_off:
-            return (TokenFailed(waiter, failure.error, failure.until - now),)
+            return (TokenFailed(waiter, failure.error, failure.until - at.now),)
         joined = self._flights.join(key, waiter)
         match joined:
             case Leading():
-                return (TokenLead(waiter, joined.flight, self._patience(token, failure, now=now)),)
+                return (TokenLead(waiter, joined.flight, self._patience(token, failure, now=at.now)),)
             case Joined():
                 return ()
             case Crowded():
@@ -167,9 +165,9 @@ class TokenCache(Generic[W]):
             case _:
                 assert_never(joined)
 
-    def _good(self, key: TokenKey, *, now: Instant, wall: WallTime) -> Token | None:
+    def _good(self, key: TokenKey, *, at: Moment) -> Token | None:
         token = self._tokens.peek(key)
-        return token if token is not None and token.is_good(now=now, wall=wall) else None
+        return token if token is not None and token.is_good(at=at) else None
 
     def _patience(self, old: Token | None, failure: _Failure | None, *, now: Instant) -> float | None:
         # An endpoint that's merely slow gets longer each time, or it would never be heard.
@@ -177,7 +175,7 @@ class TokenCache(Generic[W]):
         return None if old is None or old.expires - now <= patience else patience
 
     def settle(
-        self, flight: Flight[TokenKey, W], outcome: Issued | NotIssued, *, now: Instant, wall: WallTime, jitter: float
+        self, flight: Flight[TokenKey, W], outcome: Issued | NotIssued, *, at: Moment, jitter: float
     ) -> tuple[TokenEffect[W], ...]:
         """The fetch is over: one answer for all who wait. A late one changes nothing. `jitter` is from 0 to 1."""
         if not self._flights.is_live(flight):
@@ -185,19 +183,19 @@ class TokenCache(Generic[W]):
         waiters = self._flights.land(flight)
         match outcome:
             case Issued(value, lifetime):
-                token = self._keep(flight.key, value, lifetime, now=now, wall=wall, jitter=jitter)
+                token = self._keep(flight.key, value, lifetime, at=at, jitter=jitter)
                 return tuple(TokenGiven(waiter, token) for waiter in waiters)
             case NotIssued():
-                failure = self._fail(flight.key, outcome, now=now, jitter=jitter)
-                old = self._good(flight.key, now=now, wall=wall)
+                failure = self._fail(flight.key, outcome, now=at.now, jitter=jitter)
+                old = self._good(flight.key, at=at)
                 if old is not None:
                     return tuple(TokenGiven(waiter, old) for waiter in waiters)
-                return tuple(TokenFailed(waiter, failure.error, failure.until - now) for waiter in waiters)
+                return tuple(TokenFailed(waiter, failure.error, failure.until - at.now) for waiter in waiters)
             case _:
                 assert_never(outcome)
 
     def outwait(
-        self, flight: Flight[TokenKey, W], error: Exception, *, now: Instant, wall: WallTime, jitter: float
+        self, flight: Flight[TokenKey, W], error: Exception, *, at: Moment, jitter: float
     ) -> tuple[TokenEffect[W], ...]:
         """Its leader's patience is over, and it has the old token; where that was dropped meanwhile it goes on.
 
@@ -205,11 +203,11 @@ class TokenCache(Generic[W]):
         """
         if not self._flights.is_live(flight):
             return ()
-        leader, old = flight.leader, self._good(flight.key, now=now, wall=wall)
+        leader, old = flight.leader, self._good(flight.key, at=at)
         if old is None:
             return (TokenLead(leader, flight),)
         if len(flight.waiters) == 1:
-            return self.settle(flight, NotIssued(error), now=now, wall=wall, jitter=jitter)
+            return self.settle(flight, NotIssued(error), at=at, jitter=jitter)
         return (TokenGiven(leader, old), *self.abandon(leader))
 
     def abandon(self, waiter: W) -> tuple[TokenEffect[W], ...]:
@@ -233,13 +231,11 @@ class TokenCache(Generic[W]):
         self._dropped.put(key, Instant(now + DROP_PAUSE))
         return True
 
-    def _keep(
-        self, key: TokenKey, value: str, lifetime: float, *, now: Instant, wall: WallTime, jitter: float
-    ) -> Token:
+    def _keep(self, key: TokenKey, value: str, lifetime: float, *, at: Moment, jitter: float) -> Token:
         life = max(lifetime, 0.0)
         # Up to twice the margin ahead: a fleet that started together doesn't ask together.
         margin = min(MARGIN, MARGIN_PART * life) * (1.0 + jitter)
-        token = Token(value, Instant(now + life - margin), Instant(now + life), WallTime(wall + life))
+        token = Token(value, Instant(at.now + life - margin), Instant(at.now + life), WallTime(at.wall + life))
         self._tokens.put(key, token)
         self._failures.pop(key)
         return token

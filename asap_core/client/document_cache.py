@@ -16,7 +16,7 @@ from attrs import define, field, frozen, validators
 
 from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Outcome, Source, Unfound
 from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.http.validation import conditions, confirms, merged, relevant
 from asap_core.lru import Lru
@@ -194,7 +194,7 @@ class Directory(Generic[V, W]):
         return self.lookup(url, waiter, now=now) if recent else self._join(url, waiter, stale_at_hand=False)
 
     def settle(
-        self, flight: Flight[str, W], outcome: Outcome[V], *, now: Instant, wall: WallTime, jitter: float = 0.0
+        self, flight: Flight[str, W], outcome: Outcome[V], *, at: Moment, jitter: float = 0.0
     ) -> tuple[Effect[V, W], ...]:
         """The fetch is over: one answer for all who wait. A flight that's over already changes nothing.
 
@@ -213,12 +213,10 @@ class Directory(Generic[V, W]):
             errand.entry = None
             return (Lead(flight.leader, flight, (), stale_at_hand=False),)
         del self._errands[flight]
-        result = self._judge(url, errand, outcome, now=now, wall=wall, jitter=jitter)
+        result = self._judge(url, errand, outcome, at=at, jitter=jitter)
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
-    def outwait(
-        self, flight: Flight[str, W], failed: Failed, *, now: Instant, wall: WallTime, jitter: float
-    ) -> tuple[Effect[V, W], ...]:
+    def outwait(self, flight: Flight[str, W], failed: Failed, *, at: Moment, jitter: float) -> tuple[Effect[V, W], ...]:
         """The leader, who had a stale document at hand when it came, waits no longer: it's given that one.
 
         Whoever waits with it has none, or asked for a fresh one, and more time: the next in line leads. Where nobody
@@ -229,13 +227,13 @@ class Directory(Generic[V, W]):
         url = flight.key
         errand = self._errands[flight]
         if errand.entry is None:
-            return self.settle(flight, failed, now=now, wall=wall, jitter=jitter)
-        mine = Deliver(flight.leader, errand.entry.found(Source.STALE_ERROR, now))
+            return self.settle(flight, failed, at=at, jitter=jitter)
+        mine = Deliver(flight.leader, errand.entry.found(Source.STALE_ERROR, at.now))
         leading = self._flights.leave(flight.leader)
         del self._errands[flight]
         if leading is not None:
             return (mine, self._lead(leading, stale_at_hand=False))
-        self._fail(url, errand, failed, now=now, jitter=jitter)
+        self._fail(url, errand, failed, now=at.now, jitter=jitter)
         return (mine,)
 
     def keeps(self, flight: Flight[str, W]) -> bool:
@@ -293,27 +291,25 @@ class Directory(Generic[V, W]):
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _judge(
-        self, url: str, errand: _Errand[V], outcome: Outcome[V], *, now: Instant, wall: WallTime, jitter: float
+        self, url: str, errand: _Errand[V], outcome: Outcome[V], *, at: Moment, jitter: float
     ) -> Found[V] | Unfound:
         match outcome:
             case Fetched(value, headers, ttl):
-                entry = self._vouched(value, relevant(headers), ttl, now=now, wall=wall, jitter=jitter)
+                entry = self._vouched(value, relevant(headers), ttl, at=at, jitter=jitter)
                 if errand.keep:
                     self._keep(url, entry)
                 return Found(value, Source.FETCHED, 0.0)
             case NotModified(headers):
-                return self._confirm(url, errand, headers, now=now, wall=wall, jitter=jitter)
+                return self._confirm(url, errand, headers, at=at, jitter=jitter)
             case Failed():
-                return self._fail(url, errand, outcome, now=now, jitter=jitter)
+                return self._fail(url, errand, outcome, now=at.now, jitter=jitter)
             case _:
                 assert_never(outcome)
 
-    def _vouched(
-        self, value: V, headers: HeaderPairs, ttl: float | None, *, now: Instant, wall: WallTime, jitter: float
-    ) -> _Entry[V]:
-        freshness = freshness_of(headers, policy=self._policy.freshness, wall=wall, ttl=ttl)
-        due = Instant(now + freshness.fresh_for * (1.0 - _SPREAD * jitter))
-        return _Entry(value, now, freshness, due, headers, ttl)
+    def _vouched(self, value: V, headers: HeaderPairs, ttl: float | None, *, at: Moment, jitter: float) -> _Entry[V]:
+        freshness = freshness_of(headers, policy=self._policy.freshness, wall=at.wall, ttl=ttl)
+        due = Instant(at.now + freshness.fresh_for * (1.0 - _SPREAD * jitter))
+        return _Entry(value, at.now, freshness, due, headers, ttl)
 
     def _keep(self, url: str, entry: _Entry[V]) -> None:
         self._failures.pop(url)
@@ -323,14 +319,14 @@ class Directory(Generic[V, W]):
             self._entries.pop(url)
 
     def _confirm(
-        self, url: str, errand: _Errand[V], headers: HeaderPairs, *, now: Instant, wall: WallTime, jitter: float
+        self, url: str, errand: _Errand[V], headers: HeaderPairs, *, at: Moment, jitter: float
     ) -> Found[V] | Unfound:
         old = errand.entry
         if old is None:
             # Nothing was said of what is kept, so that nothing can be unchanged.
             error = LookupError("the server says not modified, and was asked for the whole document")
-            return self._fail(url, errand, Failed(error, FailureKind.UNUSABLE), now=now, jitter=jitter)
-        entry = self._vouched(old.value, merged(old.headers, headers), old.ttl, now=now, wall=wall, jitter=jitter)
+            return self._fail(url, errand, Failed(error, FailureKind.UNUSABLE), now=at.now, jitter=jitter)
+        entry = self._vouched(old.value, merged(old.headers, headers), old.ttl, at=at, jitter=jitter)
         if self._entries.peek(url) is old:
             # Evicted or forgotten meanwhile, it answers those who wait, and stays out.
             self._keep(url, entry)

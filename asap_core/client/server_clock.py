@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.errors import RemoteError
 from asap_core.lru import Lru
 from asap_core.net.outbound import Allowed
@@ -58,12 +58,12 @@ class ServerTimes:
         """This server said that it's `server_time` just now."""
         self._learned.put(origin, (server_time - now, now))
 
-    def wall(self, origin: str, *, local: WallTime, now: Instant) -> WallTime:
-        """What time it is there: what it said last, carried on, or else the local clock's."""
-        zero, learned = self._learned.peek(origin) or (None, now)
+    def wall(self, origin: str, *, at: Moment) -> WallTime:
+        """What time it is there: what it said last, carried on, or else the local clock's, `at.wall`."""
+        zero, learned = self._learned.peek(origin) or (None, at.now)
         if zero is None:
-            return local
-        if now - learned > _KEPT_SECONDS:
+            return at.wall
+        if at.now - learned > _KEPT_SECONDS:
             self._learned.pop(origin)
-            return local
-        return WallTime(zero + now)
+            return at.wall
+        return WallTime(zero + at.now)

@@ -13,7 +13,7 @@ from asap_core.admission.admission import LocalAdmission
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Limiter
 from asap_core.arguments import expect_function, expect_kind, expect_mapping, expect_observer, expect_texts
-from asap_core.clock import Clock, Instant, WallTime
+from asap_core.clock import Clock, Instant, Moment, WallTime
 from asap_core.http.messages import Codings, Gzip, Request
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Exchange, open_exchange
@@ -99,16 +99,16 @@ class Agent(Serving):
         expect_kind("counters", counters, Counters | None, "Counters()")
         if not set(expect_texts("shared_limits", shared_limits, '["principal"]')) <= {"peer", "principal"}:
             raise ValueError('shared_limits: expected some of "peer" and "principal", such as ["principal"]')
-        policy, (now, wall) = self.policy, _read(clock)
+        policy, at = self.policy, _read(clock)
         self.counters = counters
         if counters is not None:
-            counters.began(wall)
+            counters.began(at.wall)
         self._observers = tuple(each for each in (counters, observe) if each is not None)
         self.now, self.wall, self.new_id = clock.monotonic, clock.wall, ids
-        self.bound, self._started = True, now
+        self.bound, self._started = True, at.now
         self.codings = {b"gzip": Gzip, b"x-gzip": Gzip, **(codings or {})}
         if not shared_admission:
-            self.admission = LocalAdmission.of(policy, key=key, now=now, wall=wall)
+            self.admission = LocalAdmission.of(policy, key=key, wall=at.wall)
         capacity = policy.limiter_capacity
         if "peer" not in shared_limits:
             self._peers = Limiter(policy.peer_limits, capacity=capacity)
@@ -131,11 +131,11 @@ class Agent(Serving):
         return open_exchange(self, request, now=self.now())
 
 
-def _read(clock: Clock) -> tuple[Instant, WallTime]:
+def _read(clock: Clock) -> Moment:
     hands = [getattr(clock, name, None) for name in ("monotonic", "wall")]
     read = () if isinstance(clock, type) else [hand() for hand in hands if callable(hand)]
     match read:
         case [float() | int() as now, float() | int() as wall]:
-            return Instant(now), WallTime(wall)
+            return Moment(Instant(now), WallTime(wall))
         case _:
             raise ValueError("clock: expected an object with monotonic() and wall() in seconds, such as ManualClock()")

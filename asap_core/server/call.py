@@ -36,7 +36,7 @@ from asap_core.admission.admission import (
 from asap_core.admission.policy import NoncePolicy
 from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth.principal import Authenticated, Principal
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.interrupts import is_interrupt
 from asap_core.refusals import (
@@ -108,7 +108,7 @@ class Hold:
         """Ask again: it was woken, or the time is over."""
         self._leave()
         agent = self._run.agent
-        return _ask_with_key(self._run, self._question, agent.now(), agent.wall())
+        return _ask_with_key(self._run, self._question, agent.moment())
 
     def expired(self) -> "Answered":
         """Nobody waits any longer: the caller is told to come again."""
@@ -259,45 +259,44 @@ def open_call(
     peer: str,
     peer_known: bool,
     streamed: bool,
-    now: Instant,
-    wall: WallTime,
+    at: Moment,
 ) -> CallState:
     """Judge one call. What isn't refused becomes a question of admission."""
     value = call.envelope
     if not (agent.policy.require_id and agent.policy.require_timestamp):
-        value = with_what_old_peers_leave_out(agent, value, wall)
+        value = with_what_old_peers_leave_out(agent, value, at.wall)
     try:
         envelope = decode_envelope(value, path=("params", "envelope"))
     except InvalidDocument as error:
         agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
         return refused_call(call.id, malformed(error))
-    run = CallRun(agent, call, principal, peer, wall, envelope, envelope.issued, peer_known)
+    run = CallRun(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known)
     refusal = judge(run, streamed=streamed)
-    return _ask(run, now) if refusal is None else _turn_down(run, refusal)
+    return _ask(run, at) if refusal is None else _turn_down(run, refusal)
 
 
 # --- admission -------------------------------------------------------------------------------------------------------
 
 
-def _ask(run: CallRun, now: Instant) -> CallState:
+def _ask(run: CallRun, at: Moment) -> CallState:
     """Ask whether it's new, of this process's memory if there's one, or let the driver ask."""
     nonce, admission = _nonce(run), run.agent.admission
     if isinstance(nonce, Refusal):
         return _turn_down(run, nonce)
     if admission is None or run.call.idempotency_key is not None:
-        return _ask_with_key(run, _question(run, nonce), now, run.wall)
+        return _ask_with_key(run, _question(run, nonce), at)
     # Most requests: there's no key to look up, only a nonce to claim, so no question is written down.
     sender, authenticated = run.envelope.sender, isinstance(run.principal, Authenticated)
-    answer = admission.claim(sender, authenticated, nonce, run.issued, now=now, wall=run.wall)
+    answer = admission.claim(sender, authenticated, nonce, run.issued, at=at)
     return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 
-def _ask_with_key(run: CallRun, question: Question, now: Instant, wall: WallTime) -> Admit | Hold | Dispatch | Answered:
+def _ask_with_key(run: CallRun, question: Question, at: Moment) -> Admit | Hold | Dispatch | Answered:
     admission = run.agent.admission
     if admission is None:
         run.start_asking()
         return Admit(question, run, run.step)
-    return _after_admission(run, question, admission.ask(question, now=now, wall=wall), now)
+    return _after_admission(run, question, admission.ask(question, at=at), at.now)
 
 
 def _question(run: CallRun, nonce: str | None) -> Question:

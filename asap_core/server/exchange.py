@@ -46,7 +46,7 @@ from asap_core.auth.principal import (
     insufficient_scope,
     read_credential,
 )
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment
 from asap_core.errors import Problem
 from asap_core.http.fields import members
 from asap_core.http.head import BadHead, judge
@@ -559,8 +559,7 @@ def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody
             deadline=0.0,
         )
         return ClaimProof(question, proven, run, run.step)
-    wall = run.agent.wall()
-    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, now=run.agent.now(), wall=wall)  # noqa: FBT003 - as in Question
+    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, at=run.agent.moment())  # noqa: FBT003 - as in Question
     return _after_claim(run, proven, claimed)
 
 
@@ -669,7 +668,7 @@ def _parse(run: _Run, data: bytes) -> TakeLimit | Fork | Respond:
     key = _header_key(run)
     if key is not None and isinstance(call, Call):
         call = _with_key(call, key)
-    return Fork((_begin(run, call, run.agent.wall()),), False, run, run.step)  # noqa: FBT003 - as its fields stand
+    return Fork((_begin(run, call, Moment(run.now, run.agent.wall())),), False, run, run.step)  # noqa: FBT003 - as its fields stand
 
 
 def _header_key(run: _Run) -> str | None:
@@ -734,14 +733,14 @@ _AFTER_BATCH: Final = 1.0
 
 
 def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, granted: int) -> Fork:
-    wall = run.agent.wall()
+    at = Moment(run.now, run.agent.wall())
     states = tuple(
-        _begin(run, call, wall) if index < granted else _over_the_limit(run, call) for index, call in enumerate(calls)
+        _begin(run, call, at) if index < granted else _over_the_limit(run, call) for index, call in enumerate(calls)
     )
     return Fork(states, True, run, run.step)  # noqa: FBT003 - as its fields stand
 
 
-def _begin(run: _Run, call: Call | Refused, wall: WallTime) -> CallState:
+def _begin(run: _Run, call: Call | Refused, at: Moment) -> CallState:
     if isinstance(call, Refused):
         run.tell(WHAT_OF[call.refusal.kind.taxonomy], call.refusal.kind)
         return refused_call(call.id, call.refusal)
@@ -752,8 +751,7 @@ def _begin(run: _Run, call: Call | Refused, wall: WallTime) -> CallState:
         peer=run.request.peer,
         peer_known=run.peer_known,
         streamed=run.streamed,
-        now=run.now,
-        wall=wall,
+        at=at,
     )
 
 

@@ -12,7 +12,7 @@ from asap_core.admission.admission import LocalAdmission, Reservation
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Left, Limited, Limiter
 from asap_core.auth.principal import Authenticated, Principal, ProofOffer
-from asap_core.clock import Instant, WallTime
+from asap_core.clock import Instant, Moment, WallTime
 from asap_core.http.messages import Codings, Response
 from asap_core.http.pages import Pages
 from asap_core.interrupts import is_interrupt
@@ -69,6 +69,10 @@ class Serving:
         self.observer_failures: int = 0
         """How often `observe` has raised."""
         self._observer_error: BaseException | None = None
+
+    def moment(self) -> Moment:
+        """Read both clocks."""
+        return Moment(self.now(), self.wall())
 
     @property
     def url(self) -> str:

@@ -10,6 +10,7 @@ from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net.documents import _carry_out, _Waiter
 from asap_core.client.answers import Fetched
 from asap_core.client.document_cache import Deliver, Directory, Lead
+from tests.moments import moment
 
 
 @pytest.mark.trio
@@ -22,7 +23,7 @@ async def test_carrying_out_effects_has_no_checkpoint() -> None:
             _carry_out(directory.lookup("https://a.example", waiter, now=now))
         lead = waiters[0].effect
         assert isinstance(lead, Lead)
-        _carry_out(directory.settle(lead.flight, Fetched("v"), now=now, wall=now))
+        _carry_out(directory.settle(lead.flight, Fetched("v"), at=moment(now, now)))
     assert all(isinstance(waiter.effect, Deliver) for waiter in waiters)
 
 

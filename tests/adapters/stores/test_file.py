@@ -14,6 +14,7 @@ from asap_adapters.stores.file import FileDisk, FileStore
 from asap_core import BadState, WallTime
 from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Stored, Unavailable
 from asap_core.admission.replay import Floored, Replayed
+from tests.moments import moment
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +120,7 @@ class World:
             if question.idempotency_key is not None:
                 # Long after, when no lease stands in the way: asked in memory, so that the lease isn't moved by it.
                 later = evolve(self.question(key=question.idempotency_key), issued=WallTime(question.issued + 1000))
-                answer = store._ledger.ask(later, now=self.agent.now(), wall=later.issued)
+                answer = store._ledger.ask(later, at=moment(self.agent.now(), later.issued))
                 assert not isinstance(answer, Admitted), answer
 
 

@@ -15,6 +15,7 @@ from asap_core.admission.admission import (
 )
 from asap_core.admission.policy import Policy
 from asap_core.admission.replay import Floored, Replayed, Saturated, StartPolicy
+from tests.moments import moment
 
 START = 1_750_000_000.0
 QUESTION = Question(
@@ -27,14 +28,14 @@ QUESTION = Question(
 def admission():
     def make(**policy):
         fields = Policy(**{"start": StartPolicy.OPEN, **policy})
-        return LocalAdmission.of(fields, key=b"k" * 32, now=0.0, wall=START)  # type: ignore[arg-type]
+        return LocalAdmission.of(fields, key=b"k" * 32, wall=START)  # type: ignore[arg-type]
 
     return make
 
 
 def ask(admission, *, at=0.0, **changes):
     question = evolve(QUESTION, **{"issued": START + at, **changes})
-    return admission.ask(question, now=at, wall=START + at)
+    return admission.ask(question, at=moment(at, START + at))
 
 
 def test_without_a_key_only_the_nonce_counts(admission) -> None:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from asap_core import WallTime
 from asap_core.admission import replay
 from asap_core.admission.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated, StartPolicy
+from tests.moments import moment
 
 MAX_AGE, SKEW = 300.0, 30.0
 START = 1_750_000_000.0
@@ -20,7 +21,7 @@ START = 1_750_000_000.0
 def guard(**changes):
     fields = {
         "key": b"k" * 32, "max_age": MAX_AGE, "skew": SKEW, "capacity": 1000, "per_sender": 500,
-        "start": StartPolicy.OPEN, "now": 0.0, "wall": START,
+        "start": StartPolicy.OPEN, "wall": START,
     }  # fmt: skip
     return changes.pop("kind", ReplayGuard)(**{**fields, **changes})
 
@@ -37,7 +38,7 @@ def admit(
 ):
     wall = START + at if wall is None else wall
     issued = wall if issued is None else issued
-    return guarded.admit(sender, nonce, authenticated=authenticated, issued=issued, now=at, wall=wall)
+    return guarded.admit(sender, nonce, authenticated=authenticated, issued=issued, at=moment(at, wall))
 
 
 class TestOnce:
@@ -286,7 +287,7 @@ class LawMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now, self.wall = 0.0, START
-        self.guard = guard(kind=self.kind, capacity=40, per_sender=20, now=self.now, wall=self.wall)
+        self.guard = guard(kind=self.kind, capacity=40, per_sender=20, wall=self.wall)
         self.ever: Any = set()
         self.last: Any = {}
 
@@ -308,7 +309,7 @@ class LawMachine(RuleBasedStateMachine):
 
     def judge(self, sender, nonce, authenticated, issued) -> None:
         verdict = self.guard.admit(
-            sender, nonce, authenticated=authenticated, issued=issued, now=self.now, wall=self.wall
+            sender, nonce, authenticated=authenticated, issued=issued, at=moment(self.now, self.wall)
         )
         if isinstance(verdict, Fresh):
             whole, pair = (sender, nonce, authenticated, issued), (sender, nonce, authenticated)
@@ -424,7 +425,7 @@ class RestartMachine(LawMachine):
         self.leased = until
 
     def fresh_guard(self):
-        return guard(kind=self.kind, capacity=40, per_sender=20, now=self.now, wall=self.wall)
+        return guard(kind=self.kind, capacity=40, per_sender=20, wall=self.wall)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 100.0, 400.0]), monotonic=st.sampled_from([0.0, 1e6]))
     def it_ends_in_order_and_begins_again(self, seconds, monotonic) -> None:

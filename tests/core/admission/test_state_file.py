@@ -15,6 +15,7 @@ from asap_core.admission.replay import Floored
 from asap_core.admission.state_file import Found, Identity, read_state
 from asap_core.errors import BadState
 from asap_core.refusals import HANDLER_FAILED
+from tests.moments import moment
 
 WHO = Identity("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
 REPLIED = Replied("task.response", {"task_id": "t", "status": "completed"})
@@ -149,7 +150,7 @@ class TestLedger:
     POLICY = Policy(start=StartPolicy.OPEN)
 
     def begin(self, data=None, **changes):
-        fields: Any = {"agent_id": WHO.agent_id, "policy": self.POLICY, "key": b"k" * 32, "now": 0.0, "wall": 1000.0}
+        fields: Any = {"agent_id": WHO.agent_id, "policy": self.POLICY, "key": b"k" * 32, "at": moment(0.0, 1000.0)}
         return Ledger.begin(data, **{**fields, **changes})
 
     def question(self, **changes):
@@ -160,7 +161,7 @@ class TestLedger:
         return Question(**{**fields, **changes})
 
     def ask(self, ledger, question, *, at=0.0):
-        return ledger.ask(question, now=at, wall=1000.0 + at)
+        return ledger.ask(question, at=moment(at, 1000.0 + at))
 
     def test_a_lease_is_asked_for_before_it_is_needed_and_counts_once_it_is_written(self) -> None:
         ledger, asked = self.begin(), self.question()

@@ -21,7 +21,9 @@ from asap_core.auth.introspection_response import (
     read_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
+from asap_core.clock import Moment
 from asap_core.lru import Lru
+from tests.moments import moment
 
 ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0
 GOOD: Any = {
@@ -140,10 +142,10 @@ class Asked:
 
     def lookup(self, token: str, now: float = 0.0, *, wall: float | None = None):
         self.number += 1
-        return self.machine.lookup(token, self.number, now=now, wall=WALL + (now if wall is None else wall))
+        return self.machine.lookup(token, self.number, at=moment(now, WALL + (now if wall is None else wall)))
 
     def settle(self, question, answer, now: float = 0.0):
-        return self.machine.settle(question, answer, now=now, wall=WALL + now)
+        return self.machine.settle(question, answer, at=moment(now, WALL + now))
 
     def ask(self, token: str, answer, now: float = 0.0):
         (asks,) = self.lookup(token, now)
@@ -408,8 +410,8 @@ class IntrospectionLaws(RuleBasedStateMachine):
         self.doubted: set[str] = set()
 
     @property
-    def times(self):
-        return {"now": self.now, "wall": self.wall}
+    def at(self) -> Moment:
+        return moment(self.now, self.wall)
 
     def take(self, effects, token: str) -> None:
         for effect in effects:
@@ -437,7 +439,7 @@ class IntrospectionLaws(RuleBasedStateMachine):
         self.number += 1
         self.waiting[self.number] = token
         under_way = dict(self.questions)
-        effects = self.machine.lookup(token, self.number, **self.times)
+        effects = self.machine.lookup(token, self.number, at=self.at)
         if not effects:
             assert token in under_way, "told to wait for nothing"
         elif isinstance(effects[0], AskProvider):
@@ -466,7 +468,7 @@ class IntrospectionLaws(RuleBasedStateMachine):
         self.own.pop(token, None)
         if said != "bad":
             self.ever_good.add(token)
-        effects = self.machine.settle(self.questions.pop(token), answer, **self.times)
+        effects = self.machine.settle(self.questions.pop(token), answer, at=self.at)
         assert len(effects) == waiters, "somebody isn't answered"
         self.take(effects, token)
 
@@ -474,7 +476,7 @@ class IntrospectionLaws(RuleBasedStateMachine):
     @rule(data=st.data(), cause=st.sampled_from(FailureCause))
     def fail(self, data, cause: FailureCause) -> None:
         token = data.draw(st.sampled_from(sorted(self.questions)))
-        effects = self.machine.settle(self.questions.pop(token), IntrospectionFailed("x", cause), **self.times)
+        effects = self.machine.settle(self.questions.pop(token), IntrospectionFailed("x", cause), at=self.at)
         general = cause is FailureCause.PROVIDER or (cause is FailureCause.EITHER and not self.said)
         if general and self.now >= self.held_off:
             self.failed += 1
@@ -514,18 +516,18 @@ class IntrospectionLaws(RuleBasedStateMachine):
 
 
 class BelievesForLonger(Introspector[Any]):
-    def _keep(self, digest, verdict, *, now, wall) -> None:
-        super()._keep(digest, verdict, now=now + 5.0, wall=wall + 5.0)
+    def _keep(self, digest, verdict, *, at) -> None:
+        super()._keep(digest, verdict, at=moment(at.now + 5.0, at.wall + 5.0))
 
 
 class GoesByOneClock(Introspector[Any]):
-    def _recall(self, digest, *, now, wall):
-        return super()._recall(digest, now=now, wall=float("-inf"))  # type: ignore[arg-type]
+    def _recall(self, digest, *, at):
+        return super()._recall(digest, at=moment(at.now, float("-inf")))
 
 
 class ForgetsItsTrouble(Introspector[Any]):
-    def settle(self, question, answer, **times):
-        effects = super().settle(question, answer, **times)
+    def settle(self, question, answer, *, at):
+        effects = super().settle(question, answer, at=at)
         self._next_try = float("-inf")  # type: ignore[assignment]
         return effects
 
@@ -533,14 +535,14 @@ class ForgetsItsTrouble(Introspector[Any]):
 class TakesOneForAll(Introspector[Any]):
     """As it was: whatever a stranger's token brings about held off everybody."""
 
-    def _fail(self, digest, answer, **times) -> None:
-        super()._fail(digest, IntrospectionFailed("x", FailureCause.PROVIDER), **times)
+    def _fail(self, digest, answer, *, now) -> None:
+        super()._fail(digest, IntrospectionFailed("x", FailureCause.PROVIDER), now=now)
 
 
 class AsksForEach(Introspector[Any]):
-    def lookup(self, token, waiter, **times):
+    def lookup(self, token, waiter, *, at):
         held, self._questions = self._questions, {}
-        effects = super().lookup(token, waiter, **times)
+        effects = super().lookup(token, waiter, at=at)
         self._questions = {**held, **self._questions}
         return effects
 
@@ -559,8 +561,8 @@ class TakesLateAnswers(Introspector[Any]):
 
 
 class BelievesATroubledProvider(Introspector[Any]):
-    def _judge(self, digest, answer, **times):
-        verdict = super()._judge(digest, answer, **times)
+    def _judge(self, digest, answer, *, at):
+        verdict = super()._judge(digest, answer, at=at)
         return Rejected("x") if verdict is NoVerdict.PROVIDER else verdict
 
 

@@ -34,6 +34,7 @@ from asap_core.auth.principal import InsufficientScope
 from asap_core.auth.provider import ProviderMetadata, metadata_urls, read_metadata
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
+from tests.moments import moment
 
 ISSUER, AUDIENCE, ALICE = "https://id.example", "https://agent.example", "urn:asap:agent:alice"
 WALL: Any = WallTime(1_750_000_000.0)
@@ -71,8 +72,8 @@ def verifier(keys=KEYS, secret=b"s" * 32, **changes):
 
 def judge(text, made=None, *, now=NOW, wall=WALL):
     """The verdict, every signature being good."""
-    state = (verifier() if made is None else made).open(text, now=now, wall=wall)
-    return state.good(now=now, wall=wall) if isinstance(state, VerifySignature) else state
+    state = (verifier() if made is None else made).open(text, at=moment(now, wall))
+    return state.good(at=moment(now, wall)) if isinstance(state, VerifySignature) else state
 
 
 def read(text, algorithms=frozenset(Algorithm)):
@@ -553,78 +554,78 @@ class TestKeys:
         assert judge(token(), made) == Rejected("a key of the issuer's")
 
     def test_a_forged_signature_asks_for_no_keys(self) -> None:
-        state = verifier().open(token(), now=NOW, wall=WALL)
+        state = verifier().open(token(), at=moment(NOW, WALL))
         assert (state.key, state.bad()) == (KEY, Rejected("a signature by the issuer's key"))
         assert isinstance(judge(token(signature=bytes(10))), Rejected)
 
     def test_an_unknown_key_is_asked_for_once_in_the_cool_down(self) -> None:
         made = verifier()
-        first = made.open(token(kid="k2"), now=NOW + 31, wall=WALL)
+        first = made.open(token(kid="k2"), at=moment(NOW + 31, WALL))
         assert first.fetch.again
-        second = made.open(token(kid="k3"), now=NOW + 31, wall=WALL)
+        second = made.open(token(kid="k3"), at=moment(NOW + 31, WALL))
         assert second.fetch.again  # joins: it may come to the fetch before the first does
         new = KeySet((KEY, evolve(KEY, kid="k2")))
-        assert isinstance(first.fetched(new, age=0, now=NOW + 32, wall=WALL), VerifySignature)
-        assert isinstance(second.fetched(new, age=0, now=NOW + 32, wall=WALL), Rejected)
-        assert isinstance(made.open(token(kid="k4"), now=NOW + 61, wall=WALL), Rejected)
-        assert made.open(token(kid="k4"), now=NOW + 62, wall=WALL).fetch.again
+        assert isinstance(first.fetched(new, age=0, at=moment(NOW + 32, WALL)), VerifySignature)
+        assert isinstance(second.fetched(new, age=0, at=moment(NOW + 32, WALL)), Rejected)
+        assert isinstance(made.open(token(kid="k4"), at=moment(NOW + 61, WALL)), Rejected)
+        assert made.open(token(kid="k4"), at=moment(NOW + 62, WALL)).fetch.again
 
     def test_an_answer_older_than_what_is_kept_changes_nothing(self) -> None:
         made = verifier()
-        late = made.open(token(kid="k2"), now=NOW + 31, wall=WALL)
-        late.fetched(KeySet(()), age=40, now=NOW + 31, wall=WALL)
+        late = made.open(token(kid="k2"), at=moment(NOW + 31, WALL))
+        late.fetched(KeySet(()), age=40, at=moment(NOW + 31, WALL))
         assert made.ring.keys == KEYS
 
     def test_without_keys_nothing_can_be_told(self) -> None:
         made: Any = JwtVerifier(policy(), secret=b"s" * 32)
-        state = made.open(token(), now=NOW, wall=WALL)
+        state = made.open(token(), at=moment(NOW, WALL))
         assert state.fetch == FetchKeys(again=False, patience=None, round=0)
-        assert state.unavailable(now=NOW, wall=WALL) == KeysUnavailable()
-        assert made.open(token(), now=NOW, wall=WALL) == KeysUnavailable()
-        assert isinstance(made.open(token(), now=NOW + 1, wall=WALL), NeedKeys)
+        assert state.unavailable(at=moment(NOW, WALL)) == KeysUnavailable()
+        assert made.open(token(), at=moment(NOW, WALL)) == KeysUnavailable()
+        assert isinstance(made.open(token(), at=moment(NOW + 1, WALL)), NeedKeys)
 
     def test_who_gives_up_after_the_answer_came_counts_as_no_failure(self) -> None:
         made: Any = JwtVerifier(policy(), secret=b"s" * 32)
-        one, two = (made.open(token(), now=NOW, wall=WALL) for _ in range(2))
-        assert isinstance(one.fetched(KEYS, age=0, now=NOW, wall=WALL), VerifySignature)
-        assert isinstance(two.unavailable(now=NOW + 1, wall=WALL), VerifySignature)
+        one, two = (made.open(token(), at=moment(NOW, WALL)) for _ in range(2))
+        assert isinstance(one.fetched(KEYS, age=0, at=moment(NOW, WALL)), VerifySignature)
+        assert isinstance(two.unavailable(at=moment(NOW + 1, WALL)), VerifySignature)
         # A failure would have put the next question off.
-        assert isinstance(made.open(token(kid="k2"), now=NOW + 31, wall=WALL), NeedKeys)
-        assert isinstance(made.open(token(), now=NOW + 301, wall=WALL), NeedKeys)
+        assert isinstance(made.open(token(kid="k2"), at=moment(NOW + 31, WALL)), NeedKeys)
+        assert isinstance(made.open(token(), at=moment(NOW + 301, WALL)), NeedKeys)
 
     def test_an_outage_is_bridged_and_bounded(self) -> None:
         made = verifier()
         for second in range(300, 3_900, 10):
-            state = made.open(token(), now=NOW + second, wall=WALL)
+            state = made.open(token(), at=moment(NOW + second, WALL))
             if isinstance(state, NeedKeys):
-                state = state.unavailable(now=NOW + second, wall=WALL)
+                state = state.unavailable(at=moment(NOW + second, WALL))
             assert isinstance(state, VerifySignature), second
-        state = made.open(token(), now=NOW + 3_900, wall=WALL)
-        state = state.unavailable(now=NOW + 3_900, wall=WALL) if isinstance(state, NeedKeys) else state
+        state = made.open(token(), at=moment(NOW + 3_900, WALL))
+        state = state.unavailable(at=moment(NOW + 3_900, WALL)) if isinstance(state, NeedKeys) else state
         assert state == KeysUnavailable()
 
     def test_an_unknown_key_during_an_outage_cannot_be_told(self) -> None:
         made = verifier()
-        state = made.open(token(kid="k2"), now=NOW + 31, wall=WALL)
-        assert state.unavailable(now=NOW + 31, wall=WALL) == KeysUnavailable()
-        assert isinstance(made.open(token(), now=NOW + 31, wall=WALL), VerifySignature)
+        state = made.open(token(kid="k2"), at=moment(NOW + 31, WALL))
+        assert state.unavailable(at=moment(NOW + 31, WALL)) == KeysUnavailable()
+        assert isinstance(made.open(token(), at=moment(NOW + 31, WALL)), VerifySignature)
 
     def test_who_hangs_up_does_not_have_it_asked_again(self) -> None:
         made = verifier()
-        made.open(token(kid="k2"), now=NOW + 31, wall=WALL).abandon(now=NOW + 31)
-        assert made.open(token(kid="k2"), now=NOW + 32, wall=WALL) == KeysUnavailable()
-        one, two = (made.open(token(kid="k2"), now=NOW + 61, wall=WALL) for _ in range(2))
+        made.open(token(kid="k2"), at=moment(NOW + 31, WALL)).abandon(now=NOW + 31)
+        assert made.open(token(kid="k2"), at=moment(NOW + 32, WALL)) == KeysUnavailable()
+        one, two = (made.open(token(kid="k2"), at=moment(NOW + 61, WALL)) for _ in range(2))
         one.abandon(now=NOW + 61)
-        assert isinstance(two.fetched(KEYS, age=0, now=NOW + 61, wall=WALL), Rejected)
+        assert isinstance(two.fetched(KEYS, age=0, at=moment(NOW + 61, WALL)), Rejected)
         one.abandon(now=NOW + 62)  # too late to matter
-        assert isinstance(made.open(token(), now=NOW + 62, wall=WALL), VerifySignature)
+        assert isinstance(made.open(token(), at=moment(NOW + 62, WALL)), VerifySignature)
 
     def test_patience_grows_with_a_slow_provider(self) -> None:
         made, found = verifier(), []
         for round_ in range(7):
-            state = made.open(token(), now=NOW + 300 + 30 * round_, wall=WALL)
+            state = made.open(token(), at=moment(NOW + 300 + 30 * round_, WALL))
             found.append(state.fetch.patience)
-            state.unavailable(now=NOW + 300 + 30 * round_, wall=WALL)
+            state.unavailable(at=moment(NOW + 300 + 30 * round_, WALL))
         assert found == [1, 2, 4, 8, 16, 32, 32]
 
 
@@ -632,7 +633,7 @@ class TestRemembering:
     def test_a_known_token_needs_no_second_signature_check(self) -> None:
         made = verifier()
         first = judge(token(), made)
-        assert made.open(token(), now=NOW + 1, wall=WALL + 1) == first
+        assert made.open(token(), at=moment(NOW + 1, WALL + 1)) == first
         assert len(made) == 1
         assert {len(digest) for digest in made._known} == {16}  # and not the token
 
@@ -647,14 +648,14 @@ class TestRemembering:
     def test_its_end_counts_on_both_clocks(self, now, wall) -> None:
         made = verifier()
         judge(token(), made)
-        assert isinstance(made.open(token(), now=now, wall=wall), VerifySignature)
+        assert isinstance(made.open(token(), at=moment(now, wall)), VerifySignature)
         assert len(made) == 0
 
     def test_it_goes_with_its_key(self) -> None:
         made = verifier()
         judge(token(), made)
         made.ring.keys = KeySet((evolve(KEY, x=bytes(32)),))
-        assert isinstance(made.open(token(), now=NOW, wall=WALL), VerifySignature)
+        assert isinstance(made.open(token(), at=moment(NOW, WALL)), VerifySignature)
 
     def test_a_refused_one_is_not_remembered(self) -> None:
         made = verifier()
@@ -668,8 +669,8 @@ class TestRemembering:
         judge(token({**GOOD, "jti": 1}), made)
         judge(token({**GOOD, "jti": 3}), made)
         assert len(made) == 2
-        assert isinstance(made.open(token({**GOOD, "jti": 1}), now=NOW, wall=WALL), Accepted)
-        assert isinstance(made.open(token({**GOOD, "jti": 2}), now=NOW, wall=WALL), VerifySignature)
+        assert isinstance(made.open(token({**GOOD, "jti": 1}), at=moment(NOW, WALL)), Accepted)
+        assert isinstance(made.open(token({**GOOD, "jti": 2}), at=moment(NOW, WALL)), VerifySignature)
 
 
 class TestProviderMetadata:

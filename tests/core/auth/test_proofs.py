@@ -45,6 +45,7 @@ from asap_core.auth.principal import (
 )
 from asap_core.clock import Instant, WallTime
 from asap_core.server import exchange
+from tests.moments import moment
 
 ISSUER, AUDIENCE, ALICE = "https://id.example", "https://agent.example", "urn:asap:agent:alice"
 URL = "https://agent.example/asap"
@@ -310,9 +311,9 @@ def shown(text=None):
 
 def judge(text=TOKEN, proof_of_it=None, made=None, *, signed=True):
     """The verdict, the token's signature being good, the proof's `signed`."""
-    state = (verifier() if made is None else made).open(text, proof=proof_of_it, now=NOW, wall=WALL)
+    state = (verifier() if made is None else made).open(text, proof=proof_of_it, at=moment(NOW, WALL))
     if isinstance(state, VerifySignature):
-        state = state.good(now=NOW, wall=WALL)
+        state = state.good(at=moment(NOW, WALL))
     if isinstance(state, VerifyProof):
         state = state.good() if signed else state.bad()
     return state
@@ -349,7 +350,7 @@ class TestTokensAndTheirKeys:
         made = verifier()
         judge(TOKEN, shown(), made)
         assert len(made) == 1
-        assert isinstance(made.open(TOKEN, proof=shown(), now=NOW, wall=WALL), VerifyProof)
+        assert isinstance(made.open(TOKEN, proof=shown(), at=moment(NOW, WALL)), VerifyProof)
         assert isinstance(judge(TOKEN, shown(proof(jti="")), made), ProofRefused)
 
     def test_off_and_required(self) -> None:
@@ -389,15 +390,15 @@ class TestTokensAndTheirKeys:
 
     def test_keys_are_fetched_before_the_proof_counts(self) -> None:
         made: Any = JwtVerifier(verifier().policy, secret=b"s" * 32)
-        state = made.open(TOKEN, proof=shown(), now=NOW, wall=WALL)
+        state = made.open(TOKEN, proof=shown(), at=moment(NOW, WALL))
         assert isinstance(state, NeedKeys)
-        state = state.fetched(KeySet((ISSUERS,)), age=0, now=NOW, wall=WALL)
+        state = state.fetched(KeySet((ISSUERS,)), age=0, at=moment(NOW, WALL))
         assert isinstance(state, VerifySignature)
 
     def test_by_default_each_process_has_nonces_of_its_own(self) -> None:
         policy = verifier(dpop=DpopPolicy(nonce=True)).policy
         found = [
-            JwtVerifier(policy, secret=secret).open(TOKEN, proof=shown(), now=NOW, wall=WALL)
+            JwtVerifier(policy, secret=secret).open(TOKEN, proof=shown(), at=moment(NOW, WALL))
             for secret in (b"a" * 32, b"b" * 32)
         ]
         assert len({each.nonce for each in found}) == 2  # type: ignore[union-attr] # they ask for a nonce
@@ -690,10 +691,10 @@ class ProofMachine(RuleBasedStateMachine):
     def drive(self, state, *, signed):
         credential = state.credential
         found: Any = self.verifier.open(
-            credential.token, proof=credential.proof, now=self.clock.monotonic(), wall=self.clock.wall()
+            credential.token, proof=credential.proof, at=moment(self.clock.monotonic(), self.clock.wall())
         )
         if isinstance(found, VerifySignature):
-            found = found.good(now=self.clock.monotonic(), wall=self.clock.wall())
+            found = found.good(at=moment(self.clock.monotonic(), self.clock.wall()))
         if isinstance(found, VerifyProof):
             found = found.good() if signed else found.bad()
         match found:

@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asap_core.auth import token_cache as tokens_module
 from asap_core.auth.token_cache import Issued, NotIssued, TokenCache, TokenFailed, TokenGiven, TokenKey, TokenLead
 from asap_core.client.flights import Flights
+from asap_core.clock import Moment
+from tests.moments import moment
 
 KEY = TokenKey("https://idp.example/token", "me", "read")
 ERROR = OSError()
@@ -24,10 +26,10 @@ class Kept:
 
     def lookup(self, now: float, *, key=KEY, wall: float | None = None):
         self.asked += 1
-        return self.tokens.lookup(key, self.asked, now=now, wall=now if wall is None else wall)
+        return self.tokens.lookup(key, self.asked, at=moment(now, now if wall is None else wall))
 
     def settle(self, flight, outcome, now: float, *, jitter: float = 0.0):
-        return self.tokens.settle(flight, outcome, now=now, wall=now, jitter=jitter)
+        return self.tokens.settle(flight, outcome, at=moment(now, now), jitter=jitter)
 
     def issue(self, lifetime: float, now: float, *, value: str = "a", key=KEY, jitter: float = 0.0):
         (lead,) = self.lookup(now, key=key)
@@ -176,16 +178,16 @@ def test_a_leader_that_leaves_hands_over() -> None:
 
 
 class TestPatience:
-    NOW: Any = {"now": 81.0, "wall": 81.0, "jitter": 0.0}
+    LATE: Any = {"at": moment(81.0, 81.0), "jitter": 0.0}
 
     def test_who_is_alone_takes_the_old_one_and_it_counts_as_a_failure(self) -> None:
         kept = Kept()
         old = kept.issue(100.0, 0.0)
         (lead,) = kept.lookup(80.0)
-        assert kept.tokens.outwait(lead.flight, ERROR, **self.NOW) == (TokenGiven(lead.waiter, old),)
+        assert kept.tokens.outwait(lead.flight, ERROR, **self.LATE) == (TokenGiven(lead.waiter, old),)
         assert kept.tokens.waiting == 0
         assert isinstance(kept.lookup(81.5)[0], TokenGiven)
-        assert kept.tokens.outwait(lead.flight, ERROR, **self.NOW) == ()
+        assert kept.tokens.outwait(lead.flight, ERROR, **self.LATE) == ()
 
     def test_a_token_that_ends_meanwhile_is_no_reason_not_to_wait(self) -> None:
         kept = Kept()
@@ -201,7 +203,7 @@ class TestPatience:
         (lead,) = kept.lookup(80.0)
         kept.tokens.drop(KEY, old, now=80.5)
         assert kept.lookup(80.5) == ()
-        assert kept.tokens.outwait(lead.flight, ERROR, **self.NOW) == (TokenLead(lead.waiter, lead.flight, None),)
+        assert kept.tokens.outwait(lead.flight, ERROR, **self.LATE) == (TokenLead(lead.waiter, lead.flight, None),)
 
     def test_who_waits_with_it_goes_on(self) -> None:
         kept = Kept()
@@ -209,7 +211,7 @@ class TestPatience:
         (lead,) = kept.lookup(80.0)
         # A wall clock that was wrong for a moment: for this one the token had ended.
         assert kept.lookup(80.5, wall=100.0) == ()
-        given, leads = kept.tokens.outwait(lead.flight, ERROR, **self.NOW)
+        given, leads = kept.tokens.outwait(lead.flight, ERROR, **self.LATE)
         assert given == TokenGiven(lead.waiter, old)
         assert (leads.waiter, leads.patience) == (lead.waiter + 1, None)
         assert kept.settle(lead.flight, Issued("late", 1.0), 81.0) == ()
@@ -278,8 +280,8 @@ class TokenLaws(RuleBasedStateMachine):
         self.dropped: dict[Any, float] = {}
 
     @property
-    def times(self):
-        return {"now": self.now, "wall": self.wall}
+    def at(self) -> Moment:
+        return moment(self.now, self.wall)
 
     def good(self, key) -> bool:
         token = self.latest.get(key)
@@ -309,7 +311,7 @@ class TokenLaws(RuleBasedStateMachine):
         self.number += 1
         self.waiting[self.number] = key
         under_way = key in self.flights
-        effects = self.tokens.lookup(key, self.number, **self.times)
+        effects = self.tokens.lookup(key, self.number, at=self.at)
         assert effects or (under_way and not self.good(key)), "told to wait for nothing, or with a good token at hand"
         assert not (under_way and any(isinstance(effect, TokenLead) for effect in effects)), "two fetches for one key"
         token: Any = self.latest.get(key)
@@ -333,7 +335,7 @@ class TokenLaws(RuleBasedStateMachine):
             "value": value, "end": self.now + life, "wall_end": self.wall + life,
             "due": self.now + life - ahead, "wall_due": self.wall + life - ahead,
         }  # fmt: skip
-        effects = self.tokens.settle(self.flights.pop(key), Issued(value, life), **self.times, jitter=jitter)
+        effects = self.tokens.settle(self.flights.pop(key), Issued(value, life), at=self.at, jitter=jitter)
         assert len(effects) == waiters, "somebody who waited isn't answered"
         for effect in effects:
             assert isinstance(effect, TokenGiven)
@@ -349,7 +351,7 @@ class TokenLaws(RuleBasedStateMachine):
         flight = self.flights[key]
         waiters = [waiter for waiter, waited in self.waiting.items() if waited == key]
         if patience:
-            effects = self.tokens.outwait(flight, ERROR, **self.times, jitter=0.0)
+            effects = self.tokens.outwait(flight, ERROR, at=self.at, jitter=0.0)
             if not self.good(key) or len(waiters) > 1:
                 if self.good(key):
                     del self.flights[key]
@@ -358,7 +360,7 @@ class TokenLaws(RuleBasedStateMachine):
                 return
             asked = None
         else:
-            effects = self.tokens.settle(flight, NotIssued(ERROR, asked), **self.times, jitter=0.0)
+            effects = self.tokens.settle(flight, NotIssued(ERROR, asked), at=self.at, jitter=0.0)
         del self.flights[key]
         assert len(effects) == len(waiters)
         count = self.failed[key] = self.failed.get(key, 0) + 1
@@ -400,14 +402,14 @@ class TokenLaws(RuleBasedStateMachine):
 
 
 class GivesAnyScope(TokenCache[Any]):
-    def lookup(self, key, waiter, **times):
-        return super().lookup(evolve(key, scope=""), waiter, **times)
+    def lookup(self, key, waiter, *, at):
+        return super().lookup(evolve(key, scope=""), waiter, at=at)
 
 
 class GoesByOneClock(TokenCache[Any]):
-    def _good(self, key, *, now, wall):
+    def _good(self, key, *, at):
         token = self._tokens.peek(key)
-        return token if token is not None and now < token.expires else None
+        return token if token is not None and at.now < token.expires else None
 
 
 class ForgetsFailures(TokenCache[Any]):

@@ -18,6 +18,7 @@ from asap_core.client.server_clock import ServerTimes, read_server_time, told_ti
 from asap_core.errors import BadReply, NoToken, RemoteError, TimedOut, Unreachable
 from asap_core.net.outbound import Allowed
 from asap_core.refusals import TIMESTAMP
+from tests.moments import moment
 
 POLICY = RetryPolicy()
 
@@ -61,32 +62,32 @@ class TestServerTimes:
 
     def test_it_goes_on_from_what_the_server_said_whatever_the_local_clock_does(self) -> None:
         times: Any = ServerTimes()
-        assert times.wall(self.HERE, local=100.0, now=0.0) == 100.0
+        assert times.wall(self.HERE, at=moment(0.0, 100.0)) == 100.0
         times.learn(self.HERE, 5000.0, now=10.0)
-        assert times.wall(self.HERE, local=100.0, now=10.0) == 5000.0
-        assert times.wall(self.HERE, local=-1.0, now=12.5) == 5002.5
-        assert times.wall("https://b.example", local=7.0, now=12.5) == 7.0
+        assert times.wall(self.HERE, at=moment(10.0, 100.0)) == 5000.0
+        assert times.wall(self.HERE, at=moment(12.5, -1.0)) == 5002.5
+        assert times.wall("https://b.example", at=moment(12.5, 7.0)) == 7.0
 
     def test_it_is_forgotten_after_an_hour(self) -> None:
         times: Any = ServerTimes()
         times.learn(self.HERE, 5000.0, now=10.0)
-        assert times.wall(self.HERE, local=1.0, now=3610.0) == 8600.0
-        assert times.wall(self.HERE, local=1.0, now=3610.1) == 1.0
+        assert times.wall(self.HERE, at=moment(3610.0, 1.0)) == 8600.0
+        assert times.wall(self.HERE, at=moment(3610.1, 1.0)) == 1.0
         assert len(times) == 0
 
     def test_what_is_learned_later_counts(self) -> None:
         times: Any = ServerTimes()
         times.learn(self.HERE, 5000.0, now=10.0)
         times.learn(self.HERE, 4000.0, now=11.0)
-        assert times.wall(self.HERE, local=1.0, now=11.0) == 4000.0
+        assert times.wall(self.HERE, at=moment(11.0, 1.0)) == 4000.0
 
     def test_so_many_are_remembered_the_oldest_goes(self) -> None:
         times: Any = ServerTimes()
         for number in range(1001):
             times.learn(f"https://{number}.example", 5000.0, now=float(number))
         assert len(times) == 1000
-        assert times.wall("https://0.example", local=1.0, now=1001.0) == 1.0
-        assert times.wall("https://1.example", local=1.0, now=1001.0) == 6000.0
+        assert times.wall("https://0.example", at=moment(1001.0, 1.0)) == 1.0
+        assert times.wall("https://1.example", at=moment(1001.0, 1.0)) == 6000.0
 
     def test_what_is_learned_again_is_the_latest(self) -> None:
         times: Any = ServerTimes()
@@ -95,7 +96,7 @@ class TestServerTimes:
             times.learn(f"https://{number}.example", 1.0, now=0.0)
         times.learn(self.HERE, 6000.0, now=0.0)
         times.learn("https://one.more", 1.0, now=0.0)
-        assert times.wall(self.HERE, local=1.0, now=0.0) == 6000.0
+        assert times.wall(self.HERE, at=moment(0.0, 1.0)) == 6000.0
 
     @pytest.mark.parametrize("value", [None, 5, "", "soon", "2026-13-01T00:00:00Z", ["2026-01-01T00:00:00Z"]])
     def test_what_is_no_time_teaches_nothing(self, value) -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Source, Unfound
 from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Lead
 from asap_core.client.flights import Flights
+from tests.moments import moment
 
 WALL = 1_750_000_000.0
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"
@@ -31,11 +32,11 @@ class Play:
         return self.directory.refresh(url, next(self.waiters), now=self.now, cool_down=cool_down)
 
     def settle(self, flight, outcome, jitter=0.0):
-        return self.directory.settle(flight, outcome, now=self.now, wall=WALL + self.now, jitter=jitter)  # type: ignore[arg-type, unused-ignore]
+        return self.directory.settle(flight, outcome, at=moment(self.now, WALL + self.now), jitter=jitter)  # type: ignore[arg-type, unused-ignore]
 
     def outwait(self, flight, jitter=0.0):
         late = Failed(TimeoutError(), FailureKind.TIMEOUT)
-        return self.directory.outwait(flight, late, now=self.now, wall=WALL, jitter=jitter)
+        return self.directory.outwait(flight, late, at=moment(self.now, WALL), jitter=jitter)
 
     def fetch(self, outcome, url=URL):
         (lead,) = self.lookup(url)
@@ -511,7 +512,7 @@ class TestDirectory:
     def test_without_jitter_nothing_is_spread(self) -> None:
         directory: Any = Directory()
         (lead,) = directory.lookup(URL, 1, now=0.0)
-        directory.settle(lead.flight, Fetched("v"), now=0.0, wall=WALL)
+        directory.settle(lead.flight, Fetched("v"), at=moment(0.0, WALL))
         assert directory.due(URL) == 300.0
 
     def test_too_many_at_once_are_told_so(self) -> None:
@@ -597,7 +598,7 @@ class DirectoryLaws(RuleBasedStateMachine):
         untouched = self.directory.cached(url, now=self.now), self.directory.due(url)
         kept_before = self.directory.freshness(url) is not None
         effects = self.directory.settle(
-            flight, OUTCOMES[outcome](began), now=self.now, wall=WALL + self.now, jitter=jitter
+            flight, OUTCOMES[outcome](began), at=moment(self.now, WALL + self.now), jitter=jitter
         )
         self.carry_out(effects)
         if isinstance(effects[-1], Lead):
@@ -614,7 +615,7 @@ class DirectoryLaws(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_late_result_changes_nothing(self, data) -> None:
         flight = data.draw(st.sampled_from(self.late))
-        assert self.directory.settle(flight, Fetched(0), now=self.now, wall=WALL) == ()
+        assert self.directory.settle(flight, Fetched(0), at=moment(self.now, WALL)) == ()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
