@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from asap_adapters.net.bodies import PIECE
+from asap_adapters.net.bodies import READ_PIECE
 from asap_core.wire.codec import warm_up
 from asap_core.wire.registry_index import Catalog, CatalogReader
 from benchmarks import reference_python
@@ -40,8 +40,8 @@ def read(data: bytes) -> tuple[Catalog, float, float]:
     """The catalogue, how long it took, and the longest piece of that."""
     reader, longest = CatalogReader(), 0.0
     began = last = time.perf_counter()
-    for start in range(0, len(data), PIECE):
-        reader.feed(data[start : start + PIECE])
+    for start in range(0, len(data), READ_PIECE):
+        reader.feed(data[start : start + READ_PIECE])
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
     catalog = reader.close()
@@ -96,7 +96,7 @@ def main() -> None:
     ):
         told = "-" if other is None else f"{other * 1e6:,.0f} µs   {other / mine:,.1f}x"
         print(f"{name:<40}{mine * 1e6:>12,.0f} µs   {told}")
-    print(f"{'longest piece of reading, of ' + format(PIECE, ',') + ' bytes':<40}{longest * 1e3:>12.1f} ms")
+    print(f"{'longest piece of reading, of ' + format(READ_PIECE, ',') + ' bytes':<40}{longest * 1e3:>12.1f} ms")
     print(f"{'what it adds to a garbage collection':<40}{collected * 1e3:>12.1f} ms")
     print(f"{'memory for each agent':<40}{memory:>12,.0f} bytes")
 

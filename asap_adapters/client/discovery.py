@@ -19,7 +19,7 @@ from asap_adapters.client.neighbours import Neighbours, Place
 from asap_adapters.client.registry_cache import Shelf, StandIn
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
-from asap_adapters.net.bodies import PIECE
+from asap_adapters.net.bodies import READ_PIECE
 from asap_adapters.net.documents import Documents, Lookup, Whole
 from asap_adapters.net.transport import Web
 from asap_core.client.answers import Source
@@ -382,7 +382,7 @@ async def _read_file(path: Path, threads: FileThreads) -> Catalog:
     """Read a registry from a file, piece by piece: no other task waits for all of it."""
     reader, size = CatalogReader(), 0
     async with threads.reading(path) as read:
-        while piece := await read(PIECE):
+        while piece := await read(READ_PIECE):
             size += len(piece)
             if size > MAX_REGISTRY:
                 raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")

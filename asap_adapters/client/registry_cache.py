@@ -16,7 +16,7 @@ from attrs import define, frozen
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
-from asap_adapters.net.bodies import PIECE
+from asap_adapters.net.bodies import READ_PIECE
 from asap_adapters.net.transport import Web
 from asap_adapters.stores.registry_copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
 from asap_core.client.registry_cache import Kept, kept_after, serves_for
@@ -104,7 +104,7 @@ class Shelf:
         # Before it's written: all who got it come here.
         held = _Held(catalog, vouched, dated, serves, written=vouched)
         self._hold(url, held)
-        options: Any = {"dated": dated, "serves": serves, "zone": self._web.zone_of(url), "wall": wall}
+        options: Any = {"dated": dated, "serves": serves, "zone": self._web.proximity_of(url), "wall": wall}
         work = functools.partial(self._files.write, url, catalog, **options, wanted=lambda: held.current)
         try:
             # A thread that's left behind ends by itself, and puts a whole copy there or none.
@@ -203,8 +203,8 @@ async def _parsed(body: memoryview) -> Catalog | InvalidDocument:
     """Read a registry, with turns for other tasks in between."""
     reader = CatalogReader()
     try:
-        for start in range(0, len(body), PIECE):
-            reader.feed(bytes(body[start : start + PIECE]))
+        for start in range(0, len(body), READ_PIECE):
+            reader.feed(bytes(body[start : start + READ_PIECE]))
             await anyio.lowlevel.checkpoint()
         return reader.close()
     except InvalidDocument as error:

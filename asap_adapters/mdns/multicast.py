@@ -21,7 +21,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 from asap_adapters.mdns.interfaces import machine_links
 from asap_core.clock import Instant
 from asap_core.errors import MdnsUnavailable
-from asap_core.net.interfaces import Join, Leave, Link, LinkWatch, Move, Step, select_links, why_unused
+from asap_core.net.interfaces import Join, Leave, Link, LinkChange, LinkWatch, Move, select_links, why_unused
 
 log: Final = logging.getLogger("asap.mdns")
 
@@ -168,7 +168,7 @@ class Engine:
         problems = [problem for problem in await asyncio.gather(*map(self._take, steps)) if problem is not None]
         return [f"{name}: {reason}" for name, reason in unfit.items()], problems
 
-    async def _take(self, step: Step) -> str | None:
+    async def _take(self, step: LinkChange) -> str | None:
         """Take one step; what went wrong, in words."""
         match step:
             case Join(link):

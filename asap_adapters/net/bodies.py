@@ -14,7 +14,7 @@ from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip
 # RFC 9110 §8.4.1.3: "A recipient SHOULD consider \"x-gzip\" to be equivalent to \"gzip\"."
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "x-gzip": Gzip, "br": CODINGS[b"br"]}
 # Read in one go: what takes a reader a millisecond.
-PIECE: Final = 8_192
+READ_PIECE: Final = 8_192
 # Inflated in one go: a thousand times as much at most, a few milliseconds.
 _CODED_PIECE: Final = 1_024
 # Closing waits for nobody; a transport that does isn't waited for.
@@ -120,8 +120,8 @@ async def _hand_on(data: bytes, into: Callable[[bytes], object]) -> None:
     Whoever is cancelled meanwhile learns it where the next bytes are read: an error in the middle of `async for` would
     leave httpx's generators unfinished.
     """
-    for start in range(0, len(data), PIECE):
-        into(data[start : start + PIECE])
+    for start in range(0, len(data), READ_PIECE):
+        into(data[start : start + READ_PIECE])
         with anyio.CancelScope(shield=True):
             await anyio.lowlevel.checkpoint()
         if anyio.current_effective_deadline() == -math.inf:

@@ -25,9 +25,9 @@ from asap_core.auth.client_credentials import Form
 from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
 from asap_core.lru import Lru
-from asap_core.net.addresses import Zone, on_link, read_address
+from asap_core.net.addresses import Proximity, on_link, read_address
 from asap_core.net.ipv6_zones import canonical, without_zone
-from asap_core.net.outbound import Allowed, OutboundPolicy, Refused, known_origin
+from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused, known_origin
 from asap_core.net.provenance import MAX_REMEMBERED, Provenance
 from asap_core.net.urls import authority_of, is_loopback, is_this_machine, origin_of, without_credentials
 from asap_core.wire.json import write_json
@@ -157,11 +157,11 @@ class Web:
             self._named.put(origin, None)
             self._provenance.name_authority(authority)
 
-    def zone_of(self, url: str) -> Zone:
+    def proximity_of(self, url: str) -> Proximity:
         """How near the server of this URL was, when it was connected to."""
-        return self._provenance.zone_of(url)
+        return self._provenance.proximity_of(url)
 
-    def recall(self, url: str, zone: Zone) -> None:
+    def recall(self, url: str, zone: Proximity) -> None:
         """It was as near as that, as an earlier process found."""
         self._provenance.recall(url, zone)
 
@@ -302,7 +302,7 @@ class Web:
         match judged:
             case Allowed():
                 return evolve(call, allowed=judged)
-            case Refused(shown, reason, remedy):
+            case UrlRefused(shown, reason, remedy):
                 raise BadReply(shown, reason, status, remedy=remedy)
             case _:
                 assert_never(judged)
@@ -335,11 +335,11 @@ async def _body_of(response: httpx.Response, call: _Call, limit: int) -> bytes:
     return await read_what_can_be(response, limit)
 
 
-def _allowed(judged: Allowed | Refused) -> Allowed:
+def _allowed(judged: Allowed | UrlRefused) -> Allowed:
     match judged:
         case Allowed():
             return judged
-        case Refused(shown, reason, remedy):
+        case UrlRefused(shown, reason, remedy):
             raise NotAllowed(shown, reason, remedy)
         case _:
             assert_never(judged)

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from asap_core.client.registry_cache import LONGEST, MAX_HEAD, Copy, measure, name_of, read_copy, write_head
 from asap_core.clock import WallTime
-from asap_core.net.addresses import Zone
+from asap_core.net.addresses import Proximity
 from asap_core.wire.registry_index import Catalog
 
 # In a directory, which several programs may share: 2 GB at most.
@@ -69,7 +69,7 @@ class CopyFiles:
         *,
         dated: WallTime,
         serves: float,
-        zone: Zone,
+        zone: Proximity,
         wall: WallTime,
         wanted: Callable[[], bool],
     ) -> None:

@@ -18,7 +18,7 @@ from attrs import frozen
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, Unreachable
 from asap_core.http.freshness import Freshness
-from asap_core.net.addresses import Zone
+from asap_core.net.addresses import Proximity
 from asap_core.net.urls import normal
 from asap_core.wire.json import NotJson, read_json, write_json
 
@@ -49,7 +49,7 @@ class Copy:
 
     age: float
     serves: float
-    zone: Zone
+    zone: Proximity
     length: int
     digest: str
 
@@ -106,7 +106,7 @@ def measure(pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
     return length, digest.hexdigest()
 
 
-def write_head(url: str, *, vouched: WallTime, serves: float, zone: Zone, length: int, digest: str) -> bytes:
+def write_head(url: str, *, vouched: WallTime, serves: float, zone: Proximity, length: int, digest: str) -> bytes:
     """The first line of the copy of the registry at `url`, which was good at `vouched` and as near as `zone`."""
     head = {
         "kind": _KIND,
@@ -143,7 +143,7 @@ def read_copy(head: bytes, url: str, *, wall: WallTime) -> Copy | str:
     age = wall - value["vouched"]
     if not -_SKEW <= age <= min(value["serves"], LONGEST):
         return "it's too old" if age > 0 else "it's from the future"
-    return Copy(max(age, 0.0), value["serves"], Zone[value["zone"]], value["length"], value["digest"])
+    return Copy(max(age, 0.0), value["serves"], Proximity[value["zone"]], value["length"], value["digest"])
 
 
 def _is_head(value: Any) -> bool:
@@ -153,5 +153,5 @@ def _is_head(value: Any) -> bool:
         and all(type(value.get(name)) is float for name in ("vouched", "serves"))
         and type(value.get("length")) is int
         and all(isinstance(value.get(name), str) for name in ("of", "zone", "digest"))
-        and value["zone"] in Zone.__members__
+        and value["zone"] in Proximity.__members__
     )

@@ -16,7 +16,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-class Zone(IntEnum):
+class Proximity(IntEnum):
     """How near to us something is. Nothing may name what is nearer to us than itself."""
 
     INTERNET = 0
@@ -33,14 +33,14 @@ class Special:
     network: Network
     what: str
     source: str
-    zone: Zone | None = Zone.NETWORK
+    proximity: Proximity | None = Proximity.NETWORK
 
     def __str__(self) -> str:
         return f"{self.what} ({self.source})"
 
 
-def _special(network: str, what: str, source: str, zone: Zone | None = Zone.NETWORK) -> Special:
-    return Special(ip_network(network), what, source, zone)
+def _special(network: str, what: str, source: str, proximity: Proximity | None = Proximity.NETWORK) -> Special:
+    return Special(ip_network(network), what, source, proximity)
 
 
 # The IANA's special-purpose registries (RFC 6890, RFC 8190), and what others set apart: multicast, and IPv6 ranges that
@@ -50,7 +50,7 @@ SPECIAL: Final = (
     _special("0.0.0.0/8", "this network, not a host in it", "RFC 1122 §3.2.1.3", None),
     _special("10.0.0.0/8", "private", "RFC 1918"),
     _special("100.64.0.0/10", "shared behind a carrier's NAT", "RFC 6598"),
-    _special("127.0.0.0/8", "this machine", "RFC 1122 §3.2.1.3", Zone.MACHINE),
+    _special("127.0.0.0/8", "this machine", "RFC 1122 §3.2.1.3", Proximity.MACHINE),
     _special("169.254.0.0/16", "link-local", "RFC 3927"),
     _special("172.16.0.0/12", "private", "RFC 1918"),
     _special("192.0.0.0/24", "set apart for protocols", "RFC 6890 §2.1"),
@@ -64,7 +64,7 @@ SPECIAL: Final = (
     _special("255.255.255.255/32", "broadcast", "RFC 919 §7", None),
     _special("240.0.0.0/4", "reserved", "RFC 1112 §4"),
     _special("::/128", "unspecified", "RFC 4291 §2.5.2", None),
-    _special("::1/128", "this machine", "RFC 4291 §2.5.3", Zone.MACHINE),
+    _special("::1/128", "this machine", "RFC 4291 §2.5.3", Proximity.MACHINE),
     _special("::/96", "an IPv4-compatible form, given up", "RFC 4291 §2.5.5.1"),
     _special("64:ff9b:1::/48", "a network's own NAT64", "RFC 8215"),
     _special("100::/64", "for discarding", "RFC 6666"),
@@ -156,8 +156,8 @@ def _layers(address: Address) -> Iterator[Address]:
         yield IPv4Address(~number & _LAST_32)  # the client, each bit of it turned
 
 
-class Why(Enum):
-    """Why an address isn't gone to."""
+class ObstacleKind(Enum):
+    """ObstacleKind an address isn't gone to."""
 
     NOBODY = "nobody can be there"
     TOO_NEAR = "it's nearer than who named it"
@@ -168,12 +168,16 @@ class Why(Enum):
 class Obstacle:
     """What keeps an address from being gone to: the range it's in, or the range that an address inside it is in."""
 
-    why: Why
+    kind: ObstacleKind
     special: Special
 
 
 def obstacle(
-    address: Address, *, allowed: Iterable[Network] = (), reach: Zone = Zone.MACHINE, this_machine: bool = False
+    address: Address,
+    *,
+    allowed: Iterable[Network] = (),
+    reach: Proximity = Proximity.MACHINE,
+    this_machine: bool = False,
 ) -> Obstacle | None:
     """What keeps this address from being gone to, or None.
 
@@ -185,21 +189,22 @@ def obstacle(
         special = special_of(layer)
         if special is None:
             continue
-        if special.zone is None:
-            return Obstacle(Why.NOBODY, special)
-        if special.zone > reach:
-            return Obstacle(Why.TOO_NEAR, special)
-        by_name = this_machine and special.zone is Zone.MACHINE
+        if special.proximity is None:
+            return Obstacle(ObstacleKind.NOBODY, special)
+        if special.proximity > reach:
+            return Obstacle(ObstacleKind.TOO_NEAR, special)
+        by_name = this_machine and special.proximity is Proximity.MACHINE
         if not (by_name or any(layer in network for network in networks)):
-            return Obstacle(Why.NOT_ALLOWED, special)
+            return Obstacle(ObstacleKind.NOT_ALLOWED, special)
     return None
 
 
-def zone_of(address: Address) -> Zone:
+def proximity_of(address: Address) -> Proximity:
     """How near an address is: it itself, or what's inside it. Where nobody can be counts as a network."""
     specials = map(special_of, _layers(address))
     return max(
-        (Zone.NETWORK if one.zone is None else one.zone for one in specials if one is not None), default=Zone.INTERNET
+        (Proximity.NETWORK if one.proximity is None else one.proximity for one in specials if one is not None),
+        default=Proximity.INTERNET,
     )
 
 
@@ -223,7 +228,7 @@ def on_link(address: str, networks: Collection[str], *, scopes: Collection[str] 
 
 def _is_of_nobody(address: Address) -> bool:
     special = special_of(address)
-    return special is not None and special.zone is None
+    return special is not None and special.proximity is None
 
 
 def _is_host_of(address: Address, network: Network) -> bool:

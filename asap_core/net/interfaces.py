@@ -107,7 +107,7 @@ class Move:
     after: Link
 
 
-Step = Join | Leave | Move
+LinkChange = Join | Leave | Move
 
 # An interface comes up in steps, address by address, within a second; a lease that is renewed goes and comes back.
 SETTLE: Final = 1.0
@@ -144,7 +144,7 @@ class _Record:
         self.steps, self.acted = min(self.steps + 1, 6), now
 
     @property
-    def step(self) -> Step | None:
+    def step(self) -> LinkChange | None:
         match self.joined, self.seen:
             case None, Link() as link:
                 return Join(link)
@@ -174,7 +174,7 @@ class LinkWatch:
         """The links that it said to join, and not to leave since."""
         return tuple(record.joined for record in self._records.values() if record.joined is not None)
 
-    def look(self, links: Sequence[Link], *, now: Instant) -> tuple[Step, ...]:
+    def look(self, links: Sequence[Link], *, now: Instant) -> tuple[LinkChange, ...]:
         """These links are there now, at most `MAX_LINKS`: what to do about it, at most one step for each."""
         there = {link.name: link for link in links[:MAX_LINKS]}
         for name in there:
@@ -192,7 +192,7 @@ class LinkWatch:
         if record is not None:
             record.joined = None
 
-    def _due(self, record: _Record, now: Instant) -> Step | None:
+    def _due(self, record: _Record, now: Instant) -> LinkChange | None:
         step = record.step
         if step is None or (self._begun and (now - record.since < SETTLE or record.held(now))):
             return None

@@ -15,20 +15,20 @@ from asap_core.errors import Advice, Allow, Remedy
 from asap_core.net.addresses import (
     Network,
     Obstacle,
-    Why,
-    Zone,
+    ObstacleKind,
+    Proximity,
     obstacle,
     read_address,
     read_network,
 )
 from asap_core.net.urls import (
-    PORTS,
+    DEFAULT_PORTS,
     is_loopback,
     is_this_machine,
     normal,
-    origin,
     origin_of,
-    split,
+    origin_of_parts,
+    split_url,
     without_credentials,
 )
 
@@ -64,7 +64,7 @@ class Allowed:
 
 
 @frozen
-class Refused:
+class UrlRefused:
     """The library doesn't go there. `shown` is the URL without credentials, safe for logs."""
 
     shown: str
@@ -80,7 +80,7 @@ class Dial:
 
 
 @frozen
-class Lookup:
+class Resolve:
     """Ask a resolver for this name, and then `choose` about what it answers."""
 
     name: str
@@ -156,31 +156,31 @@ class OutboundPolicy:
     # --- URLs --------------------------------------------------------------------------------------------------------
 
     def judge(
-        self, url: str, *, reach: Zone = Zone.MACHINE, announced: tuple[str, ...] = (), vouched: bool = False
-    ) -> Allowed | Refused:
+        self, url: str, *, reach: Proximity = Proximity.MACHINE, announced: tuple[str, ...] = (), vouched: bool = False
+    ) -> Allowed | UrlRefused:
         """Judge one URL by its text alone. Never raises.
 
         `reach` is how near it may lead, which depends on who named it. `announced` are the addresses, on the link, in
         the announcement that is followed, if one is. `vouched` says that its host was judged before. In either case
         neither its address nor TLS is a question.
         """
-        parts = split(url)
+        parts = split_url(url)
         if parts is None or parts.scheme == "file":
             return _unreadable(url)
         refusal = self._refusal_of(parts, reach, vouched=vouched or bool(announced))
         if refusal is not None:
-            return Refused(without_credentials(url), *refusal)
-        return Allowed(normal(url), origin(parts), parts.hostname or "", parts.scheme == "https", announced)
+            return UrlRefused(without_credentials(url), *refusal)
+        return Allowed(normal(url), origin_of_parts(parts), parts.hostname or "", parts.scheme == "https", announced)
 
-    def _refusal_of(self, parts: SplitResult, reach: Zone, *, vouched: bool) -> _Refusal | None:
+    def _refusal_of(self, parts: SplitResult, reach: Proximity, *, vouched: bool) -> _Refusal | None:
         host = parts.hostname or ""
-        if parts.scheme not in PORTS:
+        if parts.scheme not in DEFAULT_PORTS:
             return "its scheme is neither https nor http", Advice("expected a URL such as https://agent.example")
         if "@" in parts.netloc:
             return "it carries credentials", _CREDENTIALS
-        here, port = is_loopback(host), parts.port or PORTS[parts.scheme]
+        here, port = is_loopback(host), parts.port or DEFAULT_PORTS[parts.scheme]
         # Where it leads before how: who allows plain http to an address would learn only then that it may not be there.
-        refusal = None if vouched else self._refusal_of_literal(host, origin(parts), reach)
+        refusal = None if vouched else self._refusal_of_literal(host, origin_of_parts(parts), reach)
         if refusal is not None:
             return refusal
         if parts.scheme == "http" and not (vouched or here or host in self.allow_http):
@@ -190,23 +190,25 @@ class OutboundPolicy:
         return None
 
     def _is_open(self, port: int) -> bool:
-        return port >= _FIRST_USER_PORT or port in PORTS.values() or port in self.allow_ports
+        return port >= _FIRST_USER_PORT or port in DEFAULT_PORTS.values() or port in self.allow_ports
 
-    def _refusal_of_literal(self, host: str, found: str, reach: Zone) -> _Refusal | None:
+    def _refusal_of_literal(self, host: str, found: str, reach: Proximity) -> _Refusal | None:
         way = self.destination(host)
         return self._refusal(host, way.addresses[0], found, reach) if isinstance(way, Dial) else None
 
-    def judge_endpoint(self, endpoint: Allowed, *, came_from: str) -> Refused | None:
+    def judge_endpoint(self, endpoint: Allowed, *, came_from: str) -> UrlRefused | None:
         """Whether a manifest that came from this origin may say that its agent takes envelopes there."""
         if endpoint.origin == came_from or endpoint.origin in self.allow_endpoints:
             return None
-        return Refused(
+        return UrlRefused(
             without_credentials(endpoint.url),
             f"the manifest that names it came from {came_from}",
             Allow("allow_endpoints", endpoint.origin),
         )
 
-    def judge_redirect(self, asked: Allowed, location: str, *, followed: int, method: str = "GET") -> Allowed | Refused:
+    def judge_redirect(
+        self, asked: Allowed, location: str, *, followed: int, method: str = "GET"
+    ) -> Allowed | UrlRefused:
         """Whether a redirect is followed: a GET's, within its origin, and so often. Never raises.
 
         What is posted goes where the caller meant it to: a 307 to elsewhere would carry it there, a 303 lose it.
@@ -216,28 +218,34 @@ class OutboundPolicy:
         there = "what isn't a web URL" if elsewhere is None else without_credentials(target)
         reason = f"it redirects to {there if len(there) <= _MAX_SHOWN else f'{there[:_MAX_SHOWN]}…'}"
         if method != "GET":
-            return Refused(shown, reason, Advice(f"redirects aren't followed by a {method}"))
+            return UrlRefused(shown, reason, Advice(f"redirects aren't followed by a {method}"))
         if elsewhere != asked.origin:
-            return Refused(
+            return UrlRefused(
                 shown, reason, Advice("redirects aren't followed to another origin: ask there, if that's meant")
             )
         if not self.redirects:
             reason = f"{reason}, and redirects aren't followed"
-            return Refused(shown, reason, Allow("redirects", MAX_REDIRECTS))
+            return UrlRefused(shown, reason, Allow("redirects", MAX_REDIRECTS))
         if followed >= self.redirects:
-            return Refused(shown, reason, Advice(f"no more than {self.redirects} redirects are followed"))
+            return UrlRefused(shown, reason, Advice(f"no more than {self.redirects} redirects are followed"))
         return self.judge(target, announced=asked.addresses, vouched=True)
 
     # --- addresses ---------------------------------------------------------------------------------------------------
 
-    def destination(self, host: str) -> Dial | Lookup:
+    def destination(self, host: str) -> Dial | Resolve:
         """How to get at this host's addresses: names of this machine and literal addresses need no resolver."""
         if is_this_machine(host):
             return Dial(_LOOPBACK)
-        return Lookup(host) if read_address(host) is None else Dial((host,))
+        return Resolve(host) if read_address(host) is None else Dial((host,))
 
     def choose(
-        self, host: str, answers: Sequence[str], *, port: int, reach: Zone = Zone.MACHINE, scheme: str = "https"
+        self,
+        host: str,
+        answers: Sequence[str],
+        *,
+        port: int,
+        reach: Proximity = Proximity.MACHINE,
+        scheme: str = "https",
     ) -> Dial | AddressRefused:
         """Which of these addresses to connect to: all, or none where one of them may not be.
 
@@ -253,8 +261,8 @@ class OutboundPolicy:
         tried = dict.fromkeys(str(address) for answer in answers if (address := read_address(answer)) is not None)
         return Dial(tuple(tried)[:_MAX_TRIED])
 
-    def _refusal(self, host: str, address: str, found: str, reach: Zone) -> _Refusal | None:
-        """Why this host isn't connected to at this address, or None."""
+    def _refusal(self, host: str, address: str, found: str, reach: Proximity) -> _Refusal | None:
+        """ObstacleKind this host isn't connected to at this address, or None."""
         read = read_address(address)
         if read is None:
             return f"{host} resolves to what isn't an address", Advice("ask the operator of the resolver")
@@ -272,37 +280,37 @@ def _joined(base: str, location: str) -> str:
         return ""
 
 
-def _unreadable(url: str) -> Refused:
+def _unreadable(url: str) -> UrlRefused:
     if url[: len(_FILE)].lower() == _FILE:
-        return Refused(
+        return UrlRefused(
             "the URL",
             "it's a file's",
             Advice("expected https or http; where a file will do, its path without file://"),
         )
-    parts = split(f"https://{url}") if "://" not in url else None
+    parts = split_url(f"https://{url}") if "://" not in url else None
     if parts is None or parts.netloc.endswith(":"):
-        return Refused("the URL", "it can't be read as a URL", Advice("expected one such as https://agent.example"))
+        return UrlRefused("the URL", "it can't be read as a URL", Advice("expected one such as https://agent.example"))
     netloc = parts.netloc.rpartition("@")[2]
     scheme = "http" if is_loopback(parts.hostname or "") else "https"
-    return Refused("the URL", "its scheme is missing", Advice(f"expected {scheme}://{netloc}, if that's meant"))
+    return UrlRefused("the URL", "its scheme is missing", Advice(f"expected {scheme}://{netloc}, if that's meant"))
 
 
 def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:
     what = f"{named} is {met.special}"
     network = str(met.special.network)
-    match met.why:
-        case Why.NOBODY:
+    match met.kind:
+        case ObstacleKind.NOBODY:
             return what, Advice("nothing allows it: no agent can be there")
-        case Why.TOO_NEAR:
+        case ObstacleKind.TOO_NEAR:
             return f"{what}, inside, and what names it isn't", Allow("allow_endpoints", found)
-        case Why.NOT_ALLOWED if met.special.zone is Zone.MACHINE:
+        case ObstacleKind.NOT_ALLOWED if met.special.proximity is Proximity.MACHINE:
             return what, Allow("allow_networks", network, instead="name this machine localhost")
-        case Why.NOT_ALLOWED:
+        case ObstacleKind.NOT_ALLOWED:
             return what, Allow("allow_networks", network)
         case _:
-            assert_never(met.why)
+            assert_never(met.kind)
 
 
-def judge_url(url: str, *, allow_http: Collection[str] = ()) -> Allowed | Refused:
+def judge_url(url: str, *, allow_http: Collection[str] = ()) -> Allowed | UrlRefused:
     """Judge one URL that the caller named, by its text, where nothing more is allowed. Never raises."""
     return OutboundPolicy(allow_http=allow_http).judge(url)

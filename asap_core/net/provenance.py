@@ -9,7 +9,7 @@ from typing import Final
 from attrs import define, field
 
 from asap_core.lru import Lru
-from asap_core.net.addresses import Zone, read_address, zone_of
+from asap_core.net.addresses import Proximity, proximity_of, read_address
 from asap_core.net.urls import authority_of, host_in, is_loopback
 
 # Origins and hosts remembered, some 100 bytes each; past it the oldest are forgotten, which only ever allows less.
@@ -28,10 +28,10 @@ class Provenance:
 
     trusted: frozenset[str] = frozenset()
     # The internet only, once one that was learned had to be forgotten.
-    _unknown: Zone = field(default=Zone.MACHINE, kw_only=True)
-    _learned: Lru[str, Zone] = field(factory=lambda: Lru(_MAX_LEARNED), init=False)
+    _unknown: Proximity = field(default=Proximity.MACHINE, kw_only=True)
+    _learned: Lru[str, Proximity] = field(factory=lambda: Lru(_MAX_LEARNED), init=False)
     _named: Lru[str, None] = field(factory=lambda: Lru(MAX_REMEMBERED), init=False)
-    _seen: Lru[str, Zone] = field(factory=lambda: Lru(MAX_REMEMBERED), init=False)
+    _seen: Lru[str, Proximity] = field(factory=lambda: Lru(MAX_REMEMBERED), init=False)
 
     # --- who named it ------------------------------------------------------------------------------------------------
 
@@ -46,47 +46,47 @@ class Provenance:
 
     def learn(self, url: str, *, source: str) -> None:
         """A document named this URL; `source` is the document's URL, or its file's name."""
-        authority, zone = authority_of(url), self.zone_of(source)
-        if authority is None or zone is Zone.MACHINE:
+        authority, zone = authority_of(url), self.proximity_of(source)
+        if authority is None or zone is Proximity.MACHINE:
             return
         before = self._learned.peek(authority)
         evicted = self._learned.put(authority, zone if before is None else max(zone, before))
         if evicted is not None:
-            self._unknown = Zone.INTERNET
+            self._unknown = Proximity.INTERNET
 
-    def zone_of(self, source: str) -> Zone:
+    def proximity_of(self, source: str) -> Proximity:
         """How near a document is: a file is on this machine, a URL where its server was connected to last."""
         authority = authority_of(source)
         if authority is None:
-            return Zone.INTERNET if "://" in source else Zone.MACHINE
+            return Proximity.INTERNET if "://" in source else Proximity.MACHINE
         host = host_in(authority)
         address = read_address(host)
         if is_loopback(host):
-            return Zone.MACHINE
-        return (self._seen.peek(authority) or Zone.INTERNET) if address is None else zone_of(address)
+            return Proximity.MACHINE
+        return (self._seen.peek(authority) or Proximity.INTERNET) if address is None else proximity_of(address)
 
-    def reach_from(self, source: str, url: str) -> Zone:
+    def reach_from(self, source: str, url: str) -> Proximity:
         """How near the server of this URL may be for the document at `source`, which names it.
 
         That the caller named the same server, for a use of its own, opens it to no document.
         """
-        return Zone.MACHINE if authority_of(url) in self.trusted else self.zone_of(source)
+        return Proximity.MACHINE if authority_of(url) in self.trusted else self.proximity_of(source)
 
-    def reach(self, authority: str) -> Zone:
+    def reach(self, authority: str) -> Proximity:
         """How near this server may be."""
         if authority in self.trusted or authority in self._named:
-            return Zone.MACHINE
+            return Proximity.MACHINE
         learned = self._learned.peek(authority)
         return self._unknown if learned is None else learned
 
     def connected(self, authority: str, address: str) -> None:
         """This server was connected to at this address. Of several the furthest counts."""
         read = read_address(address)
-        zone = Zone.INTERNET if read is None else zone_of(read)
+        zone = Proximity.INTERNET if read is None else proximity_of(read)
         before = self._seen.peek(authority)
         self._seen.put(authority, zone if before is None else min(zone, before))
 
-    def recall(self, url: str, zone: Zone) -> None:
+    def recall(self, url: str, zone: Proximity) -> None:
         """This server was as near as that when it was connected to by an earlier process. What is seen since counts."""
         authority = authority_of(url)
         if authority is not None and authority not in self._seen:

@@ -5,9 +5,9 @@ from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from asap_core.net.addresses import Zone, read_address, special_of
+from asap_core.net.addresses import Proximity, read_address, special_of
 
-PORTS: Final = {"http": 80, "https": 443}
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 """Which schemes there are, and their ports (RFC 9110 §4.2)."""
 # Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
 _MAX_URL: Final = 8000
@@ -22,7 +22,7 @@ _HOST: Final = re.compile(
 _ENDS_IN_A_NUMBER: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$", re.IGNORECASE | re.ASCII)
 
 
-def split(url: str) -> SplitResult | None:
+def split_url(url: str) -> SplitResult | None:
     """The parts of a URL whose host is one to every reader; None for all else. Never raises."""
     if len(url) > _MAX_URL or not url.isprintable() or " " in url or "\\" in url:
         return None
@@ -40,9 +40,9 @@ def split(url: str) -> SplitResult | None:
     return parts
 
 
-def origin(parts: SplitResult) -> str:
+def origin_of_parts(parts: SplitResult) -> str:
     """The origin, its port written out where it's known."""
-    host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme)
+    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme)
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
 
@@ -52,12 +52,12 @@ def normal(url: str) -> str:
 
     RFC 3986 §6.2.2.1, §6.2.3: two that differ in nothing else are one.
     """
-    parts = split(url)
+    parts = split_url(url)
     if parts is None or "@" in parts.netloc:
         # With credentials it's refused, and mustn't become one that isn't.
         return url
-    default = PORTS.get(parts.scheme)
-    netloc = origin(parts).partition("://")[2].removesuffix("" if default is None else f":{default}")
+    default = DEFAULT_PORTS.get(parts.scheme)
+    netloc = origin_of_parts(parts).partition("://")[2].removesuffix("" if default is None else f":{default}")
     return urlunsplit(parts._replace(netloc=netloc, path=parts.path or "/", fragment=""))
 
 
@@ -71,7 +71,7 @@ def meant_base(document_url: str) -> str | None:
     `https://a.example` for `https://a.example/asap/.well-known/asap/manifest.json`.
     """
     given, found, _ = document_url.rpartition("/.well-known/")
-    parts = split(given) if found else None
+    parts = split_url(given) if found else None
     below = None if parts is None else _BELOW_BASE.fullmatch(parts.path)
     if parts is None or below is None:
         return None
@@ -92,14 +92,14 @@ def host_in(authority: str) -> str:
 
 def origin_of(url: str) -> str | None:
     """The origin of a URL with its port written out, or None where it has none."""
-    parts = split(url)
-    return None if parts is None or parts.scheme not in PORTS else origin(parts)
+    parts = split_url(url)
+    return None if parts is None or parts.scheme not in DEFAULT_PORTS else origin_of_parts(parts)
 
 
 def without_credentials(url: str) -> str:
     """The URL as it may be shown: without user, password, query and fragment."""
-    parts = split(url)
-    return "the URL" if parts is None else f"{origin(parts)}{parts.path}"
+    parts = split_url(url)
+    return "the URL" if parts is None else f"{origin_of_parts(parts)}{parts.path}"
 
 
 def is_this_machine(host: str) -> bool:
@@ -119,4 +119,4 @@ def is_loopback(host: str) -> bool:
     if address is None or (isinstance(address, IPv4Address) and ":" in host):
         return False
     special = special_of(address)
-    return special is not None and special.zone is Zone.MACHINE
+    return special is not None and special.proximity is Proximity.MACHINE

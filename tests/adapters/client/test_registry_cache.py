@@ -22,7 +22,7 @@ from asap_adapters.stores.registry_copies import CopyFiles
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
 from asap_core.client.registry_cache import _seal, measure, name_of
 from asap_core.client.resolution import Resolved
-from asap_core.net.addresses import Zone
+from asap_core.net.addresses import Proximity
 from tests.adapters.client.test_cancelling import Interrupted
 from tests.adapters.client.test_discovery import URN, registry
 
@@ -234,7 +234,7 @@ class TestAStartWithoutTheServer:
         server.happens = DOWN
         async with client_of(server, directory) as client:
             await client.registry(URL)
-            assert client._web.zone_of(URL) is Zone.NETWORK
+            assert client._web.proximity_of(URL) is Proximity.NETWORK
 
     async def test_without_one_the_failure_is_told(self, server: Server, directory: Path) -> None:
         server.happens = DOWN

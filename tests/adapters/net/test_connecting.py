@@ -20,7 +20,7 @@ from asap_adapters.net.resolving import SystemResolver
 from asap_adapters.net.transport import Web, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.net.addresses import obstacle, read_address
-from asap_core.net.outbound import Allowed, OutboundPolicy, Refused
+from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused
 from asap_core.server.wellknown import publish
 
 pytestmark = pytest.mark.anyio
@@ -308,7 +308,7 @@ def test_httpx_reads_the_same_host_out_of_a_url_as_the_policy(text, begin) -> No
             port = request.url.port or {"http": 80, "https": 443}[request.url.scheme]
             shown = f"[{request.url.host}]" if ":" in request.url.host else request.url.raw_host.decode()
             assert f"{request.url.scheme}://{shown}:{port}" == allowed.origin
-        case Refused():
+        case UrlRefused():
             pass
 
 

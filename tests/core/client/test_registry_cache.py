@@ -22,7 +22,7 @@ from asap_core.client.registry_cache import (
 )
 from asap_core.errors import Advice
 from asap_core.http.freshness import FreshnessPolicy, freshness_of
-from asap_core.net.addresses import Zone
+from asap_core.net.addresses import Proximity
 from asap_core.net.provenance import Provenance
 from asap_core.wire.registry_index import CatalogReader
 
@@ -45,7 +45,7 @@ def head(**changes) -> bytes:
         URL,
         vouched=WALL,  # type: ignore[arg-type]
         serves=changes.pop("serves", LONGEST),
-        zone=Zone.NETWORK,
+        zone=Proximity.NETWORK,
         length=len(BODY),
         digest=measure([BODY])[1],
     )
@@ -63,7 +63,7 @@ def read(data: bytes, url: str = URL, wall=WALL):
 
 def test_what_was_written_is_read() -> None:
     copy = read(head() + BODY, wall=WALL + 5.0)
-    assert copy == Copy(5.0, LONGEST, Zone.NETWORK, len(BODY), measure([BODY])[1])
+    assert copy == Copy(5.0, LONGEST, Proximity.NETWORK, len(BODY), measure([BODY])[1])
     assert copy.holds(BODY)
     assert copy.holds(memoryview(BODY))
     assert not copy.holds(BODY[:-1])
@@ -129,7 +129,7 @@ def test_one_byte_changed_makes_it_none(place: int, change: int) -> None:
 
 def test_the_longest_head_is_short_enough() -> None:
     longest = write_head(
-        URL, vouched=1e15 + 0.123, serves=LONGEST / 3, zone=Zone.INTERNET, length=10**12, digest="f" * 64  # type: ignore[arg-type]
+        URL, vouched=1e15 + 0.123, serves=LONGEST / 3, zone=Proximity.INTERNET, length=10**12, digest="f" * 64  # type: ignore[arg-type]
     )  # fmt: skip
     assert len(longest) < MAX_HEAD / 2
 
@@ -207,12 +207,12 @@ def test_a_registry_is_written_as_it_was_read() -> None:
 
 def test_how_near_it_was_is_recalled_until_it_is_seen() -> None:
     known = Provenance()
-    assert known.zone_of(URL) is Zone.INTERNET
-    known.recall(URL, Zone.NETWORK)
-    known.recall("nothing", Zone.NETWORK)
-    assert known.zone_of(URL) is Zone.NETWORK
+    assert known.proximity_of(URL) is Proximity.INTERNET
+    known.recall(URL, Proximity.NETWORK)
+    known.recall("nothing", Proximity.NETWORK)
+    assert known.proximity_of(URL) is Proximity.NETWORK
     seen = Provenance()
     seen.connected("r.example:443", "203.0.113.9")
-    before = seen.zone_of(URL)
-    seen.recall(URL, Zone.MACHINE)
-    assert seen.zone_of(URL) is before
+    before = seen.proximity_of(URL)
+    seen.recall(URL, Proximity.MACHINE)
+    assert seen.proximity_of(URL) is before

@@ -10,14 +10,14 @@ from asap_core.net import addresses as reach
 from asap_core.net.addresses import (
     SPECIAL,
     Obstacle,
-    Why,
-    Zone,
+    ObstacleKind,
+    Proximity,
     obstacle,
     on_link,
+    proximity_of,
     read_address,
     read_network,
     special_of,
-    zone_of,
 )
 
 # The IANA's special-purpose address registries as of 2025: block, whether it's globally reachable ("-": not said).
@@ -52,20 +52,20 @@ def naive_zone(address):
     if is_in(address, NOBODY):
         return "nobody"
     if is_in(address, MACHINE):
-        return Zone.MACHINE
+        return Proximity.MACHINE
     if is_in(address, NOT_FOR_AGENTS):
-        return Zone.NETWORK
+        return Proximity.NETWORK
     holding = [row for row in ROWS if address in row[0]]
     if holding:
         closest = max(holding, key=lambda row: row[0].prefixlen)
-        return Zone.INTERNET if closest[1] == "yes" else Zone.NETWORK
+        return Proximity.INTERNET if closest[1] == "yes" else Proximity.NETWORK
     outside = address.version == 6 and address not in ip_network("2000::/3")
-    return Zone.NETWORK if outside else Zone.INTERNET
+    return Proximity.NETWORK if outside else Proximity.INTERNET
 
 
 def our_zone(address):
     special = special_of(address)
-    return Zone.INTERNET if special is None else "nobody" if special.zone is None else special.zone
+    return Proximity.INTERNET if special is None else "nobody" if special.proximity is None else special.proximity
 
 
 def around(network):
@@ -190,13 +190,13 @@ class TestAddressesInsideOthers:
 
     @given(inner_addresses, st.sampled_from(WRAPPERS))
     def test_it_is_as_near_as_the_nearer_of_the_two(self, inner, wrap) -> None:
-        assert zone_of(wrap(inner)) >= zone_of(inner)
+        assert proximity_of(wrap(inner)) >= proximity_of(inner)
 
     def test_examples_of_that(self) -> None:
-        assert zone_of(ip_address("2002:7f00:1::")) is Zone.MACHINE
-        assert zone_of(ip_address("2002:808:808::")) is Zone.NETWORK
-        assert zone_of(ip_address("64:ff9b::808:808")) is Zone.INTERNET
-        assert zone_of(ip_address("224.0.0.1")) is Zone.NETWORK
+        assert proximity_of(ip_address("2002:7f00:1::")) is Proximity.MACHINE
+        assert proximity_of(ip_address("2002:808:808::")) is Proximity.NETWORK
+        assert proximity_of(ip_address("64:ff9b::808:808")) is Proximity.INTERNET
+        assert proximity_of(ip_address("224.0.0.1")) is Proximity.NETWORK
 
     def test_the_first_two_addresses_have_nothing_inside_and_the_third_has(self) -> None:
         everything = [ip_network("::/0"), ip_network("0.0.0.0/0")]
@@ -222,36 +222,36 @@ class TestWhatIsAllowed:
         ten = [read_network("10.0.0.0/8")]
         assert obstacle(ip_address("10.9.9.9"), allowed=ten) is None
         assert obstacle(ip_address("172.16.0.1"), allowed=ten) == Obstacle(
-            Why.NOT_ALLOWED,
+            ObstacleKind.NOT_ALLOWED,
             special_of(ip_address("172.16.0.1")),  # type: ignore[arg-type] # it's one
         )
 
-    @given(addresses(), st.sampled_from(Zone))
+    @given(addresses(), st.sampled_from(Proximity))
     def test_nothing_opens_what_is_nearer_than_who_named_it(self, address, near) -> None:
         address = read_address(str(address))
         everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
         found = obstacle(address, allowed=everything, reach=near, this_machine=True)
         if found is None:
-            assert zone_of(address) <= near
-        elif found.why is Why.TOO_NEAR:
-            assert zone_of(address) > near
+            assert proximity_of(address) <= near
+        elif found.kind is ObstacleKind.TOO_NEAR:
+            assert proximity_of(address) > near
         else:
-            assert found.why is Why.NOBODY
+            assert found.kind is ObstacleKind.NOBODY
 
     def test_this_machine_is_by_its_name_and_nothing_else_is(self) -> None:
         assert obstacle(ip_address("127.0.0.1"), this_machine=True) is None
         assert obstacle(ip_address("::1"), this_machine=True) is None
         assert obstacle(ip_address("10.0.0.1"), this_machine=True) is not None
-        for near in (Zone.INTERNET, Zone.NETWORK):
+        for near in (Proximity.INTERNET, Proximity.NETWORK):
             found = obstacle(ip_address("127.0.0.1"), this_machine=True, reach=near)
             assert found is not None
-            assert found.why is Why.TOO_NEAR
+            assert found.kind is ObstacleKind.TOO_NEAR
 
     @pytest.mark.parametrize("text", ["0.0.0.0", "0.1.2.3", "224.0.0.251", "255.255.255.255", "::", "ff02::fb"])
     def test_where_nobody_can_be_nothing_opens(self, text) -> None:
         found = obstacle(ip_address(text), allowed=[ip_network("0.0.0.0/0"), ip_network("::/0")], this_machine=True)
         assert found is not None
-        assert found.why is Why.NOBODY
+        assert found.kind is ObstacleKind.NOBODY
 
 
 class TestReading:

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from asap_core.lru import Lru
 from asap_core.net import provenance
-from asap_core.net.addresses import Zone, obstacle, read_address, zone_of
-from asap_core.net.outbound import AddressRefused, Allowed, Dial, Lookup, OutboundPolicy, Refused
+from asap_core.net.addresses import Proximity, obstacle, proximity_of, read_address
+from asap_core.net.outbound import AddressRefused, Allowed, Dial, OutboundPolicy, Resolve, UrlRefused
 from asap_core.net.provenance import Provenance
 from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of, without_credentials
 
@@ -19,7 +19,7 @@ EVERYWHERE = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"])
 
 
 def refusal(judged):
-    assert isinstance(judged, Refused | AddressRefused)
+    assert isinstance(judged, UrlRefused | AddressRefused)
     return f"{judged.reason}; {judged.remedy}"
 
 
@@ -169,7 +169,7 @@ class TestUrls:
 
     def test_what_was_announced_on_the_link_needs_no_tls_and_no_network(self) -> None:
         there = ("192.168.1.9",)
-        found = allowed(PLAIN.judge("http://192.168.1.9:8000/", reach=Zone.INTERNET, announced=there))
+        found = allowed(PLAIN.judge("http://192.168.1.9:8000/", reach=Proximity.INTERNET, announced=there))
         assert (found.encrypted, found.addresses) == (False, there)
         assert "credentials" in refusal(PLAIN.judge("http://u:p@192.168.1.9:8000/", announced=there))
         assert allowed(PLAIN.judge("https://a.example/")).addresses == ()
@@ -177,10 +177,10 @@ class TestUrls:
     @pytest.mark.parametrize(
         ("url", "near", "goes"),
         [
-            ("http://localhost:9", Zone.MACHINE, True), ("http://localhost:9", Zone.NETWORK, False),
-            ("http://127.0.0.1:9", Zone.INTERNET, False), ("https://10.0.0.1", Zone.NETWORK, True),
-            ("https://10.0.0.1", Zone.INTERNET, False), ("https://8.8.8.8", Zone.INTERNET, True),
-            ("https://a.example", Zone.INTERNET, True),
+            ("http://localhost:9", Proximity.MACHINE, True), ("http://localhost:9", Proximity.NETWORK, False),
+            ("http://127.0.0.1:9", Proximity.INTERNET, False), ("https://10.0.0.1", Proximity.NETWORK, True),
+            ("https://10.0.0.1", Proximity.INTERNET, False), ("https://8.8.8.8", Proximity.INTERNET, True),
+            ("https://a.example", Proximity.INTERNET, True),
         ],
     )  # fmt: skip
     def test_it_leads_no_nearer_than_who_named_it(self, url, near, goes) -> None:
@@ -190,10 +190,10 @@ class TestUrls:
             assert "allow_endpoints" in refusal(judged)
             assert refusal(judged).startswith("it is ")
 
-    @given(st.text(), st.sampled_from(Zone))
+    @given(st.text(), st.sampled_from(Proximity))
     def test_any_text_is_judged(self, text, near) -> None:
-        assert isinstance(PLAIN.judge(text, reach=near), Allowed | Refused)
-        assert isinstance(PLAIN.judge(f"https://{text}/", reach=near), Allowed | Refused)
+        assert isinstance(PLAIN.judge(text, reach=near), Allowed | UrlRefused)
+        assert isinstance(PLAIN.judge(f"https://{text}/", reach=near), Allowed | UrlRefused)
         assert isinstance(host_in(authority_of(text) or ""), str)
 
     @given(
@@ -204,7 +204,7 @@ class TestUrls:
     )
     def test_no_refusal_shows_credentials(self, scheme, host, port, path) -> None:
         judged = PLAIN.judge(f"{scheme}://hunter2:hunter3@{host}:{port}{path}?hunter4=1#hunter5")
-        assert isinstance(judged, Refused)
+        assert isinstance(judged, UrlRefused)
         assert "hunter" not in str(judged)
 
     @pytest.mark.parametrize("redirects", [0, 1, 2])
@@ -273,7 +273,7 @@ class TestRedirects:
     @given(st.text())
     def test_any_location_is_judged(self, location) -> None:
         judged = self.TWO.judge_redirect(self.ASKED, location, followed=0)
-        assert isinstance(judged, Refused) or judged.origin == self.ASKED.origin
+        assert isinstance(judged, UrlRefused) or judged.origin == self.ASKED.origin
 
 
 ANSWERS = st.sampled_from(
@@ -290,7 +290,7 @@ class TestAddresses:
 
     def test_literals_neither(self) -> None:
         assert PLAIN.destination("8.8.8.8") == Dial(("8.8.8.8",))
-        assert PLAIN.destination("a.example") == Lookup("a.example")
+        assert PLAIN.destination("a.example") == Resolve("a.example")
 
     @pytest.mark.parametrize(
         ("answers", "says"),
@@ -309,14 +309,14 @@ class TestAddresses:
         assert says in refused
         assert "hunter2" not in refused
 
-    @given(st.lists(ANSWERS), st.sampled_from(["a.example", "localhost"]), st.sampled_from(Zone),
+    @given(st.lists(ANSWERS), st.sampled_from(["a.example", "localhost"]), st.sampled_from(Proximity),
            st.sampled_from([PLAIN, EVERYWHERE, OutboundPolicy(allow_networks=["10.0.0.0/8"])]))  # fmt: skip
     def test_what_is_connected_to_was_answered_and_may_be(self, answers, host, near, policy) -> None:
         match policy.choose(host, answers, port=443, reach=near):
             case Dial(addresses):
                 read: Any = [read_address(address) for address in addresses]
                 assert set(read) <= {read_address(answer) for answer in answers}
-                assert all(zone_of(address) <= near for address in read)
+                assert all(proximity_of(address) <= near for address in read)
                 options: Any = {"allowed": policy.allow_networks, "this_machine": host == "localhost"}
                 assert all(obstacle(address, **options) is None for address in read)
                 assert len(addresses) == len(set(addresses)) == len(set(map(read_address, answers)))
@@ -334,74 +334,74 @@ class TestAddresses:
     def test_a_name_from_a_stranger_does_not_lead_into_a_network_that_is_allowed(self) -> None:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
         assert policy.choose("a.example", ["10.0.0.5"], port=443) == Dial(("10.0.0.5",))
-        says = refusal(policy.choose("a.example", ["10.0.0.5"], port=443, reach=Zone.INTERNET))
+        says = refusal(policy.choose("a.example", ["10.0.0.5"], port=443, reach=Proximity.INTERNET))
         assert "what names it isn't; allow it with allow_endpoints=['https://a.example:443']" in says
 
     def test_what_would_allow_it_is_the_origin_that_was_meant(self) -> None:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
-        says = refusal(policy.choose("a.lan", ["10.0.0.5"], port=80, reach=Zone.INTERNET, scheme="http"))
+        says = refusal(policy.choose("a.lan", ["10.0.0.5"], port=80, reach=Proximity.INTERNET, scheme="http"))
         assert "allow it with allow_endpoints=['http://a.lan:80']" in says
 
     def test_a_literal_says_its_origin(self) -> None:
-        says = refusal(PLAIN.choose("fd00::1", ["fd00::1"], port=8443, reach=Zone.INTERNET))
+        says = refusal(PLAIN.choose("fd00::1", ["fd00::1"], port=8443, reach=Proximity.INTERNET))
         assert "allow_endpoints=['https://[fd00::1]:8443']" in says
 
 
 REGISTRIES = {
-    "registry.json": Zone.MACHINE, "http://127.0.0.1/r.json": Zone.MACHINE, "http://localhost/r.json": Zone.MACHINE,
-    "https://10.0.0.1/r.json": Zone.NETWORK, "https://[fd00::1]/r.json": Zone.NETWORK,
-    "https://8.8.8.8/r.json": Zone.INTERNET, "https://r.example/r.json": Zone.INTERNET, "https://": Zone.INTERNET,
+    "registry.json": Proximity.MACHINE, "http://127.0.0.1/r.json": Proximity.MACHINE, "http://localhost/r.json": Proximity.MACHINE,
+    "https://10.0.0.1/r.json": Proximity.NETWORK, "https://[fd00::1]/r.json": Proximity.NETWORK,
+    "https://8.8.8.8/r.json": Proximity.INTERNET, "https://r.example/r.json": Proximity.INTERNET, "https://": Proximity.INTERNET,
 }  # fmt: skip
 
 
 class TestWhoNamedIt:
     @pytest.mark.parametrize(("source", "zone"), REGISTRIES.items())
     def test_a_document_is_as_near_as_its_server(self, source, zone) -> None:
-        assert Provenance().zone_of(source) is zone
+        assert Provenance().proximity_of(source) is zone
 
     def test_a_name_is_as_near_as_the_furthest_it_was_connected_to(self) -> None:
         known = Provenance()
         known.connected("r.example:443", "10.0.0.5")
-        assert known.zone_of("https://r.example/r.json") is Zone.NETWORK
+        assert known.proximity_of("https://r.example/r.json") is Proximity.NETWORK
         known.connected("r.example:443", "8.8.8.8")
         known.connected("r.example:443", "10.0.0.5")
-        assert known.zone_of("https://r.example/r.json") is Zone.INTERNET
+        assert known.proximity_of("https://r.example/r.json") is Proximity.INTERNET
         known.connected("s.example:443", "not an address")
-        assert known.zone_of("https://s.example") is Zone.INTERNET
+        assert known.proximity_of("https://s.example") is Proximity.INTERNET
 
     def test_of_two_documents_the_nearer_counts(self) -> None:
         for sources in (["https://10.0.0.1/r", "https://8.8.8.8/r"], ["https://8.8.8.8/r", "https://10.0.0.1/r"]):
             known = Provenance()
             for source in sources:
                 known.learn("https://a.example/", source=source)
-            assert known.reach("a.example:443") is Zone.NETWORK
+            assert known.reach("a.example:443") is Proximity.NETWORK
 
     def test_what_has_no_host_is_nobodys(self) -> None:
         known = Provenance()
         known.name("nonsense")
         known.learn("nonsense", source="https://r.example/")
-        assert known.reach("") is Zone.MACHINE
+        assert known.reach("") is Proximity.MACHINE
         assert not known._learned
 
     def test_what_the_caller_named_is_open_to_no_document(self) -> None:
         known = Provenance(frozenset({"192.168.1.9:8000"}))
         known.name("http://localhost:8000/")
-        assert known.reach("localhost:8000") is Zone.MACHINE
-        assert known.reach_from("https://r.example/", "http://localhost:8000/x") is Zone.INTERNET
-        near = zone_of(ip_address("192.168.1.3"))
+        assert known.reach("localhost:8000") is Proximity.MACHINE
+        assert known.reach_from("https://r.example/", "http://localhost:8000/x") is Proximity.INTERNET
+        near = proximity_of(ip_address("192.168.1.3"))
         assert known.reach_from("https://192.168.1.3/", "http://localhost:8000/x") is near
-        assert known.reach_from("registry.json", "http://localhost:8000/x") is Zone.MACHINE
-        assert known.reach_from("https://r.example/", "http://192.168.1.9:8000/x") is Zone.MACHINE
+        assert known.reach_from("registry.json", "http://localhost:8000/x") is Proximity.MACHINE
+        assert known.reach_from("https://r.example/", "http://192.168.1.9:8000/x") is Proximity.MACHINE
 
     def test_the_caller_may_name_what_somebody_else_named_before(self) -> None:
         known = Provenance(frozenset({"c.example:443"}))
         for host in ("a", "c"):
             known.learn(f"https://{host}.example/", source="https://r.example/r.json")
-        assert known.reach("a.example:443") is Zone.INTERNET
-        assert known.reach("c.example:443") is Zone.MACHINE
+        assert known.reach("a.example:443") is Proximity.INTERNET
+        assert known.reach("c.example:443") is Proximity.MACHINE
         known.name("https://a.example/")
         known.learn("https://a.example/", source="https://r.example/r.json")
-        assert known.reach("a.example:443") is Zone.MACHINE
+        assert known.reach("a.example:443") is Proximity.MACHINE
 
 
 class TestUrlsOfStrangers:
@@ -415,14 +415,14 @@ class TestUrlsOfStrangers:
     def test_lead_nowhere_near_as_literal_or_as_name(self, address) -> None:
         policy = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"], allow_http=["a.example"])
         host = f"[{address}]" if ":" in address else address
-        assert refusal(policy.judge(f"https://{host}/", reach=Zone.INTERNET))
-        assert refusal(policy.choose("a.example", ["8.8.8.8", address], port=443, reach=Zone.INTERNET))
+        assert refusal(policy.judge(f"https://{host}/", reach=Proximity.INTERNET))
+        assert refusal(policy.choose("a.example", ["8.8.8.8", address], port=443, reach=Proximity.INTERNET))
 
     def test_all_are_strangers_where_that_is_said(self) -> None:
-        known = Provenance(unknown=Zone.INTERNET)
-        assert known.reach("a.example:443") is Zone.INTERNET
+        known = Provenance(unknown=Proximity.INTERNET)
+        assert known.reach("a.example:443") is Proximity.INTERNET
         known.name("https://a.example/")
-        assert known.reach("a.example:443") is Zone.MACHINE
+        assert known.reach("a.example:443") is Proximity.MACHINE
 
 
 HOSTS = st.sampled_from([f"{letter}.example" for letter in "abcdefgh"])
@@ -438,7 +438,7 @@ class NamingMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.real = self.make()
         self.named: set[str] = set()
-        self.learned: dict[str, Zone] = {}
+        self.learned: dict[str, Proximity] = {}
 
     @rule(host=HOSTS)
     def name(self, host) -> None:
@@ -448,8 +448,8 @@ class NamingMachine(RuleBasedStateMachine):
     @rule(host=HOSTS, source=SOURCES)
     def learn(self, host, source) -> None:
         self.real.learn(f"https://{host}/", source=source)
-        if REGISTRIES[source] is not Zone.MACHINE:
-            zones = (REGISTRIES[source], self.learned.get(f"{host}:443", Zone.INTERNET))
+        if REGISTRIES[source] is not Proximity.MACHINE:
+            zones = (REGISTRIES[source], self.learned.get(f"{host}:443", Proximity.INTERNET))
             self.learned[f"{host}:443"] = max(zones)
 
     @invariant()
@@ -457,14 +457,14 @@ class NamingMachine(RuleBasedStateMachine):
         for letter in "abcdefgh":
             authority = f"{letter}.example:443"
             if authority not in self.named:
-                assert self.real.reach(authority) <= self.learned.get(authority, Zone.MACHINE)
+                assert self.real.reach(authority) <= self.learned.get(authority, Proximity.MACHINE)
 
     @invariant()
     def what_is_not_forgotten_is_as_it_was_said(self) -> None:
         if max(len(self.named), len(self.learned)) <= 3:
             for letter in "abcdefgh":
                 authority = f"{letter}.example:443"
-                said = Zone.MACHINE if authority in self.named else self.learned.get(authority, Zone.MACHINE)
+                said = Proximity.MACHINE if authority in self.named else self.learned.get(authority, Proximity.MACHINE)
                 assert self.real.reach(authority) is said
 
     @invariant()
@@ -489,7 +489,7 @@ class ForgetsOpenly(Provenance):
 
     def learn(self, url, *, source) -> None:
         super().learn(url, source=source)
-        self._unknown = Zone.MACHINE
+        self._unknown = Proximity.MACHINE
 
 
 class TakesTheLatest(Provenance):

@@ -37,7 +37,7 @@ from asap_core.errors import (
 )
 from asap_core.http.head import BadHead, Head, HeadReader, path_of
 from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip, collect, matches_etag
-from asap_core.net.outbound import Allowed, Refused, judge_url
+from asap_core.net.outbound import Allowed, UrlRefused, judge_url
 from asap_core.net.urls import is_loopback, origin_of, without_credentials
 from asap_core.refusals import KINDS, Refusal
 from asap_core.testing import envelopes, json_values, manifests
@@ -360,7 +360,7 @@ class TestUrls:
     )  # fmt: skip
     def test_where_it_may_not(self, url) -> None:
         judged = judge_url(url)
-        assert isinstance(judged, Refused)
+        assert isinstance(judged, UrlRefused)
         assert str(judged.remedy)
         assert "u:p" not in judged.shown
 
@@ -370,7 +370,7 @@ class TestUrls:
 
     @given(st.text())
     def test_any_text_is_judged(self, text) -> None:
-        assert isinstance(judge_url(text), Allowed | Refused)
+        assert isinstance(judge_url(text), Allowed | UrlRefused)
         without_credentials(text)
         origin_of(text)
 
