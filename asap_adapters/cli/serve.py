@@ -41,8 +41,8 @@ from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.auth.principal import TokenTable
 from asap_core.http.pages import read_hosts, read_origins
+from asap_core.http.proxies import read_networks
 from asap_core.net.ipv6_zones import without_zone
-from asap_core.net.proxies import read_networks
 from asap_core.net.urls import is_loopback, origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.metrics import Counters, counters_size

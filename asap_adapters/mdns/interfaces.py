@@ -15,6 +15,7 @@ from typing import Final, Self
 import ifaddr
 
 from asap_core.net.interfaces import Link
+from asap_core.net.urls import is_loopback
 
 _LINUX: Final = sys.platform == "linux"
 # net/if.h and linux/sockios.h
@@ -95,7 +96,7 @@ class _Flags:
 
     def of(self, name: str, addresses: Sequence[str]) -> int:
         if self._socket is None:
-            loopback = all(ipaddress.ip_address(text).is_loopback for text in addresses)
+            loopback = all(map(is_loopback, addresses))
             return _LOOPBACK if loopback else _CAN_MULTICAST
         import fcntl  # noqa: PLC0415 - not on every system
 

@@ -8,7 +8,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from importlib.util import find_spec
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Final, Self
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
@@ -18,9 +18,10 @@ import httpx
 from attrs import define, field
 
 from asap_core.errors import Advice, Remedy
-from asap_core.net.urls import is_loopback
+from asap_core.net.addresses import read_without_zone
+from asap_core.net.urls import DEFAULT_PORTS, is_loopback
 
-_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_PORTS: Final = {**DEFAULT_PORTS, "socks5": 1080, "socks5h": 1080}
 _END_OF_PORTS: Final = 65_536
 _SOCKS: Final = frozenset({"socks5", "socks5h"})
 _REMEDY: Final = Advice("set it to a URL such as http://proxy.example:3128, or list this host in no_proxy")
@@ -97,9 +98,11 @@ def _needs_none(host: str, port: int) -> bool:
 
 def _is_in(host: str, network: str) -> bool:
     try:
-        return ip_address(host.partition("%")[0]) in ip_network(network, strict=False)
+        listed = ip_network(network, strict=False)
     except ValueError:
         return False
+    address = read_without_zone(host)
+    return address is not None and address in listed
 
 
 def certificates(verify: ssl.SSLContext | bool, *, trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001 - httpx's own

@@ -25,7 +25,7 @@ from asap_core.auth.client_credentials import Form
 from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
 from asap_core.http.messages import BadCoding, BodyTooLarge
 from asap_core.lru import Lru
-from asap_core.net.addresses import Proximity, on_link, read_address
+from asap_core.net.addresses import Proximity, on_link, read_address, read_without_zone
 from asap_core.net.ipv6_zones import canonical, without_zone
 from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused, known_origin
 from asap_core.net.provenance import MAX_REMEMBERED, Provenance
@@ -381,4 +381,4 @@ def _check_head(response: httpx.Response, call: _Call) -> None:
 
 
 def _without_scope(address: str) -> object:
-    return read_address(address.partition("%")[0])
+    return read_without_zone(address)

@@ -33,7 +33,7 @@ from asap_adapters.server.storage import Storage, expect_storage, opened, shared
 from asap_adapters.server.tls import TLS, ServerTLS, accept_tls, server_context
 from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole, replaced
-from asap_core.net.proxies import is_trusted
+from asap_core.http.proxies import is_trusted
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.metrics import Counters

@@ -10,7 +10,7 @@ from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.admission.replay import StartPolicy
 from asap_core.auth.bearer import is_scope
 from asap_core.http.pages import read_hosts, read_origins
-from asap_core.net.proxies import ForwardedHeader, read_networks
+from asap_core.http.proxies import ForwardedHeader, read_networks
 from asap_core.wire.envelope import normalise_payload_type
 from asap_core.wire.json import MAX_DEPTH, MOST_DEPTH
 

@@ -5,16 +5,17 @@ fewer than 2N, in any window of length W at most N + W·N/P. Several limits are 
 them refuses costs nothing in the others.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Network
 from itertools import islice
 from typing import Final
 
 from attrs import field, frozen, validators
 
 from asap_core.clock import Instant
+from asap_core.net.addresses import read_address
 
 _UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _LIMIT: Final = re.compile(r"\s*(\d{1,9})\s*(?:/|\s+per\s+)\s*(?:(\d{1,5})\s+)?(second|minute|hour|day)s?\s*", re.ASCII)
@@ -189,17 +190,12 @@ def peer_key(address: str) -> str:
 
 
 def _read_peer_key(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    parsed = read_address(address)
+    if parsed is None:
         return address or "unknown"
-    if isinstance(parsed, ipaddress.IPv4Address):
+    if isinstance(parsed, IPv4Address) or parsed.is_link_local:
         return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    if parsed.is_link_local:
-        return str(parsed)
-    return str(ipaddress.IPv6Network((int(parsed) >> _PREFIX << _PREFIX, _PREFIX)))
+    return str(IPv6Network((int(parsed) >> _PREFIX << _PREFIX, _PREFIX)))
 
 
 # Parsing an address takes 3 µs; a server talks to few peers at a time.
@@ -216,7 +212,5 @@ def is_address(peer: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_address(peer: str) -> bool:
-    try:
-        return not ipaddress.ip_address(peer).is_unspecified
-    except ValueError:
-        return False
+    address = read_address(peer)
+    return address is not None and not address.is_unspecified

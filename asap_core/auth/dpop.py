@@ -8,8 +8,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
-from urllib.parse import urlsplit
 
+from asap_core.net.urls import DEFAULT_PORTS, is_plain, read_url
 from asap_core.wire.json import canonical_json
 
 PROOF_TYPE: Final = "dpop+jwt"
@@ -28,7 +28,6 @@ _MEMBERS: Final = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "
 # RFC 9449 §8.1: NQCHAR of RFC 6749, Appendix A.
 _NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z", re.ASCII)
-_PORTS: Final = {"http": 80, "https": 443}
 _ESCAPE: Final = re.compile(r"%(.{0,2})")
 _TWO_DIGITS: Final = re.compile(r"[0-9A-Fa-f]{2}\Z")
 # RFC 3986 §2.3.
@@ -71,18 +70,12 @@ def comparable_url(url: str) -> str | None:
 
     None where it's no URL of http or https, or names a user. Never raises.
     """
-    if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in _PORTS or not _HOST.match(parts.netloc):
+    parts = read_url(url) if len(url) <= _MAX_URL and url.isascii() and is_plain(url) else None
+    if parts is None or parts.scheme not in DEFAULT_PORTS or not _HOST.match(parts.netloc):
         return None
     path = _normal_path(parts.path)
     host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc.removesuffix(":")
-    shown = "" if port in (None, _PORTS[parts.scheme]) else f":{port}"
+    shown = "" if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
     return None if path is None else f"{parts.scheme}://{host.lower()}{shown}{path}"
 
 

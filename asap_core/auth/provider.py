@@ -1,11 +1,11 @@
 """What an identity provider says of itself (OpenID Connect Discovery, RFC 8414): where that is, and who says it."""
 
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from asap_core.errors import InvalidDocument, Problem
+from asap_core.net.urls import DEFAULT_PORTS, read_url
 from asap_core.wire.json import NotJson, read_json
 
 # Keycloak's has 6 KB.
@@ -31,12 +31,9 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
 
     Raises ValueError where it can't be an issuer: a URL without query and fragment (RFC 8414 §2).
     """
-    try:
-        parts = urlsplit(issuer)
-    except ValueError:  # brackets that aren't around an IPv6 address
-        parts = urlsplit("")
-    plain = parts.scheme in {"https", "http"} and parts.netloc and "@" not in parts.netloc
-    if not plain or "?" in issuer or "#" in issuer:
+    parts = read_url(issuer)
+    plain = parts is not None and parts.scheme in DEFAULT_PORTS and parts.netloc and "@" not in parts.netloc
+    if parts is None or not plain or "?" in issuer or "#" in issuer:
         raise ValueError("expected as issuer a URL such as https://id.example, without user, query, fragment")
     path = parts.path.rstrip("/")
     origin = f"{parts.scheme}://{parts.netloc}"

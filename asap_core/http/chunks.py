@@ -8,14 +8,13 @@ may not contain either. The answer is the same however the bytes were cut.
 import re
 from typing import Final
 
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_QUOTED: Final = rb'"(?:[^"\\]|\\.)*"'
+from asap_core.http.grammar import CONTROL, QUOTED_STRING, TOKEN
+
 # RFC 9112 §7.1 and §7.1.1, without the optional whitespace that nothing sends and some take for part of the size. 16
 # hexadecimal digits are more than any body has.
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*")
-_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):.*", re.DOTALL)
-# As in heads: no control characters but HTAB.
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_SIZE: Final = re.compile(rf"([0-9A-Fa-f]{{1,16}})(?:;{TOKEN}(?:=(?:{TOKEN}|{QUOTED_STRING}))?)*".encode("latin-1"))
+_FIELD: Final = re.compile(rf"({TOKEN}):.*".encode("latin-1"), re.DOTALL)
+_CONTROL: Final = re.compile(CONTROL.encode("latin-1"))
 # What decides how a request is read, from whom, and for what can't come after it was decided (RFC 9110 §6.5.1): who
 # puts it there believes that it counts.
 _NOT_IN_TRAILERS: Final = frozenset(

@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-# A token (§5.6.2) and a quoted-string (§5.6.4).
-_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_QUOTED: Final = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+from asap_core.http.grammar import QUOTED_STRING, TOKEN, WHITESPACE
+
 _PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
 def _unquoted(text: str) -> str:
-    """The value of a quoted-string that fits `_QUOTED`."""
+    """The value of a quoted-string in its quotes."""
     return _PAIR.sub(r"\1", text[1:-1])
 
 
@@ -36,7 +35,7 @@ def last_members(text: str) -> Iterator[str | None]:
         if member is None:
             yield None
             return
-        yield member[1][::-1].strip(" \t")
+        yield member[1][::-1].strip(WHITESPACE)
         if member.end() == member.end(1):
             return
         at = member.end()
@@ -45,14 +44,14 @@ def last_members(text: str) -> Iterator[str | None]:
 def members(text: str) -> list[str]:
     """The members of a list, in order, blanks around them removed. Empty if one of them can't be read."""
     if '"' not in text:
-        return [member.strip(" \t") for member in text.split(",")]
+        return [member.strip(WHITESPACE) for member in text.split(",")]
     found = [*last_members(text)]
     return [member for member in reversed(found) if member is not None] if found[-1] is not None else []
 
 
 # RFC 7239 §4 has tokens and quoted-strings here. Gateways also write addresses with ports and brackets unquoted, so an
 # unquoted value is all that's visible and separates nothing.
-_PARAMETER: Final = re.compile(rf"[ \t]*+(?:({_WORD})=(?:({_QUOTED})|([!#-+\--:<-\[\]-~]*+)))?+[ \t]*+(?:;|\Z)")
+_PARAMETER: Final = re.compile(rf"[ \t]*+(?:({TOKEN})=(?:({QUOTED_STRING})|([!#-+\--:<-\[\]-~]*+)))?+[ \t]*+(?:;|\Z)")
 
 
 def parameters(text: str) -> dict[str, str] | None:
@@ -77,8 +76,8 @@ CHALLENGE_SCHEME: Final = ""
 
 # RFC 9110 §11.6.1: schemes and their parameters in one list; a name before "=" is a parameter's, any other a scheme's,
 # perhaps with a token68. Some servers leave out the commas, so blanks separate as well.
-_AUTH_PARAMETER: Final = rf"({_WORD})[ \t]*+=[ \t]*+(?:({_QUOTED})|({_WORD}))"
-_AUTH_SCHEME: Final = rf"({_WORD})(?:[ ]++[A-Za-z0-9._~+/-]++=*+(?=[ \t]*+(?:,|\Z)))?"
+_AUTH_PARAMETER: Final = rf"({TOKEN})[ \t]*+=[ \t]*+(?:({QUOTED_STRING})|({TOKEN}))"
+_AUTH_SCHEME: Final = rf"({TOKEN})(?:[ ]++[A-Za-z0-9._~+/-]++=*+(?=[ \t]*+(?:,|\Z)))?"
 _CHALLENGE: Final = re.compile(rf"[ \t,]*+(?:{_AUTH_PARAMETER}|{_AUTH_SCHEME})(?=[ \t,]|\Z)")
 
 

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from asap_core.clock import WallTime
 from asap_core.http.dates import parse_http_date
+from asap_core.http.grammar import QUOTED_STRING, TOKEN, WHITESPACE
 from asap_core.wire.rules import number
 
 HeaderPairs = Sequence[tuple[str, str]]
@@ -123,25 +124,18 @@ def _bounded(directives: Mapping[str, list[str | None]], name: str, most: float)
     return min(_seconds(directives.get(name, [])) or 0.0, most)
 
 
-# RFC 9110 §5.6.3. Other blanks belong to the value, which they spoil.
-_OWS: Final = " \t"
-
-
 def _collect(headers: HeaderPairs) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for name, value in headers:
-        fields.setdefault(name.lower(), []).append(value.strip(_OWS))
+        fields.setdefault(name.lower(), []).append(value.strip(WHITESPACE))
     return fields
 
 
-_TCHAR: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-_NAMES: Final = re.compile(_TCHAR + "++")
-# RFC 9110 §5.6.4, as characters that decoding may have made of its bytes.
-_QUOTED: Final = r'"((?:[\t !#-\[\]-~\x80-\U0010ffff]|\\[\t -~\x80-\U0010ffff])*+)"'
+_NAMES: Final = re.compile(TOKEN)
 # One member of the list, which may be empty (RFC 9110 §5.6.1.2), and the comma or end behind it. RFC 9111 §5.2:
 # cache-directive = token [ "=" ( token / quoted-string ) ], without blanks around "="; "recipients ought to accept both
 # forms" of an argument. Possessive, or a line of blanks would take the square of its length.
-_MEMBER: Final = re.compile(rf"[ \t]*+(?:({_TCHAR}++)(?:=(?:{_QUOTED}|({_TCHAR}++)))?+)?+[ \t]*+(?:,|\Z)")
+_MEMBER: Final = re.compile(rf"[ \t]*+(?:({TOKEN})(?:=(?:({QUOTED_STRING})|({TOKEN})))?+)?+[ \t]*+(?:,|\Z)")
 
 
 def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
@@ -157,7 +151,7 @@ def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
                     found.setdefault(name.lower(), []).append(None)
                 break
             if member[1] is not None:
-                found.setdefault(member[1].lower(), []).append(member[3] if member[2] is None else member[2])
+                found.setdefault(member[1].lower(), []).append(member[3] if member[2] is None else member[2][1:-1])
             at = member.end()
     return found
 
@@ -189,8 +183,8 @@ def parse_retry_after(value: str, *, wall: WallTime) -> float | None:
 
     The caller caps it: a server mustn't park a client for years (fault 48).
     """
-    seconds = _seconds([value.strip(_OWS)])
+    seconds = _seconds([value.strip(WHITESPACE)])
     if seconds is not None:
         return seconds
-    moment = parse_http_date(value.strip(_OWS), wall=wall)
+    moment = parse_http_date(value.strip(WHITESPACE), wall=wall)
     return None if moment is None else max(moment - wall, 0.0)

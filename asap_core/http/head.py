@@ -11,6 +11,8 @@ from typing import Final
 
 from attrs import frozen
 
+from asap_core.http.grammar import CONTROL
+
 
 @frozen
 class Head:
@@ -31,7 +33,7 @@ class BadHead:
 _END: Final = b"\r\n\r\n"
 # RFC 9112 §2.2 on bare CR and LF, RFC 9110 §5.5 on NUL and other control characters: HTAB alone may be there.
 # A class first, which is what the search skips by; then which of them it is, and for CR and LF whether it's bare.
-_BARE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f](?:(?<![\r\n])|(?<=\r)(?!\n|\Z)|(?<=\n)(?<!\r\n))")
+_BARE: Final = re.compile(CONTROL.encode("latin-1") + rb"(?:(?<![\r\n])|(?<=\r)(?!\n|\Z)|(?<=\n)(?<!\r\n))")
 _VERSION: Final = re.compile(rb"HTTP/(\d+)\.(\d+)")
 # What request methods are made of, near enough: the rest never begins a request (a TLS hello is 0x16).
 _FIRST: Final = re.compile(rb"[A-Za-z]")

@@ -8,24 +8,15 @@ Rule of this module: `Origin` and `Host` are each held to what the agent knows, 
 owner of `evil.example` may have that name resolve to 127.0.0.1 (DNS rebinding), and then the two agree.
 """
 
-import ipaddress
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
+from urllib.parse import SplitResult
 
 from attrs import field, frozen
 
 from asap_core.http.messages import Headers
-
-# RFC 3986 §3.2.2 without what no browser writes. Nothing in it needs more than ASCII: browsers write names in it.
-_HOST: Final = r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?"
-_AUTHORITY: Final = re.compile(_HOST)
-_ORIGIN: Final = re.compile(rf"([a-z][a-z0-9+.-]*)://{_HOST}")
-_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-# Applications have origins of other schemes, such as app://localhost, whose content may come from anywhere.
-_OF_WEB_PAGES: Final = ("http://", "https://")
-# Of an http URL, all up to the end of its authority.
-_BASE: Final = re.compile(r"[^/]*//[^/?#]*")
+from asap_core.net.addresses import read_literal
+from asap_core.net.urls import DEFAULT_PORTS, is_loopback, split_url
 
 # What a page may send and read beyond what every page may: the headers that this protocol uses.
 _REQUEST_HEADERS: Final = b"asap-version, authorization, content-encoding, content-type, dpop, x-idempotency-key"
@@ -60,57 +51,50 @@ _FOREIGN_ORIGIN: Final = Foreign("The request comes from a web page whose origin
 _FOREIGN_HOST: Final = Foreign("The request comes from a web page, and Host isn't a name of this agent")
 
 
-def _host(text: str) -> str:
+def _same_host(host: str) -> str:
     """A host as it's compared: without the final dot, an address in its one spelling."""
-    address = _address(text)
-    return text.removesuffix(".") if address is None else str(address)
+    address = read_literal(host)
+    return host.removesuffix(".") if address is None else str(address)
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return None
+def _origin_of(parts: SplitResult) -> str:
+    """The origin as browsers write it: without the scheme's default port."""
+    host, port = _same_host(parts.hostname or ""), parts.port
+    shown = f"[{host}]" if ":" in host else parts.hostname
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{port}")
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name (RFC 6761 §6.3) or address. 0.0.0.0 isn't: any page may name it."""
-    name = _host(host.lower())
-    address = _address(name)
-    return name == "localhost" or name.endswith(".localhost") or (address is not None and address.is_loopback)
+def _read_origin(text: str) -> SplitResult | None:
+    """Read an origin (RFC 6454 §6.2): scheme, host, port and nothing else. None for any other text, as `null`."""
+    return split_url(text) if _read_authority(text.partition("://")[2]) is not None else None
 
 
-def _origin(text: str) -> str | None:
-    """An origin as it's compared; None if it isn't one, as `null`."""
-    found = _ORIGIN.fullmatch(text.lower())
-    if found is None:
-        return None
-    scheme, host, port = found.groups()
-    shown = host if _address(host) is None else _literal(_host(host))
-    return f"{scheme}://{shown}" + ("" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}")
-
-
-def _literal(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+def _read_authority(text: str) -> SplitResult | None:
+    """Read a host and perhaps a port, as browsers write them in `Host` (RFC 9110 §7.2)."""
+    parts = split_url(f"http://{text}")
+    is_whole = parts is not None and parts.netloc == text and "@" not in text and not text.endswith(":")
+    return parts if is_whole else None
 
 
 def read_origins(values: Iterable[str]) -> tuple[str, ...]:
     """Check origins such as `https://app.example`, and return them as browsers write them. Raises ValueError."""
-    found = tuple(_origin(value) if isinstance(value, str) else None for value in _some(values))
+    found = [_read_origin(value) if isinstance(value, str) else None for value in _several(values)]
     if None in found:
         raise ValueError("origins: expected origins such as https://app.example, without path; not null or *")
-    return tuple(each for each in found if each is not None)
+    return tuple(_origin_of(parts) for parts in found if parts is not None)
 
 
 def read_hosts(values: Iterable[str]) -> tuple[str, ...]:
     """Check hosts such as `agent.example`, and return them as they're compared. Raises ValueError."""
-    given = tuple(value.lower() if isinstance(value, str) else "" for value in _some(values))
-    if not all((found := _AUTHORITY.fullmatch(value)) and found[2] is None for value in given):
+    found = [_read_authority(value) if isinstance(value, str) else None for value in _several(values)]
+    # In brackets a colon is no port's.
+    hosts = [parts.hostname for parts in found if parts is not None and not parts.netloc.rpartition("]")[2].count(":")]
+    if len(hosts) < len(found):
         raise ValueError("hosts: expected host names such as agent.example, without scheme and port")
-    return tuple(map(_host, given))
+    return tuple(_same_host(host) for host in hosts if host is not None)
 
 
-def _some(values: Any) -> tuple[Any, ...]:
+def _several(values: object) -> tuple[object, ...]:
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
 
 
@@ -125,15 +109,17 @@ class Pages:
     @classmethod
     def of(cls, url: str, *, origins: Iterable[str], hosts: Iterable[str]) -> "Pages":
         """Those of an agent that is called at `url`, and those that policy lists."""
-        base = _BASE.match(url)
-        own = None if base is None else _origin(base[0])
-        names = frozenset(hosts) if own is None else frozenset({*hosts, _host_of(own)})
+        parts = split_url(url)
+        own = None if parts is None else _origin_of(parts)
+        names = frozenset(hosts) if parts is None else frozenset({*hosts, _same_host(parts.hostname or "")})
         return cls(own, {origin: _readable_by(origin) for origin in origins}, names)
 
     def judge(self, origins: Sequence[bytes], hosts: Sequence[str], *, local: str) -> "Welcome | Foreign":
         """Judge a request by its `Origin` headers and by the hosts that it names; `local` is where it came in."""
-        origin = _only(origins)
-        if origin is None or not (origin in self._listed or origin == self._own or self._is_here(origin, local)):
+        parts = _only(origins)
+        origin = "" if parts is None else _origin_of(parts)
+        listed = origin in self._listed or origin == self._own
+        if parts is None or not (listed or _is_here(parts, local)):
             return _FOREIGN_ORIGIN
         if not hosts or not all(map(self._is_host, hosts)):
             return _FOREIGN_HOST
@@ -142,27 +128,26 @@ class Pages:
     def readers(self, origins: Sequence[bytes]) -> Headers:
         """What a document says to the page that fetches it: anyone may, and pages of listed origins read it."""
         # Who caches documents is told even of requests without an origin that the answer depends on it.
-        return self._listed.get(_only(origins) or "", _VARY) if self._listed else ()
-
-    def _is_here(self, origin: str, local: str) -> bool:
-        """Whether the page is this machine's, and the agent serves this machine."""
-        return _is_loopback(local) and origin.startswith(_OF_WEB_PAGES) and _is_loopback(_host_of(origin))
+        if not self._listed:
+            return ()
+        parts = _only(origins)
+        return _VARY if parts is None else self._listed.get(_origin_of(parts), _VARY)
 
     def _is_host(self, authority: str) -> bool:
-        found = _AUTHORITY.fullmatch(authority.lower())
-        if found is None:
-            return False
+        parts = _read_authority(authority)
+        host = "" if parts is None else parts.hostname or ""
         # A literal address isn't a name that somebody could have resolve to it.
-        return _address(found[1]) is not None or _is_loopback(found[1]) or _host(found[1]) in self._hosts
+        return bool(host) and (read_literal(host) is not None or is_loopback(host) or _same_host(host) in self._hosts)
 
 
-def _only(origins: Sequence[bytes]) -> str | None:
-    return _origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
+def _is_here(page: SplitResult, local: str) -> bool:
+    """Whether the page is this machine's, and the agent serves this machine."""
+    # Applications have origins of other schemes, such as app://localhost, whose content may come from anywhere.
+    return is_loopback(local) and page.scheme in DEFAULT_PORTS and is_loopback(page.hostname or "")
 
 
-def _host_of(origin: str) -> str:
-    found = _ORIGIN.fullmatch(origin)
-    return "" if found is None else _host(found[2])
+def _only(origins: Sequence[bytes]) -> SplitResult | None:
+    return _read_origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
 
 
 def _readable_by(origin: str) -> Headers:

@@ -8,13 +8,14 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from asap_core.mdns.dnssd import host_of, is_announcer, is_local_name, is_of_a_host
+from asap_core.net.addresses import read_without_zone
 from asap_core.net.interfaces import Link
-from asap_core.net.ipv6_zones import address_of, without_zone
+from asap_core.net.ipv6_zones import without_zone
+from asap_core.net.urls import is_loopback, read_url
 
 # RFC 6763 §4.1.1: one DNS label, at most 63 bytes of UTF-8; less by what an engine appends where the name is taken
 # (`-2` and up), or the second of two agents with a long name couldn't be announced at all.
@@ -97,12 +98,12 @@ def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> 
     The one it's bound to; for a wildcard all of its families but loopback, link-local ones last; for `localhost` those
     of loopback. Nothing where there's none: an address that others can't reach is never announced (fault 114).
     """
-    machine = [address for text in interface_addresses if (address := address_of(text)) is not None]
+    machine = [address for text in interface_addresses if (address := read_without_zone(text)) is not None]
     versions = _WILDCARDS.get(bind_host)
     if versions is not None:
         usable = [one for one in machine if is_of_a_host(one) and not one.is_loopback and one.version in versions]
         return tuple(str(address) for address in sorted(usable, key=lambda one: (one.is_link_local, one.version)))
-    bound = address_of(bind_host)
+    bound = read_without_zone(bind_host)
     if bound is None:
         return tuple(str(address) for address in machine if address.is_loopback and bind_host.lower() == "localhost")
     return (str(bound),)
@@ -142,11 +143,11 @@ def offer_on(link: Link, *, bind_host: str, manifest_url: str) -> Offer | Unanno
     (`http://*:8000/…`, `http://0.0.0.0:8000/…`, `http://[::]:8000/…`) gets the link's best address; another stays as
     it is, but for a zone. `Unannounced` where it would be ignored, and nobody would know why.
     """
-    wanted = None if bind_host in _WILDCARDS else address_of(bind_host)
+    wanted = None if bind_host in _WILDCARDS else read_without_zone(bind_host)
     if wanted is not None and not (wanted.is_loopback or link.is_meant_by(bind_host)):
         return Unannounced(link, "what the server is bound to isn't here")
     addresses = advertised_addresses(bind_host, link.addresses)
-    if not addresses or link.loopback is not all(map(_is_loopback, addresses)):
+    if not addresses or link.loopback is not all(map(is_loopback, addresses)):
         return Unannounced(link, "what the server is bound to isn't reached from here")
     url = _at(without_zone(manifest_url), addresses[0])
     target = service_target(url, addresses)
@@ -157,14 +158,9 @@ def offer_on(link: Link, *, bind_host: str, manifest_url: str) -> Offer | Unanno
     return Offer(link=link, manifest_url=url, target=target)
 
 
-def _is_loopback(text: str) -> bool:
-    address = address_of(text)
-    return address is not None and address.is_loopback
-
-
 def _at(url: str, address: str) -> str:
-    if (host_of(url) or "?") not in _WILDCARDS:
+    parts = read_url(url)
+    if parts is None or (host_of(url) or "?") not in _WILDCARDS:
         return url
-    parts = urlsplit(url)
     port = "" if parts.port is None else f":{parts.port}"
     return parts._replace(netloc=(f"[{address}]" if ":" in address else address) + port).geturl()

@@ -8,12 +8,13 @@ point at the host that announced it; whether the agent behind it is the one it c
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from attrs import define, evolve, field, frozen
 
+from asap_core.net.addresses import Address, is_link_local_ipv6, read_without_zone
 from asap_core.net.interfaces import Link
-from asap_core.net.ipv6_zones import Address, address_of, in_zone, is_zoned
+from asap_core.net.ipv6_zones import in_zone
+from asap_core.net.urls import DEFAULT_PORTS, is_plain, read_url
 from asap_core.wire.rules import URN
 
 SERVICE_TYPE: Final = "_asap._tcp.local."
@@ -105,7 +106,7 @@ def read_announcement(
 
 
 def _zoned(text: str, zone: str) -> str:
-    return f"{text.partition('%')[0]}%{zone}" if zone and is_zoned(text) else text
+    return f"{text.partition('%')[0]}%{zone}" if zone and is_link_local_ipv6(text) else text
 
 
 def _texts(txt: Mapping[bytes, bytes | None]) -> dict[str, str]:
@@ -118,14 +119,8 @@ def _texts(txt: Mapping[bytes, bytes | None]) -> dict[str, str]:
 
 def host_of(url: str) -> str | None:
     """The host of a manifest URL, or None where it can't be one."""
-    if not url.isprintable() or " " in url or "\\" in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or parts.username is not None or parts.password is not None or port == 0:
+    parts = read_url(url) if is_plain(url) else None
+    if parts is None or parts.scheme not in DEFAULT_PORTS or "@" in parts.netloc:
         return None
     return parts.hostname or None
 
@@ -136,10 +131,12 @@ def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> boo
     # proof: `169.254.169.254.` or a name in the DNS would let any neighbour send us anywhere (fault 116).
     if is_local_name(host):
         return server is not None and fold(host).rstrip(".") == fold(server).rstrip(".")
-    announced = {address for text in addresses if (address := address_of(text)) is not None and is_of_a_host(address)}
+    announced = {
+        address for text in addresses if (address := read_without_zone(text)) is not None and is_of_a_host(address)
+    }
     if host == "localhost":
         return any(address.is_loopback for address in announced)
-    return address_of(host) in announced
+    return read_without_zone(host) in announced
 
 
 def is_local_name(host: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from asap_core.clock import Instant
-from asap_core.net.ipv6_zones import address_of, is_zoned, zone_of
+from asap_core.net.addresses import is_link_local_ipv6, read_without_zone, zone_of
 
 # Sockets and a name on each. Machines with more interfaces have them for containers, which come last here.
 MAX_LINKS: Final = 32
@@ -47,7 +47,7 @@ class Link:
         """
         four = [text for text in self.addresses if ":" not in text]
         six = [] if self.loopback else [text for text in self.addresses if ":" in text]
-        return (*four[:1], *sorted(six, key=lambda text: not is_zoned(text))[:1])
+        return (*four[:1], *sorted(six, key=lambda text: not is_link_local_ipv6(text))[:1])
 
     def is_meant_by(self, text: str) -> bool:
         """Whether a name, or an address with or without a zone, means this link."""
@@ -55,8 +55,8 @@ class Link:
             return True
         if zone_of(text) not in ("", self.name, str(self.index)):
             return False
-        wanted = address_of(text)
-        return wanted is not None and wanted in map(address_of, self.addresses)
+        wanted = read_without_zone(text)
+        return wanted is not None and wanted in map(read_without_zone, self.addresses)
 
 
 def why_unused(link: Link) -> str | None:

@@ -4,11 +4,10 @@
 zone is that machine's own word and never leaves it; whoever reads such an address puts it into the zone it came from.
 """
 
-import ipaddress
 import re
 from typing import Final
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from asap_core.net.addresses import is_link_local_ipv6
 
 # Both spellings: `%eth0` (RFC 9844 §6), and `%25eth0` (RFC 6874 §2), which reads as a zone `25` only where it's all.
 _LITERAL: Final = re.compile(
@@ -18,31 +17,10 @@ _LITERAL: Final = re.compile(
 )
 
 
-def address_of(text: str) -> Address | None:
-    """A literal address without its zone, IPv4 in IPv6 as IPv4 (RFC 4291 §2.5.5.2); None where it's none."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-def zone_of(text: str) -> str:
-    """The zone of a literal address, or nothing."""
-    return text.partition("%")[2]
-
-
-def is_zoned(text: str) -> bool:
-    """Whether this is an address that needs a zone: link-local IPv6. That of IPv4 (RFC 3927) has no way to say one."""
-    address = address_of(text)
-    return isinstance(address, ipaddress.IPv6Address) and address.is_link_local
-
-
 def in_zone(url: str, zone: str) -> str:
     """The URL with its host in this zone, whatever it said before; as it is where its host needs none."""
     match = _LITERAL.fullmatch(url)
-    if match is None or not is_zoned(match["address"]):
+    if match is None or not is_link_local_ipv6(match["address"]):
         return url
     return f"{match['before']}{match['address']}{f'%{zone}' if zone else ''}{match['after']}"
 
@@ -61,6 +39,6 @@ def without_zone(url: str) -> str:
 def in_zone_of(url: str, source: str) -> str:
     """The URL as a document from `source` means it: an address on the link is in the zone that it came from."""
     match = _LITERAL.fullmatch(source)
-    if match is None or match["zone"] is None or not is_zoned(match["address"]):
+    if match is None or match["zone"] is None or not is_link_local_ipv6(match["address"]):
         return url
     return in_zone(url, match["zone"])

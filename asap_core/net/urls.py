@@ -22,17 +22,28 @@ _HOST: Final = re.compile(
 _ENDS_IN_A_NUMBER: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$", re.IGNORECASE | re.ASCII)
 
 
-def split_url(url: str) -> SplitResult | None:
-    """The parts of a URL whose host is one to every reader; None for all else. Never raises."""
-    if len(url) > _MAX_URL or not url.isprintable() or " " in url or "\\" in url:
-        return None
+def read_url(url: str) -> SplitResult | None:
+    """The parts of a URL, as `urlsplit` reads them, its port a number but 0; None if it can't. Never raises.
+
+    Readers of URLs disagree about the host: use `split_url` for what is connected to.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port  # reading it is what checks it
     except ValueError:
         return None
-    netloc = parts.netloc.rpartition("@")[2]
-    if not _HOST.fullmatch(netloc) or port == 0:
+    return None if port == 0 else parts
+
+
+def is_plain(url: str) -> bool:
+    """Whether a URL has no blanks, control characters or backslashes, which some readers drop or turn into slashes."""
+    return url.isprintable() and " " not in url and "\\" not in url
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of a URL whose host is one to every reader; None for all else. Never raises."""
+    parts = read_url(url) if len(url) <= _MAX_URL and is_plain(url) else None
+    if parts is None or not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
         return None
     host = parts.hostname or ""
     if (":" in host or _ENDS_IN_A_NUMBER.search(host)) and read_address(host) is None:

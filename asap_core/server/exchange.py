@@ -62,7 +62,7 @@ from asap_core.http.messages import (
     json_response,
 )
 from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
-from asap_core.net.proxies import caller_of
+from asap_core.http.proxies import caller_of
 from asap_core.refusals import (
     AUTHENTICATION_REQUIRED,
     BATCH_SIZE,

@@ -7,10 +7,10 @@ reading one never fails for knowing less (fault 61).
 import re
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from asap_core.net.urls import read_url
 from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,
@@ -106,12 +106,8 @@ class ReceivedEndpoints:
 
 def is_absolute_url(url: str, *schemes: str) -> bool:
     """Whether `url` has one of these schemes and a host, and can be read as a URL."""
-    try:
-        parts = urlsplit(url)
-        # A port that isn't one is told when it's read.
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+    parts = read_url(url)
+    return parts is not None and parts.scheme in schemes and bool(parts.hostname)
 
 
 @frozen(kw_only=True)

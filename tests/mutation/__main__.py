@@ -25,7 +25,7 @@ TESTS = {
     "asap_core.server.call_run": ("server/exchange",),
     "asap_core.server.checks": ("server/exchange", "auth/jwt", "auth/proofs"),
     "asap_core.admission.admission": ("admission/admission", "admission/state_file", "server/exchange"),
-    "asap_core.net.proxies": ("net/proxies",),
+    "asap_core.http.proxies": ("http/proxies",),
     "asap_core.admission.journal": ("admission/state_file",),
     "asap_core.admission.state_file": ("admission/state_file",),
     "asap_core.admission.redis": ("admission/redis",),

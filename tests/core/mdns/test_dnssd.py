@@ -28,7 +28,7 @@ from asap_core.mdns.dnssd import (
     instance_of,
     read_announcement,
 )
-from asap_core.net.ipv6_zones import address_of
+from asap_core.net.addresses import read_without_zone
 
 
 class TestNames:
@@ -116,8 +116,8 @@ class TestAddresses:
     @given(st.sampled_from(["0.0.0.0", "::", "*"]), st.lists(st.ip_addresses().map(str)))
     def test_a_wildcard_never_announces_loopback_and_link_local_comes_last(self, bound, machine) -> None:
         announced = advertised_addresses(bound, machine)
-        assert set(announced) <= {str(address_of(text)) for text in machine}
-        addresses = [address_of(text) for text in announced]
+        assert set(announced) <= {str(read_without_zone(text)) for text in machine}
+        addresses = [read_without_zone(text) for text in announced]
         assert not any(one.is_loopback or one.is_multicast or one.is_unspecified for one in addresses)  # type: ignore[union-attr]
         assert sorted(addresses, key=lambda one: one.is_link_local) == addresses  # type: ignore[union-attr]
 

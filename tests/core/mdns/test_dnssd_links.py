@@ -14,8 +14,8 @@ from asap_core.mdns.dnssd import (
     Updated,
     read_announcement,
 )
+from asap_core.net.addresses import is_link_local_ipv6, read_without_zone
 from asap_core.net.interfaces import Link
-from asap_core.net.ipv6_zones import address_of, is_zoned
 
 LO = Link(name="lo", index=1, addresses=("127.0.0.1", "::1"), loopback=True)
 ETH = Link(name="eth0", index=2, addresses=("192.0.2.1", "2001:db8::1", "fe80::1"))
@@ -108,9 +108,9 @@ class TestOffers:
         if isinstance(offer, Unannounced):
             assert (offer.link, bool(offer.reason)) == (link, True)
             return
-        own = {str(address_of(text)) for text in addresses} | ({"127.0.0.1"} if loopback else set())
+        own = {str(read_without_zone(text)) for text in addresses} | ({"127.0.0.1"} if loopback else set())
         assert set(offer.target.addresses) <= own
-        assert all(address_of(text).is_loopback is loopback for text in offer.target.addresses)  # type: ignore[union-attr]
+        assert all(read_without_zone(text).is_loopback is loopback for text in offer.target.addresses)  # type: ignore[union-attr]
         read = read_announcement(
             instance="A",
             server=offer.target.name,
@@ -155,7 +155,7 @@ class TestReading:
         found = self.read(url, addresses)
         assert isinstance(found, Announcement | Unusable)
         if isinstance(found, Announcement):
-            assert all(text.endswith("%eth0") for text in found.addresses if is_zoned(text))
+            assert all(text.endswith("%eth0") for text in found.addresses if is_link_local_ipv6(text))
 
 
 def announced(instance="A", link="eth0", version="1"):

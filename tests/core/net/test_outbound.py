@@ -348,10 +348,15 @@ class TestAddresses:
 
 
 REGISTRIES = {
-    "registry.json": Proximity.MACHINE, "http://127.0.0.1/r.json": Proximity.MACHINE, "http://localhost/r.json": Proximity.MACHINE,
-    "https://10.0.0.1/r.json": Proximity.NETWORK, "https://[fd00::1]/r.json": Proximity.NETWORK,
-    "https://8.8.8.8/r.json": Proximity.INTERNET, "https://r.example/r.json": Proximity.INTERNET, "https://": Proximity.INTERNET,
-}  # fmt: skip
+    "registry.json": Proximity.MACHINE,
+    "http://127.0.0.1/r.json": Proximity.MACHINE,
+    "http://localhost/r.json": Proximity.MACHINE,
+    "https://10.0.0.1/r.json": Proximity.NETWORK,
+    "https://[fd00::1]/r.json": Proximity.NETWORK,
+    "https://8.8.8.8/r.json": Proximity.INTERNET,
+    "https://r.example/r.json": Proximity.INTERNET,
+    "https://": Proximity.INTERNET,
+}
 
 
 class TestWhoNamedIt:

@@ -7,7 +7,7 @@ from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core import Policy
-from asap_core.net.proxies import client_of, is_trusted
+from asap_core.http.proxies import client_of, is_trusted
 
 TRUSTED = ("10.0.0.0/8", "::1", "fd00::/8")
 HEADERS = ["x-forwarded-for", "forwarded"]

@@ -4,7 +4,6 @@ A proxy appends the address that it saw; what stands left of that came from the 
 list is read from its right end, as far as the addresses are of proxies that policy trusts, and not one step further.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -14,12 +13,10 @@ from typing import Final, Literal
 from asap_core.arguments import expect_texts
 from asap_core.http.fields import last_members, parameters
 from asap_core.http.messages import Headers, header_values
+from asap_core.net.addresses import Address, Network, read_address, read_network
 
 ForwardedHeader = Literal["x-forwarded-for", "forwarded"]
 """The one that the proxies write. Only that one is read: they pass the other on as the caller wrote it."""
-
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Proxies in a row; more addresses than this are somebody's invention.
 _MAX_HOPS: Final = 20
@@ -34,10 +31,7 @@ def read_networks(texts: Iterable[str]) -> tuple[str, ...]:
     """Check networks such as `10.0.0.0/8` and addresses such as `::1`, and return them. Raises ValueError."""
     checked = expect_texts("trusted_proxies", texts, '["10.0.0.0/8"]')
     for text in checked:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            raise ValueError("expected addresses or networks such as 10.0.0.0/8 or ::1") from None
+        read_network(text)
     return checked
 
 
@@ -93,16 +87,11 @@ def _nodes_of_forwarded(text: str) -> Iterator[str]:
             yield ((parameters(member) if member else None) or {}).get("for", "")
 
 
-def _address(text: str) -> _Address | None:
+def _address(text: str) -> Address | None:
     node = _NODE.fullmatch(text)
-    try:
-        address = ipaddress.ip_address("" if node is None else node[1] or node[2] or node[3])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    return None if node is None else read_address(node[1] or node[2] or node[3])
 
 
 @lru_cache(maxsize=16)
-def _networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
-    return tuple(ipaddress.ip_network(text) for text in texts)
+def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(map(read_network, texts))
