@@ -1,76 +1,43 @@
-"""The command `asap`: parses, runs one command on the chosen backend, and says what went wrong in one line."""
+"""The command `asap`: parses the command line, runs one command, and reports its error in one line."""
 
-import argparse
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-import anyio
+from asap_adapters.cli import bench, demo, discover, keys, send, serve, token
+from asap_adapters.cli.command import Command, Parser, add_commands
+from asap_adapters.cli.failures import exit_code
+from asap_adapters.cli.output import write_anything
 
-from asap_adapters.cli import bench, demo, discover, keys, resolve, send, serve, token
-from asap_adapters.cli.options import EXIT_INTERRUPTED, EXIT_USAGE, Parser
-from asap_adapters.cli.output import UserError, complain, write_anything
-from asap_adapters.cli.wording import in_words, unwrapped
-from asap_core.errors import AsapError
-
-EXIT_ERROR: Final = 1
-
+COMMANDS: Final[Sequence[Command]] = (
+    *serve.COMMANDS,
+    *discover.COMMANDS,
+    *send.COMMANDS,
+    *token.COMMANDS,
+    *keys.COMMANDS,
+    *demo.COMMANDS,
+    *bench.COMMANDS,
+)
+GROUPS: Final = {
+    "registry": "search a registry, or make an entry for one",
+    "keys": "make a key that signs manifests, or show one",
+    "manifest": "sign a manifest, or verify a signed one",
+    "bench": "measure what admission costs on this machine",
+}
 _DESCRIPTION: Final = "Serve, find and call agents that speak ASAP, the Async Simple Agent Protocol."
 
 
 def parser() -> Parser:
-    """Build the whole command line."""
+    """Build the parser of the whole command line."""
     root = Parser(prog="asap", description=_DESCRIPTION)
     root.add_argument("--version", action="version", version=f"asap-sansio {version('asap-sansio')}")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (serve, discover, resolve, send, token, keys, demo, bench):
-        module.add_commands(commands)
+    add_commands(root, COMMANDS, GROUPS)
     return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for what went wrong, 2 for usage, 130 when interrupted."""
+    """Run one command and return its exit code: 0, 1 for an error, 2 for a wrong command line, 130 if interrupted."""
     write_anything()
-    arguments = parser().parse_args(argv)
-    if getattr(arguments, "workers", 1) == 1:
-        return _run(arguments)
-    return _reported(lambda: serve.with_workers(arguments, _run))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    return _reported(lambda: anyio.run(arguments.run, arguments, backend=arguments.backend))
-
-
-def _reported(act: Callable[[], int | None]) -> int:
-    try:
-        return act() or 0
-    except BaseException as error:  # noqa: BLE001 - what isn't a user's mistake is raised again
-        return _report(unwrapped(error))
-
-
-def _report(error: BaseException) -> int:
-    match error:
-        case KeyboardInterrupt():
-            return EXIT_INTERRUPTED
-        case BrokenPipeError():
-            return _unread()
-        case UserError(usage=usage):
-            complain(str(error))
-            return EXIT_USAGE if usage else EXIT_ERROR
-        case AsapError() | OSError() | ValueError():
-            complain(in_words(error))
-            return EXIT_ERROR
-        case ModuleNotFoundError(name="coredis"):  # of --redis: the extra isn't installed
-            complain(str(error))
-            return EXIT_ERROR
-        case _:
-            raise error
-
-
-def _unread() -> int:
-    """Whoever read our output has had enough (`asap browse | head`): not an error, and nothing more can be said."""
-    # What Python still has in its buffer goes nowhere, instead of failing at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    values = vars(parser().parse_args(argv))
+    command: Command = values.pop("command")
+    return exit_code(lambda: command.run(values))

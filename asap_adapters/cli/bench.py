@@ -1,50 +1,67 @@
 """`asap bench admission`: what admission costs on this machine, each part in a process of its own."""
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from asap_adapters.cli.options import add_backend, redis_url, whole_number
-from asap_adapters.cli.output import UserError, say
+from attrs import frozen
 
-_DESCRIPTION: Final = (
-    "Measure admission: bytes to decision, the replay guard with up to a million live nonces, the limiter with up to a "
-    "million keys, and, with --redis, a claim there against a bare SET NX. It takes a minute or two. Figures mean "
-    "something as ratios within one run, on a machine that does nothing else."
-)
-_MOST: Final = 1_000_000
+from asap_adapters.cli.command import command, in_event_loop, option
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.options import backend_option, redis_url, whole_number
+from asap_adapters.cli.output import say
 
-
-def add_commands(commands: Any) -> None:
-    """Add the command of this module."""
-    bench = commands.add_parser("bench", help="measure what admission costs here")
-    admission = bench.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
-        "admission", help="the decisions on an envelope", description=_DESCRIPTION
-    )
-    add = admission.add_argument
-    add("--live", metavar="N", type=_count, default=_MOST, help="live nonces and keys at most (default: 1000000)")
-    add("--redis", metavar="URL", type=redis_url, help="measure claims there too; it leaves keys that expire")
-    add("--reference", metavar="PYTHON", type=Path, help="an interpreter with asap-protocol, to compare with")
-    add_backend(admission)
-    admission.set_defaults(run=_admission)
+_MAX_LIVE: Final = 1_000_000
 
 
 def _count(text: str) -> int:
-    return whole_number(text, 1, _MOST, f"expected a number, 1 to {_MOST}")
+    return whole_number(text, 1, _MAX_LIVE, f"expected a number, 1 to {_MAX_LIVE}")
 
 
-async def _admission(arguments: argparse.Namespace) -> int:
-    reference = None if arguments.reference is None else str(arguments.reference)
-    parts = [("decision", [reference]), ("guard", [arguments.live]), ("limiter", [arguments.live])]
-    if arguments.redis is not None:
-        parts.append(("shared", [arguments.redis]))
-    for number, (name, values) in enumerate(parts):
+@frozen(kw_only=True)
+class BenchOptions:
+    """The options of `asap bench admission`."""
+
+    live: int = option("--live", "N", "measure with up to this many nonces and keys", read=_count, default=_MAX_LIVE)
+    redis: str | None = option(
+        "--redis", "URL", "also measure claims in this Redis or Valkey; the keys that it leaves expire", read=redis_url
+    )
+    reference: Path | None = option(
+        "--reference", "PYTHON", "compare decisions with asap-protocol in this Python interpreter", read=Path
+    )
+    backend: str = backend_option()
+
+
+async def _admission(options: BenchOptions) -> int:
+    reference = None if options.reference is None else str(options.reference)
+    parts: list[tuple[str, str | int | None]] = [
+        ("decision", reference),
+        ("guard", options.live),
+        ("limiter", options.live),
+    ]
+    if options.redis is not None:
+        parts.append(("shared", options.redis))
+    for number, (name, value) in enumerate(parts):
         if number:
             say("")
-        # None finds the memory as another left it.
-        code = f"from asap_adapters.bench.{name} import run; run(*{values!r})"
+        # In a process of its own: the memory that another part leaves would change the figures.
+        code = f"from asap_adapters.bench.{name} import run; run({value!r})"
         if subprocess.run([sys.executable, "-c", code], check=False).returncode:  # noqa: ASYNC221, S603 - nothing else runs
-            raise UserError(f"measuring the {name} didn't work; what went wrong stands above")
+            raise UserError(f"measuring the {name} failed; its error is shown above")
     return 0
+
+
+COMMANDS: Final = (
+    command(
+        "bench admission",
+        BenchOptions,
+        in_event_loop(_admission),
+        about="measure the decisions on an envelope",
+        description=(
+            "Measure admission: from bytes to a decision, the replay guard with up to a million nonces, the limiter "
+            "with up to a million keys, and, with --redis, a claim there against a bare SET NX. It takes one to two "
+            "minutes. Compare figures as ratios within one run, on a machine that does nothing else."
+        ),
+    ),
+)

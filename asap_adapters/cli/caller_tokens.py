@@ -1,102 +1,204 @@
-"""`--oidc`, `--introspect` and what goes with them: callers' tokens come from an identity provider."""
+"""How `asap serve` authenticates its callers: by a table of tokens, an identity provider's keys, or its introspection.
+
+The options are `--token`, `--oidc`, `--introspect`, and those that need them. No error repeats a token.
+"""
 
 import argparse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
 from asap_adapters.auth.authenticator import AuthenticationResult, Authenticator
-from asap_adapters.cli.introspect import introspection, introspection_policy
-from asap_adapters.cli.output import UserError
+from asap_adapters.cli.command import Excludes, Needs, Rule, choice, flag, option, part, repeated
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_of
+from asap_adapters.cli.options import network, scope, url
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import Credential, ProofOffer, TokenTable
 from asap_core.auth.provider import metadata_urls
+from asap_core.wire.rules import URN
 
 if TYPE_CHECKING:
     from asap_adapters.auth.introspection import IntrospectionAuthenticator
     from asap_adapters.auth.jwt import JwtAuthenticator
 
 
-def add_oidc(add: Any) -> None:
-    """Add the options of this module."""
-    add("--oidc", metavar="ISSUER", help="let in who has a token of this OpenID Connect or OAuth 2 provider")
-    add("--audience", metavar="NAME", action="append", default=[], help="whom its tokens must be for (repeatable)")
-    add("--scope", metavar="SCOPE", action="append", default=[], help="what they must allow, all of it (repeatable)")
-    add("--agent-claim", metavar="NAME", help="the claim that is the URN of the bearer's agent")
-    add("--subject", metavar="SUB=URN", action="append", default=[], help="let in this subject as URN (repeatable)")
-    add("--subject-claim", metavar="NAME", default="sub", help="the claim that says the subject (default: sub)")
-    add("--oidc-network", metavar="NET", action="append", default=[], help="a private network that it may be in")
-    add(
-        "--dpop",
-        choices=[each.value for each in ProofRequirement],
-        help="proofs that a token's sender holds its key (default: allowed)",
+def _subject(text: str) -> tuple[str, str]:
+    # The last "=": a subject may contain one, a URN doesn't.
+    subject, _, agent = text.rpartition("=")
+    if not subject or not URN.fits(agent):
+        raise argparse.ArgumentTypeError("expected a subject as SUB=URN, such as client-7=urn:asap:agent:alice")
+    return subject, agent
+
+
+@frozen(kw_only=True)
+class CallerOptions:
+    """Which callers are let in, and as which agent."""
+
+    token: Sequence[str] = repeated(
+        "--token",
+        "TOKEN=URN",
+        "let in callers with this bearer token, as the agent URN; prefer --token-file: process lists show options",
+        read=str,
     )
-    add("--dpop-nonce", action="store_true", help="each with a nonce of ours, so that none is made ahead")
+    token_file: Path | None = option(
+        "--token-file", "FILE", "read TOKEN=URN from this file, one a line; # begins a comment", read=Path
+    )
+    oidc: str | None = option(
+        "--oidc",
+        "ISSUER",
+        "let in callers with a JWT of this OpenID Connect or OAuth 2 provider; needs the extra jwt",
+        read=str,
+    )
+    introspect: str | None = option(
+        "--introspect", "URL", "ask this introspection endpoint (RFC 7662) about callers' tokens", read=url
+    )
+    audience: Sequence[str] = repeated(
+        "--audience", "NAME", "accept only tokens that are issued for this audience", read=str
+    )
+    any_audience: bool = flag(
+        "--any-audience", "accept tokens for any audience, because the endpoint answers for this agent alone"
+    )
+    scope: Sequence[str] = repeated("--scope", "SCOPE", "accept only tokens with this scope", read=scope)
+    subject: Sequence[tuple[str, str]] = repeated(
+        "--subject", "SUB=URN", "let in tokens of this subject, as the agent URN", read=_subject
+    )
+    subject_claim: str = option("--subject-claim", "NAME", "read the subject from this claim", read=str, default="sub")
+    agent_claim: str | None = option(
+        "--agent-claim",
+        "NAME",
+        "read the agent's URN from this claim; choose one that only the provider can set",
+        read=str,
+    )
+    oidc_network: Sequence[str] = repeated(
+        "--oidc-network", "CIDR", "allow the provider to be in this private network, such as 10.0.0.0/8", read=network
+    )
+    dpop: str | None = choice(
+        "--dpop",
+        tuple(each.value for each in ProofRequirement),
+        "require proof of possession (DPoP, RFC 9449) for tokens that are bound to a key (allowed), require it for all "
+        "(required), or refuse such tokens (off)",
+        shown_default=ProofRequirement.ALLOWED.value,
+    )
+    dpop_nonce: bool = flag("--dpop-nonce", "require in each proof a nonce that this server issued")
+    client: OAuthClientOptions = part(OAuthClientOptions)
 
 
-def policy_of(arguments: argparse.Namespace) -> TokenPolicy | IntrospectionPolicy | None:
-    """Which tokens of the provider are good; None without one. Raises UserError."""
-    if arguments.introspect is not None:
-        try:
-            return introspection_policy(arguments, _agent(arguments))
-        except ValueError as error:
-            raise UserError(f"--introspect: {error}", usage=True) from None
-    if arguments.any_audience or arguments.client_id is not None:
-        raise UserError("--client-id and --any-audience go with --introspect", usage=True)
-    if arguments.oidc is None:
-        given = (arguments.audience, arguments.scope, arguments.agent_claim, arguments.subject, arguments.oidc_network)
-        if any((*given, arguments.dpop, arguments.dpop_nonce)):
-            message = (
-                "--audience, --scope, --agent-claim, --subject, --oidc-network, --dpop and --dpop-nonce go with --oidc"
-            )
-            raise UserError(message, usage=True)
-        return None
-    if not arguments.audience:
-        raise UserError("--oidc needs --audience: tokens for other services aren't for this agent", usage=True)
+_OF_PROVIDER: Final = ["--oidc", "--introspect"]
+_OF_JWT: Final = ["--dpop", "--dpop-nonce"]
+# Where users can set a claim, one that names the agent by default would let them choose who they are.
+_NO_DEFAULT: Final = "no claim names the agent by default"
+CALLER_RULES: Final[Sequence[Rule]] = (
+    *(Needs(each, _OF_PROVIDER) for each in ("--audience", "--scope", "--agent-claim", "--subject", "--oidc-network")),
+    *(Needs(each, ["--introspect"]) for each in ("--any-audience", "--client-id")),
+    *(Excludes(each, ["--introspect"], "proofs aren't checked for introspected tokens") for each in _OF_JWT),
+    *(Needs(each, ["--oidc"]) for each in _OF_JWT),
+    Needs("--oidc", ["--audience"], "tokens for other services aren't for this agent", unless="--introspect"),
+    Needs("--introspect", ["--audience", "--any-audience"]),
+    Excludes("--audience", ["--any-audience"]),
+    *(Needs(each, ["--subject", "--agent-claim"], _NO_DEFAULT) for each in _OF_PROVIDER),
+    Excludes("--subject", ["--agent-claim"]),
+    Needs("--introspect", ["--client-id"]),
+    *CLIENT_RULES,
+)
+
+
+# --- the table: --token and --token-file -----------------------------------------------------------------------------
+
+
+def read_tokens(given: Iterable[str], file: Path | None) -> TokenTable:
+    """Read TOKEN=URN pairs, those given and those in `file`. Raises OSError, and UserError that names the place."""
+    pairs = [("--token", pair) for pair in given]
+    if file is not None:
+        pairs += _lines(file)
+    table: dict[str, str] = {}
+    for where, pair in pairs:
+        # The last "=": base64 ends in "=", a URN has none.
+        token, separator, agent = pair.rpartition("=")
+        if not separator:
+            raise UserError(f"{where}: expected TOKEN=URN", usage=True)
+        if token in table:
+            raise UserError(f"{where}: expected every token once", usage=True)
+        _check(where, token, agent)
+        table[token] = agent
+    return TokenTable(table)
+
+
+def _check(where: str, token: str, agent: str) -> None:
     try:
-        metadata_urls(arguments.oidc)
+        TokenTable({token: agent})
+    except ValueError as error:
+        raise UserError(f"{where}: {error}", usage=True) from None
+
+
+def _lines(file: Path) -> list[tuple[str, str]]:
+    """Read the lines of a token file, each with its place, without empty lines and comments."""
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: expected TOKEN=URN lines in UTF-8") from None
+    numbered = [(f"{file}, line {number}", line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(where, line) for where, line in numbered if line and not line.startswith("#")]
+    if not lines:
+        # Without any token, the agent would be open to everyone.
+        raise UserError(f"{file}: expected at least one TOKEN=URN line")
+    return lines
+
+
+# --- the provider: --oidc and --introspect ---------------------------------------------------------------------------
+
+
+def provider_policy(options: CallerOptions) -> TokenPolicy | IntrospectionPolicy | None:
+    """Return which tokens of the provider are accepted, or None if no provider is given. Raises UserError."""
+    source = "--oidc" if options.introspect is None else "--introspect"
+    try:
+        if options.introspect is not None:
+            return IntrospectionPolicy(
+                audience=options.audience or None, agent=_agent(options), issuer=options.oidc, scopes=options.scope
+            )
+        if options.oidc is None:
+            return None
+        metadata_urls(options.oidc)
         return TokenPolicy(
-            issuer=arguments.oidc,
-            audience=arguments.audience,
-            agent=_agent(arguments),
-            scopes=arguments.scope,
-            dpop=_dpop(arguments),
+            issuer=options.oidc,
+            audience=options.audience,
+            agent=_agent(options),
+            scopes=options.scope,
+            dpop=_dpop(options),
         )
     except ValueError as error:
-        raise UserError(f"--oidc: {error}", usage=True) from None
+        raise UserError(f"{source}: {error}", usage=True) from None
 
 
-def _dpop(arguments: argparse.Namespace) -> DpopPolicy:
-    policy = DpopPolicy(proofs=arguments.dpop or ProofRequirement.ALLOWED, nonce=arguments.dpop_nonce)
+def _dpop(options: CallerOptions) -> DpopPolicy:
+    policy = DpopPolicy(proofs=ProofRequirement(options.dpop or ProofRequirement.ALLOWED), nonce=options.dpop_nonce)
     if policy.nonce and policy.proofs is ProofRequirement.OFF:
-        raise ValueError("--dpop-nonce is for proofs, and with --dpop off there are none")
-    if policy.proofs is ProofRequirement.REQUIRED and (arguments.token or arguments.token_file):
-        raise ValueError("with --dpop required nobody is let in by --token or --token-file, which no key is bound to")
+        raise ValueError("expected --dpop-nonce or --dpop off, not both: without proofs there is no nonce")
+    if policy.proofs is ProofRequirement.REQUIRED and (options.token or options.token_file):
+        raise ValueError("expected --dpop required or --token, not both: no key is bound to a token of the table")
     return policy
 
 
-def _agent(arguments: argparse.Namespace) -> ByClaim | BySubject:
-    if arguments.subject and arguments.agent_claim is not None:
-        raise UserError("expected --subject or --agent-claim, not both", usage=True)
-    if arguments.agent_claim is not None:
-        return ByClaim(arguments.agent_claim)
-    if not arguments.subject:
-        # No default: where users choose a claim's value themselves, it would let them name themselves.
-        raise ValueError("expected --subject SUB=URN for each who is let in, or --agent-claim NAME")
-    # The last "=": subjects may have one, a URN has none.
-    pairs = [pair.rpartition("=") for pair in arguments.subject]
-    if not all(subject for subject, _, _ in pairs) or len({subject for subject, _, _ in pairs}) < len(pairs):
-        raise ValueError("expected every subject once, as SUB=URN")
-    return BySubject({subject: urn for subject, _, urn in pairs}, claim=arguments.subject_claim)
+def _agent(options: CallerOptions) -> ByClaim | BySubject:
+    if options.agent_claim is not None:
+        return ByClaim(options.agent_claim)
+    agents = dict(options.subject)
+    if len(agents) < len(options.subject):
+        raise ValueError("expected every --subject once")
+    return BySubject(agents, claim=options.subject_claim)
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
 
 
 @frozen
 class _TableOrProvider:
-    """Looks tokens up in the table first, then asks the provider. Those of the table are bearer tokens, always."""
+    """Looks a token up in the table first, then asks the provider. Tokens of the table come without proof."""
 
     table: TokenTable
     provider: "JwtAuthenticator | IntrospectionAuthenticator"
@@ -107,29 +209,41 @@ class _TableOrProvider:
         return self.provider.proofs
 
     async def verify(self, credential: Credential) -> AuthenticationResult:
-        """Whom the token stands for."""
+        """Return whom the token stands for."""
         return self.table.verify(credential) or await self.provider.verify(credential)
 
 
 @asynccontextmanager
-async def authenticator(arguments: argparse.Namespace, table: TokenTable) -> AsyncIterator[Authenticator | None]:
-    """Open what verifies tokens: the table, and the provider for those that aren't in it. None without both."""
-    policy = policy_of(arguments)
+async def authenticator(
+    options: CallerOptions, table: TokenTable, nonce_secret: bytes | None
+) -> AsyncIterator[Authenticator | None]:
+    """Yield what authenticates callers, or None if nothing does.
+
+    nonce_secret: what DPoP nonces are made with; server processes that share a port share it.
+
+    Raises: UserError, OSError.
+    """
+    policy = provider_policy(options)
     if policy is None:
         yield table if len(table) else None
-        return
-    if isinstance(policy, IntrospectionPolicy):
-        async with introspection(arguments, policy) as made:
-            yield _TableOrProvider(table, made)
-        return
-    try:
-        from asap_adapters.auth.jwt import JwtAuthenticator  # noqa: PLC0415 - an extra of its own
-    except ImportError:
-        raise UserError('--oidc needs the extra "jwt": pip install "asap-sansio[jwt]"') from None
-    try:
-        tokens = JwtAuthenticator(policy, allow_networks=arguments.oidc_network, nonce_secret=arguments.nonce_secret)
-    except ValueError as error:
-        raise UserError(f"--oidc-network: {error}", usage=True) from None
+    elif isinstance(policy, IntrospectionPolicy):
+        async with _introspection(options, policy) as introspection:
+            yield _TableOrProvider(table, introspection)
+    else:
+        from asap_adapters.auth import JwtAuthenticator  # noqa: PLC0415 - needs an extra
 
-    async with tokens:
-        yield _TableOrProvider(table, tokens)
+        async with JwtAuthenticator(policy, allow_networks=options.oidc_network, nonce_secret=nonce_secret) as jwt:
+            yield _TableOrProvider(table, jwt)
+
+
+def _introspection(options: CallerOptions, policy: IntrospectionPolicy) -> "IntrospectionAuthenticator":
+    from asap_adapters.auth import IntrospectionAuthenticator  # noqa: PLC0415 - most servers don't need it
+
+    assert options.introspect is not None and options.client.client_id is not None  # noqa: PT018, S101 - CALLER_RULES
+    client = client_of(options.client, options.client.client_id)
+    try:
+        return IntrospectionAuthenticator(
+            policy, client, endpoint=options.introspect, allow_networks=options.oidc_network
+        )
+    except ValueError as error:
+        raise UserError(f"--introspect: {error}", usage=True) from None

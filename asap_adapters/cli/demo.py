@@ -3,7 +3,6 @@
 Readable as an example of the library: every step uses what users use.
 """
 
-import argparse
 import json
 import logging
 import tempfile
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
+from asap_adapters.cli.command import command, in_event_loop
 from asap_adapters.cli.echo_agent import echo, echo_manifest
-from asap_adapters.cli.options import add_backend
+from asap_adapters.cli.options import backend_option
 from asap_adapters.cli.output import say
 from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client.agent_client import AgentClient
@@ -51,11 +51,11 @@ ONCE: Final = RetryPolicy(retries=0)
 MDNS_SECONDS: Final = 8
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command of this module."""
-    demo = commands.add_parser("demo", help="two agents on this machine, the whole story in a dozen lines")
-    add_backend(demo)
-    demo.set_defaults(run=_demo)
+@frozen(kw_only=True)
+class DemoOptions:
+    """The options of `asap demo`."""
+
+    backend: str = backend_option()
 
 
 @define(eq=False)
@@ -79,10 +79,10 @@ class _Stage:
         say(f"{mark:<6}  {name:<22}  {told}")
 
 
-async def _demo(arguments: argparse.Namespace) -> int:
+async def _demo(options: DemoOptions) -> int:
     logging.getLogger("asap").setLevel(logging.ERROR)
     began = time.monotonic()
-    say(f"two agents on loopback, on {arguments.backend}")
+    say(f"two agents on loopback, on {options.backend}")
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(anyio.create_task_group())
         stop = anyio.Event()
@@ -311,3 +311,13 @@ async def _refused(call: Awaitable[object], code: int) -> str:
             raise
         return f"refused: {error.code} {error.taxonomy} — {error.message}"
     raise AssertionError("it was accepted")
+
+
+COMMANDS: Final = (
+    command(
+        "demo",
+        DemoOptions,
+        in_event_loop(_demo),
+        about="show two agents on this machine: found, called and attacked, in about a dozen lines",
+    ),
+)

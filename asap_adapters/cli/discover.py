@@ -1,18 +1,22 @@
-"""`asap discover`, `health`, `browse`, `registry`: finding agents, and showing what was found and how."""
+"""`asap discover`, `health`, `browse`, `registry` and `resolve`: finds agents, and shows what was found and how."""
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 import anyio
-from attrs import evolve
+from attrs import evolve, frozen
 
-from asap_adapters.cli.options import CLI_SENDER, add_client_options, reach, seconds, urn
-from asap_adapters.cli.output import UserError, card, complain, print_json, say, table
+from asap_adapters.cli.command import argument, command, flag, in_event_loop, option, part, repeated
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, seconds, urn
+from asap_adapters.cli.output import card, complain, print_json, say, table
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.client.discovery import Discovery
-from asap_core.errors import InvalidDocument
+from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is_version
+from asap_core.errors import InvalidDocument, NotResolved
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.wire.codec import to_json
@@ -20,65 +24,36 @@ from asap_core.wire.registry import Skipped
 from asap_core.wire.registry_entry import asap_url, make_entry
 
 
-def add_commands(commands: Any) -> None:
-    """Add the commands of this module."""
-    discover = commands.add_parser("discover", help="fetch an agent's manifest and show it")
-    discover.add_argument("url", metavar="URL", help="base URL of the agent")
-    discover.add_argument("--expect", metavar="URN", type=urn, help="fail unless the agent has this id")
-    add_client_options(discover)
-    discover.set_defaults(run=_discover)
-
-    health = commands.add_parser("health", help="ask an agent how it is (exit 1 if unhealthy)")
-    health.add_argument("url", metavar="URL", help="base URL of the agent")
-    add_client_options(health)
-    health.set_defaults(run=_health)
-
-    browse = commands.add_parser("browse", help="list agents on the local network (mDNS)")
-    browse.add_argument("--wait", metavar="SECONDS", type=seconds, default=3.0, help="how long to listen (default: 3)")
-    browse.add_argument("--watch", action="store_true", help="print agents as they come and go, until interrupted")
-    browse.add_argument("--loopback", action="store_true", help="listen on loopback only")
-    browse.add_argument(
-        "--interface", metavar="NAME", action="append", help="listen there only (repeatable; a name or an address)"
-    )
-    add_client_options(browse)
-    browse.set_defaults(run=_browse)
-
-    registry = commands.add_parser("registry", help="search a registry, or make an entry for one")
-    parts = registry.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    search = parts.add_parser("find", help="search a registry (exit 1 if nothing fits)")
-    search.add_argument("location", metavar="LOCATION", help="URL or file of the registry")
-    search.add_argument("--skill", metavar="SKILL", help="agents with this skill")
-    search.add_argument("--id", metavar="URN", type=urn, help="the agent with this id")
-    search.add_argument(
-        "--registry-cache", metavar="DIR", type=Path, help="keep a copy of the registry there, for when it's down"
-    )
-    add_client_options(search)
-    search.set_defaults(run=_registry_find)
-    entry = parts.add_parser("entry", help="make the registry entry of a running agent")
-    entry.add_argument("url", metavar="URL", help="base URL of the agent")
-    add_client_options(entry)
-    entry.set_defaults(run=_registry_entry)
-
-
-def _client(arguments: argparse.Namespace, **options: Any) -> AgentClient:
-    return AgentClient(sender=CLI_SENDER, **reach(arguments), **options)
+def _client(outbound: OutboundOptions) -> AgentClient:
+    return AgentClient(sender=CLI_SENDER, **outbound.client_arguments())
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------
 
 
-async def _discover(arguments: argparse.Namespace) -> int:
-    async with _client(arguments) as client:
-        found = await client.look_up(arguments.url, expect=arguments.expect)
-    if arguments.json:
+@frozen(kw_only=True)
+class DiscoverOptions:
+    """The options of `asap discover`."""
+
+    url: str = argument("URL", "base URL of the agent", read=str)
+    expect: str | None = option("--expect", "URN", "fail if the agent at URL has another id", read=urn)
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _discover(options: DiscoverOptions) -> int:
+    async with _client(options.outbound) as client:
+        found = await client.look_up(options.url, expect=options.expect)
+    if options.json:
         document = {"url": found.url, "source": found.source.value, "age": round(found.age, 3)}
         print_json({**document, "kept": _kept(found.freshness), "manifest": to_json(found.manifest)})
     else:
-        _show(found)
+        _show_manifest(found)
     return 0
 
 
-def _show(found: Discovery) -> None:
+def _show_manifest(found: Discovery) -> None:
     manifest = found.manifest
     skills = [
         f"{skill.id} ({skill.description})" if skill.description else skill.id for skill in manifest.capabilities.skills
@@ -109,10 +84,20 @@ def _kept(freshness: Freshness | None) -> str:
     return f"for {freshness.fresh_for:.0f} s, then {after}; while its server fails, {freshness.error_for:.0f} s longer"
 
 
-async def _health(arguments: argparse.Namespace) -> int:
-    async with _client(arguments) as client:
-        health = await client.health_check(arguments.url)
-    if arguments.json:
+@frozen(kw_only=True)
+class UrlOptions:
+    """The options of `asap health` and `asap registry entry`."""
+
+    url: str = argument("URL", "base URL of the agent", read=str)
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _health(options: UrlOptions) -> int:
+    async with _client(options.outbound) as client:
+        health = await client.health_check(options.url)
+    if options.json:
         print_json(to_json(health))
     else:
         facts = {"agent": health.agent_id, "version": health.version, "up for": f"{health.uptime_seconds:.0f} s"}
@@ -124,21 +109,36 @@ async def _health(arguments: argparse.Namespace) -> int:
 # --- the local network -----------------------------------------------------------------------------------------------
 
 
-async def _browse(arguments: argparse.Namespace) -> int:
-    interfaces = ["127.0.0.1"] if arguments.loopback else arguments.interface
+@frozen(kw_only=True)
+class BrowseOptions:
+    """The options of `asap browse`."""
+
+    wait: float = option("--wait", "SECONDS", "listen for this long", read=seconds, default=3.0)
+    watch: bool = flag("--watch", "print agents as they appear (+), change (~) and go (-), until interrupted")
+    loopback: bool = flag("--loopback", "listen on loopback only")
+    interface: Sequence[str] = repeated(
+        "--interface", "NAME", "listen on this interface only, by name or address", read=str
+    )
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _browse(options: BrowseOptions) -> int:
+    interfaces = ["127.0.0.1"] if options.loopback else options.interface or None
     known: dict[tuple[str, str], Announcement] = {}
     logging.getLogger("zeroconf").setLevel(logging.CRITICAL)  # packets that can't be sent where a link has gone
-    async with _client(arguments) as client, client.browse(interfaces=interfaces) as events:
+    async with _client(options.outbound) as client, client.browse(interfaces=interfaces) as events:
         complain(f"mDNS: listening on {', '.join(events.links)}; this reaches the local network only")
         # From here on, that is: what it takes to begin isn't listening.
-        with anyio.move_on_after(None if arguments.watch else arguments.wait):
+        with anyio.move_on_after(None if options.watch else options.wait):
             async for event in events:
-                if arguments.watch:
-                    _tell(event, as_json=arguments.json)
+                if options.watch:
+                    _tell(event, as_json=options.json)
                 else:
                     _note(event, known)
-    if not arguments.watch:
-        _print_agents(list(known.values()), as_json=arguments.json)
+    if not options.watch:
+        _print_agents(list(known.values()), as_json=options.json)
     return 0
 
 
@@ -154,7 +154,7 @@ def _note(event: Event, known: dict[tuple[str, str], Announcement]) -> None:
             assert_never(event)
 
 
-_MARKS = {Added: "+", Updated: "~", Removed: "-"}
+_EVENT_MARKS = {Added: "+", Updated: "~", Removed: "-"}
 
 
 def _tell(event: Event, *, as_json: bool) -> None:
@@ -165,7 +165,7 @@ def _tell(event: Event, *, as_json: bool) -> None:
         print_json({"event": type(event).__name__.lower(), **to_json(event.announcement)}, indent=None)
     else:
         agent = event.announcement
-        say(f"{_MARKS[type(event)]}  {agent.agent_id or agent.instance}  {agent.manifest_url}  {agent.link}")
+        say(f"{_EVENT_MARKS[type(event)]}  {agent.agent_id or agent.instance}  {agent.manifest_url}  {agent.link}")
 
 
 def _print_agents(agents: list[Announcement], *, as_json: bool) -> None:
@@ -184,22 +184,43 @@ def _print_agents(agents: list[Announcement], *, as_json: bool) -> None:
 # --- registries ------------------------------------------------------------------------------------------------------
 
 
-async def _registry_find(arguments: argparse.Namespace) -> int:
-    async with _client(arguments, registry_cache=arguments.registry_cache) as client:
+@frozen(kw_only=True)
+class RegistryFindOptions:
+    """The options of `asap registry find`."""
+
+    location: str = argument("LOCATION", "URL or file of the registry", read=str)
+    skill: str | None = option("--skill", "SKILL", "show agents with this skill", read=str)
+    id: str | None = option("--id", "URN", "show the agent with this id", read=urn)
+    registry_cache: Path | None = option(
+        "--registry-cache",
+        "DIR",
+        "keep a copy of the registry in this directory, and read it for up to a week if the registry is down",
+        read=Path,
+    )
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _registry_find(options: RegistryFindOptions) -> int:
+    client = AgentClient(
+        sender=CLI_SENDER, registry_cache=options.registry_cache, **options.outbound.client_arguments()
+    )
+    async with client:
         try:
-            registry = await client.registry(arguments.location)
+            registry = await client.registry(options.location)
         except InvalidDocument as error:
-            raise UserError(f"{arguments.location} is {error}") from None
-    entries = registry.find(skill=arguments.skill, agent_id=arguments.id)
+            raise UserError(f"{options.location} is {error}") from None
+    entries = registry.find(skill=options.skill, agent_id=options.id)
     for skipped in registry.skipped:
         complain(_skipped(skipped))
-    if arguments.json:
+    if options.json:
         print_json([to_json(entry) for entry in entries])
     elif entries:
         rows = [(entry.name, entry.id, ",".join(entry.skills), asap_url(entry) or "?") for entry in entries]
         table(("NAME", "ID", "SKILLS", "ENDPOINT"), rows)
     else:
-        complain("no entry fits")
+        complain("no entry matches")
     return 0 if entries else 1
 
 
@@ -214,9 +235,135 @@ def _skipped(skipped: Skipped) -> str:
 _TO_AN_ENTRY: Final = 2
 
 
-async def _registry_entry(arguments: argparse.Namespace) -> int:
-    async with _client(arguments) as client:
-        found = await client.look_up(arguments.url)
-    base = arguments.url.rstrip("/")
+async def _registry_entry(options: UrlOptions) -> int:
+    async with _client(options.outbound) as client:
+        found = await client.look_up(options.url)
+    base = options.url.rstrip("/")
     print_json(to_json(make_entry(found.manifest, {"http": base, "manifest": found.url})))
     return 0
+
+
+# --- by URN ----------------------------------------------------------------------------------------------------------
+
+
+def _version(text: str) -> str:
+    if not is_version(text):
+        raise argparse.ArgumentTypeError("expected a version such as 2.1")
+    return text
+
+
+@frozen(kw_only=True)
+class ResolveOptions:
+    """The options of `asap resolve`."""
+
+    urn: str = argument("URN", "id of the agent", read=urn)
+    registry: Sequence[str] = repeated(
+        "--registry", "LOCATION", "ask this registry, a URL or a file; several are asked in the order given", read=str
+    )
+    revocations: str | None = option(
+        "--revocations", "LOCATION", "refuse agents on this revocation list, a URL or a file", read=str
+    )
+    registry_cache: Path | None = option(
+        "--registry-cache",
+        "DIR",
+        "keep a copy of each registry in this directory, and read it for up to a week if the registry is down",
+        read=Path,
+    )
+    wait: float = option("--wait", "SECONDS", "listen to the local network for this long", read=seconds, default=3.0)
+    no_mdns: bool = flag("--no-mdns", "don't ask the local network")
+    require_skill: str | None = option("--require-skill", "SKILL", "refuse agents without this skill", read=str)
+    require_version: str | None = option(
+        "--require-version", "VERSION", "refuse agents that speak only earlier versions of ASAP", read=_version
+    )
+    explain: bool = flag("--explain", "show each source that was asked, and its result")
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _resolve(options: ResolveOptions) -> int:
+    client = AgentClient(
+        sender=CLI_SENDER,
+        registries=options.registry,
+        revocations=options.revocations,
+        registry_cache=options.registry_cache,
+        **options.outbound.client_arguments(),
+    )
+    async with client:
+        end = await client.explain(
+            options.urn,
+            wait=0.0 if options.no_mdns else options.wait,
+            require_skill=options.require_skill,
+            require_version=options.require_version,
+        )
+    if options.json:
+        _print_resolution(end, explain=options.explain)
+    else:
+        _show_resolution(end, explain=options.explain)
+    return 0 if isinstance(end, Resolved) else 1
+
+
+def _print_resolution(end: Resolved | Unresolved, *, explain: bool) -> None:
+    found = (
+        {"url": end.url, "source": end.source, "manifest": to_json(end.manifest)} if isinstance(end, Resolved) else {}
+    )
+    asked = [{"where": one.where, "verdict": one.verdict.value, "why": one.why} for one in end.trace]
+    print_json({"found": isinstance(end, Resolved), **found, **({"asked": asked} if explain else {})})
+
+
+_VERDICT_MARKS = {Verdict.TAKEN: "+", Verdict.REFUSED: "-", Verdict.ABSENT: " ", Verdict.FAILED: "!"}
+
+
+def _show_resolution(end: Resolved | Unresolved, *, explain: bool) -> None:
+    if explain:
+        for one in end.trace:
+            say(_line(one))
+    if isinstance(end, Resolved):
+        manifest = end.manifest
+        facts = {
+            "id": manifest.id,
+            "skills": ", ".join(manifest.skill_ids) or "none",
+            "endpoint": manifest.endpoints.asap,
+        }
+        card(manifest.name, {**facts, "manifest": end.url, "named by": end.source})
+    elif explain and end.trace:
+        complain(f"{end.wanted.urn} isn't found")
+    else:
+        raise UserError(str(NotResolved(end.wanted.urn or "", end.trace)))
+
+
+def _line(one: Asked) -> str:
+    return f"{_VERDICT_MARKS[one.verdict]} {one}"
+
+
+COMMANDS: Final = (
+    command("discover", DiscoverOptions, in_event_loop(_discover), about="fetch an agent's manifest and show it"),
+    command(
+        "health", UrlOptions, in_event_loop(_health), about="ask an agent for its health (exit code 1 if unhealthy)"
+    ),
+    command(
+        "browse", BrowseOptions, in_event_loop(_browse), about="list the agents announced on the local network (mDNS)"
+    ),
+    command(
+        "registry find",
+        RegistryFindOptions,
+        in_event_loop(_registry_find),
+        about="search a registry (exit code 1 if no entry matches)",
+    ),
+    command(
+        "registry entry",
+        UrlOptions,
+        in_event_loop(_registry_entry),
+        about="print the registry entry of a running agent",
+    ),
+    command(
+        "resolve",
+        ResolveOptions,
+        in_event_loop(_resolve),
+        about="find an agent by its URN (exit code 1 if it isn't found)",
+        description=(
+            "Find the agent with this URN: ask the registries in the order given, then the local network. The agent "
+            "found must state this id itself, and have what is required."
+        ),
+    ),
+)

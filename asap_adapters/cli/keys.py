@@ -1,11 +1,16 @@
-"""`asap keys` and `asap manifest`: keys made and shown, manifests signed and verified."""
+"""`asap keys` and `asap manifest`: makes and shows keys, signs and verifies manifests."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from asap_adapters.cli.options import CLI_SENDER, add_backend, add_client_options, reach
-from asap_adapters.cli.output import UserError, card, complain, print_json, say
+from attrs import frozen
+
+from asap_adapters.cli.command import argument, command, in_event_loop, part, repeated, required
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option
+from asap_adapters.cli.output import card, complain, print_json, say
 from asap_adapters.client.agent_client import AgentClient
 from asap_core.errors import InvalidDocument
 from asap_core.wire.codec import read_as
@@ -14,37 +19,8 @@ from asap_core.wire.signing import OtherKey, PublicKey, Verified, judge, sign, w
 if TYPE_CHECKING:
     from asap_adapters.auth.signing_key import PrivateKey
 
-# As large as the client takes one.
+# The client's own limit.
 _MAX_MANIFEST: Final = 1_048_576
-
-
-def add_commands(commands: Any) -> None:
-    """Add the commands of this module."""
-    keys = commands.add_parser("keys", help="make a key to sign manifests with, or show one")
-    parts = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    new = parts.add_parser("new", help="make an Ed25519 key, in a new file that only you may read")
-    new.add_argument("--out", metavar="FILE", type=Path, required=True, help="where to put it; never over another")
-    show = parts.add_parser("show", help="show the public key of a key file")
-    show.add_argument("file", metavar="FILE", type=Path, help="the key file")
-    for command, run in ((new, _new), (show, _show)):
-        command.add_argument("--json", action="store_true", help="print JSON")
-        add_backend(command)
-        command.set_defaults(run=run)
-
-    manifest = commands.add_parser("manifest", help="sign a manifest, or verify a signed one")
-    parts = manifest.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    signing = parts.add_parser("sign", help="print a manifest signed; one that's signed is signed anew")
-    signing.add_argument("file", metavar="FILE", type=Path, help="the manifest")
-    signing.add_argument("--key", metavar="FILE", type=Path, required=True, help="the key file (asap keys new)")
-    add_backend(signing)
-    signing.set_defaults(run=_sign)
-    verify = parts.add_parser("verify", help="say whether a manifest is signed by a key you trust (exit 1 if not)")
-    verify.add_argument("location", metavar="FILE|URL", help="the manifest, a file or its own URL")
-    verify.add_argument(
-        "--key", metavar="PUBLIC", type=_public, action="append", default=[], help="a key you trust (repeatable)"
-    )
-    add_client_options(verify)
-    verify.set_defaults(run=_verify)
 
 
 def _public(text: str) -> PublicKey:
@@ -55,38 +31,52 @@ def _public(text: str) -> PublicKey:
 
 
 def _private(path: Path) -> "PrivateKey":
-    try:
-        from asap_adapters.auth.signing_key import PrivateKey  # noqa: PLC0415 - an extra, which few need
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from None
+    from asap_adapters.auth import PrivateKey  # noqa: PLC0415 - needs an extra
+
     return PrivateKey.read(path)
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-async def _new(arguments: argparse.Namespace) -> int:
-    try:
-        from asap_adapters.auth.signing_key import PrivateKey  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from None
+@frozen(kw_only=True)
+class NewKeyOptions:
+    """The options of `asap keys new`."""
+
+    out: Path = required("--out", "FILE", "write the key to this file, which must not exist yet", read=Path)
+    json: bool = json_option()
+    backend: str = backend_option()
+
+
+async def _new(options: NewKeyOptions) -> int:
+    from asap_adapters.auth import PrivateKey  # noqa: PLC0415 - needs an extra
+
     key = PrivateKey.new()
     try:
-        key.write(arguments.out)
+        key.write(options.out)
     except FileExistsError:
-        raise UserError(f"{arguments.out} is there already, and a key is never overwritten") from None
-    _tell(key.public_key, as_json=arguments.json)
-    if not arguments.json:
-        complain(f"the key is in {arguments.out}; keep it secret, and give others what is printed")
+        raise UserError(f"{options.out} exists, and a key is never overwritten") from None
+    _print_key(key.public_key, as_json=options.json)
+    if not options.json:
+        complain(f"the private key is in {options.out}: keep it secret; the public key, printed above, is for others")
     return 0
 
 
-async def _show(arguments: argparse.Namespace) -> int:
-    _tell(_private(arguments.file).public_key, as_json=arguments.json)
+@frozen(kw_only=True)
+class ShowKeyOptions:
+    """The options of `asap keys show`."""
+
+    file: Path = argument("FILE", "file of the key", read=Path)
+    json: bool = json_option()
+    backend: str = backend_option()
+
+
+async def _show(options: ShowKeyOptions) -> int:
+    _print_key(_private(options.file).public_key, as_json=options.json)
     return 0
 
 
-def _tell(key: PublicKey, *, as_json: bool) -> None:
+def _print_key(key: PublicKey, *, as_json: bool) -> None:
     if as_json:
         print_json({"public_key": str(key)})
     else:
@@ -96,13 +86,22 @@ def _tell(key: PublicKey, *, as_json: bool) -> None:
 # --- manifests -------------------------------------------------------------------------------------------------------
 
 
-async def _sign(arguments: argparse.Namespace) -> int:
-    key = _private(arguments.key)
-    document = _document(_read(arguments.file), str(arguments.file))
+@frozen(kw_only=True)
+class SignOptions:
+    """The options of `asap manifest sign`."""
+
+    file: Path = argument("FILE", "file of the manifest", read=Path)
+    key: Path = required("--key", "FILE", "sign with this private key, made by `asap keys new`", read=Path)
+    backend: str = backend_option()
+
+
+async def _sign(options: SignOptions) -> int:
+    key = _private(options.key)
+    document = _document(_read(options.file), str(options.file))
     try:
         signed = sign(document, key.sign, key.public_key)
     except InvalidDocument as error:
-        raise UserError(f"{arguments.file} is {error}") from None
+        raise UserError(f"{options.file} is {error}") from None
     print_json(signed)
     return 0
 
@@ -122,27 +121,38 @@ def _document(data: bytes, where: str) -> Any:
         raise UserError(f"{where} is {error}") from None
 
 
-async def _verify(arguments: argparse.Namespace) -> int:
-    try:
-        from asap_adapters.auth.signing_key import verify  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from None
-    where: str = arguments.location
+@frozen(kw_only=True)
+class VerifyOptions:
+    """The options of `asap manifest verify`."""
+
+    location: str = argument("FILE|URL", "file or URL of the manifest", read=str)
+    key: Sequence[PublicKey] = repeated(
+        "--key", "PUBLIC", "trust this public key; several, while a key is being changed", read=_public
+    )
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _verify(options: VerifyOptions) -> int:
+    from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - needs an extra
+
+    where = options.location
     if "://" in where:
-        async with AgentClient(sender=CLI_SENDER, **reach(arguments)) as client:
+        async with AgentClient(sender=CLI_SENDER, **options.outbound.client_arguments()) as client:
             data = await client.get_document(where)
     else:
         data = _read(Path(where))
     document = _document(data, where)
     try:
-        judgement = judge(document, arguments.key, verify)
+        judgement = judge(document, options.key, verify)
     except InvalidDocument as error:
         raise UserError(f"{where}: what is signed is {error}") from None
     verified = isinstance(judgement, Verified)
     why = why_not(judgement)
-    if isinstance(judgement, OtherKey) and not arguments.key:
-        why = f"it's signed by {judgement.key}; if you know that to be its agent's key, give it as --key"
-    if arguments.json:
+    if isinstance(judgement, OtherKey) and not options.key:
+        why = f"it's signed by {judgement.key}; if you know that this is the agent's key, give it as --key"
+    if options.json:
         key = judgement.key if isinstance(judgement, Verified | OtherKey) else None
         print_json({"verified": verified, "key": None if key is None else str(key), "why": why})
     elif isinstance(judgement, Verified):
@@ -150,3 +160,26 @@ async def _verify(arguments: argparse.Namespace) -> int:
     else:
         complain(f"{where} isn't verified: {why}")
     return 0 if verified else 1
+
+
+COMMANDS: Final = (
+    command(
+        "keys new",
+        NewKeyOptions,
+        in_event_loop(_new),
+        about="make an Ed25519 key in a new file that only you may read",
+    ),
+    command("keys show", ShowKeyOptions, in_event_loop(_show), about="print the public key of a key file"),
+    command(
+        "manifest sign",
+        SignOptions,
+        in_event_loop(_sign),
+        about="print a manifest with its signature; an older signature is replaced",
+    ),
+    command(
+        "manifest verify",
+        VerifyOptions,
+        in_event_loop(_verify),
+        about="check that a manifest is signed by a key you trust (exit code 1 if not)",
+    ),
+)

@@ -1,122 +1,49 @@
-"""`--client-id` and what goes with it: how to get access tokens at an identity provider. No error repeats a secret."""
+"""`--client-id` and the options that need it: this process as an OAuth client. No error repeats a secret."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from asap_adapters.cli.output import UserError
+from attrs import frozen
+
+from asap_adapters.cli.command import Excludes, Needs, Rule, choice, option, part, repeated
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.options import scope, url
 from asap_core.auth.authorization import ClientCredentials
-from asap_core.auth.bearer import is_scope
-from asap_core.auth.client_credentials import ClientSecret, SecretMethod
+from asap_core.auth.client_credentials import ClientKey, ClientSecret, SecretMethod
 from asap_core.auth.dpop_client import ProofKey
 from asap_core.auth.provider import metadata_urls
-from asap_core.net.urls import origin_of
 
-if TYPE_CHECKING:
-    from asap_core.auth.client_credentials import ClientKey
-
-# Passwords of machines have some 40 characters; what's longer is another file.
+# Client secrets have some 40 characters; a longer file is another file.
 _MAX_SECRET: Final = 4_096
 _METHODS: Final = {"basic": SecretMethod.BASIC, "post": SecretMethod.POST}
 
 
-def add_credential_options(command: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """Add the options of a command that gets tokens."""
-    group = command.add_argument_group("access tokens", "got at an OAuth 2 or OpenID Connect provider, as this client")
-    add_client(group.add_argument, required=required)
-    group.add_argument("--issuer", metavar="URL", type=_issuer, help="the provider")
-    group.add_argument("--token-endpoint", metavar="URL", type=_url, help="or the URL of its token endpoint")
-    group.add_argument(
-        "--scope", metavar="SCOPE", type=_scope, action="append", default=[], help="ask for this scope (repeatable)"
+@frozen(kw_only=True)
+class OAuthClientOptions:
+    """How this process authenticates at an identity provider."""
+
+    client_id: str | None = option("--client-id", "ID", "authenticate at the provider as this OAuth client", read=str)
+    client_secret_file: Path | None = option(
+        "--client-secret-file", "FILE", "read the client's secret from this file: one line", read=Path
     )
-    group.add_argument("--audience", metavar="AUDIENCE", help="whom tokens are for, as `audience`")
-    group.add_argument(
-        "--dpop-key",
-        metavar="FILE",
-        type=Path,
-        help='bind them to this key (PEM, Ed25519 or P-256): asap keys new makes one; needs "asap-sansio[jwt]"',
+    client_auth: str = choice(
+        "--client-auth", tuple(_METHODS), "send the secret in a header (basic) or in the form (post)", default="basic"
     )
-    group.add_argument("--resource", metavar="URL", help="whom tokens are for, as `resource` (RFC 8707)")
-
-
-def add_client(add: Any, *, required: bool = False) -> None:
-    """Add the options that say who we are to a provider."""
-    add("--client-id", metavar="ID", required=required, help="the client's id")
-    add("--client-secret-file", metavar="FILE", type=Path, help="its secret, in a file")
-    add(
-        "--client-auth",
-        choices=tuple(_METHODS),
-        default="basic",
-        help="how the secret is sent: in a header, or in the form (default: basic)",
+    client_key: Path | None = option(
+        "--client-key",
+        "FILE",
+        "authenticate by a JWT signed with this private key (PEM) instead of a secret; needs the extra jwt",
+        read=Path,
     )
-    add("--client-key", metavar="FILE", type=Path, help='or its private key (PEM); needs "asap-sansio[jwt]"')
-    add("--client-key-id", metavar="KID", help="what the provider calls that key")
+    client_key_id: str | None = option("--client-key-id", "KID", "name the key by this key id", read=str)
 
 
-def credentials_of(arguments: argparse.Namespace) -> ClientCredentials | None:
-    """What the options say; None without a client id. Raises UserError where it can't be meant, and OSError."""
-    if arguments.client_id is None:
-        stray = next((name for name in _GO_WITH if getattr(arguments, name)), None)
-        if stray is not None:
-            raise UserError(f"--{stray.replace('_', '-')} goes with --client-id", usage=True)
-        return None
-    if arguments.issuer is None and arguments.token_endpoint is None:
-        raise UserError("--client-id needs --issuer, or --token-endpoint", usage=True)
-    return ClientCredentials(
-        client=client_of(arguments),
-        issuer=arguments.issuer,
-        token_endpoint=arguments.token_endpoint,
-        scopes=arguments.scope,
-        audience=arguments.audience,
-        resource=arguments.resource,
-        dpop=None if arguments.dpop_key is None else _proof_key(arguments.dpop_key),
-    )
-
-
-_GO_WITH: Final = (
-    "issuer", "token_endpoint", "client_secret_file", "client_key", "scope", "audience", "resource", "dpop_key",
-)  # fmt: skip
-
-
-def client_of(arguments: argparse.Namespace) -> "ClientSecret | ClientKey":
-    """Who we are to the provider, `--client-id` being given. Raises UserError and OSError."""
-    if (arguments.client_key is None) == (arguments.client_secret_file is None):
-        raise UserError("--client-id needs --client-secret-file or --client-key, one of them", usage=True)
-    try:
-        if arguments.client_key is not None:
-            return _key(arguments)
-        return ClientSecret(arguments.client_id, _secret(arguments.client_secret_file), _METHODS[arguments.client_auth])
-    except ValueError as error:
-        raise UserError(str(error), usage=True) from None
-
-
-def _key(arguments: argparse.Namespace) -> "ClientKey":
-    try:
-        from asap_adapters.auth.client_key import read_client_key  # noqa: PLC0415 - an extra, which few need
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from None
-    return read_client_key(arguments.client_key, arguments.client_id, kid=arguments.client_key_id)
-
-
-def _proof_key(file: Path) -> ProofKey:
-    try:
-        from asap_adapters.auth.dpop_key import DpopKey  # noqa: PLC0415 - an extra, which few need
-    except ModuleNotFoundError as error:
-        raise UserError(str(error)) from None
-    try:
-        return DpopKey.load(file)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def _secret(file: Path) -> str:
-    """What's in the file, without the line's end that editors put there."""
-    with file.open("rb") as opened:
-        data = opened.read(_MAX_SECRET + 1)
-    text = data.decode("ascii", "replace").removesuffix("\n").removesuffix("\r")
-    if not text or len(data) > _MAX_SECRET or not text.isascii() or not text.isprintable():
-        raise UserError(f"{file}: expected a secret: one line of visible ASCII characters")
-    return text
+CLIENT_RULES: Final[Sequence[Rule]] = (
+    Needs("--client-id", ["--client-secret-file", "--client-key"]),
+    Excludes("--client-secret-file", ["--client-key"]),
+)
 
 
 def _issuer(text: str) -> str:
@@ -127,13 +54,88 @@ def _issuer(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    if origin_of(text) is None:
-        raise argparse.ArgumentTypeError("expected a URL such as https://id.example/token")
-    return text
+@frozen(kw_only=True)
+class CredentialOptions:
+    """How a command gets access tokens, with the client credentials grant (RFC 6749 §4.4)."""
+
+    client: OAuthClientOptions = part(OAuthClientOptions)
+    issuer: str | None = option(
+        "--issuer", "URL", "get tokens from this OAuth 2 or OpenID Connect provider", read=_issuer
+    )
+    token_endpoint: str | None = option(
+        "--token-endpoint", "URL", "get tokens at this token endpoint, without asking the issuer for it", read=url
+    )
+    scope: Sequence[str] = repeated("--scope", "SCOPE", "request this scope", read=scope)
+    audience: str | None = option(
+        "--audience", "AUDIENCE", "request tokens for this audience (parameter `audience`)", read=str
+    )
+    resource: str | None = option(
+        "--resource", "URL", "request tokens for this resource (parameter `resource`, RFC 8707)", read=str
+    )
+    dpop_key: Path | None = option(
+        "--dpop-key",
+        "FILE",
+        "request tokens bound to this private key (PEM, Ed25519 or P-256; `asap keys new` makes one), and prove "
+        "possession of it with each request (DPoP, RFC 9449); needs the extra jwt",
+        read=Path,
+    )
 
 
-def _scope(text: str) -> str:
-    if not is_scope(text):
-        raise argparse.ArgumentTypeError("expected one scope, without spaces; give --scope again for another")
+CREDENTIAL_RULES: Final[Sequence[Rule]] = (
+    *(
+        Needs(each, ["--client-id"])
+        for each in (
+            "--issuer", "--token-endpoint", "--client-secret-file", "--client-key", "--scope", "--audience",
+            "--resource", "--dpop-key",
+        )
+    ),
+    Needs("--client-id", ["--issuer", "--token-endpoint"]),
+    *CLIENT_RULES,
+)  # fmt: skip
+
+
+def credentials_of(options: CredentialOptions) -> ClientCredentials | None:
+    """Return how to get access tokens, or None without `--client-id`. Raises UserError and OSError."""
+    if options.client.client_id is None:
+        return None
+    return ClientCredentials(
+        client=client_of(options.client, options.client.client_id),
+        issuer=options.issuer,
+        token_endpoint=options.token_endpoint,
+        scopes=options.scope,
+        audience=options.audience,
+        resource=options.resource,
+        dpop=None if options.dpop_key is None else _proof_key(options.dpop_key),
+    )
+
+
+def client_of(options: OAuthClientOptions, client_id: str) -> ClientSecret | ClientKey:
+    """Return how this process authenticates at the provider. Raises UserError and OSError."""
+    try:
+        if options.client_key is not None:
+            from asap_adapters.auth import read_client_key  # noqa: PLC0415 - needs an extra
+
+            return read_client_key(options.client_key, client_id, kid=options.client_key_id)
+        assert options.client_secret_file is not None  # noqa: S101 - CLIENT_RULES: one of them is given
+        return ClientSecret(client_id, _secret(options.client_secret_file), _METHODS[options.client_auth])
+    except ValueError as error:
+        raise UserError(str(error), usage=True) from None
+
+
+def _proof_key(file: Path) -> ProofKey:
+    from asap_adapters.auth import DpopKey  # noqa: PLC0415 - needs an extra
+
+    try:
+        return DpopKey.load(file)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _secret(file: Path) -> str:
+    """Read a secret, without the newline that editors add."""
+    with file.open("rb") as opened:
+        data = opened.read(_MAX_SECRET + 1)
+    text = data.decode("ascii", "replace").removesuffix("\n").removesuffix("\r")
+    if not text or len(data) > _MAX_SECRET or not text.isascii() or not text.isprintable():
+        raise UserError(f"{file}: expected a secret: one line of visible ASCII characters")
     return text

@@ -1,40 +1,26 @@
-"""The command line's vocabulary: a parser that says what's wrong in one line, and the options that commands share."""
+"""What the options of several commands are made of: functions that read a value, and the options of a client.
+
+A reader makes a value of its text, or raises ArgumentTypeError; the message says what was expected.
+"""
 
 import argparse
 import ssl
-from typing import Any, Final, NoReturn
+from collections.abc import Sequence
+from typing import Final, Literal, TypedDict
 
-from asap_adapters.cli.output import visible
-from asap_core.auth.bearer import is_token
+from attrs import frozen
+
+from asap_adapters.cli.command import choice, flag, option, repeated
+from asap_core.auth.bearer import is_scope
 from asap_core.net.addresses import read_network
+from asap_core.net.outbound import OutboundPolicy
 from asap_core.net.urls import origin_of
 from asap_core.wire.rules import URN
 
-EXIT_USAGE: Final = 2
-# 128 + SIGINT, as shells report it.
-EXIT_INTERRUPTED: Final = 130
 CLI_SENDER: Final = "urn:asap:agent:asap-cli"
 _MAX_PORT: Final = 65_535
-# Whoever watches for longer than a day means --watch.
-_LONGEST_WAIT: Final = 86_400.0
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line; abbreviations of options, which break with new ones, are off."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **options})  # type: ignore[arg-type]
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """Refuse unknown arguments here, in the parser of the command: the root would name its own help."""
-        known, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return known, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Say what's wrong and where to read on, and exit with 2."""
-        self.exit(EXIT_USAGE, f"asap: {visible(message)} (see {self.prog} --help)\n")
+# To listen for longer than a day, there is --watch.
+_MAX_WAIT: Final = 86_400.0
 
 
 def urn(text: str) -> str:
@@ -44,46 +30,50 @@ def urn(text: str) -> str:
     return text
 
 
-def token(text: str) -> str:
-    """Read a bearer token; it isn't repeated in the error."""
-    if not is_token(text):
-        raise argparse.ArgumentTypeError("expected visible ASCII characters")
+def url(text: str) -> str:
+    """Read a URL of http or https."""
+    if origin_of(text) is None:
+        raise argparse.ArgumentTypeError("expected a URL such as https://id.example/token")
     return text
 
 
 def origin(text: str) -> str:
-    """Read an origin."""
+    """Read the origin of a URL."""
     found = origin_of(text)
     if found is None:
         raise argparse.ArgumentTypeError("expected an origin such as https://agent.example")
     return found
 
 
+def scope(text: str) -> str:
+    """Read one OAuth scope."""
+    if not is_scope(text):
+        raise argparse.ArgumentTypeError(
+            "expected one scope: visible ASCII characters, no quotes, no spaces; give --scope again for another"
+        )
+    return text
+
+
 def port(text: str) -> int:
-    """Read a port to bind; 0 is any free one."""
-    return whole_number(text, 0, _MAX_PORT, "expected a port from 0 to 65535")
-
-
-def web_port(text: str) -> int:
     """Read a port to connect to."""
     return whole_number(text, 1, _MAX_PORT, "expected a port from 1 to 65535")
 
 
+def port_to_bind(text: str) -> int:
+    """Read a port to bind; 0 is any free one."""
+    return whole_number(text, 0, _MAX_PORT, "expected a port from 0 to 65535")
+
+
 def network(text: str) -> str:
-    """Read a network."""
+    """Read a network such as 10.0.0.0/8."""
     try:
         return str(read_network(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def body_size(text: str) -> int:
-    """Read a number of bytes."""
-    return whole_number(text, 1, 2**31 - 1, "expected a number of bytes, 1 to 2147483647")
-
-
 def redis_url(text: str) -> str:
-    """Read the URL of a Redis server; its password isn't repeated in the error."""
+    """Read the URL of a Redis server. The error doesn't repeat it, since it may hold a password."""
     scheme, separator, rest = text.partition("://")
     if scheme not in ("redis", "rediss", "unix") or not separator or not rest:
         raise argparse.ArgumentTypeError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
@@ -91,69 +81,88 @@ def redis_url(text: str) -> str:
 
 
 def whole_number(text: str, least: int, most: int, expected: str) -> int:
-    """Read a number from `least` to `most`."""
-    # isdecimal alone takes the digits of every script, and int() underscores.
+    """Read a whole number from `least` to `most`."""
+    # isdecimal alone accepts the digits of every script, and int() underscores.
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(expected)
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Read how long to wait."""
+    """Read a number of seconds."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value <= _LONGEST_WAIT:
+    if not 0 < value <= _MAX_WAIT:
         raise argparse.ArgumentTypeError("expected a number of seconds above 0, at most a day")
     return value
 
 
-def reach(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the shared options say of where a client may go: arguments of `AgentClient`."""
-    return {
-        "allow_http": arguments.allow_http,
-        "allow_networks": arguments.allow_network,
-        "allow_ports": arguments.allow_port,
-        "verify": arguments.ca_file,
-    }
-
-
-def add_client_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of every command that calls agents."""
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument(
-        "--allow-http", metavar="HOST", action="append", default=[], help="allow plain http to this host (repeatable)"
-    )
-    command.add_argument(
-        "--allow-network",
-        metavar="CIDR",
-        type=network,
-        action="append",
-        default=[],
-        help="allow hosts in this network, such as 10.0.0.0/8, beside those on the internet (repeatable)",
-    )
-    command.add_argument(
-        "--allow-port",
-        metavar="PORT",
-        type=web_port,
-        action="append",
-        default=[],
-        help="allow this port below 1024 beside 80 and 443 (repeatable)",
-    )
-    command.add_argument(
-        "--ca-file", metavar="FILE", type=_trusted, default=True, help="trust these authorities (PEM), and no others"
-    )
-    add_backend(command)
-
-
-def _trusted(text: str) -> ssl.SSLContext:
+def _authorities(text: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=text)
     except OSError as error:  # ssl.SSLError is one
         raise argparse.ArgumentTypeError(f"expected certificates in PEM: {error.strerror or error}") from None
 
 
-def add_backend(command: argparse.ArgumentParser) -> None:
-    """Add the choice of event loop."""
-    command.add_argument("--backend", choices=("trio", "asyncio"), default="trio", help="event loop (default: trio)")
+# --- options of several commands -------------------------------------------------------------------------------------
+
+
+def backend_option() -> str:
+    """Declare `--backend`, which every command has."""
+    return choice("--backend", ("trio", "asyncio"), "event loop to run on", default="trio")
+
+
+def json_option() -> bool:
+    """Declare `--json`."""
+    return flag("--json", "print JSON instead of text")
+
+
+class ClientArguments(TypedDict):
+    """Arguments of `AgentClient` that say where it may connect to."""
+
+    allow_http: Sequence[str]
+    allow_networks: Sequence[str]
+    allow_ports: Sequence[int]
+    verify: ssl.SSLContext | Literal[True]
+
+
+@frozen(kw_only=True)
+class OutboundOptions:
+    """Where a command may connect to, beside https on the internet and this machine."""
+
+    allow_http: Sequence[str] = repeated("--allow-http", "HOST", "allow plain http to this host", read=str)
+    allow_network: Sequence[str] = repeated(
+        "--allow-network", "CIDR", "allow hosts in this private network, such as 10.0.0.0/8", read=network
+    )
+    allow_port: Sequence[int] = repeated(
+        "--allow-port", "PORT", "allow this port below 1024; 80 and 443 are always allowed", read=port
+    )
+    ca_file: ssl.SSLContext | None = option(
+        "--ca-file",
+        "FILE",
+        "trust the certificate authorities in this PEM file, and no others",
+        read=_authorities,
+        shown_default="those of certifi",
+    )
+
+    @property
+    def verify(self) -> ssl.SSLContext | Literal[True]:
+        """What certificates are verified by; True is certifi."""
+        return self.ca_file or True
+
+    def policy(self) -> OutboundPolicy:
+        """Return the options as a policy for outgoing requests."""
+        return OutboundPolicy(
+            allow_http=self.allow_http, allow_networks=self.allow_network, allow_ports=self.allow_port
+        )
+
+    def client_arguments(self) -> ClientArguments:
+        """Return the options as arguments of `AgentClient`."""
+        return {
+            "allow_http": self.allow_http,
+            "allow_networks": self.allow_network,
+            "allow_ports": self.allow_port,
+            "verify": self.verify,
+        }

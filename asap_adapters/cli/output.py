@@ -15,14 +15,6 @@ from typing import Any, Final
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
-class UserError(Exception):
-    """Something the user can put right. `usage` makes it exit code 2."""
-
-    def __init__(self, message: str, *, usage: bool = False) -> None:
-        super().__init__(message)
-        self.usage = usage
-
-
 def write_anything() -> None:
     """Let stdout and stderr take every character: what their encoding lacks is written as an escape."""
     for stream in (sys.stdout, sys.stderr):

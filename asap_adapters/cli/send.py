@@ -1,12 +1,17 @@
-"""`asap send`: one task request, and the reply."""
+"""`asap send`: sends one task request and prints the reply."""
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-from asap_adapters.cli.oauth_client import add_credential_options, credentials_of
-from asap_adapters.cli.options import CLI_SENDER, add_client_options, origin, reach, token, urn
-from asap_adapters.cli.output import UserError, json_text, print_json, say
+from attrs import frozen
+
+from asap_adapters.cli.command import Excludes, argument, command, in_event_loop, option, part, repeated, required
+from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
+from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, origin, urn
+from asap_adapters.cli.output import json_text, print_json, say
 from asap_adapters.client.agent_client import AgentClient
+from asap_core.auth.bearer import is_token
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.messages import checked_key
 from asap_core.net.urls import origin_of
@@ -14,70 +19,9 @@ from asap_core.wire.codec import encode_envelope
 from asap_core.wire.json import NotJson, read_json
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command of this module."""
-    send = commands.add_parser("send", help="send a task request and print the reply (exit 1 if it failed)")
-    send.add_argument("url", metavar="URL", help="base URL of the agent")
-    send.add_argument("--skill", metavar="SKILL", type=_text, required=True, help="the skill to call")
-    send.add_argument("--input", metavar="JSON", type=_json_object, default={}, help="a JSON object (default: {})")
-    send.add_argument("--token", metavar="TOKEN", type=token, help="bearer token")
-    send.add_argument("--nonce", metavar="NONCE", type=_text, help="use this nonce instead of a random one")
-    send.add_argument(
-        "--idempotency-key",
-        metavar="KEY",
-        type=_key,
-        help="have the work done once: the same command with the same key gets the same answer",
-    )
-    send.add_argument("--sender", metavar="URN", type=urn, default=CLI_SENDER, help=f"default: {CLI_SENDER}")
-    send.add_argument("--expect", metavar="URN", type=urn, help="fail unless the agent has this id")
-    send.add_argument(
-        "--allow-endpoint",
-        metavar="ORIGIN",
-        type=origin,
-        action="append",
-        default=[],
-        help="send there if the manifest says so, though it came from elsewhere (repeatable)",
-    )
-    add_credential_options(send)
-    add_client_options(send)
-    send.set_defaults(run=_send)
-
-
-async def _send(arguments: argparse.Namespace) -> int:
-    credentials = credentials_of(arguments)
-    if credentials is not None and arguments.token is not None:
-        raise UserError("expected --token or --client-id, not both", usage=True)
-    client = AgentClient(
-        sender=arguments.sender,
-        token=arguments.token,
-        auth={} if credentials is None else dict.fromkeys(_shown_to(arguments), credentials),
-        allow_endpoints=arguments.allow_endpoint,
-        **reach(arguments),
-        # Whoever waits at a terminal decides by themselves whether to ask again.
-        retry=RetryPolicy(retries=0),
-    )
-    async with client:
-        manifest = await client.discover(arguments.url, expect=arguments.expect)
-        payload = {"skill_id": arguments.skill, "input": arguments.input}
-        reply = await client.send(
-            manifest, "task.request", payload, nonce=arguments.nonce, idempotency_key=arguments.idempotency_key
-        )
-    if arguments.json:
-        print_json(encode_envelope(reply))
-    else:
-        say(f"{reply.payload.get('status', reply.payload_type)}: {json_text(reply.payload.get('result'))}")
-    return 0 if reply.payload.get("status") != "failed" else 1
-
-
-def _shown_to(arguments: argparse.Namespace) -> list[str]:
-    """The origins that tokens are for: those that whoever calls has named. What isn't a URL is told about later."""
-    named = origin_of(arguments.url)
-    return [*arguments.allow_endpoint, *([] if named is None else [named])]
-
-
 def _text(text: str) -> str:
     if not text or not text.isprintable():
-        raise argparse.ArgumentTypeError("expected some text")
+        raise argparse.ArgumentTypeError("expected printable text, at least one character")
     return text
 
 
@@ -96,3 +40,82 @@ def _json_object(text: str) -> dict[str, Any]:
     if type(value) is not dict:
         raise argparse.ArgumentTypeError('expected a JSON object, such as \'{"text": "hi"}\'')
     return value
+
+
+def _token(text: str) -> str:
+    # The error doesn't repeat the token.
+    if not is_token(text):
+        raise argparse.ArgumentTypeError("expected visible ASCII characters")
+    return text
+
+
+@frozen(kw_only=True)
+class SendOptions:
+    """The options of `asap send`."""
+
+    url: str = argument("URL", "base URL of the agent", read=str)
+    skill: str = required("--skill", "SKILL", "call this skill", read=_text)
+    input: dict[str, Any] | None = option(
+        "--input", "JSON", "pass this JSON object to the skill", read=_json_object, shown_default="{}"
+    )
+    sender: str = option("--sender", "URN", "send as this agent", read=urn, default=CLI_SENDER)
+    expect: str | None = option("--expect", "URN", "fail if the agent at URL has another id", read=urn)
+    nonce: str | None = option("--nonce", "NONCE", "send this nonce instead of a random one", read=_text)
+    idempotency_key: str | None = option(
+        "--idempotency-key",
+        "KEY",
+        "have the work done once: the same command with the same key gets the same answer",
+        read=_key,
+    )
+    allow_endpoint: Sequence[str] = repeated(
+        "--allow-endpoint",
+        "ORIGIN",
+        "send to this origin if the manifest, which comes from another, names it as its endpoint",
+        read=origin,
+    )
+    token: str | None = option("--token", "TOKEN", "authenticate with this bearer token", read=_token)
+    credentials: CredentialOptions = part(CredentialOptions, "access tokens")
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _send(options: SendOptions) -> int:
+    credentials = credentials_of(options.credentials)
+    client = AgentClient(
+        sender=options.sender,
+        token=options.token,
+        auth={} if credentials is None else dict.fromkeys(_token_origins(options), credentials),
+        allow_endpoints=options.allow_endpoint,
+        **options.outbound.client_arguments(),
+        # The user at the terminal decides whether to send again.
+        retry=RetryPolicy(retries=0),
+    )
+    async with client:
+        manifest = await client.discover(options.url, expect=options.expect)
+        payload = {"skill_id": options.skill, "input": options.input or {}}
+        reply = await client.send(
+            manifest, "task.request", payload, nonce=options.nonce, idempotency_key=options.idempotency_key
+        )
+    if options.json:
+        print_json(encode_envelope(reply))
+    else:
+        say(f"{reply.payload.get('status', reply.payload_type)}: {json_text(reply.payload.get('result'))}")
+    return 0 if reply.payload.get("status") != "failed" else 1
+
+
+def _token_origins(options: SendOptions) -> list[str]:
+    """Return the origins that the token may be sent to: those that the user named."""
+    named = origin_of(options.url)  # None if it isn't a URL, which `discover` reports
+    return [*options.allow_endpoint, *([] if named is None else [named])]
+
+
+COMMANDS: Final = (
+    command(
+        "send",
+        SendOptions,
+        in_event_loop(_send),
+        about="send a task request and print the reply (exit code 1 if the task failed)",
+        rules=(Excludes("--token", ["--client-id"]), *CREDENTIAL_RULES),
+    ),
+)

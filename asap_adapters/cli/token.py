@@ -1,51 +1,51 @@
-"""`asap token`: an access token from an identity provider, to look at or to pass on."""
+"""`asap token`: gets an access token from an identity provider and prints it."""
 
-import argparse
-from typing import Any, Final
+from typing import Final
+
+from attrs import frozen
 
 from asap_adapters.auth.client_credentials import TokenSource
-from asap_adapters.cli.oauth_client import add_credential_options, credentials_of
-from asap_adapters.cli.options import add_client_options, reach
+from asap_adapters.cli.command import command, in_event_loop, part
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
+from asap_adapters.cli.options import OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import print_json, say
 from asap_adapters.clock import LoopClock
 from asap_adapters.net.transport import Web
 from asap_core.auth.authorization import ClientCredentials
-from asap_core.net.outbound import OutboundPolicy
 
-# As any document may take.
-_SECONDS: Final = 10.0
-
-
-def add_commands(commands: Any) -> None:
-    """Add the command of this module."""
-    token = commands.add_parser("token", help="get an access token from an identity provider, and print it")
-    add_credential_options(token, required=True)
-    add_client_options(token)
-    token.set_defaults(run=_token)
+# The time that the client has for any document.
+_TIMEOUT: Final = 10.0
 
 
-async def _token(arguments: argparse.Namespace) -> int:
-    credentials = credentials_of(arguments)
-    assert credentials is not None  # noqa: S101 - for the type checker: --client-id is required
-    verify = reach(arguments).pop("verify")
+@frozen(kw_only=True)
+class TokenOptions:
+    """The options of `asap token`."""
+
+    credentials: CredentialOptions = part(CredentialOptions, "access tokens")
+    json: bool = json_option()
+    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    backend: str = backend_option()
+
+
+async def _token(options: TokenOptions) -> int:
+    credentials = credentials_of(options.credentials)
+    if credentials is None:
+        raise UserError("expected --client-id", usage=True)
     web = Web(
         token=None,
         auth={},
-        policy=OutboundPolicy(
-            allow_http=arguments.allow_http,
-            allow_networks=arguments.allow_network,
-            allow_ports=arguments.allow_port,
-        ),
-        timeout=_SECONDS,
+        policy=options.outbound.policy(),
+        timeout=_TIMEOUT,
         trust_env=False,
         compress=False,
-        verify=verify,
+        verify=options.outbound.verify,
         transport=None,
         named=(credentials.asked,),
     )
     web.open()
     try:
-        await _print(web, credentials, as_json=arguments.json)
+        await _print(web, credentials, as_json=options.json)
     finally:
         await web.aclose()
     return 0
@@ -61,3 +61,14 @@ async def _print(web: Web, credentials: ClientCredentials, *, as_json: bool) -> 
         print_json({"access_token": token.value, "token_type": credentials.token_type, "expires_in": left})
     else:
         say(token.value)
+
+
+COMMANDS: Final = (
+    command(
+        "token",
+        TokenOptions,
+        in_event_loop(_token),
+        about="get an access token from an identity provider and print it",
+        rules=CREDENTIAL_RULES,
+    ),
+)

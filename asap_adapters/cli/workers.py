@@ -1,10 +1,9 @@
-"""Several processes that serve one agent on one port: they're started, watched, replaced when they die, and ended.
+"""Several worker processes that serve one agent on one port: starts, watches, replaces and ends them.
 
-The parent binds and forks, and never runs an event loop. Each worker takes connections from the shared socket; what
-they must know of each other is in Redis.
+The parent binds and forks, and never runs an event loop. The workers accept connections from the shared sockets; what
+they must remember together is in Redis.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -13,23 +12,25 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NoReturn
+from types import FrameType
+from typing import Final, NoReturn
 
 import anyio
 from attrs import define, field
 
-from asap_adapters.cli.output import UserError, complain
+from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.output import complain
 
-# A worker that can't start is tried again, not in a circle.
+# Seconds. A worker that dies at its start is replaced at most once in this time, instead of in a busy loop.
 _PAUSE: Final = 1.0
-# As anyio's: the kernel cuts it to what it allows (net.core.somaxconn).
+# anyio's backlog; the kernel reduces it to its own limit (net.core.somaxconn).
 _BACKLOG: Final = 65_536
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @define(eq=False)
 class WorkerPlace:
-    """What a worker has from its parent: which one it is, the sockets, and two pipes."""
+    """What a worker has from its parent: its number, the listening sockets, and its ends of two pipes."""
 
     number: int
     sockets: list[socket.socket]
@@ -38,11 +39,11 @@ class WorkerPlace:
 
     def ready(self) -> None:
         """Tell the parent that this worker serves."""
-        with suppress(BrokenPipeError):  # it only waits for the first ones
+        with suppress(BrokenPipeError):  # the parent doesn't wait for a replacement
             os.write(self._ready, b".")
 
     async def parent_gone(self) -> None:
-        """Return when the parent is no more: nobody would end this worker."""
+        """Return when the parent has died: then nothing else ends this worker."""
         await anyio.wait_readable(self._parent)
 
 
@@ -52,7 +53,7 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            # The first takes any free port, the others that one.
+            # With port 0 the first socket takes any free port, and the others the same.
             wanted = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
             sockets.append(socket.socket(family, kind, protocol))
             sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -69,47 +70,49 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def supervise(
-    arguments: argparse.Namespace, run: Callable[[argparse.Namespace], int], started: Callable[[int], None]
+    host: str, port: int, count: int, run: Callable[[WorkerPlace], int], started: Callable[[int], None]
 ) -> int:
-    """Run `arguments.workers` workers until a signal; returns the exit code.
+    """Run `count` workers until a signal; returns the exit code.
 
-    Each worker is `run(arguments)` with `arguments.worker` for its `WorkerPlace`. `started` is told the bound port
-    once all of them serve. What doesn't start at all ends everything, with its code.
+    run: what each worker runs; returns its exit code.
+    started: called with the bound port once all workers serve.
+
+    If a worker doesn't start, all are ended, and its exit code is returned.
+
+    Raises: UserError if the port can't be bound.
     """
     if not hasattr(os, "fork"):
         raise UserError("--workers needs a POSIX system", usage=True)
     try:
-        sockets = listening_sockets(arguments.host, arguments.port)
+        sockets = listening_sockets(host, port)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"can't listen on {arguments.host}, port {arguments.port}: {reason}") from None
-    crew = _Crew(arguments, run, sockets)
-    with crew.forwarding_signals():
-        for number in range(arguments.workers):
-            # One after the other: what's wrong with the first is said once.
-            if not crew.start(number):
-                return crew.end()
-        if not crew.stopping:
+        raise UserError(f"can't listen on {host}, port {port}: {error.strerror or error}") from None
+    workers = _Workers(run, sockets)
+    with workers.forwarding_signals():
+        for number in range(count):
+            # One after the other: an error that they all have is reported once.
+            if not workers.start(number):
+                return workers.end()
+        if not workers.stopping:
             started(sockets[0].getsockname()[1])
-        crew.watch()
+        workers.watch()
     return 0
 
 
 @define(eq=False)
-class _Crew:
-    arguments: argparse.Namespace
-    run: Callable[[argparse.Namespace], int]
+class _Workers:
+    run: Callable[[WorkerPlace], int]
     sockets: list[socket.socket]
     stopping: bool = False
-    # The write end is closed by whatever ends this process.
+    # The kernel closes the write end when this process ends, however it ends.
     alive: tuple[int, int] = field(factory=os.pipe)
-    workers: dict[int, tuple[int, float]] = field(factory=dict)
-    code: int = 0
+    # By process id: the worker's number, and when it was started.
+    by_pid: dict[int, tuple[int, float]] = field(factory=dict)
 
     def start(self, number: int, *, wait: bool = True) -> bool:
-        """Start a worker; whether it serves, where we wait for that."""
+        """Start a worker. With `wait`, returns whether it serves."""
         read, write = os.pipe()
-        # A signal between the fork and the worker's own handlers would be handled there as the parent does.
+        # Else a signal between the fork and the worker's own handlers would run the parent's handler in the worker.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
@@ -119,8 +122,8 @@ class _Crew:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(write)
-        self.workers[pid] = number, time.monotonic()
-        if self.stopping:  # the signal came before this one was there
+        self.by_pid[pid] = number, time.monotonic()
+        if self.stopping:  # the signal came before the worker was listed
             os.kill(pid, signal.SIGTERM)
         serves = not wait or os.read(read, 1) != b""
         os.close(read)
@@ -129,15 +132,14 @@ class _Crew:
     def _be_worker(self, place: WorkerPlace) -> NoReturn:
         code = 1
         try:
-            # Of its own group: what the terminal sends to all is the parent's to pass on, once.
+            # A process group of its own: Ctrl-C reaches the parent alone, which forwards it once.
             os.setpgid(0, 0)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(self.alive[1])
-            self.arguments.worker = place
-            code = self.run(self.arguments)
-        except BaseException:  # noqa: BLE001 - the parent's stack is below: nothing may get there
+            code = self.run(place)
+        except BaseException:  # noqa: BLE001 - below is the parent's stack, which mustn't see it
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -145,10 +147,10 @@ class _Crew:
             os._exit(code)
 
     def watch(self) -> None:
-        """Until all have ended after a signal; those that die before are replaced."""
-        while self.workers:
+        """Wait until all have ended after a signal; replace those that die before."""
+        while self.by_pid:
             pid, status = os.wait()
-            number, since = self.workers.pop(pid, (0, 0.0))
+            number, since = self.by_pid.pop(pid, (0, 0.0))
             if self.stopping:
                 continue
             complain(f"worker {pid} {_how_it_ended(status)}; another takes its place")
@@ -158,21 +160,21 @@ class _Crew:
                 self.start(number, wait=False)
 
     def end(self) -> int:
-        """End all, since one didn't start; returns that one's exit code."""
+        """End all workers because one didn't start; returns its exit code."""
         stopped, self.stopping = self.stopping, True
         self._kill(signal.SIGTERM)
         codes = []
-        while self.workers:
+        while self.by_pid:
             pid, status = os.wait()
-            del self.workers[pid]
+            del self.by_pid[pid]
             codes.append(os.waitstatus_to_exitcode(status))
         return 0 if stopped else max((code for code in codes if code > 0), default=1)
 
     @contextmanager
     def forwarding_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the workers; each counts there as it does here."""
+        """Forward SIGINT and SIGTERM to the workers, each time they come."""
 
-        def forward(_number: int, _frame: Any) -> None:
+        def forward(_number: int, _frame: FrameType | None) -> None:
             self.stopping = True
             for each in self.sockets:
                 each.close()
@@ -188,7 +190,7 @@ class _Crew:
             os.close(self.alive[0])
 
     def _kill(self, number: signal.Signals) -> None:
-        for pid in list(self.workers):
+        for pid in list(self.by_pid):
             os.kill(pid, number)
 
 

@@ -19,11 +19,11 @@ from asap_core import Agent, Policy
 from asap_core.auth.claims import ByClaim, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy
 from tests.adapters.auth.test_dpop import ISSUER, THIEF, Provider, body, error, proof, token
-from tests.live.test_cli import ALICE, asap, served
+from tests.live.command import ALICE, asap, backend, served
 from tests.live.test_oidc import AUDIENCE, SECRET, provider
 from tests.live.test_workers import redis, send, start
 
-__all__ = ["provider", "redis", "served", "start"]
+__all__ = ["backend", "provider", "redis", "served", "start"]
 
 pytestmark = pytest.mark.live
 
@@ -148,13 +148,3 @@ class TestFromTheCommandLine:
         for _ in range(4):
             done = send(url, *who[0], *who[1])
             assert done.returncode == 0, done.stderr
-
-    def test_options_that_cannot_be_meant(self, options) -> None:
-        for wrong, told in (
-            (["--dpop", "required"], "go with --oidc"),
-            (["--dpop-nonce"], "go with --oidc"),
-            ([*options, "--dpop", "off", "--dpop-nonce"], "for proofs"),
-            ([*options, "--dpop", "required", "--token", f"t={ALICE}"], "no key is bound to"),
-        ):
-            done = asap("serve", "--port", "0", *wrong)
-            assert (done.returncode, told in done.stderr) == (2, True), done.stderr

@@ -16,10 +16,10 @@ from asap_core.auth.claims import BySubject, TokenPolicy
 from asap_core.auth.client_credentials import ClientSecret
 from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import Credential
+from tests.live.command import ALICE, asap, backend, served
 from tests.live.glewlwyd import CLIENT, MINE, MISSING, OTHERS, SECRET, glewlwyd, is_there
-from tests.live.test_cli import ALICE, asap, served
 
-__all__ = ["served"]
+__all__ = ["backend", "served"]
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_there(), reason=MISSING)]
 

@@ -42,7 +42,7 @@ def key(asap, tmp_path: Path):
     """A key file, and its public key."""
     file = tmp_path / "key.pem"
     code, out, err = asap("keys", "new", "--out", file)
-    assert (code, f"the key is in {file}" in err) == (0, True)
+    assert (code, f"the private key is in {file}" in err) == (0, True)
     return file, out.strip()
 
 

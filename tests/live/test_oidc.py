@@ -12,9 +12,9 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, import_key
 
-from tests.live.test_cli import ALICE, asap, served
+from tests.live.command import ALICE, asap, backend, served
 
-__all__ = ["served"]
+__all__ = ["backend", "served"]
 
 pytestmark = pytest.mark.live
 
@@ -162,7 +162,7 @@ class TestAClientOfTheProvider:
         assert (done.returncode, "the issuer that was asked" in done.stderr) == (1, True)
         (files / "binary").write_bytes(b"\xff\x00")
         for options, told in (
-            ([], "one of them"),
+            ([], "needs --client-secret-file or --client-key"),
             (["--client-secret-file", str(files / "none")], "No such file"),
             (["--client-secret-file", str(files / "binary")], "one line of visible ASCII"),
             (["--client-key", str(files / "secret")], "expected a private key in PEM"),

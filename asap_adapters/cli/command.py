@@ -1,0 +1,369 @@
+"""Commands as tables: a class lists the options of a command, and rules say which options go together.
+
+How it works:
+
+* Each field of an options class is a row: `argument` and `optional_argument` for what stands alone; `option`, `choice`,
+  `repeated`, `flag`, `switch` and `counted` for what begins with `--`; `part` for the rows of another options class.
+* `command` makes a `Command` of such a class and the function that runs it. The parser, its help and
+  docs/cli_reference.md are built from the rows and the rules.
+* `Command.run` checks the rules, makes an instance of the options class, and calls the function with it.
+
+An option is "given" if its value isn't the default: `--workers 1` needs nothing.
+To add an option, add a field. To add a command, add a `command(…)` to the `COMMANDS` of a module.
+"""
+
+import argparse
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Final, Literal, NoReturn, Protocol, TypeVar, cast, overload
+
+import anyio
+from attrs import NOTHING, AttrsInstance, field, fields, frozen
+
+from asap_adapters.cli.failures import EXIT_USAGE, UserError
+from asap_adapters.cli.output import visible
+
+_ROW: Final = "row"
+
+
+class _HasBackend(Protocol):
+    @property
+    def backend(self) -> str: ...
+
+
+T = TypeVar("T")
+Options = TypeVar("Options", bound=AttrsInstance)
+OptionsWithBackend = TypeVar("OptionsWithBackend", bound=_HasBackend)
+
+
+@frozen(kw_only=True)
+class Row:
+    """One option, or one argument if it has no flags."""
+
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    help: str
+    read: Callable[[str], object] = str
+    choices: tuple[str, ...] | None = None
+    action: Literal["store", "append", "store_true", "count", "switch"] = "store"
+    required: bool = False
+    default: object = None
+    shown_default: str | None = None
+    """The default in words, if `default` itself doesn't say it."""
+
+    @property
+    def name(self) -> str:
+        """The name in rules and messages: `--port`, or the metavar of an argument."""
+        return self.flags[0] if self.flags else str(self.metavar)
+
+    @property
+    def notes(self) -> list[str]:
+        """What follows the help in brackets."""
+        shown = self.shown_default or (str(self.default) if self.default else "")
+        repeatable = ["repeatable"] if self.action == "append" else []
+        return [*repeatable, *([f"default: {shown}"] if shown else [])]
+
+    def add_to(self, group: argparse._ActionsContainer, path: str, text: str) -> None:
+        """Add the row to a parser, with this help. The parser has a value for `path` only if the user gave one."""
+        text = text.replace("%", "%%")
+        if not self.flags:
+            # argparse would read a default of SUPPRESS as if it were the argument's text.
+            default = argparse.SUPPRESS if self.required else self.default
+            nargs = None if self.required else "?"
+            group.add_argument(path, metavar=self.metavar, nargs=nargs, type=self.read, default=default, help=text)
+            return
+        values: dict[str, object] = {
+            "metavar": self.metavar,
+            "type": self.read,
+            "choices": self.choices,
+            "required": self.required,
+        }
+        if self.action in ("store_true", "count", "switch"):
+            values = {}
+        action = argparse.BooleanOptionalAction if self.action == "switch" else self.action
+        group.add_argument(*self.flags, dest=path, action=action, default=argparse.SUPPRESS, help=text, **values)  # type: ignore[arg-type]
+
+
+@frozen
+class Part:
+    """The rows of another options class. In the help they stand under `heading`."""
+
+    kind: type[AttrsInstance]
+    heading: str | None
+
+
+# --- the fields of an options class ----------------------------------------------------------------------------------
+
+
+def argument(metavar: str, about: str, *, read: Callable[[str], T]) -> T:
+    """Declare a required argument."""
+    return cast("T", _field(Row(metavar=metavar, help=about, read=read, required=True)))
+
+
+def optional_argument(metavar: str, about: str, *, read: Callable[[str], T]) -> T | None:
+    """Declare an argument that may be left out."""
+    return cast("T | None", _field(Row(metavar=metavar, help=about, read=read)))
+
+
+def required(flag: str, metavar: str, about: str, *, read: Callable[[str], T]) -> T:
+    """Declare a required option."""
+    return cast("T", _field(Row(flags=(flag,), metavar=metavar, help=about, read=read, required=True)))
+
+
+@overload
+def option(
+    flag: str, metavar: str, about: str, *, read: Callable[[str], T], shown_default: str | None = None
+) -> T | None: ...
+@overload
+def option(flag: str, metavar: str, about: str, *, read: Callable[[str], T], default: T) -> T: ...
+def option(
+    flag: str,
+    metavar: str,
+    about: str,
+    *,
+    read: Callable[[str], T],
+    default: T | None = None,
+    shown_default: str | None = None,
+) -> T | None:
+    """Declare an option with a value.
+
+    metavar: stands for the value in the help.
+    read: makes the value of its text, or raises ArgumentTypeError that says what was expected.
+    shown_default: the default in words, if it's decided elsewhere.
+    """
+    row = Row(flags=(flag,), metavar=metavar, help=about, read=read, default=default, shown_default=shown_default)
+    return cast("T | None", _field(row))
+
+
+@overload
+def choice(flag: str, choices: Sequence[str], about: str, *, shown_default: str) -> str | None: ...
+@overload
+def choice(flag: str, choices: Sequence[str], about: str, *, default: str) -> str: ...
+def choice(
+    flag: str, choices: Sequence[str], about: str, *, default: str | None = None, shown_default: str | None = None
+) -> str | None:
+    """Declare an option whose value is one of a few words."""
+    row = Row(flags=(flag,), help=about, choices=tuple(choices), default=default, shown_default=shown_default)
+    return cast("str | None", _field(row))
+
+
+def repeated(flag: str, metavar: str, about: str, *, read: Callable[[str], T]) -> Sequence[T]:
+    """Declare an option that may be given several times."""
+    row = Row(flags=(flag,), metavar=metavar, help=about, read=read, action="append", default=())
+    return cast("Sequence[T]", _field(row))
+
+
+def flag(name: str, about: str) -> bool:
+    """Declare an option without a value."""
+    return cast("bool", _field(Row(flags=(name,), help=about, action="store_true", default=False)))
+
+
+def switch(name: str, about: str) -> bool:
+    """Declare the options `--x` and `--no-x`; the default is `--no-x`."""
+    row = Row(flags=(name,), help=about, action="switch", default=False, shown_default=f"--no-{name[2:]}")
+    return cast("bool", _field(row))
+
+
+def counted(name: str, short: str, about: str) -> int:
+    """Declare an option that counts how often it's given."""
+    return cast("int", _field(Row(flags=(name, short), help=about, action="count", default=0)))
+
+
+def part(kind: type[Options], heading: str | None = None) -> Options:
+    """Include the rows of another options class."""
+    return field(factory=kind, metadata={_ROW: Part(kind, heading)})
+
+
+def _field(row: Row) -> object:
+    return field(default=NOTHING if row.required else row.default, metadata={_ROW: row})
+
+
+# --- which options go together ---------------------------------------------------------------------------------------
+
+
+@frozen
+class Needs:
+    """`option` needs one of `others`, unless `unless` is given. `why` completes the message."""
+
+    option: str
+    others: Sequence[str]
+    why: str | None = None
+    unless: str | None = None
+
+    @property
+    def note(self) -> str:
+        """The rule in the help of its option."""
+        return f"needs {_either(self.others)}"
+
+    def problem(self, given: Callable[[str], bool]) -> str | None:
+        """Return what is wrong, or None if the rule is kept."""
+        if not given(self.option) or any(map(given, [*self.others, *filter(None, [self.unless])])):
+            return None
+        return _with_reason(f"{self.option} {self.note}", self.why)
+
+
+@frozen
+class Excludes:
+    """`option` can't be given together with any of `others`. `why` completes the message."""
+
+    option: str
+    others: Sequence[str]
+    why: str | None = None
+
+    @property
+    def note(self) -> str:
+        """The rule in the help of its option."""
+        return f"not with {_either(self.others)}"
+
+    def problem(self, given: Callable[[str], bool]) -> str | None:
+        """Return what is wrong, or None if the rule is kept."""
+        other = next(filter(given, self.others), None) if given(self.option) else None
+        return None if other is None else _with_reason(f"expected {self.option} or {other}, not both", self.why)
+
+
+Rule = Needs | Excludes
+
+
+def _either(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _with_reason(message: str, why: str | None) -> str:
+    return message if why is None else f"{message}: {why}"
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class PlacedRow:
+    """A row of a command. `path` is where its value goes in the options object, such as `callers.audience`."""
+
+    row: Row
+    path: str
+    heading: str | None
+
+
+def _rows(kind: type[AttrsInstance], path: str = "", heading: str | None = None) -> Iterator[PlacedRow]:
+    for each in fields(kind):
+        match each.metadata[_ROW]:
+            case Part(kind=inner, heading=own):
+                yield from _rows(inner, f"{path}{each.name}.", own or heading)
+            case row:
+                yield PlacedRow(row, path + each.name, heading)
+
+
+def _made(kind: type[Options], values: Mapping[str, object], path: str = "") -> Options:
+    """Make an options object of the values given; the others are the defaults of its fields."""
+    made: dict[str, object] = {}
+    for each in fields(kind):
+        where = path + each.name
+        match each.metadata[_ROW]:
+            case Part(kind=inner):
+                made[each.name] = _made(inner, values, f"{where}.")
+            case _ if where in values:
+                made[each.name] = values[where]
+    return kind(**made)
+
+
+@frozen(kw_only=True)
+class Command:
+    """A command of `asap`."""
+
+    name: str
+    """Two words if the command is one of a group: `registry find`."""
+    help: str
+    """One line, for the list of commands."""
+    description: str
+    rows: tuple[PlacedRow, ...]
+    rules: tuple[Rule, ...]
+    run: Callable[[Mapping[str, object]], int]
+    """Run the command with the values given, by path; returns the exit code."""
+
+    def text(self, row: Row) -> str:
+        """The help of a row, with its default and the rules for it."""
+        notes = [*row.notes, *(rule.note for rule in self.rules if rule.option == row.name)]
+        return f"{row.help} [{'; '.join(notes)}]" if notes else row.help
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's rows to its parser."""
+        groups: dict[str | None, argparse._ActionsContainer] = {None: parser}
+        for each in self.rows:
+            if each.heading not in groups:
+                groups[each.heading] = parser.add_argument_group(each.heading)
+            each.row.add_to(groups[each.heading], each.path, self.text(each.row))
+        parser.set_defaults(command=self)
+
+
+def command(
+    name: str,
+    options: type[Options],
+    run: Callable[[Options], int],
+    *,
+    about: str,
+    description: str | None = None,
+    rules: Sequence[Rule] = (),
+) -> Command:
+    """Make a command of an options class and the function that runs it.
+
+    about: one line, for the list of commands.
+    description: the first paragraph of the command's help; by default `about`.
+    rules: checked in this order; the first that is broken is the error.
+    """
+    rows = tuple(_rows(options))
+    named = {each.row.name: each for each in rows}
+
+    def checked_run(values: Mapping[str, object]) -> int:
+        def given(name: str) -> bool:
+            one = named[name]
+            return values.get(one.path, one.row.default) != one.row.default
+
+        for rule in rules:
+            if (problem := rule.problem(given)) is not None:
+                raise UserError(problem, usage=True)
+        return run(_made(options, values))
+
+    sentence = f"{about[0].upper()}{about[1:]}."
+    return Command(
+        name=name, help=about, description=description or sentence, rows=rows, rules=tuple(rules), run=checked_run
+    )
+
+
+def in_event_loop(
+    run: Callable[[OptionsWithBackend], Coroutine[object, object, int]],
+) -> Callable[[OptionsWithBackend], int]:
+    """Make a function that runs an async one on the backend that its options name."""
+    return lambda options: anyio.run(run, options, backend=options.backend)
+
+
+# --- the parser ------------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line. Options can't be abbreviated: a new option would break that."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Refuse unknown arguments in the parser of the command: the root's error would name the root's help."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print what's wrong and which help to read, and exit with 2."""
+        self.exit(EXIT_USAGE, f"asap: {visible(message.removeprefix('argument '))} (see {self.prog} --help)\n")
+
+
+def add_commands(root: Parser, commands: Sequence[Command], groups: Mapping[str, str]) -> None:
+    """Add the commands to a parser. `groups`: the help of each group, by its name."""
+    top = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    inside: dict[str, argparse._SubParsersAction[Parser]] = {}
+    for each in commands:
+        group, _, name = each.name.rpartition(" ")
+        if group and group not in inside:
+            parser = top.add_parser(group, help=groups[group])
+            inside[group] = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        place = inside[group] if group else top
+        each.add_to(place.add_parser(name, help=each.help, description=each.description))
