@@ -1,28 +1,33 @@
 """Keys that tokens are bound to, in files, and the proofs made with them (RFC 9449). Comes with the extra `jwt`."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, assert_never
+from typing import Final, Literal, TypeGuard, assert_never
 
 from attrs import field, frozen
 
 from asap_core.auth.dpop import thumbprint
 
 try:
-    from joserfc.errors import JoseError
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from joserfc.jwk import ECKey, OKPKey
     from joserfc.jws import JWSRegistry
+
+    from asap_adapters.auth.key_files import as_pem, is_p256, read_private_key, write_private_key
 except ModuleNotFoundError as error:
     missing = "proofs of possession need joserfc, which comes with: pip install 'asap-sansio[jwt]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
 
 DpopAlgorithm = Literal["ES256", "Ed25519"]
 
-# A key on P-256 takes 241 bytes, an Ed25519 key 119; more than this is neither.
-_MAX_PEM: Final = 4_096
 # RFC 9864 calls it Ed25519; the servers that check proofs today list it by RFC 8037's name.
 _ED25519: Final = "EdDSA"
+
+
+def _is_dpop_key(key: PrivateKeyTypes) -> TypeGuard[EllipticCurvePrivateKey | Ed25519PrivateKey]:
+    return isinstance(key, Ed25519PrivateKey) or is_p256(key)
 
 
 @frozen
@@ -45,24 +50,14 @@ class DpopKey:
     @classmethod
     def load(cls, path: str | Path) -> "DpopKey":
         """Read one from a PEM file (PKCS #8), without a pass phrase. Raises OSError, ValueError."""
-        with Path(path).open("rb") as file:
-            text = file.read(_MAX_PEM + 1)
-        for kind in (ECKey, OKPKey):
-            try:
-                key = kind.import_key(text)
-            except (JoseError, ValueError, TypeError):  # TypeError: there's a pass phrase
-                continue
-            if key.is_private and key.curve_name in ("P-256", "Ed25519") and len(text) <= _MAX_PEM:
-                return cls(key)
-        raise ValueError(f"{path}: expected a key on P-256 or an Ed25519 key in PEM (PKCS #8), without a pass phrase")
+        expected = "a key on P-256 or an Ed25519 key in PEM (PKCS #8), without a pass phrase"
+        key = read_private_key(path, _is_dpop_key, expected=expected)
+        kind = OKPKey if isinstance(key, Ed25519PrivateKey) else ECKey
+        return cls(kind.import_key(as_pem(key)))
 
     def save(self, path: str | Path) -> None:
         """Write it to a new file that only its owner may read. Raises OSError: FileExistsError where there is one."""
-        # O_EXCL: never over another key, nor through a link that somebody put there.
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(self._key.as_pem(private=True))
-            file.flush()
-            os.fsync(file.fileno())
+        write_private_key(path, self._key.as_pem(private=True))
 
     @property
     def algorithm(self) -> str:

@@ -12,7 +12,7 @@ from attrs import Attribute, field, frozen, validators
 
 from asap_core.auth.bearer import is_scope
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
-from asap_core.auth.jws import Algorithm, Jws, read_base64url
+from asap_core.auth.jws import Algorithm, Jws, decode_base64url
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
@@ -217,7 +217,7 @@ def _bound_to(claims: dict[str, Any]) -> str | None:
 
 
 def _is_thumbprint(value: object) -> bool:
-    decoded = read_base64url(value.encode("ascii")) if isinstance(value, str) and value.isascii() else None
+    decoded = decode_base64url(value.encode("ascii")) if isinstance(value, str) and value.isascii() else None
     return decoded is not None and len(decoded) == _SHA256
 
 

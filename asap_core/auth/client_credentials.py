@@ -4,8 +4,8 @@ Rule of this module: what proves who we are is in no repr and in no error, and n
 repeated but the error codes of RFC 6749 §5.2.
 """
 
-from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, assert_never
 from urllib.parse import quote_plus
@@ -13,8 +13,9 @@ from urllib.parse import quote_plus
 from attrs import field, frozen
 
 from asap_core.auth.bearer import is_scope, is_token
+from asap_core.auth.jws import serialize, signing_input
 from asap_core.clock import WallTime
-from asap_core.wire.json import NotJson, read_json, write_json
+from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
 JwsSigner = Callable[[bytes], bytes]
@@ -141,16 +142,7 @@ def _assertion(client: ClientKey, *, audience: str, jti: str, wall: WallTime) ->
     }
     header = {"alg": client.algorithm, "typ": "JWT", **({} if client.kid is None else {"kid": client.kid})}
     unsigned = signing_input(header, claims)
-    return f"{unsigned.decode('ascii')}.{_base64url(client.sign(unsigned)).decode('ascii')}"
-
-
-def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
-    """What a compact JWS signs (RFC 7515 §5.1): header and claims, each as base64url."""
-    return b".".join(_base64url(write_json(dict(part))) for part in (header, claims))
-
-
-def _base64url(data: bytes) -> bytes:
-    return urlsafe_b64encode(data).rstrip(b"=")
+    return serialize(unsigned, client.sign(unsigned))
 
 
 # --- what comes back -------------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ How a proof is made is in `asap_core.auth.dpop_client`, how it's judged in `asap
 """
 
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
+from asap_core.auth.jws import encode_base64url
 from asap_core.net.urls import DEFAULT_PORTS, is_plain, read_url
 from asap_core.wire.json import canonical_json
 
@@ -32,11 +32,6 @@ _ESCAPE: Final = re.compile(r"%(.{0,2})")
 _TWO_DIGITS: Final = re.compile(r"[0-9A-Fa-f]{2}\Z")
 # RFC 3986 §2.3.
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-
-
-def encode_base64url(data: bytes) -> str:
-    """Write bytes as base64url without padding (RFC 7515 §2)."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def thumbprint(jwk: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """Proofs that a token's sender holds its key (RFC 9449): what is signed, and the nonces that servers want in them.
 
-    text = signing_input(ProofClaims(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
-    header = complete(text, sign(text))
+    text = unsigned_proof(ProofClaims(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
+    header = serialize(text, sign(text))
 
 The mathematics is the caller's; `asap_adapters.auth.dpop_key` has it.
 """
@@ -15,16 +15,15 @@ from asap_core.auth.dpop import (
     PROOF_TYPE,
     USE_NONCE,
     comparable_url,
-    encode_base64url,
     is_nonce,
     is_proof_id,
     thumbprint,
     token_hash,
 )
+from asap_core.auth.jws import serialize, signing_input
 from asap_core.clock import WallTime
 from asap_core.http.fields import CHALLENGE_SCHEME, challenges
 from asap_core.lru import Lru
-from asap_core.wire.json import write_json
 
 # As many servers as tokens are kept for; who talks to more asks one of them once more.
 MAX_SERVERS: Final = 1_000
@@ -60,7 +59,7 @@ class ProofClaims:
             raise ValueError("access_token: expected ASCII characters")
 
 
-def signing_input(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> bytes:
+def unsigned_proof(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> bytes:
     """What is to be signed with the key whose public part `jwk` is. Nothing of `jwk` is shown that isn't public.
 
     Raises ValueError where `jwk` isn't a key of a type that we know.
@@ -77,12 +76,7 @@ def signing_input(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> by
         claims["ath"] = token_hash(proof.access_token)
     if proof.nonce is not None:
         claims["nonce"] = proof.nonce
-    return ".".join(encode_base64url(write_json(part)) for part in (header, claims)).encode("ascii")
-
-
-def complete(signing_input: bytes, signature: bytes) -> str:
-    """The proof, as the header `DPoP` carries it."""
-    return f"{signing_input.decode('ascii')}.{encode_base64url(signature)}"
+    return signing_input(header, claims)
 
 
 class ProofKey(Protocol):
@@ -110,8 +104,8 @@ class ProofKey(Protocol):
 
 def make_proof(key: ProofKey, proof: ProofClaims) -> str:
     """The proof made with this key, as the header `DPoP` carries it."""
-    text = signing_input(proof, alg=key.algorithm, jwk=key.public_jwk)
-    return complete(text, key.sign(text))
+    text = unsigned_proof(proof, alg=key.algorithm, jwk=key.public_jwk)
+    return serialize(text, key.sign(text))
 
 
 class ServerNonces:

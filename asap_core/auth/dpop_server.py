@@ -7,7 +7,6 @@ Rule of this module: here, and nowhere else, the key in a JWS header is read, si
 signed means nothing until the token names it. And a proof's id is claimed last, so that nobody uses up another's.
 """
 
-from base64 import urlsafe_b64encode
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,7 +15,7 @@ from attrs import field, frozen, validators
 
 from asap_core.auth.dpop import PROOF_TYPE, comparable_url, is_proof_id, thumbprint, token_hash
 from asap_core.auth.jwks import VerificationKey, is_possible, public_jwk, read_key
-from asap_core.auth.jws import Algorithm, Jws, Malformed, names_of, read_base64url, read_jws
+from asap_core.auth.jws import Algorithm, Jws, Malformed, decode_base64url, encode_base64url, names_of, read_jws
 from asap_core.auth.principal import DpopProof, ProofOffer, ProofRefused
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
@@ -100,7 +99,7 @@ class NonceMint:
 
     def _of(self, slot: int) -> str:
         text = blake2b(b"%d" % slot, key=self._secret, digest_size=_NONCE_BYTES, person=b"dpop nonce").digest()
-        return urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
+        return encode_base64url(text)
 
     def _blind(self, nonce: str) -> bytes:
         # The time that comparing takes depends on digests, which nobody can steer byte by byte (fault 27).
@@ -167,7 +166,7 @@ def _key_of(jws: Jws) -> VerificationKey | str:
         return f"typ {PROOF_TYPE}"
     # It was read once, by a reader that looks at no key in it.
     header: dict[str, Any] = read_json(
-        read_base64url(jws.signing_input.partition(b".")[0]) or b"", max_depth=_MAX_DEPTH
+        decode_base64url(jws.signing_input.partition(b".")[0]) or b"", max_depth=_MAX_DEPTH
     )
     key = read_key(header.get("jwk"))
     if key is None or key.algorithm is not jws.algorithm:

@@ -8,8 +8,7 @@ from typing import Any, Final, assert_never
 
 from attrs import frozen
 
-from asap_core.auth.dpop import encode_base64url
-from asap_core.auth.jws import MAX_KID, Algorithm, Jws, algorithm_of, read_base64url
+from asap_core.auth.jws import MAX_KID, Algorithm, Jws, algorithm_of, decode_base64url, encode_base64url
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.json import NotJson, read_json
 
@@ -120,7 +119,7 @@ def _octets(value: dict[str, Any], name: str) -> bytes:
     text = value.get(name)
     if not isinstance(text, str) or not text.isascii():
         return b""
-    return read_base64url(text.encode("ascii")) or b""
+    return decode_base64url(text.encode("ascii")) or b""
 
 
 def _read_okp(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:

@@ -1,4 +1,4 @@
-"""Compact JWS (RFC 7515) read so strictly that no two readers can disagree about what was signed, and how.
+"""Compact JWS (RFC 7515): written, and read so strictly that no two readers can disagree about what was signed.
 
 Rule of this module: the header only ever narrows. It names an algorithm from a list of ours and a key from a set of
 ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.10). The one exception
@@ -7,13 +7,13 @@ is `asap_core.auth.dpop_server`, where the key in the header is what is to be pr
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any, Final
 
 from attrs import field, frozen
 
-from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json import NotJson, read_json, write_json
 
 # As of any bearer token here (`bearer.MAX_TOKEN`): proxies cut headers at 8 KiB.
 MAX_JWS: Final = 8_192
@@ -66,13 +66,28 @@ def algorithm_of(name: object) -> Algorithm | None:
     return _NAMES.get(name) if isinstance(name, str) else None
 
 
-def read_base64url(text: bytes) -> bytes | None:
-    """Decode base64url without padding (RFC 7515 §2), if it's the only spelling of what it says; else None."""
+def encode_base64url(data: bytes) -> str:
+    """Encode as base64url without padding (RFC 7515 §2)."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode_base64url(text: bytes) -> bytes | None:
+    """Decode base64url without padding (RFC 7515 §2). Returns None if `text` isn't the one encoding of some bytes."""
     if not _BASE64URL.match(text) or len(text) % 4 == 1:
         return None
     value = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
-    # RFC 4648 §3.5: bits left over in the last character are zero, or a signature would have sixteen spellings.
+    # RFC 4648 §3.5: bits left over in the last character are zero, or a signature would have sixteen encodings.
     return value if urlsafe_b64encode(value).rstrip(b"=") == text else None
+
+
+def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
+    """Return what a compact JWS signs (RFC 7515 §5.1): header and claims, each as base64url."""
+    return ".".join(encode_base64url(write_json(dict(part))) for part in (header, claims)).encode("ascii")
+
+
+def serialize(signing_input: bytes, signature: bytes) -> str:
+    """Return the compact JWS (RFC 7515 §7.1)."""
+    return f"{signing_input.decode('ascii')}.{encode_base64url(signature)}"
 
 
 def read_jws(token: str, *, algorithms: Collection[Algorithm]) -> Jws | Malformed:
@@ -82,7 +97,7 @@ def read_jws(token: str, *, algorithms: Collection[Algorithm]) -> Jws | Malforme
     parts = token.encode("ascii").split(b".")
     if len(parts) != _PARTS or not all(parts):
         return Malformed("header, payload and signature, divided by dots")
-    decoded = [value for part in parts if (value := read_base64url(part)) is not None]
+    decoded = [value for part in parts if (value := decode_base64url(part)) is not None]
     if len(decoded) != _PARTS:
         return Malformed("base64url without padding")
     try:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from asap_core.auth.dpop import comparable_url, is_nonce, thumbprint, token_hash
-from asap_core.auth.dpop_client import ProofClaims, ServerNonces, complete, make_proof, signing_input
+from asap_core.auth.dpop_client import ProofClaims, ServerNonces, make_proof, unsigned_proof
+from asap_core.auth.jws import serialize
 from asap_core.clock import WallTime
 
 WALL: Any = WallTime(1_750_000_000.0)
@@ -144,7 +145,7 @@ def proof(**changes):
 class TestMakingProofs:
     def test_it_says_what_rfc_9449_asks_for(self) -> None:
         made = proof(url=f"{URL}?x#y", issued=WallTime(WALL + 0.9), access_token="t", nonce="n")
-        head, claims = map(unb64, signing_input(made, alg="ES256", jwk=JWK).decode().split("."))
+        head, claims = map(unb64, unsigned_proof(made, alg="ES256", jwk=JWK).decode().split("."))
         assert head == {"typ": "dpop+jwt", "alg": "ES256", "jwk": JWK}
         assert claims == {
             "jti": "j",
@@ -156,12 +157,12 @@ class TestMakingProofs:
         }
 
     def test_without_token_and_nonce_it_says_nothing_of_them(self) -> None:
-        _, claims = map(unb64, signing_input(proof(), alg="ES256", jwk=JWK).decode().split("."))
+        _, claims = map(unb64, unsigned_proof(proof(), alg="ES256", jwk=JWK).decode().split("."))
         assert set(claims) == {"jti", "htm", "htu", "iat"}
 
     def test_nothing_private_of_the_key_is_in_it(self) -> None:
         head = unb64(
-            signing_input(proof(), alg="ES256", jwk={**JWK, "d": "secret", "kid": "k"}).split(b".")[0].decode()
+            unsigned_proof(proof(), alg="ES256", jwk={**JWK, "d": "secret", "kid": "k"}).split(b".")[0].decode()
         )
         assert head["jwk"] == JWK
 
@@ -172,10 +173,10 @@ class TestMakingProofs:
             def sign(self, message: bytes) -> bytes:
                 return b"\xff\xff"
 
-        assert make_proof(Key(), proof()) == complete(signing_input(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
+        assert make_proof(Key(), proof()) == serialize(unsigned_proof(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
 
     def test_complete(self) -> None:
-        assert complete(b"a.b", b"\xff\xff") == "a.b.__8"
+        assert serialize(b"a.b", b"\xff\xff") == "a.b.__8"
 
     @pytest.mark.parametrize(
         "bad",
@@ -185,7 +186,7 @@ class TestMakingProofs:
         with pytest.raises(ValueError, match="expected"):
             proof(**bad)
         with pytest.raises(ValueError, match="expected a JWK"):
-            signing_input(proof(), alg="ES256", jwk={"kty": "oct"})
+            unsigned_proof(proof(), alg="ES256", jwk={"kty": "oct"})
 
     def test_nothing_of_it_is_shown(self) -> None:
         shown = repr(proof(jti="JJJ", access_token="TTT", nonce="NNN"))
