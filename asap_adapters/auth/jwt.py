@@ -168,8 +168,8 @@ class JwtAuthenticator:
             raise
         if found is None:
             return state.unavailable(at=Moment.read(self._clock))
-        if found.document.passed_over:
-            log.info("%d keys of the identity provider can't be used", found.document.passed_over)
+        if found.document.skipped:
+            log.info("%d keys of the identity provider can't be used", found.document.skipped)
         return state.fetched(found.document, age=found.age, at=Moment.read(self._clock))
 
     async def _fetch(self, *, again: bool) -> Lookup[KeySet]:

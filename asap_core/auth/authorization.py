@@ -1,7 +1,7 @@
-"""Which token an agent is shown: what its client may ask a provider for, and what the agent's manifest says it takes.
+"""Which token an agent is sent: what the client may ask a provider for, narrowed by the agent's manifest.
 
-Rule of this module: a manifest only ever narrows. It's the agent's own word, so it names no provider that a secret goes
-to, and no scope that the client wasn't allowed by its user.
+Rule of this module: a manifest only ever narrows. The agent wrote it, so it chooses no provider that a secret is sent
+to, and no scope that the client's user didn't allow.
 """
 
 from collections.abc import Collection
@@ -17,18 +17,18 @@ from asap_core.net.urls import normal
 from asap_core.wire.manifest import AuthScheme
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
-# What manifests call a token that's sent in a header (RFC 6750, RFC 9449), and how it was come by.
+# The schemes by which manifests ask for a token in a header (RFC 6750, RFC 9449), or say how to get one.
 _SCHEMES: Final = ("bearer", "dpop", "oauth2")
 _TEXT: Final = absent_or(TEXT)
 
 
-def _scopes(given: object) -> tuple[Any, ...]:
-    if isinstance(given, str):
-        return tuple(given.split())
-    return tuple(given) if isinstance(given, Collection) else (given,)
+def _scope_words(value: object) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        return tuple(value.split())
+    return tuple(value) if isinstance(value, Collection) else (value,)
 
 
-def _are_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[Any, ...]) -> None:
+def _check_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[Any, ...]) -> None:
     if not all(map(is_scope, scopes)):
         raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
 
@@ -37,11 +37,16 @@ def _are_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[Any
 class ClientCredentials:
     """How to get tokens for an agent: at which provider, as which client, for what (RFC 6749 §4.4).
 
-    `issuer` is the provider, whose metadata says where its token endpoint is (RFC 8414); or `token_endpoint` says so.
-    `scopes` is all that may be asked for: where an agent's manifest names scopes, those of them alone. `audience` is
-    whom tokens are for, by the parameter that many providers have for it; `resource` the same as RFC 8707 has it. Give
-    each agent its own, or it could show our token to another. With `dpop` tokens are bound to that key (RFC 9449), and
-    useless without it. Raises ValueError where one of them can't be.
+    client: who asks, and what proves it
+    issuer: the provider; its metadata names the token endpoint (RFC 8414)
+    token_endpoint: the URL of the token endpoint; with it no metadata is fetched
+    scopes: all that may be asked for; if an agent's manifest lists scopes, only those of them are
+    audience: whom tokens are for, in the parameter that many providers have for it; each agent needs its own, or one
+        agent could use our token at another
+    resource: the same in the parameter of RFC 8707
+    dpop: the key that tokens are bound to (RFC 9449); without the key they are useless
+
+    Raises ValueError if a value is invalid, or if both `issuer` and `token_endpoint` are missing.
     """
 
     client: ClientSecret | ClientKey = field(
@@ -49,7 +54,7 @@ class ClientCredentials:
     )
     issuer: str | None = field(default=None, validator=_TEXT)
     token_endpoint: str | None = field(default=None, validator=_TEXT)
-    scopes: tuple[str, ...] = field(default=(), converter=_scopes, validator=_are_scopes)
+    scopes: tuple[str, ...] = field(default=(), converter=_scope_words, validator=_check_scopes)
     audience: str | None = field(default=None, validator=_TEXT)
     resource: str | None = field(default=None, validator=_TEXT)
     dpop: ProofKey | None = field(
@@ -63,43 +68,43 @@ class ClientCredentials:
 
     @property
     def asked(self) -> str:
-        """Who is asked for tokens, as it's shown and kept by."""
+        """Where tokens come from: the endpoint, or the issuer if only that is known."""
         return self.token_endpoint or self.issuer or ""
 
     @property
     def token_type(self) -> str:
-        """What kind of token is got (RFC 6750 §4, RFC 9449 §5), and the scheme that it's sent by."""
+        """The type of the tokens (RFC 6750 §4, RFC 9449 §5), which is also the scheme of the Authorization header."""
         return "Bearer" if self.dpop is None else "DPoP"
 
     @property
     def assertion_audience(self) -> str | None:
-        """Whom an assertion of the client's is for; None is the endpoint that it's sent to.
+        """The audience of the client's assertion (`private_key_jwt`); None: the endpoint that it is sent to.
 
-        The issuer where it's known: an endpoint's URL could be another provider's (RFC 7523 §3 allows both).
+        RFC 7523 §3 allows issuer and endpoint. The issuer is safer: the endpoint's URL could be another provider's.
         """
         return self.issuer
 
     def key(self, scopes: Collection[str]) -> TokenKey:
-        """What a token for these scopes is kept by."""
+        """Return the cache key of a token for these scopes."""
         bound = "" if self.dpop is None else self.dpop.thumbprint
         audience = "\n".join((self.audience or "", self.resource or ""))
         return TokenKey(self.asked, self.client.client_id, " ".join(sorted(scopes)), audience, bound)
 
     def fields(self, scopes: Collection[str]) -> tuple[tuple[str, str], ...]:
-        """What the token endpoint is asked: without what proves who asks."""
+        """Return the form fields of the token request, without the client's authentication."""
         optional = (("scope", " ".join(scopes)), ("audience", self.audience), ("resource", self.resource))
         return (("grant_type", "client_credentials"), *((name, value) for name, value in optional if value))
 
 
 @frozen
 class CredentialsMismatch:
-    """These credentials aren't what the agent takes; `lacks` is what `Unsuitable` says it doesn't have."""
+    """The agent's manifest asks for other credentials; `lacks` says what the agent doesn't have, for `Unsuitable`."""
 
     lacks: str
 
 
 def scopes_for(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple[str, ...] | CredentialsMismatch:
-    """Which scopes to ask for to talk to an agent whose manifest has this `auth` section. Never raises."""
+    """Return the scopes to ask for, for an agent whose manifest has this `auth` section. Never raises."""
     if auth is None:
         return credentials.scopes
     if not any(map(auth.accepts, _SCHEMES)):
@@ -108,7 +113,7 @@ def scopes_for(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple
     if not (_same(credentials.issuer, offer, "issuer") and _same(credentials.token_endpoint, offer, *_ENDPOINTS)):
         return CredentialsMismatch("a use for tokens of this provider: its manifest names another")
     named = _read_scopes(offer.get("scopes"))
-    # What it names and we may not ask for it will tell us itself, by its challenge.
+    # If none of its scopes are ours, the agent's own challenge says what is missing.
     return tuple(scope for scope in credentials.scopes if scope in named) or credentials.scopes
 
 
@@ -122,7 +127,7 @@ def _same(ours: str | None, offer: dict[str, Any], *names: str) -> bool:
 
 
 def _read_scopes(value: Any) -> frozenset[str]:
-    """A list, words, or OpenAPI's object of them."""
+    """Read a list, a text of words, or OpenAPI's object whose keys are scopes."""
     if isinstance(value, str):
         value = value.split()
     return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, list | dict) else frozenset()

@@ -1,4 +1,4 @@
-"""What an access token and a scope look like, whoever sends them (RFC 6750, RFC 6749)."""
+"""The syntax of access tokens and scopes (RFC 6750, RFC 6749)."""
 
 from typing import Final
 

@@ -1,6 +1,6 @@
-"""What a token must say to let its bearer in: by whom, for whom, from when until when, as which agent, to do what.
+"""The claims that a token must have: issuer, audience, validity period, agent and scopes.
 
-Rule of this module: what isn't there isn't assumed. A token without an end, an audience or an agent is refused.
+Rule of this module: a missing claim is never assumed. A token without an end, an audience or an agent is refused.
 """
 
 import math
@@ -24,7 +24,7 @@ _SHA256: Final = 32
 
 @frozen
 class ByClaim:
-    """The agent is what this claim says: its URN. `sub` where the provider's subjects are URNs."""
+    """The agent's URN is the value of this claim: `sub`, if the provider's subjects are URNs."""
 
     name: str
 
@@ -35,10 +35,12 @@ def _read_only(agents: object) -> Mapping[str, str]:
 
 @frozen
 class BySubject:
-    """The agent that's listed for the token's subject; nobody else is let in.
+    """The agent is looked up by the token's subject; a subject that isn't listed is refused.
 
-    `claim` is what says who that is: `sub`, or what takes its place where a provider leaves that out, as some do for
-    clients (`client_id`).
+    agents: subject to agent URN
+    claim: the claim that has the subject: `sub`, or `client_id` for providers that omit `sub` for clients
+
+    Raises ValueError if no subject is listed, or an agent isn't a URN.
     """
 
     agents: Mapping[str, str] = field(converter=_read_only, repr=False)
@@ -55,20 +57,20 @@ AGENT: Final = Rule(
 )
 
 
-def names(values: object) -> frozenset[Any]:
-    """One text, or several, as a set."""
+def text_set(values: object) -> frozenset[Any]:
+    """Return one text, or several, as a set."""
     return frozenset([values] if isinstance(values, str) or not isinstance(values, Iterable) else values)
 
 
-def are_names(_policy: object, attribute: "Attribute[Any]", values: frozenset[Any] | None) -> None:
-    """Validate that they're texts, and at least one."""
+def check_audience(_policy: object, attribute: "Attribute[Any]", values: frozenset[Any] | None) -> None:
+    """Raise ValueError unless there is at least one value and all are texts."""
     if values is not None and not (values and all(isinstance(each, str) for each in values)):
         raise ValueError(f"{attribute.name}: expected whom tokens are for, as text or a list of texts")
 
 
-def scopes(values: object) -> frozenset[str]:
-    """One scope, or several, as a set. Raises ValueError for what can't be one."""
-    found = names(values)
+def scope_set(values: object) -> frozenset[str]:
+    """Return one scope, or several, as a set. Raises ValueError for an invalid one."""
+    found = text_set(values)
     if not all(map(is_scope, found)):
         raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
     return found
@@ -80,44 +82,46 @@ def _dpop(value: Any) -> Any:
 
 @frozen(kw_only=True)
 class TokenPolicy:
-    """Which tokens are good here. Seconds throughout."""
+    """Which tokens are accepted. Durations are in seconds."""
 
     issuer: str = field(
         validator=Rule("the issuer's URL, as text", lambda value: isinstance(value, str) and value != "")
     )
-    """Compared character by character, in tokens and in the provider's own metadata (RFC 8414 §3.3)."""
-    audience: frozenset[str] = field(converter=names, validator=are_names)
-    """Whom tokens must be for: one of these. A token for another service isn't one for us (RFC 8725 §3.9)."""
+    """Compared character by character, in tokens and in the provider's metadata (RFC 8414 §3.3)."""
+    audience: frozenset[str] = field(converter=text_set, validator=check_audience)
+    """A token must name one of these in `aud`: tokens for other services are refused (RFC 8725 §3.9)."""
     agent: ByClaim | BySubject = field(validator=AGENT)
-    """How a token says which agent its bearer is."""
-    scopes: frozenset[str] = field(default=frozenset(), converter=scopes)
-    """What a token must allow, all of it; for want of it a request is answered 403."""
+    """How the agent is found from a token's claims."""
+    scopes: frozenset[str] = field(default=frozenset(), converter=scope_set)
+    """Scopes that a token must have, all of them; otherwise the request is answered 403."""
     algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=frozenset)
-    """Those that tokens may be signed with."""
+    """The algorithms that tokens may be signed with."""
     dpop: DpopPolicy = field(factory=DpopPolicy, converter=_dpop)
-    """Which proofs are good, and whether they're required: a `DpopPolicy`, or one word of `ProofRequirement`."""
+    """Which proofs are accepted, and whether they're required: a `DpopPolicy`, or a value of `ProofRequirement`."""
     types: frozenset[str | None] = field(default=frozenset({None, "jwt", "at+jwt"}), converter=frozenset)
-    """The `typ` that tokens may have, in lower case; None is to have none. Other kinds of JWT, such as DPoP proofs and
-    logout tokens, say in it what they are (RFC 8725 §3.11). `{"at+jwt"}` where the provider follows RFC 9068."""
+    """The values of `typ` that tokens may have, in lower case; None stands for a missing one. Other kinds of JWT, such
+    as DPoP proofs and logout tokens, have a `typ` of their own (RFC 8725 §3.11). `{"at+jwt"}` if the provider follows
+    RFC 9068."""
     leeway: float = field(default=30.0, validator=number(least=0, most=300))
-    """How far clocks may differ: the tolerance that envelopes have."""
+    """How far clocks may differ: the same tolerance as for envelopes."""
     fresh_for: float = field(default=300.0, validator=[number(), validators.gt(0)])
-    """How long keys are used before they're asked for again: after so long a key that the provider took back is out."""
+    """How long keys are used before they're fetched again, and so how long a withdrawn key may still count."""
     stale_for: float = field(default=3_600.0, validator=number(least=0))
-    """How much longer they're used while the provider can't be reached. After that nobody is let in."""
+    """How much longer they're used while the provider can't be reached. After that all tokens are answered 503."""
     cool_down: float = field(default=30.0, validator=[number(), validators.gt(0)])
-    """Unknown keys make us ask again at most once in so long, and a provider that fails is left alone for as long."""
+    """The shortest time between two fetches because of unknown keys, and after a failed one."""
     patience: float = field(default=1.0, validator=[number(), validators.gt(0)])
-    """How long a request waits for fresh keys where older ones would do."""
+    """How long a request waits for fresh keys if older ones are still usable."""
     max_known: int = field(default=10_000, validator=integer(least=1))
-    """Tokens remembered as verified, some 500 bytes each."""
+    """How many verified tokens are remembered, some 500 bytes each."""
 
 
 @frozen
 class Accepted:
-    """A token that lets its bearer in, until `until` of wall time; leeway is in it.
+    """A token that is accepted.
 
-    `bound` is the thumbprint of the key that it's good with, and with that only; None: with none.
+    until: when it ends, leeway included
+    bound: the thumbprint of the key that it is bound to; None: it is a bearer token
     """
 
     principal: Authenticated
@@ -127,7 +131,7 @@ class Accepted:
 
 @frozen
 class Rejected:
-    """A token that doesn't. `expected` says what one would have; for logs, nothing of the token is in it."""
+    """A token that is refused. `expected` says what an acceptable one has, for logs; nothing of the token is in it."""
 
     expected: str
 
@@ -135,7 +139,10 @@ class Rejected:
 def judge_claims(
     jws: Jws, policy: TokenPolicy, *, wall: WallTime, proof_key: str | None = None
 ) -> Accepted | InsufficientScope | Rejected:
-    """Judge what a token says, its signature being good. `proof_key` is the key that a proof came by. Never raises."""
+    """Judge the claims of a token whose signature holds. Never raises.
+
+    proof_key: the thumbprint of the key whose proof came with it; None: no proof came
+    """
     claims = _read_claims(jws.payload)
     if isinstance(claims, Rejected):
         return claims
@@ -156,7 +163,7 @@ def judge_claims(
 def bearer_of(
     claims: Mapping[str, Any], agent: ByClaim | BySubject, needed: frozenset[str], bound: str | None = None
 ) -> Authenticated | InsufficientScope | Rejected:
-    """Whom these claims stand for, with what they allow: at least `needed`; `bound` is the key they need."""
+    """Return the agent that these claims stand for, with its scopes, if they include all of `needed`."""
     urn = _agent_of(claims, agent)
     if urn is None:
         return Rejected("a token of an agent that may call")
@@ -204,14 +211,14 @@ def _wrong_confirmation(claims: dict[str, Any]) -> str | None:
     if "cnf" not in claims:
         return None
     confirmation = claims["cnf"]
-    # RFC 7800 §3.1: it's good only for who shows what it says; all else that may be there we can't have shown to us.
+    # RFC 7800 §3.1: the bearer must prove what `cnf` says. We can verify `jkt` only.
     if not isinstance(confirmation, dict) or set(confirmation) != {"jkt"} or not _is_thumbprint(confirmation["jkt"]):
         return "in cnf a jkt, and nothing else"
     return None
 
 
 def _bound_to(claims: dict[str, Any]) -> str | None:
-    """The thumbprint in `cnf` (RFC 9449 §6.1); None without one."""
+    """Return the thumbprint in `cnf` (RFC 9449 §6.1), or None without one."""
     thumbprint: str | None = claims["cnf"]["jkt"] if "cnf" in claims else None
     return thumbprint
 
@@ -222,7 +229,7 @@ def _is_thumbprint(value: object) -> bool:
 
 
 def wrong_key(bound: str | None, proof_key: str | None, policy: DpopPolicy) -> str | None:
-    """What's wrong with a token bound to one key, or none, that came with a proof by another, or none."""
+    """Return what is wrong if a token bound to key `bound` came with a proof by `proof_key`; None if nothing is."""
     if bound is None and policy.proofs is ProofRequirement.REQUIRED:
         return "a token that's bound to a key, with proof of it"
     if bound == proof_key:
@@ -231,7 +238,7 @@ def wrong_key(bound: str | None, proof_key: str | None, policy: DpopPolicy) -> s
 
 
 def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) -> str | None:
-    # RFC 8725 has no word on tokens without end; whoever gets hold of one keeps it (fault 18).
+    # RFC 8725 doesn't mention tokens without an end; a stolen one would be good for ever (fault 18).
     if not is_date(claims.get("exp")) or claims["exp"] + policy.leeway <= wall:
         return "exp, in the future"
     for name in ("nbf", "iat"):
@@ -240,18 +247,18 @@ def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) 
     return None
 
 
-# Year 9999: later ones are sentinels or milliseconds, and a token for ever is one without end.
+# Year 9999: a later date is a sentinel or counts milliseconds, so that the token has no real end.
 _LAST_DATE: Final = 253_402_300_800
 
 
 def is_date(value: object) -> bool:
-    """Whether it's a date that a token may have: from 1970 to the year 9999."""
-    # RFC 7519 §2, NumericDate. bool is an int to Python only.
+    """Whether `value` is a date from 1970 to the year 9999."""
+    # RFC 7519 §2, NumericDate. In Python a bool is an int.
     return type(value) in (int, float) and 0 < value < _LAST_DATE and math.isfinite(value)  # type: ignore[operator,arg-type] # a number by its type
 
 
 def _agent_of(claims: Mapping[str, Any], rule: ByClaim | BySubject) -> str | None:
-    """Which agent these claims are of; None where they're nobody's who may call."""
+    """Return the agent's URN, or None if the claims name no agent that may call."""
     match rule:
         case ByClaim(name):
             urn = claims.get(name)

@@ -1,6 +1,6 @@
-"""What both sides of DPoP must agree on (RFC 9449): the hashes of keys and tokens, which URLs are one, what a nonce is.
+"""What both sides of DPoP compute alike (RFC 9449): hashes of keys and tokens, normal forms of URLs, nonce syntax.
 
-How a proof is made is in `asap_core.auth.dpop_client`, how it's judged in `asap_core.auth.dpop_server`.
+`asap_core.auth.dpop_client` makes proofs, `asap_core.auth.dpop_server` verifies them.
 """
 
 import re
@@ -16,14 +16,14 @@ PROOF_TYPE: Final = "dpop+jwt"
 """The `typ` of a proof (RFC 9449 §4.2)."""
 USE_NONCE: Final = "use_dpop_nonce"
 """The error of a server that wants its nonce in the proof (RFC 9449 §8, §9)."""
-# 96 random bits are asked for (RFC 9449 §4.2): a UUID takes 36 characters, and nobody's id 256.
+# RFC 9449 §4.2 asks for 96 random bits. A UUID takes 36 characters; nobody's id takes 256.
 MAX_JTI: Final = 256
-# Some servers encrypt what they remember into the nonce; a kilobyte of it leaves room for the rest of the headers.
+# Some servers encrypt their state into the nonce; a kilobyte leaves room for the other headers.
 MAX_NONCE: Final = 1_024
-# As in every URL here: longer ones are refused by common servers.
+# Common servers refuse longer URLs.
 _MAX_URL: Final = 8_000
 
-# RFC 7638 §3.2, RFC 8037 §2: what makes the key, and nothing else of it.
+# RFC 7638 §3.2, RFC 8037 §2: the members that define a key.
 _MEMBERS: Final = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
 # RFC 9449 §8.1: NQCHAR of RFC 6749, Appendix A.
 _NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
@@ -35,9 +35,9 @@ _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 
 def thumbprint(jwk: Mapping[str, object]) -> str:
-    """The SHA-256 thumbprint of a key (RFC 7638), as `cnf.jkt` has it. Members that don't make the key are left out.
+    """Return the SHA-256 thumbprint of a key (RFC 7638), as in `cnf.jkt`. Members that don't define it don't count.
 
-    Raises ValueError where it isn't a public key of a type that we know, its members being text.
+    Raises ValueError if it isn't a public key of a known type, or a member isn't text.
     """
     members = _MEMBERS.get(str(jwk.get("kty")), ("kty",))
     if members == ("kty",) or not all(isinstance(jwk.get(name), str) for name in members):
@@ -46,24 +46,24 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
 
 
 def token_hash(token: str) -> str:
-    """The `ath` of an access token (RFC 9449 §4.2)."""
+    """Return the `ath` of an access token (RFC 9449 §4.2)."""
     return encode_base64url(sha256(token.encode("utf-8", "surrogatepass")).digest())
 
 
 def is_nonce(text: object) -> bool:
-    """Whether it's a nonce that a server may give (RFC 9449 §8.1), of at most 1,024 characters."""
+    """Whether `text` is a nonce that a server may issue (RFC 9449 §8.1), of at most 1,024 characters."""
     return isinstance(text, str) and len(text) <= MAX_NONCE and _NONCE.match(text) is not None
 
 
 def is_proof_id(text: object) -> bool:
-    """Whether it's a `jti` of 1 to 256 characters."""
+    """Whether `text` is a `jti` of 1 to 256 characters."""
     return isinstance(text, str) and 0 < len(text) <= MAX_JTI
 
 
 def comparable_url(url: str) -> str | None:
-    """A URL as `htu` is compared (RFC 9449 §4.3): by RFC 3986 §6.2.2 and §6.2.3, without query and fragment.
+    """Return a URL in the form in which `htu` is compared (RFC 9449 §4.3): normalized, without query and fragment.
 
-    None where it's no URL of http or https, or names a user. Never raises.
+    Returns None if it isn't a URL of http or https, or has a user. Never raises. Source: RFC 3986 §6.2.2, §6.2.3.
     """
     parts = read_url(url) if len(url) <= _MAX_URL and url.isascii() and is_plain(url) else None
     if parts is None or parts.scheme not in DEFAULT_PORTS or not _HOST.match(parts.netloc):
@@ -78,17 +78,17 @@ def _normal_path(path: str) -> str | None:
     escapes = _ESCAPE.findall(path)
     if not all(map(_TWO_DIGITS.match, escapes)):
         return None
-    return _without_dots(_ESCAPE.sub(_escape, path))
+    return _without_dots(_ESCAPE.sub(_normal_escape, path))
 
 
-def _escape(found: re.Match[str]) -> str:
-    # RFC 3986 §6.2.2.1, §6.2.2.2: digits in upper case, and no escape that says an unreserved character.
-    meant = chr(int(found[1], 16))
-    return meant if meant in _UNRESERVED else found[0].upper()
+def _normal_escape(found: re.Match[str]) -> str:
+    # RFC 3986 §6.2.2.1, §6.2.2.2: upper-case digits, and no escape of an unreserved character.
+    character = chr(int(found[1], 16))
+    return character if character in _UNRESERVED else found[0].upper()
 
 
 def _without_dots(path: str) -> str:
-    """RFC 3986 §5.2.4, of a path that's absolute or empty."""
+    """Remove dot segments from a path that is absolute or empty (RFC 3986 §5.2.4)."""
     kept: list[str] = []
     segments = path.split("/")[1:] or [""]
     for segment in segments:

@@ -1,10 +1,12 @@
-"""One proof that whoever sends a token holds its key (RFC 9449), from its text to what is left to be done about it.
+"""Verifying DPoP proofs (RFC 9449): a proof is read and judged here; its signature and its id are checked afterwards.
 
     read_proof ─▶ UnverifiedProof ─▶ its signature (driver), the token's `cnf.jkt` (`claims`) ─▶ its `jti` (exchange)
                └─▶ ProofRefused
 
-Rule of this module: here, and nowhere else, the key in a JWS header is read, since it's what is to be proven; what it
-signed means nothing until the token names it. And a proof's id is claimed last, so that nobody uses up another's.
+Rule 1: only here the key in a JWS header is read, since the caller proves to hold it. A proof counts for nothing unless
+the token names that key.
+
+Rule 2: a proof's id is claimed last, so that nobody can use up the id of another caller's proof.
 """
 
 from enum import Enum
@@ -21,18 +23,18 @@ from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 
 _MAX_DEPTH: Final = 8
-# 128 bits: nobody finds another server's nonce by trying.
+# 128 bits: too many to guess a nonce.
 _NONCE_BYTES: Final = 16
 _LEAST_SECRET: Final = 16
 
 
 class ProofRequirement(Enum):
-    """What is made of proofs that come with tokens."""
+    """Whether tokens must be bound to a key, and so come with a proof."""
 
     OFF = "off"
-    """There are none: tokens that are bound to a key are refused."""
+    """No proofs are taken: tokens that are bound to a key are refused."""
     ALLOWED = "allowed"
-    """Tokens that are bound to a key need one, all others come as a bearer's."""
+    """A token that is bound to a key needs a proof; all others are bearer tokens."""
     REQUIRED = "required"
     """Tokens that aren't bound to a key are refused."""
 
@@ -43,7 +45,7 @@ def _proofs(value: Any) -> Any:
 
 @frozen(kw_only=True)
 class DpopPolicy:
-    """Which proofs are good here. Seconds throughout."""
+    """Which proofs are accepted. Durations are in seconds."""
 
     proofs: ProofRequirement = field(
         default=ProofRequirement.ALLOWED, converter=_proofs, validator=validators.instance_of(ProofRequirement)
@@ -52,29 +54,30 @@ class DpopPolicy:
     algorithms: frozenset[Algorithm] = field(
         default=frozenset(Algorithm), converter=frozenset, validator=validators.min_len(1)
     )
-    """Those that they may be signed with."""
+    """The algorithms that proofs may be signed with."""
     max_age: float = field(default=60.0, validator=[validators.gt(0), validators.le(300)])
-    """How old one may be. A client makes one for each request; a minute is for slow networks and clocks. At most as
-    long as envelopes may be old by default, since their ids are remembered together."""
+    """How old a proof may be. A client makes one for each request; a minute allows for slow networks and clocks. At
+    most the default maximum age of envelopes, since the ids of both are remembered together."""
     skew: float = field(default=30.0, validator=[validators.ge(0), validators.le(300)])
-    """How far ahead it may be dated: the tolerance that tokens and envelopes have."""
+    """How far in the future a proof may be dated: the same tolerance as for tokens and envelopes."""
     nonce: bool = field(default=False, validator=validators.instance_of(bool))
-    """Whether it must have a nonce of ours (RFC 9449 §9): then none is made long before it's used, by whoever had the
-    key for a moment. Costs a client one more round trip at first."""
+    """Require a server nonce in each proof (RFC 9449 §9), so that proofs can't be prepared in advance by someone who
+    had the key for a moment. It costs each client one more round trip at first."""
     nonce_life: float = field(default=300.0, validator=validators.gt(0))
-    """How long a nonce is given out; it's good for as long again."""
+    """How long a nonce is issued; it is accepted for as long again."""
 
     def offer(self) -> ProofOffer | None:
-        """What callers are told of it."""
+        """Return what callers are told about proofs; None if none are taken."""
         if self.proofs is ProofRequirement.OFF:
             return None
         return ProofOffer(algs=names_of(self.algorithms), required=self.proofs is ProofRequirement.REQUIRED)
 
 
 class NonceMint:
-    """Nonces that say when they were given out, to who knows the secret: nothing is remembered of them.
+    """Stateless nonces: keyed digests of the time, verifiable with the secret.
 
-    All processes that serve one agent need the same `secret`, 16 to 64 random bytes.
+    secret: 16 to 64 random bytes, the same in all processes that serve one agent
+    life: seconds for which a nonce is issued
     """
 
     __slots__ = ("_life", "_secret")
@@ -86,11 +89,11 @@ class NonceMint:
         self._life = life
 
     def current(self, *, wall: WallTime) -> str:
-        """The nonce that is given out now."""
+        """Return the nonce to issue now."""
         return self._of(int(wall // self._life))
 
-    def takes(self, nonce: object, *, wall: WallTime) -> bool:
-        """Whether it's the current one, or the one before it."""
+    def accepts(self, nonce: object, *, wall: WallTime) -> bool:
+        """Whether `nonce` is the current one or the one before it."""
         slot = int(wall // self._life)
         return isinstance(nonce, str) and self._blind(nonce) in (
             self._blind(self._of(slot)),
@@ -102,16 +105,16 @@ class NonceMint:
         return encode_base64url(text)
 
     def _blind(self, nonce: str) -> bytes:
-        # The time that comparing takes depends on digests, which nobody can steer byte by byte (fault 27).
+        # Compared as digests: the time that takes says nothing about the nonce byte by byte (fault 27).
         return blake2b(nonce.encode("utf-8", "surrogatepass"), key=self._secret, person=b"compare").digest()
 
 
 @frozen(kw_only=True)
 class UnverifiedProof:
-    """A proof that says what it should. Whether `key` signed it isn't known yet.
+    """A proof whose claims are right. Whether `key` signed it isn't known yet.
 
-    `holder` scopes its id: the key, and what it's for. `nonce` is what its sender is to use from now on, where that has
-    changed.
+    holder: the scope in which its id is unique: the key and the URL
+    nonce: the nonce that its sender uses from now on, if it has changed
     """
 
     key: VerificationKey
@@ -127,9 +130,10 @@ class UnverifiedProof:
 def read_proof(
     proof: DpopProof, *, token: str, policy: DpopPolicy, mint: NonceMint | None, wall: WallTime
 ) -> UnverifiedProof | ProofRefused:
-    """Read a proof, and judge what it says (RFC 9449 §4.3, 2 to 12, but for 7). Never raises, whatever the text.
+    """Read a proof and judge its claims (RFC 9449 §4.3, items 2 to 12 except 7). Never raises, whatever the text.
 
-    `token` is what it came with; with a `mint` it must have one of its nonces.
+    token: the access token that came with it
+    mint: whose nonces the proof must have; None: no nonce is required
     """
     jws = read_jws(proof.text, algorithms=policy.algorithms)
     if isinstance(jws, Malformed):
@@ -144,7 +148,7 @@ def read_proof(
     renewed: str | None = None
     if mint is not None:
         nonce, current = claims.get("nonce"), mint.current(wall=wall)
-        if not mint.takes(nonce, wall=wall):
+        if not mint.accepts(nonce, wall=wall):
             return ProofRefused("a nonce of ours", current)
         renewed = None if nonce == current else current
     print_of_key = thumbprint(public_jwk(key))
@@ -161,10 +165,10 @@ def read_proof(
 
 
 def _key_of(jws: Jws) -> VerificationKey | str:
-    """The key that it brings, or what's wrong with it."""
+    """Return the key in the header, or what is wrong with it."""
     if jws.typ != PROOF_TYPE:
         return f"typ {PROOF_TYPE}"
-    # It was read once, by a reader that looks at no key in it.
+    # `read_jws` has parsed this header before; it doesn't return the key.
     header: dict[str, Any] = read_json(
         decode_base64url(jws.signing_input.partition(b".")[0]) or b"", max_depth=_MAX_DEPTH
     )

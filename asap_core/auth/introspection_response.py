@@ -1,4 +1,4 @@
-"""What a provider says of a token that only it can read (RFC 7662 §2.2), and which answers let a bearer in."""
+"""Reading and judging introspection responses (RFC 7662 §2.2)."""
 
 from enum import Enum
 from typing import Any, Final
@@ -11,11 +11,11 @@ from asap_core.auth.claims import (
     ByClaim,
     BySubject,
     Rejected,
-    are_names,
     bearer_of,
+    check_audience,
     is_date,
-    names,
-    scopes,
+    scope_set,
+    text_set,
 )
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
@@ -25,76 +25,77 @@ from asap_core.wire.rules import TEXT, absent_or, integer, number
 _MAX_DEPTH: Final = 16
 _OK: Final = 200
 _UNAUTHORIZED: Final = 401
-# What providers and filters before them answer a token that's too long, or has a form that they don't expect.
-_ODD: Final = frozenset({_OK, 400, 403, 413, 414, 415, 422, 431})
+# How providers, and filters in front of them, answer a token that is too long or of an unexpected form.
+_TOKEN_STATUSES: Final = frozenset({_OK, 400, 403, 413, 414, 415, 422, 431})
 
 
-def _names(values: object) -> frozenset[str] | None:
-    return None if values is None else names(values)
+def _audience(values: object) -> frozenset[str] | None:
+    return None if values is None else text_set(values)
 
 
 @frozen(kw_only=True)
 class IntrospectionPolicy:
-    """Which answers let a bearer in, and for how long they're believed. Seconds throughout."""
+    """Which responses are accepted, and for how long they are kept. Durations are in seconds."""
 
-    audience: frozenset[str] | None = field(converter=_names, validator=are_names)
-    """Whom tokens must be for: one of these. None is to leave it to the provider, where it answers for ours alone."""
+    audience: frozenset[str] | None = field(converter=_audience, validator=check_audience)
+    """A response must name one of these in `aud`. None: the provider answers for this agent's tokens alone."""
     agent: ByClaim | BySubject = field(validator=AGENT)
-    """How an answer says which agent the bearer is."""
+    """How the agent is found from a response."""
     issuer: str | None = field(default=None, validator=absent_or(TEXT))
-    """Compared character by character, where the answer says who issued the token."""
-    scopes: frozenset[str] = field(default=frozenset(), converter=scopes)
-    """What a token must allow, all of it; for want of it a request is answered 403."""
+    """Compared character by character, if the response names the issuer."""
+    scopes: frozenset[str] = field(default=frozenset(), converter=scope_set)
+    """Scopes that a token must have, all of them; otherwise the request is answered 403."""
     leeway: float = field(default=30.0, validator=number(least=0, most=300))
-    """How far clocks may differ: the tolerance that envelopes have."""
+    """How far clocks may differ: the same tolerance as for envelopes."""
     most: float = field(default=60.0, validator=[number(), validators.gt(0)])
-    """How long a good answer is believed: a token that's taken back is out after so long. RFC 7662 §4 warns of more."""
+    """How long "active" is kept, and so how long a revoked token may still count. RFC 7662 §4 warns of longer times."""
     most_refused: float = field(default=10.0, validator=[number(), validators.gt(0)])
-    """How long "not active" is: a token that's new to one half of a provider is known to the other soon."""
+    """How long "not active" is kept: a new token may take some seconds to reach all of a provider's servers."""
     max_kept: int = field(default=10_000, validator=integer(least=1))
-    """Good answers kept, some 500 bytes each; of bad ones as many, so that nobody's guesses push them out."""
+    """How many good responses are kept, some 500 bytes each. Bad ones have a table of their own, of the same size, so
+    that guessed tokens evict no good response."""
     max_asked: int = field(default=100, validator=integer(least=1))
-    """Questions under way at once. Tokens that need one more are told to come again (503).
+    """How many tokens are asked about at once; one more is answered 503.
 
-    A fifth of them is for tokens that were good before: guesses don't take the places of callers.
+    A fifth of the places is reserved for tokens that were good before, so that guesses can't take them all.
     """
 
 
 @frozen
 class ActiveToken:
-    """What the provider says of a token that's active."""
+    """The provider's claims about a token that is active."""
 
     claims: dict[str, Any] = field(repr=False)
 
 
 @frozen
 class InactiveToken:
-    """The provider doesn't know the token, or it's over, or taken back."""
+    """The provider doesn't know the token, or it has expired or was revoked."""
 
 
 class FailureCause(Enum):
-    """What there's no answer for."""
+    """What may be the reason that there is no answer."""
 
     TOKEN = "token"  # noqa: S105 - no password
-    """For this token: it's odd to the provider, or to a filter before it."""
+    """The token: the provider, or a filter in front of it, finds it malformed."""
     EITHER = "either"
-    """For the token, or for the provider's trouble; nobody can tell (500, 429, no answer in time)."""
+    """The token or the provider; it can't be told which (500, 429, no answer in time)."""
     PROVIDER = "provider"
-    """For the provider's trouble, or ours: there would have been none for any token."""
+    """The provider, or this agent: there would have been no answer for any token."""
 
 
 @frozen
 class IntrospectionFailed:
-    """There's no answer; `expected` says what one would be."""
+    """There is no usable answer; `expected` says what one has."""
 
     expected: str
     cause: FailureCause = FailureCause.EITHER
 
 
 def read_introspection(status: int, body: bytes) -> ActiveToken | InactiveToken | IntrospectionFailed:
-    """Read what an introspection endpoint answered (RFC 7662 §2.2). Never raises, whatever the bytes.
+    """Read an introspection response (RFC 7662 §2.2). Never raises, whatever the bytes.
 
-    By §2.3 any other status than 200 is about us, not about the token; providers have them for odd tokens too.
+    By §2.3 another status than 200 is about this client, not about the token; but providers answer malformed tokens so.
     """
     try:
         value = read_json(body, max_depth=_MAX_DEPTH)
@@ -105,23 +106,23 @@ def read_introspection(status: int, body: bytes) -> ActiveToken | InactiveToken 
     if status != _OK:
         return IntrospectionFailed(f"an answer with HTTP 200, not HTTP {status}", _cause_of(status, value))
     active = value.get("active") if isinstance(value, dict) else None
-    # §2.2: a boolean. What else is true to a language is nobody's permission.
+    # §2.2: a boolean. Other values that a language takes for true grant nothing.
     if type(active) is not bool:
         return IntrospectionFailed("an object with active, true or false", FailureCause.TOKEN)
     return ActiveToken(value) if active else InactiveToken()
 
 
 def _cause_of(status: int, value: Any) -> FailureCause:
-    # RFC 6749 §5.2: it doesn't know this client, whatever the token is.
+    # RFC 6749 §5.2: the provider doesn't know this client, whatever the token is.
     if status == _UNAUTHORIZED and isinstance(value, dict) and value.get("error") == "invalid_client":
         return FailureCause.PROVIDER
-    return FailureCause.TOKEN if status in _ODD else FailureCause.EITHER
+    return FailureCause.TOKEN if status in _TOKEN_STATUSES else FailureCause.EITHER
 
 
 def judge_introspection(
     answer: ActiveToken, policy: IntrospectionPolicy, *, wall: WallTime
 ) -> Accepted | InsufficientScope | Rejected:
-    """Judge what the provider says of an active token: `until` is policy's end, or the token's. Never raises."""
+    """Judge the claims about an active token. It is accepted until it ends, or for `policy.most`. Never raises."""
     claims = answer.claims
     wrong = _wrong_origin(claims, policy) or _wrong_time(claims, policy, wall=wall)
     if wrong is not None:
@@ -144,15 +145,15 @@ def _wrong_origin(claims: dict[str, Any], policy: IntrospectionPolicy) -> str | 
         if not all(isinstance(each, str) for each in named) or policy.audience.isdisjoint(named):
             return "aud to name this agent"
     kind = claims.get("token_type", "bearer")
-    # RFC 7662 §4: an endpoint may answer for other kinds of token too, which nobody may call with.
+    # RFC 7662 §4: an endpoint may answer for other kinds of token too, such as refresh tokens.
     if not isinstance(kind, str) or kind.lower() != "bearer":
         return "a bearer token"
-    # RFC 7800 §3.1: it's good only for who holds a key, and a bearer's request shows none.
+    # RFC 7800 §3.1: the bearer must prove to hold a key, and proofs aren't verified here.
     return "a bearer token, without cnf" if "cnf" in claims else None
 
 
 def _wrong_time(claims: dict[str, Any], policy: IntrospectionPolicy, *, wall: WallTime) -> str | None:
-    # Without one it's good for as long as an answer is believed: the provider is asked again then.
+    # Without `exp` it is accepted for as long as a response is kept; then the provider is asked again.
     if "exp" in claims and (not is_date(claims["exp"]) or claims["exp"] + policy.leeway <= wall):
         return "exp, if there, in the future"
     for name in ("nbf", "iat"):

@@ -1,7 +1,8 @@
 """Key sets (RFC 7517): public keys that can verify, each bound to the one algorithm that its type is for.
 
-Rule of this module: a key that we can't use is passed over and doesn't spoil the set (RFC 7517 §5); there's no type
-here for a symmetric key, so that none can be mistaken for one.
+Rule 1: a key that can't be used is skipped and doesn't invalidate the set (RFC 7517 §5).
+
+Rule 2: there is no type for symmetric keys here, so that a public key can't be taken for one (RFC 8725 §2.1).
 """
 
 from typing import Any, Final, assert_never
@@ -14,7 +15,7 @@ from asap_core.wire.json import NotJson, read_json
 
 # A provider has two or three keys, with certificate chains perhaps 10 KB each.
 MAX_KEY_SET: Final = 262_144
-# Google has 2, Microsoft's common endpoint some 15; of those beyond a hundred nothing is known.
+# Google has 2 keys, Microsoft's common endpoint some 15.
 MAX_KEYS: Final = 100
 _MAX_DEPTH: Final = 8
 # RFC 7518 §3.3: 2048 bits or more. Above 8192 one check costs milliseconds.
@@ -28,7 +29,7 @@ _N: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 # RFC 8032 §5.1: the order of Ed25519's group.
 _L: Final = 2**252 + 27742317777372353535851937790883648493
 _HALF: Final = 32
-# A private key that was published is everyone's (RFC 7518 §6): what it signed proves nothing.
+# A published private key is everyone's (RFC 7518 §6): its signatures prove nothing.
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -66,22 +67,22 @@ VerificationKey = OkpKey | EcKey | RsaKey
 
 @frozen
 class KeySet:
-    """The keys of a set that can verify signatures, in its order, and how many others were passed over."""
+    """The keys of a set that can verify signatures, in its order, and how many others were skipped."""
 
     keys: tuple[VerificationKey, ...]
-    passed_over: int = 0
+    skipped: int = 0
 
     def key_for(self, jws: Jws) -> VerificationKey | None:
-        """The one key that this token can have been signed with; None where there's none, or no telling which.
+        """Return the only key that this token may have been signed with, or None if there is none or several.
 
-        One that's listed twice is one.
+        A key that is listed twice counts once.
         """
-        suited = {key for key in self.keys if key.algorithm is jws.algorithm and jws.kid in (None, key.kid)}
-        return suited.pop() if len(suited) == 1 else None
+        candidates = {key for key in self.keys if key.algorithm is jws.algorithm and jws.kid in (None, key.kid)}
+        return candidates.pop() if len(candidates) == 1 else None
 
 
 def read_key_set(data: bytes) -> KeySet:
-    """Read a key set. Raises `InvalidDocument` where it isn't one; keys that can't be used are passed over."""
+    """Read a key set; keys that can't be used are skipped. Raises `InvalidDocument` if it isn't a key set."""
     try:
         value = read_json(data, max_depth=_MAX_DEPTH)
     except NotJson as error:
@@ -94,9 +95,9 @@ def read_key_set(data: bytes) -> KeySet:
 
 
 def read_key(value: object) -> VerificationKey | None:
-    """The public key that a JWK is, if it's one that we can verify with; None for private ones too. Never raises.
+    """Return the public key of a JWK, or None if it can't be used for verification or is private. Never raises.
 
-    A member that is null is none: some serialisers write all that they know of.
+    A member that is null counts as missing: some serializers write every member they know of.
     """
     if not isinstance(value, dict):
         return None
@@ -133,7 +134,7 @@ def _read_ec(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
     if value.get("crv") != "P-256" or any(len(each) != _HALF for each in coordinates):
         return None
     x, y = (int.from_bytes(each) for each in coordinates)
-    # RFC 8725 §3.4: a point off the curve has a group of its own, small perhaps.
+    # RFC 8725 §3.4: a point off the curve belongs to another group, perhaps a small one.
     on_curve = x < _P and y < _P and (y * y - (x * x - 3) * x - _B) % _P == 0
     return EcKey(kid, x, y) if on_curve else None
 
@@ -147,7 +148,7 @@ def _read_rsa(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
 
 
 def public_jwk(key: VerificationKey) -> dict[str, str]:
-    """The members that make a key (RFC 7638 §3.2), in their one spelling."""
+    """Return the members that define a key (RFC 7638 §3.2), in their canonical encoding."""
     match key:
         case OkpKey(_, x):
             return {"kty": "OKP", "crv": "Ed25519", "x": encode_base64url(x)}
@@ -169,9 +170,9 @@ _READERS: Final = {"OKP": _read_okp, "EC": _read_ec, "RSA": _read_rsa}
 
 
 def is_possible(key: VerificationKey, signature: bytes) -> bool:
-    """Whether these bytes can be a signature by this key: its form and range, before any arithmetic.
+    """Whether these bytes can be a signature by this key, by form and range, before any arithmetic.
 
-    What is out of range verifies in some libraries: zeros under ECDSA, a second S for Ed25519 (RFC 8032 §8.4).
+    Some libraries accept signatures out of range: zeros for ECDSA, a second S for Ed25519 (RFC 8032 §8.4).
     """
     match key:
         case OkpKey():

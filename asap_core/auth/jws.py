@@ -1,8 +1,8 @@
 """Compact JWS (RFC 7515): written, and read so strictly that no two readers can disagree about what was signed.
 
-Rule of this module: the header only ever narrows. It names an algorithm from a list of ours and a key from a set of
-ours; keys and URLs that it carries (`jwk`, `jku`, `x5c`, `x5u`) are never looked at (RFC 8725 §3.10). The one exception
-is `asap_core.auth.dpop_server`, where the key in the header is what is to be proven.
+Rule of this module: the header only ever narrows. It selects one of the allowed algorithms and one of the known keys.
+Keys and URLs in it (`jwk`, `jku`, `x5c`, `x5u`) are never read (RFC 8725 §3.10). The one exception is
+`asap_core.auth.dpop_server`, where the caller proves to hold the key in the header.
 """
 
 import re
@@ -15,18 +15,18 @@ from attrs import field, frozen
 
 from asap_core.wire.json import NotJson, read_json, write_json
 
-# As of any bearer token here (`bearer.MAX_TOKEN`): proxies cut headers at 8 KiB.
+# As for any bearer token (`bearer.MAX_TOKEN`): proxies limit headers to 8 KiB.
 MAX_JWS: Final = 8_192
-# Key ids are hashes or dates; what's longer is meant to cost something.
+# Key ids are hashes or dates; a longer one is an attempt to waste memory.
 MAX_KID: Final = 256
-# A header is flat but for embedded keys, which nobody reads.
+# A header is flat except for embedded keys, which aren't read.
 _MAX_DEPTH: Final = 8
 _BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*\Z")
 _PARTS: Final = 3
 
 
 class Algorithm(Enum):
-    """Signature algorithms, each for one type of key; there's no symmetric one, and none (RFC 8725 §3.1, §3.2)."""
+    """Signature algorithms, each for one type of key; no symmetric one, and no `none` (RFC 8725 §3.1, §3.2)."""
 
     ED25519 = "Ed25519"
     ES256 = "ES256"
@@ -39,14 +39,14 @@ _NAMES: Final = {"EdDSA": Algorithm.ED25519, **{each.value: each for each in Alg
 
 @frozen
 class Malformed:
-    """Not a token that could be accepted. `expected` says what would be; nothing of the token is kept."""
+    """Not an acceptable JWS. `expected` says what one has; it repeats nothing of the token."""
 
     expected: str
 
 
 @frozen(kw_only=True)
 class Jws:
-    """A signed token taken apart; nothing in it is proven yet."""
+    """A signed token, decoded; nothing in it is verified yet."""
 
     algorithm: Algorithm
     kid: str | None
@@ -57,12 +57,12 @@ class Jws:
 
 
 def names_of(algorithms: Collection[Algorithm]) -> tuple[str, ...]:
-    """All names that these algorithms go by, sorted."""
+    """Return all names of these algorithms, sorted."""
     return tuple(sorted(name for name, each in _NAMES.items() if each in algorithms))
 
 
 def algorithm_of(name: object) -> Algorithm | None:
-    """The algorithm of that name. Case counts (RFC 7515 §4.1.1), so that no spelling of `none` is one."""
+    """Return the algorithm of that name, or None. Names are case-sensitive (RFC 7515 §4.1.1)."""
     return _NAMES.get(name) if isinstance(name, str) else None
 
 
@@ -91,7 +91,7 @@ def serialize(signing_input: bytes, signature: bytes) -> str:
 
 
 def read_jws(token: str, *, algorithms: Collection[Algorithm]) -> Jws | Malformed:
-    """Take a compact JWS apart. Never raises, whatever the text."""
+    """Decode a compact JWS signed with one of these algorithms. Never raises, whatever the text."""
     if len(token) > MAX_JWS or not token.isascii():
         return Malformed(f"at most {MAX_JWS} ASCII characters")
     parts = token.encode("ascii").split(b".")
@@ -112,7 +112,8 @@ def _read_header(
 ) -> Jws | Malformed:
     if not isinstance(header, dict):
         return Malformed("a header that is an object")
-    # RFC 7515 §4.1.11: an extension that must be understood and isn't. RFC 7797's b64 would change what is signed.
+    # RFC 7515 §4.1.11: `crit` lists extensions that must be understood, and we support none. RFC 7797: `b64` would
+    # change what is signed.
     if "crit" in header or "b64" in header:
         return Malformed("a header without crit and b64")
     algorithm = algorithm_of(header.get("alg"))

@@ -1,7 +1,7 @@
-"""Who speaks: credentials as they come, principals as they're proven, and the rule that binds the sender to them.
+"""Who calls: credentials as received, principals as verified, and the rule that binds the sender to the principal.
 
-A principal is `Authenticated` or `Anonymous`, never a bare string, so that a handler can't take an unproven sender for
-a proven one.
+A principal is `Authenticated` or `Anonymous`, never a string, so that a handler can't mistake a claimed sender for a
+verified one.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,11 @@ _REALM: Final = 'realm="asap"'
 
 @frozen
 class Authenticated:
-    """A caller whose credential was verified: `urn` is the agent that it stands for.
+    """A caller whose credential was verified.
 
-    `scopes` are what the credential allows, as its issuer wrote it; who the caller is doesn't depend on them. `key` is
-    the thumbprint of the key (RFC 7638) that the caller proved to hold, where its credential is bound to one.
+    urn: the agent that the caller is
+    scopes: what the credential allows, as its issuer wrote it; equality doesn't depend on them
+    key: the thumbprint (RFC 7638) of the key that the caller proved to hold; None if the credential is bound to none
     """
 
     urn: str = field(validator=URN)
@@ -36,7 +37,7 @@ class Authenticated:
 
 @frozen
 class Anonymous:
-    """A caller who proved nothing. `peer` is the address the connection came from, all that's known; perhaps empty."""
+    """A caller without a verified credential. `peer` is the address that the connection came from; it may be empty."""
 
     peer: str
 
@@ -46,12 +47,12 @@ Principal = Authenticated | Anonymous
 
 @frozen
 class InsufficientScope:
-    """A good credential that doesn't allow enough: it takes all of `scopes`, at least one (RFC 6750 §3.1)."""
+    """A valid credential that doesn't allow enough: all of `scopes` are needed, at least one (RFC 6750 §3.1)."""
 
     scopes: frozenset[str]
 
     def __attrs_post_init__(self) -> None:
-        # RFC 6749 §3.3; what a quote would do to the challenge nobody needs to find out.
+        # RFC 6749 §3.3: a quote would break the challenge that names them.
         if not self.scopes or not all(map(is_scope, self.scopes)):
             raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
 
@@ -78,10 +79,12 @@ class Credential:
 
 @frozen(kw_only=True)
 class Proven:
-    """Who it is, by a token and by its key, once the proof is claimed: the same one isn't good a second time.
+    """A caller verified by a token and a proof of its key. The server must claim the proof, which is good only once.
 
-    `holder` is the key and what the proof was for, `proof_id` its id, `issued` its date. `nonce` is what its sender
-    uses from now on, where that has changed.
+    holder: the scope in which the proof's id is unique: the key and the URL
+    proof_id: the proof's id (`jti`)
+    issued: the proof's date
+    nonce: the nonce that its sender uses from now on, if it has changed
     """
 
     principal: Authenticated
@@ -93,9 +96,9 @@ class Proven:
 
 @frozen
 class ProofRefused:
-    """A proof that isn't good. `expected` says what would be, for logs; nothing of it is kept.
+    """A proof that is refused. `expected` says what an acceptable one has, for logs; it repeats nothing of the proof.
 
-    `nonce` is there where it's wanted in the next one (RFC 9449 §9).
+    nonce: the nonce that the next proof must have (RFC 9449 §9); None if that isn't the reason
     """
 
     expected: str
@@ -103,13 +106,13 @@ class ProofRefused:
 
     @property
     def error(self) -> str:
-        """The code for it (RFC 9449 §12.2)."""
+        """The error code (RFC 9449 §12.2)."""
         return "invalid_dpop_proof" if self.nonce is None else USE_NONCE
 
 
 @frozen(kw_only=True)
 class ProofOffer:
-    """Which proofs are taken: signed with one of `algs`; `required`: nobody is let in without one."""
+    """Which proofs are accepted: signed with one of `algs`. `required`: a token without a proof is refused."""
 
     algs: tuple[str, ...]
     required: bool = False
@@ -122,7 +125,7 @@ class NoCredential:
 
 @frozen
 class BadCredential:
-    """An Authorization header that can't be read; `expected` says what one looks like. `proves`: its scheme is DPoP."""
+    """An unreadable Authorization header; `expected` says what a readable one has. `proves`: its scheme is DPoP."""
 
     expected: str
     proves: bool = False
@@ -131,9 +134,9 @@ class BadCredential:
 def read_credential(
     headers: Headers, *, method: str = "", url: str | None = None
 ) -> Credential | NoCredential | BadCredential:
-    """Read the token from a request's headers. Never raises.
+    """Read the credential from a request's headers. Never raises.
 
-    `method` and `url` are what a proof must be for (RFC 9449 §4.3); without a URL there's no scheme but Bearer.
+    method, url: the request that a proof must be for (RFC 9449 §4.3); without `url` only the scheme Bearer is read
     """
     values = header_values(headers, b"authorization")
     if not values:
@@ -172,15 +175,15 @@ def challenge(offer: ProofOffer | None, *, error: str | None = None, proves: boo
 
 
 def insufficient_scope(scopes: frozenset[str], *, proves: bool = False) -> str:
-    """The challenge for want of scope (RFC 6750 §3.1): it names all that it takes."""
+    """Return the challenge of a 403 (RFC 6750 §3.1), which names all scopes that are needed."""
     return f'{"DPoP" if proves else "Bearer"} {_REALM}, error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
 
 
 class TokenTable:
-    """Static bearer tokens, each standing for one agent.
+    """An authenticator with a table of static bearer tokens, each for one agent.
 
-    Tokens are looked up by their SHA-256: the time it takes depends on digests, which a caller can't steer towards a
-    match byte by byte (fault 27), and the table holds no token in clear.
+    Tokens are looked up by their SHA-256. So the time that takes says nothing about a token byte by byte (fault 27),
+    and the table holds no token in clear.
     """
 
     __slots__ = ("_by_digest",)
@@ -189,7 +192,7 @@ class TokenTable:
     """It verifies no proofs: none of its tokens is bound to a key."""
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
-        """Take a mapping of token to agent URN. Raises ValueError where one of them can't be."""
+        """Take a mapping of token to agent URN. Raises ValueError if a token or a URN is invalid."""
         expect_mapping("tokens", tokens, str, '{"…": "urn:asap:agent:alice"}')
         for token, urn in tokens.items():
             if not is_token(token):
@@ -202,7 +205,7 @@ class TokenTable:
         return len(self._by_digest)
 
     def verify(self, credential: Credential) -> Authenticated | None:
-        """Return whom the token stands for, or None. None of them is bound to a key, so with a proof it's none."""
+        """Return the agent that the token stands for, or None. A credential with a proof is refused."""
         return self._by_digest.get(_digest(credential.token)) if credential.proof is None else None
 
 
@@ -211,7 +214,7 @@ def _digest(token: str) -> bytes:
 
 
 def sender_rule(principal: Principal, sender: str) -> Refusal | None:
-    """The sender of an envelope is whoever authenticated; with nobody authenticated there's nothing to hold it to."""
+    """Refuse an envelope whose sender isn't the authenticated caller. An anonymous caller may name any sender."""
     if isinstance(principal, Authenticated) and principal.urn != sender:
         return Refusal(kind=SENDER_MISMATCH)
     return None

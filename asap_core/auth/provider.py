@@ -1,4 +1,4 @@
-"""What an identity provider says of itself (OpenID Connect Discovery, RFC 8414): where that is, and who says it."""
+"""An identity provider's metadata (OpenID Connect Discovery, RFC 8414): where to fetch it, and how to read it."""
 
 from typing import Any, Final
 
@@ -15,9 +15,9 @@ _MAX_DEPTH: Final = 16
 
 @frozen(kw_only=True)
 class ProviderMetadata:
-    """What a provider says of itself: who it is, and the URLs to ask, where it has them.
+    """A provider's metadata: its issuer and its endpoints.
 
-    Each is OPTIONAL to one of its readers (RFC 8414 §2); whoever needs one that's missing says so.
+    Each endpoint is optional (RFC 8414 §2): a caller that needs a missing one reports that.
     """
 
     issuer: str
@@ -27,9 +27,9 @@ class ProviderMetadata:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Where an issuer's metadata may be, in the order to ask: OpenID Connect Discovery §4, then RFC 8414 §3.1.
+    """Return the URLs of an issuer's metadata, in the order to try: OpenID Connect Discovery §4, then RFC 8414 §3.1.
 
-    Raises ValueError where it can't be an issuer: a URL without query and fragment (RFC 8414 §2).
+    Raises ValueError if `issuer` isn't a URL of http or https without user, query and fragment (RFC 8414 §2).
     """
     parts = read_url(issuer)
     plain = parts is not None and parts.scheme in DEFAULT_PORTS and parts.netloc and "@" not in parts.netloc
@@ -44,10 +44,10 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
 
 
 def read_metadata(data: bytes, *, issuer: str) -> ProviderMetadata:
-    """Read a provider's metadata. Raises `InvalidDocument`, also where it's another issuer's.
+    """Read a provider's metadata. Raises `InvalidDocument`, also if it is another issuer's.
 
-    RFC 8414 §3.3: the issuer is identical to the one asked, character by character, or a provider could pass for
-    another by naming its keys (mix-up).
+    RFC 8414 §3.3: the issuer must equal the one asked for, character by character. Otherwise a provider could pose as
+    another one by naming that one's keys (mix-up).
     """
     try:
         value = read_json(data, max_depth=_MAX_DEPTH)
@@ -66,7 +66,7 @@ def read_metadata(data: bytes, *, issuer: str) -> ProviderMetadata:
 
 
 def _url(value: dict[str, Any], name: str) -> str | None:
-    """The URL of that name, judged by whoever asks it; None where there's none."""
+    """Return the URL of that name, or None if it is missing. The outbound policy judges it before it is fetched."""
     url = value.get(name)
     if url is not None and not (isinstance(url, str) and url):
         raise InvalidDocument("provider's metadata", (Problem((name,), "a URL, or none"),))

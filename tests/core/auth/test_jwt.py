@@ -243,7 +243,7 @@ class TestReadingKeySets:
     )
     def test_one_that_cannot_be_used_does_not_spoil_the_set(self, bad) -> None:
         found = key_set(bad, OKP)
-        assert (found.keys, found.passed_over) == ((OkpKey(None, bytes(range(32))),), 1)
+        assert (found.keys, found.skipped) == ((OkpKey(None, bytes(range(32))),), 1)
 
     @pytest.mark.parametrize("name", ["kid", "use", "alg", "key_ops", "d", "k", "x5c", "oth"])
     def test_null_is_none(self, name) -> None:

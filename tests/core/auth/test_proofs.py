@@ -272,7 +272,7 @@ class TestNonces:
     def test_any_other_is_refused(self, nonce) -> None:
         found = read(proof(nonce=nonce), mint=NonceMint(SECRET, life=300))
         assert found.error == "use_dpop_nonce"
-        assert not NonceMint(SECRET, life=300).takes("\ud800", wall=WALL)
+        assert not NonceMint(SECRET, life=300).accepts("\ud800", wall=WALL)
 
     def test_the_one_before_is_good_and_a_new_one_offered(self) -> None:
         mint = NonceMint(SECRET, life=300)
@@ -289,7 +289,7 @@ class TestNonces:
     def test_it_is_only_as_good_as_its_secret(self) -> None:
         mint, again, other = (NonceMint(secret, life=300) for secret in (SECRET, SECRET, b"o" * 32))
         assert mint.current(wall=WALL) == again.current(wall=WALL) != other.current(wall=WALL)
-        assert not other.takes(mint.current(wall=WALL), wall=WALL)
+        assert not other.accepts(mint.current(wall=WALL), wall=WALL)
         for secret in (b"short", b"l" * 65):
             with pytest.raises(ValueError, match="16 to 64"):
                 NonceMint(secret, life=300)
