@@ -1,4 +1,4 @@
-"""A private key in a file, by which a client proves itself to a provider (`private_key_jwt`). In the extra `jwt`."""
+"""Private keys in files with which clients authenticate to providers (`private_key_jwt`). In the extra `jwt`."""
 
 from pathlib import Path
 from typing import Final, TypeGuard, assert_never
@@ -25,7 +25,7 @@ _Key = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
 
 
 def read_client_key(path: str | Path, client_id: str, *, kid: str | None = None) -> ClientKey:
-    """Read a client's key from PEM (PKCS #8), without a pass phrase: Ed25519, P-256, or RSA of 2048 bits or more.
+    """Read a client's key from a PEM file (PKCS #8, no pass phrase): Ed25519, P-256, or RSA of 2048 bits or more.
 
     kid: what the provider calls the key, if it knows several of this client
 
@@ -47,7 +47,7 @@ def _is_client_key(key: PrivateKeyTypes) -> TypeGuard[_Key]:
 def _imported(key: _Key) -> tuple[str, OKPKey | ECKey | RSAKey]:
     match key:
         case Ed25519PrivateKey():
-            # By the name that providers know (RFC 8037), not by the newer one (RFC 9864).
+            # Providers know the name of RFC 8037, not the newer one of RFC 9864.
             return "EdDSA", OKPKey.import_key(as_pem(key))
         case EllipticCurvePrivateKey():
             return "ES256", ECKey.import_key(as_pem(key))

@@ -1,4 +1,4 @@
-"""Keys that tokens are bound to, in files, and the proofs made with them (RFC 9449). Comes with the extra `jwt`."""
+"""Keys that tokens are bound to (DPoP, RFC 9449), and their files. In the extra `jwt`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 
 DpopAlgorithm = Literal["ES256", "Ed25519"]
 
-# RFC 9864 calls it Ed25519; the servers that check proofs today list it by RFC 8037's name.
+# RFC 9864 calls it Ed25519; today's servers list it by the name of RFC 8037.
 _ED25519: Final = "EdDSA"
 
 
@@ -32,13 +32,13 @@ def _is_dpop_key(key: PrivateKeyTypes) -> TypeGuard[EllipticCurvePrivateKey | Ed
 
 @frozen
 class DpopKey:
-    """A key that tokens are bound to: ES256 or Ed25519. Nothing shows its private part."""
+    """A private key that tokens are bound to: ES256 or Ed25519. Its repr doesn't show it."""
 
     _key: ECKey | OKPKey = field(repr=False)
 
     @classmethod
     def generate(cls, algorithm: DpopAlgorithm = "ES256") -> "DpopKey":
-        """Make one. Every server that knows DPoP takes ES256; ours take both."""
+        """Make a key. Every server that supports DPoP accepts ES256; ours accept both."""
         match algorithm:
             case "ES256":
                 return cls(ECKey.generate_key("P-256", private=True))
@@ -49,31 +49,31 @@ class DpopKey:
 
     @classmethod
     def load(cls, path: str | Path) -> "DpopKey":
-        """Read one from a PEM file (PKCS #8), without a pass phrase. Raises OSError, ValueError."""
+        """Read a key from a PEM file (PKCS #8), without a pass phrase. Raises OSError, ValueError."""
         expected = "a key on P-256 or an Ed25519 key in PEM (PKCS #8), without a pass phrase"
         key = read_private_key(path, _is_dpop_key, expected=expected)
         kind = OKPKey if isinstance(key, Ed25519PrivateKey) else ECKey
         return cls(kind.import_key(as_pem(key)))
 
     def save(self, path: str | Path) -> None:
-        """Write it to a new file that only its owner may read. Raises OSError: FileExistsError where there is one."""
+        """Write the key to a new file of mode 0600. Raises OSError: FileExistsError if the path exists."""
         write_private_key(path, self._key.as_pem(private=True))
 
     @property
     def algorithm(self) -> str:
-        """The `alg` of its proofs."""
+        """The `alg` of proofs by this key."""
         return _ED25519 if isinstance(self._key, OKPKey) else "ES256"
 
     @property
     def public_jwk(self) -> Mapping[str, str]:
-        """Its public part, as a proof shows it."""
+        """The public part of the key, as in the header of proofs."""
         return {name: str(value) for name, value in self._key.as_dict(private=False).items()}
 
     @property
     def thumbprint(self) -> str:
-        """What a token bound to it has in `cnf.jkt`, and an authorization request in `dpop_jkt` (RFC 9449 §6, §10)."""
+        """The `cnf.jkt` of tokens bound to this key, and `dpop_jkt` of authorization requests (RFC 9449 §6, §10)."""
         return thumbprint(self.public_jwk)
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of a message, as JWS writes it (RFC 7518 §3.4, RFC 8037 §3.1)."""
+        """Return the signature of a message, as JWS encodes it (RFC 7518 §3.4, RFC 8037 §3.1)."""
         return bytes(JWSRegistry.algorithms[self.algorithm].sign(message, self._key))

@@ -1,4 +1,4 @@
-"""An identity provider as it describes itself: fetched once for all who need it, and what it names judged by policy."""
+"""An identity provider's metadata: fetched once for all that need it; the URLs in it are judged by outbound policy."""
 
 from typing import Final
 
@@ -13,14 +13,16 @@ from asap_core.net.outbound import Allowed
 from asap_core.net.urls import without_credentials
 
 _HTTP_NOT_FOUND: Final = 404
-# As keys are: a provider changes its endpoints less often.
+# As long as key sets; endpoints change less often.
 FRESH_FOR: Final = 300.0
 
 
 class Provider:
-    """One issuer, and what it says of itself. Raises ValueError where the issuer can't be one.
+    """One issuer and its metadata.
 
-    It's kept for `fresh_for` seconds at most, and for a day while the provider is out of reach.
+    fresh_for: seconds for which metadata is kept at most; while the provider can't be reached, a day
+
+    Raises ValueError if the issuer isn't a valid one.
     """
 
     def __init__(self, web: Web, clock: LoopClock, issuer: str, *, fresh_for: float = FRESH_FOR) -> None:
@@ -36,14 +38,14 @@ class Provider:
         )
 
     def name(self) -> None:
-        """The caller named this issuer: it may be as near as policy lets anything be."""
+        """Note that the user named this issuer: any address that policy allows is allowed for it."""
         self._web.name_origin(self._urls[0])
 
     async def endpoint(self, name: str) -> Allowed:
-        """The URL of that name in its metadata, such as `token_endpoint`, if it may be asked.
+        """Return the URL of that name in the metadata, such as `token_endpoint`.
 
-        Raises `BadReply` where it has none, `NotAllowed` where policy or the provider's own place keeps us from asking
-        there, and what kept its metadata from being had.
+        Raises `BadReply` if the metadata has none, `NotAllowed` if outbound policy forbids it, or it is nearer than the
+        provider itself, and what `metadata` raises.
         """
         url: str | None = getattr(await self.metadata(), name)
         if url is None:
@@ -51,7 +53,7 @@ class Provider:
         return self._web.judge(url, named_by=self.issuer)
 
     async def metadata(self) -> ProviderMetadata:
-        """What it says of itself, kept or fetched."""
+        """Return the metadata, cached or fetched. Raises an `AsapError` if it is unavailable."""
         first, second = self._urls
         try:
             return (await self._documents.find(first)).document

@@ -1,4 +1,4 @@
-"""Ed25519 by `cryptography`: keys made, kept in files, used. Comes with the extra `keys`."""
+"""Ed25519 keys for signed manifests, by `cryptography`. In the extra `keys`."""
 
 from pathlib import Path
 from typing import TypeGuard
@@ -33,31 +33,31 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
 
 @frozen
 class PrivateKey:
-    """An Ed25519 key to sign with. Nothing shows it."""
+    """An Ed25519 private key. Its repr doesn't show it."""
 
     _key: Ed25519PrivateKey = field(repr=False)
 
     @classmethod
     def new(cls) -> "PrivateKey":
-        """Make one."""
+        """Make a key."""
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def read(cls, path: Path) -> "PrivateKey":
-        """Read one from a PEM file (PKCS #8, RFC 8410), without a pass phrase. Raises OSError, ValueError."""
+        """Read a key from a PEM file (PKCS #8, RFC 8410), without a pass phrase. Raises OSError, ValueError."""
         return cls(
             read_private_key(path, _is_ed25519, expected="an Ed25519 key in PEM (PKCS #8), without a pass phrase")
         )
 
     def write(self, path: Path) -> None:
-        """Write it to a new file that only its owner may read. Raises OSError: FileExistsError where there is one."""
+        """Write the key to a new file of mode 0600. Raises OSError: FileExistsError if the path exists."""
         write_private_key(path, as_pem(self._key))
 
     @property
     def public_key(self) -> PublicKey:
-        """What others verify by."""
+        """The public key, by which others verify signatures."""
         return PublicKey(self._key.public_key().public_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of a message: the `Signer` of `asap_core.wire.signing`."""
+        """Return the signature of a message: the `Signer` of `asap_core.wire.signing`."""
         return self._key.sign(message)

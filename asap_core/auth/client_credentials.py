@@ -1,7 +1,7 @@
-"""OAuth 2.0 client credentials (RFC 6749 §4.4): what a token endpoint is asked, as whom, and what its answer means.
+"""OAuth 2.0 clients (RFC 6749): how a client authenticates to its provider, and how token responses are read.
 
-Rule of this module: what proves who we are is in no repr and in no error, and nothing that the endpoint says is
-repeated but the error codes of RFC 6749 §5.2.
+Rule of this module: secrets are in no repr and no error. Of what the endpoint answers only the error codes of RFC 6749
+§5.2 are repeated.
 """
 
 from base64 import b64encode
@@ -19,15 +19,15 @@ from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
 JwsSigner = Callable[[bytes], bytes]
-"""A private key at work: the JWS signature of a message."""
+"""Signs a message with a private key; returns the signature as JWS encodes it."""
 
-# An assertion is used at once; a minute forgives what clocks differ by (RFC 7523 §3 wants it short).
+# An assertion is used at once; a minute allows for clocks that differ (RFC 7523 §3 wants it short).
 _ASSERTION_SECONDS: Final = 60
 _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-# RFC 6749 §5.1: without expires_in the life is known otherwise, and to us it isn't. A token used for longer than it's
-# good costs a refusal; one fetched too often a request each five minutes.
+# RFC 6749 §5.1: without expires_in the lifetime is documented elsewhere, and unknown to us. A token used for too long
+# costs one refused request; one fetched too often costs one request each five minutes.
 _LIFETIME: Final = 300.0
-# A year: what claims more is no lifetime.
+# A year: a larger number isn't meant as a lifetime.
 _LONGEST: Final = 31_536_000.0
 _MAX_DEPTH: Final = 16
 # RFC 6749 §5.2, RFC 8707 §2, RFC 9449 §5, §8.
@@ -45,12 +45,12 @@ _CODES: Final = frozenset(
     }
 )
 _OK: Final = 200
-# What RFC 6749 §5.2 answers a refusal with; 403 is what some providers make of unauthorized_client.
+# RFC 6749 §5.2 refuses with 400 and 401; some providers answer unauthorized_client with 403.
 _REFUSALS: Final = frozenset({400, 401, 403})
 
 
 class SecretMethod(Enum):
-    """How a secret is shown (RFC 6749 §2.3.1, by the names of RFC 7591 §2)."""
+    """How a client secret is sent (RFC 6749 §2.3.1), by the names of RFC 7591 §2."""
 
     BASIC = "client_secret_basic"
     POST = "client_secret_post"
@@ -69,7 +69,7 @@ def _is_secret(_client: object, _attribute: object, value: Any) -> None:
 
 @frozen
 class ClientSecret:
-    """A client that has a password. Raises ValueError where it can't be one, without repeating it."""
+    """A client that authenticates with a secret. Raises ValueError if a value is invalid, without repeating it."""
 
     client_id: str = field(validator=_is_client_id)
     secret: str = field(repr=False, validator=_is_secret)
@@ -78,10 +78,10 @@ class ClientSecret:
 
 @frozen
 class ClientKey:
-    """A client that has a private key (`private_key_jwt`, RFC 7523 §2.2): it proves itself without showing it.
+    """A client that authenticates with a private key, which it never sends (`private_key_jwt`, RFC 7523 §2.2).
 
-    `algorithm` is the JWS name of what `sign` does: `EdDSA`, `ES256` or `RS256`. `kid` names the key where the provider
-    knows several.
+    algorithm: the JWS algorithm of `sign`: `EdDSA`, `ES256` or `RS256`
+    kid: the provider's name for the key, if it knows several of this client
     """
 
     client_id: str = field(validator=_is_client_id)
@@ -92,7 +92,7 @@ class ClientKey:
 
 @frozen
 class Form:
-    """A form to post: its fields, and the headers that go with it."""
+    """A form to post, and the headers to send with it."""
 
     fields: tuple[tuple[str, str], ...] = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -106,9 +106,10 @@ def authenticated_form(
     jti: str,
     wall: WallTime,
 ) -> Form:
-    """These fields, sent by this client. `audience` is who an assertion is for: the issuer, or the endpoint asked.
+    """Return a form with these fields that authenticates the client.
 
-    `jti` is a random id for it.
+    audience: whom an assertion is for: the issuer, or the endpoint
+    jti: a random id of an assertion
     """
     match client:
         case ClientSecret():
@@ -150,7 +151,7 @@ def _assertion(client: ClientKey, *, audience: str, jti: str, wall: WallTime) ->
 
 @frozen
 class GrantedToken:
-    """A token, good for `lifetime` seconds; `scopes` are what it's for where the endpoint says so (RFC 6749 §5.1)."""
+    """A token, good for `lifetime` seconds; `scopes` are its scopes, if the response names them (RFC 6749 §5.1)."""
 
     value: str = field(repr=False)
     lifetime: float
@@ -159,14 +160,14 @@ class GrantedToken:
 
 @frozen
 class GrantRefused:
-    """The endpoint says no: to this client, or to what it asks. `code` is RFC 6749's, where it's one that is known."""
+    """The endpoint refuses this client or its request. `code` is the error code, if it is a known one."""
 
     code: str | None
 
 
 @frozen
 class GrantFailed:
-    """Neither a token nor a refusal; it may be better later. `expected` says what would have been right."""
+    """Neither a token nor a refusal; a retry may succeed. `expected` says what a usable response has."""
 
     expected: str
 
@@ -175,7 +176,7 @@ TokenResponse = GrantedToken | GrantRefused | GrantFailed
 
 
 def read_token_response(status: int, body: bytes, *, token_type: str = "Bearer") -> TokenResponse:  # noqa: S107 - no password
-    """Read what a token endpoint answered (RFC 6749 §5). Never raises, whatever the bytes."""
+    """Read the response of a token endpoint (RFC 6749 §5). Never raises, whatever the bytes."""
     if status not in _REFUSALS and status != _OK:
         return GrantFailed(f"a token with HTTP 200, not HTTP {status}")
     try:
@@ -192,7 +193,7 @@ def _grant(value: dict[str, Any], token_type: str) -> GrantedToken | GrantFailed
     token, kind, scope = value.get("access_token"), value.get("token_type"), value.get("scope")
     if not (isinstance(token, str) and is_token(token)):
         return GrantFailed("an access_token of visible ASCII characters, at most 8192")
-    # RFC 6749 §5.1: case-insensitive. RFC 9449 §5: a token that isn't bound to our key isn't what was asked for.
+    # RFC 6749 §5.1: case-insensitive. RFC 9449 §5: a bearer token isn't bound to our key, as it was asked to be.
     if not (isinstance(kind, str) and kind.lower() == token_type.lower()):
         return GrantFailed(f"token_type {token_type}")
     lifetime = _lifetime(value.get("expires_in"))
@@ -201,9 +202,9 @@ def _grant(value: dict[str, Any], token_type: str) -> GrantedToken | GrantFailed
     return GrantedToken(token, lifetime, _scopes(scope))
 
 
-def _scopes(said: Any) -> frozenset[str] | None:
-    """What the token is for, as words or (of some providers) a list; None if it doesn't say, or in no way we know."""
-    texts = said if isinstance(said, list) else [said]
+def _scopes(value: Any) -> frozenset[str] | None:
+    """Read scopes, as words or (some providers) as a list. Returns None if they are missing or of another form."""
+    texts = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) for each in texts):
         return None
     return frozenset(filter(is_scope, " ".join(texts).split(" ")))
@@ -212,7 +213,7 @@ def _scopes(said: Any) -> frozenset[str] | None:
 def _lifetime(value: Any) -> float | None:
     if value is None:
         return _LIFETIME
-    # Some write the number as text.
+    # Some providers write the number as text.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(int(_LONGEST))):
         value = int(value)
     if type(value) not in (int, float) or not value > 0:

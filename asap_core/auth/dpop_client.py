@@ -1,9 +1,9 @@
-"""Proofs that a token's sender holds its key (RFC 9449): what is signed, and the nonces that servers want in them.
+"""Making DPoP proofs (RFC 9449): what is signed, and the nonces that servers ask for.
 
     text = unsigned_proof(ProofClaims(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
     header = serialize(text, sign(text))
 
-The mathematics is the caller's; `asap_adapters.auth.dpop_key` has it.
+The caller signs; `asap_adapters.auth.dpop_key` has keys that do.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,20 +25,25 @@ from asap_core.clock import WallTime
 from asap_core.http.fields import CHALLENGE_SCHEME, challenges
 from asap_core.lru import Lru
 
-# As many servers as tokens are kept for; who talks to more asks one of them once more.
+# As many servers as tokens are kept for; a forgotten one costs one more round trip.
 MAX_SERVERS: Final = 1_000
-# RFC 7518 §6, RFC 7517 §4: of a key, what's private, shared, or nobody needs for a signature.
-_SHOWN: Final = frozenset({"kty", "crv", "x", "y", "e", "n"})
+# The public members of keys (RFC 7518 §6, RFC 8037 §2); others are private, or aren't needed to verify.
+_PUBLIC: Final = frozenset({"kty", "crv", "x", "y", "e", "n"})
 _UNAUTHORIZED: Final = 401
 _BAD_REQUEST: Final = 400
 
 
 @frozen(kw_only=True)
 class ProofClaims:
-    """What a proof says (RFC 9449 §4.2). Raises ValueError for what none can say.
+    """The claims of a proof (RFC 9449 §4.2).
 
-    `url` may have a query and a fragment, which aren't said. `issued` is wall time, said in whole seconds; `jti` is
-    unique to this proof: 96 random bits, or a UUID. `access_token` is that which is sent along, `nonce` the server's.
+    url: the URL of the request; its query and fragment are left out of the proof
+    issued: the date of the proof, written in whole seconds
+    jti: an id unique to this proof: 96 random bits, or a UUID
+    access_token: the token that is sent with it
+    nonce: the server's newest nonce, if it has issued any
+
+    Raises ValueError if a value is invalid.
     """
 
     method: str
@@ -60,12 +65,12 @@ class ProofClaims:
 
 
 def unsigned_proof(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> bytes:
-    """What is to be signed with the key whose public part `jwk` is. Nothing of `jwk` is shown that isn't public.
+    """Return the text to sign with the key whose public part is `jwk`. Private members of `jwk` are left out.
 
-    Raises ValueError where `jwk` isn't a key of a type that we know.
+    Raises ValueError if `jwk` isn't a key of a known type.
     """
     thumbprint(jwk)
-    header = {"typ": PROOF_TYPE, "alg": alg, "jwk": {name: jwk[name] for name in sorted(_SHOWN & jwk.keys())}}
+    header = {"typ": PROOF_TYPE, "alg": alg, "jwk": {name: jwk[name] for name in sorted(_PUBLIC & jwk.keys())}}
     claims: dict[str, Any] = {
         "jti": proof.jti,
         "htm": proof.method,
@@ -80,30 +85,30 @@ def unsigned_proof(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> b
 
 
 class ProofKey(Protocol):
-    """A private key that tokens are bound to, at work; `asap_adapters.auth.dpop_key.DpopKey` is one."""
+    """A private key that tokens are bound to; `asap_adapters.auth.DpopKey` is one."""
 
     @property
     def algorithm(self) -> str:
-        """The `alg` of its proofs."""
+        """The `alg` of proofs by this key."""
         ...
 
     @property
     def public_jwk(self) -> Mapping[str, str]:
-        """Its public part."""
+        """The public part of the key."""
         ...
 
     @property
     def thumbprint(self) -> str:
-        """What a token bound to it has in `cnf.jkt`."""
+        """The `cnf.jkt` of tokens that are bound to this key."""
         ...
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of a message, as JWS writes it."""
+        """Return the signature of a message, as JWS encodes it."""
         ...
 
 
 def make_proof(key: ProofKey, proof: ProofClaims) -> str:
-    """The proof made with this key, as the header `DPoP` carries it."""
+    """Return a proof by this key, as the value of the header `DPoP`."""
     text = unsigned_proof(proof, alg=key.algorithm, jwk=key.public_jwk)
     return serialize(text, key.sign(text))
 
@@ -111,7 +116,7 @@ def make_proof(key: ProofKey, proof: ProofClaims) -> str:
 class ServerNonces:
     """The newest nonce of each server, by origin (RFC 9449 §8.2, §9). One event loop owns it.
 
-    A token endpoint and an agent on one origin have one memory only: give each its own `ServerNonces`.
+    A token endpoint and an agent may share an origin and issue nonces of their own: use one `ServerNonces` for each.
     """
 
     __slots__ = ("_nonces",)
@@ -124,7 +129,7 @@ class ServerNonces:
         return len(self._nonces)
 
     def nonce_for(self, url: str) -> str | None:
-        """What belongs into a proof for this URL; None where its server hasn't given any."""
+        """Return the nonce for a proof for this URL, or None if its server has issued none."""
         return self._nonces.peek(_origin(url))
 
     def answered(
@@ -137,10 +142,11 @@ class ServerNonces:
         sent: str | None,
         again: bool = False,
     ) -> bool:
-        """Remember the nonce that came with an answer. Whether to send the request once more, with a new proof.
+        """Remember the nonce that came with a response. Returns whether to send the request again, with a new proof.
 
-        It is once: `again` says that this was the second time. `sent` is the nonce that was in the proof; `error` is
-        the code in the body, where it's a token endpoint that answered (RFC 6749 §5.2).
+        error: the error code in the body, if a token endpoint answered (RFC 6749 §5.2)
+        sent: the nonce that was in the proof
+        again: whether this was the second attempt; there is no third
         """
         found = list(headers)
         nonces = [value for name, value in found if name.lower() == b"dpop-nonce"]
@@ -148,19 +154,19 @@ class ServerNonces:
         if nonce is None or not is_nonce(nonce):
             return False
         self._nonces.put(_origin(url), nonce)
-        # The nonce that it refused it would refuse again.
-        return not again and nonce != sent and _is_asked(status, found, error)
+        # It would refuse the same nonce again.
+        return not again and nonce != sent and _asks_again(status, found, error)
 
 
-def _is_asked(status: int, headers: list[tuple[bytes, bytes]], error: str | None) -> bool:
+def _asks_again(status: int, headers: list[tuple[bytes, bytes]], error: str | None) -> bool:
     if status == _BAD_REQUEST:
         return error == USE_NONCE
-    told = [value.decode("latin-1") for name, value in headers if name.lower() == b"www-authenticate"]
-    return status == _UNAUTHORIZED and any(map(_asks_for_nonce, told))
+    challenged = [value.decode("latin-1") for name, value in headers if name.lower() == b"www-authenticate"]
+    return status == _UNAUTHORIZED and any(map(_asks_for_nonce, challenged))
 
 
-def _asks_for_nonce(told: str) -> bool:
-    return any(each[CHALLENGE_SCHEME] == "dpop" and each.get("error") == USE_NONCE for each in challenges(told))
+def _asks_for_nonce(challenge: str) -> bool:
+    return any(each[CHALLENGE_SCHEME] == "dpop" and each.get("error") == USE_NONCE for each in challenges(challenge))
 
 
 def _origin(url: str) -> str:
