@@ -735,13 +735,13 @@ def test_a_good_proof_is_let_in_once_and_all_others_never(machine) -> None:
 
 
 def _takes_any_nonce(patch) -> None:
-    patch.setattr(NonceMint, "takes", lambda _self, nonce, *, wall: isinstance(nonce, str))
+    patch.setattr(NonceMint, "accepts", lambda _self, nonce, *, wall: isinstance(nonce, str))
 
 
 def _takes_old_nonces(patch) -> None:
-    good = NonceMint.takes
+    good = NonceMint.accepts
     patch.setattr(
-        NonceMint, "takes", lambda self, n, *, wall: good(self, n, wall=wall) or good(self, n, wall=wall - 100)
+        NonceMint, "accepts", lambda self, n, *, wall: good(self, n, wall=wall) or good(self, n, wall=wall - 100)
     )
 
 
