@@ -16,8 +16,8 @@ from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.driver import Driver
-from asap_adapters.server.guard import our_task
 from asap_adapters.server.handlers import Handler, Handlers
+from asap_adapters.server.user_failures import mark_own_task
 from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response
 from asap_core.net.urls import origin_of
@@ -154,7 +154,7 @@ async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[N
     failed: list[Exception] = []
 
     async def run() -> None:
-        our_task()
+        mark_own_task()
         try:
             with scope:
                 await exchange()

@@ -15,11 +15,10 @@ import anyio
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.decision_log import log_decision
-from asap_adapters.server.driver import PIECE, Driver, PeerGone
+from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
-from asap_adapters.server.listener import NO_ADDRESS
-from asap_adapters.server.published import warn_if_elsewhere
+from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Redis, Storage, expect_storage, opened, shared_limits
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import is_address
@@ -34,9 +33,9 @@ from asap_core.wire.codec import warm_up
 
 log: Final = logging.getLogger("asap.asgi")
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 
 
 class AsgiApp:
@@ -256,11 +255,11 @@ class _AsgiWire:
         with self._must_be_taken():
             await self._start(answer.response)
             size = len(answer.response.body)
-            for start in range(0, size - PIECE, PIECE):
-                piece = answer.response.body[start : start + PIECE]
+            for start in range(0, size - WRITE_SIZE, WRITE_SIZE):
+                piece = answer.response.body[start : start + WRITE_SIZE]
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
                 answer.progressed()
-            last = answer.response.body[max(0, size - 1) // PIECE * PIECE :]
+            last = answer.response.body[max(0, size - 1) // WRITE_SIZE * WRITE_SIZE :]
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def send_last(self, response: Response) -> None:

@@ -19,8 +19,8 @@ from anyio.abc import ByteStream, SocketAttribute
 from attrs import define
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.server.connection_slots import Place, Places
-from asap_adapters.server.driver import PIECE, Driver, PeerGone
+from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
+from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone
 from asap_core.admission.policy import Policy
 from asap_core.http.chunks import ChunkFrames
 from asap_core.http.head import BadHead, Head, HeadReader
@@ -49,15 +49,17 @@ async def serve_connection(
     *,
     peer: str,
     local: str = "",
-    place: Place | None = None,
+    slot: ConnectionSlot | None = None,
     stop: anyio.Event | None = None,
 ) -> None:
     """Serve one connection over any byte stream, request by request, until either side is done with it.
 
     `peer` is the address that it came from, `local` the one that it was accepted on.
-    While it waits for a request it may have to give up its `place`.
+    While it waits for a request it may have to give up its `slot`.
     """
-    connection = _Connection(stream, driver, peer, local, place or Place(Places(1)), stop or anyio.Event())
+    connection = _Connection(
+        stream, driver, peer, local, slot or ConnectionSlot(ConnectionSlots(1)), stop or anyio.Event()
+    )
     rest: bytes | None = b""
     while rest is not None:
         rest = await connection.serve_one(rest)
@@ -84,7 +86,7 @@ class _Connection:
     driver: Driver
     peer: str
     local: str
-    place: Place
+    slot: ConnectionSlot
     stop: anyio.Event
 
     @property
@@ -93,7 +95,7 @@ class _Connection:
 
     async def serve_one(self, buffered: bytes) -> bytes | None:
         """Serve the next request; returns what came after it, or None when the connection is over."""
-        wire = _H11Wire(self.stream, self.policy, self.place, self.stop)
+        wire = _H11Wire(self.stream, self.policy, self.slot, self.stop)
         try:
             head = await self._read_head(buffered)
             if head is None:
@@ -117,7 +119,7 @@ class _Connection:
         outcome = reader.feed(buffered)
         if outcome is None:
             # One wait from the end of the last request to the end of the next head: bytes that trickle renew nothing.
-            with self.place.waiting():
+            with self.slot.waiting():
                 outcome = await self._receive_head(reader)
         if isinstance(outcome, BadHead):
             raise _Unreadable(outcome.status, f"Expected {outcome.expected}")
@@ -131,11 +133,11 @@ class _Connection:
             outcome = reader.feed(data)
             if outcome is not None:
                 return outcome
-        self.place.begun = True
+        self.slot.begun = True
         return await self._rest_of_head(reader)
 
     async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
-        with self.place.reading(anyio.current_time() + self.policy.head_timeout):
+        with self.slot.reading(anyio.current_time() + self.policy.head_timeout):
             while True:
                 try:
                     outcome = reader.feed(await _receive(self.stream))
@@ -183,10 +185,10 @@ async def _receive(stream: ByteStream) -> bytes:
 class _H11Wire:
     """One exchange's bytes, framed by h11."""
 
-    def __init__(self, stream: ByteStream, policy: Policy, place: Place, stop: anyio.Event) -> None:
+    def __init__(self, stream: ByteStream, policy: Policy, slot: ConnectionSlot, stop: anyio.Event) -> None:
         self._stream = stream
         self._policy = policy
-        self._place = place
+        self._slot = slot
         self._stop = stop
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
         self._frames: ChunkFrames | None = None
@@ -266,7 +268,7 @@ class _H11Wire:
             raise _Unreadable(400, "Expected a body framed as its headers say") from None
 
     async def _more(self) -> bytes:
-        with self._place.reading(self._body_deadline or 0.0):
+        with self._slot.reading(self._body_deadline or 0.0):
             try:
                 return await _receive(self._stream)
             except _Ended:
@@ -275,17 +277,17 @@ class _H11Wire:
 
     async def send(self, answer: Respond) -> None:
         """See `Wire`."""
-        ends = answer.response.close or self._stop.is_set() or self._place.wanted
+        ends = answer.response.close or self._stop.is_set() or self._slot.wanted
         open_still = not ends and self._body_is_over()
         # DONE: the request is complete, and the peer hasn't asked to close after it (h11's state machine).
         self.reusable = open_still and self._h11.their_state is h11.DONE
         head = _head_of(answer.response, close=not self.reusable)
         with self._must_be_taken():
-            fits = max(0, PIECE - len(head))
+            fits = max(0, WRITE_SIZE - len(head))
             await self._stream.send(head + answer.response.body[:fits])
-            for start in range(fits, len(answer.response.body), PIECE):
+            for start in range(fits, len(answer.response.body), WRITE_SIZE):
                 answer.progressed()
-                await self._stream.send(answer.response.body[start : start + PIECE])
+                await self._stream.send(answer.response.body[start : start + WRITE_SIZE])
 
     def _body_is_over(self) -> bool:
         """Whether nothing of the request is left to read, so that the next one can follow."""

@@ -1,7 +1,7 @@
-"""The places of connections. When full, the connection that has been idle longest is closed for a new one.
+"""Connection slots. When all are taken, the connection that has been idle longest is closed for a new one.
 
-Otherwise a few addresses that open all connections and say nothing would keep everybody out. The same holds among the
-connections of one address, which have a limit of their own. nginx does this with its reusable connections; RFC 9112
+Otherwise a few addresses that open all connections and send nothing would keep everyone else out. The same holds for
+the connections of one address, which have a limit of their own. nginx does this with its reusable connections; RFC 9112
 §9.5 lets a server end an idle connection at any time.
 """
 
@@ -14,45 +14,45 @@ from attrs import define, field
 
 
 @define(eq=False)
-class Place:
-    """One connection's place. While it waits for a request it may have to give way."""
+class ConnectionSlot:
+    """One connection's slot. While the connection waits for a request, it may be closed for another one."""
 
-    _places: "Places"
+    _slots: "ConnectionSlots"
     address: str = ""
-    """Whose it is: those of one address have a limit together."""
+    """The key of the peer's address: the connections of one address have a limit of their own."""
     _scope: anyio.CancelScope | None = None
     _settled: anyio.Event | None = None
     begun: bool = False
-    """Whether something of a request is there: when the server stops, it may still come."""
+    """Whether part of a request has arrived: a server that stops still reads the rest of it."""
     leaving: bool = False
-    """Whether it was told to give way."""
+    """Whether it was told to close for another connection."""
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody needs a place, and nobody's leaving for it."""
-        return self._places.short
+        """Whether a new connection needs a slot that no closing connection is about to free."""
+        return self._slots.short
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Wait for a request in here; it's cancelled, and `leaving` set, where a newcomer needs the place."""
+        """A block that waits for a request. If a new connection needs the slot, it's cancelled and `leaving` is set."""
         with anyio.CancelScope() as scope:
             self._scope, self.begun = scope, False
-            self._places.waits(self)
+            self._slots.waits(self)
             try:
                 yield
             finally:
-                self._places.waits_no_more(self)
+                self._slots.waits_no_more(self)
         if self.leaving and not scope.cancelled_caught:  # its request came at the very moment
             self.leaving = False
             self._settle()
-            self._places.stays()
+            self._slots.stays()
 
     def reading(self, deadline: float) -> AbstractContextManager[None]:
-        """Read a head or a body in here, until `deadline`, or until the server that stops has waited long enough."""
-        return self._places.reading(deadline)
+        """A block that reads a head or a body: until `deadline`, or until a stopping server has waited long enough."""
+        return self._slots.reading(deadline)
 
     def give_way(self) -> anyio.Event:
-        """End the wait. What is returned is set when the connection is over, or stays after all."""
+        """End the wait for a request. The event is set when the connection is closed, or stays after all."""
         self.leaving, self._settled = True, anyio.Event()
         if self._scope is not None:
             self._scope.cancel()
@@ -61,7 +61,7 @@ class Place:
     def give_back(self) -> None:
         """The connection is over."""
         self._settle()
-        self._places.given_back(self)
+        self._slots.given_back(self)
 
     def _settle(self) -> None:
         if self._settled is not None:
@@ -69,12 +69,12 @@ class Place:
 
 
 @define(eq=False)
-class Places:
-    """As many places as `most`; any number may queue for them."""
+class ConnectionSlots:
+    """The slots of one server, `most` of them; any number of new connections may queue for one."""
 
     most: int
     _free: anyio.Semaphore = field(init=False)
-    _waiting: dict[Place, None] = field(factory=dict, init=False)  # in order of how long
+    _waiting: dict[ConnectionSlot, None] = field(factory=dict, init=False)  # in order of how long
     _reading: set[anyio.CancelScope] = field(factory=set, init=False)
     _last: float = field(default=math.inf, init=False)
     _queueing: int = field(default=0, init=False)
@@ -85,11 +85,11 @@ class Places:
 
     @property
     def short(self) -> bool:
-        """Whether more queue than are leaving."""
+        """Whether more connections queue than are closing."""
         return self._queueing > self._leaving
 
-    async def take(self, address: str = "") -> Place:
-        """Have a place: a free one, or that of whoever waits longest for a request, or the next to be given back."""
+    async def take(self, address: str = "") -> ConnectionSlot:
+        """Take a slot: a free one, or that of the connection that has been idle longest, or the next that is freed."""
         try:
             self._free.acquire_nowait()
         except anyio.WouldBlock:
@@ -99,30 +99,30 @@ class Places:
                 await self._free.acquire()
             finally:
                 self._queueing -= 1
-        return Place(self, address)
+        return ConnectionSlot(self, address)
 
-    def waits(self, place: Place) -> None:
-        """Somebody begins to wait for a request."""
-        self._waiting[place] = None
+    def waits(self, slot: ConnectionSlot) -> None:
+        """A connection begins to wait for a request."""
+        self._waiting[slot] = None
         self._make_room()
 
-    def waits_no_more(self, place: Place) -> None:
+    def waits_no_more(self, slot: ConnectionSlot) -> None:
         """The request is there, or the wait is over."""
-        self._waiting.pop(place, None)
+        self._waiting.pop(slot, None)
 
     def stays(self) -> None:
-        """Who was told to give way doesn't: somebody else must."""
+        """A connection that was told to close stays, so another one must close."""
         self._leaving -= 1
         self._make_room()
 
-    def given_back(self, place: Place) -> None:
+    def given_back(self, slot: ConnectionSlot) -> None:
         """A connection is over."""
-        self._leaving -= place.leaving
+        self._leaving -= slot.leaving
         self._free.release()
 
     @contextmanager
     def reading(self, deadline: float) -> Iterator[None]:
-        """See `Place.reading`."""
+        """See `ConnectionSlot.reading`."""
         with anyio.CancelScope(deadline=min(deadline, self._last)) as scope:
             self._reading.add(scope)
             try:
@@ -131,26 +131,26 @@ class Places:
                 self._reading.discard(scope)
 
     def end_reading(self, deadline: float) -> None:
-        """End all waits in which nothing of a request has come, and at `deadline` those for the rest of one."""
-        for place in [place for place in self._waiting if not place.begun]:
-            self._dismiss(place)
+        """End the waits of connections without any part of a request now, and reading the rest of one at `deadline`."""
+        for slot in [slot for slot in self._waiting if not slot.begun]:
+            self._dismiss(slot)
         self._last = deadline
         for scope in self._reading:
             scope.deadline = min(scope.deadline, deadline)
 
     def dismiss(self, address: str) -> anyio.Event | None:
-        """Have the connection of `address` give way that waits longest for a request; see `Place.give_way`.
+        """Close the connection of `address` that has waited longest for a request; see `ConnectionSlot.give_way`.
 
-        Returns None if none of them waits for one.
+        Returns None if none of them waits for a request.
         """
-        longest = next((place for place in self._waiting if place.address == address), None)
+        longest = next((slot for slot in self._waiting if slot.address == address), None)
         return None if longest is None else self._dismiss(longest)
 
     def _make_room(self) -> None:
         while self.short and self._waiting:
             self._dismiss(next(iter(self._waiting)))
 
-    def _dismiss(self, place: Place) -> anyio.Event:
-        del self._waiting[place]
+    def _dismiss(self, slot: ConnectionSlot) -> anyio.Event:
+        del self._waiting[slot]
         self._leaving += 1
-        return place.give_way()
+        return slot.give_way()

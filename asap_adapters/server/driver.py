@@ -18,8 +18,15 @@ from asap_adapters.auth.authenticator import (
     as_authenticator,
 )
 from asap_adapters.server.callables import expect_callable
-from asap_adapters.server.guard import asked, cancels, our_task, passes, report, told
 from asap_adapters.server.handlers import Handlers
+from asap_adapters.server.user_failures import (
+    ask_user_code,
+    mark_own_task,
+    must_propagate,
+    pending_cancellations,
+    report,
+    tell_user_code,
+)
 from asap_core.admission.admission import Answer, Question, Reservation, Unavailable
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Granted
@@ -46,7 +53,7 @@ log: Final = logging.getLogger("asap.drive")
 
 # What is written at once. One read and one TCP window of most peers; smaller responses leave in one piece, as the core
 # expects: they aren't counted there.
-PIECE: Final = 65_536
+WRITE_SIZE: Final = 65_536
 
 
 class PeerGone(Exception):
@@ -64,7 +71,7 @@ class Wire(Protocol):
         ...
 
     async def send(self, answer: Respond) -> None:
-        """Send `answer.response`, if it's more than `PIECE` in pieces; call `answer.progressed` after each.
+        """Send `answer.response`, if it's more than `WRITE_SIZE` in pieces; call `answer.progressed` after each.
 
         Raises `PeerGone`. Keep no other reference to a large body than `answer`, which gives it up in the end. If this
         is cancelled midway, reset the connection.
@@ -96,8 +103,8 @@ class Store(Protocol):
         ...
 
 
-class Shares(Protocol):
-    """Where shares are kept, for an agent bound with `shared_limits`."""
+class SharedLimiter(Protocol):
+    """Counts what callers take, for an agent bound with `shared_limits`."""
 
     async def take(self, state: TakeLimit) -> Granted | Limited | Unavailable:
         """Take what `state` asks for, atomically; `Unavailable` where it can't."""
@@ -114,7 +121,7 @@ class Driver:
         *,
         authenticate: Authenticator | VerifyCredential | None = None,
         store: Store | None = None,
-        shares: Shares | None = None,
+        shares: SharedLimiter | None = None,
     ) -> None:
         expect_kind("agent", agent, Agent, "Agent(manifest)")
         handlers.check(agent)
@@ -139,7 +146,7 @@ class Driver:
 
         What breaks on the way (a clock, a decoder, a bug here) costs this request, and no other.
         """
-        before, state = cancels(), None
+        before, state = pending_cancellations(), None
         try:
             state = self.agent.open(request)
             while not isinstance(state, Done):
@@ -147,7 +154,7 @@ class Driver:
         except BaseException as error:
             self._abandon(state)
             # While it responds, the wire has failed, and has nothing more to say.
-            if issubclass(type(error), PeerGone) or isinstance(state, Respond) or passes(error, before):
+            if issubclass(type(error), PeerGone) or isinstance(state, Respond) or must_propagate(error, before):
                 raise
             report(log, "an exchange broke", error=error)
         else:
@@ -211,7 +218,7 @@ class Driver:
         if self.shares is None:
             return state.unavailable()
         unavailable: _Taken = Unavailable(self.agent.policy.retry_after_unavailable)
-        match await asked(log, "shares.take", self.shares.take, state, kinds=_TAKEN, otherwise=unavailable):
+        match await ask_user_code(log, "shares.take", self.shares.take, state, kinds=_TAKEN, otherwise=unavailable):
             case Granted(amount, left):
                 return state.taken(amount, left)
             case Limited(retry_after, limit):
@@ -223,7 +230,7 @@ class Driver:
 
     async def _verify(self, state: Authenticate, credential: Credential) -> Exchange:
         unknown: AuthenticationResult | _Unknown = _UNKNOWN
-        match await asked(log, "authenticate", self._judge, credential, kinds=_VERDICTS, otherwise=unknown):
+        match await ask_user_code(log, "authenticate", self._judge, credential, kinds=_VERDICTS, otherwise=unknown):
             case None:
                 return state.refused()
             case InsufficientScope() as missing:
@@ -250,7 +257,7 @@ class Driver:
         answers: dict[int, Answered] = {}
 
         async def one(index: int, call: CallState) -> None:
-            our_task()
+            mark_own_task()
             answers[index] = await self.answer(call)
 
         async with anyio.create_task_group() as group:
@@ -260,11 +267,11 @@ class Driver:
 
     async def answer(self, opened: CallState) -> Answered:
         """Drive one call to its answer: an internal error, if something on the way breaks."""
-        before = cancels()
+        before = pending_cancellations()
         try:
             return await self._drive(opened)
         except BaseException as error:
-            if passes(error, before):
+            if must_propagate(error, before):
                 raise
             report(log, "a call broke", error=error)
             return broken_call(opened)
@@ -280,7 +287,7 @@ class Driver:
                     state = await self._dispatch(state)
                 case Record(reservation, outcome, size):
                     if self.store is not None:
-                        await told(log, "store.record", self.store.record, reservation, outcome, size)
+                        await tell_user_code(log, "store.record", self.store.record, reservation, outcome, size)
                     state = state.recorded()
                 case Answered():
                     if state.fault is not None:
@@ -293,7 +300,7 @@ class Driver:
         unavailable: Answer = Unavailable(self.agent.policy.retry_after_unavailable)
         if self.store is None:
             return unavailable
-        return await asked(log, "store.ask", self.store.ask, question, kinds=_ANSWERS, otherwise=unavailable)
+        return await ask_user_code(log, "store.ask", self.store.ask, question, kinds=_ANSWERS, otherwise=unavailable)
 
     async def _dispatch(self, state: Dispatch) -> Record | Answered:
         reservation, store = state.reservation, self.store
@@ -302,13 +309,13 @@ class Driver:
         except BaseException as error:
             # A coroutine that's being closed can't wait: the reservation ends by itself.
             if store is not None and reservation is not None and not isinstance(error, GeneratorExit):
-                await told(log, "store.lose", store.lose, reservation)
+                await tell_user_code(log, "store.lose", store.lose, reservation)
             raise
         finally:
             self._wake()
         if isinstance(after, Answered) and store is not None and reservation is not None:
             # It was turned away: what ran is recorded.
-            await told(log, "store.give_back", store.give_back, reservation)
+            await tell_user_code(log, "store.give_back", store.give_back, reservation)
         return after
 
     async def _hold(self, state: Hold) -> CallState:

@@ -13,7 +13,13 @@ from attrs import frozen
 
 from asap_adapters.entropy import new_id
 from asap_adapters.server.callables import expect_handlers, is_async
-from asap_adapters.server.guard import cancels, forget_cancels, parted, passes, report
+from asap_adapters.server.user_failures import (
+    forget_cancellations,
+    must_propagate,
+    partition,
+    pending_cancellations,
+    report,
+)
 from asap_core.arguments import expect_whole
 from asap_core.auth.principal import Principal
 from asap_core.refusals import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
@@ -158,7 +164,7 @@ class Handlers:
         """
         try:
             outcome = await self._outcome(dispatch)
-            await forget_cancels()
+            await forget_cancellations()
         except BaseException:
             dispatch.lost()
             raise
@@ -171,7 +177,7 @@ class Handlers:
         return dispatch.replied(cast("Payload | Replied", outcome))
 
     async def _outcome(self, dispatch: Dispatch) -> "_Outcome":
-        before, task_id = cancels(), ""
+        before, task_id = pending_cancellations(), ""
         try:
             task_id = f"task_{self.new_id()}"
             with anyio.move_on_after(dispatch.deadline, shield=dispatch.shielded):
@@ -179,15 +185,15 @@ class Handlers:
                     return await self._called(dispatch, task_id)
                 except BaseException as error:
                     # Asked within the shield: a caller who left meanwhile is no part of this failure.
-                    if passes(error, before):
-                        if (parts := parted(error)) is None:
+                    if must_propagate(error, before):
+                        if (parts := partition(error)) is None:
                             raise
                         ours, failures = parts
                         _report(failures, dispatch)
                         raise ours from None
                     return _failed(error, dispatch, task_id)
         except BaseException as error:
-            if passes(error, before):
+            if must_propagate(error, before):
                 raise
             return _failed(error, dispatch, task_id)
         return Refusal(kind=HANDLER_TIMEOUT, details={"deadline_seconds": dispatch.deadline})

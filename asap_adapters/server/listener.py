@@ -22,15 +22,15 @@ from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.callables import is_async
 from asap_adapters.server.connection import serve_connection
-from asap_adapters.server.connection_slots import Place, Places
+from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.decision_log import log_decision
 from asap_adapters.server.driver import Driver
-from asap_adapters.server.guard import cancels, our_task, passes, report
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
-from asap_adapters.server.published import warn_if_elsewhere
+from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
 from asap_adapters.server.tls import TLS, ServerTLS, accept_tls, server_context
+from asap_adapters.server.user_failures import mark_own_task, must_propagate, pending_cancellations, report
 from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole, replaced
 from asap_core.http.proxies import is_trusted
@@ -50,12 +50,6 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 _EXHAUSTED_PAUSE: Final = 0.1
 # What it says of the listener itself. All else is the network's word about one connection (accept(2)): the next may do.
 _BROKEN: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
-NO_ADDRESS: Final = (
-    "callers whose address isn't known have one share together, and idempotency keys take authentication. AgentClient "
-    "sends one with every message: have callers authenticate, or have a proxy that connects over TCP tell their "
-    "addresses (Policy.trusted_proxies)"
-)
-"""What follows for callers without an address, for the log."""
 _INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 # How a connection ends that its peer gave up: nobody's mistake here.
 _ENDED: Final = (
@@ -260,10 +254,10 @@ class _Server:
     stop: anyio.Event
     local: str = ""
     peers: dict[str, int] = field(factory=dict)
-    places: Places = field(init=False)
+    slots: ConnectionSlots = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.places = Places(self.driver.agent.policy.max_connections)
+        self.slots = ConnectionSlots(self.driver.agent.policy.max_connections)
 
     async def run(self, started: Callable[[], None]) -> None:
         policy = self.driver.agent.policy
@@ -278,11 +272,11 @@ class _Server:
             await self.listener.aclose()
             self.driver.agent.drain()
             now = anyio.current_time()
-            self.places.end_reading(now + policy.drain_incomplete)
+            self.slots.end_reading(now + policy.drain_incomplete)
             connections.cancel_scope.deadline = now + policy.drain
 
     async def _accept(self, listener: Any, connections: anyio.abc.TaskGroup) -> None:
-        our_task()  # and so are those that it starts
+        mark_own_task()  # and so are those that it starts
         while True:
             try:
                 stream = await listener.accept()
@@ -297,19 +291,19 @@ class _Server:
                 continue
             peer, leaving = _peer_of(stream), None
             # At its limit the one of this address that has been idle longest gives way; if none is idle, the new one.
-            if peer is None or not (self._counted(peer) or (leaving := self.places.dismiss(peer_key(peer)))):
+            if peer is None or not (self._counted(peer) or (leaving := self.slots.dismiss(peer_key(peer)))):
                 await anyio.aclose_forcefully(stream)
                 continue
             # Accepted first: only who is really there, and may connect, makes another give way.
             try:
-                place = await self.places.take(peer_key(peer))
+                slot = await self.slots.take(peer_key(peer))
             except BaseException:
                 if leaving is None:
                     self._disconnected(peer)
                 with anyio.CancelScope(shield=True):
                     await anyio.aclose_forcefully(stream)
                 raise
-            connections.start_soon(self._connection, stream, peer, place, leaving)
+            connections.start_soon(self._connection, stream, peer, slot, leaving)
 
     def _counted(self, peer: str) -> bool:
         """Whether this address may have another connection; it's counted if so."""
@@ -327,21 +321,23 @@ class _Server:
         if left:
             self.peers[key] = left
 
-    async def _connection(self, stream: ByteStream, peer: str, place: Place, leaving: anyio.Event | None) -> None:
+    async def _connection(
+        self, stream: ByteStream, peer: str, slot: ConnectionSlot, leaving: anyio.Event | None
+    ) -> None:
         counted = leaving is None
         try:
             while not counted and leaving is not None:
                 await leaving.wait()
                 # It may have stayed, if its request came at that very moment.
                 counted = self._counted(peer)
-                leaving = None if counted else self.places.dismiss(place.address)
+                leaving = None if counted else self.slots.dismiss(slot.address)
             if counted:
-                await self._serve(stream, peer, place)
+                await self._serve(stream, peer, slot)
         except _ENDED:
             log.debug("a connection ended early", exc_info=True)
         except BaseException as error:
             # Law 7: only a bug comes here, and it takes one connection with it, not the server.
-            if passes(error, cancels()):
+            if must_propagate(error, pending_cancellations()):
                 raise
             report(log, "a connection broke", error=error)
         finally:
@@ -349,21 +345,21 @@ class _Server:
                 await anyio.aclose_forcefully(stream)
             if counted:
                 self._disconnected(peer)
-            place.give_back()
+            slot.give_back()
 
-    async def _serve(self, stream: ByteStream, peer: str, place: Place) -> None:
+    async def _serve(self, stream: ByteStream, peer: str, slot: ConnectionSlot) -> None:
         if self.tls is None:
-            await serve_connection(stream, self.driver, peer=peer, local=self.local, place=place, stop=self.stop)
+            await serve_connection(stream, self.driver, peer=peer, local=self.local, slot=slot, stop=self.stop)
             return
         if self.stop.is_set():
             return
-        with place.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
+        with slot.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
             stream = await accept_tls(stream, self.tls)
         if not isinstance(stream, ServerTLS):  # it had to give way
             return
         try:
-            if not place.leaving:
-                await serve_connection(stream, self.driver, peer=peer, local=self.local, place=place, stop=self.stop)
+            if not slot.leaving:
+                await serve_connection(stream, self.driver, peer=peer, local=self.local, slot=slot, stop=self.stop)
         finally:
             with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
                 await stream.send_eof()

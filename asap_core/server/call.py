@@ -1,8 +1,8 @@
 """One call admitted: from a parsed JSON-RPC request to its answer, whatever carried it.
 
 A single request, an item of a batch, and later a stream or a socket all come through here, with the same checks in the
-same order. The order stands in `checks.judge`, which reads as a list; everything cheap and everything that could refuse
-comes before `Admit`, so that no nonce is burnt for what can't run.
+same order: `checks.first_refusal` lists them. Everything cheap and everything that could refuse comes before `Admit`,
+so that no nonce is used up by a call that can't run.
 
     Admit ──▶ Dispatch ──▶ Record ──▶ Answered        each state offers only the moves that are legal in it
      │ ▲         └────────────────────▶ Answered
@@ -55,7 +55,7 @@ from asap_core.refusals import (
     Refusal,
 )
 from asap_core.server.call_run import CallRun
-from asap_core.server.checks import judge, malformed, timestamp_refusal, with_what_old_peers_leave_out
+from asap_core.server.checks import first_refusal, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.serving import Serving
 from asap_core.wire.answers import Replied, kept, reply_of, reply_text
@@ -271,7 +271,7 @@ def open_call(
         agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
         return refused_call(call.id, malformed(error))
     run = CallRun(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known)
-    refusal = judge(run, streamed=streamed)
+    refusal = first_refusal(run, streamed=streamed)
     return _ask(run, at) if refusal is None else _turn_down(run, refusal)
 
 

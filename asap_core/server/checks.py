@@ -26,7 +26,7 @@ from asap_core.wire.envelope import ASAP_VERSION, normalise_payload_type, utc
 from asap_core.wire.payloads import MessageSend, TaskRequest
 
 
-def judge(run: CallRun, *, streamed: bool) -> Refusal | None:
+def first_refusal(run: CallRun, *, streamed: bool) -> Refusal | None:
     """Ask every check in order; the first refusal counts. Fills in `run.kind` and `run.request`."""
     return (
         sender_rule(run.principal, run.envelope.sender)

@@ -208,7 +208,7 @@ class TakeLimit(_State):
     key: str
     cost: int
     partial: bool
-    _then: Callable[[int], "_AfterShare"] = field(repr=False)
+    _proceed: Callable[[int], "_AfterShare"] = field(repr=False)
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
@@ -216,7 +216,7 @@ class TakeLimit(_State):
         """It's granted: all of it, or `granted` of it where part may be. `left` is told to the caller."""
         self._run.leave(self)
         self._run.left = left
-        return self._then(self.cost if granted is None else granted)
+        return self._proceed(self.cost if granted is None else granted)
 
     def limited(self, retry_after: float, limit: str) -> "Respond":
         """It's over its share for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
@@ -499,15 +499,15 @@ def _take_peer_share(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond
 
 
 def _take(
-    run: _Run, scope: Scope, key: str, cost: int, then: Callable[[int], _Next], *, partial: bool = False
+    run: _Run, scope: Scope, key: str, cost: int, proceed: Callable[[int], _Next], *, partial: bool = False
 ) -> TakeLimit | Respond | _Next:
     run.share, run.left = (scope, key), None
     taken = run.agent.take(scope, key, cost, partial=partial, now=run.now)
     if taken is None:
-        return TakeLimit(scope, key, cost, partial, then, run, run.step)
+        return TakeLimit(scope, key, cost, partial, proceed, run, run.step)
     if isinstance(taken, Limited):
         return _refuse_limited(run, taken.retry_after, taken.limit, close=not partial)
-    return then(taken)
+    return proceed(taken)
 
 
 def _refuse_limited(run: _Run, retry_after: float, limit: str, *, close: bool) -> Respond:
@@ -718,8 +718,8 @@ def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> TakeLimi
     def from_principal(granted: int) -> TakeLimit | Fork | Respond:
         match run.principal:
             case Authenticated(urn) if policy.principal_limits and granted:
-                then = lambda last: _fork(run, calls, granted=last + 1)  # noqa: E731
-                return _take(run, "principal", urn, granted, then, partial=True)
+                proceed = lambda last: _fork(run, calls, granted=last + 1)  # noqa: E731
+                return _take(run, "principal", urn, granted, proceed, partial=True)
             case _:
                 return _fork(run, calls, granted=granted + 1)
 

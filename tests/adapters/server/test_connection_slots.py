@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 from asap_adapters import serve
-from asap_adapters.server.connection_slots import Place, Places
+from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.listener import Bound
 from asap_core import Envelope, encode_envelope
 
@@ -313,11 +313,11 @@ class TestStopping:
 
 
 async def test_whose_request_comes_at_the_very_moment_stays_and_another_goes() -> None:
-    places = Places(2)
+    places = ConnectionSlots(2)
     first, second = await places.take(), await places.take()
     ended = []
 
-    async def holds(place: Place) -> None:
+    async def holds(place: ConnectionSlot) -> None:
         with place.waiting():
             await anyio.sleep_forever()
         ended.append(place)
@@ -339,7 +339,7 @@ async def test_whose_request_comes_at_the_very_moment_stays_and_another_goes() -
 
 
 async def test_who_waits_for_one_that_stays_after_all_is_told() -> None:
-    places = Places(2)
+    places = ConnectionSlots(2)
     place = await places.take("192.0.2.1")
     assert (places.dismiss("192.0.2.1"), places.dismiss("192.0.2.2")) == (None, None)
     with place.waiting():

@@ -7,7 +7,7 @@ import pytest
 from attrs import evolve
 
 from asap_core import Agent, Capabilities, Endpoints, Manifest, read_manifest
-from asap_core.server.published import host_of, leads_elsewhere
+from asap_core.server.published_url import leads_elsewhere
 from asap_core.server.wellknown import publish
 from asap_core.wire.codec import to_json
 from asap_core.wire.registry_entry import make_entry
@@ -99,6 +99,3 @@ class TestWhereItLeads:
     )
     def test_port_scheme_and_path_say(self, url, place, elsewhere) -> None:
         assert leads_elsewhere(url, **place) is elsewhere
-
-    def test_the_host_is_named_without_brackets(self) -> None:
-        assert [host_of("http://[::1]:80/"), host_of("http://A.example"), host_of("x")] == ["::1", "a.example", ""]

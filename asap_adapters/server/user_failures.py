@@ -1,15 +1,19 @@
-"""What a user's code raises, told apart: what ends this task by right, and what is that code's own failure.
+"""Tells exceptions of a user's code that must propagate from those that are failures of one request.
 
-Handlers, authenticators, stores, shares, clocks and ids are the user's, and run in the middle of somebody's request. By
-right pass: our own cancellation, by a scope or, in a task that isn't ours (`our_task`), by `task.cancel()`; Ctrl-C; and
-`GeneratorExit`, if the coroutine is being closed. Anything else is a failure of the one
-request, SystemExit and a stray cancellation included:
+Handlers, authenticators, stores, limiters, clocks and sources of ids are the user's code, and run in the middle of a
+request. These exceptions must propagate:
 
-    before = cancels()
+* our own cancellation: by a scope or, in a task that isn't marked with `mark_own_task`, by `task.cancel()`;
+* Ctrl-C;
+* `GeneratorExit`, if the coroutine is being closed.
+
+Anything else is a failure of the one request, SystemExit and a stray cancellation included:
+
+    before = pending_cancellations()
     try:
         await something_of_the_users()
     except BaseException as error:
-        if passes(error, before):
+        if must_propagate(error, before):
             raise
         report(log, "…", error=error)
 """
@@ -29,20 +33,20 @@ from asap_core.interrupts import is_interrupt, leaves
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-# Whether a task is one of ours: of a server's connection, not of an ASGI server or of a user.
+# Whether this library started the task (a connection's, say), not an ASGI server or a user.
 _OURS: Final = ContextVar("our_task", default=False)
 _TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
 
 
-def our_task() -> None:
-    """Say that the current task is ended by scopes only, so that only a user's code in it calls its `cancel()`."""
+def mark_own_task() -> None:
+    """Mark the current task as one that this library ends by scopes only. Then `task.cancel()` is a user's call."""
     _OURS.set(True)
 
 
-def cancels() -> float:
-    """How many cancellations of this asyncio task are pending; 0 on trio. More of them later means it was cancelled.
+def pending_cancellations() -> float:
+    """Return how many cancellations of this asyncio task are pending. If it's more later, the task was cancelled.
 
-    In a task of ours it's infinite: no number of them means that.
+    Returns 0 on trio, and infinity in a task marked with `mark_own_task`, since no number of them counts there.
     """
     task = _asyncio_task()
     if task is None:
@@ -56,8 +60,8 @@ def _asyncio_task() -> "asyncio.Task[Any] | None":
     return None if loop is None else asyncio.current_task(loop)
 
 
-async def forget_cancels() -> None:
-    """In a task of ours, end what a user's code began by `task.cancel()`, if no scope has been cancelled."""
+async def forget_cancellations() -> None:
+    """Undo `task.cancel()` calls of a user's code, in a marked task, unless a scope has been cancelled."""
     task = _asyncio_task()
     if task is None or not task.cancelling() or not _OURS.get():
         return
@@ -69,8 +73,8 @@ async def forget_cancels() -> None:
         task.uncancel()
 
 
-def passes(error: BaseException, before: float) -> bool:
-    """Whether an exception that was caught here has to be raised again. `before` is what `cancels()` said at first."""
+def must_propagate(error: BaseException, before: float) -> bool:
+    """Whether a caught exception has to be raised again. `before` is what `pending_cancellations()` was at first."""
     kind = type(error)
     if issubclass(kind, Exception):
         return False
@@ -84,16 +88,16 @@ def passes(error: BaseException, before: float) -> bool:
     cancelled = anyio.get_cancelled_exc_class()
     if not any(issubclass(type(leaf), cancelled) for leaf in leaves(error)):
         return False
-    return anyio.current_effective_deadline() == -math.inf or cancels() > before
+    return anyio.current_effective_deadline() == -math.inf or pending_cancellations() > before
 
 
 Group = BaseExceptionGroup[BaseException]
 
 
-def parted(error: BaseException) -> tuple[Group, Group] | None:
-    """The cancellations and the failures in an exception that passes; None unless it's a group that has both.
+def partition(error: BaseException) -> tuple[Group, Group] | None:
+    """Split a group that must propagate into its cancellations and its failures. Returns None unless it has both.
 
-    If the failures passed along, they would be what is left in the scope that is cancelled, perhaps the server's.
+    The failures must not propagate too: the cancelled scope, perhaps the server's, would be left with them.
     """
     if not issubclass(type(error), BaseExceptionGroup) or is_interrupt(error):
         return None
@@ -106,7 +110,7 @@ def parted(error: BaseException) -> tuple[Group, Group] | None:
 
 
 def report(log: logging.Logger, message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log a failure, with its traceback if it has one that can be shown. A log that fails itself changes nothing."""
+    """Log a failure, with its traceback if that can be formatted. A logging handler that raises changes nothing."""
     try:
         log.error(message, *args, exc_info=error, stacklevel=2)
     except BaseException as worse:
@@ -116,7 +120,7 @@ def report(log: logging.Logger, message: str, *args: object, error: BaseExceptio
             report(log, f"{message}: %s, which can't be shown", *args, type(error).__name__)
 
 
-async def asked(
+async def ask_user_code(
     log: logging.Logger,
     what: str,
     ask: Callable[[Q], Awaitable[A]],
@@ -125,12 +129,12 @@ async def asked(
     kinds: tuple[type, ...],
     otherwise: A,
 ) -> A:
-    """What `ask` answers; or, logged, `otherwise`, if it breaks in any way or its answer is of none of `kinds`."""
-    before = cancels()
+    """Return what `ask` answers. If it raises, or the answer isn't of these types, log that and return `otherwise`."""
+    before = pending_cancellations()
     try:
         answer = await ask(question)
     except BaseException as error:
-        if passes(error, before):
+        if must_propagate(error, before):
             raise
         report(log, "%s broke, so the request is refused", what, error=error)
         return otherwise
@@ -145,12 +149,12 @@ def _named(kinds: tuple[type, ...]) -> str:
     return ", ".join("None" if kind is type(None) else kind.__name__ for kind in kinds if kind.__name__[0] != "_")
 
 
-async def told(log: logging.Logger, what: str, tell: Callable[..., Awaitable[None]], *facts: object) -> None:
-    """Tell somebody something; if that breaks, it's logged: what has been done is done."""
-    before = cancels()
+async def tell_user_code(log: logging.Logger, what: str, tell: Callable[..., Awaitable[None]], *facts: object) -> None:
+    """Call a user's function for its effect. If it raises, that is only logged: the request's work is done already."""
+    before = pending_cancellations()
     try:
         await tell(*facts)
     except BaseException as error:
-        if passes(error, before):
+        if must_propagate(error, before):
             raise
         report(log, "%s broke; the answer is given all the same", what, error=error)

@@ -6,14 +6,8 @@ For a warning only: a proxy or a port mapping may lead on from there.
 from asap_core.net.urls import DEFAULT_PORTS, read_url
 
 
-def host_of(url: str) -> str:
-    """The host of a URL, an address without brackets; empty if there's none."""
-    parts = read_url(url)
-    return "" if parts is None else parts.hostname or ""
-
-
 def leads_elsewhere(url: str, *, port: int, scheme: str | None = None, path: str | None = None) -> bool:
-    """Whether `url`, on this machine, is another place than this port, scheme and path; None is any."""
+    """Whether `url`, on this machine, leads to another port, scheme or path than these. None stands for any."""
     parts = read_url(url)
     return parts is not None and (
         (parts.port or DEFAULT_PORTS.get(parts.scheme)) != port

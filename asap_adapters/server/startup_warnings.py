@@ -1,14 +1,21 @@
-"""Says at the start if an agent publishes a URL of this machine that isn't the one it's served at."""
+"""Warnings when an agent starts: its URL leads elsewhere, or its callers have no address."""
 
 import logging
 import socket
 from contextlib import suppress
 from typing import Final
 
-from asap_core.net.urls import is_loopback
+from asap_core.net.urls import is_loopback, read_url
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import ASAP_PATH
-from asap_core.server.published import host_of, leads_elsewhere
+from asap_core.server.published_url import leads_elsewhere
+
+NO_ADDRESS: Final = (
+    "callers whose address isn't known have one share together, and idempotency keys take authentication. AgentClient "
+    "sends one with every message: have callers authenticate, or have a proxy that connects over TCP tell their "
+    "addresses (Policy.trusted_proxies)"
+)
+"""What follows for callers without an address, for the log."""
 
 
 def warn_if_elsewhere(
@@ -20,7 +27,8 @@ def warn_if_elsewhere(
     application may have its own.
     """
     path = None if mounted else ASAP_PATH
-    named = host_of(agent.url)
+    parts = read_url(agent.url)
+    named = "" if parts is None else parts.hostname or ""
     if leads_elsewhere(agent.url, port=port, scheme=scheme, path=path) and _is_here(named, host):
         log.warning(_ELSEWHERE, agent.url, f"[{host}]" if ":" in host else host, port)
 
