@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.live.command import COMMAND, SECONDS, asap
 from tests.live.redis_server import Server, server
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not hasattr(os, "fork"), reason="cannot run anywhere here: fork")]
-
-SECONDS = 60
-COMMAND = (sys.executable, "-m", "asap_adapters.cli")
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +53,7 @@ def workers_of(process) -> set[int]:
 
 
 def send(url: str, *options: str):
-    command = [*COMMAND, "send", url, "--skill", "echo", "--input", "{}", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    return asap("send", url, "--skill", "echo", "--input", "{}", *options)
 
 
 def eventually(what) -> bool:
