@@ -3,12 +3,11 @@
 `conf.py` makes a directive of each function in `PAGES`, and turns docstrings into what Sphinx reads by `restructured`.
 """
 
-import argparse
 import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from importlib import import_module
 from itertools import pairwise
@@ -17,7 +16,8 @@ from typing import Any, Final
 
 import attrs
 
-from asap_adapters.cli import parser
+from asap_adapters.cli import COMMANDS
+from asap_adapters.cli.command import Row
 from asap_core import Counters, Policy, What
 
 # The modules that offer names to users, in the order of the site. A name is described where it stands first.
@@ -122,44 +122,41 @@ def metrics() -> str:
     return "\n".join(["| family | type | counts |", "|---|---|---|", *rows])
 
 
-def options() -> str:
-    """Every command of `asap` and its options, as its parser has them."""
-    return "\n".join(line for path, command in commands(parser()) for line in _command(path, command))
+def cli_reference() -> str:
+    """The page docs/cli_reference.md: every command of `asap` with its options, from the tables of the commands."""
+    parts = [_CLI_HEAD]
+    for command in COMMANDS:
+        parts.append(f"## asap {command.name}\n\n{_cell(command.description)}\n")
+        by_heading: dict[str | None, list[str]] = {}
+        for placed in command.rows:
+            line = f"| {_written(placed.row)} | {_cell(command.text(placed.row))} |"
+            by_heading.setdefault(placed.heading, []).append(line)
+        for heading, lines in by_heading.items():
+            parts.append(f"{heading[0].upper()}{heading[1:]}:\n" if heading else "")
+            parts.append("\n".join(["| option | does |", "|---|---|", *lines, ""]))
+    return "\n".join(filter(None, parts))
 
 
-def commands(root: argparse.ArgumentParser, *path: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Each command that does something, with the words that call it."""
-    inner = [action for action in root._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001
-    if not inner:
-        yield " ".join(("asap", *path)), root
-    for action in inner:
-        for name, command in action.choices.items():
-            yield from commands(command, *path, name)
+_CLI_HEAD: Final = """\
+# All options of `asap`
+
+Generated from the commands by `python -m docs.reference`. [The command `asap`](cli.md) explains how to use them.
+"""
 
 
-def _command(path: str, command: argparse.ArgumentParser) -> list[str]:
-    lines = [f"## {path}", "", _prose(command.description or ""), ""]
-    for action in command._actions:  # noqa: SLF001 - argparse has no other way to list them
-        if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):  # noqa: SLF001
-            continue
-        words = [", ".join(action.option_strings), "" if action.nargs == 0 else _value(action)]
-        lines += [f"`{' '.join(filter(None, words))}`", f": {_prose(_help(command, action))}", ""]
-    return lines
+def _written(row: Row) -> str:
+    """An option with its value, as code."""
+    value = "\\|".join(row.choices) if row.choices else (row.metavar or "").replace("|", "\\|")
+    flags = [*row.flags, f"--no-{row.flags[0][2:]}"] if row.action == "switch" else row.flags
+    written = ", ".join(f"`{flag} {value}`" if value else f"`{flag}`" for flag in flags)
+    return f"{written or f'`{value}`'}{', required' if row.required and row.flags else ''}"
 
 
-def _value(action: argparse.Action) -> str:
-    if action.choices is not None:
-        return "|".join(map(str, action.choices))
-    value = action.metavar or action.dest.upper()
-    return value if isinstance(value, str) else " ".join(value)
-
-
-def _help(command: argparse.ArgumentParser, action: argparse.Action) -> str:
-    return command._get_formatter()._expand_help(action) if action.help else ""  # noqa: SLF001
-
-
-def _prose(text: str) -> str:
-    return re.sub(r"([<*_|])", r"\\\1", " ".join(text.split())) or "…"
+def _cell(text: str) -> str:
+    """Text in a cell of a table; what Markdown would take for markup is text, except code."""
+    return "`".join(
+        re.sub(r"([<*_|])", r"\\\1", part) if number % 2 == 0 else part for number, part in enumerate(text.split("`"))
+    )
 
 
 PAGES: Final[dict[str, Callable[..., str]]] = {
@@ -167,7 +164,6 @@ PAGES: Final[dict[str, Callable[..., str]]] = {
     "policy-fields": policy,
     "decisions": decisions,
     "metrics": metrics,
-    "options": options,
 }
 
 
@@ -238,3 +234,7 @@ def parameters_of(value: Any) -> tuple[str, ...]:
         return tuple(inspect.signature(value).parameters)
     except (TypeError, ValueError):
         return ()
+
+
+if __name__ == "__main__":
+    print(cli_reference(), end="")

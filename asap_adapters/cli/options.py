@@ -111,7 +111,7 @@ def _authorities(text: str) -> ssl.SSLContext:
 
 def backend_option() -> str:
     """Declare `--backend`, which every command has."""
-    return choice("--backend", ("trio", "asyncio"), "event loop to run on", default="trio")
+    return choice("--backend", ("trio", "asyncio"), "run on this event loop", default="trio")
 
 
 def json_option() -> bool:

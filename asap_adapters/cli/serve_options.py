@@ -206,7 +206,11 @@ class ServeOptions:
         "--redis-file", "FILE", "read the URL of --redis from this file, so that process lists don't show it", read=Path
     )
     workers: int = option(
-        "--workers", "N", "serve with this many processes; each is replaced if it dies", read=_workers, default=1
+        "--workers",
+        "N",
+        "serve with this many processes, each replaced if it dies; several share their memory in Redis",
+        read=_workers,
+        default=1,
     )
     mdns: bool = switch("--mdns", "announce the agent on the local network")
     mdns_interface: Sequence[str] = repeated(
