@@ -10,7 +10,7 @@ from asap_core.faces import face
 if TYPE_CHECKING:
     from asap_adapters.auth.authenticator import Authenticator as Authenticator
     from asap_adapters.client.agent_client import AgentClient as AgentClient
-    from asap_adapters.client.discovery import Discovery as Discovery
+    from asap_adapters.client.discovery import DiscoveredAgent as DiscoveredAgent
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
     from asap_adapters.server.binding import bind_agent as bind_agent
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "asap_adapters.auth.authenticator": "Authenticator",
     "asap_adapters.client.agent_client": "AgentClient",
-    "asap_adapters.client.discovery": "Discovery",
+    "asap_adapters.client.discovery": "DiscoveredAgent",
     "asap_adapters.server.asgi": "AsgiApp",
     "asap_adapters.server.handlers": "Context Handlers TaskFailed",
     "asap_adapters.server.binding": "bind_agent",

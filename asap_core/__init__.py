@@ -69,7 +69,6 @@ if TYPE_CHECKING:
         TakeLimit as TakeLimit,
     )
     from asap_core.server.metrics import Counters as Counters
-    from asap_core.wire.answers import Replied as Replied
     from asap_core.wire.codec import (
         decode_envelope as decode_envelope,
         encode_envelope as encode_envelope,
@@ -78,6 +77,7 @@ if TYPE_CHECKING:
         to_json as to_json,
     )
     from asap_core.wire.envelope import Envelope as Envelope
+    from asap_core.wire.handler_reply import Replied as Replied
     from asap_core.wire.manifest import (
         AuthScheme as AuthScheme,
         Capabilities as Capabilities,
@@ -128,7 +128,7 @@ _HOMES: Final = {
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
     "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
     "asap_core.admission.admission": "Admitted Unavailable",
-    "asap_core.wire.answers": "Replied",
+    "asap_core.wire.handler_reply": "Replied",
     "asap_core.http.chunks": "ChunkFrames",
     "asap_core.http.head": "HeadReader",
     "asap_core.net.outbound": "OutboundPolicy",

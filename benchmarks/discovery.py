@@ -18,8 +18,8 @@ import httpx
 
 from asap_adapters import AgentClient
 from asap_core import Capabilities, Endpoints, Manifest, Skill
-from asap_core.client.answers import Fetched
-from asap_core.client.document_cache import Directory, Lead
+from asap_core.client.document_cache import DocumentCache, Lead
+from asap_core.client.fetch_results import Fetched
 from asap_core.clock import Instant, Moment, WallTime
 from asap_core.server.wellknown import publish
 from benchmarks import reference_python
@@ -104,7 +104,7 @@ async def bare_crowd() -> float:
 
 def crowd_in_core() -> tuple[float, float]:
     """Seconds to let 10,000 join a flight, and to answer them all: a loop waits for the second."""
-    directory: Directory[str, int] = Directory()
+    directory: DocumentCache[str, int] = DocumentCache()
     began = time.process_time()
     (lead,) = directory.lookup(BASE, 0, now=Instant(0.0))
     for waiter in range(1, WAITERS):

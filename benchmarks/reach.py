@@ -12,7 +12,7 @@ from socket import create_server, socket
 import anyio
 import httpx
 
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_core.net.outbound import OutboundPolicy
 
 __all__ = ["run"]
@@ -55,16 +55,16 @@ async def microseconds(request: Request, url: str, times: int) -> float:
 
 async def measure(base: str) -> None:
     policy = OutboundPolicy(allow_http=["agent.lan"], allow_networks=["127.0.0.0/8"])
-    web = Web(
+    http = HttpTransport(
         token=None, auth={}, policy=policy, timeout=60.0, trust_env=False, compress=True, verify=True, transport=None,
         resolver=Here(),
     )  # fmt: skip
-    web.open()
+    http.open()
     client = httpx.AsyncClient(trust_env=False)
     transport = httpx.AsyncHTTPTransport()
 
     async def ours(url: str) -> object:
-        return await web.get(web.judge(url), (), 1000)
+        return await http.get(http.judge(url), (), 1000)
 
     async def named(url: str) -> object:
         return await ours(url.replace("127.0.0.1", "agent.lan"))
@@ -92,7 +92,7 @@ async def measure(base: str) -> None:
         for name, figures in taken.items():
             median = statistics.median(figures)
             print(f"  {name:<28}{median:8.0f} µs   {median / bare:.2f}x")
-    await web.aclose()
+    await http.aclose()
     await client.aclose()
     await transport.aclose()
     decide(policy)

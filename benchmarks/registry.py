@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asap_adapters.net.bodies import READ_PIECE
 from asap_core.wire.codec import warm_up
-from asap_core.wire.registry_index import Catalog, CatalogReader
+from asap_core.wire.registry_index import RegistryIndex, RegistryReader
 from benchmarks import reference_python
 
 AGENTS = 100_000
@@ -36,9 +36,9 @@ def registry() -> bytes:
     return json.dumps({"version": "1.0", "updated_at": "2026-01-01T00:00:00Z", "agents": agents}).encode()
 
 
-def read(data: bytes) -> tuple[Catalog, float, float]:
+def read(data: bytes) -> tuple[RegistryIndex, float, float]:
     """The catalogue, how long it took, and the longest piece of that."""
-    reader, longest = CatalogReader(), 0.0
+    reader, longest = RegistryReader(), 0.0
     began = last = time.perf_counter()
     for start in range(0, len(data), READ_PIECE):
         reader.feed(data[start : start + READ_PIECE])

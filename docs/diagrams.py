@@ -18,7 +18,7 @@ from attrs import frozen
 
 from asap_core import CallState, Exchange
 from asap_core.auth.jwt import TokenState
-from asap_core.client.breaker import Breaker, BreakerPolicy, BreakerState, Outcome, Permit
+from asap_core.client.breaker import Breaker, BreakerPolicy, BreakerState, Permit, RequestOutcome
 from asap_core.clock import Instant
 from asap_core.wire.task import TRANSITIONS
 
@@ -83,7 +83,7 @@ def breaker() -> Machine:
     """The breaker, found by trying each outcome in each of its states. Here two failures in a row open it."""
     policy = BreakerPolicy(threshold=2, rest=1.0)
     ways: dict[str, dict[str, list[str]]] = {state.value: {} for state in BreakerState}
-    for failures, seconds, outcome in product(range(3), (0.0, policy.rest), Outcome):
+    for failures, seconds, outcome in product(range(3), (0.0, policy.rest), RequestOutcome):
         tried, now = _failed(policy, failures), Instant(seconds)
         moves, permit = ways[tried.state(now=now).value], tried.ask(now=now)
         if isinstance(permit, Permit):
@@ -100,7 +100,7 @@ def _failed(policy: BreakerPolicy, times: int) -> Breaker:
     for _ in range(times):
         permit = breaker.ask(now=Instant(0.0))
         if isinstance(permit, Permit):
-            breaker.give_back(permit, Outcome.FAILED, now=Instant(0.0))
+            breaker.give_back(permit, RequestOutcome.FAILED, now=Instant(0.0))
     return breaker
 
 

@@ -25,9 +25,9 @@ PUBLIC = {
     """,
     "asap_adapters": """
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState
-        BadStore Context Discovery Handlers InvalidDocument InvalidTransition MdnsUnavailable NoToken NotAllowed
-        NotResolved Redis RemoteError StateFile TLS TaskFailed TimedOut TokenTable Unreachable Unsuitable
-        Unverified WrongAgent bind_agent listen run serve
+        BadStore Context DiscoveredAgent Handlers InvalidDocument InvalidTransition MdnsUnavailable NoToken
+        NotAllowed NotResolved Redis RemoteError StateFile TLS TaskFailed TimedOut TokenTable Unreachable
+        Unsuitable Unverified WrongAgent bind_agent listen run serve
     """,
     "asap_adapters.auth": """
         ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy

@@ -14,7 +14,7 @@ from attrs import define, evolve, field, frozen
 from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_token, random_fraction
-from asap_adapters.net.transport import Answer, Web
+from asap_adapters.net.transport import Answer, HttpTransport
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import (
     GrantedToken,
@@ -35,7 +35,7 @@ from asap_core.auth.token_cache import (
     TokenKey,
     TokenLead,
 )
-from asap_core.client.replies import told_wait
+from asap_core.client.replies import retry_after_of
 from asap_core.clock import Moment
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable
 from asap_core.net.outbound import Allowed
@@ -70,10 +70,10 @@ class _Waiter:
 
 
 class TokenSource:
-    """Gets tokens by client credentials, over one client's web. They're shared by all who use it."""
+    """Gets tokens by client credentials, over one client's transport. They're shared by all who use it."""
 
-    def __init__(self, web: Web, clock: LoopClock) -> None:
-        self._web = web
+    def __init__(self, http: HttpTransport, clock: LoopClock) -> None:
+        self._http = http
         self._clock = clock
         self._tokens: TokenCache[_Waiter] = TokenCache()
         self._providers: dict[str, Provider] = {}
@@ -87,7 +87,7 @@ class TokenSource:
     def add(self, credentials: ClientCredentials) -> None:
         """Get ready to use these. Raises ValueError where the issuer can't be one."""
         if credentials.issuer is not None and credentials.issuer not in self._providers:
-            self._providers[credentials.issuer] = Provider(self._web, self._clock, credentials.issuer)
+            self._providers[credentials.issuer] = Provider(self._http, self._clock, credentials.issuer)
 
     def drop(self, authorization: Authorization) -> bool:
         """The agent refused exactly this token: whether asking with another may help."""
@@ -155,7 +155,7 @@ class TokenSource:
             case GrantRefused(code):
                 return NotIssued(NoToken(shown, _words(code), refused=True))
             case GrantFailed(expected):
-                wait = told_wait(headers, wall=self._clock.wall())
+                wait = retry_after_of(headers, wall=self._clock.wall())
                 return NotIssued(NoToken(shown, f"expected {expected}"), wait)
             case _:
                 assert_never(granted)
@@ -178,7 +178,7 @@ class TokenSource:
                     method="POST", url=endpoint.url, issued=self._clock.wall(), jti=new_token(), nonce=nonce
                 )
                 extra["dpop"] = make_proof(credentials.dpop, proof)
-            status, headers, body = await self._web.post_form(endpoint, form, extra)
+            status, headers, body = await self._http.post_form(endpoint, form, extra)
             granted = read_token_response(status, body, token_type=credentials.token_type)
             told = granted.code if isinstance(granted, GrantRefused) else None
             if credentials.dpop is None or not self._nonces.answered(
@@ -189,7 +189,7 @@ class TokenSource:
 
     async def _endpoint(self, credentials: ClientCredentials) -> Allowed:
         if credentials.token_endpoint is not None:
-            return self._web.judge(credentials.token_endpoint)
+            return self._http.judge(credentials.token_endpoint)
         return await self._providers[credentials.asked].endpoint("token_endpoint")
 
 

@@ -17,7 +17,7 @@ from attrs import define
 from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret, new_token
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.claims import Accepted, Rejected
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated_form
 from asap_core.auth.introspection import (
@@ -93,7 +93,7 @@ class IntrospectionAuthenticator:
         self._endpoint = endpoint
         self._clock = LoopClock()
         self._introspector: Introspector[_Waiter] = Introspector(policy, secret=new_secret())
-        self._web = Web(
+        self._http = HttpTransport(
             token=None,
             auth={},
             policy=OutboundPolicy(allow_http=allow_http, allow_networks=allow_networks),
@@ -105,11 +105,11 @@ class IntrospectionAuthenticator:
             named=() if endpoint is None else (endpoint,),
         )
         self._provider = (
-            None if endpoint is not None or policy.issuer is None else Provider(self._web, self._clock, policy.issuer)
+            None if endpoint is not None or policy.issuer is None else Provider(self._http, self._clock, policy.issuer)
         )
 
     async def __aenter__(self) -> Self:
-        self._web.open()
+        self._http.open()
         if self._provider is not None:
             self._provider.name()
         return self
@@ -121,7 +121,7 @@ class IntrospectionAuthenticator:
 
     async def aclose(self) -> None:
         """Close all connections. A second time does nothing."""
-        await self._web.aclose()
+        await self._http.aclose()
 
     @property
     def waiting(self) -> int:
@@ -175,7 +175,7 @@ class IntrospectionAuthenticator:
             wall=self._clock.wall(),
         )
         try:
-            status, _, body = await self._web.post_form(endpoint, form)
+            status, _, body = await self._http.post_form(endpoint, form)
         except (Unreachable, BadReply) as error:
             # A token that wasn't sent isn't the reason; but many that are slow keep others from being sent.
             unsent = isinstance(error, Unreachable) and not error.sent and not _is_crowded(error)
@@ -185,7 +185,7 @@ class IntrospectionAuthenticator:
     async def _find(self) -> Allowed:
         if self._provider is not None:
             return await self._provider.endpoint("introspection_endpoint")
-        return self._web.judge(self._endpoint or "")
+        return self._http.judge(self._endpoint or "")
 
     def _carry_out(self, effects: tuple[IntrospectionEffect[_Waiter], ...]) -> None:
         """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""

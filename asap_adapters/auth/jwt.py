@@ -19,8 +19,8 @@ from joserfc.jws import JWSRegistry
 from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret
-from asap_adapters.net.documents import Documents, Lookup, Whole
-from asap_adapters.net.transport import Web
+from asap_adapters.net.documents import Documents, LocatedDocument, Whole
+from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.claims import Accepted, Rejected, TokenPolicy
 from asap_core.auth.jwks import (
     MAX_KEY_SET,
@@ -35,7 +35,7 @@ from asap_core.auth.jwks import (
 )
 from asap_core.auth.jwt import JwtVerifier, KeysUnavailable, NeedKeys, TokenState, VerifyProof, VerifySignature
 from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofRefused, Proven
-from asap_core.client.document_cache import DirectoryPolicy
+from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.clock import Moment
 from asap_core.errors import AsapError
 from asap_core.http.freshness import FreshnessPolicy
@@ -82,7 +82,7 @@ class JwtAuthenticator:
         """Which proofs it verifies, as callers are told; None: none."""
         self._clock = LoopClock()
         self._verifier = JwtVerifier(policy, secret=new_secret(), nonce_secret=nonce_secret)
-        self._web = Web(
+        self._http = HttpTransport(
             token=None,
             auth={},
             policy=OutboundPolicy(allow_http=allow_http, allow_networks=allow_networks),
@@ -93,15 +93,15 @@ class JwtAuthenticator:
             transport=transport,
         )
         # The key ring decides how long keys serve and outlive an outage: here they're kept no longer than it would.
-        once = DirectoryPolicy(
+        once = DocumentCachePolicy(
             freshness=FreshnessPolicy(
                 default=policy.fresh_for, most=policy.fresh_for, stale_while_revalidate=0.0, stale_if_error=0.0
             ),
             longest_failure=policy.cool_down,
         )
-        self._provider = Provider(self._web, self._clock, policy.issuer, fresh_for=policy.fresh_for)
+        self._provider = Provider(self._http, self._clock, policy.issuer, fresh_for=policy.fresh_for)
         self._keys: Documents[KeySet] = Documents(
-            self._web,
+            self._http,
             self._clock,
             reader=lambda: Whole(read_key_set),
             limit=MAX_KEY_SET,
@@ -118,12 +118,12 @@ class JwtAuthenticator:
         await self.aclose()
 
     def _open(self) -> None:
-        self._web.open()
+        self._http.open()
         self._provider.name()
 
     async def aclose(self) -> None:
         """Close all connections. A second time does nothing."""
-        await self._web.aclose()
+        await self._http.aclose()
 
     async def verify(self, credential: Credential) -> Authenticated | Proven | InsufficientScope | ProofRefused | None:
         """Whom the token stands for; None where it's not good. Raises `ProviderUnavailable` where it can't be told.
@@ -157,7 +157,7 @@ class JwtAuthenticator:
                     assert_never(state)
 
     async def _get_keys(self, state: NeedKeys) -> TokenState:
-        found: Lookup[KeySet] | None = None
+        found: LocatedDocument[KeySet] | None = None
         try:
             with anyio.move_on_after(state.fetch.patience):
                 found = await self._fetch(again=state.fetch.again)
@@ -172,7 +172,7 @@ class JwtAuthenticator:
             log.info("%d keys of the identity provider can't be used", found.document.skipped)
         return state.fetched(found.document, age=found.age, at=Moment.read(self._clock))
 
-    async def _fetch(self, *, again: bool) -> Lookup[KeySet]:
+    async def _fetch(self, *, again: bool) -> LocatedDocument[KeySet]:
         url = (await self._provider.endpoint("jwks_uri")).url
         if again:
             # All who miss a key ask so, in whatever order they come: one fetch answers them.

@@ -4,9 +4,9 @@ from typing import Final
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, Whole
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
-from asap_core.client.document_cache import DirectoryPolicy
+from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.errors import BadReply
 from asap_core.http.freshness import FreshnessPolicy
 from asap_core.net.outbound import Allowed
@@ -25,21 +25,21 @@ class Provider:
     Raises ValueError if the issuer isn't a valid one.
     """
 
-    def __init__(self, web: Web, clock: LoopClock, issuer: str, *, fresh_for: float = FRESH_FOR) -> None:
+    def __init__(self, http: HttpTransport, clock: LoopClock, issuer: str, *, fresh_for: float = FRESH_FOR) -> None:
         self.issuer = issuer
         self._urls = metadata_urls(issuer)
-        self._web = web
+        self._http = http
         self._documents: Documents[ProviderMetadata] = Documents(
-            web,
+            http,
             clock,
             reader=lambda: Whole(lambda data: read_metadata(data, issuer=issuer)),
             limit=MAX_METADATA,
-            policy=DirectoryPolicy(freshness=FreshnessPolicy(default=fresh_for, most=fresh_for)),
+            policy=DocumentCachePolicy(freshness=FreshnessPolicy(default=fresh_for, most=fresh_for)),
         )
 
     def name(self) -> None:
         """Note that the user named this issuer: any address that policy allows is allowed for it."""
-        self._web.name_origin(self._urls[0])
+        self._http.name_origin(self._urls[0])
 
     async def endpoint(self, name: str) -> Allowed:
         """Return the URL of that name in the metadata, such as `token_endpoint`.
@@ -50,7 +50,7 @@ class Provider:
         url: str | None = getattr(await self.metadata(), name)
         if url is None:
             raise BadReply(without_credentials(self.issuer), f"expected a provider that has a {name}")
-        return self._web.judge(url, named_by=self.issuer)
+        return self._http.judge(url, named_by=self.issuer)
 
     async def metadata(self) -> ProviderMetadata:
         """Return the metadata, cached or fetched. Raises an `AsapError` if it is unavailable."""

@@ -14,8 +14,8 @@ from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, seconds, urn
 from asap_adapters.cli.output import card, complain, print_json, say, table
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.client.discovery import Discovery
-from asap_core.client.resolution import Asked, Resolved, Unresolved, Verdict, is_version
+from asap_adapters.client.discovery import DiscoveredAgent
+from asap_core.client.resolution import Resolved, TraceEntry, TraceVerdict, Unresolved, is_version
 from asap_core.errors import InvalidDocument, NotResolved
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
@@ -53,7 +53,7 @@ async def _discover(options: DiscoverOptions) -> int:
     return 0
 
 
-def _show_manifest(found: Discovery) -> None:
+def _show_manifest(found: DiscoveredAgent) -> None:
     manifest = found.manifest
     skills = [
         f"{skill.id} ({skill.description})" if skill.description else skill.id for skill in manifest.capabilities.skills
@@ -311,7 +311,12 @@ def _print_resolution(end: Resolved | Unresolved, *, explain: bool) -> None:
     print_json({"found": isinstance(end, Resolved), **found, **({"asked": asked} if explain else {})})
 
 
-_VERDICT_MARKS = {Verdict.TAKEN: "+", Verdict.REFUSED: "-", Verdict.ABSENT: " ", Verdict.FAILED: "!"}
+_VERDICT_MARKS = {
+    TraceVerdict.TAKEN: "+",
+    TraceVerdict.REFUSED: "-",
+    TraceVerdict.ABSENT: " ",
+    TraceVerdict.FAILED: "!",
+}
 
 
 def _show_resolution(end: Resolved | Unresolved, *, explain: bool) -> None:
@@ -332,7 +337,7 @@ def _show_resolution(end: Resolved | Unresolved, *, explain: bool) -> None:
         raise UserError(str(NotResolved(end.wanted.urn or "", end.trace)))
 
 
-def _line(one: Asked) -> str:
+def _line(one: TraceEntry) -> str:
     return f"{_VERDICT_MARKS[one.verdict]} {one}"
 
 

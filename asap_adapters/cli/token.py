@@ -11,7 +11,7 @@ from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, 
 from asap_adapters.cli.options import OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import print_json, say
 from asap_adapters.clock import LoopClock
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.authorization import ClientCredentials
 
 # The time that the client has for any document.
@@ -32,7 +32,7 @@ async def _token(options: TokenOptions) -> int:
     credentials = credentials_of(options.credentials)
     if credentials is None:
         raise UserError("expected --client-id", usage=True)
-    web = Web(
+    http = HttpTransport(
         token=None,
         auth={},
         policy=options.outbound.policy(),
@@ -43,17 +43,17 @@ async def _token(options: TokenOptions) -> int:
         transport=None,
         named=(credentials.asked,),
     )
-    web.open()
+    http.open()
     try:
-        await _print(web, credentials, as_json=options.json)
+        await _print(http, credentials, as_json=options.json)
     finally:
-        await web.aclose()
+        await http.aclose()
     return 0
 
 
-async def _print(web: Web, credentials: ClientCredentials, *, as_json: bool) -> None:
+async def _print(http: HttpTransport, credentials: ClientCredentials, *, as_json: bool) -> None:
     clock = LoopClock()
-    source = TokenSource(web, clock)
+    source = TokenSource(http, clock)
     source.add(credentials)
     token = (await source.get(credentials, credentials.scopes)).token
     if as_json:

@@ -16,19 +16,19 @@ import httpx
 
 from asap_adapters.auth.authorizer import Authorizer, Destination
 from asap_adapters.auth.client_credentials import TokenSource
-from asap_adapters.client.discovery import Discovery, Finder, join
-from asap_adapters.client.given import check
-from asap_adapters.client.registry_cache import StandIn
-from asap_adapters.client.sender import Courier
+from asap_adapters.client.discovery import DiscoveredAgent, Discovery, join
+from asap_adapters.client.parameters import check
+from asap_adapters.client.registry_cache import CachedCopy
+from asap_adapters.client.sender import Sender
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token
 from asap_adapters.net.resolving import Resolver
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.document_cache import DirectoryPolicy
-from asap_core.client.messages import Message, checked_key, read_batch, read_message
+from asap_core.client.document_cache import DocumentCachePolicy
+from asap_core.client.messages import OutgoingMessage, checked_key, read_batch, read_message
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.errors import NotResolved, RemoteError
 from asap_core.mdns.dnssd import Announcement
@@ -39,7 +39,7 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Health, Manifest
 from asap_core.wire.payloads import Payload
 from asap_core.wire.registry import RegistryEntry
-from asap_core.wire.registry_index import Catalog
+from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.rules import URN
 
 
@@ -89,7 +89,7 @@ class AgentClient:
         verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
         resolver: Resolver | None = None,
-        policy: DirectoryPolicy | None = None,
+        policy: DocumentCachePolicy | None = None,
         retry: RetryPolicy | None = None,
         breaker: BreakerPolicy | None = None,
         clock: LoopClock | None = None,
@@ -103,7 +103,7 @@ class AgentClient:
         credentials = {
             known_origin(origin): given for origin, given in (auth or {}).items() if not isinstance(given, str)
         }
-        self._web = Web(
+        self._http = HttpTransport(
             token=token,
             auth=tokens,
             policy=OutboundPolicy(
@@ -121,8 +121,8 @@ class AgentClient:
             resolver=resolver,
             named=(*registries, *credentials, *(each.asked for each in credentials.values())),
         )
-        self._finder = Finder(
-            self._web,
+        self._discovery = Discovery(
+            self._http,
             self._clock,
             registries=registries,
             revocations=revocations,
@@ -132,12 +132,12 @@ class AgentClient:
             require_signed=require_signed,
             policy=policy,
         )
-        authorizer = Authorizer(TokenSource(self._web, self._clock), credentials)
-        self._courier = Courier(self._web, self._clock, RetryPolicy() if retry is None else retry, breaker, authorizer)
+        authorizer = Authorizer(TokenSource(self._http, self._clock), credentials)
+        self._sending = Sender(self._http, self._clock, RetryPolicy() if retry is None else retry, breaker, authorizer)
 
     async def __aenter__(self) -> Self:
         """Open it."""
-        self._web.open()
+        self._http.open()
         return self
 
     async def __aexit__(
@@ -148,11 +148,11 @@ class AgentClient:
 
     async def aclose(self) -> None:
         """Close all connections. From any task; a second time does nothing."""
-        await self._web.aclose()
+        await self._http.aclose()
 
     def __del__(self) -> None:
-        web = getattr(self, "_web", None)
-        if web is not None and web.is_open:
+        http = getattr(self, "_http", None)
+        if http is not None and http.is_open:
             warnings.warn(f"{self!r} was never closed; use async with", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
@@ -162,7 +162,7 @@ class AgentClient:
         """The caller names this URL, by this parameter: credentials may go to its origin."""
         if type(url) is not str:  # first: a manifest at hand is found in microseconds
             check(**{parameter: url})
-        self._web.name_origin(url)
+        self._http.name_origin(url)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class AgentClient:
         """
         self._name("base_url", base_url)
         wanted = _wanted(expect, require_skill, require_version)
-        return (await self._finder.find(join(base_url, MANIFEST_PATH), wanted)).document
+        return (await self._discovery.find(join(base_url, MANIFEST_PATH), wanted)).document
 
     async def look_up(
         self,
@@ -191,16 +191,16 @@ class AgentClient:
         expect: str | None = None,
         require_skill: str | None = None,
         require_version: str | None = None,
-    ) -> Discovery:
+    ) -> DiscoveredAgent:
         """`discover`, with where the manifest came from and how old it is."""
         self._name("base_url", base_url)
         wanted = _wanted(expect, require_skill, require_version)
-        return await self._finder.look_up(join(base_url, MANIFEST_PATH), wanted)
+        return await self._discovery.look_up(join(base_url, MANIFEST_PATH), wanted)
 
     async def get_manifest(self, url: str, *, expect: str | None = None) -> Manifest:
         """Return the manifest at exactly this URL. As `discover` otherwise."""
         self._name("url", url)
-        return (await self._finder.look_up(url, _wanted(expect, None, None))).manifest
+        return (await self._discovery.look_up(url, _wanted(expect, None, None))).manifest
 
     async def keep_fresh(self, base_urls: Collection[str]) -> None:
         """Keep the manifests of the agents at these URLs good until cancelled: each is fetched ahead of its time.
@@ -212,17 +212,17 @@ class AgentClient:
         check(base_urls=base_urls)
         for base_url in base_urls:
             self._name("base_url", base_url)
-        await self._finder.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
+        await self._discovery.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
 
     async def get_document(self, url: str) -> bytes:
         """Return what is at a URL, as it comes, at most 1 MiB of it; nothing is kept. Raises as `discover`."""
         self._name("url", url)
-        return await self._finder.document(url)
+        return await self._discovery.document(url)
 
     def cached(self, base_url: str) -> Manifest | None:
         """The manifest of the agent at `base_url` if it's kept and good, without waiting for anything."""
         check(base_url=base_url)
-        return self._finder.cached(join(base_url, MANIFEST_PATH))
+        return self._discovery.cached(join(base_url, MANIFEST_PATH))
 
     def forget(self, url: str) -> None:
         """Drop what is kept of an agent (by its base URL), or of a manifest or registry (by its own).
@@ -230,33 +230,33 @@ class AgentClient:
         That is the document, the failure that's remembered, and which agent was there.
         """
         check(url=url)
-        self._finder.forget(url)
+        self._discovery.forget(url)
         if not {"?", "#"} & set(url):
-            self._finder.forget(join(url, MANIFEST_PATH))
+            self._discovery.forget(join(url, MANIFEST_PATH))
 
     def reset(self) -> None:
         """Drop all that is kept of all agents and registries; what is under way goes on."""
-        self._finder.reset()
+        self._discovery.reset()
 
     async def health_check(self, base_url: str) -> Health:
         """Return the health report of the agent at `base_url`; an unhealthy one is an answer too, not an error."""
         self._name("base_url", base_url)
-        return await self._finder.health(base_url)
+        return await self._discovery.health(base_url)
 
-    async def registry(self, location: str | Path) -> Catalog:
+    async def registry(self, location: str | Path) -> RegistryIndex:
         """Read a registry from a URL or a file, indexed. Entries that can't be read are reported in `skipped`.
 
         However large, no other task waits for it longer than some milliseconds. Raises as `discover` does; OSError
         where the file can't be read.
         """
         check(location=location)
-        read = await self._finder.registry(location)
-        return read.catalog if isinstance(read, StandIn) else read
+        read = await self._discovery.registry(location)
+        return read.catalog if isinstance(read, CachedCopy) else read
 
     def stands_in(self, location: str | Path) -> float | None:
         """How many seconds old the copy is that stood in for this registry when it was last asked; else None."""
         check(location=location)
-        return self._finder.stands_in(location)
+        return self._discovery.stands_in(location)
 
     async def find(
         self, location: str | Path, *, skill: str | None = None, agent_id: str | None = None
@@ -283,7 +283,7 @@ class AgentClient:
     ) -> Resolved | Unresolved:
         """`resolve`, told as it went: `trace` says what was asked, and why each candidate was taken or refused."""
         check(urn=urn, wait=wait)
-        return await self._finder.resolve(_wanted(urn, require_skill, require_version), wait=wait)
+        return await self._discovery.resolve(_wanted(urn, require_skill, require_version), wait=wait)
 
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
         """Watch the agents on the local network: `async with client.browse() as events: async for event in events: …`.
@@ -292,12 +292,12 @@ class AgentClient:
         `Updated`, `Removed` and `Ignored` of `asap_core.mdns.dnssd`.
         """
         check(interfaces=interfaces)
-        return self._finder.browse(interfaces=interfaces)
+        return self._discovery.browse(interfaces=interfaces)
 
     async def follow(self, announcement: Announcement, *, expect: str | None = None) -> Manifest:
         """Fetch the manifest of an announced agent. It may be plain http: the announcement came from the same link."""
         check(announcement=announcement)
-        found = await self._finder.follow(announcement, _wanted(expect or announcement.agent_id, None, None))
+        found = await self._discovery.follow(announcement, _wanted(expect or announcement.agent_id, None, None))
         return found.document
 
     # --- sending -----------------------------------------------------------------------------------------------------
@@ -332,13 +332,13 @@ class AgentClient:
         to = self._destination(manifest)
         envelope = self._envelope(manifest, to.allowed, message, self.sender if sender is None else sender)
         key = new_id() if message.key is None else message.key
-        return await self._courier.deliver(to, envelope, key, keyed=message.key is not None, nonce=nonce)
+        return await self._sending.deliver(to, envelope, key, keyed=message.key is not None, nonce=nonce)
 
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
         """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
         check(manifest=manifest, envelope=envelope)
         key = new_id() if idempotency_key is None else checked_key(idempotency_key)
-        return await self._courier.once(self._destination(manifest), envelope, key)
+        return await self._sending.once(self._destination(manifest), envelope, key)
 
     async def send_batch(
         self, target: Manifest | str, messages: Sequence[tuple[str, Payload | Mapping[str, Any]]]
@@ -352,24 +352,24 @@ class AgentClient:
         manifest = await self._agent(target)
         to = self._destination(manifest)
         envelopes = [self._envelope(manifest, to.allowed, message, self.sender) for message in read]
-        return await self._courier.batch(to, envelopes)
+        return await self._sending.batch(to, envelopes)
 
     async def _agent(self, target: Manifest | str) -> Manifest:
         return target if isinstance(target, Manifest) else await self.discover(target)
 
-    def _envelope(self, manifest: Manifest, allowed: Allowed, message: Message, sender: str) -> Envelope:
+    def _envelope(self, manifest: Manifest, allowed: Allowed, message: OutgoingMessage, sender: str) -> Envelope:
         return message.envelope(
             sender=sender,
             recipient=manifest.id,
             ids=new_id,
-            wall=self._courier.wall(allowed),
+            wall=self._sending.wall(allowed),
             nonce=new_token(),
         )
 
     def _destination(self, manifest: Manifest) -> Destination:
         """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
-        origin, announced = self._finder.origin(manifest), self._finder.announced_at(manifest)
-        allowed = self._web.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin, announced)
+        origin, announced = self._discovery.origin(manifest), self._discovery.announced_at(manifest)
+        allowed = self._http.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin, announced)
         return Destination(allowed, manifest.id, manifest.auth)
 
 

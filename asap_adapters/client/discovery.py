@@ -15,29 +15,29 @@ from typing import Any, Final, assert_never
 import anyio
 from attrs import evolve, frozen
 
-from asap_adapters.client.neighbours import Neighbours, Place
-from asap_adapters.client.registry_cache import Shelf, StandIn
+from asap_adapters.client.announced_manifests import AnnouncedLocation, AnnouncedManifests
+from asap_adapters.client.registry_cache import CachedCopy, RegistryCache
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import READ_PIECE
-from asap_adapters.net.documents import Documents, Lookup, Whole
-from asap_adapters.net.transport import Web
-from asap_core.client.answers import Source
-from asap_core.client.document_cache import DirectoryPolicy
-from asap_core.client.first_seen import Incumbents
+from asap_adapters.net.documents import Documents, LocatedDocument, Whole
+from asap_adapters.net.transport import HttpTransport
+from asap_core.client.document_cache import DocumentCachePolicy
+from asap_core.client.fetch_results import Source
+from asap_core.client.first_seen import FirstSeen
 from asap_core.client.resolution import (
     MAX_LISTED,
     Browse,
     CheckRevoked,
     FetchManifest,
     ReadRegistry,
+    ResolutionState,
     Resolved,
-    Step,
     Unresolved,
     Wanted,
     resolve,
 )
-from asap_core.client.trust import NamedKeys, Published, TrustedKeys, read_published
+from asap_core.client.trust import NamedKeys, ReceivedManifest, TrustedKeys, read_received
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
@@ -46,7 +46,7 @@ from asap_core.net.urls import normal, origin_of, without_credentials
 from asap_core.server.wellknown import HEALTH_PATH
 from asap_core.wire.codec import read_health
 from asap_core.wire.manifest import Health, Manifest
-from asap_core.wire.registry_index import Catalog, CatalogReader
+from asap_core.wire.registry_index import RegistryIndex, RegistryReader
 from asap_core.wire.revocation import RevocationList, read_revocations
 
 _log = logging.getLogger("asap.discovery")
@@ -63,7 +63,7 @@ _HEALTH_STATUSES: Final = frozenset({200, 503})
 
 
 @frozen
-class Discovery:
+class DiscoveredAgent:
     """An agent found by its URL: its manifest, and how that was had."""
 
     manifest: Manifest
@@ -74,12 +74,12 @@ class Discovery:
     """How long it may be used, from `age` seconds ago; None where its server says that it isn't to be kept."""
 
 
-class Finder:
+class Discovery:
     """The finding part of one client. The parameters are `AgentClient`'s."""
 
     def __init__(
         self,
-        web: Web,
+        http: HttpTransport,
         clock: LoopClock,
         *,
         registries: Sequence[str | Path],
@@ -88,32 +88,31 @@ class Finder:
         trusted_keys: Mapping[str, str | Sequence[str]],
         require_signed: bool,
         registry_cache: str | Path | None,
-        policy: DirectoryPolicy | None,
+        policy: DocumentCachePolicy | None,
     ) -> None:
         if trusted_keys or require_signed:
             import asap_adapters.auth.signing_key  # noqa: F401, PLC0415 - says at once what to install, where that is missing
         self._trusted = TrustedKeys(trusted_keys, require_signed=require_signed, verify=_verify)
-        self._web = web
+        self._http = http
         self._files = FileThreads()
         self._locations = tuple(map(str, registries))
         self._allow_changed_agents = allow_changed_agents
-        self._incumbents = Incumbents()
-        self._most = (policy or DirectoryPolicy()).max_entries
-        how: Any = {"reader": lambda: Whole(read_published), "limit": MAX_MANIFEST, "policy": policy, "ttl": _ttl}
-        self._manifests: Documents[Published] = Documents(web, clock, accept=self._accept, **how)
-        self._neighbours = Neighbours(web, clock, accept=self._accept, **how)
-        self._registries: Documents[Catalog] = Documents(
-            web, clock, reader=CatalogReader, limit=MAX_REGISTRY, seconds=REGISTRY_SECONDS, policy=policy
+        self._first_seen = FirstSeen()
+        self._most = (policy or DocumentCachePolicy()).max_entries
+        how: Any = {"reader": lambda: Whole(read_received), "limit": MAX_MANIFEST, "policy": policy, "ttl": _ttl}
+        self._manifests: Documents[ReceivedManifest] = Documents(http, clock, accept=self._accept, **how)
+        self._neighbours = AnnouncedManifests(http, clock, accept=self._accept, **how)
+        self._registries: Documents[RegistryIndex] = Documents(
+            http, clock, reader=RegistryReader, limit=MAX_REGISTRY, seconds=REGISTRY_SECONDS, policy=policy
         )
-        shelf = None if registry_cache is None else Shelf(registry_cache, web, clock, most=MAX_REGISTRY)
-        self._shelf: Shelf | None = shelf
+        self._copies = None if registry_cache is None else RegistryCache(registry_cache, http, clock, most=MAX_REGISTRY)
         report: Any = {"limit": MAX_HEALTH, "policy": policy, "keep": False, "statuses": _HEALTH_STATUSES}
-        self._reports: Documents[Health] = Documents(web, clock, reader=lambda: Whole(read_health), **report)
+        self._reports: Documents[Health] = Documents(http, clock, reader=lambda: Whole(read_health), **report)
         self._revocations = None if revocations is None else str(revocations)
         self._revoked: Documents[RevocationList] = Documents(
-            web, clock, reader=lambda: Whole(read_revocations), limit=MAX_REVOCATIONS, policy=policy
+            http, clock, reader=lambda: Whole(read_revocations), limit=MAX_REVOCATIONS, policy=policy
         )
-        # Where each manifest came from, for as long as there is one: what it names elsewhere isn't posted to.
+        # Where each live manifest came from: envelopes for it are posted to that origin only.
         self._origins: dict[int, tuple[weakref.ref[Manifest], tuple[str, tuple[str, ...]]]] = {}
 
     def origin(self, manifest: Manifest) -> str | None:
@@ -130,47 +129,51 @@ class Finder:
 
     # --- one agent ---------------------------------------------------------------------------------------------------
 
-    async def find(self, url: str, wanted: Wanted, *, named: NamedKeys | None = None) -> Lookup[Manifest]:
+    async def find(self, url: str, wanted: Wanted, *, named: NamedKeys | None = None) -> LocatedDocument[Manifest]:
         """The manifest at this URL, kept or fetched, of the agent wanted. `named` are its keys by the search's word."""
         found = await self._manifests.find(canonical(url))
-        return self._given(found, Place(found.url, ()), wanted, named)
+        return self._given(found, AnnouncedLocation(found.url, ()), wanted, named)
 
     async def follow(
         self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None = None
-    ) -> Lookup[Manifest]:
+    ) -> LocatedDocument[Manifest]:
         """The manifest of an announced agent. As `find` otherwise."""
         found, place = await self._neighbours.find(announcement)
         return self._given(found, place, wanted, named)
 
     def _given(
-        self, found: Lookup[Published], place: Place, wanted: Wanted, named: NamedKeys | None
-    ) -> Lookup[Manifest]:
+        self,
+        found: LocatedDocument[ReceivedManifest],
+        place: AnnouncedLocation,
+        wanted: Wanted,
+        named: NamedKeys | None,
+    ) -> LocatedDocument[Manifest]:
         # Again, though it was before it was kept: a registry may have named other keys since.
         manifest = self._trusted.admit(place.url, found.document, named).manifest
         self._came_from(place, manifest)
         wrong = wanted.judge(manifest, place.url)
         if wrong is not None:
             raise wrong
-        return Lookup(manifest, place.url, found.source, found.age)
+        return LocatedDocument(manifest, place.url, found.source, found.age)
 
-    def _came_from(self, place: Place, manifest: Manifest) -> None:
+    def _came_from(self, place: AnnouncedLocation, manifest: Manifest) -> None:
         key, origins = id(manifest), self._origins
         known = origins.get(key)
         if known is None or known[0]() is not manifest:
             there = origin_of(place.url) or "", place.addresses
             origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), there
 
-    async def look_up(self, url: str, wanted: Wanted) -> Discovery:
+    async def look_up(self, url: str, wanted: Wanted) -> DiscoveredAgent:
         """`find`, told how it was had."""
         found = await self.find(url, wanted)
-        return Discovery(found.document, found.url, found.source, found.age, self._manifests.freshness(found.url))
+        return DiscoveredAgent(found.document, found.url, found.source, found.age, self._manifests.freshness(found.url))
 
     async def keep_fresh(self, urls: Collection[str]) -> None:
         """Keep the manifests at these URLs good until cancelled."""
         if len(urls) > self._most:
             raise ValueError(f"expected at most {self._most} agents: no more manifests are kept")
         for url in urls:
-            self._web.judge(url)
+            self._http.judge(url)
         async with anyio.create_task_group() as group:
             for url in urls:
                 group.start_soon(self._manifests.keep_fresh, canonical(url))
@@ -185,22 +188,21 @@ class Finder:
         except (Unverified, InvalidDocument):
             # It was kept before a registry named the agent's keys.
             return None
-        self._came_from(Place(url, ()), manifest)
+        self._came_from(AnnouncedLocation(url, ()), manifest)
         return manifest
 
-    def _accept(self, url: str, published: Published, keep: bool, at: str = "") -> Published:  # noqa: FBT001 - as Documents asks
+    def _accept(self, url: str, published: ReceivedManifest, keep: bool, at: str = "") -> ReceivedManifest:  # noqa: FBT001 - as Documents asks
         """Whether a manifest may be kept for its URL, or `at` a place: before it is, and before anybody gets it."""
         try:
             published = self._trusted.admit(url, published)
         except Unverified as error:
             _log.warning("%s", error)
             raise
-        if not keep:
-            # The URL was forgotten meanwhile: whoever comes next is right.
+        if not keep:  # the URL was forgotten meanwhile: any agent may answer there next
             return published
         if self._allow_changed_agents:
-            self._incumbents.forget(at or url)
-        changed = self._incumbents.check(at or url, published.manifest.id)
+            self._first_seen.forget(at or url)
+        changed = self._first_seen.check(at or url, published.manifest.id)
         if changed is not None:
             changed = evolve(changed, url=without_credentials(url))
             _log.warning("%s", changed)
@@ -213,8 +215,8 @@ class Finder:
 
     async def document(self, url: str) -> bytes:
         """What is at this URL now."""
-        allowed = self._web.judge(url)
-        status, _, body = await self._web.get(allowed, (), MAX_MANIFEST)
+        allowed = self._http.judge(url)
+        status, _, body = await self._http.get(allowed, (), MAX_MANIFEST)
         if status != HTTPStatus.OK:
             raise BadReply(without_credentials(allowed.url), "expected the document with HTTP 200", status)
         return body
@@ -223,12 +225,12 @@ class Finder:
         """Drop what is kept of this URL, whatever it is, and which agent was there."""
         self._manifests.forget(url)
         for key in self._neighbours.forget(normal(url)):
-            self._incumbents.forget(key)
+            self._first_seen.forget(key)
         self._registries.forget(url)
-        if self._shelf is not None:
-            self._shelf.drop(normal(url))
+        if self._copies is not None:
+            self._copies.drop(normal(url))
         self._revoked.forget(url)
-        self._incumbents.forget(normal(url))
+        self._first_seen.forget(normal(url))
         self._trusted.forget(normal(url))
 
     def reset(self) -> None:
@@ -236,44 +238,44 @@ class Finder:
         self._manifests.clear()
         self._neighbours.clear()
         self._registries.clear()
-        if self._shelf is not None:
-            self._shelf.clear()
+        if self._copies is not None:
+            self._copies.clear()
         self._revoked.clear()
-        self._incumbents.clear()
+        self._first_seen.clear()
         self._trusted.clear()
 
     # --- registries --------------------------------------------------------------------------------------------------
 
-    async def registry(self, location: str | Path) -> Catalog | StandIn:
+    async def registry(self, location: str | Path) -> RegistryIndex | CachedCopy:
         """Read a registry from a URL or a file, or the copy that stands in for it."""
         if not (isinstance(location, str) and "://" in location):
             return await _read_file(Path(location), self._files)
-        if self._shelf is None:
+        if self._copies is None:
             return (await self._registries.find(location)).document
         try:
             found = await self._registries.find(location)
         except AsapError as error:
-            stand_in = await self._shelf.take(normal(location), error)
+            stand_in = await self._copies.take(normal(location), error)
             if stand_in is None:
                 raise
             return stand_in
-        await self._shelve(normal(location), found)
+        await self._store_copy(normal(location), found)
         return found.document
 
-    async def _shelve(self, url: str, found: Lookup[Catalog]) -> None:
+    async def _store_copy(self, url: str, found: LocatedDocument[RegistryIndex]) -> None:
         """Have a copy of what is kept, and of nothing else: what isn't kept in memory isn't on disk either."""
-        if self._shelf is None:
+        if self._copies is None:
             return
         freshness = self._registries.kept_as(url, found.document)
         if freshness is not None:
-            await self._shelf.put(url, found.document, freshness, age=found.age)
+            await self._copies.put(url, found.document, freshness, age=found.age)
         elif self._registries.freshness(url) is None:
             # It was forgotten meanwhile, or its server says no-store.
-            self._shelf.drop(url)
+            self._copies.drop(url)
 
     def stands_in(self, location: str | Path) -> float | None:
         """How old the copy is that stands in for this registry at the moment; None where none does."""
-        return None if self._shelf is None else self._shelf.stands_in(normal(str(location)))
+        return None if self._copies is None else self._copies.stands_in(normal(str(location)))
 
     # --- an agent by its URN -----------------------------------------------------------------------------------------
 
@@ -295,7 +297,7 @@ class Finder:
                 case _:
                     assert_never(step)
 
-    async def _check(self, step: CheckRevoked) -> Step:
+    async def _check(self, step: CheckRevoked) -> ResolutionState:
         try:
             if "://" in step.location:
                 revoked = (await self._revoked.find(step.location)).document
@@ -308,10 +310,10 @@ class Finder:
         why = revoked.why(step.wanted.urn or "")
         return step.clear() if why is None else step.revoked(why)
 
-    async def _ask(self, step: ReadRegistry) -> Step:
+    async def _ask(self, step: ReadRegistry) -> ResolutionState:
         try:
             read = await self.registry(step.location)
-            catalog, copied = (read.catalog, read.words) if isinstance(read, StandIn) else (read, "")
+            catalog, copied = (read.catalog, read.words) if isinstance(read, CachedCopy) else (read, "")
             urn = step.wanted.urn or ""
             listed = tuple(catalog.of_agent(urn)[:MAX_LISTED])
             self._trusted.hear(urn, listed, rank=self._locations.index(step.location))
@@ -322,18 +324,18 @@ class Finder:
             # Without the number, and the name that stands before it anyway.
             return step.failed(OSError(error.strerror or str(error)))
 
-    async def _fetch(self, step: FetchManifest) -> Step:
+    async def _fetch(self, step: FetchManifest) -> ResolutionState:
         try:
             # Whether it's the agent wanted is the step's to judge, so that the trace says so.
             if isinstance(step.named_by, Announcement):
                 return step.fetched((await self.follow(step.named_by, Wanted(), named=step.keys)).document)
-            self._web.judge(step.url, named_by=step.source)
+            self._http.judge(step.url, named_by=step.source)
             return step.fetched((await self.find(step.url, Wanted(), named=step.keys)).document)
         except AsapError as error:
             return step.failed(error)
 
-    async def _listen(self, step: Browse, wait: float) -> Step:
-        after: Browse | Step = step
+    async def _listen(self, step: Browse, wait: float) -> ResolutionState:
+        after: Browse | ResolutionState = step
         with anyio.move_on_after(wait):
             try:
                 async with self.browse() as events:
@@ -360,7 +362,7 @@ class Finder:
         return browse(interfaces=interfaces)
 
 
-def _ttl(published: Published) -> float:
+def _ttl(published: ReceivedManifest) -> float:
     return published.manifest.ttl_seconds
 
 
@@ -378,9 +380,9 @@ async def _read_list(path: Path, threads: FileThreads) -> bytes:
     return data
 
 
-async def _read_file(path: Path, threads: FileThreads) -> Catalog:
+async def _read_file(path: Path, threads: FileThreads) -> RegistryIndex:
     """Read a registry from a file, piece by piece: no other task waits for all of it."""
-    reader, size = CatalogReader(), 0
+    reader, size = RegistryReader(), 0
     async with threads.reading(path) as read:
         while piece := await read(READ_PIECE):
             size += len(piece)

@@ -17,15 +17,15 @@ from attrs import define, frozen
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import READ_PIECE
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_adapters.stores.registry_copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
-from asap_core.client.registry_cache import Kept, kept_after, serves_for
+from asap_core.client.registry_cache import CopyAction, copy_action, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
 from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
-from asap_core.wire.registry_index import Catalog, CatalogReader
+from asap_core.wire.registry_index import RegistryIndex, RegistryReader
 
 _log = logging.getLogger("asap.discovery")
 
@@ -36,10 +36,10 @@ _MINUTE: Final = 60.0
 
 
 @frozen
-class StandIn:
+class CachedCopy:
     """A copy that stands in for a registry: its server vouched for it `age` seconds ago."""
 
-    catalog: Catalog
+    catalog: RegistryIndex
     age: float
     from_disk: bool = False
 
@@ -55,7 +55,7 @@ class StandIn:
 class _Held:
     """A copy that's in memory as well."""
 
-    catalog: Catalog
+    catalog: RegistryIndex
     vouched: Instant
     dated: WallTime
     """The same moment on the other clock: monotonic time may stop in suspend, and civil time be set."""
@@ -69,13 +69,13 @@ class _Held:
     """Whether it's to be on disk: it wasn't forgotten, and nothing newer came."""
 
 
-class Shelf:
+class RegistryCache:
     """The copies of one client's registries, in a directory that may be shared with others."""
 
-    def __init__(self, directory: str | Path, web: Web, clock: LoopClock, *, most: int) -> None:
+    def __init__(self, directory: str | Path, http: HttpTransport, clock: LoopClock, *, most: int) -> None:
         self._files = CopyFiles(Path(directory), most)
         self._threads = FileThreads()
-        self._web = web
+        self._http = http
         self._clock = clock
         self._held: Lru[str, _Held] = Lru(_MAX_HELD)
         # What was said of files that can't be used, so that it's said once.
@@ -85,7 +85,7 @@ class Shelf:
         # Of those who need a copy one reads it.
         self._reading = anyio.Lock()
 
-    async def put(self, url: str, catalog: Catalog, freshness: Freshness, *, age: float) -> None:
+    async def put(self, url: str, catalog: RegistryIndex, freshness: Freshness, *, age: float) -> None:
         """Keep this registry, for which its server vouched `age` seconds ago. Doesn't raise where it can't be.
 
         `freshness` is what the server said of keeping it: where it mayn't stand in, its copy goes.
@@ -104,7 +104,7 @@ class Shelf:
         # Before it's written: all who got it come here.
         held = _Held(catalog, vouched, dated, serves, written=vouched)
         self._hold(url, held)
-        options: Any = {"dated": dated, "serves": serves, "zone": self._web.proximity_of(url), "wall": wall}
+        options: Any = {"dated": dated, "serves": serves, "zone": self._http.proximity_of(url), "wall": wall}
         work = functools.partial(self._files.write, url, catalog, **options, wanted=lambda: held.current)
         try:
             # A thread that's left behind ends by itself, and puts a whole copy there or none.
@@ -112,14 +112,14 @@ class Shelf:
         except OSError as error:
             _log.warning("no copy of %s is kept: %s", without_credentials(url), error.strerror or error)
 
-    async def take(self, url: str, error: Exception) -> StandIn | None:
+    async def take(self, url: str, error: Exception) -> CachedCopy | None:
         """What stands in for the registry, which can't be had because of `error`; None where nothing does."""
-        match kept_after(error):
-            case Kept.SERVES:
+        match copy_action(error):
+            case CopyAction.SERVES:
                 pass
-            case Kept.STAYS:
+            case CopyAction.STAYS:
                 return None
-            case Kept.GOES:
+            case CopyAction.GOES:
                 self.drop(url)
                 return None
         async with self._reading:
@@ -163,13 +163,13 @@ class Shelf:
     def _age(self, held: _Held) -> float:
         return max(self._clock.monotonic() - held.vouched, self._clock.wall() - held.dated, 0.0)
 
-    def _at_hand(self, url: str) -> StandIn | None:
+    def _at_hand(self, url: str) -> CachedCopy | None:
         held = self._held.peek(url)
         if held is None or (age := self._age(held)) > held.serves:
             return None
-        return StandIn(held.catalog, age, held.from_disk)
+        return CachedCopy(held.catalog, age, held.from_disk)
 
-    async def _read(self, url: str) -> StandIn | None:
+    async def _read(self, url: str) -> CachedCopy | None:
         self._read_for = url
         load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.peek(url))
         loaded = await self._threads.run(load, abandon_on_cancel=True)
@@ -179,15 +179,15 @@ class Shelf:
         if not isinstance(loaded, Loaded):
             self._cannot_use(url, loaded)
             return None
-        if not isinstance(catalog, Catalog):
+        if not isinstance(catalog, RegistryIndex):
             self._cannot_use(url, Unused(str(catalog), loaded.identity, spoilt=True))
             return None
         copy = loaded.copy
-        self._web.recall(url, copy.zone)
+        self._http.recall(url, copy.zone)
         dated = WallTime(self._clock.wall() - copy.age)
         vouched = Instant(self._clock.monotonic() - copy.age)
         self._hold(url, _Held(catalog, vouched, dated, copy.serves, written=vouched, from_disk=True))
-        return StandIn(catalog, copy.age, from_disk=True)
+        return CachedCopy(catalog, copy.age, from_disk=True)
 
     def _cannot_use(self, url: str, unused: Unused | None) -> None:
         """Say why, unless it was said of this very file, or there's none."""
@@ -199,9 +199,9 @@ class Shelf:
             _log.warning("the copy of %s isn't used: %s", without_credentials(url), unused.reason)
 
 
-async def _parsed(body: memoryview) -> Catalog | InvalidDocument:
+async def _parsed(body: memoryview) -> RegistryIndex | InvalidDocument:
     """Read a registry, with turns for other tasks in between."""
-    reader = CatalogReader()
+    reader = RegistryReader()
     try:
         for start in range(0, len(body), READ_PIECE):
             reader.feed(bytes(body[start : start + READ_PIECE]))

@@ -14,19 +14,19 @@ from attrs import evolve, frozen
 from asap_adapters.auth.authorizer import Authorizer, Destination
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_id, new_token, random_fraction
-from asap_adapters.net.transport import Web
-from asap_core.client.breaker import BreakerPolicy, Breakers, Outcome, Permit, Refused, what_it_says
-from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, how_it_ended, next_step
+from asap_adapters.net.transport import HttpTransport
+from asap_core.client.breaker import BreakerOpen, BreakerPolicy, Breakers, Permit, RequestOutcome, request_outcome
+from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, classify_failure, next_step
 from asap_core.client.replies import (
-    Outcome as Answered,
-    Sent,
-    Unusable,
+    ReplyOutcome as Answered,
+    SentCall,
+    UnusableReply,
     is_unauthorized,
     read_batch_reply,
     read_reply,
-    told_wait,
+    retry_after_of,
 )
-from asap_core.client.server_clock import ServerTimes, told_time
+from asap_core.client.server_clock import ServerClocks, server_time_in
 from asap_core.clock import Moment, WallTime
 from asap_core.errors import BadReply, NoToken, RemoteError, Unreachable
 from asap_core.net.outbound import Allowed
@@ -47,18 +47,23 @@ class _Answer:
     retry_after: float | None
 
 
-class Courier:
+class Sender:
     """Sends envelopes for one client; knows what time it is where."""
 
     def __init__(
-        self, web: Web, clock: LoopClock, retry: RetryPolicy, breaker: BreakerPolicy | None, authorizer: Authorizer
+        self,
+        http: HttpTransport,
+        clock: LoopClock,
+        retry: RetryPolicy,
+        breaker: BreakerPolicy | None,
+        authorizer: Authorizer,
     ) -> None:
-        self._web = web
+        self._http = http
         self._clock = clock
         self._retry = retry
         self._breakers = None if breaker is None else Breakers(breaker)
         self._authorizer = authorizer
-        self._times = ServerTimes()
+        self._times = ServerClocks()
 
     def wall(self, allowed: Allowed) -> WallTime:
         """What to date an envelope for this server."""
@@ -66,7 +71,7 @@ class Courier:
 
     async def once(self, to: Destination, envelope: Envelope, key: str) -> Envelope:
         """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`, `NoToken`."""
-        sent = Sent(f"req-{new_id()}", envelope)
+        sent = SentCall(f"req-{new_id()}", envelope)
 
         def read(answer: _Answer) -> Envelope:
             outcome = read_reply(sent, status=answer.status, body=answer.body, retry_after=answer.retry_after)
@@ -93,11 +98,11 @@ class Courier:
     async def _batch_once(
         self, to: Destination, envelopes: Sequence[Envelope], keys: Sequence[str]
     ) -> list[Envelope | RemoteError]:
-        sent = tuple(Sent(f"req-{new_id()}", envelope) for envelope in envelopes)
+        sent = tuple(SentCall(f"req-{new_id()}", envelope) for envelope in envelopes)
 
         def read(answer: _Answer) -> list[Envelope | RemoteError]:
             outcomes = read_batch_reply(sent, status=answer.status, body=answer.body, retry_after=answer.retry_after)
-            if isinstance(outcomes, RemoteError | Unusable):
+            if isinstance(outcomes, RemoteError | UnusableReply):
                 raise _failure(outcomes, to.allowed, answer)
             return [one if isinstance(one, RemoteError) else _taken(one, to.allowed, answer) for one in outcomes]
 
@@ -120,12 +125,12 @@ class Courier:
         while True:
             credential = await showing.headers(wall=self.wall(to.allowed))
             with self._permitted(to.allowed):
-                status, answered, body = await self._web.post(
+                status, answered, body = await self._http.post(
                     to.allowed, document, headers, compress=compress, credential=credential
                 )
                 refused = is_unauthorized(status, body, call_id)
                 if not showing.again(status, answered, refused=refused):
-                    return read(_Answer(status, body, told_wait(answered, wall=self.wall(to.allowed))))
+                    return read(_Answer(status, body, retry_after_of(answered, wall=self.wall(to.allowed))))
 
     @contextmanager
     def _permitted(self, allowed: Allowed) -> Iterator[None]:
@@ -135,19 +140,19 @@ class Courier:
             return
         permit = self._breakers.ask(allowed.origin, now=self._clock.monotonic())
         match permit:
-            case Refused(retry_after):
+            case BreakerOpen(retry_after):
                 reason = "it failed again and again, and is left alone for a while"
                 raise Unreachable(without_credentials(allowed.url), reason, round(retry_after, 1), sent=False)
             case Permit():
                 pass
             case _:
                 assert_never(permit)
-        outcome = Outcome.ABANDONED
+        outcome = RequestOutcome.ABANDONED
         try:
             yield
-            outcome = what_it_says(None)
+            outcome = request_outcome(None)
         except BaseException as error:
-            outcome = what_it_says(error)
+            outcome = request_outcome(error)
             raise
         finally:
             self._breakers.give_back(allowed.origin, permit, outcome, now=self._clock.monotonic())
@@ -192,7 +197,7 @@ class Courier:
 
     def _learns(self, allowed: Allowed, error: RemoteError | Unreachable | NoToken | BadReply) -> bool:
         """Learn the server's time from its refusal of ours, where it may be believed."""
-        told = told_time(error, allowed)
+        told = server_time_in(error, allowed)
         if told is not None:
             self._times.learn(allowed.origin, told, now=self._clock.monotonic())
         return told is not None
@@ -205,7 +210,7 @@ class Courier:
             raise error
         retry_after = error.retry_after if isinstance(error, RemoteError | BadReply) else error.next_try
         step = next_step(
-            how_it_ended(error),
+            classify_failure(error),
             attempts=attempts,
             keyed=keyed,
             policy=self._retry,
@@ -233,14 +238,14 @@ def _taken(outcome: Answered, allowed: Allowed, answer: _Answer) -> Envelope:
     raise _failure(outcome, allowed, answer)
 
 
-def _failure(outcome: RemoteError | Unusable, allowed: Allowed, answer: _Answer) -> RemoteError | BadReply:
+def _failure(outcome: RemoteError | UnusableReply, allowed: Allowed, answer: _Answer) -> RemoteError | BadReply:
     if isinstance(outcome, RemoteError):
         return outcome
     shown = without_credentials(allowed.url)
     return BadReply(shown, outcome.reason, answer.status, retry_after=answer.retry_after)
 
 
-def _call_of(sent: Sent, key: str) -> dict[str, Any]:
+def _call_of(sent: SentCall, key: str) -> dict[str, Any]:
     """The JSON-RPC call that carries an envelope."""
     params = {"envelope": encode_envelope(sent.envelope), "idempotency_key": key}
     return {"jsonrpc": "2.0", "method": METHOD, "id": sent.call_id, "params": params}

@@ -15,9 +15,9 @@ from asap_adapters.mdns.multicast import CLASS_IN, TYPE_PTR, Engine, Station, lo
 from asap_core.mdns.dnssd import (
     MAX_AGENTS,
     SERVICE_TYPE,
+    AnnouncedAgents,
     Announcement,
-    Neighbourhood,
-    Unusable,
+    UnusableRecord,
     fold,
     instance_of,
     read_announcement,
@@ -43,7 +43,7 @@ class WatchingEngine(Engine):
     Whoever takes from the neighbourhood in another thread holds the lock meanwhile.
     """
 
-    neighbourhood: Neighbourhood
+    neighbourhood: AnnouncedAgents
     lock: threading.Lock
     on_news: Callable[[], None]
     _resolving: dict[tuple[str, str], asyncio.Task[None]] = field(factory=dict, init=False)
@@ -147,7 +147,7 @@ class WatchingEngine(Engine):
         if self.neighbourhood.is_agent(instance, link):
             self._report(lambda: self.neighbourhood.gone(instance, link))
         else:
-            self._see(Unusable(instance, "expected an answer that says its address, port and manifest_url", link))
+            self._see(UnusableRecord(instance, "expected an answer that says its address, port and manifest_url", link))
 
     def _found(self, station: Station, info: AsyncServiceInfo) -> None:
         self._silent.pop((station.link.name, fold(info.name)), None)
@@ -162,7 +162,7 @@ class WatchingEngine(Engine):
             )
         )
 
-    def _see(self, found: Announcement | Unusable) -> None:
+    def _see(self, found: Announcement | UnusableRecord) -> None:
         self._report(lambda: self.neighbourhood.seen(found))
 
     def _report(self, report: Callable[[], bool]) -> None:

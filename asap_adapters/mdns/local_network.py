@@ -18,7 +18,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from asap_core.mdns.announcing import Announced, Txt, instance_name, txt_record
-from asap_core.mdns.dnssd import Event, Neighbourhood
+from asap_core.mdns.dnssd import AnnouncedAgents, Event
 from asap_core.wire.manifest import is_absolute_url
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Browser:
 
     def __init__(self, *, interfaces: Sequence[str] | None = None) -> None:
         self._interfaces = interfaces
-        self._neighbourhood = Neighbourhood()
+        self._neighbourhood = AnnouncedAgents()
         self._lock = threading.Lock()  # around the neighbourhood, which the engine's thread fills
         self._events: deque[Event] = deque()
         self._news = anyio.Event()

@@ -12,19 +12,19 @@ from attrs import define, evolve, frozen
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import random_fraction
-from asap_adapters.net.transport import DOCUMENT_SECONDS, Answer, Web
-from asap_core.client.answers import (
+from asap_adapters.net.transport import DOCUMENT_SECONDS, Answer, HttpTransport
+from asap_core.client.document_cache import CacheEffect, CrowdedError, Deliver, DocumentCache, DocumentCachePolicy, Lead
+from asap_core.client.fetch_results import (
+    Document,
     Failed,
     FailureKind,
     Fetched,
-    Found,
+    FetchOutcome,
+    NoDocument,
     NotModified,
-    Outcome,
     Source,
-    Unfound,
 )
-from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Effect, Lead
-from asap_core.client.replies import told_wait
+from asap_core.client.replies import retry_after_of
 from asap_core.clock import Moment
 from asap_core.errors import (
     AsapError,
@@ -61,7 +61,7 @@ _GONE: Final = frozenset({401, 403, 404, 410})
 
 
 @frozen
-class Lookup(Generic[T]):
+class LocatedDocument(Generic[T]):
     """A document found: where it was asked for, where it came from, how many seconds ago its server vouched for it."""
 
     document: T
@@ -109,15 +109,15 @@ class _Waiter:
 class Documents(Generic[T]):
     """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
-    `judge` says whether and how the document is asked for: as `Web.judge` does, unless another is given. `accept` is
-    asked before a document is given to anybody, and whether it's to be kept: it returns what may be, or raises what
-    speaks against.
+    `judge` says whether and how the document is asked for: as `HttpTransport.judge` does, unless another is given.
+    `accept` is asked before a document is given to anybody, and whether it's to be kept: it returns what may be, or
+    raises what speaks against.
     `statuses` are those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
     """
 
     def __init__(
         self,
-        web: Web,
+        http: HttpTransport,
         clock: LoopClock,
         *,
         reader: Callable[[], Reader[T]],
@@ -126,11 +126,11 @@ class Documents(Generic[T]):
         limit: int,
         seconds: float = DOCUMENT_SECONDS,
         ttl: Callable[[T], float | None] = lambda _: None,
-        policy: DirectoryPolicy | None,
+        policy: DocumentCachePolicy | None,
         keep: bool = True,
         statuses: Collection[int] = _OK,
     ) -> None:
-        self._web = web
+        self._http = http
         self._clock = clock
         self._reader = reader
         self._judged_by = judge
@@ -139,7 +139,7 @@ class Documents(Generic[T]):
         self._seconds = seconds
         self._ttl = ttl
         self._statuses = frozenset(statuses)
-        self._directory: Directory[T, _Waiter] = Directory(policy, keep=keep)
+        self._directory: DocumentCache[T, _Waiter] = DocumentCache(policy, keep=keep)
 
     @property
     def waiting(self) -> int:
@@ -168,19 +168,19 @@ class Documents(Generic[T]):
         """Drop all that is kept, failures too."""
         self._directory.clear()
 
-    async def find(self, url: str) -> Lookup[T]:
+    async def find(self, url: str) -> LocatedDocument[T]:
         """Return the document, kept or fetched. Raises what kept it from being had."""
         now = self._clock.monotonic()
-        found = self._directory.at_hand(url, now=now) if self._web.is_open else None
+        found = self._directory.at_hand(url, now=now) if self._http.is_open else None
         if found is not None:
             # The URL was judged before its document was fetched, and nothing is asked now.
             await anyio.lowlevel.checkpoint()
-            return Lookup(found.value, url, found.source, found.age)
+            return LocatedDocument(found.value, url, found.source, found.age)
         key, waiter = self._key(url), _Waiter()
         _carry_out(self._directory.lookup(key, waiter, now=now))
         return await self._wait(key, waiter)
 
-    async def refresh(self, url: str, cool_down: float) -> Lookup[T]:
+    async def refresh(self, url: str, cool_down: float) -> LocatedDocument[T]:
         """Fetch the document even if the kept one is good, at most once in `cool_down` seconds; as `find` otherwise.
 
         For key sets: a key that isn't in the kept one may be new. What is kept is given where fetching it fails.
@@ -195,7 +195,7 @@ class Documents(Generic[T]):
 
         Failures are logged, and tried again when that pays.
         """
-        url = self._web.judge(url).url
+        url = self._http.judge(url).url
         while True:
             try:
                 await self.refresh(url, cool_down=_LEAST_PAUSE)
@@ -206,22 +206,22 @@ class Documents(Generic[T]):
 
     def _key(self, url: str) -> str:
         """Under what the document is kept. A URL in use was judged, and is again before it's asked: `NotAllowed`."""
-        if self._web.is_open and self._directory.knows(url):
+        if self._http.is_open and self._directory.knows(url):
             return url
         self._judge(url)
         return normal(url)
 
     def _judge(self, url: str) -> Allowed:
-        return self._web.judge(url) if self._judged_by is None else self._judged_by(url)
+        return self._http.judge(url) if self._judged_by is None else self._judged_by(url)
 
-    async def _wait(self, url: str, waiter: _Waiter) -> Lookup[T]:
+    async def _wait(self, url: str, waiter: _Waiter) -> LocatedDocument[T]:
         try:
             while True:
                 effect, waiter.effect = waiter.effect, None
                 match effect:
-                    case Deliver(_, Found(value, source, age)):
-                        return Lookup(value, url, source, age)
-                    case Deliver(_, Unfound() as unfound):
+                    case Deliver(_, Document(value, source, age)):
+                        return LocatedDocument(value, url, source, age)
+                    case Deliver(_, NoDocument() as unfound):
                         raise _told(unfound, without_credentials(url))  # noqa: TRY301 - to abandon what was delivered is no harm
                     case Lead():
                         await self._lead(url, effect)
@@ -234,7 +234,7 @@ class Documents(Generic[T]):
 
     async def _lead(self, url: str, lead: Lead[Any]) -> None:
         """Fetch, for this caller and all who wait; for no longer than it's worth to one who has a stale document."""
-        outcome: Outcome[T] | None = None
+        outcome: FetchOutcome[T] | None = None
         with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None):
             outcome = await self._fetch(url, lead)
         at, jitter = Moment.read(self._clock), random_fraction()
@@ -244,10 +244,10 @@ class Documents(Generic[T]):
         else:
             _carry_out(self._directory.settle(lead.flight, outcome, at=at, jitter=jitter))
 
-    async def _fetch(self, url: str, lead: Lead[Any]) -> Outcome[T]:
+    async def _fetch(self, url: str, lead: Lead[Any]) -> FetchOutcome[T]:
         try:
             reader, allowed = self._reader(), self._judge(url)
-            answer = await self._web.get(
+            answer = await self._http.get(
                 allowed,
                 lead.headers,
                 self._limit,
@@ -260,7 +260,7 @@ class Documents(Generic[T]):
             # A copy: what was raised holds on to the frames that it came through, and so to all that was read.
             return Failed(evolve(error), _kind_of(error))
 
-    def _outcome(self, key: str, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> Outcome[T]:
+    def _outcome(self, key: str, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> FetchOutcome[T]:
         status, headers, _ = answer
         if status == _NOT_MODIFIED and lead.headers:
             return NotModified(headers)
@@ -274,7 +274,7 @@ class Documents(Generic[T]):
         error = BadReply(without_credentials(url), f"expected the document with HTTP {wanted}{note}", status)
         if status in _GONE:
             return Failed(error, FailureKind.GONE)
-        wait = told_wait(headers, wall=self._clock.wall())
+        wait = retry_after_of(headers, wall=self._clock.wall())
         return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
 
 
@@ -294,7 +294,7 @@ def _kind_of(error: Exception) -> FailureKind:
     return next(kind for known, kind in _KINDS if isinstance(error, known))
 
 
-def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
+def _carry_out(effects: tuple[CacheEffect[Any, Any], ...]) -> None:
     """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
     for effect in effects:
         waiter: _Waiter = effect.waiter
@@ -303,7 +303,7 @@ def _carry_out(effects: tuple[Effect[Any, Any], ...]) -> None:
             waiter.woken.set()
 
 
-def _told(unfound: Unfound, shown: str) -> Exception:
+def _told(unfound: NoDocument, shown: str) -> Exception:
     """What to raise: what was tried, when it's tried next, and how old what is kept is where that can't stand in."""
     error, age = unfound.error, unfound.age
     next_try = round(unfound.next_try, 1) or None

@@ -57,7 +57,7 @@ Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 """Status, headers, body."""
 
 
-class Web:
+class HttpTransport:
     """Requests to origins that may be asked. Opened and closed by the client that owns it.
 
     The parameters are `AgentClient`'s; `named` are further URLs and files that its user configured. A `transport` of

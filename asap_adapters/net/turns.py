@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import anyio
 from attrs import define, field
 
-from asap_core.client.shares import Shares
+from asap_core.client.shares import PlaceShares
 
 K = TypeVar("K", bound=Hashable)
 
@@ -22,7 +22,7 @@ class Turns(Generic[K]):
     """Places to wait for. One event loop owns them."""
 
     def __init__(self, places: int) -> None:
-        self._shares: Shares[K] = Shares(places)
+        self._shares: PlaceShares[K] = PlaceShares(places)
         self._waiting: dict[K, deque[_Waiter]] = {}
 
     def held(self, key: K) -> int:

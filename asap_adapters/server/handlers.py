@@ -25,8 +25,8 @@ from asap_core.auth.principal import Principal
 from asap_core.refusals import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
 from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, Dispatch, Record
-from asap_core.wire.answers import Replied, fields_of
 from asap_core.wire.envelope import Envelope, normalise_payload_type
+from asap_core.wire.handler_reply import Replied, fields_of
 from asap_core.wire.payloads import WIRE_NAMES, Payload, TaskResponse
 from asap_core.wire.task import TaskStatus
 

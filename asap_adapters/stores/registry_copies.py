@@ -15,10 +15,10 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from asap_core.client.registry_cache import LONGEST, MAX_HEAD, Copy, measure, name_of, read_copy, write_head
+from asap_core.client.registry_cache import LONGEST, MAX_HEAD, Copy, file_name, measure, read_copy, write_head
 from asap_core.clock import WallTime
 from asap_core.net.addresses import Proximity
-from asap_core.wire.registry_index import Catalog
+from asap_core.wire.registry_index import RegistryIndex
 
 # In a directory, which several programs may share: 2 GB at most.
 _MAX_FILES: Final = 32
@@ -65,7 +65,7 @@ class CopyFiles:
     def write(
         self,
         url: str,
-        catalog: Catalog,
+        catalog: RegistryIndex,
         *,
         dated: WallTime,
         serves: float,
@@ -78,7 +78,7 @@ class CopyFiles:
         Does nothing where the same is there already. Raises OSError.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = name_of(url)
+        name = file_name(url)
         length, digest = measure(catalog.written())
         new = Copy(max(wall - dated, 0.0), serves, zone, length, digest)
         _tidy(self.directory, wall)
@@ -104,7 +104,7 @@ class CopyFiles:
 
     def remove(self, url: str) -> None:
         """Take the copy away, if there's one. This alone may be called from an event loop: it takes microseconds."""
-        path = self.directory / name_of(url)
+        path = self.directory / file_name(url)
         with self._placing, suppress(OSError):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -122,7 +122,7 @@ class CopyFiles:
 
     def load(self, url: str, *, wall: WallTime, known: Unused | None = None) -> Loaded | Unused | None:
         """Read a copy; None where there's none. `known` is what was found last time: it isn't read through again."""
-        path = self.directory / name_of(url)
+        path = self.directory / file_name(url)
         identity = None
         try:
             identity = _identity(path)

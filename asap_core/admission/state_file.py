@@ -23,7 +23,7 @@ from asap_core.admission.idempotency import Kept
 from asap_core.clock import WallTime
 from asap_core.errors import BadState
 from asap_core.refusals import KINDS, Refusal
-from asap_core.wire.answers import Replied
+from asap_core.wire.handler_reply import Replied
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 
 _MAGIC: Final = b"asap-sansio state 1\n"

@@ -32,7 +32,7 @@ class BreakerState(Enum):
     HALF_OPEN = "half open"
 
 
-class Outcome(Enum):
+class RequestOutcome(Enum):
     """How what a permit was for ended."""
 
     OK = "ok"
@@ -50,7 +50,7 @@ class Permit:
 
 
 @frozen
-class Refused:
+class BreakerOpen:
     """The breaker is open; it may let a probe through in `retry_after` seconds."""
 
     retry_after: float
@@ -85,24 +85,24 @@ class Breaker:
         opened = now if self._opened is None else self._opened
         return opened + self._rest - now
 
-    def ask(self, *, now: Instant) -> Permit | Refused:
+    def ask(self, *, now: Instant) -> Permit | BreakerOpen:
         """Ask for leave to make a request."""
         state = self.state(now=now)
         match state:
             case BreakerState.CLOSED:
                 return Permit(probe=False)
             case BreakerState.OPEN:
-                return Refused(self._until_probe(now))
+                return BreakerOpen(self._until_probe(now))
             case BreakerState.HALF_OPEN if self._probing:
                 # Somebody is finding out; a moment is what a probe takes.
-                return Refused(_PROBE)
+                return BreakerOpen(_PROBE)
             case BreakerState.HALF_OPEN:
                 self._probing = True
                 return Permit(probe=True)
             case _:
                 assert_never(state)
 
-    def give_back(self, permit: Permit, outcome: Outcome, *, now: Instant) -> None:
+    def give_back(self, permit: Permit, outcome: RequestOutcome, *, now: Instant) -> None:
         """Say how it ended; a second time for the same permit changes nothing."""
         if permit.given_back:
             return
@@ -110,13 +110,13 @@ class Breaker:
         if permit.probe:
             self._probing = False
         match outcome:
-            case Outcome.OK:
+            case RequestOutcome.OK:
                 self._failures, self._opened = 0, None
-            case Outcome.FAILED:
+            case RequestOutcome.FAILED:
                 self._failures += 1
                 if permit.probe or self._failures >= self._threshold:
                     self._opened = now
-            case Outcome.ABANDONED:
+            case RequestOutcome.ABANDONED:
                 pass
             case _:
                 assert_never(outcome)
@@ -128,7 +128,7 @@ _PROBE: Final = 1.0
 _MOST: Final = 1_000
 
 
-def what_it_says(error: BaseException | None) -> Outcome:
+def request_outcome(error: BaseException | None) -> RequestOutcome:
     """What a request that ended so says about its host; None is a reply.
 
     That nobody answers in time, or a proxy answers that the host doesn't (502, 503, 504), is the host's failure. The
@@ -138,15 +138,15 @@ def what_it_says(error: BaseException | None) -> Outcome:
     """
     match error:
         case None:
-            return Outcome.OK
+            return RequestOutcome.OK
         case RemoteError(own=True):
-            return Outcome.OK if error.status < _BROKEN or error.status == _BUSY else Outcome.ABANDONED
+            return RequestOutcome.OK if error.status < _BROKEN or error.status == _BUSY else RequestOutcome.ABANDONED
         case RemoteError() | BadReply():
-            return Outcome.FAILED if error.status in GATEWAY else Outcome.ABANDONED
+            return RequestOutcome.FAILED if error.status in GATEWAY else RequestOutcome.ABANDONED
         case Unreachable(crowded=False):
-            return Outcome.FAILED
+            return RequestOutcome.FAILED
         case _:
-            return Outcome.ABANDONED
+            return RequestOutcome.ABANDONED
 
 
 _BROKEN: Final = 500
@@ -165,12 +165,12 @@ class Breakers:
         """How many hosts there's anything to remember of."""
         return len(self._breakers)
 
-    def ask(self, origin: str, *, now: Instant) -> Permit | Refused:
+    def ask(self, origin: str, *, now: Instant) -> Permit | BreakerOpen:
         """Ask for leave to make a request there."""
         breaker = self._breakers.peek(origin)
         return Permit(probe=False) if breaker is None else breaker.ask(now=now)
 
-    def give_back(self, origin: str, permit: Permit, outcome: Outcome, *, now: Instant) -> None:
+    def give_back(self, origin: str, permit: Permit, outcome: RequestOutcome, *, now: Instant) -> None:
         """Say how it ended."""
         breaker = self._breakers.peek(origin)
         breaker = Breaker(self._policy) if breaker is None else breaker

@@ -29,7 +29,7 @@ class Attempt(Enum):
 _LIMITED: Final = 429
 
 
-def how_it_ended(error: RemoteError | Unreachable | NoToken | BadReply) -> Attempt:
+def classify_failure(error: RemoteError | Unreachable | NoToken | BadReply) -> Attempt:
     """What an attempt that failed with this error was: `docs/outbound.md` has it as a table."""
     match error:
         case NoToken():
@@ -42,12 +42,12 @@ def how_it_ended(error: RemoteError | Unreachable | NoToken | BadReply) -> Attem
         case BadReply():
             return Attempt.LOST if error.status in GATEWAY else Attempt.ANSWERED
         case RemoteError():
-            return _how_it_was_refused(error)
+            return _classify_refusal(error)
         case _:
             assert_never(error)
 
 
-def _how_it_was_refused(error: RemoteError) -> Attempt:
+def _classify_refusal(error: RemoteError) -> Attempt:
     if not error.own and error.status in GATEWAY:
         return Attempt.LOST
     # A timestamp is recoverable by a right one, and the next would be of the same clock.

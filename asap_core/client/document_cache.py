@@ -14,7 +14,16 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import define, field, frozen, validators
 
-from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Outcome, Source, Unfound
+from asap_core.client.fetch_results import (
+    Document,
+    Failed,
+    FailureKind,
+    Fetched,
+    FetchOutcome,
+    NoDocument,
+    NotModified,
+    Source,
+)
 from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, Moment
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
@@ -27,7 +36,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 @frozen(kw_only=True)
-class DirectoryPolicy:
+class DocumentCachePolicy:
     """Bounds of a directory."""
 
     freshness: FreshnessPolicy = field(factory=FreshnessPolicy)
@@ -44,7 +53,7 @@ class Deliver(Generic[V, W]):
     """Give this result to this waiter: it's done."""
 
     waiter: W
-    result: Found[V] | Unfound
+    result: Document[V] | NoDocument
 
 
 @frozen
@@ -60,7 +69,7 @@ class Lead(Generic[W]):
     stale_at_hand: bool
 
 
-Effect = Deliver[V, W] | Lead[W]
+CacheEffect = Deliver[V, W] | Lead[W]
 
 
 @frozen(eq=False)
@@ -86,13 +95,13 @@ class _Entry(Generic[V]):
         bound = max(self.freshness.error_for, self.freshness.revalidate_for)
         return now < self.vouched + self.freshness.fresh_for + bound
 
-    def found(self, source: Source, now: Instant) -> Found[V]:
+    def found(self, source: Source, now: Instant) -> Document[V]:
         # Asked for ahead of its time, it isn't stale, whatever came of that.
-        return Found(self.value, Source.CACHED if self.is_fresh(now) else source, max(now - self.vouched, 0.0))
+        return Document(self.value, Source.CACHED if self.is_fresh(now) else source, max(now - self.vouched, 0.0))
 
 
 @define(eq=False)
-class _Errand(Generic[V]):
+class _FetchPurpose(Generic[V]):
     """What a live flight is for: which entry it revalidates, and whether what it brings may be kept."""
 
     entry: _Entry[V] | None
@@ -111,18 +120,18 @@ class CrowdedError(Exception):
     """More is being fetched than policy allows at once."""
 
 
-class Directory(Generic[V, W]):
+class DocumentCache(Generic[V, W]):
     """Documents by URL. One event loop owns it; its methods return at once.
 
     Without `keep`, one fetch answers all who wait and nothing outlives it, a failure neither: what is asked for is how
     things are now.
     """
 
-    def __init__(self, policy: DirectoryPolicy | None = None, *, keep: bool = True) -> None:
-        self._policy = DirectoryPolicy() if policy is None else policy
+    def __init__(self, policy: DocumentCachePolicy | None = None, *, keep: bool = True) -> None:
+        self._policy = DocumentCachePolicy() if policy is None else policy
         self._keeps = keep
         self._flights: Flights[str, W] = Flights()
-        self._errands: dict[Flight[str, W], _Errand[V]] = {}
+        self._errands: dict[Flight[str, W], _FetchPurpose[V]] = {}
         self._entries: Lru[str, _Entry[V]] = Lru(self._policy.max_entries)
         self._failures: Lru[str, _Failure] = Lru(self._policy.max_entries)
 
@@ -140,7 +149,7 @@ class Directory(Generic[V, W]):
         entry = self._entries.peek(url)
         return entry.value if entry is not None and now < entry.due else None
 
-    def at_hand(self, url: str, *, now: Instant) -> Found[V] | None:
+    def at_hand(self, url: str, *, now: Instant) -> Document[V] | None:
         """What `lookup` would deliver at once because it's good as it is. It counts as used."""
         entry = self._entries.peek(url)
         if entry is None or now >= entry.due:
@@ -168,7 +177,7 @@ class Directory(Generic[V, W]):
         moments = [] if entry is None else [entry.due]
         return max([*moments, *([] if failure is None else [failure.until])], default=None)
 
-    def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[Effect[V, W], ...]:
+    def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[CacheEffect[V, W], ...]:
         """Ask for a document: deliver it, lead a fetch, or (nothing) wait for the one under way."""
         found = self.at_hand(url, now=now)
         if found is not None:
@@ -181,7 +190,7 @@ class Directory(Generic[V, W]):
             return (Deliver(waiter, behind.found(Source.STALE_REVALIDATING, now)),)
         return self._join(url, waiter, stale_at_hand=behind is not None)
 
-    def refresh(self, url: str, waiter: W, *, now: Instant, cool_down: float) -> tuple[Effect[V, W], ...]:
+    def refresh(self, url: str, waiter: W, *, now: Instant, cool_down: float) -> tuple[CacheEffect[V, W], ...]:
         """Ask for a document anew, even if the kept one is good: for who misses something in it, such as a key.
 
         Within `cool_down` seconds of the last answer or failure it's `lookup`: however many miss however much, a server
@@ -194,8 +203,8 @@ class Directory(Generic[V, W]):
         return self.lookup(url, waiter, now=now) if recent else self._join(url, waiter, stale_at_hand=False)
 
     def settle(
-        self, flight: Flight[str, W], outcome: Outcome[V], *, at: Moment, jitter: float = 0.0
-    ) -> tuple[Effect[V, W], ...]:
+        self, flight: Flight[str, W], outcome: FetchOutcome[V], *, at: Moment, jitter: float = 0.0
+    ) -> tuple[CacheEffect[V, W], ...]:
         """The fetch is over: one answer for all who wait. A flight that's over already changes nothing.
 
         `jitter` in [0, 1) spreads the next try of clients that failed together, and the expiry of those that fetched
@@ -216,7 +225,9 @@ class Directory(Generic[V, W]):
         result = self._judge(url, errand, outcome, at=at, jitter=jitter)
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
-    def outwait(self, flight: Flight[str, W], failed: Failed, *, at: Moment, jitter: float) -> tuple[Effect[V, W], ...]:
+    def outwait(
+        self, flight: Flight[str, W], failed: Failed, *, at: Moment, jitter: float
+    ) -> tuple[CacheEffect[V, W], ...]:
         """The leader, who had a stale document at hand when it came, waits no longer: it's given that one.
 
         Whoever waits with it has none, or asked for a fresh one, and more time: the next in line leads. Where nobody
@@ -240,7 +251,7 @@ class Directory(Generic[V, W]):
         """Whether what this flight brings is to be kept: it's live, and its URL wasn't forgotten since it began."""
         return self._flights.is_live(flight) and self._errands[flight].keep
 
-    def abandon(self, waiter: W) -> tuple[Effect[V, W], ...]:
+    def abandon(self, waiter: W) -> tuple[CacheEffect[V, W], ...]:
         """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
         flight = self._flights.flight_of(waiter)
         leading = self._flights.leave(waiter)
@@ -267,7 +278,7 @@ class Directory(Generic[V, W]):
 
     # --- leading -----------------------------------------------------------------------------------------------------
 
-    def _join(self, url: str, waiter: W, *, stale_at_hand: bool) -> tuple[Effect[V, W], ...]:
+    def _join(self, url: str, waiter: W, *, stale_at_hand: bool) -> tuple[CacheEffect[V, W], ...]:
         joined = self._flights.join(url, waiter)
         match joined:
             case Leading():
@@ -276,7 +287,7 @@ class Directory(Generic[V, W]):
                 return ()
             case Crowded():
                 error = CrowdedError("more documents are being fetched than the directory allows at once")
-                return (Deliver(waiter, Unfound(error, self._policy.first_failure)),)
+                return (Deliver(waiter, NoDocument(error, self._policy.first_failure)),)
             case _:
                 assert_never(joined)
 
@@ -285,20 +296,20 @@ class Directory(Generic[V, W]):
         # What was taken over from who asked before it was forgotten mustn't meet what was asked for since.
         joinable = self._flights.flight(flight.key) is flight
         entry = self._entries.peek(flight.key) if joinable else None
-        self._errands[flight] = _Errand(entry, self._keeps and joinable)
+        self._errands[flight] = _FetchPurpose(entry, self._keeps and joinable)
         return Lead(leading.waiter, flight, conditions(None if entry is None else entry.freshness), stale_at_hand)
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _judge(
-        self, url: str, errand: _Errand[V], outcome: Outcome[V], *, at: Moment, jitter: float
-    ) -> Found[V] | Unfound:
+        self, url: str, errand: _FetchPurpose[V], outcome: FetchOutcome[V], *, at: Moment, jitter: float
+    ) -> Document[V] | NoDocument:
         match outcome:
             case Fetched(value, headers, ttl):
                 entry = self._vouched(value, relevant(headers), ttl, at=at, jitter=jitter)
                 if errand.keep:
                     self._keep(url, entry)
-                return Found(value, Source.FETCHED, 0.0)
+                return Document(value, Source.FETCHED, 0.0)
             case NotModified(headers):
                 return self._confirm(url, errand, headers, at=at, jitter=jitter)
             case Failed():
@@ -319,8 +330,8 @@ class Directory(Generic[V, W]):
             self._entries.pop(url)
 
     def _confirm(
-        self, url: str, errand: _Errand[V], headers: HeaderPairs, *, at: Moment, jitter: float
-    ) -> Found[V] | Unfound:
+        self, url: str, errand: _FetchPurpose[V], headers: HeaderPairs, *, at: Moment, jitter: float
+    ) -> Document[V] | NoDocument:
         old = errand.entry
         if old is None:
             # Nothing was said of what is kept, so that nothing can be unchanged.
@@ -330,11 +341,13 @@ class Directory(Generic[V, W]):
         if self._entries.peek(url) is old:
             # Evicted or forgotten meanwhile, it answers those who wait, and stays out.
             self._keep(url, entry)
-        return Found(entry.value, Source.REVALIDATED, 0.0)
+        return Document(entry.value, Source.REVALIDATED, 0.0)
 
-    def _fail(self, url: str, errand: _Errand[V], failed: Failed, *, now: Instant, jitter: float) -> Found[V] | Unfound:
+    def _fail(
+        self, url: str, errand: _FetchPurpose[V], failed: Failed, *, now: Instant, jitter: float
+    ) -> Document[V] | NoDocument:
         if not errand.keep or failed.kind is FailureKind.REFUSED:
-            return Unfound(failed.error, 0.0)
+            return NoDocument(failed.error, 0.0)
         if failed.kind is FailureKind.CROWDED:
             return _without(self._entries.peek(url), _Failure(failed, now, now, 1), now)
         if failed.kind is FailureKind.GONE:
@@ -350,11 +363,11 @@ class Directory(Generic[V, W]):
         return _without(self._entries.peek(url), failure, now)
 
 
-def _without(entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Found[V] | Unfound:
+def _without(entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Document[V] | NoDocument:
     """What to answer while the server fails: the kept document within its bound, or the failure."""
     if entry is not None and (entry.is_fresh(now) or (failure.failed.kind in _EXCUSED and entry.excuses_failure(now))):
         return entry.found(Source.STALE_ERROR, now)
-    return Unfound(failure.failed.error, failure.until - now, None if entry is None else now - entry.vouched)
+    return NoDocument(failure.failed.error, failure.until - now, None if entry is None else now - entry.vouched)
 
 
 # RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code"; an answer that

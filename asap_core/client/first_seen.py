@@ -10,7 +10,7 @@ from asap_core.net.urls import without_credentials
 _MAX_URLS: Final = 10_000
 
 
-class Incumbents:
+class FirstSeen:
     """The agents of one client's URLs, for as long as it lives: longer than their manifests are kept."""
 
     def __init__(self, *, max_urls: int = _MAX_URLS) -> None:

@@ -18,7 +18,7 @@ _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"
 
 
 @frozen
-class Message:
+class OutgoingMessage:
     """What one envelope is to carry: the payload as plain JSON, and the idempotency key that its caller chose."""
 
     payload_type: str
@@ -31,7 +31,7 @@ class Message:
         """Make the envelope; `nonce` counts where the caller gave none. A task request gets a conversation."""
         payload = self.payload
         if self.payload_type in _TASK_REQUESTS and "conversation_id" not in payload:
-            made = f"conv_{ids()}" if self.key is None else conversation_of(self.key, sender, recipient)
+            made = f"conv_{ids()}" if self.key is None else conversation_id_of(self.key, sender, recipient)
             payload = {**payload, "conversation_id": made}
         return Envelope.new(
             sender=sender,
@@ -45,7 +45,7 @@ class Message:
         )
 
 
-def conversation_of(key: str, sender: str, recipient: str) -> str:
+def conversation_id_of(key: str, sender: str, recipient: str) -> str:
     """The `conversation_id` of a task request that has an idempotency key, and no conversation of its caller's.
 
     It follows from the key, so that the same call is the same request, from another process too: a server compares the
@@ -57,14 +57,14 @@ def conversation_of(key: str, sender: str, recipient: str) -> str:
 
 def read_message(
     payload_type: object, payload: object, *, key: object = None, nonce: object = None, trace_id: object = None
-) -> Message:
+) -> OutgoingMessage:
     """Take what the caller wants to send. Raises ValueError, with the right form, for what can't be sent."""
     if type(payload_type) is not str or not 0 < len(payload_type) <= MAX_ID:
         raise ValueError(f"payload_type: expected text such as 'task.request', at most {MAX_ID} characters")
     for name, value in (("nonce", nonce), ("trace_id", trace_id)):
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name}: expected text, or None")
-    return Message(
+    return OutgoingMessage(
         payload_type,
         _plain(payload),
         key=None if key is None else checked_key(key),
@@ -85,7 +85,7 @@ def _plain(payload: object) -> dict[str, Any]:
     return document
 
 
-def read_batch(messages: object) -> list[Message]:
+def read_batch(messages: object) -> list[OutgoingMessage]:
     """Take the messages of a batch, each `(payload_type, payload)`. Raises ValueError."""
     if not isinstance(messages, list | tuple) or not all(map(_is_pair, messages)):
         raise ValueError("messages: expected pairs of payload type and payload, such as [('task.request', {…}), …]")

@@ -58,7 +58,7 @@ class Copy:
         return measure((registry,)) == (self.length, self.digest)
 
 
-class Kept(Enum):
+class CopyAction(Enum):
     """What a failure to have the registry means for its copy."""
 
     SERVES = "serves"
@@ -69,12 +69,12 @@ class Kept(Enum):
     """It says that there's no such registry, or not for us."""
 
 
-def kept_after(error: Exception) -> Kept:
+def copy_action(error: Exception) -> CopyAction:
     """What becomes of a copy when its registry can't be had because of `error`."""
     if isinstance(error, Unreachable):
-        return Kept.SERVES
+        return CopyAction.SERVES
     status = error.status if isinstance(error, BadReply) else None
-    return Kept.SERVES if status in _OUTAGE else Kept.GOES if status in _NO_OUTAGE else Kept.STAYS
+    return CopyAction.SERVES if status in _OUTAGE else CopyAction.GOES if status in _NO_OUTAGE else CopyAction.STAYS
 
 
 def serves_for(freshness: Freshness) -> float:
@@ -88,7 +88,7 @@ def serves_for(freshness: Freshness) -> float:
     return min(freshness.fresh_for + freshness.error_for, LONGEST) if freshness.error_told else LONGEST
 
 
-def name_of(url: str) -> str:
+def file_name(url: str) -> str:
     """The name of the file that a registry's copy is in: it tells nothing of the URL, which may hold a secret."""
     return f"{_name(url)}.registry"
 

@@ -28,7 +28,7 @@ _MAX_MESSAGE: Final = 500
 
 
 @frozen
-class Sent:
+class SentCall:
     """What a reply must fit: the JSON-RPC id and the envelope that were sent."""
 
     call_id: CallId
@@ -36,13 +36,13 @@ class Sent:
 
 
 @frozen
-class Unusable:
+class UnusableReply:
     """An answer that can't be taken; `reason` says what it should have been."""
 
     reason: str
 
 
-Outcome = Envelope | RemoteError | Unusable
+ReplyOutcome = Envelope | RemoteError | UnusableReply
 
 
 # A refusal of the whole request is short; what's longer is a reply, and isn't read twice.
@@ -51,7 +51,7 @@ _OK: Final = 200
 _UNAUTHORIZED: Final = 401
 _LIMITED: Final = 429
 _BUSY: Final = 503
-_ANOTHER: Final = Unusable("expected the answer to this call: the JSON-RPC id is another")
+_ANOTHER: Final = UnusableReply("expected the answer to this call: the JSON-RPC id is another")
 
 
 def is_unauthorized(status: int, body: bytes, call_id: CallId | None = None) -> bool:
@@ -70,7 +70,7 @@ def is_unauthorized(status: int, body: bytes, call_id: CallId | None = None) -> 
     return type(data) is dict and data.get("status_code") == _UNAUTHORIZED and not _is_anothers(value, call_id)
 
 
-def told_wait(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> float | None:
+def retry_after_of(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> float | None:
     """The seconds that an answer's `Retry-After` asks to wait, the longest if there are several; None without one.
 
     A date is counted from the answer's own `Date`, if it has one: the local clock may be wrong. `wall` is that clock.
@@ -90,22 +90,22 @@ def _wait(value: str, now: WallTime) -> float | None:
 _FRACTION: Final = re.compile(r"\s*\d{1,9}\.\d{1,9}\s*", re.ASCII)
 
 
-def read_reply(sent: Sent, *, status: int, body: bytes, retry_after: float | None = None) -> Outcome:
+def read_reply(sent: SentCall, *, status: int, body: bytes, retry_after: float | None = None) -> ReplyOutcome:
     """Read the answer to one call; `retry_after` is what its headers say. Never raises, whatever the bytes."""
     value = _read(status, body)
-    return value if isinstance(value, Unusable) else _judge(sent, value, status, retry_after)
+    return value if isinstance(value, UnusableReply) else _judge(sent, value, status, retry_after)
 
 
 def read_batch_reply(
-    sent: tuple[Sent, ...], *, status: int, body: bytes, retry_after: float | None = None
-) -> tuple[Outcome, ...] | RemoteError | Unusable:
+    sent: tuple[SentCall, ...], *, status: int, body: bytes, retry_after: float | None = None
+) -> tuple[ReplyOutcome, ...] | RemoteError | UnusableReply:
     """Read the answer to a batch: one outcome for each call, in order; or one for the whole request. Never raises.
 
     Answers are matched by JSON-RPC id (JSON-RPC 2.0 §6 lets a server reorder them), and by place if they have none. If
     two answers have the same id, neither is taken.
     """
     value = _read(status, body)
-    if isinstance(value, Unusable):
+    if isinstance(value, UnusableReply):
         return value
     if type(value) is not list:
         return _judge_refusal(None, value, status, retry_after)
@@ -139,25 +139,27 @@ def _read(status: int, body: bytes) -> Any:
         return read_json(body)
     except NotJson as error:
         # 3xx included: redirects aren't followed, and aren't parsed as answers (fault 42).
-        return Unusable(f"expected {error.expected}{'' if status == _OK else f' with HTTP 200, not HTTP {status}'}")
+        return UnusableReply(
+            f"expected {error.expected}{'' if status == _OK else f' with HTTP 200, not HTTP {status}'}"
+        )
 
 
-def _judge(sent: Sent, value: Any, status: int, retry_after: float | None = None) -> Outcome:
+def _judge(sent: SentCall, value: Any, status: int, retry_after: float | None = None) -> ReplyOutcome:
     if type(value) is dict and type(value.get("result")) is dict and "error" not in value:
         return _judge_result(sent, value, value["result"].get("envelope"))
     return _judge_refusal(sent.call_id, value, status, retry_after)
 
 
-def _judge_result(sent: Sent, value: dict[str, Any], document: Any) -> Outcome:
+def _judge_result(sent: SentCall, value: dict[str, Any], document: Any) -> ReplyOutcome:
     if value.get("id") in (None, "") or _is_anothers(value, sent.call_id):
         return _ANOTHER
     try:
         reply = decode_envelope(document, path=("result", "envelope"))
     except InvalidDocument as error:
-        return Unusable(f"expected an envelope: {error}")
+        return UnusableReply(f"expected an envelope: {error}")
     for fits, expected in _CHECKS:
         if not fits(sent.envelope, reply):
-            return Unusable(expected)
+            return UnusableReply(expected)
     return reply
 
 
@@ -170,9 +172,9 @@ _CHECKS: Final[tuple[tuple[Callable[[Envelope, Envelope], bool], str], ...]] = (
 
 def _judge_refusal(
     call_id: CallId | None, value: Any, status: int, retry_after: float | None
-) -> RemoteError | Unusable:
+) -> RemoteError | UnusableReply:
     if type(value) is not dict:
-        return Unusable("expected a JSON-RPC answer")
+        return UnusableReply("expected a JSON-RPC answer")
     error = value.get("error")
     if type(error) is dict:
         return _ANOTHER if _is_anothers(value, call_id) else _remote_error(value, error, status, retry_after)
@@ -189,7 +191,7 @@ def _judge_refusal(
             status=status,
             own=own,
         )
-    return Unusable("expected a JSON-RPC answer with a result or an error")
+    return UnusableReply("expected a JSON-RPC answer with a result or an error")
 
 
 def _remote_error(value: dict[str, Any], error: dict[str, Any], status: int, retry_after: float | None) -> RemoteError:

@@ -21,7 +21,7 @@ from asap_core.net.urls import without_credentials
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_entry import manifest_url
-from asap_core.wire.registry_index import Catalog
+from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.rules import URN
 
 LOCAL_NETWORK: Final = "the local network"
@@ -31,7 +31,7 @@ MAX_ON_LINK: Final = 16
 MAX_LISTED: Final = 4
 
 
-class Verdict(Enum):
+class TraceVerdict(Enum):
     """What came of asking."""
 
     TAKEN = "taken"
@@ -43,11 +43,11 @@ class Verdict(Enum):
 
 
 @frozen
-class Asked:
+class TraceEntry:
     """One question: where it was asked (a URL without credentials, a file, the local network), and what came of it."""
 
     where: str
-    verdict: Verdict
+    verdict: TraceVerdict
     why: str
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ class _Search:
     wanted: Wanted
     registries: tuple[str, ...]
     browse: bool
-    trace: tuple[Asked, ...] = ()
+    trace: tuple[TraceEntry, ...] = ()
     listed: tuple[RegistryEntry, ...] = ()
     """Entries for the agent that are still to be looked at, of the registry `listed_in`."""
     listed_in: str = ""
@@ -120,10 +120,10 @@ class _Search:
     on_link: int = 0
     """How many candidates of the local network have been looked at."""
 
-    def noting(self, where: str, verdict: Verdict, why: str) -> "_Search":
-        return evolve(self, trace=(*self.trace, Asked(where, verdict, why)))
+    def noting(self, where: str, verdict: TraceVerdict, why: str) -> "_Search":
+        return evolve(self, trace=(*self.trace, TraceEntry(where, verdict, why)))
 
-    def onward(self) -> "Step":
+    def onward(self) -> "ResolutionState":
         if self.listed:
             return _candidate(evolve(self, listed=self.listed[1:]), self.listed[0])
         if self.registries:
@@ -141,7 +141,7 @@ class _State:
         return self._search.wanted
 
     @property
-    def trace(self) -> tuple[Asked, ...]:
+    def trace(self) -> tuple[TraceEntry, ...]:
         """What has been asked, and what came of it."""
         return self._search.trace
 
@@ -152,18 +152,18 @@ class CheckRevoked(_State):
 
     location: str
 
-    def clear(self) -> "Step":
+    def clear(self) -> "ResolutionState":
         """It isn't."""
         why = "not revoked"
-        return self._search.noting(_shown(self.location), Verdict.TAKEN, why).onward()
+        return self._search.noting(_shown(self.location), TraceVerdict.TAKEN, why).onward()
 
     def revoked(self, why: str) -> "Unresolved":
         """It is: nobody else is asked."""
-        return Unresolved(self._search.noting(_shown(self.location), Verdict.REFUSED, f"revoked{_reason(why)}"))
+        return Unresolved(self._search.noting(_shown(self.location), TraceVerdict.REFUSED, f"revoked{_reason(why)}"))
 
     def failed(self, error: Exception) -> "Unresolved":
         """It can't be said; then it may be, and nobody else is asked."""
-        return Unresolved(self._search.noting(_shown(self.location), Verdict.FAILED, str(error)))
+        return Unresolved(self._search.noting(_shown(self.location), TraceVerdict.FAILED, str(error)))
 
 
 @frozen
@@ -172,25 +172,25 @@ class ReadRegistry(_State):
 
     location: str
 
-    def read(self, catalog: Catalog, *, copied: str = "") -> "Step":
+    def read(self, catalog: RegistryIndex, *, copied: str = "") -> "ResolutionState":
         """This is what it says; `copied` is how old it is and why, where it's a copy that stands in for it."""
         shown, aside = _shown(self.location), copied and f", in {copied}"
         entries = catalog.of_agent(self.wanted.urn or "")
         if not entries:
             skipped = f"; {len(catalog.skipped)} of its entries can't be read" if catalog.skipped else ""
             return self._search.noting(
-                shown, Verdict.ABSENT, f"not listed among {len(catalog)}{skipped}{aside}"
+                shown, TraceVerdict.ABSENT, f"not listed among {len(catalog)}{skipped}{aside}"
             ).onward()
         listed = "listed" if len(entries) == 1 else f"listed {len(entries)} times"
         # In order: the first counts, as the reference finds it, and those after it where it can't be taken.
         first = tuple(entries[:MAX_LISTED])
         named = self._search.named or keys_in(first)
         search = evolve(self._search, listed=first, listed_in=self.location, named=named)
-        return search.noting(shown, Verdict.TAKEN, f"{listed}{aside}").onward()
+        return search.noting(shown, TraceVerdict.TAKEN, f"{listed}{aside}").onward()
 
-    def failed(self, error: Exception) -> "Step":
+    def failed(self, error: Exception) -> "ResolutionState":
         """It can't be had."""
-        return self._search.noting(_shown(self.location), Verdict.FAILED, str(error)).onward()
+        return self._search.noting(_shown(self.location), TraceVerdict.FAILED, str(error)).onward()
 
 
 @frozen
@@ -206,19 +206,19 @@ class FetchManifest(_State):
         """The keys that a registry named for the agent in this search: one of them must have signed the manifest."""
         return self._search.named
 
-    def fetched(self, manifest: Manifest) -> "Step":
+    def fetched(self, manifest: Manifest) -> "ResolutionState":
         """This came; whether it's the agent wanted is judged here."""
         wrong = self.wanted.judge(manifest, self.url)
         if wrong is not None:
-            return self._noting(Verdict.REFUSED, wrong).onward()
-        found = self._search.noting(without_credentials(self.url), Verdict.TAKEN, "the agent wanted")
+            return self._noting(TraceVerdict.REFUSED, wrong).onward()
+        found = self._search.noting(without_credentials(self.url), TraceVerdict.TAKEN, "the agent wanted")
         return Resolved(found, manifest, self.url, self.source)
 
-    def failed(self, error: AsapError) -> "Step":
+    def failed(self, error: AsapError) -> "ResolutionState":
         """It didn't come, or mustn't be asked for."""
-        return self._noting(Verdict.FAILED, error).onward()
+        return self._noting(TraceVerdict.FAILED, error).onward()
 
-    def _noting(self, verdict: Verdict, error: AsapError) -> _Search:
+    def _noting(self, verdict: TraceVerdict, error: AsapError) -> _Search:
         shown = without_credentials(self.url)
         # Most errors begin with the URL, and so does what is noted.
         return self._search.noting(shown, verdict, str(error).removeprefix(f"{shown} "))
@@ -241,11 +241,11 @@ class Browse(_State):
     def ended(self, seconds: float) -> "Unresolved":
         """It was listened to for so long, and the agent isn't there."""
         what = "nobody else is announced" if self._search.on_link else "not announced"
-        return Unresolved(self._search.noting(LOCAL_NETWORK, Verdict.ABSENT, f"{what} within {seconds:g} s"))
+        return Unresolved(self._search.noting(LOCAL_NETWORK, TraceVerdict.ABSENT, f"{what} within {seconds:g} s"))
 
     def failed(self, error: Exception) -> "Unresolved":
         """It can't be listened to."""
-        return Unresolved(self._search.noting(LOCAL_NETWORK, Verdict.FAILED, str(error)))
+        return Unresolved(self._search.noting(LOCAL_NETWORK, TraceVerdict.FAILED, str(error)))
 
 
 @frozen
@@ -262,10 +262,12 @@ class Unresolved(_State):
     """Not found; `trace` says what was asked."""
 
 
-Step = CheckRevoked | ReadRegistry | FetchManifest | Browse | Resolved | Unresolved
+ResolutionState = CheckRevoked | ReadRegistry | FetchManifest | Browse | Resolved | Unresolved
 
 
-def resolve(wanted: Wanted, *, registries: Sequence[str] = (), revoked: str | None = None, browse: bool = True) -> Step:
+def resolve(
+    wanted: Wanted, *, registries: Sequence[str] = (), revoked: str | None = None, browse: bool = True
+) -> ResolutionState:
     """Begin to look for an agent. `registries` are in order of precedence; `revoked` is where the revocation list is.
 
     Raises ValueError where `wanted` has no URN.
@@ -276,10 +278,10 @@ def resolve(wanted: Wanted, *, registries: Sequence[str] = (), revoked: str | No
     return search.onward() if revoked is None else CheckRevoked(search, revoked)
 
 
-def _candidate(search: _Search, entry: RegistryEntry) -> "Step":
+def _candidate(search: _Search, entry: RegistryEntry) -> "ResolutionState":
     url = manifest_url(entry)
     if url is None:
-        return search.noting(_shown(search.listed_in), Verdict.REFUSED, "the entry has no URL").onward()
+        return search.noting(_shown(search.listed_in), TraceVerdict.REFUSED, "the entry has no URL").onward()
     return FetchManifest(search, url, search.listed_in, entry)
 
 

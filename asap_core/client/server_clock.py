@@ -33,7 +33,7 @@ def read_server_time(details: Mapping[str, object]) -> WallTime | None:
     return WallTime(seconds) if _EARLIEST < seconds < _LATEST else None
 
 
-def told_time(error: Exception, asked: Allowed) -> WallTime | None:
+def server_time_in(error: Exception, asked: Allowed) -> WallTime | None:
     """The server's time, where `error` is its refusal of ours and it's known to be the server that says so.
 
     That is over TLS, or on this machine: anybody else on the way could move our clock.
@@ -43,7 +43,7 @@ def told_time(error: Exception, asked: Allowed) -> WallTime | None:
     return read_server_time(error.details) if asked.encrypted or is_loopback(asked.host) else None
 
 
-class ServerTimes:
+class ServerClocks:
     """The wall time at each of some servers, by origin."""
 
     def __init__(self) -> None:

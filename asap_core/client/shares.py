@@ -9,7 +9,7 @@ K = TypeVar("K", bound=Hashable)
 _PART: Final = 4
 
 
-class Shares(Generic[K]):
+class PlaceShares(Generic[K]):
     """Places, held under keys. A key gets one more only while it holds less than a quarter of those that are free.
 
     So one key alone gets a fifth of all, the next a fifth of what that leaves: of 500 places 100, 80, 64. After ten

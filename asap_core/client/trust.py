@@ -18,7 +18,7 @@ from asap_core.wire.manifest import Manifest, is_wrapper
 from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_entry import manifest_url
 from asap_core.wire.rules import URN
-from asap_core.wire.signing import PublicKey, Verified, Verifier, judge, read_keys, why_not
+from asap_core.wire.signing import Ed25519Verifier, PublicKey, Verified, judge, read_keys, why_not
 
 # The key of an entry under which a registry names an agent's keys; the wrapper of a signed manifest has it too.
 _ENTRY_KEY: Final = "public_key"
@@ -28,7 +28,7 @@ MAX_SIGNED: Final = 65_536
 
 
 @frozen
-class Published:
+class ReceivedManifest:
     """A manifest as it's kept: with its wrapper where it came in one, and the key it was verified by, if it was.
 
     `size` is that of the document it came as, in bytes.
@@ -40,11 +40,11 @@ class Published:
     key: PublicKey | None = None
 
 
-def read_published(data: bytes) -> Published:
+def read_received(data: bytes) -> ReceivedManifest:
     """Read a manifest, signed or not; nothing is verified yet. Raises `InvalidDocument`, whatever the bytes."""
     return read_as(
         data,
-        lambda value: Published(decode_manifest(value), len(data), value if is_wrapper(value) else None),
+        lambda value: ReceivedManifest(decode_manifest(value), len(data), value if is_wrapper(value) else None),
         "manifest",
     )
 
@@ -93,7 +93,7 @@ class TrustedKeys:
         pinned: Mapping[str, str | Iterable[str]],
         *,
         require_signed: bool,
-        verify: Verifier,
+        verify: Ed25519Verifier,
     ) -> None:
         """Take the keys pinned to URNs, in base64. Raises ValueError for what isn't a URN or a key."""
         for urn in pinned:
@@ -132,7 +132,7 @@ class TrustedKeys:
         """Forget what registries said."""
         self._words.clear()
 
-    def admit(self, url: str, published: Published, named: NamedKeys | None = None) -> Published:
+    def admit(self, url: str, published: ReceivedManifest, named: NamedKeys | None = None) -> ReceivedManifest:
         """The manifest at this URL, as it may be kept and given out.
 
         That is: what was signed, where keys count for its agent. `named` are the keys named in this search, if it's

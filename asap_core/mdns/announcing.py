@@ -70,14 +70,14 @@ def _fits(key: str, value: str) -> bool:
 
 
 @frozen
-class Target:
+class SrvTarget:
     """Where an SRV record points: a host's name under `.local.`, and the addresses to announce for it."""
 
     name: str
     addresses: tuple[str, ...]
 
 
-def service_target(manifest_url: str, addresses: Sequence[str]) -> Target:
+def srv_target(manifest_url: str, addresses: Sequence[str]) -> SrvTarget:
     """The SRV target of a server at these addresses.
 
     Where the manifest URL names a `.local` host, that host: its own responder answers for its addresses, and a second
@@ -87,9 +87,9 @@ def service_target(manifest_url: str, addresses: Sequence[str]) -> Target:
     """
     host = host_of(manifest_url) or ""
     if is_local_name(host):
-        return Target(f"{host.rstrip('.')}.", ())
+        return SrvTarget(f"{host.rstrip('.')}.", ())
     digest = hashlib.sha256(" ".join([manifest_url, *sorted(addresses)]).encode("utf-8", "replace")).hexdigest()
-    return Target(f"asap-{digest[:16]}.local.", tuple(addresses))
+    return SrvTarget(f"asap-{digest[:16]}.local.", tuple(addresses))
 
 
 def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class Offer:
 
     link: Link
     manifest_url: str
-    target: Target
+    target: SrvTarget
 
 
 @frozen(kw_only=True)
@@ -150,7 +150,7 @@ def offer_on(link: Link, *, bind_host: str, manifest_url: str) -> Offer | Unanno
     if not addresses or link.loopback is not all(map(is_loopback, addresses)):
         return Unannounced(link, "what the server is bound to isn't reached from here")
     url = _at(without_zone(manifest_url), addresses[0])
-    target = service_target(url, addresses)
+    target = srv_target(url, addresses)
     if not is_announcer(host_of(url) or "", target.name, addresses):
         known = ", ".join(addresses)
         reason = f"browsers take only a manifest URL at an announced address ({known}) or a .local name"

@@ -61,7 +61,7 @@ class Announcement:
 
 
 @frozen
-class Unusable:
+class UnusableRecord:
     """A record that isn't an agent's announcement; `reason` says what it should have been."""
 
     instance: str
@@ -77,7 +77,7 @@ def read_announcement(
     addresses: Sequence[str],
     txt: Mapping[bytes, bytes | None],
     link: Link | None = None,
-) -> Announcement | Unusable:
+) -> Announcement | UnusableRecord:
     """Read a service as resolved on `link`. Never raises, whatever the record says."""
     values, name, zone = _texts(txt), "" if link is None else link.name, "" if link is None else link.zone
     addresses = addresses[:_MAX_ADDRESSES]
@@ -85,12 +85,12 @@ def read_announcement(
     url = in_zone(values.get("manifest_url", ""), zone)
     host = host_of(url)
     if host is None:
-        return Unusable(instance, "expected a manifest_url with http or https, a host, and no credentials", name)
+        return UnusableRecord(instance, "expected a manifest_url with http or https, a host, and no credentials", name)
     if not is_announcer(host, server, addresses):
-        return Unusable(instance, "expected a manifest_url on the host that announces it", name)
+        return UnusableRecord(instance, "expected a manifest_url on the host that announces it", name)
     agent_id = values.get("id")
     if agent_id is not None and not URN.fits(agent_id):
-        return Unusable(instance, f"expected as id {URN.expected}", name)
+        return UnusableRecord(instance, f"expected as id {URN.expected}", name)
     skills = values.get("capabilities")
     return Announcement(
         instance=instance,
@@ -177,7 +177,7 @@ class Removed:
 class Ignored:
     """Something announces itself as an agent that can't be one."""
 
-    unusable: Unusable
+    unusable: UnusableRecord
 
 
 Event = Added | Updated | Removed | Ignored
@@ -195,7 +195,7 @@ def _key(link: str, instance: str) -> _Key:
 
 
 @define(eq=False)
-class Neighbourhood:
+class AnnouncedAgents:
     """Who is announced right now, link by link, and what of it the reader hasn't been told yet.
 
     Rule: it keeps states, not a backlog. An engine's repeated and unordered reports go in, `take` says how the present
@@ -203,8 +203,8 @@ class Neighbourhood:
     At most `MAX_AGENTS` are known; past that newcomers aren't, until one leaves and they announce themselves again.
     """
 
-    _now: dict[_Key, Announcement | Unusable] = field(factory=dict, init=False)
-    _told: dict[_Key, Announcement | Unusable] = field(factory=dict, init=False)
+    _now: dict[_Key, Announcement | UnusableRecord] = field(factory=dict, init=False)
+    _told: dict[_Key, Announcement | UnusableRecord] = field(factory=dict, init=False)
     # A set in order of arrival: keys whose state differs from what was told. Each is in one of the two above.
     _changed: dict[_Key, None] = field(factory=dict, init=False)
     # Those on links that were joined anew, until they're seen again.
@@ -230,7 +230,7 @@ class Neighbourhood:
         """Whether an agent is there under this name, as far as is known."""
         return isinstance(self._now.get(_key(link, instance)), Announcement)
 
-    def seen(self, found: Announcement | Unusable) -> bool:
+    def seen(self, found: Announcement | UnusableRecord) -> bool:
         """The engine resolved this instance, for the first time or again. Whether `take` has something new now."""
         key = _key(found.link, found.instance)
         self._doubted.discard(key)
@@ -289,13 +289,13 @@ class Neighbourhood:
         match before, found:
             case Announcement(), Announcement():
                 return (Updated(found),)
-            case Announcement(), Unusable():
+            case Announcement(), UnusableRecord():
                 return (Removed(before), Ignored(found))
             case Announcement(), None:
                 return (Removed(before),)
             case _, Announcement():
                 return (Added(found),)
-            case _, Unusable():
+            case _, UnusableRecord():
                 return (Ignored(found),)
             case _:
                 return ()  # something unusable has gone: nobody waits for that

@@ -58,9 +58,9 @@ from asap_core.server.call_run import CallRun
 from asap_core.server.checks import first_refusal, malformed, timestamp_refusal, with_what_old_peers_leave_out
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.serving import Serving
-from asap_core.wire.answers import Replied, kept, reply_of, reply_text
 from asap_core.wire.codec import decode_envelope
 from asap_core.wire.envelope import Envelope
+from asap_core.wire.handler_reply import Replied, copy_of_reply, reply_of, reply_text
 from asap_core.wire.json import stable_json, write_json
 from asap_core.wire.jsonrpc import Call, CallId, error_body
 from asap_core.wire.payloads import Payload
@@ -178,7 +178,7 @@ class Dispatch:
         run.end_work(ran=True, keep=True)
         if self.reservation is None:
             return answered
-        copy = kept(answered.body, answered.outcome)
+        copy = copy_of_reply(answered.body, answered.outcome)
         return _record(Record(self.reservation, copy, len(answered.body), answered, run, run.step), run.agent)
 
 

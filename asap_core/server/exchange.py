@@ -97,7 +97,7 @@ from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.jsonrpc import MAX_ID, Call, Refused, parse_call
+from asap_core.wire.jsonrpc import MAX_ID, Call, RefusedCall, parse_call
 
 ASAP_PATH: Final = "/asap"
 STREAM_PATH: Final = "/asap/stream"
@@ -681,7 +681,7 @@ def _header_key(run: _Run) -> str | None:
     return key if len(values) == 1 and len(key) <= MAX_ID and key.isascii() and key.isprintable() else ""
 
 
-def _with_key(call: Call, key: str) -> Call | Refused:
+def _with_key(call: Call, key: str) -> Call | RefusedCall:
     if not key:
         return _refuse_key(call, f"one X-Idempotency-Key of 1 to {MAX_ID} printable ASCII characters")
     if call.idempotency_key not in (None, key):
@@ -689,9 +689,9 @@ def _with_key(call: Call, key: str) -> Call | Refused:
     return Call(call.id, call.envelope, key)
 
 
-def _refuse_key(call: Call, expected: str) -> Refused:
+def _refuse_key(call: Call, expected: str) -> RefusedCall:
     problem = Problem(("params", "idempotency_key"), expected)
-    return Refused(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
+    return RefusedCall(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
 
 
 def _open_batch(run: _Run, items: list[Any]) -> TakeLimit | Fork | Respond:
@@ -701,7 +701,7 @@ def _open_batch(run: _Run, items: list[Any]) -> TakeLimit | Fork | Respond:
     if len(items) > most:
         reason = f"batch size exceeds max {most}"
         return run.refuse(Refusal(kind=BATCH_SIZE, note=reason, details={"reason": reason, "max": most}))
-    calls: list[Call | Refused] = [parse_call(item) for item in items]
+    calls: list[Call | RefusedCall] = [parse_call(item) for item in items]
     key = _header_key(run)
     for place, call in enumerate(calls):
         if key is not None and isinstance(call, Call):
@@ -711,7 +711,7 @@ def _open_batch(run: _Run, items: list[Any]) -> TakeLimit | Fork | Respond:
     return _take_batch_shares(run, tuple(calls))
 
 
-def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> TakeLimit | Fork | Respond:
+def _take_batch_shares(run: _Run, calls: tuple[Call | RefusedCall, ...]) -> TakeLimit | Fork | Respond:
     """Take a token for each item but the first, which was paid for up front, from both shares."""
     policy, rest = run.agent.policy, len(calls) - 1
 
@@ -732,7 +732,7 @@ def _take_batch_shares(run: _Run, calls: tuple[Call | Refused, ...]) -> TakeLimi
 _AFTER_BATCH: Final = 1.0
 
 
-def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, granted: int) -> Fork:
+def _fork(run: _Run, calls: tuple[Call | RefusedCall, ...], *, granted: int) -> Fork:
     at = Moment(run.now, run.agent.wall())
     states = tuple(
         _begin(run, call, at) if index < granted else _over_the_limit(run, call) for index, call in enumerate(calls)
@@ -740,8 +740,8 @@ def _fork(run: _Run, calls: tuple[Call | Refused, ...], *, granted: int) -> Fork
     return Fork(states, True, run, run.step)  # noqa: FBT003 - as its fields stand
 
 
-def _begin(run: _Run, call: Call | Refused, at: Moment) -> CallState:
-    if isinstance(call, Refused):
+def _begin(run: _Run, call: Call | RefusedCall, at: Moment) -> CallState:
+    if isinstance(call, RefusedCall):
         run.tell(WHAT_OF[call.refusal.kind.taxonomy], call.refusal.kind)
         return refused_call(call.id, call.refusal)
     return open_call(
@@ -755,7 +755,7 @@ def _begin(run: _Run, call: Call | Refused, at: Moment) -> CallState:
     )
 
 
-def _over_the_limit(run: _Run, call: Call | Refused) -> Answered:
+def _over_the_limit(run: _Run, call: Call | RefusedCall) -> Answered:
     run.tell(What.LIMITED, RATE_LIMITED)
     limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
     return limited_call(call.id, _AFTER_BATCH, str(limits[0]))

@@ -21,9 +21,9 @@ from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, CallState, Dispatch, Hold
 from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
 from asap_core.testing.strategies import request_bodies
-from asap_core.wire.answers import Replied
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
+from asap_core.wire.handler_reply import Replied
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 ALICE = "urn:asap:agent:alice"

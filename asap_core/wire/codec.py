@@ -22,7 +22,7 @@ from asap_core.wire.manifest import Endpoints, Health, Manifest, ReceivedEndpoin
 from asap_core.wire.parts import PARTS, Part
 from asap_core.wire.payloads import PAYLOADS, Payload
 from asap_core.wire.registry import Registry, RegistryEntry, Skipped
-from asap_core.wire.rules import Rule, Unfit
+from asap_core.wire.rules import InvalidValue, Rule
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -213,7 +213,7 @@ def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ..
     """
     try:
         return _quick(kind)(value)  # type: ignore[no-any-return, arg-type]
-    except Unfit:
+    except InvalidValue:
         return _decode(value, kind, what, path)
 
 
@@ -231,7 +231,7 @@ def _quick(kind: type) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if type(value) is not dict or not known.issuperset(value):
             # Made anew: a shared exception would keep every frame that it was ever raised in, and all that was read.
-            raise Unfit("something else")
+            raise InvalidValue("something else")
         made: Any = make(kind)
         for key, default, exact, nullable, convert, fits, fill in plans:
             item = value.get(key, default)
@@ -240,7 +240,7 @@ def _quick(kind: type) -> Callable[[Any], Any]:
                 if convert is not None:
                     item = convert(item)
                 if exact is not None or not fits(item):
-                    raise Unfit("something else")
+                    raise InvalidValue("something else")
             fill(made, item)
         if check is not None:
             check(made)
@@ -307,7 +307,7 @@ def _object_hook(kind: type, converter: "Converter") -> Callable[[Any, Any], Any
 
     def hook(value: Any, _kind: Any) -> Any:
         if type(value) is not dict:
-            raise Unfit("an object")
+            raise InvalidValue("an object")
         if tolerant and not known.issuperset(value):
             extra = {key: item for key, item in value.items() if key not in known}
             value = {key: item for key, item in value.items() if key in known} | {"extra": extra}
@@ -325,7 +325,7 @@ def _array_hook(kind: Any, converter: "Converter") -> Callable[[Any, Any], Any]:
     def hook(value: Any, _kind: Any) -> Any:
         """Read each item. cattrs' own hook would collect 100,000 errors where 20 are told, which takes seconds."""
         if type(value) is not list:
-            raise Unfit("an array")
+            raise InvalidValue("an array")
         items, errors = [], []
         for index, item in enumerate(value):
             try:
@@ -346,7 +346,7 @@ def _problems(error: BaseException, kind: type, path: tuple[str | int, ...]) -> 
     from cattrs import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError  # noqa: PLC0415
 
     match error:
-        case Unfit():
+        case InvalidValue():
             yield Problem(path, error.expected)
         case ForbiddenExtraKeysError():
             names = ", ".join(_key(a) for a in fields(error.cl))

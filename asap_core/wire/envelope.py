@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from asap_core.clock import WallTime
-from asap_core.wire.rules import BOOLEAN, OBJECT, TEXT, TIMESTAMP, URN, Rule, Unfit, absent_or, parse_timestamp
+from asap_core.wire.rules import BOOLEAN, DATE_TIME, OBJECT, TEXT, URN, InvalidValue, Rule, absent_or, parse_timestamp
 
 ASAP_VERSION: Final = "0.1"
 """What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. HTTP versions are negotiated elsewhere."""
@@ -61,7 +61,7 @@ class Envelope:
 
     id: str = field(validator=ID)
     asap_version: str = field(default=ASAP_VERSION, validator=TEXT)
-    timestamp: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    timestamp: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
     sender: str = field(validator=URN)
     recipient: str = field(validator=URN)
     payload_type: str = field(validator=PAYLOAD_TYPE)
@@ -73,7 +73,7 @@ class Envelope:
 
     def __attrs_post_init__(self) -> None:
         if not self.correlation_id and normalise_payload_type(self.payload_type) in _ANSWERS:
-            raise Unfit("correlation_id to name the envelope that this payload type answers")
+            raise InvalidValue("correlation_id to name the envelope that this payload type answers")
 
     @classmethod
     def new(
@@ -91,7 +91,7 @@ class Envelope:
     ) -> "Envelope":
         """Make an envelope dated `wall`, with an id from `ids`.
 
-        Raises `Unfit` (a ValueError) where sender or recipient isn't a URN. `nonce` goes into `extensions`.
+        Raises `InvalidValue` (a ValueError) where sender or recipient isn't a URN. `nonce` goes into `extensions`.
         """
         return cls(
             id=ids(),

@@ -34,14 +34,14 @@ class Call:
 
 
 @frozen
-class Refused:
+class RefusedCall:
     """A call that can't be read, with its id where that much was readable."""
 
     id: CallId | None
     refusal: Refusal
 
 
-def parse_call(value: Any) -> Call | Refused:
+def parse_call(value: Any) -> Call | RefusedCall:
     """Read one JSON-RPC request object. Never raises."""
     if type(value) is dict and value.get("method") == METHOD and value.get("jsonrpc", "2.0") == "2.0":
         params: Any = value.get("params")
@@ -53,16 +53,16 @@ def parse_call(value: Any) -> Call | Refused:
     return _why_not(value)
 
 
-def _why_not(value: Any) -> Refused:
+def _why_not(value: Any) -> RefusedCall:
     """What is wrong with a value that isn't a call."""
     if type(value) is not dict:
-        return Refused(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
+        return RefusedCall(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
     call_id = value.get("id")
     known_id: CallId | None = call_id if _is_id(call_id) else None
     if known_id is None or not _is_well_formed(value):
-        return Refused(known_id, _invalid("Invalid JSON-RPC structure", *_structural_problems(value, known_id)))
+        return RefusedCall(known_id, _invalid("Invalid JSON-RPC structure", *_structural_problems(value, known_id)))
     if value["method"] != METHOD:
-        return Refused(known_id, Refusal(kind=METHOD_NOT_FOUND, details={"supported": [METHOD]}))
+        return RefusedCall(known_id, Refusal(kind=METHOD_NOT_FOUND, details={"supported": [METHOD]}))
     return _malformed(known_id, value["params"])
 
 
@@ -102,9 +102,9 @@ def _is_key(value: Any) -> bool:
     return type(value) is str and 0 < len(value) <= MAX_ID
 
 
-def _malformed(call_id: CallId, params: Any) -> Refused:
+def _malformed(call_id: CallId, params: Any) -> RefusedCall:
     note, problem = _problem_of_params(params)
-    return Refused(call_id, Refusal(kind=MALFORMED_ENVELOPE, note=note, problems=(problem,)))
+    return RefusedCall(call_id, Refusal(kind=MALFORMED_ENVELOPE, note=note, problems=(problem,)))
 
 
 def _problem_of_params(params: Any) -> tuple[str, Problem]:

@@ -9,7 +9,19 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from asap_core.wire.rules import BOOLEAN, OBJECT, TEXT, TEXTS, Rule, Unfit, absent_or, array, integer, number, one_of
+from asap_core.wire.rules import (
+    BOOLEAN,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    InvalidValue,
+    Rule,
+    absent_or,
+    array,
+    integer,
+    number,
+    one_of,
+)
 from asap_core.wire.task import Role, TaskStatus
 
 _PERCENT: Final = number(least=0, most=100)
@@ -143,9 +155,9 @@ class McpToolResult:
 
     def __attrs_post_init__(self) -> None:
         if self.success and (self.result is None or self.error is not None):
-            raise Unfit("result without error when success is true")
+            raise InvalidValue("result without error when success is true")
         if not self.success and (self.error is None or self.result is not None):
-            raise Unfit("error without result when success is false")
+            raise InvalidValue("error without result when success is false")
 
 
 @frozen(kw_only=True)

@@ -7,11 +7,11 @@ from attrs import field, frozen
 
 from asap_core.errors import Problem
 from asap_core.wire.rules import (
+    DATE_TIME,
     OBJECT,
     TEXT,
     TEXTS,
     TEXTS_BY_NAME,
-    TIMESTAMP,
     URN,
     array,
     array_of,
@@ -45,7 +45,7 @@ class Registry:
     """A registry as it was read: the usable entries in file order, and a report of the others."""
 
     version: str = field(validator=TEXT)
-    updated_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    updated_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
     agents: tuple[RegistryEntry, ...] = field(
         default=(),
         converter=array,

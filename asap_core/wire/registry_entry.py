@@ -7,14 +7,14 @@ from asap_core.wire.codec import to_json
 from asap_core.wire.json import MAX_DEPTH, write_json
 from asap_core.wire.manifest import Manifest, is_absolute_url
 from asap_core.wire.registry import Registry, RegistryEntry
-from asap_core.wire.registry_index import CatalogReader
+from asap_core.wire.registry_index import RegistryReader
 
 _MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 
 
 def read_registry(data: bytes) -> Registry:
-    """Read a registry from bytes, as `CatalogReader` does in pieces. Raises `InvalidDocument`, whatever the bytes."""
-    reader = CatalogReader()
+    """Read a registry from bytes, as `RegistryReader` does in pieces. Raises `InvalidDocument`, whatever the bytes."""
+    reader = RegistryReader()
     reader.feed(data)
     catalog = reader.close()
     return Registry(

@@ -1,8 +1,8 @@
 """A registry read as it arrives, piece by piece, into an index: no piece takes longer than its share of the text.
 
 A registry of 100,000 agents is 50 MB: read at once it would hold an event loop for seconds, and 100,000 objects would
-make every later garbage collection slow. So `CatalogReader` is fed the bytes as they come, and `Catalog` keeps each
-entry as the text that it was, indexed by id and skill, and makes an object of it when it's asked for.
+make every later garbage collection slow. So `RegistryReader` is fed the bytes as they come, and `RegistryIndex` keeps
+each entry as the text that it was, indexed by id and skill, and makes an object of it when it's asked for.
 """
 
 import codecs
@@ -62,7 +62,7 @@ class _Index:
         return (places,) if isinstance(places, int) else places
 
 
-class Entries(Sequence[RegistryEntry]):
+class RegistryEntries(Sequence[RegistryEntry]):
     """Some entries of a catalogue, in its order; each is made when it's asked for, in some 20 µs."""
 
     __slots__ = ("_places", "_texts")
@@ -77,21 +77,21 @@ class Entries(Sequence[RegistryEntry]):
     @overload
     def __getitem__(self, place: int) -> RegistryEntry: ...
     @overload
-    def __getitem__(self, place: slice) -> "Entries": ...
-    def __getitem__(self, place: int | slice) -> "RegistryEntry | Entries":
+    def __getitem__(self, place: slice) -> "RegistryEntries": ...
+    def __getitem__(self, place: int | slice) -> "RegistryEntry | RegistryEntries":
         if isinstance(place, slice):
-            return Entries(self._texts, self._places[place])
+            return RegistryEntries(self._texts, self._places[place])
         return decode_registry_entry(read_json(self._texts[self._places[place]]))
 
     def __repr__(self) -> str:
         return f"<{len(self)} registry entries>"
 
 
-class Catalog:
+class RegistryIndex:
     """A registry, indexed: a look-up takes the time of a dictionary's and of making the entries found.
 
     `skipped` says which entries could not be read and why; `extra` holds keys of the root that this version doesn't
-    know. A catalogue is made by `CatalogReader` and doesn't change.
+    know. A catalogue is made by `RegistryReader` and doesn't change.
     """
 
     __slots__ = ("_by_id", "_by_skill", "_texts", "extra", "skipped", "updated_at", "version")
@@ -122,9 +122,9 @@ class Catalog:
         return f"<Catalog of {len(self)} agents, {len(self.skipped)} skipped>"
 
     @property
-    def agents(self) -> Entries:
+    def agents(self) -> RegistryEntries:
         """All entries, in the registry's order."""
-        return Entries(self._texts, range(len(self._texts)))
+        return RegistryEntries(self._texts, range(len(self._texts)))
 
     def written(self) -> Iterator[bytes]:
         """The registry as JSON, in pieces: its entries as they came, without those that were skipped."""
@@ -138,13 +138,13 @@ class Catalog:
         """The entry with exactly this id, or None; the first of several, as the reference finds it."""
         return next(iter(self.of_agent(agent_id)), None)
 
-    def by_skill(self, skill: str) -> Entries:
+    def by_skill(self, skill: str) -> RegistryEntries:
         """The entries with exactly this skill, in the registry's order."""
-        return Entries(self._texts, self._by_skill.places(skill))
+        return RegistryEntries(self._texts, self._by_skill.places(skill))
 
-    def of_agent(self, agent_id: str) -> Entries:
+    def of_agent(self, agent_id: str) -> RegistryEntries:
         """The entries with exactly this id, in the registry's order."""
-        return Entries(self._texts, self._by_id.places(agent_id))
+        return RegistryEntries(self._texts, self._by_id.places(agent_id))
 
     def find(self, *, skill: str | None = None, agent_id: str | None = None) -> tuple[RegistryEntry, ...]:
         """The entries that have this skill and this id (exactly; None is any), in the registry's order."""
@@ -153,7 +153,7 @@ class Catalog:
         return tuple(entry for entry in self.of_agent(agent_id) if skill is None or skill in entry.skills)
 
 
-class CatalogReader:
+class RegistryReader:
     """Reads a registry from its bytes, in pieces cut anywhere: `feed` each, then `close` for the catalogue.
 
     Tolerant of entries: one that's no entry, that says a key twice or is longer than `MAX_ENTRY`, is skipped and
@@ -192,11 +192,13 @@ class CatalogReader:
             self._failed = error
             raise
 
-    def close(self) -> Catalog:
+    def close(self) -> RegistryIndex:
         """The text is over: return what was read of it."""
         self._ended = True
         self.feed(b"")
-        return Catalog(self._root, texts=self._texts, by_id=self._by_id, by_skill=self._by_skill, skipped=self._skipped)
+        return RegistryIndex(
+            self._root, texts=self._texts, by_id=self._by_id, by_skill=self._by_skill, skipped=self._skipped
+        )
 
     # --- the text: each step yields where it needs more of it --------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 MAX_URN: Final = 256
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """A value breaks a rule. `expected` completes the sentence "expected …"; the value itself isn't kept."""
 
     def __init__(self, expected: str, *, name: str = "") -> None:
@@ -53,14 +53,14 @@ class Rule:
     def __call__(self, _instance: Any, attribute: Any, value: Any) -> None:
         """Validate, as attrs asks a validator to."""
         if not self.fits(value):
-            raise Unfit(self.expected, name=attribute.name)
+            raise InvalidValue(self.expected, name=attribute.name)
 
     def read(self, value: Any, _type: object = None) -> Any:
         """Take the value from JSON, as cattrs asks a hook to."""
         if self.convert is not None:
             value = self.convert(value)
         if not self.fits(value):
-            raise Unfit(self.expected)
+            raise InvalidValue(self.expected)
         return value
 
 
@@ -249,7 +249,7 @@ TEXTS_BY_NAME: Final = Rule(
     "an object whose values are strings",
     lambda value: type(value) is dict and all(type(item) is str for item in value.values()),
 )
-TIMESTAMP: Final = Rule(
+DATE_TIME: Final = Rule(
     "an RFC 3339 date and time such as 2026-02-10T12:00:00.123456Z",
     lambda value: isinstance(value, datetime) and value.tzinfo is not None,
     convert=parse_timestamp,

@@ -6,9 +6,9 @@ whatever its user wrote; so the document that comes isn't byte for byte what was
 been signed are made from the document that came, each is tried, and the one whose signature holds is the manifest.
 So it doesn't matter which forms there are, or what somebody left out on the way: nothing unsigned is ever taken.
 
-The mathematics is injected (`Verifier`). What all verifiers must refuse alike, and don't, is refused here, by bytes:
-S beyond the group order (RFC 8032 §5.1.7), keys that aren't the one way to write their point, and the points of small
-order, under which a signature can be made that fits any message.
+The mathematics is injected (`Ed25519Verifier`). What all verifiers must refuse alike, and don't, is refused here, by
+bytes: S beyond the group order (RFC 8032 §5.1.7), keys that aren't the one way to write their point, and the points of
+small order, under which a signature can be made that fits any message.
 """
 
 import binascii
@@ -23,9 +23,9 @@ from asap_core.wire.codec import decode_manifest
 from asap_core.wire.json import canonical_json
 from asap_core.wire.manifest import Manifest, is_wrapper
 
-Verifier = Callable[[bytes, bytes, bytes], bool]
+Ed25519Verifier = Callable[[bytes, bytes, bytes], bool]
 """Whether `(public_key, signature, message)` holds by Ed25519 (RFC 8032 §5.1.7)."""
-Signer = Callable[[bytes], bytes]
+Ed25519Signer = Callable[[bytes], bytes]
 """The Ed25519 signature of a message, 64 bytes (RFC 8032 §5.1.6)."""
 
 SELF_SIGNED: Final = "self-signed"
@@ -298,7 +298,7 @@ class Broken:
 Judgement = Verified | Unsigned | Unreadable | OtherKey | Broken
 
 
-def judge(value: Any, trusted: Collection[PublicKey], verify: Verifier) -> Judgement:
+def judge(value: Any, trusted: Collection[PublicKey], verify: Ed25519Verifier) -> Judgement:
     """Whether the manifest in a document (plain JSON values, with wrapper or without) is signed by a trusted key.
 
     What it says of its signer itself never makes it so. Raises `InvalidDocument` where what was signed is no manifest.
@@ -335,7 +335,7 @@ def why_not(judgement: Judgement) -> str | None:
             assert_never(judgement)
 
 
-def sign(document: Mapping[str, Any], signer: Signer, public_key: PublicKey) -> dict[str, Any]:
+def sign(document: Mapping[str, Any], signer: Ed25519Signer, public_key: PublicKey) -> dict[str, Any]:
     """Wrap a manifest (plain JSON values) with its signature, as peers from 2.0 on read and verify it.
 
     It's published with everything that was signed, so that a verifier with other defaults has nothing to fill in. A

@@ -12,10 +12,10 @@ from asap_core.errors import InvalidTransition
 from asap_core.wire.envelope import utc
 from asap_core.wire.rules import (
     BOOLEAN,
+    DATE_TIME,
     OBJECT,
     TEXT,
     TEXTS,
-    TIMESTAMP,
     URN,
     absent_or,
     array,
@@ -77,8 +77,8 @@ class Task:
     status: TaskStatus = field(validator=one_of(TaskStatus))
     depth: int = field(default=0, validator=integer(least=0, most=MAX_DEPTH))
     progress: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
-    updated_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
+    updated_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
 
     def move(self, to: TaskStatus, *, wall: WallTime) -> "Task":
         """Return the task in status `to`, updated at `wall`.
@@ -113,7 +113,7 @@ class Conversation:
 
     id: str = field(validator=TEXT)
     participants: tuple[str, ...] = field(converter=array, validator=one_or_more(TEXT))
-    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
     metadata: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
 
 
@@ -126,7 +126,7 @@ class Message:
     sender: str = field(validator=TEXT)
     role: Role = field(validator=one_of(Role))
     parts: tuple[str, ...] = field(converter=array, validator=TEXTS)
-    timestamp: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    timestamp: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
 
 
 @frozen(kw_only=True)
@@ -137,7 +137,7 @@ class Artifact:
     task_id: str = field(validator=TEXT)
     name: str = field(validator=TEXT)
     parts: tuple[str, ...] = field(converter=array, validator=TEXTS)
-    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
 
 
 @frozen(kw_only=True)
@@ -149,4 +149,4 @@ class StateSnapshot:
     version: int = field(validator=integer(least=1))
     data: dict[str, Any] = field(validator=OBJECT)
     checkpoint: bool = field(default=False, validator=BOOLEAN)
-    created_at: datetime = field(converter=parse_timestamp, validator=TIMESTAMP)
+    created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)

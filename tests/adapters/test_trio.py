@@ -8,14 +8,14 @@ import trio.testing
 
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net.documents import _carry_out, _Waiter
-from asap_core.client.answers import Fetched
-from asap_core.client.document_cache import Deliver, Directory, Lead
+from asap_core.client.document_cache import Deliver, DocumentCache, Lead
+from asap_core.client.fetch_results import Fetched
 from tests.moments import moment
 
 
 @pytest.mark.trio
 async def test_carrying_out_effects_has_no_checkpoint() -> None:
-    directory: Directory[str, _Waiter] = Directory()
+    directory: DocumentCache[str, _Waiter] = DocumentCache()
     waiters = [_Waiter(woken=anyio.Event()) for _ in range(3)]
     now: Any = 0.0
     with trio.testing.assert_no_checkpoints():

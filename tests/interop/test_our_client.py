@@ -88,5 +88,5 @@ async def test_its_manifest_is_revalidated_by_its_etag(reference_server) -> None
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)
-        again = await client._finder._manifests.refresh(first.url, cool_down=0)
+        again = await client._discovery._manifests.refresh(first.url, cool_down=0)
         assert (again.source.value, again.document.manifest) == ("revalidated", first.manifest)

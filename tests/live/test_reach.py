@@ -19,8 +19,8 @@ from anyio.streams.tls import TLSListener
 
 from asap_adapters import AgentClient, BadReply, NotAllowed, RemoteError, TimedOut, Unreachable
 from asap_adapters.cli.echo_agent import echo_manifest
-from asap_core.client.answers import Source
 from asap_core.client.delivery import RetryPolicy
+from asap_core.client.fetch_results import Source
 from asap_core.server.wellknown import publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]

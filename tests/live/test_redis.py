@@ -24,7 +24,7 @@ from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Ru
 from asap_core.admission.replay import Replayed
 from asap_core.auth.principal import TokenTable
 from asap_core.clock import WallTime
-from asap_core.wire.answers import Replied
+from asap_core.wire.handler_reply import Replied
 from tests.live.redis_server import Server, server
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]

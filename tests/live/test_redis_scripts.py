@@ -33,7 +33,7 @@ from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.admission.state_file import outcome_to_json
 from asap_core.clock import WallTime
 from asap_core.errors import BadStore
-from asap_core.wire.answers import Replied
+from asap_core.wire.handler_reply import Replied
 from asap_core.wire.json import write_json
 from tests.live.redis_server import given_url, server
 

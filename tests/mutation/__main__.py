@@ -21,7 +21,7 @@ TESTS = {
     "asap_core.admission.idempotency": ("admission/idempotency", "admission/state_file"),
     "asap_core.admission.ratelimit": ("admission/ratelimit", "server/exchange"),
     "asap_core.server.exchange": ("server/exchange", "wire/wire", "auth/proofs", "http/pages"),
-    "asap_core.server.call": ("server/exchange", "wire/answers"),
+    "asap_core.server.call": ("server/exchange", "wire/handler_reply"),
     "asap_core.server.call_run": ("server/exchange",),
     "asap_core.server.checks": ("server/exchange", "auth/jwt", "auth/proofs"),
     "asap_core.admission.admission": ("admission/admission", "admission/state_file", "server/exchange"),

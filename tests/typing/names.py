@@ -13,7 +13,7 @@ from asap_adapters import (
     BadState as _BadState,
     BadStore as _BadStore,
     Context,
-    Discovery,
+    DiscoveredAgent,
     Handlers,
     InvalidDocument as _InvalidDocument,
     InvalidTransition as _InvalidTransition,

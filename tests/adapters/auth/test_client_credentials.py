@@ -202,7 +202,7 @@ class TestForWhomItIs:
         async with client_of(world, auth) as client:
             manifest = await client.discover(BASE)
             await client.send(manifest, "task.request", ASK)
-            client._courier._authorizer.credentials[BASE + ":443"] = auth["https://b.example"]  # type: ignore[index]
+            client._sending._authorizer.credentials[BASE + ":443"] = auth["https://b.example"]  # type: ignore[index]
             await client.send(manifest, "task.request", ASK)
         assert [asked["scope"] for asked in world.issued] == ["read", "write"]
         assert [shown for _, shown in world.shown] == ["Bearer t1", "Bearer t2"]
@@ -386,14 +386,14 @@ class TestLeaving:
             world.asked.clear()
             world.seconds = seconds
             async with client_of(world) as client:
-                source = client._courier._authorizer.source
+                source = client._sending._authorizer.source
                 others: list[Any] = []
 
                 async def first(client=client, interrupted=interrupted) -> None:
-                    await interrupted.run(client._courier._authorizer.source.get(credentials(), ()))
+                    await interrupted.run(client._sending._authorizer.source.get(credentials(), ()))
 
                 async def other(client=client, others=others) -> None:
-                    others.append(await client._courier._authorizer.source.get(credentials(), ()))
+                    others.append(await client._sending._authorizer.source.get(credentials(), ()))
 
                 async with anyio.create_task_group() as group:
                     group.start_soon(first)
@@ -508,7 +508,7 @@ class TestBoundToAKey:
         async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
             await send(client)
             world.shown.clear()
-            stolen = (await client._courier._authorizer.source.get(credentials(dpop=self.KEY), ())).token.value
+            stolen = (await client._sending._authorizer.source.get(credentials(dpop=self.KEY), ())).token.value
             async with client_of(world, {BASE: stolen}) as thief:
                 with pytest.raises(RemoteError, match="Invalid authentication token"):
                     await send(thief)

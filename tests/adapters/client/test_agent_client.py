@@ -22,7 +22,7 @@ from asap_core import (
     Unreachable,
     WrongAgent,
 )
-from asap_core.client.answers import Source
+from asap_core.client.fetch_results import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -183,7 +183,7 @@ class TestDiscovery:
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
                 leader.cancel()
-            assert (len(found), client._finder._manifests.waiting) == (1, 0)
+            assert (len(found), client._discovery._manifests.waiting) == (1, 0)
 
     async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting, client_of) -> None:
         transport = counting()

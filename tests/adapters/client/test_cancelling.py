@@ -15,8 +15,8 @@ import pytest
 
 from asap_adapters.client.agent_client import AgentClient
 from asap_core import BadReply, TimedOut
-from asap_core.client.answers import Source
-from asap_core.client.document_cache import Directory
+from asap_core.client.document_cache import DocumentCache
+from asap_core.client.fetch_results import Source
 from asap_core.server.wellknown import publish
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ def client_of(server: Server, **options) -> AgentClient:
 
 
 def waiting(client: AgentClient) -> int:
-    finder = client._finder
+    finder = client._discovery
     return sum(
         len(documents._directory._errands) + len(documents._directory._flights) + documents.waiting
         for documents in (finder._manifests, finder._registries, finder._reports)
@@ -128,7 +128,7 @@ async def discover(client: AgentClient) -> object:
 
 
 async def refresh(client: AgentClient) -> object:
-    return await client._finder._manifests.refresh(BASE + MANIFEST, cool_down=0.0)
+    return await client._discovery._manifests.refresh(BASE + MANIFEST, cool_down=0.0)
 
 
 async def health(client: AgentClient) -> object:
@@ -224,7 +224,7 @@ class TestCancelledAtEachAwait:
     async def test_where_leaving_is_not_told_it_is_caught(
         self, server, monkeypatch: pytest.MonkeyPatch, place: int
     ) -> None:
-        monkeypatch.setattr(Directory, "abandon", lambda _self, _waiter: ())
+        monkeypatch.setattr(DocumentCache, "abandon", lambda _self, _waiter: ())
         with pytest.raises((AssertionError, BaseExceptionGroup, TimeoutError)):
             await play(server(control="max-age=0"), discover, place=place, at=2)
 

@@ -113,7 +113,7 @@ def on_link(client: AgentClient, *events) -> None:
 
         yield Coming(events)
 
-    client._finder.browse = browse  # type: ignore[method-assign]
+    client._discovery.browse = browse  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ class TestByUrn:
                     for _ in range(steps):
                         await anyio.lowlevel.checkpoint()
                     group.cancel_scope.cancel()
-                assert client._finder._manifests.waiting == client._finder._registries.waiting == 0
+                assert client._discovery._manifests.waiting == client._discovery._registries.waiting == 0
                 # And what was begun can be begun again.
                 assert isinstance(await client.explain(URN, wait=5), Resolved | Unresolved)
 
@@ -310,7 +310,7 @@ class TestTheRightAgent:
                 group.start_soon(ask, client)
             assert found == ["urn:asap:agent:a", "urn:asap:agent:b"]
             assert client.cached("https://a.example").id == "urn:asap:agent:b"  # type: ignore[union-attr]
-            assert client._finder._manifests._directory._errands == {}
+            assert client._discovery._manifests._directory._errands == {}
 
     async def test_one_url_is_one_however_it_is_spelled(self, world, client_in, asked) -> None:
         url = f"https://a.example{MANIFEST}"
@@ -354,7 +354,7 @@ async def test_however_many_are_found_none_becomes_the_callers_own(world, client
         client.reset()
         del found, manifest
         gc.collect()
-        assert len(client._finder._origins) == 0, "kept only for as long as there are manifests"
+        assert len(client._discovery._origins) == 0, "kept only for as long as there are manifests"
 
 
 class TestForgetting:

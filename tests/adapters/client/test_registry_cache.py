@@ -20,7 +20,7 @@ from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.clock import LoopClock
 from asap_adapters.stores.registry_copies import CopyFiles
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
-from asap_core.client.registry_cache import _seal, measure, name_of
+from asap_core.client.registry_cache import _seal, file_name, measure
 from asap_core.client.resolution import Resolved
 from asap_core.net.addresses import Proximity
 from tests.adapters.client.test_cancelling import Interrupted
@@ -234,7 +234,7 @@ class TestAStartWithoutTheServer:
         server.happens = DOWN
         async with client_of(server, directory) as client:
             await client.registry(URL)
-            assert client._web.proximity_of(URL) is Proximity.NETWORK
+            assert client._http.proximity_of(URL) is Proximity.NETWORK
 
     async def test_without_one_the_failure_is_told(self, server: Server, directory: Path) -> None:
         server.happens = DOWN
@@ -459,7 +459,7 @@ class TestForgetting:
 
     async def test_a_large_one_goes_at_once(self, tmp_path: Path) -> None:
         files = CopyFiles(tmp_path, most=1)
-        (tmp_path / name_of(URL)).write_bytes(b"x" * 2_000_000)
+        (tmp_path / file_name(URL)).write_bytes(b"x" * 2_000_000)
         files.remove(URL)
         files.remove(URL)
         assert list(tmp_path.iterdir()) == []

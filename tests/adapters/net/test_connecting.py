@@ -17,7 +17,7 @@ from asap_adapters.net import connecting
 from asap_adapters.net.connecting import OutboundTransport, link_networks, link_scopes
 from asap_adapters.net.dialling import first
 from asap_adapters.net.resolving import SystemResolver
-from asap_adapters.net.transport import Web, _Call, _request
+from asap_adapters.net.transport import HttpTransport, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.net.addresses import obstacle, read_address
 from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused
@@ -100,31 +100,31 @@ class Stream(httpcore.AsyncNetworkStream):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """Make a network and an open `Web` on it."""
+    """Make a network and an open `HttpTransport` on it."""
 
     def make(network: Network, *, token=None, timeout=60.0, transport=None, **policy):
         monkeypatch.setattr(connecting, "_dial", network.dial)
-        web = Web(
+        http = HttpTransport(
             token=token, auth={}, policy=OutboundPolicy(**policy), timeout=timeout, trust_env=False, compress=True,
             verify=True, transport=transport, resolver=network,
         )  # fmt: skip
-        web.open()
-        return web
+        http.open()
+        return http
 
     return make
 
 
-async def get(web, url: str = "https://agent.example/x", **options):
-    return (await web.get(web.judge(url, **options), (), 1000))[0]
+async def get(http, url: str = "https://agent.example/x", **options):
+    return (await http.get(http.judge(url, **options), (), 1000))[0]
 
 
 class TestRebinding:
     async def test_between_calls_the_second_answer_is_judged_like_the_first(self, connected) -> None:
         network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
-        web = connected(network)
-        assert await get(web) == 200
+        http = connected(network)
+        assert await get(http) == 200
         with pytest.raises(NotAllowed, match=r"agent\.example resolves to 127\.0\.0\.1, which is this machine"):
-            await get(web)
+            await get(http)
         assert network.dialled == [PUBLIC]
 
     async def test_within_a_call_nobody_is_asked_twice(self, connected) -> None:
@@ -140,8 +140,8 @@ class TestRebinding:
 
     async def test_a_connection_that_is_kept_needs_no_second_answer(self, connected) -> None:
         network = Network([PUBLIC], ["127.0.0.1"])
-        web = connected(network)
-        assert [await get(web), await get(web)] == [200, 200]
+        http = connected(network)
+        assert [await get(http), await get(http)] == [200, 200]
         assert len(network.asked) == len(network.dialled) == 1
 
     async def test_a_network_that_is_allowed_is_connected_to(self, connected) -> None:
@@ -365,14 +365,14 @@ async def test_cancelled_at_any_await_nothing_stays_open_and_the_next_request_wo
     while cancelled:
         at += 1
         network = Cut(at, [PUBLIC, OTHER, "1.1.1.1"], ways={PUBLIC: ConnectionRefusedError(), OTHER: 0.3})
-        web = connected(network)
+        http = connected(network)
         with anyio.CancelScope() as network.scope:
-            await get(web)
+            await get(http)
         cancelled = network.scope.cancelled_caught
         if cancelled:
             assert network.open == 0, f"cut at {at}"
-        assert await get(web) == 200
-        await web.aclose()
+        assert await get(http) == 200
+        await http.aclose()
         assert network.open == 0
     assert at >= 7  # the resolver, three dials, TLS, writing, reading
 
@@ -383,35 +383,35 @@ REGISTRY = "https://registry.example/lite.json"
 class TestWhoNamedIt:
     async def test_a_stranger_does_not_open_a_network_that_is_allowed(self, connected) -> None:
         network = Network([INSIDE])
-        web = connected(network, allow_networks=["10.0.0.0/8"])
+        http = connected(network, allow_networks=["10.0.0.0/8"])
         with pytest.raises(NotAllowed, match="inside, and what names it isn't; allow it with allow_endpoints"):
-            await get(web, named_by=REGISTRY)
+            await get(http, named_by=REGISTRY)
         assert network.dialled == []
-        web.name_origin("https://agent.example")
-        assert await get(web) == 200
+        http.name_origin("https://agent.example")
+        assert await get(http) == 200
 
     async def test_the_origin_to_allow_is_named_with_its_own_scheme(self, connected) -> None:
-        web = connected(Network([INSIDE]), allow_networks=["10.0.0.0/8"], allow_http=["agent.example"])
+        http = connected(Network([INSIDE]), allow_networks=["10.0.0.0/8"], allow_http=["agent.example"])
         with pytest.raises(NotAllowed, match=r"allow_endpoints=\['http://agent\.example:80'\]"):
-            await get(web, "http://agent.example/x", named_by=REGISTRY)
+            await get(http, "http://agent.example/x", named_by=REGISTRY)
 
     async def test_what_is_inside_itself_does(self, connected) -> None:
         network = Network([INSIDE])
-        web = connected(network, allow_networks=["10.0.0.0/8"])
-        assert await get(web, REGISTRY) == 200
-        assert await get(web, named_by=REGISTRY) == 200
+        http = connected(network, allow_networks=["10.0.0.0/8"])
+        assert await get(http, REGISTRY) == 200
+        assert await get(http, named_by=REGISTRY) == 200
 
     async def test_a_registry_of_the_callers_may_list_itself(self, client_of, monkeypatch) -> None:
         network = Network([INSIDE])
         monkeypatch.setattr(connecting, "_dial", network.dial)
         async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
-            client._web.judge("https://registry.example/agent", named_by="https://elsewhere.example/lite.json")
-            assert await get(client._web, REGISTRY) == 200
+            client._http.judge("https://registry.example/agent", named_by="https://elsewhere.example/lite.json")
+            assert await get(client._http, REGISTRY) == 200
 
     async def test_or_the_caller_by_listing_its_origin(self, connected) -> None:
         network = Network([INSIDE])
-        web = connected(network, allow_networks=["10.0.0.0/8"], allow_endpoints=["https://agent.example"])
-        assert await get(web, named_by=REGISTRY) == 200
+        http = connected(network, allow_networks=["10.0.0.0/8"], allow_endpoints=["https://agent.example"])
+        assert await get(http, named_by=REGISTRY) == 200
 
     async def test_an_agent_that_a_registry_lists_stays_where_it_may_be_when_it_is_sent_to(
         self, client_of, manifest, monkeypatch, tmp_path
@@ -443,43 +443,43 @@ class TestTheLink:
     NETWORKS = ["192.168.1.2/24", "fe80::2/64"]
 
     @staticmethod
-    async def follow(web, url: str, host: str, addresses, networks=NETWORKS):
-        announced = web.announced_addresses(host, addresses, networks=networks)
-        return (await web.get(web.judge(url, announced=announced), (), 1000))[0]
+    async def follow(http, url: str, host: str, addresses, networks=NETWORKS):
+        announced = http.announced_addresses(host, addresses, networks=networks)
+        return (await http.get(http.judge(url, announced=announced), (), 1000))[0]
 
     async def test_an_announced_host_is_connected_to_where_it_was_announced(self, connected) -> None:
         network = Network([PUBLIC])
-        web = connected(network)
+        http = connected(network)
         found = ["10.9.9.9", "192.168.1.9"]
-        assert await self.follow(web, "http://agent.local:8000/", "agent.local", found) == 200
+        assert await self.follow(http, "http://agent.local:8000/", "agent.local", found) == 200
         assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
 
     async def test_which_is_of_use_for_nothing_else(self, connected) -> None:
         """Not for its other ports, nor for itself if it's named otherwise; not even the connection that's open."""
         network = Network([INSIDE])
-        web = connected(network)
+        http = connected(network)
         for scheme in ("http", "https"):
             for host in ("agent.local", "192.168.1.9"):
-                assert await self.follow(web, f"{scheme}://{host}:8000/", host, ["192.168.1.9"]) == 200
+                assert await self.follow(http, f"{scheme}://{host}:8000/", host, ["192.168.1.9"]) == 200
                 for port in (8000, 9000):
                     for named_by in (None, "https://r.example/registry"):
                         with pytest.raises(NotAllowed):
-                            await get(web, f"{scheme}://{host}:{port}/admin", named_by=named_by)
+                            await get(http, f"{scheme}://{host}:{port}/admin", named_by=named_by)
         assert network.dialled == ["192.168.1.9"] * 4
 
     async def test_nor_for_another_announcement_of_the_name(self, connected) -> None:
         network = Network()
-        web = connected(network)
+        http = connected(network)
         for address in ("192.168.1.9", "192.168.1.66", "192.168.1.9"):
-            assert await self.follow(web, "http://agent.local:8000/", "agent.local", [address]) == 200
+            assert await self.follow(http, "http://agent.local:8000/", "agent.local", [address]) == 200
         assert network.dialled == ["192.168.1.9", "192.168.1.66"]
 
     async def test_a_literal_is_connected_to_with_its_scope(self, connected, monkeypatch) -> None:
         monkeypatch.setattr("asap_adapters.net.transport.link_scopes", lambda _link: {"eth0"})
         network = Network()
-        web = connected(network)
+        http = connected(network)
         found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]
-        assert await self.follow(web, "http://[fe80::9]:8000/", "fe80::9", found) == 200
+        assert await self.follow(http, "http://[fe80::9]:8000/", "fe80::9", found) == 200
         assert network.dialled == ["fe80::9%eth0"]
 
     @pytest.mark.parametrize(
@@ -494,25 +494,25 @@ class TestTheLink:
         ],
     )
     async def test_what_is_not_on_it_is_not_trusted(self, connected, host, addresses) -> None:
-        web = connected(Network([INSIDE]))
+        http = connected(Network([INSIDE]))
         with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it"):
-            web.announced_addresses(host, addresses, networks=self.NETWORKS)
+            http.announced_addresses(host, addresses, networks=self.NETWORKS)
         with pytest.raises(NotAllowed):
-            await get(web, f"https://{host}/")
+            await get(http, f"https://{host}/")
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "agent.local"])
     async def test_this_machine_is_on_its_own_link_only(self, connected, host) -> None:
-        web = connected(Network())
+        http = connected(Network())
         with pytest.raises(NotAllowed):  # a neighbour's word for it
-            web.announced_addresses(host, ["127.0.0.1"], networks=self.NETWORKS)
-        assert await self.follow(web, f"http://{host}:8000/", host, ["127.0.0.1"], ["127.0.0.1/8"]) == 200
+            http.announced_addresses(host, ["127.0.0.1"], networks=self.NETWORKS)
+        assert await self.follow(http, f"http://{host}:8000/", host, ["127.0.0.1"], ["127.0.0.1/8"]) == 200
 
     async def test_by_default_it_is_any_link_of_this_machine(self, connected) -> None:
         network = Network()
-        web = connected(network)
-        assert await self.follow(web, "http://agent.local:8000/", "agent.local", ["127.0.0.1"], None) == 200
+        http = connected(network)
+        assert await self.follow(http, "http://agent.local:8000/", "agent.local", ["127.0.0.1"], None) == 200
         with pytest.raises(NotAllowed):
-            web.announced_addresses("agent.local", ["8.8.8.8"])
+            http.announced_addresses("agent.local", ["8.8.8.8"])
 
 
 class TestRedirects:
@@ -555,9 +555,9 @@ class TestRedirects:
 
     async def test_what_is_posted_goes_nowhere_else(self, connected) -> None:
         transport, seen = self.redirecting((307, "/y"))
-        web = connected(Network(), transport=transport, redirects=2)
+        http = connected(Network(), transport=transport, redirects=2)
         with pytest.raises(BadReply, match="redirects aren't followed by a POST"):
-            await web.post(web.judge("https://agent.example/x"), {}, {})
+            await http.post(http.judge("https://agent.example/x"), {}, {})
         assert seen == ["POST https://agent.example/x"]
 
 
@@ -584,10 +584,13 @@ class TestSecrets:
         def handle(_request):
             raise error
 
-        web = connected(Network(), transport=httpx.MockTransport(handle), token=SECRET)
+        http = connected(Network(), transport=httpx.MockTransport(handle), token=SECRET)
         url = f"https://agent.example/x?key={SECRET}#{SECRET}"
-        web.name_origin(url)
-        for call in (web.get(web.judge(url), [("x-key", SECRET)], 10), web.post(web.judge(url), {}, {"x-key": SECRET})):
+        http.name_origin(url)
+        for call in (
+            http.get(http.judge(url), [("x-key", SECRET)], 10),
+            http.post(http.judge(url), {}, {"x-key": SECRET}),
+        ):
             with pytest.raises(Unreachable) as caught:
                 await call
             self.check(caught.value)
@@ -605,9 +608,9 @@ class TestSecrets:
         ],
     )  # fmt: skip
     async def test_of_an_answer(self, connected, reply) -> None:
-        web = connected(Network(reply=reply.encode()))
+        http = connected(Network(reply=reply.encode()))
         with pytest.raises((Unreachable, BadReply)) as caught:
-            await get(web, f"https://agent.example/x?key={SECRET}")
+            await get(http, f"https://agent.example/x?key={SECRET}")
         self.check(caught.value)
 
     @pytest.mark.parametrize("answer", [[INSIDE], [], socket.gaierror(-2, "Name or service not known"), [SECRET]])
@@ -629,8 +632,8 @@ class TestSecrets:
         self.check(caught.value)
 
     async def test_of_who_asks(self, connected) -> None:
-        web = connected(Network(), token=SECRET)
-        assert SECRET not in repr(web)
+        http = connected(Network(), token=SECRET)
+        assert SECRET not in repr(http)
         assert SECRET not in repr(AgentClient(sender="urn:asap:agent:me", token=SECRET, auth={"https://a": SECRET}))
 
     def check(self, error: BaseException) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, Whole
-from asap_adapters.net.transport import Web
+from asap_adapters.net.transport import HttpTransport
 from asap_core import BadReply, NotAllowed
-from asap_core.client.answers import Source
+from asap_core.client.fetch_results import Source
 from asap_core.errors import Advice
 from asap_core.net.outbound import OutboundPolicy
 
@@ -28,7 +28,7 @@ class Keys:
     def __init__(self, **options) -> None:
         self.asked = 0
         self.status = 200
-        self.web = Web(
+        self.http = HttpTransport(
             token=None,
             auth={},
             policy=OutboundPolicy(),
@@ -39,7 +39,7 @@ class Keys:
             transport=httpx.MockTransport(self._answer),
         )
         self.documents: Documents[bytes] = Documents(
-            self.web,
+            self.http,
             LoopClock(),
             **{"reader": lambda: Whole(bytes), "limit": 100, "ttl": lambda _: None, "policy": None, **options},
         )
@@ -56,11 +56,11 @@ def keys() -> Open:
     @asynccontextmanager
     async def opened(**options) -> AsyncIterator[Keys]:
         server = Keys(**options)
-        server.web.open()
+        server.http.open()
         try:
             yield server
         finally:
-            await server.web.aclose()
+            await server.http.aclose()
 
     return opened
 
@@ -160,7 +160,7 @@ class TestKeepingFresh:
             group.start_soon(client.keep_fresh, [BASE])
             await anyio.sleep(1)
             group.cancel_scope.cancel()
-            assert client._finder.origin(client.cached(BASE)) == "http://localhost:80"
+            assert client._discovery.origin(client.cached(BASE)) == "http://localhost:80"
 
 
 class TestJudging:
@@ -174,7 +174,7 @@ class TestJudging:
             def judge(_url: str) -> None:
                 raise refused
 
-            monkeypatch.setattr(server.web, "judge", judge)
+            monkeypatch.setattr(server.http, "judge", judge)
             assert (await server.documents.find(URL)).source is Source.CACHED
             await anyio.sleep(300)
             with pytest.raises(NotAllowed, match="no longer"):
@@ -209,6 +209,6 @@ class TestAtHand:
     async def test_once_closed_nothing_is_found(self, keys: Open) -> None:
         async with keys() as server:
             await server.documents.find(URL)
-            await server.web.aclose()
+            await server.http.aclose()
             with pytest.raises(RuntimeError, match="isn't open"):
                 await server.documents.find(URL)

@@ -27,7 +27,7 @@ from asap_core.admission.state_file import outcome_to_json
 from asap_core.clock import WallTime
 from asap_core.errors import BadStore
 from asap_core.refusals import HANDLER_FAILED, Refusal
-from asap_core.wire.answers import Replied
+from asap_core.wire.handler_reply import Replied
 from asap_core.wire.json import write_json
 
 AGENT = "urn:asap:agent:shop"

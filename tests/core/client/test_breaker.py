@@ -7,13 +7,13 @@ from hypothesis import Phase, given, settings, strategies as st
 
 from asap_core.client.breaker import (
     Breaker,
+    BreakerOpen,
     BreakerPolicy,
     Breakers,
     BreakerState,
-    Outcome,
     Permit,
-    Refused,
-    what_it_says,
+    RequestOutcome,
+    request_outcome,
 )
 from asap_core.errors import Advice, BadReply, NotAllowed, RemoteError, TimedOut, Unreachable
 
@@ -22,36 +22,41 @@ class TestBreaker:
     def failing(self):
         breaker: Any = Breaker()
         for _ in range(5):
-            breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
+            breaker.give_back(breaker.ask(now=0.0), RequestOutcome.FAILED, now=0.0)
         return breaker
 
     def test_opens_after_failures_in_a_row_only(self) -> None:
         breaker: Any = Breaker()
-        for outcome in [Outcome.FAILED] * 4 + [Outcome.OK] + [Outcome.FAILED] * 4 + [Outcome.ABANDONED] * 9:
+        for outcome in (
+            [RequestOutcome.FAILED] * 4
+            + [RequestOutcome.OK]
+            + [RequestOutcome.FAILED] * 4
+            + [RequestOutcome.ABANDONED] * 9
+        ):
             breaker.give_back(breaker.ask(now=0.0), outcome, now=0.0)
         assert breaker.state(now=0.0) is BreakerState.CLOSED
-        breaker.give_back(breaker.ask(now=0.0), Outcome.FAILED, now=0.0)
-        assert breaker.ask(now=10.0) == Refused(50.0)
+        breaker.give_back(breaker.ask(now=0.0), RequestOutcome.FAILED, now=0.0)
+        assert breaker.ask(now=10.0) == BreakerOpen(50.0)
 
     def test_lets_one_probe_through_after_its_rest(self) -> None:
         breaker = self.failing()
         probe = breaker.ask(now=60.0)
         assert probe.probe
         assert breaker.state(now=60.0) is BreakerState.HALF_OPEN
-        assert breaker.ask(now=60.0) == Refused(1.0)
-        breaker.give_back(probe, Outcome.OK, now=61.0)
+        assert breaker.ask(now=60.0) == BreakerOpen(1.0)
+        breaker.give_back(probe, RequestOutcome.OK, now=61.0)
         assert breaker.state(now=61.0) is BreakerState.CLOSED
 
     def test_a_probe_that_fails_opens_it_again(self) -> None:
         breaker = self.failing()
-        breaker.give_back(breaker.ask(now=60.0), Outcome.FAILED, now=61.0)
-        assert breaker.ask(now=61.0) == Refused(60.0)
+        breaker.give_back(breaker.ask(now=60.0), RequestOutcome.FAILED, now=61.0)
+        assert breaker.ask(now=61.0) == BreakerOpen(60.0)
 
     def test_a_probe_that_is_abandoned_is_not_lost(self) -> None:
         breaker = self.failing()
         probe = breaker.ask(now=60.0)
-        breaker.give_back(probe, Outcome.ABANDONED, now=60.0)
-        breaker.give_back(probe, Outcome.FAILED, now=60.0)
+        breaker.give_back(probe, RequestOutcome.ABANDONED, now=60.0)
+        breaker.give_back(probe, RequestOutcome.FAILED, now=60.0)
         assert isinstance(breaker.ask(now=60.0), Permit)
 
 
@@ -61,7 +66,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(HOSTS),
         st.sampled_from(["ask", "give", "both", "both"]),
-        st.sampled_from([Outcome.FAILED, *Outcome]),
+        st.sampled_from([RequestOutcome.FAILED, *RequestOutcome]),
         st.sampled_from([0.0, 0.0, 1.0, 61.0]),
     ),
     min_size=10,
@@ -87,10 +92,10 @@ class Host:
         else:
             assert 0 < answer.retry_after <= REST
 
-    def ended(self, permit, outcome: Outcome, now: float) -> None:
-        if outcome is Outcome.OK:
+    def ended(self, permit, outcome: RequestOutcome, now: float) -> None:
+        if outcome is RequestOutcome.OK:
             self.failures, self.opened = 0, None
-        elif outcome is Outcome.FAILED:
+        elif outcome is RequestOutcome.FAILED:
             self.failures += 1
             if permit.probe or self.failures >= THRESHOLD:
                 self.opened = now
@@ -115,7 +120,7 @@ def law(kind, phases=tuple(Phase)) -> None:
                 host.ended(permit, outcome, now)
         for name, host in hosts.items():
             for permit in host.out:
-                breakers.give_back(name, permit, Outcome.ABANDONED, now=now)
+                breakers.give_back(name, permit, RequestOutcome.ABANDONED, now=now)
             assert isinstance(breakers.ask(name, now=now + REST), Permit)
         assert len(breakers) <= sum(1 for host in hosts.values() if host.failures)
 
@@ -136,13 +141,13 @@ class OneForAll(Breakers):
 
 class LosesTheProbe(Breakers):
     def give_back(self, origin: str, permit, outcome, *, now) -> None:
-        if outcome is not Outcome.ABANDONED:
+        if outcome is not RequestOutcome.ABANDONED:
             super().give_back(origin, permit, outcome, now=now)
 
 
 class CountsAbandoned(Breakers):
     def give_back(self, origin: str, permit, outcome, *, now) -> None:
-        outcome = Outcome.FAILED if outcome is Outcome.ABANDONED else outcome
+        outcome = RequestOutcome.FAILED if outcome is RequestOutcome.ABANDONED else outcome
         super().give_back(origin, permit, outcome, now=now)
 
 
@@ -166,36 +171,36 @@ def test_a_broken_one_is_caught(mutant) -> None:
 def test_they_are_bounded_and_remember_only_hosts_that_fail() -> None:
     breakers: Any = Breakers(BreakerPolicy(threshold=1), most=2)
     for host in ("a", "b", "c"):
-        breakers.give_back(host, breakers.ask(host, now=0.0), Outcome.FAILED, now=0.0)
+        breakers.give_back(host, breakers.ask(host, now=0.0), RequestOutcome.FAILED, now=0.0)
     assert len(breakers) == 2
     assert isinstance(breakers.ask("a", now=0.0), Permit)
-    assert isinstance(breakers.ask("c", now=0.0), Refused)
-    breakers.give_back("c", breakers.ask("c", now=60.0), Outcome.OK, now=60.0)
+    assert isinstance(breakers.ask("c", now=0.0), BreakerOpen)
+    breakers.give_back("c", breakers.ask("c", now=60.0), RequestOutcome.OK, now=60.0)
     assert len(breakers) == 1
 
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (None, Outcome.OK),
-        (RemoteError(code=-32603, message="m"), Outcome.OK),
-        (RemoteError(code=400, message="m", status=400), Outcome.OK),
-        (RemoteError(code=429, message="m", status=429), Outcome.OK),
-        (RemoteError(code=503, message="m", status=503), Outcome.OK),
-        (RemoteError(code=503, message="m", status=503, own=False), Outcome.FAILED),
-        (RemoteError(code=404, message="m", status=404, own=False), Outcome.ABANDONED),
-        (Unreachable("u", "down"), Outcome.FAILED),
-        (TimedOut("u", "slow"), Outcome.FAILED),
-        (Unreachable("u", "no connection to spare", sent=False, crowded=True), Outcome.ABANDONED),
-        (BadReply("u", "html", 502), Outcome.FAILED),
+        (None, RequestOutcome.OK),
+        (RemoteError(code=-32603, message="m"), RequestOutcome.OK),
+        (RemoteError(code=400, message="m", status=400), RequestOutcome.OK),
+        (RemoteError(code=429, message="m", status=429), RequestOutcome.OK),
+        (RemoteError(code=503, message="m", status=503), RequestOutcome.OK),
+        (RemoteError(code=503, message="m", status=503, own=False), RequestOutcome.FAILED),
+        (RemoteError(code=404, message="m", status=404, own=False), RequestOutcome.ABANDONED),
+        (Unreachable("u", "down"), RequestOutcome.FAILED),
+        (TimedOut("u", "slow"), RequestOutcome.FAILED),
+        (Unreachable("u", "no connection to spare", sent=False, crowded=True), RequestOutcome.ABANDONED),
+        (BadReply("u", "html", 502), RequestOutcome.FAILED),
         # What one odd message may bring about says nothing of the host.
-        (RemoteError(code=500, message="m", status=500), Outcome.ABANDONED),
-        (BadReply("u", "html", 200), Outcome.ABANDONED),
-        (BadReply("u", "a filter's page", 403), Outcome.ABANDONED),
-        (BadReply("u", "too large"), Outcome.ABANDONED),
-        (NotAllowed("u", "inside", Advice("allow it")), Outcome.ABANDONED),
-        (KeyboardInterrupt(), Outcome.ABANDONED),
+        (RemoteError(code=500, message="m", status=500), RequestOutcome.ABANDONED),
+        (BadReply("u", "html", 200), RequestOutcome.ABANDONED),
+        (BadReply("u", "a filter's page", 403), RequestOutcome.ABANDONED),
+        (BadReply("u", "too large"), RequestOutcome.ABANDONED),
+        (NotAllowed("u", "inside", Advice("allow it")), RequestOutcome.ABANDONED),
+        (KeyboardInterrupt(), RequestOutcome.ABANDONED),
     ],
 )
 def test_what_a_request_says_of_its_host(error, outcome) -> None:
-    assert what_it_says(error) is outcome
+    assert request_outcome(error) is outcome

@@ -11,10 +11,10 @@ from asap_core.client.delivery import (
     GiveUp,
     RetryAfter,
     RetryPolicy,
-    how_it_ended,
+    classify_failure,
     next_step,
 )
-from asap_core.client.server_clock import ServerTimes, read_server_time, told_time
+from asap_core.client.server_clock import ServerClocks, read_server_time, server_time_in
 from asap_core.errors import BadReply, NoToken, RemoteError, TimedOut, Unreachable
 from asap_core.net.outbound import Allowed
 from asap_core.refusals import TIMESTAMP
@@ -61,7 +61,7 @@ class TestServerTimes:
     HERE = "https://a.example"
 
     def test_it_goes_on_from_what_the_server_said_whatever_the_local_clock_does(self) -> None:
-        times: Any = ServerTimes()
+        times: Any = ServerClocks()
         assert times.wall(self.HERE, at=moment(0.0, 100.0)) == 100.0
         times.learn(self.HERE, 5000.0, now=10.0)
         assert times.wall(self.HERE, at=moment(10.0, 100.0)) == 5000.0
@@ -69,20 +69,20 @@ class TestServerTimes:
         assert times.wall("https://b.example", at=moment(12.5, 7.0)) == 7.0
 
     def test_it_is_forgotten_after_an_hour(self) -> None:
-        times: Any = ServerTimes()
+        times: Any = ServerClocks()
         times.learn(self.HERE, 5000.0, now=10.0)
         assert times.wall(self.HERE, at=moment(3610.0, 1.0)) == 8600.0
         assert times.wall(self.HERE, at=moment(3610.1, 1.0)) == 1.0
         assert len(times) == 0
 
     def test_what_is_learned_later_counts(self) -> None:
-        times: Any = ServerTimes()
+        times: Any = ServerClocks()
         times.learn(self.HERE, 5000.0, now=10.0)
         times.learn(self.HERE, 4000.0, now=11.0)
         assert times.wall(self.HERE, at=moment(11.0, 1.0)) == 4000.0
 
     def test_so_many_are_remembered_the_oldest_goes(self) -> None:
-        times: Any = ServerTimes()
+        times: Any = ServerClocks()
         for number in range(1001):
             times.learn(f"https://{number}.example", 5000.0, now=float(number))
         assert len(times) == 1000
@@ -90,7 +90,7 @@ class TestServerTimes:
         assert times.wall("https://1.example", at=moment(1001.0, 1.0)) == 6000.0
 
     def test_what_is_learned_again_is_the_latest(self) -> None:
-        times: Any = ServerTimes()
+        times: Any = ServerClocks()
         times.learn(self.HERE, 5000.0, now=0.0)
         for number in range(999):
             times.learn(f"https://{number}.example", 1.0, now=0.0)
@@ -156,7 +156,7 @@ class TestWhatAnErrorMeans:
         ],
     )
     def test_is_what_it_says(self, error, ended) -> None:
-        assert how_it_ended(error) is ended
+        assert classify_failure(error) is ended
 
     @pytest.mark.parametrize(
         ("asked", "believed"),
@@ -167,9 +167,9 @@ class TestWhatAnErrorMeans:
         ],
     )
     def test_a_server_is_believed_where_it_is_known_to_be_the_server(self, asked, believed) -> None:
-        assert (told_time(self.REFUSED, asked) is not None) is believed
+        assert (server_time_in(self.REFUSED, asked) is not None) is believed
 
     def test_nothing_else_tells_the_time(self) -> None:
         other = RemoteError(code=1, message="no", details={"server_time": "2026-11-23T00:01:00Z"})
-        assert told_time(other, self.HERE) is None
-        assert told_time(Unreachable("u", "r"), self.HERE) is None
+        assert server_time_in(other, self.HERE) is None
+        assert server_time_in(Unreachable("u", "r"), self.HERE) is None

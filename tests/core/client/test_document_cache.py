@@ -6,8 +6,8 @@ import pytest
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core.client.answers import Failed, FailureKind, Fetched, Found, NotModified, Source, Unfound
-from asap_core.client.document_cache import CrowdedError, Deliver, Directory, DirectoryPolicy, Lead
+from asap_core.client.document_cache import CrowdedError, Deliver, DocumentCache, DocumentCachePolicy, Lead
+from asap_core.client.fetch_results import Document, Failed, FailureKind, Fetched, NoDocument, NotModified, Source
 from asap_core.client.flights import Flights
 from tests.moments import moment
 
@@ -21,7 +21,7 @@ class Play:
     """A directory and its clock, driven step by step."""
 
     def __init__(self, **policy) -> None:
-        self.directory: Any = Directory(DirectoryPolicy(**policy))
+        self.directory: Any = DocumentCache(DocumentCachePolicy(**policy))
         self.now = 0.0
         self.waiters = iter(range(10**6))
 
@@ -49,20 +49,20 @@ class Play:
         return deliver.result
 
 
-class TestDirectory:
+class TestDocumentCache:
     def test_fifty_look_ups_make_one_fetch_and_one_answer(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         assert [play.lookup() for _ in range(49)] == [()] * 49
         delivered = play.settle(lead.flight, Fetched("v"))
-        assert [effect.result for effect in delivered] == [Found("v", Source.FETCHED, 0.0)] * 50
+        assert [effect.result for effect in delivered] == [Document("v", Source.FETCHED, 0.0)] * 50
         assert (len(play.directory), play.directory.waiting) == (1, 0)
 
     def test_what_is_good_is_delivered_at_once(self) -> None:
         play: Any = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60")]))
         play.now = 59.0
-        assert play.result() == Found("v", Source.CACHED, 59.0)
+        assert play.result() == Document("v", Source.CACHED, 59.0)
         assert play.directory.cached(URL, now=play.now) == "v"
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
@@ -72,11 +72,11 @@ class TestDirectory:
         play.now = 10.0
         play.fetch(Fetched("v", [("cache-control", "max-age=60, must-revalidate")]))
         play.now = 10.5
-        assert play.result() == Found("v", Source.CACHED, 0.5)
+        assert play.result() == Document("v", Source.CACHED, 0.5)
         play.now = 5.0
         assert play.result().age == 0.0
         play.now = 70.0
-        assert play.fetch(DEAD) == Unfound(DEAD.error, 1.0, age=60.0)
+        assert play.fetch(DEAD) == NoDocument(DEAD.error, 1.0, age=60.0)
 
     def test_how_long_it_may_be_used_can_be_asked(self) -> None:
         play: Any = Play()
@@ -94,7 +94,7 @@ class TestDirectory:
         (lead,) = play.lookup()
         assert lead.headers == (("if-none-match", '"x"'), ("if-modified-since", DATE))
         result = play.settle(lead.flight, NotModified([("cache-control", "max-age=10")]))[0].result
-        assert result == Found("v", Source.REVALIDATED, 0.0)
+        assert result == Document("v", Source.REVALIDATED, 0.0)
         play.now = 69.0
         assert play.result().source is Source.CACHED
         play.now = 70.0
@@ -127,7 +127,7 @@ class TestDirectory:
         (again,) = play.settle(lead.flight, NotModified([("etag", '"y"')]))
         assert again == Lead(lead.waiter, lead.flight, (), stale_at_hand=False)
         assert play.directory.waiting == 2
-        assert isinstance(play.settle(again.flight, NotModified([("etag", '"y"')]))[0].result, Unfound)
+        assert isinstance(play.settle(again.flight, NotModified([("etag", '"y"')]))[0].result, NoDocument)
         play.now += 1.0
         assert play.fetch(Fetched("w", [("etag", '"y"')])).value == "w"
 
@@ -137,7 +137,7 @@ class TestDirectory:
         play.now = 300.0
         (lead,) = play.lookup()
         play.fetch(Fetched("w"), "other")
-        assert play.settle(lead.flight, NotModified())[0].result == Found("v", Source.REVALIDATED, 0.0)
+        assert play.settle(lead.flight, NotModified())[0].result == Document("v", Source.REVALIDATED, 0.0)
         assert play.result("other").value == "w"
         assert isinstance(play.lookup()[0], Lead)
 
@@ -147,7 +147,7 @@ class TestDirectory:
         play.now = 300.0
         (lead,) = play.lookup()
         play.directory.forget(URL)
-        assert play.settle(lead.flight, NotModified())[0].result == Found("v", Source.REVALIDATED, 0.0)
+        assert play.settle(lead.flight, NotModified())[0].result == Document("v", Source.REVALIDATED, 0.0)
         assert len(play.directory) == 0
 
     def test_a_document_is_asked_for_a_little_before_its_time_and_not_by_all_at_once(self) -> None:
@@ -161,10 +161,10 @@ class TestDirectory:
         assert play.directory.cached(URL, now=play.now) is None
         (lead,) = play.lookup()
         assert lead.stale_at_hand
-        assert play.result() == Found("v", Source.CACHED, 95.0)
+        assert play.result() == Document("v", Source.CACHED, 95.0)
         assert play.settle(lead.flight, Failed(OSError(), FailureKind.UNUSABLE))[0].result.source is Source.CACHED
         play.now = 100.0
-        assert isinstance(play.fetch(DEAD), Unfound)
+        assert isinstance(play.fetch(DEAD), NoDocument)
 
     def test_a_304_spreads_the_next_time_as_well(self) -> None:
         play = Play()
@@ -211,7 +211,7 @@ class TestDirectory:
         play.now = 20.0
         (lead,) = play.lookup()
         assert lead.stale_at_hand
-        assert play.result() == Found("v", Source.STALE_REVALIDATING, 20.0)
+        assert play.result() == Document("v", Source.STALE_REVALIDATING, 20.0)
         assert play.settle(lead.flight, Fetched("w"))[0].result.value == "w"
         assert play.result().value == "w"
 
@@ -221,7 +221,7 @@ class TestDirectory:
         play.now = 20.0
         assert play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)).value == "v"
         play.now = 71.0
-        assert isinstance(play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)), Unfound)
+        assert isinstance(play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)), NoDocument)
 
     def test_who_has_a_stale_one_at_hand_waits_no_longer_and_the_others_are_fetched_for(self) -> None:
         play = Play()
@@ -231,7 +231,7 @@ class TestDirectory:
         play.now = 15.5
         assert play.lookup() == (), "too late for the stale one"
         mine, next_lead = play.outwait(lead.flight)
-        assert (mine.waiter, mine.result) == (lead.waiter, Found("v", Source.STALE_ERROR, 15.5))
+        assert (mine.waiter, mine.result) == (lead.waiter, Document("v", Source.STALE_ERROR, 15.5))
         assert (next_lead.waiter, next_lead.stale_at_hand) == (2, False)
         assert play.outwait(lead.flight) == play.settle(lead.flight, Fetched("late")) == ()
         assert play.settle(next_lead.flight, Fetched("w"))[0].result.value == "w"
@@ -246,16 +246,16 @@ class TestDirectory:
                 play.directory.forget(URL)
             play.now = 15.5
             (mine,) = play.outwait(lead.flight)
-            assert mine.result == Found("v", Source.STALE_ERROR, 15.5)
+            assert mine.result == Document("v", Source.STALE_ERROR, 15.5)
             assert (play.directory._errands, play.directory.waiting) == ({}, 0)
             (again,) = play.lookup()
-            assert isinstance(again, Lead) if forgotten else isinstance(again.result, Unfound)
+            assert isinstance(again, Lead) if forgotten else isinstance(again.result, NoDocument)
 
     def test_who_has_none_at_hand_is_told_that_it_failed(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         (mine,) = play.outwait(lead.flight, jitter=0.5)
-        assert (type(mine.result), mine.result.next_try) == (Unfound, pytest.approx(1.05))
+        assert (type(mine.result), mine.result.next_try) == (NoDocument, pytest.approx(1.05))
         assert (play.directory._errands, play.directory.waiting) == ({}, 0)
 
     def test_a_refusal_is_nobodys_failure(self) -> None:
@@ -263,18 +263,18 @@ class TestDirectory:
         (lead,) = play.lookup()
         assert play.lookup() == ()
         told = play.settle(lead.flight, Failed(LookupError("not from there"), FailureKind.REFUSED))
-        assert [effect.result for effect in told] == [Unfound(told[0].result.error, 0.0)] * 2
+        assert [effect.result for effect in told] == [NoDocument(told[0].result.error, 0.0)] * 2
         assert str(told[0].result.error) == "not from there"
         assert isinstance(play.lookup()[0], Lead), "another may ask at once"
 
     def test_a_crowd_of_our_own_is_not_remembered_of_the_host(self) -> None:
         play, crowded = Play(), Failed(LookupError("no connection to spare"), FailureKind.CROWDED)
-        assert play.fetch(crowded) == Unfound(crowded.error, 0.0)
+        assert play.fetch(crowded) == NoDocument(crowded.error, 0.0)
         assert play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-if-error=60")])).value == "v"
         play.now = 11.0
-        assert play.fetch(crowded) == Found("v", Source.STALE_ERROR, 11.0), "what is kept may stand in"
+        assert play.fetch(crowded) == Document("v", Source.STALE_ERROR, 11.0), "what is kept may stand in"
         play.now = 90.0
-        assert play.fetch(crowded) == Unfound(crowded.error, 0.0, 90.0)
+        assert play.fetch(crowded) == NoDocument(crowded.error, 0.0, 90.0)
         assert isinstance(play.lookup()[0], Lead), "another may ask at once"
 
     def test_what_a_forgotten_flight_brings_is_known_not_to_be_kept(self) -> None:
@@ -299,9 +299,9 @@ class TestDirectory:
         (lead,) = play.lookup()
         play.lookup()
         results = [effect.result for effect in play.settle(lead.flight, DEAD)]
-        assert results == [Unfound(DEAD.error, 1.0)] * 2
+        assert results == [NoDocument(DEAD.error, 1.0)] * 2
         play.now = 0.5
-        assert play.result() == Unfound(DEAD.error, 0.5)
+        assert play.result() == NoDocument(DEAD.error, 0.5)
         play.now = 1.0
         assert isinstance(play.lookup()[0], Lead)
 
@@ -329,25 +329,25 @@ class TestDirectory:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0 + 86_399
-        assert play.fetch(Failed(OSError(), kind)) == Found("v", Source.STALE_ERROR, play.now)
+        assert play.fetch(Failed(OSError(), kind)) == Document("v", Source.STALE_ERROR, play.now)
         assert play.result().source is Source.STALE_ERROR
         play.now += 2
         failed = Failed(OSError(), kind)
         play.fetch(failed)
-        assert play.result() == Unfound(failed.error, 2.0, age=86_701.0)
+        assert play.result() == NoDocument(failed.error, 2.0, age=86_701.0)
 
     def test_an_answer_that_says_no_drops_what_is_kept(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
-        assert isinstance(play.fetch(Failed(OSError(), FailureKind.GONE)), Unfound)
+        assert isinstance(play.fetch(Failed(OSError(), FailureKind.GONE)), NoDocument)
         assert len(play.directory) == 0
 
     def test_nonsense_is_no_outage(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
-        assert isinstance(play.fetch(Failed(OSError(), FailureKind.UNUSABLE)), Unfound)
+        assert isinstance(play.fetch(Failed(OSError(), FailureKind.UNUSABLE)), NoDocument)
         assert len(play.directory) == 1
 
     def test_a_leader_that_leaves_hands_over(self) -> None:
@@ -398,7 +398,7 @@ class TestDirectory:
         (taken,) = play.directory.abandon(old.waiter)
         assert (taken.headers, play.directory.keeps(taken.flight)) == ((), False)
         play.settle(taken.flight, outcome)
-        assert play.result() == Found("new", Source.CACHED, 0.0)
+        assert play.result() == Document("new", Source.CACHED, 0.0)
         assert (play.directory._errands, len(play.directory._failures)) == ({}, 0)
 
     def test_all_may_be_forgotten_at_once(self) -> None:
@@ -419,17 +419,17 @@ class TestDirectory:
         (lead,) = play.refresh()
         assert (lead.headers, lead.stale_at_hand) == ((("if-none-match", '"x"'),), False)
         assert play.refresh() == ()
-        assert play.result() == Found("v", Source.CACHED, 60.0)
+        assert play.result() == Document("v", Source.CACHED, 60.0)
         assert [effect.result.value for effect in play.settle(lead.flight, Fetched("w"))] == ["w", "w"]
 
     def test_but_once_in_a_cool_down_whatever_comes_of_it(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 59.9
-        assert play.refresh()[0].result == Found("v", Source.CACHED, 59.9)
+        assert play.refresh()[0].result == Document("v", Source.CACHED, 59.9)
         play.now = 60.0
         (lead,) = play.refresh()
-        assert play.settle(lead.flight, DEAD)[0].result == Found("v", Source.CACHED, 60.0)
+        assert play.settle(lead.flight, DEAD)[0].result == Document("v", Source.CACHED, 60.0)
         play.now = 119.9
         assert play.refresh()[0].result.source is Source.CACHED
         play.now = 120.0
@@ -446,7 +446,7 @@ class TestDirectory:
     def test_a_refresh_of_what_is_not_kept_is_a_fetch(self) -> None:
         play = Play()
         (lead,) = play.refresh()
-        assert play.settle(lead.flight, DEAD)[0].result == Unfound(DEAD.error, 1.0)
+        assert play.settle(lead.flight, DEAD)[0].result == NoDocument(DEAD.error, 1.0)
 
     @pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.UNUSABLE])
     def test_a_refresh_that_fails_does_not_make_it_stale(self, kind) -> None:
@@ -454,25 +454,25 @@ class TestDirectory:
         play.fetch(Fetched("v", [("cache-control", "max-age=100, must-revalidate")]))
         play.now = 99.0
         (lead,) = play.refresh()
-        assert play.settle(lead.flight, Failed(OSError(), kind))[0].result == Found("v", Source.CACHED, 99.0)
+        assert play.settle(lead.flight, Failed(OSError(), kind))[0].result == Document("v", Source.CACHED, 99.0)
         play.now = 100.0
-        assert isinstance(play.fetch(Failed(OSError(), kind)), Unfound)
+        assert isinstance(play.fetch(Failed(OSError(), kind)), NoDocument)
 
     def test_what_is_not_to_be_kept_answers_all_who_wait_and_no_one_later(self) -> None:
         play = Play()
-        play.directory = Directory(keep=False)
+        play.directory = DocumentCache(keep=False)
         for outcome in (Fetched("v", [("cache-control", "max-age=60")]), DEAD):
             (lead,) = play.lookup()
             assert play.lookup() == ()
             assert len(play.settle(lead.flight, outcome)) == 2
             assert (len(play.directory), len(play.directory._failures)) == (0, 0)
-        assert play.fetch(DEAD) == Unfound(DEAD.error, 0.0)
+        assert play.fetch(DEAD) == NoDocument(DEAD.error, 0.0)
 
     def test_a_failure_of_what_was_forgotten_meanwhile_is_forgotten_too(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.directory.forget(URL)
-        assert play.settle(lead.flight, DEAD)[0].result == Unfound(DEAD.error, 0.0)
+        assert play.settle(lead.flight, DEAD)[0].result == NoDocument(DEAD.error, 0.0)
         assert isinstance(play.lookup()[0], Lead)
 
     def test_the_least_recently_used_go_first(self) -> None:
@@ -497,20 +497,20 @@ class TestDirectory:
         play = Play(max_entries=2)
         for name in ("a", "b", "c"):
             play.fetch(DEAD, name)
-        assert isinstance(play.result("b"), Unfound)
-        assert isinstance(play.result("c"), Unfound)
+        assert isinstance(play.result("b"), NoDocument)
+        assert isinstance(play.result("c"), NoDocument)
         assert isinstance(play.lookup("a")[0], Lead)
 
     def test_the_bounds_are_those_that_are_documented(self) -> None:
-        policy = DirectoryPolicy()
+        policy = DocumentCachePolicy()
         assert (policy.max_entries, policy.first_failure, policy.longest_failure) == (1_000, 1.0, 30.0)
-        assert DirectoryPolicy(max_entries=1, first_failure=0.1, longest_failure=0.1).max_entries == 1
+        assert DocumentCachePolicy(max_entries=1, first_failure=0.1, longest_failure=0.1).max_entries == 1
         for bound in ("max_entries", "first_failure", "longest_failure"):
             with pytest.raises(ValueError, match=bound):
-                DirectoryPolicy(**{bound: 0})  # type: ignore[arg-type]
+                DocumentCachePolicy(**{bound: 0})  # type: ignore[arg-type]
 
     def test_without_jitter_nothing_is_spread(self) -> None:
-        directory: Any = Directory()
+        directory: Any = DocumentCache()
         (lead,) = directory.lookup(URL, 1, now=0.0)
         directory.settle(lead.flight, Fetched("v"), at=moment(0.0, WALL))
         assert directory.due(URL) == 300.0
@@ -543,11 +543,11 @@ class DirectoryLaws(RuleBasedStateMachine):
     the number of its fetch, so that which is newer can be seen.
     """
 
-    kind = Directory
+    kind = DocumentCache
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory: Any = self.kind(DirectoryPolicy(max_entries=1))
+        self.directory: Any = self.kind(DocumentCachePolicy(max_entries=1))
         self.now = 0.0
         self.number = 0
         self.waiting: Any = {}
@@ -659,49 +659,49 @@ class DirectoryLaws(RuleBasedStateMachine):
         assert len(self.directory._failures) <= 1
 
 
-class SecondFlight(Directory):  # type: ignore[type-arg]
+class SecondFlight(DocumentCache):  # type: ignore[type-arg]
     def lookup(self, url, waiter, *, now):
         self._flights.detach(url)
         return super().lookup(url, waiter, now=now)
 
 
-class LosesOnHandOver(Directory):  # type: ignore[type-arg]
+class LosesOnHandOver(DocumentCache):  # type: ignore[type-arg]
     def abandon(self, waiter):
         return super().abandon(waiter)[:0]
 
 
-class TakesLateResults(Directory):  # type: ignore[type-arg]
+class TakesLateResults(DocumentCache):  # type: ignore[type-arg]
     def settle(self, flight, outcome, **times):
         return super().settle(self._flights.flight(flight.key) or flight, outcome, **times)
 
 
-class TellsTheLeaderOnly(Directory):  # type: ignore[type-arg]
+class TellsTheLeaderOnly(DocumentCache):  # type: ignore[type-arg]
     def settle(self, flight, outcome, **times):
         return super().settle(flight, outcome, **times)[:1]
 
 
-class KeepsWhatWasForgotten(Directory):  # type: ignore[type-arg]
+class KeepsWhatWasForgotten(DocumentCache):  # type: ignore[type-arg]
     def settle(self, flight, outcome, **times):
         for errand in self._errands.values():
             errand.keep = True
         return super().settle(flight, outcome, **times)
 
 
-class LetsJoinWhatWasForgotten(Directory):  # type: ignore[type-arg]
+class LetsJoinWhatWasForgotten(DocumentCache):  # type: ignore[type-arg]
     def forget(self, url) -> None:
         detach, self._flights.detach = self._flights.detach, lambda key: None  # type: ignore[method-assign]
         super().forget(url)
         self._flights.detach = detach  # type: ignore[method-assign]
 
 
-class KeepsWhatWasTakenOver(Directory):  # type: ignore[type-arg]
+class KeepsWhatWasTakenOver(DocumentCache):  # type: ignore[type-arg]
     def _lead(self, leading, **stale):
         lead = super()._lead(leading, **stale)
         self._errands[leading.flight].keep = True
         return lead
 
 
-class BringsBackWhatWasEvicted(Directory):  # type: ignore[type-arg]
+class BringsBackWhatWasEvicted(DocumentCache):  # type: ignore[type-arg]
     def settle(self, flight, outcome, **times):
         errand = self._errands.get(flight)
         if errand is not None and errand.entry is not None and flight.key not in self._entries:
@@ -709,7 +709,7 @@ class BringsBackWhatWasEvicted(Directory):  # type: ignore[type-arg]
         return super().settle(flight, outcome, **times)
 
 
-class KeepsErrands(Directory):  # type: ignore[type-arg]
+class KeepsErrands(DocumentCache):  # type: ignore[type-arg]
     def abandon(self, waiter):
         errands = dict(self._errands)
         effects = super().abandon(waiter)

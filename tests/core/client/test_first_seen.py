@@ -2,7 +2,7 @@
 
 from hypothesis import given, strategies as st
 
-from asap_core.client.first_seen import Incumbents
+from asap_core.client.first_seen import FirstSeen
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"
 URLS = st.sampled_from(["https://a", "https://b", "https://c"])
@@ -10,7 +10,7 @@ URLS = st.sampled_from(["https://a", "https://b", "https://c"])
 
 @given(st.lists(st.tuples(URLS, st.sampled_from([A, B, "forget", "clear"])), max_size=30))
 def test_the_first_at_a_url_stays_its_incumbent(steps: list[tuple[str, str]]) -> None:
-    incumbents, model = Incumbents(), dict[str, str]()
+    incumbents, model = FirstSeen(), dict[str, str]()
     for url, what in steps:
         match what:
             case "forget":
@@ -29,7 +29,7 @@ def test_the_first_at_a_url_stays_its_incumbent(steps: list[tuple[str, str]]) ->
 
 
 def test_the_one_not_seen_for_longest_goes_first() -> None:
-    incumbents = Incumbents(max_urls=2)
+    incumbents = FirstSeen(max_urls=2)
     for url in ("https://a", "https://b", "https://a", "https://c"):
         assert incumbents.check(url, A) is None
     assert len(incumbents) == 2

@@ -11,11 +11,11 @@ from asap_core.client.registry_cache import (
     LONGEST,
     MAX_HEAD,
     Copy,
-    Kept,
+    CopyAction,
     _seal,
-    kept_after,
+    copy_action,
+    file_name,
     measure,
-    name_of,
     read_copy,
     serves_for,
     write_head,
@@ -24,7 +24,7 @@ from asap_core.errors import Advice
 from asap_core.http.freshness import FreshnessPolicy, freshness_of
 from asap_core.net.addresses import Proximity
 from asap_core.net.provenance import Provenance
-from asap_core.wire.registry_index import CatalogReader
+from asap_core.wire.registry_index import RegistryReader
 
 URL, WALL = "https://r.example/registry.json?key=s3cret", 1_800_000_000.0
 BODY = b'{"version":"1"}'
@@ -72,8 +72,8 @@ def test_what_was_written_is_read() -> None:
 
 def test_it_tells_nothing_of_its_url_and_is_no_other_ones() -> None:
     assert b"example" not in head()
-    assert "example" not in name_of(URL)
-    assert name_of("https://R.example:443/x") == name_of("https://r.example/x") != name_of(URL)
+    assert "example" not in file_name(URL)
+    assert file_name("https://R.example:443/x") == file_name("https://r.example/x") != file_name(URL)
     assert read(head(), "https://r.example/registry.json") == "it's a copy of another registry"
 
 
@@ -93,7 +93,7 @@ def test_it_is_as_documented() -> None:
     assert (LONGEST, MAX_HEAD) == (7 * 86_400.0, 1_024)
     text, _, seal = head().rpartition(b" ")
     assert (len(json.loads(text)["digest"]), len(seal), seal[-1:]) == (64, 33, b"\n")
-    assert [len(part) for part in name_of(URL).split(".")] == [32, 8]
+    assert [len(part) for part in file_name(URL).split(".")] == [32, 8]
     assert (read(head()).age, read(head(), wall=WALL - 1.0).age, read(head(), wall=WALL + 0.5).age) == (0.0, 0.0, 0.5)
 
 
@@ -176,20 +176,20 @@ def test_any_bytes_are_read_or_refused(data: bytes, at: int) -> None:
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
-        (Unreachable("u", "r"), Kept.SERVES), (TimedOut("u", "r"), Kept.SERVES),
-        *((BadReply("u", "r", status), Kept.SERVES) for status in (500, 502, 503, 504)),
-        *((BadReply("u", "r", status), Kept.GOES) for status in (401, 403, 404, 410)),
-        *((BadReply("u", "r", status), Kept.STAYS) for status in (200, 302, 400, 429, 501, None)),
-        (InvalidDocument("registry", ()), Kept.STAYS), (NotAllowed("u", "r", Advice("m")), Kept.STAYS),
+        (Unreachable("u", "r"), CopyAction.SERVES), (TimedOut("u", "r"), CopyAction.SERVES),
+        *((BadReply("u", "r", status), CopyAction.SERVES) for status in (500, 502, 503, 504)),
+        *((BadReply("u", "r", status), CopyAction.GOES) for status in (401, 403, 404, 410)),
+        *((BadReply("u", "r", status), CopyAction.STAYS) for status in (200, 302, 400, 429, 501, None)),
+        (InvalidDocument("registry", ()), CopyAction.STAYS), (NotAllowed("u", "r", Advice("m")), CopyAction.STAYS),
     ],
 )  # fmt: skip
 def test_it_stands_in_for_who_cannot_be_reached_and_for_nobody_who_says_no(error, kept) -> None:
-    assert kept_after(error) is kept
+    assert copy_action(error) is kept
 
 
 def test_a_registry_is_written_as_it_was_read() -> None:
     def read_registry(data: bytes):
-        reader = CatalogReader()
+        reader = RegistryReader()
         reader.feed(data)
         return reader.close()
 

@@ -17,10 +17,10 @@ from asap_core.client.resolution import (
     CheckRevoked,
     FetchManifest,
     ReadRegistry,
+    ResolutionState,
     Resolved,
-    Step,
+    TraceVerdict,
     Unresolved,
-    Verdict,
     Wanted,
     is_version,
     resolve,
@@ -29,7 +29,7 @@ from asap_core.errors import AgentChanged, AsapError, NotResolved, Unreachable, 
 from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.manifest import Manifest
-from asap_core.wire.registry_index import Catalog, CatalogReader
+from asap_core.wire.registry_index import RegistryIndex, RegistryReader
 
 URN = "urn:asap:agent:wanted"
 OTHER = "urn:asap:agent:other"
@@ -45,12 +45,12 @@ def manifest(urn: str = URN, *, skill: str = "echo", version: str = "0.1", suppo
     )  # fmt: skip
 
 
-def catalog(*agents: tuple[str, dict[str, str]]) -> Catalog:
+def catalog(*agents: tuple[str, dict[str, str]]) -> RegistryIndex:
     entries = [
         {"id": urn, "name": "A", "description": "", "asap_version": "0.1", "endpoints": endpoints}
         for urn, endpoints in agents
     ]
-    reader = CatalogReader()
+    reader = RegistryReader()
     reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": [*entries, {}]}).encode())
     return reader.close()
 
@@ -69,13 +69,13 @@ class World:
     """What there is: a manifest or an error at each URL, registries by name, announcements in order."""
 
     pages: dict[str, Manifest | None]
-    registries: dict[str, Catalog | None]
+    registries: dict[str, RegistryIndex | None]
     announced: tuple[Announcement, ...]
     revoked: str | None = None
     """What the revocation list says: None that it's clear, "error" that it can't be had."""
 
 
-def explore(step: Step, world: World) -> Resolved | Unresolved:
+def explore(step: ResolutionState, world: World) -> Resolved | Unresolved:
     """Carry out whatever the states ask for."""
     coming: Iterator[Announcement] = iter(world.announced)
     while True:
@@ -143,7 +143,7 @@ def worlds(draw) -> World:
 PLANTED = (Phase.generate,)
 
 
-def law(begin: Callable[..., Step], phases: tuple[Phase, ...] = tuple(Phase)) -> None:
+def law(begin: Callable[..., ResolutionState], phases: tuple[Phase, ...] = tuple(Phase)) -> None:
     """What is found is what a naive reader finds, and the trace says what came of everything asked before."""
 
     @settings(report_multiple_bugs=False, max_examples=300, phases=phases)
@@ -156,7 +156,7 @@ def law(begin: Callable[..., Step], phases: tuple[Phase, ...] = tuple(Phase)) ->
         assert ((end.url, end.source) if isinstance(end, Resolved) else None) == expected
         asked = [one.where for one in end.trace]
         if isinstance(end, Resolved):
-            assert end.trace[-1].verdict is Verdict.TAKEN
+            assert end.trace[-1].verdict is TraceVerdict.TAKEN
             assert end.manifest.id == URN
         elif not (checked and world.revoked):
             assert set(world.registries) <= set(asked)
@@ -178,23 +178,23 @@ class Trusting(Wanted):
         return None
 
 
-def any_id(wanted: Wanted, **options) -> Step:
+def any_id(wanted: Wanted, **options) -> ResolutionState:
     return resolve(Trusting(urn=wanted.urn), **options)
 
 
-def last_first(wanted: Wanted, *, registries, **options) -> Step:
+def last_first(wanted: Wanted, *, registries, **options) -> ResolutionState:
     return resolve(wanted, registries=registries[::-1], **options)
 
 
-def unchecked(wanted: Wanted, *, revoked, **options) -> Step:
+def unchecked(wanted: Wanted, *, revoked, **options) -> ResolutionState:
     return resolve(wanted, **options)
 
 
-def deaf(wanted: Wanted, *, browse, **options) -> Step:
+def deaf(wanted: Wanted, *, browse, **options) -> ResolutionState:
     return resolve(wanted, browse=False, **options)
 
 
-def first_only(wanted: Wanted, *, registries, **options) -> Step:
+def first_only(wanted: Wanted, *, registries, **options) -> ResolutionState:
     return resolve(wanted, registries=registries[:1], **options)
 
 
@@ -264,7 +264,7 @@ def test_a_copy_is_told_as_one() -> None:
 
 
 def test_nothing_is_said_of_entries_that_could_all_be_read() -> None:
-    reader = CatalogReader()
+    reader = RegistryReader()
     reader.feed(b'{"version":"1","updated_at":"2026-01-01","agents":[]}')
     begin: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
     assert begin.read(reader.close()).trace[0].why == "not listed among 0"

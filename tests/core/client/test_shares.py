@@ -3,22 +3,22 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.client.shares import Shares
+from asap_core.client.shares import PlaceShares
 
 
-def filled(shares: Shares[str], key: str) -> int:
+def filled(shares: PlaceShares[str], key: str) -> int:
     while shares.take(key):
         pass
     return shares.held(key)
 
 
 def test_one_alone_gets_a_fifth_and_each_further_one_a_fifth_of_the_rest() -> None:
-    shares: Shares[str] = Shares(500)
+    shares: PlaceShares[str] = PlaceShares(500)
     assert [filled(shares, key) for key in "abcd"] == [100, 80, 64, 52]
 
 
 def test_after_twenty_that_take_all_they_can_there_are_places_for_more() -> None:
-    shares: Shares[str] = Shares(500)
+    shares: PlaceShares[str] = PlaceShares(500)
     held = [filled(shares, str(number)) for number in range(20)]
     assert min(held) >= 1
     assert sum(held) <= 496
@@ -26,14 +26,14 @@ def test_after_twenty_that_take_all_they_can_there_are_places_for_more() -> None
 
 
 def test_the_last_ones_are_for_who_has_none() -> None:
-    shares: Shares[str] = Shares(5)
+    shares: PlaceShares[str] = PlaceShares(5)
     assert filled(shares, "a") == 1
     assert [shares.take(key) for key in "abcde"] == [False, True, True, True, True]
     assert not shares.take("f")
 
 
 def test_what_is_given_back_can_be_had_by_others() -> None:
-    shares: Shares[str] = Shares(10)
+    shares: PlaceShares[str] = PlaceShares(10)
     assert (filled(shares, "a"), filled(shares, "b")) == (2, 2)
     assert not shares.take("b")
     shares.give_back("a")
@@ -46,12 +46,12 @@ def test_what_is_given_back_can_be_had_by_others() -> None:
 
 def test_what_nobody_took_is_not_given_back() -> None:
     with pytest.raises(KeyError):
-        Shares[str](4).give_back("a")
+        PlaceShares[str](4).give_back("a")
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 12))
 def test_whoever_holds_fewest_is_never_refused_while_another_could_have_one(moves, places: int) -> None:
-    shares: Shares[str] = Shares(places)
+    shares: PlaceShares[str] = PlaceShares(places)
     model = dict.fromkeys("abc", 0)
     for key, takes in moves:
         if takes:

@@ -19,12 +19,12 @@ from asap_core.client.resolution import (
     Wanted,
     resolve,
 )
-from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, read_published
+from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, read_received
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.urls import without_credentials
 from asap_core.wire.codec import decode_registry_entry
-from asap_core.wire.registry_index import CatalogReader
+from asap_core.wire.registry_index import RegistryReader
 from asap_core.wire.signing import PublicKey, sign
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"
@@ -50,7 +50,7 @@ def document(agent_id: str, key: PublicKey | None):
 
 
 def published(agent_id: str, key: PublicKey | None):
-    return read_published(json.dumps(document(agent_id, key)).encode())
+    return read_received(json.dumps(document(agent_id, key)).encode())
 
 
 def entry(agent_id: str = A, url: str = URL, **extra):
@@ -158,7 +158,7 @@ def test_what_came_is_replaced_by_what_was_signed() -> None:
     wrapper = document(A, KEYS[0])
     del wrapper["manifest"]["supported_versions"]
     wrapper["manifest"]["signature"] = "smuggled"
-    came = read_published(json.dumps(wrapper).encode())
+    came = read_received(json.dumps(wrapper).encode())
     assert (came.manifest.supported_versions, came.manifest.signature) == (None, "smuggled")
     admitted = TrustedKeys({A: str(KEYS[0])}, require_signed=True, verify=verify).admit(URL, came)
     assert (admitted.manifest.supported_versions, admitted.manifest.signature) == (("2.2",), None)
@@ -168,12 +168,12 @@ def test_one_that_would_take_too_long_is_not_verified() -> None:
     wrapper = document(A, KEYS[0])
     data = json.dumps(wrapper).encode()
     keys = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
-    assert keys.admit(URL, read_published(data.ljust(MAX_SIGNED))).key == KEYS[0]
+    assert keys.admit(URL, read_received(data.ljust(MAX_SIGNED))).key == KEYS[0]
     with pytest.raises(Unverified, match="longer than the 65536 bytes that are verified"):
-        keys.admit(URL, read_published(data.ljust(MAX_SIGNED + 1)))
+        keys.admit(URL, read_received(data.ljust(MAX_SIGNED + 1)))
     # Of an agent without trusted keys nothing is verified.
     others = json.dumps(document(B, KEYS[0])).encode()
-    assert keys.admit(URL, read_published(others.ljust(MAX_SIGNED + 1))).key is None
+    assert keys.admit(URL, read_received(others.ljust(MAX_SIGNED + 1))).key is None
 
 
 class TestWhatRegistriesSay:
@@ -334,7 +334,7 @@ class Searching(RuleBasedStateMachine):
              **({} if key is None else {"public_key": str(key)})}
             for other, url, key in said
         ]  # fmt: skip
-        reader = CatalogReader()
+        reader = RegistryReader()
         reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": entries}).encode())
         catalog = reader.close()
         self.keys.hear(agent, tuple(catalog.of_agent(agent)), rank=rank)
@@ -424,4 +424,4 @@ def test_a_registry_names_keys() -> None:
 @given(st.binary(max_size=50))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with pytest.raises(InvalidDocument, match="not a valid manifest"):
-        read_published(data)
+        read_received(data)

@@ -3,7 +3,7 @@
 import pytest
 
 from asap_core import TaskRequest
-from asap_core.client.messages import checked_key, conversation_of, read_batch, read_message
+from asap_core.client.messages import checked_key, conversation_id_of, read_batch, read_message
 
 ME, YOU = "urn:asap:agent:me", "urn:asap:agent:you"
 ASK = {"skill_id": "echo", "input": {}}
@@ -32,13 +32,13 @@ class TestEnvelopes:
     def test_under_a_key_it_follows_from_the_key(self) -> None:
         first, again, other = (made(read_message("task.request", ASK, key=key)).payload for key in ("k", "k", "l"))
         assert first == again != other
-        assert first["conversation_id"] == conversation_of("k", ME, YOU)
+        assert first["conversation_id"] == conversation_id_of("k", ME, YOU)
 
     def test_and_from_sender_and_recipient(self) -> None:
         names = [("k", "a", "b"), ("k", "b", "a"), ("l", "a", "b"), ("k", "ab", ""), ('k"', "a", "b")]
-        assert len({conversation_of(*each) for each in names}) == len(names)
+        assert len({conversation_id_of(*each) for each in names}) == len(names)
         # Other processes and later versions make the same.
-        assert conversation_of("k", "a", "b") == "conv_4cedccbab94bb6c58ce6b907770a3639"
+        assert conversation_id_of("k", "a", "b") == "conv_4cedccbab94bb6c58ce6b907770a3639"
 
 
 class TestWhatCannotBeSent:

@@ -9,20 +9,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from asap_core.mdns import dnssd
 from asap_core.mdns.announcing import (
-    Target,
+    SrvTarget,
     Txt,
     advertised_addresses,
     instance_name,
-    service_target,
+    srv_target,
     txt_record,
 )
 from asap_core.mdns.dnssd import (
     Added,
+    AnnouncedAgents,
     Announcement,
     Ignored,
-    Neighbourhood,
     Removed,
-    Unusable,
+    UnusableRecord,
     Updated,
     fold,
     instance_of,
@@ -122,20 +122,20 @@ class TestAddresses:
         assert sorted(addresses, key=lambda one: one.is_link_local) == addresses  # type: ignore[union-attr]
 
     def test_two_machines_have_targets_of_their_own(self) -> None:
-        one, other = (service_target("http://192.0.2.1/m", [address]) for address in ("192.0.2.1", "192.0.2.2"))
+        one, other = (srv_target("http://192.0.2.1/m", [address]) for address in ("192.0.2.1", "192.0.2.2"))
         assert one.name != other.name
         assert one.name.endswith(".local.")
         assert one.addresses == ("192.0.2.1",)
 
     def test_the_order_of_addresses_makes_no_other_target(self) -> None:
-        assert service_target("http://a/", ["a", "b"]).name == service_target("http://a/", ["b", "a"]).name
+        assert srv_target("http://a/", ["a", "b"]).name == srv_target("http://a/", ["b", "a"]).name
 
     @pytest.mark.parametrize("url", ["http://Host.Local/m", "http://host.local.:80/m"])
     def test_a_host_with_a_name_on_the_link_answers_for_itself(self, url) -> None:
-        assert service_target(url, ["192.0.2.1"]) == Target("host.local.", ())
+        assert srv_target(url, ["192.0.2.1"]) == SrvTarget("host.local.", ())
 
     def test_a_url_that_is_none_does_no_harm(self) -> None:
-        assert service_target("?", ["192.0.2.1"]).addresses == ("192.0.2.1",)
+        assert srv_target("?", ["192.0.2.1"]).addresses == ("192.0.2.1",)
 
 
 class TestAnnouncements:
@@ -173,7 +173,7 @@ class TestAnnouncements:
 
     def test_one_made_here_is_read_back(self) -> None:
         record = txt_record(agent_id="urn:asap:agent:e", manifest_url="http://192.0.2.1/", version="é", skills=["a"])
-        target = service_target("http://192.0.2.1/", ["192.0.2.1"])
+        target = srv_target("http://192.0.2.1/", ["192.0.2.1"])
         txt = {key.encode(): value.encode() for key, value in record.strings.items()}
         found = self.read(txt, server=target.name, addresses=target.addresses)
         assert (found.agent_id, found.version, found.skills) == ("urn:asap:agent:e", "é", ("a",))
@@ -259,7 +259,7 @@ class TestAnnouncements:
     )
     def test_any_record_is_a_decision(self, txt, instance, server, port, addresses) -> None:
         found = self.read(txt, instance=instance, server=server, port=port, addresses=addresses)
-        assert isinstance(found, Announcement | Unusable)
+        assert isinstance(found, Announcement | UnusableRecord)
         assert found.instance == instance
 
     HOSTS = st.sampled_from(["192.0.2.1", "192.0.2.2", "127.0.0.1", "10.0.0.1", "a.local", "b.local", "a", "localhost"])
@@ -297,7 +297,7 @@ class TestCase:
         assert fold("AZaz09-É\u212a\u0130ſ") == "azaz09-É\u212a\u0130ſ"
 
     def test_an_instance_is_one_and_is_written_as_it_was_first(self) -> None:
-        there = Neighbourhood()
+        there = AnnouncedAgents()
         assert there.seen(announced("Echo", "1", "eth0"))
         assert not there.seen(announced("eCHO", "1", "eth0"))
         assert there.seen(announced("ECHO", "2", "eth0"))
@@ -314,7 +314,7 @@ class TestCase:
 
 class TestNeighbourhood:
     def test_repeats_are_no_news(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         assert known.take() == ()
         assert known.seen(announced())
         assert not known.seen(announced())
@@ -323,7 +323,7 @@ class TestNeighbourhood:
         assert known.take() == ()
 
     def test_agents_come_change_and_go_in_order(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         for instance in "BA":
             known.seen(announced(instance))
         assert known.take() == (Added(announced("B")), Added(announced("A")))
@@ -333,12 +333,12 @@ class TestNeighbourhood:
         assert len(known) == 1
 
     def test_one_that_is_not_there_cannot_go(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         assert not known.gone("A")
         assert known.take() == ()
 
     def test_a_slow_reader_is_told_the_latest_not_every_step(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         for version in "123":
             known.seen(announced(version=version))
         assert known.take() == (Added(announced(version="3")),)
@@ -347,7 +347,7 @@ class TestNeighbourhood:
         assert known.take() == (Updated(announced(version="4")),)
 
     def test_what_is_again_as_it_was_told_is_no_news(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         known.seen(announced("B"))
         assert not known.gone("B")
         known.seen(announced())
@@ -357,7 +357,7 @@ class TestNeighbourhood:
         assert known.take() == ()
 
     def test_one_that_turns_unusable_has_gone(self) -> None:
-        known, bad = Neighbourhood(), Unusable("A", "why")
+        known, bad = AnnouncedAgents(), UnusableRecord("A", "why")
         known.seen(bad)
         assert known.take() == (Ignored(bad),)
         known.seen(announced())
@@ -369,7 +369,7 @@ class TestNeighbourhood:
 
     def test_it_is_bounded_until_one_leaves(self, monkeypatch) -> None:
         monkeypatch.setattr(dnssd, "MAX_AGENTS", 1)
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         known.seen(announced())
         assert not known.has_room_for("B")
         assert not known.seen(announced("B"))
@@ -386,7 +386,7 @@ BOUND = 3
 INSTANCES = st.sampled_from("AaBbC")
 ON = st.sampled_from(["eth0", "wlan0"])
 FOUND = st.builds(announced, INSTANCES, st.sampled_from("12"), ON) | st.builds(
-    Unusable, INSTANCES, st.sampled_from("xy"), ON
+    UnusableRecord, INSTANCES, st.sampled_from("xy"), ON
 )
 
 
@@ -398,7 +398,7 @@ def low(one):
 class Laws(RuleBasedStateMachine):
     """The reader's picture, drawn from events alone, is the present whenever it has asked; no event lies on the way."""
 
-    kind: Any = Neighbourhood
+    kind: Any = AnnouncedAgents
 
     def __init__(self) -> None:
         super().__init__()
@@ -483,36 +483,36 @@ class Laws(RuleBasedStateMachine):
         assert self.real._doubted == self.doubted <= set(self.there)
 
 
-class Repeats(Neighbourhood):
+class Repeats(AnnouncedAgents):
     def _note(self, key):
         self._changed[key] = None
         return True
 
 
-class TellsEveryChangeAsNew(Neighbourhood):
+class TellsEveryChangeAsNew(AnnouncedAgents):
     def _tell(self, key):
         return tuple(Added(e.announcement) if isinstance(e, Updated) else e for e in super()._tell(key))
 
 
-class ForgetsWhoHasGone(Neighbourhood):
+class ForgetsWhoHasGone(AnnouncedAgents):
     def gone(self, instance, link=""):
         self._now.pop((link, low(instance)), None)
         return False
 
 
-class KeepsWhoTurnedUnusable(Neighbourhood):
+class KeepsWhoTurnedUnusable(AnnouncedAgents):
     def _tell(self, key):
         events = super()._tell(key)
         return events[1:] if len(events) > 1 else events
 
 
-class TakesAnyNumber(Neighbourhood):
+class TakesAnyNumber(AnnouncedAgents):
     def seen(self, found):
         self._now[found.link, low(found.instance)] = found
         return self._note((found.link, low(found.instance)))
 
 
-class KnowsCase(Neighbourhood):
+class KnowsCase(AnnouncedAgents):
     def seen(self, found):
         news = super().seen(found)
         key = (found.link, low(found.instance))
@@ -522,7 +522,7 @@ class KnowsCase(Neighbourhood):
         return news
 
 
-class DoubtsWhoIsSeen(Neighbourhood):
+class DoubtsWhoIsSeen(AnnouncedAgents):
     def seen(self, found):
         doubted = set(self._doubted)
         news = super().seen(found)
@@ -530,12 +530,12 @@ class DoubtsWhoIsSeen(Neighbourhood):
         return news
 
 
-class DropsOnEveryLink(Neighbourhood):
+class DropsOnEveryLink(AnnouncedAgents):
     def drop_doubted(self, link):
         return any([super(DropsOnEveryLink, self).drop_doubted(one) for one in ("eth0", "wlan0")])  # noqa: C419 - both
 
 
-class KeepsTheLost(Neighbourhood):
+class KeepsTheLost(AnnouncedAgents):
     def lost(self, link):
         return False
 
@@ -548,11 +548,11 @@ HUNT = settings(BOUNDED, max_examples=2000, phases=[Phase.generate], derandomize
 def hold_to_laws(kind, monkeypatch) -> None:
     monkeypatch.setattr(dnssd, "MAX_AGENTS", BOUND)
     machine = type("Machine", (Laws,), {"kind": kind})
-    run_state_machine_as_test(machine, settings=BOUNDED if kind is Neighbourhood else HUNT)
+    run_state_machine_as_test(machine, settings=BOUNDED if kind is AnnouncedAgents else HUNT)
 
 
 def test_the_neighbourhood_keeps_its_laws(monkeypatch) -> None:
-    hold_to_laws(Neighbourhood, monkeypatch)
+    hold_to_laws(AnnouncedAgents, monkeypatch)
 
 
 @pytest.mark.parametrize(

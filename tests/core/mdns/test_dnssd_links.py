@@ -3,14 +3,14 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.mdns.announcing import Offer, Target, Unannounced, offer_on
+from asap_core.mdns.announcing import Offer, SrvTarget, Unannounced, offer_on
 from asap_core.mdns.dnssd import (
     Added,
+    AnnouncedAgents,
     Announcement,
     Ignored,
-    Neighbourhood,
     Removed,
-    Unusable,
+    UnusableRecord,
     Updated,
     read_announcement,
 )
@@ -89,7 +89,7 @@ class TestOffers:
         assert isinstance(offer_on(ETH, bind_host="0.0.0.0", manifest_url="?"), Unannounced)
 
     def test_a_name_on_the_link_is_announced_on_every_link_and_answered_for_by_its_host(self) -> None:
-        assert [offered(link, "*", "box.local").target for link in (ETH, WLAN)] == [Target("box.local.", ())] * 2
+        assert [offered(link, "*", "box.local").target for link in (ETH, WLAN)] == [SrvTarget("box.local.", ())] * 2
 
     def test_a_host_name_that_is_none_is_announced_nowhere(self) -> None:
         assert isinstance(offered(ETH, "a.example"), Unannounced)
@@ -153,7 +153,7 @@ class TestReading:
     @given(st.binary(), st.lists(st.text() | st.ip_addresses().map(str), max_size=4))
     def test_any_record_is_a_decision_and_all_that_needs_a_zone_has_the_links(self, url, addresses) -> None:
         found = self.read(url, addresses)
-        assert isinstance(found, Announcement | Unusable)
+        assert isinstance(found, Announcement | UnusableRecord)
         if isinstance(found, Announcement):
             assert all(text.endswith("%eth0") for text in found.addresses if is_link_local_ipv6(text))
 
@@ -167,7 +167,7 @@ def announced(instance="A", link="eth0", version="1"):
 
 class TestNeighbourhood:
     def test_one_name_on_two_links_is_two_agents(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         here, there = announced(link="eth0"), announced(link="wlan0", version="2")
         known.seen(here)
         known.seen(there)
@@ -177,7 +177,7 @@ class TestNeighbourhood:
         assert known.on("wlan0") == ("A",)
 
     def test_who_is_on_a_link_that_is_lost_has_gone(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         for one in (announced("A"), announced("B"), announced("A", "wlan0")):
             known.seen(one)
         known.take()
@@ -186,7 +186,7 @@ class TestNeighbourhood:
         assert not known.lost("eth0")
 
     def test_who_is_seen_again_on_a_link_joined_anew_never_left(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         for instance in "ABCD":
             known.seen(announced(instance))
         known.seen(announced("A", "wlan0"))
@@ -201,10 +201,10 @@ class TestNeighbourhood:
         assert known.on("wlan0") == ("A",)
 
     def test_agents_are_told_from_what_is_unusable(self) -> None:
-        known = Neighbourhood()
+        known = AnnouncedAgents()
         known.seen(announced("A"))
-        known.seen(Unusable("B", "why", "eth0"))
-        assert known.take() == (Added(announced("A")), Ignored(Unusable("B", "why", "eth0")))
+        known.seen(UnusableRecord("B", "why", "eth0"))
+        assert known.take() == (Added(announced("A")), Ignored(UnusableRecord("B", "why", "eth0")))
         assert known.agents_on("eth0") == ("A",)
         assert [known.is_agent(name, "eth0") for name in "ABC"] == [True, False, False]
         assert not known.is_agent("A", "wlan0")

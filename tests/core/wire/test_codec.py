@@ -36,7 +36,7 @@ from asap_core.wire.manifest import AuthScheme, Manifest, publishable_version
 from asap_core.wire.parts import PARTS, TextPart
 from asap_core.wire.payloads import PAYLOADS, WIRE_NAMES, TaskRequest, TaskStream
 from asap_core.wire.registry_entry import read_registry
-from asap_core.wire.rules import TEXT, TIMESTAMP, URN, Unfit, number
+from asap_core.wire.rules import DATE_TIME, TEXT, URN, InvalidValue, number
 from asap_core.wire.task import AgentRecord, Conversation, StateSnapshot
 
 GOOD = {
@@ -181,7 +181,7 @@ class TestEnvelopes:
         assert encode_envelope(reply)["timestamp"] == "1970-01-01T00:00:01.500000Z"
 
     def test_made_in_python_it_is_held_to_the_same_rules(self) -> None:
-        with pytest.raises(Unfit, match="sender: expected an agent URN"):
+        with pytest.raises(InvalidValue, match="sender: expected an agent URN"):
             attrs.evolve(decode_envelope(GOOD), sender="me")
 
 
@@ -215,7 +215,7 @@ class TestTimestamps:
         ids=repr,
     )
     def test_every_form_that_peers_write_is_read(self, text, moment) -> None:
-        assert TIMESTAMP.read(text) == moment
+        assert DATE_TIME.read(text) == moment
 
     @pytest.mark.parametrize(
         "value",
@@ -228,21 +228,21 @@ class TestTimestamps:
         ids=repr,
     )  # fmt: skip
     def test_nothing_else_is(self, value) -> None:
-        with pytest.raises(Unfit):
-            TIMESTAMP.read(value)
+        with pytest.raises(InvalidValue):
+            DATE_TIME.read(value)
 
     @given(st.text(max_size=40) | st.floats() | st.integers())
     def test_any_value_is_read_or_refused(self, value) -> None:
         try:
-            assert TIMESTAMP.read(value).tzinfo is not None
-        except Unfit:
+            assert DATE_TIME.read(value).tzinfo is not None
+        except InvalidValue:
             pass
 
     @given(st.datetimes(timezones=st.just(UTC)))
     def test_it_is_written_in_utc_with_z(self, moment) -> None:
         text = format_timestamp(moment)
         assert text.endswith("Z")
-        assert TIMESTAMP.read(text) == moment
+        assert DATE_TIME.read(text) == moment
 
 
 class TestPayloads:
@@ -475,15 +475,15 @@ class TestRules:
 
     def test_reading_asks_the_same_rule(self) -> None:
         assert URN.read("urn:asap:agent:a") == "urn:asap:agent:a"
-        with pytest.raises(Unfit):
+        with pytest.raises(InvalidValue):
             TEXT.read(1)
 
     def test_entities_are_held_to_their_rules(self) -> None:
-        with pytest.raises(Unfit):
+        with pytest.raises(InvalidValue):
             AgentRecord(id="urn:asap:agent:a", manifest_uri="x", capabilities=[])
-        with pytest.raises(Unfit):
+        with pytest.raises(InvalidValue):
             Conversation(id="c", participants=[1], created_at="2026-01-01")
-        with pytest.raises(Unfit):
+        with pytest.raises(InvalidValue):
             StateSnapshot(id="s", task_id="t", version=0, data={}, created_at="2026-01-01")
         assert AgentRecord(id="urn:asap:agent:a", manifest_uri="x", capabilities=["a"]).capabilities == ("a",)
 

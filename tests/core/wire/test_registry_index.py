@@ -12,7 +12,7 @@ from asap_core.wire import registry_index as catalog
 from asap_core.wire.codec import decode_registry, decode_registry_entry
 from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at
 from asap_core.wire.registry_entry import find, read_registry, write_registry
-from asap_core.wire.registry_index import MAX_ENTRY, MAX_SKILLS, Catalog, CatalogReader
+from asap_core.wire.registry_index import MAX_ENTRY, MAX_SKILLS, RegistryIndex, RegistryReader
 
 ENTRY: dict[str, Any] = {
     "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
@@ -25,8 +25,8 @@ def registry(*agents, **more) -> bytes:
     return json.dumps({**ROOT, "agents": list(agents), **more}).encode()
 
 
-def read(data: bytes, *cuts: int) -> Catalog:
-    reader = CatalogReader()
+def read(data: bytes, *cuts: int) -> RegistryIndex:
+    reader = RegistryReader()
     at = 0
     for cut in sorted(cuts):
         reader.feed(data[at:cut])
@@ -193,7 +193,7 @@ class TestAsARegistry:
         assert "secret" not in str(caught.value)
 
     def test_what_is_no_text_is_told_at_once(self) -> None:
-        reader = CatalogReader()
+        reader = RegistryReader()
         with pytest.raises(InvalidDocument, match="UTF-8"):
             reader.feed(b'{"version":"\xff"')
 
@@ -206,7 +206,7 @@ class TestAsARegistry:
 
     def test_entries_are_read_as_they_come(self) -> None:
         data = registry(*[ENTRY] * 1_000)
-        reader = CatalogReader()
+        reader = RegistryReader()
         for start in range(0, len(data) // 2, 1_000):
             reader.feed(data[start : start + 1_000])
             assert len(reader._text) < 3_000
@@ -215,7 +215,7 @@ class TestAsARegistry:
     @pytest.mark.parametrize(("begins", "more"), [(b'"', b"x"), (b"0.", b"1"), (b"[", b"[],"), (b"1e", b"0")])
     @pytest.mark.parametrize("place", [b'"agents":[', b'"x":'])
     def test_one_without_end_takes_no_room(self, begins, more, place) -> None:
-        reader = CatalogReader()
+        reader = RegistryReader()
         reader.feed(b'{"version":"1",' + place + begins)
         for _ in range(100):
             reader.feed(more * 10_000)
@@ -242,7 +242,7 @@ class TestAsARegistry:
                     read(data, place)
 
     def test_an_error_stays_one(self) -> None:
-        reader = CatalogReader()
+        reader = RegistryReader()
         for piece in (b"[]", registry(ENTRY)):
             with pytest.raises(InvalidDocument):
                 reader.feed(piece)

@@ -21,7 +21,14 @@ from asap_core.auth.principal import (
     read_credential,
     sender_rule,
 )
-from asap_core.client.replies import Sent, Unusable, is_unauthorized, read_batch_reply, read_reply, told_wait
+from asap_core.client.replies import (
+    SentCall,
+    UnusableReply,
+    is_unauthorized,
+    read_batch_reply,
+    read_reply,
+    retry_after_of,
+)
 from asap_core.clock import ManualClock
 from asap_core.errors import (
     Advice,
@@ -392,7 +399,7 @@ ASKED = decode_envelope(
         "recipient": "urn:asap:agent:you", "payload_type": "task.request", "payload": {},
     }
 )  # fmt: skip
-SENT = Sent("req-1", ASKED)
+SENT = SentCall("req-1", ASKED)
 REPLY = {
     **encode_envelope(ASKED), "id": "e2", "sender": "urn:asap:agent:you", "recipient": "urn:asap:agent:me",
     "correlation_id": "e1", "payload_type": "task.response",
@@ -421,7 +428,7 @@ class TestReplies:
         ],
     )  # fmt: skip
     def test_one_that_does_not_is_not(self, value) -> None:
-        assert isinstance(read(value), Unusable)
+        assert isinstance(read(value), UnusableReply)
 
     def test_errors_of_2_x_are_read(self) -> None:
         error = {
@@ -488,7 +495,7 @@ class TestReplies:
         assert len(found.message) < 600
 
     def test_a_batch_is_matched_by_id_and_by_place(self) -> None:
-        other = Sent("req-2", evolve(ASKED, id="e9"))
+        other = SentCall("req-2", evolve(ASKED, id="e9"))
         second = {"id": "req-2", "result": {"envelope": {**REPLY, "correlation_id": "e9"}}}
         first = {"id": "req-1", "result": {"envelope": REPLY}}
         body = json.dumps([second, first]).encode()
@@ -497,16 +504,16 @@ class TestReplies:
         found = read_batch_reply(
             (SENT, other), status=200, body=json.dumps([{"error": {"code": 7}, "id": None}]).encode()
         )
-        assert (found[0].code, isinstance(found[1], Unusable)) == (7, True)  # type: ignore[index,union-attr]
+        assert (found[0].code, isinstance(found[1], UnusableReply)) == (7, True)  # type: ignore[index,union-attr]
 
     def test_a_batch_refused_as_a_whole_is_one_refusal(self) -> None:
-        assert isinstance(read_batch_reply((SENT,), status=200, body=b"x"), Unusable)
+        assert isinstance(read_batch_reply((SENT,), status=200, body=b"x"), UnusableReply)
         for status, told in ((200, ""), (502, " with HTTP 200, not HTTP 502")):
             wanted = f"expected one JSON text; it stops being JSON at character 0{told}"
-            assert read_reply(SENT, status=status, body=b"x") == Unusable(wanted)
+            assert read_reply(SENT, status=status, body=b"x") == UnusableReply(wanted)
         assert isinstance(read_batch_reply((SENT,), status=200, body=b'{"error": {"code": 3}}'), RemoteError)
         named = b'{"error": {"code": 3}, "id": "req-1"}'
-        assert isinstance(read_batch_reply((SENT,), status=200, body=named), Unusable)
+        assert isinstance(read_batch_reply((SENT,), status=200, body=named), UnusableReply)
 
     @given(json_values() | st.binary(max_size=30).map(repr), st.integers(100, 599))
     def test_any_answer_is_a_decision(self, value, status) -> None:
@@ -533,11 +540,13 @@ class TestWhoseAnErrorIs:
     def test_of_another_call_is_not(self, call_id, named) -> None:
         sent = evolve(SENT, call_id=call_id)
         for status in (200, 401, 429, 503):
-            assert isinstance(read(self.error(id=named), status, sent), Unusable)
+            assert isinstance(read(self.error(id=named), status, sent), UnusableReply)
         result = {"id": named, "result": {"envelope": REPLY}}
-        assert isinstance(read(result, sent=sent), Unusable)
+        assert isinstance(read(result, sent=sent), UnusableReply)
         for members in ({"id": named}, {"id": named, "jsonrpc": "2.0"}):
-            assert isinstance(read_batch_reply((sent,), status=200, body=json.dumps([members]).encode())[0], Unusable)  # type: ignore[index]
+            answered = read_batch_reply((sent,), status=200, body=json.dumps([members]).encode())
+            assert isinstance(answered, tuple)
+            assert isinstance(answered[0], UnusableReply)
 
     @pytest.mark.parametrize("call_id", ["req-1", "0", 0, 1])
     def test_a_result_of_this_call_is_taken(self, call_id) -> None:
@@ -547,10 +556,10 @@ class TestWhoseAnErrorIs:
 
     @pytest.mark.parametrize("named", [None, ""])
     def test_a_result_names_its_call(self, named) -> None:
-        assert isinstance(read({"id": named, "result": {"envelope": REPLY}}), Unusable)
+        assert isinstance(read({"id": named, "result": {"envelope": REPLY}}), UnusableReply)
 
     def test_in_a_batch_a_place_serves_only_answers_without_id(self) -> None:
-        sent = (SENT, Sent("req-2", evolve(ASKED, id="e9")), Sent("req-3", evolve(ASKED, id="e10")))
+        sent = (SENT, SentCall("req-2", evolve(ASKED, id="e9")), SentCall("req-3", evolve(ASKED, id="e10")))
 
         def codes(*items):
             found: Any = read_batch_reply(sent, status=200, body=json.dumps(items).encode())
@@ -624,7 +633,7 @@ class TestRetryAfterHeaders:
         ],
     )
     def test_are_seconds_or_a_date(self, headers, seconds) -> None:
-        assert told_wait(headers, wall=self.NOW) == seconds  # type: ignore[arg-type]
+        assert retry_after_of(headers, wall=self.NOW) == seconds  # type: ignore[arg-type]
 
 
 class TestUnauthorized:

@@ -10,9 +10,9 @@ from typing import Any
 from attrs import frozen
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.net.documents import Documents, Lookup
-from asap_adapters.net.transport import Web
-from asap_core.client.trust import Published
+from asap_adapters.net.documents import Documents, LocatedDocument
+from asap_adapters.net.transport import HttpTransport
+from asap_core.client.trust import ReceivedManifest
 from asap_core.errors import Advice, NotAllowed
 from asap_core.lru import Lru
 from asap_core.mdns.dnssd import Announcement, host_of
@@ -23,7 +23,7 @@ from asap_core.net.urls import normal
 
 
 @frozen
-class Place:
+class AnnouncedLocation:
     """Where an agent was announced: its manifest's URL, and the addresses that are connected to for it."""
 
     url: str
@@ -40,28 +40,33 @@ def _url_in(key: str) -> str:
     return key.partition(" ")[0]
 
 
-class Neighbours:
+class AnnouncedManifests:
     """Announced agents' manifests. `accept` is asked as `Documents` does, and told the place's key as well."""
 
     def __init__(
-        self, web: Web, clock: LoopClock, *, accept: Callable[[str, Published, bool, str], Published], **options: Any
+        self,
+        http: HttpTransport,
+        clock: LoopClock,
+        *,
+        accept: Callable[[str, ReceivedManifest, bool, str], ReceivedManifest],
+        **options: Any,
     ) -> None:
-        self._web = web
-        self._places: Lru[str, Place] = Lru(MAX_REMEMBERED)
-        self._documents: Documents[Published] = Documents(
-            web,
+        self._http = http
+        self._places: Lru[str, AnnouncedLocation] = Lru(MAX_REMEMBERED)
+        self._documents: Documents[ReceivedManifest] = Documents(
+            http,
             clock,
             judge=self._judge,
             accept=lambda key, published, keep: accept(_url_in(key), published, keep, key),
             **options,
         )
 
-    async def find(self, announcement: Announcement) -> tuple[Lookup[Published], Place]:
+    async def find(self, announcement: Announcement) -> tuple[LocatedDocument[ReceivedManifest], AnnouncedLocation]:
         """The manifest of an announced agent, kept or fetched. Raises `NotAllowed` if it isn't on the link."""
         # The URL's own host is what's connected to at these addresses, whatever else is written beside it.
         host = host_of(announcement.manifest_url) or "the URL"
-        addresses = self._web.announced_addresses(host, announcement.addresses, link=announcement.link)
-        place = Place(normal(canonical(announcement.manifest_url)), addresses)
+        addresses = self._http.announced_addresses(host, announcement.addresses, link=announcement.link)
+        place = AnnouncedLocation(normal(canonical(announcement.manifest_url)), addresses)
         self._places.put(place.key, place)
         return await self._documents.find(place.key), place
 
@@ -82,4 +87,4 @@ class Neighbours:
             raise NotAllowed(
                 "the URL", "it was announced before a thousand others", Advice("follow its announcement again")
             )
-        return self._web.judge(place.url, announced=place.addresses)
+        return self._http.judge(place.url, announced=place.addresses)

@@ -52,7 +52,7 @@ class Failed:
     retry_after: float | None = None
 
 
-Outcome = Fetched[V] | NotModified | Failed
+FetchOutcome = Fetched[V] | NotModified | Failed
 
 
 class Source(Enum):
@@ -66,7 +66,7 @@ class Source(Enum):
 
 
 @frozen
-class Found(Generic[V]):
+class Document(Generic[V]):
     """The document, where it came from, and how many seconds ago its server last vouched for it."""
 
     value: V
@@ -75,7 +75,7 @@ class Found(Generic[V]):
 
 
 @frozen
-class Unfound:
+class NoDocument:
     """There's none: what happened, in how many seconds it pays to ask again, and how old what is kept is.
 
     `age` is None where nothing is kept: what is kept is past its bound, or this failure doesn't excuse its use.

@@ -20,7 +20,7 @@ from asap_core.auth.client_credentials import ClientKey, ClientSecret
 from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.document_cache import DirectoryPolicy
+from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.http.freshness import FreshnessPolicy
 
 pytestmark = pytest.mark.anyio
@@ -215,7 +215,7 @@ class TestTheRightFormIsSaid:
         [
             (RetryPolicy, ["retries", "first_delay", "longest_delay", "spread"]),
             (BreakerPolicy, ["threshold", "rest"]),
-            (DirectoryPolicy, ["max_entries", "first_failure", "longest_failure"]),
+            (DocumentCachePolicy, ["max_entries", "first_failure", "longest_failure"]),
             (FreshnessPolicy, ["default", "most", "stale_while_revalidate", "stale_if_error"]),
         ],
     )

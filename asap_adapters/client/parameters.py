@@ -14,7 +14,7 @@ import httpx
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.document_cache import DirectoryPolicy
+from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Manifest
@@ -103,7 +103,7 @@ _FORMS: Final[Mapping[str, tuple[str, _Fits]]] = {
     "verify": ("an ssl.SSLContext, True or False", _instance(bool, ssl.SSLContext)),
     "transport": ("an httpx.AsyncBaseTransport, or None", _or_none(_instance(httpx.AsyncBaseTransport))),
     "resolver": ("an object with a method resolve(host, port), or None", _or_none(_having("resolve"))),
-    "policy": ("a DirectoryPolicy, or None", _or_none(_instance(DirectoryPolicy))),
+    "policy": ("a DocumentCachePolicy, or None", _or_none(_instance(DocumentCachePolicy))),
     "retry": ("a RetryPolicy, such as RetryPolicy(retries=2), or None", _or_none(_instance(RetryPolicy))),
     "breaker": ("a BreakerPolicy, such as BreakerPolicy(), or None", _or_none(_instance(BreakerPolicy))),
     "clock": ("a clock with the methods monotonic and wall, or None", _or_none(_having("monotonic", "wall"))),

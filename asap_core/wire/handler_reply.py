@@ -75,7 +75,7 @@ def fields_of(value: Any) -> Any:
     return value.value if issubclass(kind, Enum) else value
 
 
-def kept(body: bytes, outcome: Replied | Refusal) -> Replied | Refusal:
+def copy_of_reply(body: bytes, outcome: Replied | Refusal) -> Replied | Refusal:
     """A copy of what was answered, which no later change of the handler's own objects reaches."""
     if isinstance(outcome, Replied):
         return Replied(outcome.payload_type, read_json(body)["result"]["envelope"]["payload"])
