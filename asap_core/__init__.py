@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from asap_core.faces import face
 
 if TYPE_CHECKING:
-    from asap_core.admission.admission import Admitted as Admitted, Unavailable as Unavailable
+    from asap_core.admission.admission import Admitted as Admitted, StoreUnavailable as StoreUnavailable
     from asap_core.admission.policy import NoncePolicy as NoncePolicy, Policy as Policy
     from asap_core.admission.ratelimit import Limit as Limit, parse_limits as parse_limits
     from asap_core.admission.replay import StartPolicy as StartPolicy
@@ -127,7 +127,7 @@ _HOMES: Final = {
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
     "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
-    "asap_core.admission.admission": "Admitted Unavailable",
+    "asap_core.admission.admission": "Admitted StoreUnavailable",
     "asap_core.wire.handler_reply": "Replied",
     "asap_core.http.chunks": "ChunkFrames",
     "asap_core.http.head": "HeadReader",

@@ -15,7 +15,7 @@ PUBLIC = {
         MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved OutboundPolicy Payload Policy
         Principal Problem PublicKey ReadBody Record Refusal Registry RegistryEntry RemoteError Replied Request
         Respond Response Skill StartPolicy TakeLimit Task TaskCancel TaskRequest TaskResponse TaskStatus
-        TaskUpdate TimedOut TokenTable Unavailable Unreachable Unsuitable Unverified WallTime What WrongAgent
+        TaskUpdate TimedOut TokenTable StoreUnavailable Unreachable Unsuitable Unverified WallTime What WrongAgent
         broken_call decode_envelope encode_envelope parse_limits read_health read_manifest read_registry
         to_json
     """,

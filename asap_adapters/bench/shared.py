@@ -11,7 +11,7 @@ from coredis.connection import BaseConnection
 from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.entropy import new_id
 from asap_adapters.stores.redis import RedisStore
-from asap_core.admission.admission import Admitted, Question
+from asap_core.admission.admission import AdmissionQuestion, Admitted
 from asap_core.admission.policy import Policy
 from asap_core.clock import WallTime
 from asap_core.server.agent import Agent
@@ -22,8 +22,8 @@ AT_ONCE: Final = 20
 _KEEP: Final = b"330000"
 
 
-def question(nonce: str, key: str | None) -> Question:
-    return Question(
+def question(nonce: str, key: str | None) -> AdmissionQuestion:
+    return AdmissionQuestion(
         sender="urn:asap:agent:alice",
         authenticated=True,
         peer="127.0.0.1",

@@ -18,7 +18,7 @@ from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import READ_PIECE
 from asap_adapters.net.transport import HttpTransport
-from asap_adapters.stores.registry_copies import WRITE_AGAIN, CopyFiles, Loaded, Unused
+from asap_adapters.stores.registry_copies import WRITE_AGAIN, CopyFiles, LoadedCopy, UnusableCopy
 from asap_core.client.registry_cache import CopyAction, copy_action, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
@@ -79,7 +79,7 @@ class RegistryCache:
         self._clock = clock
         self._held: Lru[str, _Held] = Lru(_MAX_HELD)
         # What was said of files that can't be used, so that it's said once.
-        self._unused: Lru[str, Unused] = Lru(_MAX_HELD)
+        self._unused: Lru[str, UnusableCopy] = Lru(_MAX_HELD)
         # Whose copy is being read, and not forgotten meanwhile.
         self._read_for: str | None = None
         # Of those who need a copy one reads it.
@@ -173,14 +173,14 @@ class RegistryCache:
         self._read_for = url
         load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.peek(url))
         loaded = await self._threads.run(load, abandon_on_cancel=True)
-        catalog = await _parsed(loaded.body) if isinstance(loaded, Loaded) else None
+        catalog = await _parsed(loaded.body) if isinstance(loaded, LoadedCopy) else None
         if self._read_for != url:
             return None
-        if not isinstance(loaded, Loaded):
+        if not isinstance(loaded, LoadedCopy):
             self._cannot_use(url, loaded)
             return None
         if not isinstance(catalog, RegistryIndex):
-            self._cannot_use(url, Unused(str(catalog), loaded.identity, spoilt=True))
+            self._cannot_use(url, UnusableCopy(str(catalog), loaded.identity, spoilt=True))
             return None
         copy = loaded.copy
         self._http.recall(url, copy.zone)
@@ -189,7 +189,7 @@ class RegistryCache:
         self._hold(url, _Held(catalog, vouched, dated, copy.serves, written=vouched, from_disk=True))
         return CachedCopy(catalog, copy.age, from_disk=True)
 
-    def _cannot_use(self, url: str, unused: Unused | None) -> None:
+    def _cannot_use(self, url: str, unused: UnusableCopy | None) -> None:
         """Say why, unless it was said of this very file, or there's none."""
         said = self._unused.pop(url)
         if unused is None:

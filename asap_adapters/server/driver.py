@@ -27,7 +27,7 @@ from asap_adapters.server.user_failures import (
     report,
     tell_user_code,
 )
-from asap_core.admission.admission import Answer, Question, Reservation, Unavailable
+from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Reservation, StoreUnavailable
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Granted
 from asap_core.arguments import expect_kind
@@ -86,8 +86,8 @@ class Wire(Protocol):
 class Store(Protocol):
     """Where admission is remembered, for an agent bound with `shared_admission=True`."""
 
-    async def ask(self, question: Question) -> Answer:
-        """Answer one question, atomically; `Unavailable` where it can't."""
+    async def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
+        """Answer one question, atomically; `StoreUnavailable` where it can't."""
         ...
 
     async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
@@ -106,8 +106,8 @@ class Store(Protocol):
 class SharedLimiter(Protocol):
     """Counts what callers take, for an agent bound with `shared_limits`."""
 
-    async def take(self, state: TakeLimit) -> Granted | Limited | Unavailable:
-        """Take what `state` asks for, atomically; `Unavailable` where it can't."""
+    async def take(self, state: TakeLimit) -> Granted | Limited | StoreUnavailable:
+        """Take what `state` asks for, atomically; `StoreUnavailable` where it can't."""
         ...
 
 
@@ -217,13 +217,13 @@ class Driver:
     async def _take(self, state: TakeLimit) -> Exchange:
         if self.shares is None:
             return state.unavailable()
-        unavailable: _Taken = Unavailable(self.agent.policy.retry_after_unavailable)
+        unavailable: _Taken = StoreUnavailable(self.agent.policy.retry_after_unavailable)
         match await ask_user_code(log, "shares.take", self.shares.take, state, kinds=_TAKEN, otherwise=unavailable):
             case Granted(amount, left):
                 return state.taken(amount, left)
             case Limited(retry_after, limit):
                 return state.limited(retry_after, limit)
-            case Unavailable():
+            case StoreUnavailable():
                 return state.unavailable()
             case other:
                 assert_never(other)
@@ -296,8 +296,8 @@ class Driver:
                 case _:
                     assert_never(state)
 
-    async def _ask(self, question: Question) -> Answer:
-        unavailable: Answer = Unavailable(self.agent.policy.retry_after_unavailable)
+    async def _ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
+        unavailable: AdmissionAnswer = StoreUnavailable(self.agent.policy.retry_after_unavailable)
         if self.store is None:
             return unavailable
         return await ask_user_code(log, "store.ask", self.store.ask, question, kinds=_ANSWERS, otherwise=unavailable)
@@ -356,6 +356,6 @@ class _Unknown:
 
 _UNKNOWN: Final = _Unknown()
 _VERDICTS: Final = (*get_args(AuthenticationResult), _Unknown)
-_ANSWERS: Final = get_args(Answer)
-_Taken = Granted | Limited | Unavailable
+_ANSWERS: Final = get_args(AdmissionAnswer)
+_Taken = Granted | Limited | StoreUnavailable
 _TAKEN: Final = get_args(_Taken)

@@ -17,9 +17,9 @@ import anyio
 
 from asap_adapters.entropy import new_secret
 from asap_adapters.files import FileThreads
-from asap_core.admission.admission import Admitted, Answer, Question, Reservation, Unavailable
-from asap_core.admission.journal import Ledger
-from asap_core.admission.state_file import batch
+from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Admitted, Reservation, StoreUnavailable
+from asap_core.admission.journal import Journal
+from asap_core.admission.state_file import write_batch
 from asap_core.errors import BadState
 from asap_core.server.agent import Agent
 
@@ -173,12 +173,12 @@ def _write_all(file: int, data: bytes) -> None:
 class FileStore:
     """Answers admission for an agent that was bound with `shared_admission=True`; made by `open`, ended by `aclose`."""
 
-    def __init__(self, disk: Disk, agent: Agent, ledger: Ledger, threads: FileThreads) -> None:
+    def __init__(self, disk: Disk, agent: Agent, journal: Journal, threads: FileThreads) -> None:
         self._disk = disk
         self._threads = threads
         self._agent = agent
-        self._ledger = ledger
-        self._journal = _Journal(disk, threads, lambda: ledger.whole(now=agent.now()))
+        self._journal = journal
+        self._file = _JournalFile(disk, threads, lambda: journal.compacted(now=agent.now()))
 
     @classmethod
     async def open(cls, file: Path | Disk, agent: Agent) -> "FileStore":
@@ -194,15 +194,15 @@ class FileStore:
         disk = await threads.run(FileDisk, file) if isinstance(file, Path) else file
         try:
             data = await threads.run(disk.read)
-            ledger = Ledger.begin(
+            journal = Journal.begin(
                 data,
                 agent_id=agent.manifest.id,
                 policy=agent.policy,
                 key=new_secret(),
                 at=agent.moment(),
             )
-            store = cls(disk, agent, ledger, threads)
-            await store._journal.rewrite()
+            store = cls(disk, agent, journal, threads)
+            await store._file.rewrite()
         except BaseException as error:
             disk.close()
             if isinstance(error, BadState) and isinstance(file, Path):
@@ -210,52 +210,52 @@ class FileStore:
             raise
         return store
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
         """Answer one question; what follows from the answer is on disk by then. Never raises OSError."""
-        promise = self._ledger.before(question)
-        if promise is not None:
-            if not await self._journal.append(promise.record):
+        lease = self._journal.lease_for(question)
+        if lease is not None:
+            if not await self._file.append(lease.record):
                 return self._unavailable()
-            self._ledger.promised(promise)
-        answer = self._ledger.ask(question, at=self._agent.moment())
-        record = self._ledger.after(question, answer)
+            self._journal.leased(lease)
+        answer = self._journal.ask(question, at=self._agent.moment())
+        record = self._journal.reservation_record(question, answer)
         if record is None or not isinstance(answer, Admitted) or answer.reservation is None:
             return answer
         written = False
         try:
-            written = await self._journal.append(record)
+            written = await self._file.append(record)
         finally:
             # Not on disk, or nobody waits any longer: the work never begins.
             if not written:
                 await self.give_back(answer.reservation)
         return answer if written else self._unavailable()
 
-    def _unavailable(self) -> Unavailable:
-        return Unavailable(self._agent.policy.retry_after_unavailable)
+    def _unavailable(self) -> StoreUnavailable:
+        return StoreUnavailable(self._agent.policy.retry_after_unavailable)
 
     async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
         """Keep an answer."""
-        self._ledger.record(reservation, outcome, size=size, now=self._agent.now())
+        self._journal.record(reservation, outcome, size=size, now=self._agent.now())
 
     async def lose(self, reservation: Reservation) -> None:
         """The work was cut off midway."""
-        self._ledger.lose(reservation, now=self._agent.now())
+        self._journal.lose(reservation, now=self._agent.now())
 
     async def give_back(self, reservation: Reservation) -> None:
         """The work never began."""
-        self._ledger.give_back(reservation, now=self._agent.now())
+        self._journal.give_back(reservation, now=self._agent.now())
 
     async def aclose(self) -> None:
         """The orderly end: everything that's remembered goes into the file. Raises OSError where it can't."""
-        data = self._ledger.final(now=self._agent.now())
+        data = self._journal.final(now=self._agent.now())
         with anyio.CancelScope(shield=True):
             try:
-                await self._journal.rewrite(data)
+                await self._file.rewrite(data)
             finally:
                 await self._threads.run(self._disk.close)
 
 
-class _Journal:
+class _JournalFile:
     """Appends with one sync for all who wait meanwhile, and keeps the file short and whole."""
 
     def __init__(self, disk: Disk, threads: FileThreads, whole: Callable[[], bytes]) -> None:
@@ -277,7 +277,7 @@ class _Journal:
                 self._round = _Round()
                 # Not to be left halfway: the next record would stand behind half of this one.
                 with anyio.CancelScope(shield=True):
-                    mine.written = await self._write(batch(mine.records))
+                    mine.written = await self._write(write_batch(mine.records))
         return mine.written
 
     async def _write(self, data: bytes) -> bool:

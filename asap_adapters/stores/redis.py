@@ -1,7 +1,7 @@
 """Admission and limits in Redis or Valkey, shared by every process and host that serves an agent.
 
 What is decided stands in `asap_core.admission.redis` and its scripts; here one connection carries the questions. While
-the server is out of reach everything that needs it is answered with `Unavailable`, and nothing waits in a queue.
+the server is out of reach everything that needs it is answered with `StoreUnavailable`, and nothing waits in a queue.
 """
 
 import logging
@@ -18,7 +18,7 @@ from coredis.pool import ConnectionPool
 
 from asap_adapters.entropy import new_mark, new_secret
 from asap_adapters.net.resolving import Resolver, SystemResolver
-from asap_core.admission.admission import Admitted, Answer, Question, Reservation, Unavailable
+from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Admitted, Reservation, StoreUnavailable
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
 from asap_core.errors import BadStore
@@ -102,7 +102,7 @@ class RedisStore:
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
         """Answer one question, atomically. Cancelled or out of time, what it may have reserved is given back."""
         if question.nonce is None and question.idempotency_key is None:
             return Admitted(None)
@@ -118,7 +118,9 @@ class RedisStore:
             return self._unavailable(error)
         return self._unavailable(BadStore("expected a server that stays the one it is"))
 
-    async def _ask_on(self, connection: BaseConnection, question: Question, *, until: float) -> Answer | Begin:
+    async def _ask_on(
+        self, connection: BaseConnection, question: AdmissionQuestion, *, until: float
+    ) -> AdmissionAnswer | Begin:
         command = self._admission.ask(question, token=new_mark())
         try:
             return self._admission.answer(await self._run(connection, command), command)
@@ -182,7 +184,7 @@ class RedisStore:
 
     # --- limits ------------------------------------------------------------------------------------------------------
 
-    async def take(self, state: TakeLimit) -> Granted | Limited | Unavailable:
+    async def take(self, state: TakeLimit) -> Granted | Limited | StoreUnavailable:
         """Take from a share."""
         limits = self._limits[state.scope]
         try:
@@ -201,12 +203,12 @@ class RedisStore:
             log.warning("%s answers again", self._link.place)
         return reply
 
-    def _unavailable(self, error: BaseException) -> Unavailable:
+    def _unavailable(self, error: BaseException) -> StoreUnavailable:
         # Once, not once per caller.
         if not self._away:
             self._away = True
             log.error("%s can't be asked, so nothing is admitted: %s", self._link.place, _reason(error))
-        return Unavailable(self._retry_after)
+        return StoreUnavailable(self._retry_after)
 
 
 def _reason(error: BaseException) -> str:

@@ -29,25 +29,25 @@ _LEFT_OVER: Final = 600.0
 # A file's pages are given back before its removal returns: those of 44 MB in 8 ms.
 _LARGE: Final = 1_048_576
 
-Identity = tuple[int, int, int, int]
+FileIdentity = tuple[int, int, int, int]
 """What tells a file from another one under its name, and from itself when it's written to."""
 
 
 @frozen
-class Loaded:
+class LoadedCopy:
     """A copy that counts, and what is in it."""
 
     copy: Copy
     body: memoryview
-    identity: Identity
+    identity: FileIdentity
 
 
 @frozen
-class Unused:
+class UnusableCopy:
     """A file that's no copy, or none that counts. `spoilt`: it stays that for as long as the file is what it is."""
 
     reason: str
-    identity: Identity | None = None
+    identity: FileIdentity | None = None
     spoilt: bool = False
 
 
@@ -120,7 +120,7 @@ class CopyFiles:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def load(self, url: str, *, wall: WallTime, known: Unused | None = None) -> Loaded | Unused | None:
+    def load(self, url: str, *, wall: WallTime, known: UnusableCopy | None = None) -> LoadedCopy | UnusableCopy | None:
         """Read a copy; None where there's none. `known` is what was found last time: it isn't read through again."""
         path = self.directory / file_name(url)
         identity = None
@@ -132,24 +132,28 @@ class CopyFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            return Unused(error.strerror or "it can't be read", identity)
+            return UnusableCopy(error.strerror or "it can't be read", identity)
 
-    def _load(self, path: Path, url: str, wall: WallTime, identity: Identity) -> Loaded | Unused:
+    def _load(self, path: Path, url: str, wall: WallTime, identity: FileIdentity) -> LoadedCopy | UnusableCopy:
         descriptor = _open_ours(path)
         if descriptor is None:
-            return Unused("it isn't a file that only its owner may write", identity, spoilt=True)
+            return UnusableCopy("it isn't a file that only its owner may write", identity, spoilt=True)
         with os.fdopen(descriptor, "rb") as file:
             copy = read_copy(file.readline(MAX_HEAD), url, wall=wall)
             if isinstance(copy, str):
-                return Unused(copy, identity)
+                return UnusableCopy(copy, identity)
             if copy.length > self.most:
-                return Unused("it's too large", identity, spoilt=True)
+                return UnusableCopy("it's too large", identity, spoilt=True)
             body = memoryview(file.read(copy.length + 1))
         # The digest of 50 MB takes 50 ms, in which the interpreter is free.
-        return Loaded(copy, body, identity) if copy.holds(body) else Unused("it isn't whole", identity, spoilt=True)
+        return (
+            LoadedCopy(copy, body, identity)
+            if copy.holds(body)
+            else UnusableCopy("it isn't whole", identity, spoilt=True)
+        )
 
 
-def _identity(path: Path) -> Identity:
+def _identity(path: Path) -> FileIdentity:
     there = path.lstat()
     return there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
 

@@ -11,14 +11,14 @@ from typing import Any, Final, assert_never
 
 from attrs import field, frozen
 
-from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
+from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, KeyReused, Lost, SavedKey, Working
 from asap_core.admission.policy import Policy
 from asap_core.admission.replay import Floored, Fresh, Replayed, ReplayGuard, Saturated
 from asap_core.clock import Instant, Moment, WallTime
 
 
 @frozen(kw_only=True)
-class Question:
+class AdmissionQuestion:
     """All that admission depends on.
 
     `nonce` is None where policy asks for none; `peer` scopes the keys of anonymous callers; `digest` stands for what is
@@ -100,13 +100,13 @@ class Future:
 
 
 @frozen
-class Unavailable:
+class StoreUnavailable:
     """The store can't be reached; it may be in `retry_after` seconds. Nothing is admitted without it."""
 
     retry_after: float
 
 
-Answer = (
+AdmissionAnswer = (
     Admitted
     | Stored
     | Running
@@ -118,10 +118,10 @@ Answer = (
     | Floored
     | Stale
     | Future
-    | Unavailable
+    | StoreUnavailable
 )
 
-Claimed = Admitted | Replayed | Saturated | Floored
+ClaimAnswer = Admitted | Replayed | Saturated | Floored
 """What the question of a nonce alone is answered with."""
 
 # Long enough that asking isn't a load, short enough that nobody waits long after the work is done.
@@ -131,7 +131,7 @@ ASK_AGAIN: Final = 0.5
 _KEY: Final = 16
 
 
-def scoped_key(question: Question, key: str, secret: bytes) -> bytes:
+def scoped_key(question: AdmissionQuestion, key: str, secret: bytes) -> bytes:
     """What an idempotency key is remembered by: 16 bytes, within whoever asks."""
     # An anonymous sender's name is anybody's: its address tells one from another.
     peer = "" if question.authenticated else question.peer
@@ -168,7 +168,7 @@ class LocalAdmission:
         )
         return cls(guard=guard, table=table, key=key)
 
-    def ask(self, question: Question, *, at: Moment) -> Answer:
+    def ask(self, question: AdmissionQuestion, *, at: Moment) -> AdmissionAnswer:
         """Answer one question, and remember what follows from the answer."""
         if question.idempotency_key is None:
             return self._claim(question, at)
@@ -185,7 +185,7 @@ class LocalAdmission:
         self._table.begin(key, question.digest, deadline=question.deadline, now=at.now, owner=owner)
         return Admitted(Reservation(key))
 
-    def _what_is_known(self, key: bytes, question: Question, now: Instant) -> Answer | None:
+    def _what_is_known(self, key: bytes, question: AdmissionQuestion, now: Instant) -> AdmissionAnswer | None:
         found = self._table.find(key, question.digest, now=now)
         if isinstance(found, Free):
             return None
@@ -198,12 +198,12 @@ class LocalAdmission:
                 return AnswerGone()
             case Lost():
                 return OutcomeUnknown()
-            case Other():
+            case KeyReused():
                 return Mismatch()
             case _:
                 assert_never(found)
 
-    def _claim(self, question: Question, at: Moment) -> "Claimed":
+    def _claim(self, question: AdmissionQuestion, at: Moment) -> "ClaimAnswer":
         return self.claim(question.sender, question.authenticated, question.nonce, question.issued, at=at)
 
     def claim(
@@ -214,7 +214,7 @@ class LocalAdmission:
         issued: WallTime,
         *,
         at: Moment,
-    ) -> "Claimed":
+    ) -> "ClaimAnswer":
         """Answer the question of a request without an idempotency key: is its nonce new."""
         if nonce is None:
             return _ADMITTED
@@ -244,15 +244,15 @@ class LocalAdmission:
         """What's dated at or before it is refused from everybody; None where nothing is."""
         return self._guard.floor
 
-    def snapshot(self, *, now: Instant) -> tuple[bytes, tuple[Kept, ...]]:
+    def snapshot(self, *, now: Instant) -> tuple[bytes, tuple[SavedKey, ...]]:
         """All that it remembers: the guard's, and the keys with their answers."""
         return self._guard.snapshot(now=now), self._table.export(now=now)
 
-    def snapshot_of_keys(self, *, now: Instant) -> tuple[Kept, ...]:
+    def snapshot_of_keys(self, *, now: Instant) -> tuple[SavedKey, ...]:
         """The keys alone."""
         return self._table.export(now=now)
 
-    def restore(self, guard: bytes | None, kept: Iterable[Kept], *, floor: WallTime | None, now: Instant) -> None:
+    def restore(self, guard: bytes | None, kept: Iterable[SavedKey], *, floor: WallTime | None, now: Instant) -> None:
         """Take over what another process remembered. Without a guard's snapshot `floor` stands for all it had accepted.
 
         Raises ValueError where `guard` isn't a snapshot.

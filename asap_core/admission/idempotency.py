@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from asap_core.clock import Instant
 
 
-class State(Enum):
+class _State(Enum):
     """Where the work under a key is."""
 
     WORKING = "working"
@@ -53,11 +53,11 @@ class Lost:
 
 
 @frozen
-class Other:
+class KeyReused:
     """Something else was asked under this key."""
 
 
-Found = Free | Working | Finished | Gone | Lost | Other
+KeyStatus = Free | Working | Finished | Gone | Lost | KeyReused
 _FREE: Final = Free()
 # After its deadline a handler that was killed has this long to be reported, before its outcome counts as unknown.
 GRACE: Final = 5.0
@@ -66,7 +66,7 @@ _EXPIRED_PER_CALL: Final = 2
 
 
 @frozen
-class Kept:
+class SavedKey:
     """A key as it's carried over a restart: what was asked, its answer if there's one, how long it counts still."""
 
     key: bytes
@@ -80,7 +80,7 @@ class Kept:
 @define(eq=False)
 class _Entry:
     digest: bytes
-    state: State
+    state: _State
     until: Instant
     answer: Any = field(default=None, repr=False)
     size: int = 0
@@ -121,23 +121,23 @@ class IdempotencyTable:
         """Bytes of answers kept."""
         return self._bytes
 
-    def find(self, key: bytes, digest: bytes, *, now: Instant) -> Found:
+    def find(self, key: bytes, digest: bytes, *, now: Instant) -> KeyStatus:
         """What is known of this key, where `digest` stands for what is asked."""
         self._expire(now)
         entry = self._entries.get(key)
         # An entry that expires behind a longer-lived one is still in the table: its own time is what counts.
-        if entry is None or (entry.until <= now and entry.state is not State.WORKING):
+        if entry is None or (entry.until <= now and entry.state is not _State.WORKING):
             return _FREE
         if entry.digest != digest:
-            return Other()
+            return KeyReused()
         match entry.state:
-            case State.WORKING:
+            case _State.WORKING:
                 return Working(entry.until - now) if now < entry.until else Lost()
-            case State.FINISHED:
+            case _State.FINISHED:
                 return Finished(entry.answer)
-            case State.GONE:
+            case _State.GONE:
                 return Gone()
-            case State.LOST:
+            case _State.LOST:
                 return Lost()
             case _:
                 assert_never(entry.state)
@@ -157,14 +157,14 @@ class IdempotencyTable:
         `owner` is who asks, as it's proven; all who prove nothing are one.
         """
         self._forget(key)
-        self._entries[key] = _Entry(digest, State.WORKING, Instant(now + deadline + GRACE), owner=owner)
+        self._entries[key] = _Entry(digest, _State.WORKING, Instant(now + deadline + GRACE), owner=owner)
 
     def finish(self, key: bytes, answer: Any, *, size: int, now: Instant) -> None:
         """The work is done: keep its answer, which counts for `size` bytes."""
         entry = self._entries.get(key)
         if entry is None:
             return
-        self._settle(key, entry, State.FINISHED, now)
+        self._settle(key, entry, _State.FINISHED, now)
         self._let_go(key, entry)
         share = self._shares.setdefault(entry.owner, _Share())
         entry.answer, entry.size = answer, size
@@ -178,7 +178,7 @@ class IdempotencyTable:
         """The work was cut off midway."""
         entry = self._entries.get(key)
         if entry is not None:
-            self._settle(key, entry, State.LOST, now)
+            self._settle(key, entry, _State.LOST, now)
 
     def free(self, key: bytes) -> None:
         """The work never began: the key is as if nobody had asked."""
@@ -186,32 +186,34 @@ class IdempotencyTable:
 
     # --- across restarts ---------------------------------------------------------------------------------------------
 
-    def export(self, *, now: Instant) -> tuple[Kept, ...]:
+    def export(self, *, now: Instant) -> tuple[SavedKey, ...]:
         """All keys that count still, in the order in which they end. What is running is lost by then."""
         # A backlog goes two a call, but what is over by then would be loaded and forgotten again: leave it here.
         return tuple(
-            Kept(key, entry.digest, entry.answer, entry.size, self._over(entry) - now, entry.state is State.FINISHED)
+            SavedKey(
+                key, entry.digest, entry.answer, entry.size, self._over(entry) - now, entry.state is _State.FINISHED
+            )
             for key, entry in self._entries.items()
             if now < self._over(entry)
         )
 
-    def load(self, kept: Kept, *, now: Instant) -> None:
+    def load(self, kept: SavedKey, *, now: Instant) -> None:
         """Remember a key of another process: with its answer, or as lost."""
         self._forget(kept.key)
-        state = State.FINISHED if kept.answered else State.LOST
+        state = _State.FINISHED if kept.answered else _State.LOST
         self._entries[kept.key] = _Entry(kept.digest, state, Instant(now + kept.seconds))
         if kept.answered:
             self.finish(kept.key, kept.answer, size=kept.size, now=now)
             self._entries[kept.key].until = Instant(now + kept.seconds)
 
-    def _settle(self, key: bytes, entry: _Entry, state: State, now: Instant) -> None:
+    def _settle(self, key: bytes, entry: _Entry, state: _State, now: Instant) -> None:
         entry.state, entry.until = state, Instant(now + self._ttl)
         self._entries.move_to_end(key)
 
     def _bury(self, key: bytes) -> None:
         entry = self._entries[key]
         self._let_go(key, entry)
-        entry.state = State.GONE
+        entry.state = _State.GONE
 
     def _let_go(self, key: bytes, entry: _Entry) -> None:
         """Keep its answer no longer, if there's one."""
@@ -239,4 +241,4 @@ class IdempotencyTable:
 
     def _over(self, entry: _Entry) -> float:
         # Work that was never reported answers "lost" for as long as an answer would have been kept.
-        return entry.until + (self._ttl if entry.state is State.WORKING else 0.0)
+        return entry.until + (self._ttl if entry.state is _State.WORKING else 0.0)

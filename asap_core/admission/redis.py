@@ -18,13 +18,13 @@ from attrs import frozen
 
 from asap_core.admission.admission import (
     ASK_AGAIN,
+    AdmissionAnswer,
+    AdmissionQuestion,
     Admitted,
-    Answer,
     AnswerGone,
     Future,
     Mismatch,
     OutcomeUnknown,
-    Question,
     Reservation,
     Running,
     Stale,
@@ -36,7 +36,7 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Left, Limit, Limited
 from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
 from asap_core.admission.replay import Floored, Replayed, Saturated
-from asap_core.admission.state_file import outcome_of, outcome_to_json
+from asap_core.admission.state_file import outcome_to_json, read_outcome
 from asap_core.clock import WallTime
 from asap_core.errors import BadStore
 from asap_core.wire.json import read_json, write_json
@@ -130,7 +130,7 @@ class SharedAdmission:
 
     # --- a question --------------------------------------------------------------------------------------------------
 
-    def ask(self, question: Question, *, token: bytes) -> Command:
+    def ask(self, question: AdmissionQuestion, *, token: bytes) -> Command:
         """Ask, and claim what is new. `token` is 8 random bytes that name the reservation, if it comes to one."""
         policy, key = self._policy, question.idempotency_key
         most = policy.nonces_per_sender if question.authenticated else max(policy.nonce_capacity // 2, 1)
@@ -159,7 +159,7 @@ class SharedAdmission:
             ),
         )
 
-    def answer(self, reply: Any, command: Command) -> Answer | Begin:
+    def answer(self, reply: Any, command: Command) -> AdmissionAnswer | Begin:
         """What the server answered to `command`, which `ask` made. Raises `BadStore` where it's no answer."""
         match reply:
             case [b"admitted"]:
@@ -173,11 +173,11 @@ class SharedAdmission:
             case _:
                 raise BadStore("expected an answer of admission; what came is something else")
 
-    def _nonce(self, question: Question, nonce: str) -> bytes:
+    def _nonce(self, question: AdmissionQuestion, nonce: str) -> bytes:
         text = f"{question.authenticated:d}{len(question.sender)}:{question.sender}{nonce}"
         return blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=_NONCE).digest()
 
-    def _sender(self, question: Question) -> bytes:
+    def _sender(self, question: AdmissionQuestion) -> bytes:
         if not question.authenticated:
             return _ANYBODY
         text = question.sender.encode("utf-8", "surrogatepass")
@@ -211,7 +211,7 @@ class SharedAdmission:
         return Reservation(command.arguments[_KEY_AT] + command.arguments[_TOKEN_AT])
 
 
-_PLAIN: Final[dict[bytes, Answer | Begin]] = {
+_PLAIN: Final[dict[bytes, AdmissionAnswer | Begin]] = {
     b"begin": Begin(),
     b"replayed": Replayed(),
     b"mismatch": Mismatch(),
@@ -219,7 +219,7 @@ _PLAIN: Final[dict[bytes, Answer | Begin]] = {
     b"lost": OutcomeUnknown(),
 }
 
-_TIMED: Final[dict[bytes, Callable[[float], Answer]]] = {
+_TIMED: Final[dict[bytes, Callable[[float], AdmissionAnswer]]] = {
     b"running": lambda left: Running(min(left, ASK_AGAIN)),
     b"saturated": lambda left: Saturated(max(left, _LEAST_WAIT)),
     b"floored": lambda left: Floored(max(left, 0.0) + _LEAST_WAIT),
@@ -243,7 +243,7 @@ def _split(reservation: Reservation) -> tuple[bytes, bytes]:
 
 def _read_outcome(text: bytes) -> Any:
     try:
-        return outcome_of(read_json(text))
+        return read_outcome(read_json(text))
     except (ValueError, KeyError, TypeError):
         raise BadStore("expected an answer that this version wrote; what's stored is something else") from None
 

@@ -60,7 +60,7 @@ class Floored:
     retry_after: float
 
 
-Verdict = Fresh | Replayed | Saturated | Floored
+NonceVerdict = Fresh | Replayed | Saturated | Floored
 _FRESH: Final = Fresh()
 _REPLAYED: Final = Replayed()
 
@@ -147,7 +147,7 @@ class ReplayGuard:
         """How many nonces are live."""
         return self._live
 
-    def admit(self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, at: Moment) -> Verdict:
+    def admit(self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, at: Moment) -> NonceVerdict:
         """Judge one nonce, and remember it if it's fresh. Never raises, whatever the strings.
 
         `issued` is the date that the envelope carries, a finite number within the window: the caller has checked it.

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
-from asap_core.admission.idempotency import Kept
+from asap_core.admission.idempotency import SavedKey
 from asap_core.clock import WallTime
 from asap_core.errors import BadState
 from asap_core.refusals import KINDS, Refusal
@@ -36,7 +36,7 @@ _IDENTITY_KIND, _LEASE_KIND, _RESERVED_KIND, _SNAPSHOT_KIND = b"I", b"L", b"R", 
 
 
 @frozen
-class Identity:
+class StateOwner:
     """Whose state it is: another agent's, or that of another window, is of no use."""
 
     agent_id: str
@@ -46,28 +46,28 @@ class Identity:
 
 
 @frozen
-class Found:
+class SavedState:
     """What a state file says.
 
     `guard` is the snapshot of the replay guard, there after an orderly end only; `kept` the keys and answers with it,
     or the keys that were reserved. `leased` is the latest date that may have been accepted, None if nothing was.
     """
 
-    identity: Identity
+    owner: StateOwner
     leased: WallTime | None
     guard: bytes | None
-    kept: tuple[Kept, ...]
+    kept: tuple[SavedKey, ...]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def state_file(records: Iterable[bytes]) -> bytes:
+def write_state(records: Iterable[bytes]) -> bytes:
     """A whole file of these records."""
-    return _MAGIC + batch(records)
+    return _MAGIC + write_batch(records)
 
 
-def batch(records: Iterable[bytes]) -> bytes:
+def write_batch(records: Iterable[bytes]) -> bytes:
     """Records to be appended as one: all of them are found again, or none."""
     data = b"".join(records)
     return _FRAME.pack(len(data), zlib.crc32(_LENGTH.pack(len(data))), zlib.crc32(data)) + data
@@ -77,46 +77,46 @@ def _record(kind: bytes, data: bytes) -> bytes:
     return _RECORD.pack(kind, len(data)) + data
 
 
-def identity(value: Identity) -> bytes:
+def identity_record(owner: StateOwner) -> bytes:
     """Say whose the file is."""
-    facts = {"agent": value.agent_id, "key": value.key.hex(), "max_age": value.max_age, "skew": value.skew}
+    facts = {"agent": owner.agent_id, "key": owner.key.hex(), "max_age": owner.max_age, "skew": owner.skew}
     return _record(_IDENTITY_KIND, write_json(facts))
 
 
-def lease(until: WallTime) -> bytes:
+def lease_record(until: WallTime) -> bytes:
     """Nothing dated after `until` is accepted before there's another lease."""
     return _record(_LEASE_KIND, _LEASE.pack(until))
 
 
-def reserved(key: bytes, digest: bytes) -> bytes:
+def reservation_record(key: bytes, digest: bytes) -> bytes:
     """Work under this key begins."""
     return _record(_RESERVED_KIND, _RESERVED.pack(key, digest))
 
 
-def snapshot(guard: bytes, kept: Iterable[Kept]) -> bytes:
+def snapshot_record(guard: bytes, kept: Iterable[SavedKey]) -> bytes:
     """All that's remembered, at an orderly end."""
     kept = tuple(kept)
     try:
-        text = write_json([_kept_to_json(one) for one in kept])
+        text = write_json([_key_to_json(one) for one in kept])
     except Exception:  # noqa: BLE001 - one answer that can't be written mustn't cost the others
-        text = write_json([_kept_to_json(one if _is_writable(one) else _unknown(one)) for one in kept])
+        text = write_json([_key_to_json(one if _is_writable(one) else _without_answer(one)) for one in kept])
     return _record(_SNAPSHOT_KIND, len(text).to_bytes(4, "big") + text + guard)
 
 
-def _is_writable(kept: Kept) -> bool:
+def _is_writable(kept: SavedKey) -> bool:
     try:
-        write_json(_kept_to_json(kept), max_depth=MAX_DEPTH - 1)
+        write_json(_key_to_json(kept), max_depth=MAX_DEPTH - 1)
     except Exception:  # noqa: BLE001 - as above
         return False
     return True
 
 
-def _unknown(kept: Kept) -> Kept:
+def _without_answer(kept: SavedKey) -> SavedKey:
     """Its key alone: the work isn't done again, and nobody knows what came of it."""
     return evolve(kept, answer=None, size=0, answered=False)
 
 
-def _kept_to_json(kept: Kept) -> list[Any]:
+def _key_to_json(kept: SavedKey) -> list[Any]:
     return [kept.key.hex(), kept.digest.hex(), outcome_to_json(kept.answer), kept.size, kept.seconds, kept.answered]
 
 
@@ -132,12 +132,12 @@ def outcome_to_json(outcome: Any) -> Any:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_state(data: bytes) -> Found:
+def read_state(data: bytes) -> SavedState:
     """Read a whole file. Raises `BadState` where it's not one, or damaged anywhere but at its cut-off end."""
     if not data.startswith(_MAGIC):
         raise BadState("expected a state file of asap-sansio, version 1; it isn't one, or of another version")
     try:
-        return _found(list(_records(data)))
+        return _saved_state(list(_records(data)))
     except (ValueError, KeyError, TypeError, struct.error):
         raise BadState("expected the records of a state file; what's in it is something else") from None
 
@@ -182,42 +182,44 @@ def _in_batch(body: bytes) -> Iterable[tuple[bytes, bytes]]:
         at += length
 
 
-def _found(records: list[tuple[bytes, bytes]]) -> Found:
+def _saved_state(records: list[tuple[bytes, bytes]]) -> SavedState:
     if not records or records[0][0] != _IDENTITY_KIND:
         raise BadState("expected a state file that says whose it is")
     leased: WallTime | None = None
     guard: bytes | None = None
-    kept: dict[bytes, Kept] = {}
+    kept: dict[bytes, SavedKey] = {}
     for kind, body in records[1:]:
         guard = None  # a snapshot counts only as the last record
         if kind == _LEASE_KIND:
             leased = WallTime(max(_LEASE.unpack(body)[0], float("-inf") if leased is None else leased))
         elif kind == _RESERVED_KIND:
             key, digest = _RESERVED.unpack(body)
-            kept[key] = Kept(key, digest, None, 0, 0.0, answered=False)
+            kept[key] = SavedKey(key, digest, None, 0, 0.0, answered=False)
         elif kind == _SNAPSHOT_KIND:
             size = int.from_bytes(body[:4], "big")
-            kept |= {one.key: one for one in map(_kept_of, read_json(body[4 : 4 + size]))}
+            kept |= {one.key: one for one in map(_read_key, read_json(body[4 : 4 + size]))}
             guard = body[4 + size :]
         else:
             raise BadState("expected records that this version knows")
-    return Found(_identity_of(records[0][1]), leased, guard, tuple(kept.values()))
+    return SavedState(_read_owner(records[0][1]), leased, guard, tuple(kept.values()))
 
 
-def _identity_of(body: bytes) -> Identity:
+def _read_owner(body: bytes) -> StateOwner:
     facts = read_json(body)
-    return Identity(facts["agent"], bytes.fromhex(facts["key"]), float(facts["max_age"]), float(facts["skew"]))
+    return StateOwner(facts["agent"], bytes.fromhex(facts["key"]), float(facts["max_age"]), float(facts["skew"]))
 
 
-def _kept_of(value: list[Any]) -> Kept:
+def _read_key(value: list[Any]) -> SavedKey:
     key, digest, answer, size, seconds, answered = value
-    return Kept(bytes.fromhex(key), bytes.fromhex(digest), outcome_of(answer), size, float(seconds), answered is True)
+    return SavedKey(
+        bytes.fromhex(key), bytes.fromhex(digest), read_outcome(answer), size, float(seconds), answered is True
+    )
 
 
 _KIND_OF: Final = {kind.taxonomy: kind for kind in KINDS}
 
 
-def outcome_of(value: Any) -> Any:
+def read_outcome(value: Any) -> Any:
     """Read what `outcome_to_json` wrote. Raises KeyError or TypeError where it's something else."""
     if value is None:
         return None

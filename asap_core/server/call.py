@@ -20,18 +20,18 @@ from typing import Any, Final, assert_never
 from attrs import define, field
 
 from asap_core.admission.admission import (
+    AdmissionAnswer,
+    AdmissionQuestion,
     Admitted,
-    Answer,
     AnswerGone,
     Future,
     Mismatch,
     OutcomeUnknown,
-    Question,
     Reservation,
     Running,
     Stale,
     Stored,
-    Unavailable,
+    StoreUnavailable,
 )
 from asap_core.admission.policy import NoncePolicy
 from asap_core.admission.replay import Floored, Replayed, Saturated
@@ -73,11 +73,11 @@ class Admit:
     The driver asks whatever store the agent shares with others, and passes the answer on.
     """
 
-    question: Question
+    question: AdmissionQuestion
     _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
 
-    def answered(self, answer: Answer) -> "Hold | Dispatch | Answered":
+    def answered(self, answer: AdmissionAnswer) -> "Hold | Dispatch | Answered":
         """Go on with the store's answer."""
         self._run.leave(self)
         self._run.stop_asking()
@@ -99,7 +99,7 @@ class Hold:
 
     ticket: bytes | None
     seconds: float
-    _question: Question = field(repr=False)
+    _question: AdmissionQuestion = field(repr=False)
     _retry_after: float = field(repr=False)
     _run: CallRun = field(repr=False)
     _step: int = field(repr=False)
@@ -291,7 +291,7 @@ def _ask(run: CallRun, at: Moment) -> CallState:
     return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 
-def _ask_with_key(run: CallRun, question: Question, at: Moment) -> Admit | Hold | Dispatch | Answered:
+def _ask_with_key(run: CallRun, question: AdmissionQuestion, at: Moment) -> Admit | Hold | Dispatch | Answered:
     admission = run.agent.admission
     if admission is None:
         run.start_asking()
@@ -299,9 +299,9 @@ def _ask_with_key(run: CallRun, question: Question, at: Moment) -> Admit | Hold 
     return _after_admission(run, question, admission.ask(question, at=at), at.now)
 
 
-def _question(run: CallRun, nonce: str | None) -> Question:
+def _question(run: CallRun, nonce: str | None) -> AdmissionQuestion:
     key = run.call.idempotency_key
-    return Question(
+    return AdmissionQuestion(
         sender=run.envelope.sender,
         authenticated=isinstance(run.principal, Authenticated),
         peer=run.peer,
@@ -334,7 +334,9 @@ def _what_is_asked(run: CallRun) -> bytes:
     return blake2b(stable_json(asked), digest_size=16).digest()
 
 
-def _after_admission(run: CallRun, question: Question, answer: Answer, now: Instant) -> Hold | Dispatch | Answered:
+def _after_admission(
+    run: CallRun, question: AdmissionQuestion, answer: AdmissionAnswer, now: Instant
+) -> Hold | Dispatch | Answered:
     # isinstance, not match: class patterns with names take four times as long, and this is the way of every request.
     if isinstance(answer, Admitted):
         return _dispatch(run, answer.reservation)
@@ -346,7 +348,7 @@ def _after_admission(run: CallRun, question: Question, answer: Answer, now: Inst
     return _turn_down(run, _admission_refusal(run, answer))
 
 
-def _hold(run: CallRun, question: Question, running: Running, now: Instant) -> Hold | Answered:
+def _hold(run: CallRun, question: AdmissionQuestion, running: Running, now: Instant) -> Hold | Answered:
     if run.hold_until is None:
         run.hold_until = Instant(now + run.agent.policy.hold)
     left = run.hold_until - now
@@ -388,7 +390,16 @@ _PLAIN_REFUSALS: Final[Callable[[Any], Refusal | None]] = {
 def _admission_refusal(
     run: CallRun,
     answer: (
-        Replayed | Saturated | Floored | Running | Mismatch | OutcomeUnknown | AnswerGone | Stale | Future | Unavailable
+        Replayed
+        | Saturated
+        | Floored
+        | Running
+        | Mismatch
+        | OutcomeUnknown
+        | AnswerGone
+        | Stale
+        | Future
+        | StoreUnavailable
     ),
 ) -> Refusal:
     match answer:
@@ -405,7 +416,7 @@ def _admission_refusal(
         case Stale(wall) | Future(wall):
             run.wall = wall  # the store's clock judged: it's the one that the caller is told
             return timestamp_refusal(run, wall - run.issued)
-        case Unavailable(retry_after):
+        case StoreUnavailable(retry_after):
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
         case _:
             assert_never(answer)

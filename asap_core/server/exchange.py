@@ -18,17 +18,17 @@ from typing import Any, Final, TypeVar, assert_never
 from attrs import define, evolve, field, frozen
 
 from asap_core.admission.admission import (
+    AdmissionAnswer,
+    AdmissionQuestion,
     Admitted,
-    Answer,
     AnswerGone,
     Future,
     Mismatch,
     OutcomeUnknown,
-    Question,
     Running,
     Stale,
     Stored,
-    Unavailable,
+    StoreUnavailable,
 )
 from asap_core.admission.ratelimit import Left, Limited, is_address, peer_key
 from asap_core.admission.replay import Floored, Replayed, Saturated
@@ -273,12 +273,12 @@ class Authenticate(_State):
 class ClaimProof(_State):
     """Ask the store that remembers nonces whether this proof is new. `proven` counts only if it is."""
 
-    question: Question
+    question: AdmissionQuestion
     proven: Proven = field(repr=False)
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
-    def answered(self, answer: Answer) -> "TakeLimit | ReadBody | Respond":
+    def answered(self, answer: AdmissionAnswer) -> "TakeLimit | ReadBody | Respond":
         """The store's answer, final."""
         self._run.leave(self)
         return _after_claim(self._run, self.proven, answer)
@@ -548,7 +548,7 @@ def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody
     admission, holder = run.agent.admission, proven.holder
     run.nonce = proven.nonce
     if admission is None:
-        question = Question(
+        question = AdmissionQuestion(
             sender=holder,
             authenticated=True,
             peer="",
@@ -563,7 +563,7 @@ def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody
     return _after_claim(run, proven, claimed)
 
 
-def _after_claim(run: _Run, proven: Proven, answer: Answer) -> TakeLimit | ReadBody | Respond:
+def _after_claim(run: _Run, proven: Proven, answer: AdmissionAnswer) -> TakeLimit | ReadBody | Respond:
     match answer:
         case Admitted():
             return _take_principal_share(run, proven.principal)
@@ -571,7 +571,7 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> TakeLimit | ReadB
             return _refuse_proof(run, ProofRefused("a proof that's new"))
         case Stale() | Future():
             return _refuse_proof(run, ProofRefused("iat of now"))
-        case Saturated() | Floored() | Unavailable():
+        case Saturated() | Floored() | StoreUnavailable():
             kind, note = _UNTOLD[type(answer)]
             return run.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
         case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():
@@ -584,7 +584,7 @@ def _after_claim(run: _Run, proven: Proven, answer: Answer) -> TakeLimit | ReadB
 _UNTOLD: Final[dict[type, tuple[Kind, str]]] = {
     Saturated: (SATURATED, "There is no room to remember this proof"),
     Floored: (RESTARTED, "The proof is dated before this agent's last start, and may have been accepted before it"),
-    Unavailable: (UNAVAILABLE, ""),
+    StoreUnavailable: (UNAVAILABLE, ""),
 }
 
 

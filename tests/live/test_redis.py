@@ -20,7 +20,7 @@ from asap_adapters.server.asgi import AsgiApp
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, AuthScheme, BadStore, Capabilities, Endpoints, Manifest, Policy, Skill
-from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Running, Stored, Unavailable
+from asap_core.admission.admission import AdmissionQuestion, Admitted, OutcomeUnknown, Running, Stored, StoreUnavailable
 from asap_core.admission.replay import Replayed
 from asap_core.auth.principal import TokenTable
 from asap_core.clock import WallTime
@@ -66,8 +66,8 @@ def agent(*, auth: bool = False, **policy) -> Agent:
     return Agent(manifest, policy=Policy(**{"start": "open", "peer_limits": (), **policy}))
 
 
-def question(nonce: str, key: str | None = None, **changes) -> Question:
-    plain = Question(
+def question(nonce: str, key: str | None = None, **changes) -> AdmissionQuestion:
+    plain = AdmissionQuestion(
         sender=ALICE,
         authenticated=True,
         peer="127.0.0.1",
@@ -187,7 +187,7 @@ async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog) -> N
         begun = await store.ask(question("n2", "k"))
         mortal.kill()
         for _ in range(3):
-            assert await store.ask(question("n3")) == Unavailable(1.0)
+            assert await store.ask(question("n3")) == StoreUnavailable(1.0)
         await store.record(begun.reservation, ANSWER, 10)  # nobody is told, and nothing breaks
         mortal.start()
         await anyio.sleep(0.2)
@@ -215,7 +215,7 @@ async def test_a_server_that_hangs_keeps_nobody_and_nothing(mortal: Server) -> N
                 for number in range(300):
                     group.start_soon(ask, round_ * 1000 + number)
             assert anyio.current_time() - began < 5
-        assert answers == [Unavailable(1.0)] * 600
+        assert answers == [StoreUnavailable(1.0)] * 600
         await anyio.sleep(0.3)  # the connection that was left is ended once all who waited there have gone
         gc.collect()
         # Of 600 nothing is left but what the last attempt to connect was about.
@@ -234,7 +234,7 @@ async def test_a_server_that_hangs_keeps_each_caller_no_longer_than_one_answer_m
         held = (await store.ask(question("n1", "k1"))).reservation
         if lost:
             mortal.kill()
-            assert await store.ask(question("n2")) == Unavailable(1.0)
+            assert await store.ask(question("n2")) == StoreUnavailable(1.0)
             mortal.start()
             await anyio.sleep(0.2)
         mortal.hang()
@@ -242,11 +242,11 @@ async def test_a_server_that_hangs_keeps_each_caller_no_longer_than_one_answer_m
         began = anyio.current_time()
         match what:
             case "ask":
-                assert await store.ask(question("n3")) == Unavailable(1.0)
+                assert await store.ask(question("n3")) == StoreUnavailable(1.0)
             case "ask under a key":
-                assert await store.ask(question("n3", "k3")) == Unavailable(1.0)
+                assert await store.ask(question("n3", "k3")) == StoreUnavailable(1.0)
             case "take":
-                assert await store.take(share) == Unavailable(1.0)
+                assert await store.take(share) == StoreUnavailable(1.0)
             case "record":
                 await store.record(held, ANSWER, 10)
             case "lose":
@@ -265,7 +265,7 @@ async def test_callers_that_follow_each_other_on_a_server_that_hangs_wait_no_lon
         async def ask(number: int) -> None:
             await anyio.sleep(number / 10)
             began = anyio.current_time()
-            assert await store.ask(question(f"n{number}", f"k{number}")) == Unavailable(1.0)
+            assert await store.ask(question(f"n{number}", f"k{number}")) == StoreUnavailable(1.0)
             waited.append(anyio.current_time() - began)
 
         async with anyio.create_task_group() as group:
@@ -279,7 +279,7 @@ async def test_what_a_server_that_hangs_reads_when_it_goes_on_is_free_again(mort
     async with stored(mortal, 0.3) as store:
         await store.ask(question("n0"))
         mortal.hang()
-        assert await store.ask(question("n1", "k1")) == Unavailable(1.0)
+        assert await store.ask(question("n1", "k1")) == StoreUnavailable(1.0)
         mortal.go_on()
         await anyio.sleep(0.7)
         assert isinstance(await store.ask(question("n2", "k1")), Admitted)
@@ -300,7 +300,7 @@ async def test_a_server_that_hangs_between_two_answers_is_left_by_those_who_had_
         await store.ask(question("n0"))
         for round_ in range(3):
             mortal.hang()
-            assert await store.ask(question(f"n{round_}", f"k{round_}")) == Unavailable(1.0)
+            assert await store.ask(question(f"n{round_}", f"k{round_}")) == StoreUnavailable(1.0)
             mortal.go_on()
             await anyio.sleep(0.2)
             assert isinstance(await store.ask(question(f"m{round_}")), Admitted)

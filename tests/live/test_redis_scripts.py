@@ -16,12 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from asap_core.admission import redis_scripts as scripts
 from asap_core.admission.admission import (
+    AdmissionQuestion,
     Admitted,
     AnswerGone,
     Future,
     Mismatch,
     OutcomeUnknown,
-    Question,
     Running,
     Stale,
     Stored,
@@ -109,7 +109,7 @@ class Worker:
     def begin(self) -> None:
         self.admission.begun(self.world.run(self.admission.begin()))
 
-    def ask(self, question: Question):
+    def ask(self, question: AdmissionQuestion):
         for _ in range(3):
             mark = bytes([self.number]) + next(self.marks).to_bytes(7, "big")
             command = self.admission.ask(question, token=mark)
@@ -126,8 +126,8 @@ class Worker:
         return self.world.run(self.admission.record(answer.reservation, outcome))
 
 
-def question(nonce: str | None, issued: float, key: str | None = None, **changes) -> Question:
-    plain = Question(
+def question(nonce: str | None, issued: float, key: str | None = None, **changes) -> AdmissionQuestion:
+    plain = AdmissionQuestion(
         sender=AGENTS[0],
         authenticated=True,
         peer="192.0.2.1",
@@ -255,17 +255,17 @@ class Law(RuleBasedStateMachine):
 class WithoutSender(SharedAdmission):
     """Digests without the sender: one agent's nonce is another's."""
 
-    def _nonce(self, question: Question, nonce: str) -> bytes:
+    def _nonce(self, question: AdmissionQuestion, nonce: str) -> bytes:
         return super()._nonce(evolve(question, sender=""), nonce)
 
-    def _sender(self, question: Question) -> bytes:
+    def _sender(self, question: AdmissionQuestion) -> bytes:
         return b"everyone"
 
 
 class KeyOfItsOwn(SharedAdmission):
     """Each process has a key of its own, so that their digests differ."""
 
-    def _nonce(self, question: Question, nonce: str) -> bytes:
+    def _nonce(self, question: AdmissionQuestion, nonce: str) -> bytes:
         return super()._nonce(question, f"{id(self)}{nonce}")
 
 

@@ -20,7 +20,7 @@ from asap_adapters import AgentClient, StateFile, listen, serve
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill
-from asap_core.admission.admission import Admitted, Question, Unavailable
+from asap_core.admission.admission import AdmissionQuestion, Admitted, StoreUnavailable
 from tests.adapters.client.test_discovery import URN, registry
 from tests.live.redis_server import server
 
@@ -154,7 +154,7 @@ async def test_a_registry_in_a_file_its_copy_and_a_revocation_list_are_read(tmp_
 async def test_a_redis_server_with_a_name_is_found_again(tmp_path: Path) -> None:
     with server(tmp_path) as redis:
         agent = bind_agent(agent_at("http://127.0.0.1:1"), shared_admission=True)
-        question = Question(
+        question = AdmissionQuestion(
             sender=URN, authenticated=True, peer="", nonce="n1", issued=agent.wall(), idempotency_key=None, digest=b"",
             deadline=1.0,
         )  # fmt: skip
@@ -162,7 +162,7 @@ async def test_a_redis_server_with_a_name_is_found_again(tmp_path: Path) -> None
         async with all_threads_taken(), RedisStore.open(named, agent) as store:
             assert await store.ask(question) == Admitted(None)
             redis.kill()
-            assert await store.ask(evolve(question, nonce="n2")) == Unavailable(1.0)
+            assert await store.ask(evolve(question, nonce="n2")) == StoreUnavailable(1.0)
             redis.start()
             await anyio.sleep(0.3)
             assert await store.ask(evolve(question, nonce="n3", issued=agent.wall())) == Admitted(None)

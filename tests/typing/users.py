@@ -33,7 +33,7 @@ from asap_core import (
     TaskRequest,
     TaskStatus,
 )
-from asap_core.admission.admission import Admitted, Unavailable
+from asap_core.admission.admission import Admitted, StoreUnavailable
 from asap_core.server.call import CallState
 from asap_core.wire.manifest import Health
 
@@ -90,7 +90,7 @@ def drive(request: Request, body: bytes) -> Response | None:
             case Authenticate(credential):
                 state = state.verified(Authenticated("urn:asap:agent:you")) if credential.token else state.refused()
             case ClaimProof(question):
-                state = state.answered(Admitted(None) if question.nonce else Unavailable(1.0))
+                state = state.answered(Admitted(None) if question.nonce else StoreUnavailable(1.0))
             case ReadBody():
                 fed = state.feed(body)
                 state = fed.end() if isinstance(fed, ReadBody) else fed
@@ -109,7 +109,7 @@ def answer(state: CallState) -> Answered:
     while True:
         match state:
             case Admit(question):
-                state = state.answered(Admitted(None) if question.nonce else Unavailable(1.0))
+                state = state.answered(Admitted(None) if question.nonce else StoreUnavailable(1.0))
             case Hold(ticket):
                 state = state.expired() if ticket is None else state.again()
             case Dispatch():

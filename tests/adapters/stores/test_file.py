@@ -12,7 +12,7 @@ from attrs import evolve
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.stores.file import FileDisk, FileStore
 from asap_core import BadState, WallTime
-from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Stored, Unavailable
+from asap_core.admission.admission import AdmissionQuestion, Admitted, OutcomeUnknown, Stored, StoreUnavailable
 from asap_core.admission.replay import Floored, Replayed
 from tests.moments import moment
 
@@ -77,7 +77,7 @@ class World:
         self.make = agent
         self.disk = Memory()
         self.numbers = itertools.count()
-        self.admitted: list[Question] = []
+        self.admitted: list[AdmissionQuestion] = []
         self.began: set[str] = set()
 
     async def open(self):
@@ -85,14 +85,14 @@ class World:
         self.agent = served
         return await FileStore.open(self.disk, served)
 
-    def question(self, *, key: str | None = None) -> Question:
+    def question(self, *, key: str | None = None) -> AdmissionQuestion:
         number = next(self.numbers)
-        return Question(
+        return AdmissionQuestion(
             sender=ALICE, authenticated=True, peer="x", nonce=f"n{number}", idempotency_key=key, digest=b"d" * 16,
             issued=WallTime(self.agent.wall() + number / 1000), deadline=30.0,
         )  # fmt: skip
 
-    async def ask(self, store, question: Question):
+    async def ask(self, store, question: AdmissionQuestion):
         answer = await store.ask(question)
         if isinstance(answer, Admitted):
             assert question not in self.admitted, "admitted twice"
@@ -120,7 +120,7 @@ class World:
             if question.idempotency_key is not None:
                 # Long after, when no lease stands in the way: asked in memory, so that the lease isn't moved by it.
                 later = evolve(self.question(key=question.idempotency_key), issued=WallTime(question.issued + 1000))
-                answer = store._ledger.ask(later, at=moment(self.agent.now(), later.issued))
+                answer = store._journal.ask(later, at=moment(self.agent.now(), later.issued))
                 assert not isinstance(answer, Admitted), answer
 
 
@@ -171,7 +171,7 @@ async def test_after_a_crash_the_lease_stands_for_what_was_accepted(agent) -> No
     again = await world.open()
     assert isinstance(await again.ask(first), Floored)
     assert isinstance(await again.ask(world.question()), Floored)  # within the lease: five seconds at most
-    later = Question(
+    later = AdmissionQuestion(
         sender=ALICE, authenticated=True, peer="x", nonce="new", issued=WallTime(first.issued + 5.1),
         idempotency_key=None, digest=b"", deadline=1.0,
     )  # fmt: skip
@@ -183,12 +183,12 @@ async def test_a_disk_that_is_full_admits_nothing_and_recovers(agent) -> None:
     store = await world.open()
     world.disk.fails = OSError(errno.ENOSPC, "No space left on device")
     refused, keyed = world.question(), world.question(key="k")
-    assert isinstance(await store.ask(refused), Unavailable)
-    assert isinstance(await store.ask(keyed), Unavailable)
+    assert isinstance(await store.ask(refused), StoreUnavailable)
+    assert isinstance(await store.ask(keyed), StoreUnavailable)
     world.disk.fails = None
     assert isinstance(await world.ask(store, refused), Admitted)
     world.disk.fails = OSError(errno.ENOSPC, "No space left on device")
-    assert isinstance(await store.ask(world.question(key="other")), Unavailable)
+    assert isinstance(await store.ask(world.question(key="other")), StoreUnavailable)
     world.disk.fails = None
     assert isinstance(await world.ask(store, world.question(key="other")), Admitted)
 
@@ -200,7 +200,7 @@ async def test_after_it_was_full_in_the_middle_of_a_write_the_file_can_be_read(a
     await world.ask(store, world.question(key="before"))
     world.disk.fails, world.disk.part = OSError(errno.ENOSPC, "No space left on device"), part
     for _ in range(2):
-        assert isinstance(await store.ask(world.question(key="full")), Unavailable)
+        assert isinstance(await store.ask(world.question(key="full")), StoreUnavailable)
     world.disk.fails = None
     assert isinstance(await world.ask(store, world.question(key="after")), Admitted)
     # And then the power goes out.
@@ -212,7 +212,7 @@ async def test_a_file_written_anew_in_between_has_all_that_was_promised(agent, m
     world = World(agent)
     store = await world.open()
 
-    async def one(question: Question) -> None:
+    async def one(question: AdmissionQuestion) -> None:
         await world.ask(store, question)
 
     async with anyio.create_task_group() as group:
@@ -256,7 +256,7 @@ async def test_many_at_once_share_their_syncs(agent) -> None:
     store = await world.open()
     before, answers = world.disk.operations, []
 
-    async def one(question: Question) -> None:
+    async def one(question: AdmissionQuestion) -> None:
         answers.append(await world.ask(store, question))
 
     async with anyio.create_task_group() as group:
@@ -314,8 +314,8 @@ class TestTheFile:
                 (elsewhere / "first").symlink_to("../agent.state")
                 other.symlink_to("first")
         if compacted:
-            await store._journal.rewrite()
-            await store._journal.rewrite()
+            await store._file.rewrite()
+            await store._file.rewrite()
         with pytest.raises(BadState, match="in use by another process"):
             await self.open(other, agent)
         await store.aclose()
@@ -324,7 +324,7 @@ class TestTheFile:
         link = path.parent / "link"
         link.symlink_to(path.name)  # to what isn't there yet
         store = await self.open(link, agent)
-        await store._journal.rewrite()
+        await store._file.rewrite()
         await store.aclose()
         assert link.is_symlink()
         assert path.is_file()

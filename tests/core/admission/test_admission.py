@@ -4,12 +4,12 @@ import pytest
 from attrs import evolve
 
 from asap_core.admission.admission import (
+    AdmissionQuestion,
     Admitted,
     AnswerGone,
     LocalAdmission,
     Mismatch,
     OutcomeUnknown,
-    Question,
     Running,
     Stored,
 )
@@ -18,7 +18,7 @@ from asap_core.admission.replay import Floored, Replayed, Saturated, StartPolicy
 from tests.moments import moment
 
 START = 1_750_000_000.0
-QUESTION = Question(
+QUESTION = AdmissionQuestion(
     sender="urn:asap:agent:a", authenticated=True, peer="192.0.2.1", nonce="n", issued=START,  # type: ignore[arg-type]
     idempotency_key="k", digest=b"d", deadline=30.0,
 )  # fmt: skip

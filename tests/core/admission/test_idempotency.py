@@ -1,6 +1,6 @@
 """What was asked under a key: running, answered, cut off, forgotten in order."""
 
-from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, Kept, Lost, Other, Working
+from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, KeyReused, Lost, SavedKey, Working
 
 TTL = 600.0
 
@@ -22,9 +22,9 @@ def test_a_free_key_is_held_and_then_answered() -> None:
 def test_something_else_under_the_key_is_told_apart() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
-    assert keys.find(b"k", b"other", now=0.0) == Other()
+    assert keys.find(b"k", b"other", now=0.0) == KeyReused()
     keys.finish(b"k", "answer", size=1, now=0.0)
-    assert keys.find(b"k", b"other", now=0.0) == Other()
+    assert keys.find(b"k", b"other", now=0.0) == KeyReused()
 
 
 def test_work_that_is_never_reported_counts_as_cut_off() -> None:
@@ -173,7 +173,7 @@ def test_what_is_carried_over_stands_in_the_order_in_which_it_ends() -> None:
 def test_a_key_loaded_twice_is_there_once() -> None:
     keys = table()
     for _ in range(2):
-        keys.load(Kept(b"k", b"d", "answer", 10, 5.0, answered=True), now=0.0)
+        keys.load(SavedKey(b"k", b"d", "answer", 10, 5.0, answered=True), now=0.0)
     assert (len(keys), keys.size) == (1, 10)
 
 

@@ -7,12 +7,12 @@ from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core.admission.admission import (
+    AdmissionQuestion,
     Admitted,
     AnswerGone,
     Future,
     Mismatch,
     OutcomeUnknown,
-    Question,
     Reservation,
     Running,
     Stale,
@@ -33,7 +33,7 @@ from asap_core.wire.json import write_json
 AGENT = "urn:asap:agent:shop"
 SECRET, OTHER = b"s" * 32, b"o" * 32
 MARK = b"m" * 8
-QUESTION = Question(
+QUESTION = AdmissionQuestion(
     sender="urn:asap:agent:alice",
     authenticated=True,
     peer="192.0.2.1",

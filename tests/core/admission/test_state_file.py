@@ -8,38 +8,38 @@ from hypothesis import example, given, strategies as st
 
 from asap_core import Policy, Refusal, Replied, StartPolicy
 from asap_core.admission import state_file as state
-from asap_core.admission.admission import Admitted, OutcomeUnknown, Question, Stored
-from asap_core.admission.idempotency import IdempotencyTable, Kept
-from asap_core.admission.journal import Ledger
+from asap_core.admission.admission import AdmissionQuestion, Admitted, OutcomeUnknown, Stored
+from asap_core.admission.idempotency import IdempotencyTable, SavedKey
+from asap_core.admission.journal import Journal
 from asap_core.admission.replay import Floored
-from asap_core.admission.state_file import Found, Identity, read_state
+from asap_core.admission.state_file import SavedState, StateOwner, read_state
 from asap_core.errors import BadState
 from asap_core.refusals import HANDLER_FAILED
 from tests.moments import moment
 
-WHO = Identity("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
+WHO = StateOwner("urn:asap:agent:a", b"k" * 32, 300.0, 30.0)
 REPLIED = Replied("task.response", {"task_id": "t", "status": "completed"})
 KEPT = (
-    Kept(b"a" * 16, b"A" * 16, REPLIED, 100, 12.5, answered=True),
-    Kept(b"b" * 16, b"B" * 16, Refusal(kind=HANDLER_FAILED, note="no", details={"x": 1}), 50, 1.0, answered=True),
-    Kept(b"c" * 16, b"C" * 16, None, 0, 600.0, answered=False),
+    SavedKey(b"a" * 16, b"A" * 16, REPLIED, 100, 12.5, answered=True),
+    SavedKey(b"b" * 16, b"B" * 16, Refusal(kind=HANDLER_FAILED, note="no", details={"x": 1}), 50, 1.0, answered=True),
+    SavedKey(b"c" * 16, b"C" * 16, None, 0, 600.0, answered=False),
 )
 
 
-found: Any = Found
+found: Any = SavedState
 
 
 def lease(until):
-    return state.lease(until)
+    return state.lease_record(until)
 
 
 def whole(*records):
-    return state.state_file([state.identity(WHO), *records])
+    return state.write_state([state.identity_record(WHO), *records])
 
 
 def test_what_was_written_is_found() -> None:
-    assert read_state(whole()) == Found(WHO, None, None, ())
-    written = whole(lease(5.0), state.snapshot(b"guard", KEPT))
+    assert read_state(whole()) == SavedState(WHO, None, None, ())
+    written = whole(lease(5.0), state.snapshot_record(b"guard", KEPT))
     assert read_state(written) == found(WHO, 5.0, b"guard", KEPT)
 
 
@@ -52,21 +52,23 @@ def test_a_file_of_the_first_version_is_read() -> None:
         b'6262","42424242424242424242424242424242",{"refused":"asap:rpc/in'
         b'ternal_error","note":"no","details":{"x":1}},50,1.0,true]]guard'
     )  # fmt: skip
-    kept = (Kept(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False), KEPT[1])
+    kept = (SavedKey(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False), KEPT[1])
     assert read_state(written) == found(WHO, 5.0, b"guard", kept)
 
 
 def test_what_was_appended_is_found_and_ends_the_snapshot() -> None:
-    written = whole(lease(5.0), state.snapshot(b"guard", KEPT[:1]))
-    written += state.batch([lease(9.0), state.reserved(b"d" * 16, b"D" * 16)]) + state.batch([lease(7.0)])
+    written = whole(lease(5.0), state.snapshot_record(b"guard", KEPT[:1]))
+    written += state.write_batch([lease(9.0), state.reservation_record(b"d" * 16, b"D" * 16)]) + state.write_batch(
+        [lease(7.0)]
+    )
     found = read_state(written)
     assert (found.leased, found.guard) == (9.0, None)
-    assert found.kept == (KEPT[0], Kept(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False))
+    assert found.kept == (KEPT[0], SavedKey(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False))
 
 
 def test_a_batch_that_was_cut_off_was_not_acted_upon() -> None:
     start = whole(lease(5.0))
-    last = state.batch([lease(9.0), state.reserved(b"d" * 16, b"D" * 16)])
+    last = state.write_batch([lease(9.0), state.reservation_record(b"d" * 16, b"D" * 16)])
     for cut in range(len(last)):
         assert read_state(start + last[:cut]) == found(WHO, 5.0, None, ())
         # A file system may have made room for what it didn't write.
@@ -75,7 +77,7 @@ def test_a_batch_that_was_cut_off_was_not_acted_upon() -> None:
 
 
 def test_damage_anywhere_else_is_refused() -> None:
-    start, middle, last = whole(lease(5.0)), state.batch([lease(9.0)]), state.batch([lease(11.0)])
+    start, middle, last = whole(lease(5.0)), state.write_batch([lease(9.0)]), state.write_batch([lease(11.0)])
     written = start + middle + last
     for at in range(len(start + middle)):
         damaged = written[:at] + bytes([written[at] ^ 0x40]) + written[at + 1 :]
@@ -87,7 +89,7 @@ def test_damage_anywhere_else_is_refused() -> None:
 
 
 def test_damage_in_the_last_batch_never_makes_more_of_it() -> None:
-    start, last = whole(lease(5.0)), state.batch([lease(9.0)])
+    start, last = whole(lease(5.0)), state.write_batch([lease(9.0)])
     for at in range(len(last)):
         damaged = last[:at] + bytes([last[at] ^ 0x40]) + last[at + 1 :]
         with contextlib.suppress(BadState):
@@ -96,11 +98,11 @@ def test_damage_in_the_last_batch_never_makes_more_of_it() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b"asap-sansio state 2\n", state.state_file([]), state.state_file([lease(1.0)]),
-     state.state_file([state._record(b"I", b"{}")]), whole(state._record(b"X", b"")), whole(state._record(b"L", b"x")),
+    [b"", b"{}", b"asap-sansio state 2\n", state.write_state([]), state.write_state([lease(1.0)]),
+     state.write_state([state._record(b"I", b"{}")]), whole(state._record(b"X", b"")), whole(state._record(b"L", b"x")),
      whole(state._record(b"S", b"\x00\x00\x00\x05[[1]]")), whole(state._record(b"R", b"short")),
      whole(state._record(b"S", b"\x00\x00\x00\x03[1]")), whole() + bytes(11) + b"!?",
-     state.state_file([state._record(b"L", state.identity(WHO)[5:])])],
+     state.write_state([state._record(b"L", state.identity_record(WHO)[5:])])],
 )  # fmt: skip
 def test_what_is_no_state_file_is_refused(data) -> None:
     with pytest.raises(BadState, match="expected"):
@@ -138,103 +140,103 @@ def test_a_table_carries_its_keys_over() -> None:
         type(after.find(b"running", b"d", now=0.0)).__name__ == "Lost" if b"running" in {k.key for k in kept} else True
     )
     assert type(after.find(b"lost", b"d", now=0.0)).__name__ == "Lost"
-    assert type(after.find(b"done", b"other", now=0.0)).__name__ == "Other"
+    assert type(after.find(b"done", b"other", now=0.0)).__name__ == "KeyReused"
     assert after.size == 10
     assert type(after.find(b"done", b"d", now=509.9)).__name__ == "Finished"
     assert type(after.find(b"done", b"d", now=510.1)).__name__ == "Free"
 
 
-class TestLedger:
+class TestJournal:
     """What must be on disk when, and what a start makes of it."""
 
     POLICY = Policy(start=StartPolicy.OPEN)
 
     def begin(self, data=None, **changes):
         fields: Any = {"agent_id": WHO.agent_id, "policy": self.POLICY, "key": b"k" * 32, "at": moment(0.0, 1000.0)}
-        return Ledger.begin(data, **{**fields, **changes})
+        return Journal.begin(data, **{**fields, **changes})
 
     def question(self, **changes):
         fields: Any = {
             "sender": "s", "authenticated": True, "peer": "", "nonce": "n", "issued": 1000.0, "idempotency_key": None,
             "digest": b"d" * 16, "deadline": 30.0,
         }  # fmt: skip
-        return Question(**{**fields, **changes})
+        return AdmissionQuestion(**{**fields, **changes})
 
-    def ask(self, ledger, question, *, at=0.0):
-        return ledger.ask(question, at=moment(at, 1000.0 + at))
+    def ask(self, journal, question, *, at=0.0):
+        return journal.ask(question, at=moment(at, 1000.0 + at))
 
     def test_a_lease_is_asked_for_before_it_is_needed_and_counts_once_it_is_written(self) -> None:
-        ledger, asked = self.begin(), self.question()
-        promise = ledger.before(asked)
+        journal, asked = self.begin(), self.question()
+        promise = journal.lease_for(asked)
         assert promise.until == 1005.0
-        assert ledger.before(asked) == promise
-        ledger.promised(promise)
-        assert ledger.before(asked) is None
-        assert ledger.before(self.question(issued=1005.0)) is None
-        assert ledger.before(self.question(issued=1005.1)).until == pytest.approx(1010.1)
+        assert journal.lease_for(asked) == promise
+        journal.leased(promise)
+        assert journal.lease_for(asked) is None
+        assert journal.lease_for(self.question(issued=1005.0)) is None
+        assert journal.lease_for(self.question(issued=1005.1)).until == pytest.approx(1010.1)
         # A late word of an earlier one takes nothing back.
-        ledger.promised(ledger.before(self.question(issued=1020.0)))
-        ledger.promised(promise)
-        assert ledger.before(self.question(issued=1025.0)) is None
+        journal.leased(journal.lease_for(self.question(issued=1020.0)))
+        journal.leased(promise)
+        assert journal.lease_for(self.question(issued=1025.0)) is None
 
     def test_a_file_has_what_was_promised_before_that_was_written(self) -> None:
-        ledger = self.begin()
-        ledger.before(self.question(issued=1020.0))
-        ledger.before(self.question(issued=1010.0))
-        assert read_state(ledger.whole(now=0.0)).leased == 1025.0
+        journal = self.begin()
+        journal.lease_for(self.question(issued=1020.0))
+        journal.lease_for(self.question(issued=1010.0))
+        assert read_state(journal.compacted(now=0.0)).leased == 1025.0
 
     def test_a_key_is_written_before_its_work_begins(self) -> None:
-        ledger, keyed = self.begin(), self.question(idempotency_key="k")
-        assert ledger.after(self.question(), self.ask(ledger, self.question())) is None
-        answer = self.ask(ledger, self.question(idempotency_key="k", nonce="m"))
-        record = ledger.after(keyed, answer)
+        journal, keyed = self.begin(), self.question(idempotency_key="k")
+        assert journal.reservation_record(self.question(), self.ask(journal, self.question())) is None
+        answer = self.ask(journal, self.question(idempotency_key="k", nonce="m"))
+        record = journal.reservation_record(keyed, answer)
         assert read_state(whole(record)).kept[0].digest == keyed.digest
-        assert ledger.after(keyed, self.ask(ledger, keyed)) is None
+        assert journal.reservation_record(keyed, self.ask(journal, keyed)) is None
 
     @pytest.mark.parametrize(
         ("start", "leased"), [(StartPolicy.OPEN, None), (StartPolicy.FLOOR, 1000.0), (StartPolicy.EXACT, 1030.0)]
     )
     def test_without_a_file_policy_says_what_counts_as_accepted(self, start, leased) -> None:
-        ledger = self.begin(policy=Policy(start=start))
-        assert read_state(ledger.whole(now=0.0)).leased == leased
+        journal = self.begin(policy=Policy(start=start))
+        assert read_state(journal.compacted(now=0.0)).leased == leased
 
     def test_an_orderly_end_and_a_crash_are_told_apart(self) -> None:
-        ledger, asked = self.begin(), self.question(idempotency_key="k")
-        ledger.promised(ledger.before(asked))
-        reservation = self.ask(ledger, asked).reservation
-        ledger.record(reservation, REPLIED, size=5, now=1.0)
-        crashed = self.begin(ledger.whole(now=1.0), policy=Policy())
+        journal, asked = self.begin(), self.question(idempotency_key="k")
+        journal.leased(journal.lease_for(asked))
+        reservation = self.ask(journal, asked).reservation
+        journal.record(reservation, REPLIED, size=5, now=1.0)
+        crashed = self.begin(journal.compacted(now=1.0), policy=Policy())
         assert self.ask(crashed, asked) == OutcomeUnknown()
         assert isinstance(self.ask(crashed, self.question(nonce="new")), Floored)
-        ended = self.begin(ledger.final(now=1.0), policy=Policy())
+        ended = self.begin(journal.final(now=1.0), policy=Policy())
         assert self.ask(ended, asked) == Stored(REPLIED)
         assert self.ask(ended, self.question(nonce="new")) == Admitted(None)
 
     def test_after_an_orderly_end_an_answer_is_kept_no_longer_than_before(self) -> None:
         policy, asked = Policy(start=StartPolicy.OPEN, idempotency_ttl=100.0), self.question(idempotency_key="k")
-        ledger = self.begin(policy=policy)
-        ledger.record(self.ask(ledger, asked).reservation, REPLIED, size=5, now=1.0)
-        again = self.begin(ledger.final(now=91.0), policy=policy)
+        journal = self.begin(policy=policy)
+        journal.record(self.ask(journal, asked).reservation, REPLIED, size=5, now=1.0)
+        again = self.begin(journal.final(now=91.0), policy=policy)
         assert self.ask(again, asked, at=9.9) == Stored(REPLIED)
         assert isinstance(self.ask(again, self.question(idempotency_key="k", nonce="m"), at=10.0), Admitted)
 
     def test_what_never_began_is_free_and_what_was_cut_off_is_not(self) -> None:
-        ledger = self.begin()
-        for leave, then in ((ledger.give_back, Admitted), (ledger.lose, OutcomeUnknown)):
+        journal = self.begin()
+        for leave, then in ((journal.give_back, Admitted), (journal.lose, OutcomeUnknown)):
             keyed = self.question(idempotency_key=leave.__name__, nonce=leave.__name__)
-            leave(self.ask(ledger, keyed).reservation, now=1.0)
+            leave(self.ask(journal, keyed).reservation, now=1.0)
             again = self.question(idempotency_key=leave.__name__, nonce=f"{leave.__name__} again")
-            assert type(self.ask(ledger, again, at=1.0)) is then
+            assert type(self.ask(journal, again, at=1.0)) is then
 
     @pytest.mark.parametrize(
         ("changes", "expected"),
         [({"agent_id": "urn:asap:agent:b"}, "state of urn:asap:agent:b"), ({"policy": Policy(skew=10.0)}, "skew=10")],
     )
     def test_somebody_elses_is_refused(self, changes, expected) -> None:
-        data = self.begin().whole(now=0.0)
+        data = self.begin().compacted(now=0.0)
         with pytest.raises(BadState, match=expected):
             self.begin(data, **changes)
 
     def test_a_snapshot_that_is_none_is_refused(self) -> None:
         with pytest.raises(BadState, match="snapshot"):
-            self.begin(whole(state.snapshot(b"x", ())))
+            self.begin(whole(state.snapshot_record(b"x", ())))

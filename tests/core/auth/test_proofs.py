@@ -550,7 +550,7 @@ class TestThroughAnExchange:
             (admission.Future(WALL), 401),
             (Saturated(2.0), 503),
             (Floored(2.0), 503),
-            (admission.Unavailable(2.0), 503),
+            (admission.StoreUnavailable(2.0), 503),
             (admission.Stored(None), 503),
             (admission.Running(1.0), 503),
             (admission.Mismatch(), 503),

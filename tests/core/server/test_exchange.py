@@ -830,7 +830,7 @@ class TestOnce:
         (admission.AnswerGone(), "asap:admission/answer_gone", 200),
         (admission.Stale(WallTime(2e9)), "asap:protocol/invalid_timestamp", 200),
         (admission.Future(WallTime(1e9)), "asap:protocol/invalid_timestamp", 200),
-        (admission.Unavailable(2.0), "asap:admission/unavailable", 503),
+        (admission.StoreUnavailable(2.0), "asap:admission/unavailable", 503),
         (admission.Stored(Replied("task.response", {"task_id": "t", "status": "completed"})), "ok", 200),
         (admission.Stored(Refusal(kind=HANDLER_FAILED)), "asap:rpc/internal_error", 200),
     ]
@@ -851,8 +851,8 @@ class TestOnce:
         asked = [call(1, envelope_changes={"id": "a"}), call(2, key="k", envelope_changes={"id": "b"})]
         plain, keyed = (one.question for one in state.feed(json.dumps(asked).encode()).end().calls)
         facts = {"sender": ALICE, "authenticated": auth, "peer": "192.0.2.1", "issued": 1750000000.0, "deadline": 30.0}
-        assert plain == admission.Question(nonce="ia", idempotency_key=None, digest=b"", **facts)
-        assert keyed == admission.Question(nonce="ib", idempotency_key="k", digest=keyed.digest, **facts)
+        assert plain == admission.AdmissionQuestion(nonce="ia", idempotency_key=None, digest=b"", **facts)
+        assert keyed == admission.AdmissionQuestion(nonce="ib", idempotency_key="k", digest=keyed.digest, **facts)
         assert len(keyed.digest) == 16
 
     @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from asap_core import (
     TaskStatus,
     encode_envelope,
 )
-from asap_core.admission.idempotency import Kept
-from asap_core.admission.state_file import Identity, identity, read_state, snapshot, state_file
+from asap_core.admission.idempotency import SavedKey
+from asap_core.admission.state_file import StateOwner, identity_record, read_state, snapshot_record, write_state
 from asap_core.refusals import HANDLER_FAILED, HANDLER_TIMEOUT
 from asap_core.server.call import broken_call
 from asap_core.wire.codec import to_json
@@ -377,9 +377,9 @@ class TestKept:
     def test_one_that_cannot_be_written_costs_no_other_in_a_snapshot(self) -> None:
         keys = [bytes([number]) * 16 for number in range(3)]
         answers = (Replied("x", {"a": 1}), Replied("x", {"a": {1}}), object())
-        kept = [Kept(key, key, answer, 5, 9.0, answered=True) for key, answer in zip(keys, answers, strict=True)]
-        who = identity(Identity(AGENT, b"k" * 32, 300.0, 30.0))
-        found = read_state(state_file([who, snapshot(b"guard", kept)])).kept
+        kept = [SavedKey(key, key, answer, 5, 9.0, answered=True) for key, answer in zip(keys, answers, strict=True)]
+        who = identity_record(StateOwner(AGENT, b"k" * 32, 300.0, 30.0))
+        found = read_state(write_state([who, snapshot_record(b"guard", kept)])).kept
         assert [one.key for one in found] == keys
         assert [one.answer for one in found] == [answers[0], None, None]
         assert [one.answered for one in found] == [True, False, False]

@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import example, given, strategies as st
 
 import asap_core
-from asap_core.admission.admission import Question
+from asap_core.admission.admission import AdmissionQuestion
 from asap_core.auth.principal import (
     Anonymous,
     Authenticated,
@@ -746,7 +746,7 @@ class TestWho:
     def test_a_question_shows_no_nonce(self) -> None:
         facts: Any = {"sender": "s", "authenticated": True, "peer": "", "issued": 0.0, "deadline": 1.0}
         secrets: Any = {"nonce": "hush-nonce", "idempotency_key": "hush-key", "digest": b"hush"}
-        assert "hush" not in repr(Question(**facts, **secrets))
+        assert "hush" not in repr(AdmissionQuestion(**facts, **secrets))
 
     def test_nobody_is_held_to_a_name_that_was_not_proven(self) -> None:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
