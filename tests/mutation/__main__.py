@@ -14,17 +14,25 @@ from tests.mutation.runs import Broken, judged
 from tests.mutation.survivors import known_survivors
 
 ROOT = Path(__file__).parent.parent.parent
+# The tests of exchanges and calls, one file for each state or document.
+EXCHANGE = tuple(
+    f"server/{name}"
+    for name in (
+        "admit", "agent", "authenticate", "dispatch", "events", "fork", "hold", "metrics", "moves", "open",
+        "read_body", "refusals", "respond", "take_limit", "wellknown",
+    )
+)  # fmt: skip
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
     "asap_core.admission.replay": ("admission/replay", "admission/state_file"),
-    "asap_core.auth.principal": ("wire/wire", "server/exchange", "auth/proofs", "auth/jwt"),
+    "asap_core.auth.principal": ("wire/wire", *EXCHANGE, "auth/proofs", "auth/jwt"),
     "asap_core.admission.idempotency": ("admission/idempotency", "admission/state_file"),
-    "asap_core.admission.ratelimit": ("admission/ratelimit", "server/exchange"),
-    "asap_core.server.exchange": ("server/exchange", "wire/wire", "auth/proofs", "http/pages"),
-    "asap_core.server.call": ("server/exchange", "wire/handler_reply"),
-    "asap_core.server.call_run": ("server/exchange",),
-    "asap_core.server.checks": ("server/exchange", "auth/jwt", "auth/proofs"),
-    "asap_core.admission.admission": ("admission/admission", "admission/state_file", "server/exchange"),
+    "asap_core.admission.ratelimit": ("admission/ratelimit", *EXCHANGE),
+    "asap_core.server.exchange": (*EXCHANGE, "wire/wire", "auth/proofs", "http/pages"),
+    "asap_core.server.call": (*EXCHANGE, "wire/handler_reply"),
+    "asap_core.server.call_run": EXCHANGE,
+    "asap_core.server.checks": (*EXCHANGE, "auth/jwt", "auth/proofs"),
+    "asap_core.admission.admission": ("admission/admission", "admission/state_file", *EXCHANGE),
     "asap_core.http.proxies": ("http/proxies",),
     "asap_core.admission.journal": ("admission/state_file",),
     "asap_core.admission.state_file": ("admission/state_file",),

@@ -1,19 +1,10 @@
 """The agent as an object: built once, bound once, copied for another loop."""
 
 import pytest
+from attrs import evolve
 
-from asap_core import Agent, Capabilities, Endpoints, Manifest, ManualClock, Policy, Skill
-
-
-def manifest() -> Manifest:
-    return Manifest(
-        id="urn:asap:agent:shop",
-        name="Shop",
-        version="1.0.0",
-        description="",
-        capabilities=Capabilities(skills=[Skill(id="echo", description="")]),
-        endpoints=Endpoints(asap="http://localhost/asap"),
-    )
+from asap_core import Agent, AuthScheme, ManualClock, Policy
+from tests.core.server.exchanges import head, manifest, serve
 
 
 class Own(Agent):
@@ -51,3 +42,31 @@ def test_a_second_binding_is_refused() -> None:
     agent = bound(Agent(manifest()))
     with pytest.raises(RuntimeError, match="served already"):
         bound(agent)
+
+
+class TestBinding:
+    def test_unbound_it_says_what_to_do(self) -> None:
+        agent = Agent(manifest())
+        assert not agent.bound
+        with pytest.raises(RuntimeError, match="bind"):
+            agent.open(head())
+        with pytest.raises(RuntimeError, match="bind"):
+            agent.new_id()
+
+    def test_it_is_bound_once(self) -> None:
+        agent = serve()
+        with pytest.raises(RuntimeError, match="served already"):
+            agent.bind(clock=ManualClock(), ids=str, key=b"k" * 32)
+
+    @pytest.mark.parametrize("key", [b"", b"k" * 15, b"k" * 65])
+    def test_a_key_has_16_to_64_bytes(self, key) -> None:
+        with pytest.raises(ValueError, match="16 to 64"):
+            Agent(manifest()).bind(clock=ManualClock(), ids=str, key=key)
+
+    def test_its_version_is_one_that_peers_can_read(self) -> None:
+        with pytest.raises(ValueError, match=r"1\.4\.2"):
+            Agent(manifest(version="newest"))
+
+    def test_its_scheme_is_one_that_can_be_checked(self) -> None:
+        with pytest.raises(ValueError, match="bearer"):
+            Agent(evolve(manifest(), auth=AuthScheme(schemes=["basic"])))

@@ -2,9 +2,24 @@
 
 import pytest
 
-from asap_core import Agent, Capabilities, Endpoints, Manifest, ManualClock, Skill, WallTime
+from asap_core import (
+    Agent,
+    Capabilities,
+    Endpoints,
+    Manifest,
+    ManualClock,
+    Skill,
+    WallTime,
+)
 from asap_core.server.events import Decision, What
 from asap_core.server.metrics import Counters, counters_size
+from tests.core.server.exchanges import (
+    call,
+    finish,
+    head,
+    post,
+    serve,
+)
 
 
 def shown(counters: Counters, **now) -> dict[str, float]:
@@ -124,3 +139,29 @@ def test_an_agent_that_begins_anew_with_the_same_counters_goes_on() -> None:
         agent.tell(What.STALE, peer="", principal=None)  # type: ignore[arg-type] # nobody
         assert f"asap_observer_failures_total {life}\n".encode() in agent.metrics().body
         assert counters[What.STALE] == life
+
+
+class TestCounters:
+    def test_count_and_are_shown(self) -> None:
+        counters = Counters()
+        agent = serve(counters=counters)
+        post(agent, call(key="k"))
+        post(agent, call(key="k"))
+        post(agent, b"{")
+        assert (counters[What.ACCEPTED], counters[What.REPEATED], counters[What.MALFORMED]) == (1, 1, 1)
+        response = finish(agent.open(head("GET", "/asap/metrics")))
+        assert dict(response.headers)[b"content-type"].startswith(b"application/openmetrics-text; version=1.0.0")
+        lines = response.body.decode().splitlines()
+        assert 'asap_decisions_total{what="accepted"} 1' in lines
+        assert 'asap_decisions_total{what="spoofed"} 0' in lines
+        assert 'asap_accepted_total{payload_type="taskrequest"} 1' in lines
+        assert lines[-1] == "# EOF"
+
+    def test_are_not_shown_unless_asked_for(self) -> None:
+        assert finish(serve().open(head("GET", "/asap/metrics"))).status == 404
+        assert finish(serve(counters=Counters()).open(head("POST", "/asap/metrics"))).status == 405
+
+    def test_before_anything_was_decided_all_are_zero(self) -> None:
+        text = Counters().text(active=0, uptime=1.5).decode()
+        assert all(f'{{what="{what.value}"}} 0\n' in text for what in What)
+        assert "asap_uptime_seconds 1.500\n" in text

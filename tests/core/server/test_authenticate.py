@@ -1,0 +1,69 @@
+"""Who speaks: the state `Authenticate`, the challenge, and the sender that follows from it."""
+
+import json
+
+import pytest
+
+from asap_core import (
+    Refusal,
+    Request,
+)
+from asap_core.refusals import BUSY
+from tests.core.server.exchanges import (
+    call,
+    head,
+    outcome,
+    post,
+    serve,
+)
+
+
+class TestWho:
+    def test_without_a_credential_there_is_a_challenge(self) -> None:
+        response = serve(auth=True).open(head()).response
+        assert (response.status, response.close) == (401, True)
+        assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
+        assert json.loads(response.body)["error"]["data"]["status_code"] == 401
+
+    @pytest.mark.parametrize("value", ["Bearer", "Bearer a b", "Bearer " + "x" * 9000, "Bearer é"])
+    def test_a_credential_that_cannot_be_read_is_challenged(self, value) -> None:
+        response = serve(auth=True).open(head(authorization=value)).response
+        assert (response.status, b'error="invalid_request"' in dict(response.headers)[b"www-authenticate"]) == (
+            401,
+            True,
+        )
+
+    def test_one_that_is_refused_is_challenged(self) -> None:
+        response = serve(auth=True).open(head(authorization="bearer x")).refused().response
+        assert (response.status, b'error="invalid_token"' in dict(response.headers)[b"www-authenticate"]) == (401, True)
+
+    def test_one_that_cannot_be_checked_waits(self) -> None:
+        response = serve(auth=True).open(head(authorization="Bearer x")).unavailable().response
+        assert (response.status, dict(response.headers)[b"retry-after"], response.close) == (503, b"1", True)
+
+    def test_another_scheme_is_none(self) -> None:
+        response = serve(auth=True).open(head(authorization="Basic eDp5")).response
+        assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
+
+    def test_two_headers_are_none(self) -> None:
+        request = Request(method="POST", target="/asap", headers=((b"authorization", b"Bearer a"),) * 2, peer="x")
+        assert serve(auth=True).open(request).response.status == 401
+
+    def test_the_sender_is_who_authenticated(self) -> None:
+        forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
+        response = post(serve(auth=True), forged, authorization="Bearer x")
+        assert (response.status, outcome(response)) == (403, "asap:auth/sender_mismatch")
+
+    def test_the_profile_reference_says_so_within_200(self) -> None:
+        forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
+        response = post(serve(auth=True, plain_refusals=True), forged, authorization="Bearer x")
+        assert (response.status, json.loads(response.body)["error"]["code"]) == (200, -32602)
+        assert serve(auth=True, plain_refusals=True).open(head()).response.status == 200
+        busy = post(serve(plain_refusals=True), call(), answer=lambda state: state.turned_away(Refusal(kind=BUSY)))
+        assert busy.status == 503
+
+    def test_an_alias_is_this_agent(self) -> None:
+        other = call(envelope_changes={"recipient": "urn:asap:agent:other"})
+        aliased = serve(aliases=["urn:asap:agent:other"])
+        assert outcome(post(aliased, other)) == "ok"
+        assert aliased.addresses == {aliased.manifest.id, "urn:asap:agent:other"}

@@ -1,0 +1,13 @@
+"""The response itself, also to what is no request."""
+
+import json
+
+from asap_core.server.exchange import refuse_head
+
+
+def test_what_is_no_request_gets_a_response_too() -> None:
+    response = refuse_head(431, "Expected less")
+    assert (response.status, response.close) == (431, True)
+    assert json.loads(response.body) == {"detail": "Expected less"}
+    assert dict(response.headers)[b"content-length"] == b"%d" % len(response.body)
+    assert dict(response.headers)[b"asap-version"] == b"2.2"
