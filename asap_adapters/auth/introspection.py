@@ -141,9 +141,9 @@ class IntrospectionAuthenticator:
                 match effect:
                     case Judged(_, verdict):
                         return _told(verdict)
-                    case AskProvider(_, question):
+                    case AskProvider(_, flight):
                         answer = await self._ask(credential.token)
-                        self._carry_out(self._introspector.settle(question, answer, at=Moment.read(self._clock)))
+                        self._carry_out(self._introspector.settle(flight, answer, at=Moment.read(self._clock)))
                     case None:
                         waiter.woken = anyio.Event()
                         await waiter.woken.wait()

@@ -20,7 +20,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar, assert_never
 
-from attrs import field, frozen
+from attrs import frozen
 
 from asap_core.auth.bearer import is_token
 from asap_core.auth.claims import Accepted, Rejected
@@ -33,6 +33,7 @@ from asap_core.auth.introspection_response import (
     judge_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
+from asap_core.client.flights import BackOff, Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, Moment, WallTime
 from asap_core.lru import Lru
 
@@ -40,9 +41,6 @@ W = TypeVar("W", bound=Hashable)
 
 # 128 bits under a secret key: nobody finds a second token with the digest of a known one.
 _DIGEST: Final = 16
-# As long as a host that failed is left alone at first, and at most.
-_FIRST_PAUSE: Final = 1.0
-_DOUBLINGS: Final = 5
 # Tokens that were good and fail now, until it's the provider that does: one alone may be odd in a way of its own, such
 # as that of a user who was deleted.
 _DIFFERENT: Final = 2
@@ -63,14 +61,6 @@ class NoVerdict(Enum):
 IntrospectionVerdict = Accepted | InsufficientScope | Rejected | NoVerdict
 
 
-@frozen(eq=False)
-class Question(Generic[W]):
-    """One question under way. Compared by identity: a second one about the same token is another."""
-
-    digest: bytes = field(repr=False)
-    waiters: dict[W, None] = field(factory=dict, repr=False)
-
-
 @frozen
 class Judged(Generic[W]):
     """Tell this waiter what comes of its token."""
@@ -81,21 +71,13 @@ class Judged(Generic[W]):
 
 @frozen
 class AskProvider(Generic[W]):
-    """This waiter asks the provider about its token, and settles the question."""
+    """This waiter asks the provider about its token, and settles the flight."""
 
     waiter: W
-    question: Question[W]
+    flight: Flight[bytes, W]
 
 
 IntrospectionEffect = Judged[W] | AskProvider[W]
-
-
-@frozen
-class _Failure:
-    """A token that couldn't be told about: how often in a row, and when it's asked about again."""
-
-    count: int
-    until: Instant
 
 
 @frozen
@@ -118,14 +100,12 @@ class Introspector(Generic[W]):
         self._refused: Lru[bytes, _Kept] = Lru(policy.max_kept)
         # Tokens that the provider called active when it spoke of them last.
         self._known: Lru[bytes, None] = Lru(policy.max_kept)
-        self._failed: Lru[bytes, _Failure] = Lru(policy.max_kept)
+        self._failed: BackOff[bytes, None] = BackOff(most=policy.max_kept)
+        self._provider_failed: BackOff[None, None] = BackOff(most=1)
         # Whether the provider has ever answered; and known tokens that failed since its last answer.
         self._answered = False
         self._doubted: set[bytes] = set()
-        self._questions: dict[bytes, Question[W]] = {}
-        self._asking: dict[W, Question[W]] = {}
-        self._failures = 0
-        self._next_try = Instant(float("-inf"))
+        self._flights: Flights[bytes, W] = Flights(max_flights=policy.max_asked)
 
     def __len__(self) -> int:
         """How many answers are kept."""
@@ -134,12 +114,12 @@ class Introspector(Generic[W]):
     @property
     def waiting(self) -> int:
         """How many wait for an answer, those who ask included."""
-        return len(self._asking)
+        return self._flights.waiting
 
     @property
     def asking(self) -> int:
-        """How many questions are under way."""
-        return len(self._questions)
+        """How many tokens are being asked about."""
+        return len(self._flights)
 
     def lookup(self, token: str, waiter: W, *, at: Moment) -> tuple[IntrospectionEffect[W], ...]:
         """Judge a token: at once, by asking, or (nothing) with the answer that's awaited. Never raises on any text.
@@ -152,59 +132,49 @@ class Introspector(Generic[W]):
         kept = self._recall(digest, at=at)
         if kept is not None:
             return (Judged(waiter, kept),)
-        question = self._questions.get(digest)
-        if question is not None:
-            question.waiters[waiter] = None
-            self._asking[waiter] = question
-            return ()
-        failed = self._failed.peek(digest)
-        if at.now < self._next_try or (failed is not None and at.now < failed.until):
-            return (Judged(waiter, NoVerdict.PROVIDER),)
-        if self._is_crowded(digest):
-            return (Judged(waiter, NoVerdict.CROWDED),)
-        return (self._lead(digest, {waiter: None}),)
+        if self._flights.flight(digest) is None and (refused := self._may_not_ask(digest, now=at.now)) is not None:
+            return (Judged(waiter, refused),)
+        joined = self._flights.join(digest, waiter)
+        match joined:
+            case Leading():
+                return (self._lead(joined),)
+            case Joined():
+                return ()
+            case Crowded():
+                return (Judged(waiter, NoVerdict.CROWDED),)
+            case _:
+                assert_never(joined)
 
-    def _is_crowded(self, digest: bytes) -> bool:
+    def _may_not_ask(self, digest: bytes, *, now: Instant) -> NoVerdict | None:
+        """Return why the provider may not be asked about a token now, or None if it may."""
+        if self._provider_failed.current(None, now=now) or self._failed.current(digest, now=now):
+            return NoVerdict.PROVIDER
         most = self.policy.max_asked
-        if digest in self._known:
-            return len(self._questions) >= most
-        strangers = sum(1 for each in self._questions if each not in self._known)
-        return len(self._questions) >= most or strangers >= most - most // _RESERVED
+        strangers = sum(1 for each in self._flights if each not in self._known)
+        is_crowded = digest not in self._known and strangers >= most - most // _RESERVED
+        return NoVerdict.CROWDED if is_crowded else None
 
     def settle(
         self,
-        question: Question[W],
+        flight: Flight[bytes, W],
         answer: ActiveToken | InactiveToken | IntrospectionFailed,
         *,
         at: Moment,
     ) -> tuple[IntrospectionEffect[W], ...]:
-        """The provider answered: one verdict for all who wait. A question that's over already changes nothing."""
-        if self._questions.get(question.digest) is not question:
+        """The provider answered: one verdict for all who wait. A late answer changes nothing."""
+        if not self._flights.is_live(flight):
             return ()
-        del self._questions[question.digest]
-        verdict = self._judge(question.digest, answer, at=at)
-        for waiter in question.waiters:
-            del self._asking[waiter]
-        return tuple(Judged(waiter, verdict) for waiter in question.waiters)
+        waiters = self._flights.land(flight)
+        verdict = self._judge(flight.key, answer, at=at)
+        return tuple(Judged(waiter, verdict) for waiter in waiters)
 
     def abandon(self, waiter: W) -> tuple[IntrospectionEffect[W], ...]:
-        """`waiter` was cancelled; idempotent. Where it asked, the next in line asks."""
-        question = self._asking.pop(waiter, None)
-        if question is None:
-            return ()
-        asks = next(iter(question.waiters)) == waiter
-        del question.waiters[waiter]
-        if question.waiters:
-            # A new question, so that what the first one may still bring is late.
-            return (self._lead(question.digest, question.waiters),) if asks else ()
-        del self._questions[question.digest]
-        return ()
+        """`waiter` was cancelled; idempotent. If it asked, the next in line asks."""
+        leading = self._flights.leave(waiter)
+        return () if leading is None else (self._lead(leading),)
 
-    def _lead(self, digest: bytes, waiters: dict[W, None]) -> AskProvider[W]:
-        question = self._questions[digest] = Question(digest, dict(waiters))
-        for waiter in question.waiters:
-            self._asking[waiter] = question
-        return AskProvider(next(iter(question.waiters)), question)
+    def _lead(self, leading: Leading[bytes, W]) -> AskProvider[W]:
+        return AskProvider(leading.waiter, leading.flight)
 
     def _judge(
         self, digest: bytes, answer: ActiveToken | InactiveToken | IntrospectionFailed, *, at: Moment
@@ -212,9 +182,10 @@ class Introspector(Generic[W]):
         if isinstance(answer, IntrospectionFailed):
             self._fail(digest, answer, now=at.now)
             return NoVerdict.PROVIDER
-        self._failures, self._next_try, self._answered = 0, Instant(float("-inf")), True
+        self._provider_failed.forget(None)
+        self._answered = True
         self._doubted.clear()
-        self._failed.pop(digest)
+        self._failed.forget(digest)
         self._known.pop(digest)
         if isinstance(answer, ActiveToken):
             verdict = judge_introspection(answer, self.policy, wall=at.wall)
@@ -226,13 +197,10 @@ class Introspector(Generic[W]):
     def _fail(self, digest: bytes, answer: IntrospectionFailed, *, now: Instant) -> None:
         if self._is_the_providers(digest, answer.cause):
             # Those that were asked together failed together.
-            if now >= self._next_try:
-                self._failures += 1
-                self._next_try = _pause(self._failures, now)
+            if self._provider_failed.current(None, now=now) is None:
+                self._provider_failed.failed(None, None, now=now)
             return
-        before = self._failed.pop(digest)
-        count = 1 if before is None else before.count + 1
-        self._failed.put(digest, _Failure(count, _pause(count, now)))
+        self._failed.failed(digest, None, now=now)
 
     def _is_the_providers(self, digest: bytes, cause: FailureCause) -> bool:
         if cause is FailureCause.PROVIDER:
@@ -267,7 +235,3 @@ class Introspector(Generic[W]):
         table.put(digest, _Kept(verdict, Instant(at.now + (ends - at.wall)), ends))
         if table is self._good:
             self._known.put(digest, None)
-
-
-def _pause(failures: int, now: Instant) -> Instant:
-    return Instant(now + _FIRST_PAUSE * 2.0 ** min(failures - 1, _DOUBLINGS))

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import field, frozen
 
-from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
+from asap_core.client.flights import LONGEST_PAUSE, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading, doubled
 from asap_core.clock import Instant, Moment, WallTime
 from asap_core.errors import NoToken
 from asap_core.lru import Lru
@@ -23,10 +23,6 @@ MARGIN: Final = 30.0
 MARGIN_PART: Final = 0.2
 # One per peer and scope; a process that talks to more is a gateway, and fetches again.
 MAX_TOKENS: Final = 1_000
-# As the directory asks a host that failed: again after a second, then less and less often.
-_FIRST_PAUSE: Final = 1.0
-# 2**5 times: half a minute.
-_DOUBLINGS: Final = 5
 # How long a caller waits for a new token where the old one still does; longer each time that wasn't enough.
 _PATIENCE: Final = 1.0
 # A peer that refuses every token would have the endpoint asked for two with each message.
@@ -118,20 +114,13 @@ class TokenLead(Generic[W]):
 TokenEffect = TokenGiven[W] | TokenFailed[W] | TokenLead[W]
 
 
-@frozen
-class _Failure:
-    error: Exception
-    until: Instant
-    count: int
-
-
 class TokenCache(Generic[W]):
     """The tokens of one client. One event loop owns it; its methods return at once."""
 
     def __init__(self) -> None:
         self._flights: Flights[TokenKey, W] = Flights()
         self._tokens: Lru[TokenKey, Token] = Lru(MAX_TOKENS)
-        self._failures: Lru[TokenKey, _Failure] = Lru(MAX_TOKENS)
+        self._failures: BackOff[TokenKey, Exception] = BackOff(most=MAX_TOKENS)
         self._dropped: Lru[TokenKey, Instant] = Lru(MAX_TOKENS)
 
     def __len__(self) -> int:
@@ -145,14 +134,14 @@ class TokenCache(Generic[W]):
 
     def lookup(self, key: TokenKey, waiter: W, *, at: Moment) -> tuple[TokenEffect[W], ...]:
         """Ask for a token: have it, lead a fetch, or (nothing) wait for the one under way."""
-        token, failure = self._good(key, at=at), self._failures.peek(key)
+        token, failure = self._good(key, at=at), self._failures.last(key)
         held_off = failure is not None and at.now < failure.until
         if token is not None and (not token.is_due(at=at) or held_off or self._flights.flight(key) is not None):
             # Due for another that's being fetched already, or can't be had now: the old one is good until then.
             self._tokens.touch(key)
             return (TokenGiven(waiter, token),)
         if failure is not None and held_off:
-            return (TokenFailed(waiter, failure.error, failure.until - at.now),)
+            return (TokenFailed(waiter, failure.cause, failure.until - at.now),)
         joined = self._flights.join(key, waiter)
         match joined:
             case Leading():
@@ -169,9 +158,9 @@ class TokenCache(Generic[W]):
         token = self._tokens.peek(key)
         return token if token is not None and token.is_good(at=at) else None
 
-    def _patience(self, old: Token | None, failure: _Failure | None, *, now: Instant) -> float | None:
+    def _patience(self, old: Token | None, failure: Failure[Exception] | None, *, now: Instant) -> float | None:
         # An endpoint that's merely slow gets longer each time, or it would never be heard.
-        patience = _PATIENCE * 2.0 ** min(0 if failure is None else failure.count, _DOUBLINGS)
+        patience = doubled(_PATIENCE, 0 if failure is None else failure.in_a_row, most=LONGEST_PAUSE)
         return None if old is None or old.expires - now <= patience else patience
 
     def settle(
@@ -190,7 +179,7 @@ class TokenCache(Generic[W]):
                 old = self._good(flight.key, at=at)
                 if old is not None:
                     return tuple(TokenGiven(waiter, old) for waiter in waiters)
-                return tuple(TokenFailed(waiter, failure.error, failure.until - at.now) for waiter in waiters)
+                return tuple(TokenFailed(waiter, failure.cause, failure.until - at.now) for waiter in waiters)
             case _:
                 assert_never(outcome)
 
@@ -237,17 +226,10 @@ class TokenCache(Generic[W]):
         margin = min(MARGIN, MARGIN_PART * life) * (1.0 + jitter)
         token = Token(value, Instant(at.now + life - margin), Instant(at.now + life), WallTime(at.wall + life))
         self._tokens.put(key, token)
-        self._failures.pop(key)
+        self._failures.forget(key)
         return token
 
-    def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> _Failure:
+    def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> Failure[Exception]:
         if outcome.crowded:
-            return _Failure(outcome.error, now, 0)
-        before = self._failures.peek(key)
-        count = 1 if before is None else before.count + 1
-        pause = _FIRST_PAUSE * 2.0 ** min(count - 1, _DOUBLINGS) * (1.0 + 0.1 * jitter)
-        # What it asks for counts within the same bound: an endpoint doesn't get to keep us away for a day.
-        pause = max(pause, min(outcome.retry_after or 0.0, _FIRST_PAUSE * 2.0**_DOUBLINGS))
-        failure = _Failure(outcome.error, Instant(now + pause), count)
-        self._failures.put(key, failure)
-        return failure
+            return Failure(outcome.error, now, now, 0)
+        return self._failures.failed(key, outcome.error, now=now, retry_after=outcome.retry_after, jitter=jitter)

@@ -24,7 +24,7 @@ from asap_core.client.fetch_results import (
     NotModified,
     Source,
 )
-from asap_core.client.flights import Crowded, Flight, Flights, Joined, Leading
+from asap_core.client.flights import SPREAD, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, Moment
 from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
 from asap_core.http.validation import conditions, confirms, merged, relevant
@@ -108,14 +108,6 @@ class _FetchPurpose(Generic[V]):
     keep: bool
 
 
-@frozen(eq=False)
-class _Failure:
-    failed: Failed
-    since: Instant
-    until: Instant
-    in_a_row: int
-
-
 class CrowdedError(Exception):
     """More is being fetched than policy allows at once."""
 
@@ -133,7 +125,9 @@ class DocumentCache(Generic[V, W]):
         self._flights: Flights[str, W] = Flights()
         self._errands: dict[Flight[str, W], _FetchPurpose[V]] = {}
         self._entries: Lru[str, _Entry[V]] = Lru(self._policy.max_entries)
-        self._failures: Lru[str, _Failure] = Lru(self._policy.max_entries)
+        self._failures: BackOff[str, Failed] = BackOff(
+            most=self._policy.max_entries, first=self._policy.first_failure, longest=self._policy.longest_failure
+        )
 
     def __len__(self) -> int:
         """How many documents are kept."""
@@ -173,7 +167,7 @@ class DocumentCache(Generic[V, W]):
 
     def due(self, url: str) -> Instant | None:
         """When it pays to ask again: the kept document is due, or the failure no longer remembered. None: at once."""
-        entry, failure = self._entries.peek(url), self._failures.peek(url)
+        entry, failure = self._entries.peek(url), self._failures.last(url)
         moments = [] if entry is None else [entry.due]
         return max([*moments, *([] if failure is None else [failure.until])], default=None)
 
@@ -182,7 +176,7 @@ class DocumentCache(Generic[V, W]):
         found = self.at_hand(url, now=now)
         if found is not None:
             return (Deliver(waiter, found),)
-        entry, failure = self._entries.peek(url), self._failures.peek(url)
+        entry, failure = self._entries.peek(url), self._failures.last(url)
         if failure is not None and now < failure.until:
             return (Deliver(waiter, _without(entry, failure, now)),)
         behind = entry if entry is not None and entry.may_be_revalidated_behind(now) else None
@@ -196,7 +190,7 @@ class DocumentCache(Generic[V, W]):
         Within `cool_down` seconds of the last answer or failure it's `lookup`: however many miss however much, a server
         that lets its document be kept is asked once in that time. A fetch that's under way is joined.
         """
-        entry, failure = self._entries.peek(url), self._failures.peek(url)
+        entry, failure = self._entries.peek(url), self._failures.last(url)
         recent = (entry is not None and now < entry.vouched + cool_down) or (
             failure is not None and now < max(failure.since + cool_down, failure.until)
         )
@@ -265,7 +259,7 @@ class DocumentCache(Generic[V, W]):
         Whoever asks from now on has it fetched anew: it's forgotten because something about it has changed.
         """
         self._entries.pop(url)
-        self._failures.pop(url)
+        self._failures.forget(url)
         flight = self._flights.flight(url)
         if flight is not None:
             self._errands[flight].keep = False
@@ -319,11 +313,11 @@ class DocumentCache(Generic[V, W]):
 
     def _vouched(self, value: V, headers: HeaderPairs, ttl: float | None, *, at: Moment, jitter: float) -> _Entry[V]:
         freshness = freshness_of(headers, policy=self._policy.freshness, wall=at.wall, ttl=ttl)
-        due = Instant(at.now + freshness.fresh_for * (1.0 - _SPREAD * jitter))
+        due = Instant(at.now + freshness.fresh_for * (1.0 - SPREAD * jitter))
         return _Entry(value, at.now, freshness, due, headers, ttl)
 
     def _keep(self, url: str, entry: _Entry[V]) -> None:
-        self._failures.pop(url)
+        self._failures.forget(url)
         if entry.freshness.store:
             self._entries.put(url, entry)
         else:
@@ -349,31 +343,20 @@ class DocumentCache(Generic[V, W]):
         if not errand.keep or failed.kind is FailureKind.REFUSED:
             return NoDocument(failed.error, 0.0)
         if failed.kind is FailureKind.CROWDED:
-            return _without(self._entries.peek(url), _Failure(failed, now, now, 1), now)
+            return _without(self._entries.peek(url), Failure(failed, now, now, 1), now)
         if failed.kind is FailureKind.GONE:
             self._entries.pop(url)
-        before = self._failures.peek(url)
-        in_a_row = 1 if before is None else before.in_a_row + 1
-        wait = self._policy.first_failure * 2.0 ** min(in_a_row - 1, _DOUBLINGS)
-        if failed.retry_after is not None:
-            wait = max(wait, failed.retry_after)
-        wait = min(wait, self._policy.longest_failure) * (1.0 + _SPREAD * jitter)
-        failure = _Failure(failed, now, Instant(now + wait), in_a_row)
-        self._failures.put(url, failure)
+        failure = self._failures.failed(url, failed, now=now, retry_after=failed.retry_after, jitter=jitter)
         return _without(self._entries.peek(url), failure, now)
 
 
-def _without(entry: _Entry[V] | None, failure: _Failure, now: Instant) -> Document[V] | NoDocument:
+def _without(entry: _Entry[V] | None, failure: Failure[Failed], now: Instant) -> Document[V] | NoDocument:
     """What to answer while the server fails: the kept document within its bound, or the failure."""
-    if entry is not None and (entry.is_fresh(now) or (failure.failed.kind in _EXCUSED and entry.excuses_failure(now))):
+    if entry is not None and (entry.is_fresh(now) or (failure.cause.kind in _EXCUSED and entry.excuses_failure(now))):
         return entry.found(Source.STALE_ERROR, now)
-    return NoDocument(failure.failed.error, failure.until - now, None if entry is None else now - entry.vouched)
+    return NoDocument(failure.cause.error, failure.until - now, None if entry is None else now - entry.vouched)
 
 
 # RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code"; an answer that
 # says no, or that's nonsense, isn't an outage.
 _EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER, FailureKind.CROWDED})
-# 2**20 seconds is past any bound on failures; beyond it only overflow waits.
-_DOUBLINGS: Final = 20
-# A tenth, as the reference spreads its retries. Of a lifetime it's taken off, so that none is exceeded.
-_SPREAD: Final = 0.1

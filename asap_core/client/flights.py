@@ -1,16 +1,27 @@
-"""One flight per key: whoever asks first fetches, everyone else waits for the same answer.
+"""One fetch per key at a time, and pauses after fetches that failed: flights and back-off.
 
-Laws: at most one flight per key that can be joined; every waiter ends exactly once; nobody waits without a flight; a
-leader that's cancelled hands over to the next waiter; a flight ends with its last waiter; a late result is refused;
-when nobody waits, nothing is left. A flight that's detached goes on for those who wait, and whoever comes afterwards
-begins another. Methods return their effects; nothing is awaited here.
+A flight is one fetch under way and all who wait for it. Whoever asks for a key first leads: it fetches. Others join and
+wait for the same answer. A flight lands when its answer is there.
+
+Laws: at most one flight per key can be joined; every waiter ends exactly once; nobody waits without a flight; a leader
+that leaves hands over to the next waiter; a flight ends with its last waiter; a late result is refused; when nobody
+waits, nothing is left. A detached flight goes on for those who wait, and the next caller begins another.
+
+`BackOff` remembers which keys failed last. Callers look there before they join, since what they do meanwhile differs: a
+document or token at hand may still serve.
+
+Nothing is awaited here: methods return what the caller must do.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
 from attrs import define, field, frozen
 
+from asap_core.clock import Instant
+from asap_core.lru import Lru
+
+E = TypeVar("E")
 K = TypeVar("K", bound=Hashable)
 W = TypeVar("W", bound=Hashable)
 
@@ -31,7 +42,7 @@ class Flight(Generic[K, W]):
 
 @frozen
 class Leading(Generic[K, W]):
-    """`waiter` fetches: it carries the flight."""
+    """`waiter` leads `flight`: it must fetch, and then land the flight."""
 
     waiter: W
     flight: Flight[K, W]
@@ -39,16 +50,20 @@ class Leading(Generic[K, W]):
 
 @frozen
 class Joined:
-    """Somebody fetches already; wait."""
+    """Another waiter fetches already; wait."""
 
 
 @frozen
 class Crowded:
-    """There are too many flights, or too many waiters for this one."""
+    """Not joined: too many flights, or too many waiters for this one."""
 
 
 class Flights(Generic[K, W]):
-    """The flights of one client."""
+    """The flights of one client.
+
+    max_flights: flights at once
+    max_waiters: waiters of one flight
+    """
 
     def __init__(self, *, max_flights: int = MAX_FLIGHTS, max_waiters: int = MAX_WAITERS) -> None:
         self._max_flights = max_flights
@@ -58,7 +73,7 @@ class Flights(Generic[K, W]):
         self._by_waiter: dict[W, Flight[K, W]] = {}
 
     def __len__(self) -> int:
-        """How many flights are live."""
+        """How many flights are under way, detached ones included."""
         return len(self._flights) + len(self._detached)
 
     @property
@@ -67,25 +82,29 @@ class Flights(Generic[K, W]):
         return len(self._by_waiter)
 
     def flight(self, key: K) -> Flight[K, W] | None:
-        """The flight that who asks for `key` joins, if there's one."""
+        """Return the flight for `key` that can be joined, or None."""
         return self._flights.get(key)
 
     def flight_of(self, waiter: W) -> Flight[K, W] | None:
-        """What `waiter` waits for, if it waits."""
+        """Return the flight that `waiter` waits for, or None."""
         return self._by_waiter.get(waiter)
 
+    def __iter__(self) -> Iterator[K]:
+        """Iterate over the keys of the flights that can be joined."""
+        return iter(self._flights)
+
     def is_live(self, flight: Flight[K, W]) -> bool:
-        """Whether a result of this flight would be taken."""
+        """Whether this flight is under way: its result would be accepted."""
         return self._flights.get(flight.key) is flight or flight in self._detached
 
     def detach(self, key: K) -> None:
-        """Let nobody else join the flight for `key`: those who wait have its answer, whoever comes has another's."""
+        """Let nobody else join the flight for `key`. Its waiters get its answer; the next caller begins another."""
         flight = self._flights.pop(key, None)
         if flight is not None:
             self._detached.add(flight)
 
     def join(self, key: K, waiter: W) -> Leading[K, W] | Joined | Crowded:
-        """Wait for `key`: as the leader where nobody fetches it yet. One waiter waits for one key at a time."""
+        """Wait for `key`: as the leader, if nobody fetches it yet. Raises ValueError if `waiter` waits already."""
         if waiter in self._by_waiter:
             raise ValueError("this waiter waits already; expected a new one for each look-up")
         flight = self._flights.get(key)
@@ -99,7 +118,7 @@ class Flights(Generic[K, W]):
         return Leading(waiter, flight) if flight.leader == waiter else Joined()
 
     def land(self, flight: Flight[K, W]) -> tuple[W, ...]:
-        """The flight is over: everyone who waited for it, in order of coming; nobody where it was over before."""
+        """End a flight. Returns its waiters in the order in which they came; none if it was over before."""
         if not self.is_live(flight):
             return ()
         self._end(flight)
@@ -109,7 +128,7 @@ class Flights(Generic[K, W]):
         return waiters
 
     def leave(self, waiter: W) -> Leading[K, W] | None:
-        """`waiter` was cancelled. Idempotent. Where it led, the next in line leads a flight of its own from now on."""
+        """`waiter` was cancelled. Idempotent. If it led, the next waiter leads a new flight, which is returned."""
         flight = self._by_waiter.pop(waiter, None)
         if flight is None:
             return None
@@ -134,9 +153,87 @@ class Flights(Generic[K, W]):
         return Leading(leader, successor)
 
     def _end(self, flight: Flight[K, W]) -> bool:
-        """The flight isn't live any more; whether it could be joined."""
+        """End a flight. Returns whether it could be joined."""
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
             return True
         self._detached.remove(flight)
         return False
+
+
+# --- back-off ---------------------------------------------------------------------------------------------------------
+
+# A host that's down is asked once a second, a host that's back is noticed within half a minute.
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 32.0
+# A tenth, as the reference spreads its retries.
+SPREAD: Final = 0.1
+# 2**20 seconds is past any bound on pauses; beyond it only overflow waits.
+_DOUBLINGS: Final = 20
+
+
+def doubled(seconds: float, times: int, *, most: float) -> float:
+    """Return `seconds` doubled that many times, but at most `most`."""
+    return min(seconds * 2.0 ** min(times, _DOUBLINGS), most)
+
+
+@frozen(eq=False)
+class Failure(Generic[E]):
+    """The last of `in_a_row` failures: its `cause`, when it was, and until when its key is left alone."""
+
+    cause: E
+    since: Instant
+    until: Instant
+    in_a_row: int
+
+
+class BackOff(Generic[K, E]):
+    """How long each key is left alone after failures: twice as long after each one in a row.
+
+    first: the pause after one failure, in seconds
+    longest: the longest pause, whatever a server asks for; jitter comes on top
+    most: keys remembered; the one that failed longest ago is forgotten for a new one
+    """
+
+    def __init__(self, *, most: int, first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> None:
+        self._first = first
+        self._longest = longest
+        self._failures: Lru[K, Failure[E]] = Lru(most)
+
+    def __len__(self) -> int:
+        """How many keys failed last."""
+        return len(self._failures)
+
+    def __iter__(self) -> Iterator[K]:
+        """Iterate over the keys that failed last."""
+        return iter(self._failures)
+
+    def last(self, key: K) -> Failure[E] | None:
+        """Return the failure that `key` ended with, or None if it never failed or has succeeded since."""
+        return self._failures.peek(key)
+
+    def current(self, key: K, *, now: Instant) -> Failure[E] | None:
+        """Return the failure for which `key` is left alone now, or None if it may be tried."""
+        failure = self._failures.peek(key)
+        return failure if failure is not None and now < failure.until else None
+
+    def failed(
+        self, key: K, cause: E, *, now: Instant, retry_after: float | None = None, jitter: float = 0.0
+    ) -> Failure[E]:
+        """Remember a failure.
+
+        retry_after: seconds for which the server asks to be left alone; it may prolong the pause up to the longest
+        jitter: in [0, 1); spreads the next tries of clients that failed together
+        """
+        before = self._failures.peek(key)
+        in_a_row = 1 if before is None else before.in_a_row + 1
+        pause = doubled(self._first, in_a_row - 1, most=self._longest)
+        if retry_after is not None:
+            pause = min(max(pause, retry_after), self._longest)
+        failure = Failure(cause, now, Instant(now + pause * (1.0 + SPREAD * jitter)), in_a_row)
+        self._failures.put(key, failure)
+        return failure
+
+    def forget(self, key: K) -> None:
+        """Forget the failures of `key`: it succeeded, or it is no longer the same."""
+        self._failures.pop(key)

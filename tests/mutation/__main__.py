@@ -50,6 +50,7 @@ BY_NAME = {
     "asap_core.auth.claims": ("auth/jwt", "auth/proofs"),
     "asap_core.auth.jws": ("auth/jwt", "auth/proofs"),
     "asap_core.auth.keyring": ("auth/jwt",),
+    "asap_core.auth.jwks": ("auth/jwt", "auth/proofs"),
     "asap_core.auth.jwt": ("auth/jwt", "auth/proofs"),
     "asap_core.auth.introspection": ("auth/introspection",),
     "asap_core.auth.token_cache": ("auth/token_cache",),

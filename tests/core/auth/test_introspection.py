@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asap_core import Authenticated
 from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
-from asap_core.auth.introspection import AskProvider, Introspector, Judged, NoVerdict, Question
+from asap_core.auth.introspection import AskProvider, Introspector, Judged, NoVerdict
 from asap_core.auth.introspection_response import (
     ActiveToken,
     FailureCause,
@@ -21,6 +21,7 @@ from asap_core.auth.introspection_response import (
     read_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
+from asap_core.client.flights import Flight
 from asap_core.clock import Moment
 from asap_core.lru import Lru
 from tests.moments import moment
@@ -149,7 +150,7 @@ class Asked:
 
     def ask(self, token: str, answer, now: float = 0.0):
         (asks,) = self.lookup(token, now)
-        (judged,) = self.settle(asks.question, answer, now)
+        (judged,) = self.settle(asks.flight, answer, now)
         return judged.verdict
 
 
@@ -164,10 +165,10 @@ class TestAskingOnce:
         assert isinstance(asks, AskProvider)
         assert made.lookup("t") == made.lookup("t") == ()
         assert (made.machine.waiting, made.machine.asking) == (3, 1)
-        judged = made.settle(asks.question, good())
+        judged = made.settle(asks.flight, good())
         assert [each.waiter for each in judged] == [1, 2, 3]
         assert len({id(each.verdict) for each in judged}) == 1
-        assert made.settle(asks.question, InactiveToken()) == ()
+        assert made.settle(asks.flight, InactiveToken()) == ()
         assert (made.machine.waiting, made.machine.asking, len(made.machine)) == (0, 0, 1)
         assert "'t'" not in repr(asks) + repr(judged) + repr(vars(made.machine))
 
@@ -218,7 +219,7 @@ class TestAskingOnce:
         made.lookup("b")
         assert made.lookup("c")[0].verdict is NoVerdict.CROWDED
         assert made.lookup("a") == ()
-        made.settle(first.question, InactiveToken())
+        made.settle(first.flight, InactiveToken())
         assert isinstance(made.lookup("c")[0], AskProvider)
 
     def test_who_asks_and_leaves_hands_over(self) -> None:
@@ -228,12 +229,12 @@ class TestAskingOnce:
         made.lookup("t")
         (asks,) = made.machine.abandon(1)
         assert (asks.waiter, made.machine.abandon(1), made.machine.abandon(3)) == (2, (), ())
-        assert made.settle(first.question, good()) == ()
-        assert [each.waiter for each in made.settle(asks.question, good())] == [2]
+        assert made.settle(first.flight, good()) == ()
+        assert [each.waiter for each in made.settle(asks.flight, good())] == [2]
         (asks,) = made.lookup("u")
         made.machine.abandon(asks.waiter)
         assert (made.machine.waiting, made.machine.asking) == (0, 0)
-        assert made.settle(asks.question, good()) == ()
+        assert made.settle(asks.flight, good()) == ()
 
 
 DOWN, ODD, DOUBTFUL = (
@@ -264,7 +265,7 @@ class TestATokenOfItsOwnTrouble:
             found = made.lookup("t", now)[0]
             if isinstance(found, AskProvider):
                 asked.append(now)
-                made.settle(found.question, ODD, now)
+                made.settle(found.flight, ODD, now)
             now += 0.5
         assert asked == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 95.0]
         assert isinstance(made.ask("t", good(), 127.0), Accepted)
@@ -373,7 +374,7 @@ class TestAProviderInTrouble:
         made = Asked()
         asks = [made.lookup(f"t{number}")[0] for number in range(50)]
         for each in asks:
-            made.settle(each.question, DOWN)
+            made.settle(each.flight, DOWN)
         assert isinstance(made.lookup("u", 1.0)[0], AskProvider)
 
     def test_what_it_said_is_believed_for_its_time_and_not_longer(self) -> None:
@@ -417,8 +418,8 @@ class IntrospectionLaws(RuleBasedStateMachine):
         for effect in effects:
             assert self.waiting[effect.waiter] == token, "an answer about another's token"
             match effect:
-                case AskProvider(_, question):
-                    self.questions[token] = question
+                case AskProvider(_, flight):
+                    self.questions[token] = flight
                 case Judged(waiter, verdict):
                     del self.waiting[waiter]
                     self.check(token, verdict)
@@ -526,9 +527,9 @@ class GoesByOneClock(Introspector[Any]):
 
 
 class ForgetsItsTrouble(Introspector[Any]):
-    def settle(self, question, answer, *, at):
-        effects = super().settle(question, answer, at=at)
-        self._next_try = float("-inf")  # type: ignore[assignment]
+    def settle(self, flight, answer, *, at):
+        effects = super().settle(flight, answer, at=at)
+        self._provider_failed.forget(None)
         return effects
 
 
@@ -541,9 +542,9 @@ class TakesOneForAll(Introspector[Any]):
 
 class AsksForEach(Introspector[Any]):
     def lookup(self, token, waiter, *, at):
-        held, self._questions = self._questions, {}
+        held, self._flights._flights = self._flights._flights, {}
         effects = super().lookup(token, waiter, at=at)
-        self._questions = {**held, **self._questions}
+        self._flights._flights = {**held, **self._flights._flights}
         return effects
 
 
@@ -554,10 +555,10 @@ class ForgetsWhoWaits(Introspector[Any]):
 
 
 class TakesLateAnswers(Introspector[Any]):
-    def _lead(self, digest, waiters):
-        asks = super()._lead(digest, waiters)
+    def _lead(self, leading):
+        asks = super()._lead(leading)
         self._good.clear()
-        return AskProvider(asks.waiter, Question(digest, asks.question.waiters))
+        return AskProvider(asks.waiter, Flight(asks.flight.key, asks.waiter, asks.flight.waiters))
 
 
 class BelievesATroubledProvider(Introspector[Any]):

@@ -579,7 +579,7 @@ class TestKeys:
     def test_without_keys_nothing_can_be_told(self) -> None:
         made: Any = JwtVerifier(policy(), secret=b"s" * 32)
         state = made.open(token(), at=moment(NOW, WALL))
-        assert state.fetch == FetchKeys(again=False, patience=None, round=0)
+        assert (state.fetch.again, state.fetch.patience) == (False, None)
         assert state.unavailable(at=moment(NOW, WALL)) == KeysUnavailable()
         assert made.open(token(), at=moment(NOW, WALL)) == KeysUnavailable()
         assert isinstance(made.open(token(), at=moment(NOW + 1, WALL)), NeedKeys)
@@ -741,7 +741,7 @@ class RingMachine(RuleBasedStateMachine):
     def take(self, found) -> None:
         if isinstance(found, FetchKeys):
             # Whoever joins a question under way asks nobody by that.
-            joins = any(ask.round == found.round for ask in self.pending)
+            joins = self.ring.waiting > 1
             self.pending.append(found)
             if found.again and not joins:
                 # A round that's over may not be asked again within the cool-down, whoever wants it.
@@ -764,7 +764,7 @@ class RingMachine(RuleBasedStateMachine):
             waited = bool(self.pending)
             found = self.ring.missing(now=self.now)
             if waited and not isinstance(found, FetchKeys):
-                assert not [ask for ask in self.pending if ask.round == self.ring._round]
+                assert not self.ring.waiting
             self.take(found)
 
     @rule()

@@ -150,7 +150,7 @@ def test_without_one_a_failure_is_for_all_who_ask_until_the_next_try() -> None:
     now: Any = 0.0
     failed: Any = None
     for _ in range(10):
-        failure = kept.tokens._failures.peek(KEY)
+        failure = kept.tokens._failures.last(KEY)
         assert failure is not None
         now = failure.until
         (failed,) = kept.fail(now)
@@ -160,7 +160,7 @@ def test_without_one_a_failure_is_for_all_who_ask_until_the_next_try() -> None:
     token = kept.tokens._tokens.peek(KEY)
     assert token is not None
     assert kept.settle(lead.flight, NotIssued(ERROR), 0.0) == (TokenGiven(lead.waiter, token),)
-    assert [failure.count for _, failure in kept.tokens._failures.items()] == [1]
+    assert [kept.tokens._failures.last(key).in_a_row for key in kept.tokens._failures] == [1]
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(0.5, 1.0), (20.0, 20.0), (86_400.0, 32.0)])
@@ -415,21 +415,22 @@ class GoesByOneClock(TokenCache[Any]):
 class ForgetsFailures(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         failure = super()._fail(key, outcome, **more)
-        self._failures.clear()
+        self._failures.forget(key)
         return failure
 
 
 class NeverSlowsDown(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
-        self._failures.pop(key)
+        self._failures.forget(key)
         return super()._fail(key, outcome, **more)
 
 
 class LetsItKeepUsAway(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         failure = super()._fail(key, outcome, **more)
-        self._failures.put(key, evolve(failure, until=more["now"] + max(outcome.retry_after or 0.0, 40.0)))
-        return failure
+        longer = evolve(failure, until=more["now"] + max(outcome.retry_after or 0.0, 40.0))
+        self._failures._failures.put(key, longer)
+        return longer
 
 
 class NeverRefreshes(TokenCache[Any]):

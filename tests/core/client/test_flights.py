@@ -9,11 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asap_core.client.flights import (
     MAX_FLIGHTS as MAX_FLIGHTS_AT_ONCE,
     MAX_WAITERS as MAX_WAITERS_AT_ONCE,
+    BackOff,
     Crowded,
     Flight,
     Flights,
     Joined,
     Leading,
+    doubled,
 )
 
 
@@ -309,3 +311,52 @@ def test_broken_coalescing_is_caught(mutant) -> None:
     machine = type("Machine", (CoalescingLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
         run_state_machine_as_test(machine, settings=hunt)
+
+
+class TestBackOff:
+    def test_pauses_double_up_to_the_longest(self) -> None:
+        back_off: Any = BackOff(most=9, first=2.0, longest=15.0)
+        pauses = [back_off.failed("k", "cause", now=100.0).until - 100.0 for _ in range(6)]
+        assert pauses == [2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
+        last = back_off.last("k")
+        assert (last.cause, last.since, last.in_a_row) == ("cause", 100.0, 6)
+
+    def test_by_default_from_a_second_to_half_a_minute(self) -> None:
+        back_off: Any = BackOff(most=1)
+        assert [back_off.failed("k", None, now=0.0).until for _ in range(7)] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0]
+
+    def test_a_key_is_left_alone_until_then(self) -> None:
+        back_off: Any = BackOff(most=9)
+        failure = back_off.failed("k", None, now=5.0)
+        assert back_off.current("k", now=5.9) is failure
+        assert back_off.current("k", now=6.0) is None
+        assert back_off.last("k") is failure
+        assert back_off.current("other", now=5.0) is back_off.last("other") is None
+
+    def test_success_begins_anew(self) -> None:
+        back_off: Any = BackOff(most=9)
+        back_off.failed("k", None, now=0.0)
+        back_off.failed("k", None, now=0.0)
+        back_off.forget("k")
+        back_off.forget("never failed")
+        assert (len(back_off), back_off.last("k")) == (0, None)
+        assert back_off.failed("k", None, now=0.0).in_a_row == 1
+
+    @pytest.mark.parametrize(("asked", "pause"), [(None, 4.0), (0.0, 4.0), (3.0, 4.0), (7.0, 7.0), (86_400.0, 10.0)])
+    def test_a_server_may_ask_for_more_within_the_longest(self, asked, pause) -> None:
+        back_off: Any = BackOff(most=9, first=4.0, longest=10.0)
+        assert back_off.failed("k", None, now=1.0, retry_after=asked).until == 1.0 + pause
+
+    def test_jitter_spreads_by_a_tenth(self) -> None:
+        back_off: Any = BackOff(most=9, first=10.0, longest=10.0)
+        assert back_off.failed("k", None, now=0.0, jitter=0.5).until == pytest.approx(10.5)
+
+    def test_it_is_bounded_and_forgets_who_failed_longest_ago(self) -> None:
+        back_off: Any = BackOff(most=2)
+        for key in ("a", "b", "a", "c"):
+            back_off.failed(key, None, now=0.0)
+        assert (list(back_off), len(back_off)) == (["a", "c"], 2)
+
+    def test_doubling_never_overflows(self) -> None:
+        assert doubled(1.0, 100_000, most=1e300) == 2.0**20
+        assert (doubled(3.0, 0, most=9.0), doubled(3.0, 1, most=9.0), doubled(3.0, 2, most=9.0)) == (3.0, 6.0, 9.0)
