@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Final
 
-from asap_core.wire.codec import to_json
-from asap_core.wire.json import MAX_DEPTH, write_json
 from asap_core.wire.manifest import Manifest, is_absolute_url
 from asap_core.wire.registry import Registry, RegistryEntry
 from asap_core.wire.registry_index import RegistryReader
@@ -69,9 +67,3 @@ def manifest_url(entry: RegistryEntry) -> str | None:
     if named:
         return named
     return f"{_base(entry)}{_MANIFEST_PATH}" if _base(entry) else None
-
-
-def write_registry(registry: Registry) -> bytes:
-    """Write a registry as JSON, as `read_registry` reads it; what was skipped on reading isn't in it."""
-    # Each entry may be as deep as any text.
-    return write_json(to_json(registry), max_depth=MAX_DEPTH + 2)

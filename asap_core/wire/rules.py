@@ -237,8 +237,6 @@ TEXT: Final = Rule("a string", lambda value: type(value) is str, exact=str)
 TEXTS: Final = several(TEXT)
 BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False, exact=bool)
 OBJECT: Final = Rule("an object", lambda value: type(value) is dict, exact=dict)
-INTEGER: Final = integer()
-NUMBER: Final = number()
 URN: Final = matching(
     # One or two lower-case segments; fullmatch, since `$` would let a trailing newline through (fault 75).
     re.compile(r"urn:asap:agent:[a-z0-9-]+(?::[a-z0-9-]+)?"),

@@ -92,11 +92,6 @@ class Task:
             )
         return evolve(self, status=to, updated_at=utc(wall))
 
-    @property
-    def can_be_cancelled(self) -> bool:
-        """Whether the table lets it move to cancelled."""
-        return TaskStatus.CANCELLED in TRANSITIONS[self.status]
-
 
 @frozen(kw_only=True)
 class AgentRecord:

@@ -48,8 +48,9 @@ from asap_core.net.outbound import Allowed, UrlRefused, judge_url
 from asap_core.net.urls import is_loopback, origin_of, without_credentials
 from asap_core.refusals import KINDS, Refusal
 from asap_core.testing import envelopes, json_values, manifests
-from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope
-from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry, write_registry
+from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope, to_json
+from asap_core.wire.json import write_json
+from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry
 from asap_core.wire.task import TRANSITIONS, Task, TaskStatus
 
 
@@ -688,7 +689,7 @@ class TestRegistries:
         assert (entry.id, entry.skills, entry.asap_version) == (manifest.id, manifest.skill_ids, "0.1")
 
     def test_one_written_is_read_back(self) -> None:
-        assert read_registry(write_registry(self.registry())) == self.registry()
+        assert read_registry(write_json(to_json(self.registry()))) == self.registry()
 
 
 class TestTasks:
@@ -712,8 +713,6 @@ class TestTasks:
         assert {status for status in TaskStatus if status.terminal} == {
             TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED,
         }  # fmt: skip
-        assert self.TASK.can_be_cancelled
-        assert not evolve(self.TASK, status=TaskStatus.FAILED).can_be_cancelled
 
 
 class TestWho:
