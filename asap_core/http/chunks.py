@@ -1,8 +1,8 @@
-"""The frame of a chunked body (RFC 9112 §7.1): sizes, extensions and trailers, held to their grammar.
+"""The framing of chunked bodies (RFC 9112 §7.1): sizes, extensions and trailers are checked against their grammar.
 
-h11 reads the body; it lets bare line feeds, spaces and any extension pass, where two readers may disagree about where
-the body ends and the next request begins. `ChunkFrames` goes along with the bytes in front of it, and finds what a head
-may not contain either. The answer is the same however the bytes were cut.
+h11 reads the body, but it accepts bare line feeds, blanks and any extension, and there two readers may disagree about
+where the body ends and the next request begins (request smuggling). `ChunkFrames` sees the bytes before h11 does. Its
+answer doesn't depend on how the bytes are split.
 """
 
 import re
@@ -10,13 +10,13 @@ from typing import Final
 
 from asap_core.http.grammar import CONTROL, QUOTED_STRING, TOKEN
 
-# RFC 9112 §7.1 and §7.1.1, without the optional whitespace that nothing sends and some take for part of the size. 16
-# hexadecimal digits are more than any body has.
+# RFC 9112 §7.1 and §7.1.1, but without optional whitespace: nobody sends it, and some readers take it for part of the
+# size. 16 hexadecimal digits are more than any body needs.
 _SIZE: Final = re.compile(rf"([0-9A-Fa-f]{{1,16}})(?:;{TOKEN}(?:=(?:{TOKEN}|{QUOTED_STRING}))?)*".encode("latin-1"))
 _FIELD: Final = re.compile(rf"({TOKEN}):.*".encode("latin-1"), re.DOTALL)
 _CONTROL: Final = re.compile(CONTROL.encode("latin-1"))
-# What decides how a request is read, from whom, and for what can't come after it was decided (RFC 9110 §6.5.1): who
-# puts it there believes that it counts.
+# RFC 9110 §6.5.1: no fields for framing, routing, authentication or content format. Those were evaluated before the
+# body; in a trailer they would be ignored, while the sender expects that they count.
 _NOT_IN_TRAILERS: Final = frozenset(
     b"asap-version authorization connection content-encoding content-length content-type dpop expect forwarded host "
     b"if-none-match origin te trailer transfer-encoding x-forwarded-for x-idempotency-key".split()
@@ -24,7 +24,11 @@ _NOT_IN_TRAILERS: Final = frozenset(
 
 
 class ChunkFrames:
-    """Follows one chunked body. A line has `max_line` bytes at most, and so have all trailers, `max_fields` of them."""
+    """Follows one chunked body.
+
+    `max_line`: bytes of one line, and of all trailers together.
+    `max_fields`: the number of trailers.
+    """
 
     __slots__ = ("_content", "_fields", "_in_trailers", "_line", "_max_fields", "_max_line", "_size", "ended")
 
@@ -35,13 +39,13 @@ class ChunkFrames:
         self._content: int | None = None
         self._in_trailers = False
         self.ended: bool = False
-        """Whether the body is over."""
+        """Whether the last byte of the body was seen."""
         self._size = self._fields = 0
 
     def feed(self, data: bytes) -> str | None:
-        """Follow the next bytes: returns what would have been right if they are wrong, None if they aren't.
+        """Follow the next bytes. Returns what would have been right if they are wrong, else None.
 
-        What comes after the body's end isn't looked at.
+        Bytes after the body's end are ignored.
         """
         at = 0
         while at < len(data) and not self.ended:
@@ -69,7 +73,7 @@ class ChunkFrames:
         text = line[:-2]
         if self._in_trailers:
             return self._take_trailer(text)
-        if self._content == 0:  # what stands between a chunk's last byte and the next one's size
+        if self._content == 0:  # between a chunk's last byte and the next chunk's size
             self._content = None
             return "CR LF after each chunk" if text else None
         match = _SIZE.fullmatch(text)

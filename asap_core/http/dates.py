@@ -1,4 +1,4 @@
-"""Read dates in HTTP header fields: one of the three forms of RFC 9110 §5.6.7, and nothing else."""
+"""Dates in HTTP header fields, in the three forms of RFC 9110 §5.6.7 and no other."""
 
 import re
 from datetime import UTC, datetime
@@ -27,17 +27,17 @@ _TWO_DIGITS: Final = 2
 
 
 def parse_http_date(value: str, *, wall: WallTime) -> WallTime | None:
-    """Read an HTTP-date in any of its three forms, or return None. Never raises.
+    """Read an HTTP-date in any of its three forms. Returns None for any other text; never raises.
 
-    `wall` is the time now: the year of the rfc850 form has two digits. Whether the day of the week is the date's isn't
-    checked.
+    `wall`: the current time, since years of the rfc850 form have two digits.
+    Whether the day of the week fits the date isn't checked.
     """
     match = next((match for form in _FORMS if (match := form.fullmatch(value)) is not None), None)
     if match is None:
         return None
     try:
         return WallTime(_moment(match, wall).timestamp())
-    except ValueError:  # there's no such day
+    except ValueError:  # no such day in this month
         return None
 
 
@@ -56,6 +56,6 @@ def _moment(match: re.Match[str], wall: WallTime) -> datetime:
 
 def _in_year(match: re.Match[str], year: int) -> datetime:
     month, day = _MONTHS.index(match["month"].lower()) + 1, int(match["day"])
-    # RFC 9111 §4.2: of what can't be represented, "the nearest time equal to or earlier than the received value".
+    # RFC 9111 §4.2: a leap second can't be represented; use "the nearest time equal to or earlier than" it.
     time = (23, 59, 59) if match["hour"] is None else (int(match["hour"]), int(match["minute"]), int(match["second"]))
     return datetime(year, month, day, *time, tzinfo=UTC)

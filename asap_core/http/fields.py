@@ -1,7 +1,7 @@
 """Header fields that are lists or have parameters, read by their grammar (RFC 9110 §5.6), never by `split`.
 
-A comma, a semicolon or an equals sign inside a quoted-string separates nothing. What can't be read ends the reading:
-nothing behind it is guessed at. The patterns are possessive, so that reading takes linear time whatever the text.
+A comma, a semicolon or an equals sign inside a quoted-string is no separator. Reading ends at the first part that isn't
+well-formed; what follows it is ignored. The patterns are possessive, so that reading takes linear time for any text.
 Texts are field values decoded as Latin-1, a character for each byte.
 """
 
@@ -15,19 +15,20 @@ _PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
 def _unquoted(text: str) -> str:
-    """The value of a quoted-string in its quotes."""
+    """Return the value of a quoted-string (RFC 9110 §5.6.4)."""
     return _PAIR.sub(r"\1", text[1:-1])
 
 
-# The last member of a list is the first of the reversed text. Within quotes a quote ends the string unless an odd
-# number of backslashes stands before it, which in the reversed text is behind it.
+# The last member of a list is the first of the reversed text. A quote ends a quoted-string unless an odd number of
+# backslashes precedes it; in the reversed text they follow it.
 _LAST: Final = re.compile(r'((?:[^",]++|"(?:[^"]++|"(?=\\(?:\\\\)*+(?!\\)))*+")*+)(?:,|\Z)')
 
 
 def last_members(text: str) -> Iterator[str | None]:
-    """The members of a list from its right end, blanks around them removed; None, and no more, if one can't be read.
+    """Iterate over the members of a list from its right end, without the blanks around them.
 
-    For lists that each hop appends to: what stands further left can't change how a well-formed member is read.
+    Ends with None at a member that isn't well-formed. For lists that each hop appends to: what is further left can't
+    change how a well-formed member is read.
     """
     backwards, at = text[::-1], 0
     while True:
@@ -42,20 +43,23 @@ def last_members(text: str) -> Iterator[str | None]:
 
 
 def members(text: str) -> list[str]:
-    """The members of a list, in order, blanks around them removed. Empty if one of them can't be read."""
+    """Return the members of a list, in order, without the blanks around them. Empty if one isn't well-formed."""
     if '"' not in text:
         return [member.strip(WHITESPACE) for member in text.split(",")]
     found = [*last_members(text)]
     return [member for member in reversed(found) if member is not None] if found[-1] is not None else []
 
 
-# RFC 7239 §4 has tokens and quoted-strings here. Gateways also write addresses with ports and brackets unquoted, so an
-# unquoted value is all that's visible and separates nothing.
+# RFC 7239 §4 allows tokens and quoted-strings. Gateways also write addresses with ports and brackets unquoted, so an
+# unquoted value may have all visible characters that aren't separators.
 _PARAMETER: Final = re.compile(rf"[ \t]*+(?:({TOKEN})=(?:({QUOTED_STRING})|([!#-+\--:<-\[\]-~]*+)))?+[ \t]*+(?:;|\Z)")
 
 
 def parameters(text: str) -> dict[str, str] | None:
-    """Read `name=value;name="value"`: the values by lower-case name. None if it isn't that, or has a name twice."""
+    """Read `name=value;name="value"` into values by lower-case name.
+
+    Returns None if the text has another form, or a name twice.
+    """
     found: dict[str, str] = {}
     at = 0
     while at < len(text):
@@ -72,10 +76,10 @@ def parameters(text: str) -> dict[str, str] | None:
 
 
 CHALLENGE_SCHEME: Final = ""
-"""The key of a challenge's scheme among its parameters: no parameter has an empty name."""
+"""The key under which `challenges` returns the scheme: no parameter has an empty name."""
 
-# RFC 9110 §11.6.1: schemes and their parameters in one list; a name before "=" is a parameter's, any other a scheme's,
-# perhaps with a token68. Some servers leave out the commas, so blanks separate as well.
+# RFC 9110 §11.6.1: schemes and their parameters in one list. A name before "=" is a parameter; any other is a scheme,
+# with or without a token68. Some servers omit the commas, so blanks separate as well.
 _AUTH_PARAMETER: Final = rf"({TOKEN})[ \t]*+=[ \t]*+(?:({QUOTED_STRING})|({TOKEN}))"
 _AUTH_SCHEME: Final = rf"({TOKEN})(?:[ ]++[A-Za-z0-9._~+/-]++=*+(?=[ \t]*+(?:,|\Z)))?"
 _CHALLENGE: Final = re.compile(rf"[ \t,]*+(?:{_AUTH_PARAMETER}|{_AUTH_SCHEME})(?=[ \t,]|\Z)")
@@ -84,7 +88,7 @@ _CHALLENGE: Final = re.compile(rf"[ \t,]*+(?:{_AUTH_PARAMETER}|{_AUTH_SCHEME})(?
 def challenges(text: str) -> list[dict[str, str]]:
     """Read WWW-Authenticate: the parameters of each challenge by lower-case name, its scheme as `CHALLENGE_SCHEME`.
 
-    The reading ends at what can't be read. Of a parameter that's there twice the first counts.
+    Reading ends at the first part that isn't well-formed. If a parameter is repeated, the first one counts.
     """
     found: list[dict[str, str]] = []
     at = 0

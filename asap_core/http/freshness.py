@@ -1,7 +1,8 @@
 """How long a fetched document may be used: pure functions from response headers to lifetimes (RFC 9111, RFC 5861).
 
-This is a private cache: `s-maxage` and `private` don't concern it. Heuristics (RFC 9111 §4.2.2) are off: where the
-headers are silent the document's own `ttl_seconds` counts, then policy's default. Whatever is malformed is stale.
+Rules: the cache is private, so `s-maxage` and `private` don't apply. There are no heuristics (RFC 9111 §4.2.2): if the
+headers give no lifetime, the document's own `ttl_seconds` applies, then the policy's default. Malformed values are
+treated as stale.
 """
 
 import re
@@ -20,24 +21,26 @@ HeaderPairs = Sequence[tuple[str, str]]
 
 @frozen(kw_only=True)
 class FreshnessPolicy:
-    """Bounds on what a server may ask for, in seconds."""
+    """Default and upper bounds of the lifetimes that servers ask for, in seconds."""
 
     default: float = field(default=300.0, validator=number(least=0))
-    """Where neither headers nor the document say anything: the reference's time to live."""
+    """If neither headers nor the document give a lifetime. 300 s is the reference's time to live."""
     most: float = field(default=86_400.0, validator=number(least=0))
-    """A manifest that moved should be noticed within a day, whatever its old server said: the reference's cap."""
+    """The longest lifetime: a manifest that moved is noticed within a day. The reference has the same limit."""
     stale_while_revalidate: float = field(default=3_600.0, validator=number(least=0))
-    """The most that a server may allow; nothing where it allows nothing."""
+    """The most that a server may allow (RFC 5861 §3); 0 if the server doesn't allow any."""
     stale_if_error: float = field(default=86_400.0, validator=number(least=0))
-    """How long past its lifetime a document serves while its server fails, unless the server forbids it: a day."""
+    """How long past its lifetime a document may be used while its server fails, unless the server forbids it."""
 
 
 @frozen(kw_only=True)
 class Freshness:
-    """What the headers allow, counted from the moment of the response.
+    """What the headers allow, in seconds from the time of the response.
 
-    For `fresh_for` seconds it's good as it is; for `revalidate_for` more it may be used while somebody asks again; for
-    `error_for` more than `fresh_for`, while the server fails. `store` false: it answers those who wait and isn't kept.
+    `store`: whether the document may be cached; if not, it only answers the callers that wait for it.
+    `fresh_for`: how long it may be used without asking again.
+    `revalidate_for`: how long after that it may be used while it's being revalidated.
+    `error_for`: how long after `fresh_for` it may be used while the server fails.
     """
 
     store: bool
@@ -45,7 +48,7 @@ class Freshness:
     revalidate_for: float = 0.0
     error_for: float = 0.0
     error_told: bool = False
-    """Whether the server says itself how long that is, or that it mustn't be."""
+    """Whether `error_for` comes from the server's headers, not from policy's default."""
     etag: str | None = None
     last_modified: str | None = None
 
@@ -53,7 +56,10 @@ class Freshness:
 def freshness_of(
     headers: HeaderPairs, *, policy: FreshnessPolicy, wall: WallTime, ttl: float | None = None
 ) -> Freshness:
-    """Read a response's lifetimes. Never raises. `ttl` is what the document says of itself."""
+    """Read the lifetimes of a response. Never raises.
+
+    `ttl`: the document's own `ttl_seconds`, if it has one.
+    """
     fields = _collect(headers)
     directives = _directives(fields.get("cache-control", []))
     # RFC 9111 §5.2.2.2: "a cache MUST NOT reuse that response [once stale] until it has been successfully validated".
@@ -76,8 +82,8 @@ def freshness_of(
 
 def _may_store(fields: Mapping[str, list[str]], directives: Mapping[str, list[str | None]]) -> bool:
     # RFC 9111 §5.2.2.5: "a cache MUST NOT store any part of … the response". §4.1: "a stored response with a Vary
-    # header field value containing a member "*" always fails to match". Other members are as they were: each request
-    # for a document is made alike.
+    # header field value containing a member "*" always fails to match". Other members can be ignored: all
+    # requests for a document have the same headers.
     members = {member.strip() for line in fields.get("vary", []) for member in line.split(",")}
     return "no-store" not in directives and "*" not in members
 
@@ -100,13 +106,14 @@ def _lifetime(
         # RFC 9110 §6.6.1: without a Date it's the time at which the response was received.
         date = parse_http_date(fields["date"][0], wall=wall) if len(fields.get("date", [])) == 1 else wall
         return 0.0 if expires is None else expires - (wall if date is None else date)
-    # §4.2.2: "a cache MAY assign a heuristic expiration time"; a tenth of the age of a file says nothing of an agent.
+    # §4.2.2: "a cache MAY assign a heuristic expiration time". Not here: the usual one, a tenth of the time since
+    # Last-Modified, says nothing about an agent.
     return policy.default if ttl is None else max(ttl, 0.0)
 
 
 def _age(fields: Mapping[str, list[str]]) -> float:
-    # §4.2.3 also takes wall - Date into account; clocks of two hosts differ by more than agents' responses are old, and
-    # a wrong guess here would make every document of a skewed host stale. Age is counted by clocks that agree.
+    # §4.2.3 also uses wall - Date. Not here: clocks of two hosts often differ by more than a response's real age, and
+    # then every document of that host would be stale. Age is measured by one clock.
     # §5.1: "use the first member of the field value"; where that's invalid, "a cache SHOULD ignore the field".
     values = fields.get("age", [])
     return (_seconds([values[0].split(",")[0].strip()]) or 0.0) if values else 0.0
@@ -139,14 +146,14 @@ _MEMBER: Final = re.compile(rf"[ \t]*+(?:({TOKEN})(?:=(?:({QUOTED_STRING})|({TOK
 
 
 def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
-    """The arguments of each directive, None where one has none."""
+    """Return the arguments of each directive by lower-case name; None for a directive without an argument."""
     found: dict[str, list[str | None]] = {}
     for line in lines:
         at = 0
         while at < len(line):
             member = _MEMBER.match(line, at)
             if member is None:
-                # What can't be read is stale (§4.2.1), and what restricts is honoured if it's named in there at all.
+                # A malformed rest is stale (§4.2.1), and every directive that is named in it is honoured.
                 for name in ("max-age", *_NAMES.findall(line, at)):
                     found.setdefault(name.lower(), []).append(None)
                 break
@@ -156,13 +163,13 @@ def _directives(lines: Sequence[str]) -> dict[str, list[str | None]]:
     return found
 
 
-# §1.2.2: what is greater than can be represented, "the cache MUST consider … to be 2147483648 (2^31)".
+# §1.2.2: a value greater than can be represented, "the cache MUST consider … to be 2147483648 (2^31)".
 _MAX_DELTA: Final = 2_147_483_648.0
 _DELTA: Final = re.compile(r"\d+", re.ASCII)
 
 
 def _seconds(values: Sequence[str | None]) -> float | None:
-    """delta-seconds (§1.2.2), or None where there's not exactly one value, or it's malformed."""
+    """Read delta-seconds (§1.2.2). Returns None if there isn't exactly one value, or if it's malformed."""
     if len(values) != 1 or values[0] is None or _DELTA.fullmatch(values[0]) is None:
         return None
     return min(float(values[0].lstrip("0")[:20] or 0), _MAX_DELTA)
@@ -170,7 +177,7 @@ def _seconds(values: Sequence[str | None]) -> float | None:
 
 def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
     values = fields.get(name, [])
-    # It's sent back in a request header: one line of visible ASCII, of a sensible length.
+    # It's sent back in a request header, so it must be one line of visible ASCII, of a reasonable length.
     fits = len(values) == 1 and 0 < len(values[0]) <= _MAX_VALIDATOR and values[0].isascii() and values[0].isprintable()
     return values[0] if fits else None
 
@@ -179,9 +186,9 @@ _MAX_VALIDATOR: Final = 1024
 
 
 def parse_retry_after(value: str, *, wall: WallTime) -> float | None:
-    """Read Retry-After (RFC 9110 §10.2.3) as seconds from now, 0 or more, or None where it's malformed.
+    """Read Retry-After (RFC 9110 §10.2.3) as seconds from now, at least 0. Returns None if it's malformed.
 
-    The caller caps it: a server mustn't park a client for years (fault 48).
+    The caller must limit it: a server could ask for years (fault 48).
     """
     seconds = _seconds([value.strip(WHITESPACE)])
     if seconds is not None:

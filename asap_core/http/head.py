@@ -1,8 +1,9 @@
-"""The head of an HTTP request, held to its grammar where it decides something: whole, small enough, with one reading.
+"""The head of an HTTP request: complete, within its limits, and with one meaning to every reader.
 
-`HeadReader` judges bytes before a parser sees them. h11 is lenient where smuggling lives: bare line feeds, folded
-lines, a list of lengths, a length beside a transfer coding. What passes has none of them, however the bytes were cut.
-`judge` judges a head that a driver hands over, so that the decision is the same if another server read the bytes.
+`HeadReader` checks bytes before h11 parses them. h11 accepts what request smuggling is made of: bare line feeds, folded
+lines, lists of lengths, a length beside a transfer coding. Heads that pass have none of these, however the bytes were
+split. `judge` checks a head that a driver passes to an Exchange, so that the decision is the same if another HTTP
+server read the bytes.
 """
 
 import re
@@ -16,7 +17,7 @@ from asap_core.http.grammar import CONTROL
 
 @frozen
 class Head:
-    """A head that can be parsed, with its closing empty line, and what came after it."""
+    """A head that can be parsed, with its closing empty line, and the bytes that followed it."""
 
     data: bytes
     rest: bytes
@@ -24,18 +25,18 @@ class Head:
 
 @frozen
 class BadHead:
-    """No HTTP request that this server answers: the status to close with, and what would have been right."""
+    """A head that is refused: the status to answer with, and what would have been right. The connection is closed."""
 
     status: int
     expected: str
 
 
 _END: Final = b"\r\n\r\n"
-# RFC 9112 §2.2 on bare CR and LF, RFC 9110 §5.5 on NUL and other control characters: HTAB alone may be there.
-# A class first, which is what the search skips by; then which of them it is, and for CR and LF whether it's bare.
+# RFC 9112 §2.2 on bare CR and LF, RFC 9110 §5.5 on NUL and other control characters: only HTAB is allowed. The class
+# comes first, since the search skips by it; then, for CR and LF, whether the other one is beside it.
 _BARE: Final = re.compile(CONTROL.encode("latin-1") + rb"(?:(?<![\r\n])|(?<=\r)(?!\n|\Z)|(?<=\n)(?<!\r\n))")
 _VERSION: Final = re.compile(rb"HTTP/(\d+)\.(\d+)")
-# What request methods are made of, near enough: the rest never begins a request (a TLS hello is 0x16).
+# Methods begin with a letter. Other bytes never begin a request (a TLS hello begins with 0x16).
 _FIRST: Final = re.compile(rb"[A-Za-z]")
 
 
@@ -53,13 +54,13 @@ class HeadReader:
 
     @property
     def started(self) -> bool:
-        """Whether any byte of the head has come."""
+        """Whether any byte of the head was received."""
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> "Head | BadHead | None":
-        """Take the next bytes: the head once it's whole, what's wrong as soon as it's seen, or None: more is needed."""
+        """Take the next bytes. Returns the head if it's complete, `BadHead` if it's wrong, None if more is needed."""
         self._buffer += data
-        # RFC 9112 §2.2: a server should ignore an empty line before the request line. One: more is not a client's slip.
+        # RFC 9112 §2.2: a server SHOULD ignore at least one empty line before the request line. Only one is ignored.
         if not self._skipped and self._buffer.startswith(b"\r\n"):
             del self._buffer[:2]
             self._seen = 0
@@ -74,14 +75,14 @@ class HeadReader:
         return self._judge(head) or Head(head, bytes(self._buffer[stop:]))
 
     def _bad_bytes(self, stop: int) -> BadHead | None:
-        # Of two faults the one that comes first in the bytes counts, so that no cut of them changes the answer.
+        # Of two faults the first in the bytes counts, so that the answer doesn't depend on how they are split.
         if self._buffer and _FIRST.match(self._buffer) is None and self._buffer != b"\r":
             return BadHead(400, "an HTTP/1.1 request")
-        # RFC 9112 §2.2 lets a recipient take a bare LF for a line end, and says nothing good of a bare CR.
+        # RFC 9112 §2.2: a recipient MAY accept a bare LF as a line end, which isn't done here, but not a bare CR.
         if _BARE.search(self._buffer, max(0, self._seen - 1), min(stop, self._max_size)):
             return BadHead(400, "lines that end in CR LF, without control characters")
         if stop > self._max_size:
-            # RFC 6585 §5; a request line this long is refused the same, whichever of the two it is.
+            # RFC 6585 §5. A request line that is too long gets the same status.
             return BadHead(431, f"a request line and headers of at most {self._max_size} bytes")
         return None
 
@@ -105,18 +106,18 @@ def _judge_request_line(line: bytes) -> BadHead | None:
 def _judge_fields(request_line: bytes, fields: list[bytes]) -> BadHead | None:
     names = [field.partition(b":")[0].lower() for field in fields]
     if any(field[:1] in (b" ", b"\t") for field in fields):
-        # RFC 9112 §5.2: obsolete folding, to be refused or unfolded.
+        # RFC 9112 §5.2: a server must either refuse obsolete line folding or replace it by blanks.
         return BadHead(400, "header fields on one line each")
     if any(name != name.strip() for name in names):
-        # RFC 9112 §5.1: whitespace before the colon has been read as part of the name, and as not.
+        # RFC 9112 §5.1: some readers take whitespace before the colon as part of the name, others don't.
         return BadHead(400, "header names without whitespace before the colon")
     if b"transfer-encoding" in names and (b"content-length" in names or request_line.endswith(b"/1.0")):
-        # RFC 9112 §6.1: an attempt at request smuggling; the message's end isn't certain.
+        # RFC 9112 §6.1: two framings, between which readers choose differently: an attempt at request smuggling.
         return BadHead(400, _ONE_FRAMING)
     lengths = [
         field.partition(b":")[2].strip(b" \t") for field, name in zip(fields, names, strict=True) if name == _LENGTH
     ]
-    # RFC 9110 §8.6 would have equal ones in a list taken for one, but says that refusing them is as good.
+    # RFC 9110 §8.6: a list of equal lengths may be refused or taken as one.
     if len(lengths) > 1 or not all(map(_is_length, lengths)):
         return BadHead(400, _ONE_LENGTH)
     return None
@@ -130,16 +131,17 @@ _is_length: Final = re.compile(rb"[0-9]+").fullmatch
 
 # --- what any driver hands over --------------------------------------------------------------------------------------
 
-# RFC 3986 §3.3: what a path is made of. All else comes percent-encoded.
+# RFC 3986 §3.3: the characters of a path. All others are percent-encoded.
 _PATH: Final = r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]++|%[0-9A-Fa-f]{2})*+"
-# RFC 3986 has less in a query; browsers leave this much as it is (URL Standard, query percent-encode set).
+# RFC 3986 §3.4 allows fewer characters in a query, but browsers don't encode these (URL Standard, query percent-encode
+# set).
 _QUERY: Final = r"[!$-;=?-~]*"
-# RFC 3986 §3.2.2 and §3.2.3, without user information (RFC 9110 §4.2.4). In brackets there may be a zone (RFC 6874), as
-# clients write it that reach link-local addresses, its "%" encoded or not.
+# RFC 3986 §3.2.2 and §3.2.3, without user information (RFC 9110 §4.2.4). In brackets there may be a zone (RFC 6874),
+# its "%" encoded or not: some clients send the zone of a link-local address.
 _HOST: Final = r"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++)"
 _PORT: Final = r"(?::[0-9]{0,5})?"
-# RFC 9112 §3.2.1 and §3.2.2, in which the host isn't empty (RFC 9110 §4.2.1). A path is written out where a query
-# follows: "http://a?/b" has been read as a request for "/" and for "/b".
+# RFC 9112 §3.2.1 and §3.2.2; the host isn't empty (RFC 9110 §4.2.1). A path must precede a query: readers take
+# "http://a?/b" as a request for "/" or for "/b".
 _TARGET: Final = re.compile(rf"(?:[Hh][Tt][Tt][Pp][Ss]?://{_HOST}{_PORT}(?=/|\Z))?(?:({_PATH})(?:\?{_QUERY})?)?")
 _AUTHORITY: Final = re.compile(rf"{_HOST}?{_PORT}")
 
@@ -158,7 +160,7 @@ def path_of(target: str, method: str) -> str | None:
 
 
 def judge(method: str, target: str, headers: Mapping[bytes, bytes]) -> str | BadHead:
-    """The path that a head asks for, or what is wrong with it. `headers` are as `collect` has them."""
+    """Return the path that a head asks for, or what is wrong with it. `headers`: as returned by `collect`."""
     path = path_of(target, method)
     if path is None:
         return BadHead(400, "a request target that is a path, such as /asap, or an http URL with one")
@@ -168,6 +170,6 @@ def judge(method: str, target: str, headers: Mapping[bytes, bytes]) -> str | Bad
     if length is not None and (coding is not None or not _is_length(length)):
         return BadHead(400, _ONE_LENGTH if coding is None else _ONE_FRAMING)
     if coding is not None and coding.lower() != b"chunked":
-        # RFC 9112 §6.1: 501 for a transfer coding that isn't understood. Drivers undo "chunked", and no other.
+        # RFC 9112 §6.1: 501 for a transfer coding that isn't understood. Drivers decode "chunked" and no other.
         return BadHead(501, "no Transfer-Encoding but chunked")
     return path

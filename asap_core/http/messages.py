@@ -14,12 +14,12 @@ from asap_core.wire.json import write_json
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# One call of a decoder makes no more than this, so that a bomb is noticed one block after the limit, not at its end.
+# One call of a decoder returns at most this, so that a decompression bomb is noticed one block after the limit.
 _BLOCK: Final = 65_536
 
 
 def _findable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers, once it's sure that each is found under its name. Once for each request: 0.7 µs for ten."""
+    """Check that names are bytes in lower case, in which form they are looked up. 0.7 µs for ten headers."""
     try:
         pairs = tuple(headers)
         for name, value in pairs:
@@ -34,11 +34,15 @@ def _findable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 @frozen(kw_only=True)
 class Request:
-    """The head of a request. `target` is the request target as received, `peer` the address that it came from.
+    """The head of a request; its body comes later, through `ReadBody`.
 
-    All whose `peer` isn't an IP address share what peers have, and need authentication for idempotency keys.
-    `local` is the address that the server listens on; without it web pages of this machine are strangers. The body
-    comes later, through `ReadBody`. Raises ValueError if names of headers aren't bytes in lower case.
+    `target`: the request target as received.
+    `headers`: pairs of bytes, names in lower case.
+    `peer`: the IP address that the request came from. All requests whose `peer` is something else share one peer's
+        limits, and need authentication to use idempotency keys.
+    `local`: the address that the server listens on; without it web pages of this machine are refused as foreign.
+
+    Raises: ValueError if one of these has another type, or a header's name isn't in lower case.
     """
 
     method: str
@@ -54,7 +58,7 @@ class Request:
 
 @frozen(kw_only=True)
 class Response:
-    """A whole response. `close` asks the driver to end the connection after it: the request's body was not read."""
+    """A whole response. `close` asks the driver to close the connection after it: the request's body wasn't read."""
 
     status: int
     headers: Headers = ()
@@ -63,7 +67,7 @@ class Response:
 
 
 def collect(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """All headers by name, each as one list where it's repeated (RFC 9110 §5.3): for whoever looks at several."""
+    """Return all headers by name; the values of a repeated one are joined by commas (RFC 9110 §5.3)."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         found[name] = found[name] + b", " + value if name in found else value
@@ -71,12 +75,12 @@ def collect(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """All values of a header, in order. `name` is in lower case."""
+    """Return all values of a header, in order. `name`: in lower case."""
     return [value for key, value in headers if key == name]
 
 
 def json_response(status: int, value: object, headers: Headers = (), *, close: bool = False) -> Response:
-    """A response with a JSON body."""
+    """Make a response with a JSON body."""
     return Response(
         status=status,
         headers=((b"content-type", b"application/json"), *headers),
@@ -85,22 +89,22 @@ def json_response(status: int, value: object, headers: Headers = (), *, close: b
     )
 
 
-# RFC 9110 §8.8.3: what stands between the quotes may be a comma or an asterisk as well; some also write blanks there.
+# RFC 9110 §8.8.3: commas and asterisks are allowed between the quotes. Blanks aren't, but some servers write them.
 _ENTITY_TAGS: Final = re.compile(rb'"[\x20\x21\x23-\x7e\x80-\xff]*"')
 
 
 def matches_etag(values: Iterable[bytes], etag: str) -> bool:
-    """Whether an If-None-Match header names `etag`: by weak comparison, a lone `*` being any (RFC 9110 §13.1.2)."""
+    """Whether an If-None-Match header matches `etag`: `*` always does; else by weak comparison (RFC 9110 §13.1.2)."""
     wanted = etag.encode("ascii")
     return any(value.strip() == b"*" or wanted in _ENTITY_TAGS.findall(value) for value in values)
 
 
 class BadCoding(ValueError):
-    """The body isn't what its Content-Encoding says, or ends too early."""
+    """The body isn't in the coding that Content-Encoding names, or is incomplete."""
 
 
 class BodyTooLarge(ValueError):
-    """The body, inflated, is larger than policy allows. `limit` is in bytes."""
+    """The body, decoded, is larger than policy allows. `limit` is in bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"expected at most {limit} bytes")
@@ -108,32 +112,32 @@ class BodyTooLarge(ValueError):
 
 
 class Inflater(Protocol):
-    """A content decoding in steps, so that nothing is inflated beyond what there's room for."""
+    """A content decoder that works in steps, so that no more is decoded than there is room for."""
 
     def inflate(self, data: bytes, room: int) -> bytes:
-        """Take `data` and return about `room` bytes of output at most, keeping the rest. Raises `BadCoding`."""
+        """Take `data` and return at most about `room` bytes of output; the rest stays pending. Raises `BadCoding`."""
         ...
 
     @property
     def pending(self) -> bool:
-        """Whether `inflate(b"", room)` would give more without further input."""
+        """Whether `inflate(b"", room)` would return more output without further input."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Whether the coded stream has come to its end."""
+        """Whether the coded stream is complete."""
         ...
 
 
-# HTTP senders write one member (RFC 1952 §2.2 allows more). Each costs 20 bytes at least and a copy of what follows it.
+# HTTP senders write one member; RFC 1952 §2.2 allows more. Each costs a copy of all data that follows it.
 _MAX_MEMBERS: Final = 16
-# Zero bytes after a member, as `gzip` and Python's gzip module skip them: a file padded to a tape's or disk's block.
-# 64 KiB is the largest block in use.
+# Zero bytes after a member: `gzip` and Python's gzip module skip them, since files are padded to the block of a tape or
+# disk. 64 KiB is the largest block in use.
 _MAX_PADDING: Final = 65_536
 
 
 class Gzip:
-    """gzip (RFC 1952), with a few members at most, and zero padding after each."""
+    """Decodes gzip (RFC 1952): at most 16 members, each followed by at most 64 KiB of zero padding."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
@@ -156,7 +160,7 @@ class Gzip:
         except zlib.error:
             raise BadCoding("expected a gzip stream (RFC 1952)") from None
         self._rest = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-        # A full block may have more behind it even where all input is consumed: zlib holds up to a match's length.
+        # After a full block there may be more output even if all input is consumed: zlib holds up to one match back.
         self._full = len(output) >= room
         return output
 
@@ -187,15 +191,15 @@ class Gzip:
 Codings = Mapping[bytes, Callable[[], Inflater]]
 
 
-# A coded body may be this much longer than a plain one may: padding, a head with names, and 1 byte in 3,000 that
-# deflate and brotli add to what can't be made shorter. More than that codes nothing, such as empty blocks.
+# A coded body may be this much longer than the limit for plain ones: padding, a gzip header with names, and the 1 byte
+# in 3,000 that deflate and brotli add to incompressible data. More than that would be empty blocks.
 _CODING_OVERHEAD: Final = _MAX_PADDING + 65_536
 
 
 class Body:
-    """A body as it comes in: inflated on the way where it's coded, never held beyond `limit` bytes in all.
+    """A body that is being received, and decoded if it's coded; at most `limit` bytes are held.
 
-    What comes in is bounded too, coded or not: not every byte of a coded body stands for one that's held.
+    The number of coded bytes is bounded as well: a coded body may be long and still decode to nothing.
     """
 
     __slots__ = ("_coded_left", "_data", "_inflater", "_limit", "_taken")
@@ -204,7 +208,7 @@ class Body:
         self._limit = limit
         self._inflater = inflater
         self._coded_left = limit + _CODING_OVERHEAD
-        # Most bodies come in one piece, which is passed on as it came; more are put together, whatever their number.
+        # Most bodies come in one piece, which isn't copied; further pieces are collected in a bytearray.
         self._data: bytes | bytearray = b""
         self._taken = 0
 
@@ -213,7 +217,7 @@ class Body:
         if self._inflater is None:
             self._keep(chunk)
             return
-        # In slices, since a decoder copies what it hasn't consumed after every block.
+        # In slices: after every block a decoder copies all input that it hasn't consumed.
         for start in range(0, len(chunk), _BLOCK):
             self._inflate(self._inflater, chunk[start : start + _BLOCK])
 
@@ -244,19 +248,19 @@ class Body:
 
     @property
     def held(self) -> int:
-        """How many bytes of it are in memory, inflated."""
+        """How many decoded bytes are in memory."""
         return len(self._data)
 
     def take(self) -> bytes:
-        """Return what has come since the last time, for whoever reads it piece by piece. It counts for the limit."""
+        """Return what was decoded since the last call, for reading a body piece by piece. It counts for the limit."""
         data, self._data = bytes(self._data), b""
         self._taken += len(data)
         return data
 
     def end(self) -> bytes:
-        """Return the body, or what wasn't taken of it. Raises `BadCoding` where the coded stream isn't finished."""
+        """Return the body, or what wasn't taken of it. Raises `BadCoding` if the coded stream is incomplete."""
         if self._inflater is not None and not self._inflater.finished:
             raise BadCoding("expected the coded body to be complete")
-        # Two copies are there for a moment only: what's made of a large body needs the room.
+        # Dropped here, so that two copies exist only for a moment: what is made of a large body needs the memory.
         data, self._data = bytes(self._data), b""
         return data

@@ -1,11 +1,11 @@
-"""Requests that web pages make: which of them may call this agent.
+"""Requests made by web pages: which pages may call this agent.
 
-A page of any origin may make its visitor's browser post to any address, also to one that only the visitor can reach,
-such as an agent on the visitor's own machine. The browser then adds `Origin` (the Fetch standard, §3.1), and hardly
-anything else does. So a request with an `Origin` is let in only if that names this agent or is listed by policy.
+A page of any origin can make its visitor's browser post to any address, also to one that only the visitor can reach,
+such as an agent on the visitor's own machine. The browser then adds `Origin` (the Fetch standard, §3.1), and hardly any
+other client does. So a request with an `Origin` is accepted only if that is this agent's or listed by policy.
 
-Rule of this module: `Origin` and `Host` are each held to what the agent knows, and never compared with each other. The
-owner of `evil.example` may have that name resolve to 127.0.0.1 (DNS rebinding), and then the two agree.
+Rule: `Origin` and `Host` are each compared with what the agent knows, never with each other. The owner of
+`evil.example` can make that name resolve to 127.0.0.1 (DNS rebinding), and then the two agree.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from asap_core.http.messages import Headers
 from asap_core.net.addresses import read_literal
 from asap_core.net.urls import DEFAULT_PORTS, is_loopback, split_url
 
-# What a page may send and read beyond what every page may: the headers that this protocol uses.
+# The headers that this protocol uses and that pages may send and read only if the answer allows it.
 _REQUEST_HEADERS: Final = b"asap-version, authorization, content-encoding, content-type, dpop, x-idempotency-key"
 _RESPONSE_HEADERS: Final = (
     b"accept-encoding, asap-version, dpop-nonce, ratelimit, ratelimit-policy, retry-after, www-authenticate"
@@ -27,22 +27,22 @@ _VARY: Final[Headers] = ((b"vary", b"origin"),)
 PREFLIGHT: Final[Headers] = (
     (b"access-control-allow-methods", b"POST"),
     (b"access-control-allow-headers", _REQUEST_HEADERS),
-    # Ten minutes: a page asks seldom, and an origin that's taken off the list is out soon. Browsers allow two hours.
+    # Ten minutes: pages ask seldom, and an origin removed from the list is refused soon. Browsers allow two hours.
     (b"access-control-max-age", b"600"),
 )
-"""The answer to "may I?" (https://fetch.spec.whatwg.org/#cors-preflight-fetch), beside what every answer has."""
+"""What answers to CORS preflights have beside the usual headers (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
 
 
 @frozen
 class Welcome:
-    """The page may call. `headers` let it read the answers, if policy lists its origin."""
+    """The page may call. `headers` allow it to read the answers; they are empty unless policy lists its origin."""
 
     headers: Headers = ()
 
 
 @frozen
 class Foreign:
-    """The page may not call: `note` says which of the two headers is why."""
+    """The page may not call. `note` says which of the two headers is the reason."""
 
     note: str
 
@@ -52,25 +52,25 @@ _FOREIGN_HOST: Final = Foreign("The request comes from a web page, and Host isn'
 
 
 def _same_host(host: str) -> str:
-    """A host as it's compared: without the final dot, an address in its one spelling."""
+    """Return a host in the form in which it's compared: without a final dot, an address in its canonical spelling."""
     address = read_literal(host)
     return host.removesuffix(".") if address is None else str(address)
 
 
 def _origin_of(parts: SplitResult) -> str:
-    """The origin as browsers write it: without the scheme's default port."""
+    """Return the origin as browsers write it: without the scheme's default port (RFC 6454 §6.2)."""
     host, port = _same_host(parts.hostname or ""), parts.port
     shown = f"[{host}]" if ":" in host else parts.hostname
     return f"{parts.scheme}://{shown}" + ("" if port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{port}")
 
 
 def _read_origin(text: str) -> SplitResult | None:
-    """Read an origin (RFC 6454 §6.2): scheme, host, port and nothing else. None for any other text, as `null`."""
+    """Read an origin (RFC 6454 §6.2): scheme, host and port. Returns None for any other text, such as `null`."""
     return split_url(text) if _read_authority(text.partition("://")[2]) is not None else None
 
 
 def _read_authority(text: str) -> SplitResult | None:
-    """Read a host and perhaps a port, as browsers write them in `Host` (RFC 9110 §7.2)."""
+    """Read a host with or without a port, as in `Host` (RFC 9110 §7.2). Returns None for any other text."""
     parts = split_url(f"http://{text}")
     is_whole = parts is not None and parts.netloc == text and "@" not in text and not text.endswith(":")
     return parts if is_whole else None
@@ -85,9 +85,9 @@ def read_origins(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_hosts(values: Iterable[str]) -> tuple[str, ...]:
-    """Check hosts such as `agent.example`, and return them as they're compared. Raises ValueError."""
+    """Check hosts such as `agent.example`, and return them in the form in which they're compared. Raises ValueError."""
     found = [_read_authority(value) if isinstance(value, str) else None for value in _several(values)]
-    # In brackets a colon is no port's.
+    # A colon inside brackets is part of an IPv6 address.
     hosts = [parts.hostname for parts in found if parts is not None and not parts.netloc.rpartition("]")[2].count(":")]
     if len(hosts) < len(found):
         raise ValueError("hosts: expected host names such as agent.example, without scheme and port")
@@ -108,14 +108,17 @@ class Pages:
 
     @classmethod
     def of(cls, url: str, *, origins: Iterable[str], hosts: Iterable[str]) -> "Pages":
-        """Those of an agent that is called at `url`, and those that policy lists."""
+        """Take the URL at which the agent is called, and the origins and hosts that policy lists."""
         parts = split_url(url)
         own = None if parts is None else _origin_of(parts)
         names = frozenset(hosts) if parts is None else frozenset({*hosts, _same_host(parts.hostname or "")})
         return cls(own, {origin: _readable_by(origin) for origin in origins}, names)
 
     def judge(self, origins: Sequence[bytes], hosts: Sequence[str], *, local: str) -> "Welcome | Foreign":
-        """Judge a request by its `Origin` headers and by the hosts that it names; `local` is where it came in."""
+        """Judge a request by the values of `Origin` and by the hosts that it names.
+
+        `local`: the address that the request was received at. If it's loopback, pages of this machine may call.
+        """
         parts = _only(origins)
         origin = "" if parts is None else _origin_of(parts)
         listed = origin in self._listed or origin == self._own
@@ -126,8 +129,8 @@ class Pages:
         return Welcome(self._listed.get(origin, ()))
 
     def readers(self, origins: Sequence[bytes]) -> Headers:
-        """What a document says to the page that fetches it: anyone may, and pages of listed origins read it."""
-        # Who caches documents is told even of requests without an origin that the answer depends on it.
+        """Return the headers of a published document. Everyone may fetch it; pages of listed origins may read it."""
+        # Fetch, "CORS protocol and HTTP caches": Vary is sent even without an Origin, since caches store that answer.
         if not self._listed:
             return ()
         parts = _only(origins)
@@ -136,12 +139,12 @@ class Pages:
     def _is_host(self, authority: str) -> bool:
         parts = _read_authority(authority)
         host = "" if parts is None else parts.hostname or ""
-        # A literal address isn't a name that somebody could have resolve to it.
+        # Nobody can make a literal address resolve to another one, so DNS rebinding doesn't concern it.
         return bool(host) and (read_literal(host) is not None or is_loopback(host) or _same_host(host) in self._hosts)
 
 
 def _is_here(page: SplitResult, local: str) -> bool:
-    """Whether the page is this machine's, and the agent serves this machine."""
+    """Whether both the page and the address at which the agent was called are this machine's."""
     # Applications have origins of other schemes, such as app://localhost, whose content may come from anywhere.
     return is_loopback(local) and page.scheme in DEFAULT_PORTS and is_loopback(page.hostname or "")
 

@@ -1,7 +1,7 @@
-"""Whose request it is when it comes through a proxy: the nearest address that no trusted proxy has.
+"""The client's address of a request that came through proxies: the nearest address that isn't a trusted proxy's.
 
-A proxy appends the address that it saw; what stands left of that came from the caller, who may write anything. So the
-list is read from its right end, as far as the addresses are of proxies that policy trusts, and not one step further.
+Rule: a proxy appends the address that it saw. What precedes it came from the caller, who may write anything. So the
+list is read from its right end, and only as far as the addresses are of proxies that policy trusts.
 """
 
 import re
@@ -16,12 +16,12 @@ from asap_core.http.messages import Headers, header_values
 from asap_core.net.addresses import Address, Network, read_address, read_network
 
 ForwardedHeader = Literal["x-forwarded-for", "forwarded"]
-"""The one that the proxies write. Only that one is read: they pass the other on as the caller wrote it."""
+"""The header that the proxies write. Only this one is read: they forward the other as the caller wrote it."""
 
-# Proxies in a row; more addresses than this are somebody's invention.
+# Proxies in a row. A longer list was made up by the caller.
 _MAX_HOPS: Final = 20
-# RFC 7239 §6, and addresses as gateways write them into either header: bare, an IPv6 one in brackets, with a port. A
-# zone is a name on the gateway's machine and says nothing here.
+# RFC 7239 §6, and addresses as gateways write them into either header: bare, an IPv6 address in brackets, with a port.
+# A zone is a name on the gateway's machine and has no meaning here.
 _PORT: Final = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 _IPV6: Final = r"[0-9A-Fa-f:.]+"
 _NODE: Final = re.compile(rf"\[({_IPV6})(?:%[^\]]+)?\]{_PORT}|([0-9.]+){_PORT}|({_IPV6})(?:%.+)?", re.DOTALL)
@@ -42,15 +42,18 @@ def is_trusted(peer: str, trusted: Sequence[str]) -> bool:
 
 
 def client_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: ForwardedHeader) -> str:
-    """The address that a request comes from, where `peer` connected and `trusted` are the proxies' networks.
+    """Return the client's address of a request. Never raises.
 
-    Never raises. Where a trusted proxy passes on what is no address, it's the proxy's own.
+    If a trusted proxy names no address, its own address is returned.
+
+    `peer`: the address that connected.
+    `trusted`: the proxies' networks, as `read_networks` returns them.
     """
     return caller_of(peer, headers, trusted=trusted, header=header)[0]
 
 
 def caller_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: ForwardedHeader) -> tuple[str, bool]:
-    """The same, and whether it's the caller's: if not, all whose address a proxy doesn't tell have that proxy's."""
+    """Return what `client_of` does, and whether it's the client's own address, not that of a proxy that hides it."""
     if not is_trusted(peer, trusted):
         return peer, True
     nearest = peer
@@ -66,15 +69,16 @@ def caller_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: Fo
 
 
 def _nodes(values: Sequence[bytes], header: ForwardedHeader) -> Iterator[str]:
-    """Who connected to each proxy, the nearest first; empty where that can't be read, or isn't told."""
-    # Each line by itself: a quote that isn't closed ends with its line.
+    """Iterate over who connected to each proxy, the nearest first; empty if it isn't named or not well-formed."""
+    # Each line by itself, so that an unclosed quote ends with its line.
     for value in reversed(values):
         text = value.decode("latin-1")
         yield from _nodes_as_listed(text) if header == "x-forwarded-for" else _nodes_of_forwarded(text)
 
 
 def _nodes_as_listed(text: str) -> Iterator[str]:
-    # It has no grammar, and a quote in it hides no comma: else one of the caller's would hide the proxies' entries.
+    # The header has no grammar. A comma inside quotes separates as well: otherwise an unclosed quote of the caller's
+    # could hide the entries that proxies append.
     for member in reversed(text.split(",")):
         node = member.strip(" \t")
         yield node[1:-1] if len(node) > 1 and node[0] == node[-1] == '"' else node

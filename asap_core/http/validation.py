@@ -1,22 +1,22 @@
-"""Conditional requests: with what a kept document is asked about, and what a 304 says of it (RFC 9111 §4.3, §3.2)."""
+"""Conditional requests: headers that revalidate a cached document, and what a 304 means (RFC 9111 §4.3, §3.2)."""
 
 from typing import Final
 
 from asap_core.http.freshness import Freshness, HeaderPairs
 
-# What lifetimes and conditions are read from; the rest of a response's head isn't kept.
+# The fields that lifetimes and conditions are read from; a response's other fields aren't cached.
 _RELEVANT: Final = frozenset({"cache-control", "age", "date", "expires", "vary", "etag", "last-modified"})
-# An Age was the old response's, a Date its time; RFC 9110 §6.6.1: one without is dated when it's received.
+# Age and Date describe one response only. RFC 9110 §6.6.1: a response without Date is dated when it's received.
 _OF_ONE_RESPONSE: Final = frozenset({"age", "date"})
 
 
 def relevant(headers: HeaderPairs) -> HeaderPairs:
-    """The fields worth keeping, their names in lower case."""
+    """Return the fields that are cached with a document, their names in lower case."""
     return tuple((name.lower(), value) for name, value in headers if name.lower() in _RELEVANT)
 
 
 def merged(stored: HeaderPairs, update: HeaderPairs) -> HeaderPairs:
-    """The fields of a document that a 304 with the fields of `update` confirmed. `stored` are `relevant` ones."""
+    """Return the fields of a cached document after a 304 with the fields of `update`. `stored` are `relevant` ones."""
     # RFC 9111 §3.2: "the cache MUST add each header field in the provided response to the stored response, replacing
     # field values that are already present".
     fields = relevant(update)
@@ -25,18 +25,18 @@ def merged(stored: HeaderPairs, update: HeaderPairs) -> HeaderPairs:
 
 
 def conditions(freshness: Freshness | None) -> HeaderPairs:
-    """The request headers that ask whether a kept document is good still; none where nothing is kept."""
+    """Return the request headers that revalidate a cached document; none if `freshness` is None (nothing is cached)."""
     if freshness is None:
         return ()
-    # RFC 9111 §4.3.1: both, and the server goes by the first that it knows.
+    # RFC 9111 §4.3.1: both are sent; a server that knows If-None-Match ignores the other (RFC 9110 §13.1.3).
     both = (("if-none-match", freshness.etag), ("if-modified-since", freshness.last_modified))
     return tuple((name, value) for name, value in both if value is not None)
 
 
 def confirms(update: HeaderPairs, freshness: Freshness) -> bool:
-    """Whether a 304 with these fields is about the kept document.
+    """Whether a 304 with these fields is about the cached document.
 
-    RFC 9111 §4.3.4: where it has a validator, that's the kept document's, or it "MUST NOT" update it.
+    RFC 9111 §4.3.4: if it has a validator that isn't the cached document's, it "MUST NOT" update that.
     """
     said = dict(relevant(update))
     if "etag" in said:
@@ -45,5 +45,5 @@ def confirms(update: HeaderPairs, freshness: Freshness) -> bool:
 
 
 def _opaque(etag: str) -> str:
-    # RFC 9110 §8.8.3.2: by weak comparison, which is If-None-Match's.
+    # RFC 9110 §8.8.3.2, §13.1.2: If-None-Match uses weak comparison.
     return etag.strip().removeprefix("W/")

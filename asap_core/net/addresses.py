@@ -1,7 +1,8 @@
-"""Where an IP address leads: the internet, a network of somebody's own, this machine, or nowhere an agent could be.
+"""IP addresses: how they are read, and where each leads: to the internet, a private network or this machine.
 
-The table is ours, a row for each range that isn't the internet: what `ipaddress.is_global` answers changes between
-releases of Python. Of IPv6 only 2000::/3 is the internet at all; an IPv4 address inside an IPv6 one is judged too.
+The table `SPECIAL_RANGES` has a row for each range that isn't the internet. It is part of this library because what
+`ipaddress.is_global` answers changes between releases of Python. Two rules go with it: of IPv6 only 2000::/3 is the
+internet at all, and an IPv4 address inside an IPv6 one (NAT64, 6to4, Teredo) is judged as well.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -17,18 +18,21 @@ Network = IPv4Network | IPv6Network
 
 
 class Proximity(IntEnum):
-    """How near to us something is. Nothing may name what is nearer to us than itself."""
+    """How near to this process something is. Nothing may name what is nearer than itself."""
 
     INTERNET = 0
     NETWORK = 1
-    """Some network that isn't the internet: a private one, a link, a range set apart for other things."""
+    """A network other than the internet: a private one, a link, a range reserved for other uses."""
     MACHINE = 2
     """This machine."""
 
 
 @frozen
-class Special:
-    """A range of addresses that isn't the internet: what it is, and who says so. `zone` is None where nobody can be."""
+class SpecialRange:
+    """A range of addresses that isn't the internet, what it is, and the document that says so.
+
+    `proximity` is None if no host can be there.
+    """
 
     network: Network
     what: str
@@ -39,14 +43,14 @@ class Special:
         return f"{self.what} ({self.source})"
 
 
-def _special(network: str, what: str, source: str, proximity: Proximity | None = Proximity.NETWORK) -> Special:
-    return Special(ip_network(network), what, source, proximity)
+def _special(network: str, what: str, source: str, proximity: Proximity | None = Proximity.NETWORK) -> SpecialRange:
+    return SpecialRange(ip_network(network), what, source, proximity)
 
 
-# The IANA's special-purpose registries (RFC 6890, RFC 8190), and what others set apart: multicast, and IPv6 ranges that
-# were given up. Of several that hold an address the first counts. Ranges for protocols (192.0.0.0/24, 2001::/23) are
-# in as wholes: the few anycast services in them that are globally reachable aren't agents.
-SPECIAL: Final = (
+# IANA's special-purpose registries (RFC 6890, RFC 8190), multicast, and deprecated IPv6 ranges. The first row that
+# contains an address applies. The ranges for protocols (192.0.0.0/24, 2001::/23) are listed whole: the few globally
+# reachable anycast services in them aren't agents.
+SPECIAL_RANGES: Final = (
     _special("0.0.0.0/8", "this network, not a host in it", "RFC 1122 §3.2.1.3", None),
     _special("10.0.0.0/8", "private", "RFC 1918"),
     _special("100.64.0.0/10", "shared behind a carrier's NAT", "RFC 6598"),
@@ -86,8 +90,8 @@ SPECIAL: Final = (
 )
 _OUTSIDE: Final = _special("::/0", "not of the internet's range 2000::/3", "RFC 4291 §2.4")
 _UNICAST: Final = IPv6Network("2000::/3")
-# The one prefix outside of it that leads to the internet: where there's only IPv6, every name that has no IPv6 address
-# resolves into it (RFC 6052 §2.1, RFC 6147).
+# The one prefix outside 2000::/3 that leads to the internet: on an IPv6-only network, DNS64 resolves every name
+# without an IPv6 address into it (RFC 6052 §2.1, RFC 6147).
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
 _COMPATIBLE: Final = IPv6Network("::/96")
@@ -95,7 +99,7 @@ _TEREDO: Final = IPv6Network("2001::/32")
 _6TO4: Final = IPv6Network("2002::/16")
 _LINK_LOCAL: Final = IPv6Network("fe80::/10")
 _LAST_32: Final = 2**32 - 1
-# The longest address has 45 characters; a scope is an interface's name or number: 15 on Linux, elsewhere a few more.
+# The longest address has 45 characters; a zone is an interface's name or number: 15 on Linux, elsewhere a few more.
 _LONGEST: Final = 100
 
 
@@ -141,7 +145,7 @@ def is_link_local_ipv6(text: str) -> bool:
 
 
 def read_network(text: str) -> Network:
-    """Read a network or one address. Raises ValueError that says what was expected, without repeating the text."""
+    """Read a network or a single address. Raises ValueError; its message doesn't repeat the text."""
     try:
         return ip_network(text)
     except ValueError:
@@ -149,35 +153,35 @@ def read_network(text: str) -> Network:
 
 
 @lru_cache(maxsize=1_024)
-def special_of(address: Address) -> Special | None:
-    """The range that this address is in, where that isn't the internet. What's inside it is another question."""
-    found = next((special for special in SPECIAL if address in special.network), None)
+def special_of(address: Address) -> SpecialRange | None:
+    """Return the special range that contains this address, or None. An IPv4 address inside it isn't looked at."""
+    found = next((special for special in SPECIAL_RANGES if address in special.network), None)
     if found is None and isinstance(address, IPv6Address) and address not in _UNICAST and address not in _NAT64:
         return _OUTSIDE
     return found
 
 
 def _layers(address: Address) -> Iterator[Address]:
-    """The address, and every IPv4 address in it that a translator or tunnel on the way would go on to."""
+    """The address, and every IPv4 address in it that a translator or tunnel on the way would connect to."""
     yield address
     if not isinstance(address, IPv6Address):
         return
     number = int(address)
-    if number <= 1:  # `::` and `::1` have nothing inside, RFC 4291 §2.5.5.1
+    if number <= 1:  # RFC 4291 §2.5.5.1: `::` and `::1` aren't IPv4-compatible addresses
         return
     if address in _NAT64 or address in _COMPATIBLE or address in _LOCAL_NAT64:
-        # A network may also cut its own NAT64 shorter (RFC 6052 §2.2): then these bits aren't an address that can be,
-        # and it's refused.
+        # RFC 6052 §2.2: a network may use a shorter NAT64 prefix. Then these bits are no usable address, and it's
+        # refused.
         yield IPv4Address(number & _LAST_32)
     elif address in _6TO4:
         yield IPv4Address(number >> 80 & _LAST_32)  # RFC 3056 §2
     elif address in _TEREDO:
         yield IPv4Address(number >> 64 & _LAST_32)  # the server, RFC 4380 §4
-        yield IPv4Address(~number & _LAST_32)  # the client, each bit of it turned
+        yield IPv4Address(~number & _LAST_32)  # the client, each bit inverted
 
 
 class ObstacleKind(Enum):
-    """ObstacleKind an address isn't gone to."""
+    """Why the library doesn't connect to an address."""
 
     NOBODY = "nobody can be there"
     TOO_NEAR = "it's nearer than who named it"
@@ -186,10 +190,10 @@ class ObstacleKind(Enum):
 
 @frozen
 class Obstacle:
-    """What keeps an address from being gone to: the range it's in, or the range that an address inside it is in."""
+    """Why an address isn't connected to. `special` is the range of the address, or of an IPv4 address inside it."""
 
     kind: ObstacleKind
-    special: Special
+    special: SpecialRange
 
 
 def obstacle(
@@ -199,10 +203,11 @@ def obstacle(
     reach: Proximity = Proximity.MACHINE,
     this_machine: bool = False,
 ) -> Obstacle | None:
-    """What keeps this address from being gone to, or None.
+    """Return why this address may not be connected to, or None if it may.
 
-    `allowed` are networks that may be gone to beside the internet; `this_machine` says that loopback was asked for by
-    its name; neither opens what is nearer than `reach`, or where nobody can be.
+    `allowed`: networks that are allowed beside the internet.
+    `reach`: how near the address may be at most; `allowed` doesn't override it.
+    `this_machine`: whether loopback was asked for by name (`localhost`), which allows it.
     """
     networks = tuple(allowed)
     for layer in _layers(address):
@@ -220,7 +225,10 @@ def obstacle(
 
 
 def proximity_of(address: Address) -> Proximity:
-    """How near an address is: it itself, or what's inside it. Where nobody can be counts as a network."""
+    """How near an address is: the nearest of it and the IPv4 addresses inside it.
+
+    A range where no host can be counts as a network.
+    """
     specials = map(special_of, _layers(address))
     return max(
         (Proximity.NETWORK if one.proximity is None else one.proximity for one in specials if one is not None),
@@ -229,11 +237,13 @@ def proximity_of(address: Address) -> Proximity:
 
 
 def on_link(address: str, networks: Collection[str], *, scopes: Collection[str] = ()) -> bool:
-    """Whether an address is on the link of an interface that has these networks (`192.0.2.7/24` will do).
+    """Whether an address is on the link of an interface: in one of its networks, or IPv6 link-local.
 
-    That is: in one of its networks, or IPv6 link-local. IPv4 link-local counts only on an interface that has such an
-    address itself: elsewhere it's routed like any other, to a cloud's metadata service for one. A scope in the address
-    must be one of `scopes`, the interface's name and index. Never raises on an address, whatever it says.
+    IPv4 link-local addresses count only if the interface has such an address itself: elsewhere they are routed like
+    any other, for example to a cloud's metadata service. Never raises, whatever the text of the address.
+
+    `networks`: the interface's, in any form that `ip_network` reads (`192.0.2.7/24`).
+    `scopes`: the interface's name and index; a zone in the address must be one of them.
     """
     found = read_address(address)
     if found is None or _is_of_nobody(found):
@@ -254,7 +264,7 @@ def _is_of_nobody(address: Address) -> bool:
 def _is_host_of(address: Address, network: Network) -> bool:
     if address not in network:
         return False
-    # The first and the last are the network and its broadcast (RFC 922 §7), but for the smallest (RFC 3021). A link's
-    # network in IPv6 has 64 bits.
+    # The first and the last address are the network and its broadcast (RFC 922 §7), except in the smallest networks
+    # (RFC 3021). A link's IPv6 network has 64 bits and no broadcast.
     ends = () if network.prefixlen > 30 else (network[0], network[-1])  # noqa: PLR2004
     return address not in ends

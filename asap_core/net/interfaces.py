@@ -1,7 +1,7 @@
-"""The links this machine is on, as data: which are of use for multicast, and when a change of them is acted upon.
+"""The machine's network interfaces as data: which are usable for multicast, and when to act on a change of them.
 
-Names, addresses and answers hold on one link only (RFC 6762 §14), so each is joined, announced on and watched by
-itself. A change is acted upon once it has lasted, and less often the more often there's another.
+Names, addresses and answers hold on one link only (RFC 6762 §14), so each link is joined, announced on and watched by
+itself. A change is acted on once it has been stable for a while, and the more often a link changes, the later.
 """
 
 import re
@@ -13,17 +13,19 @@ from attrs import define, field, frozen
 from asap_core.clock import Instant
 from asap_core.net.addresses import is_link_local_ipv6, read_without_zone, zone_of
 
-# Sockets and a name on each. Machines with more interfaces have them for containers, which come last here.
+# Each costs sockets and an announced name. Machines with more interfaces have them for containers, which come last.
 MAX_LINKS: Final = 32
-# What URLs and resolvers take for the name of a zone; other interfaces go by their number (RFC 4007 §11.2).
+# Names that URLs and resolvers accept as a zone; other interfaces are named by their index (RFC 4007 §11.2).
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]+")
 
 
 @frozen(kw_only=True)
 class Link:
-    """An interface and what's on it. `addresses` are without zones; `multicast` says that it's up and can do it.
+    """An interface and its addresses.
 
-    A point-to-point interface is a tunnel to elsewhere: nobody's neighbours are there, so it isn't used.
+    `addresses`: without zones.
+    `multicast`: whether it's up and can do multicast.
+    `point_to_point`: whether it's a tunnel. There are no neighbours on it, so it isn't used.
     """
 
     name: str
@@ -35,15 +37,15 @@ class Link:
 
     @property
     def zone(self) -> str:
-        """What to write behind the `%` of an address on this link."""
+        """The zone of a link-local address on this link: what follows the `%`."""
         return self.name if _PLAIN.fullmatch(self.name) else str(self.index)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The addresses to send from, one of each family: one is what a group is joined with (RFC 3493 §5.2).
+        """The addresses to send from, one of each family: a group is joined with one (RFC 3493 §5.2).
 
-        Of IPv6 the link-local one where there is one: it stays while others are renumbered, and every neighbour takes
-        it for one on the link (RFC 6762 §11). On loopback IPv4 alone, since systems have no IPv6 multicast there.
+        For IPv6 the link-local address if there is one: it stays when others are renumbered, and every neighbour
+        accepts it as on the link (RFC 6762 §11). On loopback only IPv4: systems have no IPv6 multicast there.
         """
         four = [text for text in self.addresses if ":" not in text]
         six = [] if self.loopback else [text for text in self.addresses if ":" in text]
@@ -60,7 +62,7 @@ class Link:
 
 
 def why_unused(link: Link) -> str | None:
-    """Why this interface is of no use for multicast, or None where it is."""
+    """Return why this interface isn't usable for multicast, or None if it is."""
     if link.point_to_point:
         return "it's a tunnel to elsewhere"
     if not (link.multicast or link.loopback):
@@ -69,9 +71,9 @@ def why_unused(link: Link) -> str | None:
 
 
 def select_links(machine: Iterable[Link], *, wanted: Sequence[str] | None = None) -> tuple[Link, ...]:
-    """Those of use: up, for several, with an address. `wanted` are names or addresses; None means all.
+    """Return the interfaces that are usable for multicast, at most `MAX_LINKS`: those with IPv4 first, then by index.
 
-    At most `MAX_LINKS`, those with IPv4 first and then in order of their number.
+    `wanted`: names or addresses of interfaces; None for all.
     """
     of_use = [
         link
@@ -82,26 +84,26 @@ def select_links(machine: Iterable[Link], *, wanted: Sequence[str] | None = None
     return tuple(sorted(of_use, key=lambda link: (":" in link.sources[0], link.index))[:MAX_LINKS])
 
 
-# --- what has changed, and when that counts --------------------------------------------------------------------------
+# --- changes ---------------------------------------------------------------------------------------------------------
 
 
 @frozen
 class Join:
-    """Begin on this link."""
+    """Start on this link."""
 
     link: Link
 
 
 @frozen
 class Leave:
-    """End on this link: it's gone, or has no address any more."""
+    """Stop on this link: it's gone, or has no address any more."""
 
     link: Link
 
 
 @frozen
 class Move:
-    """The same link has other addresses."""
+    """The link has other addresses than before."""
 
     before: Link
     after: Link
@@ -109,11 +111,11 @@ class Move:
 
 LinkChange = Join | Leave | Move
 
-# An interface comes up in steps, address by address, within a second; a lease that is renewed goes and comes back.
+# An interface comes up address by address, within a second; an address whose lease is renewed may go and come back.
 SETTLE: Final = 1.0
-# After each step on a link the next one on it waits twice as long, up to this: a link that flaps costs a step a minute.
+# After each change on a link the next one waits twice as long, at most this: a flapping link costs one change a minute.
 MAX_HOLD: Final = 60.0
-# A link that has been quiet for so long is as good as new.
+# A link that hasn't changed for this long starts again with the shortest wait.
 FORGIVE: Final = 300.0
 
 
@@ -130,11 +132,11 @@ class _Record:
             self.seen, self.since = seen, now
 
     def held(self, now: Instant) -> bool:
-        """Whether it's too soon after the last step."""
+        """Whether it's too soon after the last change."""
         return self.acted is not None and now - self.acted < min(MAX_HOLD, SETTLE * 2.0**self.steps)
 
     def forgiven(self, now: Instant) -> bool:
-        """Whether it has been quiet for so long that it's as good as new."""
+        """Whether it hasn't changed for `FORGIVE` seconds."""
         return self.acted is None or now - self.acted >= FORGIVE
 
     def act(self, now: Instant) -> None:
@@ -158,12 +160,12 @@ class _Record:
 
 @define(eq=False)
 class LinkWatch:
-    """Tells which links to join, leave and move on, from repeated looks at the machine; at most `MAX_LINKS` at a time.
+    """Decides which links to join, leave and move on, from repeated looks at the machine; at most `MAX_LINKS` at once.
 
-    Rule: a step is taken when what it's for has been seen unchanged for `SETTLE` seconds, and the last step on the same
-    link is long enough ago. So a change that lasts is acted upon within `MAX_HOLD` of settling, one that doesn't never
-    is, and no link, however it flaps, makes more than a few announcements a minute (RFC 6762 §8.3 wants them only where
-    connectivity changed). The first look doesn't wait.
+    Rule: a change is acted on if it has been seen for `SETTLE` seconds and the last change on the same link is long
+    enough ago. So a lasting change is acted on within `MAX_HOLD` seconds of settling and a brief one never is, and no
+    link, however it flaps, causes more than a few announcements a minute (RFC 6762 §8.3: announce only if connectivity
+    changed). The first look is acted on at once.
     """
 
     _records: dict[str, _Record] = field(factory=dict, init=False)
@@ -171,11 +173,11 @@ class LinkWatch:
 
     @property
     def joined(self) -> tuple[Link, ...]:
-        """The links that it said to join, and not to leave since."""
+        """The links that were joined and not left since."""
         return tuple(record.joined for record in self._records.values() if record.joined is not None)
 
     def look(self, links: Sequence[Link], *, now: Instant) -> tuple[LinkChange, ...]:
-        """These links are there now, at most `MAX_LINKS`: what to do about it, at most one step for each."""
+        """Take the links that are there now, at most `MAX_LINKS`. Returns what to do, at most one change for each."""
         there = {link.name: link for link in links[:MAX_LINKS]}
         for name in there:
             self._records.setdefault(name, _Record(None, now))
@@ -187,7 +189,7 @@ class LinkWatch:
         return tuple(sorted(steps, key=lambda step: not isinstance(step, Leave)))
 
     def failed(self, name: str) -> None:
-        """The join or move there came to nothing: it's tried again, each time after a longer wait."""
+        """The join or move on this link failed: it's tried again, each time after a longer wait."""
         record = self._records.get(name)
         if record is not None:
             record.joined = None
@@ -197,13 +199,13 @@ class LinkWatch:
         if step is None or (self._begun and (now - record.since < SETTLE or record.held(now))):
             return None
         if isinstance(step, Join) and len(self.joined) >= MAX_LINKS:
-            return None  # until one that's gone was left
+            return None  # until another one is left
         record.joined = record.seen
         record.act(now)
         return step
 
     def _forget(self, now: Instant) -> None:
-        """Links that are gone are remembered until they're forgiven, and only so many."""
+        """Drop the records of links that are gone, if they are quiet for long enough or too many."""
         gone = [name for name, record in self._records.items() if record.seen is None and record.joined is None]
         spare = len(self._records) - 2 * MAX_LINKS
         for place, name in enumerate(gone):

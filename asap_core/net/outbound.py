@@ -1,8 +1,9 @@
-"""Where the library may go: one policy for every URL that it fetches or posts to, and for every address behind one.
+"""What the library may connect to: one policy for every URL that it requests and every address that a host has.
 
-https, unless the host is this machine or allowed by name; no credentials in URLs; nothing but http and https; no ports
-of other services; the internet only, unless a network is allowed; and nothing that's nearer to us than who named it.
-What a name resolves to is judged before it's connected to, and nothing else is connected to.
+Rules: https, unless the host is this machine or allowed by name; no schemes but http and https; no credentials in URLs;
+no well-known ports of other services; only the internet, unless a network is allowed; nothing that is nearer to this
+process than what named it (`provenance`). Every address that a name resolves to is judged, and only judged addresses
+are connected to, so that a second answer of the resolver (DNS rebinding) changes nothing.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -33,27 +34,27 @@ from asap_core.net.urls import (
 )
 
 MAX_REDIRECTS: Final = 2
-"""A server that has moved needs one, or two where it also adds a slash; more is a loop or a game (issue 4)."""
-# Below it only a machine's administrator may listen (RFC 6335 §6): services to which a request may be a command.
+"""A server that has moved needs one redirect, or two if it also adds a slash; more are a loop, or an attack."""
+# Below 1024 are the system ports (RFC 6335 §6), of services that may take an HTTP request for a command.
 _FIRST_USER_PORT: Final = 1024
 _MAX_PORT: Final = 65_535
-# This library's servers bind 127.0.0.1 unless told otherwise; RFC 6761 §6.3 says that no resolver is asked.
+# RFC 6761 §6.3: localhost isn't resolved. 127.0.0.1 first, which this library's servers bind by default.
 _LOOPBACK: Final = ("127.0.0.1", "::1")
-# Names have a few addresses. All that a resolver answers are judged; each that's tried takes its share of the time.
+# Names have a few addresses. All of a resolver's answers are judged; each one that is tried costs time.
 _MAX_TRIED: Final = 8
 _FILE: Final = "file:"
 _CREDENTIALS: Final = Advice(
     "leave them out: `AgentClient` takes auth={origin: token}, `asap send` takes --token and --client-id"
 )
-# As much of an address that somebody else chose as an error repeats.
+# Characters of a redirect's target that an error message repeats: the server chose it.
 _MAX_SHOWN: Final = 200
 
 
 @frozen
 class Allowed:
-    """The library may go there. `url` is without fragment, `origin` as RFC 6454 §4 has it, port always written.
+    """The URL may be requested. `url` has no fragment; `origin` always has its port (RFC 6454 §4).
 
-    `addresses` are those that it was announced at, if that's why: it's connected to there and nowhere else.
+    `addresses`: if not empty, only these are connected to; the host was announced at them on the local network.
     """
 
     url: str
@@ -65,7 +66,7 @@ class Allowed:
 
 @frozen
 class UrlRefused:
-    """The library doesn't go there. `shown` is the URL without credentials, safe for logs."""
+    """The URL may not be requested. `shown` is the URL without credentials, for logs; `remedy` is what allows it."""
 
     shown: str
     reason: str
@@ -81,14 +82,14 @@ class Dial:
 
 @frozen
 class Resolve:
-    """Ask a resolver for this name, and then `choose` about what it answers."""
+    """Resolve this name, and pass the answers to `OutboundPolicy.choose`."""
 
     name: str
 
 
 @frozen
 class AddressRefused:
-    """A host isn't connected to because of where its address leads."""
+    """The host may not be connected to, because of one of its addresses."""
 
     reason: str
     remedy: Remedy
@@ -98,7 +99,7 @@ _Refusal = tuple[str, Remedy]  # reason and remedy
 
 
 def known_origin(url: str) -> str:
-    """The origin of a URL that a user configured. Raises ValueError where it has none."""
+    """Return the origin of a URL that a user configured. Raises ValueError if it has none."""
     found = origin_of(url)
     if found is None:
         raise ValueError("expected an origin such as https://agent.example")
@@ -106,7 +107,7 @@ def known_origin(url: str) -> str:
 
 
 def _list(texts: object, name: str, example: str) -> tuple[str, ...]:
-    # A text is several, too: its characters would each be taken for an item.
+    # A string is iterable as well: each of its characters would be taken for an item.
     several = tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str | bytes) else (None,)
     if not all(isinstance(text, str) for text in several):
         raise ValueError(f"{name}: expected a list, such as [{example!r}]")
@@ -139,12 +140,13 @@ def _are_few(_policy: object, _attribute: "Attribute[Any]", redirects: int) -> N
 
 @frozen(kw_only=True)
 class OutboundPolicy:
-    """What the library may connect to; each option allows something more. Raises ValueError on what can't be meant.
+    """What the library may connect to; each option allows something more. Raises ValueError if one is invalid.
 
-    `allow_http`: hosts that may be reached without TLS. `allow_networks`: networks beside the internet, such as
-    `10.0.0.0/8`, that hosts may be in. `allow_ports`: ports below 1024 beside 80 and 443. `allow_endpoints`: origins
-    that may be gone to whoever names them, as if the caller had. `redirects`: how many of a GET's are followed, within
-    its origin.
+    `allow_http`: hosts that may be reached without TLS.
+    `allow_networks`: networks beside the internet that hosts may be in, such as `10.0.0.0/8`.
+    `allow_ports`: ports below 1024 beside 80 and 443.
+    `allow_endpoints`: origins that documents may name wherever they are, as if the caller had named them.
+    `redirects`: how many redirects of a GET are followed, within its origin: 0 (the default) to 2.
     """
 
     allow_http: frozenset[str] = field(default=(), converter=_hosts)
@@ -160,9 +162,10 @@ class OutboundPolicy:
     ) -> Allowed | UrlRefused:
         """Judge one URL by its text alone. Never raises.
 
-        `reach` is how near it may lead, which depends on who named it. `announced` are the addresses, on the link, in
-        the announcement that is followed, if one is. `vouched` says that its host was judged before. In either case
-        neither its address nor TLS is a question.
+        `reach`: how near it may lead; depends on what named it (`Provenance`).
+        `announced`: the addresses on the link in the mDNS announcement that named it; empty if none did.
+        `vouched`: whether its host was judged before.
+        With `announced` or `vouched`, neither the address nor a missing TLS is a reason to refuse.
         """
         parts = split_url(url)
         if parts is None or parts.scheme == "file":
@@ -179,7 +182,7 @@ class OutboundPolicy:
         if "@" in parts.netloc:
             return "it carries credentials", _CREDENTIALS
         here, port = is_loopback(host), parts.port or DEFAULT_PORTS[parts.scheme]
-        # Where it leads before how: who allows plain http to an address would learn only then that it may not be there.
+        # Address before scheme: otherwise a user who allows plain http learns only then that the address isn't allowed.
         refusal = None if vouched else self._refusal_of_literal(host, origin_of_parts(parts), reach)
         if refusal is not None:
             return refusal
@@ -197,7 +200,7 @@ class OutboundPolicy:
         return self._refusal(host, way.addresses[0], found, reach) if isinstance(way, Dial) else None
 
     def judge_endpoint(self, endpoint: Allowed, *, came_from: str) -> UrlRefused | None:
-        """Whether a manifest that came from this origin may say that its agent takes envelopes there."""
+        """Return why a manifest from the origin `came_from` may not name this endpoint, or None if it may."""
         if endpoint.origin == came_from or endpoint.origin in self.allow_endpoints:
             return None
         return UrlRefused(
@@ -209,9 +212,12 @@ class OutboundPolicy:
     def judge_redirect(
         self, asked: Allowed, location: str, *, followed: int, method: str = "GET"
     ) -> Allowed | UrlRefused:
-        """Whether a redirect is followed: a GET's, within its origin, and so often. Never raises.
+        """Judge a redirect. Only redirects of a GET within its origin are followed, at most `redirects`. Never raises.
 
-        What is posted goes where the caller meant it to: a 307 to elsewhere would carry it there, a 303 lose it.
+        A POST isn't repeated elsewhere: a 307 would send its body to another server, a 303 would lose it (RFC 9110
+        §15.4.8, §15.4.4).
+
+        `followed`: how many redirects of this request were followed already.
         """
         target = _joined(asked.url, location)
         shown, elsewhere = without_credentials(asked.url), origin_of(target)
@@ -233,7 +239,7 @@ class OutboundPolicy:
     # --- addresses ---------------------------------------------------------------------------------------------------
 
     def destination(self, host: str) -> Dial | Resolve:
-        """How to get at this host's addresses: names of this machine and literal addresses need no resolver."""
+        """How to get this host's addresses. Names of this machine and literal addresses aren't resolved."""
         if is_this_machine(host):
             return Dial(_LOOPBACK)
         return Resolve(host) if read_address(host) is None else Dial((host,))
@@ -247,11 +253,12 @@ class OutboundPolicy:
         reach: Proximity = Proximity.MACHINE,
         scheme: str = "https",
     ) -> Dial | AddressRefused:
-        """Which of these addresses to connect to: all, or none where one of them may not be.
+        """Choose addresses of a host to connect to: all, or none if one of them is refused. Never raises.
 
-        `scheme` is the URL's; it's in the words for what would allow it, and decides nothing.
-        A name with a good and a bad address is how a stranger gets a browser to turn inwards; no honest one needs it.
-        Never raises.
+        A name with a public and a private address is an attack (DNS rebinding); no honest server needs it.
+
+        `answers`: what the resolver returned.
+        `scheme`: the URL's; only named in the remedy.
         """
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         for answer in answers:
@@ -262,7 +269,7 @@ class OutboundPolicy:
         return Dial(tuple(tried)[:_MAX_TRIED])
 
     def _refusal(self, host: str, address: str, found: str, reach: Proximity) -> _Refusal | None:
-        """ObstacleKind this host isn't connected to at this address, or None."""
+        """Return why this host may not be connected to at this address, or None if it may."""
         read = read_address(address)
         if read is None:
             return f"{host} resolves to what isn't an address", Advice("ask the operator of the resolver")
@@ -312,5 +319,5 @@ def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:
 
 
 def judge_url(url: str, *, allow_http: Collection[str] = ()) -> Allowed | UrlRefused:
-    """Judge one URL that the caller named, by its text, where nothing more is allowed. Never raises."""
+    """Judge one URL that the caller named, by its text, under the default policy. Never raises."""
     return OutboundPolicy(allow_http=allow_http).judge(url)

@@ -1,7 +1,8 @@
-"""Who named a server to us, and so how near it may be: nothing names what is nearer to us than itself.
+"""What named each server, and so how near it may be.
 
-What the caller names may be anywhere that policy allows. What a document names may not be nearer than where the
-document came from: a registry on the internet names nothing in our network, one in our network nothing on this machine.
+Rule: nothing names what is nearer to this process than itself. A server that the caller names may be anywhere that
+policy allows. A server that a document names may not be nearer than the document's own server: a registry on the
+internet can't name a host in a private network, and one in a private network can't name this machine.
 """
 
 from typing import Final
@@ -12,22 +13,24 @@ from asap_core.lru import Lru
 from asap_core.net.addresses import Proximity, proximity_of, read_address
 from asap_core.net.urls import authority_of, host_in, is_loopback
 
-# Origins and hosts remembered, some 100 bytes each; past it the oldest are forgotten, which only ever allows less.
+# Origins and hosts remembered, some 100 bytes each. Forgetting the oldest only ever allows less.
 MAX_REMEMBERED: Final = 1_000
-# Learned from a document that was further away than this machine. More aren't kept apart: see `_unknown`.
+# Servers named by documents from elsewhere than this machine. If one is forgotten, unknown servers are trusted less:
+# see `_unknown`.
 _MAX_LEARNED: Final = 10_000
 
 
 @define(eq=False)
 class Provenance:
-    """Who named which server, for one client.
+    """What named each server, for one client.
 
-    `trusted` are authorities (host and port) that the caller allowed for good. `unknown` is how near a server may be
-    that nobody was said to have named: it's the caller's, unless all are strangers', as those of webhooks are.
+    `trusted`: authorities (host and port) that the caller allowed, whatever names them.
+    `unknown`: how near a server may be of which it isn't known what named it. By default it counts as named by the
+        caller; where all URLs come from strangers, as those of webhooks do, pass `Proximity.INTERNET`.
     """
 
     trusted: frozenset[str] = frozenset()
-    # The internet only, once one that was learned had to be forgotten.
+    # Set to the internet once a learned server was forgotten: an unknown server may be that one.
     _unknown: Proximity = field(default=Proximity.MACHINE, kw_only=True)
     _learned: Lru[str, Proximity] = field(factory=lambda: Lru(_MAX_LEARNED), init=False)
     _named: Lru[str, None] = field(factory=lambda: Lru(MAX_REMEMBERED), init=False)
@@ -40,22 +43,22 @@ class Provenance:
         self.name_authority(authority_of(url))
 
     def name_authority(self, authority: str | None) -> None:
-        """The caller named a URL with this authority, None where it has none."""
+        """The caller named a URL with this authority; None if it has none."""
         if authority is not None:
             self._named.put(authority, None)
 
     def learn(self, url: str, *, source: str) -> None:
         """A document named this URL; `source` is the document's URL, or its file's name."""
-        authority, zone = authority_of(url), self.proximity_of(source)
-        if authority is None or zone is Proximity.MACHINE:
+        authority, near = authority_of(url), self.proximity_of(source)
+        if authority is None or near is Proximity.MACHINE:
             return
         before = self._learned.peek(authority)
-        evicted = self._learned.put(authority, zone if before is None else max(zone, before))
+        evicted = self._learned.put(authority, near if before is None else max(near, before))
         if evicted is not None:
             self._unknown = Proximity.INTERNET
 
     def proximity_of(self, source: str) -> Proximity:
-        """How near a document is: a file is on this machine, a URL where its server was connected to last."""
+        """How near a document is: a file is on this machine, a URL where its server was connected to."""
         authority = authority_of(source)
         if authority is None:
             return Proximity.INTERNET if "://" in source else Proximity.MACHINE
@@ -66,9 +69,9 @@ class Provenance:
         return (self._seen.peek(authority) or Proximity.INTERNET) if address is None else proximity_of(address)
 
     def reach_from(self, source: str, url: str) -> Proximity:
-        """How near the server of this URL may be for the document at `source`, which names it.
+        """How near the server of this URL may be, if the document at `source` names it.
 
-        That the caller named the same server, for a use of its own, opens it to no document.
+        That the caller named the same server as well, for its own use, doesn't allow more.
         """
         return Proximity.MACHINE if authority_of(url) in self.trusted else self.proximity_of(source)
 
@@ -80,14 +83,14 @@ class Provenance:
         return self._unknown if learned is None else learned
 
     def connected(self, authority: str, address: str) -> None:
-        """This server was connected to at this address. Of several the furthest counts."""
+        """This server was connected to at this address. Of several addresses the furthest counts."""
         read = read_address(address)
-        zone = Proximity.INTERNET if read is None else proximity_of(read)
+        near = Proximity.INTERNET if read is None else proximity_of(read)
         before = self._seen.peek(authority)
-        self._seen.put(authority, zone if before is None else min(zone, before))
+        self._seen.put(authority, near if before is None else min(near, before))
 
-    def recall(self, url: str, zone: Proximity) -> None:
-        """This server was as near as that when it was connected to by an earlier process. What is seen since counts."""
+    def recall(self, url: str, near: Proximity) -> None:
+        """An earlier process found this server to be this near. Ignored if this process has connected to it."""
         authority = authority_of(url)
         if authority is not None and authority not in self._seen:
-            self._seen.put(authority, zone)
+            self._seen.put(authority, near)

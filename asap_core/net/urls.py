@@ -1,4 +1,8 @@
-"""A URL as text: its host, its origin, what of it may be shown; strict where readers of URLs disagree."""
+"""URLs as text: the one reader of them, their hosts and origins, and what of them may be logged.
+
+`read_url` reads as urllib does. `split_url` accepts only URLs whose host is the same to every reader: what is connected
+to, compared or let in is read by it.
+"""
 
 import re
 from ipaddress import IPv4Address
@@ -8,24 +12,24 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from asap_core.net.addresses import Proximity, read_address, special_of
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-"""Which schemes there are, and their ports (RFC 9110 §4.2)."""
-# Longer URLs are refused by common servers (nginx: 8 KiB for the request line).
+"""The schemes that the library uses, and their default ports (RFC 9110 §4.2)."""
+# Common servers refuse longer URLs (nginx: 8 KiB for the request line).
 _MAX_URL: Final = 8000
-# A name in ASCII (others have a form in it, RFC 5891), or a literal address; then a port, perhaps. urlsplit takes the
-# host of `[::1]evil.example` for `::1`, and other readers don't.
+# A name in ASCII (other names have an ASCII form, RFC 5891) or a literal address, then optionally a port. urlsplit
+# reads the host of `[::1]evil.example` as `::1`; other readers don't.
 _HOST: Final = re.compile(
     r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?",
     re.ASCII,
 )
-# Resolvers read `127.1`, `2130706433` and `0x7f.0.0.1` as addresses; the URL standard takes a name that ends in a
-# number for an address as well (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+# Resolvers read `127.1`, `2130706433` and `0x7f.0.0.1` as addresses, and so does the URL standard: a name whose last
+# label is a number is an address (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 _ENDS_IN_A_NUMBER: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$", re.IGNORECASE | re.ASCII)
 
 
 def read_url(url: str) -> SplitResult | None:
-    """The parts of a URL, as `urlsplit` reads them, its port a number but 0; None if it can't. Never raises.
+    """Return the parts of a URL as `urlsplit` reads them. Never raises.
 
-    Readers of URLs disagree about the host: use `split_url` for what is connected to.
+    Returns None if it can't, or if the port isn't a number from 1 to 65,535.
     """
     try:
         parts = urlsplit(url)
@@ -36,12 +40,12 @@ def read_url(url: str) -> SplitResult | None:
 
 
 def is_plain(url: str) -> bool:
-    """Whether a URL has no blanks, control characters or backslashes, which some readers drop or turn into slashes."""
+    """Whether a URL is free of blanks, control characters and backslashes: some readers drop or replace them."""
     return url.isprintable() and " " not in url and "\\" not in url
 
 
 def split_url(url: str) -> SplitResult | None:
-    """The parts of a URL whose host is one to every reader; None for all else. Never raises."""
+    """Return the parts of a URL, or None if readers may disagree about its host. Never raises."""
     parts = read_url(url) if len(url) <= _MAX_URL and is_plain(url) else None
     if parts is None or not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
         return None
@@ -52,32 +56,32 @@ def split_url(url: str) -> SplitResult | None:
 
 
 def origin_of_parts(parts: SplitResult) -> str:
-    """The origin, its port written out where it's known."""
+    """The origin (RFC 6454 §4), with its port if that is known."""
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme)
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" if port is None else f"{parts.scheme}://{shown}:{port}"
 
 
 def normal(url: str) -> str:
-    """The URL as it's kept and asked: host in lower case, no default port, no fragment; as it is where it's none.
+    """Return the URL in the form in which it is requested and cached; unchanged if it can't be read.
 
-    RFC 3986 §6.2.2.1, §6.2.3: two that differ in nothing else are one.
+    Host in lower case, no default port, no empty path, no fragment. Source: RFC 3986 §6.2.2.1, §6.2.3.
     """
     parts = split_url(url)
     if parts is None or "@" in parts.netloc:
-        # With credentials it's refused, and mustn't become one that isn't.
+        # A URL with credentials is refused later; it mustn't become one without.
         return url
     default = DEFAULT_PORTS.get(parts.scheme)
     netloc = origin_of_parts(parts).partition("://")[2].removesuffix("" if default is None else f":{default}")
     return urlunsplit(parts._replace(netloc=netloc, path=parts.path or "/", fragment=""))
 
 
-# Below a base URL an agent has its endpoints, `/asap` and what's under it, and documents about itself.
+# An agent's paths below its base URL: the endpoints `/asap` and `/asap/…`, and its documents.
 _BELOW_BASE: Final = re.compile(r"(.*?)/(?:asap(?:/[^/]*)?|\.well-known(?:/.*)?|health|ready)/?")
 
 
 def meant_base(document_url: str) -> str | None:
-    """The base URL that was meant, if a document's URL was made of an endpoint's or another document's; else None.
+    """Return the base URL that a user probably meant, if a document's URL was built on an endpoint's URL; else None.
 
     `https://a.example` for `https://a.example/asap/.well-known/asap/manifest.json`.
     """
@@ -91,38 +95,39 @@ def meant_base(document_url: str) -> str | None:
 
 
 def authority_of(url: str) -> str | None:
-    """Host and port, which is what's connected to; None where the URL has none."""
+    """Return host and port of a URL, or None if it isn't an http or https URL."""
     found = origin_of(url)
     return None if found is None else found.partition("://")[2]
 
 
 def host_in(authority: str) -> str:
-    """The host of an authority."""
+    """Return the host of an authority (host and port), without brackets."""
     return authority.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def origin_of(url: str) -> str | None:
-    """The origin of a URL with its port written out, or None where it has none."""
+    """Return the origin of a URL, always with its port, or None if it isn't an http or https URL."""
     parts = split_url(url)
     return None if parts is None or parts.scheme not in DEFAULT_PORTS else origin_of_parts(parts)
 
 
 def without_credentials(url: str) -> str:
-    """The URL as it may be shown: without user, password, query and fragment."""
+    """Return the URL as it may be logged: without user, password, query and fragment."""
     parts = split_url(url)
     return "the URL" if parts is None else f"{origin_of_parts(parts)}{parts.path}"
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is a name of this machine (RFC 6761 §6.3): never asked of a resolver."""
+    """Whether a host is a name of this machine. Such names are never resolved (RFC 6761 §6.3)."""
     name = host.lower().removesuffix(".")
     return name == "localhost" or name.endswith(".localhost")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or literal address is this machine, by its name alone (RFC 6761 §6.3, RFC 1122 §3.2.1.3).
+    """Whether a host, a name or a literal address, is this machine: `localhost`, 127.0.0.0/8, `::1`.
 
-    An address in disguise, such as `::ffff:127.0.0.1`, isn't a name of it.
+    False for an IPv4 loopback address inside an IPv6 one, such as `::ffff:127.0.0.1`.
+    Source: RFC 6761 §6.3, RFC 1122 §3.2.1.3, RFC 4291 §2.5.3.
     """
     if is_this_machine(host):
         return True

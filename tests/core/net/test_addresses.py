@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from asap_core.net import addresses as reach
 from asap_core.net.addresses import (
-    SPECIAL,
+    SPECIAL_RANGES,
     Obstacle,
     ObstacleKind,
     Proximity,
@@ -77,7 +77,7 @@ def around(network):
 
 
 EDGES = [address for row in ROWS for address in around(row[0])] + [
-    address for special in SPECIAL for address in around(special.network)
+    address for special in SPECIAL_RANGES for address in around(special.network)
 ]
 
 
@@ -114,13 +114,13 @@ class TestTheTable:
     @pytest.mark.parametrize(
         "special",
         # The others lie within a wider one of the same effect, and say only what it is.
-        [one for one in SPECIAL if one.what.split(",")[0] not in ("Teredo", "an ORCHID", "a drone's identity")
+        [one for one in SPECIAL_RANGES if one.what.split(",")[0] not in ("Teredo", "an ORCHID", "a drone's identity")
          and str(one.network) not in ("2001:2::/48", "fec0::/10", "fe80::/10", "fc00::/7", "5f00::/16", "100::/64",
                                       "100:0:0:1::/64", "64:ff9b:1::/48", "::/96")],
         ids=lambda one: str(one.network),
     )  # fmt: skip
     def test_a_row_left_out_would_be_noticed(self, special, planted) -> None:
-        planted("SPECIAL", tuple(one for one in SPECIAL if one is not special))
+        planted("SPECIAL_RANGES", tuple(one for one in SPECIAL_RANGES if one is not special))
         assert disagreements() != []
 
     def test_the_range_of_the_internet_left_out_would_be_noticed(self, planted) -> None:
@@ -128,7 +128,7 @@ class TestTheTable:
         assert disagreements() != []
 
     def test_each_row_names_its_source(self) -> None:
-        assert all(special.source.startswith("RFC ") for special in SPECIAL)
+        assert all(special.source.startswith("RFC ") for special in SPECIAL_RANGES)
         assert str(special_of(ip_address("10.1.2.3"))) == "private (RFC 1918)"
         assert str(special_of(ip_address("4000::1"))) == "not of the internet's range 2000::/3 (RFC 4291 §2.4)"
 
