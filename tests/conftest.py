@@ -1,18 +1,24 @@
-"""Settings of all tests: Hypothesis profiles, SIGINT for child processes, and no silent skips in CI."""
+"""Settings of all tests: Hypothesis profiles, how files are shared out, what child processes inherit, skips in CI."""
 
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # Virtual time and shared machines: a slow example says nothing about the code.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300, print_blob=True
+)
+# A run of everything looks for what a change broke. `.ci/run` also searches a part thoroughly, another part each day.
+settings.register_profile("default", settings.get_profile("thorough"), max_examples=40, print_blob=False)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
-settings.register_profile("long", settings.get_profile("default"), max_examples=20_000, stateful_step_count=100)
+settings.register_profile("long", settings.get_profile("thorough"), max_examples=20_000, stateful_step_count=100)
 # What has been searched once in a run is only looked over where it's run again: on other Pythons, under coverage.
 settings.register_profile("light", settings.get_profile("ci"), max_examples=25)
 # Under a mutant a failure is all that's asked for, not the shortest one; and the same each time.
@@ -37,10 +43,41 @@ def restore_sigint() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def keep_bytecode() -> None:
+    """Keep compiled modules under `.cache` if the environment forbids to keep them beside their source.
+
+    Container images set PYTHONDONTWRITEBYTECODE. Each of 300 processes that tests start would compile both packages.
+    """
+    if sys.dont_write_bytecode:
+        cache = Path(__file__).parent.parent / ".cache" / "bytecode"
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache)}
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(cache)
+
+
 restore_sigint()
+keep_bytecode()
 
 # The one kind of skip that CI accepts: a test that no machine of this project's can run.
 ACCEPTED = "cannot run anywhere here:"
+
+WAITING = ("tests/interop/", "tests/live/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes for each processor with `-n auto`: live tests wait for sockets and clocks half of their time."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep files in the order of `pytest_collection_modifyitems`; xdist would begin with the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what waits, and end with what computes: then no process is left alone with a long file at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
 
 
 @pytest.hookimpl(wrapper=True)
