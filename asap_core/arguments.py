@@ -1,16 +1,70 @@
-"""What a user passes, checked where it is passed: a ValueError in one line that says the right form.
+"""Checks of arguments: a wrong one raises ValueError, in one line that says what was expected.
 
-The values themselves aren't shown: among them are keys, tokens and manifests. ValueError for a wrong type too, as the
-README promises: a caller has one exception to catch.
+Every check of a user's argument is one of these, so that the errors read alike. Rules:
+
+* The value isn't shown: it may be a key, a token or a whole manifest. Its type may be.
+* A wrong type is a ValueError too, as the README promises: callers have one exception to catch.
+* A check is made where the argument is passed, before anything is asked or sent.
+
+A `Form` is what a value has to be, made of predicates (`is_…`). The `expect_…` functions have sentences of their own.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial, wraps
 from types import UnionType
 from typing import Any, Final, ParamSpec, TypeVar
 
+from attrs import frozen
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+Fits = Callable[[Any], bool]
+
+
+@frozen
+class Form:
+    """What an argument has to be. `expected` completes "expected …", and `fits` decides."""
+
+    expected: str
+    fits: Fits
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ValueError if the value of the argument `name` isn't that."""
+        if not self.fits(value):
+            raise ValueError(f"{name}: expected {self.expected}")
+
+
+def is_instance(*kinds: type) -> Fits:
+    """Whether a value is of one of these types."""
+    return lambda value: isinstance(value, kinds)
+
+
+def is_or_none(fits: Fits) -> Fits:
+    """Whether a value is None or fits."""
+    return lambda value: value is None or fits(value)
+
+
+def is_list_of(fits: Fits) -> Fits:
+    """Whether a value is a collection whose items fit. One text or mapping isn't: iterating it gives other items."""
+    return lambda value: (
+        isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping) and all(map(fits, value))
+    )
+
+
+def is_dict_of(fits: Fits) -> Fits:
+    """Whether a value is a mapping from texts to values that fit."""
+    return lambda value: (
+        isinstance(value, Mapping)
+        and all(isinstance(key, str) for key in value)
+        and all(fits(each) for each in value.values())
+    )
+
+
+def has_methods(*names: str) -> Fits:
+    """Whether a value is an object, not a class, with these methods."""
+    return lambda value: all(callable(getattr(value, name, None)) for name in names) and not isinstance(value, type)
 
 
 def replaced(**now: str) -> Callable[[Callable[P, T]], Callable[P, T]]:

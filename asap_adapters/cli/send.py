@@ -13,7 +13,7 @@ from asap_adapters.cli.output import json_text, print_json, say
 from asap_adapters.client.agent_client import AgentClient
 from asap_core.auth.bearer import is_token
 from asap_core.client.delivery import RetryPolicy
-from asap_core.client.messages import checked_key
+from asap_core.client.messages import read_key
 from asap_core.net.urls import origin_of
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.json import NotJson, read_json
@@ -27,7 +27,7 @@ def _text(text: str) -> str:
 
 def _key(text: str) -> str:
     try:
-        return checked_key(text)
+        return read_key(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

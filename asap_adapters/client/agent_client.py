@@ -28,7 +28,7 @@ from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
-from asap_core.client.messages import OutgoingMessage, checked_key, read_batch, read_message
+from asap_core.client.messages import OutgoingMessage, read_batch, read_key, read_message
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.errors import NotResolved, RemoteError
 from asap_core.mdns.dnssd import Announcement
@@ -337,7 +337,7 @@ class AgentClient:
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
         """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
         check(manifest=manifest, envelope=envelope)
-        key = new_id() if idempotency_key is None else checked_key(idempotency_key)
+        key = new_id() if idempotency_key is None else read_key(idempotency_key)
         return await self._sending.once(self._destination(manifest), envelope, key)
 
     async def send_batch(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from attrs import frozen, has
 
+from asap_core.arguments import Form, is_instance, is_or_none
 from asap_core.clock import WallTime
 from asap_core.wire.codec import to_json
 from asap_core.wire.envelope import Envelope
@@ -14,6 +15,11 @@ from asap_core.wire.jsonrpc import MAX_ID
 
 # As the reference: more is refused by servers.
 _MAX_BATCH: Final = 50
+_PAYLOAD_TYPE: Final = Form(
+    f"text such as 'task.request', at most {MAX_ID} characters",
+    lambda value: type(value) is str and 0 < len(value) <= MAX_ID,
+)
+_OPTIONAL_TEXT: Final = Form("text, or None", is_or_none(is_instance(str)))
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})
 
 
@@ -59,15 +65,13 @@ def read_message(
     payload_type: object, payload: object, *, key: object = None, nonce: object = None, trace_id: object = None
 ) -> OutgoingMessage:
     """Take what the caller wants to send. Raises ValueError, with the right form, for what can't be sent."""
-    if type(payload_type) is not str or not 0 < len(payload_type) <= MAX_ID:
-        raise ValueError(f"payload_type: expected text such as 'task.request', at most {MAX_ID} characters")
-    for name, value in (("nonce", nonce), ("trace_id", trace_id)):
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"{name}: expected text, or None")
+    _PAYLOAD_TYPE.check("payload_type", payload_type)
+    _OPTIONAL_TEXT.check("nonce", nonce)
+    _OPTIONAL_TEXT.check("trace_id", trace_id)
     return OutgoingMessage(
-        payload_type,
+        str(payload_type),
         _plain(payload),
-        key=None if key is None else checked_key(key),
+        key=None if key is None else read_key(key),
         nonce=nonce if isinstance(nonce, str) else None,
         trace_id=trace_id if isinstance(trace_id, str) else None,
     )
@@ -98,8 +102,8 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == len(("type", "payload"))
 
 
-def checked_key(given: object) -> str:
-    """An idempotency key that can go into a header. Raises ValueError, which doesn't repeat it."""
+def read_key(given: object) -> str:
+    """Return an idempotency key that fits into a header. Raises ValueError, which doesn't repeat it."""
     if not (
         isinstance(given, str)
         and 0 < len(given) <= MAX_ID

@@ -18,7 +18,16 @@ from asap_core import (
     StartPolicy,
     TokenTable,
 )
-from asap_core.arguments import expect_whole
+from asap_core.arguments import (
+    Form,
+    expect_whole,
+    has_methods,
+    is_dict_of,
+    is_instance,
+    is_list_of,
+    is_or_none,
+    replaced,
+)
 
 MANIFEST: Any = {
     "id": "urn:asap:agent:a",
@@ -174,3 +183,41 @@ def test_a_whole_number(value) -> None:
     with pytest.raises(ValueError, match="n: expected a whole number from 1 to 10"):
         expect_whole("n", value, least=1, most=10)
     expect_whole("n", 10, least=1, most=10)
+
+
+class TestForms:
+    def test_an_error_names_the_argument_and_what_was_expected_and_no_value(self) -> None:
+        form = Form("text, or None", is_or_none(is_instance(str)))
+        for value in ("x", None):
+            form.check("token", value)
+        with pytest.raises(ValueError, match=r"^token: expected text, or None$"):
+            form.check("token", b"hunter2")
+
+    @pytest.mark.parametrize(
+        ("fits", "good", "bad"),
+        [
+            (is_instance(str, int), ["x", 5], [None, b"x", 1.5]),
+            (is_or_none(is_instance(str)), ["x", None], [5]),
+            (is_list_of(is_instance(str)), [[], ["x"], ("x", "y"), {"x"}], ["xy", b"xy", {"x": "y"}, [5], None, 5]),
+            (is_dict_of(is_instance(int)), [{}, {"a": 1}], [{"a": "b"}, {1: 1}, [("a", 1)], None]),
+            (has_methods("monotonic", "wall"), [ManualClock()], [ManualClock, object(), None]),
+        ],
+    )  # fmt: skip
+    def test_what_fits(self, fits, good, bad) -> None:
+        assert all(map(fits, good))
+        assert not any(map(fits, bad))
+
+
+class TestReplaced:
+    def test_an_earlier_keyword_is_refused_with_what_is_written_now(self) -> None:
+        @replaced(port="at=(host, port)")
+        def serve(agent: str, *, at: tuple[str, int] = ("::1", 80)) -> str:
+            """Serve."""
+            return f"{agent} at {at}"
+
+        assert serve("a", at=("h", 1)) == "a at ('h', 1)"
+        assert (serve.__name__, serve.__doc__) == ("serve", "Serve.")
+        with pytest.raises(TypeError, match=r"^port= has been replaced: write at=\(host, port\)$"):
+            serve("a", port=1)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="unexpected keyword argument 'prt'"):
+            serve("a", prt=1)  # type: ignore[call-arg]

@@ -23,7 +23,7 @@ def test_a_command_line_that_is_wrong(refuses, argv, code, says) -> None:
 
 def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path) -> None:
     (tmp_path / "r.json").write_text('{"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": []}')
-    monkeypatch.setattr("asap_core.wire.registry_index.Catalog.find", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("asap_core.wire.registry_index.RegistryIndex.find", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["registry", "find", str(tmp_path / "r.json")])
 

@@ -3,7 +3,7 @@
 import pytest
 
 from asap_core import TaskRequest
-from asap_core.client.messages import checked_key, conversation_id_of, read_batch, read_message
+from asap_core.client.messages import conversation_id_of, read_batch, read_key, read_message
 
 ME, YOU = "urn:asap:agent:me", "urn:asap:agent:you"
 ASK = {"skill_id": "echo", "input": {}}
@@ -60,7 +60,7 @@ class TestWhatCannotBeSent:
 
     @pytest.mark.parametrize("key", ["", " ", "a\nb: c", "k" * 257, "kéy", 5, b"k", ["k"]])
     def test_a_key_that_is_none(self, key) -> None:
-        for give in (checked_key, lambda key: read_message("x", {}, key=key)):
+        for give in (read_key, lambda key: read_message("x", {}, key=key)):
             with pytest.raises(ValueError, match="1 to 256 visible ASCII"):
                 give(key)
 
