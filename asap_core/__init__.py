@@ -99,7 +99,7 @@ if TYPE_CHECKING:
         TaskUpdate as TaskUpdate,
     )
     from asap_core.wire.registry import Registry as Registry, RegistryEntry as RegistryEntry
-    from asap_core.wire.registry_entry import read_registry as read_registry
+    from asap_core.wire.registry_reader import read_registry as read_registry
     from asap_core.wire.signing import PublicKey as PublicKey
     from asap_core.wire.task import Task as Task, TaskStatus as TaskStatus
 
@@ -122,7 +122,7 @@ _HOMES: Final = {
     ),
     "asap_core.wire.registry": "Registry RegistryEntry",
     "asap_core.wire.task": "Task TaskStatus",
-    "asap_core.wire.registry_entry": "read_registry",
+    "asap_core.wire.registry_reader": "read_registry",
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from asap_adapters.net.bodies import READ_PIECE
 from asap_core.wire.codec import warm_up
-from asap_core.wire.registry_index import RegistryIndex, RegistryReader
+from asap_core.wire.registry_index import RegistryIndex
+from asap_core.wire.registry_reader import RegistryReader
 from benchmarks import reference_python
 
 AGENTS = 100_000

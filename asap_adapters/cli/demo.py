@@ -32,10 +32,9 @@ from asap_core.clock import Instant
 from asap_core.errors import NotAllowed, RemoteError
 from asap_core.mdns.dnssd import Added
 from asap_core.server.agent import Agent
-from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.codec import to_json
-from asap_core.wire.manifest import Manifest
-from asap_core.wire.registry_entry import make_entry
+from asap_core.wire.manifest import MANIFEST_PATH, Manifest
+from asap_core.wire.registry import make_entry
 
 ALICE: Final = "urn:asap:agent:alice"
 GUARDED: Final = "urn:asap:agent:guarded-echo"

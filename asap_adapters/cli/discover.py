@@ -20,8 +20,7 @@ from asap_core.errors import InvalidDocument, NotResolved
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.wire.codec import to_json
-from asap_core.wire.registry import Skipped
-from asap_core.wire.registry_entry import asap_url, make_entry
+from asap_core.wire.registry import Skipped, asap_url, make_entry
 
 
 def _client(outbound: OutboundOptions) -> AgentClient:

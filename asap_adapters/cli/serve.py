@@ -43,8 +43,7 @@ from asap_core.net.ipv6_zones import without_zone
 from asap_core.net.urls import is_loopback
 from asap_core.server.agent import Agent
 from asap_core.server.metrics import Counters, counters_size
-from asap_core.server.wellknown import MANIFEST_PATH
-from asap_core.wire.manifest import Manifest
+from asap_core.wire.manifest import MANIFEST_PATH, Manifest
 
 if TYPE_CHECKING:
     from asap_adapters.mdns.local_network import Advertiser

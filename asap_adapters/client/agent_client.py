@@ -34,9 +34,8 @@ from asap_core.errors import NotResolved, RemoteError
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.ipv6_zones import in_zone_of
 from asap_core.net.outbound import Allowed, OutboundPolicy, known_origin
-from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.envelope import Envelope
-from asap_core.wire.manifest import Health, Manifest
+from asap_core.wire.manifest import MANIFEST_PATH, Health, Manifest
 from asap_core.wire.payloads import Payload
 from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_index import RegistryIndex

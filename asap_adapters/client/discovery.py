@@ -43,10 +43,10 @@ from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
 from asap_core.net.ipv6_zones import canonical
 from asap_core.net.urls import normal, origin_of, without_credentials
-from asap_core.server.wellknown import HEALTH_PATH
 from asap_core.wire.codec import read_health
-from asap_core.wire.manifest import Health, Manifest
-from asap_core.wire.registry_index import RegistryIndex, RegistryReader
+from asap_core.wire.manifest import HEALTH_PATH, Health, Manifest
+from asap_core.wire.registry_index import RegistryIndex
+from asap_core.wire.registry_reader import RegistryReader
 from asap_core.wire.revocation import RevocationList, read_revocations
 
 _log = logging.getLogger("asap.discovery")

@@ -25,7 +25,8 @@ from asap_core.errors import InvalidDocument
 from asap_core.http.freshness import Freshness
 from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
-from asap_core.wire.registry_index import RegistryIndex, RegistryReader
+from asap_core.wire.registry_index import RegistryIndex
+from asap_core.wire.registry_reader import RegistryReader
 
 _log = logging.getLogger("asap.discovery")
 

@@ -19,8 +19,7 @@ from asap_core.errors import AsapError, Unsuitable, WrongAgent
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.urls import without_credentials
 from asap_core.wire.manifest import Manifest
-from asap_core.wire.registry import RegistryEntry
-from asap_core.wire.registry_entry import manifest_url
+from asap_core.wire.registry import RegistryEntry, manifest_url
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.rules import URN
 

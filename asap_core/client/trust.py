@@ -15,8 +15,7 @@ from asap_core.lru import Lru
 from asap_core.net.urls import normal, without_credentials
 from asap_core.wire.codec import decode_manifest, read_as
 from asap_core.wire.manifest import Manifest, is_wrapper
-from asap_core.wire.registry import RegistryEntry
-from asap_core.wire.registry_entry import manifest_url
+from asap_core.wire.registry import RegistryEntry, manifest_url
 from asap_core.wire.rules import URN
 from asap_core.wire.signing import Ed25519Verifier, PublicKey, Verified, judge, read_keys, why_not
 

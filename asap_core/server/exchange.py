@@ -95,9 +95,10 @@ from asap_core.server.call_run import IllegalMove
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.serving import Scope, Serving
-from asap_core.server.wellknown import HEALTH_PATH, MANIFEST_PATH, METRICS_PATH, status_response
+from asap_core.server.wellknown import METRICS_PATH, status_response
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.jsonrpc import MAX_ID, Call, RefusedCall, parse_call
+from asap_core.wire.manifest import HEALTH_PATH, MANIFEST_PATH
 
 ASAP_PATH: Final = "/asap"
 STREAM_PATH: Final = "/asap/stream"

@@ -9,8 +9,6 @@ from asap_core.wire.codec import etag, to_json
 from asap_core.wire.json import write_json
 from asap_core.wire.manifest import Health, HealthStatus, Load, Manifest
 
-MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
-HEALTH_PATH: Final = "/.well-known/asap/health"
 METRICS_PATH: Final = "/asap/metrics"
 
 # Keys that a 1.1 reader, which forbids unknown ones, would refuse the whole manifest for: written only where set.

@@ -6,7 +6,7 @@ are read tolerantly (unknown keys kept in `extra`). cattrs costs 30 ms to import
 needed; `warm_up()` is for servers that want that before their first request.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import cache, lru_cache
@@ -21,7 +21,7 @@ from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
 from asap_core.wire.parts import PARTS, Part
 from asap_core.wire.payloads import PAYLOADS, Payload
-from asap_core.wire.registry import Registry, RegistryEntry, Skipped
+from asap_core.wire.registry import Registry, RegistryEntry
 from asap_core.wire.rules import InvalidValue, Rule
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ T = TypeVar("T")
 
 # Enough to mend a document by; a list of 50,000 unfit entries would otherwise answer 5 MB to a 1 MB request.
 MAX_PROBLEMS: Final = 20
-# A fault in the middle of a long registry must not hide how it goes on; with more than this it's another format.
-MAX_SKIPPED: Final = 1000
 
 
 def decode_envelope(value: Any, *, path: tuple[str | int, ...] = ()) -> Envelope:
@@ -75,34 +73,12 @@ def decode_health(value: Any) -> Health:
     return _decode(value, Health, "health report", ())
 
 
-def decode_registry(value: Any) -> Registry:
-    """Read a registry, tolerantly: an entry that can't be read is reported in `skipped` and left out.
+def decode_registry_root(value: Mapping[str, Any]) -> Registry:
+    """Read the root of a registry, tolerantly. Its `agents` are left out: `RegistryReader` reads them.
 
-    Raises `InvalidDocument` where the root isn't a registry.
+    Raises: InvalidDocument.
     """
-    if type(value) is not dict:
-        raise InvalidDocument("registry", (Problem((), "an object"),))
-    agents = value.get("agents", [])
-    if type(agents) is not list:
-        raise InvalidDocument("registry", (Problem(("agents",), "an array of entries"),))
-    entries: list[RegistryEntry] = []
-    skipped: list[Skipped] = []
-    for index, item in enumerate(agents):
-        try:
-            entries.append(decode_registry_entry(item, path=("agents", index)))
-        except InvalidDocument as error:
-            skipped.append(Skipped(index, error.problems))
-            if len(skipped) > MAX_SKIPPED:
-                expected = f"entries of which at most {MAX_SKIPPED} can't be read"
-                raise InvalidDocument("registry", (Problem(("agents",), expected),)) from None
-    root = _decode({**value, "agents": []}, Registry, "registry", ())
-    return Registry(
-        version=root.version,
-        updated_at=root.updated_at,
-        agents=tuple(entries),
-        skipped=tuple(skipped),
-        extra=root.extra,
-    )
+    return _decode({**value, "agents": []}, Registry, "registry", ())
 
 
 def decode_registry_entry(value: Any, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:

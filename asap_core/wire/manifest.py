@@ -27,7 +27,11 @@ from asap_core.wire.rules import (
     one_or_more,
 )
 
-# What the reference writes where an agent doesn't say.
+# Wire-protocol §3.
+MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
+HEALTH_PATH: Final = "/.well-known/asap/health"
+
+# What the reference writes if an agent doesn't say.
 DEFAULT_TTL: Final = 300
 # Beyond ten years a lifetime is a typing error, and the sum with a clock must stay exact.
 MAX_TTL: Final = 315_360_000

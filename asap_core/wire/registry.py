@@ -1,11 +1,13 @@
-"""The registry as values: a list of agents, each with where to find it (wire-protocol §8)."""
+"""The registry: a list of agents and the URLs where each is found (wire-protocol §8)."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
 
 from asap_core.errors import Problem
+from asap_core.wire.manifest import MANIFEST_PATH, Manifest, is_absolute_url
 from asap_core.wire.rules import (
     DATE_TIME,
     OBJECT,
@@ -21,7 +23,11 @@ from asap_core.wire.rules import (
 
 @frozen(kw_only=True)
 class RegistryEntry:
-    """One agent in a registry. `endpoints` holds URLs by name: `http`, `ws`, `manifest`; `extra` what 2.x added."""
+    """One agent in a registry.
+
+    endpoints: URLs by name: `http`, `ws`, `manifest`.
+    extra: keys that later versions added.
+    """
 
     id: str = field(validator=URN)
     name: str = field(validator=TEXT)
@@ -34,7 +40,7 @@ class RegistryEntry:
 
 @frozen
 class Skipped:
-    """An entry that could not be read: its place in the list, and what is wrong with it."""
+    """An entry that could not be read: its index in the list, and its problems."""
 
     index: int
     problems: tuple[Problem, ...]
@@ -42,7 +48,7 @@ class Skipped:
 
 @frozen(kw_only=True)
 class Registry:
-    """A registry as it was read: the usable entries in file order, and a report of the others."""
+    """A registry: its readable entries in their order, and a report of the others."""
 
     version: str = field(validator=TEXT)
     updated_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
@@ -53,3 +59,40 @@ class Registry:
     )
     skipped: tuple[Skipped, ...] = ()
     extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+
+
+def make_entry(manifest: Manifest, endpoints: Mapping[str, str]) -> RegistryEntry:
+    """Make a registry entry from a manifest.
+
+    endpoints: URLs by name: `http` is the agent's base URL, `manifest` its manifest's.
+    Raises: ValueError if one of these two isn't an absolute URL.
+    """
+    urls = [endpoints[name] for name in ("http", "manifest") if name in endpoints]
+    if not all(is_absolute_url(url, "http", "https") for url in urls):
+        raise ValueError("endpoints: expected absolute URLs such as https://agent.example")
+    return RegistryEntry(
+        id=manifest.id,
+        name=manifest.name,
+        description=manifest.description,
+        endpoints=dict(endpoints),
+        skills=manifest.skill_ids,
+        asap_version=manifest.capabilities.asap_version,
+    )
+
+
+def _base_url(entry: RegistryEntry) -> str:
+    # Published entries have either the base URL or the endpoint here (fault 57).
+    return entry.endpoints.get("http", "").rstrip("/").removesuffix("/asap")
+
+
+def asap_url(entry: RegistryEntry) -> str | None:
+    """Return the URL that takes the agent's envelopes. Returns None if the entry names no HTTP endpoint."""
+    return f"{_base_url(entry)}/asap" if _base_url(entry) else None
+
+
+def manifest_url(entry: RegistryEntry) -> str | None:
+    """Return the URL of the agent's manifest. Returns None if the entry names neither it nor an HTTP endpoint."""
+    named = entry.endpoints.get("manifest")
+    if named:
+        return named
+    return f"{_base_url(entry)}{MANIFEST_PATH}" if _base_url(entry) else None

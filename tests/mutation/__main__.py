@@ -43,7 +43,8 @@ TESTS = {
     "asap_core.client.document_cache": ("client/document_cache",),
     "asap_core.client.resolution": ("client/resolution",),
     "asap_core.client.registry_cache": ("client/registry_cache",),
-    "asap_core.wire.registry_index": ("wire/registry_index", "client/registry_cache"),
+    "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_cache"),
+    "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_cache"),
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {

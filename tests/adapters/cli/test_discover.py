@@ -7,7 +7,7 @@ import pytest
 
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_core import to_json
-from asap_core.wire.registry_entry import make_entry
+from asap_core.wire.registry import make_entry
 
 NOBODY = "urn:asap:agent:nobody"
 

@@ -21,8 +21,8 @@ from asap_core.auth.principal import TokenTable
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.errors import BadReply
-from asap_core.server.wellknown import MANIFEST_PATH
 from asap_core.wire.json import read_json
+from asap_core.wire.manifest import MANIFEST_PATH
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,7 @@ from asap_core.errors import Advice
 from asap_core.http.freshness import FreshnessPolicy, freshness_of
 from asap_core.net.addresses import Proximity
 from asap_core.net.provenance import Provenance
-from asap_core.wire.registry_index import RegistryReader
+from asap_core.wire.registry_reader import RegistryReader
 
 URL, WALL = "https://r.example/registry.json?key=s3cret", 1_800_000_000.0
 BODY = b'{"version":"1"}'

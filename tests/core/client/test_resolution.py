@@ -29,7 +29,8 @@ from asap_core.errors import AgentChanged, AsapError, NotResolved, Unreachable, 
 from asap_core.mdns.dnssd import Announcement
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.manifest import Manifest
-from asap_core.wire.registry_index import RegistryIndex, RegistryReader
+from asap_core.wire.registry_index import RegistryIndex
+from asap_core.wire.registry_reader import RegistryReader
 
 URN = "urn:asap:agent:wanted"
 OTHER = "urn:asap:agent:other"

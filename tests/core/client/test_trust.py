@@ -24,7 +24,7 @@ from asap_core.errors import InvalidDocument, Unverified
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.urls import without_credentials
 from asap_core.wire.codec import decode_registry_entry
-from asap_core.wire.registry_index import RegistryReader
+from asap_core.wire.registry_reader import RegistryReader
 from asap_core.wire.signing import PublicKey, sign
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"

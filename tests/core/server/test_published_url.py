@@ -10,7 +10,7 @@ from asap_core import Agent, Capabilities, Endpoints, Manifest, read_manifest
 from asap_core.server.published_url import leads_elsewhere
 from asap_core.server.wellknown import publish
 from asap_core.wire.codec import to_json
-from asap_core.wire.registry_entry import make_entry
+from asap_core.wire.registry import make_entry
 
 
 def manifest(endpoints):

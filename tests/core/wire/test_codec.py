@@ -14,7 +14,7 @@ from hypothesis import assume, given, strategies as st
 from asap_core.clock import WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.testing import broken_documents, envelope_documents, envelopes, json_values, manifests
-from asap_core.wire import codec
+from asap_core.wire import codec, registry_reader
 from asap_core.wire.codec import (
     MAX_PROBLEMS,
     decode_envelope,
@@ -22,7 +22,6 @@ from asap_core.wire.codec import (
     decode_manifest,
     decode_part,
     decode_payload,
-    decode_registry,
     encode_envelope,
     etag,
     format_timestamp,
@@ -35,7 +34,8 @@ from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.manifest import AuthScheme, Manifest, publishable_version
 from asap_core.wire.parts import PARTS, TextPart
 from asap_core.wire.payloads import PAYLOADS, WIRE_NAMES, TaskRequest, TaskStream
-from asap_core.wire.registry_entry import read_registry
+from asap_core.wire.registry import Registry
+from asap_core.wire.registry_reader import read_registry
 from asap_core.wire.rules import DATE_TIME, TEXT, URN, InvalidValue, number
 from asap_core.wire.task import AgentRecord, Conversation, StateSnapshot
 
@@ -426,10 +426,12 @@ class TestHealth:
 class TestRegistries:
     ROOT = {"version": "1.0", "updated_at": "2026-01-01T00:00:00Z"}
 
+    def read(self, value: object) -> Registry:
+        return read_registry(json.dumps(value).encode())
+
     def test_one_bad_entry_is_skipped_and_reported(self) -> None:
-        registry = decode_registry(
-            {**self.ROOT, "agents": [ENTRY, {**ENTRY, "id": "x"}, 5, {**ENTRY, "new": 1}], "more": 1}
-        )
+        agents = [ENTRY, {**ENTRY, "id": "x"}, 5, {**ENTRY, "new": 1}]
+        registry = self.read({**self.ROOT, "agents": agents, "more": 1})
         assert [entry.extra for entry in registry.agents] == [{}, {"new": 1}]
         assert [skipped.index for skipped in registry.skipped] == [1, 2]
         assert registry.skipped[0].problems[0].json_path == "$.agents[1].id"
@@ -438,13 +440,13 @@ class TestRegistries:
 
     @pytest.mark.parametrize("value", [[], {}, {"version": "1"}, {**ROOT, "agents": {}}, {**ROOT, "version": 1}])
     def test_what_is_no_registry_is_refused(self, value) -> None:
-        assert problems(decode_registry, value)
+        assert problems(self.read, value)
 
     def test_the_report_has_an_end(self, monkeypatch) -> None:
-        monkeypatch.setattr(codec, "MAX_SKIPPED", 3)
-        assert len(decode_registry({**self.ROOT, "agents": [1] * 3}).skipped) == 3
+        monkeypatch.setattr(registry_reader, "MAX_SKIPPED", 3)
+        assert len(self.read({**self.ROOT, "agents": [1] * 3}).skipped) == 3
         with pytest.raises(InvalidDocument, match=r"\$\.agents: expected entries of which at most 3 can't be read"):
-            decode_registry({**self.ROOT, "agents": [1] * 10})
+            self.read({**self.ROOT, "agents": [1] * 10})
 
     @pytest.mark.parametrize("item", [{}, {"id": 1}, 1])
     def test_of_many_unfit_items_no_more_are_read_than_told(self, item, monkeypatch) -> None:
@@ -463,7 +465,7 @@ class TestRegistries:
         assert len(reads) < 200
 
     def test_it_cannot_claim_what_was_skipped(self) -> None:
-        assert decode_registry({**self.ROOT, "skipped": [1]}).skipped == ()
+        assert self.read({**self.ROOT, "skipped": [1]}).skipped == ()
 
 
 class TestRules:

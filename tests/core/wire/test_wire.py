@@ -47,10 +47,8 @@ from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip, collect
 from asap_core.net.outbound import Allowed, UrlRefused, judge_url
 from asap_core.net.urls import is_loopback, origin_of, without_credentials
 from asap_core.refusals import KINDS, Refusal
-from asap_core.testing import envelopes, json_values, manifests
-from asap_core.wire.codec import decode_envelope, decode_registry, encode_envelope, to_json
-from asap_core.wire.json import write_json
-from asap_core.wire.registry_entry import asap_url, find, make_entry, manifest_url, read_registry
+from asap_core.testing import envelopes, json_values
+from asap_core.wire.codec import decode_envelope, encode_envelope
 from asap_core.wire.task import TRANSITIONS, Task, TaskStatus
 
 
@@ -658,38 +656,6 @@ class TestUnauthorized:
     @pytest.mark.parametrize("body", [b"401", b"[401]", b"{401", b'{"error": 401}', b'{"result": 401}', b"401" * 5_000])
     def test_by_nothing_else(self, body) -> None:
         assert not is_unauthorized(200, body)
-
-
-class TestRegistries:
-    def registry(self):
-        entry = {
-            "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
-            "endpoints": {"http": "https://a.example/asap/"},
-        }  # fmt: skip
-        others = [{**entry, "id": "urn:asap:agent:b", "skills": ["y"], "endpoints": {}}, {**entry, "name": "second A"}]
-        return decode_registry({"version": "1", "updated_at": "2026-01-01", "agents": [entry, *others]})
-
-    def test_entries_are_found_in_order(self) -> None:
-        registry = self.registry()
-        assert [entry.name for entry in find(registry, agent_id="urn:asap:agent:a")] == ["A", "second A"]
-        assert len(find(registry, skill="y")) == 3
-        assert find(registry, skill="z") == ()
-
-    def test_urls_are_made_without_doubling_the_suffix(self) -> None:
-        with_url, without = self.registry().agents[:2]
-        assert asap_url(with_url) == "https://a.example/asap"
-        assert manifest_url(with_url) == "https://a.example/.well-known/asap/manifest.json"
-        assert (asap_url(without), manifest_url(without)) == (None, None)
-        named = evolve(without, endpoints={"manifest": "https://m"})
-        assert manifest_url(named) == "https://m"
-
-    @given(manifests())
-    def test_an_entry_is_made_of_a_manifest(self, manifest) -> None:
-        entry = make_entry(manifest, {"http": "https://a"})
-        assert (entry.id, entry.skills, entry.asap_version) == (manifest.id, manifest.skill_ids, "0.1")
-
-    def test_one_written_is_read_back(self) -> None:
-        assert read_registry(write_json(to_json(self.registry()))) == self.registry()
 
 
 class TestTasks:

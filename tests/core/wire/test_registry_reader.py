@@ -4,15 +4,17 @@ import json
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import example, given, strategies as st
 
 from asap_core.errors import InvalidDocument
 from asap_core.testing.strategies import json_values
-from asap_core.wire import registry_index as catalog
-from asap_core.wire.codec import decode_registry, decode_registry_entry, to_json
+from asap_core.wire import registry_reader
+from asap_core.wire.codec import decode_registry_entry, decode_registry_root, to_json
 from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at, write_json
-from asap_core.wire.registry_entry import find, read_registry
-from asap_core.wire.registry_index import MAX_ENTRY, MAX_SKILLS, RegistryIndex, RegistryReader
+from asap_core.wire.registry import Registry, RegistryEntry, Skipped
+from asap_core.wire.registry_index import RegistryIndex
+from asap_core.wire.registry_reader import MAX_ENTRY, MAX_SKILLS, RegistryReader, read_registry
 
 ENTRY: dict[str, Any] = {
     "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
@@ -94,11 +96,32 @@ PLACES = (
 )
 
 
+def whole_registry(value: Any) -> Registry:
+    """What the reader should say: a model of it that has the whole text in hand."""
+    if type(value) is not dict or type(value.get("agents", [])) is not list:
+        raise InvalidDocument("registry", ())
+    agents, skipped = [], []
+    for index, item in enumerate(value.get("agents", [])):
+        try:
+            agents.append(decode_registry_entry(item, path=("agents", index)))
+        except InvalidDocument as error:
+            skipped.append(Skipped(index, error.problems))
+    return evolve(decode_registry_root(value), agents=tuple(agents), skipped=tuple(skipped))
+
+
+def find(registry: Registry, *, skill: str | None = None, agent_id: str | None = None) -> tuple[RegistryEntry, ...]:
+    return tuple(
+        entry
+        for entry in registry.agents
+        if (skill is None or skill in entry.skills) and (agent_id is None or entry.id == agent_id)
+    )
+
+
 class TestAsARegistry:
     @given(st.lists(entries(), max_size=5), json_values(), cuts)
     def test_it_is_what_reading_it_whole_gives(self, agents, more, places) -> None:
         data = registry(*agents, more=more)
-        whole, pieces = decode_registry(read_json(data)), read(data, *places)
+        whole, pieces = whole_registry(read_json(data)), read(data, *places)
         assert read_registry(data) == whole
         assert (pieces.version, pieces.updated_at, pieces.extra) == (whole.version, whole.updated_at, whole.extra)
         assert tuple(pieces.agents) == whole.agents
@@ -136,7 +159,7 @@ class TestAsARegistry:
         try:
             # An entry may be as deep as any text, and so may what is beside the agents.
             beside = place.startswith('"x"') or place.endswith("ODDITY")
-            whole = decode_registry(read_json(data, max_depth=MAX_DEPTH + (1 if beside else 2)))
+            whole = whole_registry(read_json(data, max_depth=MAX_DEPTH + (1 if beside else 2)))
         except (NotJson, InvalidDocument):
             whole = None
         if len(pieces) == 2:
@@ -251,7 +274,7 @@ class TestAsARegistry:
 
     def test_an_empty_one_is_one(self) -> None:
         for data in (json.dumps(ROOT).encode(), registry(), json.dumps({**ROOT, "agents": []}, indent=2).encode()):
-            assert (len(read(data)), repr(read(data))) == (0, "<Catalog of 0 agents, 0 skipped>")
+            assert (len(read(data)), repr(read(data))) == (0, "<RegistryIndex of 0 agents, 0 skipped>")
 
 
 class TestEntries:
@@ -317,7 +340,7 @@ class TestEntries:
             read(data[: MAX_ENTRY * 3])
 
     def test_too_many_that_cannot_be_read_are_another_format(self, monkeypatch) -> None:
-        monkeypatch.setattr(catalog, "MAX_SKIPPED", 2)
+        monkeypatch.setattr(registry_reader, "MAX_SKIPPED", 2)
         assert len(read(registry({}, {}, ENTRY)).skipped) == 2
         with pytest.raises(InvalidDocument, match="at most 2 can't be read"):
             read(registry({}, {}, ENTRY, {}))
@@ -328,9 +351,9 @@ class TestEntries:
         try:
             decode_registry_entry(entry)
         except InvalidDocument:
-            assert not catalog._is_entry(entry)
+            assert not registry_reader._is_entry(entry)
         else:
-            assert catalog._is_entry(entry)
+            assert registry_reader._is_entry(entry)
 
 
 class TestBounds:
@@ -373,7 +396,7 @@ class TestBounds:
                 assert problems == expected
 
     def test_the_bounds_are_those_that_are_documented(self) -> None:
-        assert (MAX_ENTRY, MAX_SKILLS, catalog.MAX_SKILLS_IN_ALL) == (65_536, 256, 1_000_000)
+        assert (MAX_ENTRY, MAX_SKILLS, registry_reader.MAX_SKILLS_IN_ALL) == (65_536, 256, 1_000_000)
 
     def test_an_entry_has_no_more_skills_than_can_be_meant(self) -> None:
         most = [f"s{number}" for number in range(MAX_SKILLS)]
@@ -382,7 +405,7 @@ class TestBounds:
         assert str(found.skipped[0].problems[0]) == "$.agents[1].skills: expected at most 256 skills"
 
     def test_all_entries_together_have_a_bound_as_well(self, monkeypatch) -> None:
-        monkeypatch.setattr(catalog, "MAX_SKILLS_IN_ALL", 4)
+        monkeypatch.setattr(registry_reader, "MAX_SKILLS_IN_ALL", 4)
         assert len(read(registry(ENTRY, ENTRY))) == 2
         with pytest.raises(InvalidDocument, match=r"agents: expected at most 4 skills in all"):
             read(registry(ENTRY, ENTRY, ENTRY))
@@ -391,7 +414,7 @@ class TestBounds:
         data = registry({"a": "\\" * 500_000, "b": '"' * 1_000}, ENTRY)
         for cut in (500_001, 500_002, 500_003):
             assert seen(data, cut, cut + 1) == seen(data)
-        assert catalog._MARKS.search("\\" * 500_000).end() == 500_000  # type: ignore[union-attr]
+        assert registry_reader._MARKS.search("\\" * 500_000).end() == 500_000  # type: ignore[union-attr]
 
 
 class TestTime:
@@ -404,7 +427,7 @@ class TestTime:
             calls += 1
             return inner(text, at)
 
-        monkeypatch.setattr("asap_core.wire.registry_index.read_json_at", counted)
+        monkeypatch.setattr("asap_core.wire.registry_reader.read_json_at", counted)
         data = registry({**ENTRY, "name": "x" * 20_000})
         read(data, *range(len(data)))
         assert calls < 100
