@@ -1,6 +1,6 @@
-"""Bearer tokens of an OpenID Connect or OAuth 2 provider: discovery, its keys, and signatures checked by joserfc.
+"""JSON Web Tokens of an OpenID Connect or OAuth 2 provider: its metadata and keys are fetched, signatures checked.
 
-Which key, when to ask for keys, and what a token must say is decided in `asap_core.auth.jwt`; here it's carried out.
+`asap_core.auth.jwt` decides which key counts, when keys are fetched, and what a token must say.
 """
 
 import logging
@@ -43,26 +43,32 @@ from asap_core.net.outbound import OutboundPolicy
 
 log: Final = logging.getLogger("asap.jwt")
 
-# As long as a document may take; callers' requests wait for it.
+# As long as other documents may take; callers' requests wait for it.
 _FETCH_SECONDS: Final = 10.0
-# Callers whose keys are ready for use, some 2 KB each; importing one takes 50 µs.
+# Callers whose keys are kept imported, some 2 KB each; importing one takes 50 µs.
 _MAX_CALLERS: Final = 1_000
 
 _Key = OKPKey | ECKey | RSAKey
 
 
 class ProviderUnavailable(OSError):
-    """The identity provider can't be reached, and what is kept of it doesn't tell whether a token is good."""
+    """The identity provider can't be reached, and the cached keys don't decide whether a token is good."""
 
 
 class JwtAuthenticator:
-    """Tells whom JSON Web Tokens of one issuer stand for, and judges proofs: `serve(…, authenticate=tokens)`.
+    """An authenticator for the JSON Web Tokens of one issuer: `serve(…, authenticate=tokens)`.
 
-    `policy` says which tokens are good. The provider is asked when the first token comes; `allow_http` and
-    `allow_networks` are as in `AgentClient`, `verify` and `transport` httpx's. Use it as
-    `async with JwtAuthenticator(…)`, or close it with `aclose()`. `nonce_secret` is 16 to 64 random bytes, the same for
-    all processes that serve one agent whose policy asks for nonces. Raises ValueError if the policy's issuer can't be
-    one.
+    Use it as `async with JwtAuthenticator(…)`, or close it with `aclose()`. The provider is first asked when the first
+    token comes.
+
+    policy: which tokens and proofs are accepted
+    allow_http, allow_networks: as in `AgentClient`, for requests to the provider
+    verify: the provider's certificate authorities, as httpx takes them
+    trust_env: whether proxies from the environment are used
+    transport: an httpx transport instead of the network, for tests
+    nonce_secret: 16 to 64 random bytes, the same in all processes that serve one agent whose policy asks for nonces
+
+    Raises ValueError if the policy's issuer isn't a valid one.
     """
 
     def __init__(
@@ -92,7 +98,7 @@ class JwtAuthenticator:
             verify=verify,
             transport=transport,
         )
-        # The key ring decides how long keys serve and outlive an outage: here they're kept no longer than it would.
+        # The key ring decides how long keys serve, during an outage too; here they're cached no longer than that.
         once = DocumentCachePolicy(
             freshness=FreshnessPolicy(
                 default=policy.fresh_for, most=policy.fresh_for, stale_while_revalidate=0.0, stale_if_error=0.0
@@ -126,9 +132,9 @@ class JwtAuthenticator:
         await self._http.aclose()
 
     async def verify(self, credential: Credential) -> Authenticated | Proven | InsufficientScope | ProofRefused | None:
-        """Whom the token stands for; None where it's not good. Raises `ProviderUnavailable` where it can't be told.
+        """Return whom the token stands for, or None if it isn't good. Raises `ProviderUnavailable` if neither is known.
 
-        With a proof it's `Proven`, which counts once: whoever serves has to claim it, as `asap_core.Agent` does.
+        With a proof the result is `Proven`: the server must claim the proof, as `asap_core.Agent` does.
         """
         state: TokenState = self._verifier.open(credential.token, proof=credential.proof, at=Moment.read(self._clock))
         while True:
@@ -175,7 +181,7 @@ class JwtAuthenticator:
     async def _fetch(self, *, again: bool) -> LocatedDocument[KeySet]:
         url = (await self._provider.endpoint("jwks_uri")).url
         if again:
-            # All who miss a key ask so, in whatever order they come: one fetch answers them.
+            # All callers that miss a key come here, in any order: one fetch answers them.
             return await self._keys.refresh(url, cool_down=self._verifier.policy.cool_down)
         return await self._keys.find(url)
 
@@ -190,7 +196,7 @@ def _holds(
 ) -> bool:
     try:
         return bool(JWSRegistry.algorithms[key.algorithm.value].verify(signing_input, signature, imported(key)))
-    except (JoseError, ValueError):  # a key that OpenSSL finds fault with: nothing is signed by it
+    except (JoseError, ValueError):  # OpenSSL refuses the key, so that no signature by it holds
         return False
 
 
@@ -206,6 +212,6 @@ def _import(key: VerificationKey) -> _Key:
             assert_never(key)
 
 
-# Apart: callers, however many, don't drive the issuer's keys out.
+# Two caches: callers' keys, however many, don't evict the issuer's.
 _imported: Final = lru_cache(maxsize=MAX_KEYS)(_import)
 _imported_callers: Final = lru_cache(maxsize=_MAX_CALLERS)(_import)

@@ -1,18 +1,19 @@
-"""Tokens that only their provider can read (RFC 7662): asked about once for all who show them, believed for a while.
+"""Judging opaque tokens by introspection (RFC 7662): one question for all who show a token, kept for a while.
 
-    lookup ─▶ Judged                      what is kept says so, or nothing may be asked now
-           ─▶ AskProvider ─▶ settle ─▶ Judged     this one asks the provider, for all who show the same token meanwhile
-           ─▶ ()                          somebody asks already
+    lookup ─▶ Judged                              a kept response decides, or the provider may not be asked now
+           ─▶ AskProvider ─▶ settle ─▶ Judged     this waiter asks, for all who show the same token meanwhile
+           ─▶ ()                                  another waiter asks already
 
-Rule of this module: a token is good because the provider said so not long ago, and for no other reason. Tokens are kept
-by keyed digests, never as themselves (fault 29).
+Rule 1: a token is good because the provider said so recently, and for no other reason. Tokens are kept as keyed
+digests, never in clear (fault 29).
 
-Second rule: what a stranger's token brings about holds for that token alone, which is asked about less and less
-often. Providers answer an odd one with 400, 403, 413, 422 or 431, or a page; some with 500, or not in time. The
-provider is left alone, for all, only if no token can be the reason: it isn't reached, or doesn't know *us* (401
-`invalid_client`); if two different tokens that it called active before fail, with no answer between them; or if it's
-in trouble before it has answered anything. In that last case alone a stranger can be the reason, at a provider that
-fails for odd tokens.
+Rule 2: a failure counts against the token alone, which is then asked about less and less often, unless no token can be
+the reason. Providers answer a malformed token with 400, 403, 413, 422 or 431, or a page; some with 500, or not in time.
+So the provider itself is left alone, for all tokens, only if
+
+* it can't be reached, or doesn't know *this client* (401 `invalid_client`);
+* two different tokens fail that it called active before, with no answer between them;
+* it fails before it has ever answered. Only then can a stranger's malformed token be the reason.
 """
 
 from collections.abc import Hashable
@@ -39,21 +40,20 @@ from asap_core.lru import Lru
 
 W = TypeVar("W", bound=Hashable)
 
-# 128 bits under a secret key: nobody finds a second token with the digest of a known one.
+# 128 bits under a secret key: too many to find a second token with the digest of a known one.
 _DIGEST: Final = 16
-# Tokens that were good and fail now, until it's the provider that does: one alone may be odd in a way of its own, such
-# as that of a user who was deleted.
+# How many tokens that were good before must fail until the provider is to blame. One may have a reason of its own, such
+# as a user who was deleted.
 _DIFFERENT: Final = 2
-
-# Every fifth question is kept for tokens that were good before.
+# A fifth of all questions at once is reserved for tokens that were good before.
 _RESERVED: Final = 5
 
 
 class NoVerdict(Enum):
-    """It can't be told now whether the token is good."""
+    """Why a token can't be judged now."""
 
     PROVIDER = "provider"
-    """The provider can't be reached, or doesn't answer as it should; it's asked again later."""
+    """The provider can't be reached, or doesn't answer as it should. It is asked again later."""
     CROWDED = "crowded"
     """Too many other tokens are being asked about."""
 
@@ -63,7 +63,7 @@ IntrospectionVerdict = Accepted | InsufficientScope | Rejected | NoVerdict
 
 @frozen
 class Judged(Generic[W]):
-    """Tell this waiter what comes of its token."""
+    """Tell this waiter the verdict on its token."""
 
     waiter: W
     verdict: IntrospectionVerdict
@@ -71,7 +71,7 @@ class Judged(Generic[W]):
 
 @frozen
 class AskProvider(Generic[W]):
-    """This waiter asks the provider about its token, and settles the flight."""
+    """This waiter must ask the provider about its token, and settle the flight."""
 
     waiter: W
     flight: Flight[bytes, W]
@@ -88,9 +88,9 @@ class _Kept:
 
 
 class Introspector(Generic[W]):
-    """Judges tokens by one provider's word. One event loop owns it; its methods return at once.
+    """Judges tokens by the responses of one provider. One event loop owns it; its methods return at once.
 
-    `secret` is 32 random bytes for the digests that tokens are kept by; no token is kept in clear.
+    secret: 32 random bytes for the digests of tokens
     """
 
     def __init__(self, policy: IntrospectionPolicy, *, secret: bytes) -> None:
@@ -98,22 +98,22 @@ class Introspector(Generic[W]):
         self._secret = secret
         self._good: Lru[bytes, _Kept] = Lru(policy.max_kept)
         self._refused: Lru[bytes, _Kept] = Lru(policy.max_kept)
-        # Tokens that the provider called active when it spoke of them last.
+        # Tokens that the provider called active in its last response about them.
         self._known: Lru[bytes, None] = Lru(policy.max_kept)
         self._failed: BackOff[bytes, None] = BackOff(most=policy.max_kept)
         self._provider_failed: BackOff[None, None] = BackOff(most=1)
-        # Whether the provider has ever answered; and known tokens that failed since its last answer.
+        # Whether the provider has ever answered, and the known tokens that failed since its last answer.
         self._answered = False
         self._doubted: set[bytes] = set()
         self._flights: Flights[bytes, W] = Flights(max_flights=policy.max_asked)
 
     def __len__(self) -> int:
-        """How many answers are kept."""
+        """How many responses are kept."""
         return len(self._good) + len(self._refused)
 
     @property
     def waiting(self) -> int:
-        """How many wait for an answer, those who ask included."""
+        """How many wait for a verdict, those who ask included."""
         return self._flights.waiting
 
     @property
@@ -122,9 +122,9 @@ class Introspector(Generic[W]):
         return len(self._flights)
 
     def lookup(self, token: str, waiter: W, *, at: Moment) -> tuple[IntrospectionEffect[W], ...]:
-        """Judge a token: at once, by asking, or (nothing) with the answer that's awaited. Never raises on any text.
+        """Judge a token: at once, by asking the provider, or (no effect) by waiting for who asks already.
 
-        A waiter waits for one token at a time.
+        Never raises, whatever the text. Raises ValueError if `waiter` waits already.
         """
         if not is_token(token):
             return (Judged(waiter, Rejected("a token of visible ASCII characters")),)
@@ -161,7 +161,7 @@ class Introspector(Generic[W]):
         *,
         at: Moment,
     ) -> tuple[IntrospectionEffect[W], ...]:
-        """The provider answered: one verdict for all who wait. A late answer changes nothing."""
+        """The provider answered, or failed: one verdict for all who wait. A late answer changes nothing."""
         if not self._flights.is_live(flight):
             return ()
         waiters = self._flights.land(flight)
@@ -195,14 +195,14 @@ class Introspector(Generic[W]):
         return verdict
 
     def _fail(self, digest: bytes, answer: IntrospectionFailed, *, now: Instant) -> None:
-        if self._is_the_providers(digest, answer.cause):
-            # Those that were asked together failed together.
+        if self._provider_is_to_blame(digest, answer.cause):
+            # Questions that were under way together count as one failure.
             if self._provider_failed.current(None, now=now) is None:
                 self._provider_failed.failed(None, None, now=now)
             return
         self._failed.failed(digest, None, now=now)
 
-    def _is_the_providers(self, digest: bytes, cause: FailureCause) -> bool:
+    def _provider_is_to_blame(self, digest: bytes, cause: FailureCause) -> bool:
         if cause is FailureCause.PROVIDER:
             return True
         if digest in self._known and len(self._doubted) < _DIFFERENT:
@@ -215,7 +215,7 @@ class Introspector(Generic[W]):
         for table in (self._good, self._refused):
             kept = table.peek(digest)
             if kept is not None:
-                # Its end counts on both clocks, whichever is there first.
+                # It ends on whichever clock reaches its end first.
                 if at.now < kept.until and at.wall < kept.ends:
                     table.touch(digest)
                     return kept.verdict

@@ -1,13 +1,13 @@
-"""One token from its text to a principal, as linked states: each offers only the moves that are legal in it.
+"""Verifying a JWT, from its text to a principal, as linked states: each offers only the moves that are legal in it.
 
     open ─▶ NeedKeys ─▶ VerifySignature ─▶ Accepted | InsufficientScope | Rejected
        │        └──────────────────────▶ Rejected | KeysUnavailable
-       ├─▶ Accepted (known)
+       ├─▶ Accepted (verified before)
        └─▶ ProofRefused                        with a proof, instead of Accepted and InsufficientScope:
                                                VerifyProof ─▶ Proven | InsufficientScope | ProofRefused
 
-A driver is one `match`: it fetches keys, checks signatures, and decides nothing. `docs/credentials.md` goes through
-RFC 8725 item by item and says where each is answered.
+A driver is one `match`: it fetches keys, checks signatures, and decides nothing. `docs/credentials.md` lists the items
+of RFC 8725 and what answers each.
 """
 
 from hashlib import blake2b
@@ -24,7 +24,7 @@ from asap_core.auth.principal import DpopProof, InsufficientScope, ProofRefused,
 from asap_core.clock import Instant, Moment, WallTime
 from asap_core.lru import Lru
 
-# 128 bits under a secret key: nobody finds a second token with the digest of a known one.
+# 128 bits under a secret key: too many to find a second token with the digest of a known one.
 _DIGEST: Final = 16
 
 
@@ -46,8 +46,9 @@ class _Known:
 class JwtVerifier:
     """Judges the tokens of one issuer, and remembers the good ones. One event loop owns it.
 
-    `secret` is 32 random bytes for the digests that tokens are remembered by; no token is kept in clear. Nonces are
-    made by `nonce_secret`, the same for all who serve one agent, if policy asks for any; by default each has its own.
+    secret: 32 random bytes for the digests that tokens are remembered by; no token is kept in clear
+    nonce_secret: the secret of nonces for proofs, the same in all processes that serve one agent; by default, one that
+        is derived from `secret`
     """
 
     def __init__(self, policy: TokenPolicy, *, secret: bytes, nonce_secret: bytes | None = None) -> None:
@@ -63,7 +64,7 @@ class JwtVerifier:
         return len(self._known)
 
     def open(self, token: str, *, proof: DpopProof | None = None, at: Moment) -> "TokenState":
-        """Begin to judge a token, and the `proof` that came with it, if any. Never raises, whatever the text."""
+        """Begin to judge a token and the `proof` that came with it, if any. Never raises, whatever the text."""
         jws = read_jws(token, algorithms=self.policy.algorithms)
         if isinstance(jws, Malformed):
             return Rejected(jws.expected)
@@ -98,7 +99,7 @@ class JwtVerifier:
             return KeysUnavailable()
         known = self._recall(run.digest, keys, at=at)
         if known is not None:
-            # Remembered is the token: a proof is for one request.
+            # Only the token was verified before: a proof is for one request.
             wrong = wrong_key(known.bound, run.proof_key, self.policy.dpop)
             return run.judged(known) if wrong is None else Rejected(wrong)
         key = keys.key_for(run.jws)
@@ -110,7 +111,7 @@ class JwtVerifier:
 
     def _without_key(self, run: "_Run", keys: KeySet, *, at: Moment) -> "TokenState":
         if run.jws.kid is None and keys.keys:
-            # Which of several keys isn't said, and asking again wouldn't say it.
+            # The token doesn't say which key it is, and fetching the keys again wouldn't either.
             return Rejected("a kid, since the issuer has several keys or none of this kind")
         return self._after(run, self.ring.missing(now=at.now), at=at)
 
@@ -120,7 +121,7 @@ class JwtVerifier:
         known = self._known.peek(digest)
         if known is None:
             return None
-        # Its end counts on both clocks, whichever is there first; a key taken back takes its tokens along.
+        # It ends on whichever clock reaches its end first, and with the key that signed it.
         if at.now < known.until and at.wall < known.accepted.until and known.key in keys.keys:
             self._known.touch(digest)
             return known.accepted
@@ -128,13 +129,13 @@ class JwtVerifier:
         return None
 
     def remember(self, digest: bytes, accepted: Accepted, key: VerificationKey, *, at: Moment) -> None:
-        """Keep a token that was found good, instead of the one not seen for longest."""
+        """Remember a verified token. The least recently used one is forgotten for it."""
         self._known.put(digest, _Known(accepted, key, Instant(at.now + (accepted.until - at.wall))))
 
 
 @define(eq=False)
 class _Run:
-    """What's known of one token on its way."""
+    """What the states of one token share."""
 
     verifier: JwtVerifier
     digest: bytes = field(repr=False)
@@ -143,11 +144,11 @@ class _Run:
 
     @property
     def proof_key(self) -> str | None:
-        """The key that the proof is by, if its signature holds."""
+        """The thumbprint of the proof's key; whether it signed the proof is checked last."""
         return None if self.proof is None else self.proof.thumbprint
 
     def judged(self, verdict: Accepted | InsufficientScope) -> "VerifyProof | JwtVerdict":
-        """The token is good, and for the key that was shown, if any."""
+        """Return the verdict on a good token, or what verifies the proof that came with it."""
         if self.proof is None:
             return verdict
         return VerifyProof(self.proof.key, self.proof.signing_input, self.proof.signature, verdict, self.proof)
@@ -155,35 +156,38 @@ class _Run:
 
 @define(eq=False)
 class NeedKeys:
-    """Get the issuer's key set: what others fetch now will do, unless `fetch.again`.
+    """Fetch the issuer's key set; unless `fetch.again`, a cached one will do. `fetch.patience` bounds the wait.
 
-    `fetch.patience`: in seconds, how long it's worth waiting for; then it's `unavailable`. None: as long as a fetch may
-    take.
+    Leads to: `fetched` ─▶ VerifySignature | VerifyProof | Accepted | InsufficientScope | Rejected | NeedKeys;
+    `unavailable` ─▶ the same by older keys, or KeysUnavailable.
     """
 
     fetch: FetchKeys
     _run: _Run = field(repr=False)
 
     def fetched(self, keys: KeySet, *, age: float, at: Moment) -> "TokenState":
-        """Here it is; the provider vouched for it `age` seconds ago."""
+        """The key set was fetched; the provider vouched for it `age` seconds ago."""
         verifier = self._run.verifier
         verifier.ring.fetched(self.fetch, keys, age=age, now=at.now)
         return verifier._with_keys(self._run, at=at)  # noqa: SLF001 - one module, one machine
 
     def unavailable(self, *, at: Moment) -> "TokenState":
-        """It can't be had: what is kept serves, within its bound."""
+        """The fetch failed or took too long: older keys serve, within their bound."""
         verifier = self._run.verifier
         verifier.ring.failed(self.fetch, now=at.now)
         return verifier._with_keys(self._run, at=at)  # noqa: SLF001 - one module, one machine
 
     def abandon(self, *, now: Instant) -> None:
-        """Who asked has left."""
+        """The caller has left."""
         self._run.verifier.ring.abandoned(self.fetch, now=now)
 
 
 @define(eq=False)
 class VerifySignature:
-    """Find out whether `signature` is one of `signing_input` by `key`, under the key's own algorithm."""
+    """Check whether `signature` is one of `signing_input` by `key`, under the key's own algorithm.
+
+    Leads to: `good` ─▶ Accepted | InsufficientScope | Rejected | VerifyProof; `bad` ─▶ Rejected.
+    """
 
     key: VerificationKey
     signing_input: bytes = field(repr=False)
@@ -191,7 +195,7 @@ class VerifySignature:
     _run: _Run = field(repr=False)
 
     def good(self, *, at: Moment) -> "VerifyProof | JwtVerdict":
-        """It is."""
+        """The signature holds: judge the claims."""
         verifier = self._run.verifier
         verdict = judge_claims(self._run.jws, verifier.policy, wall=at.wall, proof_key=self._run.proof_key)
         if isinstance(verdict, Accepted):
@@ -199,13 +203,16 @@ class VerifySignature:
         return verdict if isinstance(verdict, Rejected) else self._run.judged(verdict)
 
     def bad(self) -> JwtVerdict:
-        """It isn't. No key is asked for: whoever forges could have us ask as often as it likes."""
+        """The signature doesn't hold. Keys aren't fetched for that: forged tokens would cause a fetch each."""
         return Rejected("a signature by the issuer's key")
 
 
 @define(eq=False)
 class VerifyProof:
-    """Find out whether `signature` is one of `signing_input` by `key`: the caller's, which the token names."""
+    """Check whether `signature` is one of `signing_input` by `key`: the caller's key, which the token names.
+
+    Leads to: `good` ─▶ Proven | InsufficientScope; `bad` ─▶ ProofRefused.
+    """
 
     key: VerificationKey
     signing_input: bytes = field(repr=False)
@@ -214,7 +221,7 @@ class VerifyProof:
     _proof: UnverifiedProof = field(repr=False)
 
     def good(self) -> Proven | InsufficientScope:
-        """It is. What's left is that the proof is new: `Exchange` claims it."""
+        """The signature holds. Whether the proof is new remains to be checked: the `Exchange` claims it."""
         if isinstance(self._verdict, InsufficientScope):
             return self._verdict
         proof = self._proof
@@ -227,7 +234,7 @@ class VerifyProof:
         )
 
     def bad(self) -> ProofRefused:
-        """It isn't."""
+        """The signature doesn't hold."""
         return ProofRefused("a signature by the key in jwk")
 
 

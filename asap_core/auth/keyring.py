@@ -1,9 +1,10 @@
-"""Which key set serves now, and when the provider may be asked for another: whoever sends tokens doesn't decide that.
+"""The key set of one issuer: which one serves now, and when the provider may be asked for another.
 
-    kept, fresh ─▶ use it        past `fresh_for` ─▶ one caller asks, all others use it      past `stale_for` ─▶ nothing
-    key unknown ─▶ ask again, at most once per cool-down; whoever comes while it's asked waits for the same answer
+    fresh ─▶ use it       past `fresh_for` ─▶ one caller fetches, all others use it       past `stale_for` ─▶ no keys
+    unknown key ─▶ fetch again, at most once per cool-down; callers that come meanwhile wait for the same answer
 
-Rule of this module: a forged signature asks for nothing, a forged key id at most once per cool-down (fault 20).
+Rule of this module: senders of tokens don't decide how often the provider is asked. A forged signature causes no fetch,
+a forged key id at most one per cool-down (fault 20).
 """
 
 from enum import Enum
@@ -30,15 +31,15 @@ class FetchKeys:
 
 
 class NoFetch(Enum):
-    """Why the provider isn't asked."""
+    """Why the provider isn't asked now."""
 
     UNKNOWN = "unknown"
-    """It was, not long ago, and it answered: there's no such key."""
+    """It has answered within the cool-down: there is no such key."""
     UNREACHABLE = "unreachable"
-    """It was, not long ago, and it didn't answer."""
+    """It was asked within the cool-down and didn't answer."""
 
 
-# A slow provider gets longer each time, up to 32 times.
+# Patience doubles while the provider doesn't answer in time, up to 32 times the policy's.
 _MOST_PATIENCE: Final = 32.0
 _NEVER: Final = Instant(float("-inf"))
 
@@ -66,33 +67,33 @@ class KeyRing:
         return self._flights.waiting
 
     def usable(self, *, now: Instant) -> KeySet | None:
-        """The keys, if they may serve now: fresh, or not fresh and the provider out of reach or being asked."""
+        """Return the keys if they are fresh, or may serve while the provider is asked or unreachable; else None."""
         age = now - self._vouched
         return self.keys if age < self.policy.fresh_for + self.policy.stale_for else None
 
     def due(self, *, now: Instant) -> FetchKeys | NoFetch | None:
-        """Whether keys must be asked for before any token is looked at. None: what's kept does."""
+        """Return whether keys must be fetched before a token is judged. None: the usable ones will do."""
         if now - self._vouched < self.policy.fresh_for:
             return None
         old = self.usable(now=now)
         if old is None:
-            # Whoever waits joins one question; a failed one isn't repeated at once.
+            # All callers wait for one fetch; a failed one isn't repeated at once.
             if not self.waiting and now < self._next_refresh:
                 return NoFetch.UNREACHABLE
             return self._join(again=False, patience=None)
         if now < self._next_refresh:
             return None
-        # One caller asks; until it's answered, or the cool-down is over, the others use what there is.
+        # This caller fetches; until that is over, or the cool-down is, the others use the keys there are.
         self._next_refresh = Instant(now + self.policy.cool_down)
-        # A provider that's merely slow gets longer each time, or it would never be heard.
+        # A slow provider gets more time after each failure, or no answer would ever be awaited.
         last, patience = self._failures.last(None), self.policy.patience
         longer = doubled(patience, 0 if last is None else last.in_a_row, most=patience * _MOST_PATIENCE)
         return self._join(again=False, patience=longer)
 
     def missing(self, *, now: Instant) -> FetchKeys | NoFetch:
-        """A token names a key that isn't in the set."""
+        """Return whether keys must be fetched for a token that names a key that isn't in the set."""
         if self.waiting:
-            # As whoever asked first: it may come to the fetch before that one does.
+            # Like the first one to wait: this caller may come to the fetch before that one does.
             return self._join(again=True, patience=None)
         if now < self._next_again:
             return NoFetch.UNREACHABLE if len(self._failures) else NoFetch.UNKNOWN
@@ -100,25 +101,25 @@ class KeyRing:
         return self._join(again=True, patience=None)
 
     def fetched(self, fetch: FetchKeys, keys: KeySet, *, age: float, now: Instant) -> None:
-        """The provider answered, `age` seconds ago. All who waited for it may say so."""
+        """The provider answered, `age` seconds ago. Each caller that waited may report it."""
         self._land(fetch)
         vouched = Instant(now - age)
-        # An answer that comes after others gave up on it is news all the same.
+        # An answer after others gave up on it counts all the same.
         if vouched >= self._vouched:
             self.keys, self._vouched = keys, vouched
             self._failures.forget(None)
-            # What it has just said it needn't say again for a key that it doesn't have.
+            # It needn't be asked again at once for a key that isn't in this set.
             self._next_again = max(self._next_again, Instant(vouched + self.policy.cool_down))
 
     def failed(self, fetch: FetchKeys, *, now: Instant) -> None:
-        """It didn't, or with something else."""
+        """The provider didn't answer, or not with a key set."""
         if self._land(fetch):
             self._fail(now=now)
 
     def abandoned(self, fetch: FetchKeys, *, now: Instant) -> None:
-        """Who waited left. Whoever waits with it goes on; where nobody does, it counts as no answer.
+        """A caller that waited has left. The others go on waiting; if there are none, it counts as a failure.
 
-        Else who sends forged tokens and hangs up would have the provider asked for each.
+        Otherwise a caller that sends forged tokens and hangs up would cause a fetch with each of them.
         """
         if self._flights.flight_of(fetch) is not None:
             self._flights.leave(fetch)
@@ -127,7 +128,7 @@ class KeyRing:
 
     def _join(self, *, again: bool, patience: float | None) -> FetchKeys:
         fetch = FetchKeys(again, patience)
-        # One too many isn't counted as waiting; it fetches all the same, from the cache that all share.
+        # If the flight is full this caller isn't counted; it fetches all the same, from the cache that all share.
         self._flights.join(None, fetch)
         return fetch
 
@@ -138,6 +139,6 @@ class KeyRing:
 
     def _fail(self, *, now: Instant) -> None:
         soon = self._failures.failed(None, None, now=now).until
-        # While nobody gets in, ask soon, then less and less often; while older keys serve, after the cool-down.
+        # Without usable keys: soon, then less and less often. While older keys serve: after the cool-down.
         self._next_refresh = soon if self.usable(now=now) is None else Instant(now + self.policy.cool_down)
         self._next_again = max(self._next_again, self._next_refresh)

@@ -1,8 +1,10 @@
-"""Access tokens, kept by where and for what they were issued, fetched once however many need them.
+"""Access tokens of a client, cached by what they were issued for, and fetched once for all who need them.
 
-A token for one scope is never handed out for another (fault 28). It's fetched anew ahead of its end, by a margin that's
-never more than a part of its life, so that a short-lived one isn't fetched on every call. While the endpoint fails, a
-token that's still good serves, and the endpoint is asked less and less often. Secrets aren't in any repr.
+Rule 1: a token for one scope is never used for another (fault 28). Secrets aren't in any repr.
+
+Rule 2: a token is renewed ahead of its end, by a margin that is a part of its lifetime at most, so that short-lived
+tokens aren't fetched with every call. While the endpoint fails, a token that is still good serves, and the endpoint is
+asked less and less often.
 """
 
 from collections.abc import Hashable
@@ -18,20 +20,20 @@ from asap_core.net.urls import without_credentials
 
 W = TypeVar("W", bound=Hashable)
 
-# The reference refreshes 30 s ahead; more than a fifth of its life would make a token of two minutes mostly unused.
+# The reference renews 30 s ahead. A fifth of the lifetime at most: a token of two minutes would be mostly unused.
 MARGIN: Final = 30.0
 MARGIN_PART: Final = 0.2
-# One per peer and scope; a process that talks to more is a gateway, and fetches again.
+# One per peer and scope; a process that talks to more peers is a gateway, and fetches some tokens again.
 MAX_TOKENS: Final = 1_000
-# How long a caller waits for a new token where the old one still does; longer each time that wasn't enough.
+# How long a caller waits for a new token while the old one is good; longer after each failure.
 _PATIENCE: Final = 1.0
-# A peer that refuses every token would have the endpoint asked for two with each message.
+# A peer that refuses every token would cause two fetches with each message.
 DROP_PAUSE: Final = 10.0
 
 
 @frozen
 class TokenKey:
-    """What a token was issued for: by whom, to whom, for which scope and audience, bound to which key if to one."""
+    """What a token was issued for: endpoint, client, scope, audience, and the key that it is bound to, if any."""
 
     endpoint: str
     client_id: str
@@ -42,9 +44,11 @@ class TokenKey:
 
 @frozen
 class Token:
-    """An access token: when it's due to be replaced, and when it ends, on whichever clock it ends first.
+    """An access token.
 
-    Monotonic time may stand still while a machine sleeps, wall time may be set.
+    due: when it is to be renewed
+    expires, ends: when it ends, on whichever clock that comes first: monotonic time may stand still while a machine
+        sleeps, wall time may be set
     """
 
     value: str = field(repr=False)
@@ -53,11 +57,11 @@ class Token:
     ends: WallTime
 
     def is_good(self, *, at: Moment) -> bool:
-        """Whether it hasn't ended."""
+        """Whether the token hasn't ended."""
         return at.now < self.expires and at.wall < self.ends
 
     def is_due(self, *, at: Moment) -> bool:
-        """Whether it's time to get another."""
+        """Whether the token is to be renewed."""
         return at.now >= self.due or at.wall >= self.ends - (self.expires - self.due)
 
 
@@ -71,9 +75,10 @@ class Issued:
 
 @frozen
 class NotIssued:
-    """The endpoint refused, or could not be reached. `retry_after` is how many seconds it asks to be left alone for.
+    """The endpoint refused, or couldn't be reached.
 
-    `crowded`: it wasn't asked, since this client had no connection to spare. That isn't remembered of it.
+    retry_after: seconds for which the endpoint asks to be left alone
+    crowded: it wasn't asked, since this client had no free connection; that isn't remembered as its failure
     """
 
     error: Exception
@@ -91,7 +96,7 @@ class TokenGiven(Generic[W]):
 
 @frozen
 class TokenFailed(Generic[W]):
-    """Tell this waiter that there's none; in `next_try` seconds the endpoint is asked again."""
+    """Tell this waiter that there is no token; the endpoint may be asked again in `next_try` seconds."""
 
     waiter: W
     error: Exception
@@ -100,10 +105,10 @@ class TokenFailed(Generic[W]):
 
 @frozen
 class TokenLead(Generic[W]):
-    """This waiter fetches a token now, and settles the flight.
+    """This waiter must fetch a token, and settle the flight.
 
-    `patience` is for how many seconds that's worth its while, since an old token is good meanwhile: then it
-    `outwait`s. None: as long as it takes.
+    patience: seconds to wait for it, since the old token is good meanwhile; after that, `outwait`. None: as long as it
+        takes
     """
 
     waiter: W
@@ -124,20 +129,20 @@ class TokenCache(Generic[W]):
         self._dropped: Lru[TokenKey, Instant] = Lru(MAX_TOKENS)
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many tokens are cached."""
         return len(self._tokens)
 
     @property
     def waiting(self) -> int:
-        """How many wait for one, those who fetch included."""
+        """How many wait for a token, those who fetch included."""
         return self._flights.waiting
 
     def lookup(self, key: TokenKey, waiter: W, *, at: Moment) -> tuple[TokenEffect[W], ...]:
-        """Ask for a token: have it, lead a fetch, or (nothing) wait for the one under way."""
+        """Ask for a token: get it, lead a fetch, or (no effect) wait for the fetch under way."""
         token, failure = self._good(key, at=at), self._failures.last(key)
         held_off = failure is not None and at.now < failure.until
         if token is not None and (not token.is_due(at=at) or held_off or self._flights.flight(key) is not None):
-            # Due for another that's being fetched already, or can't be had now: the old one is good until then.
+            # If it is due, another is being fetched already, or the endpoint fails; this one is still good.
             self._tokens.touch(key)
             return (TokenGiven(waiter, token),)
         if failure is not None and held_off:
@@ -159,14 +164,14 @@ class TokenCache(Generic[W]):
         return token if token is not None and token.is_good(at=at) else None
 
     def _patience(self, old: Token | None, failure: Failure[Exception] | None, *, now: Instant) -> float | None:
-        # An endpoint that's merely slow gets longer each time, or it would never be heard.
+        # A slow endpoint gets more time after each failure, or its answer would never be awaited.
         patience = doubled(_PATIENCE, 0 if failure is None else failure.in_a_row, most=LONGEST_PAUSE)
         return None if old is None or old.expires - now <= patience else patience
 
     def settle(
         self, flight: Flight[TokenKey, W], outcome: Issued | NotIssued, *, at: Moment, jitter: float
     ) -> tuple[TokenEffect[W], ...]:
-        """The fetch is over: one answer for all who wait. A late one changes nothing. `jitter` is from 0 to 1."""
+        """The fetch is over: one answer for all who wait. A late one changes nothing. `jitter` is in [0, 1)."""
         if not self._flights.is_live(flight):
             return ()
         waiters = self._flights.land(flight)
@@ -186,9 +191,9 @@ class TokenCache(Generic[W]):
     def outwait(
         self, flight: Flight[TokenKey, W], error: Exception, *, at: Moment, jitter: float
     ) -> tuple[TokenEffect[W], ...]:
-        """Its leader's patience is over, and it has the old token; where that was dropped meanwhile it goes on.
+        """The leader waits no longer: it gets the old token, and the next waiter leads.
 
-        Whoever waits with it goes on too, the next one leading.
+        If the old token was dropped meanwhile, the leader goes on. If nobody else waits, the fetch has failed.
         """
         if not self._flights.is_live(flight):
             return ()
@@ -200,18 +205,18 @@ class TokenCache(Generic[W]):
         return (TokenGiven(leader, old), *self.abandon(leader))
 
     def abandon(self, waiter: W) -> tuple[TokenEffect[W], ...]:
-        """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
+        """`waiter` was cancelled; idempotent. If it led, the next in line leads."""
         leading = self._flights.leave(waiter)
         return () if leading is None else (TokenLead(leading.waiter, leading.flight),)
 
     def drop(self, key: TokenKey, token: Token, *, now: Instant) -> bool:
-        """The peer refused exactly this token: whether asking with another may help.
+        """Drop this token, which the peer refused. Returns whether a retry with another token may help.
 
-        It isn't handed out again then; a newer one stays. At most one in `DROP_PAUSE` is dropped: a peer that refuses
-        whatever it's shown doesn't get to say how often the endpoint is asked.
+        A newer token stays. At most one token is dropped in `DROP_PAUSE` seconds, so that a peer that refuses every
+        token can't decide how often the endpoint is asked.
         """
         if self._tokens.peek(key) != token:
-            # Somebody else's call was refused with it first, and there's a newer one or soon will be.
+            # Another call was refused with it first: there is a newer one, or soon will be.
             return True
         paused_until = self._dropped.peek(key)
         if paused_until is not None and now < paused_until:
@@ -222,7 +227,7 @@ class TokenCache(Generic[W]):
 
     def _keep(self, key: TokenKey, value: str, lifetime: float, *, at: Moment, jitter: float) -> Token:
         life = max(lifetime, 0.0)
-        # Up to twice the margin ahead: a fleet that started together doesn't ask together.
+        # Up to twice the margin ahead, so that clients that started together don't renew together.
         margin = min(MARGIN, MARGIN_PART * life) * (1.0 + jitter)
         token = Token(value, Instant(at.now + life - margin), Instant(at.now + life), WallTime(at.wall + life))
         self._tokens.put(key, token)
