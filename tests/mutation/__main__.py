@@ -25,13 +25,13 @@ EXCHANGE = tuple(
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
     "asap_core.admission.replay": ("admission/replay", "admission/state_file"),
-    "asap_core.auth.principal": ("wire/wire", *EXCHANGE, "auth/proofs", "auth/jwt"),
+    "asap_core.auth.principal": ("wire/wire", *EXCHANGE, "auth/dpop_server", "auth/jwt", "auth/claims"),
     "asap_core.admission.idempotency": ("admission/idempotency", "admission/state_file"),
     "asap_core.admission.ratelimit": ("admission/ratelimit", *EXCHANGE),
-    "asap_core.server.exchange": (*EXCHANGE, "wire/wire", "auth/proofs", "http/pages"),
+    "asap_core.server.exchange": (*EXCHANGE, "wire/wire", "auth/dpop_server", "http/pages"),
     "asap_core.server.call": (*EXCHANGE, "wire/handler_reply"),
     "asap_core.server.call_run": EXCHANGE,
-    "asap_core.server.checks": (*EXCHANGE, "auth/jwt", "auth/proofs"),
+    "asap_core.server.checks": (*EXCHANGE, "auth/jwt", "auth/dpop_server"),
     "asap_core.admission.admission": ("admission/admission", "admission/state_file", *EXCHANGE),
     "asap_core.http.proxies": ("http/proxies",),
     "asap_core.admission.journal": ("admission/state_file",),
@@ -48,12 +48,13 @@ TESTS = {
 }
 # Those of credentials, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
-    "asap_core.auth.claims": ("auth/jwt", "auth/proofs"),
-    "asap_core.auth.jws": ("auth/jwt", "auth/proofs"),
-    "asap_core.auth.keyring": ("auth/jwt",),
-    "asap_core.auth.jwks": ("auth/jwt", "auth/proofs"),
-    "asap_core.auth.jwt": ("auth/jwt", "auth/proofs"),
+    "asap_core.auth.claims": ("auth/claims", "auth/jwt", "auth/dpop_server"),
+    "asap_core.auth.jws": ("auth/jws", "auth/dpop_server"),
+    "asap_core.auth.keyring": ("auth/keyring", "auth/jwt"),
+    "asap_core.auth.jwks": ("auth/jwks", "auth/dpop_server"),
+    "asap_core.auth.jwt": ("auth/jwt", "auth/claims", "auth/dpop_server"),
     "asap_core.auth.introspection": ("auth/introspection",),
+    "asap_core.auth.introspection_response": ("auth/introspection_response", "auth/introspection"),
     "asap_core.auth.token_cache": ("auth/token_cache",),
     "asap_core.auth.client_credentials": ("auth/client_credentials",),
     "asap_core.auth.authorization": ("auth/authorization",),

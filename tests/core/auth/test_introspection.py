@@ -1,137 +1,29 @@
-"""Tokens that only their provider can read: what it says is judged, kept by digest, and not for longer than it may."""
+"""Introspection: when the provider is asked, for whom, and who is left alone after a failure."""
 
-import json
 from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import Phase, given, settings, strategies as st
+from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core import Authenticated
-from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected
+from asap_core.auth.claims import Accepted, Rejected
 from asap_core.auth.introspection import AskProvider, Introspector, Judged, NoVerdict
 from asap_core.auth.introspection_response import (
     ActiveToken,
     FailureCause,
     InactiveToken,
     IntrospectionFailed,
-    IntrospectionPolicy,
-    judge_introspection,
     read_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
 from asap_core.client.flights import Flight
 from asap_core.clock import Moment
 from asap_core.lru import Lru
+from tests.core.auth.responses import GOOD, POLICY, WALL
 from tests.moments import moment
 
-ALICE, AUDIENCE, WALL = "urn:asap:agent:alice", "urn:asap:agent:echo", 1_800_000_000.0
-GOOD: Any = {
-    "active": True, "sub": ALICE, "aud": AUDIENCE, "iss": "https://id.example", "exp": WALL + 300, "iat": WALL - 5,
-    "scope": "read write", "token_type": "Bearer", "client_id": "c", "username": "u",
-}  # fmt: skip
-POLICY = IntrospectionPolicy(audience=AUDIENCE, agent=ByClaim("sub"), issuer="https://id.example", scopes=["read"])
 SECRET = b"k" * 32
-
-
-def judge(policy=POLICY, *, wall=WALL, **changes):
-    claims = {name: value for name, value in {**GOOD, **changes}.items() if value is not ...}
-    return judge_introspection(ActiveToken(claims), policy, wall=wall)
-
-
-class TestWhatTheProviderSays:
-    def test_active_is_a_boolean(self) -> None:
-        assert read_introspection(200, json.dumps(GOOD).encode()) == ActiveToken(GOOD)
-        assert read_introspection(200, b'{"active": false, "sub": "x"}') == InactiveToken()
-        for other in ("1", '"true"', "null", "[true]", "{}"):
-            found = read_introspection(200, b'{"active": %s}' % other.encode())
-            assert found == IntrospectionFailed("an object with active, true or false", FailureCause.TOKEN)
-        assert ALICE not in repr(ActiveToken(GOOD))
-
-    @pytest.mark.parametrize("status", [204, 302, 400, 401, 403, 404, 429, 500])
-    def test_any_other_status_is_about_us(self, status) -> None:
-        found: Any = read_introspection(status, json.dumps(GOOD).encode())
-        assert found.expected == f"an answer with HTTP 200, not HTTP {status}"
-
-    @given(st.integers(100, 599), st.binary())
-    def test_any_bytes_are_no_permission(self, status, body) -> None:
-        assert isinstance(read_introspection(status, body), IntrospectionFailed)
-
-    def test_a_good_one_is_believed_for_as_long_as_policy_says(self) -> None:
-        assert judge() == Accepted(Authenticated(ALICE), WALL + 60.0)  # type: ignore[arg-type]
-        assert judge().principal.scopes == {"read", "write"}
-
-    def test_or_until_its_end(self) -> None:
-        assert judge(exp=WALL + 10).until == WALL + 40
-        assert judge(exp=...).until == WALL + 60
-        assert judge(exp=WALL - 29.5).until == WALL + 0.5
-        assert judge(exp=WALL - 30) == Rejected("exp, if there, in the future")
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"aud": ...}, {"aud": "other"}, {"aud": [AUDIENCE, 5]}, {"aud": []}, {"aud": None},
-            {"iss": "https://id.example/"}, {"iss": None},
-            {"exp": None}, {"exp": "soon"}, {"exp": True}, {"exp": 1e15},
-            {"nbf": WALL + 31}, {"iat": WALL + 31}, {"nbf": "x"},
-            {"token_type": "refresh_token"}, {"token_type": None}, {"token_type": "DPoP"}, {"cnf": {"jkt": "x"}},
-            {"sub": ...}, {"sub": "alice"}, {"sub": 5}, {"scope": ["read", 5]}, {"scope": 5}, {"scope": {"read": True}},
-        ],
-    )  # fmt: skip
-    def test_anything_else_is_refused(self, changes) -> None:
-        assert isinstance(judge(**changes), Rejected)
-
-    @pytest.mark.parametrize("changes", [{"iss": ...}, {"token_type": ...}, {"aud": ["x", AUDIENCE]}, {"iat": ...}])
-    def test_what_need_not_be_there(self, changes) -> None:
-        assert isinstance(judge(**changes), Accepted)
-
-    def test_without_its_scope_it_is_not_enough(self) -> None:
-        assert judge(scope="write") == judge(scope=...) == InsufficientScope(frozenset({"read"}))
-        assert judge(scope=None) == judge(scope=[]) == judge(scope=["write"]) == InsufficientScope(frozenset({"read"}))
-
-    def test_its_scope_is_words_in_a_text_or_a_list(self) -> None:
-        for scope in (["read", "write"], ["read write"], "write  read "):
-            assert judge(scope=scope).principal.scopes == {"read", "write"}
-        nothing = evolve(POLICY, scopes=[])
-        assert judge(nothing, scope=None).principal.scopes == frozenset()
-        assert judge(scope=..., scp=["read"]).principal.scopes == {"read"}
-
-    def test_whom_it_is_for_may_be_left_to_the_provider_if_that_is_said(self) -> None:
-        assert isinstance(judge(evolve(POLICY, audience=None), aud=...), Accepted)
-        with pytest.raises(ValueError, match="audience"):
-            IntrospectionPolicy(audience=[], agent=ByClaim("sub"))
-        with pytest.raises(TypeError):
-            IntrospectionPolicy(agent=ByClaim("sub"))  # type: ignore[call-arg]
-
-    def test_what_is_said_as_one_word_or_as_several(self) -> None:
-        several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
-        assert several.scopes == {"read"}
-        assert isinstance(judge(several, aud="x", scope="read"), Accepted)
-        assert read_introspection(200, b"[1]") == IntrospectionFailed(
-            "an object with active, true or false", FailureCause.TOKEN
-        )
-        assert isinstance(read_introspection(200, b"{"), IntrospectionFailed)
-        assert isinstance(judge(nbf=WALL + 30, iat=WALL + 30), Accepted)
-        assert (
-            judge(sub="alice")
-            == judge(evolve(POLICY, agent=ByClaim("username")))
-            == Rejected("a token of an agent that may call")
-        )
-
-    def test_its_agent_may_be_listed(self) -> None:
-        listed = evolve(POLICY, agent=BySubject({"7": ALICE}))
-        assert judge(listed, sub="7").principal.urn == ALICE
-        assert isinstance(judge(listed, sub="8"), Rejected)
-        # Of a client's own token some providers say no subject (RFC 7662 §2.2: optional).
-        clients = evolve(POLICY, agent=BySubject({"c": ALICE}, claim="client_id"))
-        assert judge(clients, sub=...).principal.urn == ALICE
-        assert isinstance(judge(clients, client_id=...), Rejected)
-
-    def test_any_issuer_where_none_is_said(self) -> None:
-        assert isinstance(judge(evolve(POLICY, issuer=None), iss="x"), Accepted)
-        with pytest.raises(ValueError, match="scopes"):
-            evolve(POLICY, scopes=['"'])
 
 
 class Asked:
@@ -385,9 +277,9 @@ class TestAProviderInTrouble:
         assert made.ask("t", DOWN, 60.0) is NoVerdict.PROVIDER
 
 
-# --- the laws --------------------------------------------------------------------------------------------------------
-
 TOKENS = st.sampled_from(["a", "b", "c", "d"])
+
+
 WAITS = (0.0, 0.5, 1.5, 5.0, 9.0, 30.0, 59.0)
 
 

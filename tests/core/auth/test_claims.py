@@ -1,0 +1,262 @@
+"""Judging claims: what a token must say, and to which agent and scopes that leads."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from asap_core import (
+    Agent,
+    Authenticated,
+    AuthScheme,
+    Capabilities,
+    Dispatch,
+    Endpoints,
+    Manifest,
+    ManualClock,
+    Policy,
+    Request,
+    Skill,
+    StartPolicy,
+)
+from asap_core.auth.bearer import is_scope
+from asap_core.auth.claims import Accepted, BySubject, Rejected
+from asap_core.auth.principal import InsufficientScope
+from asap_core.clock import WallTime
+from tests.core.auth.tokens import (
+    ALICE,
+    AUDIENCE,
+    GOOD,
+    WALL,
+    b64,
+    judge,
+    policy,
+    token,
+    verifier,
+)
+
+
+class TestClaims:
+    def test_the_unmutated_token_passes(self) -> None:
+        assert judge(token()) == Accepted(Authenticated(ALICE), WallTime(WALL + 90))
+
+    @pytest.mark.parametrize("name", ["iss", "aud", "sub", "exp"])
+    def test_what_must_be_there_must_be_there(self, name) -> None:
+        assert isinstance(judge(token({key: value for key, value in GOOD.items() if key != name})), Rejected)
+
+    @given(st.sampled_from(["iss", "aud", "sub", "exp", "nbf", "iat"]), st.data())
+    @settings(max_examples=200)
+    def test_every_claim_mutated_one_at_a_time(self, name, data) -> None:
+        anything: Any = (
+            st.none() | st.booleans() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text())
+        )
+        wrong: Any = anything | st.just(0) | st.just(-1)
+        if name == "exp":
+            wrong |= st.floats(max_value=WALL - 30, allow_nan=False, allow_infinity=False) | st.integers(
+                253_402_300_800
+            )
+        elif name in ("nbf", "iat"):
+            wrong |= st.floats(min_value=WALL + 30.001, allow_nan=False, allow_infinity=False)
+        else:
+            wrong |= st.sampled_from(
+                [f"{GOOD[name]}/", str(GOOD[name]).upper(), f" {GOOD[name]}", str(GOOD[name])[:-1]]
+            )
+        value = data.draw(wrong.filter(lambda value: value != GOOD[name]))
+        listed = verifier(agent=BySubject({ALICE: ALICE}))
+        assert isinstance(judge(token(GOOD), listed), Accepted)
+        assert isinstance(judge(token({**GOOD, name: value}), listed), Rejected)
+
+    @pytest.mark.parametrize("claims", [[], "x", None, 5])
+    def test_claims_are_an_object(self, claims) -> None:
+        head = token().split(".")[0]
+        assert isinstance(judge(f"{head}.{b64(json.dumps(claims).encode())}.{b64(bytes(64))}"), Rejected)
+
+    @pytest.mark.parametrize(
+        ("change", "passes"),
+        [
+            ({"exp": WALL - 29}, True),
+            ({"exp": WALL - 30}, False),
+            ({"exp": WALL + 0.5}, True),
+            ({"exp": True}, False),
+            ({"exp": str(WALL + 60)}, False),
+            ({"nbf": WALL + 30}, True),
+            ({"nbf": WALL + 31}, False),
+            ({"iat": WALL + 30}, True),
+            ({"iat": WALL + 31}, False),
+            ({"nbf": None}, False),
+            ({"aud": [AUDIENCE]}, True),
+            ({"aud": ["x", AUDIENCE]}, True),
+            ({"aud": []}, False),
+            ({"aud": [AUDIENCE, 5]}, False),
+            ({"aud": None}, False),
+            ({"aud": {"x": AUDIENCE}}, False),
+            ({"cnf": {"jkt": "x"}}, False),
+            ({"cnf": None}, False),
+            ({"scope": ["a"]}, True),
+            ({"scope": None}, True),
+            ({"scope": []}, True),
+            ({"scope": ["a", 5]}, False),
+            ({"scope": [["a"]]}, False),
+            ({"scope": {"a": True}}, False),
+            ({"scope": True}, False),
+            # A date and a key that are null are no date and no key: what guards isn't passed over.
+            ({"iat": None}, False),
+            ({"exp": None}, False),
+            ({"exp": WALL + 59.5}, True),
+            ({"jti": 5}, True),
+        ],
+    )
+    def test_the_bounds(self, change, passes) -> None:
+        assert isinstance(judge(token({**GOOD, **change})), Accepted) is passes
+
+    @pytest.mark.parametrize(
+        ("typ", "passes"),
+        [
+            ("JWT", True),
+            ("at+jwt", True),
+            ("application/at+JWT", True),
+            ("dpop+jwt", False),
+            ("logout+jwt", False),
+            ("id+jwt", False),
+            ("", False),
+        ],
+    )
+    def test_other_kinds_of_token_say_so_in_typ(self, typ, passes) -> None:
+        assert isinstance(judge(token(typ=typ)), Accepted) is passes
+
+    def test_one_type_may_be_asked_for(self) -> None:
+        strict = {"types": {"at+jwt"}}
+        assert isinstance(judge(token(), verifier(**strict)), Rejected)
+        assert isinstance(judge(token(typ="at+jwt"), verifier(**strict)), Accepted)
+
+    def test_subjects_are_listed(self) -> None:
+        made = verifier(agent=BySubject({"client-7": ALICE}))
+        assert judge(token({**GOOD, "sub": "client-7"}), made).principal == Authenticated(ALICE)
+        for other in (ALICE, "client-8", None, ["client-7"], 7):
+            assert isinstance(judge(token({**GOOD, "sub": other}), made), Rejected)
+
+    def test_a_claim_that_is_no_agents_urn_is_nobodys(self) -> None:
+        for sub in ("alice", "", None, 7, f"{ALICE}\n", [ALICE]):
+            assert judge(token({**GOOD, "sub": sub})) == Rejected("a token of an agent that may call")
+        assert judge(token({**GOOD, "scope": 5})) == Rejected("a scope that is text")
+
+    @pytest.mark.parametrize("agents", [{}, {"x": "alice"}, {"x": ALICE, "y": "alice"}])
+    def test_a_list_of_subjects_names_agents(self, agents) -> None:
+        with pytest.raises(ValueError, match="expected at least one subject"):
+            BySubject(agents)
+
+    @given(st.sets(st.sampled_from("abcd")))
+    def test_scopes_must_all_be_held(self, held) -> None:
+        found = judge(token({**GOOD, "scope": " ".join(held)}), verifier(scopes=["a", "b"]))
+        assert isinstance(found, Accepted) if {"a", "b"} <= held else found == InsufficientScope(frozenset("ab"))
+
+    @pytest.mark.parametrize(
+        ("said", "held"),
+        [
+            ({"scope": ["a", "b"]}, {"a", "b"}),
+            ({"scope": ["a b", "", "c"]}, {"a", "b", "c"}),
+            ({"scope": None}, set()),
+            ({"scope": []}, set()),
+            ({"scp": ["a"]}, {"a"}),
+            ({"scp": "a b"}, {"a", "b"}),
+            ({"scope": None, "scp": ["a"]}, {"a"}),
+            ({"scope": "", "scp": ["a"]}, set()),
+            ({"scope": "b", "scp": ["a"]}, {"b"}),
+            ({"scp": None}, set()),
+        ],
+    )
+    def test_scopes_are_words_in_a_text_or_a_list(self, said, held) -> None:
+        claims = {**{name: value for name, value in GOOD.items() if name != "scope"}, **said}
+        assert judge(token(claims)).principal.scopes == held
+        asked = judge(token(claims), verifier(scopes=["a"]))
+        assert isinstance(asked, Accepted) if "a" in held else asked == InsufficientScope(frozenset("a"))
+
+    @pytest.mark.parametrize("scope", ['a"b', "a b", "a\\b", "", "é", "a\n"])
+    def test_scopes_fit_into_a_challenge(self, scope) -> None:
+        assert not is_scope(scope)
+        with pytest.raises(ValueError, match="scopes"):
+            policy(scopes=[scope])
+        with pytest.raises(ValueError, match="scopes"):
+            InsufficientScope(frozenset([scope]))
+
+    def test_want_of_scope_is_answered_403_with_what_it_takes(self) -> None:
+        manifest = Manifest(
+            id="urn:asap:agent:a",
+            name="",
+            version="1",
+            description="",
+            capabilities=Capabilities(),
+            endpoints=Endpoints(asap="https://a.example/asap"),
+            auth=AuthScheme(schemes=["bearer"]),
+        )
+        agent = Agent(manifest).bind(clock=ManualClock(), ids=lambda: "i", key=b"k" * 32)
+        headers = ((b"authorization", b"Bearer x"),)
+        state: Any = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1"))
+        response = state.insufficient(InsufficientScope(frozenset({"b", "a"}))).response
+        challenge = b'Bearer realm="asap", error="insufficient_scope", scope="a b"'
+        assert (response.status, dict(response.headers)[b"www-authenticate"]) == (403, challenge)
+        assert response.close
+
+    @pytest.mark.parametrize(
+        ("wanted", "held", "status"),
+        [
+            ({}, "", 200),
+            ({"task.request": "a"}, "a", 200),
+            ({"task.request": "a"}, "b", 403),
+            ({"task.request/echo": ["a", "b"]}, "b c a", 200),
+            ({"task.request/echo": ["a", "b"]}, "a", 403),
+            ({"task.request": "a", "task.request/echo": "b"}, "b", 403),
+            ({"task.request": "a", "task.request/echo": "b"}, "a b", 200),
+            ({"task.request/other": "a", "task.cancel": "b"}, "", 200),
+            ({"TaskRequest": "a"}, "b", 403),
+            ({"task.request": "a"}, None, 403),
+        ],
+    )
+    def test_a_skill_or_payload_type_may_take_scopes_of_its_own(self, wanted, held, status) -> None:
+        manifest = Manifest(
+            id="urn:asap:agent:a",
+            name="",
+            version="1",
+            description="",
+            capabilities=Capabilities(skills=[Skill(id=name, description="") for name in ("echo", "other")]),
+            endpoints=Endpoints(asap="https://a.example/asap"),
+            auth=None if held is None else AuthScheme(schemes=["bearer"]),
+        )
+        rules = Policy(scopes=wanted, start=StartPolicy.OPEN)
+        with pytest.raises(ValueError, match="scopes: expected payload types and skills"):
+            Agent(manifest, policy=Policy(scopes={"task.request/ech": "a"}))
+        agent = Agent(manifest, policy=rules, payload_types=("task.request", "task.cancel")).bind(
+            clock=ManualClock(), ids=lambda: "i", key=b"k" * 32
+        )
+        headers = ((b"authorization", b"Bearer x"),)
+        state: Any = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1"))
+        if held is not None:
+            state = state.verified(judge(token({**GOOD, "scope": held})).principal)
+        envelope = {
+            "id": "e",
+            "asap_version": "0.1",
+            "timestamp": "2025-06-15T15:06:40Z",
+            "sender": ALICE,
+            "recipient": "urn:asap:agent:a",
+            "payload_type": "TaskRequest",
+            "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}},
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": {"envelope": envelope}}
+        state = state.feed(json.dumps(body).encode()).end()
+        (call,) = state.calls
+        if status == 200:
+            assert isinstance(call, Dispatch)
+        else:
+            response = state.answered([call]).response
+            scopes = " ".join(sorted({each for key in wanted for each in wanted[key]}))
+            challenge = f'Bearer realm="asap", error="insufficient_scope", scope="{scopes}"'.encode()
+            assert (response.status, dict(response.headers)[b"www-authenticate"]) == (403, challenge)
+
+    @pytest.mark.parametrize("wrong", [{"": "a"}, {"task.request": []}, {"task.request": 'a"'}, {"task.request": ""}])
+    def test_scopes_that_cannot_be_meant(self, wrong) -> None:
+        with pytest.raises(ValueError, match="scopes: expected"):
+            Policy(scopes=wrong)
+
+    def test_one_audience_or_scope_is_no_list_of_letters(self) -> None:
+        assert (policy().audience, policy(scopes="ab").scopes) == ({AUDIENCE}, {"ab"})

@@ -1,0 +1,121 @@
+"""Reading compact JWS: one encoding, one meaning, nothing else."""
+
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core.auth.claims import Rejected
+from asap_core.auth.jws import Algorithm, Malformed
+from tests.core.auth.tokens import (
+    GOOD,
+    b64,
+    judge,
+    read,
+    token,
+)
+
+
+class TestReadingATokensForm:
+    def test_a_good_one_is_taken_apart(self) -> None:
+        found = read(token(typ="application/AT+JWT"))
+        assert (found.algorithm, found.kid, found.typ) == (Algorithm.ED25519, "k1", "at+jwt")
+        assert json.loads(found.payload) == GOOD
+        assert found.signing_input + b"." + b64(found.signature).encode() == token(typ="application/AT+JWT").encode()
+
+    @pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", "", " none", "none\x00", None, 0, ["EdDSA"], {}])
+    def test_none_is_no_algorithm_in_any_spelling(self, name) -> None:
+        assert isinstance(read(token(alg=name)), Malformed)
+
+    @pytest.mark.parametrize(
+        "name", ["HS256", "HS384", "HS512", "ES512", "RS512", "PS256", "ES256K", "eddsa", "A128KW"]
+    )
+    def test_what_is_not_listed_is_refused(self, name) -> None:
+        assert isinstance(read(token(alg=name)), Malformed)
+
+    def test_the_list_is_the_policys(self) -> None:
+        assert isinstance(read(token(), {Algorithm.ES256}), Malformed)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"crit": ["b64"], "b64": False},
+            {"crit": []},
+            {"crit": ["exp"]},
+            {"b64": False},
+            {"b64": True},
+            {"kid": ""},
+            {"kid": 5},
+            {"kid": "k" * 257},
+            {"kid": ["k1"]},
+            {"typ": 5},
+            {"typ": ["JWT"]},
+        ],
+    )
+    def test_headers_that_change_the_meaning_are_refused(self, header) -> None:
+        assert isinstance(read(token(**header)), Malformed)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b'{"alg":"EdDSA","alg":"none"}',
+            b'{"kid":"a","alg":"EdDSA","kid":"b"}',
+            b"[]",
+            b'"EdDSA"',
+            b"null",
+            b"{",
+            b"\xff",
+            b'\xef\xbb\xbf{"alg":"EdDSA"}',
+            b'{"alg":"EdDSA","x":NaN}',
+            b'{"alg":' + b"[" * 99 + b"]" * 99 + b"}",
+        ],
+    )
+    def test_headers_that_two_readers_could_read_differently_are_refused(self, header) -> None:
+        assert isinstance(read(f"{b64(header)}.{b64(b'{}')}.{b64(bytes(64))}"), Malformed)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda t: t + "=",
+            lambda t: t + ".",
+            lambda t: "." + t,
+            lambda t: t + " ",
+            lambda t: " " + t,
+            lambda t: t + "\n",
+            lambda t: t.replace(".", "..", 1),
+            lambda t: t.rsplit(".", 1)[0],
+            lambda t: t.rsplit(".", 1)[0] + ".",
+            lambda t: t + ".AAAA",
+            lambda t: t.replace(".", ".=", 1),
+            lambda t: t[:-1] + "+",
+            lambda t: t[:-1] + "/",
+            lambda t: t[:-1] + "B",
+            lambda t: t + "AAA",
+            lambda t: t + "é",
+            lambda t: t + "A" * 9_000,
+            lambda _t: "",
+            lambda _t: ".",
+            lambda _t: "..",
+            lambda t: t.replace(".", "\n.", 1),
+            lambda t: t.replace(".", "%2E", 1),
+        ],
+    )
+    def test_there_is_one_spelling(self, change) -> None:
+        assert isinstance(read(change(token())), Malformed)
+
+    @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")) | st.from_regex(r"[\w-]*\.[\w-]*\.[\w-]*"))
+    def test_any_text_is_refused_or_read_and_nothing_else(self, text) -> None:
+        found = read(text)
+        assert isinstance(found, Malformed) or found.signing_input.decode() + "." + b64(found.signature) == text
+
+    @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=80))
+    def test_any_bytes_in_its_parts_are_refused(self, header, payload, signature) -> None:
+        assert isinstance(judge(f"{b64(header)}.{b64(payload)}.{b64(signature)}"), Rejected)
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes_as_claims_are_refused(self, payload) -> None:
+        head = token().split(".")[0]
+        assert isinstance(judge(f"{head}.{b64(payload)}.{b64(bytes(64))}"), Rejected)
+
+    def test_nothing_of_it_is_shown(self) -> None:
+        assert "id.example" not in repr(read(token()))

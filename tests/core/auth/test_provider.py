@@ -1,0 +1,61 @@
+"""Reading the metadata of identity providers."""
+
+import json
+from typing import Any
+
+import pytest
+
+from asap_core.auth.provider import ProviderMetadata, metadata_urls, read_metadata
+from asap_core.errors import InvalidDocument
+from tests.core.auth.tokens import (
+    ISSUER,
+)
+
+
+class TestProviderMetadata:
+    @pytest.mark.parametrize(
+        ("issuer", "urls"),
+        [
+            (
+                ISSUER,
+                (f"{ISSUER}/.well-known/openid-configuration", f"{ISSUER}/.well-known/oauth-authorization-server"),
+            ),
+            (
+                f"{ISSUER}/t/1/",
+                (
+                    f"{ISSUER}/t/1/.well-known/openid-configuration",
+                    f"{ISSUER}/.well-known/oauth-authorization-server/t/1",
+                ),
+            ),
+        ],
+    )
+    def test_where_it_is(self, issuer, urls) -> None:
+        assert metadata_urls(issuer) == urls
+
+    @pytest.mark.parametrize(
+        "issuer",
+        ["", "id.example", "ftp://x", "https://", f"{ISSUER}?x", f"{ISSUER}#", "https://[x", "https://a:b@id.example"],
+    )
+    def test_what_is_no_issuer(self, issuer) -> None:
+        with pytest.raises(ValueError, match="expected as issuer"):
+            metadata_urls(issuer)
+
+    def test_the_issuer_is_the_one_asked(self) -> None:
+        good = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "other": 1}
+        assert read_metadata(json.dumps(good).encode(), issuer=ISSUER) == ProviderMetadata(
+            issuer=ISSUER, jwks_uri=f"{ISSUER}/keys"
+        )
+        wrong: Any
+        for wrong in (
+            {**good, "issuer": f"{ISSUER}/"},
+            {**good, "issuer": None},
+            {**good, "issuer": ISSUER.upper()},
+            {**good, "jwks_uri": ""},
+            {**good, "jwks_uri": 5},
+            [],
+            {},
+        ):
+            with pytest.raises(InvalidDocument):
+                read_metadata(json.dumps(wrong).encode(), issuer=ISSUER)
+        with pytest.raises(InvalidDocument):
+            read_metadata(b"{", issuer=ISSUER)
