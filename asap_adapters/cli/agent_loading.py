@@ -32,7 +32,7 @@ class LoadedAgent:
 
 
 def with_auth(manifest: Manifest) -> Manifest:
-    """The manifest of an agent whose callers authenticate by bearer token."""
+    """Return the manifest with bearer tokens as its scheme, unless it names a scheme itself."""
     return manifest if manifest.auth is not None else evolve(manifest, auth=AuthScheme(schemes=("bearer",)))
 
 
@@ -45,7 +45,7 @@ def manifest_of_file(path: Path) -> Manifest:
 
 
 def reachable_at(manifest: Manifest, base_url: str) -> Manifest:
-    """The manifest with its endpoint at `base_url`; a signature over another endpoint is left out."""
+    """Return the manifest with its endpoint at `base_url`, without a signature that covers another endpoint."""
     endpoint = f"{base_url}/asap"
     if manifest.endpoints.asap == endpoint:
         return manifest
@@ -56,7 +56,12 @@ def reachable_at(manifest: Manifest, base_url: str) -> Manifest:
 
 
 def import_agent(name: str) -> LoadedAgent:
-    """Import an agent, and `handlers` and `on` beside it; the current directory counts. Raises UserError."""
+    """Import an agent with its `handlers` and `on`. The current directory is importable.
+
+    name: `package.module:agent`.
+
+    Raises: UserError.
+    """
     module_name, separator, attribute = name.partition(":")
     if not separator or not attribute.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
         raise UserError("expected pkg.module:agent", usage=True)
@@ -81,15 +86,15 @@ def _import(module_name: str) -> object:
         return importlib.import_module(module_name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - a module may raise anything while it's imported, SystemExit too
+    except BaseException as error:  # noqa: BLE001 - an import may raise anything, SystemExit too
         raise UserError(f"can't import {module_name}: {_what_and_where(error)}") from None
 
 
 def _what_and_where(error: BaseException) -> str:
-    """An error in a user's module: what it is, and the line that it comes from, instead of a traceback."""
+    """Describe an error in a user's module in one line: its type, its message, and where it was raised."""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError):
-        return what  # its words have the file and the line
+        return what  # its message has the file and the line
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
     return f"{what} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else what
 
@@ -99,10 +104,14 @@ def _is_machinery(filename: str) -> bool:
 
 
 def adapt_agent(agent: Agent, *, base_url: str, public: bool, auth: bool, policy: Policy) -> Agent:
-    """An imported agent with what the command line says about it.
+    """Return an imported agent with the options of the command line.
 
-    Its endpoint is what its author wrote, unless the command line has a public URL, or the author's is on this machine:
-    then it's where it really listens. With tokens callers must authenticate.
+    base_url: becomes the endpoint if `public`, or if the author's endpoint is on this machine; else the author's stays.
+    public: whether `base_url` is --public-url.
+    auth: whether callers must authenticate.
+    policy: the agent's policy with the options of the command line.
+
+    Raises: UserError if the agent must be changed, and can't be.
     """
     manifest = agent.manifest
     if public or _is_local(manifest.endpoints.asap):
@@ -112,7 +121,7 @@ def adapt_agent(agent: Agent, *, base_url: str, public: bool, auth: bool, policy
     if (manifest, policy) == (agent.manifest, agent.policy):
         return agent
     if agent.bound or type(agent) is not Agent:
-        raise UserError("options can't change an agent that is bound already, or of a class of its own")
+        raise UserError("options can't change an agent that is bound already, or whose class isn't asap_core.Agent")
     return Agent(manifest, policy=policy, payload_types=agent.payload_types, aliases=agent.addresses)
 
 

@@ -1,6 +1,6 @@
-"""`asap demo`: two agents, found three ways, spoken to, attacked a little; each step told in one line.
+"""`asap demo`: two agents on this machine are found, called and attacked; each step prints one line.
 
-Readable as an example of the library: every step uses what users use.
+It's an example of the library: each step uses what users use.
 """
 
 import json
@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from attrs import define, evolve, field, frozen
@@ -30,8 +30,10 @@ from asap_core.client.delivery import RetryPolicy
 from asap_core.client.resolution import Unresolved
 from asap_core.clock import Instant
 from asap_core.errors import NotAllowed, RemoteError
+from asap_core.http.messages import Request
 from asap_core.mdns.dnssd import Added
 from asap_core.server.agent import Agent
+from asap_core.server.exchange import Exchange
 from asap_core.wire.codec import to_json
 from asap_core.wire.manifest import MANIFEST_PATH, Manifest
 from asap_core.wire.registry import make_entry
@@ -40,13 +42,13 @@ ALICE: Final = "urn:asap:agent:alice"
 GUARDED: Final = "urn:asap:agent:guarded-echo"
 MALLORY: Final = "urn:asap:agent:mallory"
 OPEN: Final = "urn:asap:agent:open-echo"
-# In real life from a secret store; here it's worth nothing outside this process.
+# A real token comes from a secret store; this one is valid in this process only.
 TOKEN: Final = "demo-token-of-alice"  # noqa: S105
 CALLERS: Final = 50
 FLOOD: Final = 40
-# What is refused is shown, not asked again.
+# A refusal is a result of the demo: the client doesn't try again.
 ONCE: Final = RetryPolicy(retries=0)
-# An announcement takes about one second; the whole demo may take twenty.
+# An announcement takes about one second.
 MDNS_SECONDS: Final = 8
 
 
@@ -59,7 +61,7 @@ class DemoOptions:
 
 @define(eq=False)
 class _Stage:
-    """Where the demo plays: two agents, a registry, a client; and how the steps came out."""
+    """What the steps share: two agents, a registry and a client; and which steps failed."""
 
     guarded: Bound
     open: Bound
@@ -68,20 +70,23 @@ class _Stage:
     requests: int = 0
     failed: list[str] = field(factory=list)
 
-    async def step(self, name: str, play: Callable[[], Awaitable[str]]) -> None:
-        """Play one step and tell it in one line."""
+    async def run(self, name: str, step: "Step") -> None:
+        """Run one step and print its result in one line."""
         try:
-            mark, told = "ok", await play()
-        except Exception as error:  # noqa: BLE001 - a demo tells what went wrong and goes on
-            mark, told = "FAILED", in_words(unwrapped(error))
+            mark, result = "ok", await step(self)
+        except Exception as error:  # noqa: BLE001 - the error is printed, and the next step runs
+            mark, result = "FAILED", in_words(unwrapped(error))
             self.failed.append(name)
-        say(f"{mark:<6}  {name:<22}  {told}")
+        say(f"{mark:<6}  {name:<22}  {result}")
+
+
+Step = Callable[[_Stage], Awaitable[str]]
 
 
 async def _demo(options: DemoOptions) -> int:
     logging.getLogger("asap").setLevel(logging.ERROR)
     began = time.monotonic()
-    say(f"two agents on loopback, on {options.backend}")
+    say(f"two agents on this machine, on {options.backend}")
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(anyio.create_task_group())
         stop = anyio.Event()
@@ -94,10 +99,10 @@ async def _demo(options: DemoOptions) -> int:
         stage = _Stage(guarded, unguarded, folder / "registry.json", client)
         await group.start(_serve_guarded, stage, stop)
         await group.start(_serve_open, stage, stop)
-        for name, play in _steps(stage):
-            await stage.step(name, play)
+        for name, step in STEPS.items():
+            await stage.run(name, step)
     seconds = time.monotonic() - began
-    outcome = "all as it should be" if not stage.failed else f"FAILED: {', '.join(stage.failed)}"
+    outcome = f"all {len(STEPS)} steps as expected" if not stage.failed else f"FAILED: {', '.join(stage.failed)}"
     say(f"{outcome}, in {seconds:.1f} s")
     return 1 if stage.failed else 0
 
@@ -115,36 +120,17 @@ async def _serve_open(stage: _Stage, stop: anyio.Event, *, task_status: anyio.ab
     class Counting(Agent):
         """Counts manifest requests, so that the demo can show how many there were."""
 
-        def open(self, request: Any) -> Any:
+        def open(self, request: Request) -> Exchange:
             stage.requests += request.target == MANIFEST_PATH
             return super().open(request)
 
     await serve(Counting(manifest, policy=Policy()), {"echo": echo}, at=stage.open, stop=stop, task_status=task_status)
 
 
-def _steps(stage: _Stage) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
-    return [
-        ("discover by URL", lambda: _by_url(stage)),
-        ("discover by registry", lambda: _by_registry(stage)),
-        ("discover by mDNS", lambda: _by_mdns(stage)),
-        ("50 at once", lambda: _at_once(stage)),
-        ("send", lambda: _send(stage)),
-        ("retry", lambda: _retry(stage)),
-        ("replay", lambda: _replay(stage)),
-        ("forged sender", lambda: _forge(stage)),
-        ("wrong recipient", lambda: _misaddress(stage)),
-        ("no token", lambda: _no_token(stage)),
-        ("forged id", lambda: _forged_id(stage)),
-        ("registry down", _registry_down),
-        ("link inside", lambda: _inside(stage)),
-        ("flood", lambda: _flood(stage)),
-    ]
-
-
 async def _by_url(stage: _Stage) -> str:
     found = await stage.client.look_up(stage.guarded.url, expect=GUARDED)
     again = await stage.client.look_up(stage.guarded.url)
-    return f"{found.manifest.id}: {found.source.value}, then {again.source.value}"
+    return f"{found.manifest.id}: first {found.source.value}, then {again.source.value}"
 
 
 async def _by_registry(stage: _Stage) -> str:
@@ -154,7 +140,7 @@ async def _by_registry(stage: _Stage) -> str:
     await anyio.Path(stage.registry).write_text(json.dumps(document))
     registry = await stage.client.registry(stage.registry)
     manifest = await stage.client.resolve(GUARDED, wait=0)
-    return f"{manifest.id}: verified; {len(registry.agents)} entry read, {len(registry.skipped)} broken one skipped"
+    return f"{manifest.id}: {len(registry.agents)} entry verified, {len(registry.skipped)} unreadable one skipped"
 
 
 async def _by_mdns(stage: _Stage) -> str:
@@ -173,7 +159,7 @@ async def _by_mdns(stage: _Stage) -> str:
                 if isinstance(event, Added) and event.announcement.agent_id == OPEN:
                     manifest = await stage.client.follow(event.announcement)
                     return f"{manifest.id}: announced as {event.announcement.instance}, verified"
-    raise AssertionError(f"it wasn't announced within {MDNS_SECONDS} s")
+    raise AssertionError(f"no announcement within {MDNS_SECONDS} s")
 
 
 async def _at_once(stage: _Stage) -> str:
@@ -204,7 +190,7 @@ async def _retry(stage: _Stage) -> str:
     again = await stage.client.send(manifest, "task.request", payload, idempotency_key="demo-key")
     if first.payload["task_id"] != again.payload["task_id"]:
         raise AssertionError("the work was done twice")
-    return f"same key, same answer: {again.payload['task_id']} ran once"
+    return f"same idempotency key, same answer: {again.payload['task_id']} ran once"
 
 
 async def _replay(stage: _Stage) -> str:
@@ -231,8 +217,8 @@ async def _no_token(stage: _Stage) -> str:
         return await _refused(sent, -32600)
 
 
-async def _forged_id(stage: _Stage) -> str:
-    """A registry that says of one agent's URL that it's another's."""
+async def _forged_entry(stage: _Stage) -> str:
+    """Resolve by a registry that lists the URL of one agent under the id of another."""
     entry = to_json(make_entry(echo_manifest(MALLORY, stage.open.url), {"http": stage.open.url}))
     document = json.dumps({"version": "1.0", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]})
     registry = stage.registry.with_name("forged.json")
@@ -240,12 +226,12 @@ async def _forged_id(stage: _Stage) -> str:
     async with AgentClient(sender=ALICE, registries=[registry]) as client:
         end = await client.explain(MALLORY, wait=0)
     if not isinstance(end, Unresolved):
-        raise AssertionError("it was taken")  # noqa: TRY004 - a step that failed
+        raise AssertionError("it was accepted")  # noqa: TRY004 - a step that failed
     return f"refused: the URL listed for {MALLORY} {end.trace[-1].why}"
 
 
-class _Later(LoopClock):
-    """The loop's clock, some time on."""
+class _FastForward(LoopClock):
+    """The loop's clock, `ahead` by some seconds."""
 
     ahead = 0.0
 
@@ -253,8 +239,8 @@ class _Later(LoopClock):
         return Instant(super().monotonic() + self.ahead)
 
 
-async def _registry_down() -> str:
-    """An hour passes for the client alone, and its registry is gone meanwhile."""
+async def _registry_down(_stage: _Stage) -> str:
+    """Let an hour pass for the client, after its registry has gone."""
     document = b'{"version":"1.0","updated_at":"2026-01-01T00:00:00Z","agents":[]}'
     answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(document), document)
 
@@ -263,7 +249,7 @@ async def _registry_down() -> str:
             await stream.receive()
             await stream.send(answer)
 
-    clock = _Later()
+    clock = _FastForward()
     async with AgentClient(sender=ALICE, clock=clock) as client:
         async with (
             await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -276,16 +262,16 @@ async def _registry_down() -> str:
         clock.ahead = 3_600
         again = await client.registry(url)
     if again is not first:
-        raise AssertionError("it's another one")
-    return "an hour later, and nobody answers there: the kept one serves"
+        raise AssertionError("another registry was returned")
+    return "an hour later it doesn't answer: the cached copy is used"
 
 
-async def _inside(stage: _Stage) -> str:
+async def _internal_address(stage: _Stage) -> str:
     try:
         await stage.client.discover("https://169.254.169.254")  # where clouds keep credentials
     except NotAllowed as error:
-        return f"refused: {error.url} — {error.reason}"
-    raise AssertionError("it was asked")
+        return f"refused: {error.url}: {error.reason}"
+    raise AssertionError("the request was sent")
 
 
 async def _flood(stage: _Stage) -> str:
@@ -308,9 +294,26 @@ async def _refused(call: Awaitable[object], code: int) -> str:
     except RemoteError as error:
         if error.code != code:
             raise
-        return f"refused: {error.code} {error.taxonomy} — {error.message}"
+        return f"refused: {error.message} [{error.code} {error.taxonomy}]"
     raise AssertionError("it was accepted")
 
+
+STEPS: Final[dict[str, Step]] = {
+    "discover by URL": _by_url,
+    "discover by registry": _by_registry,
+    "discover by mDNS": _by_mdns,
+    f"{CALLERS} at once": _at_once,
+    "send": _send,
+    "retry": _retry,
+    "replay": _replay,
+    "forged sender": _forge,
+    "wrong recipient": _misaddress,
+    "no token": _no_token,
+    "forged registry entry": _forged_entry,
+    "registry down": _registry_down,
+    "internal address": _internal_address,
+    "flood": _flood,
+}
 
 COMMANDS: Final = (
     command(

@@ -74,7 +74,7 @@ def _show_manifest(found: DiscoveredAgent) -> None:
 
 
 def _kept(freshness: Freshness | None) -> str:
-    """What a client that goes on may do with it, and why."""
+    """Describe how long a client may keep the manifest, and what happens then."""
     if freshness is None:
         return "not at all: its server says so"
     after = "revalidated by its ETag" if freshness.etag else "fetched again"
@@ -126,10 +126,11 @@ class BrowseOptions:
 async def _browse(options: BrowseOptions) -> int:
     interfaces = ["127.0.0.1"] if options.loopback else options.interface or None
     known: dict[tuple[str, str], Announcement] = {}
-    logging.getLogger("zeroconf").setLevel(logging.CRITICAL)  # packets that can't be sent where a link has gone
+    # zeroconf logs each packet that it can't send after an interface has gone.
+    logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
     async with _client(options.outbound) as client, client.browse(interfaces=interfaces) as events:
         complain(f"mDNS: listening on {', '.join(events.links)}; this reaches the local network only")
-        # From here on, that is: what it takes to begin isn't listening.
+        # The wait begins here: setting up the sockets doesn't count as listening.
         with anyio.move_on_after(None if options.watch else options.wait):
             async for event in events:
                 if options.watch:
@@ -160,7 +161,7 @@ def _tell(event: Event, *, as_json: bool) -> None:
     if isinstance(event, Ignored):
         _note(event, {})
     elif as_json:
-        # A line for each, so that a reader needn't know where one ends.
+        # One document for each line, so that a reader can split the stream.
         print_json({"event": type(event).__name__.lower(), **to_json(event.announcement)}, indent=None)
     else:
         agent = event.announcement
@@ -224,13 +225,13 @@ async def _registry_find(options: RegistryFindOptions) -> int:
 
 
 def _skipped(skipped: Skipped) -> str:
-    """An entry that can't be read, as people count, and what is wrong within it."""
+    """Describe an unreadable entry; entries are counted from 1, as people do."""
     problem = skipped.problems[0]
     inside = evolve(problem, path=problem.path[_TO_AN_ENTRY:]).json_path.removeprefix("$").removeprefix(".")
     return f"entry {skipped.index + 1} is skipped: {inside and f'{inside}: '}expected {problem.expected}"
 
 
-# `$.agents[0]`
+# The path of a problem begins with that of its entry, `$.agents[0]`: two steps.
 _TO_AN_ENTRY: Final = 2
 
 

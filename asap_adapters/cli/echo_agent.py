@@ -1,6 +1,6 @@
 """The echo agent, which `asap serve` serves by default: it answers a task request with the request's own input."""
 
-from typing import Any, Final
+from typing import Final
 
 from asap_adapters.server.handlers import Context
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
@@ -9,7 +9,7 @@ from asap_core.wire.payloads import TaskRequest
 ECHO_ID: Final = "urn:asap:agent:echo-agent"
 
 
-async def echo(request: TaskRequest, _context: Context) -> dict[str, Any]:
+async def echo(request: TaskRequest, _context: Context) -> dict[str, object]:
     """Return the input of the request."""
     return {"echoed": request.input}
 

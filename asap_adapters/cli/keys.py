@@ -147,7 +147,7 @@ async def _verify(options: VerifyOptions) -> int:
     try:
         judgement = judge(document, options.key, verify)
     except InvalidDocument as error:
-        raise UserError(f"{where}: what is signed is {error}") from None
+        raise UserError(f"{where}: the signed manifest is {error}") from None
     verified = isinstance(judgement, Verified)
     why = why_not(judgement)
     if isinstance(judgement, OtherKey) and not options.key:

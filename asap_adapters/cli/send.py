@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from attrs import frozen
 
@@ -32,7 +32,7 @@ def _key(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, object]:
     try:
         value = read_json(text.encode("utf-8", "surrogateescape"))
     except NotJson as error:
@@ -55,7 +55,7 @@ class SendOptions:
 
     url: str = argument("URL", "base URL of the agent", read=str)
     skill: str = required("--skill", "SKILL", "call this skill", read=_text)
-    input: dict[str, Any] | None = option(
+    input: dict[str, object] | None = option(
         "--input", "JSON", "pass this JSON object to the skill", read=_json_object, shown_default="{}"
     )
     sender: str = option("--sender", "URN", "send as this agent", read=urn, default=CLI_SENDER)

@@ -1,4 +1,4 @@
-"""Errors in the words of the command line: one line each, naming its options, not the library's."""
+"""Errors in the words of the command line: one line each, with its own options instead of the library's."""
 
 from typing import Final
 
@@ -22,22 +22,22 @@ _OPTIONS: Final = {
     "allow_ports": "--allow-port",
     "allow_endpoints": "--allow-endpoint",
 }
-# What to do about a refusal: the table's advice, in the command's own words where it has an option for it.
+# What to do about a refusal: the advice of the table of refusals, or the command's own if it has an option for it.
 _ADVICE: Final = {
     **{kind.taxonomy: kind.advice for kind in KINDS},
-    AUTHENTICATION_REQUIRED.taxonomy: "give --token, or --client-id and what goes with it",
+    AUTHENTICATION_REQUIRED.taxonomy: "give --token, or --client-id with --issuer or --token-endpoint",
     SENDER_MISMATCH.taxonomy: "give as --sender the agent that the token stands for",
     HANDLER_NOT_FOUND.taxonomy: "`asap discover` lists the agent's skills",
     REPLAYED.taxonomy: "leave --nonce out, or give a new one",
 }
-# A document may have as many problems as it has fields; the first few show what sort of document it is.
-_MOST_PROBLEMS: Final = 5
+# A document may have as many problems as it has fields; the first few show what kind of document it is.
+_MAX_PROBLEMS: Final = 5
 
 
 def in_words(error: BaseException) -> str:
-    """What went wrong and what would have been right, in a line."""
+    """Describe what went wrong, and what would have been right, in one line."""
     if isinstance(error, BadReply | NoToken | Unreachable):
-        # When to ask again is for programs that go on; this one ends here.
+        # The time of the next try is for programs that continue; this one ends.
         error.next_try = None
     match error:
         case NotAllowed(remedy=Allow() as allow):
@@ -54,13 +54,13 @@ def in_words(error: BaseException) -> str:
 
 
 def _invalid(error: InvalidDocument) -> str:
-    told = [str(problem) for problem in error.problems[:_MOST_PROBLEMS]]
+    told = [str(problem) for problem in error.problems[:_MAX_PROBLEMS]]
     more = len(error.problems) - len(told)
     return f"not a valid {error.what}: " + "; ".join([*told, *([f"and {more} more"] if more else [])])
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """The error itself; where a task group wrapped it, the first in it."""
+    """Return the error itself, or the first error of the group that a task group raised."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -73,8 +73,9 @@ def _as_option(allow: Allow) -> Advice | None:
 
 def _refused(error: RemoteError) -> str:
     problems = error.details.get("validation_errors")
-    known = isinstance(problems, list) and problems
-    # The error itself says the first.
-    told = [remote_problem(problem) for problem in problems[1:_MOST_PROBLEMS]] if isinstance(problems, list) else []
-    advice = [] if known else [_ADVICE[error.taxonomy]] if error.taxonomy in _ADVICE else []
-    return "; ".join([str(error), *told, *advice])
+    if isinstance(problems, list) and problems:
+        # `str(error)` has the first problem. Problems say what to do, so there's no advice.
+        more = [remote_problem(problem) for problem in problems[1:_MAX_PROBLEMS]]
+    else:
+        more = [_ADVICE[error.taxonomy]] if error.taxonomy in _ADVICE else []
+    return "; ".join([str(error), *more])

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+import asap_adapters.auth
 from asap_adapters.cli.caller_tokens import read_tokens
 from asap_core import Credential
 
@@ -73,3 +74,13 @@ class TestTokens:
         (tmp_path / "tokens").write_text(text)
         code, _, err = asap("serve", "--token-file", str(tmp_path / "tokens"), "--port", "0")
         assert (code > 0, says in err, "hunter2" in err) == (True, True, False)
+
+
+def test_without_the_extra_the_error_names_it_in_one_line(refuses, monkeypatch) -> None:
+    monkeypatch.delitem(vars(asap_adapters.auth), "JwtAuthenticator", raising=False)
+    users = [name for name in sys.modules if name.partition(".")[0] == "joserfc"]
+    for name in [*users, "asap_adapters.auth.jwt"]:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    says = "asap_adapters.auth needs joserfc, which comes with: pip install 'asap-sansio[jwt]'"
+    refuses(f"{OIDC} --agent-claim c", 1, says)
