@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 from asap_adapters.coding import CODINGS
-from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Gzip
+from asap_core.http.body import BadCoding, Body, BodyTooLarge, Gzip
 
 # RFC 9110 §8.4.1.3: "A recipient SHOULD consider \"x-gzip\" to be equivalent to \"gzip\"."
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "x-gzip": Gzip, "br": CODINGS[b"br"]}

@@ -1,6 +1,6 @@
 """The web as the client may use it: where it may go, with which credential, within which limits, over httpx.
 
-Where is decided by `asap_core.net.outbound`; bodies are inflated within a limit by `asap_core.http.messages`.
+Where is decided by `asap_core.net.outbound`; bodies are decoded within a limit by `asap_core.http.body`.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from asap_adapters.net.resolving import Resolver
 from asap_core.auth.bearer import is_token
 from asap_core.auth.client_credentials import Form
 from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
-from asap_core.http.messages import BadCoding, BodyTooLarge
+from asap_core.http.body import BadCoding, BodyTooLarge
 from asap_core.lru import Lru
 from asap_core.net.addresses import Proximity, on_link, read_address, read_without_zone
 from asap_core.net.ipv6_zones import canonical, without_zone

@@ -34,21 +34,21 @@ PREFLIGHT: Final[Headers] = (
 
 
 @frozen
-class Welcome:
+class PageAllowed:
     """The page may call. `headers` allow it to read the answers; they are empty unless policy lists its origin."""
 
     headers: Headers = ()
 
 
 @frozen
-class Foreign:
+class PageRefused:
     """The page may not call. `note` says which of the two headers is the reason."""
 
     note: str
 
 
-_FOREIGN_ORIGIN: Final = Foreign("The request comes from a web page whose origin isn't listed")
-_FOREIGN_HOST: Final = Foreign("The request comes from a web page, and Host isn't a name of this agent")
+_FOREIGN_ORIGIN: Final = PageRefused("The request comes from a web page whose origin isn't listed")
+_FOREIGN_HOST: Final = PageRefused("The request comes from a web page, and Host isn't a name of this agent")
 
 
 def _same_host(host: str) -> str:
@@ -114,7 +114,7 @@ class Pages:
         names = frozenset(hosts) if parts is None else frozenset({*hosts, _same_host(parts.hostname or "")})
         return cls(own, {origin: _readable_by(origin) for origin in origins}, names)
 
-    def judge(self, origins: Sequence[bytes], hosts: Sequence[str], *, local: str) -> "Welcome | Foreign":
+    def judge(self, origins: Sequence[bytes], hosts: Sequence[str], *, local: str) -> "PageAllowed | PageRefused":
         """Judge a request by the values of `Origin` and by the hosts that it names.
 
         `local`: the address that the request was received at. If it's loopback, pages of this machine may call.
@@ -126,7 +126,7 @@ class Pages:
             return _FOREIGN_ORIGIN
         if not hosts or not all(map(self._is_host, hosts)):
             return _FOREIGN_HOST
-        return Welcome(self._listed.get(origin, ()))
+        return PageAllowed(self._listed.get(origin, ()))
 
     def readers(self, origins: Sequence[bytes]) -> Headers:
         """Return the headers of a published document. Everyone may fetch it; pages of listed origins may read it."""

@@ -48,20 +48,11 @@ from asap_core.auth.principal import (
 )
 from asap_core.clock import Instant, Moment
 from asap_core.errors import Problem
+from asap_core.http.body import BadCoding, Body, BodyTooLarge
 from asap_core.http.fields import members
 from asap_core.http.head import BadHead, judge
-from asap_core.http.messages import (
-    BadCoding,
-    Body,
-    BodyTooLarge,
-    Headers,
-    Request,
-    Response,
-    collect,
-    header_values,
-    json_response,
-)
-from asap_core.http.pages import PREFLIGHT, Foreign, Welcome
+from asap_core.http.messages import Headers, Request, Response, collect, header_values, json_response
+from asap_core.http.pages import PREFLIGHT, PageAllowed, PageRefused
 from asap_core.http.proxies import caller_of
 from asap_core.refusals import (
     AUTHENTICATION_REQUIRED,
@@ -471,15 +462,15 @@ _DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
 def _judge_page(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Let a web page call only if it may, before anything is spent; and tell its browser so (OPTIONS)."""
     request = run.request
-    page: Welcome | Foreign = Welcome()
+    page: PageAllowed | PageRefused = PageAllowed()
     if b"origin" in run.headers:
         page = run.agent.pages.judge(header_values(request.headers, b"origin"), _hosts(request), local=request.local)
-    run.cors = page.headers if isinstance(page, Welcome) else ()
+    run.cors = page.headers if isinstance(page, PageAllowed) else ()
     if request.method == "OPTIONS" and run.cors:
         return run.respond(Response(status=204, headers=PREFLIGHT))
     if request.method != "POST":
         return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
-    if isinstance(page, Foreign):
+    if isinstance(page, PageRefused):
         return run.refuse(Refusal(kind=FOREIGN_PAGE, note=page.note), close=True)
     return _take_peer_share(run)
 

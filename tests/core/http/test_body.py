@@ -1,0 +1,128 @@
+"""Bodies are decoded step by step, whatever their pieces, and never take more memory than their limit."""
+
+import gzip
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core.http.body import BadCoding, Body, BodyTooLarge, Gzip
+
+
+class TestBodies:
+    @given(st.binary(max_size=300), st.integers(1, 50))
+    def test_any_bytes_through_gzip_are_the_same_however_they_are_cut(self, data, chunk) -> None:
+        def run(pieces):
+            body = Body(limit=100_000, inflater=Gzip())
+            try:
+                for piece in pieces:
+                    body.feed(piece)
+                return body.end()
+            except (BadCoding, BodyTooLarge) as error:
+                return type(error)
+
+        for coded in (data, gzip.compress(data), gzip.compress(data)[:-1], gzip.compress(data) * 3):
+            cut = [coded[start : start + chunk] for start in range(0, len(coded), chunk)]
+            assert run([coded]) == run(cut)
+        assert run([gzip.compress(data) * 3]) == data * 3
+
+    @given(st.binary(max_size=300), st.integers(1, 50), st.lists(st.booleans(), min_size=5, max_size=5))
+    def test_taken_in_pieces_it_is_the_same(self, data, chunk, taking) -> None:
+        for coded, inflater in ((data, None), (gzip.compress(data), Gzip())):
+            body, found = Body(limit=len(data), inflater=inflater), b""
+            for place, start in enumerate(range(0, len(coded), chunk)):
+                body.feed(coded[start : start + chunk])
+                if taking[place % len(taking)]:
+                    found += body.take()
+                    assert body.held == 0
+            assert found + body.end() == data
+            over = Body(limit=len(data))
+            over.feed(data)
+            over.take()
+            with pytest.raises(BodyTooLarge):
+                over.feed(b"x")
+
+    def test_many_small_pieces_take_no_more_memory_than_a_few(self) -> None:
+        body = Body(limit=1_000_000)
+        tracemalloc.start()
+        for _ in range(500_000):
+            body.feed(b"xy")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3_000_000
+        assert body.end() == b"xy" * 500_000
+
+    def test_a_bomb_takes_no_more_memory_than_the_limit(self) -> None:
+        bomb = gzip.compress(b"0" * 200_000_000)
+        body = Body(limit=1_000_000, inflater=Gzip())
+        tracemalloc.start()
+        with pytest.raises(BodyTooLarge, match="at most 1000000 bytes"):
+            body.feed(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        ("start", "nothing"),
+        [
+            # A stored block of no bytes (RFC 1951 §3.2.4), and a file name that never ends (RFC 1952 §2.3).
+            (gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff"),
+            (gzip.compress(b"")[:3] + b"\x08" + gzip.compress(b"")[4:10], b"name"),
+        ],
+    )
+    def test_a_coded_one_that_says_nothing_has_a_limit_too(self, start, nothing) -> None:
+        body = Body(limit=100_000, inflater=Gzip())
+        body.feed(start)
+        for _ in range(200_000 // len(nothing)):
+            body.feed(nothing)
+        with pytest.raises(BodyTooLarge, match="at most 100000 bytes"):
+            body.feed(nothing * (40_000 // len(nothing)))
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 10_000_000])
+    def test_what_coding_makes_longer_still_fits(self, size) -> None:
+        data = random.Random(1).randbytes(size)
+        for level in (0, 1, 9):
+            coded = gzip.compress(data, level)
+            assert len(coded) > size
+            body = Body(limit=size, inflater=Gzip())
+            body.feed(coded)
+            assert body.end() == data
+
+    def test_the_limit_is_exact(self) -> None:
+        for size, fits in ((1000, True), (1001, False)):
+            body = Body(limit=1000, inflater=Gzip())
+            if fits:
+                body.feed(gzip.compress(b"0" * size))
+                assert len(body.end()) == size
+            else:
+                with pytest.raises(BodyTooLarge):
+                    body.feed(gzip.compress(b"0" * size))
+
+    def test_members_without_end_are_refused(self) -> None:
+        body = Body(limit=1000, inflater=Gzip())
+        with pytest.raises(BadCoding, match="at most 16"):
+            body.feed(gzip.compress(b"") * 17)
+
+    @pytest.mark.parametrize("step", [1, 7, 1000])
+    def test_zero_padding_is_passed_over_as_gzip_does(self, step) -> None:
+        coded = gzip.compress(b"one") + bytes(300) + gzip.compress(b"two") + bytes(5)
+        body = Body(limit=1000, inflater=Gzip())
+        for start in range(0, len(coded), step):
+            body.feed(coded[start : start + step])
+        assert body.end() == b"onetwo"
+
+    @pytest.mark.parametrize("step", [1, 1000, 100_000])
+    def test_padding_without_end_is_refused_and_so_is_anything_else(self, step) -> None:
+        body = Body(limit=1000, inflater=Gzip())
+        body.feed(gzip.compress(b"x") + bytes(65_536))
+        with pytest.raises(BadCoding, match="at most 65536 zero bytes"):
+            body.feed(bytes(step))
+        with pytest.raises(BadCoding, match="gzip stream"):
+            Body(limit=1000, inflater=Gzip()).feed(gzip.compress(b"x") + b"\0\0more")
+
+    def test_output_that_waits_without_input_is_not_lost(self) -> None:
+        data = b"a" * 65_536 * 3
+        body = Body(limit=10**6, inflater=Gzip())
+        for byte in gzip.compress(data):
+            body.feed(bytes([byte]))
+        assert body.end() == data

@@ -1,0 +1,156 @@
+"""The head of a request: any bytes get one decision, however they are split, and no head has two readings."""
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from asap_core.http.head import BadHead, Head, HeadReader, path_of
+
+
+class TestHeads:
+    GOOD = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+
+    def read(self, data, chunk=None, **limits):
+        reader = HeadReader(**{"max_size": 200, "max_fields": 5, **limits})
+        assert not reader.started
+        outcome = reader.feed(b"")
+        for start in range(0, len(data), chunk or len(data) or 1):
+            if outcome is not None:
+                break
+            outcome = reader.feed(data[start : start + (chunk or len(data))])
+        return outcome
+
+    @pytest.mark.parametrize("chunk", [None, 1, 3])
+    def test_a_good_one_is_read_however_it_is_cut(self, chunk) -> None:
+        outcome = self.read(self.GOOD + b"abc", chunk)
+        assert outcome.data == self.GOOD
+        assert self.read(b"\r\n" + self.GOOD, chunk) == Head(self.GOOD, b"")
+        assert isinstance(self.read(b"\r\n\r\n" + self.GOOD, chunk), BadHead)
+
+    @pytest.mark.parametrize("extra", [0, 1])
+    @pytest.mark.parametrize("chunk", [None, 1])
+    def test_its_size_has_a_limit_that_is_exact(self, extra, chunk) -> None:
+        outcome = self.read(self.GOOD, chunk, max_size=len(self.GOOD) - extra)
+        assert isinstance(outcome, BadHead if extra else Head)
+
+    def test_its_fields_have_one_too(self) -> None:
+        assert isinstance(self.read(self.GOOD, max_fields=2), Head)
+        assert self.read(self.GOOD, max_fields=1).status == 431
+
+    ALMOST_HEADS = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"G", b"a: b", b"\x00", b" "]), max_size=40).map(
+        b"".join
+    )
+
+    @given(st.binary(max_size=120) | ALMOST_HEADS, st.integers(1, 10), st.sampled_from([10, 200]))
+    @example(b"\r\n\r\n", 1, 200)
+    @example(b"GET / HTTP/1.1\nhost: a" + b"a" * 200, 20, 30)
+    def test_any_bytes_get_the_same_decision_however_they_are_cut(self, data, chunk, size) -> None:
+        whole, cut = self.read(data, max_size=size), self.read(data, chunk, max_size=size)
+        assert type(whole) is type(cut)
+        if isinstance(whole, BadHead):
+            assert whole.status == cut.status
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /  HTTP/1.1", b"GET HTTP/1.1", b"GET / HTTP/1.1 ", b"GET / http/1.1", b"GET / HTTP/1.1\r\nA: b\rc",
+            b"GET / HTTP/1.1\r\nA\t: b", b"GET / HTTP/1.1\r\n\tA: b", b" GET / HTTP/1.1", b"GET / HTTP/1.1\r\nA: \x01b",
+            b"GET / HTTP/1.1\r\nA: b\x7f", b"GET /\x0b HTTP/1.1",
+        ],
+    )  # fmt: skip
+    def test_what_has_two_readings_is_refused(self, head) -> None:
+        assert self.read(head + b"\r\n\r\n").status == 400
+
+    @pytest.mark.parametrize(
+        ("head", "status"),
+        [
+            (b"GET / HTTP/2.0", 505),
+            (b"GET / HTTP/1.2", 505),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked", 400),
+            (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked", 400),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1", 400),
+        ],
+    )
+    def test_what_smuggling_is_made_of_is_refused(self, head, status) -> None:
+        assert self.read(head + b"\r\n\r\n").status == status
+
+    @pytest.mark.parametrize(
+        "value", [b"150,150", b"150, 150", b"+150", b"-0", b"1_5", b"0x10", b"", b"1 5", b"1.0", "١٥".encode(), b"\xb2"]
+    )
+    def test_a_length_is_digits_and_nothing_else(self, value) -> None:
+        outcome = self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: " + value + b"\r\n\r\n")
+        assert outcome == BadHead(400, "one Content-Length, of digits only")
+
+    @pytest.mark.parametrize("value", [b"150", b" 150\t", b"0", b"007"])
+    def test_digits_are_a_length(self, value) -> None:
+        assert isinstance(self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length:" + value + b"\r\n\r\n"), Head)
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("method", "target", "path"),
+        [
+            ("POST", "/asap", "/asap"),
+            ("GET", "/asap?x=1", "/asap"),
+            ("GET", "/asap?x={[1|2]}?/", "/asap"),
+            ("GET", "//x/asap", "//x/asap"),
+            ("GET", "/asap/", "/asap/"),
+            ("GET", "/%61sap", "/%61sap"),
+            ("GET", "http://a/asap", "/asap"),
+            ("GET", "HTTPS://[::1]:8000/asap?x", "/asap"),
+            ("GET", "http://[fe80::1%25eth0]/asap", "/asap"),
+            ("GET", "http://a", "/"),
+            ("OPTIONS", "*", "*"),
+            ("CONNECT", "a:443", "a:443"),
+        ],
+    )
+    def test_have_one_path(self, method, target, path) -> None:
+        assert path_of(target, method) == path
+
+    @pytest.mark.parametrize(
+        ("method", "target"),
+        [
+            ("POST", "?://x/asap"),
+            ("POST", "http://x?/asap"),
+            ("POST", ""),
+            ("POST", "*"),
+            ("POST", "a:443"),
+            ("POST", "asap"),
+            ("POST", "x://a/asap"),
+            ("POST", "ftp://a/asap"),
+            ("POST", "http:///asap"),
+            ("POST", "http://:80/asap"),
+            ("POST", "http://me@a/asap"),
+            ("POST", "http://a:x/asap"),
+            ("POST", "http://a b/asap"),
+            ("POST", "http://a\\/asap"),
+            ("POST", "http://a#/asap"),
+            ("POST", "http:/asap"),
+            ("POST", "://a/asap"),
+            ("POST", "/asap#x"),
+            ("POST", "/asap?x#y"),
+            ("POST", "/asap\\"),
+            ("POST", "/as%6"),
+            ("POST", "/asap "),
+            ("POST", "/asap\n"),
+            ("POST", "/asap?\x7f"),
+            ("POST", "/äsap"),
+            ("CONNECT", "/asap"),
+            ("CONNECT", ""),
+            ("CONNECT", "http://a/asap"),
+            ("options", "*"),
+        ],
+    )
+    def test_of_no_form_have_none(self, method, target) -> None:
+        assert path_of(target, method) is None
+
+    @given(st.sampled_from(["GET", "CONNECT", "OPTIONS"]), st.text())
+    def test_any_text_is_one_or_isnt(self, method, target) -> None:
+        assert isinstance(path_of(target, method), str | None)
+
+    @given(st.from_regex(r"(?:https?://[a-z?/#:@]{0,8})?[a-z?/#:%]{0,12}", fullmatch=True))
+    def test_what_has_a_path_has_the_one_that_a_url_reader_finds(self, target) -> None:
+        from urllib.parse import urlsplit
+
+        path = path_of(target, "GET")
+        if path is not None:
+            assert path == (urlsplit(target if "://" in target else f"http://a{target}").path or "/")
