@@ -5,11 +5,11 @@ from importlib.metadata import version
 from typing import Final
 
 from asap_adapters.cli import bench, demo, discover, keys, send, serve, token
-from asap_adapters.cli.command import Command, Parser, add_commands
+from asap_adapters.cli.command import CliCommand, Parser, add_commands
 from asap_adapters.cli.failures import exit_code
 from asap_adapters.cli.output import write_anything
 
-COMMANDS: Final[Sequence[Command]] = (
+COMMANDS: Final[Sequence[CliCommand]] = (
     *serve.COMMANDS,
     *discover.COMMANDS,
     *send.COMMANDS,
@@ -39,5 +39,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 for an error, 2 for a wrong command line, 130 if interrupted."""
     write_anything()
     values = vars(parser().parse_args(argv))
-    command: Command = values.pop("command")
+    command: CliCommand = values.pop("command")
     return exit_code(lambda: command.run(values))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from asap_adapters.auth.authenticator import AuthenticationResult, Authenticator
-from asap_adapters.cli.command import Excludes, Needs, Rule, choice, flag, option, part, repeated
+from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, flag, nested, option, repeated
 from asap_adapters.cli.failures import UserError
-from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_of
+from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_identity
 from asap_adapters.cli.options import network, scope, url
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
@@ -86,14 +86,14 @@ class CallerOptions:
         shown_default=ProofRequirement.ALLOWED.value,
     )
     dpop_nonce: bool = flag("--dpop-nonce", "require in each proof a nonce that this server issued")
-    client: OAuthClientOptions = part(OAuthClientOptions)
+    client: OAuthClientOptions = nested(OAuthClientOptions)
 
 
 _OF_PROVIDER: Final = ["--oidc", "--introspect"]
 _OF_JWT: Final = ["--dpop", "--dpop-nonce"]
 # Where users can set a claim, one that names the agent by default would let them choose who they are.
 _NO_DEFAULT: Final = "no claim names the agent by default"
-CALLER_RULES: Final[Sequence[Rule]] = (
+CALLER_RULES: Final[Sequence[OptionRule]] = (
     *(Needs(each, _OF_PROVIDER) for each in ("--audience", "--scope", "--agent-claim", "--subject", "--oidc-network")),
     *(Needs(each, ["--introspect"]) for each in ("--any-audience", "--client-id")),
     *(Excludes(each, ["--introspect"], "proofs aren't checked for introspected tokens") for each in _OF_JWT),
@@ -240,7 +240,7 @@ def _introspection(options: CallerOptions, policy: IntrospectionPolicy) -> "Intr
     from asap_adapters.auth import IntrospectionAuthenticator  # noqa: PLC0415 - most servers don't need it
 
     assert options.introspect is not None and options.client.client_id is not None  # noqa: PT018, S101 - CALLER_RULES
-    client = client_of(options.client, options.client.client_id)
+    client = client_identity(options.client, options.client.client_id)
     try:
         return IntrospectionAuthenticator(
             policy, client, endpoint=options.introspect, allow_networks=options.oidc_network

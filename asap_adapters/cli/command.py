@@ -3,10 +3,10 @@
 How it works:
 
 * Each field of an options class is a row: `argument` and `optional_argument` for what stands alone; `option`, `choice`,
-  `repeated`, `flag`, `switch` and `counted` for what begins with `--`; `part` for the rows of another options class.
-* `command` makes a `Command` of such a class and the function that runs it. The parser, its help and
+  `repeated`, `flag`, `switch` and `counted` for what begins with `--`; `nested` for the rows of another options class.
+* `command` makes a `CliCommand` of such a class and the function that runs it. The parser, its help and
   docs/cli_reference.md are built from the rows and the rules.
-* `Command.run` checks the rules, makes an instance of the options class, and calls the function with it.
+* `CliCommand.run` checks the rules, makes an instance of the options class, and calls the function with it.
 
 An option is "given" if its value isn't the default: `--workers 1` needs nothing.
 To add an option, add a field. To add a command, add a `command(…)` to the `COMMANDS` of a module.
@@ -64,27 +64,25 @@ class Row:
 
     def add_to(self, group: argparse._ActionsContainer, path: str, text: str) -> None:
         """Add the row to a parser, with this help. The parser has a value for `path` only if the user gave one."""
-        text = text.replace("%", "%%")
-        if not self.flags:
-            # argparse would read a default of SUPPRESS as if it were the argument's text.
-            default = argparse.SUPPRESS if self.required else self.default
-            nargs = None if self.required else "?"
-            group.add_argument(path, metavar=self.metavar, nargs=nargs, type=self.read, default=default, help=text)
-            return
-        values: dict[str, object] = {
-            "metavar": self.metavar,
-            "type": self.read,
-            "choices": self.choices,
-            "required": self.required,
-        }
-        if self.action in ("store_true", "count", "switch"):
-            values = {}
-        action = argparse.BooleanOptionalAction if self.action == "switch" else self.action
-        group.add_argument(*self.flags, dest=path, action=action, default=argparse.SUPPRESS, help=text, **values)  # type: ignore[arg-type]
+        common: dict[str, object] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
+        valued = {**common, "metavar": self.metavar, "type": self.read, "choices": self.choices}
+        add: Callable[..., object] = group.add_argument
+        match self.action:
+            case _ if not self.flags and self.required:
+                add(path, **valued)
+            case _ if not self.flags:
+                # argparse would read a default of SUPPRESS as if it were the argument's text.
+                add(path, **{**valued, "nargs": "?", "default": self.default})
+            case "switch":
+                add(*self.flags, dest=path, action=argparse.BooleanOptionalAction, **common)
+            case "store_true" | "count":
+                add(*self.flags, dest=path, action=self.action, **common)
+            case _:
+                add(*self.flags, dest=path, action=self.action, required=self.required, **valued)
 
 
 @frozen
-class Part:
+class Nested:
     """The rows of another options class. In the help they stand under `heading`."""
 
     kind: type[AttrsInstance]
@@ -168,9 +166,9 @@ def counted(name: str, short: str, about: str) -> int:
     return cast("int", _field(Row(flags=(name, short), help=about, action="count", default=0)))
 
 
-def part(kind: type[Options], heading: str | None = None) -> Options:
+def nested(kind: type[Options], heading: str | None = None) -> Options:
     """Include the rows of another options class."""
-    return field(factory=kind, metadata={_ROW: Part(kind, heading)})
+    return field(factory=kind, metadata={_ROW: Nested(kind, heading)})
 
 
 def _field(row: Row) -> object:
@@ -220,7 +218,7 @@ class Excludes:
         return None if other is None else _with_reason(f"expected {self.option} or {other}, not both", self.why)
 
 
-Rule = Needs | Excludes
+OptionRule = Needs | Excludes
 
 
 def _either(names: Sequence[str]) -> str:
@@ -246,7 +244,7 @@ class PlacedRow:
 def _rows(kind: type[AttrsInstance], path: str = "", heading: str | None = None) -> Iterator[PlacedRow]:
     for each in fields(kind):
         match each.metadata[_ROW]:
-            case Part(kind=inner, heading=own):
+            case Nested(kind=inner, heading=own):
                 yield from _rows(inner, f"{path}{each.name}.", own or heading)
             case row:
                 yield PlacedRow(row, path + each.name, heading)
@@ -258,7 +256,7 @@ def _made(kind: type[Options], values: Mapping[str, object], path: str = "") -> 
     for each in fields(kind):
         where = path + each.name
         match each.metadata[_ROW]:
-            case Part(kind=inner):
+            case Nested(kind=inner):
                 made[each.name] = _made(inner, values, f"{where}.")
             case _ if where in values:
                 made[each.name] = values[where]
@@ -266,7 +264,7 @@ def _made(kind: type[Options], values: Mapping[str, object], path: str = "") -> 
 
 
 @frozen(kw_only=True)
-class Command:
+class CliCommand:
     """A command of `asap`."""
 
     name: str
@@ -275,7 +273,7 @@ class Command:
     """One line, for the list of commands."""
     description: str
     rows: tuple[PlacedRow, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[OptionRule, ...]
     run: Callable[[Mapping[str, object]], int]
     """Run the command with the values given, by path; returns the exit code."""
 
@@ -301,8 +299,8 @@ def command(
     *,
     about: str,
     description: str | None = None,
-    rules: Sequence[Rule] = (),
-) -> Command:
+    rules: Sequence[OptionRule] = (),
+) -> CliCommand:
     """Make a command of an options class and the function that runs it.
 
     about: one line, for the list of commands.
@@ -323,7 +321,7 @@ def command(
         return run(_made(options, values))
 
     sentence = f"{about[0].upper()}{about[1:]}."
-    return Command(
+    return CliCommand(
         name=name, help=about, description=description or sentence, rows=rows, rules=tuple(rules), run=checked_run
     )
 
@@ -356,7 +354,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"asap: {visible(message.removeprefix('argument '))} (see {self.prog} --help)\n")
 
 
-def add_commands(root: Parser, commands: Sequence[Command], groups: Mapping[str, str]) -> None:
+def add_commands(root: Parser, commands: Sequence[CliCommand], groups: Mapping[str, str]) -> None:
     """Add the commands to a parser. `groups`: the help of each group, by its name."""
     top = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     inside: dict[str, argparse._SubParsersAction[Parser]] = {}

@@ -9,7 +9,7 @@ from typing import Final, assert_never
 import anyio
 from attrs import evolve, frozen
 
-from asap_adapters.cli.command import argument, command, flag, in_event_loop, option, part, repeated
+from asap_adapters.cli.command import argument, command, flag, in_event_loop, nested, option, repeated
 from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, seconds, urn
 from asap_adapters.cli.output import card, complain, print_json, say, table
@@ -37,7 +37,7 @@ class DiscoverOptions:
     url: str = argument("URL", "base URL of the agent", read=str)
     expect: str | None = option("--expect", "URN", "fail if the agent at URL has another id", read=urn)
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 
@@ -89,7 +89,7 @@ class UrlOptions:
 
     url: str = argument("URL", "base URL of the agent", read=str)
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 
@@ -119,7 +119,7 @@ class BrowseOptions:
         "--interface", "NAME", "listen on this interface only, by name or address", read=str
     )
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 
@@ -198,7 +198,7 @@ class RegistryFindOptions:
         read=Path,
     )
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 
@@ -277,7 +277,7 @@ class ResolveOptions:
     )
     explain: bool = flag("--explain", "show each source that was asked, and its result")
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 

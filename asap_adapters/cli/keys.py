@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from asap_adapters.cli.command import argument, command, in_event_loop, part, repeated, required
+from asap_adapters.cli.command import argument, command, in_event_loop, nested, repeated, required
 from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import card, complain, print_json, say
@@ -130,7 +130,7 @@ class VerifyOptions:
         "--key", "PUBLIC", "trust this public key; several, while a key is being changed", read=_public
     )
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_adapters.cli.command import Excludes, Needs, Rule, choice, option, part, repeated
+from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, nested, option, repeated
 from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import scope, url
 from asap_core.auth.authorization import ClientCredentials
@@ -40,7 +40,7 @@ class OAuthClientOptions:
     client_key_id: str | None = option("--client-key-id", "KID", "name the key by this key id", read=str)
 
 
-CLIENT_RULES: Final[Sequence[Rule]] = (
+CLIENT_RULES: Final[Sequence[OptionRule]] = (
     Needs("--client-id", ["--client-secret-file", "--client-key"]),
     Excludes("--client-secret-file", ["--client-key"]),
 )
@@ -58,7 +58,7 @@ def _issuer(text: str) -> str:
 class CredentialOptions:
     """How a command gets access tokens, with the client credentials grant (RFC 6749 §4.4)."""
 
-    client: OAuthClientOptions = part(OAuthClientOptions)
+    client: OAuthClientOptions = nested(OAuthClientOptions)
     issuer: str | None = option(
         "--issuer", "URL", "get tokens from this OAuth 2 or OpenID Connect provider", read=_issuer
     )
@@ -81,7 +81,7 @@ class CredentialOptions:
     )
 
 
-CREDENTIAL_RULES: Final[Sequence[Rule]] = (
+CREDENTIAL_RULES: Final[Sequence[OptionRule]] = (
     *(
         Needs(each, ["--client-id"])
         for each in (
@@ -99,7 +99,7 @@ def credentials_of(options: CredentialOptions) -> ClientCredentials | None:
     if options.client.client_id is None:
         return None
     return ClientCredentials(
-        client=client_of(options.client, options.client.client_id),
+        client=client_identity(options.client, options.client.client_id),
         issuer=options.issuer,
         token_endpoint=options.token_endpoint,
         scopes=options.scope,
@@ -109,7 +109,7 @@ def credentials_of(options: CredentialOptions) -> ClientCredentials | None:
     )
 
 
-def client_of(options: OAuthClientOptions, client_id: str) -> ClientSecret | ClientKey:
+def client_identity(options: OAuthClientOptions, client_id: str) -> ClientSecret | ClientKey:
     """Return how this process authenticates at the provider. Raises UserError and OSError."""
     try:
         if options.client_key is not None:

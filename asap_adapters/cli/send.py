@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_adapters.cli.command import Excludes, argument, command, in_event_loop, option, part, repeated, required
+from asap_adapters.cli.command import Excludes, argument, command, in_event_loop, nested, option, repeated, required
 from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, origin, urn
 from asap_adapters.cli.output import json_text, print_json, say
@@ -74,9 +74,9 @@ class SendOptions:
         read=origin,
     )
     token: str | None = option("--token", "TOKEN", "authenticate with this bearer token", read=_token)
-    credentials: CredentialOptions = part(CredentialOptions, "access tokens")
+    credentials: CredentialOptions = nested(CredentialOptions, "access tokens")
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 

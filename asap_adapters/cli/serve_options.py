@@ -12,13 +12,13 @@ from asap_adapters.cli.caller_tokens import CALLER_RULES, CallerOptions
 from asap_adapters.cli.command import (
     Excludes,
     Needs,
-    Rule,
+    OptionRule,
     choice,
     counted,
     flag,
+    nested,
     option,
     optional_argument,
-    part,
     repeated,
     switch,
 )
@@ -190,8 +190,8 @@ class ServeOptions:
         read=Path,
         shown_default="in the file of --tls-cert",
     )
-    callers: CallerOptions = part(CallerOptions, "who may call")
-    policy: PolicyOptions = part(PolicyOptions, "what is accepted")
+    callers: CallerOptions = nested(CallerOptions, "who may call")
+    policy: PolicyOptions = nested(PolicyOptions, "what is accepted")
     state: Path | None = option(
         "--state", "FILE", "remember accepted envelopes in this file, over restarts and crashes", read=Path
     )
@@ -222,7 +222,7 @@ class ServeOptions:
 
 
 _REDIS: Final = ["--redis", "--redis-file"]
-SERVE_RULES: Final[Sequence[Rule]] = (
+SERVE_RULES: Final[Sequence[OptionRule]] = (
     Excludes("pkg.module:agent", ["--manifest", "--id"]),
     Excludes("--redis", ["--redis-file"]),
     Excludes("--state", _REDIS, "only one of them can decide what was seen before"),

@@ -5,7 +5,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.auth.client_credentials import TokenSource
-from asap_adapters.cli.command import command, in_event_loop, part
+from asap_adapters.cli.command import command, in_event_loop, nested
 from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
 from asap_adapters.cli.options import OutboundOptions, backend_option, json_option
@@ -22,9 +22,9 @@ _TIMEOUT: Final = 10.0
 class TokenOptions:
     """The options of `asap token`."""
 
-    credentials: CredentialOptions = part(CredentialOptions, "access tokens")
+    credentials: CredentialOptions = nested(CredentialOptions, "access tokens")
     json: bool = json_option()
-    outbound: OutboundOptions = part(OutboundOptions, "connections")
+    outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
 
 

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from asap_adapters.cli import COMMANDS
-from asap_adapters.cli.command import Command, Parser
+from asap_adapters.cli.command import CliCommand, Parser
 from asap_core import Policy, What
 from docs import reference
 from tests.test_public_names import NAMES
@@ -59,7 +59,7 @@ def test_the_page_of_the_command_line_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_option_of_a_command_is_there(command: Command) -> None:
+def test_every_option_of_a_command_is_there(command: CliCommand) -> None:
     section = reference.cli_reference().partition(f"## asap {command.name}\n")[2].partition("\n## ")[0]
     parser = Parser(prog="asap")
     command.add_to(parser)

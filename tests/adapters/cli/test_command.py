@@ -8,7 +8,7 @@ from attrs import frozen
 
 from asap_adapters.cli import COMMANDS
 from asap_adapters.cli.command import (
-    Command,
+    CliCommand,
     Excludes,
     Needs,
     Parser,
@@ -18,9 +18,9 @@ from asap_adapters.cli.command import (
     command,
     counted,
     flag,
+    nested,
     option,
     optional_argument,
-    part,
     repeated,
     required,
     switch,
@@ -45,7 +45,7 @@ class All:
     yes: bool = flag("--yes", "agree")
     on: bool = switch("--on", "turn it on")
     loud: int = counted("--loud", "-l", "be loud")
-    inner: Inner = part(Inner, "words")
+    inner: Inner = nested(Inner, "words")
 
 
 RULES = (
@@ -60,7 +60,7 @@ def ran() -> list[All]:
 
 
 @pytest.fixture
-def made(ran: list[All]) -> Command:
+def made(ran: list[All]) -> CliCommand:
     def run(options: All) -> int:
         ran.append(options)
         return 7
@@ -68,7 +68,7 @@ def made(ran: list[All]) -> Command:
     return command("do it", All, run, about="do all of it", rules=RULES)
 
 
-def parse(made: Command, line: str) -> dict[str, object]:
+def parse(made: CliCommand, line: str) -> dict[str, object]:
     root = Parser(prog="asap")
     add_commands(root, [made], {"do": "do something"})
     values = vars(root.parse_args(["do", "it", *line.split()]))
@@ -76,7 +76,7 @@ def parse(made: Command, line: str) -> dict[str, object]:
     return values
 
 
-def test_what_is_not_given_has_its_default(made: Command, ran: list[All]) -> None:
+def test_what_is_not_given_has_its_default(made: CliCommand, ran: list[All]) -> None:
     assert made.run(parse(made, "x --must y")) == 7
     assert ran == [All(first="x", must="y")]
     assert ran[0] == All(
@@ -85,7 +85,7 @@ def test_what_is_not_given_has_its_default(made: Command, ran: list[All]) -> Non
     )  # fmt: skip
 
 
-def test_what_is_given_is_read(made: Command, ran: list[All]) -> None:
+def test_what_is_given_is_read(made: CliCommand, ran: list[All]) -> None:
     line = "x 2 --must y --number 3 --pick b --decided y --yes --on -ll --word a"
     assert made.run(parse(made, line)) == 7
     assert ran == [
@@ -110,7 +110,7 @@ def test_what_is_given_is_read(made: Command, ran: list[All]) -> None:
         ("--words a --pick a", None),
     ],
 )
-def test_rules(made: Command, ran: list[All], line: str, problem: str | None) -> None:
+def test_rules(made: CliCommand, ran: list[All], line: str, problem: str | None) -> None:
     values = parse(made, f"x --must y {line}")
     if problem is None:
         assert made.run(values) == 7
@@ -120,7 +120,7 @@ def test_rules(made: Command, ran: list[All], line: str, problem: str | None) ->
     assert (str(caught.value), caught.value.usage, ran) == (problem, True, [])
 
 
-def test_the_help_says_defaults_and_rules(made: Command) -> None:
+def test_the_help_says_defaults_and_rules(made: CliCommand) -> None:
     text = {each.row.name: made.text(each.row) for each in made.rows}
     assert text == {
         "FIRST": "the first",
@@ -141,7 +141,7 @@ def test_the_help_says_defaults_and_rules(made: Command) -> None:
 
 
 @pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.name)
-def test_rules_name_options_that_the_command_has(each: Command) -> None:
+def test_rules_name_options_that_the_command_has(each: CliCommand) -> None:
     names = {placed.row.name for placed in each.rows}
     assert len(names) == len(each.rows)
     for rule in each.rules:
@@ -149,7 +149,7 @@ def test_rules_name_options_that_the_command_has(each: Command) -> None:
 
 
 @pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.name)
-def test_help_is_one_sentence_without_a_full_stop(each: Command) -> None:
+def test_help_is_one_sentence_without_a_full_stop(each: CliCommand) -> None:
     assert each.description.endswith(".")
     for text in (each.help, *(placed.row.help for placed in each.rows)):
         assert not text.endswith(".")
