@@ -25,10 +25,17 @@ EXCHANGE = tuple(
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
     "asap_core.admission.replay": ("admission/replay", "admission/state_file"),
-    "asap_core.auth.principal": ("wire/wire", *EXCHANGE, "auth/dpop_server", "auth/jwt", "auth/claims"),
+    "asap_core.auth.principal": ("auth/principal", *EXCHANGE, "auth/dpop_server", "auth/jwt", "auth/claims"),
     "asap_core.admission.idempotency": ("admission/idempotency", "admission/state_file"),
     "asap_core.admission.ratelimit": ("admission/ratelimit", *EXCHANGE),
-    "asap_core.server.exchange": (*EXCHANGE, "wire/wire", "http/head", "http/body", "auth/dpop_server", "http/pages"),
+    "asap_core.server.exchange": (
+        *EXCHANGE,
+        "auth/principal",
+        "http/head",
+        "http/body",
+        "auth/dpop_server",
+        "http/pages",
+    ),
     "asap_core.server.call": (*EXCHANGE, "wire/handler_reply"),
     "asap_core.server.call_run": EXCHANGE,
     "asap_core.server.checks": (*EXCHANGE, "auth/jwt", "auth/dpop_server"),

@@ -1,0 +1,15 @@
+"""The clock for tests: it stands still until it's moved."""
+
+import pytest
+
+from asap_core.clock import ManualClock
+
+
+class TestClock:
+    def test_it_stands_still_until_it_is_moved(self) -> None:
+        clock = ManualClock(monotonic=5, wall=10)
+        clock.advance(1)
+        clock.step_wall(-100)
+        assert (clock.monotonic(), clock.wall()) == (6.0, -89.0)
+        with pytest.raises(ValueError, match="forwards only"):
+            clock.advance(-1)
