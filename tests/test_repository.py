@@ -176,20 +176,41 @@ def test_the_how_to_of_embedding_runs() -> None:
 parsed = functools.cache(lambda path: ast.parse(path.read_text("utf-8")))
 
 
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+a_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@a_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+        target = (page.parent / path) if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Each heading as GitHub and MyST name it; those of a page that's included are its own."""
+    text = page.read_text("utf-8")
+    if included := re.search(r"```\{include\} (\S+)", text):
+        text = (page.parent / included[1]).read_text("utf-8")
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@a_page
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)*)`", page.read_text("utf-8")):
+        file, *parts = name.split("::")
+        body: Any = ast.parse((ROOT / file).read_text("utf-8")).body
+        for part in parts:
+            found = [node for node in body if getattr(node, "name", None) == part]
+            assert found, name
+            body = getattr(found[0], "body", [])
+
+
 @pytest.mark.parametrize("page", ["security.md", "outbound.md", "discovery.md"])
-def test_every_guarantee_names_tests_that_are_there(page: str) -> None:
-    text = (ROOT / "docs" / page).read_text("utf-8")
-    guarantees = re.split(r"^\*\*\d+\.\*\*", text, flags=re.MULTILINE)[1:]
-    assert [int(number) for number in re.findall(r"^\*\*(\d+)\.\*\*", text, re.MULTILINE)] == [
-        number + 1 for number in range(len(guarantees))
-    ]
-    for guarantee in guarantees:
-        named = re.findall(r"`(tests/[^`]+)`", guarantee)
-        assert named, guarantee
-        for name in named:
-            file, *parts = name.split("::")
-            body: Any = parsed(ROOT / file).body
-            for part in parts:
-                found = [node for node in body if getattr(node, "name", None) == part]
-                assert found, name
-                body = found[0].body
+def test_every_guarantee_has_its_number_and_names_a_test(page: str) -> None:
+    _, *parts = re.split(r"^\*\*(\d+)\.\*\*", (ROOT / "docs" / page).read_text("utf-8"), flags=re.MULTILINE)
+    assert [int(number) for number in parts[::2]] == list(range(1, len(parts) // 2 + 1))
+    assert all("`tests/" in guarantee for guarantee in parts[1::2])

@@ -193,14 +193,3 @@ def descendants(parent) -> set[Any]:
 
 def is_ours(each: type) -> bool:
     return each.__module__.startswith("asap_")
-
-
-def test_what_is_linked_is_there() -> None:
-    root = Path(__file__).parents[2]
-    documents = [root / "README.md", *(root / "docs").glob("*.md")]
-    links = [
-        (document, link)
-        for document in documents
-        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
-    ]
-    assert [link for document, link in links if not (document.parent / link).exists()] == []

@@ -1,0 +1,136 @@
+"""The guides' Python runs as it stands: each page's blocks are one module, and what they define is called."""
+
+import inspect
+import re
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from asap_adapters import AgentClient, RemoteError, serve
+
+ROOT = Path(__file__).parents[2]
+BACKENDS = ["trio", "asyncio"]
+FEW = """
+from hypothesis import settings
+settings.register_profile("few", max_examples=5, deadline=None)
+settings.load_profile("few")
+"""
+
+
+def blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+
+
+def run_page(name: str, *, port: int = 8000) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": name}
+    for block in blocks(ROOT / "docs" / f"{name}.md"):
+        exec(compile(block.replace("8000", str(port)), f"{name}.md", "exec"), names)
+    return names
+
+
+def the_tours_agent() -> str:
+    return next(block for block in blocks(ROOT / "README.md") if "agent = Agent(" in block)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def defined(page: str) -> list[str]:
+    return [
+        name
+        for text in blocks(ROOT / "docs" / f"{page}.md")
+        for name in re.findall(r"^async def (\w+)\(url", text, re.MULTILINE)
+    ]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("page", "name"), [(page, name) for page in ("call", "discover") for name in defined(page)])
+def test_each_example_calls_the_tours_agent(page: str, name: str, backend: str) -> None:
+    adder: dict[str, Any] = {"__name__": "adder"}
+    example, port = run_page(page)[name], free_port()
+    exec(the_tours_agent().replace("8000", str(port)), adder)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            await example(await group.start(partial(serve, adder["agent"], adder["handlers"], port=port)))
+            group.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_served_agent_answers_and_stops(backend: str) -> None:
+    names, seen = run_page("serve", port=free_port()), []
+
+    async def client_of(url: str) -> None:
+        async with AgentClient(sender="urn:asap:agent:me") as client:
+            for given in ({"text": "one two"}, {}):
+                reply = await client.send(url, "task.request", {"skill_id": "count", "input": given})
+                seen.append((reply.payload["status"], reply.payload.get("result")))
+
+    anyio.run(names["until_called"], client_of, backend=backend)
+    assert seen == [("completed", {"words": 2}), ("failed", {"error": "expected input.text, a string"})]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_guarded_agent_wants_the_token(backend: str) -> None:
+    from asap_adapters.testing import in_process
+
+    names = run_page("serve")
+
+    async def status(**options: Any) -> object:
+        serving = in_process(
+            names["guarded"],
+            names["handlers"],
+            authenticate=names["tokens"].verify,
+            sender="urn:asap:agent:me",
+            **options,
+        )
+        async with serving as client:
+            payload = {"skill_id": "count", "input": {"text": "a"}}
+            return (await client.send("http://127.0.0.1:8000", "task.request", payload)).payload["status"]
+
+    async def both() -> None:
+        assert await status(token="a-long-random-token") == "completed"
+        with pytest.raises(RemoteError):
+            await status(token="another")
+
+    anyio.run(both, backend=backend)
+
+
+def test_the_tests_pass(tmp_path: Path) -> None:
+    (tmp_path / "adder.py").write_text(the_tours_agent())
+    text = "from adder import agent, handlers, manifest\n" + "\n\n".join(blocks(ROOT / "docs" / "testing.md"))
+    (tmp_path / "test_adder.py").write_text(text)
+    (tmp_path / "conftest.py").write_text(FEW)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "--strict-markers", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    asynchronous = len(re.findall(r"^async def test", text, re.MULTILINE))
+    assert f"{2 * asynchronous + text.count('def test_') - asynchronous} passed" in done.stdout, done.stdout
+
+
+def test_every_page_with_examples_is_run_somewhere() -> None:
+    run = {"README", "CHANGELOG", "serve", "call", "discover", "testing", "embedding", "credentials"}
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    assert {page.stem for page in pages if blocks(page)} <= run
+
+
+def test_the_examples_define_what_is_run() -> None:
+    for page in ("call", "discover"):
+        names = run_page(page)
+        assert defined(page) == [
+            name
+            for name, value in names.items()
+            if inspect.iscoroutinefunction(value) and value.__code__.co_filename == f"{page}.md"
+        ]
