@@ -62,7 +62,7 @@ def test_each_example_calls_the_tours_agent(page: str, name: str, backend: str) 
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            await example(await group.start(partial(serve, adder["agent"], adder["handlers"], port=port)))
+            await example(await group.start(partial(serve, adder["agent"], adder["handlers"], at=("127.0.0.1", port))))
             group.cancel_scope.cancel()
 
     anyio.run(main, backend=backend)
@@ -93,7 +93,7 @@ def test_the_guarded_agent_wants_the_token(backend: str) -> None:
         serving = in_process(
             names["guarded"],
             names["handlers"],
-            authenticate=names["tokens"].verify,
+            authenticate=names["tokens"],
             sender="urn:asap:agent:me",
             **options,
         )
