@@ -1,4 +1,4 @@
-"""For users' tests: a client that talks to an agent in the same process, without sockets, through the same Exchange."""
+"""For users' tests: a client that talks to an agent in the same process, without sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -31,7 +31,10 @@ DEFAULT_PEER = "127.0.0.1"
 
 
 class InProcessTransport(httpx.AsyncBaseTransport):
-    """An httpx transport that drives an agent instead of opening a connection.
+    """An httpx transport that passes requests to an agent instead of opening a connection.
+
+    agent, handlers, authenticate: as in `serve`.
+    peer: the address that callers seem to come from.
 
     If it's entered with `async with` (`in_process` and `httpx.AsyncClient` do that), it runs each exchange in a task of
     its own, so that a caller who gives up is free at once, as over HTTP; else in the caller's task. If the agent isn't
@@ -55,7 +58,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         self._group = _task_group()
 
     async def __aenter__(self) -> Self:
-        """Take exchanges into tasks of their own. Raises RuntimeError if it's entered already."""
+        """Run exchanges in tasks of their own from now on. Raises RuntimeError if it's entered already."""
         if self._tasks is not None:
             raise RuntimeError("expected to be entered once; httpx.AsyncClient(transport=…) enters it by itself")
         self._group = _task_group()
@@ -68,7 +71,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Finish what is in flight within `Policy.drain`, as a server that's told to stop does."""
+        """Wait for running requests, `Policy.drain` seconds at most, as a server that stops does."""
         tasks, self._tasks = self._tasks, None
         if tasks is None:
             return
@@ -102,7 +105,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
 
 
 def _runs_here(agent: Agent) -> bool:
-    """Whether it has a clock that can be read here."""
+    """Whether the agent is bound, to a clock that can be read in this event loop."""
     try:
         agent.now()
     except RuntimeError:
@@ -120,7 +123,7 @@ def _on_asyncio() -> bool:
 
 @asynccontextmanager
 async def _task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """A task group; on asyncio it may be left in another task than it was entered in.
+    """A task group. On asyncio it may be left in another task than it was entered in.
 
     Fixtures of pytest-asyncio are: it lives in a task of its own, which ends with the block. On trio, which has no
     tasks without a parent, the plugins enter and leave fixtures in one.
@@ -149,7 +152,7 @@ async def _task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
 
 
 async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[None]]) -> None:
-    """Run an exchange in a task of its own and wait for it. If its caller leaves, it's told, as a server is."""
+    """Run an exchange in a task of its own and wait for it. If the caller leaves, the exchange is cancelled."""
     over, scope = anyio.Event(), anyio.CancelScope()
     failed: list[Exception] = []
 
@@ -173,7 +176,7 @@ async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[N
 
 
 class _Bytes(httpx.AsyncByteStream):
-    """A body that comes in one piece, unread as httpx wants it."""
+    """A body in one piece, which httpx reads itself."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -208,7 +211,11 @@ async def in_process(
     authenticate: Authenticator | VerifyCredential | None = None,
     **client_options: Any,
 ) -> AsyncIterator[AgentClient]:
-    """A client for `agent` in this process; every URL leads to it.
+    """Make a client for an agent in this process. Every URL leads to that agent.
+
+    agent, handlers, authenticate: as in `serve`.
+    sender: the client's URN.
+    client_options: further arguments of `AgentClient`.
 
     Nothing is remembered from one `in_process` to the next: an agent that isn't bound yet is taken as a copy. Leaving
     it waits for what is in flight, within `Policy.drain`.

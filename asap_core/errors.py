@@ -8,10 +8,12 @@ from attrs import define, field, frozen
 
 @frozen
 class Problem:
-    """One thing wrong in a document: where (keys and indexes from the root) and what would have been right.
+    """One thing wrong in a document.
 
-    `kind` is `missing`, `unknown_keys`, `wrong`, `ill_formed` or `too_much`. Keys in a path come from the
-    protocol, never from the document, so that nothing the caller wrote comes back.
+    path: where it is, as keys and indexes from the root. The keys are the protocol's, never the document's, so nothing
+        that a caller wrote is repeated.
+    expected: what would have been right.
+    kind: `missing`, `unknown_keys`, `wrong`, `ill_formed` or `too_much`.
     """
 
     path: tuple[str | int, ...]
@@ -20,7 +22,7 @@ class Problem:
 
     @property
     def json_path(self) -> str:
-        """The place as RFC 9535 writes it: `$.params.envelope.sender`, `$.agents[3].id`."""
+        """The path in the notation of RFC 9535, such as `$.params.envelope.sender` or `$.agents[3].id`."""
         return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
 
     def __str__(self) -> str:
@@ -63,12 +65,12 @@ Remedy = Allow | Advice
 
 
 class AsapError(Exception):
-    """Whatever this library raises at its users; the message says what would have been right."""
+    """The base of the library's exceptions. The message says what would have been right."""
 
 
 @define(eq=False)
 class InvalidDocument(AsapError, ValueError):
-    """A document isn't what it should be; `problems` lists everything wrong with it, each with its place."""
+    """A document is invalid. `problems` lists what is wrong with it, each with its place."""
 
     what: str
     problems: tuple[Problem, ...]
@@ -79,7 +81,7 @@ class InvalidDocument(AsapError, ValueError):
 
 @define(eq=False)
 class InvalidTransition(AsapError, ValueError):
-    """A task can't move so; `allowed` are the statuses it can move to from where it is."""
+    """A task can't change to this status. `allowed` are the statuses that it can change to."""
 
     task_id: str
     from_status: str
@@ -93,11 +95,14 @@ class InvalidTransition(AsapError, ValueError):
 
 @define(eq=False)
 class Unreachable(AsapError):
-    """No answer could be had from `url` (credentials removed); `reason` says what happened, `next_try` when it pays.
+    """There was no answer from `url`.
 
-    `sent` is false where the request didn't get as far as the server: nothing of it was carried out. `crowded` says
-    that it waited in vain for a connection of this client's own, which says nothing of the server. `kept_age` says how
-    many seconds ago the server last vouched for the document kept, which is too old to stand in.
+    url: without credentials.
+    reason: what happened.
+    next_try: seconds until a retry is worthwhile.
+    sent: false if the request didn't reach the server, so nothing of it was carried out.
+    kept_age: how many seconds ago the server last confirmed the cached document, which is too old to be used.
+    crowded: the request waited in vain for a free connection of this client. That says nothing about the server.
     """
 
     url: str
@@ -113,15 +118,18 @@ class Unreachable(AsapError):
 
 @define(eq=False)
 class TimedOut(Unreachable):
-    """`url` did not answer in time; for a message sent, it may have been carried out."""
+    """`url` did not answer in time. A message may have been carried out all the same."""
 
 
 @define(eq=False)
 class BadReply(AsapError):
-    """`url` answered with something that isn't what the protocol says; `reason` says what it should have been.
+    """`url` answered with something else than the protocol says.
 
-    `next_try` and `kept_age` are as `Unreachable`'s. `retry_after` is what the answer asked to wait, in seconds.
-    `remedy` is there if an option of the client would have had another outcome.
+    reason: what was expected.
+    status: the HTTP status.
+    next_try, kept_age: as in `Unreachable`.
+    retry_after: how many seconds the answer asked to wait.
+    remedy: set if an option of the client would allow the answer.
     """
 
     url: str
@@ -143,13 +151,13 @@ def _later(next_try: float | None, kept_age: float | None) -> str:
     return wait if kept_age is None else f"{wait}; what is kept is {kept_age:.0f} s old, and can't stand in"
 
 
-# RFC 9110 §15.6.3 to §15.6.5: what a proxy answers if it can't tell what became of a request, or had no answer.
+# RFC 9110 §15.6.3 to §15.6.5: what a proxy answers if it had no answer, or can't tell what became of the request.
 GATEWAY: Final = frozenset({502, 503, 504})
 
 
 @define(eq=False)
 class WrongAgent(AsapError):
-    """Somebody else answers at `url`: the manifest's id, or a reply's sender, isn't the agent that was asked for."""
+    """Another agent answers at `url`: the manifest's id, or a reply's sender, isn't `expected`."""
 
     url: str
     expected: str
@@ -161,7 +169,7 @@ class WrongAgent(AsapError):
 
 @define(eq=False)
 class AgentChanged(WrongAgent):
-    """Another agent than before answers at `url`: `expected` is who did until now. `AgentClient.forget` accepts it."""
+    """Another agent than before answers at `url`: `expected` did until now. `AgentClient.forget` accepts `found`."""
 
     def __str__(self) -> str:
         return f"{self.url} is {self.found} now, and was {self.expected}; forget() it if that's meant"
@@ -169,7 +177,7 @@ class AgentChanged(WrongAgent):
 
 @define(eq=False)
 class Unsuitable(AsapError):
-    """The agent at `url` isn't what was required of it: `lacks` says what."""
+    """The agent at `url` doesn't meet a requirement of the caller: `lacks` says which."""
 
     url: str
     agent_id: str
@@ -181,7 +189,7 @@ class Unsuitable(AsapError):
 
 @define(eq=False)
 class Unverified(AsapError):
-    """The manifest of `agent_id` at `url` isn't signed by a key that counts for it: `reason` says how."""
+    """The manifest of `agent_id` at `url` isn't signed by a key that is trusted for it: `reason` says why."""
 
     url: str
     agent_id: str
@@ -193,7 +201,7 @@ class Unverified(AsapError):
 
 @define(eq=False)
 class NotResolved(AsapError):
-    """No agent `urn` was found; `asked` says where it was looked for, and what came of each."""
+    """The agent `urn` wasn't found. `asked` says where it was looked for, with the result of each."""
 
     urn: str
     asked: tuple[object, ...]
@@ -205,7 +213,7 @@ class NotResolved(AsapError):
 
 @define(eq=False)
 class NotAllowed(AsapError):
-    """The library's outbound policy keeps this request from being made; `remedy` says what to do about it."""
+    """The outbound policy doesn't allow this request. `remedy` says what to do about it."""
 
     url: str
     reason: str
@@ -217,9 +225,9 @@ class NotAllowed(AsapError):
 
 @define(eq=False)
 class NoToken(AsapError):
-    """No access token could be had from the provider at `url`, so that nothing was sent to the agent.
+    """The provider at `url` gave no access token, so nothing was sent to the agent.
 
-    `refused` says that the provider did answer, and said no; otherwise it may be better in `next_try` seconds.
+    refused: the provider answered and refused. Otherwise a retry in `next_try` seconds may succeed.
     """
 
     url: str
@@ -232,11 +240,11 @@ class NoToken(AsapError):
 
 
 class MdnsUnavailable(AsapError):
-    """What was asked of mDNS can't be had on this machine or in this container; the message says what it needs."""
+    """mDNS doesn't work on this machine or in this container. The message says what it needs."""
 
 
 class BadState(AsapError):
-    """A state file can't be used; nothing of it is. The message says what would have been right."""
+    """A state file can't be used, and none of it is. The message says what would have been right."""
 
 
 class BadStore(AsapError):
@@ -247,10 +255,14 @@ class BadStore(AsapError):
 class RemoteError(AsapError):
     """The agent answered with an error.
 
-    `code` is the JSON-RPC code, `taxonomy` the string to classify by (empty from a 1.1 peer that sent none), `details`
-    what it said beside, `recoverable` whether asking again may help, after `retry_after` seconds if given. `own` is
-    false if the answer may be that of a proxy in front of the agent. Of `details["validation_errors"]` the message has
-    the first.
+    code: the JSON-RPC code.
+    message: the JSON-RPC message.
+    taxonomy: the string by which to classify the error. Empty if the peer, of 1.1, sent none.
+    recoverable: whether a retry may succeed.
+    retry_after: seconds to wait before it.
+    details: what the agent said besides. `str()` shows the first of `details["validation_errors"]`.
+    status: the HTTP status.
+    own: false if the answer may be that of a proxy in front of the agent.
     """
 
     code: int
@@ -270,13 +282,13 @@ class RemoteError(AsapError):
         return f"the agent refused: {self.message}{first} [{label}]{hint}"
 
 
-# A place and a few words; the path of a deeper place is longer, and says no more.
+# Characters: a path and a few words.
 _MAX_PROBLEM: Final = 200
 _UNNAMED: Final = "a problem that it doesn't name"
 
 
 def remote_problem(problem: object) -> str:
-    """One entry of a peer's `validation_errors`, which may be anything: its place and what it says, on one line."""
+    """Return one entry of a peer's `validation_errors`, which may be any JSON value, on one line: place and message."""
     if not isinstance(problem, dict):
         return _UNNAMED
     place, says = problem.get("loc"), problem.get("msg")

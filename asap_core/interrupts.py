@@ -1,10 +1,10 @@
-"""Which exceptions of a user's code are the operator's Ctrl-C, and so nobody's failure."""
+"""Which exceptions are the operator's Ctrl-C, and so no failure of the code that raised them."""
 
 from collections.abc import Iterator
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that an exception stands for: itself, or those in the group, however deeply nested."""
+    """Yield the exceptions in a group, however deeply nested; or the exception itself if it isn't a group."""
     # `type()` and the descriptor, not `isinstance()` and the attribute: those would run code of the exception's class.
     waiting = [error]
     while waiting:
@@ -16,5 +16,5 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether it is a KeyboardInterrupt, alone or within a group."""
+    """Whether it's a KeyboardInterrupt, or a group that contains one."""
     return any(issubclass(type(leaf), KeyboardInterrupt) for leaf in leaves(error))

@@ -18,11 +18,14 @@ from asap_core.errors import Problem
 
 @frozen(kw_only=True)
 class Kind:
-    """One sort of refusal: a row of the table.
+    """One kind of refusal: a row of the table.
 
-    `code` is the JSON-RPC error code, `taxonomy` the string that clients classify by, `status` the HTTP status of a
-    single request refused so (a batch is always 200), `message` the JSON-RPC message, `recoverable` whether the same
-    thing asked again may succeed, `advice` what the caller does about it.
+    code: the JSON-RPC error code.
+    taxonomy: the string by which clients classify errors.
+    status: the HTTP status, if the request is a single call. A batch is always 200.
+    message: the JSON-RPC message.
+    recoverable: whether a retry may succeed.
+    advice: what the caller can do about it.
     """
 
     code: int
@@ -155,7 +158,7 @@ SENDER_MISMATCH: Final = Kind(
     recoverable=False,
     advice="put the URN that the token stands for in envelope.sender",
 )
-# The reference's own number for this, which isn't a JSON-RPC application code (fault 93) but is what clients test for.
+# The reference's number. It isn't a JSON-RPC application code, but clients test for it.
 RATE_LIMITED: Final = Kind(
     code=429,
     taxonomy="asap:transport/rate_limited",
@@ -220,7 +223,7 @@ UNAVAILABLE: Final = Kind(
     recoverable=True,
     advice="wait for retry_after seconds; nothing was run",
 )
-# A code of its own: it ends by itself, and an operator who reads "saturated" would look for load.
+# Not "saturated": this ends by itself, and an operator who reads "saturated" would look for load.
 RESTARTED: Final = Kind(
     code=-32067,
     taxonomy="asap:admission/restarted",
@@ -280,10 +283,13 @@ KINDS: Final[tuple[Kind, ...]] = (
 
 @frozen(kw_only=True)
 class Refusal:
-    """A request refused: the kind, and the fields that its words are made of.
+    """A request refused: the kind, and what its text is made of.
 
-    `note` is the sentence for `data.error`; where empty the kind's message serves. `retry_after` is in seconds.
-    `challenge` is the value of `WWW-Authenticate` where RFC 9110 §11.6.1 wants one.
+    note: the sentence for `data.error`; by default the kind's message.
+    details: further members of `data`.
+    problems: what is wrong in the envelope.
+    retry_after: seconds until a retry is worthwhile.
+    challenge: the value of `WWW-Authenticate`, if RFC 9110 §11.6.1 requires one.
     """
 
     kind: Kind

@@ -1,7 +1,8 @@
-"""A plain ASGI application around an agent: the same Exchange under any ASGI server, without a framework.
+"""An ASGI application that serves an agent under any ASGI server, without a framework.
 
-The server owns the connection, so the limits of `Policy` on heads and connections are its business. An early refusal
-can't linger: some clients see a reset where the h11 server lets them read the answer. Bodies and answers are timed.
+The server owns the connections, so it must limit heads and connections: those limits of `Policy` don't apply. After an
+early refusal the connection can't linger, so some clients see a reset instead of the answer. Deadlines of bodies and
+answers do apply.
 """
 
 import logging
@@ -82,7 +83,7 @@ class AsgiApp:
 
         self._make = make
         self._driver = make(agent)
-        # What its user bound stays what it is; what's bound here is bound anew each time.
+        # An agent that its user bound stays bound. One that is bound here is copied and bound anew for each lifespan.
         self._given = agent.bound
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -109,7 +110,7 @@ class AsgiApp:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
 
     def _see_where(self, server: Sequence[Any] | None) -> None:
-        """With the first request an application learns where its server listens; ASGI: None over UNIX sockets."""
+        """Warn if the agent's URL leads elsewhere. `server` is where the server listens: None for a UNIX socket."""
         if server is not None and server[1]:
             host, port = str(server[0]), int(server[1])
             warn_if_elsewhere(self._driver.agent, log, host=host, port=port, mounted=True)
@@ -124,7 +125,7 @@ class AsgiApp:
             await wire.send_last(slow.response)
 
     def _start(self) -> None:
-        """Begin without lifespan: with what this process remembers, or not at all."""
+        """Start without lifespan, which only works with the memory of this process."""
         if self._storage is not None:
             raise RuntimeError(
                 "storage= is opened when the application starts, and nobody said that it does: expected an ASGI "
@@ -147,7 +148,7 @@ class AsgiApp:
 
     @asynccontextmanager
     async def lifespan(self, _parent: object = None) -> AsyncIterator[None]:
-        """Start, and stop at the end of the block: for an application that has this one mounted.
+        """Start, and stop at the end of the block. For an application that mounts this one.
 
         Frameworks don't pass ASGI's lifespan on to what is mounted. Enter this in the lifespan of the application that
         the server runs, or give it as that: `Starlette(lifespan=app.lifespan)`. It may be entered again once it was
@@ -214,7 +215,7 @@ def _encoded(path: str) -> str:
 
 
 class _TooSlow(PeerGone):
-    """The body didn't come in time; `response` says so."""
+    """The body didn't arrive in time. `response` is the 408."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ class _TooSlow(PeerGone):
 
 
 class _AsgiWire:
-    """One exchange's bytes, as ASGI messages."""
+    """A `Wire` of ASGI messages."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, policy: Policy) -> None:
         # HTTP/2 has no such header, and no need of it (RFC 9113 §8.2.2).
@@ -263,7 +264,7 @@ class _AsgiWire:
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def send_last(self, response: Response) -> None:
-        """Refuse a request whose body didn't come."""
+        """See `Wire`. Also refuses a request whose body didn't arrive."""
         with self._must_be_taken():
             await self._start(response)
             await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
@@ -276,7 +277,7 @@ class _AsgiWire:
 
     @contextmanager
     def _must_be_taken(self) -> Iterator[None]:
-        """Within this, the peer takes what's sent in time, or `PeerGone` is raised and the server ends it."""
+        """A block in which the peer must take what's sent in time, or `PeerGone` is raised."""
         taken = False
         try:
             with anyio.move_on_after(self._policy.write_timeout):

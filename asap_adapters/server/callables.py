@@ -1,4 +1,7 @@
-"""The functions that a user gives: async or not, and whether they can be called as they will be."""
+"""Checks of a user's functions: whether they're async, and whether they take the arguments that they'll get.
+
+With `inspect`, which the core's `asap_core.arguments` can't use.
+"""
 
 import inspect
 from functools import partial
@@ -8,7 +11,7 @@ from asap_core.arguments import expect_function, expect_mapping
 
 
 def is_async(function: object) -> bool:
-    """Whether calling it gives a coroutine: an async function or method, an object with one, or a partial of those."""
+    """Whether calling it returns a coroutine. Sees through partials and objects with an async `__call__`."""
     while isinstance(function, partial):
         function = function.func
     is_one = inspect.iscoroutinefunction
@@ -16,7 +19,7 @@ def is_async(function: object) -> bool:
 
 
 def expect_callable(name: str, function: object, form: str) -> None:
-    """Raise ValueError if it can't be called with as many arguments as `form` has, such as `(request, context)`."""
+    """Raise ValueError if it can't be called with the arguments of `form`, such as `(request, context)`."""
     expect_function(name, function, form)
     if not _takes(function, form.count(",") + 1):
         raise ValueError(f"{name}: expected a function {form}, async or not; this one takes other arguments")
@@ -36,7 +39,7 @@ def _takes(function: Any, arguments: int) -> bool:
 
 
 def expect_handlers(name: str, handlers: object, example: str) -> None:
-    """Raise ValueError if it isn't a mapping of texts to handlers."""
+    """Raise ValueError if it isn't a mapping from texts to handlers."""
     expect_mapping(name, handlers, str, example)
     for key, handler in dict(handlers).items():  # type: ignore[call-overload] # it is a mapping
         expect_callable(f"{name}[{key!r}]", handler, "(request, context)")

@@ -52,10 +52,12 @@ async def serve_connection(
     slot: ConnectionSlot | None = None,
     stop: anyio.Event | None = None,
 ) -> None:
-    """Serve one connection over any byte stream, request by request, until either side is done with it.
+    """Serve one connection over any byte stream, request by request, until either side ends it.
 
-    `peer` is the address that it came from, `local` the one that it was accepted on.
-    While it waits for a request it may have to give up its `slot`.
+    peer: the address that it came from.
+    local: the address that it was accepted on.
+    slot: its slot, which it may lose to another connection while it waits for a request.
+    stop: set when the server stops.
     """
     connection = _Connection(
         stream, driver, peer, local, slot or ConnectionSlot(ConnectionSlots(1)), stop or anyio.Event()
@@ -66,7 +68,7 @@ async def serve_connection(
 
 
 class _Unreadable(PeerGone):
-    """The peer sent something that isn't a request; `response` says so, and the connection ends with it."""
+    """The peer sent something that isn't a request. `response` is the refusal, after which the connection ends."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -94,7 +96,7 @@ class _Connection:
         return self.driver.agent.policy
 
     async def serve_one(self, buffered: bytes) -> bytes | None:
-        """Serve the next request; returns what came after it, or None when the connection is over."""
+        """Serve the next request. Returns the bytes that came after it, or None if the connection is over."""
         wire = _H11Wire(self.stream, self.policy, self.slot, self.stop)
         try:
             head = await self._read_head(buffered)
@@ -158,7 +160,7 @@ class _Connection:
         return None
 
     async def _linger(self) -> None:
-        """Let the peer read the refusal: end our side, and swallow a little of what it still sends."""
+        """Let the peer read the refusal: end our side, and drop a little of what it still sends."""
         left = _LINGER_BYTES
         with anyio.move_on_after(_LINGER_SECONDS):
             try:
@@ -170,7 +172,7 @@ class _Connection:
 
 
 class _Ended(PeerGone):
-    """The peer sends nothing more, and may still be listening."""
+    """The peer sends nothing more, but may still read."""
 
 
 async def _receive(stream: ByteStream) -> bytes:
@@ -193,7 +195,7 @@ class _H11Wire:
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=policy.max_head)
         self._frames: ChunkFrames | None = None
         self._body_deadline: float | None = None
-        # Bytes of the body as they came, and as they were meant: chunks have sizes, extensions and trailers besides.
+        # Bytes of the body as they arrived, and of its content alone: chunks have sizes, extensions and trailers.
         self._raw = 0
         self._meant = 0
         self.reusable = False
@@ -221,7 +223,7 @@ class _H11Wire:
 
     @property
     def rest(self) -> bytes:
-        """What came after the request."""
+        """The bytes that came after the request."""
         return self._h11.trailing_data[0]
 
     @property
@@ -257,7 +259,7 @@ class _H11Wire:
         self._h11.receive_data(data)
 
     def _check_framing(self) -> None:
-        """Refuse chunks that are more frame than content: 64 KiB are forgiven, and as much again as the content."""
+        """Refuse a body whose chunks have more framing than 64 KiB and the size of their content."""
         if self._raw > _FRAMING + 2 * self._meant + _READ:
             raise _Unreadable(400, "Expected a body in chunks of 8 bytes or more, without long extensions or trailers")
 
@@ -293,11 +295,11 @@ class _H11Wire:
         """Whether nothing of the request is left to read, so that the next one can follow."""
         if self._h11.their_state is not h11.SEND_BODY:
             return True
-        # Nobody asked for the body (a GET has none): h11 knows that it's over once it has said so.
+        # The body wasn't read (a GET has none): h11 knows that it's over once it has returned EndOfMessage.
         return isinstance(self._next_event(), h11.EndOfMessage)
 
     async def send_last(self, response: Response) -> None:
-        """Send a refusal of something that wasn't a request, as far as the peer still listens."""
+        """See `Wire`. Also refuses what isn't a request."""
         try:
             await self._send(_head_of(response, close=True) + response.body)
         except PeerGone:
@@ -309,7 +311,7 @@ class _H11Wire:
 
     @contextmanager
     def _must_be_taken(self) -> Iterator[None]:
-        """Within this, the peer takes what's sent in time, or the connection is reset and `PeerGone` raised."""
+        """A block in which the peer must take what's sent in time, or the connection is reset and `PeerGone` raised."""
         taken = False
         try:
             with anyio.move_on_after(self._policy.write_timeout):
@@ -330,7 +332,7 @@ _STATUS_LINES: Final = {
 
 
 def _reset_on_close(stream: ByteStream) -> None:
-    """Let the kernel forget what the peer hasn't taken, some megabytes, as soon as the connection is closed."""
+    """Have the kernel drop what the peer hasn't taken, up to megabytes, when the connection is closed."""
     connection = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - anyio's, not Django's
     if connection is not None:
         with suppress(OSError):  # it's closed already
@@ -338,7 +340,7 @@ def _reset_on_close(stream: ByteStream) -> None:
 
 
 def _head_of(response: Response, *, close: bool) -> bytes:
-    """The head of a response. Written here and not by h11: nothing of a peer's is in it, and it takes h11 0.1 ms."""
+    """Write the head of a response. Not by h11, which takes 0.1 ms: nothing in it comes from a peer."""
     headers = [b"%s: %s\r\n" % header for header in response.headers]
     connection = b"connection: close\r\n" if close else b""
     status = _STATUS_LINES[response.status]

@@ -1,7 +1,7 @@
-"""The driver: carries out what an Exchange asks, over whatever carries bytes. One match per machine, no decisions.
+"""The driver: carries out what the states of an exchange ask, over any transport. One match per machine, no decisions.
 
-The h11 server, the ASGI app and the in-process client differ in how they read a body and send a response (`Wire`), and
-in nothing else.
+The HTTP server, the ASGI application and the in-process client differ only in how they read a body and send a response:
+each has a `Wire` of its own.
 """
 
 import logging
@@ -57,21 +57,21 @@ WRITE_SIZE: Final = 65_536
 
 
 class PeerGone(Exception):
-    """The peer left in the middle of an exchange. Not an error: it's abandoned, and nothing else happens."""
+    """The peer left in the middle of an exchange. That isn't an error: the exchange is abandoned, and no more."""
 
 
 class Wire(Protocol):
-    """How one exchange's bytes move."""
+    """How the bytes of one exchange are read and written."""
 
     async def receive(self, *, expect_continue: bool) -> bytes | None:
-        """The next bytes of the request's body, or None after the last. Raises `PeerGone`.
+        """Return the next bytes of the request's body, or None after the last. Raises `PeerGone`.
 
         `expect_continue`: the peer waits for 100 Continue before it sends any.
         """
         ...
 
     async def send(self, answer: Respond) -> None:
-        """Send `answer.response`, if it's more than `WRITE_SIZE` in pieces; call `answer.progressed` after each.
+        """Send `answer.response`: in pieces if it exceeds `WRITE_SIZE`, with `answer.progressed()` after each.
 
         Raises `PeerGone`. Keep no other reference to a large body than `answer`, which gives it up in the end. If this
         is cancelled midway, reset the connection.
@@ -79,27 +79,27 @@ class Wire(Protocol):
         ...
 
     async def send_last(self, response: Response) -> None:
-        """Send a response to a request that can't be driven to its end, if the peer still takes it."""
+        """Send a response to a request that can't be driven to its end, if the peer still reads."""
         ...
 
 
 class Store(Protocol):
-    """Where admission is remembered, for an agent bound with `shared_admission=True`."""
+    """Remembers admission, for an agent bound with `shared_admission=True`."""
 
     async def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
-        """Answer one question, atomically; `StoreUnavailable` where it can't."""
+        """Answer one question, atomically. Returns `StoreUnavailable` if it can't."""
         ...
 
     async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
-        """Keep what the handler answered. This and the next two do their work even if they're cancelled."""
+        """Keep what the handler answered. This and the next two methods finish their work even if they're cancelled."""
         ...
 
     async def lose(self, reservation: Reservation) -> None:
-        """The handler was cut off midway."""
+        """Note that the handler was stopped midway."""
         ...
 
     async def give_back(self, reservation: Reservation) -> None:
-        """The handler never ran."""
+        """Note that the handler never ran."""
         ...
 
 
@@ -107,12 +107,12 @@ class SharedLimiter(Protocol):
     """Counts what callers take, for an agent bound with `shared_limits`."""
 
     async def take(self, state: TakeLimit) -> Granted | Limited | StoreUnavailable:
-        """Take what `state` asks for, atomically; `StoreUnavailable` where it can't."""
+        """Take what `state` asks for, atomically. Returns `StoreUnavailable` if it can't."""
         ...
 
 
 class Driver:
-    """An agent and what it takes to run it: its handlers, who checks credentials, where admission is remembered."""
+    """Drives the exchanges of one agent, with its handlers, its authenticator and its stores."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Driver:
         self._held: dict[bytes, set[anyio.Event]] = {}
 
     async def run(self, request: Request, wire: Wire) -> None:
-        """Drive one exchange to its end. Cancelled, or left by the peer, it gives back what was reserved.
+        """Drive one exchange to its end. If it's cancelled, or the peer leaves, what was reserved is given back.
 
         What breaks on the way (a clock, a decoder, a bug here) costs this request, and no other.
         """
@@ -153,7 +153,7 @@ class Driver:
                 state = await self._step(state, wire)
         except BaseException as error:
             self._abandon(state)
-            # While it responds, the wire has failed, and has nothing more to say.
+            # In Respond the wire itself has failed, so no more can be sent.
             if issubclass(type(error), PeerGone) or isinstance(state, Respond) or must_propagate(error, before):
                 raise
             report(log, "an exchange broke", error=error)
@@ -170,7 +170,7 @@ class Driver:
             state.abandon()
             self._wake()
         except BaseException as error:
-            # A move that broke halfway has left its state; or the clock is broken.
+            # A move that raised halfway has left its state already; or the clock raises.
             if is_interrupt(error):
                 raise
             log.debug("an exchange can't be abandoned: %s", type(error).__name__)
@@ -266,7 +266,7 @@ class Driver:
         return [answers[index] for index in range(len(calls))]
 
     async def answer(self, opened: CallState) -> Answered:
-        """Drive one call to its answer: an internal error, if something on the way breaks."""
+        """Drive one call to its answer. If anything raises on the way, the answer is an internal error."""
         before = pending_cancellations()
         try:
             return await self._drive(opened)
@@ -307,19 +307,19 @@ class Driver:
         try:
             after = await self._handlers.run(state)
         except BaseException as error:
-            # A coroutine that's being closed can't wait: the reservation ends by itself.
+            # A coroutine that's being closed can't await. The reservation expires by itself.
             if store is not None and reservation is not None and not isinstance(error, GeneratorExit):
                 await tell_user_code(log, "store.lose", store.lose, reservation)
             raise
         finally:
             self._wake()
         if isinstance(after, Answered) and store is not None and reservation is not None:
-            # It was turned away: what ran is recorded.
+            # `turned_away` is the one move from Dispatch to Answered with a reservation: what ran is recorded first.
             await tell_user_code(log, "store.give_back", store.give_back, reservation)
         return after
 
     async def _hold(self, state: Hold) -> CallState:
-        """Wait for the same work, begun by another request, to end."""
+        """Wait until the same request, which another exchange runs, has ended."""
         if state.ticket is None:
             await anyio.sleep(state.seconds)
             return state.again()
@@ -351,7 +351,7 @@ async def _read(state: ReadBody, wire: Wire) -> Exchange:
 
 @frozen
 class _Unknown:
-    """Nobody can tell now."""
+    """The authenticator can't answer now."""
 
 
 _UNKNOWN: Final = _Unknown()

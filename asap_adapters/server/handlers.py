@@ -1,4 +1,4 @@
-"""The user's functions: which one runs for a call, in which thread, for how long, and what its return value means."""
+"""The user's handlers: which one runs for a call, in which thread, for how long, and what its return value means."""
 
 import logging
 import math
@@ -34,12 +34,16 @@ log: Final = logging.getLogger("asap.handlers")
 
 # anyio's and the standard library's default size of a thread pool on common machines.
 MAX_THREADS: Final = 40
-# Each has a stack of its own, 8 MiB of addresses on Linux; systems allow some 30,000 to a process.
+# A thread's stack takes 8 MiB of addresses on Linux, and systems allow a process some 30,000 threads.
 MOST_THREADS: Final = 10_000
 
 
 class TaskFailed(Exception):
-    """Raised by a handler: the task failed, and the caller is told this. Anything else raised is the handler's bug."""
+    """Raise it in a handler to say that the task failed, and why. Any other exception counts as a bug of the handler.
+
+    reason: what the caller is told.
+    result: further members of the task's result.
+    """
 
     def __init__(self, reason: str, **result: object) -> None:
         super().__init__(reason)
@@ -49,9 +53,12 @@ class TaskFailed(Exception):
 
 @frozen(kw_only=True)
 class Context:
-    """What a handler knows beside its request: the envelope, who sent it, how long it may take in seconds.
+    """What a handler gets beside its request.
 
-    `principal` is `Authenticated` or `Anonymous`: match on it before trusting the sender.
+    envelope: the whole envelope.
+    principal: who sent it, `Authenticated` or `Anonymous`: match on it before you trust the sender.
+    deadline: how many seconds the handler has.
+    task_id: the id of the task in the response.
     """
 
     envelope: Envelope
@@ -65,7 +72,7 @@ Handler = Callable[[Any, Context], Any]
 
 
 class _Slot:
-    """A place among the worker threads: taken by the loop, freed once, by the thread or by a loop that gave up."""
+    """A place among the worker threads. The loop takes it; it's freed once, by the thread or by a loop that gave up."""
 
     def __init__(self, free: threading.Semaphore) -> None:
         self._free = free
@@ -74,17 +81,17 @@ class _Slot:
         self._gone = False
 
     def begin(self) -> bool:
-        """In the thread: whether the work is still wanted."""
+        """Called in the thread: whether the work is still wanted."""
         with self._lock:
             self._begun = not self._gone
             return self._begun
 
     def end(self) -> None:
-        """In the thread: the work is over."""
+        """Called in the thread: free the place."""
         self._free.release()
 
     def give_up(self) -> bool:
-        """In the loop: free the place unless the thread has begun; returns whether it had."""
+        """Called in the loop: free the place unless the thread has begun. Returns whether it had."""
         with self._lock:
             if not self._begun and not self._gone:
                 self._gone = True
@@ -93,7 +100,7 @@ class _Slot:
 
 
 class _NeverRan:
-    """The handler had no thread to run in."""
+    """The handler didn't run, since no thread was free."""
 
 
 @frozen
@@ -146,7 +153,7 @@ class Handlers:
         return cls(handlers.skills, on=handlers.on, threads=handlers.threads, new_id=handlers.new_id)
 
     def check(self, agent: Agent) -> None:
-        """Make sure that handlers and manifest agree. Raises ValueError that says what is missing where."""
+        """Raise ValueError if handlers and manifest don't agree."""
         missing = sorted(agent.skills - set(self.skills))
         unknown = sorted(set(self.skills) - agent.skills)
         if missing:
@@ -158,9 +165,9 @@ class Handlers:
             raise ValueError(f"expected a handler in on= for every payload type; none for {', '.join(unserved)}")
 
     async def run(self, dispatch: Dispatch) -> Record | Answered:
-        """Run the function for `dispatch` and pass on what came of it.
+        """Run the handler of a call, and go on with its outcome.
 
-        Cancelled midway, the call is lost: its idempotency key answers `outcome unknown` from then on.
+        If it's cancelled midway, the call is lost: its idempotency key answers "outcome unknown" from then on.
         """
         try:
             outcome = await self._outcome(dispatch)
@@ -168,7 +175,7 @@ class Handlers:
         except BaseException:
             dispatch.lost()
             raise
-        # By type: a subclass of `Replied` is the user's, and its `__class__` may raise.
+        # By type, not isinstance: a subclass of `Replied` is the user's code, and its `__class__` may raise.
         kind = type(outcome)
         if kind is _NeverRan:
             return dispatch.turned_away(Refusal(kind=BUSY, retry_after=_AFTER_BUSY))
@@ -184,7 +191,7 @@ class Handlers:
                 try:
                     return await self._called(dispatch, task_id)
                 except BaseException as error:
-                    # Asked within the shield: a caller who left meanwhile is no part of this failure.
+                    # Decided within the shield: a caller who left meanwhile has nothing to do with this failure.
                     if must_propagate(error, before):
                         if (parts := partition(error)) is None:
                             raise
@@ -240,12 +247,12 @@ class Handlers:
 
 
 TASK_REQUEST: Final = "taskrequest"
-# A worker thread is a matter of milliseconds to seconds; the reference says one second too.
+# Seconds. A thread is busy for milliseconds to seconds; the reference says one second too.
 _AFTER_BUSY: Final = 1.0
 
 
 def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Replied | Refusal:
-    """What a handler's return value means: a payload passes through, anything else completes the task."""
+    """Return what a handler's return value means: a payload stays one, anything else is a task's result."""
     kind: type[Any] = type(value)
     if issubclass(kind, Replied) or kind in WIRE_NAMES:
         return value  # type: ignore[return-value]
@@ -269,7 +276,7 @@ def _refused(dispatch: Dispatch, fault: str) -> Refusal:
 
 
 def _failed(error: BaseException, dispatch: Dispatch, task_id: str) -> TaskResponse | Refusal:
-    """What a caller is told of what a handler raised: the failure that it means, or that it's broken."""
+    """Return what the caller is told of an exception: the failure of a `TaskFailed`, or an internal error."""
     if issubclass(type(error), TaskFailed):
         try:
             result = _told(cast("TaskFailed", error))

@@ -1,8 +1,8 @@
-"""Memory of large bodies and answers goes back to the system as soon as it's free.
+"""Returns the memory of large bodies and answers to the system as soon as it's free.
 
-By default glibc learns from the first large block that was freed to take later ones from its heap, where whatever small
-lies above them keeps them: hundreds of megabytes of what was ended long ago. Its own remedy is to fix the threshold
-(mallopt(3)). Other C libraries don't learn.
+Once a large block was freed, glibc takes later ones from its heap. There a small block above them keeps them from the
+system: hundreds of megabytes stay long after their use. glibc's own remedy is to fix the threshold (mallopt(3)). Other
+C libraries don't need it.
 """
 
 import os
@@ -13,14 +13,14 @@ from typing import Final
 # mallopt's numbers for the two.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-# Above what asyncio allocates for every read (256 KiB), which is to stay quick: a mapping costs microseconds.
+# Above what asyncio allocates for every read (256 KiB): a mapping costs microseconds, so reads stay in the heap.
 _LARGE: Final = 327_680
-# Free memory at the heap's end that's kept for the next reads: a few of those.
+# Free memory at the heap's end that is kept, for the next few reads.
 _KEPT: Final = 1_048_576
 
 
 def give_back_large_blocks() -> None:
-    """Have freed blocks of 320 KiB and more returned at once, in the whole process; unless its environment says how."""
+    """Have freed blocks of 320 KiB and more returned at once, in the whole process. The environment may overrule it."""
     tuned = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"))
     if sys.platform != "linux" or tuned:
         return

@@ -1,7 +1,7 @@
-"""The HTTP server: h11 over anyio streams, on trio and asyncio. It carries out Exchanges, and keeps time.
+"""The HTTP server, over anyio streams on trio and asyncio: it binds, accepts, limits and ends connections.
 
-It binds, accepts, counts who has how many connections, and ends them in order; what happens on each of them is in
-`asap_adapters.server.connection`.
+What happens on a connection is in `asap_adapters.server.connection`, what happens with a request in
+`asap_adapters.server.driver`.
 """
 
 import errno
@@ -43,15 +43,15 @@ log: Final = logging.getLogger("asap.serve")
 
 # TLS handshakes are two round trips; nginx allows 60 s, which is a connection slot for a minute.
 _HANDSHAKE_SECONDS: Final = 10.0
-# A close_notify is 30 bytes, which the kernel takes at once, unless the peer reads nothing and won't miss them.
+# A close_notify has 30 bytes, which the kernel takes at once unless the peer reads nothing.
 _GOODBYE_SECONDS: Final = 0.5
 # What accept() says when the process has too many open files: a pause lets some close.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE: Final = 0.1
-# What it says of the listener itself. All else is the network's word about one connection (accept(2)): the next may do.
+# Errors of the listener itself. All others are about one connection (accept(2)), and the next may work.
 _BROKEN: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 _INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
-# How a connection ends that its peer gave up: nobody's mistake here.
+# How a connection ends if its peer gives it up. That's no error of this server.
 _ENDED: Final = (
     anyio.BrokenResourceError,
     anyio.ClosedResourceError,
@@ -66,9 +66,12 @@ T = TypeVar("T")
 
 @frozen
 class Bound:
-    """A bound listener: `url` is where it listens, with the real port.
+    """A bound listener.
 
-    Any listener of anyio's will do, such as that of a UNIX socket, whose callers have no address.
+    listener: any listener of anyio's, such as that of a UNIX socket, whose callers have no address.
+    url: where it listens, with the real port.
+    host: the address that it's bound to.
+    port: the real port; 0 if it has none.
     """
 
     listener: anyio.abc.Listener[Any] = field(repr=False)
@@ -78,9 +81,13 @@ class Bound:
 
 
 async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
-    """Bind a TCP port (0: any free one) without serving it yet, so that a manifest can name the real port.
+    """Bind a TCP port without serving it yet, so that a manifest can name the real port.
 
-    Raises OSError where it can't be had, ValueError where host and port aren't an address.
+    host: the address or name to bind.
+    port: 0 for any free port.
+    tls: whether https will be served there: for the scheme in `Bound.url`.
+
+    Raises OSError if it can't be bound, ValueError if host and port aren't an address.
     """
     _expect_address(host, port)
     listener = await anyio.create_tcp_listener(local_host=host, local_port=port, reuse_port=False)
@@ -89,14 +96,14 @@ async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
 
 
 async def listen_on(sockets: Sequence[socket.socket], host: str, *, tls: bool = False) -> Bound:
-    """Take connections from sockets that listen already, on one port, such as those that processes share."""
+    """Accept connections from sockets that listen already, all on one port, such as those that processes share."""
     listeners = [await SocketListener.from_socket(each) for each in sockets]
     port = int(sockets[0].getsockname()[1])
     return Bound(MultiListener(listeners), url_of(host, port, tls=tls), host, port)
 
 
 def url_of(host: str, port: int, *, tls: bool) -> str:
-    """The URL of an address: IPv6 in brackets (RFC 3986 §3.2.2)."""
+    """Return the URL of an address, with IPv6 in brackets (RFC 3986 §3.2.2)."""
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{shown}:{port}"
 
@@ -214,7 +221,7 @@ def _listeners(listener: Any) -> list[Any]:
 
 
 def _family(sockets: Any) -> socket.AddressFamily | None:
-    """The family of a listener, or of a stream that it gave. Returns None if it isn't a socket."""
+    """Return the address family of a listener or stream. Returns None if it isn't a socket."""
     try:
         family: socket.AddressFamily = sockets.extra(SocketAttribute.family)  # noqa: S610 - anyio's, not Django's
     except (AttributeError, LookupError):
@@ -223,10 +230,10 @@ def _family(sockets: Any) -> socket.AddressFamily | None:
 
 
 def _peer_of(stream: Any) -> str | None:
-    """The address that a connection came from; empty if its kind has none. Returns None if it's gone already.
+    """Return the address of a connection's peer: empty if its family has none, None if the peer has left already.
 
-    A peer may reset before its connection is accepted, and then its address can't be had any more. Served without one,
-    it would have the share and the idempotency keys of all whose address isn't known.
+    If a peer resets before its connection is accepted, its address is lost. Served without one, it would share limits
+    and idempotency keys with all callers whose address isn't known.
     """
     try:
         address = stream.extra(SocketAttribute.remote_address)  # noqa: S610 - anyio's, not Django's
@@ -246,7 +253,7 @@ def _expect_no_coroutine(main: object) -> None:
 
 @define(eq=False)
 class _Server:
-    """The accept loops and the connections they opened, from the first to the last."""
+    """The accept loops, and the connections that they accepted, until the last of these is closed."""
 
     driver: Driver
     listener: anyio.abc.Listener[Any]
@@ -268,7 +275,7 @@ class _Server:
                 started()
                 await self.stop.wait()
                 accepting.cancel_scope.cancel()
-            # Else the kernel goes on taking connections for us, and whoever made them waits for nothing.
+            # Otherwise the kernel goes on accepting connections, and their peers wait in vain.
             await self.listener.aclose()
             self.driver.agent.drain()
             now = anyio.current_time()
@@ -290,11 +297,11 @@ class _Server:
                 await anyio.sleep(_EXHAUSTED_PAUSE)
                 continue
             peer, leaving = _peer_of(stream), None
-            # At its limit the one of this address that has been idle longest gives way; if none is idle, the new one.
+            # An address at its limit loses its longest idle connection; if none is idle, the new one is closed.
             if peer is None or not (self._counted(peer) or (leaving := self.slots.dismiss(peer_key(peer)))):
                 await anyio.aclose_forcefully(stream)
                 continue
-            # Accepted first: only who is really there, and may connect, makes another give way.
+            # Accepted first: only a peer that is really there, and may connect, takes the slot of another.
             try:
                 slot = await self.slots.take(peer_key(peer))
             except BaseException:
@@ -306,7 +313,7 @@ class _Server:
             connections.start_soon(self._connection, stream, peer, slot, leaving)
 
     def _counted(self, peer: str) -> bool:
-        """Whether this address may have another connection; it's counted if so."""
+        """Count another connection of this address. Returns False, and counts nothing, if it has too many."""
         policy, key = self.driver.agent.policy, peer_key(peer)
         count = self.peers.get(key, 0)
         if count >= policy.connections_per_peer and not is_trusted(peer, policy.trusted_proxies):
@@ -328,7 +335,7 @@ class _Server:
         try:
             while not counted and leaving is not None:
                 await leaving.wait()
-                # It may have stayed, if its request came at that very moment.
+                # It stays if its request arrived at that very moment.
                 counted = self._counted(peer)
                 leaving = None if counted else self.slots.dismiss(slot.address)
             if counted:

@@ -1,4 +1,4 @@
-"""TLS on the server's side: the certificate, and the end of a connection that its peer can tell from a cut-off one."""
+"""TLS on the server's side: the certificate, and a proper end of connections (close_notify)."""
 
 import ssl
 from contextlib import suppress
@@ -39,7 +39,7 @@ class TLS:
 
 
 def server_context(tls: TLS) -> ssl.SSLContext:
-    """A context for the server's side. Raises ValueError if the files aren't a chain and its key."""
+    """Make the server's context. Raises ValueError if the files aren't a certificate chain and its key."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -50,7 +50,7 @@ def server_context(tls: TLS) -> ssl.SSLContext:
 
 
 async def accept_tls(stream: ByteStream, context: ssl.SSLContext) -> TLSStream:
-    """Shake hands, as the server. A client that speaks plain HTTP is told so in kind. Raises what anyio does."""
+    """Shake hands. A client that speaks plain HTTP gets a plain 426. Raises what anyio does."""
     try:
         return await ServerTLS.wrap(stream, server_side=True, ssl_context=context)
     except ssl.SSLError as error:
@@ -69,7 +69,7 @@ class ServerTLS(TLSStream):
     _ended = False
 
     async def send_eof(self) -> None:
-        """Send close_notify, once. What is received after it isn't decrypted, and is good for being dropped only."""
+        """Send close_notify, once. What is received after it isn't decrypted, and must be dropped."""
         if self._ended:
             return
         self._ended = True
@@ -87,19 +87,19 @@ class ServerTLS(TLSStream):
             self.transport_stream = transport
 
     async def receive(self, max_bytes: int = _READ) -> bytes:
-        """See anyio. After `send_eof` it's what the peer sends, as it is."""
+        """See anyio. After `send_eof` it returns what the peer sends, still encrypted."""
         if not self._ended:
             return await super().receive(max_bytes)
         return bytes(await self.transport_stream.receive())
 
     async def aclose(self) -> None:
-        """End it, and close what carries it."""
+        """Send close_notify, and close the transport."""
         await self.send_eof()
         await self.transport_stream.aclose()
 
 
 class _Deaf:
-    """A stream that is written to only; to its reader it has ended."""
+    """A stream that can only be written to. Reading says that it has ended."""
 
     def __init__(self, stream: Any) -> None:
         self.send = stream.send

@@ -1,7 +1,6 @@
-"""The agent: what it is, what it takes, and how an exchange with it begins.
+"""The agent, the outermost object of the server side: its facts, `bind`, and `open`, which begins an exchange.
 
-It is the outermost object of the server side. It may be built before anything runs; `bind` gives it time, ids and a
-secret, and from then on one event loop owns it. What running states ask of it is `asap_core.server.serving.Serving`.
+It may be made before any event loop runs. `bind` gives it clocks, ids and a secret; from then on one loop owns it.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -28,10 +27,14 @@ _LEAST_KEY: Final = 16
 
 
 class Agent(Serving):
-    """An agent to be served: its manifest, the payload types it takes, its policy.
+    """An agent to be served.
 
-    `payload_types` are the types it has handlers for, in any spelling; `task.request` has the manifest's skills.
-    `aliases` are further URNs that it answers to. Callers must authenticate where `manifest.auth` is there.
+    manifest: what it publishes. If it has `auth`, callers must authenticate.
+    policy: what it accepts; by default `Policy()`.
+    payload_types: the types that it has handlers for, in any spelling. `task.request` has the manifest's skills.
+    aliases: further URNs that it answers to.
+
+    Raises ValueError if an argument is wrong, or the manifest can't be served.
 
     >>> from asap_core import Agent, ManualClock
     >>> agent = Agent(manifest)                                             # doctest: +SKIP
@@ -76,14 +79,18 @@ class Agent(Serving):
         observe: Observer | None = None,
         counters: Counters | None = None,
     ) -> "Agent":
-        """Give the agent its clock, its source of ids and a secret `key` (16 to 64 random bytes), once; returns it.
+        """Give the agent what it needs to run, once. Returns the agent.
 
-        `codings` maps further content codings (`br`) to decoders. With `shared_admission` the driver meets `Admit` and
-        `Record`, with `shared_limits` (`"peer"`, `"principal"`, or both) it meets `TakeLimit` of that scope, and asks a
-        store that other processes share.
+        clock: read for every decision. One event loop owns the agent from now on.
+        ids: makes the ids of envelopes.
+        key: 16 to 64 random bytes, for the hashes of nonces and keys in memory: callers can't choose collisions.
+        codings: further content codings, such as `br`, with their decoders.
+        shared_admission: admission is remembered in a store: the driver meets `Admit`, `Record` and `ClaimProof`.
+        shared_limits: the scopes ("peer", "principal") whose shares are in a limiter: the driver meets `TakeLimit`.
+        observe: is told every decision of admission. It must be quick, and isn't async.
+        counters: count the decisions, and are shown at /asap/metrics to anyone. Processes may share them.
 
-        `observe` is told every decision of admission. With `counters` they're counted, and shown at /asap/metrics to
-        whoever asks; processes that serve the agent together may share them.
+        Raises ValueError if an argument is wrong, RuntimeError if the agent is bound already.
         """
         if self.bound:
             raise RuntimeError("this agent is served already; make another Agent for another loop")
@@ -118,9 +125,9 @@ class Agent(Serving):
         return self
 
     def unbound(self) -> Self:
-        """Return an agent like this one that isn't bound and remembers nothing: for another loop or another test."""
+        """Return a copy that isn't bound and remembers nothing: for another loop or another test."""
         other = object.__new__(type(self))
-        # A class of the user's may hold more than this one does.
+        # A user's subclass may have attributes of its own.
         vars(other).update(vars(self))
         Agent.__init__(
             other, self.manifest, policy=self.policy, payload_types=self.payload_types, aliases=self._addresses
@@ -128,7 +135,7 @@ class Agent(Serving):
         return other
 
     def open(self, request: Request) -> Exchange:
-        """Begin an exchange: the first state for this request. Never raises, whatever the request says."""
+        """Begin an exchange and return its first state. Never raises, whatever the request contains."""
         return open_exchange(self, request, now=self.now())
 
 

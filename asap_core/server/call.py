@@ -1,4 +1,4 @@
-"""One call admitted: from a parsed JSON-RPC request to its answer, whatever carried it.
+"""One call, from a parsed JSON-RPC request to its answer, as linked states, whatever carried it.
 
 A single request, an item of a batch, and later a stream or a socket all come through here, with the same checks in the
 same order: `checks.first_refusal` lists them. Everything cheap and everything that could refuse comes before `Admit`,
@@ -9,13 +9,13 @@ so that no nonce is used up by a call that can't run.
      ▼ │
     Hold ─────────────────────────────▶ Answered
 
-With admission in memory (the default) the core answers `Admit` and `Record` itself, and a driver meets `Dispatch`,
-`Hold` and `Answered` only.
+The states obey the rules of `asap_core.server.exchange`. With admission in memory (the default) the core answers
+`Admit` and `Record` itself, and a driver meets `Dispatch`, `Hold` and `Answered` only.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from attrs import define, field
 
@@ -68,9 +68,9 @@ from asap_core.wire.payloads import Payload
 
 @define(eq=False)
 class Admit:
-    """One question to answer atomically: was this asked before, and is its nonce new.
+    """Ask the shared store, as one atomic question, whether this was asked before and whether its nonce is new.
 
-    The driver asks whatever store the agent shares with others, and passes the answer on.
+    Leads to Dispatch if it's new, to Hold if the same request is running, to Answered otherwise.
     """
 
     question: AdmissionQuestion
@@ -84,7 +84,7 @@ class Admit:
         return _after_admission(self._run, self.question, answer, self._run.agent.now())
 
     def abandon(self) -> None:
-        """The caller left. The question may have been answered: what it claimed stays claimed."""
+        """The caller left. The store may have answered: what the question claimed stays claimed."""
         self._run.leave(self)
         self._run.stop_asking()
 
@@ -93,8 +93,10 @@ class Admit:
 class Hold:
     """Wait: the same request, under the same idempotency key, is running.
 
-    The driver waits until `Agent.take_wakes` names `ticket`, `seconds` at most, and asks again; where there's no
-    ticket, another process does the work and time alone tells. A driver that can't wait says `expired()` at once.
+    Leads to Answered once that is done, to Dispatch if it never ran, or to another Hold or Admit.
+
+    ticket: wait until `Agent.take_wakes` names it. None if another process does the work: then only the time counts.
+    seconds: wait this long at most, then call `again()`. A driver that can't wait calls `expired()` at once.
     """
 
     ticket: bytes | None
@@ -105,13 +107,13 @@ class Hold:
     _step: int = field(repr=False)
 
     def again(self) -> "Admit | Hold | Dispatch | Answered":
-        """Ask again: it was woken, or the time is over."""
+        """Ask again: the ticket was named, or the time is over."""
         self._leave()
         agent = self._run.agent
         return _ask_with_key(self._run, self._question, agent.moment())
 
     def expired(self) -> "Answered":
-        """Nobody waits any longer: the caller is told to come again."""
+        """Stop waiting: the caller is told to retry later."""
         self._leave()
         return _turn_down(self._run, Refusal(kind=STILL_RUNNING, retry_after=self._retry_after))
 
@@ -126,11 +128,16 @@ class Hold:
 
 @define(eq=False)
 class Dispatch:
-    """Run the handler: everything that could have refused this envelope has been asked.
+    """Run the handler: every check has passed.
 
-    `kind` is the normalised payload type, `skill` the skill where it's a task, `request` the typed payload or None for
-    a type that the protocol doesn't know. The handler has `deadline` seconds. `shielded` says that the work is kept
-    under an idempotency key: it goes on to its deadline even if the caller leaves.
+    Leads to Answered, through Record if the answer is kept under an idempotency key in a shared store.
+
+    kind: the normalised payload type.
+    skill: the skill, if it's a task.
+    request: the typed payload; None if the protocol doesn't know the type.
+    deadline: how many seconds the handler has.
+    shielded: its answer is kept under an idempotency key, so the work goes on even if the caller leaves.
+    reservation: what the key is reserved by, if there is one.
     """
 
     envelope: Envelope
@@ -145,28 +152,28 @@ class Dispatch:
     _step: int = field(repr=False)
 
     def replied(self, payload: Payload | Replied) -> "Record | Answered":
-        """The handler answered. What can't be sent is an internal error, kept like any answer."""
+        """The handler answered. If that can't be sent, the answer is an internal error, and kept like any other."""
         return self._finish(payload)
 
     def failed(self, refusal: Refusal) -> "Record | Answered":
-        """The handler refused or broke; the refusal is kept like an answer, so that a retry gets the same."""
+        """The handler refused or raised. The refusal is kept like an answer, so that a retry gets the same."""
         return self._finish(refusal)
 
     def turned_away(self, refusal: Refusal) -> "Answered":
-        """The handler never ran (no worker free): the idempotency key is free again, the nonce stays used."""
+        """The handler never ran, as no worker was free: the idempotency key is free again, the nonce stays used."""
         self._run.leave(self)
         self._run.end_work(ran=False)
         return _refused(self._run, refusal)
 
     def lost(self) -> None:
-        """The handler was killed midway: from now on its key answers `outcome unknown`."""
+        """The handler was stopped midway: from now on the idempotency key answers "outcome unknown"."""
         self._run.leave(self)
         self._run.end_work(ran=True)
 
     def abandon(self) -> None:
         """The caller left before the handler began: the idempotency key is free again, the nonce stays used.
 
-        Only for a driver that knows it; if the handler may have begun, it's `lost`.
+        Only if that is certain. If the handler may have begun, call `lost()`.
         """
         self._run.leave(self)
         self._run.end_work(ran=False)
@@ -184,7 +191,14 @@ class Dispatch:
 
 @define(eq=False)
 class Record:
-    """Keep the answer under the reservation before its first byte leaves; `size` is what it counts for, in bytes."""
+    """Keep the answer in the shared store, before its first byte is sent.
+
+    Leads to Answered.
+
+    reservation: what to keep it under.
+    outcome: what to keep.
+    size: how many bytes it counts for.
+    """
 
     reservation: Reservation
     outcome: Replied | Refusal
@@ -194,20 +208,22 @@ class Record:
     _step: int = field(repr=False)
 
     def recorded(self) -> "Answered":
-        """It's kept, or could not be: the caller gets the answer either way, since the work was done."""
+        """Go on, whether or not it could be kept: the work was done, so the caller gets the answer."""
         self._run.leave(self)
         return self._answered
 
     def abandon(self) -> None:
-        """The caller left; what is being kept is kept."""
+        """The caller left. The answer may still be kept."""
         self._run.leave(self)
 
 
 @define(eq=False)
 class Answered:
-    """The answer to one call: its JSON text, the status it has alone, and what was decided.
+    """The answer to one call. The call is over.
 
-    `fault` is for the operator's log: what a handler answered that can't be sent.
+    body: its JSON text.
+    outcome: the reply, or the refusal.
+    fault: if set, why a handler's answer couldn't be sent, for the operator's log.
     """
 
     body: bytes
@@ -216,7 +232,7 @@ class Answered:
 
     @property
     def refusal(self) -> Refusal | None:
-        """The refusal, where it is one."""
+        """The refusal, or None if it's a reply."""
         return self.outcome if isinstance(self.outcome, Refusal) else None
 
 
@@ -224,9 +240,9 @@ CallState = Admit | Hold | Dispatch | Record | Answered
 
 
 def abandon_call(opened: CallState) -> None:
-    """Abandon a call wherever it stands by now, given the state it was opened in. Does nothing once it's over.
+    """Abandon a call in its present state, given the state it was opened in. Does nothing once it's over.
 
-    Nobody says here whether a handler that was to run has begun: its key answers `outcome unknown` from then on.
+    It isn't known here whether its handler has begun, so its idempotency key answers "outcome unknown" from then on.
     """
     if not isinstance(opened, Answered):
         run = opened._run  # noqa: SLF001 - one module, one machine
@@ -238,13 +254,13 @@ def abandon_call(opened: CallState) -> None:
 
 
 def broken_call(opened: CallState) -> Answered:
-    """Abandon a call that its driver can't drive to its end, and answer it with an internal error."""
+    """Abandon a call that can't be driven to its end, and answer it with an internal error."""
     abandon_call(opened)
     return opened if isinstance(opened, Answered) else _internal_error(opened._run)  # noqa: SLF001 - as above
 
 
 def id_of(opened: CallState) -> CallId | None:
-    """The id of a call, given the state it was opened in. None if it was answered then."""
+    """Return the id of a call, given the state it was opened in. Returns None if it was answered then."""
     return None if isinstance(opened, Answered) else opened._run.call.id  # noqa: SLF001 - one module, one machine
 
 
@@ -261,7 +277,7 @@ def open_call(
     streamed: bool,
     at: Moment,
 ) -> CallState:
-    """Judge one call. What isn't refused becomes a question of admission."""
+    """Check one call, and ask for its admission if no check refuses it."""
     value = call.envelope
     if not (agent.policy.require_id and agent.policy.require_timestamp):
         value = with_what_old_peers_leave_out(agent, value, at.wall)
@@ -279,7 +295,7 @@ def open_call(
 
 
 def _ask(run: CallRun, at: Moment) -> CallState:
-    """Ask whether it's new, of this process's memory if there's one, or let the driver ask."""
+    """Ask this process's memory whether the call is new or, if there's none, let the driver ask."""
     nonce, admission = _nonce(run), run.agent.admission
     if isinstance(nonce, Refusal):
         return _turn_down(run, nonce)
@@ -318,7 +334,7 @@ def _nonce(run: CallRun) -> str | Refusal | None:
         return None
     nonce = run.envelope.nonce
     if type(nonce) is str and nonce:
-        # Prefixed, so that nobody's nonce is somebody's envelope id.
+        # Prefixed, so that a nonce and an envelope id are never the same.
         return "n" + nonce
     if nonce is None and run.agent.policy.nonce is NoncePolicy.OR_ID:
         return "i" + run.envelope.id
@@ -329,7 +345,7 @@ def _nonce(run: CallRun) -> str | Refusal | None:
 
 
 def _what_is_asked(run: CallRun) -> bytes:
-    # Not the stamp: a retry takes a fresh timestamp and nonce and is the same request still.
+    # Without timestamp and nonce: a retry has fresh ones, and is still the same request.
     asked = [run.envelope.sender, run.envelope.recipient, run.kind, run.envelope.payload]
     return blake2b(stable_json(asked), digest_size=16).digest()
 
@@ -337,7 +353,7 @@ def _what_is_asked(run: CallRun) -> bytes:
 def _after_admission(
     run: CallRun, question: AdmissionQuestion, answer: AdmissionAnswer, now: Instant
 ) -> Hold | Dispatch | Answered:
-    # isinstance, not match: class patterns with names take four times as long, and this is the way of every request.
+    # isinstance, not match: class patterns with names take four times as long, and every request comes here.
     if isinstance(answer, Admitted):
         return _dispatch(run, answer.reservation)
     if isinstance(answer, Stored):
@@ -379,12 +395,12 @@ def _dispatch(run: CallRun, reservation: Reservation | None) -> Dispatch:
     )
 
 
-_PLAIN_REFUSALS: Final[Callable[[Any], Refusal | None]] = {
+_PLAIN_REFUSALS: Final[Mapping[type, Refusal]] = {
     Replayed: Refusal(kind=REPLAYED, note="Invalid envelope nonce"),
     Mismatch: Refusal(kind=KEY_MISMATCH),
     OutcomeUnknown: Refusal(kind=OUTCOME_UNKNOWN),
     AnswerGone: Refusal(kind=ANSWER_GONE),
-}.get
+}
 
 
 def _admission_refusal(
@@ -404,9 +420,7 @@ def _admission_refusal(
 ) -> Refusal:
     match answer:
         case Replayed() | Mismatch() | OutcomeUnknown() | AnswerGone():
-            plain = _PLAIN_REFUSALS(type(answer))
-            assert plain is not None  # noqa: S101 - the table has all four
-            return plain
+            return _PLAIN_REFUSALS[type(answer)]
         case Saturated(retry_after):
             return Refusal(kind=SATURATED, retry_after=retry_after)
         case Floored(retry_after):
@@ -414,7 +428,7 @@ def _admission_refusal(
         case Running(retry_after):
             return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
         case Stale(wall) | Future(wall):
-            run.wall = wall  # the store's clock judged: it's the one that the caller is told
+            run.wall = wall  # the store's clock decided, so its time is what the caller is told
             return timestamp_refusal(run, wall - run.issued)
         case StoreUnavailable(retry_after):
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
@@ -423,7 +437,7 @@ def _admission_refusal(
 
 
 def _record(record: Record, agent: Serving) -> Record | Answered:
-    """Keep an answer in this process's memory if there's one, or let the driver keep it."""
+    """Keep an answer in this process's memory or, if there's none, let the driver keep it."""
     if agent.admission is None:
         return record
     agent.admission.record(record.reservation, record.outcome, size=record.size, now=agent.now())
@@ -434,7 +448,7 @@ def _record(record: Record, agent: Serving) -> Record | Answered:
 
 
 def _answer_once(run: CallRun, outcome: "Payload | Replied | Refusal") -> Answered:
-    """Answer with what a handler made of it. Never raises: the work was done, and whatever it gave counts as given."""
+    """Answer with what the handler returned. Never raises: the work was done, so this is its answer, once."""
     try:
         return _refused(run, outcome) if isinstance(outcome, Refusal) else _reply(run, reply_of(outcome))
     except BaseException as error:
@@ -443,8 +457,8 @@ def _answer_once(run: CallRun, outcome: "Payload | Replied | Refusal") -> Answer
         return _internal_error(run, f"{type(error).__name__} was raised while its answer was written")
 
 
-def _answer_again(run: CallRun, outcome: Any) -> Answered:
-    """Answer with what a store has kept."""
+def _answer_again(run: CallRun, outcome: object) -> Answered:
+    """Answer with what a store kept from the first request."""
     match outcome:
         case Replied():
             return _reply(run, outcome)
@@ -456,7 +470,7 @@ def _answer_again(run: CallRun, outcome: Any) -> Answered:
 
 def _reply(run: CallRun, replied: Replied) -> Answered:
     agent, request = run.agent, run.envelope
-    # Where policy takes envelopes for other agents, the answer still says who gives it.
+    # The policy may accept envelopes for other agents. The answer still names this agent as its sender.
     sender = request.recipient if agent.answers_to(request.recipient) else agent.manifest.id
     try:
         text = reply_text(request, replied, call_id=run.call.id, sender=sender, ids=agent.new_id, wall=agent.wall())
@@ -471,7 +485,7 @@ def _internal_error(run: CallRun, fault: str | None = None) -> Answered:
 
 
 def _turn_down(run: CallRun, refusal: Refusal) -> Answered:
-    """Refuse what wasn't admitted, and tell whoever watches."""
+    """Refuse a call that wasn't admitted, and tell the observers."""
     if refusal.kind is TIMESTAMP:
         age = run.wall - run.issued
         run.tell(What.STALE if age > 0 else What.FUTURE, TIMESTAMP, age)
@@ -485,7 +499,7 @@ def _refused(run: CallRun, refusal: Refusal, *, fault: str | None = None) -> Ans
 
 
 def refused_call(call_id: CallId | None, refusal: Refusal, *, fault: str | None = None) -> Answered:
-    """The answer to a call that's refused before there's anything to admit."""
+    """Return the answer to a call that's refused before admission."""
     return Answered(write_json(error_body(call_id, refusal)), refusal, fault)
 
 

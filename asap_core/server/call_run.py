@@ -1,4 +1,4 @@
-"""What one call knows from its first check to its answer: the states of `call` share it, the checks fill it in."""
+"""The data of one call, which its states (`call`) share and its checks (`checks`) fill in."""
 
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from asap_core.wire.payloads import Payload, TaskRequest
 
 
 class IllegalMove(RuntimeError):
-    """A driver made a move on a state that it had already left: a bug in the driver."""
+    """A driver moved from a state that it had left already: a bug in the driver."""
 
 
 class _State(Protocol):
@@ -28,11 +28,14 @@ class _State(Protocol):
 
 @define(eq=False)
 class CallRun:
-    """What one call knows; it moves the states along and is nobody else's business.
+    """What the states of one call share.
 
-    States hold the run, and the run holds their number only: no reference cycle is left for the garbage collector.
-    `asking` says that a store is asked, `running` that a handler may be at work, for `reservation` if there's one; both
-    take a place among the caller's.
+    States hold the run, and the run holds only their number: no reference cycle is left for the garbage collector.
+
+    asking: a store is being asked. Like a running handler it counts towards `Policy.concurrent`.
+    running: a handler may be running, for `reservation` if there is one.
+    held: the ticket that the call waits for, in `Hold`.
+    hold_until: when it stops waiting.
     """
 
     agent: Serving
@@ -52,44 +55,44 @@ class CallRun:
     held: bytes | None = None
     hold_until: Instant | None = None
     caller: str = field(init=False)
-    """Whose share of the handlers it takes: the principal's, or the peer's where nobody proved anything."""
+    """Whose running handlers it counts among: the principal's, or the peer's if it's anonymous."""
 
     def __attrs_post_init__(self) -> None:
         self.caller = self.principal.urn if isinstance(self.principal, Authenticated) else peer_key(self.peer)
 
     @property
     def skill(self) -> str | None:
-        """The skill that's asked for, if it's a task."""
+        """The skill of a task request. None for other payloads."""
         return self.request.skill_id if isinstance(self.request, TaskRequest) else None
 
     def leave(self, state: _State) -> None:
-        """Leave this state: it allows no further move."""
+        """Leave this state: it allows no further move. Raises IllegalMove if it was left already."""
         if state._step != self.step:  # noqa: SLF001 - states and their run are one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
 
     def tell(self, what: What, kind: Kind | None = None, age: float | None = None) -> None:
-        """Tell whoever watches about this call."""
+        """Tell the observers about this call."""
         self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
 
     def let_go(self) -> None:
-        """It no longer waits for other work to end."""
+        """Stop waiting for other work to end."""
         if self.held is not None and self.agent.admission is not None:
             self.agent.admission.let_go(self.held)
         self.held = None
 
     def start_asking(self) -> None:
-        """The driver is about to ask. Until the answer it has its place already: others mustn't take it meanwhile."""
+        """Count the call as running while the store is asked, so that others don't take its place meanwhile."""
         self.agent.enter(self.caller)
         self.asking = True
 
     def stop_asking(self) -> None:
-        """The store was asked."""
+        """The store has answered: stop counting the call as running."""
         if self.asking:
             self.agent.leave(self.caller)
         self.asking = False
 
     def end_work(self, *, ran: bool, keep: bool = False) -> None:
-        """The handler is over, or never ran; `keep` where its answer is about to be recorded."""
+        """The handler has ended, or never ran. `keep`: its answer is about to be recorded, so the reservation stays."""
         self.running = False
         self.agent.finished(self.caller, None if keep else self.reservation, ran=ran)

@@ -1,6 +1,6 @@
-"""What may refuse a call before admission, in order: who speaks, to whom, when, in which version, what, and how much.
+"""The checks of a call before admission, in order: sender, version, recipient, date, payload, scopes, load.
 
-Everything here is cheap and leaves nothing behind: no nonce is burnt for what can't run.
+They're cheap and leave nothing behind: no nonce is used up by a call that can't run.
 """
 
 from typing import Any, Final
@@ -27,7 +27,7 @@ from asap_core.wire.payloads import MessageSend, TaskRequest
 
 
 def first_refusal(run: CallRun, *, streamed: bool) -> Refusal | None:
-    """Ask every check in order; the first refusal counts. Fills in `run.kind` and `run.request`."""
+    """Run the checks in order and return the first refusal, or None. Sets `run.kind` and `run.request`."""
     return (
         sender_rule(run.principal, run.envelope.sender)
         or _key_has_an_owner(run)
@@ -41,13 +41,13 @@ def first_refusal(run: CallRun, *, streamed: bool) -> Refusal | None:
 
 
 def malformed(error: InvalidDocument) -> Refusal:
-    """The refusal of an envelope or payload that isn't one."""
+    """Return the refusal of an invalid envelope or payload."""
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
 
 
 def with_what_old_peers_leave_out(agent: Serving, value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
-    """The envelope with its id and timestamp, where policy lets a peer leave them out."""
-    # 1.1 and 2.x treat a null id or timestamp as absent and fill it in; here only where policy says so.
+    """Return the envelope with an id and a timestamp, if the policy lets a peer omit them."""
+    # The reference, 1.1 and 2.x, treats a null id or timestamp as absent and fills it in. Here the policy decides.
     if not agent.policy.require_id and value.get("id") is None:
         value = {**value, "id": agent.new_id()}
     if not agent.policy.require_timestamp and value.get("timestamp") is None:
@@ -56,7 +56,7 @@ def with_what_old_peers_leave_out(agent: Serving, value: dict[str, Any], wall: W
 
 
 def _key_has_an_owner(run: CallRun) -> Refusal | None:
-    """Keys are kept for a principal, or for an address: without either, all callers would share theirs."""
+    """Keys belong to a principal or to an address: without either, all callers would share them."""
     if run.call.idempotency_key is None or run.peer_known or isinstance(run.principal, Authenticated):
         return None
     expected = (
@@ -87,7 +87,7 @@ def _timestamp_is_in_window(run: CallRun) -> Refusal | None:
 
 
 def timestamp_refusal(run: CallRun, age: float) -> Refusal:
-    """The refusal of a date that's `age` seconds old; it tells the caller what time it is here."""
+    """Return the refusal of a timestamp that's `age` seconds old. It tells the caller the server's time."""
     bounds: dict[str, object] = {
         "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
         "max_age_seconds": run.agent.policy.max_age,
@@ -99,7 +99,7 @@ def timestamp_refusal(run: CallRun, age: float) -> Refusal:
     )
 
 
-# What the reference tells its clients to wait before they send again.
+# Seconds to wait before a retry, as the reference says.
 _AFTER_TIMESTAMP: Final = 5.0
 
 
@@ -138,5 +138,5 @@ def _there_is_room(run: CallRun) -> Refusal | None:
     return Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=_AFTER_BUSY_CALLER)
 
 
-# Whoever has a hundred handlers at work waits for the first of them to end, which nobody knows the time of.
+# Seconds. When one of the caller's handlers will end isn't known.
 _AFTER_BUSY_CALLER: Final = 1.0

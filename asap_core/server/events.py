@@ -1,7 +1,7 @@
-"""What admission decided, as values for whoever watches: logs, counters, alarms.
+"""Decisions of admission as values, for logs, counters and alarms.
 
-Nothing in a `Decision` is a secret, a nonce or a text that a stranger chose: a payload type is named only where the
-agent knows it, and a sender only as the principal that was proven.
+A `Decision` holds no secret, no nonce and no text that a stranger chose: a payload type is named only if the agent has
+it, a sender only as the principal that was authenticated.
 """
 
 from collections.abc import Callable
@@ -41,47 +41,50 @@ class What(Enum):
     """What was decided. The values are stable: counters and log searches use them."""
 
     ACCEPTED = "accepted"
-    """New and in order: its handler runs."""
+    """New and valid: its handler runs."""
     REPEATED = "repeated"
-    """Asked before under its idempotency key, and answered as before: a retry."""
+    """A retry under its idempotency key, which got the first answer again."""
     REPLAYED = "replayed"
-    """Its nonce was seen before: a duplicate on the way, or somebody who captured it."""
+    """Its nonce was seen before: it was duplicated on the way, or captured and sent again."""
     STALE = "stale"
-    """Dated before the window: a slow clock, a long way, or something captured."""
+    """Dated before the accepted window: a slow clock, a long delay, or a captured envelope."""
     FUTURE = "future"
-    """Dated after the window: a fast clock."""
+    """Dated after the accepted window: a fast clock."""
     SATURATED = "saturated"
     """No room to remember it."""
     RESTARTED = "restarted"
-    """Dated before the last start, or before what was forgotten: it may have been accepted then."""
+    """Dated before the last start, or before the oldest nonces kept: it may have been accepted then."""
     SPOOFED = "spoofed"
     """Its sender isn't the agent that authenticated."""
     MISADDRESSED = "misaddressed"
-    """For another agent."""
+    """Addressed to another agent."""
     FOREIGN = "foreign"
-    """From a web page that may not call."""
+    """From a web page that may not call this agent."""
     UNAUTHENTICATED = "unauthenticated"
-    """No credential, or one that isn't good."""
+    """No credential, or an invalid one."""
     LIMITED = "limited"
-    """Over the share of its peer or principal."""
+    """Over the limits of its peer or principal."""
     MALFORMED = "malformed"
-    """Not what it should be: JSON, JSON-RPC, envelope or payload."""
+    """Invalid JSON, JSON-RPC, envelope or payload."""
     UNREADABLE = "unreadable"
-    """Its body is too large, or not in the coding that it says."""
+    """Its body is too large, or not in the content coding that it names."""
     UNKNOWN = "unknown"
-    """No such method, version, payload type or skill here."""
+    """Its method, version, payload type or skill isn't supported."""
     UNSETTLED = "unsettled"
-    """Under its idempotency key something is running, was lost, was something else, or is no longer known."""
+    """Its idempotency key is of a request that runs, was lost, was another one, or whose answer is gone."""
     UNAVAILABLE = "unavailable"
-    """What decides (a store, an identity provider) was out of reach."""
+    """A store or an identity provider was unavailable."""
 
 
 @frozen(kw_only=True)
 class Decision:
-    """One decision about one call, or about a request that came to no call.
+    """One decision about a call, or about a request that contained none.
 
-    `peer` is the address, `principal` the agent that authenticated, `payload_type` the normalised type where the agent
-    takes it, `kind` the refusal's, `age` the seconds since the date it carries where that's why (negative: ahead).
+    peer: the caller's address.
+    principal: the agent that authenticated.
+    payload_type: the normalised type, if the agent has it.
+    kind: the refusal's row in the table.
+    age: seconds since the envelope's timestamp, if that is why it was refused; negative if it's in the future.
     """
 
     what: What
@@ -93,7 +96,7 @@ class Decision:
 
 
 Observer = Callable[[Decision], None]
-"""Is told every decision, while it's made: must be quick. What it raises is counted, and changes nothing else."""
+"""Is called with every decision, and must be quick. What it raises is counted, and changes nothing else."""
 
 WHAT_OF: Final = {
     kind.taxonomy: what
@@ -113,4 +116,4 @@ WHAT_OF: Final = {
     }.items()
     for kind in kinds
 }
-"""By taxonomy code, what a refusal of that kind means. A timestamp's depends on its age."""
+"""The decision that a refusal stands for, by its taxonomy code. A timestamp's depends on its age."""

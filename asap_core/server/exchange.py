@@ -4,16 +4,23 @@
               (peer)                                  (principal)               (a batch)    │
                  └───────────┴───────────────┴────────────┴────────────┴── refused ──────────┘
 
-Rule of this module: cheap and anonymous first, nothing spent for strangers. The order of the checks is the order of the
-functions below `open_exchange`, each of which ends in the next. With limits in memory (the default) the core answers
-`TakeLimit` itself, with admission in memory `ClaimProof`, and a driver never meets them. A driver is one `match` over
-these states and one over a call's (`asap_core.server.call`), and both end in `assert_never`.
+Rules of this module:
+
+* Cheap checks and those of anonymous callers come first; nothing is spent on a stranger that a later check refuses.
+* The order of the checks is the order of the functions below `open_exchange`; each ends by calling the next.
+* A state is left by one of its moves, once. A second move raises `IllegalMove`, which is a bug of the driver.
+* Every move returns the next state. Only `ReadBody.feed` may return the state itself.
+* Every state but `Done` has `abandon()`, for a peer that left or a driver that stops.
+
+With limits in memory (the default) the core answers `TakeLimit` itself, with admission in memory also `ClaimProof`, and
+a driver never meets them. A driver is one `match` over these states and one over a call's (`asap_core.server.call`);
+both end in `assert_never`.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Any, Final, TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 from attrs import define, evolve, field, frozen
 
@@ -95,15 +102,16 @@ ASAP_PATH: Final = "/asap"
 STREAM_PATH: Final = "/asap/stream"
 SUPPORTED_VERSIONS: Final = ("2.2", "2.1")
 DEFAULT_VERSION: Final = "2.2"
-
-
 # RFC 9110 §8.6: no Content-Length with 204, and with 304 only that of the 200.
 _BODILESS: Final = frozenset({204, 304})
 
 
 @define(eq=False)
 class _Run:
-    """What one exchange knows; it moves the states along and is nobody else's business."""
+    """What the states of one exchange share, and no other module uses.
+
+    States hold the run, and the run holds only their number: no reference cycle is left for the garbage collector.
+    """
 
     agent: Serving
     request: Request
@@ -118,7 +126,7 @@ class _Run:
     left: tuple[Left, ...] | None = None
     nonce: str | None = None
     held: int = 0
-    """Bytes of the request's body that count among all bodies, from when they come until the answer is made."""
+    """Bytes of the body that count towards `Policy.max_bodies`: from their arrival until the answer is made."""
     cors: Headers = ()
 
     def leave(self, state: "_State") -> None:
@@ -127,7 +135,7 @@ class _Run:
         self.step += 1
 
     def has_room(self, size: int) -> bool:
-        """Count the first `size` bytes of the body among all bodies, if there's room for them."""
+        """Count the first `size` bytes of the body towards `Policy.max_bodies`. Returns False if they don't fit."""
         more = size - _FREE - self.held
         if not self.agent.hold_body(more):
             return False
@@ -135,7 +143,7 @@ class _Run:
         return True
 
     def let_go(self) -> None:
-        """Nothing of the body is needed any more."""
+        """Stop counting the body: it isn't needed any more."""
         self.agent.free_body(self.held)
         self.held = 0
 
@@ -163,7 +171,7 @@ class _Run:
         return Respond(complete, self, self.step)
 
     def tell(self, what: What, kind: Kind | None = None) -> None:
-        """Tell whoever watches about the request as a whole."""
+        """Tell the observers about the request as a whole."""
         self.agent.tell(what, peer=self.request.peer, principal=self.principal, kind=kind)
 
     def refuse(self, refusal: Refusal, *, close: bool = False) -> "Respond":
@@ -172,28 +180,34 @@ class _Run:
         return self.respond(_rpc_response(self.agent, refused_call(None, refusal), close=close))
 
     def refuse_plainly(self, status: int, detail: str, *headers: tuple[bytes, bytes], close: bool = False) -> "Respond":
-        """Answer below JSON-RPC, with the body that the reference has there."""
+        """Answer below JSON-RPC, with the same body as the reference implementation: `{"detail": …}`."""
         return self.respond(json_response(status, {"detail": detail}, headers, close=close))
 
 
 class _State:
-    """What all states share: the exchange they belong to."""
+    """What all states but `Done` have."""
 
     _run: _Run
     _step: int
 
     def abandon(self) -> "Done":
-        """The peer left, or the driver stops: nothing more comes."""
-        self._run.let_go()  # first: a move that broke halfway has left this state, and holds the body still
+        """End the exchange because the peer left or the driver stops, and give back what is reserved."""
+        self._run.let_go()  # first: a move that raised halfway has left this state, and still holds the body
         self._run.leave(self)
         return Done()
 
 
 @define(eq=False)
 class TakeLimit(_State):
-    """Take `cost` from the share of `key`; where `partial`, as much of it as there is.
+    """Ask the limiter that the agent shares with other processes.
 
-    The driver asks the limiter that the agent shares with others, and passes its answer on.
+    Leads to Authenticate (the peer's share), ReadBody (the principal's), Fork (the rest of a batch), or to the next
+    TakeLimit; to Respond (429 or 503) if the share is used up or the limiter is unavailable.
+
+    scope: "peer" or "principal".
+    key: whose share it is.
+    cost: how much to take.
+    partial: take as much as there is, up to `cost`, instead of all or nothing.
     """
 
     scope: Scope
@@ -205,44 +219,52 @@ class TakeLimit(_State):
     _step: int = field(repr=False)
 
     def taken(self, granted: int | None = None, left: tuple[Left, ...] | None = None) -> "_AfterShare":
-        """It's granted: all of it, or `granted` of it where part may be. `left` is told to the caller."""
+        """The share had enough.
+
+        granted: how much was taken if `partial`; by default all of `cost`.
+        left: what is left of the share; the response tells it to the caller.
+        """
         self._run.leave(self)
         self._run.left = left
         return self._proceed(self.cost if granted is None else granted)
 
     def limited(self, retry_after: float, limit: str) -> "Respond":
-        """It's over its share for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
+        """The share is used up for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
         self._run.leave(self)
         return _refuse_limited(self._run, retry_after, limit, close=self._unread)
 
     def unavailable(self) -> "Respond":
-        """The limiter is out of reach: fail closed."""
+        """The limiter can't be asked: fail closed."""
         self._run.leave(self)
         return self._run.refuse(_unavailable(self._run), close=self._unread)
 
     @property
     def _unread(self) -> bool:
-        # Shares in part are for the rest of a batch, whose body has been read; all others come before it.
+        # A partial share is for the rest of a batch, whose body has been read. All others are taken before the body.
         return not self.partial
 
 
 @define(eq=False)
 class Authenticate(_State):
-    """Find out whom the credential stands for."""
+    """Verify a credential.
+
+    Leads to ClaimProof (a token with a proof), TakeLimit (the principal's share) or ReadBody; to Respond (401, 403 or
+    503) if it's refused.
+    """
 
     credential: Credential
     _run: _Run = field(repr=False)
     _step: int = field(repr=False)
 
     def verified(self, principal: Authenticated | Proven) -> "ClaimProof | TakeLimit | ReadBody | Respond":
-        """It's good, and stands for this agent."""
+        """It's valid, and stands for this agent."""
         self._run.leave(self)
         if isinstance(principal, Proven):
             return _claim_proof(self._run, principal)
         return _take_principal_share(self._run, principal)
 
     def refused(self, proof: ProofRefused | None = None) -> "Respond":
-        """It's not good, or the proof that came with it isn't."""
+        """It isn't valid or, if `proof` is given, the proof that came with it isn't."""
         self._run.leave(self)
         if proof is not None:
             return _refuse_proof(self._run, proof)
@@ -250,20 +272,24 @@ class Authenticate(_State):
         return _challenge(self._run, INVALID_CREDENTIAL, note, error="invalid_token", proves=proves)
 
     def insufficient(self, missing: InsufficientScope) -> "Respond":
-        """It's good, and doesn't allow enough."""
+        """It's valid, and lacks these scopes."""
         self._run.leave(self)
         challenged = insufficient_scope(missing.scopes, proves=self.credential.proof is not None)
         return self._run.refuse(Refusal(kind=INSUFFICIENT_SCOPE, challenge=challenged), close=True)
 
     def unavailable(self) -> "Respond":
-        """Who could tell is out of reach: fail closed."""
+        """It can't be verified now: fail closed."""
         self._run.leave(self)
         return self._run.refuse(_unavailable(self._run), close=True)
 
 
 @define(eq=False)
 class ClaimProof(_State):
-    """Ask the store that remembers nonces whether this proof is new. `proven` counts only if it is."""
+    """Ask the store that remembers nonces whether this proof of possession (RFC 9449) is new.
+
+    Leads to TakeLimit (the principal's share) or ReadBody, with the principal in `proven`; to Respond (401 or 503) if
+    the proof was used before or the store is unavailable.
+    """
 
     question: AdmissionQuestion
     proven: Proven = field(repr=False)
@@ -271,16 +297,19 @@ class ClaimProof(_State):
     _step: int = field(repr=False)
 
     def answered(self, answer: AdmissionAnswer) -> "TakeLimit | ReadBody | Respond":
-        """The store's answer, final."""
+        """Go on with the store's answer."""
         self._run.leave(self)
         return _after_claim(self._run, self.proven, answer)
 
 
 @define(eq=False)
 class ReadBody(_State):
-    """Feed the body as it comes. `limit` is the most bytes worth reading, coded or not.
+    """Read the body, and feed it as it arrives.
 
-    `expect_continue` asks the driver to send 100 Continue before it reads (RFC 9110 §10.1.1).
+    Leads to Fork, or to TakeLimit for the rest of a batch; to Respond if the body is refused.
+
+    limit: how many bytes are worth reading, before and after decoding.
+    expect_continue: send 100 Continue before reading (RFC 9110 §10.1.1).
     """
 
     limit: int
@@ -290,7 +319,7 @@ class ReadBody(_State):
     _step: int = field(repr=False)
 
     def feed(self, chunk: bytes) -> "ReadBody | Respond":
-        """Take the next bytes, of any number. Returns this state, or the refusal: too many, unreadable, or no room."""
+        """Take the next bytes, however many. Returns this state, or the refusal: too large, unreadable or no room."""
         if self._step != self._run.step:
             self._run.leave(self)
         if type(chunk) is not bytes:
@@ -316,7 +345,7 @@ class ReadBody(_State):
 
 
 def _copied(chunk: object) -> bytes:
-    # What its owner may change later is copied; bytes(5) would be five zeros.
+    # A bytearray may be changed later by its owner. The check comes first because bytes(5) would be five zeros.
     if isinstance(chunk, bytes | bytearray | memoryview):
         return bytes(chunk)
     raise ValueError("feed: expected bytes, such as text.encode()")
@@ -324,9 +353,12 @@ def _copied(chunk: object) -> bytes:
 
 @define(eq=False)
 class Fork(_State):
-    """The calls in the request, each to be driven to its `Answered`: one, or the items of a batch, all at once.
+    """Drive each of the calls in the request to its `Answered`, the items of a batch concurrently.
 
-    `batch` says which; the answers go back in the order of `calls`.
+    Leads to Respond.
+
+    calls: the first state of each call.
+    batch: whether the request is a JSON-RPC batch; then `calls` are its items, in order.
     """
 
     calls: tuple[CallState, ...]
@@ -335,13 +367,13 @@ class Fork(_State):
     _step: int = field(repr=False)
 
     def abandon(self) -> "Done":
-        """The driver stops: every call that isn't answered is abandoned where it stands."""
+        """End the exchange: every call that isn't answered is abandoned in its present state."""
         for call in self.calls:
             abandon_call(call)
         return super().abandon()
 
     def answered(self, answers: Sequence[Answered]) -> "Respond":
-        """Every call has its answer, in the order of `calls`."""
+        """Go on with the answers of all calls, in the order of `calls`."""
         try:
             sizes = [len(answer.body) for answer in answers]
         except (AttributeError, TypeError):
@@ -376,11 +408,14 @@ class Fork(_State):
 
 @define(eq=False)
 class Respond(_State):
-    """Send this response; where it says `close`, end the connection after it.
+    """Send the response.
 
-    If it's large, `outgoing` is there: send it in pieces, and say after each that the peer has taken it. `ends` are the
-    `outgoing` of other responses that must end now, to make room for this one: reset their connections. `fault` is for
-    the operator's log.
+    Leads to Done.
+
+    response: if its `close` is true, end the connection after it.
+    outgoing: set for a large response: send it in pieces, and call `progressed` after each that the peer took.
+    ends: other large responses that must end now to make room for this one: reset their connections.
+    fault: if set, why an answer couldn't be sent, for the operator's log.
     """
 
     response: Response
@@ -396,26 +431,26 @@ class Respond(_State):
             self._run.agent.outgoing.progressed(self.outgoing)
 
     def sent(self) -> "Done":
-        """It's sent."""
+        """The response has been sent."""
         self._run.leave(self)
         self._end()
         return Done()
 
     def abandon(self) -> "Done":
-        """The peer left, was too slow, or the driver stops."""
+        """End the exchange: the peer left or was too slow, or the driver stops."""
         self._end()
         return super().abandon()
 
     def _end(self) -> None:
         if self.outgoing is not None:
             self._run.agent.outgoing.end(self.outgoing)
-            # What's uncounted must be gone, though the traceback of an error may still hold this state.
+            # The body no longer counts, so nothing may hold it; and a traceback may still hold this state.
             self.response = evolve(self.response, body=b"")
 
 
 @frozen
 class Done:
-    """Over."""
+    """The exchange is over."""
 
 
 Exchange = TakeLimit | Authenticate | ClaimProof | ReadBody | Fork | Respond | Done
@@ -428,7 +463,7 @@ _Next = TypeVar("_Next", bound=_AfterShare)
 
 
 def open_exchange(agent: Serving, request: Request, *, now: Instant) -> TakeLimit | Authenticate | ReadBody | Respond:
-    """Begin: target, method and framing. What needs no admission is answered at once."""
+    """Check target, method and framing. A request for a document is answered at once."""
     headers = collect(request.headers)
     path = judge(request.method, request.target, headers)
     policy, told = agent.policy, True
@@ -460,7 +495,7 @@ _DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
 
 
 def _judge_page(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
-    """Let a web page call only if it may, before anything is spent; and tell its browser so (OPTIONS)."""
+    """Refuse a web page that may not call, before anything is spent, and answer its browser's preflight (OPTIONS)."""
     request = run.request
     page: PageAllowed | PageRefused = PageAllowed()
     if b"origin" in run.headers:
@@ -510,7 +545,7 @@ def _refuse_limited(run: _Run, retry_after: float, limit: str, *, close: bool) -
 def _read_credential(run: _Run) -> Authenticate | ReadBody | Respond:
     if not run.agent.authenticates:
         return _negotiate_version(run)
-    # Where it's called, not where the request got to: a proxy in front may have another name and path for it.
+    # The published URL, not that of the request: a proxy in front may use another name and path.
     url = None if run.agent.proofs is None else run.agent.url + ("/stream" if run.streamed else "")
     match read_credential(run.request.headers, method=run.request.method, url=url):
         case NoCredential():
@@ -536,7 +571,7 @@ def _refuse_proof(run: _Run, proof: ProofRefused) -> Respond:
 
 
 def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody | Respond:
-    # Where envelopes' nonces are remembered: by all processes of an agent, and over restarts, if those are.
+    # Proofs are remembered where the nonces of envelopes are: so they're shared and survive restarts as those do.
     admission, holder = run.agent.admission, proven.holder
     run.nonce = proven.nonce
     if admission is None:
@@ -567,7 +602,7 @@ def _after_claim(run: _Run, proven: Proven, answer: AdmissionAnswer) -> TakeLimi
             kind, note = _UNTOLD[type(answer)]
             return run.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
         case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():
-            # What is said of idempotency keys, and none was asked about: the store is none.
+            # These answers are about idempotency keys, and the question had none: the store is broken.
             return run.refuse(_unavailable(run), close=True)
         case _:
             assert_never(answer)
@@ -593,11 +628,11 @@ def _negotiate_version(run: _Run) -> ReadBody | Respond:
         versions = members(offered.decode("latin-1"))
         known = [version for version in SUPPORTED_VERSIONS if version in versions]
         if not known:
-            # The reference names what was asked for; nothing else of a caller's is repeated.
+            # As the reference does. Nothing else that a caller sent is repeated.
             requested = offered.decode("ascii") if _VERSIONS.fullmatch(offered) else None
             details = {"requested": requested, "supported": sorted(SUPPORTED_VERSIONS)}
             return run.refuse(Refusal(kind=VERSION_INCOMPATIBLE, details=details), close=True)
-        # The first that the caller lists and we know: the caller's order is its preference.
+        # The caller's order is its preference.
         run.version = min(known, key=versions.index)
     return _open_body(run)
 
@@ -616,17 +651,17 @@ def _open_body(run: _Run) -> ReadBody | Respond:
         supported = b", ".join(sorted(run.agent.codings))
         detail = f"Unsupported Content-Encoding. Supported: {supported.decode('ascii')}"
         run.tell(What.UNREADABLE)
-        # RFC 9110 §12.5.3: a 415 for the coding says which ones would have done.
+        # RFC 9110 §12.5.3: a 415 because of the coding lists the supported ones.
         return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     body = Body(limit=limit, inflater=None if make is None else make())
     expects = b"expect" in run.headers and "100-continue" in members(run.headers[b"expect"].decode("latin-1").lower())
     return ReadBody(limit, expects, body, run, run.step)
 
 
-# Of each body this much isn't counted: most requests are smaller, and get through whoever holds the rest. A thousand
-# connections hold 64 MB of it.
+# The first 64 KiB of each body aren't counted: most requests are smaller, and pass even if large bodies of others hold
+# all of `max_bodies`. A thousand connections hold 64 MB so.
 _FREE: Final = 65_536
-# Longer ones are above any limit there is, and int() of a megabyte of digits isn't free.
+# A longer number is above any limit, and int() of a megabyte of digits takes long.
 _LENGTH_DIGITS: Final = 18
 
 
@@ -645,7 +680,7 @@ def _no_room(run: _Run) -> Respond:
 
 
 def _parse(run: _Run, data: bytes) -> TakeLimit | Fork | Respond:
-    # What arrives may have taken a while: the decision is made at the instant of its last byte.
+    # The body may have taken a while: the decision is made at the instant of its last byte.
     run.now = run.agent.now()
     try:
         value = read_json(data, max_depth=run.agent.policy.max_depth)
@@ -664,12 +699,12 @@ def _parse(run: _Run, data: bytes) -> TakeLimit | Fork | Respond:
 
 
 def _header_key(run: _Run) -> str | None:
-    """The key in the header: None if there is none, empty if it's invalid."""
+    """Return the idempotency key in the header: None if there is none, empty if it's invalid."""
     if b"x-idempotency-key" not in run.headers:
         return None
     values = header_values(run.request.headers, b"x-idempotency-key")
     key = values[0].strip(b" \t").decode("latin-1")
-    # ASCII only: other characters have no one encoding in a header, and the key may be in the body as well.
+    # ASCII only: other characters have no single encoding in a header, and the key may be in the body as well.
     return key if len(values) == 1 and len(key) <= MAX_ID and key.isascii() and key.isprintable() else ""
 
 
@@ -686,7 +721,7 @@ def _refuse_key(call: Call, expected: str) -> RefusedCall:
     return RefusedCall(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
 
 
-def _open_batch(run: _Run, items: list[Any]) -> TakeLimit | Fork | Respond:
+def _open_batch(run: _Run, items: list[object]) -> TakeLimit | Fork | Respond:
     most = run.agent.policy.max_batch
     if not items:
         return run.refuse(Refusal(kind=INVALID_REQUEST, note="empty batch", details={"reason": "empty batch"}))
@@ -697,14 +732,14 @@ def _open_batch(run: _Run, items: list[Any]) -> TakeLimit | Fork | Respond:
     key = _header_key(run)
     for place, call in enumerate(calls):
         if key is not None and isinstance(call, Call):
-            # A batch's key stands for each of its items by its place, unless the item brings the same by itself.
+            # An item gets the batch's key with its index, unless it has the same key of its own.
             by_place = f"{key}#{place}" if key and call.idempotency_key is None else key
             calls[place] = _with_key(call, by_place)
     return _take_batch_shares(run, tuple(calls))
 
 
 def _take_batch_shares(run: _Run, calls: tuple[Call | RefusedCall, ...]) -> TakeLimit | Fork | Respond:
-    """Take a token for each item but the first, which was paid for up front, from both shares."""
+    """Take one from both shares for each item but the first, which was paid for before authentication."""
     policy, rest = run.agent.policy, len(calls) - 1
 
     def from_principal(granted: int) -> TakeLimit | Fork | Respond:
@@ -720,7 +755,7 @@ def _take_batch_shares(run: _Run, calls: tuple[Call | RefusedCall, ...]) -> Take
     return _take(run, "peer", peer_key(run.request.peer), rest, from_principal, partial=True)
 
 
-# Items over the limit aren't refilled by this request's end; a second is what a limit per second needs.
+# Seconds: what a limit per second needs to refill.
 _AFTER_BATCH: Final = 1.0
 
 
@@ -754,7 +789,7 @@ def _over_the_limit(run: _Run, call: Call | RefusedCall) -> Answered:
 
 
 def _share_headers(shares: Sequence[Left]) -> Headers:
-    """What callers may take, and what's left by the limit that binds next (draft-ietf-httpapi-ratelimit-headers)."""
+    """Headers that tell a caller its limits and what is left (draft-ietf-httpapi-ratelimit-headers)."""
     if not shares:
         return ()
     named = {f"{left.limit.amount}-per-{left.limit.per:g}s": left for left in shares}
@@ -790,7 +825,7 @@ _WITH_RETRY_AFTER: Final = frozenset({RATE_LIMITED.status, UNAVAILABLE.status})
 
 
 def refuse_head(status: int, detail: str) -> Response:
-    """The answer to what isn't an HTTP request, for drivers that read the wire: 400, 408, 413, 431, 505; then close."""
+    """Return the response to an unreadable request, for drivers that parse HTTP: 400, 408, 413, 431 or 505."""
     body = json_response(status, {"detail": detail}, close=True)
     extra = ((b"content-length", b"%d" % len(body.body)), (b"asap-version", DEFAULT_VERSION.encode("ascii")))
     return Response(status=status, headers=(*body.headers, *extra), body=body.body, close=True)

@@ -1,8 +1,8 @@
 """Counters of what was decided, and their text in the exposition format that Prometheus reads (OpenMetrics 1.0).
 
-They're kept in rows of plain memory, one for each process that serves the agent. Processes that share the memory show
-the sum of all rows, whichever of them is asked. A row has one writer; its counts are 8 bytes each and aligned, so that
-readers see them before or after a change. A process that takes the place of one that died goes on with its row.
+They're kept in rows of plain memory, one row for each process that serves the agent. Every process that shares the
+memory shows the sum of all rows. A row has one writer. Its counts are 8 bytes each and aligned, so a reader sees each
+before or after a change, never in between. A process that replaces one that died continues its row.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ _FAILURES: Final = len(_WHATS)
 _ACTIVE: Final = _FAILURES + 1
 _SINCE: Final = _FAILURES + 2
 _FIRST_KIND: Final = _FAILURES + 3
-# The types that the agent itself takes: some. What has no room is in `asap_decisions` only.
+# An agent has a few types. One without room is counted in `asap_decisions` only.
 _MOST_KINDS: Final = 64
 _NAME_SIZE: Final = 96
 _CELLS_SIZE: Final = 8 * (_FIRST_KIND + _MOST_KINDS)
@@ -31,7 +31,7 @@ _ROW_SIZE: Final = _CELLS_SIZE + _NAME_SIZE * _MOST_KINDS
 
 
 def counters_size(processes: int) -> int:
-    """How many bytes of memory, all zero at first, so many processes need for their counters."""
+    """Return how many bytes of memory so many processes need for their counters. The bytes must be zero at first."""
     return processes * _ROW_SIZE
 
 
@@ -48,7 +48,7 @@ class _Row:
         return cls(memory[:_CELLS_SIZE].cast("Q"), memory[_CELLS_SIZE:])
 
     def accepted(self) -> Iterator[tuple[str, int]]:
-        """The payload types that have a cell here, with that cell."""
+        """Yield the payload types that have a cell in this row, with the cell."""
         for cell in range(_FIRST_KIND, _FIRST_KIND + _MOST_KINDS):
             name = bytes(self._name(cell)).rstrip(b"\0")
             if not name:
@@ -56,7 +56,7 @@ class _Row:
             yield name.decode("ascii", "replace"), cell
 
     def cell_of(self, kind: str) -> int | None:
-        """The cell of a payload type, taken if it has none; None if there's no room. For the writer."""
+        """Return the cell of a payload type, and assign one if needed; None if there's no room. For the writer only."""
         if kind in self.kinds:
             return self.kinds[kind]
         self.kinds = dict(self.accepted())
@@ -72,17 +72,19 @@ class _Row:
 
 
 class Counters:
-    """An observer that counts: decisions by what they were, and what was accepted by payload type.
+    """An observer that counts decisions by what they were, and accepted envelopes by payload type.
 
-    `memory` is shared with the other processes that serve the agent, `counters_size(processes)` bytes of it; `row`,
-    from 0 on, is this process's. Without it the process counts by itself. Raises ValueError if they don't fit.
+    memory: `counters_size(processes)` bytes, shared by the processes that serve the agent; by default this process's.
+    row: which row of it is this process's, from 0 on.
+
+    Raises ValueError if memory and row don't fit together.
     """
 
     def __init__(self, memory: memoryview | bytearray | None = None, *, row: int = 0) -> None:
         shared = memoryview(bytearray(_ROW_SIZE) if memory is None else memory).cast("B")
         if len(shared) % _ROW_SIZE or not 0 <= row < len(shared) // _ROW_SIZE:
             raise ValueError("expected memory of counters_size(processes) bytes, and a row of these, from 0 on")
-        # A series that appears with its first event is one whose first event an alarm misses: all are there, at 0.
+        # Every series starts at 0, or `rate()` misses its first increment.
         self._rows = [_Row.of(shared[start : start + _ROW_SIZE]) for start in range(0, len(shared), _ROW_SIZE)]
         self._mine = self._rows[row]
         self._failed_before = self._mine.cells[_FAILURES]
@@ -90,13 +92,13 @@ class Counters:
         self.set_now(active=0, observer_failures=0)
 
     def began(self, wall: WallTime) -> None:
-        """Say that an agent begins to be served, and when. The row goes on, and keeps the first time it was told."""
+        """Note when an agent begins to be served. A row that a process continues keeps its first time."""
         self._failed_before = self._mine.cells[_FAILURES]
         self._since = max(int(wall * 1e6), 1)
         self._mine.cells[_SINCE] = self._mine.cells[_SINCE] or self._since
 
     def __call__(self, decision: Decision) -> None:
-        """Count one."""
+        """Count one decision."""
         mine = self._mine
         mine.cells[_CELL_OF[decision.what]] += 1
         if decision.what is What.ACCEPTED and decision.payload_type is not None:
@@ -105,19 +107,20 @@ class Counters:
                 mine.cells[cell] += 1
 
     def set_now(self, *, active: int, observer_failures: int) -> None:
-        """Say how many handlers are at work in this process, and how often its observer has raised."""
+        """Set how many handlers are running in this process, and how often its observer has raised."""
         self._mine.cells[_ACTIVE] = active
         self._mine.cells[_FAILURES] = self._failed_before + observer_failures
 
     def __getitem__(self, what: What) -> int:
-        """How many there were of a sort."""
+        """How many decisions of this sort there were."""
         return self._sum(_CELL_OF[what])
 
     def text(self, *, active: int, uptime: float, observer_failures: int = 0) -> bytes:
         """Write the sums over all processes.
 
-        What is given is this process's: how many handlers are at work, for how many seconds it has been up, how often
-        the agent's observer has raised.
+        active: how many handlers are running in this process.
+        uptime: for how many seconds this process has served the agent.
+        observer_failures: how often this process's observer has raised.
         """
         self.set_now(active=active, observer_failures=observer_failures)
         accepted: Counter[str] = Counter()
@@ -147,6 +150,6 @@ class Counters:
         return sum(row.cells[cell] for row in self._rows)
 
     def _longer(self) -> float:
-        """How many seconds before this process the first of all began."""
+        """How many seconds before this process the first one began."""
         first = min((since for row in self._rows if (since := row.cells[_SINCE])), default=self._since)
         return max(self._since - first, 0) / 1e6

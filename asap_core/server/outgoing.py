@@ -1,8 +1,8 @@
-"""Large answers under way, counted in bytes: if the next one needs the room, the slowest readers are ended.
+"""Large answers that are being sent, counted in bytes. To make room for the next one, the slowest readers are ended.
 
-An answer counts with its whole size until its reader has taken all of it, since its text is kept that long. The slowest
-reader is the one that took its last piece longest ago. Not the one with the lowest average: the kernel takes the first
-megabytes of any answer at once, so that a reader of nothing looks quick while it's new.
+An answer counts with its whole size until its reader has taken all of it, since its text is in memory that long. The
+slowest reader is the one that took its last piece longest ago. It isn't the one with the lowest average: the kernel
+takes the first megabytes of any answer at once, so a new reader looks quick even if it reads nothing.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,22 @@ from attrs import define, field
 
 # Answers up to this size aren't counted: they leave in one piece. A thousand connections hold 64 MB of them.
 UNCOUNTED: Final = 65_536
-# Times its size that an answer needs: the next one is made beside all that are held, from a request as large as it,
-# which is there as text and as values, is written in two steps, and kept under its idempotency key. Measured with such
-# keys: 60 answers of 8 MB that nobody reads take 287 MB, and 306 MB with room for 4.
+# How many times its size an answer needs while it's made: its request may be as large, and is in memory as text and as
+# values; the answer is written in two steps, and kept under its idempotency key. Measured with such keys: 60 answers of
+# 8 MB that nobody reads take 287 MB; with 4 instead of 8 here, 306 MB.
 _ROOM: Final = 8
 
 
 def _nothing() -> None:
-    """An answer whose driver hasn't begun to send it."""
+    """The `reset` of an answer that its driver hasn't begun to send."""
 
 
 @define(eq=False)
 class Outgoing:
-    """One large answer under way, of `size` bytes.
+    """One large answer that is being sent.
 
-    `reset` is the driver's: it sets it before it sends, and calls those of the answers that it's told to end.
+    size: how many bytes it counts for.
+    reset: ends the sending. The driver sets it before it sends, and calls it for the answers that it's told to end.
     """
 
     size: int
@@ -35,18 +36,22 @@ class Outgoing:
 
 @define(eq=False)
 class OutgoingAnswers:
-    """The large answers of one agent: `most` bytes of them at once. `held` is how many there are."""
+    """The large answers of one agent.
+
+    most: how many bytes they may have together (`Policy.max_answers`).
+    held: how many they have now.
+    """
 
     most: int
     held: int = field(default=0, init=False)
     _slowest_first: dict[Outgoing, None] = field(factory=dict, init=False)
 
     def fits(self, size: int) -> bool:
-        """Whether an answer of this size could be sent at all."""
+        """Whether an answer of this size can be sent at all."""
         return size <= self.most
 
     def begin(self, size: int) -> tuple[Outgoing, tuple[Outgoing, ...]]:
-        """Count an answer that fits. Returns it, and those that are ended to make room for it, slowest first."""
+        """Count an answer that fits. Returns it, and the answers that must end to make room for it, slowest first."""
         ended = []
         while self.held and self.held + _ROOM * size > self.most:
             slowest = next(iter(self._slowest_first))
@@ -58,13 +63,13 @@ class OutgoingAnswers:
         return answer, tuple(ended)
 
     def progressed(self, answer: Outgoing) -> None:
-        """The reader took a piece: of all readers it's now the least slow."""
+        """Note that the reader took a piece: it's the slowest reader no longer."""
         if answer in self._slowest_first:
             del self._slowest_first[answer]
             self._slowest_first[answer] = None
 
     def end(self, answer: Outgoing) -> None:
-        """The answer was taken whole, or its reader is gone. Does nothing if it was ended before."""
+        """Stop counting an answer that was taken or whose reader is gone. Does nothing if it was ended before."""
         if answer in self._slowest_first:
             del self._slowest_first[answer]
             self.held -= answer.size

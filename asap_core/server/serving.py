@@ -1,7 +1,7 @@
-"""What running states ask the agent that they run for: its facts, its clocks, its memory and its shares.
+"""What exchanges and calls need of the agent while they run: its facts, clocks, memory and limiters.
 
-`asap_core.server.agent.Agent` is one, with `bind` and `open` on top. The states of exchanges and calls know this face
-only, so nothing below the agent imports the agent.
+`asap_core.server.agent.Agent` adds `bind` and `open`. The states of exchanges and calls use this base class only, so no
+module below the agent imports the agent.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Scope = Literal["peer", "principal"]
 
 
 class Serving:
-    """The facts, clocks and memory of one agent, as they are while requests run."""
+    """One agent's facts, clocks, memory and limiters while requests run."""
 
     def __init__(
         self, manifest: Manifest, *, policy: Policy, payload_types: frozenset[str], addresses: frozenset[str]
@@ -43,24 +43,24 @@ class Serving:
         self.authenticates: bool = manifest.auth is not None
         """Whether callers must authenticate."""
         self.proofs: ProofOffer | None = None
-        """What proofs (RFC 9449) whoever authenticates takes; None: none. Set it before the agent is served."""
+        """Which proofs (RFC 9449) the authenticator verifies, or None. Set it before the agent is served."""
         self.draining: bool = False
         self.active = 0
         self.body_bytes = 0
         self.outgoing: OutgoingAnswers = OutgoingAnswers(policy.max_answers)
-        """The large answers that callers are still to take."""
+        """The large answers that are being sent."""
         self._callers: dict[str, int] = {}
         self._addresses = addresses
         self.bound: bool = False
         """Whether it has its clock."""
         self.now: Callable[[], Instant] = _no_clock
-        """Read the monotonic clock. The clock's own method, as are the other two: asked several times a request."""
+        """Read the monotonic clock. It's the clock's own method, since it's called several times a request."""
         self.wall: Callable[[], WallTime] = _no_clock
         """Read the wall clock."""
         self.new_id: Callable[[], str] = _no_clock
-        """Mint an id from the injected source."""
+        """Make a new id."""
         self.admission: LocalAdmission | None = None
-        """This process's memory of what was admitted; None where the driver asks a store."""
+        """This process's memory of what was admitted. None if the driver asks a store."""
         self._peers: Limiter | None = None
         self._principals: Limiter | None = None
         self.codings: Codings = {}
@@ -77,7 +77,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """Where it's called: what a proof must be for."""
+        """The URL at which it's called. Proofs of possession must be made for it."""
         return self.manifest.endpoints.asap
 
     @property
@@ -90,16 +90,16 @@ class Serving:
         return recipient in self._addresses
 
     def drain(self) -> None:
-        """Take no new work from probes' point of view: /ready and the health report say so. Running work goes on."""
+        """Report "not ready" to health probes (/ready, and the health report). Running requests continue."""
         self.draining = True
 
     def health(self) -> Response:
-        """Report its health now."""
+        """Return the health report."""
         uptime = max(0.0, self.now() - self._started)
         return health_response(self.manifest, uptime=uptime, active=self.active, healthy=not self.draining)
 
     def metrics(self) -> Response:
-        """Show the counters, in the format that Prometheus reads."""
+        """Return the counters, in the format that Prometheus reads."""
         counters = Counters() if self.counters is None else self.counters
         uptime = max(0.0, self.now() - self._started)
         text = counters.text(active=self.active, uptime=uptime, observer_failures=self.observer_failures)
@@ -117,7 +117,7 @@ class Serving:
         kind: Kind | None = None,
         age: float | None = None,
     ) -> None:
-        """Tell whoever watches what was decided."""
+        """Tell the observers what was decided."""
         if not self._observers:
             return
         decision = Decision(
@@ -130,7 +130,7 @@ class Serving:
         )
         for observe in self._observers:
             try:
-                _nothing(observe(decision))
+                _expect_none(observe(decision))
             except BaseException as error:
                 if is_interrupt(error):
                     raise
@@ -147,16 +147,16 @@ class Serving:
             self.counters.set_now(active=self.active, observer_failures=self.observer_failures)
 
     def take_observer_error(self) -> BaseException | None:
-        """The first thing that an observer raised, once, for whoever has a log; None if none has, or it was taken."""
+        """Return the first exception that an observer raised, for a driver to log; after that, None."""
         error, self._observer_error = self._observer_error, None
         return error
 
     def take_wakes(self) -> tuple[bytes, ...]:
-        """The tickets of calls to be woken from `Hold`: the work they wait for has ended. Ask after every move."""
+        """Return the tickets of calls in `Hold` whose work has ended. Ask after every move, and wake them."""
         return () if self.admission is None else self.admission.take_wakes()
 
     def take(self, scope: Scope, key: str, cost: int, *, partial: bool, now: Instant) -> int | Limited | None:
-        """Take `cost` from a share, or where `partial` as much of it as there is. None: the driver must ask."""
+        """Take `cost` from a share or, if `partial`, as much as there is. Returns None if the driver must ask."""
         limiter = self._peers if scope == "peer" else self._principals
         if limiter is None:
             return None
@@ -166,7 +166,7 @@ class Serving:
         return outcome if isinstance(outcome, Limited) else cost
 
     def left(self, scope: Scope, key: str, *, now: Instant) -> tuple[Left, ...]:
-        """What's left of a share; nothing is known of those that a shared limiter keeps."""
+        """Return what is left of a share. Returns nothing for shares in a shared limiter."""
         limiter = self._peers if scope == "peer" else self._principals
         return () if limiter is None else limiter.left(key, now=now)
 
@@ -175,23 +175,23 @@ class Serving:
         return self._callers.get(caller, 0) < self.policy.concurrent
 
     def enter(self, caller: str) -> None:
-        """Take one of the caller's places."""
+        """Count another call of this caller as running."""
         self._callers[caller] = self._callers.get(caller, 0) + 1
 
     def leave(self, caller: str) -> None:
-        """Give it back."""
+        """Stop counting a call of this caller as running."""
         still = self._callers.pop(caller) - 1
         if still:
             self._callers[caller] = still
 
     def started(self, caller: str) -> None:
-        """A handler is about to run for this caller."""
+        """Count a handler that is about to run for this caller."""
         self.active += 1
         self._count()
         self.enter(caller)
 
     def finished(self, caller: str, reservation: Reservation | None, *, ran: bool) -> None:
-        """A handler is over, or never ran: an open reservation is lost, or given back."""
+        """Stop counting a handler. Its open reservation is lost if it ran, and given back if it never did."""
         self.active -= 1
         self._count()
         self.leave(caller)
@@ -201,20 +201,21 @@ class Serving:
         settle(reservation, now=self.now())
 
     def hold_body(self, more: int) -> bool:
-        """Count `more` bytes among those of all bodies, if there's room for them."""
+        """Count `more` bytes of bodies. Returns False, and counts nothing, if that exceeds `Policy.max_bodies`."""
         if self.body_bytes + more > self.policy.max_bodies:
             return False
         self.body_bytes += more
         return True
 
     def free_body(self, size: int) -> None:
-        """Those bytes aren't needed any more."""
+        """Stop counting `size` bytes of bodies."""
         self.body_bytes -= size
 
 
-def _nothing(told: object) -> None:
-    if type(told) is CoroutineType:  # of a function that calls an async one: nobody would await it
-        told.close()
+def _expect_none(returned: object) -> None:
+    # From a function that calls an async one. Nobody would await it.
+    if type(returned) is CoroutineType:
+        returned.close()
         raise TypeError("observe: expected a function that isn't async")
 
 

@@ -1,4 +1,4 @@
-"""The documents an agent publishes of itself: manifest, health, readiness. Plain functions from facts to a response."""
+"""The documents that an agent publishes: manifest, health, readiness. Plain functions from facts to a response."""
 
 from typing import Any, Final
 
@@ -11,13 +11,13 @@ from asap_core.wire.manifest import Health, HealthStatus, Load, Manifest
 
 METRICS_PATH: Final = "/asap/metrics"
 
-# Keys that a 1.1 reader, which forbids unknown ones, would refuse the whole manifest for: written only where set.
+# Readers of 1.1 refuse a manifest with unknown keys, so these are written only if they're set.
 _LATER_KEYS: Final = ("supported_versions", "sla", "verification")
 _LATER_CAPABILITIES: Final = ("hardware", "inference")
 
 
 def publish(manifest: Manifest) -> bytes:
-    """Write a manifest so that readers of every generation take it: 1.1's keys always, later ones where they're set."""
+    """Write a manifest that readers of every version accept: the keys of 1.1 always, later ones if they're set."""
     document: dict[str, Any] = to_json(manifest)
     _drop_nulls(document, _LATER_KEYS)
     _drop_nulls(document["capabilities"], _LATER_CAPABILITIES)
@@ -32,7 +32,7 @@ def _drop_nulls(document: dict[str, Any], keys: tuple[str, ...]) -> None:
 
 @frozen
 class ManifestDocument:
-    """A manifest as it's served: its bytes, their entity tag, how long they may be kept."""
+    """A manifest as it's served: its bytes, their entity tag, and for how many seconds it may be cached."""
 
     body: bytes
     tag: str
@@ -45,7 +45,7 @@ class ManifestDocument:
         return cls(body, etag(body), manifest.ttl_seconds)
 
     def response(self, request: Request) -> Response:
-        """Answer a request for it: 304 where the caller has it already (RFC 9110 §15.4.5)."""
+        """Answer a request for it, with 304 if the caller has it already (RFC 9110 §15.4.5)."""
         headers = (
             (b"etag", self.tag.encode("ascii")),
             (b"cache-control", b"public, max-age=%d" % self.max_age),
@@ -56,7 +56,7 @@ class ManifestDocument:
 
 
 def health_response(manifest: Manifest, *, uptime: float, active: int, healthy: bool) -> Response:
-    """Report health: 200 where it's well, 503 with the same body where it's not. Never cached."""
+    """Return the health report: 200 if it's healthy, 503 with the same body if not. It's never cached."""
     status = HealthStatus.HEALTHY if healthy else HealthStatus.UNHEALTHY
     report = Health(
         status=status.value,
@@ -70,7 +70,7 @@ def health_response(manifest: Manifest, *, uptime: float, active: int, healthy: 
 
 
 def status_response(*, ok: bool) -> Response:
-    """Answer /health (alive) and /ready (takes work) as probes expect: 200 or 503."""
+    """Answer /health and /ready as probes expect: 200 or 503."""
     return json_response(
         200 if ok else 503, {"status": "ok" if ok else "unavailable"}, ((b"cache-control", b"no-store"),)
     )
