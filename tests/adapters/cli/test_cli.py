@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import pytest
 
-from asap_adapters.cli import main
+from asap_adapters.cli import COMMANDS, GROUPS, main
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_version_is_the_distributions(asap) -> None:
     assert asap("--version")[:2] == (0, f"asap-sansio {version('asap-sansio')}\n")
 
 
-@pytest.mark.parametrize("command", ["serve", "discover", "health", "send", "browse", "registry", "demo", "bench"])
+@pytest.mark.parametrize("command", [*GROUPS, *(command.name for command in COMMANDS)])
 def test_every_command_has_help(asap, command) -> None:
-    code, out, err = asap(command, "--help")
+    code, out, err = asap(*command.split(), "--help")
     assert (code, out.startswith(f"usage: asap {command}"), err) == (0, True, "")
