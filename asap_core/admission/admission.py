@@ -1,8 +1,13 @@
-"""Admission, one question asked atomically: was this asked before, and is its nonce new.
+"""Admission: one atomic decision whether a request is new, by its idempotency key and its nonce.
 
-The idempotency key is asked first: a retry is not a replay. Only what is new claims a nonce, and only what claimed one
-reserves its key. Whoever answers, these machines in memory or a store that many processes share, answers with the same
-types.
+Rule 1: the idempotency key is looked up first, since a retry isn't a replay.
+
+Rule 2: only a request whose key is unknown claims its nonce.
+
+Rule 3: only a request that claimed its nonce reserves its key.
+
+`LocalAdmission` answers from this process's memory. Stores that processes share answer with the same types
+(`asap_core.admission.redis`).
 """
 
 from collections.abc import Iterable
@@ -19,10 +24,12 @@ from asap_core.clock import Instant, Moment, WallTime
 
 @frozen(kw_only=True)
 class AdmissionQuestion:
-    """All that admission depends on.
+    """Everything that admission depends on.
 
-    `nonce` is None where policy asks for none; `peer` scopes the keys of anonymous callers; `digest` stands for what is
-    asked, not for how it's stamped; `deadline` is how many seconds the work may take.
+    peer: the caller's address, within which the idempotency keys of anonymous callers are unique.
+    nonce: None if policy asks for none.
+    digest: a digest of what is asked, without timestamp and nonce, which a retry takes anew.
+    deadline: how long the work may take, in seconds.
     """
 
     sender: str
@@ -37,14 +44,14 @@ class AdmissionQuestion:
 
 @frozen
 class Reservation:
-    """A key that is held for one request until its answer is recorded, lost, or given back."""
+    """An idempotency key held for one request, until its answer is recorded, lost, or the key given back."""
 
     key: bytes = field(repr=False)
 
 
 @frozen
 class Admitted:
-    """New: go on. `reservation` is there where it has an idempotency key."""
+    """The request is new. `reservation` is None if it has no idempotency key."""
 
     reservation: Reservation | None
 
@@ -54,16 +61,17 @@ _ADMITTED: Final = Admitted(None)
 
 @frozen
 class Stored:
-    """Asked before and answered: this was the outcome."""
+    """The same was asked before, and this was the outcome."""
 
     outcome: Any
 
 
 @frozen
 class Running:
-    """Asked before and still running; worth asking again in `retry_after` seconds.
+    """The same was asked before, and the work is still running.
 
-    `ticket` is there where this process does the work: it then knows when it's over (`LocalAdmission.take_wakes`).
+    retry_after: seconds until asking again is worthwhile.
+    ticket: identifies the work if this process does it; `LocalAdmission.take_wakes` returns it when the work has ended.
     """
 
     retry_after: float
@@ -72,36 +80,36 @@ class Running:
 
 @frozen
 class Mismatch:
-    """Something else was asked under this key."""
+    """Something else was asked under the same idempotency key."""
 
 
 @frozen
 class OutcomeUnknown:
-    """Asked before and cut off midway."""
+    """The same was asked before, and the work was cut off: nobody knows whether it was done."""
 
 
 @frozen
 class AnswerGone:
-    """Asked before and answered; the answer is no longer kept."""
+    """The same was asked before and answered, and the answer is no longer kept."""
 
 
 @frozen
 class Stale:
-    """Too old by the store's own clock, which says `wall`."""
+    """The timestamp is too old by the store's own clock, which shows `wall`."""
 
     wall: WallTime
 
 
 @frozen
 class Future:
-    """Too far ahead by the store's own clock, which says `wall`."""
+    """The timestamp is too far ahead by the store's own clock, which shows `wall`."""
 
     wall: WallTime
 
 
 @frozen
 class StoreUnavailable:
-    """The store can't be reached; it may be in `retry_after` seconds. Nothing is admitted without it."""
+    """The store can't be reached, so nothing is admitted; try again in `retry_after` seconds."""
 
     retry_after: float
 
@@ -122,38 +130,38 @@ AdmissionAnswer = (
 )
 
 ClaimAnswer = Admitted | Replayed | Saturated | Floored
-"""What the question of a nonce alone is answered with."""
+"""The answers to a request without an idempotency key."""
 
-# Long enough that asking isn't a load, short enough that nobody waits long after the work is done.
+# Seconds: long enough that polling isn't a load, short enough that nobody waits long after the work is done.
 ASK_AGAIN: Final = 0.5
 
-
+# Bytes of a scoped key: 128 bits, so that no two of a hundred thousand collide.
 _KEY: Final = 16
 
 
 def scoped_key(question: AdmissionQuestion, key: str, secret: bytes) -> bytes:
-    """What an idempotency key is remembered by: 16 bytes, within whoever asks."""
-    # An anonymous sender's name is anybody's: its address tells one from another.
+    """Return the 16 bytes by which an idempotency key is remembered. The same key of another caller gives others."""
+    # Anonymous callers can claim any sender, so their addresses tell them apart.
     peer = "" if question.authenticated else question.peer
-    # Lengths, so that no two scopes run together.
+    # The lengths keep two scopes whose texts concatenate to the same from being one.
     scope = f"{question.authenticated:d}{len(peer)}:{peer}{len(question.sender)}:{question.sender}{key}"
     return blake2b(scope.encode("utf-8", "surrogatepass"), key=secret, digest_size=_KEY).digest()
 
 
 class LocalAdmission:
-    """Answers from this process's memory."""
+    """Admission in this process's memory: a replay guard and a table of idempotency keys. One event loop owns it."""
 
     def __init__(self, *, guard: ReplayGuard, table: IdempotencyTable, key: bytes) -> None:
         self._guard = guard
         self._table = table
         self._key = key
-        # Keys whose end somebody waits for, with how many do; and those of them that have ended.
+        # How many calls wait for each key's work to end, and the keys among them whose work has ended.
         self._held: dict[bytes, int] = {}
         self._wakes: dict[bytes, None] = {}
 
     @classmethod
     def of(cls, policy: Policy, *, key: bytes, wall: WallTime) -> "LocalAdmission":
-        """Make it as policy says, with an empty memory."""
+        """Make one with the bounds of `policy` and an empty memory. `key` is the secret of all digests."""
         guard = ReplayGuard(
             key=key,
             max_age=policy.max_age,
@@ -169,7 +177,7 @@ class LocalAdmission:
         return cls(guard=guard, table=table, key=key)
 
     def ask(self, question: AdmissionQuestion, *, at: Moment) -> AdmissionAnswer:
-        """Answer one question, and remember what follows from the answer."""
+        """Answer one question, and remember its nonce and key if it's admitted."""
         if question.idempotency_key is None:
             return self._claim(question, at)
         key = scoped_key(question, question.idempotency_key, self._key)
@@ -215,24 +223,24 @@ class LocalAdmission:
         *,
         at: Moment,
     ) -> "ClaimAnswer":
-        """Answer the question of a request without an idempotency key: is its nonce new."""
+        """Claim the nonce of a request without an idempotency key."""
         if nonce is None:
             return _ADMITTED
         verdict = self._guard.admit(sender, nonce, authenticated=authenticated, issued=issued, at=at)
         return _ADMITTED if isinstance(verdict, Fresh) else verdict
 
     def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:
-        """Keep what the handler answered, for whoever asks again."""
+        """Keep the outcome for retries; it counts for `size` bytes."""
         self._table.finish(reservation.key, outcome, size=size, now=now)
         self._wake(reservation.key)
 
     def lose(self, reservation: Reservation, *, now: Instant) -> None:
-        """The handler was killed midway: the key answers `OutcomeUnknown` from now on."""
+        """Note that the handler was cut off: the key answers `OutcomeUnknown` from now on."""
         self._table.lose(reservation.key, now=now)
         self._wake(reservation.key)
 
     def give_back(self, reservation: Reservation, *, now: Instant) -> None:
-        """The handler never ran: the key is free again. The nonce stays used: fresh at most once, ever."""
+        """Free the key, since the handler never ran. The nonce stays used: it may be fresh only once."""
         del now
         self._table.free(reservation.key)
         self._wake(reservation.key)
@@ -241,21 +249,23 @@ class LocalAdmission:
 
     @property
     def floor(self) -> WallTime | None:
-        """What's dated at or before it is refused from everybody; None where nothing is."""
+        """What is dated at or before it is refused from every sender. None if nothing is."""
         return self._guard.floor
 
     def snapshot(self, *, now: Instant) -> tuple[bytes, tuple[SavedKey, ...]]:
-        """All that it remembers: the guard's, and the keys with their answers."""
+        """Return everything that is remembered: the guard's snapshot, and the keys with their answers."""
         return self._guard.snapshot(now=now), self._table.export(now=now)
 
     def snapshot_of_keys(self, *, now: Instant) -> tuple[SavedKey, ...]:
-        """The keys alone."""
+        """Return the keys with their answers."""
         return self._table.export(now=now)
 
     def restore(self, guard: bytes | None, kept: Iterable[SavedKey], *, floor: WallTime | None, now: Instant) -> None:
-        """Take over what another process remembered. Without a guard's snapshot `floor` stands for all it had accepted.
+        """Take over what another process remembered.
 
-        Raises ValueError where `guard` isn't a snapshot.
+        floor: used if `guard` is None: the latest timestamp that the other process may have accepted.
+
+        Raises ValueError if `guard` isn't a snapshot.
         """
         if guard is not None:
             self._guard.restore(guard, now=now)
@@ -264,14 +274,14 @@ class LocalAdmission:
         for one in kept:
             self._table.load(one, now=now)
 
-    # --- those who wait for work that is running ---------------------------------------------------------------------
+    # --- calls that wait for running work ----------------------------------------------------------------------------
 
     def hold(self, ticket: bytes) -> None:
-        """One more waits for the end of this work."""
+        """Count one more call that waits for this work to end."""
         self._held[ticket] = self._held.get(ticket, 0) + 1
 
     def let_go(self, ticket: bytes) -> None:
-        """One less waits for it."""
+        """Count one call less."""
         left = self._held.pop(ticket) - 1
         if left:
             self._held[ticket] = left
@@ -279,7 +289,7 @@ class LocalAdmission:
             self._wakes.pop(ticket, None)
 
     def take_wakes(self) -> tuple[bytes, ...]:
-        """The tickets of work that has ended since it was asked last, of those that somebody holds."""
+        """Return the held tickets whose work has ended since the last call."""
         wakes, self._wakes = tuple(self._wakes), {}
         return wakes
 

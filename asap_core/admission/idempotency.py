@@ -1,8 +1,11 @@
-"""What was asked under a key, and what came of it: so that a retry gets the first answer and the work is done once.
+"""Idempotency keys and their outcomes: a retry gets the first answer, and the work is done once.
 
-A key is scoped by whoever asks. It is `Running` while its handler works, then its answer is kept until its time is
-over; where room is short, the oldest finished answers become tombstones, which still keep the work from being done
-again.
+    free ─▶ WORKING ─▶ FINISHED ─▶ GONE      finish; then `max_bytes` is exceeded and the answer dropped
+               ├─────▶ LOST                  lose; or the deadline has passed without a report
+               └─────▶ free                  the work never began
+
+A key is free again `ttl` seconds after its work ended, whatever came of it. Keys in `GONE` are tombstones: they take no
+bytes of answers, and still keep the work from being done again.
 """
 
 from collections import OrderedDict
@@ -15,7 +18,7 @@ from asap_core.clock import Instant
 
 
 class _State(Enum):
-    """Where the work under a key is."""
+    """The state of the work under a key."""
 
     WORKING = "working"
     FINISHED = "finished"
@@ -25,31 +28,31 @@ class _State(Enum):
 
 @frozen
 class Free:
-    """Nobody has asked under this key."""
+    """The key is unknown. Next: `begin`."""
 
 
 @frozen
 class Working:
-    """The first request is still running, for `seconds` more at most."""
+    """The first request is still running, for at most `seconds` more. Next: Finished, Lost or Free."""
 
     seconds: float
 
 
 @frozen
 class Finished:
-    """It's done, and this was the answer."""
+    """The work is done, and this was its answer. Next: Gone or Free."""
 
     answer: Any
 
 
 @frozen
 class Gone:
-    """It's done; the answer is no longer kept."""
+    """The work is done, and its answer is no longer kept. Next: Free."""
 
 
 @frozen
 class Lost:
-    """It was cut off midway: nobody knows whether it was done."""
+    """The work was cut off: nobody knows whether it was done. Next: Free."""
 
 
 @frozen
@@ -59,15 +62,21 @@ class KeyReused:
 
 KeyStatus = Free | Working | Finished | Gone | Lost | KeyReused
 _FREE: Final = Free()
-# After its deadline a handler that was killed has this long to be reported, before its outcome counts as unknown.
+# Seconds after its deadline within which the end of a handler must be reported; then its outcome counts as unknown.
 GRACE: Final = 5.0
-# Entries whose time is over, looked at per call: two out for each one in.
+# Expired entries removed per call: two for each one added, so that a backlog shrinks with every call.
 _EXPIRED_PER_CALL: Final = 2
 
 
 @frozen
 class SavedKey:
-    """A key as it's carried over a restart: what was asked, its answer if there's one, how long it counts still."""
+    """A key as it's saved for the next process.
+
+    digest: of what was asked.
+    size: bytes that the answer counts for.
+    seconds: how long the key is still remembered.
+    answered: if False, `answer` is None and the outcome is unknown.
+    """
 
     key: bytes
     digest: bytes
@@ -89,18 +98,21 @@ class _Entry:
 
 @define(eq=False)
 class _Share:
-    """The answers of one owner, oldest first, and their bytes."""
+    """The answers of one owner, oldest first, and their total size."""
 
     answers: OrderedDict[bytes, None] = field(factory=OrderedDict)
     size: int = 0
 
 
 class IdempotencyTable:
-    """Keys and what came of them, for `ttl` seconds, at most `max_entries` and `max_bytes` of answers.
+    """Idempotency keys with their outcomes.
 
-    Keys are opaque strings, already scoped; the caller keeps them short. Short of bytes the oldest answer goes, or the
-    oldest of the owner whose work just ended if it has more than half of them: one caller's large answers push out its
-    own.
+    ttl: seconds for which a key is remembered after its work has ended.
+    max_entries: the largest number of keys.
+    max_bytes: the largest total size of answers. Past it the oldest answer is dropped or, if the owner whose work just
+    ended has more than half of all bytes, the oldest of that owner: so one caller's large answers push out its own.
+
+    Keys are opaque and already scoped by caller.
     """
 
     def __init__(self, *, ttl: float, max_entries: int, max_bytes: int) -> None:
@@ -113,19 +125,19 @@ class IdempotencyTable:
         self._bytes = 0
 
     def __len__(self) -> int:
-        """How many keys are remembered."""
+        """Return the number of keys."""
         return len(self._entries)
 
     @property
     def size(self) -> int:
-        """Bytes of answers kept."""
+        """The total size of the kept answers in bytes."""
         return self._bytes
 
     def find(self, key: bytes, digest: bytes, *, now: Instant) -> KeyStatus:
-        """What is known of this key, where `digest` stands for what is asked."""
+        """Return the status of a key, for a request with this `digest`."""
         self._expire(now)
         entry = self._entries.get(key)
-        # An entry that expires behind a longer-lived one is still in the table: its own time is what counts.
+        # Entries are removed in order, so an expired one behind a longer-lived one may still be in the table.
         if entry is None or (entry.until <= now and entry.state is not _State.WORKING):
             return _FREE
         if entry.digest != digest:
@@ -143,24 +155,25 @@ class IdempotencyTable:
                 assert_never(entry.state)
 
     def room(self) -> bool:
-        """Whether another key can be remembered."""
+        """Whether there's room for another key."""
         return len(self._entries) < self._max_entries
 
     def until_room(self, now: Instant) -> float:
-        """How long until the oldest entry goes, in seconds."""
+        """Return the seconds until the oldest entry expires, at least 1 if there's one."""
         oldest = next(iter(self._entries.values()), None)
         return 0.0 if oldest is None else max(oldest.until + self._ttl - now, 1.0)
 
     def begin(self, key: bytes, digest: bytes, *, deadline: float, now: Instant, owner: str = "") -> None:
-        """The work begins; it takes `deadline` seconds at most. The caller has found the key free, and room.
+        """Reserve a key, since its work begins. The caller has checked that it's free and that there's room.
 
-        `owner` is who asks, as it's proven; all who prove nothing are one.
+        deadline: how long the work may take, in seconds.
+        owner: the authenticated sender; all anonymous senders are one owner, "".
         """
         self._forget(key)
         self._entries[key] = _Entry(digest, _State.WORKING, Instant(now + deadline + GRACE), owner=owner)
 
     def finish(self, key: bytes, answer: Any, *, size: int, now: Instant) -> None:
-        """The work is done: keep its answer, which counts for `size` bytes."""
+        """Keep the answer of finished work, which counts for `size` bytes."""
         entry = self._entries.get(key)
         if entry is None:
             return
@@ -175,20 +188,20 @@ class IdempotencyTable:
             self._bury(next(iter(share.answers if share.size > self._max_bytes // 2 else self._answers)))
 
     def lose(self, key: bytes, *, now: Instant) -> None:
-        """The work was cut off midway."""
+        """Note that the work was cut off."""
         entry = self._entries.get(key)
         if entry is not None:
             self._settle(key, entry, _State.LOST, now)
 
     def free(self, key: bytes) -> None:
-        """The work never began: the key is as if nobody had asked."""
+        """Forget the key, since its work never began."""
         self._forget(key)
 
     # --- across restarts ---------------------------------------------------------------------------------------------
 
     def export(self, *, now: Instant) -> tuple[SavedKey, ...]:
-        """All keys that count still, in the order in which they end. What is running is lost by then."""
-        # A backlog goes two a call, but what is over by then would be loaded and forgotten again: leave it here.
+        """Return all keys that haven't expired, in the order in which they do. Running work counts as lost."""
+        # The backlog of expired keys is left out: the next process would only load and forget them.
         return tuple(
             SavedKey(
                 key, entry.digest, entry.answer, entry.size, self._over(entry) - now, entry.state is _State.FINISHED
@@ -198,7 +211,7 @@ class IdempotencyTable:
         )
 
     def load(self, kept: SavedKey, *, now: Instant) -> None:
-        """Remember a key of another process: with its answer, or as lost."""
+        """Remember a key that another process saved: with its answer or, if it has none, as lost."""
         self._forget(kept.key)
         state = _State.FINISHED if kept.answered else _State.LOST
         self._entries[kept.key] = _Entry(kept.digest, state, Instant(now + kept.seconds))
@@ -216,7 +229,7 @@ class IdempotencyTable:
         entry.state = _State.GONE
 
     def _let_go(self, key: bytes, entry: _Entry) -> None:
-        """Keep its answer no longer, if there's one."""
+        """Drop the entry's answer, if it has one."""
         if key not in self._answers:
             return
         share = self._shares[entry.owner]
@@ -240,5 +253,5 @@ class IdempotencyTable:
             self._forget(key)
 
     def _over(self, entry: _Entry) -> float:
-        # Work that was never reported answers "lost" for as long as an answer would have been kept.
+        # Work whose end was never reported answers "lost" for as long as its answer would have been kept.
         return entry.until + (self._ttl if entry.state is _State.WORKING else 0.0)

@@ -1,8 +1,14 @@
-"""Shares: how much one key may take per unit of time, by GCRA (the generic cell rate algorithm, ITU-T I.371).
+"""Rate limits by GCRA, the generic cell rate algorithm (ITU-T I.371).
 
-A limit of N per P lets a key that was quiet take N at once, then one every P/N. In any window of length P it admits
-fewer than 2N, in any window of length W at most N + W·N/P. Several limits are checked and taken as one: what one of
-them refuses costs nothing in the others.
+Rule 1: a limit of N per P lets a key that was idle take N at once, and then one every P/N.
+
+Rule 2: so in any window of length W it grants at most N + W·N/P, and in a window of length P fewer than 2N.
+
+Rule 3: several limits are checked and taken as one: what one of them refuses costs nothing in the others.
+
+How it works: per key and limit one number is kept, the *theoretical arrival time* at which the key's allowance is whole
+again. Each unit taken moves it P/N ahead, from now or from where it is, whichever is later. A request is granted if the
+result is at most P ahead of now.
 """
 
 import re
@@ -19,7 +25,7 @@ from asap_core.net.addresses import read_address
 
 _UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _LIMIT: Final = re.compile(r"\s*(\d{1,9})\s*(?:/|\s+per\s+)\s*(?:(\d{1,5})\s+)?(second|minute|hour|day)s?\s*", re.ASCII)
-# Every call costs one step per limit.
+# Each request costs one step per limit.
 _MAX_LIMITS: Final = 8
 
 
@@ -31,7 +37,7 @@ class Limit:
     per: float = field(validator=validators.gt(0))
 
     def __str__(self) -> str:
-        """The limit as the reference writes it: `10 per 1 second`."""
+        """Return the limit in the reference's notation: `10 per 1 second`."""
         unit, length = next(
             (name, size) for name, size in reversed(_UNITS.items()) if self.per % size == 0 or size == 1
         )
@@ -39,9 +45,9 @@ class Limit:
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
-    """Read limits as the reference writes them: `10/second;100/minute`, `5 per 2 hours`; empty is no limit.
+    """Read limits in the reference's notation: `10/second;100/minute`, `5 per 2 hours`. Empty text is no limit.
 
-    Raises ValueError that says what is right.
+    Raises ValueError, which shows a valid example.
     """
     parts = [part for part in text.split(";") if part.strip()]
     matches = [_LIMIT.fullmatch(part) for part in parts]
@@ -52,12 +58,12 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
 
 @frozen
 class Taken:
-    """It was granted."""
+    """The request was within all limits."""
 
 
 @frozen
 class Limited:
-    """It's over `limit`; the same would be granted in `retry_after` seconds if nobody took anything meanwhile."""
+    """The request was over `limit`. It would be granted in `retry_after` seconds if nothing else is taken."""
 
     retry_after: float
     limit: str
@@ -65,7 +71,7 @@ class Limited:
 
 @frozen
 class Left:
-    """What's left of a share by one limit: `amount` may be taken now, all of it again in `seconds`."""
+    """What is left by one limit: `amount` may be taken now; in `seconds` the whole allowance is back."""
 
     limit: Limit
     amount: int
@@ -73,26 +79,27 @@ class Left:
 
 
 _TAKEN: Final = Taken()
-# Sums of floats: what is owed to rounding isn't owed by the caller.
+# Tolerance for rounding in sums of floats, in seconds: a request isn't refused because of it.
 _EPSILON: Final = 1e-9
-# The key that stands for all new ones while the table is full. Addresses and URNs are never empty.
+# The record that all new keys share while the table is full. No caller's key is empty.
 _OVERFLOW: Final = ""
-# Shards, and records in each, looked at for being whole again when a new key needs a place: constant work per call.
+# How many shards, and records in each, are searched for a whole allowance when a new key needs room: constant work.
 _SEARCHED: Final = 8
-# A hundred thousand keys make 400 to a shard, which takes 10 µs to be made anew.
+# 100,000 keys make 400 to a shard, which takes 10 µs to grow; a single table would stall for milliseconds.
 _SHARDS: Final = 256
 _SHARD_SHIFT: Final = 64 - 8
 _SHARDED_FROM: Final = 4_096
 
 _Record = tuple[float, ...]
-"""For each limit the theoretical arrival time: when the key will have its whole allowance again."""
+"""The theoretical arrival time for each limit."""
 
 
 class Limiter:
-    """Shares of any number of keys, of which `capacity` are remembered.
+    """Rate limits for any number of keys.
 
-    A full table first drops records whose allowance is whole again, which loses nothing. Where there are none, new keys
-    share one overflow record, so that a flood of names takes one share and evicts nobody.
+    capacity: the largest number of keys remembered. A full table first drops records whose allowance is whole again,
+    which loses nothing. If a search finds none, new keys share one overflow record: a flood of new names gets one share
+    and evicts nobody.
     """
 
     def __init__(self, limits: tuple[Limit, ...], *, capacity: int) -> None:
@@ -100,22 +107,22 @@ class Limiter:
         self._capacity = capacity
         self._rates = tuple((limit.per, limit.amount) for limit in limits)
         self._whole: _Record = (float("-inf"),) * len(limits)
-        # Many dicts, since one big one stalls for milliseconds when it's made anew. Each is in order of the last
-        # change, so that what was quiet longest comes first.
+        # Many dicts, since a large one stalls for milliseconds when it grows. Each is in the order of the last change,
+        # so the key that was idle longest comes first.
         self._shards: list[dict[str, _Record]] = [{} for _ in range(_SHARDS if capacity >= _SHARDED_FROM else 1)]
         self._count = 0
         self._searched = 0
 
     def __len__(self) -> int:
-        """How many keys are remembered."""
+        """Return the number of keys."""
         return self._count
 
     def _shard(self, key: str) -> dict[str, _Record]:
-        # The top bits of the hash: the shard's own table uses the low ones. Negative ones count from the end.
+        # The top bits of the hash, since the shard's own table uses the low ones. Hashes are signed: hence the modulo.
         return self._shards[(hash(key) >> _SHARD_SHIFT) % len(self._shards)]
 
     def take(self, key: str, *, cost: int = 1, now: Instant) -> Taken | Limited:
-        """Take `cost` from the share of `key`, or nothing. A cost above an amount is never granted."""
+        """Take `cost` from the share of `key`, or nothing. A cost above a limit's amount is never granted."""
         shard = self._shard(key)
         record = shard.get(key)
         if record is None:
@@ -129,7 +136,7 @@ class Limiter:
             if after - now - per > wait:
                 over, wait = len(taken), after - now - per
             taken.append(after)
-        if over is not None:  # all limits are asked first: whoever waits for the shortest only would be refused again
+        if over is not None:  # only after all limits were checked: `wait` is the longest, or a retry would fail again
             return Limited(wait, str(self._limits[over]))
         if record is None:
             self._count += 1
@@ -139,14 +146,14 @@ class Limiter:
         return _TAKEN
 
     def take_up_to(self, key: str, *, cost: int, now: Instant) -> int:
-        """Take as much of `cost` as there is, and return how much that was."""
+        """Take as much of `cost` as is left, and return that amount."""
         granted = min([cost, *(left.amount for left in self.left(key, now=now))])
         if granted > 0:
             self.take(key, cost=granted, now=now)
         return max(granted, 0)
 
     def left(self, key: str, *, now: Instant) -> tuple[Left, ...]:
-        """What's left of the share of `key`, by each limit. Takes nothing."""
+        """Return what is left of the share of `key` by each limit. Takes nothing."""
         key = self._place(key, now)
         record = self._shard(key).get(key, self._whole)
         ahead = [max(one - now, 0.0) for one in record]
@@ -156,13 +163,13 @@ class Limiter:
         )
 
     def _place(self, key: str, now: Instant) -> str:
-        """The key, or the overflow key where there's no place for a new one."""
+        """Return `key`, or the overflow key if there's no room for a new one."""
         if self._count < self._capacity or key in self._shard(key) or self._made_room(now):
             return key
         return _OVERFLOW
 
     def _made_room(self, now: Instant) -> bool:
-        """Drop a record whose allowance is whole again, if a few looks find one: each goes on where the last ended."""
+        """Drop one record whose allowance is whole again, if a short search finds one. Each resumes the last search."""
         for _ in range(_SEARCHED):
             shard = self._shards[self._searched % len(self._shards)]
             self._searched += 1
@@ -174,17 +181,17 @@ class Limiter:
         return False
 
 
-# A literal address with its scope takes 60 characters; what is longer isn't one.
+# An address with its scope takes at most 60 characters; longer text isn't one.
 _MAX_KEY: Final = 64
-# A household or a host gets a /64 (RFC 6177 §2): its 2**64 addresses are one peer.
+# A site gets at least a /64 (RFC 6177 §2), so all its 2**64 addresses are one peer.
 _PREFIX: Final = 64
 
 
 def peer_key(address: str) -> str:
-    """What a peer's share is kept under: its IPv4 address, its IPv6 /64, or the text if it isn't an address.
+    """Return the limiter's key for a peer: its IPv4 address, its IPv6 /64, or the text if it isn't an address.
 
-    All peers whose address isn't known (`""`) share one key. IPv4-mapped addresses are unmapped first; a link-local
-    address counts whole, with its scope.
+    All peers with an unknown address (`""`) share one key. IPv4-mapped addresses are unmapped first. A link-local
+    address isn't shortened, and keeps its scope.
     """
     return _peer_key(address[:_MAX_KEY])
 
@@ -203,7 +210,7 @@ _peer_key: Callable[[str], str] = lru_cache(maxsize=1024)(_read_peer_key)
 
 
 def is_address(peer: str) -> bool:
-    """Whether `peer` is an IP address that somebody can have.
+    """Whether `peer` is an IP address that a host can have.
 
     Callers without one (UNIX sockets, ASGI's `client: None`) can't be told apart.
     """

@@ -1,10 +1,10 @@
-"""Admission and limits that processes share: questions as commands to a server of the Redis kind, replies as answers.
+"""Admission and limits that processes share in Redis or Valkey: questions as commands, replies as answers.
 
-Pure: it says what to send and what a reply means; whoever has the connection sends it. What is decided, and by which
-clock, stands in the scripts (`asap_core.admission.redis_scripts`).
+Pure: this module says what to send and what a reply means; a driver that owns the connection sends it. The decisions
+are made by scripts in the server (`asap_core.admission.redis_scripts`), under its clock.
 
-    begin ──▶ begun     first on every connection, and again whenever an answer is `Begin`
-    ask ────▶ answer    on the connection that was begun on last
+    begin ──▶ begun     first on each connection, and again after each answer `Begin`
+    ask ────▶ answer    on the connection on which `begun` was called last
     record, lose, give_back     at any time
     take ───▶ taken
 """
@@ -41,17 +41,19 @@ from asap_core.clock import WallTime
 from asap_core.errors import BadStore
 from asap_core.wire.json import read_json, write_json
 
-# What may be accepted is refused for as long as a clock is off: a wait that's worth telling.
+# The shortest `retry_after`, in seconds: it covers differences between the server's clock and the processes'.
 _LEAST_WAIT: Final = 1.0
+# Bytes. An epoch and a sender need to be told apart, 64 bits; nonces and keys mustn't collide, 128 bits.
 _SECRET: Final = 32
 _EPOCH: Final = 8
 _SENDER: Final = 8
 _NONCE: Final = 16
 _KEY: Final = 16
+# The names of the keys in Redis: `asap_core.admission.redis_scripts` says what each holds. CLAIM needs the first three.
 _ADMISSION_KEYS: Final = ("meta", "nonces", "live", "ends", "work", "answers", "finished")
 _CLAIM_KEYS: Final = 3
 _LIMIT_KEYS: Final = ("shares", "whole")
-# All anonymous senders together: their names prove nothing.
+# Stands for all anonymous senders, whose names prove nothing.
 _ANYBODY: Final = bytes(_SENDER)
 # A date of the year 5138 has 17 digits.
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,18}").fullmatch
@@ -68,11 +70,11 @@ class Command:
 
 @frozen
 class Begin:
-    """The server remembers nothing of what was begun there: begin again, then ask again."""
+    """The server has no memory of this epoch: begin again, then ask again."""
 
 
 def _names(agent_id: str, kinds: Sequence[str]) -> tuple[bytes, ...]:
-    # The braces keep an agent's keys in one place where a server spreads them out.
+    # The braces are a hash tag: a server that distributes keys over nodes keeps those of one agent together.
     scope = blake2b(agent_id.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
     return tuple(f"asap:{{{scope}}}:{kind}".encode("ascii") for kind in kinds)
 
@@ -88,33 +90,38 @@ def _seconds(micros: bytes) -> float:
 
 
 class SharedAdmission:
-    """Admission of one agent, shared by all processes that serve it. As policy says; `secret` is 32 random bytes.
+    """Admission of one agent, shared by all processes that serve it.
 
-    The secret is a proposal: the first process that begins sets it for all. A question goes to the server that `begun`
-    was last told of, on the same connection: which server that is can't change while a connection lives.
+    secret: 32 random bytes, a proposal: the secret of the first process that begins becomes that of all.
+
+    Send each question on the connection on which `begun` was called last: which server is at its other end can't
+    change while the connection lives.
     """
 
     def __init__(self, agent_id: str, policy: Policy, *, secret: bytes) -> None:
         if len(secret) != _SECRET:
             raise ValueError(f"expected a secret of {_SECRET} random bytes")
         self.keys = _names(agent_id, _ADMISSION_KEYS)
-        """The names under which it's remembered."""
+        """The names of the keys in Redis that hold what was admitted."""
         self._policy = policy
         self._secret = secret
         self._epoch = _epoch(secret)
-        self._server = b""  # none: what's asked before anything is begun is answered with `Begin`
+        self._server = b""  # no server: a question before `begun` is answered with `Begin`
         self._window = _micros(policy.max_age), _micros(policy.skew)
 
     # --- begin -------------------------------------------------------------------------------------------------------
 
     def begin(self) -> Command:
-        """Make the server's memory this agent's, or join those who have. Where the server is new, the floor rises."""
+        """Return the command that sets up this agent's memory in the server, or joins the processes that did.
+
+        If the server restarted or was replaced, the script raises the floor as `Policy.start` says.
+        """
         policy = self._policy
         arguments = (self._secret, self._epoch, policy.start.value.encode("ascii"), *self._window)
         return Command(BEGIN, self.keys[:1], arguments)
 
     def begun(self, reply: Any) -> None:
-        """Go on with what the server answered. Raises `BadStore` where it can't be used."""
+        """Take over the server's reply to `begin`. Raises `BadStore` if the server can't be used."""
         match reply:
             case [b"begun", bytes(server), bytes(secret), bytes(epoch)] if _epoch(secret) == epoch:
                 self._server, self._secret, self._epoch = server, secret, epoch
@@ -131,7 +138,10 @@ class SharedAdmission:
     # --- a question --------------------------------------------------------------------------------------------------
 
     def ask(self, question: AdmissionQuestion, *, token: bytes) -> Command:
-        """Ask, and claim what is new. `token` is 8 random bytes that name the reservation, if it comes to one."""
+        """Return the command that decides, and claims what is new.
+
+        token: 8 random bytes that identify the reservation, if one is made.
+        """
         policy, key = self._policy, question.idempotency_key
         most = policy.nonces_per_sender if question.authenticated else max(policy.nonce_capacity // 2, 1)
         claim = (
@@ -160,7 +170,7 @@ class SharedAdmission:
         )
 
     def answer(self, reply: Any, command: Command) -> AdmissionAnswer | Begin:
-        """What the server answered to `command`, which `ask` made. Raises `BadStore` where it's no answer."""
+        """Read the server's reply to `command`, which `ask` returned. Raises `BadStore` if it isn't an answer."""
         match reply:
             case [b"admitted"]:
                 return Admitted(self.reservation_of(command))
@@ -186,18 +196,18 @@ class SharedAdmission:
     # --- a reservation's end -----------------------------------------------------------------------------------------
 
     def record(self, reservation: Reservation, outcome: object) -> Command:
-        """Keep what the handler answered, for whoever asks again."""
+        """Return the command that keeps the outcome for retries."""
         policy = self._policy
         answer = write_json(outcome_to_json(outcome))
         limits = _micros(policy.idempotency_ttl), b"%d" % policy.idempotency_bytes
         return Command(FINISH, self.keys, (*_split(reservation), answer, *limits))
 
     def lose(self, reservation: Reservation) -> Command:
-        """The handler was cut off midway."""
+        """Return the command that notes that the handler was cut off."""
         return self._settle(reservation, b"lost")
 
     def give_back(self, reservation: Reservation) -> Command:
-        """The handler never ran."""
+        """Return the command that frees the key, since the handler never ran."""
         return self._settle(reservation, b"free")
 
     def _settle(self, reservation: Reservation, how: bytes) -> Command:
@@ -205,7 +215,10 @@ class SharedAdmission:
         return Command(SETTLE, self.keys, (*_split(reservation), how, ttl))
 
     def reservation_of(self, command: Command) -> Reservation | None:
-        """What `command`, which `ask` made, reserves if it's admitted: to be given back where nobody knows."""
+        """Return what `command`, which `ask` returned, reserves if it's admitted; None if it has no key.
+
+        Give it back if the reply to `command` was lost.
+        """
         if command.script is not ADMIT:
             return None
         return Reservation(command.arguments[_KEY_AT] + command.arguments[_TOKEN_AT])
@@ -232,7 +245,7 @@ def _epoch(secret: bytes) -> bytes:
     return blake2b(secret, digest_size=_EPOCH, person=b"epoch").digest()
 
 
-# Where `ask` puts the key and the token among its arguments.
+# The positions of the key and the token among the arguments of `ask`.
 _KEY_AT: Final = 8
 _TOKEN_AT: Final = 10
 
@@ -253,16 +266,17 @@ def _read_outcome(text: bytes) -> Any:
 
 @frozen
 class Granted:
-    """`amount` was taken, and this is left."""
+    """`amount` was taken; `left` is what remains of each limit."""
 
     amount: int
     left: tuple[Left, ...]
 
 
 class SharedLimits:
-    """Shares of any number of keys, of which `capacity` are remembered, for all processes that serve an agent.
+    """Rate limits shared by all processes that serve an agent.
 
-    `scope` tells apart what is limited for different reasons.
+    scope: names the purpose, "peer" or "principal", so that both can limit the same key.
+    capacity: the largest number of keys remembered.
     """
 
     def __init__(self, agent_id: str, scope: str, limits: tuple[Limit, ...], *, capacity: int) -> None:
@@ -272,12 +286,12 @@ class SharedLimits:
         self._rates = tuple(part for limit in limits for part in (_micros(limit.per), b"%d" % limit.amount))
 
     def take(self, key: str, *, cost: int, partial: bool) -> Command:
-        """Take `cost` from the share of `key`, or nothing; where `partial`, as much of it as there is."""
+        """Return the command that takes `cost` from the share of `key`, or nothing; if `partial`, as much as is left."""
         name = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()
         return Command(TAKE, self._keys, (name, b"%d" % cost, b"%d" % partial, self._capacity, *self._rates))
 
     def taken(self, reply: Any) -> Granted | Limited:
-        """What the server answered. Raises `BadStore` where it's no answer."""
+        """Read the server's reply to `take`. Raises `BadStore` if it isn't an answer."""
         match reply:
             case [b"limited", bytes(wait), bytes(which)] if which.isdigit() and int(which) < len(self._limits):
                 return Limited(_seconds(wait), str(self._limits[int(which)]))
@@ -292,5 +306,5 @@ def _left(limit: Limit, owed: float) -> Left:
     return Left(limit, max(int((limit.per - owed) * limit.amount / limit.per + _ROUNDING), 0), owed)
 
 
-# Times are whole microseconds: what's owed to rounding isn't owed by the caller.
+# Times are whole microseconds: a tolerance, in units of a limit's amount, for what rounding takes away.
 _ROUNDING: Final = 1e-3

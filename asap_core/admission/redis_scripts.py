@@ -1,22 +1,28 @@
-"""The scripts of shared admission, as text: what a server of the Redis kind runs, each as one atomic step.
+"""The Lua scripts of shared admission, as text. Redis or Valkey runs each as one atomic step.
 
-They decide as the machines in memory do (`replay`, `idempotency`, `ratelimit`), by one clock: the server's, under a
-watermark, so that it never runs backwards. Times are microseconds since 1970, which a double holds exactly.
+Rule 1: they decide as the machines in memory do (`replay`, `idempotency`, `ratelimit`).
 
-    meta      run and epoch (whose memory this is), key, watermark, floor, window, bytes
-    nonces    sorted set: sender and nonce as digests, by the time until which they're kept
-    live      hash: how many nonces a sender has there
-    ends      sorted set: idempotency keys, by the time at which they're forgotten
-    work      hash: what is known of such a key (state, until when, what was asked, whose reservation)
+Rule 2: one clock decides: the server's, under a watermark, so that it never runs backwards. Times are microseconds
+since 1970, which a double holds exactly.
+
+Rule 3: a server that restarted, or took over after a failover, has another run id and may have lost its latest writes.
+Each process begins on each connection, learns the run id there, and sends it with each question. If it isn't the one
+that this memory belongs to, the script answers `begin`.
+
+Rule 4: expired nonces raise the floor, so neither a small step back of the clock nor a watermark that was reset by hand
+makes an old nonce acceptable.
+
+The keys of one agent:
+
+    meta      hash: run id and epoch of the memory, secret key, watermark, floor, window, bytes of answers
+    nonces    sorted set: digests of sender and nonce, by the time until which they're kept
+    live      hash: the number of nonces of each sender
+    ends      sorted set: idempotency keys, by the time at which they expire
+    work      hash: the entry of each such key (state, until when, digest of what was asked, token of the reservation)
     answers   hash: the answers of finished work
-    finished  sorted set: keys with an answer, by the time they got it
-    shares    hash: what a key has taken, by limit
-    whole     sorted set: those keys, by the time they have all of their share again
-
-A server that was started anew, or another one after a failover, has another run id and may have lost its latest
-writes. Whoever asks begins on each connection, learns there which server it is, and says so with each question: what
-differs from the server that this memory belongs to answers `begin`. What is forgotten raises the floor, so that neither
-a small step back of the clock nor a watermark that's reset by hand reopens anything.
+    finished  sorted set: keys with an answer, by the time at which it was recorded
+    shares    hash: the theoretical arrival times of each limited key
+    whole     sorted set: those keys, by the time at which their whole allowance is back
 """
 
 from hashlib import sha1
@@ -27,7 +33,7 @@ from attrs import field, frozen
 
 @frozen
 class Script:
-    """A script: its text, and the name by which the server knows it once it has it."""
+    """A script: its text, and the SHA-1 by which EVALSHA runs it after the server has loaded it."""
 
     text: str = field(repr=False)
     sha: str
@@ -46,7 +52,7 @@ end
 local function text(number) return string.format('%.0f', number) end
 """
 
-# A key's entry: state (Working, Finished, Gone, Lost), until when, what was asked, whose reservation.
+# A key's entry: state (W, F, G or L, as in `idempotency`), until when, digest of what was asked, reservation's token.
 _WORK: Final = """
 local meta, nonces, live, ends, work, answers, finished = unpack(KEYS)
 local ENTRY = '>c1dc16c8'
@@ -99,11 +105,12 @@ redis.call('HSET', meta, 'watermark', text(wall), 'floor', text(floor), 'run', t
 return {'begun', this, known[2], known[3]}
 """,
 )
-"""Make the memory this server's: `begun, run, key, epoch`, or `evicts`, or the `window, max_age, skew` it's for."""
+"""Begin: tie the memory to this server. Returns `begun` with run id, key and epoch; or `evicts`; or `window` with the
+`max_age` and `skew` that the other processes have."""
 
-# Whose memory it is, and by which clock. Once a second, or while there's more to do, the watermark is written, the
-# server's own name is compared (a tenth of the whole), and what's over is forgotten, 32 at most (half a millisecond).
-# A sender's name is the first 8 bytes of what's remembered of a nonce.
+# Checks whose memory it is, and reads the clock. Once a second, or while expired nonces are left, it also writes the
+# watermark, compares the server's own run id (a tenth of the whole cost), and removes up to 32 expired nonces (half a
+# millisecond). The first 8 bytes of a nonce's entry are its sender's digest.
 _HEAD: Final = """
 issued, most, capacity = tonumber(issued), tonumber(most), tonumber(capacity)
 max_age, skew = tonumber(max_age), tonumber(skew)
@@ -158,7 +165,8 @@ local run, epoch, issued, nonce, most, capacity, max_age, skew = unpack(ARGV)
     _CLAIM,
     "return {'admitted'}\n",
 )
-"""Claim a nonce: `begin`, or an answer of admission by its name, with its time in microseconds where it has one."""
+"""Claim a nonce. Returns `begin`, or the name of an answer of admission, followed by its time in microseconds if any.
+"""
 
 ADMIT: Final = _script(
     _CLOCK,
@@ -190,9 +198,9 @@ keep(key, 'W', till, asked, token, till + ttl)
 return {'admitted'}
 """,
 )
-"""The same under an idempotency key: was it asked before, and if not, is its nonce new. What's admitted is reserved."""
+"""The same for a request with an idempotency key: looks it up, then claims the nonce, then reserves the key."""
 
-# A thousand at most are buried for one that's kept, in a few milliseconds: what is too much still goes with the next.
+# At most 1,000 old answers are dropped for each new one, which takes a few milliseconds; the next call continues.
 FINISH: Final = _script(
     _CLOCK,
     _WORK,
@@ -218,7 +226,7 @@ end
 return {'kept'}
 """,
 )
-"""Keep an answer: `kept`, or `late` where the key is no longer this reservation's."""
+"""Keep an answer. Returns `kept`, or `late` if the key no longer belongs to this reservation."""
 
 SETTLE: Final = _script(
     _CLOCK,
@@ -236,9 +244,9 @@ end
 return {'kept'}
 """,
 )
-"""End a reservation without an answer: its key is `free` again, or `lost`."""
+"""End a reservation without an answer: its key becomes `free`, or `lost`. Returns `kept` or `late`, as FINISH does."""
 
-# A record from before the clock stepped back is of no use: it refuses once more, and is dropped.
+# A record from before the clock was set back lies too far ahead: it refuses once more, and is dropped.
 TAKE: Final = _script(
     _CLOCK,
     """
@@ -297,4 +305,5 @@ end
 return reply
 """,
 )
-"""Take from a share: `taken, granted, owed…` by limit, or `limited, wait, which limit`."""
+"""Take from a share. Returns `taken`, the amount and what is owed to each limit, or `limited`, the wait and the
+limit."""

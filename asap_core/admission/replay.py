@@ -1,12 +1,17 @@
-"""The replay guard: nothing accepted twice, whatever the wall clock does, at a constant cost.
+"""The replay guard: no nonce is accepted twice, whatever the wall clock does, at a constant cost per request.
 
-Law: (sender, nonce, issued) is `Fresh` at most once, ever, in the life of a guard; (sender, nonce) at most once within
-`max_age + skew` of monotonic time. A nonce is remembered that long after it arrived; when it's forgotten, the floor of
-its sender rises to the timestamp it carried, and what is dated at or below the floor is refused. So a wall clock that
-steps back reopens nothing, and in steady time nobody meets the floor, since it trails by the whole window.
+Law 1: (sender, nonce, issued) is `Fresh` at most once in the life of a guard.
 
-Cost: no sweep. A call forgets two entries at most and adds one. Live digests lie in many small dicts, since one big one
-stalls for 188 ms when it grows; the queue of what leaves next lies in flat bytes, which the garbage collector skips.
+Law 2: (sender, nonce) is `Fresh` at most once within `max_age + skew` seconds of monotonic time.
+
+How it works: a nonce is *live* for `max_age + skew` seconds after it arrived. When it expires, the *floor* of its
+sender rises to the timestamp that it carried, and what is dated at or below the floor is refused from then on. So an
+expired nonce can't be replayed even if the wall clock is set back. While clocks run steadily no honest request meets
+the floor, since it's older than the whole window.
+
+Cost: there's no sweep. Each call removes up to two expired entries and adds one. Digests are spread over many small
+dicts, since a large one stalls for 188 ms when it grows. The queue of entries by age is packed into byte arrays, which
+the garbage collector doesn't scan.
 """
 
 from collections import OrderedDict, deque
@@ -24,21 +29,24 @@ from asap_core.wire.json import read_json, write_json
 
 
 class StartPolicy(Enum):
-    """What a guard refuses after a start, when it remembers nothing of the process before it.
+    """What is refused after a start without memory of the process before it.
 
-    `EXACT`: all dated up to `skew` ahead of the start, so the first half minute is refused. `FLOOR`: all dated before
-    the start; gives up what was dated ahead just before a crash. `OPEN`: nothing; what was accepted may be again. All
-    three assume that the wall clock wasn't stepped back across the restart.
+    All three assume that the wall clock wasn't set back across the restart.
     """
 
     EXACT = "exact"
+    """Everything dated up to `skew` after the start: requests of the first half minute are refused, and no envelope is
+    accepted twice."""
     FLOOR = "floor"
+    """Everything dated at or before the start. An envelope dated ahead, by up to `skew`, that was accepted just before
+    a crash may be accepted once more."""
     OPEN = "open"
+    """Nothing. Envelopes that were accepted before the start may be accepted once more."""
 
 
 @frozen
 class Fresh:
-    """Never seen: it's remembered from now on."""
+    """Not seen before; remembered from now on."""
 
 
 @frozen
@@ -48,14 +56,14 @@ class Replayed:
 
 @frozen
 class Saturated:
-    """There's no room to remember it; some may be free in `retry_after` seconds."""
+    """No room to remember another nonce; in `retry_after` seconds there may be."""
 
     retry_after: float
 
 
 @frozen
 class Floored:
-    """Dated at or below what was forgotten; a fresh timestamp passes in `retry_after` seconds."""
+    """Dated at or below the floor; a request with a new timestamp passes in `retry_after` seconds."""
 
     retry_after: float
 
@@ -71,29 +79,29 @@ _DIGEST: Final = 15
 _SHARD_BITS: Final = 12
 # Python's hash of bytes has 64 bits, signed. The top ones choose the shard: the shard's own table uses the low ones.
 _SHARD_SHIFT: Final = 64 - _SHARD_BITS
-# An entry of the queue: digest, arrival, the date it carries, its sender's place.
+# An entry of the queue: digest, arrival (monotonic), the timestamp that it carried, the index of its sender.
 _ENTRY: Final = Struct(f"={_DIGEST}sddI")
 _SIZE: Final = _ENTRY.size
 _pack, _unpack = _ENTRY.pack, _ENTRY.unpack_from
-# Bytes to a block of the queue: dropping a block of a thousand entries frees 35 KB at once.
+# Bytes of one block of the queue, 1,024 entries: the queue grows and shrinks by 35 KB.
 _BLOCK: Final = 1024 * _SIZE
-# Two out for each one in: a backlog after a quiet time shrinks with every call.
+# Two are removed for each one added, so that a backlog after a quiet time shrinks with every call.
 _FORGOTTEN_PER_CALL: Final = 2
-# Entries kept back after the wall clock stepped back: 20 s of 3,000 per second.
+# Expired entries that are held back after the wall clock was set back: 20 s at 3,000 per second.
 _MAX_HELD_BACK: Final = 65_536
-# Senders without live nonces whose floors are remembered one by one, about 200 bytes each.
+# Senders without live nonces whose floors are remembered one by one, some 200 bytes each.
 _MAX_IDLE_SENDERS: Final = 65_536
 _NEVER: Final = WallTime(float("-inf"))
 _NOTHING_DUE: Final = float("inf")
-# A hint for waits that depend on one sender's own traffic, which isn't ordered here.
+# The shortest `retry_after`. When one sender's own nonces expire isn't indexed, so this is also the hint for that.
 _LEAST_WAIT: Final = 1.0
 
 
 @define(eq=False)
 class _Sender:
-    """How many live nonces a sender has of the most it may have, and what is too old from it.
+    """A sender: its index, how many live nonces it has and may have, and its floor.
 
-    `name` is None for all anonymous ones together.
+    `name` is None for all anonymous senders together.
     """
 
     name: str | None
@@ -106,9 +114,11 @@ class _Sender:
 class ReplayGuard:
     """Remembers the nonces of the last `max_age + skew` seconds.
 
-    `key` is a secret of 16 bytes or more, so that nobody can aim at a digest. `capacity` bounds the live nonces in all,
-    `per_sender` those of one authenticated sender; anonymous ones, whose names prove nothing, share half of the
-    capacity and one floor.
+    key: a secret of at least 16 bytes. Digests are keyed with it, so that nobody can choose nonces that collide.
+    capacity: the largest number of live nonces.
+    per_sender: the largest number of live nonces of one authenticated sender. Anonymous senders, whose names prove
+    nothing, share one floor and half of `capacity`.
+    start: what is refused at first; `wall` is the time of the start.
     """
 
     def __init__(
@@ -122,7 +132,7 @@ class ReplayGuard:
         start: StartPolicy,
         wall: WallTime,
     ) -> None:
-        # Whatever calls itself alice without proof isn't the alice that proved it.
+        # An anonymous request that names alice as its sender must not use up the nonces of the authenticated alice.
         self._seeds = (key + b"anonymous:", key + b"proven:")
         self._max_age = max_age
         self._keep = max_age + skew
@@ -131,26 +141,26 @@ class ReplayGuard:
         self._shards: list[dict[bytes, None]] = [{} for _ in range(2**_SHARD_BITS)]
         self._queue: deque[bytearray] = deque([bytearray()])
         self._head = 0
-        self._oldest: tuple[bytes, float, float, int]  # there where anything is due
+        self._oldest: tuple[bytes, float, float, int]  # set while the queue has entries
         self._next_due = _NOTHING_DUE
         self._held_back: list[tuple[float, bytes, int]] = []
         self._live = 0
         self._anonymous = _Sender(None, 0, capacity // 2)
         self._senders: dict[str, _Sender] = {}
-        # An ordinary dict keeps holes in front for what left there, and looks at each of them to find the next.
+        # Not a plain dict: removing from its front leaves holes, which every search for its first key passes over.
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._places: list[_Sender] = [self._anonymous]
         self._free_places: list[int] = []
         self._floor = _start_floor(start, wall=wall, skew=skew)
 
     def __len__(self) -> int:
-        """How many nonces are live."""
+        """Return the number of live nonces."""
         return self._live
 
     def admit(self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, at: Moment) -> NonceVerdict:
         """Judge one nonce, and remember it if it's fresh. Never raises, whatever the strings.
 
-        `issued` is the date that the envelope carries, a finite number within the window: the caller has checked it.
+        issued: the timestamp that the envelope carries. The caller has checked that it's within the window.
         """
         now, wall = at.now, at.wall
         if now >= self._next_due or self._held_back:
@@ -162,7 +172,7 @@ class ReplayGuard:
             return _REPLAYED
         floor = self._floor if known is None or known.floor < self._floor else known.floor
         if issued <= floor:
-            # A date of now passes as soon as now is above the floor; the margin is for the sender's own clock.
+            # A timestamp of now passes once `wall` is above the floor; the margin is for the sender's own clock.
             return Floored(max(floor - wall, 0.0) + _LEAST_WAIT)
         if self._live >= self._capacity or (known is not None and known.live >= known.most):
             return Saturated(max(self._next_due - now, _LEAST_WAIT))
@@ -171,8 +181,8 @@ class ReplayGuard:
         return _FRESH
 
     def _digest(self, sender: str, nonce: str, authenticated: bool) -> bytes:  # noqa: FBT001 - an index, on a hot path
-        # A secret prefix makes SHA-256 a keyed function good enough for this: nobody sees a digest, or extends one. The
-        # length, so that no sender and nonce run together into another pair.
+        # SHA-256 with a secret prefix is a sufficient keyed function here: no digest is ever shown, so none can be
+        # extended. The length keeps two pairs whose texts concatenate to the same from being one.
         text = f"{len(sender)}:{sender}{nonce}".encode("utf-8", "surrogatepass")
         return sha256(self._seeds[authenticated] + text).digest()[:_DIGEST]
 
@@ -193,7 +203,7 @@ class ReplayGuard:
     # --- across restarts ---------------------------------------------------------------------------------------------
 
     def snapshot(self, *, now: Instant) -> bytes:
-        """All that it remembers, for `restore` in another process, whose monotonic clock is another too."""
+        """Return everything that is remembered, for `restore` in another process, whose monotonic clock differs."""
         head = {
             "floor": _jsonable(self._floor),
             "anonymous": _jsonable(self._anonymous.floor),
@@ -204,15 +214,15 @@ class ReplayGuard:
         parts = [len(text).to_bytes(4, "big"), text]
         for number, block in enumerate(self._queue):
             start = self._head if number == 0 else 0
-            # Ages instead of arrivals. The time in between counts as none: a nonce is kept no shorter for it.
+            # Ages instead of arrivals. The time between two processes doesn't count, so no nonce expires earlier.
             for digest, arrived, issued, place in _ENTRY.iter_unpack(bytes(block[start:])):
                 parts.append(_pack(digest, now - arrived, issued, place))
         return b"".join(parts)
 
     def restore(self, data: bytes, *, now: Instant) -> None:
-        """Take over what another guard remembered, of the same key and window, into this one that's new.
+        """Take over the snapshot of a guard with the same key and window. This one must be new.
 
-        Raises ValueError where the data aren't a snapshot; the guard is then of no use.
+        Raises ValueError if `data` isn't a snapshot; the guard can't be used then.
         """
         try:
             size = int.from_bytes(data[:4], "big")
@@ -242,14 +252,14 @@ class ReplayGuard:
 
     @property
     def floor(self) -> WallTime | None:
-        """What's dated at or before it is refused from everybody; None where nothing is."""
+        """The floor for all senders: what is dated at or before it is refused. None if nothing is."""
         return None if self._floor == _NEVER else self._floor
 
     def raise_floor(self, floor: WallTime) -> None:
-        """Refuse all that is dated at or before `floor`, from whomever: it may have been accepted and forgotten."""
+        """Refuse everything dated at or before `floor` from now on, since it may have been accepted and forgotten."""
         self._floor = max(self._floor, floor)
 
-    # --- forgetting --------------------------------------------------------------------------------------------------
+    # --- expiry ------------------------------------------------------------------------------------------------------
 
     def _forget(self, now: Instant, wall: WallTime) -> None:
         forgotten = 0
@@ -285,9 +295,9 @@ class ReplayGuard:
             self._next_due = _NOTHING_DUE
 
     def _hold_back(self, issued: float, digest: bytes, place: int) -> None:
-        """Keep an entry whose time is over but whose date, by a wall clock that stepped back, is still in the window.
+        """Keep an expired entry whose timestamp is still in the window, because the wall clock was set back.
 
-        Else the floor would rise to it and lock its honest sender out for as long as the step was.
+        Otherwise the floor would rise to it and refuse its honest sender for as long as the clock was set back.
         """
         heappush(self._held_back, (issued, digest, place))
         if len(self._held_back) > _MAX_HELD_BACK:
@@ -304,7 +314,7 @@ class ReplayGuard:
             self._rest(sender.name)
 
     def _rest(self, name: str) -> None:
-        """Remember an idle sender's floor; where they're too many, the longest idle one's goes into everybody's."""
+        """Remember the floor of an idle sender; if there are too many, raise everybody's to the longest idle one's."""
         self._idle[name] = None
         if len(self._idle) > _MAX_IDLE_SENDERS:
             oldest, _ = self._idle.popitem(last=False)

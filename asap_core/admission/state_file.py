@@ -1,15 +1,20 @@
-"""A state file as values: what an agent must find again after it ended, in order or not.
+"""The format of a state file: what an agent must find again after its process ended, in order or by a crash.
 
-The file is a line that names it, then batches, each with its length and checksum, each written and synced as one:
+The file is one line that identifies the format, then batches of records. Each batch has a length and checksums, and is
+written and synced as one:
 
-    identity   whose it is, and the secret key of its digests; the first record
-    lease      nothing dated after this was accepted: written ahead, before anything later is
-    reserved   work under an idempotency key has begun: written before it begins
-    snapshot   all that was remembered, at an orderly end; the last record, and gone as soon as the next process has it
+    identity   the agent whose state it is, and the secret key of its digests; the first record
+    lease      nothing dated after this was accepted; written before anything later is accepted
+    reserved   work under an idempotency key has begun; written before it begins
+    snapshot   everything that was remembered at an orderly shutdown; the last record, dropped by the next process
 
-Rule: what was admitted is on disk before the caller can know. So whatever is found, nothing is admitted twice: after an
-orderly end the snapshot tells what was; after any other the lease tells up to when all counts as accepted, and every
-reserved key as done or not, nobody knows. A batch that's cut off at the end of the file was never acted upon.
+Rule 1: what was admitted is on disk before its caller can know, so nothing is admitted twice.
+
+Rule 2: after an orderly shutdown the snapshot says what was accepted. After a crash everything dated up to the end of
+the lease counts as accepted, and the outcome of every reserved key as unknown.
+
+Rule 3: a batch that is cut off at the end of the file was never acted upon, so it's ignored. Damage anywhere else makes
+the file unusable.
 """
 
 import struct
@@ -37,7 +42,7 @@ _IDENTITY_KIND, _LEASE_KIND, _RESERVED_KIND, _SNAPSHOT_KIND = b"I", b"L", b"R", 
 
 @frozen
 class StateOwner:
-    """Whose state it is: another agent's, or that of another window, is of no use."""
+    """The agent and window that a file belongs to. The state of another agent or window can't be used."""
 
     agent_id: str
     key: bytes = field(repr=False)
@@ -47,10 +52,11 @@ class StateOwner:
 
 @frozen
 class SavedState:
-    """What a state file says.
+    """The content of a state file.
 
-    `guard` is the snapshot of the replay guard, there after an orderly end only; `kept` the keys and answers with it,
-    or the keys that were reserved. `leased` is the latest date that may have been accepted, None if nothing was.
+    leased: the latest timestamp that may have been accepted; None if nothing was.
+    guard: the snapshot of the replay guard; None unless the shutdown was orderly.
+    kept: the keys and answers of the snapshot or, without one, the reserved keys.
     """
 
     owner: StateOwner
@@ -63,12 +69,12 @@ class SavedState:
 
 
 def write_state(records: Iterable[bytes]) -> bytes:
-    """A whole file of these records."""
+    """Return a whole file of these records."""
     return _MAGIC + write_batch(records)
 
 
 def write_batch(records: Iterable[bytes]) -> bytes:
-    """Records to be appended as one: all of them are found again, or none."""
+    """Return records as one batch: a reader finds all of them, or none."""
     data = b"".join(records)
     return _FRAME.pack(len(data), zlib.crc32(_LENGTH.pack(len(data))), zlib.crc32(data)) + data
 
@@ -78,27 +84,27 @@ def _record(kind: bytes, data: bytes) -> bytes:
 
 
 def identity_record(owner: StateOwner) -> bytes:
-    """Say whose the file is."""
+    """Return the record that says whose state it is."""
     facts = {"agent": owner.agent_id, "key": owner.key.hex(), "max_age": owner.max_age, "skew": owner.skew}
     return _record(_IDENTITY_KIND, write_json(facts))
 
 
 def lease_record(until: WallTime) -> bytes:
-    """Nothing dated after `until` is accepted before there's another lease."""
+    """Return the record of a lease: nothing dated after `until` is accepted before there's another."""
     return _record(_LEASE_KIND, _LEASE.pack(until))
 
 
 def reservation_record(key: bytes, digest: bytes) -> bytes:
-    """Work under this key begins."""
+    """Return the record that work under this key begins."""
     return _record(_RESERVED_KIND, _RESERVED.pack(key, digest))
 
 
 def snapshot_record(guard: bytes, kept: Iterable[SavedKey]) -> bytes:
-    """All that's remembered, at an orderly end."""
+    """Return the record of an orderly shutdown. A key whose answer can't be written is saved without it."""
     kept = tuple(kept)
     try:
         text = write_json([_key_to_json(one) for one in kept])
-    except Exception:  # noqa: BLE001 - one answer that can't be written mustn't cost the others
+    except Exception:  # noqa: BLE001 - one answer that can't be written mustn't lose the others
         text = write_json([_key_to_json(one if _is_writable(one) else _without_answer(one)) for one in kept])
     return _record(_SNAPSHOT_KIND, len(text).to_bytes(4, "big") + text + guard)
 
@@ -112,7 +118,7 @@ def _is_writable(kept: SavedKey) -> bool:
 
 
 def _without_answer(kept: SavedKey) -> SavedKey:
-    """Its key alone: the work isn't done again, and nobody knows what came of it."""
+    """Return the key with an unknown outcome, which still keeps the work from being done again."""
     return evolve(kept, answer=None, size=0, answered=False)
 
 
@@ -121,7 +127,7 @@ def _key_to_json(kept: SavedKey) -> list[Any]:
 
 
 def outcome_to_json(outcome: Any) -> Any:
-    """An outcome as plain values; None where there's none."""
+    """Return an outcome as JSON values; None stays None."""
     if outcome is None:
         return None
     if isinstance(outcome, Refusal):
@@ -133,7 +139,7 @@ def outcome_to_json(outcome: Any) -> Any:
 
 
 def read_state(data: bytes) -> SavedState:
-    """Read a whole file. Raises `BadState` where it's not one, or damaged anywhere but at its cut-off end."""
+    """Read a whole file. Raises `BadState` if it isn't a state file, or is damaged anywhere but at its cut-off end."""
     if not data.startswith(_MAGIC):
         raise BadState("expected a state file of asap-sansio, version 1; it isn't one, or of another version")
     try:
@@ -149,22 +155,22 @@ def _records(data: bytes) -> Iterable[tuple[bytes, bytes]]:
         if body is None:
             if at == len(_MAGIC):
                 raise BadState("expected a whole first record: it's written before the file has its name")
-            return  # the last batch, cut off while it was written: nobody has acted upon it
+            return  # rule 3
         yield from _in_batch(body)
         at += _FRAME.size + len(body)
 
 
 def _batch_at(data: bytes, at: int) -> bytes | None:
-    """What's in the batch at `at`, or None where it was cut off. Raises BadState where it's damaged."""
+    """Return the body of the batch at `at`, or None if it was cut off. Raises BadState if it's damaged."""
     start = at + _FRAME.size
     if start > len(data):
         return None
     length, of_length, of_body = _FRAME.unpack_from(data, at)
-    # The length has a checksum of its own: a wrong one in the middle would pass for a batch that was cut off.
+    # The length has a checksum of its own; otherwise a damaged length would look like a batch that was cut off.
     if zlib.crc32(_LENGTH.pack(length)) != of_length:
         if data[start:].strip(b"\0"):
             raise BadState(f"expected whole records; at byte {at} it's damaged")
-        return None  # a file system made room for what it didn't write
+        return None  # only zeros follow: the file system extended the file, and the data didn't arrive
     body = data[start : start + length]
     if len(body) < length or (zlib.crc32(body) != of_body and start + length == len(data)):
         return None
@@ -220,7 +226,7 @@ _KIND_OF: Final = {kind.taxonomy: kind for kind in KINDS}
 
 
 def read_outcome(value: Any) -> Any:
-    """Read what `outcome_to_json` wrote. Raises KeyError or TypeError where it's something else."""
+    """Read what `outcome_to_json` wrote. Raises KeyError or TypeError if it's something else."""
     if value is None:
         return None
     if "refused" in value:
