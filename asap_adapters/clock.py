@@ -1,12 +1,11 @@
-"""The system's clocks, read here and nowhere else.
+"""The system's clocks. No other module reads them.
 
-Monotonic time is the event loop's, so that trio's MockClock, or a virtual asyncio loop, drives the whole library.
+Monotonic time is the event loop's, so trio's MockClock, or an asyncio loop with virtual time, drives the whole library.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 
@@ -14,20 +13,20 @@ from asap_core.clock import Instant, WallTime
 
 
 class LoopClock:
-    """The clock of whichever event loop runs. Reads nothing until it's asked, so it may be made before the loop.
+    """The clock of the running event loop. It may be made before the loop starts.
 
-    The first reading binds it to that loop: monotonic times of two loops can't be compared.
+    The first reading binds it to that loop, since monotonic times of two loops can't be compared.
     """
 
     __slots__ = ("_loop", "_running", "_time")
 
     def __init__(self) -> None:
-        self._loop: Any = None
+        self._loop: object = None
         self._running: Callable[[], object] = _no_loop
         self._time: Callable[[], float] = anyio.current_time
 
     def monotonic(self) -> Instant:
-        """Seconds on the running loop's clock. Raises RuntimeError in a second loop, and outside of any."""
+        """Return seconds on the running loop's clock. Raises RuntimeError in a second loop, or without one."""
         if self._loop is None:
             self._loop, self._running, self._time = _this_loop()
         try:
@@ -39,7 +38,7 @@ class LoopClock:
         return Instant(self._time())
 
     def wall(self) -> WallTime:
-        """Seconds since the epoch."""
+        """Return seconds since the Unix epoch."""
         return WallTime(time.time())
 
 
@@ -48,11 +47,14 @@ def _no_loop() -> object:
 
 
 def _this_loop() -> tuple[object, Callable[[], object], Callable[[], float]]:
-    """The running loop, what tells which one runs, and its clock: the backend's own, since anyio's ways take 2 µs."""
-    token = anyio.lowlevel.current_token()  # raises where none runs
+    """Return the running loop, a function that returns the running loop, and the loop's clock.
+
+    They are the backend's own functions, since anyio's take 2 µs.
+    """
+    token = anyio.lowlevel.current_token()  # raises RuntimeError if no loop is running
     if token.backend_class.__module__.endswith("_asyncio"):
         loop = asyncio.get_running_loop()
         return loop, asyncio.get_running_loop, loop.time
-    import trio  # noqa: PLC0415 - only who runs on trio has it, perhaps
+    import trio  # noqa: PLC0415 - on asyncio it needn't be loaded
 
     return trio.lowlevel.current_trio_token(), trio.lowlevel.current_trio_token, trio.current_time

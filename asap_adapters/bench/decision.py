@@ -3,19 +3,31 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from asap_core import Agent, Capabilities, Endpoints, Envelope, Manifest, ManualClock, Policy, ReadBody, Request, Skill
+from asap_core import (
+    Agent,
+    Capabilities,
+    Endpoints,
+    Envelope,
+    Manifest,
+    ManualClock,
+    Policy,
+    ReadBody,
+    Request,
+    Skill,
+    WallTime,
+)
 from asap_core.admission.replay import StartPolicy
 from asap_core.server.call import Dispatch
 from asap_core.server.exchange import Fork
 from asap_core.wire.codec import encode_envelope
 
-ROUNDS, REPEATS = 2_000, 5
-# Timed together: few enough that one stretch in each run is undisturbed by whatever else the machine does.
-STRETCH = 200
+ROUNDS: Final = 2_000
+REPEATS: Final = 5
+# Requests that are timed together: few enough that one stretch in each run isn't disturbed by other load.
+STRETCH: Final = 200
 HEAD = Request(method="POST", target="/asap", headers=((b"content-type", b"application/json"),), peer="127.0.0.1")
 
 
@@ -43,7 +55,7 @@ def body(size: int, number: int, *, key: bool = False) -> bytes:
         payload_type="task.request",
         payload={"conversation_id": "c1", "skill_id": "echo", "input": {"text": ""}},
         ids=lambda: f"01HX5K4N{number:018}",
-        wall=time.time(),  # type: ignore[arg-type]
+        wall=WallTime(time.time()),
         nonce=f"nonce-{number:020}",
         trace_id="trace-1",
     )
@@ -65,23 +77,24 @@ def to_dispatch(served: Agent, data: bytes) -> None:
     assert isinstance(fork.calls[0], Dispatch)
 
 
-def best(prepare: Callable[[], Any], once: Callable[[Any, bytes], None], bodies: list[bytes]) -> float:
+def best(bodies: list[bytes]) -> float:
+    """Return the least mean time of a stretch, in microseconds."""
     found = float("inf")
     for _ in range(REPEATS):
-        subject = prepare()
+        served = agent()
         for start in range(0, len(bodies), STRETCH):
             began = time.perf_counter()
             for data in bodies[start : start + STRETCH]:
-                once(subject, data)
+                to_dispatch(served, data)
             found = min(found, (time.perf_counter() - began) / STRETCH * 1e6)
     return found
 
 
-def run(python: str | None = None) -> None:
-    """Print the table; `python` is an interpreter that has the reference implementation."""
+def print_table(python: str | None = None) -> None:
+    """Measure, and print the table. `python` is an interpreter that has the reference implementation."""
     kinds = {"1 KB": (1_000, False), "1 KB with an idempotency key": (1_000, True), "64 KB": (64_000, False)}
     bodies = [[body(size, number, key=key) for number in range(ROUNDS)] for size, key in kinds.values()]
-    ours = dict(zip(kinds, (best(agent, to_dispatch, one) for one in bodies), strict=True))
+    ours = dict(zip(kinds, map(best, bodies), strict=True))
     theirs: list[float | None] = [None] * len(kinds)
     if python is not None:
         script = str(Path(__file__).with_name("reference_decision.py"))

@@ -2,26 +2,26 @@
 
 import gc
 import time
-from typing import Any
+from typing import Final
 
 from asap_core.admission.replay import ReplayGuard, StartPolicy
-from asap_core.clock import Moment
+from asap_core.clock import Instant, Moment, WallTime
 
-KEEP = 330.0
-CALLS = 100_000
-SENDER = "urn:asap:agent:alice"
+# Seconds for which a nonce is live: the defaults of `max_age` and `skew`.
+KEEP: Final = 330.0
+CALLS: Final = 100_000
+SENDER: Final = "urn:asap:agent:alice"
 
 
 def resident() -> int:
-    """Resident memory of this process, in bytes (Linux)."""
+    """Return the resident memory of this process in bytes. Linux only."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a pseudo-file
         return int(file.read().split()[1]) * 4096
 
 
 def measure(live: int) -> tuple[float, float, float, float]:
-    """In steady state, with `live` nonces: one forgotten for each that comes."""
+    """Return mean, p99.9 and worst time in µs, and bytes per nonce. `live` nonces are live: one expires per new one."""
     capacity = max(live * 2, CALLS * 2)
-    fields: dict[str, Any] = {"wall": 0.0}
     guard = ReplayGuard(
         key=b"k" * 32,
         max_age=300.0,
@@ -29,13 +29,13 @@ def measure(live: int) -> tuple[float, float, float, float]:
         capacity=capacity,
         per_sender=capacity,
         start=StartPolicy.OPEN,
-        **fields,
+        wall=WallTime(0.0),
     )
     rate = max(live, 1) / KEEP
 
     def admit(number: int) -> None:
-        at: Any = number / rate
-        guard.admit(SENDER, f"{number:024}", authenticated=True, issued=at, at=Moment(at, at))
+        at = Moment(Instant(number / rate), WallTime(number / rate))
+        guard.admit(SENDER, f"{number:024}", authenticated=True, issued=at.wall, at=at)
 
     gc.collect()
     before = resident()
@@ -43,10 +43,13 @@ def measure(live: int) -> tuple[float, float, float, float]:
         admit(number)
     per_nonce = (resident() - before) / live if live else 0.0
     # The mean without reading a clock for each call, which costs a tenth of one.
-    coming = [(f"{number:024}", number / rate) for number in range(live + 1, live + CALLS + 1)]
+    coming = [
+        (f"{number:024}", Moment(Instant(number / rate), WallTime(number / rate)))
+        for number in range(live + 1, live + CALLS + 1)
+    ]
     began = time.perf_counter()
     for nonce, at in coming:
-        guard.admit(SENDER, nonce, authenticated=True, issued=at, at=Moment(at, at))  # type: ignore[arg-type]
+        guard.admit(SENDER, nonce, authenticated=True, issued=at.wall, at=at)
     mean = (time.perf_counter() - began) / CALLS
     times = []
     for number in range(live + CALLS + 1, live + 2 * CALLS + 1):
@@ -57,8 +60,8 @@ def measure(live: int) -> tuple[float, float, float, float]:
     return mean * 1e6, times[-CALLS // 1000] * 1e6, times[-1] * 1e6, per_nonce
 
 
-def run(most: int = 1_000_000) -> None:
-    """Print the table."""
+def print_table(most: int = 1_000_000) -> None:
+    """Measure with up to `most` live nonces, and print the table."""
     print("live nonces       mean      p99.9        max   bytes per nonce")
     for live in (0, 10_000, 100_000, 1_000_000):
         if live <= most:

@@ -1,6 +1,6 @@
-"""Run by the reference implementation's interpreter: how long it takes from bytes to an admitted envelope, as JSON.
+"""Time the reference implementation from request bytes to an admitted envelope. Its own interpreter runs this file.
 
-Reads lists of request bodies from standard input (JSON, bodies in hex); answers microseconds for each list.
+Reads lists of request bodies from standard input (JSON, bodies in hex). Writes microseconds for each list, as JSON.
 """
 
 import json

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import anyio
 from coredis.connection import BaseConnection
@@ -36,7 +36,7 @@ def question(nonce: str, key: str | None) -> AdmissionQuestion:
 
 
 class _Bench:
-    """The three questions, each with something new."""
+    """The three kinds of claims, each with a new name."""
 
     def __init__(self, store: RedisStore, connection: BaseConnection, scope: bytes) -> None:
         self.store, self.connection, self.scope = store, connection, scope
@@ -67,16 +67,21 @@ async def at_once(act: Callable[[], Awaitable[None]], times: int) -> None:
             group.start_soon(one_by_one, act, times // AT_ONCE)
 
 
+_Way: TypeAlias = Callable[[Callable[[], Awaitable[None]], int], Awaitable[None]]
+_Times: TypeAlias = dict[tuple[_Way, str], list[float]]
+"""Microseconds of each round."""
+
+
 async def measure(url: str) -> None:
-    # An agent of its own: what it leaves in the server is taken away again, and nobody else's is touched.
+    # An agent with a new name: its keys are deleted afterwards, and those of other agents aren't touched.
     manifest = echo_manifest(f"urn:asap:agent:bench:{new_id().lower()}", "http://127.0.0.1:1")
     agent = Agent(manifest, policy=Policy(start="open"))
     async with RedisStore.open(url, agent, timeout=5.0) as store:
         connection = await store.connection()
         bench = _Bench(store, connection, manifest.id.encode("ascii"))
         acts = {"SET … NX PX": bench.bare, "a claim": bench.claim, "a claim under a key": bench.with_key}
-        times: dict[Any, list[float]] = {(way, name): [] for way in (one_by_one, at_once) for name in acts}
-        # In turns: whatever else the machine does, it does to all of them.
+        times: _Times = {(way, name): [] for way in (one_by_one, at_once) for name in acts}
+        # In turns, so that other load on the machine affects all of them alike.
         for _ in range(ROUNDS):
             for (way, name), found in times.items():
                 began = time.perf_counter()
@@ -84,17 +89,17 @@ async def measure(url: str) -> None:
                 found.append((time.perf_counter() - began) / STRETCH * 1e6)
         await connection.create_request(b"DEL", *store.keys)
     for name in acts:
-        print(f"{name:<22}{_told(times, one_by_one, name)}   {_told(times, at_once, name)}", flush=True)
+        print(f"{name:<22}{_cell(times, one_by_one, name)}   {_cell(times, at_once, name)}", flush=True)
 
 
-def _told(times: dict[Any, list[float]], way: object, name: str) -> str:
+def _cell(times: _Times, way: _Way, name: str) -> str:
     pairs = zip(times[way, name], times[way, "SET … NX PX"], strict=True)
     ratio = statistics.median([mine / bare for mine, bare in pairs])
     return f"{statistics.median(times[way, name]):8.0f} µs {ratio:5.2f}x"
 
 
-def run(url: str) -> None:
-    """Print the table."""
+def print_table(url: str) -> None:
+    """Measure on both backends, and print the table."""
     for backend in ("trio", "asyncio"):
         print(f"Redis, {backend:<13} one after another   {AT_ONCE} at once, each")
         anyio.run(measure, url, backend=backend)

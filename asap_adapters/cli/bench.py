@@ -46,7 +46,7 @@ async def _admission(options: BenchOptions) -> int:
         if number:
             say("")
         # In a process of its own: the memory that another part leaves would change the figures.
-        code = f"from asap_adapters.bench.{name} import run; run({value!r})"
+        code = f"from asap_adapters.bench.{name} import print_table; print_table({value!r})"
         if subprocess.run([sys.executable, "-c", code], check=False).returncode:  # noqa: ASYNC221, S603 - nothing else runs
             raise UserError(f"measuring the {name} failed; its error is shown above")
     return 0

@@ -1,7 +1,7 @@
-"""A state file: admission in this process's memory, and as much of it on disk as no crash may lose.
+"""A state file: admission in this process's memory, and on disk what a crash must not lose.
 
-What is written, when, and what it means after a crash is decided in `asap_core.admission.journal`; here it's written
-and synced, in worker threads, many waiting callers with one sync.
+`asap_core.admission.journal` decides what is written, when, and what it means after a crash. This module writes and
+syncs it in a worker thread. Callers that wait at the same time share one sync.
 """
 
 import errno
@@ -25,9 +25,10 @@ from asap_core.server.agent import Agent
 
 log: Final = logging.getLogger("asap.state")
 
-# Past it the file is written anew with what still counts: 100,000 keys.
+# Past this size the file is rewritten without expired records. It holds some 100,000 keys.
 _COMPACT_BYTES: Final = 4_194_304
-# Each needs somebody who makes a hard link between two rewritings of the file; an open file for each is kept.
+# Replaced files that are kept open, and so locked, because they still have another name. One more appears only if
+# someone makes a hard link between two rewrites of the file.
 _MOST_LINKED: Final = 64
 
 
@@ -35,34 +36,37 @@ class Disk(Protocol):
     """One file, read as a whole and written safely. All methods block."""
 
     def read(self) -> bytes | None:
-        """All of it, or None where there's none."""
+        """Return the whole file, or None if it doesn't exist."""
         ...
 
     def replace(self, data: bytes) -> None:
-        """Put `data` in its place, whole or not at all, synced. Raises OSError."""
+        """Replace the file by `data`, atomically and synced. Raises OSError."""
         ...
 
     def append(self, data: bytes) -> None:
-        """Add `data` at its end, synced. Raises OSError."""
+        """Append `data`, synced. Raises OSError."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file and release its locks."""
         ...
 
 
 class FileDisk:
-    """A file that one process at a time may have. Only its owner may read it: there's a secret in it.
+    """A file that one process at a time may use. Its mode is 0600, since it holds a secret.
 
-    Two locks are held. That of the file `.lock` beside it is there before the file is, and its name follows from the
-    file's real one, whatever symbolic links lead there. That of the file itself goes with it wherever it has a name,
-    and is kept on a file that was replaced while it had another one.
+    It holds two locks. The lock of the file `….lock` beside it exists before the state file does; its name follows from
+    the real path, whatever symbolic links lead there. The lock of the state file itself holds under every name of the
+    file, and is kept on a replaced file that still has another name.
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the file. Raises BadState if another process has it or it isn't a file with one name, and OSError."""
+        """Open and lock the file.
+
+        Raises BadState if another process has it, or if it isn't a regular file with exactly one name. Raises OSError.
+        """
         self._path = Path(os.path.realpath(path))
-        # Files that were replaced, and are still there under another name.
+        # Files that were replaced, and still exist under another name.
         self._linked: list[int] = []
         self._file: int | None = None
         try:
@@ -74,7 +78,7 @@ class FileDisk:
                 os.close(self._lock)
                 raise
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None  # the name that was asked for
+            raise OSError(error.errno, error.strerror, str(path)) from None  # the name that the user gave
 
     def read(self) -> bytes | None:
         """See `Disk`."""
@@ -87,7 +91,7 @@ class FileDisk:
     def replace(self, data: bytes) -> None:
         """See `Disk`."""
         beside = self._path.with_name(f"{self._path.name}.new")
-        beside.unlink(missing_ok=True)  # what a crash left, or a link to something else
+        beside.unlink(missing_ok=True)  # left by a crash, or a link to something else
         file = _opened(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _lock(file, self._path)
@@ -101,7 +105,7 @@ class FileDisk:
         self._file = file
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)  # the name is in the folder
+            os.fsync(folder)  # or a power failure could undo the renaming
         finally:
             os.close(folder)
 
@@ -131,12 +135,12 @@ class FileDisk:
 
 
 def _opened(path: Path, flags: int) -> int:
-    # No link, which may lead anywhere, and no pipe, for which one waits.
+    # No symbolic link, since it may lead anywhere, and no pipe, since opening one blocks.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
 
 
 def _taken(real: Path, path: Path) -> int | None:
-    """Open the file and lock it; None if there's none yet."""
+    """Open and lock the file. Returns None if it doesn't exist."""
     try:
         file = _opened(real, os.O_RDWR | os.O_APPEND)
     except FileNotFoundError:
@@ -171,7 +175,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 class FileStore:
-    """Answers admission for an agent that was bound with `shared_admission=True`; made by `open`, ended by `aclose`."""
+    """Answers admission for an agent bound with `shared_admission=True`. Made by `open`, closed by `aclose`."""
 
     def __init__(self, disk: Disk, agent: Agent, journal: Journal, threads: FileThreads) -> None:
         self._disk = disk
@@ -182,15 +186,16 @@ class FileStore:
 
     @classmethod
     async def open(cls, file: Path | Disk, agent: Agent) -> "FileStore":
-        """Take over what the file says.
+        """Open the file and take over its state.
 
-        Raises BadState, with its name, where it can't be used, OSError, and ValueError where the agent asks nobody.
+        Raises BadState, with the file's name, if it can't be used; ValueError if the agent wasn't bound with
+        `shared_admission=True`; and OSError.
         """
         if agent.admission is not None:
             raise ValueError(
                 "expected an agent that wasn't bound, or was with shared_admission=True: else it asks nobody"
             )
-        threads = FileThreads(most=1)  # whatever is done with the file, it's done in turn
+        threads = FileThreads(most=1)  # one thread, so that operations on the file don't overlap
         disk = await threads.run(FileDisk, file) if isinstance(file, Path) else file
         try:
             data = await threads.run(disk.read)
@@ -211,7 +216,7 @@ class FileStore:
         return store
 
     async def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
-        """Answer one question; what follows from the answer is on disk by then. Never raises OSError."""
+        """Answer one question, after what the answer implies is on disk. Never raises OSError."""
         lease = self._journal.lease_for(question)
         if lease is not None:
             if not await self._file.append(lease.record):
@@ -225,7 +230,7 @@ class FileStore:
         try:
             written = await self._file.append(record)
         finally:
-            # Not on disk, or nobody waits any longer: the work never begins.
+            # The record isn't on disk, or the caller was cancelled: the work never begins.
             if not written:
                 await self.give_back(answer.reservation)
         return answer if written else self._unavailable()
@@ -234,19 +239,19 @@ class FileStore:
         return StoreUnavailable(self._agent.policy.retry_after_unavailable)
 
     async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
-        """Keep an answer."""
+        """Keep the outcome for retries."""
         self._journal.record(reservation, outcome, size=size, now=self._agent.now())
 
     async def lose(self, reservation: Reservation) -> None:
-        """The work was cut off midway."""
+        """Note that the work was cut off."""
         self._journal.lose(reservation, now=self._agent.now())
 
     async def give_back(self, reservation: Reservation) -> None:
-        """The work never began."""
+        """Note that the work never began."""
         self._journal.give_back(reservation, now=self._agent.now())
 
     async def aclose(self) -> None:
-        """The orderly end: everything that's remembered goes into the file. Raises OSError where it can't."""
+        """Write everything that is remembered into the file, and close it. Raises OSError."""
         data = self._journal.final(now=self._agent.now())
         with anyio.CancelScope(shield=True):
             try:
@@ -256,26 +261,26 @@ class FileStore:
 
 
 class _JournalFile:
-    """Appends with one sync for all who wait meanwhile, and keeps the file short and whole."""
+    """Appends records to the file with one sync for all waiting callers, and rewrites it when it's long or torn."""
 
-    def __init__(self, disk: Disk, threads: FileThreads, whole: Callable[[], bytes]) -> None:
+    def __init__(self, disk: Disk, threads: FileThreads, compacted: Callable[[], bytes]) -> None:
         self._disk = disk
         self._threads = threads
-        self._whole = whole
+        self._compacted = compacted
         self._lock = anyio.Lock()
-        self._round = _Round()
+        self._batch = _Batch()
         self._size = 0
-        # After a failed write nobody knows where the file ends: it's written anew, not appended to.
+        # After a failed write the end of the file is unknown, so the next write replaces the file.
         self._torn = False
 
     async def append(self, record: bytes) -> bool:
-        """Return when this record is on disk, or can't be. Cancelled, it may be there or not."""
-        mine = self._round
+        """Return whether the record is on disk now. If the caller is cancelled, it may be or not."""
+        mine = self._batch
         mine.records.append(record)
         async with self._lock:
-            if mine is self._round:
-                self._round = _Round()
-                # Not to be left halfway: the next record would stand behind half of this one.
+            if mine is self._batch:
+                self._batch = _Batch()
+                # Shielded: the next record must not follow half of this one.
                 with anyio.CancelScope(shield=True):
                     mine.written = await self._write(write_batch(mine.records))
         return mine.written
@@ -283,7 +288,7 @@ class _JournalFile:
     async def _write(self, data: bytes) -> bool:
         try:
             if self._torn or self._size > _COMPACT_BYTES:
-                await self._threads.run(self._disk.replace, self._whole() + data)
+                await self._threads.run(self._disk.replace, self._compacted() + data)
                 self._size = 0
             else:
                 await self._threads.run(self._disk.append, data)
@@ -299,14 +304,14 @@ class _JournalFile:
         return True
 
     async def rewrite(self, data: bytes | None = None) -> None:
-        """Write the file anew: with `data`, or all that counts now. Raises OSError."""
+        """Replace the file by `data` or, if it's None, by the compacted journal. Raises OSError."""
         async with self._lock:
             with anyio.CancelScope(shield=True):
-                await self._threads.run(self._disk.replace, self._whole() if data is None else data)
+                await self._threads.run(self._disk.replace, self._compacted() if data is None else data)
 
 
-class _Round:
-    """Those whose records go to disk with one write."""
+class _Batch:
+    """The records that go to disk with one write."""
 
     def __init__(self) -> None:
         self.records: list[bytes] = []

@@ -1,7 +1,7 @@
 """Admission and limits in Redis or Valkey, shared by every process and host that serves an agent.
 
-What is decided stands in `asap_core.admission.redis` and its scripts; here one connection carries the questions. While
-the server is out of reach everything that needs it is answered with `StoreUnavailable`, and nothing waits in a queue.
+`asap_core.admission.redis` and its scripts decide; here one connection carries the questions, pipelined. While the
+server is out of reach, everything that needs it is answered with `StoreUnavailable`, and no caller is queued.
 """
 
 import logging
@@ -27,19 +27,20 @@ from asap_core.server.exchange import TakeLimit
 
 log: Final = logging.getLogger("asap.redis")
 
-# An answer takes a fifth of a millisecond; a caller who would wait for a second is better told to come again.
+# Seconds. An answer takes a fifth of a millisecond; a caller who would wait for longer is told to retry.
 _TIMEOUT: Final = 1.0
-# After a failed attempt to connect: not once per caller, and soon enough for a restart to go unnoticed.
+# Seconds between attempts to connect: not once per caller, and short enough for a restart to go unnoticed.
 _PAUSE: Final = 0.1
-# A server that was replaced answers `begin` once.
+# A server that was replaced answers `begin` once, so the second try is decided.
 _TRIES: Final = 2
-# To knock, to connect, to greet, to begin. Nobody waits for all that: each caller has its own time.
+# Steps of an attempt to connect, each within `timeout`: probe, connect, handshake, begin. No caller waits for all.
 _STEPS: Final = 4
+# What is raised if the server can't be reached or can't be used.
 _GONE: Final = (RedisError, OSError, BadStore)
 
 
 class RedisStore:
-    """Answers admission, and limits, for an agent whose policy and URN it takes; made by `open`."""
+    """Answers admission and limits for one agent, by its policy and URN. Made by `open`."""
 
     def __init__(self, agent: Agent, link: "_Link") -> None:
         policy, urn = agent.policy, agent.manifest.id
@@ -64,10 +65,11 @@ class RedisStore:
     ) -> AsyncIterator["RedisStore"]:
         """Connect to `redis://[user:password@]host[:port][/db]`, `rediss://…` or `unix://…`, and begin there.
 
-        `timeout` is how long one answer may take, in seconds, whatever it needs: a connection, several tries. Enter
-        and leave it in one task: its connection lives in a task beside it. Raises OSError if the server can't be
-        reached or doesn't let us in, `BadStore` if it can't be used, and ValueError if `url` isn't one or the agent
-        asks nobody.
+        timeout: how long one answer may take, in seconds, including a new connection and retries.
+
+        Enter and leave it in the same task, since its connection runs in a child task. Raises OSError if the server
+        can't be reached or refuses the login; `BadStore` if it can't be used; ValueError if `url` is invalid or the
+        agent wasn't bound with `shared_admission=True`.
         """
         if agent.admission is not None:
             raise ValueError(
@@ -88,22 +90,22 @@ class RedisStore:
                 yield store
                 group.cancel_scope.cancel()
         except ExceptionGroup as errors:
-            # The tasks beside raise nothing: it's what was raised here, or within.
+            # The child tasks raise nothing, so it's the one error raised above or in the caller's block.
             raise errors.exceptions[0] from None
 
     async def connection(self) -> BaseConnection:
-        """The connection that carries the questions, ready, for whoever measures. Raises OSError or RedisError."""
+        """Return the connection that carries the questions, for benchmarks. Raises OSError or RedisError."""
         return await self._link.ready()
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """The keys that hold what's admitted, for whoever wants to delete them: that's a start without memory."""
+        """The names of the keys that hold what was admitted. To delete them is a start without memory."""
         return self._admission.keys
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
     async def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
-        """Answer one question, atomically. Cancelled or out of time, what it may have reserved is given back."""
+        """Answer one question, atomically. If it's cancelled or times out, what it may have reserved is given back."""
         if question.nonce is None and question.idempotency_key is None:
             return Admitted(None)
         try:
@@ -125,14 +127,14 @@ class RedisStore:
         try:
             return self._admission.answer(await self._run(connection, command), command)
         except BaseException:
-            # Nobody knows whether it was claimed, and nobody waits any longer: the work never begins.
+            # It may have been reserved, and the caller has stopped waiting: the work never begins.
             reserved = self._admission.reservation_of(command)
             if reserved is not None:
                 await self._release(connection, self._admission.give_back(reserved), until=until)
             raise
 
     async def _release(self, connection: BaseConnection, command: Command, *, until: float) -> None:
-        """Give back over the connection that asked: a server that hangs reads both, in this order, when it goes on."""
+        """Give back on the connection that asked: if the server hangs, it reads both later, in this order."""
         if not _written(connection, command):
             await self._tell(command, within=until - anyio.current_time())
 
@@ -140,40 +142,40 @@ class RedisStore:
         self._admission.begun(await self._run(connection, self._admission.begin()))
 
     async def record(self, reservation: Reservation, outcome: object, size: int) -> None:
-        """Keep an answer."""
+        """Keep the outcome for retries."""
         del size
         await self._tell(self._admission.record(reservation, outcome), tries=_TRIES)
 
     async def lose(self, reservation: Reservation) -> None:
-        """The work was cut off midway."""
+        """Note that the work was cut off."""
         await self._tell(self._admission.lose(reservation), tries=_TRIES)
 
     async def give_back(self, reservation: Reservation) -> None:
-        """The work never began."""
+        """Note that the work never began."""
         await self._tell(self._admission.give_back(reservation))
 
     async def _tell(self, command: Command, *, tries: int = 1, within: float | None = None) -> None:
-        """Say what came of a reservation, even if nobody waits; if it can't be said, the reservation ends by itself.
+        """End a reservation, even if the caller is cancelled. If that fails, it ends by itself at its deadline.
 
-        Several `tries` if the work was done: to say it twice changes nothing. They share the time of one answer, for
-        which a caller waits.
+        tries: more than 1 if the work was done; sending the command twice changes nothing. All tries share the time of
+        one answer, since the caller waits for them.
         """
         with anyio.CancelScope(shield=True):
             try:
                 with anyio.fail_after(self._timeout if within is None else within):
-                    while not await self._told(command, last=tries <= 1):
+                    while not await self._delivered(command, last=tries <= 1):
                         tries -= 1
                         await anyio.sleep(2 * _PAUSE)
             except _GONE as error:
                 self._unavailable(error)
 
-    async def _told(self, command: Command, *, last: bool) -> bool:
+    async def _delivered(self, command: Command, *, last: bool) -> bool:
         try:
             connection = await self._link.ready()
             try:
                 await self._run(connection, command)
             except anyio.get_cancelled_exc_class():
-                # Out of time. As text: a server that goes on may not have the script.
+                # Timed out. Send it without waiting, as text: a server that recovers may not have the script.
                 _written(connection, command)
                 raise
         except _GONE:
@@ -196,7 +198,7 @@ class RedisStore:
 
     # --- the server --------------------------------------------------------------------------------------------------
 
-    async def _run(self, connection: BaseConnection, command: Command) -> Any:
+    async def _run(self, connection: BaseConnection, command: Command) -> object:
         reply = await self._link.run(connection, command)
         if self._away:
             self._away = False
@@ -204,21 +206,20 @@ class RedisStore:
         return reply
 
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
-        # Once, not once per caller.
-        if not self._away:
+        if not self._away:  # logged once, not once per caller
             self._away = True
             log.error("%s can't be asked, so nothing is admitted: %s", self._link.place, _reason(error))
         return StoreUnavailable(self._retry_after)
 
 
 def _reason(error: BaseException) -> str:
-    """What's wrong in a few words; a URL with its password is in none of them."""
+    """Return the reason in a few words. It never contains the URL, which may hold a password."""
     reason = ""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, BaseExceptionGroup):
             seen = seen.exceptions[0]
-        # What the system says is more to the point than what was made of it.
+        # The system's own message is more precise than the wrapper's.
         reason = (seen.strerror if isinstance(seen, OSError) else "") or reason or str(seen)
         seen = seen.__cause__
     return reason or "it doesn't answer in time"
@@ -229,8 +230,8 @@ def _connections(url: str, timeout: float) -> tuple[Location, Callable[[Location
     if scheme not in ("redis", "rediss", "unix") or not separator:
         raise ValueError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
     try:
-        # The pool reads the URL and is never opened: one that's cancelled while it connects loses the place for good,
-        # and a hundred callers of a dead host would make a hundred attempts.
+        # The pool only parses the URL. It isn't used, since it leaks a place if a caller is cancelled while connecting,
+        # and 100 callers of a dead host would make 100 attempts.
         pool = ConnectionPool.from_url(
             url, decode_components=True, connect_timeout=timeout, stream_timeout=timeout, decode_responses=False
         )
@@ -245,8 +246,8 @@ def _connections(url: str, timeout: float) -> tuple[Location, Callable[[Location
     return location, lambda reached: make(location if named else reached, **options)
 
 
-async def _evaluate(connection: BaseConnection, command: Command) -> Any:
-    """Run a script. Raises RedisError, or TimeoutError."""
+async def _evaluate(connection: BaseConnection, command: Command) -> object:
+    """Run a script. Raises RedisError or TimeoutError."""
     rest = (b"%d" % len(command.keys), *command.keys, *command.arguments)
     try:
         return await connection.create_request(b"EVALSHA", command.script.sha.encode("ascii"), *rest)
@@ -255,7 +256,7 @@ async def _evaluate(connection: BaseConnection, command: Command) -> Any:
 
 
 def _written(connection: BaseConnection, command: Command) -> bool:
-    """Write a command whose answer nobody waits for; returns False if the connection is lost."""
+    """Send a command without waiting for its reply. Returns False if the connection is lost."""
     rest = (b"%d" % len(command.keys), *command.keys, *command.arguments)
     try:
         connection.create_request(b"EVAL", command.script.text.encode("ascii"), *rest)
@@ -265,7 +266,7 @@ def _written(connection: BaseConnection, command: Command) -> bool:
 
 
 class _Attempt:
-    """One attempt to connect, which all wait for who need it."""
+    """One attempt to connect, shared by all callers that need a connection."""
 
     def __init__(self) -> None:
         self.over = anyio.Event()
@@ -273,7 +274,7 @@ class _Attempt:
 
 
 class _Link:
-    """One connection, shared by all who ask, pipelined, made anew when it's lost."""
+    """One pipelined connection, shared by all callers, and replaced when it's lost."""
 
     def __init__(
         self, location: Location, make: Callable[[Location], BaseConnection], group: anyio.abc.TaskGroup, timeout: float
@@ -289,7 +290,7 @@ class _Link:
         self.begin: Callable[[BaseConnection], Awaitable[None]] = _nothing
 
     async def ready(self) -> BaseConnection:
-        """The connection, begun on. Raises what keeps it from being made."""
+        """Return the connection, after `begin` on it. Raises what the attempt to connect raised."""
         while self._connection is None or not self._connection.usable:
             attempt = self._attempt
             if attempt is None:
@@ -300,44 +301,44 @@ class _Link:
                 raise attempt.error
         return self._connection
 
-    async def run(self, connection: BaseConnection, command: Command) -> Any:
-        """Run a script. Raises RedisError, or TimeoutError; a connection that hangs is left."""
+    async def run(self, connection: BaseConnection, command: Command) -> object:
+        """Run a script. Raises RedisError or TimeoutError. A connection that hangs is abandoned."""
         asked = anyio.current_time()
         try:
             return await _evaluate(connection, command)
         except BaseException:
-            # Half its time, thousands of times what it takes: less is left to those who waited for a connection first.
+            # Half the timeout, thousands of times what an answer takes: callers that waited to connect have less left.
             if anyio.current_time() - asked >= self.timeout / 2:
                 self._leave(connection)
             raise
 
     def _leave(self, connection: BaseConnection) -> None:
-        """Ask nothing more there: what hangs would keep every request that follows."""
+        """Send nothing more on this connection: it hangs, and would delay every later request."""
         if self._connection is connection:
             self._connection = None
             self._group.start_soon(self._end, connection)
 
     async def _end(self, connection: BaseConnection) -> None:
-        # All who wait there have left by then, and have written what's to be given back.
+        # By then all callers that waited there have timed out, and have sent what they give back.
         await anyio.sleep(self.timeout + _PAUSE)
         connection.invalidate("no answer in time")
 
     async def _live(self, attempt: _Attempt) -> None:
-        """Connect, and carry requests until the connection is lost."""
+        """Connect, and serve until the connection is lost."""
         try:
             async with anyio.create_task_group() as group:
                 try:
                     with anyio.fail_after(_STEPS * self.timeout):
                         with anyio.fail_after(self.timeout):
-                            reached = await _knock(self._location, self._resolver)
+                            reached = await _probe(self._location, self._resolver)
                         connection = self._make(reached)
                         await group.start(_carry, connection)
                         await self.begin(connection)
-                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+                except Exception as error:  # noqa: BLE001 - the waiting callers raise it
                     attempt.error = error
                     group.cancel_scope.cancel()
                 else:
-                    # Nothing is awaited between the last words of `begin` and this: what it learned is of this one.
+                    # No await between the reply to `begin` and this, so its run id is that of this connection's server.
                     self._connection, self._attempt = connection, None
                 attempt.over.set()
             if attempt.error is not None:
@@ -347,14 +348,17 @@ class _Link:
                 self._attempt = None
 
 
-async def _knock(location: Location, resolver: Resolver) -> Location:
-    """Return where somebody is, or raise OSError: a connection that isn't made leaves streams of its own unclosed.
+async def _probe(location: Location, resolver: Resolver) -> Location:
+    """Return a location that accepts connections. Raises OSError if none does.
 
-    Names are looked up here, in threads that nobody else uses; with TLS the connection needs the name itself.
+    Probing first is needed since coredis leaks its stream if it can't connect. Names are resolved here, in threads of
+    our own; with TLS the connection needs the name, so it resolves it again.
     """
     match location:
         case TCPLocation():
-            address = await _reached(location.host, location.port, await resolver.resolve(location.host, location.port))
+            address = await _connectable(
+                location.host, location.port, await resolver.resolve(location.host, location.port)
+            )
             return TCPLocation(address, location.port)
         case UnixDomainSocketLocation():
             stream: ByteStream = await anyio.connect_unix(location.path)
@@ -362,7 +366,7 @@ async def _knock(location: Location, resolver: Resolver) -> Location:
     return location
 
 
-async def _reached(host: str, port: int, addresses: Sequence[str]) -> str:
+async def _connectable(host: str, port: int, addresses: Sequence[str]) -> str:
     failed: OSError = OSError(f"{host} has no address")
     for address in addresses:
         try:
@@ -393,4 +397,4 @@ async def _carry(connection: BaseConnection, *, task_status: TaskStatus[None]) -
 
 
 async def _nothing(_connection: BaseConnection) -> None:
-    """Before anyone is told of a new connection."""
+    """Do nothing: stands in for `begin` until the store is made."""

@@ -12,7 +12,7 @@ Rule 3: only a request that claimed its nonce reserves its key.
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from attrs import field, frozen
 
@@ -63,7 +63,7 @@ _ADMITTED: Final = Admitted(None)
 class Stored:
     """The same was asked before, and this was the outcome."""
 
-    outcome: Any
+    outcome: object
 
 
 @frozen

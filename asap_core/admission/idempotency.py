@@ -10,7 +10,7 @@ bytes of answers, and still keep the work from being done again.
 
 from collections import OrderedDict
 from enum import Enum
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from attrs import define, field, frozen
 
@@ -42,7 +42,7 @@ class Working:
 class Finished:
     """The work is done, and this was its answer. Next: Gone or Free."""
 
-    answer: Any
+    answer: object
 
 
 @frozen
@@ -80,7 +80,7 @@ class SavedKey:
 
     key: bytes
     digest: bytes
-    answer: Any = field(repr=False)
+    answer: object = field(repr=False)
     size: int
     seconds: float
     answered: bool
@@ -91,7 +91,7 @@ class _Entry:
     digest: bytes
     state: _State
     until: Instant
-    answer: Any = field(default=None, repr=False)
+    answer: object = field(default=None, repr=False)
     size: int = 0
     owner: str = ""
 
@@ -172,7 +172,7 @@ class IdempotencyTable:
         self._forget(key)
         self._entries[key] = _Entry(digest, _State.WORKING, Instant(now + deadline + GRACE), owner=owner)
 
-    def finish(self, key: bytes, answer: Any, *, size: int, now: Instant) -> None:
+    def finish(self, key: bytes, answer: object, *, size: int, now: Instant) -> None:
         """Keep the answer of finished work, which counts for `size` bytes."""
         entry = self._entries.get(key)
         if entry is None:

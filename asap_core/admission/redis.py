@@ -12,7 +12,7 @@ are made by scripts in the server (`asap_core.admission.redis_scripts`), under i
 import re
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 from attrs import frozen
 
@@ -83,8 +83,8 @@ def _micros(seconds: float) -> bytes:
     return b"%d" % round(seconds * 1e6)
 
 
-def _seconds(micros: bytes) -> float:
-    if not _NUMBER(micros):
+def _seconds(micros: object) -> float:
+    if not isinstance(micros, bytes) or not _NUMBER(micros):
         raise BadStore("expected a number of microseconds; what came is something else")
     return int(micros) / 1e6
 
@@ -120,7 +120,7 @@ class SharedAdmission:
         arguments = (self._secret, self._epoch, policy.start.value.encode("ascii"), *self._window)
         return Command(BEGIN, self.keys[:1], arguments)
 
-    def begun(self, reply: Any) -> None:
+    def begun(self, reply: object) -> None:
         """Take over the server's reply to `begin`. Raises `BadStore` if the server can't be used."""
         match reply:
             case [b"begun", bytes(server), bytes(secret), bytes(epoch)] if _epoch(secret) == epoch:
@@ -169,7 +169,7 @@ class SharedAdmission:
             ),
         )
 
-    def answer(self, reply: Any, command: Command) -> AdmissionAnswer | Begin:
+    def answer(self, reply: object, command: Command) -> AdmissionAnswer | Begin:
         """Read the server's reply to `command`, which `ask` returned. Raises `BadStore` if it isn't an answer."""
         match reply:
             case [b"admitted"]:
@@ -254,7 +254,7 @@ def _split(reservation: Reservation) -> tuple[bytes, bytes]:
     return reservation.key[:_KEY], reservation.key[_KEY:]
 
 
-def _read_outcome(text: bytes) -> Any:
+def _read_outcome(text: bytes) -> object:
     try:
         return read_outcome(read_json(text))
     except (ValueError, KeyError, TypeError):
@@ -286,11 +286,11 @@ class SharedLimits:
         self._rates = tuple(part for limit in limits for part in (_micros(limit.per), b"%d" % limit.amount))
 
     def take(self, key: str, *, cost: int, partial: bool) -> Command:
-        """Return the command that takes `cost` from the share of `key`, or nothing; if `partial`, as much as is left."""
+        """Return the command that takes `cost` of the share of `key`, or nothing; if `partial`, as much as is left."""
         name = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_KEY).digest()
         return Command(TAKE, self._keys, (name, b"%d" % cost, b"%d" % partial, self._capacity, *self._rates))
 
-    def taken(self, reply: Any) -> Granted | Limited:
+    def taken(self, reply: object) -> Granted | Limited:
         """Read the server's reply to `take`. Raises `BadStore` if it isn't an answer."""
         match reply:
             case [b"limited", bytes(wait), bytes(which)] if which.isdigit() and int(which) < len(self._limits):

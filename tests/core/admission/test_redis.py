@@ -270,9 +270,16 @@ class TestLimits:
         assert limits.taken([b"limited", b"250000", b"1"]) == Limited(0.25, "100 per 1 minute")
 
     @pytest.mark.parametrize(
-        "reply", [[b"limited", b"1", b"2"], [b"limited", b"1", b"-1"], [b"taken", b"1"], [b"taken", b"x", b"1", b"1"]]
+        "reply",
+        [[b"limited", b"1", b"2"], [b"limited", b"1", b"-1"], [b"taken", b"1"], [b"taken", b"x", b"1", b"1"]],
     )
     def test_what_is_no_answer_is_not_taken(self, reply) -> None:
         limits = SharedLimits(AGENT, "peer", parse_limits("10/second;100/minute"), capacity=50)
         with pytest.raises(BadStore, match="a limiter"):
             limits.taken(reply)
+
+    @pytest.mark.parametrize("owed", [1, b"", b"x", b"1" * 19])
+    def test_a_time_that_is_no_number_is_refused(self, owed) -> None:
+        limits = SharedLimits(AGENT, "peer", parse_limits("10/second"), capacity=50)
+        with pytest.raises(BadStore, match="number of microseconds"):
+            limits.taken([b"taken", b"1", owed])
