@@ -1,9 +1,10 @@
-"""Plain JSON values ⇄ the model: every error at once, each with its place, none with what the caller wrote.
+"""Plain JSON values ⇄ the model. Errors list every problem at once, each with its path and none with the value.
 
-cattrs does the walking; what each field may hold is the `Rule` that stands beside it in the model, asked here as a
-hook. Envelopes and payloads are read strictly (unknown keys refused); remote documents, which grow with every version,
-are read tolerantly (unknown keys kept in `extra`). cattrs costs 30 ms to import, so it's imported when it's first
-needed; `warm_up()` is for servers that want that before their first request.
+Each field of the model has a `Rule`, which cattrs calls as a hook while it walks a document. Envelopes and payloads are
+read strictly: unknown keys are refused. Remote documents, which grow with every version of the protocol, are read
+tolerantly: unknown keys are kept in `extra`.
+
+cattrs takes 30 ms to import, so it's imported on first use; a server calls `warm_up()` before its first request.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,28 +30,37 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Enough to mend a document by; a list of 50,000 unfit entries would otherwise answer 5 MB to a 1 MB request.
+# Enough to repair a document. Without a limit, a request of 1 MB with 50,000 invalid items gets an answer of 5 MB.
 MAX_PROBLEMS: Final = 20
 
 
 def decode_envelope(value: Any, *, path: tuple[str | int, ...] = ()) -> Envelope:
-    """Read an envelope, strictly. Raises `InvalidDocument`; `path` is where the envelope stands in its document."""
+    """Decode an envelope, strictly.
+
+    path: where the envelope is in its document, for errors.
+    Raises: InvalidDocument.
+    """
     return _decode_flat(value, Envelope, "envelope", path)
 
 
 def decode_payload(payload_type: str, value: Any, *, path: tuple[str | int, ...] = ()) -> Payload | None:
-    """Read a payload of a known type, strictly, or return None where the type isn't known. Raises `InvalidDocument`."""
+    """Decode a payload, strictly. Returns None if its type isn't known.
+
+    payload_type: in any spelling.
+    path: where the payload is in its document, for errors.
+    Raises: InvalidDocument.
+    """
     return decode_payload_of(normalise_payload_type(payload_type), value, path=path)
 
 
 def decode_payload_of(normal_type: str, value: Any, *, path: tuple[str | int, ...] = ()) -> Payload | None:
-    """`decode_payload` for whoever has normalised the type."""
+    """As `decode_payload`, for a type that is normalised already (`normalise_payload_type`)."""
     kind = PAYLOADS.get(normal_type)
     return None if kind is None else _decode_flat(value, kind, "payload", path)
 
 
 def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:
-    """Read a message part by its `type`, strictly. Raises `InvalidDocument`."""
+    """Decode a message part by its `type`, strictly. Raises `InvalidDocument`."""
     tag = value.get("type") if type(value) is dict else None
     kind = PARTS.get(tag) if type(tag) is str else None
     if kind is None:
@@ -59,9 +69,9 @@ def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:
 
 
 def decode_manifest(value: Any) -> Manifest:
-    """Read a manifest, tolerantly; a 2.x signed wrapper is opened (`asap_core.wire.signing` verifies its signature).
+    """Decode a manifest, tolerantly, also from the wrapper of a signed one.
 
-    Raises `InvalidDocument`.
+    Signatures aren't verified here: see `asap_core.wire.signing`. Raises `InvalidDocument`.
     """
     if is_wrapper(value):
         return _decode(value["manifest"], Manifest, "manifest", ("manifest",))
@@ -69,12 +79,12 @@ def decode_manifest(value: Any) -> Manifest:
 
 
 def decode_health(value: Any) -> Health:
-    """Read a health report, tolerantly. Raises `InvalidDocument`."""
+    """Decode a health report, tolerantly. Raises `InvalidDocument`."""
     return _decode(value, Health, "health report", ())
 
 
 def decode_registry_root(value: Mapping[str, Any]) -> Registry:
-    """Read the root of a registry, tolerantly. Its `agents` are left out: `RegistryReader` reads them.
+    """Decode the root of a registry, tolerantly, without its `agents`: `RegistryReader` reads those.
 
     Raises: InvalidDocument.
     """
@@ -82,22 +92,30 @@ def decode_registry_root(value: Mapping[str, Any]) -> Registry:
 
 
 def decode_registry_entry(value: Any, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:
-    """Read an entry of a registry, tolerantly. Raises `InvalidDocument`; `path` is where it stands in its document."""
+    """Decode an entry of a registry, tolerantly.
+
+    path: where the entry is in its document, for errors.
+    Raises: InvalidDocument.
+    """
     return _decode(value, RegistryEntry, "registry entry", path)
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Read a manifest from bytes. Raises `InvalidDocument`, whatever the bytes."""
+    """Read a manifest from bytes, tolerantly. Raises `InvalidDocument`, and nothing else whatever the bytes."""
     return read_as(data, decode_manifest, "manifest")
 
 
 def read_health(data: bytes) -> Health:
-    """Read a health report from bytes. Raises `InvalidDocument`, whatever the bytes."""
+    """Read a health report from bytes, tolerantly. Raises `InvalidDocument`, and nothing else whatever the bytes."""
     return read_as(data, decode_health, "health report")
 
 
 def read_as(data: bytes, decode: Callable[[Any], T], what: str) -> T:
-    """Read a document from bytes: JSON, then what `decode` makes of it. Raises `InvalidDocument`."""
+    """Read a document from bytes: parse the JSON, then call `decode`.
+
+    what: names the kind of document in errors.
+    Raises: InvalidDocument.
+    """
     try:
         value = read_json(data)
     except NotJson as error:
@@ -109,7 +127,7 @@ def read_as(data: bytes, decode: Callable[[Any], T], what: str) -> T:
 
 
 def encode_envelope(envelope: Envelope) -> dict[str, Any]:
-    """Return the envelope as plain JSON values: all eleven keys, nulls included, in the order the reference writes."""
+    """Return the envelope as plain JSON values: all eleven keys, nulls included, in the reference's order."""
     return {
         "id": envelope.id,
         "asap_version": envelope.asap_version,
@@ -126,14 +144,15 @@ def encode_envelope(envelope: Envelope) -> dict[str, Any]:
 
 
 def format_timestamp(moment: datetime) -> str:
-    """Write a UTC date as RFC 3339 with `Z`, fractions only where there are any."""
+    """Write a UTC datetime as RFC 3339 with `Z`, with fractions only if they aren't zero."""
     return moment.isoformat().replace("+00:00", "Z")
 
 
 def to_json(value: Any) -> Any:
-    """Return a value of the model as plain JSON values: every field, nulls included, and what was in `extra`.
+    """Return a value of the model as plain JSON values: every field, nulls included, and the keys in `extra`.
 
-    JSON's own values are returned as they are. Raises TypeError for anything else.
+    JSON's own values are returned unchanged.
+    Raises: TypeError for a value that is neither.
     """
     kind: type = type(value)
     if kind in _PLAIN:
@@ -160,11 +179,11 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None), dict, list})
 
 @cache
 def _members(kind: type) -> tuple[tuple[str, str], ...]:
-    """The keys that a class has in a document, each with the field it comes from."""
+    """Return the keys that a class has in a document, each with its field's name."""
     return tuple((_key(a), a.name) for a in fields(kind) if a.name not in _ASIDE)
 
 
-# Fields that aren't keys of the document; of them, those that only this library fills.
+# Fields that aren't keys of the document. Those never read are filled by this library only.
 _ASIDE: Final = frozenset({"extra", "skipped"})
 _NEVER_READ: Final = frozenset({"skipped"})
 
@@ -174,18 +193,18 @@ def _key(attribute: "Attribute[Any]") -> str:
 
 
 def etag(body: bytes) -> str:
-    """Return a strong entity tag for `body` (RFC 9110 §8.8.3): equal bodies, and only they, share it."""
+    """Return a strong entity tag for `body`: only equal bodies have equal tags. Source: RFC 9110 §8.8.3."""
     return f'"{sha256(body).hexdigest()}"'
 
 
-# --- reading what is right, quickly ----------------------------------------------------------------------------------
+# --- the fast path: valid envelopes and payloads ---------------------------------------------------------------------
 
 
 def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
-    """Read a class whose fields are all leaves.
+    """Decode a class whose fields are all leaves.
 
-    Nearly every message is right, and one pass over its rules says so. If not (NOTHING, a missing key, fits no rule),
-    the thorough way finds everything that's wrong.
+    Nearly every message is valid, and one pass over its rules proves it. Otherwise cattrs finds every problem. (A
+    missing key without a default reads as attrs' NOTHING, which no rule accepts.)
     """
     try:
         return _quick(kind)(value)  # type: ignore[no-any-return, arg-type]
@@ -195,7 +214,7 @@ def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ..
 
 @cache
 def _quick(kind: type) -> Callable[[Any], Any]:
-    """A reader that asks each field's rule once and fills the slots itself: attrs would ask the same rules again."""
+    """Return a reader that checks each rule once and fills the slots: attrs' __init__ would check them again."""
     known = frozenset(_key(a) for a in fields(kind))
     steps = [(_key(a), a.default, a.validator, _slot(kind, a.name)) for a in fields(kind)]
     plans = [
@@ -206,12 +225,12 @@ def _quick(kind: type) -> Callable[[Any], Any]:
 
     def read(value: Any) -> Any:
         if type(value) is not dict or not known.issuperset(value):
-            # Made anew: a shared exception would keep every frame that it was ever raised in, and all that was read.
+            # A new exception each time: a shared one would keep every frame it was raised in alive, and their values.
             raise InvalidValue("something else")
         made: Any = make(kind)
         for key, default, exact, nullable, convert, fits, fill in plans:
             item = value.get(key, default)
-            # Most fields are plain strings or objects, or null: asked here, that saves a call for each.
+            # Most fields are plain strings, objects or null. Checking that here saves a call for each.
             if type(item) is not exact and not (nullable and item is None):
                 if convert is not None:
                     item = convert(item)
@@ -230,11 +249,11 @@ def _slot(kind: type, name: str) -> Callable[[Any, Any], None]:
     return fill
 
 
-# --- reading with every error ----------------------------------------------------------------------------------------
+# --- the thorough path: every problem --------------------------------------------------------------------------------
 
 
 def warm_up() -> None:
-    """Import cattrs and build the readers now, so that no request waits the tens of milliseconds that it takes."""
+    """Import cattrs and build the readers now: some 50 ms, which the first request would wait for otherwise."""
     for kind in (Envelope, Manifest, Health, Registry, RegistryEntry, *PAYLOADS.values()):
         _converter().get_structure_hook(kind)
 
@@ -242,14 +261,14 @@ def warm_up() -> None:
 def _decode(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
     try:
         return _converter().structure(value, kind)
-    except Exception as error:  # noqa: BLE001 - cattrs wraps whatever a rule raises; _problems re-raises the rest
+    except Exception as error:  # noqa: BLE001 - cattrs wraps what rules raise; _problems re-raises other exceptions
         problems = tuple(_problems(error, kind, path))[:MAX_PROBLEMS]
         _let_go(error)
         raise InvalidDocument(what, problems) from None
 
 
 def _let_go(error: BaseException) -> None:
-    error.__traceback__ = None  # cattrs' frames hold it, and what was read: a cycle
+    error.__traceback__ = None  # breaks a cycle: cattrs' frames hold the error, and the values that were read
     for inner in getattr(error, "exceptions", ()):
         _let_go(inner)
 
@@ -299,14 +318,14 @@ def _array_hook(kind: Any, converter: "Converter") -> Callable[[Any, Any], Any]:
     read = converter.get_structure_hook(item_kind)
 
     def hook(value: Any, _kind: Any) -> Any:
-        """Read each item. cattrs' own hook would collect 100,000 errors where 20 are told, which takes seconds."""
+        """Read each item, up to MAX_PROBLEMS errors. cattrs' own hook would collect 100,000, which takes seconds."""
         if type(value) is not list:
             raise InvalidValue("an array")
         items, errors = [], []
         for index, item in enumerate(value):
             try:
                 items.append(read(item, item_kind))
-            except Exception as error:  # noqa: BLE001 - as cattrs does: _problems re-raises what isn't a rule's
+            except Exception as error:  # noqa: BLE001 - as cattrs does; _problems re-raises what isn't a rule's
                 error.add_note(IterableValidationNote("an item", index, item_kind))
                 errors.append(error)
                 if len(errors) == MAX_PROBLEMS:
@@ -344,7 +363,7 @@ def _problems(error: BaseException, kind: type, path: tuple[str | int, ...]) -> 
 
 
 def _noted(group: "BaseExceptionGroup[Any]") -> Iterator[tuple[Any, BaseException]]:
-    """The exceptions in a group, each with the field or index that cattrs noted on it, or None for the whole."""
+    """Yield a group's exceptions, each with the field or index that cattrs noted on it, or None for the whole."""
     with_notes, without = group.group_exceptions()  # type: ignore[attr-defined]
     for inner, note in with_notes:
         yield getattr(note, "name", getattr(note, "index", None)), inner

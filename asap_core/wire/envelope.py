@@ -1,7 +1,7 @@
-"""The envelope: what agents send each other, and what a reply to it must say.
+"""The envelope: the message that agents send each other (wire-protocol §1).
 
-The core mints nothing: whoever makes an envelope brings its id and its time (`ids=`, `wall=`), so that tests, replays
-and other runtimes choose them.
+The core generates neither ids nor timestamps. The caller passes both (`ids=`, `wall=`), so tests and other runtimes
+choose them.
 """
 
 import re
@@ -17,7 +17,8 @@ from asap_core.wire.rules import BOOLEAN, DATE_TIME, OBJECT, TEXT, URN, InvalidV
 ASAP_VERSION: Final = "0.1"
 """What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. HTTP versions are negotiated elsewhere."""
 
-# A ULID has 26 characters, a UUID 36; the reference takes any length (fault 77), and ids are stored, logged and echoed.
+# A ULID has 26 characters, a UUID 36. The reference accepts any length (fault 77), but ids are stored, logged and
+# echoed.
 MAX_ID: Final = 256
 ID: Final = Rule(
     f"a non-empty string of at most {MAX_ID} characters, without control characters",
@@ -29,34 +30,36 @@ PAYLOAD_TYPE: Final = Rule(
 )
 
 _IGNORED_IN_TYPES: Final = re.compile(r"[^a-z0-9]+")
-# The spellings on the wire are few; only they are remembered, so that the table can't grow from what strangers send.
+# Precomputed for the usual spellings. A cache would let a peer fill it with other ones.
 _USUAL_TYPES: Final = {"task.request": "taskrequest", "task.response": "taskresponse", "TaskRequest": "taskrequest"}
 
-# Wire-protocol §1.5 "Later versions": replies of these types must say what they answer.
+# Wire-protocol §1.5 "Later versions": payloads of these types require a correlation_id.
 _ANSWERS: Final = frozenset({"taskresponse", "taskstream", "mcptoolresult", "mcpresourcedata"})
 
 
 def normalise_payload_type(payload_type: str) -> str:
-    """Return the one spelling of `task.request`, `TaskRequest` and `task_request`: `taskrequest`.
+    """Return the normal form of a payload type: `taskrequest` for `task.request`, `TaskRequest` and `task_request`.
 
-    Lower-case ASCII letters and digits only, as the reference 2.x normalises.
+    Lower-case ASCII letters and digits only, as the reference 2.x normalises. Source: wire-protocol §1.4.
     """
     usual = _USUAL_TYPES.get(payload_type)
     return usual if usual is not None else _IGNORED_IN_TYPES.sub("", payload_type.lower())
 
 
 def utc(wall: WallTime) -> datetime:
-    """Return `wall` as a date with offset, to the microsecond."""
+    """Return `wall` as a UTC datetime, to the microsecond."""
     return datetime.fromtimestamp(wall, UTC)
 
 
 @frozen(kw_only=True)
 class Envelope:
-    """One message from one agent to another (wire-protocol §1.1).
+    """One message from one agent to another.
 
-    `id` and `timestamp` are always there; where a peer of old left them out, policy decided what they are. `payload` is
-    the JSON object as it came: `asap_core.wire.codec.decode_payload` makes the typed value of it. `extensions` may
-    carry `nonce`, `trace_id` and `span_id`.
+    id, timestamp: always set. If a peer left them out, the receiver's policy filled them in.
+    payload: the JSON object as it was received; `asap_core.wire.codec.decode_payload` decodes it.
+    correlation_id: the id of the envelope that this one answers; required for payloads that are answers.
+    extensions: may hold `nonce`, `trace_id` and `span_id`.
+    Raises: InvalidValue (a ValueError) if a field breaks its rule. Source: wire-protocol §1.1, §1.5.
     """
 
     id: str = field(validator=ID)
@@ -89,9 +92,12 @@ class Envelope:
         correlation_id: str | None = None,
         trace_id: str | None = None,
     ) -> "Envelope":
-        """Make an envelope dated `wall`, with an id from `ids`.
+        """Make an envelope.
 
-        Raises `InvalidValue` (a ValueError) where sender or recipient isn't a URN. `nonce` goes into `extensions`.
+        ids: called once, returns the envelope's id.
+        wall: the timestamp.
+        nonce: stored in `extensions`.
+        Raises: InvalidValue (a ValueError) if a field breaks its rule.
         """
         return cls(
             id=ids(),
@@ -114,9 +120,9 @@ class Envelope:
         wall: WallTime,
         sender: str | None = None,
     ) -> "Envelope":
-        """Make the answer to this envelope: back to its sender, correlated with its id, in its trace.
+        """Make the reply to this envelope: addressed to its sender, with its id as `correlation_id`, in its trace.
 
-        It comes from the recipient, or from `sender` where that's another.
+        sender: the replying agent, if it isn't this envelope's recipient.
         """
         return Envelope.new(
             sender=sender or self.recipient,
@@ -131,7 +137,7 @@ class Envelope:
 
     @property
     def nonce(self) -> object:
-        """What `extensions.nonce` holds: a non-empty string where the sender followed the protocol, None if absent."""
+        """The value of `extensions.nonce`, unchecked, or None: a peer may send something else than a string."""
         return None if self.extensions is None else self.extensions.get("nonce")
 
     @property

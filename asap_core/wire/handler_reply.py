@@ -1,7 +1,7 @@
-"""What a handler answered, as the text that's sent and as the copy that's kept.
+"""A handler's reply, as the text that is sent and as the copy that is saved for retries.
 
-Whatever a handler returns, its answer is one that a strict reader reads, or `NotWritable` with the place of what JSON
-can't say. Dataclasses, attrs classes and enums are written as their fields and values.
+Whatever a handler returns, either a strict JSON reader accepts the text, or `NotWritable` says where the value isn't
+JSON. Dataclasses and attrs classes are written as objects of their fields, enums as their values.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,21 @@ from asap_core.wire.jsonrpc import CallId, result_body
 from asap_core.wire.payloads import WIRE_NAMES
 from asap_core.wire.writable import NotWritable, plain_json
 
-# A batch puts its answers into one array, which counts as well; the payload stands in `result.envelope.payload`.
+# A batch puts its answers into an array, which is one more level; the payload is at `result.envelope.payload`.
 _ANSWER_DEPTH: Final = MAX_DEPTH - 1
 _PAYLOAD_DEPTH: Final = _ANSWER_DEPTH - 3
 
 
 @frozen
 class Replied:
-    """What a handler answered: a payload and its type on the wire."""
+    """A handler's reply: a payload and its type on the wire."""
 
     payload_type: str
     payload: dict[str, Any]
 
 
 def reply_of(payload: object) -> Replied:
-    """What a handler's value says, and of which type it is. Raises TypeError if it isn't a payload."""
+    """Return a handler's value as a reply. Raises TypeError if it isn't `Replied` or one of the protocol's payloads."""
     kind: type[Any] = type(payload)
     if issubclass(kind, Replied):
         return payload  # type: ignore[return-value] # it is one
@@ -46,9 +46,11 @@ def reply_of(payload: object) -> Replied:
 def reply_text(
     request: Envelope, replied: Replied, *, call_id: CallId, sender: str, ids: Callable[[], str], wall: WallTime
 ) -> bytes:
-    """The text of the answer that `sender` gives to `request` now.
+    """Write the JSON-RPC response to `request`.
 
-    Raises `NotWritable` with the place within the payload, or what else is wrong with it.
+    sender: this agent.
+    wall: the reply's timestamp.
+    Raises: NotWritable if the payload isn't JSON, with the place in the payload.
     """
 
     def text(payload: dict[str, Any]) -> bytes:
@@ -57,7 +59,7 @@ def reply_text(
 
     try:
         return text(replied.payload)
-    except Exception:  # noqa: BLE001 - a user's value; what is wrong with it is found the thorough way
+    except Exception:  # noqa: BLE001 - a user's value may raise anything; the strict way finds the place
         payload = plain_json(replied.payload, max_depth=_PAYLOAD_DEPTH, convert=fields_of)
     if type(payload) is not dict:
         raise NotWritable((), f"an object as the payload, not {type(replied.payload).__name__}")
@@ -65,7 +67,7 @@ def reply_text(
 
 
 def fields_of(value: Any) -> Any:
-    """What stands for a value that JSON doesn't have: its fields, or the enum's value; else the same object."""
+    """Convert a value that isn't JSON: to its fields, or to an enum's value. Returns anything else unchanged."""
     kind = type(value)
     if has(kind):
         ours = kind.__module__.startswith("asap_core.")
@@ -76,7 +78,7 @@ def fields_of(value: Any) -> Any:
 
 
 def copy_of_reply(body: bytes, outcome: Replied | Refusal) -> Replied | Refusal:
-    """A copy of what was answered, which no later change of the handler's own objects reaches."""
+    """Return a copy of the outcome that doesn't change if the handler changes its own objects later."""
     if isinstance(outcome, Replied):
         return Replied(outcome.payload_type, read_json(body)["result"]["envelope"]["payload"])
     return evolve(outcome, details=read_json(write_json(dict(outcome.details)))) if outcome.details else outcome

@@ -1,9 +1,9 @@
-"""JSON texts ⇄ plain values, so strictly that two readers can't disagree about what a text says (RFC 8259, RFC 7493).
+"""JSON texts ⇄ plain values, so strict that two readers can't disagree about a text (RFC 8259, RFC 7493).
 
 Refused: bytes that aren't UTF-8, a byte order mark, duplicate keys, NaN and infinities (1e999 too), lone surrogates,
-and nesting beyond a limit. The rules are written with the standard library (`_read_slowly`). msgspec, where installed,
-is a faster way to the same answer, never a second opinion: its reading counts only where writing it out again gives
-back the text, which no duplicate key, odd number or escape survives; everything else goes the slow way.
+and nesting beyond a limit. `_read_slowly` implements these rules with the standard library and is authoritative.
+msgspec, if installed, is only a faster path to the same result: its value is used only if writing it again gives the
+same text. No duplicate key, unusual number or escape passes that check; such texts take the slow path.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
-from asap_core.wire.writable import NotWritable, Path, plain_json
+from asap_core.wire.writable import JSON_VALUES, NotWritable, Path, plain_json
 
 msgspec: Any
 try:
@@ -23,14 +23,14 @@ except ImportError:  # the core works without it, slower
 else:
     _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
-# An envelope needs 5 levels, a JSON Schema in a manifest perhaps 20; CPython's own readers give up near 1,000.
+# An envelope needs 5 levels, a JSON Schema in a manifest perhaps 20; CPython's own readers fail near 1,000.
 MAX_DEPTH: Final = 64
-# The readers themselves need a little of the interpreter's 1,000 frames for each level.
+# The largest `max_depth` that callers may pass: readers need some of the interpreter's 1,000 frames for each level.
 MOST_DEPTH: Final = 300
 
 
 class NotJson(ValueError):
-    """A text isn't acceptable JSON. `expected` says what would have been; the text isn't kept."""
+    """A text isn't acceptable JSON. `expected` completes "expected …"; the text isn't stored."""
 
     def __init__(self, expected: str) -> None:
         super().__init__(f"expected {expected}")
@@ -40,12 +40,13 @@ class NotJson(ValueError):
 def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """Read one JSON text.
 
-    Raises `NotJson`, and nothing else whatever the bytes. `max_depth` counts arrays and objects within each other.
+    max_depth: how many arrays and objects may be nested.
+    Raises: NotJson, and nothing else whatever the bytes.
     """
     value = _read_fast(data)
     if value is _UNDECIDED:
         value = _read_slowly(data)
-    # Counting brackets is cheaper than walking a small text, and dearer than walking a large one, mostly strings.
+    # Small texts: counting brackets is cheaper than walking the value. Large ones are mostly strings: walk at once.
     if len(data) > _COUNTED or _opened(data) > max_depth:
         _check_depth(value, max_depth)
     return value
@@ -56,8 +57,8 @@ _ARRAY: Final = ord("[")
 
 
 def _opened(data: bytes) -> int:
-    """How many brackets and braces open in a text, those within strings included."""
-    # Taking them out is the quickest way to count: bytes.count looks at every byte by itself.
+    """Count the opening brackets and braces of a text, including those within strings: an upper bound of its depth."""
+    # `replace` is faster than `count` for a frequent byte: `bytes.count` inspects every byte by itself.
     opened = len(data) - len(data.replace(b"{", b""))
     return opened + data.count(b"[") if _ARRAY in data else opened
 
@@ -93,17 +94,16 @@ def _read_slowly(data: bytes) -> Any:
         raise NotJson(f"one JSON text; it stops being JSON at character {error.pos}") from None
     except ValueError:  # CPython won't read an integer of more than 4,300 digits: reading is quadratic
         raise NotJson("numbers of at most 4,300 digits") from None
-    # Only an escape can smuggle a surrogate in, since UTF-8 has none (RFC 3629 §3).
+    # Only an escape can produce a surrogate: UTF-8 has none (RFC 3629 §3).
     if _SURROGATE_ESCAPE.search(text) and _has_lone_surrogate(value):
         raise NotJson("strings without lone surrogates (RFC 7493 §2.1)")
     return value
 
 
 def read_json_at(text: str, at: int, *, max_depth: int = MAX_DEPTH) -> tuple[Any, int]:
-    """Read the JSON value that begins at a place within a text; return it and where it ends.
+    """Read the JSON value that begins at `at`; return it and the index after it. As strict as `read_json`.
 
-    As strict as `read_json`. Raises json.JSONDecodeError where what is there is no whole JSON value (more of the text
-    may make it one), `NotJson` where it's JSON that can't be taken.
+    Raises: json.JSONDecodeError if there is no whole value (more text may complete it); NotJson if it breaks a rule.
     """
     try:
         value, end = _DECODER.raw_decode(text, at)
@@ -134,7 +134,7 @@ def _has_lone_surrogate(value: Any) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        # RFC 8259 §4: receivers differ on which one counts, so a filter in front could have read another (fault 66).
+        # RFC 8259 §4: receivers differ on which one counts, so a filter in front may have read another (fault 66).
         raise NotJson("keys that are unique within their object")
     return members
 
@@ -172,11 +172,11 @@ def _children(container: Any) -> Iterable[Any]:
 
 
 def write_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
-    """Write plain values as one compact JSON text in UTF-8, which `read_json` with the same `max_depth` reads.
+    """Write plain values as one compact JSON text in UTF-8, which `read_json` with the same `max_depth` accepts.
 
-    Tuples become arrays; keys that are numbers, true, false or null become strings. Raises `NotWritable`, a ValueError,
-    for what JSON can't say (NaN, sets, other objects, lone surrogates, cycles, a key twice): the mistake of a handler
-    or a sender here, never of a peer.
+    Tuples become arrays; keys that are numbers, true, false or null become strings.
+    Raises: NotWritable (a ValueError) for values that aren't JSON: NaN, sets, other objects, lone surrogates, cycles,
+    a repeated key. That is a mistake in local code, never a peer's.
     """
     fast = None if msgspec is None else _write_fast(value, max_depth)
     if fast is not None:
@@ -185,23 +185,23 @@ def write_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
 
 
 def _write_fast(value: Any, max_depth: int) -> bytes | None:
-    """The text, or None if only the strict way can tell."""
+    """Return the text, or None if only the slow path can decide."""
     try:
         written: bytes = _encode(value)
         again = _decode(written)
-        # msgspec writes NaN as null, dates as strings, 1 and "1" as one key: only what comes back as it was will do,
-        # and since a value's own == may say anything, only what is written the same again.
+        # msgspec writes NaN as null, dates as strings, and the keys 1 and "1" as the same: so the text must read back
+        # as an equal value. And since a value's own == may return anything, that value must give the same text.
         if again != value or _encode(again) != written:
             return None
         if len(written) > _COUNTED or _opened(written) > max_depth:
             _check_depth(again, max_depth)
-    except Exception:  # noqa: BLE001 - among others whatever a value's == raises; the strict way says what is wrong
+    except Exception:  # noqa: BLE001 - a value's == may raise anything; the slow path reports the problem
         return None
     return written
 
 
 def stable_json(value: Any) -> bytes:
-    """Write plain values so that equal values give equal bytes: keys sorted. For digests within one installation."""
+    """Write plain values with sorted keys: equal values give equal bytes. For digests within one installation."""
     if msgspec is not None:
         sorted_text: bytes = msgspec.json.encode(value, order="sorted")
         return sorted_text
@@ -213,10 +213,11 @@ _MAX_SAFE_INTEGER: Final = 2**53 - 1
 
 
 def canonical_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
-    """Write plain values as the JSON Canonicalization Scheme says (RFC 8785), for signatures.
+    """Write plain values in the JSON Canonicalization Scheme, for signatures.
 
-    Raises `NotWritable`, a ValueError with the place, for what it can't say: integers beyond ±(2**53 - 1), keys that
-    aren't strings (which of two readings was signed?), and all that `write_json` refuses.
+    Raises: NotWritable (a ValueError) for integers beyond ±(2**53 - 1), for keys that aren't strings (the signed text
+    would be ambiguous), and for everything that `write_json` refuses.
+    Source: RFC 8785.
     """
     return _canonical(value, (), max_depth).encode("utf-8")
 
@@ -245,8 +246,7 @@ def _canonical(value: Any, path: Path, room: int) -> str:
             _code_units(value, path)
             return encode_basestring(value)
         case _:
-            expected = "values that JSON has: objects, arrays, strings, numbers, true, false, null"
-            raise NotWritable(path, f"{expected}; not {type(value).__name__}")
+            raise NotWritable(path, f"{JSON_VALUES}, not {type(value).__name__}")
 
 
 def _member(key: str, item: Any, path: Path, room: int) -> str:
@@ -263,7 +263,7 @@ def _code_units(key: Any, path: Path) -> bytes:
 
 
 def _ecmascript(number: float) -> str:
-    """Write a double as ECMAScript's Number::toString does (ECMA-262 §6.1.6.1.20), which RFC 8785 §3.2.2.3 asks for."""
+    """Write a double as ECMAScript's Number::toString does (ECMA-262 §6.1.6.1.20), as RFC 8785 §3.2.2.3 requires."""
     if number == 0:
         return "0"
     mantissa, _, exponent = f"{abs(number)!r}".partition("e")

@@ -16,7 +16,7 @@ from asap_core.refusals import (
 )
 
 METHOD: Final = "asap.send"
-# Ids are echoed, so they're kept short; integers within what every peer's JSON reader holds (64 bits).
+# Ids are echoed, so they must be short. Integers must fit into 64 bits, which every peer's JSON reader can hold.
 MAX_ID: Final = 256
 MAX_ID_NUMBER: Final = 2**63 - 1
 _KEYS: Final = frozenset({"jsonrpc", "method", "params", "id"})
@@ -26,7 +26,7 @@ CallId = str | int
 
 @frozen
 class Call:
-    """A well-formed call: the envelope as plain JSON, not yet read, and the idempotency key if there's one."""
+    """A well-formed call. `envelope` is plain JSON that hasn't been decoded yet."""
 
     id: CallId
     envelope: dict[str, Any]
@@ -35,7 +35,7 @@ class Call:
 
 @frozen
 class RefusedCall:
-    """A call that can't be read, with its id where that much was readable."""
+    """A call that isn't well-formed. `id` is None if that couldn't be read either."""
 
     id: CallId | None
     refusal: Refusal
@@ -54,7 +54,7 @@ def parse_call(value: Any) -> Call | RefusedCall:
 
 
 def _why_not(value: Any) -> RefusedCall:
-    """What is wrong with a value that isn't a call."""
+    """Return the refusal of a value that isn't a well-formed call."""
     if type(value) is not dict:
         return RefusedCall(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
     call_id = value.get("id")
@@ -88,7 +88,8 @@ def _structural_problems(value: dict[str, Any], known_id: CallId | None) -> list
     if type(value.get("method")) is not str:
         problems.append(Problem(("method",), "a string", "wrong" if "method" in value else "missing"))
     if known_id is None:
-        # No notifications: an answer is what the sender waits for, and null is what an unreadable id gets.
+        # Notifications (without id) aren't supported: each envelope is answered. null is the id of answers to calls
+        # whose id can't be read (JSON-RPC 2.0 §5).
         kind = "wrong" if "id" in value else "missing"
         problems.append(Problem(("id",), f"a string of at most {MAX_ID} characters, or a 64-bit integer", kind))
     if "params" not in value:
@@ -124,12 +125,12 @@ def _invalid(note: str, *problems: Problem) -> Refusal:
 
 
 def result_body(call_id: CallId, envelope: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a call. No key `error`, not even null: peers of both generations test for its presence."""
+    """Return the response to a call. Without a key `error`, even null: peers of both generations test its presence."""
     return {"jsonrpc": "2.0", "result": {"envelope": envelope}, "id": call_id}
 
 
 def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, Any]:
-    """The refusal of a call, as 2.5 clients expect it; 1.1 clients read the same (`data.error`, `data.code`)."""
+    """Return the error response, as 2.5 clients expect it. 1.1 clients read `data.error` and `data.code` of it."""
     kind = refusal.kind
     note = refusal.note or kind.message
     data: dict[str, Any] = {
@@ -148,7 +149,7 @@ def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, Any]:
         data["retry_after_ms"] = ceil(refusal.retry_after * 1000)
         data["retry_after"] = max(1, ceil(refusal.retry_after))
     if kind in (RATE_LIMITED, VERSION_INCOMPATIBLE):
-        # The reference has `limit`, `requested` and `supported` here. What we say ourselves stays.
+        # The reference has `limit`, `requested` and `supported` at this level too. They don't replace keys of `data`.
         data = {**refusal.details, **data}
     if kind.status in (401, 403):
         data["status_code"] = kind.status

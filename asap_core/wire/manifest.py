@@ -1,7 +1,7 @@
-"""The manifest: what an agent says of itself, and the health report beside it.
+"""The manifest, by which an agent describes itself, and its health report (wire-protocol §3, §6).
 
-Both are remote documents: written strictly, read tolerantly. What a later version added is kept in `extra`, so that
-reading one never fails for knowing less (fault 61).
+Both are remote documents: written strictly, read tolerantly. Keys that a later version added are kept in `extra`: an
+unknown key must not make a manifest unreadable (fault 61).
 """
 
 import re
@@ -27,16 +27,16 @@ from asap_core.wire.rules import (
     one_or_more,
 )
 
-# Wire-protocol §3.
+# Wire-protocol §6.1, §6.2.
 MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 HEALTH_PATH: Final = "/.well-known/asap/health"
 
 # What the reference writes if an agent doesn't say.
 DEFAULT_TTL: Final = 300
-# Beyond ten years a lifetime is a typing error, and the sum with a clock must stay exact.
+# Ten years. A longer lifetime is a typing error, and its sum with a clock must stay exact.
 MAX_TTL: Final = 315_360_000
 
-# The reference parses versions by PEP 440, the field expects SemVer: what both read is what an agent should publish.
+# The reference parses versions by PEP 440, other tools by SemVer. Publish only versions that both can parse.
 _VERSION: Final = re.compile(r"\d{1,9}(?:\.\d{1,9}){0,3}(?:-?(?:a|alpha|b|beta|rc|dev)\.?\d{0,9})?", re.ASCII)
 VERSION: Final = Rule(
     "a version such as 1.4.2 or 2.0.0-rc.1, which SemVer and PEP 440 both read",
@@ -45,13 +45,16 @@ VERSION: Final = Rule(
 
 
 def publishable_version(version: str) -> bool:
-    """Whether peers of every generation can read `version`."""
+    """Return whether peers of every generation can parse `version`."""
     return VERSION.fits(version)
 
 
 @frozen(kw_only=True)
 class Skill:
-    """One thing an agent can do. The schemas are JSON Schema by convention; nobody enforces them."""
+    """One thing that an agent can do.
+
+    input_schema, output_schema: JSON Schemas by convention; neither this library nor the reference enforces them.
+    """
 
     id: str = field(validator=TEXT)
     description: str = field(validator=TEXT)
@@ -62,7 +65,10 @@ class Skill:
 
 @frozen(kw_only=True)
 class Capabilities:
-    """What an agent can do. `hardware` and `inference` are 2.x's, read as they come."""
+    """What an agent can do, and the version of ASAP it speaks.
+
+    hardware, inference: added in 2.x; not checked.
+    """
 
     asap_version: str = field(default="0.1", validator=TEXT)
     skills: tuple[Skill, ...] = field(default=(), converter=array, validator=array_of(Skill, "an array of skills"))
@@ -76,9 +82,11 @@ class Capabilities:
 
 @frozen(kw_only=True)
 class Endpoints:
-    """Where an agent is spoken to: `asap` for JSON-RPC over HTTP, `events` for a WebSocket.
+    """The URLs of an agent.
 
-    Raises ValueError if one that you write isn't an absolute URL. A peer's manifest may have any text there; it's read.
+    asap: takes JSON-RPC over HTTP.
+    events: a WebSocket.
+    Raises: ValueError if one isn't an absolute URL. A peer's manifest may have any text here (`ReceivedEndpoints`).
     """
 
     asap: str = field(validator=TEXT)
@@ -94,14 +102,14 @@ class Endpoints:
 
 @frozen(kw_only=True)
 class ReceivedEndpoints:
-    """The same, as a peer wrote it: what `asap_core.wire.codec` reads and makes `Endpoints` of."""
+    """Endpoints in a peer's manifest, which may be any text. `asap_core.wire.codec` reads these and calls `taken`."""
 
     asap: str = field(validator=TEXT)
     events: str | None = field(default=None, validator=absent_or(TEXT))
     extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
 
     def taken(self) -> Endpoints:
-        """The endpoints, unchecked: a relative URL of a peer's fails when it's called."""
+        """Return them as `Endpoints`, unchecked: a peer's relative URL fails when an envelope is sent to it."""
         made = object.__new__(Endpoints)
         for name in ("asap", "events", "extra"):
             object.__setattr__(made, name, getattr(self, name))
@@ -109,30 +117,32 @@ class ReceivedEndpoints:
 
 
 def is_absolute_url(url: str, *schemes: str) -> bool:
-    """Whether `url` has one of these schemes and a host, and can be read as a URL."""
+    """Return whether `url` parses, has one of these schemes, and has a host."""
     parts = read_url(url)
     return parts is not None and parts.scheme in schemes and bool(parts.hostname)
 
 
 @frozen(kw_only=True)
 class AuthScheme:
-    """How callers authenticate. Any scheme is read (fault 62); `bearer` is the one this library serves and uses."""
+    """How callers authenticate. Any scheme can be read (fault 62); this library serves and sends only `bearer`."""
 
     schemes: tuple[str, ...] = field(converter=array, validator=TEXTS)
     oauth2: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
     extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
 
     def accepts(self, scheme: str) -> bool:
-        """Whether `scheme` is among them, in any case (RFC 9110 §11.1)."""
+        """Return whether `scheme` is among them, ignoring case (RFC 9110 §11.1)."""
         return any(offered.lower() == scheme.lower() for offered in self.schemes)
 
 
 @frozen(kw_only=True)
 class Manifest:
-    """What an agent says of itself at /.well-known/asap/manifest.json (wire-protocol §3).
+    """An agent's description of itself, published at `MANIFEST_PATH`.
 
-    `supported_versions`, `sla` and `verification` are 2.x's. `ttl_seconds` is how long a reader may keep it where no
-    HTTP header says otherwise. `extra` holds keys that this version doesn't know.
+    supported_versions, sla, verification: added in 2.x.
+    ttl_seconds: for how long a reader may cache the manifest, unless HTTP headers say otherwise.
+    extra: keys that this version doesn't know.
+    Raises: InvalidValue (a ValueError) if a field breaks its rule. Source: wire-protocol §3.
     """
 
     id: str = field(validator=URN)
@@ -152,17 +162,17 @@ class Manifest:
     extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
 
     def skill(self, skill_id: str) -> Skill | None:
-        """The skill with this id, or None; the first where ids repeat."""
+        """Return the first skill with this id, or None."""
         return next((skill for skill in self.capabilities.skills if skill.id == skill_id), None)
 
     @property
     def skill_ids(self) -> tuple[str, ...]:
-        """The ids of its skills, in order."""
+        """The ids of the agent's skills, in order."""
         return tuple(skill.id for skill in self.capabilities.skills)
 
 
 def is_wrapper(document: Any) -> bool:
-    """Whether a document is a manifest in the wrapper of 2.x: the manifest, and a signature beside it."""
+    """Return whether a document is the wrapper of a signed manifest: an object of a manifest and a signature."""
     return (
         type(document) is dict
         and type(document.get("manifest")) is dict
@@ -172,7 +182,7 @@ def is_wrapper(document: Any) -> bool:
 
 
 class HealthStatus(Enum):
-    """What an agent says of its health."""
+    """The values of `Health.status` that this library writes."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -189,7 +199,10 @@ class Load:
 
 @frozen(kw_only=True)
 class Health:
-    """The report at /.well-known/asap/health; a 503 carries one too. `status` is as the peer spells it."""
+    """The health report at `HEALTH_PATH`. A response with status 503 has one too.
+
+    status: as the peer spells it.
+    """
 
     status: str = field(validator=TEXT)
     agent_id: str = field(validator=TEXT)
@@ -201,5 +214,5 @@ class Health:
 
     @property
     def healthy(self) -> bool:
-        """Whether the agent says it's well."""
+        """Whether the agent reports that it's healthy."""
         return self.status == HealthStatus.HEALTHY.value

@@ -1,4 +1,4 @@
-"""The parts that messages and artifacts are made of, told apart by `type`."""
+"""The parts of messages and artifacts, distinguished by `type` (wire-protocol §2.2)."""
 
 import base64
 import binascii
@@ -11,9 +11,9 @@ from attrs import field, frozen
 from asap_core.wire.rules import OBJECT, TEXT, Rule, absent_or
 
 _MIME_TYPE: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
-# URLs longer than this are cut or refused by common servers and proxies; inline data has a field of its own.
+# Common servers and proxies refuse longer URLs. Inline data has its own field.
 _MAX_URI: Final = 8192
-# Percent-encoding may be nested; each round undoes one layer, and nobody honest needs three.
+# Percent-encoding may be nested. Each round decodes one layer; no legitimate URI has three.
 _ROUNDS: Final = 3
 
 
@@ -56,7 +56,7 @@ class TextPart:
 
 @frozen(kw_only=True)
 class DataPart:
-    """A JSON object, with the schema it follows if there's one."""
+    """A JSON object, and optionally the URI of its schema."""
 
     type: ClassVar[str] = "data"
     data: dict[str, Any] = field(validator=OBJECT)
@@ -65,7 +65,7 @@ class DataPart:
 
 @frozen(kw_only=True)
 class FilePart:
-    """A file by reference, or inline as base64. The URI is checked, never fetched."""
+    """A file by reference, or inline as base64. This library checks the URI and never fetches it."""
 
     type: ClassVar[str] = "file"
     uri: str = field(validator=URI)
@@ -83,7 +83,7 @@ class ResourcePart:
 
 @frozen(kw_only=True)
 class TemplatePart:
-    """A template and what to fill it with."""
+    """A template, and the variables to fill in."""
 
     type: ClassVar[str] = "template"
     template: str = field(validator=TEXT)
@@ -94,4 +94,4 @@ Part = TextPart | DataPart | FilePart | ResourcePart | TemplatePart
 PARTS: Final[dict[str, type[Part]]] = {
     part.type: part for part in (TextPart, DataPart, FilePart, ResourcePart, TemplatePart)
 }
-"""The value of `type` → the class."""
+"""The class of a part, by its `type`."""

@@ -1,7 +1,7 @@
-"""The payloads that the protocol knows (wire-protocol §2.1), found by their normalised type name.
+"""The payloads of the protocol (wire-protocol §2.1), in a table by their normalised type name.
 
-Their fields are strict, as the reference's are; `config`, `metrics` and other free objects stay free, since 1.1 peers
-put keys of their own there.
+Their fields are strict, as the reference's are. `config`, `metrics` and similar objects aren't checked, since 1.1 peers
+put their own keys there.
 """
 
 from enum import Enum
@@ -40,7 +40,7 @@ class UpdateType(Enum):
 
 
 class AckStatus(Enum):
-    """What became of an envelope that asked for an acknowledgement."""
+    """The result for an envelope that required an acknowledgement."""
 
     RECEIVED = "received"
     PROCESSED = "processed"
@@ -49,7 +49,10 @@ class AckStatus(Enum):
 
 @frozen(kw_only=True)
 class TaskRequest:
-    """Please do this: the skill and its input. `config` holds hints such as `timeout_seconds`."""
+    """Asks the agent to run a skill.
+
+    config: hints such as `timeout_seconds`.
+    """
 
     conversation_id: str = field(validator=TEXT)
     parent_task_id: str | None = field(default=None, validator=absent_or(TEXT))
@@ -60,7 +63,7 @@ class TaskRequest:
 
 @frozen(kw_only=True)
 class TaskResponse:
-    """How the task stands, and what came of it."""
+    """The status of a task, and its result."""
 
     task_id: str = field(validator=TEXT)
     status: TaskStatus = field(validator=one_of(TaskStatus))
@@ -71,7 +74,7 @@ class TaskResponse:
 
 @frozen(kw_only=True)
 class TaskUpdate:
-    """News of a running task."""
+    """Reports progress or a change of a running task."""
 
     task_id: str = field(validator=TEXT)
     update_type: UpdateType = field(validator=one_of(UpdateType))
@@ -82,7 +85,10 @@ class TaskUpdate:
 
 @frozen(kw_only=True)
 class TaskStream:
-    """A piece of a streamed answer (2.x). `progress` is a ratio, unlike a task update's percent."""
+    """A piece of a streamed answer (2.x).
+
+    progress: from 0 to 1, unlike a task update's `percent`.
+    """
 
     chunk: str = field(default="", validator=TEXT)
     progress: float | None = field(default=None, validator=absent_or(number(least=0, most=1)))
@@ -92,7 +98,7 @@ class TaskStream:
 
 @frozen(kw_only=True)
 class TaskCancel:
-    """Please stop this task."""
+    """Asks the agent to cancel a task."""
 
     task_id: str = field(validator=TEXT)
     reason: str | None = field(default=None, validator=absent_or(TEXT))
@@ -100,7 +106,10 @@ class TaskCancel:
 
 @frozen(kw_only=True)
 class MessageSend:
-    """A message within a task; `parts` are ids."""
+    """A message within a task.
+
+    parts: the ids of its parts.
+    """
 
     task_id: str = field(validator=TEXT)
     message_id: str = field(validator=TEXT)
@@ -111,7 +120,7 @@ class MessageSend:
 
 @frozen(kw_only=True)
 class StateQuery:
-    """A question: what is the state of this task, at this version or now."""
+    """Asks for the state of a task, at a version or the current one."""
 
     task_id: str = field(validator=TEXT)
     version: int | None = field(default=None, validator=absent_or(integer()))
@@ -119,7 +128,7 @@ class StateQuery:
 
 @frozen(kw_only=True)
 class StateRestore:
-    """Go back to this snapshot."""
+    """Asks the agent to restore a task's state from a snapshot."""
 
     task_id: str = field(validator=TEXT)
     snapshot_id: str = field(validator=TEXT)
@@ -127,7 +136,7 @@ class StateRestore:
 
 @frozen(kw_only=True)
 class ArtifactNotify:
-    """A task has made this."""
+    """Reports that a task has produced an artifact."""
 
     artifact_id: str = field(validator=TEXT)
     task_id: str = field(validator=TEXT)
@@ -136,7 +145,7 @@ class ArtifactNotify:
 
 @frozen(kw_only=True)
 class McpToolCall:
-    """Call an MCP tool."""
+    """Calls an MCP tool."""
 
     request_id: str = field(validator=TEXT)
     tool_name: str = field(validator=TEXT)
@@ -146,7 +155,7 @@ class McpToolCall:
 
 @frozen(kw_only=True)
 class McpToolResult:
-    """What an MCP tool answered: a result, or an error, never both."""
+    """The result of an MCP tool: `result` if it succeeded, `error` if it failed, never both."""
 
     request_id: str = field(validator=TEXT)
     success: bool = field(validator=BOOLEAN)
@@ -162,14 +171,14 @@ class McpToolResult:
 
 @frozen(kw_only=True)
 class McpResourceFetch:
-    """Fetch an MCP resource."""
+    """Asks for an MCP resource."""
 
     resource_uri: str = field(validator=TEXT)
 
 
 @frozen(kw_only=True)
 class McpResourceData:
-    """An MCP resource's content."""
+    """The content of an MCP resource."""
 
     resource_uri: str = field(validator=TEXT)
     content: dict[str, Any] = field(validator=OBJECT)
@@ -177,7 +186,7 @@ class McpResourceData:
 
 @frozen(kw_only=True)
 class MessageAck:
-    """What became of an envelope (WebSocket only)."""
+    """Acknowledges an envelope (WebSocket only)."""
 
     original_envelope_id: str = field(validator=TEXT)
     status: AckStatus = field(validator=one_of(AckStatus))
@@ -220,7 +229,7 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
         MessageAck,
     )
 }
-"""The normalised payload type → the class, for all 14 types that the reference 2.5 knows."""
+"""The class of a payload, by its normalised type: all 14 types that the reference 2.5 knows."""
 
 WIRE_NAMES: Final[dict[type[Payload], str]] = {
     TaskRequest: "task.request",
@@ -238,4 +247,4 @@ WIRE_NAMES: Final[dict[type[Payload], str]] = {
     McpResourceData: "mcp.resource_data",
     MessageAck: "MessageAck",
 }
-"""The class → the spelling that peers of both generations use (wire-protocol §1.4); any spelling is read."""
+"""The spelling to send for each class: the one that peers of both generations use (wire-protocol §1.4)."""

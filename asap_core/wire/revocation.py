@@ -3,9 +3,9 @@
     {"revoked": [{"urn": "urn:asap:agent:a", "reason": "key stolen", "revoked_at": "2026-01-01T00:00:00Z"}],
      "version": "1.0"}
 
-Read strictly, other than what agents publish: an entry that can't be read may be the very agent that is asked for, so
-a list with one is no list, and whoever asks it gets an error, never "not revoked". Keys that a later version adds to
-the root or to an entry are let pass.
+Read strictly, unlike the documents that agents publish: an unreadable entry may be the agent in question, so one such
+entry makes the whole list invalid. The caller gets an error, never "not revoked". Keys that a later version adds to the
+root or to an entry are ignored.
 """
 
 from collections.abc import Mapping
@@ -17,30 +17,30 @@ from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.codec import MAX_PROBLEMS, read_as
 from asap_core.wire.rules import URN
 
-# A sentence or two; it's shown to people.
+# A sentence or two: people read it.
 _MAX_REASON: Final = 1_000
 _MAX_VERSION: Final = 64
-# The versions of this format: another one may mean something else by the same keys.
+# The major version of this format. Another one may give the same keys another meaning.
 _MAJOR: Final = "1"
 
 
 @frozen
 class RevocationList:
-    """The agents that are revoked, each with the reason, which may be empty."""
+    """The revoked agents, each with the reason, which may be empty."""
 
     _reasons: Mapping[str, str]
 
     def __len__(self) -> int:
-        """How many agents are revoked."""
+        """Return how many agents are revoked."""
         return len(self._reasons)
 
     def why(self, urn: str) -> str | None:
-        """Why the agent with exactly this URN is revoked; empty where nobody said, None where it isn't revoked."""
+        """Return why the agent with this URN is revoked, "" if no reason is given. Returns None if it isn't revoked."""
         return self._reasons.get(urn)
 
 
 def read_revocations(data: bytes) -> RevocationList:
-    """Read a revocation list from bytes. Raises `InvalidDocument`, whatever the bytes, unless all of it can be read."""
+    """Read a revocation list from bytes. Raises `InvalidDocument` if any part of it is invalid, whatever the bytes."""
     return read_as(data, _decode, "revocation list")
 
 
@@ -68,7 +68,10 @@ def _decode(value: Any) -> RevocationList:
 
 
 def _unfit(entry: Any) -> tuple[tuple[str, ...], str] | None:
-    """What is wrong with an entry, and where. `revoked_at` is only told to people: whatever it says, it's revoked."""
+    """Return the path and rule that an entry breaks, or None.
+
+    `revoked_at` isn't checked: it's for people, and the agent is revoked whatever it says.
+    """
     if type(entry) is not dict:
         return (), "an object with urn and reason"
     if not URN.fits(entry.get("urn")):

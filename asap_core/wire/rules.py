@@ -1,8 +1,7 @@
-"""The rules that fields obey: each says what is right in words, and whether a JSON value is.
+"""The rules for fields: each has a predicate, and words for errors.
 
-Rule of this package: a rule is written once, here or beside its field, and everything that needs it asks the same
-object: attrs calls it as the field's validator when a value is made in Python, the codec calls `read` when it comes
-from JSON.
+A rule is written once, here or beside its field, and used in two places: attrs calls it as the field's validator when a
+value is made in Python; the codec calls `read` when it comes from JSON.
 """
 
 import re
@@ -12,12 +11,12 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Final
 
-# RFC 8141 URNs may be longer, but the reference's limit is what peers accept.
+# The longest that the reference accepts (wire-protocol §1.3). RFC 8141 has no limit.
 MAX_URN: Final = 256
 
 
 class InvalidValue(ValueError):
-    """A value breaks a rule. `expected` completes the sentence "expected …"; the value itself isn't kept."""
+    """A value breaks a rule. `expected` completes "expected …"; the value itself isn't stored."""
 
     def __init__(self, expected: str, *, name: str = "") -> None:
         super().__init__(f"{name}: expected {expected}" if name else f"expected {expected}")
@@ -25,10 +24,14 @@ class InvalidValue(ValueError):
 
 
 class Rule:
-    """What a field may hold: `expected` in words, `fits` as a predicate, and `convert` from JSON where they differ.
+    """What a field may hold.
 
-    Where the field holds another class of the model, `leaf` is false: the codec reads that class by its own rules.
-    Where the rule is no more than a type, `exact` is that type; `nullable` says that null fits as well.
+    expected: the rule in words; completes "expected …".
+    fits: the predicate.
+    convert: makes the Python value from the JSON one, if they differ.
+    leaf: false if the field holds another class of the model, which the codec reads by that class's own rules.
+    exact: the type, if the rule is no more than a type.
+    nullable: whether null is valid too.
     """
 
     __slots__ = ("convert", "exact", "expected", "fits", "leaf", "nullable")
@@ -51,12 +54,12 @@ class Rule:
         self.nullable = nullable
 
     def __call__(self, _instance: Any, attribute: Any, value: Any) -> None:
-        """Validate, as attrs asks a validator to."""
+        """Validate: attrs' interface of a validator. Raises `InvalidValue`."""
         if not self.fits(value):
             raise InvalidValue(self.expected, name=attribute.name)
 
     def read(self, value: Any, _type: object = None) -> Any:
-        """Take the value from JSON, as cattrs asks a hook to."""
+        """Read the value from JSON: cattrs' interface of a structure hook. Raises `InvalidValue`."""
         if self.convert is not None:
             value = self.convert(value)
         if not self.fits(value):
@@ -65,12 +68,12 @@ class Rule:
 
 
 def array(value: Any) -> Any:
-    """Take a list for a tuple, in Python as from JSON; anything else stays as it is, for the rule to refuse."""
+    """Convert a list to a tuple. Returns anything else unchanged, for the rule to refuse."""
     return tuple(value) if type(value) is list else value
 
 
 def absent_or(rule: Rule) -> Rule:
-    """`rule`, or null."""
+    """Accept null, or a value that obeys `rule`."""
     convert = rule.convert
     return Rule(
         f"{rule.expected}, or null",
@@ -83,26 +86,26 @@ def absent_or(rule: Rule) -> Rule:
 
 
 def made_of(kind: type, expected: str) -> Rule:
-    """An object of the model's class `kind`."""
+    """Accept an instance of `kind`, a class of the model."""
     return Rule(expected, lambda value: isinstance(value, kind), leaf=False)
 
 
 def array_of(kind: type, expected: str) -> Rule:
-    """An array of objects of the model's class `kind`."""
+    """Accept an array of instances of `kind`, a class of the model."""
     return Rule(
         expected, lambda value: type(value) is tuple and all(isinstance(item, kind) for item in value), leaf=False
     )
 
 
 def matching(pattern: re.Pattern[str], expected: str, *, longest: int) -> Rule:
-    """Text of at most `longest` characters that the whole of `pattern` matches (never just up to a newline)."""
-    # The same few names come again and again, and looking one up takes a third of matching it; 0.3 MB at most.
+    """Accept text of at most `longest` characters that `pattern` matches whole."""
+    # The same few names recur, and a cache look-up takes a third of the time of a match. At most 0.3 MB.
     matches = lru_cache(maxsize=1024)(lambda value: pattern.fullmatch(value) is not None)
     return Rule(expected, lambda value: type(value) is str and len(value) <= longest and matches(value))
 
 
 def one_of(kind: type[Enum]) -> Rule:
-    """One of an enumeration's values, read into its member."""
+    """Accept one of an enumeration's values, converted to its member."""
     words = ", ".join(str(member.value) for member in kind)
     members = {member.value: member for member in kind}
     return Rule(
@@ -113,7 +116,7 @@ def one_of(kind: type[Enum]) -> Rule:
 
 
 def integer(*, least: int | None = None, most: int | None = None) -> Rule:
-    """A whole number within bounds. true and false are not numbers here, and neither is 1.0."""
+    """Accept an integer within bounds. true, false and 1.0 aren't integers here."""
     return Rule(
         _bounded("a whole number", least, most),
         lambda value: type(value) is int and (least is None or value >= least) and (most is None or value <= most),
@@ -121,7 +124,7 @@ def integer(*, least: int | None = None, most: int | None = None) -> Rule:
 
 
 def number(*, least: float | None = None, most: float | None = None) -> Rule:
-    """A finite number within bounds."""
+    """Accept a finite number within bounds."""
     return Rule(
         _bounded("a number", least, most),
         lambda value: (
@@ -133,7 +136,7 @@ def number(*, least: float | None = None, most: float | None = None) -> Rule:
     )
 
 
-# Beyond the largest double an integer can't be told from infinity by most peers (RFC 8259 §6).
+# The largest double. Most peers read a larger integer as infinity (RFC 8259 §6).
 _HUGE: Final = 1.7976931348623157e308
 
 
@@ -146,7 +149,7 @@ def _bounded(noun: str, least: float | None, most: float | None) -> str:
 
 
 def several(rule: Rule) -> Rule:
-    """An array whose items all obey `rule`, read into a tuple."""
+    """Accept an array whose items all obey `rule`, converted to a tuple."""
     convert = rule.convert or (lambda item: item)
     return Rule(
         f"an array, each item {rule.expected}",
@@ -156,7 +159,7 @@ def several(rule: Rule) -> Rule:
 
 
 def one_or_more(rule: Rule) -> Rule:
-    """An array as `several`, with at least one item."""
+    """As `several`, with at least one item."""
     array = several(rule)
     return Rule(
         f"a non-empty array, each item {rule.expected}",
@@ -169,16 +172,16 @@ _LENIENT: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(:\d\d)?(?:\.(\d{1,18}))?(?:([Zz])|([+-]\d\d:?\d\d))?)?", re.ASCII
 )
 _UNIX: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,9})?", re.ASCII)
-# What the reference takes for milliseconds: seconds that large are beyond the year 2600.
+# The reference reads larger numbers as milliseconds: as seconds they are beyond the year 2600.
 _MILLISECONDS_ABOVE: Final = 2e10
 
 
 def parse_timestamp(value: Any) -> Any:
-    """Read a timestamp as peers write it; what isn't one comes back as it was, for the rule to refuse.
+    """Read a timestamp in any form that peers send. Returns other values unchanged, for the rule to refuse.
 
-    RFC 3339 with `Z` or an offset; a space for the `T`; seconds may be missing; fractions are cut to microseconds; no
-    offset means UTC; numbers and digit strings are Unix seconds, or milliseconds above 2e10; a bare date is midnight
-    UTC. ISO's basic format and booleans aren't timestamps.
+    RFC 3339 with `Z` or an offset; a space instead of `T`; seconds may be missing; fractions are cut to microseconds;
+    no offset means UTC; numbers and digit strings are Unix seconds, or milliseconds above 2e10; a bare date is midnight
+    UTC. ISO's basic format and booleans aren't timestamps. Source: wire-protocol §1.2.
     """
     if type(value) is str:
         if len(value) == _CANONICAL_LENGTH and _CANONICAL(value) is not None:
@@ -194,7 +197,8 @@ def parse_timestamp(value: Any) -> Any:
     return value
 
 
-# The shape nearly every peer sends, 2026-11-23T09:15:52.739152Z, which datetime reads by itself in a third of the time.
+# The form that nearly every peer sends, 2026-11-23T09:15:52.739152Z: `fromisoformat` alone reads it in a third of the
+# time.
 _CANONICAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
 _CANONICAL_LENGTH: Final = 27
 
@@ -216,7 +220,7 @@ def _parse_text(text: str) -> Any:
 def _from_iso(iso: str, otherwise: str) -> datetime | str:
     try:
         parsed = datetime.fromisoformat(iso)
-        # An offset may push the first or last day of the calendar out of it: no peer means that.
+        # An offset may move the calendar's first or last day out of its range: OverflowError.
         return parsed.astimezone(UTC)
     except (ValueError, OverflowError):
         return otherwise
@@ -238,7 +242,7 @@ TEXTS: Final = several(TEXT)
 BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False, exact=bool)
 OBJECT: Final = Rule("an object", lambda value: type(value) is dict, exact=dict)
 URN: Final = matching(
-    # One or two lower-case segments; fullmatch, since `$` would let a trailing newline through (fault 75).
+    # One or two lower-case segments. `matching` uses fullmatch: `$` would accept a trailing newline (fault 75).
     re.compile(r"urn:asap:agent:[a-z0-9-]+(?::[a-z0-9-]+)?"),
     "an agent URN such as urn:asap:agent:name or urn:asap:agent:name:v1, at most 256 characters",
     longest=MAX_URN,

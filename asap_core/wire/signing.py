@@ -1,14 +1,16 @@
-"""Signed manifests of 2.x: what was signed, whether it was by a key that counts, and how to sign (wire-protocol §13).
+"""Signs manifests, and verifies signed ones against trusted keys (wire-protocol §13).
 
-Rule of this module: a manifest that is verified is read from the very bytes that were signed. The reference signs its
-manifest in canonical JSON (RFC 8785) with all defaults filled in and by its own names of fields, and publishes
-whatever its user wrote; so the document that comes isn't byte for byte what was signed. Here the forms that may have
-been signed are made from the document that came, each is tried, and the one whose signature holds is the manifest.
-So it doesn't matter which forms there are, or what somebody left out on the way: nothing unsigned is ever taken.
+Rule of this module: a verified manifest is decoded from exactly the bytes that were signed.
 
-The mathematics is injected (`Ed25519Verifier`). What all verifiers must refuse alike, and don't, is refused here, by
-bytes: S beyond the group order (RFC 8032 §5.1.7), keys that aren't the one way to write their point, and the points of
-small order, under which a signature can be made that fits any message.
+The reference signs the canonical JSON (RFC 8785) of a manifest with all its defaults filled in and with its own names
+of fields, but publishes the document as its user wrote it. So the received document isn't byte for byte what was
+signed. This module makes each form that may have been signed from the received document and tries it; the form whose
+signature is valid is the manifest. Nothing unsigned is ever used, whichever forms are tried and whatever an attacker
+removed.
+
+Ed25519 itself is injected (`Ed25519Verifier`). Implementations disagree about some inputs, so these are refused here by
+their bytes: S not below the group order (RFC 8032 §5.1.7), keys that aren't the canonical encoding of their point, and
+points of small order, for which one signature can be valid for any message.
 """
 
 import binascii
@@ -24,14 +26,14 @@ from asap_core.wire.json import canonical_json
 from asap_core.wire.manifest import Manifest, is_wrapper
 
 Ed25519Verifier = Callable[[bytes, bytes, bytes], bool]
-"""Whether `(public_key, signature, message)` holds by Ed25519 (RFC 8032 §5.1.7)."""
+"""Called with `(public_key, signature, message)`; returns whether the signature is valid (RFC 8032 §5.1.7)."""
 Ed25519Signer = Callable[[bytes], bytes]
-"""The Ed25519 signature of a message, 64 bytes (RFC 8032 §5.1.6)."""
+"""Called with a message; returns its Ed25519 signature, 64 bytes (RFC 8032 §5.1.6)."""
 
 SELF_SIGNED: Final = "self-signed"
-# A key, the next one, and some for hosts of their own: each costs a verification, some 0.1 ms.
+# The current key, its successor, and some for other hosts. Each costs a verification, some 0.1 ms.
 MAX_KEYS: Final = 8
-# The reference's words have at most 11 letters.
+# The reference's trust levels have at most 11 letters.
 _MAX_LABEL: Final = 64
 _KEY_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64
@@ -54,7 +56,7 @@ _SMALL_ORDER: Final = frozenset(
 
 
 def _read_base64(text: object, size: int) -> bytes | None:
-    """`size` bytes from standard base64 (RFC 4648 §4), written in the one way there is; None where it isn't."""
+    """Decode `size` bytes of standard base64 (RFC 4648 §4). Returns None if it isn't the canonical encoding of them."""
     if type(text) is not str or len(text) > 2 * size:
         return None
     try:
@@ -76,7 +78,11 @@ _KEY_EXPECTED: Final = "an Ed25519 public key: 32 bytes in standard base64, a po
 
 @frozen
 class PublicKey:
-    """An Ed25519 public key: its 32 bytes. Raises ValueError for bytes that no honest key has."""
+    """An Ed25519 public key.
+
+    raw: its 32 bytes.
+    Raises: ValueError for an encoding that isn't canonical and for points of small order.
+    """
 
     raw: bytes = field(repr=False)
 
@@ -87,7 +93,7 @@ class PublicKey:
 
     @classmethod
     def read(cls, text: object) -> "PublicKey":
-        """Read a key from base64. Raises ValueError; the text isn't repeated."""
+        """Read a key from base64. Raises ValueError, which doesn't repeat the text."""
         raw = _read_base64(text, _KEY_BYTES)
         if raw is None:
             raise ValueError(f"expected {_KEY_EXPECTED}")
@@ -98,9 +104,9 @@ class PublicKey:
 
 
 def read_keys(given: object) -> tuple[PublicKey, ...]:
-    """One key in base64, or an array of 1 to `MAX_KEYS`: the one in use and those that may follow it.
+    """Read one key in base64, or an array of 1 to `MAX_KEYS` of them: the current one and its successors.
 
-    Raises ValueError.
+    Raises: ValueError.
     """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not 0 < len(texts) <= MAX_KEYS:
@@ -113,9 +119,11 @@ def read_keys(given: object) -> tuple[PublicKey, ...]:
 
 @frozen(kw_only=True)
 class SignedManifest:
-    """A signed manifest as it came: the manifest's JSON, the signature, and what the signer says of itself.
+    """The wrapper of a signed manifest, decoded but not verified.
 
-    `public_key` and `trust_level` aren't signed. The one is a hint, the other a label that nothing here asks for.
+    document: the manifest as plain JSON.
+    public_key: not signed, so only a hint which key signed it.
+    trust_level: not signed, and not used.
     """
 
     document: Mapping[str, Any]
@@ -125,9 +133,10 @@ class SignedManifest:
 
 
 def decode_signed(value: Any) -> SignedManifest | None:
-    """Read a signed manifest from plain JSON values; None where it's a manifest without wrapper, or nothing at all.
+    """Decode the wrapper of a signed manifest. Returns None if `value` isn't a wrapper.
 
-    Strict about what is verified, tolerant of further keys, which nobody signed. Raises `InvalidDocument`.
+    Strict about the members that verification uses; other members are ignored, since nobody signed them.
+    Raises: InvalidDocument.
     """
     if not is_wrapper(value):
         return None
@@ -163,7 +172,7 @@ def _invalid(*problems: Problem) -> InvalidDocument:
 
 # --- what is signed --------------------------------------------------------------------------------------------------
 
-# What the reference (2.5.10) fills in where a manifest doesn't say, found by letting it sign (tests/interop).
+# The defaults that the reference (2.5.10) fills in before it signs, found by letting it sign (tests/interop).
 _MANIFEST: Final[Mapping[str, Any]] = {
     "supported_versions": ["2.2"], "auth": None, "sla": None, "verification": None, "ttl_seconds": 300,
 }  # fmt: skip
@@ -182,7 +191,7 @@ _VERIFICATION: Final[Mapping[str, Any]] = {"verified_at": None}
 
 
 def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
-    # Null is how this library writes what isn't said; the reference takes it only where null is its default too.
+    # This library writes null for a missing value; the reference reads null only where null is its default too.
     if type(value) is not dict:
         return value
     return {**defaults, **{key: item for key, item in value.items() if key not in defaults or item is not None}}
@@ -193,14 +202,14 @@ def _each(items: Any, defaults: Mapping[str, Any]) -> Any:
 
 
 def _with(value: Any, **parts: Callable[[Any], Any]) -> Any:
-    """`value` with some of its members changed, where it has them."""
+    """Return `value` with the named members changed, if it has them."""
     if type(value) is not dict:
         return value
     return {**value, **{name: change(value[name]) for name, change in parts.items() if name in value}}
 
 
 def _renamed(document: Any, before: str, after: str) -> Any:
-    """`capabilities.hardware.class`, by the name of the reference's field or of the document's key."""
+    """Rename `class` of `capabilities.hardware` between the document's key and the reference's field, `class_`."""
 
     def rename(hardware: Any) -> Any:
         if type(hardware) is not dict or before not in hardware or after in hardware:
@@ -211,7 +220,7 @@ def _renamed(document: Any, before: str, after: str) -> Any:
 
 
 def _as_reference(document: Any) -> Any:
-    """The manifest as the reference has it in memory: every field there is, and `class_` for `class`."""
+    """Return the manifest as the reference holds it in memory: with every field, and `class_` for `class`."""
     whole = _filled(_renamed(document, "class", "class_"), _MANIFEST)
     return _with(
         whole,
@@ -235,18 +244,19 @@ def _unsigned(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def signed_bytes(document: Mapping[str, Any]) -> bytes:
-    """What is signed for a manifest, as the reference 2.5 signs and verifies it: made from the manifest's plain JSON.
+    """Return the bytes to sign for a manifest (plain JSON), as the reference 2.5 signs and verifies it.
 
-    Raises ValueError for what canonical JSON can't say: integers beyond ±(2**53 - 1).
+    Raises: ValueError if canonical JSON can't express it: integers beyond ±(2**53 - 1).
     """
     return canonical_json(_as_reference(_unsigned(document)))
 
 
 def _forms(document: Mapping[str, Any]) -> Iterator[tuple[Any, bytes]]:
-    """The manifests that may have been signed where this one came, each with its bytes; no two are the same.
+    """Yield each distinct form of a received manifest that may have been signed, with its bytes.
 
-    As it came: what a signer with other defaults than the reference's publishes, if it publishes all of them. The same
-    with the reference's name for `class`. And with the reference's defaults: whoever left them out.
+    1. With the reference's defaults filled in: the reference publishes manifests without them.
+    2. As received: a signer with other defaults publishes all fields.
+    3. As received, with the reference's name for `class`.
     """
     plain = _unsigned(document)
     seen: set[bytes] = set()
@@ -260,12 +270,12 @@ def _forms(document: Mapping[str, Any]) -> Iterator[tuple[Any, bytes]]:
             yield form, message
 
 
-# --- whether it counts -----------------------------------------------------------------------------------------------
+# --- verification ----------------------------------------------------------------------------------------------------
 
 
 @frozen
 class Verified:
-    """Signed by `key`, one of those that count. `manifest` is what was signed; use it, not what it came as."""
+    """Signed by `key`, one of the trusted ones. `manifest` is decoded from the signed bytes: use only this one."""
 
     manifest: Manifest
     key: PublicKey
@@ -273,35 +283,36 @@ class Verified:
 
 @frozen
 class Unsigned:
-    """A manifest without a signature."""
+    """The manifest has no signature."""
 
 
 @frozen
 class Unreadable:
-    """The wrapper isn't one."""
+    """The document looks like a wrapper and isn't a valid one."""
 
     error: InvalidDocument
 
 
 @frozen
 class OtherKey:
-    """Signed, by the key it names itself; that isn't one of those that count."""
+    """Validly signed by the key that the wrapper names, which isn't a trusted one."""
 
     key: PublicKey
 
 
 @frozen
 class Broken:
-    """The signature is of no key known here, or of another manifest."""
+    """The signature is valid neither for a trusted key nor for the one that the wrapper names."""
 
 
 Judgement = Verified | Unsigned | Unreadable | OtherKey | Broken
 
 
 def judge(value: Any, trusted: Collection[PublicKey], verify: Ed25519Verifier) -> Judgement:
-    """Whether the manifest in a document (plain JSON values, with wrapper or without) is signed by a trusted key.
+    """Verify a manifest (plain JSON, with wrapper or without) against the trusted keys.
 
-    What it says of its signer itself never makes it so. Raises `InvalidDocument` where what was signed is no manifest.
+    The key and trust level that the wrapper names never make a manifest trusted.
+    Raises: InvalidDocument if the signed document isn't a manifest.
     """
     try:
         signed = decode_signed(value)
@@ -319,7 +330,7 @@ def judge(value: Any, trusted: Collection[PublicKey], verify: Ed25519Verifier) -
 
 
 def why_not(judgement: Judgement) -> str | None:
-    """What speaks against a manifest, in words; None where it's verified."""
+    """Return why a manifest isn't trusted, for people. Returns None if it's verified."""
     match judgement:
         case Verified():
             return None
@@ -336,11 +347,11 @@ def why_not(judgement: Judgement) -> str | None:
 
 
 def sign(document: Mapping[str, Any], signer: Ed25519Signer, public_key: PublicKey) -> dict[str, Any]:
-    """Wrap a manifest (plain JSON values) with its signature, as peers from 2.0 on read and verify it.
+    """Sign a manifest (plain JSON) and return the wrapper to publish, which peers from 2.0 on verify.
 
-    It's published with everything that was signed, so that a verifier with other defaults has nothing to fill in. A
-    manifest that's signed already is signed anew. Raises `InvalidDocument` where it isn't a manifest, ValueError where
-    canonical JSON can't say it.
+    The wrapper has every field that was signed, so that a verifier's own defaults don't matter. If the document is a
+    wrapper already, its manifest is signed again.
+    Raises: InvalidDocument if it isn't a manifest; ValueError if canonical JSON can't express it.
     """
     if is_wrapper(document):
         document = document["manifest"]

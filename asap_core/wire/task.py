@@ -1,4 +1,4 @@
-"""Tasks and what belongs to them: the status machine, as one table, and the entities of a conversation."""
+"""Tasks: the status machine as one table (wire-protocol §2.4), and the entities of a conversation (§2.3)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -27,7 +27,7 @@ from asap_core.wire.rules import (
 
 
 class TaskStatus(Enum):
-    """Where a task is."""
+    """The status of a task."""
 
     SUBMITTED = "submitted"
     WORKING = "working"
@@ -38,7 +38,7 @@ class TaskStatus(Enum):
 
     @property
     def terminal(self) -> bool:
-        """Whether the task is over: nothing follows."""
+        """Whether the task is over: no status follows this one."""
         return not TRANSITIONS[self]
 
 
@@ -52,24 +52,27 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.FAILED: frozenset(),
     TaskStatus.CANCELLED: frozenset(),
 }
-"""The whole machine (wire-protocol §2.4). What isn't here can't happen; no status moves to itself."""
+"""The allowed transitions, complete (wire-protocol §2.4). No status moves to itself."""
 
 
 class Role(Enum):
-    """Who speaks in a message."""
+    """The author of a message."""
 
     USER = "user"
     ASSISTANT = "assistant"
     SYSTEM = "system"
 
 
-# The reference's bound on tasks that start tasks.
+# The reference's limit for tasks that start tasks.
 MAX_DEPTH: Final = 10
 
 
 @frozen(kw_only=True)
 class Task:
-    """A piece of work: where it stands and what it belongs to."""
+    """A task: its status, its conversation and its parent task.
+
+    depth: how many parents it has.
+    """
 
     id: str = field(validator=TEXT)
     conversation_id: str = field(validator=TEXT)
@@ -81,9 +84,9 @@ class Task:
     updated_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
 
     def move(self, to: TaskStatus, *, wall: WallTime) -> "Task":
-        """Return the task in status `to`, updated at `wall`.
+        """Return a copy in status `to`, updated at `wall`.
 
-        Raises `InvalidTransition`, which names the statuses that would have been allowed.
+        Raises: InvalidTransition, which names the allowed statuses.
         """
         allowed = TRANSITIONS[self.status]
         if to not in allowed:
@@ -95,7 +98,7 @@ class Task:
 
 @frozen(kw_only=True)
 class AgentRecord:
-    """The entity `Agent` of the published schemas: an id and where its manifest is."""
+    """The entity `Agent` of the published schemas: an agent's id and its manifest's URI."""
 
     id: str = field(validator=URN)
     manifest_uri: str = field(validator=TEXT)
@@ -104,7 +107,7 @@ class AgentRecord:
 
 @frozen(kw_only=True)
 class Conversation:
-    """Who takes part in what belongs together."""
+    """A conversation: its participants."""
 
     id: str = field(validator=TEXT)
     participants: tuple[str, ...] = field(converter=array, validator=one_or_more(TEXT))
@@ -114,7 +117,10 @@ class Conversation:
 
 @frozen(kw_only=True)
 class Message:
-    """One turn of a task; `parts` are ids."""
+    """One turn of a task.
+
+    parts: the ids of its parts.
+    """
 
     id: str = field(validator=TEXT)
     task_id: str = field(validator=TEXT)
@@ -126,7 +132,10 @@ class Message:
 
 @frozen(kw_only=True)
 class Artifact:
-    """Something a task made; `parts` are ids."""
+    """A result that a task produced.
+
+    parts: the ids of its parts.
+    """
 
     id: str = field(validator=TEXT)
     task_id: str = field(validator=TEXT)
@@ -137,7 +146,7 @@ class Artifact:
 
 @frozen(kw_only=True)
 class StateSnapshot:
-    """A task's state at one version."""
+    """The state of a task at one version."""
 
     id: str = field(validator=TEXT)
     task_id: str = field(validator=TEXT)

@@ -1,7 +1,7 @@
-"""Any Python value into JSON's own types, or the place of what JSON can't say.
+"""Copies any Python value into JSON's own types, or says where it isn't JSON.
 
-Rule of this module: no code of the value's own runs (its `==`, `__class__`, `__iter__`, `__str__`), so that what a
-user's handler returns can neither lie about what it is nor raise. Only `convert`, where one is given, may run any.
+Rule of this module: none of the value's own methods run (`==`, `__class__`, `__iter__`, `__str__`), so a value that a
+user's handler returns can neither misstate its type nor raise. Only `convert`, if given, may run user code.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any, Final
 
 Path = tuple[str | int, ...]
 Convert = Callable[[Any], Any]
-"""Is given what JSON doesn't have; returns what stands for it, or the same object if it knows nothing better."""
+"""Called with a value that isn't JSON. Returns its replacement, or the same object if it has none."""
 
 
 class NotWritable(ValueError):
-    """A value that JSON can't say. `path` says where it is, `expected` what would have been right."""
+    """A value isn't JSON. `path` is its place; `expected` completes "expected …"."""
 
     def __init__(self, path: Path, expected: str) -> None:
         super().__init__(f"{_shown(path)}: expected {expected}")
@@ -24,14 +24,14 @@ class NotWritable(ValueError):
         self.expected = expected
 
 
-# A path is for one line of a log; keys may be anything, and of any length.
+# A path goes into one line of a log, but keys may hold any characters and have any length.
 _SHOWN_STEPS: Final = 12
 _SHOWN_LETTERS: Final = 40
 _PLAIN_NAME: Final = re.compile(rf"[A-Za-z_][A-Za-z0-9_-]{{0,{_SHOWN_LETTERS}}}").fullmatch
 
 
 def _shown(path: Path) -> str:
-    """The place as RFC 9535 writes it, shortened; a key that isn't a plain name is escaped."""
+    """Return the path as RFC 9535 writes it, shortened. A key that isn't a plain name is escaped."""
     return "$" + "".join(map(_shown_step, path[:_SHOWN_STEPS])) + ("…" if len(path) > _SHOWN_STEPS else "")
 
 
@@ -42,16 +42,19 @@ def _shown_step(step: str | int) -> str:
 
 
 def plain_json(value: Any, *, max_depth: int, convert: Convert | None = None) -> Any:
-    """Copy a value into JSON's own types: a text made of the copy is one that a strict reader reads.
+    """Copy a value into JSON's own types. A strict reader accepts the text written from the copy.
 
     Tuples become arrays; keys that are numbers, true, false or null become strings, as the standard library writes
-    them. `max_depth` counts arrays and objects within each other. Raises `NotWritable` for the first thing that JSON
-    can't say: NaN, sets, other objects, lone surrogates, cycles, the same key twice.
+    them.
+    max_depth: how many arrays and objects may be nested.
+    convert: replaces values that aren't JSON.
+    Raises: NotWritable for the first value that isn't JSON: NaN, sets, other objects, lone surrogates, cycles, a
+    repeated key.
     """
     return _plain(value, (), max_depth, convert)
 
 
-_JSON_HAS: Final = "values that JSON has (objects, arrays, strings, numbers, true, false, null)"
+JSON_VALUES: Final = "values that JSON has (objects, arrays, strings, numbers, true, false, null)"
 
 
 def _plain(value: Any, path: Path, room: int, convert: Convert | None) -> Any:
@@ -67,12 +70,13 @@ def _plain(value: Any, path: Path, room: int, convert: Convert | None) -> Any:
         if issubclass(kind, base):
             return members(value, path, room - 1, convert)
     converted = _converted(value, path, convert)
-    # An object takes its own level; anything else takes one too, so that no chain of conversions is without end.
+    # An object counts as a level by itself. Any other result counts as one too, so that no chain of conversions is
+    # endless.
     return _plain(converted, path, room if type(converted) is dict else room - 1, convert)
 
 
 def _text(value: str, path: Path) -> str:
-    text = str.__str__(value)  # of a subclass too, this is its characters
+    text = str.__str__(value)  # a subclass's characters, whatever its own __str__ says
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -80,7 +84,7 @@ def _text(value: str, path: Path) -> str:
     return text
 
 
-# CPython's readers take no longer integers: reading is quadratic.
+# CPython refuses to read longer integers, since reading them takes quadratic time.
 _TOO_LONG: Final = 10**4_300
 
 
@@ -139,8 +143,8 @@ def _converted(value: Any, path: Path, convert: Convert | None) -> Any:
     kind = type(value).__name__
     try:
         converted = value if convert is None else convert(value)
-    except Exception as error:  # noqa: BLE001 - its properties may raise anything
+    except Exception as error:  # noqa: BLE001 - a user's properties may raise anything
         raise NotWritable(path, f"a {kind} whose fields can be read; {type(error).__name__} was raised") from None
     if converted is value:
-        raise NotWritable(path, f"{_JSON_HAS}, not {kind}")
+        raise NotWritable(path, f"{JSON_VALUES}, not {kind}")
     return converted
