@@ -19,7 +19,7 @@ from joserfc.jws import JWSRegistry
 from asap_adapters.auth.provider import Provider
 from asap_adapters.clock import LoopClock
 from asap_adapters.entropy import new_secret
-from asap_adapters.net.documents import Documents, LocatedDocument, Whole
+from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.claims import Accepted, Rejected, TokenPolicy
 from asap_core.auth.jwks import (
@@ -109,7 +109,7 @@ class JwtAuthenticator:
         self._keys: Documents[KeySet] = Documents(
             self._http,
             self._clock,
-            reader=lambda: Whole(read_key_set),
+            reader=lambda: WholeReader(read_key_set),
             limit=MAX_KEY_SET,
             policy=once,
         )

@@ -3,7 +3,7 @@
 from typing import Final
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.net.documents import Documents, Whole
+from asap_adapters.net.documents import Documents, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.client.document_cache import DocumentCachePolicy
@@ -32,7 +32,7 @@ class Provider:
         self._documents: Documents[ProviderMetadata] = Documents(
             http,
             clock,
-            reader=lambda: Whole(lambda data: read_metadata(data, issuer=issuer)),
+            reader=lambda: WholeReader(lambda data: read_metadata(data, issuer=issuer)),
             limit=MAX_METADATA,
             policy=DocumentCachePolicy(freshness=FreshnessPolicy(default=fresh_for, most=fresh_for)),
         )

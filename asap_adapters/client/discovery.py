@@ -20,7 +20,7 @@ from asap_adapters.client.registry_cache import CachedCopy, RegistryCache
 from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import READ_PIECE
-from asap_adapters.net.documents import Documents, LocatedDocument, Whole
+from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
@@ -99,7 +99,7 @@ class Discovery:
         self._allow_changed_agents = allow_changed_agents
         self._first_seen = FirstSeen()
         self._most = (policy or DocumentCachePolicy()).max_entries
-        how: Any = {"reader": lambda: Whole(read_received), "limit": MAX_MANIFEST, "policy": policy, "ttl": _ttl}
+        how: Any = {"reader": lambda: WholeReader(read_received), "limit": MAX_MANIFEST, "policy": policy, "ttl": _ttl}
         self._manifests: Documents[ReceivedManifest] = Documents(http, clock, accept=self._accept, **how)
         self._neighbours = AnnouncedManifests(http, clock, accept=self._accept, **how)
         self._registries: Documents[RegistryIndex] = Documents(
@@ -107,10 +107,10 @@ class Discovery:
         )
         self._copies = None if registry_cache is None else RegistryCache(registry_cache, http, clock, most=MAX_REGISTRY)
         report: Any = {"limit": MAX_HEALTH, "policy": policy, "keep": False, "statuses": _HEALTH_STATUSES}
-        self._reports: Documents[Health] = Documents(http, clock, reader=lambda: Whole(read_health), **report)
+        self._reports: Documents[Health] = Documents(http, clock, reader=lambda: WholeReader(read_health), **report)
         self._revocations = None if revocations is None else str(revocations)
         self._revoked: Documents[RevocationList] = Documents(
-            http, clock, reader=lambda: Whole(read_revocations), limit=MAX_REVOCATIONS, policy=policy
+            http, clock, reader=lambda: WholeReader(read_revocations), limit=MAX_REVOCATIONS, policy=policy
         )
         # Where each live manifest came from: envelopes for it are posted to that origin only.
         self._origins: dict[int, tuple[weakref.ref[Manifest], tuple[str, tuple[str, ...]]]] = {}

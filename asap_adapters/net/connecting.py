@@ -16,9 +16,9 @@ import httpcore
 import httpx
 from attrs import define, frozen
 
-from asap_adapters.net.dialling import Dialler, dial as _dial, first as _first, words_of
+from asap_adapters.net.dialling import Dialler, connect_first as _connect_first, dial as _dial, words_of
 from asap_adapters.net.environment import BadProxy, Proxies, certificates
-from asap_adapters.net.pool import Held, Line, Pool, Progress, Route, Stage
+from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route, Stage
 from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_core.errors import NotAllowed
 from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
@@ -59,7 +59,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     resolver: Resolver
     system: SystemResolver
     dial: Dialler
-    line: Line
+    line: PooledConnection
 
     async def connect_tcp(
         self,
@@ -82,14 +82,14 @@ class _Backend(httpcore.AsyncNetworkBackend):
         way = self.policy.destination(host)
         try:
             addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
-            return (await _first(addresses, port, self.dial))[1]
+            return (await _connect_first(addresses, port, self.dial))[1]
         except httpcore.ConnectError as error:
             raise httpcore.ConnectError(f"the proxy that {self.line.route.proxy}_proxy names: {error}") from None
 
     async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if self.line.route.addresses:
-            return (await _first(self.line.route.addresses, port, self.dial))[1]
+            return (await _connect_first(self.line.route.addresses, port, self.dial))[1]
         way = self.policy.destination(host)
         answers = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port)
         reach = self.provenance.reach(authority)
@@ -97,7 +97,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         chosen = judge()
         if isinstance(chosen, AddressRefused):
             raise _TurnedAway(chosen, judge)
-        address, stream = await _first(chosen.addresses, port, self.dial)
+        address, stream = await _connect_first(chosen.addresses, port, self.dial)
         self.provenance.connected(authority, address)
         return stream
 
@@ -175,12 +175,12 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         self._context = certificates(verify, trust_env=trust_env)
         self._proxies = Proxies.of_environment() if trust_env else Proxies()
         known, system, dials = provenance or Provenance(), SystemResolver(), dial or _dial
-        self._backend: Callable[[Line], _Backend] = lambda line: _Backend(
+        self._backend: Callable[[PooledConnection], _Backend] = lambda line: _Backend(
             policy, known, resolver or system, system, dials, line
         )
-        self._pool = Pool(self._connection)
+        self._pool = ConnectionPool(self._connection)
 
-    def _connection(self, line: Line) -> httpcore.AsyncConnectionInterface:
+    def _connection(self, line: PooledConnection) -> httpcore.AsyncConnectionInterface:
         # httpcore's pool only as what knows how to make each kind of connection.
         makes = httpcore.AsyncConnectionPool(
             ssl_context=self._context,
@@ -254,7 +254,7 @@ class _Content:
 
 @define(eq=False)
 class _Body(httpx.AsyncByteStream):
-    held: Held
+    held: HeldResponse
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -148,10 +148,10 @@ def _is_readable(sock: Any) -> bool:
     return bool(poll.poll(0))
 
 
-async def first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[str, httpcore.AsyncNetworkStream]:
-    """Connect to the first of these that answers (RFC 8305 §5): the next is tried when one fails, or takes long.
+async def connect_first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[str, httpcore.AsyncNetworkStream]:
+    """Connect to the first of these addresses that answers (RFC 8305 §5): if one fails or takes long, try the next too.
 
-    Raises `httpcore.ConnectError` that says what each came to.
+    Raises: httpcore.ConnectError, which names the reason for each address.
     """
     race = _Race(port, dial)
     try:
@@ -216,7 +216,7 @@ async def close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:
 
 
 def words_of(error: BaseException | None) -> str:
-    """The operating system's words for what happened: it stands at the bottom of a heap of errors with other words."""
+    """Return the operating system's message: it belongs to the innermost of several chained exceptions."""
     text = "no connection"
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:

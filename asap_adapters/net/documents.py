@@ -82,7 +82,7 @@ class Reader(Protocol[T_co]):
         ...
 
 
-class Whole(Generic[T]):
+class WholeReader(Generic[T]):
     """Reads a document in one go, once all of it is there: for small ones."""
 
     def __init__(self, read: Callable[[bytes], T]) -> None:

@@ -1,11 +1,11 @@
-"""A pool of HTTP/1.1 connections that is whole after any cancellation, and that no origin can use up.
+"""A pool of HTTP/1.1 connections that stays consistent after any cancellation, and that no single origin can use up.
 
-Rules. A line (a connection) carries one request at a time, and who carries it owns its sockets: if anything ends the
-exchange early, they're closed, whatever state httpcore has it in. Only a line whose last exchange came to its end is
-kept. Places are counted without an await: taken before the request, given back on every way out, first of all.
+Rules. A connection carries one request at a time, and the request owns its sockets: if the exchange ends early for any
+reason, they are closed, whatever state httpcore's connection is in. Only a connection whose last exchange was complete
+is kept. Places are counted without an await: taken before the request, and given back first on every way out.
 
-httpcore's own pool isn't used: it keeps a connection for ever that was cancelled between being assigned and used, or
-while its response was being closed, and lets one origin have all.
+httpcore's own pool isn't used: it keeps a connection for ever if it was cancelled between assignment and use, or while
+its response was being closed, and one origin may take all connections.
 """
 
 import math
@@ -18,7 +18,7 @@ import httpcore
 from attrs import define, field, frozen
 
 from asap_adapters.net.dialling import close_all
-from asap_adapters.net.turns import Turns
+from asap_adapters.net.place_queue import PlaceQueue
 
 # Requests at once. One origin alone gets a fifth of it, which is httpx's own number, 100; all together stay below the
 # 1,024 files that a process may have open on most systems.
@@ -28,23 +28,23 @@ _IDLE: Final = 20
 
 
 class Stage(Enum):
-    """How far a request has got."""
+    """How far a request has come."""
 
     QUEUED = "queued"
-    """It waits for a place of this client's own: a connection, or a thread to look its name up in."""
+    """It waits for one of this client's connections, or for a thread that resolves its name."""
     CONNECTING = "connecting"
     SENT = "sent"
-    """Its head has been written, and its body is next: the server may carry it out."""
+    """Its head was written: from now on the server may act on it."""
     ANSWERED = "answered"
-    """The head of an answer has come."""
+    """The head of the response was received."""
 
 
 @define(eq=False)
 class Progress:
-    """How far a request has got: what its end says of it. A transport that doesn't tell may have sent it.
+    """How far a request has come. The default is for transports that don't report it: it may have been sent.
 
-    Until `patience`, by the loop's clock, it may wait for a connection. The rest of its time is for the exchange: a
-    message that's sent in the last moment is one whose answer nobody hears.
+    `patience`: until when, by the loop's clock, it may wait for a connection. The rest of its time is for the exchange:
+    the response to a message sent at the last moment would be lost.
     """
 
     stage: Stage = Stage.SENT
@@ -64,7 +64,7 @@ class Route:
 
 
 @define(eq=False)
-class Line:
+class PooledConnection:
     """A connection, the sockets that were opened for it, and the request on it."""
 
     route: Route
@@ -73,41 +73,41 @@ class Line:
     connection: httpcore.AsyncConnectionInterface = field(init=False)
 
 
-class Pool:
-    """Connections for one client. `connect` makes one for a line, without opening it. One event loop owns it."""
+class ConnectionPool:
+    """The connections of one client. `connect` makes httpcore's connection, without opening it. One loop owns it."""
 
-    def __init__(self, connect: Callable[[Line], httpcore.AsyncConnectionInterface]) -> None:
+    def __init__(self, connect: Callable[[PooledConnection], httpcore.AsyncConnectionInterface]) -> None:
         self._connect = connect
-        self._turns: Turns[Route] = Turns(_PLACES)
-        # Those used last at the end.
-        self._idle: list[Line] = []
-        self._busy: set[Line] = set()
+        self._places: PlaceQueue[Route] = PlaceQueue(_PLACES)
+        # The most recently used last.
+        self._idle: list[PooledConnection] = []
+        self._busy: set[PooledConnection] = set()
         self._closed = False
 
-    async def exchange(self, route: Route, request: httpcore.Request, progress: Progress) -> "Held":
-        """Make a request. What comes back holds its connection until it's closed. Raises httpcore's errors."""
+    async def exchange(self, route: Route, request: httpcore.Request, progress: Progress) -> "HeldResponse":
+        """Make a request. The response holds its connection until it's closed. Raises httpcore's errors."""
         progress.stage = Stage.QUEUED
         with anyio.CancelScope(deadline=progress.patience) as waiting:
-            await self._turns.take(route)
+            await self._places.take(route)
         if waiting.cancelled_caught:
             raise httpcore.PoolTimeout
         progress.stage = Stage.CONNECTING
         try:
             line, stale = self._line(route, progress)
         except BaseException:
-            self._turns.give_back(route)
+            self._places.give_back(route)
             raise
         try:
-            await close_lines(stale)
+            await close_connections(stale)
             response = await line.connection.handle_async_request(request)
             progress.stage = Stage.ANSWERED
         except BaseException:
             self._leave(line)
-            await close_lines([line])
+            await close_connections([line])
             raise
-        return Held(self, line, response)
+        return HeldResponse(self, line, response)
 
-    def _line(self, route: Route, progress: Progress) -> tuple[Line, list[Line]]:
+    def _line(self, route: Route, progress: Progress) -> tuple[PooledConnection, list[PooledConnection]]:
         """A line for this request, and those that are of no more use."""
         if self._closed:
             raise httpcore.ConnectError("this client was closed")
@@ -115,7 +115,7 @@ class Pool:
         self._idle = [line for line in self._idle if line not in stale]
         line = next((line for line in reversed(self._idle) if line.route == route), None)
         if line is None:
-            line = Line(route, progress)
+            line = PooledConnection(route, progress)
             line.connection = self._connect(line)
         else:
             self._idle.remove(line)
@@ -123,11 +123,11 @@ class Pool:
         self._busy.add(line)
         return line, stale
 
-    def _leave(self, line: Line) -> None:
+    def _leave(self, line: PooledConnection) -> None:
         self._busy.discard(line)
-        self._turns.give_back(line.route)
+        self._places.give_back(line.route)
 
-    def take_back(self, line: Line) -> list[Line]:
+    def take_back(self, line: PooledConnection) -> list[PooledConnection]:
         """The exchange is over: keep the line if it can be used again. Returns those to be closed. No checkpoint."""
         self._leave(line)
         if self._closed or not line.connection.is_idle():
@@ -141,33 +141,33 @@ class Pool:
         """Close all connections, those in use too."""
         self._closed = True
         lines, self._idle = [*self._idle, *self._busy], []
-        await close_lines(lines)
+        await close_connections(lines)
 
 
-async def close_lines(lines: list[Line]) -> None:
-    """Close the sockets of these."""
+async def close_connections(lines: list[PooledConnection]) -> None:
+    """Close the sockets of these connections."""
     if lines:
         await close_all([stream for line in lines for stream in line.streams])
 
 
-class Held:
-    """A response, and the line that it comes over."""
+class HeldResponse:
+    """A response, and the connection that it's read from."""
 
-    def __init__(self, pool: Pool, line: Line, response: httpcore.Response) -> None:
+    def __init__(self, pool: ConnectionPool, line: PooledConnection, response: httpcore.Response) -> None:
         self.response = response
         self._pool = pool
-        self._line: Line | None = line
+        self._line: PooledConnection | None = line
         self._parts: AsyncIterator[bytes] | None = None
 
     async def part(self) -> bytes:
-        """The next part of its body. Raises StopAsyncIteration at its end, httpcore's errors."""
+        """Return the next part of its body. Raises StopAsyncIteration at its end, and httpcore's errors."""
         if self._parts is None:
             stream: Any = self.response.stream
             self._parts = aiter(stream)
         return await anext(self._parts)
 
     async def aclose(self) -> None:
-        """Be done with it. A second time does nothing."""
+        """Release the connection. A second call does nothing."""
         line, self._line = self._line, None
         if line is None:
             return
@@ -175,4 +175,4 @@ class Held:
             with anyio.CancelScope(shield=True):
                 await self.response.aclose()
         finally:
-            await close_lines(self._pool.take_back(line))
+            await close_connections(self._pool.take_back(line))

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import anyio
 from attrs import define, field
 
-from asap_adapters.net.turns import Turns
+from asap_adapters.net.place_queue import PlaceQueue
 
 # Threads at once. One domain alone gets a fifth of it, as many as asyncio's default executor has on a small machine.
 _THREADS: Final = 50
@@ -36,17 +36,17 @@ class SystemResolver:
     """The operating system's: `/etc/hosts`, DNS, and whatever else it's configured for. One event loop owns it."""
 
     def __init__(self) -> None:
-        self._turns: Turns[str] = Turns(_THREADS)
+        self._places: PlaceQueue[str] = PlaceQueue(_THREADS)
 
     async def resolve(self, host: str, port: int, *, begins: Callable[[], object] = _nothing) -> Sequence[str]:
         """Ask it, calling `begins` when there's a thread to ask in. Raises OSError, UnicodeError."""
         key = _domain(host)
-        await self._turns.take(key)
-        question = _Question(host, port, _waker(), lambda: self._turns.give_back(key))
+        await self._places.take(key)
+        question = _Question(host, port, _waker(), lambda: self._places.give_back(key))
         try:
             Thread(target=question.ask, name="asap resolver", daemon=True).start()
         except BaseException:
-            self._turns.give_back(key)
+            self._places.give_back(key)
             raise
         begins()
         await question.answered.wait()

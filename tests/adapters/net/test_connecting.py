@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net import connecting
 from asap_adapters.net.connecting import OutboundTransport, link_networks, link_scopes
-from asap_adapters.net.dialling import first
+from asap_adapters.net.dialling import connect_first
 from asap_adapters.net.resolving import SystemResolver
 from asap_adapters.net.transport import HttpTransport, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
@@ -226,7 +226,7 @@ class JudgesTheFirst(connecting._Backend):
         answers = await self.resolver.resolve(host, port)
         if not may_be(answers[0]):
             return await super()._connect(host, port)
-        return (await first(answers, port, self.dial))[1]
+        return (await connect_first(answers, port, self.dial))[1]
 
 
 class TakesTheGoodOnes(connecting._Backend):

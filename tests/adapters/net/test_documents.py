@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from asap_adapters.clock import LoopClock
-from asap_adapters.net.documents import Documents, Whole
+from asap_adapters.net.documents import Documents, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_core import BadReply, NotAllowed
 from asap_core.client.fetch_results import Source
@@ -41,7 +41,7 @@ class Keys:
         self.documents: Documents[bytes] = Documents(
             self.http,
             LoopClock(),
-            **{"reader": lambda: Whole(bytes), "limit": 100, "ttl": lambda _: None, "policy": None, **options},
+            **{"reader": lambda: WholeReader(bytes), "limit": 100, "ttl": lambda _: None, "policy": None, **options},
         )
 
     async def _answer(self, _request: httpx.Request) -> httpx.Response:

@@ -70,7 +70,7 @@ class TestBodies:
             (gzip.compress(b"")[:3] + b"\x08" + gzip.compress(b"")[4:10], b"name"),
         ],
     )
-    def test_a_coded_one_that_says_nothing_has_a_limit_too(self, start, nothing) -> None:
+    def test_a_coded_body_that_decodes_to_nothing_has_a_limit_too(self, start, nothing) -> None:
         body = Body(limit=100_000, inflater=Gzip())
         body.feed(start)
         for _ in range(200_000 // len(nothing)):
@@ -79,7 +79,7 @@ class TestBodies:
             body.feed(nothing * (40_000 // len(nothing)))
 
     @pytest.mark.parametrize("size", [0, 1, 1000, 10_000_000])
-    def test_what_coding_makes_longer_still_fits(self, size) -> None:
+    def test_incompressible_data_still_fits_when_coded(self, size) -> None:
         data = random.Random(1).randbytes(size)
         for level in (0, 1, 9):
             coded = gzip.compress(data, level)

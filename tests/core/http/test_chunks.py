@@ -29,7 +29,7 @@ def follow(data: bytes, chunk: int | None = None, **limits) -> str | None:
     ],
 )
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_what_is_right_passes_however_it_is_cut(body, chunk) -> None:
+def test_valid_chunks_pass_however_they_are_split(body, chunk) -> None:
     assert follow(body, chunk) is None
 
 
@@ -113,7 +113,7 @@ def test_what_is_right_passes_however_it_is_cut(body, chunk) -> None:
     ],
 )
 @pytest.mark.parametrize("chunk", [None, 1, 3])
-def test_what_is_wrong_is_told_however_it_is_cut(body, expected, chunk) -> None:
+def test_invalid_chunks_are_refused_however_they_are_split(body, expected, chunk) -> None:
     assert follow(body, chunk) == expected
 
 

@@ -86,7 +86,7 @@ class TestDates:
             "",
         ],
     )
-    def test_nothing_else_is_one(self, text) -> None:
+    def test_no_other_text_is_a_date(self, text) -> None:
         assert read_date(text) is None
         headers = (("Expires", text),)
         assert freshness_of(headers, policy=FreshnessPolicy(), wall=WallTime(WALL)).fresh_for == 0

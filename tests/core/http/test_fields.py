@@ -26,14 +26,14 @@ def joined(pairs, separator):
 
 
 @given(st.lists(pairs, min_size=1, max_size=4), st.sampled_from([",", ", ", " ,\t"]))
-def test_what_is_written_is_read_member_by_member(listed, comma) -> None:
+def test_members_are_read_as_they_were_written(listed, comma) -> None:
     read = last_members(comma.join(joined(each, "; ") for each in listed))
     assert [parameters(each or "") for each in read] == listed[::-1]
     assert [parameters(each) for each in members(comma.join(joined(each, "; ") for each in listed))] == listed
 
 
 @given(anything, pairs)
-def test_what_stands_further_left_changes_nothing(left, member) -> None:
+def test_text_further_left_does_not_change_how_a_member_is_read(left, member) -> None:
     assert next(last_members(f"{left},{joined(member, ';')}")) == joined(member, ";").strip()
 
 

@@ -92,7 +92,7 @@ class TestFreshness:
         ],
         ids=repr,
     )
-    def test_how_long_it_is_good(self, headers, seconds) -> None:
+    def test_lifetime_by_headers(self, headers, seconds) -> None:
         assert fresh(*headers).fresh_for == seconds
 
     def test_the_documents_own_word_counts_where_headers_are_silent(self) -> None:
@@ -182,7 +182,7 @@ class TestFreshness:
 
 
 class TestPolicy:
-    def test_a_bound_may_be_nothing_and_not_less(self) -> None:
+    def test_bounds_may_be_zero_but_not_negative(self) -> None:
         bounds = ("default", "most", "stale_while_revalidate", "stale_if_error")
         for bound in bounds:
             assert getattr(FreshnessPolicy(**{bound: 0.0}), bound) == 0.0
@@ -190,6 +190,6 @@ class TestPolicy:
                 FreshnessPolicy(**{bound: -1.0})
         assert [getattr(POLICY, bound) for bound in bounds] == [300.0, 86_400.0, 3_600.0, 86_400.0]
 
-    def test_what_is_stale_serves_nobody_unless_that_is_said(self) -> None:
+    def test_stale_documents_are_not_used_unless_the_server_allows_it(self) -> None:
         found = Freshness(store=True, fresh_for=1.0)
         assert (found.revalidate_for, found.error_for, found.error_told) == (0.0, 0.0, False)

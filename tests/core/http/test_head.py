@@ -20,7 +20,7 @@ class TestHeads:
         return outcome
 
     @pytest.mark.parametrize("chunk", [None, 1, 3])
-    def test_a_good_one_is_read_however_it_is_cut(self, chunk) -> None:
+    def test_a_valid_head_is_read_however_it_is_split(self, chunk) -> None:
         outcome = self.read(self.GOOD + b"abc", chunk)
         assert outcome.data == self.GOOD
         assert self.read(b"\r\n" + self.GOOD, chunk) == Head(self.GOOD, b"")
@@ -28,11 +28,11 @@ class TestHeads:
 
     @pytest.mark.parametrize("extra", [0, 1])
     @pytest.mark.parametrize("chunk", [None, 1])
-    def test_its_size_has_a_limit_that_is_exact(self, extra, chunk) -> None:
+    def test_its_size_has_an_exact_limit(self, extra, chunk) -> None:
         outcome = self.read(self.GOOD, chunk, max_size=len(self.GOOD) - extra)
         assert isinstance(outcome, BadHead if extra else Head)
 
-    def test_its_fields_have_one_too(self) -> None:
+    def test_the_number_of_fields_has_a_limit(self) -> None:
         assert isinstance(self.read(self.GOOD, max_fields=2), Head)
         assert self.read(self.GOOD, max_fields=1).status == 431
 
@@ -57,7 +57,7 @@ class TestHeads:
             b"GET / HTTP/1.1\r\nA: b\x7f", b"GET /\x0b HTTP/1.1",
         ],
     )  # fmt: skip
-    def test_what_has_two_readings_is_refused(self, head) -> None:
+    def test_heads_with_two_readings_are_refused(self, head) -> None:
         assert self.read(head + b"\r\n\r\n").status == 400
 
     @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ class TestHeads:
             (b"POST / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1", 400),
         ],
     )
-    def test_what_smuggling_is_made_of_is_refused(self, head, status) -> None:
+    def test_heads_for_request_smuggling_are_refused(self, head, status) -> None:
         assert self.read(head + b"\r\n\r\n").status == status
 
     @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ class TestTargets:
             ("CONNECT", "a:443", "a:443"),
         ],
     )
-    def test_have_one_path(self, method, target, path) -> None:
+    def test_have_exactly_one_path(self, method, target, path) -> None:
         assert path_of(target, method) == path
 
     @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ class TestTargets:
             ("options", "*"),
         ],
     )
-    def test_of_no_form_have_none(self, method, target) -> None:
+    def test_of_an_invalid_form_have_no_path(self, method, target) -> None:
         assert path_of(target, method) is None
 
     @given(st.sampled_from(["GET", "CONNECT", "OPTIONS"]), st.text())
-    def test_any_text_is_one_or_isnt(self, method, target) -> None:
+    def test_any_text_gets_a_decision(self, method, target) -> None:
         assert isinstance(path_of(target, method), str | None)
 
     @given(st.from_regex(r"(?:https?://[a-z?/#:@]{0,8})?[a-z?/#:%]{0,12}", fullmatch=True))

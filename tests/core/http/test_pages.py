@@ -168,7 +168,7 @@ class TestHosts:
         assert host is None or is_let_in(ask(agent, host=host))  # whatever it is, no page asks
 
     @pytest.mark.parametrize("name", ["evil.example", "localhost", "agent.example"])
-    def test_that_it_agrees_with_the_origin_says_nothing(self, name) -> None:
+    def test_a_host_that_equals_the_origin_is_still_refused(self, name) -> None:
         fits = is_let_in(ask(serve(), f"http://{name}:8000", host=f"{name}:8000"))
         assert fits is (name == "localhost")
 
@@ -200,7 +200,7 @@ class TestWhatIsJudged:
         state = ask(serve(), *origins, method="GET")
         assert (state.response.status, dict(state.response.headers)[b"allow"]) == (405, b"POST")
 
-    def test_nothing_is_spent_and_somebody_is_told(self) -> None:
+    def test_a_refused_page_uses_no_limit_and_is_reported(self) -> None:
         told: Any = []
         agent = serve(shared_limits=("peer",), peer_limits="1/minute", observe=told.append)
         assert isinstance(ask(agent), TakeLimit)

@@ -59,7 +59,7 @@ def client(peer, *values, header="x-forwarded-for", trusted=TRUSTED):
         ("unix", ["198.51.100.7"], "unix"),
     ],
 )
-def test_the_nearest_that_no_trusted_proxy_has(peer, values, found) -> None:
+def test_the_client_is_the_nearest_address_of_no_trusted_proxy(peer, values, found) -> None:
     assert client(peer, *values) == found
 
 
@@ -137,7 +137,7 @@ written = st.text(st.characters(max_codepoint=255), max_size=60)
 
 
 @given(strangers, st.lists(proxies, max_size=3), st.lists(written, max_size=3), st.sampled_from(HEADERS))
-def test_what_the_caller_writes_does_not_choose_who_it_is(caller, hops, claimed, header) -> None:
+def test_what_the_caller_writes_does_not_choose_its_address(caller, hops, claimed, header) -> None:
     def entry(address):
         if header == "x-forwarded-for":
             return address
@@ -154,7 +154,7 @@ quoted = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30
 
 
 @given(strangers, st.lists(quoted, max_size=3), st.lists(written, max_size=3))
-def test_nor_does_what_a_proxy_quotes_of_it(caller, said, claimed) -> None:
+def test_what_a_proxy_quotes_of_the_caller_does_not_choose_either(caller, said, claimed) -> None:
     before, after = [[f"{letter}{place}={text}" for place, text in enumerate(said)] for letter in "xy"]
     entry = ";".join([*before, f'for="[{caller}]"', *after])
     assert client("10.9.9.9", ", ".join([*claimed, entry]), header="forwarded") == caller

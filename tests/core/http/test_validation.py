@@ -18,17 +18,17 @@ KEPT = fresh(("ETag", '"e"'), ("Last-Modified", DATE))
 
 
 class TestValidation:
-    def test_what_is_kept_is_asked_about_with_all_that_is_known_of_it(self) -> None:
+    def test_a_cached_document_is_revalidated_with_all_its_validators(self) -> None:
         assert conditions(KEPT) == (("if-none-match", '"e"'), ("if-modified-since", DATE))
         assert conditions(fresh(("ETag", '"e"'))) == (("if-none-match", '"e"'),)
         assert conditions(fresh(("Last-Modified", DATE))) == (("if-modified-since", DATE),)
         assert conditions(fresh()) == conditions(None) == ()
 
-    def test_fields_that_say_nothing_of_lifetimes_are_not_kept(self) -> None:
+    def test_fields_without_meaning_for_lifetimes_are_not_cached(self) -> None:
         headers = [("ETag", '"e"'), ("Set-Cookie", "secret"), ("AGE", "1"), ("Content-Type", "x")]
         assert relevant(headers) == (("etag", '"e"'), ("age", "1"))
 
-    def test_a_304_replaces_what_it_repeats_and_what_was_of_one_response(self) -> None:
+    def test_a_304_replaces_repeated_fields_and_those_of_one_response(self) -> None:
         stored = relevant([("cache-control", "max-age=1"), ("etag", '"e"'), ("age", "5"), ("date", DATE)])
         assert merged(stored, [("Cache-Control", "max-age=2"), ("Server", "x")]) == (
             ("etag", '"e"'),

@@ -107,7 +107,7 @@ class TestTheTable:
         assert disagreements() == []
 
     @given(addresses())
-    def test_it_says_what_the_registries_say_everywhere(self, address) -> None:
+    def test_it_agrees_with_the_registries_for_every_address(self, address) -> None:
         address = read_address(str(address))
         assert our_zone(address) == naive_zone(address)
 
@@ -119,7 +119,7 @@ class TestTheTable:
                                       "100:0:0:1::/64", "64:ff9b:1::/48", "::/96")],
         ids=lambda one: str(one.network),
     )  # fmt: skip
-    def test_a_row_left_out_would_be_noticed(self, special, planted) -> None:
+    def test_a_missing_row_is_noticed(self, special, planted) -> None:
         planted("SPECIAL_RANGES", tuple(one for one in SPECIAL_RANGES if one is not special))
         assert disagreements() != []
 
@@ -182,7 +182,7 @@ class TestAddressesInsideOthers:
         assert obstacle(wrap(inner)) is not None
 
     @given(inner_addresses, st.sampled_from(WRAPPERS))
-    def test_a_form_that_is_allowed_opens_nothing_inside(self, inner, wrap) -> None:
+    def test_allowing_a_wrapping_range_does_not_allow_the_address_inside(self, inner, wrap) -> None:
         found = obstacle(wrap(inner), allowed=[ip_network("::/0")])
         assert (found is None) is (obstacle(inner) is None)
         both = obstacle(wrap(inner), allowed=[ip_network("::/0"), ip_network("0.0.0.0/0")])
@@ -316,7 +316,7 @@ class TestTheLink:
             ("192.0.2.9", [], [], False),
         ],
     )
-    def test_what_is_on_it(self, address, networks, scopes, near) -> None:
+    def test_addresses_on_the_link(self, address, networks, scopes, near) -> None:
         assert on_link(address, networks, scopes=scopes) is near
 
     @given(st.text())

@@ -1,17 +1,12 @@
 """The outbound policy: URLs by their text, names by what they resolve to, and who may name what."""
 
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis import given, strategies as st
 
-from asap_core.lru import Lru
-from asap_core.net import provenance
 from asap_core.net.addresses import Proximity, obstacle, proximity_of, read_address
 from asap_core.net.outbound import AddressRefused, Allowed, Dial, OutboundPolicy, Resolve, UrlRefused
-from asap_core.net.provenance import Provenance
 from asap_core.net.urls import authority_of, host_in, meant_base, normal, origin_of, without_credentials
 
 PLAIN = OutboundPolicy()
@@ -251,7 +246,7 @@ class TestRedirects:
             ("javascript:hunter2", "what isn't a web URL"),
         ],
     )
-    def test_to_elsewhere_are_never_followed_and_say_where(self, location, where) -> None:
+    def test_to_another_origin_are_never_followed_and_the_error_names_it(self, location, where) -> None:
         says = refusal(self.TWO.judge_redirect(self.ASKED, location, followed=0))
         assert f"it redirects to {where}; redirects aren't followed to another origin" in says
         assert "hunter2" not in says
@@ -345,195 +340,6 @@ class TestAddresses:
     def test_a_literal_says_its_origin(self) -> None:
         says = refusal(PLAIN.choose("fd00::1", ["fd00::1"], port=8443, reach=Proximity.INTERNET))
         assert "allow_endpoints=['https://[fd00::1]:8443']" in says
-
-
-REGISTRIES = {
-    "registry.json": Proximity.MACHINE,
-    "http://127.0.0.1/r.json": Proximity.MACHINE,
-    "http://localhost/r.json": Proximity.MACHINE,
-    "https://10.0.0.1/r.json": Proximity.NETWORK,
-    "https://[fd00::1]/r.json": Proximity.NETWORK,
-    "https://8.8.8.8/r.json": Proximity.INTERNET,
-    "https://r.example/r.json": Proximity.INTERNET,
-    "https://": Proximity.INTERNET,
-}
-
-
-class TestWhoNamedIt:
-    @pytest.mark.parametrize(("source", "zone"), REGISTRIES.items())
-    def test_a_document_is_as_near_as_its_server(self, source, zone) -> None:
-        assert Provenance().proximity_of(source) is zone
-
-    def test_a_name_is_as_near_as_the_furthest_it_was_connected_to(self) -> None:
-        known = Provenance()
-        known.connected("r.example:443", "10.0.0.5")
-        assert known.proximity_of("https://r.example/r.json") is Proximity.NETWORK
-        known.connected("r.example:443", "8.8.8.8")
-        known.connected("r.example:443", "10.0.0.5")
-        assert known.proximity_of("https://r.example/r.json") is Proximity.INTERNET
-        known.connected("s.example:443", "not an address")
-        assert known.proximity_of("https://s.example") is Proximity.INTERNET
-
-    def test_of_two_documents_the_nearer_counts(self) -> None:
-        for sources in (["https://10.0.0.1/r", "https://8.8.8.8/r"], ["https://8.8.8.8/r", "https://10.0.0.1/r"]):
-            known = Provenance()
-            for source in sources:
-                known.learn("https://a.example/", source=source)
-            assert known.reach("a.example:443") is Proximity.NETWORK
-
-    def test_what_has_no_host_is_nobodys(self) -> None:
-        known = Provenance()
-        known.name("nonsense")
-        known.learn("nonsense", source="https://r.example/")
-        assert known.reach("") is Proximity.MACHINE
-        assert not known._learned
-
-    def test_what_the_caller_named_is_open_to_no_document(self) -> None:
-        known = Provenance(frozenset({"192.168.1.9:8000"}))
-        known.name("http://localhost:8000/")
-        assert known.reach("localhost:8000") is Proximity.MACHINE
-        assert known.reach_from("https://r.example/", "http://localhost:8000/x") is Proximity.INTERNET
-        near = proximity_of(ip_address("192.168.1.3"))
-        assert known.reach_from("https://192.168.1.3/", "http://localhost:8000/x") is near
-        assert known.reach_from("registry.json", "http://localhost:8000/x") is Proximity.MACHINE
-        assert known.reach_from("https://r.example/", "http://192.168.1.9:8000/x") is Proximity.MACHINE
-
-    def test_the_caller_may_name_what_somebody_else_named_before(self) -> None:
-        known = Provenance(frozenset({"c.example:443"}))
-        for host in ("a", "c"):
-            known.learn(f"https://{host}.example/", source="https://r.example/r.json")
-        assert known.reach("a.example:443") is Proximity.INTERNET
-        assert known.reach("c.example:443") is Proximity.MACHINE
-        known.name("https://a.example/")
-        known.learn("https://a.example/", source="https://r.example/r.json")
-        assert known.reach("a.example:443") is Proximity.MACHINE
-
-
-class TestUrlsOfStrangers:
-    """What a peer gives us to post to, or to fetch for a challenge: the internet, whatever is allowed to the caller."""
-
-    @pytest.mark.parametrize(
-        "address",
-        ["10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "192.168.0.1", "224.0.0.1", "240.0.0.1", "0.0.0.0",
-         "::1", "fe80::1", "fec0::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"],
-    )  # fmt: skip
-    def test_lead_nowhere_near_as_literal_or_as_name(self, address) -> None:
-        policy = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"], allow_http=["a.example"])
-        host = f"[{address}]" if ":" in address else address
-        assert refusal(policy.judge(f"https://{host}/", reach=Proximity.INTERNET))
-        assert refusal(policy.choose("a.example", ["8.8.8.8", address], port=443, reach=Proximity.INTERNET))
-
-    def test_all_are_strangers_where_that_is_said(self) -> None:
-        known = Provenance(unknown=Proximity.INTERNET)
-        assert known.reach("a.example:443") is Proximity.INTERNET
-        known.name("https://a.example/")
-        assert known.reach("a.example:443") is Proximity.MACHINE
-
-
-HOSTS = st.sampled_from([f"{letter}.example" for letter in "abcdefgh"])
-SOURCES = st.sampled_from(sorted(REGISTRIES))
-
-
-class NamingMachine(RuleBasedStateMachine):
-    """Provenance with tables of three beside a model that forgets nothing: it never lets anything be nearer."""
-
-    make = Provenance
-
-    @initialize()
-    def begin(self) -> None:
-        self.real = self.make()
-        self.named: set[str] = set()
-        self.learned: dict[str, Proximity] = {}
-
-    @rule(host=HOSTS)
-    def name(self, host) -> None:
-        self.real.name(f"https://{host}/")
-        self.named.add(f"{host}:443")
-
-    @rule(host=HOSTS, source=SOURCES)
-    def learn(self, host, source) -> None:
-        self.real.learn(f"https://{host}/", source=source)
-        if REGISTRIES[source] is not Proximity.MACHINE:
-            zones = (REGISTRIES[source], self.learned.get(f"{host}:443", Proximity.INTERNET))
-            self.learned[f"{host}:443"] = max(zones)
-
-    @invariant()
-    def nothing_is_nearer_than_who_named_it(self) -> None:
-        for letter in "abcdefgh":
-            authority = f"{letter}.example:443"
-            if authority not in self.named:
-                assert self.real.reach(authority) <= self.learned.get(authority, Proximity.MACHINE)
-
-    @invariant()
-    def what_is_not_forgotten_is_as_it_was_said(self) -> None:
-        if max(len(self.named), len(self.learned)) <= 3:
-            for letter in "abcdefgh":
-                authority = f"{letter}.example:443"
-                said = Proximity.MACHINE if authority in self.named else self.learned.get(authority, Proximity.MACHINE)
-                assert self.real.reach(authority) is said
-
-    @invariant()
-    def tables_are_bounded(self) -> None:
-        assert len(self.real._named) <= 3
-        assert len(self.real._learned) <= 3
-
-
-@pytest.fixture
-def small(monkeypatch) -> None:
-    monkeypatch.setattr(provenance, "MAX_REMEMBERED", 3)
-    monkeypatch.setattr(provenance, "_MAX_LEARNED", 3)
-
-
-@pytest.mark.usefixtures("small")
-def test_nothing_is_nearer_than_who_named_it() -> None:
-    run_state_machine_as_test(NamingMachine)
-
-
-class ForgetsOpenly(Provenance):
-    """Forgets what it learned as if nobody had said it."""
-
-    def learn(self, url, *, source) -> None:
-        super().learn(url, source=source)
-        self._unknown = Proximity.MACHINE
-
-
-class TakesTheLatest(Provenance):
-    """Takes a document's word over a nearer document's absence."""
-
-    def learn(self, url, *, source) -> None:
-        if source != "https://r.example/r.json":
-            super().learn(url, source=source)
-
-
-class ForgetsNothing(Provenance):
-    def name(self, url) -> None:
-        everything = Lru[str, None](10_000)
-        for authority in (*self._named, str(authority_of(url))):
-            everything.put(authority, None)
-        self._named = everything
-
-
-class TakesTheFurthest(Provenance):
-    """Lets a document further away take back what a nearer one said."""
-
-    def learn(self, url, *, source) -> None:
-        self._learned.pop(str(authority_of(url)))
-        super().learn(url, source=source)
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing, TakesTheFurthest])
-def test_a_broken_one_is_caught(broken) -> None:
-    class Machine(NamingMachine):
-        make = broken
-
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=500, stateful_step_count=20, database=None, print_blob=False, phases=[Phase.generate]
-            ),
-        )
 
 
 def test_what_is_shown_is_what_is_known() -> None:

@@ -20,7 +20,7 @@ class TestUrls:
             ("http://lan.example", "http://lan.example:80"),
         ],
     )
-    def test_where_it_may_go(self, url, origin) -> None:
+    def test_allowed_urls(self, url, origin) -> None:
         judged = judge_url(url, allow_http=["lan.example"])
         assert isinstance(judged, Allowed)
         assert judged.origin == origin == origin_of(url)
@@ -37,7 +37,7 @@ class TestUrls:
             "https://::1/", "https://[]/",
         ],
     )  # fmt: skip
-    def test_where_it_may_not(self, url) -> None:
+    def test_refused_urls(self, url) -> None:
         judged = judge_url(url)
         assert isinstance(judged, UrlRefused)
         assert str(judged.remedy)
@@ -61,5 +61,5 @@ class TestUrls:
         ("host", "loopback"),
         [("localhost", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("x", False)],
     )
-    def test_what_is_this_machine(self, host, loopback) -> None:
+    def test_hosts_that_are_this_machine(self, host, loopback) -> None:
         assert is_loopback(host) is loopback

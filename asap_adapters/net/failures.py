@@ -1,6 +1,6 @@
-"""Why a request failed, in words of ours.
+"""Failures of requests as this library's exceptions, with messages of its own.
 
-h11's and httpx's repeat what the peer sent, are empty, or name no address.
+The messages of h11 and httpx repeat what the peer sent, are empty, or name no address.
 """
 
 import ssl
@@ -20,7 +20,7 @@ _PERHAPS_TLS = "; if it speaks TLS, use https://"
 
 
 def failure_of(error: Exception, shown: str, stage: Stage, seconds: float) -> Unreachable:
-    """What to raise for a request to `shown` that had got so far, and was given so many seconds."""
+    """Return the exception for a request to `shown` that failed with `error` at `stage`, within `seconds`."""
     if stage is Stage.QUEUED or isinstance(error, httpx.PoolTimeout):
         return Unreachable(shown, _CROWDED.format(seconds), sent=False, crowded=True)
     late = isinstance(error, TimeoutError | httpx.TimeoutException)
@@ -34,7 +34,7 @@ def failure_of(error: Exception, shown: str, stage: Stage, seconds: float) -> Un
 
 
 def _said_nothing(error: Exception) -> bool:
-    """Whether the peer ended the connection instead of answering: httpcore has no type for it, and says it so."""
+    """Whether the peer closed the connection without answering. httpcore has no exception of its own for that."""
     return isinstance(error, httpx.ReadError) or str(error).startswith("Server disconnected without")
 
 

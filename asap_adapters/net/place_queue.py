@@ -1,4 +1,4 @@
-"""Waiting for one of a bounded number of places, shared by `asap_core.client.shares`; in order under each key."""
+"""A queue for a bounded number of places, shared fairly between keys (`asap_core.client.shares`); FIFO for each key."""
 
 from collections import deque
 from collections.abc import Hashable
@@ -18,8 +18,8 @@ class _Waiter:
     granted: bool = False
 
 
-class Turns(Generic[K]):
-    """Places to wait for. One event loop owns them."""
+class PlaceQueue(Generic[K]):
+    """A bounded number of places, and the tasks that wait for one. One event loop owns it."""
 
     def __init__(self, places: int) -> None:
         self._shares: PlaceShares[K] = PlaceShares(places)
@@ -30,7 +30,7 @@ class Turns(Generic[K]):
         return self._shares.held(key)
 
     async def take(self, key: K) -> None:
-        """Take a place, as soon as the key may have one. Without a checkpoint if that's at once."""
+        """Wait until this key may have a place, and take it. If there is one now, there is no checkpoint."""
         if key not in self._waiting and self._shares.take(key):
             return
         waiter = _Waiter()
@@ -45,7 +45,7 @@ class Turns(Generic[K]):
             raise
 
     def give_back(self, key: K) -> None:
-        """Give a place back, and wake those who may have it. No checkpoint."""
+        """Give a place back, and wake the tasks that may have it. No checkpoint."""
         self._shares.give_back(key)
         for waiting in list(self._waiting):
             self._grant(waiting)
