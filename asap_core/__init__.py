@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         WrongAgent as WrongAgent,
     )
     from asap_core.http.chunks import ChunkFrames as ChunkFrames
-    from asap_core.http.head import HeadReader as HeadReader
+    from asap_core.http.head import BadHead as BadHead, HeadReader as HeadReader
     from asap_core.http.messages import Request as Request, Response as Response
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
     from asap_core.refusals import KINDS as KINDS, Kind as Kind, Refusal as Refusal
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         ReadBody as ReadBody,
         Respond as Respond,
         TakeLimit as TakeLimit,
+        refuse_head as refuse_head,
     )
     from asap_core.server.metrics import Counters as Counters
     from asap_core.wire.codec import (
@@ -125,12 +126,12 @@ _HOMES: Final = {
     "asap_core.wire.registry_reader": "read_registry",
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
-    "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit",
+    "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit refuse_head",
     "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
     "asap_core.admission.admission": "Admitted StoreUnavailable",
     "asap_core.wire.handler_reply": "Replied",
     "asap_core.http.chunks": "ChunkFrames",
-    "asap_core.http.head": "HeadReader",
+    "asap_core.http.head": "BadHead HeadReader",
     "asap_core.net.outbound": "OutboundPolicy",
     "asap_core.server.events": "Decision What",
     "asap_core.server.metrics": "Counters",

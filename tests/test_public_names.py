@@ -9,15 +9,15 @@ import pytest
 PUBLIC = {
     "asap_core": """
         Admit Admitted Advice Agent AgentChanged Allow Anonymous Answered AsapError AuthScheme Authenticate
-        Authenticated BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock Counters Credential
-        Decision Dispatch Done Endpoints Envelope Exchange Fork HeadReader Health Hold Instant InvalidDocument
-        InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall McpToolResult MdnsUnavailable
-        MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved OutboundPolicy Payload Policy
-        Principal Problem PublicKey ReadBody Record Refusal Registry RegistryEntry RemoteError Replied Request
-        Respond Response Skill StartPolicy TakeLimit Task TaskCancel TaskRequest TaskResponse TaskStatus
-        TaskUpdate TimedOut TokenTable StoreUnavailable Unreachable Unsuitable Unverified WallTime What WrongAgent
-        broken_call decode_envelope encode_envelope parse_limits read_health read_manifest read_registry
-        to_json
+        Authenticated BadHead BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock
+        Counters Credential Decision Dispatch Done Endpoints Envelope Exchange Fork HeadReader Health Hold
+        Instant InvalidDocument InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall
+        McpToolResult MdnsUnavailable MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved
+        OutboundPolicy Payload Policy Principal Problem PublicKey ReadBody Record Refusal Registry RegistryEntry
+        RemoteError Replied Request Respond Response Skill StartPolicy StoreUnavailable TakeLimit Task
+        TaskCancel TaskRequest TaskResponse TaskStatus TaskUpdate TimedOut TokenTable Unreachable Unsuitable
+        Unverified WallTime What WrongAgent broken_call decode_envelope encode_envelope parse_limits read_health
+        read_manifest read_registry refuse_head to_json
     """,
     "asap_core.testing": """
         ExchangeMachine Reply Target broken_documents envelope_documents envelopes json_values local_target

@@ -75,6 +75,7 @@ from asap_core import (
     Authenticate,
     Authenticated,
     AuthScheme,
+    BadHead,
     BadReply,
     BadState,
     BadStore,
@@ -153,6 +154,7 @@ from asap_core import (
     read_health,
     read_manifest,
     read_registry,
+    refuse_head,
     to_json,
 )
 from asap_core.testing import (
