@@ -246,6 +246,32 @@ class TestATokenOfItsOwnTrouble:
         assert found.cause is cause
 
 
+class TestWhoIsToBlame:
+    def test_an_answer_clears_those_that_failed_before_it(self) -> None:
+        made = Asked()
+        for token in "abc":
+            made.ask(token, good())
+        made.ask("a", ODD, 60.0)
+        made.ask("b", good(), 60.0)
+        made.ask("c", ODD, 60.0)
+        assert isinstance(made.lookup("new", 60.0)[0], AskProvider)
+
+    def test_known_tokens_take_no_places_of_strangers(self) -> None:
+        made = Asked(max_asked=5)
+        made.ask("known", good())
+        for token in ("known", "guess1", "guess2", "guess3", "guess4"):
+            assert isinstance(made.lookup(token, 60.0)[0], AskProvider)
+        assert made.lookup("guess5", 60.0)[0].verdict is NoVerdict.CROWDED
+
+    def test_a_token_that_is_no_longer_active_is_a_strangers(self) -> None:
+        made = Asked(max_asked=5)
+        made.ask("once-good", good())
+        made.ask("once-good", InactiveToken(), 60.0)
+        for number in range(4):
+            made.lookup(f"guess{number}", 70.0)
+        assert made.lookup("once-good", 70.0)[0].verdict is NoVerdict.CROWDED
+
+
 class TestAProviderInTrouble:
     def test_is_left_alone_for_longer_each_time(self) -> None:
         made, now, pauses = Asked(), 0.0, []

@@ -7,9 +7,72 @@ from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from asap_core.auth import keyring
+from asap_core.auth.jwks import KeySet
 from asap_core.auth.jws import Jws
 from asap_core.auth.keyring import FetchKeys, KeyRing, NoFetch
 from tests.core.auth.tokens import KEYS, policy, read, token
+
+
+def failing(*, times: int = 1, **changes):
+    """A ring without keys, asked until the provider has failed so often; and when it may be asked again."""
+    ring: Any = KeyRing(policy(**changes))
+    now = 0.0
+    pauses = []
+    for _ in range(times):
+        ring.failed(ring.due(now=now), now=now)
+        pauses.append(ring._next_refresh - now)
+        now = ring._next_refresh
+    return ring, pauses
+
+
+class TestAsking:
+    def test_one_caller_asks_for_fresh_keys_and_the_others_use_what_there_is(self) -> None:
+        ring: Any = KeyRing(policy(fresh_for=60, stale_for=120, cool_down=30, patience=2))
+        ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
+        fetch = ring.due(now=60.0)
+        assert (fetch.again, fetch.patience, ring.waiting) == (False, 2.0, 1)
+        assert ring.due(now=60.0) is ring.due(now=89.9) is None
+        assert isinstance(ring.due(now=90.0), FetchKeys)
+
+    def test_whoever_comes_when_the_keys_are_too_old_waits_with_the_one_who_asks(self) -> None:
+        ring: Any = KeyRing(policy(fresh_for=60, stale_for=120, cool_down=30))
+        ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
+        assert isinstance(ring.due(now=179.0), FetchKeys)
+        assert isinstance(ring.due(now=180.0), FetchKeys)
+        assert ring.waiting == 2
+
+    def test_while_older_keys_serve_a_failure_is_followed_by_the_cool_down(self) -> None:
+        ring: Any = KeyRing(policy(fresh_for=60, stale_for=120, cool_down=30, patience=1))
+        ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
+        ring.failed(ring.due(now=60.0), now=65.0)
+        assert ring.due(now=94.9) is None
+        assert ring.missing(now=94.9) is NoFetch.UNREACHABLE
+        assert ring.due(now=95.0).patience == 2.0
+
+    def test_without_keys_pauses_double_up_to_the_cool_down(self) -> None:
+        assert failing(times=6, cool_down=10)[1] == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+        assert failing(times=7, cool_down=100)[1] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0]
+        ring, _ = failing()
+        assert ring.due(now=0.9) is NoFetch.UNREACHABLE
+        assert isinstance(ring.due(now=1.0), FetchKeys)
+
+    def test_an_older_answer_changes_nothing_and_one_of_the_same_age_counts(self) -> None:
+        ring: Any = KeyRing(policy(cool_down=30))
+        ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
+        ring.fetched(ring.missing(now=40.0), KeySet(()), age=50, now=40.0)
+        assert ring.keys is KEYS
+        assert ring.missing(now=69.9) is NoFetch.UNKNOWN
+        same = KeySet(())
+        ring.fetched(ring.missing(now=70.0), same, age=70, now=70.0)
+        assert ring.keys is same
+
+    def test_a_late_failure_changes_nothing(self) -> None:
+        ring: Any = KeyRing(policy())
+        first, second = ring.due(now=0.0), ring.due(now=0.0)
+        ring.fetched(first, KEYS, age=0, now=0.0)
+        ring.failed(second, now=1.0)
+        ring.abandoned(second, now=1.0)
+        assert (ring.waiting, ring._failures.last(None)) == (0, None)
 
 
 class RingMachine(RuleBasedStateMachine):

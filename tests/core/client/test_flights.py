@@ -25,6 +25,7 @@ class TestCoalescing:
         leading = flights.join("k", 1)
         assert isinstance(leading, Leading)
         assert flights.join("k", 2) == Joined()
+        assert list(flights) == ["k"]
         assert flights.land(leading.flight) == (1, 2)
         assert (len(flights), flights.waiting) == (0, 0)
 
