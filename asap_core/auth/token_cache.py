@@ -139,18 +139,19 @@ class TokenCache(Generic[W]):
 
     def lookup(self, key: TokenKey, waiter: W, *, at: Moment) -> tuple[TokenEffect[W], ...]:
         """Ask for a token: get it, lead a fetch, or (no effect) wait for the fetch under way."""
-        token, failure = self._good(key, at=at), self._failures.last(key)
-        held_off = failure is not None and at.now < failure.until
-        if token is not None and (not token.is_due(at=at) or held_off or self._flights.flight(key) is not None):
+        token, failure = self._good(key, at=at), self._failures.current(key, now=at.now)
+        if token is not None and (
+            not token.is_due(at=at) or failure is not None or self._flights.flight(key) is not None
+        ):
             # If it is due, another is being fetched already, or the endpoint fails; this one is still good.
             self._tokens.touch(key)
             return (TokenGiven(waiter, token),)
-        if failure is not None and held_off:
+        if failure is not None:
             return (TokenFailed(waiter, failure.cause, failure.until - at.now),)
         joined = self._flights.join(key, waiter)
         match joined:
             case Leading():
-                return (TokenLead(waiter, joined.flight, self._patience(token, failure, now=at.now)),)
+                return (TokenLead(waiter, joined.flight, self._patience(key, token, now=at.now)),)
             case Joined():
                 return ()
             case Crowded():
@@ -163,9 +164,10 @@ class TokenCache(Generic[W]):
         token = self._tokens.peek(key)
         return token if token is not None and token.is_good(at=at) else None
 
-    def _patience(self, old: Token | None, failure: Failure[Exception] | None, *, now: Instant) -> float | None:
+    def _patience(self, key: TokenKey, old: Token | None, *, now: Instant) -> float | None:
         # A slow endpoint gets more time after each failure, or its answer would never be awaited.
-        patience = doubled(_PATIENCE, 0 if failure is None else failure.in_a_row, most=LONGEST_PAUSE)
+        last = self._failures.last(key)
+        patience = doubled(_PATIENCE, 0 if last is None else last.in_a_row, most=LONGEST_PAUSE)
         return None if old is None or old.expires - now <= patience else patience
 
     def settle(

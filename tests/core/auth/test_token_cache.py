@@ -71,6 +71,15 @@ def test_it_is_fetched_ahead_while_the_others_use_the_old_one() -> None:
     assert kept.lookup(80.0)[0].token.value == "a"
 
 
+def test_it_ends_on_the_clock_that_is_first() -> None:
+    for now, wall in ((100.0, 50.0), (50.0, 100.0)):
+        kept = Kept()
+        kept.issue(100.0, 0.0)
+        (lead,) = kept.lookup(now, wall=wall)
+        (failed,) = kept.tokens.settle(lead.flight, NotIssued(ERROR), at=moment(now, wall), jitter=0.0)
+        assert (lead.patience, failed) == (None, TokenFailed(lead.waiter, ERROR, 1.0))
+
+
 def test_a_fleet_that_started_together_does_not_ask_together() -> None:
     kept = Kept()
     kept.issue(100.0, 0.0, jitter=0.5)
