@@ -139,6 +139,14 @@ class TestKeys:
             assert key.thumbprint == key._key.thumbprint()
 
     @pytest.mark.parametrize(
+        ("encoding", "form"), [(Encoding.PEM, PrivateFormat.OpenSSH), (Encoding.DER, PrivateFormat.PKCS8)]
+    )
+    def test_other_forms_of_the_same_key_are_read(self, encoding, form, tmp_path: Path) -> None:
+        key, path = ec.generate_private_key(ec.SECP256R1()), tmp_path / "key"
+        path.write_bytes(key.private_bytes(encoding, form, NoEncryption()))
+        assert DpopKey.load(path).public_jwk == ECKey.import_key(_pem(key)).as_dict(private=False)
+
+    @pytest.mark.parametrize(
         "text",
         [
             b"",
