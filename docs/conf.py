@@ -1,5 +1,6 @@
 """Settings of the site, which `sphinx-build -W -b html docs build/site` builds. `reference.py` makes its reference."""
 
+import re
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -54,8 +55,18 @@ def _docstring(_app: Any, _what: str, _name: str, value: Any, _options: Any, lin
     lines[:] = reference.restructured(lines, reference.parameters_of(value))
 
 
-def _signature(_app: Any, what: str, _name: str, value: Any, *_others: Any) -> tuple[str, None] | None:
+def _signature(
+    _app: Any, what: str, _name: str, value: Any, _options: Any, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
     # The machine makes states, not users; nobody makes protocols and members of enumerations. How isn't shown.
     private = what == "class" and attrs.has(value) and any(one.name.startswith("_") for one in attrs.fields(value))
     abstract = what == "class" and (issubclass(value, Enum) or getattr(value, "_is_protocol", False))
-    return ("", None) if private or abstract else None
+    if private or abstract:
+        return "", None
+    # Sphinx can't read a signature with defaults such as `<function f>`.
+    shown = _OBJECT.sub("...", _FUNCTION.sub(r"\1", signature or "")).replace("= NOTHING", "= ...")
+    return (shown, returned) if signature else None
+
+
+_FUNCTION = re.compile(r"<function (\w+)>")
+_OBJECT = re.compile(r"<[\w.]+ object>")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from importlib import import_module
 from itertools import pairwise
-from types import ModuleType
-from typing import Any, Final
+from types import ModuleType, UnionType
+from typing import Any, Final, get_args
 
 import attrs
 
@@ -57,10 +57,13 @@ def _entry(module: ModuleType, name: str) -> str:
     if value is Policy:
         return _rst(f".. autoclass:: {full}(*, ...)\n   :members: reference") + "\nIts fields: [Policy](policy.md).\n"
     if inspect.isclass(value):
-        return _rst(f".. autoclass:: {full}\n   :members:\n   :inherited-members: {_FOREIGN}")
+        kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
+        return _rst(f".. {kind}:: {full}\n   :members:\n   :inherited-members: {_FOREIGN}")
     if inspect.isfunction(value):
         return _rst(f".. autofunction:: {full}")
     text = documented(import_module(_home(module, name))).get(name, "")
+    if isinstance(value, UnionType):
+        text = f"`{' | '.join(one.__name__ for one in get_args(value))}`\n\n{text}"
     described = textwrap.indent("\n".join(restructured(text.splitlines(), ())), "   ")
     return _rst(f".. py:data:: {full}\n\n{described}")
 

@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_a_page_shows_exactly_the_public_names_of_a_face(face: str) -> None:
     text = reference.api(face)
     shown = re.findall(
-        rf"(?:autoclass|autofunction|py:data):: {face}\.(\w+)(?:\(|$)|^\* `(\w+)` is", text, re.MULTILINE
+        rf"(?:autoclass|autoexception|autofunction|py:data):: {face}\.(\w+)(?:\(|$)|^\* `(\w+)` is", text, re.MULTILINE
     )
     assert sorted(one or other for one, other in shown) == sorted(NAMES[face])
     assert f"```{{api}} {face}\n" in (DOCS / f"api_{face.replace('.', '_')}.md").read_text("utf-8")
@@ -31,6 +31,12 @@ def test_all_faces_have_a_page() -> None:
 
 def test_a_name_that_two_faces_offer_is_described_once() -> None:
     assert "* `AsapError` is {py:obj}`asap_core.AsapError`." in reference.api("asap_adapters")
+
+
+def test_a_union_shows_its_members_and_an_exception_is_one() -> None:
+    text = reference.api("asap_core")
+    assert ".. py:data:: asap_core.Principal\n\n   ``Authenticated | Anonymous``" in text
+    assert ".. autoexception:: asap_core.AsapError\n" in text
 
 
 def test_every_field_of_the_policy_has_its_default_and_its_reason() -> None:
