@@ -24,9 +24,9 @@ EXCHANGE = tuple(
 )  # fmt: skip
 # Each module, and the tests that hold it to what it promises.
 TESTS = {
-    "asap_core.admission.replay": ("admission/replay", "admission/state_file"),
+    "asap_core.admission.replay": ("admission/replay", "admission/journal"),
     "asap_core.auth.principal": ("auth/principal", *EXCHANGE, "auth/dpop_server", "auth/jwt", "auth/claims"),
-    "asap_core.admission.idempotency": ("admission/idempotency", "admission/state_file"),
+    "asap_core.admission.idempotency": ("admission/idempotency", "admission/journal"),
     "asap_core.admission.ratelimit": ("admission/ratelimit", *EXCHANGE),
     "asap_core.server.exchange": (
         *EXCHANGE,
@@ -39,10 +39,10 @@ TESTS = {
     "asap_core.server.call": (*EXCHANGE, "wire/handler_reply"),
     "asap_core.server.call_run": EXCHANGE,
     "asap_core.server.checks": (*EXCHANGE, "auth/jwt", "auth/dpop_server"),
-    "asap_core.admission.admission": ("admission/admission", "admission/state_file", *EXCHANGE),
+    "asap_core.admission.admission": ("admission/admission", "admission/journal", *EXCHANGE),
     "asap_core.http.proxies": ("http/proxies",),
-    "asap_core.admission.journal": ("admission/state_file",),
-    "asap_core.admission.state_file": ("admission/state_file",),
+    "asap_core.admission.journal": ("admission/journal",),
+    "asap_core.admission.state_file": ("admission/state_file", "admission/journal"),
     "asap_core.admission.redis": ("admission/redis",),
     "asap_core.http.freshness": ("http/freshness", "http/validation", "http/dates", "client/registry_cache"),
     "asap_core.http.validation": ("http/validation", "http/freshness", "client/document_cache"),

