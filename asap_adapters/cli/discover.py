@@ -11,7 +11,15 @@ from attrs import evolve, frozen
 
 from asap_adapters.cli.command import argument, command, flag, in_event_loop, nested, option, repeated
 from asap_adapters.cli.failures import UserError
-from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, seconds, urn
+from asap_adapters.cli.options import (
+    CLI_SENDER,
+    OutboundOptions,
+    backend_option,
+    json_option,
+    registry_cache_option,
+    seconds,
+    urn,
+)
 from asap_adapters.cli.output import card, complain, print_json, say, table
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.client.discovery import DiscoveredAgent
@@ -191,12 +199,7 @@ class RegistryFindOptions:
     location: str = argument("LOCATION", "URL or file of the registry", read=str)
     skill: str | None = option("--skill", "SKILL", "show agents with this skill", read=str)
     id: str | None = option("--id", "URN", "show the agent with this id", read=urn)
-    registry_cache: Path | None = option(
-        "--registry-cache",
-        "DIR",
-        "keep a copy of the registry in this directory, and read it for up to a week if the registry is down",
-        read=Path,
-    )
+    registry_cache: Path | None = registry_cache_option()
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
@@ -263,12 +266,7 @@ class ResolveOptions:
     revocations: str | None = option(
         "--revocations", "LOCATION", "refuse agents on this revocation list, a URL or a file", read=str
     )
-    registry_cache: Path | None = option(
-        "--registry-cache",
-        "DIR",
-        "keep a copy of each registry in this directory, and read it for up to a week if the registry is down",
-        read=Path,
-    )
+    registry_cache: Path | None = registry_cache_option()
     wait: float = option("--wait", "SECONDS", "listen to the local network for this long", read=seconds, default=3.0)
     no_mdns: bool = flag("--no-mdns", "don't ask the local network")
     require_skill: str | None = option("--require-skill", "SKILL", "refuse agents without this skill", read=str)

@@ -6,6 +6,7 @@ A reader makes a value of its text, or raises ArgumentTypeError; the message say
 import argparse
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Literal, TypedDict
 
 from attrs import frozen
@@ -117,6 +118,16 @@ def backend_option() -> str:
 def json_option() -> bool:
     """Declare `--json`."""
     return flag("--json", "print JSON instead of text")
+
+
+def registry_cache_option() -> Path | None:
+    """Declare `--registry-cache`."""
+    return option(
+        "--registry-cache",
+        "DIR",
+        "keep a copy of each registry in this directory, and read it for up to a week if the registry is down",
+        read=Path,
+    )
 
 
 class ClientArguments(TypedDict):

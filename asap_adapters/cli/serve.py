@@ -171,7 +171,7 @@ async def _announce(advertiser: "Advertiser", stop: anyio.Event, *, task_status:
 
 async def _stop_with_parent(stop: anyio.Event, place: WorkerPlace) -> None:
     await place.parent_gone()
-    complain("the process that started this worker is gone")
+    complain("the parent process has ended; this worker stops")
     stop.set()
 
 
