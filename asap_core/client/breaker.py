@@ -1,6 +1,10 @@
-"""Hosts that keep failing are left alone for a while: a breaker for each, kept while there's anything to remember.
+"""Circuit breakers: a host that keeps failing isn't asked for a while (wire-protocol §9.5).
 
-A permit is always given back, whatever became of its request, so that no breaker stays open for ever (fault 50).
+    CLOSED ─▶ OPEN: `threshold` failures in a row
+    OPEN ─▶ HALF_OPEN: after `rest` seconds; one request, the probe, may pass
+    HALF_OPEN ─▶ CLOSED if the probe succeeds, ─▶ OPEN if it fails
+
+Every permit is given back, however its request ended. Otherwise a breaker could stay half open for ever (fault 50).
 """
 
 from enum import Enum
@@ -16,16 +20,20 @@ from asap_core.wire.rules import integer, number
 
 @frozen(kw_only=True)
 class BreakerPolicy:
-    """When a host is left alone, and for how long: the reference's numbers."""
+    """When a host isn't asked any more, and for how long. The defaults are the reference's."""
 
     threshold: int = field(default=5, validator=integer(least=1))
-    """Failures in a row."""
+    """Failures in a row that open the breaker."""
     rest: float = field(default=60.0, validator=[number(), validators.gt(0)])
-    """Seconds until one request finds out whether the host is back."""
+    """Seconds until one request may probe whether the host has recovered."""
+
+
+# Seconds to wait while another caller's probe is under way: about as long as a request takes.
+_PROBE: Final = 1.0
 
 
 class BreakerState(Enum):
-    """Where a breaker is."""
+    """The state of a breaker; see the module's docstring for its transitions."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -33,17 +41,20 @@ class BreakerState(Enum):
 
 
 class RequestOutcome(Enum):
-    """How what a permit was for ended."""
+    """What a request says about its host."""
 
     OK = "ok"
     FAILED = "failed"
     ABANDONED = "abandoned"
-    """It says nothing about the host: cancelled, or refused for the request's own sake (faults 50 and 53)."""
+    """Nothing: it was cancelled, or refused for a reason of its own (faults 50 and 53)."""
 
 
 @define(eq=False)
 class Permit:
-    """Leave to make one request; given back exactly once. `probe`: the one that finds out whether the host is back."""
+    """Permission for one request, to be given back exactly once.
+
+    probe: the request finds out whether the host has recovered.
+    """
 
     probe: bool
     given_back: bool = False
@@ -51,16 +62,13 @@ class Permit:
 
 @frozen
 class BreakerOpen:
-    """The breaker is open; it may let a probe through in `retry_after` seconds."""
+    """The breaker is open. A probe may be allowed in `retry_after` seconds."""
 
     retry_after: float
 
 
 class Breaker:
-    """Lets requests to one host through until some fail in a row, then one probe after each rest.
-
-    Time is monotonic (fault 51).
-    """
+    """The breaker of one host. Its time is monotonic (fault 51)."""
 
     def __init__(self, policy: BreakerPolicy | None = None) -> None:
         policy = BreakerPolicy() if policy is None else policy
@@ -72,11 +80,11 @@ class Breaker:
 
     @property
     def pristine(self) -> bool:
-        """Whether it's as a new one."""
+        """Whether it's in the state of a new one, so that it needn't be stored."""
         return self._failures == 0 and self._opened is None
 
     def state(self, *, now: Instant) -> BreakerState:
-        """Where it is."""
+        """Return its state."""
         if self._opened is None:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if now >= self._opened + self._rest else BreakerState.OPEN
@@ -86,7 +94,7 @@ class Breaker:
         return opened + self._rest - now
 
     def ask(self, *, now: Instant) -> Permit | BreakerOpen:
-        """Ask for leave to make a request."""
+        """Ask for permission to send a request."""
         state = self.state(now=now)
         match state:
             case BreakerState.CLOSED:
@@ -94,7 +102,7 @@ class Breaker:
             case BreakerState.OPEN:
                 return BreakerOpen(self._until_probe(now))
             case BreakerState.HALF_OPEN if self._probing:
-                # Somebody is finding out; a moment is what a probe takes.
+                # Another caller's probe is under way.
                 return BreakerOpen(_PROBE)
             case BreakerState.HALF_OPEN:
                 self._probing = True
@@ -103,7 +111,7 @@ class Breaker:
                 assert_never(state)
 
     def give_back(self, permit: Permit, outcome: RequestOutcome, *, now: Instant) -> None:
-        """Say how it ended; a second time for the same permit changes nothing."""
+        """Give a permit back with its request's outcome. Does nothing if it was given back before."""
         if permit.given_back:
             return
         permit.given_back = True
@@ -122,19 +130,21 @@ class Breaker:
                 assert_never(outcome)
 
 
-_PROBE: Final = 1.0
-"""Seconds to wait while another caller's probe is under way."""
-# Some 200 bytes each, and only of hosts that fail.
+# Some 200 bytes each, and only for hosts that fail.
 _MOST: Final = 1_000
+# Statuses of the agent's own answers: from 500 on they say that it failed, but 503 is a deliberate refusal.
+_BROKEN: Final = 500
+_BUSY: Final = 503
 
 
 def request_outcome(error: BaseException | None) -> RequestOutcome:
-    """What a request that ended so says about its host; None is a reply.
+    """Classify how a request ended; None means with a reply.
 
-    That nobody answers in time, or a proxy answers that the host doesn't (502, 503, 504), is the host's failure. The
-    agent's own refusal is an answer: one bad request opens nothing for others (fault 53). Anything else says nothing:
-    a cancellation; that this client had no connection to spare; a page of a filter, a 500 or an answer that can't be
-    read, which one odd message may bring about, so that its sender would close the host to all who use this client.
+    FAILED: no answer in time, or a proxy's answer that there was none (502, 503, 504).
+    OK: a reply, or the agent's own refusal. One bad request must not open the breaker for others (fault 53).
+    ABANDONED: everything else. Cancellations and a lack of free connections don't concern the host. A 500, a filter's
+    page or an unreadable answer may be caused by one message, whose sender could then block the host for all users of
+    this client.
     """
     match error:
         case None:
@@ -149,12 +159,8 @@ def request_outcome(error: BaseException | None) -> RequestOutcome:
             return RequestOutcome.ABANDONED
 
 
-_BROKEN: Final = 500
-_BUSY: Final = 503
-
-
 class Breakers:
-    """The breakers of one client's hosts, by origin."""
+    """The breakers of one client, by origin. Only those of failing hosts are stored."""
 
     def __init__(self, policy: BreakerPolicy, *, most: int = _MOST) -> None:
         self._policy = policy
@@ -162,16 +168,16 @@ class Breakers:
         self._breakers: Lru[str, Breaker] = Lru(most)
 
     def __len__(self) -> int:
-        """How many hosts there's anything to remember of."""
+        """Return how many breakers are stored."""
         return len(self._breakers)
 
     def ask(self, origin: str, *, now: Instant) -> Permit | BreakerOpen:
-        """Ask for leave to make a request there."""
+        """Ask for permission to send a request to `origin`."""
         breaker = self._breakers.peek(origin)
         return Permit(probe=False) if breaker is None else breaker.ask(now=now)
 
     def give_back(self, origin: str, permit: Permit, outcome: RequestOutcome, *, now: Instant) -> None:
-        """Say how it ended."""
+        """Give a permit back with its request's outcome."""
         breaker = self._breakers.peek(origin)
         breaker = Breaker(self._policy) if breaker is None else breaker
         breaker.give_back(permit, outcome, now=now)

@@ -1,4 +1,4 @@
-"""Whether a message is tried again, and when: a retry budget. Pure: jitter is a number that's passed in."""
+"""Decides whether a message is sent again after a failed attempt, and when (wire-protocol §9.3)."""
 
 from enum import Enum
 from typing import Final, assert_never
@@ -14,15 +14,15 @@ class Attempt(Enum):
     """How one attempt ended."""
 
     ANSWERED = "answered"
-    """With a reply, or a refusal that asking again can't change."""
+    """With a reply, or with a refusal that a retry can't change."""
     RECOVERABLE = "recoverable"
-    """With a refusal that says so (2.x `recoverable`, the agent's own 503), or by a limit (429): nobody ran it."""
+    """With a refusal that a retry may change (2.x `recoverable`, the agent's own 503, 429). It wasn't carried out."""
     UNSENT = "unsent"
-    """Before it was sent: nobody has it."""
+    """Before it was sent: the agent doesn't have it."""
     LOST = "lost"
-    """Without an answer, or with one by a proxy that doesn't know: it may have been carried out.
+    """Without an answer, or with a proxy's: the agent may have carried it out.
 
-    Safe to repeat only under an idempotency key.
+    A retry is safe only with an idempotency key.
     """
 
 
@@ -30,14 +30,14 @@ _LIMITED: Final = 429
 
 
 def classify_failure(error: RemoteError | Unreachable | NoToken | BadReply) -> Attempt:
-    """What an attempt that failed with this error was: `docs/outbound.md` has it as a table."""
+    """Classify the error of a failed attempt. `docs/outbound.md` has the table."""
     match error:
         case NoToken():
             return Attempt.ANSWERED if error.refused else Attempt.UNSENT
         case Unreachable():
             return Attempt.LOST if error.sent else Attempt.UNSENT
         case _ if error.status == _LIMITED:
-            # Whoever limits hasn't begun: RFC 6585 §4.
+            # RFC 6585 §4: the limit is checked before the request is carried out.
             return Attempt.RECOVERABLE
         case BadReply():
             return Attempt.LOST if error.status in GATEWAY else Attempt.ANSWERED
@@ -50,35 +50,35 @@ def classify_failure(error: RemoteError | Unreachable | NoToken | BadReply) -> A
 def _classify_refusal(error: RemoteError) -> Attempt:
     if not error.own and error.status in GATEWAY:
         return Attempt.LOST
-    # A timestamp is recoverable by a right one, and the next would be of the same clock.
+    # A refused timestamp is "recoverable" by a right one, but a retry would use the same wrong clock.
     recoverable = error.recoverable and error.taxonomy != TIMESTAMP.taxonomy
     return Attempt.RECOVERABLE if recoverable else Attempt.ANSWERED
 
 
 @frozen(kw_only=True)
 class RetryPolicy:
-    """How often and how long."""
+    """How often a message is sent again, and after which delays."""
 
     retries: int = field(default=2, validator=integer(least=0))
     """Attempts after the first: three in all, as the reference makes (its `max_retries` counts the first)."""
     first_delay: float = field(default=1.0, validator=[number(), validators.gt(0)])
-    """Seconds before the first retry, doubled for each: the reference's."""
+    """Seconds before the first retry; doubled for each further one. The reference's default."""
     longest_delay: float = field(default=60.0, validator=[number(), validators.gt(0)])
-    """No wait is longer: the reference's cap. A server that asks for more isn't asked again (fault 48)."""
+    """The longest delay in seconds: the reference's cap. If a server asks for more, there is no retry (fault 48)."""
     spread: float = field(default=0.1, validator=number(least=0))
-    """Up to this part of a delay is taken off, so that clients that failed together don't return together."""
+    """A random share of each delay, up to this one, is subtracted, so that clients don't retry at the same moment."""
 
 
 @frozen
 class RetryAfter:
-    """Try again in `seconds`: same envelope id and idempotency key, fresh timestamp and nonce."""
+    """Send again in `seconds`, with the same envelope id and idempotency key, a new timestamp and a new nonce."""
 
     seconds: float
 
 
 @frozen
 class GiveUp:
-    """Don't: `reason` says why."""
+    """Don't send it again. `reason` says why."""
 
     reason: str
 
@@ -92,9 +92,12 @@ def next_step(
     jitter: float,
     retry_after: float | None = None,
 ) -> RetryAfter | GiveUp:
-    """What to do after the attempt number `attempts` (from 1) ended so.
+    """Decide what to do after a failed attempt.
 
-    `keyed`: the message has an idempotency key that the peer honours. `retry_after` is the peer's own word, in seconds.
+    attempts: how many were made.
+    keyed: whether the message has an idempotency key that the peer honours.
+    jitter: random, in [0, 1).
+    retry_after: seconds that the peer asks to wait.
     """
     if ended is Attempt.ANSWERED:
         return GiveUp("it was answered")
@@ -108,5 +111,5 @@ def next_step(
     return RetryAfter(min(max(delay, retry_after or 0.0), policy.longest_delay))
 
 
-# Past it only overflow waits: every cap is below 2**30 seconds.
+# Prevents an overflow: every cap is below 2**30 seconds.
 _DOUBLINGS: Final = 30

@@ -1,12 +1,12 @@
-"""What is fetched by URL, kept while it's good, and asked for once however many want it.
+"""A cache of documents by URL: each is fetched once for all its waiters, and cached while it's fresh (RFC 9111).
 
-    lookup ──▶ Deliver (kept)          settle ──▶ Deliver to all who wait
-           └─▶ Lead: fetch it          abandon ─▶ Lead for the next, or nothing
-           └─▶ () : wait               (late results are refused)
+    lookup ──▶ Deliver: from the cache     settle ──▶ Deliver to all waiters
+           └─▶ Lead: fetch it              abandon ─▶ Lead for the next waiter, or ()
+           └─▶ (): wait                    (a result of a flight that is over changes nothing)
 
-Effects come back as a tuple, deliveries first, at most one `Lead`, last. Failures are remembered briefly, so that a
-dead host is asked once and not once per caller; a document past its lifetime serves on while its server fails, within
-bounds.
+Methods return their effects as a tuple: deliveries first, then at most one `Lead`. Failures are remembered briefly, so
+that a dead host is asked once and not once per caller. A stale document is used while its server fails, within the
+bounds of its freshness (RFC 5861).
 """
 
 from collections.abc import Hashable
@@ -37,20 +37,20 @@ W = TypeVar("W", bound=Hashable)
 
 @frozen(kw_only=True)
 class DocumentCachePolicy:
-    """Bounds of a directory."""
+    """Bounds of a `DocumentCache`."""
 
     freshness: FreshnessPolicy = field(factory=FreshnessPolicy)
     max_entries: int = field(default=1_000, validator=integer(least=1))
-    """The reference's number of manifests; some 10 KB each."""
+    """The most documents. The default is the reference's number of manifests; some 10 KB each."""
     first_failure: float = field(default=1.0, validator=[number(), validators.gt(0)])
-    """How long a first failure is remembered: a dead host is asked once a second."""
+    """Seconds for which a first failure is remembered: a dead host is asked once a second."""
     longest_failure: float = field(default=30.0, validator=[number(), validators.gt(0)])
-    """How long failures in a row are remembered at most: a host that's back is noticed within half a minute."""
+    """The most seconds for which failures in a row are remembered: a recovered host is noticed within half a minute."""
 
 
 @frozen
 class Deliver(Generic[V, W]):
-    """Give this result to this waiter: it's done."""
+    """Give this result to this waiter, whose look-up is over."""
 
     waiter: W
     result: Document[V] | NoDocument
@@ -58,9 +58,10 @@ class Deliver(Generic[V, W]):
 
 @frozen
 class Lead(Generic[W]):
-    """This waiter fetches now, with these conditional headers, and settles the flight.
+    """This waiter fetches the document now, then calls `settle`, or `abandon` if it's cancelled.
 
-    `stale_at_hand`: a stale document would do, so that the fetch shouldn't keep the caller long.
+    headers: make the request conditional.
+    stale_at_hand: a stale document is usable, so the caller shouldn't wait long: see `outwait`.
     """
 
     waiter: W
@@ -74,13 +75,13 @@ CacheEffect = Deliver[V, W] | Lead[W]
 
 @frozen(eq=False)
 class _Entry(Generic[V]):
-    """A document as its server last vouched for it."""
+    """A cached document. `vouched` is when its server last sent or confirmed it."""
 
     value: V
     vouched: Instant
     freshness: Freshness
     due: Instant
-    """When it's asked for again: the end of its lifetime, or a little before."""
+    """When it's fetched again: at the end of its lifetime, or a little before."""
     headers: HeaderPairs
     ttl: float | None
 
@@ -91,60 +92,60 @@ class _Entry(Generic[V]):
         return now < self.vouched + self.freshness.fresh_for + self.freshness.revalidate_for
 
     def excuses_failure(self, now: Instant) -> bool:
-        # What may be used while somebody revalidates may be used while that fails or takes too long (RFC 5861 §3).
+        # A document that may be used during a revalidation may also be used if that fails or is slow (RFC 5861 §3).
         bound = max(self.freshness.error_for, self.freshness.revalidate_for)
         return now < self.vouched + self.freshness.fresh_for + bound
 
     def found(self, source: Source, now: Instant) -> Document[V]:
-        # Asked for ahead of its time, it isn't stale, whatever came of that.
+        # If it was fetched again before its time and that failed, it's still fresh.
         return Document(self.value, Source.CACHED if self.is_fresh(now) else source, max(now - self.vouched, 0.0))
 
 
 @define(eq=False)
 class _FetchPurpose(Generic[V]):
-    """What a live flight is for: which entry it revalidates, and whether what it brings may be kept."""
+    """What a flight is for: the entry that it revalidates, and whether to cache its result."""
 
     entry: _Entry[V] | None
     keep: bool
 
 
 class CrowdedError(Exception):
-    """More is being fetched than policy allows at once."""
+    """Too many documents are being fetched at once."""
 
 
 class DocumentCache(Generic[V, W]):
-    """Documents by URL. One event loop owns it; its methods return at once.
+    """Documents by URL. Not thread-safe: one event loop owns it. Its methods never wait.
 
-    Without `keep`, one fetch answers all who wait and nothing outlives it, a failure neither: what is asked for is how
-    things are now.
+    keep: if false, nothing is cached, not even failures: for documents that report a current state, such as health.
+    Callers at the same moment still share one fetch.
     """
 
     def __init__(self, policy: DocumentCachePolicy | None = None, *, keep: bool = True) -> None:
         self._policy = DocumentCachePolicy() if policy is None else policy
         self._keeps = keep
         self._flights: Flights[str, W] = Flights()
-        self._errands: dict[Flight[str, W], _FetchPurpose[V]] = {}
+        self._purposes: dict[Flight[str, W], _FetchPurpose[V]] = {}
         self._entries: Lru[str, _Entry[V]] = Lru(self._policy.max_entries)
         self._failures: BackOff[str, Failed] = BackOff(
             most=self._policy.max_entries, first=self._policy.first_failure, longest=self._policy.longest_failure
         )
 
     def __len__(self) -> int:
-        """How many documents are kept."""
+        """Return how many documents are cached."""
         return len(self._entries)
 
     @property
     def waiting(self) -> int:
-        """How many wait for a document."""
+        """How many waiters there are, leaders included."""
         return self._flights.waiting
 
     def cached(self, url: str, *, now: Instant) -> V | None:
-        """The document, if it's kept, good as it is, and not yet to be asked for again."""
+        """Return the document if it's cached and not due for another fetch, or None. Doesn't count as a use."""
         entry = self._entries.peek(url)
         return entry.value if entry is not None and now < entry.due else None
 
     def at_hand(self, url: str, *, now: Instant) -> Document[V] | None:
-        """What `lookup` would deliver at once because it's good as it is. It counts as used."""
+        """As `cached`, with the document's age. Counts as a use: the least recently used document is evicted first."""
         entry = self._entries.peek(url)
         if entry is None or now >= entry.due:
             return None
@@ -152,27 +153,27 @@ class DocumentCache(Generic[V, W]):
         return entry.found(Source.CACHED, now)
 
     def knows(self, url: str) -> bool:
-        """Whether something is kept, remembered or being fetched under exactly this URL."""
+        """Return whether a document, a failure or a fetch is known for exactly this URL."""
         return url in self._entries or url in self._failures or self._flights.flight(url) is not None
 
     def freshness(self, url: str) -> Freshness | None:
-        """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
+        """Return how long the cached document may be used, from when its server last confirmed it, or None."""
         entry = self._entries.peek(url)
         return None if entry is None else entry.freshness
 
     def kept_as(self, url: str, value: V) -> Freshness | None:
-        """`freshness`, where exactly this document is what is kept; else None."""
+        """Return `freshness(url)` if the cached document is this very object, else None."""
         entry = self._entries.peek(url)
         return entry.freshness if entry is not None and entry.value is value else None
 
     def due(self, url: str) -> Instant | None:
-        """When it pays to ask again: the kept document is due, or the failure no longer remembered. None: at once."""
+        """Return when a look-up will fetch again: the document is due, or the failure forgotten. None means now."""
         entry, failure = self._entries.peek(url), self._failures.last(url)
         moments = [] if entry is None else [entry.due]
         return max([*moments, *([] if failure is None else [failure.until])], default=None)
 
     def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[CacheEffect[V, W], ...]:
-        """Ask for a document: deliver it, lead a fetch, or (nothing) wait for the one under way."""
+        """Look up a document: deliver it, or lead a fetch, or, without an effect, wait for the running fetch."""
         found = self.at_hand(url, now=now)
         if found is not None:
             return (Deliver(waiter, found),)
@@ -185,10 +186,10 @@ class DocumentCache(Generic[V, W]):
         return self._join(url, waiter, stale_at_hand=behind is not None)
 
     def refresh(self, url: str, waiter: W, *, now: Instant, cool_down: float) -> tuple[CacheEffect[V, W], ...]:
-        """Ask for a document anew, even if the kept one is good: for who misses something in it, such as a key.
+        """Fetch a document even if the cached one is fresh: for a caller that misses something in it, such as a key.
 
-        Within `cool_down` seconds of the last answer or failure it's `lookup`: however many miss however much, a server
-        that lets its document be kept is asked once in that time. A fetch that's under way is joined.
+        cool_down: within this many seconds of the last answer or failure, this is the same as `lookup`. So a server is
+        asked at most once in that time, however many callers miss something.
         """
         entry, failure = self._entries.peek(url), self._failures.last(url)
         recent = (entry is not None and now < entry.vouched + cool_down) or (
@@ -199,75 +200,76 @@ class DocumentCache(Generic[V, W]):
     def settle(
         self, flight: Flight[str, W], outcome: FetchOutcome[V], *, at: Moment, jitter: float = 0.0
     ) -> tuple[CacheEffect[V, W], ...]:
-        """The fetch is over: one answer for all who wait. A flight that's over already changes nothing.
+        """End a fetch: deliver its result to all waiters. Does nothing if the flight is over already.
 
-        `jitter` in [0, 1) spreads the next try of clients that failed together, and the expiry of those that fetched
-        together. A 304 that's about another document than the kept one makes the leader fetch again, the whole of it.
+        jitter: in [0, 1); spreads the retries of clients that failed together, and the expiry of those that fetched
+        together.
         """
         if not self._flights.is_live(flight):
             return ()
         url = flight.key
-        errand = self._errands[flight]
+        purpose = self._purposes[flight]
         if (
             isinstance(outcome, NotModified)
-            and errand.entry is not None
-            and not confirms(outcome.headers, errand.entry.freshness)
+            and purpose.entry is not None
+            and not confirms(outcome.headers, purpose.entry.freshness)
         ):
-            errand.entry = None
+            # The 304 is about another document than the cached one (RFC 9111 §4.3.3): fetch the whole document.
+            purpose.entry = None
             return (Lead(flight.leader, flight, (), stale_at_hand=False),)
-        del self._errands[flight]
-        result = self._judge(url, errand, outcome, at=at, jitter=jitter)
+        del self._purposes[flight]
+        result = self._judge(url, purpose, outcome, at=at, jitter=jitter)
         return tuple(Deliver(waiter, result) for waiter in self._flights.land(flight))
 
     def outwait(
         self, flight: Flight[str, W], failed: Failed, *, at: Moment, jitter: float
     ) -> tuple[CacheEffect[V, W], ...]:
-        """The leader, who had a stale document at hand when it came, waits no longer: it's given that one.
+        """Give the leader its stale document instead of waiting on: for a `Lead` with `stale_at_hand`.
 
-        Whoever waits with it has none, or asked for a fresh one, and more time: the next in line leads. Where nobody
-        does, the fetch has failed. As `settle` otherwise.
+        The other waiters have no stale document, or want a fresh one: the next one leads. Without any, the fetch counts
+        as failed. Otherwise as `settle`.
         """
         if not self._flights.is_live(flight):
             return ()
         url = flight.key
-        errand = self._errands[flight]
-        if errand.entry is None:
+        purpose = self._purposes[flight]
+        if purpose.entry is None:
             return self.settle(flight, failed, at=at, jitter=jitter)
-        mine = Deliver(flight.leader, errand.entry.found(Source.STALE_ERROR, at.now))
+        mine = Deliver(flight.leader, purpose.entry.found(Source.STALE_ERROR, at.now))
         leading = self._flights.leave(flight.leader)
-        del self._errands[flight]
+        del self._purposes[flight]
         if leading is not None:
             return (mine, self._lead(leading, stale_at_hand=False))
-        self._fail(url, errand, failed, now=at.now, jitter=jitter)
+        self._fail(url, purpose, failed, now=at.now, jitter=jitter)
         return (mine,)
 
     def keeps(self, flight: Flight[str, W]) -> bool:
-        """Whether what this flight brings is to be kept: it's live, and its URL wasn't forgotten since it began."""
-        return self._flights.is_live(flight) and self._errands[flight].keep
+        """Return whether the flight's result will be cached: it's live, and its URL wasn't forgotten meanwhile."""
+        return self._flights.is_live(flight) and self._purposes[flight].keep
 
     def abandon(self, waiter: W) -> tuple[CacheEffect[V, W], ...]:
-        """`waiter` was cancelled; idempotent. Where it led, the next in line leads."""
+        """End a cancelled waiter's look-up. Idempotent. If it was the leader, the next waiter leads."""
         flight = self._flights.flight_of(waiter)
         leading = self._flights.leave(waiter)
         if flight is not None and not self._flights.is_live(flight):
-            del self._errands[flight]
+            del self._purposes[flight]
         return () if leading is None else (self._lead(leading, stale_at_hand=False),)
 
     def forget(self, url: str) -> None:
-        """Drop what is kept of `url`, failures too; what is being fetched answers its waiters and isn't kept.
+        """Drop the document and the failure of `url`. A running fetch still answers its waiters, but isn't cached.
 
-        Whoever asks from now on has it fetched anew: it's forgotten because something about it has changed.
+        Later look-ups start a new fetch: the caller knows that the document has changed.
         """
         self._entries.pop(url)
         self._failures.forget(url)
         flight = self._flights.flight(url)
         if flight is not None:
-            self._errands[flight].keep = False
+            self._purposes[flight].keep = False
             self._flights.detach(url)
 
     def clear(self) -> None:
         """`forget` every URL."""
-        for url in {*self._entries, *self._failures, *(flight.key for flight in self._errands)}:
+        for url in {*self._entries, *self._failures, *(flight.key for flight in self._purposes)}:
             self.forget(url)
 
     # --- leading -----------------------------------------------------------------------------------------------------
@@ -280,34 +282,34 @@ class DocumentCache(Generic[V, W]):
             case Joined():
                 return ()
             case Crowded():
-                error = CrowdedError("more documents are being fetched than the directory allows at once")
+                error = CrowdedError("more documents are being fetched than the cache allows at once")
                 return (Deliver(waiter, NoDocument(error, self._policy.first_failure)),)
             case _:
                 assert_never(joined)
 
     def _lead(self, leading: Leading[str, W], *, stale_at_hand: bool) -> Lead[W]:
         flight = leading.flight
-        # What was taken over from who asked before it was forgotten mustn't meet what was asked for since.
+        # A flight that was detached by `forget` must not use or fill the entry of a later one.
         joinable = self._flights.flight(flight.key) is flight
         entry = self._entries.peek(flight.key) if joinable else None
-        self._errands[flight] = _FetchPurpose(entry, self._keeps and joinable)
+        self._purposes[flight] = _FetchPurpose(entry, self._keeps and joinable)
         return Lead(leading.waiter, flight, conditions(None if entry is None else entry.freshness), stale_at_hand)
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _judge(
-        self, url: str, errand: _FetchPurpose[V], outcome: FetchOutcome[V], *, at: Moment, jitter: float
+        self, url: str, purpose: _FetchPurpose[V], outcome: FetchOutcome[V], *, at: Moment, jitter: float
     ) -> Document[V] | NoDocument:
         match outcome:
             case Fetched(value, headers, ttl):
                 entry = self._vouched(value, relevant(headers), ttl, at=at, jitter=jitter)
-                if errand.keep:
+                if purpose.keep:
                     self._keep(url, entry)
                 return Document(value, Source.FETCHED, 0.0)
             case NotModified(headers):
-                return self._confirm(url, errand, headers, at=at, jitter=jitter)
+                return self._confirm(url, purpose, headers, at=at, jitter=jitter)
             case Failed():
-                return self._fail(url, errand, outcome, now=at.now, jitter=jitter)
+                return self._fail(url, purpose, outcome, now=at.now, jitter=jitter)
             case _:
                 assert_never(outcome)
 
@@ -324,23 +326,23 @@ class DocumentCache(Generic[V, W]):
             self._entries.pop(url)
 
     def _confirm(
-        self, url: str, errand: _FetchPurpose[V], headers: HeaderPairs, *, at: Moment, jitter: float
+        self, url: str, purpose: _FetchPurpose[V], headers: HeaderPairs, *, at: Moment, jitter: float
     ) -> Document[V] | NoDocument:
-        old = errand.entry
+        old = purpose.entry
         if old is None:
-            # Nothing was said of what is kept, so that nothing can be unchanged.
+            # The request wasn't conditional, so a 304 is an error.
             error = LookupError("the server says not modified, and was asked for the whole document")
-            return self._fail(url, errand, Failed(error, FailureKind.UNUSABLE), now=at.now, jitter=jitter)
+            return self._fail(url, purpose, Failed(error, FailureKind.UNUSABLE), now=at.now, jitter=jitter)
         entry = self._vouched(old.value, merged(old.headers, headers), old.ttl, at=at, jitter=jitter)
         if self._entries.peek(url) is old:
-            # Evicted or forgotten meanwhile, it answers those who wait, and stays out.
+            # If it was evicted or forgotten meanwhile, it's only delivered.
             self._keep(url, entry)
         return Document(entry.value, Source.REVALIDATED, 0.0)
 
     def _fail(
-        self, url: str, errand: _FetchPurpose[V], failed: Failed, *, now: Instant, jitter: float
+        self, url: str, purpose: _FetchPurpose[V], failed: Failed, *, now: Instant, jitter: float
     ) -> Document[V] | NoDocument:
-        if not errand.keep or failed.kind is FailureKind.REFUSED:
+        if not purpose.keep or failed.kind is FailureKind.REFUSED:
             return NoDocument(failed.error, 0.0)
         if failed.kind is FailureKind.CROWDED:
             return _without(self._entries.peek(url), Failure(failed, now, now, 1), now)
@@ -351,12 +353,12 @@ class DocumentCache(Generic[V, W]):
 
 
 def _without(entry: _Entry[V] | None, failure: Failure[Failed], now: Instant) -> Document[V] | NoDocument:
-    """What to answer while the server fails: the kept document within its bound, or the failure."""
+    """Return the result while the server fails: the cached document, if it may still be used, or the failure."""
     if entry is not None and (entry.is_fresh(now) or (failure.cause.kind in _EXCUSED and entry.excuses_failure(now))):
         return entry.found(Source.STALE_ERROR, now)
     return NoDocument(failure.cause.error, failure.until - now, None if entry is None else now - entry.vouched)
 
 
-# RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code"; an answer that
-# says no, or that's nonsense, isn't an outage.
+# RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code". A refusal or an
+# unusable answer isn't an outage.
 _EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER, FailureKind.CROWDED})

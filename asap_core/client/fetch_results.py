@@ -1,4 +1,4 @@
-"""What a fetch brings, and what those who asked for the document are told."""
+"""The results of fetching a document, and of looking one up in the cache."""
 
 from enum import Enum
 from typing import Generic, TypeVar
@@ -11,25 +11,28 @@ V = TypeVar("V")
 
 
 class FailureKind(Enum):
-    """What kind of failure it was; it decides whether a kept document may stand in."""
+    """Kinds of failed fetches. The kind decides whether a stale document may be used instead."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
     SERVER = "server"
     """500, 502, 503, 504 (RFC 5861 §4)."""
     GONE = "gone"
-    """401, 403, 404, 410: the server answers, and what is kept is no longer for us."""
+    """401, 403, 404, 410: the document is gone or refused, so the cached one must not be used any longer."""
     UNUSABLE = "unusable"
     """An answer that isn't the document."""
     REFUSED = "refused"
-    """It wasn't asked: it's not for us to go there, from where it was named. Not the server's, and not remembered."""
+    """Not requested: policy doesn't allow the URL. Not remembered, since the server didn't fail."""
     CROWDED = "crowded"
-    """It wasn't asked: this client had no connection to spare. Not remembered either; a kept document may stand in."""
+    """Not requested: this client has no free connection. Not remembered; a stale document may be used."""
 
 
 @frozen
 class Fetched(Generic[V]):
-    """The document came: its value, the response headers, how long it says itself that it's good."""
+    """The document was fetched.
+
+    ttl: the lifetime in seconds that the document itself states, if it does.
+    """
 
     value: V
     headers: HeaderPairs = ()
@@ -38,14 +41,18 @@ class Fetched(Generic[V]):
 
 @frozen
 class NotModified:
-    """The server says that what is kept is good (RFC 9110 §15.4.5)."""
+    """The server confirmed the cached document (304, RFC 9110 §15.4.5)."""
 
     headers: HeaderPairs = ()
 
 
 @frozen
 class Failed:
-    """It did not come. `error` is what every waiter gets; `retry_after` is the server's own word, capped by policy."""
+    """The fetch failed.
+
+    error: raised to every waiter.
+    retry_after: seconds that the server asks to wait; policy caps them.
+    """
 
     error: Exception
     kind: FailureKind
@@ -56,7 +63,7 @@ FetchOutcome = Fetched[V] | NotModified | Failed
 
 
 class Source(Enum):
-    """Where a found document came from."""
+    """Where a document came from."""
 
     FETCHED = "fetched"
     CACHED = "cached"
@@ -67,7 +74,10 @@ class Source(Enum):
 
 @frozen
 class Document(Generic[V]):
-    """The document, where it came from, and how many seconds ago its server last vouched for it."""
+    """A document that was looked up.
+
+    age: seconds since its server last sent or confirmed it.
+    """
 
     value: V
     source: Source
@@ -76,9 +86,11 @@ class Document(Generic[V]):
 
 @frozen
 class NoDocument:
-    """There's none: what happened, in how many seconds it pays to ask again, and how old what is kept is.
+    """A look-up that failed.
 
-    `age` is None where nothing is kept: what is kept is past its bound, or this failure doesn't excuse its use.
+    next_try: seconds until a retry is worthwhile.
+    age: the age in seconds of a cached document that can't be used: it's too old, or this failure doesn't excuse its
+    use. None if there is none.
     """
 
     error: Exception

@@ -1,4 +1,4 @@
-"""What is sent: an envelope made of what the caller gave, all of it checked before anything is asked or sent."""
+"""Messages to send: the caller's values, checked before any request, and the envelope made from them."""
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -13,7 +13,7 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import write_json
 from asap_core.wire.jsonrpc import MAX_ID
 
-# As the reference: more is refused by servers.
+# The reference's limit: servers refuse larger batches.
 _MAX_BATCH: Final = 50
 _PAYLOAD_TYPE: Final = Form(
     f"text such as 'task.request', at most {MAX_ID} characters",
@@ -25,7 +25,11 @@ _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"
 
 @frozen
 class OutgoingMessage:
-    """What one envelope is to carry: the payload as plain JSON, and the idempotency key that its caller chose."""
+    """The content of one envelope, checked.
+
+    payload: plain JSON.
+    key: the caller's idempotency key, or None.
+    """
 
     payload_type: str
     payload: dict[str, Any]
@@ -34,7 +38,10 @@ class OutgoingMessage:
     trace_id: str | None = None
 
     def envelope(self, *, sender: str, recipient: str, ids: Callable[[], str], wall: WallTime, nonce: str) -> Envelope:
-        """Make the envelope; `nonce` counts where the caller gave none. A task request gets a conversation."""
+        """Make the envelope. A task request without `conversation_id` gets one.
+
+        nonce: used if the caller gave none.
+        """
         payload = self.payload
         if self.payload_type in _TASK_REQUESTS and "conversation_id" not in payload:
             made = f"conv_{ids()}" if self.key is None else conversation_id_of(self.key, sender, recipient)
@@ -52,10 +59,10 @@ class OutgoingMessage:
 
 
 def conversation_id_of(key: str, sender: str, recipient: str) -> str:
-    """The `conversation_id` of a task request that has an idempotency key, and no conversation of its caller's.
+    """Derive the `conversation_id` of a task request from its idempotency key.
 
-    It follows from the key, so that the same call is the same request, from another process too: a server compares the
-    whole payload under a key. A hash, for its fixed length; it's no secret, and grants nothing.
+    A server compares the whole payload of requests with the same key. A derived id makes a repeated call the same
+    request, even from another process. It's a hash only for its fixed length: it isn't secret and grants nothing.
     """
     digest = blake2b(write_json([sender, recipient, key]), digest_size=16, person=b"conversation")
     return f"conv_{digest.hexdigest()}"
@@ -64,7 +71,7 @@ def conversation_id_of(key: str, sender: str, recipient: str) -> str:
 def read_message(
     payload_type: object, payload: object, *, key: object = None, nonce: object = None, trace_id: object = None
 ) -> OutgoingMessage:
-    """Take what the caller wants to send. Raises ValueError, with the right form, for what can't be sent."""
+    """Check the values of one message. Raises ValueError, which says the right form."""
     _PAYLOAD_TYPE.check("payload_type", payload_type)
     _OPTIONAL_TEXT.check("nonce", nonce)
     _OPTIONAL_TEXT.check("trace_id", trace_id)
@@ -78,10 +85,10 @@ def read_message(
 
 
 def _plain(payload: object) -> dict[str, Any]:
-    """The payload as a dict of its own; what is in it is judged when it's written."""
+    """Return the payload as a new dict. Its values are checked when they are written as JSON."""
     try:
         document = dict(payload) if isinstance(payload, Mapping) else to_json(payload) if has(type(payload)) else None
-    except TypeError:  # a model that holds something else than values of the model
+    except TypeError:  # a class of the model with a field that isn't JSON
         document = None
     if type(document) is not dict or not all(type(name) is str for name in document):
         form = "a dict such as {'skill_id': 'echo', 'input': {}}, or one of asap_core's payloads such as TaskRequest"
@@ -90,7 +97,7 @@ def _plain(payload: object) -> dict[str, Any]:
 
 
 def read_batch(messages: object) -> list[OutgoingMessage]:
-    """Take the messages of a batch, each `(payload_type, payload)`. Raises ValueError."""
+    """Check the messages of a batch, each `(payload_type, payload)`. Raises ValueError."""
     if not isinstance(messages, list | tuple) or not all(map(_is_pair, messages)):
         raise ValueError("messages: expected pairs of payload type and payload, such as [('task.request', {…}), …]")
     if not 0 < len(messages) <= _MAX_BATCH:

@@ -1,11 +1,11 @@
-"""A registry's last good copy, written down for a start without its server: what is in it, and whether it counts.
+"""The file format of cached registries, and when such a copy may be used instead of its server.
 
-    one line: JSON that says what it's a copy of, when its server vouched for it, for how long it may stand in, how
-    long the registry is and its digest; and a seal over that
-    the registry
+    first line: JSON (whose copy it is, when its server confirmed it, for how long it may be used, the registry's length
+    and digest), a space, and a checksum of that JSON
+    rest: the registry
 
-Rule of this module: a copy stands in for a server that can't be reached, never for one that says something else; and
-what isn't exactly what was written is no copy.
+Rules of this module: a copy is used if its server can't be reached, never if the server answers something else. A file
+that isn't exactly what was written isn't used.
 """
 
 from collections.abc import Iterable
@@ -23,17 +23,18 @@ from asap_core.net.urls import normal
 from asap_core.wire.json import NotJson, read_json, write_json
 
 LONGEST: Final = 604_800.0
-"""For how many seconds a copy stands in: a week. Longer than any outage that somebody is working on, and short enough
-that an agent which was taken off the list is off everybody's."""
-# Clocks of one machine differ by what they were set by since; a copy from further in the future has no known age.
+"""The most seconds for which a copy is used: a week. Longer than an outage that is being worked on, and short enough
+that an agent removed from a registry disappears from every client."""
+# The clock may have been set back since a copy was written. The age of a copy that is dated further in the future is
+# unknown.
 _SKEW: Final = 60.0
-# What the line has, some 350 bytes; more isn't one of ours.
+# The first line has some 350 bytes. A longer one wasn't written by this library.
 MAX_HEAD: Final = 1_024
 _KIND: Final = "asap registry copy 2"
 _DIGEST: Final = 32
-# Against what happens to files, as the digest is: whoever may write to them can make a seal as well.
+# A checksum against damaged files, as the digest is. It isn't a signature: anyone who can write the file can make one.
 _SEAL: Final = 16
-# Of a file's name: nobody finds a second URL for it.
+# Of the hash in a file's name; long enough against collisions of URLs.
 _NAME_DIGEST: Final = 16
 _NO_OUTAGE: Final = frozenset({401, 403, 404, 410})
 # RFC 5861 §4.
@@ -42,9 +43,11 @@ _OUTAGE: Final = frozenset({500, 502, 503, 504})
 
 @frozen
 class Copy:
-    """A copy that counts: its server vouched for it `age` seconds ago, and was as near as `zone`.
+    """The first line of a copy that may be used.
 
-    It stands in for `serves` seconds from when it was vouched for.
+    age: seconds since its server confirmed it.
+    serves: seconds from then for which it may be used.
+    zone: how near the server was.
     """
 
     age: float
@@ -54,23 +57,23 @@ class Copy:
     digest: str
 
     def holds(self, registry: bytes | memoryview) -> bool:
-        """Whether this is what was written."""
+        """Return whether `registry` has the length and digest that were written."""
         return measure((registry,)) == (self.length, self.digest)
 
 
 class CopyAction(Enum):
-    """What a failure to have the registry means for its copy."""
+    """What to do with a copy when its registry can't be fetched."""
 
     SERVES = "serves"
-    """The server can't be reached, or is in trouble: the copy stands in."""
+    """Use it: the server can't be reached, or reports an outage."""
     STAYS = "stays"
-    """It can be, and what it says is unusable: the copy is no better an answer."""
+    """Keep it, but don't use it: the server answers, and its answer is unusable."""
     GOES = "goes"
-    """It says that there's no such registry, or not for us."""
+    """Delete it: the server says that the registry is gone, or refuses it."""
 
 
 def copy_action(error: Exception) -> CopyAction:
-    """What becomes of a copy when its registry can't be had because of `error`."""
+    """Return what to do with a copy when fetching its registry failed with `error`."""
     if isinstance(error, Unreachable):
         return CopyAction.SERVES
     status = error.status if isinstance(error, BadReply) else None
@@ -78,10 +81,10 @@ def copy_action(error: Exception) -> CopyAction:
 
 
 def serves_for(freshness: Freshness) -> float:
-    """For how many seconds a registry's copy may stand in, from when its server vouched for it; 0 is no copy at all.
+    """Return for how many seconds after its confirmation a copy may be used. 0 means that none may be stored.
 
-    What the server says of its outages counts (RFC 5861 §4, and RFC 9111 §5.2.2.2: "MUST NOT reuse that response"
-    once stale), and no-store (§5.2.2.5: not "in non-volatile storage"). Where it says nothing, it's a week.
+    The server's stale-if-error (RFC 5861 §4), must-revalidate (RFC 9111 §5.2.2.2: "MUST NOT reuse that response" once
+    stale) and no-store (§5.2.2.5: not "in non-volatile storage") are obeyed. By default it's a week.
     """
     if not freshness.store:
         return 0.0
@@ -89,7 +92,7 @@ def serves_for(freshness: Freshness) -> float:
 
 
 def file_name(url: str) -> str:
-    """The name of the file that a registry's copy is in: it tells nothing of the URL, which may hold a secret."""
+    """Return the name of the copy's file. It's a hash, since a URL may hold a secret."""
     return f"{_name(url)}.registry"
 
 
@@ -98,7 +101,7 @@ def _name(url: str) -> str:
 
 
 def measure(pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """The length and the digest of what is written in these pieces."""
+    """Return the length and the digest of the registry in these pieces."""
     length, digest = 0, blake2b(digest_size=_DIGEST)
     for piece in pieces:
         length += len(piece)
@@ -107,7 +110,12 @@ def measure(pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
 
 
 def write_head(url: str, *, vouched: WallTime, serves: float, zone: Proximity, length: int, digest: str) -> bytes:
-    """The first line of the copy of the registry at `url`, which was good at `vouched` and as near as `zone`."""
+    """Write the first line of a copy of the registry at `url`.
+
+    vouched: when its server confirmed it.
+    serves: for how many seconds from then it may be used.
+    zone: how near its server was.
+    """
     head = {
         "kind": _KIND,
         "of": _name(url),
@@ -126,9 +134,9 @@ def _seal(text: bytes) -> bytes:
 
 
 def read_copy(head: bytes, url: str, *, wall: WallTime) -> Copy | str:
-    """Read the first line of a file that should be the copy of the registry at `url`; what speaks against it, in words.
+    """Read the first line of a file that should be a copy of the registry at `url`.
 
-    Never raises, whatever the bytes.
+    Returns why it can't be used, as text for people. Never raises, whatever the bytes.
     """
     line, end, _ = head[:MAX_HEAD].partition(b"\n")
     text, _, seal = line.rpartition(b" ")

@@ -1,11 +1,11 @@
-"""What an answer to a sent envelope means: the reply, the agent's refusal, or nothing that can be trusted.
+"""Reads the response to a sent envelope: the reply, the agent's refusal, or why it can't be used (wire-protocol §9.4).
 
-A reply is taken only if it answers this call, this envelope, and comes from the agent that was asked (fault 47); an
-error only if it names this call, or no call at all. Errors of both generations are read: 1.1's codes with `data.code`,
-2.x's own; the taxonomy string is what they're classified by.
+A reply is accepted only if it answers this call and this envelope and comes from the agent that was asked (fault 47).
+An error is accepted only if it names this call, or no call at all. Errors of both generations are read: 1.1's codes
+with `data.code`, and 2.x's own. They are classified by the taxonomy string.
 
-An answer is the agent's *own* if it's a JSON-RPC error, or a body whose `code` begins with `asap:`. Anything else may
-come from a proxy in front of it, which doesn't know what became of the message. `docs/outbound.md` has the table.
+A refusal is the agent's *own* if it's a JSON-RPC error, or a body whose `code` begins with `asap:`. Others may come
+from a proxy, which doesn't know whether the agent carried the message out. `docs/outbound.md` has the table.
 """
 
 import re
@@ -23,13 +23,13 @@ from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.jsonrpc import CallId
 
-# What remote text may fill of an error message; more is a mistake or a flood.
+# The longest remote text in an error message.
 _MAX_MESSAGE: Final = 500
 
 
 @frozen
 class SentCall:
-    """What a reply must fit: the JSON-RPC id and the envelope that were sent."""
+    """A call that was sent: its JSON-RPC id and its envelope. The reply must match both."""
 
     call_id: CallId
     envelope: Envelope
@@ -37,7 +37,7 @@ class SentCall:
 
 @frozen
 class UnusableReply:
-    """An answer that can't be taken; `reason` says what it should have been."""
+    """A response that can't be used. `reason` says what was expected."""
 
     reason: str
 
@@ -45,7 +45,7 @@ class UnusableReply:
 ReplyOutcome = Envelope | RemoteError | UnusableReply
 
 
-# A refusal of the whole request is short; what's longer is a reply, and isn't read twice.
+# A refusal of the whole request is short. A longer body is a reply, which mustn't be parsed twice.
 _MAX_REFUSAL: Final = 4_096
 _OK: Final = 200
 _UNAUTHORIZED: Final = 401
@@ -55,9 +55,9 @@ _ANOTHER: Final = UnusableReply("expected the answer to this call: the JSON-RPC 
 
 
 def is_unauthorized(status: int, body: bytes, call_id: CallId | None = None) -> bool:
-    """Whether the answer to this call says that the credential isn't good. Never raises.
+    """Return whether the response to this call refuses the credential. Never raises.
 
-    The reference says so inside HTTP 200, in `error.data.status_code` (fault 25).
+    The reference does so with HTTP 200 and 401 in `error.data.status_code` (fault 25).
     """
     if status == _UNAUTHORIZED or len(body) > _MAX_REFUSAL or b"401" not in body:
         return status == _UNAUTHORIZED
@@ -71,9 +71,9 @@ def is_unauthorized(status: int, body: bytes, call_id: CallId | None = None) -> 
 
 
 def retry_after_of(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> float | None:
-    """The seconds that an answer's `Retry-After` asks to wait, the longest if there are several; None without one.
+    """Return the seconds that `Retry-After` asks to wait, the longest if there are several. Returns None without one.
 
-    A date is counted from the answer's own `Date`, if it has one: the local clock may be wrong. `wall` is that clock.
+    wall: the local time. A date is relative to the response's own `Date` if it has one: the local clock may be wrong.
     """
     fields = [(name.lower(), value) for name, value in headers]
     dates = [parse_http_date(value.strip(), wall=wall) for name, value in fields if name == "date"]
@@ -83,7 +83,7 @@ def retry_after_of(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> flo
 
 
 def _wait(value: str, now: WallTime) -> float | None:
-    # RFC 9110 §10.2.3 has whole seconds; some limiters send fractions, and so reads the reference.
+    # RFC 9110 §10.2.3 allows whole seconds only; some limiters send fractions, which the reference reads too.
     return float(value) if _FRACTION.fullmatch(value) else parse_retry_after(value, wall=now)
 
 
@@ -91,7 +91,10 @@ _FRACTION: Final = re.compile(r"\s*\d{1,9}\.\d{1,9}\s*", re.ASCII)
 
 
 def read_reply(sent: SentCall, *, status: int, body: bytes, retry_after: float | None = None) -> ReplyOutcome:
-    """Read the answer to one call; `retry_after` is what its headers say. Never raises, whatever the bytes."""
+    """Read the response to one call. Never raises, whatever the bytes.
+
+    retry_after: seconds, from the response's headers.
+    """
     value = _read(status, body)
     return value if isinstance(value, UnusableReply) else _judge(sent, value, status, retry_after)
 
@@ -99,10 +102,10 @@ def read_reply(sent: SentCall, *, status: int, body: bytes, retry_after: float |
 def read_batch_reply(
     sent: tuple[SentCall, ...], *, status: int, body: bytes, retry_after: float | None = None
 ) -> tuple[ReplyOutcome, ...] | RemoteError | UnusableReply:
-    """Read the answer to a batch: one outcome for each call, in order; or one for the whole request. Never raises.
+    """Read the response to a batch: one outcome for each call, in order, or one for the whole request. Never raises.
 
-    Answers are matched by JSON-RPC id (JSON-RPC 2.0 §6 lets a server reorder them), and by place if they have none. If
-    two answers have the same id, neither is taken.
+    Answers are matched by JSON-RPC id, since a server may reorder them (JSON-RPC 2.0 §6); those without an id by
+    position. If two answers have the same id, neither is accepted.
     """
     value = _read(status, body)
     if isinstance(value, UnusableReply):
@@ -120,17 +123,17 @@ def read_batch_reply(
     return tuple(_judge(one, by_id.get(one.call_id, by_place.get(place)), status) for place, one in enumerate(sent))
 
 
-# In place of answers with the same id: it's no answer.
+# Replaces answers with the same id. As it's no object, it's read as unusable.
 _TWICE: Final = "two answers to one call"
 
 
 def _is_anothers(value: Any, call_id: CallId | None) -> bool:
-    """Whether an answer names another call than this one; None is no call in particular.
+    """Return whether an answer names another call than this one. An answer may name none.
 
-    JSON-RPC 2.0 §5.1: null if the request's id couldn't be read. The reference has an empty string there too.
+    JSON-RPC 2.0 §5: the id is null if the request's couldn't be read. The reference also sends an empty string.
     """
     named = value.get("id") if type(value) is dict else None
-    # By its type too: 1, 1.0 and true are the same to Python.
+    # Compare the types too: 1 == 1.0 == True in Python.
     return named is not None and named != "" and not (type(named) is type(call_id) and named == call_id)
 
 
@@ -138,7 +141,7 @@ def _read(status: int, body: bytes) -> Any:
     try:
         return read_json(body)
     except NotJson as error:
-        # 3xx included: redirects aren't followed, and aren't parsed as answers (fault 42).
+        # This includes 3xx: redirects of a POST aren't followed (fault 42).
         return UnusableReply(
             f"expected {error.expected}{'' if status == _OK else f' with HTTP 200, not HTTP {status}'}"
         )
@@ -181,7 +184,7 @@ def _judge_refusal(
     detail, taxonomy = value.get("detail", error), _text(value.get("code"))
     own = taxonomy.startswith(_OWN)
     if type(detail) is str or own:
-        # Refusals below JSON-RPC: 400, 401, 403, 413, 415, 503 (wire-protocol §4.2).
+        # Refusals before JSON-RPC is read: 400, 401, 403, 413, 415, 503 (wire-protocol §4.2).
         return RemoteError(
             code=status,
             message=_text(detail) or _text(value.get("message")) or "refused",
@@ -199,13 +202,13 @@ def _remote_error(value: dict[str, Any], error: dict[str, Any], status: int, ret
     assert data is not None  # noqa: S101 - for the type checker: the line above made it a dict
     code = error.get("code")
     taxonomy = _text(data.get("code")) or _text(data.get("asap_taxonomy_code"))
-    # Others than JSON-RPC have an object `error` too, cloud gateways among them.
+    # Cloud gateways also send an object `error`.
     own = (value.get("jsonrpc") == "2.0" and type(code) is int) or taxonomy.startswith(_OWN)
     note = _text(data.get("error"))
     message = _text(error.get("message")) or "refused"
     details = dict(data["details"]) if type(data.get("details")) is dict else {}
     if type(data.get("validation_errors")) is list:
-        # Beside `details` on the wire; to a caller they're the details that matter.
+        # On the wire they are beside `details`; for callers they belong to the details.
         details["validation_errors"] = data["validation_errors"]
     return RemoteError(
         code=code if type(code) is int else 0,
@@ -223,7 +226,7 @@ _OWN: Final = "asap:"
 
 
 def _is_recoverable(said: dict[str, Any], status: int, *, own: bool) -> bool:
-    """Whether asking again may help and does no harm: nothing was carried out."""
+    """Return whether a retry may help and is safe, since nothing was carried out."""
     if status == _LIMITED or not own:
         return status == _LIMITED
     word = said.get("recoverable")
@@ -231,7 +234,7 @@ def _is_recoverable(said: dict[str, Any], status: int, *, own: bool) -> bool:
 
 
 def _longer(told: float | None, said: float | None) -> float | None:
-    """A header counts whole seconds, and a body may be more precise: neither is undercut."""
+    """Return the longer wait: a header has whole seconds, and a body may be more precise."""
     return max((each for each in (told, said) if each is not None), default=None)
 
 
@@ -243,12 +246,12 @@ def _retry_after(data: dict[str, Any]) -> float | None:
     return None
 
 
-# A year; what is longer is no advice.
+# A year, in milliseconds. Longer values are ignored.
 _LONGEST: Final = 31_536_000_000
 
 
 def _text(value: Any) -> str:
-    """Remote text, fit to be shown: short and on one line."""
+    """Make remote text safe to show: shortened, and on one line."""
     if type(value) is not str:
         return ""
     return "".join(character if character.isprintable() else " " for character in value[:_MAX_MESSAGE])

@@ -1,10 +1,10 @@
-"""Finding an agent by its URN: what is asked in which order, and why each candidate is taken or refused.
+"""Finds an agent by its URN: decides what is asked in which order, and why each candidate is accepted or refused.
 
     CheckRevoked ─▶ ReadRegistry (each, in order of precedence) ─▶ Browse (the local network) ─▶ Unresolved
                         └─▶ FetchManifest ◀────────────────────────┘  └─▶ Resolved
 
-Linked states: the driver does what the state says and calls the one method that fits what came of it. Nothing is
-passed over silently: every question and its outcome stands in `trace`, also where the agent was found.
+Linked states: the driver does what a state says, then calls the method for the result. Every question and its result is
+in `trace`, also if the agent was found.
 """
 
 import re
@@ -24,18 +24,18 @@ from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.rules import URN
 
 LOCAL_NETWORK: Final = "the local network"
-# Anybody on the link may announce any number of agents under this name, or under none.
+# Anybody on the link may announce any number of agents, with the wanted URN or without one.
 MAX_ON_LINK: Final = 16
-# Of one registry, under one id: a move, a mirror; more is a mistake.
+# The most entries of one registry for one agent: it may have moved, or have a mirror.
 MAX_LISTED: Final = 4
 
 
 class TraceVerdict(Enum):
-    """What came of asking."""
+    """The result of one question."""
 
     TAKEN = "taken"
     REFUSED = "refused"
-    """There was an answer, and it isn't the agent wanted."""
+    """There was an answer, but not the wanted agent's."""
     ABSENT = "not there"
     FAILED = "failed"
     """There was no usable answer."""
@@ -43,7 +43,11 @@ class TraceVerdict(Enum):
 
 @frozen
 class TraceEntry:
-    """One question: where it was asked (a URL without credentials, a file, the local network), and what came of it."""
+    """One question and its result.
+
+    where: a URL without credentials, a file, or the local network.
+    why: the reason, for people.
+    """
 
     where: str
     verdict: TraceVerdict
@@ -55,10 +59,12 @@ class TraceEntry:
 
 @frozen(kw_only=True)
 class Wanted:
-    """What an agent must be: this id, able to do this, speaking at least this version of ASAP. None is any.
+    """What an agent must be. None means any.
 
-    Versions are compared as PEP 440 orders them, by the manifest's `capabilities.asap_version` as the reference does,
-    or any of its `supported_versions`.
+    urn: its id.
+    skill: the id of a skill that it must have.
+    least_version: the earliest version of ASAP that it must speak, as PEP 440 orders versions. The manifest's
+    `capabilities.asap_version` or one of its `supported_versions` must be at least this.
     """
 
     urn: str | None = field(default=None, validator=validators.optional(URN))
@@ -71,7 +77,7 @@ class Wanted:
             raise ValueError("expected as least version one such as 2.1")
 
     def judge(self, manifest: Manifest, url: str) -> WrongAgent | Unsuitable | None:
-        """What is wrong with the manifest that came from `url`; None where it's the agent wanted."""
+        """Return the error if the manifest from `url` isn't the wanted agent's, else None."""
         if self.urn is not None and manifest.id != self.urn:
             return WrongAgent(without_credentials(url), self.urn, manifest.id)
         if self.skill is not None and manifest.skill(self.skill) is None:
@@ -83,19 +89,19 @@ class Wanted:
         return None
 
 
-# PEP 440, as far as versions of a protocol go: numbers, then perhaps a pre-release.
+# The part of PEP 440 that protocol versions use: numbers, optionally a pre-release.
 _VERSION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9}){0,3})(?:[-.]?(dev|a|alpha|b|beta|rc)\.?(\d{0,9}))?", re.ASCII)
 _PHASES: Final = {"dev": 0, "a": 1, "alpha": 1, "b": 2, "beta": 2, "rc": 3, None: 4}
 _LONGEST: Final = 4
 
 
 def is_version(text: str) -> bool:
-    """Whether versions can be compared with this one."""
+    """Return whether `text` is a version that can be compared."""
     return _VERSION.fullmatch(text) is not None
 
 
 def _order(text: str) -> tuple[tuple[int, ...], int, int]:
-    """A key by which versions sort; what isn't one comes before all."""
+    """Return the sort key of a version. Text that isn't a version sorts first."""
     match = _VERSION.fullmatch(text)
     if match is None:
         return (), 0, 0
@@ -105,19 +111,19 @@ def _order(text: str) -> tuple[tuple[int, ...], int, int]:
 
 @frozen(kw_only=True)
 class _Search:
-    """What all states carry: what is wanted, what is still to be asked, and what came of the rest."""
+    """The data that all states share: what is wanted, what is still to be asked, and the results so far."""
 
     wanted: Wanted
     registries: tuple[str, ...]
     browse: bool
     trace: tuple[TraceEntry, ...] = ()
     listed: tuple[RegistryEntry, ...] = ()
-    """Entries for the agent that are still to be looked at, of the registry `listed_in`."""
+    """The agent's entries in the registry `listed_in` whose manifests haven't been fetched yet."""
     listed_in: str = ""
     named: NamedKeys | None = None
-    """The agent's keys, of the first registry that named any: they hold for all that is looked at from then on."""
+    """The agent's keys, from the first registry that named any. All later candidates must be signed by one of them."""
     on_link: int = 0
-    """How many candidates of the local network have been looked at."""
+    """How many candidates on the local network were tried."""
 
     def noting(self, where: str, verdict: TraceVerdict, why: str) -> "_Search":
         return evolve(self, trace=(*self.trace, TraceEntry(where, verdict, why)))
@@ -136,43 +142,55 @@ class _State:
 
     @property
     def wanted(self) -> Wanted:
-        """What is looked for."""
+        """The agent to find."""
         return self._search.wanted
 
     @property
     def trace(self) -> tuple[TraceEntry, ...]:
-        """What has been asked, and what came of it."""
+        """Every question so far, with its result."""
         return self._search.trace
 
 
 @frozen
 class CheckRevoked(_State):
-    """Ask the revocation list at `location` whether the agent is on it."""
+    """Ask the revocation list at `location` about the agent.
+
+    Leads to ReadRegistry or Browse by `clear`, to Unresolved by `revoked` or `failed`.
+    """
 
     location: str
 
     def clear(self) -> "ResolutionState":
-        """It isn't."""
+        """The agent isn't revoked."""
         why = "not revoked"
         return self._search.noting(_shown(self.location), TraceVerdict.TAKEN, why).onward()
 
     def revoked(self, why: str) -> "Unresolved":
-        """It is: nobody else is asked."""
+        """The agent is revoked: the search ends.
+
+        why: the list's reason; may be empty.
+        """
         return Unresolved(self._search.noting(_shown(self.location), TraceVerdict.REFUSED, f"revoked{_reason(why)}"))
 
     def failed(self, error: Exception) -> "Unresolved":
-        """It can't be said; then it may be, and nobody else is asked."""
+        """The list can't be read. The agent may be revoked, so the search ends."""
         return Unresolved(self._search.noting(_shown(self.location), TraceVerdict.FAILED, str(error)))
 
 
 @frozen
 class ReadRegistry(_State):
-    """Read the registry at `location`, a URL or a file."""
+    """Read the registry at `location`, a URL or a file.
+
+    Leads to FetchManifest if the agent is listed; else to the next ReadRegistry, Browse or Unresolved.
+    """
 
     location: str
 
     def read(self, catalog: RegistryIndex, *, copied: str = "") -> "ResolutionState":
-        """This is what it says; `copied` is how old it is and why, where it's a copy that stands in for it."""
+        """The registry was read.
+
+        copied: describes the copy's age, if a cached copy was used.
+        """
         shown, aside = _shown(self.location), copied and f", in {copied}"
         entries = catalog.of_agent(self.wanted.urn or "")
         if not entries:
@@ -181,20 +199,25 @@ class ReadRegistry(_State):
                 shown, TraceVerdict.ABSENT, f"not listed among {len(catalog)}{skipped}{aside}"
             ).onward()
         listed = "listed" if len(entries) == 1 else f"listed {len(entries)} times"
-        # In order: the first counts, as the reference finds it, and those after it where it can't be taken.
+        # In order: the reference uses the first; the others are tried if it can't be used.
         first = tuple(entries[:MAX_LISTED])
         named = self._search.named or keys_in(first)
         search = evolve(self._search, listed=first, listed_in=self.location, named=named)
         return search.noting(shown, TraceVerdict.TAKEN, f"{listed}{aside}").onward()
 
     def failed(self, error: Exception) -> "ResolutionState":
-        """It can't be had."""
+        """The registry can't be read."""
         return self._search.noting(_shown(self.location), TraceVerdict.FAILED, str(error)).onward()
 
 
 @frozen
 class FetchManifest(_State):
-    """Fetch the manifest at `url`, which `source` names: a registry, with the entry, or the local network."""
+    """Fetch the manifest at `url`.
+
+    source: who named the URL: a registry's location, or LOCAL_NETWORK.
+    named_by: the registry's entry, or the announcement.
+    Leads to Resolved if it's the wanted agent; else to the next candidate, or to Unresolved.
+    """
 
     url: str
     source: str
@@ -202,11 +225,11 @@ class FetchManifest(_State):
 
     @property
     def keys(self) -> NamedKeys | None:
-        """The keys that a registry named for the agent in this search: one of them must have signed the manifest."""
+        """The keys that a registry named for the agent in this search. One of them must have signed the manifest."""
         return self._search.named
 
     def fetched(self, manifest: Manifest) -> "ResolutionState":
-        """This came; whether it's the agent wanted is judged here."""
+        """The manifest was fetched; this checks whether it's the wanted agent's."""
         wrong = self.wanted.judge(manifest, self.url)
         if wrong is not None:
             return self._noting(TraceVerdict.REFUSED, wrong).onward()
@@ -214,7 +237,7 @@ class FetchManifest(_State):
         return Resolved(found, manifest, self.url, self.source)
 
     def failed(self, error: AsapError) -> "ResolutionState":
-        """It didn't come, or mustn't be asked for."""
+        """The manifest can't be fetched, or the URL isn't allowed."""
         return self._noting(TraceVerdict.FAILED, error).onward()
 
     def _noting(self, verdict: TraceVerdict, error: AsapError) -> _Search:
@@ -225,12 +248,15 @@ class FetchManifest(_State):
 
 @frozen
 class Browse(_State):
-    """Listen to the local network, for as long as the driver will; tell of each announcement."""
+    """Watch the local network for as long as the driver decides, and report each announcement.
+
+    Leads to FetchManifest by `announced`, to Unresolved by `ended` or `failed`.
+    """
 
     def announced(self, announcement: Announcement) -> "Browse | FetchManifest":
-        """An agent is there, or has changed: look at it, where it may be the one wanted.
+        """An agent was announced, or its announcement changed. Fetch its manifest if it may be the wanted one.
 
-        One that doesn't say who it is (the reference's don't) may be: its manifest says.
+        An announcement without an id, as the reference sends, may be: its manifest has the id.
         """
         if announcement.agent_id not in (None, self.wanted.urn) or self._search.on_link >= MAX_ON_LINK:
             return self
@@ -238,18 +264,22 @@ class Browse(_State):
         return FetchManifest(search, announcement.manifest_url, LOCAL_NETWORK, announcement)
 
     def ended(self, seconds: float) -> "Unresolved":
-        """It was listened to for so long, and the agent isn't there."""
+        """The agent wasn't announced within `seconds`."""
         what = "nobody else is announced" if self._search.on_link else "not announced"
         return Unresolved(self._search.noting(LOCAL_NETWORK, TraceVerdict.ABSENT, f"{what} within {seconds:g} s"))
 
     def failed(self, error: Exception) -> "Unresolved":
-        """It can't be listened to."""
+        """The local network can't be watched."""
         return Unresolved(self._search.noting(LOCAL_NETWORK, TraceVerdict.FAILED, str(error)))
 
 
 @frozen
 class Resolved(_State):
-    """Found: the manifest, where it is, and who named that place (a registry's location, or the local network)."""
+    """The agent was found.
+
+    url: where the manifest is.
+    source: who named the URL: a registry's location, or LOCAL_NETWORK.
+    """
 
     manifest: Manifest
     url: str
@@ -258,7 +288,7 @@ class Resolved(_State):
 
 @frozen
 class Unresolved(_State):
-    """Not found; `trace` says what was asked."""
+    """The agent wasn't found. `trace` says why."""
 
 
 ResolutionState = CheckRevoked | ReadRegistry | FetchManifest | Browse | Resolved | Unresolved
@@ -267,9 +297,12 @@ ResolutionState = CheckRevoked | ReadRegistry | FetchManifest | Browse | Resolve
 def resolve(
     wanted: Wanted, *, registries: Sequence[str] = (), revoked: str | None = None, browse: bool = True
 ) -> ResolutionState:
-    """Begin to look for an agent. `registries` are in order of precedence; `revoked` is where the revocation list is.
+    """Begin to search for an agent.
 
-    Raises ValueError where `wanted` has no URN.
+    registries: URLs and files, in order of precedence.
+    revoked: the URL or file of the revocation list.
+    browse: whether to watch the local network if no registry lists the agent.
+    Raises: ValueError if `wanted` has no URN.
     """
     if wanted.urn is None:
         raise ValueError("expected the URN of the agent to look for")

@@ -1,7 +1,7 @@
-"""What time it is at a server that said so, for clients whose own clock is wrong.
+"""Learns the time of servers that refused a timestamp, for clients whose own clock is wrong.
 
-What is learned is anchored to monotonic time: a local clock that is set right meanwhile, or set wrong once more,
-changes nothing. It's learned from a refusal of a timestamp alone, which the caller has authenticated (TLS, loopback).
+A server's time is stored relative to the monotonic clock, so later changes of the local wall clock don't matter. It's
+learned only from a refusal that is authenticated by TLS or comes from this machine.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from asap_core.net.urls import is_loopback
 from asap_core.refusals import TIMESTAMP
 from asap_core.wire.rules import parse_timestamp
 
-# Servers remembered, some 200 bytes each; past it the oldest is forgotten, and learned again when it refuses.
+# Some 200 bytes each. Beyond that the oldest is forgotten, and learned again from its next refusal.
 _MAX_SERVERS: Final = 1_000
-# Quartz drifts a second in a day; a server's clock that was wrong itself may have been set right since.
+# A quartz clock drifts a second in a day. A server whose own clock was wrong may have corrected it since.
 _KEPT_SECONDS: Final = 3_600.0
-# No server's clock is before the protocol (2025) or after 2100: such a date is a mistake, or meant to make one of ours.
+# 2025, when the protocol was published, to 2100. Another date is a mistake, or an attempt to move this client's clock.
 _EARLIEST: Final = 1_735_689_600.0
 _LATEST: Final = 4_102_444_800.0
 
 
 def read_server_time(details: Mapping[str, object]) -> WallTime | None:
-    """Read `server_time` from the details of a refusal; None where there's none, or none that a clock could show."""
+    """Read `server_time` from the details of a refusal. Returns None if it's missing, malformed or implausible."""
     value = details.get("server_time")
     found = parse_timestamp(value) if isinstance(value, str) else None
     seconds = found.timestamp() if isinstance(found, datetime) else 0.0
@@ -34,9 +34,9 @@ def read_server_time(details: Mapping[str, object]) -> WallTime | None:
 
 
 def server_time_in(error: Exception, asked: Allowed) -> WallTime | None:
-    """The server's time, where `error` is its refusal of ours and it's known to be the server that says so.
+    """Return the server's time if `error` is an authenticated refusal of a timestamp, else None.
 
-    That is over TLS, or on this machine: anybody else on the way could move our clock.
+    asked: the request's URL. Without TLS, and not on this machine, anybody on the way could forge the refusal.
     """
     if not isinstance(error, RemoteError) or error.taxonomy != TIMESTAMP.taxonomy:
         return None
@@ -44,14 +44,14 @@ def server_time_in(error: Exception, asked: Allowed) -> WallTime | None:
 
 
 class ServerClocks:
-    """The wall time at each of some servers, by origin."""
+    """The known times of servers, by origin."""
 
     def __init__(self) -> None:
-        # The wall time that the server had at the zero of our monotonic clock, and when that was learned.
+        # The server's wall time at zero of the local monotonic clock, and when it was learned.
         self._learned: Lru[str, tuple[float, Instant]] = Lru(_MAX_SERVERS)
 
     def __len__(self) -> int:
-        """How many servers' times are known."""
+        """Return how many servers' times are known."""
         return len(self._learned)
 
     def learn(self, origin: str, server_time: WallTime, *, now: Instant) -> None:

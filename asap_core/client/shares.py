@@ -1,11 +1,11 @@
-"""How many of a bounded number of places each of several parties may hold: nobody's number decides for another."""
+"""Shares a bounded number of places among keys, so that no key can take them all."""
 
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-# A key holds a quarter of what is free, at most.
+# A key may hold at most a quarter of the number of free places.
 _PART: Final = 4
 
 
@@ -24,16 +24,16 @@ class PlaceShares(Generic[K]):
         self._held: dict[K, int] = {}
 
     def held(self, key: K) -> int:
-        """How many places are held under this key."""
+        """Return how many places are held under this key."""
         return self._held.get(key, 0)
 
     @property
     def keys(self) -> int:
-        """Under how many keys places are held."""
+        """How many keys hold places."""
         return len(self._held)
 
     def take(self, key: K) -> bool:
-        """Take a place, if the key may have one more: whether it was taken."""
+        """Take a place under this key. Returns whether the key may hold one more and the place was taken."""
         held = self._held.get(key, 0)
         if _PART * held >= self._free:
             return False
@@ -42,7 +42,7 @@ class PlaceShares(Generic[K]):
         return True
 
     def give_back(self, key: K) -> None:
-        """Give a place back that was taken under this key. Raises KeyError if none was."""
+        """Give back a place that was taken under this key. Raises KeyError if there is none."""
         left = self._held[key] - 1
         self._free += 1
         if left:

@@ -1,8 +1,8 @@
-"""Whose manifests must be signed, and by which keys: asked before one enters the cache, and before anybody gets it.
+"""Decides whose manifests must be signed, and by which keys: before one is cached, and before a caller gets it.
 
-What counts for an agent are the keys pinned to its URN, or else those that a registry names for it: the first registry
-in order of precedence that names any. They are bound to the URN, wherever a manifest of the agent comes from, and to
-the search in which they were named. What the document says of its own trust isn't asked.
+The trusted keys of an agent are those pinned to its URN, or else those named by a registry: by the first registry, in
+order of precedence, that names any. They apply to the URN, whichever URL its manifest comes from. The document's own
+statements about trust are ignored.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,18 +19,20 @@ from asap_core.wire.registry import RegistryEntry, manifest_url
 from asap_core.wire.rules import URN
 from asap_core.wire.signing import Ed25519Verifier, PublicKey, Verified, judge, read_keys, why_not
 
-# The key of an entry under which a registry names an agent's keys; the wrapper of a signed manifest has it too.
+# The key of a registry entry that holds an agent's keys. The wrapper of a signed manifest has a key of this name too.
 _ENTRY_KEY: Final = "public_key"
-# In bytes. A manifest is a few kilobytes; of 64 KiB, 300 skills with schemas, the judgement takes some 20 ms, in which
-# nothing else runs. Of the megabyte that a manifest without signature may have it would take most of a second.
+# In bytes. A manifest is a few kilobytes. Verifying 64 KiB (300 skills with schemas) blocks the loop for some 20 ms; a
+# megabyte, which an unsigned manifest may have, would block it for most of a second.
 MAX_SIGNED: Final = 65_536
 
 
 @frozen
 class ReceivedManifest:
-    """A manifest as it's kept: with its wrapper where it came in one, and the key it was verified by, if it was.
+    """A manifest as it's cached.
 
-    `size` is that of the document it came as, in bytes.
+    size: of the received document, in bytes.
+    wrapper: the document, if the manifest is signed.
+    key: the trusted key that verified it, if it was verified.
     """
 
     manifest: Manifest
@@ -40,7 +42,7 @@ class ReceivedManifest:
 
 
 def read_received(data: bytes) -> ReceivedManifest:
-    """Read a manifest, signed or not; nothing is verified yet. Raises `InvalidDocument`, whatever the bytes."""
+    """Read a manifest, signed or not, without verifying it. Raises `InvalidDocument`, and nothing else."""
     return read_as(
         data,
         lambda value: ReceivedManifest(decode_manifest(value), len(data), value if is_wrapper(value) else None),
@@ -52,7 +54,7 @@ def read_received(data: bytes) -> ReceivedManifest:
 class NamedKeys:
     """The keys that a registry names for an agent.
 
-    None of them can be read if there's a `problem`. That isn't "no keys", which would let anybody in.
+    problem: why they can't be read. Then no manifest is accepted, since "no keys" would accept any.
     """
 
     agent_id: str
@@ -61,7 +63,7 @@ class NamedKeys:
 
 
 def keys_in(entries: Iterable[RegistryEntry]) -> NamedKeys | None:
-    """The keys (`public_key`: one, or several) in the first of an agent's entries that has any; None if none has."""
+    """Return the keys in the first of an agent's entries that has any (`public_key`), or None."""
     entry = next((entry for entry in entries if entry.extra.get(_ENTRY_KEY) is not None), None)
     if entry is None:
         return None
@@ -73,19 +75,19 @@ def keys_in(entries: Iterable[RegistryEntry]) -> NamedKeys | None:
 
 @frozen
 class _Word:
-    """What a registry said of an agent's keys, and the URLs that it named with them."""
+    """A registry's keys for an agent, the registry's rank, and the URLs that it named with them."""
 
     named: NamedKeys
     rank: int
     urls: frozenset[str]
 
 
-# Agents, some 500 bytes each: as many as are remembered by URL. Past it the one named longest ago is forgotten.
+# Some 500 bytes each; as many as `FirstSeen` remembers. The agent that was named longest ago is forgotten first.
 _MAX_NAMED: Final = 10_000
 
 
 class TrustedKeys:
-    """The keys that count, by agent, for one client."""
+    """The trusted keys of one client, by agent."""
 
     def __init__(
         self,
@@ -94,7 +96,12 @@ class TrustedKeys:
         require_signed: bool,
         verify: Ed25519Verifier,
     ) -> None:
-        """Take the keys pinned to URNs, in base64. Raises ValueError for what isn't a URN or a key."""
+        """Read the pinned keys.
+
+        pinned: for each URN, one key in base64 or several.
+        require_signed: refuse manifests of agents without trusted keys.
+        Raises: ValueError for an invalid URN or key.
+        """
         for urn in pinned:
             if not URN.fits(urn):
                 raise ValueError(f"expected in trusted_keys, for each key or keys, {URN.expected}")
@@ -106,9 +113,11 @@ class TrustedKeys:
         self._words: Lru[str, _Word] = Lru(_MAX_NAMED)
 
     def hear(self, agent_id: str, entries: Sequence[RegistryEntry], *, rank: int) -> None:
-        """A registry was read: these are its entries for the agent. `rank` is its place in the order of precedence.
+        """Learn the keys that a registry names for an agent.
 
-        Its last word counts, unless a registry before it names keys: those hold until that one says otherwise.
+        entries: the registry's entries for the agent.
+        rank: its place in the order of precedence. Keys of a registry with a lower rank stay in force until that one
+        says otherwise.
         """
         before, named = self._words.peek(agent_id), keys_in(entries)
         if before is not None and (before.rank < rank or (before.rank > rank and not entries)):
@@ -119,7 +128,7 @@ class TrustedKeys:
             self._words.put(agent_id, _Word(named, rank, urls))
 
     def forget(self, url: str) -> None:
-        """Forget the keys of agents that registries named with this URL, and with no other that's remembered."""
+        """Forget this URL, and the keys of agents that registries named with no other URL."""
         for agent_id, word in [item for item in self._words.items() if url in item[1].urls]:
             left = evolve(word, urls=word.urls - {url})
             if left.urls:
@@ -128,15 +137,14 @@ class TrustedKeys:
                 self._words.pop(agent_id)
 
     def clear(self) -> None:
-        """Forget what registries said."""
+        """Forget all keys named by registries."""
         self._words.clear()
 
     def admit(self, url: str, published: ReceivedManifest, named: NamedKeys | None = None) -> ReceivedManifest:
-        """The manifest at this URL, as it may be kept and given out.
+        """Verify a manifest. Returns it as it may be cached: the signed form, if its agent has trusted keys.
 
-        That is: what was signed, where keys count for its agent. `named` are the keys named in this search, if it's
-        one, for the agent that is looked for. Raises `Unverified`, and `InvalidDocument` where what was signed is no
-        manifest.
+        named: the keys that a registry named in this search, which replace those learned before.
+        Raises: Unverified; InvalidDocument if the signed document isn't a manifest.
         """
         agent_id = published.manifest.id
         keys = self._keys(url, agent_id, named)

@@ -310,7 +310,7 @@ class TestTheRightAgent:
                 group.start_soon(ask, client)
             assert found == ["urn:asap:agent:a", "urn:asap:agent:b"]
             assert client.cached("https://a.example").id == "urn:asap:agent:b"  # type: ignore[union-attr]
-            assert client._discovery._manifests._directory._errands == {}
+            assert client._discovery._manifests._directory._purposes == {}
 
     async def test_one_url_is_one_however_it_is_spelled(self, world, client_in, asked) -> None:
         url = f"https://a.example{MANIFEST}"

@@ -247,7 +247,7 @@ class TestDocumentCache:
             play.now = 15.5
             (mine,) = play.outwait(lead.flight)
             assert mine.result == Document("v", Source.STALE_ERROR, 15.5)
-            assert (play.directory._errands, play.directory.waiting) == ({}, 0)
+            assert (play.directory._purposes, play.directory.waiting) == ({}, 0)
             (again,) = play.lookup()
             assert isinstance(again, Lead) if forgotten else isinstance(again.result, NoDocument)
 
@@ -256,7 +256,7 @@ class TestDocumentCache:
         (lead,) = play.lookup()
         (mine,) = play.outwait(lead.flight, jitter=0.5)
         assert (type(mine.result), mine.result.next_try) == (NoDocument, pytest.approx(1.05))
-        assert (play.directory._errands, play.directory.waiting) == ({}, 0)
+        assert (play.directory._purposes, play.directory.waiting) == ({}, 0)
 
     def test_a_refusal_is_nobodys_failure(self) -> None:
         play = Play()
@@ -371,7 +371,7 @@ class TestDocumentCache:
         (lead,) = play.lookup()
         play.directory.forget(URL)
         play.directory.abandon(lead.waiter)
-        assert play.directory._errands == {}
+        assert play.directory._purposes == {}
 
     def test_who_asks_after_it_was_forgotten_has_it_fetched_anew(self) -> None:
         play = Play()
@@ -386,7 +386,7 @@ class TestDocumentCache:
         # The old one, late, is for those who asked before, and changes nothing.
         assert [effect.result.value for effect in play.settle(old.flight, Fetched("old"))] == ["old", "old"]
         assert play.result().value == "new"
-        assert play.directory._errands == {}
+        assert play.directory._purposes == {}
 
     @pytest.mark.parametrize("outcome", [Fetched("old"), DEAD, NotModified(), Failed(OSError(), FailureKind.GONE)])
     def test_what_was_forgotten_and_is_taken_over_touches_nothing_newer(self, outcome) -> None:
@@ -399,7 +399,7 @@ class TestDocumentCache:
         assert (taken.headers, play.directory.keeps(taken.flight)) == ((), False)
         play.settle(taken.flight, outcome)
         assert play.result() == Document("new", Source.CACHED, 0.0)
-        assert (play.directory._errands, len(play.directory._failures)) == ({}, 0)
+        assert (play.directory._purposes, len(play.directory._failures)) == ({}, 0)
 
     def test_all_may_be_forgotten_at_once(self) -> None:
         play = Play()
@@ -643,7 +643,7 @@ class DirectoryLaws(RuleBasedStateMachine):
     def nobody_waits_without_a_flight(self) -> None:
         led = {self.waiting[waiter] for waiter in self.leads}
         assert set(self.waiting.values()) == led
-        assert {flight for flight, _ in self.leads.values()} == self.directory._errands.keys()
+        assert {flight for flight, _ in self.leads.values()} == self.directory._purposes.keys()
         assert self.directory.waiting == len(self.waiting)
 
     @invariant()
@@ -682,8 +682,8 @@ class TellsTheLeaderOnly(DocumentCache):  # type: ignore[type-arg]
 
 class KeepsWhatWasForgotten(DocumentCache):  # type: ignore[type-arg]
     def settle(self, flight, outcome, **times):
-        for errand in self._errands.values():
-            errand.keep = True
+        for purpose in self._purposes.values():
+            purpose.keep = True
         return super().settle(flight, outcome, **times)
 
 
@@ -697,23 +697,23 @@ class LetsJoinWhatWasForgotten(DocumentCache):  # type: ignore[type-arg]
 class KeepsWhatWasTakenOver(DocumentCache):  # type: ignore[type-arg]
     def _lead(self, leading, **stale):
         lead = super()._lead(leading, **stale)
-        self._errands[leading.flight].keep = True
+        self._purposes[leading.flight].keep = True
         return lead
 
 
 class BringsBackWhatWasEvicted(DocumentCache):  # type: ignore[type-arg]
     def settle(self, flight, outcome, **times):
-        errand = self._errands.get(flight)
-        if errand is not None and errand.entry is not None and flight.key not in self._entries:
-            self._entries.put(flight.key, errand.entry)
+        purpose = self._purposes.get(flight)
+        if purpose is not None and purpose.entry is not None and flight.key not in self._entries:
+            self._entries.put(flight.key, purpose.entry)
         return super().settle(flight, outcome, **times)
 
 
 class KeepsErrands(DocumentCache):  # type: ignore[type-arg]
     def abandon(self, waiter):
-        errands = dict(self._errands)
+        errands = dict(self._purposes)
         effects = super().abandon(waiter)
-        self._errands = {**errands, **self._errands}
+        self._purposes = {**errands, **self._purposes}
         return effects
 
 
