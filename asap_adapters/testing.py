@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.abc
@@ -20,7 +19,7 @@ from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.user_failures import mark_own_task
 from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response
-from asap_core.net.urls import origin_of
+from asap_core.net.urls import authority_of, host_in, origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import Respond
 
@@ -227,6 +226,6 @@ async def in_process(
     # Wherever the manifest says that the agent is, it's here.
     endpoint = agent.manifest.endpoints.asap
     client_options.setdefault("allow_endpoints", [origin] if (origin := origin_of(endpoint)) else [])
-    client_options.setdefault("allow_http", [urlsplit(endpoint).hostname or ""])
+    client_options.setdefault("allow_http", [host_in(authority_of(endpoint) or "")])
     async with transport, AgentClient(sender=sender, transport=transport, **client_options) as client:
         yield client

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from attrs import asdict, evolve, frozen
 
@@ -28,14 +27,14 @@ from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.http.pages import read_hosts, read_origins
 from asap_core.http.proxies import read_networks
-from asap_core.net.urls import origin_of
+from asap_core.net.urls import origin_of, split_url
 
 # A machine with more processors had better serve several agents.
 _MAX_WORKERS: Final = 256
 
 
 def _public_url(text: str) -> str:
-    parts = urlsplit(text) if origin_of(text) is not None else None
+    parts = split_url(text) if origin_of(text) is not None else None
     if parts is None or parts.username is not None or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError("expected a URL such as https://agent.example, without user, query, fragment")
     return text.rstrip("/")

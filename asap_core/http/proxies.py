@@ -81,7 +81,7 @@ def _nodes_as_listed(text: str) -> Iterator[str]:
     # could hide the entries that proxies append.
     for member in reversed(text.split(",")):
         node = member.strip(" \t")
-        yield node[1:-1] if len(node) > 1 and node[0] == node[-1] == '"' else node
+        yield node[1:-1] if node[:1] == node[-1:] == '"' else node
 
 
 def _nodes_of_forwarded(text: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core.http.head import BadHead, Head, HeadReader, path_of
+from asap_core.http.head import BadHead, Head, HeadReader, judge, path_of
 
 
 class TestHeads:
@@ -154,3 +154,26 @@ class TestTargets:
         path = path_of(target, "GET")
         if path is not None:
             assert path == (urlsplit(target if "://" in target else f"http://a{target}").path or "/")
+
+
+class TestWhatADriverHandsOver:
+    @pytest.mark.parametrize(
+        ("headers", "found"),
+        [
+            ({}, "/asap"),
+            ({b"host": b"a.example:80", b"content-length": b"5"}, "/asap"),
+            ({b"host": b"[fe80::1%25eth0]:80", b"transfer-encoding": b"Chunked"}, "/asap"),
+            ({b"host": b"a, b"}, 400),
+            ({b"content-length": b"5, 5"}, 400),
+            ({b"content-length": b"5", b"transfer-encoding": b"chunked"}, 400),
+            ({b"transfer-encoding": b"gzip, chunked"}, 501),
+        ],
+    )
+    def test_it_is_judged_as_if_its_bytes_had_been_read_here(self, headers, found) -> None:
+        judged = judge("POST", "/asap?x", headers)
+        assert (judged.status if isinstance(judged, BadHead) else judged) == found
+
+    def test_a_target_of_another_form_is_refused(self) -> None:
+        assert judge("POST", "*", {}) == BadHead(
+            400, "a request target that is a path, such as /asap, or an http URL with one"
+        )

@@ -1,8 +1,10 @@
-"""Headers of messages: repeated ones, and entity tags."""
+"""Messages as values: requests check their types; headers that are repeated, and entity tags."""
+
+from typing import Any
 
 import pytest
 
-from asap_core.http.messages import collect, matches_etag
+from asap_core.http.messages import Request, Response, collect, json_response, matches_etag
 
 
 class TestHeaders:
@@ -19,3 +21,20 @@ class TestHeaders:
     )  # fmt: skip
     def test_an_entity_tag_is_read_with_its_quotes(self, value, names) -> None:
         assert matches_etag([value], '"a"') is names
+
+
+class TestMessages:
+    @pytest.mark.parametrize("headers", [[(b"A", b"1")], [("a", b"1")], [(b"a", "1")], [b"ab1"], 5])
+    def test_headers_are_pairs_of_bytes_with_names_in_lower_case(self, headers: Any) -> None:
+        with pytest.raises(ValueError, match="headers: expected pairs of bytes"):
+            Request(method="GET", target="/", headers=headers)
+
+    @pytest.mark.parametrize("wrong", [{"method": b"GET"}, {"target": b"/"}, {"peer": None}, {"local": 5}])
+    def test_the_rest_of_a_head_is_text(self, wrong: Any) -> None:
+        with pytest.raises(ValueError, match="expected strings"):
+            Request(**{"method": "GET", "target": "/", **wrong})
+
+    def test_a_json_response_has_its_content_type(self) -> None:
+        assert json_response(200, {"a": 1}, ((b"x", b"y"),), close=True) == Response(
+            status=200, headers=((b"content-type", b"application/json"), (b"x", b"y")), body=b'{"a":1}', close=True
+        )

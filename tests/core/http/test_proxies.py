@@ -7,7 +7,7 @@ from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core import Policy
-from asap_core.http.proxies import client_of, is_trusted
+from asap_core.http.proxies import caller_of, client_of, is_trusted
 
 TRUSTED = ("10.0.0.0/8", "::1", "fd00::/8")
 HEADERS = ["x-forwarded-for", "forwarded"]
@@ -167,6 +167,23 @@ def test_anything_gets_an_answer(peer, values, header) -> None:
         ipaddress.ip_address(found)
     if not is_trusted(peer, TRUSTED):
         assert found == peer
+
+
+@pytest.mark.parametrize(
+    ("peer", "value", "found"),
+    [
+        ("198.51.100.7", "192.0.2.9", ("198.51.100.7", True)),
+        ("10.0.0.1", "198.51.100.7", ("198.51.100.7", True)),
+        ("10.0.0.1", "198.51.100.7, 10.0.0.2", ("198.51.100.7", True)),
+        ("10.0.0.1", "10.0.0.2", ("10.0.0.2", True)),
+        ("10.0.0.1", "198.51.100.7, unknown, 10.0.0.2", ("10.0.0.2", False)),
+        ("10.0.0.1", '"', ("10.0.0.1", False)),
+        ("10.0.0.1", ", ".join(["198.51.100.7", *["10.0.0.2"] * 20]), ("10.0.0.2", False)),
+    ],
+)
+def test_it_is_told_whether_the_address_is_the_clients_own(peer, value, found) -> None:
+    headers = ((b"x-forwarded-for", value.encode()),)
+    assert caller_of(peer, headers, trusted=TRUSTED, header="x-forwarded-for") == found
 
 
 def test_many_hops_are_read_to_a_bound() -> None:

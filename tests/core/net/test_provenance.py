@@ -75,6 +75,17 @@ class TestWhoNamedIt:
         assert known.reach("a.example:443") is Proximity.MACHINE
 
 
+class TestWhatAnEarlierProcessFound:
+    def test_counts_until_this_one_connects(self) -> None:
+        known = Provenance()
+        known.recall("https://r.example/", Proximity.NETWORK)
+        known.recall("nonsense", Proximity.NETWORK)
+        assert known.proximity_of("https://r.example/r.json") is Proximity.NETWORK
+        known.connected("r.example:443", "8.8.8.8")
+        known.recall("https://r.example/", Proximity.NETWORK)
+        assert known.proximity_of("https://r.example/r.json") is Proximity.INTERNET
+
+
 class TestUrlsOfStrangers:
     """What a peer gives us to post to, or to fetch for a challenge: the internet, whatever is allowed to the caller."""
 
