@@ -14,6 +14,7 @@ import pytest
 
 import asap_core
 from asap_core.refusals import KINDS
+from tests.builders import agent
 
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {
@@ -162,13 +163,7 @@ class TestTheReadmesExamples:
 
 
 def test_the_how_to_of_embedding_runs() -> None:
-    from asap_core import Agent, Capabilities, Endpoints, Manifest
-
-    manifest = Manifest(
-        id="urn:asap:agent:a", name="", version="1", description="", capabilities=Capabilities(),
-        endpoints=Endpoints(asap="https://a.example/asap"),
-    )  # fmt: skip
-    names: dict[str, Any] = {"agent": Agent(manifest)}
+    names: dict[str, Any] = {"agent": agent()}
     exec(compile(blocks((ROOT / "docs" / "embedding.md").read_text("utf-8"))[0], "embedding.md", "exec"), names)
     assert names["agent"].bound
 

@@ -5,6 +5,8 @@ trio has MockClock; asyncio gets a loop whose selector, when nothing is ready, a
 
 import asyncio
 import selectors
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -13,7 +15,8 @@ import trio.testing
 
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.testing import InProcessTransport
-from asap_core import Agent, AuthScheme, Capabilities, Endpoints, Manifest, Policy, Skill, StartPolicy
+from asap_core import Agent, Manifest
+from tests import builders
 
 # Worker threads, which asyncio's own clean-up uses, report within milliseconds; what takes this long is a deadlock.
 DEADLOCK_SECONDS = 5.0
@@ -108,28 +111,17 @@ BASE = "http://localhost"
 
 
 @pytest.fixture
-def manifest():
-    def make(*skills, auth=False, **changes):
-        fields = {
-            "id": "urn:asap:agent:echo-agent",
-            "name": "Echo",
-            "version": "1.0.0",
-            "description": "Echoes",
-            "capabilities": Capabilities(skills=[Skill(id=name, description="") for name in skills or ("echo",)]),
-            "endpoints": Endpoints(asap=f"{BASE}/asap"),
-            "auth": AuthScheme(schemes=["bearer"]) if auth else None,
-        }
-        return Manifest(**{**fields, **changes})
-
-    return make
+def manifest() -> Callable[..., Manifest]:
+    """Make the manifest of an agent at BASE."""
+    return partial(builders.manifest, url=f"{BASE}/asap")
 
 
 @pytest.fixture
-def agent(manifest):
-    def make(*skills, auth=False, **policy):
-        return Agent(
-            manifest(*skills, auth=auth), policy=Policy(**{"peer_limits": (), "start": StartPolicy.OPEN, **policy})
-        )
+def agent(manifest: Callable[..., Manifest]) -> Callable[..., Agent]:
+    """Make an agent at BASE with these skills and this policy."""
+
+    def make(*skills: str, auth: bool = False, **policy) -> Agent:
+        return builders.agent(manifest(*skills, auth=auth), **policy)
 
     return make
 

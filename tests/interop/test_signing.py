@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from asap_adapters.auth.signing_key import PrivateKey, verify
-from asap_core import AuthScheme, Capabilities, Endpoints, Manifest, PublicKey, Skill, to_json
+from asap_core import PublicKey, to_json
 from asap_core.wire.signing import Broken, OtherKey, Verified, judge, sign, signed_bytes
+from tests.builders import manifest
 
 pytestmark = pytest.mark.interop
 
@@ -39,17 +40,7 @@ FULL: Any = {
     "verification": {"status": "verified"},
     "ttl_seconds": 60,
 }
-OURS: Any = to_json(
-    Manifest(
-        id="urn:asap:agent:a",
-        name="A",
-        version="1.0.0",
-        description="",
-        capabilities=Capabilities(skills=[Skill(id="e", description="")]),
-        endpoints=Endpoints(asap="https://a.example/asap"),
-        auth=AuthScheme(schemes=["bearer"]),
-    )
-)
+OURS: Any = to_json(manifest("e", url="https://a.example/asap", id="urn:asap:agent:a", name="A", auth=True))
 
 
 @pytest.fixture

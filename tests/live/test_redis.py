@@ -19,12 +19,14 @@ from asap_adapters import Redis, serve
 from asap_adapters.server.asgi import AsgiApp
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.stores.redis import RedisStore
-from asap_core import Agent, AuthScheme, BadStore, Capabilities, Endpoints, Manifest, Policy, Skill
+from asap_core import Agent, BadStore
 from asap_core.admission.admission import AdmissionQuestion, Admitted, OutcomeUnknown, Running, Stored, StoreUnavailable
 from asap_core.admission.replay import Replayed
 from asap_core.auth.principal import TokenTable
 from asap_core.clock import WallTime
 from asap_core.wire.handler_reply import Replied
+from tests import builders
+from tests.builders import manifest
 from tests.live.redis_server import Server, server
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
@@ -54,16 +56,7 @@ def mortal(tmp_path) -> Iterator[Server]:
 
 
 def agent(*, auth: bool = False, **policy) -> Agent:
-    manifest = Manifest(
-        id="urn:asap:agent:shop",
-        name="Shop",
-        version="1.0.0",
-        description="",
-        capabilities=Capabilities(skills=(Skill(id="count", description=""),)),
-        endpoints=Endpoints(asap="http://127.0.0.1:1/asap"),
-        auth=AuthScheme(schemes=("bearer",)) if auth else None,
-    )
-    return Agent(manifest, policy=Policy(**{"start": "open", "peer_limits": (), **policy}))
+    return builders.agent(manifest("count", auth=auth, id="urn:asap:agent:shop"), **policy)
 
 
 def question(nonce: str, key: str | None = None, **changes) -> AdmissionQuestion:

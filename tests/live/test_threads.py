@@ -19,9 +19,10 @@ import asap_adapters
 from asap_adapters import AgentClient, StateFile, listen, serve
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.stores.redis import RedisStore
-from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill
+from asap_core import Agent
 from asap_core.admission.admission import AdmissionQuestion, Admitted, StoreUnavailable
 from tests.adapters.client.test_discovery import URN, registry
+from tests.builders import agent, manifest
 from tests.live.redis_server import server
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
@@ -47,16 +48,7 @@ async def all_threads_taken() -> AsyncIterator[None]:
 
 
 def agent_at(url: str) -> Agent:
-    skills = [Skill(id=name, description="") for name in ("wait", "echo")]
-    manifest = Manifest(
-        id="urn:asap:agent:shop",
-        name="Shop",
-        version="1.0.0",
-        description="",
-        capabilities=Capabilities(skills=skills),
-        endpoints=Endpoints(asap=f"{url}/asap"),
-    )
-    return Agent(manifest, policy=Policy(start="open", peer_limits=(), concurrent=100))
+    return agent(manifest("wait", "echo", url=f"{url}/asap", id="urn:asap:agent:shop"), concurrent=100)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from asap_adapters import AgentClient
 from asap_adapters.auth.introspection import IntrospectionAuthenticator
 from asap_adapters.auth.jwt import JwtAuthenticator
-from asap_core import AsapError, Capabilities, Endpoints, Manifest
+from asap_core import AsapError
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.claims import BySubject, TokenPolicy
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
@@ -22,14 +22,12 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.http.freshness import FreshnessPolicy
+from tests.builders import manifest
 
 pytestmark = pytest.mark.anyio
 
 ME, BASE = "urn:asap:agent:me", "https://agent.example"
-MANIFEST = Manifest(
-    id="urn:asap:agent:a", name="A", version="1", description="", capabilities=Capabilities(),
-    endpoints=Endpoints(asap=f"{BASE}/asap"),
-)  # fmt: skip
+MANIFEST = manifest(url=f"{BASE}/asap", id="urn:asap:agent:a")
 SECRET = "hunter2-hunter2"
 # Of every kind that Python has a literal for, and some texts that are odd.
 ODD: Any = [

@@ -10,15 +10,9 @@ from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from asap_core import (
-    Agent,
     Authenticated,
-    AuthScheme,
-    Capabilities,
     ClaimProof,
-    Endpoints,
-    Manifest,
     ManualClock,
-    Policy,
     ReadBody,
     Request,
     Respond,
@@ -45,6 +39,8 @@ from asap_core.auth.principal import (
 )
 from asap_core.clock import Instant, WallTime
 from asap_core.server import exchange
+from tests import builders
+from tests.builders import manifest
 from tests.moments import moment
 
 ISSUER, AUDIENCE, ALICE = "https://id.example", "https://agent.example", "urn:asap:agent:alice"
@@ -425,19 +421,10 @@ OFFER = ProofOffer(algs=("ES256", "EdDSA"))
 
 
 def agent(*, offer=OFFER, clock=None, shared=False, **policy):
-    manifest = Manifest(
-        id="urn:asap:agent:a",
-        name="",
-        version="1",
-        description="",
-        capabilities=Capabilities(),
-        endpoints=Endpoints(asap=URL),
-        auth=AuthScheme(schemes=["bearer"]),
-    )
-    made = Agent(manifest, policy=Policy(**{"peer_limits": (), "start": StartPolicy.OPEN, **policy}))
+    made = builders.agent(manifest(url=URL, auth=True), **policy)
     made.proofs = offer
     clock = ManualClock(monotonic=NOW, wall=WALL) if clock is None else clock
-    return made.bind(clock=clock, ids=lambda: "i", key=b"k" * 32, shared_admission=shared)
+    return builders.bound(made, clock=clock, shared_admission=shared)
 
 
 def opened(made, *headers, target: str = "/asap"):

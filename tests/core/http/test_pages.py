@@ -8,21 +8,15 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core import (
-    Agent,
-    Capabilities,
-    Endpoints,
-    Manifest,
-    ManualClock,
     Policy,
     ReadBody,
     Request,
     Respond,
-    Skill,
-    StartPolicy,
     TakeLimit,
 )
 from asap_core.server.events import What
 from asap_core.testing import requests
+from tests.builders import agent, bound, manifest
 
 PUBLIC = "https://agent.example/asap"
 APP = "https://app.example"
@@ -30,20 +24,8 @@ NUMBERS = itertools.count()
 
 
 def serve(*, url=PUBLIC, observe=None, shared_limits=(), auth=None, **policy):
-    agent = Agent(
-        Manifest(
-            id="urn:asap:agent:a",
-            name="A",
-            version="1.0.0",
-            description="",
-            capabilities=Capabilities(skills=[Skill(id="echo", description="")]),
-            endpoints=Endpoints(asap=url),
-            auth=auth,
-        ),
-        policy=Policy(**{"peer_limits": (), "start": StartPolicy.OPEN, **policy}),
-    )
-    ids = lambda: f"id-{next(NUMBERS)}"  # noqa: E731
-    return agent.bind(clock=ManualClock(), ids=ids, key=b"k" * 32, observe=observe, shared_limits=shared_limits)
+    made = agent(manifest(url=url, **({} if auth is None else {"auth": auth})), **policy)
+    return bound(made, observe=observe, shared_limits=shared_limits)
 
 
 def ask(agent, *origins, host="agent.example", **changes):

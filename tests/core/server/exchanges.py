@@ -1,41 +1,22 @@
 """An agent with a manual clock, requests to it, and exchanges driven to their response."""
 
-import itertools
 import json
 
 from asap_core import (
     Agent,
     Authenticate,
     Authenticated,
-    AuthScheme,
-    Capabilities,
     Dispatch,
-    Endpoints,
     Fork,
-    Manifest,
     ManualClock,
     Policy,
     ReadBody,
     Replied,
     Request,
     Respond,
-    Skill,
     StartPolicy,
 )
-
-AGENT, ALICE = "urn:asap:agent:echo-agent", "urn:asap:agent:alice"
-NUMBERS = itertools.count()
-STAMP = "2025-06-15T15:06:40Z"  # ManualClock's
-
-
-def manifest(*, auth=False, **changes):
-    fields = {
-        "id": AGENT, "name": "Echo", "version": "1.0.0", "description": "",
-        "capabilities": Capabilities(skills=[Skill(id="echo", description="")]),
-        "endpoints": Endpoints(asap="https://a.example/asap"),
-        "auth": AuthScheme(schemes=["Bearer"]) if auth else None,
-    }  # fmt: skip
-    return Manifest(**{**fields, **changes})
+from tests.builders import ALICE, bound, call, manifest
 
 
 def serve(
@@ -52,25 +33,10 @@ def serve(
 ):
     fields = {"peer_limits": (), "start": StartPolicy.OPEN, **policy}
     agent = Agent(manifest(auth=auth), policy=Policy(**fields), payload_types=payload_types, aliases=aliases)
-    return agent.bind(
-        clock=clock or ManualClock(), ids=lambda: f"id-{next(NUMBERS)}", key=b"k" * 32,
-        shared_admission=shared, shared_limits=shared_limits, observe=observe, counters=counters,
+    return bound(
+        agent, clock=clock or ManualClock(), shared_admission=shared, shared_limits=shared_limits, observe=observe,
+        counters=counters,
     )  # fmt: skip
-
-
-def envelope(**changes):
-    fields = {
-        "id": f"e-{next(NUMBERS)}", "asap_version": "0.1", "timestamp": STAMP, "sender": ALICE, "recipient": AGENT,
-        "payload_type": "task.request", "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}},
-    }  # fmt: skip
-    return {key: value for key, value in {**fields, **changes}.items() if value is not ...}
-
-
-def call(number=1, *, key=None, envelope_changes=None, **changes):
-    params = {"envelope": envelope(**(envelope_changes or {}))}
-    if key is not None:
-        params["idempotency_key"] = key
-    return {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": params, **changes}
 
 
 def body():

@@ -25,7 +25,8 @@ from asap_core.clock import WallTime
 from asap_core.refusals import BUSY, HANDLER_FAILED
 from asap_core.server.events import What
 from asap_core.wire.jsonrpc import MAX_ID
-from tests.core.server.exchanges import AGENT, ALICE, body, call, finish, head, outcome, post, reply, serve
+from tests.builders import AGENT, ALICE, call
+from tests.core.server.exchanges import body, finish, head, outcome, post, reply, serve
 
 
 class TestOnce:

@@ -4,7 +4,8 @@ import pytest
 from attrs import evolve
 
 from asap_core import Agent, AuthScheme, ManualClock, Policy
-from tests.core.server.exchanges import head, manifest, serve
+from tests.builders import manifest
+from tests.core.server.exchanges import head, serve
 
 
 class Own(Agent):

@@ -9,13 +9,8 @@ from asap_core import (
     Request,
 )
 from asap_core.refusals import BUSY
-from tests.core.server.exchanges import (
-    call,
-    head,
-    outcome,
-    post,
-    serve,
-)
+from tests.builders import call
+from tests.core.server.exchanges import head, outcome, post, serve
 
 
 class TestWho:

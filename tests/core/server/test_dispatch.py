@@ -9,16 +9,8 @@ from asap_core import (
     TaskStatus,
 )
 from asap_core.refusals import HANDLER_FAILED
-from tests.core.server.exchanges import (
-    AGENT,
-    ALICE,
-    call,
-    finish,
-    head,
-    outcome,
-    post,
-    serve,
-)
+from tests.builders import AGENT, ALICE, call
+from tests.core.server.exchanges import finish, head, outcome, post, serve
 
 
 class TestOneCall:

@@ -9,7 +9,8 @@ from asap_core import (
 )
 from asap_core.refusals import KINDS
 from asap_core.server.events import WHAT_OF, Decision, What
-from tests.core.server.exchanges import ALICE, REFUSED, call, finish, head, post, serve
+from tests.builders import ALICE, call
+from tests.core.server.exchanges import REFUSED, finish, head, post, serve
 
 
 class TestDecisions:

@@ -9,13 +9,8 @@ from asap_core import (
     Request,
 )
 from asap_core.server.events import What
-from tests.core.server.exchanges import (
-    call,
-    finish,
-    outcome,
-    post,
-    serve,
-)
+from tests.builders import call
+from tests.core.server.exchanges import finish, outcome, post, serve
 
 
 class TestBatches:

@@ -14,7 +14,8 @@ from asap_core import (
 )
 from asap_core.refusals import BUSY
 from asap_core.server.call_run import IllegalMove
-from tests.core.server.exchanges import call, head, outcome, post, reply, serve
+from tests.builders import call
+from tests.core.server.exchanges import head, outcome, post, reply, serve
 
 
 class TestHold:

@@ -4,22 +4,12 @@ import pytest
 
 from asap_core import (
     Agent,
-    Capabilities,
-    Endpoints,
-    Manifest,
-    ManualClock,
-    Skill,
     WallTime,
 )
 from asap_core.server.events import Decision, What
 from asap_core.server.metrics import Counters, counters_size
-from tests.core.server.exchanges import (
-    call,
-    finish,
-    head,
-    post,
-    serve,
-)
+from tests.builders import bound, call, manifest
+from tests.core.server.exchanges import finish, head, post, serve
 
 
 def shown(counters: Counters, **now) -> dict[str, float]:
@@ -119,23 +109,13 @@ def test_memory_that_does_not_fit_is_refused(size: int, row: int) -> None:
 
 
 def test_an_agent_that_begins_anew_with_the_same_counters_goes_on() -> None:
-    manifest = Manifest(
-        id="urn:asap:agent:shop",
-        name="Shop",
-        version="1.0.0",
-        description="",
-        capabilities=Capabilities(skills=[Skill(id="echo", description="")]),
-        endpoints=Endpoints(asap="http://localhost/asap"),
-    )
     counters = Counters()
 
     def observe(_decision: Decision) -> None:
         raise ValueError("mine")
 
     for life in (1, 2):
-        agent = Agent(manifest).bind(
-            clock=ManualClock(), ids=lambda: "id", key=b"k" * 32, observe=observe, counters=counters
-        )
+        agent = bound(Agent(manifest()), observe=observe, counters=counters)
         agent.tell(What.STALE, peer="", principal=None)  # type: ignore[arg-type] # nobody
         assert f"asap_observer_failures_total {life}\n".encode() in agent.metrics().body
         assert counters[What.STALE] == life

@@ -19,14 +19,8 @@ from asap_core.admission import admission
 from asap_core.refusals import BUSY
 from asap_core.server.call import abandon_call
 from asap_core.server.call_run import IllegalMove
-from tests.core.server.exchanges import (
-    ALICE,
-    body,
-    call,
-    head,
-    reply,
-    serve,
-)
+from tests.builders import ALICE, call
+from tests.core.server.exchanges import body, head, reply, serve
 
 
 class TestMoves:

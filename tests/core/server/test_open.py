@@ -14,7 +14,8 @@ from asap_core import (
     Request,
 )
 from asap_core.server.events import Decision
-from tests.core.server.exchanges import body, call, head, manifest, outcome, post, serve
+from tests.builders import call, manifest
+from tests.core.server.exchanges import body, head, outcome, post, serve
 
 
 class TestHeads:

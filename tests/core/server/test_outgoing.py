@@ -1,6 +1,5 @@
 """Large answers under way: together within a bound, at which the slowest readers make room."""
 
-import itertools
 import json
 from typing import Any
 
@@ -9,45 +8,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asap_core import (
-    Agent,
-    Capabilities,
     Dispatch,
     Done,
-    Endpoints,
     Fork,
-    Manifest,
-    ManualClock,
-    Policy,
     ReadBody,
     Replied,
     Request,
     Respond,
-    Skill,
-    StartPolicy,
 )
+from tests.builders import agent, bound, call
 
-AGENT = "urn:asap:agent:echo-agent"
 UNCOUNTED = 65_536
-NUMBERS = itertools.count()
 
 
 def serve(**policy):
-    manifest = Manifest(
-        id=AGENT, name="Echo", version="1.0.0", description="",
-        capabilities=Capabilities(skills=[Skill(id="echo", description="")]),
-        endpoints=Endpoints(asap="https://a.example/asap"),
-    )  # fmt: skip
-    agent = Agent(manifest, policy=Policy(peer_limits=(), start=StartPolicy.OPEN, **policy))
-    return agent.bind(clock=ManualClock(), ids=lambda: f"id-{next(NUMBERS)}", key=b"k" * 32)
-
-
-def call(number=1):
-    envelope = {
-        "id": f"e-{next(NUMBERS)}", "asap_version": "0.1", "timestamp": "2025-06-15T15:06:40Z",
-        "sender": "urn:asap:agent:alice", "recipient": AGENT, "payload_type": "task.request",
-        "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}},
-    }  # fmt: skip
-    return {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": {"envelope": envelope}}
+    return bound(agent(**policy))
 
 
 def ask(agent, asked):

@@ -9,7 +9,8 @@ from asap_core import (
     ReadBody,
 )
 from asap_core.testing import request_bodies, requests
-from tests.core.server.exchanges import REFUSED, STAMP, call, finish, outcome, post, serve
+from tests.builders import STAMP, call
+from tests.core.server.exchanges import REFUSED, finish, outcome, post, serve
 
 
 class TestRefusals:

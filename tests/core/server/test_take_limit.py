@@ -21,7 +21,8 @@ from asap_core.admission import admission
 from asap_core.admission.ratelimit import Left, Limiter
 from asap_core.admission.replay import Replayed
 from asap_core.server.events import What
-from tests.core.server.exchanges import ALICE, body, call, finish, head, outcome, post, reply, serve
+from tests.builders import ALICE, call
+from tests.core.server.exchanges import body, finish, head, outcome, post, reply, serve
 
 
 class TestWhoseShare:

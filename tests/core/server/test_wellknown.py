@@ -8,7 +8,8 @@ from asap_core import (
     Agent,
     ManualClock,
 )
-from tests.core.server.exchanges import finish, head, manifest, serve
+from tests.builders import manifest
+from tests.core.server.exchanges import finish, head, serve
 
 
 class TestDocuments:

@@ -16,18 +16,12 @@ from hypothesis import given, strategies as st
 from asap_core import (
     Agent,
     Answered,
-    Capabilities,
     Dispatch,
-    Endpoints,
     Envelope,
-    Manifest,
-    ManualClock,
-    Policy,
     Refusal,
     Replied,
     Request,
     Skill,
-    StartPolicy,
     TaskResponse,
     TaskStatus,
     encode_envelope,
@@ -39,21 +33,13 @@ from asap_core.server.call import broken_call
 from asap_core.wire.codec import to_json
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 from asap_core.wire.writable import NotWritable
+from tests.builders import AGENT, agent, bound
 
 NUMBERS = itertools.count()
-AGENT = "urn:asap:agent:echo"
 
 
-def serve(*, ids=None, **options) -> Agent:
-    agent = Agent(
-        Manifest(
-            id=AGENT, name="Echo", version="1.0.0", description="",
-            capabilities=Capabilities(skills=(Skill(id="echo", description=""),)),
-            endpoints=Endpoints(asap="https://a.example/asap"),
-        ),
-        policy=Policy(peer_limits=(), start=StartPolicy.OPEN),
-    )  # fmt: skip
-    return agent.bind(clock=ManualClock(), ids=ids or (lambda: f"id-{next(NUMBERS)}"), key=b"k" * 32, **options)
+def serve(**options) -> Agent:
+    return bound(agent(), **options)
 
 
 def ask(agent: Agent, key="k"):
