@@ -110,7 +110,7 @@ def error(status: int, code: str = "", **headers: str):
 
 
 class TestGettingOne:
-    async def test_it_is_asked_for_once_and_shown(self, world) -> None:
+    async def test_a_token_is_fetched_once_and_sent(self, world) -> None:
         async with client_of(world) as client:
             for _ in range(3):
                 assert await send(client) == {"echoed": {"n": 1}}
@@ -220,14 +220,14 @@ class TestForWhomItIs:
 
 
 class TestRefusedByTheAgent:
-    async def test_it_is_replaced_once(self, world) -> None:
+    async def test_a_refused_token_is_replaced_once(self, world) -> None:
         async with client_of(world) as client:
             await send(client)
             world.good.clear()
             await send(client)
         assert [shown for _, shown in world.shown] == ["Bearer t1", "Bearer t1", "Bearer t2"]
 
-    async def test_who_refuses_every_token_has_two_asked_for_in_ten_seconds(self, world) -> None:
+    async def test_a_peer_that_refuses_every_token_causes_two_fetches_in_ten_seconds(self, world) -> None:
         world.verify = lambda _credential: None
         async with client_of(world) as client:
             for _ in range(10):
@@ -302,7 +302,7 @@ class TestWhileTheProviderFails:
                 await client.send(manifest, "task.request", ASK)
         assert {shown for _, shown in world.shown} == {"Bearer t1"}
 
-    async def test_one_that_hangs_holds_nobody_up_for_long(self, world) -> None:
+    async def test_a_provider_that_hangs_delays_nobody_for_long(self, world) -> None:
         world.life = 100
         async with client_of(world) as client:
             manifest = await client.discover(BASE)
@@ -358,7 +358,7 @@ class TestWhileTheProviderFails:
             (httpx.ReadTimeout(""), "nothing within 10 s"),
         ],
     )
-    async def test_what_went_wrong_is_said(self, world, answer, told) -> None:
+    async def test_the_error_says_what_went_wrong(self, world, answer, told) -> None:
         world.trouble = [answer]
         async with client_of(world) as client:
             with pytest.raises(NoToken) as caught:

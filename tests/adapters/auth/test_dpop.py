@@ -118,7 +118,7 @@ def _pem(key, cipher=None) -> bytes:
 
 class TestKeys:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_they_are_kept_in_files_of_their_owner(self, algorithm, tmp_path: Path) -> None:
+    def test_files_are_readable_by_their_owner_only(self, algorithm, tmp_path: Path) -> None:
         key, path = DpopKey.generate(algorithm), tmp_path / "key.pem"
         key.save(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -273,7 +273,7 @@ def error(response: httpx.Response):
 
 class TestWholeRequests:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    async def test_who_holds_the_key_is_let_in_once_with_each_proof(self, serving, algorithm) -> None:
+    async def test_each_proof_by_the_key_is_accepted_once(self, serving, algorithm) -> None:
         key = DpopKey.generate(algorithm)
         async with tokens() as made:
             transport, text = serving(made), token(key)

@@ -226,7 +226,7 @@ class TestInTrouble:
         assert "doesn't say whether a token is good" in caplog.text
         assert "s3cret" not in caplog.text
 
-    async def test_it_is_asked_less_and_less_often(self, provider: Provider) -> None:
+    async def test_a_failing_provider_is_asked_less_and_less_often(self, provider: Provider) -> None:
         provider.happens = HOSTILE[2]
         async with made(provider) as asking:
             for number in range(240):

@@ -259,7 +259,7 @@ class TestAskingTheProvider:
                 assert await ask(made, token()) == ALICE
                 assert anyio.current_time() == begun
 
-    async def test_who_leaves_while_it_is_asked_takes_nothing_along(self) -> None:
+    async def test_leaving_while_keys_are_fetched_loses_nothing(self) -> None:
         provider = Provider()
         provider.seconds = 1.0
         async with tokens(provider) as made:
@@ -282,7 +282,7 @@ class TestHostileProviders:
     @pytest.mark.parametrize(
         "trouble", ["500", "huge", "liar", "redirects", "elsewhere", "nonsense", "no keys", "inside"]
     )
-    async def test_nobody_is_let_in_by_one(self, trouble) -> None:
+    async def test_hostile_providers_let_nobody_in(self, trouble) -> None:
         provider = Provider()
         _trouble(provider, trouble)
         async with tokens(provider) as made:

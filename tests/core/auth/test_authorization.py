@@ -21,14 +21,14 @@ def taking(*schemes: str, **oauth2) -> AuthScheme:
 
 
 class TestWhatAnAgentTakes:
-    def test_who_says_nothing_is_shown_what_there_is(self) -> None:
+    def test_an_agent_without_auth_gets_all_scopes(self) -> None:
         assert scopes_for(of(), None) == scopes_for(of(), taking()) == ("read", "write")
 
     @pytest.mark.parametrize("scheme", ["bearer", "Bearer", "DPoP", "oauth2"])
     def test_a_token_by_any_of_its_names(self, scheme) -> None:
         assert scopes_for(of(), taking("basic", scheme)) == ("read", "write")
 
-    def test_who_takes_something_else_is_told_so(self) -> None:
+    def test_other_schemes_are_a_mismatch(self) -> None:
         lacks = "a use for access tokens: its manifest names other ways to authenticate"
         assert (
             scopes_for(of(), taking("basic")) == scopes_for(of(), AuthScheme(schemes=())) == CredentialsMismatch(lacks)
@@ -98,7 +98,7 @@ class TestWhatIsAsked:
         assert of(scopes="a b").scopes == ("a", "b")
 
     @pytest.mark.parametrize("wrong", [{"issuer": None}, {"scopes": ['"']}, {"scopes": ["a b"]}])
-    def test_what_cannot_be(self, wrong) -> None:
+    def test_invalid_credentials_are_refused(self, wrong) -> None:
         with pytest.raises(ValueError, match="expected"):
             of(**wrong)
         assert "secret'" not in repr(of())

@@ -42,7 +42,7 @@ class TestClaims:
         assert judge(token()) == Accepted(Authenticated(ALICE), WallTime(WALL + 90))
 
     @pytest.mark.parametrize("name", ["iss", "aud", "sub", "exp"])
-    def test_what_must_be_there_must_be_there(self, name) -> None:
+    def test_required_claims_are_required(self, name) -> None:
         assert isinstance(judge(token({key: value for key, value in GOOD.items() if key != name})), Rejected)
 
     @given(st.sampled_from(["iss", "aud", "sub", "exp", "nbf", "iat"]), st.data())
@@ -125,7 +125,7 @@ class TestClaims:
     def test_other_kinds_of_token_say_so_in_typ(self, typ, passes) -> None:
         assert isinstance(judge(token(typ=typ)), Accepted) is passes
 
-    def test_one_type_may_be_asked_for(self) -> None:
+    def test_policy_may_ask_for_one_typ(self) -> None:
         strict = {"types": {"at+jwt"}}
         assert isinstance(judge(token(), verifier(**strict)), Rejected)
         assert isinstance(judge(token(typ="at+jwt"), verifier(**strict)), Accepted)

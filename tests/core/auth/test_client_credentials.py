@@ -70,7 +70,7 @@ class TestWhoAsks:
     @pytest.mark.parametrize(
         ("name", "secret"), [("", "s"), ("é", "s"), ("a\nb", "s"), ("me", ""), ("me", "a\nb"), ("me", "ü")]
     )
-    def test_what_is_no_client(self, name, secret) -> None:
+    def test_invalid_clients_are_refused(self, name, secret) -> None:
         with pytest.raises(ValueError, match="expected a client") as caught:
             ClientSecret(name, secret)
         assert "ü" not in str(caught.value)
@@ -111,11 +111,11 @@ class TestWhatItAnswers:
         assert grant(expires_in=expires_in).lifetime == lifetime
 
     @pytest.mark.parametrize("expires_in", [0, -1, True, "", "soon", "-5", "9" * 99, [1], "١٢"])
-    def test_what_is_no_life(self, expires_in) -> None:
+    def test_invalid_lifetimes_are_refused(self, expires_in) -> None:
         assert grant(expires_in=expires_in) == GrantFailed("expires_in in seconds, more than 0, or none")
 
     @pytest.mark.parametrize("token", [..., None, "", 5, "a b", "a\nb", "é", "x" * 8193])
-    def test_what_is_no_token(self, token) -> None:
+    def test_invalid_tokens_are_refused(self, token) -> None:
         assert isinstance(grant(access_token=token), GrantFailed)
 
     @pytest.mark.parametrize("status", [400, 401, 403])
@@ -131,7 +131,7 @@ class TestWhatItAnswers:
     def test_trouble(self, status) -> None:
         assert grant(status) == GrantFailed(f"a token with HTTP 200, not HTTP {status}")
 
-    def test_what_is_no_answer(self) -> None:
+    def test_other_bodies_are_failures(self) -> None:
         assert (
             read_token_response(200, b"{")
             == read_token_response(200, b"[1]")

@@ -73,7 +73,7 @@ SAME = [
 
 class TestUrls:
     @pytest.mark.parametrize("url", SAME)
-    def test_one_url_however_it_is_written(self, url: str) -> None:
+    def test_spellings_of_one_url_compare_equal(self, url: str) -> None:
         assert comparable_url(url) == "https://agent.example/asap"
 
     @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ class TestUrls:
             "https://agent.example/" + "a" * 8_000,
         ],
     )
-    def test_what_is_none(self, url: str) -> None:
+    def test_urls_without_a_comparable_form(self, url: str) -> None:
         assert comparable_url(url) is None
 
     @given(st.text() | st.text("htps:/.%2e@[]?#aA:0", max_size=40).map("https://".__add__))
@@ -143,7 +143,7 @@ def proof(**changes):
 
 
 class TestMakingProofs:
-    def test_it_says_what_rfc_9449_asks_for(self) -> None:
+    def test_the_claims_are_those_of_rfc_9449(self) -> None:
         made = proof(url=f"{URL}?x#y", issued=WallTime(WALL + 0.9), access_token="t", nonce="n")
         head, claims = map(unb64, unsigned_proof(made, alg="ES256", jwk=JWK).decode().split("."))
         assert head == {"typ": "dpop+jwt", "alg": "ES256", "jwk": JWK}
@@ -182,7 +182,7 @@ class TestMakingProofs:
         "bad",
         [{"url": "/asap"}, {"jti": ""}, {"jti": "j" * 257}, {"nonce": ""}, {"nonce": 'a"'}, {"access_token": "é"}],
     )
-    def test_what_cannot_be_said(self, bad) -> None:
+    def test_invalid_claims_are_refused(self, bad) -> None:
         with pytest.raises(ValueError, match="expected"):
             proof(**bad)
         with pytest.raises(ValueError, match="expected a JWK"):
@@ -197,7 +197,7 @@ ASKED = ((b"DPoP-Nonce", b"n1"), (b"WWW-Authenticate", b'DPoP error="use_dpop_no
 
 
 class TestNoncesOfServers:
-    def test_who_is_asked_for_one_sends_the_request_once_more(self) -> None:
+    def test_a_nonce_that_is_asked_for_causes_one_retry(self) -> None:
         nonces = ServerNonces()
         assert nonces.nonce_for(URL) is None
         assert nonces.answered(URL, status=401, headers=ASKED, sent=None)
@@ -250,10 +250,10 @@ class TestNoncesOfServers:
             (401, (ASKED[0], (b"www-authenticate", b'DPoP algs="ES256", Bearer error="use_dpop_nonce"'))),
         ],
     )
-    def test_what_asks_for_nothing(self, status: int, headers) -> None:
+    def test_other_responses_cause_no_retry(self, status: int, headers) -> None:
         assert not ServerNonces().answered(URL, status=status, headers=headers, sent=None)
 
-    def test_they_are_bounded_and_the_oldest_goes(self) -> None:
+    def test_nonces_are_bounded_and_the_oldest_is_forgotten(self) -> None:
         nonces = ServerNonces(most=2)
         for host in ("a", "b", "a", "c"):
             nonces.answered(f"https://{host}.example/", status=200, headers=((b"dpop-nonce", b"n"),), sent=None)

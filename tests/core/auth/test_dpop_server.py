@@ -447,7 +447,7 @@ BEARER, DPOP = 'Bearer realm="asap"', 'DPoP realm="asap", algs="ES256 EdDSA"'
 
 
 class TestThroughAnExchange:
-    def test_what_is_shown_is_for_the_agents_url(self) -> None:
+    def test_a_proof_must_be_for_the_agents_url(self) -> None:
         state = with_proof(agent())
         assert state.credential == Credential(TOKEN, DpopProof(text=proof(), method="POST", url=URL))
         assert with_proof(agent(), target="/asap/stream?x").credential.proof.url == f"{URL}/stream"

@@ -51,7 +51,7 @@ def good(**changes) -> ActiveToken:
 
 
 class TestAskingOnce:
-    def test_all_who_show_one_token_wait_for_one_answer(self) -> None:
+    def test_one_question_for_all_who_show_a_token(self) -> None:
         made = Asked()
         (asks,) = made.lookup("t")
         assert isinstance(asks, AskProvider)
@@ -87,7 +87,7 @@ class TestAskingOnce:
         assert made.lookup("t", 9.9)[0].verdict == verdict
         assert isinstance(made.lookup("t", 10.0)[0], AskProvider)
 
-    def test_what_is_no_token_is_not_asked_about(self) -> None:
+    def test_an_invalid_token_is_not_asked_about(self) -> None:
         for text in ("", "a b", "é", "x" * 8193, "a\n"):
             assert isinstance(Asked().lookup(text)[0].verdict, Rejected)
 
@@ -114,7 +114,7 @@ class TestAskingOnce:
         made.settle(first.flight, InactiveToken())
         assert isinstance(made.lookup("c")[0], AskProvider)
 
-    def test_who_asks_and_leaves_hands_over(self) -> None:
+    def test_a_leader_that_leaves_hands_over(self) -> None:
         made = Asked()
         (first,) = made.lookup("t")
         made.lookup("t")
@@ -209,7 +209,7 @@ class TestATokenOfItsOwnTrouble:
         assert isinstance(made.lookup("a", 60.0)[0], AskProvider)
         assert made.lookup("b", 60.0)[0].verdict is NoVerdict.CROWDED
 
-    def test_those_that_were_good_may_have_all_places(self) -> None:
+    def test_known_tokens_may_take_all_places(self) -> None:
         made = Asked(max_asked=5)
         for number in range(5):
             made.ask(f"good{number}", good())
@@ -217,7 +217,7 @@ class TestATokenOfItsOwnTrouble:
             assert isinstance(made.lookup(f"good{number}", 60.0)[0], AskProvider)
         assert made.lookup("guess", 60.0)[0].verdict is NoVerdict.CROWDED
 
-    def test_what_is_remembered_is_bounded(self) -> None:
+    def test_tables_are_bounded(self) -> None:
         made = Asked(max_kept=2)
         for number in range(9):
             made.ask(f"junk{number}", ODD)
@@ -288,14 +288,14 @@ class TestAProviderInTrouble:
         assert made.ask("u", DOWN, now) is NoVerdict.PROVIDER
         assert isinstance(made.lookup("v", now + 1.0)[0], AskProvider)
 
-    def test_those_that_failed_together_count_once(self) -> None:
+    def test_failures_at_the_same_time_count_once(self) -> None:
         made = Asked()
         asks = [made.lookup(f"t{number}")[0] for number in range(50)]
         for each in asks:
             made.settle(each.flight, DOWN)
         assert isinstance(made.lookup("u", 1.0)[0], AskProvider)
 
-    def test_what_it_said_is_believed_for_its_time_and_not_longer(self) -> None:
+    def test_a_response_is_kept_for_its_time_and_no_longer(self) -> None:
         made = Asked()
         made.ask("t", good())
         made.ask("u", DOWN, 30.0)

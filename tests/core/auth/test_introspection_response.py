@@ -70,7 +70,7 @@ class TestWhatTheProviderSays:
         assert isinstance(judge(**changes), Rejected)
 
     @pytest.mark.parametrize("changes", [{"iss": ...}, {"token_type": ...}, {"aud": ["x", AUDIENCE]}, {"iat": ...}])
-    def test_what_need_not_be_there(self, changes) -> None:
+    def test_optional_claims_may_be_missing(self, changes) -> None:
         assert isinstance(judge(**changes), Accepted)
 
     def test_without_its_scope_it_is_not_enough(self) -> None:
@@ -91,7 +91,7 @@ class TestWhatTheProviderSays:
         with pytest.raises(TypeError):
             IntrospectionPolicy(agent=ByClaim("sub"))  # type: ignore[call-arg]
 
-    def test_what_is_said_as_one_word_or_as_several(self) -> None:
+    def test_one_text_or_several_are_read_alike(self) -> None:
         several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
         assert several.scopes == {"read"}
         assert isinstance(judge(several, aud="x", scope="read"), Accepted)

@@ -82,7 +82,7 @@ class TestReadingKeySets:
             {**OKP, "x": None},
         ],
     )
-    def test_one_that_cannot_be_used_does_not_spoil_the_set(self, bad) -> None:
+    def test_an_unusable_key_is_skipped(self, bad) -> None:
         found = key_set(bad, OKP)
         assert (found.keys, found.skipped) == ((OkpKey(None, bytes(range(32))),), 1)
 
@@ -91,7 +91,7 @@ class TestReadingKeySets:
         for key, read in ((RSA, RsaKey(None, MODULUS, 65_537)), (OKP, OkpKey(None, bytes(range(32))))):
             assert key_set({**key, name: None}).keys == (read,)
 
-    def test_one_listed_twice_is_one(self) -> None:
+    def test_a_key_listed_twice_counts_once(self) -> None:
         for twin in (OKP, {**OKP, "use": "sig", "alg": None}):
             twice = key_set({**OKP, "kid": "k1"}, {**twin, "kid": "k1"}, {**RSA, "kid": "k1"})
             assert isinstance(judge(token(kid="k1"), verifier(twice)), Accepted)
@@ -101,7 +101,7 @@ class TestReadingKeySets:
         assert judge(token(kid="k1"), verifier(two)) == Rejected("a key of the issuer's")
 
     @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"keys":{}}', b'{"keys":null}', b'{"keys":[],"keys":[]}'])
-    def test_what_is_no_set_is_said_to_be_none(self, text) -> None:
+    def test_other_documents_are_no_key_set(self, text) -> None:
         with pytest.raises(InvalidDocument):
             read_key_set(text)
 

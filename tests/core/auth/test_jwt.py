@@ -53,7 +53,7 @@ class TestKeys:
         assert made.open(token(), at=moment(NOW, WALL)) == KeysUnavailable()
         assert isinstance(made.open(token(), at=moment(NOW + 1, WALL)), NeedKeys)
 
-    def test_who_gives_up_after_the_answer_came_counts_as_no_failure(self) -> None:
+    def test_leaving_after_the_answer_is_no_failure(self) -> None:
         made: Any = JwtVerifier(policy(), secret=b"s" * 32)
         one, two = (made.open(token(), at=moment(NOW, WALL)) for _ in range(2))
         assert isinstance(one.fetched(KEYS, age=0, at=moment(NOW, WALL)), VerifySignature)
@@ -79,7 +79,7 @@ class TestKeys:
         assert state.unavailable(at=moment(NOW + 31, WALL)) == KeysUnavailable()
         assert isinstance(made.open(token(), at=moment(NOW + 31, WALL)), VerifySignature)
 
-    def test_who_hangs_up_does_not_have_it_asked_again(self) -> None:
+    def test_hanging_up_causes_no_second_fetch(self) -> None:
         made = verifier()
         made.open(token(kid="k2"), at=moment(NOW + 31, WALL)).abandon(now=NOW + 31)
         assert made.open(token(kid="k2"), at=moment(NOW + 32, WALL)) == KeysUnavailable()
@@ -106,7 +106,7 @@ class TestRemembering:
         assert len(made) == 1
         assert {len(digest) for digest in made._known} == {16}  # and not the token
 
-    def test_who_sees_the_table_cannot_tell_whose_token_it_is(self) -> None:
+    def test_the_table_shows_no_token(self) -> None:
         tables = [verifier(secret=bytes([number]) * 32) for number in (1, 2)]
         for made in tables:
             judge(token(), made)
@@ -120,7 +120,7 @@ class TestRemembering:
         assert isinstance(made.open(token(), at=moment(now, wall)), VerifySignature)
         assert len(made) == 0
 
-    def test_it_goes_with_its_key(self) -> None:
+    def test_a_verified_token_ends_with_its_key(self) -> None:
         made = verifier()
         judge(token(), made)
         made.ring.keys = KeySet((evolve(KEY, x=bytes(32)),))

@@ -186,6 +186,6 @@ def test_a_planted_bug_in_the_ring_is_caught(mutant) -> None:
         run_state_machine_as_test(machine, settings=hunt)
 
 
-def test_why_it_is_not_asked_is_told_apart() -> None:
+def test_reasons_for_not_asking_are_told_apart() -> None:
     assert [each.value for each in NoFetch] == ["unknown", "unreachable"]
     assert isinstance(read(token()), Jws)

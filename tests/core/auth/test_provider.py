@@ -36,7 +36,7 @@ class TestProviderMetadata:
         "issuer",
         ["", "id.example", "ftp://x", "https://", f"{ISSUER}?x", f"{ISSUER}#", "https://[x", "https://a:b@id.example"],
     )
-    def test_what_is_no_issuer(self, issuer) -> None:
+    def test_invalid_issuers_are_refused(self, issuer) -> None:
         with pytest.raises(ValueError, match="expected as issuer"):
             metadata_urls(issuer)
 

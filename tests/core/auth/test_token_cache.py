@@ -41,7 +41,7 @@ class Kept:
         return self.settle(lead.flight, NotIssued(ERROR, retry_after), now)
 
 
-def test_one_fetch_for_all_who_need_it() -> None:
+def test_one_fetch_for_all_waiters() -> None:
     kept = Kept()
     (lead,) = kept.lookup(0.0)
     assert lead == TokenLead(1, lead.flight, None)
@@ -61,7 +61,7 @@ def test_for_anything_else_it_is_another_token(other) -> None:
     assert isinstance(kept.lookup(0.0, key=evolve(KEY, **{other: "else"}))[0], TokenLead)
 
 
-def test_it_is_fetched_ahead_while_the_others_use_the_old_one() -> None:
+def test_one_caller_renews_while_the_others_use_the_old_token() -> None:
     kept = Kept()
     kept.issue(100.0, 0.0)
     assert isinstance(kept.lookup(79.9)[0], TokenGiven)
@@ -119,7 +119,7 @@ def test_the_monotonic_clock_alone_ends_it_too() -> None:
     assert kept.lookup(100.0, wall=-500.0)[0].patience is None
 
 
-def test_those_that_failed_together_do_not_return_together() -> None:
+def test_jitter_spreads_clients_that_failed_together() -> None:
     kept = Kept()
     (lead,) = kept.lookup(0.0)
     (failed,) = kept.settle(lead.flight, NotIssued(ERROR), 0.0, jitter=1.0)
@@ -173,7 +173,7 @@ def test_without_one_a_failure_is_for_all_who_ask_until_the_next_try() -> None:
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(0.5, 1.0), (20.0, 20.0), (86_400.0, 32.0)])
-def test_what_it_asks_for_counts_within_bounds(asked, wait) -> None:
+def test_retry_after_counts_within_bounds(asked, wait) -> None:
     kept = Kept()
     assert kept.fail(0.0, retry_after=asked)[0].next_try == wait
 
@@ -189,7 +189,7 @@ def test_a_leader_that_leaves_hands_over() -> None:
 class TestPatience:
     LATE: Any = {"at": moment(81.0, 81.0), "jitter": 0.0}
 
-    def test_who_is_alone_takes_the_old_one_and_it_counts_as_a_failure(self) -> None:
+    def test_the_only_waiter_gets_the_old_token_and_the_fetch_failed(self) -> None:
         kept = Kept()
         old = kept.issue(100.0, 0.0)
         (lead,) = kept.lookup(80.0)
@@ -206,7 +206,7 @@ class TestPatience:
         kept.issue(100.0, 0.0)
         assert kept.lookup(98.9)[0].patience == 1.0
 
-    def test_one_whose_token_was_dropped_goes_on(self) -> None:
+    def test_a_leader_whose_token_was_dropped_goes_on(self) -> None:
         kept = Kept()
         old = kept.issue(100.0, 0.0)
         (lead,) = kept.lookup(80.0)
@@ -214,7 +214,7 @@ class TestPatience:
         assert kept.lookup(80.5) == ()
         assert kept.tokens.outwait(lead.flight, ERROR, **self.LATE) == (TokenLead(lead.waiter, lead.flight, None),)
 
-    def test_who_waits_with_it_goes_on(self) -> None:
+    def test_the_next_waiter_leads(self) -> None:
         kept = Kept()
         old = kept.issue(100.0, 0.0)
         (lead,) = kept.lookup(80.0)
@@ -227,7 +227,7 @@ class TestPatience:
 
 
 class TestRefused:
-    def test_it_is_dropped_once_and_a_newer_one_stays(self) -> None:
+    def test_a_refused_token_is_dropped_once_and_a_newer_one_stays(self) -> None:
         kept = Kept()
         first = kept.issue(100.0, 0.0)
         assert kept.tokens.drop(KEY, first, now=1.0)
@@ -237,7 +237,7 @@ class TestRefused:
         assert kept.tokens.drop(KEY, first, now=1.5)
         assert kept.lookup(1.5)[0].token == second
 
-    def test_who_refuses_whatever_it_is_shown_does_not_have_the_endpoint_asked_each_time(self) -> None:
+    def test_a_peer_that_refuses_every_token_does_not_cause_a_fetch_each_time(self) -> None:
         kept = Kept()
         kept.tokens.drop(KEY, kept.issue(1000.0, 0.0), now=0.0)
         second = kept.issue(1000.0, 0.0, value="b")
