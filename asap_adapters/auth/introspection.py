@@ -1,7 +1,7 @@
-"""Tokens that only their provider can read (RFC 7662), for `serve(…, authenticate=…)`: it's asked about them.
+"""An authenticator for tokens that only their provider can read (RFC 7662): the provider is asked about each.
 
-Whether it's asked, what its answer means and how long that's believed is decided in `asap_core.auth.introspection`;
-here it's carried out. A question runs in the task of whoever asks first.
+`asap_core.auth.introspection` decides whether the provider is asked, what a response means and how long it is kept. A
+question runs in the task of the first caller that shows the token.
 """
 
 import logging
@@ -43,12 +43,12 @@ from asap_core.net.outbound import Allowed, OutboundPolicy
 
 _log: Final = logging.getLogger("asap.introspection")
 
-# As long as a document may take; callers' requests wait for it.
+# As long as other documents may take; callers' requests wait for it.
 _SECONDS: Final = 10.0
 
 
 class IntrospectionUnavailable(OSError):
-    """The identity provider doesn't say now whether a token is good."""
+    """The identity provider doesn't say whether a token is good: it failed, or is asked about too many."""
 
 
 @define(eq=False)
@@ -60,12 +60,16 @@ class _Waiter:
 
 
 class IntrospectionAuthenticator:
-    """Asks a provider whom tokens stand for: `serve(…, authenticate=introspection)`.
+    """An authenticator that asks a provider whom tokens stand for: `serve(…, authenticate=introspection)`.
 
-    `policy` says which answers let a bearer in. `client` is what we prove ourselves by to the provider (§2.1).
-    `endpoint` is the URL to ask; without it the metadata of the policy's issuer says so. All else is as in
-    `asap_adapters.auth.jwt.JwtAuthenticator`. Use it as `async with IntrospectionAuthenticator(…)`, or close it with
-    `aclose()`. Raises ValueError if there's neither an endpoint nor an issuer that can be one.
+    Use it as `async with IntrospectionAuthenticator(…)`, or close it with `aclose()`.
+
+    policy: which responses are accepted, and for how long they are kept
+    client: what authenticates us to the provider (§2.1)
+    endpoint: the URL to ask; by default the one in the metadata of the policy's issuer
+
+    All else is as in `JwtAuthenticator`. Raises ValueError if both `endpoint` and the policy's issuer are missing, or
+    the issuer isn't a valid one.
     """
 
     proofs: ProofOffer | None = None
@@ -129,9 +133,9 @@ class IntrospectionAuthenticator:
         return self._introspector.waiting
 
     async def verify(self, credential: Credential) -> Authenticated | InsufficientScope | None:
-        """Whom the token stands for; None where it's not good. Raises `IntrospectionUnavailable` where nobody says."""
+        """Return whom the token stands for, or None if it isn't good. Raises `IntrospectionUnavailable` if unknown."""
         if credential.proof is not None:
-            # A proof that nobody checks proves nothing.
+            # Proofs aren't verified here.
             return None
         waiter = _Waiter()
         try:
