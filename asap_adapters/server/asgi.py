@@ -129,7 +129,7 @@ class AsgiApp:
         if self._storage is not None:
             raise RuntimeError(
                 "storage= is opened when the application starts, and nobody said that it does: expected an ASGI "
-                " server with lifespan or, if it's mounted in another application, `async with app.lifespan():` "
+                "server with lifespan or, if it's mounted in another application, `async with app.lifespan():` "
                 "in that one's lifespan"
             )
         self._bind()

@@ -105,8 +105,8 @@ class _Sender:
     """
 
     name: str | None
-    place: int
-    most: int
+    index: int
+    capacity: int
     live: int = 0
     floor: WallTime = _NEVER
 
@@ -149,8 +149,8 @@ class ReplayGuard:
         self._senders: dict[str, _Sender] = {}
         # Not a plain dict: removing from its front leaves holes, which every search for its first key passes over.
         self._idle: OrderedDict[str, None] = OrderedDict()
-        self._places: list[_Sender] = [self._anonymous]
-        self._free_places: list[int] = []
+        self._senders_by_index: list[_Sender] = [self._anonymous]
+        self._free_indexes: list[int] = []
         self._floor = _start_floor(start, wall=wall, skew=skew)
 
     def __len__(self) -> int:
@@ -174,7 +174,7 @@ class ReplayGuard:
         if issued <= floor:
             # A timestamp of now passes once `wall` is above the floor; the margin is for the sender's own clock.
             return Floored(max(floor - wall, 0.0) + _LEAST_WAIT)
-        if self._live >= self._capacity or (known is not None and known.live >= known.most):
+        if self._live >= self._capacity or (known is not None and known.live >= known.capacity):
             return Saturated(max(self._next_due - now, _LEAST_WAIT))
         self._remember(digest, known or self._new_sender(sender), issued, now)
         shard[digest] = None
@@ -191,14 +191,14 @@ class ReplayGuard:
         if len(block) >= _BLOCK:
             block = bytearray()
             self._queue.append(block)
-        block += _pack(digest, now, issued, sender.place)
+        block += _pack(digest, now, issued, sender.index)
         if sender.live == 0:
             self._idle.pop(sender.name or "", None)
         sender.live += 1
         self._live += 1
         if self._next_due == _NOTHING_DUE:
             self._next_due = now + self._keep
-            self._oldest = digest, now, issued, sender.place
+            self._oldest = digest, now, issued, sender.index
 
     # --- across restarts ---------------------------------------------------------------------------------------------
 
@@ -207,16 +207,16 @@ class ReplayGuard:
         head = {
             "floor": _jsonable(self._floor),
             "anonymous": _jsonable(self._anonymous.floor),
-            "senders": [[sender.name, sender.place, _jsonable(sender.floor)] for sender in self._senders.values()],
-            "held_back": [[issued, digest.hex(), place] for issued, digest, place in self._held_back],
+            "senders": [[sender.name, sender.index, _jsonable(sender.floor)] for sender in self._senders.values()],
+            "held_back": [[issued, digest.hex(), index] for issued, digest, index in self._held_back],
         }
         text = write_json(head)
         parts = [len(text).to_bytes(4, "big"), text]
         for number, block in enumerate(self._queue):
             start = self._head if number == 0 else 0
             # Ages instead of arrivals. The time between two processes doesn't count, so no nonce expires earlier.
-            for digest, arrived, issued, place in _ENTRY.iter_unpack(bytes(block[start:])):
-                parts.append(_pack(digest, now - arrived, issued, place))
+            for digest, arrived, issued, index in _ENTRY.iter_unpack(bytes(block[start:])):
+                parts.append(_pack(digest, now - arrived, issued, index))
         return b"".join(parts)
 
     def restore(self, data: bytes, *, now: Instant) -> None:
@@ -229,23 +229,23 @@ class ReplayGuard:
             head = read_json(data[4 : 4 + size])
             self._floor = max(self._floor, _floor_of(head["floor"]))
             self._anonymous.floor = _floor_of(head["anonymous"])
-            places = {0: self._anonymous}
-            for name, place, floor in head["senders"]:
-                places[place] = sender = self._new_sender(name)
+            by_index = {0: self._anonymous}
+            for name, index, floor in head["senders"]:
+                by_index[index] = sender = self._new_sender(name)
                 sender.floor = _floor_of(floor)
-            for digest, age, issued, place in _ENTRY.iter_unpack(data[4 + size :]):
-                self._remember(digest, places[place], WallTime(issued), Instant(now - age))
+            for digest, age, issued, index in _ENTRY.iter_unpack(data[4 + size :]):
+                self._remember(digest, by_index[index], WallTime(issued), Instant(now - age))
                 self._shards[hash(digest) >> _SHARD_SHIFT][digest] = None
-            for issued, digest, place in head["held_back"]:
-                self._take_back(places[place], bytes.fromhex(digest), issued)
+            for issued, digest, index in head["held_back"]:
+                self._restore_held_back(by_index[index], bytes.fromhex(digest), issued)
         except (ValueError, KeyError, TypeError, struct_error) as error:
             raise ValueError("expected a snapshot of a replay guard") from error
         for sender in self._senders.values():
             if sender.live == 0:
                 self._idle[sender.name or ""] = None
 
-    def _take_back(self, sender: _Sender, digest: bytes, issued: float) -> None:
-        heappush(self._held_back, (issued, digest, sender.place))
+    def _restore_held_back(self, sender: _Sender, digest: bytes, issued: float) -> None:
+        heappush(self._held_back, (issued, digest, sender.index))
         self._shards[hash(digest) >> _SHARD_SHIFT][digest] = None
         sender.live += 1
         self._live += 1
@@ -271,12 +271,12 @@ class ReplayGuard:
             forgotten += 1
 
     def _forget_oldest(self, wall: WallTime) -> None:
-        digest, _, issued, place = self._oldest
+        digest, _, issued, index = self._oldest
         self._advance()
         if wall > issued + self._max_age:
-            self._drop(issued, digest, place)
+            self._drop(issued, digest, index)
         else:
-            self._hold_back(issued, digest, place)
+            self._hold_back(issued, digest, index)
 
     def _advance(self) -> None:
         """Make the next entry in the queue the oldest."""
@@ -294,41 +294,41 @@ class ReplayGuard:
         else:
             self._next_due = _NOTHING_DUE
 
-    def _hold_back(self, issued: float, digest: bytes, place: int) -> None:
+    def _hold_back(self, issued: float, digest: bytes, index: int) -> None:
         """Keep an expired entry whose timestamp is still in the window, because the wall clock was set back.
 
         Otherwise the floor would rise to it and refuse its honest sender for as long as the clock was set back.
         """
-        heappush(self._held_back, (issued, digest, place))
+        heappush(self._held_back, (issued, digest, index))
         if len(self._held_back) > _MAX_HELD_BACK:
             self._drop(*heappop(self._held_back))
 
-    def _drop(self, issued: float, digest: bytes, place: int) -> None:
+    def _drop(self, issued: float, digest: bytes, index: int) -> None:
         del self._shards[hash(digest) >> _SHARD_SHIFT][digest]
-        sender = self._places[place]
+        sender = self._senders_by_index[index]
         if issued > sender.floor:
             sender.floor = WallTime(issued)
         sender.live -= 1
         self._live -= 1
         if sender.live == 0 and sender.name is not None:
-            self._rest(sender.name)
+            self._mark_idle(sender.name)
 
-    def _rest(self, name: str) -> None:
+    def _mark_idle(self, name: str) -> None:
         """Remember the floor of an idle sender; if there are too many, raise everybody's to the longest idle one's."""
         self._idle[name] = None
         if len(self._idle) > _MAX_IDLE_SENDERS:
             oldest, _ = self._idle.popitem(last=False)
             gone = self._senders.pop(oldest)
-            self._free_places.append(gone.place)
+            self._free_indexes.append(gone.index)
             self._floor = WallTime(max(self._floor, gone.floor))
 
     def _new_sender(self, name: str) -> _Sender:
-        place = self._free_places.pop() if self._free_places else len(self._places)
-        sender = _Sender(name, place, self._per_sender)
-        if place == len(self._places):
-            self._places.append(sender)
+        index = self._free_indexes.pop() if self._free_indexes else len(self._senders_by_index)
+        sender = _Sender(name, index, self._per_sender)
+        if index == len(self._senders_by_index):
+            self._senders_by_index.append(sender)
         else:
-            self._places[place] = sender
+            self._senders_by_index[index] = sender
         self._senders[name] = sender
         return sender
 

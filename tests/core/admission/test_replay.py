@@ -200,9 +200,9 @@ class TestBounds:
         # Whoever was forgotten can't come back under an old date.
         assert isinstance(admit(guarded, "n", at=410, sender="s0", issued=START, wall=START + 10), Floored)
         # A place that was freed is used again.
-        places = len(guarded._places)
+        places = len(guarded._senders_by_index)
         admit(guarded, "n", at=411, sender="new")
-        assert len(guarded._places) == places
+        assert len(guarded._senders_by_index) == places
 
     def test_a_sender_that_comes_back_is_idle_no_longer(self) -> None:
         guarded = guard()
@@ -378,7 +378,7 @@ class ForgetsForRoom(ReplayGuard):
 class FloorOfSharedOnly(ReplayGuard):
     def _drop(self, issued, digest, place) -> None:
         super()._drop(issued, digest, place)
-        self._places[place].floor = float("-inf")
+        self._senders_by_index[place].floor = float("-inf")
 
 
 BOUNDED = settings(max_examples=150, stateful_step_count=40, deadline=None, print_blob=False)
@@ -482,7 +482,7 @@ class ForgetsFloors(ReplayGuard):
     def restore(self, data, *, now) -> None:
         super().restore(data, now=now)
         self._floor = WallTime(float("-inf"))
-        for sender in self._places:
+        for sender in self._senders_by_index:
             sender.floor = WallTime(float("-inf"))
 
 
