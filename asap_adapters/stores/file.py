@@ -193,7 +193,7 @@ class FileStore:
         """
         if agent.admission is not None:
             raise ValueError(
-                "expected an agent that wasn't bound, or was with shared_admission=True: else it asks nobody"
+                "expected an agent that isn't bound, or is bound with shared_admission=True: others don't ask a store"
             )
         threads = FileThreads(most=1)  # one thread, so that operations on the file don't overlap
         disk = await threads.run(FileDisk, file) if isinstance(file, Path) else file

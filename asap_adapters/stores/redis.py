@@ -73,7 +73,7 @@ class RedisStore:
         """
         if agent.admission is not None:
             raise ValueError(
-                "expected an agent that wasn't bound, or was with shared_admission=True: else it asks nobody"
+                "expected an agent that isn't bound, or is bound with shared_admission=True: others don't ask a store"
             )
         location, make = _connections(url, timeout)
         try:

@@ -1,7 +1,7 @@
-"""Files of registries' copies: read whole or not at all, written whole or not at all. All that's in here blocks.
+"""Registry copies in files, read and written atomically. All functions block. POSIX systems only.
 
-What a copy says of itself, and whether it counts, is decided in `asap_core.client.registry_cache`; when there's to be
-one, in `asap_adapters.client.registry_cache`. POSIX systems only.
+`asap_core.client.registry_cache` decides what a copy contains and whether it can be used, and
+`asap_adapters.client.registry_cache` when one is written.
 """
 
 import os
@@ -20,22 +20,22 @@ from asap_core.clock import WallTime
 from asap_core.net.addresses import Proximity
 from asap_core.wire.registry_index import RegistryIndex
 
-# In a directory, which several programs may share: 2 GB at most.
+# Copies in one directory, which several programs may share: 2 GB at most.
 _MAX_FILES: Final = 32
-# What a server confirms again and again is written down again so often: its age is known to the hour.
+# Seconds after which an unchanged copy that its server confirmed is written again, so its age is known to the hour.
 WRITE_AGAIN: Final = 3_600.0
-# What was left by a process that was killed while it wrote, which takes seconds.
+# Age in seconds of a temporary file that a killed process must have left, since writing one takes seconds.
 _LEFT_OVER: Final = 600.0
-# A file's pages are given back before its removal returns: those of 44 MB in 8 ms.
+# Bytes from which a removed file is closed in a thread: closing it frees its pages, which takes 8 ms for 44 MB.
 _LARGE: Final = 1_048_576
 
 FileIdentity = tuple[int, int, int, int]
-"""What tells a file from another one under its name, and from itself when it's written to."""
+"""Inode, size, mtime and ctime: they change if the file is replaced or written to."""
 
 
 @frozen
 class LoadedCopy:
-    """A copy that counts, and what is in it."""
+    """A usable copy, and its content."""
 
     copy: Copy
     body: memoryview
@@ -44,7 +44,7 @@ class LoadedCopy:
 
 @frozen
 class UnusableCopy:
-    """A file that's no copy, or none that counts. `spoilt`: it stays that for as long as the file is what it is."""
+    """A file that can't be used as a copy. `spoilt`: it can't become usable unless the file changes."""
 
     reason: str
     identity: FileIdentity | None = None
@@ -53,11 +53,11 @@ class UnusableCopy:
 
 @define(eq=False)
 class CopyFiles:
-    """The copies in one directory, which other processes may use as well. A registry has at most `most` bytes."""
+    """The copies in one directory, which other processes may share. `most`: the largest copy, in bytes."""
 
     directory: Path
     most: int
-    # Between the threads that write and who forgets: held for as long as it takes to rename a file.
+    # Held while a file is renamed or removed: writers run in threads, `remove` in the event loop.
     _placing: threading.Lock = field(factory=threading.Lock, init=False)
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class CopyFiles:
         _tidy(self.directory, wall)
         if _is_there(self.directory / name, url, new, wall):
             return
-        # For its owner only (0600): a registry may not be for all who use this machine.
+        # Mode 0600: other users of this machine may not be allowed to read the registry.
         descriptor, made = tempfile.mkstemp(prefix=f"{name}.", suffix=".tmp", dir=self.directory)
         placed = False
         try:
@@ -121,7 +121,10 @@ class CopyFiles:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def load(self, url: str, *, wall: WallTime, known: UnusableCopy | None = None) -> LoadedCopy | UnusableCopy | None:
-        """Read a copy; None where there's none. `known` is what was found last time: it isn't read through again."""
+        """Read the copy for `url`; returns None if there's none.
+
+        known: the result of the last attempt; an unusable file that hasn't changed since isn't read again.
+        """
         path = self.directory / file_name(url)
         identity = None
         try:
@@ -159,8 +162,8 @@ def _identity(path: Path) -> FileIdentity:
 
 
 def _open_ours(path: Path) -> int | None:
-    """Open a file that's ours; None where it isn't. Raises OSError."""
-    # No link, which somebody else may have put there, and no pipe, for which one waits.
+    """Open a file. Returns None unless it's a regular file that only we may write. Raises OSError."""
+    # No symbolic link, which another user may have made, and no pipe, since opening one blocks.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     there = os.fstat(descriptor)
     if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
@@ -202,7 +205,7 @@ def _tidy(directory: Path, wall: WallTime) -> None:
 
 
 def _written(path: Path) -> float | None:
-    """When a file of ours was written; None where it's none of ours."""
+    """Return when a copy was written, or None if the file isn't a copy."""
     with suppress(OSError):
         return path.lstat().st_mtime if ".registry" in path.suffixes else None
     return None

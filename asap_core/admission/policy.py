@@ -138,7 +138,7 @@ class Policy:
     max_batch: int = field(default=50, validator=_whole)
     """Requests in one JSON-RPC batch, at least 1. The default is the reference's limit."""
 
-    # --- when and once -----------------------------------------------------------------------------------------------
+    # --- time window and replays -------------------------------------------------------------------------------------
     max_age: float = field(default=300.0, validator=_seconds)
     """How old an envelope's timestamp may be, in seconds, above 0. The default is the reference's window. A longer one
     costs memory for nonces; a shorter one refuses callers whose clocks are slow."""
@@ -162,7 +162,7 @@ class Policy:
     refuses everything that was issued before the start, which includes a request that started the process
     (docs/restarts.md says what to choose for functions)."""
 
-    # --- who and to whom ---------------------------------------------------------------------------------------------
+    # --- sender, recipient and origin --------------------------------------------------------------------------------
     check_recipient: bool = field(default=True, validator=_boolean)
     """Refuse envelopes for other agents: one that is accepted here could be captured there and replayed here."""
     check_version: bool = field(default=True, validator=_boolean)
@@ -191,7 +191,7 @@ class Policy:
     hosts: tuple[str, ...] = field(default=(), converter=read_hosts)
     """Further names of this agent that are accepted in `Host` if a web page calls: those that a proxy sends."""
 
-    # --- shares ------------------------------------------------------------------------------------------------------
+    # --- limits ------------------------------------------------------------------------------------------------------
     peer_limits: tuple[Limit, ...] = field(default="10/second;100/minute", converter=_limits, validator=_limits_only)
     """Rate limits for each peer address (IPv6: each /64), checked before anything else. The default is the reference's.
     Empty: no limit."""
