@@ -209,3 +209,10 @@ def test_every_guarantee_has_its_number_and_names_a_test(page: str) -> None:
     _, *parts = re.split(r"^\*\*(\d+)\.\*\*", (ROOT / "docs" / page).read_text("utf-8"), flags=re.MULTILINE)
     assert [int(number) for number in parts[::2]] == list(range(1, len(parts) // 2 + 1))
     assert all("`tests/" in guarantee for guarantee in parts[1::2])
+
+
+def test_the_files_that_contributors_are_sent_to_exist() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text("utf-8")
+    named = re.findall(r"`((?:asap_core|asap_adapters|tests|docs)/[\w./]+)`", text)
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
