@@ -186,13 +186,13 @@ async def test_the_application_and_the_client_in_process_say_it_too(agent) -> No
             make(agent(), {"echo": fine}, on={})
 
 
-async def test_a_port_that_is_none_of_a_listener() -> None:
+async def test_an_invalid_port_of_a_listener() -> None:
     with pytest.raises(ValueError, match="port: expected a whole number"):
         await listen("127.0.0.1", "8000")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("made", [{}, None, "urn:asap:agent:a"], ids=repr)
-async def test_what_is_no_agent(made, manifest) -> None:
+async def test_something_else_than_an_agent(made, manifest) -> None:
     for given in (made, manifest()):
         with pytest.raises(ValueError, match=r"agent: expected Agent, such as Agent\(manifest\); not "):
             await serve(given, {"echo": fine})

@@ -104,7 +104,7 @@ def is_open(stream) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", b"G", b"POST /asap HTTP/1.1\r\nHost: a\r\n"])
-async def test_who_never_sends_a_head_keeps_nobody_out(server, said) -> None:
+async def test_peers_that_never_send_a_head_keep_nobody_out(server, said) -> None:
     async with server(max_connections=4) as connect:
         silent = [await connect(said) for _ in range(4)]
         began = anyio.current_time()
@@ -239,7 +239,7 @@ class TestOneAddress:
             # Those are served that found one to take the place of, and never more than there may be.
             assert 0 < [is_open(one) for one in new].count(True) <= 4
 
-    async def test_when_all_places_are_taken_too_it_is_one_of_its_own(self, server) -> None:
+    async def test_if_all_slots_are_taken_too_it_is_one_of_the_same_address(self, server) -> None:
         async with server(max_connections=4, connections_per_peer=2) as connect:
             other = [await connect() for _ in range(2)]
             own = [await connect(address="198.51.100.1") for _ in range(2)]
@@ -292,7 +292,7 @@ class TestStopping:
                 answer = await one.receive()
                 assert (statuses(answer), b"connection: close" in answer) == ([200], True)
 
-    async def test_who_waits_or_has_said_nothing_is_let_go_at_once(self, server) -> None:
+    async def test_idle_connections_are_closed_at_once(self, server) -> None:
         async with server() as connect:
             idle, kept = await connect(), await connect(GET)
             await kept.receive()
@@ -338,7 +338,7 @@ async def test_whose_request_comes_at_the_very_moment_stays_and_another_goes() -
     assert not first.wanted
 
 
-async def test_who_waits_for_one_that_stays_after_all_is_told() -> None:
+async def test_a_peer_that_waits_for_one_that_stays_is_told() -> None:
     places = ConnectionSlots(2)
     place = await places.take("192.0.2.1")
     assert (places.dismiss("192.0.2.1"), places.dismiss("192.0.2.2")) == (None, None)

@@ -393,7 +393,7 @@ async def test_the_context_says_who_called(agent) -> None:
     assert seen == [(Anonymous("127.0.0.1"), sender, 30.0), (Authenticated(sender), sender, 30.0)]
 
 
-class TestWho:
+class TestCredentials:
     @pytest.mark.parametrize("is_async", [True, False])
     async def test_a_token_speaks_for_its_agent_only(self, agent, echo_handlers, is_async) -> None:
         tokens = TokenTable({"t": "urn:asap:agent:alice"})
@@ -418,7 +418,7 @@ class TestWho:
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
         assert caught.value.status == 401
 
-    async def test_who_cannot_be_checked_waits(self, agent, echo_handlers) -> None:
+    async def test_an_unavailable_authenticator_means_retry_later(self, agent, echo_handlers) -> None:
         def verify(_credential) -> None:
             raise ConnectionError("the identity provider is away")
 
@@ -449,7 +449,7 @@ class TestOtherPayloads:
             reply = await client.send(BASE, "x.own", {"any": "thing"})
             assert (reply.payload_type, reply.payload) == ("x.answer", {"got": {"any": "thing"}})
 
-    async def test_what_is_no_payload_is_the_handlers_bug(self, manifest, echo_handlers) -> None:
+    async def test_a_result_that_is_no_payload_is_the_handlers_bug(self, manifest, echo_handlers) -> None:
         from asap_core import Agent, Policy, StartPolicy
 
         async def cancel(_request, _context):
@@ -477,12 +477,12 @@ class TestAgreement:
         with pytest.raises(ValueError, match="lacks more"):
             self.make(agent(), {**echo_handlers, "more": echo_handlers["echo"]})
 
-    async def test_authentication_has_someone_who_checks(self, agent, echo_handlers) -> None:
+    async def test_a_manifest_with_auth_needs_an_authenticator(self, agent, echo_handlers) -> None:
         with pytest.raises(ValueError, match="authenticate="):
             self.make(agent(auth=True), echo_handlers)
 
 
-async def test_who_checks_credentials_and_a_manifest_that_asks_for_none_are_a_mistake(agent, echo_handlers) -> None:
+async def test_an_authenticator_needs_a_manifest_with_auth(agent, echo_handlers) -> None:
     # Taken as it is, it would let everybody in, past whoever was given to keep them out.
     with pytest.raises(ValueError, match="the manifest asks nobody for it"):
         InProcessTransport(agent(), echo_handlers, authenticate=lambda _credential: None)

@@ -131,7 +131,7 @@ class TestOneConnection:
         answer, _ = await talk(head + chunks)
         assert b'"echoed"' in answer
 
-    async def test_says_continue_to_who_waits_for_it(self, talk) -> None:
+    async def test_continue_is_sent_if_it_is_expected(self, talk) -> None:
         body = call(1)
         answer, _ = await talk(post(body, "Expect: 100-continue").removesuffix(body), body, pause=1)
         assert statuses(answer) == [100, 200]
@@ -278,7 +278,7 @@ class TestLargeAnswers:
 
 
 class TestSlowPeers:
-    async def test_who_never_asks_is_let_go(self, talk) -> None:
+    async def test_a_silent_connection_is_closed(self, talk) -> None:
         answer, took = await talk(then_eof=False)
         assert (answer, took) == (b"", pytest.approx(Policy().idle_timeout))
 
@@ -293,11 +293,11 @@ class TestSlowPeers:
         assert statuses(answer) == [408]
 
     @pytest.mark.parametrize("cut", [5, len(call(1)) + 10])
-    async def test_who_ends_in_the_middle_and_still_listens_is_told(self, talk, cut) -> None:
+    async def test_a_peer_that_ends_midway_and_still_reads_gets_a_response(self, talk, cut) -> None:
         answer, took = await talk(post(call(1))[:-cut])
         assert (statuses(answer), took) == ([400], 0)
 
-    async def test_who_leaves_without_a_word_is_forgotten(self, talk) -> None:
+    async def test_a_peer_that_leaves_without_a_request_is_forgotten(self, talk) -> None:
         assert await talk() == (b"", 0)
 
 

@@ -29,7 +29,7 @@ from tests.builders import AGENT, ALICE, call
 from tests.core.server.exchanges import body, finish, head, outcome, post, reply, serve
 
 
-class TestOnce:
+class TestAdmission:
     @pytest.mark.parametrize("policy", list(NoncePolicy))
     @pytest.mark.parametrize("nonce", [True, False])
     def test_what_stands_for_uniqueness_is_policy(self, policy, nonce) -> None:
@@ -68,7 +68,7 @@ class TestOnce:
         assert outcome(post(agent, call(envelope_changes={may: ...}))) == "ok"
         assert outcome(post(agent, call(envelope_changes={must: ...}))) == "asap:protocol/malformed_envelope"
 
-    def test_what_may_be_left_out_counts_where_it_is_there(self) -> None:
+    def test_an_optional_field_is_checked_if_it_is_there(self) -> None:
         agent = serve(require_id=False, require_timestamp=False, nonce=NoncePolicy.OFF)
         answer = json.loads(post(agent, call(envelope_changes={"id": "mine"})).body)["result"]["envelope"]
         assert answer["correlation_id"] == "mine"
@@ -103,7 +103,7 @@ class TestOnce:
             assert outcome(post(serve(**options), message)) == code
             assert outcome(post(serve(**options, check_payload_sender=False), message)) == "ok"
 
-    def test_an_answer_says_who_gives_it_whoever_was_asked(self) -> None:
+    def test_an_answer_names_the_agent_that_gives_it(self) -> None:
         other = call(envelope_changes={"recipient": "urn:asap:agent:any"})
         answer = json.loads(post(serve(check_recipient=False), other).body)["result"]["envelope"]
         assert answer["sender"] == AGENT
@@ -142,7 +142,7 @@ class TestOnce:
     UNKNOWN = ["", "unix", "testclient", "0.0.0.0", "::", "_hidden", "192.0.2.1, 192.0.2.2", "1" * 100]
 
     @pytest.mark.parametrize("peer", UNKNOWN)
-    def test_without_an_address_or_a_principal_there_is_nobody_to_keep_a_key_for(self, peer) -> None:
+    def test_no_key_is_kept_without_an_address_or_a_principal(self, peer) -> None:
         agent = serve()
         for asked, headers in ((call(key="k", envelope_changes={"id": "a"}), {}), (call(), {"x_idempotency_key": "k"})):
             response = post(agent, asked, peer=peer, **headers)
@@ -174,7 +174,7 @@ class TestOnce:
             ("10.0.0.2" + ", 10.0.0.2" * 19, True),
         ],
     )
-    def test_nor_is_there_for_whom_a_proxy_names_no_address(self, told, known) -> None:
+    def test_no_key_is_kept_if_a_proxy_names_no_address(self, told, known) -> None:
         agent = serve(trusted_proxies=("10.0.0.0/8",))
         headers = {} if told is None else {"x_forwarded_for": told}
         expected = "ok" if known else "asap:protocol/malformed_envelope"
@@ -192,7 +192,7 @@ class TestOnce:
     def test_two_keys_that_differ_are_refused(self, value) -> None:
         assert outcome(post(serve(), call(key="k"), x_idempotency_key=value)) == "asap:protocol/malformed_envelope"
 
-    def test_a_header_beside_what_cannot_be_read_changes_nothing(self) -> None:
+    def test_a_key_in_the_header_of_an_unreadable_body_changes_nothing(self) -> None:
         assert outcome(post(serve(), {}, x_idempotency_key="k")) == "asap:rpc/invalid_request"
 
     def test_a_key_of_the_callers_own_in_config_is_its_own_business(self) -> None:
@@ -210,7 +210,7 @@ class TestOnce:
         assert dict(response.headers)[b"retry-after"] == b"1"
         assert outcome(post(agent, call(key="k"))) == "ok"
 
-    def test_who_does_not_know_when_to_come_again_says_nothing_of_it(self) -> None:
+    def test_a_refusal_without_a_time_has_no_retry_after(self) -> None:
         response = post(serve(), call(), answer=lambda state: state.turned_away(Refusal(kind=BUSY)))
         assert (response.status, b"retry-after" in dict(response.headers)) == (503, False)
 

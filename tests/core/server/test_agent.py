@@ -25,7 +25,7 @@ def bound(agent: Agent) -> Agent:
     return agent.bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32)
 
 
-def test_a_copy_is_not_bound_and_all_else_is_as_it_was() -> None:
+def test_a_copy_is_unbound_and_otherwise_equal() -> None:
     agent = Own("red")
     bound(agent)
     agent.active = 3

@@ -13,7 +13,7 @@ from tests.builders import call
 from tests.core.server.exchanges import head, outcome, post, serve
 
 
-class TestWho:
+class TestCredentials:
     def test_without_a_credential_there_is_a_challenge(self) -> None:
         response = serve(auth=True).open(head()).response
         assert (response.status, response.close) == (401, True)
@@ -44,7 +44,7 @@ class TestWho:
         request = Request(method="POST", target="/asap", headers=((b"authorization", b"Bearer a"),) * 2, peer="x")
         assert serve(auth=True).open(request).response.status == 401
 
-    def test_the_sender_is_who_authenticated(self) -> None:
+    def test_the_sender_must_be_the_authenticated_agent(self) -> None:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
         response = post(serve(auth=True), forged, authorization="Bearer x")
         assert (response.status, outcome(response)) == (403, "asap:auth/sender_mismatch")

@@ -13,7 +13,7 @@ from tests.builders import AGENT, ALICE, call
 from tests.core.server.exchanges import finish, head, outcome, post, serve
 
 
-class TestOneCall:
+class TestDispatch:
     def test_is_dispatched_and_answered(self) -> None:
         state = serve().open(head()).feed(json.dumps(call(7)).encode()).end()
         (dispatch,) = state.calls
@@ -37,7 +37,7 @@ class TestOneCall:
         refused = Refusal(kind=HANDLER_FAILED, note="Internal server error")
         assert outcome(post(serve(), call(), answer=lambda state: state.failed(refused))) == "asap:rpc/internal_error"
 
-    def test_what_cannot_be_sent_is_told_to_the_operator_only(self) -> None:
+    def test_only_the_operator_is_told_why_an_answer_cannot_be_sent(self) -> None:
         answers = []
 
         def nonsense(state):

@@ -24,7 +24,7 @@ class TestDecisions:
     def agent(self, told):
         return serve(observe=told.append)
 
-    def test_what_is_let_in_and_what_is_repeated(self, agent, told) -> None:
+    def test_accepted_and_repeated_requests(self, agent, told) -> None:
         post(agent, call(key="k"))
         post(agent, call(key="k"))
         facts = {"peer": "192.0.2.1", "payload_type": "taskrequest"}
@@ -50,7 +50,7 @@ class TestDecisions:
             assert decision.what is self.WHAT[code]
         assert decision.kind.taxonomy == code
 
-    def test_a_replay_with_whom_it_came_from(self, told) -> None:
+    def test_a_replay_names_its_peer_and_principal(self, told) -> None:
         agent, same = serve(auth=True, observe=told.append), call(envelope_changes={"extensions": {"nonce": "secret"}})
         post(agent, same, authorization="Bearer t")
         post(agent, same, authorization="Bearer t")
@@ -64,7 +64,7 @@ class TestDecisions:
         assert [(one.what, one.principal) for one in told] == [(What.SPOOFED, ALICE)]
         assert "mallory" not in repr(told)
 
-    def test_who_has_no_good_token(self, told) -> None:
+    def test_an_invalid_token(self, told) -> None:
         agent = serve(auth=True, observe=told.append)
         finish(agent.open(head()))
         finish(agent.open(head(authorization="Bearer a b")))
@@ -74,7 +74,7 @@ class TestDecisions:
         assert told[-1].what is What.UNAVAILABLE
         assert "token" not in repr([(one.peer, one.principal, one.payload_type, one.age) for one in told])
 
-    def test_who_is_over_their_share_once_for_each_item(self, told) -> None:
+    def test_each_item_of_a_batch_over_its_limit(self, told) -> None:
         agent = serve(observe=told.append, peer_limits=parse_limits("3/second"))
         post(agent, [call(), call(), call(), call(), call()])
         assert [one.what for one in told].count(What.ACCEPTED) == 3

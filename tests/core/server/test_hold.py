@@ -87,7 +87,7 @@ class TestHold:
             fork.abandon() if leave == "fork" else getattr(state, leave)()
         assert agent.admission._held == agent.admission._wakes == {}
 
-    def test_who_has_its_answer_may_still_leave(self, agent) -> None:
+    def test_a_caller_that_has_its_answer_may_still_leave(self, agent) -> None:
         (first, running), (second, held) = self.start(agent), self.start(agent)
         first.answered([reply(running)])
         assert isinstance(held.again(), Answered)

@@ -92,7 +92,7 @@ def test_types_without_room_are_counted_with_all_others(kind: str) -> None:
     assert len([name for name in told if name.startswith("asap_accepted")]) == 64
 
 
-def test_a_name_as_long_as_its_room_is_read_whole() -> None:
+def test_a_name_that_fills_its_cell_is_read_whole() -> None:
     counters = Counters()
     for kind in ("x" * 96, "y" * 97, "z"):
         counters(accepted(kind))

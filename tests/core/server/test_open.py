@@ -69,7 +69,7 @@ class TestHeads:
         assert isinstance(serve().open(head(host=host, transfer_encoding="Chunked")), ReadBody)
 
 
-class TestWhatADriverGives:
+class TestDriversArguments:
     """What can't be meant is refused at once: it would be taken, and silently ignored."""
 
     @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ class TestVersions:
         assert (value["data"]["requested"], value["data"]["supported"]) == ("99.0", ["2.1", "2.2"])
 
     @pytest.mark.parametrize("offered", ["SECRET", '9"', "9" * 65, "\xff", '"9, 2.2"', 'x="9,2.2,"'])
-    def test_what_is_no_version_is_not_repeated(self, offered) -> None:
+    def test_an_invalid_version_is_not_repeated(self, offered) -> None:
         response = post(serve(), call(), asap_version=offered)
         data = json.loads(response.body)["error"]["data"]
         assert (data["code"], data["requested"]) == ("asap:protocol/version_incompatible", None)

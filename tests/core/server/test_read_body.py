@@ -50,12 +50,12 @@ class TestBodies:
         [(b"not gzip", True), (gzip.compress(b"x") + b"more", True), (gzip.compress(b"x" * 1000)[:-9], False)],
         ids=["no gzip", "more", "cut off"],
     )
-    def test_what_cannot_be_inflated_is_refused(self, body, close) -> None:
+    def test_a_body_that_cannot_be_decompressed_is_refused(self, body, close) -> None:
         # What is found wrong at its end was read whole: the connection can go on.
         response = post(serve(), body, content_encoding="gzip")
         assert (response.status, response.close) == (400, close)
 
-    def test_who_waits_for_continue_is_known(self) -> None:
+    def test_expect_continue_is_recognised(self) -> None:
         assert serve().open(head(expect="100-Continue")).expect_continue
         assert serve().open(head(expect="x, 100-continue")).expect_continue
         assert not serve().open(head(expect='"100-continue"')).expect_continue
@@ -64,7 +64,7 @@ class TestBodies:
         assert not serve().open(head()).expect_continue
 
 
-class TestBodiesUnderWay:
+class TestBodiesTogether:
     FREE = 65_536
     BOUND: Any = {"max_bodies": 200_000, "max_body": 200_000}
 

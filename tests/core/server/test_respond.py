@@ -5,7 +5,7 @@ import json
 from asap_core.server.exchange import refuse_head
 
 
-def test_what_is_no_request_gets_a_response_too() -> None:
+def test_an_unreadable_request_gets_a_response_too() -> None:
     response = refuse_head(431, "Expected less")
     assert (response.status, response.close) == (431, True)
     assert json.loads(response.body) == {"detail": "Expected less"}

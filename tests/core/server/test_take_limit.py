@@ -25,7 +25,7 @@ from tests.builders import ALICE, call
 from tests.core.server.exchanges import body, finish, head, outcome, post, reply, serve
 
 
-class TestWhoseShare:
+class TestShareOfARequest:
     """Which share a request takes from, and what it's told of it."""
 
     PROXIED = {"trusted_proxies": ("10.0.0.0/8",), "peer_limits": parse_limits("1/minute")}
@@ -104,7 +104,7 @@ class TestWhoseShare:
         working[1].abandon()
         assert (agent.active, agent._callers) == (0, {})
 
-    def test_who_waits_for_a_store_has_a_place_already(self) -> None:
+    def test_a_call_that_waits_for_a_store_counts_as_running(self) -> None:
         agent = serve(shared=True, concurrent=2)
 
         def ask():
@@ -138,7 +138,7 @@ class TestWhoseShare:
         assert len(limiter) == 1
 
 
-class TestShares:
+class TestLimits:
     def test_over_it_there_is_429_as_in_the_reference(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [post(agent, call()).status for _ in range(3)] == [200, 200, 429]
