@@ -41,19 +41,14 @@ def is_trusted(peer: str, trusted: Sequence[str]) -> bool:
     return address is not None and any(address in network for network in _networks(tuple(trusted)))
 
 
-def client_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: ForwardedHeader) -> str:
-    """Return the client's address of a request. Never raises.
+def caller_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: ForwardedHeader) -> tuple[str, bool]:
+    """Return the client's address of a request, and whether it's the client's own. Never raises.
 
-    If a trusted proxy names no address, its own address is returned.
+    It isn't if a proxy hides it: then it's that proxy's address, for all clients of the proxy.
 
     `peer`: the address that connected.
     `trusted`: the proxies' networks, as `read_networks` returns them.
     """
-    return caller_of(peer, headers, trusted=trusted, header=header)[0]
-
-
-def caller_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: ForwardedHeader) -> tuple[str, bool]:
-    """Return what `client_of` does, and whether it's the client's own address, not that of a proxy that hides it."""
     if not is_trusted(peer, trusted):
         return peer, True
     nearest = peer

@@ -7,7 +7,7 @@ from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core import Policy
-from asap_core.http.proxies import caller_of, client_of, is_trusted
+from asap_core.http.proxies import caller_of, is_trusted
 
 TRUSTED = ("10.0.0.0/8", "::1", "fd00::/8")
 HEADERS = ["x-forwarded-for", "forwarded"]
@@ -15,7 +15,7 @@ HEADERS = ["x-forwarded-for", "forwarded"]
 
 def client(peer, *values, header="x-forwarded-for", trusted=TRUSTED):
     headers = tuple((header.encode(), value.encode("latin-1")) for value in values)
-    return client_of(peer, headers, trusted=trusted, header=header)
+    return caller_of(peer, headers, trusted=trusted, header=header)[0]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_each_line_is_read_by_itself() -> None:
 
 def test_the_other_header_is_not_read() -> None:
     headers = ((b"forwarded", b"for=203.0.113.9"),)
-    assert client_of("10.0.0.1", headers, trusted=TRUSTED, header="x-forwarded-for") == "10.0.0.1"
+    assert caller_of("10.0.0.1", headers, trusted=TRUSTED, header="x-forwarded-for") == ("10.0.0.1", True)
 
 
 addresses = st.ip_addresses().map(str)
