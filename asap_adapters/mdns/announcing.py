@@ -1,4 +1,4 @@
-"""One agent announced on every link that it can be reached on, by zeroconf; all of it in the engine's thread."""
+"""Announces one agent by zeroconf on every link where it's reachable. All of it runs in the engine's thread."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ from asap_core.net.interfaces import Link
 
 @frozen(kw_only=True)
 class Service:
-    """What is announced of an agent. Its TXT record differs from link to link where its URL does."""
+    """The facts to announce of an agent. The TXT record may differ between links, since the URL may."""
 
     agent_id: str
     label: str
@@ -29,7 +29,7 @@ class Service:
     port: int
 
     def txt(self, manifest_url: str) -> Txt:
-        """The TXT record. Raises ValueError where it doesn't fit."""
+        """Make the TXT record for this URL. Raises ValueError if a required value is too long."""
         return txt_record(
             agent_id=self.agent_id, manifest_url=manifest_url, version=self.version, skills=tuple(self.skills)
         )
@@ -37,16 +37,16 @@ class Service:
 
 @define(eq=False)
 class AnnouncingEngine(Engine):
-    """An engine with one service, on each of its links."""
+    """An engine that announces one service on each of its links."""
 
     service: Service
     announced: tuple[Announced, ...] = field(default=(), init=False)
     _infos: dict[str, zeroconf.ServiceInfo] = field(factory=dict, init=False)
-    # zeroconf repeats an announcement, in a task: of one that's out of date nobody should hear again.
+    # zeroconf repeats an announcement in a task, which must be cancelled when the announcement changes.
     _repeats: dict[str, asyncio.Future[Any]] = field(factory=dict, init=False)
 
     def change(self, version: str, skills: Sequence[str]) -> None:
-        """Announce another version and skills under the same names. Raises `MdnsUnavailable` where it can't be done."""
+        """Announce another version and skills under the same names. Raises `MdnsUnavailable` if the engine has died."""
         try:
             self.call(self._change(version, skills)).result(ENGINE_SECONDS)
         except (TimeoutError, *ENGINE_ERRORS) as error:
@@ -55,18 +55,18 @@ class AnnouncingEngine(Engine):
     # --- in the engine's loop ----------------------------------------------------------------------------------------
 
     def unfit(self, link: Link) -> str | None:
-        """Why nothing can be announced there."""
+        """Return why nothing can be announced on this link, or None."""
         offer = self._offer(link)
         return offer.reason if isinstance(offer, Unannounced) else None
 
     async def joined(self, station: Station) -> None:
-        """Find a free name on this link, announce it, and go on repeating."""
+        """Find a free name on this link and announce the service; zeroconf repeats the announcement."""
         offer, service = self._offer(station.link), self.service
         if isinstance(offer, Unannounced):
             raise MdnsUnavailable(offer.reason)
         info = self._info(f"{self.service.label}.{SERVICE_TYPE}", offer)
         await _find_free_name(station.engine, info)
-        # Which was found to be free a moment ago.
+        # `cooperating_responders` skips zeroconf's own check of the name, which was just made.
         repeats = await station.engine.async_register_service(info, cooperating_responders=True)
         self._keep(offer, info, repeats)
         log.info(
@@ -84,7 +84,7 @@ class AnnouncingEngine(Engine):
         await self._renew(station)
 
     def parted(self, link: Link) -> None:
-        """Forget what was announced there."""
+        """Forget the announcement on this link."""
         self._infos.pop(link.name, None)
         self._stop_repeating(link)
         before, self.announced = self.announced, tuple(one for one in self.announced if one.link != link.name)
@@ -99,7 +99,7 @@ class AnnouncingEngine(Engine):
     async def _renew(self, station: Station) -> None:
         offer, old = self._offer(station.link), self._infos.get(station.link.name)
         if isinstance(offer, Unannounced) or old is None:
-            return  # it's being joined, or about to be left
+            return  # the link is being joined, or about to be left
         info = self._info(old.name, offer)
         if (info.dns_text(), info.dns_service(), info.dns_addresses()) == (
             old.dns_text(),
@@ -148,7 +148,7 @@ class AnnouncingEngine(Engine):
 
 
 async def _find_free_name(engine: zeroconf.Zeroconf, info: zeroconf.ServiceInfo) -> None:
-    """Find a name that nobody on the link has, in any case: zeroconf knows only those in the same (RFC 6762 §16)."""
+    """Find a name that nobody on the link has, ignoring case (RFC 6762 §16): zeroconf compares names exactly."""
     label = instance_of(info.name)
     for number in itertools.count(2):
         await engine.async_check_service(info, allow_name_change=True)

@@ -1,4 +1,4 @@
-"""The agents on every link, watched by zeroconf; all of it in the engine's thread but for what `lock` guards."""
+"""Watches the agents on every link by zeroconf. Runs in the engine's thread; `lock` guards what others read."""
 
 import asyncio
 import contextlib
@@ -24,30 +24,30 @@ from asap_core.mdns.dnssd import (
 )
 from asap_core.net.interfaces import Link
 
-# zeroconf's own default for resolving a service: three questions.
+# zeroconf's default for resolving a service: three queries.
 _RESOLVE_MS: Final = 3_000
-# Services asked about at once. Announcements come whole, so there are few; each costs three questions on the link, and
-# a flood of half-announced ones mustn't make us flood it in turn.
+# The most services that are resolved at once. Usually an announcement has all records, so there are few. Each costs
+# three queries on the link: a flood of incomplete announcements must not cause a flood of queries.
 _MAX_RESOLVING: Final = 200
-# A host's records live two minutes, a service's name 75 (RFC 6762 §10): without a look at the former an agent that
-# died without a goodbye would be there for an hour.
+# Seconds between checks. A host's records live two minutes, a service's 75 (RFC 6762 §10): without checks of the
+# host's, an agent that died without a goodbye would be listed for an hour.
 _ALIVE_SECONDS: Final = 15
-# Who is on a link that was joined anew has answered twice by then (RFC 6762 §5.2: at once, and a second later).
+# An agent on a link that was joined again has been queried twice by then (RFC 6762 §5.2: at once, and a second later).
 _DOUBT_SECONDS: Final = 5.0
 
 
 @define(eq=False)
 class WatchingEngine(Engine):
-    """An engine that watches: what is seen goes into `neighbourhood`, under `lock`, then `on_news` is called.
+    """An engine that stores what it sees in `neighbourhood` and then calls `on_news`.
 
-    Whoever takes from the neighbourhood in another thread holds the lock meanwhile.
+    lock: held during each access to `neighbourhood`, also by other threads.
     """
 
     neighbourhood: AnnouncedAgents
     lock: threading.Lock
     on_news: Callable[[], None]
     _resolving: dict[tuple[str, str], asyncio.Task[None]] = field(factory=dict, init=False)
-    # Those that didn't answer. zeroconf says nothing when one is back before its old records were cleared away.
+    # Instances that didn't answer. zeroconf doesn't report one that returns before its old records have expired.
     _silent: dict[tuple[str, str], None] = field(factory=dict, init=False)
     _doubts: dict[str, asyncio.TimerHandle] = field(factory=dict, init=False)
     _looks: int = field(default=0, init=False)
@@ -62,14 +62,14 @@ class WatchingEngine(Engine):
             self._changed(station, name, gone=state_change.name == "Removed")
 
         station.browser = _Browser(station.engine, SERVICE_TYPE, handlers=[changed])
-        # What came in before it is shown those alone whose case is ours.
+        # zeroconf reports cached records only if they are in the case of SERVICE_TYPE: report the others too.
         for pointer in station.engine.cache.get_all_by_details(SERVICE_TYPE, TYPE_PTR, CLASS_IN):
             if isinstance(pointer, DNSPointer) and (instance := instance_of(pointer.alias)) is not None:
                 self._changed(station, _full_name(instance), gone=False)
         log.info("mDNS: watching %s (%s), the local network only", station.link.name, ", ".join(station.link.addresses))
 
     async def rejoined(self, station: Station) -> None:
-        """Watch it anew: who isn't heard of soon has gone meanwhile."""
+        """Watch this link again. Agents that aren't seen soon are removed."""
         with self.lock:
             self.neighbourhood.doubt(station.link.name)
         self._stop_asking(station.link)
@@ -80,12 +80,12 @@ class WatchingEngine(Engine):
         )
 
     def parted(self, link: Link) -> None:
-        """Everyone there is gone, as far as we can tell."""
+        """Remove all agents on this link."""
         self._stop_asking(link)
         self._report(lambda: self.neighbourhood.lost(link.name))
 
     def _stop_asking(self, link: Link) -> None:
-        """What was asked by a zeroconf that's gone won't be answered; and doubts begin anew."""
+        """Cancel the queries of a zeroconf that was closed, and the pending removal of unseen agents."""
         for key in [key for key in self._resolving if key[0] == link.name]:
             self._resolving.pop(key).cancel()
         for key in [key for key in self._silent if key[0] == link.name]:
@@ -95,7 +95,7 @@ class WatchingEngine(Engine):
             doubts.cancel()
 
     def looked(self) -> None:
-        """Now and then ask about those whose hosts haven't been heard of for too long, and see who is back."""
+        """Every `_ALIVE_SECONDS`, query agents whose hosts' records have expired, and find those that returned."""
         self._looks += 1
         if self._looks % _ALIVE_SECONDS:
             return
@@ -113,7 +113,7 @@ class WatchingEngine(Engine):
                     self._found(station, info)
 
     def _changed(self, station: Station, name: str, *, gone: bool) -> None:
-        """A service came, changed or went."""
+        """Handle a service that appeared, changed or disappeared."""
         link = station.link.name
         self._silent.pop((link, fold(name)), None)
         stale = self._resolving.pop((link, fold(name)), None)
@@ -173,10 +173,10 @@ class WatchingEngine(Engine):
 
 
 class _Browser(AsyncServiceBrowser):
-    """zeroconf's, which knows a type only in the case that it asked for: it's shown all names in that case."""
+    """zeroconf's browser, which compares types exactly: it gets all names in the case of SERVICE_TYPE."""
 
     def async_update_records(self, zc: zeroconf.Zeroconf, now: float, records: list[zeroconf.RecordUpdate]) -> None:
-        """Records have come or run out."""
+        """Handle records that arrived or expired."""
         super().async_update_records(zc, now, [_in_our_case(update) for update in records])
 
     def _names_matching_types(self, names: Iterable[str]) -> list[tuple[str, str]]:

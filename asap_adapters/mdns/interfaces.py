@@ -1,7 +1,7 @@
-"""The interfaces of this machine as the system tells them: names, addresses, and what they can do.
+"""Reads the interfaces of this machine from the system: names, addresses and capabilities.
 
-On Linux an address that isn't settled yet, or is on its way out, isn't there, and flags say what an interface can do;
-elsewhere every interface with an address counts as one that can do multicast, and joining it finds out.
+On Linux, tentative and deprecated addresses are ignored, and flags tell whether an interface supports multicast. On
+other systems every interface with an address is assumed to support it; joining it shows whether it does.
 """
 
 import ipaddress
@@ -28,11 +28,11 @@ _NOT_FOR_SERVERS: Final = 0x01 | 0x08 | 0x20 | 0x40
 
 
 def machine_links() -> tuple[Link, ...]:
-    """All interfaces that have an address. Blocks for less than a millisecond."""
+    """Return all interfaces that have an address. Blocks for less than a millisecond."""
     found: dict[str, tuple[int, list[str]]] = {}
     unsettled = _unsettled()
     for adapter in ifaddr.get_adapters():
-        # On Linux an alias such as `eth0:1` is an address of eth0's.
+        # On Linux an alias such as `eth0:1` is an address of eth0.
         name = adapter.name.partition(":")[0] if _LINUX else adapter.nice_name
         _, addresses = found.setdefault(name, (adapter.index or 0, []))
         addresses += _addresses(adapter, unsettled)
@@ -40,7 +40,7 @@ def machine_links() -> tuple[Link, ...]:
         return tuple(
             _link(name, index, addresses, flags.of(name, addresses))
             for name, (index, addresses) in found.items()
-            # A bridge's port hears nothing itself: what comes in there is the bridge's.
+            # A port of a bridge receives nothing itself: its packets are the bridge's.
             if addresses and not (_LINUX and Path("/sys/class/net", name, "brport").exists())
         )
 
@@ -66,7 +66,7 @@ def _addresses(adapter: ifaddr.Adapter, unsettled: frozenset[tuple[int, str]]) -
 
 
 def _unsettled() -> frozenset[tuple[int, str]]:
-    """IPv6 addresses, with their interfaces' numbers, that nobody should be told of."""
+    """Return the IPv6 addresses, with their interfaces' indices, that must not be announced."""
     try:
         lines = Path("/proc/net/if_inet6").read_text("ascii").splitlines()
     except OSError:  # another system, or no IPv6
@@ -80,7 +80,7 @@ def _unsettled() -> frozenset[tuple[int, str]]:
 
 
 class _Flags:
-    """What interfaces can do; asked through a socket, which isn't used for anything else."""
+    """Reads interfaces' flags (SIOCGIFFLAGS) through a socket that isn't used for anything else."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -102,6 +102,6 @@ class _Flags:
 
         try:
             answer = fcntl.ioctl(self._socket, _SIOCGIFFLAGS, struct.pack("16s16x", name.encode()[:_MAX_NAME]))
-        except OSError:  # it's gone since
+        except OSError:  # the interface is gone meanwhile
             return 0
         return int(struct.unpack_from("16xH", answer)[0])

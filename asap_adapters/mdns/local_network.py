@@ -1,7 +1,7 @@
-"""mDNS on trio and asyncio: agents announced and watched on every link, by zeroconf in a thread of its own.
+"""mDNS for trio and asyncio: announces and watches agents on every link, by zeroconf in a thread.
 
-zeroconf runs on asyncio only, so it has a loop of its own beside any other. Everything that may block goes to a worker
-thread; what the engine reports comes back into the caller's loop. It reaches the local network only.
+zeroconf runs on asyncio only, so it has its own event loop in that thread. Blocking calls run in worker threads; the
+engine's reports are passed to the caller's loop.
 """
 
 import asyncio
@@ -28,27 +28,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Three goodbyes 125 ms apart, and the thread's end: 0.3 s. What takes this long is stuck, and the records run out by
-# themselves in two minutes (RFC 6762 §10).
+# Three goodbyes 125 ms apart and joining the thread take 0.3 s. After this long the engine is stuck; peers' records
+# then expire by themselves in two minutes (RFC 6762 §10).
 _CLOSING_SECONDS: Final = 3.0
 
 
 class Advertiser:
-    """Announces one agent for as long as it's entered, on every link it can be reached on. The constructor does no I/O.
+    """Announces one agent while it's entered, on every link where the agent is reachable. The constructor does no I/O.
 
     >>> async with Advertiser(agent_id=…, name=…, version=…, skills=…, manifest_url=…, host=…, port=…):
     ...     await serve(…)
 
-    `host` is what the server is bound to: loopback is announced on loopback only, a wildcard on all other links, on
-    each with the addresses that are on it. A `manifest_url` at a wildcard address is announced at each link's own.
-    `interfaces` are names of interfaces, or addresses, which mean one for as long as it has them; None means all. Links
-    that come, go, or get other addresses are followed, a change once it has lasted a second, and ever more slowly where
-    there are many.
+    host: the address that the server is bound to. Loopback is announced on loopback only; a wildcard on all other
+    links, each with its own addresses.
+    manifest_url: with a wildcard host, it's announced with each link's own address.
+    interfaces: names or addresses of interfaces; an address means the interface that has it at the moment. None means
+    all.
 
-    Constructing raises ValueError if the manifest URL isn't absolute, or it or the id is too long to be announced.
-    Entering raises `MdnsUnavailable` where it can be announced nowhere: without multicast, or where the manifest URL is
-    neither at an announced address nor at a `.local` name: browsers refuse it. Afterwards nothing raises: no network is
-    no error.
+    Links that appear, disappear or change their addresses are followed, once a change has lasted a second, and more
+    slowly if there are many changes.
+
+    Raises: ValueError if the manifest URL isn't absolute, or it or the id is too long to be announced. On entering,
+    MdnsUnavailable if it can't be announced on any link: there is no multicast, or browsers would refuse the manifest
+    URL, since it's neither at an announced address nor at a `.local` name. Losing all links later isn't an error.
     """
 
     def __init__(
@@ -81,25 +83,25 @@ class Advertiser:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """TXT keys that were left out because their values don't fit."""
+        """The TXT keys that were omitted because their values are too long."""
         return self._txt.left_out
 
     @property
     def announced(self) -> tuple[Announced, ...]:
-        """What is announced now, on each link; nothing before it's entered, and after."""
+        """The current announcements, one for each link. Empty unless it's entered."""
         return self._engine.announced if self._engine is not None and self._entered else ()
 
     @property
     def instance(self) -> str | None:
-        """The name it's announced under; another agent of that name on the link makes it `name-2`. None if nowhere.
+        """The instance name on the first link, or None if it isn't announced.
 
-        Names are a link's own: where there are several links, this is the first one's.
+        Names differ between links: if another agent on a link has the name, it's `name-2` there.
         """
         announced = self.announced
         return announced[0].instance if announced else None
 
     async def __aenter__(self) -> Self:
-        """Announce it: returns when the name is known to be free and was announced, after some 1.2 s."""
+        """Announce the agent. Returns after some 1.2 s, when a free name was found and announced."""
         _check_unused(self._engine)
         self._engine = engine = await _in_thread(self._make_engine)
         try:
@@ -112,9 +114,9 @@ class Advertiser:
         return self
 
     async def update(self, *, version: str, skills: Sequence[str]) -> None:
-        """Announce another version and skills, under the same names; browsers see an update.
+        """Announce another version and other skills under the same names. Browsers see an update.
 
-        Raises RuntimeError where it isn't entered, `MdnsUnavailable` where the engine has died.
+        Raises: RuntimeError if it isn't entered; MdnsUnavailable if the engine has died.
         """
         engine = self._engine
         if engine is None or not self._entered:
@@ -126,7 +128,7 @@ class Advertiser:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Say goodbye, and stop."""
+        """Send goodbyes and stop."""
         self._entered = False
         if self._engine is not None:
             await _close(self._engine)
@@ -152,18 +154,20 @@ def browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextMa
     >>> async with browse() as events:
     ...     async for event in events: ...
 
-    `interfaces` are names or addresses of this machine's interfaces; None means all, loopback as well. Entering raises
-    `MdnsUnavailable` where multicast isn't possible. Links that come and go are followed: who is on one that's gone is
-    gone, too. It ends promptly when the block is left, and leaves no thread and no socket behind.
+    interfaces: names or addresses of this machine's interfaces; None means all, including loopback.
+    Raises: on entering, MdnsUnavailable if multicast isn't possible.
+
+    Links that appear and disappear are followed: agents on a link that disappears are removed. Leaving the block ends
+    the thread and closes its sockets.
     """
     return Browser(interfaces=interfaces)
 
 
 class Browser:
-    """The agents on the local network as an asynchronous iterator of events, within `async with`.
+    """The agents on the local network, as an asynchronous iterator of events within `async with`.
 
-    A reader who is slow is told the latest state, not every step on the way. Several tasks may read; each event goes to
-    one of them. The iteration ends when the block is left.
+    A slow reader gets the latest state, not every change in between. Several tasks may read; each event goes to one of
+    them. The iteration ends when the block is left.
     """
 
     def __init__(self, *, interfaces: Sequence[str] | None = None) -> None:
@@ -219,21 +223,21 @@ class Browser:
         raise StopAsyncIteration
 
     def _take(self) -> None:
-        # First the flag, then the look: news that comes between the two sets it again.
+        # Reset the flag before reading: news that arrives in between sets it again.
         if self._news.is_set():
             self._news = anyio.Event()
         with self._lock:
             self._events.extend(self._neighbourhood.take())
 
     def _wake(self) -> None:
-        self._waking = False  # first: what comes from now on asks for a call of its own
+        self._waking = False  # first: later news must schedule another call
         self._news.set()
 
     def _waker(self) -> Callable[[], None]:
         call_soon = _caller()
 
         def wake() -> None:
-            # At most one call waits in the loop, however much happens on the link while the loop is busy.
+            # At most one call is scheduled, however much happens on the link while the loop is busy.
             if not self._waking:
                 self._waking = True
                 call_soon(self._wake)
@@ -255,7 +259,7 @@ def _check_unused(engine: object) -> None:
 
 
 async def _in_thread(call: Callable[..., T], *args: object) -> T:
-    # A limiter of its own: stopping mustn't wait for the user's threads, of which there may be forty, all busy.
+    # Its own limiter: stopping must not wait for the user's worker threads, which may all be busy.
     return await anyio.to_thread.run_sync(call, *args, limiter=anyio.CapacityLimiter(1))
 
 
@@ -265,7 +269,7 @@ async def _close(engine: "Engine") -> None:
 
 
 async def _outcome(future: Future[T]) -> T:
-    """Wait for a result from the engine's thread. Unlike a wait in a worker thread, it can be cancelled."""
+    """Wait for a result from the engine's thread. Can be cancelled, unlike a wait in a worker thread."""
     done = anyio.Event()
     call_soon = _caller()
     future.add_done_callback(lambda _: call_soon(done.set))
@@ -278,7 +282,7 @@ async def _outcome(future: Future[T]) -> T:
 
 
 def _caller() -> Callable[[Callable[[], None]], None]:
-    """A function that runs another soon in this loop: callable from any thread, never waits, and not after its end."""
+    """Return a function that schedules a call in this loop. Callable from any thread; does nothing after its end."""
     native: Any = anyio.lowlevel.current_token().native_token
     schedule = native.call_soon_threadsafe if isinstance(native, asyncio.AbstractEventLoop) else native.run_sync_soon
 
@@ -286,6 +290,6 @@ def _caller() -> Callable[[Callable[[], None]], None]:
         try:
             schedule(function)
         except RuntimeError:
-            return  # the loop is over (trio's RunFinishedError is one, too): nobody waits any more
+            return  # the loop has ended (trio's RunFinishedError is a RuntimeError): nobody waits any more
 
     return call_soon

@@ -1,8 +1,8 @@
-"""zeroconf's engine and what is asked of it, one for each link: everything here runs in a thread of its own.
+"""Runs one zeroconf for each link in a thread with its own event loop.
 
-Rule: an `Engine` has a thread with a loop, beside whatever loop the caller has, and in it a zeroconf for each link that
-`asap_core.net.interfaces.LinkWatch` says to join. Its methods may be called from any thread. Importing this takes 80
-ms, so `asap_adapters.mdns.local_network` does it in a worker thread.
+An `Engine` owns the thread. `asap_core.net.interfaces.LinkWatch` decides which links it joins and leaves. Its public
+methods may be called from any thread. Importing this module takes 80 ms, so `asap_adapters.mdns.local_network` imports
+it in a worker thread.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ T = TypeVar("T")
 # RFC 1035 §3.2.2, §3.2.4.
 TYPE_PTR: Final = 12
 CLASS_IN: Final = 1
-# How long the engine's thread may take to answer; it does in milliseconds, so what takes this long is dead.
+# How long the engine's thread may take to answer. It usually takes milliseconds: after this long it's dead.
 ENGINE_SECONDS: Final = 5.0
-# Between looks at the machine's interfaces, which take less than a millisecond: a change is acted upon when it has
+# Between checks of the machine's interfaces, which take less than a millisecond. A change takes effect once it has
 # lasted a second.
 _LOOK_SECONDS: Final = 1.0
-# What zeroconf says when a packet of its own can't be sent or a socket not be had.
+# What zeroconf raises if it can't send a packet or open a socket.
 ENGINE_ERRORS: Final = (OSError, RuntimeError, zeroconf.Error)
 
 
 @define(eq=False)
 class Station:
-    """One link, and the zeroconf that's on it."""
+    """One link, and its zeroconf."""
 
     link: Link
     owner: AsyncZeroconf
@@ -49,11 +49,14 @@ class Station:
 
     @property
     def engine(self) -> zeroconf.Zeroconf:
-        """What most of zeroconf's functions want."""
+        """The synchronous zeroconf, which most of zeroconf's functions take."""
         return self.owner.zeroconf
 
     async def close(self, *, quietly: bool = False) -> None:
-        """Take leave and stop; `quietly` where what's announced goes on, or where nobody would hear."""
+        """Stop.
+
+        quietly: send no goodbyes, since the service continues, or the link is gone.
+        """
         if quietly:
             self.engine.registry.async_remove(self.engine.registry.async_get_service_infos())
         with contextlib.suppress(*ENGINE_ERRORS):
@@ -64,9 +67,9 @@ class Station:
 
 @define(eq=False)
 class Engine:
-    """The thread, and the stations in it. `open` and `close` may each be called in any thread, in any order, and twice.
+    """The thread and its stations. `open` and `close` may be called from any thread, in any order, and repeatedly.
 
-    `wanted` are the links to use, by name or address; None means all.
+    wanted: names or addresses of the links to use; None means all.
     """
 
     wanted: Sequence[str] | None
@@ -76,11 +79,11 @@ class Engine:
     _thread: threading.Thread | None = field(default=None, init=False)
     _watching: asyncio.Task[None] | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
-    # One opens while another already gives up: whoever comes second waits, and sees what the first has left.
+    # `close` may be called while `open` runs in another thread: the second waits, and sees the first one's result.
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def open(self) -> None:
-        """Start the thread. Raises `MdnsUnavailable`. Does nothing where it was closed before."""
+        """Start the thread. Raises `MdnsUnavailable`. Does nothing if it was closed before."""
         with self._lock:
             if self._closed:
                 return
@@ -90,7 +93,7 @@ class Engine:
             self._thread.start()
 
     def close(self) -> None:
-        """Take leave on every link, stop, and join the thread."""
+        """Send goodbyes on every link, stop, and join the thread."""
         with self._lock:
             self._closed = True
             loop, thread, self._loop = self._loop, self._thread, None
@@ -103,11 +106,11 @@ class Engine:
             loop.close()
 
     def begin(self) -> "Future[tuple[Link, ...]]":
-        """Join every link; the future's result are those it's on. It raises `MdnsUnavailable` where there's none."""
+        """Join every link. The future's result is the joined links; it raises `MdnsUnavailable` if there are none."""
         return self.call(self._begin())
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run something in the engine's loop. Raises RuntimeError where that isn't running."""
+        """Run a coroutine in the engine's loop. Raises RuntimeError if that isn't running."""
         if self._loop is None:
             coroutine.close()
             raise RuntimeError("the engine isn't running")
@@ -116,25 +119,25 @@ class Engine:
     # --- in the engine's loop ----------------------------------------------------------------------------------------
 
     def unfit(self, link: Link) -> str | None:
-        """Why there's nothing to do on this link, or None where there is."""
+        """Return why this engine has nothing to do on this link, or None."""
         del link
         return None
 
     async def joined(self, station: Station) -> None:
-        """It's on a link. Raises one of `ENGINE_ERRORS` or `MdnsUnavailable` where nothing can be done there."""
+        """Called when a link was joined. If it raises `MdnsUnavailable` or one of `ENGINE_ERRORS`, the link is left."""
 
     async def moved(self, station: Station, before: Link) -> None:
-        """The link has other addresses, but those that are sent from are the same."""
+        """Called when a link's addresses changed, except those that are sent from."""
 
     async def rejoined(self, station: Station) -> None:
-        """It's on the link anew, with other addresses to send from. As `joined`."""
+        """Called when a link was joined again, with other addresses to send from. May raise as `joined`."""
         await self.joined(station)
 
     def parted(self, link: Link) -> None:
-        """It's no longer on a link, or didn't come onto it."""
+        """Called when a link was left, or couldn't be joined."""
 
     def looked(self) -> None:
-        """Another look was taken: once a second."""
+        """Called after each check of the interfaces: once a second."""
 
     async def _begin(self) -> tuple[Link, ...]:
         unfit, problems = await self._look()
@@ -152,14 +155,14 @@ class Engine:
                 _, problems = await self._look()
                 self.looked()
             except Exception:
-                # Only a bug comes here, and it takes one look with it, not all that follow.
+                # A bug. It must not end all later checks.
                 log.exception("mDNS: the interfaces can't be looked at")
                 continue
             for problem in problems:
                 log.warning("mDNS: %s", problem)
 
     async def _look(self) -> tuple[list[str], list[str]]:
-        """Look at the machine and take the steps that are due; on which links there's nothing to do, what failed."""
+        """Check the interfaces and take the due steps. Returns the links without a use, and the failures, as text."""
         links = select_links(machine_links(), wanted=self.wanted)
         unfit = {link.name: reason for link in links if (reason := self.unfit(link)) is not None}
         steps = self._watch.look(
@@ -169,12 +172,12 @@ class Engine:
         return [f"{name}: {reason}" for name, reason in unfit.items()], problems
 
     async def _take(self, step: LinkChange) -> str | None:
-        """Take one step; what went wrong, in words."""
+        """Take one step. Returns what failed, as text, or None."""
         match step:
             case Join(link):
                 return await self._join(link, self.joined)
             case Leave(link):
-                # Where there's nobody to say it to, no goodbye; else its URL may be elsewhere now, say.
+                # No goodbye if the link itself is gone. It may also be left because the agent's URL has moved.
                 gone = all(one.name != link.name or why_unused(one) is not None for one in machine_links())
                 log.info("mDNS: %s is %s", link.name, "gone" if gone else "left")
                 await self._part(link, quietly=gone)
@@ -184,7 +187,7 @@ class Engine:
                 station.link = after
                 await self.moved(station, before)
             case Move(before, after):
-                # No goodbye: it goes on, at another address.
+                # No goodbye: the service continues at another address.
                 await self._part(before, quietly=True)
                 return await self._join(after, self.rejoined)
             case _:
@@ -192,7 +195,7 @@ class Engine:
         return None
 
     async def _join(self, link: Link, then: Callable[[Station], Coroutine[Any, Any, None]]) -> str | None:
-        # Where this is cancelled the engine ends, and closes every station that's on its list.
+        # If this is cancelled, the engine is ending, and closes every station in its table.
         try:
             station = self._stations[link.name] = _station(link)
             await _started(station)
@@ -211,8 +214,8 @@ class Engine:
             del self._stations[link.name]
 
     async def _end(self) -> None:
-        """Take leave everywhere at once, and leave no task behind."""
-        # First what's under way: an announcement that's repeated after the goodbye would bring the service back.
+        """Leave all links at the same time, and cancel all tasks."""
+        # Tasks first: an announcement that is repeated after the goodbye would bring the service back.
         await _cancel_others()
         stations, self._stations = self._stations, {}
         await asyncio.gather(*(station.close() for station in stations.values()))
@@ -227,7 +230,7 @@ async def _cancel_others() -> None:
 
 
 def _station(link: Link) -> Station:
-    """A zeroconf on this link alone."""
+    """Create a zeroconf on this link only."""
     try:
         return Station(link, AsyncZeroconf(interfaces=_choice(link)))
     except OSError as error:
@@ -247,17 +250,17 @@ def _check_senders(engine: zeroconf.Zeroconf) -> None:
 
 
 def _choice(link: Link) -> list[str | int]:
-    """The link's sources as zeroconf wants them: it looks an address up, which may be another interface's, too."""
+    """Return the link's sources for zeroconf: by index if another interface has the same address."""
     same = [one for one in machine_links() if set(one.sources) & set(link.sources)]
     return [link.index if ":" in source and len(same) > 1 else source for source in link.sources]
 
 
 def _hold_to(link: Link, reader: socket.socket) -> None:
-    """Take only what comes in on this link.
+    """Make a socket receive packets of this link only.
 
-    Linux gives a group's packets to every socket at the port, whichever interface it joined on (ip(7),
-    IP_MULTICAST_ALL). Since 5.7 binding to an interface takes no privilege; before, the network that an address
-    belongs to isn't certain on a machine with several. The other sockets are at an address, and hear no group.
+    Linux delivers a group's packets to every socket on the port, whichever interface joined the group (ip(7),
+    IP_MULTICAST_ALL). Binding to an interface needs no privilege since Linux 5.7; before, packets of other links may be
+    received too. Sockets that are bound to an address receive no multicast.
     """
     if hasattr(socket, "SO_BINDTODEVICE") and reader.getsockname()[0] in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
         with contextlib.suppress(OSError):
@@ -265,7 +268,7 @@ def _hold_to(link: Link, reader: socket.socket) -> None:
 
 
 def _check_wanted(wanted: Sequence[str] | None) -> None:
-    # Else one that's misspelt would be waited for, and nobody would know.
+    # Otherwise a misspelt name would be waited for silently.
     machine = machine_links()
     unknown = [text for text in wanted or () if not any(link.is_meant_by(text) for link in machine)]
     if unknown or not machine:

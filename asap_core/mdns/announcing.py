@@ -1,7 +1,7 @@
-"""What to announce of an agent on the local network, as data: its name, its TXT record, and its addresses on each link.
+"""Decides what to announce of an agent on each link: its name, its TXT record and its addresses (wire-protocol §7).
 
-Nothing is cut: what doesn't fit is left out, or refused where it can't be. An address that others can't reach, or that
-isn't on the link, is never announced.
+Values are never truncated: optional ones that don't fit are omitted, required ones raise ValueError. An address that
+isn't on the link, or that others can't reach, is never announced.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from asap_core.net.interfaces import Link
 from asap_core.net.ipv6_zones import without_zone
 from asap_core.net.urls import is_loopback, read_url
 
-# RFC 6763 §4.1.1: one DNS label, at most 63 bytes of UTF-8; less by what an engine appends where the name is taken
-# (`-2` and up), or the second of two agents with a long name couldn't be announced at all.
+# RFC 6763 §4.1.1: one DNS label, at most 63 bytes of UTF-8. Some are reserved for the number that is appended if the
+# name is taken (`-2` and up); otherwise a second agent with a long name couldn't be announced.
 _MAX_LABEL: Final = 63 - len("-999")
-# RFC 6763 §6.1: key, "=" and value together, since a length byte stands before each.
+# RFC 6763 §6.1: of key, "=" and value together; each string is preceded by one byte for its length.
 _MAX_STRING: Final = 255
-# A dot would begin a new label in libraries that don't escape it; the reference keeps dots, and its browser any name.
+# Libraries that don't escape a dot would start a new label there. The reference keeps dots; its browser accepts any.
 _NOT_IN_NAMES: Final = re.compile(r"[^\w-]")
-# What a server may be bound to that is no single address, and the families it then takes. asyncio and anyio keep IPv4
-# off the IPv6 wildcard (IPV6_V6ONLY), and have the first two for both.
+# Bind hosts that aren't a single address, and the IP versions that they include. asyncio and anyio set IPV6_V6ONLY, so
+# `::` doesn't include IPv4; they use "" for both.
 _WILDCARDS: Final[Mapping[str, frozenset[int]]] = {
     "": frozenset({4, 6}),
     "*": frozenset({4, 6}),
@@ -36,7 +36,7 @@ _WILDCARDS: Final[Mapping[str, frozenset[int]]] = {
 
 
 def instance_name(name: str) -> str:
-    """The DNS-SD instance name of an agent called `name`: as the reference makes it, but cut by bytes (fault 112)."""
+    """Make the DNS-SD instance name of an agent, as the reference does, but shortened by bytes (fault 112)."""
     plain = _NOT_IN_NAMES.sub("-", name).strip("-")
     cut = plain.encode("utf-8", "replace")[:_MAX_LABEL].decode("utf-8", "ignore").strip("-")
     return cut or "asap-agent"
@@ -44,17 +44,17 @@ def instance_name(name: str) -> str:
 
 @frozen
 class Txt:
-    """A TXT record, and the keys that were left out because their values don't fit."""
+    """A TXT record, and the keys that were omitted because their values are too long."""
 
     strings: Mapping[str, str]
     left_out: tuple[str, ...] = ()
 
 
 def txt_record(*, agent_id: str, manifest_url: str, version: str, skills: Sequence[str]) -> Txt:
-    """Make the TXT record: the reference's three keys and our `id`.
+    """Make the TXT record: the reference's three keys, and `id`, which this library adds.
 
-    A version or skills that don't fit are left out, never cut (fault 111). Raises ValueError where it's the manifest
-    URL or the id: without them nobody finds the agent, or takes it for the one it is.
+    A version or skills that are too long are omitted, never truncated (fault 111).
+    Raises: ValueError if the manifest URL or the id is too long: without them the agent can't be found or recognised.
     """
     wanted = {"manifest_url": manifest_url, "id": agent_id, "version": version, "capabilities": ",".join(skills)}
     fitting = {key: value for key, value in wanted.items() if _fits(key, value)}
@@ -71,19 +71,21 @@ def _fits(key: str, value: str) -> bool:
 
 @frozen
 class SrvTarget:
-    """Where an SRV record points: a host's name under `.local.`, and the addresses to announce for it."""
+    """The target of an SRV record: a host name under `.local.`, and the addresses to announce for it."""
 
     name: str
     addresses: tuple[str, ...]
 
 
 def srv_target(manifest_url: str, addresses: Sequence[str]) -> SrvTarget:
-    """The SRV target of a server at these addresses.
+    """Return the SRV target of a server at these addresses.
 
-    Where the manifest URL names a `.local` host, that host: its own responder answers for its addresses, and a second
-    voice would be a conflict (RFC 6762 §9). Otherwise a name of its own (fault 115): made of URL and addresses, so
-    that two machines never share one, as they would with an operating system's default host name; and when one of two
-    agents on a machine takes its leave, and its addresses with it, that says nothing about the other's.
+    If the manifest URL names a `.local` host, the target is that host, without addresses: its own responder announces
+    them, and a second announcement would be a conflict (RFC 6762 §9).
+
+    Otherwise the target is a new name, derived from URL and addresses (fault 115). So two machines with the same
+    default host name don't share a target, and the goodbye of one agent on a machine doesn't remove another's
+    addresses.
     """
     host = host_of(manifest_url) or ""
     if is_local_name(host):
@@ -93,10 +95,11 @@ def srv_target(manifest_url: str, addresses: Sequence[str]) -> SrvTarget:
 
 
 def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> tuple[str, ...]:
-    """Which addresses to announce for a server bound to `bind_host`, given those that the machine has.
+    """Return the addresses to announce for a server bound to `bind_host`.
 
-    The one it's bound to; for a wildcard all of its families but loopback, link-local ones last; for `localhost` those
-    of loopback. Nothing where there's none: an address that others can't reach is never announced (fault 114).
+    interface_addresses: the machine's addresses on the link.
+    For a wildcard, all addresses of its IP versions except loopback, link-local ones last; for `localhost`, those of
+    loopback; else the bound address. May be empty: unreachable addresses are never announced (fault 114).
     """
     machine = [address for text in interface_addresses if (address := read_without_zone(text)) is not None]
     versions = _WILDCARDS.get(bind_host)
@@ -111,7 +114,7 @@ def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> 
 
 @frozen(kw_only=True)
 class Offer:
-    """What to announce on one link: the manifest's URL as those on it reach it, and where the SRV record points."""
+    """What to announce on one link: the manifest's URL as peers on this link reach it, and the SRV target."""
 
     link: Link
     manifest_url: str
@@ -120,7 +123,7 @@ class Offer:
 
 @frozen(kw_only=True)
 class Announced:
-    """What is announced on one link: under which name there, and what those on it are told."""
+    """A current announcement on one link: the instance name there, and what was announced."""
 
     link: str
     instance: str
@@ -137,11 +140,11 @@ class Unannounced:
 
 
 def offer_on(link: Link, *, bind_host: str, manifest_url: str) -> Offer | Unannounced:
-    """What a server bound to `bind_host` announces on this link: that link's own addresses and no others.
+    """Decide what a server bound to `bind_host` announces on this link: the link's own addresses only.
 
-    RFC 6762 §6.2 wants all that are valid on the link and forbids those that aren't. A `manifest_url` at a wildcard
-    (`http://*:8000/…`, `http://0.0.0.0:8000/…`, `http://[::]:8000/…`) gets the link's best address; another stays as
-    it is, but for a zone. `Unannounced` where it would be ignored, and nobody would know why.
+    RFC 6762 §6.2 requires all addresses that are valid on the link and forbids others. In a `manifest_url` with a
+    wildcard host (`http://*:8000/…`, `http://0.0.0.0:8000/…`, `http://[::]:8000/…`) the host is replaced by the link's
+    best address; otherwise only a zone is removed. Returns `Unannounced` if browsers would ignore the announcement.
     """
     wanted = None if bind_host in _WILDCARDS else read_without_zone(bind_host)
     if wanted is not None and not (wanted.is_loopback or link.is_meant_by(bind_host)):

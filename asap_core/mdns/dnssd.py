@@ -1,9 +1,10 @@
-"""Agents on the local network: announcements as data (RFC 6763), whom to believe, and who is there right now.
+"""DNS-SD announcements of agents on the local network: read, checked, and tracked (RFC 6763, wire-protocol §7).
 
-Names on the link, of types, instances and hosts, compare without regard to the case of ASCII letters (RFC 6762 §16).
+Names of types, instances and hosts are compared without regard to the case of ASCII letters (RFC 6762 §16).
 
-Anyone on the link can announce anything: reading never raises, and what can't be used says why. A manifest URL must
-point at the host that announced it; whether the agent behind it is the one it claims to be is found out by fetching it.
+Anyone on the link can announce anything. So reading never raises: a record that can't be used becomes an
+`UnusableRecord` with the reason. A manifest URL must be on the host that announced it. Only fetching the manifest shows
+whether the agent is the one that the announcement claims.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from asap_core.net.urls import DEFAULT_PORTS, is_plain, read_url
 from asap_core.wire.rules import URN
 
 SERVICE_TYPE: Final = "_asap._tcp.local."
-# Of one announcement: a machine with more usable addresses than this has the best ones among the first.
+# The most addresses of one announcement that are used; the best ones come first.
 _MAX_ADDRESSES: Final = 32
 
 
@@ -26,27 +27,29 @@ _LOWER: Final = {upper: upper + 32 for upper in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
 def fold(name: str) -> str:
-    """A name as it compares: RFC 4343 §3 knows no case but that of ASCII letters."""
+    """Return the form in which names are compared: ASCII letters in lower case, others unchanged (RFC 4343 §3)."""
     return name.translate(_LOWER)
 
 
 def instance_of(name: str) -> str | None:
-    """The instance in a service's full name, as it's written there; None if the name isn't of an agent's service."""
+    """Return the instance in a service's full name, unchanged. Returns None if it isn't an agent's service."""
     end = len(name) - len(f".{SERVICE_TYPE}")
     return name[:end] if end > 0 and fold(name[end:]) == f".{SERVICE_TYPE}" else None
 
 
-# --- to read ---------------------------------------------------------------------------------------------------------
+# --- reading announcements -------------------------------------------------------------------------------------------
 
 
 @frozen(kw_only=True)
 class Announcement:
-    """An agent as announced. `agent_id` is None from the reference, which doesn't say; `skills` None if left out.
+    """An announced agent. All values are the announcer's claims, and texts may hold any character.
 
-    `link` is the interface it was heard on; the same agent may be on several, and one name may be two agents' on two.
-    `host` is the manifest URL's, `port` the SRV record's (0 if there's none). Addresses that mean something on that
-    link only carry its zone, in the URL as well: `http://[fe80::1%eth0]:8000/…`. All else is what the announcer says:
-    text may hold any character, so take care where it's shown.
+    agent_id: None from the reference, which doesn't announce it.
+    skills: None if omitted.
+    host: the manifest URL's.
+    port: the SRV record's, 0 if there is none.
+    addresses: link-local ones have a zone, also in the URL: `http://[fe80::1%eth0]:8000/…`.
+    link: the interface that received it. An agent may be on several, and a name may be different agents' on two.
     """
 
     instance: str
@@ -62,7 +65,7 @@ class Announcement:
 
 @frozen
 class UnusableRecord:
-    """A record that isn't an agent's announcement; `reason` says what it should have been."""
+    """A record that can't be used as an announcement. `reason` says what was expected."""
 
     instance: str
     reason: str
@@ -78,10 +81,14 @@ def read_announcement(
     txt: Mapping[bytes, bytes | None],
     link: Link | None = None,
 ) -> Announcement | UnusableRecord:
-    """Read a service as resolved on `link`. Never raises, whatever the record says."""
+    """Read a service that was resolved on `link`. Never raises, whatever the record says.
+
+    server: the SRV record's target.
+    txt: the TXT record's strings.
+    """
     values, name, zone = _texts(txt), "" if link is None else link.name, "" if link is None else link.zone
     addresses = addresses[:_MAX_ADDRESSES]
-    # A zone that the announcer wrote is one of its own machine.
+    # A zone in the announcer's URL is one of the announcer's machine: replace it by this machine's.
     url = in_zone(values.get("manifest_url", ""), zone)
     host = host_of(url)
     if host is None:
@@ -112,7 +119,7 @@ def _zoned(text: str, zone: str) -> str:
 def _texts(txt: Mapping[bytes, bytes | None]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in txt.items():
-        # RFC 6763 §6.4: keys are case-insensitive, and of several alike the first counts.
+        # RFC 6763 §6.4: keys are case-insensitive, and the first of equal keys counts.
         found.setdefault(fold(key.decode("utf-8", "replace")), (value or b"").decode("utf-8", "replace"))
     return found
 
@@ -126,9 +133,14 @@ def host_of(url: str) -> str | None:
 
 
 def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> bool:
-    """Whether a manifest URL's host is who announces it, by the SRV record's target and the addresses announced."""
-    # The SRV target is the announcer's own word. Only a name that this link alone can answer for (RFC 6762 §3) is
-    # proof: `169.254.169.254.` or a name in the DNS would let any neighbour send us anywhere (fault 116).
+    """Return whether a manifest URL's host is the one that announced it.
+
+    server: the SRV record's target.
+    addresses: those announced for it.
+    """
+    # The announcer chooses the SRV target freely. So only a `.local` name counts, which this link alone answers for
+    # (RFC 6762 §3): with `169.254.169.254.` or a DNS name any neighbour could make this client request any host
+    # (fault 116).
     if is_local_name(host):
         return server is not None and fold(host).rstrip(".") == fold(server).rstrip(".")
     announced = {
@@ -140,53 +152,53 @@ def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> boo
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a host's name is one that only its link can answer for."""
+    """Return whether a host's name is under `.local`, which only its own link answers for."""
     return fold(host).rstrip(".").endswith(".local")
 
 
 def is_of_a_host(address: Address) -> bool:
-    """Whether somebody can be at this address."""
+    """Return whether a host can have this address."""
     return not (address.is_multicast or address.is_unspecified)
 
 
-# --- who is there ----------------------------------------------------------------------------------------------------
+# --- tracking the announced agents -----------------------------------------------------------------------------------
 
 
 @frozen
 class Added:
-    """An agent has come."""
+    """An agent is announced that wasn't before."""
 
     announcement: Announcement
 
 
 @frozen
 class Updated:
-    """An agent announces something else than before."""
+    """An agent's announcement has changed."""
 
     announcement: Announcement
 
 
 @frozen
 class Removed:
-    """An agent has gone: it said goodbye, or its record ran out."""
+    """An agent is no longer announced: it sent a goodbye, or its records expired."""
 
     announcement: Announcement
 
 
 @frozen
 class Ignored:
-    """Something announces itself as an agent that can't be one."""
+    """A record of an agent's service type can't be used."""
 
     unusable: UnusableRecord
 
 
 Event = Added | Updated | Removed | Ignored
 
-# A link with more agents than this is a test or an attack. An announcement takes 1 to 3 KB, so 6 MB at worst.
+# More agents are a test or an attack. An announcement takes 1 to 3 KB and is stored at most twice: 6 MB at worst.
 MAX_AGENTS: Final = 1_000
 
 
-# An instance's name, folded, is one agent's on its link only.
+# (link, folded instance name): a name is unique on its link only.
 _Key = tuple[str, str]
 
 
@@ -196,47 +208,49 @@ def _key(link: str, instance: str) -> _Key:
 
 @define(eq=False)
 class AnnouncedAgents:
-    """Who is announced right now, link by link, and what of it the reader hasn't been told yet.
+    """The announced agents on all links, and the changes that the reader hasn't taken yet.
 
-    Rule: it keeps states, not a backlog. An engine's repeated and unordered reports go in, `take` says how the present
-    differs from what was last told. So a reader who is slow, or stops, costs no memory and misses no change that lasts.
-    At most `MAX_AGENTS` are known; past that newcomers aren't, until one leaves and they announce themselves again.
+    Rule: it stores states, not a queue. The engine reports instances repeatedly and in any order; `take` returns the
+    difference between the current state and the last one taken. So a slow reader costs no memory, and misses only
+    changes that were reverted.
+
+    At most `MAX_AGENTS` are tracked. Further ones are ignored until another leaves and they are announced again.
     """
 
     _now: dict[_Key, Announcement | UnusableRecord] = field(factory=dict, init=False)
     _told: dict[_Key, Announcement | UnusableRecord] = field(factory=dict, init=False)
-    # A set in order of arrival: keys whose state differs from what was told. Each is in one of the two above.
+    # An ordered set of the keys whose state differs from the one taken. Each is in at least one of the two above.
     _changed: dict[_Key, None] = field(factory=dict, init=False)
-    # Those on links that were joined anew, until they're seen again.
+    # Instances on links that were joined again, until they are seen again.
     _doubted: set[_Key] = field(factory=set, init=False)
 
     def __len__(self) -> int:
-        """How many instances are there, usable or not."""
+        """Return how many instances are announced, usable or not."""
         return len(self._now)
 
     def has_room_for(self, instance: str, link: str = "") -> bool:
-        """Whether a report about this instance would be kept: it's known, or there's room."""
+        """Return whether a report about this instance would be stored: it's known, or there is room."""
         return _key(link, instance) in self._now or len(self._now) < MAX_AGENTS
 
     def on(self, link: str) -> tuple[str, ...]:
-        """The instances on this link."""
+        """Return the instances on this link, usable or not."""
         return tuple(found.instance for (place, _), found in self._now.items() if place == link)
 
     def agents_on(self, link: str) -> tuple[str, ...]:
-        """Those of them that are agents'."""
+        """Return the instances on this link that are usable announcements."""
         return tuple(instance for instance in self.on(link) if self.is_agent(instance, link))
 
     def is_agent(self, instance: str, link: str = "") -> bool:
-        """Whether an agent is there under this name, as far as is known."""
+        """Return whether this instance is a usable announcement at the moment."""
         return isinstance(self._now.get(_key(link, instance)), Announcement)
 
     def seen(self, found: Announcement | UnusableRecord) -> bool:
-        """The engine resolved this instance, for the first time or again. Whether `take` has something new now."""
+        """Store what the engine resolved. Returns whether `take` has something new."""
         key = _key(found.link, found.instance)
         self._doubted.discard(key)
         known = self._now.get(key) or self._told.get(key)
         if known is not None:
-            # However it's written this time.
+            # Keep the spelling that was reported first: the name's case may differ now.
             found = evolve(found, instance=known.instance)
         if not self.has_room_for(found.instance, found.link) or self._now.get(key) == found:
             return False
@@ -244,7 +258,7 @@ class AnnouncedAgents:
         return self._note(key)
 
     def gone(self, instance: str, link: str = "") -> bool:
-        """The engine says that this instance is no longer there. Whether `take` has something new now."""
+        """Remove an instance that the engine reports as gone. Returns whether `take` has something new."""
         key = _key(link, instance)
         self._doubted.discard(key)
         if self._now.pop(key, None) is None:
@@ -252,20 +266,20 @@ class AnnouncedAgents:
         return self._note(key)
 
     def lost(self, link: str) -> bool:
-        """The link is gone, and everyone on it. Whether `take` has something new now."""
+        """Remove all instances on a link that is gone. Returns whether `take` has something new."""
         return self._all_gone(link, self.on(link))
 
     def doubt(self, link: str) -> None:
-        """The link was joined anew: whoever isn't seen again on it until `drop_doubted` has gone meanwhile."""
+        """Mark the instances on a link that was joined again. `drop_doubted` removes those not seen again by then."""
         self._doubted |= {key for key in self._now if key[0] == link}
 
     def drop_doubted(self, link: str) -> bool:
-        """Those in doubt on this link are gone. Whether `take` has something new now."""
+        """Remove the marked instances on this link. Returns whether `take` has something new."""
         doubted = [instance for place, instance in self._doubted if place == link]
         return self._all_gone(link, doubted)
 
     def take(self) -> tuple[Event, ...]:
-        """What changed since it was asked last: at most two events for each instance."""
+        """Return the changes since the last call: at most two events for each instance."""
         changed, self._changed = self._changed, {}
         return tuple(event for key in changed for event in self._tell(key))
 
@@ -277,7 +291,7 @@ class AnnouncedAgents:
 
     def _note(self, key: _Key) -> bool:
         if self._now.get(key) == self._told.get(key):
-            self._changed.pop(key, None)  # back to what was told: no news
+            self._changed.pop(key, None)  # the change was reverted
             return False
         self._changed[key] = None
         return True
@@ -298,4 +312,4 @@ class AnnouncedAgents:
             case _, UnusableRecord():
                 return (Ignored(found),)
             case _:
-                return ()  # something unusable has gone: nobody waits for that
+                return ()  # an unusable record is gone: not worth an event

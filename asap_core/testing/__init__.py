@@ -1,6 +1,6 @@
-"""The fuzz kit: Hypothesis strategies and a state machine, to run against this implementation or another.
+"""The fuzz kit: Hypothesis strategies and a state machine, to test this implementation or another.
 
-Exempt from the core's purity, and nothing else imports it. Needs the extra `fuzz`.
+Install the extra `fuzz`. Not part of the pure core: no other module imports it.
 """
 
 from asap_core.testing.machine import ExchangeMachine, Reply, Target, local_target

@@ -1,6 +1,6 @@
-"""A state machine over one agent, ours or another's: honest calls pass, replays and forgeries don't, nothing breaks it.
+"""A state machine that tests one agent: valid calls are accepted, replays and forgeries refused, nothing breaks it.
 
-Another implementation plugs in as a `Target`: a callable that takes a body and a token and returns a `Reply`.
+To test another implementation, write a `Target`: a callable that takes a body and a token and returns a `Reply`.
 """
 
 import itertools
@@ -30,37 +30,40 @@ ALICE = "urn:asap:agent:alice"
 MALLORY = "urn:asap:agent:mallory"
 AGENT = "urn:asap:agent:under-test"
 TOKEN = "token-of-alice"  # noqa: S105 - of a test agent
-# Something that appears in no protocol text: what comes back with it in it was echoed.
+# Text that is in no message of the protocol: a response that contains it has echoed the request.
 MARKER = "zqxjkvbp"
 
 
 @frozen
 class Reply:
-    """What a target answered."""
+    """A target's response: its HTTP status and body."""
 
     status: int
     body: bytes
 
     @property
     def code(self) -> int | None:
-        """The JSON-RPC error code, or None where it's no error."""
+        """The JSON-RPC error code, or None if it isn't an error."""
         value = json.loads(self.body)
         error = value.get("error") if isinstance(value, dict) else None
         return error["code"] if isinstance(error, dict) else None
 
     @property
     def accepted(self) -> bool:
-        """Whether it's the answer to a call that was carried out."""
+        """Whether it has a result: the call was accepted and carried out."""
         value = json.loads(self.body)
         return isinstance(value, dict) and "result" in value
 
 
 Target = Callable[[bytes, str | None], Reply]
-"""POST this body to /asap, with this bearer token if there is one."""
+"""Called with a body and a bearer token, or None: sends them as POST /asap and returns the response."""
 
 
 def local_target(clock: ManualClock) -> Target:
-    """Our own agent as a target: no I/O, time by `clock`; its skill `echo` answers, `ALICE` has the token."""
+    """Return this library's agent as a target, without I/O. Its skill `echo` answers; `TOKEN` is `ALICE`'s.
+
+    clock: the agent's clock, which the caller moves.
+    """
     manifest = Manifest(
         id=AGENT,
         name="Under test",
@@ -115,7 +118,9 @@ def _answer(call: CallState) -> Answered:
 
 
 class ExchangeMachine(RuleBasedStateMachine):
-    """Plays peers against a target. Override `make_target` to test another implementation.
+    """Sends calls as different peers to a target. Override `make_target` to test another implementation.
+
+    The target must be the agent `AGENT` with a skill `echo`, accept `TOKEN` as `ALICE`'s, and have no rate limits.
 
     >>> class MyMachine(ExchangeMachine):
     ...     def make_target(self): return my_callable
@@ -132,7 +137,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.numbers = itertools.count()
 
     def make_target(self) -> Target:
-        """The target under test, its wall clock set by `self.clock`."""
+        """Return the target under test. Its wall clock must follow `self.clock`."""
         return local_target(self.clock)
 
     def _call(
@@ -155,7 +160,7 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule(target=sent)
     def an_honest_call_is_accepted(self) -> bytes:
-        """Fresh, from who it says, for this agent."""
+        """A call with a fresh timestamp and nonce, from the token's agent, to this agent."""
         body = self._call()
         reply = self.target(body, TOKEN)
         assert reply.accepted, reply
@@ -163,29 +168,29 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule(body=sent)
     def the_same_again_is_refused(self, body: bytes) -> None:
-        """What was accepted once isn't accepted again, whenever it comes."""
+        """An accepted call is never accepted again, whenever it's repeated."""
         assert not self.target(body, TOKEN).accepted
 
     @rule()
     def a_forged_sender_is_refused(self) -> None:
-        """A token speaks for one agent only."""
+        """A token is valid for one sender only."""
         assert not self.target(self._call(sender=MALLORY), TOKEN).accepted
 
     @rule(token=st.none() | st.just("another-token"))
     def without_the_token_nothing_is_accepted(self, token: str | None) -> None:
-        """No token, or a wrong one."""
+        """Calls without a token, or with a wrong one."""
         reply = self.target(self._call(), token)
         assert not reply.accepted
         assert MARKER.encode() not in reply.body
 
     @rule()
     def what_is_for_another_agent_is_refused(self) -> None:
-        """The recipient counts."""
+        """A call with another agent as recipient."""
         assert not self.target(self._call(recipient=MALLORY), TOKEN).accepted
 
     @rule(offset=st.sampled_from([-3600.0, -301.0, 31.0, 3600.0]))
     def outside_the_window_it_is_refused(self, offset: float) -> None:
-        """Too old, or too far ahead."""
+        """A timestamp that is too old or too far in the future."""
         from asap_core.wire.codec import format_timestamp  # noqa: PLC0415
         from asap_core.wire.envelope import utc  # noqa: PLC0415
 
@@ -194,14 +199,14 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(["sender", "payload_type", "timestamp", "id", "payload", "extensions"]))
     def a_broken_envelope_is_refused_without_an_echo(self, key: str) -> None:
-        """What is wrong is said, and what was sent isn't repeated."""
+        """The refusal names the problem and doesn't repeat the value."""
         reply = self.target(self._call(changes={key: [MARKER]}), TOKEN)
         assert not reply.accepted
         assert MARKER.encode() not in reply.body
 
     @rule(body=request_bodies())
     def any_bytes_get_one_decision(self, body: bytes) -> None:
-        """Whatever comes in, one JSON answer goes out, and never an internal error."""
+        """Any body gets one JSON response, never an internal error."""
         reply = self.target(body, TOKEN)
         assert reply.status in self.HARMLESS
         json.loads(reply.body)
@@ -209,10 +214,10 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0, 400))
     def time_passes(self, seconds: float) -> None:
-        """On both clocks."""
+        """Time passes on both clocks."""
         self.clock.advance(seconds)
 
     @rule(seconds=st.floats(0, 20))
     def the_wall_clock_steps_ahead(self, seconds: float) -> None:
-        """As an operator or NTP sets it."""
+        """The wall clock is set forward, as by an operator or NTP."""
         self.clock.step_wall(seconds)

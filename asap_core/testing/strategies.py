@@ -1,4 +1,4 @@
-"""Strategies: what peers send, what they nearly send, and what nobody should."""
+"""Hypothesis strategies for the protocol: valid values, nearly valid ones, and arbitrary ones."""
 
 import json
 from datetime import UTC, datetime
@@ -19,12 +19,15 @@ _ID = st.text(
 
 
 def urns() -> st.SearchStrategy[str]:
-    """Agent URNs, of one segment or two."""
+    """Valid agent URNs, with one segment or two."""
     return st.lists(_SEGMENT, min_size=1, max_size=2).map(lambda parts: "urn:asap:agent:" + ":".join(parts))
 
 
 def json_values(*, max_leaves: int = 10) -> st.SearchStrategy[Any]:
-    """Any JSON value that survives a round trip."""
+    """JSON values that are equal after they are written and read.
+
+    max_leaves: about how many scalars one has at most.
+    """
     leaves = (
         st.none()
         | st.booleans()
@@ -48,7 +51,7 @@ def _timestamps() -> st.SearchStrategy[datetime]:
 
 
 def envelopes() -> st.SearchStrategy[Envelope]:
-    """Valid envelopes of task requests and of types that nobody knows."""
+    """Valid envelopes, of task requests and of an unknown payload type."""
     tasks = st.fixed_dictionaries({"conversation_id": _TEXT, "skill_id": _TEXT, "input": _objects()})
     kinds = st.sampled_from(["task.request", "TaskRequest", "task_request"]).flatmap(
         lambda kind: tasks.map(lambda payload: (kind, payload))
@@ -74,7 +77,7 @@ def envelope_documents() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def broken_documents() -> st.SearchStrategy[dict[str, Any]]:
-    """Envelopes as plain JSON with one thing wrong, or more: a key gone, a key too many, a value of another kind."""
+    """Envelopes as plain JSON with at most one change: a key removed, a key added, or a value replaced by any other."""
 
     def spoil(document: dict[str, Any], key: str, value: Any, how: str) -> dict[str, Any]:
         if how == "remove":
@@ -88,7 +91,7 @@ def broken_documents() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def manifests() -> st.SearchStrategy[Manifest]:
-    """Manifests that an agent may publish."""
+    """Valid manifests that an agent may publish."""
     skills = st.lists(st.builds(Skill, id=_TEXT, description=_TEXT, input_schema=st.none() | _objects()), max_size=3)
     return st.builds(
         Manifest,
@@ -104,7 +107,7 @@ def manifests() -> st.SearchStrategy[Manifest]:
 
 
 def request_bodies() -> st.SearchStrategy[bytes]:
-    """Bodies of POST /asap: good calls, nearly good ones, batches of both, other JSON, and any bytes."""
+    """Bodies of POST /asap: valid calls, nearly valid ones, batches of both, other JSON, and any bytes."""
     params = st.fixed_dictionaries(
         {"envelope": envelope_documents() | broken_documents() | json_values(max_leaves=3)},
         optional={"idempotency_key": _ID | json_values(max_leaves=2)},
@@ -128,7 +131,7 @@ def _damaged(text: bytes) -> st.SearchStrategy[bytes]:
 
 
 def requests() -> st.SearchStrategy[Request]:
-    """Heads of requests: the paths and headers that matter, and any others."""
+    """Heads of requests: the paths and headers that the protocol uses, and others."""
     names = st.sampled_from(
         b"authorization content-encoding content-length asap-version expect if-none-match host transfer-encoding "
         b"x-idempotency-key x".split()
