@@ -64,6 +64,10 @@ BY_NAME = {
     "asap_core.auth.introspection_response": ("auth/introspection_response", "auth/introspection"),
     "asap_core.auth.token_cache": ("auth/token_cache",),
     "asap_core.auth.client_credentials": ("auth/client_credentials",),
+    "asap_core.auth.dpop": ("auth/dpop",),
+    "asap_core.auth.dpop_client": ("auth/dpop",),
+    "asap_core.auth.dpop_server": ("auth/dpop_server",),
+    "asap_core.auth.provider": ("auth/provider",),
     "asap_core.auth.authorization": ("auth/authorization",),
 }
 # Each by the last part of its name: that of survivors in docs/mutation.md.
