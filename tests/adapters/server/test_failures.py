@@ -19,11 +19,11 @@ from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import ManualClock, RemoteError, Replied, Request
 from asap_core.admission.admission import Admitted, Reservation, Stored
 from asap_core.client.delivery import RetryPolicy
+from tests import builders
 
 pytestmark = pytest.mark.anyio
 
 BASE = "http://localhost"
-STAMP = "2025-06-15T15:06:40Z"
 NUMBERS = itertools.count()
 ONCE = RetryPolicy(retries=0)
 
@@ -87,15 +87,10 @@ async def fine(_request, _context):
     return {"fine": True}
 
 
-def call(skill: str, *, key=None, number: int = 1):
-    envelope = {
-        "id": f"e-{next(NUMBERS)}", "asap_version": "0.1", "timestamp": STAMP, "sender": "urn:asap:agent:me",
-        "recipient": "urn:asap:agent:echo-agent", "payload_type": "task.request",
-        "payload": {"conversation_id": "c", "skill_id": skill, "input": {}},
-        "extensions": {"nonce": f"{next(NUMBERS)}"},
-    }  # fmt: skip
-    params = {"envelope": envelope} if key is None else {"envelope": envelope, "idempotency_key": key}
-    return {"jsonrpc": "2.0", "id": number, "method": "asap.send", "params": params}
+def call(skill: str, *, key: str | None = None, number: int = 1) -> dict[str, Any]:
+    payload = {"conversation_id": "c", "skill_id": skill, "input": {}}
+    extensions = {"nonce": f"{next(NUMBERS)}"}
+    return builders.call(number, key=key, envelope_changes={"payload": payload, "extensions": extensions})
 
 
 class Served:

@@ -9,21 +9,16 @@ from hypothesis import given, settings, strategies as st
 from asap_core import (
     Agent,
     Authenticated,
-    AuthScheme,
-    Capabilities,
     Dispatch,
-    Endpoints,
-    Manifest,
-    ManualClock,
     Policy,
     Request,
-    Skill,
     StartPolicy,
 )
 from asap_core.auth.bearer import is_scope
 from asap_core.auth.claims import Accepted, BySubject, Rejected
 from asap_core.auth.principal import InsufficientScope
 from asap_core.clock import WallTime
+from tests.builders import bound, call, manifest
 from tests.core.auth.tokens import (
     ALICE,
     AUDIENCE,
@@ -181,16 +176,7 @@ class TestClaims:
             InsufficientScope(frozenset([scope]))
 
     def test_want_of_scope_is_answered_403_with_what_it_takes(self) -> None:
-        manifest = Manifest(
-            id="urn:asap:agent:a",
-            name="",
-            version="1",
-            description="",
-            capabilities=Capabilities(),
-            endpoints=Endpoints(asap="https://a.example/asap"),
-            auth=AuthScheme(schemes=["bearer"]),
-        )
-        agent = Agent(manifest).bind(clock=ManualClock(), ids=lambda: "i", key=b"k" * 32)
+        agent = bound(Agent(manifest(auth=True)))
         headers = ((b"authorization", b"Bearer x"),)
         state: Any = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1"))
         response = state.insufficient(InsufficientScope(frozenset({"b", "a"}))).response
@@ -214,41 +200,22 @@ class TestClaims:
         ],
     )
     def test_a_skill_or_payload_type_may_take_scopes_of_its_own(self, wanted, held, status) -> None:
-        manifest = Manifest(
-            id="urn:asap:agent:a",
-            name="",
-            version="1",
-            description="",
-            capabilities=Capabilities(skills=[Skill(id=name, description="") for name in ("echo", "other")]),
-            endpoints=Endpoints(asap="https://a.example/asap"),
-            auth=None if held is None else AuthScheme(schemes=["bearer"]),
-        )
-        rules = Policy(scopes=wanted, start=StartPolicy.OPEN)
+        described = manifest("echo", "other", auth=held is not None)
         with pytest.raises(ValueError, match="scopes: expected payload types and skills"):
-            Agent(manifest, policy=Policy(scopes={"task.request/ech": "a"}))
-        agent = Agent(manifest, policy=rules, payload_types=("task.request", "task.cancel")).bind(
-            clock=ManualClock(), ids=lambda: "i", key=b"k" * 32
-        )
+            Agent(described, policy=Policy(scopes={"task.request/ech": "a"}))
+        rules = Policy(scopes=wanted, start=StartPolicy.OPEN)
+        agent = bound(Agent(described, policy=rules, payload_types=("task.request", "task.cancel")))
         headers = ((b"authorization", b"Bearer x"),)
         state: Any = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1"))
         if held is not None:
             state = state.verified(judge(token({**GOOD, "scope": held})).principal)
-        envelope = {
-            "id": "e",
-            "asap_version": "0.1",
-            "timestamp": "2025-06-15T15:06:40Z",
-            "sender": ALICE,
-            "recipient": "urn:asap:agent:a",
-            "payload_type": "TaskRequest",
-            "payload": {"conversation_id": "c", "skill_id": "echo", "input": {}},
-        }
-        body = {"jsonrpc": "2.0", "id": 1, "method": "asap.send", "params": {"envelope": envelope}}
+        body = call(envelope_changes={"payload_type": "TaskRequest"})
         state = state.feed(json.dumps(body).encode()).end()
-        (call,) = state.calls
+        (run,) = state.calls
         if status == 200:
-            assert isinstance(call, Dispatch)
+            assert isinstance(run, Dispatch)
         else:
-            response = state.answered([call]).response
+            response = state.answered([run]).response
             scopes = " ".join(sorted({each for key in wanted for each in wanted[key]}))
             challenge = f'Bearer realm="asap", error="insufficient_scope", scope="{scopes}"'.encode()
             assert (response.status, dict(response.headers)[b"www-authenticate"]) == (403, challenge)

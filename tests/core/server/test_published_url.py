@@ -1,21 +1,20 @@
 """URLs that an agent publishes of itself: absolute if they're written here, read as they come from peers."""
 
 import json
-from typing import Any
 
 import pytest
 from attrs import evolve
 
-from asap_core import Agent, Capabilities, Endpoints, Manifest, read_manifest
+from asap_core import Agent, Endpoints, read_manifest
 from asap_core.server.published_url import leads_elsewhere
 from asap_core.server.wellknown import publish
 from asap_core.wire.codec import to_json
 from asap_core.wire.registry import make_entry
+from tests import builders
 
 
 def manifest(endpoints):
-    named: Any = {"id": "urn:asap:agent:a", "name": "A", "version": "1.0.0", "description": ""}
-    return Manifest(**named, capabilities=Capabilities(), endpoints=endpoints)
+    return builders.manifest(endpoints=endpoints)
 
 
 WRONG = [
