@@ -212,21 +212,20 @@ class LocalAdmission:
                 assert_never(found)
 
     def _claim(self, question: AdmissionQuestion, at: Moment) -> "ClaimAnswer":
-        return self.claim(question.sender, question.authenticated, question.nonce, question.issued, at=at)
+        return self.claim(question.sender, question.authenticated, question.nonce, question.issued, at)
 
     def claim(
         self,
         sender: str,
-        authenticated: bool,  # noqa: FBT001 - as in Question
+        authenticated: bool,  # noqa: FBT001 - positional, as in ReplayGuard.admit
         nonce: str | None,
         issued: WallTime,
-        *,
         at: Moment,
     ) -> "ClaimAnswer":
         """Claim the nonce of a request without an idempotency key."""
         if nonce is None:
             return _ADMITTED
-        verdict = self._guard.admit(sender, nonce, authenticated=authenticated, issued=issued, at=at)
+        verdict = self._guard.admit(sender, nonce, authenticated, issued, at)
         return _ADMITTED if isinstance(verdict, Fresh) else verdict
 
     def record(self, reservation: Reservation, outcome: object, *, size: int, now: Instant) -> None:

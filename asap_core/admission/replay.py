@@ -157,7 +157,15 @@ class ReplayGuard:
         """Return the number of live nonces."""
         return self._live
 
-    def admit(self, sender: str, nonce: str, *, authenticated: bool, issued: WallTime, at: Moment) -> NonceVerdict:
+    # Positional parameters: Python 3.11 enters a function with keyword-only ones the slow way.
+    def admit(
+        self,
+        sender: str,
+        nonce: str,
+        authenticated: bool,  # noqa: FBT001 - as above
+        issued: WallTime,
+        at: Moment,
+    ) -> NonceVerdict:
         """Judge one nonce, and remember it if it's fresh. Never raises, whatever the strings.
 
         issued: the timestamp that the envelope carries. The caller has checked that it's within the window.

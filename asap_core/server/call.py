@@ -303,7 +303,7 @@ def _ask(run: CallRun, at: Moment) -> CallState:
         return _ask_with_key(run, _question(run, nonce), at)
     # Most requests: there's no key to look up, only a nonce to claim, so no question is written down.
     sender, authenticated = run.envelope.sender, isinstance(run.principal, Authenticated)
-    answer = admission.claim(sender, authenticated, nonce, run.issued, at=at)
+    answer = admission.claim(sender, authenticated, nonce, run.issued, at)
     return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
 
 

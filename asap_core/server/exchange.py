@@ -586,7 +586,7 @@ def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody
             deadline=0.0,
         )
         return ClaimProof(question, proven, run, run.step)
-    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, at=run.agent.moment())  # noqa: FBT003 - as in Question
+    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, run.agent.moment())  # noqa: FBT003 - as it stands
     return _after_claim(run, proven, claimed)
 
 

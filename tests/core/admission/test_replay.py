@@ -358,8 +358,8 @@ class DigestWithoutSender(ReplayGuard):
     def _digest(self, sender, nonce, authenticated):
         return super()._digest("", nonce, authenticated)
 
-    def admit(self, sender, nonce, **fields):
-        verdict = super().admit(sender, nonce, **fields)
+    def admit(self, *args, **fields):
+        verdict = super().admit(*args, **fields)
         # The mutant confuses senders: it refuses what is fresh. The law is about accepting, so turn it round.
         return Fresh() if isinstance(verdict, Replayed) else verdict
 
