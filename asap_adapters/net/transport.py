@@ -21,7 +21,7 @@ from asap_adapters.net.failures import failure_of
 from asap_adapters.net.pool import Progress
 from asap_adapters.net.resolving import Resolver
 from asap_core.auth.bearer import is_token
-from asap_core.auth.client_credentials import Form
+from asap_core.auth.client_credentials import PostForm
 from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
 from asap_core.http.body import BadCoding, BodyTooLarge
 from asap_core.lru import Lru
@@ -244,7 +244,7 @@ class HttpTransport:
     async def post_form(
         self,
         allowed: Allowed,
-        form: Form,
+        form: PostForm,
         headers: Mapping[str, str] | None = None,
         *,
         limit: int = MAX_FORM_ANSWER,

@@ -91,7 +91,7 @@ class ClientKey:
 
 
 @frozen
-class Form:
+class PostForm:
     """A form to post, and the headers to send with it."""
 
     fields: tuple[tuple[str, str], ...] = field(repr=False)
@@ -105,7 +105,7 @@ def authenticated_form(
     audience: str,
     jti: str,
     wall: WallTime,
-) -> Form:
+) -> PostForm:
     """Return a form with these fields that authenticates the client.
 
     audience: whom an assertion is for: the issuer, or the endpoint
@@ -117,17 +117,17 @@ def authenticated_form(
         case ClientKey():
             assertion = _assertion(client, audience=audience, jti=jti, wall=wall)
             kind = ("client_assertion_type", _ASSERTION_TYPE)
-            return Form((*fields, ("client_id", client.client_id), kind, ("client_assertion", assertion)))
+            return PostForm((*fields, ("client_id", client.client_id), kind, ("client_assertion", assertion)))
         case _:
             assert_never(client)
 
 
-def _with_secret(fields: Sequence[tuple[str, str]], client: ClientSecret) -> Form:
+def _with_secret(fields: Sequence[tuple[str, str]], client: ClientSecret) -> PostForm:
     if client.method is SecretMethod.POST:
-        return Form((*fields, ("client_id", client.client_id), ("client_secret", client.secret)))
+        return PostForm((*fields, ("client_id", client.client_id), ("client_secret", client.secret)))
     # RFC 6749 §2.3.1: each is form-encoded before they're joined, or a colon in the id would divide it.
     pair = f"{quote_plus(client.client_id)}:{quote_plus(client.secret)}"
-    return Form(tuple(fields), (("authorization", f"Basic {b64encode(pair.encode()).decode()}"),))
+    return PostForm(tuple(fields), (("authorization", f"Basic {b64encode(pair.encode()).decode()}"),))
 
 
 def _assertion(client: ClientKey, *, audience: str, jti: str, wall: WallTime) -> str:
