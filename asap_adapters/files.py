@@ -1,7 +1,7 @@
-"""Reading and writing files in worker threads of their own.
+"""Reads and writes files in worker threads, with a limiter for each owner of files.
 
-anyio's default threads, 40 of them, are the user's as well: code that fills them must not keep a request waiting for a
-file. Each owner of files has its own few, so that a disk that hangs stops nothing but its own files.
+anyio's 40 default threads are shared with the user's code, which may keep all of them busy: a request must not wait for
+that. With its own limiter, a disk that hangs blocks only the files on it.
 """
 
 import os
@@ -16,30 +16,36 @@ import anyio.to_thread
 
 from asap_core.errors import BadReply
 
-# A disk isn't faster for more of them; one that hangs holds no more.
+# More threads don't make a disk faster, and a disk that hangs blocks all of them.
 _MOST: Final = 4
 
 T = TypeVar("T")
 
 
 class FileThreads:
-    """Worker threads for one owner's files, `most` at once. It belongs to the event loop in which it's first used."""
+    """Worker threads for one owner's files. Belongs to the event loop that uses it first.
+
+    most: how many threads run at once.
+    """
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def run(self, work: Callable[..., T], *args: Any, abandon_on_cancel: bool = False) -> T:
-        """Call `work(*args)` in a thread. If abandoned, it goes on there, and its result is dropped."""
+        """Call `work(*args)` in a thread and return its result.
+
+        abandon_on_cancel: if the caller is cancelled, don't wait: the thread continues and its result is dropped.
+        """
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._most)
         return await anyio.to_thread.run_sync(work, *args, abandon_on_cancel=abandon_on_cancel, limiter=self._limiter)
 
     @asynccontextmanager
     async def reading(self, path: Path) -> AsyncIterator[Callable[[int], Awaitable[bytes]]]:
-        """Open a file; yields a function that reads so many bytes of it, none at its end.
+        """Open a file. Yields a function that reads up to a number of bytes; it returns b"" at the end of the file.
 
-        Raises OSError, and `BadReply` if it's a pipe or a socket: nobody can end a thread that waits for one.
+        Raises: OSError; BadReply if it's a pipe or a socket, since a thread that waits for one can't be ended.
         """
         file = await self.run(_opened, path)
         try:
@@ -51,7 +57,7 @@ class FileThreads:
 def _opened(path: Path) -> BinaryIO:
     if "\0" in str(path) or path.is_socket():
         raise BadReply(str(path), "expected a file")
-    # Opened first and looked at then: a pipe that takes its place in between would be waited for.
+    # Open first, then check: another process could replace the file by a pipe between a check and the opening.
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
     if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
         file.close()

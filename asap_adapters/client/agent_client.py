@@ -372,7 +372,7 @@ class AgentClient:
         return Destination(allowed, manifest.id, manifest.auth)
 
 
-# Who wants any agent wants this one: making it takes longer than the rest of a look-up.
+# The default: any agent matches. Shared, since making one takes longer than the rest of a look-up.
 _ANYONE: Final = Wanted()
 
 

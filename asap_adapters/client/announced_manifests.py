@@ -1,7 +1,7 @@
-"""Manifests of announced agents, each asked for at the addresses announced, and kept for that announcement alone.
+"""Fetches manifests of announced agents at their announced addresses, and caches them for that announcement only.
 
-What an announcement allows (plain http, addresses of this link) is for following it and for nothing else: whoever names
-the same host otherwise, on whatever port, is judged as if nothing had been announced.
+An announcement allows plain http and addresses of its link, but only for following it. The same host in a URL from
+another source, on any port, is judged as if nothing had been announced.
 """
 
 from collections.abc import Callable
@@ -24,24 +24,24 @@ from asap_core.net.urls import normal
 
 @frozen
 class AnnouncedLocation:
-    """Where an agent was announced: its manifest's URL, and the addresses that are connected to for it."""
+    """Where an agent was announced: its manifest's URL, and the addresses to connect to."""
 
     url: str
     addresses: tuple[str, ...]
 
     @property
     def key(self) -> str:
-        """Under what its manifest is kept. No URL has a blank, so that none that anybody names is one of these."""
+        """The key of its manifest in the cache. It has a space, which no URL has, so it never equals a URL."""
         return f"{self.url} at {' '.join(self.addresses)}"
 
 
 def _url_in(key: str) -> str:
-    # Not by the table: while this was fetched, a thousand others may have been announced.
+    # Not from the table of places, which may have dropped it while its manifest was fetched.
     return key.partition(" ")[0]
 
 
 class AnnouncedManifests:
-    """Announced agents' manifests. `accept` is asked as `Documents` does, and told the place's key as well."""
+    """The manifests of announced agents. `accept` is called as by `Documents`, with the location's key in addition."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class AnnouncedManifests:
         )
 
     async def find(self, announcement: Announcement) -> tuple[LocatedDocument[ReceivedManifest], AnnouncedLocation]:
-        """The manifest of an announced agent, kept or fetched. Raises `NotAllowed` if it isn't on the link."""
-        # The URL's own host is what's connected to at these addresses, whatever else is written beside it.
+        """Return the manifest of an announced agent, cached or fetched. Raises `NotAllowed` if it isn't on the link."""
+        # Use the host of the URL itself, which is what is connected to, not the announcement's `host`.
         host = host_of(announcement.manifest_url) or "the URL"
         addresses = self._http.announced_addresses(host, announcement.addresses, link=announcement.link)
         place = AnnouncedLocation(normal(canonical(announcement.manifest_url)), addresses)
@@ -71,14 +71,14 @@ class AnnouncedManifests:
         return await self._documents.find(place.key), place
 
     def forget(self, url: str) -> list[str]:
-        """Forget what is kept of this URL wherever it was announced; return the keys that it was kept under."""
+        """Forget the manifests of this URL at all announced locations. Returns their keys."""
         keys = [key for key, place in self._places.items() if place.url == url]
         for key in keys:
             self._documents.forget(key)
         return keys
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all manifests."""
         self._documents.clear()
 
     def _judge(self, key: str) -> Allowed:
