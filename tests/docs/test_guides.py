@@ -1,18 +1,22 @@
 """The guides' Python runs as it stands: each page's blocks are one module, and what they define is called."""
 
 import inspect
+import json
 import re
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
 import pytest
 
-from asap_adapters import AgentClient, RemoteError, serve
+from asap_adapters import AgentClient, AsgiApp, RemoteError, StateFile, serve
+from asap_core import Envelope, Request, WallTime, encode_envelope
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ["trio", "asyncio"]
@@ -118,6 +122,44 @@ def test_the_tests_pass(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     asynchronous = len(re.findall(r"^async def test", text, re.MULTILINE))
     assert f"{2 * asynchronous + text.count('def test_') - asynchronous} passed" in done.stdout, done.stdout
+
+
+class _Application:
+    """As much of Starlette's application as the guide uses."""
+
+    def __init__(self, lifespan: Any) -> None:
+        self.lifespan, self.mounted = lifespan, dict[str, Any]()
+
+    def mount(self, path: str, application: Any) -> None:
+        self.mounted[path] = application
+
+
+def test_the_blocks_of_writing_a_driver_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    starlette: Any = ModuleType("starlette.applications")
+    starlette.Starlette = _Application
+    monkeypatch.setitem(sys.modules, "starlette", ModuleType("starlette"))
+    monkeypatch.setitem(sys.modules, "starlette.applications", starlette)
+    names: dict[str, Any] = {"__name__": "embedding", "AsgiApp": AsgiApp, "StateFile": StateFile}
+    exec(the_tours_agent(), names)
+    for block in blocks(ROOT / "docs" / "embedding.md"):
+        if "dispatch." in block:
+            names["dispatch"] = dispatch_of(names["agent"])
+        if "AsgiApp(" in block:
+            names["agent"] = names["agent"].unbound()
+        exec(compile(block, "embedding.md", "exec"), names)
+    assert "asap:transport/timeout" in names["state"].body.decode()
+    assert names["api"].mounted == {"/agents/adder": names["app"]}
+
+
+def dispatch_of(agent: Any) -> Any:
+    envelope = Envelope.new(
+        sender="urn:asap:agent:me", recipient="urn:asap:agent:adder", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "add", "input": {}}, ids=lambda: "e1",
+        wall=WallTime(time.time() + 1), nonce="n",
+    )  # fmt: skip
+    call = {"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": {"envelope": encode_envelope(envelope)}}
+    body = agent.open(Request(method="POST", target="/asap", headers=[], peer="192.0.2.1"))
+    return body.feed(json.dumps(call).encode()).end().calls[0]
 
 
 def test_every_page_with_examples_is_run_somewhere() -> None:
