@@ -6,7 +6,7 @@ Every check of a user's argument is one of these, so that the errors read alike.
 * A wrong type is a ValueError too, as the README promises: callers have one exception to catch.
 * A check is made where the argument is passed, before anything is asked or sent.
 
-A `Form` is what a value has to be, made of predicates (`is_…`). The `expect_…` functions have sentences of their own.
+An `ArgumentRule` is made of predicates (`is_…`). The `expect_…` functions have sentences of their own.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,7 +24,7 @@ Fits = Callable[[Any], bool]
 
 
 @frozen
-class Form:
+class ArgumentRule:
     """What an argument has to be. `expected` completes "expected …", and `fits` decides."""
 
     expected: str

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from attrs import frozen, has
 
-from asap_core.arguments import Form, is_instance, is_or_none
+from asap_core.arguments import ArgumentRule, is_instance, is_or_none
 from asap_core.clock import WallTime
 from asap_core.wire.codec import to_json
 from asap_core.wire.envelope import Envelope
@@ -15,11 +15,11 @@ from asap_core.wire.jsonrpc import MAX_ID
 
 # The reference's limit: servers refuse larger batches.
 _MAX_BATCH: Final = 50
-_PAYLOAD_TYPE: Final = Form(
+_PAYLOAD_TYPE: Final = ArgumentRule(
     f"text such as 'task.request', at most {MAX_ID} characters",
     lambda value: type(value) is str and 0 < len(value) <= MAX_ID,
 )
-_OPTIONAL_TEXT: Final = Form("text, or None", is_or_none(is_instance(str)))
+_OPTIONAL_TEXT: Final = ArgumentRule("text, or None", is_or_none(is_instance(str)))
 _TASK_REQUESTS: Final = frozenset({"task.request", "TaskRequest", "task_request"})
 
 

@@ -19,7 +19,7 @@ from asap_core import (
     TokenTable,
 )
 from asap_core.arguments import (
-    Form,
+    ArgumentRule,
     expect_whole,
     has_methods,
     is_dict_of,
@@ -187,7 +187,7 @@ def test_a_whole_number(value) -> None:
 
 class TestForms:
     def test_an_error_names_the_argument_and_what_was_expected_and_no_value(self) -> None:
-        form = Form("text, or None", is_or_none(is_instance(str)))
+        form = ArgumentRule("text, or None", is_or_none(is_instance(str)))
         for value in ("x", None):
             form.check("token", value)
         with pytest.raises(ValueError, match=r"^token: expected text, or None$"):
