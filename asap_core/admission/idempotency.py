@@ -213,8 +213,7 @@ class IdempotencyTable:
     def load(self, kept: SavedKey, *, now: Instant) -> None:
         """Remember a key that another process saved: with its answer or, if it has none, as lost."""
         self._forget(kept.key)
-        state = _State.FINISHED if kept.answered else _State.LOST
-        self._entries[kept.key] = _Entry(kept.digest, state, Instant(now + kept.seconds))
+        self._entries[kept.key] = _Entry(kept.digest, _State.LOST, Instant(now + kept.seconds))
         if kept.answered:
             self.finish(kept.key, kept.answer, size=kept.size, now=now)
             self._entries[kept.key].until = Instant(now + kept.seconds)
@@ -247,8 +246,8 @@ class IdempotencyTable:
 
     def _expire(self, now: Instant) -> None:
         for _ in range(_EXPIRED_PER_CALL):
-            key, entry = next(iter(self._entries.items()), (None, None))
-            if key is None or entry is None or now < self._over(entry):
+            key = next(iter(self._entries), None)
+            if key is None or now < self._over(self._entries[key]):
                 return
             self._forget(key)
 

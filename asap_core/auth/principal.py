@@ -145,14 +145,16 @@ def read_credential(
         return BadCredential("one Authorization header")
     scheme, _, token = values[0].strip().partition(b" ")
     # RFC 9110 §11.1: the scheme is case-insensitive (fault 22).
-    proves = scheme.lower() == b"dpop" and url is not None
-    if scheme.lower() != b"bearer" and not proves:
+    scheme = scheme.lower()
+    proof_url = url if scheme == b"dpop" else None
+    if scheme != b"bearer" and proof_url is None:
         return NoCredential()
     text = token.strip(b" \t").decode("latin-1")
     if not is_token(text):
-        named = "DPoP" if proves else "Bearer"
-        return BadCredential(f"Authorization: {named} and a token of 1 to {MAX_TOKEN} visible ASCII characters", proves)
-    return Credential(text) if url is None or not proves else _with_proof(text, headers, method, url)
+        named = "Bearer" if proof_url is None else "DPoP"
+        expected = f"Authorization: {named} and a token of 1 to {MAX_TOKEN} visible ASCII characters"
+        return BadCredential(expected, proves=proof_url is not None)
+    return Credential(text) if proof_url is None else _with_proof(text, headers, method, proof_url)
 
 
 def _with_proof(token: str, headers: Headers, method: str, url: str) -> Credential | BadCredential:
@@ -194,11 +196,9 @@ class TokenTable:
     def __init__(self, tokens: Mapping[str, str]) -> None:
         """Take a mapping of token to agent URN. Raises ValueError if a token or a URN is invalid."""
         expect_mapping("tokens", tokens, str, '{"…": "urn:asap:agent:alice"}')
-        for token, urn in tokens.items():
+        for token in tokens:
             if not is_token(token):
                 raise ValueError(f"expected tokens of 1 to {MAX_TOKEN} visible ASCII characters")
-            if not URN.fits(urn):
-                raise ValueError(f"expected {URN.expected}")
         self._by_digest = {_digest(token): Authenticated(urn) for token, urn in tokens.items()}
 
     def __len__(self) -> int:

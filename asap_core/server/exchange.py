@@ -119,7 +119,7 @@ class _Run:
     headers: dict[bytes, bytes]
     principal: Principal
     peer_known: bool
-    streamed: bool = False
+    streamed: bool
     version: str = DEFAULT_VERSION
     step: int = 0
     share: tuple[Scope, str] | None = None
@@ -179,7 +179,7 @@ class _Run:
         self.tell(WHAT_OF[refusal.kind.taxonomy], refusal.kind)
         return self.respond(_rpc_response(self.agent, refused_call(None, refusal), close=close))
 
-    def refuse_plainly(self, status: int, detail: str, *headers: tuple[bytes, bytes], close: bool = False) -> "Respond":
+    def refuse_plainly(self, status: int, detail: str, *headers: tuple[bytes, bytes], close: bool) -> "Respond":
         """Answer below JSON-RPC, with the same body as the reference implementation: `{"detail": …}`."""
         return self.respond(json_response(status, {"detail": detail}, headers, close=close))
 
@@ -513,9 +513,9 @@ def _judge_page(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
 def _hosts(request: Request) -> list[str]:
     """The hosts that a request names: `Host`, and an absolute target's, which comes first (RFC 9112 §3.2.2)."""
     hosts = [value.decode("latin-1") for value in header_values(request.headers, b"host")]
-    _, absolute, rest = request.target.partition("://")
-    if absolute and not request.target.startswith("/"):
-        hosts.append(re.split("[/?]", rest, maxsplit=1)[0])
+    if not request.target.startswith("/"):
+        rest = request.target.partition("://")[2]
+        hosts.append(rest.partition("/")[0].partition("?")[0])
     return hosts
 
 
@@ -646,7 +646,7 @@ def _open_body(run: _Run) -> ReadBody | Respond:
     if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > limit):
         return _refuse_body(run, BodyTooLarge(limit), close=True)
     coding = run.headers.get(b"content-encoding", b"").strip().lower()
-    make = run.agent.codings.get(coding) if coding else None
+    make = run.agent.codings.get(coding)
     if make is None and coding not in (b"", b"identity"):
         supported = b", ".join(sorted(run.agent.codings))
         detail = f"Unsupported Content-Encoding. Supported: {supported.decode('ascii')}"
@@ -826,6 +826,6 @@ _WITH_RETRY_AFTER: Final = frozenset({RATE_LIMITED.status, UNAVAILABLE.status})
 
 def refuse_head(status: int, detail: str) -> Response:
     """Return the response to an unreadable request, for drivers that parse HTTP: 400, 408, 413, 431 or 505."""
-    body = json_response(status, {"detail": detail}, close=True)
-    extra = ((b"content-length", b"%d" % len(body.body)), (b"asap-version", DEFAULT_VERSION.encode("ascii")))
-    return Response(status=status, headers=(*body.headers, *extra), body=body.body, close=True)
+    response = json_response(status, {"detail": detail}, close=True)
+    extra = ((b"content-length", b"%d" % len(response.body)), (b"asap-version", DEFAULT_VERSION.encode("ascii")))
+    return evolve(response, headers=(*response.headers, *extra))

@@ -19,7 +19,7 @@ EXCHANGE = tuple(
     f"server/{name}"
     for name in (
         "admit", "agent", "authenticate", "dispatch", "events", "fork", "hold", "metrics", "moves", "open",
-        "read_body", "refusals", "respond", "take_limit", "wellknown",
+        "outgoing", "read_body", "refusals", "respond", "take_limit", "wellknown",
     )
 )  # fmt: skip
 # Each module, and the tests that hold it to what it promises.
@@ -48,8 +48,10 @@ TESTS = {
     "asap_core.http.validation": ("http/validation", "http/freshness", "client/document_cache"),
     "asap_core.client.flights": ("client/flights", "client/document_cache"),
     "asap_core.client.document_cache": ("client/document_cache",),
-    "asap_core.client.resolution": ("client/resolution",),
+    "asap_core.client.resolution": ("client/resolution", "client/trust"),
     "asap_core.client.registry_cache": ("client/registry_cache",),
+    "asap_core.lru": ("lru",),
+    "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_cache"),
     "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_cache"),
 }
@@ -78,8 +80,8 @@ TELL_EVERY = 5.0
 
 def files_of(module: str) -> list[Path]:
     return [
-        ROOT / "tests" / "core" / wing / f"test_{name}.py"
-        for wing, name in (place.split("/") for place in {**TESTS, **BY_NAME}[PLACES[module]])
+        (ROOT / "tests" / "core" / place).with_name(f"test_{place.rpartition('/')[2]}.py")
+        for place in {**TESTS, **BY_NAME}[PLACES[module]]
     ]
 
 
