@@ -1,5 +1,7 @@
 """What was asked under a key: running, answered, cut off, forgotten in order."""
 
+import tracemalloc
+
 from asap_core.admission.idempotency import Finished, Free, Gone, IdempotencyTable, KeyReused, Lost, SavedKey, Working
 
 TTL = 600.0
@@ -111,6 +113,67 @@ def test_large_answers_of_one_push_out_its_own() -> None:
     for owner in ("a", "b", "c"):
         answered(owner.encode(), 30, owner)
     assert keys.find(b"mine", b"d", now=1.0) == Gone()
+
+
+def test_an_owner_with_exactly_half_of_all_bytes_does_not_push_out_its_own() -> None:
+    keys = table(max_bytes=100)
+    for name, owner, size in ((b"mine", "me", 60), (b"theirs", "them", 50)):
+        keys.begin(name, b"d", deadline=30, now=0.0, owner=owner)
+        keys.finish(name, "answer", size=size, now=0.0)
+    assert keys.find(b"mine", b"d", now=0.0) == Gone()
+    assert keys.find(b"theirs", b"d", now=0.0) == Finished("answer")
+
+
+def test_what_an_owner_no_longer_keeps_does_not_count_for_it() -> None:
+    keys = table(max_bytes=100)
+
+    def answered(name: bytes, size: int, owner: str) -> None:
+        keys.begin(name, b"d", deadline=30, now=0.0, owner=owner)
+        keys.finish(name, name, size=size, now=0.0)
+
+    answered(b"mine", 60, "me")
+    answered(b"freed", 30, "them")
+    answered(b"first", 10, "them")
+    keys.free(b"freed")
+    answered(b"second", 40, "them")
+    assert keys.find(b"mine", b"d", now=0.0) == Gone()
+    assert keys.find(b"first", b"d", now=0.0) == Finished(b"first")
+
+
+def test_an_answer_recorded_twice_counts_once() -> None:
+    keys = table()
+    keys.begin(b"k", b"d", deadline=30, now=0.0)
+    for size in (10, 30):
+        keys.finish(b"k", size, size=size, now=0.0)
+    assert (keys.find(b"k", b"d", now=0.0), keys.size) == (Finished(30), 30)
+
+
+def test_owners_without_answers_take_no_memory() -> None:
+    keys = table()
+
+    def serve(owners: range) -> None:
+        for owner in owners:
+            keys.begin(b"k", b"d", deadline=30, now=0.0, owner=f"owner {owner}")
+            keys.finish(b"k", "answer", size=1, now=0.0)
+            keys.free(b"k")
+
+    serve(range(10))
+    tracemalloc.start()
+    serve(range(10, 2010))
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 50_000
+
+
+def test_keys_without_an_answer_are_exported_as_of_no_size() -> None:
+    keys = table(max_bytes=10)
+    for name in (b"gone", b"running"):
+        keys.begin(name, b"d", deadline=30, now=0.0)
+    keys.finish(b"gone", "huge", size=11, now=0.0)
+    assert [(one.key, one.answer, one.size, one.answered) for one in keys.export(now=0.0)] == [
+        (b"running", None, 0, False),
+        (b"gone", None, 0, False),
+    ]
 
 
 def test_answers_may_fill_all_the_room_there_is() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.admission.ratelimit import Limit, Limited, Limiter, Taken, parse_limits, peer_key
+from asap_core.admission.ratelimit import Limit, Limited, Limiter, Taken, is_address, parse_limits, peer_key
 
 TEN = parse_limits("10/second")
 BOTH = parse_limits("10/second;100/minute")
@@ -170,6 +170,22 @@ class TestPeers:
     )
     def test_one_host_is_one_key(self, one, other, same) -> None:
         assert (peer_key(one) == peer_key(other)) is same
+
+    @pytest.mark.parametrize(
+        ("peer", "known"),
+        [
+            ("192.0.2.1", True),
+            ("fe80::1%eth0", True),
+            ("fe80::1%" + "x" * 56, True),
+            ("fe80::1%" + "x" * 57, False),  # longer than any address that a host has
+            ("::", False),
+            ("0.0.0.0", False),
+            ("unix:", False),
+            ("", False),
+        ],
+    )
+    def test_a_peer_is_known_by_an_address_that_a_host_can_have(self, peer, known) -> None:
+        assert is_address(peer) is known
 
     @given(st.text())
     def test_any_text_is_a_key(self, text) -> None:

@@ -52,6 +52,30 @@ def test_a_file_of_the_first_version_is_read() -> None:
     assert read_state(written) == found(WHO, 5.0, b"guard", kept)
 
 
+def test_an_answer_that_cannot_be_written_is_saved_as_unknown_and_all_others_with_theirs() -> None:
+    unwritable = SavedKey(b"d" * 16, b"D" * 16, Replied("task.response", {"x": object()}), 70, 5.0, answered=True)
+    unknown = SavedKey(b"d" * 16, b"D" * 16, None, 0, 5.0, answered=False)
+    saved = read_state(whole(state.snapshot_record(b"guard", [KEPT[0], unwritable, *KEPT[1:]])))
+    assert saved.kept == (KEPT[0], unknown, *KEPT[1:])
+
+
+def test_answers_nested_as_deeply_as_a_file_can_hold_are_saved_beside_one_that_cannot_be_written() -> None:
+    def nested(depth: int) -> SavedKey:
+        payload: Any = {}
+        for _ in range(depth):
+            payload = {"x": payload}
+        return SavedKey(b"%16d" % depth, b"D" * 16, Replied("task.response", payload), 70, 5.0, answered=True)
+
+    deepest = next(depth for depth in range(1000) if not read_state(saved([nested(depth + 1)])).kept[0].answered)
+    kept = read_state(saved([nested(deepest), nested(deepest + 1)])).kept
+    assert [one.answered for one in kept] == [True, False]
+    assert kept[0] == nested(deepest)
+
+
+def saved(kept: list[SavedKey]):
+    return whole(state.snapshot_record(b"guard", kept))
+
+
 def test_what_was_appended_is_found_and_ends_the_snapshot() -> None:
     written = whole(lease(5.0), state.snapshot_record(b"guard", KEPT[:1]))
     written += state.write_batch([lease(9.0), state.reservation_record(b"d" * 16, b"D" * 16)]) + state.write_batch(

@@ -39,6 +39,7 @@ from asap_core.auth.principal import (
 )
 from asap_core.clock import Instant, WallTime
 from asap_core.server import exchange
+from asap_core.server.call_run import IllegalMove
 from tests import builders
 from tests.builders import manifest
 from tests.moments import moment
@@ -498,12 +499,16 @@ class TestThroughAnExchange:
     def test_a_proof_refused(self) -> None:
         wrong = with_proof(agent()).refused(ProofRefused("x"))
         assert answer(wrong) == (401, f'{BEARER}, {DPOP}, error="invalid_dpop_proof"', None)
+        assert b'"Invalid proof of possession"' in wrong.response.body
         unsaid = with_proof(agent()).refused(ProofRefused("x", "n1"))
         assert answer(unsaid) == (401, f'{BEARER}, {DPOP}, error="use_dpop_nonce"', b"n1")
+        assert b'"A proof of possession with the nonce is required"' in unsaid.response.body
         assert unsaid.response.close
 
     def test_want_of_scope_by_the_scheme_of_the_token(self) -> None:
-        status, challenged, _ = answer(with_proof(agent()).insufficient(InsufficientScope(frozenset("a"))))
+        refused = with_proof(agent()).insufficient(InsufficientScope(frozenset("a")))
+        assert refused.response.close
+        status, challenged, _ = answer(refused)
         assert (status, challenged) == (403, 'DPoP realm="asap", error="insufficient_scope", scope="a"')
 
     def test_it_counts_once(self) -> None:
@@ -551,9 +556,12 @@ class TestThroughAnExchange:
         question = state.question
         assert (question.sender, question.nonce, question.issued) == ("h", "j", WALL)
         assert question.authenticated
-        assert question.idempotency_key is None
+        assert (question.idempotency_key, question.digest, question.deadline) == (None, b"", 0.0)
         after: Any = state.answered(said)
         assert isinstance(after, ReadBody) if status is None else after.response.status == status
+        assert status is None or after.response.close
+        with pytest.raises(IllegalMove, match="ClaimProof was left already"):
+            state.answered(said)
 
     def test_it_may_be_abandoned(self) -> None:
         assert with_proof(agent(shared=True)).verified(PROVEN).abandon()

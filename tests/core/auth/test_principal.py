@@ -10,7 +10,11 @@ from asap_core.auth.principal import (
     Authenticated,
     BadCredential,
     Credential,
+    InsufficientScope,
+    ProofOffer,
     TokenTable,
+    challenge,
+    insufficient_scope,
     read_credential,
     sender_rule,
 )
@@ -32,12 +36,29 @@ class TestWho:
         with pytest.raises(ValueError, match="expected"):
             TokenTable(tokens)
 
+    def test_what_is_not_a_mapping_is_refused_by_its_type(self) -> None:
+        with pytest.raises(ValueError, match=r"tokens: expected a mapping .*; not list"):
+            TokenTable(["t"])  # type: ignore[arg-type]
+
     def test_a_table_takes_the_longest_token_that_a_header_may_have(self) -> None:
         assert len(TokenTable({"t" * 8192: "urn:asap:agent:a"})) == 1
 
     @pytest.mark.parametrize("value", [b"Bearer abc", b"bearer   abc ", b"BEARER abc", b" Bearer abc"])
     def test_a_bearer_token_is_read(self, value) -> None:
         assert read_credential(((b"authorization", value),)) == Credential("abc")
+
+    def test_a_token_is_read_with_every_character_but_the_spaces_around_it(self) -> None:
+        assert read_credential(((b"authorization", b"Bearer \t?a=b?\t "),)) == Credential("?a=b?")
+
+    def test_a_bearer_token_is_read_as_one_where_proofs_are_accepted_too(self) -> None:
+        headers = ((b"authorization", b"Bearer abc"), (b"dpop", b"proof"))
+        assert read_credential(headers, method="POST", url="https://a.example/asap") == Credential("abc")
+
+    @pytest.mark.parametrize(("scheme", "proves"), [("Bearer", False), ("DPoP", True)])
+    def test_an_unreadable_token_is_refused_in_words_for_its_scheme(self, scheme: str, proves: bool) -> None:
+        read = read_credential(((b"authorization", f"{scheme} a b".encode()),), url="https://a.example/asap")
+        expected = f"Authorization: {scheme} and a token of 1 to 8192 visible ASCII characters"
+        assert read == BadCredential(expected, proves)
 
     @pytest.mark.parametrize(("length", "kind"), [(8192, Credential), (8193, BadCredential)])
     def test_a_token_has_a_longest_length(self, length, kind) -> None:
@@ -52,3 +73,23 @@ class TestWho:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
         assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:a") is None
         assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:b") is not None
+
+    def test_callers_of_one_agent_are_equal_whatever_their_scopes_and_keys(self) -> None:
+        assert Authenticated("urn:asap:agent:a", frozenset({"read"}), "key") == Authenticated("urn:asap:agent:a")
+
+    @pytest.mark.parametrize("scopes", [frozenset[str](), frozenset({"read", 'wr"ite'})])
+    def test_missing_scopes_are_at_least_one_and_each_can_be_named(self, scopes: frozenset[str]) -> None:
+        with pytest.raises(ValueError, match="scopes: expected words"):
+            InsufficientScope(scopes)
+
+
+class TestChallenges:
+    """The scheme that the caller used says what was wrong; without a word about proofs, it's Bearer."""
+
+    def test_the_error_stands_with_bearer(self) -> None:
+        offered = challenge(ProofOffer(algs=("ES256",)), error="invalid_token")
+        assert offered == 'Bearer realm="asap", error="invalid_token", DPoP realm="asap", algs="ES256"'
+
+    def test_missing_scopes_are_told_of_bearer(self) -> None:
+        expected = 'Bearer realm="asap", error="insufficient_scope", scope="a b"'
+        assert insufficient_scope(frozenset({"b", "a"})) == expected

@@ -264,6 +264,30 @@ def test_a_copy_is_told_as_one() -> None:
         assert begin.read(listed, copied="its last good copy").trace[0].why == f"{words}, in its last good copy"
 
 
+def test_a_manifest_must_be_signed_by_keys_of_the_first_registry_that_named_any() -> None:
+    def listing(key: str, url: str) -> RegistryIndex:
+        reader = RegistryReader()
+        entry = {"id": URN, "name": "A", "description": "", "asap_version": "0.1", "endpoints": {"manifest": url}}
+        entries = [entry, {**entry, "public_key": key}] if key else [entry]
+        reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": entries}).encode())
+        return reader.close()
+
+    def failed(step: Any, times: int) -> Any:
+        for _ in range(times):
+            step = step.failed(Unreachable("u", "down"))
+        return step
+
+    step: Any = resolve(Wanted(urn=URN), registries=["unsigned", "first", "second"])
+    step = step.read(listing("", URLS[0]))
+    assert step.keys is None
+    step = failed(step, 1).read(listing("not a key", URLS[1]))
+    named = step.keys
+    assert (named.agent_id, named.keys) == (URN, ())
+    step = failed(step, 2).read(listing("another", URLS[2]))
+    assert step.keys is named
+    assert failed(step, 2).announced(announcement(URN, URLS[0])).keys is named
+
+
 def test_nothing_is_said_of_entries_that_could_all_be_read() -> None:
     reader = RegistryReader()
     reader.feed(b'{"version":"1","updated_at":"2026-01-01","agents":[]}')

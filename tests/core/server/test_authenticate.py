@@ -9,7 +9,7 @@ from asap_core import (
     Request,
 )
 from asap_core.refusals import BUSY
-from tests.builders import call
+from tests.builders import ALICE, call
 from tests.core.server.exchanges import head, outcome, post, serve
 
 
@@ -48,6 +48,16 @@ class TestCredentials:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
         response = post(serve(auth=True), forged, authorization="Bearer x")
         assert (response.status, outcome(response)) == (403, "asap:auth/sender_mismatch")
+
+    @pytest.mark.parametrize(
+        ("scopes", "code"),
+        [({"message.send": "write"}, "asap:auth/insufficient_scope"), ({"task.request": "write"}, "ok")],
+    )
+    def test_a_payload_type_without_skills_may_take_scopes_too(self, scopes, code) -> None:
+        payload = {"task_id": "t", "message_id": "m", "sender": ALICE, "role": "user", "parts": []}
+        message = call(envelope_changes={"payload_type": "message.send", "payload": payload})
+        agent = serve(auth=True, payload_types=["task.request", "message.send"], scopes=scopes)
+        assert outcome(post(agent, message, authorization="Bearer x")) == code
 
     def test_the_profile_reference_says_so_within_200(self) -> None:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})

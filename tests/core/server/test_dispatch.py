@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from asap_core import (
     Refusal,
     Replied,
@@ -11,6 +13,8 @@ from asap_core import (
 from asap_core.refusals import HANDLER_FAILED
 from tests.builders import AGENT, ALICE, call
 from tests.core.server.exchanges import finish, head, outcome, post, serve
+
+MESSAGE = {"task_id": "t", "message_id": "m", "sender": ALICE, "role": "user", "parts": []}
 
 
 class TestDispatch:
@@ -48,6 +52,18 @@ class TestDispatch:
         assert outcome(response) == "asap:rpc/internal_error"
         assert "values that JSON has" in answers[0].fault
         assert "values that JSON has" not in response.body.decode()
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({}, "echo"),
+            ({"payload_type": "message.send", "payload": MESSAGE}, "messagesend"),
+        ],
+    )
+    def test_the_operator_is_told_which_skill_or_payload_type_it_was(self, changes, named) -> None:
+        agent = serve(payload_types=["task.request", "message.send"])
+        (dispatch,) = agent.open(head()).feed(json.dumps(call(envelope_changes=changes)).encode()).end().calls
+        assert dispatch.replied(Replied("x", {"x": {1, 2}})).fault.startswith(f"{named}: ")
 
     def test_a_body_may_come_in_pieces(self) -> None:
         state = serve().open(head())

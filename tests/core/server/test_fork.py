@@ -50,6 +50,10 @@ class TestBatches:
             assert all("result" in value for value in values)
         assert [one.what for one in told] == [What.ACCEPTED] * 3 + [What.REPEATED] * 3
 
+    def test_the_header_key_is_read_with_every_character_but_the_spaces_around_it(self) -> None:
+        agent = serve()
+        assert "result" in json.loads(post(agent, call(1, key="?k?"), x_idempotency_key="\t ?k? ").body)
+
     @pytest.mark.parametrize("keys", [[""], ["x" * 300], ["a", "b"]])
     def test_a_header_key_that_cannot_be_is_refused_by_each(self, keys) -> None:
         agent, batch = serve(), json.dumps([call(1), call(2, key="mine"), 5]).encode()

@@ -16,6 +16,7 @@ from asap_core import (
     parse_limits,
 )
 from asap_core.admission import admission
+from asap_core.auth.principal import InsufficientScope
 from asap_core.refusals import BUSY
 from asap_core.server.call import abandon_call
 from asap_core.server.call_run import IllegalMove
@@ -59,7 +60,10 @@ class TestMoves:
     }
     MOVES: Any = {
         "TakeLimit": [("taken",), ("limited", 1.0, "1 per 1 second"), ("unavailable",), ("abandon",)],
-        "Authenticate": [("verified", Authenticated(ALICE)), ("refused",), ("unavailable",), ("abandon",)],
+        "Authenticate": [
+            ("verified", Authenticated(ALICE)), ("refused",), ("insufficient", InsufficientScope(frozenset({"a"}))),
+            ("unavailable",), ("abandon",),
+        ],
         "ReadBody": [("end",), ("abandon",)],
         "Fork": [("answered", [Answered(b"", Refusal(kind=BUSY))]), ("abandon",)],
         "Respond": [("sent",), ("abandon",)],
@@ -84,8 +88,8 @@ class TestMoves:
         with pytest.raises(IllegalMove, match=f"{name} was left already"):
             getattr(state, then[0])(*then[1:])
         if name == "ReadBody":
-            with pytest.raises(IllegalMove):
-                state.feed(b"x")
+            with pytest.raises(IllegalMove, match="ReadBody was left already"):
+                state.feed(b"")
 
     def test_a_call_abandoned_from_outside_has_no_more_moves(self) -> None:
         (dispatch,) = serve().open(head()).feed(body()).end().calls

@@ -181,13 +181,26 @@ class TestLimits:
         state: Any = agent.open(head())
         assert isinstance(state, TakeLimit)
         assert (state.scope, state.key, state.cost, state.partial) == ("peer", "192.0.2.1", 1, False)
-        assert state.limited(5.0, "10 per 1 minute").response.status == 429
-        assert agent.open(head()).unavailable().response.status == 503
+        # The body hasn't been read: after the response no other request can be found on this connection.
+        for refused, status in (
+            (state.limited(5.0, "10 per 1 minute"), 429),
+            (agent.open(head()).unavailable(), 503),
+        ):
+            assert (refused.response.status, refused.response.close) == (status, True)
         state = agent.open(head()).taken().feed(json.dumps([call(1), call(2), call(3)]).encode()).end()
         assert (state.cost, state.partial) == (2, True)
         assert [isinstance(one, Dispatch) for one in state.taken(1).calls] == [True, True, False]
         state = agent.open(head()).taken().feed(json.dumps([call(1)]).encode()).end()
         assert isinstance(state, Fork)
+
+    def test_a_batch_that_is_refused_by_a_shared_limiter_leaves_the_connection_open(self) -> None:
+        agent = serve(shared_limits=["peer"], peer_limits=parse_limits("10/minute"))
+
+        def ask_for_the_rest() -> Any:
+            return agent.open(head()).taken().feed(json.dumps([call(1), call(2)]).encode()).end()
+
+        assert not ask_for_the_rest().limited(5.0, "10 per 1 minute").response.close
+        assert not ask_for_the_rest().unavailable().response.close
 
     @pytest.mark.parametrize("number", [1, 3])
     def test_a_shared_limiter_is_asked_for_what_is_limited_only(self, number) -> None:

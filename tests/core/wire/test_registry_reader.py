@@ -117,6 +117,14 @@ def find(registry: Registry, *, skill: str | None = None, agent_id: str | None =
     )
 
 
+def test_a_root_as_deep_as_any_that_is_read_is_written() -> None:
+    deepest = json.loads(nested(MAX_DEPTH))
+    index = read(registry(ENTRY, more=deepest))
+    assert read_registry(b"".join(index.written())).extra == {"more": deepest}
+    with pytest.raises(InvalidDocument, match="at most 64"):
+        read(registry(more=[deepest]))
+
+
 class TestAsARegistry:
     @given(st.lists(entries(), max_size=5), json_values(), cuts)
     def test_it_is_what_reading_it_whole_gives(self, agents, more, places) -> None:
