@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from attrs import define, field, frozen
 
 from asap_adapters.auth.client_credentials import Authorization, TokenSource, raw
-from asap_adapters.entropy import new_token
+from asap_adapters.system import new_token
 from asap_core.auth.authorization import ClientCredentials, CredentialsMismatch, scopes_for
 from asap_core.auth.dpop_client import ProofClaims, ServerNonces, make_proof
 from asap_core.clock import WallTime

@@ -12,9 +12,8 @@ import anyio
 from attrs import define, evolve, field, frozen
 
 from asap_adapters.auth.provider import Provider
-from asap_adapters.clock import LoopClock
-from asap_adapters.entropy import new_token, random_fraction
 from asap_adapters.net.transport import Answer, HttpTransport
+from asap_adapters.system import LoopClock, new_token, random_fraction
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import (
     GrantedToken,

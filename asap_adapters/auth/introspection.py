@@ -15,9 +15,8 @@ import httpx
 from attrs import define
 
 from asap_adapters.auth.provider import Provider
-from asap_adapters.clock import LoopClock
-from asap_adapters.entropy import new_secret, new_token
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock, new_secret, new_token
 from asap_core.auth.claims import Accepted, Rejected
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, authenticated_form
 from asap_core.auth.introspection import (

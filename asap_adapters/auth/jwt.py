@@ -17,10 +17,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from asap_adapters.auth.provider import Provider
-from asap_adapters.clock import LoopClock
-from asap_adapters.entropy import new_secret
 from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock, new_secret
 from asap_core.auth.claims import Accepted, Rejected, TokenPolicy
 from asap_core.auth.jwks import (
     MAX_KEY_SET,

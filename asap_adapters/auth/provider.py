@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, WholeReader
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock
 from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.errors import BadReply

@@ -9,8 +9,8 @@ import anyio
 from coredis.connection import BaseConnection
 
 from asap_adapters.cli.echo_agent import echo_manifest
-from asap_adapters.entropy import new_id
 from asap_adapters.stores.redis import RedisStore
+from asap_adapters.system import new_id
 from asap_core.admission.admission import AdmissionQuestion, Admitted
 from asap_core.admission.policy import Policy
 from asap_core.clock import WallTime

@@ -21,9 +21,9 @@ from asap_adapters.cli.options import backend_option
 from asap_adapters.cli.output import say
 from asap_adapters.cli.wording import in_words, unwrapped
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.clock import LoopClock
 from asap_adapters.mdns.local_network import Advertiser
 from asap_adapters.server.listener import Bound, listen, serve
+from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy

@@ -32,11 +32,11 @@ from asap_adapters.cli.options import redis_url
 from asap_adapters.cli.output import complain, say
 from asap_adapters.cli.serve_options import SERVE_RULES, ServeOptions
 from asap_adapters.cli.workers import WorkerPlace, supervise
-from asap_adapters.entropy import new_secret
 from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.listener import Bound, listen, listen_on, serve, url_of
 from asap_adapters.server.storage import Redis, StateFile, Storage
 from asap_adapters.server.tls import TLS
+from asap_adapters.system import new_secret
 from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.net.ipv6_zones import without_zone

@@ -10,8 +10,8 @@ from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
 from asap_adapters.cli.options import OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import print_json, say
-from asap_adapters.clock import LoopClock
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock
 from asap_core.auth.authorization import ClientCredentials
 
 # The time that the client has for any document.

@@ -20,10 +20,9 @@ from asap_adapters.client.discovery import DiscoveredAgent, Discovery, join
 from asap_adapters.client.parameters import check
 from asap_adapters.client.registry_cache import CachedCopy
 from asap_adapters.client.sender import Sender
-from asap_adapters.clock import LoopClock
-from asap_adapters.entropy import new_id, new_token
 from asap_adapters.net.resolving import Resolver
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock, new_id, new_token
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy

@@ -9,9 +9,9 @@ from typing import Any
 
 from attrs import frozen
 
-from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, LocatedDocument
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock
 from asap_core.client.trust import ReceivedManifest
 from asap_core.errors import Advice, NotAllowed
 from asap_core.lru import Lru

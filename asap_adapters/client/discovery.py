@@ -17,11 +17,11 @@ from attrs import evolve, frozen
 
 from asap_adapters.client.announced_manifests import AnnouncedLocation, AnnouncedManifests
 from asap_adapters.client.registry_cache import CachedCopy, RegistryCache
-from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import READ_PIECE
 from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
 from asap_core.client.first_seen import FirstSeen

@@ -14,11 +14,11 @@ import anyio
 import anyio.lowlevel
 from attrs import define, frozen
 
-from asap_adapters.clock import LoopClock
 from asap_adapters.files import FileThreads
 from asap_adapters.net.bodies import READ_PIECE
 from asap_adapters.net.transport import HttpTransport
 from asap_adapters.stores.registry_copies import WRITE_AGAIN, CopyFiles, LoadedCopy, UnusableCopy
+from asap_adapters.system import LoopClock
 from asap_core.client.registry_cache import CopyAction, copy_action, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument

@@ -12,9 +12,8 @@ import anyio
 from attrs import evolve, frozen
 
 from asap_adapters.auth.authorizer import Authorizer, Destination
-from asap_adapters.clock import LoopClock
-from asap_adapters.entropy import new_id, new_token, random_fraction
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
 from asap_core.client.breaker import BreakerOpen, BreakerPolicy, Breakers, Permit, RequestOutcome, request_outcome
 from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, classify_failure, next_step
 from asap_core.client.replies import (

@@ -10,9 +10,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import anyio
 from attrs import define, evolve, frozen
 
-from asap_adapters.clock import LoopClock
-from asap_adapters.entropy import random_fraction
 from asap_adapters.net.transport import DOCUMENT_SECONDS, Answer, HttpTransport
+from asap_adapters.system import LoopClock, random_fraction
 from asap_core.client.document_cache import CacheEffect, CrowdedError, Deliver, DocumentCache, DocumentCachePolicy, Lead
 from asap_core.client.fetch_results import (
     Document,

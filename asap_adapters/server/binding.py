@@ -2,10 +2,9 @@
 
 from collections.abc import Collection
 
-from asap_adapters.clock import LoopClock
 from asap_adapters.coding import CODINGS
-from asap_adapters.entropy import new_id, new_secret
 from asap_adapters.server.decision_log import log_decision
+from asap_adapters.system import LoopClock, new_id, new_secret
 from asap_core.arguments import expect_kind
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer

@@ -18,9 +18,9 @@ import h11
 from anyio.abc import ByteStream, SocketAttribute
 from attrs import define
 
-from asap_adapters.clock import LoopClock
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone
+from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
 from asap_core.http.chunks import ChunkFrames
 from asap_core.http.head import BadHead, Head, HeadReader

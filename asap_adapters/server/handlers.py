@@ -11,7 +11,6 @@ import anyio
 import anyio.to_thread
 from attrs import frozen
 
-from asap_adapters.entropy import new_id
 from asap_adapters.server.callables import expect_handlers, is_async
 from asap_adapters.server.user_failures import (
     forget_cancellations,
@@ -20,6 +19,7 @@ from asap_adapters.server.user_failures import (
     pending_cancellations,
     report,
 )
+from asap_adapters.system import new_id
 from asap_core.arguments import expect_whole
 from asap_core.auth.principal import Principal
 from asap_core.refusals import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal

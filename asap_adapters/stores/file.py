@@ -15,8 +15,8 @@ from typing import Final, Protocol
 
 import anyio
 
-from asap_adapters.entropy import new_secret
 from asap_adapters.files import FileThreads
+from asap_adapters.system import new_secret
 from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Admitted, Reservation, StoreUnavailable
 from asap_core.admission.journal import Journal
 from asap_core.admission.state_file import write_batch

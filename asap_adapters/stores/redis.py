@@ -16,8 +16,8 @@ from coredis.connection import BaseConnection, Location, TCPLocation, UnixDomain
 from coredis.exceptions import NoScriptError, RedisError
 from coredis.pool import ConnectionPool
 
-from asap_adapters.entropy import new_mark, new_secret
 from asap_adapters.net.resolving import Resolver, SystemResolver
+from asap_adapters.system import new_mark, new_secret
 from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Admitted, Reservation, StoreUnavailable
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import httpx
 
-from asap_adapters.entropy import new_id
+from asap_adapters.system import new_id
 from asap_core import Envelope, encode_envelope
 from asap_core.clock import WallTime
 from tests.live.redis_server import Server, server

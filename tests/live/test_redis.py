@@ -517,7 +517,7 @@ async def lifespan(app: AsgiApp) -> AsyncIterator[None]:
 
 
 def envelope():
-    from asap_adapters.entropy import new_id
+    from asap_adapters.system import new_id
     from asap_core import Envelope, encode_envelope
 
     return encode_envelope(

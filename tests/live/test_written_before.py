@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from asap_adapters import AgentClient, Redis, StateFile, serve
-from asap_adapters.clock import LoopClock
+from asap_adapters.system import LoopClock
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill, WallTime
 from tests.live.redis_server import server
 from tests.live.test_stepped_clock import FAKETIME

@@ -336,7 +336,7 @@ class TestThroughAnAgent:
 
 
 def _envelope():
-    from asap_adapters.entropy import new_id, new_token
+    from asap_adapters.system import new_id, new_token
     from asap_core import Envelope
 
     ids: Any = new_id

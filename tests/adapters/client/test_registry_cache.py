@@ -17,8 +17,8 @@ import pytest
 
 from asap_adapters.client import registry_cache as shelf_module
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.clock import LoopClock
 from asap_adapters.stores.registry_copies import CopyFiles
+from asap_adapters.system import LoopClock
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
 from asap_core.client.registry_cache import _seal, file_name, measure
 from asap_core.client.resolution import Resolved

@@ -7,9 +7,9 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.clock import LoopClock
 from asap_adapters.net.documents import Documents, WholeReader
 from asap_adapters.net.transport import HttpTransport
+from asap_adapters.system import LoopClock
 from asap_core import BadReply, NotAllowed
 from asap_core.client.fetch_results import Source
 from asap_core.errors import Advice
