@@ -39,8 +39,7 @@ from asap_adapters.server.tls import TLS
 from asap_adapters.system import new_secret
 from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.auth.principal import TokenTable
-from asap_core.net.ipv6_zones import without_zone
-from asap_core.net.urls import is_loopback
+from asap_core.net.urls import is_loopback, without_zone
 from asap_core.server.agent import Agent
 from asap_core.server.metrics import Counters, counters_size
 from asap_core.wire.manifest import MANIFEST_PATH, Manifest

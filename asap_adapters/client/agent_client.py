@@ -31,8 +31,8 @@ from asap_core.client.messages import OutgoingMessage, read_batch, read_key, rea
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.errors import NotResolved, RemoteError
 from asap_core.mdns.dnssd import Announcement
-from asap_core.net.ipv6_zones import in_zone_of
 from asap_core.net.outbound import Allowed, OutboundPolicy, known_origin
+from asap_core.net.urls import in_zone_of
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import MANIFEST_PATH, Health, Manifest
 from asap_core.wire.payloads import Payload

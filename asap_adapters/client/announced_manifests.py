@@ -16,10 +16,9 @@ from asap_core.client.trust import ReceivedManifest
 from asap_core.errors import Advice, NotAllowed
 from asap_core.lru import Lru
 from asap_core.mdns.dnssd import Announcement, host_of
-from asap_core.net.ipv6_zones import canonical
 from asap_core.net.outbound import Allowed
 from asap_core.net.provenance import MAX_REMEMBERED
-from asap_core.net.urls import normal
+from asap_core.net.urls import normal, with_plain_zone
 
 
 @frozen
@@ -66,7 +65,7 @@ class AnnouncedManifests:
         # Use the host of the URL itself, which is what is connected to, not the announcement's `host`.
         host = host_of(announcement.manifest_url) or "the URL"
         addresses = self._http.announced_addresses(host, announcement.addresses, link=announcement.link)
-        place = AnnouncedLocation(normal(canonical(announcement.manifest_url)), addresses)
+        place = AnnouncedLocation(normal(with_plain_zone(announcement.manifest_url)), addresses)
         self._places.put(place.key, place)
         return await self._documents.find(place.key), place
 

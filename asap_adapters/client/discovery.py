@@ -41,8 +41,7 @@ from asap_core.client.trust import NamedKeys, ReceivedManifest, TrustedKeys, rea
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
-from asap_core.net.ipv6_zones import canonical
-from asap_core.net.urls import normal, origin_of, without_credentials
+from asap_core.net.urls import normal, origin_of, with_plain_zone, without_credentials
 from asap_core.wire.codec import read_health
 from asap_core.wire.manifest import HEALTH_PATH, Health, Manifest
 from asap_core.wire.registry_index import RegistryIndex
@@ -131,7 +130,7 @@ class Discovery:
 
     async def find(self, url: str, wanted: Wanted, *, named: NamedKeys | None = None) -> LocatedDocument[Manifest]:
         """The manifest at this URL, kept or fetched, of the agent wanted. `named` are its keys by the search's word."""
-        found = await self._manifests.find(canonical(url))
+        found = await self._manifests.find(with_plain_zone(url))
         return self._given(found, AnnouncedLocation(found.url, ()), wanted, named)
 
     async def follow(
@@ -176,7 +175,7 @@ class Discovery:
             self._http.judge(url)
         async with anyio.create_task_group() as group:
             for url in urls:
-                group.start_soon(self._manifests.keep_fresh, canonical(url))
+                group.start_soon(self._manifests.keep_fresh, with_plain_zone(url))
 
     def cached(self, url: str) -> Manifest | None:
         """The manifest at this URL if it's kept and good, without waiting for anything."""
@@ -397,4 +396,4 @@ def join(base_url: str, path: str) -> str:
     if "?" in base_url or "#" in base_url:
         reason = "a base URL has no query and no fragment"
         raise NotAllowed(without_credentials(base_url), reason, Advice("expected one such as https://agent.example"))
-    return canonical(base_url.rstrip("/") + path)
+    return with_plain_zone(base_url.rstrip("/") + path)

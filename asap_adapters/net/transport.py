@@ -26,10 +26,17 @@ from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable
 from asap_core.http.body import BadCoding, BodyTooLarge
 from asap_core.lru import Lru
 from asap_core.net.addresses import Proximity, on_link, read_address, read_without_zone
-from asap_core.net.ipv6_zones import canonical, without_zone
 from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused, known_origin
 from asap_core.net.provenance import MAX_REMEMBERED, Provenance
-from asap_core.net.urls import authority_of, is_loopback, is_this_machine, origin_of, without_credentials
+from asap_core.net.urls import (
+    authority_of,
+    is_loopback,
+    is_this_machine,
+    origin_of,
+    with_plain_zone,
+    without_credentials,
+    without_zone,
+)
 from asap_core.wire.json import write_json
 
 # The reference's limit on a message.
@@ -150,7 +157,7 @@ class HttpTransport:
         """The caller named this URL: the token may go to its origin."""
         name = self._names.peek(url)
         if name is None:
-            name = origin_of(canonical(url)), authority_of(url)
+            name = origin_of(with_plain_zone(url)), authority_of(url)
             self._names.put(url, name)
         origin, authority = name
         if origin is not None:

@@ -5,10 +5,9 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from asap_core.net.urls import is_loopback, read_url
+from asap_core.net.urls import is_loopback, leads_elsewhere, read_url
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import ASAP_PATH
-from asap_core.server.published_url import leads_elsewhere
 
 NO_ADDRESS: Final = (
     "callers whose address isn't known have one share together, and idempotency keys take authentication. AgentClient "

@@ -14,8 +14,7 @@ from attrs import frozen
 from asap_core.mdns.dnssd import host_of, is_announcer, is_local_name, is_of_a_host
 from asap_core.net.addresses import read_without_zone
 from asap_core.net.interfaces import Link
-from asap_core.net.ipv6_zones import without_zone
-from asap_core.net.urls import is_loopback, read_url
+from asap_core.net.urls import is_loopback, read_url, without_zone
 
 # RFC 6763 §4.1.1: one DNS label, at most 63 bytes of UTF-8. Some are reserved for the number that is appended if the
 # name is taken (`-2` and up); otherwise a second agent with a long name couldn't be announced.

@@ -14,8 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from asap_core.net.addresses import Address, is_link_local_ipv6, read_without_zone
 from asap_core.net.interfaces import Link
-from asap_core.net.ipv6_zones import in_zone
-from asap_core.net.urls import DEFAULT_PORTS, is_plain, read_url
+from asap_core.net.urls import DEFAULT_PORTS, in_zone, is_plain, read_url
 from asap_core.wire.rules import URN
 
 SERVICE_TYPE: Final = "_asap._tcp.local."

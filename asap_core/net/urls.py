@@ -1,7 +1,11 @@
-"""URLs as text: the one reader of them, their hosts and origins, and what of them may be logged.
+"""URLs as text: the one reader of them, their hosts, IPv6 zones and origins, and what of them may be logged.
 
 `read_url` reads as urllib does. `split_url` accepts only URLs whose host is the same to every reader: what is connected
 to, compared or let in is read by it.
+
+`fe80::1` may be another host on each interface, so a machine adds which interface it means: `fe80::1%eth0` (RFC 4007
+§11). A zone is the machine's own name for the link and never leaves it: it is removed from what is sent, and a
+document's link-local addresses get the zone that the document was fetched from.
 """
 
 import re
@@ -9,7 +13,7 @@ from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from asap_core.net.addresses import Proximity, read_address, special_of
+from asap_core.net.addresses import Proximity, is_link_local_ipv6, read_address, special_of
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 """The schemes that the library uses, and their default ports (RFC 9110 §4.2)."""
@@ -136,3 +140,51 @@ def is_loopback(host: str) -> bool:
         return False
     special = special_of(address)
     return special is not None and special.proximity is Proximity.MACHINE
+
+
+def leads_elsewhere(url: str, *, port: int, scheme: str | None = None, path: str | None = None) -> bool:
+    """Whether `url`, on this machine, leads to another port, scheme or path than these. None stands for any.
+
+    For a warning only: a proxy or a port mapping may lead on from there.
+    """
+    parts = read_url(url)
+    return parts is not None and (
+        (parts.port or DEFAULT_PORTS.get(parts.scheme)) != port
+        or scheme not in (None, parts.scheme)
+        or path not in (None, parts.path.rstrip("/"))
+    )
+
+
+# Both spellings: `%eth0` (RFC 9844 §6), and `%25eth0` (RFC 6874 §2). `%25` alone is the zone `25`.
+_ZONED: Final = re.compile(
+    r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://\[)(?P<address>[0-9A-Fa-f:.]+)"
+    r"(?:%(?:25(?=[^\]]))?(?P<zone>[^\]/?#]+))?(?P<after>\].*)",
+    re.DOTALL,
+)
+
+
+def in_zone(url: str, zone: str) -> str:
+    """Return the URL with its host's zone set to `zone`; unchanged if its host isn't a link-local IPv6 address."""
+    match = _ZONED.fullmatch(url)
+    if match is None or not is_link_local_ipv6(match["address"]):
+        return url
+    return f"{match['before']}{match['address']}{f'%{zone}' if zone else ''}{match['after']}"
+
+
+def with_plain_zone(url: str) -> str:
+    """Return the URL with its zone, if it has one, written as `%eth0` (RFC 9844 §6)."""
+    match = _ZONED.fullmatch(url)
+    return url if match is None or match["zone"] is None else in_zone(url, match["zone"])
+
+
+def without_zone(url: str) -> str:
+    """Return the URL as it goes into documents and onto the wire: a client must remove the zone (RFC 6874 §4)."""
+    return in_zone(url, "")
+
+
+def in_zone_of(url: str, source: str) -> str:
+    """Return the URL as a document fetched from `source` means it: a link-local host is in the zone of `source`."""
+    match = _ZONED.fullmatch(source)
+    if match is None or match["zone"] is None or not is_link_local_ipv6(match["address"]):
+        return url
+    return in_zone(url, match["zone"])

@@ -1,10 +1,20 @@
-"""Reading URLs: their origins, what is shown of them, and which hosts are this machine."""
+"""Reading URLs: their origins, zones, what is shown of them, which hosts are this machine, and where they lead."""
 
 import pytest
 from hypothesis import given, strategies as st
 
+from asap_core.net.addresses import is_link_local_ipv6, read_without_zone, zone_of
 from asap_core.net.outbound import Allowed, UrlRefused, judge_url
-from asap_core.net.urls import is_loopback, origin_of, without_credentials
+from asap_core.net.urls import (
+    in_zone,
+    in_zone_of,
+    is_loopback,
+    leads_elsewhere,
+    origin_of,
+    with_plain_zone,
+    without_credentials,
+    without_zone,
+)
 
 
 class TestUrls:
@@ -63,3 +73,85 @@ class TestUrls:
     )
     def test_hosts_that_are_this_machine(self, host, loopback) -> None:
         assert is_loopback(host) is loopback
+
+
+class TestWhereItLeads:
+    @pytest.mark.parametrize(
+        ("url", "place", "elsewhere"),
+        [
+            ("http://a:8000/asap", {"port": 8000}, False),
+            ("http://a:8000/asap", {"port": 8001}, True),
+            ("http://a/asap", {"port": 80}, False),
+            ("https://a/asap", {"port": 443}, False),
+            ("https://a/asap", {"port": 80}, True),
+            ("https://a:8000/asap", {"port": 8000}, False),
+            ("https://a:8000/asap", {"port": 8000, "scheme": "http"}, True),
+            ("https://a:8000/asap", {"port": 8000, "scheme": "https"}, False),
+            ("http://a:8000/asap/", {"port": 8000, "path": "/asap"}, False),
+            ("http://a:8000/", {"port": 8000, "path": "/asap"}, True),
+            ("http://a:8000/x/asap?y", {"port": 8000, "path": "/asap"}, True),
+            ("http://a:8000/x/asap", {"port": 8000}, False),
+        ],
+    )
+    def test_port_scheme_and_path_say(self, url, place, elsewhere) -> None:
+        assert leads_elsewhere(url, **place) is elsewhere
+
+
+class TestZones:
+    @pytest.mark.parametrize(
+        ("url", "zone", "zoned"),
+        [
+            ("http://[fe80::1]:8000/m", "eth0", "http://[fe80::1%eth0]:8000/m"),
+            ("http://[fe80::1%25wlan0]:8000/m", "eth0", "http://[fe80::1%eth0]:8000/m"),
+            ("http://[fe80::1%wlan0]/?%25", "eth0", "http://[fe80::1%eth0]/?%25"),
+            ("http://[fe80::1%25]/", "", "http://[fe80::1]/"),
+            ("http://[fe80::1%252]/", "", "http://[fe80::1]/"),
+            ("https://[FE80::1]", "2", "https://[FE80::1%2]"),
+            ("http://[2001:db8::1]/", "eth0", "http://[2001:db8::1]/"),
+            ("http://192.0.2.1/", "eth0", "http://192.0.2.1/"),
+            ("http://169.254.1.1/", "eth0", "http://169.254.1.1/"),
+            ("http://a.local/[fe80::1]", "eth0", "http://a.local/[fe80::1]"),
+            ("http://[fe80::1", "eth0", "http://[fe80::1"),
+            ("http://[:]/", "eth0", "http://[:]/"),
+        ],
+    )
+    def test_a_url_on_the_link_is_put_into_its_zone(self, url, zone, zoned) -> None:
+        assert in_zone(url, zone) == zoned
+        assert with_plain_zone(zoned) == zoned
+
+    def test_both_spellings_are_one(self) -> None:
+        assert with_plain_zone("http://[fe80::1%25eth0]:8000/m") == "http://[fe80::1%eth0]:8000/m"
+        assert with_plain_zone("http://[fe80::1]/%25") == "http://[fe80::1]/%25"
+        assert with_plain_zone("http://[2001:db8::1%25eth0]/") == "http://[2001:db8::1%25eth0]/"
+        assert with_plain_zone("?") == "?"
+
+    @given(st.text(), st.text())
+    def test_any_text_is_a_decision(self, url, zone) -> None:
+        assert in_zone(url, zone) == url or "[" in url
+        assert without_zone(without_zone(url)) == without_zone(url)
+
+    @given(st.ip_addresses(v=6), st.sampled_from(["eth0", "2", "br-1"]), st.sampled_from(["%", "%25"]))
+    def test_what_is_put_in_comes_out(self, address, zone, mark) -> None:
+        plain = f"http://[{address}]:1/m"
+        assert without_zone(in_zone(plain, zone)) == plain
+        if address.is_link_local:
+            assert in_zone(plain.replace("]", f"{mark}{zone}]"), zone) == f"http://[{address}%{zone}]:1/m"
+
+    def test_a_document_means_addresses_in_the_zone_it_came_from(self) -> None:
+        assert in_zone_of("http://[fe80::1]/asap", "http://[fe80::1%eth0]:1") == "http://[fe80::1%eth0]/asap"
+        assert in_zone_of("http://[fe80::1%lan]/asap", "http://[fe80::1%eth0]:1") == "http://[fe80::1%eth0]/asap"
+        for source in ("http://[fe80::1]:1", "http://[2001:db8::1%eth0]", "http://192.0.2.1", ""):
+            assert in_zone_of("http://[fe80::1]/asap", source) == "http://[fe80::1]/asap"
+        assert in_zone_of("https://a.example/asap", "http://[fe80::1%eth0]:1") == "https://a.example/asap"
+
+    def test_what_an_address_is(self) -> None:
+        assert str(read_without_zone("fe80::1%eth0")) == "fe80::1"
+        assert str(read_without_zone("::ffff:192.0.2.1")) == "192.0.2.1"
+        assert read_without_zone("a") is None
+        assert zone_of("fe80::1%eth0") == "eth0"
+        assert [is_link_local_ipv6(text) for text in ("fe80::1", "169.254.0.1", "::1", "a")] == [
+            True,
+            False,
+            False,
+            False,
+        ]

@@ -6,7 +6,6 @@ import pytest
 from attrs import evolve
 
 from asap_core import Agent, Endpoints, read_manifest
-from asap_core.server.published_url import leads_elsewhere
 from asap_core.server.wellknown import publish
 from asap_core.wire.codec import to_json
 from asap_core.wire.registry import make_entry
@@ -76,25 +75,3 @@ class TestReceived:
         document = to_json(manifest(Endpoints(asap="https://a.example/asap"))) | {"endpoints": endpoints}
         with pytest.raises(ValueError, match=r"\$\.endpoints(\.asap)?: expected"):
             read_manifest(json.dumps(document).encode())
-
-
-class TestWhereItLeads:
-    @pytest.mark.parametrize(
-        ("url", "place", "elsewhere"),
-        [
-            ("http://a:8000/asap", {"port": 8000}, False),
-            ("http://a:8000/asap", {"port": 8001}, True),
-            ("http://a/asap", {"port": 80}, False),
-            ("https://a/asap", {"port": 443}, False),
-            ("https://a/asap", {"port": 80}, True),
-            ("https://a:8000/asap", {"port": 8000}, False),
-            ("https://a:8000/asap", {"port": 8000, "scheme": "http"}, True),
-            ("https://a:8000/asap", {"port": 8000, "scheme": "https"}, False),
-            ("http://a:8000/asap/", {"port": 8000, "path": "/asap"}, False),
-            ("http://a:8000/", {"port": 8000, "path": "/asap"}, True),
-            ("http://a:8000/x/asap?y", {"port": 8000, "path": "/asap"}, True),
-            ("http://a:8000/x/asap", {"port": 8000}, False),
-        ],
-    )
-    def test_port_scheme_and_path_say(self, url, place, elsewhere) -> None:
-        assert leads_elsewhere(url, **place) is elsewhere
