@@ -24,7 +24,6 @@ from asap_adapters.net.transport import HttpTransport
 from asap_adapters.system import LoopClock
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
-from asap_core.client.first_seen import FirstSeen
 from asap_core.client.resolution import (
     MAX_LISTED,
     Browse,
@@ -37,7 +36,7 @@ from asap_core.client.resolution import (
     Wanted,
     resolve,
 )
-from asap_core.client.trust import NamedKeys, ReceivedManifest, TrustedKeys, read_received
+from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys, read_received
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.freshness import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated

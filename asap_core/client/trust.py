@@ -1,8 +1,8 @@
-"""Decides whose manifests must be signed, and by which keys: before one is cached, and before a caller gets it.
+"""Decides whether a manifest is trusted: which keys must have signed it, and which agent was first seen at its URL.
 
 The trusted keys of an agent are those pinned to its URN, or else those named by a registry: by the first registry, in
 order of precedence, that names any. They apply to the URN, whichever URL its manifest comes from. The document's own
-statements about trust are ignored.
+statements about trust are ignored. Keys are checked before a manifest is cached, and before a caller gets it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from asap_core.errors import Unverified
+from asap_core.errors import AgentChanged, Unverified
 from asap_core.lru import Lru
 from asap_core.net.urls import normal, without_credentials
 from asap_core.wire.codec import decode_manifest, read_as
@@ -173,3 +173,36 @@ class TrustedKeys:
         if named is not None and named.problem:
             raise Unverified(without_credentials(url), agent_id, named.problem)
         return () if named is None else named.keys
+
+
+# Some 300 bytes each, ten times as many as cached manifests. The least recently seen is forgotten first.
+_MAX_URLS: Final = 10_000
+
+
+class FirstSeen:
+    """The agents at one client's URLs, remembered for as long as the client lives: longer than their manifests."""
+
+    def __init__(self, *, max_urls: int = _MAX_URLS) -> None:
+        self._agents: Lru[str, str] = Lru(max_urls)
+
+    def __len__(self) -> int:
+        """Return how many URLs are remembered."""
+        return len(self._agents)
+
+    def check(self, url: str, agent_id: str) -> AgentChanged | None:
+        """Note that `agent_id` is at `url` now.
+
+        Returns the error to raise if another agent was there before. That agent stays the expected one. Returns None if
+        it's the same, or the first.
+        """
+        before = self._agents.peek(url) or agent_id
+        self._agents.put(url, before)
+        return None if before == agent_id else AgentChanged(without_credentials(url), before, agent_id)
+
+    def forget(self, url: str) -> None:
+        """Accept whichever agent answers at `url` next."""
+        self._agents.pop(url)
+
+    def clear(self) -> None:
+        """Forget all URLs."""
+        self._agents.clear()

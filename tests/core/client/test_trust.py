@@ -1,4 +1,7 @@
-"""Which manifests must be signed, and by whom; a naive model beside it, and mutants that it must catch."""
+"""Which manifests must be signed, and by whom; a naive model beside it, and mutants that it must catch.
+
+And a URL that becomes another agent's is noticed, however often its manifest was dropped meanwhile.
+"""
 
 import json
 import types
@@ -19,7 +22,7 @@ from asap_core.client.resolution import (
     Wanted,
     resolve,
 )
-from asap_core.client.trust import MAX_SIGNED, NamedKeys, TrustedKeys, keys_in, read_received
+from asap_core.client.trust import MAX_SIGNED, FirstSeen, NamedKeys, TrustedKeys, keys_in, read_received
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.urls import without_credentials
@@ -425,3 +428,37 @@ def test_a_registry_names_keys() -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with pytest.raises(InvalidDocument, match="not a valid manifest"):
         read_received(data)
+
+
+URLS = st.sampled_from(["https://a", "https://b", "https://c"])
+
+
+@given(st.lists(st.tuples(URLS, st.sampled_from([A, B, "forget", "clear"])), max_size=30))
+def test_the_first_at_a_url_stays_its_incumbent(steps: list[tuple[str, str]]) -> None:
+    incumbents, model = FirstSeen(), dict[str, str]()
+    for url, what in steps:
+        match what:
+            case "forget":
+                incumbents.forget(url)
+                model.pop(url, None)
+            case "clear":
+                incumbents.clear()
+                model.clear()
+            case _:
+                before = model.setdefault(url, what)
+                changed = incumbents.check(url, what)
+                assert (changed is None) == (before == what)
+                if changed is not None:
+                    assert (changed.url, changed.expected, changed.found) == (f"{url}:443", before, what)
+        assert len(incumbents) == len(model)
+
+
+def test_the_one_not_seen_for_longest_goes_first() -> None:
+    incumbents = FirstSeen(max_urls=2)
+    for url in ("https://a", "https://b", "https://a", "https://c"):
+        assert incumbents.check(url, A) is None
+    assert len(incumbents) == 2
+    assert incumbents.check("https://a?secret", A) is None
+    changed = incumbents.check("https://c", B)
+    assert changed is not None
+    assert incumbents.check("https://b", B) is None
