@@ -8,7 +8,7 @@ answer doesn't depend on how the bytes are split.
 import re
 from typing import Final
 
-from asap_core.http.grammar import CONTROL, QUOTED_STRING, TOKEN
+from asap_core.http.fields import CONTROL, QUOTED_STRING, TOKEN
 
 # RFC 9112 §7.1 and §7.1.1, but without optional whitespace: nobody sends it, and some readers take it for part of the
 # size. 16 hexadecimal digits are more than any body needs.

@@ -1,15 +1,23 @@
-"""Header fields that are lists or have parameters, read by their grammar (RFC 9110 §5.6), never by `split`.
+"""The grammar of header fields (RFC 9110 §5.6), and those that are lists or have parameters, read by it, not by `split`.
 
 A comma, a semicolon or an equals sign inside a quoted-string is no separator. Reading ends at the first part that isn't
 well-formed; what follows it is ignored. The patterns are possessive, so that reading takes linear time for any text.
-Texts are field values decoded as Latin-1, a character for each byte.
+Texts are field values decoded as Latin-1, a character for each byte; `.encode("latin-1")` makes the same pattern for
+bytes.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-from asap_core.http.grammar import QUOTED_STRING, TOKEN, WHITESPACE
+TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105 - no password
+"""RFC 9110 §5.6.2."""
+CONTROL: Final = r"[\x00-\x08\x0a-\x1f\x7f]"
+"""RFC 9110 §5.5: what a field value must not contain. HTAB is the one control character that may be there."""
+QUOTED_STRING: Final = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*+"'
+"""RFC 9110 §5.6.4: all but control characters, where `"` and a backslash follow a backslash."""
+WHITESPACE: Final = " \t"
+"""RFC 9110 §5.6.3, for `str.strip`: other blanks belong to a value."""
 
 _PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_core.http.grammar import CONTROL
+from asap_core.http.fields import CONTROL
 
 
 @frozen
