@@ -1,4 +1,4 @@
-"""The grammar of header fields (RFC 9110 §5.6), and those that are lists or have parameters, read by it, not by `split`.
+"""The grammar of header fields (RFC 9110 §5.6); lists and parameters in them are read by it, never by `split`.
 
 A comma, a semicolon or an equals sign inside a quoted-string is no separator. Reading ends at the first part that isn't
 well-formed; what follows it is ignored. The patterns are possessive, so that reading takes linear time for any text.
