@@ -8,15 +8,25 @@ Rule: `Origin` and `Host` are each compared with what the agent knows, never wit
 `evil.example` can make that name resolve to 127.0.0.1 (DNS rebinding), and then the two agree.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
-from urllib.parse import SplitResult
 
 from attrs import field, frozen
 
 from asap_core.http.messages import Headers
-from asap_core.net.addresses import read_literal
-from asap_core.net.urls import DEFAULT_PORTS, is_loopback, split_url
+from asap_core.net.addresses import Address, read_literal
+from asap_core.net.urls import is_loopback
+
+# RFC 3986 §3.2.2 as browsers write it: an ASCII name or an address, without a zone, which is another machine's word.
+_HOST: Final = r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?"
+_AUTHORITY: Final = re.compile(_HOST)
+_ORIGIN: Final = re.compile(rf"([a-z][a-z0-9+.-]*)://{_HOST}")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+# Applications have origins of other schemes, such as app://localhost, whose content may come from anywhere.
+_WEB_PAGES: Final = ("http://", "https://")
+# A URL up to the end of its authority.
+_BASE: Final = re.compile(r"[^/]*//[^/?#]*")
 
 # The headers that this protocol uses and that pages may send and read only if the answer allows it.
 _REQUEST_HEADERS: Final = b"asap-version, authorization, content-encoding, content-type, dpop, x-idempotency-key"
@@ -53,45 +63,44 @@ _FOREIGN_HOST: Final = PageRefused("The request comes from a web page, and Host 
 
 def _same_host(host: str) -> str:
     """Return a host in the form in which it's compared: without a final dot, an address in its canonical spelling."""
-    address = read_literal(host)
+    address = _literal(host)
     return host.removesuffix(".") if address is None else str(address)
 
 
-def _origin_of(parts: SplitResult) -> str:
-    """Return the origin as browsers write it: without the scheme's default port (RFC 6454 §6.2)."""
-    host, port = _same_host(parts.hostname or ""), parts.port
-    shown = f"[{host}]" if ":" in host else parts.hostname
-    return f"{parts.scheme}://{shown}" + ("" if port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{port}")
+def _literal(host: str) -> Address | None:
+    return read_literal(host.removeprefix("[").removesuffix("]"))
 
 
-def _read_origin(text: str) -> SplitResult | None:
-    """Read an origin (RFC 6454 §6.2): scheme, host and port. Returns None for any other text, such as `null`."""
-    return split_url(text) if _read_authority(text.partition("://")[2]) is not None else None
+def _read_origin(text: str) -> str | None:
+    """Return an origin (RFC 6454 §6.2) in the form in which it's compared; None for any other text, such as `null`."""
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        return None
+    scheme, host, port = found.groups()
+    shown = host if _literal(host) is None else _same_host(host)
+    shown = f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
+    return f"{scheme}://{shown}" + ("" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}")
 
 
-def _read_authority(text: str) -> SplitResult | None:
-    """Read a host with or without a port, as in `Host` (RFC 9110 §7.2). Returns None for any other text."""
-    parts = split_url(f"http://{text}")
-    is_whole = parts is not None and parts.netloc == text and "@" not in text and not text.endswith(":")
-    return parts if is_whole else None
+def _host_of(origin: str) -> str:
+    found = _ORIGIN.fullmatch(origin)
+    return "" if found is None else _same_host(found[2])
 
 
 def read_origins(values: Iterable[str]) -> tuple[str, ...]:
     """Check origins such as `https://app.example`, and return them as browsers write them. Raises ValueError."""
-    found = [_read_origin(value) if isinstance(value, str) else None for value in _several(values)]
+    found = tuple(_read_origin(value) if isinstance(value, str) else None for value in _several(values))
     if None in found:
         raise ValueError("origins: expected origins such as https://app.example, without path; not null or *")
-    return tuple(_origin_of(parts) for parts in found if parts is not None)
+    return tuple(each for each in found if each is not None)
 
 
 def read_hosts(values: Iterable[str]) -> tuple[str, ...]:
     """Check hosts such as `agent.example`, and return them in the form in which they're compared. Raises ValueError."""
-    found = [_read_authority(value) if isinstance(value, str) else None for value in _several(values)]
-    # A colon inside brackets is part of an IPv6 address.
-    hosts = [parts.hostname for parts in found if parts is not None and not parts.netloc.rpartition("]")[2].count(":")]
-    if len(hosts) < len(found):
+    hosts = tuple(value.lower() if isinstance(value, str) else "" for value in _several(values))
+    if not all((found := _AUTHORITY.fullmatch(host)) and found[2] is None for host in hosts):
         raise ValueError("hosts: expected host names such as agent.example, without scheme and port")
-    return tuple(_same_host(host) for host in hosts if host is not None)
+    return tuple(map(_same_host, hosts))
 
 
 def _several(values: object) -> tuple[object, ...]:
@@ -109,9 +118,9 @@ class Pages:
     @classmethod
     def of(cls, url: str, *, origins: Iterable[str], hosts: Iterable[str]) -> "Pages":
         """Take the URL at which the agent is called, and the origins and hosts that policy lists."""
-        parts = split_url(url)
-        own = None if parts is None else _origin_of(parts)
-        names = frozenset(hosts) if parts is None else frozenset({*hosts, _same_host(parts.hostname or "")})
+        base = _BASE.match(url)
+        own = None if base is None else _read_origin(base[0])
+        names = frozenset(hosts) if own is None else frozenset({*hosts, _host_of(own)})
         return cls(own, {origin: _readable_by(origin) for origin in origins}, names)
 
     def judge(self, origins: Sequence[bytes], hosts: Sequence[str], *, local: str) -> "PageAllowed | PageRefused":
@@ -119,10 +128,8 @@ class Pages:
 
         `local`: the address that the request was received at. If it's loopback, pages of this machine may call.
         """
-        parts = _only(origins)
-        origin = "" if parts is None else _origin_of(parts)
-        listed = origin in self._listed or origin == self._own
-        if parts is None or not (listed or _is_here(parts, local)):
+        origin = _only(origins)
+        if origin is None or not (origin in self._listed or origin == self._own or _is_here(origin, local)):
             return _FOREIGN_ORIGIN
         if not hosts or not all(map(self._is_host, hosts)):
             return _FOREIGN_HOST
@@ -133,23 +140,23 @@ class Pages:
         # Fetch, "CORS protocol and HTTP caches": Vary is sent even without an Origin, since caches store that answer.
         if not self._listed:
             return ()
-        parts = _only(origins)
-        return _VARY if parts is None else self._listed.get(_origin_of(parts), _VARY)
+        return self._listed.get(_only(origins) or "", _VARY)
 
     def _is_host(self, authority: str) -> bool:
-        parts = _read_authority(authority)
-        host = "" if parts is None else parts.hostname or ""
+        found = _AUTHORITY.fullmatch(authority.lower())
+        if found is None:
+            return False
+        host = _same_host(found[1])
         # Nobody can make a literal address resolve to another one, so DNS rebinding doesn't concern it.
-        return bool(host) and (read_literal(host) is not None or is_loopback(host) or _same_host(host) in self._hosts)
+        return _literal(found[1]) is not None or is_loopback(host) or host in self._hosts
 
 
-def _is_here(page: SplitResult, local: str) -> bool:
+def _is_here(origin: str, local: str) -> bool:
     """Whether both the page and the address at which the agent was called are this machine's."""
-    # Applications have origins of other schemes, such as app://localhost, whose content may come from anywhere.
-    return is_loopback(local) and page.scheme in DEFAULT_PORTS and is_loopback(page.hostname or "")
+    return is_loopback(local) and origin.startswith(_WEB_PAGES) and is_loopback(_host_of(origin))
 
 
-def _only(origins: Sequence[bytes]) -> SplitResult | None:
+def _only(origins: Sequence[bytes]) -> str | None:
     return _read_origin(origins[0].decode("latin-1")) if len(origins) == 1 else None
 
 
