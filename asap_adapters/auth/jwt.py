@@ -37,7 +37,7 @@ from asap_core.auth.principal import Authenticated, Credential, InsufficientScop
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.clock import Moment
 from asap_core.errors import AsapError
-from asap_core.http.freshness import FreshnessPolicy
+from asap_core.http.caching import FreshnessPolicy
 from asap_core.net.outbound import OutboundPolicy
 
 log: Final = logging.getLogger("asap.jwt")

@@ -8,7 +8,7 @@ from asap_adapters.system import LoopClock
 from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.errors import BadReply
-from asap_core.http.freshness import FreshnessPolicy
+from asap_core.http.caching import FreshnessPolicy
 from asap_core.net.outbound import Allowed
 from asap_core.net.urls import without_credentials
 

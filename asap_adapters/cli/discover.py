@@ -25,7 +25,7 @@ from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.client.discovery import DiscoveredAgent
 from asap_core.client.resolution import Resolved, TraceEntry, TraceVerdict, Unresolved, is_version
 from asap_core.errors import InvalidDocument, NotResolved
-from asap_core.http.freshness import Freshness
+from asap_core.http.caching import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated
 from asap_core.wire.codec import to_json
 from asap_core.wire.registry import Skipped, asap_url, make_entry

@@ -38,7 +38,7 @@ from asap_core.client.resolution import (
 )
 from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys, read_received
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
-from asap_core.http.freshness import Freshness
+from asap_core.http.caching import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
 from asap_core.net.urls import normal, origin_of, with_plain_zone, without_credentials
 from asap_core.wire.codec import read_health

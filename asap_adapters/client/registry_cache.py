@@ -22,7 +22,7 @@ from asap_adapters.system import LoopClock
 from asap_core.client.registry_cache import CopyAction, copy_action, serves_for
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument
-from asap_core.http.freshness import Freshness
+from asap_core.http.caching import Freshness
 from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
 from asap_core.wire.registry_index import RegistryIndex

@@ -35,7 +35,7 @@ from asap_core.errors import (
     Unverified,
     WrongAgent,
 )
-from asap_core.http.freshness import Freshness
+from asap_core.http.caching import Freshness
 from asap_core.net.outbound import Allowed
 from asap_core.net.urls import meant_base, normal, without_credentials
 

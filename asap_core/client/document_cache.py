@@ -26,8 +26,16 @@ from asap_core.client.fetch_results import (
 )
 from asap_core.client.flights import SPREAD, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, Moment
-from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
-from asap_core.http.validation import conditions, confirms, merged, relevant
+from asap_core.http.caching import (
+    Freshness,
+    FreshnessPolicy,
+    HeaderPairs,
+    conditions,
+    confirms,
+    freshness_of,
+    merged,
+    relevant,
+)
 from asap_core.lru import Lru
 from asap_core.wire.rules import integer, number
 

@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from attrs import frozen
 
-from asap_core.http.freshness import HeaderPairs
+from asap_core.http.caching import HeaderPairs
 
 V = TypeVar("V")
 

@@ -17,7 +17,7 @@ from attrs import frozen
 
 from asap_core.clock import WallTime
 from asap_core.errors import BadReply, Unreachable
-from asap_core.http.freshness import Freshness
+from asap_core.http.caching import Freshness
 from asap_core.net.addresses import Proximity
 from asap_core.net.urls import normal
 from asap_core.wire.json import NotJson, read_json, write_json

@@ -18,8 +18,7 @@ from hishel._core import _spec
 from hypothesis import Phase, assume, example, find, given, settings, strategies as st
 
 from asap_core.clock import WallTime
-from asap_core.http.freshness import Freshness, FreshnessPolicy, HeaderPairs, freshness_of
-from asap_core.http.validation import confirms, merged, relevant
+from asap_core.http.caching import Freshness, FreshnessPolicy, HeaderPairs, confirms, freshness_of, merged, relevant
 
 NOW = 1_750_000_000
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"

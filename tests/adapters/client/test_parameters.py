@@ -21,7 +21,7 @@ from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
-from asap_core.http.freshness import FreshnessPolicy
+from asap_core.http.caching import FreshnessPolicy
 from tests.builders import manifest
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from asap_core.client.registry_cache import (
     write_head,
 )
 from asap_core.errors import Advice
-from asap_core.http.freshness import FreshnessPolicy, freshness_of
+from asap_core.http.caching import FreshnessPolicy, freshness_of
 from asap_core.net.addresses import Proximity
 from asap_core.net.provenance import Provenance
 from asap_core.wire.registry_reader import RegistryReader

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core.clock import WallTime
+from asap_core.http.caching import FreshnessPolicy, freshness_of
 from asap_core.http.dates import parse_http_date
-from asap_core.http.freshness import FreshnessPolicy, freshness_of
 
 WALL = 1_750_000_000.0
 

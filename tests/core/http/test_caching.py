@@ -1,9 +1,18 @@
-"""How long a document may be used, clause by clause of RFC 9111 and 5861, and beside hishel's reading of them."""
+"""How long a document may be used, how it's revalidated, what a 304 says of it: by the clauses of RFC 9111 and 5861."""
 
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.http.freshness import Freshness, FreshnessPolicy, freshness_of, parse_retry_after
+from asap_core.http.caching import (
+    Freshness,
+    FreshnessPolicy,
+    conditions,
+    confirms,
+    freshness_of,
+    merged,
+    parse_retry_after,
+    relevant,
+)
 
 POLICY = FreshnessPolicy()
 WALL = 1_750_000_000.0
@@ -193,3 +202,48 @@ class TestPolicy:
     def test_stale_documents_are_not_used_unless_the_server_allows_it(self) -> None:
         found = Freshness(store=True, fresh_for=1.0)
         assert (found.revalidate_for, found.error_for, found.error_told) == (0.0, 0.0, False)
+
+
+KEPT = fresh(("ETag", '"e"'), ("Last-Modified", DATE))
+
+
+class TestValidation:
+    def test_a_cached_document_is_revalidated_with_all_its_validators(self) -> None:
+        assert conditions(KEPT) == (("if-none-match", '"e"'), ("if-modified-since", DATE))
+        assert conditions(fresh(("ETag", '"e"'))) == (("if-none-match", '"e"'),)
+        assert conditions(fresh(("Last-Modified", DATE))) == (("if-modified-since", DATE),)
+        assert conditions(fresh()) == conditions(None) == ()
+
+    def test_fields_without_meaning_for_lifetimes_are_not_cached(self) -> None:
+        headers = [("ETag", '"e"'), ("Set-Cookie", "secret"), ("AGE", "1"), ("Content-Type", "x")]
+        assert relevant(headers) == (("etag", '"e"'), ("age", "1"))
+
+    def test_a_304_replaces_repeated_fields_and_those_of_one_response(self) -> None:
+        stored = relevant([("cache-control", "max-age=1"), ("etag", '"e"'), ("age", "5"), ("date", DATE)])
+        assert merged(stored, [("Cache-Control", "max-age=2"), ("Server", "x")]) == (
+            ("etag", '"e"'),
+            ("cache-control", "max-age=2"),
+        )
+        assert merged(stored, [("age", "7")]) == (*stored[:2], ("age", "7"))
+
+    @pytest.mark.parametrize(
+        ("said", "same"),
+        [
+            ([], True),
+            ([("ETag", '"e"')], True),
+            ([("ETag", 'W/"e"')], True),
+            ([("ETag", ' "e" ')], True),
+            ([("ETag", '"other"')], False),
+            ([("Last-Modified", DATE)], True),
+            ([("Last-Modified", "Sun, 15 Jun 2025 15:00:00 GMT")], False),
+            # The stronger validator decides.
+            ([("ETag", '"e"'), ("Last-Modified", "Sun, 15 Jun 2025 15:00:00 GMT")], True),
+        ],
+    )
+    def test_a_304_confirms_its_own_document_only(self, said, same) -> None:
+        assert confirms(said, KEPT) is same
+
+    def test_and_none_by_a_validator_that_is_not_known_of_it(self) -> None:
+        assert not confirms([("ETag", '"e"')], fresh())
+        assert not confirms([("Last-Modified", DATE)], fresh())
+        assert confirms([], fresh())
