@@ -14,8 +14,7 @@ from urllib.parse import quote
 import anyio
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
-from asap_adapters.server.binding import bind_agent
-from asap_adapters.server.decision_log import log_decision
+from asap_adapters.server.binding import bind_agent, log_decision
 from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks

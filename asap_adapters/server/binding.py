@@ -1,15 +1,36 @@
-"""Binds agents to the system's clock and randomness, in the loop that serves them."""
+"""Binds agents to the system, in the loop that serves them: to its clocks, its randomness, and a log of decisions."""
 
+import logging
 from collections.abc import Collection
+from typing import Final
 
 from asap_adapters.coding import CODINGS
-from asap_adapters.server.decision_log import log_decision
 from asap_adapters.system import LoopClock, new_id, new_secret
 from asap_core.arguments import expect_kind
 from asap_core.server.agent import Agent
-from asap_core.server.events import Observer
+from asap_core.server.events import Decision, Observer, What
 from asap_core.server.metrics import Counters
 from asap_core.server.serving import Scope
+
+_log: Final = logging.getLogger("asap.admission")
+# Logged at DEBUG; refusals at INFO.
+_LET_IN: Final = frozenset({What.ACCEPTED, What.REPEATED})
+
+
+def log_decision(decision: Decision) -> None:
+    """Write one line: what was decided, about whom, and why. An observer for `Agent.bind`."""
+    level = logging.DEBUG if decision.what in _LET_IN else logging.INFO
+    if not _log.isEnabledFor(level):
+        return
+    facts = {
+        "peer": decision.peer or "unknown",
+        "principal": decision.principal,
+        "type": decision.payload_type,
+        "code": None if decision.kind is None else decision.kind.code,
+        "age": None if decision.age is None else f"{decision.age:.3f}",
+    }
+    told = " ".join(f"{name}={value}" for name, value in facts.items() if value is not None)
+    _log.log(level, "%s %s", decision.what.value, told)
 
 
 def bind_agent(

@@ -19,11 +19,10 @@ from anyio.streams.stapled import MultiListener
 from attrs import define, field, frozen
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
-from asap_adapters.server.binding import bind_agent
+from asap_adapters.server.binding import bind_agent, log_decision
 from asap_adapters.server.callables import is_async
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
-from asap_adapters.server.decision_log import log_decision
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
