@@ -1,7 +1,7 @@
 """One call, from a parsed JSON-RPC request to its answer, as linked states, whatever carried it.
 
 A single request, an item of a batch, and later a stream or a socket all come through here, with the same checks in the
-same order: `checks.first_refusal` lists them. Everything cheap and everything that could refuse comes before `Admit`,
+same order: `call_run.first_refusal` lists them. Everything cheap and everything that could refuse comes before `Admit`,
 so that no nonce is used up by a call that can't run.
 
     Admit ──▶ Dispatch ──▶ Record ──▶ Answered        each state offers only the moves that are legal in it
@@ -54,8 +54,13 @@ from asap_core.refusals import (
     UNAVAILABLE,
     Refusal,
 )
-from asap_core.server.call_run import CallRun
-from asap_core.server.checks import first_refusal, malformed, timestamp_refusal, with_what_old_peers_leave_out
+from asap_core.server.call_run import (
+    CallRun,
+    first_refusal,
+    malformed,
+    timestamp_refusal,
+    with_what_old_peers_leave_out,
+)
 from asap_core.server.events import WHAT_OF, What
 from asap_core.server.serving import Serving
 from asap_core.wire.codec import decode_envelope
