@@ -16,7 +16,7 @@ from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
-from asap_adapters.server.user_failures import mark_own_task
+from asap_adapters.server.user_code import mark_own_task
 from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response
 from asap_core.net.urls import authority_of, host_in, origin_of

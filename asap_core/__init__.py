@@ -5,7 +5,7 @@ Each name is imported on first use, so a client doesn't load the server's half.
 
 from typing import TYPE_CHECKING, Final
 
-from asap_core.faces import face
+from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from asap_core.admission.admission import Admitted as Admitted, StoreUnavailable as StoreUnavailable
@@ -144,4 +144,4 @@ _HOMES: Final = {
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, _HOMES)
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -5,7 +5,7 @@ Each name is imported on first use, with the packages that it needs; if one is m
 
 from typing import TYPE_CHECKING, Final
 
-from asap_core.faces import face
+from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from asap_adapters.auth.client_key import read_client_key as read_client_key
@@ -45,4 +45,4 @@ _HOMES: Final = {
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, _HOMES)
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

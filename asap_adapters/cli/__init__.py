@@ -6,7 +6,7 @@ from typing import Final
 
 from asap_adapters.cli import bench, demo, discover, keys, send, serve, token
 from asap_adapters.cli.command import CliCommand, Parser, add_commands
-from asap_adapters.cli.failures import exit_code
+from asap_adapters.cli.exit_codes import exit_code
 from asap_adapters.cli.output import write_anything
 
 COMMANDS: Final[Sequence[CliCommand]] = (

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from asap_adapters.auth.authenticator import AuthenticationResult, Authenticator
 from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, flag, nested, option, repeated
-from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_identity
 from asap_adapters.cli.options import network, scope, url
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy

@@ -8,7 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, nested, option, repeated
-from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.options import scope, url
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, SecretMethod

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 import anyio
 from attrs import define, field
 
-from asap_adapters.cli.failures import UserError
+from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.output import complain
 
 # Seconds. A worker that dies at its start is replaced at most once in this time, instead of in a busy loop.

@@ -17,9 +17,9 @@ from attrs import evolve, field, frozen
 from asap_adapters.net.bodies import drain, read_body, read_what_can_be
 from asap_adapters.net.connecting import ADDRESSES, PROGRESS, OutboundTransport, link_networks, link_scopes
 from asap_adapters.net.dialling import SPEAKS_TLS
-from asap_adapters.net.failures import failure_of
 from asap_adapters.net.pool import Progress
 from asap_adapters.net.resolving import Resolver
+from asap_adapters.net.transport_errors import failure_of
 from asap_core.auth.bearer import is_token
 from asap_core.auth.client_credentials import PostForm
 from asap_core.errors import Advice, BadReply, NotAllowed, Unreachable

@@ -19,7 +19,7 @@ from asap_adapters.auth.authenticator import (
 )
 from asap_adapters.server.callables import expect_callable
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.user_failures import (
+from asap_adapters.server.user_code import (
     ask_user_code,
     mark_own_task,
     must_propagate,
@@ -33,7 +33,7 @@ from asap_core.admission.redis import Granted
 from asap_core.arguments import expect_kind
 from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofRefused, Proven
 from asap_core.http.messages import Request, Response
-from asap_core.interrupts import is_interrupt
+from asap_core.keyboard_interrupt import is_interrupt
 from asap_core.server.agent import Agent
 from asap_core.server.call import Admit, Answered, CallState, Dispatch, Hold, Record, broken_call
 from asap_core.server.exchange import (

@@ -12,7 +12,7 @@ import anyio.to_thread
 from attrs import frozen
 
 from asap_adapters.server.callables import expect_handlers, is_async
-from asap_adapters.server.user_failures import (
+from asap_adapters.server.user_code import (
     forget_cancellations,
     must_propagate,
     partition,

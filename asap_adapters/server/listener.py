@@ -29,7 +29,7 @@ from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
 from asap_adapters.server.tls import TLS, ServerTLS, accept_tls, server_context
-from asap_adapters.server.user_failures import mark_own_task, must_propagate, pending_cancellations, report
+from asap_adapters.server.user_code import mark_own_task, must_propagate, pending_cancellations, report
 from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole, replaced
 from asap_core.http.proxies import is_trusted

@@ -38,7 +38,7 @@ from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.auth.principal import Authenticated, Principal
 from asap_core.clock import Instant, Moment
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.interrupts import is_interrupt
+from asap_core.keyboard_interrupt import is_interrupt
 from asap_core.refusals import (
     ANSWER_GONE,
     HANDLER_FAILED,

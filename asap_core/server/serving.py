@@ -16,7 +16,7 @@ from asap_core.clock import Instant, Moment, WallTime
 from asap_core.http.body import Codings
 from asap_core.http.messages import Response
 from asap_core.http.pages import Pages
-from asap_core.interrupts import is_interrupt
+from asap_core.keyboard_interrupt import is_interrupt
 from asap_core.refusals import Kind
 from asap_core.server.events import Decision, Observer, What
 from asap_core.server.metrics import CONTENT_TYPE, Counters

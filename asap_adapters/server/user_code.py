@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from asap_core.interrupts import is_interrupt, leaves
+from asap_core.keyboard_interrupt import is_interrupt, leaves
 
 Q = TypeVar("Q")
 A = TypeVar("A")

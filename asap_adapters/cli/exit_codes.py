@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from asap_adapters.cli.error_messages import in_words, unwrapped
 from asap_adapters.cli.output import complain
-from asap_adapters.cli.wording import in_words, unwrapped
 from asap_core.errors import AsapError
 
 EXIT_ERROR: Final = 1

@@ -1,4 +1,4 @@
-"""Packages that import each of their public names on its first use (PEP 562)."""
+"""Public names that a package imports on their first use (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -9,8 +9,8 @@ from typing import Any, Final
 _EXTRAS: Final = {"coredis": "redis", "cryptography": "keys", "joserfc": "jwt"}
 
 
-def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for `package`.
+def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for `package`.
 
     homes: for each module, the public names that it defines, separated by spaces.
 

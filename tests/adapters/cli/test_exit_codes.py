@@ -2,7 +2,7 @@
 
 import pytest
 
-from asap_adapters.cli.failures import UserError, exit_code
+from asap_adapters.cli.exit_codes import UserError, exit_code
 from asap_core import AsapError
 
 

@@ -1,6 +1,6 @@
 """Errors in the words of the command line."""
 
-from asap_adapters.cli.wording import in_words
+from asap_adapters.cli.error_messages import in_words
 from asap_core.errors import Allow, BadReply, InvalidDocument, NotAllowed, Problem, RemoteError, Unreachable
 
 
