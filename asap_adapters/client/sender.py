@@ -105,7 +105,7 @@ class Sender:
                 raise _failure(outcomes, to.allowed, answer)
             return [one if isinstance(one, RemoteError) else _taken(one, to.allowed, answer) for one in outcomes]
 
-        # Plain: the reference refuses a compressed batch (fault 88).
+        # Plain: the reference refuses a compressed batch.
         calls = [_call_of(one, key) for one, key in zip(sent, keys, strict=True)]
         return await self._ask(to, calls, {}, read, compress=False)
 

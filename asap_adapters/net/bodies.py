@@ -27,7 +27,7 @@ _ERROR_SECONDS: Final = 5.0
 
 
 async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes], object] | None) -> bytes:
-    """Read a response's body, inflated within the limit: httpx would inflate first and count never (fault 43).
+    """Read a response's body, inflated within the limit: httpx would inflate first and count never.
 
     With `into` it's given on in pieces, and nothing is returned. Raises `BodyTooLarge`, `BadCoding`, what `into` does.
     """

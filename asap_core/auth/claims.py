@@ -238,7 +238,7 @@ def wrong_key(bound: str | None, proof_key: str | None, policy: DpopPolicy) -> s
 
 
 def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) -> str | None:
-    # RFC 8725 doesn't mention tokens without an end; a stolen one would be good for ever (fault 18).
+    # RFC 8725 doesn't mention tokens without an end; a stolen one would be good for ever.
     if not is_date(claims.get("exp")) or claims["exp"] + policy.leeway <= wall:
         return "exp, in the future"
     for name in ("nbf", "iat"):

@@ -105,7 +105,7 @@ class NonceMint:
         return encode_base64url(text)
 
     def _blind(self, nonce: str) -> bytes:
-        # Compared as digests: the time that takes says nothing about the nonce byte by byte (fault 27).
+        # Compared as digests: the time that takes says nothing about the nonce byte by byte.
         return blake2b(nonce.encode("utf-8", "surrogatepass"), key=self._secret, person=b"compare").digest()
 
 

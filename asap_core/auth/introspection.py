@@ -5,7 +5,7 @@
            ─▶ ()                                  another waiter asks already
 
 Rule 1: a token is good because the provider said so recently, and for no other reason. Tokens are kept as keyed
-digests, never in clear (fault 29).
+digests, never in clear.
 
 Rule 2: a failure counts against the token alone, which is then asked about less and less often, unless no token can be
 the reason. Providers answer a malformed token with 400, 403, 413, 422 or 431, or a page; some with 500, or not in time.

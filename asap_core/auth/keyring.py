@@ -4,7 +4,7 @@
     unknown key ─▶ fetch again, at most once per cool-down; callers that come meanwhile wait for the same answer
 
 Rule of this module: senders of tokens don't decide how often the provider is asked. A forged signature causes no fetch,
-a forged key id at most one per cool-down (fault 20).
+a forged key id at most one per cool-down.
 """
 
 from enum import Enum

@@ -144,7 +144,7 @@ def read_credential(
     if len(values) > 1:
         return BadCredential("one Authorization header")
     scheme, _, token = values[0].strip().partition(b" ")
-    # RFC 9110 §11.1: the scheme is case-insensitive (fault 22).
+    # RFC 9110 §11.1: the scheme is case-insensitive.
     scheme = scheme.lower()
     proof_url = url if scheme == b"dpop" else None
     if scheme != b"bearer" and proof_url is None:
@@ -184,7 +184,7 @@ def insufficient_scope(scopes: frozenset[str], *, proves: bool = False) -> str:
 class TokenTable:
     """An authenticator with a table of static bearer tokens, each for one agent.
 
-    Tokens are looked up by their SHA-256. So the time that takes says nothing about a token byte by byte (fault 27),
+    Tokens are looked up by their SHA-256. So the time that takes says nothing about a token byte by byte,
     and the table holds no token in clear.
     """
 

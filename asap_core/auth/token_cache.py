@@ -1,6 +1,6 @@
 """Access tokens of a client, cached by what they were issued for, and fetched once for all who need them.
 
-Rule 1: a token for one scope is never used for another (fault 28). Secrets aren't in any repr.
+Rule 1: a token for one scope is never used for another. Secrets aren't in any repr.
 
 Rule 2: a token is renewed ahead of its end, by a margin that is a part of its lifetime at most, so that short-lived
 tokens aren't fetched with every call. While the endpoint fails, a token that is still good serves, and the endpoint is

@@ -4,7 +4,7 @@
     OPEN ─▶ HALF_OPEN: after `rest` seconds; one request, the probe, may pass
     HALF_OPEN ─▶ CLOSED if the probe succeeds, ─▶ OPEN if it fails
 
-Every permit is given back, however its request ended. Otherwise a breaker could stay half open for ever (fault 50).
+Every permit is given back, however its request ended. Otherwise a breaker could stay half open for ever.
 """
 
 from enum import Enum
@@ -46,7 +46,7 @@ class RequestOutcome(Enum):
     OK = "ok"
     FAILED = "failed"
     ABANDONED = "abandoned"
-    """Nothing: it was cancelled, or refused for a reason of its own (faults 50 and 53)."""
+    """Nothing: it was cancelled, or refused for a reason of its own."""
 
 
 @define(eq=False)
@@ -68,7 +68,7 @@ class BreakerOpen:
 
 
 class Breaker:
-    """The breaker of one host. Its time is monotonic (fault 51)."""
+    """The breaker of one host. Its time is monotonic."""
 
     def __init__(self, policy: BreakerPolicy | None = None) -> None:
         policy = BreakerPolicy() if policy is None else policy
@@ -141,7 +141,7 @@ def request_outcome(error: BaseException | None) -> RequestOutcome:
     """Classify how a request ended; None means with a reply.
 
     FAILED: no answer in time, or a proxy's answer that there was none (502, 503, 504).
-    OK: a reply, or the agent's own refusal. One bad request must not open the breaker for others (fault 53).
+    OK: a reply, or the agent's own refusal. One bad request must not open the breaker for others.
     ABANDONED: everything else. Cancellations and a lack of free connections don't concern the host. A 500, a filter's
     page or an unreadable answer may be caused by one message, whose sender could then block the host for all users of
     this client.

@@ -64,7 +64,7 @@ class RetryPolicy:
     first_delay: float = field(default=1.0, validator=[number(), validators.gt(0)])
     """Seconds before the first retry; doubled for each further one. The reference's default."""
     longest_delay: float = field(default=60.0, validator=[number(), validators.gt(0)])
-    """The longest delay in seconds: the reference's cap. If a server asks for more, there is no retry (fault 48)."""
+    """The longest delay in seconds: the reference's cap. If a server asks for more, there is no retry."""
     spread: float = field(default=0.1, validator=number(least=0))
     """A random share of each delay, up to this one, is subtracted, so that clients don't retry at the same moment."""
 

@@ -1,6 +1,6 @@
 """Reads the response to a sent envelope: the reply, the agent's refusal, or why it can't be used (wire-protocol §9.4).
 
-A reply is accepted only if it answers this call and this envelope and comes from the agent that was asked (fault 47).
+A reply is accepted only if it answers this call and this envelope and comes from the agent that was asked.
 An error is accepted only if it names this call, or no call at all. Errors of both generations are read: 1.1's codes
 with `data.code`, and 2.x's own. They are classified by the taxonomy string.
 
@@ -57,7 +57,7 @@ _ANOTHER: Final = UnusableReply("expected the answer to this call: the JSON-RPC 
 def is_unauthorized(status: int, body: bytes, call_id: CallId | None = None) -> bool:
     """Return whether the response to this call refuses the credential. Never raises.
 
-    The reference does so with HTTP 200 and 401 in `error.data.status_code` (fault 25).
+    The reference does so with HTTP 200 and 401 in `error.data.status_code`.
     """
     if status == _UNAUTHORIZED or len(body) > _MAX_REFUSAL or b"401" not in body:
         return status == _UNAUTHORIZED
@@ -141,7 +141,7 @@ def _read(status: int, body: bytes) -> Any:
     try:
         return read_json(body)
     except NotJson as error:
-        # This includes 3xx: redirects of a POST aren't followed (fault 42).
+        # This includes 3xx: redirects of a POST aren't followed.
         return UnusableReply(
             f"expected {error.expected}{'' if status == _OK else f' with HTTP 200, not HTTP {status}'}"
         )

@@ -233,7 +233,7 @@ def _opaque(etag: str) -> str:
 def parse_retry_after(value: str, *, wall: WallTime) -> float | None:
     """Read Retry-After (RFC 9110 §10.2.3) as seconds from now, at least 0. Returns None if it's malformed.
 
-    The caller must limit it: a server could ask for years (fault 48).
+    The caller must limit it: a server could ask for years.
     """
     seconds = _seconds([value.strip(WHITESPACE)])
     if seconds is not None:

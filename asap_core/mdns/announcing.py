@@ -35,7 +35,7 @@ _WILDCARDS: Final[Mapping[str, frozenset[int]]] = {
 
 
 def instance_name(name: str) -> str:
-    """Make the DNS-SD instance name of an agent, as the reference does, but shortened by bytes (fault 112)."""
+    """Make the DNS-SD instance name of an agent, as the reference does, but shortened by bytes."""
     plain = _NOT_IN_NAMES.sub("-", name).strip("-")
     cut = plain.encode("utf-8", "replace")[:_MAX_LABEL].decode("utf-8", "ignore").strip("-")
     return cut or "asap-agent"
@@ -52,7 +52,7 @@ class Txt:
 def txt_record(*, agent_id: str, manifest_url: str, version: str, skills: Sequence[str]) -> Txt:
     """Make the TXT record: the reference's three keys, and `id`, which this library adds.
 
-    A version or skills that are too long are omitted, never truncated (fault 111).
+    A version or skills that are too long are omitted, never truncated.
     Raises: ValueError if the manifest URL or the id is too long: without them the agent can't be found or recognised.
     """
     wanted = {"manifest_url": manifest_url, "id": agent_id, "version": version, "capabilities": ",".join(skills)}
@@ -82,7 +82,7 @@ def srv_target(manifest_url: str, addresses: Sequence[str]) -> SrvTarget:
     If the manifest URL names a `.local` host, the target is that host, without addresses: its own responder announces
     them, and a second announcement would be a conflict (RFC 6762 §9).
 
-    Otherwise the target is a new name, derived from URL and addresses (fault 115). So two machines with the same
+    Otherwise the target is a new name, derived from URL and addresses. So two machines with the same
     default host name don't share a target, and the goodbye of one agent on a machine doesn't remove another's
     addresses.
     """
@@ -98,7 +98,7 @@ def advertised_addresses(bind_host: str, interface_addresses: Sequence[str]) -> 
 
     interface_addresses: the machine's addresses on the link.
     For a wildcard, all addresses of its IP versions except loopback, link-local ones last; for `localhost`, those of
-    loopback; else the bound address. May be empty: unreachable addresses are never announced (fault 114).
+    loopback; else the bound address. May be empty: unreachable addresses are never announced.
     """
     machine = [address for text in interface_addresses if (address := read_without_zone(text)) is not None]
     versions = _WILDCARDS.get(bind_host)

@@ -138,8 +138,7 @@ def is_announcer(host: str, server: str | None, addresses: Sequence[str]) -> boo
     addresses: those announced for it.
     """
     # The announcer chooses the SRV target freely. So only a `.local` name counts, which this link alone answers for
-    # (RFC 6762 §3): with `169.254.169.254.` or a DNS name any neighbour could make this client request any host
-    # (fault 116).
+    # (RFC 6762 §3): with `169.254.169.254.` or a DNS name any neighbour could make this client request any host.
     if is_local_name(host):
         return server is not None and fold(host).rstrip(".") == fold(server).rstrip(".")
     announced = {

@@ -17,7 +17,7 @@ from asap_core.wire.rules import BOOLEAN, DATE_TIME, OBJECT, TEXT, URN, InvalidV
 ASAP_VERSION: Final = "0.1"
 """What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. HTTP versions are negotiated elsewhere."""
 
-# A ULID has 26 characters, a UUID 36. The reference accepts any length (fault 77), but ids are stored, logged and
+# A ULID has 26 characters, a UUID 36. The reference accepts any length, but ids are stored, logged and
 # echoed.
 MAX_ID: Final = 256
 ID: Final = Rule(

@@ -134,7 +134,7 @@ def _has_lone_surrogate(value: Any) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        # RFC 8259 §4: receivers differ on which one counts, so a filter in front may have read another (fault 66).
+        # RFC 8259 §4: receivers differ on which one counts, so a filter in front may have read another.
         raise NotJson("keys that are unique within their object")
     return members
 

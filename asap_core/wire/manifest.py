@@ -1,7 +1,7 @@
 """The manifest, by which an agent describes itself, and its health report (wire-protocol §3, §6).
 
 Both are remote documents: written strictly, read tolerantly. Keys that a later version added are kept in `extra`: an
-unknown key must not make a manifest unreadable (fault 61).
+unknown key must not make a manifest unreadable.
 """
 
 import re
@@ -124,7 +124,7 @@ def is_absolute_url(url: str, *schemes: str) -> bool:
 
 @frozen(kw_only=True)
 class AuthScheme:
-    """How callers authenticate. Any scheme can be read (fault 62); this library serves and sends only `bearer`."""
+    """How callers authenticate. Any scheme can be read; this library serves and sends only `bearer`."""
 
     schemes: tuple[str, ...] = field(converter=array, validator=TEXTS)
     oauth2: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))

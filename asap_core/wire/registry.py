@@ -81,7 +81,7 @@ def make_entry(manifest: Manifest, endpoints: Mapping[str, str]) -> RegistryEntr
 
 
 def _base_url(entry: RegistryEntry) -> str:
-    # Published entries have either the base URL or the endpoint here (fault 57).
+    # Published entries have either the base URL or the endpoint here.
     return entry.endpoints.get("http", "").rstrip("/").removesuffix("/asap")
 
 

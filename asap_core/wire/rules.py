@@ -242,7 +242,7 @@ TEXTS: Final = several(TEXT)
 BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False, exact=bool)
 OBJECT: Final = Rule("an object", lambda value: type(value) is dict, exact=dict)
 URN: Final = matching(
-    # One or two lower-case segments. `matching` uses fullmatch: `$` would accept a trailing newline (fault 75).
+    # One or two lower-case segments. `matching` uses fullmatch: `$` would accept a trailing newline.
     re.compile(r"urn:asap:agent:[a-z0-9-]+(?::[a-z0-9-]+)?"),
     "an agent URN such as urn:asap:agent:name or urn:asap:agent:name:v1, at most 256 characters",
     longest=MAX_URN,

@@ -211,7 +211,7 @@ def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers, k
 
 
 class AsksAgain(connecting._Backend):
-    """Judges one answer and connects to another (fault 105)."""
+    """Judges one answer and connects to another."""
 
     async def _connect(self, host, port):
         stream = await super()._connect(host, port)
