@@ -2,7 +2,7 @@
 
 import pytest
 
-from asap_core.clock import ManualClock
+from asap_core.clock import ManualClock, Moment
 
 
 class TestClock:
@@ -13,3 +13,6 @@ class TestClock:
         assert (clock.monotonic(), clock.wall()) == (6.0, -89.0)
         with pytest.raises(ValueError, match="forwards only"):
             clock.advance(-1)
+
+    def test_a_moment_has_what_both_clocks_show(self) -> None:
+        assert Moment.read(ManualClock(monotonic=5, wall=10)) == Moment(5.0, 10.0)  # type: ignore[arg-type]
