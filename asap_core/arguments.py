@@ -124,6 +124,12 @@ def expect_mapping(name: str, value: object, key: type, example: str) -> None:
         raise ValueError(f"{name}: expected a mapping with keys of {key.__name__}, such as {example}{shown}")
 
 
+# The flags of code objects, as the language reference lists them (§3.2.13.1); `inspect` does more than this core may.
+_GENERATOR: Final = 0x20
+_COROUTINE: Final = 0x80
+_ASYNC_GENERATOR: Final = 0x200
+
+
 def expect_function(name: str, function: object, form: str, *, asynchronous: bool = True) -> None:
     """Raise ValueError if it can't be called as `form` says, such as `(request, context)`.
 
@@ -143,12 +149,6 @@ def expect_observer(observe: object) -> None:
     """Raise ValueError if it's neither None nor a function of a decision that isn't async."""
     if observe is not None:
         expect_function("observe", observe, "(decision)", asynchronous=False)
-
-
-# The flags of code objects, as the language reference lists them (§3.2.13.1); `inspect` does more than this core may.
-_GENERATOR: Final = 0x20
-_COROUTINE: Final = 0x80
-_ASYNC_GENERATOR: Final = 0x200
 
 
 def _has(function: Any, flags: int) -> bool:

@@ -103,6 +103,42 @@ def test_no_exception_is_shared(name: str) -> None:
     assert not made & raised
 
 
+def constants_below_their_first_use(text: str) -> list[str]:
+    """Return the constants that could stand above the first function or class that uses them, and don't.
+
+    A table of functions stands below its functions.
+    """
+    body = ast.parse(text).body
+    uses = [
+        {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        for statement in body
+    ]
+    homes: dict[str, int] = {}
+    for place, statement in enumerate(body):
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            homes[statement.name] = place
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+                homes |= {node.id: place for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return [
+        name
+        for name, place in homes.items()
+        if isinstance(body[place], ast.Assign | ast.AnnAssign)
+        for first in [next((before for before in range(place) if name in uses[before]), place)]
+        if first < place and all(homes.get(needed, -1) < first for needed in uses[place] - {name})
+    ]
+
+
+@pytest.mark.parametrize("name", python_files("asap_core", "asap_adapters"))
+def test_constants_stand_above_their_first_use(name: str) -> None:
+    assert constants_below_their_first_use((ROOT / name).read_text("utf-8")) == []
+
+
+def test_a_constant_below_its_first_use_is_found() -> None:
+    assert constants_below_their_first_use("def f():\n    return A\nA = 1") == ["A"]
+    assert constants_below_their_first_use("A = 1\ndef f():\n    return A + T\ndef g(): ...\nT = g") == []
+
+
 def test_both_packages_are_typed() -> None:
     assert (ROOT / "asap_core" / "py.typed").exists()
     assert (ROOT / "asap_adapters" / "py.typed").exists()

@@ -227,15 +227,15 @@ async def _registry_find(options: RegistryFindOptions) -> int:
     return 0 if entries else 1
 
 
+# The path of a problem begins with that of its entry, `$.agents[0]`: two steps.
+_TO_AN_ENTRY: Final = 2
+
+
 def _skipped(skipped: Skipped) -> str:
     """Describe an unreadable entry; entries are counted from 1, as people do."""
     problem = skipped.problems[0]
     inside = evolve(problem, path=problem.path[_TO_AN_ENTRY:]).json_path.removeprefix("$").removeprefix(".")
     return f"entry {skipped.index + 1} is skipped: {inside and f'{inside}: '}expected {problem.expected}"
-
-
-# The path of a problem begins with that of its entry, `$.agents[0]`: two steps.
-_TO_AN_ENTRY: Final = 2
 
 
 async def _registry_entry(options: UrlOptions) -> int:

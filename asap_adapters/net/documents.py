@@ -105,6 +105,9 @@ class _Waiter:
     woken: anyio.Event | None = None
 
 
+_WAYS_TO_FAIL: Final = (Unreachable, NotAllowed, BadReply, InvalidDocument, Unverified, WrongAgent)
+
+
 class Documents(Generic[T]):
     """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
 
@@ -284,7 +287,6 @@ _KINDS: Final = (
     (NotAllowed, FailureKind.REFUSED),
     ((BadReply, InvalidDocument, Unverified, WrongAgent), FailureKind.UNUSABLE),
 )
-_WAYS_TO_FAIL: Final = (Unreachable, NotAllowed, BadReply, InvalidDocument, Unverified, WrongAgent)
 
 
 def _kind_of(error: Exception) -> FailureKind:

@@ -111,6 +111,11 @@ class SharedLimiter(Protocol):
         ...
 
 
+_ANSWERS: Final = get_args(AdmissionAnswer)
+_Taken = Granted | Limited | StoreUnavailable
+_TAKEN: Final = get_args(_Taken)
+
+
 class Driver:
     """Drives the exchanges of one agent, with its handlers, its authenticator and its stores."""
 
@@ -356,6 +361,3 @@ class _Unknown:
 
 _UNKNOWN: Final = _Unknown()
 _VERDICTS: Final = (*get_args(AuthenticationResult), _Unknown)
-_ANSWERS: Final = get_args(AdmissionAnswer)
-_Taken = Granted | Limited | StoreUnavailable
-_TAKEN: Final = get_args(_Taken)

@@ -111,6 +111,9 @@ class _Raised:
 
 
 _Outcome = Payload | Replied | Refusal | _NeverRan
+TASK_REQUEST: Final = "taskrequest"
+# Seconds. A thread is busy for milliseconds to seconds; the reference says one second too.
+_AFTER_BUSY: Final = 1.0
 
 
 class Handlers:
@@ -244,11 +247,6 @@ class Handlers:
         if isinstance(value, _Raised):
             return _failed(value.error, dispatch, task_id)
         return _payload_of(value, dispatch, task_id)
-
-
-TASK_REQUEST: Final = "taskrequest"
-# Seconds. A thread is busy for milliseconds to seconds; the reference says one second too.
-_AFTER_BUSY: Final = 1.0
 
 
 def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Replied | Refusal:

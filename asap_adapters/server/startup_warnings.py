@@ -17,6 +17,12 @@ NO_ADDRESS: Final = (
 """What follows for callers without an address, for the log."""
 
 
+_ELSEWHERE: Final = (
+    "the manifest says %s, and this server listens on %s, port %d: callers don't reach it there, unless something "
+    "passes them on"
+)
+
+
 def warn_if_elsewhere(
     agent: Agent, log: logging.Logger, *, host: str, port: int, scheme: str | None = None, mounted: bool = False
 ) -> None:
@@ -30,12 +36,6 @@ def warn_if_elsewhere(
     named = "" if parts is None else parts.hostname or ""
     if leads_elsewhere(agent.url, port=port, scheme=scheme, path=path) and _is_here(named, host):
         log.warning(_ELSEWHERE, agent.url, f"[{host}]" if ":" in host else host, port)
-
-
-_ELSEWHERE: Final = (
-    "the manifest says %s, and this server listens on %s, port %d: callers don't reach it there, unless something "
-    "passes them on"
-)
 
 
 def _is_here(named: str, host: str) -> bool:

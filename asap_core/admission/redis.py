@@ -89,6 +89,25 @@ def _seconds(micros: object) -> float:
     return int(micros) / 1e6
 
 
+_PLAIN: Final[dict[bytes, AdmissionAnswer | Begin]] = {
+    b"begin": Begin(),
+    b"replayed": Replayed(),
+    b"mismatch": Mismatch(),
+    b"gone": AnswerGone(),
+    b"lost": OutcomeUnknown(),
+}
+_TIMED: Final[dict[bytes, Callable[[float], AdmissionAnswer]]] = {
+    b"running": lambda left: Running(min(left, ASK_AGAIN)),
+    b"saturated": lambda left: Saturated(max(left, _LEAST_WAIT)),
+    b"floored": lambda left: Floored(max(left, 0.0) + _LEAST_WAIT),
+    b"stale": lambda wall: Stale(WallTime(wall)),
+    b"future": lambda wall: Future(WallTime(wall)),
+}
+# The positions of the key and the token among the arguments of `ask`.
+_KEY_AT: Final = 8
+_TOKEN_AT: Final = 10
+
+
 class SharedAdmission:
     """Admission of one agent, shared by all processes that serve it.
 
@@ -224,30 +243,8 @@ class SharedAdmission:
         return Reservation(command.arguments[_KEY_AT] + command.arguments[_TOKEN_AT])
 
 
-_PLAIN: Final[dict[bytes, AdmissionAnswer | Begin]] = {
-    b"begin": Begin(),
-    b"replayed": Replayed(),
-    b"mismatch": Mismatch(),
-    b"gone": AnswerGone(),
-    b"lost": OutcomeUnknown(),
-}
-
-_TIMED: Final[dict[bytes, Callable[[float], AdmissionAnswer]]] = {
-    b"running": lambda left: Running(min(left, ASK_AGAIN)),
-    b"saturated": lambda left: Saturated(max(left, _LEAST_WAIT)),
-    b"floored": lambda left: Floored(max(left, 0.0) + _LEAST_WAIT),
-    b"stale": lambda wall: Stale(WallTime(wall)),
-    b"future": lambda wall: Future(WallTime(wall)),
-}
-
-
 def _epoch(secret: bytes) -> bytes:
     return blake2b(secret, digest_size=_EPOCH, person=b"epoch").digest()
-
-
-# The positions of the key and the token among the arguments of `ask`.
-_KEY_AT: Final = 8
-_TOKEN_AT: Final = 10
 
 
 def _split(reservation: Reservation) -> tuple[bytes, bytes]:
@@ -301,10 +298,10 @@ class SharedLimits:
                 raise BadStore("expected an answer of a limiter; what came is something else")
 
 
+# Times are whole microseconds: a tolerance, in units of a limit's amount, for what rounding takes away.
+_ROUNDING: Final = 1e-3
+
+
 def _left(limit: Limit, owed: float) -> Left:
     owed = max(owed, 0.0)
     return Left(limit, max(int((limit.per - owed) * limit.amount / limit.per + _ROUNDING), 0), owed)
-
-
-# Times are whole microseconds: a tolerance, in units of a limit's amount, for what rounding takes away.
-_ROUNDING: Final = 1e-3

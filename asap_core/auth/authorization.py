@@ -103,6 +103,10 @@ class CredentialsMismatch:
     lacks: str
 
 
+# By RFC 8414 and by OpenAPI, which the reference's examples follow.
+_ENDPOINTS: Final = ("token_endpoint", "token_url", "tokenUrl")
+
+
 def scopes_for(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple[str, ...] | CredentialsMismatch:
     """Return the scopes to ask for, for an agent whose manifest has this `auth` section. Never raises."""
     if auth is None:
@@ -115,10 +119,6 @@ def scopes_for(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple
     named = _read_scopes(offer.get("scopes"))
     # If none of its scopes are ours, the agent's own challenge says what is missing.
     return tuple(scope for scope in credentials.scopes if scope in named) or credentials.scopes
-
-
-# By RFC 8414 and by OpenAPI, which the reference's examples follow.
-_ENDPOINTS: Final = ("token_endpoint", "token_url", "tokenUrl")
 
 
 def _same(ours: str | None, offer: dict[str, Any], *names: str) -> bool:

@@ -83,6 +83,10 @@ class GiveUp:
     reason: str
 
 
+# Prevents an overflow: every cap is below 2**30 seconds.
+_DOUBLINGS: Final = 30
+
+
 def next_step(
     ended: Attempt,
     *,
@@ -109,7 +113,3 @@ def next_step(
         return GiveUp(f"it asks to wait for {retry_after:g} s, which is longer than {policy.longest_delay:g} s")
     delay = policy.first_delay * 2.0 ** min(attempts - 1, _DOUBLINGS) * (1.0 - policy.spread * jitter)
     return RetryAfter(min(max(delay, retry_after or 0.0), policy.longest_delay))
-
-
-# Prevents an overflow: every cap is below 2**30 seconds.
-_DOUBLINGS: Final = 30

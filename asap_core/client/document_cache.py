@@ -360,13 +360,13 @@ class DocumentCache(Generic[V, W]):
         return _without(self._entries.peek(url), failure, now)
 
 
+# RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code". A refusal or an
+# unusable answer isn't an outage.
+_EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER, FailureKind.CROWDED})
+
+
 def _without(entry: _Entry[V] | None, failure: Failure[Failed], now: Instant) -> Document[V] | NoDocument:
     """Return the result while the server fails: the cached document, if it may still be used, or the failure."""
     if entry is not None and (entry.is_fresh(now) or (failure.cause.kind in _EXCUSED and entry.excuses_failure(now))):
         return entry.found(Source.STALE_ERROR, now)
     return NoDocument(failure.cause.error, failure.until - now, None if entry is None else now - entry.vouched)
-
-
-# RFC 5861 §4: "any situation that would result in a 500, 502, 503, or 504 HTTP response status code". A refusal or an
-# unusable answer isn't an outage.
-_EXCUSED: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.SERVER, FailureKind.CROWDED})

@@ -82,12 +82,12 @@ def retry_after_of(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> flo
     return max((wait for wait in waits if wait is not None), default=None)
 
 
+_FRACTION: Final = re.compile(r"\s*\d{1,9}\.\d{1,9}\s*", re.ASCII)
+
+
 def _wait(value: str, now: WallTime) -> float | None:
     # RFC 9110 §10.2.3 allows whole seconds only; some limiters send fractions, which the reference reads too.
     return float(value) if _FRACTION.fullmatch(value) else parse_retry_after(value, wall=now)
-
-
-_FRACTION: Final = re.compile(r"\s*\d{1,9}\.\d{1,9}\s*", re.ASCII)
 
 
 def read_reply(sent: SentCall, *, status: int, body: bytes, retry_after: float | None = None) -> ReplyOutcome:
@@ -97,6 +97,10 @@ def read_reply(sent: SentCall, *, status: int, body: bytes, retry_after: float |
     """
     value = _read(status, body)
     return value if isinstance(value, UnusableReply) else _judge(sent, value, status, retry_after)
+
+
+# Replaces answers with the same id. As it's no object, it's read as unusable.
+_TWICE: Final = "two answers to one call"
 
 
 def read_batch_reply(
@@ -121,10 +125,6 @@ def read_batch_reply(
         else:
             by_place[place] = item
     return tuple(_judge(one, by_id.get(one.call_id, by_place.get(place)), status) for place, one in enumerate(sent))
-
-
-# Replaces answers with the same id. As it's no object, it's read as unusable.
-_TWICE: Final = "two answers to one call"
 
 
 def _is_anothers(value: Any, call_id: CallId | None) -> bool:
@@ -153,6 +153,13 @@ def _judge(sent: SentCall, value: Any, status: int, retry_after: float | None = 
     return _judge_refusal(sent.call_id, value, status, retry_after)
 
 
+_CHECKS: Final[tuple[tuple[Callable[[Envelope, Envelope], bool], str], ...]] = (
+    (lambda asked, reply: reply.correlation_id == asked.id, "expected correlation_id to be the id of what was sent"),
+    (lambda asked, reply: reply.sender == asked.recipient, "expected the reply to come from the agent that was asked"),
+    (lambda asked, reply: reply.recipient == asked.sender, "expected the reply to be addressed to the sender"),
+)
+
+
 def _judge_result(sent: SentCall, value: dict[str, Any], document: Any) -> ReplyOutcome:
     if value.get("id") in (None, "") or _is_anothers(value, sent.call_id):
         return _ANOTHER
@@ -166,11 +173,7 @@ def _judge_result(sent: SentCall, value: dict[str, Any], document: Any) -> Reply
     return reply
 
 
-_CHECKS: Final[tuple[tuple[Callable[[Envelope, Envelope], bool], str], ...]] = (
-    (lambda asked, reply: reply.correlation_id == asked.id, "expected correlation_id to be the id of what was sent"),
-    (lambda asked, reply: reply.sender == asked.recipient, "expected the reply to come from the agent that was asked"),
-    (lambda asked, reply: reply.recipient == asked.sender, "expected the reply to be addressed to the sender"),
-)
+_OWN: Final = "asap:"
 
 
 def _judge_refusal(
@@ -222,9 +225,6 @@ def _remote_error(value: dict[str, Any], error: dict[str, Any], status: int, ret
     )
 
 
-_OWN: Final = "asap:"
-
-
 def _is_recoverable(said: dict[str, Any], status: int, *, own: bool) -> bool:
     """Return whether a retry may help and is safe, since nothing was carried out."""
     if status == _LIMITED or not own:
@@ -238,16 +238,16 @@ def _longer(told: float | None, said: float | None) -> float | None:
     return max((each for each in (told, said) if each is not None), default=None)
 
 
+# A year, in milliseconds. Longer values are ignored.
+_LONGEST: Final = 31_536_000_000
+
+
 def _retry_after(data: dict[str, Any]) -> float | None:
     for key, unit in (("retry_after_ms", 1000), ("retry_after", 1)):
         value: Any = data.get(key)
         if type(value) in (int, float) and 0 <= value < _LONGEST:
             return float(value) / unit
     return None
-
-
-# A year, in milliseconds. Longer values are ignored.
-_LONGEST: Final = 31_536_000_000
 
 
 def _text(value: Any) -> str:

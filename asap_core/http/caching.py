@@ -175,14 +175,14 @@ def _seconds(values: Sequence[str | None]) -> float | None:
     return min(float(values[0].lstrip("0")[:20] or 0), _MAX_DELTA)
 
 
+_MAX_VALIDATOR: Final = 1024
+
+
 def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
     values = fields.get(name, [])
     # It's sent back in a request header, so it must be one line of visible ASCII, of a reasonable length.
     fits = len(values) == 1 and 0 < len(values[0]) <= _MAX_VALIDATOR and values[0].isascii() and values[0].isprintable()
     return values[0] if fits else None
-
-
-_MAX_VALIDATOR: Final = 1024
 
 
 # The fields that lifetimes and conditions are read from; a response's other fields aren't cached.

@@ -103,6 +103,12 @@ def _judge_request_line(line: bytes) -> BadHead | None:
     return None
 
 
+_LENGTH: Final = b"content-length"
+_ONE_FRAMING: Final = "either Content-Length or, in HTTP/1.1, Transfer-Encoding"
+_ONE_LENGTH: Final = "one Content-Length, of digits only"
+_is_length: Final = re.compile(rb"[0-9]+").fullmatch
+
+
 def _judge_fields(request_line: bytes, fields: list[bytes]) -> BadHead | None:
     names = [field.partition(b":")[0].lower() for field in fields]
     if any(field[:1] in (b" ", b"\t") for field in fields):
@@ -121,12 +127,6 @@ def _judge_fields(request_line: bytes, fields: list[bytes]) -> BadHead | None:
     if len(lengths) > 1 or not all(map(_is_length, lengths)):
         return BadHead(400, _ONE_LENGTH)
     return None
-
-
-_LENGTH: Final = b"content-length"
-_ONE_FRAMING: Final = "either Content-Length or, in HTTP/1.1, Transfer-Encoding"
-_ONE_LENGTH: Final = "one Content-Length, of digits only"
-_is_length: Final = re.compile(rb"[0-9]+").fullmatch
 
 
 # --- what any driver hands over --------------------------------------------------------------------------------------

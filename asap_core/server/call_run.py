@@ -175,6 +175,10 @@ def _timestamp_is_in_window(run: CallRun) -> Refusal | None:
     return timestamp_refusal(run, age)
 
 
+# Seconds to wait before a retry, as the reference says.
+_AFTER_TIMESTAMP: Final = 5.0
+
+
 def timestamp_refusal(run: CallRun, age: float) -> Refusal:
     """Return the refusal of a timestamp that's `age` seconds old. It tells the caller the server's time."""
     bounds: dict[str, object] = {
@@ -186,10 +190,6 @@ def timestamp_refusal(run: CallRun, age: float) -> Refusal:
     return Refusal(
         kind=TIMESTAMP, note="Invalid envelope timestamp", details=offset | bounds, retry_after=_AFTER_TIMESTAMP
     )
-
-
-# Seconds to wait before a retry, as the reference says.
-_AFTER_TIMESTAMP: Final = 5.0
 
 
 def _payload_and_handler_exist(run: CallRun, *, streamed: bool) -> Refusal | None:
@@ -220,12 +220,12 @@ def _scopes_allow(run: CallRun) -> Refusal | None:
     return Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(wanted, proves=proves))
 
 
+# Seconds. When one of the caller's handlers will end isn't known.
+_AFTER_BUSY_CALLER: Final = 1.0
+
+
 def _there_is_room(run: CallRun) -> Refusal | None:
     if run.agent.has_room_for(run.caller):
         return None
     limit = f"{run.agent.policy.concurrent} at once"
     return Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=_AFTER_BUSY_CALLER)
-
-
-# Seconds. When one of the caller's handlers will end isn't known.
-_AFTER_BUSY_CALLER: Final = 1.0

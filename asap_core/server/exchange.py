@@ -104,6 +104,9 @@ SUPPORTED_VERSIONS: Final = ("2.2", "2.1")
 DEFAULT_VERSION: Final = "2.2"
 # RFC 9110 §8.6: no Content-Length with 204, and with 304 only that of the 200.
 _BODILESS: Final = frozenset({204, 304})
+# The first 64 KiB of each body aren't counted: most requests are smaller, and pass even if large bodies of others hold
+# all of `max_bodies`. A thousand connections hold 64 MB so.
+_FREE: Final = 65_536
 
 
 @define(eq=False)
@@ -462,6 +465,15 @@ _Next = TypeVar("_Next", bound=_AfterShare)
 # --- the order of the checks -----------------------------------------------------------------------------------------
 
 
+_DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
+    MANIFEST_PATH: lambda run: run.agent.document.response(run.request),
+    HEALTH_PATH: lambda run: run.agent.health(),
+    "/health": lambda _run: status_response(ok=True),
+    "/ready": lambda run: status_response(ok=not run.agent.draining),
+    METRICS_PATH: lambda run: run.agent.metrics(),
+}
+
+
 def open_exchange(agent: Serving, request: Request, *, now: Instant) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Check target, method and framing. A request for a document is answered at once."""
     headers = collect(request.headers)
@@ -483,15 +495,6 @@ def open_exchange(agent: Serving, request: Request, *, now: Instant) -> TakeLimi
         return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
     run.cors = agent.pages.readers(header_values(request.headers, b"origin"))
     return run.respond(_DOCUMENTS[path](run))
-
-
-_DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
-    MANIFEST_PATH: lambda run: run.agent.document.response(run.request),
-    HEALTH_PATH: lambda run: run.agent.health(),
-    "/health": lambda _run: status_response(ok=True),
-    "/ready": lambda run: status_response(ok=not run.agent.draining),
-    METRICS_PATH: lambda run: run.agent.metrics(),
-}
 
 
 def _judge_page(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
@@ -590,6 +593,13 @@ def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody
     return _after_claim(run, proven, claimed)
 
 
+_UNTOLD: Final[dict[type, tuple[Kind, str]]] = {
+    Saturated: (SATURATED, "There is no room to remember this proof"),
+    Floored: (RESTARTED, "The proof is dated before this agent's last start, and may have been accepted before it"),
+    StoreUnavailable: (UNAVAILABLE, ""),
+}
+
+
 def _after_claim(run: _Run, proven: Proven, answer: AdmissionAnswer) -> TakeLimit | ReadBody | Respond:
     match answer:
         case Admitted():
@@ -608,18 +618,14 @@ def _after_claim(run: _Run, proven: Proven, answer: AdmissionAnswer) -> TakeLimi
             assert_never(answer)
 
 
-_UNTOLD: Final[dict[type, tuple[Kind, str]]] = {
-    Saturated: (SATURATED, "There is no room to remember this proof"),
-    Floored: (RESTARTED, "The proof is dated before this agent's last start, and may have been accepted before it"),
-    StoreUnavailable: (UNAVAILABLE, ""),
-}
-
-
 def _take_principal_share(run: _Run, principal: Authenticated) -> TakeLimit | ReadBody | Respond:
     run.principal = principal
     if not run.agent.policy.principal_limits:
         return _negotiate_version(run)
     return _take(run, "principal", principal.urn, 1, lambda _granted: _negotiate_version(run))
+
+
+_VERSIONS: Final = re.compile(rb"[0-9., ]{1,64}")
 
 
 def _negotiate_version(run: _Run) -> ReadBody | Respond:
@@ -637,7 +643,8 @@ def _negotiate_version(run: _Run) -> ReadBody | Respond:
     return _open_body(run)
 
 
-_VERSIONS: Final = re.compile(rb"[0-9., ]{1,64}")
+# A longer number is above any limit, and int() of a megabyte of digits takes long.
+_LENGTH_DIGITS: Final = 18
 
 
 def _open_body(run: _Run) -> ReadBody | Respond:
@@ -656,13 +663,6 @@ def _open_body(run: _Run) -> ReadBody | Respond:
     body = Body(limit=limit, inflater=None if make is None else make())
     expects = b"expect" in run.headers and "100-continue" in members(run.headers[b"expect"].decode("latin-1").lower())
     return ReadBody(limit, expects, body, run, run.step)
-
-
-# The first 64 KiB of each body aren't counted: most requests are smaller, and pass even if large bodies of others hold
-# all of `max_bodies`. A thousand connections hold 64 MB so.
-_FREE: Final = 65_536
-# A longer number is above any limit, and int() of a megabyte of digits takes long.
-_LENGTH_DIGITS: Final = 18
 
 
 def _refuse_body(run: _Run, error: BodyTooLarge | BadCoding, *, close: bool) -> Respond:
@@ -806,6 +806,10 @@ def _unavailable(run: _Run) -> Refusal:
     return Refusal(kind=UNAVAILABLE, retry_after=run.agent.policy.retry_after_unavailable)
 
 
+# RFC 9110 §10.2.3 and RFC 6585 §4.
+_WITH_RETRY_AFTER: Final = frozenset({RATE_LIMITED.status, UNAVAILABLE.status})
+
+
 def _rpc_response(agent: Serving, answered: Answered, *, close: bool = False) -> Response:
     refusal = answered.refusal
     status, headers = 200, [(b"content-type", b"application/json")]
@@ -818,10 +822,6 @@ def _rpc_response(agent: Serving, answered: Answered, *, close: bool = False) ->
         if agent.policy.plain_refusals and status in (401, 403) and refusal.kind is not FOREIGN_PAGE:
             status = 200
     return Response(status=status, headers=tuple(headers), body=answered.body, close=close)
-
-
-# RFC 9110 §10.2.3 and RFC 6585 §4.
-_WITH_RETRY_AFTER: Final = frozenset({RATE_LIMITED.status, UNAVAILABLE.status})
 
 
 def refuse_head(status: int, detail: str) -> Response:

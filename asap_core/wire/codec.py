@@ -148,6 +148,9 @@ def format_timestamp(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
+_PLAIN: Final = frozenset({str, int, float, bool, type(None), dict, list})
+
+
 def to_json(value: Any) -> Any:
     """Return a value of the model as plain JSON values: every field, nulls included, and the keys in `extra`.
 
@@ -174,7 +177,8 @@ def to_json(value: Any) -> Any:
             raise TypeError(f"expected a value of the model, not {kind.__name__}")
 
 
-_PLAIN: Final = frozenset({str, int, float, bool, type(None), dict, list})
+# Fields that aren't keys of the document. Those never read are filled by this library only.
+_ASIDE: Final = frozenset({"extra", "skipped"})
 
 
 @cache
@@ -183,8 +187,6 @@ def _members(kind: type) -> tuple[tuple[str, str], ...]:
     return tuple((_key(a), a.name) for a in fields(kind) if a.name not in _ASIDE)
 
 
-# Fields that aren't keys of the document. Those never read are filled by this library only.
-_ASIDE: Final = frozenset({"extra", "skipped"})
 _NEVER_READ: Final = frozenset({"skipped"})
 
 

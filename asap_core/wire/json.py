@@ -37,6 +37,10 @@ class NotJson(ValueError):
         self.expected = expected
 
 
+_COUNTED: Final = 4_096
+_UNDECIDED: Final = object()
+
+
 def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """Read one JSON text.
 
@@ -52,7 +56,6 @@ def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     return value
 
 
-_COUNTED: Final = 4_096
 _ARRAY: Final = ord("[")
 
 
@@ -61,9 +64,6 @@ def _opened(data: bytes) -> int:
     # `replace` is faster than `count` for a frequent byte: `bytes.count` inspects every byte by itself.
     opened = len(data) - len(data.replace(b"{", b""))
     return opened + data.count(b"[") if _ARRAY in data else opened
-
-
-_UNDECIDED: Final = object()
 
 
 def _read_fast(data: bytes) -> Any:
@@ -77,6 +77,9 @@ def _read_fast(data: bytes) -> Any:
     except (ValueError, RecursionError):  # msgspec.DecodeError is a ValueError
         pass
     return _UNDECIDED
+
+
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _read_slowly(data: bytes) -> Any:
@@ -120,7 +123,7 @@ def read_json_at(text: str, at: int, *, max_depth: int = MAX_DEPTH) -> tuple[Any
     return value, end
 
 
-_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _has_lone_surrogate(value: Any) -> bool:
@@ -151,7 +154,6 @@ def _no_constant(_name: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _check_depth(value: Any, max_depth: int) -> None:

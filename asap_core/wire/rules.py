@@ -123,6 +123,10 @@ def integer(*, least: int | None = None, most: int | None = None) -> Rule:
     )
 
 
+# The largest double. Most peers read a larger integer as infinity (RFC 8259 §6).
+_HUGE: Final = 1.7976931348623157e308
+
+
 def number(*, least: float | None = None, most: float | None = None) -> Rule:
     """Accept a finite number within bounds."""
     return Rule(
@@ -134,10 +138,6 @@ def number(*, least: float | None = None, most: float | None = None) -> Rule:
             and (most is None or value <= most)
         ),
     )
-
-
-# The largest double. Most peers read a larger integer as infinity (RFC 8259 §6).
-_HUGE: Final = 1.7976931348623157e308
 
 
 def _bounded(noun: str, least: float | None, most: float | None) -> str:
@@ -174,6 +174,10 @@ _LENIENT: Final = re.compile(
 _UNIX: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,9})?", re.ASCII)
 # The reference reads larger numbers as milliseconds: as seconds they are beyond the year 2600.
 _MILLISECONDS_ABOVE: Final = 2e10
+# The form that nearly every peer sends, 2026-11-23T09:15:52.739152Z: `fromisoformat` alone reads it in a third of the
+# time.
+_CANONICAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
+_CANONICAL_LENGTH: Final = 27
 
 
 def parse_timestamp(value: Any) -> Any:
@@ -195,12 +199,6 @@ def parse_timestamp(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     return value
-
-
-# The form that nearly every peer sends, 2026-11-23T09:15:52.739152Z: `fromisoformat` alone reads it in a third of the
-# time.
-_CANONICAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
-_CANONICAL_LENGTH: Final = 27
 
 
 def _parse_text(text: str) -> Any:
