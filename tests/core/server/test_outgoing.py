@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asap_core import (
+    Answered,
     Dispatch,
     Done,
     Fork,
@@ -56,6 +57,13 @@ class TestUnderTheBound:
         assert (respond.outgoing, respond.ends, agent.outgoing.held) == (None, (), 0)
         respond.progressed()
         assert isinstance(respond.sent(), Done)
+
+    @pytest.mark.parametrize(("size", "held"), [(UNCOUNTED, 0), (UNCOUNTED + 1, UNCOUNTED + 1)])
+    def test_the_smallest_that_counts_has_a_byte_more_than_64_kib(self, size: int, held: int) -> None:
+        agent = serve()
+        fork: Any = ask(agent, call())
+        fork.answered([Answered(b"x" * size, Replied("task.response", {}))])
+        assert agent.outgoing.held == held
 
     @pytest.mark.parametrize("leave", ["sent", "abandon"])
     def test_a_large_one_counts_until_it_is_over(self, leave) -> None:
@@ -133,6 +141,13 @@ class TestAtTheBound:
         assert (error["id"], error["error"]["message"]) == (number, "Internal error")
         assert respond.fault.startswith("expected at most 200000 bytes in one answer (max_answers), not ")
         assert (respond.ends, agent.outgoing.held) == ((), other.outgoing.size)
+
+    def test_of_a_call_that_was_refused_at_once_the_error_has_no_id(self) -> None:
+        agent = serve(max_answers=200_000)
+        fork: Any = ask(agent, call(method="unknown"))
+        assert isinstance(fork.calls[0], Answered)
+        respond = fork.answered([Answered(b"x" * 200_001, Replied("task.response", {}))])
+        assert json.loads(respond.response.body)["id"] is None
 
     def test_one_that_just_fits_has_all_the_room(self) -> None:
         agent = serve(max_answers=200_000)

@@ -86,6 +86,8 @@ class TestBodiesTogether:
         # The small ones get through, and so does the next large one when there's room again.
         assert outcome(post(agent, call())) == "ok"
         assert isinstance(first.feed(b" "), Respond)
+        with pytest.raises(IllegalMove):
+            first.end()
         assert isinstance(self.under_way(agent, 120_000), ReadBody)
 
     def test_count_until_their_answer_is_made(self) -> None:
