@@ -240,7 +240,7 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
             body = getattr(found[0], "body", [])
 
 
-@pytest.mark.parametrize("page", ["security.md", "outbound.md", "discovery.md"])
+@pytest.mark.parametrize("page", ["security.md", "outbound.md", "discovery_guarantees.md"])
 def test_every_guarantee_has_its_number_and_names_a_test(page: str) -> None:
     _, *parts = re.split(r"^\*\*(\d+)\.\*\*", (ROOT / "docs" / page).read_text("utf-8"), flags=re.MULTILINE)
     assert [int(number) for number in parts[::2]] == list(range(1, len(parts) // 2 + 1))

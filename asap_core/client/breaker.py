@@ -1,4 +1,4 @@
-"""Circuit breakers: a host that keeps failing isn't asked for a while (wire-protocol §9.5).
+"""Circuit breakers: a host that keeps failing isn't asked for a while (docs/wire.md §9.5).
 
     CLOSED ─▶ OPEN: `threshold` failures in a row
     OPEN ─▶ HALF_OPEN: after `rest` seconds; one request, the probe, may pass

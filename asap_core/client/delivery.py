@@ -1,4 +1,4 @@
-"""Decides whether a message is sent again after a failed attempt, and when (wire-protocol §9.3)."""
+"""Decides whether a message is sent again after a failed attempt, and when (docs/wire.md §9.3)."""
 
 from enum import Enum
 from typing import Final, assert_never

@@ -1,4 +1,4 @@
-"""Reads the response to a sent envelope: the reply, the agent's refusal, or why it can't be used (wire-protocol §9.4).
+"""Reads the response to a sent envelope: the reply, the agent's refusal, or why it can't be used (docs/wire.md §9.4).
 
 A reply is accepted only if it answers this call and this envelope and comes from the agent that was asked.
 An error is accepted only if it names this call, or no call at all. Errors of both generations are read: 1.1's codes
@@ -187,7 +187,7 @@ def _judge_refusal(
     detail, taxonomy = value.get("detail", error), _text(value.get("code"))
     own = taxonomy.startswith(_OWN)
     if type(detail) is str or own:
-        # Refusals before JSON-RPC is read: 400, 401, 403, 413, 415, 503 (wire-protocol §4.2).
+        # Refusals before JSON-RPC is read: 400, 401, 403, 413, 415, 503 (docs/wire.md §4.2).
         return RemoteError(
             code=status,
             message=_text(detail) or _text(value.get("message")) or "refused",

@@ -1,4 +1,4 @@
-"""Decides what to announce of an agent on each link: its name, its TXT record and its addresses (wire-protocol §7).
+"""Decides what to announce of an agent on each link: its name, its TXT record and its addresses (docs/wire.md §7).
 
 Values are never truncated: optional ones that don't fit are omitted, required ones raise ValueError. An address that
 isn't on the link, or that others can't reach, is never announced.

@@ -1,4 +1,4 @@
-"""DNS-SD announcements of agents on the local network: read, checked, and tracked (RFC 6763, wire-protocol §7).
+"""DNS-SD announcements of agents on the local network: read, checked, and tracked (RFC 6763, docs/wire.md §7).
 
 Names of types, instances and hosts are compared without regard to the case of ASCII letters (RFC 6762 §16).
 

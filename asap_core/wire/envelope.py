@@ -1,4 +1,4 @@
-"""The envelope: the message that agents send each other (wire-protocol §1).
+"""The envelope: the message that agents send each other (docs/wire.md §1).
 
 The core generates neither ids nor timestamps. The caller passes both (`ids=`, `wall=`), so tests and other runtimes
 choose them.
@@ -40,7 +40,7 @@ _ANSWERS: Final = frozenset({"taskresponse", "taskstream", "mcptoolresult", "mcp
 def normalise_payload_type(payload_type: str) -> str:
     """Return the normal form of a payload type: `taskrequest` for `task.request`, `TaskRequest` and `task_request`.
 
-    Lower-case ASCII letters and digits only, as the reference 2.x normalises. Source: wire-protocol §1.4.
+    Lower-case ASCII letters and digits only, as the reference 2.x normalises. Source: docs/wire.md §1.4.
     """
     usual = _USUAL_TYPES.get(payload_type)
     return usual if usual is not None else _IGNORED_IN_TYPES.sub("", payload_type.lower())
@@ -59,7 +59,7 @@ class Envelope:
     payload: the JSON object as it was received; `asap_core.wire.codec.decode_payload` decodes it.
     correlation_id: the id of the envelope that this one answers; required for payloads that are answers.
     extensions: may hold `nonce`, `trace_id` and `span_id`.
-    Raises: InvalidValue (a ValueError) if a field breaks its rule. Source: wire-protocol §1.1, §1.5.
+    Raises: InvalidValue (a ValueError) if a field breaks its rule. Source: docs/wire.md §1.1, §1.5.
     """
 
     id: str = field(validator=ID)

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 as ASAP uses it: one method, ids always, errors that carry a taxonomy (wire-protocol §4)."""
+"""JSON-RPC 2.0 as ASAP uses it: one method, ids always, errors that carry a taxonomy (docs/wire.md §4)."""
 
 from math import ceil
 from typing import Any, Final

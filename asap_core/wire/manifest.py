@@ -1,4 +1,4 @@
-"""The manifest, by which an agent describes itself, and its health report (wire-protocol §3, §6).
+"""The manifest, by which an agent describes itself, and its health report (docs/wire.md §3, §6).
 
 Both are remote documents: written strictly, read tolerantly. Keys that a later version added are kept in `extra`: an
 unknown key must not make a manifest unreadable.
@@ -142,7 +142,7 @@ class Manifest:
     supported_versions, sla, verification: added in 2.x.
     ttl_seconds: for how long a reader may cache the manifest, unless HTTP headers say otherwise.
     extra: keys that this version doesn't know.
-    Raises: InvalidValue (a ValueError) if a field breaks its rule. Source: wire-protocol §3.
+    Raises: InvalidValue (a ValueError) if a field breaks its rule. Source: docs/wire.md §3.
     """
 
     id: str = field(validator=URN)

@@ -1,4 +1,4 @@
-"""The parts of messages and artifacts, distinguished by `type` (wire-protocol §2.2)."""
+"""The parts of messages and artifacts, distinguished by `type` (docs/wire.md §2.2)."""
 
 import base64
 import binascii

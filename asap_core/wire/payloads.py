@@ -1,4 +1,4 @@
-"""The payloads of the protocol (wire-protocol §2.1), in a table by their normalised type name.
+"""The payloads of the protocol (docs/wire.md §2.1), in a table by their normalised type name.
 
 Their fields are strict, as the reference's are. `config`, `metrics` and similar objects aren't checked, since 1.1 peers
 put their own keys there.
@@ -247,4 +247,4 @@ WIRE_NAMES: Final[dict[type[Payload], str]] = {
     McpResourceData: "mcp.resource_data",
     MessageAck: "MessageAck",
 }
-"""The spelling to send for each class: the one that peers of both generations use (wire-protocol §1.4)."""
+"""The spelling to send for each class: the one that peers of both generations use (docs/wire.md §1.4)."""

@@ -1,4 +1,4 @@
-"""The registry: a list of agents and the URLs where each is found (wire-protocol §8)."""
+"""The registry: a list of agents and the URLs where each is found (docs/wire.md §8)."""
 
 from collections.abc import Mapping
 from datetime import datetime

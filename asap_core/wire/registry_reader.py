@@ -1,4 +1,4 @@
-"""Reads a registry as its bytes arrive, in pieces cut anywhere, into a `RegistryIndex` (wire-protocol §8).
+"""Reads a registry as its bytes arrive, in pieces cut anywhere, into a `RegistryIndex` (docs/wire.md §8).
 
 A registry of 100,000 agents is 50 MB: reading it at once would block an event loop for seconds. The text is read by one
 generator, `_document`, which yields wherever it needs more text, so that no piece takes longer than its share.

@@ -1,4 +1,4 @@
-"""The revocation list: which agents are revoked, and why (wire-protocol §8).
+"""The revocation list: which agents are revoked, and why (docs/wire.md §8).
 
     {"revoked": [{"urn": "urn:asap:agent:a", "reason": "key stolen", "revoked_at": "2026-01-01T00:00:00Z"}],
      "version": "1.0"}

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Final
 
-# The longest that the reference accepts (wire-protocol §1.3). RFC 8141 has no limit.
+# The longest that the reference accepts (docs/wire.md §1.3). RFC 8141 has no limit.
 MAX_URN: Final = 256
 
 
@@ -185,7 +185,7 @@ def parse_timestamp(value: Any) -> Any:
 
     RFC 3339 with `Z` or an offset; a space instead of `T`; seconds may be missing; fractions are cut to microseconds;
     no offset means UTC; numbers and digit strings are Unix seconds, or milliseconds above 2e10; a bare date is midnight
-    UTC. ISO's basic format and booleans aren't timestamps. Source: wire-protocol §1.2.
+    UTC. ISO's basic format and booleans aren't timestamps. Source: docs/wire.md §1.2.
     """
     if type(value) is str:
         if len(value) == _CANONICAL_LENGTH and _CANONICAL(value) is not None:

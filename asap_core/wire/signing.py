@@ -1,4 +1,4 @@
-"""Signs manifests, and verifies signed ones against trusted keys (wire-protocol §13).
+"""Signs manifests, and verifies signed ones against trusted keys (docs/wire.md §13).
 
 Rule of this module: a verified manifest is decoded from exactly the bytes that were signed.
 

@@ -1,4 +1,4 @@
-"""Tasks: the status machine as one table (wire-protocol §2.4), and the entities of a conversation (§2.3)."""
+"""Tasks: the status machine as one table (docs/wire.md §2.4), and the entities of a conversation (§2.3)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -52,7 +52,7 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.FAILED: frozenset(),
     TaskStatus.CANCELLED: frozenset(),
 }
-"""The allowed transitions, complete (wire-protocol §2.4). No status moves to itself."""
+"""The allowed transitions, complete (docs/wire.md §2.4). No status moves to itself."""
 
 
 class Role(Enum):

@@ -14,7 +14,7 @@ from tests.house.source import ROOT
 
 __all__ = ["PAGES", "Held", "held"]
 
-PAGES = ("security", "discovery", "outbound")
+PAGES = ("security", "discovery_guarantees", "outbound")
 GUARANTEE = re.compile(r"^\*\*(\d+)\.\*\*", re.MULTILINE)
 TEST = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)+)`")
 PLANTS = "caught"
