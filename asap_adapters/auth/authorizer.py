@@ -38,20 +38,20 @@ class Authorizer:
         for each in credentials.values():
             source.add(each)
 
-    def showing(self, to: Destination) -> "Showing":
+    def credentials_for(self, to: Destination) -> "MessageCredentials":
         """What one message shows there. Raises `Unsuitable` where the credentials aren't what the agent takes."""
         allowed = to.allowed
         credentials = self.credentials.get(allowed.origin)
         if credentials is None or not (allowed.encrypted or is_loopback(allowed.host)):
-            return Showing(self, to, None, ())
+            return MessageCredentials(self, to, None, ())
         scopes = scopes_for(credentials, to.auth)
         if isinstance(scopes, CredentialsMismatch):
             raise Unsuitable(without_credentials(allowed.url), to.agent_id, scopes.lacks)
-        return Showing(self, to, credentials, scopes)
+        return MessageCredentials(self, to, credentials, scopes)
 
 
 @define(eq=False)
-class Showing:
+class MessageCredentials:
     """What one message shows, as often as it's sent: another proof each time, another token at most once."""
 
     _authorizer: Authorizer = field(repr=False)
@@ -83,7 +83,7 @@ class Showing:
             shown["dpop"] = make_proof(key, made)
         return shown
 
-    def again(self, status: int, headers: Iterable[tuple[str, str]], *, refused: bool) -> bool:
+    def should_retry(self, status: int, headers: Iterable[tuple[str, str]], *, refused: bool) -> bool:
         """Whether something else may do, where the answer `refused` what was shown.
 
         The same message once more is no replay: who refuses a credential has admitted nothing.

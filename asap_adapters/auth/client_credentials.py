@@ -103,7 +103,7 @@ class TokenSource:
                     case TokenGiven(_, token):
                         return Authorization(key, token)
                     case TokenFailed(_, error, next_try):
-                        raise _told(error, next_try)  # noqa: TRY301 - to abandon what was delivered is no harm
+                        raise _error_for(error, next_try)  # noqa: TRY301 - to abandon what was delivered is no harm
                     case TokenLead():
                         await self._lead(credentials, scopes, effect)
                     case None:
@@ -201,7 +201,7 @@ def _words(code: str | None) -> str:
     return _REFUSED if code is None else f"{_ADVICE.get(code, _REFUSED)} ({code})"
 
 
-def _told(error: Exception, next_try: float) -> Exception:
+def _error_for(error: Exception, next_try: float) -> Exception:
     """What to raise: a copy for each who waited, so that tracebacks don't pile up on one."""
     if isinstance(error, NoToken):
         # Rounded up: who waits as long as it's told must not come too early.

@@ -16,8 +16,8 @@ import httpx
 
 from asap_adapters.auth.authorizer import Authorizer, Destination
 from asap_adapters.auth.client_credentials import TokenSource
+from asap_adapters.client.argument_checks import check
 from asap_adapters.client.discovery import DiscoveredAgent, Discovery, join
-from asap_adapters.client.parameters import check
 from asap_adapters.client.registry_cache import CachedCopy
 from asap_adapters.client.sender import Sender
 from asap_adapters.net.resolving import Resolver
@@ -249,7 +249,7 @@ class AgentClient:
         """
         check(location=location)
         read = await self._discovery.registry(location)
-        return read.catalog if isinstance(read, CachedCopy) else read
+        return read.index if isinstance(read, CachedCopy) else read
 
     def stands_in(self, location: str | Path) -> float | None:
         """How many seconds old the copy is that stood in for this registry when it was last asked; else None."""

@@ -5,20 +5,45 @@ another source, on any port, is judged as if nothing had been announced.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from attrs import frozen
 
-from asap_adapters.net.documents import Documents, LocatedDocument
+from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_adapters.system import LoopClock
-from asap_core.client.trust import ReceivedManifest
+from asap_core.client.document_cache import DocumentCachePolicy
+from asap_core.client.trust import ReceivedManifest, read_received
 from asap_core.errors import Advice, NotAllowed
 from asap_core.lru import Lru
 from asap_core.mdns.dnssd import Announcement, host_of
 from asap_core.net.outbound import Allowed
 from asap_core.net.provenance import MAX_REMEMBERED
 from asap_core.net.urls import normal, with_plain_zone
+
+# A manifest has a few kilobytes; with the schemas of hundreds of skills, some 100.
+MAX_MANIFEST: Final = 1_048_576
+
+
+def manifest_documents(
+    http: HttpTransport,
+    clock: LoopClock,
+    *,
+    judge: Callable[[str], Allowed] | None = None,
+    accept: Callable[[str, ReceivedManifest, bool], ReceivedManifest],
+    policy: DocumentCachePolicy | None,
+) -> Documents[ReceivedManifest]:
+    """Return `Documents` that fetches and caches manifests. The parameters are those of `Documents`."""
+    return Documents(
+        http,
+        clock,
+        reader=lambda: WholeReader(read_received),
+        judge=judge,
+        accept=accept,
+        limit=MAX_MANIFEST,
+        ttl=lambda received: received.manifest.ttl_seconds,
+        policy=policy,
+    )
 
 
 @frozen
@@ -48,16 +73,16 @@ class AnnouncedManifests:
         clock: LoopClock,
         *,
         accept: Callable[[str, ReceivedManifest, bool, str], ReceivedManifest],
-        **options: Any,
+        policy: DocumentCachePolicy | None,
     ) -> None:
         self._http = http
         self._places: Lru[str, AnnouncedLocation] = Lru(MAX_REMEMBERED)
-        self._documents: Documents[ReceivedManifest] = Documents(
+        self._documents = manifest_documents(
             http,
             clock,
             judge=self._judge,
-            accept=lambda key, published, keep: accept(_url_in(key), published, keep, key),
-            **options,
+            accept=lambda key, received, keep: accept(_url_in(key), received, keep, key),
+            policy=policy,
         )
 
     async def find(self, announcement: Announcement) -> tuple[LocatedDocument[ReceivedManifest], AnnouncedLocation]:

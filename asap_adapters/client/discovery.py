@@ -15,10 +15,20 @@ from typing import Any, Final, assert_never
 import anyio
 from attrs import evolve, frozen
 
-from asap_adapters.client.announced_manifests import AnnouncedLocation, AnnouncedManifests
+from asap_adapters.client.announced_manifests import (
+    MAX_MANIFEST,
+    AnnouncedLocation,
+    AnnouncedManifests,
+    manifest_documents,
+)
+from asap_adapters.client.local_files import (
+    MAX_REGISTRY,
+    MAX_REVOCATIONS,
+    read_registry_file,
+    read_revocations_file,
+)
 from asap_adapters.client.registry_cache import CachedCopy, RegistryCache
 from asap_adapters.files import FileThreads
-from asap_adapters.net.bodies import READ_PIECE
 from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_adapters.system import LoopClock
@@ -36,7 +46,7 @@ from asap_core.client.resolution import (
     Wanted,
     resolve,
 )
-from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys, read_received
+from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.caching import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Updated
@@ -49,14 +59,10 @@ from asap_core.wire.revocation import RevocationList, read_revocations
 
 _log = logging.getLogger("asap.discovery")
 
-# A manifest is a few kilobytes, a health report less; a registry of 100,000 agents is some 50 MB.
-MAX_MANIFEST: Final = 1_048_576
-MAX_HEALTH: Final = 65_536
-MAX_REGISTRY: Final = 67_108_864
-# The reference's: 50 MB take their time.
-REGISTRY_SECONDS: Final = 30.0
-# Some 8,000 revoked agents, read at once: in 10 ms.
-MAX_REVOCATIONS: Final = 1_048_576
+# In bytes. A health report has less than a kilobyte.
+_MAX_HEALTH: Final = 65_536
+# The reference's limit, in seconds. A registry may have 50 MB.
+_REGISTRY_SECONDS: Final = 30.0
 _HEALTH_STATUSES: Final = frozenset({200, 503})
 
 
@@ -97,15 +103,21 @@ class Discovery:
         self._allow_changed_agents = allow_changed_agents
         self._first_seen = FirstSeen()
         self._most = (policy or DocumentCachePolicy()).max_entries
-        how: Any = {"reader": lambda: WholeReader(read_received), "limit": MAX_MANIFEST, "policy": policy, "ttl": _ttl}
-        self._manifests: Documents[ReceivedManifest] = Documents(http, clock, accept=self._accept, **how)
-        self._neighbours = AnnouncedManifests(http, clock, accept=self._accept, **how)
+        self._manifests = manifest_documents(http, clock, accept=self._accept, policy=policy)
+        self._announced_manifests = AnnouncedManifests(http, clock, accept=self._accept, policy=policy)
         self._registries: Documents[RegistryIndex] = Documents(
-            http, clock, reader=RegistryReader, limit=MAX_REGISTRY, seconds=REGISTRY_SECONDS, policy=policy
+            http, clock, reader=RegistryReader, limit=MAX_REGISTRY, seconds=_REGISTRY_SECONDS, policy=policy
         )
         self._copies = None if registry_cache is None else RegistryCache(registry_cache, http, clock, most=MAX_REGISTRY)
-        report: Any = {"limit": MAX_HEALTH, "policy": policy, "keep": False, "statuses": _HEALTH_STATUSES}
-        self._reports: Documents[Health] = Documents(http, clock, reader=lambda: WholeReader(read_health), **report)
+        self._reports: Documents[Health] = Documents(
+            http,
+            clock,
+            reader=lambda: WholeReader(read_health),
+            limit=_MAX_HEALTH,
+            policy=policy,
+            keep=False,
+            statuses=_HEALTH_STATUSES,
+        )
         self._revocations = None if revocations is None else str(revocations)
         self._revoked: Documents[RevocationList] = Documents(
             http, clock, reader=lambda: WholeReader(read_revocations), limit=MAX_REVOCATIONS, policy=policy
@@ -136,7 +148,7 @@ class Discovery:
         self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None = None
     ) -> LocatedDocument[Manifest]:
         """The manifest of an announced agent. As `find` otherwise."""
-        found, place = await self._neighbours.find(announcement)
+        found, place = await self._announced_manifests.find(announcement)
         return self._given(found, place, wanted, named)
 
     def _given(
@@ -178,34 +190,34 @@ class Discovery:
 
     def cached(self, url: str) -> Manifest | None:
         """The manifest at this URL if it's kept and good, without waiting for anything."""
-        published = self._manifests.cached(url)
-        if published is None:
+        received = self._manifests.cached(url)
+        if received is None:
             return None
         try:
-            manifest = self._trusted.admit(url, published).manifest
+            manifest = self._trusted.admit(url, received).manifest
         except (Unverified, InvalidDocument):
             # It was kept before a registry named the agent's keys.
             return None
         self._came_from(AnnouncedLocation(url, ()), manifest)
         return manifest
 
-    def _accept(self, url: str, published: ReceivedManifest, keep: bool, at: str = "") -> ReceivedManifest:  # noqa: FBT001 - as Documents asks
+    def _accept(self, url: str, received: ReceivedManifest, keep: bool, at: str = "") -> ReceivedManifest:  # noqa: FBT001 - as Documents asks
         """Whether a manifest may be kept for its URL, or `at` a place: before it is, and before anybody gets it."""
         try:
-            published = self._trusted.admit(url, published)
+            received = self._trusted.admit(url, received)
         except Unverified as error:
             _log.warning("%s", error)
             raise
         if not keep:  # the URL was forgotten meanwhile: any agent may answer there next
-            return published
+            return received
         if self._allow_changed_agents:
             self._first_seen.forget(at or url)
-        changed = self._first_seen.check(at or url, published.manifest.id)
+        changed = self._first_seen.check(at or url, received.manifest.id)
         if changed is not None:
             changed = evolve(changed, url=without_credentials(url))
             _log.warning("%s", changed)
             raise changed
-        return published
+        return received
 
     async def health(self, base_url: str) -> Health:
         """The health report of the agent at `base_url`: how it is now, asked once for all who ask at once."""
@@ -222,7 +234,7 @@ class Discovery:
     def forget(self, url: str) -> None:
         """Drop what is kept of this URL, whatever it is, and which agent was there."""
         self._manifests.forget(url)
-        for key in self._neighbours.forget(normal(url)):
+        for key in self._announced_manifests.forget(normal(url)):
             self._first_seen.forget(key)
         self._registries.forget(url)
         if self._copies is not None:
@@ -234,7 +246,7 @@ class Discovery:
     def reset(self) -> None:
         """Drop all that is kept."""
         self._manifests.clear()
-        self._neighbours.clear()
+        self._announced_manifests.clear()
         self._registries.clear()
         if self._copies is not None:
             self._copies.clear()
@@ -247,7 +259,7 @@ class Discovery:
     async def registry(self, location: str | Path) -> RegistryIndex | CachedCopy:
         """Read a registry from a URL or a file, or the copy that stands in for it."""
         if not (isinstance(location, str) and "://" in location):
-            return await _read_file(Path(location), self._files)
+            return await read_registry_file(Path(location), self._files)
         if self._copies is None:
             return (await self._registries.find(location)).document
         try:
@@ -300,7 +312,7 @@ class Discovery:
             if "://" in step.location:
                 revoked = (await self._revoked.find(step.location)).document
             else:
-                revoked = read_revocations(await _read_list(Path(step.location), self._files))
+                revoked = await read_revocations_file(Path(step.location), self._files)
         except AsapError as error:
             return step.failed(error)
         except OSError as error:
@@ -311,11 +323,11 @@ class Discovery:
     async def _ask(self, step: ReadRegistry) -> ResolutionState:
         try:
             read = await self.registry(step.location)
-            catalog, copied = (read.catalog, read.words) if isinstance(read, CachedCopy) else (read, "")
+            index, copied = (read.index, read.words) if isinstance(read, CachedCopy) else (read, "")
             urn = step.wanted.urn or ""
-            listed = tuple(catalog.of_agent(urn)[:MAX_LISTED])
-            self._trusted.hear(urn, listed, rank=self._locations.index(step.location))
-            return step.read(catalog, copied=copied)
+            listed = tuple(index.of_agent(urn)[:MAX_LISTED])
+            self._trusted.learn(urn, listed, rank=self._locations.index(step.location))
+            return step.read(index, copied=copied)
         except AsapError as error:
             return step.failed(error)
         except OSError as error:
@@ -360,34 +372,10 @@ class Discovery:
         return browse(interfaces=interfaces)
 
 
-def _ttl(published: ReceivedManifest) -> float:
-    return published.manifest.ttl_seconds
-
-
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
     from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - an extra, which few need
 
     return verify(public_key, signature, message)
-
-
-async def _read_list(path: Path, threads: FileThreads) -> bytes:
-    async with threads.reading(path) as read:
-        data = await read(MAX_REVOCATIONS + 1)
-    if len(data) > MAX_REVOCATIONS:
-        raise BadReply(str(path), f"expected at most {MAX_REVOCATIONS} bytes")
-    return data
-
-
-async def _read_file(path: Path, threads: FileThreads) -> RegistryIndex:
-    """Read a registry from a file, piece by piece: no other task waits for all of it."""
-    reader, size = RegistryReader(), 0
-    async with threads.reading(path) as read:
-        while piece := await read(READ_PIECE):
-            size += len(piece)
-            if size > MAX_REGISTRY:
-                raise BadReply(str(path), f"expected at most {MAX_REGISTRY} bytes")
-            reader.feed(piece)
-    return reader.close()
 
 
 def join(base_url: str, path: str) -> str:

@@ -40,7 +40,7 @@ _MINUTE: Final = 60.0
 class CachedCopy:
     """A copy that stands in for a registry: its server vouched for it `age` seconds ago."""
 
-    catalog: RegistryIndex
+    index: RegistryIndex
     age: float
     from_disk: bool = False
 
@@ -56,7 +56,7 @@ class CachedCopy:
 class _Held:
     """A copy that's in memory as well."""
 
-    catalog: RegistryIndex
+    index: RegistryIndex
     vouched: Instant
     dated: WallTime
     """The same moment on the other clock: monotonic time may stop in suspend, and civil time be set."""
@@ -86,7 +86,7 @@ class RegistryCache:
         # Of those who need a copy one reads it.
         self._reading = anyio.Lock()
 
-    async def put(self, url: str, catalog: RegistryIndex, freshness: Freshness, *, age: float) -> None:
+    async def put(self, url: str, index: RegistryIndex, freshness: Freshness, *, age: float) -> None:
         """Keep this registry, for which its server vouched `age` seconds ago. Doesn't raise where it can't be.
 
         `freshness` is what the server said of keeping it: where it mayn't stand in, its copy goes.
@@ -98,15 +98,15 @@ class RegistryCache:
         now, wall = self._clock.monotonic(), self._clock.wall()
         vouched, dated = Instant(now - age), WallTime(wall - age)
         held = self._held.peek(url)
-        if held is not None and held.catalog is catalog and held.serves == serves:
+        if held is not None and held.index is index and held.serves == serves:
             held.vouched, held.dated, held.told = vouched, dated, False
             if vouched - held.written < WRITE_AGAIN:
                 return
         # Before it's written: all who got it come here.
-        held = _Held(catalog, vouched, dated, serves, written=vouched)
+        held = _Held(index, vouched, dated, serves, written=vouched)
         self._hold(url, held)
         options: Any = {"dated": dated, "serves": serves, "zone": self._http.proximity_of(url), "wall": wall}
-        work = functools.partial(self._files.write, url, catalog, **options, wanted=lambda: held.current)
+        work = functools.partial(self._files.write, url, index, **options, wanted=lambda: held.current)
         try:
             # A thread that's left behind ends by itself, and puts a whole copy there or none.
             await self._threads.run(work, abandon_on_cancel=True)
@@ -168,27 +168,27 @@ class RegistryCache:
         held = self._held.peek(url)
         if held is None or (age := self._age(held)) > held.serves:
             return None
-        return CachedCopy(held.catalog, age, held.from_disk)
+        return CachedCopy(held.index, age, held.from_disk)
 
     async def _read(self, url: str) -> CachedCopy | None:
         self._read_for = url
         load = functools.partial(self._files.load, url, wall=self._clock.wall(), known=self._unused.peek(url))
         loaded = await self._threads.run(load, abandon_on_cancel=True)
-        catalog = await _parsed(loaded.body) if isinstance(loaded, LoadedCopy) else None
+        index = await _parsed(loaded.body) if isinstance(loaded, LoadedCopy) else None
         if self._read_for != url:
             return None
         if not isinstance(loaded, LoadedCopy):
             self._cannot_use(url, loaded)
             return None
-        if not isinstance(catalog, RegistryIndex):
-            self._cannot_use(url, UnusableCopy(str(catalog), loaded.identity, spoilt=True))
+        if not isinstance(index, RegistryIndex):
+            self._cannot_use(url, UnusableCopy(str(index), loaded.identity, spoilt=True))
             return None
         copy = loaded.copy
         self._http.recall(url, copy.zone)
         dated = WallTime(self._clock.wall() - copy.age)
         vouched = Instant(self._clock.monotonic() - copy.age)
-        self._hold(url, _Held(catalog, vouched, dated, copy.serves, written=vouched, from_disk=True))
-        return CachedCopy(catalog, copy.age, from_disk=True)
+        self._hold(url, _Held(index, vouched, dated, copy.serves, written=vouched, from_disk=True))
+        return CachedCopy(index, copy.age, from_disk=True)
 
     def _cannot_use(self, url: str, unused: UnusableCopy | None) -> None:
         """Say why, unless it was said of this very file, or there's none."""

@@ -120,15 +120,15 @@ class Sender:
         compress: bool = True,
     ) -> T:
         """Post it with what the agent is to be shown; once more with something else, if it refuses that."""
-        showing = self._authorizer.showing(to)
+        credentials = self._authorizer.credentials_for(to)
         while True:
-            credential = await showing.headers(wall=self.wall(to.allowed))
+            credential = await credentials.headers(wall=self.wall(to.allowed))
             with self._permitted(to.allowed):
                 status, answered, body = await self._http.post(
                     to.allowed, document, headers, compress=compress, credential=credential
                 )
                 refused = is_unauthorized(status, body, call_id)
-                if not showing.again(status, answered, refused=refused):
+                if not credentials.should_retry(status, answered, refused=refused):
                     return read(_Answer(status, body, retry_after_of(answered, wall=self.wall(to.allowed))))
 
     @contextmanager

@@ -38,12 +38,12 @@ _DOUBT_SECONDS: Final = 5.0
 
 @define(eq=False)
 class WatchingEngine(Engine):
-    """An engine that stores what it sees in `neighbourhood` and then calls `on_news`.
+    """An engine that stores what it sees in `announced_agents` and then calls `on_news`.
 
-    lock: held during each access to `neighbourhood`, also by other threads.
+    lock: held during each access to `announced_agents`, also by other threads.
     """
 
-    neighbourhood: AnnouncedAgents
+    announced_agents: AnnouncedAgents
     lock: threading.Lock
     on_news: Callable[[], None]
     _resolving: dict[tuple[str, str], asyncio.Task[None]] = field(factory=dict, init=False)
@@ -71,18 +71,18 @@ class WatchingEngine(Engine):
     async def rejoined(self, station: Station) -> None:
         """Watch this link again. Agents that aren't seen soon are removed."""
         with self.lock:
-            self.neighbourhood.doubt(station.link.name)
+            self.announced_agents.doubt(station.link.name)
         self._stop_asking(station.link)
         await self.joined(station)
         link = station.link.name
         self._doubts[link] = asyncio.get_running_loop().call_later(
-            _DOUBT_SECONDS, lambda: self._report(lambda: self.neighbourhood.drop_doubted(link))
+            _DOUBT_SECONDS, lambda: self._report(lambda: self.announced_agents.drop_doubted(link))
         )
 
     def parted(self, link: Link) -> None:
         """Remove all agents on this link."""
         self._stop_asking(link)
-        self._report(lambda: self.neighbourhood.lost(link.name))
+        self._report(lambda: self.announced_agents.lost(link.name))
 
     def _stop_asking(self, link: Link) -> None:
         """Cancel the queries of a zeroconf that was closed, and the pending removal of unseen agents."""
@@ -102,7 +102,7 @@ class WatchingEngine(Engine):
         for station in self._stations.values():
             link = station.link.name
             with self.lock:
-                agents = self.neighbourhood.agents_on(link)
+                agents = self.announced_agents.agents_on(link)
             for instance in agents:
                 name = _full_name(instance)
                 if (link, fold(name)) not in self._resolving:
@@ -120,8 +120,8 @@ class WatchingEngine(Engine):
         if stale is not None:
             stale.cancel()
         if gone:
-            self._report(lambda: self.neighbourhood.gone(_instance(name), link))
-        elif self.neighbourhood.has_room_for(_instance(name), link):
+            self._report(lambda: self.announced_agents.gone(_instance(name), link))
+        elif self.announced_agents.has_room_for(_instance(name), link):
             self._resolve(station, name)
 
     def _resolve(self, station: Station, name: str) -> None:
@@ -144,8 +144,8 @@ class WatchingEngine(Engine):
             return
         if len(self._silent) < MAX_AGENTS:
             self._silent[link, fold(name)] = None
-        if self.neighbourhood.is_agent(instance, link):
-            self._report(lambda: self.neighbourhood.gone(instance, link))
+        if self.announced_agents.is_agent(instance, link):
+            self._report(lambda: self.announced_agents.gone(instance, link))
         else:
             self._see(UnusableRecord(instance, "expected an answer that says its address, port and manifest_url", link))
 
@@ -163,7 +163,7 @@ class WatchingEngine(Engine):
         )
 
     def _see(self, found: Announcement | UnusableRecord) -> None:
-        self._report(lambda: self.neighbourhood.seen(found))
+        self._report(lambda: self.announced_agents.seen(found))
 
     def _report(self, report: Callable[[], bool]) -> None:
         with self.lock:

@@ -172,8 +172,8 @@ class Browser:
 
     def __init__(self, *, interfaces: Sequence[str] | None = None) -> None:
         self._interfaces = interfaces
-        self._neighbourhood = AnnouncedAgents()
-        self._lock = threading.Lock()  # around the neighbourhood, which the engine's thread fills
+        self._announced_agents = AnnouncedAgents()
+        self._lock = threading.Lock()  # around the announced_agents, which the engine's thread fills
         self._events: deque[Event] = deque()
         self._news = anyio.Event()
         self._waking = False
@@ -227,7 +227,7 @@ class Browser:
         if self._news.is_set():
             self._news = anyio.Event()
         with self._lock:
-            self._events.extend(self._neighbourhood.take())
+            self._events.extend(self._announced_agents.take())
 
     def _wake(self) -> None:
         self._waking = False  # first: later news must schedule another call
@@ -247,7 +247,7 @@ class Browser:
     def _make_engine(self, on_news: Callable[[], None]) -> "WatchingEngine":
         from asap_adapters.mdns.browsing import WatchingEngine  # noqa: PLC0415 - 80 ms, which a loop can't spare
 
-        return WatchingEngine(self._interfaces, self._neighbourhood, self._lock, on_news)
+        return WatchingEngine(self._interfaces, self._announced_agents, self._lock, on_news)
 
 
 # --- between the loop and the threads --------------------------------------------------------------------------------

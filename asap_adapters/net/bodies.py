@@ -50,21 +50,21 @@ async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes]
             step = _CODED_PIECE if make is not None else len(chunk)
             for start in range(0, len(chunk), step):
                 body.feed(chunk[start : start + step])
-                await _hand_on(body.take(), into)
+                await _feed(body.take(), into)
     except BaseException:
-        await _finish(response, chunks)
+        await _close(response, chunks)
         raise
     # No body at all isn't a coded one that was cut off.
     rest = b"" if empty else body.end()
     if into is None:
         return rest
-    await _hand_on(rest, into)
+    await _feed(rest, into)
     # What was cancelled may not have been given on whole.
     await anyio.lowlevel.checkpoint_if_cancelled()
     return b""
 
 
-async def read_what_can_be(response: httpx.Response, limit: int) -> bytes:
+async def read_body_if_possible(response: httpx.Response, limit: int) -> bytes:
     """The body of an answer that its status decides: empty if it can't be read, since that changes nothing."""
     with anyio.move_on_after(_ERROR_SECONDS):
         try:
@@ -90,9 +90,9 @@ async def drain(response: httpx.Response) -> None:
     except httpx.HTTPError:
         return
     except BaseException:
-        await _finish(response, chunks)
+        await _close(response, chunks)
         raise
-    await _finish(response, chunks)
+    await _close(response, chunks)
 
 
 def _inflater_for(response: httpx.Response) -> Callable[[], Any] | None:
@@ -103,7 +103,7 @@ def _inflater_for(response: httpx.Response) -> Callable[[], Any] | None:
     return _CODINGS[codings[0]] if codings else None
 
 
-async def _finish(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
+async def _close(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
     """End a body that's of no more use, and with it the generators of httpx and httpcore that it comes through.
 
     Left as they are, each warns of itself when it's collected. A stream that was closed has an end or an error to give.
@@ -114,7 +114,7 @@ async def _finish(response: httpx.Response, chunks: AsyncIterator[bytes]) -> Non
             await anext(chunks)
 
 
-async def _hand_on(data: bytes, into: Callable[[bytes], object]) -> None:
+async def _feed(data: bytes, into: Callable[[bytes], object]) -> None:
     """Give the data on, with turns for other tasks in between.
 
     Whoever is cancelled meanwhile learns it where the next bytes are read: an error in the middle of `async for` would

@@ -49,7 +49,7 @@ class _TurnedAway(Exception):
 
 @frozen
 class _Backend(httpcore.AsyncNetworkBackend):
-    """What httpcore connects a line by: it names a host, and gets a stream to an address that was judged.
+    """What httpcore connects a connection by: it names a host, and gets a stream to an address that was judged.
 
     A proxy was configured on this machine: its addresses aren't judged, and the system knows its name.
     """
@@ -59,7 +59,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     resolver: Resolver
     system: SystemResolver
     dial: Dialler
-    line: PooledConnection
+    connection: PooledConnection
 
     async def connect_tcp(
         self,
@@ -72,10 +72,10 @@ class _Backend(httpcore.AsyncNetworkBackend):
         del local_address, socket_options  # not used by a pool that was given none
         try:
             with anyio.fail_after(timeout):
-                stream = await (self._connect_proxy if self.line.route.proxy else self._connect)(host, port)
+                stream = await (self._connect_proxy if self.connection.route.proxy else self._connect)(host, port)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
-        self.line.streams.append(stream)
+        self.connection.streams.append(stream)
         return stream
 
     async def _connect_proxy(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
@@ -84,12 +84,12 @@ class _Backend(httpcore.AsyncNetworkBackend):
             addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
             return (await _connect_first(addresses, port, self.dial))[1]
         except httpcore.ConnectError as error:
-            raise httpcore.ConnectError(f"the proxy that {self.line.route.proxy}_proxy names: {error}") from None
+            raise httpcore.ConnectError(f"the proxy that {self.connection.route.proxy}_proxy names: {error}") from None
 
     async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if self.line.route.addresses:
-            return (await _connect_first(self.line.route.addresses, port, self.dial))[1]
+        if self.connection.route.addresses:
+            return (await _connect_first(self.connection.route.addresses, port, self.dial))[1]
         way = self.policy.destination(host)
         answers = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port)
         reach = self.provenance.reach(authority)
@@ -115,7 +115,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     async def _resolve(self, name: str, port: int, resolver: Resolver) -> Sequence[str]:
         if not isinstance(resolver, SystemResolver):
             return await resolver.resolve(name, port)
-        progress = self.line.progress
+        progress = self.connection.progress
         progress.stage = Stage.QUEUED
         return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
 
@@ -175,20 +175,20 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         self._context = certificates(verify, trust_env=trust_env)
         self._proxies = Proxies.of_environment() if trust_env else Proxies()
         known, system, dials = provenance or Provenance(), SystemResolver(), dial or _dial
-        self._backend: Callable[[PooledConnection], _Backend] = lambda line: _Backend(
-            policy, known, resolver or system, system, dials, line
+        self._backend: Callable[[PooledConnection], _Backend] = lambda connection: _Backend(
+            policy, known, resolver or system, system, dials, connection
         )
         self._pool = ConnectionPool(self._connection)
 
-    def _connection(self, line: PooledConnection) -> httpcore.AsyncConnectionInterface:
+    def _connection(self, connection: PooledConnection) -> httpcore.AsyncConnectionInterface:
         # httpcore's pool only as what knows how to make each kind of connection.
         makes = httpcore.AsyncConnectionPool(
             ssl_context=self._context,
-            proxy=self._proxies.proxy(line.route.proxy, self._context),
+            proxy=self._proxies.proxy(connection.route.proxy, self._context),
             keepalive_expiry=_IDLE_SECONDS,
-            network_backend=self._backend(line),
+            network_backend=self._backend(connection),
         )
-        scheme, host, port = line.route.origin
+        scheme, host, port = connection.route.origin
         return makes.create_connection(httpcore.Origin(scheme, host, port))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -141,45 +141,45 @@ class Documents(Generic[T]):
         self._seconds = seconds
         self._ttl = ttl
         self._statuses = frozenset(statuses)
-        self._directory: DocumentCache[T, _Waiter] = DocumentCache(policy, keep=keep)
+        self._cache: DocumentCache[T, _Waiter] = DocumentCache(policy, keep=keep)
 
     @property
     def waiting(self) -> int:
         """How many tasks wait for a document."""
-        return self._directory.waiting
+        return self._cache.waiting
 
     def cached(self, url: str) -> T | None:
         """The document if it's kept and good, without waiting for anything. Raises RuntimeError outside a loop."""
         now = self._clock.monotonic()
-        found = self._directory.cached(url, now=now)
-        return self._directory.cached(normal(url), now=now) if found is None else found
+        found = self._cache.cached(url, now=now)
+        return self._cache.cached(normal(url), now=now) if found is None else found
 
     def freshness(self, url: str) -> Freshness | None:
         """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
-        return self._directory.freshness(url)
+        return self._cache.freshness(url)
 
     def kept_as(self, url: str, document: T) -> Freshness | None:
         """`freshness`, where exactly this document is what is kept; else None."""
-        return self._directory.kept_as(url, document)
+        return self._cache.kept_as(url, document)
 
     def forget(self, url: str) -> None:
         """Drop what is kept of `url`, failures too; what is being fetched answers who waits for it, and isn't kept."""
-        self._directory.forget(normal(url))
+        self._cache.forget(normal(url))
 
     def clear(self) -> None:
         """Drop all that is kept, failures too."""
-        self._directory.clear()
+        self._cache.clear()
 
     async def find(self, url: str) -> LocatedDocument[T]:
         """Return the document, kept or fetched. Raises what kept it from being had."""
         now = self._clock.monotonic()
-        found = self._directory.at_hand(url, now=now) if self._http.is_open else None
+        found = self._cache.at_hand(url, now=now) if self._http.is_open else None
         if found is not None:
             # The URL was judged before its document was fetched, and nothing is asked now.
             await anyio.lowlevel.checkpoint()
             return LocatedDocument(found.value, url, found.source, found.age)
         key, waiter = self._key(url), _Waiter()
-        _carry_out(self._directory.lookup(key, waiter, now=now))
+        _carry_out(self._cache.lookup(key, waiter, now=now))
         return await self._wait(key, waiter)
 
     async def refresh(self, url: str, cool_down: float) -> LocatedDocument[T]:
@@ -189,7 +189,7 @@ class Documents(Generic[T]):
         """
         key, waiter = self._key(url), _Waiter()
         now = self._clock.monotonic()
-        _carry_out(self._directory.refresh(key, waiter, now=now, cool_down=cool_down))
+        _carry_out(self._cache.refresh(key, waiter, now=now, cool_down=cool_down))
         return await self._wait(key, waiter)
 
     async def keep_fresh(self, url: str) -> None:
@@ -203,12 +203,12 @@ class Documents(Generic[T]):
                 await self.refresh(url, cool_down=_LEAST_PAUSE)
             except AsapError as error:
                 _log.warning("%s", error)
-            due, now = self._directory.due(url), self._clock.monotonic()
+            due, now = self._cache.due(url), self._clock.monotonic()
             await anyio.sleep(max(_LEAST_PAUSE, 0.0 if due is None else _AHEAD * (due - now)))
 
     def _key(self, url: str) -> str:
         """Under what the document is kept. A URL in use was judged, and is again before it's asked: `NotAllowed`."""
-        if self._http.is_open and self._directory.knows(url):
+        if self._http.is_open and self._cache.knows(url):
             return url
         self._judge(url)
         return normal(url)
@@ -224,14 +224,14 @@ class Documents(Generic[T]):
                     case Deliver(_, Document(value, source, age)):
                         return LocatedDocument(value, url, source, age)
                     case Deliver(_, NoDocument() as unfound):
-                        raise _told(unfound, without_credentials(url))  # noqa: TRY301 - to abandon what was delivered is no harm
+                        raise _error_for(unfound, without_credentials(url))  # noqa: TRY301 - to abandon what was delivered is no harm
                     case Lead():
                         await self._lead(url, effect)
                     case None:
                         waiter.woken = anyio.Event()
                         await waiter.woken.wait()
         except BaseException:
-            _carry_out(self._directory.abandon(waiter))
+            _carry_out(self._cache.abandon(waiter))
             raise
 
     async def _lead(self, url: str, lead: Lead[Any]) -> None:
@@ -242,9 +242,9 @@ class Documents(Generic[T]):
         at, jitter = Moment.read(self._clock), random_fraction()
         if outcome is None:
             late = Failed(TimedOut(without_credentials(url), "no fresh document in time"), FailureKind.TIMEOUT)
-            _carry_out(self._directory.outwait(lead.flight, late, at=at, jitter=jitter))
+            _carry_out(self._cache.outwait(lead.flight, late, at=at, jitter=jitter))
         else:
-            _carry_out(self._directory.settle(lead.flight, outcome, at=at, jitter=jitter))
+            _carry_out(self._cache.settle(lead.flight, outcome, at=at, jitter=jitter))
 
     async def _fetch(self, url: str, lead: Lead[Any]) -> FetchOutcome[T]:
         try:
@@ -267,7 +267,7 @@ class Documents(Generic[T]):
         if status == _NOT_MODIFIED and lead.headers:
             return NotModified(headers)
         if status in self._statuses:
-            value = self._accept(key, reader.close(), self._directory.keeps(lead.flight))
+            value = self._accept(key, reader.close(), self._cache.keeps(lead.flight))
             return Fetched(value, headers, self._ttl(value))
         note = "; redirects aren't followed" if status in _REDIRECTS else ""
         base = meant_base(url) if status in _NOT_THERE else None
@@ -304,7 +304,7 @@ def _carry_out(effects: tuple[CacheEffect[Any, Any], ...]) -> None:
             waiter.woken.set()
 
 
-def _told(unfound: NoDocument, shown: str) -> Exception:
+def _error_for(unfound: NoDocument, shown: str) -> Exception:
     """What to raise: what was tried, when it's tried next, and how old what is kept is where that can't stand in."""
     error, age = unfound.error, unfound.age
     next_try = round(unfound.next_try, 1) or None

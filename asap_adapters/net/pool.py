@@ -70,7 +70,7 @@ class PooledConnection:
     route: Route
     progress: Progress
     streams: list[httpcore.AsyncNetworkStream] = field(factory=list)
-    connection: httpcore.AsyncConnectionInterface = field(init=False)
+    inner: httpcore.AsyncConnectionInterface = field(init=False)
 
 
 class ConnectionPool:
@@ -93,46 +93,46 @@ class ConnectionPool:
             raise httpcore.PoolTimeout
         progress.stage = Stage.CONNECTING
         try:
-            line, stale = self._line(route, progress)
+            connection, stale = self._connection_for(route, progress)
         except BaseException:
             self._places.give_back(route)
             raise
         try:
             await close_connections(stale)
-            response = await line.connection.handle_async_request(request)
+            response = await connection.inner.handle_async_request(request)
             progress.stage = Stage.ANSWERED
         except BaseException:
-            self._leave(line)
-            await close_connections([line])
+            self._leave(connection)
+            await close_connections([connection])
             raise
-        return HeldResponse(self, line, response)
+        return HeldResponse(self, connection, response)
 
-    def _line(self, route: Route, progress: Progress) -> tuple[PooledConnection, list[PooledConnection]]:
-        """A line for this request, and those that are of no more use."""
+    def _connection_for(self, route: Route, progress: Progress) -> tuple[PooledConnection, list[PooledConnection]]:
+        """Return a connection for this request, and the idle connections to close."""
         if self._closed:
             raise httpcore.ConnectError("this client was closed")
-        stale = [line for line in self._idle if line.connection.is_closed() or line.connection.has_expired()]
-        self._idle = [line for line in self._idle if line not in stale]
-        line = next((line for line in reversed(self._idle) if line.route == route), None)
-        if line is None:
-            line = PooledConnection(route, progress)
-            line.connection = self._connect(line)
+        stale = [each for each in self._idle if each.inner.is_closed() or each.inner.has_expired()]
+        self._idle = [each for each in self._idle if each not in stale]
+        connection = next((each for each in reversed(self._idle) if each.route == route), None)
+        if connection is None:
+            connection = PooledConnection(route, progress)
+            connection.inner = self._connect(connection)
         else:
-            self._idle.remove(line)
-            line.progress = progress
-        self._busy.add(line)
-        return line, stale
+            self._idle.remove(connection)
+            connection.progress = progress
+        self._busy.add(connection)
+        return connection, stale
 
-    def _leave(self, line: PooledConnection) -> None:
-        self._busy.discard(line)
-        self._places.give_back(line.route)
+    def _leave(self, connection: PooledConnection) -> None:
+        self._busy.discard(connection)
+        self._places.give_back(connection.route)
 
-    def take_back(self, line: PooledConnection) -> list[PooledConnection]:
-        """The exchange is over: keep the line if it can be used again. Returns those to be closed. No checkpoint."""
-        self._leave(line)
-        if self._closed or not line.connection.is_idle():
-            return [line]
-        self._idle.append(line)
+    def take_back(self, connection: PooledConnection) -> list[PooledConnection]:
+        """End an exchange: keep its connection if it's reusable. Returns the connections to close. No checkpoint."""
+        self._leave(connection)
+        if self._closed or not connection.inner.is_idle():
+            return [connection]
+        self._idle.append(connection)
         surplus = self._idle[:-_IDLE]
         self._idle = self._idle[-_IDLE:]
         return surplus
@@ -140,23 +140,23 @@ class ConnectionPool:
     async def aclose(self) -> None:
         """Close all connections, those in use too."""
         self._closed = True
-        lines, self._idle = [*self._idle, *self._busy], []
-        await close_connections(lines)
+        connections, self._idle = [*self._idle, *self._busy], []
+        await close_connections(connections)
 
 
-async def close_connections(lines: list[PooledConnection]) -> None:
+async def close_connections(connections: list[PooledConnection]) -> None:
     """Close the sockets of these connections."""
-    if lines:
-        await close_all([stream for line in lines for stream in line.streams])
+    if connections:
+        await close_all([stream for connection in connections for stream in connection.streams])
 
 
 class HeldResponse:
     """A response, and the connection that it's read from."""
 
-    def __init__(self, pool: ConnectionPool, line: PooledConnection, response: httpcore.Response) -> None:
+    def __init__(self, pool: ConnectionPool, connection: PooledConnection, response: httpcore.Response) -> None:
         self.response = response
         self._pool = pool
-        self._line: PooledConnection | None = line
+        self._connection: PooledConnection | None = connection
         self._parts: AsyncIterator[bytes] | None = None
 
     async def part(self) -> bytes:
@@ -168,11 +168,11 @@ class HeldResponse:
 
     async def aclose(self) -> None:
         """Release the connection. A second call does nothing."""
-        line, self._line = self._line, None
-        if line is None:
+        connection, self._connection = self._connection, None
+        if connection is None:
             return
         try:
             with anyio.CancelScope(shield=True):
                 await self.response.aclose()
         finally:
-            await close_connections(self._pool.take_back(line))
+            await close_connections(self._pool.take_back(connection))

@@ -14,7 +14,7 @@ import anyio
 import httpx
 from attrs import evolve, field, frozen
 
-from asap_adapters.net.bodies import drain, read_body, read_what_can_be
+from asap_adapters.net.bodies import drain, read_body, read_body_if_possible
 from asap_adapters.net.connecting import ADDRESSES, PROGRESS, OutboundTransport, link_networks, link_scopes
 from asap_adapters.net.dialling import SPEAKS_TLS
 from asap_adapters.net.pool import Progress
@@ -168,9 +168,9 @@ class HttpTransport:
         """How near the server of this URL was, when it was connected to."""
         return self._provenance.proximity_of(url)
 
-    def recall(self, url: str, zone: Proximity) -> None:
+    def recall(self, url: str, proximity: Proximity) -> None:
         """It was as near as that, as an earlier process found."""
-        self._provenance.recall(url, zone)
+        self._provenance.recall(url, proximity)
 
     def announced_addresses(
         self, host: str, addresses: Sequence[str], *, link: str = "", networks: Collection[str] | None = None
@@ -339,7 +339,7 @@ async def _body_of(response: httpx.Response, call: _Call, limit: int) -> bytes:
     if call.method == "GET":
         await drain(response)
         return b""
-    return await read_what_can_be(response, limit)
+    return await read_body_if_possible(response, limit)
 
 
 def _allowed(judged: Allowed | UrlRefused) -> Allowed:

@@ -65,7 +65,7 @@ class CopyFiles:
     def write(
         self,
         url: str,
-        catalog: RegistryIndex,
+        index: RegistryIndex,
         *,
         dated: WallTime,
         serves: float,
@@ -79,7 +79,7 @@ class CopyFiles:
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = file_name(url)
-        length, digest = measure(catalog.written())
+        length, digest = measure(index.written())
         new = Copy(max(wall - dated, 0.0), serves, zone, length, digest)
         _tidy(self.directory, wall)
         if _is_there(self.directory / name, url, new, wall):
@@ -90,7 +90,7 @@ class CopyFiles:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(write_head(url, vouched=dated, serves=serves, zone=zone, length=length, digest=digest))
-                file.writelines(catalog.written())
+                file.writelines(index.written())
                 file.flush()
                 os.fsync(file.fileno())
             with self._placing:

@@ -186,17 +186,17 @@ class ReadRegistry(_State):
 
     location: str
 
-    def read(self, catalog: RegistryIndex, *, copied: str = "") -> "ResolutionState":
+    def read(self, index: RegistryIndex, *, copied: str = "") -> "ResolutionState":
         """The registry was read.
 
         copied: describes the copy's age, if a cached copy was used.
         """
         shown, aside = _shown(self.location), copied and f", in {copied}"
-        entries = catalog.of_agent(self.wanted.urn or "")
+        entries = index.of_agent(self.wanted.urn or "")
         if not entries:
-            skipped = f"; {len(catalog.skipped)} of its entries can't be read" if catalog.skipped else ""
+            skipped = f"; {len(index.skipped)} of its entries can't be read" if index.skipped else ""
             return self._search.noting(
-                shown, TraceVerdict.ABSENT, f"not listed among {len(catalog)}{skipped}{aside}"
+                shown, TraceVerdict.ABSENT, f"not listed among {len(index)}{skipped}{aside}"
             ).onward()
         listed = "listed" if len(entries) == 1 else f"listed {len(entries)} times"
         # In order: the reference uses the first; the others are tried if it can't be used.

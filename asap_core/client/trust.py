@@ -74,7 +74,7 @@ def keys_in(entries: Iterable[RegistryEntry]) -> NamedKeys | None:
 
 
 @frozen
-class _Word:
+class _RegistryKeys:
     """A registry's keys for an agent, the registry's rank, and the URLs that it named with them."""
 
     named: NamedKeys
@@ -110,57 +110,57 @@ class TrustedKeys:
         }
         self._require_signed = require_signed
         self._verify = verify
-        self._words: Lru[str, _Word] = Lru(_MAX_NAMED)
+        self._registry_keys: Lru[str, _RegistryKeys] = Lru(_MAX_NAMED)
 
-    def hear(self, agent_id: str, entries: Sequence[RegistryEntry], *, rank: int) -> None:
+    def learn(self, agent_id: str, entries: Sequence[RegistryEntry], *, rank: int) -> None:
         """Learn the keys that a registry names for an agent.
 
         entries: the registry's entries for the agent.
         rank: its place in the order of precedence. Keys of a registry with a lower rank stay in force until that one
         says otherwise.
         """
-        before, named = self._words.peek(agent_id), keys_in(entries)
+        before, named = self._registry_keys.peek(agent_id), keys_in(entries)
         if before is not None and (before.rank < rank or (before.rank > rank and not entries)):
             return
-        self._words.pop(agent_id)
+        self._registry_keys.pop(agent_id)
         if named is not None:
             urls = frozenset(normal(url) for entry in entries if (url := manifest_url(entry)) is not None)
-            self._words.put(agent_id, _Word(named, rank, urls))
+            self._registry_keys.put(agent_id, _RegistryKeys(named, rank, urls))
 
     def forget(self, url: str) -> None:
         """Forget this URL, and the keys of agents that registries named with no other URL."""
-        for agent_id, word in [item for item in self._words.items() if url in item[1].urls]:
-            left = evolve(word, urls=word.urls - {url})
+        for agent_id, known in [item for item in self._registry_keys.items() if url in item[1].urls]:
+            left = evolve(known, urls=known.urls - {url})
             if left.urls:
-                self._words.put(agent_id, left)
+                self._registry_keys.put(agent_id, left)
             else:
-                self._words.pop(agent_id)
+                self._registry_keys.pop(agent_id)
 
     def clear(self) -> None:
         """Forget all keys named by registries."""
-        self._words.clear()
+        self._registry_keys.clear()
 
-    def admit(self, url: str, published: ReceivedManifest, named: NamedKeys | None = None) -> ReceivedManifest:
+    def admit(self, url: str, received: ReceivedManifest, named: NamedKeys | None = None) -> ReceivedManifest:
         """Verify a manifest. Returns it as it may be cached: the signed form, if its agent has trusted keys.
 
         named: the keys that a registry named in this search, which replace those learned before.
         Raises: Unverified; InvalidDocument if the signed document isn't a manifest.
         """
-        agent_id = published.manifest.id
+        agent_id = received.manifest.id
         keys = self._keys(url, agent_id, named)
-        if published.key is not None and published.key in keys:
-            return published
+        if received.key is not None and received.key in keys:
+            return received
         if not keys:
             if self._require_signed:
                 reason = "no key is known for this agent; pin its key in trusted_keys"
                 raise Unverified(without_credentials(url), agent_id, reason)
-            return published
-        if published.size > MAX_SIGNED:
+            return received
+        if received.size > MAX_SIGNED:
             reason = f"it's longer than the {MAX_SIGNED} bytes that are verified"
             raise Unverified(without_credentials(url), agent_id, reason)
-        judgement = judge(published.wrapper, keys, self._verify)
+        judgement = judge(received.wrapper, keys, self._verify)
         if isinstance(judgement, Verified):
-            return evolve(published, manifest=judgement.manifest, key=judgement.key)
+            return evolve(received, manifest=judgement.manifest, key=judgement.key)
         raise Unverified(without_credentials(url), agent_id, why_not(judgement) or "")
 
     def _keys(self, url: str, agent_id: str, named: NamedKeys | None) -> tuple[PublicKey, ...]:
@@ -168,8 +168,8 @@ class TrustedKeys:
         if pinned is not None:
             return pinned
         if named is None or named.agent_id != agent_id:
-            word = self._words.peek(agent_id)
-            named = None if word is None else word.named
+            known = self._registry_keys.peek(agent_id)
+            named = None if known is None else known.named
         if named is not None and named.problem:
             raise Unverified(without_credentials(url), agent_id, named.problem)
         return () if named is None else named.keys

@@ -70,7 +70,7 @@ def client_of(server: Server, **options) -> AgentClient:
 def waiting(client: AgentClient) -> int:
     finder = client._discovery
     return sum(
-        len(documents._directory._purposes) + len(documents._directory._flights) + documents.waiting
+        len(documents._cache._purposes) + len(documents._cache._flights) + documents.waiting
         for documents in (finder._manifests, finder._registries, finder._reports)
     )
 

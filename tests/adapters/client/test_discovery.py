@@ -310,7 +310,7 @@ class TestTheRightAgent:
                 group.start_soon(ask, client)
             assert found == ["urn:asap:agent:a", "urn:asap:agent:b"]
             assert client.cached("https://a.example").id == "urn:asap:agent:b"  # type: ignore[union-attr]
-            assert client._discovery._manifests._directory._purposes == {}
+            assert client._discovery._manifests._cache._purposes == {}
 
     async def test_one_url_is_one_however_it_is_spelled(self, world, client_in, asked) -> None:
         url = f"https://a.example{MANIFEST}"
@@ -697,11 +697,11 @@ async def test_what_is_no_file_is_told_at_once(client_in, tmp_path, name) -> Non
 
 
 async def test_one_too_large_is_refused(client_in, tmp_path, monkeypatch) -> None:
-    from asap_adapters.client import discovery as finder
+    from asap_adapters.client import local_files
 
     file = tmp_path / "registry.json"
     file.write_text(json.dumps(registry()))
-    monkeypatch.setattr(finder, "MAX_REGISTRY", file.stat().st_size - 1)
+    monkeypatch.setattr(local_files, "MAX_REGISTRY", file.stat().st_size - 1)
     async with client_in() as client:
         with pytest.raises(BadReply, match="expected at most"):
             await client.registry(file)
@@ -1035,7 +1035,7 @@ class TestRevoked:
                 await client.resolve(URN, wait=0)
 
     async def test_it_may_be_a_file(self, client_in, registered, tmp_path, monkeypatch) -> None:
-        from asap_adapters.client import discovery as finder
+        from asap_adapters.client import local_files
 
         file = tmp_path / "revoked.json"
         async with client_in(**{**registered, "revocations": file}) as client:
@@ -1046,7 +1046,7 @@ class TestRevoked:
             file.write_text(json.dumps(self.listing(URN)))
             with pytest.raises(NotResolved, match="revoked: key stolen"):
                 await client.resolve(URN, wait=0)
-            monkeypatch.setattr(finder, "MAX_REVOCATIONS", file.stat().st_size - 1)
+            monkeypatch.setattr(local_files, "MAX_REVOCATIONS", file.stat().st_size - 1)
             with pytest.raises(NotResolved, match="expected at most"):
                 await client.resolve(URN, wait=0)
 

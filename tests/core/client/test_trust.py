@@ -92,7 +92,7 @@ def law(module, world) -> None:
     counting: Any = ()
     if world["heard"] is not None:
         agent, heard = world["heard"]
-        keys.hear(agent, [keyed(*heard, agent_id=agent, url=OTHER_URL)], rank=0)
+        keys.learn(agent, [keyed(*heard, agent_id=agent, url=OTHER_URL)], rank=0)
         counting = heard if agent == world["agent"] else ()
     named = None
     if world["search"] is not None:
@@ -124,13 +124,13 @@ def test_only_what_counts_is_let_in(world) -> None:
 
 MUTANTS = {
     "pins don't count": ("if pinned is not None:", "if False:"),
-    "a registry overrules pins": ("if pinned is not None:", "if pinned is not None and not self._words:"),
+    "a registry overrules pins": ("if pinned is not None:", "if pinned is not None and not self._registry_keys:"),
     "any agent's keys count": (" or named.agent_id != agent_id", ""),
     "the search doesn't count": ("if named is None or named", "if True or named"),
-    "what was heard doesn't count": ("named = None if word is None else word.named", "named = None"),
+    "what was heard doesn't count": ("named = None if known is None else known.named", "named = None"),
     "nothing is required": ("if self._require_signed:", "if False:"),
-    "what was verified once is good for ever": ("and published.key in keys", ""),
-    "the judgement doesn't matter": ("raise Unverified(without_credentials(url), agent_id, w", "return published, (w"),
+    "what was verified once is good for ever": ("and received.key in keys", ""),
+    "the judgement doesn't matter": ("raise Unverified(without_credentials(url), agent_id, w", "return received, (w"),
     "the key isn't kept": (", key=judgement.key)", ")"),
 }  # fmt: skip
 
@@ -196,7 +196,7 @@ class TestWhatRegistriesSay:
         raise AssertionError("none is good")
 
     def test_is_forgotten_with_its_urls(self, keys: TrustedKeys) -> None:
-        keys.hear(A, [keyed(KEYS[0]), entry(url=f"{OTHER_URL}#x"), entry(endpoints={})], rank=0)
+        keys.learn(A, [keyed(KEYS[0]), entry(url=f"{OTHER_URL}#x"), entry(endpoints={})], rank=0)
         with pytest.raises(Unverified, match=f"the manifest of {A} at .*443/m isn't verified: it isn't signed"):
             keys.admit(URL, published(A, None))
         keys.forget(URL)
@@ -206,29 +206,29 @@ class TestWhatRegistriesSay:
         assert self.wants(keys) is None
 
     def test_of_another_agent_at_the_same_url_changes_nothing(self, keys: TrustedKeys) -> None:
-        keys.hear(A, [keyed(KEYS[0])], rank=0)
-        keys.hear(B, [keyed(KEYS[1], agent_id=B)], rank=1)
+        keys.learn(A, [keyed(KEYS[0])], rank=0)
+        keys.learn(B, [keyed(KEYS[1], agent_id=B)], rank=1)
         assert self.wants(keys) == KEYS[0]
-        keys.hear(B, [entry(B)], rank=1)
+        keys.learn(B, [entry(B)], rank=1)
         assert self.wants(keys) == KEYS[0]
 
     def test_first_in_order_holds_until_it_is_taken_back(self, keys: TrustedKeys) -> None:
-        keys.hear(A, [keyed(KEYS[0])], rank=1)
-        keys.hear(A, [keyed(KEYS[1])], rank=2)
-        keys.hear(A, [entry()], rank=2)
-        keys.hear(A, [], rank=2)
-        keys.hear(A, [], rank=0)
+        keys.learn(A, [keyed(KEYS[0])], rank=1)
+        keys.learn(A, [keyed(KEYS[1])], rank=2)
+        keys.learn(A, [entry()], rank=2)
+        keys.learn(A, [], rank=2)
+        keys.learn(A, [], rank=0)
         assert self.wants(keys) == KEYS[0]
-        keys.hear(A, [keyed(KEYS[2])], rank=1)
+        keys.learn(A, [keyed(KEYS[2])], rank=1)
         assert self.wants(keys) == KEYS[2]
-        keys.hear(A, [keyed(KEYS[1])], rank=0)
+        keys.learn(A, [keyed(KEYS[1])], rank=0)
         assert self.wants(keys) == KEYS[1]
-        keys.hear(A, [], rank=0)
+        keys.learn(A, [], rank=0)
         assert self.wants(keys) is None
-        keys.hear(A, [keyed(KEYS[2])], rank=1)
-        keys.hear(A, [entry()], rank=0)
+        keys.learn(A, [keyed(KEYS[2])], rank=1)
+        keys.learn(A, [entry()], rank=0)
         assert self.wants(keys) is None
-        keys.hear(A, [keyed(KEYS[0])], rank=0)
+        keys.learn(A, [keyed(KEYS[0])], rank=0)
         keys.clear()
         assert self.wants(keys) is None
 
@@ -239,7 +239,7 @@ class TestWhatRegistriesSay:
                 keys.admit(URL, published(A, key), unreadable)
             assert (caught.value.url, caught.value.agent_id) == (without_credentials(URL), A)
         assert keys.admit(URL, published(B, None), unreadable).key is None
-        keys.hear(A, [entry(public_key="x")], rank=0)
+        keys.learn(A, [entry(public_key="x")], rank=0)
         with pytest.raises(Unverified, match="no usable key"):
             keys.admit(URL, published(A, KEYS[0]))
         pinned = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
@@ -249,9 +249,9 @@ class TestWhatRegistriesSay:
         monkeypatch.setattr(trust, "_MAX_NAMED", 2)
         keys = TrustedKeys({}, require_signed=False, verify=verify)
         for agent in (A, "urn:asap:agent:c", A, B):
-            keys.hear(agent, [keyed(KEYS[0], agent_id=agent)], rank=0)
+            keys.learn(agent, [keyed(KEYS[0], agent_id=agent)], rank=0)
         assert self.wants(keys) == KEYS[0]
-        keys.hear("urn:asap:agent:d", [keyed(KEYS[0], agent_id="urn:asap:agent:d")], rank=0)
+        keys.learn("urn:asap:agent:d", [keyed(KEYS[0], agent_id="urn:asap:agent:d")], rank=0)
         assert self.wants(keys) is None
 
 
@@ -340,7 +340,7 @@ class Searching(RuleBasedStateMachine):
         reader = RegistryReader()
         reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": entries}).encode())
         catalog = reader.close()
-        self.keys.hear(agent, tuple(catalog.of_agent(agent)), rank=rank)
+        self.keys.learn(agent, tuple(catalog.of_agent(agent)), rank=rank)
         return step.read(catalog)
 
     def take(self, which: int, step: FetchManifest, page):
@@ -388,7 +388,7 @@ def test_keys_hold_for_the_search_and_the_agent() -> None:
     ("before", "after"),
     [
         ("if named is None or named.agent_id != agent_id:", "if True:"),
-        ("word = self._words.peek(agent_id)", "word = None"),
+        ("known = self._registry_keys.peek(agent_id)", "known = None"),
     ],
 )
 def test_keys_that_do_not_hold_are_caught(before: str, after: str) -> None:
