@@ -132,7 +132,7 @@ def cli_reference() -> str:
         parts.append(f"## asap {command.name}\n\n{_cell(command.description)}\n")
         by_heading: dict[str | None, list[str]] = {}
         for placed in command.rows:
-            line = f"| {_written(placed.row)} | {_cell(command.text(placed.row))} |"
+            line = f"| {_written(placed)} | {_cell(command.text(placed))} |"
             by_heading.setdefault(placed.heading, []).append(line)
         for heading, lines in by_heading.items():
             parts.append(f"{heading[0].upper()}{heading[1:]}:\n" if heading else "")

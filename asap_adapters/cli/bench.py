@@ -23,12 +23,12 @@ def _count(text: str) -> int:
 class BenchOptions:
     """The options of `asap bench admission`."""
 
-    live: int = option("--live", "N", "measure with up to this many nonces and keys", read=_count, default=_MAX_LIVE)
+    live: int = option("--live N", _count, "measure with up to this many nonces and keys", default=_MAX_LIVE)
     redis: str | None = option(
-        "--redis", "URL", "also measure claims in this Redis or Valkey; the keys that it leaves expire", read=redis_url
+        "--redis URL", redis_url, "also measure claims in this Redis or Valkey; the keys that it leaves expire"
     )
     reference: Path | None = option(
-        "--reference", "PYTHON", "compare decisions with asap-protocol in this Python interpreter", read=Path
+        "--reference PYTHON", Path, "compare decisions with asap-protocol in this Python interpreter"
     )
     backend: str = backend_option()
 
@@ -57,7 +57,7 @@ COMMANDS: Final = (
         "bench admission",
         BenchOptions,
         in_event_loop(_admission),
-        about="measure the decisions on an envelope",
+        "measure the decisions on an envelope",
         description=(
             "Measure admission: from bytes to a decision, the replay guard with up to a million nonces, the limiter "
             "with up to a million keys, and, with --redis, a claim there against a bare SET NX. It takes one to two "

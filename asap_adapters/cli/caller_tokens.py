@@ -41,42 +41,35 @@ class CallerOptions:
     """Which callers are let in, and as which agent."""
 
     token: Sequence[str] = repeated(
-        "--token",
-        "TOKEN=URN",
+        "--token TOKEN=URN",
+        str,
         "let in callers with this bearer token, as the agent URN; prefer --token-file: process lists show options",
-        read=str,
     )
     token_file: Path | None = option(
-        "--token-file", "FILE", "read TOKEN=URN from this file, one a line; # begins a comment", read=Path
+        "--token-file FILE", Path, "read TOKEN=URN from this file, one a line; # begins a comment"
     )
     oidc: str | None = option(
-        "--oidc",
-        "ISSUER",
+        "--oidc ISSUER",
+        str,
         "let in callers with a JWT of this OpenID Connect or OAuth 2 provider; needs the extra jwt",
-        read=str,
     )
     introspect: str | None = option(
-        "--introspect", "URL", "ask this introspection endpoint (RFC 7662) about callers' tokens", read=url
+        "--introspect URL", url, "ask this introspection endpoint (RFC 7662) about callers' tokens"
     )
-    audience: Sequence[str] = repeated(
-        "--audience", "NAME", "accept only tokens that are issued for this audience", read=str
-    )
+    audience: Sequence[str] = repeated("--audience NAME", str, "accept only tokens that are issued for this audience")
     any_audience: bool = flag(
         "--any-audience", "accept tokens for any audience, because the endpoint answers for this agent alone"
     )
-    scope: Sequence[str] = repeated("--scope", "SCOPE", "accept only tokens with this scope", read=scope)
+    scope: Sequence[str] = repeated("--scope SCOPE", scope, "accept only tokens with this scope")
     subject: Sequence[tuple[str, str]] = repeated(
-        "--subject", "SUB=URN", "let in tokens of this subject, as the agent URN", read=_subject
+        "--subject SUB=URN", _subject, "let in tokens of this subject, as the agent URN"
     )
-    subject_claim: str = option("--subject-claim", "NAME", "read the subject from this claim", read=str, default="sub")
+    subject_claim: str = option("--subject-claim NAME", str, "read the subject from this claim", default="sub")
     agent_claim: str | None = option(
-        "--agent-claim",
-        "NAME",
-        "read the agent's URN from this claim; choose one that only the provider can set",
-        read=str,
+        "--agent-claim NAME", str, "read the agent's URN from this claim; choose one that only the provider can set"
     )
     oidc_network: Sequence[str] = repeated(
-        "--oidc-network", "CIDR", "allow the provider to be in this private network, such as 10.0.0.0/8", read=network
+        "--oidc-network CIDR", network, "allow the provider to be in this private network, such as 10.0.0.0/8"
     )
     dpop: str | None = choice(
         "--dpop",

@@ -2,8 +2,8 @@
 
 How it works:
 
-* Each field of an options class is a row: `argument` and `optional_argument` for what stands alone; `option`, `choice`,
-  `repeated`, `flag`, `switch` and `counted` for what begins with `--`; `nested` for the rows of another options class.
+* Each field of an options class is a row: `required`, `option`, `choice`, `repeated`, `flag`, `switch`, `counted`; or,
+  by `nested`, the rows of another options class. A row whose usage doesn't begin with `--` is an argument.
 * `command` makes a `CliCommand` of such a class and the function that runs it. The parser, its help and
   docs/cli_reference.md are built from the rows and the rules.
 * `CliCommand.run` checks the rules, makes an instance of the options class, and calls the function with it.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Final, Literal, NoReturn, Protocol, TypeVar, cast, overload
 
 import anyio
-from attrs import NOTHING, AttrsInstance, field, fields, frozen
+from attrs import NOTHING, AttrsInstance, evolve, field, fields, frozen
 
 from asap_adapters.cli.exit_codes import EXIT_USAGE, UserError
 from asap_adapters.cli.output import visible
@@ -35,25 +35,37 @@ Options = TypeVar("Options", bound=AttrsInstance)
 OptionsWithBackend = TypeVar("OptionsWithBackend", bound=_HasBackend)
 
 
-@frozen(kw_only=True)
+@frozen
 class Row:
-    """One option, or one argument if it has no flags."""
+    """One option or argument. In a command, `path` is where its value goes in the options: `callers.audience`."""
 
-    flags: tuple[str, ...] = ()
-    metavar: str | None = None
+    usage: str
+    """What a user writes: `--port PORT`, `--verbose -v`, or the name of an argument."""
     help: str
-    read: Callable[[str], object] = str
-    choices: tuple[str, ...] | None = None
-    action: Literal["store", "append", "store_true", "count", "switch"] = "store"
-    required: bool = False
-    default: object = None
-    shown_default: str | None = None
+    read: Callable[[str], object] = field(default=str, kw_only=True)
+    choices: tuple[str, ...] | None = field(default=None, kw_only=True)
+    action: Literal["store", "append", "store_true", "count", "switch"] = field(default="store", kw_only=True)
+    required: bool = field(default=False, kw_only=True)
+    default: object = field(default=None, kw_only=True)
+    shown_default: str | None = field(default=None, kw_only=True)
     """The default in words, if `default` itself doesn't say it."""
+    path: str = ""
+    heading: str | None = None
+
+    @property
+    def flags(self) -> list[str]:
+        """The names of the option; none if it's an argument."""
+        return [word for word in self.usage.split() if word.startswith("-")]
+
+    @property
+    def metavar(self) -> str | None:
+        """What stands for the value in the help."""
+        return next((word for word in self.usage.split() if not word.startswith("-")), None)
 
     @property
     def name(self) -> str:
         """The name in rules and messages: `--port`, or the metavar of an argument."""
-        return self.flags[0] if self.flags else str(self.metavar)
+        return self.usage.split()[0]
 
     @property
     def notes(self) -> list[str]:
@@ -62,23 +74,23 @@ class Row:
         repeatable = ["repeatable"] if self.action == "append" else []
         return [*repeatable, *([f"default: {shown}"] if shown else [])]
 
-    def add_to(self, group: argparse._ActionsContainer, path: str, text: str) -> None:
+    def add_to(self, group: argparse._ActionsContainer, text: str) -> None:
         """Add the row to a parser, with this help. The parser has a value for `path` only if the user gave one."""
         common: dict[str, object] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
         valued = {**common, "metavar": self.metavar, "type": self.read, "choices": self.choices}
         add: Callable[..., object] = group.add_argument
         match self.action:
             case _ if not self.flags and self.required:
-                add(path, **valued)
+                add(self.path, **valued)
             case _ if not self.flags:
                 # argparse would read a default of SUPPRESS as if it were the argument's text.
-                add(path, **{**valued, "nargs": "?", "default": self.default})
+                add(self.path, **{**valued, "nargs": "?", "default": self.default})
             case "switch":
-                add(*self.flags, dest=path, action=argparse.BooleanOptionalAction, **common)
+                add(*self.flags, dest=self.path, action=argparse.BooleanOptionalAction, **common)
             case "store_true" | "count":
-                add(*self.flags, dest=path, action=self.action, **common)
+                add(*self.flags, dest=self.path, action=self.action, **common)
             case _:
-                add(*self.flags, dest=path, action=self.action, required=self.required, **valued)
+                add(*self.flags, dest=self.path, action=self.action, required=self.required, **valued)
 
 
 @frozen
@@ -92,78 +104,56 @@ class Nested:
 # --- the fields of an options class ----------------------------------------------------------------------------------
 
 
-def argument(metavar: str, about: str, *, read: Callable[[str], T]) -> T:
-    """Declare a required argument."""
-    return cast("T", _field(Row(metavar=metavar, help=about, read=read, required=True)))
+def required(usage: str, read: Callable[[str], T], about: str) -> T:
+    """Declare a required option, or a required argument.
 
-
-def optional_argument(metavar: str, about: str, *, read: Callable[[str], T]) -> T | None:
-    """Declare an argument that may be left out."""
-    return cast("T | None", _field(Row(metavar=metavar, help=about, read=read)))
-
-
-def required(flag: str, metavar: str, about: str, *, read: Callable[[str], T]) -> T:
-    """Declare a required option."""
-    return cast("T", _field(Row(flags=(flag,), metavar=metavar, help=about, read=read, required=True)))
-
-
-@overload
-def option(
-    flag: str, metavar: str, about: str, *, read: Callable[[str], T], shown_default: str | None = None
-) -> T | None: ...
-@overload
-def option(flag: str, metavar: str, about: str, *, read: Callable[[str], T], default: T) -> T: ...
-def option(
-    flag: str,
-    metavar: str,
-    about: str,
-    *,
-    read: Callable[[str], T],
-    default: T | None = None,
-    shown_default: str | None = None,
-) -> T | None:
-    """Declare an option with a value.
-
-    metavar: stands for the value in the help.
+    usage: an option's name and what stands for its value in the help, `--port PORT`; an argument's name, `URL`.
     read: makes the value of its text, or raises ArgumentTypeError that says what was expected.
-    shown_default: the default in words, if it's decided elsewhere.
     """
-    row = Row(flags=(flag,), metavar=metavar, help=about, read=read, default=default, shown_default=shown_default)
-    return cast("T | None", _field(row))
+    return cast("T", _field(Row(usage, about, read=read, required=True)))
 
 
 @overload
-def choice(flag: str, choices: Sequence[str], about: str, *, shown_default: str) -> str | None: ...
+def option(usage: str, read: Callable[[str], T], about: str, *, shown_default: str | None = None) -> T | None: ...
 @overload
-def choice(flag: str, choices: Sequence[str], about: str, *, default: str) -> str: ...
+def option(usage: str, read: Callable[[str], T], about: str, *, default: T) -> T: ...
+def option(
+    usage: str, read: Callable[[str], T], about: str, *, default: T | None = None, shown_default: str | None = None
+) -> T | None:
+    """Declare an option, or an argument that may be left out. `shown_default`: in words, if it's decided elsewhere."""
+    return cast("T | None", _field(Row(usage, about, read=read, default=default, shown_default=shown_default)))
+
+
+@overload
+def choice(name: str, choices: Sequence[str], about: str, *, shown_default: str) -> str | None: ...
+@overload
+def choice(name: str, choices: Sequence[str], about: str, *, default: str) -> str: ...
 def choice(
-    flag: str, choices: Sequence[str], about: str, *, default: str | None = None, shown_default: str | None = None
+    name: str, choices: Sequence[str], about: str, *, default: str | None = None, shown_default: str | None = None
 ) -> str | None:
     """Declare an option whose value is one of a few words."""
-    row = Row(flags=(flag,), help=about, choices=tuple(choices), default=default, shown_default=shown_default)
+    row = Row(name, about, choices=tuple(choices), default=default, shown_default=shown_default)
     return cast("str | None", _field(row))
 
 
-def repeated(flag: str, metavar: str, about: str, *, read: Callable[[str], T]) -> Sequence[T]:
+def repeated(usage: str, read: Callable[[str], T], about: str) -> Sequence[T]:
     """Declare an option that may be given several times."""
-    row = Row(flags=(flag,), metavar=metavar, help=about, read=read, action="append", default=())
-    return cast("Sequence[T]", _field(row))
+    return cast("Sequence[T]", _field(Row(usage, about, read=read, action="append", default=())))
 
 
 def flag(name: str, about: str) -> bool:
     """Declare an option without a value."""
-    return cast("bool", _field(Row(flags=(name,), help=about, action="store_true", default=False)))
+    return cast("bool", _field(Row(name, about, action="store_true", default=False)))
 
 
 def switch(name: str, about: str) -> bool:
     """Declare the options `--x` and `--no-x`; the default is `--no-x`."""
-    row = Row(flags=(name,), help=about, action="switch", default=False, shown_default=f"--no-{name[2:]}")
-    return cast("bool", _field(row))
+    return cast("bool", _field(Row(name, about, action="switch", default=False, shown_default=f"--no-{name[2:]}")))
 
 
-def counted(name: str, short: str, about: str) -> int:
-    """Declare an option that counts how often it's given."""
-    return cast("int", _field(Row(flags=(name, short), help=about, action="count", default=0)))
+def counted(names: str, about: str) -> int:
+    """Declare an option that counts how often it's given, such as `--verbose -v`."""
+    return cast("int", _field(Row(names, about, action="count", default=0)))
 
 
 def nested(kind: type[Options], heading: str | None = None) -> Options:
@@ -232,22 +222,13 @@ def _with_reason(message: str, why: str | None) -> str:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-@frozen
-class PlacedRow:
-    """A row of a command. `path` is where its value goes in the options object, such as `callers.audience`."""
-
-    row: Row
-    path: str
-    heading: str | None
-
-
-def _rows(kind: type[AttrsInstance], path: str = "", heading: str | None = None) -> Iterator[PlacedRow]:
+def _rows(kind: type[AttrsInstance], path: str = "", heading: str | None = None) -> Iterator[Row]:
     for each in fields(kind):
         match each.metadata[_ROW]:
             case Nested(kind=inner, heading=own):
                 yield from _rows(inner, f"{path}{each.name}.", own or heading)
             case row:
-                yield PlacedRow(row, path + each.name, heading)
+                yield evolve(row, path=path + each.name, heading=heading)
 
 
 def _made(kind: type[Options], values: Mapping[str, object], path: str = "") -> Options:
@@ -272,7 +253,7 @@ class CliCommand:
     help: str
     """One line, for the list of commands."""
     description: str
-    rows: tuple[PlacedRow, ...]
+    rows: tuple[Row, ...]
     rules: tuple[OptionRule, ...]
     run: Callable[[Mapping[str, object]], int]
     """Run the command with the values given, by path; returns the exit code."""
@@ -288,7 +269,7 @@ class CliCommand:
         for each in self.rows:
             if each.heading not in groups:
                 groups[each.heading] = parser.add_argument_group(each.heading)
-            each.row.add_to(groups[each.heading], each.path, self.text(each.row))
+            each.add_to(groups[each.heading], self.text(each))
         parser.set_defaults(command=self)
 
 
@@ -296,8 +277,8 @@ def command(
     name: str,
     options: type[Options],
     run: Callable[[Options], int],
-    *,
     about: str,
+    *,
     description: str | None = None,
     rules: Sequence[OptionRule] = (),
 ) -> CliCommand:
@@ -308,12 +289,12 @@ def command(
     rules: checked in this order; the first that is broken is the error.
     """
     rows = tuple(_rows(options))
-    named = {each.row.name: each for each in rows}
+    named = {each.name: each for each in rows}
 
     def checked_run(values: Mapping[str, object]) -> int:
         def given(name: str) -> bool:
             one = named[name]
-            return values.get(one.path, one.row.default) != one.row.default
+            return values.get(one.path, one.default) != one.default
 
         for rule in rules:
             if (problem := rule.problem(given)) is not None:

@@ -320,6 +320,6 @@ COMMANDS: Final = (
         "demo",
         DemoOptions,
         in_event_loop(_demo),
-        about="show two agents on this machine: found, called and attacked, in about a dozen lines",
+        "show two agents on this machine: found, called and attacked, in about a dozen lines",
     ),
 )

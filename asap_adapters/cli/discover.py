@@ -9,7 +9,7 @@ from typing import Final, assert_never
 import anyio
 from attrs import evolve, frozen
 
-from asap_adapters.cli.command import argument, command, flag, in_event_loop, nested, option, repeated
+from asap_adapters.cli.command import command, flag, in_event_loop, nested, option, repeated, required
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.options import (
     CLI_SENDER,
@@ -42,8 +42,8 @@ def _client(outbound: OutboundOptions) -> AgentClient:
 class DiscoverOptions:
     """The options of `asap discover`."""
 
-    url: str = argument("URL", "base URL of the agent", read=str)
-    expect: str | None = option("--expect", "URN", "fail if the agent at URL has another id", read=urn)
+    url: str = required("URL", str, "base URL of the agent")
+    expect: str | None = option("--expect URN", urn, "fail if the agent at URL has another id")
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
@@ -95,7 +95,7 @@ def _kept(freshness: Freshness | None) -> str:
 class UrlOptions:
     """The options of `asap health` and `asap registry entry`."""
 
-    url: str = argument("URL", "base URL of the agent", read=str)
+    url: str = required("URL", str, "base URL of the agent")
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
@@ -120,12 +120,10 @@ async def _health(options: UrlOptions) -> int:
 class BrowseOptions:
     """The options of `asap browse`."""
 
-    wait: float = option("--wait", "SECONDS", "listen for this long", read=seconds, default=3.0)
+    wait: float = option("--wait SECONDS", seconds, "listen for this long", default=3.0)
     watch: bool = flag("--watch", "print agents as they appear (+), change (~) and go (-), until interrupted")
     loopback: bool = flag("--loopback", "listen on loopback only")
-    interface: Sequence[str] = repeated(
-        "--interface", "NAME", "listen on this interface only, by name or address", read=str
-    )
+    interface: Sequence[str] = repeated("--interface NAME", str, "listen on this interface only, by name or address")
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
     backend: str = backend_option()
@@ -196,9 +194,9 @@ def _print_agents(agents: list[Announcement], *, as_json: bool) -> None:
 class RegistryFindOptions:
     """The options of `asap registry find`."""
 
-    location: str = argument("LOCATION", "URL or file of the registry", read=str)
-    skill: str | None = option("--skill", "SKILL", "show agents with this skill", read=str)
-    id: str | None = option("--id", "URN", "show the agent with this id", read=urn)
+    location: str = required("LOCATION", str, "URL or file of the registry")
+    skill: str | None = option("--skill SKILL", str, "show agents with this skill")
+    id: str | None = option("--id URN", urn, "show the agent with this id")
     registry_cache: Path | None = registry_cache_option()
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
@@ -259,19 +257,19 @@ def _version(text: str) -> str:
 class ResolveOptions:
     """The options of `asap resolve`."""
 
-    urn: str = argument("URN", "id of the agent", read=urn)
+    urn: str = required("URN", urn, "id of the agent")
     registry: Sequence[str] = repeated(
-        "--registry", "LOCATION", "ask this registry, a URL or a file; several are asked in the order given", read=str
+        "--registry LOCATION", str, "ask this registry, a URL or a file; several are asked in the order given"
     )
     revocations: str | None = option(
-        "--revocations", "LOCATION", "refuse agents on this revocation list, a URL or a file", read=str
+        "--revocations LOCATION", str, "refuse agents on this revocation list, a URL or a file"
     )
     registry_cache: Path | None = registry_cache_option()
-    wait: float = option("--wait", "SECONDS", "listen to the local network for this long", read=seconds, default=3.0)
+    wait: float = option("--wait SECONDS", seconds, "listen to the local network for this long", default=3.0)
     no_mdns: bool = flag("--no-mdns", "don't ask the local network")
-    require_skill: str | None = option("--require-skill", "SKILL", "refuse agents without this skill", read=str)
+    require_skill: str | None = option("--require-skill SKILL", str, "refuse agents without this skill")
     require_version: str | None = option(
-        "--require-version", "VERSION", "refuse agents that speak only earlier versions of ASAP", read=_version
+        "--require-version VERSION", _version, "refuse agents that speak only earlier versions of ASAP"
     )
     explain: bool = flag("--explain", "show each source that was asked, and its result")
     json: bool = json_option()
@@ -340,30 +338,23 @@ def _line(one: TraceEntry) -> str:
 
 
 COMMANDS: Final = (
-    command("discover", DiscoverOptions, in_event_loop(_discover), about="fetch an agent's manifest and show it"),
-    command(
-        "health", UrlOptions, in_event_loop(_health), about="ask an agent for its health (exit code 1 if unhealthy)"
-    ),
-    command(
-        "browse", BrowseOptions, in_event_loop(_browse), about="list the agents announced on the local network (mDNS)"
-    ),
+    command("discover", DiscoverOptions, in_event_loop(_discover), "fetch an agent's manifest and show it"),
+    command("health", UrlOptions, in_event_loop(_health), "ask an agent for its health (exit code 1 if unhealthy)"),
+    command("browse", BrowseOptions, in_event_loop(_browse), "list the agents announced on the local network (mDNS)"),
     command(
         "registry find",
         RegistryFindOptions,
         in_event_loop(_registry_find),
-        about="search a registry (exit code 1 if no entry matches)",
+        "search a registry (exit code 1 if no entry matches)",
     ),
     command(
-        "registry entry",
-        UrlOptions,
-        in_event_loop(_registry_entry),
-        about="print the registry entry of a running agent",
+        "registry entry", UrlOptions, in_event_loop(_registry_entry), "print the registry entry of a running agent"
     ),
     command(
         "resolve",
         ResolveOptions,
         in_event_loop(_resolve),
-        about="find an agent by its URN (exit code 1 if it isn't found)",
+        "find an agent by its URN (exit code 1 if it isn't found)",
         description=(
             "Find the agent with this URN: ask the registries in the order given, then the local network. The agent "
             "found must state this id itself, and have what is required."

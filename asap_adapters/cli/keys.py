@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from asap_adapters.cli.command import argument, command, in_event_loop, nested, repeated, required
+from asap_adapters.cli.command import command, in_event_loop, nested, repeated, required
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import card, complain, print_json, say
@@ -43,7 +43,7 @@ def _private(path: Path) -> "PrivateKey":
 class NewKeyOptions:
     """The options of `asap keys new`."""
 
-    out: Path = required("--out", "FILE", "write the key to this file, which must not exist yet", read=Path)
+    out: Path = required("--out FILE", Path, "write the key to this file, which must not exist yet")
     json: bool = json_option()
     backend: str = backend_option()
 
@@ -66,7 +66,7 @@ async def _new(options: NewKeyOptions) -> int:
 class ShowKeyOptions:
     """The options of `asap keys show`."""
 
-    file: Path = argument("FILE", "file of the key", read=Path)
+    file: Path = required("FILE", Path, "file of the key")
     json: bool = json_option()
     backend: str = backend_option()
 
@@ -90,8 +90,8 @@ def _print_key(key: PublicKey, *, as_json: bool) -> None:
 class SignOptions:
     """The options of `asap manifest sign`."""
 
-    file: Path = argument("FILE", "file of the manifest", read=Path)
-    key: Path = required("--key", "FILE", "sign with this private key, made by `asap keys new`", read=Path)
+    file: Path = required("FILE", Path, "file of the manifest")
+    key: Path = required("--key FILE", Path, "sign with this private key, made by `asap keys new`")
     backend: str = backend_option()
 
 
@@ -125,9 +125,9 @@ def _document(data: bytes, where: str) -> Any:
 class VerifyOptions:
     """The options of `asap manifest verify`."""
 
-    location: str = argument("FILE|URL", "file or URL of the manifest", read=str)
+    location: str = required("FILE|URL", str, "file or URL of the manifest")
     key: Sequence[PublicKey] = repeated(
-        "--key", "PUBLIC", "trust this public key; several, while a key is being changed", read=_public
+        "--key PUBLIC", _public, "trust this public key; several, while a key is being changed"
     )
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
@@ -163,23 +163,18 @@ async def _verify(options: VerifyOptions) -> int:
 
 
 COMMANDS: Final = (
-    command(
-        "keys new",
-        NewKeyOptions,
-        in_event_loop(_new),
-        about="make an Ed25519 key in a new file that only you may read",
-    ),
-    command("keys show", ShowKeyOptions, in_event_loop(_show), about="print the public key of a key file"),
+    command("keys new", NewKeyOptions, in_event_loop(_new), "make an Ed25519 key in a new file that only you may read"),
+    command("keys show", ShowKeyOptions, in_event_loop(_show), "print the public key of a key file"),
     command(
         "manifest sign",
         SignOptions,
         in_event_loop(_sign),
-        about="print a manifest with its signature; an older signature is replaced",
+        "print a manifest with its signature; an older signature is replaced",
     ),
     command(
         "manifest verify",
         VerifyOptions,
         in_event_loop(_verify),
-        about="check that a manifest is signed by a key you trust (exit code 1 if not)",
+        "check that a manifest is signed by a key you trust (exit code 1 if not)",
     ),
 )

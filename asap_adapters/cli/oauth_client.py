@@ -24,20 +24,19 @@ _METHODS: Final = {"basic": SecretMethod.BASIC, "post": SecretMethod.POST}
 class OAuthClientOptions:
     """How this process authenticates at an identity provider."""
 
-    client_id: str | None = option("--client-id", "ID", "authenticate at the provider as this OAuth client", read=str)
+    client_id: str | None = option("--client-id ID", str, "authenticate at the provider as this OAuth client")
     client_secret_file: Path | None = option(
-        "--client-secret-file", "FILE", "read the client's secret from this file: one line", read=Path
+        "--client-secret-file FILE", Path, "read the client's secret from this file: one line"
     )
     client_auth: str = choice(
         "--client-auth", tuple(_METHODS), "send the secret in a header (basic) or in the form (post)", default="basic"
     )
     client_key: Path | None = option(
-        "--client-key",
-        "FILE",
+        "--client-key FILE",
+        Path,
         "authenticate by a JWT signed with this private key (PEM) instead of a secret; needs the extra jwt",
-        read=Path,
     )
-    client_key_id: str | None = option("--client-key-id", "KID", "name the key by this key id", read=str)
+    client_key_id: str | None = option("--client-key-id KID", str, "name the key by this key id")
 
 
 CLIENT_RULES: Final[Sequence[OptionRule]] = (
@@ -59,25 +58,20 @@ class CredentialOptions:
     """How a command gets access tokens, with the client credentials grant (RFC 6749 §4.4)."""
 
     client: OAuthClientOptions = nested(OAuthClientOptions)
-    issuer: str | None = option(
-        "--issuer", "URL", "get tokens from this OAuth 2 or OpenID Connect provider", read=_issuer
-    )
+    issuer: str | None = option("--issuer URL", _issuer, "get tokens from this OAuth 2 or OpenID Connect provider")
     token_endpoint: str | None = option(
-        "--token-endpoint", "URL", "get tokens at this token endpoint, without asking the issuer for it", read=url
+        "--token-endpoint URL", url, "get tokens at this token endpoint, without asking the issuer for it"
     )
-    scope: Sequence[str] = repeated("--scope", "SCOPE", "request this scope", read=scope)
-    audience: str | None = option(
-        "--audience", "AUDIENCE", "request tokens for this audience (parameter `audience`)", read=str
-    )
+    scope: Sequence[str] = repeated("--scope SCOPE", scope, "request this scope")
+    audience: str | None = option("--audience AUDIENCE", str, "request tokens for this audience (parameter `audience`)")
     resource: str | None = option(
-        "--resource", "URL", "request tokens for this resource (parameter `resource`, RFC 8707)", read=str
+        "--resource URL", str, "request tokens for this resource (parameter `resource`, RFC 8707)"
     )
     dpop_key: Path | None = option(
-        "--dpop-key",
-        "FILE",
+        "--dpop-key FILE",
+        Path,
         "request tokens bound to this private key (PEM, Ed25519 or P-256; `asap keys new` makes one), and prove "
         "possession of it with each request (DPoP, RFC 9449); needs the extra jwt",
-        read=Path,
     )
 
 

@@ -123,10 +123,9 @@ def json_option() -> bool:
 def registry_cache_option() -> Path | None:
     """Declare `--registry-cache`."""
     return option(
-        "--registry-cache",
-        "DIR",
+        "--registry-cache DIR",
+        Path,
         "keep a copy of each registry in this directory, and read it for up to a week if the registry is down",
-        read=Path,
     )
 
 
@@ -143,18 +142,17 @@ class ClientArguments(TypedDict):
 class OutboundOptions:
     """Where a command may connect to, beside https on the internet and this machine."""
 
-    allow_http: Sequence[str] = repeated("--allow-http", "HOST", "allow plain http to this host", read=str)
+    allow_http: Sequence[str] = repeated("--allow-http HOST", str, "allow plain http to this host")
     allow_network: Sequence[str] = repeated(
-        "--allow-network", "CIDR", "allow hosts in this private network, such as 10.0.0.0/8", read=network
+        "--allow-network CIDR", network, "allow hosts in this private network, such as 10.0.0.0/8"
     )
     allow_port: Sequence[int] = repeated(
-        "--allow-port", "PORT", "allow this port below 1024; 80 and 443 are always allowed", read=port
+        "--allow-port PORT", port, "allow this port below 1024; 80 and 443 are always allowed"
     )
     ca_file: ssl.SSLContext | None = option(
-        "--ca-file",
-        "FILE",
+        "--ca-file FILE",
+        _authorities,
         "trust the certificate authorities in this PEM file, and no others",
-        read=_authorities,
         shown_default="those of certifi",
     )
 

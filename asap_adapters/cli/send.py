@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_adapters.cli.command import Excludes, argument, command, in_event_loop, nested, option, repeated, required
+from asap_adapters.cli.command import Excludes, command, in_event_loop, nested, option, repeated, required
 from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, origin, urn
 from asap_adapters.cli.output import json_text, print_json, say
@@ -53,27 +53,25 @@ def _token(text: str) -> str:
 class SendOptions:
     """The options of `asap send`."""
 
-    url: str = argument("URL", "base URL of the agent", read=str)
-    skill: str = required("--skill", "SKILL", "call this skill", read=_text)
+    url: str = required("URL", str, "base URL of the agent")
+    skill: str = required("--skill SKILL", _text, "call this skill")
     input: dict[str, object] | None = option(
-        "--input", "JSON", "pass this JSON object to the skill", read=_json_object, shown_default="{}"
+        "--input JSON", _json_object, "pass this JSON object to the skill", shown_default="{}"
     )
-    sender: str = option("--sender", "URN", "send as this agent", read=urn, default=CLI_SENDER)
-    expect: str | None = option("--expect", "URN", "fail if the agent at URL has another id", read=urn)
-    nonce: str | None = option("--nonce", "NONCE", "send this nonce instead of a random one", read=_text)
+    sender: str = option("--sender URN", urn, "send as this agent", default=CLI_SENDER)
+    expect: str | None = option("--expect URN", urn, "fail if the agent at URL has another id")
+    nonce: str | None = option("--nonce NONCE", _text, "send this nonce instead of a random one")
     idempotency_key: str | None = option(
-        "--idempotency-key",
-        "KEY",
+        "--idempotency-key KEY",
+        _key,
         "have the work done once: the same command with the same key gets the same answer",
-        read=_key,
     )
     allow_endpoint: Sequence[str] = repeated(
-        "--allow-endpoint",
-        "ORIGIN",
+        "--allow-endpoint ORIGIN",
+        origin,
         "send to this origin if the manifest, which comes from another, names it as its endpoint",
-        read=origin,
     )
-    token: str | None = option("--token", "TOKEN", "authenticate with this bearer token", read=_token)
+    token: str | None = option("--token TOKEN", _token, "authenticate with this bearer token")
     credentials: CredentialOptions = nested(CredentialOptions, "access tokens")
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")
@@ -115,7 +113,7 @@ COMMANDS: Final = (
         "send",
         SendOptions,
         in_event_loop(_send),
-        about="send a task request and print the reply (exit code 1 if the task failed)",
+        "send a task request and print the reply (exit code 1 if the task failed)",
         rules=(Excludes("--token", ["--client-id"]), *CREDENTIAL_RULES),
     ),
 )

@@ -314,7 +314,7 @@ COMMANDS: Final = (
         "serve",
         ServeOptions,
         _serve,
-        about="serve an agent",
+        "serve an agent",
         description=(
             "Serve an agent until SIGINT or SIGTERM. Running requests are finished first; a second signal doesn't wait "
             "for them. pkg.module:agent names an asap_core.Agent; in the same module, the mapping `handlers` has its "

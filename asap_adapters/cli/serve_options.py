@@ -17,7 +17,6 @@ from asap_adapters.cli.command import (
     flag,
     nested,
     option,
-    optional_argument,
     repeated,
     switch,
 )
@@ -103,27 +102,24 @@ class PolicyOptions:
         shown_default=NoncePolicy.OR_ID.value,
     )
     max_body: int | None = option(
-        "--max-body", "BYTES", "accept bodies up to this size, decompressed", read=_body_size, shown_default="10485760"
+        "--max-body BYTES", _body_size, "accept bodies up to this size, decompressed", shown_default="10485760"
     )
     peer_limits: tuple[Limit, ...] | None = option(
-        "--rate-limit",
-        "LIMITS",
+        "--rate-limit LIMITS",
+        _limits,
         "limit the requests of each peer address, or off",
-        read=_limits,
         shown_default="10/second;100/minute",
     )
     principal_limits: tuple[Limit, ...] | None = option(
-        "--principal-limit",
-        "LIMITS",
+        "--principal-limit LIMITS",
+        _limits,
         "limit the requests of each authenticated agent, in the same form, or off",
-        read=_limits,
         shown_default="off",
     )
     trusted_proxies: Sequence[str] = repeated(
-        "--trusted-proxy",
-        "CIDR",
+        "--trusted-proxy CIDR",
+        _proxy,
         "take the peer's address from a header if the connection comes from this proxy, an address or a network",
-        read=_proxy,
     )
     forwarded_header: str | None = choice(
         "--forwarded-header",
@@ -132,13 +128,12 @@ class PolicyOptions:
         shown_default="x-forwarded-for",
     )
     origins: Sequence[str] = repeated(
-        "--allow-origin",
-        "ORIGIN",
+        "--allow-origin ORIGIN",
+        _origin,
         "let web pages of this origin, such as https://app.example, call the agent (CORS)",
-        read=_origin,
     )
     hosts: Sequence[str] = repeated(
-        "--allow-host", "NAME", "accept this name in the header Host of a web page's request", read=_host
+        "--allow-host NAME", _host, "accept this name in the header Host of a web page's request"
     )
 
     def applied_to(self, own: Policy) -> Policy:
@@ -155,68 +150,56 @@ class PolicyOptions:
 class ServeOptions:
     """The options of `asap serve`."""
 
-    agent: str | None = optional_argument(
-        "pkg.module:agent",
-        "an asap_core.Agent, with `handlers` in the same module",
-        read=str,
-    )
+    agent: str | None = option("pkg.module:agent", str, "an asap_core.Agent, with `handlers` in the same module")
     id: str | None = option(
-        "--id", "URN", "serve the echo agent, or that of --manifest, under this id", read=urn, shown_default=ECHO_ID
+        "--id URN", urn, "serve the echo agent, or that of --manifest, under this id", shown_default=ECHO_ID
     )
     manifest: Path | None = option(
-        "--manifest", "FILE", "serve the agent that this manifest describes; each of its skills echoes", read=Path
+        "--manifest FILE", Path, "serve the agent that this manifest describes; each of its skills echoes"
     )
     host: str = option(
-        "--host",
-        "ADDRESS",
-        "bind this address; 0.0.0.0 is all of IPv4, :: all of IPv6, * both",
-        read=str,
-        default="127.0.0.1",
+        "--host ADDRESS", str, "bind this address; 0.0.0.0 is all of IPv4, :: all of IPv6, * both", default="127.0.0.1"
     )
-    port: int = option("--port", "PORT", "bind this port; 0 is any free one", read=port_to_bind, default=8000)
+    port: int = option("--port PORT", port_to_bind, "bind this port; 0 is any free one", default=8000)
     public_url: str | None = option(
-        "--public-url",
-        "URL",
+        "--public-url URL",
+        _public_url,
         "publish this base URL in the manifest, for a proxy or if all addresses are bound",
-        read=_public_url,
         shown_default="the URL of the bound address",
     )
-    tls_cert: Path | None = option("--tls-cert", "FILE", "serve https with this certificate chain (PEM)", read=Path)
+    tls_cert: Path | None = option("--tls-cert FILE", Path, "serve https with this certificate chain (PEM)")
     tls_key: Path | None = option(
-        "--tls-key",
-        "FILE",
+        "--tls-key FILE",
+        Path,
         "read the certificate's private key from this file (PEM, no pass phrase)",
-        read=Path,
         shown_default="in the file of --tls-cert",
     )
     callers: CallerOptions = nested(CallerOptions, "who may call")
     policy: PolicyOptions = nested(PolicyOptions, "what is accepted")
     state: Path | None = option(
-        "--state", "FILE", "remember accepted envelopes in this file, over restarts and crashes", read=Path
+        "--state FILE", Path, "remember accepted envelopes in this file, over restarts and crashes"
     )
     redis: str | None = option(
-        "--redis",
-        "URL",
+        "--redis URL",
+        redis_url,
         "remember accepted envelopes in Redis or Valkey, together with all other processes that serve this agent; "
         "needs the extra redis",
-        read=redis_url,
     )
     redis_file: Path | None = option(
-        "--redis-file", "FILE", "read the URL of --redis from this file, so that process lists don't show it", read=Path
+        "--redis-file FILE", Path, "read the URL of --redis from this file, so that process lists don't show it"
     )
     workers: int = option(
-        "--workers",
-        "N",
+        "--workers N",
+        _workers,
         "serve with this many processes, each replaced if it dies; several share their memory in Redis",
-        read=_workers,
         default=1,
     )
     mdns: bool = switch("--mdns", "announce the agent on the local network")
     mdns_interface: Sequence[str] = repeated(
-        "--mdns-interface", "NAME", "announce it on this interface only, by name or address", read=str
+        "--mdns-interface NAME", str, "announce it on this interface only, by name or address"
     )
     metrics: bool = flag("--metrics", "show counters at /asap/metrics, in Prometheus's format, to anyone who asks")
-    verbose: int = counted("--verbose", "-v", "log refused requests; given twice, accepted ones too")
+    verbose: int = counted("--verbose -v", "log refused requests; given twice, accepted ones too")
     backend: str = backend_option()
 
 

@@ -68,7 +68,7 @@ COMMANDS: Final = (
         "token",
         TokenOptions,
         in_event_loop(_token),
-        about="get an access token from an identity provider and print it",
+        "get an access token from an identity provider and print it",
         rules=CREDENTIAL_RULES,
     ),
 )

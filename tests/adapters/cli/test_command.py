@@ -13,14 +13,12 @@ from asap_adapters.cli.command import (
     Needs,
     Parser,
     add_commands,
-    argument,
     choice,
     command,
     counted,
     flag,
     nested,
     option,
-    optional_argument,
     repeated,
     required,
     switch,
@@ -30,21 +28,21 @@ from asap_adapters.cli.exit_codes import UserError
 
 @frozen(kw_only=True)
 class Inner:
-    word: str | None = option("--word", "WORD", "say this", read=str)
-    words: Sequence[str] = repeated("--words", "WORD", "say these", read=str)
+    word: str | None = option("--word WORD", str, "say this")
+    words: Sequence[str] = repeated("--words WORD", str, "say these")
 
 
 @frozen(kw_only=True)
 class All:
-    first: str = argument("FIRST", "the first", read=str)
-    second: int | None = optional_argument("SECOND", "the second", read=int)
-    must: str = required("--must", "TEXT", "needed", read=str)
-    number: int = option("--number", "N", "a number, 100 % of it", read=int, default=1)
+    first: str = required("FIRST", str, "the first")
+    second: int | None = option("SECOND", int, "the second")
+    must: str = required("--must TEXT", str, "needed")
+    number: int = option("--number N", int, "a number, 100 % of it", default=1)
     pick: str = choice("--pick", ("a", "b"), "one of two", default="a")
     decided: str | None = choice("--decided", ("x", "y"), "decided elsewhere", shown_default="x at night")
     yes: bool = flag("--yes", "agree")
     on: bool = switch("--on", "turn it on")
-    loud: int = counted("--loud", "-l", "be loud")
+    loud: int = counted("--loud -l", "be loud")
     inner: Inner = nested(Inner, "words")
 
 
@@ -65,7 +63,7 @@ def made(ran: list[All]) -> CliCommand:
         ran.append(options)
         return 7
 
-    return command("do it", All, run, about="do all of it", rules=RULES)
+    return command("do it", All, run, "do all of it", rules=RULES)
 
 
 def parse(made: CliCommand, line: str) -> dict[str, object]:
@@ -121,7 +119,7 @@ def test_rules(made: CliCommand, ran: list[All], line: str, problem: str | None)
 
 
 def test_the_help_says_defaults_and_rules(made: CliCommand) -> None:
-    text = {each.row.name: made.text(each.row) for each in made.rows}
+    text = {each.name: made.text(each) for each in made.rows}
     assert text == {
         "FIRST": "the first",
         "SECOND": "the second",
@@ -142,7 +140,7 @@ def test_the_help_says_defaults_and_rules(made: CliCommand) -> None:
 
 @pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.name)
 def test_rules_name_options_that_the_command_has(each: CliCommand) -> None:
-    names = {placed.row.name for placed in each.rows}
+    names = {placed.name for placed in each.rows}
     assert len(names) == len(each.rows)
     for rule in each.rules:
         assert {rule.option, *rule.others, *([rule.unless] if isinstance(rule, Needs) and rule.unless else [])} <= names
@@ -151,6 +149,6 @@ def test_rules_name_options_that_the_command_has(each: CliCommand) -> None:
 @pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.name)
 def test_help_is_one_sentence_without_a_full_stop(each: CliCommand) -> None:
     assert each.description.endswith(".")
-    for text in (each.help, *(placed.row.help for placed in each.rows)):
+    for text in (each.help, *(placed.help for placed in each.rows)):
         assert not text.endswith(".")
         assert "\n" not in text
