@@ -3,7 +3,6 @@
 The options are `--token`, `--oidc`, `--introspect`, and those that need them. No error repeats a token.
 """
 
-import argparse
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from asap_adapters.auth.authenticator import AuthenticationResult, Authenticator
 from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, flag, nested, option, repeated
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_identity
-from asap_adapters.cli.options import network, scope, url
+from asap_adapters.cli.options import network, scope, url, urn
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
@@ -32,7 +31,7 @@ def _subject(text: str) -> tuple[str, str]:
     # The last "=": a subject may contain one, a URN doesn't.
     subject, _, agent = text.rpartition("=")
     if not subject or not URN.fits(agent):
-        raise argparse.ArgumentTypeError("expected a subject as SUB=URN, such as client-7=urn:asap:agent:alice")
+        raise ValueError("expected a subject as SUB=URN, such as client-7=urn:asap:agent:alice")
     return subject, agent
 
 
@@ -124,7 +123,7 @@ def read_tokens(given: Iterable[str], file: Path | None) -> TokenTable:
 
 def _check(where: str, token: str, agent: str) -> None:
     try:
-        TokenTable({token: agent})
+        TokenTable({token: urn(agent)})
     except ValueError as error:
         raise UserError(f"{where}: {error}", usage=True) from None
 

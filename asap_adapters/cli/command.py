@@ -77,7 +77,7 @@ class Row:
     def add_to(self, group: argparse._ActionsContainer, text: str) -> None:
         """Add the row to a parser, with this help. The parser has a value for `path` only if the user gave one."""
         common: dict[str, object] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
-        valued = {**common, "metavar": self.metavar, "type": self.read, "choices": self.choices}
+        valued = {**common, "metavar": self.metavar, "type": self._read, "choices": self.choices}
         add: Callable[..., object] = group.add_argument
         match self.action:
             case _ if not self.flags and self.required:
@@ -91,6 +91,13 @@ class Row:
                 add(*self.flags, dest=self.path, action=self.action, **common)
             case _:
                 add(*self.flags, dest=self.path, action=self.action, required=self.required, **valued)
+
+    def _read(self, text: str) -> object:
+        try:
+            return self.read(text)
+        except ValueError as error:
+            # Of a ValueError argparse shows the text given, which may be a secret; of this it shows the message.
+            raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @frozen
@@ -108,7 +115,7 @@ def required(usage: str, read: Callable[[str], T], about: str) -> T:
     """Declare a required option, or a required argument.
 
     usage: an option's name and what stands for its value in the help, `--port PORT`; an argument's name, `URL`.
-    read: makes the value of its text, or raises ArgumentTypeError that says what was expected.
+    read: makes the value of its text, or raises ValueError that says what was expected.
     """
     return cast("T", _field(Row(usage, about, read=read, required=True)))
 

@@ -1,6 +1,5 @@
 """`asap discover`, `health`, `browse`, `registry` and `resolve`: finds agents, and shows what was found and how."""
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -249,7 +248,7 @@ async def _registry_entry(options: UrlOptions) -> int:
 
 def _version(text: str) -> str:
     if not is_version(text):
-        raise argparse.ArgumentTypeError("expected a version such as 2.1")
+        raise ValueError("expected a version such as 2.1")
     return text
 
 

@@ -1,6 +1,5 @@
 """`asap keys` and `asap manifest`: makes and shows keys, signs and verifies manifests."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
 
 # The client's own limit.
 _MAX_MANIFEST: Final = 1_048_576
-
-
-def _public(text: str) -> PublicKey:
-    try:
-        return PublicKey.read(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _private(path: Path) -> "PrivateKey":
@@ -127,7 +119,7 @@ class VerifyOptions:
 
     location: str = required("FILE|URL", str, "file or URL of the manifest")
     key: Sequence[PublicKey] = repeated(
-        "--key PUBLIC", _public, "trust this public key; several, while a key is being changed"
+        "--key PUBLIC", PublicKey.read, "trust this public key; several, while a key is being changed"
     )
     json: bool = json_option()
     outbound: OutboundOptions = nested(OutboundOptions, "connections")

@@ -1,6 +1,5 @@
 """`--client-id` and the options that need it: this process as an OAuth client. No error repeats a secret."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -46,10 +45,7 @@ CLIENT_RULES: Final[Sequence[OptionRule]] = (
 
 
 def _issuer(text: str) -> str:
-    try:
-        metadata_urls(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    metadata_urls(text)  # raises ValueError if it's none
     return text
 
 

@@ -1,9 +1,8 @@
 """What the options of several commands are made of: functions that read a value, and the options of a client.
 
-A reader makes a value of its text, or raises ArgumentTypeError; the message says what was expected.
+A reader makes a value of its text, or raises ValueError; the message says what was expected.
 """
 
-import argparse
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +26,14 @@ _MAX_WAIT: Final = 86_400.0
 def urn(text: str) -> str:
     """Read an agent's URN."""
     if not URN.fits(text):
-        raise argparse.ArgumentTypeError(f"expected {URN.expected}")
+        raise ValueError(f"expected {URN.expected}")
     return text
 
 
 def url(text: str) -> str:
     """Read a URL of http or https."""
     if origin_of(text) is None:
-        raise argparse.ArgumentTypeError("expected a URL such as https://id.example/token")
+        raise ValueError("expected a URL such as https://id.example/token")
     return text
 
 
@@ -42,14 +41,14 @@ def origin(text: str) -> str:
     """Read the origin of a URL."""
     found = origin_of(text)
     if found is None:
-        raise argparse.ArgumentTypeError("expected an origin such as https://agent.example")
+        raise ValueError("expected an origin such as https://agent.example")
     return found
 
 
 def scope(text: str) -> str:
     """Read one OAuth scope."""
     if not is_scope(text):
-        raise argparse.ArgumentTypeError(
+        raise ValueError(
             "expected one scope: visible ASCII characters, no quotes, no spaces; give --scope again for another"
         )
     return text
@@ -67,17 +66,14 @@ def port_to_bind(text: str) -> int:
 
 def network(text: str) -> str:
     """Read a network such as 10.0.0.0/8."""
-    try:
-        return str(read_network(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return str(read_network(text))
 
 
 def redis_url(text: str) -> str:
     """Read the URL of a Redis server. The error doesn't repeat it, since it may hold a password."""
     scheme, separator, rest = text.partition("://")
     if scheme not in ("redis", "rediss", "unix") or not separator or not rest:
-        raise argparse.ArgumentTypeError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
+        raise ValueError("expected a URL such as redis://localhost:6379/0, rediss://… or unix:///path")
     return text
 
 
@@ -85,7 +81,7 @@ def whole_number(text: str, least: int, most: int, expected: str) -> int:
     """Read a whole number from `least` to `most`."""
     # isdecimal alone accepts the digits of every script, and int() underscores.
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(expected)
+        raise ValueError(expected)
     return int(text)
 
 
@@ -96,7 +92,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value <= _MAX_WAIT:
-        raise argparse.ArgumentTypeError("expected a number of seconds above 0, at most a day")
+        raise ValueError("expected a number of seconds above 0, at most a day")
     return value
 
 
@@ -104,7 +100,7 @@ def _authorities(text: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=text)
     except OSError as error:  # ssl.SSLError is one
-        raise argparse.ArgumentTypeError(f"expected certificates in PEM: {error.strerror or error}") from None
+        raise ValueError(f"expected certificates in PEM: {error.strerror or error}") from None
 
 
 # --- options of several commands -------------------------------------------------------------------------------------

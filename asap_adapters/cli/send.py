@@ -1,6 +1,5 @@
 """`asap send`: sends one task request and prints the reply."""
 
-import argparse
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,31 +20,24 @@ from asap_core.wire.json import NotJson, read_json
 
 def _text(text: str) -> str:
     if not text or not text.isprintable():
-        raise argparse.ArgumentTypeError("expected printable text, at least one character")
+        raise ValueError("expected printable text, at least one character")
     return text
-
-
-def _key(text: str) -> str:
-    try:
-        return read_key(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _json_object(text: str) -> dict[str, object]:
     try:
         value = read_json(text.encode("utf-8", "surrogateescape"))
     except NotJson as error:
-        raise argparse.ArgumentTypeError(f"expected {error.expected}") from None
+        raise ValueError(f"expected {error.expected}") from None
     if type(value) is not dict:
-        raise argparse.ArgumentTypeError('expected a JSON object, such as \'{"text": "hi"}\'')
+        raise ValueError('expected a JSON object, such as \'{"text": "hi"}\'')
     return value
 
 
 def _token(text: str) -> str:
     # The error doesn't repeat the token.
     if not is_token(text):
-        raise argparse.ArgumentTypeError("expected visible ASCII characters")
+        raise ValueError("expected visible ASCII characters")
     return text
 
 
@@ -63,7 +55,7 @@ class SendOptions:
     nonce: str | None = option("--nonce NONCE", _text, "send this nonce instead of a random one")
     idempotency_key: str | None = option(
         "--idempotency-key KEY",
-        _key,
+        read_key,
         "have the work done once: the same command with the same key gets the same answer",
     )
     allow_endpoint: Sequence[str] = repeated(

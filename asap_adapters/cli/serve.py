@@ -1,6 +1,5 @@
 """`asap serve`: binds, prints where it listens, serves until a signal, and finishes running requests."""
 
-import argparse
 import logging
 import mmap
 import os
@@ -253,7 +252,7 @@ def _redis_url(options: ServeOptions) -> str | None:
     try:
         (url,) = lines
         return redis_url(url)
-    except (ValueError, argparse.ArgumentTypeError):
+    except ValueError:
         raise UserError(f"{options.redis_file}: expected one URL such as redis://localhost:6379/0") from None
 
 

@@ -1,6 +1,5 @@
 """The options of `asap serve`, the rules for them, and the policy that they make."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -35,7 +34,7 @@ _MAX_WORKERS: Final = 256
 def _public_url(text: str) -> str:
     parts = split_url(text) if origin_of(text) is not None else None
     if parts is None or parts.username is not None or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError("expected a URL such as https://agent.example, without user, query, fragment")
+        raise ValueError("expected a URL such as https://agent.example, without user, query, fragment")
     return text.rstrip("/")
 
 
@@ -48,24 +47,21 @@ def _body_size(text: str) -> int:
 
 
 def _proxy(text: str) -> str:
-    try:
-        return read_networks([text])[0]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return read_networks([text])[0]
 
 
 def _origin(text: str) -> str:
     try:
         return read_origins([text])[0]
     except ValueError:
-        raise argparse.ArgumentTypeError("expected an origin such as https://app.example, without path") from None
+        raise ValueError("expected an origin such as https://app.example, without path") from None
 
 
 def _host(text: str) -> str:
     try:
         return read_hosts([text])[0]
     except ValueError:
-        raise argparse.ArgumentTypeError("expected a name such as agent.example, without scheme and port") from None
+        raise ValueError("expected a name such as agent.example, without scheme and port") from None
 
 
 def _limits(text: str) -> tuple[Limit, ...]:
@@ -74,9 +70,9 @@ def _limits(text: str) -> tuple[Limit, ...]:
     try:
         limits = parse_limits(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or off") from None
+        raise ValueError(f"{error}, or off") from None
     if not limits:
-        raise argparse.ArgumentTypeError("expected limits such as 10/second;100/minute, or off")
+        raise ValueError("expected limits such as 10/second;100/minute, or off")
     return limits
 
 
