@@ -1,7 +1,7 @@
 """The client: finds agents and talks to them, over httpx, on trio and asyncio.
 
-What is kept, who fetches, what an answer means and where it may go is decided in `asap_core.client`; here it's carried
-out. A fetch runs in the task of the caller who leads it: no task of the client's own outlives a call.
+`asap_core.client` decides what is cached, who fetches, what a reply means and where requests may go; this package
+carries it out. A fetch runs in the task of the caller that leads it: the client starts no tasks that outlive a call.
 """
 
 import ssl
@@ -42,26 +42,37 @@ from asap_core.wire.rules import URN
 
 
 class AgentClient:
-    """Finds agents and sends them envelopes, as `sender`.
+    """Finds agents and sends them envelopes.
 
-    `token` is sent to origins that the caller names (by the URL given to `discover`, `get_manifest` or `send`), `auth`
-    maps further origins to tokens, or to the `ClientCredentials` that tokens for them are got with; neither goes to an
-    origin learned from a registry or the local network unless listed there, and none over plain http except on this
-    machine. `allow_http` names hosts that may be reached without TLS, `allow_networks` networks beside the internet
-    that they may be in (`10.0.0.0/8`), `allow_ports` ports below 1024 beside 80 and 443, `allow_endpoints` origins that
-    may be gone to whoever names them; `redirects` is how many of a document's are followed, at most 2, within its
-    origin. `resolver` answers names instead of the system. `registries` are URLs or files for `resolve`, in order of
-    precedence; `revocations` is the URL or file of a revocation list that it asks first: an agent on it isn't found,
-    nor any while the list can't be had. `registry_cache` is a directory for the last good copy of each registry, which
-    stands in for up to a week where that can't be reached. A URL that becomes another agent's is refused
-    (`AgentChanged`) unless `allow_changed_agents` says otherwise. `trusted_keys` maps URNs to public keys (base64; one,
-    or up to 8 while keys change): such an agent's manifest must be signed by one of them, else it's `Unverified` and
-    not kept. So must one that was found by a registry's entry with a `public_key`; and with `require_signed`, every
-    one. Signed ones have at most 64 KiB, and need the extra `keys`. With `trust_env` false, proxies and certificates of
-    the environment don't apply. `timeout` bounds a whole request, in seconds; `retry` says how often one is made again;
-    with `breaker` an agent that keeps failing is left alone for a while. `clock` is for those who simulate.
+    Use it as `async with AgentClient(…) as client`, or close it with `aclose()`.
 
-    Use it as `async with AgentClient(…) as client`, or close it with `aclose()`: from any task, twice is fine.
+    sender: the URN that envelopes are sent as.
+    token: a bearer token for the origins of URLs given to `discover`, `get_manifest` or `send`. It's never sent to an
+        origin learned from a registry or the local network, nor over plain http except to this machine.
+    auth: tokens for further origins, or the `ClientCredentials` that get tokens for them, by origin.
+    allow_http: hosts that may be reached without TLS.
+    allow_networks: networks other than the internet that hosts may be in, such as `10.0.0.0/8`.
+    allow_ports: ports below 1024 that may be used besides 80 and 443.
+    allow_endpoints: origins that may be requested whatever document names them.
+    redirects: how many redirects of a document are followed, at most 2, all within its origin.
+    allow_changed_agents: accept that another agent answers at a URL. Otherwise `AgentChanged` is raised.
+    trusted_keys: public keys in base64 by URN: one, or up to 8 while keys change. The manifest of such an agent must be
+        signed by one of them. Otherwise it's `Unverified` and isn't cached. The same holds for an agent found by a
+        registry's entry with a `public_key`. Signed manifests have at most 64 KiB, and need the extra `keys`.
+    require_signed: require a signed manifest of every agent.
+    registries: URLs or files that `resolve` reads, in order of precedence.
+    revocations: the URL or file of a revocation list. If the list is unavailable, `resolve` fails.
+    registry_cache: a directory for the last good copy of each registry, used up to a week if it's unreachable.
+    timeout: seconds for a whole request.
+    trust_env: use the proxies and certificates that the environment names.
+    compress: send large bodies gzipped.
+    verify: the TLS context, or False to verify no certificates.
+    transport: an httpx transport to use instead of the client's own, such as an `InProcessTransport`.
+    resolver: looks up names instead of the operating system.
+    policy: how long documents are cached.
+    retry: how often a request is sent again, and after what delays.
+    breaker: when an agent that keeps failing is no longer called for a while. By default all are called.
+    clock: for simulations.
     """
 
     def __init__(
@@ -145,7 +156,7 @@ class AgentClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections. From any task; a second time does nothing."""
+        """Close all connections. Any task may call it; a second call does nothing."""
         await self._http.aclose()
 
     def __del__(self) -> None:
@@ -157,7 +168,7 @@ class AgentClient:
         return f"AgentClient(sender={self.sender!r})"
 
     def _name(self, parameter: str, url: str) -> None:
-        """The caller names this URL, by this parameter: credentials may go to its origin."""
+        """Note that the caller named this URL: credentials may be sent to its origin."""
         if type(url) is not str:  # first: a manifest at hand is found in microseconds
             check(**{parameter: url})
         self._http.name_origin(url)
@@ -172,11 +183,14 @@ class AgentClient:
         require_skill: str | None = None,
         require_version: str | None = None,
     ) -> Manifest:
-        """Return the manifest of the agent at `base_url`, kept or fetched.
+        """Return the manifest of the agent at `base_url`, from the cache or fetched.
 
-        `expect` is the agent's URN where it's known: another one there is `WrongAgent`, as is one that was another
-        before (`AgentChanged`). An agent that lacks the skill, or speaks only earlier versions of ASAP, is
-        `Unsuitable`. Raises `Unreachable`, `TimedOut`, `BadReply`, `InvalidDocument`, `NotAllowed`.
+        expect: the agent's URN, if it's known.
+        require_skill: the id of a skill that the agent must have.
+        require_version: the earliest version of ASAP that the agent must speak.
+
+        Raises: WrongAgent if another agent than expected answers, AgentChanged if another one answered there before,
+        Unsuitable if it lacks what is required; Unreachable, TimedOut, BadReply, InvalidDocument, NotAllowed.
         """
         self._name("base_url", base_url)
         wanted = _wanted(expect, require_skill, require_version)
@@ -190,22 +204,22 @@ class AgentClient:
         require_skill: str | None = None,
         require_version: str | None = None,
     ) -> DiscoveredAgent:
-        """`discover`, with where the manifest came from and how old it is."""
+        """As `discover`; also returns where the manifest came from and how old it is."""
         self._name("base_url", base_url)
         wanted = _wanted(expect, require_skill, require_version)
         return await self._discovery.look_up(join(base_url, MANIFEST_PATH), wanted)
 
     async def get_manifest(self, url: str, *, expect: str | None = None) -> Manifest:
-        """Return the manifest at exactly this URL. As `discover` otherwise."""
+        """Return the manifest at exactly this URL. Raises as `discover` does."""
         self._name("url", url)
         return (await self._discovery.look_up(url, _wanted(expect, None, None))).manifest
 
     async def keep_fresh(self, base_urls: Collection[str]) -> None:
-        """Keep the manifests of the agents at these URLs good until cancelled: each is fetched ahead of its time.
+        """Fetch the manifests of the agents at these URLs before they expire, until cancelled.
 
-        Run it in a task group of your own: `group.start_soon(client.keep_fresh, ["https://agent.example"])`. An agent
-        that can't be had is logged (`asap.discovery`) and tried again. No agent is asked more often than each 10 s.
-        Raises `NotAllowed` at once where one may not be asked, ValueError where there are more than manifests are kept.
+        Run it in a task group of your own: `group.start_soon(client.keep_fresh, ["https://agent.example"])`. A failed
+        fetch is logged (`asap.discovery`) and retried. No manifest is requested more often than every 10 s.
+        Raises NotAllowed, at once, if a URL may not be requested; ValueError for more URLs than the cache has room for.
         """
         check(base_urls=base_urls)
         for base_url in base_urls:
@@ -213,19 +227,19 @@ class AgentClient:
         await self._discovery.keep_fresh([join(base_url, MANIFEST_PATH) for base_url in base_urls])
 
     async def get_document(self, url: str) -> bytes:
-        """Return what is at a URL, as it comes, at most 1 MiB of it; nothing is kept. Raises as `discover`."""
+        """Return the body at a URL, at most 1 MiB, and don't cache it. Raises as `discover` does."""
         self._name("url", url)
         return await self._discovery.document(url)
 
     def cached(self, base_url: str) -> Manifest | None:
-        """The manifest of the agent at `base_url` if it's kept and good, without waiting for anything."""
+        """Return the cached manifest of the agent at `base_url`, without waiting. Returns None if none is fresh."""
         check(base_url=base_url)
         return self._discovery.cached(join(base_url, MANIFEST_PATH))
 
     def forget(self, url: str) -> None:
-        """Drop what is kept of an agent (by its base URL), or of a manifest or registry (by its own).
+        """Remove the cache entries of an agent (by its base URL), or of a manifest or registry (by its own URL).
 
-        That is the document, the failure that's remembered, and which agent was there.
+        These are the document, a remembered failure, and which agent answered there.
         """
         check(url=url)
         self._discovery.forget(url)
@@ -233,33 +247,32 @@ class AgentClient:
             self._discovery.forget(join(url, MANIFEST_PATH))
 
     def reset(self) -> None:
-        """Drop all that is kept of all agents and registries; what is under way goes on."""
+        """Remove all cache entries of all agents and registries. Requests under way continue."""
         self._discovery.reset()
 
     async def health_check(self, base_url: str) -> Health:
-        """Return the health report of the agent at `base_url`; an unhealthy one is an answer too, not an error."""
+        """Return the health report of the agent at `base_url`. An unhealthy agent raises no error."""
         self._name("base_url", base_url)
         return await self._discovery.health(base_url)
 
     async def registry(self, location: str | Path) -> RegistryIndex:
-        """Read a registry from a URL or a file, indexed. Entries that can't be read are reported in `skipped`.
+        """Read a registry from a URL or a file, and index it. Unreadable entries are listed in `skipped`.
 
-        However large, no other task waits for it longer than some milliseconds. Raises as `discover` does; OSError
-        where the file can't be read.
+        Other tasks wait for it some milliseconds at most. Raises as `discover` does; OSError if a file can't be read.
         """
         check(location=location)
         read = await self._discovery.registry(location)
         return read.index if isinstance(read, CachedCopy) else read
 
     def stands_in(self, location: str | Path) -> float | None:
-        """How many seconds old the copy is that stood in for this registry when it was last asked; else None."""
+        """Return the age in seconds of the copy last used in place of this registry; None if it wasn't needed."""
         check(location=location)
         return self._discovery.stands_in(location)
 
     async def find(
         self, location: str | Path, *, skill: str | None = None, agent_id: str | None = None
     ) -> tuple[RegistryEntry, ...]:
-        """The entries of a registry that have this skill, or this id, in file order."""
+        """Return the entries of a registry that have this skill, or this id, in file order."""
         check(skill=skill, agent_id=agent_id)
         return (await self.registry(location)).find(skill=skill, agent_id=agent_id)
 
@@ -268,8 +281,9 @@ class AgentClient:
     ) -> Manifest:
         """Find an agent by its URN: the registries in order, then, for `wait` seconds, the local network.
 
-        What answers must say that it's this agent, and be what is required. Raises `NotResolved`, which says what was
-        asked and what came of each.
+        The agent found must have this URN, and what is required.
+
+        Raises: NotResolved, which says what was tried and why each candidate was refused.
         """
         end = await self.explain(urn, wait=wait, require_skill=require_skill, require_version=require_version)
         if isinstance(end, Unresolved):
@@ -279,15 +293,16 @@ class AgentClient:
     async def explain(
         self, urn: str, *, wait: float = 3.0, require_skill: str | None = None, require_version: str | None = None
     ) -> Resolved | Unresolved:
-        """`resolve`, told as it went: `trace` says what was asked, and why each candidate was taken or refused."""
+        """As `resolve`; also returns the `trace`: what was tried, and why each candidate was accepted or refused."""
         check(urn=urn, wait=wait)
         return await self._discovery.resolve(_wanted(urn, require_skill, require_version), wait=wait)
 
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
         """Watch the agents on the local network: `async with client.browse() as events: async for event in events: …`.
 
-        `interfaces` are names or addresses of this machine's interfaces; None means all. Events are `Added`,
-        `Updated`, `Removed` and `Ignored` of `asap_core.mdns.dnssd`.
+        Events are `Added`, `Updated`, `Removed` and `Ignored` of `asap_core.mdns.dnssd`.
+
+        interfaces: names or addresses of this machine's interfaces; None means all.
         """
         check(interfaces=interfaces)
         return self._discovery.browse(interfaces=interfaces)
@@ -313,16 +328,18 @@ class AgentClient:
     ) -> Envelope:
         """Send one envelope and return the reply.
 
-        `target` is a manifest, or the base URL of an agent to discover first. A task request without `conversation_id`
-        gets a new one, or one that follows from the `idempotency_key`, so that the same call is the same request. The
-        reply is checked: it answers this call and this envelope, and comes from the agent asked.
+        The reply is checked: it must answer this call and this envelope, and come from the agent that was called.
 
-        It's sent again, as `retry` says, where the agent asks for that (busy, limited, still running) or can't be
-        connected to; and where its answer was lost, if there's an `idempotency_key`: give one to an agent that honours
-        them, as this library's do, and the work is done once. Each attempt has its own timestamp and nonce.
+        It's sent again, as `retry` says, if the agent asks for that (busy, limited, still running) or no connection is
+        made; if the reply is lost, only with an `idempotency_key`. Each attempt has its own timestamp and nonce.
 
-        Raises `RemoteError` where the agent refuses, `TimedOut` where it may have been carried out, `Unreachable`,
-        `BadReply`, `NotAllowed`; `NoToken` where there's none to show it, `Unsuitable` where it takes none.
+        target: a manifest, or the base URL of an agent to discover first.
+        payload: a task request without `conversation_id` gets a new one, or one derived from the `idempotency_key`.
+        idempotency_key: an agent that honours these, as this library's do, does the work once.
+        sender: by default the client's.
+
+        Raises: RemoteError if the agent refuses, TimedOut if the work may have been done, NoToken if the provider gives
+        no access token, Unsuitable if the agent accepts none of it; Unreachable, BadReply, NotAllowed.
         """
         check(target=target)
         message = read_message(payload_type, payload, key=idempotency_key, nonce=nonce, trace_id=trace_id)
@@ -333,7 +350,7 @@ class AgentClient:
         return await self._sending.deliver(to, envelope, key, keyed=message.key is not None, nonce=nonce)
 
     async def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Envelope:
-        """Send an envelope as it is, once; for those who make their own. As `send` otherwise."""
+        """Send an envelope of your own, unchanged and once. Raises as `send` does."""
         check(manifest=manifest, envelope=envelope)
         key = new_id() if idempotency_key is None else read_key(idempotency_key)
         return await self._sending.once(self._destination(manifest), envelope, key)
@@ -341,9 +358,9 @@ class AgentClient:
     async def send_batch(
         self, target: Manifest | str, messages: Sequence[tuple[str, Payload | Mapping[str, Any]]]
     ) -> list[Envelope | RemoteError]:
-        """Send up to 50 messages, each `(payload_type, payload)`, as one batch; what came of each, in order.
+        """Send up to 50 messages, each `(payload_type, payload)`, as one batch. Returns each reply or error, in order.
 
-        Raises as `send` does where the batch as a whole fails.
+        Raises: as `send` does, if the batch as a whole fails.
         """
         check(target=target)
         read = read_batch(messages)
@@ -365,7 +382,7 @@ class AgentClient:
         )
 
     def _destination(self, manifest: Manifest) -> Destination:
-        """Where this agent takes envelopes: where its manifest came from, unless the caller allows more."""
+        """Return the agent's endpoint, if it's at the manifest's origin or the caller allows it."""
         origin, announced = self._discovery.origin(manifest), self._discovery.announced_at(manifest)
         allowed = self._http.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin, announced)
         return Destination(allowed, manifest.id, manifest.auth)
