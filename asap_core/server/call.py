@@ -1,8 +1,8 @@
 """One call, from a parsed JSON-RPC request to its answer, as linked states, whatever carried it.
 
 A single request, an item of a batch, and later a stream or a socket all come through here, with the same checks in the
-same order: `call_run.first_refusal` lists them. Everything cheap and everything that could refuse comes before `Admit`,
-so that no nonce is used up by a call that can't run.
+same order: `call_context.first_refusal` lists them. Everything cheap and everything that could refuse comes before
+`Admit`, so that no nonce is used up by a call that can't run.
 
     Admit ──▶ Dispatch ──▶ Record ──▶ Answered        each state offers only the moves that are legal in it
      │ ▲         └────────────────────▶ Answered
@@ -54,14 +54,14 @@ from asap_core.refusals import (
     UNAVAILABLE,
     Refusal,
 )
-from asap_core.server.call_run import (
-    CallRun,
+from asap_core.server.call_context import (
+    CallContext,
     first_refusal,
     malformed,
     timestamp_refusal,
-    with_what_old_peers_leave_out,
+    with_defaults_for_old_peers,
 )
-from asap_core.server.events import WHAT_OF, What
+from asap_core.server.events import DECISION_OF, What
 from asap_core.server.serving import Serving
 from asap_core.wire.codec import decode_envelope
 from asap_core.wire.envelope import Envelope
@@ -79,19 +79,19 @@ class Admit:
     """
 
     question: AdmissionQuestion
-    _run: CallRun = field(repr=False)
+    _context: CallContext = field(repr=False)
     _step: int = field(repr=False)
 
     def answered(self, answer: AdmissionAnswer) -> "Hold | Dispatch | Answered":
         """Go on with the store's answer."""
-        self._run.leave(self)
-        self._run.stop_asking()
-        return _after_admission(self._run, self.question, answer, self._run.agent.now())
+        self._context.leave(self)
+        self._context.stop_asking()
+        return _after_admission(self._context, self.question, answer, self._context.agent.now())
 
     def abandon(self) -> None:
         """The caller left. The store may have answered: what the question claimed stays claimed."""
-        self._run.leave(self)
-        self._run.stop_asking()
+        self._context.leave(self)
+        self._context.stop_asking()
 
 
 @define(eq=False)
@@ -108,27 +108,27 @@ class Hold:
     seconds: float
     _question: AdmissionQuestion = field(repr=False)
     _retry_after: float = field(repr=False)
-    _run: CallRun = field(repr=False)
+    _context: CallContext = field(repr=False)
     _step: int = field(repr=False)
 
     def again(self) -> "Admit | Hold | Dispatch | Answered":
         """Ask again: the ticket was named, or the time is over."""
         self._leave()
-        agent = self._run.agent
-        return _ask_with_key(self._run, self._question, agent.moment())
+        agent = self._context.agent
+        return _ask_with_key(self._context, self._question, agent.moment())
 
     def expired(self) -> "Answered":
         """Stop waiting: the caller is told to retry later."""
         self._leave()
-        return _turn_down(self._run, Refusal(kind=STILL_RUNNING, retry_after=self._retry_after))
+        return _refuse(self._context, Refusal(kind=STILL_RUNNING, retry_after=self._retry_after))
 
     def abandon(self) -> None:
         """The caller left."""
         self._leave()
 
     def _leave(self) -> None:
-        self._run.leave(self)
-        self._run.let_go()
+        self._context.leave(self)
+        self._context.stop_waiting()
 
 
 @define(eq=False)
@@ -153,7 +153,7 @@ class Dispatch:
     deadline: float
     shielded: bool
     reservation: Reservation | None
-    _run: CallRun = field(repr=False)
+    _context: CallContext = field(repr=False)
     _step: int = field(repr=False)
 
     def replied(self, payload: Payload | Replied) -> "Record | Answered":
@@ -166,32 +166,34 @@ class Dispatch:
 
     def turned_away(self, refusal: Refusal) -> "Answered":
         """The handler never ran, as no worker was free: the idempotency key is free again, the nonce stays used."""
-        self._run.leave(self)
-        self._run.end_work(ran=False)
-        return _refused(self._run, refusal)
+        self._context.leave(self)
+        self._context.end_work(ran=False)
+        return refused_call(self._context.call.id, refusal)
 
     def lost(self) -> None:
         """The handler was stopped midway: from now on the idempotency key answers "outcome unknown"."""
-        self._run.leave(self)
-        self._run.end_work(ran=True)
+        self._context.leave(self)
+        self._context.end_work(ran=True)
 
     def abandon(self) -> None:
         """The caller left before the handler began: the idempotency key is free again, the nonce stays used.
 
         Only if that is certain. If the handler may have begun, call `lost()`.
         """
-        self._run.leave(self)
-        self._run.end_work(ran=False)
+        self._context.leave(self)
+        self._context.end_work(ran=False)
 
     def _finish(self, outcome: "Payload | Replied | Refusal") -> "Record | Answered":
-        run = self._run
-        run.leave(self)
-        answered = _answer_once(run, outcome)
-        run.end_work(ran=True, keep=True)
+        context = self._context
+        context.leave(self)
+        answered = _answer_once(context, outcome)
+        context.end_work(ran=True, keep=True)
         if self.reservation is None:
             return answered
         copy = copy_of_reply(answered.body, answered.outcome)
-        return _record(Record(self.reservation, copy, len(answered.body), answered, run, run.step), run.agent)
+        return _record(
+            Record(self.reservation, copy, len(answered.body), answered, context, context.step), context.agent
+        )
 
 
 @define(eq=False)
@@ -209,17 +211,17 @@ class Record:
     outcome: Replied | Refusal
     size: int
     _answered: "Answered" = field(repr=False)
-    _run: CallRun = field(repr=False)
+    _context: CallContext = field(repr=False)
     _step: int = field(repr=False)
 
     def recorded(self) -> "Answered":
         """Go on, whether or not it could be kept: the work was done, so the caller gets the answer."""
-        self._run.leave(self)
+        self._context.leave(self)
         return self._answered
 
     def abandon(self) -> None:
         """The caller left. The answer may still be kept."""
-        self._run.leave(self)
+        self._context.leave(self)
 
 
 @define(eq=False)
@@ -250,23 +252,23 @@ def abandon_call(opened: CallState) -> None:
     It isn't known here whether its handler has begun, so its idempotency key answers "outcome unknown" from then on.
     """
     if not isinstance(opened, Answered):
-        run = opened._run  # noqa: SLF001 - one module, one machine
-        run.step += 1
-        run.let_go()
-        run.stop_asking()
-        if run.running:
-            run.end_work(ran=True)
+        context = opened._context  # noqa: SLF001 - one module, one machine
+        context.step += 1
+        context.stop_waiting()
+        context.stop_asking()
+        if context.running:
+            context.end_work(ran=True)
 
 
 def broken_call(opened: CallState) -> Answered:
     """Abandon a call that can't be driven to its end, and answer it with an internal error."""
     abandon_call(opened)
-    return opened if isinstance(opened, Answered) else _internal_error(opened._run)  # noqa: SLF001 - as above
+    return opened if isinstance(opened, Answered) else _internal_error(opened._context)  # noqa: SLF001 - as above
 
 
 def id_of(opened: CallState) -> CallId | None:
     """Return the id of a call, given the state it was opened in. Returns None if it was answered then."""
-    return None if isinstance(opened, Answered) else opened._run.call.id  # noqa: SLF001 - one module, one machine
+    return None if isinstance(opened, Answered) else opened._context.call.id  # noqa: SLF001 - one module, one machine
 
 
 # --- the order of the checks -----------------------------------------------------------------------------------------
@@ -285,118 +287,122 @@ def open_call(
     """Check one call, and ask for its admission if no check refuses it."""
     value = call.envelope
     if not (agent.policy.require_id and agent.policy.require_timestamp):
-        value = with_what_old_peers_leave_out(agent, value, at.wall)
+        value = with_defaults_for_old_peers(agent, value, at.wall)
     try:
         envelope = decode_envelope(value, path=("params", "envelope"))
     except InvalidDocument as error:
         agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
         return refused_call(call.id, malformed(error))
-    run = CallRun(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known)
-    refusal = first_refusal(run, streamed=streamed)
-    return _ask(run, at) if refusal is None else _turn_down(run, refusal)
+    context = CallContext(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known)
+    refusal = first_refusal(context, streamed=streamed)
+    return _ask(context, at) if refusal is None else _refuse(context, refusal)
 
 
 # --- admission -------------------------------------------------------------------------------------------------------
 
 
-def _ask(run: CallRun, at: Moment) -> CallState:
+def _ask(context: CallContext, at: Moment) -> CallState:
     """Ask this process's memory whether the call is new or, if there's none, let the driver ask."""
-    nonce, admission = _nonce(run), run.agent.admission
+    nonce, admission = _nonce(context), context.agent.admission
     if isinstance(nonce, Refusal):
-        return _turn_down(run, nonce)
-    if admission is None or run.call.idempotency_key is not None:
-        return _ask_with_key(run, _question(run, nonce), at)
+        return _refuse(context, nonce)
+    if admission is None or context.call.idempotency_key is not None:
+        return _ask_with_key(context, _question(context, nonce), at)
     # Most requests: there's no key to look up, only a nonce to claim, so no question is written down.
-    sender, authenticated = run.envelope.sender, isinstance(run.principal, Authenticated)
-    answer = admission.claim(sender, authenticated, nonce, run.issued, at)
-    return _dispatch(run, None) if isinstance(answer, Admitted) else _turn_down(run, _admission_refusal(run, answer))
-
-
-def _ask_with_key(run: CallRun, question: AdmissionQuestion, at: Moment) -> Admit | Hold | Dispatch | Answered:
-    admission = run.agent.admission
-    if admission is None:
-        run.start_asking()
-        return Admit(question, run, run.step)
-    return _after_admission(run, question, admission.ask(question, at=at), at.now)
-
-
-def _question(run: CallRun, nonce: str | None) -> AdmissionQuestion:
-    key = run.call.idempotency_key
-    return AdmissionQuestion(
-        sender=run.envelope.sender,
-        authenticated=isinstance(run.principal, Authenticated),
-        peer=run.peer,
-        nonce=nonce,
-        issued=run.issued,
-        idempotency_key=key,
-        digest=b"" if key is None else _what_is_asked(run),
-        deadline=run.agent.policy.handler_deadline,
+    sender, authenticated = context.envelope.sender, isinstance(context.principal, Authenticated)
+    answer = admission.claim(sender, authenticated, nonce, context.issued, at)
+    return (
+        _dispatch(context, None)
+        if isinstance(answer, Admitted)
+        else _refuse(context, _admission_refusal(context, answer))
     )
 
 
-def _nonce(run: CallRun) -> str | Refusal | None:
-    if run.agent.policy.nonce is NoncePolicy.OFF:
+def _ask_with_key(context: CallContext, question: AdmissionQuestion, at: Moment) -> Admit | Hold | Dispatch | Answered:
+    admission = context.agent.admission
+    if admission is None:
+        context.start_asking()
+        return Admit(question, context, context.step)
+    return _after_admission(context, question, admission.ask(question, at=at), at.now)
+
+
+def _question(context: CallContext, nonce: str | None) -> AdmissionQuestion:
+    key = context.call.idempotency_key
+    return AdmissionQuestion(
+        sender=context.envelope.sender,
+        authenticated=isinstance(context.principal, Authenticated),
+        peer=context.peer,
+        nonce=nonce,
+        issued=context.issued,
+        idempotency_key=key,
+        digest=b"" if key is None else _what_is_asked(context),
+        deadline=context.agent.policy.handler_deadline,
+    )
+
+
+def _nonce(context: CallContext) -> str | Refusal | None:
+    if context.agent.policy.nonce is NoncePolicy.OFF:
         return None
-    nonce = run.envelope.nonce
+    nonce = context.envelope.nonce
     if type(nonce) is str and nonce:
         # Prefixed, so that a nonce and an envelope id are never the same.
         return "n" + nonce
-    if nonce is None and run.agent.policy.nonce is NoncePolicy.OR_ID:
-        return "i" + run.envelope.id
+    if nonce is None and context.agent.policy.nonce is NoncePolicy.OR_ID:
+        return "i" + context.envelope.id
     problem = Problem(
         ("params", "envelope", "extensions", "nonce"), "a non-empty string", "missing" if nonce is None else "wrong"
     )
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope nonce", problems=(problem,))
 
 
-def _what_is_asked(run: CallRun) -> bytes:
+def _what_is_asked(context: CallContext) -> bytes:
     # Without timestamp and nonce: a retry has fresh ones, and is still the same request.
-    asked = [run.envelope.sender, run.envelope.recipient, run.kind, run.envelope.payload]
+    asked = [context.envelope.sender, context.envelope.recipient, context.kind, context.envelope.payload]
     return blake2b(stable_json(asked), digest_size=16).digest()
 
 
 def _after_admission(
-    run: CallRun, question: AdmissionQuestion, answer: AdmissionAnswer, now: Instant
+    context: CallContext, question: AdmissionQuestion, answer: AdmissionAnswer, now: Instant
 ) -> Hold | Dispatch | Answered:
     # isinstance, not match: class patterns with names take four times as long, and every request comes here.
     if isinstance(answer, Admitted):
-        return _dispatch(run, answer.reservation)
+        return _dispatch(context, answer.reservation)
     if isinstance(answer, Stored):
-        run.tell(What.REPEATED)
-        return _answer_again(run, answer.outcome)
+        context.tell(What.REPEATED)
+        return _answer_again(context, answer.outcome)
     if isinstance(answer, Running):
-        return _hold(run, question, answer, now)
-    return _turn_down(run, _admission_refusal(run, answer))
+        return _hold(context, question, answer, now)
+    return _refuse(context, _admission_refusal(context, answer))
 
 
-def _hold(run: CallRun, question: AdmissionQuestion, running: Running, now: Instant) -> Hold | Answered:
-    if run.hold_until is None:
-        run.hold_until = Instant(now + run.agent.policy.hold)
-    left = run.hold_until - now
+def _hold(context: CallContext, question: AdmissionQuestion, running: Running, now: Instant) -> Hold | Answered:
+    if context.hold_until is None:
+        context.hold_until = Instant(now + context.agent.policy.hold)
+    left = context.hold_until - now
     if left <= 0:
-        return _turn_down(run, _admission_refusal(run, running))
-    if running.ticket is not None and run.agent.admission is not None:
-        run.agent.admission.hold(running.ticket)
-        run.held = running.ticket
-    seconds = left if run.held is not None else min(left, running.retry_after)
-    return Hold(run.held, seconds, question, running.retry_after, run, run.step)
+        return _refuse(context, _admission_refusal(context, running))
+    if running.ticket is not None and context.agent.admission is not None:
+        context.agent.admission.hold(running.ticket)
+        context.held = running.ticket
+    seconds = left if context.held is not None else min(left, running.retry_after)
+    return Hold(context.held, seconds, question, running.retry_after, context, context.step)
 
 
-def _dispatch(run: CallRun, reservation: Reservation | None) -> Dispatch:
-    run.tell(What.ACCEPTED)
-    run.agent.started(run.caller)
-    run.running, run.reservation = True, reservation
+def _dispatch(context: CallContext, reservation: Reservation | None) -> Dispatch:
+    context.tell(What.ACCEPTED)
+    context.agent.started(context.caller)
+    context.running, context.reservation = True, reservation
     return Dispatch(
-        run.envelope,
-        run.principal,
-        run.kind,
-        run.skill,
-        run.request,
-        run.agent.policy.handler_deadline,
+        context.envelope,
+        context.principal,
+        context.kind,
+        context.skill,
+        context.request,
+        context.agent.policy.handler_deadline,
         reservation is not None,
         reservation,
-        run,
-        run.step,
+        context,
+        context.step,
     )
 
 
@@ -409,7 +415,7 @@ _PLAIN_REFUSALS: Final[Mapping[type, Refusal]] = {
 
 
 def _admission_refusal(
-    run: CallRun,
+    context: CallContext,
     answer: (
         Replayed
         | Saturated
@@ -423,6 +429,7 @@ def _admission_refusal(
         | StoreUnavailable
     ),
 ) -> Refusal:
+    """Return the refusal that a store's answer stands for."""
     match answer:
         case Replayed() | Mismatch() | OutcomeUnknown() | AnswerGone():
             return _PLAIN_REFUSALS[type(answer)]
@@ -433,8 +440,8 @@ def _admission_refusal(
         case Running(retry_after):
             return Refusal(kind=STILL_RUNNING, retry_after=retry_after)
         case Stale(wall) | Future(wall):
-            run.wall = wall  # the store's clock decided, so its time is what the caller is told
-            return timestamp_refusal(run, wall - run.issued)
+            context.wall = wall  # the store's clock decided, so its time is what the caller is told
+            return timestamp_refusal(context, wall - context.issued)
         case StoreUnavailable(retry_after):
             return Refusal(kind=UNAVAILABLE, retry_after=retry_after)
         case _:
@@ -452,62 +459,64 @@ def _record(record: Record, agent: Serving) -> Record | Answered:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer_once(run: CallRun, outcome: "Payload | Replied | Refusal") -> Answered:
+def _answer_once(context: CallContext, outcome: "Payload | Replied | Refusal") -> Answered:
     """Answer with what the handler returned. Never raises: the work was done, so this is its answer, once."""
     try:
-        return _refused(run, outcome) if isinstance(outcome, Refusal) else _reply(run, reply_of(outcome))
+        return (
+            refused_call(context.call.id, outcome)
+            if isinstance(outcome, Refusal)
+            else _reply(context, reply_of(outcome))
+        )
     except BaseException as error:
         if is_interrupt(error):
             raise
-        return _internal_error(run, f"{type(error).__name__} was raised while its answer was written")
+        return _internal_error(context, f"{type(error).__name__} was raised while its answer was written")
 
 
-def _answer_again(run: CallRun, outcome: object) -> Answered:
+def _answer_again(context: CallContext, outcome: object) -> Answered:
     """Answer with what a store kept from the first request."""
     match outcome:
         case Replied():
-            return _reply(run, outcome)
+            return _reply(context, outcome)
         case Refusal():
-            return _refused(run, outcome)
+            return refused_call(context.call.id, outcome)
         case _:
             raise TypeError(f"expected what was recorded: Replied or Refusal, not {type(outcome).__name__}")
 
 
-def _reply(run: CallRun, replied: Replied) -> Answered:
-    agent, request = run.agent, run.envelope
+def _reply(context: CallContext, replied: Replied) -> Answered:
+    agent, request = context.agent, context.envelope
     # The policy may accept envelopes for other agents. The answer still names this agent as its sender.
     sender = request.recipient if agent.answers_to(request.recipient) else agent.manifest.id
     try:
-        text = reply_text(request, replied, call_id=run.call.id, sender=sender, ids=agent.new_id, wall=agent.wall())
+        text = reply_text(request, replied, call_id=context.call.id, sender=sender, ids=agent.new_id, wall=agent.wall())
         return Answered(text, replied)
     except ValueError as error:
-        return _internal_error(run, str(error))
+        return _internal_error(context, str(error))
 
 
-def _internal_error(run: CallRun, fault: str | None = None) -> Answered:
+def _internal_error(context: CallContext, fault: str | None = None) -> Answered:
     refusal = Refusal(kind=HANDLER_FAILED, note="Internal server error")
-    return _refused(run, refusal, fault=None if fault is None else f"{run.skill or run.kind}: {fault}")
+    return refused_call(
+        context.call.id, refusal, fault=None if fault is None else f"{context.skill or context.kind}: {fault}"
+    )
 
 
-def _turn_down(run: CallRun, refusal: Refusal) -> Answered:
-    """Refuse a call that wasn't admitted, and tell the observers."""
+def _refuse(context: CallContext, refusal: Refusal) -> Answered:
+    """Tell the observers that a call isn't admitted, and return its answer."""
     if refusal.kind is TIMESTAMP:
-        age = run.wall - run.issued
-        run.tell(What.STALE if age > 0 else What.FUTURE, TIMESTAMP, age)
+        age = context.wall - context.issued
+        context.tell(What.STALE if age > 0 else What.FUTURE, TIMESTAMP, age)
     else:
-        run.tell(WHAT_OF[refusal.kind.taxonomy], refusal.kind)
-    return _refused(run, refusal)
-
-
-def _refused(run: CallRun, refusal: Refusal, *, fault: str | None = None) -> Answered:
-    return refused_call(run.call.id, refusal, fault=fault)
+        context.tell(DECISION_OF[refusal.kind.taxonomy], refusal.kind)
+    return refused_call(context.call.id, refusal)
 
 
 def refused_call(call_id: CallId | None, refusal: Refusal, *, fault: str | None = None) -> Answered:
-    """Return the answer to a call that's refused before admission."""
+    """Return the answer that refuses a call, and tell no observer."""
     return Answered(write_json(error_body(call_id, refusal)), refusal, fault)
 
 
 def limited_call(call_id: CallId | None, retry_after: float, limit: str) -> Answered:
-    """The answer to a call, or an item of a batch, that's over its share."""
+    """Return the answer to a call, or an item of a batch, that's over its rate limit."""
     return refused_call(call_id, Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=retry_after))

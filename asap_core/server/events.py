@@ -98,7 +98,7 @@ class Decision:
 Observer = Callable[[Decision], None]
 """Is called with every decision, and must be quick. What it raises is counted, and changes nothing else."""
 
-WHAT_OF: Final = {
+DECISION_OF: Final = {
     kind.taxonomy: what
     for what, kinds in {
         What.REPLAYED: (REPLAYED,),

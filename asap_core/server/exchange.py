@@ -89,8 +89,8 @@ from asap_core.server.call import (
     open_call,
     refused_call,
 )
-from asap_core.server.call_run import IllegalMove
-from asap_core.server.events import WHAT_OF, What
+from asap_core.server.call_context import IllegalMove
+from asap_core.server.events import DECISION_OF, What
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import METRICS_PATH, status_response
@@ -110,10 +110,10 @@ _FREE: Final = 65_536
 
 
 @define(eq=False)
-class _Run:
+class _ExchangeContext:
     """What the states of one exchange share, and no other module uses.
 
-    States hold the run, and the run holds only their number: no reference cycle is left for the garbage collector.
+    States hold the context, and it holds only their number: no reference cycle is left for the garbage collector.
     """
 
     agent: Serving
@@ -125,7 +125,7 @@ class _Run:
     streamed: bool
     version: str = DEFAULT_VERSION
     step: int = 0
-    share: tuple[Scope, str] | None = None
+    limit_key: tuple[Scope, str] | None = None
     left: tuple[Left, ...] | None = None
     nonce: str | None = None
     held: int = 0
@@ -145,26 +145,26 @@ class _Run:
         self.held += more
         return True
 
-    def let_go(self) -> None:
+    def release_body(self) -> None:
         """Stop counting the body: it isn't needed any more."""
         self.agent.free_body(self.held)
         self.held = 0
 
     def respond(self, response: Response) -> "Respond":
         if self.held:
-            self.let_go()
+            self.release_body()
         head = self.request.method == "HEAD"
         length = () if response.status in _BODILESS else ((b"content-length", b"%d" % len(response.body)),)
-        shares = self.left
-        if shares is None:
-            shares = () if self.share is None else self.agent.left(*self.share, now=self.now)
+        limits = self.left
+        if limits is None:
+            limits = () if self.limit_key is None else self.agent.left(*self.limit_key, now=self.now)
         complete = Response(
             status=response.status,
             headers=(
                 *response.headers,
                 *length,
                 (b"asap-version", self.version.encode("ascii")),
-                *_share_headers(shares),
+                *_limit_headers(limits),
                 *(() if self.nonce is None else ((b"dpop-nonce", self.nonce.encode("ascii")),)),
                 *self.cors,
             ),
@@ -179,7 +179,7 @@ class _Run:
 
     def refuse(self, refusal: Refusal, *, close: bool = False) -> "Respond":
         """Answer the whole request with one JSON-RPC error, id null."""
-        self.tell(WHAT_OF[refusal.kind.taxonomy], refusal.kind)
+        self.tell(DECISION_OF[refusal.kind.taxonomy], refusal.kind)
         return self.respond(_rpc_response(self.agent, refused_call(None, refusal), close=close))
 
     def refuse_plainly(self, status: int, detail: str, *headers: tuple[bytes, bytes], close: bool) -> "Respond":
@@ -190,13 +190,13 @@ class _Run:
 class _State:
     """What all states but `Done` have."""
 
-    _run: _Run
+    _context: _ExchangeContext
     _step: int
 
     def abandon(self) -> "Done":
         """End the exchange because the peer left or the driver stops, and give back what is reserved."""
-        self._run.let_go()  # first: a move that raised halfway has left this state, and still holds the body
-        self._run.leave(self)
+        self._context.release_body()  # first: a move that raised halfway has left this state, and still holds the body
+        self._context.leave(self)
         return Done()
 
 
@@ -204,11 +204,11 @@ class _State:
 class TakeLimit(_State):
     """Ask the limiter that the agent shares with other processes.
 
-    Leads to Authenticate (the peer's share), ReadBody (the principal's), Fork (the rest of a batch), or to the next
-    TakeLimit; to Respond (429 or 503) if the share is used up or the limiter is unavailable.
+    Leads to Authenticate (the peer's limit), ReadBody (the principal's), Fork (the rest of a batch), or to the next
+    TakeLimit; to Respond (429 or 503) if the limit is used up or the limiter is unavailable.
 
     scope: "peer" or "principal".
-    key: whose share it is.
+    key: whose limit it is.
     cost: how much to take.
     partial: take as much as there is, up to `cost`, instead of all or nothing.
     """
@@ -217,33 +217,33 @@ class TakeLimit(_State):
     key: str
     cost: int
     partial: bool
-    _proceed: Callable[[int], "_AfterShare"] = field(repr=False)
-    _run: _Run = field(repr=False)
+    _proceed: Callable[[int], "_AfterLimit"] = field(repr=False)
+    _context: _ExchangeContext = field(repr=False)
     _step: int = field(repr=False)
 
-    def taken(self, granted: int | None = None, left: tuple[Left, ...] | None = None) -> "_AfterShare":
-        """The share had enough.
+    def taken(self, granted: int | None = None, left: tuple[Left, ...] | None = None) -> "_AfterLimit":
+        """The limit allows it.
 
         granted: how much was taken if `partial`; by default all of `cost`.
-        left: what is left of the share; the response tells it to the caller.
+        left: what is left of the limit; the response tells it to the caller.
         """
-        self._run.leave(self)
-        self._run.left = left
+        self._context.leave(self)
+        self._context.left = left
         return self._proceed(self.cost if granted is None else granted)
 
     def limited(self, retry_after: float, limit: str) -> "Respond":
-        """The share is used up for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
-        self._run.leave(self)
-        return _refuse_limited(self._run, retry_after, limit, close=self._unread)
+        """The limit is used up for another `retry_after` seconds; `limit` names the rule, such as "10 per 1 second"."""
+        self._context.leave(self)
+        return _refuse_limited(self._context, retry_after, limit, close=self._unread)
 
     def unavailable(self) -> "Respond":
         """The limiter can't be asked: fail closed."""
-        self._run.leave(self)
-        return self._run.refuse(_unavailable(self._run), close=self._unread)
+        self._context.leave(self)
+        return self._context.refuse(_unavailable(self._context), close=self._unread)
 
     @property
     def _unread(self) -> bool:
-        # A partial share is for the rest of a batch, whose body has been read. All others are taken before the body.
+        # A partial limit is for the rest of a batch, whose body has been read. All others are taken before the body.
         return not self.partial
 
 
@@ -251,58 +251,58 @@ class TakeLimit(_State):
 class Authenticate(_State):
     """Verify a credential.
 
-    Leads to ClaimProof (a token with a proof), TakeLimit (the principal's share) or ReadBody; to Respond (401, 403 or
+    Leads to ClaimProof (a token with a proof), TakeLimit (the principal's limit) or ReadBody; to Respond (401, 403 or
     503) if it's refused.
     """
 
     credential: Credential
-    _run: _Run = field(repr=False)
+    _context: _ExchangeContext = field(repr=False)
     _step: int = field(repr=False)
 
     def verified(self, principal: Authenticated | Proven) -> "ClaimProof | TakeLimit | ReadBody | Respond":
         """It's valid, and stands for this agent."""
-        self._run.leave(self)
+        self._context.leave(self)
         if isinstance(principal, Proven):
-            return _claim_proof(self._run, principal)
-        return _take_principal_share(self._run, principal)
+            return _claim_proof(self._context, principal)
+        return _take_principal_limit(self._context, principal)
 
     def refused(self, proof: ProofRefused | None = None) -> "Respond":
         """It isn't valid or, if `proof` is given, the proof that came with it isn't."""
-        self._run.leave(self)
+        self._context.leave(self)
         if proof is not None:
-            return _refuse_proof(self._run, proof)
+            return _refuse_proof(self._context, proof)
         proves, note = self.credential.proof is not None, "Invalid authentication token"
-        return _challenge(self._run, INVALID_CREDENTIAL, note, error="invalid_token", proves=proves)
+        return _challenge(self._context, INVALID_CREDENTIAL, note, error="invalid_token", proves=proves)
 
     def insufficient(self, missing: InsufficientScope) -> "Respond":
         """It's valid, and lacks these scopes."""
-        self._run.leave(self)
+        self._context.leave(self)
         challenged = insufficient_scope(missing.scopes, proves=self.credential.proof is not None)
-        return self._run.refuse(Refusal(kind=INSUFFICIENT_SCOPE, challenge=challenged), close=True)
+        return self._context.refuse(Refusal(kind=INSUFFICIENT_SCOPE, challenge=challenged), close=True)
 
     def unavailable(self) -> "Respond":
         """It can't be verified now: fail closed."""
-        self._run.leave(self)
-        return self._run.refuse(_unavailable(self._run), close=True)
+        self._context.leave(self)
+        return self._context.refuse(_unavailable(self._context), close=True)
 
 
 @define(eq=False)
 class ClaimProof(_State):
     """Ask the store that remembers nonces whether this proof of possession (RFC 9449) is new.
 
-    Leads to TakeLimit (the principal's share) or ReadBody, with the principal in `proven`; to Respond (401 or 503) if
+    Leads to TakeLimit (the principal's limit) or ReadBody, with the principal in `proven`; to Respond (401 or 503) if
     the proof was used before or the store is unavailable.
     """
 
     question: AdmissionQuestion
     proven: Proven = field(repr=False)
-    _run: _Run = field(repr=False)
+    _context: _ExchangeContext = field(repr=False)
     _step: int = field(repr=False)
 
     def answered(self, answer: AdmissionAnswer) -> "TakeLimit | ReadBody | Respond":
         """Go on with the store's answer."""
-        self._run.leave(self)
-        return _after_claim(self._run, self.proven, answer)
+        self._context.leave(self)
+        return _after_claim(self._context, self.proven, answer)
 
 
 @define(eq=False)
@@ -318,33 +318,33 @@ class ReadBody(_State):
     limit: int
     expect_continue: bool
     _body: Body = field(repr=False)
-    _run: _Run = field(repr=False)
+    _context: _ExchangeContext = field(repr=False)
     _step: int = field(repr=False)
 
     def feed(self, chunk: bytes) -> "ReadBody | Respond":
         """Take the next bytes, however many. Returns this state, or the refusal: too large, unreadable or no room."""
-        if self._step != self._run.step:
-            self._run.leave(self)
+        if self._step != self._context.step:
+            self._context.leave(self)
         if type(chunk) is not bytes:
             chunk = _copied(chunk)
         try:
             self._body.feed(chunk)
         except (BodyTooLarge, BadCoding) as error:
-            self._run.leave(self)
-            return _refuse_body(self._run, error, close=True)
-        if self._body.held > _FREE and not self._run.has_room(self._body.held):
-            self._run.leave(self)
-            return _no_room(self._run)
+            self._context.leave(self)
+            return _refuse_body(self._context, error, close=True)
+        if self._body.held > _FREE and not self._context.has_room(self._body.held):
+            self._context.leave(self)
+            return _no_room(self._context)
         return self
 
     def end(self) -> "TakeLimit | Fork | Respond":
         """The body is complete."""
-        self._run.leave(self)
+        self._context.leave(self)
         try:
             data = self._body.end()
         except BadCoding as error:
-            return _refuse_body(self._run, error, close=False)
-        return _parse(self._run, data)
+            return _refuse_body(self._context, error, close=False)
+        return _parse(self._context, data)
 
 
 def _copied(chunk: object) -> bytes:
@@ -366,7 +366,7 @@ class Fork(_State):
 
     calls: tuple[CallState, ...]
     batch: bool
-    _run: _Run = field(repr=False)
+    _context: _ExchangeContext = field(repr=False)
     _step: int = field(repr=False)
 
     def abandon(self) -> "Done":
@@ -383,28 +383,28 @@ class Fork(_State):
             sizes = []
         if len(sizes) != len(self.calls):
             raise ValueError("answered: expected one Answered for each call, in their order")
-        self._run.leave(self)
-        self._run.now = self._run.agent.now()
+        self._context.leave(self)
+        self._context.now = self._context.agent.now()
         size = sum(sizes)
         if size <= UNCOUNTED:
-            return self._run.respond(self._response(answers))
+            return self._context.respond(self._response(answers))
         return self._large(answers, size)
 
     def _response(self, answers: Sequence[Answered]) -> Response:
         if not self.batch:
-            return _rpc_response(self._run.agent, answers[0])
+            return _rpc_response(self._context.agent, answers[0])
         body = b"[" + b",".join(answer.body for answer in answers) + b"]"
         return Response(status=200, headers=((b"content-type", b"application/json"),), body=body)
 
     def _large(self, answers: Sequence[Answered], size: int) -> "Respond":
-        outgoing = self._run.agent.outgoing
+        outgoing = self._context.agent.outgoing
         if not outgoing.fits(size):
             number = None if self.batch else id_of(self.calls[0])
             refused = refused_call(number, Refusal(kind=HANDLER_FAILED, note="Internal server error"))
-            respond = self._run.respond(_rpc_response(self._run.agent, refused))
+            respond = self._context.respond(_rpc_response(self._context.agent, refused))
             respond.fault = f"expected at most {outgoing.most} bytes in one answer (max_answers), not {size}"
             return respond
-        respond = self._run.respond(self._response(answers))
+        respond = self._context.respond(self._response(answers))
         respond.outgoing, respond.ends = outgoing.begin(size)
         return respond
 
@@ -422,7 +422,7 @@ class Respond(_State):
     """
 
     response: Response
-    _run: _Run = field(repr=False)
+    _context: _ExchangeContext = field(repr=False)
     _step: int = field(repr=False)
     outgoing: Outgoing | None = None
     ends: tuple[Outgoing, ...] = ()
@@ -431,11 +431,11 @@ class Respond(_State):
     def progressed(self) -> None:
         """The peer has taken another piece of a large response."""
         if self.outgoing is not None:
-            self._run.agent.outgoing.progressed(self.outgoing)
+            self._context.agent.outgoing.progressed(self.outgoing)
 
     def sent(self) -> "Done":
         """The response has been sent."""
-        self._run.leave(self)
+        self._context.leave(self)
         self._end()
         return Done()
 
@@ -446,7 +446,7 @@ class Respond(_State):
 
     def _end(self) -> None:
         if self.outgoing is not None:
-            self._run.agent.outgoing.end(self.outgoing)
+            self._context.agent.outgoing.end(self.outgoing)
             # The body no longer counts, so nothing may hold it; and a traceback may still hold this state.
             self.response = evolve(self.response, body=b"")
 
@@ -457,20 +457,20 @@ class Done:
 
 
 Exchange = TakeLimit | Authenticate | ClaimProof | ReadBody | Fork | Respond | Done
-# A share is taken of the peer before authentication, of the principal after it, and of both for the rest of a batch.
-_AfterShare = Authenticate | TakeLimit | ReadBody | Fork | Respond
-_Next = TypeVar("_Next", bound=_AfterShare)
+# The peer's limit is taken before authentication, the principal's after it, and both for the rest of a batch.
+_AfterLimit = Authenticate | TakeLimit | ReadBody | Fork | Respond
+_Next = TypeVar("_Next", bound=_AfterLimit)
 
 
 # --- the order of the checks -----------------------------------------------------------------------------------------
 
 
-_DOCUMENTS: Final[dict[str, Callable[[_Run], Response]]] = {
-    MANIFEST_PATH: lambda run: run.agent.document.response(run.request),
-    HEALTH_PATH: lambda run: run.agent.health(),
-    "/health": lambda _run: status_response(ok=True),
-    "/ready": lambda run: status_response(ok=not run.agent.draining),
-    METRICS_PATH: lambda run: run.agent.metrics(),
+_DOCUMENTS: Final[dict[str, Callable[[_ExchangeContext], Response]]] = {
+    MANIFEST_PATH: lambda context: context.agent.document.response(context.request),
+    HEALTH_PATH: lambda context: context.agent.health(),
+    "/health": lambda _context: status_response(ok=True),
+    "/ready": lambda context: status_response(ok=not context.agent.draining),
+    METRICS_PATH: lambda context: context.agent.metrics(),
 }
 
 
@@ -478,39 +478,44 @@ def open_exchange(agent: Serving, request: Request, *, now: Instant) -> TakeLimi
     """Check target, method and framing. A request for a document is answered at once."""
     headers = collect(request.headers)
     path = judge(request.method, request.target, headers)
-    policy, told = agent.policy, True
+    policy, peer_known = agent.policy, True
     if policy.trusted_proxies:
         header = policy.forwarded_header
-        peer, told = caller_of(request.peer, request.headers, trusted=policy.trusted_proxies, header=header)
+        peer, peer_known = caller_of(request.peer, request.headers, trusted=policy.trusted_proxies, header=header)
         request = evolve(request, peer=peer)
-    known = told and is_address(request.peer)
-    run = _Run(agent, request, now, headers, Anonymous(request.peer), known, path == STREAM_PATH)
+    peer_known = peer_known and is_address(request.peer)
+    principal, streamed = Anonymous(request.peer), path == STREAM_PATH
+    context = _ExchangeContext(agent, request, now, headers, principal, peer_known, streamed)
     if isinstance(path, BadHead):
-        return run.refuse_plainly(path.status, f"Expected {path.expected}", close=True)
+        return context.refuse_plainly(path.status, f"Expected {path.expected}", close=True)
     if path in (ASAP_PATH, STREAM_PATH):
-        return _take_peer_share(run) if request.method == "POST" and b"origin" not in headers else _judge_page(run)
+        return (
+            _take_peer_limit(context) if request.method == "POST" and b"origin" not in headers else _judge_page(context)
+        )
     if path not in _DOCUMENTS or (path == METRICS_PATH and agent.counters is None):
-        return run.refuse_plainly(404, "Not Found", close=True)
+        return context.refuse_plainly(404, "Not Found", close=True)
     if request.method not in ("GET", "HEAD"):
-        return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
-    run.cors = agent.pages.readers(header_values(request.headers, b"origin"))
-    return run.respond(_DOCUMENTS[path](run))
+        return context.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
+    context.cors = agent.pages.readers(header_values(request.headers, b"origin"))
+    return context.respond(_DOCUMENTS[path](context))
 
 
-def _judge_page(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
+def _judge_page(context: _ExchangeContext) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Refuse a web page that may not call, before anything is spent, and answer its browser's preflight (OPTIONS)."""
-    request = run.request
+    request = context.request
     page: PageAllowed | PageRefused = PageAllowed()
-    if b"origin" in run.headers:
-        page = run.agent.pages.judge(header_values(request.headers, b"origin"), _hosts(request), local=request.local)
-    run.cors = page.headers if isinstance(page, PageAllowed) else ()
-    if request.method == "OPTIONS" and run.cors:
-        return run.respond(Response(status=204, headers=PREFLIGHT))
+    if b"origin" in context.headers:
+        page = context.agent.pages.judge(
+            header_values(request.headers, b"origin"), _hosts(request), local=request.local
+        )
+    context.cors = page.headers if isinstance(page, PageAllowed) else ()
+    if request.method == "OPTIONS" and context.cors:
+        return context.respond(Response(status=204, headers=PREFLIGHT))
     if request.method != "POST":
-        return run.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
+        return context.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
     if isinstance(page, PageRefused):
-        return run.refuse(Refusal(kind=FOREIGN_PAGE, note=page.note), close=True)
-    return _take_peer_share(run)
+        return context.refuse(Refusal(kind=FOREIGN_PAGE, note=page.note), close=True)
+    return _take_peer_limit(context)
 
 
 def _hosts(request: Request) -> list[str]:
@@ -522,61 +527,70 @@ def _hosts(request: Request) -> list[str]:
     return hosts
 
 
-def _take_peer_share(run: _Run) -> TakeLimit | Authenticate | ReadBody | Respond:
-    if not run.agent.policy.peer_limits:
-        return _read_credential(run)
-    return _take(run, "peer", peer_key(run.request.peer), 1, lambda _granted: _read_credential(run))
+def _take_peer_limit(context: _ExchangeContext) -> TakeLimit | Authenticate | ReadBody | Respond:
+    if not context.agent.policy.peer_limits:
+        return _read_credential(context)
+    return _take(context, "peer", peer_key(context.request.peer), 1, lambda _granted: _read_credential(context))
 
 
 def _take(
-    run: _Run, scope: Scope, key: str, cost: int, proceed: Callable[[int], _Next], *, partial: bool = False
+    context: _ExchangeContext,
+    scope: Scope,
+    key: str,
+    cost: int,
+    proceed: Callable[[int], _Next],
+    *,
+    partial: bool = False,
 ) -> TakeLimit | Respond | _Next:
-    run.share, run.left = (scope, key), None
-    taken = run.agent.take(scope, key, cost, partial=partial, now=run.now)
+    context.limit_key, context.left = (scope, key), None
+    taken = context.agent.take(scope, key, cost, partial=partial, now=context.now)
     if taken is None:
-        return TakeLimit(scope, key, cost, partial, proceed, run, run.step)
+        return TakeLimit(scope, key, cost, partial, proceed, context, context.step)
     if isinstance(taken, Limited):
-        return _refuse_limited(run, taken.retry_after, taken.limit, close=not partial)
+        return _refuse_limited(context, taken.retry_after, taken.limit, close=not partial)
     return proceed(taken)
 
 
-def _refuse_limited(run: _Run, retry_after: float, limit: str, *, close: bool) -> Respond:
-    run.tell(What.LIMITED, RATE_LIMITED)
-    return run.respond(_rpc_response(run.agent, limited_call(None, retry_after, limit), close=close))
+def _refuse_limited(context: _ExchangeContext, retry_after: float, limit: str, *, close: bool) -> Respond:
+    context.tell(What.LIMITED, RATE_LIMITED)
+    return context.respond(_rpc_response(context.agent, limited_call(None, retry_after, limit), close=close))
 
 
-def _read_credential(run: _Run) -> Authenticate | ReadBody | Respond:
-    if not run.agent.authenticates:
-        return _negotiate_version(run)
+def _read_credential(context: _ExchangeContext) -> Authenticate | ReadBody | Respond:
+    if not context.agent.authenticates:
+        return _negotiate_version(context)
     # The published URL, not that of the request: a proxy in front may use another name and path.
-    url = None if run.agent.proofs is None else run.agent.url + ("/stream" if run.streamed else "")
-    match read_credential(run.request.headers, method=run.request.method, url=url):
+    url = None if context.agent.proofs is None else context.agent.url + ("/stream" if context.streamed else "")
+    match read_credential(context.request.headers, method=context.request.method, url=url):
         case NoCredential():
-            return _challenge(run, AUTHENTICATION_REQUIRED, "Authentication required")
+            return _challenge(context, AUTHENTICATION_REQUIRED, "Authentication required")
         case BadCredential(expected, proves):
             note = f"Invalid authentication token: expected {expected}"
             error = "invalid_dpop_proof" if proves else "invalid_request"
-            return _challenge(run, INVALID_CREDENTIAL, note, error=error, proves=proves)
+            return _challenge(context, INVALID_CREDENTIAL, note, error=error, proves=proves)
         case credential:
-            return Authenticate(credential, run, run.step)
+            return Authenticate(credential, context, context.step)
 
 
-def _challenge(run: _Run, kind: Kind, note: str, *, error: str | None = None, proves: bool = False) -> Respond:
+def _challenge(
+    context: _ExchangeContext, kind: Kind, note: str, *, error: str | None = None, proves: bool = False
+) -> Respond:
     # RFC 6750 §3: without credentials no error code; with bad ones the code.
-    challenged = challenge(run.agent.proofs, error=error, proves=proves)
-    return run.refuse(Refusal(kind=kind, note=note, challenge=challenged), close=True)
+    challenged = challenge(context.agent.proofs, error=error, proves=proves)
+    return context.refuse(Refusal(kind=kind, note=note, challenge=challenged), close=True)
 
 
-def _refuse_proof(run: _Run, proof: ProofRefused) -> Respond:
-    run.nonce = proof.nonce or run.nonce
+def _refuse_proof(context: _ExchangeContext, proof: ProofRefused) -> Respond:
+    context.nonce = proof.nonce or context.nonce
     note = "Invalid proof of possession" if proof.nonce is None else "A proof of possession with the nonce is required"
-    return _challenge(run, INVALID_CREDENTIAL, note, error=proof.error, proves=True)
+    return _challenge(context, INVALID_CREDENTIAL, note, error=proof.error, proves=True)
 
 
-def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody | Respond:
+def _claim_proof(context: _ExchangeContext, proven: Proven) -> ClaimProof | TakeLimit | ReadBody | Respond:
     # Proofs are remembered where the nonces of envelopes are: so they're shared and survive restarts as those do.
-    admission, holder = run.agent.admission, proven.holder
-    run.nonce = proven.nonce
+    agent, holder = context.agent, proven.holder
+    admission = agent.admission
+    context.nonce = proven.nonce
     if admission is None:
         question = AdmissionQuestion(
             sender=holder,
@@ -588,48 +602,48 @@ def _claim_proof(run: _Run, proven: Proven) -> ClaimProof | TakeLimit | ReadBody
             digest=b"",
             deadline=0.0,
         )
-        return ClaimProof(question, proven, run, run.step)
-    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, run.agent.moment())  # noqa: FBT003 - as it stands
-    return _after_claim(run, proven, claimed)
+        return ClaimProof(question, proven, context, context.step)
+    claimed = admission.claim(holder, True, proven.proof_id, proven.issued, agent.moment())  # noqa: FBT003 - as it stands
+    return _after_claim(context, proven, claimed)
 
 
-_UNTOLD: Final[dict[type, tuple[Kind, str]]] = {
+_PROOF_REFUSALS: Final[dict[type, tuple[Kind, str]]] = {
     Saturated: (SATURATED, "There is no room to remember this proof"),
     Floored: (RESTARTED, "The proof is dated before this agent's last start, and may have been accepted before it"),
     StoreUnavailable: (UNAVAILABLE, ""),
 }
 
 
-def _after_claim(run: _Run, proven: Proven, answer: AdmissionAnswer) -> TakeLimit | ReadBody | Respond:
+def _after_claim(context: _ExchangeContext, proven: Proven, answer: AdmissionAnswer) -> TakeLimit | ReadBody | Respond:
     match answer:
         case Admitted():
-            return _take_principal_share(run, proven.principal)
+            return _take_principal_limit(context, proven.principal)
         case Replayed():
-            return _refuse_proof(run, ProofRefused("a proof that's new"))
+            return _refuse_proof(context, ProofRefused("a proof that's new"))
         case Stale() | Future():
-            return _refuse_proof(run, ProofRefused("iat of now"))
+            return _refuse_proof(context, ProofRefused("iat of now"))
         case Saturated() | Floored() | StoreUnavailable():
-            kind, note = _UNTOLD[type(answer)]
-            return run.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
+            kind, note = _PROOF_REFUSALS[type(answer)]
+            return context.refuse(Refusal(kind=kind, note=note, retry_after=answer.retry_after), close=True)
         case Stored() | Running() | Mismatch() | OutcomeUnknown() | AnswerGone():
             # These answers are about idempotency keys, and the question had none: the store is broken.
-            return run.refuse(_unavailable(run), close=True)
+            return context.refuse(_unavailable(context), close=True)
         case _:
             assert_never(answer)
 
 
-def _take_principal_share(run: _Run, principal: Authenticated) -> TakeLimit | ReadBody | Respond:
-    run.principal = principal
-    if not run.agent.policy.principal_limits:
-        return _negotiate_version(run)
-    return _take(run, "principal", principal.urn, 1, lambda _granted: _negotiate_version(run))
+def _take_principal_limit(context: _ExchangeContext, principal: Authenticated) -> TakeLimit | ReadBody | Respond:
+    context.principal = principal
+    if not context.agent.policy.principal_limits:
+        return _negotiate_version(context)
+    return _take(context, "principal", principal.urn, 1, lambda _granted: _negotiate_version(context))
 
 
 _VERSIONS: Final = re.compile(rb"[0-9., ]{1,64}")
 
 
-def _negotiate_version(run: _Run) -> ReadBody | Respond:
-    offered = run.headers.get(b"asap-version")
+def _negotiate_version(context: _ExchangeContext) -> ReadBody | Respond:
+    offered = context.headers.get(b"asap-version")
     if offered is not None and offered.strip():
         versions = members(offered.decode("latin-1"))
         known = [version for version in SUPPORTED_VERSIONS if version in versions]
@@ -637,72 +651,74 @@ def _negotiate_version(run: _Run) -> ReadBody | Respond:
             # As the reference does. Nothing else that a caller sent is repeated.
             requested = offered.decode("ascii") if _VERSIONS.fullmatch(offered) else None
             details = {"requested": requested, "supported": sorted(SUPPORTED_VERSIONS)}
-            return run.refuse(Refusal(kind=VERSION_INCOMPATIBLE, details=details), close=True)
+            return context.refuse(Refusal(kind=VERSION_INCOMPATIBLE, details=details), close=True)
         # The caller's order is its preference.
-        run.version = min(known, key=versions.index)
-    return _open_body(run)
+        context.version = min(known, key=versions.index)
+    return _open_body(context)
 
 
 # A longer number is above any limit, and int() of a megabyte of digits takes long.
 _LENGTH_DIGITS: Final = 18
 
 
-def _open_body(run: _Run) -> ReadBody | Respond:
-    limit = run.agent.policy.max_body
-    length = run.headers.get(b"content-length")
+def _open_body(context: _ExchangeContext) -> ReadBody | Respond:
+    limit = context.agent.policy.max_body
+    length = context.headers.get(b"content-length")
     if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > limit):
-        return _refuse_body(run, BodyTooLarge(limit), close=True)
-    coding = run.headers.get(b"content-encoding", b"").strip().lower()
-    make = run.agent.codings.get(coding)
+        return _refuse_body(context, BodyTooLarge(limit), close=True)
+    coding = context.headers.get(b"content-encoding", b"").strip().lower()
+    make = context.agent.codings.get(coding)
     if make is None and coding not in (b"", b"identity"):
-        supported = b", ".join(sorted(run.agent.codings))
+        supported = b", ".join(sorted(context.agent.codings))
         detail = f"Unsupported Content-Encoding. Supported: {supported.decode('ascii')}"
-        run.tell(What.UNREADABLE)
+        context.tell(What.UNREADABLE)
         # RFC 9110 §12.5.3: a 415 because of the coding lists the supported ones.
-        return run.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
+        return context.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
     body = Body(limit=limit, inflater=None if make is None else make())
-    expects = b"expect" in run.headers and "100-continue" in members(run.headers[b"expect"].decode("latin-1").lower())
-    return ReadBody(limit, expects, body, run, run.step)
+    expect = context.headers.get(b"expect")
+    expects = expect is not None and "100-continue" in members(expect.decode("latin-1").lower())
+    return ReadBody(limit, expects, body, context, context.step)
 
 
-def _refuse_body(run: _Run, error: BodyTooLarge | BadCoding, *, close: bool) -> Respond:
-    run.tell(What.UNREADABLE)
+def _refuse_body(context: _ExchangeContext, error: BodyTooLarge | BadCoding, *, close: bool) -> Respond:
+    context.tell(What.UNREADABLE)
     if isinstance(error, BodyTooLarge):
-        return run.refuse_plainly(413, f"Request body exceeds the maximum of {error.limit} bytes", close=close)
-    return run.refuse_plainly(400, f"Invalid compressed data: {error}", close=close)
+        return context.refuse_plainly(413, f"Request body exceeds the maximum of {error.limit} bytes", close=close)
+    return context.refuse_plainly(400, f"Invalid compressed data: {error}", close=close)
 
 
-def _no_room(run: _Run) -> Respond:
-    run.tell(What.LIMITED, BUSY)
+def _no_room(context: _ExchangeContext) -> Respond:
+    context.tell(What.LIMITED, BUSY)
     note = "Too much is being sent to this agent at once"
-    refusal = Refusal(kind=BUSY, note=note, retry_after=run.agent.policy.retry_after_unavailable)
-    return run.respond(_rpc_response(run.agent, refused_call(None, refusal), close=True))
+    refusal = Refusal(kind=BUSY, note=note, retry_after=context.agent.policy.retry_after_unavailable)
+    return context.respond(_rpc_response(context.agent, refused_call(None, refusal), close=True))
 
 
-def _parse(run: _Run, data: bytes) -> TakeLimit | Fork | Respond:
+def _parse(context: _ExchangeContext, data: bytes) -> TakeLimit | Fork | Respond:
     # The body may have taken a while: the decision is made at the instant of its last byte.
-    run.now = run.agent.now()
+    context.now = context.agent.now()
     try:
-        value = read_json(data, max_depth=run.agent.policy.max_depth)
+        value = read_json(data, max_depth=context.agent.policy.max_depth)
     except NotJson as error:
         problem = Problem((), error.expected, "ill_formed")
-        return run.refuse(
+        return context.refuse(
             Refusal(kind=PARSE_ERROR, note=f"Invalid JSON: expected {error.expected}", problems=(problem,))
         )
     if type(value) is list:
-        return _open_batch(run, value)
+        return _open_batch(context, value)
     call = parse_call(value)
-    key = _header_key(run)
+    key = _header_key(context)
     if key is not None and isinstance(call, Call):
         call = _with_key(call, key)
-    return Fork((_begin(run, call, Moment(run.now, run.agent.wall())),), False, run, run.step)  # noqa: FBT003 - as its fields stand
+    at = Moment(context.now, context.agent.wall())
+    return Fork((_begin(context, call, at),), False, context, context.step)  # noqa: FBT003 - as its fields stand
 
 
-def _header_key(run: _Run) -> str | None:
+def _header_key(context: _ExchangeContext) -> str | None:
     """Return the idempotency key in the header: None if there is none, empty if it's invalid."""
-    if b"x-idempotency-key" not in run.headers:
+    if b"x-idempotency-key" not in context.headers:
         return None
-    values = header_values(run.request.headers, b"x-idempotency-key")
+    values = header_values(context.request.headers, b"x-idempotency-key")
     key = values[0].strip(b" \t").decode("latin-1")
     # ASCII only: other characters have no single encoding in a header, and the key may be in the body as well.
     return key if len(values) == 1 and len(key) <= MAX_ID and key.isascii() and key.isprintable() else ""
@@ -721,78 +737,79 @@ def _refuse_key(call: Call, expected: str) -> RefusedCall:
     return RefusedCall(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
 
 
-def _open_batch(run: _Run, items: list[object]) -> TakeLimit | Fork | Respond:
-    most = run.agent.policy.max_batch
+def _open_batch(context: _ExchangeContext, items: list[object]) -> TakeLimit | Fork | Respond:
+    most = context.agent.policy.max_batch
     if not items:
-        return run.refuse(Refusal(kind=INVALID_REQUEST, note="empty batch", details={"reason": "empty batch"}))
+        return context.refuse(Refusal(kind=INVALID_REQUEST, note="empty batch", details={"reason": "empty batch"}))
     if len(items) > most:
         reason = f"batch size exceeds max {most}"
-        return run.refuse(Refusal(kind=BATCH_SIZE, note=reason, details={"reason": reason, "max": most}))
+        return context.refuse(Refusal(kind=BATCH_SIZE, note=reason, details={"reason": reason, "max": most}))
     calls: list[Call | RefusedCall] = [parse_call(item) for item in items]
-    key = _header_key(run)
+    key = _header_key(context)
     for place, call in enumerate(calls):
         if key is not None and isinstance(call, Call):
             # An item gets the batch's key with its index, unless it has the same key of its own.
             by_place = f"{key}#{place}" if key and call.idempotency_key is None else key
             calls[place] = _with_key(call, by_place)
-    return _take_batch_shares(run, tuple(calls))
+    return _take_batch_limits(context, tuple(calls))
 
 
-def _take_batch_shares(run: _Run, calls: tuple[Call | RefusedCall, ...]) -> TakeLimit | Fork | Respond:
-    """Take one from both shares for each item but the first, which was paid for before authentication."""
-    policy, rest = run.agent.policy, len(calls) - 1
+def _take_batch_limits(context: _ExchangeContext, calls: tuple[Call | RefusedCall, ...]) -> TakeLimit | Fork | Respond:
+    """Take one from both limits for each item but the first, which was paid for before authentication."""
+    policy, rest = context.agent.policy, len(calls) - 1
 
     def from_principal(granted: int) -> TakeLimit | Fork | Respond:
-        match run.principal:
+        match context.principal:
             case Authenticated(urn) if policy.principal_limits and granted:
-                proceed = lambda last: _fork(run, calls, granted=last + 1)  # noqa: E731
-                return _take(run, "principal", urn, granted, proceed, partial=True)
+                proceed = lambda last: _fork(context, calls, granted=last + 1)  # noqa: E731
+                return _take(context, "principal", urn, granted, proceed, partial=True)
             case _:
-                return _fork(run, calls, granted=granted + 1)
+                return _fork(context, calls, granted=granted + 1)
 
     if not policy.peer_limits or not rest:
         return from_principal(rest)
-    return _take(run, "peer", peer_key(run.request.peer), rest, from_principal, partial=True)
+    return _take(context, "peer", peer_key(context.request.peer), rest, from_principal, partial=True)
 
 
 # Seconds: what a limit per second needs to refill.
 _AFTER_BATCH: Final = 1.0
 
 
-def _fork(run: _Run, calls: tuple[Call | RefusedCall, ...], *, granted: int) -> Fork:
-    at = Moment(run.now, run.agent.wall())
+def _fork(context: _ExchangeContext, calls: tuple[Call | RefusedCall, ...], *, granted: int) -> Fork:
+    at = Moment(context.now, context.agent.wall())
     states = tuple(
-        _begin(run, call, at) if index < granted else _over_the_limit(run, call) for index, call in enumerate(calls)
+        _begin(context, call, at) if index < granted else _over_the_limit(context, call)
+        for index, call in enumerate(calls)
     )
-    return Fork(states, True, run, run.step)  # noqa: FBT003 - as its fields stand
+    return Fork(states, True, context, context.step)  # noqa: FBT003 - as its fields stand
 
 
-def _begin(run: _Run, call: Call | RefusedCall, at: Moment) -> CallState:
+def _begin(context: _ExchangeContext, call: Call | RefusedCall, at: Moment) -> CallState:
     if isinstance(call, RefusedCall):
-        run.tell(WHAT_OF[call.refusal.kind.taxonomy], call.refusal.kind)
+        context.tell(DECISION_OF[call.refusal.kind.taxonomy], call.refusal.kind)
         return refused_call(call.id, call.refusal)
     return open_call(
-        run.agent,
+        context.agent,
         call,
-        principal=run.principal,
-        peer=run.request.peer,
-        peer_known=run.peer_known,
-        streamed=run.streamed,
+        principal=context.principal,
+        peer=context.request.peer,
+        peer_known=context.peer_known,
+        streamed=context.streamed,
         at=at,
     )
 
 
-def _over_the_limit(run: _Run, call: Call | RefusedCall) -> Answered:
-    run.tell(What.LIMITED, RATE_LIMITED)
-    limits = run.agent.policy.peer_limits or run.agent.policy.principal_limits
+def _over_the_limit(context: _ExchangeContext, call: Call | RefusedCall) -> Answered:
+    context.tell(What.LIMITED, RATE_LIMITED)
+    limits = context.agent.policy.peer_limits or context.agent.policy.principal_limits
     return limited_call(call.id, _AFTER_BATCH, str(limits[0]))
 
 
-def _share_headers(shares: Sequence[Left]) -> Headers:
+def _limit_headers(limits: Sequence[Left]) -> Headers:
     """Headers that tell a caller its limits and what is left (draft-ietf-httpapi-ratelimit-headers)."""
-    if not shares:
+    if not limits:
         return ()
-    named = {f"{left.limit.amount}-per-{left.limit.per:g}s": left for left in shares}
+    named = {f"{left.limit.amount}-per-{left.limit.per:g}s": left for left in limits}
     policies = ", ".join(f'"{name}";q={left.limit.amount};w={ceil(left.limit.per)}' for name, left in named.items())
     name, least = min(named.items(), key=lambda item: item[1].amount)
     state = f'"{name}";r={least.amount};t={ceil(least.seconds)}'
@@ -802,8 +819,8 @@ def _share_headers(shares: Sequence[Left]) -> Headers:
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
-def _unavailable(run: _Run) -> Refusal:
-    return Refusal(kind=UNAVAILABLE, retry_after=run.agent.policy.retry_after_unavailable)
+def _unavailable(context: _ExchangeContext) -> Refusal:
+    return Refusal(kind=UNAVAILABLE, retry_after=context.agent.policy.retry_after_unavailable)
 
 
 # RFC 9110 §10.2.3 and RFC 6585 §4.

@@ -17,9 +17,9 @@ from asap_core.server.events import Decision, What
 CONTENT_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # A row: a count for each of these, then three more, then a count and a name for each payload type that was accepted.
-_WHATS: Final = tuple(What)
-_CELL_OF: Final = {what: cell for cell, what in enumerate(_WHATS)}
-_FAILURES: Final = len(_WHATS)
+_DECISIONS: Final = tuple(What)
+_CELL_OF: Final = {what: cell for cell, what in enumerate(_DECISIONS)}
+_FAILURES: Final = len(_DECISIONS)
 _ACTIVE: Final = _FAILURES + 1
 _SINCE: Final = _FAILURES + 2
 _FIRST_KIND: Final = _FAILURES + 3
@@ -127,7 +127,7 @@ class Counters:
         for row in self._rows:
             accepted.update({kind: row.cells[cell] for kind, cell in row.accepted()})
         lines = ["# TYPE asap_decisions counter", "# HELP asap_decisions What admission decided."]
-        lines += [f'asap_decisions_total{{what="{what.value}"}} {self[what]}' for what in _WHATS]
+        lines += [f'asap_decisions_total{{what="{what.value}"}} {self[what]}' for what in _DECISIONS]
         lines += ["# TYPE asap_accepted counter", "# HELP asap_accepted Envelopes let in, by payload type."]
         lines += [f'asap_accepted_total{{payload_type="{kind}"}} {count}' for kind, count in accepted.items()]
         lines += [

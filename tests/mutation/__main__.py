@@ -37,7 +37,7 @@ TESTS = {
         "http/pages",
     ),
     "asap_core.server.call": (*EXCHANGE, "wire/handler_reply"),
-    "asap_core.server.call_run": (*EXCHANGE, "auth/claims", "auth/dpop_server"),
+    "asap_core.server.call_context": (*EXCHANGE, "auth/claims", "auth/dpop_server"),
     "asap_core.admission.admission": ("admission/admission", "admission/journal", *EXCHANGE),
     "asap_core.http.proxies": ("http/proxies",),
     "asap_core.admission.journal": ("admission/journal",),

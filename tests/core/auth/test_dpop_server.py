@@ -39,7 +39,7 @@ from asap_core.auth.principal import (
 )
 from asap_core.clock import Instant, WallTime
 from asap_core.server import exchange
-from asap_core.server.call_run import IllegalMove
+from asap_core.server.call_context import IllegalMove
 from tests import builders
 from tests.builders import manifest
 from tests.moments import moment

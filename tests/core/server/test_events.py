@@ -8,7 +8,7 @@ from asap_core import (
     parse_limits,
 )
 from asap_core.refusals import KINDS
-from asap_core.server.events import WHAT_OF, Decision, What
+from asap_core.server.events import DECISION_OF, Decision, What
 from tests.builders import ALICE, call
 from tests.core.server.exchanges import REFUSED, finish, head, post, serve
 
@@ -113,4 +113,4 @@ class TestDecisions:
     def test_every_refusal_before_the_handler_has_its_word(self) -> None:
         after = {"asap:rpc/internal_error", "asap:transport/timeout",
                  "asap:transport/thread_pool_exhausted", "asap:protocol/invalid_timestamp"}  # fmt: skip
-        assert {kind.taxonomy for kind in KINDS} - set(WHAT_OF) <= after
+        assert {kind.taxonomy for kind in KINDS} - set(DECISION_OF) <= after

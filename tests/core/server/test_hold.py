@@ -13,7 +13,7 @@ from asap_core import (
     StartPolicy,
 )
 from asap_core.refusals import BUSY
-from asap_core.server.call_run import IllegalMove
+from asap_core.server.call_context import IllegalMove
 from tests.builders import call
 from tests.core.server.exchanges import head, outcome, post, reply, serve
 

@@ -19,7 +19,7 @@ from asap_core.admission import admission
 from asap_core.auth.principal import InsufficientScope
 from asap_core.refusals import BUSY
 from asap_core.server.call import abandon_call
-from asap_core.server.call_run import IllegalMove
+from asap_core.server.call_context import IllegalMove
 from tests.builders import ALICE, call
 from tests.core.server.exchanges import body, head, reply, serve
 

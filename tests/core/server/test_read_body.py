@@ -10,7 +10,7 @@ from asap_core import (
     ReadBody,
     Respond,
 )
-from asap_core.server.call_run import IllegalMove
+from asap_core.server.call_context import IllegalMove
 from asap_core.server.events import What
 from tests.builders import call
 from tests.core.server.exchanges import head, outcome, post, reply, serve

@@ -38,16 +38,16 @@ class IllegalMove(RuntimeError):
 
 
 class _State(Protocol):
-    """A state of a call, as its run sees it."""
+    """A state of a call, as its context sees it."""
 
     _step: int
 
 
 @define(eq=False)
-class CallRun:
+class CallContext:
     """What the states of one call share.
 
-    States hold the run, and the run holds only their number: no reference cycle is left for the garbage collector.
+    States hold the context, and it holds only their number: no reference cycle is left for the garbage collector.
 
     asking: a store is being asked. Like a running handler it counts towards `Policy.concurrent`.
     running: a handler may be running, for `reservation` if there is one.
@@ -84,7 +84,7 @@ class CallRun:
 
     def leave(self, state: _State) -> None:
         """Leave this state: it allows no further move. Raises IllegalMove if it was left already."""
-        if state._step != self.step:  # noqa: SLF001 - states and their run are one machine
+        if state._step != self.step:  # noqa: SLF001 - states and their context are one machine
             raise IllegalMove(f"this {type(state).__name__} was left already; go on from the state that it returned")
         self.step += 1
 
@@ -92,7 +92,7 @@ class CallRun:
         """Tell the observers about this call."""
         self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
 
-    def let_go(self) -> None:
+    def stop_waiting(self) -> None:
         """Stop waiting for other work to end."""
         if self.held is not None and self.agent.admission is not None:
             self.agent.admission.let_go(self.held)
@@ -115,17 +115,17 @@ class CallRun:
         self.agent.finished(self.caller, None if keep else self.reservation, ran=ran)
 
 
-def first_refusal(run: CallRun, *, streamed: bool) -> Refusal | None:
-    """Run the checks in order and return the first refusal, or None. Sets `run.kind` and `run.request`."""
+def first_refusal(context: CallContext, *, streamed: bool) -> Refusal | None:
+    """Run the checks in order and return the first refusal, or None. Sets `context.kind` and `context.request`."""
     return (
-        sender_rule(run.principal, run.envelope.sender)
-        or _key_has_an_owner(run)
-        or _version_is_known(run)
-        or _recipient_is_this_agent(run)
-        or _timestamp_is_in_window(run)
-        or _payload_and_handler_exist(run, streamed=streamed)
-        or _scopes_allow(run)
-        or _there_is_room(run)
+        sender_rule(context.principal, context.envelope.sender)
+        or _key_has_an_owner(context)
+        or _version_is_known(context)
+        or _recipient_is_this_agent(context)
+        or _timestamp_is_in_window(context)
+        or _payload_and_handler_exist(context, streamed=streamed)
+        or _scopes_allow(context)
+        or _there_is_room(context)
     )
 
 
@@ -134,7 +134,7 @@ def malformed(error: InvalidDocument) -> Refusal:
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
 
 
-def with_what_old_peers_leave_out(agent: Serving, value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
+def with_defaults_for_old_peers(agent: Serving, value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
     """Return the envelope with an id and a timestamp, if the policy lets a peer omit them."""
     # The reference, 1.1 and 2.x, treats a null id or timestamp as absent and fills it in. Here the policy decides.
     if not agent.policy.require_id and value.get("id") is None:
@@ -144,9 +144,9 @@ def with_what_old_peers_leave_out(agent: Serving, value: dict[str, Any], wall: W
     return value
 
 
-def _key_has_an_owner(run: CallRun) -> Refusal | None:
+def _key_has_an_owner(context: CallContext) -> Refusal | None:
     """Keys belong to a principal or to an address: without either, all callers would share them."""
-    if run.call.idempotency_key is None or run.peer_known or isinstance(run.principal, Authenticated):
+    if context.call.idempotency_key is None or context.peer_known or isinstance(context.principal, Authenticated):
         return None
     expected = (
         "no key, or a caller who authenticates: the address of this one isn't known. Behind a proxy that connects over "
@@ -156,35 +156,35 @@ def _key_has_an_owner(run: CallRun) -> Refusal | None:
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,))
 
 
-def _version_is_known(run: CallRun) -> Refusal | None:
-    if run.envelope.asap_version.startswith("0.") or not run.agent.policy.check_version:
+def _version_is_known(context: CallContext) -> Refusal | None:
+    if context.envelope.asap_version.startswith("0.") or not context.agent.policy.check_version:
         return None
     return Refusal(kind=VERSION_INCOMPATIBLE, details={"supported": [ASAP_VERSION]})
 
 
-def _recipient_is_this_agent(run: CallRun) -> Refusal | None:
-    if not run.agent.policy.check_recipient or run.agent.answers_to(run.envelope.recipient):
+def _recipient_is_this_agent(context: CallContext) -> Refusal | None:
+    if not context.agent.policy.check_recipient or context.agent.answers_to(context.envelope.recipient):
         return None
-    return Refusal(kind=MISADDRESSED, details={"agent_id": run.agent.manifest.id})
+    return Refusal(kind=MISADDRESSED, details={"agent_id": context.agent.manifest.id})
 
 
-def _timestamp_is_in_window(run: CallRun) -> Refusal | None:
-    age = run.wall - run.issued
-    if -run.agent.policy.skew <= age <= run.agent.policy.max_age:
+def _timestamp_is_in_window(context: CallContext) -> Refusal | None:
+    age = context.wall - context.issued
+    if -context.agent.policy.skew <= age <= context.agent.policy.max_age:
         return None
-    return timestamp_refusal(run, age)
+    return timestamp_refusal(context, age)
 
 
 # Seconds to wait before a retry, as the reference says.
 _AFTER_TIMESTAMP: Final = 5.0
 
 
-def timestamp_refusal(run: CallRun, age: float) -> Refusal:
+def timestamp_refusal(context: CallContext, age: float) -> Refusal:
     """Return the refusal of a timestamp that's `age` seconds old. It tells the caller the server's time."""
     bounds: dict[str, object] = {
-        "server_time": utc(run.wall).isoformat().replace("+00:00", "Z"),
-        "max_age_seconds": run.agent.policy.max_age,
-        "max_future_tolerance_seconds": run.agent.policy.skew,
+        "server_time": utc(context.wall).isoformat().replace("+00:00", "Z"),
+        "max_age_seconds": context.agent.policy.max_age,
+        "max_future_tolerance_seconds": context.agent.policy.skew,
     }
     offset = {"age_seconds": round(age, 3)} if age > 0 else {"future_offset_seconds": round(-age, 3)}
     return Refusal(
@@ -192,31 +192,36 @@ def timestamp_refusal(run: CallRun, age: float) -> Refusal:
     )
 
 
-def _payload_and_handler_exist(run: CallRun, *, streamed: bool) -> Refusal | None:
-    run.kind = normalise_payload_type(run.envelope.payload_type)
-    if streamed or run.kind not in run.agent.payload_types:
-        supported = [] if streamed else sorted(run.agent.payload_types)
+def _payload_and_handler_exist(context: CallContext, *, streamed: bool) -> Refusal | None:
+    context.kind = normalise_payload_type(context.envelope.payload_type)
+    if streamed or context.kind not in context.agent.payload_types:
+        supported = [] if streamed else sorted(context.agent.payload_types)
         return Refusal(kind=HANDLER_NOT_FOUND, details={"supported": supported})
     try:
-        run.request = decode_payload_of(run.kind, run.envelope.payload, path=("params", "envelope", "payload"))
+        context.request = decode_payload_of(
+            context.kind, context.envelope.payload, path=("params", "envelope", "payload")
+        )
     except InvalidDocument as error:
         return malformed(error)
-    if isinstance(run.request, MessageSend) and run.request.sender != run.envelope.sender:
-        return Refusal(kind=SENDER_MISMATCH) if run.agent.policy.check_payload_sender else None
-    if isinstance(run.request, TaskRequest) and run.request.skill_id not in run.agent.skills:
-        return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(run.agent.skills)})
+    if isinstance(context.request, MessageSend) and context.request.sender != context.envelope.sender:
+        return Refusal(kind=SENDER_MISMATCH) if context.agent.policy.check_payload_sender else None
+    if isinstance(context.request, TaskRequest) and context.request.skill_id not in context.agent.skills:
+        return Refusal(kind=HANDLER_NOT_FOUND, details={"skills": sorted(context.agent.skills)})
     return None
 
 
-def _scopes_allow(run: CallRun) -> Refusal | None:
-    if not run.agent.policy.scopes:
+def _scopes_allow(context: CallContext) -> Refusal | None:
+    if not context.agent.policy.scopes:
         return None
-    asked = {run.kind, f"{run.kind}/{run.request.skill_id}" if isinstance(run.request, TaskRequest) else run.kind}
-    wanted = frozenset[str]().union(*(scopes for key, scopes in run.agent.policy.scopes if key in asked))
-    held = run.principal.scopes if isinstance(run.principal, Authenticated) else frozenset()
+    asked = {
+        context.kind,
+        f"{context.kind}/{context.request.skill_id}" if isinstance(context.request, TaskRequest) else context.kind,
+    }
+    wanted = frozenset[str]().union(*(scopes for key, scopes in context.agent.policy.scopes if key in asked))
+    held = context.principal.scopes if isinstance(context.principal, Authenticated) else frozenset()
     if wanted <= held:
         return None
-    proves = isinstance(run.principal, Authenticated) and run.principal.key is not None
+    proves = isinstance(context.principal, Authenticated) and context.principal.key is not None
     return Refusal(kind=INSUFFICIENT_SCOPE, challenge=insufficient_scope(wanted, proves=proves))
 
 
@@ -224,8 +229,8 @@ def _scopes_allow(run: CallRun) -> Refusal | None:
 _AFTER_BUSY_CALLER: Final = 1.0
 
 
-def _there_is_room(run: CallRun) -> Refusal | None:
-    if run.agent.has_room_for(run.caller):
+def _there_is_room(context: CallContext) -> Refusal | None:
+    if context.agent.has_room_for(context.caller):
         return None
-    limit = f"{run.agent.policy.concurrent} at once"
+    limit = f"{context.agent.policy.concurrent} at once"
     return Refusal(kind=RATE_LIMITED, details={"limit": limit}, retry_after=_AFTER_BUSY_CALLER)
