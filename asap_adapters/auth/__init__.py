@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from asap_adapters.auth.client_key import read_client_key as read_client_key
-    from asap_adapters.auth.dpop_key import DpopKey as DpopKey
+    from asap_adapters.auth.client_keys import DpopKey as DpopKey, read_client_key as read_client_key
     from asap_adapters.auth.introspection import (
         IntrospectionAuthenticator as IntrospectionAuthenticator,
         IntrospectionUnavailable as IntrospectionUnavailable,
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES: Final = {
-    "asap_adapters.auth.client_key": "read_client_key",
-    "asap_adapters.auth.dpop_key": "DpopKey",
+    "asap_adapters.auth.client_keys": "DpopKey read_client_key",
     "asap_adapters.auth.introspection": "IntrospectionAuthenticator IntrospectionUnavailable",
     "asap_adapters.auth.jwt": "JwtAuthenticator ProviderUnavailable",
     "asap_adapters.auth.signing_key": "PrivateKey",

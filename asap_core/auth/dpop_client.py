@@ -3,7 +3,7 @@
     text = unsigned_proof(ProofClaims(method="POST", url=…, issued=wall, jti=id), alg="ES256", jwk=public)
     header = serialize(text, sign(text))
 
-The caller signs; `asap_adapters.auth.dpop_key` has keys that do.
+The caller signs; `asap_adapters.auth.client_keys` has keys that do.
 """
 
 from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from asap_adapters import Redis, StateFile, serve
-from asap_adapters.auth.dpop_key import DpopKey
+from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen, url_of

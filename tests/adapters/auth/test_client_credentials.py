@@ -15,7 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from asap_adapters import AgentClient, NotAllowed, RemoteError
-from asap_adapters.auth.dpop_key import DpopKey
+from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable

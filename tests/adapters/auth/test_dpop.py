@@ -21,7 +21,7 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
 from asap_adapters import AgentClient, AsgiApp, RemoteError
-from asap_adapters.auth.dpop_key import DpopKey
+from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, Envelope

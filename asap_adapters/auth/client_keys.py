@@ -1,4 +1,7 @@
-"""Keys that tokens are bound to (DPoP, RFC 9449), and their files. In the extra `jwt`."""
+"""A client's private keys, and their files: one that it authenticates with, and one that its tokens are bound to.
+
+The first is for `private_key_jwt` (RFC 7523), the second for DPoP (RFC 9449). In the extra `jwt`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,24 +9,63 @@ from typing import Final, Literal, TypeGuard, assert_never
 
 from attrs import field, frozen
 
+from asap_core.auth.client_credentials import ClientKey
 from asap_core.auth.dpop import thumbprint
 
 try:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-    from joserfc.jwk import ECKey, OKPKey
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
     from joserfc.jws import JWSRegistry
 
     from asap_adapters.auth.key_files import as_pem, is_p256, read_private_key, write_private_key
 except ModuleNotFoundError as error:
-    missing = "proofs of possession need joserfc, which comes with: pip install 'asap-sansio[jwt]'"
+    missing = "a client's keys need joserfc, which comes with: pip install 'asap-sansio[jwt]'"
     raise ModuleNotFoundError(missing, name=error.name) from None
 
-DpopAlgorithm = Literal["ES256", "Ed25519"]
-
-# RFC 9864 calls it Ed25519; today's servers list it by the name of RFC 8037.
+# RFC 9864 calls it Ed25519; today's providers and servers know it by the name of RFC 8037.
 _ED25519: Final = "EdDSA"
+# RFC 7518 §3.3.
+_LEAST_RSA_BITS: Final = 2_048
+
+_Key = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
+
+
+def read_client_key(path: str | Path, client_id: str, *, kid: str | None = None) -> ClientKey:
+    """Read a client's key from a PEM file (PKCS #8, no pass phrase): Ed25519, P-256, or RSA of 2048 bits or more.
+
+    kid: what the provider calls the key, if it knows several of this client
+
+    Raises OSError, and ValueError that names the file.
+    """
+    expected = "a private key in PEM (PKCS #8), without a pass phrase: Ed25519, P-256, or RSA of 2048 bits or more"
+    key = read_private_key(path, _is_client_key, expected=expected)
+    algorithm, imported = _imported(key)
+    signing = JWSRegistry.algorithms[algorithm]
+    return ClientKey(client_id, algorithm, lambda message: bytes(signing.sign(message, imported)), kid)
+
+
+def _is_client_key(key: PrivateKeyTypes) -> TypeGuard[_Key]:
+    if isinstance(key, RSAPrivateKey):
+        return key.key_size >= _LEAST_RSA_BITS
+    return isinstance(key, Ed25519PrivateKey) or is_p256(key)
+
+
+def _imported(key: _Key) -> tuple[str, OKPKey | ECKey | RSAKey]:
+    match key:
+        case Ed25519PrivateKey():
+            return _ED25519, OKPKey.import_key(as_pem(key))
+        case EllipticCurvePrivateKey():
+            return "ES256", ECKey.import_key(as_pem(key))
+        case RSAPrivateKey():
+            return "RS256", RSAKey.import_key(as_pem(key))
+        case _:
+            assert_never(key)
+
+
+DpopAlgorithm = Literal["ES256", "Ed25519"]
 
 
 def _is_dpop_key(key: PrivateKeyTypes) -> TypeGuard[EllipticCurvePrivateKey | Ed25519PrivateKey]:
