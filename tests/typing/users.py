@@ -5,12 +5,14 @@ from typing import assert_never
 from asap_adapters import AgentClient, Context, TaskFailed, run, serve
 from asap_core import (
     Admit,
+    Admitted,
     Agent,
     Anonymous,
     Answered,
     AsapError,
     Authenticate,
     Authenticated,
+    CallState,
     Capabilities,
     ClaimProof,
     Dispatch,
@@ -19,6 +21,7 @@ from asap_core import (
     Envelope,
     Exchange,
     Fork,
+    Health,
     Hold,
     Manifest,
     ReadBody,
@@ -29,13 +32,11 @@ from asap_core import (
     Respond,
     Response,
     Skill,
+    StoreUnavailable,
     TakeLimit,
     TaskRequest,
     TaskStatus,
 )
-from asap_core.admission.admission import Admitted, StoreUnavailable
-from asap_core.server.call import CallState
-from asap_core.wire.manifest import Health
 
 manifest = Manifest(
     id="urn:asap:agent:me",

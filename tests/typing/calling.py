@@ -1,0 +1,165 @@
+"""What users write who call agents and read documents, for the type checker alone: it isn't run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import assert_type
+
+from asap_adapters import (
+    AgentChanged,
+    AgentClient,
+    AsapError,
+    BadReply,
+    DiscoveredAgent,
+    InvalidDocument,
+    NotAllowed,
+    NoToken,
+    NotResolved,
+    RemoteError,
+    TimedOut,
+    Unreachable,
+    Unsuitable,
+    Unverified,
+    WrongAgent,
+)
+from asap_adapters.auth import ClientCredentials, ClientKey, ClientSecret, DpopKey, PrivateKey, read_client_key
+from asap_core import (
+    Advice,
+    Allow,
+    Endpoints,
+    Envelope,
+    Health,
+    InvalidTransition,
+    Load,
+    Manifest,
+    McpToolCall,
+    McpToolResult,
+    MessageAck,
+    MessageSend,
+    OutboundPolicy,
+    Payload,
+    Problem,
+    PublicKey,
+    Registry,
+    RegistryEntry,
+    Task,
+    TaskCancel,
+    TaskRequest,
+    TaskResponse,
+    TaskStatus,
+    TaskUpdate,
+    WallTime,
+    decode_envelope,
+    encode_envelope,
+    read_health,
+    read_manifest,
+    read_registry,
+    to_json,
+)
+
+secret = ClientCredentials(
+    client=ClientSecret("me", "secret"), issuer="https://id.example", scopes={"asap.call"}, dpop=DpopKey.generate()
+)
+key: ClientKey = read_client_key("key.pem", "me", kid="1")
+credentials = ClientCredentials(client=key, token_endpoint="https://id.example/token", dpop=DpopKey.load("dpop.jwk"))
+network = OutboundPolicy(allow_http=["agent.lan"], allow_networks=["10.0.0.0/8"], allow_ports={88}, redirects=1)
+
+
+async def look() -> str | None:
+    client = AgentClient(
+        sender="urn:asap:agent:me",
+        auth={"https://you.example": secret, "https://them.example": "token"},
+        trusted_keys={"urn:asap:agent:you": str(PublicKey(bytes(32)))},
+        registries=[Path("registry.json"), "https://registry.example/registry.json"],
+    )
+    try:
+        found: DiscoveredAgent = await client.look_up("https://you.example")
+        return found.manifest.name if found.age < 60 else found.url
+    except NotAllowed as error:
+        return advise(error.remedy)
+    except BadReply as error:
+        return None if error.remedy is None else advise(error.remedy)
+    except (TimedOut, Unreachable) as error:
+        return f"{error.url}: {error.reason}, retry in {error.next_try} s, sent: {error.sent}"
+    except NoToken as error:
+        return f"{error.url}: {error.reason}" if error.refused else None
+    except AgentChanged as error:
+        return f"{error.url} was {error.expected}"
+    except WrongAgent as error:
+        return f"{error.url} is {error.found}"
+    except (Unsuitable, Unverified) as error:
+        return error.agent_id
+    except InvalidDocument as error:
+        return ", ".join(describe(problem) for problem in error.problems)
+    except RemoteError as error:
+        return str(error.code)
+    except AsapError:
+        return None
+    finally:
+        await client.aclose()
+
+
+def advise(remedy: Allow | Advice) -> str:
+    match remedy:
+        case Allow(option, value):
+            return f"{option}={value!r}"
+        case Advice(text):
+            return text
+
+
+def describe(problem: Problem) -> str:
+    return f"{problem.path}: expected {problem.expected}"
+
+
+async def resolve(client: AgentClient) -> Manifest | None:
+    try:
+        return await client.resolve("urn:asap:agent:you", wait=1.0)
+    except NotResolved as error:
+        return None if error.asked else read_manifest(b"{}")
+
+
+def report(data: bytes) -> float:
+    health: Health = read_health(data)
+    load: Load | None = health.load
+    return 0.0 if load is None else load.active_tasks / (load.queue_depth or 1)
+
+
+def entries(data: bytes) -> Iterator[RegistryEntry]:
+    registry: Registry = read_registry(data)
+    yield from registry.agents
+
+
+def again(document: object) -> dict[str, object]:
+    envelope: Envelope = decode_envelope(document)
+    return encode_envelope(envelope)
+
+
+def about(payload: Payload) -> str | None:
+    match payload:
+        case TaskRequest() | TaskResponse() | TaskUpdate() | TaskCancel():
+            return payload.task_id if not isinstance(payload, TaskRequest) else payload.skill_id
+        case MessageSend():
+            return payload.message_id
+        case MessageAck():
+            return payload.original_envelope_id
+        case McpToolCall():
+            return payload.tool_name
+        case McpToolResult():
+            return payload.error
+        case _:
+            return str(to_json(payload))
+
+
+def finish(task: Task, wall: WallTime) -> Task | tuple[str, ...]:
+    try:
+        return task.move(TaskStatus.COMPLETED, wall=wall)
+    except InvalidTransition as error:
+        return error.allowed
+
+
+def sign(message: bytes) -> bytes:
+    private = PrivateKey.new()
+    assert_type(private.public_key, PublicKey)
+    return private.sign(message)
+
+
+endpoints = Endpoints(asap="https://me.example/asap")

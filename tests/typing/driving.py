@@ -1,0 +1,92 @@
+"""What users write who make a driver, or test one with the kit, for the type checker alone: it isn't run."""
+
+from collections.abc import Iterator
+
+from hypothesis import strategies
+
+from asap_core import (
+    BadHead,
+    CallState,
+    ChunkFrames,
+    Clock,
+    Counters,
+    Dispatch,
+    HeadReader,
+    Instant,
+    Manifest,
+    ManualClock,
+    Refusal,
+    Request,
+    Response,
+    WallTime,
+    broken_call,
+    refuse_head,
+)
+from asap_core.testing import (
+    ExchangeMachine,
+    Reply,
+    Target,
+    broken_documents,
+    envelope_documents,
+    envelopes,
+    json_values,
+    local_target,
+    manifests,
+    request_bodies,
+    requests,
+    urns,
+)
+
+
+class SystemClock:
+    """A clock of one's own."""
+
+    def monotonic(self) -> Instant:
+        return Instant(0.0)
+
+    def wall(self) -> WallTime:
+        return WallTime(0.0)
+
+
+clocks: list[Clock] = [SystemClock(), ManualClock(wall=1.75e9)]
+counters = Counters()
+
+
+def read(data: bytes) -> Response | str | None:
+    head = HeadReader(max_size=65_536, max_fields=100).feed(data)
+    if isinstance(head, BadHead):
+        return refuse_head(head.status, head.expected)
+    return None if head is None else ChunkFrames(max_line=1_024, max_fields=10).feed(data)
+
+
+def fail(state: CallState) -> CallState:
+    return broken_call(state)
+
+
+def refuse(state: Dispatch, refusal: Refusal) -> CallState:
+    return state.failed(refusal)
+
+
+class OwnMachine(ExchangeMachine):
+    """The machine against one's own agent."""
+
+    def make_target(self) -> Target:
+        inside: Target = local_target(self.clock)
+
+        def target(body: bytes, token: str | None) -> Reply:
+            reply = inside(body, token)
+            return Reply(reply.status, reply.body)
+
+        return target
+
+
+values: list[strategies.SearchStrategy[object]] = [json_values(max_leaves=3), envelopes(), urns(), request_bodies()]
+documents: list[strategies.SearchStrategy[dict[str, object]]] = [broken_documents(), envelope_documents()]
+
+
+def shown(manifest: strategies.SearchStrategy[Manifest], request: strategies.SearchStrategy[Request]) -> Iterator[str]:
+    yield repr(manifest)
+    yield repr(request)
+
+
+shown(manifests(), requests())
