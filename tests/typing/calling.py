@@ -64,7 +64,7 @@ credentials = ClientCredentials(client=key, token_endpoint="https://id.example/t
 network = OutboundPolicy(allow_http=["agent.lan"], allow_networks=["10.0.0.0/8"], allow_ports={88}, redirects=1)
 
 
-async def look() -> str | None:
+async def look() -> DiscoveredAgent | str | None:
     client = AgentClient(
         sender="urn:asap:agent:me",
         auth={"https://you.example": secret, "https://them.example": "token"},
@@ -72,30 +72,38 @@ async def look() -> str | None:
         registries=[Path("registry.json"), "https://registry.example/registry.json"],
     )
     try:
-        found: DiscoveredAgent = await client.look_up("https://you.example")
-        return found.manifest.name if found.age < 60 else found.url
-    except NotAllowed as error:
-        return advise(error.remedy)
-    except BadReply as error:
-        return None if error.remedy is None else advise(error.remedy)
-    except (TimedOut, Unreachable) as error:
-        return f"{error.url}: {error.reason}, retry in {error.next_try} s, sent: {error.sent}"
-    except NoToken as error:
-        return f"{error.url}: {error.reason}" if error.refused else None
-    except AgentChanged as error:
-        return f"{error.url} was {error.expected}"
-    except WrongAgent as error:
-        return f"{error.url} is {error.found}"
-    except (Unsuitable, Unverified) as error:
-        return error.agent_id
-    except InvalidDocument as error:
-        return ", ".join(describe(problem) for problem in error.problems)
-    except RemoteError as error:
-        return str(error.code)
-    except AsapError:
-        return None
+        return await client.look_up("https://you.example")
+    except AsapError as error:
+        return explain(error)
     finally:
         await client.aclose()
+
+
+def age(found: DiscoveredAgent) -> float:
+    return found.age if found.manifest.skill_ids else float("inf")
+
+
+def explain(error: AsapError) -> str | None:
+    match error:
+        case NotAllowed() | BadReply():
+            shown = None if error.remedy is None else advise(error.remedy)
+        case TimedOut() | Unreachable():
+            shown = f"{error.url}: {error.reason}, retry in {error.next_try} s, sent: {error.sent}"
+        case NoToken():
+            shown = f"{error.url}: {error.reason}" if error.refused else None
+        case AgentChanged():
+            shown = f"{error.url} was {error.expected}"
+        case WrongAgent():
+            shown = f"{error.url} is {error.found}"
+        case Unsuitable() | Unverified():
+            shown = error.agent_id
+        case InvalidDocument():
+            shown = ", ".join(describe(problem) for problem in error.problems)
+        case RemoteError():
+            shown = str(error.code)
+        case _:
+            shown = str(error)
+    return shown
 
 
 def advise(remedy: Allow | Advice) -> str:
