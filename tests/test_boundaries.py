@@ -119,6 +119,7 @@ def test_the_face_imports_from_its_own_package_only() -> None:
     assert {home.split(".")[0] for home in asap_core._HOMES} == {"asap_core"}
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "planted",
     [

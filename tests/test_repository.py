@@ -139,6 +139,15 @@ def test_a_constant_below_its_first_use_is_found() -> None:
     assert constants_below_their_first_use("A = 1\ndef f():\n    return A + T\ndef g(): ...\nT = g") == []
 
 
+@pytest.mark.parametrize("name", python_files("tests"))
+def test_a_test_that_expects_a_failed_assertion_plants_a_defect_and_is_marked(name: str) -> None:
+    for node in ast.walk(ast.parse((ROOT / name).read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            marks = [ast.unparse(one) for one in node.decorator_list]
+            expects = re.search(r"raises\(\(?AssertionError\b", ast.unparse(node))
+            assert expects is None or "pytest.mark.planted" in marks, node.name
+
+
 def test_both_packages_are_typed() -> None:
     assert (ROOT / "asap_core" / "py.typed").exists()
     assert (ROOT / "asap_adapters" / "py.typed").exists()

@@ -113,6 +113,7 @@ class PopKeeps(Lru[int, int]):
         return self.peek(key)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant", [OneTooMany, PutIsNoUse, EvictsTheNewest, EvictsSilently, PeekIsUse, TouchIsNoUse, PopKeeps]
 )

@@ -199,6 +199,7 @@ WRONG = {
 }
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_reading_is_caught(wrong: str) -> None:
     cases = st.tuples(WELL_FORMED.filter(lambda headers: not reasons(headers)), st.integers(0, 300))

@@ -87,6 +87,7 @@ def ignores_the_clock(clock):
     return send
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "broken", [accepts_replays, believes_any_sender, lets_anyone_in, echoes, breaks, ignores_the_clock]
 )

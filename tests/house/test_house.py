@@ -17,6 +17,7 @@ def module(name: str, text: str, *imports: str) -> Module:
     return Module(name, Path(name), ast.parse(text), text, frozenset(imports))
 
 
+@pytest.mark.planted
 def test_a_planted_circle_is_found() -> None:
     modules = {name: module(name, "", *to) for name, to in {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}.items()}
     assert circles(modules) == [["a", "b", "c"]]

@@ -309,6 +309,7 @@ def test_nothing_is_accepted_twice(running) -> None:
     search(running, examples=100)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_planted_wrong_is_found(running, name: str) -> None:
     changes, kind = CASES[name]

@@ -36,8 +36,8 @@ PATIENCE, AND_A_BIT = 5.0, 1.0
 LONGEST = 300.0
 # An endless loop that collects must not take the machine's memory.
 MEMORY = 4 * 2**30
-# Those hold the tests themselves to catching planted defects; with another defect planted they say nothing.
-NOT_ASKED = "is_caught"
+# The marker of tests that plant defects themselves; with another defect planted they say nothing.
+NOT_ASKED = "planted"
 NOTICED, UNNOTICED, BROKEN = 1, 0, 3
 
 # How likely a test is thought to be to kill a mutant of a function before it has killed one, against one that did.
@@ -126,7 +126,7 @@ class _Selection:
     """Leaves out what isn't asked, and ends the process at the first failure."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if NOT_ASKED not in item.name]
+        items[:] = [item for item in items if item.get_closest_marker(NOT_ASKED) is None]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:

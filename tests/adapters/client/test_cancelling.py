@@ -220,6 +220,7 @@ class TestCancelledAtEachAwait:
         """So that cancelling at each of them is more than cancelling at one."""
         assert await play(server(), discover, place=0, at=None) >= 5
 
+    @pytest.mark.planted
     @pytest.mark.parametrize("place", [0, 2], ids=["who leads", "who waits"])
     async def test_where_leaving_is_not_told_it_is_caught(
         self, server, monkeypatch: pytest.MonkeyPatch, place: int

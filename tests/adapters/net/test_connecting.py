@@ -237,6 +237,7 @@ class TakesTheGoodOnes(connecting._Backend):
         return [answer for answer in answers if may_be(answer)] or answers
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("broken", [AsksAgain, JudgesTheFirst, TakesTheGoodOnes])
 def test_one_that_connects_elsewhere_is_caught(broken, monkeypatch) -> None:
     monkeypatch.setattr(connecting, "_Backend", broken)

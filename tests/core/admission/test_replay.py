@@ -391,6 +391,7 @@ def test_the_guard_keeps_the_law() -> None:
     run_state_machine_as_test(LawMachine, settings=BOUNDED)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("mutant", [NoFloor, KeptTooShortly, DigestWithoutSender, ForgetsForRoom, FloorOfSharedOnly])
 def test_a_broken_guard_is_caught(mutant) -> None:
     machine = type("Machine", (LawMachine,), {"kind": mutant})
@@ -491,6 +492,7 @@ class CountsTheTimeBetween(ReplayGuard):
         super().restore(data, now=now - 200.0)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "changes",
     [

@@ -806,6 +806,7 @@ def _remembers_the_proof_with_the_token(patch) -> None:
     patch.setattr(jwt._Run, "judged", lambda _self, verdict: verdict)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "plant",
     [

@@ -498,6 +498,7 @@ def test_introspection_keeps_its_laws() -> None:
     run_state_machine_as_test(IntrospectionLaws, settings=LAWS)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -170,6 +170,7 @@ class HasNoCoolDown(KeyRing):
         return super().missing(now=now)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("mutant", [AsksAtOnceAfterAnAnswer, ForgetsTheCoolDownWhenLeft, ServesForEver, HasNoCoolDown])
 def test_a_planted_bug_in_the_ring_is_caught(mutant) -> None:
     # Always the same examples: one of these bugs takes some hundred on average, and no number is enough on a bad day.

@@ -481,6 +481,7 @@ def test_tokens_keep_their_laws() -> None:
     run_state_machine_as_test(TokenLaws, settings=LAWS)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -162,6 +162,7 @@ class ForgetsAtOnce(Breakers):
         self._breakers.clear()
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("mutant", [OneForAll, LosesTheProbe, CountsAbandoned, NeverOpens, ForgetsAtOnce])
 def test_a_broken_one_is_caught(mutant) -> None:
     with pytest.raises(AssertionError):

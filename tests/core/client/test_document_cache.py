@@ -724,6 +724,7 @@ def test_the_directory_keeps_its_laws() -> None:
     run_state_machine_as_test(DirectoryLaws, settings=LAWS)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -289,6 +289,7 @@ def test_coalescing_keeps_its_laws() -> None:
     run_state_machine_as_test(CoalescingLaws, settings=LAWS)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant",
     [

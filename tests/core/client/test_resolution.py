@@ -199,12 +199,14 @@ def first_only(wanted: Wanted, *, registries, **options) -> ResolutionState:
     return resolve(wanted, registries=registries[:1], **options)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("mutant", [any_id, last_first, unchecked, deaf, first_only])
 def test_the_law_notices(mutant) -> None:
     with pytest.raises(AssertionError):
         law(mutant, PLANTED)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     ("state", "method", "other"),
     [

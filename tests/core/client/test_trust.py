@@ -143,6 +143,7 @@ def mutated(before: str, after: str):
     return mutant
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_catches(name: str) -> None:
     before, after = MUTANTS[name]
@@ -384,6 +385,7 @@ def test_keys_hold_for_the_search_and_the_agent() -> None:
     run_state_machine_as_test(Searching)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -399,6 +401,7 @@ def test_keys_that_do_not_hold_are_caught(before: str, after: str) -> None:
         run_state_machine_as_test(Broken, settings=HUNTING)
 
 
+@pytest.mark.planted
 def test_a_search_that_forgets_its_keys_is_caught(monkeypatch) -> None:
     monkeypatch.setattr(FetchManifest, "keys", None)
     with pytest.raises(AssertionError):

@@ -555,6 +555,7 @@ def test_the_neighbourhood_keeps_its_laws(monkeypatch) -> None:
     hold_to_laws(AnnouncedAgents, monkeypatch)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -111,6 +111,7 @@ class TestTheTable:
         address = read_address(str(address))
         assert our_zone(address) == naive_zone(address)
 
+    @pytest.mark.planted
     @pytest.mark.parametrize(
         "special",
         # The others lie within a wider one of the same effect, and say only what it is.
@@ -123,6 +124,7 @@ class TestTheTable:
         planted("SPECIAL_RANGES", tuple(one for one in SPECIAL_RANGES if one is not special))
         assert disagreements() != []
 
+    @pytest.mark.planted
     def test_the_range_of_the_internet_left_out_would_be_noticed(self, planted) -> None:
         planted("_UNICAST", ip_network("::/0"))
         assert disagreements() != []

@@ -292,6 +292,7 @@ def test_the_watch_keeps_its_laws(monkeypatch) -> None:
     hold_to_laws(LinkWatch, monkeypatch)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -201,6 +201,7 @@ class TakesTheFurthest(Provenance):
         super().learn(url, source=source)
 
 
+@pytest.mark.planted
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing, TakesTheFurthest])
 def test_a_broken_one_is_caught(broken) -> None:

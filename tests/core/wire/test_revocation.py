@@ -108,6 +108,7 @@ MUTANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_catches(name: str) -> None:
     before, after = MUTANTS[name]

@@ -389,6 +389,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_catches(name: str) -> None:
     before, after = MUTANTS[name]
