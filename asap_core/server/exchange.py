@@ -688,10 +688,9 @@ def _refuse_body(context: _ExchangeContext, error: BodyTooLarge | BadCoding, *, 
 
 
 def _no_room(context: _ExchangeContext) -> Respond:
-    context.tell(What.LIMITED, BUSY)
     note = "Too much is being sent to this agent at once"
-    refusal = Refusal(kind=BUSY, note=note, retry_after=context.agent.policy.retry_after_unavailable)
-    return context.respond(_rpc_response(context.agent, refused_call(None, refusal), close=True))
+    retry_after = context.agent.policy.retry_after_unavailable
+    return context.refuse(Refusal(kind=BUSY, note=note, retry_after=retry_after), close=True)
 
 
 def _parse(context: _ExchangeContext, data: bytes) -> TakeLimit | Fork | Respond:
