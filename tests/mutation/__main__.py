@@ -49,12 +49,12 @@ TESTS = {
     "asap_core.client.resolution": ("client/resolution", "client/trust"),
     "asap_core.client.registry_cache": ("client/registry_cache",),
     "asap_core.lru": ("lru",),
-    "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_cache"),
     "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_cache"),
 }
-# Those of credentials, by name only: their survivors haven't been gone through one by one.
+# Those of credentials and bodies, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
+    "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.auth.claims": ("auth/claims", "auth/jwt", "auth/dpop_server"),
     "asap_core.auth.jws": ("auth/jws", "auth/dpop_server"),
     "asap_core.auth.keyring": ("auth/keyring", "auth/jwt"),

@@ -3,6 +3,7 @@
 import gzip
 import random
 import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given, strategies as st
@@ -126,3 +127,109 @@ class TestBodies:
         for byte in gzip.compress(data):
             body.feed(bytes([byte]))
         assert body.end() == data
+
+
+def named(length: int, data: bytes = b"") -> bytes:
+    """A gzip member whose header names a file (RFC 1952 §2.3.1), as long as asked for."""
+    member = gzip.compress(data)
+    named = member[:3] + b"\x08" + member[4:10] + b"%s\0" + member[10:]
+    return named % (b"x" * (length - len(member) - 1))
+
+
+class TestGzip:
+    @pytest.mark.parametrize("before", [b"", gzip.compress(b"x")])
+    def test_a_member_in_another_format_is_refused(self, before: bytes) -> None:
+        body = Body(limit=100, inflater=Gzip())
+        with pytest.raises(BadCoding):
+            body.feed(before + zlib.compress(b"x"))
+
+    @pytest.mark.parametrize(("members", "fits"), [(16, True), (17, False)])
+    def test_there_are_at_most_16_members(self, members: int, fits: bool) -> None:
+        body = Body(limit=100, inflater=Gzip())
+        if fits:
+            body.feed(gzip.compress(b"x") * members)
+            assert body.end() == b"x" * members
+        else:
+            with pytest.raises(BadCoding, match="at most 16 gzip members"):
+                body.feed(gzip.compress(b"x") * members)
+
+    def test_padding_is_zeros(self) -> None:
+        body = Body(limit=100, inflater=Gzip())
+        with pytest.raises(BadCoding):
+            body.feed(gzip.compress(b"x") + b"\0?\0")
+
+    def test_only_zeros_count_as_padding(self) -> None:
+        data = random.Random(1).randbytes(60_000)
+        body = Body(limit=100_000, inflater=Gzip())
+        body.feed(gzip.compress(b"x") + bytes(30_000) + gzip.compress(data))
+        assert body.end() == b"x" + data
+
+    def test_it_is_not_finished_before_all_its_members_are(self) -> None:
+        coded = Gzip()
+        assert not coded.pending
+        assert coded.inflate(gzip.compress(b"a") + gzip.compress(b"b"), 100) == b"a"
+        assert (coded.finished, coded.pending) == (False, True)
+        assert coded.inflate(b"", 100) == b"b"
+        assert (coded.finished, coded.pending) == (True, False)
+
+    @pytest.mark.parametrize("room", [1, 7, 258])
+    def test_what_came_so_far_gives_all_its_output_before_the_rest_comes(self, room: int) -> None:
+        whole = gzip.compress(b"x" * 2_000 + b"yz" * 500)
+        for cut in range(len(whole) + 1):
+            coded = Gzip()
+            found = coded.inflate(whole[:cut], room)
+            while coded.pending:
+                found += coded.inflate(b"", room)
+            assert found == zlib.decompressobj(wbits=31).decompress(whole[:cut])
+
+
+class Rooms:
+    """A decoder that returns its input, and notes how much room it is given."""
+
+    pending = False
+    finished = True
+
+    def __init__(self) -> None:
+        self.rooms: list[int] = []
+
+    def inflate(self, data: bytes, room: int) -> bytes:
+        self.rooms.append(room)
+        return data
+
+
+class TestRoom:
+    def test_nothing_is_held_after_a_refusal_or_the_end(self) -> None:
+        body = Body(limit=10)
+        body.feed(b"x" * 10)
+        with pytest.raises(BodyTooLarge):
+            body.feed(b"x")
+        assert body.held == 0
+        body = Body(limit=10)
+        body.feed(b"x")
+        assert (body.end(), body.held) == (b"x", 0)
+
+    def test_is_what_is_left_of_the_limit_and_one_byte_that_shows_that_it_is_passed(self) -> None:
+        coded = Rooms()
+        body = Body(limit=100, inflater=coded)
+        body.feed(b"x" * 40)
+        body.feed(b"x" * 20)
+        body.take()
+        body.feed(b"x" * 10)
+        body.feed(b"x" * 30)
+        assert coded.rooms == [101, 61, 41, 31]
+
+    def test_is_64_kib_at_most(self) -> None:
+        coded = Rooms()
+        Body(limit=1_000_000, inflater=coded).feed(b"x")
+        assert coded.rooms == [65_536]
+
+    @pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+    def test_a_coded_body_may_be_128_kib_longer_than_the_limit(self, more: int, fits: bool) -> None:
+        coded = named(100 + 131_072 + more, b"x")
+        body = Body(limit=100, inflater=Gzip())
+        if fits:
+            body.feed(coded)
+            assert body.end() == b"x"
+        else:
+            with pytest.raises(BodyTooLarge):
+                body.feed(coded)
