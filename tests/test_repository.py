@@ -238,6 +238,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_changelog_says_where_each_module_is_now() -> None:
+    unreleased = (ROOT / "CHANGELOG.md").read_text("utf-8").split("\n## ")[1]
+    rows = re.findall(r"^  \| `asap_.* \| (`asap_.*) \|$", unreleased, re.MULTILINE)
+    homes = [name for row in rows for name in re.findall(r"`(asap_[\w.]+)`", row)]
+    assert homes
+    for name in homes:
+        module, _, attribute = name.rpartition(".")
+        assert attribute.islower() or hasattr(importlib.import_module(module), attribute), name
+        path = ROOT / (name if attribute.islower() else module).replace(".", "/")
+        assert path.with_suffix(".py").exists() or path.is_dir(), name
+
+
 @a_page
 def test_every_test_that_a_page_names_is_there(page: Path) -> None:
     for name in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)*)`", page.read_text("utf-8")):
