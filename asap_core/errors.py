@@ -148,7 +148,7 @@ class BadReply(AsapError):
 
 def _later(next_try: float | None, kept_age: float | None) -> str:
     wait = "" if next_try is None else f"; not asked again for {next_try:.1f} s"
-    return wait if kept_age is None else f"{wait}; what is kept is {kept_age:.0f} s old, and can't stand in"
+    return wait if kept_age is None else f"{wait}; the cached copy is {kept_age:.0f} s old, too old to use"
 
 
 # RFC 9110 §15.6.3 to §15.6.5: what a proxy answers if it had no answer, or can't tell what became of the request.
@@ -172,7 +172,7 @@ class AgentChanged(WrongAgent):
     """Another agent than before answers at `url`: `expected` did until now. `AgentClient.forget` accepts `found`."""
 
     def __str__(self) -> str:
-        return f"{self.url} is {self.found} now, and was {self.expected}; forget() it if that's meant"
+        return f"{self.url} is {self.found} now, and was {self.expected}; call forget(url) if this is intended"
 
 
 @define(eq=False)
@@ -220,7 +220,7 @@ class NotAllowed(AsapError):
     remedy: Remedy
 
     def __str__(self) -> str:
-        return f"{self.url} is not asked: {self.reason}; {self.remedy}"
+        return f"{self.url} is not requested: {self.reason}; {self.remedy}"
 
 
 @define(eq=False)
@@ -228,15 +228,18 @@ class NoToken(AsapError):
     """The provider at `url` gave no access token, so nothing was sent to the agent.
 
     refused: the provider answered and refused. Otherwise a retry in `next_try` seconds may succeed.
+    remedy: what to do about it, if the client's options prevent it, such as a redirect of the provider's metadata.
     """
 
     url: str
     reason: str
     refused: bool = False
     next_try: float | None = None
+    remedy: Remedy | None = None
 
     def __str__(self) -> str:
-        return f"no access token from {self.url}: {self.reason}{_later(self.next_try, None)}"
+        remedy = "" if self.remedy is None else f"; {self.remedy}"
+        return f"no access token from {self.url}: {self.reason}{remedy}{_later(self.next_try, None)}"
 
 
 class MdnsUnavailable(AsapError):

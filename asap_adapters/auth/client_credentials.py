@@ -141,7 +141,8 @@ class TokenSource:
             # What happened, without its traceback: many raise it, and it's remembered for a while.
             reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
             crowded = isinstance(error, Unreachable) and error.crowded
-            return NotIssued(NoToken(without_credentials(credentials.asked), reason), crowded=crowded)
+            remedy = error.remedy if isinstance(error, BadReply) else None
+            return NotIssued(NoToken(without_credentials(credentials.asked), reason, remedy=remedy), crowded=crowded)
         granted = read_token_response(status, body, token_type=credentials.token_type)
         shown = without_credentials(endpoint.url)
         match granted:

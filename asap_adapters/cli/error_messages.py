@@ -42,7 +42,7 @@ def in_words(error: BaseException) -> str:
     match error:
         case NotAllowed(remedy=Allow() as allow):
             error.remedy = _as_option(allow) or Advice("nothing here allows it")
-        case BadReply(remedy=Allow() as allow):
+        case BadReply(remedy=Allow() as allow) | NoToken(remedy=Allow() as allow):
             error.remedy = _as_option(allow)
         case RemoteError():
             return _refused(error)

@@ -24,7 +24,7 @@ _ATTEMPT_DELAY: Final = 0.25
 # RFC 8446 §5.1: an alert record's type, and the first byte of every version.
 _TLS_ALERT: Final = b"\x15\x03"
 SPEAKS_TLS: Final = "it speaks TLS there: use https://"
-SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http://, if that's meant"
+SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http:// if this is intended"
 # What OpenSSL says, by version, of bytes that are no TLS record.
 _NO_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}

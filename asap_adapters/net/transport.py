@@ -192,7 +192,7 @@ class HttpTransport:
             near = []
         if not near:
             reason = "it was announced on the local network, and isn't on it"
-            raise NotAllowed(host, reason, Advice("ask it by its URL, if that's meant"))
+            raise NotAllowed(host, reason, Advice("request it by its URL if this is intended"))
         return tuple(near)
 
     def _credential(self, allowed: Allowed) -> dict[str, str]:

@@ -93,7 +93,7 @@ class AsgiApp:
                     self._start()
                 if not self._asked:
                     self._asked = True
-                    self._see_where(scope.get("server"))
+                    self._warn_if_url_differs(scope.get("server"))
                 wire = _AsgiWire(scope, receive, send, self._driver.agent.policy)
                 try:
                     await self._answer(_request(scope), wire)
@@ -108,7 +108,7 @@ class AsgiApp:
             case kind:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
 
-    def _see_where(self, server: Sequence[Any] | None) -> None:
+    def _warn_if_url_differs(self, server: Sequence[Any] | None) -> None:
         """Warn if the agent's URL leads elsewhere. `server` is where the server listens: None for a UNIX socket."""
         if server is not None and server[1]:
             host, port = str(server[0]), int(server[1])
@@ -127,7 +127,7 @@ class AsgiApp:
         """Start without lifespan, which only works with the memory of this process."""
         if self._storage is not None:
             raise RuntimeError(
-                "storage= is opened when the application starts, and nobody said that it does: expected an ASGI "
+                "storage= is opened when the application starts, and no lifespan event was received: expected an ASGI "
                 "server with lifespan or, if it's mounted in another application, `async with app.lifespan():` "
                 "in that one's lifespan"
             )
@@ -147,13 +147,13 @@ class AsgiApp:
 
     @asynccontextmanager
     async def lifespan(self, _parent: object = None) -> AsyncIterator[None]:
-        """Start, and stop at the end of the block. For an application that mounts this one.
+        """Serve until the end of the block. For an application that mounts this one.
 
-        Frameworks don't pass ASGI's lifespan on to what is mounted. Enter this in the lifespan of the application that
-        the server runs, or give it as that: `Starlette(lifespan=app.lifespan)`. It may be entered again once it was
-        left, in another event loop too, and begins anew then.
+        Frameworks don't forward ASGI's lifespan to mounted applications. Enter this context manager in the lifespan of
+        the outer application, or pass it as that: `Starlette(lifespan=app.lifespan)`. After it was left, it can be
+        entered again, also in another event loop; the application then starts anew.
 
-        Raises RuntimeError if it has started already, and what `serve` raises if what's remembered can't be used.
+        Raises RuntimeError if it is active already, and what `serve` raises if the storage can't be used.
         """
         if self._opened:
             raise RuntimeError("the application has started already: expected one lifespan at a time")
@@ -161,7 +161,7 @@ class AsgiApp:
         try:
             self._bind()
             async with opened(self._storage, self._driver):
-                self._say()
+                self._log_warnings()
                 try:
                     yield
                 finally:
@@ -171,7 +171,7 @@ class AsgiApp:
             if not self._given:
                 self._driver = self._make(self._driver.agent.unbound())
 
-    def _say(self) -> None:
+    def _log_warnings(self) -> None:
         warm_up()
         agent = self._driver.agent
         if not isinstance(self._storage, Redis):

@@ -1,4 +1,4 @@
-"""The user's handlers: which one runs for a call, in which thread, for how long, and what its return value means."""
+"""Runs handlers, with a deadline, and converts their results."""
 
 import logging
 import math

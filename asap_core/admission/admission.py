@@ -28,7 +28,7 @@ class AdmissionQuestion:
 
     peer: the caller's address, within which the idempotency keys of anonymous callers are unique.
     nonce: None if policy asks for none.
-    digest: a digest of what is asked, without timestamp and nonce, which a retry takes anew.
+    digest: a digest of what is asked, without timestamp and nonce, which a retry renews.
     deadline: how long the work may take, in seconds.
     """
 

@@ -1,7 +1,7 @@
 """Idempotency keys and their outcomes: a retry gets the first answer, and the work is done once.
 
     free ─▶ WORKING ─▶ FINISHED ─▶ GONE      finish; then `max_bytes` is exceeded and the answer dropped
-               ├─────▶ LOST                  lose; or the deadline has passed without a report
+               ├─────▶ LOST                  lose; or the deadline has passed without a result
                └─────▶ free                  the work never began
 
 A key is free again `ttl` seconds after its work ended, whatever came of it. Keys in `GONE` are tombstones: they take no

@@ -166,7 +166,10 @@ def _with_proof(token: str, headers: Headers, method: str, url: str) -> Credenti
 
 
 def challenge(offer: ProofOffer | None, *, error: str | None = None, proves: bool = False) -> str:
-    """The schemes that there are (RFC 6750 §3, RFC 9449 §7.1), and by the scheme of what came what's wrong with it."""
+    """Return the WWW-Authenticate challenge. The error goes to the scheme that the caller used.
+
+    Source: RFC 6750 §3, RFC 9449 §7.1.
+    """
     wrong = "" if error is None else f', error="{error}"'
     if offer is None:
         return f"Bearer {_REALM}{wrong}"

@@ -59,7 +59,7 @@ class ServerClocks:
         self._learned.put(origin, (server_time - now, now))
 
     def wall(self, origin: str, *, at: Moment) -> WallTime:
-        """What time it is there: what it said last, carried on, or else the local clock's, `at.wall`."""
+        """Return the server's estimated time. Returns `at.wall` if its time isn't known."""
         zero, learned = self._learned.peek(origin) or (None, at.now)
         if zero is None:
             return at.wall

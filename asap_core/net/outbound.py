@@ -227,7 +227,9 @@ class OutboundPolicy:
             return UrlRefused(shown, reason, Advice(f"redirects aren't followed by a {method}"))
         if elsewhere != asked.origin:
             return UrlRefused(
-                shown, reason, Advice("redirects aren't followed to another origin: ask there, if that's meant")
+                shown,
+                reason,
+                Advice("redirects aren't followed to another origin: request that URL if this is intended"),
             )
         if not self.redirects:
             reason = f"{reason}, and redirects aren't followed"
@@ -299,7 +301,7 @@ def _unreadable(url: str) -> UrlRefused:
         return UrlRefused("the URL", "it can't be read as a URL", Advice("expected one such as https://agent.example"))
     netloc = parts.netloc.rpartition("@")[2]
     scheme = "http" if is_loopback(parts.hostname or "") else "https"
-    return UrlRefused("the URL", "its scheme is missing", Advice(f"expected {scheme}://{netloc}, if that's meant"))
+    return UrlRefused("the URL", "its scheme is missing", Advice(f"expected {scheme}://{netloc}, if this is intended"))
 
 
 def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:
@@ -309,7 +311,7 @@ def _in_words(met: Obstacle, named: str, found: str) -> _Refusal:
         case ObstacleKind.NOBODY:
             return what, Advice("nothing allows it: no agent can be there")
         case ObstacleKind.TOO_NEAR:
-            return f"{what}, inside, and what names it isn't", Allow("allow_endpoints", found)
+            return f"{what}; a document from a more distant network may not name it", Allow("allow_endpoints", found)
         case ObstacleKind.NOT_ALLOWED if met.special.proximity is Proximity.MACHINE:
             return what, Allow("allow_networks", network, instead="name this machine localhost")
         case ObstacleKind.NOT_ALLOWED:

@@ -72,7 +72,7 @@ class What(Enum):
     UNKNOWN = "unknown"
     """Its method, version, payload type or skill isn't supported."""
     UNSETTLED = "unsettled"
-    """Its idempotency key is of a request that runs, was lost, was another one, or whose answer is gone."""
+    """Its key is in use, was used for another request, or its answer is lost or dropped."""
     UNAVAILABLE = "unavailable"
     """A store or an identity provider was unavailable."""
 

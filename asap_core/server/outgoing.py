@@ -1,4 +1,4 @@
-"""Large answers that are being sent, counted in bytes. To make room for the next one, the slowest readers are ended.
+"""Large answers that are being sent, counted in bytes. For the next one, the slowest readers' connections are reset.
 
 An answer counts with its whole size until its reader has taken all of it, since its text is in memory that long. The
 slowest reader is the one that took its last piece longest ago. It isn't the one with the lowest average: the kernel

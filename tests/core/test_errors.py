@@ -2,6 +2,7 @@
 
 from asap_core.errors import (
     Advice,
+    Allow,
     BadReply,
     NotAllowed,
     NoToken,
@@ -27,6 +28,8 @@ class TestErrors:
     def test_what_keeps_a_token_from_being_had_is_said(self) -> None:
         told = str(NoToken("https://id.example/token", "nothing within 10 s", next_try=2.0))
         assert told == "no access token from https://id.example/token: nothing within 10 s; not asked again for 2.0 s"
+        redirected = NoToken("https://id.example", "it redirects", remedy=Allow("redirects", 2))
+        assert str(redirected).endswith("it redirects; allow it with redirects=2")
 
     def test_each_taxonomy_string_is_one_kind(self) -> None:
         assert len({kind.taxonomy for kind in KINDS}) == len(KINDS)
@@ -50,7 +53,7 @@ class TestErrors:
             "unusable answer from https://a (HTTP 500): expected JSON",
             "unusable answer from https://a: expected JSON",
             "https://a is urn:asap:agent:b, not urn:asap:agent:a",
-            "https://a is not asked: it's far; move it",
+            "https://a is not requested: it's far; move it",
             "the agent refused: no [1]",
             "Parse error; $.a[0]: expected x",
             "$: expected x",

@@ -18,7 +18,7 @@ from asap_core.client.delivery import RetryPolicy
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
 TASK = ("task.request", {"skill_id": "echo", "input": {}})
-NO_TLS = "it doesn't speak TLS there: use http://, if that's meant"
+NO_TLS = "it doesn't speak TLS there: use http:// if this is intended"
 SPEAKS_TLS = "it speaks TLS there: use https://"
 
 

@@ -18,7 +18,7 @@ from asap_adapters import AgentClient, NotAllowed, RemoteError
 from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.testing import InProcessTransport
-from asap_core import Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
+from asap_core import Allow, Authenticated, AuthScheme, Endpoints, NoToken, Unsuitable
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.claims import BySubject, TokenPolicy
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
@@ -66,6 +66,8 @@ class World(httpx.AsyncBaseTransport):
         self.asked.append(request.url.path)
         await anyio.sleep(self.seconds)
         if request.method == "GET":
+            if callable(self.metadata):
+                return self.metadata()  # type: ignore[no-any-return]
             return httpx.Response(200 if "openid" in request.url.path else 404, json=self.metadata)
         happens = self.trouble.pop(0) if self.trouble else None
         if isinstance(happens, Exception):
@@ -217,6 +219,13 @@ class TestForWhomItIs:
             with pytest.raises(NoToken, match="expected a provider that has a token_endpoint"):
                 await send(client)
         assert world.fetches == 0
+
+    async def test_metadata_that_redirect_name_the_option_that_follows(self, world) -> None:
+        world.metadata = lambda: httpx.Response(308, headers={"location": f"{ISSUER}/moved"})
+        async with client_of(world) as client:
+            with pytest.raises(NoToken, match="redirects aren't followed; allow it with redirects=2") as caught:
+                await send(client)
+        assert caught.value.remedy == Allow("redirects", 2)
 
 
 class TestRefusedByTheAgent:

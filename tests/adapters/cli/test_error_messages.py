@@ -1,7 +1,7 @@
 """Errors in the words of the command line."""
 
 from asap_adapters.cli.error_messages import in_words
-from asap_core.errors import Allow, BadReply, InvalidDocument, NotAllowed, Problem, RemoteError, Unreachable
+from asap_core.errors import Allow, BadReply, InvalidDocument, NotAllowed, NoToken, Problem, RemoteError, Unreachable
 
 
 def test_a_refusal_comes_with_what_to_do() -> None:
@@ -33,6 +33,8 @@ def test_what_the_command_has_no_option_for_is_not_advised() -> None:
     redirected = BadReply("https://b.example", "redirects aren't followed", 308, remedy=Allow("redirects", 2))
     assert str(redirected).endswith("redirects aren't followed; allow it with redirects=2")
     assert in_words(redirected).endswith("redirects aren't followed")
+    no_token = NoToken("https://id.example", "redirects aren't followed", remedy=Allow("redirects", 2))
+    assert in_words(no_token) == "no access token from https://id.example: redirects aren't followed"
 
 
 def test_when_to_try_again_is_for_programs_that_go_on() -> None:

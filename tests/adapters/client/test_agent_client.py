@@ -227,7 +227,7 @@ class TestDiscovery:
                 await client.discover(BASE)
         assert caught.value.kept_age == 90_000
         assert caught.value.next_try is not None
-        assert "what is kept is 90000 s old, and can't stand in" in str(caught.value)
+        assert "the cached copy is 90000 s old, too old to use" in str(caught.value)
 
     async def test_the_error_says_what_was_tried_and_when_it_is_tried_again(self, client_of) -> None:
         async with client_of(answering((500, b"", {}))) as client:

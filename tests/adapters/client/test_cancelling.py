@@ -340,5 +340,5 @@ async def test_a_day_without_its_server_and_not_one_more(server) -> None:
         await anyio.sleep(86_400)
         assert (await client.look_up(BASE)).source is Source.STALE_ERROR
         await anyio.sleep(301)
-        with pytest.raises(BadReply, match=r"what is kept is 867\d\d s old, and can't stand in"):
+        with pytest.raises(BadReply, match=r"the cached copy is 867\d\d s old, too old to use"):
             await client.discover(BASE)

@@ -385,7 +385,9 @@ class TestWhoNamedIt:
     async def test_a_stranger_does_not_open_a_network_that_is_allowed(self, connected) -> None:
         network = Network([INSIDE])
         http = connected(network, allow_networks=["10.0.0.0/8"])
-        with pytest.raises(NotAllowed, match="inside, and what names it isn't; allow it with allow_endpoints"):
+        with pytest.raises(
+            NotAllowed, match="a document from a more distant network may not name it; allow it with allow_endpoints"
+        ):
             await get(http, named_by=REGISTRY)
         assert network.dialled == []
         http.name_origin("https://agent.example")

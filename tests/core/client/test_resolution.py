@@ -385,7 +385,7 @@ def test_the_errors_read_well() -> None:
         NotResolved(URN, evolve(explore(resolve(Wanted(urn=URN)), World({}, {}, ()))).trace),
     ]
     assert list(map(str, errors)) == [
-        f"https://a is {OTHER} now, and was {URN}; forget() it if that's meant",
+        f"https://a is {OTHER} now, and was {URN}; call forget(url) if this is intended",
         f"{URN} isn't found: no registry is configured, and the local network isn't asked",
         f"{URN} isn't found: the local network: not announced within 3 s",
     ]

@@ -77,7 +77,7 @@ class TestUrls:
             ("https://[::ffff:10.0.0.5]/", "private (RFC 1918)"),
             ("https://[::ffff:127.0.0.1]/", "this machine (RFC 1122 §3.2.1.3); name this machine localhost, or allow"),
             ("https://[64:ff9b::7f00:1]/", "this machine (RFC 1122 §3.2.1.3)"),
-            ("https://[fec0::1]/", "site-local, given up (RFC 3879)"),
+            ("https://[fec0::1]/", "site-local, deprecated (RFC 3879)"),
             ("https://100.64.0.1/", "shared behind a carrier's NAT (RFC 6598)"),
             ("https://0.0.0.0/", "nothing allows it"),
             ("https://[ff02::1]/", "multicast (RFC 4291 §2.7); nothing allows it"),
@@ -85,10 +85,13 @@ class TestUrls:
             # Where it is comes before how: https to there changes nothing.
             ("http://169.254.169.254/", "it is link-local (RFC 3927); allow it with allow_networks"),
             ("http://224.0.0.1/", "multicast (RFC 5771); nothing allows it"),
-            ("127.0.0.1:18000", "its scheme is missing; expected http://127.0.0.1:18000, if that's meant"),
-            ("localhost:8000/asap?k=s3cret", "its scheme is missing; expected http://localhost:8000, if that's meant"),
-            ("u:p@Agent.example/x", "its scheme is missing; expected https://Agent.example, if that's meant"),
-            ("[::1]:8000", "its scheme is missing; expected http://[::1]:8000, if that's meant"),
+            ("127.0.0.1:18000", "its scheme is missing; expected http://127.0.0.1:18000, if this is intended"),
+            (
+                "localhost:8000/asap?k=s3cret",
+                "its scheme is missing; expected http://localhost:8000, if this is intended",
+            ),
+            ("u:p@Agent.example/x", "its scheme is missing; expected https://Agent.example, if this is intended"),
+            ("[::1]:8000", "its scheme is missing; expected http://[::1]:8000, if this is intended"),
             (
                 "file:///etc/registry.json",
                 "it's a file's; expected https or http; where a file will do, its path without",
@@ -330,7 +333,10 @@ class TestAddresses:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
         assert policy.choose("a.example", ["10.0.0.5"], port=443) == Dial(("10.0.0.5",))
         says = refusal(policy.choose("a.example", ["10.0.0.5"], port=443, reach=Proximity.INTERNET))
-        assert "what names it isn't; allow it with allow_endpoints=['https://a.example:443']" in says
+        assert (
+            "a document from a more distant network may not name it; allow it with allow_endpoints=['https://a.example:443']"
+            in says
+        )
 
     def test_what_would_allow_it_is_the_origin_that_was_meant(self) -> None:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
