@@ -147,7 +147,7 @@ def twice(modules: dict[str, Module]) -> dict[str, list[str]]:
 
 MAP = """# Modules
 
-Every package and module, each with the first sentence of its docstring. `python -m tests.house --map` writes this page.
+Every package and module, each with the first sentence of its docstring. `python -m tests.house --map` prints this page.
 """
 
 
