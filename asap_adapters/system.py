@@ -1,4 +1,4 @@
-"""The system's clocks and its randomness (ids, secrets, jitter). No other module reads them.
+"""The system's clocks and its randomness (ids, secrets, jitter). Agents and clients read them only here.
 
 Monotonic time is the event loop's, so trio's MockClock, or an asyncio loop with virtual time, drives the whole library.
 """

@@ -89,6 +89,7 @@ class Sender:
             return await self._batch_once(to, renewed, keys)
 
         try:
+            # Not `keyed`: the keys above are made here, so nobody has said that the peer honours them.
             return await self._until_answered(to, envelopes, post, keyed=False, nonces=[None] * len(keys))
         except RemoteError as refused:
             # As a whole, and so each of them.

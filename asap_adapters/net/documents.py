@@ -56,6 +56,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
 # Statuses of a URL at which there's nothing to get; then a URL of another kind than the base URL may have been given.
 _NOT_THERE: Final = frozenset({400, 404, 405, 410})
+# The server has spoken: there is no document, or none for this caller (401 and 403). A cached copy may not stand in.
 _GONE: Final = frozenset({401, 403, 404, 410})
 
 

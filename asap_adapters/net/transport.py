@@ -37,6 +37,7 @@ from asap_core.net.urls import (
     without_credentials,
     without_zone,
 )
+from asap_core.wire.envelope import SUPPORTED_VERSIONS
 from asap_core.wire.json import write_json
 
 # The reference's limit on a message.
@@ -47,7 +48,7 @@ MAX_FORM_ANSWER: Final = 65_536
 DOCUMENT_SECONDS: Final = 10.0
 # Below it gzip saves less than its header and a packet cost: the reference's threshold.
 _COMPRESS_FROM: Final = 1_024
-_VERSIONS: Final = "2.2, 2.1"
+_VERSIONS: Final = ", ".join(SUPPORTED_VERSIONS)
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _USER_AGENT: Final = ("user-agent", "asap-sansio")
 # RFC 9110 §15.5.22: what a port that speaks TLS says to a plain request, and hasn't read.

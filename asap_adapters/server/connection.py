@@ -29,7 +29,7 @@ from asap_core.server.exchange import Respond, refuse_head
 
 log: Final = logging.getLogger("asap.serve")
 
-# One TCP window and one page cache line of most kernels; h11 and anyio use the same.
+# What anyio reads at once by default. A larger buffer would be allocated for every read, and rarely be filled.
 _READ: Final = 65_536
 # Chunk sizes, extensions and trailers of honest senders are a few bytes each.
 _FRAMING: Final = 65_536

@@ -342,7 +342,7 @@ class _Server:
         except _ENDED:
             log.debug("a connection ended early", exc_info=True)
         except BaseException as error:
-            # Law 7: only a bug comes here, and it takes one connection with it, not the server.
+            # Only a bug in this library gets here. It ends one connection, not the server.
             if must_propagate(error, pending_cancellations()):
                 raise
             report(log, "a connection broke", error=error)

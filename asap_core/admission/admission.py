@@ -195,9 +195,9 @@ class LocalAdmission:
 
     def _what_is_known(self, key: bytes, question: AdmissionQuestion, now: Instant) -> AdmissionAnswer | None:
         found = self._table.find(key, question.digest, now=now)
-        if isinstance(found, Free):
-            return None
         match found:
+            case Free():
+                return None
             case Working(seconds):
                 return Running(min(seconds, ASK_AGAIN), key)
             case Finished(outcome):

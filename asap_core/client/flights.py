@@ -163,7 +163,8 @@ class Flights(Generic[K, W]):
 
 # --- back-off ---------------------------------------------------------------------------------------------------------
 
-# A host that's down is asked once a second, a host that's back is noticed within half a minute.
+# A host that's down is asked once a second, a host that's back is noticed within half a minute: 32 s is the fifth
+# doubling of 1 s. The option `DocumentCachePolicy.longest_failure` has 30 instead, a round number for users.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 32.0
 # A tenth, as the reference spreads its retries.

@@ -24,7 +24,8 @@ from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.rules import URN
 
 LOCAL_NETWORK: Final = "the local network"
-# Anybody on the link may announce any number of agents, with the wanted URN or without one.
+# Anybody on the link may announce any number of agents, with the wanted URN or without one. Each costs a request for
+# its manifest: 16 are more than the agents of one URN on a link, and few enough to ask within a search.
 MAX_ON_LINK: Final = 16
 # The most entries of one registry for one agent: it may have moved, or have a mirror.
 MAX_LISTED: Final = 4

@@ -1,7 +1,7 @@
 """One call on its way to admission: the data that its states (`call`) share, and the checks that it passes, in order.
 
-The checks are of sender, version, recipient, date, payload, scopes, load. They're cheap and leave nothing behind: no
-nonce is used up by a call that can't run.
+The checks: sender, idempotency key, version, recipient, date, payload, scopes, load. They're cheap and leave nothing
+behind: no nonce is used up by a call that can't run.
 """
 
 from typing import Any, Final, Protocol

@@ -94,13 +94,13 @@ from asap_core.server.events import DECISION_OF, What
 from asap_core.server.outgoing import UNCOUNTED, Outgoing
 from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import METRICS_PATH, status_response
+from asap_core.wire.envelope import SUPPORTED_VERSIONS
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.jsonrpc import MAX_ID, Call, RefusedCall, parse_call
 from asap_core.wire.manifest import HEALTH_PATH, MANIFEST_PATH
 
 ASAP_PATH: Final = "/asap"
 STREAM_PATH: Final = "/asap/stream"
-SUPPORTED_VERSIONS: Final = ("2.2", "2.1")
 DEFAULT_VERSION: Final = "2.2"
 # RFC 9110 §8.6: no Content-Length with 204, and with 304 only that of the 200.
 _BODILESS: Final = frozenset({204, 304})

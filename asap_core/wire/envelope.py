@@ -15,7 +15,10 @@ from asap_core.clock import WallTime
 from asap_core.wire.rules import BOOLEAN, DATE_TIME, OBJECT, TEXT, URN, InvalidValue, Rule, absent_or, parse_timestamp
 
 ASAP_VERSION: Final = "0.1"
-"""What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. HTTP versions are negotiated elsewhere."""
+"""What the reference writes in `asap_version`, unchanged from 1.1 to 2.5. That of the HTTP binding is another."""
+
+SUPPORTED_VERSIONS: Final = ("2.2", "2.1")
+"""The versions of the HTTP binding that both halves speak, the preferred one first (header `ASAP-Version`)."""
 
 # A ULID has 26 characters, a UUID 36. The reference accepts any length, but ids are stored, logged and
 # echoed.
