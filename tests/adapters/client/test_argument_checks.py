@@ -1,4 +1,4 @@
-"""What users give that can't be meant: told at the door, in one line, with the right form."""
+"""Invalid arguments of users are rejected immediately, in one line with the right form."""
 
 import inspect
 from contextlib import AbstractAsyncContextManager

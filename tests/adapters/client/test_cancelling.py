@@ -1,4 +1,4 @@
-"""Documents under fire: callers that leave at each await, deadlines of their own, second loops, a thousand at once.
+"""Cancellation and concurrency: cancelled callers, deadlines, second loops, a thousand at once.
 
 Whatever happens to one caller, the others are answered, and nothing is left behind.
 """

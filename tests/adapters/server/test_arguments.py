@@ -1,4 +1,4 @@
-"""What is passed wrongly to serve, AsgiApp and in_process is told at the door: one line, with the right form."""
+"""What is passed wrongly to serve, AsgiApp and in_process is rejected immediately, in one line with the right form."""
 
 import functools
 import threading
