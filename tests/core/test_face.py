@@ -9,7 +9,7 @@ from asap_core.testing import envelopes
 
 
 class TestThePublicFace:
-    def test_is_what_it_was(self) -> None:
+    def test_the_public_names_are_unchanged(self) -> None:
         assert set(asap_core.__all__) >= {"Agent", "Envelope", "Manifest", "Skill", "Policy", "Request", "Response"}
         assert all(hasattr(asap_core, name) for name in asap_core.__all__)
         assert sorted(asap_core.__all__) == asap_core.__all__

@@ -98,7 +98,7 @@ class TestConnections:
             assert busy.connected == ALONE
             group.cancel_scope.cancel()
 
-    async def test_nor_do_many(self) -> None:
+    async def test_many_full_agents_leave_connections_for_another(self) -> None:
         async with hosts(6) as (healthy, *busy), client() as ours, anyio.create_task_group() as group:
             for host in busy:
                 for _ in range(60):
@@ -108,7 +108,7 @@ class TestConnections:
                 await ours.discover(healthy.url)
             group.cancel_scope.cancel()
 
-    async def test_what_waited_in_vain_was_not_sent_and_says_so(self) -> None:
+    async def test_a_request_that_gets_no_connection_says_that_it_was_not_sent(self) -> None:
         ends: list[Exception] = []
         async with hosts(1) as (busy,), client(timeout=10.0) as ours, anyio.create_task_group() as group:
             for _ in range(110):
@@ -134,7 +134,7 @@ class TestConnections:
         assert [type(error) for error in ends].count(TimedOut) == ALONE
         assert sum(error.crowded for error in ends) == 10, "that they can't connect is no fault of the host's"
 
-    async def test_it_is_no_failure_of_the_hosts(self) -> None:
+    async def test_waiting_for_a_connection_is_not_counted_as_the_hosts_failure(self) -> None:
         ends: list[Exception] = []
         async with hosts(1) as (busy,), client(breaker=BreakerPolicy(threshold=2)) as ours:
             await ours.discover(busy.url)
@@ -154,7 +154,7 @@ class TestConnections:
             assert (await ours.discover(busy.url)).id == ECHO_ID
         assert ends == []
 
-    async def test_who_waits_has_the_next_place_that_is_free(self) -> None:
+    async def test_a_waiter_gets_the_next_free_connection(self) -> None:
         async with hosts(1) as (host,), client() as ours, anyio.create_task_group() as group:
             scopes = [anyio.CancelScope() for _ in range(ALONE)]
 

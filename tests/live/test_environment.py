@@ -91,7 +91,7 @@ async def is_asked(ours: AgentClient, proxy: Proxy, url: str = AGENT) -> bool:
 class TestProxies:
     @pytest.mark.parametrize("name", ["all_proxy", "http_proxy", "ALL_PROXY"])
     @pytest.mark.parametrize(("text", "says"), UNUSABLE.items(), ids=range(len(UNUSABLE)))
-    async def test_one_that_cannot_be_used_is_an_error_where_it_would_be(
+    async def test_an_unusable_proxy_fails_the_requests_that_need_it(
         self, environment, name: str, text: str, says: str
     ) -> None:
         if "\0" in text:
@@ -104,7 +104,7 @@ class TestProxies:
                 assert f"{name.lower()} names" in str(caught.value)
                 assert SECRET not in str(caught.value) + repr(caught.value)
 
-    async def test_and_nowhere_else(self, environment, proxy: Proxy) -> None:
+    async def test_an_unusable_proxy_does_not_fail_other_requests(self, environment, proxy: Proxy) -> None:
         environment("https_proxy", "ftp://127.0.0.1:1")
         environment("http_proxy", proxy.url)
         environment("all_proxy", "nonsense://")
@@ -118,12 +118,12 @@ class TestProxies:
                 await ours.discover("https://agent.example")
 
     @pytest.mark.parametrize("form", ["{}", "http://{}", "http://{}/", "HTTP://{}", " http://{} "])
-    async def test_any_form_of_its_url_does(self, environment, proxy: Proxy, form: str) -> None:
+    async def test_any_form_of_a_proxy_url_is_accepted(self, environment, proxy: Proxy, form: str) -> None:
         environment("all_proxy", form.format(proxy.url))
         async with client() as ours:
             assert await is_asked(ours, proxy)
 
-    async def test_its_credentials_go_to_it_and_into_no_error(self, environment, proxy: Proxy) -> None:
+    async def test_proxy_credentials_go_to_the_proxy_and_into_no_error(self, environment, proxy: Proxy) -> None:
         environment("http_proxy", f"http://us%40er:{SECRET}%3A@{proxy.url}")
         async with client() as ours:
             assert await is_asked(ours, proxy)
@@ -134,21 +134,23 @@ class TestProxies:
         "listed",
         ["agent.example", ".example", "example", "EXAMPLE", "other, agent.example ", "agent.example:80", "*"],
     )
-    async def test_a_host_that_needs_none_is_asked_directly(self, environment, proxy: Proxy, listed: str) -> None:
+    async def test_a_host_in_no_proxy_is_requested_directly(self, environment, proxy: Proxy, listed: str) -> None:
         environment("http_proxy", proxy.url)
         environment("no_proxy", listed)
         async with client() as ours:
             assert not await is_asked(ours, proxy)
 
     @pytest.mark.parametrize("listed", ["gent.example", "agent.example:81", "other.example", ",", "10.0.0.0/8"])
-    async def test_another_is_not(self, environment, proxy: Proxy, listed: str) -> None:
+    async def test_a_host_not_in_no_proxy_is_requested_through_the_proxy(
+        self, environment, proxy: Proxy, listed: str
+    ) -> None:
         environment("http_proxy", proxy.url)
         environment("no_proxy", listed)
         async with client() as ours:
             assert await is_asked(ours, proxy)
 
     @pytest.mark.parametrize(("listed", "asked"), [("10.0.0.0/8", False), ("10.1.2.3", False), ("10.2.0.0/16", True)])
-    async def test_networks_may_be_listed(
+    async def test_no_proxy_may_list_networks(
         self, environment, proxy: Proxy, monkeypatch, listed: str, asked: bool
     ) -> None:
         async def dial(address: str, port: int):
@@ -168,7 +170,7 @@ class TestProxies:
         assert bool(proxy.heads) is asked
 
     @pytest.mark.parametrize("there", ["127.0.0.1:1", "no-proxy.invalid:8080"])
-    async def test_one_that_cannot_be_reached_is_named(self, environment, there: str) -> None:
+    async def test_an_unreachable_proxy_is_named(self, environment, there: str) -> None:
         environment("https_proxy", f"http://u:{SECRET}@{there}")
         async with client() as ours:
             with pytest.raises(Unreachable, match="can't connect: the proxy that https_proxy names: ") as caught:
@@ -176,7 +178,7 @@ class TestProxies:
         assert not caught.value.sent
         assert SECRET not in str(caught.value)
 
-    async def test_one_that_refuses_is_named(self, environment, proxy: Proxy) -> None:
+    async def test_a_proxy_that_refuses_is_named(self, environment, proxy: Proxy) -> None:
         async def refuse(stream) -> None:
             async with stream:
                 await stream.receive()
@@ -193,7 +195,9 @@ class TestProxies:
 
 class TestCertificates:
     @pytest.mark.parametrize("text", [None, "", "no certificate"])
-    async def test_a_file_that_is_none_is_named_by_its_variable(self, environment, tmp_path, text: str | None) -> None:
+    async def test_an_unreadable_certificate_file_is_named_with_its_variable(
+        self, environment, tmp_path, text: str | None
+    ) -> None:
         file = tmp_path / "cert.pem"
         if text is not None:
             file.write_text(text)

@@ -83,7 +83,7 @@ def test_tokens_bound_to_a_key_are_good_with_it_alone(served, provider, files: P
     assert "Invalid authentication token" in sent(url, "--token", stolen["access_token"])
 
 
-def test_it_is_asked_about_tokens(served, provider, files: Path) -> None:
+def test_the_provider_is_asked_about_tokens(served, provider, files: Path) -> None:
     secret = str(files / "secret")
     by_client = ["--subject-claim", "client_id", "--client-id", CLIENT, "--client-secret-file", secret]
     url, _ = served("--introspect", f"{provider.issuer}/introspect", *rules(*by_client))
@@ -97,7 +97,7 @@ AGENTS = {CLIENT: ALICE}
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_token_that_is_taken_back_is_out(provider, backend: str) -> None:
+def test_a_revoked_token_is_refused(provider, backend: str) -> None:
     policy = IntrospectionPolicy(
         audience=MINE, agent=BySubject(AGENTS, claim="client_id"), issuer=provider.issuer, most=0.5, most_refused=0.1
     )

@@ -125,19 +125,19 @@ async def sending(url: str, **options):
 
 class TestAMessage:
     @pytest.mark.parametrize(("status", "body"), [(502, PAGE), (503, DETAIL), (504, b"")])
-    async def test_that_a_gateway_passed_on_is_sent_again_under_a_key_and_done_once(self, status, body) -> None:
+    async def test_a_message_that_a_gateway_passed_on_is_resent_under_a_key_and_done_once(self, status, body) -> None:
         async with gateway([answer(status, body)] * 2, passes_on=True) as (url, came, ran):
             assert await sending(url, idempotency_key="k") == {"ran": 1}
             assert (len(came), len(ran)) == (3, 1)
 
     @pytest.mark.parametrize(("status", "body"), [(502, PAGE), (503, DETAIL), (504, b"")])
-    async def test_without_a_key_it_is_sent_once(self, status, body) -> None:
+    async def test_without_a_key_a_message_is_sent_once(self, status, body) -> None:
         async with gateway([answer(status, body)] * 2, passes_on=True) as (url, came, ran):
             assert isinstance(await sending(url), BadReply | RemoteError)
             assert (len(came), len(ran)) == (1, 1)
 
     @pytest.mark.parametrize("body", [PAGE, DETAIL, b""])
-    async def test_over_a_limit_waits_as_long_as_it_says(self, body) -> None:
+    async def test_a_message_over_a_limit_waits_for_retry_after(self, body) -> None:
         async with gateway([answer(429, body, b"retry-after: 1")], passes_on=False) as (url, came, ran):
             assert await sending(url) == {"ran": 1}
             assert (len(came), len(ran)) == (2, 1)

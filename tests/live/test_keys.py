@@ -85,7 +85,7 @@ def test_only_a_given_key_verifies(asap, key, signed: Path, tmp_path: Path) -> N
     assert told == {"verified": True, "key": public, "why": None}
 
 
-def test_whatever_it_says_of_itself(asap, key, signed: Path) -> None:
+def test_the_trust_level_does_not_decide_the_verification(asap, key, signed: Path) -> None:
     good = json.loads(signed.read_text())
     block = good["signature"]
     for bad, says in (
@@ -98,7 +98,7 @@ def test_whatever_it_says_of_itself(asap, key, signed: Path) -> None:
         assert (code, out, says in err) == (1, "", True), err
 
 
-def test_from_its_url(asap, key, signed: Path) -> None:
+def test_a_manifest_is_verified_from_its_url(asap, key, signed: Path) -> None:
     handler = partial(Quiet, directory=signed.parent)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -96,7 +96,7 @@ def token(provider, key=None, **changes) -> str:
     return jwt.encode({"alg": "ES256", "kid": key.kid}, claims, key)
 
 
-def test_who_has_a_token_of_the_provider_is_let_in(served, provider) -> None:
+def test_a_caller_with_a_token_of_the_provider_is_accepted(served, provider) -> None:
     url, _ = served(
         "--oidc", provider.issuer, "--audience", AUDIENCE, "--scope", "call",
         "--subject", f"client-7={ALICE}", "--token", "static=urn:asap:agent:bob",

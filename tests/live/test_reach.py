@@ -291,14 +291,14 @@ class TestBodiesThatSayNothing:
 
 
 class TestRedirects:
-    async def test_to_the_metadata_service_is_not_followed(self) -> None:
+    async def test_a_redirect_to_the_metadata_service_is_not_followed(self) -> None:
         there = with_body(b"", b"location: http://169.254.169.254/latest/meta-data", status=b"302 Found")
         async with server(saying(there)) as (port, heads), client(redirects=2) as ours:
             with pytest.raises(BadReply, match=r"redirects to http://169\.254\.169\.254:80/latest/meta-data;"):
                 await ours.discover(f"http://127.0.0.1:{port}")
         assert len(heads) == 1
 
-    async def test_within_the_origin_is_followed_where_allowed(self) -> None:
+    async def test_a_redirect_within_the_origin_is_followed_if_allowed(self) -> None:
         async def answer(stream, head: bytes) -> None:
             port = stream.extra(anyio.abc.SocketAttribute.local_port)
             if PATH.encode() in head:

@@ -100,7 +100,7 @@ class TestHttpsToAPlainPort:
                 assert NO_TLS in str(error)
                 assert not error.sent
 
-    async def test_that_says_nothing_is_a_connection_that_is_not_made(self, told_by) -> None:
+    async def test_a_silent_server_counts_as_not_connected(self, told_by) -> None:
         for error in await told_by(Peer(None, after=60), "https", timeout=0.3):
             assert "can't connect within 0.3 s" in str(error)
             assert not error.sent

@@ -260,7 +260,7 @@ def test_what_could_come_back_is_not_forgotten(world) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("offset", [-HOUR, HOUR])
-def test_with_a_state_file_neither_is_it_after_a_restart(world, how, offset: float) -> None:
+def test_with_a_state_file_a_forgotten_nonce_is_refused_after_a_restart(world, how, offset: float) -> None:
     here = world("--state", "state")
     captured = here.captured()
     assert here.send(captured) == 1

@@ -131,14 +131,14 @@ async def connected(client, port: int, sent: bytes):
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /a", GET + b"\r\n"])
-async def test_when_the_server_stops_too(serving, client, sent: bytes) -> None:
+async def test_a_stopping_server_sends_close_notify(serving, client, sent: bytes) -> None:
     async with serving(drain_incomplete=0.3) as (port, stop):
         async with connected(client, port, sent) as ends:
             stop.set()
         assert ends == ["ended"]
 
 
-async def test_who_gives_way_is_told(serving, client) -> None:
+async def test_a_connection_closed_for_another_gets_close_notify(serving, client) -> None:
     async with serving(connections_per_peer=1) as (port, _):
         async with connected(client, port, GET + b"\r\n") as ends:
             assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
@@ -152,7 +152,7 @@ async def test_work_that_is_cut_off_at_the_drain_is_told(serving, client) -> Non
         assert ends == ["ended"]
 
 
-async def test_the_peers_own_is_not_waited_for(serving, client) -> None:
+async def test_the_peers_close_notify_is_not_waited_for(serving, client) -> None:
     async with serving() as (port, stop):
 
         def silent(peer) -> None:

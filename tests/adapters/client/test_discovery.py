@@ -273,7 +273,7 @@ class TestTheRightAgent:
             client.forget("https://a.example")
             assert (await client.discover("https://a.example")).id == "urn:asap:agent:other"
 
-    async def test_what_was_forgotten_in_mid_flight_is_no_incumbent(self, manifest) -> None:
+    async def test_forget_during_fetch_allows_another_agent(self, manifest) -> None:
         who = ["urn:asap:agent:a", "urn:asap:agent:b"]
 
         async def slow(_request: httpx.Request) -> httpx.Response:
@@ -288,9 +288,7 @@ class TestTheRightAgent:
                 client.forget("https://a.example")
             assert (await client.discover("https://a.example")).id == "urn:asap:agent:b"
 
-    async def test_who_asks_after_it_was_forgotten_in_mid_flight_has_what_is_there_then(
-        self, world, client_in, manifest
-    ) -> None:
+    async def test_lookup_after_forget_starts_a_new_fetch(self, world, client_in, manifest) -> None:
         who = ["urn:asap:agent:a", "urn:asap:agent:b"]
         found: list[str] = []
 
@@ -660,7 +658,7 @@ class TestFailures:
             assert isinstance(await client.explain(URN, wait=0), Unresolved)
             assert (await client.get_manifest("https://corp.example/m")).id == URN
 
-    async def test_a_second_that_is_anothers_is_not_mine(self, manifest) -> None:
+    async def test_a_callers_timeout_does_not_affect_others(self, manifest) -> None:
         """Who revalidates with a stale one at hand waits a second; who joins that fetch, as long as it takes."""
         seconds = [0.0, 3.0, 3.0]
         headers = {"cache-control": "max-age=10, stale-while-revalidate=5, stale-if-error=0"}

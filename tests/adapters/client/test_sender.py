@@ -480,7 +480,7 @@ class TestAClockThatIsWrong:
         return Skewed
 
     @pytest.mark.parametrize("offset", [-3600.0, 3600.0, 86_400.0 * 365])
-    async def test_is_no_hindrance(self, recorder, clock, offset) -> None:
+    async def test_a_wrong_client_clock_is_corrected_by_the_servers_time(self, recorder, clock, offset) -> None:
         clock.offset = offset
         async with client_of(recorder) as client:
             for _ in range(3):

@@ -136,7 +136,7 @@ class TestTheFloor:
         admit(guarded, "due", at=MAX_AGE + SKEW, wall=edge + 1)
         assert admit(guarded, "m", at=MAX_AGE + SKEW + 1, issued=edge, wall=edge + MAX_AGE) == Fresh()
 
-    def test_at_the_end_of_its_time_too(self) -> None:
+    def test_a_nonce_with_the_oldest_accepted_date_raises_no_floor_when_it_expires(self) -> None:
         guarded = guard()
         admit(guarded, "n", issued=START + SKEW)
         assert admit(guarded, "m", at=MAX_AGE + SKEW, issued=START + SKEW) == Fresh()
@@ -154,14 +154,14 @@ class TestTheFloor:
 
 
 class TestBounds:
-    def test_in_all(self) -> None:
+    def test_nonces_are_bounded_in_total(self) -> None:
         guarded = guard(capacity=3, per_sender=10)
         assert [admit(guarded, str(n)) for n in range(3)] == [Fresh()] * 3
         assert admit(guarded, "more", at=100) == Saturated(MAX_AGE + SKEW - 100)
         assert admit(guarded, "0", at=100) == Replayed()
         assert admit(guarded, "more", at=MAX_AGE + SKEW) == Fresh()
 
-    def test_of_one_sender(self) -> None:
+    def test_nonces_of_one_sender_are_bounded(self) -> None:
         guarded = guard(per_sender=2)
         assert [admit(guarded, str(n)) for n in range(2)] == [Fresh()] * 2
         assert isinstance(admit(guarded, "more"), Saturated)
@@ -235,7 +235,7 @@ class TestBounds:
             admit(guarded, f"later{left}", at=400)
             assert len(guarded) == left
 
-    def test_and_four_of_those_held_back(self) -> None:
+    def test_a_call_releases_at_most_four_held_back_nonces(self) -> None:
         guarded = guard()
         for number in range(10):
             admit(guarded, str(number), issued=START + 3600)

@@ -51,7 +51,7 @@ class TestWhatAnAgentTakes:
         assert scopes_for(of(), taking(scopes=named)) == ("write",)
 
     @pytest.mark.parametrize("named", [["admin"], [], 5, None, ""])
-    def test_and_all_where_it_names_none_of_them(self, named) -> None:
+    def test_all_scopes_are_requested_if_the_agent_names_none_of_them(self, named) -> None:
         assert scopes_for(of(), taking(scopes=named)) == ("read", "write")
         assert scopes_for(of(scopes=()), taking(scopes=named)) == ()
 

@@ -35,11 +35,11 @@ class TestRetries:
     def test_what_was_answered_is_not_tried_again(self) -> None:
         assert isinstance(step(Attempt.ANSWERED), GiveUp)
 
-    def test_what_may_have_been_done_is_tried_again_under_a_key_only(self) -> None:
+    def test_a_message_that_may_have_been_handled_is_retried_under_a_key_only(self) -> None:
         assert "twice" in step(keyed=False).reason
         assert step(Attempt.RECOVERABLE, keyed=False) == RetryAfter(1.0)
 
-    def test_what_nobody_has_is_tried_again_without_a_key_too(self) -> None:
+    def test_a_message_that_was_not_sent_is_retried_without_a_key_too(self) -> None:
         assert step(Attempt.UNSENT, keyed=False) == RetryAfter(1.0)
 
     def test_the_servers_word_counts_up_to_a_cap(self) -> None:
@@ -155,7 +155,7 @@ class TestWhatAnErrorMeans:
             "large",
         ],
     )
-    def test_is_what_it_says(self, error, ended) -> None:
+    def test_an_error_means_what_its_fields_say(self, error, ended) -> None:
         assert classify_failure(error) is ended
 
     @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ class TestWhatAnErrorMeans:
     def test_a_server_is_believed_where_it_is_known_to_be_the_server(self, asked, believed) -> None:
         assert (server_time_in(self.REFUSED, asked) is not None) is believed
 
-    def test_nothing_else_tells_the_time(self) -> None:
+    def test_no_other_error_sets_the_servers_time(self) -> None:
         other = RemoteError(code=1, message="no", details={"server_time": "2026-11-23T00:01:00Z"})
         assert server_time_in(other, self.HERE) is None
         assert server_time_in(Unreachable("u", "r"), self.HERE) is None

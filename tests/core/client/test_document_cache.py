@@ -67,7 +67,7 @@ class TestDocumentCache:
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
 
-    def test_its_age_counts_from_when_its_server_vouched_for_it(self) -> None:
+    def test_age_counts_from_when_the_server_sent_or_confirmed_the_document(self) -> None:
         play = Play()
         play.now = 10.0
         play.fetch(Fetched("v", [("cache-control", "max-age=60, must-revalidate")]))
@@ -131,7 +131,7 @@ class TestDocumentCache:
         play.now += 1.0
         assert play.fetch(Fetched("w", [("etag", '"y"')])).value == "w"
 
-    def test_a_304_for_what_was_evicted_meanwhile_answers_and_brings_nothing_back(self) -> None:
+    def test_a_304_for_an_evicted_document_answers_and_restores_nothing(self) -> None:
         play = Play(max_entries=1)
         play.fetch(Fetched("v"))
         play.now = 300.0
@@ -141,7 +141,7 @@ class TestDocumentCache:
         assert play.result("other").value == "w"
         assert isinstance(play.lookup()[0], Lead)
 
-    def test_a_304_for_what_was_forgotten_meanwhile_too(self) -> None:
+    def test_a_304_for_a_forgotten_document_answers_and_restores_nothing(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
@@ -251,7 +251,7 @@ class TestDocumentCache:
             (again,) = play.lookup()
             assert isinstance(again, Lead) if forgotten else isinstance(again.result, NoDocument)
 
-    def test_who_has_none_at_hand_is_told_that_it_failed(self) -> None:
+    def test_a_waiter_without_a_stale_document_gets_the_failure(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         (mine,) = play.outwait(lead.flight, jitter=0.5)
@@ -286,7 +286,7 @@ class TestDocumentCache:
         play.settle(lead.flight, Fetched("v"))
         assert not play.directory.keeps(lead.flight)
 
-    def test_past_that_everybody_waits(self) -> None:
+    def test_beyond_stale_while_revalidate_all_callers_wait(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
         play.now = 71.0
@@ -343,7 +343,7 @@ class TestDocumentCache:
         assert isinstance(play.fetch(Failed(OSError(), FailureKind.GONE)), NoDocument)
         assert len(play.directory) == 0
 
-    def test_nonsense_is_no_outage(self) -> None:
+    def test_an_unreadable_answer_does_not_count_as_an_outage(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
@@ -373,7 +373,7 @@ class TestDocumentCache:
         play.directory.abandon(lead.waiter)
         assert play.directory._purposes == {}
 
-    def test_who_asks_after_it_was_forgotten_has_it_fetched_anew(self) -> None:
+    def test_a_lookup_after_forget_starts_a_new_fetch(self) -> None:
         play = Play()
         (old,) = play.lookup()
         assert play.lookup() == ()
@@ -389,7 +389,7 @@ class TestDocumentCache:
         assert play.directory._purposes == {}
 
     @pytest.mark.parametrize("outcome", [Fetched("old"), DEAD, NotModified(), Failed(OSError(), FailureKind.GONE)])
-    def test_what_was_forgotten_and_is_taken_over_touches_nothing_newer(self, outcome) -> None:
+    def test_a_forgotten_flight_that_is_taken_over_changes_no_newer_document(self, outcome) -> None:
         play = Play()
         (old,) = play.lookup()
         play.lookup()
@@ -422,7 +422,7 @@ class TestDocumentCache:
         assert play.result() == Document("v", Source.CACHED, 60.0)
         assert [effect.result.value for effect in play.settle(lead.flight, Fetched("w"))] == ["w", "w"]
 
-    def test_but_once_in_a_cool_down_whatever_comes_of_it(self) -> None:
+    def test_a_refresh_happens_at_most_once_in_a_cool_down(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 59.9
@@ -435,7 +435,7 @@ class TestDocumentCache:
         play.now = 120.0
         assert isinstance(play.refresh()[0], Lead)
 
-    def test_nor_while_the_server_is_known_to_fail(self) -> None:
+    def test_a_refresh_does_nothing_while_the_server_fails(self) -> None:
         play = Play()
         play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=20.0))
         play.now = 19.0
@@ -458,7 +458,7 @@ class TestDocumentCache:
         play.now = 100.0
         assert isinstance(play.fetch(Failed(OSError(), kind)), NoDocument)
 
-    def test_what_is_not_to_be_kept_answers_all_who_wait_and_no_one_later(self) -> None:
+    def test_a_document_with_no_store_answers_its_waiters_only(self) -> None:
         play = Play()
         play.directory = DocumentCache(keep=False)
         for outcome in (Fetched("v", [("cache-control", "max-age=60")]), DEAD):
@@ -468,7 +468,7 @@ class TestDocumentCache:
             assert (len(play.directory), len(play.directory._failures)) == (0, 0)
         assert play.fetch(DEAD) == NoDocument(DEAD.error, 0.0)
 
-    def test_a_failure_of_what_was_forgotten_meanwhile_is_forgotten_too(self) -> None:
+    def test_a_failure_of_a_forgotten_document_is_not_remembered(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.directory.forget(URL)

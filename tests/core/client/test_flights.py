@@ -54,7 +54,7 @@ class TestCoalescing:
         assert flights.leave(1) is None
         assert (len(flights), flights.flight("k")) == (0, None)
 
-    def test_who_comes_after_it_was_detached_has_a_flight_of_ones_own(self) -> None:
+    def test_a_caller_after_detach_starts_a_new_flight(self) -> None:
         flights: Any = Flights()
         first = flights.join("k", 1).flight
         flights.join("k", 2)
@@ -327,7 +327,7 @@ class TestBackOff:
         back_off: Any = BackOff(most=1)
         assert [back_off.failed("k", None, now=0.0).until for _ in range(7)] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0]
 
-    def test_a_key_is_left_alone_until_then(self) -> None:
+    def test_a_key_is_not_tried_before_its_pause_ends(self) -> None:
         back_off: Any = BackOff(most=9)
         failure = back_off.failed("k", None, now=5.0)
         assert back_off.current("k", now=5.9) is failure

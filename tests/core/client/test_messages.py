@@ -14,14 +14,14 @@ def made(message, nonce: str = "new"):
 
 
 class TestEnvelopes:
-    def test_hold_what_was_given(self) -> None:
+    def test_an_envelope_holds_its_arguments(self) -> None:
         envelope = made(read_message("x.y", {"a": 1}, nonce="mine", trace_id="t"))
         assert (envelope.sender, envelope.recipient, envelope.payload_type) == (ME, YOU, "x.y")
         assert (envelope.payload, envelope.extensions, envelope.trace_id) == ({"a": 1}, {"nonce": "mine"}, "t")
         assert made(read_message("x.y", {})).extensions == {"nonce": "new"}
 
     @pytest.mark.parametrize("kind", ["task.request", "TaskRequest", "task_request"])
-    def test_of_task_requests_have_a_conversation(self, kind) -> None:
+    def test_a_task_request_gets_a_conversation_id(self, kind) -> None:
         assert made(read_message(kind, ASK)).payload == {**ASK, "conversation_id": "conv_an-id"}
         assert made(read_message(kind, {**ASK, "conversation_id": "mine"})).payload["conversation_id"] == "mine"
         given = TaskRequest(conversation_id="mine", skill_id="echo", input={})
@@ -29,12 +29,12 @@ class TestEnvelopes:
         assert "conversation_id" not in ASK
         assert "conversation_id" not in made(read_message("task.cancel", {"task_id": "t"}, key="k")).payload
 
-    def test_under_a_key_it_follows_from_the_key(self) -> None:
+    def test_under_a_key_the_conversation_id_is_derived_from_the_key(self) -> None:
         first, again, other = (made(read_message("task.request", ASK, key=key)).payload for key in ("k", "k", "l"))
         assert first == again != other
         assert first["conversation_id"] == conversation_id_of("k", ME, YOU)
 
-    def test_and_from_sender_and_recipient(self) -> None:
+    def test_the_derived_conversation_id_depends_on_sender_and_recipient(self) -> None:
         names = [("k", "a", "b"), ("k", "b", "a"), ("l", "a", "b"), ("k", "ab", ""), ('k"', "a", "b")]
         assert len({conversation_id_of(*each) for each in names}) == len(names)
         # Other processes and later versions make the same.
@@ -59,7 +59,7 @@ class TestWhatCannotBeSent:
             read_message("task.request", request)
 
     @pytest.mark.parametrize("key", ["", " ", "a\nb: c", "k" * 257, "kéy", 5, b"k", ["k"]])
-    def test_a_key_that_is_none(self, key) -> None:
+    def test_an_invalid_key_is_refused(self, key) -> None:
         for give in (read_key, lambda key: read_message("x", {}, key=key)):
             with pytest.raises(ValueError, match="1 to 256 visible ASCII"):
                 give(key)
@@ -72,7 +72,7 @@ class TestWhatCannotBeSent:
     @pytest.mark.parametrize(
         "messages", [None, 5, "ab", {"x": {}}, ["task.request"], [("x",)], [("x", {}, 1)], [{"a": 1, "b": 2}], [None]]
     )
-    def test_a_batch_that_is_none(self, messages) -> None:
+    def test_an_invalid_batch_is_refused(self, messages) -> None:
         with pytest.raises(ValueError, match=r"messages: expected pairs of payload type and payload, such as"):
             read_batch(messages)
 

@@ -121,7 +121,7 @@ def test_what_a_server_says_of_its_outages_counts(control, serves) -> None:
 
 
 @given(st.integers(0, 500), st.integers(1, 255))
-def test_one_byte_changed_makes_it_none(place: int, change: int) -> None:
+def test_a_copy_with_one_changed_byte_is_not_read(place: int, change: int) -> None:
     good = head()
     at = place % len(good)
     assert isinstance(read(good[:at] + bytes([good[at] ^ change]) + good[at + 1 :] + BODY), str)
@@ -142,7 +142,7 @@ def test_the_longest_head_is_short_enough() -> None:
         {"zone": "HERE"}, {"zone": ["NETWORK"]}, {"digest": None},
     ],
 )  # fmt: skip
-def test_what_is_not_ours_is_none(changes) -> None:
+def test_a_file_of_another_kind_is_not_read(changes) -> None:
     assert read(head(**changes)) == "it isn't a copy of a registry"
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_ours_is_none(changes) -> None:
         b"\xff\n",
     ],
 )
-def test_nor_is_what_is_torn(data) -> None:
+def test_a_truncated_copy_is_not_read(data) -> None:
     assert read(data) == "it isn't a copy of a registry"
 
 

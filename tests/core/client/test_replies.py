@@ -39,7 +39,7 @@ def read(value, status=200, sent=SENT):
 
 
 class TestReplies:
-    def test_one_that_fits_is_taken(self) -> None:
+    def test_a_matching_reply_is_accepted(self) -> None:
         assert read({"jsonrpc": "2.0", "id": "req-1", "result": {"envelope": REPLY}}).id == "e2"
 
     @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ class TestReplies:
             {"error": 5}, {"detail": 5},
         ],
     )  # fmt: skip
-    def test_one_that_does_not_is_not(self, value) -> None:
+    def test_a_mismatched_reply_is_unusable(self, value) -> None:
         assert isinstance(read(value), UnusableReply)
 
     def test_errors_of_2_x_are_read(self) -> None:
@@ -94,7 +94,7 @@ class TestReplies:
             ("x", "no [1]"),
         ],
     )
-    def test_the_first_of_it_is_in_the_message(self, problems, told) -> None:
+    def test_the_message_names_the_first_problem(self, problems, told) -> None:
         found = read({"error": {"code": 1, "message": "no", "data": {"validation_errors": problems}}})
         assert str(found) == f"the agent refused: {told}"
 
@@ -114,7 +114,7 @@ class TestReplies:
         assert (found.taxonomy, found.recoverable) == ("asap:transport/thread_pool_exhausted", True)
 
     @pytest.mark.parametrize("wait", [-1, True, "5", 1e300, None])
-    def test_a_wait_that_makes_no_sense_is_none(self, wait) -> None:
+    def test_an_invalid_retry_after_is_ignored(self, wait) -> None:
         assert read({"error": {"code": 1, "data": {"retry_after_ms": wait}}}).retry_after is None
 
     def test_remote_text_is_short_and_on_one_line(self) -> None:
@@ -156,7 +156,7 @@ class TestWhoseAnErrorIs:
         return {"jsonrpc": "2.0", "error": {"code": 7, "message": "no"}, **members}
 
     @pytest.mark.parametrize("call_id", ["req-1", 1])
-    def test_of_this_call_or_of_none_is_taken(self, call_id) -> None:
+    def test_an_error_with_this_calls_id_or_no_id_is_accepted(self, call_id) -> None:
         sent = evolve(SENT, call_id=call_id)
         for members in ({"id": call_id}, {"id": None}, {"id": ""}, {}):
             assert read(self.error(**members), sent=sent).code == 7
@@ -165,7 +165,7 @@ class TestWhoseAnErrorIs:
         ("call_id", "named"),
         [("req-1", "req-2"), ("req-1", 0), ("req-1", False), ("req-1", []), ("1", 1), (1, "1"), (1, True), (1, 1.0)],
     )
-    def test_of_another_call_is_not(self, call_id, named) -> None:
+    def test_an_error_with_another_calls_id_is_unusable(self, call_id, named) -> None:
         sent = evolve(SENT, call_id=call_id)
         for status in (200, 401, 429, 503):
             assert isinstance(read(self.error(id=named), status, sent), UnusableReply)
@@ -224,7 +224,7 @@ class TestWhoseAnErrorIs:
             assert (found.own, found.recoverable) == (own, own and status == 503)
         assert read(value, 429).recoverable
 
-    def test_its_own_word_counts(self) -> None:
+    def test_recoverable_is_as_the_error_says(self) -> None:
         for said in (True, False):
             body = {"error": "busy", "code": "asap:x", "recoverable": said, "retry_after_ms": 1500}
             assert [read(body, status).recoverable for status in (200, 502, 503)] == [said] * 3
@@ -260,7 +260,7 @@ class TestRetryAfterHeaders:
             ([("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT"), ("date", "today")], 10.0),
         ],
     )
-    def test_are_seconds_or_a_date(self, headers, seconds) -> None:
+    def test_retry_after_is_seconds_or_a_date(self, headers, seconds) -> None:
         assert retry_after_of(headers, wall=self.NOW) == seconds  # type: ignore[arg-type]
 
 
@@ -268,20 +268,20 @@ class TestUnauthorized:
     def refusal(self, data, call_id=None) -> bytes:
         return json.dumps({"jsonrpc": "2.0", "id": call_id, "error": {"code": -32600, "data": data}}).encode()
 
-    def test_not_in_the_name_of_another_call(self) -> None:
+    def test_a_401_with_another_calls_id_is_ignored(self) -> None:
         assert is_unauthorized(200, self.refusal({"status_code": 401}, "req-1"), "req-1")
         assert not is_unauthorized(200, self.refusal({"status_code": 401}, "req-2"), "req-1")
 
-    def test_by_its_status(self) -> None:
+    def test_status_401_is_unauthorized(self) -> None:
         assert is_unauthorized(401, b"")
         assert not is_unauthorized(403, self.refusal({"status_code": 403}))
         assert not is_unauthorized(200, b"{}")
 
-    def test_or_as_the_reference_says_it(self) -> None:
+    def test_status_code_401_in_error_data_is_unauthorized(self) -> None:
         assert is_unauthorized(200, self.refusal({"error": "Invalid authentication token", "status_code": 401}))
         assert not is_unauthorized(200, self.refusal({"status_code": "401"}))
         assert not is_unauthorized(200, self.refusal([401]))
 
     @pytest.mark.parametrize("body", [b"401", b"[401]", b"{401", b'{"error": 401}', b'{"result": 401}', b"401" * 5_000])
-    def test_by_nothing_else(self, body) -> None:
+    def test_other_bodies_are_not_unauthorized(self, body) -> None:
         assert not is_unauthorized(200, body)

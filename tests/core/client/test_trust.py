@@ -80,9 +80,9 @@ WORLDS = st.fixed_dictionaries(
 
 
 def law(module, world) -> None:
-    """Who pins an agent's key gets nothing else; who doesn't, what the search and then registries say; else anything.
+    """Pinned keys win, then keys of the search, then of registries; without keys any manifest is accepted.
 
-    Unless everything must be signed.
+    The exception: with `require_signed` a manifest without keys is refused.
     """
     keys = module.TrustedKeys(
         {urn: [str(key) for key in pinned] for urn, pinned in world["pinned"].items()},
@@ -118,7 +118,7 @@ def law(module, world) -> None:
 
 
 @given(WORLDS)
-def test_only_what_counts_is_let_in(world) -> None:
+def test_a_manifest_is_accepted_only_if_signed_by_the_keys_that_apply(world) -> None:
     law(trust, world)
 
 
@@ -196,7 +196,7 @@ class TestWhatRegistriesSay:
             return key
         raise AssertionError("none is good")
 
-    def test_is_forgotten_with_its_urls(self, keys: TrustedKeys) -> None:
+    def test_named_keys_are_forgotten_with_their_urls(self, keys: TrustedKeys) -> None:
         keys.learn(A, [keyed(KEYS[0]), entry(url=f"{OTHER_URL}#x"), entry(endpoints={})], rank=0)
         with pytest.raises(Unverified, match=f"the manifest of {A} at .*443/m isn't verified: it isn't signed"):
             keys.admit(URL, published(A, None))
@@ -206,14 +206,14 @@ class TestWhatRegistriesSay:
         keys.forget(OTHER_URL)
         assert self.wants(keys) is None
 
-    def test_of_another_agent_at_the_same_url_changes_nothing(self, keys: TrustedKeys) -> None:
+    def test_keys_named_for_another_agent_at_the_same_url_change_nothing(self, keys: TrustedKeys) -> None:
         keys.learn(A, [keyed(KEYS[0])], rank=0)
         keys.learn(B, [keyed(KEYS[1], agent_id=B)], rank=1)
         assert self.wants(keys) == KEYS[0]
         keys.learn(B, [entry(B)], rank=1)
         assert self.wants(keys) == KEYS[0]
 
-    def test_first_in_order_holds_until_it_is_taken_back(self, keys: TrustedKeys) -> None:
+    def test_keys_of_the_first_registry_apply_until_it_withdraws_them(self, keys: TrustedKeys) -> None:
         keys.learn(A, [keyed(KEYS[0])], rank=1)
         keys.learn(A, [keyed(KEYS[1])], rank=2)
         keys.learn(A, [entry()], rank=2)
@@ -233,7 +233,7 @@ class TestWhatRegistriesSay:
         keys.clear()
         assert self.wants(keys) is None
 
-    def test_of_keys_that_cannot_be_read_lets_nobody_in(self, keys: TrustedKeys) -> None:
+    def test_with_unreadable_keys_no_agent_is_accepted(self, keys: TrustedKeys) -> None:
         unreadable = keys_in([entry(), entry(public_key="x"), keyed(KEYS[0])])
         for key in (None, KEYS[0]):
             with pytest.raises(Unverified, match="the registry names no usable key: expected") as caught:
@@ -246,7 +246,7 @@ class TestWhatRegistriesSay:
         pinned = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
         assert pinned.admit(URL, published(A, KEYS[0]), unreadable).key == KEYS[0]
 
-    def test_is_remembered_of_the_latest(self, monkeypatch) -> None:
+    def test_keys_of_the_latest_agents_are_remembered(self, monkeypatch) -> None:
         monkeypatch.setattr(trust, "_MAX_NAMED", 2)
         keys = TrustedKeys({}, require_signed=False, verify=verify)
         for agent in (A, "urn:asap:agent:c", A, B):
@@ -409,7 +409,7 @@ def test_a_search_that_forgets_its_keys_is_caught(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("pinned", [{"nobody": str(KEYS[0])}, {A: "x"}, {A: []}])
-def test_pins_that_are_none_are_refused(pinned) -> None:
+def test_invalid_pinned_keys_are_refused(pinned) -> None:
     with pytest.raises(ValueError, match="expected"):
         TrustedKeys(pinned, require_signed=False, verify=verify)
 

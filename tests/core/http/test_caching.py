@@ -243,7 +243,7 @@ class TestValidation:
     def test_a_304_confirms_its_own_document_only(self, said, same) -> None:
         assert confirms(said, KEPT) is same
 
-    def test_and_none_by_a_validator_that_is_not_known_of_it(self) -> None:
+    def test_a_304_with_an_unknown_validator_confirms_nothing(self) -> None:
         assert not confirms([("ETag", '"e"')], fresh())
         assert not confirms([("Last-Modified", DATE)], fresh())
         assert confirms([], fresh())

@@ -104,7 +104,7 @@ class TestDates:
     def test_a_year_of_two_digits_is_at_most_50_years_ahead(self, text, date) -> None:
         assert read_date(text) == read_date(date)
 
-    def test_and_may_be_of_the_next_century(self) -> None:
+    def test_a_two_digit_year_may_be_in_the_next_century(self) -> None:
         late = read_date("Thu, 01 Jan 2099 00:00:00 GMT")
         assert read_date("Sunday, 15-Jun-05 15:06:40 GMT", late) == read_date("Mon, 15 Jun 2105 15:06:40 GMT")
 

@@ -103,7 +103,7 @@ class TestTargets:
             ("CONNECT", "a:443", "a:443"),
         ],
     )
-    def test_have_exactly_one_path(self, method, target, path) -> None:
+    def test_valid_targets_have_exactly_one_path(self, method, target, path) -> None:
         assert path_of(target, method) == path
 
     @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ class TestTargets:
             ("options", "*"),
         ],
     )
-    def test_of_an_invalid_form_have_no_path(self, method, target) -> None:
+    def test_targets_of_an_invalid_form_have_no_path(self, method, target) -> None:
         assert path_of(target, method) is None
 
     @given(st.sampled_from(["GET", "CONNECT", "OPTIONS"]), st.text())

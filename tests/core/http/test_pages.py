@@ -181,11 +181,11 @@ class TestHosts:
 
 
 class TestWhatIsJudged:
-    def test_streams_are_as_well(self) -> None:
+    def test_requests_for_streams_are_judged_too(self) -> None:
         assert not is_let_in(ask(serve(), "https://evil.example", target="/asap/stream"))
 
     @pytest.mark.parametrize("target", ["/health", "/.well-known/asap/manifest.json", "/.well-known/asap/health"])
-    def test_documents_are_not(self, target) -> None:
+    def test_requests_for_documents_are_not_judged(self, target) -> None:
         state = ask(serve(), "https://evil.example", method="GET", target=target)
         assert (state.response.status, cors(state)) == (200, {})
 
@@ -245,7 +245,7 @@ class TestWhatAListedPageReads:
         answers[200] = fork.answered([answers[200]])
         assert {state.response.status: cors(state) for state in answers.values()} == dict.fromkeys(answers, self.SAID)
 
-    def test_the_answer_to_may_i(self) -> None:
+    def test_the_answer_to_a_preflight_request(self) -> None:
         agent = serve(origins=[APP], peer_limits="1/minute")
         asked = ((b"access-control-request-method", b"POST"), (b"access-control-request-headers", b"content-type"))
         for _ in range(3):
@@ -270,7 +270,7 @@ class TestWhatAListedPageReads:
             ((APP, APP), "agent.example"),
         ],
     )
-    def test_nobody_else_gets_one(self, origins, host) -> None:
+    def test_a_page_that_is_not_listed_gets_no_preflight_answer(self, origins, host) -> None:
         state = ask(serve(origins=[APP]), *origins, method="OPTIONS", host=host)
         assert (state.response.status, cors(state)) == (405, {})
 
@@ -307,7 +307,7 @@ class TestPolicy:
     @pytest.mark.parametrize(
         "bad", ["*", "null", "", "app.example", "https://app.example/", "https://", "https://a b", 5, "https://\xfc.de"]
     )
-    def test_origins_are_ones(self, bad) -> None:
+    def test_invalid_origins_are_refused(self, bad) -> None:
         with pytest.raises(ValueError, match=r"origins: expected origins such as https://app\.example"):
             Policy(origins=[bad])
 
@@ -316,6 +316,6 @@ class TestPolicy:
         with pytest.raises(ValueError, match=r"hosts: expected host names such as agent\.example"):
             Policy(hosts=[bad])
 
-    def test_one_may_stand_alone(self) -> None:
+    def test_origins_or_hosts_may_be_given_alone(self) -> None:
         assert Policy(origins=APP, hosts="A.example.").origins == (APP,)
         assert Policy(hosts="A.example.").hosts == ("a.example",)

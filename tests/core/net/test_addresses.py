@@ -176,7 +176,7 @@ class TestAddressesInsideOthers:
         assert obstacle(nat64(inner)) == obstacle(inner)
 
     @given(inner_addresses)
-    def test_a_mapped_one_is_its_inside(self, inner) -> None:
+    def test_a_mapped_address_counts_as_the_address_inside(self, inner) -> None:
         assert read_address(f"::ffff:{inner}") == inner
 
     @given(inner_addresses, st.sampled_from(WRAPPERS[1:]))
@@ -267,7 +267,7 @@ class TestReading:
     def test_other_spellings_are_not_addresses(self, text) -> None:
         assert read_address(text) is None
 
-    def test_a_scope_of_any_length_is_none(self) -> None:
+    def test_an_address_with_an_invalid_scope_is_refused(self) -> None:
         assert read_address("fe80::1%" + "e" * 92) is not None
         assert read_address("fe80::1%" + "e" * 93) is None
 

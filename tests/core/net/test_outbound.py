@@ -132,7 +132,7 @@ class TestUrls:
             "https://[:::]/", "https://[1.2.3.4]:443x/",
         ],
     )  # fmt: skip
-    def test_what_readers_of_urls_disagree_about_is_none(self, url) -> None:
+    def test_an_ambiguous_url_is_refused(self, url) -> None:
         assert "can't be read as a URL" in refusal(EVERYWHERE.judge(url))
 
     def test_a_url_of_8000_characters_is_one(self) -> None:
@@ -225,14 +225,14 @@ class TestRedirects:
     ASKED = allowed(PLAIN.judge("https://a.example/x?token=hunter2"))
     TWO = OutboundPolicy(redirects=2)
 
-    def test_are_not_followed_unless_allowed(self) -> None:
+    def test_redirects_are_not_followed_unless_allowed(self) -> None:
         says = refusal(PLAIN.judge_redirect(self.ASKED, "/y?token=hunter2", followed=0))
         assert says == (
             "it redirects to https://a.example:443/y, and redirects aren't followed; allow it with redirects=2"
         )
 
     @pytest.mark.parametrize("location", ["/y", "y", "https://a.example/y", "https://a.example:443/y", "//a.example/y"])
-    def test_are_followed_within_their_origin_where_allowed(self, location) -> None:
+    def test_redirects_within_their_origin_are_followed_if_allowed(self, location) -> None:
         assert allowed(self.TWO.judge_redirect(self.ASKED, location, followed=1)).url.endswith("/y")
         assert "no more than 2" in refusal(self.TWO.judge_redirect(self.ASKED, location, followed=2))
         assert "by a POST" in refusal(self.TWO.judge_redirect(self.ASKED, location, followed=0, method="POST"))
@@ -249,22 +249,22 @@ class TestRedirects:
             ("javascript:hunter2", "what isn't a web URL"),
         ],
     )
-    def test_to_another_origin_are_never_followed_and_the_error_names_it(self, location, where) -> None:
+    def test_redirects_to_another_origin_are_never_followed_and_the_error_names_it(self, location, where) -> None:
         says = refusal(self.TWO.judge_redirect(self.ASKED, location, followed=0))
         assert f"it redirects to {where}; redirects aren't followed to another origin" in says
         assert "hunter2" not in says
 
-    def test_are_where_the_first_was(self) -> None:
+    def test_later_redirects_must_stay_at_the_first_origin(self) -> None:
         near = allowed(self.TWO.judge("http://192.168.1.9:8000/x", announced=("192.168.1.9",)))
         after = allowed(self.TWO.judge_redirect(near, "/y", followed=0))
         assert (after.url, after.addresses) == ("http://192.168.1.9:8000/y", ("192.168.1.9",))
 
-    def test_with_credentials_are_not_followed(self) -> None:
+    def test_redirects_with_credentials_are_not_followed(self) -> None:
         says = refusal(self.TWO.judge_redirect(self.ASKED, "https://u:hunter2@a.example/", followed=0))
         assert "it carries credentials" in says
         assert "hunter2" not in says
 
-    def test_a_long_one_is_shown_in_part(self) -> None:
+    def test_a_long_redirect_target_is_shown_in_part(self) -> None:
         judged = PLAIN.judge_redirect(self.ASKED, "/" + "y" * 5000, followed=0)
         assert len(refusal(judged)) < 400
 
@@ -282,11 +282,11 @@ ANSWERS = st.sampled_from(
 
 class TestAddresses:
     @pytest.mark.parametrize("host", ["localhost", "LocalHost.", "a.b.localhost"])
-    def test_names_of_this_machine_are_asked_of_nobody(self, host) -> None:
+    def test_names_of_this_machine_are_not_resolved(self, host) -> None:
         assert PLAIN.destination(host) == Dial(("127.0.0.1", "::1"))
         assert PLAIN.choose(host, ("127.0.0.1", "::1"), port=80) == Dial(("127.0.0.1", "::1"))
 
-    def test_literals_neither(self) -> None:
+    def test_address_literals_are_not_resolved(self) -> None:
         assert PLAIN.destination("8.8.8.8") == Dial(("8.8.8.8",))
         assert PLAIN.destination("a.example") == Resolve("a.example")
 

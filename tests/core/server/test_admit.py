@@ -32,7 +32,7 @@ from tests.core.server.exchanges import body, finish, head, outcome, post, reply
 class TestAdmission:
     @pytest.mark.parametrize("policy", list(NoncePolicy))
     @pytest.mark.parametrize("nonce", [True, False])
-    def test_what_stands_for_uniqueness_is_policy(self, policy, nonce) -> None:
+    def test_the_policy_decides_if_a_nonce_or_an_id_identifies_an_envelope(self, policy, nonce) -> None:
         extensions = {"nonce": "n"} if nonce else None
         agent = serve(nonce=policy)
         first, again = (
@@ -45,13 +45,13 @@ class TestAdmission:
             assert again == ("ok" if policy is NoncePolicy.OFF else "asap:protocol/invalid_nonce")
 
     @pytest.mark.parametrize(("nonce", "what"), [(..., "missing"), (5, "wrong"), ("", "wrong")])
-    def test_a_nonce_that_is_missing_is_told_from_one_that_cannot_be(self, nonce, what) -> None:
+    def test_a_missing_nonce_and_an_invalid_one_are_distinct_refusals(self, nonce, what) -> None:
         changes = {} if nonce is ... else {"extensions": {"nonce": nonce}}
         value = json.loads(post(serve(nonce=NoncePolicy.REQUIRED), call(envelope_changes=changes)).body)
         assert [error["type"] for error in value["error"]["data"]["validation_errors"]] == [what]
 
     @pytest.mark.parametrize("nonce", ["x", "ix", "nx"])
-    def test_a_nonce_is_no_envelope_id(self, nonce) -> None:
+    def test_a_nonce_and_an_equal_envelope_id_are_distinct(self, nonce) -> None:
         agent = serve()
         assert outcome(post(agent, call(envelope_changes={"extensions": {"nonce": nonce}}))) == "ok"
         assert outcome(post(agent, call(envelope_changes={"id": "x"}))) == "ok"
@@ -63,7 +63,7 @@ class TestAdmission:
             ({"require_timestamp": False, "nonce": NoncePolicy.OFF}, "timestamp", "id"),
         ],
     )
-    def test_each_may_be_left_out_by_itself(self, policy, may, must) -> None:
+    def test_policy_makes_each_field_optional_separately(self, policy, may, must) -> None:
         agent = serve(**policy)
         assert outcome(post(agent, call(envelope_changes={may: ...}))) == "ok"
         assert outcome(post(agent, call(envelope_changes={must: ...}))) == "asap:protocol/malformed_envelope"
@@ -199,7 +199,7 @@ class TestAdmission:
         payload = {"conversation_id": "c", "skill_id": "echo", "input": {}, "config": {"idempotency_key": "other"}}
         assert outcome(post(serve(), call(key="k", envelope_changes={"payload": payload}))) == "ok"
 
-    def test_what_never_ran_gives_its_key_back(self) -> None:
+    def test_a_call_that_never_ran_releases_its_key(self) -> None:
         agent = serve()
 
         def busy(state):
@@ -215,7 +215,7 @@ class TestAdmission:
         assert (response.status, b"retry-after" in dict(response.headers)) == (503, False)
 
     @pytest.mark.parametrize(("leave", "then"), [("lost", "asap:admission/outcome_unknown"), ("abandon", "ok")])
-    def test_what_was_cut_off_is_unknown_and_what_was_abandoned_is_free(self, leave, then) -> None:
+    def test_a_lost_call_leaves_its_key_unknown_and_an_abandoned_one_free(self, leave, then) -> None:
         agent = serve()
         (dispatch,) = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         assert dispatch.shielded
@@ -281,7 +281,7 @@ class TestAdmission:
         held = asked.answered(admission.Running(0.5, b"theirs"))
         assert (held.ticket, held.seconds) == (None, 0.5)
 
-    def test_what_runs_elsewhere_is_asked_about_again_until_patience_ends(self) -> None:
+    def test_work_in_another_process_is_polled_until_hold_ends(self) -> None:
         clock = ManualClock()
         state = serve(shared=True, clock=clock, hold=1.2).open(head()).feed(json.dumps(call(key="k")).encode()).end()
         (asked,) = state.calls
@@ -340,7 +340,7 @@ class TestColdStarts:
         assert outcome(post(agent, asked)) == "ok"
         assert outcome(post(agent, asked)) == "asap:protocol/invalid_nonce"
 
-    def test_what_that_gives_up_is_once_in_all_processes(self) -> None:
+    def test_with_an_open_start_another_process_may_accept_a_replay(self) -> None:
         asked, keyed = call(), call(key="k")
         for seconds in (2.0, 2.0, 299.0):
             agent = self.instance(start="open", seconds=seconds)
@@ -351,10 +351,10 @@ class TestColdStarts:
             assert worked == [1]
 
     @pytest.mark.parametrize(("max_age", "seconds"), [(300.0, 301.0), (30.0, 31.0)])
-    def test_and_no_longer_than_its_timestamp_is_good_for(self, max_age, seconds) -> None:
+    def test_with_an_open_start_a_stale_timestamp_is_still_refused(self, max_age, seconds) -> None:
         agent = self.instance(start="open", max_age=max_age, seconds=seconds)
         assert outcome(post(agent, call())) == "asap:protocol/invalid_timestamp"
 
-    def test_with_a_store_that_processes_share_it_is_the_store_that_says(self) -> None:
+    def test_with_a_shared_store_the_store_decides_about_the_start(self) -> None:
         state = self.instance(start="floor", shared=True).open(head()).feed(body()).end()
         assert isinstance(state.calls[0], Admit)

@@ -28,19 +28,19 @@ class TestCredentials:
             True,
         )
 
-    def test_one_that_is_refused_is_challenged(self) -> None:
+    def test_a_refused_credential_is_challenged(self) -> None:
         response = serve(auth=True).open(head(authorization="bearer x")).refused().response
         assert (response.status, b'error="invalid_token"' in dict(response.headers)[b"www-authenticate"]) == (401, True)
 
-    def test_one_that_cannot_be_checked_waits(self) -> None:
+    def test_a_credential_that_cannot_be_checked_is_answered_503_with_retry_after(self) -> None:
         response = serve(auth=True).open(head(authorization="Bearer x")).unavailable().response
         assert (response.status, dict(response.headers)[b"retry-after"], response.close) == (503, b"1", True)
 
-    def test_another_scheme_is_none(self) -> None:
+    def test_a_credential_of_another_scheme_is_challenged(self) -> None:
         response = serve(auth=True).open(head(authorization="Basic eDp5")).response
         assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
 
-    def test_two_headers_are_none(self) -> None:
+    def test_two_authorization_headers_are_refused(self) -> None:
         request = Request(method="POST", target="/asap", headers=((b"authorization", b"Bearer a"),) * 2, peer="x")
         assert serve(auth=True).open(request).response.status == 401
 
@@ -59,7 +59,7 @@ class TestCredentials:
         agent = serve(auth=True, payload_types=["task.request", "message.send"], scopes=scopes)
         assert outcome(post(agent, message, authorization="Bearer x")) == code
 
-    def test_the_profile_reference_says_so_within_200(self) -> None:
+    def test_the_profile_reference_refuses_with_status_200(self) -> None:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
         response = post(serve(auth=True, plain_refusals=True), forged, authorization="Bearer x")
         assert (response.status, json.loads(response.body)["error"]["code"]) == (200, -32602)

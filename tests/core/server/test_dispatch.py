@@ -18,7 +18,7 @@ MESSAGE = {"task_id": "t", "message_id": "m", "sender": ALICE, "role": "user", "
 
 
 class TestDispatch:
-    def test_is_dispatched_and_answered(self) -> None:
+    def test_a_call_is_dispatched_and_answered(self) -> None:
         state = serve().open(head()).feed(json.dumps(call(7)).encode()).end()
         (dispatch,) = state.calls
         assert (dispatch.kind, dispatch.skill, dispatch.deadline) == ("taskrequest", "echo", 30.0)
@@ -37,7 +37,7 @@ class TestDispatch:
         )
         assert json.loads(response.body)["result"]["envelope"]["payload"]["status"] == "working"
 
-    def test_a_refusal_of_the_handlers_is_an_answer(self) -> None:
+    def test_a_refusal_by_the_handler_is_sent(self) -> None:
         refused = Refusal(kind=HANDLER_FAILED, note="Internal server error")
         assert outcome(post(serve(), call(), answer=lambda state: state.failed(refused))) == "asap:rpc/internal_error"
 

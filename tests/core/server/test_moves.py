@@ -39,7 +39,7 @@ class TestMoves:
         with pytest.raises(IllegalMove):
             response.sent()
 
-    def test_a_call_that_was_left_has_none_either(self) -> None:
+    def test_a_call_that_was_left_has_no_more_moves(self) -> None:
         (dispatch,) = serve().open(head()).feed(json.dumps(call()).encode()).end().calls
         reply(dispatch)
         with pytest.raises(IllegalMove, match="Dispatch was left already"):

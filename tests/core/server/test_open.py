@@ -65,7 +65,7 @@ class TestHeads:
         "host",
         ["", "a", "a.example:8000", "127.0.0.1:8000", "[::1]:8000", "[fe80::1%25eth0]", "[fe80::1%eth0]", "a_b"],
     )
-    def test_hosts_that_are_ones(self, host) -> None:
+    def test_valid_hosts_are_accepted(self, host) -> None:
         assert isinstance(serve().open(head(host=host, transfer_encoding="Chunked")), ReadBody)
 
 
@@ -92,7 +92,7 @@ class TestDriversArguments:
             5,
         ],
     )
-    def test_headers_that_nobody_would_find(self, headers) -> None:
+    def test_header_names_that_are_not_lower_case_bytes_are_refused(self, headers) -> None:
         with pytest.raises(ValueError, match="headers: expected pairs of bytes, names in lower case, such as"):
             Request(method="POST", target="/asap", headers=headers)
 
@@ -131,7 +131,7 @@ class TestDriversArguments:
                 fork.answered(answers)
         assert len(json.loads(fork.answered(fork.calls).response.body)) == 2
 
-    def test_or_what_can_be_copied_to_bytes(self) -> None:
+    def test_a_body_may_be_any_buffer(self) -> None:
         piece = bytearray(body())
         state = serve().open(head()).feed(piece).feed(memoryview(b" "))
         piece[:] = b"x" * len(piece)
@@ -147,7 +147,7 @@ class TestDriversArguments:
         assert not agent.bound
 
     @pytest.mark.parametrize("wrong", [{"payload_types": "task.request"}, {"aliases": "urn:asap:agent:b"}])
-    def test_one_text_is_not_several(self, wrong) -> None:
+    def test_a_single_text_in_place_of_a_list_is_refused(self, wrong) -> None:
         with pytest.raises(ValueError, match=r"(payload_types|aliases): expected strings, such as"):
             Agent(manifest(), **wrong)
 
@@ -182,7 +182,7 @@ class TestVersions:
 
 
 class TestStreams:
-    def test_are_not_built_yet_and_say_so(self) -> None:
+    def test_streams_are_refused_as_not_built_yet(self) -> None:
         response = post(serve(), call(9), target="/asap/stream")
         value = json.loads(response.body)
         assert (value["id"], value["error"]["code"]) == (9, -32012)

@@ -47,7 +47,7 @@ class TestWritten:
             make_entry(manifest(Endpoints(asap="https://a.example/asap")), {"manifest": url})
 
     @pytest.mark.parametrize("url", ["http://a", "HTTPS://A.example:8443/x/asap", "http://[fe80::1%25eth0]:8000/asap"])
-    def test_others_are_not(self, url) -> None:
+    def test_a_url_that_leads_somewhere_is_accepted(self, url) -> None:
         assert Endpoints(asap=url, events="wss://a.example/events").asap == url
         assert make_entry(manifest(Endpoints(asap=url)), {"http": url, "other": "/x"}).endpoints["http"] == url
 
@@ -63,7 +63,7 @@ class TestReceived:
         with pytest.raises(ValueError, match=r"endpoints\.asap"):
             Agent(found)  # an agent that nobody can call
 
-    def test_it_is_what_it_would_be_if_it_was_written(self) -> None:
+    def test_a_received_url_equals_the_same_url_written_in_python(self) -> None:
         own = manifest(Endpoints(asap="https://a.example/asap", events="wss://a.example/e"))
         found = read_manifest(json.dumps(to_json(own)).encode())
         assert found == own
@@ -71,7 +71,7 @@ class TestReceived:
         assert evolve(found.endpoints, events=None) == evolve(own.endpoints, events=None)
 
     @pytest.mark.parametrize("endpoints", [{}, {"asap": 5}, {"asap": None}, [], None])
-    def test_but_it_is_there_and_text(self, endpoints) -> None:
+    def test_a_received_endpoint_must_be_present_and_text(self, endpoints) -> None:
         document = to_json(manifest(Endpoints(asap="https://a.example/asap"))) | {"endpoints": endpoints}
         with pytest.raises(ValueError, match=r"\$\.endpoints(\.asap)?: expected"):
             read_manifest(json.dumps(document).encode())

@@ -42,7 +42,7 @@ class TestShareOfARequest:
             value = f'for=203.0.113.7;host="a,for=198.51.100.{number}"'
             assert outcome(post(agent, call(), peer="10.0.0.1", forwarded=value)) == code
 
-    def test_from_anyone_else_the_header_is_not_read(self) -> None:
+    def test_the_forwarding_header_of_an_untrusted_peer_is_not_read(self) -> None:
         agent = serve(**self.PROXIED)
         post(agent, call(), peer="192.0.2.9", x_forwarded_for="203.0.113.1")
         answer = post(agent, call(), peer="192.0.2.9", x_forwarded_for="203.0.113.2")
@@ -75,13 +75,13 @@ class TestShareOfARequest:
         refused = reading.feed(b"nonsense").end().response
         assert (dict(refused.headers)[b"ratelimit"], refused.close) == (b'"10-per-1s";r=10;t=0', False)
 
-    def test_it_is_the_principals_where_that_is_limited(self) -> None:
+    def test_rate_limit_headers_show_the_principals_limit_if_there_is_one(self) -> None:
         agent = serve(auth=True, principal_limits=parse_limits("5/hour"))
         headers = dict(post(agent, call(), authorization="Bearer t").headers)
         assert headers[b"ratelimit"] == b'"5-per-3600s";r=4;t=720'
 
     @pytest.mark.parametrize("options", [{}, {"shared_limits": ["peer"], "peer_limits": parse_limits("1/second")}])
-    def test_nothing_is_said_where_nothing_is_known(self, options) -> None:
+    def test_no_rate_limit_header_is_sent_if_the_remaining_share_is_unknown(self, options) -> None:
         state = serve(**options).open(head())
         state: Any = state.taken() if isinstance(state, TakeLimit) else state  # type: ignore[no-redef]
         assert not any(name.startswith(b"ratelimit") for name, _ in finish(state.feed(body()).end()).headers)
@@ -139,7 +139,7 @@ class TestShareOfARequest:
 
 
 class TestLimits:
-    def test_over_it_there_is_429_as_in_the_reference(self) -> None:
+    def test_over_the_limit_is_429_as_in_the_reference(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [post(agent, call()).status for _ in range(3)] == [200, 200, 429]
         response: Any = agent.open(head()).response
@@ -167,7 +167,7 @@ class TestLimits:
         assert ["error" in value for value in values] == [False] * 3 + [True] * 2
         assert post(agent, call(), authorization="Bearer x").status == 429
 
-    def test_of_one_item_costs_one(self) -> None:
+    def test_a_batch_of_one_item_costs_one(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [json.loads(post(agent, [call()]).body)[0].get("error") for _ in range(2)] == [None, None]
 

@@ -25,7 +25,7 @@ class TestDocuments:
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    def test_are_answered_at_once(self, method, target) -> None:
+    def test_documents_are_answered_at_once(self, method, target) -> None:
         response = finish(serve().open(head(method, target)))
         assert response.status == 200
         assert dict(response.headers)[b"asap-version"] == b"2.2"

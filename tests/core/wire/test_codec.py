@@ -227,7 +227,7 @@ class TestTimestamps:
         ],
         ids=repr,
     )  # fmt: skip
-    def test_nothing_else_is(self, value) -> None:
+    def test_other_forms_of_timestamps_are_refused(self, value) -> None:
         with pytest.raises(InvalidValue):
             DATE_TIME.read(value)
 
@@ -265,7 +265,7 @@ class TestPayloads:
         assert set(problems(decode_payload, "task.update", update)) == {"$.progress"}
 
     @pytest.mark.parametrize("progress", [None, {}, {"percent": 0}, {"percent": 99.5}])
-    def test_and_may_be_missing(self, progress) -> None:
+    def test_a_percent_may_be_missing(self, progress) -> None:
         update = {"task_id": "t", "update_type": "progress", "status": "working", "progress": progress}
         assert decode_payload("task.update", update).progress == progress  # type: ignore[union-attr]
 
@@ -404,11 +404,11 @@ class TestManifests:
         assert publishable_version(version)
 
     @pytest.mark.parametrize("version", ["", "abc", "v1", "1.0.0-x", "1.0\n", "1!2.0", "1" * 20])
-    def test_versions_that_some_do_not(self, version) -> None:
+    def test_versions_that_some_generations_refuse(self, version) -> None:
         assert not publishable_version(version)
 
     @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"id":1,"id":2}'])
-    def test_bytes_that_are_none_are_refused(self, data) -> None:
+    def test_bytes_that_are_no_manifest_are_refused(self, data) -> None:
         for read in (read_manifest, read_health, read_registry):
             with pytest.raises(InvalidDocument, match="expected"):
                 read(data)

@@ -201,7 +201,7 @@ class TestSent:
         ],
         ids=lambda value: type(value).__name__,
     )  # fmt: skip
-    def test_what_json_can_say_is(self, value, expected) -> None:
+    def test_values_that_json_can_express_are_sent(self, value, expected) -> None:
         answered = answer(value)
         assert (answered.fault, payload(answered)) == (None, expected)
 
@@ -278,7 +278,7 @@ class TestNotSent:
         assert answered.fault is not None
 
     @pytest.mark.parametrize("kind", ["", 5, None, "x" * 1_000], ids=repr)
-    def test_a_type_that_is_none(self, kind) -> None:
+    def test_an_invalid_payload_type_is_an_internal_error(self, kind) -> None:
         (dispatch,) = ask(serve()).calls
         answered: Any = dispatch.replied(Replied(kind, {}))
         assert "expected a payload type such as task.request" in answered.fault
@@ -324,7 +324,7 @@ class TestKept:
         assert isinstance(again, Answered)
         assert payload(again) == first == {"a": 1}
 
-    def test_so_do_the_details_of_a_refusal(self) -> None:
+    def test_a_kept_refusal_keeps_its_details(self) -> None:
         agent, details = serve(), {"a": [1]}
         (dispatch,) = ask(agent).calls
         dispatch.failed(Refusal(kind=HANDLER_TIMEOUT, details=details))
@@ -342,7 +342,7 @@ class TestKept:
         value.tags.append(3)
         assert record.outcome == Replied("x", {"a": {"x": 1, "tags": [2]}})
 
-    def test_a_typed_answer_too(self) -> None:
+    def test_a_kept_typed_answer_stays_unchanged(self) -> None:
         agent, result = serve(), {"a": 1}
         (dispatch,) = ask(agent).calls
         dispatch.replied(TaskResponse(task_id="t", status=TaskStatus.COMPLETED, result=result))
@@ -412,7 +412,7 @@ class TestObservers:
         [ValueError("x"), SystemExit(), GeneratorExit(), BaseExceptionGroup("", [SystemExit(), ValueError()])],
         ids=repr,
     )
-    def test_what_one_raises_changes_nothing(self, error) -> None:
+    def test_an_exception_of_an_observer_changes_nothing(self, error) -> None:
         def observe(_decision) -> None:
             raise error
 
@@ -422,7 +422,7 @@ class TestObservers:
         assert agent.observer_failures == 2
         assert (agent.take_observer_error(), agent.take_observer_error()) == (error, None)
 
-    def test_it_is_counted(self) -> None:
+    def test_an_exception_of_an_observer_is_counted(self) -> None:
         from asap_core.server.metrics import Counters
 
         def observe(_decision) -> None:

@@ -217,7 +217,7 @@ class TestCanonicalJson:
             canonical_json(value)
         assert (caught.value.path, caught.value.expected) == (path, expected)
 
-    def test_neither_is_what_has_no_end(self) -> None:
+    def test_a_cycle_has_no_canonical_form(self) -> None:
         endless: Any = {}
         endless["a"] = [endless]
         with pytest.raises(NotWritable, match="fewer arrays and objects") as caught:

@@ -265,14 +265,14 @@ class TestAsARegistry:
                 assert seen(data, place) == seen(data, place, place + 1) == seen(data)
                 assert len(seen(data)[3]) == 1
 
-    def test_and_what_is_none_is_told_wherever_it_is_cut(self) -> None:
+    def test_an_invalid_number_is_reported_wherever_it_is_cut(self) -> None:
         for number in ("1e", "1.", "-", "1e+", "1.5e-x", "1-2", "1.2.3"):
             data = f'{{"version":"1","updated_at":"2026-01-01","x":{number},"agents":[]}}'.encode()
             for place in range(40, len(data)):
                 with pytest.raises(InvalidDocument, match="one JSON text"):
                     read(data, place)
 
-    def test_an_error_stays_one(self) -> None:
+    def test_an_error_is_final(self) -> None:
         reader = RegistryReader()
         for piece in (b"[]", registry(ENTRY)):
             with pytest.raises(InvalidDocument):
@@ -280,7 +280,7 @@ class TestAsARegistry:
         with pytest.raises(InvalidDocument):
             reader.close()
 
-    def test_an_empty_one_is_one(self) -> None:
+    def test_an_empty_registry_is_valid(self) -> None:
         for data in (json.dumps(ROOT).encode(), registry(), json.dumps({**ROOT, "agents": []}, indent=2).encode()):
             assert (len(read(data)), repr(read(data))) == (0, "<RegistryIndex of 0 agents, 0 skipped>")
 
@@ -380,7 +380,7 @@ class TestBounds:
             read(registry(ENTRY, **rest))
         assert read(registry(ENTRY, k="x" * 60_000)).extra == {"k": "x" * 60_000}
 
-    def test_to_the_character(self) -> None:
+    def test_the_bound_is_exact_to_the_character(self) -> None:
         rest = len('"version""1""updated_at""2026-01-01""agents""k"""')
         most = "x" * (65_536 - rest)
         assert read(registry(ENTRY, k=most)).extra == {"k": most}
@@ -388,7 +388,7 @@ class TestBounds:
             read(registry(ENTRY, k=most + "x"))
 
     @pytest.mark.parametrize("twice", [False, True], ids=["good", "that says a key twice"])
-    def test_so_is_that_of_an_entry(self, twice) -> None:
+    def test_the_bound_of_an_entry_is_exact(self, twice) -> None:
         """One that's passed over is counted as well: what is said of it is true."""
         more = ',"name":""' if twice else ""
         made = '{"id":"urn:asap:agent:a","name":"","description":"%s","asap_version":"1","endpoints":{}%s}'

@@ -20,7 +20,7 @@ def listing(*entries, **root) -> bytes:
     return json.dumps({"version": "1.0", "revoked": list(entries), **root}).encode()
 
 
-def test_says_who_is_revoked_and_why() -> None:
+def test_the_list_says_which_agents_are_revoked_and_why() -> None:
     revoked = read_revocations(
         listing({"urn": A, "reason": "stolen", "revoked_at": "soon"}, {"urn": B, "more": 1}, {"urn": A}, more=[])
     )
@@ -46,7 +46,7 @@ def test_says_who_is_revoked_and_why() -> None:
         (listing({"urn": A, "reason": "x" * 1001}), "$.revoked[0].reason"),
     ],
 )
-def test_what_cannot_be_read_whole_is_no_list(data: bytes, path: str) -> None:
+def test_a_list_that_cannot_be_read_completely_is_refused(data: bytes, path: str) -> None:
     with pytest.raises(InvalidDocument, match="not a valid revocation list") as caught:
         read_revocations(data)
     assert [problem.json_path for problem in caught.value.problems] == [path]

@@ -118,7 +118,7 @@ def signed_by(key: PublicKey, document=PLAIN, module=signing):
 
 
 class TestKeys:
-    def test_are_written_in_one_way(self) -> None:
+    def test_keys_are_written_in_one_way(self) -> None:
         assert PublicKey.read(str(KEY)) == KEY
         assert repr(KEY) == "PublicKey()"
         assert read_keys(str(KEY)) == (KEY,)
@@ -138,7 +138,7 @@ class TestKeys:
             PublicKey.read(text)
 
     @pytest.mark.parametrize("given", [[], None, 7, {}, [str(KEY)] * (MAX_KEYS + 1)])
-    def test_so_are_none_and_too_many(self, given) -> None:
+    def test_no_keys_and_too_many_keys_are_refused(self, given) -> None:
         with pytest.raises(ValueError, match="expected one public key in base64, or 1 to 8"):
             read_keys(given)
 
@@ -163,7 +163,7 @@ class TestKeys:
             with pytest.raises(ValueError, match="expected"):
                 PublicKey((y + sign_bit).to_bytes(32, "little"))
 
-    def test_and_so_is_what_has_another_length(self) -> None:
+    def test_a_key_of_another_length_is_refused(self) -> None:
         for raw in (b"", b"k" * 31, b"k" * 33, "k" * 32):
             with pytest.raises(ValueError, match="expected"):
                 PublicKey(raw)  # type: ignore[arg-type]  # what types rule out
@@ -180,7 +180,7 @@ class TestKeys:
 
 
 class TestTheReferencesSignature:
-    def test_holds(self) -> None:
+    def test_the_references_signature_is_valid(self) -> None:
         verdict = judge(THEIRS, [KEY, THEIR_KEY], ed25519)
         assert isinstance(verdict, Verified)
         assert (verdict.key, verdict.manifest.name) == (THEIR_KEY, "Ä€😀")
@@ -188,7 +188,7 @@ class TestTheReferencesSignature:
         assert hardware is not None
         assert hardware["class"] == "edge_accelerator"
 
-    def test_is_over_these_bytes(self) -> None:
+    def test_the_references_signature_is_over_these_bytes(self) -> None:
         text = signed_bytes(THEIRS["manifest"]).decode()
         assert text.startswith(
             '{"auth":{"oauth2":null,"schemes":["Bearer"]},"capabilities":{"asap_version":"2.2","hard'
@@ -212,7 +212,7 @@ class TestTheReferencesSignature:
 
 
 class TestTheWrapper:
-    def test_is_read(self) -> None:
+    def test_the_wrapper_is_read(self) -> None:
         wrapper = {**signed_by(KEY), "more": 1}
         signed = decode_signed(wrapper)
         assert isinstance(signed, SignedManifest)
@@ -247,7 +247,7 @@ class TestTheWrapper:
         assert isinstance(verdict, Unreadable)
         assert why_not(verdict) == str(caught.value)
 
-    def test_or_with_its_parts(self) -> None:
+    def test_the_wrapper_says_what_is_wrong_with_its_parts(self) -> None:
         for wrong, path in (({"signature": "x"}, "$.signature"), ({"public_key": "x"}, "$.public_key")):
             with pytest.raises(InvalidDocument) as caught:
                 decode_signed({**signed_by(KEY), **wrong})
@@ -279,7 +279,7 @@ class TestSigning:
         assert why_not(verdict) is None
         assert signed_by(KEY, wrapper) == signed_by(KEY, {**PLAIN, "signature": "old"}) == wrapper
 
-    def test_no_manifest_isn_t_signed(self) -> None:
+    def test_what_is_no_manifest_is_not_signed(self) -> None:
         with pytest.raises(InvalidDocument):
             signed_by(KEY, {"id": "x"})
         with pytest.raises(ValueError, match="expected integers"):
