@@ -1,6 +1,6 @@
 """What a server asks whom a credential stands for: the protocol of authenticators, and what they may answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -10,8 +10,13 @@ from asap_core.auth.principal import Authenticated, Credential, InsufficientScop
 AuthenticationResult = Authenticated | Proven | InsufficientScope | ProofRefused | None
 """Whom a credential stands for; None if it isn't good. `Proven` counts once: the server claims its proof."""
 
-VerifyCredential = Callable[[Credential], Awaitable[AuthenticationResult] | AuthenticationResult]
-"""A bare function in an authenticator's place. It verifies no proofs, so that no credential comes with one."""
+
+class VerifyCredential(Protocol):
+    """A function in place of an authenticator. It verifies no proofs, so no credential comes with one."""
+
+    def __call__(self, credential: Credential, /) -> Awaitable[AuthenticationResult] | AuthenticationResult:
+        """Return whom the credential stands for, as `Authenticator.verify` does."""
+        ...
 
 
 class Authenticator(Protocol):

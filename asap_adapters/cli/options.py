@@ -24,21 +24,21 @@ _MAX_WAIT: Final = 86_400.0
 
 
 def urn(text: str) -> str:
-    """Read an agent's URN."""
+    """Accept the URN of an agent, and return it unchanged."""
     if not URN.fits(text):
         raise ValueError(f"expected {URN.expected}")
     return text
 
 
 def url(text: str) -> str:
-    """Read a URL of http or https."""
+    """Accept absolute http and https URLs only, and return them unchanged."""
     if origin_of(text) is None:
         raise ValueError("expected a URL such as https://id.example/token")
     return text
 
 
 def origin(text: str) -> str:
-    """Read the origin of a URL."""
+    """Reduce a URL to its origin: scheme, host and port."""
     found = origin_of(text)
     if found is None:
         raise ValueError("expected an origin such as https://agent.example")
@@ -55,7 +55,7 @@ def scope(text: str) -> str:
 
 
 def port(text: str) -> int:
-    """Read a port to connect to."""
+    """Accept 1 to 65535: nobody listens on port 0."""
     return whole_number(text, 1, _MAX_PORT, "expected a port from 1 to 65535")
 
 

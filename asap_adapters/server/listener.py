@@ -69,7 +69,7 @@ class Bound:
 
     listener: any listener of anyio's, such as that of a UNIX socket, whose callers have no address.
     url: where it listens, with the real port.
-    host: the address that it's bound to.
+    host: the bound address; `url` has it in brackets if it's IPv6.
     port: the real port; 0 if it has none.
     """
 
@@ -252,7 +252,11 @@ def _expect_no_coroutine(main: object) -> None:
 
 @define(eq=False)
 class _Server:
-    """The accept loops, and the connections that they accepted, until the last of these is closed."""
+    """Accepts connections, and serves each until it ends.
+
+    local: the address that the listener is bound to.
+    peers: how many connections each address has, by `peer_key`.
+    """
 
     driver: Driver
     listener: anyio.abc.Listener[Any]
@@ -282,7 +286,7 @@ class _Server:
             connections.cancel_scope.deadline = now + policy.drain
 
     async def _accept(self, listener: Any, connections: anyio.abc.TaskGroup) -> None:
-        mark_own_task()  # and so are those that it starts
+        mark_own_task()  # the tasks that it starts inherit the mark
         while True:
             try:
                 stream = await listener.accept()
@@ -312,7 +316,7 @@ class _Server:
             connections.start_soon(self._connection, stream, peer, slot, leaving)
 
     def _counted(self, peer: str) -> bool:
-        """Count another connection of this address. Returns False, and counts nothing, if it has too many."""
+        """Count a new connection of this address. Returns False, without counting, if the address is at its limit."""
         policy, key = self.driver.agent.policy, peer_key(peer)
         count = self.peers.get(key, 0)
         if count >= policy.connections_per_peer and not is_trusted(peer, policy.trusted_proxies):
@@ -334,7 +338,7 @@ class _Server:
         try:
             while not counted and leaving is not None:
                 await leaving.wait()
-                # It stays if its request arrived at that very moment.
+                # The dismissed connection stays open if a request arrived on it at that moment.
                 counted = self._counted(peer)
                 leaving = None if counted else self.slots.dismiss(slot.address)
             if counted:
@@ -361,7 +365,7 @@ class _Server:
             return
         with slot.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
             stream = await accept_tls(stream, self.tls)
-        if not isinstance(stream, ServerTLS):  # it had to give way
+        if not isinstance(stream, ServerTLS):  # dismissed during the handshake
             return
         try:
             if not slot.leaving:

@@ -157,6 +157,7 @@ def _key_has_an_owner(context: CallContext) -> Refusal | None:
 
 
 def _version_is_known(context: CallContext) -> Refusal | None:
+    # The envelope format's version: 0.1 in all releases of the reference. The header ASAP-Version is another version.
     if context.envelope.asap_version.startswith("0.") or not context.agent.policy.check_version:
         return None
     return Refusal(kind=VERSION_INCOMPATIBLE, details={"supported": [ASAP_VERSION]})
