@@ -1,6 +1,6 @@
-"""What a message shows to its agent: a token, with a proof where it's bound to a key; and another where that's refused.
+"""Chooses the token and proof to send with a message.
 
-A token goes to the origins that its credentials were given for, and to none over plain http but this machine.
+A token is sent only to the origin that its credentials were configured for; over plain http only to this machine.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from asap_core.wire.manifest import AuthScheme
 
 @frozen
 class Destination:
-    """Where an envelope goes, and what the agent there says of how it's authenticated to."""
+    """Where an envelope goes, and how the agent there authenticates callers, by its manifest."""
 
     allowed: Allowed
     agent_id: str
@@ -28,18 +28,18 @@ class Destination:
 
 
 class Authorizer:
-    """Says what to show to whom: the tokens of those credentials that were given for an origin."""
+    """Chooses credentials by origin."""
 
     def __init__(self, source: TokenSource, credentials: Mapping[str, ClientCredentials]) -> None:
         self.source = source
         self.credentials = credentials
-        # Of agents; a token endpoint on the same origin has its own.
+        # Nonces of agents. `TokenSource` has those of token endpoints, which may be on the same origin.
         self.nonces = ServerNonces()
         for each in credentials.values():
             source.add(each)
 
     def credentials_for(self, to: Destination) -> "MessageCredentials":
-        """What one message shows there. Raises `Unsuitable` where the credentials aren't what the agent takes."""
+        """Return the credentials of one message. Raises `Unsuitable` if the agent doesn't accept them."""
         allowed = to.allowed
         credentials = self.credentials.get(allowed.origin)
         if credentials is None or not (allowed.encrypted or is_loopback(allowed.host)):
@@ -52,7 +52,7 @@ class Authorizer:
 
 @define(eq=False)
 class MessageCredentials:
-    """What one message shows, as often as it's sent: another proof each time, another token at most once."""
+    """The credentials of one message: a new proof for each attempt, a new token at most once."""
 
     _authorizer: Authorizer = field(repr=False)
     _to: Destination
@@ -64,9 +64,10 @@ class MessageCredentials:
     _asked_for_nonce: bool = False
 
     async def headers(self, *, wall: WallTime) -> dict[str, str] | None:
-        """What to send; None where no credentials are for this agent. `wall` is the time there.
+        """Return the headers to send; None if there are no credentials for this agent.
 
-        Raises as `TokenSource.get`.
+        wall: the time by the agent's clock.
+        Raises: as `TokenSource.get`.
         """
         if self._credentials is None:
             return None
@@ -84,9 +85,10 @@ class MessageCredentials:
         return shown
 
     def should_retry(self, status: int, headers: Iterable[tuple[str, str]], *, refused: bool) -> bool:
-        """Whether something else may do, where the answer `refused` what was shown.
+        """Return whether to send the message again, with other credentials.
 
-        The same message once more is no replay: who refuses a credential has admitted nothing.
+        refused: whether the response refused these. Sending again isn't a replay: such an agent didn't admit the
+        message.
         """
         if self._shown is None or self._credentials is None:
             return False

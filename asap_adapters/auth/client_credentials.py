@@ -1,6 +1,6 @@
-"""Access tokens by client credentials, as the core decides: kept, fetched once for all who need them, dropped.
+"""Fetches access tokens by client credentials. Concurrent callers share one fetch; `TokenCache` decides.
 
-A fetch runs in the task of the caller who leads it, and no lock is held meanwhile.
+A fetch runs in the task of one of its callers, without a lock.
 """
 
 import logging
@@ -44,17 +44,17 @@ _log = logging.getLogger("asap.oauth")
 
 _REFUSED: Final = "it doesn't give this client what it asks for"
 _ADVICE: Final = {
-    "invalid_client": "it doesn't know this client, or not by this secret or key",
+    "invalid_client": "unknown client, or wrong secret or key",
     "invalid_scope": "it doesn't give this client these scopes",
     "invalid_target": "it doesn't give tokens for this audience",
-    "unauthorized_client": "this client may not ask for tokens by itself",
+    "unauthorized_client": "this client may not use the client credentials grant",
     "unsupported_grant_type": "it doesn't give tokens for client credentials",
 }
 
 
 @frozen
 class Authorization:
-    """What a request shows: a token, and what it was issued for."""
+    """A token, and its key in the cache."""
 
     key: TokenKey
     token: Token = field(repr=False)
@@ -62,14 +62,14 @@ class Authorization:
 
 @define(eq=False)
 class _Waiter:
-    """A task that waits for a token: woken when it has something to do."""
+    """A task that waits for a token. It's woken with a token or an error, or to fetch one."""
 
     effect: TokenEffect[Any] | None = None
     woken: anyio.Event | None = None
 
 
 class TokenSource:
-    """Gets tokens by client credentials, over one client's transport. They're shared by all who use it."""
+    """Gets tokens by client credentials, over one client's transport. Its users share them."""
 
     def __init__(self, http: HttpTransport, clock: LoopClock) -> None:
         self._http = http
@@ -84,16 +84,16 @@ class TokenSource:
         return self._tokens.waiting
 
     def add(self, credentials: ClientCredentials) -> None:
-        """Get ready to use these. Raises ValueError where the issuer can't be one."""
+        """Prepare for the use of these. Raises ValueError for an invalid issuer."""
         if credentials.issuer is not None and credentials.issuer not in self._providers:
             self._providers[credentials.issuer] = Provider(self._http, self._clock, credentials.issuer)
 
     def drop(self, authorization: Authorization) -> bool:
-        """The agent refused exactly this token: whether asking with another may help."""
+        """Drop this token, since the agent refused it. Returns whether another one may help."""
         return self._tokens.drop(authorization.key, authorization.token, now=self._clock.monotonic())
 
     async def get(self, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Authorization:
-        """Return a token for these scopes, kept or fetched. Raises `NoToken`, `NotAllowed`."""
+        """Return a token for these scopes, cached or fetched. Raises `NoToken`, `NotAllowed`."""
         key, waiter = credentials.key(scopes), _Waiter()
         try:
             _carry_out(self._tokens.lookup(key, waiter, at=Moment.read(self._clock)))
@@ -116,7 +116,7 @@ class TokenSource:
             raise
 
     async def _lead(self, credentials: ClientCredentials, scopes: tuple[str, ...], lead: TokenLead[_Waiter]) -> None:
-        """Fetch, for this caller and all who wait; for no longer than it's worth to one who has a good token."""
+        """Fetch for all waiters. `lead.patience` bounds it if the present token is still good."""
         outcome: Issued | NotIssued | None = None
         with anyio.move_on_after(lead.patience):
             outcome = await self._fetch(credentials, scopes)
@@ -127,7 +127,7 @@ class TokenSource:
         else:
             effects = self._tokens.settle(lead.flight, outcome, at=Moment.read(self._clock), jitter=jitter)
             if isinstance(outcome, NotIssued) and any(isinstance(effect, TokenGiven) for effect in effects):
-                # Nobody else says so: whoever asked has the old token.
+                # Logged here, since the callers got the old token, and no error.
                 _log.warning("%s; the token there is serves until it ends", outcome.error)
             _carry_out(effects)
 
@@ -138,7 +138,7 @@ class TokenSource:
         except NotAllowed as error:
             return NotIssued(evolve(error))
         except AsapError as error:
-            # What happened, without its traceback: many raise it, and it's remembered for a while.
+            # The reason without its traceback: the error is cached, and raised to many callers.
             reason = error.reason if isinstance(error, Unreachable | BadReply) else str(error)
             crowded = isinstance(error, Unreachable) and error.crowded
             remedy = error.remedy if isinstance(error, BadReply) else None
@@ -149,7 +149,7 @@ class TokenSource:
             case GrantedToken(value, lifetime, given):
                 lacking = set(scopes) - (set(scopes) if given is None else given)
                 if lacking:
-                    # RFC 6749 §3.3: it may give less than was asked for. The agent says whether it's enough.
+                    # RFC 6749 §3.3: the server may grant fewer scopes. The agent decides whether they suffice.
                     _log.warning("%s gives a token without %s", shown, " ".join(sorted(lacking)))
                 return Issued(value, lifetime)
             case GrantRefused(code):
@@ -161,7 +161,7 @@ class TokenSource:
                 assert_never(granted)
 
     async def _post(self, endpoint: Allowed, credentials: ClientCredentials, scopes: tuple[str, ...]) -> Answer:
-        """Ask the endpoint; once more where it wants a nonce of its own in the proof (RFC 9449 §8)."""
+        """POST to the token endpoint; once more if it requires its nonce in the proof (RFC 9449 §8)."""
         again = False
         while True:
             form = authenticated_form(
@@ -194,7 +194,7 @@ class TokenSource:
 
 
 def raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Headers as they were on the wire, for who reads them strictly."""
+    """Return the headers as bytes, for the core's parsers."""
     return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
 
 
@@ -203,15 +203,15 @@ def _words(code: str | None) -> str:
 
 
 def _error_for(error: Exception, next_try: float) -> Exception:
-    """What to raise: a copy for each who waited, so that tracebacks don't pile up on one."""
+    """Return the exception to raise: a copy for each waiter, so that tracebacks don't accumulate on one object."""
     if isinstance(error, NoToken):
-        # Rounded up: who waits as long as it's told must not come too early.
+        # Rounded up, so that a caller who waits this long isn't too early.
         return evolve(error, next_try=ceil(next_try * 10) / 10 or None)
-    return evolve(error) if isinstance(error, NotAllowed) else error  # a bug: it has been raised once already
+    return evolve(error) if isinstance(error, NotAllowed) else error  # a bug, raised before
 
 
 def _carry_out(effects: tuple[TokenEffect[_Waiter], ...]) -> None:
-    """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
+    """Hand every effect to the task it's for. No await, so no other task runs in between."""
     for effect in effects:
         waiter = effect.waiter
         waiter.effect = effect

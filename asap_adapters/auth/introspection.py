@@ -191,7 +191,7 @@ class IntrospectionAuthenticator:
         return self._http.judge(self._endpoint or "")
 
     def _carry_out(self, effects: tuple[IntrospectionEffect[_Waiter], ...]) -> None:
-        """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
+        """Hand every effect to the task it's for. No await, so no other task runs in between."""
         for effect in effects:
             effect.waiter.effect = effect
             if effect.waiter.woken is not None:

@@ -1,1 +1,1 @@
-"""Calling agents: discovery, sending, the HTTP transport."""
+"""Calling agents: finding them and sending to them."""

@@ -1,7 +1,7 @@
-"""The client: finds agents and talks to them, over httpx, on trio and asyncio.
+"""The client: finds agents and sends them messages, over httpx, on trio and asyncio.
 
-`asap_core.client` decides what is cached, who fetches, what a reply means and where requests may go; this package
-carries it out. A fetch runs in the task of the caller that leads it: the client starts no tasks that outlive a call.
+`asap_core.client` decides what is cached, who fetches and what an answer means, `asap_core.net.outbound` where requests
+may go. A fetch runs in the task of one of its callers: the client has no tasks that outlive a call.
 """
 
 import ssl
@@ -169,7 +169,7 @@ class AgentClient:
 
     def _name(self, parameter: str, url: str) -> None:
         """Note that the caller named this URL: credentials may be sent to its origin."""
-        if type(url) is not str:  # first: a manifest at hand is found in microseconds
+        if type(url) is not str:  # tested first: `check` takes longer than the look-up of a cached manifest
             check(**{parameter: url})
         self._http.name_origin(url)
 
@@ -308,7 +308,7 @@ class AgentClient:
         return self._discovery.browse(interfaces=interfaces)
 
     async def follow(self, announcement: Announcement, *, expect: str | None = None) -> Manifest:
-        """Fetch the manifest of an announced agent. It may be plain http: the announcement came from the same link."""
+        """Return the manifest of an announced agent. Plain http is allowed, since it's on the same link."""
         check(announcement=announcement)
         found = await self._discovery.follow(announcement, _wanted(expect or announcement.agent_id, None, None))
         return found.document
@@ -388,7 +388,7 @@ class AgentClient:
         return Destination(allowed, manifest.id, manifest.auth)
 
 
-# The default: any agent matches. Shared, since making one takes longer than the rest of a look-up.
+# The default: any agent matches. Shared, since creating one is slow.
 _ANYONE: Final = Wanted()
 
 

@@ -55,12 +55,12 @@ class AnnouncedLocation:
 
     @property
     def key(self) -> str:
-        """The key of its manifest in the cache. It has a space, which no URL has, so it never equals a URL."""
+        """The key of its manifest in the cache. Contains a space, so it can't equal a URL."""
         return f"{self.url} at {' '.join(self.addresses)}"
 
 
 def _url_in(key: str) -> str:
-    # Not from the table of places, which may have dropped it while its manifest was fetched.
+    # Not from `_places`, which may have evicted the location while its manifest was fetched.
     return key.partition(" ")[0]
 
 
@@ -108,7 +108,5 @@ class AnnouncedManifests:
     def _judge(self, key: str) -> Allowed:
         place = self._places.peek(key)
         if place is None:
-            raise NotAllowed(
-                "the URL", "it was announced before a thousand others", Advice("follow its announcement again")
-            )
+            raise NotAllowed("the URL", "its announcement was forgotten", Advice("follow its announcement again"))
         return self._http.judge(place.url, announced=place.addresses)

@@ -1,4 +1,4 @@
-"""The arguments of `AgentClient` and its methods: what each has to be, by its name, so that a form is written once."""
+"""Checks the arguments of `AgentClient` and its methods, by one rule for each parameter name."""
 
 import ssl
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from asap_core.wire.rules import URN, number
 
 
 def check(**given: object) -> None:
-    """Raise ValueError for the first of these parameters that hasn't its form. Those without a form pass."""
+    """Raise ValueError for the first of these parameters that is invalid. Those without a rule pass."""
     for name, value in given.items():
-        form = _FORMS.get(name)
-        if form is not None:
-            form.check(name, value)
+        rule = _RULES.get(name)
+        if rule is not None:
+            rule.check(name, value)
 
 
 _is_text: Final = is_instance(str)
@@ -44,8 +44,8 @@ _LOCATION: Final = "the URL or file of a registry, as text or Path"
 _FLAG: Final = ArgumentRule("True or False", is_instance(bool))
 _OPTIONAL_TEXT: Final = ArgumentRule("text, or None", is_or_none(_is_text))
 
-_FORMS: Final[Mapping[str, ArgumentRule]] = {
-    # Of a client.
+_RULES: Final[Mapping[str, ArgumentRule]] = {
+    # Of the client.
     "token": ArgumentRule("a token, as text", is_or_none(_is_text)),
     "auth": ArgumentRule(
         "a dict of origins with a token or ClientCredentials for each, such as {'https://agent.example': 'token'}",

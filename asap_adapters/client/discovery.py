@@ -1,7 +1,7 @@
 """Finds agents for a client: manifests by URL, registries, the local network, and an agent's URN through all of them.
 
-What is asked in which order, and who is taken, is decided by `asap_core.client.resolution`; documents are kept and
-shared as `asap_core.client.document_cache` says.
+`asap_core.client.resolution` decides what is asked in which order, and which agent is accepted;
+`asap_core.client.document_cache` what is cached, and which callers share a fetch.
 """
 
 import logging
@@ -68,18 +68,18 @@ _HEALTH_STATUSES: Final = frozenset({200, 503})
 
 @frozen
 class DiscoveredAgent:
-    """An agent found by its URL: its manifest, and how that was had."""
+    """An agent found by its URL. Its server confirmed the manifest `age` seconds ago."""
 
     manifest: Manifest
     url: str
     source: Source
     age: float
     freshness: Freshness | None = None
-    """How long it may be used, from `age` seconds ago; None where its server says that it isn't to be kept."""
+    """How long it may be used, from `age` seconds ago; None if its server forbids caching it."""
 
 
 class Discovery:
-    """The finding part of one client. The parameters are `AgentClient`'s."""
+    """Finds agents for one client. The parameters are `AgentClient`'s."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Discovery:
         policy: DocumentCachePolicy | None,
     ) -> None:
         if trusted_keys or require_signed:
-            import asap_adapters.auth.signing_key  # noqa: F401, PLC0415 - says at once what to install, where that is missing
+            import asap_adapters.auth.signing_key  # noqa: F401, PLC0415 - a missing extra is reported at once
         self._trusted = TrustedKeys(trusted_keys, require_signed=require_signed, verify=_verify)
         self._http = http
         self._files = FileThreads()
@@ -122,15 +122,15 @@ class Discovery:
         self._revoked: Documents[RevocationList] = Documents(
             http, clock, reader=lambda: WholeReader(read_revocations), limit=MAX_REVOCATIONS, policy=policy
         )
-        # Where each live manifest came from: envelopes for it are posted to that origin only.
+        # The origin of each live manifest: its agent's envelopes are sent to that origin only.
         self._origins: dict[int, tuple[weakref.ref[Manifest], tuple[str, tuple[str, ...]]]] = {}
 
     def origin(self, manifest: Manifest) -> str | None:
-        """Where this very manifest came from; None where it wasn't found here."""
+        """Return the origin of this manifest object; None if this client didn't fetch it."""
         return self._where(manifest)[0]
 
     def announced_at(self, manifest: Manifest) -> tuple[str, ...]:
-        """The addresses that its agent was announced at, if this very manifest was found by that."""
+        """Return the addresses at which its agent was announced, if it was found by an announcement."""
         return self._where(manifest)[1]
 
     def _where(self, manifest: Manifest) -> tuple[str | None, tuple[str, ...]]:
@@ -140,14 +140,14 @@ class Discovery:
     # --- one agent ---------------------------------------------------------------------------------------------------
 
     async def find(self, url: str, wanted: Wanted, *, named: NamedKeys | None = None) -> LocatedDocument[Manifest]:
-        """The manifest at this URL, kept or fetched, of the agent wanted. `named` are its keys by the search's word."""
+        """Return the manifest at this URL, cached or fetched. `named` are the keys that a registry names for it."""
         found = await self._manifests.find(with_plain_zone(url))
         return self._given(found, AnnouncedLocation(found.url, ()), wanted, named)
 
     async def follow(
         self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None = None
     ) -> LocatedDocument[Manifest]:
-        """The manifest of an announced agent. As `find` otherwise."""
+        """Return the manifest of an announced agent. Otherwise as `find`."""
         found, place = await self._announced_manifests.find(announcement)
         return self._given(found, place, wanted, named)
 
@@ -158,7 +158,7 @@ class Discovery:
         wanted: Wanted,
         named: NamedKeys | None,
     ) -> LocatedDocument[Manifest]:
-        # Again, though it was before it was kept: a registry may have named other keys since.
+        # Verified before caching; verify again, since a registry may have named other keys meanwhile.
         manifest = self._trusted.admit(place.url, found.document, named).manifest
         self._came_from(place, manifest)
         wrong = wanted.judge(manifest, place.url)
@@ -174,14 +174,14 @@ class Discovery:
             origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), there
 
     async def look_up(self, url: str, wanted: Wanted) -> DiscoveredAgent:
-        """`find`, told how it was had."""
+        """As `find`, with source and age."""
         found = await self.find(url, wanted)
         return DiscoveredAgent(found.document, found.url, found.source, found.age, self._manifests.freshness(found.url))
 
     async def keep_fresh(self, urls: Collection[str]) -> None:
-        """Keep the manifests at these URLs good until cancelled."""
+        """Fetch the manifests at these URLs before they expire, until cancelled."""
         if len(urls) > self._most:
-            raise ValueError(f"expected at most {self._most} agents: no more manifests are kept")
+            raise ValueError(f"expected at most {self._most} agents: the cache holds no more manifests")
         for url in urls:
             self._http.judge(url)
         async with anyio.create_task_group() as group:
@@ -189,20 +189,20 @@ class Discovery:
                 group.start_soon(self._manifests.keep_fresh, with_plain_zone(url))
 
     def cached(self, url: str) -> Manifest | None:
-        """The manifest at this URL if it's kept and good, without waiting for anything."""
+        """Return the manifest at this URL if a fresh one is cached, without waiting; else None."""
         received = self._manifests.cached(url)
         if received is None:
             return None
         try:
             manifest = self._trusted.admit(url, received).manifest
         except (Unverified, InvalidDocument):
-            # It was kept before a registry named the agent's keys.
+            # It was cached before a registry named the agent's keys.
             return None
         self._came_from(AnnouncedLocation(url, ()), manifest)
         return manifest
 
     def _accept(self, url: str, received: ReceivedManifest, keep: bool, at: str = "") -> ReceivedManifest:  # noqa: FBT001 - as Documents asks
-        """Whether a manifest may be kept for its URL, or `at` a place: before it is, and before anybody gets it."""
+        """Verify a manifest before it's cached or returned. `at`: the key of its announced location, if any."""
         try:
             received = self._trusted.admit(url, received)
         except Unverified as error:
@@ -220,11 +220,11 @@ class Discovery:
         return received
 
     async def health(self, base_url: str) -> Health:
-        """The health report of the agent at `base_url`: how it is now, asked once for all who ask at once."""
+        """Return the current health report of the agent at `base_url`. Concurrent callers share one request."""
         return (await self._reports.find(join(base_url, HEALTH_PATH))).document
 
     async def document(self, url: str) -> bytes:
-        """What is at this URL now."""
+        """Return the document at this URL, without caching it."""
         allowed = self._http.judge(url)
         status, _, body = await self._http.get(allowed, (), MAX_MANIFEST)
         if status != HTTPStatus.OK:
@@ -232,7 +232,7 @@ class Discovery:
         return body
 
     def forget(self, url: str) -> None:
-        """Drop what is kept of this URL, whatever it is, and which agent was there."""
+        """Forget this URL: cached documents and failures, and which agent was seen there."""
         self._manifests.forget(url)
         for key in self._announced_manifests.forget(normal(url)):
             self._first_seen.forget(key)
@@ -244,7 +244,7 @@ class Discovery:
         self._trusted.forget(normal(url))
 
     def reset(self) -> None:
-        """Drop all that is kept."""
+        """Forget all URLs."""
         self._manifests.clear()
         self._announced_manifests.clear()
         self._registries.clear()
@@ -257,7 +257,7 @@ class Discovery:
     # --- registries --------------------------------------------------------------------------------------------------
 
     async def registry(self, location: str | Path) -> RegistryIndex | CachedCopy:
-        """Read a registry from a URL or a file, or the copy that stands in for it."""
+        """Read a registry from a URL or a file. Returns a `CachedCopy` if it's unavailable."""
         if not (isinstance(location, str) and "://" in location):
             return await read_registry_file(Path(location), self._files)
         if self._copies is None:
@@ -273,7 +273,7 @@ class Discovery:
         return found.document
 
     async def _store_copy(self, url: str, found: LocatedDocument[RegistryIndex]) -> None:
-        """Have a copy of what is kept, and of nothing else: what isn't kept in memory isn't on disk either."""
+        """Store a copy if the document is cached in memory. What may not be cached isn't written to disk either."""
         if self._copies is None:
             return
         freshness = self._registries.kept_as(url, found.document)
@@ -284,7 +284,7 @@ class Discovery:
             self._copies.drop(url)
 
     def stands_in(self, location: str | Path) -> float | None:
-        """How old the copy is that stands in for this registry at the moment; None where none does."""
+        """Return the age in seconds of the copy in use instead of this registry; None if none is in use."""
         return None if self._copies is None else self._copies.stands_in(normal(str(location)))
 
     # --- an agent by its URN -----------------------------------------------------------------------------------------
@@ -331,12 +331,12 @@ class Discovery:
         except AsapError as error:
             return step.failed(error)
         except OSError as error:
-            # Without the number, and the name that stands before it anyway.
+            # Without the error number and the file name: the trace names the location already.
             return step.failed(OSError(error.strerror or str(error)))
 
     async def _fetch(self, step: FetchManifest) -> ResolutionState:
         try:
-            # Whether it's the agent wanted is the step's to judge, so that the trace says so.
+            # The step checks whether it's the wanted agent, so that the trace shows the reason.
             if isinstance(step.named_by, Announcement):
                 return step.fetched((await self.follow(step.named_by, Wanted(), named=step.keys)).document)
             self._http.judge(step.url, named_by=step.source)
@@ -360,26 +360,26 @@ class Discovery:
             except AsapError as error:
                 return step.failed(error)
         if isinstance(after, FetchManifest):
-            # It was announced, and was too slow to say who it is.
+            # It was announced, but its manifest didn't arrive in time.
             late = after.failed(TimedOut(without_credentials(after.url), f"no manifest within {wait:g} s"))
             step = late if isinstance(late, Browse) else step
         return step.ended(wait)
 
     def browse(self, *, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
         """Watch the agents on the local network."""
-        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - zeroconf takes 80 ms to import, and few need it
+        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
 
         return browse(interfaces=interfaces)
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - an extra, which few need
+    from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - an optional extra
 
     return verify(public_key, signature, message)
 
 
 def join(base_url: str, path: str) -> str:
-    """A well-known path under an agent's base URL. Raises `NotAllowed` where that has a query or a fragment."""
+    """Append a well-known path to a base URL. Raises `NotAllowed` if that has a query or a fragment."""
     if "?" in base_url or "#" in base_url:
         reason = "a base URL has no query and no fragment"
         raise NotAllowed(without_credentials(base_url), reason, Advice("expected one such as https://agent.example"))

@@ -1,8 +1,7 @@
-"""Registries' last good copies, in files: for a start without the network.
+"""The last good copy of each registry, in memory and in files: used if the registry is unavailable.
 
-What a copy says of itself, and whether it counts, is decided in `asap_core.client.registry_cache`. The files of
-`asap_adapters.stores.registry_copies` are read and written in a worker thread; nothing wrong with them is worse than
-having none, but for a line in the log.
+`asap_core.client.registry_cache` decides whether a copy is usable. Files (`asap_adapters.stores.registry_copies`) are
+read and written in a worker thread. An unusable file counts as missing, and is logged.
 """
 
 import functools
@@ -30,7 +29,7 @@ from asap_core.wire.registry_reader import RegistryReader
 
 _log = logging.getLogger("asap.discovery")
 
-# Registries; a client has one or a few, each of some 50 MB at most.
+# Registries. A client has one or a few, each with some 50 MB at most.
 _MAX_HELD: Final = 16
 _HOUR: Final = 3_600.0
 _MINUTE: Final = 60.0
@@ -38,7 +37,7 @@ _MINUTE: Final = 60.0
 
 @frozen
 class CachedCopy:
-    """A copy that stands in for a registry: its server vouched for it `age` seconds ago."""
+    """A copy used instead of an unavailable registry, which confirmed it `age` seconds ago."""
 
     index: RegistryIndex
     age: float
@@ -46,7 +45,7 @@ class CachedCopy:
 
     @property
     def words(self) -> str:
-        """What it is and how old, to be read by people."""
+        """Describe it for people, with its age."""
         units = ((_HOUR * 24, "days"), (_HOUR, "hours"), (_MINUTE, "minutes"), (1.0, "s"))
         unit, name = next((one for one in units if self.age >= 2 * one[0]), units[-1])
         return f"its last good copy{' on disk' if self.from_disk else ''}, {self.age / unit:.0f} {name} old"
@@ -54,24 +53,24 @@ class CachedCopy:
 
 @define(eq=False)
 class _Held:
-    """A copy that's in memory as well."""
+    """A copy in memory."""
 
     index: RegistryIndex
     vouched: Instant
     dated: WallTime
-    """The same moment on the other clock: monotonic time may stop in suspend, and civil time be set."""
+    """The same moment by the wall clock: the monotonic clock may stop during suspend, and the wall clock be set."""
     serves: float
     written: Instant
-    """What was vouched for when it was written."""
+    """`vouched` of the copy in the file."""
     from_disk: bool = False
     told: bool = False
-    """Whether it stands in at the moment, and that was said."""
+    """Whether it's in use instead of the registry, and this was logged."""
     current: bool = True
-    """Whether it's to be on disk: it wasn't forgotten, and nothing newer came."""
+    """Whether it belongs on disk: it wasn't forgotten or replaced."""
 
 
 class RegistryCache:
-    """The copies of one client's registries, in a directory that may be shared with others."""
+    """The copies of one client's registries. Several clients may share the directory."""
 
     def __init__(self, directory: str | Path, http: HttpTransport, clock: LoopClock, *, most: int) -> None:
         self._files = CopyFiles(Path(directory), most)
@@ -79,17 +78,17 @@ class RegistryCache:
         self._http = http
         self._clock = clock
         self._held: Lru[str, _Held] = Lru(_MAX_HELD)
-        # What was said of files that can't be used, so that it's said once.
+        # Unusable files, so that each is logged once.
         self._unused: Lru[str, UnusableCopy] = Lru(_MAX_HELD)
-        # Whose copy is being read, and not forgotten meanwhile.
+        # The URL whose copy is being read; None once it's forgotten.
         self._read_for: str | None = None
-        # Of those who need a copy one reads it.
+        # Only one caller reads from disk at a time.
         self._reading = anyio.Lock()
 
     async def put(self, url: str, index: RegistryIndex, freshness: Freshness, *, age: float) -> None:
-        """Keep this registry, for which its server vouched `age` seconds ago. Doesn't raise where it can't be.
+        """Store a copy of this registry, which its server confirmed `age` seconds ago. A failed write is logged.
 
-        `freshness` is what the server said of keeping it: where it mayn't stand in, its copy goes.
+        freshness: from the response. If it forbids using a stale copy, the copy is deleted.
         """
         serves = serves_for(freshness)
         if serves <= 0.0:
@@ -102,19 +101,19 @@ class RegistryCache:
             held.vouched, held.dated, held.told = vouched, dated, False
             if vouched - held.written < WRITE_AGAIN:
                 return
-        # Before it's written: all who got it come here.
+        # Before the write, which awaits: all callers who share the fetch come here, and only the first may write.
         held = _Held(index, vouched, dated, serves, written=vouched)
         self._hold(url, held)
         options: Any = {"dated": dated, "serves": serves, "zone": self._http.proximity_of(url), "wall": wall}
         work = functools.partial(self._files.write, url, index, **options, wanted=lambda: held.current)
         try:
-            # A thread that's left behind ends by itself, and puts a whole copy there or none.
+            # An abandoned thread ends by itself, with a complete file or none.
             await self._threads.run(work, abandon_on_cancel=True)
         except OSError as error:
             _log.warning("no copy of %s is kept: %s", without_credentials(url), error.strerror or error)
 
     async def take(self, url: str, error: Exception) -> CachedCopy | None:
-        """What stands in for the registry, which can't be had because of `error`; None where nothing does."""
+        """Return the copy to use if reading the registry failed with `error`; None if there's no usable one."""
         match copy_action(error):
             case CopyAction.SERVES:
                 pass
@@ -129,19 +128,19 @@ class RegistryCache:
                 found = await self._read(url)
         held = self._held.peek(url)
         if found is not None and held is not None and not held.told:
-            # Once for each outage.
+            # Logged once for each outage.
             held.told = True
             _log.warning("%s; %s, serves", error, found.words)
         return found
 
     def stands_in(self, url: str) -> float | None:
-        """How many seconds old the copy is that stands in for this registry at the moment; None where none does."""
+        """Return the age in seconds of the copy in use instead of this registry; None if none is in use."""
         held = self._held.peek(url)
         age = None if held is None or not held.told else self._age(held)
         return None if held is None or age is None or age > held.serves else age
 
     def drop(self, url: str) -> None:
-        """Forget the copy, and take it away; what is being written of it doesn't come."""
+        """Delete the copy, also one being written."""
         held = self._held.pop(url)
         self._unused.pop(url)
         if self._read_for == url:
@@ -151,7 +150,7 @@ class RegistryCache:
         self._files.remove(url)
 
     def clear(self) -> None:
-        """Forget the copies in memory, and take away those that this client wrote or used."""
+        """Delete the copies that this client wrote or used."""
         for url in tuple(self._held):
             self.drop(url)
 
@@ -191,7 +190,7 @@ class RegistryCache:
         return CachedCopy(index, copy.age, from_disk=True)
 
     def _cannot_use(self, url: str, unused: UnusableCopy | None) -> None:
-        """Say why, unless it was said of this very file, or there's none."""
+        """Log why a file is unusable, unless that was logged of the same file."""
         said = self._unused.pop(url)
         if unused is None:
             return
@@ -201,7 +200,7 @@ class RegistryCache:
 
 
 async def _parsed(body: memoryview) -> RegistryIndex | InvalidDocument:
-    """Read a registry, with turns for other tasks in between."""
+    """Read a registry piece by piece, so that other tasks run in between."""
     reader = RegistryReader()
     try:
         for start in range(0, len(body), READ_PIECE):

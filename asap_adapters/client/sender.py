@@ -1,7 +1,7 @@
-"""Delivers one envelope: sends it, reads what comes back, and sends it again where that's safe and may help.
+"""Sends envelopes and reads the replies; retries if that's safe and may help.
 
-Every attempt has the same envelope id and idempotency key, and a timestamp and nonce of its own: a retry is not a
-replay. A server that refuses the timestamp and says what time it has is believed for its own requests, once.
+Every attempt has the same envelope id and idempotency key, and its own timestamp and nonce, so that a retry isn't a
+replay. If a server refuses the timestamp and states its time, that time is used for requests to this server, once.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @frozen
 class _Answer:
-    """What was answered to a POST; `retry_after` is in seconds."""
+    """The response to a POST. `retry_after` is in seconds."""
 
     status: int
     body: bytes
@@ -47,7 +47,7 @@ class _Answer:
 
 
 class Sender:
-    """Sends envelopes for one client; knows what time it is where."""
+    """Sends envelopes for one client, and tracks each server's clock."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Sender:
         self._times = ServerClocks()
 
     def wall(self, allowed: Allowed) -> WallTime:
-        """What to date an envelope for this server."""
+        """Return the timestamp for an envelope to this server."""
         return self._times.wall(allowed.origin, at=Moment.read(self._clock))
 
     async def once(self, to: Destination, envelope: Envelope, key: str) -> Envelope:
-        """Send it as it is. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`, `NoToken`."""
+        """Send it once, unchanged. Raises `RemoteError`, `Unreachable`, `TimedOut`, `BadReply`, `NoToken`."""
         sent = SentCall(f"req-{new_id()}", envelope)
 
         def read(answer: _Answer) -> Envelope:
@@ -79,9 +79,9 @@ class Sender:
         return await self._ask(to, _call_of(sent, key), {"x-idempotency-key": key}, read, call_id=sent.call_id)
 
     async def batch(self, to: Destination, envelopes: Sequence[Envelope]) -> list[Envelope | RemoteError]:
-        """Send them in one request; what came of each, in order. Raises as `once`, if all of it fails.
+        """Send them in one request. Returns the results in order. Raises as `once` if the request fails.
 
-        It's sent again if nothing of it was carried out, as `deliver` does.
+        It's sent again, as by `deliver`, if no message was carried out.
         """
         keys = [new_id() for _ in envelopes]
 
@@ -92,7 +92,7 @@ class Sender:
             # Not `keyed`: the keys above are made here, so nobody has said that the peer honours them.
             return await self._until_answered(to, envelopes, post, keyed=False, nonces=[None] * len(keys))
         except RemoteError as refused:
-            # As a whole, and so each of them.
+            # The whole batch was refused: report it for each message.
             return [refused] * len(keys)
 
     async def _batch_once(
@@ -106,7 +106,7 @@ class Sender:
                 raise _failure(outcomes, to.allowed, answer)
             return [one if isinstance(one, RemoteError) else _taken(one, to.allowed, answer) for one in outcomes]
 
-        # Plain: the reference refuses a compressed batch.
+        # Not compressed: the reference refuses a compressed batch.
         calls = [_call_of(one, key) for one, key in zip(sent, keys, strict=True)]
         return await self._ask(to, calls, {}, read, compress=False)
 
@@ -120,7 +120,7 @@ class Sender:
         call_id: CallId | None = None,
         compress: bool = True,
     ) -> T:
-        """Post it with what the agent is to be shown; once more with something else, if it refuses that."""
+        """POST with credentials; retry once with new ones if refused."""
         credentials = self._authorizer.credentials_for(to)
         while True:
             credential = await credentials.headers(wall=self.wall(to.allowed))
@@ -134,14 +134,14 @@ class Sender:
 
     @contextmanager
     def _permitted(self, allowed: Allowed) -> Iterator[None]:
-        """Make a request only where its host isn't to be left alone, and note what the request says of it."""
+        """Raise `Unreachable` if the breaker is open; record the outcome."""
         if self._breakers is None:
             yield
             return
         permit = self._breakers.ask(allowed.origin, now=self._clock.monotonic())
         match permit:
             case BreakerOpen(retry_after):
-                reason = "it failed again and again, and is left alone for a while"
+                reason = "it failed repeatedly; requests are paused"
                 raise Unreachable(without_credentials(allowed.url), reason, round(retry_after, 1), sent=False)
             case Permit():
                 pass
@@ -160,10 +160,11 @@ class Sender:
     async def deliver(
         self, to: Destination, envelope: Envelope, key: str, *, keyed: bool, nonce: str | None
     ) -> Envelope:
-        """Send it until it's answered, as policy says. `nonce` is the caller's own, which no attempt changes.
+        """Send it until it's answered, within the retry policy. Raises the last attempt's exception.
 
-        `keyed` says that the caller chose the key, and so that the peer honours it: only then is a message repeated
-        whose answer was lost. Raises what the last attempt raised.
+        keyed: whether the caller chose the key, so that the peer honours it. Only then is the message sent again if its
+        answer was lost.
+        nonce: the caller's own, the same in each attempt; None for a new one each time.
         """
 
         async def post(renewed: Sequence[Envelope]) -> Envelope:
@@ -187,7 +188,7 @@ class Sender:
                 return await post(envelopes)
             except (RemoteError, Unreachable, NoToken, BadReply) as error:
                 if not corrected and self._learns(to.allowed, error):
-                    # Not a failure of the server's: it doesn't count.
+                    # A wrong clock isn't a failure of the server, so it doesn't count as an attempt.
                     corrected, attempts = True, attempts - 1
                 else:
                     await self._wait_or_raise(error, attempts, keyed=keyed)
@@ -196,7 +197,7 @@ class Sender:
             ]
 
     def _learns(self, allowed: Allowed, error: RemoteError | Unreachable | NoToken | BadReply) -> bool:
-        """Learn the server's time from its refusal of ours, where it may be believed."""
+        """Learn the server's time from its refusal of a timestamp, if that is credible."""
         told = server_time_in(error, allowed)
         if told is not None:
             self._times.learn(allowed.origin, told, now=self._clock.monotonic())
@@ -206,7 +207,7 @@ class Sender:
         self, error: RemoteError | Unreachable | NoToken | BadReply, attempts: int, *, keyed: bool
     ) -> None:
         if isinstance(error, Unreachable) and error.next_try is not None:
-            # Left alone: that's for longer than a caller should wait without knowing why.
+            # The breaker's pause is longer than a caller should wait without a reason.
             raise error
         retry_after = error.retry_after if isinstance(error, RemoteError | BadReply) else error.next_try
         step = next_step(
@@ -226,13 +227,13 @@ class Sender:
                 assert_never(step)
 
     def _renewed(self, allowed: Allowed, envelope: Envelope, nonce: str | None) -> Envelope:
-        """The same once more, dated now, with a nonce that nobody has seen."""
+        """Return the same envelope with a new timestamp, and a new nonce unless it's the caller's."""
         extensions = {**(envelope.extensions or {}), "nonce": nonce or new_token()}
         return evolve(envelope, timestamp=utc(self.wall(allowed)), extensions=extensions)
 
 
 def _taken(outcome: Answered, allowed: Allowed, answer: _Answer) -> Envelope:
-    """The reply. Raises `RemoteError` where the agent refused, `BadReply` where it can't be taken."""
+    """Return the reply. Raises `RemoteError` if the agent refused, `BadReply` if it's unusable."""
     if isinstance(outcome, Envelope):
         return outcome
     raise _failure(outcome, allowed, answer)
@@ -246,6 +247,6 @@ def _failure(outcome: RemoteError | UnusableReply, allowed: Allowed, answer: _An
 
 
 def _call_of(sent: SentCall, key: str) -> dict[str, Any]:
-    """The JSON-RPC call that carries an envelope."""
+    """Return the JSON-RPC call that contains an envelope."""
     params = {"envelope": encode_envelope(sent.envelope), "idempotency_key": key}
     return {"jsonrpc": "2.0", "method": METHOD, "id": sent.call_id, "params": params}

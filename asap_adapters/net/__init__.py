@@ -1,1 +1,1 @@
-"""Requests over the network: names, connections, one transport, and documents fetched once for all who ask."""
+"""HTTP requests: name resolution, connections, the transport, and cached documents."""

@@ -1,4 +1,4 @@
-"""Reads the bodies of responses: inflated within a limit, and given on in small pieces where they may be large."""
+"""Reads the bodies of responses: decompresses within a limit, and passes large ones on in small pieces."""
 
 import math
 from collections.abc import AsyncIterator, Callable
@@ -13,27 +13,28 @@ from asap_core.http.body import BadCoding, Body, BodyTooLarge, Gzip
 
 # RFC 9110 §8.4.1.3: "A recipient SHOULD consider \"x-gzip\" to be equivalent to \"gzip\"."
 _CODINGS: Final[dict[str, Callable[[], Any]]] = {"gzip": Gzip, "x-gzip": Gzip, "br": CODINGS[b"br"]}
-# Read in one go: what takes a reader a millisecond.
+# Bytes passed on at once: a reader needs a millisecond for them.
 READ_PIECE: Final = 8_192
-# Inflated in one go: a thousand times as much at most, a few milliseconds.
+# Bytes decompressed at once: they become a thousand times as many at most, in a few milliseconds.
 _CODED_PIECE: Final = 1_024
-# Closing waits for nobody; a transport that does isn't waited for.
+# Closing takes no time, except in a custom transport.
 _END_SECONDS: Final = 1.0
-# A body that nobody needs is read for the connection's sake, which costs a round trip or two to make anew: this much.
+# Drain at most this much so that the connection can be reused: a new one costs a round trip or two.
 _DRAIN_SECONDS: Final = 0.2
 _DRAIN_BYTES: Final = 65_536
-# An error's body comes with its head, or soon after; the status is an answer without it.
+# The body of an error response follows its head at once. Without it, the status is reported.
 _ERROR_SECONDS: Final = 5.0
 
 
 async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes], object] | None) -> bytes:
-    """Read a response's body, inflated within the limit: httpx would inflate first and count never.
+    """Read a response's body, decompressed within the limit. httpx decompresses without a limit.
 
-    With `into` it's given on in pieces, and nothing is returned. Raises `BodyTooLarge`, `BadCoding`, what `into` does.
+    into: called with pieces of the body, which isn't returned then. Its exceptions propagate.
+    Raises: BodyTooLarge, BadCoding.
     """
     make = _inflater_for(response)
     if response.is_stream_consumed:
-        # A transport that makes whole responses, as mocks do: httpx has read and inflated it already.
+        # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
         make = None
         chunks: AsyncIterator[bytes] = _in_one_piece(response.content)
     else:
@@ -46,7 +47,7 @@ async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes]
             if into is None:
                 body.feed(chunk)
                 continue
-            # Coded, a little may become a thousand times as much.
+            # Compressed data may become a thousand times as much.
             step = _CODED_PIECE if make is not None else len(chunk)
             for start in range(0, len(chunk), step):
                 body.feed(chunk[start : start + step])
@@ -54,18 +55,18 @@ async def read_body(response: httpx.Response, limit: int, into: Callable[[bytes]
     except BaseException:
         await _close(response, chunks)
         raise
-    # No body at all isn't a coded one that was cut off.
+    # A missing body isn't a truncated compressed one.
     rest = b"" if empty else body.end()
     if into is None:
         return rest
     await _feed(rest, into)
-    # What was cancelled may not have been given on whole.
+    # After a cancellation, `_feed` may have stopped early.
     await anyio.lowlevel.checkpoint_if_cancelled()
     return b""
 
 
 async def read_body_if_possible(response: httpx.Response, limit: int) -> bytes:
-    """The body of an answer that its status decides: empty if it can't be read, since that changes nothing."""
+    """Return the body of an error response; empty if it's unreadable, since the status decides."""
     with anyio.move_on_after(_ERROR_SECONDS):
         try:
             return await read_body(response, limit, None)
@@ -75,7 +76,7 @@ async def read_body_if_possible(response: httpx.Response, limit: int) -> bytes:
 
 
 async def drain(response: httpx.Response) -> None:
-    """Pass over a body that says nothing: neither its coding nor its end matters (RFC 9110 §15.4.5: a 304 has none)."""
+    """Read a body without using it, so that the connection can be reused. A 304 has none (RFC 9110 §15.4.5)."""
     if response.is_stream_consumed:
         return
     chunks, length = response.aiter_raw(), 0
@@ -104,9 +105,9 @@ def _inflater_for(response: httpx.Response) -> Callable[[], Any] | None:
 
 
 async def _close(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
-    """End a body that's of no more use, and with it the generators of httpx and httpcore that it comes through.
+    """Close an unfinished body, and the generators of httpx and httpcore behind it.
 
-    Left as they are, each warns of itself when it's collected. A stream that was closed has an end or an error to give.
+    Otherwise unfinished generators warn at garbage collection. After the close, `anext` ends them.
     """
     with anyio.move_on_after(_END_SECONDS, shield=True):
         await response.aclose()
@@ -115,10 +116,10 @@ async def _close(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None
 
 
 async def _feed(data: bytes, into: Callable[[bytes], object]) -> None:
-    """Give the data on, with turns for other tasks in between.
+    """Pass the data on in pieces, and yield to other tasks in between.
 
-    Whoever is cancelled meanwhile learns it where the next bytes are read: an error in the middle of `async for` would
-    leave httpx's generators unfinished.
+    A cancellation is delivered at the next read instead, since an exception inside `async for` would leave httpx's
+    generators unfinished.
     """
     for start in range(0, len(data), READ_PIECE):
         into(data[start : start + READ_PIECE])

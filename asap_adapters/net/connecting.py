@@ -1,7 +1,7 @@
-"""Connections that go where policy says and nowhere else: resolve, judge every answer, connect to what was judged.
+"""Connects only where the policy allows: resolves a name, checks the addresses, connects to those checked.
 
-A network backend for httpcore, so that names are resolved once and the addresses judged are those connected to; and an
-httpx transport over it. The URL's host stays what TLS checks the certificate for, and what the `Host` header says.
+A network backend for httpcore, in which each name is resolved once, so that the addresses checked are those connected
+to; and an httpx transport over it. TLS and the `Host` header use the URL's host.
 """
 
 import functools
@@ -25,16 +25,16 @@ from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
 from asap_core.net.provenance import Provenance
 from asap_core.net.urls import without_credentials
 
-# httpx's own: an idle connection is kept for so long. A server of ours keeps it for longer.
+# For how many seconds an idle connection is kept: httpx's own number. This library's servers keep it for longer.
 _IDLE_SECONDS: Final = 5.0
 ADDRESSES: Final = "asap_addresses"
-"""The request extension with the addresses that its host was announced at, if it follows that: it goes there only."""
+"""The request extension with the announced addresses of its host, if it follows an announcement: no others are used."""
 PROGRESS: Final = "asap_progress"
 """The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
 
 
 class _TurnedAway(Exception):
-    """Policy keeps an address from being connected to."""
+    """The policy refuses the addresses of a host."""
 
     def __init__(self, refused: AddressRefused, judge: Callable[..., Dial | AddressRefused]) -> None:
         super().__init__(refused.reason)
@@ -42,16 +42,16 @@ class _TurnedAway(Exception):
         self._judge = judge
 
     def refused(self, scheme: str) -> AddressRefused:
-        """Why, and what would allow it, of a URL with this scheme: who connects isn't told which."""
+        """Return the refusal with `scheme` in its remedy. The backend doesn't know the scheme."""
         judged = self._judge(scheme=scheme)
         return judged if isinstance(judged, AddressRefused) else self._refused
 
 
 @frozen
 class _Backend(httpcore.AsyncNetworkBackend):
-    """What httpcore connects a connection by: it names a host, and gets a stream to an address that was judged.
+    """The network backend of one connection: resolves, checks, connects.
 
-    A proxy was configured on this machine: its addresses aren't judged, and the system knows its name.
+    A proxy was configured on this machine, so its addresses aren't checked, and the system resolves its name.
     """
 
     policy: OutboundPolicy
@@ -69,7 +69,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        del local_address, socket_options  # not used by a pool that was given none
+        del local_address, socket_options  # the pool gives none
         try:
             with anyio.fail_after(timeout):
                 stream = await (self._connect_proxy if self.connection.route.proxy else self._connect)(host, port)
@@ -106,7 +106,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
             answers = await self._resolve(name, port, resolver or self.resolver)
         except OSError as error:  # socket.gaierror is one
             raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
-        except UnicodeError:  # of names that some resolvers can't encode
+        except UnicodeError:  # some resolvers can't encode some names
             raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
         if not answers:
             raise httpcore.ConnectError("its name can't be resolved: it has no address")
@@ -120,7 +120,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
-        raise httpcore.UnsupportedProtocol("only TCP")  # nothing configures one
+        raise httpcore.UnsupportedProtocol("only TCP")  # never configured
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -130,13 +130,13 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 def link_networks(link: str = "") -> tuple[str, ...]:
-    """The networks that an interface is on, or all of this machine's are, such as `192.0.2.7/24`."""
-    import ifaddr  # noqa: PLC0415 - zeroconf brings it, and only who follows announcements needs it
+    """Return the networks of an interface, or of all interfaces, such as `192.0.2.7/24`."""
+    import ifaddr  # noqa: PLC0415 - a dependency of zeroconf, needed only for announcements
 
     addresses = [
         ip
         for adapter in ifaddr.get_adapters()
-        # An alias such as `eth0:1` is an address of eth0's.
+        # An alias such as `eth0:1` is a further address of eth0.
         if not link or link in (adapter.nice_name, adapter.name, adapter.name.partition(":")[0])
         for ip in adapter.ips
     ]
@@ -146,7 +146,7 @@ def link_networks(link: str = "") -> tuple[str, ...]:
 
 
 def link_scopes(link: str = "") -> frozenset[str]:
-    """The scopes that addresses on an interface's link, or on all of this machine's, may have: names and indices."""
+    """Return the names and indices of an interface, or of all interfaces, as used in scoped addresses."""
     found = [(name, str(index)) for index, name in socket.if_nameindex() if not link or name == link]
     return frozenset(text for pair in found for text in pair)
 
@@ -157,9 +157,9 @@ def link_scopes(link: str = "") -> frozenset[str]:
 class OutboundTransport(httpx.AsyncBaseTransport):
     """An httpx transport that connects where policy allows. Raises `NotAllowed` if an address isn't.
 
-    It judges addresses, not URLs: what's asked of it has been through `OutboundPolicy.judge`. With `trust_env` proxies
-    of the environment are used, but not for this machine: a proxy resolves names itself, so what they resolve to is its
-    to judge. The constructor does no I/O beyond reading certificates; it raises OSError if they can't be read.
+    It checks addresses; check the URLs with `OutboundPolicy.judge` before. With `trust_env`, proxies of the environment
+    are used, but not for this machine. A proxy resolves names itself, so the addresses behind it aren't checked. The
+    constructor reads certificates, and does no other I/O. Raises OSError if they are unreadable.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         self._pool = ConnectionPool(self._connection)
 
     def _connection(self, connection: PooledConnection) -> httpcore.AsyncConnectionInterface:
-        # httpcore's pool only as what knows how to make each kind of connection.
+        # httpcore's pool is used only as a factory.
         makes = httpcore.AsyncConnectionPool(
             ssl_context=self._context,
             proxy=self._proxies.proxy(connection.route.proxy, self._context),
@@ -221,7 +221,7 @@ class OutboundTransport(httpx.AsyncBaseTransport):
 
 def _asked(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
     host = request.url.raw_host.decode("ascii")
-    # Names in certificates have no dot at the end (RFC 6066 §3), and an address in one no scope.
+    # Names in certificates have no trailing dot (RFC 6066 §3), and addresses no scope.
     name = host.partition("%")[0].removesuffix(".")
     extensions = request.extensions if name == host else {**request.extensions, "sni_hostname": name}
     url = httpcore.URL(
@@ -233,9 +233,9 @@ def _asked(request: httpx.Request, content: bytes, progress: Progress) -> httpco
 
 @define(eq=False)
 class _Content:
-    """A request's body in one piece. No generator, which cancelled halfway would be left to the garbage collector.
+    """A request's body in one piece. Not a generator, which a cancellation would leave to the garbage collector.
 
-    It's asked for when the head has been written: from then on the request may be carried out.
+    httpcore asks for it after writing the head: from then on the server may act on the request.
     """
 
     rest: bytes
@@ -279,5 +279,5 @@ def _as_httpx_errors() -> Iterator[None]:
         httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     ) as e:
-        # Both libraries have the same names for the same errors.
+        # The errors have the same names in both libraries.
         raise getattr(httpx, type(e).__name__)(str(e)) from e

@@ -1,7 +1,7 @@
-"""TCP connections for httpcore, to addresses: of several, the first that answers.
+"""Connects to the first of several addresses that answers, for httpcore.
 
-Whatever ends an attempt, nothing stays open: the awaits are in a row, so that a cancellation, anyio's or asyncio's own
-`task.cancel()`, always arrives where the socket is at hand.
+No socket stays open if an attempt ends early: each await is inside a `try` that closes the socket, whether the
+cancellation is anyio's or asyncio's own `task.cancel()`.
 """
 
 import errno
@@ -19,18 +19,18 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 
-# RFC 8305 §5: how long one attempt to connect is given before the next address is tried as well.
+# RFC 8305 §5: seconds after which the next address is tried too.
 _ATTEMPT_DELAY: Final = 0.25
-# RFC 8446 §5.1: an alert record's type, and the first byte of every version.
+# RFC 8446 §5.1: the type of an alert record, and the first byte of all versions.
 _TLS_ALERT: Final = b"\x15\x03"
 SPEAKS_TLS: Final = "it speaks TLS there: use https://"
 SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http:// if this is intended"
-# What OpenSSL says, by version, of bytes that are no TLS record.
+# OpenSSL's reasons, by version, for bytes that aren't a TLS record.
 _NO_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 )
 
-# POSIX's, and Windows'.
+# Of POSIX and of Windows.
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, 10_035})
 
 Dialler = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
@@ -38,16 +38,16 @@ Dialler = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
 
 
 async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
-    """Connect. `address` is a literal, with its scope: no name is looked up."""
+    """Connect to a literal address, with its scope. No name is resolved."""
     family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        # A request is written at once; Nagle's algorithm would wait for the answer to its first half.
+        # Nagle's algorithm would delay the second half of a request until the first is acknowledged.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await _connected(sock, target)
         return _TcpStream(await anyio.abc.SocketStream.from_socket(sock))
-    except ValueError:  # anyio's word for one that was reset meanwhile
+    except ValueError:  # anyio's exception for a socket that was reset meanwhile
         sock.close()
         raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
     except BaseException:
@@ -138,7 +138,7 @@ def _tls_words(error: ssl.SSLError) -> str:
 
 
 def _is_readable(sock: Any) -> bool:
-    """Whether a connection that's idle has something to say, which can only be its end."""
+    """Return whether an idle connection is readable, which means that the server closed it."""
     if sock is None or sock.fileno() < 0:
         return True
     if not hasattr(select, "poll"):
@@ -155,12 +155,12 @@ async def connect_first(addresses: Sequence[str], port: int, dial: Dialler) -> t
     """
     race = _Race(port, dial)
     try:
-        if len(addresses) == 1:  # nobody to race with: a task less
+        if len(addresses) == 1:  # no race, so no task is needed
             await race.attempt(addresses[0], anyio.Event(), anyio.CancelScope())
         else:
             await race.run(addresses)
     except BaseException:
-        if race.won is not None:  # nobody wants it any more
+        if race.won is not None:  # the caller was cancelled
             await close_all([race.won[1]])
         raise
     if race.won is None:
@@ -201,15 +201,15 @@ class _Race:
 
 
 async def close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:
-    """Close each of them, whatever happens meanwhile: asyncio's own cancellation goes through any shield."""
+    """Close all of them, even if asyncio's own cancellation, which no shield stops, interrupts one."""
     interrupted: BaseException | None = None
     for stream in streams:
         try:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
-        except Exception:  # noqa: BLE001, S110 - it broke, and is closed
+        except Exception:  # noqa: BLE001, S110 - it's closed although it failed
             pass
-        except BaseException as error:  # noqa: BLE001 - raised when all are closed
+        except BaseException as error:  # noqa: BLE001 - raised after all are closed
             interrupted = error
     if interrupted is not None:
         raise interrupted
@@ -220,7 +220,7 @@ def words_of(error: BaseException | None) -> str:
     text = "no connection"
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
-            # A resolver's numbers are negative, and their words its own.
+            # A resolver's error numbers are negative, with messages of its own.
             text = os.strerror(error.errno) if error.errno > 0 else error.strerror or text
         error = error.__cause__ or error.__context__
     return text

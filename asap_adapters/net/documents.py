@@ -1,6 +1,7 @@
-"""Documents by URL, as the core's directory decides: kept, led, waited for. One fetch for all who ask.
+"""Fetches documents by URL. Concurrent callers share one fetch; `DocumentCache` decides.
 
-The fetch runs in the task of the caller who leads it; whoever waits is woken with the answer, or to lead in its turn.
+The fetch runs in the task of one of the callers. The others wait, and are woken with the result, or to fetch themselves
+if that caller is cancelled.
 """
 
 import logging
@@ -44,17 +45,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 _log = logging.getLogger("asap.discovery")
 
-# How long a caller waits for a fresh document where a stale one would do.
+# How many seconds a caller waits for a fresh document if a stale one is usable.
 _REVALIDATION_SECONDS: Final = 1.0
-# What is kept fresh is fetched when this part of its time is over, and never more often than this, in seconds: a server
-# that lets nothing be kept is asked as often as a cautious monitor does.
+# Fraction of the lifetime after which `keep_fresh` refetches.
 _AHEAD: Final = 0.9
+# Seconds between its requests at least, as of a cautious monitor: some servers forbid caching.
 _LEAST_PAUSE: Final = 10.0
 _OK: Final = frozenset({200})
 _NOT_MODIFIED: Final = 304
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
-# Statuses of a URL at which there's nothing to get; then a URL of another kind than the base URL may have been given.
+# Statuses which suggest that the caller gave another URL instead of the base URL.
 _NOT_THERE: Final = frozenset({400, 404, 405, 410})
 # The server has spoken: there is no document, or none for this caller (401 and 403). A cached copy may not stand in.
 _GONE: Final = frozenset({401, 403, 404, 410})
@@ -62,7 +63,7 @@ _GONE: Final = frozenset({401, 403, 404, 410})
 
 @frozen
 class LocatedDocument(Generic[T]):
-    """A document found: where it was asked for, where it came from, how many seconds ago its server vouched for it."""
+    """A document, its URL, its source, and how many seconds ago its server confirmed it."""
 
     document: T
     url: str
@@ -71,19 +72,19 @@ class LocatedDocument(Generic[T]):
 
 
 class Reader(Protocol[T_co]):
-    """Reads one document piece by piece, so that a large one holds nobody up."""
+    """Reads one document piece by piece, so that a large one doesn't block the loop."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises `InvalidDocument`."""
         ...
 
     def close(self) -> T_co:
-        """The document is whole: return it. Raises `InvalidDocument`."""
+        """Return the complete document. Raises `InvalidDocument`."""
         ...
 
 
 class WholeReader(Generic[T]):
-    """Reads a document in one go, once all of it is there: for small ones."""
+    """Reads a small document at once, when it's complete."""
 
     def __init__(self, read: Callable[[bytes], T]) -> None:
         self._read = read
@@ -100,7 +101,7 @@ class WholeReader(Generic[T]):
 
 @define(eq=False)
 class _Waiter:
-    """A task that waits for a document: woken when it has something to do."""
+    """A task that waits for a document. It's woken with the result, or to fetch it."""
 
     effect: Deliver[Any, Any] | Lead[Any] | None = None
     woken: anyio.Event | None = None
@@ -110,12 +111,17 @@ _WAYS_TO_FAIL: Final = (Unreachable, NotAllowed, BadReply, InvalidDocument, Unve
 
 
 class Documents(Generic[T]):
-    """One kind of document: how it's read, how large and how slow it may be, how long it says that it's good.
+    """Fetches and caches documents of one kind.
 
-    `judge` says whether and how the document is asked for: as `HttpTransport.judge` does, unless another is given.
-    `accept` is asked before a document is given to anybody, and whether it's to be kept: it returns what may be, or
-    raises what speaks against.
-    `statuses` are those whose body is the document. Without `keep`, it answers those who wait for it and no one later.
+    reader: makes a reader for each document.
+    judge: returns where to send the request, or raises `NotAllowed`. The default is `HttpTransport.judge`.
+    accept: called with URL, document and whether it will be cached, before that. Returns the document to use, or raises
+        an error if it's refused.
+    limit: the document's size, in bytes.
+    seconds: for a request.
+    ttl: returns the lifetime that the document itself states, in seconds, or None.
+    keep: if false, the document is given to the present waiters and isn't cached.
+    statuses: those whose body is the document.
     """
 
     def __init__(
@@ -146,37 +152,37 @@ class Documents(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait for a document."""
+        """Return how many tasks wait for a document."""
         return self._cache.waiting
 
     def cached(self, url: str) -> T | None:
-        """The document if it's kept and good, without waiting for anything. Raises RuntimeError outside a loop."""
+        """Return the document if a fresh one is cached, without waiting. Raises RuntimeError outside a loop."""
         now = self._clock.monotonic()
         found = self._cache.cached(url, now=now)
         return self._cache.cached(normal(url), now=now) if found is None else found
 
     def freshness(self, url: str) -> Freshness | None:
-        """How long the document may be used, from when its server last vouched for it; None where it isn't kept."""
+        """Return how long the document may be used, from its server's last confirmation; None if it isn't cached."""
         return self._cache.freshness(url)
 
     def kept_as(self, url: str, document: T) -> Freshness | None:
-        """`freshness`, where exactly this document is what is kept; else None."""
+        """Return `freshness` if exactly this document is cached; else None."""
         return self._cache.kept_as(url, document)
 
     def forget(self, url: str) -> None:
-        """Drop what is kept of `url`, failures too; what is being fetched answers who waits for it, and isn't kept."""
+        """Forget the document or failure. If it's being fetched, its waiters get the result, and it isn't cached."""
         self._cache.forget(normal(url))
 
     def clear(self) -> None:
-        """Drop all that is kept, failures too."""
+        """Forget all documents and failures."""
         self._cache.clear()
 
     async def find(self, url: str) -> LocatedDocument[T]:
-        """Return the document, kept or fetched. Raises what kept it from being had."""
+        """Return the document from the cache or the network. Raises an `AsapError` if it's unavailable."""
         now = self._clock.monotonic()
         found = self._cache.at_hand(url, now=now) if self._http.is_open else None
         if found is not None:
-            # The URL was judged before its document was fetched, and nothing is asked now.
+            # The URL was checked before its document was fetched, and nothing is requested now.
             await anyio.lowlevel.checkpoint()
             return LocatedDocument(found.value, url, found.source, found.age)
         key, waiter = self._key(url), _Waiter()
@@ -184,9 +190,9 @@ class Documents(Generic[T]):
         return await self._wait(key, waiter)
 
     async def refresh(self, url: str, cool_down: float) -> LocatedDocument[T]:
-        """Fetch the document even if the kept one is good, at most once in `cool_down` seconds; as `find` otherwise.
+        """Fetch the document even if the cached one is fresh, at most once in `cool_down` seconds. Otherwise as `find`.
 
-        For key sets: a key that isn't in the kept one may be new. What is kept is given where fetching it fails.
+        For key sets: a key that isn't in the cached set may be new. If fetching fails, the cached document is returned.
         """
         key, waiter = self._key(url), _Waiter()
         now = self._clock.monotonic()
@@ -194,9 +200,9 @@ class Documents(Generic[T]):
         return await self._wait(key, waiter)
 
     async def keep_fresh(self, url: str) -> None:
-        """Fetch the document ahead of its time, again and again, until cancelled. Raises `NotAllowed` at once or never.
+        """Fetch the document before it expires, until cancelled. Raises `NotAllowed` at once or never.
 
-        Failures are logged, and tried again when that pays.
+        Failures are logged, and retried when the cache allows it.
         """
         url = self._http.judge(url).url
         while True:
@@ -208,7 +214,7 @@ class Documents(Generic[T]):
             await anyio.sleep(max(_LEAST_PAUSE, 0.0 if due is None else _AHEAD * (due - now)))
 
     def _key(self, url: str) -> str:
-        """Under what the document is kept. A URL in use was judged, and is again before it's asked: `NotAllowed`."""
+        """Return the cache key. Checks the URL unless it's known. Raises `NotAllowed`."""
         if self._http.is_open and self._cache.knows(url):
             return url
         self._judge(url)
@@ -236,7 +242,7 @@ class Documents(Generic[T]):
             raise
 
     async def _lead(self, url: str, lead: Lead[Any]) -> None:
-        """Fetch, for this caller and all who wait; for no longer than it's worth to one who has a stale document."""
+        """Fetch for all waiters. Stop waiting after 1 s if a stale document is usable."""
         outcome: FetchOutcome[T] | None = None
         with anyio.move_on_after(_REVALIDATION_SECONDS if lead.stale_at_hand else None):
             outcome = await self._fetch(url, lead)
@@ -260,7 +266,7 @@ class Documents(Generic[T]):
             )
             return self._outcome(url, allowed.url, answer, reader, lead)
         except _WAYS_TO_FAIL as error:
-            # A copy: what was raised holds on to the frames that it came through, and so to all that was read.
+            # A copy without the traceback, whose frames hold all that was read.
             return Failed(evolve(error), _kind_of(error))
 
     def _outcome(self, key: str, url: str, answer: Answer, reader: Reader[T], lead: Lead[Any]) -> FetchOutcome[T]:
@@ -281,7 +287,7 @@ class Documents(Generic[T]):
         return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
 
 
-# What each way to fail says of the server, the first that fits: a time-out is `Unreachable` as well.
+# By exception; the first match counts, since `TimedOut` is an `Unreachable` too.
 _KINDS: Final = (
     (TimedOut, FailureKind.TIMEOUT),
     (Unreachable, FailureKind.UNREACHABLE),
@@ -297,7 +303,7 @@ def _kind_of(error: Exception) -> FailureKind:
 
 
 def _carry_out(effects: tuple[CacheEffect[Any, Any], ...]) -> None:
-    """Hand every effect to the task it's for. No checkpoint here: what was decided is done before all else."""
+    """Hand every effect to the task it's for. No await, so no other task runs in between."""
     for effect in effects:
         waiter: _Waiter = effect.waiter
         waiter.effect = effect
@@ -306,10 +312,10 @@ def _carry_out(effects: tuple[CacheEffect[Any, Any], ...]) -> None:
 
 
 def _error_for(unfound: NoDocument, shown: str) -> Exception:
-    """What to raise: what was tried, when it's tried next, and how old what is kept is where that can't stand in."""
+    """Return the exception to raise, with the time of the next try and the age of a cached document that's too old."""
     error, age = unfound.error, unfound.age
     next_try = round(unfound.next_try, 1) or None
-    # One error object answers many waiters; each raises a copy, so that tracebacks don't pile up on it.
+    # Each waiter raises a copy, so that tracebacks don't accumulate on one object.
     if isinstance(error, Unreachable | BadReply):
         return evolve(error, next_try=next_try, kept_age=age)
     if isinstance(error, InvalidDocument | NotAllowed | Unverified | WrongAgent):

@@ -1,6 +1,6 @@
-"""What the environment says of how to get out: proxies, hosts that need none, certificates. Read only with `trust_env`.
+"""Proxies and certificates from the environment. Read only with `trust_env`.
 
-A proxy is looked at when a request would use it, not before: one that can't be used hinders nobody else.
+A proxy's URL is checked when a request would use it, so that an invalid one doesn't affect other requests.
 """
 
 import errno
@@ -28,7 +28,7 @@ _REMEDY: Final = Advice("set it to a URL such as http://proxy.example:3128, or l
 
 
 class BadProxy(Exception):
-    """The environment names a proxy that can't be used."""
+    """The environment names an unusable proxy."""
 
     def __init__(self, name: str, why: str, remedy: Remedy = _REMEDY) -> None:
         super().__init__(name)
@@ -45,16 +45,16 @@ class Proxies:
 
     @classmethod
     def of_environment(cls) -> Self:
-        """Those of now."""
+        """Read the current environment."""
         return cls({scheme: url for scheme, url in getproxies().items() if scheme in ("http", "https", "all") and url})
 
     def name_for(self, scheme: str, host: str, port: int) -> str:
-        """By which of them a request goes: its name here, or "" if by none."""
+        """Return the name of the proxy for a request, or "" for none."""
         name = next((name for name in (scheme, "all") if name in self._urls), "")
         return "" if not name or is_loopback(host) or _needs_none(host, port) else name
 
     def proxy(self, name: str, context: ssl.SSLContext) -> httpcore.Proxy | None:
-        """The proxy of this name. Raises `BadProxy` if it can't be used; what the environment says isn't repeated."""
+        """Return the proxy of this name. Raises `BadProxy`, which doesn't repeat the URL: it may contain a password."""
         if not name:
             return None
         if name not in self._made:
@@ -85,7 +85,7 @@ def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
 
 
 def _needs_none(host: str, port: int) -> bool:
-    """Whether `no_proxy` lists it: by name, as part of a domain, with its port, as an address or in a network."""
+    """Return whether `no_proxy` lists it: by name, domain, host and port, address or network."""
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     entries = [entry.strip().lower() for entry in listed.split(",")]
     shown = f"[{host}]" if ":" in host else host
@@ -106,7 +106,7 @@ def _is_in(host: str, network: str) -> bool:
 
 
 def certificates(verify: ssl.SSLContext | bool, *, trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001 - httpx's own
-    """What servers are verified by. Raises OSError that names the variable if the environment's can't be read."""
+    """Return the TLS context. Raises OSError, which names the variable if the environment's files are unreadable."""
     try:
         return httpx.create_ssl_context(verify=verify, trust_env=trust_env)
     except OSError as error:  # ssl.SSLError is one

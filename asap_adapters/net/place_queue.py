@@ -19,18 +19,18 @@ class _Waiter:
 
 
 class PlaceQueue(Generic[K]):
-    """A bounded number of places, and the tasks that wait for one. One event loop owns it."""
+    """A bounded number of places, and the tasks that wait for one. For one event loop."""
 
     def __init__(self, places: int) -> None:
         self._shares: PlaceShares[K] = PlaceShares(places)
         self._waiting: dict[K, deque[_Waiter]] = {}
 
     def held(self, key: K) -> int:
-        """How many places are held under this key."""
+        """Return how many places are held under this key."""
         return self._shares.held(key)
 
     async def take(self, key: K) -> None:
-        """Wait until this key may have a place, and take it. If there is one now, there is no checkpoint."""
+        """Wait until this key may have a place, and take it. If one is free, there is no checkpoint."""
         if key not in self._waiting and self._shares.take(key):
             return
         waiter = _Waiter()

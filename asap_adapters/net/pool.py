@@ -20,15 +20,15 @@ from attrs import define, field, frozen
 from asap_adapters.net.dialling import close_all
 from asap_adapters.net.place_queue import PlaceQueue
 
-# Requests at once. One origin alone gets a fifth of it, which is httpx's own number, 100; all together stay below the
-# 1,024 files that a process may have open on most systems.
+# Concurrent requests. One origin alone gets a fifth, which is httpx's own number, 100. The sum stays below the 1,024
+# files that a process may open on most systems.
 _PLACES: Final = 500
 # Idle connections kept: httpx's own number.
 _IDLE: Final = 20
 
 
 class Stage(Enum):
-    """How far a request has come."""
+    """How far a request has got."""
 
     QUEUED = "queued"
     """It waits for one of this client's connections, or for a thread that resolves its name."""
@@ -41,10 +41,10 @@ class Stage(Enum):
 
 @define(eq=False)
 class Progress:
-    """How far a request has come. The default is for transports that don't report it: it may have been sent.
+    """How far a request has got. The default is for transports that don't report it: it may have been sent.
 
-    `patience`: until when, by the loop's clock, it may wait for a connection. The rest of its time is for the exchange:
-    the response to a message sent at the last moment would be lost.
+    patience: until when, by the loop's clock, the request may wait for a connection. It leaves time for the exchange,
+        since the response to a message sent at the last moment would be lost.
     """
 
     stage: Stage = Stage.SENT
@@ -53,9 +53,10 @@ class Progress:
 
 @frozen
 class Route:
-    """Where requests go (scheme, host, port), and by which proxy of the environment; "" is none.
+    """Where requests go (scheme, host, port), and through which proxy of the environment; "" is none.
 
-    `addresses` are those that the host was announced at, for requests that follow the announcement.
+    addresses: those at which the host was announced, for requests that follow the announcement. They are part of the
+        route, since a connection to an announced address must not serve other requests to the host, nor vice versa.
     """
 
     origin: tuple[bytes, bytes, int]
@@ -74,12 +75,12 @@ class PooledConnection:
 
 
 class ConnectionPool:
-    """The connections of one client. `connect` makes httpcore's connection, without opening it. One loop owns it."""
+    """The connections of one client. `connect` makes httpcore's connection without opening it. For one event loop."""
 
     def __init__(self, connect: Callable[[PooledConnection], httpcore.AsyncConnectionInterface]) -> None:
         self._connect = connect
         self._places: PlaceQueue[Route] = PlaceQueue(_PLACES)
-        # The most recently used last.
+        # The most recently used is the last.
         self._idle: list[PooledConnection] = []
         self._busy: set[PooledConnection] = set()
         self._closed = False
@@ -138,7 +139,7 @@ class ConnectionPool:
         return surplus
 
     async def aclose(self) -> None:
-        """Close all connections, those in use too."""
+        """Close all connections, also those in use."""
         self._closed = True
         connections, self._idle = [*self._idle, *self._busy], []
         await close_connections(connections)
@@ -151,7 +152,7 @@ async def close_connections(connections: list[PooledConnection]) -> None:
 
 
 class HeldResponse:
-    """A response, and the connection that it's read from."""
+    """A response, and the connection from which it's read."""
 
     def __init__(self, pool: ConnectionPool, connection: PooledConnection, response: httpcore.Response) -> None:
         self.response = response

@@ -1,8 +1,8 @@
-"""Names to addresses, in threads of this library's own: a look-up that hangs keeps neither loop nor process waiting.
+"""Resolves names in daemon threads, so that a look-up that hangs delays neither the loop's end nor the process's.
 
-The system's resolver can't be interrupted. asyncio's default threads are waited for when the loop ends, and Python's
-when the process does; daemon threads aren't. Each look-up holds a place until its thread ends, so that their number
-is bounded, and shared out so that names that hang leave places for others.
+The system's resolver can't be interrupted. asyncio waits for its default threads when the loop ends, and Python for its
+threads when the process ends, but neither for daemon threads. Each look-up holds a place until its thread ends, which
+bounds their number. Places are shared between domains, so that names that hang leave places for others.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from attrs import define, field
 
 from asap_adapters.net.place_queue import PlaceQueue
 
-# Threads at once. One domain alone gets a fifth of it, as many as asyncio's default executor has on a small machine.
+# Concurrent threads. One domain alone gets a fifth, as many as asyncio's default executor has on a small machine.
 _THREADS: Final = 50
 
 
 class Resolver(Protocol):
-    """Answers what addresses a name has. Give one to `AgentClient` to use another than the system's."""
+    """Resolves names. Give one to `AgentClient` to use another than the system's."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return addresses as text, scopes included, those to try first in front. Raises OSError if there's none."""
+        """Return addresses as text, with scopes, in the order to try them. Raises OSError if there's none."""
         ...
 
 
@@ -33,13 +33,13 @@ def _nothing() -> None: ...
 
 
 class SystemResolver:
-    """The operating system's: `/etc/hosts`, DNS, and whatever else it's configured for. One event loop owns it."""
+    """The operating system's resolver: `/etc/hosts`, DNS, or what else is configured. For one event loop."""
 
     def __init__(self) -> None:
         self._places: PlaceQueue[str] = PlaceQueue(_THREADS)
 
     async def resolve(self, host: str, port: int, *, begins: Callable[[], object] = _nothing) -> Sequence[str]:
-        """Ask it, calling `begins` when there's a thread to ask in. Raises OSError, UnicodeError."""
+        """Resolve a name. Calls `begins` when a thread starts the look-up. Raises OSError, UnicodeError."""
         key = _domain(host)
         await self._places.take(key)
         question = _Question(host, port, _waker(), lambda: self._places.give_back(key))
@@ -57,7 +57,7 @@ class SystemResolver:
 
 @define(eq=False)
 class _Question:
-    """One look-up: asked in a thread, answered in the loop, if that's still there."""
+    """One look-up. It runs in a thread; the result is delivered in the loop, unless that has ended."""
 
     host: str
     port: int
@@ -71,9 +71,9 @@ class _Question:
         try:
             answers = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
             self.addresses = [str(address[0]) for *_, address in answers]
-        except Exception as error:  # noqa: BLE001 - it's raised where it was asked
+        except Exception as error:  # noqa: BLE001 - raised in `resolve`
             self.error = error
-        with suppress(RuntimeError):  # the loop has ended; trio.RunFinishedError is one
+        with suppress(RuntimeError):  # the loop has ended: trio.RunFinishedError is one
             self.wake(self._end)
 
     def _end(self) -> None:
@@ -82,14 +82,14 @@ class _Question:
 
 
 def _domain(host: str) -> str:
-    """What names that hang together have in common: their last two labels. Whose they are isn't known here."""
+    """Return the last two labels, by which look-ups are limited. They needn't be a registrable domain."""
     return ".".join(host.rstrip(".").lower().rsplit(".", 2)[-2:])
 
 
 def _waker() -> Callable[[Callable[[], object]], Any]:
-    """What runs a function in this loop, from any thread."""
+    """Return a function that runs another one in this loop. It may be called from any thread."""
     if anyio.lowlevel.current_token().backend_class.__module__.endswith("_asyncio"):
         return asyncio.get_running_loop().call_soon_threadsafe
-    import trio  # noqa: PLC0415 - only who runs on trio has it, perhaps
+    import trio  # noqa: PLC0415 - may be missing on asyncio
 
     return trio.lowlevel.current_trio_token().run_sync_soon

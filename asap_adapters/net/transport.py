@@ -1,6 +1,6 @@
-"""The web as the client may use it: where it may go, with which credential, within which limits, over httpx.
+"""HTTP requests within the outbound policy.
 
-Where is decided by `asap_core.net.outbound`; bodies are decoded within a limit by `asap_core.http.body`.
+`asap_core.net.outbound` decides where requests may go; `asap_core.http.body` decodes bodies within a limit.
 """
 
 import gzip
@@ -42,23 +42,23 @@ from asap_core.wire.json import write_json
 
 # The reference's limit on a message.
 MAX_REPLY: Final = 10_485_760
-# Tokens have at most 8 KiB, and what is said beside them some more: id tokens, what introspection knows of a user.
+# Tokens have at most 8 KiB; id tokens, or an introspection response's data on a user, need some more.
 MAX_FORM_ANSWER: Final = 65_536
-# The reference's: a manifest or health report that takes longer is as good as none.
+# The reference's limit for a manifest or health report.
 DOCUMENT_SECONDS: Final = 10.0
 # Below it gzip saves less than its header and a packet cost: the reference's threshold.
 _COMPRESS_FROM: Final = 1_024
 _VERSIONS: Final = ", ".join(SUPPORTED_VERSIONS)
 _ACCEPT_ENCODING: Final = ("accept-encoding", "gzip, br")
 _USER_AGENT: Final = ("user-agent", "asap-sansio")
-# RFC 9110 §15.5.22: what a port that speaks TLS says to a plain request, and hasn't read.
+# RFC 9110 §15.5.22: the response of a TLS port to a plain request, which it hasn't read.
 _UPGRADE: Final = 426
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# Of an answer. Python's http.client takes 100 fields too, node 16 KiB; as they arrive httpcore keeps at most 164 KiB.
+# Of a response. Python's http.client accepts 100 fields too, node 16 KiB. httpcore itself accepts up to 164 KiB.
 _MAX_FIELDS: Final = 100
 _MAX_HEAD: Final = 65_536
 
-# Of a request's time: how much of it may go by while it waits for a connection.
+# Fraction of the timeout that may be spent waiting for a connection.
 _QUEUED: Final = 0.9
 
 Answer = tuple[int, Sequence[tuple[str, str]], bytes]
@@ -66,10 +66,11 @@ Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 
 
 class HttpTransport:
-    """Requests to origins that may be asked. Opened and closed by the client that owns it.
+    """Sends requests where the policy allows. Opened and closed by the client that owns it.
 
-    The parameters are `AgentClient`'s; `named` are further URLs and files that its user configured. A `transport` of
-    the caller's own is given what policy allows of the URLs; to what addresses it connects is its business.
+    The parameters are `AgentClient`'s.
+    named: further URLs and files that the user configured.
+    transport: URLs are checked before a custom transport gets them; the addresses aren't.
     """
 
     def __init__(
@@ -100,24 +101,24 @@ class HttpTransport:
             or OutboundTransport(policy, self._provenance, resolver=resolver, verify=verify, trust_env=trust_env)
         )
         self._transport: httpx.AsyncBaseTransport | None = None
-        # Origins that the caller named: the token may go there.
+        # Origins that the caller named, to which the token may be sent.
         self._named: Lru[str, None] = Lru(MAX_REMEMBERED)
-        # What each URL that the caller named says: it names the same ones again and again.
+        # Origin and authority of each URL that the caller named, since the same ones are named again and again.
         self._names: Lru[str, tuple[str | None, str | None]] = Lru(MAX_REMEMBERED)
 
     @property
     def is_open(self) -> bool:
-        """Whether requests can be made."""
+        """Return whether requests can be made."""
         return self._transport is not None
 
     def open(self) -> None:
-        """Get ready. Raises RuntimeError where it's open already."""
+        """Prepare for requests. Raises RuntimeError if it's open already."""
         if self._transport is not None:
             raise RuntimeError("this client is open already")
         self._transport = self._make()
 
     async def aclose(self) -> None:
-        """Close all connections. From any task; a second time does nothing."""
+        """Close all connections. May be called from any task. A second call does nothing."""
         transport, self._transport = self._transport, None
         if transport is not None:
             with anyio.CancelScope(shield=True):
@@ -131,10 +132,10 @@ class HttpTransport:
     # --- where, and with what ----------------------------------------------------------------------------------------
 
     def judge(self, url: str, *, named_by: str | None = None, announced: tuple[str, ...] = ()) -> Allowed:
-        """Return the URL if it may be asked. Raises `NotAllowed`, and RuntimeError where the client isn't open.
+        """Check a URL. Raises `NotAllowed`, and RuntimeError if the client isn't open.
 
-        `named_by` is the URL or file of the document that named it, where it wasn't the caller. `announced` are the
-        `announced_addresses` of the announcement that is followed, if one is.
+        named_by: the URL or file of the document that named it; None if the caller did.
+        announced: the `announced_addresses` of the announcement that is followed, if one is.
         """
         self._opened()
         if named_by is None:
@@ -145,17 +146,17 @@ class HttpTransport:
         return _allowed(self.policy.judge(url, reach=reach, announced=announced))
 
     def judge_endpoint(self, url: str, came_from: str | None, announced: tuple[str, ...] = ()) -> Allowed:
-        """Return where an agent takes envelopes, if its manifest, which came from that origin, may say so.
+        """Check a manifest's endpoint URL. Raises as `judge`.
 
-        Raises as `judge`. None is a manifest of the caller's own making. `announced` are the addresses that the origin
-        was announced at, if the manifest was found by that.
+        came_from: the manifest's origin; None if the caller made the manifest.
+        announced: the addresses at which the origin was announced, if the manifest was found by an announcement.
         """
         endpoint = self.judge(url, announced=announced if origin_of(url) == came_from else ())
         refused = None if came_from is None else self.policy.judge_endpoint(endpoint, came_from=came_from)
         return _allowed(refused or endpoint)
 
     def name_origin(self, url: str) -> None:
-        """The caller named this URL: the token may go to its origin."""
+        """Note that the caller named this URL, so that the token may be sent to its origin."""
         name = self._names.peek(url)
         if name is None:
             name = origin_of(with_plain_zone(url)), authority_of(url)
@@ -166,22 +167,22 @@ class HttpTransport:
             self._provenance.name_authority(authority)
 
     def proximity_of(self, url: str) -> Proximity:
-        """How near the server of this URL was, when it was connected to."""
+        """Return how near the server of this URL was at the last connection."""
         return self._provenance.proximity_of(url)
 
     def recall(self, url: str, proximity: Proximity) -> None:
-        """It was as near as that, as an earlier process found."""
+        """Restore the proximity that an earlier process measured."""
         self._provenance.recall(url, proximity)
 
     def announced_addresses(
         self, host: str, addresses: Sequence[str], *, link: str = "", networks: Collection[str] | None = None
     ) -> tuple[str, ...]:
-        """Where to connect to for the agent at this host, which was announced at these addresses.
+        """Return those of a host's announced addresses that requests may connect to: the ones on the link.
 
-        `link` is the interface that heard the announcement, where it's known, and `networks` those that it's on
-        (`192.0.2.7/24`; asked of the system where they aren't given). Addresses that aren't on it don't count. Raises
-        `NotAllowed` where none is left, or the host is neither one of them nor a name under `.local`, for which this
-        link alone can answer (RFC 6762 §3).
+        link: the interface that received the announcement, if it's known.
+        networks: those of the interface, such as `192.0.2.7/24`. The default is to ask the system.
+        Raises `NotAllowed` if no address is left, or if the host is neither one of them nor a name under `.local`,
+        which only this link resolves (RFC 6762 §3).
         """
         here, scopes = link_networks(link) if networks is None else networks, link_scopes(link)
         near = [address for address in addresses if on_link(address, here, scopes=scopes)]
@@ -218,8 +219,8 @@ class HttpTransport:
     ) -> Answer:
         """GET a document of at most `limit` bytes. Raises `TimedOut`, `Unreachable`, `BadReply`, `NotAllowed`.
 
-        The body of an answer with one of the `statuses` goes to `into`, where that's given, in small pieces as they
-        come, and isn't in the answer; what it raises is raised. Other tasks have their turns in between.
+        into: called with small pieces of the body if the status is one of `statuses`. The body isn't returned then.
+            Its exceptions propagate. Yields to other tasks between pieces.
         """
         call = _Call(allowed, "GET", [("accept", "application/json"), _ACCEPT_ENCODING, *headers], None, into, statuses)
         return await self._exchange(call, limit, min(self._timeout, seconds))
@@ -233,11 +234,11 @@ class HttpTransport:
         compress: bool = True,
         credential: Mapping[str, str] | None = None,
     ) -> Answer:
-        """POST a JSON document, with this credential or the static one of that origin; any status. Raises as `get`."""
+        """POST a JSON document, with this credential or the origin's token. Returns any status. Raises as `get`."""
         content = write_json(document)
         extra = dict([_ACCEPT_ENCODING])
         if compress and self._compress and len(content) >= _COMPRESS_FROM:
-            # gzip, which peers of both generations read; brotli isn't everywhere.
+            # gzip, which peers of both protocol versions accept; not all accept brotli.
             content, extra["content-encoding"] = gzip.compress(content, 6, mtime=0), "gzip"
         fields = {
             "accept": "application/json",
@@ -258,12 +259,12 @@ class HttpTransport:
         limit: int = MAX_FORM_ANSWER,
         seconds: float = DOCUMENT_SECONDS,
     ) -> Answer:
-        """POST a form with what it proves itself by, and with no other credential; any status. Raises as `get`.
+        """POST a form with the client's authentication, and no other credential. Returns any status. Raises as `get`.
 
-        Never in the clear, but to this machine: whatever policy allows is meant for documents.
+        Without TLS only to this machine, even where the policy allows plain http for documents.
         """
         if not (allowed.encrypted or is_loopback(allowed.host)):
-            reason = "it isn't encrypted, and a form carries what proves who we are"
+            reason = "it isn't encrypted, and the form contains the client's credentials"
             raise NotAllowed(without_credentials(allowed.url), reason, Advice("use https"))
         fields = {
             "accept": "application/json",
@@ -288,10 +289,10 @@ class HttpTransport:
             raise BadReply(call.shown, str(error)) from None
 
     async def _answer(self, call: "_Call", limit: int, progress: Progress) -> Answer:
-        """What is answered, redirects followed as far as policy goes."""
+        """Return the response, after following redirects within the policy."""
         followed = 0
         while True:
-            # Not by httpx's client, which would keep cookies, and log URLs with what they may hold.
+            # Not by httpx's client, which stores cookies, and logs URLs with their secrets.
             response = await self._opened().handle_async_request(_request(call, self._timeout, progress))
             try:
                 _check_head(response, call)
@@ -318,14 +319,14 @@ class HttpTransport:
 
 @frozen
 class _Call:
-    """A request that may be made again elsewhere."""
+    """A request, which a redirect may send elsewhere."""
 
     allowed: Allowed
     method: str
     headers: Sequence[tuple[str, str]] = field(repr=False)
     content: bytes | None = field(default=None, repr=False)
     into: Callable[[bytes], object] | None = None
-    # Those whose body must be readable: it's what was asked for.
+    # Those whose body was requested, and so must be readable.
     statuses: Collection[int] = range(200, 300)
 
     @property
@@ -334,7 +335,7 @@ class _Call:
 
 
 async def _body_of(response: httpx.Response, call: _Call, limit: int) -> bytes:
-    """The body, as far as the status leaves it anything to say: what can't be read makes no other answer of a 503."""
+    """Return the body. An unreadable body of an error response is ignored."""
     if response.status_code in call.statuses:
         return await read_body(response, limit, call.into)
     if call.method == "GET":
@@ -368,12 +369,12 @@ def _request(call: _Call, seconds: float, progress: Progress | None = None) -> h
         )
     except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
         request = None
-    # Where httpx reads another host out of a URL than the policy did, what was judged isn't what would be asked.
+    # If httpx parses another host from the URL than the policy did, the request would go to an unchecked host.
     if request is None or request.url.raw_host.decode("ascii").lower() != call.allowed.host.lower():
-        reason = "its host can't be a host's name"
+        reason = "its host is not a valid host name"
         raise NotAllowed(call.shown, reason, Advice("expected a URL such as https://agent.example"))
     if "%" in request.url.host:
-        # RFC 6874 §4: a zone means nothing at the other end, and servers refuse it (httpx issue 2174).
+        # RFC 6874 §4: a zone is meaningless to the server, which may refuse it (httpx issue 2174).
         request.headers["host"] = urlsplit(without_zone(call.allowed.url)).netloc
     return request
 

@@ -1,6 +1,6 @@
-"""Failures of requests as this library's exceptions, with messages of its own.
+"""Converts the failures of requests to this library's exceptions, with its own messages.
 
-The messages of h11 and httpx repeat what the peer sent, are empty, or name no address.
+The messages of h11 and httpx repeat what the peer sent, are empty, or lack the address.
 """
 
 import ssl
@@ -12,8 +12,8 @@ from asap_adapters.net.pool import Stage
 from asap_core.errors import TimedOut, Unreachable
 
 _CROWDED = (
-    "this client has too many requests under way to it, or too many names to look up, and none ended within {:g} s: "
-    "nothing was sent"
+    "no connection became free within {:g} s: too many requests to it are running, or too many names are being "
+    "resolved; nothing was sent"
 )
 
 _PERHAPS_TLS = "; if it speaks TLS, use https://"
@@ -41,10 +41,10 @@ def _said_nothing(error: Exception) -> bool:
 def _words(error: Exception) -> str:
     untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
-        # On trio it's two causes down, under errors without words.
+        # On trio it's two causes down, under errors without a message.
         return f"its certificate isn't trusted: {untrusted.verify_message}"
     if isinstance(error, httpx.ConnectError):
-        words = " ".join(str(error).split())  # our own
+        words = " ".join(str(error).split())  # from `dialling`
         return f"can't connect: {words}" if words else "can't connect"
     kinds = {
         httpx.ConnectTimeout: "can't connect in time",

@@ -118,7 +118,7 @@ class TestConnections:
         assert (len(sent), len(unsent)) == (ALONE, 10)
         assert {type(error) for error in sent} == {TimedOut}
         assert all(error.crowded and not isinstance(error, TimedOut) for error in unsent)
-        assert "this client has too many requests under way to it" in str(unsent[0])
+        assert "too many requests to it are running" in str(unsent[0])
 
     async def test_a_place_is_waited_for_again_after_a_redirect_in_the_same_time(self) -> None:
         ends: list[Unreachable] = []
@@ -228,6 +228,6 @@ class TestNames:
         assert sum(line.startswith("Unreachable False False") for line in said) == 10
         crowded = [line for line in said if line.startswith("Unreachable False True")]
         assert len(crowded) == 50
-        assert "too many names to look up, and none ended within 0.5 s" in crowded[0]
+        assert "no connection became free within 0.5 s" in crowded[0]
         assert "can't be resolved" in other
         assert int(threads.split()[0]) < 25

@@ -155,7 +155,7 @@ class TestAClientOfTheProvider:
         assert done.returncode == 1
         assert done.stderr == (
             f"asap: no access token from {provider.issuer}/token: "
-            "it doesn't know this client, or not by this secret or key (invalid_client)\n"
+            "unknown client, or wrong secret or key (invalid_client)\n"
         )
         provider.issuer += "/"
         done = asap("token", *who, "--client-secret-file", str(files / "secret"))

@@ -337,7 +337,7 @@ class TestTheTableOfAnswers:
                 recorder.trouble = [answer_of(status, SHAPES["a page"][0])]
                 with pytest.raises(BadReply):
                     await send(client)
-            with pytest.raises(Unreachable, match="left alone"):
+            with pytest.raises(Unreachable, match="requests are paused"):
                 await send(client)
 
 
@@ -426,7 +426,7 @@ class TestABreaker:
         async with client_of(recorder, **self.POLICY) as client:
             error = await self.failing(client, 5)
             assert (len(recorder.sent), error.next_try, error.sent) == (2, 30.0, False)
-            assert "left alone for a while" in str(error)
+            assert "requests are paused" in str(error)
             await anyio.sleep(31)
             await self.failing(client, 2)
             assert len(recorder.sent) == 3, "one probe"
