@@ -85,7 +85,7 @@ def test_only_a_given_key_verifies(asap, key, signed: Path, tmp_path: Path) -> N
     assert told == {"verified": True, "key": public, "why": None}
 
 
-def test_the_trust_level_does_not_decide_the_verification(asap, key, signed: Path) -> None:
+def test_an_invalid_signature_is_refused_whatever_the_trust_level(asap, key, signed: Path) -> None:
     good = json.loads(signed.read_text())
     block = good["signature"]
     for bad, says in (

@@ -49,7 +49,7 @@ class TestWhatTheProviderSays:
         assert judge() == Accepted(Authenticated(ALICE), WALL + 60.0)  # type: ignore[arg-type]
         assert judge().principal.scopes == {"read", "write"}
 
-    def test_an_active_response_is_cached_until_the_token_expires(self) -> None:
+    def test_an_active_response_is_cached_no_longer_than_its_exp_and_leeway(self) -> None:
         assert judge(exp=WALL + 10).until == WALL + 40
         assert judge(exp=...).until == WALL + 60
         assert judge(exp=WALL - 29.5).until == WALL + 0.5

@@ -254,7 +254,7 @@ class TestRedirects:
         assert f"it redirects to {where}; redirects aren't followed to another origin" in says
         assert "hunter2" not in says
 
-    def test_later_redirects_must_stay_at_the_first_origin(self) -> None:
+    def test_a_redirect_keeps_the_announced_addresses(self) -> None:
         near = allowed(self.TWO.judge("http://192.168.1.9:8000/x", announced=("192.168.1.9",)))
         after = allowed(self.TWO.judge_redirect(near, "/y", followed=0))
         assert (after.url, after.addresses) == ("http://192.168.1.9:8000/y", ("192.168.1.9",))
