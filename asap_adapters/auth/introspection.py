@@ -66,9 +66,9 @@ class IntrospectionAuthenticator:
     policy: which responses are accepted, and for how long they are kept
     client: what authenticates us to the provider (§2.1)
     endpoint: the URL to ask; by default the one in the metadata of the policy's issuer
+    allow_http, allow_networks, verify, trust_env, transport: as in `JwtAuthenticator`
 
-    All else is as in `JwtAuthenticator`. Raises ValueError if both `endpoint` and the policy's issuer are missing, or
-    the issuer isn't a valid one.
+    Raises ValueError if both `endpoint` and the policy's issuer are missing, or the issuer isn't a valid one.
     """
 
     proofs: ProofOffer | None = None
