@@ -32,7 +32,7 @@ class BadProxy(Exception):
 
     def __init__(self, name: str, why: str, remedy: Remedy = _REMEDY) -> None:
         super().__init__(name)
-        self.reason = f"it would be asked by the proxy that {name}_proxy names, and {why}"
+        self.reason = f"{name}_proxy names a proxy that can't be used: {why}"
         self.remedy = remedy
 
 
@@ -67,14 +67,14 @@ def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
         url = httpx.URL(text if "://" in text else f"http://{text}")
         host, port, user = url.raw_host, url.port, url.userinfo
     except (httpx.InvalidURL, ValueError):  # idna's errors are ValueErrors
-        raise BadProxy(name, "that isn't a URL") from None
+        raise BadProxy(name, "it isn't a URL") from None
     if url.scheme not in _PORTS:
         raise BadProxy(name, "its scheme isn't http, https or socks5")
     if not host or not (port is None or 0 < port < _END_OF_PORTS):
         raise BadProxy(name, "it has no host, or no port that can be connected to")
     if url.scheme in _SOCKS and find_spec("socksio") is None:
         raise BadProxy(
-            name, "proxies that speak SOCKS need another package", Advice("install httpx[socks], or use one over http")
+            name, "it speaks SOCKS, which needs another package", Advice("install httpx[socks], or use one over http")
         )
     login, _, password = user.decode("ascii").partition(":")
     return httpcore.Proxy(

@@ -18,16 +18,16 @@ SECRET = "hunter2"
 AGENT = "http://agent.example"
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 UNUSABLE = {
-    f"socks5://u:{SECRET}@127.0.0.1:1": r"need a package more; install httpx\[socks\]",
+    f"socks5://u:{SECRET}@127.0.0.1:1": r"needs another package; install httpx\[socks\]",
     f"socks4://u:{SECRET}@127.0.0.1:1": "its scheme isn't http, https or socks5",
     f"ftp://u:{SECRET}@127.0.0.1:1": "its scheme isn't http, https or socks5",
     f"http://u:{SECRET}@127.0.0.1:99999": "no port that can be connected to",
-    f"http://u:{SECRET}@127.0.0.1:x": "that isn't a URL",
+    f"http://u:{SECRET}@127.0.0.1:x": "it isn't a URL",
     f"http://u:{SECRET}@127.0.0.1:0": "no port that can be connected to",
     f"http://u:{SECRET}@": "it has no host",
     f"//{SECRET}": "it has no host",
-    f"http://[::1/{SECRET}": "that isn't a URL",
-    f"http://xn--\u2603{SECRET}\u0000:1": "that isn't a URL",
+    f"http://[::1/{SECRET}": "it isn't a URL",
+    f"http://xn--\u2603{SECRET}\u0000:1": "it isn't a URL",
 }
 
 
@@ -114,7 +114,7 @@ class TestProxies:
             assert (await ours.discover(f"http://{proxy.url}")).id == ECHO_ID, "this machine is asked directly"
             with pytest.raises(NotAllowed, match=r"direct\.example resolves to 127\.0\.0\.1"):
                 await ours.discover("https://direct.example")
-            with pytest.raises(NotAllowed, match="that https_proxy names"):
+            with pytest.raises(NotAllowed, match="https_proxy names a proxy"):
                 await ours.discover("https://agent.example")
 
     @pytest.mark.parametrize("form", ["{}", "http://{}", "http://{}/", "HTTP://{}", " http://{} "])
