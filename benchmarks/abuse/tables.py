@@ -30,6 +30,7 @@ from pathlib import Path
 from asap_core import Policy, StartPolicy, parse_limits
 from asap_core.admission.ratelimit import Limiter
 from asap_core.admission.replay import ReplayGuard
+from asap_core.clock import Moment
 
 policy = Policy()
 
@@ -44,7 +45,7 @@ def tell(before, answers):
 GUARD: Final = """
 guard = ReplayGuard(
     key=b"k" * 32, max_age=policy.max_age, skew=policy.skew, capacity=policy.nonce_capacity,
-    per_sender=policy.nonces_per_sender, start=StartPolicy.OPEN, now=0.0, wall=1e9,
+    per_sender=policy.nonces_per_sender, start=StartPolicy.OPEN, wall=1e9,
 )
 before, answers = resident(), Counter()
 for round in range({rounds}):
@@ -52,7 +53,8 @@ for round in range({rounds}):
     for number in range({senders}):
         at = round * 1000.0 + number * 1e-6
         verdict = guard.admit(
-            f"urn:asap:agent:s{{round}}-{{number}}", "n", authenticated={known}, issued=1e9 + at, now=at, wall=1e9 + at
+            f"urn:asap:agent:s{{round}}-{{number}}", "n", authenticated={known},
+            issued=1e9 + at, at=Moment(at, 1e9 + at),
         )
         answers[type(verdict).__name__] += 1
 tell(before, answers)

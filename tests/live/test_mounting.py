@@ -107,7 +107,7 @@ async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path) ->
     assert await once() == {"echoed": {}}
     assert await once() == {"echoed": {}}
     assert await anyio.to_thread.run_sync(anyio.run, once) == {"echoed": {}}
-    with pytest.raises(RuntimeError, match="nobody said"):
+    with pytest.raises(RuntimeError, match="no lifespan event was received"):
         await send(app)
 
 
