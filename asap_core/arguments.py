@@ -70,7 +70,7 @@ def has_methods(*names: str) -> Fits:
 def replaced(**now: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a function that had other keyword arguments in an earlier version.
 
-    now: for each of these, what a caller writes instead. Whoever still passes one gets a TypeError that says so.
+    now: for each old keyword, what to write instead. A call that still passes one raises a TypeError that says so.
     """
 
     def decorated(function: Callable[P, T]) -> Callable[P, T]:

@@ -109,7 +109,7 @@ class Driver:
         if agent.authenticates and authenticator is None:
             raise ValueError("the manifest asks callers to authenticate: expected authenticate=TokenTable(…)")
         if authenticator is not None and not agent.authenticates:
-            # Nobody would be asked, and whoever gave it thinks that everybody is.
+            # It would never be called, although its author expects it to verify every caller.
             raise ValueError("authenticate is given, and the manifest asks nobody for it: expected auth=AuthScheme(…)")
         agent.proofs = None if authenticator is None else authenticator.proofs
         self.agent = agent

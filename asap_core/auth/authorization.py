@@ -37,7 +37,7 @@ def _check_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[A
 class ClientCredentials:
     """How to get tokens for an agent: at which provider, as which client, for what (RFC 6749 §4.4).
 
-    client: who asks, and what proves it
+    client: the client that requests tokens, and its secret or key
     issuer: the provider; its metadata names the token endpoint (RFC 8414)
     token_endpoint: the URL of the token endpoint; with it no metadata is fetched
     scopes: all that may be asked for; if an agent's manifest lists scopes, only those of them are

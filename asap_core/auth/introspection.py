@@ -122,7 +122,7 @@ class Introspector(Generic[W]):
         return len(self._flights)
 
     def lookup(self, token: str, waiter: W, *, at: Moment) -> tuple[IntrospectionEffect[W], ...]:
-        """Judge a token: at once, by asking the provider, or (no effect) by waiting for who asks already.
+        """Judge a token: at once, by asking the provider, or (no effect) by waiting for a request under way.
 
         Never raises, whatever the text. Raises ValueError if `waiter` waits already.
         """

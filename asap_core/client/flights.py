@@ -1,6 +1,6 @@
 """One fetch per key at a time, and pauses after fetches that failed: flights and back-off.
 
-A flight is one fetch under way and all who wait for it. Whoever asks for a key first leads: it fetches. Others join and
+A flight is one fetch under way and its waiters. The first caller for a key leads: it fetches. Others join and
 wait for the same answer. A flight lands when its answer is there.
 
 Laws: at most one flight per key can be joined; every waiter ends exactly once; nobody waits without a flight; a leader

@@ -93,11 +93,11 @@ class RingMachine(RuleBasedStateMachine):
 
     def take(self, found) -> None:
         if isinstance(found, FetchKeys):
-            # Whoever joins a question under way asks nobody by that.
+            # A caller that joins a running question makes no request of its own.
             joins = self.ring.waiting > 1
             self.pending.append(found)
             if found.again and not joins:
-                # A round that's over may not be asked again within the cool-down, whoever wants it.
+                # A round that's over may not be asked again within the cool-down, for any caller.
                 assert all(self.now - before >= 30 for before in self.asked)
                 assert self.now - self.vouched >= 30
                 self.asked.append(self.now)
