@@ -34,8 +34,8 @@ from asap_core.auth.introspection_response import (
     judge_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
-from asap_core.client.flights import BackOff, Crowded, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, Moment, WallTime
+from asap_core.flights import BackOff, Crowded, Flight, Flights, Joined, Leading
 from asap_core.lru import Lru
 
 W = TypeVar("W", bound=Hashable)

@@ -14,8 +14,8 @@ from attrs import define, field, frozen
 
 from asap_core.auth.claims import TokenPolicy
 from asap_core.auth.jwks import KeySet
-from asap_core.client.flights import FIRST_PAUSE, LONGEST_PAUSE, BackOff, Flights, doubled
 from asap_core.clock import Instant
+from asap_core.flights import FIRST_PAUSE, LONGEST_PAUSE, BackOff, Flights, doubled
 
 
 @frozen(eq=False)

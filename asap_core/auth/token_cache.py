@@ -12,9 +12,9 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import field, frozen
 
-from asap_core.client.flights import LONGEST_PAUSE, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading, doubled
 from asap_core.clock import Instant, Moment, WallTime
 from asap_core.errors import NoToken
+from asap_core.flights import LONGEST_PAUSE, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading, doubled
 from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
 

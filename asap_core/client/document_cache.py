@@ -24,8 +24,8 @@ from asap_core.client.fetch_results import (
     NotModified,
     Source,
 )
-from asap_core.client.flights import SPREAD, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading
 from asap_core.clock import Instant, Moment
+from asap_core.flights import SPREAD, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading
 from asap_core.http.caching import (
     Freshness,
     FreshnessPolicy,

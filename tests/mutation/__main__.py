@@ -44,7 +44,7 @@ TESTS = {
     "asap_core.admission.state_file": ("admission/state_file", "admission/journal"),
     "asap_core.admission.redis": ("admission/redis",),
     "asap_core.http.caching": ("http/caching", "http/dates", "client/document_cache", "client/registry_cache"),
-    "asap_core.client.flights": ("client/flights", "client/document_cache"),
+    "asap_core.flights": ("flights", "client/document_cache"),
     "asap_core.client.document_cache": ("client/document_cache",),
     "asap_core.client.resolution": ("client/resolution", "client/trust"),
     "asap_core.client.registry_cache": ("client/registry_cache",),

@@ -17,8 +17,8 @@ from asap_core.auth.introspection_response import (
     read_introspection,
 )
 from asap_core.auth.principal import InsufficientScope
-from asap_core.client.flights import Flight
 from asap_core.clock import Moment
+from asap_core.flights import Flight
 from asap_core.lru import Lru
 from tests.core.auth.responses import GOOD, POLICY, WALL
 from tests.moments import moment

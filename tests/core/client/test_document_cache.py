@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asap_core.client.document_cache import CrowdedError, Deliver, DocumentCache, DocumentCachePolicy, Lead
 from asap_core.client.fetch_results import Document, Failed, FailureKind, Fetched, NoDocument, NotModified, Source
-from asap_core.client.flights import Flights
+from asap_core.flights import Flights
 from tests.moments import moment
 
 WALL = 1_750_000_000.0

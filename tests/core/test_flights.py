@@ -6,7 +6,7 @@ import pytest
 from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from asap_core.client.flights import (
+from asap_core.flights import (
     MAX_FLIGHTS as MAX_FLIGHTS_AT_ONCE,
     MAX_WAITERS as MAX_WAITERS_AT_ONCE,
     BackOff,
