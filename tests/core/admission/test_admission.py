@@ -61,7 +61,7 @@ def test_a_new_key_with_a_used_nonce_is_a_replay_and_reserves_nothing(admission)
     assert isinstance(ask(asked, idempotency_key="k2", nonce="n2"), Admitted)
 
 
-def test_something_else_under_the_key_is_a_mismatch_and_burns_no_nonce(admission) -> None:
+def test_another_digest_under_the_key_is_a_mismatch_and_uses_no_nonce(admission) -> None:
     asked = admission()
     ask(asked)
     assert ask(asked, digest=b"other", nonce="n2") == Mismatch()
@@ -76,7 +76,7 @@ def test_something_else_under_the_key_is_a_mismatch_and_burns_no_nonce(admission
         {"idempotency_key": "k2"},
     ],
 )
-def test_a_key_belongs_to_whoever_used_it(admission, changes) -> None:
+def test_a_key_belongs_to_the_caller_that_used_it(admission, changes) -> None:
     asked = admission()
     ask(asked)
     assert isinstance(ask(asked, nonce="n2", **changes), Admitted)
@@ -95,13 +95,13 @@ def test_a_caller_without_an_address_is_not_a_proven_one(admission) -> None:
     assert isinstance(ask(asked, authenticated=False, peer="", nonce="n2"), Admitted)
 
 
-def test_an_authenticated_one_may_move(admission) -> None:
+def test_an_authenticated_caller_may_change_its_address(admission) -> None:
     asked = admission()
     ask(asked)
     assert ask(asked, peer="192.0.2.2") == Running(0.5)
 
 
-def test_what_was_killed_is_unknown_and_what_never_ran_is_free(admission) -> None:
+def test_a_lost_call_is_outcome_unknown_and_a_call_that_never_ran_frees_its_key(admission) -> None:
     asked = admission()
     asked.lose(ask(asked).reservation, now=1.0)
     assert ask(asked, at=2.0) == OutcomeUnknown()
@@ -110,24 +110,24 @@ def test_what_was_killed_is_unknown_and_what_never_ran_is_free(admission) -> Non
     assert isinstance(ask(asked, idempotency_key="k2", nonce="n3"), Admitted)
 
 
-def test_an_answer_that_is_gone_says_so(admission) -> None:
+def test_an_evicted_answer_is_reported_as_gone(admission) -> None:
     asked = admission(idempotency_bytes=10)
     asked.record(ask(asked).reservation, "answer", size=11, now=0.0)
     assert ask(asked) == AnswerGone()
 
 
-def test_full_of_keys_it_is_saturated_and_burns_no_nonce(admission) -> None:
+def test_a_table_full_of_keys_is_saturated_and_uses_no_nonce(admission) -> None:
     asked = admission(idempotency_entries=1)
     ask(asked)
     assert isinstance(ask(asked, idempotency_key="k2", nonce="n2"), Saturated)
     assert ask(asked, idempotency_key=None, nonce="n2") == Admitted(None)
 
 
-def test_policy_chooses_what_a_start_refuses(admission) -> None:
+def test_the_start_policy_exact_refuses_envelopes_dated_before_the_start(admission) -> None:
     assert isinstance(ask(admission(start=StartPolicy.EXACT)), Floored)
 
 
-def test_all_it_remembers_is_carried_over(admission) -> None:
+def test_a_snapshot_carries_over_all_nonces_and_keys(admission) -> None:
     before = admission()
     before.record(ask(before).reservation, "answer", size=6, now=0.0)
     ask(before, idempotency_key="running", nonce="other")
@@ -141,7 +141,7 @@ def test_all_it_remembers_is_carried_over(admission) -> None:
     assert ask(after, idempotency_key=None, nonce="fresh") == Admitted(None)
 
 
-def test_without_a_snapshot_a_floor_stands_for_it(admission) -> None:
+def test_without_a_snapshot_a_floor_is_restored(admission) -> None:
     after = admission()
     after.restore(None, (), floor=START + 10, now=0.0)
     assert isinstance(ask(after), Floored)
@@ -153,7 +153,7 @@ def test_without_a_snapshot_a_floor_stands_for_it(admission) -> None:
         nothing.restore(b"x", (), floor=None, now=0.0)
 
 
-def test_all_anonymous_callers_answers_are_one_callers(admission) -> None:
+def test_all_anonymous_callers_share_one_quota_of_answers(admission) -> None:
     """A stranger who takes a new name each time pushes out answers of strangers, and no principal's."""
     asked = admission(idempotency_bytes=100)
 

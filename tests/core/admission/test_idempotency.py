@@ -21,7 +21,7 @@ def test_a_free_key_is_held_and_then_answered() -> None:
     assert (len(keys), keys.size) == (1, 6)
 
 
-def test_something_else_under_the_key_is_told_apart() -> None:
+def test_another_digest_under_the_key_is_reported_as_reuse() -> None:
     keys = table()
     keys.begin(b"k", b"d", deadline=30, now=0.0)
     assert keys.find(b"k", b"other", now=0.0) == KeyReused()
@@ -66,7 +66,7 @@ def test_an_answer_is_kept_for_its_time() -> None:
     assert (len(keys), keys.size) == (0, 0)
 
 
-def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too() -> None:
+def test_an_answer_behind_a_longer_lived_entry_expires_on_time() -> None:
     keys = table(ttl=10.0)
     keys.begin(b"long", b"d", deadline=1000, now=0.0)
     keys.begin(b"short", b"d", deadline=1, now=0.0)
@@ -79,7 +79,7 @@ def test_an_answer_behind_a_longer_lived_entry_goes_at_its_time_too() -> None:
     assert keys.size == 0
 
 
-def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
+def test_if_bytes_run_out_the_oldest_answers_become_tombstones() -> None:
     keys = table(max_bytes=100)
     for number, name in enumerate((b"a", b"b", b"c")):
         keys.begin(name, b"d", deadline=30, now=float(number))
@@ -92,7 +92,7 @@ def test_short_of_bytes_the_oldest_answers_become_tombstones() -> None:
     assert keys.size == 40
 
 
-def test_large_answers_of_one_push_out_its_own() -> None:
+def test_large_answers_of_an_owner_evict_its_own_answers() -> None:
     keys = table(max_bytes=100, max_entries=1000)
 
     def answered(key: bytes, size: int, owner: str) -> None:
@@ -115,7 +115,7 @@ def test_large_answers_of_one_push_out_its_own() -> None:
     assert keys.find(b"mine", b"d", now=1.0) == Gone()
 
 
-def test_an_owner_with_exactly_half_of_all_bytes_does_not_push_out_its_own() -> None:
+def test_an_owner_with_exactly_half_of_all_bytes_does_not_evict_its_own_answers() -> None:
     keys = table(max_bytes=100)
     for name, owner, size in ((b"mine", "me", 60), (b"theirs", "them", 50)):
         keys.begin(name, b"d", deadline=30, now=0.0, owner=owner)
@@ -124,7 +124,7 @@ def test_an_owner_with_exactly_half_of_all_bytes_does_not_push_out_its_own() -> 
     assert keys.find(b"theirs", b"d", now=0.0) == Finished("answer")
 
 
-def test_what_an_owner_no_longer_keeps_does_not_count_for_it() -> None:
+def test_bytes_of_a_freed_answer_do_not_count_for_its_owner() -> None:
     keys = table(max_bytes=100)
 
     def answered(name: bytes, size: int, owner: str) -> None:
@@ -165,7 +165,7 @@ def test_owners_without_answers_take_no_memory() -> None:
     assert grown < 50_000
 
 
-def test_keys_without_an_answer_are_exported_as_of_no_size() -> None:
+def test_keys_without_an_answer_are_exported_with_size_0() -> None:
     keys = table(max_bytes=10)
     for name in (b"gone", b"running"):
         keys.begin(name, b"d", deadline=30, now=0.0)
@@ -184,7 +184,7 @@ def test_answers_may_fill_all_the_room_there_is() -> None:
     assert keys.find(b"a", b"d", now=1.0) == Finished(b"a")
 
 
-def test_an_answer_whose_time_is_over_is_not_counted_among_the_oldest() -> None:
+def test_an_expired_answer_is_not_counted_among_the_oldest() -> None:
     keys = table(max_bytes=100)
     for name, now in ((b"a", 0.0), (b"b", 601.0), (b"c", 602.0)):
         keys.find(name, b"d", now=now)
@@ -203,7 +203,7 @@ def test_an_answer_larger_than_all_the_room_is_a_tombstone_at_once() -> None:
     assert keys.size == 0
 
 
-def test_full_it_says_when_there_is_room() -> None:
+def test_a_full_table_says_when_there_is_room() -> None:
     keys = table(max_entries=2)
     assert (keys.room(), keys.until_room(0.0)) == (True, 0.0)
     for name in (b"a", b"b"):
@@ -224,7 +224,7 @@ def test_a_backlog_shrinks_with_every_call() -> None:
     assert len(keys) == 0
 
 
-def test_what_is_carried_over_stands_in_the_order_in_which_it_ends() -> None:
+def test_exported_keys_are_in_the_order_in_which_they_expire() -> None:
     keys = table()
     for name in (b"a", b"b"):
         keys.begin(name, b"d", deadline=1000, now=0.0)
@@ -233,14 +233,14 @@ def test_what_is_carried_over_stands_in_the_order_in_which_it_ends() -> None:
     assert [(one.key, one.seconds) for one in keys.export(now=101.0)] == [(b"b", 500.0), (b"a", 599.0)]
 
 
-def test_a_key_loaded_twice_is_there_once() -> None:
+def test_a_key_loaded_twice_is_kept_once() -> None:
     keys = table()
     for _ in range(2):
         keys.load(SavedKey(b"k", b"d", "answer", 10, 5.0, answered=True), now=0.0)
     assert (len(keys), keys.size) == (1, 10)
 
 
-def test_what_counts_no_more_is_not_carried_over() -> None:
+def test_expired_keys_are_not_exported() -> None:
     keys = table()
     for name in (b"a", b"b", b"c", b"e"):
         keys.begin(name, b"d", deadline=30, now=0.0)
@@ -249,7 +249,7 @@ def test_what_counts_no_more_is_not_carried_over() -> None:
     assert [one.key for one in keys.export(now=TTL)] == [b"e"]
 
 
-def test_a_table_carries_its_keys_over() -> None:
+def test_a_table_exports_its_keys_to_another() -> None:
     def table():
         return IdempotencyTable(ttl=600.0, max_entries=10, max_bytes=1000)
 

@@ -59,7 +59,7 @@ def test_a_lease_is_asked_for_before_it_is_needed_and_counts_once_it_is_written(
     assert journal.lease_for(question_of(issued=1025.0)) is None
 
 
-def test_a_file_has_what_was_leased_before_that_was_written() -> None:
+def test_a_compacted_file_has_a_lease_that_is_not_written_yet() -> None:
     journal = begin()
     journal.lease_for(question_of(issued=1020.0))
     journal.lease_for(question_of(issued=1010.0))
@@ -78,7 +78,7 @@ def test_a_key_is_written_before_its_work_begins() -> None:
 @pytest.mark.parametrize(
     ("start", "leased"), [(StartPolicy.OPEN, None), (StartPolicy.FLOOR, 1000.0), (StartPolicy.EXACT, 1030.0)]
 )
-def test_without_a_file_policy_says_what_counts_as_accepted(start, leased) -> None:
+def test_without_a_file_the_start_policy_sets_the_first_lease(start, leased) -> None:
     journal = begin(policy=Policy(start=start))
     assert read_state(journal.compacted(now=0.0)).leased == leased
 
@@ -105,7 +105,7 @@ def test_after_an_orderly_end_an_answer_is_kept_no_longer_than_before() -> None:
     assert isinstance(ask(again, question_of(idempotency_key="k", nonce="m"), at=10.0), Admitted)
 
 
-def test_what_never_began_is_free_and_what_was_cut_off_is_not() -> None:
+def test_a_call_that_never_began_frees_its_key_and_a_lost_call_does_not() -> None:
     journal = begin()
     for leave, then in ((journal.give_back, Admitted), (journal.lose, OutcomeUnknown)):
         keyed = question_of(idempotency_key=leave.__name__, nonce=leave.__name__)
@@ -118,12 +118,12 @@ def test_what_never_began_is_free_and_what_was_cut_off_is_not() -> None:
     ("changes", "expected"),
     [({"agent_id": "urn:asap:agent:b"}, "state of urn:asap:agent:b"), ({"policy": Policy(skew=10.0)}, "skew=10")],
 )
-def test_somebody_elses_is_refused(changes, expected) -> None:
+def test_the_file_of_another_agent_or_window_is_refused(changes, expected) -> None:
     data = begin().compacted(now=0.0)
     with pytest.raises(BadState, match=expected):
         begin(data, **changes)
 
 
-def test_a_snapshot_that_is_none_is_refused() -> None:
+def test_an_invalid_snapshot_is_refused() -> None:
     with pytest.raises(BadState, match="snapshot"):
         begin(whole(snapshot_record(b"x", ())))

@@ -23,7 +23,7 @@ class TestPolicy:
             ("handler_deadline", 31), ("trusted_proxies", ["x"]), ("max_bodies", 10_485_759),
         ],
     )  # fmt: skip
-    def test_what_cannot_be_is_refused_when_it_is_made(self, field, value) -> None:
+    def test_an_invalid_value_is_refused_when_the_policy_is_made(self, field, value) -> None:
         with pytest.raises(ValueError, match=r"expected|must be") as caught:
             Policy(**{field: value})
         assert field in str(caught.value) or "10.0.0.0/8" in str(caught.value) or "10/second" in str(caught.value)

@@ -24,20 +24,20 @@ class TestReadingLimits:
             (";".join(["1/day"] * 8), (Limit(1, 86_400.0),) * 8),
         ],
     )
-    def test_as_the_reference_writes_them(self, text, limits) -> None:
+    def test_limits_are_read_as_the_reference_writes_them(self, text, limits) -> None:
         assert parse_limits(text) == limits
 
     @pytest.mark.parametrize(
         "text", ["10", "0/second", "ten/second", "10/year", "-1/second", "1/second\nx", ";".join(["1/day"] * 9)]
     )
-    def test_anything_else_says_what_is_right(self, text) -> None:
+    def test_an_invalid_limit_is_refused_with_an_example(self, text) -> None:
         with pytest.raises(ValueError, match="10/second;100/minute"):
             parse_limits(text)
 
     @pytest.mark.parametrize(
         "text", ["10 per 1 second", "100 per 1 minute", "3 per 2 hour", "5 per 1 day", "7 per 1.5 second"]
     )
-    def test_they_are_shown_as_the_reference_shows_them(self, text) -> None:
+    def test_limits_are_shown_as_the_reference_shows_them(self, text) -> None:
         amount, _, per, unit = text.split()
         seconds = float(per) * {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[unit]
         assert str(Limit(int(amount), seconds)) == text
@@ -52,7 +52,7 @@ class TestTaking:
         assert limiter.take("k", now=0.1) == Taken()
         assert isinstance(limiter.take("k", now=0.15), Limited)
 
-    def test_what_one_limit_refuses_costs_nothing_in_the_others(self) -> None:
+    def test_a_request_that_one_limit_refuses_costs_nothing_in_the_others(self) -> None:
         limiter: Any = Limiter(BOTH, capacity=10)
         for _ in range(1000):
             limiter.take("k", now=0.0)
@@ -68,7 +68,7 @@ class TestTaking:
         assert isinstance(limiter.take("k", cost=11, now=0.0), Limited)
         assert len(limiter) == 0
 
-    def test_part_of_a_cost_is_granted_where_part_is_asked_for(self) -> None:
+    def test_take_up_to_grants_part_of_a_cost(self) -> None:
         limiter: Any = Limiter(BOTH, capacity=10)
         assert limiter.take_up_to("k", cost=4, now=0.0) == 4
         assert limiter.take_up_to("k", cost=50, now=0.0) == 6
@@ -76,7 +76,7 @@ class TestTaking:
         assert limiter.take_up_to("k", cost=50, now=0.35) == 3
 
     @given(st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 3)), max_size=200))
-    def test_in_any_window_it_admits_less_than_twice_the_amount(self, steps) -> None:
+    def test_any_window_admits_less_than_twice_the_amount(self, steps) -> None:
         limiter, now, granted = Limiter(TEN, capacity=10), 0.0, []
         for pause, cost in steps:
             now += pause
@@ -85,14 +85,14 @@ class TestTaking:
         for start, _ in granted:
             assert sum(cost for at, cost in granted if start <= at < start + 1) < 20
 
-    def test_who_is_over_several_limits_is_told_the_longest_wait(self) -> None:
+    def test_a_caller_over_several_limits_is_told_the_longest_wait(self) -> None:
         for text in ("2/second;2/minute", "2/minute;2/second"):
             limiter: Any = Limiter(parse_limits(text), capacity=10)
             limiter.take("k", cost=2, now=0.0)
             assert limiter.take("k", now=0.0) == Limited(30.0, "2 per 1 minute")
 
     @given(st.lists(st.floats(0, 2), max_size=50))
-    def test_what_it_says_to_wait_is_enough(self, pauses) -> None:
+    def test_a_caller_that_waits_for_retry_after_is_admitted(self, pauses) -> None:
         limiter, now = Limiter(BOTH, capacity=10), 0.0
         for pause in pauses:
             now += pause
@@ -103,14 +103,14 @@ class TestTaking:
 
 
 class TestAFullTable:
-    def test_drops_what_is_whole_again_and_loses_nothing(self) -> None:
+    def test_a_full_table_drops_keys_with_a_full_amount(self) -> None:
         limiter: Any = Limiter(TEN, capacity=3)
         for key in "abc":
             limiter.take(key, now=0.0)
         assert limiter.take("d", now=10.0) == Taken()
         assert len(limiter) == 3
 
-    def test_gives_new_keys_one_share_together_and_evicts_nobody(self) -> None:
+    def test_a_full_table_gives_new_keys_one_shared_amount_and_evicts_no_key(self) -> None:
         limiter: Any = Limiter(TEN, capacity=3)
         for key in "abc":
             limiter.take(key, cost=10, now=0.0)
@@ -119,26 +119,26 @@ class TestAFullTable:
         assert all(isinstance(limiter.take(key, now=0.0), Limited) for key in "abc")
         assert len(limiter) == 4
 
-    def test_what_becomes_whole_at_this_moment_goes(self) -> None:
+    def test_a_key_with_a_full_amount_from_this_moment_is_dropped(self) -> None:
         limiter: Any = Limiter(parse_limits("1/second"), capacity=1)
         limiter.take("a", now=0.0)
         assert limiter.take("b", now=1.0) == Taken()
         assert len(limiter) == 1
 
-    def test_what_has_gone_is_a_newcomer_again(self) -> None:
+    def test_a_dropped_key_counts_as_new(self) -> None:
         limiter: Any = Limiter(parse_limits("1/second"), capacity=1)
         limiter.take("a", now=0.0)
         assert [limiter.take(key, now=1.0) for key in "ba"] == [Taken()] * 2
         # `a` had to take from the share of all newcomers.
         assert isinstance(limiter.take("c", now=1.0), Limited)
 
-    def test_what_is_whole_by_one_limit_only_stays(self) -> None:
+    def test_a_key_with_a_full_amount_in_one_limit_only_stays(self) -> None:
         limiter: Any = Limiter(BOTH, capacity=1)
         limiter.take("a", cost=10, now=0.0)
         limiter.take("b", now=2.0)
         assert len(limiter) == 2
 
-    def test_what_was_quiet_longest_is_looked_at_first(self) -> None:
+    def test_the_key_that_is_idle_longest_is_looked_at_first(self) -> None:
         limiter: Any = Limiter(TEN, capacity=20)
         for now in (0.0, 10.0):
             for number in range(20 if now == 0 else 19):
@@ -146,7 +146,7 @@ class TestAFullTable:
         assert limiter.take("new", now=10.0) == Taken()
         assert len(limiter) == 20
 
-    def test_what_is_left_of_a_known_share_is_told(self) -> None:
+    def test_the_remaining_amount_is_that_of_the_key_also_if_the_table_is_full(self) -> None:
         limiter: Any = Limiter(TEN, capacity=1)
         limiter.take("a", cost=10, now=0.0)
         assert [left.amount for left in limiter.left("a", now=0.0)] == [0]
@@ -195,7 +195,7 @@ class TestPeers:
 class TestManyKeys:
     """Above some thousands the table is in pieces, which nobody should notice."""
 
-    def test_it_is_full_when_it_is_full(self) -> None:
+    def test_a_large_table_is_full_at_its_capacity(self) -> None:
         limiter: Any = Limiter(parse_limits("1/second"), capacity=5000)
         for number in range(5000):
             assert limiter.take(str(number), now=0.0) == Taken()
@@ -209,7 +209,7 @@ class TestManyKeys:
             assert limiter.take(f"later{number}", now=10.0) == Taken()
         assert len(limiter) <= 5001
 
-    def test_room_is_looked_for_everywhere(self) -> None:
+    def test_a_large_table_looks_for_room_in_all_its_parts(self) -> None:
         limiter: Any = Limiter(parse_limits("1/second"), capacity=5000)
         for number in range(5000):
             limiter.take(str(number), now=0.0)
@@ -219,7 +219,7 @@ class TestManyKeys:
     CALLS = st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 3), st.sampled_from([0.0, 0.1, 0.7, 5.0]))
 
     @given(st.lists(CALLS, max_size=60))
-    def test_it_decides_as_the_small_one_does(self, calls) -> None:
+    def test_a_large_table_decides_as_a_small_one(self, calls) -> None:
         small: Any = Limiter(parse_limits("2/second;5/minute"), capacity=100)
         large: Any = Limiter(parse_limits("2/second;5/minute"), capacity=100_000)
         now = 0.0
@@ -231,7 +231,7 @@ class TestManyKeys:
         assert len(small) == len(large)
 
 
-def test_how_long_to_wait_is_told_exactly() -> None:
+def test_retry_after_is_exact() -> None:
     limiter: Any = Limiter(parse_limits("2/second;3/minute"), capacity=10)
     now = 1000.0
     for _ in range(2):
@@ -243,6 +243,6 @@ def test_how_long_to_wait_is_told_exactly() -> None:
     assert (limited.limit, limited.retry_after) == ("3 per 1 minute", pytest.approx(18.5))
 
 
-def test_part_of_one_is_one() -> None:
+def test_a_partial_take_of_one_request_grants_one_or_none() -> None:
     limiter: Any = Limiter(parse_limits("2/second"), capacity=10)
     assert [limiter.take_up_to("k", cost=1, now=0.0) for _ in range(3)] == [1, 1, 0]

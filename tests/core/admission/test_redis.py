@@ -58,7 +58,7 @@ def begun(admission: SharedAdmission, server: bytes = b"run1") -> SharedAdmissio
 
 
 class TestBegin:
-    def test_it_proposes_a_secret_and_says_what_window_it_is_for(self) -> None:
+    def test_begin_proposes_a_secret_and_names_its_window(self) -> None:
         command = shared(max_age=60.0, skew=0.5, start="exact").begin()
         assert command.script is BEGIN
         assert command.arguments[0] == SECRET
@@ -66,7 +66,7 @@ class TestBegin:
         assert len(command.keys) == 1
         assert len(command.arguments[1]) == 8
 
-    def test_before_it_has_begun_it_names_no_server(self) -> None:
+    def test_a_question_before_begin_names_no_server(self) -> None:
         assert shared().ask(QUESTION, token=MARK).arguments[0] == b""
 
     def test_an_agents_keys_are_its_own_and_lie_together(self) -> None:
@@ -82,7 +82,7 @@ class TestBegin:
         second.begun([b"begun", b"run1", secret, epoch])
         assert second.ask(KEYED, token=MARK) == first.ask(KEYED, token=MARK)
 
-    def test_which_server_it_is_goes_with_each_question(self) -> None:
+    def test_each_question_names_the_server_of_the_latest_begin(self) -> None:
         admission = begun(shared(), b"run1")
         assert admission.ask(QUESTION, token=MARK).arguments[0] == b"run1"
         assert begun(admission, b"run2").ask(QUESTION, token=MARK).arguments[0] == b"run2"
@@ -97,7 +97,7 @@ class TestBegin:
             ([b"window", b"x", b"1"], "expected a number of microseconds"),
         ],
     )
-    def test_what_cannot_be_used_says_what_would_be_right(self, reply, says: str) -> None:
+    def test_an_unusable_reply_raises_bad_store_with_what_is_expected(self, reply, says: str) -> None:
         with pytest.raises(BadStore, match=says):
             shared().begun(reply)
 
@@ -107,7 +107,7 @@ class TestBegin:
 
 
 class TestAsk:
-    def test_without_a_key_it_claims_a_nonce_and_reserves_nothing(self) -> None:
+    def test_a_question_without_a_key_claims_a_nonce_and_reserves_nothing(self) -> None:
         admission = begun(shared(nonces_per_sender=7, nonce_capacity=100, max_age=60.0, skew=1.0))
         command = admission.ask(QUESTION, token=MARK)
         server, _, issued, nonce, most, capacity, max_age, skew = command.arguments
@@ -116,7 +116,7 @@ class TestAsk:
         assert (most, capacity, max_age, skew) == (b"7", b"100", b"60000000", b"1000000")
         assert admission.reservation_of(command) is None
 
-    def test_anonymous_senders_count_as_one_and_have_half(self) -> None:
+    def test_anonymous_senders_count_as_one_sender_with_half_of_the_capacity(self) -> None:
         admission = begun(shared(nonce_capacity=101))
         asked = [
             admission.ask(evolve(QUESTION, authenticated=False, sender=f"urn:asap:agent:{name}"), token=MARK).arguments
@@ -128,7 +128,7 @@ class TestAsk:
         tiny = begun(shared(nonce_capacity=1)).ask(evolve(QUESTION, authenticated=False), token=MARK)
         assert tiny.arguments[4] == b"1"
 
-    def test_no_two_nonces_of_any_senders_are_one(self) -> None:
+    def test_no_two_nonces_of_any_senders_have_the_same_digest(self) -> None:
         admission = begun(shared())
         different = [
             QUESTION,
@@ -140,10 +140,10 @@ class TestAsk:
         ]
         assert len({admission.ask(one, token=MARK).arguments[3] for one in different}) == len(different)
 
-    def test_without_a_nonce_there_is_nothing_to_claim(self) -> None:
+    def test_a_question_without_a_nonce_claims_none(self) -> None:
         assert begun(shared()).ask(evolve(KEYED, nonce=None), token=MARK).arguments[3] == b""
 
-    def test_with_a_key_it_reserves(self) -> None:
+    def test_a_question_with_a_key_reserves_it(self) -> None:
         admission = begun(shared(idempotency_ttl=60.0, idempotency_entries=9))
         command = admission.ask(KEYED, token=MARK)
         key, digest, token, deadline, ttl, entries = command.arguments[8:]
@@ -159,7 +159,7 @@ class TestAsk:
         assert admission.reservation_of(command) == Reservation(key + MARK)
         assert admission.answer([b"admitted"], command) == Admitted(Reservation(key + MARK))
 
-    def test_a_key_belongs_to_whoever_asks(self) -> None:
+    def test_a_key_belongs_to_the_caller_that_asks(self) -> None:
         admission = begun(shared())
         anonymous = evolve(KEYED, authenticated=False)
         asked = [KEYED, evolve(KEYED, sender="urn:asap:agent:bob"), anonymous, evolve(anonymous, peer="192.0.2.2")]
@@ -223,13 +223,13 @@ class TestAsk:
                 read()
 
     @pytest.mark.parametrize("reply", [[b"nonsense"], [b"admitted", b"1"], [b"stale"], [b"running", b"soon"], None])
-    def test_what_is_no_answer_is_not_taken(self, reply) -> None:
+    def test_an_invalid_reply_raises_bad_store(self, reply) -> None:
         admission = begun(shared())
         with pytest.raises(BadStore, match=r"expected (an answer of admission|a number of microseconds)"):
             admission.answer(reply, admission.ask(QUESTION, token=MARK))
 
     @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"refused": "no such"}', b'{"type": 1}', b"\xff"])
-    def test_an_answer_of_another_making_is_not_taken(self, text: bytes) -> None:
+    def test_an_answer_in_another_format_raises_bad_store(self, text: bytes) -> None:
         admission = begun(shared())
         with pytest.raises(BadStore, match="that this version wrote"):
             admission.answer([b"stored", text], admission.ask(KEYED, token=MARK))
@@ -249,7 +249,7 @@ class TestEnd:
 
 
 class TestLimits:
-    def test_it_asks_with_its_rates(self) -> None:
+    def test_a_limit_command_has_the_rates(self) -> None:
         limits = SharedLimits(AGENT, "principal", parse_limits("10/second;100/minute"), capacity=50)
         command = limits.take("urn:asap:agent:alice", cost=3, partial=True)
         assert command.script is TAKE
@@ -258,7 +258,7 @@ class TestLimits:
         assert limits.take("other", cost=3, partial=False).arguments[:3] != command.arguments[:3]
         assert SharedLimits(AGENT, "peer", (), capacity=1).take("a", cost=1, partial=False).keys != command.keys
 
-    def test_it_tells_what_is_left(self) -> None:
+    def test_a_limit_reply_says_what_is_left(self) -> None:
         second, minute = parse_limits("10/second;100/minute")
         limits = SharedLimits(AGENT, "peer", (second, minute), capacity=50)
         assert limits.taken([b"taken", b"3", b"300000", b"1800000"]) == Granted(
@@ -273,7 +273,7 @@ class TestLimits:
         "reply",
         [[b"limited", b"1", b"2"], [b"limited", b"1", b"-1"], [b"taken", b"1"], [b"taken", b"x", b"1", b"1"]],
     )
-    def test_what_is_no_answer_is_not_taken(self, reply) -> None:
+    def test_an_invalid_reply_raises_bad_store(self, reply) -> None:
         limits = SharedLimits(AGENT, "peer", parse_limits("10/second;100/minute"), capacity=50)
         with pytest.raises(BadStore, match="a limiter"):
             limits.taken(reply)

@@ -42,7 +42,7 @@ def admit(
 
 
 class TestOnce:
-    def test_what_is_new_is_fresh_and_the_same_again_is_replayed(self) -> None:
+    def test_a_new_nonce_is_fresh_and_the_same_nonce_again_is_replayed(self) -> None:
         guarded = guard()
         assert admit(guarded, "n") == Fresh()
         assert admit(guarded, "n") == Replayed()
@@ -65,7 +65,7 @@ class TestOnce:
         assert admit(guarded, text, sender=text) == Fresh()
         assert admit(guarded, text, sender=text) == Replayed()
 
-    def test_it_is_remembered_for_the_whole_window_and_then_forgotten(self) -> None:
+    def test_a_nonce_is_remembered_for_the_whole_window_and_then_forgotten(self) -> None:
         guarded = guard()
         admit(guarded, "n")
         assert admit(guarded, "n", at=MAX_AGE + SKEW - 0.001) == Replayed()
@@ -74,7 +74,7 @@ class TestOnce:
 
 
 class TestTheFloor:
-    def test_what_was_forgotten_is_not_accepted_under_its_old_date(self) -> None:
+    def test_a_forgotten_nonce_is_not_accepted_under_its_old_date(self) -> None:
         guarded = guard()
         admit(guarded, "n")
         admit(guarded, "other", at=MAX_AGE + SKEW + 1)
@@ -85,7 +85,7 @@ class TestTheFloor:
         assert verdict == Floored(1.0)
         assert admit(guarded, "n", at=MAX_AGE + SKEW + 2, wall=stepped) == Fresh()
 
-    def test_it_says_how_long_until_a_fresh_date_passes(self) -> None:
+    def test_a_floored_verdict_says_how_long_until_a_fresh_date_passes(self) -> None:
         guarded = guard(start=StartPolicy.EXACT)
         verdict = admit(guarded, "n", at=10)
         assert verdict == Floored(SKEW - 10 + 1)
@@ -101,11 +101,11 @@ class TestTheFloor:
             (StartPolicy.EXACT, SKEW + 0.001, True),
         ],
     )
-    def test_each_start_policy_refuses_what_it_says(self, start, issued, fresh) -> None:
+    def test_each_start_policy_refuses_the_dates_that_it_names(self, start, issued, fresh) -> None:
         verdict = admit(guard(start=start), "n", at=1, issued=START + issued)
         assert isinstance(verdict, Fresh if fresh else Floored)
 
-    def test_in_steady_time_nobody_meets_it(self) -> None:
+    def test_the_floor_refuses_nothing_while_the_clock_is_steady(self) -> None:
         guarded = guard()
         for second in range(2000):
             assert admit(guarded, f"n{second}", at=second, issued=START + second - MAX_AGE + 1) == Fresh()
@@ -122,7 +122,7 @@ class TestTheFloor:
         assert admit(guarded, "later", at=4000) == Fresh()
         assert len(guarded) == 1
 
-    def test_what_is_held_back_goes_as_soon_as_its_date_is_past(self) -> None:
+    def test_a_nonce_that_is_held_back_is_forgotten_as_soon_as_its_date_is_past(self) -> None:
         guarded = guard()
         admit(guarded, "ahead", at=0, wall=START + 3600)
         admit(guarded, "honest", at=400)
@@ -130,7 +130,7 @@ class TestTheFloor:
         assert len(guarded) == 2
 
     @pytest.mark.parametrize("ahead", [SKEW, 3600.0])
-    def test_what_has_the_oldest_date_that_is_accepted_raises_no_floor_yet(self, ahead) -> None:
+    def test_a_live_nonce_with_the_oldest_accepted_date_raises_no_floor(self, ahead) -> None:
         guarded, edge = guard(), START + ahead
         admit(guarded, "n", issued=edge)
         admit(guarded, "due", at=MAX_AGE + SKEW, wall=edge + 1)
@@ -141,7 +141,7 @@ class TestTheFloor:
         admit(guarded, "n", issued=START + SKEW)
         assert admit(guarded, "m", at=MAX_AGE + SKEW, issued=START + SKEW) == Fresh()
 
-    def test_what_is_held_back_is_bounded(self, monkeypatch) -> None:
+    def test_the_number_of_nonces_that_are_held_back_is_bounded(self, monkeypatch) -> None:
         monkeypatch.setattr(replay, "_MAX_HELD_BACK", 3)
         guarded = guard()
         for number in range(10):
@@ -167,7 +167,7 @@ class TestBounds:
         assert isinstance(admit(guarded, "more"), Saturated)
         assert admit(guarded, "more", sender="bob") == Fresh()
 
-    def test_of_idle_senders_the_one_that_is_idle_longest_goes(self, monkeypatch) -> None:
+    def test_the_sender_that_is_idle_longest_is_forgotten_first(self, monkeypatch) -> None:
         monkeypatch.setattr(replay, "_MAX_IDLE_SENDERS", 1)
         guarded = guard()
         admit(guarded, "n", sender="first", at=0)
@@ -175,7 +175,7 @@ class TestBounds:
         admit(guarded, "n", sender="clock", at=1000)
         assert list(guarded._idle) == ["second"]
 
-    def test_of_all_anonymous_ones_together(self) -> None:
+    def test_nonces_of_all_anonymous_senders_together_are_bounded(self) -> None:
         guarded = guard(capacity=4)
         assert [admit(guarded, "n", sender=str(n), authenticated=False) for n in range(2)] == [Fresh()] * 2
         assert isinstance(admit(guarded, "n", sender="more", authenticated=False), Saturated)
@@ -212,7 +212,7 @@ class TestBounds:
         admit(guarded, "m", at=401, sender="s")
         assert list(guarded._idle) == []
 
-    def test_who_has_live_nonces_is_not_idle_nor_is_nobody(self) -> None:
+    def test_neither_a_sender_with_live_nonces_nor_an_anonymous_sender_is_idle(self) -> None:
         guarded = guard()
         admit(guarded, "n", sender="s")
         admit(guarded, "n", authenticated=False)
@@ -220,7 +220,7 @@ class TestBounds:
         admit(guarded, "x", at=400, sender="clock")
         assert (len(guarded), list(guarded._idle)) == (2, [])
 
-    def test_whoever_takes_a_place_that_was_freed_is_counted_by_itself(self, monkeypatch) -> None:
+    def test_a_sender_in_a_place_that_was_freed_has_a_count_of_its_own(self, monkeypatch) -> None:
         monkeypatch.setattr(replay, "_MAX_IDLE_SENDERS", 0)
         guarded = guard(per_sender=1)
         for sender, at in (("gone", 0), ("clock", 400), ("new", 401), ("another clock", 800)):
@@ -259,7 +259,7 @@ class TestBounds:
         # The best of a few, since machines are noisy. Where the front of the table is searched, it takes tenfold.
         assert min(took[-5:]) < 5 * min(took[1:6])
 
-    def test_more_than_a_block_comes_and_goes(self) -> None:
+    def test_more_nonces_than_a_block_holds_come_and_go(self) -> None:
         guarded = guard(capacity=5000, per_sender=5000)
         for number in range(3000):
             assert admit(guarded, str(number)) == Fresh()
@@ -541,7 +541,7 @@ class TestOverARestart:
             assert admit(restored(before, at=100, now=7.0), "n", at=at, wall=START + 340) == verdict
 
     @pytest.mark.parametrize("authenticated", [True, False])
-    def test_floors_stay(self, authenticated) -> None:
+    def test_floors_are_restored(self, authenticated) -> None:
         before = guard()
         admit(before, "n", authenticated=authenticated)
         admit(before, "later", at=400, sender="clock")
@@ -550,7 +550,7 @@ class TestOverARestart:
         assert isinstance(verdict, Floored)
         assert admit(after, "n", at=1, sender="another", issued=START, wall=START + 10) == Fresh()
 
-    def test_who_is_idle_stays_idle_and_nobody_else(self) -> None:
+    def test_only_senders_that_were_idle_are_idle_after_a_restart(self) -> None:
         before = guard()
         for sender in ("idle", "live"):
             admit(before, "n", sender=sender)
@@ -561,7 +561,7 @@ class TestOverARestart:
         admit(after, "m", at=1, sender="idle", wall=START + 401)
         assert list(after._idle) == []
 
-    def test_what_is_held_back_stays_and_is_counted(self) -> None:
+    def test_a_nonce_that_is_held_back_is_restored_and_counted(self) -> None:
         before = guard()
         admit(before, "ahead", wall=START + 3600)
         admit(before, "clock", at=400, sender="clock")
@@ -574,7 +574,7 @@ class TestOverARestart:
         admit(after, "late", at=2, sender="clock", wall=START + 3600 + MAX_AGE + 1)
         assert len(after) == 3
 
-    def test_what_an_older_version_wrote_is_known(self) -> None:
+    def test_a_snapshot_of_an_older_version_is_read(self) -> None:
         after = guard()
         after.restore(WRITTEN, now=0.0)
         for authenticated in (True, False):
@@ -587,7 +587,7 @@ class TestOverARestart:
             EMPTY + bytes(31) + b"\x09" * 4, EMPTY.replace(b'"senders":[]', b'"senders":5 '),
         ],
     )  # fmt: skip
-    def test_anything_else_is_no_snapshot(self, data) -> None:
+    def test_an_invalid_snapshot_is_refused(self, data) -> None:
         with pytest.raises(ValueError, match="snapshot of a replay guard"):
             guard().restore(data, now=0.0)
 

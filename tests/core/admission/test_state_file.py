@@ -33,7 +33,7 @@ def whole(*records):
     return state.write_state([state.identity_record(WHO), *records])
 
 
-def test_what_was_written_is_found() -> None:
+def test_written_records_are_read_back() -> None:
     assert read_state(whole()) == SavedState(WHO, None, None, ())
     written = whole(lease(5.0), state.snapshot_record(b"guard", KEPT))
     assert read_state(written) == found(WHO, 5.0, b"guard", KEPT)
@@ -76,7 +76,7 @@ def saved(kept: list[SavedKey]):
     return whole(state.snapshot_record(b"guard", kept))
 
 
-def test_what_was_appended_is_found_and_ends_the_snapshot() -> None:
+def test_appended_records_are_read_and_end_the_snapshot() -> None:
     written = whole(lease(5.0), state.snapshot_record(b"guard", KEPT[:1]))
     written += state.write_batch([lease(9.0), state.reservation_record(b"d" * 16, b"D" * 16)]) + state.write_batch(
         [lease(7.0)]
@@ -86,7 +86,7 @@ def test_what_was_appended_is_found_and_ends_the_snapshot() -> None:
     assert found.kept == (KEPT[0], SavedKey(b"d" * 16, b"D" * 16, None, 0, 0.0, answered=False))
 
 
-def test_a_batch_that_was_cut_off_was_not_acted_upon() -> None:
+def test_a_batch_that_was_cut_off_is_ignored() -> None:
     start = whole(lease(5.0))
     last = state.write_batch([lease(9.0), state.reservation_record(b"d" * 16, b"D" * 16)])
     for cut in range(len(last)):
@@ -108,7 +108,7 @@ def test_damage_anywhere_else_is_refused() -> None:
             read_state(written[:cut])
 
 
-def test_damage_in_the_last_batch_never_makes_more_of_it() -> None:
+def test_damage_in_the_last_batch_never_adds_records() -> None:
     start, last = whole(lease(5.0)), state.write_batch([lease(9.0)])
     for at in range(len(last)):
         damaged = last[:at] + bytes([last[at] ^ 0x40]) + last[at + 1 :]
@@ -124,7 +124,7 @@ def test_damage_in_the_last_batch_never_makes_more_of_it() -> None:
      whole(state._record(b"S", b"\x00\x00\x00\x03[1]")), whole() + bytes(11) + b"!?",
      state.write_state([state._record(b"L", state.identity_record(WHO)[5:])])],
 )  # fmt: skip
-def test_what_is_no_state_file_is_refused(data) -> None:
+def test_a_file_of_another_kind_is_refused(data) -> None:
     with pytest.raises(BadState, match="expected"):
         read_state(data)
 

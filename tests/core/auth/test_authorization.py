@@ -20,7 +20,7 @@ def taking(*schemes: str, **oauth2) -> AuthScheme:
     return AuthScheme(schemes=schemes or ("bearer",), oauth2=oauth2 or None)
 
 
-class TestWhatAnAgentTakes:
+class TestAgentSchemes:
     def test_an_agent_without_auth_gets_all_scopes(self) -> None:
         assert scopes_for(of(), None) == scopes_for(of(), taking()) == ("read", "write")
 
@@ -35,7 +35,7 @@ class TestWhatAnAgentTakes:
         )
 
     @pytest.mark.parametrize("name", ["token_endpoint", "token_url", "tokenUrl"])
-    def test_it_names_no_provider_that_a_secret_goes_to(self, name) -> None:
+    def test_a_manifest_cannot_name_the_provider_that_gets_the_secret(self, name) -> None:
         ours = of(issuer=None, token_endpoint=ENDPOINT)
         assert scopes_for(ours, taking(**{name: ENDPOINT})) == ("read", "write")
         assert isinstance(scopes_for(ours, taking(**{name: "https://evil.example/token"})), CredentialsMismatch)
@@ -47,7 +47,7 @@ class TestWhatAnAgentTakes:
         )
 
     @pytest.mark.parametrize("named", [["write", "admin", 5], "admin write", {"write": "Write things", "admin": ""}])
-    def test_scopes_are_those_it_names_of_those_that_may_be_asked_for(self, named) -> None:
+    def test_only_configured_scopes_that_the_agent_names_are_requested(self, named) -> None:
         assert scopes_for(of(), taking(scopes=named)) == ("write",)
 
     @pytest.mark.parametrize("named", [["admin"], [], 5, None, ""])
@@ -56,8 +56,8 @@ class TestWhatAnAgentTakes:
         assert scopes_for(of(scopes=()), taking(scopes=named)) == ()
 
 
-class TestWhatIsAsked:
-    def test_by_its_names(self) -> None:
+class TestTokenRequests:
+    def test_a_token_request_has_the_registered_field_names(self) -> None:
         asked = of(audience="urn:asap:agent:a", resource="https://a.example").fields(("write", "read"))
         assert dict(asked) == {
             "grant_type": "client_credentials", "scope": "write read", "audience": "urn:asap:agent:a",
@@ -65,7 +65,7 @@ class TestWhatIsAsked:
         }  # fmt: skip
         assert of().fields(()) == (("grant_type", "client_credentials"),)
 
-    def test_whatever_it_is_for_is_another_token(self) -> None:
+    def test_a_token_for_anything_else_has_another_key(self) -> None:
         made = [
             of(), of(issuer="https://other.example"), of(token_endpoint=ENDPOINT), of(audience="a"), of(resource="a"),
             of(client=ClientSecret("you", "secret")),

@@ -102,7 +102,7 @@ class TestClaims:
             ({"jti": 5}, True),
         ],
     )
-    def test_the_bounds(self, change, passes) -> None:
+    def test_times_are_accepted_within_their_bounds(self, change, passes) -> None:
         assert isinstance(judge(token({**GOOD, **change})), Accepted) is passes
 
     @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class TestClaims:
         for other in (ALICE, "client-8", None, ["client-7"], 7):
             assert isinstance(judge(token({**GOOD, "sub": other}), made), Rejected)
 
-    def test_a_claim_that_is_no_agents_urn_is_nobodys(self) -> None:
+    def test_a_claim_that_is_not_the_urn_of_an_agent_is_refused(self) -> None:
         for sub in ("alice", "", None, 7, f"{ALICE}\n", [ALICE]):
             assert judge(token({**GOOD, "sub": sub})) == Rejected("a token of an agent that may call")
         assert judge(token({**GOOD, "scope": 5})) == Rejected("a scope that is text")
@@ -175,7 +175,7 @@ class TestClaims:
         with pytest.raises(ValueError, match="scopes"):
             InsufficientScope(frozenset([scope]))
 
-    def test_want_of_scope_is_answered_403_with_what_it_takes(self) -> None:
+    def test_a_missing_scope_is_answered_403_with_the_required_scopes(self) -> None:
         agent = bound(Agent(manifest(auth=True)))
         headers = ((b"authorization", b"Bearer x"),)
         state: Any = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1"))
@@ -221,9 +221,9 @@ class TestClaims:
             assert (response.status, dict(response.headers)[b"www-authenticate"]) == (403, challenge)
 
     @pytest.mark.parametrize("wrong", [{"": "a"}, {"task.request": []}, {"task.request": 'a"'}, {"task.request": ""}])
-    def test_scopes_that_cannot_be_meant(self, wrong) -> None:
+    def test_invalid_scopes_are_refused(self, wrong) -> None:
         with pytest.raises(ValueError, match="scopes: expected"):
             Policy(scopes=wrong)
 
-    def test_one_audience_or_scope_is_no_list_of_letters(self) -> None:
+    def test_a_single_text_is_one_audience_or_scope(self) -> None:
         assert (policy().audience, policy(scopes="ab").scopes) == ({AUDIENCE}, {"ab"})

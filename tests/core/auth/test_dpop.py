@@ -32,7 +32,7 @@ def unb64(text):
 
 
 class TestThumbprints:
-    def test_of_rfc_7638(self) -> None:
+    def test_the_thumbprint_of_rfc_7638_is_reproduced(self) -> None:
         jwk = {
             "kty": "RSA",
             "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXj"
@@ -45,18 +45,18 @@ class TestThumbprints:
         }
         assert thumbprint(jwk) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 
-    def test_of_rfc_8037(self) -> None:
+    def test_the_thumbprint_of_rfc_8037_is_reproduced(self) -> None:
         jwk = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
         assert thumbprint(jwk) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 
-    def test_of_rfc_9449(self) -> None:
+    def test_the_thumbprint_and_token_hash_of_rfc_9449_are_reproduced(self) -> None:
         assert thumbprint({**JWK, "kid": "x"}) == "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
         assert (
             token_hash("Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU") == "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo"
         )
 
     @pytest.mark.parametrize("bad", [{}, {"kty": "oct", "k": "AA"}, {"kty": ["EC"]}, {**JWK, "x": 5}, {"kty": "EC"}])
-    def test_of_what_is_no_public_key(self, bad) -> None:
+    def test_an_invalid_public_key_has_no_thumbprint(self, bad) -> None:
         with pytest.raises(ValueError, match="expected a JWK"):
             thumbprint(bad)
 
@@ -92,7 +92,7 @@ class TestUrls:
             "https://other.example/asap",
         ],
     )
-    def test_another_is_another(self, url: str) -> None:
+    def test_different_urls_do_not_compare_equal(self, url: str) -> None:
         assert comparable_url(url) not in (None, "https://agent.example/asap")
 
     @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ class TestUrls:
             ("https://h/../../a/b/.", "https://h/a/b/"),
         ],
     )
-    def test_in_its_normal_form(self, url: str, shown: str) -> None:
+    def test_a_url_is_shown_in_its_normal_form(self, url: str, shown: str) -> None:
         assert comparable_url(url) == shown
 
     @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ class TestUrls:
             "https://agent.example/" + "a" * 8_000,
         ],
     )
-    def test_urls_without_a_comparable_form(self, url: str) -> None:
+    def test_an_invalid_url_has_no_comparable_form(self, url: str) -> None:
         assert comparable_url(url) is None
 
     @given(st.text() | st.text("htps:/.%2e@[]?#aA:0", max_size=40).map("https://".__add__))
-    def test_its_form_is_its_own(self, url: str) -> None:
+    def test_the_comparable_form_of_a_comparable_form_is_itself(self, url: str) -> None:
         found = comparable_url(url)
         assert found is None or (comparable_url(found) == found and "?" not in found and "#" not in found)
 
@@ -156,17 +156,17 @@ class TestMakingProofs:
             "nonce": "n",
         }
 
-    def test_without_token_and_nonce_it_says_nothing_of_them(self) -> None:
+    def test_a_proof_without_token_and_nonce_has_no_claims_for_them(self) -> None:
         _, claims = map(unb64, unsigned_proof(proof(), alg="ES256", jwk=JWK).decode().split("."))
         assert set(claims) == {"jti", "htm", "htu", "iat"}
 
-    def test_nothing_private_of_the_key_is_in_it(self) -> None:
+    def test_a_proof_contains_no_private_part_of_the_key(self) -> None:
         head = unb64(
             unsigned_proof(proof(), alg="ES256", jwk={**JWK, "d": "secret", "kid": "k"}).split(b".")[0].decode()
         )
         assert head["jwk"] == JWK
 
-    def test_by_a_key(self) -> None:
+    def test_a_proof_is_signed_by_its_key(self) -> None:
         class Key:
             algorithm, public_jwk, thumbprint = "ES256", JWK, ""
 
@@ -175,7 +175,7 @@ class TestMakingProofs:
 
         assert make_proof(Key(), proof()) == serialize(unsigned_proof(proof(), alg="ES256", jwk=JWK), b"\xff\xff")
 
-    def test_complete(self) -> None:
+    def test_a_proof_is_serialized_with_its_signature(self) -> None:
         assert serialize(b"a.b", b"\xff\xff") == "a.b.__8"
 
     @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ class TestMakingProofs:
         with pytest.raises(ValueError, match="expected a JWK"):
             unsigned_proof(proof(), alg="ES256", jwk={"kty": "oct"})
 
-    def test_nothing_of_it_is_shown(self) -> None:
+    def test_a_repr_shows_nothing_of_the_proof(self) -> None:
         shown = repr(proof(jti="JJJ", access_token="TTT", nonce="NNN"))
         assert not any(each in shown for each in ("JJJ", "TTT", "NNN"))
 
@@ -210,7 +210,7 @@ class TestNoncesOfServers:
         assert not nonces.answered(URL, status=400, headers=headers, error="invalid_grant", sent=None)
         assert nonces.answered(URL, status=400, headers=headers, error="use_dpop_nonce", sent=None)
 
-    def test_the_newest_counts_whatever_the_answer(self) -> None:
+    def test_the_newest_nonce_counts_also_from_a_successful_response(self) -> None:
         nonces = ServerNonces()
         for number in range(3):
             assert not nonces.answered(URL, status=200, headers=((b"dpop-nonce", b"n%d" % number),), sent=None)
@@ -228,7 +228,7 @@ class TestNoncesOfServers:
             b'DPoP error_description="a, \\"b\\"", error="use_dpop_nonce"',
         ],
     )
-    def test_how_it_is_asked(self, challenge: bytes) -> None:
+    def test_a_challenge_asks_for_a_nonce_in_any_valid_spelling(self, challenge: bytes) -> None:
         headers = (ASKED[0], (b"www-authenticate", challenge))
         assert ServerNonces().answered(URL, status=401, headers=headers, sent=None)
 
@@ -263,7 +263,7 @@ class TestNoncesOfServers:
 
     @given(st.binary(), st.binary())
     @example(b"\xff", b"\xff")
-    def test_any_bytes_are_borne(self, nonce: bytes, challenge: bytes) -> None:
+    def test_any_bytes_in_a_response_are_handled(self, nonce: bytes, challenge: bytes) -> None:
         nonces = ServerNonces()
         nonces.answered(URL, status=401, headers=((b"dpop-nonce", nonce), (b"www-authenticate", challenge)), sent=None)
         found = nonces.nonce_for(URL)

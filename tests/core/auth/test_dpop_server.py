@@ -93,8 +93,8 @@ def read(text, *, wall=WALL, mint=None, text_of_token=TOKEN, url=URL, **policy):
     return read_proof(shown, token=text_of_token, policy=DpopPolicy(**policy), mint=mint, wall=wall)
 
 
-class TestWhatAProofSays:
-    def test_a_good_one(self) -> None:
+class TestProofs:
+    def test_a_valid_proof_is_read(self) -> None:
         found = read(proof())
         assert isinstance(found, UnverifiedProof)
         assert (found.key, found.thumbprint) == (MINE, thumbprint(public_jwk(MINE)))
@@ -102,7 +102,7 @@ class TestWhatAProofSays:
         assert found.holder == f"dpop {found.thumbprint} {URL}"
 
     @pytest.mark.parametrize(("key", "alg", "size"), [(MINE, "Ed25519", 64), (ES, "ES256", 64), (RS, "RS256", 256)])
-    def test_of_each_kind_of_key(self, key, alg, size) -> None:
+    def test_proofs_of_each_kind_of_key_are_read(self, key, alg, size) -> None:
         signature = b"\x01" + bytes(size - 2) + b"\x01" if alg != "Ed25519" else bytes(size)
         signature = b"\x01" * 64 if alg == "ES256" else signature
         found = read(proof({"alg": alg, "jwk": public_jwk(key)}, signature=signature))
@@ -133,7 +133,7 @@ class TestWhatAProofSays:
             {"crit": ["x"], "x": 1},
         ],
     )
-    def test_wrong_headers(self, header) -> None:
+    def test_wrong_headers_are_refused(self, header) -> None:
         assert isinstance(read(proof(header)), ProofRefused)
 
     def test_a_typ_in_another_case_is_the_same_media_type(self) -> None:
@@ -166,21 +166,21 @@ class TestWhatAProofSays:
             ({"ath": token_hash(TOKEN) + "="}, "ath"),
         ],
     )
-    def test_wrong_claims(self, wrong, wanted) -> None:
+    def test_wrong_claims_are_refused(self, wrong, wanted) -> None:
         found = read(proof(**wrong))
         assert isinstance(found, ProofRefused)
         assert wanted in found.expected
         assert found.error == "invalid_dpop_proof"
 
     @pytest.mark.parametrize("iat", [int(WALL) - 60, int(WALL) + 30, WALL + 0.5])
-    def test_the_bounds(self, iat) -> None:
+    def test_a_date_is_accepted_within_its_bounds(self, iat) -> None:
         assert isinstance(read(proof(iat=iat)), UnverifiedProof)
 
     @pytest.mark.parametrize("htu", [f"{URL}?q#f", "https://AGENT.example:443/asap", "https://agent.example/%61sap"])
-    def test_the_url_in_another_spelling(self, htu) -> None:
+    def test_the_url_is_accepted_in_another_spelling(self, htu) -> None:
         assert isinstance(read(proof(htu=htu)), UnverifiedProof)
 
-    def test_an_agent_without_a_url_takes_none(self) -> None:
+    def test_an_agent_without_a_url_accepts_no_proof(self) -> None:
         assert isinstance(read(proof(), url="somewhere"), ProofRefused)
 
     @pytest.mark.parametrize(
@@ -196,17 +196,17 @@ class TestWhatAProofSays:
             "",
         ],
     )
-    def test_wrong_forms(self, text) -> None:
+    def test_proofs_of_a_wrong_form_are_refused(self, text) -> None:
         assert isinstance(read(text), ProofRefused)
 
-    def test_nothing_of_it_is_shown(self) -> None:
+    def test_a_repr_shows_nothing_of_the_proof(self) -> None:
         found = read(proof(jti="JJJ"))
         assert "JJJ" not in repr(found)
         assert "JJJ" not in repr(DpopProof(text=proof(jti="JJJ"), method="POST", url=URL))
 
     @settings(max_examples=400)
     @given(data=st.data())
-    def test_every_claim_and_header_mutated_one_at_a_time(self, data) -> None:
+    def test_each_mutated_claim_or_header_is_refused(self, data) -> None:
         header, claims = parts(nonce=NonceMint(SECRET, life=300).current(wall=WALL))
         mint = NonceMint(SECRET, life=300)
         assert isinstance(read(jws(header, claims, bytes(64)), mint=mint), UnverifiedProof)
@@ -258,7 +258,7 @@ def _means_the_same(name: str, other, good) -> bool:
 
 
 class TestNonces:
-    def test_a_nonce_of_ours_is_asked_for_and_given(self) -> None:
+    def test_a_required_nonce_is_offered_and_then_accepted(self) -> None:
         mint = NonceMint(SECRET, life=300)
         found = read(proof(), mint=mint)
         assert (found.error, found.nonce) == ("use_dpop_nonce", mint.current(wall=WALL))
@@ -266,12 +266,12 @@ class TestNonces:
         assert found.nonce not in repr(found)
 
     @pytest.mark.parametrize("nonce", [None, 5, "", "x", "é", ["x"]])
-    def test_any_other_is_refused(self, nonce) -> None:
+    def test_any_other_nonce_is_refused(self, nonce) -> None:
         found = read(proof(nonce=nonce), mint=NonceMint(SECRET, life=300))
         assert found.error == "use_dpop_nonce"
         assert not NonceMint(SECRET, life=300).accepts("\ud800", wall=WALL)
 
-    def test_the_one_before_is_good_and_a_new_one_offered(self) -> None:
+    def test_the_previous_nonce_is_accepted_and_a_new_one_offered(self) -> None:
         mint = NonceMint(SECRET, life=300)
         old, start = mint.current(wall=WALL), 300 * (WALL // 300)
 
@@ -283,7 +283,7 @@ class TestNonces:
         assert at(300).nonce == at(599).nonce == mint.current(wall=WallTime(start + 300)) != old
         assert at(600).error == at(-1).error == "use_dpop_nonce"
 
-    def test_it_is_only_as_good_as_its_secret(self) -> None:
+    def test_a_nonce_of_another_secret_is_refused(self) -> None:
         mint, again, other = (NonceMint(secret, life=300) for secret in (SECRET, SECRET, b"o" * 32))
         assert mint.current(wall=WALL) == again.current(wall=WALL) != other.current(wall=WALL)
         assert not other.accepts(mint.current(wall=WALL), wall=WALL)
@@ -291,7 +291,7 @@ class TestNonces:
             with pytest.raises(ValueError, match="16 to 64"):
                 NonceMint(secret, life=300)
 
-    def test_all_else_is_judged_first(self) -> None:
+    def test_all_other_claims_are_checked_before_the_nonce(self) -> None:
         assert read(proof(htm="GET"), mint=NonceMint(SECRET, life=300)).error == "invalid_dpop_proof"
 
 
@@ -317,12 +317,12 @@ def judge(text=TOKEN, proof_of_it=None, made=None, *, signed=True):
 
 
 class TestTokensAndTheirKeys:
-    def test_a_bound_token_with_its_proof(self) -> None:
+    def test_a_bound_token_with_its_proof_is_accepted(self) -> None:
         found = judge(TOKEN, shown())
         assert isinstance(found, Proven)
         assert (found.principal, found.principal.key) == (Authenticated(ALICE), thumbprint(public_jwk(MINE)))
 
-    def test_a_bound_token_as_a_bearers_is_refused(self) -> None:
+    def test_a_bound_token_is_refused_as_a_bearer_token(self) -> None:
         for mode in ProofRequirement:
             assert isinstance(judge(TOKEN, None, verifier(dpop=mode)), Rejected)
 
@@ -350,7 +350,7 @@ class TestTokensAndTheirKeys:
         assert isinstance(made.open(TOKEN, proof=shown(), at=moment(NOW, WALL)), VerifyProof)
         assert isinstance(judge(TOKEN, shown(proof(jti="")), made), ProofRefused)
 
-    def test_off_and_required(self) -> None:
+    def test_dpop_off_refuses_bound_tokens_and_dpop_required_refuses_unbound_tokens(self) -> None:
         assert isinstance(judge(TOKEN, shown(), verifier(dpop="off")), Rejected)
         required = verifier(dpop="required")
         assert isinstance(judge(token(None), None, required), Rejected)
@@ -380,7 +380,7 @@ class TestTokensAndTheirKeys:
         for each in (None, shown(proof(ath=token_hash(text)))):
             assert isinstance(judge(text, each), Rejected)
 
-    def test_want_of_scope_is_told_to_who_holds_the_key(self) -> None:
+    def test_missing_scopes_are_told_only_to_a_caller_that_proves_the_key(self) -> None:
         made = verifier(scopes="a")
         assert judge(TOKEN, shown(), made) == InsufficientScope(frozenset("a"))
         assert isinstance(judge(TOKEN, shown(), made, signed=False), ProofRefused)
@@ -392,7 +392,7 @@ class TestTokensAndTheirKeys:
         state = state.fetched(KeySet((ISSUERS,)), age=0, at=moment(NOW, WALL))
         assert isinstance(state, VerifySignature)
 
-    def test_by_default_each_process_has_nonces_of_its_own(self) -> None:
+    def test_each_process_has_its_own_nonces_by_default(self) -> None:
         policy = verifier(dpop=DpopPolicy(nonce=True)).policy
         found = [
             JwtVerifier(policy, secret=secret).open(TOKEN, proof=shown(), at=moment(NOW, WALL))
@@ -404,7 +404,7 @@ class TestTokensAndTheirKeys:
         "wrong",
         [{"proofs": "always"}, {"algorithms": ()}, {"max_age": 0}, {"max_age": 301}, {"skew": -1}, {"nonce_life": 0}],
     )
-    def test_policies_that_cannot_be_meant(self, wrong) -> None:
+    def test_an_invalid_policy_is_refused(self, wrong) -> None:
         with pytest.raises((ValueError, TypeError)):
             DpopPolicy(**wrong)
 
@@ -459,7 +459,7 @@ class TestThroughAnExchange:
         state = opened(agent(), (b"authorization", scheme + b" t"), (b"dpop", b" p "))
         assert state.credential.proof.text == "p"
 
-    def test_a_bearer_shows_nothing(self) -> None:
+    def test_the_proof_of_a_bearer_token_is_ignored(self) -> None:
         assert opened(agent(), (b"authorization", b"Bearer t"), (b"dpop", b"p")).credential == Credential("t")
 
     @pytest.mark.parametrize(
@@ -472,10 +472,10 @@ class TestThroughAnExchange:
             [(b"authorization", b"DPoP \xff"), (b"dpop", b"p")],
         ],
     )
-    def test_one_token_and_one_proof(self, headers) -> None:
+    def test_a_request_has_exactly_one_token_and_one_proof(self, headers) -> None:
         assert answer(opened(agent(), *headers)) == (401, f'{BEARER}, {DPOP}, error="invalid_dpop_proof"', None)
 
-    def test_one_authorization_header(self) -> None:
+    def test_two_authorization_headers_are_refused(self) -> None:
         headers = [(b"authorization", b"DPoP t"), (b"authorization", b"Bearer t"), (b"dpop", b"p")]
         assert answer(opened(agent(), *headers)) == (
             401,
@@ -483,10 +483,10 @@ class TestThroughAnExchange:
             None,
         )
 
-    def test_where_no_proofs_are_taken_there_is_no_such_scheme(self) -> None:
+    def test_an_agent_without_dpop_does_not_offer_the_scheme(self) -> None:
         assert answer(with_proof(agent(offer=None))) == (401, BEARER, None)
 
-    def test_challenges_say_which_schemes_there_are(self) -> None:
+    def test_a_challenge_lists_the_accepted_schemes(self) -> None:
         assert answer(opened(agent())) == (401, f"{BEARER}, {DPOP}", None)
         required = evolve(OFFER, required=True)
         assert answer(opened(agent(offer=required))) == (401, DPOP, None)
@@ -496,7 +496,7 @@ class TestThroughAnExchange:
         assert answer(state.refused()) == (401, f'{BEARER}, error="invalid_token", {DPOP}', None)
         assert answer(with_proof(agent()).refused()) == (401, f'{BEARER}, {DPOP}, error="invalid_token"', None)
 
-    def test_a_proof_refused(self) -> None:
+    def test_a_refused_proof_is_answered_401_with_its_error(self) -> None:
         wrong = with_proof(agent()).refused(ProofRefused("x"))
         assert answer(wrong) == (401, f'{BEARER}, {DPOP}, error="invalid_dpop_proof"', None)
         assert b'"Invalid proof of possession"' in wrong.response.body
@@ -505,13 +505,13 @@ class TestThroughAnExchange:
         assert b'"A proof of possession with the nonce is required"' in unsaid.response.body
         assert unsaid.response.close
 
-    def test_want_of_scope_by_the_scheme_of_the_token(self) -> None:
+    def test_a_missing_scope_is_answered_403_in_the_scheme_of_the_token(self) -> None:
         refused = with_proof(agent()).insufficient(InsufficientScope(frozenset("a")))
         assert refused.response.close
         status, challenged, _ = answer(refused)
         assert (status, challenged) == (403, 'DPoP realm="asap", error="insufficient_scope", scope="a"')
 
-    def test_it_counts_once(self) -> None:
+    def test_a_proof_is_accepted_once(self) -> None:
         made = agent()
         assert isinstance(with_proof(made).verified(PROVEN), ReadBody)
         again = with_proof(made).verified(PROVEN)
@@ -519,7 +519,7 @@ class TestThroughAnExchange:
         for other in ({"proof_id": "k"}, {"holder": "g"}):
             assert isinstance(with_proof(made).verified(evolve(PROVEN, **other)), ReadBody)
 
-    def test_no_room_to_remember_it(self) -> None:
+    def test_a_full_table_of_proofs_is_answered_503(self) -> None:
         made = agent(nonces_per_sender=2)
         for number in range(2):
             assert isinstance(with_proof(made).verified(evolve(PROVEN, proof_id=str(number))), ReadBody)
@@ -528,7 +528,7 @@ class TestThroughAnExchange:
         # What's live isn't forgotten for it.
         assert answer(with_proof(made).verified(evolve(PROVEN, proof_id="0")))[0] == 401
 
-    def test_one_dated_before_the_start_is_not_told_from_one_that_came_then(self) -> None:
+    def test_a_proof_dated_before_the_start_is_answered_503(self) -> None:
         found = with_proof(agent(start=StartPolicy.FLOOR)).verified(PROVEN).response
         assert (found.status, dict(found.headers)[b"retry-after"]) == (503, b"1")
         assert b'"asap:admission/restarted"' in found.body
@@ -563,10 +563,10 @@ class TestThroughAnExchange:
         with pytest.raises(IllegalMove, match="ClaimProof was left already"):
             state.answered(said)
 
-    def test_it_may_be_abandoned(self) -> None:
+    def test_a_proof_check_may_be_abandoned(self) -> None:
         assert with_proof(agent(shared=True)).verified(PROVEN).abandon()
 
-    def test_a_new_nonce_is_offered_with_whatever_is_answered(self) -> None:
+    def test_every_answer_offers_a_new_nonce(self) -> None:
         renewed = evolve(PROVEN, nonce="n2")
         made = agent()
         body = with_proof(made).verified(renewed)
@@ -725,7 +725,7 @@ def law(machine, phases=tuple(Phase), examples: int = 150) -> None:
 
 
 @pytest.mark.parametrize("machine", [ProofMachine, SteppedProofMachine, ForgetfulProofMachine])
-def test_a_good_proof_is_let_in_once_and_all_others_never(machine) -> None:
+def test_a_valid_proof_is_accepted_once_and_an_invalid_one_never(machine) -> None:
     law(machine)
 
 

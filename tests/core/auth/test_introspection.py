@@ -51,7 +51,7 @@ def good(**changes) -> ActiveToken:
 
 
 class TestAskingOnce:
-    def test_one_question_for_all_who_show_a_token(self) -> None:
+    def test_callers_with_the_same_token_share_one_request(self) -> None:
         made = Asked()
         (asks,) = made.lookup("t")
         assert isinstance(asks, AskProvider)
@@ -64,14 +64,14 @@ class TestAskingOnce:
         assert (made.machine.waiting, made.machine.asking, len(made.machine)) == (0, 0, 1)
         assert "'t'" not in repr(asks) + repr(judged) + repr(vars(made.machine))
 
-    def test_a_good_one_is_asked_about_again_after_a_minute(self) -> None:
+    def test_a_valid_token_is_introspected_again_after_a_minute(self) -> None:
         made = Asked()
         made.ask("t", good())
         assert isinstance(made.lookup("t", 59.9)[0].verdict, Accepted)
         assert isinstance(made.lookup("t", 60.0)[0], AskProvider)
         assert len(made.machine) == 0
 
-    def test_on_whichever_clock_it_ends_first(self) -> None:
+    def test_a_cached_answer_ends_on_the_clock_that_is_first(self) -> None:
         made = Asked()
         made.ask("t", good())
         assert isinstance(made.lookup("t", 1.0, wall=60.0)[0], AskProvider)
@@ -81,7 +81,7 @@ class TestAskingOnce:
         assert isinstance(made.lookup("t", 60.0, wall=-1000.0)[0], AskProvider)
 
     @pytest.mark.parametrize("answer", [InactiveToken(), good(aud="x"), good(scope="x")])
-    def test_a_bad_one_sooner(self, answer) -> None:
+    def test_a_rejected_token_is_introspected_again_sooner(self, answer) -> None:
         made = Asked()
         verdict = made.ask("t", answer)
         assert made.lookup("t", 9.9)[0].verdict == verdict
@@ -91,7 +91,7 @@ class TestAskingOnce:
         for text in ("", "a b", "é", "x" * 8193, "a\n"):
             assert isinstance(Asked().lookup(text)[0].verdict, Rejected)
 
-    def test_guesses_push_out_no_good_answer(self) -> None:
+    def test_guesses_evict_no_answer_of_a_valid_token(self) -> None:
         made = Asked(max_kept=2)
         made.ask("t", good())
         for number in range(9):
@@ -105,7 +105,7 @@ class TestAskingOnce:
         assert isinstance(made.lookup("t")[0], Judged)
         assert isinstance(made.lookup("u")[0], AskProvider)
 
-    def test_only_so_many_at_once(self) -> None:
+    def test_the_number_of_concurrent_requests_is_bounded(self) -> None:
         made = Asked(max_asked=2)
         (first,) = made.lookup("a")
         made.lookup("b")
@@ -134,16 +134,16 @@ DOWN, ODD, DOUBTFUL = (
 )
 
 
-class TestATokenOfItsOwnTrouble:
+class TestFailuresOfOneToken:
     """What one token brings about is for that token: strangers choose theirs."""
 
-    def test_keeps_nobody_else_out_whatever_was_before(self) -> None:
+    def test_a_failure_of_the_first_token_does_not_affect_other_tokens(self) -> None:
         made = Asked()
         assert made.ask("junk", ODD) is NoVerdict.PROVIDER
         assert isinstance(made.ask("t", good()), Accepted)
 
     @pytest.mark.parametrize("failure", [ODD, DOUBTFUL])
-    def test_keeps_nobody_else_out(self, failure) -> None:
+    def test_failures_of_one_token_do_not_affect_other_tokens(self, failure) -> None:
         made = Asked()
         made.ask("t", good())
         for number in range(50):
@@ -151,7 +151,7 @@ class TestATokenOfItsOwnTrouble:
             assert isinstance(made.ask(f"new{number}", good(), 60.0), Accepted)
         assert isinstance(made.ask("t", good(), 60.0), Accepted)
 
-    def test_is_asked_about_again_less_and_less_often(self) -> None:
+    def test_a_failing_token_is_introspected_less_and_less_often(self) -> None:
         made, now, asked = Asked(), 0.0, []
         while now < 100:
             found = made.lookup("t", now)[0]
@@ -164,7 +164,7 @@ class TestATokenOfItsOwnTrouble:
         made.ask("t", ODD, 187.0)
         assert isinstance(made.lookup("t", 188.0)[0], AskProvider)
 
-    def test_of_one_in_trouble_before_it_has_answered_it_is_the_providers(self) -> None:
+    def test_before_the_first_answer_a_failure_counts_for_the_provider(self) -> None:
         made = Asked()
         made.ask("a", DOUBTFUL)
         assert made.lookup("b", 0.9)[0].verdict is NoVerdict.PROVIDER
@@ -175,7 +175,7 @@ class TestATokenOfItsOwnTrouble:
         assert isinstance(made.lookup("e", 3.0)[0], AskProvider)
 
     @pytest.mark.parametrize("ODD", [ODD, DOUBTFUL])
-    def test_of_two_that_were_good_it_is_the_providers(self, ODD) -> None:  # noqa: N803
+    def test_failures_of_two_tokens_that_were_good_count_for_the_provider(self, ODD) -> None:  # noqa: N803
         made = Asked()
         for token in ("a", "b", "c"):
             made.ask(token, good())
@@ -191,7 +191,7 @@ class TestATokenOfItsOwnTrouble:
         made.ask("another", ODD, 64.0)
         assert isinstance(made.ask("new", good(), 124.0), Accepted)
 
-    def test_one_that_was_refused_since_was_not_good(self) -> None:
+    def test_a_token_that_was_refused_since_does_not_count_as_good(self) -> None:
         made = Asked()
         for token in ("a", "b"):
             made.ask(token, good())
@@ -199,7 +199,7 @@ class TestATokenOfItsOwnTrouble:
             made.ask(token, ODD, 70.0)
         assert isinstance(made.lookup("new", 70.0)[0], AskProvider)
 
-    def test_guesses_do_not_take_the_places_of_tokens_that_were_good(self) -> None:
+    def test_guesses_do_not_use_the_slots_of_tokens_that_were_good(self) -> None:
         made = Asked(max_asked=5)
         for token in ("a", "b"):
             made.ask(token, good())
@@ -209,7 +209,7 @@ class TestATokenOfItsOwnTrouble:
         assert isinstance(made.lookup("a", 60.0)[0], AskProvider)
         assert made.lookup("b", 60.0)[0].verdict is NoVerdict.CROWDED
 
-    def test_known_tokens_may_take_all_places(self) -> None:
+    def test_known_tokens_may_use_all_slots(self) -> None:
         made = Asked(max_asked=5)
         for number in range(5):
             made.ask(f"good{number}", good())
@@ -240,13 +240,13 @@ class TestATokenOfItsOwnTrouble:
             (200, b"{}", FailureCause.TOKEN),
         ],
     )
-    def test_whose_it_is_by_the_answer(self, status, body, cause) -> None:
+    def test_the_response_says_if_a_failure_is_the_tokens_or_the_providers(self, status, body, cause) -> None:
         found = read_introspection(status, body)
         assert isinstance(found, IntrospectionFailed)
         assert found.cause is cause
 
 
-class TestWhoIsToBlame:
+class TestFailureCauses:
     def test_an_answer_clears_those_that_failed_before_it(self) -> None:
         made = Asked()
         for token in "abc":
@@ -256,14 +256,14 @@ class TestWhoIsToBlame:
         made.ask("c", ODD, 60.0)
         assert isinstance(made.lookup("new", 60.0)[0], AskProvider)
 
-    def test_known_tokens_take_no_places_of_strangers(self) -> None:
+    def test_known_tokens_use_no_slots_of_unknown_tokens(self) -> None:
         made = Asked(max_asked=5)
         made.ask("known", good())
         for token in ("known", "guess1", "guess2", "guess3", "guess4"):
             assert isinstance(made.lookup(token, 60.0)[0], AskProvider)
         assert made.lookup("guess5", 60.0)[0].verdict is NoVerdict.CROWDED
 
-    def test_a_token_that_is_no_longer_active_is_a_strangers(self) -> None:
+    def test_a_token_that_is_no_longer_active_counts_as_unknown(self) -> None:
         made = Asked(max_asked=5)
         made.ask("once-good", good())
         made.ask("once-good", InactiveToken(), 60.0)
@@ -272,8 +272,8 @@ class TestWhoIsToBlame:
         assert made.lookup("once-good", 70.0)[0].verdict is NoVerdict.CROWDED
 
 
-class TestAProviderInTrouble:
-    def test_is_left_alone_for_longer_each_time(self) -> None:
+class TestFailuresOfTheProvider:
+    def test_pauses_after_failures_of_the_provider_double(self) -> None:
         made, now, pauses = Asked(), 0.0, []
         for _ in range(8):
             assert made.ask("t", DOWN, now) is NoVerdict.PROVIDER

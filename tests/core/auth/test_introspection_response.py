@@ -27,7 +27,7 @@ def judge(policy=POLICY, *, wall=WALL, **changes):
     return judge_introspection(ActiveToken(claims), policy, wall=wall)
 
 
-class TestWhatTheProviderSays:
+class TestResponses:
     def test_active_is_a_boolean(self) -> None:
         assert read_introspection(200, json.dumps(GOOD).encode()) == ActiveToken(GOOD)
         assert read_introspection(200, b'{"active": false, "sub": "x"}') == InactiveToken()
@@ -37,15 +37,15 @@ class TestWhatTheProviderSays:
         assert ALICE not in repr(ActiveToken(GOOD))
 
     @pytest.mark.parametrize("status", [204, 302, 400, 401, 403, 404, 429, 500])
-    def test_any_other_status_is_about_us(self, status) -> None:
+    def test_any_other_status_is_a_failure(self, status) -> None:
         found: Any = read_introspection(status, json.dumps(GOOD).encode())
         assert found.expected == f"an answer with HTTP 200, not HTTP {status}"
 
     @given(st.integers(100, 599), st.binary())
-    def test_any_bytes_are_no_permission(self, status, body) -> None:
+    def test_no_random_bytes_grant_access(self, status, body) -> None:
         assert isinstance(read_introspection(status, body), IntrospectionFailed)
 
-    def test_a_good_one_is_believed_for_as_long_as_policy_says(self) -> None:
+    def test_an_active_response_is_cached_for_the_time_in_the_policy(self) -> None:
         assert judge() == Accepted(Authenticated(ALICE), WALL + 60.0)  # type: ignore[arg-type]
         assert judge().principal.scopes == {"read", "write"}
 
@@ -66,32 +66,32 @@ class TestWhatTheProviderSays:
             {"sub": ...}, {"sub": "alice"}, {"sub": 5}, {"scope": ["read", 5]}, {"scope": 5}, {"scope": {"read": True}},
         ],
     )  # fmt: skip
-    def test_anything_else_is_refused(self, changes) -> None:
+    def test_a_wrong_claim_is_refused(self, changes) -> None:
         assert isinstance(judge(**changes), Rejected)
 
     @pytest.mark.parametrize("changes", [{"iss": ...}, {"token_type": ...}, {"aud": ["x", AUDIENCE]}, {"iat": ...}])
     def test_optional_claims_may_be_missing(self, changes) -> None:
         assert isinstance(judge(**changes), Accepted)
 
-    def test_without_its_scope_it_is_not_enough(self) -> None:
+    def test_a_token_without_the_required_scope_is_refused_as_insufficient(self) -> None:
         assert judge(scope="write") == judge(scope=...) == InsufficientScope(frozenset({"read"}))
         assert judge(scope=None) == judge(scope=[]) == judge(scope=["write"]) == InsufficientScope(frozenset({"read"}))
 
-    def test_its_scope_is_words_in_a_text_or_a_list(self) -> None:
+    def test_the_scope_claim_is_words_in_a_text_or_a_list(self) -> None:
         for scope in (["read", "write"], ["read write"], "write  read "):
             assert judge(scope=scope).principal.scopes == {"read", "write"}
         nothing = evolve(POLICY, scopes=[])
         assert judge(nothing, scope=None).principal.scopes == frozenset()
         assert judge(scope=..., scp=["read"]).principal.scopes == {"read"}
 
-    def test_whom_it_is_for_may_be_left_to_the_provider_if_that_is_said(self) -> None:
+    def test_audience_none_leaves_the_audience_to_the_provider(self) -> None:
         assert isinstance(judge(evolve(POLICY, audience=None), aud=...), Accepted)
         with pytest.raises(ValueError, match="audience"):
             IntrospectionPolicy(audience=[], agent=ByClaim("sub"))
         with pytest.raises(TypeError):
             IntrospectionPolicy(agent=ByClaim("sub"))  # type: ignore[call-arg]
 
-    def test_one_text_or_several_are_read_alike(self) -> None:
+    def test_policy_fields_take_one_text_or_several(self) -> None:
         several = IntrospectionPolicy(audience=[AUDIENCE, "x"], agent=ByClaim("sub"), scopes="read")
         assert several.scopes == {"read"}
         assert isinstance(judge(several, aud="x", scope="read"), Accepted)
@@ -106,7 +106,7 @@ class TestWhatTheProviderSays:
             == Rejected("a token of an agent that may call")
         )
 
-    def test_its_agent_may_be_listed(self) -> None:
+    def test_the_agent_of_a_subject_may_be_listed(self) -> None:
         listed = evolve(POLICY, agent=BySubject({"7": ALICE}))
         assert judge(listed, sub="7").principal.urn == ALICE
         assert isinstance(judge(listed, sub="8"), Rejected)
@@ -115,7 +115,7 @@ class TestWhatTheProviderSays:
         assert judge(clients, sub=...).principal.urn == ALICE
         assert isinstance(judge(clients, client_id=...), Rejected)
 
-    def test_any_issuer_where_none_is_said(self) -> None:
+    def test_any_issuer_is_accepted_if_the_policy_names_none(self) -> None:
         assert isinstance(judge(evolve(POLICY, issuer=None), iss="x"), Accepted)
         with pytest.raises(ValueError, match="scopes"):
             evolve(POLICY, scopes=['"'])

@@ -36,7 +36,7 @@ def key_set(*keys):
 
 
 class TestReadingKeySets:
-    def test_the_three_kinds(self) -> None:
+    def test_keys_of_the_three_kinds_are_read(self) -> None:
         found = key_set({**RSA, "kid": "r", "use": "sig"}, {**EC, "key_ops": ["verify"]}, {**OKP, "alg": "EdDSA"})
         assert found.keys == (RsaKey("r", MODULUS, 65_537), EcKey(None, GX, GY), OkpKey(None, bytes(range(32))))
         assert [key.algorithm for key in found.keys] == [Algorithm.RS256, Algorithm.ES256, Algorithm.ED25519]
@@ -87,7 +87,7 @@ class TestReadingKeySets:
         assert (found.keys, found.skipped) == ((OkpKey(None, bytes(range(32))),), 1)
 
     @pytest.mark.parametrize("name", ["kid", "use", "alg", "key_ops", "d", "k", "x5c", "oth"])
-    def test_null_is_none(self, name) -> None:
+    def test_a_null_member_counts_as_missing(self, name) -> None:
         for key, read in ((RSA, RsaKey(None, MODULUS, 65_537)), (OKP, OkpKey(None, bytes(range(32))))):
             assert key_set({**key, name: None}).keys == (read,)
 
@@ -105,7 +105,7 @@ class TestReadingKeySets:
         with pytest.raises(InvalidDocument):
             read_key_set(text)
 
-    def test_their_number_is_bounded(self) -> None:
+    def test_the_number_of_keys_is_bounded(self) -> None:
         assert len(key_set(*[OKP] * MAX_KEYS).keys) == MAX_KEYS
         with pytest.raises(InvalidDocument, match="at most 100"):
             key_set(*[OKP] * (MAX_KEYS + 1))
@@ -122,7 +122,7 @@ class TestReadingKeySets:
             ),
         ).map(lambda value: json.dumps(value).encode())
     )
-    def test_any_bytes_are_a_set_or_none(self, data) -> None:
+    def test_any_bytes_are_a_key_set_or_an_invalid_document(self, data) -> None:
         try:
             assert isinstance(read_key_set(data), KeySet)
         except InvalidDocument:

@@ -16,24 +16,24 @@ from tests.core.auth.tokens import (
 )
 
 
-class TestReadingATokensForm:
-    def test_a_good_one_is_taken_apart(self) -> None:
+class TestForm:
+    def test_a_valid_token_is_taken_apart(self) -> None:
         found = read(token(typ="application/AT+JWT"))
         assert (found.algorithm, found.kid, found.typ) == (Algorithm.ED25519, "k1", "at+jwt")
         assert json.loads(found.payload) == GOOD
         assert found.signing_input + b"." + b64(found.signature).encode() == token(typ="application/AT+JWT").encode()
 
     @pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", "", " none", "none\x00", None, 0, ["EdDSA"], {}])
-    def test_none_is_no_algorithm_in_any_spelling(self, name) -> None:
+    def test_the_algorithm_none_is_refused_in_any_spelling(self, name) -> None:
         assert isinstance(read(token(alg=name)), Malformed)
 
     @pytest.mark.parametrize(
         "name", ["HS256", "HS384", "HS512", "ES512", "RS512", "PS256", "ES256K", "eddsa", "A128KW"]
     )
-    def test_what_is_not_listed_is_refused(self, name) -> None:
+    def test_an_algorithm_that_is_not_listed_is_refused(self, name) -> None:
         assert isinstance(read(token(alg=name)), Malformed)
 
-    def test_the_list_is_the_policys(self) -> None:
+    def test_the_policy_lists_the_algorithms(self) -> None:
         assert isinstance(read(token(), {Algorithm.ES256}), Malformed)
 
     @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ class TestReadingATokensForm:
             lambda t: t.replace(".", "%2E", 1),
         ],
     )
-    def test_there_is_one_spelling(self, change) -> None:
+    def test_a_token_has_one_spelling(self, change) -> None:
         assert isinstance(read(change(token())), Malformed)
 
     @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")) | st.from_regex(r"[\w-]*\.[\w-]*\.[\w-]*"))
-    def test_any_text_is_refused_or_read_and_nothing_else(self, text) -> None:
+    def test_any_text_is_refused_or_read(self, text) -> None:
         found = read(text)
         assert isinstance(found, Malformed) or found.signing_input.decode() + "." + b64(found.signature) == text
 
@@ -117,5 +117,5 @@ class TestReadingATokensForm:
         head = token().split(".")[0]
         assert isinstance(judge(f"{head}.{b64(payload)}.{b64(bytes(64))}"), Rejected)
 
-    def test_nothing_of_it_is_shown(self) -> None:
+    def test_a_repr_shows_nothing_of_the_token(self) -> None:
         assert "id.example" not in repr(read(token()))

@@ -18,7 +18,7 @@ class TestKeys:
         assert isinstance(judge(token(kid=None), verifier(KeySet((KEY, evolve(KEY, kid="k2"))))), Rejected)
         assert isinstance(judge(token(kid=None, alg="RS256")), Rejected)
 
-    def test_two_keys_of_one_name_are_none(self) -> None:
+    def test_two_keys_with_the_same_kid_verify_nothing(self) -> None:
         made = verifier(KeySet((KEY, evolve(KEY, x=bytes(32)))))
         assert judge(token(), made) == Rejected("a key of the issuer's")
 
@@ -27,7 +27,7 @@ class TestKeys:
         assert (state.key, state.bad()) == (KEY, Rejected("a signature by the issuer's key"))
         assert isinstance(judge(token(signature=bytes(10))), Rejected)
 
-    def test_an_unknown_key_is_asked_for_once_in_the_cool_down(self) -> None:
+    def test_an_unknown_key_is_fetched_once_in_the_cool_down(self) -> None:
         made = verifier()
         first = made.open(token(kid="k2"), at=moment(NOW + 31, WALL))
         assert first.fetch.again
@@ -39,13 +39,13 @@ class TestKeys:
         assert isinstance(made.open(token(kid="k4"), at=moment(NOW + 61, WALL)), Rejected)
         assert made.open(token(kid="k4"), at=moment(NOW + 62, WALL)).fetch.again
 
-    def test_an_answer_older_than_what_is_kept_changes_nothing(self) -> None:
+    def test_a_key_set_older_than_the_cached_one_changes_nothing(self) -> None:
         made = verifier()
         late = made.open(token(kid="k2"), at=moment(NOW + 31, WALL))
         late.fetched(KeySet(()), age=40, at=moment(NOW + 31, WALL))
         assert made.ring.keys == KEYS
 
-    def test_without_keys_nothing_can_be_told(self) -> None:
+    def test_without_keys_a_token_cannot_be_verified(self) -> None:
         made: Any = JwtVerifier(policy(), secret=b"s" * 32)
         state = made.open(token(), at=moment(NOW, WALL))
         assert (state.fetch.again, state.fetch.patience) == (False, None)
@@ -73,7 +73,7 @@ class TestKeys:
         state = state.unavailable(at=moment(NOW + 3_900, WALL)) if isinstance(state, NeedKeys) else state
         assert state == KeysUnavailable()
 
-    def test_an_unknown_key_during_an_outage_cannot_be_told(self) -> None:
+    def test_an_unknown_key_during_an_outage_makes_keys_unavailable(self) -> None:
         made = verifier()
         state = made.open(token(kid="k2"), at=moment(NOW + 31, WALL))
         assert state.unavailable(at=moment(NOW + 31, WALL)) == KeysUnavailable()
@@ -114,24 +114,24 @@ class TestRemembering:
         assert not set(tables[0]._known) & set(tables[1]._known)
 
     @pytest.mark.parametrize(("now", "wall"), [(NOW + 90, WALL), (NOW, WALL + 90)])
-    def test_its_end_counts_on_both_clocks(self, now, wall) -> None:
+    def test_a_cached_verdict_ends_on_the_clock_that_is_first(self, now, wall) -> None:
         made = verifier()
         judge(token(), made)
         assert isinstance(made.open(token(), at=moment(now, wall)), VerifySignature)
         assert len(made) == 0
 
-    def test_a_verified_token_ends_with_its_key(self) -> None:
+    def test_a_cached_verdict_ends_with_its_key(self) -> None:
         made = verifier()
         judge(token(), made)
         made.ring.keys = KeySet((evolve(KEY, x=bytes(32)),))
         assert isinstance(made.open(token(), at=moment(NOW, WALL)), VerifySignature)
 
-    def test_a_refused_one_is_not_remembered(self) -> None:
+    def test_a_refused_token_is_not_cached(self) -> None:
         made = verifier()
         judge(token({**GOOD, "aud": "x"}), made)
         assert len(made) == 0
 
-    def test_they_are_bounded(self) -> None:
+    def test_the_number_of_cached_verdicts_is_bounded(self) -> None:
         made = verifier(max_known=2)
         for number in (1, 2):
             judge(token({**GOOD, "jti": number}), made)

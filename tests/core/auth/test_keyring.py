@@ -26,7 +26,7 @@ def failing(*, times: int = 1, **changes):
 
 
 class TestAsking:
-    def test_one_caller_asks_for_fresh_keys_and_the_others_use_what_there_is(self) -> None:
+    def test_one_caller_fetches_fresh_keys_and_the_others_use_the_old_ones(self) -> None:
         ring: Any = KeyRing(policy(fresh_for=60, stale_for=120, cool_down=30, patience=2))
         ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
         fetch = ring.due(now=60.0)
@@ -34,14 +34,14 @@ class TestAsking:
         assert ring.due(now=60.0) is ring.due(now=89.9) is None
         assert isinstance(ring.due(now=90.0), FetchKeys)
 
-    def test_whoever_comes_when_the_keys_are_too_old_waits_with_the_one_who_asks(self) -> None:
+    def test_callers_wait_for_the_fetch_if_the_keys_are_too_old(self) -> None:
         ring: Any = KeyRing(policy(fresh_for=60, stale_for=120, cool_down=30))
         ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
         assert isinstance(ring.due(now=179.0), FetchKeys)
         assert isinstance(ring.due(now=180.0), FetchKeys)
         assert ring.waiting == 2
 
-    def test_while_older_keys_serve_a_failure_is_followed_by_the_cool_down(self) -> None:
+    def test_a_failure_while_older_keys_serve_is_followed_by_the_cool_down(self) -> None:
         ring: Any = KeyRing(policy(fresh_for=60, stale_for=120, cool_down=30, patience=1))
         ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
         ring.failed(ring.due(now=60.0), now=65.0)
@@ -187,6 +187,6 @@ def test_a_planted_bug_in_the_ring_is_caught(mutant) -> None:
         run_state_machine_as_test(machine, settings=hunt)
 
 
-def test_reasons_for_not_asking_are_told_apart() -> None:
+def test_reasons_for_no_fetch_are_distinct() -> None:
     assert [each.value for each in NoFetch] == ["unknown", "unreachable"]
     assert isinstance(read(token()), Jws)

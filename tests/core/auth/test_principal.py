@@ -20,7 +20,7 @@ from asap_core.auth.principal import (
 )
 
 
-class TestWho:
+class TestPrincipals:
     def test_tokens_are_looked_up_by_digest_and_shown_nowhere(self) -> None:
         table = TokenTable({"t": "urn:asap:agent:a"})
         assert table.verify(Credential("t")) == Authenticated("urn:asap:agent:a")
@@ -32,11 +32,11 @@ class TestWho:
         "tokens",
         [*({token: "urn:asap:agent:a"} for token in ("", "a b", "a\tb", "é", "t" * 8193)), {"t": "me"}],
     )
-    def test_tokens_that_cannot_be_are_refused(self, tokens) -> None:
+    def test_invalid_tokens_are_refused(self, tokens) -> None:
         with pytest.raises(ValueError, match="expected"):
             TokenTable(tokens)
 
-    def test_what_is_not_a_mapping_is_refused_by_its_type(self) -> None:
+    def test_a_value_that_is_not_a_mapping_is_refused_with_its_type(self) -> None:
         with pytest.raises(ValueError, match=r"tokens: expected a mapping .*; not list"):
             TokenTable(["t"])  # type: ignore[arg-type]
 
@@ -50,7 +50,7 @@ class TestWho:
     def test_a_token_is_read_with_every_character_but_the_spaces_around_it(self) -> None:
         assert read_credential(((b"authorization", b"Bearer \t?a=b?\t "),)) == Credential("?a=b?")
 
-    def test_a_bearer_token_is_read_as_one_where_proofs_are_accepted_too(self) -> None:
+    def test_a_bearer_token_is_read_as_such_if_proofs_are_accepted_too(self) -> None:
         headers = ((b"authorization", b"Bearer abc"), (b"dpop", b"proof"))
         assert read_credential(headers, method="POST", url="https://a.example/asap") == Credential("abc")
 
@@ -64,17 +64,17 @@ class TestWho:
     def test_a_token_has_a_longest_length(self, length, kind) -> None:
         assert type(read_credential(((b"authorization", b"Bearer " + b"t" * length),))) is kind
 
-    def test_a_question_shows_no_nonce(self) -> None:
+    def test_the_repr_of_a_question_shows_no_nonce(self) -> None:
         facts: Any = {"sender": "s", "authenticated": True, "peer": "", "issued": 0.0, "deadline": 1.0}
         secrets: Any = {"nonce": "hush-nonce", "idempotency_key": "hush-key", "digest": b"hush"}
         assert "hush" not in repr(AdmissionQuestion(**facts, **secrets))
 
-    def test_nobody_is_held_to_a_name_that_was_not_proven(self) -> None:
+    def test_only_an_authenticated_caller_is_bound_to_its_name(self) -> None:
         assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
         assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:a") is None
         assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:b") is not None
 
-    def test_callers_of_one_agent_are_equal_whatever_their_scopes_and_keys(self) -> None:
+    def test_callers_of_one_agent_are_equal_with_any_scopes_and_keys(self) -> None:
         assert Authenticated("urn:asap:agent:a", frozenset({"read"}), "key") == Authenticated("urn:asap:agent:a")
 
     @pytest.mark.parametrize("scopes", [frozenset[str](), frozenset({"read", 'wr"ite'})])

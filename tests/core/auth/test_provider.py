@@ -29,7 +29,7 @@ class TestProviderMetadata:
             ),
         ],
     )
-    def test_where_it_is(self, issuer, urls) -> None:
+    def test_the_metadata_urls_are_derived_from_the_issuer(self, issuer, urls) -> None:
         assert metadata_urls(issuer) == urls
 
     @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Kept:
         return self.settle(lead.flight, NotIssued(ERROR, retry_after), now)
 
 
-def test_one_fetch_for_all_waiters() -> None:
+def test_all_waiters_share_one_fetch() -> None:
     kept = Kept()
     (lead,) = kept.lookup(0.0)
     assert lead == TokenLead(1, lead.flight, None)
@@ -55,13 +55,13 @@ def test_one_fetch_for_all_waiters() -> None:
 
 
 @pytest.mark.parametrize("other", ["endpoint", "client_id", "scope", "audience", "bound"])
-def test_for_anything_else_it_is_another_token(other) -> None:
+def test_another_key_gets_another_token(other) -> None:
     kept = Kept()
     kept.issue(3600.0, 0.0)
     assert isinstance(kept.lookup(0.0, key=evolve(KEY, **{other: "else"}))[0], TokenLead)
 
 
-def test_one_caller_renews_while_the_others_use_the_old_token() -> None:
+def test_one_caller_renews_a_token_while_the_others_use_the_old_one() -> None:
     kept = Kept()
     kept.issue(100.0, 0.0)
     assert isinstance(kept.lookup(79.9)[0], TokenGiven)
@@ -71,7 +71,7 @@ def test_one_caller_renews_while_the_others_use_the_old_token() -> None:
     assert kept.lookup(80.0)[0].token.value == "a"
 
 
-def test_it_ends_on_the_clock_that_is_first() -> None:
+def test_a_token_ends_on_the_clock_that_is_first() -> None:
     for now, wall in ((100.0, 50.0), (50.0, 100.0)):
         kept = Kept()
         kept.issue(100.0, 0.0)
@@ -97,7 +97,7 @@ def test_a_short_lived_one_is_used_for_most_of_its_life() -> None:
     assert isinstance(kept.lookup(0.0, key=evolve(KEY, scope="none"))[0], TokenLead)
 
 
-def test_it_ends_on_whichever_clock_is_there_first() -> None:
+def test_a_token_that_is_renewed_ends_on_the_clock_that_is_first() -> None:
     kept = Kept()
     kept.issue(100.0, 0.0)
     # The machine slept: monotonic time stood still.
@@ -126,7 +126,7 @@ def test_jitter_spreads_clients_that_failed_together() -> None:
     assert failed.next_try == pytest.approx(1.1)
 
 
-def test_a_crowd_of_our_own_is_not_remembered_of_the_endpoint() -> None:
+def test_a_local_limit_does_not_count_as_failure_of_the_endpoint() -> None:
     kept = Kept()
     (lead,) = kept.lookup(0.0)
     (failed,) = kept.settle(lead.flight, NotIssued(ERROR, crowded=True), 0.0)
@@ -134,7 +134,7 @@ def test_a_crowd_of_our_own_is_not_remembered_of_the_endpoint() -> None:
     assert isinstance(kept.lookup(0.0)[0], TokenLead), "another may ask at once"
 
 
-def test_while_the_endpoint_fails_the_old_one_serves_and_it_is_asked_less_often() -> None:
+def test_while_the_endpoint_fails_the_old_token_serves_and_requests_get_rarer() -> None:
     kept = Kept()
     kept.issue(1000.0, 0.0)
     now, pauses = 980.0, []
@@ -151,7 +151,7 @@ def test_while_the_endpoint_fails_the_old_one_serves_and_it_is_asked_less_often(
     assert kept.lookup(now)[0].patience == 8.0
 
 
-def test_without_one_a_failure_is_for_all_who_ask_until_the_next_try() -> None:
+def test_without_a_token_a_failure_answers_all_callers_until_the_next_try() -> None:
     kept = Kept()
     assert kept.fail(0.0) == (TokenFailed(1, ERROR, 1.0),)
     assert kept.lookup(0.75) == (TokenFailed(2, ERROR, 0.25),)
@@ -206,7 +206,7 @@ class TestPatience:
         kept.issue(100.0, 0.0)
         assert kept.lookup(98.9)[0].patience == 1.0
 
-    def test_a_leader_whose_token_was_dropped_goes_on(self) -> None:
+    def test_a_leader_whose_token_was_dropped_keeps_fetching(self) -> None:
         kept = Kept()
         old = kept.issue(100.0, 0.0)
         (lead,) = kept.lookup(80.0)
@@ -477,7 +477,7 @@ class FailsAtOnce(TokenCache[Any]):
 LAWS = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
-def test_tokens_keep_their_laws() -> None:
+def test_the_token_cache_keeps_its_laws() -> None:
     run_state_machine_as_test(TokenLaws, settings=LAWS)
 
 
@@ -497,7 +497,7 @@ def test_tokens_keep_their_laws() -> None:
         FailsAtOnce,
     ],
 )
-def test_a_planted_bug_in_the_tokens_is_caught(mutant) -> None:
+def test_a_planted_bug_in_the_token_cache_is_caught(mutant) -> None:
     hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
     machine = type("Machine", (TokenLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError)):
