@@ -56,31 +56,31 @@ class TestNames:
         assert "." not in instance
 
     @given(st.text())
-    def test_a_name_made_once_stays_as_it_is(self, name) -> None:
+    def test_an_instance_name_made_again_is_unchanged(self, name) -> None:
         assert instance_name(instance_name(name)) == instance_name(name)
 
 
 class TestTxtRecords:
     FIELDS = {"agent_id": "urn:asap:agent:a", "manifest_url": "http://a/m", "version": "1", "skills": ["x", "y"]}
 
-    def test_has_the_references_three_keys_and_the_id(self) -> None:
+    def test_the_txt_record_has_the_three_keys_of_the_reference_and_the_id(self) -> None:
         assert txt_record(**self.FIELDS) == Txt(  # type: ignore[arg-type]
             {"manifest_url": "http://a/m", "id": "urn:asap:agent:a", "version": "1", "capabilities": "x,y"}
         )
 
-    def test_what_does_not_fit_is_left_out_never_cut(self) -> None:
+    def test_a_value_that_does_not_fit_is_omitted_not_truncated(self) -> None:
         record = txt_record(**{**self.FIELDS, "skills": ["s" * 50] * 9, "version": "é" * 124})  # type: ignore[arg-type]
         assert record == Txt({"manifest_url": "http://a/m", "id": "urn:asap:agent:a"}, ("version", "capabilities"))
 
     @pytest.mark.parametrize(("field", "start", "longest"), [("manifest_url", "http://", 242), ("agent_id", "", 252)])
-    def test_without_its_url_or_id_there_is_no_announcement(self, field, start, longest) -> None:
+    def test_a_url_or_an_id_that_does_not_fit_raises_value_error(self, field, start, longest) -> None:
         fits = f"{start:a<{longest}}"
         assert fits in txt_record(**{**self.FIELDS, field: fits}).strings.values()  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=f"at most {longest} bytes"):
             txt_record(**{**self.FIELDS, field: f"{fits}a"})  # type: ignore[arg-type]
 
     @given(st.text(), st.text(), st.lists(st.text(), max_size=20))
-    def test_every_string_fits_whole_or_is_named(self, url, version, skills) -> None:
+    def test_every_string_fits_or_is_named_as_omitted(self, url, version, skills) -> None:
         wanted = {"manifest_url": url, "id": "i", "version": version, "capabilities": ",".join(skills)}
         try:
             record = txt_record(agent_id="i", manifest_url=url, version=version, skills=skills)
@@ -110,7 +110,7 @@ class TestAddresses:
             ("a.example", ()),
         ],
     )
-    def test_only_those_that_others_reach_are_announced(self, bound, announced) -> None:
+    def test_only_addresses_that_others_reach_are_announced(self, bound, announced) -> None:
         assert advertised_addresses(bound, self.MACHINE) == announced
 
     @given(st.sampled_from(["0.0.0.0", "::", "*"]), st.lists(st.ip_addresses().map(str)))
@@ -121,20 +121,20 @@ class TestAddresses:
         assert not any(one.is_loopback or one.is_multicast or one.is_unspecified for one in addresses)  # type: ignore[union-attr]
         assert sorted(addresses, key=lambda one: one.is_link_local) == addresses  # type: ignore[union-attr]
 
-    def test_two_machines_have_targets_of_their_own(self) -> None:
+    def test_two_machines_have_different_srv_targets(self) -> None:
         one, other = (srv_target("http://192.0.2.1/m", [address]) for address in ("192.0.2.1", "192.0.2.2"))
         assert one.name != other.name
         assert one.name.endswith(".local.")
         assert one.addresses == ("192.0.2.1",)
 
-    def test_the_order_of_addresses_makes_no_other_target(self) -> None:
+    def test_the_order_of_addresses_does_not_change_the_srv_target(self) -> None:
         assert srv_target("http://a/", ["a", "b"]).name == srv_target("http://a/", ["b", "a"]).name
 
     @pytest.mark.parametrize("url", ["http://Host.Local/m", "http://host.local.:80/m"])
-    def test_a_host_with_a_name_on_the_link_answers_for_itself(self, url) -> None:
+    def test_a_local_host_name_is_the_srv_target_without_addresses(self, url) -> None:
         assert srv_target(url, ["192.0.2.1"]) == SrvTarget("host.local.", ())
 
-    def test_a_url_that_is_none_does_no_harm(self) -> None:
+    def test_an_invalid_url_has_a_srv_target_too(self) -> None:
         assert srv_target("?", ["192.0.2.1"]).addresses == ("192.0.2.1",)
 
 
@@ -159,7 +159,7 @@ class TestAnnouncements:
     def read_url(self, url, **changes):
         return self.read({**self.TXT, b"manifest_url": url}, **changes)
 
-    def test_one_that_fits_is_read(self) -> None:
+    def test_a_valid_announcement_is_read(self) -> None:
         assert self.read() == Announcement(
             instance="A",
             agent_id="urn:asap:agent:a",
@@ -171,14 +171,14 @@ class TestAnnouncements:
             addresses=("192.0.2.1",),
         )
 
-    def test_one_made_here_is_read_back(self) -> None:
+    def test_an_announcement_made_here_is_read_back(self) -> None:
         record = txt_record(agent_id="urn:asap:agent:e", manifest_url="http://192.0.2.1/", version="é", skills=["a"])
         target = srv_target("http://192.0.2.1/", ["192.0.2.1"])
         txt = {key.encode(): value.encode() for key, value in record.strings.items()}
         found = self.read(txt, server=target.name, addresses=target.addresses)
         assert (found.agent_id, found.version, found.skills) == ("urn:asap:agent:e", "é", ("a",))
 
-    def test_the_references_has_no_id_and_may_have_nothing_but_the_url(self) -> None:
+    def test_an_announcement_of_the_reference_with_only_a_url_is_read(self) -> None:
         found = self.read({b"manifest_url": b"http://a.local/m.json"}, port=None)
         assert (found.agent_id, found.skills, found.version, found.port) == (None, None, "", 0)
 
@@ -186,7 +186,7 @@ class TestAnnouncements:
         found = self.read({b"Version": b"1", b"version": b"2", **self.TXT})
         assert found.version == "1"
 
-    def test_text_that_is_not_utf_8_and_keys_without_value_are_read_as_far_as_they_go(self) -> None:
+    def test_text_that_is_not_utf_8_and_keys_without_value_are_read_as_far_as_possible(self) -> None:
         found = self.read({**self.TXT, b"version": b"\xff", b"capabilities": None})
         assert (found.version, found.skills) == ("�", ())
 
@@ -198,7 +198,7 @@ class TestAnnouncements:
             b"http://192.0.2.1/\x1b[2J",
         ],
     )  # fmt: skip
-    def test_what_is_no_web_url_is_refused(self, url) -> None:
+    def test_a_manifest_url_that_is_not_http_is_refused(self, url) -> None:
         assert "http or https" in self.read_url(url).reason
 
     @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ class TestAnnouncements:
             (b"http://192.0.2.9/", {"addresses": ["192.0.2.1"] * 32 + ["192.0.2.9"]}),
         ],
     )
-    def test_a_manifest_url_elsewhere_is_refused(self, url, changes) -> None:
+    def test_a_manifest_url_at_another_host_is_refused(self, url, changes) -> None:
         assert "on the host that announces it" in self.read_url(url, **changes).reason
 
     @pytest.mark.parametrize(
@@ -240,10 +240,10 @@ class TestAnnouncements:
             (b"http://[::ffff:192.0.2.1]/m", {}),
         ],
     )
-    def test_a_manifest_url_on_the_announcer_is_taken_however_it_is_written(self, url, changes) -> None:
+    def test_a_manifest_url_at_the_announcer_is_accepted_in_any_spelling(self, url, changes) -> None:
         assert isinstance(self.read_url(url, **changes), Announcement)
 
-    def test_an_id_that_is_none_is_refused(self) -> None:
+    def test_an_invalid_id_is_refused(self) -> None:
         assert "expected as id" in self.read({**self.TXT, b"id": b"me"}).reason
 
     @given(
@@ -257,7 +257,7 @@ class TestAnnouncements:
         st.none() | st.integers(),
         st.lists(st.text() | st.ip_addresses().map(str) | st.just("192.0.2.1"), max_size=40),
     )
-    def test_any_record_is_a_decision(self, txt, instance, server, port, addresses) -> None:
+    def test_any_record_is_read_or_refused(self, txt, instance, server, port, addresses) -> None:
         found = self.read(txt, instance=instance, server=server, port=port, addresses=addresses)
         assert isinstance(found, Announcement | UnusableRecord)
         assert found.instance == instance
@@ -265,7 +265,7 @@ class TestAnnouncements:
     HOSTS = st.sampled_from(["192.0.2.1", "192.0.2.2", "127.0.0.1", "10.0.0.1", "a.local", "b.local", "a", "localhost"])
 
     @given(HOSTS | st.text(), st.lists(HOSTS, max_size=3), HOSTS | st.text())
-    def test_whatever_is_taken_is_where_it_is_announced(self, host, addresses, server) -> None:
+    def test_any_accepted_announcement_has_a_url_at_an_announced_address(self, host, addresses, server) -> None:
         found = self.read_url(f"http://{host}/".encode("utf-8", "replace"), addresses=addresses, server=server)
         if isinstance(found, Announcement):
             where = {"127.0.0.1" if found.host == "localhost" else found.host}
@@ -283,20 +283,20 @@ class TestCase:
     """RFC 6762 §16, RFC 4343: names compare without regard to the case of ASCII letters, and of no others."""
 
     @pytest.mark.parametrize("end", ["._asap._tcp.local.", "._ASAP._TCP.local.", "._Asap._tcp.LOCAL."])
-    def test_a_type_is_one_in_any(self, end) -> None:
+    def test_a_service_type_is_recognised_in_any_case(self, end) -> None:
         assert instance_of(f"Echo.Agent{end}") == "Echo.Agent"
         assert instance_of(end) is instance_of(end[1:]) is instance_of("") is None
 
     @pytest.mark.parametrize(
         "name", ["x._asap._udp.local.", "x._asap._tcp.local", "x_asap._tcp.local.", "x._aſap._tcp.local."]
     )
-    def test_another_type_is_another(self, name) -> None:
+    def test_another_service_type_is_not_recognised(self, name) -> None:
         assert instance_of(name) is None
 
-    def test_only_ascii_letters_have_none(self) -> None:
+    def test_only_ascii_letters_are_compared_without_case(self) -> None:
         assert fold("AZaz09-É\u212a\u0130ſ") == "azaz09-É\u212a\u0130ſ"
 
-    def test_an_instance_is_one_and_is_written_as_it_was_first(self) -> None:
+    def test_an_instance_in_another_case_is_the_same_and_keeps_its_first_spelling(self) -> None:
         there = AnnouncedAgents()
         assert there.seen(announced("Echo", "1", "eth0"))
         assert not there.seen(announced("eCHO", "1", "eth0"))
@@ -312,8 +312,8 @@ class TestCase:
         assert len(there) == 3
 
 
-class TestNeighbourhood:
-    def test_repeats_are_no_news(self) -> None:
+class TestAnnouncedAgents:
+    def test_a_repeated_announcement_is_not_reported(self) -> None:
         known = AnnouncedAgents()
         assert known.take() == ()
         assert known.seen(announced())
@@ -322,7 +322,7 @@ class TestNeighbourhood:
         assert not known.seen(announced())
         assert known.take() == ()
 
-    def test_agents_come_change_and_go_in_order(self) -> None:
+    def test_added_updated_and_removed_agents_are_reported_in_order(self) -> None:
         known = AnnouncedAgents()
         for instance in "BA":
             known.seen(announced(instance))
@@ -332,12 +332,12 @@ class TestNeighbourhood:
         assert known.take() == (Updated(announced(version="2")), Removed(announced("B")))
         assert len(known) == 1
 
-    def test_one_that_is_not_there_cannot_go(self) -> None:
+    def test_an_unknown_agent_cannot_be_removed(self) -> None:
         known = AnnouncedAgents()
         assert not known.gone("A")
         assert known.take() == ()
 
-    def test_a_slow_reader_is_told_the_latest_not_every_step(self) -> None:
+    def test_a_slow_reader_gets_the_latest_state_not_every_step(self) -> None:
         known = AnnouncedAgents()
         for version in "123":
             known.seen(announced(version=version))
@@ -346,7 +346,7 @@ class TestNeighbourhood:
         assert known.seen(announced(version="4"))
         assert known.take() == (Updated(announced(version="4")),)
 
-    def test_what_is_again_as_it_was_told_is_no_news(self) -> None:
+    def test_an_agent_that_is_again_as_it_was_reported_is_not_reported(self) -> None:
         known = AnnouncedAgents()
         known.seen(announced("B"))
         assert not known.gone("B")
@@ -356,7 +356,7 @@ class TestNeighbourhood:
         assert not known.seen(announced())
         assert known.take() == ()
 
-    def test_one_that_turns_unusable_has_gone(self) -> None:
+    def test_an_agent_whose_record_becomes_unusable_is_removed(self) -> None:
         known, bad = AnnouncedAgents(), UnusableRecord("A", "why")
         known.seen(bad)
         assert known.take() == (Ignored(bad),)
@@ -367,7 +367,7 @@ class TestNeighbourhood:
         assert known.gone("A")
         assert known.take() == ()
 
-    def test_it_is_bounded_until_one_leaves(self, monkeypatch) -> None:
+    def test_the_number_of_agents_is_bounded_until_one_leaves(self, monkeypatch) -> None:
         monkeypatch.setattr(dnssd, "MAX_AGENTS", 1)
         known = AnnouncedAgents()
         known.seen(announced())
@@ -551,7 +551,7 @@ def hold_to_laws(kind, monkeypatch) -> None:
     run_state_machine_as_test(machine, settings=BOUNDED if kind is AnnouncedAgents else HUNT)
 
 
-def test_the_neighbourhood_keeps_its_laws(monkeypatch) -> None:
+def test_announced_agents_keep_their_laws(monkeypatch) -> None:
     hold_to_laws(AnnouncedAgents, monkeypatch)
 
 
@@ -563,6 +563,6 @@ def test_the_neighbourhood_keeps_its_laws(monkeypatch) -> None:
         DropsOnEveryLink, KeepsTheLost, KnowsCase,
     ],
 )  # fmt: skip
-def test_a_broken_neighbourhood_is_caught(mutant, monkeypatch) -> None:
+def test_a_planted_bug_is_caught(mutant, monkeypatch) -> None:
     with pytest.raises((AssertionError, KeyError)):
         hold_to_laws(mutant, monkeypatch)

@@ -31,7 +31,7 @@ def offered(link, host, url_host=None):
 
 
 class TestOffers:
-    def test_a_wildcard_is_announced_on_each_link_with_what_is_on_it(self) -> None:
+    def test_a_wildcard_is_announced_on_each_link_with_the_addresses_of_the_link(self) -> None:
         offers = [offered(link, "*") for link in (ETH, WLAN, SIX)]
         assert [offer.manifest_url for offer in offers] == [
             f"http://192.0.2.1:8000{PATH}",
@@ -46,12 +46,12 @@ class TestOffers:
         assert len({offer.target.name for offer in offers}) == 3
         assert all(offer.target.name.endswith(".local.") for offer in offers)
 
-    def test_a_wildcard_url_without_a_port_gets_none(self) -> None:
+    def test_a_wildcard_url_without_a_port_is_announced_without_a_port(self) -> None:
         offer = offer_on(ETH, bind_host="0.0.0.0", manifest_url="https://0.0.0.0/m")
         assert isinstance(offer, Offer)
         assert offer.manifest_url == "https://192.0.2.1/m"
 
-    def test_a_wildcard_of_one_family_announces_no_other(self) -> None:
+    def test_a_wildcard_of_one_family_announces_no_address_of_the_other(self) -> None:
         assert offered(ETH, "0.0.0.0").target.addresses == ("192.0.2.1",)
         assert isinstance(offered(SIX, "0.0.0.0"), Unannounced)
         assert offered(ETH, "::").target.addresses == ("2001:db8::1", "fe80::1")
@@ -70,7 +70,7 @@ class TestOffers:
         assert isinstance(offered(LO, host), Offer)
         assert isinstance(offered(ETH, host), Unannounced)
 
-    def test_a_single_address_is_announced_where_it_is(self) -> None:
+    def test_a_single_address_is_announced_on_its_link_only(self) -> None:
         assert offered(ETH, "192.0.2.1").target.addresses == ("192.0.2.1",)
         assert "isn't here" in offered(WLAN, "192.0.2.1").reason
 
@@ -82,16 +82,16 @@ class TestOffers:
         assert isinstance(offered(twin, "fe80::1%eth0"), Unannounced)
         assert isinstance(offered(ETH, "fe80::1%2", "fe80::1%252"), Offer)
 
-    def test_a_url_at_another_address_is_announced_where_that_is(self) -> None:
+    def test_a_url_at_another_address_is_announced_on_the_link_of_that_address(self) -> None:
         assert isinstance(offered(ETH, "0.0.0.0", "192.0.2.1"), Offer)
         assert "a manifest URL at an announced address (198.51.100.7)" in offered(WLAN, "0.0.0.0", "192.0.2.1").reason
         assert isinstance(offered(ETH, "0.0.0.0", "agent.example"), Unannounced)
         assert isinstance(offer_on(ETH, bind_host="0.0.0.0", manifest_url="?"), Unannounced)
 
-    def test_a_name_on_the_link_is_announced_on_every_link_and_answered_for_by_its_host(self) -> None:
+    def test_a_local_name_is_announced_on_every_link_without_addresses(self) -> None:
         assert [offered(link, "*", "box.local").target for link in (ETH, WLAN)] == [SrvTarget("box.local.", ())] * 2
 
-    def test_a_host_name_that_is_none_is_announced_nowhere(self) -> None:
+    def test_a_public_host_name_is_not_announced(self) -> None:
         assert isinstance(offered(ETH, "a.example"), Unannounced)
 
     ADDRESSES = st.lists(
@@ -100,7 +100,7 @@ class TestOffers:
     HOSTS = st.sampled_from(["0.0.0.0", "::", "*", "127.0.0.1", "fe80::1%eth0", "192.0.2.1", "localhost", "box.local"])
 
     @given(ADDRESSES, HOSTS | st.text(), HOSTS | st.text(), st.booleans())
-    def test_whatever_is_offered_is_the_links_own_and_taken_by_its_readers(
+    def test_an_offer_has_addresses_of_its_link_and_is_accepted_by_readers(
         self, addresses, host, url_host, loopback
     ) -> None:
         link = Link(name="eth0", index=2, addresses=tuple(addresses), loopback=loopback)
@@ -128,30 +128,30 @@ class TestReading:
             instance="A", server="a.local.", port=1, addresses=addresses, txt={b"manifest_url": url}, link=link
         )
 
-    def test_what_is_on_the_link_gets_the_readers_zone(self) -> None:
+    def test_link_local_addresses_get_the_zone_of_the_reader(self) -> None:
         found = self.read(b"http://[fe80::9]:1/m", ["fe80::9", "2001:db8::9", "192.0.2.9"])
         assert found.link == "eth0"
         assert found.addresses == ("fe80::9%eth0", "2001:db8::9", "192.0.2.9")
         assert (found.manifest_url, found.host) == ("http://[fe80::9%eth0]:1/m", "fe80::9%eth0")
 
     @pytest.mark.parametrize("url", [b"http://[fe80::9%25their0]:1/m", b"http://[fe80::9%7]:1/m"])
-    def test_a_zone_of_the_announcers_is_replaced(self, url) -> None:
+    def test_a_zone_of_the_announcer_is_replaced(self, url) -> None:
         found = self.read(url, ["fe80::9%7"])
         assert found.manifest_url == "http://[fe80::9%eth0]:1/m"
         assert found.addresses == ("fe80::9%eth0",)
 
-    def test_a_link_without_a_plain_name_goes_by_its_number(self) -> None:
+    def test_the_zone_of_a_link_without_a_plain_name_is_its_number(self) -> None:
         assert self.read(b"http://[fe80::9]/", ["fe80::9"], Link(name="ä", index=7, addresses=())).host == "fe80::9%7"
 
-    def test_without_a_link_nothing_gets_a_zone(self) -> None:
+    def test_without_a_link_addresses_get_no_zone(self) -> None:
         found = self.read(b"http://[fe80::9]/", ["fe80::9"], None)
         assert (found.manifest_url, found.addresses, found.link) == ("http://[fe80::9]/", ("fe80::9",), "")
 
-    def test_what_is_unusable_names_its_link(self) -> None:
+    def test_an_unusable_record_names_its_link(self) -> None:
         assert self.read(b"http://192.0.2.9/", []).link == "eth0"
 
     @given(st.binary(), st.lists(st.text() | st.ip_addresses().map(str), max_size=4))
-    def test_any_record_is_a_decision_and_all_that_needs_a_zone_has_the_links(self, url, addresses) -> None:
+    def test_any_record_is_read_with_the_zone_of_the_link_or_refused(self, url, addresses) -> None:
         found = self.read(url, addresses)
         assert isinstance(found, Announcement | UnusableRecord)
         if isinstance(found, Announcement):
@@ -165,8 +165,8 @@ def announced(instance="A", link="eth0", version="1"):
     )  # fmt: skip
 
 
-class TestNeighbourhood:
-    def test_one_name_on_two_links_is_two_agents(self) -> None:
+class TestAnnouncedAgents:
+    def test_the_same_name_on_two_links_counts_as_two_agents(self) -> None:
         known = AnnouncedAgents()
         here, there = announced(link="eth0"), announced(link="wlan0", version="2")
         known.seen(here)
@@ -176,7 +176,7 @@ class TestNeighbourhood:
         assert known.take() == (Removed(here),)
         assert known.on("wlan0") == ("A",)
 
-    def test_who_is_on_a_link_that_is_lost_has_gone(self) -> None:
+    def test_agents_on_a_lost_link_are_removed(self) -> None:
         known = AnnouncedAgents()
         for one in (announced("A"), announced("B"), announced("A", "wlan0")):
             known.seen(one)
@@ -185,7 +185,7 @@ class TestNeighbourhood:
         assert known.take() == (Removed(announced("A")), Removed(announced("B")))
         assert not known.lost("eth0")
 
-    def test_who_is_seen_again_on_a_link_joined_anew_never_left(self) -> None:
+    def test_an_agent_seen_again_on_a_rejoined_link_is_not_removed(self) -> None:
         known = AnnouncedAgents()
         for instance in "ABCD":
             known.seen(announced(instance))
@@ -200,7 +200,7 @@ class TestNeighbourhood:
         assert not known.drop_doubted("eth0")
         assert known.on("wlan0") == ("A",)
 
-    def test_agents_are_told_from_what_is_unusable(self) -> None:
+    def test_agents_and_unusable_records_are_distinct(self) -> None:
         known = AnnouncedAgents()
         known.seen(announced("A"))
         known.seen(UnusableRecord("B", "why", "eth0"))

@@ -103,11 +103,11 @@ def planted(monkeypatch):
 
 
 class TestTheTable:
-    def test_it_says_what_the_registries_say_at_every_edge(self) -> None:
+    def test_the_table_agrees_with_the_registries_at_every_edge(self) -> None:
         assert disagreements() == []
 
     @given(addresses())
-    def test_it_agrees_with_the_registries_for_every_address(self, address) -> None:
+    def test_the_table_agrees_with_the_registries_for_every_address(self, address) -> None:
         address = read_address(str(address))
         assert our_zone(address) == naive_zone(address)
 
@@ -125,7 +125,7 @@ class TestTheTable:
         assert disagreements() != []
 
     @pytest.mark.planted
-    def test_the_range_of_the_internet_left_out_would_be_noticed(self, planted) -> None:
+    def test_a_missing_range_of_the_internet_is_noticed(self, planted) -> None:
         planted("_UNICAST", ip_network("::/0"))
         assert disagreements() != []
 
@@ -135,7 +135,7 @@ class TestTheTable:
         assert str(special_of(ip_address("4000::1"))) == "not of the internet's range 2000::/3 (RFC 4291 §2.4)"
 
     @given(addresses())
-    def test_nothing_that_python_calls_private_is_gone_to(self, address) -> None:
+    def test_no_address_that_python_calls_private_is_allowed(self, address) -> None:
         address = read_address(str(address))
         if obstacle(address) is None:
             assert not any((address.is_private, address.is_multicast, address.is_link_local, address.is_loopback))
@@ -171,7 +171,7 @@ inner_addresses = addresses().filter(lambda address: address.version == 4 and in
 
 class TestAddressesInsideOthers:
     @given(inner_addresses)
-    def test_nat64_leads_where_its_inside_does(self, inner) -> None:
+    def test_a_nat64_address_is_judged_as_the_address_inside(self, inner) -> None:
         # Where there's only IPv6 every IPv4 server is reached like that.
         assert obstacle(nat64(inner)) == obstacle(inner)
 
@@ -191,10 +191,10 @@ class TestAddressesInsideOthers:
         assert (both is None) is (our_zone(inner) != "nobody")
 
     @given(inner_addresses, st.sampled_from(WRAPPERS))
-    def test_it_is_as_near_as_the_nearer_of_the_two(self, inner, wrap) -> None:
+    def test_a_wrapped_address_is_at_least_as_near_as_the_address_inside(self, inner, wrap) -> None:
         assert proximity_of(wrap(inner)) >= proximity_of(inner)
 
-    def test_examples_of_that(self) -> None:
+    def test_proximities_of_wrapped_addresses_are_as_documented(self) -> None:
         assert proximity_of(ip_address("2002:7f00:1::")) is Proximity.MACHINE
         assert proximity_of(ip_address("2002:808:808::")) is Proximity.NETWORK
         assert proximity_of(ip_address("64:ff9b::808:808")) is Proximity.INTERNET
@@ -213,14 +213,14 @@ class TestAddressesInsideOthers:
             ("::1", "::1/128"), ("::", "::/128"), ("64:ff9b:1::808:808", "64:ff9b:1::/48"),
         ],
     )  # fmt: skip
-    def test_which_range_is_named(self, text, inside) -> None:
+    def test_an_obstacle_names_its_range(self, text, inside) -> None:
         found = obstacle(ip_address(text))
         assert found is not None
         assert str(found.special.network) == inside
 
 
-class TestWhatIsAllowed:
-    def test_a_network_is_by_its_name(self) -> None:
+class TestPermissions:
+    def test_a_network_is_allowed_by_its_own_entry_only(self) -> None:
         ten = [read_network("10.0.0.0/8")]
         assert obstacle(ip_address("10.9.9.9"), allowed=ten) is None
         assert obstacle(ip_address("172.16.0.1"), allowed=ten) == Obstacle(
@@ -229,7 +229,7 @@ class TestWhatIsAllowed:
         )
 
     @given(addresses(), st.sampled_from(Proximity))
-    def test_nothing_opens_what_is_nearer_than_who_named_it(self, address, near) -> None:
+    def test_no_permission_opens_an_address_nearer_than_its_source(self, address, near) -> None:
         address = read_address(str(address))
         everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
         found = obstacle(address, allowed=everything, reach=near, this_machine=True)
@@ -240,7 +240,7 @@ class TestWhatIsAllowed:
         else:
             assert found.kind is ObstacleKind.NOBODY
 
-    def test_this_machine_is_by_its_name_and_nothing_else_is(self) -> None:
+    def test_this_machine_allows_loopback_and_nothing_else(self) -> None:
         assert obstacle(ip_address("127.0.0.1"), this_machine=True) is None
         assert obstacle(ip_address("::1"), this_machine=True) is None
         assert obstacle(ip_address("10.0.0.1"), this_machine=True) is not None
@@ -250,7 +250,7 @@ class TestWhatIsAllowed:
             assert found.kind is ObstacleKind.TOO_NEAR
 
     @pytest.mark.parametrize("text", ["0.0.0.0", "0.1.2.3", "224.0.0.251", "255.255.255.255", "::", "ff02::fb"])
-    def test_where_nobody_can_be_nothing_opens(self, text) -> None:
+    def test_no_permission_opens_an_address_that_no_host_can_have(self, text) -> None:
         found = obstacle(ip_address(text), allowed=[ip_network("0.0.0.0/0"), ip_network("::/0")], this_machine=True)
         assert found is not None
         assert found.kind is ObstacleKind.NOBODY
@@ -258,7 +258,7 @@ class TestWhatIsAllowed:
 
 class TestReading:
     @given(st.text())
-    def test_any_text_is_read(self, text) -> None:
+    def test_any_text_is_an_address_or_refused(self, text) -> None:
         read_address(text)
 
     @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ class TestReading:
         assert str(read_address("fe80::1%eth0")) == "fe80::1%eth0"
 
     @pytest.mark.parametrize("text", ["10.0.0.1/8", "ten", "", "10.0.0.0/33", "secret"])
-    def test_what_is_no_network_is_an_error_that_does_not_repeat_it(self, text) -> None:
+    def test_an_invalid_network_is_an_error_that_does_not_repeat_it(self, text) -> None:
         with pytest.raises(ValueError, match=r"such as 10\.0\.0\.0/8") as caught:
             read_network(text)
         assert "secret" not in str(caught.value)
@@ -318,7 +318,7 @@ class TestTheLink:
             ("192.0.2.9", [], [], False),
         ],
     )
-    def test_addresses_on_the_link(self, address, networks, scopes, near) -> None:
+    def test_an_address_on_the_link_is_recognised(self, address, networks, scopes, near) -> None:
         assert on_link(address, networks, scopes=scopes) is near
 
     @given(st.text())
@@ -326,7 +326,7 @@ class TestTheLink:
         assert on_link(text, self.V4 + self.V6) in (True, False)
 
     @given(addresses(), st.integers(8, 30))
-    def test_it_is_in_a_network_of_the_interface_or_link_local(self, address, length) -> None:
+    def test_an_address_on_the_link_is_in_a_network_of_the_interface_or_link_local(self, address, length) -> None:
         networks = [f"192.0.2.7/{length}", "2001:db8:1::7/64"]
         if on_link(str(address), networks):
             inside = any(read_address(str(address)) in ip_network(network, strict=False) for network in networks)

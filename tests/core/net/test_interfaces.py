@@ -29,19 +29,19 @@ def link(name="eth0", *addresses, **changes):
 
 
 class TestLinks:
-    def test_it_sends_from_one_address_of_each_family_and_from_the_link_local_one_of_ipv6(self) -> None:
+    def test_a_link_has_one_source_address_for_each_family_link_local_for_ipv6(self) -> None:
         assert link("eth0", "192.0.2.1", "192.0.2.2", "2001:db8::1", "fe80::1").sources == ("192.0.2.1", "fe80::1")
         assert link("eth0", "2001:db8::1").sources == ("2001:db8::1",)
         assert link("eth0", "fe80::1").sources == ("fe80::1",)
 
-    def test_on_loopback_it_sends_from_ipv4(self) -> None:
+    def test_loopback_has_only_an_ipv4_source_address(self) -> None:
         assert link("lo", "127.0.0.1", "::1", loopback=True).sources == ("127.0.0.1",)
         assert link("lo", "::1", loopback=True).sources == ()
 
     @pytest.mark.parametrize(
         ("name", "zone"), [("eth0.100", "eth0.100"), ("br-1a_b~", "br-1a_b~"), ("ü/x", "2"), ("", "2")]
     )
-    def test_a_name_that_urls_cannot_have_gives_way_to_the_number(self, name, zone) -> None:
+    def test_a_name_that_urls_cannot_contain_is_replaced_by_the_number(self, name, zone) -> None:
         assert link(name).zone == zone
 
     @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ class TestLinks:
             ("?", False),
         ],
     )  # fmt: skip
-    def test_it_is_meant_by_its_name_and_by_its_addresses(self, text, meant) -> None:
+    def test_a_link_is_selected_by_its_name_or_an_address(self, text, meant) -> None:
         assert link("eth0", "192.0.2.1", "fe80::1").is_meant_by(text) is meant
 
-    def test_only_links_of_use_are_selected(self) -> None:
+    def test_only_usable_links_are_selected(self) -> None:
         of_use = [link("lo", "127.0.0.1", loopback=True, multicast=False), link("eth0"), link("eth1", "fe80::2")]
         of_none = [
             link("down", multicast=False),
@@ -70,7 +70,7 @@ class TestLinks:
         assert select_links(of_use, wanted=["eth1", "127.0.0.1"]) == (of_use[0], of_use[2])
         assert select_links(of_use, wanted=[]) == ()
 
-    def test_a_few_of_many_are_selected_those_with_ipv4_first(self) -> None:
+    def test_links_with_ipv4_are_selected_first_up_to_the_maximum(self) -> None:
         many = [link(f"veth{index}", "fe80::1", index=index) for index in range(MAX_LINKS + 5)]
         selected = select_links([*many, link("eth0", index=999)])
         assert len(selected) == MAX_LINKS
@@ -78,20 +78,20 @@ class TestLinks:
 
 
 class TestChanges:
-    def test_the_first_look_joins_at_once(self) -> None:
+    def test_the_first_look_joins_links_at_once(self) -> None:
         watch: Any = LinkWatch()
         assert watch.look([link("eth0"), link("eth1")], now=5.0) == (Join(link("eth0")), Join(link("eth1")))
         assert watch.joined == (link("eth0"), link("eth1"))
         assert watch.look([link("eth0"), link("eth1")], now=6.0) == ()
 
-    def test_what_comes_later_is_joined_when_it_has_lasted(self) -> None:
+    def test_a_link_that_comes_later_is_joined_after_the_settle_time(self) -> None:
         watch: Any = LinkWatch()
         assert watch.look([], now=0.0) == ()
         assert watch.look([link()], now=1.0) == ()
         assert watch.look([link()], now=1.0 + SETTLE / 2) == ()
         assert watch.look([link()], now=1.0 + SETTLE) == (Join(link()),)
 
-    def test_another_address_is_a_move_and_its_steps_count_once(self) -> None:
+    def test_changes_of_addresses_in_steps_are_one_move(self) -> None:
         watch: Any = LinkWatch()
         watch.look([link()], now=0.0)
         more, most = link("eth0", "192.0.2.1", "fe80::1"), link("eth0", "192.0.2.1", "fe80::1", "2001:db8::1")
@@ -101,20 +101,20 @@ class TestChanges:
         assert watch.look([most], now=11.6) == (Move(link(), most),)
         assert watch.joined == (most,)
 
-    def test_what_is_back_before_it_counts_is_no_change(self) -> None:
+    def test_a_link_that_is_back_before_the_settle_time_is_no_change(self) -> None:
         watch: Any = LinkWatch()
         watch.look([link()], now=0.0)
         assert watch.look([], now=10.0) == ()
         assert watch.look([link()], now=10.5) == ()
         assert watch.look([link()], now=20.0) == ()
 
-    def test_links_are_left_before_others_are_joined(self) -> None:
+    def test_old_links_are_left_before_new_ones_are_joined(self) -> None:
         watch: Any = LinkWatch()
         watch.look([link("a")], now=0.0)
         watch.look([link("b")], now=10.0)
         assert watch.look([link("b")], now=12.0) == (Leave(link("a")), Join(link("b")))
 
-    def test_a_link_that_flaps_costs_ever_fewer_steps_and_is_forgiven_after_a_quiet_time(self) -> None:
+    def test_a_flapping_link_is_joined_ever_more_rarely_until_it_is_quiet(self) -> None:
         watch: Any = LinkWatch()
         steps = []
         for second in range(600):
@@ -130,7 +130,7 @@ class TestChanges:
         watch.look([link()], now=quiet + 2)
         assert watch.look([link()], now=quiet + 2 + 2 * SETTLE) == (Join(link()),)
 
-    def test_what_could_not_be_joined_is_tried_again_ever_more_slowly(self) -> None:
+    def test_a_failed_join_is_retried_ever_more_slowly(self) -> None:
         watch: Any = LinkWatch()
         watch.failed("eth0")
         tries = []

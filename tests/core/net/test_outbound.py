@@ -40,7 +40,7 @@ class TestUrls:
             ("nonsense", None),
         ],
     )
-    def test_the_base_that_was_meant(self, given, base) -> None:
+    def test_the_base_url_is_found_in_a_manifest_url(self, given, base) -> None:
         assert meant_base(f"{given}/.well-known/asap/manifest.json") == base
         assert meant_base("https://a.example/asap") is None
 
@@ -55,12 +55,12 @@ class TestUrls:
             ("nonsense", "nonsense"),
         ],
     )
-    def test_those_that_differ_in_spelling_are_one(self, url, one) -> None:
+    def test_urls_that_differ_in_spelling_are_equal(self, url, one) -> None:
         assert normal(url) == normal(normal(url)) == one
         assert origin_of(normal(url)) == origin_of(url)
 
     @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"https://{text}"))
-    def test_any_text_has_one_spelling(self, url) -> None:
+    def test_any_url_has_one_normal_form(self, url) -> None:
         assert normal(normal(url)) == normal(url)
         assert origin_of(normal(url)) == origin_of(url)
         assert type(PLAIN.judge(normal(url))) is type(PLAIN.judge(url))
@@ -103,7 +103,7 @@ class TestUrls:
             ("http://a.example/", "use https, or allow it with allow_http=['a.example']"),
         ],
     )
-    def test_what_is_refused_says_why_and_what_allows_it(self, url, says) -> None:
+    def test_a_refusal_says_why_and_which_option_allows_the_url(self, url, says) -> None:
         assert says in refusal(PLAIN.judge(url))
 
     @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ class TestUrls:
             "http://LOCALHOST.:80", "http://a.b.localhost", "http://[::1]:25",
         ],
     )  # fmt: skip
-    def test_what_needs_no_permission(self, url) -> None:
+    def test_public_https_urls_and_this_machine_need_no_permission(self, url) -> None:
         judged = allowed(PLAIN.judge(url))
         assert judged.host
         assert judged.host in judged.origin
@@ -135,18 +135,18 @@ class TestUrls:
     def test_an_ambiguous_url_is_refused(self, url) -> None:
         assert "can't be read as a URL" in refusal(EVERYWHERE.judge(url))
 
-    def test_a_url_of_8000_characters_is_one(self) -> None:
+    def test_a_url_of_8000_characters_is_accepted(self) -> None:
         allowed(PLAIN.judge("https://a.example/" + "x" * 7_982))
         assert "can't be read" in refusal(PLAIN.judge("https://a.example/" + "x" * 7_983))
 
     @pytest.mark.parametrize(("port", "goes"), [(1, False), (79, False), (80, True), (443, True), (1023, False),
                                                 (1024, True), (65_535, True)])  # fmt: skip
-    def test_ports_of_other_services_are_not_asked(self, port, goes) -> None:
+    def test_ports_of_other_services_are_refused(self, port, goes) -> None:
         assert isinstance(PLAIN.judge(f"https://a.example:{port}"), Allowed) is goes
         allowed(OutboundPolicy(allow_ports=[1, 65_535, port]).judge(f"https://a.example:{port}"))
         assert "private" in refusal(PLAIN.judge(f"https://10.0.0.1:{port}"))
 
-    def test_each_option_allows_what_it_says(self) -> None:
+    def test_each_option_allows_exactly_its_own_entries(self) -> None:
         policy = OutboundPolicy(allow_http=["A.lan"], allow_networks=["10.0.0.0/8", "::1"], allow_ports=[81])
         for url in ("http://a.lan:81", "https://10.0.0.5", "https://a.example:81"):
             allowed(policy.judge(url))
@@ -161,11 +161,11 @@ class TestUrls:
             {"redirects": -1},
         ],
     )  # fmt: skip
-    def test_an_option_that_cannot_be_meant_is_an_error(self, options) -> None:
+    def test_an_invalid_option_is_an_error(self, options) -> None:
         with pytest.raises(ValueError, match="expected"):
             OutboundPolicy(**options)
 
-    def test_what_was_announced_on_the_link_needs_no_tls_and_no_network(self) -> None:
+    def test_a_url_announced_on_the_link_needs_no_tls_and_no_allowed_network(self) -> None:
         there = ("192.168.1.9",)
         found = allowed(PLAIN.judge("http://192.168.1.9:8000/", reach=Proximity.INTERNET, announced=there))
         assert (found.encrypted, found.addresses) == (False, there)
@@ -181,7 +181,7 @@ class TestUrls:
             ("https://a.example", Proximity.INTERNET, True),
         ],
     )  # fmt: skip
-    def test_it_leads_no_nearer_than_who_named_it(self, url, near, goes) -> None:
+    def test_a_url_leads_no_nearer_than_its_source(self, url, near, goes) -> None:
         judged = EVERYWHERE.judge(url, reach=near)
         assert isinstance(judged, Allowed) is goes
         if not goes:
@@ -206,12 +206,12 @@ class TestUrls:
         assert "hunter" not in str(judged)
 
     @pytest.mark.parametrize("redirects", [0, 1, 2])
-    def test_no_more_than_two_redirects(self, redirects) -> None:
+    def test_at_most_two_redirects_are_followed(self, redirects) -> None:
         assert OutboundPolicy(redirects=redirects).redirects == redirects
 
 
 class TestManifestsEndpoints:
-    def test_on_the_origin_it_came_from_or_one_that_is_allowed(self) -> None:
+    def test_an_endpoint_is_on_the_origin_of_its_manifest_or_an_allowed_one(self) -> None:
         endpoint = allowed(PLAIN.judge("https://a.example/asap"))
         assert PLAIN.judge_endpoint(endpoint, came_from="https://a.example:443") is None
         assert "allow_endpoints=['https://a.example:443']" in refusal(
@@ -302,14 +302,14 @@ class TestAddresses:
             (["hunter2"], "resolves to what isn't an address"),
         ],
     )
-    def test_one_bad_answer_refuses_the_name(self, answers, says) -> None:
+    def test_one_refused_address_refuses_the_name(self, answers, says) -> None:
         refused = refusal(PLAIN.choose("a.example", answers, port=443))
         assert says in refused
         assert "hunter2" not in refused
 
     @given(st.lists(ANSWERS), st.sampled_from(["a.example", "localhost"]), st.sampled_from(Proximity),
            st.sampled_from([PLAIN, EVERYWHERE, OutboundPolicy(allow_networks=["10.0.0.0/8"])]))  # fmt: skip
-    def test_what_is_connected_to_was_answered_and_may_be(self, answers, host, near, policy) -> None:
+    def test_only_answered_and_allowed_addresses_are_dialed(self, answers, host, near, policy) -> None:
         match policy.choose(host, answers, port=443, reach=near):
             case Dial(addresses):
                 read: Any = [read_address(address) for address in addresses]
@@ -322,14 +322,14 @@ class TestAddresses:
                 assert reason
                 assert str(remedy)
 
-    def test_no_more_than_eight_are_tried_though_all_are_judged(self) -> None:
+    def test_at_most_eight_addresses_are_tried_and_all_are_judged(self) -> None:
         many = [f"8.8.8.{number}" for number in range(20)]
         chosen = PLAIN.choose("a.example", many, port=443)
         assert isinstance(chosen, Dial)
         assert len(chosen.addresses) == 8
         assert "10.0.0.1" in refusal(PLAIN.choose("a.example", [*many, "10.0.0.1"], port=443))
 
-    def test_a_name_from_a_stranger_does_not_lead_into_a_network_that_is_allowed(self) -> None:
+    def test_a_name_from_a_registry_does_not_lead_into_an_allowed_network(self) -> None:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
         assert policy.choose("a.example", ["10.0.0.5"], port=443) == Dial(("10.0.0.5",))
         says = refusal(policy.choose("a.example", ["10.0.0.5"], port=443, reach=Proximity.INTERNET))
@@ -338,15 +338,15 @@ class TestAddresses:
             in says
         )
 
-    def test_what_would_allow_it_is_the_origin_that_was_meant(self) -> None:
+    def test_the_remedy_names_the_origin_of_the_url(self) -> None:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
         says = refusal(policy.choose("a.lan", ["10.0.0.5"], port=80, reach=Proximity.INTERNET, scheme="http"))
         assert "allow it with allow_endpoints=['http://a.lan:80']" in says
 
-    def test_a_literal_says_its_origin(self) -> None:
+    def test_the_remedy_for_an_address_literal_names_its_origin(self) -> None:
         says = refusal(PLAIN.choose("fd00::1", ["fd00::1"], port=8443, reach=Proximity.INTERNET))
         assert "allow_endpoints=['https://[fd00::1]:8443']" in says
 
 
-def test_what_is_shown_is_what_is_known() -> None:
+def test_a_shown_url_has_no_credentials_and_no_query() -> None:
     assert without_credentials("https://u:p@a.example/x?y#z") == "https://a.example:443/x"

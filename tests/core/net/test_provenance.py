@@ -25,12 +25,12 @@ REGISTRIES = {
 }
 
 
-class TestWhoNamedIt:
+class TestSources:
     @pytest.mark.parametrize(("source", "zone"), REGISTRIES.items())
     def test_a_document_is_as_near_as_its_server(self, source, zone) -> None:
         assert Provenance().proximity_of(source) is zone
 
-    def test_a_name_is_as_near_as_the_furthest_it_was_connected_to(self) -> None:
+    def test_a_name_is_as_near_as_its_furthest_connected_address(self) -> None:
         known = Provenance()
         known.connected("r.example:443", "10.0.0.5")
         assert known.proximity_of("https://r.example/r.json") is Proximity.NETWORK
@@ -40,7 +40,7 @@ class TestWhoNamedIt:
         known.connected("s.example:443", "not an address")
         assert known.proximity_of("https://s.example") is Proximity.INTERNET
 
-    def test_of_two_documents_the_nearer_counts(self) -> None:
+    def test_the_nearer_of_two_documents_counts(self) -> None:
         for sources in (["https://10.0.0.1/r", "https://8.8.8.8/r"], ["https://8.8.8.8/r", "https://10.0.0.1/r"]):
             known = Provenance()
             for source in sources:
@@ -54,7 +54,7 @@ class TestWhoNamedIt:
         assert known.reach("") is Proximity.MACHINE
         assert not known._learned
 
-    def test_a_server_that_the_caller_named_stays_closed_to_documents(self) -> None:
+    def test_a_server_that_the_caller_named_is_not_opened_by_documents(self) -> None:
         known = Provenance(frozenset({"192.168.1.9:8000"}))
         known.name("http://localhost:8000/")
         assert known.reach("localhost:8000") is Proximity.MACHINE
@@ -64,7 +64,7 @@ class TestWhoNamedIt:
         assert known.reach_from("registry.json", "http://localhost:8000/x") is Proximity.MACHINE
         assert known.reach_from("https://r.example/", "http://192.168.1.9:8000/x") is Proximity.MACHINE
 
-    def test_the_caller_may_name_what_somebody_else_named_before(self) -> None:
+    def test_the_caller_may_name_a_url_that_a_registry_named_before(self) -> None:
         known = Provenance(frozenset({"c.example:443"}))
         for host in ("a", "c"):
             known.learn(f"https://{host}.example/", source="https://r.example/r.json")
@@ -75,8 +75,8 @@ class TestWhoNamedIt:
         assert known.reach("a.example:443") is Proximity.MACHINE
 
 
-class TestWhatAnEarlierProcessFound:
-    def test_counts_until_this_one_connects(self) -> None:
+class TestRecalledProximities:
+    def test_a_recalled_proximity_counts_until_this_process_connects(self) -> None:
         known = Provenance()
         known.recall("https://r.example/", Proximity.NETWORK)
         known.recall("nonsense", Proximity.NETWORK)
@@ -86,7 +86,7 @@ class TestWhatAnEarlierProcessFound:
         assert known.proximity_of("https://r.example/r.json") is Proximity.INTERNET
 
 
-class TestUrlsOfStrangers:
+class TestUrlsOfUnknownServers:
     """What a peer gives us to post to, or to fetch for a challenge: the internet, whatever is allowed to the caller."""
 
     @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ class TestUrlsOfStrangers:
         ["10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "192.168.0.1", "224.0.0.1", "240.0.0.1", "0.0.0.0",
          "::1", "fe80::1", "fec0::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"],
     )  # fmt: skip
-    def test_lead_to_no_private_address_as_literal_or_as_name(self, address) -> None:
+    def test_urls_of_unknown_servers_lead_to_no_private_address(self, address) -> None:
         policy = OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"], allow_http=["a.example"])
         host = f"[{address}]" if ":" in address else address
         assert isinstance(policy.judge(f"https://{host}/", reach=Proximity.INTERNET), UrlRefused)
@@ -165,7 +165,7 @@ def small(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_nothing_is_nearer_than_who_named_it() -> None:
+def test_no_url_is_nearer_than_its_source() -> None:
     run_state_machine_as_test(NamingMachine)
 
 
@@ -204,7 +204,7 @@ class TakesTheFurthest(Provenance):
 @pytest.mark.planted
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing, TakesTheFurthest])
-def test_a_broken_one_is_caught(broken) -> None:
+def test_a_planted_bug_is_caught(broken) -> None:
     class Machine(NamingMachine):
         make = broken
 

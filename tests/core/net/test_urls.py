@@ -30,7 +30,7 @@ class TestUrls:
             ("http://lan.example", "http://lan.example:80"),
         ],
     )
-    def test_allowed_urls(self, url, origin) -> None:
+    def test_a_valid_url_is_allowed_and_has_an_origin(self, url, origin) -> None:
         judged = judge_url(url, allow_http=["lan.example"])
         assert isinstance(judged, Allowed)
         assert judged.origin == origin == origin_of(url)
@@ -47,13 +47,13 @@ class TestUrls:
             "https://::1/", "https://[]/",
         ],
     )  # fmt: skip
-    def test_refused_urls(self, url) -> None:
+    def test_an_invalid_url_is_refused_with_a_remedy(self, url) -> None:
         judged = judge_url(url)
         assert isinstance(judged, UrlRefused)
         assert str(judged.remedy)
         assert "u:p" not in judged.shown
 
-    def test_what_is_shown_has_no_port_that_nobody_wrote(self) -> None:
+    def test_a_shown_url_has_only_the_port_of_its_scheme(self) -> None:
         assert without_credentials("ftp://u:p@x/y?z") == "ftp://x/y"
         assert without_credentials("https://x") == "https://x:443"
 
@@ -71,11 +71,11 @@ class TestUrls:
         ("host", "loopback"),
         [("localhost", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("x", False)],
     )
-    def test_hosts_that_are_this_machine(self, host, loopback) -> None:
+    def test_hosts_of_this_machine_are_recognised(self, host, loopback) -> None:
         assert is_loopback(host) is loopback
 
 
-class TestWhereItLeads:
+class TestPublishedUrls:
     @pytest.mark.parametrize(
         ("url", "place", "elsewhere"),
         [
@@ -93,7 +93,7 @@ class TestWhereItLeads:
             ("http://a:8000/x/asap", {"port": 8000}, False),
         ],
     )
-    def test_port_scheme_and_path_say(self, url, place, elsewhere) -> None:
+    def test_port_scheme_and_path_decide_if_a_url_leads_elsewhere(self, url, place, elsewhere) -> None:
         assert leads_elsewhere(url, **place) is elsewhere
 
 
@@ -115,36 +115,36 @@ class TestZones:
             ("http://[:]/", "eth0", "http://[:]/"),
         ],
     )
-    def test_a_url_on_the_link_is_put_into_its_zone(self, url, zone, zoned) -> None:
+    def test_a_link_local_url_gets_the_zone_of_its_link(self, url, zone, zoned) -> None:
         assert in_zone(url, zone) == zoned
         assert with_plain_zone(zoned) == zoned
 
-    def test_both_spellings_are_one(self) -> None:
+    def test_both_spellings_of_a_zone_are_equal(self) -> None:
         assert with_plain_zone("http://[fe80::1%25eth0]:8000/m") == "http://[fe80::1%eth0]:8000/m"
         assert with_plain_zone("http://[fe80::1]/%25") == "http://[fe80::1]/%25"
         assert with_plain_zone("http://[2001:db8::1%25eth0]/") == "http://[2001:db8::1%25eth0]/"
         assert with_plain_zone("?") == "?"
 
     @given(st.text(), st.text())
-    def test_any_text_is_a_decision(self, url, zone) -> None:
+    def test_any_text_gets_a_zone_or_stays_unchanged(self, url, zone) -> None:
         assert in_zone(url, zone) == url or "[" in url
         assert without_zone(without_zone(url)) == without_zone(url)
 
     @given(st.ip_addresses(v=6), st.sampled_from(["eth0", "2", "br-1"]), st.sampled_from(["%", "%25"]))
-    def test_what_is_put_in_comes_out(self, address, zone, mark) -> None:
+    def test_an_added_zone_can_be_removed(self, address, zone, mark) -> None:
         plain = f"http://[{address}]:1/m"
         assert without_zone(in_zone(plain, zone)) == plain
         if address.is_link_local:
             assert in_zone(plain.replace("]", f"{mark}{zone}]"), zone) == f"http://[{address}%{zone}]:1/m"
 
-    def test_a_document_means_addresses_in_the_zone_it_came_from(self) -> None:
+    def test_addresses_in_a_document_get_the_zone_of_its_source(self) -> None:
         assert in_zone_of("http://[fe80::1]/asap", "http://[fe80::1%eth0]:1") == "http://[fe80::1%eth0]/asap"
         assert in_zone_of("http://[fe80::1%lan]/asap", "http://[fe80::1%eth0]:1") == "http://[fe80::1%eth0]/asap"
         for source in ("http://[fe80::1]:1", "http://[2001:db8::1%eth0]", "http://192.0.2.1", ""):
             assert in_zone_of("http://[fe80::1]/asap", source) == "http://[fe80::1]/asap"
         assert in_zone_of("https://a.example/asap", "http://[fe80::1%eth0]:1") == "https://a.example/asap"
 
-    def test_what_an_address_is(self) -> None:
+    def test_addresses_and_zones_are_read(self) -> None:
         assert str(read_without_zone("fe80::1%eth0")) == "fe80::1"
         assert str(read_without_zone("::ffff:192.0.2.1")) == "192.0.2.1"
         assert read_without_zone("a") is None
