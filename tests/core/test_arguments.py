@@ -90,7 +90,7 @@ class HalfClock:
         ({"aliases": "urn:asap:agent:b"}, "aliases: expected strings"),
     ],
 )
-def test_an_agent(changes, expected) -> None:
+def test_an_invalid_argument_of_an_agent_is_refused(changes, expected) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         agent(**changes)
     assert "\n" not in str(caught.value)
@@ -131,13 +131,13 @@ def test_payload_types_may_come_one_by_one() -> None:
         ({"observe": async_generator}, "this is a generator function, with `yield` in it"),
     ],
 )
-def test_binding(changes, expected) -> None:
+def test_an_invalid_argument_of_bind_is_refused(changes, expected) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         bind(**changes)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_refused_leaves_the_agent_free_to_be_bound() -> None:
+def test_a_refused_bind_leaves_the_agent_unbound() -> None:
     one = agent()
     with pytest.raises(ValueError, match="ids"):
         one.bind(clock=ManualClock(), ids=5, key=b"k" * 32)
@@ -145,7 +145,7 @@ def test_what_is_refused_leaves_the_agent_free_to_be_bound() -> None:
     one.bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32)
 
 
-def test_an_observer_that_calls_an_async_function_is_told_of_once() -> None:
+def test_an_observer_that_calls_an_async_function_is_reported_once() -> None:
     from asap_core import Request
 
     one = bind(observe=lambda decision: asynchronous(decision))  # noqa: PLW0108 - not async itself
@@ -157,13 +157,13 @@ def test_an_observer_that_calls_an_async_function_is_told_of_once() -> None:
 
 
 @pytest.mark.parametrize("value", [["t"], None, {b"a": "urn:asap:agent:a"}, {"a": 5}, {"a": ["x"]}], ids=repr)
-def test_a_table_of_tokens(value) -> None:
+def test_an_invalid_table_of_tokens_is_refused(value) -> None:
     with pytest.raises(ValueError, match="expected"):
         TokenTable(value)
 
 
 @pytest.mark.parametrize("kind", [Policy, Manifest, Endpoints, Capabilities, Skill, AuthScheme])
-def test_whatever_a_field_of_a_value_is_set_to_it_is_taken_or_a_value_error(kind) -> None:
+def test_any_value_of_a_field_is_accepted_or_raises_value_error(kind) -> None:
     good: Any = {
         Policy: {}, Manifest: MANIFEST, Endpoints: {"asap": "https://a.example"}, Capabilities: {"skills": ()},
         Skill: {"id": "s", "description": ""}, AuthScheme: {"schemes": ["bearer"]},
@@ -179,14 +179,14 @@ def test_whatever_a_field_of_a_value_is_set_to_it_is_taken_or_a_value_error(kind
 
 
 @pytest.mark.parametrize("value", [0, 11, True, 1.0, "5", None], ids=repr)
-def test_a_whole_number(value) -> None:
+def test_a_value_that_is_no_whole_number_in_range_is_refused(value) -> None:
     with pytest.raises(ValueError, match="n: expected a whole number from 1 to 10"):
         expect_whole("n", value, least=1, most=10)
     expect_whole("n", 10, least=1, most=10)
 
 
 class TestForms:
-    def test_an_error_names_the_argument_and_what_was_expected_and_no_value(self) -> None:
+    def test_an_error_names_the_argument_and_the_expected_form_and_no_value(self) -> None:
         form = ArgumentRule("text, or None", is_or_none(is_instance(str)))
         for value in ("x", None):
             form.check("token", value)
@@ -203,13 +203,13 @@ class TestForms:
             (has_methods("monotonic", "wall"), [ManualClock()], [ManualClock, object(), None]),
         ],
     )  # fmt: skip
-    def test_what_fits(self, fits, good, bad) -> None:
+    def test_fits_tells_valid_values_from_invalid_ones(self, fits, good, bad) -> None:
         assert all(map(fits, good))
         assert not any(map(fits, bad))
 
 
 class TestReplaced:
-    def test_an_earlier_keyword_is_refused_with_what_is_written_now(self) -> None:
+    def test_a_replaced_keyword_is_refused_with_its_replacement(self) -> None:
         @replaced(port="at=(host, port)")
         def serve(agent: str, *, at: tuple[str, int] = ("::1", 80)) -> str:
             """Serve."""

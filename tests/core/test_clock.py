@@ -6,7 +6,7 @@ from asap_core.clock import ManualClock, Moment
 
 
 class TestClock:
-    def test_it_stands_still_until_it_is_moved(self) -> None:
+    def test_a_manual_clock_stands_still_until_it_is_moved(self) -> None:
         clock = ManualClock(monotonic=5, wall=10)
         clock.advance(1)
         clock.step_wall(-100)
@@ -14,5 +14,5 @@ class TestClock:
         with pytest.raises(ValueError, match="forwards only"):
             clock.advance(-1)
 
-    def test_a_moment_has_what_both_clocks_show(self) -> None:
+    def test_a_moment_has_the_readings_of_both_clocks(self) -> None:
         assert Moment.read(ManualClock(monotonic=5, wall=10)) == Moment(5.0, 10.0)  # type: ignore[arg-type]

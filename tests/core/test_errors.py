@@ -16,7 +16,7 @@ from asap_core.refusals import KINDS, Refusal
 
 
 class TestErrors:
-    def test_no_number_of_ours_is_one_of_the_references(self) -> None:
+    def test_own_error_codes_are_none_of_the_references_codes(self) -> None:
         references = {
             -32000, -32001, -32002, -32003, -32010, -32011, -32012, -32020, -32030, -32031, -32032, -32033, -32034,
             -32040, -32050, -32051, -32052,
@@ -25,7 +25,7 @@ class TestErrors:
         assert len(ours) == len(set(ours))
         assert all(code <= -32060 for code in ours)
 
-    def test_what_keeps_a_token_from_being_had_is_said(self) -> None:
+    def test_the_error_says_why_there_is_no_token(self) -> None:
         told = str(NoToken("https://id.example/token", "nothing within 10 s", next_try=2.0))
         assert told == "no access token from https://id.example/token: nothing within 10 s; not asked again for 2.0 s"
         redirected = NoToken("https://id.example", "it redirects", remedy=Allow("redirects", 2))
@@ -35,7 +35,7 @@ class TestErrors:
         assert len({kind.taxonomy for kind in KINDS}) == len(KINDS)
         assert all(kind.advice and kind.message for kind in KINDS)
 
-    def test_they_say_what_would_have_been_right(self) -> None:
+    def test_errors_say_what_was_expected(self) -> None:
         said = [
             str(Unreachable("https://a", "refused", 2.0)),
             str(TimedOut("https://a", "nothing")),

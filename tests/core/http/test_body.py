@@ -29,7 +29,7 @@ class TestBodies:
         assert run([gzip.compress(data) * 3]) == data * 3
 
     @given(st.binary(max_size=300), st.integers(1, 50), st.lists(st.booleans(), min_size=5, max_size=5))
-    def test_taken_in_pieces_it_is_the_same(self, data, chunk, taking) -> None:
+    def test_a_body_taken_in_pieces_is_unchanged(self, data, chunk, taking) -> None:
         for coded, inflater in ((data, None), (gzip.compress(data), Gzip())):
             body, found = Body(limit=len(data), inflater=inflater), b""
             for place, start in enumerate(range(0, len(coded), chunk)):
@@ -99,13 +99,13 @@ class TestBodies:
                 with pytest.raises(BodyTooLarge):
                     body.feed(gzip.compress(b"0" * size))
 
-    def test_members_without_end_are_refused(self) -> None:
+    def test_endless_members_are_refused(self) -> None:
         body = Body(limit=1000, inflater=Gzip())
         with pytest.raises(BadCoding, match="at most 16"):
             body.feed(gzip.compress(b"") * 17)
 
     @pytest.mark.parametrize("step", [1, 7, 1000])
-    def test_zero_padding_is_passed_over_as_gzip_does(self, step) -> None:
+    def test_zero_padding_is_skipped_as_gzip_does(self, step) -> None:
         coded = gzip.compress(b"one") + bytes(300) + gzip.compress(b"two") + bytes(5)
         body = Body(limit=1000, inflater=Gzip())
         for start in range(0, len(coded), step):
@@ -113,7 +113,7 @@ class TestBodies:
         assert body.end() == b"onetwo"
 
     @pytest.mark.parametrize("step", [1, 1000, 100_000])
-    def test_padding_without_end_is_refused_and_so_is_anything_else(self, step) -> None:
+    def test_endless_padding_and_other_trailing_bytes_are_refused(self, step) -> None:
         body = Body(limit=1000, inflater=Gzip())
         body.feed(gzip.compress(b"x") + bytes(65_536))
         with pytest.raises(BadCoding, match="at most 65536 zero bytes"):
@@ -164,7 +164,7 @@ class TestGzip:
         body.feed(gzip.compress(b"x") + bytes(30_000) + gzip.compress(data))
         assert body.end() == b"x" + data
 
-    def test_it_is_not_finished_before_all_its_members_are(self) -> None:
+    def test_gzip_is_finished_when_all_its_members_are_finished(self) -> None:
         coded = Gzip()
         assert not coded.pending
         assert coded.inflate(gzip.compress(b"a") + gzip.compress(b"b"), 100) == b"a"
@@ -173,7 +173,7 @@ class TestGzip:
         assert (coded.finished, coded.pending) == (True, False)
 
     @pytest.mark.parametrize("room", [1, 7, 258])
-    def test_what_came_so_far_gives_all_its_output_before_the_rest_comes(self, room: int) -> None:
+    def test_the_bytes_so_far_give_all_their_output_before_the_rest_comes(self, room: int) -> None:
         whole = gzip.compress(b"x" * 2_000 + b"yz" * 500)
         for cut in range(len(whole) + 1):
             coded = Gzip()
@@ -208,7 +208,7 @@ class TestRoom:
         body.feed(b"x")
         assert (body.end(), body.held) == (b"x", 0)
 
-    def test_is_what_is_left_of_the_limit_and_one_byte_that_shows_that_it_is_passed(self) -> None:
+    def test_the_room_is_the_rest_of_the_limit_and_one_byte_to_detect_excess(self) -> None:
         coded = Rooms()
         body = Body(limit=100, inflater=coded)
         body.feed(b"x" * 40)
@@ -218,7 +218,7 @@ class TestRoom:
         body.feed(b"x" * 30)
         assert coded.rooms == [101, 61, 41, 31]
 
-    def test_is_64_kib_at_most(self) -> None:
+    def test_the_room_is_at_most_64_kib(self) -> None:
         coded = Rooms()
         Body(limit=1_000_000, inflater=coded).feed(b"x")
         assert coded.rooms == [65_536]

@@ -101,10 +101,10 @@ class TestFreshness:
         ],
         ids=repr,
     )
-    def test_lifetime_by_headers(self, headers, seconds) -> None:
+    def test_headers_decide_the_lifetime(self, headers, seconds) -> None:
         assert fresh(*headers).fresh_for == seconds
 
-    def test_the_documents_own_word_counts_where_headers_are_silent(self) -> None:
+    def test_the_ttl_of_a_document_counts_if_headers_say_nothing(self) -> None:
         assert fresh(ttl=20).fresh_for == 20
         assert fresh(ttl=-20).fresh_for == 0
         assert fresh(("Cache-Control", "max-age=60"), ttl=20).fresh_for == 60
@@ -123,7 +123,7 @@ class TestFreshness:
             ([("Cache-Control", "private")], True),
         ],
     )
-    def test_whether_it_is_kept(self, headers, store) -> None:
+    def test_headers_decide_if_a_document_is_kept(self, headers, store) -> None:
         assert fresh(*headers).store is store
 
     @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ class TestFreshness:
             ("max-age=1, stale-if-error=999999999", 0, 86_400),
         ],
     )
-    def test_how_long_it_serves_when_stale(self, value, revalidate, error) -> None:
+    def test_headers_decide_how_long_a_stale_document_serves(self, value, revalidate, error) -> None:
         found = fresh(("Cache-Control", value))
         assert (found.revalidate_for, found.error_for) == (revalidate, error)
 

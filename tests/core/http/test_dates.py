@@ -32,7 +32,7 @@ class TestDates:
             "Mon, 06 Nov 1994 08:49:37 GMT",
         ],
     )
-    def test_there_are_three_forms(self, text) -> None:
+    def test_three_forms_of_dates_are_read(self, text) -> None:
         assert read_date(text) == 784_111_777
 
     @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ class TestDates:
         assert read_date(text) is None or isinstance(read_date(text), float)
 
     @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001 - any
-    def test_what_is_written_is_read(self, moment: datetime) -> None:
+    def test_written_dates_are_read_back(self, moment: datetime) -> None:
         seconds = int(moment.replace(tzinfo=UTC).timestamp())
         assert read_date(formatdate(seconds, usegmt=True)) == seconds
         assert read_date(time.asctime(time.gmtime(seconds))) == seconds

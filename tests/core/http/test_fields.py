@@ -82,7 +82,7 @@ def test_long_texts_take_linear_time(piece) -> None:
         ('a="\n"', None),
     ],
 )
-def test_parameters(text, found) -> None:
+def test_parameters_are_read(text, found) -> None:
     assert parameters(text) == found
 
 
@@ -103,5 +103,5 @@ def test_parameters(text, found) -> None:
         ('DPoP a="b"c=d', [("dpop", {})]),
     ],
 )
-def test_challenges(text, found) -> None:
+def test_challenges_are_read(text, found) -> None:
     assert challenges(text) == [{CHALLENGE_SCHEME: scheme, **given_} for scheme, given_ in found]

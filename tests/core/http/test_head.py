@@ -28,7 +28,7 @@ class TestHeads:
 
     @pytest.mark.parametrize("extra", [0, 1])
     @pytest.mark.parametrize("chunk", [None, 1])
-    def test_its_size_has_an_exact_limit(self, extra, chunk) -> None:
+    def test_the_size_of_a_head_has_an_exact_limit(self, extra, chunk) -> None:
         outcome = self.read(self.GOOD, chunk, max_size=len(self.GOOD) - extra)
         assert isinstance(outcome, BadHead if extra else Head)
 
@@ -76,12 +76,12 @@ class TestHeads:
     @pytest.mark.parametrize(
         "value", [b"150,150", b"150, 150", b"+150", b"-0", b"1_5", b"0x10", b"", b"1 5", b"1.0", "١٥".encode(), b"\xb2"]
     )
-    def test_a_length_is_digits_and_nothing_else(self, value) -> None:
+    def test_a_content_length_of_anything_but_digits_is_refused(self, value) -> None:
         outcome = self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: " + value + b"\r\n\r\n")
         assert outcome == BadHead(400, "one Content-Length, of digits only")
 
     @pytest.mark.parametrize("value", [b"150", b" 150\t", b"0", b"007"])
-    def test_digits_are_a_length(self, value) -> None:
+    def test_a_content_length_of_digits_is_accepted(self, value) -> None:
         assert isinstance(self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length:" + value + b"\r\n\r\n"), Head)
 
 
@@ -148,7 +148,7 @@ class TestTargets:
         assert isinstance(path_of(target, method), str | None)
 
     @given(st.from_regex(r"(?:https?://[a-z?/#:@]{0,8})?[a-z?/#:%]{0,12}", fullmatch=True))
-    def test_what_has_a_path_has_the_one_that_a_url_reader_finds(self, target) -> None:
+    def test_the_path_of_a_target_is_the_one_that_urlsplit_finds(self, target) -> None:
         from urllib.parse import urlsplit
 
         path = path_of(target, "GET")
@@ -156,7 +156,7 @@ class TestTargets:
             assert path == (urlsplit(target if "://" in target else f"http://a{target}").path or "/")
 
 
-class TestWhatADriverHandsOver:
+class TestParsedRequests:
     @pytest.mark.parametrize(
         ("headers", "found"),
         [
@@ -169,7 +169,7 @@ class TestWhatADriverHandsOver:
             ({b"transfer-encoding": b"gzip, chunked"}, 501),
         ],
     )
-    def test_it_is_judged_as_if_its_bytes_had_been_read_here(self, headers, found) -> None:
+    def test_a_parsed_request_is_judged_like_its_bytes(self, headers, found) -> None:
         judged = judge("POST", "/asap?x", headers)
         assert (judged.status if isinstance(judged, BadHead) else judged) == found
 

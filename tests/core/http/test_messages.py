@@ -19,7 +19,7 @@ class TestHeaders:
             (b'"b,W/,a"', False), (b'*, "b"', False), (b"a", False), (b"", False),
         ],
     )  # fmt: skip
-    def test_an_entity_tag_is_read_with_its_quotes(self, value, names) -> None:
+    def test_an_entity_tag_is_compared_with_its_quotes(self, value, names) -> None:
         assert matches_etag([value], '"a"') is names
 
 

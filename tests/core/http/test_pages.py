@@ -110,14 +110,14 @@ class TestOrigins:
             ("http://l\xf6calhost", "127.0.0.1", False),
         ],
     )
-    def test_it_names_this_agent_or_is_listed(self, origin, local, fits) -> None:
+    def test_an_origin_is_accepted_if_it_is_this_agents_or_listed(self, origin, local, fits) -> None:
         agent = serve(origins=[APP])
         assert is_let_in(ask(agent, *([] if origin is None else [origin]), local=local)) is fits
 
-    def test_one_that_is_there_twice_is_foreign(self) -> None:
+    def test_two_origin_headers_are_refused(self) -> None:
         assert not is_let_in(ask(serve(origins=[APP]), APP, APP))
 
-    def test_that_of_a_public_url_on_this_machine_is_its_own(self) -> None:
+    def test_the_origin_of_a_public_url_on_this_machine_is_accepted(self) -> None:
         agent = serve(url="http://127.0.0.1:8000/asap")
         assert is_let_in(ask(agent, "http://127.0.0.1:8000", host="127.0.0.1:8000", local=""))
         assert not is_let_in(ask(agent, "http://127.0.0.1:8001", host="127.0.0.1:8000", local=""))
@@ -156,7 +156,7 @@ class TestHosts:
             (None, False),
         ],
     )
-    def test_is_an_address_or_a_name_of_this_agent(self, host, fits) -> None:
+    def test_a_host_is_an_address_or_a_name_of_this_agent(self, host, fits) -> None:
         agent = serve(origins=[APP], hosts=["Inner.example"])
         assert is_let_in(ask(agent, APP, host=host)) is fits
         assert host is None or is_let_in(ask(agent, host=host))  # whatever it is, no page asks
@@ -176,11 +176,11 @@ class TestHosts:
             ("/asap?x=://evil.example/", "agent.example", True),
         ],
     )
-    def test_an_absolute_target_names_one_too(self, target, host, fits) -> None:
+    def test_an_absolute_target_names_a_host_too(self, target, host, fits) -> None:
         assert is_let_in(ask(serve(origins=[APP]), APP, target=target, host=host)) is fits
 
 
-class TestWhatIsJudged:
+class TestJudgedRequests:
     def test_requests_for_streams_are_judged_too(self) -> None:
         assert not is_let_in(ask(serve(), "https://evil.example", target="/asap/stream"))
 
@@ -190,7 +190,7 @@ class TestWhatIsJudged:
         assert (state.response.status, cors(state)) == (200, {})
 
     @pytest.mark.parametrize("origins", [(), (APP,), ("https://evil.example",), ("null",)])
-    def test_other_methods_are_refused_as_ever(self, origins) -> None:
+    def test_other_methods_are_refused_as_without_a_page(self, origins) -> None:
         state = ask(serve(), *origins, method="GET")
         assert (state.response.status, dict(state.response.headers)[b"allow"]) == (405, b"POST")
 
@@ -204,7 +204,7 @@ class TestWhatIsJudged:
     def test_the_profile_reference_says_403_as_well(self) -> None:
         assert not is_let_in(ask(serve(plain_refusals=True), "https://evil.example"))
 
-    def test_nothing_of_it_is_repeated(self) -> None:
+    def test_a_refusal_repeats_nothing_of_the_request(self) -> None:
         for state in (ask(serve(), "https://evil.example"), ask(serve(origins=[APP]), APP, host="evil.example")):
             assert b"evil" not in state.response.body
 
@@ -218,7 +218,7 @@ class TestWhatIsJudged:
         assert isinstance(state, Respond | ReadBody)
 
 
-class TestWhatAListedPageReads:
+class TestResponsesToListedPages:
     SAID = {
         "access-control-allow-origin": APP,
         "access-control-expose-headers": "accept-encoding, asap-version, dpop-nonce, ratelimit, ratelimit-policy, "
@@ -226,7 +226,7 @@ class TestWhatAListedPageReads:
         "vary": "origin",
     }
 
-    def test_answers_of_every_status(self) -> None:
+    def test_a_listed_page_may_read_answers_of_every_status(self) -> None:
         from asap_core import AuthScheme
 
         agent = serve(origins=[APP])
@@ -245,7 +245,7 @@ class TestWhatAListedPageReads:
         answers[200] = fork.answered([answers[200]])
         assert {state.response.status: cors(state) for state in answers.values()} == dict.fromkeys(answers, self.SAID)
 
-    def test_the_answer_to_a_preflight_request(self) -> None:
+    def test_a_preflight_request_is_answered_with_what_is_allowed(self) -> None:
         agent = serve(origins=[APP], peer_limits="1/minute")
         asked = ((b"access-control-request-method", b"POST"), (b"access-control-request-headers", b"content-type"))
         for _ in range(3):
@@ -280,14 +280,14 @@ class TestWhatAListedPageReads:
         fork = ask(agent, "http://localhost:3000").feed(b"{}").end()
         assert cors(fork.answered(fork.calls)) == {}
 
-    def test_the_origin_is_told_as_browsers_write_it(self) -> None:
+    def test_the_origin_is_sent_as_browsers_write_it(self) -> None:
         agent = serve(origins=["HTTPS://App.Example:443", "http://[2001:DB8:0::1]:80"])
         assert agent.policy.origins == (APP, "http://[2001:db8::1]")
         assert cors(ask(agent, APP, method="OPTIONS"))["access-control-allow-origin"] == APP
         assert is_let_in(ask(agent, "http://[2001:db8::1]"))
 
     @pytest.mark.parametrize("target", ["/health", "/.well-known/asap/manifest.json", "/.well-known/asap/health"])
-    def test_documents_say_it_to_caches_too(self, target) -> None:
+    def test_documents_have_the_headers_for_pages_and_caches(self, target) -> None:
         agent = serve(origins=[APP])
         for origins in ((), ("https://evil.example",), ("null",), (APP, APP), ("http://localhost",)):
             state = ask(agent, *origins, method="GET", target=target)
@@ -296,7 +296,7 @@ class TestWhatAListedPageReads:
             state = ask(agent, APP, method=method, target=target)
             assert (state.response.status, cors(state)) == (200, self.SAID)
 
-    def test_a_manifest_that_the_page_has_already(self) -> None:
+    def test_a_page_that_has_the_manifest_gets_a_304(self) -> None:
         agent, target = serve(origins=[APP]), "/.well-known/asap/manifest.json"
         tag = dict(ask(agent, method="GET", target=target).response.headers)[b"etag"]
         state = ask(agent, APP, method="GET", target=target, more=((b"if-none-match", tag),))

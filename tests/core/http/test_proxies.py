@@ -117,7 +117,7 @@ def test_the_client_is_the_nearest_address_of_no_trusted_proxy(peer, values, fou
         ("for=198.51.100.7;host=example.com:8443;proto=https", "198.51.100.7"),
     ],
 )
-def test_forwarded_as_rfc_7239_has_it(value, found) -> None:
+def test_forwarded_is_read_as_rfc_7239_defines_it(value, found) -> None:
     assert client("10.0.0.1", value, header="forwarded") == found
 
 
@@ -139,7 +139,7 @@ written = st.text(st.characters(max_codepoint=255), max_size=60)
 
 
 @given(strangers, st.lists(proxies, max_size=3), st.lists(written, max_size=3), st.sampled_from(HEADERS))
-def test_what_the_caller_writes_does_not_choose_its_address(caller, hops, claimed, header) -> None:
+def test_headers_of_the_caller_do_not_change_its_address(caller, hops, claimed, header) -> None:
     def entry(address):
         if header == "x-forwarded-for":
             return address
@@ -156,14 +156,14 @@ quoted = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30
 
 
 @given(strangers, st.lists(quoted, max_size=3), st.lists(written, max_size=3))
-def test_what_a_proxy_quotes_of_the_caller_does_not_choose_either(caller, said, claimed) -> None:
+def test_values_that_a_proxy_quotes_do_not_change_the_callers_address(caller, said, claimed) -> None:
     before, after = [[f"{letter}{place}={text}" for place, text in enumerate(said)] for letter in "xy"]
     entry = ";".join([*before, f'for="[{caller}]"', *after])
     assert client("10.9.9.9", ", ".join([*claimed, entry]), header="forwarded") == caller
 
 
 @given(addresses | written, st.lists(written, max_size=4), st.sampled_from(HEADERS))
-def test_anything_gets_an_answer(peer, values, header) -> None:
+def test_any_header_gives_an_address(peer, values, header) -> None:
     found = client(peer, *values, header=header)
     if found != peer:
         ipaddress.ip_address(found)
@@ -183,12 +183,12 @@ def test_anything_gets_an_answer(peer, values, header) -> None:
         ("10.0.0.1", ", ".join(["198.51.100.7", *["10.0.0.2"] * 20]), ("10.0.0.2", False)),
     ],
 )
-def test_it_is_told_whether_the_address_is_the_clients_own(peer, value, found) -> None:
+def test_the_result_says_if_the_address_is_the_clients_own(peer, value, found) -> None:
     headers = ((b"x-forwarded-for", value.encode()),)
     assert caller_of(peer, headers, trusted=TRUSTED, header="x-forwarded-for") == found
 
 
-def test_many_hops_are_read_to_a_bound() -> None:
+def test_a_bounded_number_of_hops_is_read() -> None:
     assert client("10.0.0.1", ", ".join(["198.51.100.7", *["10.0.0.2"] * 20])) == "10.0.0.2"
 
 
@@ -199,6 +199,6 @@ def test_networks_are_checked_when_policy_is_made(bad) -> None:
     assert evolve(Policy(), trusted_proxies=["10.0.0.0/8"]).trusted_proxies == ("10.0.0.0/8",)
 
 
-def test_the_header_is_one_of_two() -> None:
+def test_the_forwarding_header_is_one_of_two() -> None:
     with pytest.raises(ValueError, match="forwarded_header"):
         Policy(forwarded_header="x-real-ip")  # type: ignore[arg-type]

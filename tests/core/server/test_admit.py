@@ -74,7 +74,7 @@ class TestAdmission:
         assert answer["correlation_id"] == "mine"
         assert outcome(post(agent, call(envelope_changes={"timestamp": 0}))) == "asap:protocol/invalid_timestamp"
 
-    def test_old_peers_may_leave_out_what_policy_lets_them(self) -> None:
+    def test_old_peers_may_omit_the_fields_that_the_policy_makes_optional(self) -> None:
         agent = serve(**asdict(Policy.reference(), recurse=False) | {"peer_limits": ()})
         for left_out in (..., None):
             changes = {"id": left_out, "timestamp": left_out, "recipient": "urn:asap:agent:any"}
@@ -95,7 +95,7 @@ class TestAdmission:
         assert outcome(post(serve(), other)) == code
         assert outcome(post(serve(check_version=False), other)) == "ok"
 
-    def test_a_message_speaks_for_its_envelopes_sender_only(self) -> None:
+    def test_the_sender_of_a_message_must_be_the_sender_of_its_envelope(self) -> None:
         options: Any = {"payload_types": ["task.request", "message.send"]}
         payload = {"task_id": "t", "message_id": "m", "sender": ALICE, "role": "user", "parts": []}
         for sender, code in ((ALICE, "ok"), ("urn:asap:agent:other", "asap:auth/sender_mismatch")):
@@ -103,14 +103,14 @@ class TestAdmission:
             assert outcome(post(serve(**options), message)) == code
             assert outcome(post(serve(**options, check_payload_sender=False), message)) == "ok"
 
-    def test_an_answer_names_the_agent_that_gives_it(self) -> None:
+    def test_the_sender_of_an_answer_is_the_agent_that_answers(self) -> None:
         other = call(envelope_changes={"recipient": "urn:asap:agent:any"})
         answer = json.loads(post(serve(check_recipient=False), other).body)["result"]["envelope"]
         assert answer["sender"] == AGENT
         alias = serve(aliases=["urn:asap:agent:any"])
         assert json.loads(post(alias, other).body)["result"]["envelope"]["sender"] == "urn:asap:agent:any"
 
-    def test_a_key_brings_the_first_answer_under_the_new_id(self) -> None:
+    def test_a_repeated_key_gets_the_first_answer_under_the_new_id(self) -> None:
         agent = serve()
         first = json.loads(post(agent, call(1, key="k")).body)
         again = json.loads(post(agent, call(2, key="k")).body)
@@ -118,7 +118,7 @@ class TestAdmission:
         assert again["result"]["envelope"]["payload"] == first["result"]["envelope"]["payload"]
         assert again["result"]["envelope"]["correlation_id"] != first["result"]["envelope"]["correlation_id"]
 
-    def test_after_a_restart_it_says_so_and_not_that_there_is_load(self) -> None:
+    def test_a_refusal_after_a_restart_says_so_and_does_not_blame_load(self) -> None:
         told: Any = []
         agent = serve(start=StartPolicy.FLOOR, observe=told.append)
         answer = post(agent, call(key="k", envelope_changes={"timestamp": "2025-06-15T15:06:39Z"}))
@@ -195,7 +195,7 @@ class TestAdmission:
     def test_a_key_in_the_header_of_an_unreadable_body_changes_nothing(self) -> None:
         assert outcome(post(serve(), {}, x_idempotency_key="k")) == "asap:rpc/invalid_request"
 
-    def test_a_key_of_the_callers_own_in_config_is_its_own_business(self) -> None:
+    def test_a_key_in_the_config_of_a_task_is_ignored(self) -> None:
         payload = {"conversation_id": "c", "skill_id": "echo", "input": {}, "config": {"idempotency_key": "other"}}
         assert outcome(post(serve(), call(key="k", envelope_changes={"payload": payload}))) == "ok"
 
@@ -247,7 +247,7 @@ class TestAdmission:
         assert (b"retry-after" in dict(response.headers)) is (status == 503)
 
     @pytest.mark.parametrize("auth", [False, True])
-    def test_the_store_is_told_all_that_its_answer_depends_on(self, auth) -> None:
+    def test_the_question_to_a_store_has_all_facts_that_its_answer_depends_on(self, auth) -> None:
         state = serve(shared=True, auth=auth).open(head(authorization="Bearer t"))
         state = state.verified(Authenticated(ALICE)) if auth else state
         asked = [call(1, envelope_changes={"id": "a"}), call(2, key="k", envelope_changes={"id": "b"})]
@@ -265,7 +265,7 @@ class TestAdmission:
             (-0.12345, {"future_offset_seconds": 0.123}, What.FUTURE),
         ],
     )
-    def test_a_store_with_another_clock_may_find_it_too_old_or_ahead(self, age, offset, what) -> None:
+    def test_a_store_with_another_clock_may_refuse_a_date_as_stale_or_future(self, age, offset, what) -> None:
         clock, told = ManualClock(), []  # type: ignore[var-annotated]
         issued = call(envelope_changes={"timestamp": 1750000000.0})
         agent = serve(shared=True, clock=clock, max_age=500.0, observe=told.append)
@@ -276,7 +276,7 @@ class TestAdmission:
         assert offset.items() <= details.items()
         assert (told[-1].what, told[-1].age) == (what, pytest.approx(age))
 
-    def test_a_store_that_has_tickets_of_its_own_is_asked_again_all_the_same(self) -> None:
+    def test_a_store_with_its_own_tickets_is_polled_too(self) -> None:
         (asked,) = serve(shared=True).open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         held = asked.answered(admission.Running(0.5, b"theirs"))
         assert (held.ticket, held.seconds) == (None, 0.5)
@@ -301,7 +301,7 @@ class TestAdmission:
         assert json.loads(response.body)["error"]["data"]["retry_after_ms"] == 500
         assert json.loads(response.body)["error"]["data"]["recoverable"] is True
 
-    def test_a_store_that_keeps_nonsense_is_a_bug(self) -> None:
+    def test_an_invalid_answer_of_a_store_is_a_bug(self) -> None:
         (admit,) = serve(shared=True).open(head()).feed(json.dumps(call()).encode()).end().calls
         with pytest.raises(TypeError, match="recorded"):
             admit.answered(admission.Stored("x"))
@@ -335,12 +335,12 @@ class TestColdStarts:
         response = post(self.instance(start=start, seconds=seconds), call())
         assert (response.status, outcome(response)) == (503, "asap:admission/restarted")
 
-    def test_with_the_policy_open_it_is_accepted_and_once(self) -> None:
+    def test_an_open_start_accepts_the_first_request_once(self) -> None:
         agent, asked = self.instance(start="open"), call()
         assert outcome(post(agent, asked)) == "ok"
         assert outcome(post(agent, asked)) == "asap:protocol/invalid_nonce"
 
-    def test_with_an_open_start_another_process_may_accept_a_replay(self) -> None:
+    def test_another_process_with_an_open_start_may_accept_a_replay(self) -> None:
         asked, keyed = call(), call(key="k")
         for seconds in (2.0, 2.0, 299.0):
             agent = self.instance(start="open", seconds=seconds)
@@ -351,7 +351,7 @@ class TestColdStarts:
             assert worked == [1]
 
     @pytest.mark.parametrize(("max_age", "seconds"), [(300.0, 301.0), (30.0, 31.0)])
-    def test_with_an_open_start_a_stale_timestamp_is_still_refused(self, max_age, seconds) -> None:
+    def test_an_open_start_still_refuses_a_stale_timestamp(self, max_age, seconds) -> None:
         agent = self.instance(start="open", max_age=max_age, seconds=seconds)
         assert outcome(post(agent, call())) == "asap:protocol/invalid_timestamp"
 

@@ -46,7 +46,7 @@ def test_a_second_binding_is_refused() -> None:
 
 
 class TestBinding:
-    def test_unbound_it_says_what_to_do(self) -> None:
+    def test_an_unbound_agent_raises_an_error_that_names_bind(self) -> None:
         agent = Agent(manifest())
         assert not agent.bound
         with pytest.raises(RuntimeError, match="bind"):
@@ -54,7 +54,7 @@ class TestBinding:
         with pytest.raises(RuntimeError, match="bind"):
             agent.new_id()
 
-    def test_it_is_bound_once(self) -> None:
+    def test_an_agent_that_is_served_cannot_be_bound_again(self) -> None:
         agent = serve()
         with pytest.raises(RuntimeError, match="served already"):
             agent.bind(clock=ManualClock(), ids=str, key=b"k" * 32)
@@ -64,10 +64,10 @@ class TestBinding:
         with pytest.raises(ValueError, match="16 to 64"):
             Agent(manifest()).bind(clock=ManualClock(), ids=str, key=key)
 
-    def test_its_version_is_one_that_peers_can_read(self) -> None:
+    def test_a_version_that_peers_cannot_read_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"1\.4\.2"):
             Agent(manifest(version="newest"))
 
-    def test_its_scheme_is_one_that_can_be_checked(self) -> None:
+    def test_an_auth_scheme_that_cannot_be_checked_is_refused(self) -> None:
         with pytest.raises(ValueError, match="bearer"):
             Agent(evolve(manifest(), auth=AuthScheme(schemes=["basic"])))

@@ -14,7 +14,7 @@ from tests.core.server.exchanges import head, outcome, post, serve
 
 
 class TestCredentials:
-    def test_without_a_credential_there_is_a_challenge(self) -> None:
+    def test_a_request_without_a_credential_is_challenged(self) -> None:
         response = serve(auth=True).open(head()).response
         assert (response.status, response.close) == (401, True)
         assert dict(response.headers)[b"www-authenticate"] == b'Bearer realm="asap"'
@@ -67,7 +67,7 @@ class TestCredentials:
         busy = post(serve(plain_refusals=True), call(), answer=lambda state: state.turned_away(Refusal(kind=BUSY)))
         assert busy.status == 503
 
-    def test_an_alias_is_this_agent(self) -> None:
+    def test_an_alias_is_accepted_as_the_recipient(self) -> None:
         other = call(envelope_changes={"recipient": "urn:asap:agent:other"})
         aliased = serve(aliases=["urn:asap:agent:other"])
         assert outcome(post(aliased, other)) == "ok"

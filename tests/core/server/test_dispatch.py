@@ -41,7 +41,7 @@ class TestDispatch:
         refused = Refusal(kind=HANDLER_FAILED, note="Internal server error")
         assert outcome(post(serve(), call(), answer=lambda state: state.failed(refused))) == "asap:rpc/internal_error"
 
-    def test_only_the_operator_is_told_why_an_answer_cannot_be_sent(self) -> None:
+    def test_only_the_operator_learns_why_an_answer_cannot_be_sent(self) -> None:
         answers = []
 
         def nonsense(state):
@@ -60,7 +60,7 @@ class TestDispatch:
             ({"payload_type": "message.send", "payload": MESSAGE}, "messagesend"),
         ],
     )
-    def test_the_operator_is_told_which_skill_or_payload_type_it_was(self, changes, named) -> None:
+    def test_the_fault_names_the_skill_or_payload_type(self, changes, named) -> None:
         agent = serve(payload_types=["task.request", "message.send"])
         (dispatch,) = agent.open(head()).feed(json.dumps(call(envelope_changes=changes)).encode()).end().calls
         assert dispatch.replied(Replied("x", {"x": {1, 2}})).fault.startswith(f"{named}: ")
@@ -71,7 +71,7 @@ class TestDispatch:
             state = state.feed(bytes([byte]))
         assert outcome(finish(state.end())) == "ok"
 
-    def test_nothing_is_left_running(self) -> None:
+    def test_no_call_is_left_running(self) -> None:
         agent = serve()
         post(agent, call())
         assert agent.active == 0

@@ -24,7 +24,7 @@ class TestDecisions:
     def agent(self, told):
         return serve(observe=told.append)
 
-    def test_accepted_and_repeated_requests(self, agent, told) -> None:
+    def test_accepted_and_repeated_requests_are_reported(self, agent, told) -> None:
         post(agent, call(key="k"))
         post(agent, call(key="k"))
         facts = {"peer": "192.0.2.1", "payload_type": "taskrequest"}
@@ -40,7 +40,7 @@ class TestDecisions:
     }
 
     @pytest.mark.parametrize(("body", "code"), REFUSED, ids=[f"{n}-{code}" for n, (_, code) in enumerate(REFUSED)])
-    def test_what_is_refused_by_what_it_says(self, agent, told, body, code) -> None:
+    def test_each_refusal_is_reported_as_its_decision(self, agent, told, body, code) -> None:
         post(agent, body)
         (decision,) = told
         if code == "asap:protocol/invalid_timestamp":
@@ -58,13 +58,13 @@ class TestDecisions:
         assert {decision.principal for decision in told} == {ALICE}
         assert "secret" not in repr(told)
 
-    def test_a_forged_sender(self, told) -> None:
+    def test_a_forged_sender_is_reported_as_spoofed(self, told) -> None:
         forged = call(envelope_changes={"sender": "urn:asap:agent:mallory"})
         post(serve(auth=True, observe=told.append), forged, authorization="Bearer t")
         assert [(one.what, one.principal) for one in told] == [(What.SPOOFED, ALICE)]
         assert "mallory" not in repr(told)
 
-    def test_an_invalid_token(self, told) -> None:
+    def test_an_invalid_token_is_reported_as_unauthenticated(self, told) -> None:
         agent = serve(auth=True, observe=told.append)
         finish(agent.open(head()))
         finish(agent.open(head(authorization="Bearer a b")))
@@ -74,7 +74,7 @@ class TestDecisions:
         assert told[-1].what is What.UNAVAILABLE
         assert "token" not in repr([(one.peer, one.principal, one.payload_type, one.age) for one in told])
 
-    def test_each_item_of_a_batch_over_its_limit(self, told) -> None:
+    def test_each_item_of_a_batch_over_its_limit_is_reported(self, told) -> None:
         agent = serve(observe=told.append, peer_limits=parse_limits("3/second"))
         post(agent, [call(), call(), call(), call(), call()])
         assert [one.what for one in told].count(What.ACCEPTED) == 3
@@ -83,7 +83,7 @@ class TestDecisions:
         post(agent, call())
         assert [one.what for one in told] == [What.LIMITED]
 
-    def test_bodies_that_cannot_be_read(self, told) -> None:
+    def test_unreadable_bodies_are_reported(self, told) -> None:
         agent = serve(observe=told.append, max_body=100)
         post(agent, b"x" * 101)
         post(agent, b"x", content_encoding="gzip")
@@ -91,7 +91,7 @@ class TestDecisions:
         finish(agent.open(head(content_length="101")))
         assert [one.what for one in told] == [What.UNREADABLE] * 4
 
-    def test_what_is_unsettled_under_its_key(self, agent, told) -> None:
+    def test_an_unsettled_key_is_reported(self, agent, told) -> None:
         fork = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end()
         (held,) = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         assert [one.what for one in told] == [What.ACCEPTED]
@@ -101,7 +101,7 @@ class TestDecisions:
         post(agent, call(key="k"))
         assert [one.what for one in told] == [What.ACCEPTED, What.UNSETTLED, What.UNSETTLED]
 
-    def test_types_are_named_only_where_the_agent_takes_them(self, agent, told) -> None:
+    def test_only_payload_types_that_the_agent_accepts_are_named(self, agent, told) -> None:
         post(agent, call(envelope_changes={"payload_type": "anything<script>"}))
         assert [(one.what, one.payload_type) for one in told] == [(What.UNKNOWN, None)]
 

@@ -22,21 +22,21 @@ class TestBatches:
         assert ["error" in value for value in values] == [False, True, True, True, False]
         assert (response.status, dict(response.headers)[b"content-type"]) == (200, b"application/json")
 
-    def test_of_one_is_a_batch_still(self) -> None:
+    def test_a_batch_of_one_is_answered_by_a_batch(self) -> None:
         assert len(json.loads(post(serve(), [call()]).body)) == 1
 
-    def test_compressed_is_a_batch_still(self) -> None:
+    def test_a_compressed_batch_is_answered_by_a_batch(self) -> None:
         body = gzip.compress(json.dumps([call(), call()]).encode())
         assert len(json.loads(post(serve(), body, content_encoding="gzip").body)) == 2
 
     @pytest.mark.parametrize(("batch", "code"), [([], "asap:rpc/invalid_request"), ([1] * 51, "asap:rpc/batch_size")])
-    def test_of_none_or_too_many_is_one_error(self, batch, code) -> None:
+    def test_an_empty_or_too_long_batch_is_one_error(self, batch, code) -> None:
         assert outcome(post(serve(), batch)) == code
 
-    def test_of_as_many_as_there_may_be_each_is_answered(self) -> None:
+    def test_each_item_of_the_longest_batch_is_answered(self) -> None:
         assert len(json.loads(post(serve(), [1] * 50).body)) == 50
 
-    def test_a_replay_within_it_is_refused(self) -> None:
+    def test_a_replay_within_a_batch_is_refused(self) -> None:
         same = call(1)
         values = json.loads(post(serve(), [same, {**same, "id": 2}]).body)
         assert ["error" in value for value in values] == [False, True]
@@ -55,7 +55,7 @@ class TestBatches:
         assert "result" in json.loads(post(agent, call(1, key="?k?"), x_idempotency_key="\t ?k? ").body)
 
     @pytest.mark.parametrize("keys", [[""], ["x" * 300], ["a", "b"]])
-    def test_a_header_key_that_cannot_be_is_refused_by_each(self, keys) -> None:
+    def test_an_invalid_header_key_is_refused_for_each_item(self, keys) -> None:
         agent, batch = serve(), json.dumps([call(1), call(2, key="mine"), 5]).encode()
         headers = tuple((b"x-idempotency-key", key.encode()) for key in keys)
         state = agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1")).feed(batch).end()

@@ -33,7 +33,7 @@ class TestHold:
     def agent(self, clock):
         return serve(clock=clock)
 
-    def test_it_is_woken_by_the_end_of_the_work_and_answered_like_it(self, agent) -> None:
+    def test_a_held_call_is_woken_by_the_end_of_the_work_and_gets_its_answer(self, agent) -> None:
         (first, running), (second, held) = self.start(agent), self.start(agent, number=2)
         assert isinstance(held, Hold)
         assert (held.seconds, agent.take_wakes()) == (5.0, ())
@@ -48,7 +48,7 @@ class TestHold:
     @pytest.mark.parametrize(
         ("leave", "then"), [("lost", "asap:admission/outcome_unknown"), ("abandon", "ok"), ("turned_away", "ok")]
     )
-    def test_it_is_woken_however_the_work_ends(self, agent, leave, then) -> None:
+    def test_a_held_call_is_woken_by_any_end_of_the_work(self, agent, leave, then) -> None:
         (_, running), (second, held) = self.start(agent), self.start(agent)
         getattr(running, leave)(*([Refusal(kind=BUSY)] if leave == "turned_away" else []))
         assert agent.take_wakes() == (held.ticket,)
@@ -58,7 +58,7 @@ class TestHold:
         answered = reply(after) if isinstance(after, Dispatch) else after
         assert outcome(second.answered([answered]).response) == then
 
-    def test_it_waits_as_long_as_policy_says_and_no_longer(self, agent, clock) -> None:
+    def test_a_held_call_waits_as_long_as_the_policy_says(self, agent, clock) -> None:
         _, (second, held) = self.start(agent), self.start(agent)
         clock.advance(2)
         held = held.again()
@@ -67,19 +67,19 @@ class TestHold:
         refused = held.again()
         assert outcome(second.answered([refused]).response) == "asap:admission/still_running"
 
-    def test_a_driver_that_cannot_wait_says_so(self, agent) -> None:
+    def test_a_driver_that_cannot_wait_ends_the_hold(self, agent) -> None:
         _, (second, held) = self.start(agent), self.start(agent)
         assert outcome(second.answered([held.expired()]).response) == "asap:admission/still_running"
         with pytest.raises(IllegalMove):
             held.again()
 
-    def test_policy_may_say_that_nobody_waits(self) -> None:
+    def test_the_policy_may_forbid_waiting(self) -> None:
         agent = serve(hold=0.0)
         _, (second, refused) = self.start(agent), self.start(agent)
         assert outcome(second.answered([refused]).response) == "asap:admission/still_running"
 
     @pytest.mark.parametrize("leave", ["again", "expired", "abandon", "fork"])
-    def test_nothing_is_left_of_those_who_have_gone(self, agent, leave) -> None:
+    def test_nothing_is_kept_of_calls_that_left(self, agent, leave) -> None:
         (first, running), (second, held), (third, other) = (self.start(agent) for _ in range(3))
         first.answered([reply(running)])
         assert len(agent.admission._held) == 1
@@ -94,19 +94,19 @@ class TestHold:
         second.abandon()
         assert agent.admission._held == {}
 
-    def test_what_was_forgotten_meanwhile_is_judged_by_the_time_it_is_now(self) -> None:
+    def test_a_held_call_is_judged_again_by_the_present_time(self) -> None:
         agent = serve(start=StartPolicy.FLOOR)
         _, running = self.start(agent, envelope_changes={"timestamp": "2025-06-15T15:06:45Z"})
         second, held = self.start(agent)
         running.abandon()
         assert outcome(second.answered([held.again()]).response) == "asap:admission/restarted"
 
-    def test_of_what_is_abandoned_as_a_whole_nobody_knows_whether_it_began(self, agent) -> None:
+    def test_an_abandoned_fork_leaves_its_key_outcome_unknown(self, agent) -> None:
         fork, _ = self.start(agent)
         fork.abandon()
         assert outcome(post(agent, call(key="k"))) == "asap:admission/outcome_unknown"
 
-    def test_something_else_asked_under_the_key_does_not_wait(self, agent) -> None:
+    def test_another_payload_under_the_key_does_not_wait(self, agent) -> None:
         self.start(agent)
         payload = {"conversation_id": "c", "skill_id": "echo", "input": {"other": 1}}
         second, refused = self.start(agent, envelope_changes={"payload": payload})

@@ -32,7 +32,7 @@ class World:
         return Counters(self.memory, row=row)
 
 
-def test_each_shows_the_sum_of_all() -> None:
+def test_each_process_shows_the_sum_of_all() -> None:
     world = World(3)
     for number, counters in enumerate(world.processes):
         for _ in range(number + 1):
@@ -48,7 +48,7 @@ def test_each_shows_the_sum_of_all() -> None:
         assert [told[f'asap_accepted_total{{payload_type="own{number}"}}'] for number in range(3)] == [1, 1, 1]
 
 
-def test_what_takes_the_place_of_one_that_died_goes_on_with_its_row() -> None:
+def test_a_replaced_process_continues_the_row_of_its_predecessor() -> None:
     world = World(2)
     first, other = world.processes
     first(accepted())
@@ -69,7 +69,7 @@ def test_what_takes_the_place_of_one_that_died_goes_on_with_its_row() -> None:
     assert (told["asap_handlers_active"], told["asap_observer_failures_total"]) == (3, 7)
 
 
-def test_the_time_up_is_that_of_the_first() -> None:
+def test_the_uptime_is_that_of_the_first_process() -> None:
     world = World(3)
     for counters, wall in zip(world.processes, (1_000.0, 1_002.5, 1_001.0), strict=True):
         counters.began(WallTime(wall))
@@ -81,7 +81,7 @@ def test_the_time_up_is_that_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("kind", ["x" * 97, "x" * 96])
-def test_types_without_room_are_counted_with_all_others(kind: str) -> None:
+def test_payload_types_without_a_cell_are_counted_together(kind: str) -> None:
     counters = Counters()
     for number in range(70):
         counters(accepted(f"own{number}"))
@@ -108,7 +108,7 @@ def test_memory_that_does_not_fit_is_refused(size: int, row: int) -> None:
         Counters(bytearray(size), row=row)
 
 
-def test_an_agent_that_begins_anew_with_the_same_counters_goes_on() -> None:
+def test_an_agent_bound_anew_with_the_same_counters_continues_them() -> None:
     counters = Counters()
 
     def observe(_decision: Decision) -> None:
@@ -122,7 +122,7 @@ def test_an_agent_that_begins_anew_with_the_same_counters_goes_on() -> None:
 
 
 class TestCounters:
-    def test_count_and_are_shown(self) -> None:
+    def test_counters_count_and_are_shown(self) -> None:
         counters = Counters()
         agent = serve(counters=counters)
         post(agent, call(key="k"))
@@ -137,11 +137,11 @@ class TestCounters:
         assert 'asap_accepted_total{payload_type="taskrequest"} 1' in lines
         assert lines[-1] == "# EOF"
 
-    def test_are_not_shown_unless_asked_for(self) -> None:
+    def test_counters_are_not_shown_by_default(self) -> None:
         assert finish(serve().open(head("GET", "/asap/metrics"))).status == 404
         assert finish(serve(counters=Counters()).open(head("POST", "/asap/metrics"))).status == 405
 
-    def test_before_anything_was_decided_all_are_zero(self) -> None:
+    def test_all_counters_start_at_zero(self) -> None:
         text = Counters().text(active=0, uptime=1.5).decode()
         assert all(f'{{what="{what.value}"}} 0\n' in text for what in What)
         assert "asap_uptime_seconds 1.500\n" in text

@@ -25,7 +25,7 @@ from tests.core.server.exchanges import body, head, reply, serve
 
 
 class TestMoves:
-    def test_a_state_that_was_left_has_no_more_moves(self) -> None:
+    def test_a_state_has_no_moves_after_its_move(self) -> None:
         agent = serve(auth=True)
         state = agent.open(head(authorization="Bearer x"))
         body = state.verified(Authenticated(ALICE))
@@ -39,7 +39,7 @@ class TestMoves:
         with pytest.raises(IllegalMove):
             response.sent()
 
-    def test_a_call_that_was_left_has_no_more_moves(self) -> None:
+    def test_a_call_has_no_moves_after_its_move(self) -> None:
         (dispatch,) = serve().open(head()).feed(json.dumps(call()).encode()).end().calls
         reply(dispatch)
         with pytest.raises(IllegalMove, match="Dispatch was left already"):
@@ -81,7 +81,7 @@ class TestMoves:
         [(name, *pair) for name, moves in MOVES.items() for pair in itertools.product(moves, moves)],
         ids=lambda value: value if isinstance(value, str) else value[0],
     )
-    def test_after_any_move_no_other_is_left(self, name, first, then) -> None:
+    def test_no_move_is_legal_after_any_move(self, name, first, then) -> None:
         agent = serve(auth=True, shared=True, shared_limits=["peer", "principal"], peer_limits=parse_limits("9/minute"))
         state = self.STATES[name](agent)
         getattr(state, first[0])(*first[1:])

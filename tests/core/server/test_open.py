@@ -105,12 +105,12 @@ class TestDriversArguments:
     @pytest.mark.parametrize(
         "wrong", [{"method": b"POST"}, {"target": b"/asap"}, {"peer": None}, {"local": 5}, {"peer": ("127.0.0.1", 80)}]
     )
-    def test_texts_are_texts(self, wrong) -> None:
+    def test_texts_of_another_type_are_refused(self, wrong) -> None:
         with pytest.raises(ValueError, match="method, target, peer, local: expected strings"):
             Request(**{"method": "POST", "target": "/asap", **wrong})
 
     @pytest.mark.parametrize("chunk", ["{}", "", None, 5, [123], {}])
-    def test_a_body_is_bytes(self, chunk) -> None:
+    def test_a_body_of_another_type_is_refused(self, chunk) -> None:
         state: Any = serve().open(head())
         with pytest.raises(ValueError, match=r"feed: expected bytes, such as text\.encode\(\)"):
             state.feed(chunk)
@@ -157,11 +157,11 @@ class TestVersions:
         ("offered", "chosen"),
         [("2.2", "2.2"), ("2.1", "2.1"), ("2.1, 2.2", "2.1"), ("9, 2.2,2.1", "2.2"), ("", "2.2"), (" ", "2.2")],
     )
-    def test_the_first_that_both_know_is_chosen(self, offered, chosen) -> None:
+    def test_the_first_common_version_is_chosen(self, offered, chosen) -> None:
         response = post(serve(), call(), asap_version=offered)
         assert (outcome(response), dict(response.headers)[b"asap-version"].decode()) == ("ok", chosen)
 
-    def test_with_none_in_common_it_says_which_there_are(self) -> None:
+    def test_without_a_common_version_the_refusal_lists_the_supported_ones(self) -> None:
         response = post(serve(), call(), asap_version="99.0")
         value = json.loads(response.body)["error"]
         assert (response.status, value["code"], response.close) == (200, -32000, True)
@@ -176,13 +176,13 @@ class TestVersions:
         assert (data["code"], data["requested"]) == ("asap:protocol/version_incompatible", None)
         assert offered not in response.body.decode()
 
-    def test_the_versions_asked_for_are_told_back(self) -> None:
+    def test_the_refusal_repeats_the_requested_versions(self) -> None:
         response = post(serve(), call(), asap_version="99.0, 98")
         assert json.loads(response.body)["error"]["data"]["requested"] == "99.0, 98"
 
 
 class TestStreams:
-    def test_streams_are_refused_as_not_built_yet(self) -> None:
+    def test_streams_are_refused_as_not_implemented(self) -> None:
         response = post(serve(), call(9), target="/asap/stream")
         value = json.loads(response.body)
         assert (value["id"], value["error"]["code"]) == (9, -32012)

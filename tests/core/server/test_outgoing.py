@@ -51,7 +51,7 @@ def answer(agent, *sizes: int):
 
 
 class TestUnderTheBound:
-    def test_a_small_one_counts_for_nothing(self) -> None:
+    def test_a_small_answer_does_not_count(self) -> None:
         agent = serve()
         respond = answer(agent, 60_000)
         assert (respond.outgoing, respond.ends, agent.outgoing.held) == (None, (), 0)
@@ -59,14 +59,14 @@ class TestUnderTheBound:
         assert isinstance(respond.sent(), Done)
 
     @pytest.mark.parametrize(("size", "held"), [(UNCOUNTED, 0), (UNCOUNTED + 1, UNCOUNTED + 1)])
-    def test_the_smallest_that_counts_has_a_byte_more_than_64_kib(self, size: int, held: int) -> None:
+    def test_the_smallest_answer_that_counts_has_a_byte_more_than_64_kib(self, size: int, held: int) -> None:
         agent = serve()
         fork: Any = ask(agent, call())
         fork.answered([Answered(b"x" * size, Replied("task.response", {}))])
         assert agent.outgoing.held == held
 
     @pytest.mark.parametrize("leave", ["sent", "abandon"])
-    def test_a_large_one_counts_until_it_is_over(self, leave) -> None:
+    def test_a_large_answer_counts_until_it_is_sent_or_abandoned(self, leave) -> None:
         agent = serve()
         respond = answer(agent, 70_000)
         assert agent.outgoing.held == len(respond.response.body) > 70_000
@@ -76,7 +76,7 @@ class TestUnderTheBound:
         assert agent.outgoing.held == 0
 
     @pytest.mark.parametrize("leave", ["sent", "abandon"])
-    def test_what_no_longer_counts_is_no_longer_held(self, leave) -> None:
+    def test_an_answer_that_no_longer_counts_is_released(self, leave) -> None:
         respond = answer(serve(), 70_000)
         getattr(respond, leave)()
         assert respond.response.body == b""
@@ -87,7 +87,7 @@ class TestUnderTheBound:
         assert 80_000 < agent.outgoing.held <= len(respond.response.body)
         assert len(json.loads(respond.response.body)) == 2
 
-    def test_documents_and_refusals_count_for_nothing(self) -> None:
+    def test_documents_and_refusals_do_not_count(self) -> None:
         agent = serve()
         for target in ("/health", "/.well-known/asap/manifest.json", "/nowhere"):
             assert agent.open(Request(method="GET", target=target)).outgoing is None
@@ -98,7 +98,7 @@ class TestAtTheBound:
 
     SIZE = 100_000
 
-    def test_the_reader_that_took_its_last_piece_longest_ago_is_ended(self) -> None:
+    def test_the_reader_without_progress_for_longest_is_ended(self) -> None:
         agent = serve(max_answers=10 * self.SIZE)
         first, second = answer(agent, self.SIZE), answer(agent, self.SIZE)
         first.progressed()
@@ -113,7 +113,7 @@ class TestAtTheBound:
         large = answer(agent, 4 * self.SIZE)
         assert large.ends == tuple(each.outgoing for each in small[:2])
 
-    def test_one_that_was_ended_counts_no_more_and_can_only_be_abandoned(self) -> None:
+    def test_an_ended_answer_no_longer_counts_and_can_only_be_abandoned(self) -> None:
         agent = serve(max_answers=3 * self.SIZE)
         slow = answer(agent, self.SIZE)
         after = answer(agent, self.SIZE)
@@ -123,7 +123,7 @@ class TestAtTheBound:
         slow.abandon()
         assert agent.outgoing.held == after.outgoing.size
 
-    def test_a_driver_says_itself_how_one_is_ended(self) -> None:
+    def test_the_driver_provides_the_way_to_end_an_answer(self) -> None:
         agent, ended = serve(max_answers=3 * self.SIZE), []
         slow = answer(agent, self.SIZE)
         slow.outgoing.reset()  # nothing, until it's being sent
@@ -133,7 +133,7 @@ class TestAtTheBound:
         assert ended == [slow]
 
     @pytest.mark.parametrize(("sizes", "number"), [((200_000,), 0), ((70_000, 70_000, 70_000), None)])
-    def test_one_that_could_never_fit_is_an_internal_error(self, sizes, number) -> None:
+    def test_an_answer_that_could_never_fit_is_an_internal_error(self, sizes, number) -> None:
         agent = serve(max_answers=200_000)
         other = answer(agent, 80_000)
         respond = answer(agent, *sizes)
@@ -142,14 +142,14 @@ class TestAtTheBound:
         assert respond.fault.startswith("expected at most 200000 bytes in one answer (max_answers), not ")
         assert (respond.ends, agent.outgoing.held) == ((), other.outgoing.size)
 
-    def test_of_a_call_that_was_refused_at_once_the_error_has_no_id(self) -> None:
+    def test_the_error_for_a_call_that_was_refused_at_once_has_no_id(self) -> None:
         agent = serve(max_answers=200_000)
         fork: Any = ask(agent, call(method="unknown"))
         assert isinstance(fork.calls[0], Answered)
         respond = fork.answered([Answered(b"x" * 200_001, Replied("task.response", {}))])
         assert json.loads(respond.response.body)["id"] is None
 
-    def test_one_that_just_fits_has_all_the_room(self) -> None:
+    def test_an_answer_that_just_fits_may_use_all_the_room(self) -> None:
         agent = serve(max_answers=200_000)
         other = answer(agent, 80_000)
         assert answer(agent, 199_000).ends == (other.outgoing,)

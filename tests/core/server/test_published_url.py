@@ -54,7 +54,7 @@ class TestWritten:
 
 class TestReceived:
     @pytest.mark.parametrize("url", WRONG)
-    def test_whatever_a_peer_has_there_is_read(self, url) -> None:
+    def test_any_endpoint_in_a_peers_manifest_is_read(self, url) -> None:
         document = to_json(manifest(Endpoints(asap="https://a.example/asap")))
         document["endpoints"] |= {"asap": url, "events": url, "later": 1}
         found = read_manifest(json.dumps(document).encode())

@@ -23,10 +23,10 @@ class TestBodies:
             assert (state.response.status, state.response.close) == (413, True)
 
     @pytest.mark.parametrize("length", ["0", "10485760", "10".zfill(18)])
-    def test_any_other_length_is_left_to_the_body(self, length) -> None:
+    def test_a_length_within_the_limit_is_accepted(self, length) -> None:
         assert isinstance(serve().open(head(content_length=length)), ReadBody)
 
-    def test_a_body_over_the_limit_is_refused_as_it_comes(self) -> None:
+    def test_a_body_over_the_limit_is_refused_while_it_arrives(self) -> None:
         state = serve(max_body=10).open(head()).feed(b"x" * 10)
         response = state.feed(b"x").response
         assert (response.status, response.close) == (413, True)
@@ -40,7 +40,7 @@ class TestBodies:
         assert outcome(post(serve(), body, content_encoding=coding)) == "ok"
 
     @pytest.mark.parametrize("coding", ["br", "gzip, br", "deflate", "gzip, gzip"])
-    def test_others_are_refused_with_those_that_would_do(self, coding) -> None:
+    def test_unknown_codings_are_refused_with_the_known_ones(self, coding) -> None:
         response = serve().open(head(content_encoding=coding)).response
         assert (response.status, dict(response.headers)[b"accept-encoding"]) == (415, b"gzip, x-gzip")
         assert response.close
@@ -73,7 +73,7 @@ class TestBodiesTogether:
         assert isinstance(state, ReadBody)
         return state.feed(b" " * (self.FREE + size))
 
-    def test_together_hold_no_more_than_policy_says(self) -> None:
+    def test_bodies_together_are_bounded_by_the_policy(self) -> None:
         told: list[Any] = []
         agent = serve(**self.BOUND, observe=told.append)
         first = self.under_way(agent, 120_000)
@@ -90,7 +90,7 @@ class TestBodiesTogether:
             first.end()
         assert isinstance(self.under_way(agent, 120_000), ReadBody)
 
-    def test_count_until_their_answer_is_made(self) -> None:
+    def test_bodies_count_until_their_answer_is_made(self) -> None:
         agent = serve(**self.BOUND)
         large = call(
             envelope_changes={"payload": {"conversation_id": "c", "skill_id": "echo", "input": {"x": "x" * 150_000}}}
@@ -107,7 +107,7 @@ class TestBodiesTogether:
             large["params"]["envelope"]["id"] = "another"
 
     @pytest.mark.parametrize("leave", ["abandon", "end"])
-    def test_give_back_what_they_held(self, leave) -> None:
+    def test_an_abandoned_body_releases_its_bytes(self, leave) -> None:
         agent = serve(**self.BOUND)
         for _ in range(3):
             state = self.under_way(agent, 30_000).feed(b" " * 70_000)
@@ -115,20 +115,20 @@ class TestBodiesTogether:
             getattr(state, leave)()
             assert agent.body_bytes == 0
 
-    def test_give_it_back_when_they_are_refused(self) -> None:
+    def test_a_refused_body_releases_its_bytes(self) -> None:
         agent = serve(max_bodies=10**6, max_body=self.FREE + 1000)
         assert self.under_way(agent, 1001).response.status == 413
         assert self.under_way(agent, 1000).feed(b" ").response.status == 413
         assert agent.body_bytes == 0
 
-    def test_small_ones_make_no_room_for_large_ones(self) -> None:
+    def test_small_bodies_do_not_count(self) -> None:
         agent = serve(**self.BOUND)
         for size in (1, self.FREE):
             small: Any = agent.open(head())
             assert isinstance(small.feed(b" " * size), ReadBody)
             assert agent.body_bytes == 0
 
-    def test_count_inflated(self) -> None:
+    def test_bodies_count_inflated(self) -> None:
         agent = serve(**self.BOUND)
         assert isinstance(self.under_way(agent, 120_000), ReadBody)
         state = agent.open(head(content_encoding="gzip")).feed(gzip.compress(b" " * (self.FREE + 80_001)))

@@ -15,13 +15,13 @@ from tests.core.server.exchanges import REFUSED, finish, outcome, post, serve
 
 class TestRefusals:
     @pytest.mark.parametrize(("body", "code"), REFUSED, ids=[f"{n}-{code}" for n, (_, code) in enumerate(REFUSED)])
-    def test_each_has_its_code_and_status_200(self, body, code) -> None:
+    def test_each_refusal_has_its_code_and_status_200(self, body, code) -> None:
         agent = serve()
         response = post(agent, body)
         assert (response.status, outcome(response)) == (200, code)
         assert len(agent.admission._guard) == 0
 
-    def test_the_id_comes_back_where_it_was_readable(self) -> None:
+    def test_a_refusal_has_the_id_of_the_call_if_it_is_readable(self) -> None:
         assert json.loads(post(serve(), call("mine", method=5)).body)["id"] == "mine"
         assert json.loads(post(serve(), call({}, method=5)).body)["id"] is None
 
@@ -30,7 +30,7 @@ class TestRefusals:
         paths = {error["path"] for error in value["error"]["data"]["validation_errors"]}
         assert paths == {"$", "$.jsonrpc", "$.method", "$.id", "$.params"}
 
-    def test_a_timestamp_outside_the_window_is_told_the_servers_time(self) -> None:
+    def test_a_refused_timestamp_is_answered_with_the_servers_time(self) -> None:
         details = json.loads(post(serve(), call(envelope_changes={"timestamp": 0})).body)["error"]["data"]
         assert details["details"]["server_time"] == STAMP
         assert details["retry_after_ms"] == 5000
@@ -38,10 +38,10 @@ class TestRefusals:
         assert ahead["details"]["future_offset_seconds"] > 0
 
     @pytest.mark.parametrize("edge", ["2025-06-15T15:01:40Z", "2025-06-15T15:07:10Z"])
-    def test_a_timestamp_at_the_edge_of_the_window_is_in_it(self, edge) -> None:
+    def test_a_timestamp_at_the_edge_of_the_window_is_accepted(self, edge) -> None:
         assert outcome(post(serve(), call(envelope_changes={"timestamp": edge}))) == "ok"
 
-    def test_what_there_are_handlers_for_is_told(self) -> None:
+    def test_a_refused_payload_type_is_answered_with_the_supported_ones(self) -> None:
         agent = serve(payload_types=["task.request", "message.send"])
         other = call(envelope_changes={"payload_type": "no.such"})
         for target, supported in (("/asap", ["messagesend", "taskrequest"]), ("/asap/stream", [])):

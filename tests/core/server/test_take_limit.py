@@ -30,13 +30,13 @@ class TestShareOfARequest:
 
     PROXIED = {"trusted_proxies": ("10.0.0.0/8",), "peer_limits": parse_limits("1/minute")}
 
-    def test_behind_a_trusted_proxy_it_is_the_clients(self) -> None:
+    def test_the_share_behind_a_trusted_proxy_is_the_clients(self) -> None:
         agent = serve(**self.PROXIED)
         for client, code in (("192.0.2.1", "ok"), ("192.0.2.2", "ok"), ("192.0.2.1", "asap:transport/rate_limited")):
             answer = post(agent, call(), peer="10.0.0.1", x_forwarded_for=f"203.0.113.5, {client}")
             assert outcome(answer) == code
 
-    def test_what_a_proxy_quotes_of_the_caller_does_not_choose_whose(self) -> None:
+    def test_values_that_a_proxy_quotes_do_not_choose_the_share(self) -> None:
         agent = serve(forwarded_header="forwarded", **self.PROXIED)
         for number, code in enumerate(("ok", "asap:transport/rate_limited", "asap:transport/rate_limited")):
             value = f'for=203.0.113.7;host="a,for=198.51.100.{number}"'
@@ -48,12 +48,12 @@ class TestShareOfARequest:
         answer = post(agent, call(), peer="192.0.2.9", x_forwarded_for="203.0.113.2")
         assert outcome(answer) == "asap:transport/rate_limited"
 
-    def test_the_client_is_who_an_anonymous_principal_is(self) -> None:
+    def test_an_anonymous_principal_is_the_address_of_the_client(self) -> None:
         agent = serve(trusted_proxies=("10.0.0.0/8",))
         (dispatch,) = agent.open(head(peer="10.0.0.1", x_forwarded_for="192.0.2.7")).feed(body()).end().calls
         assert dispatch.principal == Anonymous("192.0.2.7")
 
-    def test_every_answer_says_what_is_left(self) -> None:
+    def test_every_answer_has_the_remaining_share(self) -> None:
         agent = serve(peer_limits=parse_limits("10/second;100/minute"))
         headers = dict(post(agent, call()).headers)
         assert headers[b"ratelimit-policy"] == b'"10-per-1s";q=10;w=1, "100-per-60s";q=100;w=60'
@@ -64,7 +64,7 @@ class TestShareOfARequest:
         assert refused[b"ratelimit"] == b'"10-per-1s";r=0;t=1'
         assert refused[b"retry-after"] == b"1"
 
-    def test_what_is_left_is_told_as_of_the_answer(self) -> None:
+    def test_the_remaining_share_is_that_at_the_time_of_the_answer(self) -> None:
         clock = ManualClock()
         agent = serve(clock=clock, peer_limits=parse_limits("10/second"))
         fork = agent.open(head()).feed(body()).end()
@@ -122,14 +122,14 @@ class TestShareOfARequest:
         reply(dispatched)
         assert agent._callers == {}
 
-    def test_with_tokens_they_are_counted_by_principal(self) -> None:
+    def test_handlers_of_authenticated_callers_are_counted_by_principal(self) -> None:
         agent = serve(auth=True, concurrent=1)
         first = agent.open(head(authorization="Bearer t")).verified(Authenticated(ALICE)).feed(body()).end()
         assert isinstance(first.calls[0], Dispatch)
         again = post(agent, call(), peer="192.0.2.77", authorization="Bearer t")
         assert outcome(again) == "asap:transport/rate_limited"
 
-    def test_a_limiter_answers_what_is_left_by_each_limit(self) -> None:
+    def test_a_limiter_returns_the_remaining_amount_of_each_limit(self) -> None:
         limiter = Limiter(parse_limits("2/second;10/minute"), capacity=10)
         now: Any = 5.0
         assert [(left.amount, left.seconds) for left in limiter.left("k", now=now)] == [(2, 0.0), (10, 0.0)]
@@ -139,7 +139,7 @@ class TestShareOfARequest:
 
 
 class TestLimits:
-    def test_over_the_limit_is_429_as_in_the_reference(self) -> None:
+    def test_a_request_over_the_limit_is_answered_429_as_in_the_reference(self) -> None:
         agent = serve(peer_limits=parse_limits("2/minute"))
         assert [post(agent, call()).status for _ in range(3)] == [200, 200, 429]
         response: Any = agent.open(head()).response
@@ -153,7 +153,7 @@ class TestLimits:
         agent = serve(peer_limits=parse_limits("1/minute"))
         assert all(finish(agent.open(head("GET", "/health"))).status == 200 for _ in range(5))
 
-    def test_a_batch_costs_what_it_holds_and_the_rest_is_limited(self) -> None:
+    def test_a_batch_costs_its_number_of_items_and_the_rest_is_limited(self) -> None:
         agent = serve(peer_limits=parse_limits("10/minute"))
         values = json.loads(post(agent, [call(number) for number in range(15)]).body)
         limited = [value["error"]["code"] if "error" in value else 0 for value in values]
@@ -203,7 +203,7 @@ class TestLimits:
         assert not ask_for_the_rest().unavailable().response.close
 
     @pytest.mark.parametrize("number", [1, 3])
-    def test_a_shared_limiter_is_asked_for_what_is_limited_only(self, number) -> None:
+    def test_a_shared_limiter_is_asked_only_if_there_are_limits(self, number) -> None:
         batch = json.dumps([call(each) for each in range(number)]).encode()
 
         def read(state):
@@ -216,7 +216,7 @@ class TestLimits:
         state = read(agent.open(head(authorization="Bearer t"))).taken().feed(batch).end()
         assert isinstance(state, Fork) if number == 1 else (state.scope, state.cost) == ("principal", 2)
 
-    def test_what_a_shared_limiter_says_is_left_is_told_to_the_caller(self) -> None:
+    def test_the_caller_is_told_the_remaining_share_of_a_shared_limiter(self) -> None:
         agent = serve(shared_limits=["peer"], peer_limits=parse_limits("10/minute"))
         (limit,) = agent.policy.peer_limits
 

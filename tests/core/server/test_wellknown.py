@@ -43,14 +43,14 @@ class TestDocuments:
         for other in ('"x"', "x", "", tag.strip('"'), f'"x,{tag}', '"x,*,y"'):
             assert finish(agent.open(head("GET", "/.well-known/asap/manifest.json", if_none_match=other))).status == 200
 
-    def test_the_manifest_has_later_keys_only_where_they_say_something(self) -> None:
+    def test_the_manifest_has_later_keys_only_if_they_have_a_value(self) -> None:
         body = json.loads(finish(serve().open(head("GET", "/.well-known/asap/manifest.json"))).body)
         assert not {"supported_versions", "sla", "verification"} & set(body)
         assert not {"hardware", "inference"} & set(body["capabilities"])
         agent = Agent(manifest(supported_versions=["2.2"]))
         assert json.loads(agent.document.body)["supported_versions"] == ["2.2"]
 
-    def test_uptime_and_load_are_told(self) -> None:
+    def test_the_health_document_has_uptime_and_load(self) -> None:
         clock = ManualClock()
         agent = serve(clock=clock)
         clock.advance(2.5)
@@ -61,7 +61,7 @@ class TestDocuments:
             2.5, {"active_tasks": 1, "queue_depth": 0}, "healthy",
         )  # fmt: skip
 
-    def test_draining_is_told_to_probes(self) -> None:
+    def test_health_probes_see_that_the_agent_drains(self) -> None:
         agent = serve()
         agent.drain()
         statuses = [
