@@ -12,7 +12,7 @@ An `ArgumentRule` is made of predicates (`is_…`). The `expect_…` functions h
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial, wraps
 from types import UnionType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from attrs import frozen
 
@@ -20,7 +20,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-Fits = Callable[[Any], bool]
+Fits = Callable[[object], bool]
+
+
+class NamedField(Protocol):
+    """A field, as attrs passes it to the field's validator."""
+
+    @property
+    def name(self) -> str:
+        """The field's name."""
 
 
 @frozen
@@ -151,12 +159,12 @@ def expect_observer(observe: object) -> None:
         expect_function("observe", observe, "(decision)", asynchronous=False)
 
 
-def _has(function: Any, flags: int) -> bool:
+def _has(function: object, flags: int) -> bool:
     while isinstance(function, partial):
         function = function.func
     return any(_flags(each) & flags for each in (function, getattr(function, "__call__", None)))  # noqa: B004 - what it is
 
 
-def _flags(function: Any) -> int:
+def _flags(function: object) -> int:
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
     return flags if isinstance(flags, int) else 0

@@ -26,7 +26,7 @@ def _text(text: str) -> str:
 
 def _json_object(text: str) -> dict[str, object]:
     try:
-        value = read_json(text.encode("utf-8", "surrogateescape"))
+        value: object = read_json(text.encode("utf-8", "surrogateescape"))
     except NotJson as error:
         raise ValueError(f"expected {error.expected}") from None
     if type(value) is not dict:

@@ -20,7 +20,7 @@ from enum import Enum
 from hashlib import sha256
 from heapq import heappop, heappush
 from struct import Struct, error as struct_error
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, frozen
 
@@ -234,7 +234,7 @@ class ReplayGuard:
         """
         try:
             size = int.from_bytes(data[:4], "big")
-            head = read_json(data[4 : 4 + size])
+            head: Any = read_json(data[4 : 4 + size])
             self._floor = max(self._floor, _floor_of(head["floor"]))
             self._anonymous.floor = _floor_of(head["anonymous"])
             by_index = {0: self._anonymous}

@@ -122,11 +122,11 @@ def _without_answer(kept: SavedKey) -> SavedKey:
     return evolve(kept, answer=None, size=0, answered=False)
 
 
-def _key_to_json(kept: SavedKey) -> list[Any]:
+def _key_to_json(kept: SavedKey) -> list[object]:
     return [kept.key.hex(), kept.digest.hex(), outcome_to_json(kept.answer), kept.size, kept.seconds, kept.answered]
 
 
-def outcome_to_json(outcome: Any) -> Any:
+def outcome_to_json(outcome: Any) -> dict[str, object] | None:
     """Return an outcome as JSON values; None stays None."""
     if outcome is None:
         return None
@@ -203,7 +203,8 @@ def _saved_state(records: list[tuple[bytes, bytes]]) -> SavedState:
             kept[key] = SavedKey(key, digest, None, 0, 0.0, answered=False)
         elif kind == _SNAPSHOT_KIND:
             size = int.from_bytes(body[:4], "big")
-            kept |= {one.key: one for one in map(_read_key, read_json(body[4 : 4 + size]))}
+            keys: Any = read_json(body[4 : 4 + size])
+            kept |= {one.key: one for one in map(_read_key, keys)}
             guard = body[4 + size :]
         else:
             raise BadState("expected records that this version knows")
@@ -211,11 +212,11 @@ def _saved_state(records: list[tuple[bytes, bytes]]) -> SavedState:
 
 
 def _read_owner(body: bytes) -> StateOwner:
-    facts = read_json(body)
+    facts: Any = read_json(body)
     return StateOwner(facts["agent"], bytes.fromhex(facts["key"]), float(facts["max_age"]), float(facts["skew"]))
 
 
-def _read_key(value: list[Any]) -> SavedKey:
+def _read_key(value: Any) -> SavedKey:
     key, digest, answer, size, seconds, answered = value
     return SavedKey(
         bytes.fromhex(key), bytes.fromhex(digest), read_outcome(answer), size, float(seconds), answered is True
@@ -225,7 +226,7 @@ def _read_key(value: list[Any]) -> SavedKey:
 _KIND_OF: Final = {kind.taxonomy: kind for kind in KINDS}
 
 
-def read_outcome(value: Any) -> Any:
+def read_outcome(value: Any) -> Replied | Refusal | None:
     """Read what `outcome_to_json` wrote. Raises KeyError or TypeError if it's something else."""
     if value is None:
         return None

@@ -4,16 +4,17 @@ Rule of this module: a manifest only ever narrows. The agent wrote it, so it cho
 to, and no scope that the client's user didn't allow.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from asap_core.auth.bearer import is_scope
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
 from asap_core.auth.dpop_client import ProofKey
 from asap_core.auth.token_cache import TokenKey
 from asap_core.net.urls import normal
+from asap_core.wire.json_types import Json
 from asap_core.wire.manifest import AuthScheme
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
@@ -28,7 +29,7 @@ def _scope_words(value: object) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Collection) else (value,)
 
 
-def _check_scopes(_object: object, _attribute: "Attribute[Any]", scopes: tuple[Any, ...]) -> None:
+def _check_scopes(_object: object, _attribute: object, scopes: tuple[str, ...]) -> None:
     if not all(map(is_scope, scopes)):
         raise ValueError("scopes: expected words of visible ASCII characters without quotes (RFC 6749 §3.3)")
 
@@ -121,13 +122,12 @@ def scopes_for(credentials: ClientCredentials, auth: AuthScheme | None) -> tuple
     return tuple(scope for scope in credentials.scopes if scope in named) or credentials.scopes
 
 
-def _same(ours: str | None, offer: dict[str, Any], *names: str) -> bool:
-    theirs = next((offer[name] for name in names if isinstance(offer.get(name), str)), None)
+def _same(ours: str | None, offer: Mapping[str, Json], *names: str) -> bool:
+    theirs = next((url for name in names if isinstance(url := offer.get(name), str)), None)
     return ours is None or theirs is None or normal(theirs).rstrip("/") == normal(ours).rstrip("/")
 
 
-def _read_scopes(value: Any) -> frozenset[str]:
+def _read_scopes(value: Json) -> frozenset[str]:
     """Read a list, a text of words, or OpenAPI's object whose keys are scopes."""
-    if isinstance(value, str):
-        value = value.split()
-    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, list | dict) else frozenset()
+    words = value.split() if isinstance(value, str) else value
+    return frozenset(each for each in words if isinstance(each, str)) if isinstance(words, list | dict) else frozenset()

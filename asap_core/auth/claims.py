@@ -6,16 +6,18 @@ Rule of this module: a missing claim is never assumed. A token without an end, a
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, assert_never
+from typing import Final, TypeGuard, assert_never
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
+from asap_core.arguments import NamedField
 from asap_core.auth.bearer import is_scope
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.jws import Algorithm, Jws, decode_base64url
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.rules import URN, Rule, integer, number
 
 _MAX_DEPTH: Final = 16
@@ -57,12 +59,12 @@ AGENT: Final = Rule(
 )
 
 
-def text_set(values: object) -> frozenset[Any]:
+def text_set(values: object) -> frozenset[str]:
     """Return one text, or several, as a set."""
     return frozenset([values] if isinstance(values, str) or not isinstance(values, Iterable) else values)
 
 
-def check_audience(_policy: object, attribute: "Attribute[Any]", values: frozenset[Any] | None) -> None:
+def check_audience(_policy: object, attribute: NamedField, values: frozenset[str] | None) -> None:
     """Raise ValueError unless there is at least one value and all are texts."""
     if values is not None and not (values and all(isinstance(each, str) for each in values)):
         raise ValueError(f"{attribute.name}: expected whom tokens are for, as text or a list of texts")
@@ -76,7 +78,7 @@ def scope_set(values: object) -> frozenset[str]:
     return found
 
 
-def _dpop(value: Any) -> Any:
+def _dpop(value: DpopPolicy | ProofRequirement | str) -> DpopPolicy:
     return value if isinstance(value, DpopPolicy) else DpopPolicy(proofs=value)
 
 
@@ -161,7 +163,7 @@ def judge_claims(
 
 
 def bearer_of(
-    claims: Mapping[str, Any], agent: ByClaim | BySubject, needed: frozenset[str], bound: str | None = None
+    claims: JsonObject, agent: ByClaim | BySubject, needed: frozenset[str], bound: str | None = None
 ) -> Authenticated | InsufficientScope | Rejected:
     """Return the agent that these claims stand for, with its scopes, if they include all of `needed`."""
     urn = _agent_of(claims, agent)
@@ -173,7 +175,7 @@ def bearer_of(
     return Authenticated(urn, held, bound) if needed <= held else InsufficientScope(needed)
 
 
-def _read_claims(payload: bytes) -> dict[str, Any] | Rejected:
+def _read_claims(payload: bytes) -> JsonObject | Rejected:
     try:
         claims = read_json(payload, max_depth=_MAX_DEPTH)
     except NotJson as error:
@@ -181,7 +183,7 @@ def _read_claims(payload: bytes) -> dict[str, Any] | Rejected:
     return claims if isinstance(claims, dict) else Rejected("claims that are an object")
 
 
-def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str | None:
+def _wrong_origin(jws: Jws, claims: Mapping[str, Json], policy: TokenPolicy) -> str | None:
     if jws.typ not in policy.types:
         return "a token whose typ is an access token's"
     if claims.get("iss") != policy.issuer:
@@ -193,7 +195,7 @@ def _wrong_origin(jws: Jws, claims: dict[str, Any], policy: TokenPolicy) -> str 
     return None
 
 
-def _scopes_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
+def _scopes_of(claims: JsonObject) -> frozenset[str] | None:
     """What a token allows; None if that can't be read.
 
     RFC 9068 §2.2.3 and RFC 7662 §2.2: words in one text. Some providers write a list of texts, and null for none; Okta
@@ -207,7 +209,7 @@ def _scopes_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
     return frozenset(" ".join(texts).split(" ")) - {""}
 
 
-def _wrong_confirmation(claims: dict[str, Any]) -> str | None:
+def _wrong_confirmation(claims: Mapping[str, Json]) -> str | None:
     if "cnf" not in claims:
         return None
     confirmation = claims["cnf"]
@@ -217,7 +219,7 @@ def _wrong_confirmation(claims: dict[str, Any]) -> str | None:
     return None
 
 
-def _bound_to(claims: dict[str, Any]) -> str | None:
+def _bound_to(claims: JsonObject) -> str | None:
     """Return the thumbprint in `cnf` (RFC 9449 §6.1), or None without one."""
     thumbprint: str | None = claims["cnf"]["jkt"] if "cnf" in claims else None
     return thumbprint
@@ -237,12 +239,12 @@ def wrong_key(bound: str | None, proof_key: str | None, policy: DpopPolicy) -> s
     return "a bearer token, without a proof" if bound is None else "a proof by the key in cnf"
 
 
-def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) -> str | None:
+def _wrong_time(claims: Mapping[str, Json], policy: TokenPolicy, *, wall: WallTime) -> str | None:
     # RFC 8725 doesn't mention tokens without an end; a stolen one would be good for ever.
-    if not is_date(claims.get("exp")) or claims["exp"] + policy.leeway <= wall:
+    if not is_date(end := claims.get("exp")) or end + policy.leeway <= wall:
         return "exp, in the future"
     for name in ("nbf", "iat"):
-        if name in claims and (not is_date(claims[name]) or claims[name] - policy.leeway > wall):
+        if name in claims and (not is_date(begin := claims[name]) or begin - policy.leeway > wall):
             return f"{name}, if there, in the past"
     return None
 
@@ -251,13 +253,13 @@ def _wrong_time(claims: dict[str, Any], policy: TokenPolicy, *, wall: WallTime) 
 _LAST_DATE: Final = 253_402_300_800
 
 
-def is_date(value: object) -> bool:
+def is_date(value: object) -> TypeGuard[float]:
     """Whether `value` is a date from 1970 to the year 9999."""
     # RFC 7519 §2, NumericDate. In Python a bool is an int.
-    return type(value) in (int, float) and 0 < value < _LAST_DATE and math.isfinite(value)  # type: ignore[operator,arg-type] # a number by its type
+    return (type(value) is int or type(value) is float) and 0 < value < _LAST_DATE and math.isfinite(value)
 
 
-def _agent_of(claims: Mapping[str, Any], rule: ByClaim | BySubject) -> str | None:
+def _agent_of(claims: JsonObject, rule: ByClaim | BySubject) -> str | None:
     """Return the agent's URN, or None if the claims name no agent that may call."""
     match rule:
         case ByClaim(name):

@@ -5,7 +5,7 @@ Rule of this module: secrets are in no repr and no error. Of what the endpoint a
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, assert_never
 from urllib.parse import quote_plus
@@ -16,6 +16,7 @@ from asap_core.auth.bearer import is_scope, is_token
 from asap_core.auth.jws import serialize, signing_input
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json
 from asap_core.wire.rules import TEXT, Rule, absent_or
 
 JwsSigner = Callable[[bytes], bytes]
@@ -189,7 +190,7 @@ def read_token_response(status: int, body: bytes, *, token_type: str = "Bearer")
     return _grant(value, token_type) if isinstance(value, dict) else GrantFailed("a JSON object with a token")
 
 
-def _grant(value: dict[str, Any], token_type: str) -> GrantedToken | GrantFailed:
+def _grant(value: Mapping[str, Json], token_type: str) -> GrantedToken | GrantFailed:
     token, kind, scope = value.get("access_token"), value.get("token_type"), value.get("scope")
     if not (isinstance(token, str) and is_token(token)):
         return GrantFailed("an access_token of visible ASCII characters, at most 8192")
@@ -210,12 +211,12 @@ def _scopes(value: Any) -> frozenset[str] | None:
     return frozenset(filter(is_scope, " ".join(texts).split(" ")))
 
 
-def _lifetime(value: Any) -> float | None:
+def _lifetime(value: Json) -> float | None:
     if value is None:
         return _LIFETIME
     # Some providers write the number as text.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(int(_LONGEST))):
         value = int(value)
-    if type(value) not in (int, float) or not value > 0:
+    if not (type(value) is int or type(value) is float) or not value > 0:
         return None
     return min(float(value), _LONGEST)

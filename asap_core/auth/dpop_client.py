@@ -7,7 +7,7 @@ The caller signs; `asap_adapters.auth.client_keys` has keys that do.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from attrs import field, frozen
 
@@ -71,7 +71,7 @@ def unsigned_proof(proof: ProofClaims, *, alg: str, jwk: Mapping[str, str]) -> b
     """
     thumbprint(jwk)
     header = {"typ": PROOF_TYPE, "alg": alg, "jwk": {name: jwk[name] for name in sorted(_PUBLIC & jwk.keys())}}
-    claims: dict[str, Any] = {
+    claims: dict[str, object] = {
         "jti": proof.jti,
         "htm": proof.method,
         "htu": comparable_url(proof.url),

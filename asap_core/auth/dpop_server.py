@@ -9,6 +9,7 @@ the token names that key.
 Rule 2: a proof's id is claimed last, so that nobody can use up the id of another caller's proof.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, Final
@@ -21,6 +22,7 @@ from asap_core.auth.jws import Algorithm, Jws, Malformed, decode_base64url, enco
 from asap_core.auth.principal import DpopProof, ProofOffer, ProofRefused
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json, JsonObject
 
 _MAX_DEPTH: Final = 8
 # 128 bits: too many to guess a nonce.
@@ -39,7 +41,7 @@ class ProofRequirement(Enum):
     """Tokens that aren't bound to a key are refused."""
 
 
-def _proofs(value: Any) -> Any:
+def _proofs(value: object) -> object:
     return next((one for one in ProofRequirement if one.value == value), value)
 
 
@@ -169,9 +171,7 @@ def _key_of(jws: Jws) -> VerificationKey | str:
     if jws.typ != PROOF_TYPE:
         return f"typ {PROOF_TYPE}"
     # `read_jws` has parsed this header before; it doesn't return the key.
-    header: dict[str, Any] = read_json(
-        decode_base64url(jws.signing_input.partition(b".")[0]) or b"", max_depth=_MAX_DEPTH
-    )
+    header: Any = read_json(decode_base64url(jws.signing_input.partition(b".")[0]) or b"", max_depth=_MAX_DEPTH)
     key = read_key(header.get("jwk"))
     if key is None or key.algorithm is not jws.algorithm:
         return "in jwk a public key for alg, and nothing private of it"
@@ -180,7 +180,7 @@ def _key_of(jws: Jws) -> VerificationKey | str:
     return key
 
 
-def _claims_of(jws: Jws) -> dict[str, Any] | str:
+def _claims_of(jws: Jws) -> JsonObject | str:
     try:
         claims = read_json(jws.payload, max_depth=_MAX_DEPTH)
     except NotJson as error:
@@ -188,7 +188,9 @@ def _claims_of(jws: Jws) -> dict[str, Any] | str:
     return claims if isinstance(claims, dict) else "claims that are an object"
 
 
-def _wrong(claims: dict[str, Any], proof: DpopProof, *, token: str, policy: DpopPolicy, wall: WallTime) -> str | None:
+def _wrong(
+    claims: Mapping[str, Json], proof: DpopProof, *, token: str, policy: DpopPolicy, wall: WallTime
+) -> str | None:
     if claims.get("htm") != proof.method:
         return "htm to be the method"
     url = claims.get("htu")
@@ -197,7 +199,7 @@ def _wrong(claims: dict[str, Any], proof: DpopProof, *, token: str, policy: Dpop
         return "htu to be the URL that the agent's manifest has"
     issued = claims.get("iat")
     # bool is an int to Python only.
-    if type(issued) not in (int, float) or not wall - policy.max_age <= issued <= wall + policy.skew:  # type: ignore[operator] # a number by its type
+    if not (type(issued) is int or type(issued) is float) or not wall - policy.max_age <= issued <= wall + policy.skew:
         return f"iat at most {policy.max_age:g} s ago and {policy.skew:g} s ahead"
     if not is_proof_id(claims.get("jti")):
         return "a jti of 1 to 256 characters"

@@ -1,7 +1,8 @@
 """Reading and judging introspection responses (RFC 7662 §2.2)."""
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from attrs import field, frozen, validators
 
@@ -20,6 +21,7 @@ from asap_core.auth.claims import (
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.rules import TEXT, absent_or, integer, number
 
 _MAX_DEPTH: Final = 16
@@ -65,7 +67,7 @@ class IntrospectionPolicy:
 class ActiveToken:
     """The provider's claims about a token that is active."""
 
-    claims: dict[str, Any] = field(repr=False)
+    claims: JsonObject = field(repr=False)
 
 
 @frozen
@@ -105,14 +107,13 @@ def read_introspection(status: int, body: bytes) -> ActiveToken | InactiveToken 
         value = None
     if status != _OK:
         return IntrospectionFailed(f"an answer with HTTP 200, not HTTP {status}", _cause_of(status, value))
-    active = value.get("active") if isinstance(value, dict) else None
     # §2.2: a boolean. Other values that a language takes for true grant nothing.
-    if type(active) is not bool:
+    if not isinstance(value, dict) or type(active := value.get("active")) is not bool:
         return IntrospectionFailed("an object with active, true or false", FailureCause.TOKEN)
     return ActiveToken(value) if active else InactiveToken()
 
 
-def _cause_of(status: int, value: Any) -> FailureCause:
+def _cause_of(status: int, value: Json) -> FailureCause:
     # RFC 6749 §5.2: the provider doesn't know this client, whatever the token is.
     if status == _UNAUTHORIZED and isinstance(value, dict) and value.get("error") == "invalid_client":
         return FailureCause.PROVIDER
@@ -136,7 +137,7 @@ def judge_introspection(
     return Accepted(bearer, WallTime(until))
 
 
-def _wrong_origin(claims: dict[str, Any], policy: IntrospectionPolicy) -> str | None:
+def _wrong_origin(claims: Mapping[str, Json], policy: IntrospectionPolicy) -> str | None:
     if policy.issuer is not None and claims.get("iss", policy.issuer) != policy.issuer:
         return "iss, if there, to be the issuer"
     if policy.audience is not None:
@@ -152,11 +153,11 @@ def _wrong_origin(claims: dict[str, Any], policy: IntrospectionPolicy) -> str | 
     return "a bearer token, without cnf" if "cnf" in claims else None
 
 
-def _wrong_time(claims: dict[str, Any], policy: IntrospectionPolicy, *, wall: WallTime) -> str | None:
+def _wrong_time(claims: Mapping[str, Json], policy: IntrospectionPolicy, *, wall: WallTime) -> str | None:
     # Without `exp` it is accepted for as long as a response is kept; then the provider is asked again.
-    if "exp" in claims and (not is_date(claims["exp"]) or claims["exp"] + policy.leeway <= wall):
+    if "exp" in claims and (not is_date(end := claims["exp"]) or end + policy.leeway <= wall):
         return "exp, if there, in the future"
     for name in ("nbf", "iat"):
-        if name in claims and (not is_date(claims[name]) or claims[name] - policy.leeway > wall):
+        if name in claims and (not is_date(begin := claims[name]) or begin - policy.leeway > wall):
             return f"{name}, if there, in the past"
     return None

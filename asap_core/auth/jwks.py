@@ -5,13 +5,15 @@ Rule 1: a key that can't be used is skipped and doesn't invalidate the set (RFC 
 Rule 2: there is no type for symmetric keys here, so that a public key can't be taken for one (RFC 8725 §2.1).
 """
 
-from typing import Any, Final, assert_never
+from collections.abc import Mapping
+from typing import Final, assert_never
 
 from attrs import frozen
 
 from asap_core.auth.jws import MAX_KID, Algorithm, Jws, algorithm_of, decode_base64url, encode_base64url
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json
 
 # A provider has two or three keys, with certificate chains perhaps 10 KB each.
 MAX_KEY_SET: Final = 262_144
@@ -116,19 +118,19 @@ def read_key(value: object) -> VerificationKey | None:
     return key
 
 
-def _octets(value: dict[str, Any], name: str) -> bytes:
+def _octets(value: Mapping[str, Json], name: str) -> bytes:
     text = value.get(name)
     if not isinstance(text, str) or not text.isascii():
         return b""
     return decode_base64url(text.encode("ascii")) or b""
 
 
-def _read_okp(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
+def _read_okp(kid: str | None, value: Mapping[str, Json]) -> VerificationKey | None:
     x = _octets(value, "x")
     return OkpKey(kid, x) if value.get("crv") == "Ed25519" and len(x) == _HALF else None
 
 
-def _read_ec(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
+def _read_ec(kid: str | None, value: Mapping[str, Json]) -> VerificationKey | None:
     # RFC 7518 §6.2.1.2: coordinates have the field's full length.
     coordinates = [_octets(value, "x"), _octets(value, "y")]
     if value.get("crv") != "P-256" or any(len(each) != _HALF for each in coordinates):
@@ -139,7 +141,7 @@ def _read_ec(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
     return EcKey(kid, x, y) if on_curve else None
 
 
-def _read_rsa(kid: str | None, value: dict[str, Any]) -> VerificationKey | None:
+def _read_rsa(kid: str | None, value: Mapping[str, Json]) -> VerificationKey | None:
     n, e = int.from_bytes(_octets(value, "n")), int.from_bytes(_octets(value, "e"))
     least, most = _RSA_BITS
     if not least <= n.bit_length() <= most or n % 2 == 0 or e % 2 == 0 or not 1 < e < _MAX_EXPONENT:

@@ -9,11 +9,12 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from attrs import field, frozen
 
 from asap_core.wire.json import NotJson, read_json, write_json
+from asap_core.wire.json_types import Json
 
 # As for any bearer token (`bearer.MAX_TOKEN`): proxies limit headers to 8 KiB.
 MAX_JWS: Final = 8_192
@@ -108,7 +109,7 @@ def read_jws(token: str, *, algorithms: Collection[Algorithm]) -> Jws | Malforme
 
 
 def _read_header(
-    header: Any, parts: list[bytes], decoded: list[bytes], algorithms: Collection[Algorithm]
+    header: Json, parts: list[bytes], decoded: list[bytes], algorithms: Collection[Algorithm]
 ) -> Jws | Malformed:
     if not isinstance(header, dict):
         return Malformed("a header that is an object")

@@ -1,12 +1,14 @@
 """An identity provider's metadata (OpenID Connect Discovery, RFC 8414): where to fetch it, and how to read it."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from attrs import frozen
 
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.net.urls import DEFAULT_PORTS, read_url
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json
 
 # Keycloak's has 6 KB.
 MAX_METADATA: Final = 262_144
@@ -65,7 +67,7 @@ def read_metadata(data: bytes, *, issuer: str) -> ProviderMetadata:
     )
 
 
-def _url(value: dict[str, Any], name: str) -> str | None:
+def _url(value: Mapping[str, Json], name: str) -> str | None:
     """Return the URL of that name, or None if it is missing. The outbound policy judges it before it is fetched."""
     url = value.get(name)
     if url is not None and not (isinstance(url, str) and url):

@@ -96,6 +96,7 @@ from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import METRICS_PATH, status_response
 from asap_core.wire.envelope import SUPPORTED_VERSIONS
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json
 from asap_core.wire.jsonrpc import MAX_ID, Call, RefusedCall, parse_call
 from asap_core.wire.manifest import HEALTH_PATH, MANIFEST_PATH
 
@@ -736,7 +737,7 @@ def _refuse_key(call: Call, expected: str) -> RefusedCall:
     return RefusedCall(call.id, Refusal(kind=MALFORMED_ENVELOPE, note="Invalid idempotency key", problems=(problem,)))
 
 
-def _open_batch(context: _ExchangeContext, items: list[object]) -> TakeLimit | Fork | Respond:
+def _open_batch(context: _ExchangeContext, items: list[Json]) -> TakeLimit | Fork | Respond:
     most = context.agent.policy.max_batch
     if not items:
         return context.refuse(Refusal(kind=INVALID_REQUEST, note="empty batch", details={"reason": "empty batch"}))

@@ -14,11 +14,13 @@ from functools import cache, lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from attrs import Attribute, fields, has
+from attrs import fields, has
 
+from asap_core.arguments import NamedField
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.json import NotJson, read_json
+from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
 from asap_core.wire.parts import PARTS, Part
 from asap_core.wire.payloads import PAYLOADS, Payload
@@ -34,7 +36,7 @@ T = TypeVar("T")
 MAX_PROBLEMS: Final = 20
 
 
-def decode_envelope(value: Any, *, path: tuple[str | int, ...] = ()) -> Envelope:
+def decode_envelope(value: object, *, path: tuple[str | int, ...] = ()) -> Envelope:
     """Decode an envelope, strictly.
 
     path: where the envelope is in its document, for errors.
@@ -43,7 +45,7 @@ def decode_envelope(value: Any, *, path: tuple[str | int, ...] = ()) -> Envelope
     return _decode_flat(value, Envelope, "envelope", path)
 
 
-def decode_payload(payload_type: str, value: Any, *, path: tuple[str | int, ...] = ()) -> Payload | None:
+def decode_payload(payload_type: str, value: object, *, path: tuple[str | int, ...] = ()) -> Payload | None:
     """Decode a payload, strictly. Returns None if its type isn't known.
 
     payload_type: in any spelling.
@@ -53,22 +55,20 @@ def decode_payload(payload_type: str, value: Any, *, path: tuple[str | int, ...]
     return decode_payload_of(normalise_payload_type(payload_type), value, path=path)
 
 
-def decode_payload_of(normal_type: str, value: Any, *, path: tuple[str | int, ...] = ()) -> Payload | None:
+def decode_payload_of(normal_type: str, value: object, *, path: tuple[str | int, ...] = ()) -> Payload | None:
     """As `decode_payload`, for a type that is normalised already (`normalise_payload_type`)."""
     kind = PAYLOADS.get(normal_type)
     return None if kind is None else _decode_flat(value, kind, "payload", path)
 
 
-def decode_part(value: Any, *, path: tuple[str | int, ...] = ()) -> Part:
+def decode_part(value: object, *, path: tuple[str | int, ...] = ()) -> Part:
     """Decode a message part by its `type`, strictly. Raises `InvalidDocument`."""
-    tag = value.get("type") if type(value) is dict else None
-    kind = PARTS.get(tag) if type(tag) is str else None
-    if kind is None:
+    if type(value) is not dict or type(tag := value.get("type")) is not str or tag not in PARTS:
         raise InvalidDocument("part", (Problem((*path, "type"), f"one of {', '.join(PARTS)}"),))
-    return _decode({key: item for key, item in value.items() if key != "type"}, kind, "part", path)
+    return _decode({key: item for key, item in value.items() if key != "type"}, PARTS[tag], "part", path)
 
 
-def decode_manifest(value: Any) -> Manifest:
+def decode_manifest(value: object) -> Manifest:
     """Decode a manifest, tolerantly, also from the wrapper of a signed one.
 
     Signatures aren't verified here: see `asap_core.wire.signing`. Raises `InvalidDocument`.
@@ -78,12 +78,12 @@ def decode_manifest(value: Any) -> Manifest:
     return _decode(value, Manifest, "manifest", ())
 
 
-def decode_health(value: Any) -> Health:
+def decode_health(value: object) -> Health:
     """Decode a health report, tolerantly. Raises `InvalidDocument`."""
     return _decode(value, Health, "health report", ())
 
 
-def decode_registry_root(value: Mapping[str, Any]) -> Registry:
+def decode_registry_root(value: Mapping[str, object]) -> Registry:
     """Decode the root of a registry, tolerantly, without its `agents`: `RegistryReader` reads those.
 
     Raises: InvalidDocument.
@@ -91,7 +91,7 @@ def decode_registry_root(value: Mapping[str, Any]) -> Registry:
     return _decode({**value, "agents": []}, Registry, "registry", ())
 
 
-def decode_registry_entry(value: Any, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:
+def decode_registry_entry(value: object, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:
     """Decode an entry of a registry, tolerantly.
 
     path: where the entry is in its document, for errors.
@@ -110,7 +110,7 @@ def read_health(data: bytes) -> Health:
     return read_as(data, decode_health, "health report")
 
 
-def read_as(data: bytes, decode: Callable[[Any], T], what: str) -> T:
+def read_as(data: bytes, decode: Callable[[Json], T], what: str) -> T:
     """Read a document from bytes: parse the JSON, then call `decode`.
 
     what: names the kind of document in errors.
@@ -126,7 +126,7 @@ def read_as(data: bytes, decode: Callable[[Any], T], what: str) -> T:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def encode_envelope(envelope: Envelope) -> dict[str, Any]:
+def encode_envelope(envelope: Envelope) -> JsonObject:
     """Return the envelope as plain JSON values: all eleven keys, nulls included, in the reference's order."""
     return {
         "id": envelope.id,
@@ -149,9 +149,10 @@ def format_timestamp(moment: datetime) -> str:
 
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), dict, list})
+_TAGS: Final[dict[type, str]] = {kind: tag for tag, kind in PARTS.items()}
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: object) -> Any:
     """Return a value of the model as plain JSON values: every field, nulls included, and the keys in `extra`.
 
     JSON's own values are returned unchanged.
@@ -161,7 +162,7 @@ def to_json(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if has(kind):
-        written: dict[str, Any] = {"type": value.type} if kind in PARTS.values() else {}
+        written: JsonObject = {"type": _TAGS[kind]} if kind in _TAGS else {}
         for key, name in _members(kind):
             written[key] = to_json(getattr(value, name))
         written.update(getattr(value, "extra", {}))
@@ -190,7 +191,7 @@ def _members(kind: type) -> tuple[tuple[str, str], ...]:
 _NEVER_READ: Final = frozenset({"skipped"})
 
 
-def _key(attribute: "Attribute[Any]") -> str:
+def _key(attribute: NamedField) -> str:
     return attribute.name.rstrip("_")
 
 
@@ -202,7 +203,7 @@ def etag(body: bytes) -> str:
 # --- the fast path: valid envelopes and payloads ---------------------------------------------------------------------
 
 
-def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
+def _decode_flat(value: object, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
     """Decode a class whose fields are all leaves.
 
     Nearly every message is valid, and one pass over its rules proves it. Otherwise cattrs finds every problem. (A
@@ -215,7 +216,7 @@ def _decode_flat(value: Any, kind: type[T], what: str, path: tuple[str | int, ..
 
 
 @cache
-def _quick(kind: type) -> Callable[[Any], Any]:
+def _quick(kind: type) -> Callable[[object], Any]:
     """Return a reader that checks each rule once and fills the slots: attrs' __init__ would check them again."""
     known = frozenset(_key(a) for a in fields(kind))
     steps = [(_key(a), a.default, a.validator, _slot(kind, a.name)) for a in fields(kind)]
@@ -225,11 +226,11 @@ def _quick(kind: type) -> Callable[[Any], Any]:
     check = getattr(kind, "__attrs_post_init__", None)
     make = object.__new__
 
-    def read(value: Any) -> Any:
+    def read(value: object) -> object:
         if type(value) is not dict or not known.issuperset(value):
             # A new exception each time: a shared one would keep every frame it was raised in alive, and their values.
             raise InvalidValue("something else")
-        made: Any = make(kind)
+        made: object = make(kind)
         for key, default, exact, nullable, convert, fits, fill in plans:
             item = value.get(key, default)
             # Most fields are plain strings, objects or null. Checking that here saves a call for each.
@@ -246,8 +247,8 @@ def _quick(kind: type) -> Callable[[Any], Any]:
     return read
 
 
-def _slot(kind: type, name: str) -> Callable[[Any, Any], None]:
-    fill: Callable[[Any, Any], None] = kind.__dict__[name].__set__
+def _slot(kind: type, name: str) -> Callable[[object, object], None]:
+    fill: Callable[[object, object], None] = kind.__dict__[name].__set__
     return fill
 
 
@@ -260,7 +261,7 @@ def warm_up() -> None:
         _converter().get_structure_hook(kind)
 
 
-def _decode(value: Any, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
+def _decode(value: object, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
     try:
         return _converter().structure(value, kind)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what rules raise; _problems re-raises other exceptions
@@ -288,7 +289,7 @@ def _converter() -> "Converter":
     return converter
 
 
-def _object_hook(kind: type, converter: "Converter") -> Callable[[Any, Any], Any]:
+def _object_hook(kind: type, converter: "Converter") -> Callable[[object, object], object]:
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
 
     tolerant = "extra" in {a.name for a in fields(kind)}
@@ -302,7 +303,7 @@ def _object_hook(kind: type, converter: "Converter") -> Callable[[Any, Any], Any
     make: Any = make_dict_structure_fn  # typed for keywords it names; fields come as keywords too
     read = make(kind, converter, _cattrs_forbid_extra_keys=not tolerant, **overrides)
 
-    def hook(value: Any, _kind: Any) -> Any:
+    def hook(value: object, _kind: object) -> object:
         if type(value) is not dict:
             raise InvalidValue("an object")
         if tolerant and not known.issuperset(value):
@@ -313,13 +314,13 @@ def _object_hook(kind: type, converter: "Converter") -> Callable[[Any, Any], Any
     return hook
 
 
-def _array_hook(kind: Any, converter: "Converter") -> Callable[[Any, Any], Any]:
+def _array_hook(kind: Any, converter: "Converter") -> Callable[[object, object], object]:
     from cattrs import IterableValidationError, IterableValidationNote  # noqa: PLC0415
 
     item_kind = kind.__args__[0]
     read = converter.get_structure_hook(item_kind)
 
-    def hook(value: Any, _kind: Any) -> Any:
+    def hook(value: object, _kind: object) -> object:
         """Read each item, up to MAX_PROBLEMS errors. cattrs' own hook would collect 100,000, which takes seconds."""
         if type(value) is not list:
             raise InvalidValue("an array")
@@ -364,7 +365,7 @@ def _problems(error: BaseException, kind: type, path: tuple[str | int, ...]) -> 
             raise error
 
 
-def _noted(group: "BaseExceptionGroup[Any]") -> Iterator[tuple[Any, BaseException]]:
+def _noted(group: "BaseExceptionGroup[BaseException]") -> Iterator[tuple[Any, BaseException]]:
     """Yield a group's exceptions, each with the field or index that cattrs noted on it, or None for the whole."""
     with_notes, without = group.group_exceptions()  # type: ignore[attr-defined]
     for inner, note in with_notes:

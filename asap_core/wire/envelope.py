@@ -7,11 +7,12 @@ choose them.
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from attrs import field, frozen
 
 from asap_core.clock import WallTime
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.rules import BOOLEAN, DATE_TIME, OBJECT, TEXT, URN, InvalidValue, Rule, absent_or, parse_timestamp
 
 ASAP_VERSION: Final = "0.1"
@@ -71,11 +72,11 @@ class Envelope:
     sender: str = field(validator=URN)
     recipient: str = field(validator=URN)
     payload_type: str = field(validator=PAYLOAD_TYPE)
-    payload: dict[str, Any] = field(validator=OBJECT)
+    payload: JsonObject = field(validator=OBJECT)
     correlation_id: str | None = field(default=None, validator=absent_or(TEXT))
     trace_id: str | None = field(default=None, validator=absent_or(TEXT))
     requires_ack: bool = field(default=False, validator=BOOLEAN)
-    extensions: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    extensions: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
     def __attrs_post_init__(self) -> None:
         if not self.correlation_id and normalise_payload_type(self.payload_type) in _ANSWERS:
@@ -88,7 +89,7 @@ class Envelope:
         sender: str,
         recipient: str,
         payload_type: str,
-        payload: Mapping[str, Any],
+        payload: Mapping[str, object],
         ids: Callable[[], str],
         wall: WallTime,
         nonce: str | None = None,
@@ -117,7 +118,7 @@ class Envelope:
     def reply(
         self,
         payload_type: str,
-        payload: Mapping[str, Any],
+        payload: Mapping[str, object],
         *,
         ids: Callable[[], str],
         wall: WallTime,

@@ -16,6 +16,7 @@ from asap_core.refusals import Refusal
 from asap_core.wire.codec import encode_envelope, to_json
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.jsonrpc import CallId, result_body
 from asap_core.wire.payloads import WIRE_NAMES
 from asap_core.wire.writable import NotWritable, plain_json
@@ -30,12 +31,12 @@ class Replied:
     """A handler's reply: a payload and its type on the wire."""
 
     payload_type: str
-    payload: dict[str, Any]
+    payload: JsonObject
 
 
 def reply_of(payload: object) -> Replied:
     """Return a handler's value as a reply. Raises TypeError if it isn't `Replied` or one of the protocol's payloads."""
-    kind: type[Any] = type(payload)
+    kind: type = type(payload)
     if issubclass(kind, Replied):
         return payload  # type: ignore[return-value] # it is one
     if kind not in WIRE_NAMES:
@@ -53,7 +54,7 @@ def reply_text(
     Raises: NotWritable if the payload isn't JSON, with the place in the payload.
     """
 
-    def text(payload: dict[str, Any]) -> bytes:
+    def text(payload: JsonObject) -> bytes:
         envelope = request.reply(replied.payload_type, payload, ids=ids, wall=wall, sender=sender)
         return write_json(result_body(call_id, encode_envelope(envelope)), max_depth=_ANSWER_DEPTH)
 
@@ -66,7 +67,7 @@ def reply_text(
     return text(payload)
 
 
-def fields_of(value: Any) -> Any:
+def fields_of(value: Any) -> object:
     """Convert a value that isn't JSON: to its fields, or to an enum's value. Returns anything else unchanged."""
     kind = type(value)
     if has(kind):
@@ -80,5 +81,7 @@ def fields_of(value: Any) -> Any:
 def copy_of_reply(body: bytes, outcome: Replied | Refusal) -> Replied | Refusal:
     """Return a copy of the outcome that doesn't change if the handler changes its own objects later."""
     if isinstance(outcome, Replied):
-        return Replied(outcome.payload_type, read_json(body)["result"]["envelope"]["payload"])
-    return evolve(outcome, details=read_json(write_json(dict(outcome.details)))) if outcome.details else outcome
+        document: Any = read_json(body)  # as `reply_text` wrote it
+        return Replied(outcome.payload_type, document["result"]["envelope"]["payload"])
+    details: Any = read_json(write_json(dict(outcome.details)))
+    return evolve(outcome, details=details) if outcome.details else outcome

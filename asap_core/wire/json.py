@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
+from asap_core.wire.json_types import Json
 from asap_core.wire.writable import JSON_VALUES, NotWritable, Path, plain_json
 
 msgspec: Any
@@ -41,13 +42,13 @@ _COUNTED: Final = 4_096
 _UNDECIDED: Final = object()
 
 
-def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
     """Read one JSON text.
 
     max_depth: how many arrays and objects may be nested.
     Raises: NotJson, and nothing else whatever the bytes.
     """
-    value = _read_fast(data)
+    value: Json = _read_fast(data)
     if value is _UNDECIDED:
         value = _read_slowly(data)
     # Small texts: counting brackets is cheaper than walking the value. Large ones are mostly strings: walk at once.
@@ -67,6 +68,7 @@ def _opened(data: bytes) -> int:
 
 
 def _read_fast(data: bytes) -> Any:
+    """Return the value, or `_UNDECIDED`."""
     if msgspec is None:
         return _UNDECIDED
     try:
@@ -82,13 +84,13 @@ def _read_fast(data: bytes) -> Any:
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def _read_slowly(data: bytes) -> Any:
+def _read_slowly(data: bytes) -> Json:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise NotJson("UTF-8") from None
     try:
-        value = _DECODER.decode(text)
+        value: Json = _DECODER.decode(text)
     except NotJson:
         raise
     except RecursionError:
@@ -103,7 +105,7 @@ def _read_slowly(data: bytes) -> Any:
     return value
 
 
-def read_json_at(text: str, at: int, *, max_depth: int = MAX_DEPTH) -> tuple[Any, int]:
+def read_json_at(text: str, at: int, *, max_depth: int = MAX_DEPTH) -> tuple[Json, int]:
     """Read the JSON value that begins at `at`; return it and the index after it. As strict as `read_json`.
 
     Raises: json.JSONDecodeError if there is no whole value (more text may complete it); NotJson if it breaks a rule.
@@ -126,7 +128,7 @@ def read_json_at(text: str, at: int, *, max_depth: int = MAX_DEPTH) -> tuple[Any
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _has_lone_surrogate(value: Any) -> bool:
+def _has_lone_surrogate(value: object) -> bool:
     try:
         _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
@@ -134,7 +136,7 @@ def _has_lone_surrogate(value: Any) -> bool:
     return False
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     members = dict(pairs)
     if len(members) != len(pairs):
         # RFC 8259 §4: receivers differ on which one counts, so a filter in front may have read another.
@@ -156,7 +158,7 @@ def _no_constant(_name: str) -> NoReturn:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
 
 
-def _check_depth(value: Any, max_depth: int) -> None:
+def _check_depth(value: Json, max_depth: int) -> None:
     level = _containers([value])
     for _ in range(max_depth):
         level = _containers([child for container in level for child in _children(container)])
@@ -165,15 +167,15 @@ def _check_depth(value: Any, max_depth: int) -> None:
     raise NotJson(f"at most {max_depth} arrays and objects within each other")
 
 
-def _containers(values: list[Any]) -> list[Any]:
-    return [value for value in values if type(value) in (dict, list)]
+def _containers(values: Iterable[Json]) -> list[dict[str, Json] | list[Json]]:
+    return [value for value in values if type(value) is dict or type(value) is list]
 
 
-def _children(container: Any) -> Iterable[Any]:
+def _children(container: dict[str, Json] | list[Json]) -> Iterable[Json]:
     return container.values() if type(container) is dict else container
 
 
-def write_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
+def write_json(value: object, *, max_depth: int = MAX_DEPTH) -> bytes:
     """Write plain values as one compact JSON text in UTF-8, which `read_json` with the same `max_depth` accepts.
 
     Tuples become arrays; keys that are numbers, true, false or null become strings.
@@ -186,7 +188,7 @@ def write_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
     return _ENCODER.encode(plain_json(value, max_depth=max_depth)).encode("utf-8")
 
 
-def _write_fast(value: Any, max_depth: int) -> bytes | None:
+def _write_fast(value: object, max_depth: int) -> bytes | None:
     """Return the text, or None if only the slow path can decide."""
     try:
         written: bytes = _encode(value)
@@ -202,7 +204,7 @@ def _write_fast(value: Any, max_depth: int) -> bytes | None:
     return written
 
 
-def stable_json(value: Any) -> bytes:
+def stable_json(value: object) -> bytes:
     """Write plain values with sorted keys: equal values give equal bytes. For digests within one installation."""
     if msgspec is not None:
         sorted_text: bytes = msgspec.json.encode(value, order="sorted")
@@ -214,7 +216,7 @@ def stable_json(value: Any) -> bytes:
 _MAX_SAFE_INTEGER: Final = 2**53 - 1
 
 
-def canonical_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
+def canonical_json(value: object, *, max_depth: int = MAX_DEPTH) -> bytes:
     """Write plain values in the JSON Canonicalization Scheme, for signatures.
 
     Raises: NotWritable (a ValueError) for integers beyond ±(2**53 - 1), for keys that aren't strings (the signed text
@@ -224,7 +226,7 @@ def canonical_json(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
     return _canonical(value, (), max_depth).encode("utf-8")
 
 
-def _canonical(value: Any, path: Path, room: int) -> str:
+def _canonical(value: object, path: Path, room: int) -> str:
     match value:
         case dict() | list() | tuple() if not room:
             raise NotWritable(path, "fewer arrays and objects within each other, and none within itself")
@@ -251,11 +253,11 @@ def _canonical(value: Any, path: Path, room: int) -> str:
             raise NotWritable(path, f"{JSON_VALUES}, not {type(value).__name__}")
 
 
-def _member(key: str, item: Any, path: Path, room: int) -> str:
+def _member(key: str, item: object, path: Path, room: int) -> str:
     return f"{encode_basestring(key)}:{_canonical(item, (*path, key), room - 1)}"
 
 
-def _code_units(key: Any, path: Path) -> bytes:
+def _code_units(key: object, path: Path) -> bytes:
     if not isinstance(key, str):
         raise NotWritable(path, f"keys that are strings, not {type(key).__name__}")
     try:

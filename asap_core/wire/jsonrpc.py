@@ -1,7 +1,8 @@
 """JSON-RPC 2.0 as ASAP uses it: one method, ids always, errors that carry a taxonomy (docs/wire.md §4)."""
 
+from collections.abc import Mapping
 from math import ceil
-from typing import Any, Final
+from typing import Final, TypeGuard
 
 from attrs import frozen
 
@@ -14,6 +15,7 @@ from asap_core.refusals import (
     VERSION_INCOMPATIBLE,
     Refusal,
 )
+from asap_core.wire.json_types import Json
 
 METHOD: Final = "asap.send"
 # Ids are echoed, so they must be short. Integers must fit into 64 bits, which every peer's JSON reader can hold.
@@ -29,7 +31,7 @@ class Call:
     """A well-formed call. `envelope` is plain JSON that hasn't been decoded yet."""
 
     id: CallId
-    envelope: dict[str, Any]
+    envelope: dict[str, Json]
     idempotency_key: str | None
 
 
@@ -41,11 +43,11 @@ class RefusedCall:
     refusal: Refusal
 
 
-def parse_call(value: Any) -> Call | RefusedCall:
+def parse_call(value: Json) -> Call | RefusedCall:
     """Read one JSON-RPC request object. Never raises."""
     if type(value) is dict and value.get("method") == METHOD and value.get("jsonrpc", "2.0") == "2.0":
-        params: Any = value.get("params")
-        call_id: Any = value.get("id")
+        params = value.get("params")
+        call_id = value.get("id")
         if type(params) is dict and _is_id(call_id) and _KEYS.issuperset(value):
             envelope, key = params.get("envelope"), params.get("idempotency_key")
             if type(envelope) is dict and (key is None or _is_key(key)):
@@ -53,7 +55,7 @@ def parse_call(value: Any) -> Call | RefusedCall:
     return _why_not(value)
 
 
-def _why_not(value: Any) -> RefusedCall:
+def _why_not(value: Json) -> RefusedCall:
     """Return the refusal of a value that isn't a well-formed call."""
     if type(value) is not dict:
         return RefusedCall(None, _invalid("JSON-RPC request must be an object", Problem((), "an object")))
@@ -66,7 +68,7 @@ def _why_not(value: Any) -> RefusedCall:
     return _malformed(known_id, value["params"])
 
 
-def _is_well_formed(value: dict[str, Any]) -> bool:
+def _is_well_formed(value: dict[str, Json]) -> bool:
     return (
         value.get("jsonrpc", "2.0") == "2.0"
         and type(value.get("method")) is str
@@ -75,13 +77,13 @@ def _is_well_formed(value: dict[str, Any]) -> bool:
     )
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Json) -> TypeGuard[CallId]:
     if type(value) is str:
         return len(value) <= MAX_ID
     return type(value) is int and -MAX_ID_NUMBER <= value <= MAX_ID_NUMBER
 
 
-def _structural_problems(value: dict[str, Any], known_id: CallId | None) -> list[Problem]:
+def _structural_problems(value: dict[str, Json], known_id: CallId | None) -> list[Problem]:
     problems = []
     if value.get("jsonrpc", "2.0") != "2.0":
         problems.append(Problem(("jsonrpc",), '"2.0"'))
@@ -99,16 +101,16 @@ def _structural_problems(value: dict[str, Any], known_id: CallId | None) -> list
     return problems
 
 
-def _is_key(value: Any) -> bool:
+def _is_key(value: Json) -> TypeGuard[str]:
     return type(value) is str and 0 < len(value) <= MAX_ID
 
 
-def _malformed(call_id: CallId, params: Any) -> RefusedCall:
+def _malformed(call_id: CallId, params: Json) -> RefusedCall:
     note, problem = _problem_of_params(params)
     return RefusedCall(call_id, Refusal(kind=MALFORMED_ENVELOPE, note=note, problems=(problem,)))
 
 
-def _problem_of_params(params: Any) -> tuple[str, Problem]:
+def _problem_of_params(params: Json) -> tuple[str, Problem]:
     if type(params) is not dict:
         return "JSON-RPC 'params' must be an object", Problem(("params",), "an object")
     envelope, place = params.get("envelope"), ("params", "envelope")
@@ -124,16 +126,16 @@ def _invalid(note: str, *problems: Problem) -> Refusal:
     return Refusal(kind=INVALID_REQUEST, note=note, problems=problems)
 
 
-def result_body(call_id: CallId, envelope: dict[str, Any]) -> dict[str, Any]:
+def result_body(call_id: CallId, envelope: Mapping[str, object]) -> dict[str, object]:
     """Return the response to a call. Without a key `error`, even null: peers of both generations test its presence."""
     return {"jsonrpc": "2.0", "result": {"envelope": envelope}, "id": call_id}
 
 
-def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, Any]:
+def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, object]:
     """Return the error response, as 2.5 clients expect it. 1.1 clients read `data.error` and `data.code` of it."""
     kind = refusal.kind
     note = refusal.note or kind.message
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "code": kind.taxonomy,
         "rpc_code": kind.code,
         "message": note,
@@ -156,7 +158,7 @@ def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "error": {"code": kind.code, "message": kind.message, "data": data}, "id": call_id}
 
 
-def _validation_error(problem: Problem) -> dict[str, Any]:
+def _validation_error(problem: Problem) -> dict[str, object]:
     return {
         "type": problem.kind,
         "loc": list(problem.path),

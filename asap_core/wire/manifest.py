@@ -6,11 +6,12 @@ unknown key must not make a manifest unreadable.
 
 import re
 from enum import Enum
-from typing import Any, Final
+from typing import Final, TypeGuard
 
 from attrs import field, frozen
 
 from asap_core.net.urls import read_url
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,
@@ -58,9 +59,9 @@ class Skill:
 
     id: str = field(validator=TEXT)
     description: str = field(validator=TEXT)
-    input_schema: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    output_schema: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    input_schema: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    output_schema: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
 
 @frozen(kw_only=True)
@@ -75,9 +76,9 @@ class Capabilities:
     state_persistence: bool = field(default=False, validator=BOOLEAN)
     streaming: bool = field(default=False, validator=BOOLEAN)
     mcp_tools: tuple[str, ...] = field(default=(), converter=array, validator=TEXTS)
-    hardware: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    inference: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    hardware: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    inference: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
 
 @frozen(kw_only=True)
@@ -91,7 +92,7 @@ class Endpoints:
 
     asap: str = field(validator=TEXT)
     events: str | None = field(default=None, validator=absent_or(TEXT))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
     def __attrs_post_init__(self) -> None:
         if not is_absolute_url(self.asap, "http", "https"):
@@ -106,7 +107,7 @@ class ReceivedEndpoints:
 
     asap: str = field(validator=TEXT)
     events: str | None = field(default=None, validator=absent_or(TEXT))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
     def taken(self) -> Endpoints:
         """Return them as `Endpoints`, unchecked: a peer's relative URL fails when an envelope is sent to it."""
@@ -127,8 +128,8 @@ class AuthScheme:
     """How callers authenticate. Any scheme can be read; this library serves and sends only `bearer`."""
 
     schemes: tuple[str, ...] = field(converter=array, validator=TEXTS)
-    oauth2: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    oauth2: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
     def accepts(self, scheme: str) -> bool:
         """Return whether `scheme` is among them, ignoring case (RFC 9110 §11.1)."""
@@ -156,10 +157,10 @@ class Manifest:
     )
     auth: AuthScheme | None = field(default=None, validator=absent_or(made_of(AuthScheme, "an object of schemes")))
     signature: str | None = field(default=None, validator=absent_or(TEXT))
-    sla: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    verification: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    sla: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    verification: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
     ttl_seconds: int = field(default=DEFAULT_TTL, validator=integer(least=1, most=MAX_TTL))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
     def skill(self, skill_id: str) -> Skill | None:
         """Return the first skill with this id, or None."""
@@ -171,7 +172,7 @@ class Manifest:
         return tuple(skill.id for skill in self.capabilities.skills)
 
 
-def is_wrapper(document: Any) -> bool:
+def is_wrapper(document: object) -> TypeGuard[JsonObject]:
     """Return whether a document is the wrapper of a signed manifest: an object of a manifest and a signature."""
     return (
         type(document) is dict
@@ -194,7 +195,7 @@ class Load:
 
     active_tasks: int = field(default=0, validator=integer(least=0))
     queue_depth: int = field(default=0, validator=integer(least=0))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
 
 @frozen(kw_only=True)
@@ -210,7 +211,7 @@ class Health:
     asap_version: str = field(default="0.1", validator=TEXT)
     uptime_seconds: float = field(validator=number(least=0))
     load: Load | None = field(default=None, validator=absent_or(made_of(Load, "an object of load")))
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
     @property
     def healthy(self) -> bool:

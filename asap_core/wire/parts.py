@@ -3,11 +3,12 @@
 import base64
 import binascii
 import re
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 from urllib.parse import unquote
 
 from attrs import field, frozen
 
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.rules import OBJECT, TEXT, Rule, absent_or
 
 _MIME_TYPE: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
@@ -17,7 +18,7 @@ _MAX_URI: Final = 8192
 _ROUNDS: Final = 3
 
 
-def _safe_uri(value: Any) -> bool:
+def _safe_uri(value: object) -> bool:
     if type(value) is not str or not 0 < len(value) <= _MAX_URI or not value.isprintable() or " " in value:
         return False
     for _ in range(_ROUNDS):
@@ -28,7 +29,7 @@ def _safe_uri(value: Any) -> bool:
     return ".." not in re.split(r"[/\\?#]", value)
 
 
-def _strict_base64(value: Any) -> bool:
+def _strict_base64(value: object) -> bool:
     if type(value) is not str:
         return False
     try:
@@ -59,7 +60,7 @@ class DataPart:
     """A JSON object, and optionally the URI of its schema."""
 
     type: ClassVar[str] = "data"
-    data: dict[str, Any] = field(validator=OBJECT)
+    data: JsonObject = field(validator=OBJECT)
     schema_uri: str | None = field(default=None, validator=absent_or(TEXT))
 
 
@@ -87,7 +88,7 @@ class TemplatePart:
 
     type: ClassVar[str] = "template"
     template: str = field(validator=TEXT)
-    variables: dict[str, Any] = field(validator=OBJECT)
+    variables: JsonObject = field(validator=OBJECT)
 
 
 Part = TextPart | DataPart | FilePart | ResourcePart | TemplatePart

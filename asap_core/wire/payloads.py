@@ -5,10 +5,11 @@ put their own keys there.
 """
 
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from attrs import field, frozen
 
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,
@@ -57,8 +58,8 @@ class TaskRequest:
     conversation_id: str = field(validator=TEXT)
     parent_task_id: str | None = field(default=None, validator=absent_or(TEXT))
     skill_id: str = field(validator=TEXT)
-    input: dict[str, Any] = field(validator=OBJECT)
-    config: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    input: JsonObject = field(validator=OBJECT)
+    config: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
 
 @frozen(kw_only=True)
@@ -67,9 +68,9 @@ class TaskResponse:
 
     task_id: str = field(validator=TEXT)
     status: TaskStatus = field(validator=one_of(TaskStatus))
-    result: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    final_state: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
-    metrics: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    result: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    final_state: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
+    metrics: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
 
 @frozen(kw_only=True)
@@ -79,8 +80,8 @@ class TaskUpdate:
     task_id: str = field(validator=TEXT)
     update_type: UpdateType = field(validator=one_of(UpdateType))
     status: TaskStatus = field(validator=one_of(TaskStatus))
-    progress: dict[str, Any] | None = field(default=None, validator=absent_or(PROGRESS))
-    input_request: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    progress: JsonObject | None = field(default=None, validator=absent_or(PROGRESS))
+    input_request: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
 
 @frozen(kw_only=True)
@@ -149,8 +150,8 @@ class McpToolCall:
 
     request_id: str = field(validator=TEXT)
     tool_name: str = field(validator=TEXT)
-    arguments: dict[str, Any] = field(validator=OBJECT)
-    mcp_context: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    arguments: JsonObject = field(validator=OBJECT)
+    mcp_context: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
 
 @frozen(kw_only=True)
@@ -159,7 +160,7 @@ class McpToolResult:
 
     request_id: str = field(validator=TEXT)
     success: bool = field(validator=BOOLEAN)
-    result: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    result: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
     error: str | None = field(default=None, validator=absent_or(TEXT))
 
     def __attrs_post_init__(self) -> None:
@@ -181,7 +182,7 @@ class McpResourceData:
     """The content of an MCP resource."""
 
     resource_uri: str = field(validator=TEXT)
-    content: dict[str, Any] = field(validator=OBJECT)
+    content: JsonObject = field(validator=OBJECT)
 
 
 @frozen(kw_only=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from attrs import field, frozen
 
 from asap_core.errors import Problem
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.manifest import MANIFEST_PATH, Manifest, is_absolute_url
 from asap_core.wire.rules import (
     DATE_TIME,
@@ -35,7 +35,7 @@ class RegistryEntry:
     endpoints: dict[str, str] = field(validator=TEXTS_BY_NAME)
     skills: tuple[str, ...] = field(default=(), converter=array, validator=TEXTS)
     asap_version: str = field(validator=TEXT)
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
 
 @frozen
@@ -58,7 +58,7 @@ class Registry:
         validator=array_of(RegistryEntry, "an array of entries"),
     )
     skipped: tuple[Skipped, ...] = ()
-    extra: dict[str, Any] = field(factory=dict, validator=OBJECT)
+    extra: JsonObject = field(factory=dict, validator=OBJECT)
 
 
 def make_entry(manifest: Manifest, endpoints: Mapping[str, str]) -> RegistryEntry:

@@ -7,10 +7,11 @@ garbage collection slow.
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, overload
+from typing import Final, overload
 
 from asap_core.wire.codec import decode_registry_entry, decode_registry_root, format_timestamp
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.registry import RegistryEntry, Skipped
 
 # Of 200,000 words some 3,000 are in each shard.
@@ -87,7 +88,7 @@ class RegistryIndex:
 
     def __init__(
         self,
-        root: Mapping[str, Any],
+        root: Mapping[str, object],
         *,
         texts: Sequence[bytes],
         by_id: WordIndex,
@@ -97,7 +98,7 @@ class RegistryIndex:
         read = decode_registry_root(root)
         self.version: str = read.version
         self.updated_at: datetime = read.updated_at
-        self.extra: dict[str, Any] = read.extra
+        self.extra: JsonObject = read.extra
         self.skipped: tuple[Skipped, ...] = tuple(skipped)
         self._texts = texts
         self._by_id = by_id

@@ -15,6 +15,7 @@ from attrs import NOTHING, fields
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.codec import decode_registry_entry
 from asap_core.wire.json import NotJson, read_json_at
+from asap_core.wire.json_types import Json
 from asap_core.wire.registry import Registry, RegistryEntry, Skipped
 from asap_core.wire.registry_index import RegistryIndex, WordIndex
 from asap_core.wire.writable import Path
@@ -72,7 +73,7 @@ class RegistryReader:
         self._text = ""
         self._at = 0
         self._ended = False
-        self._root: dict[str, Any] = {}
+        self._root: dict[str, Json] = {}
         self._beside = 0
         self._skills = 0
         self._texts: list[bytes] = []
@@ -186,7 +187,7 @@ class RegistryReader:
             expected = f"entries of which at most {MAX_SKIPPED} can't be read"
             raise InvalidDocument("registry", (Problem(("agents",), expected),)) from None
 
-    def _value(self, path: Path) -> Generator[None, None, tuple[Any, str]]:
+    def _value(self, path: Path) -> Generator[None, None, tuple[Json, str]]:
         """Read the next value; return it and its text. Raises `InvalidDocument` at its end if it breaks a rule."""
         yield from self._peek()
         tried = 0
@@ -280,7 +281,7 @@ _ENTRY_RULES: Final[list[tuple[str, Any, bool]]] = [
 ]
 
 
-def _is_entry(value: Any) -> bool:
+def _is_entry(value: Json) -> bool:
     """Whether `decode_registry_entry` would accept it. Asks the same rules, but builds no object."""
     return type(value) is dict and all(
         rule.fits(value[key] if rule.convert is None else rule.convert(value[key])) if key in value else optional

@@ -9,7 +9,7 @@ root or to an entry are ignored.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from attrs import frozen
 
@@ -44,7 +44,7 @@ def read_revocations(data: bytes) -> RevocationList:
     return read_as(data, _decode, "revocation list")
 
 
-def _decode(value: Any) -> RevocationList:
+def _decode(value: object) -> RevocationList:
     if type(value) is not dict:
         raise _invalid(Problem((), "an object"))
     version, entries = value.get("version"), value.get("revoked")
@@ -67,7 +67,7 @@ def _decode(value: Any) -> RevocationList:
     return RevocationList(reasons)
 
 
-def _unfit(entry: Any) -> tuple[tuple[str, ...], str] | None:
+def _unfit(entry: object) -> tuple[tuple[str, ...], str] | None:
     """Return the path and rule that an entry breaks, or None.
 
     `revoked_at` isn't checked: it's for people, and the agent is revoked whatever it says.

@@ -9,7 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from asap_core.arguments import NamedField
+
+T = TypeVar("T")
 
 # The longest that the reference accepts (docs/wire.md §1.3). RFC 8141 has no limit.
 MAX_URN: Final = 256
@@ -39,9 +43,9 @@ class Rule:
     def __init__(
         self,
         expected: str,
-        fits: Callable[[Any], bool],
+        fits: Callable[[object], bool],
         *,
-        convert: Callable[[Any], Any] | None = None,
+        convert: Callable[[object], object] | None = None,
         leaf: bool = True,
         exact: type | None = None,
         nullable: bool = False,
@@ -53,12 +57,15 @@ class Rule:
         self.exact = exact
         self.nullable = nullable
 
-    def __call__(self, _instance: Any, attribute: Any, value: Any) -> None:
-        """Validate: attrs' interface of a validator. Raises `InvalidValue`."""
+    def __call__(self, _instance: object, attribute: NamedField, value: Any) -> None:
+        """Validate: attrs' interface of a validator. Raises `InvalidValue`.
+
+        value: `Any`, since type checkers take the field's type for this one.
+        """
         if not self.fits(value):
             raise InvalidValue(self.expected, name=attribute.name)
 
-    def read(self, value: Any, _type: object = None) -> Any:
+    def read(self, value: object, _type: object = None) -> object:
         """Read the value from JSON: cattrs' interface of a structure hook. Raises `InvalidValue`."""
         if self.convert is not None:
             value = self.convert(value)
@@ -67,7 +74,7 @@ class Rule:
         return value
 
 
-def array(value: Any) -> Any:
+def array(value: object) -> Any:
     """Convert a list to a tuple. Returns anything else unchanged, for the rule to refuse."""
     return tuple(value) if type(value) is list else value
 
@@ -132,7 +139,7 @@ def number(*, least: float | None = None, most: float | None = None) -> Rule:
     return Rule(
         _bounded("a number", least, most),
         lambda value: (
-            type(value) in (int, float)
+            (type(value) is int or type(value) is float)
             and -_HUGE < value < _HUGE
             and (least is None or value >= least)
             and (most is None or value <= most)
@@ -154,7 +161,7 @@ def several(rule: Rule) -> Rule:
     return Rule(
         f"an array, each item {rule.expected}",
         lambda value: type(value) is tuple and all(map(rule.fits, value)),
-        convert=lambda value: tuple(map(convert, value)) if type(value) in (list, tuple) else value,
+        convert=lambda value: tuple(map(convert, value)) if type(value) is list or type(value) is tuple else value,
     )
 
 
@@ -163,7 +170,7 @@ def one_or_more(rule: Rule) -> Rule:
     array = several(rule)
     return Rule(
         f"a non-empty array, each item {rule.expected}",
-        lambda value: array.fits(value) and len(value) > 0,
+        lambda value: array.fits(value) and value != (),
         convert=array.convert,
     )
 
@@ -180,7 +187,7 @@ _CANONICAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASC
 _CANONICAL_LENGTH: Final = 27
 
 
-def parse_timestamp(value: Any) -> Any:
+def parse_timestamp(value: object) -> Any:
     """Read a timestamp in any form that peers send. Returns other values unchanged, for the rule to refuse.
 
     RFC 3339 with `Z` or an offset; a space instead of `T`; seconds may be missing; fractions are cut to microseconds;
@@ -194,14 +201,14 @@ def parse_timestamp(value: Any) -> Any:
             except ValueError:
                 return value
         return _parse_text(value)
-    if type(value) in (int, float):
+    if type(value) is int or type(value) is float:
         return _from_unix(value, value)
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     return value
 
 
-def _parse_text(text: str) -> Any:
+def _parse_text(text: str) -> datetime | str:
     match = _LENIENT.fullmatch(text)
     if match is None:
         return _from_unix(float(text), text) if _UNIX.fullmatch(text) else text
@@ -224,7 +231,7 @@ def _from_iso(iso: str, otherwise: str) -> datetime | str:
         return otherwise
 
 
-def _from_unix(seconds: float, otherwise: Any) -> Any:
+def _from_unix(seconds: float, otherwise: T) -> datetime | T:
     if not -_HUGE < seconds < _HUGE:
         return otherwise
     if abs(seconds) > _MILLISECONDS_ABOVE:

@@ -16,13 +16,14 @@ points of small order, for which one signature can be valid for any message.
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from attrs import field, frozen
 
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.json import canonical_json
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.manifest import Manifest, is_wrapper
 
 Ed25519Verifier = Callable[[bytes, bytes, bytes], bool]
@@ -126,13 +127,13 @@ class SignedManifest:
     trust_level: not signed, and not used.
     """
 
-    document: Mapping[str, Any]
+    document: Mapping[str, object]
     signature: bytes
     public_key: PublicKey | None = None
     trust_level: str = SELF_SIGNED
 
 
-def decode_signed(value: Any) -> SignedManifest | None:
+def decode_signed(value: object) -> SignedManifest | None:
     """Decode the wrapper of a signed manifest. Returns None if `value` isn't a wrapper.
 
     Strict about the members that verification uses; other members are ignored, since nobody signed them.
@@ -173,45 +174,45 @@ def _invalid(*problems: Problem) -> InvalidDocument:
 # --- what is signed --------------------------------------------------------------------------------------------------
 
 # The defaults that the reference (2.5.10) fills in before it signs, found by letting it sign (tests/interop).
-_MANIFEST: Final[Mapping[str, Any]] = {
+_MANIFEST: Final[Mapping[str, object]] = {
     "supported_versions": ["2.2"], "auth": None, "sla": None, "verification": None, "ttl_seconds": 300,
 }  # fmt: skip
-_CAPABILITIES: Final[Mapping[str, Any]] = {
+_CAPABILITIES: Final[Mapping[str, object]] = {
     "asap_version": "0.1", "skills": [], "state_persistence": False, "streaming": False, "mcp_tools": [],
     "hardware": None, "inference": None,
 }  # fmt: skip
-_SKILL: Final[Mapping[str, Any]] = {"input_schema": None, "output_schema": None}
-_HARDWARE: Final[Mapping[str, Any]] = {"class_": None, "model": None, "io": []}
-_INFERENCE: Final[Mapping[str, Any]] = {"modes": [], "local_models": []}
-_LOCAL_MODEL: Final[Mapping[str, Any]] = {"id": None, "quantization": None, "throughput_tokens_per_second": None}
-_SLA: Final[Mapping[str, Any]] = {
+_SKILL: Final[Mapping[str, object]] = {"input_schema": None, "output_schema": None}
+_HARDWARE: Final[Mapping[str, object]] = {"class_": None, "model": None, "io": []}
+_INFERENCE: Final[Mapping[str, object]] = {"modes": [], "local_models": []}
+_LOCAL_MODEL: Final[Mapping[str, object]] = {"id": None, "quantization": None, "throughput_tokens_per_second": None}
+_SLA: Final[Mapping[str, object]] = {
     "availability": None, "max_latency_p95_ms": None, "max_error_rate": None, "support_hours": None,
 }  # fmt: skip
-_VERIFICATION: Final[Mapping[str, Any]] = {"verified_at": None}
+_VERIFICATION: Final[Mapping[str, object]] = {"verified_at": None}
 
 
-def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
+def _filled(value: object, defaults: Mapping[str, object]) -> object:
     # This library writes null for a missing value; the reference reads null only where null is its default too.
     if type(value) is not dict:
         return value
     return {**defaults, **{key: item for key, item in value.items() if key not in defaults or item is not None}}
 
 
-def _each(items: Any, defaults: Mapping[str, Any]) -> Any:
+def _each(items: object, defaults: Mapping[str, object]) -> object:
     return [_filled(item, defaults) for item in items] if type(items) is list else items
 
 
-def _with(value: Any, **parts: Callable[[Any], Any]) -> Any:
+def _with(value: object, **parts: Callable[[object], object]) -> object:
     """Return `value` with the named members changed, if it has them."""
     if type(value) is not dict:
         return value
     return {**value, **{name: change(value[name]) for name, change in parts.items() if name in value}}
 
 
-def _renamed(document: Any, before: str, after: str) -> Any:
+def _renamed(document: object, before: str, after: str) -> object:
     """Rename `class` of `capabilities.hardware` between the document's key and the reference's field, `class_`."""
 
-    def rename(hardware: Any) -> Any:
+    def rename(hardware: object) -> object:
         if type(hardware) is not dict or before not in hardware or after in hardware:
             return hardware
         return {after if key == before else key: item for key, item in hardware.items()}
@@ -219,7 +220,7 @@ def _renamed(document: Any, before: str, after: str) -> Any:
     return _with(document, capabilities=lambda capabilities: _with(capabilities, hardware=rename))
 
 
-def _as_reference(document: Any) -> Any:
+def _as_reference(document: object) -> object:
     """Return the manifest as the reference holds it in memory: with every field, and `class_` for `class`."""
     whole = _filled(_renamed(document, "class", "class_"), _MANIFEST)
     return _with(
@@ -239,11 +240,11 @@ def _as_reference(document: Any) -> Any:
     )
 
 
-def _unsigned(document: Mapping[str, Any]) -> dict[str, Any]:
+def _unsigned(document: Mapping[str, object]) -> dict[str, object]:
     return {key: item for key, item in document.items() if key != "signature"}
 
 
-def signed_bytes(document: Mapping[str, Any]) -> bytes:
+def signed_bytes(document: Mapping[str, object]) -> bytes:
     """Return the bytes to sign for a manifest (plain JSON), as the reference 2.5 signs and verifies it.
 
     Raises: ValueError if canonical JSON can't express it: integers beyond ±(2**53 - 1).
@@ -251,7 +252,7 @@ def signed_bytes(document: Mapping[str, Any]) -> bytes:
     return canonical_json(_as_reference(_unsigned(document)))
 
 
-def _forms(document: Mapping[str, Any]) -> Iterator[tuple[Any, bytes]]:
+def _forms(document: Mapping[str, object]) -> Iterator[tuple[object, bytes]]:
     """Yield each distinct form of a received manifest that may have been signed, with its bytes.
 
     1. With the reference's defaults filled in: the reference publishes manifests without them.
@@ -308,7 +309,7 @@ class Broken:
 Judgement = Verified | Unsigned | Unreadable | OtherKey | Broken
 
 
-def judge(value: Any, trusted: Collection[PublicKey], verify: Ed25519Verifier) -> Judgement:
+def judge(value: object, trusted: Collection[PublicKey], verify: Ed25519Verifier) -> Judgement:
     """Verify a manifest (plain JSON, with wrapper or without) against the trusted keys.
 
     The key and trust level that the wrapper names never make a manifest trusted.
@@ -346,7 +347,7 @@ def why_not(judgement: Judgement) -> str | None:
             assert_never(judgement)
 
 
-def sign(document: Mapping[str, Any], signer: Ed25519Signer, public_key: PublicKey) -> dict[str, Any]:
+def sign(document: Mapping[str, object], signer: Ed25519Signer, public_key: PublicKey) -> JsonObject:
     """Sign a manifest (plain JSON) and return the wrapper to publish, which peers from 2.0 on verify.
 
     The wrapper has every field that was signed, so that a verifier's own defaults don't matter. If the document is a

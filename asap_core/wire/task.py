@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from attrs import evolve, field, frozen
 
 from asap_core.clock import WallTime
 from asap_core.errors import InvalidTransition
 from asap_core.wire.envelope import utc
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.rules import (
     BOOLEAN,
     DATE_TIME,
@@ -79,7 +80,7 @@ class Task:
     parent_task_id: str | None = field(default=None, validator=absent_or(TEXT))
     status: TaskStatus = field(validator=one_of(TaskStatus))
     depth: int = field(default=0, validator=integer(least=0, most=MAX_DEPTH))
-    progress: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    progress: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
     created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
     updated_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
 
@@ -112,7 +113,7 @@ class Conversation:
     id: str = field(validator=TEXT)
     participants: tuple[str, ...] = field(converter=array, validator=one_or_more(TEXT))
     created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
-    metadata: dict[str, Any] | None = field(default=None, validator=absent_or(OBJECT))
+    metadata: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
 
 @frozen(kw_only=True)
@@ -151,6 +152,6 @@ class StateSnapshot:
     id: str = field(validator=TEXT)
     task_id: str = field(validator=TEXT)
     version: int = field(validator=integer(least=1))
-    data: dict[str, Any] = field(validator=OBJECT)
+    data: JsonObject = field(validator=OBJECT)
     checkpoint: bool = field(default=False, validator=BOOLEAN)
     created_at: datetime = field(converter=parse_timestamp, validator=DATE_TIME)

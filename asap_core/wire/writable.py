@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from asap_core.wire.json_types import Json
+
 Path = tuple[str | int, ...]
-Convert = Callable[[Any], Any]
+Convert = Callable[[object], object]
 """Called with a value that isn't JSON. Returns its replacement, or the same object if it has none."""
 
 
@@ -41,7 +43,7 @@ def _shown_step(step: str | int) -> str:
     return f".{step}" if _PLAIN_NAME(step) else f"[{step[:_SHOWN_LETTERS]!a}]"
 
 
-def plain_json(value: Any, *, max_depth: int, convert: Convert | None = None) -> Any:
+def plain_json(value: object, *, max_depth: int, convert: Convert | None = None) -> Json:
     """Copy a value into JSON's own types. A strict reader accepts the text written from the copy.
 
     Tuples become arrays; keys that are numbers, true, false or null become strings, as the standard library writes
@@ -57,10 +59,10 @@ def plain_json(value: Any, *, max_depth: int, convert: Convert | None = None) ->
 JSON_VALUES: Final = "values that JSON has (objects, arrays, strings, numbers, true, false, null)"
 
 
-def _plain(value: Any, path: Path, room: int, convert: Convert | None) -> Any:
-    kind = type(value)
-    if value is None or kind is bool:
+def _plain(value: object, path: Path, room: int, convert: Convert | None) -> Json:
+    if value is None or type(value) is bool:
         return value
+    kind = type(value)
     for base, copied in _SCALARS:
         if issubclass(kind, base):
             return copied(value, path)
@@ -102,15 +104,15 @@ def _number(value: float, path: Path) -> float:
     return number
 
 
-_SCALARS: Final[tuple[tuple[type, Callable[[Any, Path], Any]], ...]] = (
+_SCALARS: Final[tuple[tuple[type, Callable[[Any, Path], Json]], ...]] = (
     (str, _text),
     (int, _integer),
     (float, _number),
 )
 
 
-def _object(value: Any, path: Path, room: int, convert: Convert | None) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+def _object(value: dict[object, object], path: Path, room: int, convert: Convert | None) -> dict[str, Json]:
+    made: dict[str, Json] = {}
     for key, item in dict.items(value):
         name = _key(key, path)
         if name in made:
@@ -128,18 +130,18 @@ def _key(key: Any, path: Path) -> str:
     raise NotWritable(path, f"keys that are strings, not {kind.__name__}")
 
 
-def _array(items: Iterable[Any], path: Path, room: int, convert: Convert | None) -> list[Any]:
+def _array(items: Iterable[object], path: Path, room: int, convert: Convert | None) -> list[Json]:
     return [_plain(item, (*path, index), room, convert) for index, item in enumerate(items)]
 
 
-_CONTAINERS: Final[tuple[tuple[type, Callable[[Any, Path, int, Convert | None], Any]], ...]] = (
+_CONTAINERS: Final[tuple[tuple[type, Callable[[Any, Path, int, Convert | None], Json]], ...]] = (
     (dict, _object),
     (list, lambda value, *rest: _array(list.__iter__(value), *rest)),
     (tuple, lambda value, *rest: _array(tuple.__iter__(value), *rest)),
 )
 
 
-def _converted(value: Any, path: Path, convert: Convert | None) -> Any:
+def _converted(value: object, path: Path, convert: Convert | None) -> object:
     kind = type(value).__name__
     try:
         converted = value if convert is None else convert(value)

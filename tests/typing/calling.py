@@ -141,6 +141,16 @@ def again(document: object) -> dict[str, object]:
     return encode_envelope(envelope)
 
 
+def city(envelope: Envelope) -> str:
+    name: str = envelope.payload["city"]["name"]
+    return name
+
+
+def ask_about(place: dict[str, object], sizes: dict[str, int]) -> list[Payload]:
+    asked = TaskRequest(conversation_id="c", skill_id="weather", input=place, config={"retries": [1, 2]})
+    return [asked, TaskResponse(task_id="t", status=TaskStatus.COMPLETED, result={"place": place}, metrics=sizes)]
+
+
 def about(payload: Payload) -> str | None:
     match payload:
         case TaskRequest() | TaskResponse() | TaskUpdate() | TaskCancel():

@@ -64,7 +64,7 @@ def answer(value, *, agent=None, key="k") -> Answered:
 
 
 def payload(answered: Answered):
-    return read_json(answered.body)["result"]["envelope"]["payload"]
+    return json.loads(answered.body)["result"]["envelope"]["payload"]
 
 
 class Liar(dict[str, Any]):
@@ -324,7 +324,7 @@ class TestNotSent:
             assert read_json(b"[" + answered.body + b"]")
         else:
             assert answered.fault.startswith("echo: $.value")
-            assert read_json(answered.body)["error"]["code"] == -32603
+            assert json.loads(answered.body)["error"]["code"] == -32603
 
 
 class TestKept:
@@ -344,7 +344,7 @@ class TestKept:
         details["a"].append(2)
         (again,) = ask(agent).calls
         assert isinstance(again, Answered)
-        assert read_json(again.body)["error"]["data"]["details"] == {"a": [1]}
+        assert json.loads(again.body)["error"]["data"]["details"] == {"a": [1]}
 
     def test_a_store_is_given_a_copy(self) -> None:
         from asap_core.admission.admission import Admitted, Reservation
