@@ -29,9 +29,9 @@ FORBIDDEN_ATTRIBUTES = {
     "now", "utcnow", "today", "monotonic_ns", "perf_counter", "time_ns", "urandom", "uuid1", "uuid4", "getenv",
     "environ", "import_module", "getLogger", "token_bytes", "token_hex", "token_urlsafe",
 }  # fmt: skip
-# `at.now` and `context.now` are instants that were passed in, `agent.now` reads the injected clock; `datetime.now`, by
-# any name, is an offence.
-PASSED_IN = {"now": {"at", "context", "_context", "self", "agent"}, "open": {"self"}}
+# `at.now` and `context.now` are instants that were passed in, `agent.now` and `runtime.now` read the injected clock;
+# `datetime.now`, by any name, is an offence.
+PASSED_IN = {"now": {"at", "context", "_context", "self", "agent", "runtime", "_runtime"}, "open": {"self"}}
 
 
 def is_passed_in(node: ast.Attribute) -> bool:

@@ -1,0 +1,304 @@
+"""Programs: what a client does, as generators that yield effects. A driver carries the effects out.
+
+    program ──▶ Effect ──▶ the driver carries it out ──▶ Outcome ──▶ program ──▶ … ──▶ a result, or an exception
+
+Rules for a driver. It has two verbs: `step`, with the outcome of the last effect, and `close`; nothing is ever thrown
+into a program. It closes every program that it doesn't finish; closing needs no clock, and yields nothing. After each
+step and after each `close` it wakes the tickets that `Client.take_wakes` returns. Nothing is open while a program is
+suspended, except the sources of `Next`, which the run owns.
+
+Failures are outcomes, values: a program decides what they mean, and raises if there's no result.
+"""
+
+from collections.abc import Generator, Sequence
+from enum import Enum
+from typing import Final, Generic, TypeVar
+
+from attrs import define, evolve, field, frozen
+
+from asap_core.client.body_reader import BodyReader
+from asap_core.clock import Clock, Instant
+from asap_core.errors import Remedy
+from asap_core.mdns.dnssd import Event
+from asap_core.net.addresses import Proximity
+from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy, Resolve
+
+T = TypeVar("T")
+
+# --- outcomes --------------------------------------------------------------------------------------------------------
+
+
+class Stage(Enum):
+    """How far a request got."""
+
+    QUEUED = "queued"
+    """It waited for a free connection, or for a free thread to resolve a name."""
+    CONNECTING = "connecting"
+    """Its name was being resolved, or its connection made. Nothing was sent."""
+    SENT = "sent"
+    """Its head was written: from now on the server may act on it. Also for drivers that can't tell."""
+    ANSWERED = "answered"
+    """The head of the response arrived."""
+
+
+@frozen
+class Response:
+    """A whole response arrived; the `BodyReader` of the `Fetch` has it.
+
+    address: the IP address that this request connected to. None if it used an open connection, or isn't known.
+    """
+
+    address: str | None = None
+
+
+@frozen
+class Unanswered:
+    """The request failed at this stage.
+
+    problem: why, as text for people; without anything that the peer sent.
+    silent: whether the peer closed the connection without sending anything.
+    """
+
+    stage: Stage
+    problem: str
+    silent: bool = False
+
+
+@frozen
+class Expired:
+    """The effect's `seconds` are over, and what it began is ended. `stage`: how far a request got."""
+
+    stage: Stage = Stage.SENT
+
+
+@frozen
+class Barred:
+    """The request may not be made: `Route.choose` refused the addresses, or the driver can't request such a URL."""
+
+    reason: str
+    remedy: Remedy
+
+
+@frozen
+class Done:
+    """The ticket is ready; the time is over; the file is written."""
+
+
+@frozen
+class Heard:
+    """An event of the local network."""
+
+    event: Event
+
+
+@frozen
+class Loaded:
+    """The file was read to its end, by the effect's reader."""
+
+
+@frozen
+class Unavailable:
+    """The file, or the local network, can't be used. `reason`: why, as text for people."""
+
+    reason: str
+
+
+Outcome = Response | Unanswered | Expired | Barred | Done | Heard | Loaded | Unavailable
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Route:
+    """Where a request may be connected to. A value, which any thread may use.
+
+    host, port, scheme: the URL's.
+    announced: if not empty, only these addresses are connected to; the host was announced at them on the local network.
+    policy, reach: decide on other addresses.
+    """
+
+    host: str
+    port: int
+    scheme: str
+    announced: tuple[str, ...] = ()
+    policy: OutboundPolicy = field(factory=OutboundPolicy, repr=False)
+    reach: Proximity = Proximity.MACHINE
+
+    @property
+    def name(self) -> str | None:
+        """The name to resolve, whose addresses `choose` takes. None if nothing is to be resolved."""
+        way = Dial(self.announced) if self.announced else self.policy.destination(self.host)
+        return way.name if isinstance(way, Resolve) else None
+
+    def choose(self, answers: Sequence[str] = ()) -> Dial | AddressRefused:
+        """Return the addresses to connect to, in order, and to no other. `answers`: what `name` resolved to."""
+        if self.announced:
+            return Dial(self.announced)
+        way = self.policy.destination(self.host)
+        found = way.addresses if isinstance(way, Dial) else answers
+        return self.policy.choose(self.host, found, port=self.port, reach=self.reach, scheme=self.scheme)
+
+
+@frozen
+class Fetch:
+    """Make this request, once, without following redirects, and read the whole response into `reader`.
+
+    Answered by Response, Unanswered, Expired or Barred. Nothing of it is open any longer then.
+
+    seconds: for all of it, body included.
+    patience: seconds that it may wait for a free connection. It leaves time for the exchange itself.
+    route: the addresses that it may be connected to. Requests share a connection only if their routes' `host`, `port`,
+        `scheme` and `announced` are equal.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes | None = field(repr=False)
+    seconds: float
+    patience: float
+    route: Route = field(repr=False)
+    reader: BodyReader = field(repr=False, eq=False)
+
+    def __iter__(self) -> "Generator[Fetch, Outcome, Response | Unanswered | Expired | Barred]":
+        outcome = yield self
+        if not isinstance(outcome, Response | Unanswered | Expired | Barred):
+            raise TypeError(f"a Fetch is answered by Response, Unanswered, Expired or Barred, not {outcome!r}")
+        return outcome
+
+
+@define(eq=False)
+class Ticket:
+    """A place in a queue. `ready` stays true once it's set, so a driver that looks late misses nothing."""
+
+    ready: bool = False
+    parked: bool = False
+    """Whether its program waits, so that a driver must be told."""
+
+
+@frozen
+class Wait:
+    """Wait until this ticket is ready: look first, then wait for `Client.take_wakes` to return it.
+
+    Answered by Done, or by Expired after `seconds` (None: no limit).
+    """
+
+    ticket: Ticket
+    seconds: float | None = None
+
+    def __iter__(self) -> "Generator[Wait, Outcome, Done | Expired]":
+        outcome = yield self
+        if not isinstance(outcome, Done | Expired):
+            raise TypeError(f"a Wait is answered by Done or Expired, not {outcome!r}")
+        return outcome
+
+
+@frozen
+class Sleep:
+    """Let this many seconds pass. Answered by Done."""
+
+    seconds: float
+
+    def __iter__(self) -> "Generator[Sleep, Outcome, Done]":
+        outcome = yield self
+        if not isinstance(outcome, Done):
+            raise TypeError(f"a Sleep is answered by Done, not {outcome!r}")
+        return outcome
+
+
+@define(eq=False)
+class LocalNetwork:
+    """A source of `Next`: the announcements on the local network, since the first `Next` that names this object."""
+
+
+@frozen
+class Next:
+    """Wait for the next event of this source. The run opens it at its first `Next`, and closes it at its own end.
+
+    Answered by Heard, Unavailable, or Expired after `seconds` (None: no limit).
+    """
+
+    source: LocalNetwork
+    seconds: float | None = None
+
+    def __iter__(self) -> "Generator[Next, Outcome, Heard | Unavailable | Expired]":
+        outcome = yield self
+        if not isinstance(outcome, Heard | Unavailable | Expired):
+            raise TypeError(f"a Next is answered by Heard, Unavailable or Expired, not {outcome!r}")
+        return outcome
+
+
+@frozen
+class Load:
+    """Read a file of this machine into `reader`, to its end or until the reader wants no more.
+
+    Answered by Loaded, Unavailable, or Expired after `seconds` (None: no limit).
+    """
+
+    path: str
+    reader: BodyReader = field(repr=False, eq=False)
+    seconds: float | None = None
+
+    def __iter__(self) -> "Generator[Load, Outcome, Loaded | Unavailable | Expired]":
+        outcome = yield self
+        if not isinstance(outcome, Loaded | Unavailable | Expired):
+            raise TypeError(f"a Load is answered by Loaded, Unavailable or Expired, not {outcome!r}")
+        return outcome
+
+
+Effect = Fetch | Wait | Sleep | Next | Load
+Program = Generator[Effect, Outcome, T]
+"""Returns a `T`, or raises one of this library's exceptions. `yield from` composes programs."""
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Finished(Generic[T]):
+    """The program returned this value."""
+
+    value: T
+
+
+def step(program: Program[T], outcome: Outcome | None = None) -> Effect | Finished[T]:
+    """Run a program up to its next effect, or its end. Raises what the program raises.
+
+    outcome: that of the last effect; None at the first step.
+    """
+    try:
+        return next(program) if outcome is None else program.send(outcome)
+    except StopIteration as end:
+        value: T = end.value
+        return Finished(value)
+
+
+class Late(Enum):
+    """The result of a program that was closed at its deadline."""
+
+    LATE = "late"
+
+
+LATE: Final = Late.LATE
+
+
+def within(seconds: float | None, program: Program[T], clock: Clock) -> Program[T | Late]:
+    """Run a program for at most so long (None: no limit); return LATE, and close it, if it isn't finished then.
+
+    Each of its effects gets what is left of the time. The outcome decides whether it's late, not the clock: what
+    arrives at the last moment counts.
+    """
+    if seconds is None:
+        return (yield from program)
+    end = Instant(clock.monotonic() + seconds)
+    try:
+        moved = step(program)
+        while not isinstance(moved, Finished):
+            left = max(end - clock.monotonic(), 0.0)
+            clipped = moved.seconds is None or left < moved.seconds
+            outcome = yield evolve(moved, seconds=left) if clipped else moved
+            if clipped and (isinstance(outcome, Expired) or isinstance(moved, Sleep)):
+                return LATE
+            moved = step(program, outcome)
+        return moved.value
+    finally:
+        program.close()

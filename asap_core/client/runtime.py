@@ -1,0 +1,150 @@
+"""What the programs of one client share: its clock and randomness, those who wait, and what is to be logged.
+
+Tables of the core (documents, tokens, introspection) say whom to give what: their effects name a ticket. `give` hands
+them out. A program that is closed, perhaps by the garbage collector in another thread, must change no table there: it
+only notes what to undo, and `take_wakes` undoes it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from attrs import define, field, frozen
+
+from asap_core.client.programs import Program, Ticket, Wait
+from asap_core.clock import Clock, Instant, Moment, WallTime
+
+E = TypeVar("E")
+
+
+@define(eq=False)
+class Place(Ticket, Generic[E]):
+    """A ticket of one look-up, and the effect that its table has for it."""
+
+    effect: E | None = field(default=None, repr=False)
+
+
+class PlacedEffect(Protocol):
+    """An effect of a table, for the look-up whose place is `waiter`."""
+
+    @property
+    def waiter(self) -> Place[Any]:
+        """Whom it's for."""
+        ...
+
+
+@frozen
+class Remark:
+    """A message to log."""
+
+    logger: str
+    level: Literal["info", "warning"]
+    text: str
+
+
+@define(eq=False)
+class Runtime:
+    """What the programs of one client share.
+
+    clock: read by programs when they decide.
+    new_id: makes ids: of envelopes, calls and idempotency keys.
+    new_token: makes nonces that can't be guessed, of 128 bits.
+    fraction: returns a number in [0, 1), for jitter.
+    """
+
+    clock: Clock
+    new_id: Callable[[], str]
+    new_token: Callable[[], str]
+    fraction: Callable[[], float]
+    _undone: deque[Callable[[], None]] = field(factory=deque, init=False, repr=False)
+    _wakes: list[Ticket] = field(factory=list, init=False, repr=False)
+    _remarks: list[Remark] = field(factory=list, init=False, repr=False)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def now(self) -> Instant:
+        """Return the monotonic time."""
+        return self.clock.monotonic()
+
+    def wall(self) -> WallTime:
+        """Return the wall time."""
+        return self.clock.wall()
+
+    def moment(self) -> Moment:
+        """Read both clocks."""
+        return Moment.read(self.clock)
+
+    # --- who waits ---------------------------------------------------------------------------------------------------
+
+    def give(self, effects: Iterable[PlacedEffect]) -> None:
+        """Hand every effect to the look-up that it's for."""
+        for effect in effects:
+            place = effect.waiter
+            place.effect, place.ready = effect, True
+            if place.parked:
+                self._wakes.append(place)
+
+    def next_for(self, place: Place[E]) -> Program[E]:
+        """Wait until there's an effect for this place, and return it."""
+        while place.effect is None:
+            place.parked, place.ready = True, False
+            yield from Wait(place)
+            place.parked = False
+        effect, place.effect = place.effect, None
+        return effect
+
+    def undoing(self, undo: Callable[[], None]) -> "Undoing":
+        """Return a context manager: if its block is left by an exception or by `close`, `undo` is called."""
+        return Undoing(self._undone, undo)
+
+    def take_wakes(self) -> tuple[Ticket, ...]:
+        """Undo what closed programs left, and return whom to wake."""
+        while self._undone:
+            self._undone.popleft()()
+        if not self._wakes:
+            return ()
+        wakes = tuple(self._wakes)
+        self._wakes.clear()
+        return wakes
+
+    # --- what is logged ----------------------------------------------------------------------------------------------
+
+    def warn(self, logger: str, text: object) -> None:
+        """Note a warning."""
+        self._remarks.append(Remark(logger, "warning", str(text)))
+
+    def inform(self, logger: str, text: object) -> None:
+        """Note something of less weight."""
+        self._remarks.append(Remark(logger, "info", str(text)))
+
+    def take_remarks(self) -> tuple[Remark, ...]:
+        """Return what is to be logged, once."""
+        if not self._remarks:
+            return ()
+        remarks = tuple(self._remarks)
+        self._remarks.clear()
+        return remarks
+
+
+class Undoing:
+    """Calls `undo` if its block fails; if it's closed, notes it, since the owner's lock may not be held then."""
+
+    __slots__ = ("_closed", "_undo")
+
+    def __init__(self, closed: deque[Callable[[], None]], undo: Callable[[], None]) -> None:
+        self._closed = closed
+        self._undo = undo
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        if issubclass(kind, GeneratorExit):
+            self._closed.append(self._undo)
+        else:
+            self._undo()
