@@ -4,14 +4,15 @@ There are two profiles: `Policy()` is strict, and `Policy.reference()` accepts w
 converter below raises ValueError that names the field and says which values are valid.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from asap_core.admission.ratelimit import Limit, parse_limits
 from asap_core.admission.replay import StartPolicy
+from asap_core.arguments import NamedField
 from asap_core.auth.bearer import is_scope
 from asap_core.http.pages import read_hosts, read_origins
 from asap_core.http.proxies import ForwardedHeader, read_networks
@@ -34,33 +35,36 @@ class NoncePolicy(Enum):
 _LONGEST: Final = 1e9
 
 
-def _whole(_policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _whole(_policy: object, attribute: NamedField, value: object) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{attribute.name}: expected a whole number, 1 or more")
 
 
-def _seconds(_policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _seconds(_policy: object, attribute: NamedField, value: object) -> None:
     if not isinstance(value, int | float) or type(value) is bool or not 0 < value < _LONGEST:
         raise ValueError(f"{attribute.name}: expected a number of seconds above 0")
 
 
-def _seconds_or_none(policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _seconds_or_none(policy: object, attribute: NamedField, value: object) -> None:
     if value != 0:
         _seconds(policy, attribute, value)
 
 
-def _limits(value: Any) -> Any:
+def _limits(value: str | list[Limit] | tuple[Limit, ...]) -> tuple[Limit, ...]:
     if isinstance(value, str):
         return parse_limits(value)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _limits_only(_policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _limits_only(_policy: object, attribute: NamedField, value: object) -> None:
     if type(value) is not tuple or not all(isinstance(one, Limit) for one in value):
         raise ValueError(f"{attribute.name}: expected limits such as 10/second;100/minute")
 
 
-def _scopes(value: Any) -> Any:
+_Scopes = str | Iterable[str]
+
+
+def _scopes(value: Mapping[str, _Scopes] | Iterable[tuple[str, _Scopes]]) -> tuple[tuple[str, frozenset[str]], ...]:
     pairs = tuple(value.items()) if isinstance(value, Mapping) else value
     try:
         made = tuple((_one_spelling(key), frozenset([some] if isinstance(some, str) else some)) for key, some in pairs)
@@ -79,31 +83,31 @@ def _one_spelling(key: str) -> str:
 
 # Two converters and not one made for each enumeration: the type checker's plug-in reads named functions only. A value
 # that isn't a member is left for `_member_of` to refuse.
-def _nonce(value: Any) -> Any:
+def _nonce(value: NoncePolicy | str) -> NoncePolicy | str:
     return next((one for one in NoncePolicy if one.value == value), value)
 
 
-def _start(value: Any) -> Any:
+def _start(value: StartPolicy | str) -> StartPolicy | str:
     return next((one for one in StartPolicy if one.value == value), value)
 
 
-def _member_of(kind: type[Enum]) -> Callable[[object, "Attribute[Any]", object], None]:
-    def check(_policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _member_of(kind: type[Enum]) -> Callable[[object, NamedField, object], None]:
+    def check(_policy: object, attribute: NamedField, value: object) -> None:
         if value not in list(kind):
             raise ValueError(f"{attribute.name}: expected one of {', '.join(member.value for member in kind)}")
 
     return check
 
 
-def _among(*words: str) -> Callable[[object, "Attribute[Any]", object], None]:
-    def check(_policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _among(*words: str) -> Callable[[object, NamedField, object], None]:
+    def check(_policy: object, attribute: NamedField, value: object) -> None:
         if value not in words:
             raise ValueError(f"{attribute.name}: expected {' or '.join(words)}")
 
     return check
 
 
-def _boolean(_policy: object, attribute: "Attribute[Any]", value: object) -> None:
+def _boolean(_policy: object, attribute: NamedField, value: object) -> None:
     if type(value) is not bool:
         raise ValueError(f"{attribute.name}: expected true or false")
 

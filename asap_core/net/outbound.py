@@ -7,10 +7,10 @@ are connected to, so that a second answer of the resolver (DNS rebinding) change
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 from urllib.parse import SplitResult, urljoin
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from asap_core.errors import Advice, Allow, Remedy
 from asap_core.net.addresses import (
@@ -133,7 +133,7 @@ def _ports(ports: object) -> frozenset[int]:
     return frozenset(several)
 
 
-def _are_few(_policy: object, _attribute: "Attribute[Any]", redirects: int) -> None:
+def _are_few(_policy: object, _attribute: object, redirects: int) -> None:
     if type(redirects) is not int or not 0 <= redirects <= MAX_REDIRECTS:
         raise ValueError(f"redirects: expected 0 to {MAX_REDIRECTS}")
 
