@@ -9,7 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
@@ -20,6 +20,7 @@ from asap_core.errors import BadReply
 _MOST: Final = 4
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class FileThreads:
@@ -32,7 +33,7 @@ class FileThreads:
         self._most = most
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def run(self, work: Callable[..., T], *args: Any, abandon_on_cancel: bool = False) -> T:
+    async def run(self, work: Callable[[*Ts], T], *args: *Ts, abandon_on_cancel: bool = False) -> T:
         """Call `work(*args)` in a thread and return its result.
 
         abandon_on_cancel: if the caller is cancelled, don't wait: the thread continues and its result is dropped.

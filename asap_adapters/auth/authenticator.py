@@ -1,7 +1,7 @@
 """What a server asks whom a credential stands for: the protocol of authenticators, and what they may answer."""
 
 from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import frozen
 
@@ -46,10 +46,10 @@ def as_authenticator(given: Authenticator | VerifyCredential) -> Authenticator:
 
     Raises ValueError if `proofs` isn't a `ProofOffer` or None.
     """
-    owner: Any = getattr(given, "__self__", None)
-    found: Any = owner if getattr(owner, "verify", None) == given else given
+    owner: object = getattr(given, "__self__", None)
+    found: object = owner if getattr(owner, "verify", None) == given else given
     if not (hasattr(found, "verify") and hasattr(found, "proofs")):
         return _FunctionAuthenticator(given)  # type: ignore[arg-type] # no authenticator, so a function
     if not isinstance(found.proofs, ProofOffer | None):
         raise ValueError("authenticate: expected an authenticator whose proofs are a ProofOffer or None")  # noqa: TRY004 - as for all that's given
-    return found  # type: ignore[no-any-return] # it has what the protocol asks for
+    return found

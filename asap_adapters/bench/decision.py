@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from asap_core import (
     Agent,
@@ -59,7 +59,7 @@ def body(size: int, number: int, *, key: bool = False) -> bytes:
         nonce=f"nonce-{number:020}",
         trace_id="trace-1",
     )
-    params: dict[str, Any] = {"envelope": encode_envelope(envelope)}
+    params: dict[str, object] = {"envelope": encode_envelope(envelope)}
     if key:
         params["idempotency_key"] = f"key-{number:020}"
     document = {"jsonrpc": "2.0", "method": "asap.send", "id": f"req-{number}", "params": params}

@@ -2,8 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
 import zeroconf
 from attrs import define, evolve, field, frozen
@@ -43,7 +42,7 @@ class AnnouncingEngine(Engine):
     announced: tuple[Announced, ...] = field(default=(), init=False)
     _infos: dict[str, zeroconf.ServiceInfo] = field(factory=dict, init=False)
     # zeroconf repeats an announcement in a task, which must be cancelled when the announcement changes.
-    _repeats: dict[str, asyncio.Future[Any]] = field(factory=dict, init=False)
+    _repeats: dict[str, asyncio.Future[object]] = field(factory=dict, init=False)
 
     def change(self, version: str, skills: Sequence[str]) -> None:
         """Announce another version and skills under the same names. Raises `MdnsUnavailable` if the engine has died."""
@@ -129,7 +128,7 @@ class AnnouncingEngine(Engine):
             server=offer.target.name,
         )
 
-    def _keep(self, offer: Offer, info: zeroconf.ServiceInfo, repeats: Any) -> None:
+    def _keep(self, offer: Offer, info: zeroconf.ServiceInfo, repeats: Awaitable[object]) -> None:
         link = offer.link.name
         self._infos[link], self._repeats[link] = info, asyncio.ensure_future(repeats)
         announced = Announced(

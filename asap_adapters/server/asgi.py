@@ -6,7 +6,7 @@ answers do apply.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote
@@ -33,6 +33,7 @@ from asap_core.wire.codec import warm_up
 
 log: Final = logging.getLogger("asap.asgi")
 
+AsgiScope = Mapping[str, Any]
 AsgiMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
@@ -85,7 +86,7 @@ class AsgiApp:
         # An agent that its user bound stays bound. One that is bound here is copied and bound anew for each lifespan.
         self._given = agent.bound
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         match scope["type"]:
             case "http":
@@ -108,7 +109,7 @@ class AsgiApp:
             case kind:
                 raise RuntimeError(f"expected an ASGI scope of http, websocket or lifespan, not {kind!r}")
 
-    def _warn_if_url_differs(self, server: Sequence[Any] | None) -> None:
+    def _warn_if_url_differs(self, server: tuple[str, int | None] | None) -> None:
         """Warn if the agent's URL leads elsewhere. `server` is where the server listens: None for a UNIX socket."""
         if server is not None and server[1]:
             host, port = str(server[0]), int(server[1])
@@ -192,7 +193,7 @@ class AsgiApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _request(scope: Mapping[str, Any]) -> Request:
+def _request(scope: AsgiScope) -> Request:
     client, server = scope.get("client"), scope.get("server")
     # raw_path is optional in ASGI, and path is percent-decoded: "/asap%3Fx" must not become "/asap" and a query.
     target = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else _encoded(scope["path"])
@@ -224,7 +225,7 @@ class _TooSlow(PeerGone):
 class _AsgiWire:
     """A `Wire` of ASGI messages."""
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, policy: Policy) -> None:
+    def __init__(self, scope: AsgiScope, receive: Receive, send: Send, policy: Policy) -> None:
         # HTTP/2 has no such header, and no need of it (RFC 9113 §8.2.2).
         self._says_close = str(scope.get("http_version", "1.1")).startswith("1")
         self._receive = receive

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import h11
@@ -263,7 +263,7 @@ class _H11Wire:
         if self._raw > _FRAMING + 2 * self._meant + _READ:
             raise _Unreadable(400, "Expected a body in chunks of 8 bytes or more, without long extensions or trailers")
 
-    def _next_event(self) -> Any:
+    def _next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         try:
             return self._h11.next_event()
         except h11.RemoteProtocolError:

@@ -251,11 +251,11 @@ class Handlers:
 
 def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Replied | Refusal:
     """Return what a handler's return value means: a payload stays one, anything else is a task's result."""
-    kind: type[Any] = type(value)
+    kind: type = type(value)
     if issubclass(kind, Replied) or kind in WIRE_NAMES:
         return value  # type: ignore[return-value]
     if issubclass(kind, CoroutineType):
-        cast("CoroutineType[Any, Any, Any]", value).close()
+        cast("CoroutineType[object, object, object]", value).close()
         return _refused(dispatch, "returned a coroutine: expected `async def`, or the result of what it calls")
     if dispatch.kind != TASK_REQUEST:
         return _refused(dispatch, f"must return one of the protocol's payloads, or Replied, not {kind.__name__}")

@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Final, TypeVar
 
@@ -73,7 +73,7 @@ class Bound:
     port: the real port; 0 if it has none.
     """
 
-    listener: anyio.abc.Listener[Any] = field(repr=False)
+    listener: anyio.abc.Listener[ByteStream] = field(repr=False)
     url: str
     host: str
     port: int
@@ -204,7 +204,7 @@ def _expect_address(host: object, port: object) -> None:
     expect_whole("port", port, least=0, most=65_535)
 
 
-def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
+def run(main: Callable[..., Awaitable[T]], *args: object, backend: str = "trio") -> T:
     """Run an async function on trio (the default) or asyncio, and return what it returns.
 
     >>> run(serve, agent, {"echo": echo}, backend="asyncio")    # doctest: +SKIP
@@ -215,11 +215,11 @@ def run(main: Callable[..., Any], *args: object, backend: str = "trio") -> Any:
     return anyio.run(main, *args, backend=backend)
 
 
-def _listeners(listener: Any) -> list[Any]:
+def _listeners(listener: object) -> list[Any]:
     return list(getattr(listener, "listeners", [listener]))
 
 
-def _family(sockets: Any) -> socket.AddressFamily | None:
+def _family(sockets: anyio.TypedAttributeProvider) -> socket.AddressFamily | None:
     """Return the address family of a listener or stream. Returns None if it isn't a socket."""
     try:
         family: socket.AddressFamily = sockets.extra(SocketAttribute.family)  # noqa: S610 - anyio's, not Django's
@@ -228,7 +228,7 @@ def _family(sockets: Any) -> socket.AddressFamily | None:
     return family
 
 
-def _peer_of(stream: Any) -> str | None:
+def _peer_of(stream: anyio.TypedAttributeProvider) -> str | None:
     """Return the address of a connection's peer: empty if its family has none, None if the peer has left already.
 
     If a peer resets before its connection is accepted, its address is lost. Served without one, it would share limits
@@ -259,7 +259,7 @@ class _Server:
     """
 
     driver: Driver
-    listener: anyio.abc.Listener[Any]
+    listener: anyio.abc.Listener[ByteStream]
     tls: ssl.SSLContext | None
     stop: anyio.Event
     local: str = ""

@@ -3,10 +3,10 @@
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import AnyByteStream, ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import frozen
 
@@ -77,7 +77,7 @@ class ServerTLS(TLSStream):
             # With data left to be read unwrap() fails, and anyio then sends nothing of what it wrote.
             while self.extra(TLSAttribute.ssl_object).read(_READ):  # noqa: S610 - anyio's, not Django's
                 pass
-        transport: Any = self.transport_stream
+        transport = self.transport_stream
         self.transport_stream = _Deaf(transport)  # type: ignore[assignment]
         try:
             await self.unwrap()
@@ -101,7 +101,7 @@ class ServerTLS(TLSStream):
 class _Deaf:
     """A stream that can only be written to. Reading says that it has ended."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: AnyByteStream) -> None:
         self.send = stream.send
 
     async def receive(self, _max_bytes: int = _READ) -> bytes:

@@ -24,7 +24,8 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from types import GetSetDescriptorType
+from typing import Final, TypeVar
 
 import anyio
 
@@ -35,7 +36,7 @@ A = TypeVar("A")
 
 # Whether this library started the task (a connection's, say), not an ASGI server or a user.
 _OURS: Final = ContextVar("our_task", default=False)
-_TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
+_TRACEBACK: Final[GetSetDescriptorType] = BaseException.__dict__["__traceback__"]
 
 
 def mark_own_task() -> None:
@@ -54,7 +55,7 @@ def pending_cancellations() -> float:
     return math.inf if _OURS.get() else task.cancelling()
 
 
-def _asyncio_task() -> "asyncio.Task[Any] | None":
+def _asyncio_task() -> "asyncio.Task[object] | None":
     # It's None on trio; asking that way costs a twentieth of what an exception or the name of the backend does.
     loop = asyncio._get_running_loop()  # noqa: SLF001 - documented, in spite of its name
     return None if loop is None else asyncio.current_task(loop)

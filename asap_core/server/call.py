@@ -285,7 +285,7 @@ def open_call(
     at: Moment,
 ) -> CallState:
     """Check one call, and ask for its admission if no check refuses it."""
-    value = call.envelope
+    value: Mapping[str, object] = call.envelope
     if not (agent.policy.require_id and agent.policy.require_timestamp):
         value = with_defaults_for_old_peers(agent, value, at.wall)
     try:

@@ -4,7 +4,8 @@ The checks: sender, idempotency key, version, recipient, date, payload, scopes, 
 behind: no nonce is used up by a call that can't run.
 """
 
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 from attrs import define, field
 
@@ -134,7 +135,7 @@ def malformed(error: InvalidDocument) -> Refusal:
     return Refusal(kind=MALFORMED_ENVELOPE, note="Invalid envelope structure", problems=error.problems)
 
 
-def with_defaults_for_old_peers(agent: Serving, value: dict[str, Any], wall: WallTime) -> dict[str, Any]:
+def with_defaults_for_old_peers(agent: Serving, value: Mapping[str, object], wall: WallTime) -> Mapping[str, object]:
     """Return the envelope with an id and a timestamp, if the policy lets a peer omit them."""
     # The reference, 1.1 and 2.x, treats a null id or timestamp as absent and fills it in. Here the policy decides.
     if not agent.policy.require_id and value.get("id") is None:

@@ -1,12 +1,13 @@
 """The documents that an agent publishes: manifest, health, readiness. Plain functions from facts to a response."""
 
-from typing import Any, Final
+from typing import Final
 
 from attrs import frozen
 
 from asap_core.http.messages import Request, Response, header_values, json_response, matches_etag
 from asap_core.wire.codec import etag, to_json
 from asap_core.wire.json import write_json
+from asap_core.wire.json_types import JsonObject
 from asap_core.wire.manifest import Health, HealthStatus, Load, Manifest
 
 METRICS_PATH: Final = "/asap/metrics"
@@ -18,13 +19,13 @@ _LATER_CAPABILITIES: Final = ("hardware", "inference")
 
 def publish(manifest: Manifest) -> bytes:
     """Write a manifest that readers of every version accept: the keys of 1.1 always, later ones if they're set."""
-    document: dict[str, Any] = to_json(manifest)
+    document: JsonObject = to_json(manifest)
     _drop_nulls(document, _LATER_KEYS)
     _drop_nulls(document["capabilities"], _LATER_CAPABILITIES)
     return write_json(document)
 
 
-def _drop_nulls(document: dict[str, Any], keys: tuple[str, ...]) -> None:
+def _drop_nulls(document: JsonObject, keys: tuple[str, ...]) -> None:
     for key in keys:
         if document[key] is None:
             del document[key]

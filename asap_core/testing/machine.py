@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from attrs import frozen
 from hypothesis import strategies as st
@@ -141,7 +141,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         return local_target(self.clock)
 
     def _call(
-        self, *, sender: str = ALICE, recipient: str = AGENT, changes: Mapping[str, Any] = MappingProxyType({})
+        self, *, sender: str = ALICE, recipient: str = AGENT, changes: Mapping[str, object] = MappingProxyType({})
     ) -> bytes:
         number = next(self.numbers)
         envelope = Envelope.new(

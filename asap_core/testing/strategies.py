@@ -2,13 +2,13 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 from hypothesis import strategies as st
 
 from asap_core.http.messages import Request
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
+from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 _SEGMENT = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
@@ -23,7 +23,7 @@ def urns() -> st.SearchStrategy[str]:
     return st.lists(_SEGMENT, min_size=1, max_size=2).map(lambda parts: "urn:asap:agent:" + ":".join(parts))
 
 
-def json_values(*, max_leaves: int = 10) -> st.SearchStrategy[Any]:
+def json_values(*, max_leaves: int = 10) -> st.SearchStrategy[Json]:
     """JSON values that are equal after they are written and read.
 
     max_leaves: about how many scalars one has at most.
@@ -42,7 +42,7 @@ def json_values(*, max_leaves: int = 10) -> st.SearchStrategy[Any]:
     )
 
 
-def _objects() -> st.SearchStrategy[dict[str, Any]]:
+def _objects() -> st.SearchStrategy[JsonObject]:
     return st.dictionaries(_TEXT, json_values(max_leaves=4), max_size=4)
 
 
@@ -71,15 +71,15 @@ def envelopes() -> st.SearchStrategy[Envelope]:
     )
 
 
-def envelope_documents() -> st.SearchStrategy[dict[str, Any]]:
+def envelope_documents() -> st.SearchStrategy[JsonObject]:
     """Valid envelopes as plain JSON."""
     return envelopes().map(encode_envelope)
 
 
-def broken_documents() -> st.SearchStrategy[dict[str, Any]]:
+def broken_documents() -> st.SearchStrategy[JsonObject]:
     """Envelopes as plain JSON with at most one change: a key removed, a key added, or a value replaced by any other."""
 
-    def spoil(document: dict[str, Any], key: str, value: Any, how: str) -> dict[str, Any]:
+    def spoil(document: JsonObject, key: str, value: Json, how: str) -> JsonObject:
         if how == "remove":
             return {name: item for name, item in document.items() if name != key}
         return {**document, (key if how == "replace" else f"x-{key}"): value}
