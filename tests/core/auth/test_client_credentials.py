@@ -30,15 +30,15 @@ def form(client, **more):
     return authenticated_form([("grant_type", "client_credentials")], client, **asked)
 
 
-class TestWhoAsks:
-    def test_basic_encodes_before_it_joins(self) -> None:
+class TestClientAuthentication:
+    def test_basic_encodes_id_and_secret_before_it_joins_them(self) -> None:
         # RFC 6749 §2.3.1: form-encoding first, so that a colon in the id can't end it.
         made = form(ClientSecret("a:b c", "p%+:"))
         ((name, value),) = made.headers
         assert (name, b64decode(value.removeprefix("Basic ")).decode()) == ("authorization", "a%3Ab+c:p%25%2B%3A")
         assert made.fields == (("grant_type", "client_credentials"),)
 
-    def test_post_has_them_in_the_form(self) -> None:
+    def test_post_sends_id_and_secret_in_the_form(self) -> None:
         made = form(ClientSecret("me", "secret", SecretMethod.POST))
         assert made.fields[1:] == (("client_id", "me"), ("client_secret", "secret"))
         assert made.headers == ()
@@ -62,7 +62,7 @@ class TestWhoAsks:
         }  # fmt: skip
         assert "kid" not in read(dict(form(ClientKey("me", "ES256", sign)).fields)["client_assertion"].split(".")[0])
 
-    def test_no_repr_shows_it(self) -> None:
+    def test_no_repr_shows_the_secret(self) -> None:
         clients = [ClientSecret("me", "s3cret"), ClientSecret("me", "s3cret", SecretMethod.POST)]
         assert "s3cret" not in repr(clients) + repr([form(client) for client in clients])
         assert "czNjcmV0" not in repr(form(clients[0]))
@@ -85,8 +85,8 @@ def read(part: str):
     return json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
-class TestWhatItAnswers:
-    def test_a_token(self) -> None:
+class TestTokenResponses:
+    def test_a_granted_token_is_read(self) -> None:
         assert grant() == GrantedToken("t0ken", 3600.0)
         assert grant(scope="a b", token_type="Bearer") == GrantedToken("t0ken", 3600.0, frozenset({"a", "b"}))
         assert grant(scope="") == GrantedToken("t0ken", 3600.0, frozenset())
@@ -95,7 +95,7 @@ class TestWhatItAnswers:
             assert grant(scope=said) == GrantedToken("t0ken", 3600.0, None)
         assert "t0ken" not in repr(grant())
 
-    def test_the_type_has_no_case_and_is_the_one_asked_for(self) -> None:
+    def test_the_token_type_is_the_requested_one_in_any_case(self) -> None:
         # RFC 6749 §5.1; RFC 9449 §5.
         body = json.dumps({**GOOD, "token_type": "bEARER"}).encode()
         assert isinstance(read_token_response(200, body), GrantedToken)
@@ -107,7 +107,7 @@ class TestWhatItAnswers:
         ("expires_in", "lifetime"),
         [(..., 300.0), (None, 300.0), ("3599", 3599.0), ("99999999", 31_536_000.0), (0.5, 0.5), (10**12, 31_536_000.0)],
     )
-    def test_its_life(self, expires_in, lifetime) -> None:
+    def test_expires_in_gives_the_lifetime(self, expires_in, lifetime) -> None:
         assert grant(expires_in=expires_in).lifetime == lifetime
 
     @pytest.mark.parametrize("expires_in", [0, -1, True, "", "soon", "-5", "9" * 99, [1], "١٢"])
@@ -119,7 +119,7 @@ class TestWhatItAnswers:
         assert isinstance(grant(access_token=token), GrantFailed)
 
     @pytest.mark.parametrize("status", [400, 401, 403])
-    def test_a_refusal(self, status) -> None:
+    def test_a_refusal_is_read_with_its_error_code(self, status) -> None:
         assert grant(status, error="invalid_client") == GrantRefused("invalid_client")
         # Whatever else it says, it's nobody's to repeat.
         assert grant(status, error="<b>evil</b>", error_description="x") == GrantRefused(None)
@@ -128,7 +128,7 @@ class TestWhatItAnswers:
         assert read_token_response(status, b"[]") == GrantRefused(None)
 
     @pytest.mark.parametrize("status", [201, 302, 404, 429, 500, 503])
-    def test_trouble(self, status) -> None:
+    def test_any_other_status_is_a_failure(self, status) -> None:
         assert grant(status) == GrantFailed(f"a token with HTTP 200, not HTTP {status}")
 
     def test_other_bodies_are_failures(self) -> None:
@@ -139,5 +139,5 @@ class TestWhatItAnswers:
         )
 
     @given(st.integers(100, 599), st.binary())
-    def test_any_bytes_have_an_answer(self, status, body) -> None:
+    def test_any_bytes_are_a_response_that_grants_no_token(self, status, body) -> None:
         assert not isinstance(read_token_response(status, body), GrantedToken)

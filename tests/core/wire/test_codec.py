@@ -74,14 +74,14 @@ def problems(decode, *arguments):
 
 
 class TestEnvelopes:
-    def test_one_from_the_wire_is_read(self) -> None:
+    def test_an_envelope_from_the_wire_is_read(self) -> None:
         envelope = decode_envelope(GOOD)
         assert (envelope.sender, envelope.nonce) == ("urn:asap:agent:alice", "nonce-fc25db46ff515035")
         assert envelope.timestamp == datetime(2026, 11, 23, 9, 15, 52, 739152, UTC)
         assert envelope.issued == envelope.timestamp.timestamp()
         assert (envelope.correlation_id, envelope.requires_ack) == (None, False)
 
-    def test_every_error_is_told_with_its_place(self) -> None:
+    def test_every_error_has_its_json_path(self) -> None:
         spoiled = {**GOOD, "sender": "x", "timestamp": True, "extensions": [], "more": 1, "id": ""}
         del spoiled["recipient"]
         found = problems(decode_envelope, spoiled)
@@ -90,10 +90,10 @@ class TestEnvelopes:
         assert found["$.sender"].expected.startswith("an agent URN")
 
     @pytest.mark.parametrize("value", [None, 1, "x", [], True])
-    def test_what_is_no_object_is_refused(self, value) -> None:
+    def test_a_value_that_is_no_object_is_refused(self, value) -> None:
         assert set(problems(decode_envelope, value)) == {"$"}
 
-    def test_a_path_says_where_it_stands(self) -> None:
+    def test_a_given_path_precedes_the_path_of_an_error(self) -> None:
         with pytest.raises(InvalidDocument) as caught:
             decode_envelope({**GOOD, "sender": 1}, path=("params", "envelope"))
         assert caught.value.problems[0].json_path == "$.params.envelope.sender"
@@ -102,7 +102,7 @@ class TestEnvelopes:
     @pytest.mark.parametrize(
         "kind", ["TaskResponse", "task.response", "task_stream", "mcp.tool_result", "McpResourceData"]
     )
-    def test_an_answer_says_what_it_answers(self, kind) -> None:
+    def test_an_answer_needs_a_correlation_id(self, kind) -> None:
         for correlation in (None, ""):
             assert problems(decode_envelope, {**GOOD, "payload_type": kind, "correlation_id": correlation})
         assert decode_envelope({**GOOD, "payload_type": kind, "correlation_id": "x"}).correlation_id == "x"
@@ -122,12 +122,12 @@ class TestEnvelopes:
         assert problems(decode_envelope, {**GOOD, "sender": urn})
 
     @given(envelopes())
-    def test_one_written_is_read_back(self, envelope) -> None:
+    def test_a_written_value_is_read_back(self, envelope) -> None:
         assert decode_envelope(encode_envelope(envelope)) == envelope
         assert decode_envelope(json.loads(json.dumps(to_json(envelope)))) == envelope
 
     @given(broken_documents() | envelope_documents())
-    def test_the_quick_way_and_the_thorough_one_decide_alike(self, document) -> None:
+    def test_the_fast_reader_and_the_full_one_decide_alike(self, document) -> None:
         def outcome(decode):
             try:
                 return decode()
@@ -142,7 +142,7 @@ class TestEnvelopes:
         key=st.sampled_from(sorted(GOOD)),
         place=st.sampled_from(["value", "key", "deep"]),
     )
-    def test_what_the_caller_sent_never_comes_back(self, document, key, place) -> None:
+    def test_errors_repeat_nothing_of_the_document(self, document, key, place) -> None:
         marker = "zqxjkvbp"
         assume(marker not in json.dumps(document))
         spoiled = {
@@ -159,11 +159,11 @@ class TestEnvelopes:
             refused = str(error)
         assert marker not in refused
 
-    def test_there_is_an_end_to_the_errors(self) -> None:
+    def test_the_number_of_errors_is_bounded(self) -> None:
         many = {**MANIFEST, "capabilities": {"skills": [{}] * 100}}
         assert len(problems(decode_manifest, many)) == MAX_PROBLEMS
 
-    def test_the_core_mints_nothing(self) -> None:
+    def test_the_core_generates_no_ids(self) -> None:
         made = Envelope.new(
             sender="urn:asap:agent:a",
             recipient="urn:asap:agent:b",
@@ -180,7 +180,7 @@ class TestEnvelopes:
         assert (reply.correlation_id, reply.trace_id, reply.nonce) == ("the-id", "t", None)
         assert encode_envelope(reply)["timestamp"] == "1970-01-01T00:00:01.500000Z"
 
-    def test_made_in_python_it_is_held_to_the_same_rules(self) -> None:
+    def test_an_envelope_made_in_python_obeys_the_same_rules(self) -> None:
         with pytest.raises(InvalidValue, match="sender: expected an agent URN"):
             attrs.evolve(decode_envelope(GOOD), sender="me")
 
@@ -241,23 +241,23 @@ class TestTimestamps:
         assert read.tzinfo is not None
 
     @given(st.datetimes(timezones=st.just(UTC)))
-    def test_it_is_written_in_utc_with_z(self, moment) -> None:
+    def test_a_timestamp_is_written_in_utc_with_z(self, moment) -> None:
         text = format_timestamp(moment)
         assert text.endswith("Z")
         assert DATE_TIME.read(text) == moment
 
 
 class TestPayloads:
-    def test_any_spelling_of_a_type_is_one_type(self) -> None:
+    def test_all_spellings_of_a_payload_type_are_equal(self) -> None:
         assert {
             normalise_payload_type(kind) for kind in ("task.request", "TaskRequest", "task_request", "TASK-REQUEST")
         } == {"taskrequest"}
         assert {normalise_payload_type(name) for name in WIRE_NAMES.values()} == set(PAYLOADS)
 
-    def test_a_type_that_nobody_knows_has_no_class(self) -> None:
+    def test_an_unknown_payload_type_has_no_class(self) -> None:
         assert decode_payload("no.such", {"a": 1}) is None
 
-    def test_every_error_is_told(self) -> None:
+    def test_every_error_of_a_payload_is_reported(self) -> None:
         found = problems(decode_payload, "task.request", {"skill_id": 1, "more": 1})
         assert set(found) == {"$", "$.conversation_id", "$.skill_id", "$.input"}
 
@@ -301,7 +301,7 @@ class TestPayloads:
             except InvalidDocument:
                 pass
 
-    def test_the_free_objects_stay_free(self) -> None:
+    def test_free_form_objects_take_any_keys(self) -> None:
         document = {"conversation_id": "c", "skill_id": "s", "input": {}, "config": {"anything": [1]}}
         assert decode_payload("task.request", document) == TaskRequest(**document)  # type: ignore[arg-type]
 
@@ -317,11 +317,11 @@ class TestParts:
             {"type": "template", "template": "x", "variables": {}},
         ],
     )
-    def test_each_is_read_and_written(self, document) -> None:
+    def test_each_part_is_read_and_written(self, document) -> None:
         assert to_json(decode_part(document)) == document
 
     @pytest.mark.parametrize("value", [None, [], {}, {"type": 1}, {"type": "x"}, {"type": []}, {"content": "x"}])
-    def test_what_has_no_known_type_is_refused(self, value) -> None:
+    def test_a_part_of_an_unknown_type_is_refused(self, value) -> None:
         found = problems(decode_part, value)
         assert set(found) == {"$.type"}
         assert next(iter(PARTS)) in found["$.type"].expected
@@ -347,7 +347,7 @@ class TestParts:
 
 
 class TestManifests:
-    def test_one_of_the_reference_is_read(self) -> None:
+    def test_a_manifest_of_the_reference_is_read(self) -> None:
         later = {
             **MANIFEST,
             "supported_versions": ["2.2"], "auth": None, "signature": None, "sla": None, "verification": None,
@@ -364,7 +364,7 @@ class TestManifests:
     def test_a_key_named_extra_is_a_key_like_any_other(self) -> None:
         assert decode_manifest({**MANIFEST, "extra": 5}).extra == {"extra": 5}
 
-    def test_a_signed_one_is_opened(self) -> None:
+    def test_a_signed_manifest_is_unwrapped(self) -> None:
         assert decode_manifest({"manifest": MANIFEST, "signature": {}, "public_key": None}).id == MANIFEST["id"]
 
     def test_any_auth_scheme_is_read(self) -> None:
@@ -377,7 +377,7 @@ class TestManifests:
         with pytest.raises(TypeError, match="expected a value of the model, not object"):
             to_json(object())
 
-    def test_errors_have_their_places(self) -> None:
+    def test_errors_have_their_json_paths(self) -> None:
         spoiled = {
             **MANIFEST,
             "capabilities": {"skills": [{"id": 1, "description": ""}, 3]},
@@ -393,7 +393,7 @@ class TestManifests:
         assert set(problems(decode_manifest, {**MANIFEST, "capabilities": {"skills": {}}})) == {"$.capabilities.skills"}
 
     @given(manifests())
-    def test_one_written_is_read_back(self, manifest) -> None:
+    def test_a_written_value_is_read_back(self, manifest) -> None:
         assert decode_manifest(json.loads(json.dumps(to_json(manifest)))) == manifest
 
     def test_a_skill_is_found_by_its_id(self) -> None:
@@ -402,11 +402,11 @@ class TestManifests:
         assert manifest.skill("other") is None
 
     @pytest.mark.parametrize("version", ["1", "1.2.3", "2.0.0-rc.1", "1.0a1", "1.2.3.4"])
-    def test_versions_that_every_generation_reads(self, version) -> None:
+    def test_versions_that_all_generations_read_are_publishable(self, version) -> None:
         assert publishable_version(version)
 
     @pytest.mark.parametrize("version", ["", "abc", "v1", "1.0.0-x", "1.0\n", "1!2.0", "1" * 20])
-    def test_versions_that_some_generations_refuse(self, version) -> None:
+    def test_versions_that_some_generations_refuse_are_not_publishable(self, version) -> None:
         assert not publishable_version(version)
 
     @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"id":1,"id":2}'])
@@ -417,7 +417,7 @@ class TestManifests:
 
 
 class TestHealth:
-    def test_what_the_reference_says_is_read(self) -> None:
+    def test_a_health_document_of_the_reference_is_read(self) -> None:
         report = {"status": "healthy", "agent_id": "x", "version": "1", "uptime_seconds": 2.99, "load": None, "new": 1}
         health = decode_health(report)
         assert (health.healthy, health.asap_version, health.extra) == (True, "0.1", {"new": 1})
@@ -441,17 +441,17 @@ class TestRegistries:
         assert "skipped" not in to_json(registry)
 
     @pytest.mark.parametrize("value", [[], {}, {"version": "1"}, {**ROOT, "agents": {}}, {**ROOT, "version": 1}])
-    def test_what_is_no_registry_is_refused(self, value) -> None:
+    def test_an_invalid_registry_is_refused(self, value) -> None:
         assert problems(self.read, value)
 
-    def test_the_report_has_an_end(self, monkeypatch) -> None:
+    def test_the_number_of_skipped_entries_is_bounded(self, monkeypatch) -> None:
         monkeypatch.setattr(registry_reader, "MAX_SKIPPED", 3)
         assert len(self.read({**self.ROOT, "agents": [1] * 3}).skipped) == 3
         with pytest.raises(InvalidDocument, match=r"\$\.agents: expected entries of which at most 3 can't be read"):
             self.read({**self.ROOT, "agents": [1] * 10})
 
     @pytest.mark.parametrize("item", [{}, {"id": 1}, 1])
-    def test_of_many_unfit_items_no_more_are_read_than_told(self, item, monkeypatch) -> None:
+    def test_no_more_invalid_items_are_read_than_reported(self, item, monkeypatch) -> None:
         reads: list[Any] = []
         fits = TEXT.fits
 
@@ -466,7 +466,7 @@ class TestRegistries:
         assert len(caught.value.problems) == 20
         assert len(reads) < 200
 
-    def test_it_cannot_claim_what_was_skipped(self) -> None:
+    def test_a_registry_cannot_set_its_skipped_entries(self) -> None:
         assert self.read({**self.ROOT, "skipped": [1]}).skipped == ()
 
 
@@ -477,7 +477,7 @@ class TestRules:
         assert not number().fits(float("inf"))
         assert not number().fits(10**400)
 
-    def test_reading_asks_the_same_rule(self) -> None:
+    def test_reading_uses_the_same_rule(self) -> None:
         assert URN.read("urn:asap:agent:a") == "urn:asap:agent:a"
         with pytest.raises(InvalidValue):
             TEXT.read(1)
@@ -491,7 +491,7 @@ class TestRules:
             StateSnapshot(id="s", task_id="t", version=0, data={}, created_at="2026-01-01")
         assert AgentRecord(id="urn:asap:agent:a", manifest_uri="x", capabilities=["a"]).capabilities == ("a",)
 
-    def test_a_part_knows_its_type(self) -> None:
+    def test_a_part_has_its_type(self) -> None:
         assert to_json(TextPart(content="x")) == {"type": "text", "content": "x"}
 
     def test_enums_are_written_as_their_values(self) -> None:
@@ -501,7 +501,7 @@ class TestRules:
         assert to_json((Colour.RED, 1)) == ["red", 1]
 
 
-def test_a_bug_in_a_rule_is_not_called_the_callers_fault(monkeypatch) -> None:
+def test_a_bug_in_a_rule_is_not_reported_as_the_callers_fault(monkeypatch) -> None:
     def broken(_value) -> None:
         raise ZeroDivisionError
 
@@ -522,7 +522,7 @@ def test_a_bug_in_a_rule_is_not_called_the_callers_fault(monkeypatch) -> None:
         (lambda value: codec.decode_payload("message.send", value), {"parts": [{"type": "text"}]}),
     ],
 )
-def test_what_is_refused_is_let_go_at_once(decode, value, times) -> None:
+def test_a_refused_value_is_released_at_once(decode, value, times) -> None:
     """Not by the garbage collector, nor never: a caller chooses how large it is."""
     before = sys.getrefcount(value)
     gc.disable()
@@ -541,6 +541,6 @@ def test_equal_bodies_share_an_etag() -> None:
     assert etag(b"x").startswith('"')
 
 
-def test_warming_up_makes_the_readers() -> None:
+def test_warm_up_creates_the_readers() -> None:
     warm_up()
     assert codec._converter.cache_info().currsize == 1

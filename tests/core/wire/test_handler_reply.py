@@ -261,7 +261,7 @@ class TestNotSent:
     }  # fmt: skip
 
     @pytest.mark.parametrize("name", UNWRITABLE)
-    def test_what_json_cannot_say_is_an_internal_error_that_names_the_place(self, name) -> None:
+    def test_a_value_that_json_cannot_express_is_an_internal_error_with_its_path(self, name) -> None:
         value, fault = self.UNWRITABLE[name]
         answered = answer(value)
         assert answered.refusal is not None
@@ -271,7 +271,7 @@ class TestNotSent:
         assert fault in answered.fault
 
     @pytest.mark.parametrize("error", [SystemExit(1), GeneratorExit()], ids=repr)
-    def test_values_that_raise_what_ends_programs(self, error) -> None:
+    def test_values_that_raise_exceptions_that_end_programs_are_internal_errors(self, error) -> None:
         answered = answer({"a": unreadable(error)})
         assert answered.fault == f"echo: {type(error).__name__} was raised while its answer was written"
 
@@ -285,7 +285,7 @@ class TestNotSent:
         assert len(fault) < 200
 
     @pytest.mark.parametrize("error", [SystemExit(1), GeneratorExit(), ZeroDivisionError(), MemoryError()], ids=repr)
-    def test_values_that_raise_anything_while_they_are_compared(self, error) -> None:
+    def test_values_that_raise_in_comparisons_are_internal_errors(self, error) -> None:
         answered = answer({"a": Raises(error)})
         assert answered.refusal is not None
         assert answered.fault is not None
@@ -297,12 +297,12 @@ class TestNotSent:
         assert "expected a payload type such as task.request" in answered.fault
 
     @pytest.mark.parametrize("value", [None, {"a": 1}, 5, Replied, Refusal], ids=repr)
-    def test_what_is_no_answer(self, value) -> None:
+    def test_a_value_that_is_no_answer_is_an_internal_error(self, value) -> None:
         (dispatch,) = ask(serve()).calls
         answered: Any = dispatch.replied(value)
         assert (answered.refusal.kind, "TypeError" in answered.fault) == (HANDLER_FAILED, True)
 
-    def test_details_that_cannot_be_written(self) -> None:
+    def test_details_that_cannot_be_written_are_an_internal_error(self) -> None:
         (dispatch,) = ask(serve()).calls
         answered: Any = dispatch.failed(Refusal(kind=HANDLER_TIMEOUT, details={"a": {1}}))
         assert (answered.refusal.kind, "NotWritable" in answered.fault) == (HANDLER_FAILED, True)
@@ -317,7 +317,7 @@ class TestNotSent:
             | st.builds(Point, st.just(1), inner) | inner.map(lambda item: deep(50, item)),
         )
     )  # fmt: skip
-    def test_whatever_it_returns_is_readable_or_its_place_is_named(self, value) -> None:
+    def test_any_returned_value_is_readable_or_its_path_is_named(self, value) -> None:
         answered = answer({"value": value})
         if answered.fault is None:
             assert set(payload(answered)) == {"value"}
@@ -329,7 +329,7 @@ class TestNotSent:
 
 class TestKept:
     @pytest.mark.parametrize("change", [{"a": 2}, {"a": {1}}, {"a": object()}])
-    def test_what_was_answered_stays_what_it_was(self, change) -> None:
+    def test_a_kept_answer_does_not_change_with_the_value(self, change) -> None:
         agent, value = serve(), {"a": 1}
         first = payload(answer(value, agent=agent))
         value.update(change)
@@ -373,7 +373,7 @@ class TestKept:
         assert again.refusal.kind is HANDLER_FAILED
         assert agent.active == 0
 
-    def test_one_that_cannot_be_written_costs_no_other_in_a_snapshot(self) -> None:
+    def test_an_unwritable_answer_costs_no_other_answer_in_a_snapshot(self) -> None:
         keys = [bytes([number]) * 16 for number in range(3)]
         answers = (Replied("x", {"a": 1}), Replied("x", {"a": {1}}), object())
         kept = [SavedKey(key, key, answer, 5, 9.0, answered=True) for key, answer in zip(keys, answers, strict=True)]
@@ -387,7 +387,7 @@ class TestKept:
 class TestBegun:
     """After `Dispatch` nothing settles as "never ran" unless the driver says so."""
 
-    def test_ctrl_c_while_an_answer_is_written_passes_and_its_outcome_is_unknown(self) -> None:
+    def test_ctrl_c_while_an_answer_is_written_propagates_and_the_outcome_is_unknown(self) -> None:
         agent = serve()
         fork = ask(agent)
         with pytest.raises(KeyboardInterrupt):
@@ -453,7 +453,7 @@ class TestObservers:
         ],
         ids=["alone", "in a group"],
     )
-    def test_ctrl_c_passes(self, error) -> None:
+    def test_ctrl_c_propagates(self, error) -> None:
         def observe(_decision) -> None:
             raise error
 
@@ -462,7 +462,7 @@ class TestObservers:
         assert caught.value is error
 
 
-def test_a_text_that_is_written_names_the_place_too() -> None:
+def test_an_error_of_write_json_names_the_path() -> None:
     with pytest.raises(NotWritable) as caught:
         write_json({"a": [1, {"b": {1}}]})
     assert caught.value.path == ("a", 1, "b")

@@ -54,7 +54,7 @@ def both_ways(request, monkeypatch) -> None:
 @pytest.mark.usefixtures("both_ways")
 class TestReading:
     @pytest.mark.parametrize("data", BAD, ids=lambda data: repr(data[:20]))
-    def test_what_is_not_acceptable_is_refused(self, data) -> None:
+    def test_invalid_texts_are_refused(self, data) -> None:
         with pytest.raises(NotJson):
             read_json(data)
 
@@ -72,7 +72,7 @@ class TestReading:
             (b'"' + b"{[" * 100 + b'"', "{[" * 100),
         ],
     )
-    def test_what_is_acceptable_is_read(self, data, value) -> None:
+    def test_valid_texts_are_read(self, data, value) -> None:
         assert read_json(data) == value
 
     @given(st.binary(max_size=100) | request_bodies())
@@ -84,27 +84,27 @@ class TestReading:
             refused = str(error)
         assert refused.startswith("expected ")
 
-    def test_the_depth_is_the_callers_to_choose(self) -> None:
+    def test_the_caller_chooses_the_depth(self) -> None:
         assert read_json(b"[[1]]", max_depth=2) == [[1]]
         with pytest.raises(NotJson, match="at most 1 "):
             read_json(b"[[1]]", max_depth=1)
 
     @given(json_values())
-    def test_what_was_written_is_read_back(self, value) -> None:
+    def test_written_values_are_read_back(self, value) -> None:
         assert read_json(write_json(value)) == value
         assert read_json(json.dumps(value).encode()) == value
         assert read_json(stable_json(value)) == value
 
 
-class TestBothReadersDecideAlike:
+class TestFastAndSlowReaders:
     @given(request_bodies() | st.binary(max_size=50) | st.text().map(lambda text: json.dumps(text).encode()))
-    def test_on_any_bytes(self, data) -> None:
+    def test_both_readers_decide_alike_on_any_bytes(self, data) -> None:
         fast = jsontext._read_fast(data)
         if fast is not jsontext._UNDECIDED:
             assert repr(jsontext._read_slowly(data)) == repr(fast)
 
     @pytest.mark.parametrize("data", BAD, ids=lambda data: repr(data[:20]))
-    def test_the_fast_one_never_accepts_what_the_slow_one_refuses(self, data) -> None:
+    def test_the_fast_reader_accepts_no_text_that_the_slow_one_refuses(self, data) -> None:
         fast = jsontext._read_fast(data)
         if fast is not jsontext._UNDECIDED:  # depth is judged after either of them
             assert jsontext._read_slowly(data) == fast
@@ -115,7 +115,7 @@ class TestWriting:
     @pytest.mark.parametrize(
         "value", [math.nan, math.inf, {1, 2}, ..., b"bytes", "\ud800", {"a": [math.nan]}, 1j], ids=repr
     )
-    def test_what_json_cannot_say_is_refused(self, value) -> None:
+    def test_a_value_that_json_cannot_express_is_refused(self, value) -> None:
         with pytest.raises(ValueError, match=r"expected|Out of range|surrogates"):
             write_json(value)
 
@@ -125,7 +125,7 @@ class TestWriting:
         with pytest.raises(ValueError, match=r"expected|Circular"):
             write_json(cycle)
 
-    def test_something_very_deep_is_refused(self) -> None:
+    def test_a_very_deep_value_is_refused(self) -> None:
         deep: Any = []
         for _ in range(100_000):
             deep = [deep]
@@ -142,7 +142,7 @@ class TestWriting:
 class TestCanonicalJson:
     """RFC 8785: its sample and the numbers of its appendix B."""
 
-    def test_the_sample_of_section_3_2_2(self) -> None:
+    def test_the_sample_of_rfc_8785_section_3_2_2_is_reproduced(self) -> None:
         value = {
             "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
             "string": '€$\u000f\nA\'B"\\\\"/',
@@ -183,7 +183,7 @@ class TestCanonicalJson:
             ("43143ff3c1cb0959", "1424953923781206.2"),
         ],
     )
-    def test_the_numbers_of_appendix_b(self, bits, text) -> None:
+    def test_the_numbers_of_rfc_8785_appendix_b_are_reproduced(self, bits, text) -> None:
         (number,) = struct.unpack(">d", bytes.fromhex(bits))
         assert canonical_json(number).decode() == text
 
@@ -212,7 +212,7 @@ class TestCanonicalJson:
             ),
         ],
     )
-    def test_what_it_cannot_say_is_refused_with_its_place(self, value, path, expected) -> None:
+    def test_a_value_without_a_canonical_form_is_refused_with_its_path(self, value, path, expected) -> None:
         with pytest.raises(NotWritable) as caught:
             canonical_json(value)
         assert (caught.value.path, caught.value.expected) == (path, expected)
@@ -234,7 +234,7 @@ class TestCanonicalJson:
             canonical_json([deep])
 
     @given(json_values())
-    def test_it_is_json_and_says_the_same(self, value) -> None:
+    def test_canonical_json_is_json_of_the_same_value(self, value) -> None:
         try:
             text = canonical_json(value)
         except ValueError:
@@ -244,7 +244,7 @@ class TestCanonicalJson:
         assert canonical_json(again) == text
 
 
-def test_without_msgspec_it_is_the_same_module(monkeypatch) -> None:
+def test_the_module_works_without_msgspec(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "msgspec", None)
     spec: Any = importlib.util.spec_from_file_location("without_msgspec", jsontext.__file__)
     module = importlib.util.module_from_spec(spec)
@@ -255,7 +255,7 @@ def test_without_msgspec_it_is_the_same_module(monkeypatch) -> None:
 
 @pytest.mark.parametrize("slowly", [False, True])
 @given(most=st.integers(1, MOST_DEPTH), depth=st.integers(1, 2 * MOST_DEPTH))
-def test_whatever_depth_policy_may_allow_is_read_and_no_more(slowly, most, depth) -> None:
+def test_any_depth_up_to_the_limit_is_read_and_no_more(slowly, most, depth) -> None:
     # A space at the end sends it the slow way.
     text = b"[" * depth + b"]" * depth + b" " * slowly
     if depth <= most:

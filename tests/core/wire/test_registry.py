@@ -27,6 +27,6 @@ def test_an_entry_without_urls_has_none() -> None:
 
 
 @given(manifests())
-def test_an_entry_is_made_of_a_manifest(manifest) -> None:
+def test_an_entry_is_made_from_a_manifest(manifest) -> None:
     entry = make_entry(manifest, {"http": "https://a"})
     assert (entry.id, entry.skills, entry.asap_version) == (manifest.id, manifest.skill_ids, "0.1")

@@ -125,9 +125,9 @@ def test_a_root_as_deep_as_any_that_is_read_is_written() -> None:
         read(registry(more=[deepest]))
 
 
-class TestAsARegistry:
+class TestDocuments:
     @given(st.lists(entries(), max_size=5), json_values(), cuts)
-    def test_it_is_what_reading_it_whole_gives(self, agents, more, places) -> None:
+    def test_pieces_give_the_same_index_as_the_whole_document(self, agents, more, places) -> None:
         data = registry(*agents, more=more)
         whole, pieces = whole_registry(read_json(data)), read(data, *places)
         assert read_registry(data) == whole
@@ -151,14 +151,14 @@ class TestAsARegistry:
     @given(st.binary(max_size=60), cuts)
     @example(b"{", [])
     @example(b'{"agents":[NaN,{}]}', [12])
-    def test_any_bytes_give_a_catalogue_or_one_error(self, data, places) -> None:
+    def test_any_bytes_give_an_index_or_one_error(self, data, places) -> None:
         whole, pieces = seen(data), seen(data, *places)
         # Of two things that are wrong, the cuts decide which comes first.
         assert pieces == whole or (len(pieces) == len(whole) == 2)
 
     @pytest.mark.parametrize("place", PLACES)
     @given(oddity=st.sampled_from(ODDITIES), places=cuts)
-    def test_each_oddity_is_read_in_one_way(self, place, oddity, places) -> None:
+    def test_each_oddity_has_one_reading(self, place, oddity, places) -> None:
         """Read whole or in pieces, from the copy that's made of it, or by another reader of JSON if it's JSON."""
         text = f'{{"version":"1","updated_at":"2026-01-01",{place.replace("ODDITY", oddity)}}}'
         data = text.encode("utf-8", "surrogatepass")
@@ -185,7 +185,7 @@ class TestAsARegistry:
         assert read_registry(write_json(to_json(registry), max_depth=MAX_DEPTH + 2)).agents == registry.agents
 
     @given(st.lists(entries(), max_size=5))
-    def test_what_is_no_json_is_no_registry(self, agents) -> None:
+    def test_invalid_json_is_refused(self, agents) -> None:
         data = registry(*agents)
         for wrong in (data[:-1], data + b"x", b"\xef\xbb\xbf" + data, b"[" + data + b"]", data + b"\xff", b""):
             with pytest.raises(InvalidDocument):
@@ -218,24 +218,24 @@ class TestAsARegistry:
             ('{"secret":NaN}', r"\$: expected numbers"),
         ],
     )
-    def test_what_is_wrong_with_the_root_is_said(self, text, expected) -> None:
+    def test_an_invalid_root_is_refused_with_what_was_expected(self, text, expected) -> None:
         with pytest.raises(InvalidDocument, match=expected) as caught:
             read(text.encode())
         assert "secret" not in str(caught.value)
 
-    def test_what_is_no_text_is_told_at_once(self) -> None:
+    def test_bytes_that_are_not_utf_8_are_refused_at_once(self) -> None:
         reader = RegistryReader()
         with pytest.raises(InvalidDocument, match="UTF-8"):
             reader.feed(b'{"version":"\xff"')
 
-    def test_one_of_many_entries_may_be_cut_anywhere(self) -> None:
+    def test_an_entry_among_many_may_be_cut_anywhere(self) -> None:
         """Its length is its own, not that of all that came with it."""
         data = registry(*[ENTRY] * 1_000)
         assert len(data) > 2 * MAX_ENTRY
         for cut in range(len(data) - 300, len(data), 23):
             assert len(read(data, cut)) == 1_000
 
-    def test_entries_are_read_as_they_come(self) -> None:
+    def test_entries_are_read_as_they_arrive(self) -> None:
         data = registry(*[ENTRY] * 1_000)
         reader = RegistryReader()
         for start in range(0, len(data) // 2, 1_000):
@@ -245,7 +245,7 @@ class TestAsARegistry:
 
     @pytest.mark.parametrize(("begins", "more"), [(b'"', b"x"), (b"0.", b"1"), (b"[", b"[],"), (b"1e", b"0")])
     @pytest.mark.parametrize("place", [b'"agents":[', b'"x":'])
-    def test_one_without_end_takes_no_room(self, begins, more, place) -> None:
+    def test_an_endless_value_takes_bounded_memory(self, begins, more, place) -> None:
         reader = RegistryReader()
         reader.feed(b'{"version":"1",' + place + begins)
         for _ in range(100):
@@ -286,7 +286,7 @@ class TestAsARegistry:
 
 
 class TestEntries:
-    def test_they_are_a_sequence(self) -> None:
+    def test_the_entries_are_a_sequence(self) -> None:
         found = read(registry(ENTRY, {**ENTRY, "name": "B"}, {**ENTRY, "name": "C"}))
         assert [entry.name for entry in found.agents] == ["A", "B", "C"]
         assert [entry.name for entry in found.agents[1:]] == ["B", "C"]
@@ -310,7 +310,7 @@ class TestEntries:
             ('[{"a":"' + "x" * MAX_ENTRY + '"},NaN]', "at most 65536 characters"),
         ],
     )  # fmt: skip
-    def test_one_that_cannot_be_taken_is_skipped_and_the_rest_is_read(self, text, expected) -> None:
+    def test_an_invalid_entry_is_skipped_and_the_rest_is_read(self, text, expected) -> None:
         plain = json.dumps(ENTRY)
         data = f'{{"version":"1","updated_at":"2026-01-01","agents":[{plain},{text} ,{plain},{text}]}}'.encode()
         found = read(data)
@@ -322,7 +322,7 @@ class TestEntries:
         for place in (len(plain), len(plain) + 70, len(data) // 2, len(data) - 60):
             assert seen(data, place, place + 1, place + 2) == seen(data)
 
-    def test_wrong_before_its_end_it_is_passed_over_wherever_it_is_cut(self) -> None:
+    def test_an_entry_invalid_before_its_end_is_skipped_wherever_it_is_cut(self) -> None:
         bad = r'{"a":{"x":1,"x":1},"b":["\\",{"}]":"\"]"}],"c":{}}'
         good = ",".join([json.dumps(ENTRY)] * 300)
         data = f'{{"version":"1","updated_at":"2026-01-01","agents":[{good},{bad},{json.dumps(ENTRY)}]}}'.encode()
@@ -334,12 +334,12 @@ class TestEntries:
                 ["$.agents[300]: expected keys that are unique within their object"],
             )
 
-    def test_one_that_is_no_json_spoils_all_however_long(self) -> None:
+    def test_an_entry_of_invalid_json_fails_the_whole_document(self) -> None:
         for text in ('{"a":' + "x" * 100 + "}", '{"a":x},"' + "x" * MAX_ENTRY + '"', '{"a":' + " " * MAX_ENTRY + "}}"):
             with pytest.raises(InvalidDocument):
                 read(f'{{"version":"1","updated_at":"2026-01-01","agents":[{text}]}}'.encode())
 
-    def test_a_long_one_may_be_cut_anywhere(self) -> None:
+    def test_a_long_entry_may_be_cut_anywhere(self) -> None:
         data = registry({"a": "\\" * MAX_ENTRY, "b": '"}' * MAX_ENTRY}, ENTRY)
         for cut in range(MAX_ENTRY * 2, MAX_ENTRY * 2 + 4):
             for more in (1, 2, 3):
@@ -347,7 +347,7 @@ class TestEntries:
         with pytest.raises(InvalidDocument, match="one JSON text"):
             read(data[: MAX_ENTRY * 3])
 
-    def test_too_many_that_cannot_be_read_are_another_format(self, monkeypatch) -> None:
+    def test_too_many_invalid_entries_fail_the_document(self, monkeypatch) -> None:
         monkeypatch.setattr(registry_reader, "MAX_SKIPPED", 2)
         assert len(read(registry({}, {}, ENTRY)).skipped) == 2
         with pytest.raises(InvalidDocument, match="at most 2 can't be read"):
@@ -355,7 +355,7 @@ class TestEntries:
 
     @given(entries())
     @example({**ENTRY, "extra": 1})
-    def test_the_quick_answer_is_the_thorough_one(self, entry) -> None:
+    def test_the_fast_check_of_an_entry_agrees_with_the_full_one(self, entry) -> None:
         try:
             decode_registry_entry(entry)
         except InvalidDocument:
@@ -375,7 +375,7 @@ class TestBounds:
             {"x" * 40_000: 1, "y" * 40_000: 2},
         ],
     )
-    def test_what_is_beside_the_agents_is_little(self, rest) -> None:
+    def test_the_size_of_all_fields_beside_the_agents_is_bounded(self, rest) -> None:
         with pytest.raises(InvalidDocument, match="at most 65536 characters beside its agents"):
             read(registry(ENTRY, **rest))
         assert read(registry(ENTRY, k="x" * 60_000)).extra == {"k": "x" * 60_000}
@@ -403,22 +403,22 @@ class TestBounds:
                 )
                 assert problems == expected
 
-    def test_the_bounds_are_those_that_are_documented(self) -> None:
+    def test_the_bounds_are_as_documented(self) -> None:
         assert (MAX_ENTRY, MAX_SKILLS, registry_reader.MAX_SKILLS_IN_ALL) == (65_536, 256, 1_000_000)
 
-    def test_an_entry_has_no_more_skills_than_can_be_meant(self) -> None:
+    def test_an_entry_has_a_bounded_number_of_skills(self) -> None:
         most = [f"s{number}" for number in range(MAX_SKILLS)]
         found = read(registry({**ENTRY, "skills": most}, {**ENTRY, "skills": [*most, "one more"]}))
         assert (len(found), [skipped.index for skipped in found.skipped]) == (1, [1])
         assert str(found.skipped[0].problems[0]) == "$.agents[1].skills: expected at most 256 skills"
 
-    def test_all_entries_together_have_a_bound_as_well(self, monkeypatch) -> None:
+    def test_all_entries_together_have_a_bound(self, monkeypatch) -> None:
         monkeypatch.setattr(registry_reader, "MAX_SKILLS_IN_ALL", 4)
         assert len(read(registry(ENTRY, ENTRY))) == 2
         with pytest.raises(InvalidDocument, match=r"agents: expected at most 4 skills in all"):
             read(registry(ENTRY, ENTRY, ENTRY))
 
-    def test_escapes_are_passed_over_many_at_once(self) -> None:
+    def test_escapes_are_skipped_in_bulk(self) -> None:
         data = registry({"a": "\\" * 500_000, "b": '"' * 1_000}, ENTRY)
         for cut in (500_001, 500_002, 500_003):
             assert seen(data, cut, cut + 1) == seen(data)
@@ -426,7 +426,7 @@ class TestBounds:
 
 
 class TestTime:
-    def test_tiny_pieces_are_not_read_again_and_again(self, monkeypatch) -> None:
+    def test_tiny_pieces_are_not_parsed_repeatedly(self, monkeypatch) -> None:
         calls = 0
         inner = read_json_at
 

@@ -21,7 +21,7 @@ def listing(*entries, **root) -> bytes:
     return json.dumps({"version": "1.0", "revoked": list(entries), **root}).encode()
 
 
-def test_the_list_says_which_agents_are_revoked_and_why() -> None:
+def test_revoked_agents_are_found_with_their_reason() -> None:
     revoked = read_revocations(
         listing({"urn": A, "reason": "stolen", "revoked_at": "soon"}, {"urn": B, "more": 1}, {"urn": A}, more=[])
     )
@@ -47,13 +47,13 @@ def test_the_list_says_which_agents_are_revoked_and_why() -> None:
         (listing({"urn": A, "reason": "x" * 1001}), "$.revoked[0].reason"),
     ],
 )
-def test_a_list_that_cannot_be_read_completely_is_refused(data: bytes, path: str) -> None:
+def test_a_partly_unreadable_list_is_refused(data: bytes, path: str) -> None:
     with pytest.raises(InvalidDocument, match="not a valid revocation list") as caught:
         read_revocations(data)
     assert [problem.json_path for problem in caught.value.problems] == [path]
 
 
-def test_all_that_is_wrong_is_said_up_to_a_bound() -> None:
+def test_all_problems_are_reported_up_to_a_bound() -> None:
     with pytest.raises(InvalidDocument) as caught:
         read_revocations(json.dumps({"revoked": None}).encode())
     assert [problem.json_path for problem in caught.value.problems] == ["$.version", "$.revoked"]
@@ -94,7 +94,7 @@ def law(module, data: bytes) -> None:
 
 
 @given(DOCUMENTS)
-def test_not_revoked_is_said_of_whole_lists_only(data: bytes) -> None:
+def test_any_list_gives_all_its_revoked_agents_or_is_refused(data: bytes) -> None:
     law(revocation, data)
 
 
@@ -111,7 +111,7 @@ MUTANTS = {
 
 @pytest.mark.planted
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_law_catches(name: str) -> None:
+def test_a_planted_bug_is_caught(name: str) -> None:
     before, after = MUTANTS[name]
     source = Path(str(revocation.__file__)).read_text("utf-8")
     assert source.count(before) == 1

@@ -118,7 +118,7 @@ def signed_by(key: PublicKey, document=PLAIN, module=signing):
 
 
 class TestKeys:
-    def test_keys_are_written_in_one_way(self) -> None:
+    def test_a_key_has_one_spelling(self) -> None:
         assert PublicKey.read(str(KEY)) == KEY
         assert repr(KEY) == "PublicKey()"
         assert read_keys(str(KEY)) == (KEY,)
@@ -142,7 +142,7 @@ class TestKeys:
         with pytest.raises(ValueError, match="expected one public key in base64, or 1 to 8"):
             read_keys(given)
 
-    def test_a_point_of_small_order_is_refused_and_there_are_no_others(self) -> None:
+    def test_all_points_of_small_order_are_refused(self) -> None:
         """All points whose order divides 8, found from one of order 8; all other ways to write them are ≥ the prime."""
         low = next(
             point
@@ -158,7 +158,7 @@ class TestKeys:
                     PublicKey((y + sign_bit).to_bytes(32, "little"))
 
     @pytest.mark.parametrize("y", range(P, 2**255))
-    def test_a_point_written_in_another_way_is_refused(self, y: int) -> None:
+    def test_a_noncanonical_point_is_refused(self, y: int) -> None:
         for sign_bit in (0, 1 << 255):
             with pytest.raises(ValueError, match="expected"):
                 PublicKey((y + sign_bit).to_bytes(32, "little"))
@@ -179,7 +179,7 @@ class TestKeys:
         assert not ed25519(key, signature, b"\x73")
 
 
-class TestTheReferencesSignature:
+class TestReferenceSignature:
     def test_the_references_signature_is_valid(self) -> None:
         verdict = judge(THEIRS, [KEY, THEIR_KEY], ed25519)
         assert isinstance(verdict, Verified)
@@ -197,7 +197,7 @@ class TestTheReferencesSignature:
         assert '"throughput_tokens_per_second":10}' in text
         assert '"signature"' not in text
 
-    def test_survives_that_what_it_would_fill_in_is_left_out(self) -> None:
+    def test_the_signature_is_valid_if_default_values_are_omitted(self) -> None:
         def bare(value):
             if type(value) is dict:
                 return {key: bare(item) for key, item in value.items() if item is not None}
@@ -237,7 +237,7 @@ class TestTheWrapper:
             ("trust_level", "v" * 65, "$.signature.trust_level"),
         ],
     )
-    def test_says_what_is_wrong_with_it(self, key: str, value, path: str) -> None:
+    def test_an_invalid_signature_object_is_refused_with_its_path(self, key: str, value, path: str) -> None:
         wrapper = signed_by(KEY)
         wrapper["signature"][key] = value
         with pytest.raises(InvalidDocument) as caught:
@@ -247,14 +247,14 @@ class TestTheWrapper:
         assert isinstance(verdict, Unreadable)
         assert why_not(verdict) == str(caught.value)
 
-    def test_the_wrapper_says_what_is_wrong_with_its_parts(self) -> None:
+    def test_an_invalid_part_of_the_wrapper_is_refused_with_its_path(self) -> None:
         for wrong, path in (({"signature": "x"}, "$.signature"), ({"public_key": "x"}, "$.public_key")):
             with pytest.raises(InvalidDocument) as caught:
                 decode_signed({**signed_by(KEY), **wrong})
             assert [problem.json_path for problem in caught.value.problems] == [path]
 
     @given(st.binary(max_size=200) | st.just(json.dumps(signed_by(KEY)).encode()), st.data())
-    def test_whatever_it_is_there_is_a_judgement(self, data: bytes, draw) -> None:
+    def test_any_wrapper_gets_a_verdict(self, data: bytes, draw) -> None:
         try:
             value = read_json(data)
         except ValueError:
@@ -270,7 +270,7 @@ class TestTheWrapper:
 
 
 class TestSigning:
-    def test_what_is_signed_is_verified_and_published_whole(self) -> None:
+    def test_a_signed_manifest_is_verified_and_published_whole(self) -> None:
         wrapper = signed_by(KEY)
         assert wrapper["manifest"]["capabilities"]["hardware"] == {"class": "sbc", "model": None, "io": []}
         assert wrapper["manifest"]["supported_versions"] == ["2.2"]
@@ -279,18 +279,18 @@ class TestSigning:
         assert why_not(verdict) is None
         assert signed_by(KEY, wrapper) == signed_by(KEY, {**PLAIN, "signature": "old"}) == wrapper
 
-    def test_what_is_no_manifest_is_not_signed(self) -> None:
+    def test_an_invalid_manifest_is_not_signed(self) -> None:
         with pytest.raises(InvalidDocument):
             signed_by(KEY, {"id": "x"})
         with pytest.raises(ValueError, match="expected integers"):
             signed_by(KEY, {**PLAIN, "more": 2**53})
 
-    def test_what_canonical_json_cannot_say_was_never_signed(self) -> None:
+    def test_a_manifest_without_a_canonical_form_is_never_verified(self) -> None:
         wrapper = signed_by(KEY)
         wrapper["manifest"]["more"] = 2**53
         assert judge(wrapper, [KEY], lambda *_: True) == Broken()
 
-    def test_a_signer_with_other_defaults_is_verified_by_what_it_publishes(self) -> None:
+    def test_a_signature_over_other_defaults_is_verified_over_the_published_document(self) -> None:
         """One that knows none of 2.x's fields, and one that knows more of them; `class` by either name."""
         for document in (PLAIN, {**PLAIN, "from_3_0": None}):
             for hardware in ({"class": "sbc"}, {"class_": "sbc"}):
@@ -305,13 +305,13 @@ class TestSigning:
                 assert verdict.manifest.capabilities.hardware == {"class": "sbc"}
                 assert verdict.manifest.supported_versions is None
 
-    def test_both_names_of_one_field_are_two(self) -> None:
+    def test_both_names_of_one_field_are_two_fields(self) -> None:
         document = {**PLAIN, "capabilities": {"hardware": {"class": "sbc", "class_": "edge"}}}
         verdict = judge(signed_by(KEY, document), [KEY], toy)
         assert isinstance(verdict, Verified)
         assert (verdict.manifest.capabilities.hardware or {})["class"] == "sbc"
 
-    def test_parts_of_other_shapes_are_signed_as_they_are(self) -> None:
+    def test_parts_of_other_shapes_are_signed_unchanged(self) -> None:
         for document in (
             {"capabilities": 7, "signature": 1},
             {"capabilities": {"skills": 7, "hardware": 7, "inference": {"local_models": [7]}}, "sla": 7},
@@ -369,7 +369,7 @@ def law(module, tampering) -> None:
 
 
 @given(tamperings())
-def test_only_what_a_trusted_key_signed_is_verified(tampering) -> None:
+def test_only_a_manifest_signed_by_a_trusted_key_is_verified(tampering) -> None:
     law(signing, tampering)
 
 
@@ -391,7 +391,7 @@ MUTANTS = {
 
 @pytest.mark.planted
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_law_catches(name: str) -> None:
+def test_a_planted_bug_is_caught(name: str) -> None:
     before, after = MUTANTS[name]
     source = Path(str(signing.__file__)).read_text("utf-8")
     assert source.count(before) == 1

@@ -18,7 +18,7 @@ class TestTasks:
 
     @pytest.mark.parametrize("before", TaskStatus)
     @pytest.mark.parametrize("after", TaskStatus)
-    def test_moves_are_those_of_the_table(self, before, after) -> None:
+    def test_transitions_are_those_of_the_table(self, before, after) -> None:
         task: Any = evolve(self.TASK, status=before)
         if after in TRANSITIONS[before]:
             assert (task.move(after, wall=1.0).status, task.move(after, wall=1.0).updated_at.year) == (after, 1970)
@@ -28,7 +28,7 @@ class TestTasks:
             assert (caught.value.from_status, caught.value.to_status) == (before.value, after.value)
             assert f"a {before.value} task can move to" in str(caught.value)
 
-    def test_what_is_over_is_over(self) -> None:
+    def test_only_completed_failed_and_cancelled_are_terminal(self) -> None:
         assert {status for status in TaskStatus if status.terminal} == {
             TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED,
         }  # fmt: skip
