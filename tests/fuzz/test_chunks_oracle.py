@@ -21,7 +21,7 @@ def h11_reads(body: bytes) -> bytes | None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
-def test_what_passes_ends_where_h11_finds_its_end(body) -> None:
+def test_accepted_chunks_end_where_h11_finds_their_end(body) -> None:
     frames = ChunkFrames(max_line=100, max_fields=3)
     if frames.feed(body) is not None or not frames.ended:
         return

@@ -174,7 +174,7 @@ def agree(read: Callable[[HeaderPairs], Freshness], headers: HeaderPairs, after:
 @given(headers=WELL_FORMED, after=st.integers(0, 300))
 @example(headers=[("cache-control", "max-age=60"), ("age", "20")], after=39)
 @example(headers=[("cache-control", "max-age=60"), ("age", "20")], after=40)
-def test_of_what_is_well_formed_both_say_the_same(headers, after: int) -> None:
+def test_both_readers_agree_on_well_formed_headers(headers, after: int) -> None:
     assume(not reasons(headers))
     assert agree(ours, headers, after)
 
@@ -207,7 +207,7 @@ def test_a_wrong_reading_is_caught(wrong: str) -> None:
 
 
 @given(headers=ANY, after=st.integers(0, 300))
-def test_of_what_is_not_ours_is_the_stricter_for_a_reason(headers, after: int) -> None:
+def test_on_other_headers_our_reader_is_stricter_for_a_listed_reason(headers, after: int) -> None:
     read, dated = ours(headers), [*headers, ("date", DATE)]
     fresh = stores(dated) and is_fresh(dated, after)
     used = read.store and after < read.fresh_for
@@ -219,7 +219,7 @@ def test_of_what_is_not_ours_is_the_stricter_for_a_reason(headers, after: int) -
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_each_reason_is_one(reason: Reason) -> None:
+def test_each_listed_reason_makes_a_difference(reason: Reason) -> None:
     def differs(headers) -> bool:
         dated = [*headers, ("date", DATE)]
         mine = ours(headers)

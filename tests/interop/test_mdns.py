@@ -33,7 +33,7 @@ def hosts() -> Iterator[Hosts]:
         yield made
 
 
-def test_what_the_reference_announces_is_seen_by_us(hosts, reference_mdns, backend) -> None:
+def test_an_announcement_of_the_reference_is_seen_by_our_browser(hosts, reference_mdns, backend) -> None:
     watching = hosts.other.asap("browse", "--watch", "--json", "--backend", backend)
     watching.line(lambda line: "listening on" in line)
     announcing = hosts.one.start(reference_mdns, "-W", "ignore", SCRIPT, "advertise", "10.77.0.1", PORT)
@@ -46,7 +46,7 @@ def test_what_the_reference_announces_is_seen_by_us(hosts, reference_mdns, backe
     assert watching.document(event="removed")["instance"] == "Reference-Agent"
 
 
-def test_what_we_announce_is_seen_by_the_reference(hosts, reference_mdns, backend) -> None:
+def test_our_announcement_is_seen_by_the_reference(hosts, reference_mdns, backend) -> None:
     ours = hosts.one.start(sys.executable, "-u", OURS, backend, "*", f"http://*:{PORT}{PATH}", PORT)
     ours.document()
     found = hosts.other.start(reference_mdns, "-W", "ignore", SCRIPT, "browse", "3").document()

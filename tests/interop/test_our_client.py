@@ -51,7 +51,7 @@ async def test_the_whole_script(served) -> None:
         assert len({reply.correlation_id for reply in replies}) == 20
 
 
-async def test_its_refusals_are_read(served) -> None:
+async def test_refusals_of_the_reference_are_read(served) -> None:
     base, options = served
     async with AgentClient(**options) as client:
         manifest = await client.discover(base)
@@ -71,7 +71,7 @@ async def test_its_refusals_are_read(served) -> None:
         assert (caught.value.code, caught.value.recoverable) == (-32002, True)
 
 
-async def test_its_tokens_work(reference_server) -> None:
+async def test_a_token_authenticates_at_the_reference(reference_server) -> None:
     base = reference_server("t", ME)
     async with AgentClient(sender=ME, token="t") as client:
         assert (await client.send(base, "task.request", ECHO)).payload["status"] == "completed"
@@ -84,7 +84,7 @@ async def test_its_tokens_work(reference_server) -> None:
             await client.send(manifest, "task.request", ECHO)
 
 
-async def test_its_manifest_is_revalidated_by_its_etag(reference_server) -> None:
+async def test_the_manifest_of_the_reference_is_revalidated_by_its_etag(reference_server) -> None:
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)

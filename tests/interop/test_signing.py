@@ -64,7 +64,7 @@ def reference(reference_python):
 
 @pytest.mark.parametrize("how", ["name", "alias"])
 @pytest.mark.parametrize("document", [BARE, FULL], ids=["bare", "full"])
-def test_what_it_signs_we_verify(reference, document, how: str) -> None:
+def test_a_manifest_signed_by_the_reference_is_verified_here(reference, document, how: str) -> None:
     made = reference(document, "sign", how)
     wrapper, key = made["signed"], PublicKey.read(made["signed"]["public_key"])
     assert signed_bytes(document).decode() == made["bytes"]
@@ -79,7 +79,7 @@ def test_what_it_signs_we_verify(reference, document, how: str) -> None:
 
 
 @pytest.mark.parametrize("document", [BARE, FULL, OURS], ids=["bare", "full", "ours"])
-def test_what_we_sign_it_verifies(reference, document) -> None:
+def test_a_manifest_signed_here_is_verified_by_the_reference(reference, document) -> None:
     key = PrivateKey.new()
     wrapper = sign(document, key.sign, key.public_key)
     assert reference(wrapper, "verify", str(key.public_key)) is True

@@ -68,7 +68,7 @@ def test_the_whole_script(our_server, reference_client) -> None:
     assert len({reply["correlation_id"] for reply in said["batch"]["ok"]}) == 5
 
 
-def test_what_is_refused_is_classified_as_the_reference_classifies_it(our_server, reference_client) -> None:
+def test_refusals_have_the_codes_of_the_reference(our_server, reference_client) -> None:
     said = reference_client(our_server(), AGENT)
     refused = {step: (said[step]["code"], said[step]["taxonomy"]) for step in ("nonce_again", "stale", "unknown_type")}
     assert refused == {
@@ -78,7 +78,7 @@ def test_what_is_refused_is_classified_as_the_reference_classifies_it(our_server
     }
 
 
-def test_with_a_token_it_speaks_for_its_own_agent_only(our_server, reference_client) -> None:
+def test_a_token_authenticates_only_its_own_agent(our_server, reference_client) -> None:
     base = our_server(tokens={"t": SENDER})
     said = reference_client(base, AGENT, "t")
     assert said["send"]["ok"]["payload"]["status"] == "completed"
@@ -86,7 +86,7 @@ def test_with_a_token_it_speaks_for_its_own_agent_only(our_server, reference_cli
     assert "ok" not in reference_client(base, AGENT)["send"]
 
 
-def test_the_profile_reference_takes_what_old_peers_leave_out(our_server, reference_client) -> None:
+def test_the_profile_reference_accepts_envelopes_of_old_peers(our_server, reference_client) -> None:
     from attrs import evolve
 
     base = our_server(policy=evolve(Policy.reference(), peer_limits=()))

@@ -38,7 +38,7 @@ def test_a_nonce_of_10_mb_is_kept_as_a_short_one() -> None:
 
 
 @both
-def test_an_address_has_one_share_whatever_names_it_uses(backend) -> None:
+def test_an_address_has_one_share_under_any_sender_names(backend) -> None:
     report = run(cases.many_senders_limited, backend)
     assert report.answered == CI.senders
     # The share, and what grows back while it takes.
@@ -84,12 +84,12 @@ def test_coded_bodies_that_say_nothing_are_refused_at_the_limit(backend, coding,
 
 
 @both
-def test_slow_bodies_are_told_that_they_are(backend) -> None:
+def test_slow_bodies_are_answered_408(backend) -> None:
     assert run(cases.slow_bodies, backend).answers == {"408": CI.slow}
 
 
 @both
-def test_answers_that_nobody_reads_are_held_within_a_bound_and_let_go(backend) -> None:
+def test_unread_answers_are_bounded_and_released(backend) -> None:
     report = run(cases.unread_answers, backend)
     assert report.growth < 300_000_000
     assert report.left < 30_000_000
@@ -98,7 +98,7 @@ def test_answers_that_nobody_reads_are_held_within_a_bound_and_let_go(backend) -
 
 
 @both
-def test_connections_that_send_no_head_keep_nobody_out(backend) -> None:
+def test_connections_without_a_request_do_not_block_others(backend) -> None:
     report = run(cases.half_open, backend)
     assert report.requests > 4 * CI.places
 
@@ -116,7 +116,7 @@ def test_the_tables_of_the_core_keep_to_their_bounds(table) -> None:
     assert sum(result.answers.values()) == result.asked
 
 
-def test_what_grows_and_who_waits_is_seen() -> None:
+def test_the_benchmark_measures_memory_growth_and_waiting_clients() -> None:
     """The measure itself, on a server whose share is small and whose bound is nothing."""
 
     def attack(server: Server) -> tuple[int, Counter[str]]:

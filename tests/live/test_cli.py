@@ -22,7 +22,7 @@ __all__ = ["backend", "served"]
 pytestmark = pytest.mark.live
 
 
-def test_serves_is_found_answers_and_stops_on_a_signal(served: Serve) -> None:
+def test_serve_runs_an_agent_that_answers_and_stops_on_a_signal(served: Serve) -> None:
     url, process = served("--token", f"t={ALICE}")
     card = asap("discover", url)
     assert (card.returncode, "urn:asap:agent:echo-agent" in card.stdout) == (0, True)
@@ -81,13 +81,13 @@ def own(served: Serve, tmp_path: Path) -> Serve:
     return lambda *options: served("mine:agent", *options, cwd=tmp_path)
 
 
-def test_serves_an_agent_of_ones_own_where_it_listens(own: Serve) -> None:
+def test_serve_runs_an_imported_agent_at_its_address(own: Serve) -> None:
     url, _ = own()
     sent = asap("send", url, "--skill", "up", "--input", '{"text": "hi"}', "--expect", "urn:asap:agent:mine")
     assert (sent.returncode, sent.stdout) == (0, 'completed: {"up": "HI"}\n')
 
 
-def test_options_count_for_an_agent_of_ones_own(own: Serve) -> None:
+def test_options_apply_to_an_imported_agent(own: Serve) -> None:
     url, _ = own("--token", f"t={ALICE}", "--max-body", "1000")
     send = ("send", url, "--skill", "up", "--sender", ALICE, "--input")
     refused = asap(*send, '{"text": "hi"}')
@@ -98,7 +98,7 @@ def test_options_count_for_an_agent_of_ones_own(own: Serve) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--allow-origin", "https://app.example", "--allow-host", "agent.lan")])
-def test_web_pages_call_if_they_are_listed(own: Serve, options: tuple[str, ...]) -> None:
+def test_web_pages_may_call_if_they_are_listed(own: Serve, options: tuple[str, ...]) -> None:
     url, _ = own(*options)
 
     def status(host: str) -> int:
@@ -119,7 +119,7 @@ def test_a_public_url_is_published_and_the_real_port_printed(served: Serve) -> N
     assert process.wait(SECONDS) == 0
 
 
-def test_what_is_let_in_without_proof_is_said_loudly(served: Serve) -> None:
+def test_serve_warns_of_everything_that_is_accepted_without_proof(served: Serve) -> None:
     _, process = served("--profile", "reference", "--nonce", "off")
     process.send_signal(signal.SIGTERM)
     warned = process.communicate(timeout=SECONDS)[1]
@@ -130,7 +130,7 @@ def test_what_is_let_in_without_proof_is_said_loudly(served: Serve) -> None:
     )
 
 
-def test_serves_over_tls(served: Serve, tmp_path: Path, backend: str) -> None:
+def test_serve_runs_an_agent_over_tls(served: Serve, tmp_path: Path, backend: str) -> None:
     try:
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
@@ -162,7 +162,7 @@ def test_browse_watches_until_interrupted(served: Serve, backend: str) -> None:
     assert (watching.communicate(timeout=SECONDS)[1], watching.returncode) == (said, 130)
 
 
-def test_a_reader_that_has_had_enough_is_no_error(served: Serve) -> None:
+def test_a_closed_standard_output_is_no_error(served: Serve) -> None:
     url, _ = served()
     reader, writer = os.pipe()
     os.close(reader)
@@ -205,7 +205,7 @@ def file_server(tmp_path: Path) -> Iterator[http.server.ThreadingHTTPServer]:
         thread.join(SECONDS)
 
 
-def test_a_registry_that_is_down_is_stood_in_for_by_its_copy(
+def test_a_cached_copy_replaces_a_registry_that_is_down(
     served: Serve, tmp_path: Path, file_server: http.server.ThreadingHTTPServer
 ) -> None:
     url, _ = served()
@@ -252,14 +252,14 @@ def test_resolve_explains_itself(served: Serve, tmp_path: Path, backend: str) ->
     assert (lacking.returncode, "the skill fly" in lacking.stderr, lacking.stderr.count("\n")) == (1, True, 1)
 
 
-def test_the_demo_tells_the_whole_story(backend: str) -> None:
+def test_the_demo_runs_all_its_steps(backend: str) -> None:
     done = asap("demo", "--backend", backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("\nok ") == 14
     assert "FAILED" not in done.stdout
 
 
-def test_the_demo_says_which_step_failed_and_fails(
+def test_the_demo_names_the_step_that_failed_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_multicast(**_: object) -> None:
@@ -277,7 +277,7 @@ class TestSignals:
         return started("send", url, "--skill", "wait", "--input", json.dumps({"seconds": seconds}))
 
     @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-    def test_what_is_in_flight_is_finished(self, own: Serve, stop: signal.Signals) -> None:
+    def test_running_calls_are_finished(self, own: Serve, stop: signal.Signals) -> None:
         url, process = own()
         caller = self.call(url, 1)
         assert line_of(process) == "began\n"
@@ -285,7 +285,7 @@ class TestSignals:
         assert caller.communicate(timeout=SECONDS)[0] == 'completed: {"waited": true}\n'
         assert process.wait(SECONDS) == 0
 
-    def test_a_second_one_does_not_wait(self, own: Serve) -> None:
+    def test_a_second_signal_ends_the_process_at_once(self, own: Serve) -> None:
         url, process = own()
         caller = self.call(url, 8)
         assert line_of(process) == "began\n"

@@ -87,7 +87,7 @@ async def until(true) -> None:
 
 
 class TestConnections:
-    async def test_one_agent_that_holds_all_its_own_keeps_nobody_from_another(self) -> None:
+    async def test_an_agent_that_uses_its_whole_share_does_not_block_another(self) -> None:
         async with hosts(2) as (busy, healthy), client() as ours, anyio.create_task_group() as group:
             for _ in range(110):
                 group.start_soon(hold, ours, busy)
@@ -108,7 +108,7 @@ class TestConnections:
                 await ours.discover(healthy.url)
             group.cancel_scope.cancel()
 
-    async def test_a_request_that_gets_no_connection_says_that_it_was_not_sent(self) -> None:
+    async def test_a_request_without_a_connection_is_reported_as_not_sent(self) -> None:
         ends: list[Exception] = []
         async with hosts(1) as (busy,), client(timeout=10.0) as ours, anyio.create_task_group() as group:
             for _ in range(110):
@@ -120,7 +120,7 @@ class TestConnections:
         assert all(error.crowded and not isinstance(error, TimedOut) for error in unsent)
         assert "too many requests to it are running" in str(unsent[0])
 
-    async def test_a_place_is_waited_for_again_after_a_redirect_in_the_same_time(self) -> None:
+    async def test_a_redirected_request_waits_for_a_connection_within_the_same_timeout(self) -> None:
         ends: list[Unreachable] = []
 
         async def follow(number: int) -> None:
@@ -214,14 +214,14 @@ class TestNames:
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines(), time.monotonic() - began
 
-    def test_a_slow_one_keeps_neither_the_loop_nor_the_process(self, anyio_backend_name: str) -> None:
+    def test_a_slow_name_lookup_blocks_neither_the_loop_nor_the_exit(self, anyio_backend_name: str) -> None:
         (said, other, _), seconds = self.run(anyio_backend_name, 1)
         assert said.startswith("Unreachable False False")
         assert "can't connect within 0.5 s" in said
         assert "can't be resolved" in other
         assert seconds < 10
 
-    def test_many_slow_ones_have_a_bounded_number_of_threads_and_leave_some_to_others(
+    def test_slow_name_lookups_have_a_bounded_number_of_threads_and_leave_some_to_others(
         self, anyio_backend_name: str
     ) -> None:
         (*said, other, threads), _ = self.run(anyio_backend_name, 60)

@@ -56,7 +56,7 @@ async def post(url: str, text: str, shown: str, *, scheme: str = "DPoP") -> http
 
 @pytest.mark.anyio
 class TestAtARealServer:
-    async def test_a_proof_counts_once_and_for_what_it_says(self) -> None:
+    async def test_a_proof_is_accepted_once_and_for_its_own_request_only(self) -> None:
         text = token()
         async with serving() as url:
             shown = proof(text=text, url=url)
@@ -73,13 +73,13 @@ class TestAtARealServer:
             assert error(await post(url, text, proof(text=text, url=url), scheme="Bearer")) == "invalid_token"
             assert "result" in (await post(url, text, proof(text=text, url=url))).json()
 
-    async def test_behind_a_proxy_it_is_for_the_manifests_url(self) -> None:
+    async def test_a_proof_behind_a_proxy_is_for_the_url_in_the_manifest(self) -> None:
         text = token()
         async with serving(PUBLIC) as url:
             assert error(await post(url, text, proof(text=text, url=url))) == "invalid_dpop_proof"
             assert "result" in (await post(url, text, proof(text=text, url=f"{PUBLIC}/asap"))).json()
 
-    async def test_one_that_came_before_a_restart_is_refused_after_it(self, tmp_path) -> None:
+    async def test_a_proof_from_before_a_restart_is_refused_after_it(self, tmp_path) -> None:
         text, public = token(), f"{PUBLIC}/asap"
         shown = proof(text=text, url=public)
         async with serving(PUBLIC, storage=StateFile(tmp_path / "state")) as url:
@@ -92,7 +92,7 @@ class TestAtARealServer:
             refused = await post(url, text, shown)
             assert (refused.status_code, refused.headers["retry-after"] >= "1") == (503, True)
 
-    async def test_servers_that_share_redis_accept_it_once(self, redis) -> None:
+    async def test_servers_that_share_redis_accept_a_proof_once(self, redis) -> None:
         text, public = token(), f"{PUBLIC}/asap"
         dpop = DpopPolicy(nonce=True)
         async with (
@@ -105,7 +105,7 @@ class TestAtARealServer:
             assert error(await post(one, text, shown)) == "invalid_dpop_proof"
             assert error(await post(two, text, shown)) == "invalid_dpop_proof"
 
-    async def test_without_redis_it_is_unavailable(self, redis) -> None:
+    async def test_a_proof_is_answered_503_while_redis_is_down(self, redis) -> None:
         text = token()
         async with serving(PUBLIC, storage=Redis(redis.url)) as url:
             redis.kill()
@@ -134,7 +134,7 @@ class TestFromTheCommandLine:
     def options(self, provider):
         return ["--oidc", provider.issuer, "--audience", AUDIENCE, "--subject", f"client-7={ALICE}"]
 
-    def test_who_proves_its_key_is_let_in_and_nobody_else(self, served, who, options) -> None:
+    def test_only_a_client_that_proves_its_key_is_accepted(self, served, who, options) -> None:
         url, _ = served(*options, "--dpop", "required", "--dpop-nonce")
         past_the_second_of_its_start()
         client, key = who
@@ -142,7 +142,7 @@ class TestFromTheCommandLine:
         assert (done.returncode, done.stdout) == (0, 'completed: {"echoed": {}}\n'), done.stderr
         assert "Invalid authentication token" in asap("send", url, "--skill", "echo", *client).stderr
 
-    def test_nonces_are_good_with_every_worker(self, start, who, options) -> None:
+    def test_nonces_are_valid_at_every_worker(self, start, who, options) -> None:
         url, _ = start(*options, "--dpop", "required", "--dpop-nonce")
         past_the_second_of_its_start()
         for _ in range(4):

@@ -107,7 +107,7 @@ async def refused(client, url: str, skill: str, key=None) -> RemoteError:
     return caught.value
 
 
-async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_name) -> None:
+async def test_other_calls_are_answered_if_a_handler_raises_anything(anyio_backend_name) -> None:
     bad = {f"{name} async": raising(make) for name, make in RAISED.items()}
     bad |= {f"{name} sync": raising_in_a_thread(make) for name, make in {**RAISED, "ctrl-c": KeyboardInterrupt}.items()}
     if anyio_backend_name == "asyncio":
@@ -134,7 +134,7 @@ async def test_whatever_a_handler_raises_the_others_are_answered(anyio_backend_n
         assert sorted(answers) == list(range(5))
 
 
-async def test_what_was_answered_is_what_a_retry_gets_also_after_a_restart(tmp_path) -> None:
+async def test_a_retry_gets_the_first_answer_also_after_a_restart(tmp_path) -> None:
     kept: dict[str, Any] = {"a": 1}
     runs = []
 
@@ -216,7 +216,7 @@ def test_ctrl_c_ends_the_process_while_a_handler_runs(anyio_backend_name, handle
         process.communicate()
 
 
-def test_this_suite_passes_where_sigint_is_ignored() -> None:
+def test_this_suite_passes_if_sigint_is_ignored() -> None:
     """As in the background of a script: `bash -c 'pytest &'`."""
     test = f"{__file__}::test_ctrl_c_ends_the_process_while_a_handler_runs[trio-waiting]"
     done = subprocess.run(
@@ -259,7 +259,7 @@ async def cancels_itself_at_the_end(_request, _context):
     return {"fine": True}
 
 
-async def test_a_handler_that_cancels_the_task_it_runs_in_ends_no_other(anyio_backend_name) -> None:
+async def test_a_handler_that_cancels_its_own_task_ends_no_other(anyio_backend_name) -> None:
     handlers: Any = {"slow": slow, "untraceable": raising(Untraceable)}
     if anyio_backend_name == "asyncio":
         handlers |= {"cancels": cancels_itself, "at the end": cancels_itself_at_the_end}

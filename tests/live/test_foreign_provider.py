@@ -56,7 +56,7 @@ def sent(url: str, *options: str):
     return done.stdout or done.stderr
 
 
-def test_a_client_is_let_in_by_every_way_to_prove_itself(served, provider, files: Path) -> None:
+def test_a_client_is_accepted_with_every_authentication_method(served, provider, files: Path) -> None:
     url, _ = served("--oidc", provider.issuer, *rules())
     ours = client(provider, files)
     by_key = [
@@ -71,7 +71,7 @@ def test_a_client_is_let_in_by_every_way_to_prove_itself(served, provider, files
     assert "no access token" in sent(url, *who)
 
 
-def test_tokens_bound_to_a_key_are_good_with_it_alone(served, provider, files: Path) -> None:
+def test_tokens_bound_to_a_key_are_valid_only_with_the_key(served, provider, files: Path) -> None:
     url, _ = served("--oidc", provider.issuer, *rules("--dpop", "required", "--dpop-nonce"))
     bound = [*client(provider, files), "--dpop-key", str(files / "dpop.pem")]
     # Proofs are dated in whole seconds; one of the second of the start may have been shown before it.
@@ -83,7 +83,7 @@ def test_tokens_bound_to_a_key_are_good_with_it_alone(served, provider, files: P
     assert "Invalid authentication token" in sent(url, "--token", stolen["access_token"])
 
 
-def test_the_provider_is_asked_about_tokens(served, provider, files: Path) -> None:
+def test_tokens_are_introspected_at_the_provider(served, provider, files: Path) -> None:
     secret = str(files / "secret")
     by_client = ["--subject-claim", "client_id", "--client-id", CLIENT, "--client-secret-file", secret]
     url, _ = served("--introspect", f"{provider.issuer}/introspect", *rules(*by_client))
@@ -116,7 +116,7 @@ def test_a_revoked_token_is_refused(provider, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_keys_change_under_load_and_nobody_is_refused(provider, backend: str) -> None:
+def test_no_client_is_refused_if_keys_change_under_load(provider, backend: str) -> None:
     first, second = (RSAKey.generate_key(2048, {"kid": f"{name}-{backend}"}, private=True) for name in ("one", "two"))
     policy = TokenPolicy(issuer=provider.issuer, audience=MINE, agent=BySubject(AGENTS), fresh_for=1.0, cool_down=0.2)
 

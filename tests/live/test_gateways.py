@@ -144,7 +144,7 @@ class TestAMessage:
             assert came[1] - came[0] >= 1
 
 
-async def test_a_strangers_token_keeps_nobody_out() -> None:
+async def test_failures_for_an_unknown_token_do_not_affect_other_clients() -> None:
     """A provider that answers an odd token with 400, 500 or a page, and all others as it should."""
     odd = {b"odd-400": answer(400, b""), b"odd-500": answer(500, PAGE), b"odd-200": answer(200, PAGE)}
 

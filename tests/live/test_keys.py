@@ -85,7 +85,7 @@ def test_only_a_given_key_verifies(asap, key, signed: Path, tmp_path: Path) -> N
     assert told == {"verified": True, "key": public, "why": None}
 
 
-def test_an_invalid_signature_is_refused_whatever_the_trust_level(asap, key, signed: Path) -> None:
+def test_an_invalid_signature_is_refused_at_any_trust_level(asap, key, signed: Path) -> None:
     good = json.loads(signed.read_text())
     block = good["signature"]
     for bad, says in (
@@ -131,12 +131,12 @@ class Quiet(SimpleHTTPRequestHandler):
         (["manifest", "verify", "http://agent.example/m"], 1, "--allow-http agent.example"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(asap, argv, code: int, says: str) -> None:
+def test_an_error_is_one_line(asap, argv, code: int, says: str) -> None:
     found, out, err = asap(*argv)
     assert (found, out, says in err, err.count("\n")) == (code, "", True, 1), err
 
 
-def test_what_is_in_files_is_judged(asap, key, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(asap, key, tmp_path: Path) -> None:
     file = tmp_path / "m.json"
     for text, says in (
         (b"{", "is not a valid manifest"),
@@ -150,7 +150,7 @@ def test_what_is_in_files_is_judged(asap, key, tmp_path: Path) -> None:
     assert (code, "expected an Ed25519 key in PEM" in err) == (1, True)
 
 
-def test_without_cryptography_each_says_what_to_install(tmp_path: Path) -> None:
+def test_each_command_without_cryptography_names_the_package_to_install(tmp_path: Path) -> None:
     for argv in (
         ["keys", "new", "--out", "k"],
         ["keys", "show", "k"],

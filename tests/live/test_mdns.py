@@ -74,7 +74,7 @@ def engine_threads():
     return {thread for thread in threading.enumerate() if thread.name == "asap-mdns"}
 
 
-async def test_an_agent_comes_with_all_it_says_and_goes_with_a_goodbye() -> None:
+async def test_an_agent_is_added_with_all_fields_and_removed_by_its_goodbye() -> None:
     with anyio.fail_after(20):
         async with browse(interfaces=LOOPBACK) as events:
             async with advertiser(PORT + 1) as announced:
@@ -107,14 +107,14 @@ async def test_skills_that_do_not_fit_are_left_out() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("name", [f"Twin {PORT}", f"{PORT}" + "n" * 90], ids=["short", "long"])
-async def test_two_of_one_name_get_names_of_their_own(name) -> None:
+async def test_two_agents_of_the_same_name_get_different_names(name) -> None:
     with anyio.fail_after(20):
         async with advertiser(PORT + 2, name=name) as one, advertiser(PORT + 3, name=name) as other:
             assert other.instance == f"{one.instance}-2"
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
-async def test_every_loopback_is_announced_on_loopback_only(host) -> None:
+async def test_a_loopback_address_is_announced_on_loopback_only(host) -> None:
     shown = f"[{host}]" if ":" in host else host
     with anyio.fail_after(20):
         one = advertiser(PORT + 10, host=host, manifest_url=f"http://{shown}:{PORT + 10}/m")
@@ -224,7 +224,7 @@ async def test_leaving_the_block_ends_the_iteration_in_other_tasks() -> None:
             await ended.wait()
 
 
-async def test_a_slow_reader_is_told_the_latest() -> None:
+async def test_a_slow_reader_gets_the_latest_state() -> None:
     with anyio.fail_after(20):
         slow, quick = Browser(interfaces=LOOPBACK), Browser(interfaces=LOOPBACK)
         announced = advertiser(PORT + 13, name="Busy")
@@ -240,7 +240,7 @@ async def test_a_slow_reader_is_told_the_latest() -> None:
             assert len(told) <= 2
 
 
-async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch) -> None:
+async def test_an_agent_that_cannot_be_resolved_delays_no_other_and_is_named(monkeypatch) -> None:
     monkeypatch.setattr(browsing, "_RESOLVE_MS", 1_500)
     # Nobody answers for that host, so what is announced there can't be resolved.
     silent = advertiser(PORT + 14, name="Silent", manifest_url=f"http://nobody-is-there.local:{PORT + 14}/m")
@@ -256,7 +256,7 @@ async def test_one_that_does_not_answer_holds_up_nobody_and_is_named(monkeypatch
             assert kinds == [Added, Ignored]
 
 
-async def test_used_in_another_way_it_says_how() -> None:
+async def test_use_outside_async_with_raises_an_error_that_names_it() -> None:
     with pytest.raises(RuntimeError, match="async with"):
         await advertiser().update(version="2", skills=[])
     with pytest.raises(RuntimeError, match="async with"):
@@ -280,7 +280,7 @@ async def test_used_in_another_way_it_says_how() -> None:
         {"manifest_url": "http://192.0.2.99/m"},
     ],
 )
-async def test_what_nobody_could_use_is_not_announced(changes) -> None:
+async def test_an_unusable_announcement_is_refused(changes) -> None:
     before = engine_threads()
     with pytest.raises(MdnsUnavailable):
         async with advertiser(**changes):
@@ -288,7 +288,7 @@ async def test_what_nobody_could_use_is_not_announced(changes) -> None:
     assert engine_threads() == before
 
 
-async def test_without_multicast_it_says_so(monkeypatch) -> None:
+async def test_without_multicast_an_error_is_raised(monkeypatch) -> None:
     def refuse(*_options, **_more):
         raise OSError(19, "No such device")
 
@@ -299,7 +299,7 @@ async def test_without_multicast_it_says_so(monkeypatch) -> None:
                 pass
 
 
-async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_nothing(monkeypatch) -> None:
+async def test_interfaces_without_multicast_raise_an_error_and_leave_no_thread(monkeypatch) -> None:
     from zeroconf._utils import net
 
     monkeypatch.setattr(net, "add_multicast_member", lambda *_arguments: False)
@@ -310,7 +310,7 @@ async def test_with_interfaces_that_take_no_multicast_it_says_so_and_leaves_noth
     assert engine_threads() == before
 
 
-async def test_one_that_dies_without_a_goodbye_is_removed_when_its_hosts_records_are_over(monkeypatch) -> None:
+async def test_an_agent_that_dies_without_a_goodbye_is_removed_when_its_records_expire(monkeypatch) -> None:
     close = multicast.Station.close
     short = functools.partial(zeroconf.ServiceInfo, host_ttl=3)
     monkeypatch.setattr(browsing, "_ALIVE_SECONDS", 1)
@@ -341,7 +341,7 @@ def no_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collection")
-async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
+async def test_starting_and_stopping_do_not_block_the_loop() -> None:
     late: list[float] = []
 
     async def tick() -> None:
@@ -378,7 +378,7 @@ async def test_starting_and_stopping_does_not_hold_up_the_loop() -> None:
     assert most < max(0.1, 3 * most_usual)
 
 
-def test_the_first_start_does_not_hold_up_the_loop_either(anyio_backend) -> None:
+def test_the_first_start_does_not_block_the_loop(anyio_backend) -> None:
     # In a process of its own, where nothing is imported yet.
     script = (
         "import gc, sys, time, anyio\n"
@@ -446,7 +446,7 @@ class Counted:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts sockets in Linux's /proc")
 @pytest.mark.parametrize("what", ["browse", "advertise"])
-async def test_cancelled_at_each_await_it_leaves_nothing_behind(what) -> None:
+async def test_cancellation_at_each_await_leaves_nothing_behind(what) -> None:
     async def use():
         if what == "browse":
             async with browse(interfaces=LOOPBACK) as events:
@@ -493,7 +493,7 @@ async def test_a_break_ends_the_watch_promptly_and_leaves_nothing_behind() -> No
     assert sockets() == before
 
 
-async def test_another_process_is_seen() -> None:
+async def test_an_agent_of_another_process_is_seen() -> None:
     script = (
         "import anyio\n"
         "from asap_adapters.mdns.local_network import Advertiser\n"
@@ -532,7 +532,7 @@ async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
     assert requests == [f"http://127.0.0.1:{PORT + 6}/.well-known/asap/manifest.json"]
 
 
-async def test_somebody_else_under_an_announced_name_is_not_taken() -> None:
+async def test_another_agent_under_an_announced_name_is_refused() -> None:
     other = publish(echo_manifest("urn:asap:agent:mallory", "http://127.0.0.1:1"))
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=other))
     async with advertiser(PORT + 7), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
@@ -552,7 +552,7 @@ handlers = {"echo": echo}
 """
 
 
-async def test_on_sigterm_the_goodbye_does_not_wait_for_what_is_in_flight(tmp_path, anyio_backend) -> None:
+async def test_on_sigterm_the_goodbye_does_not_wait_for_running_calls(tmp_path, anyio_backend) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     command = [sys.executable, "-u", "-m", "asap_adapters.cli", "serve", "slow:agent"]
     process: Any = subprocess.Popen(  # noqa: ASYNC220 - starts and returns

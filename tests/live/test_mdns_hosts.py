@@ -57,7 +57,7 @@ def browse(hosts, backend, *options):
 
 @on_both
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
-def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts, family, backend) -> None:
+def test_an_agent_is_seen_from_another_host_when_added_updated_and_removed(hosts, family, backend) -> None:
     hosts.cable(family=family)
     watching, agent = browse(hosts, backend), announce(hosts, backend)
     found = watching.document(event="added", agent_id="urn:asap:agent:far")
@@ -73,7 +73,7 @@ def test_an_agent_is_seen_from_another_host_as_it_comes_changes_and_goes(hosts, 
     assert agent.popen.wait(10) == 0
 
 
-def test_each_link_is_told_its_own_addresses_and_no_others(hosts, backend) -> None:
+def test_each_link_gets_only_its_own_addresses(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1)
     watching, _ = browse(hosts, backend), announce(hosts, backend)
@@ -102,7 +102,7 @@ def test_only_the_interfaces_that_were_named_are_used(hosts, backend) -> None:
     assert watching.document(event="added")["link"] == "theirs1"
 
 
-def test_a_url_at_one_address_is_announced_where_that_is(hosts, backend) -> None:
+def test_a_url_at_one_address_is_announced_on_the_link_of_that_address(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1)
     agent = announce(hosts, backend, "0.0.0.0", f"http://10.77.1.1:{PORT}{PATH}")
@@ -110,7 +110,7 @@ def test_a_url_at_one_address_is_announced_where_that_is(hosts, backend) -> None
     assert [(one["link"], one["addresses"]) for one in announced] == [("ours1", ["10.77.1.1"])]
 
 
-def test_two_of_one_name_on_two_hosts_get_names_of_their_own(hosts, backend) -> None:
+def test_two_agents_of_the_same_name_on_two_hosts_get_different_names(hosts, backend) -> None:
     hosts.cable()
     announce(hosts, backend).document()
     taken = hosts.other.start(sys.executable, "-u", HERE / "mdns_host.py", backend, "*", f"http://*:{PORT}{PATH}", PORT)
@@ -150,7 +150,7 @@ def test_an_agent_is_found_and_called_at_its_link_local_address(hosts, backend) 
 
 
 @on_both
-def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_along(hosts, backend) -> None:
+def test_a_new_link_gets_announcements_and_a_lost_link_loses_its_agents(hosts, backend) -> None:
     hosts.cable(0)
     watching, agent = browse(hosts, backend), announce(hosts, backend)
     watching.document(event="added", link="theirs0")
@@ -163,7 +163,7 @@ def test_a_link_that_comes_is_announced_on_and_one_that_goes_takes_its_agents_al
     )
 
 
-def test_another_address_is_announced_under_the_same_name(hosts, backend) -> None:
+def test_a_new_address_is_announced_under_the_same_name(hosts, backend) -> None:
     hosts.cable()
     watching, _ = browse(hosts, backend), announce(hosts, backend)
     before = watching.document(event="added")
@@ -178,7 +178,7 @@ def test_another_address_is_announced_under_the_same_name(hosts, backend) -> Non
     assert not any('"removed"' in line for line in watching.said)
 
 
-def test_a_link_that_flaps_is_announced_on_a_few_times_only(hosts, backend) -> None:
+def test_a_flapping_link_gets_few_announcements(hosts, backend) -> None:
     hosts.cable()
     agent = announce(hosts, backend)
     agent.document()
@@ -193,7 +193,7 @@ def test_a_link_that_flaps_is_announced_on_a_few_times_only(hosts, backend) -> N
     assert sum("announced as" in line for line in agent.all_said()) <= 3 < flaps
 
 
-def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts, backend) -> None:
+def test_a_browser_whose_address_changes_sees_no_removal_of_a_running_agent(hosts, backend) -> None:
     hosts.cable()
     watching, agent = browse(hosts, backend), announce(hosts, backend)
     watching.document(event="added")
@@ -206,7 +206,7 @@ def test_who_watches_at_another_address_sees_nobody_leave_who_stays(hosts, backe
     assert not any('"removed"' in line for line in watching.said)
 
 
-def test_the_machines_interfaces_are_told_as_they_are(hosts, backend) -> None:
+def test_the_interfaces_of_the_machine_are_listed_correctly(hosts, backend) -> None:
     hosts.cable(0)
     hosts.cable(1, family="ipv4")
     one = hosts.one
@@ -236,7 +236,7 @@ def test_the_machines_interfaces_are_told_as_they_are(hosts, backend) -> None:
 
 
 @on_both
-def test_where_no_interface_takes_multicast_it_says_so(hosts, backend) -> None:
+def test_without_a_multicast_interface_an_error_is_printed(hosts, backend) -> None:
     hosts.cable(family="ipv4")
     hosts.one.ip("link", "set", "ours0", "multicast", "off")
     serving = hosts.one.asap(
@@ -288,7 +288,7 @@ def test_avahi_sees_our_agents_come_and_go(hosts, family, backend) -> None:
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
-def test_what_avahi_publishes_is_seen_by_us(hosts, family, backend) -> None:
+def test_an_announcement_of_avahi_is_seen_by_our_browser(hosts, family, backend) -> None:
     hosts.cable(family=family)
     watching = browse(hosts, backend)
     address = "10.77.0.1" if family != "ipv6" else hosts.one.link_local("ours0")

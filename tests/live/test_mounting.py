@@ -48,19 +48,19 @@ async def send(app, key: str | None = None):
         return reply.payload["result"]
 
 
-async def test_without_memory_elsewhere_it_needs_nothing() -> None:
+async def test_an_application_with_memory_storage_needs_no_lifespan() -> None:
     assert await send(mounted()) == {"echoed": {}}
 
 
 @pytest.mark.parametrize("options", [{"storage": StateFile("f")}, {"storage": Redis("redis://127.0.0.1:1")}])
-async def test_with_it_the_error_names_mounting_and_what_to_write(options, tmp_path, monkeypatch) -> None:
+async def test_an_application_with_other_storage_needs_lifespan_and_says_so(options, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match=r"mounted in another application, `async with app\.lifespan\(\):`"):
         await send(mounted(**options))
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_started_by_its_parent_it_serves_and_remembers(tmp_path) -> None:
+async def test_an_application_started_by_its_parent_serves_and_writes_its_state(tmp_path) -> None:
     app = mounted(storage=StateFile(tmp_path / "f"), metrics=True)
     async with app.lifespan():
         assert await send(app, "k") == {"echoed": {}}
@@ -77,7 +77,7 @@ async def test_a_lifespan_may_be_given_to_a_framework_which_passes_itself(tmp_pa
         assert await send(app) == {"echoed": {}}
 
 
-async def test_one_that_has_started_is_not_started_again(tmp_path) -> None:
+async def test_an_application_that_runs_cannot_be_started_again(tmp_path) -> None:
     app = mounted(storage=StateFile(tmp_path / "f"))
     async with app.lifespan():
         with pytest.raises(RuntimeError, match="started already"):
@@ -97,7 +97,7 @@ async def test_one_that_has_started_is_not_started_again(tmp_path) -> None:
         assert await send(app, "k") == {"echoed": {}}  # the first goes on
 
 
-async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path) -> None:
+async def test_an_application_may_start_again_after_its_end_also_in_another_loop(tmp_path) -> None:
     app = mounted(storage=StateFile(tmp_path / "f"))
 
     async def once():
@@ -111,7 +111,7 @@ async def test_it_may_start_again_after_its_end_in_another_loop_too(tmp_path) ->
         await send(app)
 
 
-async def test_it_may_start_again_after_it_could_not(tmp_path) -> None:
+async def test_an_application_may_start_again_after_a_failed_start(tmp_path) -> None:
     app = mounted(storage=StateFile(tmp_path / "f"))
     (tmp_path / "f").write_text("something else")
     with pytest.raises(BadState):
@@ -122,7 +122,7 @@ async def test_it_may_start_again_after_it_could_not(tmp_path) -> None:
         assert await send(app) == {"echoed": {}}
 
 
-async def test_an_agent_that_its_user_bound_stays_itself() -> None:
+async def test_an_agent_that_the_user_bound_is_not_copied() -> None:
     bound = bind_agent(agent(), metrics=True)
     app = AsgiApp(bound, {"echo": echo})
     for _ in range(2):
@@ -131,7 +131,7 @@ async def test_an_agent_that_its_user_bound_stays_itself() -> None:
     assert b'what="accepted"} 2' in bound.metrics().body
 
 
-async def test_what_the_parent_raises_comes_out_and_the_file_is_let_go(tmp_path) -> None:
+async def test_an_exception_of_the_parent_propagates_and_the_file_is_closed(tmp_path) -> None:
     app = mounted(storage=StateFile(tmp_path / "f"))
     with pytest.raises(KeyError, match="mine"):
         async with app.lifespan():
@@ -140,7 +140,7 @@ async def test_what_the_parent_raises_comes_out_and_the_file_is_let_go(tmp_path)
         pass
 
 
-async def test_its_parent_may_pass_the_servers_word_on(tmp_path, caplog) -> None:
+async def test_the_parent_may_forward_the_lifespan_messages_of_the_server(tmp_path, caplog) -> None:
     app = mounted(storage=StateFile(tmp_path / "f"))
     caplog.set_level(logging.WARNING, "asap.asgi")
     to_app, of_server = anyio.create_memory_object_stream[Any](2)

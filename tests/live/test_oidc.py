@@ -134,7 +134,7 @@ class TestAClientOfTheProvider:
             return ["--client-key", str(files / "key.pem")]
         return ["--client-secret-file", str(files / "secret"), "--client-auth", request.param]
 
-    def test_gets_tokens_and_is_let_in_with_them(self, served, provider, proof) -> None:
+    def test_a_client_gets_tokens_and_is_accepted_with_them(self, served, provider, proof) -> None:
         who = ["--issuer", provider.issuer, "--client-id", "client-7", "--scope", "call", *proof]
         got = asap("token", *who, "--json")
         assert got.returncode == 0, got.stderr
@@ -148,7 +148,7 @@ class TestAClientOfTheProvider:
         done = asap(*send, *who, "--audience", "urn:asap:agent:x")
         assert "Invalid authentication token" in done.stderr
 
-    def test_is_told_what_is_wrong_and_no_secret_is_repeated(self, provider, files) -> None:
+    def test_a_client_gets_an_error_that_repeats_no_secret(self, provider, files) -> None:
         (files / "wrong").write_text("another-s3cret")
         who = ["--issuer", provider.issuer, "--client-id", "client-7"]
         done = asap("token", *who, "--client-secret-file", str(files / "wrong"))
@@ -175,7 +175,7 @@ class TestAClientOfTheProvider:
             assert done.stderr.count("\n") == 1
 
 
-def test_a_provider_is_asked_about_tokens_that_only_it_can_read(served, provider, tmp_path) -> None:
+def test_opaque_tokens_are_introspected_at_the_provider(served, provider, tmp_path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     provider.knows = {
         "opaque": {"active": True, "sub": "client-8", "aud": AUDIENCE, "scope": "call"},

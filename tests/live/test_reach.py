@@ -126,7 +126,7 @@ class TestHostileServers:
             "brotli-bomb", "unknown-coding", "no-gzip",
         ],
     )  # fmt: skip
-    async def test_what_they_answer_is_an_error_soon(self, data, says) -> None:
+    async def test_a_hostile_response_is_an_error_within_the_timeout(self, data, says) -> None:
         began = time.monotonic()
         async with server(saying(data)) as (port, _), client(timeout=5) as ours:
             with pytest.raises((BadReply, Unreachable), match=says) as caught:
@@ -146,14 +146,14 @@ class TestHostileServers:
         ],
         ids=["status-line", "fields", "1xx", "body", "chunks", "silence"],
     )
-    async def test_however_slowly_they_answer_it_ends_in_time(self, begin, drop) -> None:
+    async def test_a_slow_response_ends_at_the_timeout(self, begin, drop) -> None:
         async with server(dripping(begin, drop)) as (port, _), client(timeout=0.5) as ours:
             began = time.monotonic()
             with pytest.raises((TimedOut, Unreachable)):
                 await ours.discover(f"http://127.0.0.1:{port}")
             assert time.monotonic() - began < 3
 
-    async def test_a_flood_of_interim_answers_ends_in_time(self) -> None:
+    async def test_a_flood_of_interim_responses_ends_at_the_timeout(self) -> None:
         flood = dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000, pause=0)
         async with server(flood) as (port, _), client(timeout=0.5) as ours:
             began = time.monotonic()
@@ -162,7 +162,7 @@ class TestHostileServers:
             assert time.monotonic() - began < 3
 
     @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
-    async def test_one_that_resets_at_once_is_unreachable(self, name: str) -> None:
+    async def test_a_server_that_resets_at_once_is_unreachable(self, name: str) -> None:
         listening = socket.create_server(("127.0.0.1", 0), backlog=100)
 
         def reset() -> None:
@@ -229,10 +229,10 @@ def in_turn(*answers: bytes):
     return answer
 
 
-class TestBodiesThatSayNothing:
+class TestResponsesWithoutADocument:
     """An answer that its status decides is that answer, whatever its body is."""
 
-    async def test_a_304_says_nothing_of_its_codings(self) -> None:
+    async def test_the_content_encoding_of_a_304_is_ignored(self) -> None:
         kept = with_body(MANIFEST, b'etag: "1"', b"cache-control: max-age=0")
         valid = b'HTTP/1.1 304 Not Modified\r\ncontent-encoding: gzip\r\netag: "1"\r\ncache-control: max-age=0\r\n\r\n'
         async with server(in_turn(kept, valid)) as (port, heads), client() as ours:
@@ -241,14 +241,14 @@ class TestBodiesThatSayNothing:
         assert len(heads) == 3
 
     @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-    async def test_a_503_lets_the_stale_one_serve(self, body) -> None:
+    async def test_a_503_lets_the_stale_document_serve(self, body) -> None:
         kept = with_body(MANIFEST, b"cache-control: max-age=0")
         async with server(in_turn(kept, body.replace(b"%s", b"503 Busy"))) as (port, _), client() as ours:
             await ours.discover(f"http://127.0.0.1:{port}")
             assert (await ours.look_up(f"http://127.0.0.1:{port}")).source is Source.STALE_ERROR
 
     @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-    async def test_a_404_is_the_end_of_what_is_kept(self, body) -> None:
+    async def test_a_404_removes_the_cached_document(self, body) -> None:
         kept = with_body(MANIFEST, b"cache-control: max-age=0")
         async with server(in_turn(kept, body.replace(b"%s", b"404 Gone"))) as (port, _), client() as ours:
             await ours.discover(f"http://127.0.0.1:{port}")
@@ -259,14 +259,14 @@ class TestBodiesThatSayNothing:
 
     @pytest.mark.parametrize("status", [401, 429, 503])
     @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-    async def test_a_message_is_refused_with_that_status(self, body, status: int) -> None:
+    async def test_a_message_answered_with_that_status_raises_an_error(self, body, status: int) -> None:
         async with server(in_turn(body.replace(b"%s", b"%d No" % status))) as (port, _), client() as ours:
             manifest = echo_manifest("urn:asap:agent:echo", f"http://127.0.0.1:{port}")
             with pytest.raises((BadReply, RemoteError)) as caught:
                 await ours.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         assert getattr(caught.value, "status", None) == status
 
-    async def test_one_that_never_ends_is_not_waited_for(self) -> None:
+    async def test_an_endless_body_of_an_error_is_not_waited_for(self) -> None:
         kept = with_body(MANIFEST, b"cache-control: max-age=0")
         endless = b"HTTP/1.1 503 Busy\r\ncontent-length: 10\r\n\r\n"
         async with server(in_turn(kept, endless)) as (port, _), client(timeout=30) as ours:
@@ -277,13 +277,13 @@ class TestBodiesThatSayNothing:
 
     @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "X-GZip", "gzip, identity", "identity"])
     @pytest.mark.parametrize("padding", [0, 1, 60_000])
-    async def test_gzip_is_read_by_both_its_names_and_with_its_padding(self, coding: str, padding: int) -> None:
+    async def test_gzip_is_read_by_both_its_names_and_with_padding(self, coding: str, padding: int) -> None:
         coded = MANIFEST if coding == "identity" else gzip.compress(MANIFEST) + bytes(padding)
         answer = saying(with_body(coded, b"content-encoding: " + coding.encode()))
         async with server(answer) as (port, _), client() as ours:
             assert (await ours.discover(f"http://127.0.0.1:{port}")).name
 
-    async def test_padding_has_a_bound(self) -> None:
+    async def test_the_padding_after_gzip_is_bounded(self) -> None:
         coded = gzip.compress(MANIFEST) + bytes(70_000)
         async with server(saying(with_body(coded, b"content-encoding: gzip"))) as (port, _), client() as ours:
             with pytest.raises(BadReply, match="at most 65536 zero bytes"):
@@ -350,7 +350,7 @@ class TestTls:
         return run
 
     @pytest.mark.parametrize("host", ["agent.example", "AGENT.example", "agent.example."])
-    async def test_the_name_is_the_urls_though_an_address_is_connected_to(self, serving, trusted, host) -> None:
+    async def test_the_server_name_of_tls_is_the_host_of_the_url(self, serving, trusted, host) -> None:
         names = Names("127.0.0.1")
         options = {"verify": trusted, "resolver": names, "allow_networks": ["127.0.0.0/8"]}
         async with serving() as (port, heads, asked_for), client(**options) as ours:
@@ -366,14 +366,14 @@ class TestTls:
                 await ours.discover(f"{url}:{port}")
         assert heads == []
 
-    async def test_a_name_that_turns_inwards_is_not_even_greeted(self, serving, trusted) -> None:
+    async def test_no_connection_is_made_to_a_name_that_resolves_to_a_private_address(self, serving, trusted) -> None:
         options = {"verify": trusted, "resolver": Names("127.0.0.1")}
         async with serving() as (port, heads, asked_for), client(**options) as ours:
             with pytest.raises(NotAllowed, match="name this machine localhost"):
                 await ours.discover(f"https://agent.example:{port}")
         assert (heads, asked_for) == ([], [])
 
-    async def test_an_authority_that_is_not_known_is_not_trusted(self, serving) -> None:
+    async def test_a_certificate_of_an_unknown_authority_is_not_trusted(self, serving) -> None:
         options = {"resolver": Names("127.0.0.1"), "allow_networks": ["127.0.0.0/8"]}
         async with serving() as (port, _, _), client(**options) as ours:
             with pytest.raises(Unreachable, match="its certificate isn't trusted: self-signed"):
@@ -386,7 +386,7 @@ class TestTls:
 
 
 class TestProxies:
-    async def test_of_the_environment_are_used_where_that_is_asked_for(self, monkeypatch) -> None:
+    async def test_proxies_of_the_environment_are_used_if_trust_env_is_set(self, monkeypatch) -> None:
         manifest = publish(echo_manifest("urn:asap:agent:a", "http://agent.lan"))
         names = Names()
         async with server(saying(with_body(manifest))) as (port, heads):
@@ -413,7 +413,7 @@ class TestProxies:
 
 
 class TestLogs:
-    async def test_hold_no_secret_of_a_request_at_any_level(self, caplog) -> None:
+    async def test_logs_contain_no_secret_of_a_request_at_any_level(self, caplog) -> None:
         caplog.set_level(logging.DEBUG)
         async with server(saying(with_body(b"{}"))) as (port, heads), client(token=SECRET) as ours:
             with pytest.raises(Exception, match="manifest"):
@@ -429,7 +429,7 @@ class TestLogs:
 
 
 class TestSeveralAddresses:
-    async def test_one_that_refuses_gives_way_to_the_next(self) -> None:
+    async def test_the_next_address_is_tried_if_one_refuses(self) -> None:
         manifest = publish(echo_manifest("urn:asap:agent:a", "http://agent.lan"))
         async with server(saying(with_body(manifest))) as (port, _):
             options: Any = {"allow_http": ["agent.lan"], "allow_networks": ["127.0.0.0/8", "::1"]}

@@ -143,12 +143,12 @@ class TestTheWsgiApplication:
         length = {"CONTENT_LENGTH": str(len(body)), "CONTENT_TYPE": "application/json"}
         return ask("/asap", body, REQUEST_METHOD="POST", **{**length, **changes})
 
-    def test_answers_an_envelope_once(self, ask) -> None:
+    def test_the_application_answers_an_envelope_once(self, ask) -> None:
         status, _, body = self.post(ask)
         assert (status, json.loads(body)["result"]["envelope"]["payload"]["status"]) == ("200 ASAP", "completed")
         assert json.loads(self.post(ask)[2])["error"]["code"] == -32003
 
-    def test_passes_headers_on(self, ask) -> None:
+    def test_the_application_passes_headers_on(self, ask) -> None:
         assert self.post(ask, HTTP_CONTENT_ENCODING="zstd")[0] == "415 ASAP"
         assert b"-32000" in self.post(ask, HTTP_ASAP_VERSION="9.9")[2]
         etag = ask("/.well-known/asap/manifest.json")[1]["etag"]
@@ -170,7 +170,7 @@ class TestTheTableOfExceptions:
     table = README.partition("## When something goes wrong")[2]
     named = tuple(sorted(set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) - {"RuntimeError"}))
 
-    def test_has_all_there_are(self) -> None:
+    def test_the_table_has_all_exceptions(self) -> None:
         for package in (asap_core, asap_adapters):
             for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
                 if not module.name.endswith("__main__") and "bench" not in module.name:  # they need the reference
@@ -178,7 +178,7 @@ class TestTheTableOfExceptions:
         assert set(self.named) == {each.__name__ for each in descendants(asap_core.AsapError) if is_ours(each)}
 
     @pytest.mark.parametrize("name", ["AsapError", *named])
-    def test_is_true_of_both_packages_which_give_the_same(self, name: str) -> None:
+    def test_both_packages_export_the_same_exceptions(self, name: str) -> None:
         names: dict[str, Any] = {}
         exec(f"from asap_core import {name} as one\nfrom asap_adapters import {name} as other", names)
         assert names["one"] is names["other"]

@@ -123,7 +123,7 @@ async def test_two_processes_accept_an_envelope_once(redis: Server) -> None:
         assert await one.ask(evolve(asked, nonce=None)) == Admitted(None)  # there's nothing to ask
 
 
-async def test_of_many_at_once_one_is_accepted(redis: Server) -> None:
+async def test_one_of_many_concurrent_copies_is_accepted(redis: Server) -> None:
     async with stored(redis) as one, stored(redis) as other:
         asked = question("n1")
         answers: list[Any] = []
@@ -139,7 +139,7 @@ async def test_of_many_at_once_one_is_accepted(redis: Server) -> None:
     assert connected < 50 + 10
 
 
-async def test_what_came_of_it_is_known_to_all(redis: Server) -> None:
+async def test_the_outcome_of_a_call_is_known_to_all_processes(redis: Server) -> None:
     async with stored(redis) as one, stored(redis) as other:
         done, lost, given = [await one.ask(question(f"n{key}", key)) for key in "abc"]
         assert await other.ask(question("m1", "a")) == Running(0.5)
@@ -151,7 +151,7 @@ async def test_what_came_of_it_is_known_to_all(redis: Server) -> None:
         assert isinstance(await other.ask(question("m3", "c")), Admitted)
 
 
-async def test_cancelled_at_any_moment_the_key_is_free(redis: Server) -> None:
+async def test_a_call_cancelled_at_any_moment_frees_its_key(redis: Server) -> None:
     async with stored(redis) as store:
         for steps in range(30):
             key = f"k{steps}"
@@ -171,7 +171,7 @@ async def test_cancelled_at_any_moment_the_key_is_free(redis: Server) -> None:
             assert type(again) is (Running if answers else Admitted), steps
 
 
-async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog) -> None:
+async def test_a_store_recovers_from_a_server_that_is_gone_and_comes_back(mortal: Server, caplog) -> None:
     caplog.set_level(logging.WARNING, "asap.redis")
     async with stored(mortal, start="exact", skew=0) as store:
         await anyio.sleep(0.01)
@@ -193,7 +193,7 @@ async def test_a_server_that_is_gone_and_comes_back(mortal: Server, caplog) -> N
     assert "answers again" in said[1]
 
 
-async def test_a_server_that_hangs_keeps_nobody_and_nothing(mortal: Server) -> None:
+async def test_a_server_that_hangs_blocks_no_caller_and_keeps_no_connection(mortal: Server) -> None:
     async with stored(mortal, 0.2) as store:
         assert await store.ask(question("n0")) == Admitted(None)
         mortal.hang()
@@ -220,7 +220,7 @@ async def test_a_server_that_hangs_keeps_nobody_and_nothing(mortal: Server) -> N
 
 @pytest.mark.parametrize("lost", [False, True], ids=["hangs midway", "hangs while it is connected to again"])
 @pytest.mark.parametrize("what", ["ask", "ask under a key", "take", "record", "lose", "give back"])
-async def test_a_server_that_hangs_keeps_each_caller_no_longer_than_one_answer_may_take(
+async def test_a_server_that_hangs_delays_each_caller_by_one_timeout_at_most(
     mortal: Server, what: str, lost: bool
 ) -> None:
     async with stored(mortal, 0.6, principal_limits="9/second") as store:
@@ -249,7 +249,7 @@ async def test_a_server_that_hangs_keeps_each_caller_no_longer_than_one_answer_m
         assert anyio.current_time() - began < 0.6 + SLACK
 
 
-async def test_callers_that_follow_each_other_on_a_server_that_hangs_wait_no_longer(mortal: Server) -> None:
+async def test_callers_one_after_another_wait_no_longer_on_a_server_that_hangs(mortal: Server) -> None:
     waited = []
     async with stored(mortal, 0.6) as store:
         await store.ask(question("n0"))
@@ -268,7 +268,7 @@ async def test_callers_that_follow_each_other_on_a_server_that_hangs_wait_no_lon
     assert max(waited) < 0.6 + SLACK
 
 
-async def test_what_a_server_that_hangs_reads_when_it_goes_on_is_free_again(mortal: Server) -> None:
+async def test_a_key_that_a_resumed_server_reads_too_late_is_free_again(mortal: Server) -> None:
     async with stored(mortal, 0.3) as store:
         await store.ask(question("n0"))
         mortal.hang()
@@ -278,7 +278,7 @@ async def test_what_a_server_that_hangs_reads_when_it_goes_on_is_free_again(mort
         assert isinstance(await store.ask(question("n2", "k1")), Admitted)
 
 
-async def test_an_answer_that_could_not_be_recorded_in_time_is_there_when_the_server_goes_on(mortal: Server) -> None:
+async def test_an_answer_not_recorded_in_time_is_recorded_when_the_server_resumes(mortal: Server) -> None:
     async with stored(mortal, 0.3) as store:
         done = await store.ask(question("n1", "k1"))
         mortal.hang()
@@ -288,7 +288,7 @@ async def test_an_answer_that_could_not_be_recorded_in_time_is_there_when_the_se
         assert await store.ask(question("n2", "k1")) == Stored(ANSWER)
 
 
-async def test_a_server_that_hangs_between_two_answers_is_left_by_those_who_had_their_time(mortal: Server) -> None:
+async def test_callers_leave_a_server_that_hangs_between_two_answers_after_their_timeout(mortal: Server) -> None:
     async with stored(mortal, 0.3) as store:
         await store.ask(question("n0"))
         for round_ in range(3):
@@ -299,7 +299,7 @@ async def test_a_server_that_hangs_between_two_answers_is_left_by_those_who_had_
             assert isinstance(await store.ask(question(f"m{round_}")), Admitted)
 
 
-async def test_everything_deleted_is_a_start(redis: Server) -> None:
+async def test_a_server_with_everything_deleted_counts_as_started_anew(redis: Server) -> None:
     async with stored(redis, start="floor") as store:
         asked = question("n1", issued=WallTime(time.time() + 1))
         assert await store.ask(asked) == Admitted(None)
@@ -310,7 +310,7 @@ async def test_everything_deleted_is_a_start(redis: Server) -> None:
 
 
 class TestOpen:
-    async def test_a_server_that_hangs(self, mortal: Server) -> None:
+    async def test_a_server_that_hangs_is_an_error(self, mortal: Server) -> None:
         mortal.hang()
         began = anyio.current_time()
         with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:\d+: "):
@@ -318,12 +318,12 @@ class TestOpen:
                 pass
         assert anyio.current_time() - began < 4 * 0.3 + SLACK
 
-    async def test_a_server_that_is_not_there(self) -> None:
+    async def test_a_server_that_is_not_there_is_an_error(self) -> None:
         with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:1: .+"):
             async with RedisStore.open("redis://127.0.0.1:1", agent()):
                 pass
 
-    async def test_a_password_is_asked_for_and_never_told(self, tmp_path) -> None:
+    async def test_a_password_is_needed_and_never_shown(self, tmp_path) -> None:
         with server(tmp_path, "--requirepass", "opensesame") as guarded:
             for url in (guarded.url, guarded.url.replace("//", "//:wrongsecret@")):
                 with pytest.raises(OSError, match="redis at") as raised:
@@ -333,13 +333,13 @@ class TestOpen:
             async with RedisStore.open(guarded.url.replace("//", "//:opensesame@"), agent()) as store:
                 assert await store.ask(question("n1")) == Admitted(None)
 
-    async def test_a_server_that_evicts(self, tmp_path) -> None:
+    async def test_a_server_that_evicts_is_refused(self, tmp_path) -> None:
         expected = pytest.raises(BadStore, match=r"redis at 127\.0\.0\.1:\d+: expected maxmemory-policy noeviction")
         with server(tmp_path, "--maxmemory-policy", "allkeys-lru") as evicting, expected:
             async with RedisStore.open(evicting.url, agent()):
                 pass
 
-    async def test_another_window_than_the_others(self, redis: Server) -> None:
+    async def test_another_window_than_that_of_the_others_is_refused(self, redis: Server) -> None:
         async with stored(redis):
             with pytest.raises(BadStore, match="max_age=300, skew=30"):
                 async with stored(redis, max_age=100.0):
@@ -348,17 +348,17 @@ class TestOpen:
     @pytest.mark.parametrize(
         "url", ["", "localhost", "http://localhost", "redis://", "redis://localhost:x", "redis://h/?max_connections=z"]
     )
-    async def test_what_is_no_url_of_a_server(self, url: str) -> None:
+    async def test_an_invalid_url_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match="expected a URL"):
             async with RedisStore.open(url, agent()):
                 pass
 
-    async def test_an_agent_that_asks_nobody(self, redis: Server) -> None:
+    async def test_an_agent_without_shared_admission_is_refused(self, redis: Server) -> None:
         with pytest.raises(ValueError, match="shared_admission=True"):
             async with RedisStore.open(redis.url, bind_agent(agent())):
                 pass
 
-    async def test_what_is_raised_within_comes_out_as_it_is(self, redis: Server) -> None:
+    async def test_an_exception_in_the_block_propagates_unchanged(self, redis: Server) -> None:
         with pytest.raises(KeyError, match="mine"):
             async with stored(redis):
                 raise KeyError("mine")
@@ -383,7 +383,7 @@ async def test_a_retry_at_another_server_waits_for_the_work_and_gets_its_answer(
         assert [reply["payload"]["result"] for reply in replies] == [{"runs": 1}] * 2
 
 
-async def test_without_its_server_what_needs_it_is_unavailable_and_all_else_goes_on(mortal: Server) -> None:
+async def test_without_redis_calls_are_answered_503_and_all_else_continues(mortal: Server) -> None:
     handler = Counting()
     async with served(mortal.url, handler) as url, web() as http:
         assert "result" in (await post(http, url)).json()
@@ -437,7 +437,7 @@ async def test_a_server_that_hangs_while_the_work_runs_delays_the_answer_by_a_se
         assert anyio.current_time() - began < 1 + SLACK
 
 
-async def test_the_shares_of_principals_are_one_and_told(redis: Server) -> None:
+async def test_all_processes_share_the_limits_of_principals_and_report_them(redis: Server) -> None:
     table = TokenTable({"secret-of-alice": ALICE})
     options: Any = {"authenticate": table.verify, "policy": {"principal_limits": "3/minute"}}
     async with (
@@ -451,7 +451,7 @@ async def test_the_shares_of_principals_are_one_and_told(redis: Server) -> None:
     assert 15 <= int(answers[3].headers["retry-after"]) <= 20
 
 
-async def test_the_shares_of_peers_where_that_is_asked_for(redis: Server) -> None:
+async def test_all_processes_share_the_limits_of_peers_if_configured(redis: Server) -> None:
     options: Any = {"policy": {"peer_limits": "1/minute"}}
     for shared, expected in ((False, 200), (True, 429)):
         async with (
@@ -463,7 +463,7 @@ async def test_the_shares_of_peers_where_that_is_asked_for(redis: Server) -> Non
             assert (await post(http, other)).status_code == expected
 
 
-async def test_the_asgi_application_shares_as_well(redis: Server, caplog) -> None:
+async def test_the_asgi_application_shares_limits_too(redis: Server, caplog) -> None:
     app = AsgiApp(agent(), {"count": Counting()}, storage=Redis(redis.url))
     with caplog.at_level(logging.WARNING, "asap.asgi"):
         async with lifespan(app), stored(redis) as other:
@@ -491,7 +491,7 @@ async def test_the_asgi_application_says_why_it_does_not_start() -> None:
     assert "redis at 127.0.0.1:1" in sent[0]["message"]
 
 
-async def test_the_asgi_application_needs_to_be_told_when_it_starts(redis: Server) -> None:
+async def test_the_asgi_application_needs_lifespan(redis: Server) -> None:
     app = AsgiApp(agent(), {"count": Counting()}, storage=Redis(redis.url))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as http:
         with pytest.raises(RuntimeError, match="expected an ASGI server with lifespan"):

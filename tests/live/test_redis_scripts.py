@@ -311,7 +311,7 @@ def test_nothing_is_accepted_twice(running) -> None:
 
 @pytest.mark.planted
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_planted_wrong_is_found(running, name: str) -> None:
+def test_a_planted_bug_is_caught(running, name: str) -> None:
     changes, kind = CASES[name]
     for was, _ in changes:
         assert was in scripts.BEGIN.text + scripts.CLAIM.text, "there's nothing to change"
@@ -319,7 +319,7 @@ def test_what_is_planted_wrong_is_found(running, name: str) -> None:
         search(running, changes, kind, examples=3_000)
 
 
-def test_one_agents_nonce_is_not_anothers(world: World) -> None:
+def test_a_nonce_of_one_agent_is_not_that_of_another(world: World) -> None:
     right, wrong = Worker(world), Worker(world, 0, WithoutSender)
     assert [type(right.claim("n", world.now, sender)) for sender in AGENTS] == [Admitted, Admitted]
     world.client.flushall()
@@ -333,7 +333,7 @@ def test_one_agents_nonce_is_not_anothers(world: World) -> None:
 
 class TestStart:
     @pytest.mark.parametrize(("start", "first"), [("open", -60.0), ("floor", 0.000001), ("exact", SKEW + 0.000001)])
-    def test_each_policy_refuses_what_it_says(self, world: World, start: str, first: float) -> None:
+    def test_each_start_policy_refuses_the_dates_that_it_names(self, world: World, start: str, first: float) -> None:
         worker = Worker(world, start=start)
         worker.begin()
         if start != "open":
@@ -341,7 +341,7 @@ class TestStart:
         world.set_time(START + max(first, 0.0))
         assert worker.claim("a", START + first) == Admitted(None)
 
-    def test_who_comes_later_joins(self, world: World) -> None:
+    def test_a_later_process_joins_the_first(self, world: World) -> None:
         first, second = Worker(world, 1, start="floor"), Worker(world, 2, start="floor")
         first.begin()
         world.set_time(START + 10)
@@ -354,7 +354,7 @@ class TestStart:
         with pytest.raises(BadStore, match="max_age=60, skew=5, as the other processes"):
             Worker(world, max_age=61.0).begin()
 
-    def test_everything_gone_is_a_start(self, world: World) -> None:
+    def test_a_server_with_everything_deleted_counts_as_started_anew(self, world: World) -> None:
         worker = Worker(world, start="floor")
         worker.begin()
         world.set_time(START + 10)
@@ -363,7 +363,7 @@ class TestStart:
             world.client.delete(key)
         assert isinstance(worker.claim("a", START + 10), Floored)
 
-    def test_a_server_behind_a_proxy_that_hides_its_change_is_noticed_within_a_second(self, world: World) -> None:
+    def test_a_server_replaced_behind_a_proxy_is_noticed_within_a_second(self, world: World) -> None:
         worker = Worker(world, start="floor")
         worker.begin()
         world.set_time(START + 10)
@@ -374,21 +374,21 @@ class TestStart:
 
 
 class TestBounds:
-    def test_a_sender_has_its_share_and_others_theirs(self, world: World) -> None:
+    def test_each_sender_has_a_share_of_its_own(self, world: World) -> None:
         worker = Worker(world, nonces_per_sender=3)
         assert [type(worker.claim(f"n{n}", START)) for n in range(4)] == [Admitted] * 3 + [Saturated]
         assert worker.claim("n3", START).retry_after == WINDOW + SKEW
         assert worker.claim("n0", START) == Replayed()
         assert worker.claim("n0", START, AGENTS[1]) == Admitted(None)
 
-    def test_all_together_have_the_capacity_and_strangers_half(self, world: World) -> None:
+    def test_all_senders_share_the_capacity_and_anonymous_ones_half_of_it(self, world: World) -> None:
         worker = Worker(world, nonce_capacity=6)
         strangers = [worker.claim(f"s{n}", START, f"urn:asap:agent:s{n}", authenticated=False) for n in range(4)]
         assert list(map(type, strangers)) == [Admitted] * 3 + [Saturated]
         assert [type(worker.claim(f"n{n}", START)) for n in range(4)] == [Admitted] * 3 + [Saturated]
         assert worker.claim("n0", START) == Replayed()  # even when it's full
 
-    def test_room_comes_back_with_time_and_nothing_is_left(self, world: World) -> None:
+    def test_expired_nonces_make_room_and_leave_nothing_behind(self, world: World) -> None:
         worker = Worker(world, nonce_capacity=40)
         for round_ in range(4):
             now = START + round_ * 100
@@ -420,7 +420,7 @@ class TestKeys:
         # A retry burns no nonce.
         assert other.ask(question("n2", START)) == Admitted(None)
 
-    def test_what_was_never_reported_is_unknown_and_then_forgotten(self, world: World) -> None:
+    def test_a_call_that_is_never_reported_is_unknown_and_then_forgotten(self, world: World) -> None:
         worker = Worker(world, idempotency_ttl=100.0)
         assert isinstance(worker.ask(question("n1", START, "k")), Admitted)
         world.set_time(START + 34.9)
@@ -430,7 +430,7 @@ class TestKeys:
         world.set_time(START + 135)
         assert isinstance(worker.ask(question("n3", START + 135, "k")), Admitted)
 
-    def test_what_was_lost_or_given_back(self, world: World) -> None:
+    def test_a_lost_call_is_unknown_and_one_given_back_frees_its_key(self, world: World) -> None:
         worker = Worker(world, idempotency_ttl=100.0)
         lost, given = worker.ask(question("n1", START, "k1")), worker.ask(question("n2", START, "k2"))
         assert world.run(worker.admission.lose(lost.reservation)) == [b"kept"]
@@ -477,7 +477,7 @@ class TestKeys:
         assert worker.ask(question("n", START, "k")) == Replayed()
         assert isinstance(worker.ask(question("m", START, "k")), Admitted)
 
-    def test_without_nonces_keys_still_count(self, world: World) -> None:
+    def test_keys_count_without_nonces_too(self, world: World) -> None:
         worker = Worker(world)
         assert isinstance(worker.ask(question(None, START, "k")), Admitted)
         assert isinstance(worker.ask(question(None, START, "k")), Running)
@@ -488,7 +488,7 @@ def worker_answer(outcome) -> bytes:
 
 
 class TestLimits:
-    def test_it_grants_what_the_one_in_memory_does(self, running) -> None:
+    def test_the_redis_limiter_grants_what_the_one_in_memory_grants(self, running) -> None:
         limits = parse_limits("5/second;20/minute")
         for seed in range(20):
             world = World(running)
@@ -518,7 +518,7 @@ class TestLimits:
                         [one.seconds for one in expected], abs=1e-4
                     )
 
-    def test_a_full_table_drops_the_whole_and_then_shares_one(self, world: World) -> None:
+    def test_a_full_table_drops_full_amounts_and_then_shares_one(self, world: World) -> None:
         shared = SharedLimits("urn:asap:agent:shop", "peer", parse_limits("2/minute"), capacity=2)
 
         def take(key: str):
@@ -529,7 +529,7 @@ class TestLimits:
         world.set_time(START + 61)
         assert [type(take(key)) for key in "fg"] == [Granted] * 2
 
-    def test_a_clock_that_steps_back_keeps_nobody_waiting_for_longer_than_one_period(self, world: World) -> None:
+    def test_a_clock_that_steps_back_delays_callers_by_one_period_at_most(self, world: World) -> None:
         shared = SharedLimits("urn:asap:agent:shop", "peer", parse_limits("1/minute"), capacity=9)
 
         def take():

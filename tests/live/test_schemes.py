@@ -87,14 +87,16 @@ def told_by():
 
 
 class TestHttpsToAPlainPort:
-    async def test_of_this_library(self, serving) -> None:
+    async def test_a_server_of_this_library_is_recognised(self, serving) -> None:
         async with serving() as bound:
             for error in await told(bound.url.replace("http://", "https://")):
                 assert NO_TLS in str(error)
                 assert not error.sent
 
     @pytest.mark.parametrize("after", [0.0, 0.3])
-    async def test_of_another_at_once_and_when_its_patience_ends(self, told_by, after: float) -> None:
+    async def test_another_plain_server_is_recognised_by_its_early_or_late_response(
+        self, told_by, after: float
+    ) -> None:
         for says in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"SSH-2.0-x\r\n"):
             for error in await told_by(Peer(says, after=after), "https"):
                 assert NO_TLS in str(error)
@@ -107,30 +109,30 @@ class TestHttpsToAPlainPort:
 
 
 class TestHttpToAPortThatSpeaksTls:
-    async def test_of_this_library(self, serving, certificate) -> None:
+    async def test_a_server_of_this_library_is_recognised(self, serving, certificate) -> None:
         async with serving(tls=certificate) as bound:
             for error in await told(bound.url.replace("https://", "http://")):
                 assert SPEAKS_TLS in str(error)
                 assert not error.sent
 
-    async def test_that_answers_with_an_alert(self, told_by) -> None:
+    async def test_a_server_that_answers_with_a_tls_alert_is_recognised(self, told_by) -> None:
         for error in await told_by(Peer(b"\x15\x03\x01\x00\x02\x02\x28"), "http"):
             assert SPEAKS_TLS in str(error)
 
-    async def test_that_hangs_up(self, told_by) -> None:
+    async def test_a_server_that_hangs_up_gets_a_hint_to_use_https(self, told_by) -> None:
         for error in await told_by(Peer(None), "http"):
             assert "if it speaks TLS, use https://" in str(error)
             assert error.sent
 
 
 class TestCertificates:
-    async def test_that_are_not_trusted_are_named_so(self, serving, certificate) -> None:
+    async def test_an_untrusted_certificate_is_named_in_the_error(self, serving, certificate) -> None:
         async with serving(tls=certificate) as bound:
             for error in await told(bound.url):
                 assert "its certificate isn't trusted: self-signed certificate" in str(error)
                 assert not error.sent
 
-    async def test_a_client_that_shows_none_is_told_in_no_library_s_words(self, certificate) -> None:
+    async def test_a_missing_client_certificate_is_reported_in_plain_words(self, certificate) -> None:
         wants = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         wants.load_cert_chain(*certificate)
         wants.load_verify_locations(certificate[0])

@@ -111,7 +111,7 @@ async def test_a_page_of_another_origin_runs_nothing(serving) -> None:
         ("http://127.0.0.1:{port}/other", True),
     ],
 )
-async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_served(caplog, endpoint, warns) -> None:
+async def test_a_manifest_that_names_another_port_here_is_served_with_a_warning(caplog, endpoint, warns) -> None:
     from attrs import evolve
 
     bound, stop = await listen("127.0.0.1", 0), anyio.Event()
@@ -127,7 +127,7 @@ async def test_a_manifest_that_names_another_place_on_this_machine_is_told_and_s
     assert (said in caplog.text) is warns
 
 
-async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so_many(serving) -> None:
+async def test_functions_that_are_not_async_run_in_a_bounded_number_of_threads(serving) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def slow(_request, _context) -> None:
@@ -156,7 +156,7 @@ async def test_functions_that_are_not_async_run_in_threads_of_which_there_are_so
     assert {(error.status, error.recoverable) for error in refused} == {(503, True)}
 
 
-async def test_a_thread_that_outlives_its_deadline_keeps_its_place(serving) -> None:
+async def test_a_thread_that_outlives_its_deadline_still_counts(serving) -> None:
     release = threading.Event()
 
     def stuck(_request, _context) -> None:
@@ -180,7 +180,7 @@ async def test_a_thread_that_outlives_its_deadline_keeps_its_place(serving) -> N
                     await anyio.sleep(0.01)
 
 
-async def test_a_registry_that_takes_5_seconds_blocks_nobody_else() -> None:
+async def test_a_registry_that_takes_5_seconds_blocks_no_other_request() -> None:
     listener = await listen("127.0.0.1", 0)
     longest = 0.0
 
@@ -276,7 +276,7 @@ def _is_open(one: socket.socket) -> bool:
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /asap HTTP/1.1\r\nContent-Length: 99999999\r\n\r\nx", b"\x16\x03 no HTTP"]
 )
-async def test_resets_at_any_moment_leave_no_trace(serving, sent, caplog) -> None:
+async def test_resets_at_any_moment_leave_nothing_behind(serving, sent, caplog) -> None:
     async with serving() as bound:
 
         def reset_many() -> None:
@@ -309,7 +309,7 @@ def asked(key: str | None) -> bytes:
 
 
 @pytest.mark.parametrize("key", ["k", None])
-async def test_who_resets_before_it_is_accepted_is_not_served_under_anybodys_name(serving, key) -> None:
+async def test_a_peer_that_resets_before_it_is_accepted_gets_no_other_address(serving, key) -> None:
     peers: list[str] = []
     busy = threading.Event()
 
@@ -345,7 +345,7 @@ async def test_who_resets_before_it_is_accepted_is_not_served_under_anybodys_nam
     assert key is None or len(peers) == 1
 
 
-async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authentication(tmp_path, caplog) -> None:
+async def test_callers_over_a_unix_socket_share_limits_and_need_authentication_for_keys(tmp_path, caplog) -> None:
     path = str(tmp_path / "s")
     bound = Bound(await anyio.create_unix_listener(path), "http://localhost", "localhost", 0)
     agent = Agent(echo_manifest(ECHO_ID, bound.url), policy=Policy(peer_limits="3/hour", start=StartPolicy.OPEN))
@@ -366,7 +366,7 @@ async def test_over_a_unix_socket_all_callers_are_one_and_keys_take_authenticati
     assert caplog.text.count("idempotency keys take authentication") == 1
 
 
-async def test_a_refused_upload_gets_to_read_why(serving) -> None:
+async def test_a_refused_upload_can_read_the_reason(serving) -> None:
     async with serving() as bound:
         head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"
 
@@ -378,7 +378,7 @@ async def test_a_refused_upload_gets_to_read_why(serving) -> None:
         assert b"413" in await anyio.to_thread.run_sync(upload)
 
 
-async def test_tls_is_spoken(serving, tmp_path) -> None:
+async def test_the_server_speaks_tls(serving, tmp_path) -> None:
     made = subprocess.run(  # noqa: ASYNC221 - a second, before anything is served
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
          "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
@@ -395,7 +395,7 @@ async def test_tls_is_spoken(serving, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_signal_to_stop_waits_seconds_for_what_is_incomplete(backend: str) -> None:
+def test_after_a_stop_signal_incomplete_requests_have_a_few_seconds(backend: str) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "asap_adapters.cli", "serve", "--backend", backend, "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

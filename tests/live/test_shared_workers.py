@@ -11,7 +11,7 @@ COUNT = 5_000
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_each_is_accepted_once_whoever_dies(backend: str) -> None:
+def test_each_envelope_is_accepted_once_if_workers_or_the_server_die(backend: str) -> None:
     with shared_proof.prove(backend) as proof:
         shared_proof.everything_once(proof, COUNT)
         shared_proof.a_worker_dies(proof, COUNT // 5)

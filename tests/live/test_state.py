@@ -36,7 +36,7 @@ handlers = {"count": count, "hang": hang}
 
 
 @pytest.mark.parametrize("link", ["symbolic", "hard"])
-def test_a_second_process_is_turned_away_by_whatever_link_it_comes(tmp_path, link: str) -> None:
+def test_a_second_process_is_refused_through_any_link_to_the_file(tmp_path, link: str) -> None:
     command = [sys.executable, "-m", "asap_adapters.cli", "serve", "--port", "0", "--state"]
     first = subprocess.Popen([*command, "s"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
@@ -112,7 +112,7 @@ def once_the_lease_is_over(ask):
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_killed_in_the_middle_nothing_is_done_twice(world, backend) -> None:
+def test_nothing_is_done_twice_after_a_kill(world, backend) -> None:
     start, runs = world
     process, url = start(backend)
     plain, keyed, hanging = envelope(), envelope(), envelope("hang")
@@ -135,7 +135,7 @@ def test_killed_in_the_middle_nothing_is_done_twice(world, backend) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_stopped_in_order_it_goes_on_where_it_was(world, backend) -> None:
+def test_nothing_is_forgotten_after_an_orderly_stop(world, backend) -> None:
     start, runs = world
     process, url = start(backend)
     plain, keyed = envelope(), envelope()
@@ -150,7 +150,7 @@ def test_stopped_in_order_it_goes_on_where_it_was(world, backend) -> None:
     assert runs() == 3
 
 
-def test_a_file_that_is_none_or_in_use_is_named(world, tmp_path) -> None:
+def test_an_invalid_file_or_one_in_use_is_named(world, tmp_path) -> None:
     start, _ = world
     start("trio")
     command = [sys.executable, "-m", "asap_adapters.cli", "serve", "counting:agent", "--port", "0", "--state", "s"]

@@ -165,7 +165,7 @@ def world(tmp_path, backend):
         one.process.communicate()
 
 
-def test_what_was_captured_is_never_accepted_again(world) -> None:
+def test_a_captured_envelope_is_never_accepted_again(world) -> None:
     here = world()
     captured = here.captured()
     assert here.send(captured) == 1
@@ -180,14 +180,14 @@ def test_what_was_captured_is_never_accepted_again(world) -> None:
         assert here.send(captured) == REPLAYED
 
 
-def test_honest_callers_are_served_after_a_step_forward_and_when_it_was_a_glitch(world) -> None:
+def test_honest_callers_are_served_after_a_step_forward_and_after_a_step_back_again(world) -> None:
     here = world()
     for run, offset in enumerate((0, HOUR, YEAR, HOUR, 0), start=1):
         here.step(offset)
         assert here.send() == run
 
 
-def test_after_a_step_back_before_the_start_they_wait_until_the_wall_is_there_again(world) -> None:
+def test_after_a_step_back_before_the_start_callers_wait_for_the_time_of_the_start(world) -> None:
     """`Policy.start` refuses what is dated before the start: nobody can tell it from what was accepted before it."""
     here = world()
     assert here.send() == 1
@@ -197,7 +197,7 @@ def test_after_a_step_back_before_the_start_they_wait_until_the_wall_is_there_ag
     assert here.send() == 2
 
 
-def test_with_the_start_open_a_step_back_refuses_nobody_who_is_honest(world) -> None:
+def test_with_an_open_start_a_step_back_refuses_no_honest_caller(world) -> None:
     here = world(start="open")
     captured = here.captured()
     assert here.send(captured) == 1
@@ -206,7 +206,7 @@ def test_with_the_start_open_a_step_back_refuses_nobody_who_is_honest(world) -> 
     assert here.send(captured) == OUT_OF_WINDOW
 
 
-def test_what_is_kept_for_a_time_is_kept_by_monotonic_time(world) -> None:
+def test_answers_are_kept_by_monotonic_time(world) -> None:
     here = world()
     assert here.send(key="k") == 1
     for offset in (YEAR, HOUR):
@@ -214,7 +214,7 @@ def test_what_is_kept_for_a_time_is_kept_by_monotonic_time(world) -> None:
         assert here.send(key="k") == 1
 
 
-def test_a_share_is_not_whole_again_because_the_wall_says_so(world) -> None:
+def test_limits_are_not_reset_by_a_step_of_the_wall_clock(world) -> None:
     here = world("--rate-limit", "5/day")
     assert [here.send() for _ in range(6)] == [1, 2, 3, 4, 5, LIMITED]
     for offset in (YEAR, -YEAR):
@@ -222,7 +222,7 @@ def test_a_share_is_not_whole_again_because_the_wall_says_so(world) -> None:
         assert here.send() == LIMITED
 
 
-def test_how_long_it_runs_is_told_by_monotonic_time(world) -> None:
+def test_uptime_is_measured_by_monotonic_time(world) -> None:
     here, began = world(), time.monotonic()
     for offset in (YEAR, -HOUR):
         here.step(offset)
@@ -235,7 +235,7 @@ REMEMBERED = 4.0
 """Seconds of the real clock: longer than such a window, back and ahead."""
 
 
-def test_what_was_forgotten_is_refused_by_the_floor(world) -> None:
+def test_a_forgotten_nonce_is_refused_by_the_floor(world) -> None:
     here = world(**SHORT)
     issued, captured = here.accepted()
     time.sleep(REMEMBERED)
@@ -247,7 +247,7 @@ def test_what_was_forgotten_is_refused_by_the_floor(world) -> None:
     here.accepted()
 
 
-def test_what_could_come_back_is_not_forgotten(world) -> None:
+def test_a_nonce_dated_ahead_of_the_clock_is_not_forgotten(world) -> None:
     here = world(**SHORT, start="open")
     issued, captured = here.accepted()
     here.step(-HOUR)

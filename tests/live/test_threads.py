@@ -160,7 +160,7 @@ async def test_a_redis_server_with_a_name_is_found_again(tmp_path: Path) -> None
             assert await store.ask(evolve(question, nonce="n3", issued=agent.wall())) == Admitted(None)
 
 
-def test_nothing_here_runs_in_the_threads_that_are_the_users() -> None:
+def test_nothing_runs_in_the_default_threads_of_the_user() -> None:
     root = Path(asap_adapters.__file__).parent
     found = []
     for path in root.rglob("*.py"):

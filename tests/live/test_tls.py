@@ -108,7 +108,7 @@ def client(request, cert: Path):
         (GET + b"Connection: close\r\n\r\n" + (GET + b"\r\n") * 20, b"200"),
     ],
 )
-async def test_an_end_is_told_from_a_cut(serving, client, sent: bytes, status: bytes) -> None:
+async def test_a_closed_connection_sends_close_notify(serving, client, sent: bytes, status: bytes) -> None:
     async with serving(idle_timeout=0.3, head_timeout=0.3, body_timeout=0.3) as (port, _):
         received, how = await client(port, sent)
     assert (received[9:12], how) == (status, "ended")
@@ -145,7 +145,7 @@ async def test_a_connection_closed_for_another_gets_close_notify(serving, client
         assert ends == ["ended"]
 
 
-async def test_work_that_is_cut_off_at_the_drain_is_told(serving, client) -> None:
+async def test_a_call_cut_off_at_the_end_of_the_drain_gets_close_notify(serving, client) -> None:
     async with serving(drain=0.3, handler_deadline=0.3) as (port, stop):
         async with connected(client, port, b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n") as ends:
             stop.set()
@@ -174,7 +174,7 @@ async def test_the_peers_close_notify_is_not_waited_for(serving, client) -> None
         assert time.monotonic() - began < 10
 
 
-async def test_a_peer_that_reads_nothing_keeps_no_place(serving, client) -> None:
+async def test_a_peer_that_reads_nothing_keeps_no_slot(serving, client) -> None:
     """More answers than fit into the kernel's buffers, unread: no close_notify gets through."""
     async with serving(write_timeout=0.3, connections_per_peer=1) as (port, _):
 

@@ -64,7 +64,7 @@ def eventually(what) -> bool:
     return False
 
 
-def test_one_of_them_accepts_and_a_killed_one_is_replaced(start) -> None:
+def test_one_worker_accepts_an_envelope_and_a_killed_worker_is_replaced(start) -> None:
     url, process = start()
     before = workers_of(process)
     assert len(before) == 3
@@ -92,7 +92,7 @@ def scrape(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def test_every_scrape_shows_all_workers_and_none_goes_back_when_one_is_killed(start) -> None:
+def test_every_scrape_counts_all_workers_also_after_one_is_killed(start) -> None:
     url, process = start("--metrics")
     accepted, kinds = 'asap_decisions_total{what="accepted"}', 'asap_accepted_total{payload_type="taskrequest"}'
     malformed = 'asap_decisions_total{what="malformed"}'
@@ -117,7 +117,7 @@ def test_every_scrape_shows_all_workers_and_none_goes_back_when_one_is_killed(st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_they_end_when_the_parent_is_told_to(start, number: signal.Signals) -> None:
+def test_workers_end_when_the_parent_is_signalled(start, number: signal.Signals) -> None:
     url, process = start()
     workers = workers_of(process)
     process.send_signal(number)
@@ -128,7 +128,7 @@ def test_they_end_when_the_parent_is_told_to(start, number: signal.Signals) -> N
     assert send(url).returncode == 1  # the port is closed
 
 
-def test_they_end_when_the_parent_is_killed(start) -> None:
+def test_workers_end_when_the_parent_is_killed(start) -> None:
     _, process = start()
     workers = workers_of(process)
     process.kill()
@@ -140,7 +140,7 @@ def alive(pid: int) -> bool:
     return bool(done.stdout.strip()) and not done.stdout.strip().startswith("Z")
 
 
-def test_what_keeps_the_first_from_starting_is_said_once_and_ends_all(redis: Server) -> None:
+def test_an_error_of_the_first_worker_is_printed_once_and_ends_all(redis: Server) -> None:
     for options, says in (
         (["--redis", "redis://127.0.0.1:1"], "asap: redis at 127.0.0.1:1: "),
         (["--redis", redis.url, "no.such:agent"], "asap: can't import no.such: "),
@@ -152,7 +152,7 @@ def test_what_keeps_the_first_from_starting_is_said_once_and_ends_all(redis: Ser
         assert done.stderr.count("\n") == 1
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(start, redis: Server) -> None:
+def test_a_used_port_is_reported_before_anything_starts(start, redis: Server) -> None:
     url, _ = start()
     port = url.rpartition(":")[2]
     command = [*COMMAND, "serve", "--port", port, "--workers", "2", "--redis", redis.url]

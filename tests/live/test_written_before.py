@@ -95,12 +95,12 @@ def payload_of(reply):
 
 
 class TestStateFiles:
-    async def test_after_an_orderly_end_all_is_known(self, tmp_path: Path) -> None:
+    async def test_a_file_of_an_orderly_end_gives_all_answers(self, tmp_path: Path) -> None:
         facts, state = facts_of("ended"), tmp_path / "state"
         shutil.copy(WRITTEN / "ended.state", state)
         assert fates(facts, await answers(facts, StateFile(state))) == ["asap:protocol/invalid_nonce", KNOWN]
 
-    async def test_after_a_kill_nothing_is_done_twice(self, tmp_path: Path) -> None:
+    async def test_a_file_of_a_kill_lets_nothing_run_twice(self, tmp_path: Path) -> None:
         facts, state = facts_of("killed"), tmp_path / "state"
         shutil.copy(WRITTEN / "killed.state", state)
         accepted, *keyed = fates(facts, await answers(facts, StateFile(state)))
@@ -108,7 +108,7 @@ class TestStateFiles:
         assert keyed == [UNKNOWN, UNKNOWN]
 
 
-async def test_a_registrys_copy_stands_in(tmp_path: Path) -> None:
+async def test_an_old_copy_of_a_registry_is_used(tmp_path: Path) -> None:
     facts = facts_of("copy")
     shutil.copy(WRITTEN / facts["name"], tmp_path)
 
@@ -126,7 +126,7 @@ async def test_a_registrys_copy_stands_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime isn't installed (apt-get install faketime)")
-async def test_a_memory_in_redis_goes_on(tmp_path: Path, monkeypatch) -> None:
+async def test_an_old_memory_in_redis_is_used(tmp_path: Path, monkeypatch) -> None:
     facts = facts_of("redis")
     monkeypatch.setenv("LD_PRELOAD", str(FAKETIME))
     monkeypatch.setenv("FAKETIME", f"{facts['wall'] + 1 - time.time():+.3f}")
