@@ -18,8 +18,9 @@ from attrs import define, frozen
 
 from asap_adapters.net.dialling import Dialler, connect_first as _connect_first, dial as _dial, words_of
 from asap_adapters.net.environment import BadProxy, Proxies, certificates
-from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route, Stage
+from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route
 from asap_adapters.net.resolving import Resolver, SystemResolver
+from asap_core.client.programs import Stage
 from asap_core.errors import NotAllowed
 from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
 from asap_core.net.provenance import Provenance

@@ -10,7 +10,6 @@ its response was being closed, and one origin may take all connections.
 
 import math
 from collections.abc import AsyncIterator, Callable
-from enum import Enum
 from typing import Any, Final
 
 import anyio
@@ -19,24 +18,13 @@ from attrs import define, field, frozen
 
 from asap_adapters.net.dialling import close_all
 from asap_adapters.net.place_queue import PlaceQueue
+from asap_core.client.programs import Route as Destination, Stage
 
 # Concurrent requests. One origin alone gets a fifth, which is httpx's own number, 100. The sum stays below the 1,024
 # files that a process may open on most systems.
 _PLACES: Final = 500
 # Idle connections kept: httpx's own number.
 _IDLE: Final = 20
-
-
-class Stage(Enum):
-    """How far a request has got."""
-
-    QUEUED = "queued"
-    """It waits for one of this client's connections, or for a thread that resolves its name."""
-    CONNECTING = "connecting"
-    SENT = "sent"
-    """Its head was written: from now on the server may act on it."""
-    ANSWERED = "answered"
-    """The head of the response was received."""
 
 
 @define(eq=False)
@@ -49,6 +37,9 @@ class Progress:
 
     stage: Stage = Stage.SENT
     patience: float = math.inf
+    route: Destination = field(factory=lambda: Destination("", 0, ""))
+    address: str | None = None
+    """What this request connected to, if it made a connection."""
 
 
 @frozen

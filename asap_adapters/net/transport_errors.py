@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from asap_adapters.net.pool import Stage
+from asap_core.client.programs import Stage
 from asap_core.errors import TimedOut, Unreachable
 
 _CROWDED = (

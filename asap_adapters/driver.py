@@ -1,0 +1,187 @@
+"""Runs the core's programs on trio and asyncio: carries out their effects, in the task of the caller."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, TypeVar, assert_never
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from asap_adapters.files import FileThreads
+from asap_adapters.net.fetching import fetch
+from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
+from asap_core.client.body_reader import PIECE, BodyReader
+from asap_core.client.programs import (
+    Done,
+    Effect,
+    Expired,
+    Fetch,
+    Finished,
+    Heard,
+    Load,
+    Loaded,
+    LocalNetwork,
+    Next,
+    Outcome,
+    Program,
+    Sleep,
+    Ticket,
+    Unavailable,
+    Wait,
+    step,
+)
+from asap_core.client.runtime import Runtime
+from asap_core.clock import Clock
+from asap_core.errors import MdnsUnavailable
+from asap_core.mdns.dnssd import Event
+
+T = TypeVar("T")
+
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
+
+
+class Driver:
+    """Runs programs over one transport. Opened and closed by the client or authenticator that owns it.
+
+    connect: makes the transport.
+    owner: how its owner is written, for an error message.
+    clock: for simulations.
+    """
+
+    def __init__(
+        self, connect: Callable[[], httpx.AsyncBaseTransport], *, owner: str, clock: Clock | None = None
+    ) -> None:
+        self.runtime = Runtime(LoopClock() if clock is None else clock, new_id, new_token, random_fraction)
+        self._connect = connect
+        self._owner = owner
+        self._transport: httpx.AsyncBaseTransport | None = None
+        self._parked: dict[Ticket, anyio.Event] = {}
+        self._files = FileThreads()
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether programs can be run."""
+        return self._transport is not None
+
+    def open(self) -> None:
+        """Prepare for requests. Raises RuntimeError if it's open already."""
+        if self._transport is not None:
+            raise RuntimeError("this client is open already")
+        self._transport = self._connect()
+
+    async def aclose(self) -> None:
+        """Close all connections. Any task may call it; a second call does nothing."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            with anyio.CancelScope(shield=True):
+                await transport.aclose()
+
+    async def run(self, program: Program[T]) -> T:
+        """Run a program and return its result. Raises what the program raises; RuntimeError if it isn't open."""
+        outcome: Outcome | None = None
+        sources = _Sources()
+        try:
+            self._opened()
+            while not isinstance(moved := step(program, outcome), Finished):
+                self.settle()
+                outcome = await self._perform(moved, sources)
+            if outcome is None:
+                await anyio.lowlevel.checkpoint()
+            return moved.value
+        finally:
+            program.close()
+            self.settle()
+            if sources.opened:
+                await sources.aclose()
+
+    def settle(self) -> None:
+        """Wake those who need not wait any longer, and log what is to be logged."""
+        for ticket in self.runtime.take_wakes():
+            event = self._parked.get(ticket)
+            if event is not None:
+                event.set()
+        for remark in self.runtime.take_remarks():
+            logging.getLogger(remark.logger).log(_LEVELS[remark.level], "%s", remark.text)
+
+    def _opened(self) -> httpx.AsyncBaseTransport:
+        if self._transport is None:
+            raise RuntimeError(f"this client isn't open; write: async with {self._owner} as client: …")
+        return self._transport
+
+    # --- effects -----------------------------------------------------------------------------------------------------
+
+    async def _perform(self, effect: Effect, sources: "_Sources") -> Outcome:
+        match effect:
+            case Fetch():
+                return await fetch(self._opened(), effect)
+            case Wait(ticket, seconds):
+                return await self._wait(ticket, seconds)
+            case Sleep(seconds):
+                await anyio.sleep(seconds)
+                return Done()
+            case Next(source, seconds):
+                return await sources.next(source, seconds)
+            case Load():
+                return await self._load(effect)
+            case _:
+                assert_never(effect)
+
+    async def _wait(self, ticket: Ticket, seconds: float | None) -> Done | Expired:
+        event = self._parked[ticket] = anyio.Event()
+        try:
+            if not ticket.ready:
+                with anyio.move_on_after(seconds):
+                    await event.wait()
+        finally:
+            del self._parked[ticket]
+        return Done() if ticket.ready else Expired()
+
+    async def _load(self, effect: Load) -> Loaded | Unavailable | Expired:
+        with anyio.move_on_after(effect.seconds):
+            try:
+                await self._read_file(Path(effect.path), effect.reader)
+            except OSError as error:
+                return Unavailable(error.strerror or str(error))
+            return Loaded()
+        return Expired()
+
+    async def _read_file(self, path: Path, reader: BodyReader) -> None:
+        async with self._files.reading(path) as read:
+            while reader.wants and (piece := await read(PIECE)):
+                reader.feed(piece)
+                while reader.work():
+                    await anyio.lowlevel.checkpoint()
+        reader.end()
+
+
+class _Sources:
+    """The sources of `Next` that one run has opened."""
+
+    __slots__ = ("_stack", "opened")
+
+    def __init__(self) -> None:
+        self.opened: dict[LocalNetwork, AsyncIterator[Event]] = {}
+        self._stack: AsyncExitStack | None = None
+
+    async def next(self, source: LocalNetwork, seconds: float | None) -> Heard | Unavailable | Expired:
+        with anyio.move_on_after(seconds):
+            try:
+                return Heard(await anext(self.opened.get(source) or await self._open(source)))
+            except MdnsUnavailable as error:
+                return Unavailable(str(error))
+        return Expired()
+
+    async def _open(self, source: LocalNetwork) -> AsyncIterator[Event]:
+        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
+
+        self._stack = self._stack or AsyncExitStack()
+        events = self.opened[source] = await self._stack.enter_async_context(browse())
+        return events
+
+    async def aclose(self) -> None:
+        if self._stack is not None:
+            with anyio.CancelScope(shield=True):
+                await self._stack.aclose()

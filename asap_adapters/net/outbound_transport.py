@@ -1,0 +1,232 @@
+"""Makes requests over connections of its own, which lead only where a `Route` allows: names are resolved once.
+
+A network backend for httpcore, in which the addresses checked are those connected to, and an httpx transport over it.
+TLS and the `Host` header use the URL's host.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self
+
+import anyio
+import httpcore
+import httpx
+from attrs import define, frozen
+
+from asap_adapters.net.dialling import Dialler, connect_first, dial as dial_address, words_of
+from asap_adapters.net.environment import BadProxy, Proxies, certificates
+from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route as PoolKey
+from asap_adapters.net.resolving import Resolver, SystemResolver
+from asap_core.client.programs import Barred, Stage
+from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
+
+# For how many seconds an idle connection is kept: httpx's own number. This library's servers keep it for longer.
+_IDLE_SECONDS: Final = 5.0
+ROUTE: Final = "asap_route"
+"""The request extension with its `Route`."""
+PROGRESS: Final = "asap_progress"
+"""The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
+
+
+class RequestBarred(Exception):
+    """The request may not be made."""
+
+    def __init__(self, barred: Barred) -> None:
+        super().__init__(barred.reason)
+        self.barred = barred
+
+
+@frozen
+class _Backend(httpcore.AsyncNetworkBackend):
+    """The network backend of one connection: resolves, checks, connects.
+
+    A proxy was configured on this machine, so its addresses aren't checked, and the system resolves its name.
+    """
+
+    resolver: Resolver
+    system: SystemResolver
+    dial: Dialler
+    connection: PooledConnection
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        del local_address, socket_options  # the pool gives none
+        try:
+            with anyio.fail_after(timeout):
+                stream = await (self._connect_proxy(host, port) if self.connection.route.proxy else self._connect(port))
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        self.connection.streams.append(stream)
+        return stream
+
+    async def _connect_proxy(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
+        way = OutboundPolicy().destination(host)
+        try:
+            addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
+            return (await connect_first(addresses, port, self.dial))[1]
+        except httpcore.ConnectError as error:
+            raise httpcore.ConnectError(f"the proxy that {self.connection.route.proxy}_proxy names: {error}") from None
+
+    async def _connect(self, port: int) -> httpcore.AsyncNetworkStream:
+        progress = self.connection.progress
+        route = progress.route
+        answers = () if route.name is None else await self._ask(route.name, port)
+        chosen = route.choose(answers)
+        if isinstance(chosen, AddressRefused):
+            raise RequestBarred(Barred(chosen.reason, chosen.remedy))
+        progress.address, stream = await connect_first(chosen.addresses, port, self.dial)
+        return stream
+
+    async def _ask(self, name: str, port: int, resolver: Resolver | None = None) -> Sequence[str]:
+        try:
+            answers = await self._resolve(name, port, resolver or self.resolver)
+        except OSError as error:  # socket.gaierror is one
+            raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
+        except UnicodeError:  # some resolvers can't encode some names
+            raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
+        if not answers:
+            raise httpcore.ConnectError("its name can't be resolved: it has no address")
+        return answers
+
+    async def _resolve(self, name: str, port: int, resolver: Resolver) -> Sequence[str]:
+        if not isinstance(resolver, SystemResolver):
+            return await resolver.resolve(name, port)
+        progress = self.connection.progress
+        progress.stage = Stage.QUEUED
+        return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
+
+    async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        raise httpcore.UnsupportedProtocol("only TCP")  # never configured
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+class OutboundTransport(httpx.AsyncBaseTransport):
+    """An httpx transport that connects only where each request's `Route` allows. Raises `RequestBarred` otherwise.
+
+    With `trust_env`, proxies of the environment are used, but not for this machine. A proxy resolves names itself, so
+    the addresses behind it aren't checked. The constructor reads certificates, and does no other I/O. Raises OSError if
+    they are unreadable.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver | None = None,
+        verify: ssl.SSLContext | bool = True,
+        trust_env: bool = False,
+        dial: Dialler | None = None,
+    ) -> None:
+        self._context = certificates(verify, trust_env=trust_env)
+        self._proxies = Proxies.of_environment() if trust_env else Proxies()
+        system = SystemResolver()
+        self._backend: Callable[[PooledConnection], _Backend] = lambda connection: _Backend(
+            resolver or system, system, dial or dial_address, connection
+        )
+        self._pool = ConnectionPool(self._connection)
+
+    def _connection(self, connection: PooledConnection) -> httpcore.AsyncConnectionInterface:
+        # httpcore's pool is used only as a factory.
+        makes = httpcore.AsyncConnectionPool(
+            ssl_context=self._context,
+            proxy=self._proxies.proxy(connection.route.proxy, self._context),
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=self._backend(connection),
+        )
+        scheme, host, port = connection.route.origin
+        return makes.create_connection(httpcore.Origin(scheme, host, port))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Make one request, whose extensions have its `Route` and its `Progress`."""
+        progress: Progress = request.extensions[PROGRESS]
+        progress.route = route = request.extensions[ROUTE]
+        asked = _asked(request, await request.aread(), progress)
+        origin = asked.url.origin
+        try:
+            proxy = "" if route.announced else self._proxies.name_for(route.scheme, route.host, route.port)
+            self._proxies.proxy(proxy, self._context)
+        except BadProxy as bad:
+            raise RequestBarred(Barred(bad.reason, bad.remedy)) from None
+        key = PoolKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
+        with _as_httpx_errors():
+            held = await self._pool.exchange(key, asked, progress)
+        response = held.response
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(held), extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+def _asked(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
+    host = request.url.raw_host.decode("ascii")
+    # Names in certificates have no trailing dot (RFC 6066 §3), and addresses no scope.
+    name = host.partition("%")[0].removesuffix(".")
+    extensions = request.extensions if name == host else {**request.extensions, "sni_hostname": name}
+    url = httpcore.URL(
+        scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path
+    )
+    body = _Content(content, progress)
+    return httpcore.Request(request.method, url, headers=request.headers.raw, content=body, extensions=extensions)
+
+
+@define(eq=False)
+class _Content:
+    """A request's body in one piece. Not a generator, which a cancellation would leave to the garbage collector.
+
+    httpcore asks for it after writing the head: from then on the server may act on the request.
+    """
+
+    rest: bytes
+    progress: Progress
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.progress.stage = Stage.SENT
+        part, self.rest = self.rest, b""
+        if not part:
+            raise StopAsyncIteration
+        return part
+
+
+@define(eq=False)
+class _Body(httpx.AsyncByteStream):
+    held: HeldResponse
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _as_httpx_errors():
+            return await self.held.part()
+
+    async def aclose(self) -> None:
+        with _as_httpx_errors():
+            await self.held.aclose()
+
+
+@contextmanager
+def _as_httpx_errors() -> Iterator[None]:
+    try:
+        yield
+    except (
+        httpcore.NetworkError,
+        httpcore.TimeoutException,
+        httpcore.ProtocolError,
+        httpcore.ProxyError,
+        httpcore.UnsupportedProtocol,
+    ) as e:
+        # The errors have the same names in both libraries.
+        raise getattr(httpx, type(e).__name__)(str(e)) from e
