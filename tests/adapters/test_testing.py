@@ -40,7 +40,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("key", ["k", None])
-async def test_a_caller_who_gives_up_is_free_at_once(agent, key) -> None:
+async def test_a_caller_that_gives_up_returns_at_once(agent, key) -> None:
     slow = Slow()
     async with in_process(agent(), {"echo": slow}) as client:
         began = anyio.current_time()
@@ -69,7 +69,7 @@ async def test_work_without_a_key_ends_with_its_caller(agent) -> None:
         assert slow.told == ["began", "cut off"]
 
 
-async def test_a_client_in_a_task_group_that_is_cancelled_is_free_at_once(agent) -> None:
+async def test_a_client_in_a_cancelled_task_group_returns_at_once(agent) -> None:
     async with in_process(agent(), {"echo": Slow()}) as client:
         began = anyio.current_time()
         async with anyio.create_task_group() as group:
@@ -81,7 +81,7 @@ async def test_a_client_in_a_task_group_that_is_cancelled_is_free_at_once(agent)
         assert anyio.current_time() - began == pytest.approx(1)
 
 
-async def test_its_time_out_is_as_over_http(agent) -> None:
+async def test_a_timeout_is_as_over_http(agent) -> None:
     async with in_process(agent(), {"echo": Slow(20)}, timeout=2.0, retry=RetryPolicy(retries=0)) as client:
         began = anyio.current_time()
         with pytest.raises(TimedOut):
@@ -92,7 +92,7 @@ async def test_its_time_out_is_as_over_http(agent) -> None:
             await client.send(BASE, "task.request", PAYLOAD, idempotency_key="k")
 
 
-async def test_work_that_goes_on_is_finished_within_the_drain_when_the_context_is_left(agent) -> None:
+async def test_running_work_is_finished_within_the_drain_when_the_context_is_left(agent) -> None:
     slow = Slow(5)
     began = anyio.current_time()
     async with in_process(agent(handler_deadline=8, drain=10), {"echo": slow}) as client:
@@ -102,7 +102,7 @@ async def test_work_that_goes_on_is_finished_within_the_drain_when_the_context_i
     assert anyio.current_time() - began == pytest.approx(5)
 
 
-async def test_what_the_block_raises_comes_out_as_it_is(agent, echo_handlers) -> None:
+async def test_an_exception_in_the_block_propagates_unchanged(agent, echo_handlers) -> None:
     cause = ValueError("cause")
     with pytest.raises(KeyError, match="mine") as raised:
         async with in_process(agent(), echo_handlers):
@@ -115,14 +115,14 @@ async def test_what_the_block_raises_comes_out_as_it_is(agent, echo_handlers) ->
     assert grouped.value is group
 
 
-async def test_it_may_be_cancelled_from_outside(agent) -> None:
+async def test_the_context_may_be_cancelled_from_outside(agent) -> None:
     with anyio.move_on_after(1) as scope:
         async with in_process(agent(), {"echo": Slow(math.inf)}) as client:
             await client.send(BASE, "task.request", PAYLOAD)
     assert scope.cancelled_caught
 
 
-async def test_a_bug_on_the_agents_side_costs_that_request_only(agent, echo_handlers) -> None:
+async def test_a_bug_on_the_side_of_the_agent_fails_that_request_only(agent, echo_handlers) -> None:
     class Buggy(Agent):
         def open(self, request):
             if request.method == "POST":
@@ -136,7 +136,7 @@ async def test_a_bug_on_the_agents_side_costs_that_request_only(agent, echo_hand
         assert (await http.get(f"{BASE}/health")).status_code == 200
 
 
-async def test_a_transport_that_is_entered_twice_says_so(agent, echo_handlers) -> None:
+async def test_a_transport_that_is_entered_twice_raises_an_error(agent, echo_handlers) -> None:
     async with InProcessTransport(agent(), echo_handlers) as transport:
         with pytest.raises(RuntimeError, match=r"httpx\.AsyncClient\(transport=…\) enters it by itself"):
             await httpx.AsyncClient(transport=transport).__aenter__()
@@ -156,14 +156,14 @@ async def test_a_fixture_may_be_entered_and_left_in_two_tasks(agent, echo_handle
 
 
 class TestOneAgentForAll:
-    async def test_each_begins_anew(self, agent, echo_handlers) -> None:
+    async def test_each_context_starts_with_a_new_agent(self, agent, echo_handlers) -> None:
         shared = agent()
         for _ in range(3):
             async with in_process(shared, echo_handlers) as client:
                 await client.send(BASE, "task.request", {**PAYLOAD, "input": {}}, idempotency_key="k")
         assert not shared.bound
 
-    async def test_two_at_once_know_nothing_of_each_other(self, agent) -> None:
+    async def test_two_contexts_at_once_share_nothing(self, agent) -> None:
         shared, ran = agent(), []
 
         async def handler(_request, _context):
@@ -179,13 +179,13 @@ class TestOneAgentForAll:
                 await client.send(BASE, "task.request", payload, idempotency_key="k")
         assert len(ran) == 2
 
-    async def test_one_that_is_bound_here_is_served_itself(self, agent, echo_handlers) -> None:
+    async def test_an_agent_bound_here_is_served_itself(self, agent, echo_handlers) -> None:
         bound = bind_agent(agent(), metrics=True)
         async with in_process(bound, echo_handlers) as client:
             await client.send(BASE, "task.request", PAYLOAD)
         assert b'asap_decisions_total{what="accepted"} 1' in bound.metrics().body
 
-    async def test_one_that_is_bound_to_a_loop_that_ended_is_copied(self, agent, echo_handlers) -> None:
+    async def test_an_agent_bound_to_a_loop_that_ended_is_copied(self, agent, echo_handlers) -> None:
         shared = agent()
 
         async def elsewhere() -> None:

@@ -14,7 +14,7 @@ from tests.moments import moment
 
 
 @pytest.mark.trio
-async def test_carrying_out_effects_has_no_checkpoint() -> None:
+async def test_performing_effects_has_no_checkpoint() -> None:
     directory: DocumentCache[str, _Waiter] = DocumentCache()
     waiters = [_Waiter(woken=anyio.Event()) for _ in range(3)]
     now: Any = 0.0
@@ -28,7 +28,7 @@ async def test_carrying_out_effects_has_no_checkpoint() -> None:
 
 
 @pytest.mark.trio
-async def test_looking_at_what_is_kept_has_no_checkpoint(counting) -> None:
+async def test_reading_the_cache_has_no_checkpoint(counting) -> None:
     async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
         await client.discover("http://localhost")
         with trio.testing.assert_no_checkpoints():
@@ -36,7 +36,7 @@ async def test_looking_at_what_is_kept_has_no_checkpoint(counting) -> None:
 
 
 @pytest.mark.trio
-async def test_an_hour_of_its_clock_makes_what_is_kept_stale(counting, autojump_clock) -> None:
+async def test_an_hour_of_the_trio_clock_makes_a_cached_document_stale(counting, autojump_clock) -> None:
     async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
         await client.discover("http://localhost")
         await trio.sleep(3600)
@@ -44,7 +44,7 @@ async def test_an_hour_of_its_clock_makes_what_is_kept_stale(counting, autojump_
 
 
 @pytest.mark.trio
-async def test_an_object_of_another_loop_says_so(counting) -> None:
+async def test_an_object_of_another_loop_raises_an_error(counting) -> None:
     async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
         await client.discover("http://localhost")
 

@@ -23,12 +23,12 @@ class Verifying:
         return None
 
 
-def test_an_authenticator_is_taken_as_it_is() -> None:
+def test_an_authenticator_is_returned_unchanged() -> None:
     for one in (Verifying(), TokenTable({"t": ALICE})):
         assert as_authenticator(one) is one
 
 
-def test_its_own_verify_is_the_authenticator() -> None:
+def test_its_bound_method_verify_gives_the_authenticator() -> None:
     one = Verifying()
     assert as_authenticator(one.verify) is one
     table = TokenTable({"t": ALICE})
@@ -46,7 +46,7 @@ def test_a_function_verifies_no_proofs() -> None:
 
 
 @pytest.mark.parametrize("proofs", ["all", True, ["ES256"]])
-def test_proofs_that_are_no_offer_are_an_error(proofs) -> None:
+def test_a_proofs_attribute_of_another_type_is_an_error(proofs) -> None:
     wrong: Any = SimpleNamespace(verify=Verifying().verify, proofs=proofs)
     with pytest.raises(ValueError, match="expected an authenticator whose proofs are a ProofOffer or None"):
         as_authenticator(wrong)

@@ -68,7 +68,7 @@ def judged(shown, *, wall=1_562_262_618):
     return found
 
 
-class TestTheRfcsOwn:
+class TestRfcExamples:
     def test_a_protected_resource_request(self) -> None:
         found = judged(RESOURCE)
         assert isinstance(found, UnverifiedProof)
@@ -86,10 +86,10 @@ class TestTheRfcsOwn:
     @pytest.mark.parametrize(
         "change", [{"method": "POST"}, {"url": "https://resource.example.org/"}, {"text": FOR_A_TOKEN}]
     )
-    def test_for_anything_else_it_is_refused(self, change) -> None:
+    def test_the_proof_of_the_rfc_is_refused_for_any_other_request(self, change) -> None:
         assert isinstance(judged(evolve(RESOURCE, **change)), ProofRefused)
 
-    def test_one_character_changed_anywhere_is_noticed(self) -> None:
+    def test_a_proof_with_one_changed_character_is_refused(self) -> None:
         for place in range(len(FOR_A_RESOURCE)):
             for other in "Az0_.":
                 changed = FOR_A_RESOURCE[:place] + other + FOR_A_RESOURCE[place + 1 :]
@@ -98,7 +98,7 @@ class TestTheRfcsOwn:
 
     @settings(max_examples=300, deadline=None)
     @given(data=st.data())
-    def test_every_claim_and_header_mutated_one_at_a_time(self, data) -> None:
+    def test_each_mutated_claim_or_header_is_refused(self, data) -> None:
         parts = [json.loads(urlsafe_b64decode(part + "==")) for part in FOR_A_RESOURCE.split(".")[:2]]
         part = data.draw(st.sampled_from(parts))
         name = data.draw(st.sampled_from(sorted(part)))
@@ -128,12 +128,12 @@ class TestKeys:
             key.save(path)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_nothing_shows_the_private_part(self, algorithm) -> None:
+    def test_no_repr_shows_the_private_part(self, algorithm) -> None:
         key = DpopKey.generate(algorithm)
         assert set(key.public_jwk) <= {"kty", "crv", "x", "y"}
         assert repr(key) == str(key) == "DpopKey()"
 
-    def test_the_thumbprint_is_joserfcs(self) -> None:
+    def test_the_thumbprint_equals_that_of_joserfc(self) -> None:
         for algorithm in ALGORITHMS:
             key = DpopKey.generate(algorithm)
             assert key.thumbprint == key._key.thumbprint()
@@ -168,7 +168,7 @@ class TestKeys:
 
 class TestMakingProofs:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_joserfc_takes_them(self, algorithm) -> None:
+    def test_joserfc_accepts_our_proofs(self, algorithm) -> None:
         key = DpopKey.generate(algorithm)
         proof = make_proof(
             key, ProofClaims(method="POST", url=URL, issued=WallTime(5.5), jti="j", access_token="t", nonce="n")
@@ -303,7 +303,7 @@ class TestWholeRequests:
             assert error(await post(transport, text)) == "invalid_dpop_proof"
             assert (await post(transport, text, good)).status_code == 200
 
-    async def test_a_stolen_token_is_of_no_use_without_its_key(self, serving) -> None:
+    async def test_a_stolen_token_is_refused_without_its_key(self, serving) -> None:
         async with tokens() as made:
             transport, text = serving(made), token()
             for _ in range(2):  # the second time it's remembered
@@ -320,13 +320,13 @@ class TestWholeRequests:
             assert error(await post(transport, text, proof(THIEF, text=text, jti="mine"))) == "invalid_token"
             assert (await post(transport, text, proof(text=text, jti="mine"))).status_code == 200
 
-    async def test_an_unbound_token_is_a_bearers(self, serving) -> None:
+    async def test_an_unbound_token_is_a_bearer_token(self, serving) -> None:
         async with tokens() as made:
             transport, text = serving(made), token(None)
             assert (await post(transport, text, scheme="Bearer")).status_code == 200
             assert error(await post(transport, text, proof(text=text))) == "invalid_token"
 
-    async def test_required_and_off(self, serving) -> None:
+    async def test_dpop_may_be_required_or_off(self, serving) -> None:
         async with tokens(proofs="required") as made:
             transport = serving(made)
             response = await post(transport, token(None), scheme="Bearer")
@@ -338,7 +338,7 @@ class TestWholeRequests:
             response = await post(transport, text, proof(text=text))
             assert (response.status_code, response.headers["www-authenticate"]) == (401, 'Bearer realm="asap"')
 
-    async def test_a_wrapper_that_says_nothing_of_proofs_gets_none(self, agent, echo_handlers) -> None:
+    async def test_a_wrapper_without_proofs_gets_no_proofs(self, agent, echo_handlers) -> None:
         async with tokens() as made:
             seen: list[Any] = []
 
@@ -355,7 +355,7 @@ class TestWholeRequests:
             url = agent().manifest.endpoints.asap
             assert (await post(transport, text, proof(text=text, url=url))).status_code == 200
 
-    async def test_no_room_for_another_is_told(self, serving) -> None:
+    async def test_a_full_table_of_proofs_is_answered_503(self, serving) -> None:
         async with tokens() as made:
             transport, text = serving(made, nonces_per_sender=1), token()
             assert (await post(transport, text, proof(text=text))).status_code == 200
@@ -363,7 +363,7 @@ class TestWholeRequests:
             assert full.status_code == 503
             assert int(full.headers["retry-after"]) > 300
 
-    async def test_nothing_of_it_is_logged(self, serving, caplog) -> None:
+    async def test_logs_contain_nothing_of_a_proof(self, serving, caplog) -> None:
         caplog.set_level("DEBUG")
         caplog.set_level("DEBUG", "asap")
         async with tokens() as made:
@@ -377,7 +377,7 @@ class TestWholeRequests:
 
 
 class TestNonces:
-    async def test_a_client_learns_it_and_goes_on(self, serving) -> None:
+    async def test_a_client_takes_over_a_nonce_and_repeats_its_request(self, serving) -> None:
         provider = Provider()
         async with tokens(provider, nonce=True, proofs="required") as made:
             inner, statuses = serving(made), []
@@ -402,7 +402,7 @@ class TestNonces:
                 with pytest.raises(RemoteError, match="Sender does not match"):
                     await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
 
-    async def test_a_new_one_is_offered_when_it_rolls(self, serving) -> None:
+    async def test_a_new_nonce_is_offered_after_its_lifetime(self, serving) -> None:
         async with tokens(nonce=True, nonce_life=1e9) as made:
             transport, text = serving(made), token()
             asked = await post(transport, text, proof(text=text))
@@ -417,7 +417,7 @@ class TestNonces:
             stale = mint._of(int(time.time() // 1e9) - 2)
             assert error(await post(transport, text, proof(text=text, nonce=stale))) == "use_dpop_nonce"
 
-    async def test_processes_have_one_secret(self, serving) -> None:
+    async def test_processes_with_one_secret_issue_the_same_nonce(self, serving) -> None:
         policy = TokenPolicy(issuer=ISSUER, audience=AUDIENCE, agent=ByClaim("sub"), dpop=DpopPolicy(nonce=True))
         text, answers = token(), []
         for secret in (b"a" * 32, b"a" * 32, b"b" * 32):
@@ -426,7 +426,7 @@ class TestNonces:
         assert answers[0] == answers[1] != answers[2]
 
 
-async def test_cancelled_at_any_await_nothing_is_used_up() -> None:
+async def test_a_cancelled_check_uses_up_no_proof() -> None:
     """Who hangs up while its token is looked at, or the keys are fetched, may show the same proof again."""
     at = 1
     while True:

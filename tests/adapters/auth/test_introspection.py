@@ -80,8 +80,8 @@ async def ask(asking: IntrospectionAuthenticator, token: str):
     return found.urn if isinstance(found, Authenticated) else found
 
 
-class TestAsking:
-    async def test_we_say_who_we_are_and_what_we_ask_about(self, provider: Provider) -> None:
+class TestRequests:
+    async def test_a_request_has_the_client_credentials_and_the_token(self, provider: Provider) -> None:
         async with made(provider) as asking:
             assert [await ask(asking, "t") for _ in range(3)] == [ALICE] * 3
             assert await ask(asking, "unknown") is None
@@ -89,12 +89,12 @@ class TestAsking:
         assert provider.asked[0]["token_type_hint"] == "access_token"
         assert base64.b64decode(provider.asked[0]["authorization"].removeprefix("Basic ")) == b"rs:s3cret"
 
-    async def test_by_a_key_where_the_metadata_says(self, provider: Provider) -> None:
+    async def test_a_client_key_authenticates_at_the_endpoint_of_the_metadata(self, provider: Provider) -> None:
         async with made(provider, endpoint=None, client=ClientKey("rs", "EdDSA", lambda text: text[:4])) as asking:
             assert await ask(asking, "t") == ALICE
         assert provider.asked[0]["client_assertion"].count(".") == 2
 
-    async def test_metadata_that_names_none_or_one_inside(self, provider: Provider) -> None:
+    async def test_metadata_without_a_usable_endpoint_makes_introspection_unavailable(self, provider: Provider) -> None:
         for metadata in ({"issuer": ISSUER}, {"issuer": ISSUER, "introspection_endpoint": "http://169.254.169.254/"}):
             provider.metadata = metadata
             async with made(provider, endpoint=None) as asking:
@@ -102,7 +102,7 @@ class TestAsking:
         with pytest.raises(ValueError, match="expected the URL"):
             made(provider, endpoint=None, issuer=None)
 
-    async def test_a_thousand_first_requests_are_one_question(self, provider: Provider) -> None:
+    async def test_a_thousand_first_requests_cause_one_introspection(self, provider: Provider) -> None:
         provider.seconds = 1.0
         found: list[Any] = []
 
@@ -114,7 +114,7 @@ class TestAsking:
                 group.start_soon(one, asking)
         assert (len(provider.asked), found) == (1, [ALICE] * 1000)
 
-    async def test_ten_thousand_guesses_keep_nobody_out(self, provider: Provider) -> None:
+    async def test_ten_thousand_guesses_do_not_affect_valid_tokens(self, provider: Provider) -> None:
         provider.seconds = 0.01
         async with made(provider, max_kept=1000) as asking:
             assert await ask(asking, "t") == ALICE
@@ -127,7 +127,7 @@ class TestAsking:
             assert await ask(asking, "t") == ALICE
             assert len(provider.asked) == asked
 
-    async def test_a_token_that_is_taken_back_is_out_after_a_minute(self, provider: Provider) -> None:
+    async def test_a_revoked_token_is_refused_after_a_minute(self, provider: Provider) -> None:
         async with made(provider) as asking:
             assert await ask(asking, "t") == ALICE
             provider.tokens.clear()
@@ -136,7 +136,7 @@ class TestAsking:
             await anyio.sleep(0.1)
             assert await ask(asking, "t") is None
 
-    async def test_scopes_and_proofs(self, provider: Provider) -> None:
+    async def test_scopes_and_proofs_are_checked(self, provider: Provider) -> None:
         provider.tokens["small"] = {"scope": "other"}
         async with made(provider) as asking:
             assert await ask(asking, "small") == InsufficientScope(frozenset({"call"}))
@@ -175,7 +175,7 @@ DOUBTFUL: Any = [
 ]
 
 
-class TestAStrangersToken:
+class TestUnknownTokens:
     """It steers nothing but what's told of itself."""
 
     async def junk(self, asking: IntrospectionAuthenticator, provider: Provider, happens, *tokens: str) -> None:
@@ -185,13 +185,15 @@ class TestAStrangersToken:
         provider.happens = None
 
     @pytest.mark.parametrize("happens", ODD)
-    async def test_that_is_odd_keeps_nobody_out(self, provider: Provider, happens) -> None:
+    async def test_an_odd_token_does_not_affect_valid_tokens(self, provider: Provider, happens) -> None:
         async with made(provider) as asking:
             await self.junk(asking, provider, happens, "j" * 8000, "%00", "junk")
             assert await ask(asking, "t") == ALICE
 
     @pytest.mark.parametrize("happens", [*ODD, *DOUBTFUL])
-    async def test_that_brings_trouble_keeps_nobody_out_again_and_again(self, provider: Provider, happens) -> None:
+    async def test_tokens_that_cause_failures_repeatedly_do_not_affect_valid_tokens(
+        self, provider: Provider, happens
+    ) -> None:
         async with made(provider) as asking:
             assert await ask(asking, "unknown") is None
             for number in range(20):
@@ -200,7 +202,7 @@ class TestAStrangersToken:
                 assert await ask(asking, f"new{number}") == ALICE
                 await anyio.sleep(3.0)
 
-    async def test_that_is_slow_takes_no_place_of_one_that_was_good(self, provider: Provider) -> None:
+    async def test_a_slow_unknown_token_uses_no_slot_of_a_token_that_was_good(self, provider: Provider) -> None:
         async with made(provider, max_asked=5) as asking:
             assert await ask(asking, "t") == ALICE
             await anyio.sleep(61.0)
@@ -214,9 +216,9 @@ class TestAStrangersToken:
                 assert provider.most_at_once == 5
 
 
-class TestInTrouble:
+class TestProviderFailures:
     @pytest.mark.parametrize("happens", HOSTILE)
-    async def test_nobody_is_let_in_and_it_is_told_apart_from_a_bad_token(
+    async def test_a_failure_admits_no_caller_and_is_distinct_from_a_refused_token(
         self, provider: Provider, happens, caplog
     ) -> None:
         provider.happens = happens
@@ -236,7 +238,9 @@ class TestInTrouble:
             assert len(provider.asked) == 6
 
     @pytest.mark.parametrize("happens", [DOUBTFUL[3], httpx.ConnectError("")])
-    async def test_also_if_tokens_that_were_good_fail(self, provider: Provider, happens) -> None:
+    async def test_a_provider_that_fails_for_good_tokens_is_asked_less_often_too(
+        self, provider: Provider, happens
+    ) -> None:
         provider.tokens |= {"u": {}, "v": {}}
         async with made(provider) as asking:
             assert [await ask(asking, token) for token in ("t", "u", "v")] == [ALICE] * 3
@@ -252,7 +256,7 @@ class TestInTrouble:
             await anyio.sleep(32.0)
             assert [await ask(asking, token) for token in ("t", "u", "v")] == [ALICE] * 3
 
-    async def test_what_it_said_serves_for_its_minute_and_not_longer(self, provider: Provider) -> None:
+    async def test_a_cached_answer_serves_for_its_minute_and_not_longer(self, provider: Provider) -> None:
         async with made(provider) as asking:
             assert await ask(asking, "t") == ALICE
             provider.happens = HOSTILE[0]
@@ -265,7 +269,7 @@ class TestInTrouble:
             await anyio.sleep(2.0)
             assert await ask(asking, "t") == ALICE
 
-    async def test_of_one_that_hangs_all_who_wait_are_told(self, provider: Provider) -> None:
+    async def test_all_waiters_for_a_hanging_provider_are_answered(self, provider: Provider) -> None:
         provider.seconds = 3600.0
         found: list[Any] = []
 
@@ -281,7 +285,7 @@ class TestInTrouble:
         assert (len(provider.asked), found) == (1, ["unavailable"] * 50)
 
 
-async def test_cancelled_at_each_await_the_others_are_answered(provider: Provider) -> None:
+async def test_the_other_waiters_are_answered_if_one_is_cancelled(provider: Provider) -> None:
     at = 0
     while True:
         at += 1
@@ -311,7 +315,7 @@ async def test_cancelled_at_each_await_the_others_are_answered(provider: Provide
 
 
 class TestThroughAnAgent:
-    async def test_the_sender_is_the_tokens_agent(
+    async def test_the_sender_must_be_the_agent_of_the_token(
         self, provider: Provider, agent, echo_handlers, client_of, caplog
     ) -> None:
         caplog.set_level(logging.DEBUG, "asap")

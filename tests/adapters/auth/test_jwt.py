@@ -92,24 +92,24 @@ async def ask(made, text):
     return found.urn if isinstance(found, Authenticated) else found
 
 
-class TestGoodAndForged:
+class TestTokens:
     @pytest.mark.parametrize("alg", list(MADE))
-    async def test_each_algorithm(self, alg) -> None:
+    async def test_tokens_of_each_algorithm_are_accepted(self, alg) -> None:
         provider = Provider()
         async with tokens(provider) as made:
             assert await ask(made, token(MADE[alg], alg=alg)) == ALICE
             assert await ask(made, token(MADE[alg], alg=alg)) == ALICE
         assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
 
-    async def test_ed25519_by_its_own_name(self) -> None:
+    async def test_the_algorithm_name_ed25519_is_accepted(self) -> None:
         async with tokens(Provider()) as made:
             assert await ask(made, token(alg="Ed25519")) == ALICE
 
-    async def test_another_key_of_the_same_name_forges_nothing(self) -> None:
+    async def test_a_token_signed_by_another_key_with_the_same_kid_is_refused(self) -> None:
         async with tokens(Provider()) as made:
             assert await ask(made, token(OTHER)) is None
 
-    async def test_a_public_key_is_no_secret(self) -> None:
+    async def test_a_public_key_is_not_accepted_as_an_hmac_secret(self) -> None:
         # HMAC under the public key, as PEM and as it's published: a verifier that lets the header choose takes it.
         public = MADE["RS256"].as_pem(private=False)
         async with tokens(Provider()) as made:
@@ -130,7 +130,7 @@ class TestGoodAndForged:
                 assert await ask(made, _signed({"alg": "EdDSA", "kid": "ed", name: value}, MADE["EdDSA"])) == ALICE
         assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
 
-    async def test_one_bit_changed_anywhere_is_noticed(self) -> None:
+    async def test_a_token_with_one_changed_character_is_refused(self) -> None:
         good = token()
         async with tokens(Provider()) as made:
             assert await ask(made, good) == ALICE
@@ -140,7 +140,7 @@ class TestGoodAndForged:
                     if changed != good:
                         assert await ask(made, changed) is None
 
-    async def test_scopes(self) -> None:
+    async def test_required_scopes_are_checked(self) -> None:
         async with tokens(Provider(), scopes=["asap.call"]) as made:
             assert await ask(made, token()) == InsufficientScope(frozenset({"asap.call"}))
             assert await ask(made, token(scope="x asap.call")) == ALICE
@@ -154,11 +154,11 @@ def _signed(header, key) -> str:
     return b".".join([*parts, urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
-class TestSignaturesAreJoserfcs:
+class TestSignatures:
     @pytest.mark.parametrize("alg", list(MADE))
     @given(data=st.data())
     @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-    def test_any_other_bytes_are_no_signature(self, alg, data) -> None:
+    def test_random_bytes_are_no_signature(self, alg, data) -> None:
         jws: Any = read_jws(token(MADE[alg], alg=alg), algorithms=frozenset(Algorithm))
         (key,) = read_key_set(json.dumps({"keys": [MADE[alg].as_dict(private=False)]}).encode()).keys
         assert is_signature(key, jws.signing_input, jws.signature)
@@ -168,7 +168,7 @@ class TestSignaturesAreJoserfcs:
 
 
 class TestAskingTheProvider:
-    async def test_ten_thousand_forged_tokens_have_it_asked_once_in_a_cool_down(self) -> None:
+    async def test_ten_thousand_forged_tokens_cause_one_request_in_a_cool_down(self) -> None:
         provider, head = Provider(), token().split(".", 1)
         async with tokens(provider) as made:
             assert await ask(made, token()) == ALICE
@@ -184,7 +184,7 @@ class TestAskingTheProvider:
                 assert await ask(made, token(OTHER)) is None
             assert provider.fetches == before
 
-    async def test_a_thousand_first_requests_ask_once(self) -> None:
+    async def test_a_thousand_first_requests_cause_one_fetch(self) -> None:
         provider, found = Provider(), []
         provider.seconds = 0.5
 
@@ -217,7 +217,7 @@ class TestAskingTheProvider:
         assert found == [ALICE] * 2_000
         assert provider.fetches == 2
 
-    async def test_a_key_taken_back_takes_its_tokens_along(self) -> None:
+    async def test_tokens_of_a_withdrawn_key_are_refused(self) -> None:
         provider = Provider()
         async with tokens(provider) as made:
             assert await ask(made, token()) == ALICE
@@ -230,7 +230,7 @@ class TestAskingTheProvider:
     @pytest.mark.parametrize(
         "trouble", [httpx.ConnectError("x"), httpx.ReadTimeout("x"), "hangs", "500", "huge", "liar"]
     )
-    async def test_an_hour_of_trouble_goes_as_policy_says(self, trouble) -> None:
+    async def test_an_hour_of_failures_is_handled_as_the_policy_says(self, trouble) -> None:
         provider = Provider()
         async with tokens(provider, stale_for=1_800) as made:
             assert await ask(made, token()) == ALICE
@@ -259,7 +259,7 @@ class TestAskingTheProvider:
                 assert await ask(made, token()) == ALICE
                 assert anyio.current_time() == begun
 
-    async def test_leaving_while_keys_are_fetched_loses_nothing(self) -> None:
+    async def test_a_caller_that_leaves_during_a_fetch_loses_nothing(self) -> None:
         provider = Provider()
         provider.seconds = 1.0
         async with tokens(provider) as made:
@@ -269,7 +269,7 @@ class TestAskingTheProvider:
             await anyio.sleep(31)
             assert await ask(made, token()) == ALICE
 
-    async def test_no_store_is_no_licence_to_be_asked_each_time(self) -> None:
+    async def test_no_store_does_not_cause_a_request_for_each_token(self) -> None:
         provider = Provider()
         provider.headers = {"cache-control": "no-store"}
         async with tokens(provider) as made:
@@ -282,7 +282,7 @@ class TestHostileProviders:
     @pytest.mark.parametrize(
         "trouble", ["500", "huge", "liar", "redirects", "elsewhere", "nonsense", "no keys", "inside"]
     )
-    async def test_hostile_providers_let_nobody_in(self, trouble) -> None:
+    async def test_no_token_is_accepted_from_a_hostile_provider(self, trouble) -> None:
         provider = Provider()
         _trouble(provider, trouble)
         async with tokens(provider) as made:
@@ -290,7 +290,7 @@ class TestHostileProviders:
                 assert await ask(made, token()) in ("unavailable", None)
         assert not [path for path in provider.asked if path == "/evil"]
 
-    async def test_metadata_in_the_place_of_rfc_8414(self) -> None:
+    async def test_metadata_at_the_url_of_rfc_8414_is_found(self) -> None:
         provider = Provider()
         provider.answers["/.well-known/openid-configuration"] = lambda: httpx.Response(404)
         provider.answers["/.well-known/oauth-authorization-server"] = lambda: httpx.Response(
@@ -299,7 +299,7 @@ class TestHostileProviders:
         async with tokens(provider) as made:
             assert await ask(made, token()) == ALICE
 
-    async def test_keys_it_cannot_mean_do_not_spoil_the_others(self) -> None:
+    async def test_unusable_keys_do_not_affect_the_others(self) -> None:
         provider = Provider()
         good = MADE["EdDSA"].as_dict(private=False)
         odd = [{"kty": "oct", "k": "AAAA", "kid": "ed"}, {"kty": "EC"}, 5, {**good, "kid": "ed", "use": "enc"}]
@@ -378,11 +378,11 @@ class TestThroughAnAgent:
             ({"sub": TESTER, "scope": "b a"}, {"scopes": ["a"]}, "task.response"),
         ],
     )
-    async def test_the_sender_is_the_tokens_agent(self, call, changes, policy, answer) -> None:
+    async def test_the_sender_must_be_the_agent_of_the_token(self, call, changes, policy, answer) -> None:
         found = await call(Provider(), token(**changes), **policy)
         assert found.lower().replace("taskresponse", "task.response") == answer
 
-    async def test_without_its_provider_it_is_unavailable(self, call) -> None:
+    async def test_requests_are_unavailable_without_the_provider(self, call) -> None:
         provider = Provider()
         provider.fail = httpx.ConnectError("x")
         found = await call(provider, token(sub=TESTER))

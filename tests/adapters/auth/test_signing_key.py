@@ -46,7 +46,7 @@ DOCUMENT: Any = {
 
 
 @pytest.mark.parametrize(("key", "message", "signature"), VECTORS)
-def test_the_vectors_of_rfc_8032(key: str, message: str, signature: str) -> None:
+def test_the_vectors_of_rfc_8032_are_verified(key: str, message: str, signature: str) -> None:
     raw = bytes.fromhex(signature)
     assert verify(bytes.fromhex(key), raw, bytes.fromhex(message))
     assert not verify(bytes.fromhex(key), raw, b"another")
@@ -54,12 +54,12 @@ def test_the_vectors_of_rfc_8032(key: str, message: str, signature: str) -> None
         assert not verify(bytes.fromhex(key), raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], bytes.fromhex(message))
 
 
-def test_whatever_the_bytes_it_only_says_no() -> None:
+def test_invalid_bytes_are_not_verified_and_raise_nothing() -> None:
     for key, signature in ((b"", b""), (b"\xff" * 32, b"s" * 64), (b"k" * 31, b"s" * 64), (b"k" * 32, b"s")):
         assert not verify(key, signature, b"m")
 
 
-def test_signs_what_it_verifies() -> None:
+def test_a_signed_manifest_is_verified_with_the_key() -> None:
     key = PrivateKey.new()
     wrapper = sign(DOCUMENT, key.sign, key.public_key)
     assert isinstance(judge(wrapper, [PrivateKey.new().public_key, key.public_key], verify), Verified)
@@ -68,7 +68,7 @@ def test_signs_what_it_verifies() -> None:
 
 
 class TestInAFile:
-    def test_is_written_once_for_its_owner_alone(self, tmp_path: Path) -> None:
+    def test_a_key_file_is_written_once_and_readable_by_its_owner_only(self, tmp_path: Path) -> None:
         key, file = PrivateKey.new(), tmp_path / "key.pem"
         key.write(file)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -83,12 +83,12 @@ class TestInAFile:
         with pytest.raises(FileExistsError):
             key.write(link)
 
-    def test_is_never_shown(self, tmp_path: Path) -> None:
+    def test_no_repr_shows_a_key(self, tmp_path: Path) -> None:
         key, file = PrivateKey.new(), tmp_path / "key.pem"
         key.write(file)
         assert repr(key) == "PrivateKey()"
 
-    def test_others_are_refused(self, tmp_path: Path) -> None:
+    def test_other_files_are_refused(self, tmp_path: Path) -> None:
         key, file = PrivateKey.new(), tmp_path / "key.pem"
         foreign = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         locked = key._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"p"))
@@ -106,12 +106,12 @@ class TestInAFile:
             PrivateKey.read(tmp_path / "none")
 
 
-def test_without_cryptography_it_says_what_to_install() -> None:
+def test_without_cryptography_the_error_names_the_package_to_install() -> None:
     code = "import sys; sys.modules['cryptography'] = None\nimport asap_adapters.auth.signing_key"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert "pip install 'asap-sansio[keys]'" in done.stderr.splitlines()[-1]
 
 
-def test_a_key_reads_as_it_is_written() -> None:
+def test_a_written_key_is_read_back() -> None:
     key = PrivateKey.new().public_key
     assert PublicKey.read(str(key)) == key

@@ -36,7 +36,7 @@ handlers = {"up": up}
         (f"serve json:loads --id {ALICE}", 2, "expected pkg.module:agent or --id, not both"),
     ],
 )
-def test_names_that_are_wrong(refuses, argv, code, says) -> None:
+def test_a_wrong_name_is_refused(refuses, argv, code, says) -> None:
     refuses(argv, code, says)
 
 
@@ -55,7 +55,7 @@ def test_names_that_are_wrong(refuses, argv, code, says) -> None:
         (OWN + "handlers['down'] = up", "every handler's skill in the manifest"),
     ],
 )
-def test_a_module_that_cannot_be_served(asap, module, text, says) -> None:
+def test_a_module_that_cannot_be_served_is_refused(asap, module, text, says) -> None:
     code, out, err = asap("serve", f"{module(text)}:agent", "--port", "0")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert re.search(says, err), err
@@ -70,16 +70,16 @@ class TestAnImportedAgent:
     def own(self, module):
         return import_agent(f"{module(OWN)}:agent").agent
 
-    def test_is_where_it_listens_if_it_said_this_machine(self, own) -> None:
+    def test_an_imported_agent_on_this_machine_is_published_where_it_listens(self, own) -> None:
         assert self.fit(own).manifest.endpoints.asap == f"{BASE}/asap"
 
-    def test_is_where_its_author_says_otherwise(self, own) -> None:
+    def test_an_imported_agent_elsewhere_keeps_its_url(self, own) -> None:
         elsewhere = Agent(echo_manifest("urn:asap:agent:own", "https://own.example"))
         assert self.fit(elsewhere) is elsewhere
         there = self.fit(elsewhere, public=True, base_url="https://b.example").manifest
         assert there.endpoints.asap == "https://b.example/asap"
 
-    def test_keeps_what_the_command_line_does_not_say(self, own) -> None:
+    def test_an_imported_agent_keeps_what_the_command_line_does_not_set(self, own) -> None:
         made = self.fit(own, policy=Policy(max_body=5000, nonce=NoncePolicy.REQUIRED), auth=True)
         assert (made.addresses, made.payload_types, made.skills) == (own.addresses, own.payload_types, own.skills)
         assert (made.policy.max_body, made.authenticates) == (5000, True)
@@ -89,12 +89,12 @@ class TestAnImportedAgent:
         assert self.fit(Agent(signed)).manifest.signature is None
         assert self.fit(Agent(signed), base_url="http://127.0.0.1:1").manifest.signature == "s"
 
-    def test_one_of_a_class_of_its_own_is_not_made_anew(self, asap, module) -> None:
+    def test_an_agent_of_a_subclass_is_not_copied(self, asap, module) -> None:
         name = module(OWN + "agent.__class__ = type('Mine', (Agent,), {})\n")
         code, _, err = asap("serve", f"{name}:agent", "--port", "0")
         assert (code, "options can't change an agent" in err) == (1, True)
 
-    def test_one_that_authenticates_needs_tokens(self, asap, tmp_path) -> None:
+    def test_an_agent_that_authenticates_needs_tokens(self, asap, tmp_path) -> None:
         (tmp_path / "m.json").write_text(json.dumps(to_json(echo_manifest(ALICE, BASE, auth=True))))
         code, _, err = asap("serve", "--manifest", str(tmp_path / "m.json"), "--port", "0")
         assert (code, "expected --token" in err) == (1, True)

@@ -52,7 +52,7 @@ INTROSPECT = "serve --port 0 --introspect https://i.example/introspect --audienc
         (["serve", "--token-file", sys.executable], 1, "in UTF-8"),
     ],
 )
-def test_options_that_are_wrong(refuses, argv, code, says) -> None:
+def test_wrong_options_are_refused(refuses, argv, code, says) -> None:
     refuses(argv, code, says)
 
 
@@ -62,7 +62,7 @@ class TestTokens:
         assert found is not None
         assert found.urn == ALICE
 
-    def test_a_file_has_one_a_line_beside_comments(self, tmp_path) -> None:
+    def test_a_file_has_one_token_in_a_line_and_comments(self, tmp_path) -> None:
         (tmp_path / "tokens").write_text(f"# callers\n\n  one={ALICE}\ntwo={ALICE}:b \n")
         assert len(read_tokens([f"three={ALICE}"], tmp_path / "tokens")) == 3
 
@@ -70,13 +70,13 @@ class TestTokens:
         ("text", "says"),
         [("", "at least one"), ("# none\n", "at least one"), ("\nhunter2\n", "line 2: expected TOKEN")],
     )
-    def test_a_file_without_tokens_opens_nothing(self, asap, tmp_path, text, says) -> None:
+    def test_a_file_without_tokens_is_refused(self, asap, tmp_path, text, says) -> None:
         (tmp_path / "tokens").write_text(text)
         code, _, err = asap("serve", "--token-file", str(tmp_path / "tokens"), "--port", "0")
         assert (code > 0, says in err, "hunter2" in err) == (True, True, False)
 
 
-def test_without_the_extra_the_error_names_it_in_one_line(refuses, monkeypatch) -> None:
+def test_the_error_names_a_missing_extra_in_one_line(refuses, monkeypatch) -> None:
     monkeypatch.delitem(vars(asap_adapters.auth), "JwtAuthenticator", raising=False)
     users = [name for name in sys.modules if name.partition(".")[0] == "joserfc"]
     for name in [*users, "asap_adapters.auth.jwt"]:

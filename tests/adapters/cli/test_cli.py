@@ -17,18 +17,18 @@ from asap_adapters.cli import COMMANDS, GROUPS, main
         ("bench admission --live 2000000", 2, "a number, 1 to 1000000"),
     ],
 )
-def test_a_command_line_that_is_wrong(refuses, argv, code, says) -> None:
+def test_a_wrong_command_line_is_refused(refuses, argv, code, says) -> None:
     refuses(argv, code, says)
 
 
-def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path) -> None:
+def test_a_bug_is_raised_with_its_traceback(monkeypatch, tmp_path) -> None:
     (tmp_path / "r.json").write_text('{"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": []}')
     monkeypatch.setattr("asap_core.wire.registry_index.RegistryIndex.find", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["registry", "find", str(tmp_path / "r.json")])
 
 
-def test_the_version_is_the_distributions(asap) -> None:
+def test_the_version_is_that_of_the_distribution(asap) -> None:
     assert asap("--version")[:2] == (0, f"asap-sansio {version('asap-sansio')}\n")
 
 

@@ -74,7 +74,7 @@ def parse(made: CliCommand, line: str) -> dict[str, object]:
     return values
 
 
-def test_what_is_not_given_has_its_default(made: CliCommand, ran: list[All]) -> None:
+def test_a_missing_option_has_its_default(made: CliCommand, ran: list[All]) -> None:
     assert made.run(parse(made, "x --must y")) == 7
     assert ran == [All(first="x", must="y")]
     assert ran[0] == All(
@@ -83,7 +83,7 @@ def test_what_is_not_given_has_its_default(made: CliCommand, ran: list[All]) -> 
     )  # fmt: skip
 
 
-def test_what_is_given_is_read(made: CliCommand, ran: list[All]) -> None:
+def test_given_options_are_read(made: CliCommand, ran: list[All]) -> None:
     line = "x 2 --must y --number 3 --pick b --decided y --yes --on -ll --word a"
     assert made.run(parse(made, line)) == 7
     assert ran == [
@@ -108,7 +108,7 @@ def test_what_is_given_is_read(made: CliCommand, ran: list[All]) -> None:
         ("--words a --pick a", None),
     ],
 )
-def test_rules(made: CliCommand, ran: list[All], line: str, problem: str | None) -> None:
+def test_rules_refuse_wrong_combinations(made: CliCommand, ran: list[All], line: str, problem: str | None) -> None:
     values = parse(made, f"x --must y {line}")
     if problem is None:
         assert made.run(values) == 7

@@ -51,7 +51,7 @@ NOBODY = "urn:asap:agent:nobody"
         ("resolve urn:asap:agent:a --wait 0", 2, "seconds above 0"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(refuses, argv, code, says) -> None:
+def test_an_error_is_one_line(refuses, argv, code, says) -> None:
     refuses(argv, code, says)
 
 
@@ -70,25 +70,25 @@ def registry(tmp_path: Path, entry: object) -> str:
 
 
 class TestRegistryFind:
-    def test_shows_the_entries_that_match_and_names_broken_ones(self, asap, registry, entry) -> None:
+    def test_find_shows_the_entries_that_match_and_names_broken_ones(self, asap, registry, entry) -> None:
         code, out, err = asap("registry", "find", registry, "--skill", "echo", "--json")
         assert (code, json.loads(out)) == (0, [entry])
         # As people count.
         assert "entry 2 is skipped: id: expected an agent URN" in err
         assert asap("registry", "find", registry, "--id", ECHO_ID)[1].splitlines()[1].split()[2] == ECHO_ID
 
-    def test_fails_if_nothing_matches(self, asap, registry) -> None:
+    def test_find_fails_if_no_entry_matches(self, asap, registry) -> None:
         code, out, err = asap("registry", "find", registry, "--skill", "other")
         assert (code, out, err.endswith("asap: no entry matches\n")) == (1, "", True)
 
-    def test_wants_a_path_for_a_file(self, asap, registry) -> None:
+    def test_find_needs_a_path_for_a_file(self, asap, registry) -> None:
         code, _, err = asap("registry", "find", Path(registry).as_uri())
         assert (code, "where a file will do, its path without file://" in err) == (1, True)
 
 
 class TestResolve:
     @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-    def test_nobody_is_found(self, asap, registry, backend) -> None:
+    def test_an_unknown_agent_is_not_found(self, asap, registry, backend) -> None:
         where = ("--registry", registry, "--no-mdns", "--backend", backend)
         code, out, err = asap("resolve", NOBODY, *where, "--explain")
         assert (code, err) == (1, f"asap: {NOBODY} isn't found\n")

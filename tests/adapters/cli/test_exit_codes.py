@@ -13,7 +13,7 @@ def raising(error: BaseException) -> int:
     return exit_code(act)
 
 
-def test_a_command_that_ends_by_itself_has_its_own_exit_code() -> None:
+def test_a_command_that_returns_has_its_own_exit_code() -> None:
     assert exit_code(lambda: 7) == 7
 
 

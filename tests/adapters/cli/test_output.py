@@ -9,7 +9,7 @@ from asap_adapters.cli.output import card, json_text, table, visible
 HOSTILE = "a\x1b[31m\r\n\u202eb\x9bc\ud800"
 
 
-def test_nothing_of_a_strangers_reaches_the_terminal_raw(capsys) -> None:
+def test_text_from_others_is_escaped_for_the_terminal(capsys) -> None:
     card(HOSTILE, {HOSTILE: HOSTILE, "none": None})
     table([HOSTILE], [[HOSTILE]])
     out = capsys.readouterr().out

@@ -31,5 +31,5 @@ TOKEN = "token --client-id x --issuer https://i.example --client-secret-file no-
         (f"{TOKEN} --dpop-key no-such-file", 1, "no-such-file: No such file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(refuses, argv, code, says) -> None:
+def test_an_error_is_one_line(refuses, argv, code, says) -> None:
     refuses(argv, code, says)

@@ -51,11 +51,11 @@ ALICE = "urn:asap:agent:alice"
         ("serve --tls-key x", 2, "--tls-key needs --tls-cert"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(refuses, argv, code, says) -> None:
+def test_an_error_is_one_line(refuses, argv, code, says) -> None:
     refuses(argv, code, says)
 
 
-def test_redis_without_its_extra_names_the_extra_in_one_line(
+def test_the_error_names_the_missing_extra_of_redis_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "coredis"]:
@@ -68,25 +68,25 @@ def test_redis_without_its_extra_names_the_extra_in_one_line(
 
 
 class TestPolicy:
-    def test_options_that_are_given_override_the_agents_own(self) -> None:
+    def test_given_options_override_those_of_the_agent(self) -> None:
         own = Policy(max_body=5_000, nonce=NoncePolicy.REQUIRED)
         options = PolicyOptions(max_body=6_000, principal_limits=(Limit(1, 1),), hosts=["a.example"])
         made = options.applied_to(own)
         assert made == evolve(own, max_body=6_000, principal_limits=(Limit(1, 1),), hosts=("a.example",))
         assert PolicyOptions().applied_to(own) == own
 
-    def test_a_profile_takes_the_place_of_the_agents_own(self) -> None:
+    def test_a_profile_replaces_the_policy_of_the_agent(self) -> None:
         own = Policy(max_body=5_000)
         assert PolicyOptions(profile="strict").applied_to(own) == Policy()
         reference = evolve(Policy.reference(), nonce=NoncePolicy.OFF)
         assert PolicyOptions(profile="reference", nonce="off").applied_to(own) == reference
 
-    def test_no_limits_are_given_too(self) -> None:
+    def test_an_empty_limit_overrides_that_of_the_agent(self) -> None:
         assert PolicyOptions(peer_limits=()).applied_to(Policy()) == Policy(peer_limits=())
 
     def test_all_bodies_together_have_room_for_the_largest(self) -> None:
         large = Policy().max_bodies + 1
         assert PolicyOptions(max_body=large).applied_to(Policy()).max_bodies == large
 
-    def test_each_field_is_one_of_the_policys(self) -> None:
+    def test_each_option_of_a_policy_is_a_field_of_the_policy(self) -> None:
         assert {each.name for each in fields(PolicyOptions)} <= {each.name for each in fields(Policy)}

@@ -123,7 +123,7 @@ def one_line(caught) -> bool:
 
 
 @pytest.mark.parametrize(("handlers", "expected"), HANDLERS)
-async def test_handlers(agent, handlers, expected) -> None:
+async def test_invalid_handlers_are_refused(agent, handlers, expected) -> None:
     made = agent()
     for start in (lambda: serve(made, handlers), lambda: in_process(made, handlers).__aenter__()):
         with pytest.raises(ValueError, match=expected) as caught:
@@ -134,7 +134,7 @@ async def test_handlers(agent, handlers, expected) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), OTHERS)
-async def test_what_all_take(agent, options, expected) -> None:
+async def test_invalid_options_of_all_servers_are_refused(agent, options, expected) -> None:
     handlers = {"echo": fine}
     for start in (serve, lambda *args, **kwargs: in_process(*args, **kwargs).__aenter__()):
         with pytest.raises(ValueError, match=expected) as caught:
@@ -145,7 +145,7 @@ async def test_what_all_take(agent, options, expected) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), SERVED)
-async def test_what_servers_take(agent, options, expected) -> None:
+async def test_invalid_options_of_servers_are_refused(agent, options, expected) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         await serve(agent(), {"echo": fine}, **options)
     assert one_line(caught)
@@ -155,7 +155,7 @@ async def test_what_servers_take(agent, options, expected) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), LISTENING)
-async def test_what_listens(agent, options, expected) -> None:
+async def test_an_invalid_address_is_refused_and_leaves_the_agent_unbound(agent, options, expected) -> None:
     made = agent()
     with pytest.raises(ValueError, match=expected) as caught:
         await serve(made, {"echo": fine}, **options)
@@ -165,19 +165,19 @@ async def test_what_listens(agent, options, expected) -> None:
 
 
 @pytest.mark.parametrize(("make", "options", "expected"), OPTIONS)
-def test_what_options_take(make, options, expected) -> None:
+def test_invalid_values_of_option_objects_are_refused(make, options, expected) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         make(**options)
     assert one_line(caught)
 
 
 @pytest.mark.parametrize(("options", "expected"), REPLACED)
-async def test_what_has_replaced_an_earlier_keyword(agent, options, expected) -> None:
+async def test_a_replaced_keyword_is_refused_with_its_replacement(agent, options, expected) -> None:
     with pytest.raises(TypeError, match=expected):
         await serve(agent(), {"echo": fine}, **options)
 
 
-async def test_the_application_and_the_client_in_process_say_it_too(agent) -> None:
+async def test_the_application_and_the_client_in_process_refuse_replaced_keywords_too(agent) -> None:
     with pytest.raises(TypeError, match=r"state= has been replaced: write storage=StateFile\(path\)"):
         AsgiApp(agent(), {"echo": fine}, state="agent.state")  # type: ignore[call-arg]
     makers: Any = (in_process, InProcessTransport)
@@ -186,13 +186,13 @@ async def test_the_application_and_the_client_in_process_say_it_too(agent) -> No
             make(agent(), {"echo": fine}, on={})
 
 
-async def test_an_invalid_port_of_a_listener() -> None:
+async def test_an_invalid_port_of_a_listener_is_refused() -> None:
     with pytest.raises(ValueError, match="port: expected a whole number"):
         await listen("127.0.0.1", "8000")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("made", [{}, None, "urn:asap:agent:a"], ids=repr)
-async def test_something_else_than_an_agent(made, manifest) -> None:
+async def test_a_value_that_is_no_agent_is_refused(made, manifest) -> None:
     for given in (made, manifest()):
         with pytest.raises(ValueError, match=r"agent: expected Agent, such as Agent\(manifest\); not "):
             await serve(given, {"echo": fine})
@@ -202,7 +202,7 @@ async def test_something_else_than_an_agent(made, manifest) -> None:
             await in_process(given, {"echo": fine}).__aenter__()
 
 
-def test_a_coroutine_instead_of_a_function(agent) -> None:
+def test_a_coroutine_instead_of_a_function_is_refused(agent) -> None:
     with pytest.raises(ValueError, match=r"run\(serve, agent, handlers\)"):
         run(serve(agent(), {"echo": fine}))  # type: ignore[arg-type]
     for main in (None, "serve"):
@@ -262,18 +262,18 @@ async def with_defaults(_request, _context=None, _more=1):
         AsyncMock(spec=fine, return_value={"fine": True}),
     ],
 )
-async def test_whatever_can_be_called_may_be_a_handler(agent, handler) -> None:
+async def test_any_callable_may_be_a_handler(agent, handler) -> None:
     async with in_process(agent(), MappingProxyType({"echo": handler})) as client:
         reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
     assert reply.payload["result"] == {"fine": True}
 
 
-async def test_also_what_takes_anything_and_what_has_no_signature(agent) -> None:
+async def test_a_callable_with_any_arguments_or_no_signature_may_be_a_handler(agent) -> None:
     for handler in (lambda *_arguments: None, lambda *_arguments, **_more: None, Mock(), max):
         AsgiApp(agent(), {"echo": handler})
 
 
-async def test_an_event_of_the_loops_own_may_stop_it(agent) -> None:
+async def test_an_event_of_the_loop_may_stop_a_server(agent) -> None:
     stop = anyio.Event()
     stop.set()
     await serve(agent(), {"echo": fine}, at=("127.0.0.1", 0), stop=stop)

@@ -24,7 +24,7 @@ def app(agent, echo_handlers):
     return AsgiApp(agent(), echo_handlers)
 
 
-async def test_serves_under_any_asgi_server(app) -> None:
+async def test_the_application_runs_under_any_asgi_server(app) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=BASE) as client:
         assert (await client.get("/.well-known/asap/manifest.json")).json()["name"] == "Echo"
         assert (await client.get("/nowhere")).status_code == 404
@@ -47,19 +47,19 @@ async def play(app, scope, *messages):
     return sent
 
 
-async def test_starts_and_stops_and_warns_that_memory_is_per_process(app, caplog) -> None:
+async def test_lifespan_starts_and_stops_and_warns_that_memory_is_per_process(app, caplog) -> None:
     sent = await play(app, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
     assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert "per process" in caplog.text
     assert "without authentication" in caplog.text
 
 
-async def test_refuses_a_websocket(app) -> None:
+async def test_a_websocket_is_refused(app) -> None:
     sent = await play(app, {"type": "websocket"}, {"type": "websocket.connect"})
     assert sent == [{"type": "websocket.close", "code": 1000}]
 
 
-async def test_knows_no_other_scope(app) -> None:
+async def test_an_unknown_scope_raises_an_error(app) -> None:
     with pytest.raises(RuntimeError, match="expected an ASGI scope"):
         await play(app, {"type": "carrier-pigeon"})
 
@@ -77,7 +77,7 @@ HTTP: Any = {"type": "http", "method": "POST", "path": "/asap", "headers": [], "
         (None, b"http://localhost:3000", 403),
     ],
 )
-async def test_pages_of_this_machine_may_call_where_it_serves_this_machine(app, server, origin, status) -> None:
+async def test_pages_of_this_machine_may_call_a_server_on_this_machine(app, server, origin, status) -> None:
     scope = {**HTTP, "server": server, "headers": [(b"host", b"localhost:8000"), (b"origin", origin)]}
     start, _ = await play(app, scope, {"type": "http.request", "body": b"{}"})
     assert start["status"] == status
@@ -96,14 +96,14 @@ async def test_pages_of_this_machine_may_call_where_it_serves_this_machine(app, 
         (None, False),
     ],
 )
-async def test_a_manifest_that_names_another_port_of_this_machine_is_told_once(app, server, warns, caplog) -> None:
+async def test_a_manifest_with_another_port_of_this_machine_is_warned_of_once(app, server, warns, caplog) -> None:
     for _ in range(2):
         await play(app, {**HTTP, "server": server}, {"type": "http.request", "body": b"{}"})
     told = [record.getMessage() for record in caplog.records if "the manifest says" in record.getMessage()]
     assert [f"listens on {server[0]}, port 8001" in one for one in told] == ([True] if warns else [])
 
 
-async def test_a_listed_page_asks_before_it_calls(agent, echo_handlers) -> None:
+async def test_a_listed_page_gets_an_answer_to_its_preflight_request(agent, echo_handlers) -> None:
     app = AsgiApp(agent(origins=["https://app.example"]), echo_handlers)
     headers = [(b"host", b"localhost"), (b"origin", b"https://app.example")]
     start, _ = await play(app, {**HTTP, "method": "OPTIONS", "headers": headers}, {"type": "http.request"})
@@ -121,7 +121,7 @@ async def test_a_peer_that_leaves_is_forgotten(app) -> None:
     assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []
 
 
-async def test_a_peer_that_is_gone_when_the_answer_comes_is_forgotten(app) -> None:
+async def test_a_peer_that_left_before_the_answer_is_forgotten(app) -> None:
     async def receive():
         return {"type": "http.request", "body": b""}
 
@@ -167,13 +167,13 @@ async def test_a_body_in_pieces_is_one_body(app) -> None:
         ({"path": "/health", "headers": [(b"transfer-encoding", b"gzip, chunked")]}, 501),
     ],
 )
-async def test_a_head_has_one_reading_whoever_read_it(app, scope, status) -> None:
+async def test_a_head_has_one_reading_under_any_server(app, scope, status) -> None:
     sent = await play(app, {**HTTP, "method": "GET", **scope}, {"type": "http.request"})
     assert sent[0]["status"] == status
 
 
 @pytest.mark.parametrize("client", [None, ("", 0), ("unix", 0)])
-async def test_says_once_that_callers_without_an_address_have_one_share(app, client, caplog) -> None:
+async def test_callers_without_an_address_are_warned_of_once(app, client, caplog) -> None:
     for _ in range(2):
         await play(app, {**HTTP, "client": ("192.0.2.1", 1)}, {"type": "http.request"})
     assert "have one share together" not in caplog.text
@@ -182,7 +182,7 @@ async def test_says_once_that_callers_without_an_address_have_one_share(app, cli
     assert caplog.text.count("have one share together") == 1
 
 
-async def test_without_an_address_a_key_takes_authentication(app) -> None:
+async def test_a_key_of_a_caller_without_an_address_needs_authentication(app) -> None:
     sent = await play(app, HTTP, {"type": "http.request", "body": keyed_call()})
     assert "Invalid idempotency key" in json.loads(sent[-1]["body"])["error"]["data"]["error"]
     sent = await play(app, {**HTTP, "client": ("192.0.2.1", 1)}, {"type": "http.request", "body": keyed_call()})
@@ -245,7 +245,7 @@ def large(size):
 
 
 class TestSlowPeers:
-    async def test_a_body_that_does_not_come_times_out(self, app) -> None:
+    async def test_a_body_that_does_not_arrive_times_out(self, app) -> None:
         caller = Caller(app, b"{", b" ", b" ", every=20.0)
         with anyio.fail_after(100):
             began = anyio.current_time()
@@ -255,7 +255,7 @@ class TestSlowPeers:
         assert caller.sent[-1]["more_body"] is False
 
     @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
-    async def test_and_its_connection_is_closed(self, app, version, says) -> None:
+    async def test_a_timed_out_request_closes_its_http_1_1_connection(self, app, version, says) -> None:
         caller = Caller(app)
         with anyio.fail_after(100):
             await app({**HTTP, "http_version": version}, caller.receive, caller.send)
@@ -279,7 +279,7 @@ class TestSlowPeers:
 
 
 class TestLargeAnswers:
-    async def test_leave_in_pieces(self, app) -> None:
+    async def test_large_answers_are_sent_in_pieces(self, app) -> None:
         caller = Caller(app, large(1_000_000))
         await caller.call()
         pieces = caller.sent[1:]
@@ -288,7 +288,7 @@ class TestLargeAnswers:
         assert json.loads(caller.body)["result"]["envelope"]["payload"]["result"]["echoed"]["text"] == "x" * 1_000_000
 
     @pytest.mark.parametrize("extra", [-1, 0, 1])
-    async def test_of_any_size_come_whole(self, app, extra) -> None:
+    async def test_answers_of_any_size_arrive_complete(self, app, extra) -> None:
         first = Caller(app, large(1))
         await first.call()
         for pieces in (1, 2):
@@ -297,7 +297,7 @@ class TestLargeAnswers:
             assert len(caller.body) == pieces * 65_536 + extra
             assert len(caller.sent) - 1 == (pieces + 1 if extra > 0 else pieces)
 
-    async def test_end_the_slowest_readers_where_they_need_the_room(self, agent, echo_handlers) -> None:
+    async def test_large_answers_end_the_slowest_readers_if_they_need_room(self, agent, echo_handlers) -> None:
         served = agent(max_answers=10_000_000)
         app = AsgiApp(served, echo_handlers)
         slower, slow, third, quick = (Caller(app, large(1_000_000), takes=takes) for takes in (2, 5, 4, 1_000))
@@ -318,7 +318,7 @@ class TestLargeAnswers:
                 group.cancel_scope.cancel()
         assert served.outgoing.held == 0
 
-    async def test_that_could_never_be_sent_are_logged(self, agent, echo_handlers, caplog) -> None:
+    async def test_answers_that_could_never_be_sent_are_logged(self, agent, echo_handlers, caplog) -> None:
         caller = Caller(AsgiApp(agent(max_answers=100_000), echo_handlers), large(200_000))
         await caller.call()
         assert json.loads(caller.body)["error"]["message"] == "Internal error"

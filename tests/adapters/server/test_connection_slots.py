@@ -104,7 +104,7 @@ def is_open(stream) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", b"G", b"POST /asap HTTP/1.1\r\nHost: a\r\n"])
-async def test_peers_that_never_send_a_head_keep_nobody_out(server, said) -> None:
+async def test_peers_that_never_send_a_head_do_not_block_others(server, said) -> None:
     async with server(max_connections=4) as connect:
         silent = [await connect(said) for _ in range(4)]
         began = anyio.current_time()
@@ -115,7 +115,7 @@ async def test_peers_that_never_send_a_head_keep_nobody_out(server, said) -> Non
         assert [is_open(one) for one in silent] == [False, True, True, True]
 
 
-async def test_a_flood_of_them_neither(server) -> None:
+async def test_a_flood_of_silent_connections_does_not_block_others(server) -> None:
     async with server(max_connections=4) as connect:
         flood = []
         for number in range(40):
@@ -125,7 +125,7 @@ async def test_a_flood_of_them_neither(server) -> None:
         assert [is_open(one) for one in flood].count(True) <= 4
 
 
-async def test_a_byte_now_and_then_renews_nothing(server) -> None:
+async def test_single_bytes_do_not_renew_a_timeout(server) -> None:
     async with server(max_connections=2) as connect:
         first = await connect()
         second = await connect()
@@ -136,7 +136,7 @@ async def test_a_byte_now_and_then_renews_nothing(server) -> None:
         assert [is_open(first), is_open(second)] == [False, True]
 
 
-async def test_what_was_asked_is_answered_before_anybody_gives_way(server) -> None:
+async def test_running_requests_are_answered_before_a_connection_is_closed_for_another(server) -> None:
     async def slow(_request, _context):
         await anyio.sleep(5)
         return {}
@@ -154,7 +154,7 @@ async def test_what_was_asked_is_answered_before_anybody_gives_way(server) -> No
         assert is_open(body)
 
 
-async def test_while_all_are_busy_the_next_has_the_first_place_that_is_done(server) -> None:
+async def test_if_all_slots_are_busy_a_new_connection_gets_the_first_free_one(server) -> None:
     async def slow(_request, _context):
         await anyio.sleep(5)
         return {}
@@ -170,7 +170,7 @@ async def test_while_all_are_busy_the_next_has_the_first_place_that_is_done(serv
         assert anyio.current_time() - began == pytest.approx(10, abs=1)
 
 
-async def test_where_nobody_waits_nobody_gives_way(server) -> None:
+async def test_no_connection_is_closed_if_no_other_waits(server) -> None:
     async with server(max_connections=2) as connect:
         idle = [await connect(GET) for _ in range(2)]
         for one in idle:
@@ -186,7 +186,7 @@ class TestOneAddress:
     """Its connections have a limit together; the one idle longest gives way, and the limit holds."""
 
     @pytest.mark.parametrize("said", [b"", b"G", b"POST /asap HTTP/1.1\r\nHost: a\r\n", GET])
-    async def test_at_its_limit_the_one_idle_longest_gives_way(self, server, said) -> None:
+    async def test_at_the_limit_of_an_address_its_longest_idle_connection_is_closed(self, server, said) -> None:
         async with server(connections_per_peer=3) as connect:
             other = await connect()
             own = [await connect(said, address="198.51.100.1") for _ in range(3)]
@@ -195,7 +195,7 @@ class TestOneAddress:
             assert [is_open(one) for one in own] == [False, True, True]
             assert is_open(other)
 
-    async def test_hundreds_that_say_nothing_keep_it_out_no_more(self, server) -> None:
+    async def test_hundreds_of_silent_connections_do_not_block_their_address(self, server) -> None:
         async with server(connections_per_peer=100, head_timeout=1000, idle_timeout=1000) as connect:
             half = b"POST /asap HTTP/1.1\r\nHost: a\r\n"
             flood = [await connect(half if number % 2 else b"", address="198.51.100.1") for number in range(500)]
@@ -210,7 +210,7 @@ class TestOneAddress:
             second = await connect(GET, address="2001:db8::2")
             assert (statuses(await second.receive()), is_open(first)) == ([200], False)
 
-    async def test_while_all_of_it_are_busy_the_next_is_refused(self, server) -> None:
+    async def test_a_new_connection_is_refused_if_all_of_its_address_are_busy(self, server) -> None:
         async def slow(_request, _context):
             await anyio.sleep(5)
             return {}
@@ -224,7 +224,7 @@ class TestOneAddress:
             assert statuses(await (await connect(GET, address="198.51.100.1")).receive()) == [200]
             assert [is_open(one) for one in busy] == [False, True]
 
-    async def test_of_many_newcomers_at_once_each_takes_the_place_of_one(self, server) -> None:
+    async def test_each_of_many_new_connections_replaces_one(self, server) -> None:
         async with server(connections_per_peer=4) as connect:
             old = [await connect(address="198.51.100.1") for _ in range(4)]
             new = []
@@ -239,7 +239,7 @@ class TestOneAddress:
             # Those are served that found one to take the place of, and never more than there may be.
             assert 0 < [is_open(one) for one in new].count(True) <= 4
 
-    async def test_if_all_slots_are_taken_too_it_is_one_of_the_same_address(self, server) -> None:
+    async def test_if_all_slots_are_taken_a_connection_of_the_same_address_is_closed(self, server) -> None:
         async with server(max_connections=4, connections_per_peer=2) as connect:
             other = [await connect() for _ in range(2)]
             own = [await connect(address="198.51.100.1") for _ in range(2)]
@@ -256,7 +256,7 @@ class TestOneAddress:
 class TestStopping:
     @pytest.mark.parametrize("sent", [b"G", b"POST /asap HTTP/1.1\r\nHost: a\r\n", post()[:-5]])
     @pytest.mark.parametrize(("policy", "seconds"), [({}, 5), ({"drain_incomplete": 2.0}, 2)])
-    async def test_what_is_incomplete_has_a_few_seconds(self, server, sent, policy, seconds) -> None:
+    async def test_incomplete_requests_have_a_few_seconds_after_a_stop(self, server, sent, policy, seconds) -> None:
         async with server(**policy) as connect:
             slow = await connect(sent)
             await anyio.sleep(1)
@@ -267,7 +267,7 @@ class TestStopping:
             assert (statuses(answer), b"before this server stops" in answer) == ([408], True)
         assert connect.stopped_after - began == pytest.approx(seconds + 1)  # and it lingers, that it may be read
 
-    async def test_bytes_that_trickle_renew_nothing(self, server) -> None:
+    async def test_trickling_bytes_do_not_renew_a_timeout(self, server) -> None:
         async with server() as connect:
             slow, body = await connect(post()[:20]), post()
             connect.stop.set()
@@ -278,7 +278,7 @@ class TestStopping:
                 await anyio.sleep(1)
             assert 24 <= at <= 27
 
-    async def test_what_is_completed_in_time_is_answered_and_its_work_has_the_whole_drain(self, server) -> None:
+    async def test_requests_completed_in_time_are_answered_within_the_drain(self, server) -> None:
         async def slow(_request, _context):
             await anyio.sleep(20)
             return {}
@@ -312,7 +312,7 @@ class TestStopping:
         assert connect.stopped_after <= 40
 
 
-async def test_whose_request_comes_at_the_very_moment_stays_and_another_goes() -> None:
+async def test_a_connection_whose_request_just_arrived_stays_and_another_is_closed() -> None:
     places = ConnectionSlots(2)
     first, second = await places.take(), await places.take()
     ended = []
@@ -338,7 +338,7 @@ async def test_whose_request_comes_at_the_very_moment_stays_and_another_goes() -
     assert not first.wanted
 
 
-async def test_a_peer_that_waits_for_one_that_stays_is_told() -> None:
+async def test_a_waiter_is_woken_if_the_connection_to_close_stays() -> None:
     places = ConnectionSlots(2)
     place = await places.take("192.0.2.1")
     assert (places.dismiss("192.0.2.1"), places.dismiss("192.0.2.2")) == (None, None)

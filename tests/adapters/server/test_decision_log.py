@@ -29,7 +29,7 @@ def read(body: bytes) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_a_refusal_is_logged_with_whom_and_why(agent, echo_handlers, caplog) -> None:
+async def test_a_refusal_is_logged_with_peer_and_reason(agent, echo_handlers, caplog) -> None:
     caplog.set_level(logging.DEBUG, "asap.admission")
     async with in_process(agent(), echo_handlers) as client:
         await client.send(BASE, "task.request", ASK, nonce="captured")
@@ -42,7 +42,7 @@ async def test_a_refusal_is_logged_with_whom_and_why(agent, echo_handlers, caplo
     ]
 
 
-def test_a_line_says_how_far_off_a_date_was(caplog) -> None:
+def test_a_log_line_has_the_age_of_a_refused_date(caplog) -> None:
     caplog.set_level(logging.INFO, "asap.admission")
     log_decision(Decision(what=What.FUTURE, peer="", principal="urn:asap:agent:a", kind=TIMESTAMP, age=-61.5))
     assert caplog.messages == ["future peer=unknown principal=urn:asap:agent:a code=-32002 age=-61.500"]
@@ -50,7 +50,7 @@ def test_a_line_says_how_far_off_a_date_was(caplog) -> None:
     assert len(caplog.messages) == 1
 
 
-async def test_under_asgi_they_are_counted_for_prometheus(agent, echo_handlers) -> None:
+async def test_decisions_under_asgi_are_counted_for_prometheus(agent, echo_handlers) -> None:
     told: list[Decision] = []
     app = AsgiApp(agent(peer_limits=parse_limits("2/minute")), echo_handlers, observe=told.append, metrics=True)
     once = RetryPolicy(retries=0)
@@ -68,7 +68,7 @@ async def test_under_asgi_they_are_counted_for_prometheus(agent, echo_handlers) 
     assert [one.what for one in told] == [What.ACCEPTED, What.ACCEPTED, What.LIMITED]
 
 
-def test_what_nothing_happened_to_is_read_as_well() -> None:
+def test_a_counter_at_zero_is_shown_too() -> None:
     assert read(Counters().text(active=0, uptime=0.0))["asap_decisions_total", "spoofed"] == 0
 
 

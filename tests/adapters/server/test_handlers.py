@@ -57,7 +57,7 @@ def ask(agent):
         ((1, 2), {"value": [1, 2]}),
     ],
 )
-async def test_what_a_handler_returns_completes_the_task(ask, value, result) -> None:
+async def test_the_return_value_of_a_handler_completes_the_task(ask, value, result) -> None:
     async def handler(_request, _context):
         return value
 
@@ -81,7 +81,7 @@ async def test_task_failed_fails_the_task_and_says_why(ask) -> None:
 
 
 @pytest.mark.parametrize("broken", [ValueError("secret"), KeyError("secret"), RuntimeError("secret")])
-async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask, broken, caplog) -> None:
+async def test_any_other_exception_is_an_internal_error_without_details(ask, broken, caplog) -> None:
     async def handler(_request, _context) -> None:
         raise broken
 
@@ -93,7 +93,7 @@ async def test_any_other_error_is_an_internal_one_and_tells_nothing(ask, broken,
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), {"a": float("inf")}, b"bytes"])
-async def test_what_json_cannot_say_is_an_internal_error_and_logged(ask, value, caplog) -> None:
+async def test_a_value_that_json_cannot_express_is_an_internal_error_and_logged(ask, value, caplog) -> None:
     async def handler(_request, _context):
         return {"value": value}
 
@@ -151,7 +151,7 @@ async def test_dataclasses_and_attrs_classes_are_sent_as_their_fields(ask, value
         (Replied("task.response", POINT), "echo: $.x: expected values that JSON has"),
     ],
 )  # fmt: skip
-async def test_of_anything_else_the_log_names_skill_type_and_place(ask, value, place, caplog) -> None:
+async def test_the_log_names_skill_type_and_path_of_an_unwritable_value(ask, value, place, caplog) -> None:
     runs = []
 
     async def handler(_request, _context):
@@ -166,7 +166,7 @@ async def test_of_anything_else_the_log_names_skill_type_and_place(ask, value, p
     assert "expected" not in str(caught.value)
 
 
-async def test_a_coroutine_that_is_returned_is_told_to_be_awaited(ask, caplog) -> None:
+async def test_a_returned_coroutine_is_logged_with_the_advice_to_await_it(ask, caplog) -> None:
     async def inner() -> None: ...
 
     async def handler(_request, _context):
@@ -178,7 +178,7 @@ async def test_a_coroutine_that_is_returned_is_told_to_be_awaited(ask, caplog) -
     assert "the handler for echo returned a coroutine: expected `async def`" in caplog.text
 
 
-async def test_what_was_answered_and_asked_under_a_key_stays_what_it_was(agent) -> None:
+async def test_a_kept_answer_does_not_change_with_the_values_of_the_handler(agent) -> None:
     kept: Any = {"a": [1]}
     runs = []
 
@@ -198,7 +198,7 @@ async def test_what_was_answered_and_asked_under_a_key_stays_what_it_was(agent) 
     assert (results[0]["a"][:1], [len(each["a"]) for each in results], runs) == ([1], [2, 2, 2], [1])
 
 
-async def test_a_manifest_that_is_changed_is_served_as_it_was(agent, echo_handlers) -> None:
+async def test_a_manifest_changed_later_is_served_unchanged(agent, echo_handlers) -> None:
     made = agent()
     async with in_process(made, echo_handlers) as client:
         before = await client.discover(BASE)
@@ -218,7 +218,7 @@ async def test_a_handler_is_stopped_at_its_deadline(ask) -> None:
     assert caught.value.taxonomy == "asap:transport/timeout"
 
 
-async def test_a_time_out_of_the_handlers_own_is_its_bug(ask) -> None:
+async def test_a_timeout_in_the_handler_is_an_internal_error(ask) -> None:
     async def handler(_request, _context) -> None:
         with anyio.fail_after(1):
             await anyio.sleep(2)
@@ -228,7 +228,7 @@ async def test_a_time_out_of_the_handlers_own_is_its_bug(ask) -> None:
     assert caught.value.code == -32603
 
 
-async def test_asked_twice_under_one_key_it_runs_once(ask) -> None:
+async def test_a_handler_runs_once_for_a_repeated_key(ask) -> None:
     runs = []
 
     async def handler(_request, _context):
@@ -239,7 +239,7 @@ async def test_asked_twice_under_one_key_it_runs_once(ask) -> None:
     assert len(runs) == 1
 
 
-async def test_a_failure_is_kept_under_its_key_as_well(agent) -> None:
+async def test_a_failure_is_kept_under_its_key_too(agent) -> None:
     runs = []
 
     async def handler(_request, _context) -> None:
@@ -253,7 +253,7 @@ async def test_a_failure_is_kept_under_its_key_as_well(agent) -> None:
     assert len(runs) == 1
 
 
-class TestTheSameWhileItRuns:
+class TestRepeatedWhileRunning:
     PAYLOAD = {"skill_id": "echo", "input": {}, "conversation_id": "c"}
 
     async def twice(self, client, after):
@@ -268,7 +268,7 @@ class TestTheSameWhileItRuns:
                 outcome = error
             return outcome, anyio.current_time() - began
 
-    async def test_waits_for_its_answer(self, agent) -> None:
+    async def test_a_repeated_request_waits_for_the_answer(self, agent) -> None:
         runs = []
 
         async def handler(_request, _context):
@@ -280,7 +280,7 @@ class TestTheSameWhileItRuns:
             payload, waited = await self.twice(client, after=1)
         assert (payload["result"], waited) == ({"runs": 1}, pytest.approx(3))
 
-    async def test_is_told_to_come_again_when_it_takes_long(self, agent) -> None:
+    async def test_a_repeated_request_is_told_to_retry_if_the_work_takes_long(self, agent) -> None:
         async def handler(_request, _context) -> None:
             await anyio.sleep(10)
 
@@ -290,7 +290,7 @@ class TestTheSameWhileItRuns:
         assert refused.retry_after is not None
         assert waited == pytest.approx(5)
 
-    async def test_hears_of_a_failure_at_once(self, agent) -> None:
+    async def test_a_repeated_request_gets_a_failure_at_once(self, agent) -> None:
         async def handler(_request, _context) -> None:
             await anyio.sleep(2)
             raise RuntimeError
@@ -311,7 +311,7 @@ class TestTheSameWhileItRuns:
             await client.send(BASE, "task.request", self.PAYLOAD, idempotency_key="k")
         assert caught.value.code == -32603
 
-    async def test_many_at_once_run_once(self, agent) -> None:
+    async def test_many_concurrent_requests_run_once(self, agent) -> None:
         runs, results = [], []
 
         async def handler(_request, _context):
@@ -334,7 +334,7 @@ class TestTheSameWhileItRuns:
         assert results == [{"runs": 1}] * 50
 
     @pytest.mark.parametrize("gone_after", [0.5, 1.5])
-    async def test_leaves_nothing_behind_when_its_caller_goes(self, agent, gone_after) -> None:
+    async def test_a_repeated_request_whose_caller_leaves_leaves_nothing_behind(self, agent, gone_after) -> None:
         async def handler(_request, _context):
             await anyio.sleep(3)
             return {}
@@ -351,7 +351,7 @@ class TestTheSameWhileItRuns:
         assert served.active == 0
 
 
-async def test_something_else_under_the_same_key_is_refused(agent, echo_handlers) -> None:
+async def test_another_payload_under_the_same_key_is_refused(agent, echo_handlers) -> None:
     async with in_process(agent(), echo_handlers) as client:
         await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 1}}, idempotency_key="k")
         with pytest.raises(RemoteError) as caught:
@@ -359,7 +359,7 @@ async def test_something_else_under_the_same_key_is_refused(agent, echo_handlers
     assert caught.value.code == -32063
 
 
-async def test_with_a_key_it_goes_on_when_its_caller_leaves(agent) -> None:
+async def test_a_call_with_a_key_continues_when_its_caller_leaves(agent) -> None:
     done = []
 
     async def handler(_request, _context):
@@ -378,7 +378,7 @@ async def test_with_a_key_it_goes_on_when_its_caller_leaves(agent) -> None:
     assert done == [1]
 
 
-async def test_the_context_says_who_called(agent) -> None:
+async def test_the_context_has_the_principal_and_the_deadline(agent) -> None:
     seen = []
 
     async def handler(_request, context: Context) -> None:
@@ -395,7 +395,7 @@ async def test_the_context_says_who_called(agent) -> None:
 
 class TestCredentials:
     @pytest.mark.parametrize("is_async", [True, False])
-    async def test_a_token_speaks_for_its_agent_only(self, agent, echo_handlers, is_async) -> None:
+    async def test_a_token_authenticates_its_own_agent_only(self, agent, echo_handlers, is_async) -> None:
         tokens = TokenTable({"t": "urn:asap:agent:alice"})
 
         async def verify(credential):
@@ -411,7 +411,7 @@ class TestCredentials:
         assert (caught.value.status, caught.value.taxonomy) == (403, "asap:auth/sender_mismatch")
 
     @pytest.mark.parametrize("token", [None, "wrong"])
-    async def test_without_the_token_nobody_comes_in(self, agent, echo_handlers, token) -> None:
+    async def test_a_request_without_a_valid_token_is_refused(self, agent, echo_handlers, token) -> None:
         tokens = TokenTable({"t": "urn:asap:agent:alice"})
         async with in_process(agent(auth=True), echo_handlers, authenticate=tokens.verify, token=token) as client:
             with pytest.raises(RemoteError) as caught:
@@ -429,7 +429,7 @@ class TestCredentials:
 
 
 class TestOtherPayloads:
-    async def test_run_by_their_type_in_any_spelling(self, manifest, echo_handlers) -> None:
+    async def test_handlers_run_for_their_payload_type_in_any_spelling(self, manifest, echo_handlers) -> None:
         from asap_core import Agent, Policy, StartPolicy
 
         async def cancel(request, _context):
@@ -449,7 +449,7 @@ class TestOtherPayloads:
             reply = await client.send(BASE, "x.own", {"any": "thing"})
             assert (reply.payload_type, reply.payload) == ("x.answer", {"got": {"any": "thing"}})
 
-    async def test_a_result_that_is_no_payload_is_the_handlers_bug(self, manifest, echo_handlers) -> None:
+    async def test_a_result_that_is_no_payload_is_an_internal_error(self, manifest, echo_handlers) -> None:
         from asap_core import Agent, Policy, StartPolicy
 
         async def cancel(_request, _context):

@@ -88,43 +88,43 @@ def statuses(answer):
 
 
 class TestOneConnection:
-    async def test_serves_one_request_after_another(self, talk) -> None:
+    async def test_a_connection_serves_one_request_after_another(self, talk) -> None:
         answer, _ = await talk(post(call(1)), post(call(2)))
         assert statuses(answer) == [200, 200]
         assert answer.count(b'"echoed"') == 2
 
-    async def test_serves_pipelined_requests_in_order(self, talk) -> None:
+    async def test_pipelined_requests_are_answered_in_order(self, talk) -> None:
         answer, _ = await talk(post(call(1)) + post(call(2)) + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert statuses(answer) == [200, 200, 200]
         assert answer.index(b'"id":1') < answer.index(b'"id":2')
 
-    async def test_goes_on_after_a_request_without_a_body(self, talk) -> None:
+    async def test_a_connection_continues_after_a_request_without_a_body(self, talk) -> None:
         get = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
         answer, _ = await talk(get, get + get, post(call(1)))
         assert statuses(answer) == [200, 200, 200, 200]
         assert b"connection: close" not in answer
 
-    async def test_says_that_it_closes_where_a_body_is_left_unread(self, talk) -> None:
+    async def test_a_connection_with_an_unread_body_is_announced_as_closing(self, talk) -> None:
         get = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
         answer, _ = await talk(get, b"12345" + get)
         assert statuses(answer) == [200]
         assert b"connection: close" in answer
 
     @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
-    async def test_answers_the_same_however_the_bytes_are_cut(self, talk, chunk) -> None:
+    async def test_requests_are_answered_the_same_for_any_split_of_bytes(self, talk, chunk) -> None:
         answer, _ = await talk(post(call(1)) + post(call(2)), chunk=chunk)
         assert statuses(answer) == [200, 200]
 
-    async def test_ends_when_asked_to(self, talk) -> None:
+    async def test_connection_close_ends_the_connection(self, talk) -> None:
         answer, _ = await talk(post(call(1), "Connection: close"), post(call(2)))
         assert statuses(answer) == [200]
 
-    async def test_serves_http_1_0_and_closes(self, talk) -> None:
+    async def test_an_http_1_0_request_is_answered_and_the_connection_closed(self, talk) -> None:
         answer, _ = await talk(b"GET /health HTTP/1.0\r\n\r\n", then_eof=False)
         assert statuses(answer) == [200]
         assert b"connection: close" in answer.lower()
 
-    async def test_takes_a_chunked_body(self, talk) -> None:
+    async def test_a_chunked_body_is_read(self, talk) -> None:
         body = call(1)
         chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
         head = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -136,7 +136,7 @@ class TestOneConnection:
         answer, _ = await talk(post(body, "Expect: 100-continue").removesuffix(body), body, pause=1)
         assert statuses(answer) == [100, 200]
 
-    async def test_answers_head_without_a_body(self, talk) -> None:
+    async def test_head_is_answered_without_a_body(self, talk) -> None:
         answer, _ = await talk(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert statuses(answer) == [200]
         assert b"content-length: 15" in answer
@@ -160,12 +160,12 @@ class TestOneConnection:
         assert b"connection: close" in answer
 
     @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
-    async def test_inflates_a_body(self, talk, coding, compress) -> None:
+    async def test_a_compressed_body_is_inflated(self, talk, coding, compress) -> None:
         answer, _ = await talk(post(compress(call(1)), f"Content-Encoding: {coding}"))
         assert b'"echoed"' in answer
 
 
-class TestWhatIsNotHttp:
+class TestInvalidHttp:
     @pytest.mark.parametrize(
         ("data", "status"),
         [
@@ -200,12 +200,12 @@ class TestWhatIsNotHttp:
         ],
     )
     @pytest.mark.parametrize("chunk", [65_536, 1])
-    async def test_is_refused_and_the_connection_closed(self, talk, data, status, chunk) -> None:
+    async def test_an_invalid_request_is_refused_and_the_connection_closed(self, talk, data, status, chunk) -> None:
         answer, _ = await talk(data, chunk=chunk, then_eof=False)
         assert statuses(answer) == [status]
         assert b"connection: close" in answer.lower()
 
-    async def test_after_an_early_refusal_the_rest_is_swallowed_a_while(self, talk) -> None:
+    async def test_after_an_early_refusal_the_rest_is_discarded_for_a_second(self, talk) -> None:
         answer, took = await talk(
             b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n", b"x" * 10, then_eof=False
         )
@@ -234,12 +234,12 @@ def large(size, number=1):
 
 
 class TestLargeAnswers:
-    async def test_leave_in_pieces(self, talk) -> None:
+    async def test_large_answers_are_sent_in_pieces(self, talk) -> None:
         answer, _ = await talk(post(large(1_000_000)), post(call(2)))
         assert statuses(answer) == [200, 200]
         assert b"x" * 1_000_000 in answer
 
-    async def test_that_nobody_takes_time_out(self, pipe, agent, echo_handlers) -> None:
+    async def test_large_answers_that_are_not_read_time_out(self, pipe, agent, echo_handlers) -> None:
         ours, theirs = pipe()
         served = bind_agent(agent())
         driver = Driver(served, Handlers(echo_handlers))
@@ -250,7 +250,7 @@ class TestLargeAnswers:
         assert anyio.current_time() - began == Policy().write_timeout
         assert served.outgoing.held == 0
 
-    async def test_end_the_slowest_readers_where_they_need_the_room(self, pipe, agent, echo_handlers) -> None:
+    async def test_large_answers_end_the_slowest_readers_if_they_need_room(self, pipe, agent, echo_handlers) -> None:
         """The kernel, here a pipe, takes 100 pieces of each; nobody reads them."""
         served = bind_agent(agent(max_answers=94_000_000))
         driver, over = Driver(served, Handlers(echo_handlers)), []
@@ -306,13 +306,13 @@ class TestChunks:
 
     HEAD = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    async def test_of_honest_size_are_taken(self, talk) -> None:
+    async def test_chunks_of_usual_size_are_accepted(self, talk) -> None:
         body = call(1)
         chunks = b"".join(b"8\r\n%s\r\n" % body[at : at + 8].ljust(8) for at in range(0, len(body), 8))
         answer, _ = await talk(self.HEAD + chunks + b"0\r\n\r\n")
         assert statuses(answer) == [200]
 
-    async def test_that_are_all_frame_are_refused(self, talk) -> None:
+    async def test_chunks_with_more_framing_than_data_are_refused(self, talk) -> None:
         answer, _ = await talk(self.HEAD + b"1;%s\r\nx\r\n" % (b"e" * 10_000) * 50, b"0\r\n\r\n", chunk=4096)
         assert statuses(answer) == [400]
 
@@ -337,24 +337,24 @@ class TestChunks:
         ],
     )
     @pytest.mark.parametrize("chunk", [65_536, 1])
-    async def test_with_an_end_of_two_readings_are_refused_and_nothing_follows(self, talk, end, chunk) -> None:
+    async def test_chunks_with_an_ambiguous_end_are_refused_and_the_connection_closed(self, talk, end, chunk) -> None:
         body = call(1)
         sent = self.HEAD + b"%x\r\n%s\r\n" % (len(body), body) + end + post(call(2))
         answer, _ = await talk(sent, chunk=chunk, then_eof=False)
         assert (statuses(answer), b"connection: close" in answer) == ([400], True)
 
-    async def test_with_an_end_of_one_reading_are_taken_and_the_next_request_follows(self, talk) -> None:
+    async def test_chunks_with_an_unambiguous_end_are_accepted_and_the_next_request_is_read(self, talk) -> None:
         body = call(1)
         sent = self.HEAD + b'%x;a="b"\r\n%s\r\n0\r\nX: y\r\n\r\n' % (len(body), body) + post(call(2))
         assert statuses((await talk(sent, chunk=7))[0]) == [200, 200]
 
     @pytest.mark.parametrize(("end", "answers"), [(b"0\r\n\r\n", [200, 200]), (b"0\r\nX: y\n\n", [400])])
-    async def test_that_nobody_asked_for_are_held_to_the_same(self, talk, end, answers) -> None:
+    async def test_chunks_of_an_unread_body_obey_the_same_rules(self, talk, end, answers) -> None:
         get = b"GET /health HTTP/1.1\r\nHost: a\r\n"
         sent = get + b"Transfer-Encoding: chunked\r\n\r\n" + end + get + b"\r\n"
         assert statuses((await talk(sent))[0]) == answers
 
-    async def test_of_one_byte_each_are_taken_for_small_bodies_only(self, talk) -> None:
+    async def test_chunks_of_one_byte_are_accepted_for_small_bodies_only(self, talk) -> None:
         body = call(1)
         few = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
         assert statuses((await talk(self.HEAD + few + b"0\r\n\r\n", chunk=4096))[0]) == [200]
@@ -386,7 +386,7 @@ class FailingListener:
         (errno.EPERM, True), (errno.EMFILE, True), (errno.EBADF, False), (errno.EINVAL, False),
     ],
 )  # fmt: skip
-async def test_one_connection_that_fails_early_ends_nobody_elses(agent, echo_handlers, number, goes_on) -> None:
+async def test_a_connection_that_fails_early_ends_no_other(agent, echo_handlers, number, goes_on) -> None:
     listener, stop = FailingListener(number), anyio.Event()
     server = _Server(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)  # type: ignore[arg-type]
 
@@ -405,7 +405,7 @@ async def test_one_connection_that_fails_early_ends_nobody_elses(agent, echo_han
 
 
 class TestCancellation:
-    async def test_at_any_moment_leaves_nothing_running(self, pipe, agent) -> None:
+    async def test_cancellation_at_any_moment_leaves_nothing_running(self, pipe, agent) -> None:
         """Cancel the connection after every number of scheduling steps; the agent always counts nothing as running."""
 
         async def slow(request, _context):
@@ -426,7 +426,7 @@ class TestCancellation:
                 group.cancel_scope.cancel()
             assert served.active == 0
 
-    async def test_of_a_batch_gives_back_every_call(self, pipe, agent) -> None:
+    async def test_cancellation_of_a_batch_releases_every_call(self, pipe, agent) -> None:
         async def slow(request, _context):
             await anyio.sleep(1)
             return {}

@@ -135,7 +135,7 @@ def served(agent):
 class TestHandlers:
     # Those that run in threads: `tests/live/test_failures.py`, since virtual time doesn't wait for threads.
     @pytest.mark.parametrize("name", STRAY)
-    async def test_whatever_one_raises_is_an_internal_error_kept_and_logged(self, served, caplog, name) -> None:
+    async def test_any_exception_is_an_internal_error_that_is_kept_and_logged(self, served, caplog, name) -> None:
         runs = []
 
         def make():
@@ -149,7 +149,7 @@ class TestHandlers:
         one.nothing_is_left()
 
     @pytest.mark.parametrize("name", CTRL_C)
-    async def test_ctrl_c_passes_and_its_outcome_is_unknown(self, served, name) -> None:
+    async def test_ctrl_c_propagates_and_the_outcome_is_unknown(self, served, name) -> None:
         error = CTRL_C[name]()
         one = served(raising(lambda: error))
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - this very one
@@ -159,7 +159,7 @@ class TestHandlers:
         one.nothing_is_left()
 
     @pytest.mark.parametrize("name", [*STRAY, "awaits a cancelled task", "cancels itself"])
-    async def test_in_a_batch_the_other_answers_stay(self, served, name, anyio_backend_name) -> None:
+    async def test_the_other_answers_of_a_batch_are_sent(self, served, name, anyio_backend_name) -> None:
         handler = raising(STRAY[name]) if name in STRAY else AWAITS[name]
         if name in AWAITS and anyio_backend_name == "trio":
             handler = raising(STRAY["SystemExit"])
@@ -168,7 +168,7 @@ class TestHandlers:
         assert [each["id"] for each in answers] == [1, 2, 3]
 
     @pytest.mark.parametrize("name", ["awaits a cancelled task", "cancels itself"])
-    async def test_in_a_batch_others_that_take_longer_are_answered(self, served, name, anyio_backend_name) -> None:
+    async def test_longer_calls_of_a_batch_are_answered(self, served, name, anyio_backend_name) -> None:
         async def handler(request, context):
             if context.envelope.payload["conversation_id"] == "stray":
                 return await AWAITS[name](request, context)
@@ -183,7 +183,7 @@ class TestHandlers:
         assert [each.get("error", {}).get("code") for each in answers] == [None, -32603, None]
         one.nothing_is_left()
 
-    async def test_a_reply_of_a_class_that_breaks_is_kept(self, served) -> None:
+    async def test_a_reply_of_a_class_whose_methods_raise_is_kept(self, served) -> None:
         class Evil(Replied):
             def __getattribute__(self, name: str):
                 raise SystemExit
@@ -194,7 +194,9 @@ class TestHandlers:
         one = served(handler)
         assert [await one.code(key="k"), await one.code(key="k"), await one.code("fine")] == [-32603, -32603, None]
 
-    async def test_whose_own_task_is_cancelled(self, served, anyio_backend_name) -> None:
+    async def test_a_handler_that_awaits_a_cancelled_task_is_an_internal_error(
+        self, served, anyio_backend_name
+    ) -> None:
         if anyio_backend_name == "trio":
             # Cancelled by a scope that it has left since.
             handler: Any = cancelled_by_a_scope_it_left
@@ -205,7 +207,7 @@ class TestHandlers:
         assert await one.code("fine") is None
         one.nothing_is_left()
 
-    async def test_that_swallowed_a_cancellation_before(self, served, anyio_backend_name) -> None:
+    async def test_a_handler_that_swallowed_a_cancellation_is_answered(self, served, anyio_backend_name) -> None:
         """What is pending of an older cancellation isn't taken for a new one."""
         if anyio_backend_name == "trio":
             return
@@ -224,7 +226,7 @@ class TestHandlers:
         assert [await one.code(), await one.code(), await one.code("fine")] == [None, -32603, None]
         asyncio.current_task().uncancel()  # type: ignore[union-attr]
 
-    async def test_ids_that_break(self, agent) -> None:
+    async def test_task_ids_that_raise_are_an_internal_error(self, agent) -> None:
         made = agent()
         driver = Driver(
             made.bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32),
@@ -267,7 +269,7 @@ async def cancelled_by_a_scope_it_left(_request, _context):
     raise kept
 
 
-class TestOurOwnCancellation:
+class TestCancellation:
     """Passes, wherever it comes from: nothing is answered, and the work's outcome is unknown."""
 
     @pytest.fixture
@@ -278,21 +280,21 @@ class TestOurOwnCancellation:
 
         return handler
 
-    async def test_by_a_scope(self, served, waiting) -> None:
+    async def test_a_scope_cancels_a_call(self, served, waiting) -> None:
         one = served(waiting)
         with anyio.move_on_after(1) as scope:
             await one.code()
         assert scope.cancelled_caught
         one.nothing_is_left()
 
-    async def test_by_a_scope_around_a_batch(self, served, waiting) -> None:
+    async def test_a_scope_cancels_a_batch(self, served, waiting) -> None:
         one = served(waiting)
         with anyio.move_on_after(1) as scope:
             await one.post([call("echo"), call("fine"), call("echo")])
         assert scope.cancelled_caught
         one.nothing_is_left()
 
-    async def test_by_a_scope_while_its_own_tasks_fail(self, served, caplog) -> None:
+    async def test_a_scope_cancels_a_call_whose_tasks_fail(self, served, caplog) -> None:
         async def handler(_request, _context):
             async with anyio.create_task_group() as group:
                 group.start_soon(failing_at_the_end)
@@ -305,7 +307,7 @@ class TestOurOwnCancellation:
         assert await one.code("fine") is None
         one.nothing_is_left()
 
-    async def test_of_an_asyncio_task(self, served, waiting, anyio_backend_name) -> None:
+    async def test_cancelling_an_asyncio_task_cancels_its_call(self, served, waiting, anyio_backend_name) -> None:
         if anyio_backend_name == "trio":
             return
         one = served(waiting)
@@ -318,7 +320,7 @@ class TestOurOwnCancellation:
         assert await one.code(key="k") == -32064
         one.nothing_is_left()
 
-    async def test_by_wait_for(self, served, waiting, anyio_backend_name) -> None:
+    async def test_wait_for_cancels_a_call(self, served, waiting, anyio_backend_name) -> None:
         if anyio_backend_name == "trio":
             return
         one = served(waiting)
@@ -333,19 +335,19 @@ class TestOurOwnCancellation:
         one.nothing_is_left()
 
     @pytest.mark.parametrize("key", [None, "k"])
-    async def test_at_the_deadline(self, served, waiting, key) -> None:
+    async def test_the_deadline_cancels_a_call(self, served, waiting, key) -> None:
         one = served(waiting, policy={"handler_deadline": 3})
         before = anyio.current_time()
         assert await one.code(key=key) == -32033
         assert anyio.current_time() - before == pytest.approx(3)
 
-    async def test_does_not_reach_what_is_kept_under_a_key(self, served, waiting) -> None:
+    async def test_cancellation_does_not_reach_a_call_with_a_key(self, served, waiting) -> None:
         one = served(waiting)
         with anyio.move_on_after(1):
             await one.code(key="k")
         assert await one.code(key="k") is None
 
-    async def test_is_no_part_of_a_failure_within_a_shield(self, served, anyio_backend_name) -> None:
+    async def test_a_failure_within_a_shield_is_no_cancellation(self, served, anyio_backend_name) -> None:
         async def handler(request, context):
             await anyio.sleep(2)
             raise SystemExit
@@ -355,7 +357,7 @@ class TestOurOwnCancellation:
             await one.code(key="k")
         assert await one.code(key="k") == -32603
 
-    async def test_of_a_thread(self, served) -> None:
+    async def test_a_call_in_a_thread_can_be_cancelled(self, served) -> None:
         import threading
 
         release = threading.Event()
@@ -400,16 +402,16 @@ async def failing_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("how", [raising, raising_at_once])
-class TestOthersOfTheUsers:
+class TestAuthenticatorsAndStores:
     @pytest.mark.parametrize("name", STRAY)
-    async def test_an_authenticator(self, served, caplog, name, how) -> None:
+    async def test_an_authenticator_that_raises_is_answered_503(self, served, caplog, name, how) -> None:
         one = served(auth=True, authenticate=how(STRAY[name]))
         response = await one.post(call("echo"), authorization="Bearer t")
         assert response.status_code == 503
         assert ("authenticate broke" in caplog.text) is (name != "OSError")
 
     @pytest.mark.parametrize("name", STRAY)
-    async def test_a_store(self, served, caplog, name, how) -> None:
+    async def test_a_store_whose_ask_raises_is_unavailable(self, served, caplog, name, how) -> None:
         one = served(shared_admission=True)
         one.driver.store = Store(ask=how(STRAY[name]))
         assert await one.code() == -32066
@@ -418,7 +420,7 @@ class TestOthersOfTheUsers:
 
     @pytest.mark.parametrize("name", STRAY)
     @pytest.mark.parametrize("verb", ["record", "lose", "give_back"])
-    async def test_a_store_that_is_told(self, served, caplog, name, how, verb) -> None:
+    async def test_a_store_that_raises_when_told_an_outcome_is_logged(self, served, caplog, name, how, verb) -> None:
         one = served(fine, shared_admission=True)
         one.driver.store = Store(**{verb: how(STRAY[name])})
         if verb == "give_back":
@@ -436,7 +438,7 @@ class TestOthersOfTheUsers:
         one.nothing_is_left()
 
     @pytest.mark.parametrize("name", STRAY)
-    async def test_shares(self, served, caplog, name, how) -> None:
+    async def test_a_limiter_that_raises_is_answered_503(self, served, caplog, name, how) -> None:
         from asap_core import parse_limits
 
         one = served(policy={"peer_limits": parse_limits("5/minute")}, shared_limits=["peer"])
@@ -461,15 +463,15 @@ class Store:
     async def give_back(self, *_facts) -> None: ...
 
 
-class TestAnswersOfNoKind:
+class TestInvalidAnswers:
     @pytest.mark.parametrize("verdict", [True, "urn:asap:agent:alice", {}, ..., ("a",)], ids=repr)
-    async def test_an_authenticators(self, served, caplog, verdict) -> None:
+    async def test_an_invalid_verdict_of_an_authenticator_is_answered_503(self, served, caplog, verdict) -> None:
         one = served(auth=True, authenticate=lambda _credential: verdict)
         assert (await one.post(call("echo"), authorization="Bearer t")).status_code == 503
         assert "expected Authenticated, Proven, InsufficientScope, ProofRefused, None" in caplog.text
 
     @pytest.mark.parametrize("answer", [None, True, ...], ids=repr)
-    async def test_a_stores(self, served, caplog, answer) -> None:
+    async def test_an_invalid_answer_of_a_store_is_unavailable(self, served, caplog, answer) -> None:
         async def ask(_question):
             return answer
 
@@ -478,7 +480,7 @@ class TestAnswersOfNoKind:
         assert await one.code() == -32066
         assert "store.ask returned" in caplog.text
 
-    async def test_a_store_that_kept_nonsense(self, served, caplog) -> None:
+    async def test_an_invalid_stored_answer_is_refused(self, served, caplog) -> None:
         async def ask(_question):
             return Stored({"a": 1})
 
@@ -492,7 +494,7 @@ class TestAnswersOfNoKind:
 class TestClocksIdsAndCodings:
     @pytest.mark.parametrize("name", STRAY)
     @pytest.mark.parametrize("hand", ["monotonic", "wall"])
-    async def test_a_clock_that_breaks(self, served, caplog, name, hand) -> None:
+    async def test_a_clock_that_raises_is_answered(self, served, caplog, name, hand) -> None:
         one = served()
         setattr(one.agent, "now" if hand == "monotonic" else hand, raising_at_once(STRAY[name]))
         response = await one.post(call("echo"))
@@ -510,12 +512,12 @@ class TestClocksIdsAndCodings:
         one.nothing_is_left()
 
     @pytest.mark.parametrize("name", STRAY)
-    async def test_ids(self, served, name) -> None:
+    async def test_ids_that_raise_are_an_internal_error(self, served, name) -> None:
         one = served(ids=raising_at_once(STRAY[name]))
         assert [await one.code(key="k"), await one.code(key="k")] == [-32603, -32603]
 
     @pytest.mark.parametrize("name", STRAY)
-    async def test_a_decoder(self, served, name, caplog) -> None:
+    async def test_a_decoder_that_raises_is_answered_500(self, served, name, caplog) -> None:
         class Decoder:
             inflate = raising_at_once(STRAY[name])
 
@@ -535,7 +537,7 @@ class TestOverTheWire:
         one.agent.now = raising_at_once(SystemExit)
         return one
 
-    async def test_http(self, broken, pipe) -> None:
+    async def test_a_bug_is_answered_500_over_http(self, broken, pipe) -> None:
         from asap_adapters.server.connection import serve_connection
 
         ours, theirs = pipe()
@@ -547,7 +549,7 @@ class TestOverTheWire:
         assert b"connection: close\r\n" in answer
         assert answer.endswith(b'{"detail":"Internal server error"}')
 
-    async def test_asgi(self, agent) -> None:
+    async def test_a_bug_is_answered_500_under_asgi(self, agent) -> None:
         from asap_adapters import AsgiApp
 
         made = agent().bind(clock=ManualClock(), ids=lambda: "id", key=b"k" * 32)
@@ -561,14 +563,14 @@ class TestOverTheWire:
 
 class TestObservers:
     @pytest.mark.parametrize("name", STRAY)
-    async def test_are_logged_once_and_change_nothing(self, served, caplog, name) -> None:
+    async def test_observers_that_raise_are_logged_once_and_change_nothing(self, served, caplog, name) -> None:
         one = served(observe=raising_at_once(STRAY[name]))
         assert [await one.code(key="k") for _ in range(5)] == [None] * 5
         (told,) = [record.getMessage() for record in caplog.records if record.name == "asap.drive"]
         assert told.startswith("observe broke, and may again: from now on it's only counted")
         assert one.agent.observer_failures == 5
 
-    async def test_a_log_that_breaks_changes_nothing_either(self, served, monkeypatch) -> None:
+    async def test_a_log_that_raises_changes_nothing(self, served, monkeypatch) -> None:
         monkeypatch.setattr(logging.getLogger("asap.handlers"), "error", raising_at_once(SystemExit))
         assert await served(raising(ValueError)).code() == -32603
 
@@ -592,11 +594,11 @@ class TestFailedTasks:
             lambda: TaskFailed("\ud800"),
         ],
     )
-    async def test_that_say_nothing_that_can_be_told(self, agent, make, caplog) -> None:
+    async def test_failed_tasks_with_unwritable_details_are_internal_errors(self, agent, make, caplog) -> None:
         with pytest.raises(RemoteError) as caught:
             await self.told(agent, make)
         assert caught.value.code == -32603
         assert "echo" in caplog.text
 
-    async def test_what_can_be_is(self, agent) -> None:
+    async def test_failed_tasks_with_writable_details_are_sent(self, agent) -> None:
         assert await self.told(agent, lambda: TaskFailed("r", a=(1,))) == {"error": "r", "a": [1]}

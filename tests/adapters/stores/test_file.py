@@ -125,7 +125,7 @@ class World:
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 1.0])
-async def test_killed_at_every_write_nothing_is_admitted_twice(agent, part) -> None:
+async def test_nothing_is_admitted_twice_after_a_kill_at_any_write(agent, part) -> None:
     for in_order, dies in itertools.product((True, False), range(1, 14)):
         world = World(agent)
         for life in range(3):
@@ -143,7 +143,7 @@ async def test_killed_at_every_write_nothing_is_admitted_twice(agent, part) -> N
         assert len(world.admitted) >= 6
 
 
-async def test_after_an_orderly_end_it_goes_on_as_if_nothing_had_been(agent) -> None:
+async def test_nothing_is_forgotten_after_an_orderly_end(agent) -> None:
     world = World(agent)
     store = await world.open()
     plain, keyed, lost = world.question(), world.question(key="k"), world.question(key="l")
@@ -163,7 +163,7 @@ async def test_after_an_orderly_end_it_goes_on_as_if_nothing_had_been(agent) -> 
     assert isinstance(await world.ask(again, world.question()), Admitted)
 
 
-async def test_after_a_crash_the_lease_stands_for_what_was_accepted(agent) -> None:
+async def test_after_a_crash_the_lease_covers_what_was_accepted(agent) -> None:
     world = World(agent)
     store = await world.open()
     first = world.question()
@@ -178,7 +178,7 @@ async def test_after_a_crash_the_lease_stands_for_what_was_accepted(agent) -> No
     assert await again.ask(later) == Admitted(None)
 
 
-async def test_a_disk_that_is_full_admits_nothing_and_recovers(agent) -> None:
+async def test_a_store_on_a_full_disk_admits_nothing_and_recovers(agent) -> None:
     world = World(agent)
     store = await world.open()
     world.disk.fails = OSError(errno.ENOSPC, "No space left on device")
@@ -194,7 +194,7 @@ async def test_a_disk_that_is_full_admits_nothing_and_recovers(agent) -> None:
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 1.0])
-async def test_after_it_was_full_in_the_middle_of_a_write_the_file_can_be_read(agent, part) -> None:
+async def test_the_file_is_readable_after_a_write_that_a_full_disk_cut_off(agent, part) -> None:
     world = World(agent)
     store = await world.open()
     await world.ask(store, world.question(key="before"))
@@ -207,7 +207,7 @@ async def test_after_it_was_full_in_the_middle_of_a_write_the_file_can_be_read(a
     await world.try_all_again(await world.open())
 
 
-async def test_a_file_written_anew_in_between_has_all_that_was_promised(agent, monkeypatch) -> None:
+async def test_a_file_rewritten_in_between_has_all_records(agent, monkeypatch) -> None:
     monkeypatch.setattr("asap_adapters.stores.file._COMPACT_BYTES", 0)
     world = World(agent)
     store = await world.open()
@@ -223,12 +223,12 @@ async def test_a_file_written_anew_in_between_has_all_that_was_promised(agent, m
     await world.try_all_again(await world.open())
 
 
-async def test_an_agent_that_asks_nobody_is_refused(agent) -> None:
+async def test_an_agent_without_shared_admission_is_refused(agent) -> None:
     with pytest.raises(ValueError, match="shared_admission=True"):
         await FileStore.open(Memory(), bind_agent(agent()))
 
 
-async def test_a_caller_who_leaves_while_it_is_written_has_begun_nothing(agent) -> None:
+async def test_a_caller_that_leaves_during_a_write_has_begun_nothing(agent) -> None:
     world = World(agent)
     store = await world.open()
     await store.ask(world.question())
@@ -239,7 +239,7 @@ async def test_a_caller_who_leaves_while_it_is_written_has_begun_nothing(agent) 
     assert isinstance(await world.ask(store, world.question(key="k")), Admitted)
 
 
-async def test_an_end_that_cannot_be_written_lets_go_of_the_file(agent) -> None:
+async def test_a_failed_final_write_closes_the_file(agent) -> None:
     world = World(agent)
     store = await world.open()
     await world.ask(store, world.question())
@@ -251,7 +251,7 @@ async def test_an_end_that_cannot_be_written_lets_go_of_the_file(agent) -> None:
     await world.try_all_again(await world.open())
 
 
-async def test_many_at_once_share_their_syncs(agent) -> None:
+async def test_concurrent_writes_share_their_syncs(agent) -> None:
     world = World(agent)
     store = await world.open()
     before, answers = world.disk.operations, []
@@ -266,7 +266,7 @@ async def test_many_at_once_share_their_syncs(agent) -> None:
     assert world.disk.operations - before < 100
 
 
-async def test_a_file_that_grew_is_written_anew(agent, monkeypatch) -> None:
+async def test_a_file_that_grew_is_rewritten(agent, monkeypatch) -> None:
     monkeypatch.setattr("asap_adapters.stores.file._COMPACT_BYTES", 2000)
     world = World(agent)
     store = await world.open()
@@ -284,7 +284,7 @@ class TestTheFile:
     async def open(self, path: Path, agent, **policy):
         return await FileStore.open(path, bind_agent(agent(**policy), shared_admission=True))
 
-    async def test_is_its_owners_alone(self, path, agent) -> None:
+    async def test_the_file_is_readable_by_its_owner_and_open_in_one_process_only(self, path, agent) -> None:
         store = await self.open(path, agent)
         assert path.stat().st_mode & 0o777 == 0o600
         with pytest.raises(BadState, match="in use by another process"):
@@ -295,7 +295,7 @@ class TestTheFile:
 
     @pytest.mark.parametrize("compacted", [False, True])
     @pytest.mark.parametrize("link", ["symbolic", "of the folder", "hard", "dots", "a link to a link"])
-    async def test_is_one_owners_by_whatever_name(self, path, agent, link, compacted) -> None:
+    async def test_the_file_is_open_in_one_process_only_under_any_name(self, path, agent, link, compacted) -> None:
         store = await self.open(path, agent)
         elsewhere = path.parent / "elsewhere"
         elsewhere.mkdir()
@@ -320,7 +320,7 @@ class TestTheFile:
             await self.open(other, agent)
         await store.aclose()
 
-    async def test_that_is_reached_by_a_symbolic_link_is_replaced_and_the_link_stays(self, path, agent) -> None:
+    async def test_a_file_behind_a_symbolic_link_is_replaced_and_the_link_stays(self, path, agent) -> None:
         link = path.parent / "link"
         link.symlink_to(path.name)  # to what isn't there yet
         store = await self.open(link, agent)
@@ -331,7 +331,7 @@ class TestTheFile:
         assert not path.is_symlink()
         assert {each.name for each in path.parent.iterdir()} == {"link", "agent.state", "agent.state.lock"}
 
-    async def test_with_another_name_is_refused(self, path, agent) -> None:
+    async def test_a_file_with_another_hard_link_is_refused(self, path, agent) -> None:
         await (await self.open(path, agent)).aclose()
         before = path.read_bytes()
         other = path.parent / "other"
@@ -343,7 +343,7 @@ class TestTheFile:
         other.unlink()
         await (await self.open(path, agent)).aclose()
 
-    async def test_is_written_where_it_was_opened_whatever_the_working_directory_becomes(
+    async def test_the_file_is_written_where_it_was_opened_in_any_working_directory(
         self, path, agent, monkeypatch, tmp_path
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -368,7 +368,7 @@ class TestTheFile:
         assert precious.read_text() == "mine"
 
     @pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
-    async def test_that_is_no_file_is_refused_at_once(self, path, agent, kind) -> None:
+    async def test_a_path_that_is_no_regular_file_is_refused_at_once(self, path, agent, kind) -> None:
         match kind:
             case "pipe":
                 os.mkfifo(path)
@@ -380,7 +380,7 @@ class TestTheFile:
             await self.open(path, agent)
 
     @pytest.mark.parametrize("data", [b"", b"something else", b"asap-sansio state 1\n"])
-    async def test_of_somebody_else_is_refused_and_left_alone(self, path, agent, data) -> None:
+    async def test_a_file_of_another_kind_is_refused_and_unchanged(self, path, agent, data) -> None:
         path.write_bytes(data)
         with pytest.raises(BadState, match=r"agent\.state: expected"):
             await self.open(path, agent)
@@ -388,12 +388,12 @@ class TestTheFile:
         path.unlink()
         await (await self.open(path, agent)).aclose()
 
-    async def test_of_another_window_is_refused(self, path, agent) -> None:
+    async def test_a_file_with_another_window_is_refused(self, path, agent) -> None:
         await (await self.open(path, agent)).aclose()
         with pytest.raises(BadState, match="max_age=200"):
             await self.open(path, agent, max_age=200.0)
 
-    async def test_of_another_agent_is_refused(self, path, agent, manifest) -> None:
+    async def test_a_file_of_another_agent_is_refused(self, path, agent, manifest) -> None:
         from asap_core import Agent
 
         await (await self.open(path, agent)).aclose()
@@ -401,7 +401,7 @@ class TestTheFile:
         with pytest.raises(BadState, match="expected the state of urn:asap:agent:other"):
             await FileStore.open(path, bind_agent(other, shared_admission=True))
 
-    async def test_where_there_is_no_folder_it_says_so(self, path, agent) -> None:
+    async def test_a_missing_folder_is_an_error(self, path, agent) -> None:
         with pytest.raises(OSError, match="No such file"):
             await self.open(path / "x", agent)
 
