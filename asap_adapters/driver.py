@@ -15,18 +15,18 @@ from asap_adapters.net.fetching import fetch
 from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
 from asap_core.client.body_reader import PIECE, BodyReader
 from asap_core.client.programs import (
-    Done,
+    Completed,
     Effect,
     Expired,
     Fetch,
-    Finished,
+    FileRead,
     Heard,
-    Load,
-    Loaded,
     LocalNetwork,
     Next,
     Outcome,
     Program,
+    ReadFile,
+    Returned,
     Sleep,
     Ticket,
     Unavailable,
@@ -43,7 +43,7 @@ T = TypeVar("T")
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
 
 
-class Driver:
+class ProgramDriver:
     """Runs programs over one transport. Opened and closed by the client or authenticator that owns it.
 
     connect: makes the transport.
@@ -85,7 +85,7 @@ class Driver:
         sources = _Sources()
         try:
             self._opened()
-            while not isinstance(moved := step(program, outcome), Finished):
+            while not isinstance(moved := step(program, outcome), Returned):
                 self.settle()
                 outcome = await self._perform(moved, sources)
             if outcome is None:
@@ -121,15 +121,15 @@ class Driver:
                 return await self._wait(ticket, seconds)
             case Sleep(seconds):
                 await anyio.sleep(seconds)
-                return Done()
+                return Completed()
             case Next(source, seconds):
                 return await sources.next(source, seconds)
-            case Load():
+            case ReadFile():
                 return await self._load(effect)
             case _:
                 assert_never(effect)
 
-    async def _wait(self, ticket: Ticket, seconds: float | None) -> Done | Expired:
+    async def _wait(self, ticket: Ticket, seconds: float | None) -> Completed | Expired:
         event = self._parked[ticket] = anyio.Event()
         try:
             if not ticket.ready:
@@ -137,15 +137,15 @@ class Driver:
                     await event.wait()
         finally:
             del self._parked[ticket]
-        return Done() if ticket.ready else Expired()
+        return Completed() if ticket.ready else Expired()
 
-    async def _load(self, effect: Load) -> Loaded | Unavailable | Expired:
+    async def _load(self, effect: ReadFile) -> FileRead | Unavailable | Expired:
         with anyio.move_on_after(effect.seconds):
             try:
                 await self._read_file(Path(effect.path), effect.reader)
             except OSError as error:
                 return Unavailable(error.strerror or str(error))
-            return Loaded()
+            return FileRead()
         return Expired()
 
     async def _read_file(self, path: Path, reader: BodyReader) -> None:

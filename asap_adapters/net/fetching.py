@@ -12,20 +12,20 @@ import httpx
 from asap_adapters.net.outbound_transport import PROGRESS, ROUTE, RequestBarred
 from asap_adapters.net.pool import Progress
 from asap_core.client.body_reader import BodyReader
-from asap_core.client.programs import Barred, Expired, Fetch, Response, Stage, Unanswered
+from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
 from asap_core.errors import Advice
 
 # Closing takes no time, except in a custom transport.
 _END_SECONDS: Final = 1.0
 
 
-async def fetch(transport: httpx.AsyncBaseTransport, asked: Fetch) -> Response | Unanswered | Expired | Barred:
+async def fetch(transport: httpx.AsyncBaseTransport, asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make the request that `asked` describes. Nothing of it is open afterwards."""
     progress = Progress(patience=anyio.current_time() + asked.patience)
     request = _request(asked, progress)
     if isinstance(request, Barred):
         return request
-    outcome: Response | Unanswered | Expired | Barred | None = None
+    outcome: Received | Unanswered | Expired | Barred | None = None
     with anyio.move_on_after(asked.seconds):
         outcome = await _exchange(transport, request, asked.reader, progress)
     return Expired(progress.stage) if outcome is None else outcome
@@ -33,7 +33,7 @@ async def fetch(transport: httpx.AsyncBaseTransport, asked: Fetch) -> Response |
 
 async def _exchange(
     transport: httpx.AsyncBaseTransport, request: httpx.Request, reader: BodyReader, progress: Progress
-) -> Response | Unanswered | Expired | Barred:
+) -> Received | Unanswered | Expired | Barred:
     try:
         # Not by httpx's client, which stores cookies, and logs URLs with their secrets.
         response = await transport.handle_async_request(request)
@@ -47,7 +47,7 @@ async def _exchange(
         return turned.barred
     except httpx.HTTPError as error:
         return _unanswered(error, progress.stage)
-    return Response(progress.address)
+    return Received(progress.address)
 
 
 def _request(asked: Fetch, progress: Progress) -> httpx.Request | Barred:

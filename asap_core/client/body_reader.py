@@ -28,7 +28,7 @@ _DRAIN_SECONDS: Final = 0.2
 _DRAIN_BYTES: Final = 65_536
 
 
-class Parser(Protocol[T_co]):
+class DocumentParser(Protocol[T_co]):
     """Reads one document piece by piece, so that a large one doesn't hold up other tasks."""
 
     def feed(self, data: bytes) -> None:
@@ -48,11 +48,11 @@ class WholeParser(Generic[T]):
         self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """See `Parser`."""
+        """See `DocumentParser`."""
         self._data += data
 
     def close(self) -> T:
-        """See `Parser`."""
+        """See `DocumentParser`."""
         return self._read(bytes(self._data))
 
 
@@ -76,7 +76,7 @@ class BodyReader:
         limit: int,
         *,
         codings: Codings | None = None,
-        parser: Parser[object] | None = None,
+        parser: DocumentParser[object] | None = None,
         statuses: Collection[int] = range(200, 300),
         drain: bool = False,
     ) -> None:

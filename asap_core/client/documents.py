@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import evolve, frozen
 
-from asap_core.client.body_reader import Parser
+from asap_core.client.body_reader import DocumentParser
 from asap_core.client.document_cache import CacheEffect, CrowdedError, DocumentCache, DocumentCachePolicy, Lead
 from asap_core.client.fetch_results import (
     Document,
@@ -93,7 +93,7 @@ class Documents(Generic[T]):
         runtime: Runtime,
         requests: Requests,
         *,
-        parser: Callable[[], Parser[T]],
+        parser: Callable[[], DocumentParser[T]],
         judge: Callable[[str], Allowed] | None = None,
         accept: Callable[[str, T, bool], T] = lambda _url, document, _keep: document,
         limit: int,
@@ -229,7 +229,7 @@ class Documents(Generic[T]):
             return Failed(evolve(error), _kind_of(error))
 
     def _outcome(
-        self, key: str, url: str, answer: HttpAnswer, parser: Parser[T], lead: Lead[_DocumentPlace[T]]
+        self, key: str, url: str, answer: HttpAnswer, parser: DocumentParser[T], lead: Lead[_DocumentPlace[T]]
     ) -> FetchOutcome[T]:
         status = answer.status
         if status == _NOT_MODIFIED and lead.headers:

@@ -42,7 +42,7 @@ class Stage(Enum):
 
 
 @frozen
-class Response:
+class Received:
     """A whole response arrived; the `BodyReader` of the `Fetch` has it.
 
     address: the IP address that this request connected to. None if it used an open connection, or isn't known.
@@ -80,7 +80,7 @@ class Barred:
 
 
 @frozen
-class Done:
+class Completed:
     """The ticket is ready; the time is over; the file is written."""
 
 
@@ -92,7 +92,7 @@ class Heard:
 
 
 @frozen
-class Loaded:
+class FileRead:
     """The file was read to its end, by the effect's reader."""
 
 
@@ -103,7 +103,7 @@ class Unavailable:
     reason: str
 
 
-Outcome = Response | Unanswered | Expired | Barred | Done | Heard | Loaded | Unavailable
+Outcome = Received | Unanswered | Expired | Barred | Completed | Heard | FileRead | Unavailable
 
 # --- effects ---------------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Route:
 class Fetch:
     """Make this request, once, without following redirects, and read the whole response into `reader`.
 
-    Answered by Response, Unanswered, Expired or Barred. Nothing of it is open any longer then.
+    Answered by Received, Unanswered, Expired or Barred. Nothing of it is open any longer then.
 
     seconds: for all of it, body included.
     patience: seconds that it may wait for a free connection. It leaves time for the exchange itself.
@@ -160,10 +160,10 @@ class Fetch:
     route: Route = field(repr=False)
     reader: BodyReader = field(repr=False, eq=False)
 
-    def __iter__(self) -> "Generator[Fetch, Outcome, Response | Unanswered | Expired | Barred]":
+    def __iter__(self) -> "Generator[Fetch, Outcome, Received | Unanswered | Expired | Barred]":
         outcome = yield self
-        if not isinstance(outcome, Response | Unanswered | Expired | Barred):
-            raise TypeError(f"a Fetch is answered by Response, Unanswered, Expired or Barred, not {outcome!r}")
+        if not isinstance(outcome, Received | Unanswered | Expired | Barred):
+            raise TypeError(f"a Fetch is answered by Received, Unanswered, Expired or Barred, not {outcome!r}")
         return outcome
 
 
@@ -180,29 +180,29 @@ class Ticket:
 class Wait:
     """Wait until this ticket is ready: look first, then wait for `Client.take_wakes` to return it.
 
-    Answered by Done, or by Expired after `seconds` (None: no limit).
+    Answered by Completed, or by Expired after `seconds` (None: no limit).
     """
 
     ticket: Ticket
     seconds: float | None = None
 
-    def __iter__(self) -> "Generator[Wait, Outcome, Done | Expired]":
+    def __iter__(self) -> "Generator[Wait, Outcome, Completed | Expired]":
         outcome = yield self
-        if not isinstance(outcome, Done | Expired):
-            raise TypeError(f"a Wait is answered by Done or Expired, not {outcome!r}")
+        if not isinstance(outcome, Completed | Expired):
+            raise TypeError(f"a Wait is answered by Completed or Expired, not {outcome!r}")
         return outcome
 
 
 @frozen
 class Sleep:
-    """Let this many seconds pass. Answered by Done."""
+    """Let this many seconds pass. Answered by Completed."""
 
     seconds: float
 
-    def __iter__(self) -> "Generator[Sleep, Outcome, Done]":
+    def __iter__(self) -> "Generator[Sleep, Outcome, Completed]":
         outcome = yield self
-        if not isinstance(outcome, Done):
-            raise TypeError(f"a Sleep is answered by Done, not {outcome!r}")
+        if not isinstance(outcome, Completed):
+            raise TypeError(f"a Sleep is answered by Completed, not {outcome!r}")
         return outcome
 
 
@@ -229,24 +229,24 @@ class Next:
 
 
 @frozen
-class Load:
+class ReadFile:
     """Read a file of this machine into `reader`, to its end or until the reader wants no more.
 
-    Answered by Loaded, Unavailable, or Expired after `seconds` (None: no limit).
+    Answered by FileRead, Unavailable, or Expired after `seconds` (None: no limit).
     """
 
     path: str
     reader: BodyReader = field(repr=False, eq=False)
     seconds: float | None = None
 
-    def __iter__(self) -> "Generator[Load, Outcome, Loaded | Unavailable | Expired]":
+    def __iter__(self) -> "Generator[ReadFile, Outcome, FileRead | Unavailable | Expired]":
         outcome = yield self
-        if not isinstance(outcome, Loaded | Unavailable | Expired):
-            raise TypeError(f"a Load is answered by Loaded, Unavailable or Expired, not {outcome!r}")
+        if not isinstance(outcome, FileRead | Unavailable | Expired):
+            raise TypeError(f"a ReadFile is answered by FileRead, Unavailable or Expired, not {outcome!r}")
         return outcome
 
 
-Effect = Fetch | Wait | Sleep | Next | Load
+Effect = Fetch | Wait | Sleep | Next | ReadFile
 Program = Generator[Effect, Outcome, T]
 """Returns a `T`, or raises one of this library's exceptions. `yield from` composes programs."""
 
@@ -254,13 +254,13 @@ Program = Generator[Effect, Outcome, T]
 
 
 @frozen
-class Finished(Generic[T]):
+class Returned(Generic[T]):
     """The program returned this value."""
 
     value: T
 
 
-def step(program: Program[T], outcome: Outcome | None = None) -> Effect | Finished[T]:
+def step(program: Program[T], outcome: Outcome | None = None) -> Effect | Returned[T]:
     """Run a program up to its next effect, or its end. Raises what the program raises.
 
     outcome: that of the last effect; None at the first step.
@@ -269,7 +269,7 @@ def step(program: Program[T], outcome: Outcome | None = None) -> Effect | Finish
         return next(program) if outcome is None else program.send(outcome)
     except StopIteration as end:
         value: T = end.value
-        return Finished(value)
+        return Returned(value)
 
 
 class Late(Enum):
@@ -292,7 +292,7 @@ def within(seconds: float | None, program: Program[T], clock: Clock) -> Program[
     end = Instant(clock.monotonic() + seconds)
     try:
         moved = step(program)
-        while not isinstance(moved, Finished):
+        while not isinstance(moved, Returned):
             left = max(end - clock.monotonic(), 0.0)
             clipped = moved.seconds is None or left < moved.seconds
             outcome = yield evolve(moved, seconds=left) if clipped else moved

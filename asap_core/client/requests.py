@@ -12,8 +12,8 @@ from attrs import evolve, field, frozen
 
 from asap_core.auth.bearer import is_token
 from asap_core.auth.client_credentials import PostForm
-from asap_core.client.body_reader import BodyReader, Parser
-from asap_core.client.programs import Barred, Expired, Fetch, Program, Response, Route, Stage, Unanswered
+from asap_core.client.body_reader import BodyReader, DocumentParser
+from asap_core.client.programs import Barred, Expired, Fetch, Program, Received, Route, Stage, Unanswered
 from asap_core.client.runtime import Runtime
 from asap_core.clock import Instant
 from asap_core.errors import Advice, BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
@@ -76,7 +76,7 @@ class _Call:
     method: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     content: bytes | None = field(default=None, repr=False)
-    parser: Parser[object] | None = None
+    parser: DocumentParser[object] | None = None
     # Those whose body was requested, and so must be readable.
     statuses: Collection[int] = range(200, 300)
     limit: int = MAX_REPLY
@@ -191,7 +191,7 @@ class Requests:
         headers: Iterable[tuple[str, str]],
         limit: int,
         *,
-        parser: Parser[object] | None = None,
+        parser: DocumentParser[object] | None = None,
         statuses: Collection[int] = (200,),
         seconds: float = DOCUMENT_SECONDS,
     ) -> Program[HttpAnswer]:
@@ -295,7 +295,7 @@ class Requests:
             call.method, url, headers, call.content, seconds, _QUEUED * call.seconds, route, reader
         )
         match outcome:
-            case Response(address):
+            case Received(address):
                 if address is not None and not route.announced:
                     self._provenance.connected(authority, address)
             case Unanswered(Stage.ANSWERED) | Expired(Stage.ANSWERED) if reader.optional:

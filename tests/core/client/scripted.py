@@ -46,7 +46,7 @@ class After:
 
 # The effect expires, unless the test answers it.
 HELD = After(math.inf, programs.Expired())
-# Takes a Fetch, Next or Load.
+# Takes a Fetch, Next or ReadFile.
 Script = Callable[[Any], Reply | After]
 
 
@@ -56,7 +56,7 @@ class Run(Generic[T]):
 
     program: programs.Program[T]
     effect: programs.Effect | None = None
-    end: programs.Finished[T] | AsapError | None = None
+    end: programs.Returned[T] | AsapError | None = None
     due: float = math.inf
     reply: Reply = programs.Expired()  # noqa: RUF009
 
@@ -139,7 +139,7 @@ class Driver:
         except AsapError as error:
             run.end = error
         else:
-            if isinstance(moved, programs.Finished):
+            if isinstance(moved, programs.Returned):
                 run.end = moved
             else:
                 self._suspend(run, moved)
@@ -153,10 +153,10 @@ class Driver:
         match effect:
             case programs.Wait(ticket):
                 if ticket.ready:
-                    run.due, run.reply = now, programs.Done()
+                    run.due, run.reply = now, programs.Completed()
             case programs.Sleep():
-                run.reply = programs.Done()
-            case programs.Fetch() | programs.Next() | programs.Load():
+                run.reply = programs.Completed()
+            case programs.Fetch() | programs.Next() | programs.ReadFile():
                 reply = self.script(effect)
                 after = reply if isinstance(reply, After) else After(0.0, reply)
                 if after.seconds <= limit:
@@ -168,17 +168,17 @@ class Driver:
         woken = self.runtime.take_wakes()
         for run in self.runs:
             if isinstance(run.effect, programs.Wait) and run.effect.ticket in woken:
-                run.due, run.reply = self.clock.monotonic(), programs.Done()
+                run.due, run.reply = self.clock.monotonic(), programs.Completed()
 
 
 def _outcome(effect: programs.Effect | None, reply: Reply) -> programs.Outcome:
     if not isinstance(reply, Answer):
         return reply
-    assert isinstance(effect, programs.Fetch | programs.Load)
+    assert isinstance(effect, programs.Fetch | programs.ReadFile)
     if isinstance(effect, programs.Fetch):
         effect.reader.begin(reply.status, reply.headers)
     effect.reader.feed(reply.body)
     if reply.failure is not None:
         return reply.failure
     effect.reader.end()
-    return programs.Response(reply.address) if isinstance(effect, programs.Fetch) else programs.Loaded()
+    return programs.Received(reply.address) if isinstance(effect, programs.Fetch) else programs.FileRead()
