@@ -83,5 +83,7 @@ def copy_of_reply(body: bytes, outcome: Replied | Refusal) -> Replied | Refusal:
     if isinstance(outcome, Replied):
         document: Any = read_json(body)  # as `reply_text` wrote it
         return Replied(outcome.payload_type, document["result"]["envelope"]["payload"])
+    if not outcome.details:
+        return outcome
     details: Any = read_json(write_json(dict(outcome.details)))
-    return evolve(outcome, details=details) if outcome.details else outcome
+    return evolve(outcome, details=details)
