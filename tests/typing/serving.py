@@ -3,6 +3,8 @@
 from collections.abc import Awaitable
 from typing import assert_never
 
+from attrs import evolve
+
 from asap_adapters import (
     TLS,
     Anonymous,
@@ -84,6 +86,15 @@ agent = Agent(
         nonce=NoncePolicy.OR_ID, start=StartPolicy.FLOOR, peer_limits=limits, principal_limits=(Limit(9, 1),)
     ),
 )
+
+policies = [
+    Policy(nonce="required", start="exact", peer_limits="20/second", principal_limits=[Limit(9, 1)]),
+    Policy(scopes={"task.request": "asap.call", "task.cancel": ["asap.call", "asap.cancel"]}),
+    evolve(Policy(), scopes=Policy(scopes={"task.request": {"asap.call"}}).scopes),
+]
+token_policies = [
+    TokenPolicy(issuer="https://id.example", audience=["me"], agent=ByClaim("sub"), dpop="required", scopes="asap.call")
+]
 
 
 class Own:
