@@ -1,0 +1,178 @@
+"""What programs share: places in queues, what closed programs leave to undo, time, and remarks."""
+
+from threading import Thread
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from asap_core.client.programs import Done, Finished, Program, Sleep, Wait, step
+from asap_core.client.runtime import Place, Remark, Runtime
+from asap_core.clock import ManualClock
+from tests.core.client.scripted import Driver
+from tests.moments import moment
+
+
+@frozen
+class Delivery:
+    waiter: Place[Any]
+    text: str = "hello"
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Driver().runtime
+
+
+class TestTime:
+    def test_it_comes_from_the_clock(self) -> None:
+        runtime = Runtime(ManualClock(monotonic=5.0, wall=9.0), str, str, float)
+        assert (runtime.now(), runtime.wall(), runtime.moment()) == (5.0, 9.0, moment(5.0, 9.0))
+
+    def test_ids_tokens_and_fractions_are_those_that_it_was_given(self) -> None:
+        runtime = Runtime(ManualClock(), lambda: "id", lambda: "token", lambda: 0.25)
+        assert (runtime.new_id(), runtime.new_token(), runtime.fraction()) == ("id", "token", 0.25)
+
+
+class TestWaiting:
+    def test_an_effect_that_is_there_is_returned_at_once(self, runtime: Runtime) -> None:
+        place: Place[Delivery] = Place()
+        given = Delivery(place)
+        runtime.give([given])
+        assert step(runtime.next_for(place)) == Finished(given)
+        assert place.effect is None
+        assert runtime.take_wakes() == ()
+
+    def test_one_who_waits_is_woken_once(self, runtime: Runtime) -> None:
+        place: Place[Delivery] = Place()
+        program = runtime.next_for(place)
+        assert step(program) == Wait(place)
+        given = Delivery(place)
+        runtime.give([given])
+        assert place.ready
+        assert runtime.take_wakes() == (place,)
+        assert runtime.take_wakes() == ()
+        assert step(program, Done()) == Finished(given)
+
+    def test_one_who_was_woken_does_not_wait_any_longer(self, runtime: Runtime) -> None:
+        """Its next effect may come before it waits again."""
+        place: Place[Delivery] = Place()
+        program = runtime.next_for(place)
+        step(program)
+        runtime.give([Delivery(place)])
+        step(program, Done())
+        runtime.take_wakes()
+        runtime.give([Delivery(place)])
+        assert runtime.take_wakes() == ()
+
+    def test_one_who_is_woken_for_nothing_waits_again(self, runtime: Runtime) -> None:
+        place: Place[Delivery] = Place()
+        program = runtime.next_for(place)
+        for outcome in (None, Done(), Done()):
+            assert step(program, outcome) == Wait(place)
+            assert not place.ready
+
+    def test_each_gets_its_own(self, runtime: Runtime) -> None:
+        places: list[Place[Delivery]] = [Place(), Place(), Place()]
+        programs = [runtime.next_for(place) for place in places[:2]]
+        for program in programs:
+            step(program)
+        runtime.give([Delivery(place, str(number)) for number, place in enumerate(places)])
+        assert runtime.take_wakes() == tuple(places[:2])
+        assert [step(program, Done()) for program in programs] == [
+            Finished(Delivery(place, str(number))) for number, place in enumerate(places[:2])
+        ]
+
+
+class Left(Exception):
+    pass
+
+
+class TestUndoing:
+    @pytest.fixture
+    def undone(self) -> list[str]:
+        return []
+
+    def program(self, runtime: Runtime, undone: list[str], error: type[Exception] | None = None) -> Program[str]:
+        with runtime.undoing(lambda: undone.append("outer")), runtime.undoing(lambda: undone.append("inner")):
+            yield from Sleep(1.0)
+            if error is not None:
+                raise error
+        return "finished"
+
+    def test_nothing_is_undone_if_all_went_well(self, runtime: Runtime, undone: list[str]) -> None:
+        program = self.program(runtime, undone)
+        step(program)
+        assert step(program, Done()) == Finished("finished")
+        runtime.take_wakes()
+        assert undone == []
+
+    def test_after_an_exception_it_is_undone_at_once(self, runtime: Runtime, undone: list[str]) -> None:
+        program = self.program(runtime, undone, Left)
+        step(program)
+        with pytest.raises(Left):
+            step(program, Done())
+        assert undone == ["inner", "outer"]
+        runtime.take_wakes()
+        assert undone == ["inner", "outer"]
+
+    def test_after_closing_it_is_undone_by_the_owner(self, runtime: Runtime, undone: list[str]) -> None:
+        program = self.program(runtime, undone)
+        step(program)
+        program.close()
+        assert undone == []
+        runtime.take_wakes()
+        runtime.take_wakes()
+        assert undone == ["inner", "outer"]
+
+    def test_and_so_after_collection_in_another_thread(self, runtime: Runtime, undone: list[str]) -> None:
+        program = self.program(runtime, undone)
+        step(program)
+        held = [program]
+        del program
+        thread = Thread(target=held.clear)
+        thread.start()
+        thread.join()
+        assert undone == []
+        runtime.take_wakes()
+        assert undone == ["inner", "outer"]
+
+    def test_those_whom_it_wakes_are_returned(self, runtime: Runtime) -> None:
+        place: Place[Delivery] = Place()
+        waiting = runtime.next_for(place)
+        step(waiting)
+
+        def leaving() -> Program[None]:
+            with runtime.undoing(lambda: runtime.give([Delivery(place)])):
+                yield from Sleep(1.0)
+
+        program = leaving()
+        step(program)
+        program.close()
+        assert runtime.take_wakes() == (place,)
+
+    def test_what_undoing_leaves_to_undo_is_undone_too(self, runtime: Runtime, undone: list[str]) -> None:
+        second = self.program(runtime, undone)
+        step(second)
+
+        def leaving() -> Program[None]:
+            with runtime.undoing(second.close):
+                yield from Sleep(1.0)
+
+        first = leaving()
+        step(first)
+        first.close()
+        runtime.take_wakes()
+        assert undone == ["inner", "outer"]
+
+
+class TestRemarks:
+    def test_they_are_returned_once_and_in_order(self, runtime: Runtime) -> None:
+        assert runtime.take_remarks() == ()
+        runtime.warn("asap.discovery", ValueError("why"))
+        runtime.inform("asap.oauth", "a token")
+        assert runtime.take_remarks() == (
+            Remark("asap.discovery", "warning", "why"),
+            Remark("asap.oauth", "info", "a token"),
+        )
+        assert runtime.take_remarks() == ()
