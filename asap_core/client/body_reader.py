@@ -125,7 +125,7 @@ class BodyReader:
             self._left -= len(data)
         elif data and self.failed is None:
             self._empty = False
-            piece = _CODED_PIECE if self._coded else max(len(data), 1) if self._parser is None else PIECE
+            piece = _CODED_PIECE if self._coded else len(data) if self._parser is None else PIECE
             self._queue.extend(data[at : at + piece] for at in range(0, len(data), piece))
 
     def work(self) -> bool:
@@ -143,9 +143,9 @@ class BodyReader:
         if self._body is None or self.failed is not None:
             return
         try:
-            # A missing body isn't a truncated compressed one.
-            self._finish(b"" if self._empty else self._body.end())
-        except (InvalidDocument, BodyTooLarge, BadCoding) as error:
+            # A missing body isn't a truncated compressed one. A parser has got everything already.
+            self.body = b"" if self._empty else self._body.end()
+        except BadCoding as error:
             self._fail(error)
 
     @property
@@ -180,26 +180,13 @@ class BodyReader:
             self._coded, self._body = True, Body(limit=self._limit, inflater=make())
 
     def _work(self) -> None:
-        if self._body is None:
-            return
-        if self._decoded:
-            self._give(self._decoded.popleft())
-        elif self._queue:
+        if self._decoded and self._parser is not None:
+            self._parser.feed(self._decoded.popleft())
+        elif self._queue and self._body is not None:
             self._body.feed(self._queue.popleft())
             if self._parser is not None:
                 data = self._body.take()
                 self._decoded.extend(data[at : at + PIECE] for at in range(0, len(data), PIECE))
-
-    def _give(self, data: bytes) -> None:
-        if self._parser is not None:
-            self._parser.feed(data)
-
-    def _finish(self, rest: bytes) -> None:
-        if self._parser is None:
-            self.body = rest
-        else:
-            for at in range(0, len(rest), PIECE):
-                self._parser.feed(rest[at : at + PIECE])
 
     def _fail(self, error: InvalidDocument | BodyTooLarge | BadCoding) -> None:
         self._queue.clear()
@@ -208,5 +195,6 @@ class BodyReader:
         if self.optional:
             self._body, self._left = None, 0
         else:
-            # Without the traceback, whose frames hold all that was read.
+            # Without traceback and context, whose frames hold what was read.
+            error.__context__ = None
             self.failed = error.with_traceback(None)
