@@ -10,20 +10,20 @@ from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
     LATE,
     Barred,
-    Done,
+    Completed,
     Effect,
     Expired,
     Fetch,
-    Finished,
+    FileRead,
     Heard,
     Late,
-    Load,
-    Loaded,
     LocalNetwork,
     Next,
     Outcome,
     Program,
-    Response,
+    ReadFile,
+    Received,
+    Returned,
     Route,
     Sleep,
     Stage,
@@ -48,20 +48,20 @@ def fetch(seconds: float = 10.0) -> Fetch:
     return Fetch("GET", "https://agent.example/x", (), None, seconds, 9.0, ROUTE, BodyReader(100))
 
 
-RESPONSE, UNANSWERED, EXPIRED = Response("8.8.8.8"), Unanswered(Stage.SENT, "the connection broke"), Expired()
+RESPONSE, UNANSWERED, EXPIRED = Received("8.8.8.8"), Unanswered(Stage.SENT, "the connection broke"), Expired()
 BARRED, DONE, HEARD = (
     Barred("it's inside", Advice("allow it")),
-    Done(),
+    Completed(),
     Heard(Ignored(UnusableRecord("agent", "no port"))),
 )
-LOADED, UNAVAILABLE = Loaded(), Unavailable("no such file")
+LOADED, UNAVAILABLE = FileRead(), Unavailable("no such file")
 OUTCOMES: list[Outcome] = [RESPONSE, UNANSWERED, EXPIRED, BARRED, DONE, HEARD, LOADED, UNAVAILABLE]
 EFFECTS: list[tuple[Any, list[Outcome]]] = [
     (fetch(), [RESPONSE, UNANSWERED, EXPIRED, BARRED]),
     (Wait(Ticket()), [DONE, EXPIRED]),
     (Sleep(1.0), [DONE]),
     (Next(LocalNetwork()), [HEARD, UNAVAILABLE, EXPIRED]),
-    (Load("/a", BodyReader(100)), [LOADED, UNAVAILABLE, EXPIRED]),
+    (ReadFile("/a", BodyReader(100)), [LOADED, UNAVAILABLE, EXPIRED]),
 ]
 
 
@@ -76,7 +76,7 @@ class TestEffects:
         program = program_of(effect)
         assert step(program) is effect
         if outcome in answers:
-            assert step(program, outcome) == Finished(outcome)
+            assert step(program, outcome) == Returned(outcome)
         else:
             with pytest.raises(
                 TypeError, match=rf"^a {type(effect).__name__} is answered by .*, not {type(outcome).__name__}\("
@@ -97,7 +97,7 @@ class TestStepping:
             return "done"
 
         running = program()
-        assert [step(running), step(running, DONE), step(running, DONE)] == [Sleep(1.0), Sleep(2.0), Finished("done")]
+        assert [step(running), step(running, DONE), step(running, DONE)] == [Sleep(1.0), Sleep(2.0), Returned("done")]
 
     def test_what_it_raises_is_raised(self) -> None:
         def program() -> Program[None]:
@@ -113,7 +113,7 @@ class TestStepping:
         def program() -> Program[None]:
             yield from ()
 
-        assert step(program()) == Finished(None)
+        assert step(program()) == Returned(None)
 
 
 class TestRoutes:
@@ -179,7 +179,7 @@ class TestTimeLimits:
 
     @pytest.mark.parametrize(
         "effect",
-        [fetch(), Wait(Ticket()), Wait(Ticket(), 9.0), Next(LocalNetwork()), Load("/a", BodyReader(9)), Sleep(9.0)],
+        [fetch(), Wait(Ticket()), Wait(Ticket(), 9.0), Next(LocalNetwork()), ReadFile("/a", BodyReader(9)), Sleep(9.0)],
         ids=lambda effect: type(effect).__name__,
     )
     def test_every_effect_gets_what_is_left(self, effect) -> None:
@@ -197,14 +197,14 @@ class TestTimeLimits:
 
     def test_what_arrives_at_the_last_moment_counts(self) -> None:
         value, took, _ = self.run(program_of(fetch()), After(5.0, Answer()))
-        assert (value, took) == (Response(), 5.0)
+        assert (value, took) == (Received(), 5.0)
 
     def test_what_arrives_counts_even_if_the_clock_says_that_it_is_late(self) -> None:
         clock = ManualClock()
         program = within(5.0, program_of(fetch()), clock)
         step(program)
         clock.advance(60.0)
-        assert step(program, RESPONSE) == Finished(RESPONSE)
+        assert step(program, RESPONSE) == Returned(RESPONSE)
 
     def test_but_the_next_effect_gets_no_time(self) -> None:
         def program() -> Program[object]:
@@ -217,7 +217,7 @@ class TestTimeLimits:
         clock.advance(60.0)
         second: Any = step(running, RESPONSE)
         assert second.seconds == 0.0
-        assert step(running, Expired()) == Finished(LATE)
+        assert step(running, Expired()) == Returned(LATE)
 
     def test_a_failure_is_no_lateness(self) -> None:
         value, _, _ = self.run(program_of(fetch()), After(1.0, UNANSWERED))

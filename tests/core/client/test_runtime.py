@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from asap_core.client.programs import Done, Finished, Program, Sleep, Wait, step
+from asap_core.client.programs import Completed, Program, Returned, Sleep, Wait, step
 from asap_core.client.runtime import Place, Remark, Runtime
 from asap_core.clock import ManualClock
 from tests.core.client.scripted import Driver
@@ -39,7 +39,7 @@ class TestWaiting:
         place: Place[Delivery] = Place()
         given = Delivery(place)
         runtime.give([given])
-        assert step(runtime.next_for(place)) == Finished(given)
+        assert step(runtime.next_for(place)) == Returned(given)
         assert place.effect is None
         assert runtime.take_wakes() == ()
 
@@ -52,7 +52,7 @@ class TestWaiting:
         assert place.ready
         assert runtime.take_wakes() == (place,)
         assert runtime.take_wakes() == ()
-        assert step(program, Done()) == Finished(given)
+        assert step(program, Completed()) == Returned(given)
 
     def test_one_who_was_woken_does_not_wait_any_longer(self, runtime: Runtime) -> None:
         """Its next effect may come before it waits again."""
@@ -60,7 +60,7 @@ class TestWaiting:
         program = runtime.next_for(place)
         step(program)
         runtime.give([Delivery(place)])
-        step(program, Done())
+        step(program, Completed())
         runtime.take_wakes()
         runtime.give([Delivery(place)])
         assert runtime.take_wakes() == ()
@@ -68,7 +68,7 @@ class TestWaiting:
     def test_one_who_is_woken_for_nothing_waits_again(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
         program = runtime.next_for(place)
-        for outcome in (None, Done(), Done()):
+        for outcome in (None, Completed(), Completed()):
             assert step(program, outcome) == Wait(place)
             assert not place.ready
 
@@ -79,8 +79,8 @@ class TestWaiting:
             step(program)
         runtime.give([Delivery(place, str(number)) for number, place in enumerate(places)])
         assert runtime.take_wakes() == tuple(places[:2])
-        assert [step(program, Done()) for program in programs] == [
-            Finished(Delivery(place, str(number))) for number, place in enumerate(places[:2])
+        assert [step(program, Completed()) for program in programs] == [
+            Returned(Delivery(place, str(number))) for number, place in enumerate(places[:2])
         ]
 
 
@@ -103,7 +103,7 @@ class TestUndoing:
     def test_nothing_is_undone_if_all_went_well(self, runtime: Runtime, undone: list[str]) -> None:
         program = self.program(runtime, undone)
         step(program)
-        assert step(program, Done()) == Finished("finished")
+        assert step(program, Completed()) == Returned("finished")
         runtime.take_wakes()
         assert undone == []
 
@@ -111,7 +111,7 @@ class TestUndoing:
         program = self.program(runtime, undone, Left)
         step(program)
         with pytest.raises(Left):
-            step(program, Done())
+            step(program, Completed())
         assert undone == ["inner", "outer"]
         runtime.take_wakes()
         assert undone == ["inner", "outer"]
