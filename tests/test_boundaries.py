@@ -223,7 +223,7 @@ def test_a_whole_scenario_runs_with_sockets_and_clocks_taken_away() -> None:
     assert done.stdout == "whole\n", done.stderr
 
 
-def test_the_layers_point_one_way() -> None:
+def test_the_import_contracts_are_kept() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"],
         capture_output=True,

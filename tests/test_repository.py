@@ -45,11 +45,11 @@ def python_files(*folders: str) -> list[str]:
     return [name for name in tracked() if name.endswith(".py") and name.split("/")[0] in folders]
 
 
-def test_the_top_level_is_what_it_should_be() -> None:
+def test_the_top_level_has_the_expected_files() -> None:
     assert {name.split("/")[0] for name in tracked() if not name.startswith(".")} == TOP_LEVEL
 
 
-def test_nothing_names_the_machine_it_was_written_on() -> None:
+def test_no_file_names_a_path_of_a_developers_machine() -> None:
     machine = re.compile(r"(?<![\w./*:-])/(?:home|root|work|tmp|Users|opt)/[A-Za-z0-9._-]")
     found = []
     for name in tracked():
@@ -59,7 +59,7 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["asap_core", "asap_adapters", "asap_adapters.auth"])
-def test_a_face_gives_what_it_tells_type_checkers(name: str) -> None:
+def test_a_face_exports_the_names_that_type_checkers_see(name: str) -> None:
     package = importlib.import_module(name)
     tree = ast.parse(Path(str(package.__file__)).read_text("utf-8"))
     told = {
@@ -73,14 +73,14 @@ def test_a_face_gives_what_it_tells_type_checkers(name: str) -> None:
         assert getattr(package, one) is getattr(importlib.import_module(str(home)), one)
 
 
-def test_importing_the_face_imports_nothing_else() -> None:
+def test_importing_the_face_imports_no_other_module() -> None:
     code = "import sys, asap_core; print(*sorted(name for name in sys.modules if name.startswith(('asap_', 'attr'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "asap_core asap_core.lazy_imports\n"
 
 
 @pytest.mark.parametrize("name", python_files("asap_core", "asap_adapters"))
-def test_a_module_says_what_it_is_and_only_faces_offer_names(name: str) -> None:
+def test_a_module_has_a_docstring_and_only_faces_have_all(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     tree = ast.parse(text)
     assert ast.get_docstring(tree), "a docstring"
@@ -197,10 +197,10 @@ class TestTheReadmesExamples:
         readme["agent"] = before
         assert (answer.status, b"Parse error" in answer.body) == (200, True)
 
-    def test_each_takes_some_twenty_lines(self) -> None:
+    def test_each_example_has_at_most_25_lines(self) -> None:
         assert all(len([line for line in text.splitlines() if line.strip()]) <= 25 for text in blocks(README))
 
-    def test_the_module_can_be_served_as_it_stands(self, tmp_path: Path) -> None:
+    def test_the_module_can_be_served_unchanged(self, tmp_path: Path) -> None:
         (tmp_path / "mymodule.py").write_text(blocks(README)[0])
         code = "import mymodule; assert mymodule.handlers.keys() == mymodule.agent.skills"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -238,7 +238,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_changelog_says_where_each_module_is_now() -> None:
+def test_the_changelog_names_the_new_place_of_each_module() -> None:
     unreleased = (ROOT / "CHANGELOG.md").read_text("utf-8").split("\n## ")[1]
     rows = re.findall(r"^  \| `asap_.* \| (`asap_.*) \|$", unreleased, re.MULTILINE)
     homes = [name for row in rows for name in re.findall(r"`(asap_[\w.]+)`", row)]
@@ -251,7 +251,7 @@ def test_the_changelog_says_where_each_module_is_now() -> None:
 
 
 @a_page
-def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
     for name in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)*)`", page.read_text("utf-8")):
         file, *parts = name.split("::")
         body: Any = ast.parse((ROOT / file).read_text("utf-8")).body
@@ -262,13 +262,13 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["security.md", "outbound.md", "discovery_guarantees.md"])
-def test_every_guarantee_has_its_number_and_names_a_test(page: str) -> None:
+def test_every_guarantee_is_numbered_and_names_a_test(page: str) -> None:
     _, *parts = re.split(r"^\*\*(\d+)\.\*\*", (ROOT / "docs" / page).read_text("utf-8"), flags=re.MULTILINE)
     assert [int(number) for number in parts[::2]] == list(range(1, len(parts) // 2 + 1))
     assert all("`tests/" in guarantee for guarantee in parts[1::2])
 
 
-def test_the_files_that_contributors_are_sent_to_exist() -> None:
+def test_the_files_that_the_guide_for_contributors_names_exist() -> None:
     text = (ROOT / "docs" / "contributing.md").read_text("utf-8")
     named = re.findall(r"`((?:asap_core|asap_adapters|tests|docs)/[\w./]+)`", text)
     assert len(named) > 40

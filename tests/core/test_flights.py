@@ -70,13 +70,13 @@ class TestCoalescing:
         assert flights.land(second) == (3,)
         assert (len(flights), flights.waiting) == (0, 0)
 
-    def test_one_waiter_waits_once(self) -> None:
+    def test_a_waiter_waits_for_one_flight_only(self) -> None:
         flights: Any = Flights()
         flights.join("k", 1)
         with pytest.raises(ValueError, match="waits already"):
             flights.join("other", 1)
 
-    def test_it_is_bounded(self) -> None:
+    def test_the_numbers_of_flights_and_waiters_are_bounded(self) -> None:
         flights: Any = Flights(max_flights=1, max_waiters=2)
         flights.join("k", 1)
         assert flights.join("other", 2) == Crowded()
@@ -323,7 +323,7 @@ class TestBackOff:
         last = back_off.last("k")
         assert (last.cause, last.since, last.in_a_row) == ("cause", 100.0, 6)
 
-    def test_by_default_from_a_second_to_half_a_minute(self) -> None:
+    def test_pauses_last_from_a_second_to_half_a_minute_by_default(self) -> None:
         back_off: Any = BackOff(most=1)
         assert [back_off.failed("k", None, now=0.0).until for _ in range(7)] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0]
 
@@ -335,7 +335,7 @@ class TestBackOff:
         assert back_off.last("k") is failure
         assert back_off.current("other", now=5.0) is back_off.last("other") is None
 
-    def test_success_begins_anew(self) -> None:
+    def test_success_resets_the_pause(self) -> None:
         back_off: Any = BackOff(most=9)
         back_off.failed("k", None, now=0.0)
         back_off.failed("k", None, now=0.0)
@@ -353,7 +353,7 @@ class TestBackOff:
         back_off: Any = BackOff(most=9, first=10.0, longest=10.0)
         assert back_off.failed("k", None, now=0.0, jitter=0.5).until == pytest.approx(10.5)
 
-    def test_it_is_bounded_and_forgets_who_failed_longest_ago(self) -> None:
+    def test_the_table_is_bounded_and_forgets_the_oldest_failure(self) -> None:
         back_off: Any = BackOff(most=2)
         for key in ("a", "b", "a", "c"):
             back_off.failed(key, None, now=0.0)

@@ -11,12 +11,12 @@ MACHINES = machines()
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_the_picture_is_that_of_the_code(name: str) -> None:
+def test_each_diagram_is_up_to_date(name: str) -> None:
     written = (FOLDER / f"{name}.svg").read_text("utf-8")
     assert written == drawn(MACHINES[name]), "write them anew: python -m docs.diagrams"
 
 
-def test_there_are_no_others() -> None:
+def test_there_are_no_other_diagrams() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(MACHINES)
 
 
@@ -64,7 +64,7 @@ def test_states_without_moves_can_be_one_box() -> None:
     assert of_union(DOOR, end="over")["over"] == ()
 
 
-def test_known_ways_are_there() -> None:
+def test_known_moves_are_in_the_machines() -> None:
     assert Move("sent", ("Done",)) in MACHINES["exchange"]["Respond"]
     assert Move("again", ("Admit", "Hold", "Dispatch", "Answered")) in MACHINES["call"]["Hold"]
     assert Move("time passes", ("half open",)) in MACHINES["breaker"]["open"]

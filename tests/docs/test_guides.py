@@ -59,7 +59,7 @@ def defined(page: str) -> list[str]:
 @pytest.mark.live
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("page", "name"), [(page, name) for page in ("call", "discover") for name in defined(page)])
-def test_each_example_calls_the_tours_agent(page: str, name: str, backend: str) -> None:
+def test_each_example_calls_the_agent_of_the_tour(page: str, name: str, backend: str) -> None:
     adder: dict[str, Any] = {"__name__": "adder"}
     example, port = run_page(page)[name], free_port()
     exec(the_tours_agent().replace("8000", str(port)), adder)
@@ -88,7 +88,7 @@ def test_the_served_agent_answers_and_stops(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_guarded_agent_wants_the_token(backend: str) -> None:
+def test_the_guarded_agent_requires_the_token(backend: str) -> None:
     from asap_adapters.testing import in_process
 
     names = run_page("serve")
@@ -168,7 +168,7 @@ def test_every_page_with_examples_is_run_somewhere() -> None:
     assert {page.stem for page in pages if blocks(page)} <= run
 
 
-def test_the_examples_define_what_is_run() -> None:
+def test_the_examples_are_exactly_the_functions_that_are_run() -> None:
     for page in ("call", "discover"):
         names = run_page(page)
         assert defined(page) == [

@@ -33,7 +33,7 @@ def test_a_name_that_two_faces_offer_is_described_once() -> None:
     assert "* `AsapError` is {py:obj}`asap_core.AsapError`." in reference.api("asap_adapters")
 
 
-def test_a_union_shows_its_members_and_an_exception_is_one() -> None:
+def test_a_union_shows_its_members_and_an_exception_is_an_exception() -> None:
     text = reference.api("asap_core")
     assert ".. py:data:: asap_core.Principal\n\n   ``Authenticated | Anonymous``" in text
     assert ".. autoexception:: asap_core.AsapError\n" in text
@@ -49,13 +49,13 @@ def test_the_fields_of_the_policy_stand_under_the_headings_of_the_class() -> Non
     assert "\n## The request\n\n`max_body = " in reference.policy()
 
 
-def test_every_decision_is_there() -> None:
+def test_every_decision_is_listed() -> None:
     assert re.findall(r"^\| `(\w+)` \| `What\.\w+` \| \w", reference.decisions(), re.MULTILINE) == [
         what.value for what in What
     ]
 
 
-def test_every_counter_is_there() -> None:
+def test_every_counter_is_listed() -> None:
     assert "| `asap_decisions` | counter | What admission decided. |" in reference.metrics()
 
 
@@ -65,7 +65,7 @@ def test_the_page_of_the_command_line_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_option_of_a_command_is_there(command: CliCommand) -> None:
+def test_every_option_of_a_command_is_listed(command: CliCommand) -> None:
     section = reference.cli_reference().partition(f"## asap {command.name}\n")[2].partition("\n## ")[0]
     parser = Parser(prog="asap")
     command.add_to(parser)

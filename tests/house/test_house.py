@@ -18,7 +18,7 @@ def module(name: str, text: str, *imports: str) -> Module:
 
 
 @pytest.mark.planted
-def test_a_planted_circle_is_found() -> None:
+def test_a_planted_import_cycle_is_found() -> None:
     modules = {name: module(name, "", *to) for name, to in {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}.items()}
     assert circles(modules) == [["a", "b", "c"]]
 
@@ -42,20 +42,20 @@ def test_all_modules_are_read() -> None:
     assert modules["asap_core.clock"].lines == modules["asap_core.clock"].text.count("\n")
 
 
-def test_a_guarantee_has_the_tests_that_it_names() -> None:
+def test_the_tests_of_a_guarantee_are_those_that_it_names() -> None:
     text = "**1.** One.\n* Held by: `tests/a.py::test_b`,\n  `tests/a.py::TestC::test_d`\n\n**2.** Two. `tests/a.py`\n"
     assert guarantees(text) == [(1, ["tests/a.py::test_b", "tests/a.py::TestC::test_d"]), (2, [])]
 
 
 @pytest.mark.live
-def test_a_post_is_seen_where_it_goes() -> None:
+def test_a_post_touches_the_modules_of_the_server_only() -> None:
     touched = anyio.run(a_post)
     assert {"asap_core/server/exchange.py", "asap_core/server/call.py"} <= set(touched.files)
     assert not any("client" in file for file in touched.files)
 
 
 @pytest.mark.live
-def test_the_command_prints_figures_and_nothing_else() -> None:
+def test_the_command_prints_only_figures() -> None:
     command = [sys.executable, "-m", "tests.house", "--files", "--modules"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "a POST: " in done.stdout

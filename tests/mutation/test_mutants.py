@@ -50,11 +50,11 @@ def mutants_of(text: str) -> list[tuple[str, str]]:
         ("if TYPE_CHECKING:\n    f(a)", []),
     ],
 )
-def test_what_a_statement_becomes(was: str, became: list[str]) -> None:
+def test_a_statement_has_the_expected_mutants(was: str, became: list[str]) -> None:
     assert mutants_of(was) == [(headline(ast.parse(was).body[0]), each) for each in became]
 
 
-def test_what_a_function_becomes() -> None:
+def test_a_function_has_the_expected_mutants() -> None:
     text = "@f(1)\ndef g(a, b=2):\n    if a(b):\n        return b\n    while True:\n        continue"
     assert mutants_of(text) == [
         ("def g(a, b=2)", "def g(a, b=3)"),
@@ -90,7 +90,7 @@ def test_every_known_survivor_is_a_mutant_with_a_reason() -> None:
     assert len(known) == len(rows) - 1
 
 
-def test_a_mutant_is_named_by_what_it_changes_not_by_where_it_stands() -> None:
+def test_the_identity_of_a_mutant_has_no_line_number() -> None:
     def identities(text: str) -> list[tuple[str, str, str, str]]:
         mutants: list[Mutant] = Module("m", Path("m.py"), ast.parse(text)).mutants()
         return [mutant.identity for mutant in mutants]

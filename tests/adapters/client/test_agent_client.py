@@ -53,11 +53,11 @@ def answering(*responses):
 
 
 class TestOpeningAndClosing:
-    async def test_unopened_it_says_what_to_write(self, counting, client_of) -> None:
+    async def test_a_client_that_is_not_open_raises_an_error_with_the_remedy(self, counting, client_of) -> None:
         with pytest.raises(RuntimeError, match="async with AgentClient"):
             await client_of(counting()).discover(BASE)
 
-    async def test_closing_twice_and_from_another_task_is_fine(self, counting, client_of) -> None:
+    async def test_a_client_may_be_closed_twice_and_from_another_task(self, counting, client_of) -> None:
         client = await client_of(counting()).__aenter__()
         async with anyio.create_task_group() as group:
             group.start_soon(client.aclose)
@@ -66,13 +66,13 @@ class TestOpeningAndClosing:
         with pytest.raises(RuntimeError, match="async with"):
             await client.discover(BASE)
 
-    async def test_never_closed_it_warns(self, counting, client_of) -> None:
+    async def test_a_client_that_is_never_closed_warns(self, counting, client_of) -> None:
         client = await client_of(counting()).__aenter__()
         with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031 - both make one event
             del client
             gc.collect()
 
-    async def test_opened_twice_is_an_error(self, counting, client_of) -> None:
+    async def test_a_client_opened_twice_raises_an_error(self, counting, client_of) -> None:
         async with client_of(counting()) as client:
             with pytest.raises(RuntimeError, match="open already"):
                 await client.__aenter__()
@@ -102,11 +102,11 @@ class TestDiscovery:
             with pytest.raises(NotAllowed, match="no query and no fragment"):
                 await client.discover(url)
 
-    async def test_it_says_how_long_a_manifest_may_be_used(self, counting, client_of) -> None:
+    async def test_look_up_returns_how_long_a_manifest_is_fresh(self, counting, client_of) -> None:
         async with client_of(counting()) as client:
             assert (await client.look_up(BASE)).freshness.fresh_for == 300
 
-    async def test_fifty_at_once_make_one_request(self, counting, client_of) -> None:
+    async def test_fifty_concurrent_calls_make_one_request(self, counting, client_of) -> None:
         transport = counting(seconds=1)
         found = []
         async with client_of(transport) as client:
@@ -122,7 +122,9 @@ class TestDiscovery:
         assert transport.paths == [MANIFEST]
         assert len(found) == 50
 
-    async def test_fifty_on_a_dead_host_ask_once_and_fail_together(self, counting, client_of) -> None:
+    async def test_fifty_concurrent_calls_to_a_dead_host_make_one_request_and_fail_together(
+        self, counting, client_of
+    ) -> None:
         transport = counting(seconds=2)
         transport.fail_with = httpx.ConnectError("refused")
         failures = []
@@ -164,7 +166,7 @@ class TestDiscovery:
         assert len(found) == 1
         assert transport.paths == [MANIFEST, MANIFEST]
 
-    async def test_cancelled_at_any_moment_nobody_is_left_waiting(self, counting, client_of) -> None:
+    async def test_waiters_are_answered_if_the_leader_is_cancelled_at_any_moment(self, counting, client_of) -> None:
         """Cancel the leader after every number of scheduling steps: whoever waits beside it is answered still."""
         for steps in range(25):
             found: Any = []
@@ -185,7 +187,7 @@ class TestDiscovery:
                 leader.cancel()
             assert (len(found), client._discovery._manifests.waiting) == (1, 0)
 
-    async def test_a_kept_manifest_is_revalidated_when_its_time_is_over(self, counting, client_of) -> None:
+    async def test_a_cached_manifest_is_revalidated_when_it_expires(self, counting, client_of) -> None:
         transport = counting()
         async with client_of(transport) as client:
             sources = []
@@ -195,7 +197,9 @@ class TestDiscovery:
                 sources.append((await client.look_up(BASE)).source)
         assert sources == [Source.FETCHED, Source.CACHED, Source.REVALIDATED]
 
-    async def test_who_revalidates_waits_a_second_and_then_takes_the_stale_one(self, client_of, manifest) -> None:
+    async def test_a_caller_that_revalidates_waits_a_second_and_then_gets_the_stale_manifest(
+        self, client_of, manifest
+    ) -> None:
         from asap_core.server.wellknown import publish
 
         headers = {"cache-control": "max-age=10, stale-while-revalidate=60"}
@@ -215,7 +219,7 @@ class TestDiscovery:
             assert anyio.current_time() - before == pytest.approx(1)
         assert (found.source, asked) == (Source.STALE_ERROR, 2)
 
-    async def test_a_server_that_fails_does_not_take_away_what_is_known(self, counting, client_of) -> None:
+    async def test_a_cached_manifest_serves_while_its_server_fails(self, counting, client_of) -> None:
         transport = counting()
         async with client_of(transport) as client:
             await client.discover(BASE)
@@ -229,7 +233,7 @@ class TestDiscovery:
         assert caught.value.next_try is not None
         assert "the cached copy is 90000 s old, too old to use" in str(caught.value)
 
-    async def test_the_error_says_what_was_tried_and_when_it_is_tried_again(self, client_of) -> None:
+    async def test_the_error_says_what_was_tried_and_when_the_next_try_is(self, client_of) -> None:
         async with client_of(answering((500, b"", {}))) as client:
             with pytest.raises(BadReply) as caught:
                 await client.discover(BASE)
@@ -251,7 +255,7 @@ class TestDiscovery:
             await anyio.sleep(250)
             assert (await client.look_up(BASE)).source is Source.REVALIDATED
 
-    async def test_another_agent_than_expected_is_an_error(self, counting, client_of) -> None:
+    async def test_an_unexpected_agent_is_an_error(self, counting, client_of) -> None:
         async with client_of(counting()) as client:
             with pytest.raises(WrongAgent, match="urn:asap:agent:echo-agent, not urn:asap:agent:other"):
                 await client.discover(BASE, expect="urn:asap:agent:other")
@@ -277,7 +281,7 @@ class TestDiscovery:
             ((304, b"", {}), BadReply),
         ],
     )
-    async def test_what_is_no_manifest_is_an_error(self, client_of, response, error) -> None:
+    async def test_a_response_that_is_no_manifest_is_an_error(self, client_of, response, error) -> None:
         async with client_of(answering(response)) as client:
             with pytest.raises(error) as caught:
                 await client.discover(BASE)
@@ -291,7 +295,7 @@ class TestDiscovery:
             ({"retry-after": "Sun, 06 Nov 1994 08:49:42 GMT", "date": "Sun, 06 Nov 1994 08:49:37 GMT"}, 5.0),
         ],
     )
-    async def test_it_is_asked_again_when_its_server_says(self, client_of, headers, seconds) -> None:
+    async def test_the_next_try_is_when_the_server_says(self, client_of, headers, seconds) -> None:
         async with client_of(answering((503, b"", headers))) as client:
             with pytest.raises(BadReply) as caught:
                 await client.discover(BASE)
@@ -300,7 +304,7 @@ class TestDiscovery:
     @pytest.mark.parametrize(
         "url", ["http://example.com", "ftp://localhost", "http://u:p@localhost", "nonsense", "http://[::1"]
     )
-    async def test_where_it_may_not_go_nothing_is_asked(self, counting, client_of, url) -> None:
+    async def test_no_request_is_sent_to_a_url_that_is_not_allowed(self, counting, client_of, url) -> None:
         transport = counting()
         async with client_of(transport) as client:
             with pytest.raises(NotAllowed) as caught:
@@ -308,14 +312,12 @@ class TestDiscovery:
         assert transport.paths == []
         assert "u:p" not in str(caught.value)
 
-    async def test_an_unhealthy_agent_is_an_answer(self, client_of) -> None:
+    async def test_the_health_of_an_unhealthy_agent_is_returned(self, client_of) -> None:
         report = b'{"status":"unhealthy","agent_id":"a","version":"1","uptime_seconds":1}'
         async with client_of(answering((503, report, {}))) as client:
             assert not (await client.health_check(BASE)).healthy
 
-    async def test_how_an_agent_is_is_asked_once_for_all_who_ask_at_once_and_never_kept(
-        self, counting, client_of
-    ) -> None:
+    async def test_concurrent_health_checks_make_one_request_and_are_never_cached(self, counting, client_of) -> None:
         transport, reports = counting(seconds=1), []
         async with client_of(transport) as client:
 
@@ -329,7 +331,7 @@ class TestDiscovery:
         assert transport.paths == ["/.well-known/asap/health"] * 2
         assert reports == [pytest.approx(1)] * 50 + [pytest.approx(2)] * 50
 
-    async def test_nor_is_that_it_could_not_be_had(self, counting, client_of) -> None:
+    async def test_a_failed_health_check_is_not_cached(self, counting, client_of) -> None:
         transport = counting()
         transport.fail_with = httpx.ConnectError("refused")
         async with client_of(transport) as client:
@@ -356,7 +358,7 @@ class TestRegistry:
         ],
     }
 
-    async def test_a_slow_registry_blocks_nobody_else(self, client_of) -> None:
+    async def test_a_slow_registry_blocks_no_other_task(self, client_of) -> None:
         async def slow(_request):
             await anyio.sleep(5)
             return httpx.Response(200, json=self.REGISTRY)
@@ -384,7 +386,7 @@ class TestRegistry:
             assert len(await client.find(str(file), skill="echo")) == 1
             assert await client.find(file, skill="other") == ()
 
-    async def test_resolve_verifies_who_answers(self, counting, client_of, tmp_path) -> None:
+    async def test_resolve_verifies_the_agent_that_answers(self, counting, client_of, tmp_path) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(self.REGISTRY))
         async with client_of(counting(), registries=[file]) as client:
@@ -400,7 +402,7 @@ class TestRegistry:
             ("https://169.254.169.254/latest", False), ("https://agent.example/m", True),
         ],
     )  # fmt: skip
-    async def test_a_registry_cannot_send_us_inside(self, client_of, named, asked) -> None:
+    async def test_a_registry_cannot_lead_to_private_addresses(self, client_of, named, asked) -> None:
         entry = {**self.REGISTRY["agents"][0], "endpoints": {"http": "https://x.example/asap", "manifest": named}}
         seen: list[str] = []
 
@@ -415,7 +417,7 @@ class TestRegistry:
         assert seen == ["https://registry.example/lite.json", *([named] if asked else [])]
         assert ("allow_endpoints" in str(caught.value)) is not asked
 
-    async def test_one_bad_registry_does_not_keep_us_from_the_next(self, counting, client_of, tmp_path) -> None:
+    async def test_an_unusable_registry_is_skipped(self, counting, client_of, tmp_path) -> None:
         bad, good = tmp_path / "bad.json", tmp_path / "good.json"
         entry = {**self.REGISTRY["agents"][0], "endpoints": {"http": "x", "manifest": "https://xn--a/"}}
         bad.write_text(json.dumps({**self.REGISTRY, "agents": [entry]}))
@@ -447,13 +449,13 @@ class TestSending:
             with pytest.raises(RemoteError, match="seen before"):
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}}, nonce="n")
 
-    async def test_of_what_is_wrong_the_first_is_in_the_message(self, agent, echo_handlers) -> None:
+    async def test_the_message_of_an_error_names_the_first_problem(self, agent, echo_handlers) -> None:
         async with in_process(agent(), echo_handlers) as client:
             with pytest.raises(RemoteError, match=r"Invalid params .*: params\.envelope\.payload\.skill_id: expected"):
                 await client.send(BASE, "task.request", {"input": {}})
 
     @pytest.mark.parametrize("path", ["/asap", "/asap/", "/.well-known/asap/manifest.json"])
-    async def test_who_gives_another_url_than_the_base_is_told_so(self, agent, echo_handlers, path) -> None:
+    async def test_a_url_that_is_not_the_base_is_an_error_with_advice(self, agent, echo_handlers, path) -> None:
         async with in_process(agent(), echo_handlers) as client:
             for ask in (client.discover, client.health_check):
                 with pytest.raises(BadReply, match=rf"200( or 503)?; give the base URL, {BASE}(;|$)"):
@@ -494,7 +496,7 @@ class TestSending:
             lambda value: _in_envelope(value, timestamp="soon"),
         ],
     )
-    async def test_a_reply_that_does_not_fit_is_not_taken(self, counting, client_of, spoil) -> None:
+    async def test_a_mismatched_reply_is_refused(self, counting, client_of, spoil) -> None:
         inner = counting()
 
         class Spoiling(httpx.AsyncBaseTransport):
@@ -544,7 +546,9 @@ class TestCredentials:
             await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         assert seen == [(MANIFEST, None), ("/asap", None)]
 
-    async def test_unless_it_is_listed_there(self, client_of, noting, seen, tmp_path) -> None:
+    async def test_a_token_goes_to_an_origin_that_auth_lists_also_from_a_registry(
+        self, client_of, noting, seen, tmp_path
+    ) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(TestRegistry.REGISTRY))
         async with client_of(noting, auth={BASE: "t"}, registries=[file]) as client:
@@ -580,7 +584,9 @@ class TestPayloadsThatCannotBeWritten:
             ("\ud800", r"payload\.input\.x: expected strings without lone surrogates"),
         ],
     )
-    async def test_are_refused_before_they_are_sent(self, counting, client_of, value, expected) -> None:
+    async def test_unwritable_payloads_are_refused_before_they_are_sent(
+        self, counting, client_of, value, expected
+    ) -> None:
         transport = counting()
         async with client_of(transport) as client:
 

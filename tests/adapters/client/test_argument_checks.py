@@ -98,7 +98,7 @@ async def outcome_of(client, name: str, given) -> Exception | None:
     return None
 
 
-class TestWhateverIsGiven:
+class TestAnyValue:
     """README: what's raised is an `AsapError`, an `OSError` or a `ValueError`."""
 
     def test_every_method_and_parameter_is_in_the_table(self) -> None:
@@ -110,7 +110,7 @@ class TestWhateverIsGiven:
         assert public == {name: set(given) for name, given in METHODS.items()}
 
     @pytest.mark.parametrize(("name", "parameter"), [(name, each) for name, given in METHODS.items() for each in given])
-    async def test_to_a_method_nothing_else_is_raised(self, name, parameter) -> None:
+    async def test_any_argument_of_a_method_raises_only_documented_errors(self, name, parameter) -> None:
         # None is all interfaces of this machine.
         values = [value for value in ODD if value is not None or parameter != "interfaces"]
         async with client_of(registries=[BASE]) as client:
@@ -120,7 +120,7 @@ class TestWhateverIsGiven:
                 assert "\n" not in str(error)
 
     @pytest.mark.parametrize("parameter", sorted(set(inspect.signature(AgentClient).parameters)))
-    async def test_to_a_client_nothing_else_is_raised_then_or_later(self, parameter) -> None:
+    async def test_any_argument_of_a_client_raises_only_documented_errors(self, parameter) -> None:
         for value in ODD:
             client = made(**{parameter: value})
             if isinstance(client, ValueError):
@@ -134,7 +134,7 @@ class TestWhateverIsGiven:
                 assert error is None or isinstance(error, AsapError | OSError | ValueError), (value, error)
 
 
-class TestTheRightFormIsSaid:
+class TestErrorMessages:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
@@ -168,7 +168,7 @@ class TestTheRightFormIsSaid:
             ({"clock": LookupError}, "clock: expected a clock"),
         ],
     )
-    def test_of_a_client(self, options, says) -> None:
+    def test_an_invalid_argument_of_a_client_is_refused_with_the_expected_form(self, options, says) -> None:
         if "sender" in options:
             says = "expected as sender an agent URN"
         with pytest.raises(ValueError, match=says):
@@ -201,7 +201,7 @@ class TestTheRightFormIsSaid:
             ("follow", {"announcement": BASE}, "announcement: expected an Announcement"),
         ],
     )
-    async def test_of_a_method(self, name, given, says) -> None:
+    async def test_an_invalid_argument_of_a_method_is_refused_with_the_expected_form(self, name, given, says) -> None:
         async with client_of() as client:
             error = await outcome_of(client, name, {**METHODS[name], **given})
         assert isinstance(error, ValueError)
@@ -217,7 +217,7 @@ class TestTheRightFormIsSaid:
             (FreshnessPolicy, ["default", "most", "stale_while_revalidate", "stale_if_error"]),
         ],
     )
-    def test_of_a_policy(self, policy, options) -> None:
+    def test_an_invalid_field_of_a_policy_is_named(self, policy, options) -> None:
         for name in options:
             for value in ("5", None, -1, float("nan"), [1], True):
                 with pytest.raises(ValueError, match=name):
@@ -237,7 +237,7 @@ class TestTheRightFormIsSaid:
             ),
         ],
     )  # fmt: skip
-    def test_of_credentials(self, kind, good) -> None:
+    def test_an_invalid_field_of_credentials_is_refused(self, kind, good) -> None:
         kind(**good)
         for name in good:
             for value in (5, True, float("nan"), b"x", object(), [5], int):
@@ -248,7 +248,7 @@ class TestTheRightFormIsSaid:
                 assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("kind", [TokenPolicy, IntrospectionPolicy])
-    def test_of_a_policy_of_tokens(self, kind) -> None:
+    def test_an_invalid_field_of_a_token_policy_is_named(self, kind) -> None:
         good: Any = {"issuer": BASE, "audience": ME, "agent": BySubject({"7": ME}), "scopes": ["a"], "leeway": 5}
         good |= {"fresh_for": 1, "max_known": 1} if kind is TokenPolicy else {"most": 1, "max_asked": 1}
         kind(**good)
@@ -257,7 +257,7 @@ class TestTheRightFormIsSaid:
                 with pytest.raises(ValueError, match=f"{name}: expected"):
                     kind(**{**good, name: value})
 
-    def test_of_those_who_ask_a_provider(self) -> None:
+    def test_an_invalid_argument_of_an_authenticator_is_named(self) -> None:
         policy: Any = {"audience": ME, "agent": BySubject({"7": ME}), "issuer": BASE}
         wrong: Any = "secret"
         with pytest.raises(ValueError, match="policy: expected a TokenPolicy"):
@@ -268,7 +268,7 @@ class TestTheRightFormIsSaid:
             IntrospectionAuthenticator(IntrospectionPolicy(**policy), wrong)
 
     @pytest.mark.parametrize("option", ["allow_http", "allow_networks"])
-    def test_of_what_a_server_asks_its_provider_with(self, option) -> None:
+    def test_an_invalid_outbound_option_of_an_authenticator_is_named(self, option) -> None:
         rules: Any = {"issuer": BASE, "audience": ME, "agent": BySubject({"7": ME})}
         for value in ("10.0.0.0/8", 5, None, [5]):
             options: Any = {option: value}

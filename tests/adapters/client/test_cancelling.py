@@ -191,7 +191,7 @@ class TestCancelledAtEachAwait:
     @pytest.mark.parametrize(
         ("place", "leaves"), [(0, None), (2, None), (1, 0)], ids=["who leads", "who waits", "who takes over"]
     )
-    async def test_the_others_are_answered_and_nothing_is_left(
+    async def test_the_other_callers_are_answered_and_nothing_is_left(
         self,
         server,
         operation: Operation,
@@ -216,13 +216,13 @@ class TestCancelledAtEachAwait:
             # The first's work is lost at most once for each who led.
             assert one.asked <= 2 + (leaves is not None) + (operation is stale)
 
-    async def test_who_leads_has_an_await_for_each_step_of_the_fetch(self, server) -> None:
+    async def test_the_leader_awaits_each_step_of_the_fetch(self, server) -> None:
         """So that cancelling at each of them is more than cancelling at one."""
         assert await play(server(), discover, place=0, at=None) >= 5
 
     @pytest.mark.planted
     @pytest.mark.parametrize("place", [0, 2], ids=["who leads", "who waits"])
-    async def test_where_leaving_is_not_told_it_is_caught(
+    async def test_a_leader_that_leaves_silently_is_caught(
         self, server, monkeypatch: pytest.MonkeyPatch, place: int
     ) -> None:
         monkeypatch.setattr(DocumentCache, "abandon", lambda _self, _waiter: ())
@@ -231,7 +231,7 @@ class TestCancelledAtEachAwait:
 
 
 class TestDeadlines:
-    async def test_each_caller_has_one_of_its_own(self, server) -> None:
+    async def test_each_caller_has_a_deadline_of_its_own(self, server) -> None:
         ends: list[tuple[float, bool]] = []
         async with client_of(server(seconds=5)) as client, anyio.create_task_group() as group:
 
@@ -247,7 +247,7 @@ class TestDeadlines:
                 await anyio.wait_all_tasks_blocked()
         assert [(round(after), late) for after, late in ends] == [(1, True), (3, True), (5, False), (5, False)]
 
-    async def test_who_leads_and_has_no_time_left_loses_the_work_once(self, server) -> None:
+    async def test_a_leader_at_its_deadline_loses_its_work_once(self, server) -> None:
         one = server(seconds=5)
         async with client_of(one) as client, anyio.create_task_group() as group:
 
@@ -263,7 +263,7 @@ class TestDeadlines:
 
 class TestAnotherLoop:
     @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-    async def test_is_told_so_at_once(self, server, backend: str) -> None:
+    async def test_another_loop_gets_an_error_at_once(self, server, backend: str) -> None:
         async with client_of(server(seconds=0)) as client:
             found = await client.discover(BASE)
             for operation in (discover, refresh, health):
@@ -276,21 +276,21 @@ class TestAnotherLoop:
             assert waiting(client) == 0
             assert await client.discover(BASE) is found
 
-    async def test_is_told_so_while_this_one_waits(self, server) -> None:
+    async def test_another_loop_gets_an_error_while_this_one_waits(self, server) -> None:
         async with client_of(server()) as client, anyio.create_task_group() as group:
             group.start_soon(discover, client)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(RuntimeError, match="belongs to another event loop"):
                 await anyio.to_thread.run_sync(lambda: anyio.run(discover, client))
 
-    async def test_and_a_thread_without_one(self, server) -> None:
+    async def test_a_thread_without_a_loop_gets_an_error(self, server) -> None:
         async with client_of(server()) as client:
             await client.discover(BASE)
             with pytest.raises(RuntimeError, match="event loop"):
                 await anyio.to_thread.run_sync(client.cached, BASE)
 
 
-class TestAThousandAtOnce:
+class TestAThousandCallers:
     async def found(self, server: Server, **options) -> tuple[float, list[object]]:
         """How long it took until all were answered, and what came of each."""
         ends: list[object] = []
@@ -311,20 +311,20 @@ class TestAThousandAtOnce:
         assert len(ends) == 1_000
         return took, ends
 
-    async def test_of_a_good_host_ask_once(self, server) -> None:
+    async def test_a_thousand_callers_of_a_good_host_make_one_request(self, server) -> None:
         one = server()
         took, ends = await self.found(one)
         assert took == pytest.approx(1.0)
         assert (one.asked, len(set(map(id, ends)))) == (1, 1)
 
-    async def test_of_one_that_hangs_ask_once_and_are_all_answered_in_time(self, server) -> None:
+    async def test_a_thousand_callers_of_a_hanging_host_make_one_request_and_time_out_together(self, server) -> None:
         one = server(seconds=1_000)
         took, ends = await self.found(one, timeout=0.5)
         assert one.asked == 1
         assert took <= 0.6
         assert {type(end) for end in ends} == {TimedOut}
 
-    async def test_of_one_that_fails_ask_once(self, server) -> None:
+    async def test_a_thousand_callers_of_a_failing_host_make_one_request(self, server) -> None:
         one = server(status=500)
         took, ends = await self.found(one)
         assert took == pytest.approx(1.0)
@@ -332,7 +332,7 @@ class TestAThousandAtOnce:
         assert {type(end) for end in ends} == {BadReply}
 
 
-async def test_a_day_without_its_server_and_not_one_more(server) -> None:
+async def test_a_cached_manifest_serves_one_day_without_its_server(server) -> None:
     one = server()
     async with client_of(one) as client:
         await client.discover(BASE)

@@ -119,7 +119,7 @@ async def get(http, url: str = "https://agent.example/x", **options):
 
 
 class TestRebinding:
-    async def test_between_calls_the_second_answer_is_judged_like_the_first(self, connected) -> None:
+    async def test_the_second_answer_of_a_name_is_judged_like_the_first(self, connected) -> None:
         network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
         http = connected(network)
         assert await get(http) == 200
@@ -127,7 +127,7 @@ class TestRebinding:
             await get(http)
         assert network.dialled == [PUBLIC]
 
-    async def test_within_a_call_nobody_is_asked_twice(self, connected) -> None:
+    async def test_a_name_is_resolved_once_in_a_call(self, connected) -> None:
         network = Network([PUBLIC], ["127.0.0.1"], reply=AND_CLOSES)
         assert await get(connected(network)) == 200
         assert (network.asked, network.dialled) == (["agent.example"], [PUBLIC])
@@ -144,12 +144,14 @@ class TestRebinding:
         assert [await get(http), await get(http)] == [200, 200]
         assert len(network.asked) == len(network.dialled) == 1
 
-    async def test_a_network_that_is_allowed_is_connected_to(self, connected) -> None:
+    async def test_an_address_in_an_allowed_network_is_connected_to(self, connected) -> None:
         network = Network([INSIDE])
         assert await get(connected(network, allow_networks=["10.0.0.0/8"])) == 200
         assert network.dialled == [INSIDE]
 
-    async def test_all_who_wait_for_a_name_that_turns_inwards_get_one_answer(self, client_of, monkeypatch) -> None:
+    async def test_all_waiters_for_a_name_that_resolves_to_a_private_address_are_refused(
+        self, client_of, monkeypatch
+    ) -> None:
         network = Network([INSIDE])
         monkeypatch.setattr(connecting, "_dial", network.dial)
         refused = []
@@ -206,7 +208,7 @@ def check_rebinding(answers, *, keeps: bool) -> None:
 
 @given(st.lists(ANSWERS, min_size=1, max_size=5), st.booleans())
 @settings(max_examples=50)
-def test_whatever_a_resolver_answers_only_what_may_be_is_connected_to(answers, keeps) -> None:
+def test_only_allowed_addresses_are_connected_to_for_any_answers_of_a_resolver(answers, keeps) -> None:
     check_rebinding(answers, keeps=keeps)
 
 
@@ -239,7 +241,7 @@ class TakesTheGoodOnes(connecting._Backend):
 
 @pytest.mark.planted
 @pytest.mark.parametrize("broken", [AsksAgain, JudgesTheFirst, TakesTheGoodOnes])
-def test_one_that_connects_elsewhere_is_caught(broken, monkeypatch) -> None:
+def test_a_planted_bug_that_connects_elsewhere_is_caught(broken, monkeypatch) -> None:
     monkeypatch.setattr(connecting, "_Backend", broken)
     with pytest.raises(AssertionError):
         check_rebinding([[PUBLIC], ["127.0.0.1"], [PUBLIC, "127.0.0.1"], [PUBLIC]], keeps=False)
@@ -254,19 +256,19 @@ class TestNames:
             ("https://agent.example./x", "agent.example", b"Host: agent.example.\r\n"),
         ],
     )
-    async def test_tls_and_the_host_header_have_the_urls(self, connected, url, name, header) -> None:
+    async def test_tls_and_the_host_header_have_the_host_of_the_url(self, connected, url, name, header) -> None:
         network = Network()
         assert await get(connected(network), url) == 200
         assert network.streams[0].tls_name == name
         assert header in network.streams[0].sent
 
-    async def test_of_this_machine_are_asked_of_no_resolver(self, connected) -> None:
+    async def test_names_of_this_machine_are_not_resolved(self, connected) -> None:
         network = Network(ways={"127.0.0.1": ConnectionRefusedError(111, "Connection refused")})
         assert await get(connected(network), "http://x.localhost:8000/") == 200
         assert (network.asked, network.dialled) == ([], ["127.0.0.1", "::1"])
 
     @pytest.mark.parametrize("url", ["https://8.8.8.8/", "https://[2606:4700::1]/"])
-    async def test_literals_neither(self, connected, url) -> None:
+    async def test_address_literals_are_not_resolved(self, connected, url) -> None:
         network = Network()
         assert await get(connected(network), url) == 200
         assert network.asked == []
@@ -279,12 +281,12 @@ class TestNames:
             (UnicodeError("encoding with 'idna' codec failed"), "it can't be a host's"),
         ],
     )
-    async def test_one_that_is_not_known_was_not_sent_to(self, connected, answer, says) -> None:
+    async def test_an_unknown_name_is_reported_as_not_sent(self, connected, answer, says) -> None:
         with pytest.raises(Unreachable, match=says) as caught:
             await get(connected(Network(answer)))
         assert not caught.value.sent
 
-    async def test_a_resolver_that_hangs_is_given_the_requests_time(self, connected) -> None:
+    async def test_a_hanging_resolver_ends_at_the_timeout_of_the_request(self, connected) -> None:
         class Hanging(Network):
             async def resolve(self, host: str, port: int):
                 await anyio.sleep_forever()
@@ -313,7 +315,7 @@ def test_httpx_reads_the_same_host_out_of_a_url_as_the_policy(text, begin) -> No
             pass
 
 
-def test_where_it_reads_another_nothing_is_asked() -> None:
+def test_no_request_is_sent_if_httpx_reads_another_host() -> None:
     with pytest.raises(NotAllowed):
         _request(_Call(Allowed("https://b.example/", "https://a.example:443", "a.example", True), "GET", ()), 1.0)
 
@@ -326,7 +328,7 @@ class TestSeveralAddresses:
         assert anyio.current_time() == before
         assert network.dialled == [PUBLIC, OTHER]
 
-    async def test_or_when_it_takes_a_quarter_of_a_second(self, connected) -> None:
+    async def test_the_next_is_tried_after_a_quarter_of_a_second(self, connected) -> None:
         network = Network([PUBLIC, OTHER], ways={PUBLIC: 30})
         before = anyio.current_time()
         assert await get(connected(network)) == 200
@@ -338,7 +340,7 @@ class TestSeveralAddresses:
         assert await get(connected(network)) == 200
         assert network.open == 1
 
-    async def test_where_none_answers_it_says_what_each_came_to(self, connected) -> None:
+    async def test_if_no_address_answers_the_error_lists_each_attempt(self, connected) -> None:
         ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: httpcore.ConnectTimeout()}
         with pytest.raises(Unreachable) as caught:
             await get(connected(Network([PUBLIC, OTHER], ways=ways)))
@@ -381,8 +383,8 @@ async def test_cancelled_at_any_await_nothing_stays_open_and_the_next_request_wo
 REGISTRY = "https://registry.example/lite.json"
 
 
-class TestWhoNamedIt:
-    async def test_a_stranger_does_not_open_a_network_that_is_allowed(self, connected) -> None:
+class TestSources:
+    async def test_a_registry_does_not_open_an_allowed_network(self, connected) -> None:
         network = Network([INSIDE])
         http = connected(network, allow_networks=["10.0.0.0/8"])
         with pytest.raises(
@@ -393,12 +395,12 @@ class TestWhoNamedIt:
         http.name_origin("https://agent.example")
         assert await get(http) == 200
 
-    async def test_the_origin_to_allow_is_named_with_its_own_scheme(self, connected) -> None:
+    async def test_the_remedy_names_the_origin_with_its_scheme(self, connected) -> None:
         http = connected(Network([INSIDE]), allow_networks=["10.0.0.0/8"], allow_http=["agent.example"])
         with pytest.raises(NotAllowed, match=r"allow_endpoints=\['http://agent\.example:80'\]"):
             await get(http, "http://agent.example/x", named_by=REGISTRY)
 
-    async def test_what_is_inside_itself_does(self, connected) -> None:
+    async def test_a_registry_in_an_allowed_network_opens_it(self, connected) -> None:
         network = Network([INSIDE])
         http = connected(network, allow_networks=["10.0.0.0/8"])
         assert await get(http, REGISTRY) == 200
@@ -411,12 +413,12 @@ class TestWhoNamedIt:
             client._http.judge("https://registry.example/agent", named_by="https://elsewhere.example/lite.json")
             assert await get(client._http, REGISTRY) == 200
 
-    async def test_or_the_caller_by_listing_its_origin(self, connected) -> None:
+    async def test_the_caller_opens_an_allowed_network_by_listing_the_origin(self, connected) -> None:
         network = Network([INSIDE])
         http = connected(network, allow_networks=["10.0.0.0/8"], allow_endpoints=["https://agent.example"])
         assert await get(http, named_by=REGISTRY) == 200
 
-    async def test_an_agent_that_a_registry_lists_stays_where_it_may_be_when_it_is_sent_to(
+    async def test_a_listed_agent_whose_address_becomes_private_is_refused_by_send(
         self, client_of, manifest, monkeypatch, tmp_path
     ) -> None:
         from attrs import evolve
@@ -450,14 +452,14 @@ class TestTheLink:
         announced = http.announced_addresses(host, addresses, networks=networks)
         return (await http.get(http.judge(url, announced=announced), (), 1000))[0]
 
-    async def test_an_announced_host_is_connected_to_where_it_was_announced(self, connected) -> None:
+    async def test_an_announced_host_is_connected_to_at_its_announced_address(self, connected) -> None:
         network = Network([PUBLIC])
         http = connected(network)
         found = ["10.9.9.9", "192.168.1.9"]
         assert await self.follow(http, "http://agent.local:8000/", "agent.local", found) == 200
         assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
 
-    async def test_which_is_of_use_for_nothing_else(self, connected) -> None:
+    async def test_an_announced_address_opens_nothing_else(self, connected) -> None:
         """Not for its other ports, nor for itself if it's named otherwise; not even the connection that's open."""
         network = Network([INSIDE])
         http = connected(network)
@@ -470,14 +472,14 @@ class TestTheLink:
                             await get(http, f"{scheme}://{host}:{port}/admin", named_by=named_by)
         assert network.dialled == ["192.168.1.9"] * 4
 
-    async def test_nor_for_another_announcement_of_the_name(self, connected) -> None:
+    async def test_an_announced_address_is_not_used_for_another_announcement_of_the_name(self, connected) -> None:
         network = Network()
         http = connected(network)
         for address in ("192.168.1.9", "192.168.1.66", "192.168.1.9"):
             assert await self.follow(http, "http://agent.local:8000/", "agent.local", [address]) == 200
         assert network.dialled == ["192.168.1.9", "192.168.1.66"]
 
-    async def test_a_literal_is_connected_to_with_its_scope(self, connected, monkeypatch) -> None:
+    async def test_an_address_literal_is_connected_to_with_its_scope(self, connected, monkeypatch) -> None:
         monkeypatch.setattr("asap_adapters.net.transport.link_scopes", lambda _link: {"eth0"})
         network = Network()
         http = connected(network)
@@ -496,7 +498,7 @@ class TestTheLink:
             ("agent.example", ["192.168.1.9"]),
         ],
     )
-    async def test_what_is_not_on_it_is_not_trusted(self, connected, host, addresses) -> None:
+    async def test_an_announced_address_that_is_not_on_the_link_is_refused(self, connected, host, addresses) -> None:
         http = connected(Network([INSIDE]))
         with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it"):
             http.announced_addresses(host, addresses, networks=self.NETWORKS)
@@ -504,13 +506,13 @@ class TestTheLink:
             await get(http, f"https://{host}/")
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "agent.local"])
-    async def test_this_machine_is_on_its_own_link_only(self, connected, host) -> None:
+    async def test_loopback_is_accepted_on_the_loopback_link_only(self, connected, host) -> None:
         http = connected(Network())
         with pytest.raises(NotAllowed):  # a neighbour's word for it
             http.announced_addresses(host, ["127.0.0.1"], networks=self.NETWORKS)
         assert await self.follow(http, f"http://{host}:8000/", host, ["127.0.0.1"], ["127.0.0.1/8"]) == 200
 
-    async def test_by_default_it_is_any_link_of_this_machine(self, connected) -> None:
+    async def test_an_announced_address_may_be_on_any_link_of_this_machine_by_default(self, connected) -> None:
         network = Network()
         http = connected(network)
         assert await self.follow(http, "http://agent.local:8000/", "agent.local", ["127.0.0.1"], None) == 200
@@ -531,7 +533,7 @@ class TestRedirects:
 
         return httpx.MockTransport(handle), seen
 
-    async def test_are_refused_and_say_where_they_point(self, connected) -> None:
+    async def test_redirects_are_refused_and_the_error_says_where_they_point(self, connected) -> None:
         transport, seen = self.redirecting((302, "http://u:hunter2@169.254.169.254/latest?hunter2"))
         with pytest.raises(
             BadReply, match=r"it redirects to http://169\.254\.169\.254:80/latest; redirects aren't"
@@ -541,22 +543,22 @@ class TestRedirects:
         assert "hunter2" not in str(caught.value)
         assert len(seen) == 1
 
-    async def test_are_followed_within_their_origin_up_to_two(self, connected) -> None:
+    async def test_redirects_within_their_origin_are_followed_up_to_two(self, connected) -> None:
         transport, seen = self.redirecting((301, "/y"), (307, "z"), (200, None))
         assert await get(connected(Network(), transport=transport, redirects=2)) == 200
         assert seen == [f"GET https://agent.example/{path}" for path in "xyz"]
 
-    async def test_a_loop_ends(self, connected) -> None:
+    async def test_a_loop_of_redirects_ends(self, connected) -> None:
         transport, seen = self.redirecting((302, "/x"))
         with pytest.raises(BadReply, match="no more than 2 redirects"):
             await get(connected(Network(), transport=transport, redirects=2))
         assert len(seen) == 3
 
-    async def test_without_a_place_it_is_an_answer(self, connected) -> None:
+    async def test_a_redirect_without_a_location_is_an_answer(self, connected) -> None:
         transport, _ = self.redirecting((302, None))
         assert await get(connected(Network(), transport=transport)) == 302
 
-    async def test_what_is_posted_goes_nowhere_else(self, connected) -> None:
+    async def test_redirects_of_a_post_are_not_followed(self, connected) -> None:
         transport, seen = self.redirecting((307, "/y"))
         http = connected(Network(), transport=transport, redirects=2)
         with pytest.raises(BadReply, match="redirects aren't followed by a POST"):
@@ -583,7 +585,7 @@ class TestSecrets:
         ],
         ids=lambda error: type(error).__name__,
     )  # fmt: skip
-    async def test_of_a_failure(self, connected, error) -> None:
+    async def test_errors_of_a_failure_show_no_secret(self, connected, error) -> None:
         def handle(_request):
             raise error
 
@@ -610,14 +612,14 @@ class TestSecrets:
             "HTTP/1.1 200 OK\r\n" + f"x: {SECRET}\r\n" * 101 + "\r\n",
         ],
     )  # fmt: skip
-    async def test_of_an_answer(self, connected, reply) -> None:
+    async def test_errors_of_a_response_show_no_secret(self, connected, reply) -> None:
         http = connected(Network(reply=reply.encode()))
         with pytest.raises((Unreachable, BadReply)) as caught:
             await get(http, f"https://agent.example/x?key={SECRET}")
         self.check(caught.value)
 
     @pytest.mark.parametrize("answer", [[INSIDE], [], socket.gaierror(-2, "Name or service not known"), [SECRET]])
-    async def test_of_a_name(self, connected, answer) -> None:
+    async def test_errors_of_a_name_lookup_show_no_secret(self, connected, answer) -> None:
         with pytest.raises((Unreachable, NotAllowed)) as caught:
             await get(connected(Network(answer)), f"https://agent.example/x?key={SECRET}")
         self.check(caught.value)
@@ -629,12 +631,12 @@ class TestSecrets:
             f"https://10.0.0.1/?{SECRET}", f"https://xn--a/?{SECRET}", f"https://{SECRET}@[::1",
         ],
     )  # fmt: skip
-    async def test_of_a_url(self, connected, url) -> None:
+    async def test_errors_of_a_url_show_no_secret(self, connected, url) -> None:
         with pytest.raises(NotAllowed) as caught:
             await get(connected(Network()), url)
         self.check(caught.value)
 
-    async def test_of_who_asks(self, connected) -> None:
+    async def test_no_repr_shows_the_token(self, connected) -> None:
         http = connected(Network(), token=SECRET)
         assert SECRET not in repr(http)
         assert SECRET not in repr(AgentClient(sender="urn:asap:agent:me", token=SECRET, auth={"https://a": SECRET}))
@@ -645,17 +647,17 @@ class TestSecrets:
         assert not any(SECRET in text for text in told)
 
 
-class TestTheSystemsResolver:
-    async def test_knows_this_machine(self) -> None:
+class TestSystemResolver:
+    async def test_the_system_resolver_resolves_this_machine(self) -> None:
         assert await SystemResolver().resolve("127.0.0.1", 80) == ["127.0.0.1"]
 
-    async def test_says_when_it_knows_nothing(self) -> None:
+    async def test_the_system_resolver_raises_os_error_for_an_unknown_name(self) -> None:
         with pytest.raises(OSError, match=r"."):
             await SystemResolver().resolve("no-such-name.invalid", 80)
 
 
-class TestThisMachinesLinks:
-    def test_one_has_its_own_networks_and_scopes(self) -> None:
+class TestLinksOfThisMachine:
+    def test_a_link_has_its_own_networks_and_scopes(self) -> None:
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         assert "127.0.0.1/8" in link_networks(loopback)
         assert set(link_networks(loopback)) <= set(link_networks())

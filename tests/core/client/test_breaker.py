@@ -25,7 +25,7 @@ class TestBreaker:
             breaker.give_back(breaker.ask(now=0.0), RequestOutcome.FAILED, now=0.0)
         return breaker
 
-    def test_opens_after_failures_in_a_row_only(self) -> None:
+    def test_a_breaker_opens_after_failures_in_a_row_only(self) -> None:
         breaker: Any = Breaker()
         for outcome in (
             [RequestOutcome.FAILED] * 4
@@ -38,7 +38,7 @@ class TestBreaker:
         breaker.give_back(breaker.ask(now=0.0), RequestOutcome.FAILED, now=0.0)
         assert breaker.ask(now=10.0) == BreakerOpen(50.0)
 
-    def test_lets_one_probe_through_after_its_rest(self) -> None:
+    def test_a_breaker_lets_one_probe_through_after_its_pause(self) -> None:
         breaker = self.failing()
         probe = breaker.ask(now=60.0)
         assert probe.probe
@@ -47,7 +47,7 @@ class TestBreaker:
         breaker.give_back(probe, RequestOutcome.OK, now=61.0)
         assert breaker.state(now=61.0) is BreakerState.CLOSED
 
-    def test_a_probe_that_fails_opens_it_again(self) -> None:
+    def test_a_failed_probe_opens_the_breaker_again(self) -> None:
         breaker = self.failing()
         breaker.give_back(breaker.ask(now=60.0), RequestOutcome.FAILED, now=61.0)
         assert breaker.ask(now=61.0) == BreakerOpen(60.0)
@@ -164,12 +164,12 @@ class ForgetsAtOnce(Breakers):
 
 @pytest.mark.planted
 @pytest.mark.parametrize("mutant", [OneForAll, LosesTheProbe, CountsAbandoned, NeverOpens, ForgetsAtOnce])
-def test_a_broken_one_is_caught(mutant) -> None:
+def test_a_planted_bug_is_caught(mutant) -> None:
     with pytest.raises(AssertionError):
         law(mutant, (Phase.generate,))
 
 
-def test_they_are_bounded_and_remember_only_hosts_that_fail() -> None:
+def test_the_number_of_breakers_is_bounded_and_only_failing_hosts_have_one() -> None:
     breakers: Any = Breakers(BreakerPolicy(threshold=1), most=2)
     for host in ("a", "b", "c"):
         breakers.give_back(host, breakers.ask(host, now=0.0), RequestOutcome.FAILED, now=0.0)
@@ -203,5 +203,5 @@ def test_they_are_bounded_and_remember_only_hosts_that_fail() -> None:
         (KeyboardInterrupt(), RequestOutcome.ABANDONED),
     ],
 )
-def test_what_a_request_says_of_its_host(error, outcome) -> None:
+def test_an_error_decides_the_outcome_for_the_host(error, outcome) -> None:
     assert request_outcome(error) is outcome

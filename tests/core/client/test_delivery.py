@@ -32,7 +32,7 @@ class TestRetries:
         assert [step(attempts=n) for n in (1, 2)] == [RetryAfter(1.0), RetryAfter(2.0)]
         assert step(attempts=3) == GiveUp("3 attempts were made")
 
-    def test_what_was_answered_is_not_tried_again(self) -> None:
+    def test_an_answered_message_is_not_retried(self) -> None:
         assert isinstance(step(Attempt.ANSWERED), GiveUp)
 
     def test_a_message_that_may_have_been_handled_is_retried_under_a_key_only(self) -> None:
@@ -42,14 +42,14 @@ class TestRetries:
     def test_a_message_that_was_not_sent_is_retried_without_a_key_too(self) -> None:
         assert step(Attempt.UNSENT, keyed=False) == RetryAfter(1.0)
 
-    def test_the_servers_word_counts_up_to_a_cap(self) -> None:
+    def test_retry_after_of_the_server_counts_up_to_a_cap(self) -> None:
         assert step(retry_after=5.0) == RetryAfter(5.0)
         assert step(retry_after=0.1) == RetryAfter(1.0)
         assert step(retry_after=60.0) == RetryAfter(60.0)
         assert step(retry_after=61.0) == GiveUp("it asks to wait for 61 s, which is longer than 60 s")
 
     @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 60))
-    def test_no_wait_is_over_the_cap(self, attempts, jitter, retry_after) -> None:
+    def test_no_delay_is_over_the_cap(self, attempts, jitter, retry_after) -> None:
         policy = RetryPolicy(retries=10**6)
         found: Any = next_step(
             Attempt.LOST, attempts=attempts, keyed=True, policy=policy, jitter=jitter, retry_after=retry_after
@@ -60,7 +60,7 @@ class TestRetries:
 class TestServerTimes:
     HERE = "https://a.example"
 
-    def test_it_goes_on_from_what_the_server_said_whatever_the_local_clock_does(self) -> None:
+    def test_the_time_of_a_server_continues_by_the_monotonic_clock(self) -> None:
         times: Any = ServerClocks()
         assert times.wall(self.HERE, at=moment(0.0, 100.0)) == 100.0
         times.learn(self.HERE, 5000.0, now=10.0)
@@ -68,20 +68,20 @@ class TestServerTimes:
         assert times.wall(self.HERE, at=moment(12.5, -1.0)) == 5002.5
         assert times.wall("https://b.example", at=moment(12.5, 7.0)) == 7.0
 
-    def test_it_is_forgotten_after_an_hour(self) -> None:
+    def test_the_time_of_a_server_is_forgotten_after_an_hour(self) -> None:
         times: Any = ServerClocks()
         times.learn(self.HERE, 5000.0, now=10.0)
         assert times.wall(self.HERE, at=moment(3610.0, 1.0)) == 8600.0
         assert times.wall(self.HERE, at=moment(3610.1, 1.0)) == 1.0
         assert len(times) == 0
 
-    def test_what_is_learned_later_counts(self) -> None:
+    def test_the_latest_time_of_a_server_counts(self) -> None:
         times: Any = ServerClocks()
         times.learn(self.HERE, 5000.0, now=10.0)
         times.learn(self.HERE, 4000.0, now=11.0)
         assert times.wall(self.HERE, at=moment(11.0, 1.0)) == 4000.0
 
-    def test_so_many_are_remembered_the_oldest_goes(self) -> None:
+    def test_the_number_of_server_times_is_bounded_and_the_oldest_is_forgotten(self) -> None:
         times: Any = ServerClocks()
         for number in range(1001):
             times.learn(f"https://{number}.example", 5000.0, now=float(number))
@@ -89,7 +89,7 @@ class TestServerTimes:
         assert times.wall("https://0.example", at=moment(1001.0, 1.0)) == 1.0
         assert times.wall("https://1.example", at=moment(1001.0, 1.0)) == 6000.0
 
-    def test_what_is_learned_again_is_the_latest(self) -> None:
+    def test_a_time_learned_again_is_not_the_oldest(self) -> None:
         times: Any = ServerClocks()
         times.learn(self.HERE, 5000.0, now=0.0)
         for number in range(999):
@@ -99,7 +99,7 @@ class TestServerTimes:
         assert times.wall(self.HERE, at=moment(0.0, 1.0)) == 6000.0
 
     @pytest.mark.parametrize("value", [None, 5, "", "soon", "2026-13-01T00:00:00Z", ["2026-01-01T00:00:00Z"]])
-    def test_what_is_no_time_teaches_nothing(self, value) -> None:
+    def test_an_invalid_time_is_ignored(self, value) -> None:
         assert read_server_time({"server_time": value}) is None
         assert read_server_time({}) is None
 
@@ -155,7 +155,7 @@ class TestWhatAnErrorMeans:
             "large",
         ],
     )
-    def test_an_error_means_what_its_fields_say(self, error, ended) -> None:
+    def test_the_fields_of_an_error_decide_if_it_is_retried(self, error, ended) -> None:
         assert classify_failure(error) is ended
 
     @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ class TestWhatAnErrorMeans:
             (evolve(HERE, encrypted=False, host="127.0.0.1"), True),
         ],
     )
-    def test_a_server_is_believed_where_it_is_known_to_be_the_server(self, asked, believed) -> None:
+    def test_a_time_is_believed_only_over_tls_or_from_this_machine(self, asked, believed) -> None:
         assert (server_time_in(self.REFUSED, asked) is not None) is believed
 
     def test_no_other_error_sets_the_servers_time(self) -> None:

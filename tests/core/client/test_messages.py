@@ -41,18 +41,18 @@ class TestEnvelopes:
         assert conversation_id_of("k", "a", "b") == "conv_4cedccbab94bb6c58ce6b907770a3639"
 
 
-class TestWhatCannotBeSent:
+class TestInvalidMessages:
     @pytest.mark.parametrize("payload_type", [None, "", 5, b"task.request", "x" * 257, ["task.request"]])
-    def test_a_type_that_is_no_text(self, payload_type) -> None:
+    def test_a_payload_type_that_is_no_text_is_refused(self, payload_type) -> None:
         with pytest.raises(ValueError, match=r"payload_type: expected text such as 'task\.request'"):
             read_message(payload_type, ASK)
 
     @pytest.mark.parametrize("payload", [None, "hello", b"{}", 5, [], [("a", 1)], ASK.items(), TaskRequest, {1: 2}])
-    def test_a_payload_that_is_no_object(self, payload) -> None:
+    def test_a_payload_that_is_no_object_is_refused(self, payload) -> None:
         with pytest.raises(ValueError, match=r"payload: expected a dict such as \{'skill_id'.* TaskRequest"):
             read_message("task.request", payload)
 
-    def test_a_payload_of_the_model_that_holds_something_else(self) -> None:
+    def test_a_payload_object_with_an_invalid_field_is_refused(self) -> None:
         request = TaskRequest(conversation_id="c", skill_id="echo", input={})
         object.__setattr__(request, "skill_id", object())
         with pytest.raises(ValueError, match="payload: expected a dict"):
@@ -65,7 +65,7 @@ class TestWhatCannotBeSent:
                 give(key)
 
     @pytest.mark.parametrize("name", ["nonce", "trace_id"])
-    def test_names_that_are_no_text(self, name) -> None:
+    def test_names_that_are_no_text_are_refused(self, name) -> None:
         with pytest.raises(ValueError, match=f"{name}: expected text, or None"):
             read_message("x", {}, **{name: 5})
 
@@ -76,7 +76,7 @@ class TestWhatCannotBeSent:
         with pytest.raises(ValueError, match=r"messages: expected pairs of payload type and payload, such as"):
             read_batch(messages)
 
-    def test_a_batch_has_its_bounds_and_each_is_a_message(self) -> None:
+    def test_the_size_of_a_batch_is_bounded_and_each_item_is_checked(self) -> None:
         assert [message.payload for message in read_batch((("x", {"a": 1}), ["y", {}]))] == [{"a": 1}, {}]
         assert len(read_batch([("x", {})] * 50)) == 50
         for number in (0, 51):

@@ -73,7 +73,7 @@ class TestReplies:
         assert "Too old" in str(found)
         assert "retry after 5 s" in str(found)
 
-    def test_what_is_wrong_with_an_envelope_reaches_the_sender(self) -> None:
+    def test_the_problems_of_an_envelope_reach_the_sender(self) -> None:
         problems = [{"loc": ["params", "envelope", "sender"], "msg": "expected an agent URN"}]
         for extra in ({}, {"details": {"a": 1}}):
             found = read({"error": {"code": -32602, "data": {**extra, "validation_errors": problems}}})
@@ -149,7 +149,7 @@ class TestReplies:
         read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
 
 
-class TestWhoseAnErrorIs:
+class TestErrorsAndCallIds:
     """An error names this call, or none; and it's the agent's own, or may be a proxy's."""
 
     def error(self, **members):
@@ -183,10 +183,10 @@ class TestWhoseAnErrorIs:
         assert read_batch_reply((sent,), status=200, body=json.dumps([result]).encode())[0].id == "e2"  # type: ignore[index,union-attr]
 
     @pytest.mark.parametrize("named", [None, ""])
-    def test_a_result_names_its_call(self, named) -> None:
+    def test_a_result_with_another_calls_id_is_unusable(self, named) -> None:
         assert isinstance(read({"id": named, "result": {"envelope": REPLY}}), UnusableReply)
 
-    def test_in_a_batch_a_place_serves_only_answers_without_id(self) -> None:
+    def test_in_a_batch_an_answer_is_matched_by_place_only_without_an_id(self) -> None:
         sent = (SENT, SentCall("req-2", evolve(ASKED, id="e9")), SentCall("req-3", evolve(ASKED, id="e10")))
 
         def codes(*items):
@@ -218,13 +218,13 @@ class TestWhoseAnErrorIs:
             ({"jsonrpc": "2.0", "error": {"code": True, "message": "no"}}, False),
         ],
     )
-    def test_own_is_json_rpc_or_a_code_of_asap(self, value, own) -> None:
+    def test_an_error_is_the_agents_own_if_it_is_json_rpc_or_has_an_asap_code(self, value, own) -> None:
         for status in (200, 403, 500, 502, 503, 504):
             found = read(value, status)
             assert (found.own, found.recoverable) == (own, own and status == 503)
         assert read(value, 429).recoverable
 
-    def test_recoverable_is_as_the_error_says(self) -> None:
+    def test_the_error_says_if_it_is_recoverable(self) -> None:
         for said in (True, False):
             body = {"error": "busy", "code": "asap:x", "recoverable": said, "retry_after_ms": 1500}
             assert [read(body, status).recoverable for status in (200, 502, 503)] == [said] * 3

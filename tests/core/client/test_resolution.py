@@ -201,7 +201,7 @@ def first_only(wanted: Wanted, *, registries, **options) -> ResolutionState:
 
 @pytest.mark.planted
 @pytest.mark.parametrize("mutant", [any_id, last_first, unchecked, deaf, first_only])
-def test_the_law_notices(mutant) -> None:
+def test_a_planted_bug_is_caught(mutant) -> None:
     with pytest.raises(AssertionError):
         law(mutant, PLANTED)
 
@@ -218,13 +218,13 @@ def test_the_law_notices(mutant) -> None:
             self._search, one.manifest_url, LOCAL_NETWORK, one)),
     ],
 )  # fmt: skip
-def test_the_law_notices_a_state_that_goes_elsewhere(state, method, other, monkeypatch) -> None:
+def test_a_planted_bug_in_a_state_is_caught(state, method, other, monkeypatch) -> None:
     monkeypatch.setattr(state, method, other)
     with pytest.raises(AssertionError):
         law(resolve, PLANTED)
 
 
-def test_the_trace_reads_as_it_went() -> None:
+def test_the_trace_describes_the_search() -> None:
     world = World(
         {URLS[0]: manifest(OTHER), URLS[2]: manifest()},
         {
@@ -255,7 +255,7 @@ def test_the_trace_reads_as_it_went() -> None:
     assert "secret" not in str(end.trace)
 
 
-def test_a_copy_is_told_as_one() -> None:
+def test_a_copy_of_a_registry_is_named_in_the_trace() -> None:
     begin: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
     for listed, words in (
         (catalog((URN, {})), "listed"),
@@ -290,21 +290,21 @@ def test_a_manifest_must_be_signed_by_keys_of_the_first_registry_that_named_any(
     assert failed(step, 2).announced(announcement(URN, URLS[0])).keys is named
 
 
-def test_nothing_is_said_of_entries_that_could_all_be_read() -> None:
+def test_the_trace_mentions_no_unreadable_entries_if_there_are_none() -> None:
     reader = RegistryReader()
     reader.feed(b'{"version":"1","updated_at":"2026-01-01","agents":[]}')
     begin: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
     assert begin.read(reader.close()).trace[0].why == "not listed among 0"
 
 
-def test_the_link_is_said_to_have_had_nobody_or_nobody_else() -> None:
+def test_the_trace_says_if_no_agent_or_no_other_agent_was_announced() -> None:
     step: Any = resolve(Wanted(urn=URN))
     assert step.ended(3.0).trace[-1].why == "not announced within 3 s"
     step = step.announced(announcement(URN, URLS[0])).fetched(manifest(OTHER))
     assert step.ended(3.0).trace[-1].why == "nobody else is announced within 3 s"
 
 
-def test_no_registry_makes_us_look_for_ever() -> None:
+def test_the_number_of_candidates_of_a_registry_is_bounded() -> None:
     assert (MAX_LISTED, MAX_ON_LINK) == (4, 16)
     step: Any = resolve(Wanted(urn=URN), registries=["r"], browse=False)
     step = step.read(catalog(*[(URN, {"manifest": f"https://a{number}"}) for number in range(MAX_LISTED + 5)]))
@@ -314,7 +314,7 @@ def test_no_registry_makes_us_look_for_ever() -> None:
     assert isinstance(step, Unresolved)
 
 
-def test_nobody_on_the_link_makes_us_look_for_ever() -> None:
+def test_the_number_of_announced_candidates_is_bounded() -> None:
     step: Any = resolve(Wanted(urn=URN))
     for place in range(MAX_ON_LINK):
         step = step.announced(announcement(URN, f"https://a{place}"))
@@ -324,19 +324,19 @@ def test_nobody_on_the_link_makes_us_look_for_ever() -> None:
     assert step.failed(OSError("no multicast here")).trace[-1].why == "no multicast here"
 
 
-def test_a_revoked_agent_is_not_looked_for() -> None:
+def test_the_trace_says_that_an_agent_is_revoked() -> None:
     step: Any = resolve(Wanted(urn=URN), registries=["r"], revoked="https://r/revoked")
     assert [str(one) for one in step.revoked("key stolen").trace] == ["https://r:443/revoked: revoked: key stolen"]
     assert [str(one) for one in step.revoked("").trace] == ["https://r:443/revoked: revoked"]
 
 
-def test_somebody_must_be_looked_for() -> None:
+def test_a_search_without_a_urn_is_refused() -> None:
     with pytest.raises(ValueError, match="expected the URN"):
         resolve(Wanted(skill="echo"))
 
 
 class TestWanted:
-    def test_all_that_is_wanted_is_asked_for(self) -> None:
+    def test_all_requirements_are_checked(self) -> None:
         wanted = Wanted(urn=URN, skill="echo", least_version="1.1")
         assert wanted.judge(manifest(version="1.1.0"), "https://a") is None
         assert Wanted().judge(manifest(OTHER), "https://a") is None
@@ -360,13 +360,13 @@ class TestWanted:
             ("2.1beta1", "2.1b1", True), ("2.1.dev0", "2.1a0", False), ("2.1alpha", "2.1beta", False),
         ],
     )  # fmt: skip
-    def test_versions_are_ordered_as_pep_440_has_it(self, spoken, least, fits) -> None:
+    def test_versions_are_ordered_as_in_pep_440(self, spoken, least, fits) -> None:
         wanted = Wanted(least_version=least)
         assert (wanted.judge(manifest(version=spoken), "https://a") is None) == fits
         assert (wanted.judge(manifest(version="0.1", supported=["0.2", spoken]), "https://a") is None) == fits
 
     @given(st.text(max_size=12) | st.from_regex(r"\d\.\d(rc\d)?", fullmatch=True))
-    def test_any_text_is_a_version_or_none(self, text: str) -> None:
+    def test_any_text_is_a_version_or_is_refused(self, text: str) -> None:
         assert is_version(text) == (resolution._order(text) != ((), 0, 0))
         if not is_version(text):
             with pytest.raises(ValueError, match="expected as least version") as caught:

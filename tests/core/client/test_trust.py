@@ -145,7 +145,7 @@ def mutated(before: str, after: str):
 
 @pytest.mark.planted
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_law_catches(name: str) -> None:
+def test_a_planted_bug_is_caught(name: str) -> None:
     before, after = MUTANTS[name]
     mutant = mutated(before, after)
 
@@ -158,7 +158,7 @@ def test_the_law_catches(name: str) -> None:
         run()
 
 
-def test_what_came_is_replaced_by_what_was_signed() -> None:
+def test_a_received_manifest_is_replaced_by_the_signed_one() -> None:
     wrapper = document(A, KEYS[0])
     del wrapper["manifest"]["supported_versions"]
     wrapper["manifest"]["signature"] = "smuggled"
@@ -168,7 +168,7 @@ def test_what_came_is_replaced_by_what_was_signed() -> None:
     assert (admitted.manifest.supported_versions, admitted.manifest.signature) == (("2.2",), None)
 
 
-def test_one_that_would_take_too_long_is_not_verified() -> None:
+def test_a_manifest_that_is_too_long_is_not_verified() -> None:
     wrapper = document(A, KEYS[0])
     data = json.dumps(wrapper).encode()
     keys = TrustedKeys({A: str(KEYS[0])}, require_signed=False, verify=verify)
@@ -180,7 +180,7 @@ def test_one_that_would_take_too_long_is_not_verified() -> None:
     assert keys.admit(URL, read_received(others.ljust(MAX_SIGNED + 1))).key is None
 
 
-class TestWhatRegistriesSay:
+class TestKeysOfRegistries:
     @pytest.fixture
     def keys(self) -> TrustedKeys:
         return TrustedKeys({}, require_signed=False, verify=verify)
@@ -437,7 +437,7 @@ URLS = st.sampled_from(["https://a", "https://b", "https://c"])
 
 
 @given(st.lists(st.tuples(URLS, st.sampled_from([A, B, "forget", "clear"])), max_size=30))
-def test_the_first_at_a_url_stays_its_incumbent(steps: list[tuple[str, str]]) -> None:
+def test_the_first_agent_at_a_url_stays_its_incumbent(steps: list[tuple[str, str]]) -> None:
     incumbents, model = FirstSeen(), dict[str, str]()
     for url, what in steps:
         match what:
@@ -456,7 +456,7 @@ def test_the_first_at_a_url_stays_its_incumbent(steps: list[tuple[str, str]]) ->
         assert len(incumbents) == len(model)
 
 
-def test_the_one_not_seen_for_longest_goes_first() -> None:
+def test_the_url_that_was_not_seen_for_longest_is_forgotten_first() -> None:
     incumbents = FirstSeen(max_urls=2)
     for url in ("https://a", "https://b", "https://a", "https://c"):
         assert incumbents.check(url, A) is None
