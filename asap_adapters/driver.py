@@ -35,7 +35,7 @@ from asap_core.client.programs import (
 )
 from asap_core.client.runtime import Runtime
 from asap_core.clock import Clock
-from asap_core.errors import MdnsUnavailable
+from asap_core.errors import BadReply, MdnsUnavailable
 from asap_core.mdns.dnssd import Event
 
 T = TypeVar("T")
@@ -144,7 +144,9 @@ class ProgramDriver:
             try:
                 await self._read_file(Path(effect.path), effect.reader)
             except OSError as error:
-                return Unavailable(error.strerror or str(error))
+                return Unavailable(error.strerror or str(error), error.errno)
+            except BadReply as error:
+                return Unavailable(error.reason)
             return FileRead()
         return Expired()
 

@@ -17,7 +17,7 @@ CORE = ROOT / "asap_core"
 ALLOWED = {
     "array", "asap_core", "attrs", "base64", "binascii", "cattrs", "codecs", "collections", "dataclasses", "datetime",
     "enum", "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec", "operator",
-    "re", "struct", "types", "typing", "zlib",
+    "re", "struct", "types", "typing", "weakref", "zlib",
 }  # fmt: skip
 # Of packages with more than data handling in them, the modules that are meant.
 ALLOWED_MODULES = {"email.utils": {"parsedate_to_datetime"}, "urllib.parse": None}  # None is all of it

@@ -7,9 +7,11 @@ the body. Nothing here raises, whatever the bytes: `failed` says what was wrong.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, assert_never
 
-from asap_core.errors import InvalidDocument
+from attrs import evolve
+
+from asap_core.errors import BadReply, InvalidDocument
 from asap_core.http.body import BadCoding, Body, BodyTooLarge, Codings, Gzip
 
 T = TypeVar("T")
@@ -165,6 +167,18 @@ class BodyReader:
         self.begin(status, headers, decoded=decoded)
         self.feed(body)
         self.end()
+
+    def check(self, shown: str) -> None:
+        """Raise what is wrong with a body that must be readable: `InvalidDocument`, or `BadReply` from `shown`."""
+        match self.failed:
+            case None:
+                pass
+            case InvalidDocument() as invalid:
+                raise evolve(invalid)
+            case BodyTooLarge() | BadCoding() as bad:
+                raise BadReply(shown, str(bad))
+            case _:
+                assert_never(self.failed)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -98,9 +98,14 @@ class FileRead:
 
 @frozen
 class Unavailable:
-    """The file, or the local network, can't be used. `reason`: why, as text for people."""
+    """The file, or the local network, can't be used.
+
+    reason: why, as text for people.
+    number: the system's number of the error (errno), if it's the system's.
+    """
 
     reason: str
+    number: int | None = None
 
 
 Outcome = Received | Unanswered | Expired | Barred | Completed | Heard | FileRead | Unavailable

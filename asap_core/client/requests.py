@@ -16,8 +16,8 @@ from asap_core.client.body_reader import BodyReader, DocumentParser
 from asap_core.client.programs import Barred, Expired, Fetch, Program, Received, Route, Stage, Unanswered
 from asap_core.client.runtime import Runtime
 from asap_core.clock import Instant
-from asap_core.errors import Advice, BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
-from asap_core.http.body import BadCoding, BodyTooLarge, Codings
+from asap_core.errors import Advice, BadReply, NotAllowed, TimedOut, Unreachable
+from asap_core.http.body import Codings
 from asap_core.lru import Lru
 from asap_core.net.addresses import Proximity, on_link, read_address, read_without_zone
 from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused, known_origin
@@ -307,15 +307,7 @@ class Requests:
             case _:
                 assert_never(outcome)
         _check_head(reader, call)
-        match reader.failed:
-            case None:
-                pass
-            case InvalidDocument() as invalid:
-                raise evolve(invalid)
-            case BodyTooLarge() | BadCoding() as bad:
-                raise BadReply(call.shown, str(bad))
-            case _:
-                assert_never(reader.failed)
+        reader.check(call.shown)
 
 
 def _allowed(judged: Allowed | UrlRefused) -> Allowed:

@@ -110,6 +110,30 @@ def _order(text: str) -> tuple[tuple[int, ...], int, int]:
     return numbers + (0,) * (_LONGEST - len(numbers)), _PHASES[match[2]], int(match[3] or 0)
 
 
+@frozen
+class Resolved:
+    """The agent was found.
+
+    trace: every question, with its result.
+    url: where the manifest is.
+    source: who named the URL: a registry's location, or LOCAL_NETWORK.
+    """
+
+    wanted: Wanted
+    trace: tuple[TraceEntry, ...]
+    manifest: Manifest
+    url: str
+    source: str
+
+
+@frozen
+class Unresolved:
+    """The agent wasn't found. `trace` says why."""
+
+    wanted: Wanted
+    trace: tuple[TraceEntry, ...]
+
+
 @frozen(kw_only=True)
 class _Search:
     """The data that all states share: what is wanted, what is still to be asked, and the results so far."""
@@ -134,7 +158,10 @@ class _Search:
             return _candidate(evolve(self, listed=self.listed[1:]), self.listed[0])
         if self.registries:
             return ReadRegistry(evolve(self, registries=self.registries[1:]), self.registries[0])
-        return Browse(self) if self.browse else Unresolved(self)
+        return Browse(self) if self.browse else self.unresolved()
+
+    def unresolved(self) -> Unresolved:
+        return Unresolved(self.wanted, self.trace)
 
 
 @frozen
@@ -171,11 +198,11 @@ class CheckRevoked(_State):
 
         why: the list's reason; may be empty.
         """
-        return Unresolved(self._search.noting(_shown(self.location), TraceVerdict.REFUSED, f"revoked{_reason(why)}"))
+        return self._search.noting(_shown(self.location), TraceVerdict.REFUSED, f"revoked{_reason(why)}").unresolved()
 
     def failed(self, error: Exception) -> "Unresolved":
         """The list can't be read. The agent may be revoked, so the search ends."""
-        return Unresolved(self._search.noting(_shown(self.location), TraceVerdict.FAILED, str(error)))
+        return self._search.noting(_shown(self.location), TraceVerdict.FAILED, str(error)).unresolved()
 
 
 @frozen
@@ -235,7 +262,7 @@ class FetchManifest(_State):
         if wrong is not None:
             return self._noting(TraceVerdict.REFUSED, wrong).onward()
         found = self._search.noting(without_credentials(self.url), TraceVerdict.TAKEN, "the agent wanted")
-        return Resolved(found, manifest, self.url, self.source)
+        return Resolved(self.wanted, found.trace, manifest, self.url, self.source)
 
     def failed(self, error: AsapError) -> "ResolutionState":
         """The manifest can't be fetched, or the URL isn't allowed."""
@@ -267,29 +294,11 @@ class Browse(_State):
     def ended(self, seconds: float) -> "Unresolved":
         """The agent wasn't announced within `seconds`."""
         what = "nobody else is announced" if self._search.on_link else "not announced"
-        return Unresolved(self._search.noting(LOCAL_NETWORK, TraceVerdict.ABSENT, f"{what} within {seconds:g} s"))
+        return self._search.noting(LOCAL_NETWORK, TraceVerdict.ABSENT, f"{what} within {seconds:g} s").unresolved()
 
     def failed(self, error: Exception) -> "Unresolved":
         """The local network can't be watched."""
-        return Unresolved(self._search.noting(LOCAL_NETWORK, TraceVerdict.FAILED, str(error)))
-
-
-@frozen
-class Resolved(_State):
-    """The agent was found.
-
-    url: where the manifest is.
-    source: who named the URL: a registry's location, or LOCAL_NETWORK.
-    """
-
-    manifest: Manifest
-    url: str
-    source: str
-
-
-@frozen
-class Unresolved(_State):
-    """The agent wasn't found. `trace` says why."""
+        return self._search.noting(LOCAL_NETWORK, TraceVerdict.FAILED, str(error)).unresolved()
 
 
 ResolutionState = CheckRevoked | ReadRegistry | FetchManifest | Browse | Resolved | Unresolved

@@ -94,13 +94,14 @@ class TrustedKeys:
         pinned: Mapping[str, str | Iterable[str]],
         *,
         require_signed: bool,
-        verify: Ed25519Verifier,
+        verify: Ed25519Verifier | None,
     ) -> None:
         """Read the pinned keys.
 
         pinned: for each URN, one key in base64 or several.
         require_signed: refuse manifests of agents without trusted keys.
-        Raises: ValueError for an invalid URN or key.
+        verify: checks Ed25519 signatures. If None, manifests of agents with trusted keys are refused.
+        Raises: ValueError for an invalid URN or key, and if signatures are required that can't be checked.
         """
         for urn in pinned:
             if not URN.fits(urn):
@@ -108,6 +109,8 @@ class TrustedKeys:
         self._pinned = {
             urn: read_keys(given if isinstance(given, str) else tuple(given)) for urn, given in pinned.items()
         }
+        if verify is None and (self._pinned or require_signed):
+            raise ValueError("expected verify, which checks the signatures that trusted_keys or require_signed require")
         self._require_signed = require_signed
         self._verify = verify
         self._registry_keys: Lru[str, _RegistryKeys] = Lru(_MAX_NAMED)
@@ -158,6 +161,8 @@ class TrustedKeys:
         if received.size > MAX_SIGNED:
             reason = f"it's longer than the {MAX_SIGNED} bytes that are verified"
             raise Unverified(without_credentials(url), agent_id, reason)
+        if self._verify is None:
+            raise Unverified(without_credentials(url), agent_id, "nothing here checks Ed25519 signatures")
         judgement = judge(received.wrapper, keys, self._verify)
         if isinstance(judgement, Verified):
             return evolve(received, manifest=judgement.manifest, key=judgement.key)

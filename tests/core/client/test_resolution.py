@@ -212,8 +212,8 @@ def test_a_planted_bug_is_caught(mutant) -> None:
     [
         (CheckRevoked, "failed", lambda self, error: self.clear()),
         (CheckRevoked, "revoked", lambda self, why: self.clear()),
-        (ReadRegistry, "failed", lambda self, error: Unresolved(self._search)),
-        (FetchManifest, "failed", lambda self, error: Unresolved(self._search)),
+        (ReadRegistry, "failed", lambda self, error: self._search.unresolved()),
+        (FetchManifest, "failed", lambda self, error: self._search.unresolved()),
         (Browse, "announced", lambda self, one: self if one.agent_id is None else FetchManifest(
             self._search, one.manifest_url, LOCAL_NETWORK, one)),
     ],
