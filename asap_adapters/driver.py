@@ -3,17 +3,17 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
 import anyio
 import anyio.lowlevel
 import httpx
 
+from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
 from asap_adapters.files import FileThreads
 from asap_adapters.net.fetching import fetch
 from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
-from asap_core.client.body_reader import PIECE, BodyReader
+from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
     Completed,
     Effect,
@@ -31,11 +31,12 @@ from asap_core.client.programs import (
     Ticket,
     Unavailable,
     Wait,
+    WriteFile,
     step,
 )
 from asap_core.client.runtime import Runtime
 from asap_core.clock import Clock
-from asap_core.errors import BadReply, MdnsUnavailable
+from asap_core.errors import MdnsUnavailable
 from asap_core.mdns.dnssd import Event
 
 T = TypeVar("T")
@@ -60,6 +61,8 @@ class ProgramDriver:
         self._transport: httpx.AsyncBaseTransport | None = None
         self._parked: dict[Ticket, anyio.Event] = {}
         self._files = FileThreads()
+        # Threads of their own, since the disk of one may hang.
+        self._private_files = FileThreads()
 
     @property
     def is_open(self) -> bool:
@@ -98,11 +101,13 @@ class ProgramDriver:
                 await sources.aclose()
 
     def settle(self) -> None:
-        """Wake those who need not wait any longer, and log what is to be logged."""
+        """Wake those who need not wait any longer, remove what is to be removed, and log what is to be logged."""
         for ticket in self.runtime.take_wakes():
             event = self._parked.get(ticket)
             if event is not None:
                 event.set()
+        for path in self.runtime.take_removals():
+            remove(path)
         for remark in self.runtime.take_remarks():
             logging.getLogger(remark.logger).log(_LEVELS[remark.level], "%s", remark.text)
 
@@ -126,6 +131,8 @@ class ProgramDriver:
                 return await sources.next(source, seconds)
             case ReadFile():
                 return await self._load(effect)
+            case WriteFile():
+                return await self._write(effect)
             case _:
                 assert_never(effect)
 
@@ -140,23 +147,30 @@ class ProgramDriver:
         return Completed() if ticket.ready else Expired()
 
     async def _load(self, effect: ReadFile) -> FileRead | Unavailable | Expired:
+        threads = self._private_files if effect.private else self._files
         with anyio.move_on_after(effect.seconds):
-            try:
-                await self._read_file(Path(effect.path), effect.reader)
-            except OSError as error:
-                return Unavailable(error.strerror or str(error), error.errno)
-            except BadReply as error:
-                return Unavailable(error.reason)
-            return FileRead()
+            opened = await threads.run(open_to_read, effect)
+            return await _read(opened, effect.reader, threads) if isinstance(opened, OpenedFile) else opened
         return Expired()
 
-    async def _read_file(self, path: Path, reader: BodyReader) -> None:
-        async with self._files.reading(path) as read:
-            while reader.wants and (piece := await read(PIECE)):
+    async def _write(self, effect: WriteFile) -> Completed | Unavailable | Expired:
+        with anyio.move_on_after(effect.seconds):
+            # An abandoned thread ends by itself, with a complete file or none.
+            return await self._private_files.run(write, effect, abandon_on_cancel=True)
+        return Expired()
+
+
+async def _read(opened: OpenedFile, reader: BodyReader, threads: FileThreads) -> FileRead | Unavailable:
+    with opened.file as file:  # nothing was written: closing it doesn't block
+        try:
+            while reader.wants and (piece := await threads.run(file.read, PIECE)):
                 reader.feed(piece)
                 while reader.work():
                     await anyio.lowlevel.checkpoint()
-        reader.end()
+        except OSError as error:
+            return unavailable(error)
+    reader.end()
+    return FileRead(opened.identity)
 
 
 class _Sources:

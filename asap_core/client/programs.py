@@ -4,15 +4,16 @@
 
 Rules for a driver. It has two verbs: `step`, with the outcome of the last effect, and `close`; nothing is ever thrown
 into a program. It closes every program that it doesn't finish; closing needs no clock, and yields nothing. After each
-step and after each `close` it wakes the tickets that `Client.take_wakes` returns. Nothing is open while a program is
-suspended, except the sources of `Next`, which the run owns.
+step and after each `close` it wakes the tickets that `Client.take_wakes` returns. After each step, and after each call
+of a plain method, it removes the files that `Client.take_removals` returns, before it does anything else. Nothing is
+open while a program is suspended, except the sources of `Next`, which the run owns, and a `WriteFile` that goes on.
 
 Failures are outcomes, values: a program decides what they mean, and raises if there's no result.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -81,7 +82,7 @@ class Barred:
 
 @frozen
 class Completed:
-    """The ticket is ready; the time is over; the file is written."""
+    """The ticket is ready; the time is over; the file is written, or needn't be."""
 
 
 @frozen
@@ -92,8 +93,23 @@ class Heard:
 
 
 @frozen
+class FileIdentity:
+    """Changes if a file is replaced or written to: its inode, its size in bytes, and mtime and ctime in nanoseconds."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+@frozen
 class FileRead:
-    """The file was read to its end, by the effect's reader."""
+    """The effect's reader has the file, or as much of it as it wanted.
+
+    identity: of a private file. If it's the effect's `unless`, the file wasn't read.
+    """
+
+    identity: FileIdentity | None = None
 
 
 @frozen
@@ -238,10 +254,15 @@ class ReadFile:
     """Read a file of this machine into `reader`, to its end or until the reader wants no more.
 
     Answered by FileRead, Unavailable, or Expired after `seconds` (None: no limit).
+
+    private: whether a file is refused that isn't a regular one, is a link, or that others than this user may write.
+    unless: the identity of a private file that needn't be read.
     """
 
     path: str
     reader: BodyReader = field(repr=False, eq=False)
+    private: bool = False
+    unless: FileIdentity | None = None
     seconds: float | None = None
 
     def __iter__(self) -> "Generator[ReadFile, Outcome, FileRead | Unavailable | Expired]":
@@ -251,7 +272,54 @@ class ReadFile:
         return outcome
 
 
-Effect = Fetch | Wait | Sleep | Next | ReadFile
+class FileToWrite(Protocol):
+    """What `WriteFile` writes. A driver may call these methods in any thread, also after the program has ended."""
+
+    def surplus(self, files: Iterable[tuple[str, float]]) -> Iterable[str]:
+        """Return which of the files in the directory are to be removed first, by name.
+
+        files: their names, and when they were last modified, in seconds since the Unix epoch.
+        """
+        ...
+
+    def is_written(self, head: bytes, size: int) -> bool:
+        """Return whether the file that is there needn't be replaced.
+
+        head: its first 1,024 bytes. size: its own, in bytes. Not asked unless it's private, as `ReadFile` means it.
+        """
+        ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """Return the content. 44 MB take some 100 ms."""
+        ...
+
+    def wanted(self) -> bool:
+        """Return whether the file is still to be put in place. Asked immediately before that."""
+        ...
+
+
+@frozen
+class WriteFile:
+    """Write a file of this machine that only this user may read: beside the old one, then in its place.
+
+    Answered by Completed, Unavailable, or Expired after `seconds` (None: no limit). What was begun may go on after
+    that, and after the program was closed. The file is replaced whole or not at all.
+
+    path: its directory is made if it doesn't exist.
+    """
+
+    path: str
+    file: FileToWrite = field(repr=False, eq=False)
+    seconds: float | None = None
+
+    def __iter__(self) -> "Generator[WriteFile, Outcome, Completed | Unavailable | Expired]":
+        outcome = yield self
+        if not isinstance(outcome, Completed | Unavailable | Expired):
+            raise TypeError(f"a WriteFile is answered by Completed, Unavailable or Expired, not {outcome!r}")
+        return outcome
+
+
+Effect = Fetch | Wait | Sleep | Next | ReadFile | WriteFile
 Program = Generator[Effect, Outcome, T]
 """Returns a `T`, or raises one of this library's exceptions. `yield from` composes programs."""
 

@@ -1,4 +1,4 @@
-"""What the programs of one client share: its clock and randomness, those who wait, and what is to be logged.
+"""What the programs of one client share: its clock and randomness, who waits, what to remove, and what to log.
 
 Tables of the core (documents, tokens, introspection) say whom to give what: their effects name a ticket. `give` hands
 them out. A program that is closed, perhaps by the garbage collector in another thread, must change no table there: it
@@ -60,6 +60,7 @@ class Runtime:
     _undone: deque[Callable[[], None]] = field(factory=deque, init=False, repr=False)
     _wakes: list[Ticket] = field(factory=list, init=False, repr=False)
     _remarks: list[Remark] = field(factory=list, init=False, repr=False)
+    _removals: list[str] = field(factory=list, init=False, repr=False)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,23 @@ class Runtime:
         wakes = tuple(self._wakes)
         self._wakes.clear()
         return wakes
+
+    # --- files to remove ---------------------------------------------------------------------------------------------
+
+    def remove(self, path: str) -> None:
+        """Note a file to remove. It isn't an effect, so that plain methods can do it too."""
+        self._removals.append(path)
+
+    def take_removals(self) -> tuple[str, ...]:
+        """Return the files to remove at once, if they exist. It takes microseconds.
+
+        Under one lock with a `WriteFile` that asks `FileToWrite.wanted` and puts its file in place.
+        """
+        if not self._removals:
+            return ()
+        removals = tuple(self._removals)
+        self._removals.clear()
+        return removals
 
     # --- what is logged ----------------------------------------------------------------------------------------------
 

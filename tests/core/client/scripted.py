@@ -24,13 +24,14 @@ T = TypeVar("T")
 
 @frozen
 class Answer:
-    """A response, or a file with this body. `failure`: the outcome if it isn't complete."""
+    """A response, or a file with this body. `failure`: the outcome if it isn't complete. `identity`: the file's."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     address: str | None = None
     failure: programs.Unanswered | programs.Expired | None = None
+    identity: programs.FileIdentity | None = None
 
 
 Reply = Answer | programs.Outcome
@@ -46,7 +47,7 @@ class After:
 
 # The effect expires, unless the test answers it.
 HELD = After(math.inf, programs.Expired())
-# Takes a Fetch, Next or ReadFile.
+# Takes a Fetch, Next, ReadFile or WriteFile.
 Script = Callable[[Any], Reply | After]
 
 
@@ -69,7 +70,12 @@ class Run(Generic[T]):
 
 
 class Driver:
-    """Runs the programs of its `runtime`. `effects`: all that were yielded to it. `runs`: those under way, in order."""
+    """Runs the programs of its `runtime`.
+
+    effects: all that were yielded to it.
+    runs: those under way, in order.
+    removed: the files that were to be removed.
+    """
 
     def __init__(self, script: Script = lambda _: HELD) -> None:
         numbers = count(1)
@@ -79,6 +85,7 @@ class Driver:
         )
         self.effects: list[programs.Effect] = []
         self.runs: list[Run[Any]] = []
+        self.removed: list[str] = []
 
     def start(self, program: programs.Program[T]) -> Run[T]:
         """Run a program up to its first effect."""
@@ -156,7 +163,7 @@ class Driver:
                     run.due, run.reply = now, programs.Completed()
             case programs.Sleep():
                 run.reply = programs.Completed()
-            case programs.Fetch() | programs.Next() | programs.ReadFile():
+            case programs.Fetch() | programs.Next() | programs.ReadFile() | programs.WriteFile():
                 reply = self.script(effect)
                 after = reply if isinstance(reply, After) else After(0.0, reply)
                 if after.seconds <= limit:
@@ -166,6 +173,7 @@ class Driver:
 
     def _wake(self) -> None:
         woken = self.runtime.take_wakes()
+        self.removed.extend(self.runtime.take_removals())
         for run in self.runs:
             if isinstance(run.effect, programs.Wait) and run.effect.ticket in woken:
                 run.due, run.reply = self.clock.monotonic(), programs.Completed()
@@ -181,4 +189,6 @@ def _outcome(effect: programs.Effect | None, reply: Reply) -> programs.Outcome:
     if reply.failure is not None:
         return reply.failure
     effect.reader.end()
-    return programs.Received(reply.address) if isinstance(effect, programs.Fetch) else programs.FileRead()
+    if isinstance(effect, programs.ReadFile):
+        return programs.FileRead(reply.identity)
+    return programs.Received(reply.address)

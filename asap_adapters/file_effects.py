@@ -1,0 +1,156 @@
+"""Carries out effects on files: `ReadFile`, `WriteFile`, and removals. All functions block. POSIX systems only."""
+
+import errno
+import os
+import stat
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from attrs import frozen
+
+from asap_adapters.files import open_file
+from asap_core.client.programs import Completed, FileIdentity, FileRead, FileToWrite, ReadFile, Unavailable, WriteFile
+from asap_core.errors import BadReply
+
+# Bytes read at once: a reader needs some milliseconds for them, and a change of threads 0.1 ms.
+PIECE: Final = 65_536
+# The bytes that `FileToWrite.is_written` asks for.
+_HEAD: Final = 1_024
+# Bytes from which a removed file is closed in a thread: closing it frees its pages, which takes 8 ms for 44 MB.
+_LARGE: Final = 1_048_576
+# Held while a file is put in place or removed, since writers run in threads.
+_placing: Final = threading.Lock()
+
+
+@frozen
+class OpenedFile:
+    """A file to read. `identity`: of a private one."""
+
+    file: BinaryIO
+    identity: FileIdentity | None = None
+
+
+def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
+    """Open the file of a `ReadFile`, unless it needn't or can't be read."""
+    path = Path(effect.path)
+    try:
+        if not effect.private:
+            return OpenedFile(open_file(path))
+        identity = _identity(path)
+        return FileRead(identity) if identity == effect.unless else OpenedFile(_open_private(path), identity)
+    except BadReply as error:
+        return Unavailable(error.reason)
+    except OSError as error:
+        return unavailable(error)
+
+
+def read(effect: ReadFile) -> FileRead | Unavailable:
+    """Carry out a `ReadFile`."""
+    opened, reader = open_to_read(effect), effect.reader
+    if not isinstance(opened, OpenedFile):
+        return opened
+    with opened.file as file:
+        try:
+            while reader.wants and (piece := file.read(PIECE)):
+                reader.feed(piece)
+                while reader.work():
+                    pass
+        except OSError as error:
+            return unavailable(error)
+    reader.end()
+    return FileRead(opened.identity)
+
+
+def write(effect: WriteFile) -> Completed | Unavailable:
+    """Carry out a `WriteFile`."""
+    path = Path(effect.path)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.scandir(path.parent) as entries:
+            listed = [(entry.name, when) for entry in entries if (when := _modified(entry)) is not None]
+        for name in effect.file.surplus(listed):
+            _unlink(path.with_name(name))
+        if not _is_written(path, effect.file):
+            _write(path, effect.file)
+    except OSError as error:
+        return unavailable(error)
+    return Completed()
+
+
+def remove(path: str) -> None:
+    """Remove a file, if it exists. An event loop may call it: it takes microseconds."""
+    with _placing, suppress(OSError):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            Path(path).unlink()  # a link, say
+            return
+        Path(path).unlink()
+        # As long as it's open it keeps its pages.
+        if os.fstat(descriptor).st_size < _LARGE:
+            os.close(descriptor)
+        else:
+            threading.Thread(target=os.close, args=(descriptor,), daemon=True).start()
+
+
+def unavailable(error: OSError) -> Unavailable:
+    """Return the outcome for an error of the operating system."""
+    return Unavailable(error.strerror or str(error), error.errno)
+
+
+def _identity(path: Path) -> FileIdentity:
+    there = path.lstat()
+    return FileIdentity(there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
+
+
+def _open_private(path: Path) -> BinaryIO:
+    # No symbolic link, which another user may have made, and no pipe, since opening one blocks.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    there = os.fstat(descriptor)
+    if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise PermissionError(errno.EPERM, "it isn't a file that only its owner may write")
+
+
+def _is_written(path: Path, file: FileToWrite) -> bool:
+    with suppress(OSError), _open_private(path) as there:
+        return file.is_written(there.read(_HEAD), os.fstat(there.fileno()).st_size)
+    return False
+
+
+def _write(path: Path, file: FileToWrite) -> None:
+    # Mode 0600: other users of this machine may not be allowed to read it.
+    descriptor, made = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
+    placed = False
+    try:
+        with os.fdopen(descriptor, "wb") as new:
+            new.writelines(file.pieces())
+            new.flush()
+            os.fsync(new.fileno())
+        with _placing:
+            if file.wanted():
+                Path(made).replace(path)
+                placed = True
+    finally:
+        if not placed:
+            _unlink(Path(made))
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _modified(entry: "os.DirEntry[str]") -> float | None:
+    with suppress(OSError):
+        return entry.stat(follow_symlinks=False).st_mtime
+    return None
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
