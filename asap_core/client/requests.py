@@ -28,7 +28,6 @@ from asap_core.net.urls import (
     is_loopback,
     is_this_machine,
     origin_of,
-    split_url,
     with_plain_zone,
     without_credentials,
     without_zone,
@@ -54,9 +53,9 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of a response. Python's http.client accepts 100 fields too, node 16 KiB. httpcore itself accepts up to 164 KiB.
 _MAX_FIELDS: Final = 100
 _MAX_HEAD: Final = 65_536
-# Fraction of the time that may be spent waiting for a connection: the response to a message that is sent at the last
+# Fraction of the time that isn't spent waiting for a connection: the response to a message that is sent at the last
 # moment would be lost.
-_QUEUED: Final = 0.9
+_EXCHANGE: Final = 0.1
 
 
 @frozen
@@ -282,18 +281,17 @@ class Requests:
     def _fetch(self, call: _Call, reader: BodyReader, end: Instant) -> Program[None]:
         """Make one request. Raises if there's no usable response in `reader` then."""
         url, authority = call.allowed.url, authority_of(call.allowed.url) or ""
-        parts = split_url(url)
-        scheme, port = ("https", 443) if parts is None else (parts.scheme, parts.port or DEFAULT_PORTS[parts.scheme])
+        parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
         headers = (_USER_AGENT, *call.headers)
         if "%" in call.allowed.host:
             # RFC 6874 §4: a zone is meaningless to the server, which may refuse it.
             headers = (("host", urlsplit(without_zone(url)).netloc), *headers)
         reach = self._provenance.reach(authority)
-        route = Route(call.allowed.host, port, scheme, call.allowed.addresses, self.policy, reach)
+        route = Route(call.allowed.host, port, parts.scheme, call.allowed.addresses, self.policy, reach)
         seconds = max(end - self._runtime.now(), 0.0)
-        outcome = yield from Fetch(
-            call.method, url, headers, call.content, seconds, _QUEUED * call.seconds, route, reader
-        )
+        patience = max(seconds - _EXCHANGE * call.seconds, 0.0)
+        outcome = yield from Fetch(call.method, url, headers, call.content, seconds, patience, route, reader)
         match outcome:
             case Received(address):
                 if address is not None and not route.announced:
@@ -322,8 +320,7 @@ def _allowed(judged: Allowed | UrlRefused) -> Allowed:
 
 def _check_head(reader: BodyReader, call: _Call) -> None:
     fields = reader.headers
-    upgrade = next((value for name, value in fields if name == "upgrade"), "")
-    if reader.status == _UPGRADE and "tls" in upgrade.lower():
+    if reader.status == _UPGRADE and any(name == "upgrade" and "tls" in value.lower() for name, value in fields):
         raise Unreachable(call.shown, f"can't connect: {SPEAKS_TLS}", sent=False)
     size = sum(len(name) + len(value) for name, value in fields)
     if len(fields) > _MAX_FIELDS or size > _MAX_HEAD:
