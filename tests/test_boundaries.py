@@ -110,12 +110,12 @@ def allowed(module, name):
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_core_module_touches_nothing_outside(path) -> None:
+def test_a_core_module_does_no_io(path) -> None:
     found = {what for _, what in offences(path.read_text("utf-8"))}
     assert found == (LAZY if path == LAZY_IMPORTS else set())
 
 
-def test_the_face_imports_from_its_own_package_only() -> None:
+def test_the_face_imports_only_from_its_own_package() -> None:
     assert {home.split(".")[0] for home in asap_core._HOMES} == {"asap_core"}
 
 

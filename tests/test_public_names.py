@@ -51,7 +51,7 @@ def test_a_package_offers_exactly_its_public_names(module: str) -> None:
     assert set(NAMES[module]) <= set(dir(offered))
 
 
-def test_there_are_few_of_them() -> None:
+def test_the_number_of_public_names_is_bounded() -> None:
     assert len({name for names in NAMES.values() for name in names}) <= 150
 
 

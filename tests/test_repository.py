@@ -140,7 +140,7 @@ def test_a_constant_below_its_first_use_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", python_files("tests"))
-def test_a_test_that_expects_a_failed_assertion_plants_a_defect_and_is_marked(name: str) -> None:
+def test_a_test_that_expects_a_failed_assertion_is_marked_planted(name: str) -> None:
     for node in ast.walk(ast.parse((ROOT / name).read_text("utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             marks = [ast.unparse(one) for one in node.decorator_list]
@@ -153,7 +153,7 @@ def test_both_packages_are_typed() -> None:
     assert (ROOT / "asap_adapters" / "py.typed").exists()
 
 
-def test_ci_calls_the_readmes_test_command() -> None:
+def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = next(line for line in README.splitlines() if line.endswith(".venv/bin/pytest -n auto --dist loadfile"))
     assert command in (ROOT / ".ci" / "run").read_text("utf-8")
 
@@ -221,7 +221,7 @@ a_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 @a_page
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     text = page.read_text("utf-8")
     for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
         target = (page.parent / path) if path else page

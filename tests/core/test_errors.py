@@ -16,7 +16,7 @@ from asap_core.refusals import KINDS, Refusal
 
 
 class TestErrors:
-    def test_own_error_codes_are_none_of_the_references_codes(self) -> None:
+    def test_our_error_codes_differ_from_those_of_the_reference(self) -> None:
         references = {
             -32000, -32001, -32002, -32003, -32010, -32011, -32012, -32020, -32030, -32031, -32032, -32033, -32034,
             -32040, -32050, -32051, -32052,
@@ -31,7 +31,7 @@ class TestErrors:
         redirected = NoToken("https://id.example", "it redirects", remedy=Allow("redirects", 2))
         assert str(redirected).endswith("it redirects; allow it with redirects=2")
 
-    def test_each_taxonomy_string_is_one_kind(self) -> None:
+    def test_each_taxonomy_string_names_one_kind(self) -> None:
         assert len({kind.taxonomy for kind in KINDS}) == len(KINDS)
         assert all(kind.advice and kind.message for kind in KINDS)
 

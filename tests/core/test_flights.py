@@ -36,7 +36,7 @@ class TestCoalescing:
         assert flights.land(flight) == ()
         assert flights.land(Flight("k", 1)) == ()
 
-    def test_a_leader_that_leaves_hands_over_and_its_result_is_late(self) -> None:
+    def test_another_waiter_leads_after_a_leader_that_leaves_whose_result_is_late(self) -> None:
         flights: Any = Flights()
         first = flights.join("k", 1).flight
         flights.join("k", 2)

@@ -53,7 +53,7 @@ def test_an_unknown_name_is_an_attribute_error_as_in_any_module(package) -> None
     ("missing", "extra"),
     [("coredis", "redis"), ("cryptography", "keys"), ("joserfc", "jwt"), ("anyio", "agent"), ("h11", "agent")],
 )
-def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
+def test_a_missing_package_is_named_with_its_extra(
     package, monkeypatch, tmp_path: Path, missing: str, extra: str
 ) -> None:
     needs(monkeypatch, tmp_path, missing)
@@ -64,7 +64,7 @@ def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(
 
 
 @pytest.mark.parametrize(("name", "missing"), [("broken", "asap_absent"), ("gone", "asap_gone")])
-def test_a_missing_module_of_ours_is_a_bug_and_blames_no_extra(package, name: str, missing: str) -> None:
+def test_a_missing_module_of_this_project_raises_an_error_without_an_extra(package, name: str, missing: str) -> None:
     with pytest.raises(ModuleNotFoundError, match=rf"^No module named '{missing}'$"):
         getattr(package, name)
 

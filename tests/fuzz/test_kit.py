@@ -16,7 +16,7 @@ BOUNDED = settings(
 HUNT = settings(BOUNDED, max_examples=500, phases=[Phase.generate], derandomize=True, database=None)
 
 
-def test_our_agent_holds() -> None:
+def test_our_agent_obeys_all_laws() -> None:
     run_state_machine_as_test(ExchangeMachine, settings=BOUNDED)
 
 

@@ -28,7 +28,7 @@ def served(request, reference_server):
     return (reference_server() if token is None else reference_server(token, ME)), {"sender": ME, "token": token}
 
 
-async def test_the_whole_script(served) -> None:
+async def test_our_client_completes_the_whole_script(served) -> None:
     base, options = served
     async with AgentClient(**options) as client:
         manifest = await client.discover(base, expect=AGENT)

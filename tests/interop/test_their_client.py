@@ -55,7 +55,7 @@ def our_server(request):
         thread.join(30)
 
 
-def test_the_whole_script(our_server, reference_client) -> None:
+def test_the_client_of_the_reference_completes_the_whole_script(our_server, reference_client) -> None:
     said = reference_client(our_server(), AGENT)
     assert said["manifest"]["ok"]["id"] == AGENT
     assert said["discover"]["ok"] == said["manifest"]["ok"]

@@ -45,11 +45,11 @@ def test_an_address_has_one_share_under_any_sender_names(backend) -> None:
     assert report.answers["served"] <= 100 + report.seconds * 10
 
 
-def test_senders_without_a_share_cost_a_nonce_each() -> None:
+def test_each_sender_without_limits_costs_a_nonce() -> None:
     assert run(cases.many_senders, "trio").answers == {"served": CI.senders}
 
 
-def test_every_address_behind_a_proxy_costs_a_share_and_a_nonce() -> None:
+def test_each_address_behind_a_proxy_costs_a_share_and_a_nonce() -> None:
     assert run(cases.many_peers, "asyncio").answers == {"served": CI.peers}
 
 
@@ -70,7 +70,7 @@ def test_bombs_of_10_gb_are_refused_at_the_limit(backend) -> None:
         ("br", brotli.Compressor().flush(), b"\x06"),
     ],
 )
-def test_coded_bodies_that_say_nothing_are_refused_at_the_limit(backend, coding, start, nothing) -> None:
+def test_coded_bodies_that_decode_to_nothing_are_refused_at_the_limit(backend, coding, start, nothing) -> None:
     block, taken = nothing * (50_000 // len(nothing)), 0
     head = f"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
     with served(backend=backend, max_body=1_000_000) as server, Peer(server).connect() as connection:
@@ -103,7 +103,7 @@ def test_connections_without_a_request_do_not_block_others(backend) -> None:
     assert report.requests > 4 * CI.places
 
 
-def test_json_of_any_shape_gets_its_answer() -> None:
+def test_json_of_any_shape_gets_an_answer() -> None:
     report = run(cases.odd_json, "trio")
     assert report.answered == report.requests == len(cases.ODD)
     assert report.answers["refused"] >= 7

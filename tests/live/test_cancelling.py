@@ -147,7 +147,7 @@ def few_places(monkeypatch) -> None:
 @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "as it comes"])
 @pytest.mark.parametrize("work", [discover, send])
 @pytest.mark.usefixtures("few_places")
-async def test_cancelled_at_each_await_the_client_stays_whole(
+async def test_a_client_cancelled_at_each_await_stays_usable(
     certificate: tuple[str, str], work: Work, encrypted: bool, late: bool, natively: bool
 ) -> None:
     at, ended = 0, False
@@ -170,7 +170,7 @@ async def test_cancelled_at_each_await_the_client_stays_whole(
 
 @WAYS
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
-async def test_cancelled_hundreds_of_times_at_random_the_client_stays_whole(
+async def test_a_client_cancelled_hundreds_of_times_stays_usable(
     certificate: tuple[str, str], encrypted: bool, natively: bool
 ) -> None:
     chance = random.Random(11)

@@ -173,7 +173,7 @@ def test_a_closed_standard_output_is_no_error(served: Serve) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_port_that_is_taken_is_named(served: Serve) -> None:
+def test_a_used_port_is_named(served: Serve) -> None:
     url, _ = served()
     port = url.rsplit(":", 1)[-1]
     taken = asap("serve", "--port", port)
@@ -186,7 +186,7 @@ def listed(file: Path, *entries: object) -> Path:
     return file
 
 
-def test_registry_entry_and_find_fit_together(served: Serve, tmp_path: Path) -> None:
+def test_registry_find_finds_what_registry_entry_writes(served: Serve, tmp_path: Path) -> None:
     url, _ = served()
     entry = json.loads(asap("registry", "entry", url).stdout)
     found = asap("registry", "find", listed(tmp_path / "registry.json", entry), "--skill", "echo", "--json")
@@ -233,7 +233,7 @@ def test_a_cached_copy_replaces_a_registry_that_is_down(
     assert json.loads(found.stdout) == [entry]
 
 
-def test_resolve_explains_itself(served: Serve, tmp_path: Path, backend: str) -> None:
+def test_resolve_explains_its_steps(served: Serve, tmp_path: Path, backend: str) -> None:
     url, _ = served()
     entry = json.loads(asap("registry", "entry", url).stdout)
     empty, full = listed(tmp_path / "empty.json"), listed(tmp_path / "full.json", entry)

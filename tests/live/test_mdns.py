@@ -160,7 +160,7 @@ async def test_names_are_the_same_in_any_case() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_name_that_is_taken_in_another_case_is_taken() -> None:
+async def test_a_name_used_in_another_case_is_not_used_again() -> None:
     with anyio.fail_after(20):
         async with (
             advertiser(PORT + 13, name=f"Twin {PORT}x") as one,
@@ -474,7 +474,7 @@ async def test_cancellation_at_each_await_leaves_nothing_behind(what) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts sockets in Linux's /proc")
-async def test_a_break_ends_the_watch_promptly_and_leaves_nothing_behind() -> None:
+async def test_a_break_ends_browsing_promptly_and_leaves_nothing_behind() -> None:
     async with browse(interfaces=LOOPBACK):
         pass
     threads, before = engine_threads(), sockets()

@@ -80,7 +80,7 @@ def test_the_agent_is_served_and_called(started, tmp_path, backend, capsys) -> N
     assert capsys.readouterr().out == "{'sum': 6}\n"
 
 
-def test_the_driver_drives() -> None:
+def test_the_driver_of_the_readme_answers_requests() -> None:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(block("python", "Agent(manifest)"), names)
     exec(block("python", "def respond"), names)

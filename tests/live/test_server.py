@@ -208,7 +208,7 @@ async def test_a_registry_that_takes_5_seconds_blocks_no_other_request() -> None
     assert longest < 0.5
 
 
-async def test_fifty_at_once_make_one_request_on_a_real_server(serving) -> None:
+async def test_fifty_concurrent_calls_make_one_request_to_a_real_server(serving) -> None:
     requests = []
     opened = Agent.open
 
@@ -227,7 +227,7 @@ async def test_fifty_at_once_make_one_request_on_a_real_server(serving) -> None:
     assert requests == ["/.well-known/asap/manifest.json"]
 
 
-async def test_connections_past_the_limit_wait_their_turn(serving) -> None:
+async def test_connections_over_the_limit_wait(serving) -> None:
     async with serving(max_connections=2, idle_timeout=0.3) as bound:
         idle = [await anyio.connect_tcp("127.0.0.1", bound.port) for _ in range(2)]
         async with AgentClient(sender="urn:asap:agent:me") as client:
@@ -236,7 +236,7 @@ async def test_connections_past_the_limit_wait_their_turn(serving) -> None:
             await stream.aclose()
 
 
-async def test_one_address_cannot_take_all_connections(serving) -> None:
+async def test_an_address_cannot_use_all_connections(serving) -> None:
     greedy: list[Any] = []
     async with serving(max_connections=8, connections_per_peer=5) as bound:
         for _ in range(20):

@@ -28,14 +28,14 @@ def test_an_authenticator_is_returned_unchanged() -> None:
         assert as_authenticator(one) is one
 
 
-def test_its_bound_method_verify_gives_the_authenticator() -> None:
+def test_a_bound_method_verify_gives_its_authenticator() -> None:
     one = Verifying()
     assert as_authenticator(one.verify) is one
     table = TokenTable({"t": ALICE})
     assert as_authenticator(table.verify) is table
 
 
-def test_a_function_verifies_no_proofs() -> None:
+def test_a_plain_function_verifies_no_proofs() -> None:
     def verify(_credential: Credential) -> Authenticated | None:
         return Authenticated(ALICE)
 

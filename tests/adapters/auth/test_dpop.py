@@ -69,14 +69,14 @@ def judged(shown, *, wall=1_562_262_618):
 
 
 class TestRfcExamples:
-    def test_a_protected_resource_request(self) -> None:
+    def test_the_proof_of_a_resource_request_is_verified(self) -> None:
         found = judged(RESOURCE)
         assert isinstance(found, UnverifiedProof)
         # Figure 8: what the token's cnf has.
         assert found.thumbprint == "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
         assert found.proof_id == "e1j3V_bKic8-LAEB"
 
-    def test_a_token_request_is_signed_and_is_for_no_resource(self) -> None:
+    def test_the_proof_of_a_token_request_is_signed_and_valid_for_no_resource(self) -> None:
         shown = DpopProof(text=FOR_A_TOKEN, method="POST", url="https://server.example.com/token")
         assert judged(shown, wall=1_562_262_616) == ProofRefused("ath to be the hash of the token")
         key = ECKey.import_key(json.loads(urlsafe_b64decode(HEADER + "=="))["jwk"])
@@ -273,7 +273,7 @@ def error(response: httpx.Response):
 
 class TestWholeRequests:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    async def test_each_proof_by_the_key_is_accepted_once(self, serving, algorithm) -> None:
+    async def test_each_proof_of_the_key_is_accepted_once(self, serving, algorithm) -> None:
         key = DpopKey.generate(algorithm)
         async with tokens() as made:
             transport, text = serving(made), token(key)
@@ -283,7 +283,7 @@ class TestWholeRequests:
                 # Another envelope, the same proof.
                 assert error(await post(transport, text, shown)) == "invalid_dpop_proof"
 
-    async def test_a_proof_for_something_else_is_refused(self, serving) -> None:
+    async def test_a_proof_for_another_request_is_refused(self, serving) -> None:
         async with tokens() as made:
             transport, text = serving(made), token()
             for wrong in (

@@ -117,7 +117,7 @@ class TestTokens:
                 forged = token(OctKey.import_key(secret.hex(), {"kid": "rsa"}), alg="HS256")
                 assert await ask(made, forged) is None
 
-    async def test_keys_and_urls_in_the_header_are_not_looked_at(self) -> None:
+    async def test_keys_and_urls_in_the_header_are_ignored(self) -> None:
         provider = Provider()
         evil = {
             "jwk": OTHER.as_dict(private=False),
@@ -197,7 +197,7 @@ class TestAskingTheProvider:
         assert found == [ALICE] * 1_000
         assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
 
-    async def test_rotation_fails_no_request(self) -> None:
+    async def test_key_rotation_fails_no_request(self) -> None:
         provider, found = Provider(MADE["EdDSA"]), []
         provider.seconds = 0.2
         signing: Any = [MADE["EdDSA"]]
@@ -246,7 +246,7 @@ class TestAskingTheProvider:
             await anyio.sleep(31)
             assert await ask(made, token()) == ALICE
 
-    async def test_hanging_delays_one_caller_at_a_time(self) -> None:
+    async def test_a_hanging_provider_delays_one_caller_at_a_time(self) -> None:
         provider = Provider()
         async with tokens(provider) as made:
             await ask(made, token())

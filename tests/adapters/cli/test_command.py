@@ -118,7 +118,7 @@ def test_rules_refuse_wrong_combinations(made: CliCommand, ran: list[All], line:
     assert (str(caught.value), caught.value.usage, ran) == (problem, True, [])
 
 
-def test_the_help_says_defaults_and_rules(made: CliCommand) -> None:
+def test_the_help_shows_defaults_and_rules(made: CliCommand) -> None:
     text = {each.name: made.text(each) for each in made.rows}
     assert text == {
         "FIRST": "the first",

@@ -145,7 +145,7 @@ class TestDiscovery:
         assert len(set(map(id, failures))) == 50
         assert transport.paths == [MANIFEST]
 
-    async def test_a_cancelled_leader_hands_over(self, counting, client_of) -> None:
+    async def test_another_caller_leads_after_a_cancelled_leader(self, counting, client_of) -> None:
         transport = counting(seconds=5)
         found = []
         async with client_of(transport) as client, anyio.create_task_group() as group:
@@ -378,7 +378,7 @@ class TestRegistry:
         assert len(registry.agents) == 1
         assert ticks >= 48
 
-    async def test_a_broken_entry_is_reported_and_the_others_found(self, client_of, tmp_path) -> None:
+    async def test_a_broken_entry_is_reported_and_the_others_are_found(self, client_of, tmp_path) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(self.REGISTRY))
         async with client_of(answering((404, b"", {}))) as client:
@@ -427,7 +427,7 @@ class TestRegistry:
 
 
 class TestSending:
-    async def test_a_reply_comes_back(self, agent, echo_handlers) -> None:
+    async def test_a_reply_is_returned(self, agent, echo_handlers) -> None:
         async with in_process(agent(), echo_handlers) as client:
             reply = await client.send(BASE, "task.request", {"skill_id": "echo", "input": {"a": 1}})
             assert reply.payload["result"] == {"echoed": {"a": 1}}
@@ -463,7 +463,7 @@ class TestSending:
             with pytest.raises(BadReply, match=r"HTTP 200; not asked|HTTP 200$"):
                 await client.discover(f"{BASE}/other")
 
-    async def test_a_batch_comes_back_in_order(self, agent, echo_handlers) -> None:
+    async def test_a_batch_is_returned_in_order(self, agent, echo_handlers) -> None:
         async with in_process(agent(), echo_handlers) as client:
             messages: Any = [("task.request", {"skill_id": skill, "input": {}}) for skill in ("echo", "no", "echo")]
             outcomes = await client.send_batch(BASE, messages)
@@ -533,12 +533,14 @@ class TestCredentials:
 
         return Noting()
 
-    async def test_a_token_goes_with_envelopes_to_an_origin_that_was_named(self, client_of, noting, seen) -> None:
+    async def test_a_token_is_sent_with_envelopes_to_an_origin_that_the_caller_named(
+        self, client_of, noting, seen
+    ) -> None:
         async with client_of(noting, token="t") as client:
             await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
         assert seen == [(MANIFEST, None), ("/asap", "Bearer t")]
 
-    async def test_a_token_does_not_go_to_an_origin_from_a_registry(self, client_of, noting, seen, tmp_path) -> None:
+    async def test_a_token_is_not_sent_to_an_origin_from_a_registry(self, client_of, noting, seen, tmp_path) -> None:
         file = tmp_path / "registry.json"
         file.write_text(json.dumps(TestRegistry.REGISTRY))
         async with client_of(noting, token="t", registries=[file]) as client:
@@ -546,7 +548,7 @@ class TestCredentials:
             await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         assert seen == [(MANIFEST, None), ("/asap", None)]
 
-    async def test_a_token_goes_to_an_origin_that_auth_lists_also_from_a_registry(
+    async def test_a_token_is_sent_to_an_origin_from_a_registry_that_auth_lists(
         self, client_of, noting, seen, tmp_path
     ) -> None:
         file = tmp_path / "registry.json"
@@ -556,7 +558,7 @@ class TestCredentials:
             await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         assert seen[-1] == ("/asap", "Bearer t")
 
-    async def test_no_token_over_plain_http_to_another_machine(self, manifest, client_of, seen) -> None:
+    async def test_no_token_is_sent_over_plain_http_to_another_machine(self, manifest, client_of, seen) -> None:
         from attrs import evolve
 
         from asap_core import Endpoints

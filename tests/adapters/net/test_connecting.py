@@ -138,7 +138,7 @@ class TestRebinding:
             await get(connected(network))
         assert network.dialled == []
 
-    async def test_a_connection_that_is_kept_needs_no_second_answer(self, connected) -> None:
+    async def test_a_kept_connection_needs_no_second_lookup(self, connected) -> None:
         network = Network([PUBLIC], ["127.0.0.1"])
         http = connected(network)
         assert [await get(http), await get(http)] == [200, 200]
@@ -300,7 +300,7 @@ class TestNames:
 
 @given(st.text(alphabet="abz019.-_:@/\\?#[]%é☃ ", max_size=30), st.sampled_from(["https://", "http://", "https://a.b"]))
 @settings(max_examples=500)
-def test_httpx_reads_the_same_host_out_of_a_url_as_the_policy(text, begin) -> None:
+def test_httpx_and_the_policy_read_the_same_host_in_a_url(text, begin) -> None:
     """Or the request isn't made."""
     match OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"]).judge(begin + text):
         case Allowed() as allowed:
@@ -321,21 +321,21 @@ def test_no_request_is_sent_if_httpx_reads_another_host() -> None:
 
 
 class TestSeveralAddresses:
-    async def test_the_next_is_tried_when_one_fails(self, connected) -> None:
+    async def test_the_next_address_is_tried_if_one_fails(self, connected) -> None:
         network = Network([PUBLIC, OTHER], ways={PUBLIC: ConnectionRefusedError(111, "Connection refused")})
         before = anyio.current_time()
         assert await get(connected(network)) == 200
         assert anyio.current_time() == before
         assert network.dialled == [PUBLIC, OTHER]
 
-    async def test_the_next_is_tried_after_a_quarter_of_a_second(self, connected) -> None:
+    async def test_the_next_address_is_tried_after_a_quarter_of_a_second(self, connected) -> None:
         network = Network([PUBLIC, OTHER], ways={PUBLIC: 30})
         before = anyio.current_time()
         assert await get(connected(network)) == 200
         assert anyio.current_time() - before == pytest.approx(0.25)
         assert network.open == 1
 
-    async def test_the_first_to_answer_wins_and_no_other_stays_open(self, connected) -> None:
+    async def test_the_first_connection_is_used_and_the_others_are_closed(self, connected) -> None:
         network = Network([PUBLIC, OTHER, "1.1.1.1"], ways={PUBLIC: 0.5, OTHER: 0.25})
         assert await get(connected(network)) == 200
         assert network.open == 1
@@ -406,7 +406,7 @@ class TestSources:
         assert await get(http, REGISTRY) == 200
         assert await get(http, named_by=REGISTRY) == 200
 
-    async def test_a_registry_of_the_callers_may_list_itself(self, client_of, monkeypatch) -> None:
+    async def test_a_registry_of_the_caller_may_list_itself(self, client_of, monkeypatch) -> None:
         network = Network([INSIDE])
         monkeypatch.setattr(connecting, "_dial", network.dial)
         async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:

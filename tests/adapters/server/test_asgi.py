@@ -132,7 +132,7 @@ async def test_a_peer_that_left_before_the_answer_is_forgotten(app) -> None:
 
 
 @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
-async def test_http_2_knows_no_connection_header(app, version, says) -> None:
+async def test_an_http_2_response_has_no_connection_header(app, version, says) -> None:
     sent = await play(app, {**HTTP, "path": "/nowhere", "http_version": version}, {"type": "http.request"})
     assert ((b"connection", b"close") in sent[0]["headers"]) is says
 
@@ -261,7 +261,7 @@ class TestSlowPeers:
             await app({**HTTP, "http_version": version}, caller.receive, caller.send)
         assert ((b"connection", b"close") in caller.sent[0]["headers"]) is says
 
-    async def test_a_coded_body_that_says_nothing_is_too_large(self, agent, echo_handlers) -> None:
+    async def test_a_coded_body_that_decodes_to_nothing_is_too_large(self, agent, echo_handlers) -> None:
         start, nothing = gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff" * 2_000
         app = AsgiApp(agent(max_body=100_000), echo_handlers)
         caller = Caller(app, start, *[nothing] * 1_000, headers=[(b"content-encoding", b"gzip")])
@@ -269,7 +269,7 @@ class TestSlowPeers:
         assert caller.status == 413
         assert len(caller.bodies) > 950
 
-    async def test_an_answer_that_is_not_taken_times_out(self, app) -> None:
+    async def test_an_answer_that_is_not_read_times_out(self, app) -> None:
         caller = Caller(app, large(1_000_000), takes=3)
         with anyio.fail_after(100):
             began = anyio.current_time()

@@ -204,7 +204,7 @@ class TestOneAddress:
             assert statuses(await honest.receive()) == [200]
             assert [is_open(one) for one in flood].count(True) == 99
 
-    async def test_an_ipv6_network_is_one_address(self, server) -> None:
+    async def test_an_ipv6_network_counts_as_one_address(self, server) -> None:
         async with server(connections_per_peer=1) as connect:
             first = await connect(address="2001:db8::1")
             second = await connect(GET, address="2001:db8::2")

@@ -72,7 +72,7 @@ async def test_a_task_response_passes_through(ask) -> None:
     assert (await ask(handler))["status"] == "working"
 
 
-async def test_task_failed_fails_the_task_and_says_why(ask) -> None:
+async def test_task_failed_fails_the_task_with_its_reason(ask) -> None:
     async def handler(_request, _context) -> None:
         raise TaskFailed("no such file", hint="look elsewhere")
 
@@ -418,7 +418,7 @@ class TestCredentials:
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
         assert caught.value.status == 401
 
-    async def test_an_unavailable_authenticator_means_retry_later(self, agent, echo_handlers) -> None:
+    async def test_an_unavailable_authenticator_is_answered_with_retry_after(self, agent, echo_handlers) -> None:
         def verify(_credential) -> None:
             raise ConnectionError("the identity provider is away")
 

@@ -150,7 +150,7 @@ class TestOneConnection:
             ("br", brotli.Compressor().flush(), b"\x06"),
         ],
     )
-    async def test_a_coded_body_that_says_nothing_has_a_limit(self, talk, coding, start, nothing) -> None:
+    async def test_a_coded_body_that_decodes_to_nothing_has_a_limit(self, talk, coding, start, nothing) -> None:
         head = f"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
         first = b"%x\r\n%s\r\n" % (len(start), start)
         block = nothing * (10_000 // len(nothing))

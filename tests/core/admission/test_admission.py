@@ -89,7 +89,7 @@ def test_an_anonymous_key_belongs_to_its_address_too(admission) -> None:
     assert ask(asked, authenticated=False, nonce="n3") == Running(0.5)
 
 
-def test_a_caller_without_an_address_is_not_a_proven_one(admission) -> None:
+def test_a_caller_without_an_address_is_distinct_from_an_authenticated_one(admission) -> None:
     asked = admission()
     ask(asked, peer="")
     assert isinstance(ask(asked, authenticated=False, peer="", nonce="n2"), Admitted)

@@ -44,7 +44,7 @@ def ask(journal, question, *, at=0.0):
     return journal.ask(question, at=moment(at, 1000.0 + at))
 
 
-def test_a_lease_is_asked_for_before_it_is_needed_and_counts_once_it_is_written() -> None:
+def test_a_lease_is_requested_before_it_is_needed_and_counts_once_written() -> None:
     journal, asked = begin(), question_of()
     lease = journal.lease_for(asked)
     assert lease.until == 1005.0
@@ -83,7 +83,7 @@ def test_without_a_file_the_start_policy_sets_the_first_lease(start, leased) -> 
     assert read_state(journal.compacted(now=0.0)).leased == leased
 
 
-def test_an_orderly_end_and_a_crash_are_told_apart() -> None:
+def test_an_orderly_end_is_distinct_from_a_crash() -> None:
     journal, asked = begin(), question_of(idempotency_key="k")
     journal.leased(journal.lease_for(asked))
     reservation = ask(journal, asked).reservation

@@ -168,7 +168,7 @@ class TestPeers:
             ("x" * 64, "x" * 65, True),
         ],
     )
-    def test_one_host_is_one_key(self, one, other, same) -> None:
+    def test_addresses_of_one_host_have_the_same_key(self, one, other, same) -> None:
         assert (peer_key(one) == peer_key(other)) is same
 
     @pytest.mark.parametrize(

@@ -69,13 +69,13 @@ class TestBegin:
     def test_a_question_before_begin_names_no_server(self) -> None:
         assert shared().ask(QUESTION, token=MARK).arguments[0] == b""
 
-    def test_an_agents_keys_are_its_own_and_lie_together(self) -> None:
+    def test_the_keys_of_an_agent_are_its_own_and_in_one_hash_slot(self) -> None:
         ours, theirs = shared().ask(KEYED, token=MARK).keys, shared("urn:asap:agent:b").ask(KEYED, token=MARK).keys
         assert not set(ours) & set(theirs)
         assert len({key[key.index(b"{") : key.index(b"}")] for key in ours}) == 1
         assert len(set(ours)) == len(ours) == 7
 
-    def test_the_first_secret_counts_for_all(self) -> None:
+    def test_the_first_secret_is_used_by_all(self) -> None:
         first, second = begun(shared()), shared(secret=OTHER)
         assert first.ask(KEYED, token=MARK) != begun(shared(secret=OTHER)).ask(KEYED, token=MARK)
         secret, epoch, *_ = first.begin().arguments
@@ -201,7 +201,7 @@ class TestAsk:
     ]
 
     @pytest.mark.parametrize(("reply", "answer"), ANSWERS, ids=lambda value: str(value)[:24])
-    def test_each_answer_has_its_words(self, reply, answer) -> None:
+    def test_each_reply_is_read_as_its_answer(self, reply, answer) -> None:
         admission = begun(shared())
         assert admission.answer(reply, admission.ask(QUESTION, token=MARK)) == answer
 

@@ -54,7 +54,7 @@ class TestOnce:
         assert admit(guarded, "n", sender="bob") == Fresh()
         assert admit(guarded, "n", sender="alice", authenticated=False) == Fresh()
 
-    def test_sender_and_nonce_do_not_run_together(self) -> None:
+    def test_the_digest_separates_sender_and_nonce(self) -> None:
         guarded = guard()
         assert admit(guarded, "bc", sender="a") == Fresh()
         assert admit(guarded, "c", sender="ab") == Fresh()
@@ -111,7 +111,7 @@ class TestTheFloor:
             assert admit(guarded, f"n{second}", at=second, issued=START + second - MAX_AGE + 1) == Fresh()
         assert len(guarded) <= MAX_AGE + SKEW + 1
 
-    def test_a_wall_clock_that_stepped_back_locks_no_honest_sender_out(self) -> None:
+    def test_a_wall_clock_that_steps_back_refuses_no_honest_sender(self) -> None:
         guarded = guard()
         # For a second the wall was an hour ahead, and an envelope came then.
         assert admit(guarded, "ahead", at=0, wall=START + 3600) == Fresh()
@@ -181,7 +181,7 @@ class TestBounds:
         assert isinstance(admit(guarded, "n", sender="more", authenticated=False), Saturated)
         assert admit(guarded, "n", sender="alice") == Fresh()
 
-    def test_a_live_nonce_is_never_forgotten_for_room(self) -> None:
+    def test_a_live_nonce_is_never_evicted(self) -> None:
         guarded = guard(capacity=2)
         admit(guarded, "a")
         admit(guarded, "b")
@@ -189,7 +189,7 @@ class TestBounds:
             assert isinstance(admit(guarded, f"flood{number}", sender=f"s{number}"), Saturated)
         assert admit(guarded, "a") == admit(guarded, "b") == Replayed()
 
-    def test_idle_senders_are_bounded_and_their_floor_becomes_everybodys(self, monkeypatch) -> None:
+    def test_evicted_idle_senders_raise_the_floor_of_all_senders(self, monkeypatch) -> None:
         monkeypatch.setattr(replay, "_MAX_IDLE_SENDERS", 2)
         guarded = guard()
         for number in range(4):
@@ -204,7 +204,7 @@ class TestBounds:
         admit(guarded, "n", at=411, sender="new")
         assert len(guarded._senders_by_index) == places
 
-    def test_a_sender_that_comes_back_is_idle_no_longer(self) -> None:
+    def test_a_sender_that_returns_is_no_longer_idle(self) -> None:
         guarded = guard()
         admit(guarded, "n", sender="s")
         admit(guarded, "x", at=400, sender="clock")
@@ -227,7 +227,7 @@ class TestBounds:
             assert admit(guarded, "n", sender=sender, at=at) == Fresh()
         assert [admit(guarded, "m", sender=sender, at=801) for sender in ("clock", "new")] == [Fresh()] * 2
 
-    def test_a_call_forgets_two_at_most(self) -> None:
+    def test_a_call_forgets_at_most_two_nonces(self) -> None:
         guarded = guard()
         for number in range(10):
             admit(guarded, str(number))

@@ -52,14 +52,14 @@ def test_a_file_of_the_first_version_is_read() -> None:
     assert read_state(written) == found(WHO, 5.0, b"guard", kept)
 
 
-def test_an_answer_that_cannot_be_written_is_saved_as_unknown_and_all_others_with_theirs() -> None:
+def test_an_unwritable_answer_is_saved_as_unknown_and_all_others_as_they_are() -> None:
     unwritable = SavedKey(b"d" * 16, b"D" * 16, Replied("task.response", {"x": object()}), 70, 5.0, answered=True)
     unknown = SavedKey(b"d" * 16, b"D" * 16, None, 0, 5.0, answered=False)
     saved = read_state(whole(state.snapshot_record(b"guard", [KEPT[0], unwritable, *KEPT[1:]])))
     assert saved.kept == (KEPT[0], unknown, *KEPT[1:])
 
 
-def test_answers_nested_as_deeply_as_a_file_can_hold_are_saved_beside_one_that_cannot_be_written() -> None:
+def test_the_deepest_answers_are_saved_beside_an_unwritable_one() -> None:
     def nested(depth: int) -> SavedKey:
         payload: Any = {}
         for _ in range(depth):
@@ -96,7 +96,7 @@ def test_a_batch_that_was_cut_off_is_ignored() -> None:
     assert read_state(start + last).leased == 9.0
 
 
-def test_damage_anywhere_else_is_refused() -> None:
+def test_damage_before_the_last_batch_is_refused() -> None:
     start, middle, last = whole(lease(5.0)), state.write_batch([lease(9.0)]), state.write_batch([lease(11.0)])
     written = start + middle + last
     for at in range(len(start + middle)):

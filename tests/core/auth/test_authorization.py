@@ -25,7 +25,7 @@ class TestAgentSchemes:
         assert scopes_for(of(), None) == scopes_for(of(), taking()) == ("read", "write")
 
     @pytest.mark.parametrize("scheme", ["bearer", "Bearer", "DPoP", "oauth2"])
-    def test_a_token_by_any_of_its_names(self, scheme) -> None:
+    def test_each_name_of_a_token_scheme_is_accepted(self, scheme) -> None:
         assert scopes_for(of(), taking("basic", scheme)) == ("read", "write")
 
     def test_other_schemes_are_a_mismatch(self) -> None:
@@ -74,7 +74,7 @@ class TestTokenRequests:
         assert of().key(("a", "b")) == of().key(("b", "a"))
         assert of().key(()) != of().key(("a",))
 
-    def test_a_token_bound_to_a_key_is_another_for_each_key(self) -> None:
+    def test_a_bound_token_has_another_cache_key_for_each_key(self) -> None:
         class Key:
             algorithm = "ES256"
             public_jwk: Any = None
@@ -89,12 +89,12 @@ class TestTokenRequests:
         assert len({each.key(()) for each in bound}) == 3
         assert [each.token_type for each in bound] == ["Bearer", "DPoP", "DPoP"]
 
-    def test_an_assertion_is_for_the_provider(self) -> None:
+    def test_the_audience_of_an_assertion_is_the_provider(self) -> None:
         assert of().assertion_audience == ISSUER
         assert of(issuer=None, token_endpoint=ENDPOINT).assertion_audience is None
         assert of(token_endpoint=ENDPOINT).asked == ENDPOINT
 
-    def test_scopes_may_be_written_in_a_line(self) -> None:
+    def test_scopes_may_be_written_in_one_text(self) -> None:
         assert of(scopes="a b").scopes == ("a", "b")
 
     @pytest.mark.parametrize("wrong", [{"issuer": None}, {"scopes": ['"']}, {"scopes": ["a b"]}])

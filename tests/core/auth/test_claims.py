@@ -42,7 +42,7 @@ class TestClaims:
 
     @given(st.sampled_from(["iss", "aud", "sub", "exp", "nbf", "iat"]), st.data())
     @settings(max_examples=200)
-    def test_every_claim_mutated_one_at_a_time(self, name, data) -> None:
+    def test_each_mutated_claim_is_refused(self, name, data) -> None:
         anything: Any = (
             st.none() | st.booleans() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text())
         )
@@ -63,7 +63,7 @@ class TestClaims:
         assert isinstance(judge(token({**GOOD, name: value}), listed), Rejected)
 
     @pytest.mark.parametrize("claims", [[], "x", None, 5])
-    def test_claims_are_an_object(self, claims) -> None:
+    def test_claims_that_are_no_object_are_refused(self, claims) -> None:
         head = token().split(".")[0]
         assert isinstance(judge(f"{head}.{b64(json.dumps(claims).encode())}.{b64(bytes(64))}"), Rejected)
 
@@ -117,15 +117,15 @@ class TestClaims:
             ("", False),
         ],
     )
-    def test_other_kinds_of_token_say_so_in_typ(self, typ, passes) -> None:
+    def test_tokens_of_another_typ_are_refused(self, typ, passes) -> None:
         assert isinstance(judge(token(typ=typ)), Accepted) is passes
 
-    def test_policy_may_ask_for_one_typ(self) -> None:
+    def test_the_policy_may_require_one_typ(self) -> None:
         strict = {"types": {"at+jwt"}}
         assert isinstance(judge(token(), verifier(**strict)), Rejected)
         assert isinstance(judge(token(typ="at+jwt"), verifier(**strict)), Accepted)
 
-    def test_subjects_are_listed(self) -> None:
+    def test_only_listed_subjects_are_accepted(self) -> None:
         made = verifier(agent=BySubject({"client-7": ALICE}))
         assert judge(token({**GOOD, "sub": "client-7"}), made).principal == Authenticated(ALICE)
         for other in (ALICE, "client-8", None, ["client-7"], 7):
@@ -137,7 +137,7 @@ class TestClaims:
         assert judge(token({**GOOD, "scope": 5})) == Rejected("a scope that is text")
 
     @pytest.mark.parametrize("agents", [{}, {"x": "alice"}, {"x": ALICE, "y": "alice"}])
-    def test_a_list_of_subjects_names_agents(self, agents) -> None:
+    def test_a_list_of_subjects_must_name_agents(self, agents) -> None:
         with pytest.raises(ValueError, match="expected at least one subject"):
             BySubject(agents)
 
@@ -199,7 +199,7 @@ class TestClaims:
             ({"task.request": "a"}, None, 403),
         ],
     )
-    def test_a_skill_or_payload_type_may_take_scopes_of_its_own(self, wanted, held, status) -> None:
+    def test_a_skill_or_payload_type_may_require_scopes_of_its_own(self, wanted, held, status) -> None:
         described = manifest("echo", "other", auth=held is not None)
         with pytest.raises(ValueError, match="scopes: expected payload types and skills"):
             Agent(described, policy=Policy(scopes={"task.request/ech": "a"}))

@@ -205,7 +205,7 @@ class TestNoncesOfServers:
         assert not nonces.answered(URL, status=401, headers=ASKED, sent="n1")
         assert not nonces.answered(URL, status=401, headers=ASKED, sent="n0", again=True)
 
-    def test_a_token_endpoint_asks_in_its_body(self) -> None:
+    def test_a_token_endpoint_requires_a_nonce_in_its_body(self) -> None:
         nonces, headers = ServerNonces(), ((b"dpop-nonce", b" n1 "),)
         assert not nonces.answered(URL, status=400, headers=headers, error="invalid_grant", sent=None)
         assert nonces.answered(URL, status=400, headers=headers, error="use_dpop_nonce", sent=None)

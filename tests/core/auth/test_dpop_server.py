@@ -574,13 +574,13 @@ class TestThroughAnExchange:
         assert (response.status, dict(response.headers)[b"dpop-nonce"]) == (200, b"n2")
         assert answer(with_proof(made).verified(renewed))[2] == b"n2"
 
-    def test_static_tokens_are_bearers(self) -> None:
+    def test_static_tokens_are_bearer_tokens(self) -> None:
         table = TokenTable({TOKEN: ALICE})
         assert table.verify(Credential(TOKEN)) == Authenticated(ALICE)
         assert table.verify(with_proof(agent()).credential) is None
 
     @given(st.binary(max_size=100), st.lists(st.binary(max_size=300), max_size=3))
-    def test_any_bytes_in_the_headers_are_decided(self, authorization, proofs) -> None:
+    def test_any_bytes_in_the_headers_get_a_decision(self, authorization, proofs) -> None:
         headers = [(b"authorization", b"DPoP " + authorization), *((b"dpop", each) for each in proofs)]
         state = opened(agent(), *headers)
         if not isinstance(state, Respond):

@@ -87,7 +87,7 @@ class TestAskingOnce:
         assert made.lookup("t", 9.9)[0].verdict == verdict
         assert isinstance(made.lookup("t", 10.0)[0], AskProvider)
 
-    def test_an_invalid_token_is_not_asked_about(self) -> None:
+    def test_an_invalid_token_is_not_introspected(self) -> None:
         for text in ("", "a b", "é", "x" * 8193, "a\n"):
             assert isinstance(Asked().lookup(text)[0].verdict, Rejected)
 
@@ -114,7 +114,7 @@ class TestAskingOnce:
         made.settle(first.flight, InactiveToken())
         assert isinstance(made.lookup("c")[0], AskProvider)
 
-    def test_a_leader_that_leaves_hands_over(self) -> None:
+    def test_another_waiter_leads_after_a_leader_that_leaves(self) -> None:
         made = Asked()
         (first,) = made.lookup("t")
         made.lookup("t")
@@ -247,7 +247,7 @@ class TestFailuresOfOneToken:
 
 
 class TestFailureCauses:
-    def test_an_answer_clears_those_that_failed_before_it(self) -> None:
+    def test_an_answer_clears_the_failures_before_it(self) -> None:
         made = Asked()
         for token in "abc":
             made.ask(token, good())
@@ -513,7 +513,7 @@ def test_introspection_keeps_its_laws() -> None:
         KeepsAll,
     ],
 )
-def test_a_planted_bug_in_it_is_caught(mutant) -> None:
+def test_a_planted_bug_in_introspection_is_caught(mutant) -> None:
     hunt = settings(LAWS, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
     machine = type("Machine", (IntrospectionLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError)):

@@ -28,7 +28,7 @@ def judge(policy=POLICY, *, wall=WALL, **changes):
 
 
 class TestResponses:
-    def test_active_is_a_boolean(self) -> None:
+    def test_a_value_of_active_that_is_no_boolean_is_a_failure(self) -> None:
         assert read_introspection(200, json.dumps(GOOD).encode()) == ActiveToken(GOOD)
         assert read_introspection(200, b'{"active": false, "sub": "x"}') == InactiveToken()
         for other in ("1", '"true"', "null", "[true]", "{}"):

@@ -128,7 +128,7 @@ class TestReadingKeySets:
         except InvalidDocument:
             pass
 
-    def test_a_signature_has_its_keys_form(self) -> None:
+    def test_a_signature_must_have_the_form_of_its_key(self) -> None:
         okp, ec, rsa = key_set(OKP, EC, RSA).keys
         assert is_possible(okp, bytes(32) + (L - 1).to_bytes(32, "little"))
         for s in (L, L + 5, 2**256 - 1):

@@ -13,7 +13,7 @@ from tests.moments import moment
 
 
 class TestKeys:
-    def test_a_token_without_kid_is_for_the_only_key_of_its_kind(self) -> None:
+    def test_a_token_without_kid_is_verified_by_the_only_key_of_its_kind(self) -> None:
         assert isinstance(judge(token(kid=None)), Accepted)
         assert isinstance(judge(token(kid=None), verifier(KeySet((KEY, evolve(KEY, kid="k2"))))), Rejected)
         assert isinstance(judge(token(kid=None, alg="RS256")), Rejected)
@@ -22,7 +22,7 @@ class TestKeys:
         made = verifier(KeySet((KEY, evolve(KEY, x=bytes(32)))))
         assert judge(token(), made) == Rejected("a key of the issuer's")
 
-    def test_a_forged_signature_asks_for_no_keys(self) -> None:
+    def test_a_forged_signature_causes_no_fetch(self) -> None:
         state = verifier().open(token(), at=moment(NOW, WALL))
         assert (state.key, state.bad()) == (KEY, Rejected("a signature by the issuer's key"))
         assert isinstance(judge(token(signature=bytes(10))), Rejected)
@@ -53,7 +53,7 @@ class TestKeys:
         assert made.open(token(), at=moment(NOW, WALL)) == KeysUnavailable()
         assert isinstance(made.open(token(), at=moment(NOW + 1, WALL)), NeedKeys)
 
-    def test_leaving_after_the_answer_is_no_failure(self) -> None:
+    def test_a_caller_that_leaves_after_the_answer_is_no_failure(self) -> None:
         made: Any = JwtVerifier(policy(), secret=b"s" * 32)
         one, two = (made.open(token(), at=moment(NOW, WALL)) for _ in range(2))
         assert isinstance(one.fetched(KEYS, age=0, at=moment(NOW, WALL)), VerifySignature)
@@ -79,7 +79,7 @@ class TestKeys:
         assert state.unavailable(at=moment(NOW + 31, WALL)) == KeysUnavailable()
         assert isinstance(made.open(token(), at=moment(NOW + 31, WALL)), VerifySignature)
 
-    def test_hanging_up_causes_no_second_fetch(self) -> None:
+    def test_a_caller_that_leaves_causes_no_second_fetch(self) -> None:
         made = verifier()
         made.open(token(kid="k2"), at=moment(NOW + 31, WALL)).abandon(now=NOW + 31)
         assert made.open(token(kid="k2"), at=moment(NOW + 32, WALL)) == KeysUnavailable()

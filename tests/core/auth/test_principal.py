@@ -55,7 +55,7 @@ class TestPrincipals:
         assert read_credential(headers, method="POST", url="https://a.example/asap") == Credential("abc")
 
     @pytest.mark.parametrize(("scheme", "proves"), [("Bearer", False), ("DPoP", True)])
-    def test_an_unreadable_token_is_refused_in_words_for_its_scheme(self, scheme: str, proves: bool) -> None:
+    def test_an_unreadable_token_is_refused_with_a_message_for_its_scheme(self, scheme: str, proves: bool) -> None:
         read = read_credential(((b"authorization", f"{scheme} a b".encode()),), url="https://a.example/asap")
         expected = f"Authorization: {scheme} and a token of 1 to 8192 visible ASCII characters"
         assert read == BadCredential(expected, proves)
@@ -78,7 +78,7 @@ class TestPrincipals:
         assert Authenticated("urn:asap:agent:a", frozenset({"read"}), "key") == Authenticated("urn:asap:agent:a")
 
     @pytest.mark.parametrize("scopes", [frozenset[str](), frozenset({"read", 'wr"ite'})])
-    def test_missing_scopes_are_at_least_one_and_each_can_be_named(self, scopes: frozenset[str]) -> None:
+    def test_invalid_scopes_in_insufficient_scope_are_refused(self, scopes: frozenset[str]) -> None:
         with pytest.raises(ValueError, match="scopes: expected words"):
             InsufficientScope(scopes)
 
@@ -86,10 +86,10 @@ class TestPrincipals:
 class TestChallenges:
     """The scheme that the caller used says what was wrong; without a word about proofs, it's Bearer."""
 
-    def test_the_error_stands_with_bearer(self) -> None:
+    def test_a_challenge_has_its_error_in_the_bearer_scheme(self) -> None:
         offered = challenge(ProofOffer(algs=("ES256",)), error="invalid_token")
         assert offered == 'Bearer realm="asap", error="invalid_token", DPoP realm="asap", algs="ES256"'
 
-    def test_missing_scopes_are_told_of_bearer(self) -> None:
+    def test_a_challenge_has_missing_scopes_in_the_bearer_scheme(self) -> None:
         expected = 'Bearer realm="asap", error="insufficient_scope", scope="a b"'
         assert insufficient_scope(frozenset({"b", "a"})) == expected

@@ -40,7 +40,7 @@ class TestProviderMetadata:
         with pytest.raises(ValueError, match="expected as issuer"):
             metadata_urls(issuer)
 
-    def test_the_issuer_is_the_one_asked(self) -> None:
+    def test_metadata_of_another_issuer_is_refused(self) -> None:
         good = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "other": 1}
         assert read_metadata(json.dumps(good).encode(), issuer=ISSUER) == ProviderMetadata(
             issuer=ISSUER, jwks_uri=f"{ISSUER}/keys"

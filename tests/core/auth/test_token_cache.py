@@ -80,7 +80,7 @@ def test_a_token_ends_on_the_clock_that_is_first() -> None:
         assert (lead.patience, failed) == (None, TokenFailed(lead.waiter, ERROR, 1.0))
 
 
-def test_a_fleet_that_started_together_does_not_ask_together() -> None:
+def test_jitter_spreads_the_renewals_of_a_fleet_that_started_together() -> None:
     kept = Kept()
     kept.issue(100.0, 0.0, jitter=0.5)
     assert isinstance(kept.lookup(69.9)[0], TokenGiven)
@@ -89,7 +89,7 @@ def test_a_fleet_that_started_together_does_not_ask_together() -> None:
     assert kept.issue(3600.0, 80.0, value="b", key=evolve(KEY, scope="x"), jitter=0.999).due == pytest.approx(3620.03)
 
 
-def test_a_short_lived_one_is_used_for_most_of_its_life() -> None:
+def test_a_short_lived_token_is_used_for_most_of_its_lifetime() -> None:
     kept = Kept()
     kept.issue(10.0, 0.0)
     assert isinstance(kept.lookup(7.9)[0], TokenGiven)
@@ -108,7 +108,7 @@ def test_a_token_that_is_renewed_ends_on_the_clock_that_is_first() -> None:
     assert kept.lookup(10.0, wall=100.0)[0].patience is None
 
 
-def test_the_monotonic_clock_alone_ends_it_too() -> None:
+def test_the_monotonic_clock_alone_ends_a_token_too() -> None:
     kept = Kept()
     kept.issue(100.0, 0.0)
     # The wall clock was set back.
@@ -178,7 +178,7 @@ def test_retry_after_counts_within_bounds(asked, wait) -> None:
     assert kept.fail(0.0, retry_after=asked)[0].next_try == wait
 
 
-def test_a_leader_that_leaves_hands_over() -> None:
+def test_another_waiter_leads_after_a_leader_that_leaves() -> None:
     kept = Kept()
     kept.lookup(0.0)
     kept.lookup(0.0)
@@ -198,7 +198,7 @@ class TestPatience:
         assert isinstance(kept.lookup(81.5)[0], TokenGiven)
         assert kept.tokens.outwait(lead.flight, ERROR, **self.LATE) == ()
 
-    def test_a_token_that_ends_meanwhile_is_no_reason_not_to_wait(self) -> None:
+    def test_a_caller_waits_without_patience_if_the_token_ends_soon(self) -> None:
         kept = Kept()
         kept.issue(100.0, 0.0)
         assert kept.lookup(99.0)[0].patience is None
@@ -214,7 +214,7 @@ class TestPatience:
         assert kept.lookup(80.5) == ()
         assert kept.tokens.outwait(lead.flight, ERROR, **self.LATE) == (TokenLead(lead.waiter, lead.flight, None),)
 
-    def test_the_next_waiter_leads(self) -> None:
+    def test_a_waiter_without_a_usable_token_leads_next(self) -> None:
         kept = Kept()
         old = kept.issue(100.0, 0.0)
         (lead,) = kept.lookup(80.0)

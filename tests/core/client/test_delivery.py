@@ -109,7 +109,7 @@ class TestServerTimes:
             assert read_server_time({"server_time": extreme}) is None
 
 
-class TestWhatAnErrorMeans:
+class TestErrors:
     HERE = Allowed("https://a.example/asap", "https://a.example:443", "a.example", encrypted=True)
     REFUSED = RemoteError(
         code=-32002, message="no", taxonomy=TIMESTAMP.taxonomy, recoverable=True,

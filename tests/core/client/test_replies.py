@@ -144,7 +144,7 @@ class TestReplies:
         assert isinstance(read_batch_reply((SENT,), status=200, body=named), UnusableReply)
 
     @given(json_values() | st.binary(max_size=30).map(repr), st.integers(100, 599))
-    def test_any_answer_is_a_decision(self, value, status) -> None:
+    def test_any_answer_is_read_without_an_exception(self, value, status) -> None:
         read(value, status)
         read_batch_reply((SENT, SENT), status=status, body=json.dumps(value).encode())
 
@@ -177,7 +177,7 @@ class TestErrorsAndCallIds:
             assert isinstance(answered[0], UnusableReply)
 
     @pytest.mark.parametrize("call_id", ["req-1", "0", 0, 1])
-    def test_a_result_of_this_call_is_taken(self, call_id) -> None:
+    def test_a_result_of_this_call_is_accepted(self, call_id) -> None:
         sent, result = evolve(SENT, call_id=call_id), {"id": call_id, "result": {"envelope": REPLY}}
         assert read(result, sent=sent).id == "e2"
         assert read_batch_reply((sent,), status=200, body=json.dumps([result]).encode())[0].id == "e2"  # type: ignore[index,union-attr]

@@ -168,7 +168,7 @@ def law(begin: Callable[..., ResolutionState], phases: tuple[Phase, ...] = tuple
     held()
 
 
-def test_the_first_in_order_that_is_the_agent_is_found() -> None:
+def test_the_first_candidate_that_is_the_agent_is_found() -> None:
     law(resolve)
 
 
@@ -373,12 +373,12 @@ class TestWanted:
                 Wanted(least_version=text)
             assert "text" not in str(caught.value)
 
-    def test_a_urn_is_one(self) -> None:
+    def test_an_invalid_urn_is_refused(self) -> None:
         with pytest.raises(ValueError, match="urn: expected"):
             Wanted(urn="me")
 
 
-def test_the_errors_read_well() -> None:
+def test_errors_have_the_expected_messages() -> None:
     errors: list[AsapError] = [
         AgentChanged("https://a", URN, OTHER),
         NotResolved(URN, ()),

@@ -381,7 +381,7 @@ HUNTING = settings(
 )
 
 
-def test_keys_hold_for_the_search_and_the_agent() -> None:
+def test_keys_apply_to_the_search_and_the_agent() -> None:
     run_state_machine_as_test(Searching)
 
 
@@ -393,7 +393,7 @@ def test_keys_hold_for_the_search_and_the_agent() -> None:
         ("known = self._registry_keys.peek(agent_id)", "known = None"),
     ],
 )
-def test_keys_that_do_not_hold_are_caught(before: str, after: str) -> None:
+def test_a_planted_bug_in_the_search_is_caught(before: str, after: str) -> None:
     class Broken(Searching):
         module = mutated(before, after)
 

@@ -157,7 +157,7 @@ class TestFreshness:
         assert fresh(("ETag", "x")).etag == "x"
         assert (fresh(("ETag", "x" * 1024)).etag, fresh(("ETag", "x" * 1025)).etag) == ("x" * 1024, None)
 
-    def test_a_line_of_blanks_takes_no_time(self) -> None:
+    def test_a_line_of_blanks_is_read_in_linear_time(self) -> None:
         # The square of its length would be a minute.
         assert fresh(("Cache-Control", "max-age=60" + " " * 60_000 + "@")).fresh_for == 0
         assert fresh(("Cache-Control", "," + " " * 60_000 + "@")).fresh_for == 0

@@ -30,7 +30,7 @@ class TestMessages:
             Request(method="GET", target="/", headers=headers)
 
     @pytest.mark.parametrize("wrong", [{"method": b"GET"}, {"target": b"/"}, {"peer": None}, {"local": 5}])
-    def test_the_rest_of_a_head_is_text(self, wrong: Any) -> None:
+    def test_a_head_of_anything_but_text_is_refused(self, wrong: Any) -> None:
         with pytest.raises(ValueError, match="expected strings"):
             Request(**{"method": "GET", "target": "/", **wrong})
 

@@ -201,7 +201,7 @@ class TestJudgedRequests:
         assert isinstance(ask(agent, "https://evil.example"), Respond)
         assert [each.what for each in told] == [What.FOREIGN]
 
-    def test_the_profile_reference_says_403_as_well(self) -> None:
+    def test_the_profile_reference_answers_403_too(self) -> None:
         assert not is_let_in(ask(serve(plain_refusals=True), "https://evil.example"))
 
     def test_a_refusal_repeats_nothing_of_the_request(self) -> None:
@@ -312,7 +312,7 @@ class TestPolicy:
             Policy(origins=[bad])
 
     @pytest.mark.parametrize("bad", ["*", "", "a.example:80", "http://a.example", "[::1]:80", 5, "a/b", "\xfc.de"])
-    def test_hosts_are_names(self, bad) -> None:
+    def test_invalid_hosts_are_refused(self, bad) -> None:
         with pytest.raises(ValueError, match=r"hosts: expected host names such as agent\.example"):
             Policy(hosts=[bad])
 

@@ -61,7 +61,7 @@ def client(peer, *values, header="x-forwarded-for", trusted=TRUSTED):
         ("unix", ["198.51.100.7"], "unix"),
     ],
 )
-def test_the_client_is_the_nearest_address_of_no_trusted_proxy(peer, values, found) -> None:
+def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(peer, values, found) -> None:
     assert client(peer, *values) == found
 
 

@@ -46,7 +46,7 @@ class TestNames:
             ("\ud800", "asap-agent"),
         ],
     )
-    def test_a_name_fits_a_label(self, name, instance) -> None:
+    def test_an_instance_name_fits_a_label(self, name, instance) -> None:
         assert instance_name(name) == instance
 
     @given(st.text())

@@ -180,7 +180,7 @@ class TestAddressesInsideOthers:
         assert read_address(f"::ffff:{inner}") == inner
 
     @given(inner_addresses, st.sampled_from(WRAPPERS[1:]))
-    def test_the_other_forms_are_not_the_internet(self, inner, wrap) -> None:
+    def test_other_wrapped_addresses_are_not_on_the_internet(self, inner, wrap) -> None:
         assert obstacle(wrap(inner)) is not None
 
     @given(inner_addresses, st.sampled_from(WRAPPERS))
@@ -200,7 +200,7 @@ class TestAddressesInsideOthers:
         assert proximity_of(ip_address("64:ff9b::808:808")) is Proximity.INTERNET
         assert proximity_of(ip_address("224.0.0.1")) is Proximity.NETWORK
 
-    def test_the_first_two_addresses_have_nothing_inside_and_the_third_has(self) -> None:
+    def test_loopback_has_no_address_inside_and_the_next_address_has(self) -> None:
         everything = [ip_network("::/0"), ip_network("0.0.0.0/0")]
         assert obstacle(ip_address("::1"), allowed=everything) is None
         assert str(getattr(obstacle(ip_address("::2"), allowed=everything), "special", "")).startswith("this network")

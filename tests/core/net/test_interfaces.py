@@ -141,7 +141,7 @@ class TestChanges:
         gaps = [later - sooner for sooner, later in pairwise(tries)]
         assert gaps[:6] == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
 
-    def test_a_move_that_failed_is_a_join(self) -> None:
+    def test_a_failed_move_is_followed_by_a_join(self) -> None:
         watch: Any = LinkWatch()
         watch.look([link()], now=0.0)
         other = link("eth0", "192.0.2.2")

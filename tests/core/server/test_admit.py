@@ -199,7 +199,7 @@ class TestAdmission:
         payload = {"conversation_id": "c", "skill_id": "echo", "input": {}, "config": {"idempotency_key": "other"}}
         assert outcome(post(serve(), call(key="k", envelope_changes={"payload": payload}))) == "ok"
 
-    def test_a_call_that_never_ran_releases_its_key(self) -> None:
+    def test_a_call_that_never_ran_frees_its_key(self) -> None:
         agent = serve()
 
         def busy(state):
@@ -215,7 +215,7 @@ class TestAdmission:
         assert (response.status, b"retry-after" in dict(response.headers)) == (503, False)
 
     @pytest.mark.parametrize(("leave", "then"), [("lost", "asap:admission/outcome_unknown"), ("abandon", "ok")])
-    def test_a_lost_call_leaves_its_key_unknown_and_an_abandoned_one_free(self, leave, then) -> None:
+    def test_a_lost_call_makes_its_key_unknown_and_an_abandoned_one_frees_it(self, leave, then) -> None:
         agent = serve()
         (dispatch,) = agent.open(head()).feed(json.dumps(call(key="k")).encode()).end().calls
         assert dispatch.shielded

@@ -53,7 +53,7 @@ class TestCredentials:
         ("scopes", "code"),
         [({"message.send": "write"}, "asap:auth/insufficient_scope"), ({"task.request": "write"}, "ok")],
     )
-    def test_a_payload_type_without_skills_may_take_scopes_too(self, scopes, code) -> None:
+    def test_a_payload_type_without_skills_may_require_scopes_too(self, scopes, code) -> None:
         payload = {"task_id": "t", "message_id": "m", "sender": ALICE, "role": "user", "parts": []}
         message = call(envelope_changes={"payload_type": "message.send", "payload": payload})
         agent = serve(auth=True, payload_types=["task.request", "message.send"], scopes=scopes)

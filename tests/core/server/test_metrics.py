@@ -103,7 +103,7 @@ def test_a_name_that_fills_its_cell_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("size", "row"), [(0, 0), (counters_size(1) - 8, 0), (1, 0), (counters_size(2), 2), (counters_size(2), -1)]
 )
-def test_memory_that_does_not_fit_is_refused(size: int, row: int) -> None:
+def test_memory_of_another_size_is_refused(size: int, row: int) -> None:
     with pytest.raises(ValueError, match="counters_size"):
         Counters(bytearray(size), row=row)
 

@@ -107,7 +107,7 @@ class TestAtTheBound:
         fourth = answer(agent, self.SIZE)
         assert fourth.ends == (first.outgoing,)
 
-    def test_as_many_answers_are_ended_as_the_new_one_needs(self) -> None:
+    def test_only_as_many_answers_are_ended_as_the_new_one_needs(self) -> None:
         agent = serve(max_answers=36 * self.SIZE)
         small = [answer(agent, self.SIZE) for _ in range(5)]
         large = answer(agent, 4 * self.SIZE)

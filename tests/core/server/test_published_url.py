@@ -34,7 +34,7 @@ WRONG = [
 
 class TestWritten:
     @pytest.mark.parametrize("url", WRONG)
-    def test_a_url_that_leads_nowhere_is_refused(self, url) -> None:
+    def test_a_url_that_no_peer_can_call_is_refused(self, url) -> None:
         with pytest.raises(
             ValueError, match=r"endpoints\.asap: expected an absolute URL such as https://agent\.example/asap"
         ):
@@ -47,7 +47,7 @@ class TestWritten:
             make_entry(manifest(Endpoints(asap="https://a.example/asap")), {"manifest": url})
 
     @pytest.mark.parametrize("url", ["http://a", "HTTPS://A.example:8443/x/asap", "http://[fe80::1%25eth0]:8000/asap"])
-    def test_a_url_that_leads_somewhere_is_accepted(self, url) -> None:
+    def test_a_url_that_peers_can_call_is_accepted(self, url) -> None:
         assert Endpoints(asap=url, events="wss://a.example/events").asap == url
         assert make_entry(manifest(Endpoints(asap=url)), {"http": url, "other": "/x"}).endpoints["http"] == url
 

@@ -49,7 +49,7 @@ class TestRefusals:
             assert value["error"]["data"]["details"]["supported"] == supported
 
     @given(request_bodies())
-    def test_any_body_gets_one_json_answer_that_says_nothing_internal(self, body) -> None:
+    def test_any_body_gets_one_json_answer_without_internal_details(self, body) -> None:
         response = post(serve(), body)
         assert response.status in (200, 413, 503)
         json.loads(response.body)

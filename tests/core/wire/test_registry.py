@@ -15,7 +15,7 @@ ENTRY = RegistryEntry(
 )
 
 
-def test_urls_are_made_without_doubling_the_suffix() -> None:
+def test_urls_have_the_suffix_once() -> None:
     assert asap_url(ENTRY) == "https://a.example/asap"
     assert manifest_url(ENTRY) == "https://a.example/.well-known/asap/manifest.json"
 

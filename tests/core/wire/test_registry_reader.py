@@ -117,7 +117,7 @@ def find(registry: Registry, *, skill: str | None = None, agent_id: str | None =
     )
 
 
-def test_a_root_as_deep_as_any_that_is_read_is_written() -> None:
+def test_the_deepest_root_that_is_read_can_be_written() -> None:
     deepest = json.loads(nested(MAX_DEPTH))
     index = read(registry(ENTRY, more=deepest))
     assert read_registry(b"".join(index.written())).extra == {"more": deepest}
@@ -143,7 +143,7 @@ class TestDocuments:
                 assert pieces.find(skill=skill, agent_id=agent_id) == find(whole, skill=skill, agent_id=agent_id)
 
     @given(st.lists(entries(), max_size=3), st.text(alphabet='{}[]",:\\ é\n1', max_size=12), st.integers(0, 900), cuts)
-    def test_cuts_make_no_difference(self, agents, spoilt, at, places) -> None:
+    def test_a_document_in_pieces_is_read_as_in_one(self, agents, spoilt, at, places) -> None:
         data = registry(*agents)
         data = data[:at] + spoilt.encode() + data[at:]
         assert seen(data, *places) == seen(data)

@@ -168,7 +168,7 @@ class TestKeys:
             with pytest.raises(ValueError, match="expected"):
                 PublicKey(raw)  # type: ignore[arg-type]  # what types rule out
 
-    def test_the_oracle_is_right(self) -> None:
+    def test_the_oracle_agrees_with_the_vectors_of_rfc_8032(self) -> None:
         """RFC 8032 §7.1, test 2."""
         key = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")
         signature = bytes.fromhex(
