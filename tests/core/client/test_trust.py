@@ -5,6 +5,7 @@ And a URL that becomes another agent's is noticed, however often its manifest wa
 
 import json
 import types
+from collections.abc import Sequence
 from hashlib import sha512
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,23 @@ import pytest
 from hypothesis import Phase, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from asap_core.client import trust
-from asap_core.client.resolution import (
-    Browse,
-    FetchManifest,
-    ReadRegistry,
-    Resolved,
-    Wanted,
-    resolve,
-)
+from asap_core.client import search, trust
+from asap_core.client.documents import LocatedDocument
+from asap_core.client.fetch_results import Source
+from asap_core.client.programs import Completed, Heard, Next, Program, Returned, Sleep, step
+from asap_core.client.resolution import Resolved, Wanted
+from asap_core.client.search import RegistryCopy, resolve
 from asap_core.client.trust import MAX_SIGNED, FirstSeen, NamedKeys, TrustedKeys, keys_in, read_received
+from asap_core.clock import ManualClock
 from asap_core.errors import InvalidDocument, Unverified
-from asap_core.mdns.dnssd import Announcement
+from asap_core.mdns.dnssd import Added, Announcement
 from asap_core.net.urls import without_credentials
 from asap_core.wire.codec import decode_registry_entry
+from asap_core.wire.manifest import Manifest
+from asap_core.wire.registry import RegistryEntry
+from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.registry_reader import RegistryReader
+from asap_core.wire.revocation import RevocationList
 from asap_core.wire.signing import PublicKey, sign
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"
@@ -271,6 +274,69 @@ def announcement(url: str) -> Announcement:
     )
 
 
+class OneSearch:
+    """A search that is carried out step by step. It stops before each question, so that the world changes between."""
+
+    def __init__(self, machine: "Searching", agent: str) -> None:
+        self.machine, self.agent = machine, agent
+        self.said: Any = None
+        self.page: Any = None
+        # The naive model: the first key that this search read, and the key that the last manifest should have.
+        self.bound: PublicKey | None = None
+        self.expected: PublicKey | None = None
+        self.key: PublicKey | None = None
+        self.program = resolve(
+            Wanted(urn=agent), sources=self, clock=ManualClock(), registries=tuple(map(str, RANKS)), wait=1.0
+        )
+        self.moved = step(self.program)
+
+    def go_on(self, said, page, neighbour: str) -> None:
+        if isinstance(self.moved, Returned):
+            return
+        self.said, self.page = said, page
+        heard = isinstance(self.moved, Next)
+        self.moved = step(self.program, Heard(Added(announcement(neighbour))) if heard else Completed())
+        if isinstance(self.moved, Returned) and isinstance(self.moved.value, Resolved):
+            right = self.expected is None or self.key == self.expected
+            assert right, "one that isn't signed by the agent's key was taken"
+
+    def revocations(self, location: str) -> Program[RevocationList]:
+        raise NotImplementedError
+
+    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+        yield from Sleep(0.0)
+        if self.said is None:
+            raise OSError("gone")
+        named = self.machine.learn(self.agent, int(location), self.said)
+        self.bound = self.bound or named
+        entries = [
+            {"id": other, "name": "", "description": "", "asap_version": "0.1", "endpoints": {"manifest": url},
+             **({} if key is None else {"public_key": str(key)})}
+            for other, url, key in self.said
+        ]  # fmt: skip
+        reader = RegistryReader()
+        reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": entries}).encode())
+        return reader.close()
+
+    def learn(self, urn: str, entries: Sequence[RegistryEntry], *, rank: int) -> None:
+        self.machine.keys.learn(urn, entries, rank=rank)
+
+    def find(
+        self, url: str, wanted: Wanted, *, named: NamedKeys | None, named_by: str | None
+    ) -> Program[LocatedDocument[Manifest]]:
+        yield from Sleep(0.0)
+        told = self.machine.told.get(self.agent)
+        self.expected = self.bound or (None if told is None else told[1])
+        found = self.machine.keys.admit(url, self.machine.document(url, self.page), named)
+        self.key = found.key
+        return LocatedDocument(found.manifest, url, Source.FETCHED, 0.0)
+
+    def follow(
+        self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None
+    ) -> Program[LocatedDocument[Manifest]]:
+        return self.find(announcement.manifest_url, wanted, named=named, named_by=None)
+
+
 class Searching(RuleBasedStateMachine):
     """Searches and visits of one client, in any order, in a world that changes under them."""
 
@@ -280,10 +346,9 @@ class Searching(RuleBasedStateMachine):
         super().__init__()
         self.keys = self.module.TrustedKeys({}, require_signed=False, verify=verify)
         self.kept: dict[str, Any] = {}
-        self.searches: list[Any] = []
-        # The naive model: for each agent who named its keys, and which; and for each search the first keys it read.
+        self.searches: list[OneSearch] = []
+        # The naive model: for each agent who named its keys, and which.
         self.told: dict[str, tuple[int, PublicKey, set[str]]] = {}
-        self.bound: dict[int, PublicKey] = {}
 
     @rule(url=st.sampled_from([URL, OTHER_URL]))
     def expire(self, url: str) -> None:
@@ -307,23 +372,16 @@ class Searching(RuleBasedStateMachine):
     @rule(agent=AGENT)
     def begin(self, agent: str) -> None:
         if len(self.searches) < len(RANKS):
-            self.searches.append(resolve(Wanted(urn=agent), registries=tuple(map(str, RANKS))))
+            self.searches.append(OneSearch(self, agent))
 
     @rule(which=st.integers(0, 2), said=SAID, page=PAGE, neighbour=st.sampled_from([URL, OTHER_URL]))
     def go_on(self, which: int, said, page, neighbour: str) -> None:
         """A search takes a step; this is what the registry says that it reads, or what is served where it looks."""
-        step = self.searches[which] if which < len(self.searches) else None
-        if isinstance(step, ReadRegistry):
-            self.searches[which] = self.read(which, step, said)
-        elif isinstance(step, FetchManifest):
-            self.searches[which] = self.take(which, step, page)
-        elif isinstance(step, Browse):
-            self.searches[which] = step.announced(announcement(neighbour))
+        if which < len(self.searches):
+            self.searches[which].go_on(said, page, neighbour)
 
-    def read(self, which: int, step: ReadRegistry, said):
-        if said is None:
-            return step.failed(OSError("gone"))
-        agent, rank = step.wanted.urn or "", int(step.location)
+    def learn(self, agent: str, rank: int, said) -> PublicKey | None:
+        """Note in the model what a registry says. Returns the key that it names for this agent."""
         listed = [(url, key) for other, url, key in said if other == agent]
         named = next((key for _, key in listed if key is not None), None)
         before = self.told.get(agent, (99, None, set()))[0]
@@ -331,31 +389,7 @@ class Searching(RuleBasedStateMachine):
             self.told.pop(agent, None)
             if named is not None:
                 self.told[agent] = (rank, named, {url for url, _ in listed})
-        if named is not None:
-            self.bound.setdefault(which, named)
-        entries = [
-            {"id": other, "name": "", "description": "", "asap_version": "0.1", "endpoints": {"manifest": url},
-             **({} if key is None else {"public_key": str(key)})}
-            for other, url, key in said
-        ]  # fmt: skip
-        reader = RegistryReader()
-        reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01", "agents": entries}).encode())
-        catalog = reader.close()
-        self.keys.learn(agent, tuple(catalog.of_agent(agent)), rank=rank)
-        return step.read(catalog)
-
-    def take(self, which: int, step: FetchManifest, page):
-        agent = step.wanted.urn or ""
-        told = self.told.get(agent)
-        expected = self.bound.get(which, None if told is None else told[1])
-        try:
-            found = self.keys.admit(step.url, self.document(step.url, page), step.keys)
-        except Unverified as error:
-            return step.failed(error)
-        after = step.fetched(found.manifest)
-        if isinstance(after, Resolved):
-            assert expected is None or found.key == expected, "one that isn't signed by the agent's key was taken"
-        return after
+        return named
 
     def document(self, url: str, page):
         """What is kept, or is fetched and kept, as `Documents` does."""
@@ -403,7 +437,7 @@ def test_a_planted_bug_in_the_search_is_caught(before: str, after: str) -> None:
 
 @pytest.mark.planted
 def test_a_search_that_forgets_its_keys_is_caught(monkeypatch) -> None:
-    monkeypatch.setattr(FetchManifest, "keys", None)
+    monkeypatch.setattr(search, "keys_in", lambda _entries: None)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Searching, settings=HUNTING)
 
@@ -412,6 +446,20 @@ def test_a_search_that_forgets_its_keys_is_caught(monkeypatch) -> None:
 def test_invalid_pinned_keys_are_refused(pinned) -> None:
     with pytest.raises(ValueError, match="expected"):
         TrustedKeys(pinned, require_signed=False, verify=verify)
+
+
+def test_signatures_that_cannot_be_checked_may_not_be_required() -> None:
+    for required in ({A: str(KEYS[0])}, {}):
+        with pytest.raises(ValueError, match="expected verify, which checks the signatures"):
+            TrustedKeys(required, require_signed=not required, verify=None)
+
+
+def test_without_a_verifier_agents_with_keys_are_refused() -> None:
+    keys = TrustedKeys({}, require_signed=False, verify=None)
+    assert keys.admit(URL, published(A, None)).key is None
+    keys.learn(A, [keyed(KEYS[0])], rank=0)
+    with pytest.raises(Unverified, match="nothing here checks Ed25519 signatures"):
+        keys.admit(URL, published(A, KEYS[0]))
 
 
 def test_a_registry_names_keys() -> None:
