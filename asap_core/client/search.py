@@ -97,7 +97,7 @@ def resolve(
     clock: Clock,
     registries: Sequence[str] = (),
     revoked: str | None = None,
-    wait: float = 0.0,
+    wait: float,
 ) -> Program[Resolved | Unresolved]:
     """Search for an agent.
 

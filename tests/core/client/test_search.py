@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings, strategies as st
 from asap_core.client import search
 from asap_core.client.documents import LocatedDocument
 from asap_core.client.fetch_results import Source
-from asap_core.client.programs import Heard, LocalNetwork, Next, Program, Sleep, Unavailable
+from asap_core.client.programs import Completed, Expired, Heard, LocalNetwork, Next, Program, Sleep, Unavailable
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
     MAX_LISTED,
@@ -372,13 +372,26 @@ def test_the_trace_says_that_a_copy_was_read() -> None:
         assert explore(World({}, {"r": Copied(registry)})).trace[0].why == f"{words}, in its last good copy"
 
 
-def test_the_reason_for_an_unread_file_is_told_without_its_name() -> None:
-    class Files(World):
-        def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
-            yield from ()
-            raise OSError(2, "No such file or directory", location)
+class Unread(World):
+    """Files that aren't there, and servers that are down."""
 
-    assert told(explore(Files({}, {"/r": None}), wait=0.0)) == [("/r: No such file or directory", "FAILED")]
+    def revocations(self, location: str) -> Program[RevocationList]:
+        yield from self.registry(location)
+        raise AssertionError
+
+    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+        yield from ()
+        if "://" in location:
+            raise Unreachable(location, "down")
+        raise OSError(2, "No such file or directory", location)
+
+
+def test_the_reason_for_an_unread_file_is_told_without_its_name() -> None:
+    assert told(explore(Unread({}, {}), registries=("/r", "https://r"), wait=0.0)) == [
+        ("/r: No such file or directory", "FAILED"),
+        ("https://r:443: no answer from https://r: down", "FAILED"),
+    ]
+    assert told(explore(Unread({}, {}), revoked="/revoked")) == [("/revoked: No such file or directory", "FAILED")]
 
 
 @pytest.mark.parametrize(
@@ -392,6 +405,7 @@ def test_the_reason_for_an_unread_file_is_told_without_its_name() -> None:
 def test_a_revoked_agent_is_not_searched_for(revoked: str, verdict: str, words: str) -> None:
     world = World({URLS[0]: manifest()}, {"r": index((URN, {"manifest": URLS[0]}))}, revoked=revoked)
     end = explore(world, revoked="https://user@r/revoked")
+    assert isinstance(end, Unresolved)
     assert told(end) == [(f"https://r:443/revoked: {words}", verdict)]
     assert not world.asked
     assert not world.learned
@@ -399,7 +413,7 @@ def test_a_revoked_agent_is_not_searched_for(revoked: str, verdict: str, words: 
 
 def test_a_search_needs_a_urn() -> None:
     with pytest.raises(ValueError, match="expected the URN"):
-        resolve(Wanted(skill="echo"), sources=World({}, {}), clock=Driver().clock)
+        resolve(Wanted(skill="echo"), sources=World({}, {}), clock=Driver().clock, wait=0.0)
 
 
 def test_the_error_says_where_the_agent_was_searched_for() -> None:
@@ -481,10 +495,10 @@ def test_the_local_network_is_watched_until_the_agent_is_found() -> None:
 
 def test_an_agent_that_is_not_announced_in_time_is_not_found() -> None:
     link = Link()
-    assert told(search_on(link, World({}, {}), wait=2.5)) == [
-        ("the local network: not announced within 2.5 s", "ABSENT"),
+    assert told(search_on(link, World({}, {}), wait=0.5)) == [
+        ("the local network: not announced within 0.5 s", "ABSENT"),
     ]
-    assert link.clock.monotonic() == 2.5
+    assert link.clock.monotonic() == 0.5
 
 
 def test_a_manifest_that_is_late_is_not_waited_for() -> None:
@@ -503,7 +517,18 @@ def test_neighbours_that_change_without_end_do_not_prolong_the_search() -> None:
     elsewhere = Updated(announcement(OTHER, URLS[0]))
     link = Link(*[elsewhere] * 100, apart=0.75)
     assert told(search_on(link, World({}, {}))) == [("the local network: not announced within 3 s", "ABSENT")]
-    assert link.clock.monotonic() == 3.0
+    assert (link.clock.monotonic(), len(link.effects)) == (3.0, 4)
+
+
+def test_the_search_is_over_when_the_driver_says_so() -> None:
+    """Even if the clock is a little behind."""
+    driver, world = Driver(), World({}, {}, slow=30.0)
+    begun = [driver.start(resolve(Wanted(urn=URN), sources=world, clock=driver.clock, wait=3.0)) for _ in range(2)]
+    driver.answer(begun[1], Heard(Added(announcement(URN, URLS[0]))))
+    driver.answer(begun[0], Expired())
+    driver.answer(begun[1], Completed())
+    assert [len(run.result().trace) for run in begun] == [1, 2]
+    assert driver.clock.monotonic() == 0.0
 
 
 def test_the_trace_says_why_the_local_network_cannot_be_watched() -> None:
