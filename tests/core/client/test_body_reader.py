@@ -67,32 +67,32 @@ class TestCodings:
             (("content-encoding", " , identity,"), ("content-encoding", "Identity")),
         ],
     )
-    def test_without_a_coding_it_is_taken_as_it_is(self, headers) -> None:
+    def test_a_body_without_a_coding_is_returned_unchanged(self, headers) -> None:
         assert read(b"hello", headers).body == b"hello"
 
     @pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", " gzip ", "identity, gzip"])
     def test_gzip_is_decoded(self, coding: str) -> None:
         assert read(gzip.compress(b"hello"), [("Content-Encoding", coding)]).body == b"hello"
 
-    def test_and_every_coding_that_the_caller_has(self) -> None:
+    def test_a_coding_of_the_caller_is_decoded(self) -> None:
         coded = bytes(255 - byte for byte in b"hello")
         assert read(coded, [("content-encoding", "inv")], codings={b"inv": Reverse}).body == b"hello"
 
     @pytest.mark.parametrize("coding", ["br", "deflate", "gzip, gzip", "gzip,br", "größe", "☃"])
-    def test_no_others_are(self, coding: str) -> None:
+    def test_other_codings_are_refused(self, coding: str) -> None:
         reader = read(b"hello", [("content-encoding", coding)])
         assert (str(reader.failed), reader.body) == ("expected a body in gzip, br, or plain", b"")
         assert isinstance(reader.failed, BadCoding)
 
-    def test_two_fields_are_two_codings(self) -> None:
+    def test_two_fields_with_a_coding_are_refused(self) -> None:
         assert read(b"", [*GZIP, *GZIP]).failed is not None
 
-    def test_what_the_driver_decoded_is_not_decoded_again(self) -> None:
+    def test_a_body_decoded_by_the_driver_is_not_decoded_again(self) -> None:
         reader = BodyReader(100)
         reader.read(200, [("content-encoding", "br")], b"hello", decoded=True)
         assert (reader.body, reader.failed) == (b"hello", None)
 
-    def test_a_missing_body_is_no_truncated_one(self) -> None:
+    def test_a_missing_body_is_not_refused_as_truncated(self) -> None:
         for chunk in (b"", None):
             reader = BodyReader(100)
             reader.begin(200, GZIP)
@@ -101,14 +101,14 @@ class TestCodings:
             reader.end()
             assert (reader.body, reader.failed) == (b"", None)
 
-    def test_a_truncated_one_is_refused(self) -> None:
+    def test_a_truncated_body_is_refused(self) -> None:
         reader = read(gzip.compress(b"hello")[:-1], GZIP)
         assert str(reader.failed) == "expected the coded body to be complete"
         assert reader.body == b""
 
 
 class TestLimits:
-    def test_of_decoded_bytes(self) -> None:
+    def test_the_limit_counts_decoded_bytes(self) -> None:
         for body, headers in ((b"x" * 101, ()), (gzip.compress(b"x" * 101), GZIP)):
             reader = read(body, headers, limit=100)
             assert isinstance(reader.failed, BodyTooLarge)
@@ -116,12 +116,12 @@ class TestLimits:
             assert reader.body == b""
         assert read(gzip.compress(b"x" * 100), GZIP, limit=100).body == b"x" * 100
 
-    def test_also_for_a_parser(self) -> None:
+    def test_the_limit_applies_to_a_parser_too(self) -> None:
         parser = Collecting()
         reader = read(b"x" * 101, limit=100, parser=parser)
         assert isinstance(reader.failed, BodyTooLarge)
 
-    def test_nothing_more_is_wanted_of_what_is_too_large(self) -> None:
+    def test_reading_stops_after_the_limit(self) -> None:
         reader = BodyReader(100)
         reader.begin(200, ())
         reader.feed(b"x" * 101)
@@ -134,13 +134,13 @@ class TestLimits:
 
 
 class TestParsers:
-    def test_they_get_small_pieces(self) -> None:
+    def test_a_parser_gets_small_pieces(self) -> None:
         parser = Collecting()
         reader = read(b"x" * (3 * PIECE + 1), parser=parser)
         assert [len(piece) for piece in parser.pieces] == [PIECE, PIECE, PIECE, 1]
         assert (reader.body, reader.failed) == (b"", None)
 
-    def test_also_of_what_is_small_when_it_is_packed(self) -> None:
+    def test_a_parser_gets_small_pieces_of_a_compressed_body_too(self) -> None:
         data = b"x" * 1_000_000
         parser, turns = Collecting(), 0
         reader = BodyReader(1_000_000, parser=parser)
@@ -153,7 +153,7 @@ class TestParsers:
         assert max(map(len, parser.pieces)) == PIECE
         assert turns >= len(data) // PIECE
 
-    def test_what_they_refuse_is_remembered_and_nothing_more_is_wanted(self) -> None:
+    def test_a_refusal_of_a_parser_is_remembered_and_reading_stops(self) -> None:
         parser = Collecting(refused=b"!")
         reader = BodyReader(100_000, parser=parser)
         reader.begin(200, ())
@@ -166,7 +166,7 @@ class TestParsers:
         reader.end()
         assert parser.pieces == [b"a" * PIECE]
 
-    def test_they_get_no_error_response(self) -> None:
+    def test_a_parser_gets_no_error_response(self) -> None:
         parser = Collecting()
         reader = read(b"sorry", status=503, parser=parser)
         assert (reader.body, parser.pieces) == (b"sorry", [])
@@ -176,7 +176,7 @@ class TestParsers:
         reader = read(b"hello", parser=parser)
         assert (parser.close(), reader.body) == ("hello", b"")
 
-    def test_a_file_has_no_head(self) -> None:
+    def test_a_file_is_read_without_a_head(self) -> None:
         reader = BodyReader(100, parser=(parser := Collecting()))
         reader.feed(b"hello")
         reader.end()
@@ -186,7 +186,7 @@ class TestParsers:
 class TestErrorResponses:
     """Their status is enough."""
 
-    def test_their_body_is_read_if_it_can_be(self) -> None:
+    def test_a_readable_body_of_an_error_response_is_read(self) -> None:
         reader = read(gzip.compress(b"sorry"), GZIP, status=500)
         assert (reader.status, reader.optional, reader.body) == (500, True, b"sorry")
         assert reader.patience == 5.0
@@ -195,11 +195,11 @@ class TestErrorResponses:
         ("body", "headers"),
         [(b"x" * 101, ()), (b"nonsense", GZIP), (gzip.compress(b"x")[:-1], GZIP), (b"x", [("content-encoding", "br")])],
     )
-    def test_else_it_is_empty(self, body: bytes, headers) -> None:
+    def test_an_unreadable_body_of_an_error_response_is_empty(self, body: bytes, headers) -> None:
         reader = read(body, headers, status=500, limit=100)
         assert (reader.body, reader.failed, reader.wants, reader.optional) == (b"", None, False, True)
 
-    def test_which_statuses_are_errors_is_the_callers_choice(self) -> None:
+    def test_the_caller_chooses_which_statuses_are_errors(self) -> None:
         assert read(b"x", status=503, statuses={200, 503}).optional is False
         assert read(b"x", status=204, statuses={200, 503}).optional is True
         assert [read(b"", status=status).optional for status in (199, 200, 299, 300)] == [True, False, False, True]
@@ -208,11 +208,11 @@ class TestErrorResponses:
 class TestDraining:
     """What nobody needs is read only so that the connection can be used again."""
 
-    def test_it_is_not_kept(self) -> None:
+    def test_a_drained_body_is_not_kept(self) -> None:
         reader = read(b"sorry", [("content-encoding", "br")], status=404, drain=True)
         assert (reader.body, reader.failed, reader.wants, reader.patience) == (b"", None, True, 0.2)
 
-    def test_not_for_long(self) -> None:
+    def test_draining_stops_after_64_kib(self) -> None:
         reader = BodyReader(10, drain=True)
         reader.begin(404, ())
         reader.feed(b"x" * 65_535)
@@ -220,7 +220,7 @@ class TestDraining:
         reader.feed(b"x")
         assert not reader.wants
 
-    def test_what_was_asked_for_is(self) -> None:
+    def test_a_drained_response_with_an_expected_status_keeps_its_body(self) -> None:
         assert read(b"hello", drain=True).body == b"hello"
 
 
@@ -285,7 +285,7 @@ CASES = st.builds(
 @example(Case(gzip.compress(b"x" * 80_001), GZIP, [], [3]))
 @example(Case(gzip.compress(b"x" * 80_000), GZIP, [500], [3]))
 @example(Case(b"x" * 20_000 + b"!" + b"x" * 20_000, (), [1_000, 2_000], [1, 9]))
-def test_any_bytes_in_any_chunks_are_read_like_those_read_at_once(case: Case) -> None:
+def test_any_bytes_in_any_chunks_are_read_as_in_one(case: Case) -> None:
     once, parser = case.reader()
     once.read(case.status, case.headers, case.body)
     whole = outcome(once, parser)
@@ -311,7 +311,7 @@ def test_any_bytes_in_any_chunks_are_read_like_those_read_at_once(case: Case) ->
 
 
 @given(PLAIN, st.sampled_from([None, "gzip", "inv"]), CUTS, st.booleans())
-def test_what_was_coded_is_decoded(data: bytes, coding: str | None, cuts: list[int], parsed: bool) -> None:
+def test_an_encoded_body_is_decoded(data: bytes, coding: str | None, cuts: list[int], parsed: bool) -> None:
     coded = {None: data, "gzip": gzip.compress(data), "inv": bytes(255 - byte for byte in data)}
     headers = () if coding is None else (("content-encoding", coding),)
     parser = Collecting() if parsed else None
@@ -338,7 +338,7 @@ def test_a_bomb_is_refused_one_piece_after_the_limit() -> None:
     assert most <= len(bomb) + 100_000
 
 
-def test_what_failed_holds_nothing_of_what_was_read() -> None:
+def test_an_error_refers_to_nothing_that_was_read() -> None:
     reader = BodyReader(1_000, parser=Collecting(refused=b"!"))
     reader.begin(200, ())
     reader.feed(b"!" * 900)

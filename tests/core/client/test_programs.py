@@ -72,7 +72,7 @@ def program_of(effect: Any) -> Program[Any]:
 class TestEffects:
     @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
     @pytest.mark.parametrize(("effect", "answers"), EFFECTS, ids=[type(effect).__name__ for effect, _ in EFFECTS])
-    def test_an_effect_takes_its_own_outcomes_and_no_others(self, effect, answers, outcome) -> None:
+    def test_an_effect_accepts_only_its_own_outcomes(self, effect, answers, outcome) -> None:
         program = program_of(effect)
         assert step(program) is effect
         if outcome in answers:
@@ -99,7 +99,7 @@ class TestStepping:
         running = program()
         assert [step(running), step(running, DONE), step(running, DONE)] == [Sleep(1.0), Sleep(2.0), Returned("done")]
 
-    def test_what_it_raises_is_raised(self) -> None:
+    def test_an_exception_of_the_program_propagates(self) -> None:
         def program() -> Program[None]:
             yield from Sleep(1.0)
             raise Unreachable("https://a.example", "why")
@@ -121,12 +121,12 @@ class TestRoutes:
         assert ROUTE.name == "agent.example"
         assert ROUTE.choose(["8.8.8.8", "2606:4700::1"]) == Dial(("8.8.8.8", "2606:4700::1"))
 
-    def test_one_bad_address_refuses_all(self) -> None:
+    def test_one_refused_address_refuses_the_route(self) -> None:
         refused = ROUTE.choose(["8.8.8.8", "10.0.0.5"])
         assert isinstance(refused, AddressRefused)
         assert "agent.example resolves to 10.0.0.5" in refused.reason
 
-    def test_the_reach_and_the_policy_count(self) -> None:
+    def test_the_reach_and_the_policy_decide_about_an_address(self) -> None:
         policy = OutboundPolicy(allow_networks=["10.0.0.0/8"])
         near, far = (
             Route("a.example", 8443, "http", (), policy, reach) for reach in (Proximity.MACHINE, Proximity.INTERNET)
@@ -182,7 +182,7 @@ class TestTimeLimits:
         [fetch(), Wait(Ticket()), Wait(Ticket(), 9.0), Next(LocalNetwork()), ReadFile("/a", BodyReader(9)), Sleep(9.0)],
         ids=lambda effect: type(effect).__name__,
     )
-    def test_every_effect_gets_what_is_left(self, effect) -> None:
+    def test_every_effect_gets_the_remaining_time(self, effect) -> None:
         def program() -> Program[object]:
             yield from Sleep(2.0)
             return (yield from effect)
@@ -190,23 +190,23 @@ class TestTimeLimits:
         value, took, driver = self.run(program())
         assert (value, took, driver.effects[1].seconds) == (LATE, 5.0, 3.0)
 
-    def test_an_effect_that_expires_of_itself_is_the_programs_business(self) -> None:
+    def test_the_program_gets_the_expiry_of_an_effects_own_limit(self) -> None:
         for seconds in (4.0, 5.0):
             value, took, _ = self.run(program_of(fetch(seconds)))
             assert (value, took) == (Expired(), seconds)
 
-    def test_what_arrives_at_the_last_moment_counts(self) -> None:
+    def test_an_outcome_at_the_last_moment_counts(self) -> None:
         value, took, _ = self.run(program_of(fetch()), After(5.0, Answer()))
         assert (value, took) == (Received(), 5.0)
 
-    def test_what_arrives_counts_even_if_the_clock_says_that_it_is_late(self) -> None:
+    def test_an_outcome_counts_even_if_the_clock_is_past_the_limit(self) -> None:
         clock = ManualClock()
         program = within(5.0, program_of(fetch()), clock)
         step(program)
         clock.advance(60.0)
         assert step(program, RESPONSE) == Returned(RESPONSE)
 
-    def test_but_the_next_effect_gets_no_time(self) -> None:
+    def test_the_next_effect_after_the_limit_gets_no_time(self) -> None:
         def program() -> Program[object]:
             yield from fetch()
             return (yield from fetch())
@@ -219,15 +219,15 @@ class TestTimeLimits:
         assert second.seconds == 0.0
         assert step(running, Expired()) == Returned(LATE)
 
-    def test_a_failure_is_no_lateness(self) -> None:
+    def test_a_failure_is_not_late(self) -> None:
         value, _, _ = self.run(program_of(fetch()), After(1.0, UNANSWERED))
         assert value == UNANSWERED
 
-    def test_no_time_at_all_is_enough_for_a_program_without_effects(self) -> None:
+    def test_a_program_without_effects_finishes_in_no_time(self) -> None:
         assert self.run(sleeps(), seconds=0.0)[0] == "slept"
         assert self.run(sleeps(1.0), seconds=0.0)[:2] == (LATE, 0.0)
 
-    def test_what_it_raises_is_raised(self) -> None:
+    def test_an_exception_of_the_program_propagates(self) -> None:
         def program() -> Program[None]:
             yield from Sleep(1.0)
             raise Unreachable("https://a.example", "why")
@@ -275,13 +275,13 @@ class TestClosing:
         with pytest.raises(StopIteration):
             next(running)
 
-    def test_one_that_was_never_started_does_nothing(self) -> None:
+    def test_closing_a_program_that_was_never_started_does_nothing(self) -> None:
         closed: list[str] = []
         sleeps(1.0, closed=closed).close()
         assert closed == []
 
 
-def test_a_ticket_is_one_place_and_equal_to_no_other() -> None:
+def test_a_ticket_is_equal_only_to_itself() -> None:
     assert Ticket() != Ticket()
     assert LocalNetwork() != LocalNetwork()
     effect: Generator[Effect, Outcome, Any] = program_of(Wait(Ticket(ready=True)))

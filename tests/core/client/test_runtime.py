@@ -25,17 +25,17 @@ def runtime() -> Runtime:
 
 
 class TestTime:
-    def test_it_comes_from_the_clock(self) -> None:
+    def test_time_is_read_from_the_clock(self) -> None:
         runtime = Runtime(ManualClock(monotonic=5.0, wall=9.0), str, str, float)
         assert (runtime.now(), runtime.wall(), runtime.moment()) == (5.0, 9.0, moment(5.0, 9.0))
 
-    def test_ids_tokens_and_fractions_are_those_that_it_was_given(self) -> None:
+    def test_ids_tokens_and_fractions_come_from_the_given_functions(self) -> None:
         runtime = Runtime(ManualClock(), lambda: "id", lambda: "token", lambda: 0.25)
         assert (runtime.new_id(), runtime.new_token(), runtime.fraction()) == ("id", "token", 0.25)
 
 
 class TestWaiting:
-    def test_an_effect_that_is_there_is_returned_at_once(self, runtime: Runtime) -> None:
+    def test_an_available_effect_is_returned_at_once(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
         given = Delivery(place)
         runtime.give([given])
@@ -43,7 +43,7 @@ class TestWaiting:
         assert place.effect is None
         assert runtime.take_wakes() == ()
 
-    def test_one_who_waits_is_woken_once(self, runtime: Runtime) -> None:
+    def test_a_waiter_is_woken_once(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
         program = runtime.next_for(place)
         assert step(program) == Wait(place)
@@ -54,7 +54,7 @@ class TestWaiting:
         assert runtime.take_wakes() == ()
         assert step(program, Completed()) == Returned(given)
 
-    def test_one_who_was_woken_does_not_wait_any_longer(self, runtime: Runtime) -> None:
+    def test_a_woken_waiter_is_not_woken_again(self, runtime: Runtime) -> None:
         """Its next effect may come before it waits again."""
         place: Place[Delivery] = Place()
         program = runtime.next_for(place)
@@ -65,14 +65,14 @@ class TestWaiting:
         runtime.give([Delivery(place)])
         assert runtime.take_wakes() == ()
 
-    def test_one_who_is_woken_for_nothing_waits_again(self, runtime: Runtime) -> None:
+    def test_a_waiter_woken_without_an_effect_waits_again(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
         program = runtime.next_for(place)
         for outcome in (None, Completed(), Completed()):
             assert step(program, outcome) == Wait(place)
             assert not place.ready
 
-    def test_each_gets_its_own(self, runtime: Runtime) -> None:
+    def test_each_waiter_gets_its_own_effect(self, runtime: Runtime) -> None:
         places: list[Place[Delivery]] = [Place(), Place(), Place()]
         programs = [runtime.next_for(place) for place in places[:2]]
         for program in programs:
@@ -100,14 +100,14 @@ class TestUndoing:
                 raise error
         return "finished"
 
-    def test_nothing_is_undone_if_all_went_well(self, runtime: Runtime, undone: list[str]) -> None:
+    def test_nothing_is_undone_after_success(self, runtime: Runtime, undone: list[str]) -> None:
         program = self.program(runtime, undone)
         step(program)
         assert step(program, Completed()) == Returned("finished")
         runtime.take_wakes()
         assert undone == []
 
-    def test_after_an_exception_it_is_undone_at_once(self, runtime: Runtime, undone: list[str]) -> None:
+    def test_a_program_is_undone_at_once_after_an_exception(self, runtime: Runtime, undone: list[str]) -> None:
         program = self.program(runtime, undone, Left)
         step(program)
         with pytest.raises(Left):
@@ -116,7 +116,7 @@ class TestUndoing:
         runtime.take_wakes()
         assert undone == ["inner", "outer"]
 
-    def test_after_closing_it_is_undone_by_the_owner(self, runtime: Runtime, undone: list[str]) -> None:
+    def test_a_closed_program_is_undone_by_its_owner(self, runtime: Runtime, undone: list[str]) -> None:
         program = self.program(runtime, undone)
         step(program)
         program.close()
@@ -125,7 +125,9 @@ class TestUndoing:
         runtime.take_wakes()
         assert undone == ["inner", "outer"]
 
-    def test_and_so_after_collection_in_another_thread(self, runtime: Runtime, undone: list[str]) -> None:
+    def test_a_program_collected_in_another_thread_is_undone_by_its_owner(
+        self, runtime: Runtime, undone: list[str]
+    ) -> None:
         program = self.program(runtime, undone)
         step(program)
         held = [program]
@@ -137,7 +139,7 @@ class TestUndoing:
         runtime.take_wakes()
         assert undone == ["inner", "outer"]
 
-    def test_those_whom_it_wakes_are_returned(self, runtime: Runtime) -> None:
+    def test_waiters_woken_by_undoing_are_returned(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
         waiting = runtime.next_for(place)
         step(waiting)
@@ -151,7 +153,7 @@ class TestUndoing:
         program.close()
         assert runtime.take_wakes() == (place,)
 
-    def test_what_undoing_leaves_to_undo_is_undone_too(self, runtime: Runtime, undone: list[str]) -> None:
+    def test_a_program_closed_by_undoing_is_undone_too(self, runtime: Runtime, undone: list[str]) -> None:
         second = self.program(runtime, undone)
         step(second)
 
@@ -167,7 +169,7 @@ class TestUndoing:
 
 
 class TestRemarks:
-    def test_they_are_returned_once_and_in_order(self, runtime: Runtime) -> None:
+    def test_remarks_are_returned_once_and_in_order(self, runtime: Runtime) -> None:
         assert runtime.take_remarks() == ()
         runtime.warn("asap.discovery", ValueError("why"))
         runtime.inform("asap.oauth", "a token")
