@@ -62,7 +62,7 @@ def private(path: Path, *, limit: int = 100) -> tuple[FileRead | Unavailable, by
 
 
 class TestWriteFile:
-    def test_makes_a_file_and_directory_for_its_owner_only(self, path: Path) -> None:
+    def test_write_makes_a_file_and_directory_for_its_owner_only(self, path: Path) -> None:
         content = Content()
         assert saved(path, content) == Completed()
         assert path.read_bytes() == b"new"
@@ -70,7 +70,7 @@ class TestWriteFile:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert content.seen == [[]]
 
-    def test_replaces_what_is_there(self, path: Path) -> None:
+    def test_write_replaces_an_existing_file(self, path: Path) -> None:
         saved(path, Content(b"old" * 1_000))
         os.utime(path, (5, 5))
         content = Content()
@@ -78,24 +78,24 @@ class TestWriteFile:
         assert path.read_bytes() == b"new"
         assert content.seen == [[("one", 5.0)], ((b"old" * 1_000)[:1_024], 3_000)]
 
-    def test_leaves_what_is_written_already(self, path: Path) -> None:
+    def test_write_leaves_a_file_with_the_same_content(self, path: Path) -> None:
         saved(path, Content(b"old"))
         assert saved(path, Content(written=True)) == Completed()
         assert path.read_bytes() == b"old"
 
-    def test_replaces_a_file_that_others_may_write_without_looking_at_it(self, path: Path) -> None:
+    def test_write_replaces_a_file_that_others_may_write_without_reading_it(self, path: Path) -> None:
         saved(path, Content(b"old"))
         path.chmod(0o666)
         saved(path, Content(written=True))
         assert path.read_bytes() == b"new"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
-    def test_leaves_nothing_of_a_file_that_is_not_wanted(self, path: Path) -> None:
+    def test_write_leaves_nothing_of_a_file_that_is_not_wanted(self, path: Path) -> None:
         saved(path, Content(b"old"))
         assert saved(path, Content(is_wanted=False)) == Completed()
         assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("one", b"old")]
 
-    def test_leaves_the_old_file_if_the_disk_is_full(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_write_leaves_the_old_file_if_the_disk_is_full(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         saved(path, Content(b"old"))
 
         def full(_descriptor: int) -> None:
@@ -105,18 +105,18 @@ class TestWriteFile:
         assert saved(path, Content()) == Unavailable("No space left on device", errno.ENOSPC)
         assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("one", b"old")]
 
-    def test_is_unavailable_in_a_directory_that_cannot_be_made(self, tmp_path: Path) -> None:
+    def test_write_is_unavailable_in_a_directory_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         assert saved(tmp_path / "file" / "one", Content()) == Unavailable("File exists", errno.EEXIST)
         assert saved(tmp_path / "file" / "deep" / "one", Content()) == Unavailable("Not a directory", errno.ENOTDIR)
 
-    def test_removes_what_is_surplus(self, path: Path) -> None:
+    def test_write_removes_obsolete_files(self, path: Path) -> None:
         saved(path, Content())
         (path.parent / "two").write_bytes(b"")
         saved(path, Content(obsolete=("two", "three")))
         assert [each.name for each in path.parent.iterdir()] == ["one"]
 
-    def test_that_is_under_way_does_not_bring_a_removed_file_back(self, path: Path) -> None:
+    def test_a_running_write_does_not_restore_a_removed_file(self, path: Path) -> None:
         content = Content()
 
         def forget() -> None:
@@ -127,7 +127,7 @@ class TestWriteFile:
         saved(path, content)
         assert list(path.parent.iterdir()) == []
 
-    def test_asks_whether_it_is_wanted_under_the_lock_of_removals(self, path: Path) -> None:
+    def test_write_checks_if_the_file_is_wanted_under_the_lock_of_removals(self, path: Path) -> None:
         class Locked(Content):
             def wanted(self) -> bool:
                 return file_effects._placing.locked()
@@ -137,7 +137,7 @@ class TestWriteFile:
 
 
 class TestReadFile:
-    def test_reads_a_private_file_unless_it_is_known(self, path: Path) -> None:
+    def test_read_reads_a_private_file_unless_it_is_unchanged(self, path: Path) -> None:
         saved(path, Content(b"x" * 100_000))
         first, body = private(path, limit=100_000)
         assert isinstance(first, FileRead)
@@ -149,19 +149,19 @@ class TestReadFile:
         again, _ = private(path, limit=100_000)
         assert again != first
 
-    def test_stops_where_its_reader_does(self, path: Path) -> None:
+    def test_read_stops_when_its_reader_stops(self, path: Path) -> None:
         saved(path, Content(b"x" * 100_000))
         reader = BodyReader(10)
         assert isinstance(read(ReadFile(str(path), reader)), FileRead)
         assert reader.failed is not None
 
-    def test_says_whether_there_is_no_such_file(self, path: Path) -> None:
+    def test_read_says_if_there_is_no_such_file(self, path: Path) -> None:
         assert private(path)[0] == Unavailable("No such file or directory", errno.ENOENT)
         assert read(ReadFile(str(path), BodyReader(1))) == Unavailable("No such file or directory", errno.ENOENT)
         path.mkdir(parents=True)
         assert read(ReadFile(str(path), BodyReader(1))) == Unavailable("Is a directory", errno.EISDIR)
 
-    def test_refuses_a_private_file_that_others_may_write(self, path: Path) -> None:
+    def test_read_refuses_a_private_file_that_others_may_write(self, path: Path) -> None:
         saved(path, Content())
         path.chmod(0o620)
         assert private(path) == (NOT_OURS, b"")
@@ -169,7 +169,7 @@ class TestReadFile:
         assert read(ReadFile(str(path), reader)) == FileRead()
         assert reader.body == b"new"
 
-    def test_refuses_a_link_and_a_pipe(self, path: Path) -> None:
+    def test_read_refuses_a_link_and_a_pipe(self, path: Path) -> None:
         saved(path, Content())
         link, pipe = path.with_name("link"), path.with_name("pipe")
         link.symlink_to(path)
@@ -178,7 +178,7 @@ class TestReadFile:
         assert private(pipe) == (NOT_OURS, b"")
         assert read(ReadFile(str(pipe), BodyReader(9))) == Unavailable("expected a file")
 
-    def test_is_unavailable_if_reading_fails(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_read_is_unavailable_if_reading_fails(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class Broken(io.BytesIO):
             def read(self, _size: int | None = -1) -> bytes:
                 raise OSError(5, "Input/output error")
@@ -190,7 +190,7 @@ class TestReadFile:
 
 class TestRemove:
     @pytest.mark.parametrize("size", [0, 2_000_000])
-    def test_removes_a_file_of_any_size_at_once(self, path: Path, size: int) -> None:
+    def test_remove_removes_a_file_of_any_size_at_once(self, path: Path, size: int) -> None:
         saved(path, Content(b"x" * size))
         remove(str(path))
         remove(str(path))
@@ -199,7 +199,7 @@ class TestRemove:
             if thread.daemon and thread is not threading.current_thread():
                 thread.join(1)
 
-    def test_removes_a_link_and_not_what_it_points_to(self, path: Path) -> None:
+    def test_remove_removes_a_link_and_not_its_target(self, path: Path) -> None:
         saved(path, Content())
         link = path.with_name("link")
         link.symlink_to(path)

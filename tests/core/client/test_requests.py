@@ -57,7 +57,7 @@ class World(Driver):
 
 
 class TestAGet:
-    def test_asks_for_json_with_the_callers_headers(self) -> None:
+    def test_a_get_requests_json_with_the_headers_of_the_caller(self) -> None:
         world = World(Answer(200, (("ETag", '"1"'),), b"[]"))
         assert world.get(headers=[("if-none-match", '"0"')]) == HttpAnswer(200, (("etag", '"1"'),), b"[]")
         assert (world.last.method, world.last.url, world.last.body) == ("GET", URL, None)
@@ -68,19 +68,19 @@ class TestAGet:
             ("if-none-match", '"0"'),
         )
 
-    def test_says_which_codings_it_can_read(self) -> None:
+    def test_a_get_lists_the_codings_that_it_can_read(self) -> None:
         world = World(codings={b"br": Gzip})
         world.get()
         assert world.fields["accept-encoding"] == "gzip, br"
 
-    def test_shows_nobody_a_token(self) -> None:
+    def test_a_get_sends_no_token(self) -> None:
         world = World(token="secret")
         world.requests.name_origin(URL)
         world.get()
         assert "authorization" not in world.fields
 
     @pytest.mark.parametrize(("timeout", "seconds", "least"), [(60.0, 10.0, 10.0), (5.0, 10.0, 5.0), (60.0, 2.0, 2.0)])
-    def test_takes_the_shorter_of_two_times(self, timeout, seconds, least) -> None:
+    def test_the_shorter_of_two_time_limits_counts(self, timeout, seconds, least) -> None:
         world = World(timeout=timeout)
         world.run(world.requests.get(world.requests.judge(URL), (), 10, seconds=seconds))
         assert world.last.seconds == least
@@ -91,7 +91,7 @@ class TestAGet:
         world.get()
         assert world.last.seconds == 10.0
 
-    def test_its_parser_gets_the_document_and_nothing_else(self) -> None:
+    def test_a_parser_gets_the_document_and_nothing_else(self) -> None:
         world = World(Answer(503, body=b"sorry"), Answer(200, body=b"[1]"))
         parser = WholeParser(json.loads)
         program = world.requests.get(world.requests.judge(URL), (), 10, parser=parser)
@@ -99,13 +99,13 @@ class TestAGet:
         assert world.run(world.requests.get(world.requests.judge(URL), (), 10, parser=parser)).body == b""
         assert parser.close() == [1]
 
-    def test_which_statuses_have_the_document_is_the_callers_choice(self) -> None:
+    def test_the_caller_chooses_which_statuses_have_the_document(self) -> None:
         for status, body in ((503, b"down"), (404, b"")):
             world = World(Answer(status, body=b"down"))
             program = world.requests.get(world.requests.judge(URL), (), 10, statuses={200, 503})
             assert world.run(program) == HttpAnswer(status, (), body)
 
-    def test_what_its_parser_refuses_is_raised_as_a_copy(self) -> None:
+    def test_a_refusal_of_a_parser_is_raised_as_a_copy(self) -> None:
         refused = InvalidDocument("a list", (Problem((), "a list"),))
 
         class Refusing(WholeParser[bytes]):
@@ -120,7 +120,7 @@ class TestAGet:
 
 
 class TestAPost:
-    def test_sends_json(self) -> None:
+    def test_a_post_sends_json(self) -> None:
         world = World(Answer(418, body=b"no"))
         assert world.post(document={"a": 1}, headers={"x-key": "k"}) == HttpAnswer(418, (), b"no")
         assert (world.last.method, world.last.url, world.last.body) == ("POST", URL, b'{"a":1}')
@@ -135,7 +135,7 @@ class TestAPost:
         }
         assert (world.last.seconds, world.last.patience) == (60.0, 54.0)
 
-    def test_compresses_what_is_large(self) -> None:
+    def test_a_large_post_is_compressed(self) -> None:
         large, small = {"a": "b" * 1_016}, {"a": "b" * 1_015}
         world = World()
         world.post(document=large)
@@ -146,12 +146,12 @@ class TestAPost:
         world.post(document=large, compress=False)
         assert "content-encoding" not in world.fields
 
-    def test_unless_the_client_never_does(self) -> None:
+    def test_no_post_is_compressed_if_the_client_never_compresses(self) -> None:
         world = World(compress=False)
         world.post(document={"a": "b" * 5_000})
         assert "content-encoding" not in world.fields
 
-    def test_the_same_message_is_the_same_bytes(self) -> None:
+    def test_the_same_message_is_sent_as_the_same_bytes(self) -> None:
         world = World()
         for _ in range(2):
             world.post(document={"a": "b" * 5_000})
@@ -166,7 +166,7 @@ class TestAForm:
     def send(self, world: World, url: str = "https://id.example/token", **options: Any) -> HttpAnswer:
         return world.run(world.requests.post_form(world.requests.judge(url), FORM, **options))
 
-    def test_is_sent_with_its_own_credential_and_no_other(self) -> None:
+    def test_a_form_is_sent_with_its_own_credential_only(self) -> None:
         world = World(Answer(400, body=b"{}"), token="secret", auth={"https://id.example": "secret"})
         world.requests.name_origin("https://id.example")
         assert self.send(world, headers={"dpop": "proof"}) == HttpAnswer(400, (), b"{}")
@@ -181,7 +181,7 @@ class TestAForm:
         }
         assert world.last.seconds == 10.0
 
-    def test_never_unencrypted_but_to_this_machine(self) -> None:
+    def test_a_form_is_sent_unencrypted_only_to_this_machine(self) -> None:
         world = World(allow_http=["id.example"])
         with pytest.raises(NotAllowed, match="the form contains the client's credentials; use https") as caught:
             self.send(world, "http://id.example/token?secret")
@@ -189,7 +189,7 @@ class TestAForm:
         assert world.fetches == []
         assert self.send(world, "http://localhost:8000/token").status == 200
 
-    def test_its_answer_is_small(self) -> None:
+    def test_the_response_to_a_form_is_bounded(self) -> None:
         world = World(Answer(body=b"x" * 65_537))
         with pytest.raises(BadReply, match="expected at most 65536 bytes"):
             self.send(world)
@@ -197,21 +197,21 @@ class TestAForm:
             self.send(world, limit=9)
 
 
-class TestTheToken:
+class TestToken:
     """Goes to the origins that the caller named, and further ones to theirs."""
 
     def shown(self, world: World, url: str) -> str | None:
         world.post(url)
         return world.fields.get("authorization")
 
-    def test_goes_to_no_origin_that_was_not_named(self) -> None:
+    def test_a_token_is_sent_to_named_origins_only(self) -> None:
         world = World(token="mine", allow_http=["agent.example"])
         world.requests.name_origin("https://AGENT.example:443/asap#x")
         assert self.shown(world, URL) == "Bearer mine"
         for url in ("https://agent.example:8443/", "https://other.example/", "http://agent.example/"):
             assert self.shown(world, url) is None
 
-    def test_each_origin_has_its_own(self) -> None:
+    def test_each_origin_has_a_token_of_its_own(self) -> None:
         world = World(token="mine", auth={"https://agent.example": "its"})
         assert self.shown(world, URL) == "Bearer its"
         world.requests.name_origin(URL)
@@ -219,7 +219,7 @@ class TestTheToken:
         assert self.shown(world, URL) == "Bearer its"
         assert self.shown(world, "https://other.example/") is None
 
-    def test_it_is_shown_to_nobody_unencrypted_but_to_this_machine(self) -> None:
+    def test_a_token_is_sent_unencrypted_only_to_this_machine(self) -> None:
         world = World(token="mine", allow_http=["agent.example"])
         for url in ("http://agent.example/", "http://localhost:8000/"):
             world.requests.name_origin(url)
@@ -231,12 +231,12 @@ class TestTheToken:
         world.requests.name_origin("https://[fe80::1%25eth0]:8443/")
         assert self.shown(world, "https://[fe80::1%eth0]:8443/") == "Bearer mine"
 
-    def test_nothing_is_named_by_what_is_no_url(self) -> None:
+    def test_an_invalid_url_names_no_origin(self) -> None:
         world = World(token="mine")
         world.requests.name_origin("agent.example")
         assert self.shown(world, URL) is None
 
-    def test_a_credential_of_the_callers_replaces_it(self) -> None:
+    def test_a_credential_of_the_caller_replaces_the_token(self) -> None:
         world = World(token="mine")
         world.requests.name_origin(URL)
         world.post(credential={"authorization": "DPoP its"})
@@ -247,13 +247,13 @@ class TestTheToken:
     @pytest.mark.parametrize(
         "options", [{"token": "a b"}, {"token": ""}, {"auth": {"https://a.example": "é"}}, {"auth": {"a.example": "x"}}]
     )
-    def test_one_that_cannot_be_sent_is_refused_at_once(self, options) -> None:
+    def test_an_invalid_token_is_refused_at_once(self, options) -> None:
         with pytest.raises(ValueError, match="expected"):
             World(**options)
 
 
-class TestWhere:
-    def test_what_policy_refuses_is_not_requested(self) -> None:
+class TestDestinations:
+    def test_a_url_that_the_policy_refuses_is_not_requested(self) -> None:
         with pytest.raises(NotAllowed, match="it isn't encrypted; use https, or allow it with allow_http") as caught:
             World().get("http://agent.example/?secret")
         assert isinstance(caught.value.remedy, Allow)
@@ -268,12 +268,12 @@ class TestWhere:
         assert isinstance(route.choose([PUBLIC, INSIDE]), AddressRefused)
 
     @pytest.mark.parametrize(("url", "port"), [(URL, 443), ("http://localhost/", 80), ("https://[2606:4700::1]/", 443)])
-    def test_a_scheme_has_its_port(self, url, port) -> None:
+    def test_the_default_port_is_that_of_the_scheme(self, url, port) -> None:
         world = World()
         world.get(url)
         assert world.last.route.port == port
 
-    def test_a_zone_stays_on_this_machine(self) -> None:
+    def test_a_zone_is_not_sent_in_the_host_header(self) -> None:
         world = World(allow_networks=["fe80::/10"])
         world.get("https://[fe80::1%eth0]:8443/")
         assert world.fields["host"] == "[fe80::1]:8443"
@@ -281,7 +281,7 @@ class TestWhere:
         world.get("https://[2606:4700::1]/")
         assert "host" not in world.fields
 
-    def test_what_a_driver_bars_is_not_allowed(self) -> None:
+    def test_a_request_that_a_driver_bars_raises_not_allowed(self) -> None:
         world = World(Barred("its host is not a valid host name", Advice("expected another")))
         with pytest.raises(NotAllowed, match="is not requested: its host is not a valid host name; expected another"):
             world.get()
@@ -290,7 +290,7 @@ class TestWhere:
         world.get(url, **judging)
         return world.last.route.reach
 
-    def test_a_document_reaches_no_nearer_than_it_is_itself(self) -> None:
+    def test_urls_in_a_document_lead_no_nearer_than_its_source(self) -> None:
         world = World(allow_networks=["10.0.0.0/8"])
         assert self.reach(world, named_by=REGISTRY) is Proximity.INTERNET
         assert self.reach(world) is Proximity.INTERNET
@@ -299,18 +299,18 @@ class TestWhere:
         world.requests.name_origin("https://agent.example")
         assert self.reach(world) is Proximity.MACHINE
 
-    def test_how_near_it_is_is_learned_from_the_connection(self) -> None:
+    def test_the_proximity_of_a_source_is_learned_from_the_connection(self) -> None:
         world = World(Answer(address=INSIDE), allow_networks=["10.0.0.0/8"])
         world.get(REGISTRY)
         assert world.requests.proximity_of(REGISTRY) is Proximity.NETWORK
         assert self.reach(world, named_by=REGISTRY) is Proximity.NETWORK
 
-    def test_or_from_an_earlier_process(self) -> None:
+    def test_the_proximity_of_a_source_is_recalled_from_an_earlier_process(self) -> None:
         world = World(allow_networks=["10.0.0.0/8"])
         world.requests.recall(REGISTRY, Proximity.NETWORK)
         assert self.reach(world, named_by=REGISTRY) is Proximity.NETWORK
 
-    def test_a_connection_to_an_announced_address_says_nothing_of_the_name(self) -> None:
+    def test_a_connection_to_an_announced_address_does_not_change_the_proximity(self) -> None:
         world = World(Answer(address="192.168.1.9"))
         allowed = world.requests.judge("http://agent.local:8000/", announced=("192.168.1.9",))
         world.run(world.requests.get(allowed, (), 10))
@@ -321,7 +321,7 @@ class TestWhere:
         "options",
         [{"allow_endpoints": ["https://agent.example"]}, {"auth": {"https://agent.example": "t"}}, {"named": [URL]}],
     )
-    def test_what_the_user_configured_may_be_anywhere(self, options) -> None:
+    def test_configured_origins_may_be_on_any_network(self, options) -> None:
         world = World(**options)
         assert self.reach(world, named_by=REGISTRY) is Proximity.MACHINE
         assert self.reach(world, "https://other.example/", named_by=REGISTRY) is Proximity.INTERNET
@@ -331,20 +331,20 @@ class TestWhere:
 
 
 class TestEndpoints:
-    def test_are_at_their_manifests_origin(self) -> None:
+    def test_an_endpoint_is_at_the_origin_of_its_manifest(self) -> None:
         requests = World().requests
         assert requests.judge_endpoint(URL, "https://agent.example:443").url == URL
         with pytest.raises(NotAllowed, match="the manifest that names it came from https://other"):
             requests.judge_endpoint(URL, "https://other.example:443")
 
-    def test_or_anywhere_if_the_caller_made_the_manifest(self) -> None:
+    def test_an_endpoint_may_be_anywhere_if_the_caller_made_the_manifest(self) -> None:
         assert World().requests.judge_endpoint(URL, None).url == URL
 
-    def test_what_policy_refuses_stays_refused(self) -> None:
+    def test_an_endpoint_that_the_policy_refuses_is_refused(self) -> None:
         with pytest.raises(NotAllowed, match="isn't encrypted"):
             World().requests.judge_endpoint("http://agent.example/", None)
 
-    def test_an_announcement_counts_for_its_own_origin(self) -> None:
+    def test_an_announcement_applies_to_its_own_origin_only(self) -> None:
         requests = World().requests
         origin, addresses = "http://agent.local:8000", ("192.168.1.9",)
         assert requests.judge_endpoint(f"{origin}/asap", origin, addresses).addresses == addresses
@@ -357,7 +357,7 @@ class TestRedirects:
     def to(location: str | None, status: int = 302) -> Answer:
         return Answer(status, () if location is None else (("Location", location),), b"{}")
 
-    def test_are_refused_and_say_where_they_point(self) -> None:
+    def test_redirects_are_refused_and_the_error_says_where_they_point(self) -> None:
         world = World(self.to("http://u:hunter2@169.254.169.254/latest?hunter2"))
         with pytest.raises(
             BadReply, match=r"redirects to http://169\.254\.169\.254:80/latest; redirects aren't"
@@ -367,7 +367,7 @@ class TestRedirects:
         assert "hunter2" not in str(caught.value)
         assert len(world.fetches) == 1
 
-    def test_within_the_origin_they_can_be_allowed(self) -> None:
+    def test_redirects_within_the_origin_can_be_allowed(self) -> None:
         with pytest.raises(BadReply, match=r"allow it with redirects=2"):
             World(self.to("/y")).get()
         world = World(self.to("/y", 301), self.to("z", 307), Answer(body=b"[]"), redirects=2)
@@ -375,13 +375,13 @@ class TestRedirects:
         assert [fetch.url for fetch in world.fetches] == [f"https://agent.example/{path}" for path in "xyz"]
         assert {fetch.headers for fetch in world.fetches} == {world.last.headers}
 
-    def test_a_loop_ends(self) -> None:
+    def test_a_loop_of_redirects_ends(self) -> None:
         world = World(self.to("/x"), redirects=2)
         with pytest.raises(BadReply, match="no more than 2 redirects"):
             world.get()
         assert len(world.fetches) == 3
 
-    def test_all_of_them_have_one_time(self) -> None:
+    def test_all_redirects_of_a_request_share_its_time_limit(self) -> None:
         world = World(After(4.0, self.to("/y")), After(5.5, self.to("/z")), HELD, redirects=2)
         with pytest.raises(TimedOut, match="nothing within 10 s"):
             world.get()
@@ -389,13 +389,13 @@ class TestRedirects:
         assert world.clock.monotonic() == 10.0
 
     @pytest.mark.parametrize("answer", [to(None), to("/y", 304), to("/y", 200), to("/y", 300)])
-    def test_what_is_none_is_an_answer(self, answer: Answer) -> None:
+    def test_a_response_that_is_no_redirect_is_returned(self, answer: Answer) -> None:
         world = World(answer, redirects=2)
         assert world.get().status == answer.status
         assert len(world.fetches) == 1
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    def test_what_is_posted_goes_nowhere_else(self, status: int) -> None:
+    def test_redirects_of_a_post_are_not_followed(self, status: int) -> None:
         world = World(self.to("/y", status), redirects=2)
         with pytest.raises(BadReply, match="redirects aren't followed by a POST"):
             world.post()
@@ -425,7 +425,7 @@ class TestFailures:
             (Expired(Stage.ANSWERED), TimedOut, "nothing within 10 s", True, False),
         ],
     )
-    def test_of_each_stage(self, outcome, kind, reason, sent, crowded) -> None:
+    def test_a_failure_at_each_stage_says_if_the_request_was_sent(self, outcome, kind, reason, sent, crowded) -> None:
         with pytest.raises(Unreachable) as caught:
             World(outcome).get(f"{URL}?secret")
         error = caught.value
@@ -442,7 +442,7 @@ class TestFailures:
         told = caught.value.reason.endswith("it broke; if it speaks TLS, use https://")
         assert told is (silent and url.startswith("http://"))
 
-    def test_one_that_says_so_does(self) -> None:
+    def test_a_server_that_requires_tls_by_426_gets_a_hint_to_use_https(self) -> None:
         world = World(Answer(426, (("Upgrade", "h2c"), ("Upgrade", "TLS/1.2, HTTP/1.1"))))
         with pytest.raises(Unreachable, match="can't connect: it speaks TLS there: use https://") as caught:
             world.get("http://localhost:8000/")
@@ -450,7 +450,7 @@ class TestFailures:
         for answer in (Answer(426, (("Upgrade", "h2c"),)), Answer(426), Answer(400, (("Upgrade", "TLS/1.2"),))):
             assert World(answer).get().status == answer.status
 
-    def test_of_time_names_the_callers_limit(self) -> None:
+    def test_a_timeout_names_the_limit_of_the_caller(self) -> None:
         with pytest.raises(TimedOut, match=r"nothing within 2\.5 s"):
             World(Expired(), timeout=2.5).post()
 
@@ -464,7 +464,7 @@ class TestAnswers:
         assert World(broken).get() == HttpAnswer(503, (("retry-after", "9"),), b"")
         assert World(broken).post() == HttpAnswer(503, (("retry-after", "9"),), b"")
 
-    def test_but_a_document_must_be_whole(self) -> None:
+    def test_a_document_must_be_complete(self) -> None:
         with pytest.raises(Unreachable, match="it broke"):
             World(Answer(200, body=b"{", failure=Unanswered(Stage.ANSWERED, "it broke"))).get()
 
@@ -482,7 +482,7 @@ class TestAnswers:
         with pytest.raises(BadReply, match="expected at most 1000 bytes"):
             World(Answer(body=b"x" * 1_001)).get()
 
-    def test_and_must_be_in_a_known_coding(self) -> None:
+    def test_a_document_must_be_in_a_known_coding(self) -> None:
         answer = Answer(headers=(("content-encoding", "br"),), body=b"x")
         with pytest.raises(BadReply, match="expected a body in gzip, br, or plain"):
             World(answer).get()
@@ -490,7 +490,7 @@ class TestAnswers:
         packed = Answer(headers=(("content-encoding", "br"),), body=gzip.compress(b"hello"))
         assert World(packed, codings={b"br": Gzip}).get().body == b"hello"
 
-    def test_of_an_error_nothing_of_a_get_is_kept_and_all_of_a_post(self) -> None:
+    def test_the_body_of_an_error_is_kept_for_a_post_only(self) -> None:
         assert World(Answer(500, body=b"why")).get().body == b""
         assert World(Answer(500, body=b"why")).post().body == b"why"
 
@@ -501,11 +501,11 @@ class TestTheLink:
     def found(self, host: str, *addresses: str, networks: Any = NETWORKS, scopes: Any = ()) -> tuple[str, ...]:
         return announced_addresses(host, addresses, networks=networks, scopes=scopes)
 
-    def test_a_host_is_where_it_was_announced_on_the_link(self) -> None:
+    def test_a_host_is_at_its_announced_address_on_the_link(self) -> None:
         assert self.found("agent.local", "10.9.9.9", "192.168.1.9") == ("192.168.1.9",)
         assert self.found("Agent.LOCAL.", "192.168.1.9") == ("192.168.1.9",)
 
-    def test_a_literal_is_itself_with_its_scope(self) -> None:
+    def test_an_address_literal_gets_its_scope(self) -> None:
         found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]
         assert self.found("fe80::9", *found, scopes={"eth0"}) == ("fe80::9%eth0",)
         assert self.found("192.168.1.9", *found) == ("192.168.1.9",)
@@ -521,12 +521,12 @@ class TestTheLink:
             ("agent.example", ["192.168.1.9"]),
         ],
     )
-    def test_what_is_not_on_it_is_not_trusted(self, host, addresses) -> None:
+    def test_an_announced_address_that_is_not_on_the_link_is_refused(self, host, addresses) -> None:
         with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it; request it by its URL"):
             self.found(host, *addresses)
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "agent.local"])
-    def test_this_machine_is_on_its_own_link_only(self, host) -> None:
+    def test_loopback_is_accepted_on_the_loopback_link_only(self, host) -> None:
         with pytest.raises(NotAllowed):  # a neighbour's word for it
             self.found(host, "127.0.0.1")
         assert self.found(host, "127.0.0.1", networks=["127.0.0.1/8"]) == ("127.0.0.1",)
@@ -566,7 +566,7 @@ class TestSecrets:
         ],
         ids=str,
     )  # fmt: skip
-    def test_of_an_answer(self, reply) -> None:
+    def test_errors_of_a_response_show_no_secret(self, reply) -> None:
         url = f"https://agent.example/x?key={SECRET}#{SECRET}"
         world = World(reply, token=SECRET)
         world.requests.name_origin(url)
@@ -587,12 +587,12 @@ class TestSecrets:
     @pytest.mark.parametrize(
         "url", [NASTY, f"http://a.example/?{SECRET}", f"ftp://{SECRET}@a.example", f"https://{SECRET}@[::1"]
     )
-    def test_of_a_url(self, url) -> None:
+    def test_errors_of_a_url_show_no_secret(self, url) -> None:
         with pytest.raises(NotAllowed) as caught:
             World().get(url)
         self.check(caught.value)
 
-    def test_of_the_caller(self) -> None:
+    def test_no_repr_shows_a_secret_of_the_caller(self) -> None:
         world = World(token=SECRET, auth={"https://a.example": SECRET})
         world.requests.name_origin(URL)
         world.post(document={"a": SECRET})
