@@ -82,8 +82,11 @@ class ProgramDriver:
             with anyio.CancelScope(shield=True):
                 await transport.aclose()
 
-    async def run(self, program: Program[T]) -> T:
-        """Run a program and return its result. Raises what the program raises; RuntimeError if it isn't open."""
+    async def run(self, program: Program[T], *, checkpoint: bool = True) -> T:
+        """Run a program and return its result. Raises what the program raises; RuntimeError if it isn't open.
+
+        checkpoint: whether other tasks run even if the program needs no effect.
+        """
         outcome: Outcome | None = None
         sources = _Sources()
         try:
@@ -91,7 +94,7 @@ class ProgramDriver:
             while not isinstance(moved := step(program, outcome), Returned):
                 self.settle()
                 outcome = await self._perform(moved, sources)
-            if outcome is None:
+            if checkpoint and outcome is None:
                 await anyio.lowlevel.checkpoint()
             return moved.value
         finally:

@@ -9,11 +9,8 @@ from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from asap_adapters.auth.client_keys import DpopKey as DpopKey, read_client_key as read_client_key
-    from asap_adapters.auth.introspection import (
-        IntrospectionAuthenticator as IntrospectionAuthenticator,
-        IntrospectionUnavailable as IntrospectionUnavailable,
-    )
-    from asap_adapters.auth.jwt import JwtAuthenticator as JwtAuthenticator, ProviderUnavailable as ProviderUnavailable
+    from asap_adapters.auth.introspection import IntrospectionAuthenticator as IntrospectionAuthenticator
+    from asap_adapters.auth.jwt import JwtAuthenticator as JwtAuthenticator
     from asap_adapters.auth.signing_key import PrivateKey as PrivateKey
     from asap_core.auth.authorization import ClientCredentials as ClientCredentials
     from asap_core.auth.claims import ByClaim as ByClaim, BySubject as BySubject, TokenPolicy as TokenPolicy
@@ -26,11 +23,13 @@ if TYPE_CHECKING:
         ProofRefused as ProofRefused,
         Proven as Proven,
     )
+    from asap_core.client.jwt_authentication import ProviderUnavailable as ProviderUnavailable
+    from asap_core.client.token_introspection import IntrospectionUnavailable as IntrospectionUnavailable
 
 _HOMES: Final = {
     "asap_adapters.auth.client_keys": "DpopKey read_client_key",
-    "asap_adapters.auth.introspection": "IntrospectionAuthenticator IntrospectionUnavailable",
-    "asap_adapters.auth.jwt": "JwtAuthenticator ProviderUnavailable",
+    "asap_adapters.auth.introspection": "IntrospectionAuthenticator",
+    "asap_adapters.auth.jwt": "JwtAuthenticator",
     "asap_adapters.auth.signing_key": "PrivateKey",
     "asap_core.auth.authorization": "ClientCredentials",
     "asap_core.auth.claims": "ByClaim BySubject TokenPolicy",
@@ -38,6 +37,8 @@ _HOMES: Final = {
     "asap_core.auth.dpop_server": "DpopPolicy",
     "asap_core.auth.introspection_response": "IntrospectionPolicy",
     "asap_core.auth.principal": "InsufficientScope ProofOffer ProofRefused Proven",
+    "asap_core.client.jwt_authentication": "ProviderUnavailable",
+    "asap_core.client.token_introspection": "IntrospectionUnavailable",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

@@ -1,14 +1,11 @@
-"""What a server asks whom a credential stands for: the protocol of authenticators, and what they may answer."""
+"""What a server asks whom a credential stands for: the protocol of authenticators."""
 
 from collections.abc import Awaitable
 from typing import Protocol
 
 from attrs import frozen
 
-from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofOffer, ProofRefused, Proven
-
-AuthenticationResult = Authenticated | Proven | InsufficientScope | ProofRefused | None
-"""Whom a credential stands for; None if it isn't good. `Proven` counts once: the server claims its proof."""
+from asap_core.auth.principal import AuthenticationResult, Credential, ProofOffer
 
 
 class VerifyCredential(Protocol):

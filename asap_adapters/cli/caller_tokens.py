@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from asap_adapters.auth.authenticator import AuthenticationResult, Authenticator
+from asap_adapters.auth.authenticator import Authenticator
 from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, flag, nested, option, repeated
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_identity
@@ -18,7 +18,7 @@ from asap_adapters.cli.options import network, scope, url, urn
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
-from asap_core.auth.principal import Credential, ProofOffer, TokenTable
+from asap_core.auth.principal import AuthenticationResult, Credential, ProofOffer, TokenTable
 from asap_core.auth.provider import metadata_urls
 from asap_core.wire.rules import URN
 

@@ -11,12 +11,7 @@ from typing import Final, Protocol, assert_never, get_args
 import anyio
 from attrs import frozen
 
-from asap_adapters.auth.authenticator import (
-    AuthenticationResult,
-    Authenticator,
-    VerifyCredential,
-    as_authenticator,
-)
+from asap_adapters.auth.authenticator import Authenticator, VerifyCredential, as_authenticator
 from asap_adapters.server.callables import expect_callable
 from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.user_code import (
@@ -32,7 +27,14 @@ from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, St
 from asap_core.admission.ratelimit import Limited
 from asap_core.admission.redis import Granted
 from asap_core.arguments import expect_kind
-from asap_core.auth.principal import Authenticated, Credential, InsufficientScope, ProofRefused, Proven
+from asap_core.auth.principal import (
+    Authenticated,
+    AuthenticationResult,
+    Credential,
+    InsufficientScope,
+    ProofRefused,
+    Proven,
+)
 from asap_core.http.messages import Request, Response
 from asap_core.keyboard_interrupt import is_interrupt
 from asap_core.server.agent import Agent

@@ -110,6 +110,10 @@ class ProofRefused:
         return "invalid_dpop_proof" if self.nonce is None else USE_NONCE
 
 
+AuthenticationResult = Authenticated | Proven | InsufficientScope | ProofRefused | None
+"""Whom a credential stands for; None if it isn't good. `Proven` counts once: the server claims its proof."""
+
+
 @frozen(kw_only=True)
 class ProofOffer:
     """Which proofs are accepted: signed with one of `algs`. `required`: a token without a proof is refused."""

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient, AsapError, BadReply, RemoteError, serve
-from asap_adapters.auth.introspection import IntrospectionAuthenticator, IntrospectionUnavailable
+from asap_adapters.auth import IntrospectionAuthenticator, IntrospectionUnavailable
 from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Authenticated, Policy, StartPolicy

@@ -410,7 +410,7 @@ class TestNonces:
             nonce = asked.headers["dpop-nonce"]
             answer = await post(transport, text, proof(text=text, nonce=nonce))
             assert (answer.status_code, answer.headers.get("dpop-nonce")) == (200, None)
-            mint: Any = made._verifier._mint
+            mint: Any = made._authentication._verifier._mint
             old = mint._of(int(time.time() // 1e9) - 1)
             answer = await post(transport, text, proof(text=text, nonce=old))
             assert (answer.status_code, answer.headers["dpop-nonce"]) == (200, nonce)

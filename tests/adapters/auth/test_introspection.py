@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.auth.introspection import IntrospectionAuthenticator, IntrospectionUnavailable
+from asap_adapters.auth import IntrospectionAuthenticator, IntrospectionUnavailable
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
 from asap_core.auth.claims import BySubject
@@ -122,7 +122,7 @@ class TestRequests:
                 for number in range(10_000):
                     group.start_soon(ask, asking, f"guess-{number}")
             assert provider.most_at_once <= 100
-            assert len(asking._introspector) <= 2000
+            assert len(asking._introspection._introspector) <= 2000
             asked = len(provider.asked)
             assert await ask(asking, "t") == ALICE
             assert len(provider.asked) == asked
@@ -307,7 +307,7 @@ async def test_the_other_waiters_are_answered_if_one_is_cancelled(provider: Prov
                 for _ in range(3):
                     group.start_soon(other)
             assert found == [ALICE] * 3
-            assert (asking.waiting, asking._introspector.asking) == (0, 0)
+            assert (asking.waiting, asking._introspection._introspector.asking) == (0, 0)
         assert len(provider.asked) <= 2
         if interrupted.awaits < at:
             break

@@ -13,7 +13,8 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from asap_adapters.auth.jwt import JwtAuthenticator, ProviderUnavailable, is_signature
+from asap_adapters.auth import ProviderUnavailable
+from asap_adapters.auth.jwt import JwtAuthenticator, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
 from asap_core.auth.claims import ByClaim, TokenPolicy
