@@ -205,6 +205,14 @@ class TestDocumentCache:
         assert len(play.directory) == 0
         assert isinstance(play.lookup()[0], Lead)
 
+    def test_a_cached_document_whose_next_response_says_no_store_is_dropped(self) -> None:
+        play = Play()
+        play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-if-error=60")]))
+        play.now = 10.0
+        assert play.fetch(Fetched("w", [("cache-control", "no-store")])).value == "w"
+        assert len(play.directory) == 0
+        assert play.fetch(DEAD) == NoDocument(DEAD.error, 1.0)
+
     def test_while_one_revalidates_the_others_get_the_stale_value(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))

@@ -14,7 +14,7 @@ from asap_core.wire.codec import decode_registry_entry, decode_registry_root, to
 from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at, write_json
 from asap_core.wire.registry import Registry, RegistryEntry, Skipped
 from asap_core.wire.registry_index import RegistryIndex
-from asap_core.wire.registry_reader import MAX_ENTRY, MAX_SKILLS, RegistryReader, read_registry
+from asap_core.wire.registry_reader import MAX_ENTRY, MAX_SKILLS, MAX_SKIPPED, RegistryReader, read_registry
 
 ENTRY: dict[str, Any] = {
     "id": "urn:asap:agent:a", "name": "A", "description": "", "asap_version": "0.1", "skills": ["x", "y", "x"],
@@ -123,6 +123,13 @@ def test_the_deepest_root_that_is_read_can_be_written() -> None:
     assert read_registry(b"".join(index.written())).extra == {"more": deepest}
     with pytest.raises(InvalidDocument, match="at most 64"):
         read(registry(more=[deepest]))
+
+
+def test_entries_are_written_a_thousand_at_a_time() -> None:
+    index = read(registry(*[ENTRY] * 2_001))
+    _, *pieces, _ = index.written()
+    assert [piece.count(b'"id"') for piece in pieces] == [1_000, 1_000, 1]
+    assert len(read(b"".join(index.written()))) == 2_001
 
 
 class TestDocuments:
@@ -347,11 +354,10 @@ class TestEntries:
         with pytest.raises(InvalidDocument, match="one JSON text"):
             read(data[: MAX_ENTRY * 3])
 
-    def test_too_many_invalid_entries_fail_the_document(self, monkeypatch) -> None:
-        monkeypatch.setattr(registry_reader, "MAX_SKIPPED", 2)
-        assert len(read(registry({}, {}, ENTRY)).skipped) == 2
-        with pytest.raises(InvalidDocument, match="at most 2 can't be read"):
-            read(registry({}, {}, ENTRY, {}))
+    def test_too_many_invalid_entries_fail_the_document(self) -> None:
+        assert len(read(registry(*[{}] * MAX_SKIPPED, ENTRY)).skipped) == MAX_SKIPPED
+        with pytest.raises(InvalidDocument, match="at most 1000 can't be read"):
+            read(registry(*[{}] * MAX_SKIPPED, ENTRY, {}))
 
     @given(entries())
     @example({**ENTRY, "extra": 1})
@@ -404,7 +410,8 @@ class TestBounds:
                 assert problems == expected
 
     def test_the_bounds_are_as_documented(self) -> None:
-        assert (MAX_ENTRY, MAX_SKILLS, registry_reader.MAX_SKILLS_IN_ALL) == (65_536, 256, 1_000_000)
+        assert (MAX_ENTRY, MAX_SKILLS, MAX_SKIPPED) == (65_536, 256, 1_000)
+        assert registry_reader.MAX_SKILLS_IN_ALL == 1_000_000
 
     def test_an_entry_has_a_bounded_number_of_skills(self) -> None:
         most = [f"s{number}" for number in range(MAX_SKILLS)]
