@@ -1,4 +1,4 @@
-"""What tests begin with: a manifest, an agent, an envelope, a call. Each is valid until a test changes a field."""
+"""Builders of a manifest, an agent, an envelope and a call. Each is valid until a test changes a field."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _numbers: Iterator[int] = itertools.count()
 
 
 def manifest(*skills: str, url: str = URL, auth: bool = False, **changes) -> Manifest:
-    """The manifest of an agent with these skills, `echo` by default, which takes bearer tokens if `auth`."""
+    """The manifest of an agent with these skills, `echo` by default, that requires bearer tokens if `auth`."""
     fields = {
         "id": AGENT, "name": "Echo", "version": "1.0.0", "description": "Echoes",
         "capabilities": Capabilities(skills=[Skill(id=name, description="") for name in skills or ("echo",)]),

@@ -46,7 +46,7 @@ def is_foreign_module(thing) -> bool:
 
 
 def reached(imported: dict[str, Any], node: ast.Attribute):
-    """What `gzip.time` is, where `gzip` was imported."""
+    """The object that `gzip.time` refers to, if `gzip` was imported."""
     return getattr(imported.get(ast.unparse(node.value)), node.attr, None)
 
 

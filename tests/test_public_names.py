@@ -1,4 +1,4 @@
-"""What users may import: these names, of these packages. Everything else may move without notice."""
+"""The public names of each package. Everything else may move without notice."""
 
 import ast
 import importlib

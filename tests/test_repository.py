@@ -1,4 +1,4 @@
-"""The repository as its users find it: what is where, what it says, and that its examples work."""
+"""The repository as its users find it: files, links, and working examples."""
 
 import ast
 import functools

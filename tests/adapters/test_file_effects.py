@@ -21,7 +21,7 @@ NOT_OURS = Unavailable("it isn't a file that only its owner may write", errno.EP
 
 @define
 class Content:
-    """What is saved. `meanwhile` happens while it's written."""
+    """The content to save. `meanwhile` is called while it's written."""
 
     data: bytes = b"new"
     is_wanted: bool = True

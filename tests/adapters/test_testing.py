@@ -22,7 +22,7 @@ PAYLOAD = {"skill_id": "echo", "input": {}}
 
 
 class Slow:
-    """A skill that takes a while, and says when it began, ended, or was cut off."""
+    """A skill that takes a while, and records when it began, ended, or was cancelled."""
 
     def __init__(self, seconds: float = 5.0) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""What needs trio itself: that what was decided is done before anything else runs."""
+"""Tests that need trio itself: a decision is carried out before anything else runs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a user passes wrongly is told where it's passed: a ValueError in one line, with the right form."""
+"""An invalid argument raises a ValueError where it's passed, in one line with the expected form."""
 
 import functools
 from typing import Any

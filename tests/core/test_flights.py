@@ -1,4 +1,4 @@
-"""Coalescing: one flight for all who ask, handed over when its leader leaves, over when nobody waits."""
+"""Coalescing: one flight for all callers, handed over if its leader leaves, ended if no caller waits."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from tests.core.http.test_chunks import PIECES
 
 
 def h11_reads(body: bytes) -> bytes | None:
-    """What h11 finds behind the end of the body; None if it finds no end."""
+    """The bytes that h11 finds after the end of the body; None if it finds no end."""
     server = h11.Connection(h11.SERVER)
     server.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
     try:

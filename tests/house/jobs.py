@@ -152,7 +152,7 @@ async def a_post() -> Touched:
 
 
 async def post(url: str, number: int) -> None:
-    """One request over a socket, with nothing of ours at this end of it."""
+    """One request over a raw socket."""
     envelope = encode_envelope(message(number))
     call = {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": {"envelope": envelope}}
     body = json.dumps(call).encode()
@@ -205,5 +205,5 @@ JOBS = {"a POST": a_post, "discover": a_discovery, "send": a_send, "send with a 
 
 
 def touched() -> dict[str, Touched]:
-    """What each job touches."""
+    """The functions that each job touches."""
     return {name: anyio.run(job) for name, job in JOBS.items()}

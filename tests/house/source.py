@@ -121,7 +121,7 @@ def circles(modules: dict[str, Module]) -> list[list[str]]:
 
 
 def reachable(modules: dict[str, Module], *starts: str) -> set[str]:
-    """What is imported from there on, `starts` included. The faces are left out: they import their whole package."""
+    """`starts` and all modules that they import, but no faces: those import their whole package."""
     found, ahead = set(starts), list(starts)
     while ahead:
         for name in modules[ahead.pop()].imports - found - set(PACKAGES):
@@ -131,7 +131,7 @@ def reachable(modules: dict[str, Module], *starts: str) -> set[str]:
 
 
 def client_half(modules: dict[str, Module], client: str, servers: tuple[str, ...]) -> list[Module]:
-    """What only a client imports of the adapters: not what a server needs too, nor the command line, nor mDNS."""
+    """The modules of the adapters that only a client imports: without those of servers, the command line, and mDNS."""
     only = reachable(modules, client) - reachable(modules, *servers)
     return [modules[name] for name in sorted(only) if name.startswith("asap_adapters.") and "mdns" not in name]
 

@@ -1,4 +1,4 @@
-"""The figures say what is there, and what may not grow doesn't."""
+"""The figures are right, and figures with a limit stay within it."""
 
 import ast
 import subprocess

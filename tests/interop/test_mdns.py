@@ -1,4 +1,4 @@
-"""mDNS with the reference implementation, each on a host of its own: who announces is seen by the other."""
+"""mDNS with the reference implementation, each on a host of its own: each sees what the other announces."""
 
 import subprocess
 import sys

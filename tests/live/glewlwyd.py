@@ -1,4 +1,4 @@
-"""Glewlwyd, an identity provider that nobody here wrote, on a free port: set up by its own administration interface."""
+"""Glewlwyd, an identity provider by others, on a free port, set up by its own administration interface."""
 
 import gzip
 import re

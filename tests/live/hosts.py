@@ -71,7 +71,7 @@ class Process:
         self.popen.stdin.flush()
 
     def line(self, fits: Callable[[str], Any], seconds=SECONDS):
-        """What `fits` makes of the first line of which it makes something."""
+        """Call `fits` with each line; return its first result that isn't false."""
         until = time.monotonic() + seconds
         while True:
             try:

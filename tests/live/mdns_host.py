@@ -16,7 +16,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
 
 async def tell(advertiser) -> None:
-    """Print what is announced, whenever it's something else."""
+    """Print what is announced, whenever it changes."""
     told: Any = None
     while True:
         now = [

@@ -1,4 +1,4 @@
-"""A real server of the Redis kind for the tests, which they may stop, start anew, and kill."""
+"""A real Redis-compatible server that tests may stop, restart, and kill."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ __all__ = ["Server", "given_url", "server"]
 
 
 def given_url() -> str | None:
-    """The server that whoever runs the tests would rather have used, where it need not be killed."""
+    """The URL of a server to use instead, from the environment, for tests that don't kill it."""
     return os.environ.get("REDIS_URL")
 
 

@@ -31,7 +31,7 @@ BATCH = 25
 
 
 class Worker:
-    """One serving process, which may be killed and started anew."""
+    """One serving process, which may be killed and restarted."""
 
     def __init__(self, url: str, backend: str, runs: Path) -> None:
         self.command = [sys.executable, "-m", "tests.live.shared_worker", url, backend, str(runs)]
@@ -154,7 +154,7 @@ def everything_once(proof: Proof, count: int) -> None:
 
 
 def a_worker_dies(proof: Proof, count: int) -> None:
-    """Killed in the middle, and started anew: nothing runs twice."""
+    """Kill a worker in the middle and restart it: nothing runs twice."""
     victim = proof.workers[1]
     before = len(proof.accepted)
 

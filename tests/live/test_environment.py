@@ -1,4 +1,4 @@
-"""What the environment says, with `trust_env`: proxies of every form, hosts that need none, certificates."""
+"""The environment with `trust_env`: proxies of every form, `NO_PROXY`, certificates."""
 
 import errno
 from typing import Any
@@ -40,7 +40,7 @@ def environment(monkeypatch):
 
 
 class Proxy:
-    """Answers whatever is asked of it with a manifest, and notes the heads."""
+    """Answers any request with a manifest, and notes the heads."""
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []

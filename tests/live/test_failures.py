@@ -55,7 +55,7 @@ RAISED = {
 
 
 async def cancelled_task(_request, _context):
-    """What it waits for is cancelled, and it isn't."""
+    """Await a task that is cancelled, without being cancelled itself."""
     work = asyncio.ensure_future(asyncio.sleep(60))
     asyncio.get_running_loop().call_soon(work.cancel)
     await work

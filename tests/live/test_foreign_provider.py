@@ -1,4 +1,4 @@
-"""Credentials with an identity provider that nobody here wrote: Glewlwyd, by all ways that it and we have in common."""
+"""Credentials with an identity provider by others: Glewlwyd, by all methods that both support."""
 
 import json
 import time

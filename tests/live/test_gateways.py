@@ -1,4 +1,4 @@
-"""What gateways and providers answer, over real sockets: a message is sent again if that's safe."""
+"""Answers of gateways and providers, over real sockets: a message is sent again if that's safe."""
 
 import time
 from contextlib import asynccontextmanager
@@ -114,7 +114,7 @@ DETAIL = write_json({"detail": "upstream request timeout"})
 
 
 async def sending(url: str, **options):
-    """What `send` brings, or raises."""
+    """The result of `send`, or its exception."""
     retry = RetryPolicy(first_delay=0.05)
     async with AgentClient(sender=ME, retry=retry) as client:
         try:

@@ -39,7 +39,7 @@ AGENT = f"urn:asap:agent:live-{PORT}"
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
-    """On loopback nobody needs half a second to say that a name is taken; zeroconf's own tests do this, too."""
+    """Shorten the half second in which others may claim a name, as zeroconf's own tests do."""
     monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 20)
     monkeypatch.setattr(zeroconf._core, "_PROBE_RANDOM_DELAY_INTERVAL", (1, 2))
 
@@ -142,7 +142,7 @@ def say(name: str, host: str, port: int, *, ttl: int) -> None:
 
 
 async def test_names_are_the_same_in_any_case() -> None:
-    """RFC 6762 §16: what's announced in capitals comes, is the same when it's written in another way, and goes."""
+    """RFC 6762 §16: an agent announced in capitals is added, is the same in another case, and is removed."""
     port = PORT + 12
     loud, odd = f"LOUD {port}._ASAP._TCP.LOCAL.", f"LouD {port}._aSap._tCp.locaL."
     plain = f"loud {port}._asap._tcp.local."
@@ -333,7 +333,7 @@ async def test_an_agent_that_dies_without_a_goodbye_is_removed_when_its_records_
 
 @pytest.fixture
 def no_collection() -> Iterator[None]:
-    """The interpreter's collection of garbage takes any loop it comes upon 20 ms and more; that isn't measured here."""
+    """Garbage collection blocks a loop for 20 ms and more; it's off so that it isn't measured."""
     gc.collect()
     gc.disable()
     yield

@@ -20,7 +20,7 @@ PAYLOAD = {"skill_id": "echo", "input": {}}
 
 
 class Parent:
-    """What Starlette does: strips nothing, adds the path it's mounted at, keeps lifespan for itself."""
+    """A parent like Starlette: it strips nothing, adds the path of the mount, and keeps lifespan for itself."""
 
     def __init__(self, app, path: str = "/x") -> None:
         self.app, self.path = app, path

@@ -230,7 +230,7 @@ def in_turn(*answers: bytes):
 
 
 class TestResponsesWithoutADocument:
-    """An answer that its status decides is that answer, whatever its body is."""
+    """If the status decides what a response means, its body doesn't matter."""
 
     async def test_the_content_encoding_of_a_304_is_ignored(self) -> None:
         kept = with_body(MANIFEST, b'etag: "1"', b"cache-control: max-age=0")

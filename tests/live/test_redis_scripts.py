@@ -85,7 +85,7 @@ class World:
         return self.client.eval(text, len(command.keys), *command.keys, *command.arguments)
 
     def keep(self) -> dict[bytes, bytes]:
-        """What a disk would have of it."""
+        """Keep a copy of the data, as a disk would."""
         return {key: self.client.dump(key) for key in self.client.keys("asap:*")}
 
     def restart(self, kept: dict[bytes, bytes]) -> None:

@@ -27,7 +27,7 @@ def client(**options) -> AgentClient:
 
 
 async def told(url: str, **options) -> list[Unreachable]:
-    """What the client raises for a look-up and for a message."""
+    """The exceptions of the client for a look-up and for a message."""
     errors = []
     async with client(**options) as ours:
         with pytest.raises(Unreachable) as caught:

@@ -188,7 +188,7 @@ def test_honest_callers_are_served_after_a_step_forward_and_after_a_step_back_ag
 
 
 def test_after_a_step_back_before_the_start_callers_wait_for_the_time_of_the_start(world) -> None:
-    """`Policy.start` refuses what is dated before the start: nobody can tell it from what was accepted before it."""
+    """`Policy.start` refuses envelopes dated before the start, since they may have been accepted before it."""
     here = world()
     assert here.send() == 1
     here.step(-HOUR)

@@ -1,4 +1,4 @@
-"""How TLS connections end: with close_notify, which nobody's silence holds up (RFC 9112 §9.8)."""
+"""TLS connections end with close_notify, and a silent peer doesn't delay it (RFC 9112 §9.8)."""
 
 import socket
 import ssl
@@ -66,7 +66,7 @@ def serving(cert: Path):
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def client(request, cert: Path):
-    """Connect, send, read to the end, and say how it ended, in a thread of its own."""
+    """In a thread of its own: connect, send, read to the end, and return how it ended."""
     context = ssl.create_default_context(cafile=str(cert / "cert.pem"))
     context.minimum_version = context.maximum_version = request.param
 
@@ -156,7 +156,7 @@ async def test_the_peers_close_notify_is_not_waited_for(serving, client) -> None
     async with serving() as (port, stop):
 
         def silent(peer) -> None:
-            """Read the answer, and neither say goodbye nor close for a while."""
+            """Read the answer; for a while send no close_notify and don't close."""
             peer.recv(65_536)
             began = time.monotonic()
             ended.append(peer.unwrap if peer.recv(1) else time.monotonic() - began)

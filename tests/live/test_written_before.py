@@ -79,7 +79,7 @@ KNOWN, UNKNOWN = "the same answer", "asap:admission/outcome_unknown"
 
 
 def fates(facts, told: list[tuple[int, Any]]) -> list[str]:
-    """What became of each that was asked again: refused by which code, or answered as before."""
+    """The outcome of each repeated call: the code of its refusal, or the earlier answer."""
     found = []
     for before, (_, reply) in zip(facts["said"], told, strict=True):
         if "error" in reply:

@@ -1,4 +1,4 @@
-"""What could be wrong with a module: each mutant is one small change to its syntax tree."""
+"""Mutants of a module: each is one small change to its syntax tree."""
 
 import ast
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ class Spot:
 
 @define(eq=False)
 class Mutant:
-    """One change. `function`, `was` and `became` name it, whatever line it stands in."""
+    """One change. `function`, `was` and `became` identify it, without its line number."""
 
     module: "Module" = field(repr=False)
     function: str
@@ -199,7 +199,7 @@ def _has_no_behaviour(node: ast.AST, *, in_function: bool) -> bool:  # noqa: PLR
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0912 - one case for each kind of node
-    """All that a node may become; wording, which is in strings, stays as it is."""
+    """All replacements of a node; strings with wording are left unchanged."""
     match node:
         case ast.Compare(left, [op], right):
             yield from (ast.Compare(left, [other()], right) for other in COMPARISONS[type(op)])

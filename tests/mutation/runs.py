@@ -134,7 +134,7 @@ class _Selection:
 
 
 def import_name(path: Path) -> str:
-    """Under what name a module of the core is imported: one that nobody asks for would be a mutant that isn't there."""
+    """The name by which tests import a module of the core; by another name its mutant wouldn't be loaded."""
     parts = path.with_suffix("").parts
     return ".".join(parts[len(parts) - 1 - parts[::-1].index("asap_core") :])
 
@@ -157,7 +157,7 @@ def _host(mutants: Sequence[Mutant], tests: Tests, verdicts: "Connection[Any, An
 
 @frozen
 class _Baseline:
-    """How long each test takes without a mutant, and which functions it reaches, by file and name."""
+    """The time of each test without a mutant, and the functions that it reaches, by file and name."""
 
     seconds: dict[int, float]
     reached: dict[tuple[str, str], set[int]]
@@ -280,7 +280,7 @@ def _run(items: Sequence[pytest.Item], number: int, caches: Sequence[Any]) -> No
 
 
 def _functions_in(paths: AbstractSet[str]) -> dict[tuple[str, str], list[FunctionType]]:
-    """The functions of these files as they live by now, by name: whatever they're wrapped in, or copied into."""
+    """The live function objects of these files by name, also wrapped or copied ones."""
     found: dict[tuple[str, str], list[FunctionType]] = defaultdict(list)
     for one in gc.get_objects():
         if isinstance(one, FunctionType) and one.__code__.co_filename in paths:

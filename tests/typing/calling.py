@@ -1,4 +1,4 @@
-"""What users write who call agents and read documents, for the type checker alone: it isn't run."""
+"""Code of users that call agents and read documents, for the type checker only; it isn't run."""
 
 from collections.abc import Iterator
 from pathlib import Path

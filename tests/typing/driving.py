@@ -1,4 +1,4 @@
-"""What users write who make a driver, or test one with the kit, for the type checker alone: it isn't run."""
+"""Code of users that write a driver, or test one with the kit, for the type checker only; it isn't run."""
 
 from collections.abc import Iterator
 

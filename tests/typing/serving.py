@@ -1,4 +1,4 @@
-"""What users write who serve agents, for the type checker alone: it isn't run."""
+"""Code of users that serve agents, for the type checker only; it isn't run."""
 
 from collections.abc import Awaitable
 from typing import assert_never

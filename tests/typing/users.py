@@ -1,4 +1,4 @@
-"""What users write, for the type checker alone: it isn't run. A state or an error that's forgotten breaks the check."""
+"""Code of users, for the type checker only; it isn't run. A state or an error that's forgotten fails the check."""
 
 from typing import assert_never
 

@@ -200,7 +200,7 @@ def proof(key=KEY, *, text, method: str = "POST", url: str = URL, jti: str = "",
 
 
 class Provider(httpx.AsyncBaseTransport):
-    """An identity provider: its keys, and tokens bound to whatever key the proof is by."""
+    """An identity provider: its keys, and tokens bound to the key of the proof."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -242,7 +242,7 @@ def body() -> bytes:
 
 @pytest.fixture(params=["in process", "asgi"])
 def serving(request, agent, manifest, echo_handlers):
-    """An httpx transport to an agent that takes these tokens."""
+    """An httpx transport to an agent that accepts these tokens."""
 
     def make(made: JwtAuthenticator, **policy):
         from asap_core import Agent, Endpoints
@@ -264,7 +264,7 @@ async def post(transport, text: str, *proofs: str, scheme: str = "DPoP") -> http
 
 
 def error(response: httpx.Response):
-    """What the challenge says is wrong."""
+    """The error code in the challenge."""
     assert response.status_code == 401
     assert 'DPoP realm="asap", algs="ES256 Ed25519 EdDSA RS256"' in response.headers["www-authenticate"]
     found = response.headers["www-authenticate"].partition('error="')[2]
@@ -427,7 +427,7 @@ class TestNonces:
 
 
 async def test_a_cancelled_check_uses_up_no_proof() -> None:
-    """Who hangs up while its token is looked at, or the keys are fetched, may show the same proof again."""
+    """A caller that leaves while its token is checked, or keys are fetched, may send the same proof again."""
     at = 1
     while True:
         provider = Provider()

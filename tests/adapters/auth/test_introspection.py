@@ -72,7 +72,7 @@ def made(provider: Provider, *, endpoint=ENDPOINT, client=None, **policy) -> Int
 
 
 async def ask(asking: IntrospectionAuthenticator, token: str):
-    """Whom it stands for, None, what it lacks, or "unavailable"."""
+    """The agent of the token, None, the missing scopes, or "unavailable"."""
     try:
         found = await asking.verify(Credential(token))
     except IntrospectionUnavailable:
@@ -176,7 +176,7 @@ DOUBTFUL: Any = [
 
 
 class TestUnknownTokens:
-    """It steers nothing but what's told of itself."""
+    """An unknown token affects only its own verdict."""
 
     async def junk(self, asking: IntrospectionAuthenticator, provider: Provider, happens, *tokens: str) -> None:
         provider.happens = happens

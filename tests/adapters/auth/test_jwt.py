@@ -85,7 +85,7 @@ def tokens(provider, **changes):
 
 
 async def ask(made, text):
-    """Whom it stands for, None, what it lacks, or "unavailable"."""
+    """The agent of the token, None, the missing scopes, or "unavailable"."""
     try:
         found = await made.verify(Credential(text))
     except ProviderUnavailable:

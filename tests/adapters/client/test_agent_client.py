@@ -167,7 +167,7 @@ class TestDiscovery:
         assert transport.paths == [MANIFEST, MANIFEST]
 
     async def test_waiters_are_answered_if_the_leader_is_cancelled_at_any_moment(self, counting, client_of) -> None:
-        """Cancel the leader after every number of scheduling steps: whoever waits beside it is answered still."""
+        """Cancel the leader after every number of scheduling steps: the other waiters still get their answer."""
         for steps in range(25):
             found: Any = []
             async with client_of(counting(seconds=0.1)) as client, anyio.create_task_group() as group:

@@ -84,7 +84,7 @@ METHODS: Any = {
 
 
 async def outcome_of(client, name: str, given) -> Exception | None:
-    """What this call raises; a call that waits is left after a second."""
+    """The exception of this call, or None. A call that waits is cancelled after a second."""
     try:
         with anyio.move_on_after(1):
             result = getattr(client, name)(**given)
@@ -99,7 +99,7 @@ async def outcome_of(client, name: str, given) -> Exception | None:
 
 
 class TestAnyValue:
-    """README: what's raised is an `AsapError`, an `OSError` or a `ValueError`."""
+    """As in the README: every exception is an `AsapError`, an `OSError` or a `ValueError`."""
 
     def test_every_method_and_parameter_is_in_the_table(self) -> None:
         public = {

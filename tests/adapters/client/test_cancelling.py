@@ -1,4 +1,4 @@
-"""Cancellation and concurrency: cancelled callers, deadlines, second loops, a thousand at once.
+"""Cancellation and concurrency: cancelled callers, deadlines, second loops, a thousand concurrent callers.
 
 Whatever happens to one caller, the others are answered, and nothing is left behind.
 """
@@ -136,7 +136,7 @@ async def health(client: AgentClient) -> object:
 
 
 async def stale(client: AgentClient) -> object:
-    """Discover what is kept and stale, and may be used while somebody asks again."""
+    """Discover a stale cached document that may be used while it's revalidated."""
     return await client.discover(BASE)
 
 

@@ -1,4 +1,4 @@
-"""What is connected to is what was judged: resolver and network are ours here, time is virtual."""
+"""Only addresses that were judged are connected to. Resolver and network are fakes, time is virtual."""
 
 import json
 import socket
@@ -186,7 +186,7 @@ def may_be(answer: str) -> bool:
 
 
 def check_rebinding(answers, *, keeps: bool) -> None:
-    """Ask as often as a resolver answers: only what may be is connected to, and whatever may be is."""
+    """Send a request for each answer of the resolver: exactly the allowed addresses are connected to."""
     network = Network(*answers, reply=OK if keeps else AND_CLOSES)
     came: list[bool] = []
 
@@ -349,7 +349,7 @@ class TestSeveralAddresses:
 
 
 class Cut(Network):
-    """Cancels whoever waits, at the n-th time that anything waits."""
+    """Cancels the task that waits, at the n-th wait."""
 
     def __init__(self, at: int, *answers, **ways) -> None:
         super().__init__(*answers, **ways)
@@ -460,7 +460,7 @@ class TestTheLink:
         assert (network.asked, network.dialled) == ([], ["192.168.1.9"])
 
     async def test_an_announced_address_opens_nothing_else(self, connected) -> None:
-        """Not for its other ports, nor for itself if it's named otherwise; not even the connection that's open."""
+        """No other port, no other name of the address, and no other use of the open connection."""
         network = Network([INSIDE])
         http = connected(network)
         for scheme in ("http", "https"):

@@ -1,4 +1,4 @@
-"""What is passed wrongly to serve, AsgiApp and in_process is rejected immediately, in one line with the right form."""
+"""Invalid arguments of serve, AsgiApp and in_process are refused at once, in one line with the expected form."""
 
 import functools
 import threading

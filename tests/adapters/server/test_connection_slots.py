@@ -1,4 +1,4 @@
-"""Who has a connection when there are more than places: whoever asks for something, before whoever doesn't."""
+"""Which connections stay open if there are more than slots: those with a request before idle ones."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def statuses(answer: bytes) -> list[int]:
 
 
 class Listener(anyio.abc.Listener[Any]):
-    """Gives the server what is put into it."""
+    """Gives the server the streams that are put into it."""
 
     def __init__(self) -> None:
         self.put, self.taken = anyio.create_memory_object_stream[Any](1000)
@@ -183,7 +183,7 @@ async def test_no_connection_is_closed_if_no_other_waits(server) -> None:
 
 
 class TestOneAddress:
-    """Its connections have a limit together; the one idle longest gives way, and the limit holds."""
+    """Connections of one address have a limit; at the limit the one idle longest is closed for a new one."""
 
     @pytest.mark.parametrize("said", [b"", b"G", b"POST /asap HTTP/1.1\r\nHost: a\r\n", GET])
     async def test_at_the_limit_of_an_address_its_longest_idle_connection_is_closed(self, server, said) -> None:

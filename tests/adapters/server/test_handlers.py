@@ -1,4 +1,4 @@
-"""What handlers return, raise and take their time for, and what the caller is told."""
+"""Handlers: their return values, exceptions and deadlines, and what the caller gets."""
 
 import dataclasses
 from datetime import UTC, datetime

@@ -251,7 +251,7 @@ class TestLargeAnswers:
         assert served.outgoing.held == 0
 
     async def test_large_answers_end_the_slowest_readers_if_they_need_room(self, pipe, agent, echo_handlers) -> None:
-        """The kernel, here a pipe, takes 100 pieces of each; nobody reads them."""
+        """The kernel, here a pipe, buffers 100 pieces of each answer; they are never read."""
         served = bind_agent(agent(max_answers=94_000_000))
         driver, over = Driver(served, Handlers(echo_handlers)), []
 
@@ -302,7 +302,7 @@ class TestSlowPeers:
 
 
 class TestChunks:
-    """What stands around the content has a bound of its own."""
+    """The framing of chunks has a bound of its own."""
 
     HEAD = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -208,7 +208,7 @@ class TestHandlers:
         one.nothing_is_left()
 
     async def test_a_handler_that_swallowed_a_cancellation_is_answered(self, served, anyio_backend_name) -> None:
-        """What is pending of an older cancellation isn't taken for a new one."""
+        """A pending older cancellation isn't mistaken for a new one."""
         if anyio_backend_name == "trio":
             return
 
@@ -448,7 +448,7 @@ class TestAuthenticatorsAndStores:
 
 
 class Store:
-    """Admits everything; what's given replaces a method."""
+    """Admits everything; keyword arguments replace methods."""
 
     def __init__(self, **methods) -> None:
         self.__dict__.update(methods)
@@ -529,7 +529,7 @@ class TestClocksIdsAndCodings:
 
 
 class TestOverTheWire:
-    """A request that breaks is answered, and its connection closed, by whatever carries it."""
+    """A request that causes a bug is answered, and its connection closed, over HTTP and under ASGI."""
 
     @pytest.fixture
     def broken(self, served):

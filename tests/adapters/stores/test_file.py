@@ -1,4 +1,4 @@
-"""The state file under crashes: killed at every write, whatever of it reached the disk, nothing is admitted twice."""
+"""The state file under crashes: nothing is admitted twice after a kill at any write, however much reached the disk."""
 
 import errno
 import itertools
@@ -71,7 +71,7 @@ class Memory:
 
 
 class World:
-    """An agent's lives, one after another on one disk; its wall clock goes on, its monotonic clock begins anew."""
+    """Runs of an agent, one after another on one disk; its wall clock continues, its monotonic clock restarts."""
 
     def __init__(self, agent) -> None:
         self.make = agent

@@ -154,7 +154,7 @@ def test_without_a_snapshot_a_floor_is_restored(admission) -> None:
 
 
 def test_all_anonymous_callers_share_one_quota_of_answers(admission) -> None:
-    """A stranger who takes a new name each time pushes out answers of strangers, and no principal's."""
+    """An anonymous caller with ever new names evicts answers of anonymous callers, and none of a principal."""
     asked = admission(idempotency_bytes=100)
 
     def answered(key: str, size: int, **who) -> None:

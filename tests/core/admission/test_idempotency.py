@@ -1,4 +1,4 @@
-"""What was asked under a key: running, answered, cut off, forgotten in order."""
+"""Calls under a key: running, answered, cut off, forgotten in order."""
 
 import tracemalloc
 

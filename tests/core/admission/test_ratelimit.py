@@ -193,7 +193,7 @@ class TestPeers:
 
 
 class TestManyKeys:
-    """Above some thousands the table is in pieces, which nobody should notice."""
+    """Above some thousands of keys the table is split; its decisions stay the same."""
 
     def test_a_large_table_is_full_at_its_capacity(self) -> None:
         limiter: Any = Limiter(parse_limits("1/second"), capacity=5000)

@@ -1,4 +1,4 @@
-"""Shared admission without a server: what is sent, what replies mean, and that nothing else is taken for one."""
+"""Shared admission without a server: the commands, the meaning of replies, and the refusal of invalid ones."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""Proofs of possession (RFC 9449) without cryptography: what's signed, which URLs are one, how a proof is judged."""
+"""Proofs of possession (RFC 9449) without cryptography: signed text, comparable URLs, nonces of servers."""
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode

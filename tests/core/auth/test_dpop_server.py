@@ -598,7 +598,7 @@ GOOD: Any = {"htm": "POST", "htu": URL}
 
 
 class ProofMachine(RuleBasedStateMachine):
-    """Whole requests: a proof that's good is let in once, all others never, and nobody else's mistake counts."""
+    """Whole requests: a valid proof is accepted once, an invalid one never; errors of others change nothing."""
 
     steps = False
     policy: Any = {}

@@ -1,4 +1,4 @@
-"""Introspection: when the provider is asked, for whom, and who is left alone after a failure."""
+"""Introspection: when a request is sent, who shares it, and what pauses after a failure."""
 
 from typing import Any
 
@@ -135,7 +135,7 @@ DOWN, ODD, DOUBTFUL = (
 
 
 class TestFailuresOfOneToken:
-    """What one token brings about is for that token: strangers choose theirs."""
+    """A failure of one token affects that token only: anybody can choose a token."""
 
     def test_a_failure_of_the_first_token_does_not_affect_other_tokens(self) -> None:
         made = Asked()
@@ -310,7 +310,7 @@ WAITS = (0.0, 0.5, 1.5, 5.0, 9.0, 30.0, 59.0)
 
 
 class IntrospectionLaws(RuleBasedStateMachine):
-    """Beside a naive model: what the provider said last of each token, who waits, and whether it may be asked."""
+    """Compared with a naive model: the latest answer for each token, the waiters, and whether a request may be sent."""
 
     kind: Any = Introspector
 
@@ -452,7 +452,7 @@ class ForgetsItsTrouble(Introspector[Any]):
 
 
 class TakesOneForAll(Introspector[Any]):
-    """As it was: whatever a stranger's token brings about held off everybody."""
+    """An earlier bug: a failure of an unknown token held off all callers."""
 
     def _fail(self, digest, answer, *, now) -> None:
         super()._fail(digest, IntrospectionFailed("x", FailureCause.PROVIDER), now=now)

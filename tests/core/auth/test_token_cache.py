@@ -273,7 +273,7 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 class TokenLaws(RuleBasedStateMachine):
-    """Beside a naive model: the token of each key, who waits for it, and when the endpoint may be asked."""
+    """Compared with a naive model: the token of each key, its waiters, and when a request may be sent."""
 
     kind: Any = TokenCache
 
@@ -297,7 +297,7 @@ class TokenLaws(RuleBasedStateMachine):
         return token is not None and self.now < token["end"] and self.wall < token["wall_end"]
 
     def take(self, effects, key) -> None:
-        """Carry out what was decided; each effect is for somebody who waits."""
+        """Carry out the effects; each is for a caller that waits."""
         for effect in effects:
             assert self.waiting[effect.waiter] == key, "an answer for another key, or nobody"
             match effect:

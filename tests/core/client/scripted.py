@@ -101,7 +101,7 @@ class Driver:
         return run.result()
 
     def turn(self, until: float = math.inf) -> bool:
-        """Let time pass until the next reply, and give it. Returns False if none comes, or none until then."""
+        """Let time pass until the next reply, and give it. Returns False if there is no reply by then."""
         self._wake()
         run = min(self.runs, key=lambda run: run.due, default=None)
         if run is None or run.due == math.inf or run.due > until:
@@ -111,7 +111,7 @@ class Driver:
         return True
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and what is due in it happen."""
+        """Let time pass, and carry out what is due in it."""
         end = self.clock.monotonic() + seconds
         while self.turn(end):
             pass

@@ -206,7 +206,7 @@ class TestErrorResponses:
 
 
 class TestDraining:
-    """What nobody needs is read only so that the connection can be used again."""
+    """A body that isn't needed is read only so that the connection can be used again."""
 
     def test_a_drained_body_is_not_kept(self) -> None:
         reader = read(b"sorry", [("content-encoding", "br")], status=404, drain=True)
@@ -230,7 +230,7 @@ def test_names_of_fields_are_in_lower_case() -> None:
 
 
 def outcome(reader: BodyReader, parser: Collecting | None) -> tuple[Any, ...]:
-    """What came of it. If it failed, where it failed depends on the chunks."""
+    """The result. If it failed, where it failed depends on the chunks."""
     if reader.failed is not None:
         return ("failed", reader.body)
     return ("read", reader.body if parser is None else parser.close(), reader.wants, reader.optional)

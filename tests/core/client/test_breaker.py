@@ -102,7 +102,7 @@ class Host:
 
 
 def law(kind, phases=tuple(Phase)) -> None:
-    """Who asks is let through, or told when to come again; and nobody for ever."""
+    """A request is let through, or told when to try again, and never refused for ever."""
 
     @settings(report_multiple_bugs=False, max_examples=200, phases=phases)
     @given(STEPS)

@@ -157,7 +157,7 @@ def sleeps(*seconds: float, closed: list[str] | None = None) -> Program[str]:
 
 
 class TestTimeLimits:
-    """`within` gives each effect what is left of the time."""
+    """`within` gives each effect the remaining time."""
 
     def run(self, program: Program[Any], script: Any = HELD, seconds: float | None = 5.0) -> tuple[Any, float, Driver]:
         driver = Driver(lambda _: script)

@@ -403,7 +403,7 @@ class TestRedirects:
 
 
 class TestFailures:
-    """What they're called, and whether anything was sent."""
+    """The type of each error, and whether it says that anything was sent."""
 
     @pytest.mark.parametrize(
         ("outcome", "kind", "reason", "sent", "crowded"),

@@ -67,7 +67,7 @@ def announcement(urn: str | None, url: str) -> Announcement:
 
 @frozen
 class World:
-    """What there is: a manifest or an error at each URL, registries by name, announcements in order."""
+    """A world of one search: a manifest or an error at each URL, registries by name, announcements in order."""
 
     pages: dict[str, Manifest | None]
     registries: dict[str, RegistryIndex | None]
@@ -77,7 +77,7 @@ class World:
 
 
 def explore(step: ResolutionState, world: World) -> Resolved | Unresolved:
-    """Carry out whatever the states ask for."""
+    """Carry out the effects of the states."""
     coming: Iterator[Announcement] = iter(world.announced)
     while True:
         match step:
@@ -102,7 +102,7 @@ def explore(step: ResolutionState, world: World) -> Resolved | Unresolved:
 
 
 def naive(world: World, *, wanted: Wanted, checked: bool, browse: bool) -> tuple[str, str] | None:
-    """Where the agent is, and who says so, found by looking everywhere."""
+    """The URL of the agent and its source, found by looking everywhere."""
 
     def right(url: str | None) -> bool:
         page = world.pages.get(url or "")
@@ -145,7 +145,7 @@ PLANTED = (Phase.generate,)
 
 
 def law(begin: Callable[..., ResolutionState], phases: tuple[Phase, ...] = tuple(Phase)) -> None:
-    """What is found is what a naive reader finds, and the trace says what came of everything asked before."""
+    """The search finds what a naive reader finds, and the trace has the outcome of every earlier request."""
 
     @settings(report_multiple_bugs=False, max_examples=300, phases=phases)
     @given(worlds(), st.booleans(), st.booleans(), st.sampled_from([None, "echo"]))
@@ -173,7 +173,7 @@ def test_the_first_candidate_that_is_the_agent_is_found() -> None:
 
 
 class Trusting(Wanted):
-    """Takes whoever answers."""
+    """Accepts any agent that answers."""
 
     def judge(self, manifest: Manifest, url: str) -> None:
         return None

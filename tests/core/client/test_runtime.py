@@ -1,4 +1,4 @@
-"""What programs share: places in queues, what closed programs leave to undo, time, and remarks."""
+"""What programs share: places in queues, the undoing of closed programs, time, and remarks."""
 
 from threading import Thread
 from typing import Any

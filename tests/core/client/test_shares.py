@@ -1,4 +1,4 @@
-"""Places shared out: whatever some take, there's one for the next."""
+"""Shares of places: there is a place for the next key, however many the others take."""
 
 import pytest
 from hypothesis import given, strategies as st

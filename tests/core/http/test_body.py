@@ -1,4 +1,4 @@
-"""Bodies are decoded step by step, whatever their pieces, and never take more memory than their limit."""
+"""Bodies are decoded step by step from any pieces, and never use more memory than their limit."""
 
 import gzip
 import random

@@ -1,4 +1,4 @@
-"""The frame of chunked bodies: sizes, extensions and trailers, whatever the bytes and however they are cut."""
+"""The framing of chunked bodies: sizes, extensions and trailers, for any bytes in any pieces."""
 
 import pytest
 from hypothesis import example, given, strategies as st

@@ -12,7 +12,7 @@ anything = st.text(st.characters(max_codepoint=255)) | st.text('",;= \\ab', max_
 
 
 def written(value):
-    """A value as a token where it is one, else as a quoted-string."""
+    """A value as a token if it is one, else as a quoted-string."""
     if value.isascii() and value and all(char.isalnum() or char in "!#$%&'*+.^_`|~-" for char in value):
         return value
     return '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'

@@ -36,7 +36,7 @@ def ask(agent, *origins, host="agent.example", **changes):
 
 
 def is_let_in(state):
-    """Whether the exchange went on; what isn't let in is refused in one way."""
+    """Whether the request was accepted; every other one is refused in the same way."""
     if isinstance(state, ReadBody):
         return True
     error = json.loads(state.response.body)["error"]

@@ -1,4 +1,4 @@
-"""Law: however many trusted proxies there are, what the caller writes into the header doesn't choose who it is."""
+"""Law: with any number of trusted proxies, what the caller writes into the header doesn't choose its address."""
 
 import ipaddress
 

@@ -1,4 +1,4 @@
-"""Agents on the local network: any record is a decision, nothing is cut, and an agent is where it announces itself."""
+"""Agents on the local network: records are read or refused, no value is truncated, URLs are at announced addresses."""
 
 from typing import Any
 

@@ -159,7 +159,7 @@ BOUND = 3
 
 
 class Laws(RuleBasedStateMachine):
-    """Steps tell a true story; none is hasty, none too frequent; and once the world stands still they match it."""
+    """Steps match the links: none comes too early or too often, and they catch up once links are stable."""
 
     kind: Any = LinkWatch
 

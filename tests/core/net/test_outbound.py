@@ -1,4 +1,4 @@
-"""The outbound policy: URLs by their text, names by what they resolve to, and who may name what."""
+"""The outbound policy: URLs by their text, names by their addresses, and which source may name which URL."""
 
 from typing import Any
 

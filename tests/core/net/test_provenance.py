@@ -1,4 +1,4 @@
-"""Law: nothing names what is nearer to this process than itself, whatever is forgotten."""
+"""Law: no document names a URL nearer to this process than its own source, whatever entries are evicted."""
 
 from ipaddress import ip_address
 
@@ -87,7 +87,7 @@ class TestRecalledProximities:
 
 
 class TestUrlsOfUnknownServers:
-    """What a peer gives us to post to, or to fetch for a challenge: the internet, whatever is allowed to the caller."""
+    """URLs that a peer names for a POST or a challenge: the internet only, whatever the caller may reach."""
 
     @pytest.mark.parametrize(
         "address",
@@ -170,7 +170,7 @@ def test_no_url_is_nearer_than_its_source() -> None:
 
 
 class ForgetsOpenly(Provenance):
-    """Forgets what it learned as if nobody had said it."""
+    """Forgets what it learned as if the caller had named it."""
 
     def learn(self, url, *, source) -> None:
         super().learn(url, source=source)

@@ -1,4 +1,4 @@
-"""Reading URLs: their origins, zones, what is shown of them, which hosts are this machine, and where they lead."""
+"""Reading URLs: origins, zones, how they are shown, hosts of this machine, and published URLs."""
 
 import pytest
 from hypothesis import given, strategies as st

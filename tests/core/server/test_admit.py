@@ -1,4 +1,4 @@
-"""What is accepted once: nonces, idempotency keys and dates, in memory and by the state `Admit`."""
+"""Admission: nonces, idempotency keys and dates, in memory and by the state `Admit`."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who speaks: the state `Authenticate`, the challenge, and the sender that follows from it."""
+"""Authentication: the state `Authenticate`, the challenge, and the rule about the sender."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What observers are told of each decision."""
+"""The decisions that observers get."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Counters in memory that processes share: every one shows the sum of all, and none goes backwards."""
+"""Counters in memory that processes share: each process shows the sum of all, and no counter decreases."""
 
 import pytest
 

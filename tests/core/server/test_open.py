@@ -1,4 +1,4 @@
-"""What a request's head decides: its target, framing, host and version, before anything else is looked at."""
+"""The head of a request: target, framing, host and version, which are checked before anything else."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ from tests.core.server.exchanges import body, head, outcome, post, serve
 
 
 class TestHeads:
-    """What decides is held to its grammar, whoever read the bytes."""
+    """Fields that decide are held to their grammar, whatever parser read the bytes."""
 
     @pytest.mark.parametrize("target", ["?://x/asap", "http://x?/asap", "", "*", "asap", "/asap#", "http://me@x/asap"])
     def test_a_target_of_no_form_is_refused(self, target) -> None:
@@ -70,7 +70,7 @@ class TestHeads:
 
 
 class TestDriversArguments:
-    """What can't be meant is refused at once: it would be taken, and silently ignored."""
+    """An invalid argument of a driver is refused at once: else it would be ignored silently."""
 
     @pytest.mark.parametrize(
         "headers",

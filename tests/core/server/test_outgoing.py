@@ -94,7 +94,7 @@ class TestUnderTheBound:
 
 
 class TestAtTheBound:
-    """Room for eight answers of a size beside those that are held: it takes as much to make one."""
+    """Room for eight answers of a size beside those that are held: making one needs as much."""
 
     SIZE = 100_000
 

@@ -1,4 +1,4 @@
-"""What is refused, with which code and which words."""
+"""Refusals: their codes and messages."""
 
 import json
 

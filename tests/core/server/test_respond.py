@@ -1,4 +1,4 @@
-"""The response itself, also to what is no request."""
+"""The response itself, also to an invalid request."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Shares of peers and principals: the state `TakeLimit`, and whose share a request takes from."""
+"""Limits of peers and principals: the state `TakeLimit`, and whose share a request uses."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ from tests.core.server.exchanges import body, finish, head, outcome, post, reply
 
 
 class TestShareOfARequest:
-    """Which share a request takes from, and what it's told of it."""
+    """Which share a request uses, and the headers that report it."""
 
     PROXIED = {"trusted_proxies": ("10.0.0.0/8",), "peer_limits": parse_limits("1/minute")}
 

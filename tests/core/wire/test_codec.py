@@ -523,7 +523,7 @@ def test_a_bug_in_a_rule_is_not_reported_as_the_callers_fault(monkeypatch) -> No
     ],
 )
 def test_a_refused_value_is_released_at_once(decode, value, times) -> None:
-    """Not by the garbage collector, nor never: a caller chooses how large it is."""
+    """Without the garbage collector, because a caller chooses the size of the value."""
     before = sys.getrefcount(value)
     gc.disable()
     try:

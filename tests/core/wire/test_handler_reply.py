@@ -1,4 +1,4 @@
-"""What a handler answers: sent, and kept as it was sent; or an internal error whose fault names the place."""
+"""Answers of handlers: sent, and kept as sent; or an internal error whose fault names the path."""
 
 import dataclasses
 import enum
@@ -55,7 +55,7 @@ def ask(agent: Agent, key="k"):
 
 
 def answer(value, *, agent=None, key="k") -> Answered:
-    """What a caller gets whose handler returned this as a payload of a type of its own."""
+    """The answer to a caller if the handler returned this as a payload of an own type."""
     (dispatch,) = ask(agent or serve(), key).calls
     assert isinstance(dispatch, Dispatch)
     answered = dispatch.replied(Replied("x.answer", value))

@@ -97,7 +97,7 @@ PLACES = (
 
 
 def whole_registry(value: Any) -> Registry:
-    """What the reader should say: a model of it that has the whole text in hand."""
+    """The expected result: a model of the reader that has the whole text."""
     if type(value) is not dict or type(value.get("agents", [])) is not list:
         raise InvalidDocument("registry", ())
     agents, skipped = [], []
@@ -371,7 +371,7 @@ class TestEntries:
 
 
 class TestBounds:
-    """What a small text may become: a stranger's registry takes no more memory than its policy's sums."""
+    """A registry uses no more memory than the documented bounds, however small its text."""
 
     @pytest.mark.parametrize(
         "rest",
@@ -395,7 +395,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("twice", [False, True], ids=["good", "that says a key twice"])
     def test_the_bound_of_an_entry_is_exact(self, twice) -> None:
-        """One that's passed over is counted as well: what is said of it is true."""
+        """Skipped entries are counted too, so their index is right."""
         more = ',"name":""' if twice else ""
         made = '{"id":"urn:asap:agent:a","name":"","description":"%s","asap_version":"1","endpoints":{}%s}'
         room = 65_536 - len(made % ("", more))

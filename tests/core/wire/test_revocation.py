@@ -1,4 +1,4 @@
-"""The revocation list: who is on it is revoked, and what can't be read whole is no list."""
+"""The revocation list: listed agents are revoked, and a partly unreadable list is refused."""
 
 import json
 import types
@@ -77,7 +77,7 @@ DOCUMENTS = (
 
 
 def law(module, data: bytes) -> None:
-    """Whoever is named anywhere is revoked, or there's no answer: "not revoked" is said of whole lists only."""
+    """Every agent that a list names is revoked, or the list is refused."""
     try:
         revoked = module.read_revocations(data)
     except InvalidDocument:

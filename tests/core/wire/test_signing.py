@@ -291,7 +291,7 @@ class TestSigning:
         assert judge(wrapper, [KEY], lambda *_: True) == Broken()
 
     def test_a_signature_over_other_defaults_is_verified_over_the_published_document(self) -> None:
-        """One that knows none of 2.x's fields, and one that knows more of them; `class` by either name."""
+        """A signer without the fields of 2.x, and one with more of them; `class` by either name."""
         for document in (PLAIN, {**PLAIN, "from_3_0": None}):
             for hardware in ({"class": "sbc"}, {"class_": "sbc"}):
                 capabilities = {**PLAIN["capabilities"], "hardware": hardware}
@@ -339,7 +339,7 @@ def tamperings(draw):
 
 
 def law(module, tampering) -> None:
-    """Verified exactly where a trusted key signed just this; and then what is returned is what was signed."""
+    """Verified exactly if a trusted key signed this document; the returned manifest is the signed one."""
     signer, named, trust, path, wrapped = tampering
     wrapper = json.loads(json.dumps(signed_by(signer, module=module)))
     wrapper["public_key"] = None if named is None else str(named)
