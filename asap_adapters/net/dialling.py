@@ -20,9 +20,9 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 
 # RFC 8305 §5: seconds after which the next address is tried too.
-_ATTEMPT_DELAY: Final = 0.25
+ATTEMPT_DELAY: Final = 0.25
 # RFC 8446 §5.1: the type of an alert record, and the first byte of all versions.
-_TLS_ALERT: Final = b"\x15\x03"
+TLS_ALERT: Final = b"\x15\x03"
 SPEAKS_TLS: Final = "it speaks TLS there: use https://"
 SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http:// if this is intended"
 # OpenSSL's reasons, by version, for bytes that aren't a TLS record.
@@ -37,15 +37,41 @@ Dialler = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
 """Connects to one address and port. Raises `httpcore.ConnectError`, `httpcore.ConnectTimeout`, OSError."""
 
 
-async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
-    """Connect to a literal address, with its scope. No name is resolved."""
+def begin_connecting(address: str, port: int) -> tuple[socket.socket, bool]:
+    """Begin to connect to a literal address, with its scope. No name is resolved. Raises OSError.
+
+    Returns a socket that doesn't block, and whether it's still to be waited for: until it's writable.
+    """
     family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         # Nagle's algorithm would delay the second half of a request until the first is acknowledged.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await _connected(sock, target)
+        number = sock.connect_ex(target)
+    except BaseException:
+        sock.close()
+        raise
+    if number and number not in _UNDER_WAY:
+        sock.close()
+        raise OSError(number, os.strerror(number))
+    return sock, bool(number)
+
+
+def check_connected(sock: socket.socket) -> None:
+    """Raise OSError if the connection failed."""
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
+    """Connect to a literal address, with its scope. No name is resolved."""
+    sock, under_way = begin_connecting(address, port)
+    try:
+        if under_way:
+            await anyio.wait_writable(sock)
+            check_connected(sock)
         return _TcpStream(await anyio.abc.SocketStream.from_socket(sock))
     except ValueError:  # anyio's exception for a socket that was reset meanwhile
         sock.close()
@@ -53,15 +79,6 @@ async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
     except BaseException:
         sock.close()
         raise
-
-
-async def _connected(sock: socket.socket, target: Any) -> None:
-    number = sock.connect_ex(target)
-    if number in _UNDER_WAY:
-        await anyio.wait_writable(sock)
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if number:
-        raise OSError(number, os.strerror(number))
 
 
 @define(eq=False)
@@ -72,19 +89,19 @@ class _TcpStream(httpcore.AsyncNetworkStream):
     fresh: bool = True
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        with _as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout), anyio.fail_after(timeout):
+        with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout), anyio.fail_after(timeout):
             try:
                 data = await self.stream.receive(max_bytes)
             except anyio.EndOfStream:
                 return b""
-        if self.fresh and data.startswith(_TLS_ALERT):
+        if self.fresh and data.startswith(TLS_ALERT):
             raise httpcore.ConnectError(SPEAKS_TLS)
         self.fresh = False
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
         if buffer:
-            with _as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout), anyio.fail_after(timeout):
+            with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout), anyio.fail_after(timeout):
                 await self.stream.send(buffer)
 
     async def start_tls(
@@ -93,7 +110,7 @@ class _TcpStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
     ) -> httpcore.AsyncNetworkStream:
-        with _as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout), anyio.fail_after(timeout):
+        with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout), anyio.fail_after(timeout):
             tls = await TLSStream.wrap(
                 self.stream,
                 ssl_context=ssl_context,
@@ -110,12 +127,13 @@ class _TcpStream(httpcore.AsyncNetworkStream):
         if info == "ssl_object":
             return self.stream.extra(TLSAttribute.ssl_object, None)  # noqa: S610 - not Django's
         if info == "is_readable":
-            return _is_readable(self.stream.extra(SocketAttribute.raw_socket, None))  # noqa: S610 - not Django's
+            return is_readable(self.stream.extra(SocketAttribute.raw_socket, None))  # noqa: S610 - not Django's
         return None
 
 
 @contextmanager
-def _as_httpcore_errors(broken: type[Exception], late: type[Exception]) -> Iterator[None]:
+def as_httpcore_errors(broken: type[Exception], late: type[Exception]) -> Iterator[None]:
+    """Raise `broken` or `late`, with this library's words, for the errors of sockets, TLS and anyio."""
     try:
         yield
     except TimeoutError as error:
@@ -137,7 +155,7 @@ def _tls_words(error: ssl.SSLError) -> str:
     return f"TLS failed: {reason.replace('_', ' ').lower()}" if reason else "TLS failed"
 
 
-def _is_readable(sock: Any) -> bool:
+def is_readable(sock: Any) -> bool:
     """Return whether an idle connection is readable, which means that the server closed it."""
     if sock is None or sock.fileno() < 0:
         return True
@@ -180,7 +198,7 @@ class _Race:
             for address in addresses:
                 ended = anyio.Event()
                 group.start_soon(self.attempt, address, ended, group.cancel_scope)
-                with anyio.move_on_after(_ATTEMPT_DELAY):
+                with anyio.move_on_after(ATTEMPT_DELAY):
                     await ended.wait()
                 if self.won is not None:
                     return

@@ -22,7 +22,7 @@ _END_SECONDS: Final = 1.0
 async def fetch(transport: httpx.AsyncBaseTransport, asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make the request that `asked` describes. Nothing of it is open afterwards."""
     progress = Progress(patience=anyio.current_time() + asked.patience)
-    request = _request(asked, progress)
+    request = httpx_request(asked, progress)
     if isinstance(request, Barred):
         return request
     outcome: Received | Unanswered | Expired | Barred | None = None
@@ -46,11 +46,12 @@ async def _exchange(
     except RequestBarred as turned:
         return turned.barred
     except httpx.HTTPError as error:
-        return _unanswered(error, progress.stage)
+        return unanswered(error, progress.stage)
     return Received(progress.address)
 
 
-def _request(asked: Fetch, progress: Progress) -> httpx.Request | Barred:
+def httpx_request(asked: Fetch, progress: Progress) -> httpx.Request | Barred:
+    """Return the request for a transport, with its route and its progress. Barred if its host isn't one."""
     try:
         request = httpx.Request(
             asked.method,
@@ -124,14 +125,15 @@ async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
 # The messages of h11 and httpx repeat what the peer sent, are empty, or lack the address.
 
 
-def _unanswered(error: httpx.HTTPError, stage: Stage) -> Unanswered | Expired:
+def unanswered(error: httpx.HTTPError, stage: Stage) -> Unanswered | Expired:
+    """Return the outcome of a request that failed at this stage."""
     if isinstance(error, httpx.PoolTimeout):
         stage = Stage.QUEUED
     elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and stage is not Stage.QUEUED:
         stage = Stage.CONNECTING
     if isinstance(error, httpx.TimeoutException):
         return Expired(stage)
-    return Unanswered(stage, words_of(error), silent=stage is Stage.SENT and _said_nothing(error))
+    return Unanswered(stage, _words_of(error), silent=stage is Stage.SENT and _said_nothing(error))
 
 
 def _said_nothing(error: Exception) -> bool:
@@ -139,8 +141,7 @@ def _said_nothing(error: Exception) -> bool:
     return isinstance(error, httpx.ReadError) or str(error).startswith("Server disconnected without")
 
 
-def words_of(error: Exception) -> str:
-    """Return why a request failed, in this library's words."""
+def _words_of(error: Exception) -> str:
     untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         # On trio it's two causes down, under errors without a message.

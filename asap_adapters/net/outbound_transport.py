@@ -18,11 +18,11 @@ from asap_adapters.net.dialling import Dialler, connect_first, dial as dial_addr
 from asap_adapters.net.environment import BadProxy, Proxies, certificates
 from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route as PoolKey
 from asap_adapters.net.resolving import Resolver, SystemResolver
-from asap_core.client.programs import Barred, Stage
+from asap_core.client.programs import Barred, Route, Stage
 from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
 
 # For how many seconds an idle connection is kept: httpx's own number. This library's servers keep it for longer.
-_IDLE_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 5.0
 ROUTE: Final = "asap_route"
 """The request extension with its `Route`."""
 PROGRESS: Final = "asap_progress"
@@ -76,24 +76,14 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def _connect(self, port: int) -> httpcore.AsyncNetworkStream:
         progress = self.connection.progress
-        route = progress.route
-        answers = () if route.name is None else await self._ask(route.name, port)
-        chosen = route.choose(answers)
-        if isinstance(chosen, AddressRefused):
-            raise RequestBarred(Barred(chosen.reason, chosen.remedy))
-        progress.address, stream = await connect_first(chosen.addresses, port, self.dial)
+        name = progress.route.name
+        addresses = chosen(progress.route, () if name is None else await self._ask(name, port))
+        progress.address, stream = await connect_first(addresses, port, self.dial)
         return stream
 
     async def _ask(self, name: str, port: int, resolver: Resolver | None = None) -> Sequence[str]:
-        try:
-            answers = await self._resolve(name, port, resolver or self.resolver)
-        except OSError as error:  # socket.gaierror is one
-            raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
-        except UnicodeError:  # some resolvers can't encode some names
-            raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
-        if not answers:
-            raise httpcore.ConnectError("its name can't be resolved: it has no address")
-        return answers
+        with resolving():
+            return await self._resolve(name, port, resolver or self.resolver)
 
     async def _resolve(self, name: str, port: int, resolver: Resolver) -> Sequence[str]:
         if not isinstance(resolver, SystemResolver):
@@ -138,7 +128,7 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         makes = httpcore.AsyncConnectionPool(
             ssl_context=self._context,
             proxy=self._proxies.proxy(connection.route.proxy, self._context),
-            keepalive_expiry=_IDLE_SECONDS,
+            keepalive_expiry=IDLE_SECONDS,
             network_backend=self._backend(connection),
         )
         scheme, host, port = connection.route.origin
@@ -148,15 +138,9 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         """Make one request, whose extensions have its `Route` and its `Progress`."""
         progress: Progress = request.extensions[PROGRESS]
         progress.route = route = request.extensions[ROUTE]
-        asked = _asked(request, await request.aread(), progress)
-        origin = asked.url.origin
-        try:
-            proxy = "" if route.announced else self._proxies.name_for(route.scheme, route.host, route.port)
-            self._proxies.proxy(proxy, self._context)
-        except BadProxy as bad:
-            raise RequestBarred(Barred(bad.reason, bad.remedy)) from None
-        key = PoolKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
-        with _as_httpx_errors():
+        asked = httpcore_request(request, await request.aread(), progress)
+        key = pool_key(route, asked.url.origin, self._proxies, self._context)
+        with as_httpx_errors():
             held = await self._pool.exchange(key, asked, progress)
         response = held.response
         return httpx.Response(
@@ -168,7 +152,42 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         await self._pool.aclose()
 
 
-def _asked(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
+def pool_key(route: Route, origin: httpcore.Origin, proxies: Proxies, context: ssl.SSLContext) -> PoolKey:
+    """Return which connections a request may use. Raises `RequestBarred` if its proxy can't be used."""
+    try:
+        proxy = "" if route.announced else proxies.name_for(route.scheme, route.host, route.port)
+        proxies.proxy(proxy, context)
+    except BadProxy as bad:
+        raise RequestBarred(Barred(bad.reason, bad.remedy)) from None
+    return PoolKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
+
+
+def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:
+    """Return the addresses to connect to. Raises `RequestBarred` if they are refused.
+
+    answers: what the route's name, if it has one, resolved to.
+    """
+    if route.name is not None and not answers:
+        raise httpcore.ConnectError("its name can't be resolved: it has no address")
+    found = route.choose(answers)
+    if isinstance(found, AddressRefused):
+        raise RequestBarred(Barred(found.reason, found.remedy))
+    return found.addresses
+
+
+@contextmanager
+def resolving() -> Iterator[None]:
+    """Raise httpcore's ConnectError for the errors of resolvers."""
+    try:
+        yield
+    except OSError as error:  # socket.gaierror is one
+        raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
+    except UnicodeError:  # some resolvers can't encode some names
+        raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
+
+
+def httpcore_request(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
+    """Return the same request for httpcore, which notes in `progress` that it's sent."""
     host = request.url.raw_host.decode("ascii")
     # Names in certificates have no trailing dot (RFC 6066 §3), and addresses no scope.
     name = host.partition("%")[0].removesuffix(".")
@@ -190,15 +209,23 @@ class _Content:
     rest: bytes
     progress: Progress
 
+    def __iter__(self) -> Self:
+        return self
+
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    def __next__(self) -> bytes:
         self.progress.stage = Stage.SENT
         part, self.rest = self.rest, b""
         if not part:
-            raise StopAsyncIteration
+            raise StopIteration
         return part
+
+    async def __anext__(self) -> bytes:
+        for part in self:
+            return part
+        raise StopAsyncIteration
 
 
 @define(eq=False)
@@ -209,16 +236,17 @@ class _Body(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        with _as_httpx_errors():
+        with as_httpx_errors():
             return await self.held.part()
 
     async def aclose(self) -> None:
-        with _as_httpx_errors():
+        with as_httpx_errors():
             await self.held.aclose()
 
 
 @contextmanager
-def _as_httpx_errors() -> Iterator[None]:
+def as_httpx_errors() -> Iterator[None]:
+    """Raise httpx's errors instead of httpcore's."""
     try:
         yield
     except (

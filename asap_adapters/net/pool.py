@@ -10,7 +10,7 @@ its response was being closed, and one origin may take all connections.
 
 import math
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import httpcore
@@ -22,7 +22,7 @@ from asap_core.client.programs import Route as Destination, Stage
 
 # Concurrent requests. One origin alone gets a fifth, which is httpx's own number, 100. The sum stays below the 1,024
 # files that a process may open on most systems.
-_PLACES: Final = 500
+PLACES: Final = 500
 # Idle connections kept: httpx's own number.
 _IDLE: Final = 20
 
@@ -33,10 +33,12 @@ class Progress:
 
     patience: until when, by the loop's clock, the request may wait for a connection. It leaves time for the exchange,
         since the response to a message sent at the last moment would be lost.
+    end: until when blocking sockets may wait, by the system's monotonic clock.
     """
 
     stage: Stage = Stage.SENT
     patience: float = math.inf
+    end: float = math.inf
     route: Destination = field(factory=lambda: Destination("", 0, ""))
     address: str | None = None
     """What this request connected to, if it made a connection."""
@@ -55,26 +57,82 @@ class Route:
     addresses: tuple[str, ...] = ()
 
 
+C = TypeVar("C", bound=httpcore.ConnectionInterface | httpcore.AsyncConnectionInterface)
+S = TypeVar("S")
+
+
 @define(eq=False)
-class PooledConnection:
+class Pooled(Generic[C, S]):
     """A connection, the sockets that were opened for it, and the request on it."""
 
     route: Route
     progress: Progress
-    streams: list[httpcore.AsyncNetworkStream] = field(factory=list)
-    inner: httpcore.AsyncConnectionInterface = field(init=False)
+    streams: list[S] = field(factory=list)
+    inner: C = field(init=False)
+
+
+PooledConnection = Pooled[httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkStream]
+
+
+class Connections(Generic[C, S]):
+    """Which connections are idle, and which in use. Opens and closes none. For one event loop, or under one lock.
+
+    connect: makes httpcore's connection without opening it.
+    """
+
+    def __init__(self, connect: Callable[[Pooled[C, S]], C]) -> None:
+        self._connect = connect
+        # The most recently used is the last.
+        self._idle: list[Pooled[C, S]] = []
+        self._busy: set[Pooled[C, S]] = set()
+        self._closed = False
+
+    def begin(self, route: Route, progress: Progress) -> tuple[Pooled[C, S], list[Pooled[C, S]]]:
+        """Return a connection for this request, and the idle connections to close. Raises httpcore's ConnectError."""
+        if self._closed:
+            raise httpcore.ConnectError("this client was closed")
+        stale = [each for each in self._idle if each.inner.is_closed() or each.inner.has_expired()]
+        self._idle = [each for each in self._idle if each not in stale]
+        connection = next((each for each in reversed(self._idle) if each.route == route), None)
+        if connection is None:
+            connection = Pooled[C, S](route, progress)
+            connection.inner = self._connect(connection)
+        else:
+            self._idle.remove(connection)
+            connection.progress = progress
+        self._busy.add(connection)
+        return connection, stale
+
+    def drop(self, connection: Pooled[C, S]) -> None:
+        """Note that this connection will be closed."""
+        self._busy.discard(connection)
+
+    def end(self, connection: Pooled[C, S]) -> list[Pooled[C, S]]:
+        """End an exchange: keep its connection if it's reusable. Returns the connections to close."""
+        self._busy.discard(connection)
+        if self._closed or not connection.inner.is_idle():
+            return [connection]
+        self._idle.append(connection)
+        surplus = self._idle[:-_IDLE]
+        self._idle = self._idle[-_IDLE:]
+        return surplus
+
+    def close(self) -> tuple[list[Pooled[C, S]], list[Pooled[C, S]]]:
+        """Keep no connection from now on. Returns the idle ones and those in use."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        return idle, list(self._busy)
 
 
 class ConnectionPool:
-    """The connections of one client. `connect` makes httpcore's connection without opening it. For one event loop."""
+    """The connections of one client. For one event loop.
+
+    connect: makes httpcore's connection without opening it.
+    """
 
     def __init__(self, connect: Callable[[PooledConnection], httpcore.AsyncConnectionInterface]) -> None:
-        self._connect = connect
-        self._places: PlaceQueue[Route] = PlaceQueue(_PLACES)
-        # The most recently used is the last.
-        self._idle: list[PooledConnection] = []
-        self._busy: set[PooledConnection] = set()
-        self._closed = False
+        self._connections = Connections(connect)
+        self._places: PlaceQueue[Route] = PlaceQueue(PLACES)
 
     async def exchange(self, route: Route, request: httpcore.Request, progress: Progress) -> "HeldResponse":
         """Make a request. The response holds its connection until it's closed. Raises httpcore's errors."""
@@ -85,7 +143,7 @@ class ConnectionPool:
             raise httpcore.PoolTimeout
         progress.stage = Stage.CONNECTING
         try:
-            connection, stale = self._connection_for(route, progress)
+            connection, stale = self._connections.begin(route, progress)
         except BaseException:
             self._places.give_back(route)
             raise
@@ -94,46 +152,21 @@ class ConnectionPool:
             response = await connection.inner.handle_async_request(request)
             progress.stage = Stage.ANSWERED
         except BaseException:
-            self._leave(connection)
+            self._connections.drop(connection)
+            self._places.give_back(route)
             await close_connections([connection])
             raise
         return HeldResponse(self, connection, response)
 
-    def _connection_for(self, route: Route, progress: Progress) -> tuple[PooledConnection, list[PooledConnection]]:
-        """Return a connection for this request, and the idle connections to close."""
-        if self._closed:
-            raise httpcore.ConnectError("this client was closed")
-        stale = [each for each in self._idle if each.inner.is_closed() or each.inner.has_expired()]
-        self._idle = [each for each in self._idle if each not in stale]
-        connection = next((each for each in reversed(self._idle) if each.route == route), None)
-        if connection is None:
-            connection = PooledConnection(route, progress)
-            connection.inner = self._connect(connection)
-        else:
-            self._idle.remove(connection)
-            connection.progress = progress
-        self._busy.add(connection)
-        return connection, stale
-
-    def _leave(self, connection: PooledConnection) -> None:
-        self._busy.discard(connection)
-        self._places.give_back(connection.route)
-
     def take_back(self, connection: PooledConnection) -> list[PooledConnection]:
         """End an exchange: keep its connection if it's reusable. Returns the connections to close. No checkpoint."""
-        self._leave(connection)
-        if self._closed or not connection.inner.is_idle():
-            return [connection]
-        self._idle.append(connection)
-        surplus = self._idle[:-_IDLE]
-        self._idle = self._idle[-_IDLE:]
-        return surplus
+        self._places.give_back(connection.route)
+        return self._connections.end(connection)
 
     async def aclose(self) -> None:
         """Close all connections, also those in use."""
-        self._closed = True
-        connections, self._idle = [*self._idle, *self._busy], []
-        await close_connections(connections)
+        idle, busy = self._connections.close()
+        await close_connections([*idle, *busy])
 
 
 async def close_connections(connections: list[PooledConnection]) -> None:

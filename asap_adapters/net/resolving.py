@@ -13,12 +13,12 @@ from threading import Thread
 from typing import Any, Final, Protocol
 
 import anyio
-from attrs import define, field
+from attrs import define
 
 from asap_adapters.net.place_queue import PlaceQueue
 
 # Concurrent threads. One domain alone gets a fifth, as many as asyncio's default executor has on a small machine.
-_THREADS: Final = 50
+THREADS: Final = 50
 
 
 class Resolver(Protocol):
@@ -36,52 +36,64 @@ class SystemResolver:
     """The operating system's resolver: `/etc/hosts`, DNS, or what else is configured. For one event loop."""
 
     def __init__(self) -> None:
-        self._places: PlaceQueue[str] = PlaceQueue(_THREADS)
+        self._places: PlaceQueue[str] = PlaceQueue(THREADS)
 
     async def resolve(self, host: str, port: int, *, begins: Callable[[], object] = _nothing) -> Sequence[str]:
         """Resolve a name. Calls `begins` when a thread starts the look-up. Raises OSError, UnicodeError."""
-        key = _domain(host)
+        key, answered = domain_of(host), anyio.Event()
         await self._places.take(key)
-        question = _Question(host, port, _waker(), lambda: self._places.give_back(key))
+
+        def ended() -> None:
+            self._places.give_back(key)
+            answered.set()
+
+        question = Question(host, port, _waker(), ended)
         try:
-            Thread(target=question.ask, name="asap resolver", daemon=True).start()
+            question.begin()
         except BaseException:
             self._places.give_back(key)
             raise
         begins()
-        await question.answered.wait()
-        if question.error is not None:
-            raise question.error
-        return question.addresses
+        await answered.wait()
+        return question.answer()
 
 
 @define(eq=False)
-class _Question:
-    """One look-up. It runs in a thread; the result is delivered in the loop, unless that has ended."""
+class Question:
+    """One look-up. It runs in a thread; the result is delivered in the loop, unless that has ended.
+
+    report: calls a function where the result is waited for.
+    ended: called there.
+    """
 
     host: str
     port: int
-    wake: Callable[[Callable[[], object]], object]
+    report: Callable[[Callable[[], object]], object]
     ended: Callable[[], object]
-    answered: anyio.Event = field(factory=anyio.Event)
     addresses: Sequence[str] = ()
     error: Exception | None = None
 
-    def ask(self) -> None:
+    def begin(self) -> None:
+        """Start the thread."""
+        Thread(target=self._ask, name="asap resolver", daemon=True).start()
+
+    def _ask(self) -> None:
         try:
             answers = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
             self.addresses = [str(address[0]) for *_, address in answers]
         except Exception as error:  # noqa: BLE001 - raised in `resolve`
             self.error = error
         with suppress(RuntimeError):  # the loop has ended: trio.RunFinishedError is one
-            self.wake(self._end)
+            self.report(self.ended)
 
-    def _end(self) -> None:
-        self.ended()
-        self.answered.set()
+    def answer(self) -> Sequence[str]:
+        """Return the addresses. Raises OSError, UnicodeError."""
+        if self.error is not None:
+            raise self.error
+        return self.addresses
 
 
-def _domain(host: str) -> str:
+def domain_of(host: str) -> str:
     """Return the last two labels, by which look-ups are limited. They needn't be a registrable domain."""
     return ".".join(host.rstrip(".").lower().rsplit(".", 2)[-2:])
 
