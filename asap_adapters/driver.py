@@ -1,7 +1,7 @@
 """Runs the core's programs on trio and asyncio: carries out their effects, in the task of the caller."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Final, TypeVar, assert_never
 
@@ -34,7 +34,7 @@ from asap_core.client.programs import (
     WriteFile,
     step,
 )
-from asap_core.client.runtime import Runtime
+from asap_core.client.runtime import Remark, Runtime
 from asap_core.clock import Clock
 from asap_core.errors import MdnsUnavailable
 from asap_core.mdns.dnssd import Event
@@ -111,8 +111,7 @@ class ProgramDriver:
                 event.set()
         for path in self.runtime.take_removals():
             remove(path)
-        for remark in self.runtime.take_remarks():
-            logging.getLogger(remark.logger).log(_LEVELS[remark.level], "%s", remark.text)
+        log(self.runtime.take_remarks())
 
     def _opened(self) -> httpx.AsyncBaseTransport:
         if self._transport is None:
@@ -174,6 +173,12 @@ async def _read(opened: OpenedFile, reader: BodyReader, threads: FileThreads) ->
             return unavailable(error)
     reader.end()
     return FileRead(opened.identity)
+
+
+def log(remarks: Iterable[Remark]) -> None:
+    """Log what programs have noted."""
+    for remark in remarks:
+        logging.getLogger(remark.logger).log(_LEVELS[remark.level], "%s", remark.text)
 
 
 class _Sources:

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,7 +13,16 @@ from typing import BinaryIO, Final
 from attrs import frozen
 
 from asap_adapters.files import open_file
-from asap_core.client.programs import Completed, FileIdentity, FileRead, FileToWrite, ReadFile, Unavailable, WriteFile
+from asap_core.client.programs import (
+    Completed,
+    Expired,
+    FileIdentity,
+    FileRead,
+    FileToWrite,
+    ReadFile,
+    Unavailable,
+    WriteFile,
+)
 from asap_core.errors import BadReply
 
 # Bytes read at once: a reader needs some milliseconds for them, and a change of threads 0.1 ms.
@@ -47,14 +57,18 @@ def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
         return unavailable(error)
 
 
-def read(effect: ReadFile) -> FileRead | Unavailable:
-    """Carry out a `ReadFile`."""
+def read(effect: ReadFile, goes_on: Callable[[], bool] = lambda: True) -> FileRead | Unavailable | Expired:
+    """Carry out a `ReadFile`. `goes_on` is called before each piece; if it returns False, the time is over."""
     opened, reader = open_to_read(effect), effect.reader
     if not isinstance(opened, OpenedFile):
         return opened
     with opened.file as file:
         try:
-            while reader.wants and (piece := file.read(PIECE)):
+            while reader.wants:
+                if not goes_on():
+                    return Expired()
+                if not (piece := file.read(PIECE)):
+                    break
                 reader.feed(piece)
                 while reader.work():
                     pass

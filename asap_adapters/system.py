@@ -46,6 +46,18 @@ class LoopClock:
         return WallTime(time.time())
 
 
+class SystemClock:
+    """The system's clocks, for code without an event loop. Any thread may read it."""
+
+    def monotonic(self) -> Instant:
+        """Return seconds on the system's monotonic clock."""
+        return Instant(time.monotonic())
+
+    def wall(self) -> WallTime:
+        """Return seconds since the Unix epoch."""
+        return WallTime(time.time())
+
+
 def _no_loop() -> object:
     return None
 

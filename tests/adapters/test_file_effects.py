@@ -14,7 +14,7 @@ from attrs import define, field
 from asap_adapters import file_effects
 from asap_adapters.file_effects import read, remove, write
 from asap_core.client.body_reader import BodyReader
-from asap_core.client.programs import Completed, FileRead, ReadFile, Unavailable, WriteFile
+from asap_core.client.programs import Completed, Expired, FileRead, ReadFile, Unavailable, WriteFile
 
 NOT_OURS = Unavailable("it isn't a file that only its owner may write", errno.EPERM)
 
@@ -56,7 +56,7 @@ def saved(path: Path, content: Content) -> Completed | Unavailable:
     return write(WriteFile(str(path), content))
 
 
-def private(path: Path, *, limit: int = 100) -> tuple[FileRead | Unavailable, bytes]:
+def private(path: Path, *, limit: int = 100) -> tuple[FileRead | Unavailable | Expired, bytes]:
     reader = BodyReader(limit)
     return read(ReadFile(str(path), reader, private=True)), reader.body
 

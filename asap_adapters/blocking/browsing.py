@@ -1,0 +1,50 @@
+"""Watches the agents on the local network for a thread that waits for events. The engine has its own thread."""
+
+import time
+from collections import deque
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from asap_adapters.blocking.interrupts import Flag
+from asap_adapters.mdns.browsing import WatchingEngine
+from asap_core.mdns.dnssd import AnnouncedAgents, Event
+
+
+class BlockingBrowser:
+    """The agents on the local network, as events, inside `with`."""
+
+    def __init__(self) -> None:
+        self._agents = AnnouncedAgents()
+        self._lock = Lock()  # around the agents, which the engine's thread fills
+        self._events: deque[Event] = deque()
+        self._news = Flag()
+        self._engine = WatchingEngine(None, self._agents, self._lock, self._news.set)
+
+    def __enter__(self) -> Self:
+        """Start watching."""
+        try:
+            self._engine.open()
+            self._joined = self._engine.begin()
+        except BaseException:
+            self._engine.close()
+            raise
+        self._joined.add_done_callback(lambda _: self._news.set())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching."""
+        self._engine.close()
+
+    def next(self, end: float) -> Event | None:
+        """Wait for the next event until `end`, by the system's monotonic clock. Raises `MdnsUnavailable`."""
+        while not self._events:
+            if self._joined.done():
+                self._joined.result()
+            with self._lock:
+                self._events.extend(self._agents.take())
+            if not self._events and not self._news.wait(end - time.monotonic()):
+                return None
+        return self._events.popleft()

@@ -1,0 +1,299 @@
+"""Blocking connections for httpcore, which lead only where a `Route` allows: names are resolved once.
+
+All waiting is bounded by the time that the request's `Progress` has left, and may be interrupted by Ctrl-C.
+"""
+
+import math
+import selectors
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import httpcore
+from attrs import define, field, frozen
+
+from asap_adapters.blocking.interrupts import Flag, interruptible
+from asap_adapters.net.dialling import (
+    ATTEMPT_DELAY,
+    SPEAKS_TLS,
+    TLS_ALERT,
+    as_httpcore_errors,
+    begin_connecting,
+    check_connected,
+    is_readable,
+    words_of,
+)
+from asap_adapters.net.outbound_transport import chosen, resolving
+from asap_adapters.net.place_queue import PlaceQueue
+from asap_adapters.net.pool import Pooled, Progress
+from asap_adapters.net.resolving import THREADS, Question, domain_of
+from asap_core.client.programs import Stage
+from asap_core.net.outbound import Dial, OutboundPolicy
+
+K = TypeVar("K", bound=Hashable)
+
+_TLS_IN_TLS: Final = "a blocking client can't request https URLs through a proxy that is reached by https"
+
+
+def left(progress: Progress) -> float:
+    """Return the seconds that blocking sockets may still wait. Raises TimeoutError if there are none."""
+    seconds = progress.end - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+class Places(Generic[K]):
+    """A bounded number of places, shared fairly among keys, for threads."""
+
+    def __init__(self, places: int) -> None:
+        self._queue: PlaceQueue[K] = PlaceQueue(places)
+        self._lock = Lock()
+
+    def take(self, key: K, seconds: float) -> bool:
+        """Wait until this key may have a place, for at most so many seconds. Returns whether it has one."""
+        with self._lock:
+            if self._queue.take_free(key):
+                return True
+            flag = Flag()
+            waiter = self._queue.line_up(key, flag.set)
+        try:
+            flag.wait(seconds)
+        except BaseException:
+            with self._lock:
+                self._queue.leave(waiter)
+            raise
+        with self._lock:
+            if not waiter.granted:
+                self._queue.leave(waiter)
+            return waiter.granted
+
+    def give_back(self, key: K) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._queue.give_back(key)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+class BlockingResolver(Protocol):
+    """Resolves names. Give one to `BlockingClient` to use another than the system's."""
+
+    def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Return addresses as text, with scopes, in the order to try them. Raises OSError if there's none."""
+        ...
+
+
+class BlockingSystemResolver:
+    """The operating system's resolver. It can't be interrupted, so each look-up has a thread, which ends with it."""
+
+    def __init__(self) -> None:
+        self._places: Places[str] = Places(THREADS)
+
+    def ask(self, host: str, port: int, progress: Progress) -> Sequence[str]:
+        """Resolve a name, in the time that is left. Raises OSError, UnicodeError, httpcore's ConnectTimeout."""
+        key, answered = domain_of(host), Flag()
+        progress.stage = Stage.QUEUED
+        if not self._places.take(key, progress.end - time.monotonic()):
+            raise httpcore.ConnectTimeout
+
+        def ended() -> None:
+            self._places.give_back(key)
+            answered.set()
+
+        question = Question(host, port, lambda call: call(), ended)
+        try:
+            question.begin()
+        except BaseException:
+            self._places.give_back(key)
+            raise
+        progress.stage = Stage.CONNECTING
+        if not answered.wait(progress.end - time.monotonic()):
+            raise httpcore.ConnectTimeout
+        return question.answer()
+
+
+# --- sockets ---------------------------------------------------------------------------------------------------------
+
+
+def connect_first(addresses: Sequence[str], port: int, progress: Progress) -> tuple[str, socket.socket]:
+    """Connect to the first of these addresses that answers (RFC 8305 §5): if one fails or takes long, try the next too.
+
+    Raises: httpcore.ConnectError, which names the reason for each address; TimeoutError.
+    """
+    race, untried = _Race(port, progress), deque(addresses)
+    try:
+        while untried or race.running:
+            if untried:
+                race.begin(untried.popleft())
+            winner = race.wait(ATTEMPT_DELAY if untried else math.inf)
+            if winner is not None:
+                return winner
+        raise httpcore.ConnectError("; ".join(race.failures))
+    finally:
+        race.close()
+
+
+@define(eq=False)
+class _Race:
+    port: int
+    progress: Progress
+    failures: list[str] = field(factory=list)
+    running: dict[socket.socket, str] = field(factory=dict)
+    selector: selectors.BaseSelector = field(factory=selectors.DefaultSelector)
+
+    def begin(self, address: str) -> None:
+        try:
+            sock, _ = begin_connecting(address, self.port)
+        except OSError as error:
+            self.failures.append(f"{address}: {words_of(error)}")
+            return
+        self.running[sock] = address
+        self.selector.register(sock, selectors.EVENT_WRITE, sock)
+
+    def wait(self, seconds: float) -> tuple[str, socket.socket] | None:
+        """Wait until one is connected or has failed; return it if it's connected."""
+        if not self.running:
+            return None
+        for key, _ in interruptible(self.selector.select, min(seconds, left(self.progress))):
+            sock: socket.socket = key.data
+            self.selector.unregister(sock)
+            address = self.running.pop(sock)
+            try:
+                check_connected(sock)
+            except OSError as error:
+                sock.close()
+                self.failures.append(f"{address}: {words_of(error)}")
+            else:
+                return address, sock
+        return None
+
+    def close(self) -> None:
+        for sock in self.running:
+            sock.close()
+        self.selector.close()
+
+
+@define(eq=False)
+class BlockingStream(httpcore.NetworkStream):
+    """A connection, with TLS or without. The limits of its connection's request apply, not those of httpcore."""
+
+    sock: socket.socket
+    connection: "BlockingConnection"
+    fresh: bool = True
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """See httpcore."""
+        del timeout
+        with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout):
+            data = interruptible(self._limited().recv, max_bytes)
+        if self.fresh and data.startswith(TLS_ALERT):
+            raise httpcore.ConnectError(SPEAKS_TLS)
+        self.fresh = False
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See httpcore."""
+        del timeout
+        rest = memoryview(buffer)
+        with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout):
+            while rest:
+                rest = rest[interruptible(self._limited().send, rest) :]
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """See httpcore. Returns this stream."""
+        del timeout
+        if isinstance(self.sock, ssl.SSLSocket):
+            raise httpcore.ConnectError(_TLS_IN_TLS)
+        with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout):
+            self.sock = tls = ssl_context.wrap_socket(
+                self.sock, server_hostname=server_hostname, do_handshake_on_connect=False
+            )
+            self._limited()
+            interruptible(tls.do_handshake)
+        self.fresh = False
+        return self
+
+    def close(self) -> None:
+        """See httpcore."""
+        with suppress(OSError):
+            self.sock.close()
+
+    def end(self) -> None:
+        """End a connection that another thread uses. That thread closes it: its number could be another file's."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not TLS's own, which takes TLS off
+
+    def get_extra_info(self, info: str) -> Any:
+        """See httpcore."""
+        if info == "ssl_object":
+            return self.sock if isinstance(self.sock, ssl.SSLSocket) else None
+        return is_readable(self.sock) if info == "is_readable" else None
+
+    def _limited(self) -> socket.socket:
+        self.sock.settimeout(left(self.connection.progress))
+        return self.sock
+
+
+BlockingConnection = Pooled[httpcore.ConnectionInterface, BlockingStream]
+
+
+@frozen
+class BlockingBackend(httpcore.NetworkBackend):
+    """The network backend of one connection: resolves, checks, connects.
+
+    A proxy was configured on this machine, so its addresses aren't checked, and the system resolves its name.
+
+    resolver: None is the system's.
+    """
+
+    resolver: BlockingResolver | None
+    system: BlockingSystemResolver
+    connection: BlockingConnection
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """See httpcore."""
+        del timeout, local_address, socket_options  # the pool gives none
+        try:
+            sock = self._connect_proxy(host, port) if self.connection.route.proxy else self._connect(port)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        stream = BlockingStream(sock, self.connection)
+        self.connection.streams.append(stream)
+        return stream
+
+    def _connect_proxy(self, host: str, port: int) -> socket.socket:
+        way, progress = OutboundPolicy().destination(host), self.connection.progress
+        try:
+            addresses = way.addresses if isinstance(way, Dial) else self._ask(way.name, port, None)
+            return connect_first(addresses, port, progress)[1]
+        except httpcore.ConnectError as error:
+            raise httpcore.ConnectError(f"the proxy that {self.connection.route.proxy}_proxy names: {error}") from None
+
+    def _connect(self, port: int) -> socket.socket:
+        progress = self.connection.progress
+        name = progress.route.name
+        addresses = chosen(progress.route, () if name is None else self._ask(name, port, self.resolver))
+        progress.address, sock = connect_first(addresses, port, progress)
+        return sock
+
+    def _ask(self, name: str, port: int, resolver: BlockingResolver | None) -> Sequence[str]:
+        with resolving():
+            if resolver is None:
+                return self.system.ask(name, port, self.connection.progress)
+            return interruptible(resolver.resolve, name, port)

@@ -1,0 +1,195 @@
+"""Carries out a `Fetch` in the calling thread, over a pool of blocking connections.
+
+The pool follows the rules of `asap_adapters.net.pool`: the request that uses a connection owns its sockets, and only a
+connection whose last exchange was complete is kept.
+"""
+
+import ssl
+import time
+from collections.abc import Iterator
+from threading import Lock
+
+import httpcore
+import httpx
+
+from asap_adapters.blocking.connecting import (
+    BlockingBackend,
+    BlockingConnection,
+    BlockingResolver,
+    BlockingStream,
+    BlockingSystemResolver,
+    Places,
+    left,
+)
+from asap_adapters.blocking.interrupts import interruptible
+from asap_adapters.net.environment import Proxies, certificates
+from asap_adapters.net.fetching import httpx_request, unanswered
+from asap_adapters.net.outbound_transport import (
+    IDLE_SECONDS,
+    PROGRESS,
+    ROUTE,
+    RequestBarred,
+    as_httpx_errors,
+    httpcore_request,
+    pool_key,
+)
+from asap_adapters.net.pool import PLACES, Connections, Progress, Route
+from asap_core.client.body_reader import BodyReader
+from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
+
+
+def fetch(transport: httpx.BaseTransport, asked: Fetch) -> Received | Unanswered | Expired | Barred:
+    """Make the request that `asked` describes. Nothing of it is open afterwards."""
+    now = time.monotonic()
+    progress = Progress(patience=now + min(asked.patience, asked.seconds), end=now + asked.seconds)
+    request = httpx_request(asked, progress)
+    if isinstance(request, Barred):
+        return request
+    try:
+        # Not by httpx's client, which stores cookies, and logs URLs with their secrets.
+        response = transport.handle_request(request)
+        progress.stage = Stage.ANSWERED
+        try:
+            _read(response, asked.reader, progress)
+        finally:
+            response.close()
+    except RequestBarred as turned:
+        return turned.barred
+    except TimeoutError:
+        return Expired(progress.stage)
+    except httpx.HTTPError as error:
+        return unanswered(error, progress.stage)
+    return Received(progress.address)
+
+
+def _read(response: httpx.Response, reader: BodyReader, progress: Progress) -> None:
+    # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
+    whole, end = response.is_stream_consumed, progress.end
+    reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
+    if reader.patience is not None:
+        progress.end = min(end, time.monotonic() + reader.patience)
+    try:
+        for chunk in [response.content] if whole else response.iter_raw():
+            reader.feed(chunk)
+            while reader.work():
+                interruptible(left, progress)
+            if not reader.wants:
+                return
+        reader.end()
+    except (TimeoutError, httpx.ReadTimeout):
+        if progress.end == end:
+            raise
+
+
+class BlockingTransport(httpx.BaseTransport):
+    """An httpx transport that connects only where each request's `Route` allows. Raises `RequestBarred` otherwise.
+
+    With `trust_env`, proxies of the environment are used, as by `OutboundTransport`. Any thread may use it. The
+    constructor reads certificates, and does no other I/O. Raises OSError if they are unreadable.
+
+    resolver: None is the system's.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: BlockingResolver | None = None,
+        verify: ssl.SSLContext | bool = True,
+        trust_env: bool = False,
+    ) -> None:
+        self._context = certificates(verify, trust_env=trust_env)
+        self._proxies = Proxies.of_environment() if trust_env else Proxies()
+        self._resolver = resolver
+        self._system = BlockingSystemResolver()
+        self._places: Places[Route] = Places(PLACES)
+        self._lock = Lock()  # around the connections' bookkeeping
+        self._connections: Connections[httpcore.ConnectionInterface, BlockingStream] = Connections(self._connection)
+
+    def _connection(self, connection: BlockingConnection) -> httpcore.ConnectionInterface:
+        # httpcore's pool is used only as a factory.
+        makes = httpcore.ConnectionPool(
+            ssl_context=self._context,
+            proxy=self._proxies.proxy(connection.route.proxy, self._context),
+            keepalive_expiry=IDLE_SECONDS,
+            network_backend=BlockingBackend(self._resolver, self._system, connection),
+        )
+        scheme, host, port = connection.route.origin
+        return makes.create_connection(httpcore.Origin(scheme, host, port))
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Make one request, whose extensions have its `Route` and its `Progress`."""
+        progress: Progress = request.extensions[PROGRESS]
+        progress.route = route = request.extensions[ROUTE]
+        asked = httpcore_request(request, request.read(), progress)
+        key = pool_key(route, asked.url.origin, self._proxies, self._context)
+        progress.stage = Stage.QUEUED
+        if not self._places.take(key, progress.patience - time.monotonic()):
+            raise httpx.PoolTimeout("no free connection")
+        try:
+            return self._exchange(key, asked, progress)
+        except BaseException:
+            self._places.give_back(key)
+            raise
+
+    def _exchange(self, key: Route, asked: httpcore.Request, progress: Progress) -> httpx.Response:
+        progress.stage = Stage.CONNECTING
+        with as_httpx_errors():
+            with self._lock:
+                connection, stale = self._connections.begin(key, progress)
+            _close(stale)
+            try:
+                response = connection.inner.handle_request(asked)
+            except BaseException:
+                with self._lock:
+                    self._connections.drop(connection)
+                _close([connection])
+                raise
+        body = _Body(self, connection, response)
+        return httpx.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
+
+    def take_back(self, connection: BlockingConnection) -> None:
+        """End an exchange."""
+        with self._lock:
+            surplus = self._connections.end(connection)
+        _close(surplus)
+        self._places.give_back(connection.route)
+
+    def close(self) -> None:
+        """Close all connections. Requests that other threads make fail."""
+        with self._lock:
+            idle, busy = self._connections.close()
+        _close(idle)
+        for connection in busy:
+            for stream in list(connection.streams):
+                stream.end()
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of a response. It holds the connection until it's closed."""
+
+    def __init__(
+        self, transport: BlockingTransport, connection: BlockingConnection, response: httpcore.Response
+    ) -> None:
+        self._transport = transport
+        self._connection: BlockingConnection | None = connection
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        with as_httpx_errors():
+            yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        """Release the connection. A second call does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            self._response.close()
+        finally:
+            self._transport.take_back(connection)
+
+
+def _close(connections: list[BlockingConnection]) -> None:
+    for connection in connections:
+        for stream in connection.streams:
+            stream.close()
