@@ -48,6 +48,8 @@ TESTS = {
     "asap_core.client.document_cache": ("client/document_cache",),
     "asap_core.client.resolution": ("client/resolution",),
     "asap_core.client.search": ("client/search", "client/trust"),
+    "asap_core.client.announced_manifests": ("client/announced_manifests", "client/discovery"),
+    "asap_core.client.discovery": ("client/discovery", "client/announced_manifests"),
     "asap_core.client.registry_cache": ("client/registry_cache",),
     "asap_core.lru": ("lru",),
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_cache"),

@@ -6,7 +6,6 @@ And a URL that becomes another agent's is noticed, however often its manifest wa
 import json
 import types
 from collections.abc import Sequence
-from hashlib import sha512
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,11 @@ from asap_core.wire.registry import RegistryEntry
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.registry_reader import RegistryReader
 from asap_core.wire.revocation import RevocationList
-from asap_core.wire.signing import PublicKey, sign
+from asap_core.wire.signing import PublicKey
+from tests.core.client.signatures import KEYS, signed, verify
 
 A, B = "urn:asap:agent:a", "urn:asap:agent:b"
 URL, OTHER_URL = "https://a.example/m", "https://b.example/m"
-KEYS = tuple(PublicKey(bytes([n]) * 32) for n in (3, 4, 5))
-
-
-def signature(key: PublicKey, message: bytes) -> bytes:
-    digest = sha512(key.raw + message).digest()
-    return digest[:63] + bytes([digest[63] & 0x0F])
-
-
-def verify(key: bytes, given: bytes, message: bytes) -> bool:
-    return given == signature(PublicKey(key), message)
 
 
 def document(agent_id: str, key: PublicKey | None):
@@ -52,7 +42,7 @@ def document(agent_id: str, key: PublicKey | None):
         "id": agent_id, "name": "N", "version": "1", "description": "", "capabilities": {},
         "endpoints": {"asap": "https://a.example/asap"},
     }  # fmt: skip
-    return plain if key is None else sign(plain, lambda message: signature(key, message), key)
+    return plain if key is None else signed(plain, key)
 
 
 def published(agent_id: str, key: PublicKey | None):
