@@ -59,7 +59,7 @@ class World(Driver):
     asked: the URLs of all requests.
     """
 
-    def __init__(self, *, policy: OutboundPolicy | None = None, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(self._reply)
         self.pages: dict[str, Any] = {}
         self.files: dict[str, Any] = {}
@@ -67,7 +67,7 @@ class World(Driver):
         self.asked: list[str] = []
         self.networks: Collection[str] = ("127.0.0.1/8",)
         self.links_asked: list[str] = []
-        requests = Requests(self.runtime, policy=policy or OutboundPolicy())
+        requests = Requests(self.runtime, policy=OutboundPolicy())
         settings: dict[str, Any] = {"links": self._links, "verify": verify, **options}
         self.discovery = Discovery(self.runtime, requests, **settings)
 

@@ -102,6 +102,8 @@ def test_each_announcement_is_cached_and_forgotten_by_itself(world: World) -> No
     world.pages[url] = manifest(OTHER)
     assert [follow(world, second), follow(world, first)] == [OTHER, URN]
     assert world.asked == [url, url]
+    world.discovery.forget("http://agent.local:8000/other")
+    assert follow(world, first) == URN
     world.discovery.forget(url)
     assert follow(world, first) == OTHER
     world.pages[url] = manifest()
@@ -110,6 +112,14 @@ def test_each_announcement_is_cached_and_forgotten_by_itself(world: World) -> No
         follow(world, first)
     world.discovery.reset()
     assert follow(world, first) == URN
+
+
+def test_an_announced_agent_may_change_where_that_is_allowed() -> None:
+    world = World(allow_changed_agents=True)
+    for urn in (URN, OTHER):
+        world.pages["https://a.localhost/m"] = manifest(urn)
+        assert follow(world, announcement(None, "https://a.localhost/m")) == urn
+        world.advance(301)
 
 
 @pytest.fixture

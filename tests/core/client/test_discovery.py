@@ -9,7 +9,9 @@ import pytest
 from attrs import define, field
 
 from asap_core.client import discovery
+from asap_core.client.announced_manifests import MAX_MANIFEST
 from asap_core.client.discovery import join
+from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Expired, Program, ReadFile, Sleep, Unavailable
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved, Wanted
@@ -278,6 +280,24 @@ def test_a_lookup_tells_source_and_age() -> None:
     assert {one.freshness and one.freshness.fresh_for for one in looks} == {60.0}
 
 
+def test_a_manifest_may_state_its_lifetime() -> None:
+    world = World()
+    world.pages[A] = manifest(ttl_seconds=42)
+    freshness = world.run(world.discovery.look_up(A, ANYONE)).freshness
+    assert freshness is not None
+    assert freshness.fresh_for == 42.0
+
+
+def test_documents_are_bounded() -> None:
+    assert (discovery.MAX_REGISTRY, discovery.MAX_REVOCATIONS, discovery._MAX_HEALTH) == (67_108_864, 1_048_576, 65_536)
+    assert MAX_MANIFEST == 1_048_576
+    world = World()
+    world.pages |= {A: manifest(), R: registry()}
+    find(world)
+    world.run(world.discovery.registry(R))
+    assert [effect.seconds for effect in world.effects] == [10.0, 30.0]
+
+
 class TestKeepingFresh:
     def test_a_manifest_is_fetched_before_it_expires(self) -> None:
         world = World()
@@ -297,6 +317,8 @@ class TestKeepingFresh:
         world.discovery.check_kept_fresh([A] * 1_000)
         with pytest.raises(ValueError, match="expected at most 1000 agents: the cache holds no more manifests"):
             world.discovery.check_kept_fresh([A] * 1_001)
+        with pytest.raises(ValueError, match="expected at most 2 agents"):
+            World(policy=DocumentCachePolicy(max_entries=2)).discovery.check_kept_fresh([A] * 3)
 
 
 class TestForgetting:
@@ -319,6 +341,15 @@ class TestForgetting:
         world.discovery.reset()
         assert world.discovery.cached(A) is None
         assert fetch() == urls
+
+    def test_keys_that_a_registry_named_for_a_url_are_forgotten_with_it(self) -> None:
+        world = World(registries=[R])
+        world.pages |= {R: registry(A, public_key=str(KEYS[0])), A: manifest()}
+        resolve(world)
+        with pytest.raises(Unverified):
+            find(world)
+        world.discovery.forget(A)
+        assert find(world) == URN
 
     def test_a_reset_forgets_which_agents_and_keys_are_known(self) -> None:
         world = World(registries=[R])
@@ -613,6 +644,22 @@ class TestSigned:
         world.discovery.forget(A)
         world.pages[A] = signed(manifest(), KEYS[0])
         assert is_found(resolve(world))
+
+    def test_a_cached_manifest_is_verified_by_keys_that_were_named_since(self) -> None:
+        for page, found in (
+            (signed(manifest(), KEYS[0]), True),
+            (signed(manifest(), KEYS[1]), False),
+            ({**signed(manifest(), KEYS[0]), "signature": {}}, False),
+        ):
+            world = World(registries=[R])
+            world.pages |= {R: registry(A, public_key=str(KEYS[0])), A: page}
+            assert find(world) == URN
+            assert is_found(resolve(world)) == found
+            cached = world.discovery.cached(A)
+            assert (cached is not None) == found
+            if cached is not None:
+                assert world.discovery.origin(cached) == "https://a.example:443"
+            assert world.asked == [A, R]
 
     @pytest.mark.parametrize("failing", [503, manifest(), signed(manifest(), KEYS[1]), manifest(OTHER)], ids=range(4))
     @pytest.mark.parametrize("offered", ["by a registry", "with another key", "by a neighbour"])
