@@ -57,14 +57,14 @@ class Run(Generic[T]):
 
     program: programs.Program[T]
     effect: programs.Effect | None = None
-    end: programs.Returned[T] | AsapError | None = None
+    end: programs.Returned[T] | AsapError | OSError | None = None
     due: float = math.inf
     reply: Reply = programs.Expired()  # noqa: RUF009
 
     def result(self) -> T:
         """Return the program's value, or raise its exception."""
         assert self.end is not None, f"not finished: {self.effect}"
-        if isinstance(self.end, AsapError):
+        if isinstance(self.end, AsapError | OSError):
             raise self.end
         return self.end.value
 
@@ -143,7 +143,7 @@ class Driver:
         run.effect = None
         try:
             moved = programs.step(run.program, outcome)
-        except AsapError as error:
+        except (AsapError, OSError) as error:
             run.end = error
         else:
             if isinstance(moved, programs.Returned):
