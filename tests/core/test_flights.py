@@ -139,7 +139,7 @@ class CoalescingLaws(RuleBasedStateMachine):
 
     @precondition(lambda self: self.lines)
     @rule(data=st.data())
-    def nobody_waits_twice(self, data) -> None:
+    def no_waiter_waits_twice(self, data) -> None:
         key = data.draw(st.sampled_from(sorted(self.lines)))
         with pytest.raises(ValueError, match="waits already"):
             self.flights.join(data.draw(KEYS), data.draw(st.sampled_from(self.lines[key])))
@@ -180,18 +180,18 @@ class CoalescingLaws(RuleBasedStateMachine):
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
-    def who_has_ended_leaves_in_vain(self, data) -> None:
+    def leaving_after_the_end_changes_nothing(self, data) -> None:
         assert self.flights.leave(data.draw(st.sampled_from(self.ended))) is None
 
     @invariant()
-    def each_key_has_the_flight_that_its_first_carries(self) -> None:
+    def each_key_has_the_flight_of_its_first_waiter(self) -> None:
         for key, number in self.detached.items():
             assert self.flights.flight(key) is self.carried.get((key, number))
         assert all(self.flights.is_live(flight) for flight in self.carried.values())
         assert len(self.flights) == len(self.lines) <= MAX_FLIGHTS
 
     @invariant()
-    def who_waits_has_a_flight_and_nobody_else(self) -> None:
+    def exactly_the_waiters_have_a_flight(self) -> None:
         waiting = {waiter: self.carried[key] for key, line in self.lines.items() for waiter in line}
         assert self.flights.waiting == len(waiting)
         assert all(self.flights.flight_of(waiter) is flight for waiter, flight in waiting.items())
@@ -211,7 +211,7 @@ class HandsOverTheSameFlight(Flights[Any, Any]):
         return Leading(flight.leader, flight)
 
 
-class HandsOverToNobody(Flights[Any, Any]):
+class HandsOverToNoWaiter(Flights[Any, Any]):
     def _hand_over(self, flight):
         super()._hand_over(flight)
 
@@ -223,7 +223,7 @@ class HandsOverToTheLast(Flights[Any, Any]):
         return super()._hand_over(flight)
 
 
-class LosesWhoHandedOverTo(Flights[Any, Any]):
+class LosesTheNewLeader(Flights[Any, Any]):
     def _hand_over(self, flight):
         leading = super()._hand_over(flight)
         for waiter in leading.flight.waiters:
@@ -231,7 +231,7 @@ class LosesWhoHandedOverTo(Flights[Any, Any]):
         return leading
 
 
-class FliesOnForNobody(Flights[Any, Any]):
+class KeepsFlightsWithoutWaiters(Flights[Any, Any]):
     def leave(self, waiter):
         flight = self._by_waiter.get(waiter)
         leading = super().leave(waiter)
@@ -240,12 +240,12 @@ class FliesOnForNobody(Flights[Any, Any]):
         return leading
 
 
-class TakesLateResults(Flights[Any, Any]):
+class AcceptsLateResults(Flights[Any, Any]):
     def is_live(self, flight) -> bool:
         return flight.key in self._flights
 
 
-class TellsTheLeaderOnly(Flights[Any, Any]):
+class AnswersTheLeaderOnly(Flights[Any, Any]):
     def land(self, flight):
         return super().land(flight)[:1]
 
@@ -295,12 +295,12 @@ def test_coalescing_keeps_its_laws() -> None:
     [
         TwoFlights,
         HandsOverTheSameFlight,
-        HandsOverToNobody,
+        HandsOverToNoWaiter,
         HandsOverToTheLast,
-        LosesWhoHandedOverTo,
-        FliesOnForNobody,
-        TakesLateResults,
-        TellsTheLeaderOnly,
+        LosesTheNewLeader,
+        KeepsFlightsWithoutWaiters,
+        AcceptsLateResults,
+        AnswersTheLeaderOnly,
         KeepsWaiters,
         LetsOthersJoinWhatIsDetached,
         DropsWhatIsDetached,

@@ -180,7 +180,7 @@ ANSWERS = st.lists(
 POLICY = OutboundPolicy(allow_networks=["10.0.0.0/8"])
 
 
-def may_be(answer: str) -> bool:
+def is_allowed(answer: str) -> bool:
     address = read_address(answer)
     return address is not None and obstacle(address, allowed=POLICY.allow_networks) is None
 
@@ -201,8 +201,8 @@ def check_rebinding(answers, *, keeps: bool) -> None:
         await transport.aclose()
 
     anyio.run(main)
-    assert all(map(may_be, network.dialled))
-    good = [all(map(may_be, answer)) for answer in answers]
+    assert all(map(is_allowed, network.dialled))
+    good = [all(map(is_allowed, answer)) for answer in answers]
     assert came == ([any(good[: number + 1]) for number in range(len(good))] if keeps else good)
 
 
@@ -212,7 +212,7 @@ def test_only_allowed_addresses_are_connected_to_for_any_answers_of_a_resolver(a
     check_rebinding(answers, keeps=keeps)
 
 
-class AsksAgain(connecting._Backend):
+class ResolvesAgain(connecting._Backend):
     """Judges one answer and connects to another."""
 
     async def _connect(self, host, port):
@@ -221,26 +221,26 @@ class AsksAgain(connecting._Backend):
         return stream
 
 
-class JudgesTheFirst(connecting._Backend):
+class JudgesOnlyTheFirstAnswer(connecting._Backend):
     """Lets the first answer speak for all."""
 
     async def _connect(self, host, port):
         answers = await self.resolver.resolve(host, port)
-        if not may_be(answers[0]):
+        if not is_allowed(answers[0]):
             return await super()._connect(host, port)
         return (await connect_first(answers, port, self.dial))[1]
 
 
-class TakesTheGoodOnes(connecting._Backend):
+class IgnoresRefusedAddresses(connecting._Backend):
     """Connects to a name that has a bad address too, at a good one."""
 
     async def _ask(self, name, port, resolver=None):
         answers = await super()._ask(name, port)
-        return [answer for answer in answers if may_be(answer)] or answers
+        return [answer for answer in answers if is_allowed(answer)] or answers
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("broken", [AsksAgain, JudgesTheFirst, TakesTheGoodOnes])
+@pytest.mark.parametrize("broken", [ResolvesAgain, JudgesOnlyTheFirstAnswer, IgnoresRefusedAddresses])
 def test_a_planted_bug_that_connects_elsewhere_is_caught(broken, monkeypatch) -> None:
     monkeypatch.setattr(connecting, "_Backend", broken)
     with pytest.raises(AssertionError):

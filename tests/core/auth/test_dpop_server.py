@@ -729,11 +729,11 @@ def test_a_valid_proof_is_accepted_once_and_an_invalid_one_never(machine) -> Non
     law(machine)
 
 
-def _takes_any_nonce(patch) -> None:
+def _accepts_any_nonce(patch) -> None:
     patch.setattr(NonceMint, "accepts", lambda _self, nonce, *, wall: isinstance(nonce, str))
 
 
-def _takes_old_nonces(patch) -> None:
+def _accepts_old_nonces(patch) -> None:
     good = NonceMint.accepts
     patch.setattr(
         NonceMint, "accepts", lambda self, n, *, wall: good(self, n, wall=wall) or good(self, n, wall=wall - 100)
@@ -749,15 +749,15 @@ def _offers_no_new_nonce(patch) -> None:
     )
 
 
-def _takes_any_url(patch) -> None:
+def _accepts_any_url(patch) -> None:
     patch.setattr(dpop, "comparable_url", lambda _url: URL)
 
 
-def _takes_any_token(patch) -> None:
+def _accepts_any_token(patch) -> None:
     patch.setattr(dpop, "token_hash", lambda _token: token_hash("x"))
 
 
-def _takes_any_key(patch) -> None:
+def _accepts_any_key(patch) -> None:
     patch.setattr(jwt, "wrong_key", lambda *_: None)
     patch.setattr("asap_core.auth.claims.wrong_key", lambda *_: None)
 
@@ -766,12 +766,12 @@ def _any(value):
     return value
 
 
-def _has_one_room_for_ids(patch) -> None:
+def _shares_proof_ids_between_keys(patch) -> None:
     good = jwt.VerifyProof.good
     patch.setattr(jwt.VerifyProof, "good", lambda self: evolve(_any(good(self)), holder="dpop"))
 
 
-def _takes_old_ones(patch) -> None:
+def _accepts_old_proofs(patch) -> None:
     good = dpop._wrong
     later: Any = lambda c, s, *, token, policy, wall: good(  # noqa: E731
         c, s, token=token, policy=evolve(policy, max_age=300.0), wall=wall
@@ -779,7 +779,7 @@ def _takes_old_ones(patch) -> None:
     patch.setattr(dpop, "_wrong", later)
 
 
-def _claims_before_it_is_signed(patch) -> None:
+def _claims_the_id_before_the_signature_is_checked(patch) -> None:
     good = jwt._Run.judged
 
     def judged(self, verdict):
@@ -793,11 +793,11 @@ def _claims_before_it_is_signed(patch) -> None:
     patch.setattr(jwt._Run, "judged", judged)
 
 
-def _takes_what_nobody_signed(patch) -> None:
+def _accepts_an_invalid_signature(patch) -> None:
     patch.setattr(jwt.VerifyProof, "bad", lambda self: self.good())
 
 
-def _takes_it_twice(patch) -> None:
+def _accepts_a_proof_twice(patch) -> None:
     good = exchange._after_claim
     patch.setattr(exchange, "_after_claim", lambda run, proven, _answer: good(run, proven, admission.Admitted(None)))
 
@@ -810,17 +810,17 @@ def _remembers_the_proof_with_the_token(patch) -> None:
 @pytest.mark.parametrize(
     "plant",
     [
-        _takes_any_nonce,
-        _takes_old_nonces,
+        _accepts_any_nonce,
+        _accepts_old_nonces,
         _offers_no_new_nonce,
-        _takes_any_url,
-        _takes_any_token,
-        _takes_any_key,
-        _has_one_room_for_ids,
-        _takes_old_ones,
-        _claims_before_it_is_signed,
-        _takes_what_nobody_signed,
-        _takes_it_twice,
+        _accepts_any_url,
+        _accepts_any_token,
+        _accepts_any_key,
+        _shares_proof_ids_between_keys,
+        _accepts_old_proofs,
+        _claims_the_id_before_the_signature_is_checked,
+        _accepts_an_invalid_signature,
+        _accepts_a_proof_twice,
         _remembers_the_proof_with_the_token,
     ],
 )

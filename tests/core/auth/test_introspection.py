@@ -427,38 +427,38 @@ class IntrospectionLaws(RuleBasedStateMachine):
         self.wall += seconds + stepped
 
     @invariant()
-    def who_waits_has_a_question(self) -> None:
+    def waiters_have_a_request(self) -> None:
         assert set(self.waiting.values()) == set(self.questions)
         assert (self.machine.waiting, self.machine.asking) == (len(self.waiting), len(self.questions))
         kept = (self.machine._good, self.machine._refused, self.machine._failed, self.machine._known)
         assert max(map(len, kept)) <= 2, "unbounded"
 
 
-class BelievesForLonger(Introspector[Any]):
+class CachesTooLong(Introspector[Any]):
     def _keep(self, digest, verdict, *, at) -> None:
         super()._keep(digest, verdict, at=moment(at.now + 5.0, at.wall + 5.0))
 
 
-class GoesByOneClock(Introspector[Any]):
+class IgnoresTheWallClock(Introspector[Any]):
     def _recall(self, digest, *, at):
         return super()._recall(digest, at=moment(at.now, float("-inf")))
 
 
-class ForgetsItsTrouble(Introspector[Any]):
+class ForgetsFailuresOfTheProvider(Introspector[Any]):
     def settle(self, flight, answer, *, at):
         effects = super().settle(flight, answer, at=at)
         self._provider_failed.forget(None)
         return effects
 
 
-class TakesOneForAll(Introspector[Any]):
+class CountsAnyFailureForTheProvider(Introspector[Any]):
     """An earlier bug: a failure of an unknown token held off all callers."""
 
     def _fail(self, digest, answer, *, now) -> None:
         super()._fail(digest, IntrospectionFailed("x", FailureCause.PROVIDER), now=now)
 
 
-class AsksForEach(Introspector[Any]):
+class SharesNoRequest(Introspector[Any]):
     def lookup(self, token, waiter, *, at):
         held, self._flights._flights = self._flights._flights, {}
         effects = super().lookup(token, waiter, at=at)
@@ -466,26 +466,26 @@ class AsksForEach(Introspector[Any]):
         return effects
 
 
-class ForgetsWhoWaits(Introspector[Any]):
+class LosesWaiters(Introspector[Any]):
     def abandon(self, waiter):
         effects = super().abandon(waiter)
         return effects[:0]
 
 
-class TakesLateAnswers(Introspector[Any]):
+class AcceptsLateAnswers(Introspector[Any]):
     def _lead(self, leading):
         asks = super()._lead(leading)
         self._good.clear()
         return AskProvider(asks.waiter, Flight(asks.flight.key, asks.waiter, asks.flight.waiters))
 
 
-class BelievesATroubledProvider(Introspector[Any]):
+class RejectsTokensDuringFailures(Introspector[Any]):
     def _judge(self, digest, answer, *, at):
         verdict = super()._judge(digest, answer, at=at)
         return Rejected("x") if verdict is NoVerdict.PROVIDER else verdict
 
 
-class KeepsAll(Introspector[Any]):
+class IgnoresItsBounds(Introspector[Any]):
     def __init__(self, policy, **secret) -> None:
         super().__init__(policy, **secret)
         self._good, self._refused = Lru(10_000), Lru(10_000)
@@ -502,15 +502,15 @@ def test_introspection_keeps_its_laws() -> None:
 @pytest.mark.parametrize(
     "mutant",
     [
-        BelievesForLonger,
-        GoesByOneClock,
-        ForgetsItsTrouble,
-        TakesOneForAll,
-        AsksForEach,
-        ForgetsWhoWaits,
-        TakesLateAnswers,
-        BelievesATroubledProvider,
-        KeepsAll,
+        CachesTooLong,
+        IgnoresTheWallClock,
+        ForgetsFailuresOfTheProvider,
+        CountsAnyFailureForTheProvider,
+        SharesNoRequest,
+        LosesWaiters,
+        AcceptsLateAnswers,
+        RejectsTokensDuringFailures,
+        IgnoresItsBounds,
     ],
 )
 def test_a_planted_bug_in_introspection_is_caught(mutant) -> None:

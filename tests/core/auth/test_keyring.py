@@ -121,7 +121,7 @@ class RingMachine(RuleBasedStateMachine):
             self.take(found)
 
     @rule()
-    def someone_asks_and_hangs_up(self) -> None:
+    def a_caller_leaves_during_the_fetch(self) -> None:
         self.its_key_is_unknown()
         if self.pending:
             self.ring.abandoned(self.pending.pop(), now=self.now)

@@ -405,7 +405,7 @@ class TokenLaws(RuleBasedStateMachine):
         self.wall += seconds + slept + stepped
 
     @invariant()
-    def nobody_waits_without_a_fetch(self) -> None:
+    def no_caller_waits_without_a_fetch(self) -> None:
         assert set(self.waiting.values()) == set(self.flights)
         assert self.tokens.waiting == len(self.waiting)
 
@@ -415,7 +415,7 @@ class GivesAnyScope(TokenCache[Any]):
         return super().lookup(evolve(key, scope=""), waiter, at=at)
 
 
-class GoesByOneClock(TokenCache[Any]):
+class IgnoresTheWallClock(TokenCache[Any]):
     def _good(self, key, *, at):
         token = self._tokens.peek(key)
         return token if token is not None and at.now < token.expires else None
@@ -434,7 +434,7 @@ class NeverSlowsDown(TokenCache[Any]):
         return super()._fail(key, outcome, **more)
 
 
-class LetsItKeepUsAway(TokenCache[Any]):
+class TrustsAnyRetryAfter(TokenCache[Any]):
     def _fail(self, key, outcome, **more):
         failure = super()._fail(key, outcome, **more)
         longer = evolve(failure, until=more["now"] + max(outcome.retry_after or 0.0, 40.0))
@@ -449,7 +449,7 @@ class NeverRefreshes(TokenCache[Any]):
         return token
 
 
-class DropsWhateverIsRefused(TokenCache[Any]):
+class DropsAnyRefusedToken(TokenCache[Any]):
     def drop(self, key, token, *, now) -> bool:
         self._dropped.clear()
         return super().drop(key, token, now=now)
@@ -462,7 +462,7 @@ class DropsNothing(TokenCache[Any]):
         return pays
 
 
-class GivesUpOnWhoHasNone(TokenCache[Any]):
+class FailsWaitersWithoutAToken(TokenCache[Any]):
     def outwait(self, flight, error, **more):
         return self.settle(flight, NotIssued(error), **more)
 
@@ -486,14 +486,14 @@ def test_the_token_cache_keeps_its_laws() -> None:
     "mutant",
     [
         GivesAnyScope,
-        GoesByOneClock,
+        IgnoresTheWallClock,
         ForgetsFailures,
         NeverSlowsDown,
-        LetsItKeepUsAway,
+        TrustsAnyRetryAfter,
         NeverRefreshes,
-        DropsWhateverIsRefused,
+        DropsAnyRefusedToken,
         DropsNothing,
-        GivesUpOnWhoHasNone,
+        FailsWaitersWithoutAToken,
         FailsAtOnce,
     ],
 )

@@ -468,7 +468,7 @@ class Laws(RuleBasedStateMachine):
         assert self.real.take() == ()
 
     @invariant()
-    def tells_who_is_there(self) -> None:
+    def reports_the_present_agents(self) -> None:
         for link in ("eth0", "wlan0"):
             on = {instance: one for (place, instance), one in self.there.items() if place == link}
             assert sorted(map(low, self.real.on(link))) == sorted(on)
@@ -494,25 +494,25 @@ class TellsEveryChangeAsNew(AnnouncedAgents):
         return tuple(Added(e.announcement) if isinstance(e, Updated) else e for e in super()._tell(key))
 
 
-class ForgetsWhoHasGone(AnnouncedAgents):
+class ReportsNoRemoval(AnnouncedAgents):
     def gone(self, instance, link=""):
         self._now.pop((link, low(instance)), None)
         return False
 
 
-class KeepsWhoTurnedUnusable(AnnouncedAgents):
+class KeepsUnusableAgents(AnnouncedAgents):
     def _tell(self, key):
         events = super()._tell(key)
         return events[1:] if len(events) > 1 else events
 
 
-class TakesAnyNumber(AnnouncedAgents):
+class IgnoresItsBound(AnnouncedAgents):
     def seen(self, found):
         self._now[found.link, low(found.instance)] = found
         return self._note((found.link, low(found.instance)))
 
 
-class KnowsCase(AnnouncedAgents):
+class ComparesCase(AnnouncedAgents):
     def seen(self, found):
         news = super().seen(found)
         key = (found.link, low(found.instance))
@@ -522,7 +522,7 @@ class KnowsCase(AnnouncedAgents):
         return news
 
 
-class DoubtsWhoIsSeen(AnnouncedAgents):
+class DoubtsSeenAgents(AnnouncedAgents):
     def seen(self, found):
         doubted = set(self._doubted)
         news = super().seen(found)
@@ -535,7 +535,7 @@ class DropsOnEveryLink(AnnouncedAgents):
         return any([super(DropsOnEveryLink, self).drop_doubted(one) for one in ("eth0", "wlan0")])  # noqa: C419 - both
 
 
-class KeepsTheLost(AnnouncedAgents):
+class KeepsAgentsOfLostLinks(AnnouncedAgents):
     def lost(self, link):
         return False
 
@@ -559,8 +559,8 @@ def test_announced_agents_keep_their_laws(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "mutant",
     [
-        Repeats, TellsEveryChangeAsNew, ForgetsWhoHasGone, KeepsWhoTurnedUnusable, TakesAnyNumber, DoubtsWhoIsSeen,
-        DropsOnEveryLink, KeepsTheLost, KnowsCase,
+        Repeats, TellsEveryChangeAsNew, ReportsNoRemoval, KeepsUnusableAgents, IgnoresItsBound, DoubtsSeenAgents,
+        DropsOnEveryLink, KeepsAgentsOfLostLinks, ComparesCase,
     ],
 )  # fmt: skip
 def test_a_planted_bug_is_caught(mutant, monkeypatch) -> None:

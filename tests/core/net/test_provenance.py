@@ -138,14 +138,14 @@ class NamingMachine(RuleBasedStateMachine):
             self.learned[f"{host}:443"] = max(zones)
 
     @invariant()
-    def nothing_is_nearer_than_who_named_it(self) -> None:
+    def no_url_is_nearer_than_its_source(self) -> None:
         for letter in "abcdefgh":
             authority = f"{letter}.example:443"
             if authority not in self.named:
                 assert self.real.reach(authority) <= self.learned.get(authority, Proximity.MACHINE)
 
     @invariant()
-    def what_is_not_forgotten_is_as_it_was_said(self) -> None:
+    def remembered_urls_have_the_proximity_of_their_source(self) -> None:
         if max(len(self.named), len(self.learned)) <= 3:
             for letter in "abcdefgh":
                 authority = f"{letter}.example:443"
@@ -169,7 +169,7 @@ def test_no_url_is_nearer_than_its_source() -> None:
     run_state_machine_as_test(NamingMachine)
 
 
-class ForgetsOpenly(Provenance):
+class AllowsUnknownServersEverything(Provenance):
     """Forgets what it learned as if the caller had named it."""
 
     def learn(self, url, *, source) -> None:
@@ -177,7 +177,7 @@ class ForgetsOpenly(Provenance):
         self._unknown = Proximity.MACHINE
 
 
-class TakesTheLatest(Provenance):
+class LetsTheLatestDocumentWin(Provenance):
     """Takes a document's word over a nearer document's absence."""
 
     def learn(self, url, *, source) -> None:
@@ -193,7 +193,7 @@ class ForgetsNothing(Provenance):
         self._named = everything
 
 
-class TakesTheFurthest(Provenance):
+class LetsTheFurthestDocumentWin(Provenance):
     """Lets a document further away take back what a nearer one said."""
 
     def learn(self, url, *, source) -> None:
@@ -203,7 +203,9 @@ class TakesTheFurthest(Provenance):
 
 @pytest.mark.planted
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("broken", [ForgetsOpenly, TakesTheLatest, ForgetsNothing, TakesTheFurthest])
+@pytest.mark.parametrize(
+    "broken", [AllowsUnknownServersEverything, LetsTheLatestDocumentWin, ForgetsNothing, LetsTheFurthestDocumentWin]
+)
 def test_a_planted_bug_is_caught(broken) -> None:
     class Machine(NamingMachine):
         make = broken

@@ -197,12 +197,12 @@ class Answers(RuleBasedStateMachine):
 
     @precondition(lambda self: self.ended)
     @rule(move=st.sampled_from(["progressed", "abandon"]))
-    def learn_that_it_was_ended(self, move: str) -> None:
+    def notice_the_end(self, move: str) -> None:
         respond = self.ended[0] if move == "progressed" else self.ended.pop(0)
         getattr(respond, move)()
 
     @invariant()
-    def what_is_held_is_within_the_bound(self) -> None:
+    def held_bytes_are_within_the_bound(self) -> None:
         assert self.agent.outgoing.held == sum(each.outgoing.size for each in self.slowest_first) <= self.MOST
 
 
