@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import field, frozen
 
 from asap_core.clock import Instant, Moment, WallTime
-from asap_core.errors import NoToken
+from asap_core.errors import NotAllowed, NoToken
 from asap_core.flights import LONGEST_PAUSE, BackOff, Crowded, Failure, Flight, Flights, Joined, Leading, doubled
 from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
@@ -29,6 +29,10 @@ MAX_TOKENS: Final = 1_000
 _PATIENCE: Final = 1.0
 # A peer that refuses every token would cause two fetches with each message.
 DROP_PAUSE: Final = 10.0
+
+
+NoTokenReason = NoToken | NotAllowed
+"""Why there is no token."""
 
 
 @frozen
@@ -81,7 +85,7 @@ class NotIssued:
     crowded: it wasn't asked, since this client had no free connection; that isn't remembered as its failure
     """
 
-    error: Exception
+    error: NoTokenReason
     retry_after: float | None = None
     crowded: bool = False
 
@@ -99,7 +103,7 @@ class TokenFailed(Generic[W]):
     """Tell this waiter that there is no token; the endpoint may be asked again in `next_try` seconds."""
 
     waiter: W
-    error: Exception
+    error: NoTokenReason
     next_try: float = 0.0
 
 
@@ -125,7 +129,7 @@ class TokenCache(Generic[W]):
     def __init__(self) -> None:
         self._flights: Flights[TokenKey, W] = Flights()
         self._tokens: Lru[TokenKey, Token] = Lru(MAX_TOKENS)
-        self._failures: BackOff[TokenKey, Exception] = BackOff(most=MAX_TOKENS)
+        self._failures: BackOff[TokenKey, NoTokenReason] = BackOff(most=MAX_TOKENS)
         self._dropped: Lru[TokenKey, Instant] = Lru(MAX_TOKENS)
 
     def __len__(self) -> int:
@@ -191,7 +195,7 @@ class TokenCache(Generic[W]):
                 assert_never(outcome)
 
     def outwait(
-        self, flight: Flight[TokenKey, W], error: Exception, *, at: Moment, jitter: float
+        self, flight: Flight[TokenKey, W], error: NoTokenReason, *, at: Moment, jitter: float
     ) -> tuple[TokenEffect[W], ...]:
         """The leader waits no longer: it gets the old token, and the next waiter leads.
 
@@ -236,7 +240,7 @@ class TokenCache(Generic[W]):
         self._failures.forget(key)
         return token
 
-    def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> Failure[Exception]:
+    def _fail(self, key: TokenKey, outcome: NotIssued, *, now: Instant, jitter: float) -> Failure[NoTokenReason]:
         if outcome.crowded:
             return Failure(outcome.error, now, now, 0)
         return self._failures.failed(key, outcome.error, now=now, retry_after=outcome.retry_after, jitter=jitter)

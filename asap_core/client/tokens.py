@@ -203,12 +203,12 @@ def _words(code: str | None) -> str:
     return _REFUSED if code is None else f"{_ADVICE.get(code, _REFUSED)} ({code})"
 
 
-def _error_for(error: Exception, next_try: float) -> Exception:
+def _error_for(error: NoToken | NotAllowed, next_try: float) -> NoToken | NotAllowed:
     """Return the exception to raise: a copy for each waiter, so that tracebacks don't accumulate on one object."""
-    if isinstance(error, NoToken):
-        # Rounded up, so that a caller who waits this long isn't too early.
-        return evolve(error, next_try=ceil(next_try * 10) / 10 or None)
-    return evolve(error) if isinstance(error, NotAllowed) else error
+    if isinstance(error, NotAllowed):
+        return evolve(error)
+    # Rounded up, so that a caller who waits this long isn't too early.
+    return evolve(error, next_try=ceil(next_try * 10) / 10 or None)
 
 
 # --- showing tokens --------------------------------------------------------------------------------------------------

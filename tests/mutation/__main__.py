@@ -55,7 +55,7 @@ TESTS = {
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_cache"),
     "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_cache"),
 }
-# Those of credentials and bodies, by name only: their survivors haven't been gone through one by one.
+# Those of credentials, bodies and sending, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {
     "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.auth.claims": ("auth/claims", "auth/jwt", "auth/dpop_server"),
@@ -72,6 +72,8 @@ BY_NAME = {
     "asap_core.auth.dpop_server": ("auth/dpop_server",),
     "asap_core.auth.provider": ("auth/provider",),
     "asap_core.auth.authorization": ("auth/authorization",),
+    "asap_core.client.tokens": ("client/tokens", "client/credential_laws", "client/sending"),
+    "asap_core.client.sending": ("client/sending", "client/sending_laws"),
 }
 # Each by the last part of its name: that of survivors in docs/mutation.md.
 PLACES = {name.rpartition(".")[2]: name for name in (*TESTS, *BY_NAME)}

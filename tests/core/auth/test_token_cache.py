@@ -10,11 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asap_core.auth import token_cache as tokens_module
 from asap_core.auth.token_cache import Issued, NotIssued, TokenCache, TokenFailed, TokenGiven, TokenKey, TokenLead
 from asap_core.clock import Moment
+from asap_core.errors import NoToken
 from asap_core.flights import Flights
 from tests.moments import moment
 
 KEY = TokenKey("https://idp.example/token", "me", "read")
-ERROR = OSError()
+ERROR = NoToken("https://idp.example/token", "it is down")
 
 
 class Kept:

@@ -74,6 +74,16 @@ class TestWhatIsSentAgain:
         peers.send(nonce="mine")
         assert peers.posts[1].envelope["extensions"] == {"nonce": "mine"}
 
+    @pytest.mark.parametrize("extensions", [None, {"nonce": "first", "trace": "t"}])
+    def test_other_extensions_stay(self, peers, extensions) -> None:
+        envelope = evolve(peers.envelope(), extensions=extensions)
+        peers.agent_does = [NOT_CONNECTED]
+        peers.run(peers.sender.deliver(peers.to, envelope, "k", keyed=True, nonce=None))
+        sent, resent = (post.envelope["extensions"] for post in peers.posts)
+        assert sent == extensions
+        assert resent == {**(extensions or {}), "nonce": resent["nonce"]}
+        assert resent["nonce"].startswith("token-")
+
     def test_it_waits_as_long_as_the_agent_says(self, peers) -> None:
         peers.agent_does = [refused(retry_after_ms=7500)]
         peers.send()
@@ -444,6 +454,12 @@ class TestAClockThatIsWrong:
         peers.send()
         assert len(peers.posts) == 4
 
+    def test_a_correction_gives_no_further_attempt(self, peers) -> None:
+        peers.agent_does = [is_ahead(peers, 3600.0), *[NOT_CONNECTED] * 3]
+        with pytest.raises(Unreachable):
+            peers.send()
+        assert len(peers.posts) == 4
+
     def test_a_server_that_never_agrees_is_asked_twice(self, peers) -> None:
         peers.agent_does = [is_ahead(peers, 3600.0 * number) for number in range(1, 5)]
         with pytest.raises(RemoteError):
@@ -497,11 +513,16 @@ class TestABreaker:
         assert result(peers.send()) == {"runs": 2}
 
     def test_its_pause_is_not_waited_for(self) -> None:
-        peers = Peers(breaker=BreakerPolicy(threshold=2, rest=30.0), retry=RetryPolicy())
+        peers = Peers(breaker=BreakerPolicy(threshold=1, rest=30.0), retry=RetryPolicy())
         peers.agent_does = [NOT_CONNECTED] * 9
-        self.failing(peers, 1)
-        assert len(peers.posts) == 2
-        assert peers.clock.monotonic() < 3
+        assert self.failing(peers, 1).next_try == 29.1, "rounded"
+        assert (len(peers.posts), peers.clock.monotonic()) == (1, 0.95)
+
+    def test_without_one_a_host_is_always_asked(self) -> None:
+        peers = Peers()
+        peers.agent_does = [NOT_CONNECTED] * 9
+        self.failing(peers, 9)
+        assert len(peers.posts) == 9
 
     def test_a_refusal_opens_nothing(self, peers) -> None:
         peers.agent_does = [refused()] * 9

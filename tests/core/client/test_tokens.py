@@ -111,6 +111,14 @@ class TestWhereSecretsGo:
         with pytest.raises(NoToken, match="expected a provider that has a token_endpoint"):
             peers.token()
 
+    @pytest.mark.parametrize("metadata", [answer(b"{"), answer({**METADATA, "issuer": "https://evil.example"})])
+    def test_not_to_an_endpoint_of_unusable_metadata(self, metadata) -> None:
+        peers = Peers()
+        peers.metadata = metadata
+        with pytest.raises(NoToken, match="not a valid provider's metadata"):
+            peers.token()
+        assert peers.forms == []
+
     def test_a_failure_that_is_not_allowed_is_a_new_exception_each_time(self) -> None:
         peers = Peers()
         errors = []
@@ -189,6 +197,14 @@ class TestWhileTheProviderFails:
         assert caught.value.next_try == pytest.approx(3.2)
         peers.advance(3.2)
         assert peers.token() == "t2"
+
+    def test_a_provider_that_is_down_is_left_alone(self) -> None:
+        peers = Peers()
+        peers.provider_does = [NOT_CONNECTED]
+        for _ in range(3):
+            with pytest.raises(NoToken, match=r"can't connect: refused; not asked again for 1\.1 s"):
+                peers.token()
+        assert peers.fetches == 1
 
     def test_waiting_in_vain_for_a_connection_is_no_failure_of_the_provider(self) -> None:
         peers = Peers()
@@ -454,6 +470,13 @@ class TestProofsOfPossession:
         with pytest.raises(NoToken, match="use_dpop_nonce"):
             peers.token()
         assert peers.fetches == 1
+
+    def test_without_a_key_an_agents_nonce_is_no_reason_to_send_again(self) -> None:
+        peers = Peers(auth={AGENT: credentials()})
+        message = peers.authorizer.credentials_for(peers.to)
+        shown(peers, message)
+        asks = [("www-authenticate", 'DPoP error="use_dpop_nonce"'), ("dpop-nonce", "n-1")]
+        assert not message.should_retry(401, asks, refused=False)
 
     def test_the_agent_gets_the_nonce_that_it_asks_for_once(self, peers) -> None:
         message = peers.authorizer.credentials_for(peers.to)
