@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from threading import Thread
 from typing import Any, Generic, TypeVar, assert_never
+from weakref import ref
 
 from attrs import define, frozen
 
@@ -132,12 +133,13 @@ class Driver:
     def lose(self, run: Run[Any]) -> None:
         """Forget a program, so that it's closed in another thread, as by the garbage collector there."""
         self.runs.remove(run)
-        held = [run.program]
+        held, left = [run.program], ref(run.program)
         run.effect = None
         del run.program
         thread = Thread(target=held.clear)
         thread.start()
         thread.join()
+        assert left() is None, "something else holds the program"
 
     def _step(self, run: Run[T], outcome: programs.Outcome | None) -> None:
         run.effect = None

@@ -31,6 +31,7 @@ from asap_core.client.programs import (
     Unanswered,
     Unavailable,
     Wait,
+    WriteFile,
     step,
     within,
 )
@@ -48,20 +49,22 @@ def fetch(seconds: float = 10.0) -> Fetch:
     return Fetch("GET", "https://agent.example/x", (), None, seconds, 9.0, ROUTE, BodyReader(100))
 
 
-RESPONSE, UNANSWERED, EXPIRED = Received("8.8.8.8"), Unanswered(Stage.SENT, "the connection broke"), Expired()
-BARRED, DONE, HEARD = (
+RECEIVED, UNANSWERED, EXPIRED = Received("8.8.8.8"), Unanswered(Stage.SENT, "the connection broke"), Expired()
+BARRED, COMPLETED, HEARD = (
     Barred("it's inside", Advice("allow it")),
     Completed(),
     Heard(Ignored(UnusableRecord("agent", "no port"))),
 )
-LOADED, UNAVAILABLE = FileRead(), Unavailable("no such file")
-OUTCOMES: list[Outcome] = [RESPONSE, UNANSWERED, EXPIRED, BARRED, DONE, HEARD, LOADED, UNAVAILABLE]
+FILE_READ, UNAVAILABLE = FileRead(), Unavailable("no such file")
+OUTCOMES: list[Outcome] = [RECEIVED, UNANSWERED, EXPIRED, BARRED, COMPLETED, HEARD, FILE_READ, UNAVAILABLE]
+CONTENT: Any = object()
 EFFECTS: list[tuple[Any, list[Outcome]]] = [
-    (fetch(), [RESPONSE, UNANSWERED, EXPIRED, BARRED]),
-    (Wait(Ticket()), [DONE, EXPIRED]),
-    (Sleep(1.0), [DONE]),
+    (fetch(), [RECEIVED, UNANSWERED, EXPIRED, BARRED]),
+    (Wait(Ticket()), [COMPLETED, EXPIRED]),
+    (Sleep(1.0), [COMPLETED]),
     (Next(LocalNetwork()), [HEARD, UNAVAILABLE, EXPIRED]),
-    (ReadFile("/a", BodyReader(100)), [LOADED, UNAVAILABLE, EXPIRED]),
+    (ReadFile("/a", BodyReader(100)), [FILE_READ, UNAVAILABLE, EXPIRED]),
+    (WriteFile("/a", CONTENT), [COMPLETED, UNAVAILABLE, EXPIRED]),
 ]
 
 
@@ -97,7 +100,11 @@ class TestStepping:
             return "done"
 
         running = program()
-        assert [step(running), step(running, DONE), step(running, DONE)] == [Sleep(1.0), Sleep(2.0), Returned("done")]
+        assert [step(running), step(running, COMPLETED), step(running, COMPLETED)] == [
+            Sleep(1.0),
+            Sleep(2.0),
+            Returned("done"),
+        ]
 
     def test_an_exception_of_the_program_propagates(self) -> None:
         def program() -> Program[None]:
@@ -107,7 +114,7 @@ class TestStepping:
         running = program()
         step(running)
         with pytest.raises(Unreachable):
-            step(running, DONE)
+            step(running, COMPLETED)
 
     def test_a_program_without_effects_is_finished_at_once(self) -> None:
         def program() -> Program[None]:
@@ -179,7 +186,15 @@ class TestTimeLimits:
 
     @pytest.mark.parametrize(
         "effect",
-        [fetch(), Wait(Ticket()), Wait(Ticket(), 9.0), Next(LocalNetwork()), ReadFile("/a", BodyReader(9)), Sleep(9.0)],
+        [
+            fetch(),
+            Wait(Ticket()),
+            Wait(Ticket(), 9.0),
+            Next(LocalNetwork()),
+            ReadFile("/a", BodyReader(9)),
+            WriteFile("/a", CONTENT),
+            Sleep(9.0),
+        ],
         ids=lambda effect: type(effect).__name__,
     )
     def test_every_effect_gets_the_remaining_time(self, effect) -> None:
@@ -204,7 +219,7 @@ class TestTimeLimits:
         program = within(5.0, program_of(fetch()), clock)
         step(program)
         clock.advance(60.0)
-        assert step(program, RESPONSE) == Returned(RESPONSE)
+        assert step(program, RECEIVED) == Returned(RECEIVED)
 
     def test_the_next_effect_after_the_limit_gets_no_time(self) -> None:
         def program() -> Program[object]:
@@ -215,7 +230,7 @@ class TestTimeLimits:
         running: Program[object] = within(5.0, program(), clock)
         step(running)
         clock.advance(60.0)
-        second: Any = step(running, RESPONSE)
+        second: Any = step(running, RECEIVED)
         assert second.seconds == 0.0
         assert step(running, Expired()) == Returned(LATE)
 

@@ -178,3 +178,12 @@ class TestRemarks:
             Remark("asap.oauth", "info", "a token"),
         )
         assert runtime.take_remarks() == ()
+
+
+class TestRemovals:
+    def test_they_are_returned_once_and_in_order(self, runtime: Runtime) -> None:
+        assert runtime.take_removals() == ()
+        runtime.remove("/b")
+        runtime.remove("/a")
+        assert runtime.take_removals() == ("/b", "/a")
+        assert runtime.take_removals() == ()
