@@ -67,9 +67,9 @@ class World(Driver):
         self.asked: list[str] = []
         self.networks: Collection[str] = ("127.0.0.1/8",)
         self.links_asked: list[str] = []
-        requests = Requests(self.runtime, policy=OutboundPolicy())
+        self.requests = Requests(self.runtime, policy=OutboundPolicy())
         settings: dict[str, Any] = {"links": self._links, "verify": verify, **options}
-        self.discovery = Discovery(self.runtime, requests, **settings)
+        self.discovery = Discovery(self.runtime, self.requests, **settings)
 
     def announce(self, *announcements: Announcement) -> None:
         self.coming += map(Added, announcements)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import tracemalloc
 from collections.abc import Collection
 from typing import Any
 
@@ -13,10 +14,11 @@ from asap_core.client.announced_manifests import MAX_MANIFEST
 from asap_core.client.discovery import join
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
-from asap_core.client.programs import Expired, Program, ReadFile, Sleep, Unavailable
+from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Sleep, Unavailable
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved, Wanted
 from asap_core.client.search import RegistryCopy
 from asap_core.errors import (
+    Advice,
     AgentChanged,
     AsapError,
     BadReply,
@@ -33,7 +35,7 @@ from asap_core.wire.manifest import HEALTH_PATH, MANIFEST_PATH
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.signing import PublicKey
 from tests.core.client.agents import NO_FILE, OTHER, URN, World, announcement, manifest, registry, revocations
-from tests.core.client.scripted import After, Answer, Run
+from tests.core.client.scripted import HELD, After, Answer, Run
 from tests.core.client.signatures import KEYS, signed
 
 ANYONE = Wanted()
@@ -230,6 +232,16 @@ class TestTheRightAgent:
             world.advance(301)
         assert world.warnings() == []
 
+    def test_a_refusal_because_of_what_named_a_url_is_not_the_callers(self) -> None:
+        world, url = World(registries=[R]), "https://corp.example/m"
+        world.pages |= {
+            R: Answer(body=json.dumps(registry(url)).encode(), address="93.184.216.34"),
+            url: Barred("what names it isn't inside", Advice("allow it")),
+        }
+        assert "what names it isn't inside" in reasons(resolve(world))[-1]
+        world.pages[url] = manifest()
+        assert find(world, url) == URN
+
     def test_a_registry_may_not_name_what_only_the_caller_may(self) -> None:
         for port in (8000, 9000):
             world = World(registries=[R])
@@ -242,13 +254,18 @@ class TestTheRightAgent:
 
 
 def test_the_origin_of_each_live_manifest_is_known() -> None:
-    """Whether it's cached or not. A manifest of the caller's own has none."""
+    """Whether it's cached or not. So its endpoint is never judged as that of a manifest which the caller made."""
     world = World()
     urls = [f"https://a.example/{number}" for number in range(1_100)]
-    world.pages = dict.fromkeys(urls, manifest())
+    world.pages = dict.fromkeys(urls, manifest(endpoints={"asap": "https://b.example/asap"}))
     found = [world.run(world.discovery.find(url, ANYONE)).document for url in urls]
     assert {world.discovery.origin(one) for one in found} == {"https://a.example:443"}
+    for one in (found[0], found[-1]):
+        with pytest.raises(NotAllowed, match=r"came from https://a\.example"):
+            world.requests.judge_endpoint(one.endpoints.asap, world.discovery.origin(one))
+    world.requests.judge_endpoint(one.endpoints.asap, None)
     assert {world.discovery.announced_at(one) for one in found} == {()}
+    del one
     del found[1:]
     world.discovery.reset()
     gc.collect()
@@ -408,6 +425,84 @@ class TestDocument:
         with pytest.raises(BadReply, match="expected the document with HTTP 200") as caught:
             world.run(world.discovery.document("https://a.example/d?secret"))
         assert (caught.value.status, "secret" in str(caught.value)) == (404, False)
+
+
+class TestFailures:
+    def test_a_failed_fetch_is_remembered_without_its_body(self) -> None:
+        world, body = World(), b'{"id": "' + b"x" * 900_000 + b'"}'
+        world.script = lambda _effect: Answer(body=body)
+
+        def fail(number: int) -> None:
+            with pytest.raises(InvalidDocument):
+                find(world, f"https://a.example/{number}")
+            world.effects.clear()
+
+        fail(0)
+        gc.collect()
+        tracemalloc.start()
+        for number in range(1, 21):
+            fail(number)
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert held < 1_000_000
+
+    def test_a_leader_with_a_stale_document_waits_a_second_and_others_as_long_as_it_takes(self) -> None:
+        world = World()
+        headers = (("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=0"),)
+        answer = Answer(headers=headers, body=json.dumps(manifest()).encode())
+        world.pages[A] = answer
+        find(world)
+        world.pages[A] = After(3.0, answer)
+        world.advance(14.5)
+        leader = world.start(world.discovery.look_up(A, ANYONE))
+        world.advance(0.8)
+        late = world.start(world.discovery.look_up(A, ANYONE))
+        world.advance(0.2)
+        assert leader.result().source is Source.STALE_ERROR
+        world.advance(3.0)
+        assert late.result().source is Source.FETCHED
+
+    def test_a_leader_that_leaves_leaves_no_half_read_registry(self) -> None:
+        data = json.dumps({**registry(A, A), "agents": [*registry(A, A)["agents"], {"id": "broken"}]}).encode()
+        for at in range(0, len(data), 7):
+            world = World()
+            world.pages[R] = HELD
+            leader, waiting = (world.start(world.discovery.registry(R)) for _ in range(2))
+            assert isinstance(leader.effect, Fetch)
+            leader.effect.reader.begin(200, ())
+            leader.effect.reader.feed(data[:at])
+            leader.effect.reader.work()
+            world.pages[R] = data
+            world.close(leader)
+            world.advance(0)
+            read = waiting.result()
+            assert isinstance(read, RegistryIndex)
+            assert (len(read), len(read.skipped)) == (2, 1)
+
+    @pytest.mark.parametrize(
+        ("headers", "fetched"),
+        [
+            ({"expires": "Sat, 06 Nov 2094 08:49:37 GMT"}, 1),
+            ({"expires": "Saturday, 06-Nov-94 08:49:37 GMT"}, 2),  # 1994
+            ({"expires": "Sat Nov  6 08:49:37 2094"}, 1),
+            *(
+                ({"expires": f"Sat, 06 Nov {end}"}, 2)
+                for end in ("2094 08:49:37 UTC", "2094 08:49:37 PST", "94 08:49:37 GMT")
+            ),
+            ({"expires": "Sat 06 Nov 2094 08:49:37 GMT"}, 2),
+            ({"expires": "Sat, 06 Nov 2094 08:49:37 GMT or later"}, 2),
+            ({"cache-control": "max-age=60"}, 1),
+            ({"cache-control": "max-age =60"}, 2),
+            ({"cache-control": "max-age= 60"}, 2),
+        ],
+    )
+    def test_a_malformed_lifetime_is_over(self, headers: dict[str, str], fetched: int) -> None:
+        world = World()
+        world.pages[A] = Answer(headers=tuple(headers.items()), body=json.dumps(manifest()).encode())
+        for _ in range(2):
+            assert find(world) == URN
+        assert len(world.asked) == fetched
 
 
 class TestFiles:

@@ -220,7 +220,7 @@ def law(begin: Begin, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
     held()
 
 
-def test_the_first_in_order_that_is_the_agent_is_found() -> None:
+def test_the_first_candidate_that_is_the_agent_is_found() -> None:
     law(resolve)
 
 
@@ -256,7 +256,7 @@ def first_only(wanted: Wanted, *, registries: Sequence[str], **options: Any) -> 
 
 @pytest.mark.planted
 @pytest.mark.parametrize("mutant", [any_id, last_first, unchecked, deaf, first_only])
-def test_the_law_notices(mutant: Begin) -> None:
+def test_a_planted_bug_is_caught(mutant: Begin) -> None:
     with pytest.raises(AssertionError):
         law(mutant, PLANTED)
 
@@ -311,7 +311,7 @@ class IgnoresUnnamedAgents(Search):
     "broken",
     [UnreadListIsClear, RevokedIsClear, EndsAtAnUnreadRegistry, EndsAtAnUnreadManifest, IgnoresUnnamedAgents],
 )
-def test_the_law_notices_a_search_that_goes_elsewhere(broken: type[Search], monkeypatch) -> None:
+def test_a_search_that_goes_elsewhere_is_caught(broken: type[Search], monkeypatch) -> None:
     monkeypatch.setattr(search, "_Search", broken)
     with pytest.raises(AssertionError):
         law(resolve, PLANTED)
@@ -324,7 +324,7 @@ def told(end: Resolved | Unresolved) -> list[tuple[str, str]]:
     return [(str(one), one.verdict.name) for one in end.trace]
 
 
-def test_the_trace_has_each_question_with_its_result() -> None:
+def test_the_trace_describes_the_search() -> None:
     world = World(
         {URLS[0]: manifest(OTHER), URLS[2]: manifest()},
         {
