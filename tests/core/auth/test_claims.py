@@ -15,7 +15,9 @@ from asap_core import (
     StartPolicy,
 )
 from asap_core.auth.bearer import is_scope
-from asap_core.auth.claims import Accepted, BySubject, Rejected
+from asap_core.auth.claims import Accepted, BySubject, Rejected, TokenPolicy, is_date, judge_claims, wrong_key
+from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
+from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import InsufficientScope
 from asap_core.clock import WallTime
 from tests.builders import bound, call, manifest
@@ -27,6 +29,7 @@ from tests.core.auth.tokens import (
     b64,
     judge,
     policy,
+    read,
     token,
     verifier,
 )
@@ -67,6 +70,17 @@ class TestClaims:
         head = token().split(".")[0]
         assert isinstance(judge(f"{head}.{b64(json.dumps(claims).encode())}.{b64(bytes(64))}"), Rejected)
 
+    def test_claims_are_json_of_at_most_16_levels(self) -> None:
+        head = token().split(".")[0]
+        assert judge(f"{head}.{b64(b'{')}.{b64(bytes(64))}") == Rejected(
+            "claims in JSON: one JSON text; it stops being JSON at character 1"
+        )
+        for levels, expected in ((15, Accepted), (16, Rejected)):
+            nested: Any = 0
+            for _ in range(levels):
+                nested = [nested]
+            assert isinstance(judge(token({**GOOD, "x": nested})), expected)
+
     @pytest.mark.parametrize(
         ("change", "passes"),
         [
@@ -105,6 +119,26 @@ class TestClaims:
     def test_times_are_accepted_within_their_bounds(self, change, passes) -> None:
         assert isinstance(judge(token({**GOOD, **change})), Accepted) is passes
 
+    @pytest.mark.parametrize("value", [1, 0.5, 253_402_300_799])
+    def test_a_date_is_a_number_from_1970_to_the_year_9999(self, value) -> None:
+        assert is_date(value)
+        for wrong in (0, -1, 253_402_300_800, float("nan"), float("inf"), True, "1", None):
+            assert not is_date(wrong)
+
+    @pytest.mark.parametrize("thumbprint", ["x", b64(bytes(31)), b64(bytes(33)), b64(bytes(32)) + "=", "é", 5, None])
+    def test_cnf_has_the_thumbprint_of_a_key(self, thumbprint) -> None:
+        """Whatever proof came with the token: these can't be the thumbprint of any key."""
+        jws = read(token({**GOOD, "cnf": {"jkt": thumbprint}}))
+        found = judge_claims(jws, policy(), wall=WALL, proof_key=thumbprint)
+        assert found == Rejected("in cnf a jkt, and nothing else")
+
+    def test_a_token_and_its_proof_are_by_the_same_key(self) -> None:
+        required, allowed = (DpopPolicy(proofs=each) for each in (ProofRequirement.REQUIRED, ProofRequirement.ALLOWED))
+        assert wrong_key(None, None, allowed) is wrong_key("a", "a", allowed) is wrong_key("a", "a", required) is None
+        assert wrong_key(None, "a", allowed) == "a bearer token, without a proof"
+        assert wrong_key("a", "b", allowed) == wrong_key("a", None, allowed) == "a proof by the key in cnf"
+        assert wrong_key(None, "a", required) == "a token that's bound to a key, with proof of it"
+
     @pytest.mark.parametrize(
         ("typ", "passes"),
         [
@@ -136,7 +170,7 @@ class TestClaims:
             assert judge(token({**GOOD, "sub": sub})) == Rejected("a token of an agent that may call")
         assert judge(token({**GOOD, "scope": 5})) == Rejected("a scope that is text")
 
-    @pytest.mark.parametrize("agents", [{}, {"x": "alice"}, {"x": ALICE, "y": "alice"}])
+    @pytest.mark.parametrize("agents", [{}, {"x": "alice"}, {"x": ALICE, "y": "alice"}, [("x", ALICE)], None])
     def test_a_list_of_subjects_must_name_agents(self, agents) -> None:
         with pytest.raises(ValueError, match="expected at least one subject"):
             BySubject(agents)
@@ -227,3 +261,36 @@ class TestClaims:
 
     def test_a_single_text_is_one_audience_or_scope(self) -> None:
         assert (policy().audience, policy(scopes="ab").scopes) == ({AUDIENCE}, {"ab"})
+
+    @pytest.mark.parametrize("audience", [[], 5, None, [5], ["a", 5]])
+    def test_an_audience_is_at_least_one_text(self, audience) -> None:
+        with pytest.raises(ValueError, match="audience: expected whom tokens are for"):
+            policy(audience=audience)
+        if audience is not None:  # there, None leaves the audience to the provider
+            with pytest.raises(ValueError, match="audience: expected whom tokens are for"):
+                IntrospectionPolicy(audience=audience, agent=policy().agent)
+        assert IntrospectionPolicy(audience=None, agent=policy().agent).audience is None
+
+    @pytest.mark.parametrize(
+        ("name", "valid", "wrong"),
+        [
+            ("issuer", ["x"], ["", 5, None]),
+            ("leeway", [0, 0.5, 300], [-0.1, 300.1, "30"]),
+            ("fresh_for", [0.5], [0, -1, float("inf")]),
+            ("stale_for", [0, 0.5], [-0.1]),
+            ("cool_down", [0.5], [0, -1]),
+            ("patience", [0.5], [0, -1]),
+            ("max_known", [1], [0, 1.5]),
+        ],
+    )
+    def test_a_policy_has_values_within_bounds(self, name, valid, wrong) -> None:
+        for value in valid:
+            assert getattr(policy(**{name: value}), name) == value
+        for value in wrong:
+            with pytest.raises(ValueError, match=name):
+                policy(**{name: value})
+
+    def test_the_defaults_of_a_policy_are_those_that_are_documented(self) -> None:
+        made: TokenPolicy = policy()
+        assert (made.leeway, made.fresh_for, made.stale_for) == (30.0, 300.0, 3_600.0)
+        assert (made.cool_down, made.patience, made.max_known) == (30.0, 1.0, 10_000)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core.auth.claims import Rejected
-from asap_core.auth.jws import Algorithm, Malformed
+from asap_core.auth.jws import Algorithm, Malformed, names_of, serialize, signing_input
 from tests.core.auth.tokens import (
     GOOD,
     b64,
@@ -116,6 +116,33 @@ class TestForm:
     def test_any_bytes_as_claims_are_refused(self, payload) -> None:
         head = token().split(".")[0]
         assert isinstance(judge(f"{head}.{b64(payload)}.{b64(bytes(64))}"), Rejected)
+
+    def test_what_is_written_is_read(self) -> None:
+        header, claims = {"alg": "ES256", "kid": "k1"}, {"sub": "é", "exp": 5}
+        written = serialize(signing_input(header, claims), b"\xff" * 64)
+        found = read(written)
+        assert (found.algorithm, found.kid, found.signature) == (Algorithm.ES256, "k1", b"\xff" * 64)
+        assert json.loads(found.payload) == claims
+        assert found.signing_input == signing_input(header, claims)
+
+    def test_an_algorithm_has_its_own_names(self) -> None:
+        assert names_of({Algorithm.ES256}) == ("ES256",)
+        assert names_of(Algorithm) == ("ES256", "Ed25519", "EdDSA", "RS256")
+
+    def test_a_token_has_at_most_8192_characters(self) -> None:
+        begins = token().rsplit(".", 1)[0]
+        for length in (8_191, 8_192):
+            assert len(read(f"{begins}.".ljust(length, "A")).signature) > 5_000
+        assert read(f"{begins}.".ljust(8_193, "A")) == Malformed("at most 8192 ASCII characters")
+
+    @pytest.mark.parametrize("kid", ["k", "k" * 256])
+    def test_a_kid_has_up_to_256_characters(self, kid) -> None:
+        assert read(token(kid=kid)).kid == kid
+
+    def test_a_header_has_at_most_8_levels(self) -> None:
+        levels = [json.loads("[" * depth + "]" * depth) for depth in (7, 8)]
+        assert read(token(x=levels[0])).kid == "k1"
+        assert read(token(x=levels[1])).expected.startswith("a header in JSON: ")
 
     def test_a_repr_shows_nothing_of_the_token(self) -> None:
         assert "id.example" not in repr(read(token()))
