@@ -97,7 +97,21 @@ class TestTokenRequests:
     def test_scopes_may_be_written_in_one_text(self) -> None:
         assert of(scopes="a b").scopes == ("a", "b")
 
-    @pytest.mark.parametrize("wrong", [{"issuer": None}, {"scopes": ['"']}, {"scopes": ["a b"]}])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"issuer": None},
+            {"issuer": 5},
+            {"token_endpoint": 5},
+            {"audience": 5},
+            {"resource": 5},
+            {"scopes": ['"']},
+            {"scopes": ["a b"]},
+            {"scopes": 5},
+            {"client": "me"},
+            {"dpop": "key"},
+        ],
+    )
     def test_invalid_credentials_are_refused(self, wrong) -> None:
         with pytest.raises(ValueError, match="expected"):
             of(**wrong)

@@ -75,6 +75,28 @@ class TestClientAuthentication:
             ClientSecret(name, secret)
         assert "ü" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"client_id": ""}, "expected a client id"),
+            ({"client_id": 5}, "expected a client id"),
+            ({"algorithm": 5}, "algorithm: expected"),
+            ({"algorithm": None}, "algorithm: expected"),
+            ({"sign": b"key"}, "sign: expected a function that signs bytes"),
+            ({"kid": 5}, "kid: expected"),
+        ],
+    )
+    def test_an_invalid_key_of_a_client_is_refused(self, changes, expected) -> None:
+        with pytest.raises(ValueError, match=expected):
+            ClientKey(**{"client_id": "me", "algorithm": "ES256", "sign": bytes, **changes})
+
+    @pytest.mark.parametrize("wrong", [None, 5, b"s"])
+    def test_an_id_and_a_secret_are_texts(self, wrong) -> None:
+        with pytest.raises(ValueError, match="expected a client id"):
+            ClientSecret(wrong, "s")
+        with pytest.raises(ValueError, match="expected a client secret"):
+            ClientSecret("me", wrong)
+
     def test_methods_go_by_their_registered_names(self) -> None:
         assert ClientSecret("me", "s", "client_secret_post").method is SecretMethod.POST
         with pytest.raises(ValueError, match="not a valid"):
@@ -105,12 +127,21 @@ class TestTokenResponses:
 
     @pytest.mark.parametrize(
         ("expires_in", "lifetime"),
-        [(..., 300.0), (None, 300.0), ("3599", 3599.0), ("99999999", 31_536_000.0), (0.5, 0.5), (10**12, 31_536_000.0)],
+        [
+            (..., 300.0),
+            (None, 300.0),
+            ("3599", 3599.0),
+            (0.5, 0.5),
+            (1, 1.0),
+            (31_535_999, 31_535_999.0),
+            (10**12, 31_536_000.0),
+            ("99999999", 31_536_000.0),
+        ],
     )
     def test_expires_in_gives_the_lifetime(self, expires_in, lifetime) -> None:
         assert grant(expires_in=expires_in).lifetime == lifetime
 
-    @pytest.mark.parametrize("expires_in", [0, -1, True, "", "soon", "-5", "9" * 99, [1], "١٢"])
+    @pytest.mark.parametrize("expires_in", [0, -1, True, "", "0", "soon", "-5", "100000000", "9" * 99, [1], "١٢"])
     def test_invalid_lifetimes_are_refused(self, expires_in) -> None:
         assert grant(expires_in=expires_in) == GrantFailed("expires_in in seconds, more than 0, or none")
 
@@ -130,6 +161,11 @@ class TestTokenResponses:
     @pytest.mark.parametrize("status", [201, 302, 404, 429, 500, 503])
     def test_any_other_status_is_a_failure(self, status) -> None:
         assert grant(status) == GrantFailed(f"a token with HTTP 200, not HTTP {status}")
+
+    def test_a_response_has_at_most_16_levels(self) -> None:
+        levels = [json.loads("[" * depth + "]" * depth) for depth in (15, 16)]
+        assert isinstance(grant(x=levels[0]), GrantedToken)
+        assert grant(x=levels[1]) == GrantFailed("a JSON object with a token")
 
     def test_other_bodies_are_failures(self) -> None:
         assert (

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core.auth.dpop import comparable_url, is_nonce, thumbprint, token_hash
-from asap_core.auth.dpop_client import ProofClaims, ServerNonces, make_proof, unsigned_proof
+from asap_core.auth.dpop import comparable_url, is_nonce, is_proof_id, thumbprint, token_hash
+from asap_core.auth.dpop_client import MAX_SERVERS, ProofClaims, ServerNonces, make_proof, unsigned_proof
 from asap_core.auth.jws import serialize
 from asap_core.clock import WallTime
 
@@ -132,6 +132,11 @@ class TestUrls:
     def test_an_invalid_url_has_no_comparable_form(self, url: str) -> None:
         assert comparable_url(url) is None
 
+    def test_a_url_has_at_most_8000_characters(self) -> None:
+        longest = "https://agent.example/".ljust(8_000, "a")
+        assert comparable_url(longest) == longest
+        assert comparable_url(longest + "a") is None
+
     @given(st.text() | st.text("htps:/.%2e@[]?#aA:0", max_size=40).map("https://".__add__))
     def test_the_comparable_form_of_a_comparable_form_is_itself(self, url: str) -> None:
         found = comparable_url(url)
@@ -140,6 +145,20 @@ class TestUrls:
 
 def proof(**changes):
     return ProofClaims(**{"method": "POST", "url": URL, "issued": WALL, "jti": "j", **changes})
+
+
+def test_a_proof_id_has_1_to_256_characters() -> None:
+    assert is_proof_id("j")
+    assert is_proof_id("j" * 256)
+    for wrong in ("", "j" * 257, 5, None, ["j"]):
+        assert not is_proof_id(wrong)
+
+
+def test_a_nonce_has_1_to_1024_characters() -> None:
+    assert is_nonce("n")
+    assert is_nonce("n" * 1_024)
+    for wrong in ("", "n" * 1_025, 5, None, ["n"], "n\n", 'n"'):
+        assert not is_nonce(wrong)
 
 
 class TestMakingProofs:
@@ -260,6 +279,12 @@ class TestNoncesOfServers:
         assert len(nonces) == 2
         assert nonces.nonce_for("https://b.example/") is None
         assert nonces.nonce_for("https://a.example/") == "n"
+
+    def test_the_nonces_of_a_thousand_servers_are_remembered(self) -> None:
+        nonces = ServerNonces()
+        for number in range(1_001):
+            nonces.answered(f"https://h{number}/", status=200, headers=((b"dpop-nonce", b"n"),), sent=None)
+        assert len(nonces) == MAX_SERVERS == 1_000
 
     @given(st.binary(), st.binary())
     @example(b"\xff", b"\xff")

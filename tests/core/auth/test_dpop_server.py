@@ -199,6 +199,13 @@ class TestProofs:
     def test_proofs_of_a_wrong_form_are_refused(self, text) -> None:
         assert isinstance(read(text), ProofRefused)
 
+    def test_claims_have_at_most_8_levels(self) -> None:
+        levels = [json.loads("[" * depth + "]" * depth) for depth in (7, 8)]
+        assert isinstance(read(proof(x=levels[0])), UnverifiedProof)
+        assert read(proof(x=levels[1])).expected == "claims in JSON: at most 8 arrays and objects within each other"
+        assert isinstance(read(proof({"x": levels[0]})), UnverifiedProof)
+        assert read(jws(parts()[0], [], bytes(64))).expected == "claims that are an object"
+
     def test_a_repr_shows_nothing_of_the_proof(self) -> None:
         found = read(proof(jti="JJJ"))
         assert "JJJ" not in repr(found)
@@ -282,6 +289,17 @@ class TestNonces:
         assert at(0).nonce is at(299).nonce is None
         assert at(300).nonce == at(599).nonce == mint.current(wall=WallTime(start + 300)) != old
         assert at(600).error == at(-1).error == "use_dpop_nonce"
+
+    def test_a_nonce_is_as_long_as_128_bits_are(self) -> None:
+        assert len(NonceMint(SECRET, life=300).current(wall=WALL)) == 22
+
+    @pytest.mark.parametrize(("length", "fits"), [(15, False), (16, True), (64, True), (65, False)])
+    def test_the_secret_of_nonces_has_16_to_64_bytes(self, length, fits) -> None:
+        if fits:
+            assert NonceMint(b"s" * length, life=300).current(wall=WALL)
+        else:
+            with pytest.raises(ValueError, match="expected a secret of 16 to 64 random bytes"):
+                NonceMint(b"s" * length, life=300)
 
     def test_a_nonce_of_another_secret_is_refused(self) -> None:
         mint, again, other = (NonceMint(secret, life=300) for secret in (SECRET, SECRET, b"o" * 32))
@@ -402,11 +420,39 @@ class TestTokensAndTheirKeys:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"proofs": "always"}, {"algorithms": ()}, {"max_age": 0}, {"max_age": 301}, {"skew": -1}, {"nonce_life": 0}],
+        [
+            {"proofs": "always"},
+            {"algorithms": ()},
+            {"max_age": 0},
+            {"max_age": 300.1},
+            {"skew": -0.1},
+            {"skew": 300.1},
+            {"nonce": 1},
+            {"nonce_life": 0},
+        ],
     )
     def test_an_invalid_policy_is_refused(self, wrong) -> None:
         with pytest.raises((ValueError, TypeError)):
             DpopPolicy(**wrong)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("max_age", [0.5, 300]),
+            ("skew", [0, 0.5, 300]),
+            ("nonce_life", [0.5, 1]),
+            ("algorithms", [{Algorithm.ES256}]),
+            ("proofs", list(ProofRequirement)),
+        ],
+    )
+    def test_a_policy_has_values_within_bounds(self, name, values) -> None:
+        assert [getattr(DpopPolicy(**{name: value}), name) for value in values] == values
+
+    def test_the_defaults_of_a_policy_are_those_that_are_documented(self) -> None:
+        made = DpopPolicy()
+        assert (made.proofs, made.algorithms) == (ProofRequirement.ALLOWED, frozenset(Algorithm))
+        assert (made.max_age, made.skew, made.nonce, made.nonce_life) == (60.0, 30.0, False, 300.0)
+        assert made.offer() == ProofOffer(algs=("ES256", "Ed25519", "EdDSA", "RS256"), required=False)
 
     @given(st.text() | st.from_regex(r"[\w-]*\.[\w-]*\.[\w-]*"))
     def test_any_text_as_a_proof_is_refused(self, text) -> None:

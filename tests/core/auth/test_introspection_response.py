@@ -106,6 +106,36 @@ class TestResponses:
             == Rejected("a token of an agent that may call")
         )
 
+    @pytest.mark.parametrize(
+        ("name", "valid", "wrong"),
+        [
+            ("issuer", ["x", None], [5]),
+            ("leeway", [0, 0.5, 300], [-0.1, 300.1]),
+            ("most", [0.5], [0, -1, float("inf")]),
+            ("most_refused", [0.5], [0, -1, float("inf")]),
+            ("max_kept", [1], [0, 1.5]),
+            ("max_asked", [1], [0, 1.5]),
+        ],
+    )
+    def test_a_policy_has_values_within_bounds(self, name, valid, wrong) -> None:
+        for value in valid:
+            assert getattr(evolve(POLICY, **{name: value}), name) == value
+        for value in wrong:
+            with pytest.raises(ValueError, match=name):
+                evolve(POLICY, **{name: value})
+
+    def test_the_defaults_of_a_policy_are_those_that_are_documented(self) -> None:
+        made = IntrospectionPolicy(audience=None, agent=ByClaim("sub"))
+        assert (made.issuer, made.scopes, made.leeway) == (None, frozenset(), 30.0)
+        assert (made.most, made.most_refused, made.max_kept, made.max_asked) == (60.0, 10.0, 10_000, 100)
+
+    def test_a_response_has_at_most_16_levels(self) -> None:
+        levels = [json.loads("[" * depth + "]" * depth) for depth in (15, 16)]
+        body = {"active": True, "x": levels[0]}
+        assert read_introspection(200, json.dumps(body).encode()) == ActiveToken(body)
+        found: Any = read_introspection(200, json.dumps({**body, "x": levels[1]}).encode())
+        assert found.expected == "an answer in JSON: at most 16 arrays and objects within each other"
+
     def test_the_agent_of_a_subject_may_be_listed(self) -> None:
         listed = evolve(POLICY, agent=BySubject({"7": ALICE}))
         assert judge(listed, sub="7").principal.urn == ALICE

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core.auth.claims import Accepted, Rejected
-from asap_core.auth.jwks import MAX_KEYS, EcKey, KeySet, OkpKey, RsaKey, is_possible, read_key_set
+from asap_core.auth.jwks import (
+    MAX_KEY_SET,
+    MAX_KEYS,
+    EcKey,
+    KeySet,
+    OkpKey,
+    RsaKey,
+    is_possible,
+    public_jwk,
+    read_key_set,
+)
 from asap_core.auth.jws import Algorithm
 from asap_core.auth.jwt import NeedKeys
 from asap_core.errors import InvalidDocument
@@ -21,6 +31,16 @@ from tests.core.auth.tokens import (
     token,
     verifier,
 )
+
+# P-256's field, and two of its points that have a small coordinate.
+P = 2**256 - 2**224 + 2**192 + 2**96 - 1
+
+
+Y_OF_0 = 0x66485C780E2F83D72433BD5D84A06BB6541C2AF31DAE871728BF856A174F93F4
+
+
+X_OF_5 = 0xD7325D7646CD60D80A92738CEB345F844CFFAF35841022CAB176F692DE8DE1D7
+
 
 RSA = {"kty": "RSA", "n": b64(MODULUS.to_bytes(256)), "e": "AQAB"}
 
@@ -86,6 +106,41 @@ class TestReadingKeySets:
         found = key_set(bad, OKP)
         assert (found.keys, found.skipped) == ((OkpKey(None, bytes(range(32))),), 1)
 
+    @pytest.mark.parametrize(("x", "y"), [(0, Y_OF_0), (X_OF_5, 5)])
+    def test_a_coordinate_is_less_than_the_field(self, x, y) -> None:
+        """RFC 7518 §6.2.1.2. With the field added it's the same point, and would be another key."""
+
+        def coordinates(x, y):
+            return {**EC, "x": b64(x.to_bytes(32)), "y": b64(y.to_bytes(32))}
+
+        assert key_set(coordinates(x, y)).keys == (EcKey(None, x, y),)
+        other = coordinates(x + P, y) if x == 0 else coordinates(x, y + P)
+        assert key_set(other).skipped == 1
+
+    @pytest.mark.parametrize(("bits", "usable"), [(2_047, 0), (2_048, 1), (8_192, 1), (8_193, 0)])
+    def test_an_rsa_key_has_2048_to_8192_bits(self, bits, usable) -> None:
+        n = (1 << (bits - 1)) + 1
+        assert len(key_set({**RSA, "n": b64(n.to_bytes(bits // 8 + 1))}).keys) == usable
+
+    @pytest.mark.parametrize(("e", "usable"), [(1, 0), (3, 1), (2**32 - 1, 1), (2**32 + 1, 0)])
+    def test_an_rsa_exponent_has_at_most_32_bits(self, e, usable) -> None:
+        assert len(key_set({**RSA, "e": b64(e.to_bytes(5))}).keys) == usable
+
+    @pytest.mark.parametrize("kid", ["k", "k" * 256])
+    def test_a_kid_has_up_to_256_characters(self, kid) -> None:
+        assert [key.kid for key in key_set({**OKP, "kid": kid}, {**OKP, "kid": "k" * 257}).keys] == [kid]
+
+    @pytest.mark.parametrize("jwk", [RSA, EC, OKP, {**RSA, "n": b64(((1 << 2048) + 1).to_bytes(257)), "e": "Aw"}])
+    def test_the_public_members_of_a_key_are_written_as_they_are_read(self, jwk) -> None:
+        (key,) = key_set({**jwk, "kid": "k"}).keys
+        assert public_jwk(key) == jwk
+
+    def test_a_key_set_has_at_most_8_levels(self) -> None:
+        levels = [json.loads("[" * depth + "]" * depth) for depth in (5, 6)]
+        assert len(key_set({**OKP, "x5c": levels[0]}).keys) == 1
+        with pytest.raises(InvalidDocument, match="at most 8 "):
+            key_set({**OKP, "x5c": levels[1]})
+
     @pytest.mark.parametrize("name", ["kid", "use", "alg", "key_ops", "d", "k", "x5c", "oth"])
     def test_a_null_member_counts_as_missing(self, name) -> None:
         for key, read in ((RSA, RsaKey(None, MODULUS, 65_537)), (OKP, OkpKey(None, bytes(range(32))))):
@@ -104,6 +159,10 @@ class TestReadingKeySets:
     def test_other_documents_are_no_key_set(self, text) -> None:
         with pytest.raises(InvalidDocument):
             read_key_set(text)
+
+    def test_the_bounds_are_as_documented(self) -> None:
+        assert (MAX_KEY_SET, MAX_KEYS) == (262_144, 100)
+        assert KeySet(()).skipped == 0
 
     def test_the_number_of_keys_is_bounded(self) -> None:
         assert len(key_set(*[OKP] * MAX_KEYS).keys) == MAX_KEYS

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asap_core.auth.provider import ProviderMetadata, metadata_urls, read_metadata
+from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.errors import InvalidDocument
 from tests.core.auth.tokens import (
     ISSUER,
@@ -39,6 +39,20 @@ class TestProviderMetadata:
     def test_invalid_issuers_are_refused(self, issuer) -> None:
         with pytest.raises(ValueError, match="expected as issuer"):
             metadata_urls(issuer)
+
+    def test_the_endpoints_are_read(self) -> None:
+        urls = {name: f"{ISSUER}/{name}" for name in ("jwks_uri", "token_endpoint", "introspection_endpoint")}
+        found = read_metadata(json.dumps({"issuer": ISSUER, **urls}).encode(), issuer=ISSUER)
+        assert found == ProviderMetadata(issuer=ISSUER, **urls)
+        assert read_metadata(json.dumps({"issuer": ISSUER, "jwks_uri": None}).encode(), issuer=ISSUER).jwks_uri is None
+
+    def test_the_bounds_are_as_documented(self) -> None:
+        assert MAX_METADATA == 262_144
+        levels = [json.loads("[" * depth + "]" * depth) for depth in (15, 16)]
+        good = {"issuer": ISSUER, "other": levels[0]}
+        assert read_metadata(json.dumps(good).encode(), issuer=ISSUER).issuer == ISSUER
+        with pytest.raises(InvalidDocument, match="at most 16 "):
+            read_metadata(json.dumps({**good, "other": levels[1]}).encode(), issuer=ISSUER)
 
     def test_metadata_of_another_issuer_is_refused(self) -> None:
         good = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys", "other": 1}

@@ -261,7 +261,15 @@ def test_all_tables_are_bounded(monkeypatch) -> None:
     kept.issue(100.0, 0.0, key=evolve(KEY, scope="4"))
     assert isinstance(kept.lookup(0.0, key=evolve(KEY, scope="2"))[0], TokenGiven)
     kept.tokens._flights = Flights(max_flights=0)
-    assert isinstance(kept.lookup(5.0, key=evolve(KEY, scope="9"))[0], TokenFailed)
+    (failed,) = kept.lookup(5.0, key=evolve(KEY, scope="9"))
+    assert (type(failed), failed.next_try) == (TokenFailed, 0.0)
+
+
+def test_the_tokens_for_a_thousand_purposes_are_kept() -> None:
+    kept = Kept()
+    for number in range(1_001):
+        kept.issue(100.0, 0.0, key=evolve(KEY, scope=str(number)))
+    assert len(kept.tokens) == tokens_module.MAX_TOKENS == 1_000
 
 
 # --- the laws --------------------------------------------------------------------------------------------------------
