@@ -163,20 +163,23 @@ class TestWhileTheProviderFails:
         # The request of the caller that no longer waits is given up.
         assert peers.runs == []
 
-    def test_a_leader_whose_present_token_is_dropped_waits_on(self) -> None:
+    # In the second case the metadata are fetched again too, and the leader stops waiting for them.
+    @pytest.mark.parametrize(("life", "pause"), [(100, 81), (400, 371)])
+    def test_a_leader_whose_present_token_is_dropped_waits_on(self, life, pause) -> None:
         peers = Peers()
-        peers.life = 100
+        peers.life = life
         first = peers.run(peers.source.get(peers.prepared(), ()))
-        peers.advance(81)
+        peers.advance(pause)
         peers.seconds = 5.0
         leader = peers.start(peers.source.get(peers.prepared(), ()))
         # The agent refused the present token meanwhile, so that the next caller waits.
         assert peers.source.drop(first)
         waiter = peers.start(peers.source.get(peers.prepared(), ()))
         peers.advance(1)
-        assert leader.end is None, "its token was dropped, so it goes on"
-        peers.advance(5)
+        assert leader.end is None
+        peers.advance(10)
         assert leader.result() == waiter.result() != first
+        assert peers.runs == []
 
     def test_it_is_asked_once_a_second_and_then_less(self) -> None:
         peers = Peers()
