@@ -16,11 +16,15 @@ CORE = ROOT / "asap_core"
 
 ALLOWED = {
     "array", "asap_core", "attrs", "base64", "binascii", "cattrs", "codecs", "collections", "dataclasses", "datetime",
-    "enum", "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec", "operator",
-    "re", "struct", "types", "typing", "weakref", "zlib",
+    "enum", "errno", "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec",
+    "operator", "re", "struct", "types", "typing", "weakref", "zlib",
 }  # fmt: skip
 # Of packages with more than data handling in them, the modules that are meant.
-ALLOWED_MODULES = {"email.utils": {"parsedate_to_datetime"}, "urllib.parse": None}  # None is all of it
+ALLOWED_MODULES = {
+    "contextlib": {"suppress"},
+    "email.utils": {"parsedate_to_datetime"},
+    "urllib.parse": None,
+}  # None is all of it
 # Names that reach for the outside, wherever they come from.
 FORBIDDEN_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 FORBIDDEN_NAMES = {"__builtins__", "__loader__"}

@@ -18,7 +18,6 @@ from asap_adapters.auth.authorizer import Authorizer, Destination
 from asap_adapters.auth.client_credentials import TokenSource
 from asap_adapters.client.argument_checks import check
 from asap_adapters.client.discovery import DiscoveredAgent, Discovery, join
-from asap_adapters.client.registry_cache import CachedCopy
 from asap_adapters.client.sender import Sender
 from asap_adapters.net.resolving import Resolver
 from asap_adapters.net.transport import HttpTransport
@@ -28,6 +27,7 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.messages import OutgoingMessage, read_batch, read_key, read_message
+from asap_core.client.registry_cache import CachedCopy
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.errors import NotResolved, RemoteError
 from asap_core.mdns.dnssd import Announcement

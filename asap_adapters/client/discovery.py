@@ -27,13 +27,14 @@ from asap_adapters.client.local_files import (
     read_registry_file,
     read_revocations_file,
 )
-from asap_adapters.client.registry_cache import CachedCopy, RegistryCache
+from asap_adapters.client.registry_cache import RegistryCache
 from asap_adapters.files import FileThreads
 from asap_adapters.net.documents import Documents, LocatedDocument, WholeReader
 from asap_adapters.net.transport import HttpTransport
 from asap_adapters.system import LoopClock
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
+from asap_core.client.registry_cache import CachedCopy
 from asap_core.client.resolution import (
     MAX_LISTED,
     Browse,

@@ -1,83 +1,32 @@
-"""The file format of cached registries, and when such a copy may be used instead of its server.
+"""The last good copy of each registry, in memory and in a file: used if the registry is unavailable.
 
-    first line: JSON (whose copy it is, when its server confirmed it, for how long it may be used, the registry's length
-    and digest), a space, and a checksum of that JSON
-    rest: the registry
-
-Rules of this module: a copy is used if its server can't be reached, never if the server answers something else. A file
-that isn't exactly what was written isn't used.
+Rule: a copy is used if its server can't be reached, never if the server answers something else.
 """
 
-from collections.abc import Iterable
-from enum import Enum
-from hashlib import blake2b
-from typing import Any, Final
+import errno
+from typing import Final, assert_never
 
 from attrs import frozen
 
-from asap_core.clock import WallTime
-from asap_core.errors import BadReply, Unreachable
+from asap_core.client.body_reader import PIECE, BodyReader
+from asap_core.client.programs import Expired, FileIdentity, FileRead, Program, ReadFile, Unavailable, WriteFile
+from asap_core.client.registry_copies import LONGEST, MAX_HEAD, WRITE_AGAIN, Copy, CopyHead, CopyParser, file_name
+from asap_core.client.requests import Requests
+from asap_core.client.runtime import Place, Runtime
+from asap_core.clock import Instant, Moment, WallTime
+from asap_core.errors import BadReply, InvalidDocument, Unreachable
+from asap_core.flights import Crowded, Flight, Flights, Leading
 from asap_core.http.caching import Freshness
-from asap_core.net.addresses import Proximity
-from asap_core.net.urls import normal
-from asap_core.wire.json import NotJson, read_json, write_json
+from asap_core.lru import Lru
+from asap_core.net.urls import without_credentials
+from asap_core.wire.registry_index import RegistryIndex
 
-LONGEST: Final = 604_800.0
-"""The most seconds for which a copy is used: a week. Longer than an outage that is being worked on, and short enough
-that an agent removed from a registry disappears from every client."""
-# The clock may have been set back since a copy was written. The age of a copy that is dated further in the future is
-# unknown.
-_SKEW: Final = 60.0
-# The first line has some 350 bytes. A longer one wasn't written by this library.
-MAX_HEAD: Final = 1_024
-_KIND: Final = "asap registry copy 2"
-_DIGEST: Final = 32
-# A checksum against damaged files, as the digest is. It isn't a signature: anyone who can write the file can make one.
-_SEAL: Final = 16
-# Of the hash in a file's name; long enough against collisions of URLs.
-_NAME_DIGEST: Final = 16
-_NO_OUTAGE: Final = frozenset({401, 403, 404, 410})
 # RFC 5861 §4.
 _OUTAGE: Final = frozenset({500, 502, 503, 504})
-
-
-@frozen
-class Copy:
-    """The first line of a copy that may be used.
-
-    age: seconds since its server confirmed it.
-    serves: seconds from then for which it may be used.
-    zone: how near the server was.
-    """
-
-    age: float
-    serves: float
-    zone: Proximity
-    length: int
-    digest: str
-
-    def holds(self, registry: bytes | memoryview) -> bool:
-        """Return whether `registry` has the length and digest that were written."""
-        return measure((registry,)) == (self.length, self.digest)
-
-
-class CopyAction(Enum):
-    """What to do with a copy when its registry can't be fetched."""
-
-    SERVES = "serves"
-    """Use it: the server can't be reached, or reports an outage."""
-    STAYS = "stays"
-    """Keep it, but don't use it: the server answers, and its answer is unusable."""
-    GOES = "goes"
-    """Delete it: the server says that the registry is gone, or refuses it."""
-
-
-def copy_action(error: Exception) -> CopyAction:
-    """Return what to do with a copy when fetching its registry failed with `error`."""
-    if isinstance(error, Unreachable):
-        return CopyAction.SERVES
-    status = error.status if isinstance(error, BadReply) else None
-    return CopyAction.SERVES if status in _OUTAGE else CopyAction.GOES if status in _NO_OUTAGE else CopyAction.STAYS
+# The server says that there's no such registry, or none for this client: the copy is deleted.
+_GONE: Final = frozenset({401, 403, 404, 410})
+# Registries. A client has one or a few, each with some 50 MB at most.
+_MAX_COPIES: Final = 16
 
 
 def serves_for(freshness: Freshness) -> float:
@@ -91,75 +40,172 @@ def serves_for(freshness: Freshness) -> float:
     return min(freshness.fresh_for + freshness.error_for, LONGEST) if freshness.error_told else LONGEST
 
 
-def file_name(url: str) -> str:
-    """Return the name of the copy's file. It's a hash, since a URL may hold a secret."""
-    return f"{_name(url)}.registry"
+@frozen
+class CachedCopy:
+    """A copy used instead of an unavailable registry, which confirmed it `age` seconds ago."""
+
+    index: RegistryIndex
+    age: float
+    from_disk: bool = False
+
+    @property
+    def words(self) -> str:
+        """Describe it for people, with its age."""
+        units = ((86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes"), (1.0, "s"))
+        unit, name = next((one for one in units if self.age >= 2 * one[0]), units[-1])
+        return f"its last good copy{' on disk' if self.from_disk else ''}, {self.age / unit:.0f} {name} old"
 
 
-def _name(url: str) -> str:
-    return blake2b(normal(url).encode("utf-8", "surrogatepass"), digest_size=_NAME_DIGEST).hexdigest()
+@frozen
+class _Landed:
+    """The file was read: look whether there's a copy."""
+
+    waiter: "_CopyPlace"
 
 
-def measure(pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Return the length and the digest of the registry in these pieces."""
-    length, digest = 0, blake2b(digest_size=_DIGEST)
-    for piece in pieces:
-        length += len(piece)
-        digest.update(piece)
-    return length, digest.hexdigest()
+class _CopyPlace(Place["Leading[str, _CopyPlace] | _Landed"]):
+    """The place of one who needs a copy from its file."""
 
 
-def write_head(url: str, *, vouched: WallTime, serves: float, zone: Proximity, length: int, digest: str) -> bytes:
-    """Write the first line of a copy of the registry at `url`.
+class RegistryCache:
+    """The copies of one client's registries. URLs are normal ones.
 
-    vouched: when its server confirmed it.
-    serves: for how many seconds from then it may be used.
-    zone: how near its server was.
+    directory: of the files. Other clients and processes may share it.
+    most: the largest registry, in bytes.
     """
-    head = {
-        "kind": _KIND,
-        "of": _name(url),
-        "vouched": round(vouched, 3),
-        "serves": serves,
-        "zone": zone.name,
-        "length": length,
-        "digest": digest,
-    }
-    text = write_json(head)
-    return b"%b %b\n" % (text, _seal(text))
+
+    def __init__(self, directory: str, runtime: Runtime, requests: Requests, *, most: int) -> None:
+        self._directory = directory
+        self._runtime = runtime
+        self._requests = requests
+        self._most = most
+        self._copies: Lru[str, Copy] = Lru(_MAX_COPIES)
+        # Why files are unusable, so that it's logged once; and which needn't be read again.
+        self._problems: Lru[str, tuple[str, FileIdentity | None]] = Lru(_MAX_COPIES)
+        # Only one program at a time reads a file.
+        self._reads: Flights[str, _CopyPlace] = Flights()
+
+    def put(self, url: str, index: RegistryIndex, freshness: Freshness, *, age: float) -> Program[None]:
+        """Store a copy of this registry, which its server confirmed `age` seconds ago. A failed write is logged.
+
+        freshness: from the response. If it forbids using a stale copy, the copy is deleted.
+        """
+        serves, at = serves_for(freshness), self._runtime.moment()
+        confirmed, copy = _before(at, age), self._copies.peek(url)
+        if serves <= 0.0:
+            self.drop(url)
+            return
+        if copy is not None and copy.index is index and copy.serves == serves:
+            copy.confirmed, copy.in_use = confirmed, False
+            if confirmed.now - copy.since.now < WRITE_AGAIN:
+                return
+        if copy is not None:
+            copy.current = False
+        # Before the write: all callers who share the fetch come here, and only the first may write.
+        copy = Copy(url, index, at, confirmed, serves, self._requests.proximity_of(url))
+        self._copies.put(url, copy)
+        outcome = yield from WriteFile(self._path(url), copy)
+        if isinstance(outcome, Unavailable):
+            self._warn(f"no copy of {without_credentials(url)} is kept: {outcome.reason}")
+
+    def take(self, url: str, error: Exception) -> Program[CachedCopy | None]:
+        """Return the copy to use if reading the registry failed with `error`; None if there's no usable one."""
+        status = error.status if isinstance(error, BadReply) else None
+        if status in _GONE:
+            self.drop(url)
+        if not isinstance(error, Unreachable) and status not in _OUTAGE:
+            return None
+        if self._usable(url) is None:
+            yield from self._read_once(url)
+        found, copy = self._usable(url), self._copies.peek(url)
+        if found is not None and copy is not None and not copy.in_use:
+            # Logged once for each outage.
+            copy.in_use = True
+            self._warn(f"{error}; {found.words}, serves")
+        return found
+
+    def stands_in(self, url: str) -> float | None:
+        """Return the age in seconds of the copy in use instead of this registry; None if none is in use."""
+        found, copy = self._usable(url), self._copies.peek(url)
+        return found.age if found is not None and copy is not None and copy.in_use else None
+
+    def drop(self, url: str) -> None:
+        """Delete the copy, also one that is being written or read."""
+        copy = self._copies.pop(url)
+        if copy is not None:
+            copy.current = False
+        self._problems.pop(url)
+        self._reads.detach(url)
+        self._runtime.remove(self._path(url))
+
+    def clear(self) -> None:
+        """Delete the copies that this client wrote, used or is reading."""
+        for url in (*self._copies, *self._reads):
+            self.drop(url)
+
+    def _path(self, url: str) -> str:
+        return f"{self._directory}/{file_name(url)}"
+
+    def _warn(self, text: str) -> None:
+        self._runtime.warn("asap.discovery", text)
+
+    def _usable(self, url: str) -> CachedCopy | None:
+        copy, at = self._copies.peek(url), self._runtime.moment()
+        if copy is None:
+            return None
+        age = max(at.now - copy.confirmed.now, at.wall - copy.confirmed.wall, 0.0)
+        return CachedCopy(copy.index, age, copy.from_disk) if age <= copy.serves else None
+
+    def _read_once(self, url: str) -> Program[None]:
+        """Read the copy from its file, or wait for the program that does."""
+        runtime, place = self._runtime, _CopyPlace()
+        joined = self._reads.join(url, place)
+        if isinstance(joined, Crowded):
+            return
+        with runtime.undoing(lambda: runtime.give(filter(None, [self._reads.leave(place)]))):
+            if isinstance(joined, Leading):
+                runtime.give((joined,))
+            while isinstance(effect := (yield from runtime.next_for(place)), Leading):
+                yield from self._read(url, effect.flight)
+                runtime.give(map(_Landed, self._reads.land(effect.flight)))
+
+    def _read(self, url: str, flight: Flight[str, _CopyPlace]) -> Program[None]:
+        at, (_, unless) = self._runtime.moment(), self._problems.peek(url) or ("", None)
+        parser = CopyParser(url, wall=at.wall, most=self._most)
+        reader = BodyReader(MAX_HEAD + self._most + PIECE, parser=parser)
+        outcome = yield from ReadFile(self._path(url), reader, private=True, unless=unless)
+        if self._reads.flight(url) is not flight:
+            return  # it was dropped meanwhile
+        match outcome:
+            case FileRead(identity) if identity is None or identity != unless:
+                try:
+                    reader.check(url)
+                    self._accept(url, *parser.close(), at)
+                except InvalidDocument as error:
+                    # Whether the first line is usable depends on the time, too.
+                    self._refuse(url, str(error), None if parser.head is None else identity)
+            case Unavailable(_, errno.ENOENT):
+                self._problems.pop(url)
+            case Unavailable(reason):
+                self._refuse(url, reason)
+            case FileRead() | Expired():
+                pass
+            case _:
+                assert_never(outcome)
+
+    def _accept(self, url: str, head: CopyHead, index: RegistryIndex, at: Moment) -> None:
+        copy = self._copies.peek(url)
+        # Its server may have answered meanwhile. And a copy that is too old by the monotonic clock stays so.
+        if copy is None or head.confirmed > round(copy.confirmed.wall, 3):
+            self._requests.recall(url, head.proximity)
+            confirmed = _before(at, max(at.wall - head.confirmed, 0.0))
+            self._copies.put(url, Copy(url, index, at, confirmed, head.serves, head.proximity, from_disk=True))
+
+    def _refuse(self, url: str, reason: str, identity: FileIdentity | None = None) -> None:
+        if self._problems.peek(url) != (reason, identity):
+            self._warn(f"the copy of {without_credentials(url)} isn't used: {reason}")
+        self._problems.put(url, (reason, identity))
 
 
-def _seal(text: bytes) -> bytes:
-    return blake2b(text, digest_size=_SEAL).hexdigest().encode("ascii")
-
-
-def read_copy(head: bytes, url: str, *, wall: WallTime) -> Copy | str:
-    """Read the first line of a file that should be a copy of the registry at `url`.
-
-    Returns why it can't be used, as text for people. Never raises, whatever the bytes.
-    """
-    line, end, _ = head[:MAX_HEAD].partition(b"\n")
-    text, _, seal = line.rpartition(b" ")
-    try:
-        value: Any = read_json(text) if end and seal == _seal(text) else None
-    except NotJson:
-        value = None
-    if not _is_head(value):
-        return "it isn't a copy of a registry"
-    if value["of"] != _name(url):
-        return "it's a copy of another registry"
-    age = wall - value["vouched"]
-    if not -_SKEW <= age <= min(value["serves"], LONGEST):
-        return "it's too old" if age > 0 else "it's from the future"
-    return Copy(max(age, 0.0), value["serves"], Proximity[value["zone"]], value["length"], value["digest"])
-
-
-def _is_head(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.get("kind") == _KIND
-        and all(type(value.get(name)) is float for name in ("vouched", "serves"))
-        and type(value.get("length")) is int
-        and all(isinstance(value.get(name), str) for name in ("of", "zone", "digest"))
-        and value["zone"] in Proximity.__members__
-    )
+def _before(at: Moment, seconds: float) -> Moment:
+    return Moment(Instant(at.now - seconds), WallTime(at.wall - seconds))

@@ -51,9 +51,10 @@ TESTS = {
     "asap_core.client.announced_manifests": ("client/announced_manifests", "client/discovery"),
     "asap_core.client.discovery": ("client/discovery", "client/announced_manifests"),
     "asap_core.client.registry_cache": ("client/registry_cache",),
+    "asap_core.client.registry_copies": ("client/registry_copies", "client/registry_cache"),
     "asap_core.lru": ("lru",),
-    "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_cache"),
-    "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_cache"),
+    "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_copies"),
+    "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_copies"),
 }
 # Those of credentials, bodies and sending, by name only: their survivors haven't been gone through one by one.
 BY_NAME = {

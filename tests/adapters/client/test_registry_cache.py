@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ import anyio.from_thread
 import httpx
 import pytest
 
-from asap_adapters.client import registry_cache as shelf_module
+from asap_adapters import driver
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.stores.registry_copies import CopyFiles
 from asap_adapters.system import LoopClock
 from asap_core import BadReply, InvalidDocument, Unreachable, to_json
-from asap_core.client.registry_cache import _seal, file_name, measure
+from asap_core.client.registry_copies import _hash
 from asap_core.client.resolution import Resolved
 from asap_core.net.addresses import Proximity
 from tests.adapters.client.test_cancelling import Interrupted
@@ -78,15 +78,15 @@ async def fetch(server: Server, directory: Path) -> Path:
 
 
 def counted(monkeypatch, name: str) -> list[Any]:
-    """The calls of a method of the files'."""
+    """The calls of one of the driver's functions on files."""
     calls: list[Any] = []
-    real = getattr(CopyFiles, name)
+    real = getattr(driver, name)
 
     def call(*given, **options):
         calls.append(given)
         return real(*given, **options)
 
-    monkeypatch.setattr(CopyFiles, name, call)
+    monkeypatch.setattr(driver, name, call)
     return calls
 
 
@@ -98,7 +98,7 @@ def rewrite(copy: Path, body: bytes | None = None, **changes) -> None:
     """Change what a copy says of itself, as we'd have written it."""
     text = json.dumps({**head_of(copy), **changes}).encode()
     body = copy.read_bytes().partition(b"\n")[2] if body is None else body
-    copy.write_bytes(text + b" " + _seal(text) + b"\n" + body)
+    copy.write_bytes(text + b" " + _hash(text).encode() + b"\n" + body)
 
 
 class TwoClocks(LoopClock):
@@ -246,7 +246,7 @@ class TestAStartWithoutTheServer:
     async def test_many_read_it_once(self, server: Server, directory: Path, monkeypatch, caplog) -> None:
         await fetch(server, directory)
         server.happens = DOWN
-        reads = counted(monkeypatch, "load")
+        reads = counted(monkeypatch, "open_to_read")
         async with client_of(server, directory) as client, anyio.create_task_group() as group:
             for _ in range(50):
                 group.start_soon(client.registry, URL)
@@ -445,24 +445,17 @@ class TestForgetting:
     async def test_while_it_is_being_read_it_is_not_used(self, server: Server, directory: Path, monkeypatch) -> None:
         await fetch(server, directory)
         server.happens = DOWN
-        real = shelf_module._parsed
+        real = driver._read
         async with client_of(server, directory) as client:
 
-            async def parsed(body):
+            async def read(*given):
                 client.forget(URL)
-                return await real(body)
+                return await real(*given)
 
-            monkeypatch.setattr(shelf_module, "_parsed", parsed)
+            monkeypatch.setattr(driver, "_read", read)
             for _ in range(2):
                 with pytest.raises(Unreachable):
                     await client.registry(URL)
-
-    async def test_a_large_one_goes_at_once(self, tmp_path: Path) -> None:
-        files = CopyFiles(tmp_path, most=1)
-        (tmp_path / file_name(URL)).write_bytes(b"x" * 2_000_000)
-        files.remove(URL)
-        files.remove(URL)
-        assert list(tmp_path.iterdir()) == []
 
 
 class TestWhatIsNoCopy:
@@ -500,7 +493,7 @@ class TestWhatIsNoCopy:
         whole = copy.read_bytes()
         copy.write_bytes(whole[:-1])
         server.happens = DOWN
-        reads = counted(monkeypatch, "_load")
+        reads = counted(monkeypatch, "_read")
         async with client_of(server, directory) as client:
 
             async def ask() -> None:
@@ -562,7 +555,7 @@ class TestWhatIsNoCopy:
 
     async def test_whole_and_no_registry(self, server: Server, directory: Path, caplog) -> None:
         copy = await fetch(server, directory)
-        rewrite(copy, b"[]", length=2, digest=measure([b"[]"])[1])
+        rewrite(copy, b"[]", length=2, digest=blake2b(b"[]", digest_size=32).hexdigest())
         await self.refused(server, directory, caplog, "not a valid registry")
 
 

@@ -1,218 +1,539 @@
-"""A registry's copy counts only if it's exactly what was written, of this registry, and not too old."""
+"""The last good copies of registries, without a loop: which failure is bridged, for how long, and what is on disk."""
 
+import errno
 import json
+from hashlib import blake2b
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from attrs import frozen
 
 from asap_core import BadReply, InvalidDocument, NotAllowed, TimedOut, Unreachable
-from asap_core.client.registry_cache import (
-    LONGEST,
-    MAX_HEAD,
-    Copy,
-    CopyAction,
-    _seal,
-    copy_action,
-    file_name,
-    measure,
-    read_copy,
-    serves_for,
-    write_head,
-)
-from asap_core.errors import Advice
-from asap_core.http.caching import FreshnessPolicy, freshness_of
+from asap_core.client.programs import Completed, Expired, FileIdentity, ReadFile, Unavailable, Wait, WriteFile
+from asap_core.client.registry_cache import CachedCopy, RegistryCache, serves_for
+from asap_core.client.registry_copies import LONGEST, CopyHead, _hash, file_name, read_head
+from asap_core.client.requests import Requests
+from asap_core.clock import WallTime
+from asap_core.errors import Advice, AsapError
+from asap_core.flights import Flights
+from asap_core.http.caching import Freshness, FreshnessPolicy, freshness_of
 from asap_core.net.addresses import Proximity
-from asap_core.net.provenance import Provenance
+from asap_core.net.outbound import OutboundPolicy
+from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.registry_reader import RegistryReader
+from tests.core.client.scripted import HELD, After, Answer, Driver, Reply, Run
 
-URL, WALL = "https://r.example/registry.json?key=s3cret", 1_800_000_000.0
-BODY = b'{"version":"1"}'
-REGISTRY = {
-    "version": "1", "updated_at": "2026-01-01T00:00:00Z", "x": [1, "\u00e9"],
-    "agents": [
-        {"id": "urn:asap:agent:a", "name": "A\u00e9", "description": "", "asap_version": "1", "skills": ["s"],
-         "endpoints": {"manifest": "https://a.example/m"}, "y": {"z": 1.50}},
-        {"id": 1},
-        {"id": "urn:asap:agent:b", "name": "B", "description": "", "asap_version": "1", "skills": [],
-         "endpoints": {"manifest": "https://b.example/m"}},
-    ],
-}  # fmt: skip
+URL, OTHER = "https://r.example:443/registry.json?key=s3cret", "https://other.example:443/r.json"
+DOWN = Unreachable("https://r.example:443/registry.json", "can't connect: refused")
+WORDS = f"{DOWN}; its last good copy"
+UNUSED = "the copy of https://r.example:443/registry.json isn't used: "
 
 
-def head(**changes) -> bytes:
-    written = write_head(
-        URL,
-        vouched=WALL,  # type: ignore[arg-type]
-        serves=changes.pop("serves", LONGEST),
-        zone=Proximity.NETWORK,
-        length=len(BODY),
-        digest=measure([BODY])[1],
+def index(name: str = "a") -> RegistryIndex:
+    entry = {
+        "id": f"urn:asap:agent:{name}", "name": name, "description": "", "asap_version": "1", "skills": [],
+        "endpoints": {"manifest": "https://a.example/m"},
+    }  # fmt: skip
+    reader = RegistryReader()
+    reader.feed(json.dumps({"version": "1", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]}).encode())
+    return reader.close()
+
+
+def freshness(control: str = "", **options: float) -> Freshness:
+    return freshness_of([("cache-control", control)], policy=FreshnessPolicy(**options), wall=WallTime(0.0))
+
+
+@frozen
+class File:
+    data: bytes
+    modified: float
+    identity: FileIdentity
+
+
+class Copies(Driver):
+    """A client's copies, and their directory.
+
+    seconds: how long each file takes.
+    outcome: what comes instead, if it's set.
+    most: the largest registry.
+    """
+
+    def __init__(self, files: dict[str, File] | None = None, *, wall: float | None = None, most: int = 10_000) -> None:
+        super().__init__(self._reply)
+        if wall is not None:
+            self.clock.step_wall(wall - self.clock.wall())
+        self.files = {} if files is None else files
+        self.seconds = 0.0
+        self.outcome: Reply | After | None = None
+        self.requests = Requests(self.runtime, policy=OutboundPolicy())
+        self.cache = RegistryCache("/copies", self.runtime, self.requests, most=most)
+
+    def _reply(self, effect: ReadFile | WriteFile) -> Reply | After:
+        if self.outcome is not None:
+            return self.outcome
+        if isinstance(effect, WriteFile):
+            return After(self.seconds, Completed())
+        file = self.files.get(effect.path)
+        if file is None:
+            return After(self.seconds, Unavailable("No such file or directory", errno.ENOENT))
+        unread = effect.unless == file.identity
+        return After(self.seconds, Answer(body=b"" if unread else file.data, identity=file.identity))
+
+    def answer(self, run: Run[Any], reply: Reply) -> None:
+        if isinstance(run.effect, WriteFile) and isinstance(reply, Completed):
+            self.write(run.effect)
+        super().answer(run, reply)
+
+    def write(self, effect: WriteFile) -> None:
+        """Write a file as a driver does."""
+        old = self.files.get(effect.path)
+        if old is None or not effect.file.is_written(old.data[:1_024], len(old.data)):
+            data = b"".join(effect.file.pieces())
+            if effect.file.wanted():
+                self.change(effect.path, data)
+
+    def change(self, path: str, data: bytes) -> None:
+        """Replace a file."""
+        inode = 1 + max((file.identity.inode for file in self.files.values()), default=0)
+        self.files[path] = File(data, self.clock.wall(), FileIdentity(inode, len(data), 0, 0))
+
+    def _wake(self) -> None:
+        super()._wake()
+        while self.removed:
+            self.files.pop(self.removed.pop(), None)
+
+    def put(self, value: RegistryIndex, control: str = "", *, age: float = 0.0, url: str = URL) -> None:
+        self.run(self.cache.put(url, value, freshness(control), age=age))
+
+    def take(self, error: Exception = DOWN, *, url: str = URL) -> CachedCopy | None:
+        return self.run(self.cache.take(url, error))
+
+    def drop(self, url: str = URL) -> None:
+        self.cache.drop(url)
+        self._wake()
+
+    def restarted(self, *, after: float = 0.0, most: int = 10_000) -> "Copies":
+        """Return another process with the same directory."""
+        return Copies(self.files, wall=self.clock.wall() + after, most=most)
+
+    @property
+    def path(self) -> str:
+        return f"/copies/{file_name(URL)}"
+
+    @property
+    def file(self) -> bytes:
+        return self.files[self.path].data
+
+    @property
+    def logged(self) -> list[str]:
+        remarks = self.runtime.take_remarks()
+        assert {(remark.logger, remark.level) for remark in remarks} <= {("asap.discovery", "warning")}
+        return [remark.text for remark in remarks]
+
+    @property
+    def actions(self) -> str:
+        """What was done with files: r for a read, w for a write."""
+        return "".join({ReadFile: "r", WriteFile: "w"}.get(type(effect), "") for effect in self.effects)
+
+    def is_idle(self) -> bool:
+        return not self.runs and not len(self.cache._reads) and not self.cache._reads.waiting
+
+
+@pytest.fixture
+def copies() -> Copies:
+    return Copies()
+
+
+@pytest.fixture
+def stored(copies: Copies) -> Copies:
+    """A process that starts while there is a copy on disk."""
+    copies.put(index())
+    return copies.restarted()
+
+
+def ids(copy: CachedCopy | None) -> list[str] | None:
+    return None if copy is None else [entry.id for entry in copy.index.agents]
+
+
+A = ["urn:asap:agent:a"]
+
+
+class TestWhichFailureIsBridged:
+    @pytest.mark.parametrize(
+        "error", [DOWN, TimedOut("u", "r"), *(BadReply("u", "r", status) for status in (500, 502, 503, 504))], ids=str
     )
-    return sealed({**json.loads(written.rpartition(b" ")[0]), **changes}) if changes else written
+    def test_an_outage_is(self, stored: Copies, error: AsapError) -> None:
+        assert ids(stored.take(error)) == A
+        assert stored.logged == [f"{error}; its last good copy on disk, 0 s old, serves"]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            *(BadReply("u", "r", status) for status in (200, 302, 400, 429, 501, None)),
+            InvalidDocument("registry", ()),
+            NotAllowed("u", "r", Advice("m")),
+        ],
+        ids=str,
+    )
+    def test_an_unusable_answer_is_not_and_the_copy_stays(self, copies: Copies, error: AsapError) -> None:
+        copies.put(index())
+        assert (copies.take(error), copies.actions, copies.logged) == (None, "w", [])
+        assert ids(copies.take()) == A
+        assert copies.restarted().take() is not None
+
+    @pytest.mark.parametrize("status", [401, 403, 404, 410])
+    def test_a_registry_that_is_gone_is_not_and_the_copy_goes(self, copies: Copies, status: int) -> None:
+        copies.put(index())
+        assert copies.take(BadReply("u", "r", status)) is None
+        assert copies.files == {}
+        assert (copies.take(), copies.logged) == (None, [])
+
+    def test_without_a_copy_nothing_is_logged(self, copies: Copies) -> None:
+        assert (copies.take(), copies.actions, copies.logged) == (None, "r", [])
+        assert copies.cache.stands_in(URL) is None
 
 
-def sealed(value) -> bytes:
-    text = json.dumps(value).encode()
-    return text + b" " + _seal(text) + b"\n"
-
-
-def read(data: bytes, url: str = URL, wall=WALL):
-    return read_copy(data, url, wall=wall)
-
-
-def test_what_was_written_is_read() -> None:
-    copy = read(head() + BODY, wall=WALL + 5.0)
-    assert copy == Copy(5.0, LONGEST, Proximity.NETWORK, len(BODY), measure([BODY])[1])
-    assert copy.holds(BODY)
-    assert copy.holds(memoryview(BODY))
-    assert not copy.holds(BODY[:-1])
-    assert not copy.holds(BODY[:-1] + b" ")
-
-
-def test_it_tells_nothing_of_its_url_and_is_no_other_ones() -> None:
-    assert b"example" not in head()
-    assert "example" not in file_name(URL)
-    assert file_name("https://R.example:443/x") == file_name("https://r.example/x") != file_name(URL)
-    assert read(head(), "https://r.example/registry.json") == "it's a copy of another registry"
-
-
-@pytest.mark.parametrize(
-    ("wall", "wrong"),
-    [
-        (WALL + LONGEST, None), (WALL + LONGEST + 0.01, "it's too old"), (WALL - 60.0, None),
-        (WALL - 60.01, "it's from the future"),
-    ],
-)  # fmt: skip
-def test_its_age_is_known_and_bounded(wall, wrong) -> None:
-    found = read(head(), wall=wall)
-    assert found == wrong if wrong else found.age >= 0.0
-
-
-def test_it_is_as_documented() -> None:
-    assert (LONGEST, MAX_HEAD) == (7 * 86_400.0, 1_024)
-    text, _, seal = head().rpartition(b" ")
-    assert (len(json.loads(text)["digest"]), len(seal), seal[-1:]) == (64, 33, b"\n")
-    assert [len(part) for part in file_name(URL).split(".")] == [32, 8]
-    assert (read(head()).age, read(head(), wall=WALL - 1.0).age, read(head(), wall=WALL + 0.5).age) == (0.0, 0.0, 0.5)
-
-
-def test_it_serves_no_longer_than_its_server_says() -> None:
-    assert read(head(serves=10.0), wall=WALL + 10.0).serves == 10.0
-    assert read(head(serves=10.0), wall=WALL + 10.1) == "it's too old"
-    assert read(head(serves=0.5), wall=WALL + 0.7) == "it's too old"
-    assert read(head(serves=2 * LONGEST), wall=WALL + LONGEST + 1) == "it's too old"
-
-
-@pytest.mark.parametrize(
-    ("control", "serves"),
-    [
-        ("", LONGEST), ("max-age=60", LONGEST), ("no-store", 0.0), ("no-cache", 0.0),
-        ("max-age=0, must-revalidate", 0.0),
-        ("max-age=60, must-revalidate", 60.0), ("max-age=60, stale-if-error=0", 60.0),
-        ("max-age=60, stale-if-error=3600", 3_660.0), ("max-age=60, stale-if-error=nonsense", 60.0),
-    ],
-)  # fmt: skip
-def test_what_a_server_says_of_its_outages_counts(control, serves) -> None:
-    wide = FreshnessPolicy(most=10 * LONGEST, stale_if_error=10 * LONGEST)
-    assert serves_for(freshness_of([("cache-control", control)], policy=FreshnessPolicy(), wall=WALL)) == serves  # type: ignore[arg-type]
-    long = freshness_of([("cache-control", "max-age=1, stale-if-error=99999999")], policy=wide, wall=WALL)  # type: ignore[arg-type]
-    assert serves_for(long) == LONGEST
-
-
-@given(st.integers(0, 500), st.integers(1, 255))
-def test_a_copy_with_one_changed_byte_is_not_read(place: int, change: int) -> None:
-    good = head()
-    at = place % len(good)
-    assert isinstance(read(good[:at] + bytes([good[at] ^ change]) + good[at + 1 :] + BODY), str)
-
-
-def test_the_longest_head_is_short_enough() -> None:
-    longest = write_head(
-        URL, vouched=1e15 + 0.123, serves=LONGEST / 3, zone=Proximity.INTERNET, length=10**12, digest="f" * 64  # type: ignore[arg-type]
+class TestHowLongItServes:
+    @pytest.mark.parametrize(
+        ("control", "serves"),
+        [
+            ("", LONGEST), ("max-age=60", LONGEST), ("no-store", 0.0), ("no-cache", 0.0),
+            ("max-age=0, must-revalidate", 0.0),
+            ("max-age=60, must-revalidate", 60.0), ("max-age=60, stale-if-error=0", 60.0),
+            ("max-age=60, stale-if-error=3600", 3_660.0), ("max-age=60, stale-if-error=nonsense", 60.0),
+        ],
     )  # fmt: skip
-    assert len(longest) < MAX_HEAD / 2
+    def test_its_server_decides_up_to_a_week(self, control: str, serves: float) -> None:
+        assert serves_for(freshness(control)) == serves
+        wide = freshness("max-age=1, stale-if-error=99999999", most=10 * LONGEST, stale_if_error=10 * LONGEST)
+        assert serves_for(wide) == LONGEST
+
+    def test_from_its_confirmation(self, copies: Copies) -> None:
+        copies.put(index(), "max-age=60, must-revalidate", age=20.0)
+        copies.clock.advance(40.0)
+        assert copies.take() == CachedCopy(copies.cache._copies.peek(URL).index, 60.0)  # type: ignore[union-attr]
+        assert copies.cache.stands_in(URL) == 60.0
+        copies.clock.advance(0.1)
+        assert (copies.cache.stands_in(URL), copies.take()) == (None, None)
+        assert copies.logged == [f"{WORDS}, 60 s old, serves", f"{UNUSED}it's too old"]
+
+    def test_by_the_clock_that_makes_it_older(self, copies: Copies) -> None:
+        copies.put(index())
+        copies.clock.step_wall(-LONGEST)
+        copies.clock.advance(LONGEST)
+        assert copies.take() is not None
+        copies.clock.step_wall(LONGEST + 1.0)
+        assert copies.take() is None
+        copies = Copies()
+        copies.put(index())
+        copies.clock.step_wall(-LONGEST)
+        copies.clock.advance(LONGEST + 1.0)
+        # Its file looks new.
+        assert copies.take() is None
+
+    def test_or_until_another_process_has_a_newer_one(self, copies: Copies) -> None:
+        copies.put(index())
+        copies.clock.advance(LONGEST + 1.0)
+        copies.restarted().put(index("new"))
+        assert ids(copies.take()) == ["urn:asap:agent:new"]
+
+    @pytest.mark.parametrize(
+        ("age", "words"),
+        [
+            (LONGEST, "7 days"), (2 * 86_400, "2 days"), (86_400, "24 hours"), (7_200, "2 hours"),
+            (7_199, "120 minutes"), (120, "2 minutes"), (119, "119 s"), (0, "0 s"),
+        ],
+    )  # fmt: skip
+    def test_also_in_another_process_which_says_its_age(self, stored: Copies, age: float, words: str) -> None:
+        copies = stored.restarted(after=age)
+        found = copies.take()
+        assert found is not None
+        assert (found.age, found.words) == (age, f"its last good copy on disk, {words} old")
+        assert copies.cache.stands_in(URL) == age
+        assert stored.restarted(after=LONGEST + 1.0).take() is None
+
+    def test_a_copy_dated_a_little_ahead_is_new(self, stored: Copies) -> None:
+        copies = stored.restarted(after=-30.0)
+        found = copies.take()
+        assert (found and found.age, copies.cache.stands_in(URL)) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kind": "asap registry copy 1"}, {"kind": None}, {"of": 5}, {"vouched": "1"}, {"vouched": True},
-        {"vouched": 10**400}, {"serves": 5}, {"serves": None}, {"length": 1.0},
-        {"zone": "HERE"}, {"zone": ["NETWORK"]}, {"digest": None},
-    ],
-)  # fmt: skip
-def test_a_file_of_another_kind_is_not_read(changes) -> None:
-    assert read(head(**changes)) == "it isn't a copy of a registry"
+class TestReading:
+    def test_a_copy_is_read_once_and_then_in_memory(self, stored: Copies) -> None:
+        first = stored.take()
+        assert first is not None
+        assert (stored.take(), stored.actions) == (first, "r")
+        assert stored.logged == [f"{WORDS} on disk, 0 s old, serves"]
+
+    def test_many_callers_share_one_read(self, stored: Copies) -> None:
+        stored.seconds = 1.0
+        runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(50)]
+        stored.advance(1.0)
+        assert [ids(run.result()) for run in runs] == [A] * 50
+        assert (stored.actions, len(stored.logged), stored.is_idle()) == ("r", 1, True)
+
+    def test_two_registries_are_read_at_once(self, stored: Copies) -> None:
+        stored.seconds = 1.0
+        runs = [stored.start(stored.cache.take(url, DOWN)) for url in (URL, OTHER)]
+        stored.advance(1.0)
+        assert [ids(run.result()) for run in runs] == [A, None]
+
+    @pytest.mark.parametrize("leave", [Driver.close, Driver.lose])
+    def test_if_the_one_who_reads_leaves_the_next_one_does(self, stored: Copies, leave: Any) -> None:
+        stored.seconds = 1.0
+        first, second, third = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(3)]
+        leave(stored, second)
+        leave(stored, first)
+        stored.advance(2.0)
+        assert (ids(third.result()), stored.actions, stored.is_idle()) == (A, "rr", True)
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+    def test_if_all_leave_nothing_is_left(self, stored: Copies, order: tuple[int, ...]) -> None:
+        stored.outcome = HELD
+        runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(3)]
+        for each in order:
+            stored.close(runs[each])
+        assert stored.is_idle()
+        stored.outcome = None
+        assert ids(stored.take()) == A
+
+    def test_too_many_callers_do_without(self, stored: Copies) -> None:
+        stored.seconds = 1.0
+        stored.cache._reads = Flights(max_waiters=1)
+        runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(2)]
+        stored.advance(1.0)
+        assert [ids(run.result()) for run in runs] == [A, None]
+
+    def test_agents_on_the_same_network_are_found_as_before(self, copies: Copies) -> None:
+        copies.requests.recall(URL, Proximity.NETWORK)
+        copies.put(index())
+        restarted = copies.restarted()
+        assert restarted.requests.proximity_of(URL) is Proximity.INTERNET
+        restarted.take()
+        assert restarted.requests.proximity_of(URL) is Proximity.NETWORK
+
+    def test_what_the_server_confirms_meanwhile_is_used(self, stored: Copies) -> None:
+        stored.seconds = 1.0
+        run = stored.start(stored.cache.take(URL, DOWN))
+        stored.start(stored.cache.put(URL, index("new"), freshness(), age=0.0))
+        stored.advance(1.0)
+        assert ids(run.result()) == ["urn:asap:agent:new"]
+        assert ids(stored.restarted().take()) == ["urn:asap:agent:new"]
+
+    def test_a_read_that_takes_too_long_is_no_copy(self, stored: Copies) -> None:
+        stored.outcome = Expired()
+        assert (stored.take(), stored.logged) == (None, [])
+        stored.outcome = None
+        assert ids(stored.take()) == A
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{",
-        b"[]\n",
-        sealed(None),
-        sealed([]),
-        sealed("\ud800"),
-        b"x " + _seal(b"x") + b"\n",
-        head()[:-1],
-        b" " * 2_000 + head(),
-        b"\xff\n",
-    ],
-)
-def test_a_truncated_copy_is_not_read(data) -> None:
-    assert read(data) == "it isn't a copy of a registry"
+class TestUnusableFiles:
+    def test_one_is_logged_once_and_read_once(self, stored: Copies) -> None:
+        whole = stored.file
+        stored.change(stored.path, whole[:-1])
+        assert [stored.take() for _ in range(3)] == [None] * 3
+        assert stored.logged == [f"{UNUSED}it isn't whole"]
+        reads = [effect.unless for effect in stored.effects if isinstance(effect, ReadFile)]
+        identity = stored.files[stored.path].identity
+        assert reads == [None, identity, identity]
+        stored.change(stored.path, whole[:-2])
+        assert (stored.take(), stored.logged) == (None, [f"{UNUSED}it isn't whole"])
+        stored.change(stored.path, whole)
+        assert ids(stored.take()) == A
+
+    def test_one_without_identity_is_read_each_time(self, stored: Copies) -> None:
+        stored.outcome = Answer(body=stored.file[:-1])
+        assert [stored.take() for _ in range(2)] == [None] * 2
+        stored.outcome = Answer(body=stored.file)
+        assert ids(stored.take()) == A
+
+    def test_one_from_the_future_is_used_when_the_clock_is_right(self, stored: Copies) -> None:
+        copies = stored.restarted(after=-86_400.0)
+        assert [copies.take() for _ in range(2)] == [None] * 2
+        assert copies.logged == [f"{UNUSED}it's from the future"]
+        copies.clock.step_wall(86_400.0)
+        assert ids(copies.take()) == A
+
+    def test_one_that_is_too_large_is_refused(self, stored: Copies) -> None:
+        copies = stored.restarted(most=100)
+        assert (copies.take(), copies.logged) == (None, [f"{UNUSED}it's too large"])
+
+    @pytest.mark.parametrize("extra", [1, 100_000])
+    def test_one_with_more_in_it_is_refused(self, stored: Copies, extra: int) -> None:
+        length = stored.file.partition(b"\n")[2]
+        copies = stored.restarted(most=len(length))
+        copies.change(copies.path, copies.file + b" " * extra)
+        assert (copies.take(), copies.logged) == (None, [f"{UNUSED}it isn't whole"])
+
+    def test_one_of_another_registry_is_refused(self, stored: Copies) -> None:
+        stored.put(index(), url=OTHER)
+        stored.change(stored.path, stored.files[f"/copies/{file_name(OTHER)}"].data)
+        assert (stored.take(), stored.logged) == (None, [f"{UNUSED}it's a copy of another registry"])
+
+    def test_one_that_is_whole_and_no_registry_is_refused(self, stored: Copies) -> None:
+        head = json.loads(stored.file.partition(b"\n")[0].rpartition(b" ")[0])
+        digest = blake2b(b"[]", digest_size=32).hexdigest()
+        text = json.dumps({**head, "length": 2, "digest": digest}).encode()
+        stored.change(stored.path, text + b" " + _hash(text).encode() + b"\n[]")
+        assert stored.take() is None
+        (logged,) = stored.logged
+        assert logged.startswith(f"{UNUSED}not a valid registry: ")
+
+    def test_a_file_that_cannot_be_read_is_logged_once(self, stored: Copies) -> None:
+        stored.outcome = Unavailable("Permission denied", errno.EACCES)
+        assert [stored.take() for _ in range(2)] == [None] * 2
+        assert stored.logged == [f"{UNUSED}Permission denied"]
+        stored.outcome = Unavailable("No such file or directory", errno.ENOENT)
+        assert (stored.take(), stored.logged) == (None, [])
+        stored.outcome = Unavailable("Permission denied", errno.EACCES)
+        assert (stored.take(), stored.logged) == (None, [f"{UNUSED}Permission denied"])
 
 
-@given(st.binary(), st.integers(0, 400))
-def test_any_bytes_are_read_or_refused(data: bytes, at: int) -> None:
-    good = head()
-    for torn in (data, good[:at], good[:at] + data):
-        found = read(torn + BODY)
-        assert isinstance(found, str) or torn.startswith(good)
+class TestWriting:
+    def test_happens_once_for_all_who_share_a_fetch(self, copies: Copies) -> None:
+        copies.seconds, value = 1.0, index()
+        runs = [copies.start(copies.cache.put(URL, value, freshness(), age=0.0)) for _ in range(50)]
+        assert [run.end is None for run in runs] == [True] + [False] * 49
+        copies.advance(1.0)
+        assert (copies.actions, list(copies.files), copies.is_idle()) == ("w", [copies.path], True)
+        assert isinstance(read_head(copies.file, URL, wall=copies.clock.wall()), CopyHead)
+
+    def test_happens_again_hourly_while_its_server_confirms_it(self, copies: Copies) -> None:
+        value = index()
+        copies.put(value)
+        copies.clock.advance(3_599.0)
+        copies.put(value)
+        copies.put(value, age=3_599.0)
+        assert copies.actions == "w"
+        copies.clock.advance(1.0)
+        copies.put(value, age=1.0)
+        assert copies.actions == "w"
+        copies.put(value)
+        assert copies.actions == "ww"
+        assert read_head(copies.file, URL, wall=copies.clock.wall()).confirmed == copies.clock.wall()
+
+    def test_happens_again_for_what_is_new(self, copies: Copies) -> None:
+        value = index()
+        copies.put(value)
+        copies.put(value, "max-age=60, must-revalidate")
+        assert read_head(copies.file, URL, wall=copies.clock.wall()).serves == 60.0
+        copies.put(index("new"))
+        assert copies.actions == "www"
+        assert ids(copies.restarted().take()) == ["urn:asap:agent:new"]
+
+    def test_is_left_to_the_process_that_was_first(self, copies: Copies) -> None:
+        copies.put(index())
+        before = copies.files[copies.path]
+        copies.restarted(after=3_599.0).put(index())
+        assert copies.files[copies.path] is before
+        copies.restarted(after=3_600.0).put(index())
+        assert copies.files[copies.path] is not before
+
+    def test_of_an_old_copy_ends_without_it_if_a_new_one_came(self, copies: Copies) -> None:
+        copies.seconds = 2.0
+        copies.start(copies.cache.put(URL, index("old"), freshness(), age=0.0))
+        copies.seconds = 1.0
+        copies.start(copies.cache.put(URL, index("new"), freshness(), age=0.0))
+        copies.advance(3.0)
+        assert ids(copies.restarted().take()) == ["urn:asap:agent:new"]
+
+    def test_goes_on_if_its_program_is_closed(self, copies: Copies) -> None:
+        copies.outcome, value = HELD, index()
+        run = copies.start(copies.cache.put(URL, value, freshness(), age=0.0))
+        effect = run.effect
+        assert isinstance(effect, WriteFile)
+        copies.close(run)
+        copies.put(value)
+        assert copies.actions == "w"
+        copies.write(effect)
+        assert ids(copies.restarted().take()) == A
+
+    @pytest.mark.parametrize("control", ["no-store", "no-cache", "max-age=0, stale-if-error=0"])
+    def test_of_what_its_server_forbids_deletes_the_copy(self, copies: Copies, control: str) -> None:
+        copies.put(index())
+        copies.put(index(), control)
+        assert (copies.files, copies.take(), copies.actions) == ({}, None, "wr")
+
+    def test_that_fails_is_logged_and_the_copy_serves_from_memory(self, copies: Copies) -> None:
+        copies.outcome = Unavailable("No space left on device", errno.ENOSPC)
+        copies.put(index())
+        assert copies.logged == ["no copy of https://r.example:443/registry.json is kept: No space left on device"]
+        assert ids(copies.take()) == A
+
+    def test_that_takes_too_long_is_not_logged(self, copies: Copies) -> None:
+        copies.outcome = Expired()
+        copies.put(index())
+        assert copies.logged == []
+
+    def test_at_most_16_copies_are_in_memory(self, copies: Copies) -> None:
+        urls = [f"https://r.example/{number}" for number in range(17)]
+        for url in urls:
+            copies.put(index(), url=url)
+        assert list(copies.cache._copies) == urls[1:]
+        assert len(copies.files) == 17
 
 
-@pytest.mark.parametrize(
-    ("error", "kept"),
-    [
-        (Unreachable("u", "r"), CopyAction.SERVES), (TimedOut("u", "r"), CopyAction.SERVES),
-        *((BadReply("u", "r", status), CopyAction.SERVES) for status in (500, 502, 503, 504)),
-        *((BadReply("u", "r", status), CopyAction.GOES) for status in (401, 403, 404, 410)),
-        *((BadReply("u", "r", status), CopyAction.STAYS) for status in (200, 302, 400, 429, 501, None)),
-        (InvalidDocument("registry", ()), CopyAction.STAYS), (NotAllowed("u", "r", Advice("m")), CopyAction.STAYS),
-    ],
-)  # fmt: skip
-def test_it_stands_in_for_who_cannot_be_reached_and_for_nobody_who_says_no(error, kept) -> None:
-    assert copy_action(error) is kept
+class TestAnOutage:
+    def test_is_logged_once_until_its_server_is_back(self, copies: Copies) -> None:
+        value = index()
+        copies.put(value)
+        assert copies.cache.stands_in(URL) is None
+        for _ in range(3):
+            copies.clock.advance(10.0)
+            copies.take()
+        assert copies.logged == [f"{WORDS}, 10 s old, serves"]
+        assert copies.cache.stands_in(URL) == 30.0
+        copies.put(value)
+        assert copies.cache.stands_in(URL) is None
+        copies.take()
+        assert copies.logged == [f"{WORDS}, 0 s old, serves"]
 
 
-def test_a_registry_is_written_as_it_was_read() -> None:
-    def read_registry(data: bytes):
-        reader = RegistryReader()
-        reader.feed(data)
-        return reader.close()
+class TestDropping:
+    def test_deletes_the_file_at_once(self, copies: Copies) -> None:
+        copies.put(index())
+        copies.drop()
+        assert (copies.files, copies.take()) == ({}, None)
+        copies.drop()
 
-    first = read_registry(json.dumps(REGISTRY).encode())
-    again = read_registry(b"".join(first.written()))
-    assert list(again.agents) == list(first.agents)
-    assert (again.version, again.updated_at, again.extra) == (first.version, first.updated_at, first.extra)
-    assert (len(first.skipped), len(again.skipped)) == (1, 0)
-    empty = read_registry(json.dumps({**REGISTRY, "agents": []}).encode())
-    assert len(read_registry(b"".join(empty.written()))) == 0
-    entry: Any = REGISTRY["agents"][0]
-    many = read_registry(json.dumps({**REGISTRY, "agents": [entry] * 2_001}).encode())
-    assert len(read_registry(b"".join(many.written()))) == 2_001
+    def test_while_it_is_written_it_does_not_come_back(self, copies: Copies) -> None:
+        copies.seconds = 1.0
+        copies.start(copies.cache.put(URL, index(), freshness(), age=0.0))
+        copies.drop()
+        copies.advance(1.0)
+        assert (copies.files, copies.take()) == ({}, None)
 
+    def test_while_it_is_read_it_is_not_used(self, stored: Copies) -> None:
+        stored.seconds = 1.0
+        runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(3)]
+        stored.drop()
+        stored.advance(1.0)
+        assert [run.result() for run in runs] == [None] * 3
+        assert (stored.files, stored.logged, stored.is_idle(), stored.take()) == ({}, [], True, None)
 
-def test_how_near_it_was_is_recalled_until_it_is_seen() -> None:
-    known = Provenance()
-    assert known.proximity_of(URL) is Proximity.INTERNET
-    known.recall(URL, Proximity.NETWORK)
-    known.recall("nothing", Proximity.NETWORK)
-    assert known.proximity_of(URL) is Proximity.NETWORK
-    seen = Provenance()
-    seen.connected("r.example:443", "203.0.113.9")
-    before = seen.proximity_of(URL)
-    seen.recall(URL, Proximity.MACHINE)
-    assert seen.proximity_of(URL) is before
+    def test_lets_the_next_caller_read_anew(self, stored: Copies) -> None:
+        stored.seconds, data = 1.0, stored.file
+        before = stored.start(stored.cache.take(URL, DOWN))
+        stored.drop()
+        stored.change(stored.path, data)
+        after = stored.start(stored.cache.take(URL, DOWN))
+        stored.advance(1.0)
+        assert (before.result() is None, ids(after.result()), stored.actions) == (True, A, "rr")
+
+    def test_forgets_what_was_wrong_with_the_file(self, stored: Copies) -> None:
+        stored.change(stored.path, b"")
+        stored.take()
+        stored.drop()
+        stored.change(stored.path, b"")
+        stored.take()
+        assert stored.logged == [f"{UNUSED}it isn't a copy of a registry"] * 2
+
+    def test_all_deletes_what_was_written_used_or_is_being_read(self, stored: Copies) -> None:
+        stored.put(index(), url=OTHER)
+        stored.seconds = 1.0
+        run = stored.start(stored.cache.take(URL, DOWN))
+        stored.cache.clear()
+        stored.advance(1.0)
+        assert (run.result(), stored.files) == (None, {})
+        assert [stored.take(url=url) for url in (URL, OTHER)] == [None, None]
+        assert not any(isinstance(effect, Wait) for effect in stored.effects)
