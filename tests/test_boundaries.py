@@ -19,12 +19,12 @@ ALLOWED = {
     "enum", "errno", "functools", "gzip", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "msgspec",
     "operator", "re", "struct", "types", "typing", "weakref", "zlib",
 }  # fmt: skip
-# Of packages with more than data handling in them, the modules that are meant.
+# Of packages with more than data handling in them, the modules and names that are meant.
 ALLOWED_MODULES = {
     "contextlib": {"suppress"},
     "email.utils": {"parsedate_to_datetime"},
-    "urllib.parse": None,
-}  # None is all of it
+    "urllib.parse": None,  # all of it
+}
 # Names that reach for the outside, wherever they come from.
 FORBIDDEN_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 FORBIDDEN_NAMES = {"__builtins__", "__loader__"}
@@ -33,10 +33,10 @@ FORBIDDEN_ATTRIBUTES = {
     "now", "utcnow", "today", "monotonic_ns", "perf_counter", "time_ns", "urandom", "uuid1", "uuid4", "getenv",
     "environ", "import_module", "getLogger", "token_bytes", "token_hex", "token_urlsafe",
 }  # fmt: skip
-# `at.now` and `context.now` are instants that were passed in, `agent.now` and `runtime.now` read the injected clock;
-# `datetime.now`, by any name, is an offence. A `JwtVerifier` opens tokens.
+# `at.now`, `since.now`, `confirmed.now` and `context.now` are instants that were passed in, `agent.now` and
+# `runtime.now` read the injected clock; `datetime.now`, by any name, is an offence. A `JwtVerifier` opens tokens.
 PASSED_IN = {
-    "now": {"at", "context", "_context", "self", "agent", "runtime", "_runtime"},
+    "now": {"at", "confirmed", "since", "context", "_context", "self", "agent", "runtime", "_runtime"},
     "open": {"self", "_verifier"},
 }
 
@@ -110,7 +110,7 @@ def allowed(module, name):
         return False
     if module.startswith("asap_core.testing"):
         return False
-    if module.split(".")[0] in ("email", "urllib"):
+    if module.split(".")[0] in ("contextlib", "email", "urllib"):
         names = ALLOWED_MODULES.get(module, set())
         return names is None or name in names
     return module.split(".")[0] in ALLOWED

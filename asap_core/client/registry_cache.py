@@ -117,8 +117,11 @@ class RegistryCache:
             return None
         if self._usable(url) is None:
             yield from self._read_once(url)
-        found, copy = self._usable(url), self._copies.peek(url)
-        if found is not None and copy is not None and not copy.in_use:
+        copy = self._usable(url)
+        if copy is None:
+            return None
+        found = CachedCopy(copy.index, copy.age(self._runtime.moment()), copy.from_disk)
+        if not copy.in_use:
             # Logged once for each outage.
             copy.in_use = True
             self._warn(f"{error}; {found.words}, serves")
@@ -126,8 +129,8 @@ class RegistryCache:
 
     def stands_in(self, url: str) -> float | None:
         """Return the age in seconds of the copy in use instead of this registry; None if none is in use."""
-        found, copy = self._usable(url), self._copies.peek(url)
-        return found.age if found is not None and copy is not None and copy.in_use else None
+        copy = self._usable(url)
+        return None if copy is None or not copy.in_use else copy.age(self._runtime.moment())
 
     def drop(self, url: str) -> None:
         """Delete the copy, also one that is being written or read."""
@@ -149,12 +152,9 @@ class RegistryCache:
     def _warn(self, text: str) -> None:
         self._runtime.warn("asap.discovery", text)
 
-    def _usable(self, url: str) -> CachedCopy | None:
-        copy, at = self._copies.peek(url), self._runtime.moment()
-        if copy is None:
-            return None
-        age = max(at.now - copy.confirmed.now, at.wall - copy.confirmed.wall, 0.0)
-        return CachedCopy(copy.index, age, copy.from_disk) if age <= copy.serves else None
+    def _usable(self, url: str) -> Copy | None:
+        copy = self._copies.peek(url)
+        return None if copy is None or copy.age(self._runtime.moment()) > copy.serves else copy
 
     def _read_once(self, url: str) -> Program[None]:
         """Read the copy from its file, or wait for the program that does."""

@@ -140,7 +140,7 @@ class CopyParser:
 
     def close(self) -> tuple[CopyHead, RegistryIndex]:
         """See `DocumentParser`."""
-        head = self.head or read_head(self._start, self._url, wall=self._wall)
+        head = read_head(self._start, self._url, wall=self._wall)
         if (self._length, self._digest.hexdigest()) != (head.length, head.digest):
             raise UnusableFile("it isn't whole", ())
         return head, self._registry.close()
@@ -174,6 +174,10 @@ class Copy:
     from_disk: bool = False
     in_use: bool = False
     current: bool = True
+
+    def age(self, at: Moment) -> float:
+        """Return how many seconds ago its server confirmed it."""
+        return max(at.now - self.confirmed.now, at.wall - self.confirmed.wall, 0.0)
 
     @cached_property
     def _head(self) -> CopyHead:

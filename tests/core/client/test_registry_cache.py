@@ -4,6 +4,7 @@ import errno
 import json
 from hashlib import blake2b
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from attrs import frozen
@@ -60,6 +61,7 @@ class Copies(Driver):
 
     def __init__(self, files: dict[str, File] | None = None, *, wall: float | None = None, most: int = 10_000) -> None:
         super().__init__(self._reply)
+        self.clock.advance(10_000.0)
         if wall is not None:
             self.clock.step_wall(wall - self.clock.wall())
         self.files = {} if files is None else files
@@ -225,6 +227,7 @@ class TestHowLongItServes:
         copies.clock.step_wall(LONGEST + 1.0)
         assert copies.take() is None
         copies = Copies()
+        copies.clock.advance(0.0006)  # a file says milliseconds
         copies.put(index())
         copies.clock.step_wall(-LONGEST)
         copies.clock.advance(LONGEST + 1.0)
@@ -263,6 +266,7 @@ class TestReading:
         first = stored.take()
         assert first is not None
         assert (stored.take(), stored.actions) == (first, "r")
+        assert stored.effects == [ReadFile(stored.path, ANY, private=True)]
         assert stored.logged == [f"{WORDS} on disk, 0 s old, serves"]
 
     def test_many_callers_share_one_read(self, stored: Copies) -> None:
@@ -447,6 +451,11 @@ class TestWriting:
         assert copies.actions == "w"
         copies.write(effect)
         assert ids(copies.restarted().take()) == A
+
+    def test_happens_also_for_a_copy_that_serves_for_a_second(self, copies: Copies) -> None:
+        copies.put(index(), "max-age=1, must-revalidate")
+        copies.clock.advance(1.0)
+        assert ids(copies.take()) == A
 
     @pytest.mark.parametrize("control", ["no-store", "no-cache", "max-age=0, stale-if-error=0"])
     def test_of_what_its_server_forbids_deletes_the_copy(self, copies: Copies, control: str) -> None:

@@ -191,6 +191,12 @@ class TestTheFile:
         with pytest.raises(UnusableFile, match="it's too large"):
             parser.feed(copy()._head.written(URL))
 
+    def test_without_a_first_line_is_refused_before_its_end(self) -> None:
+        parser = CopyParser(URL, wall=WALL, most=10_000)
+        parser.feed(b"x" * (MAX_HEAD - 1))
+        with pytest.raises(UnusableFile, match="it isn't a copy"):
+            parser.feed(b"x")
+
     def test_of_version_0_1_is_read_and_written_byte_for_byte(self) -> None:
         facts = json.loads((WRITTEN / "copy.json").read_text("utf-8"))
         data = (WRITTEN / file_name(facts["url"])).read_bytes()
@@ -266,4 +272,5 @@ class TestWriting:
     def test_at_most_32_copies_are_kept_with_the_new_one(self) -> None:
         files = [(f"{age:02}.registry", WALL - age) for age in range(33)]
         assert sorted(copy().surplus(files)) == ["31.registry", "32.registry"]
-        assert list(copy().surplus(files[:31])) == []
+        unfinished = [(f"{age:02}.registry.x.tmp", WALL - age) for age in range(33)]
+        assert list(copy().surplus(files[:31] + unfinished)) == []
