@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, strategies as st
 
 from asap_core.auth.claims import Rejected
-from asap_core.auth.jws import Algorithm, Malformed, names_of, serialize, signing_input
+from asap_core.auth.jws import (
+    Algorithm,
+    Malformed,
+    decode_base64url,
+    encode_base64url,
+    names_of,
+    serialize,
+    signing_input,
+)
 from tests.core.auth.tokens import (
     GOOD,
     b64,
@@ -14,6 +22,23 @@ from tests.core.auth.tokens import (
     read,
     token,
 )
+
+
+class TestBase64url:
+    @given(st.binary(max_size=100))
+    def test_decoding_reverses_encoding(self, data: bytes) -> None:
+        assert decode_base64url(encode_base64url(data).encode()) == data
+
+    @pytest.mark.parametrize("start", ["", "AAAA", "AAAAA", "_-9zAA"])
+    def test_no_other_text_is_read(self, start: str) -> None:
+        for code in range(256):
+            text = start.encode() + bytes([code])
+            value = decode_base64url(text)
+            assert value is None or encode_base64url(value).encode() == text
+
+    @pytest.mark.parametrize("text", [b"A", b"AAAAA", b"AA=", b"AA==", b"AAA=", b"A+AA", b"A/AA", b"AAAA\n"])
+    def test_padding_the_other_alphabet_and_wrong_lengths_are_refused(self, text: bytes) -> None:
+        assert decode_base64url(text) is None
 
 
 class TestForm:
