@@ -10,7 +10,7 @@ from asap_core.lazy_imports import lazy_names
 if TYPE_CHECKING:
     from asap_adapters.auth.authenticator import Authenticator as Authenticator
     from asap_adapters.client.agent_client import AgentClient as AgentClient
-    from asap_adapters.client.discovery import DiscoveredAgent as DiscoveredAgent
+    from asap_adapters.net.http_options import HttpOptions as HttpOptions
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
     from asap_adapters.server.binding import bind_agent as bind_agent
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
         Authenticated as Authenticated,
         TokenTable as TokenTable,
     )
+    from asap_core.client.breaker import BreakerPolicy as BreakerPolicy
+    from asap_core.client.delivery import RetryPolicy as RetryPolicy
+    from asap_core.client.discovery import DiscoveredAgent as DiscoveredAgent
+    from asap_core.client.document_cache import DocumentCachePolicy as DocumentCachePolicy
+    from asap_core.client.options import DiscoveryOptions as DiscoveryOptions, TrustPolicy as TrustPolicy
     from asap_core.errors import (
         AgentChanged as AgentChanged,
         AsapError as AsapError,
@@ -41,11 +46,18 @@ if TYPE_CHECKING:
         Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
+    from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
 
 _HOMES: Final = {
     "asap_adapters.auth.authenticator": "Authenticator",
     "asap_adapters.client.agent_client": "AgentClient",
-    "asap_adapters.client.discovery": "DiscoveredAgent",
+    "asap_core.client.breaker": "BreakerPolicy",
+    "asap_core.client.delivery": "RetryPolicy",
+    "asap_core.client.discovery": "DiscoveredAgent",
+    "asap_core.client.document_cache": "DocumentCachePolicy",
+    "asap_core.client.options": "DiscoveryOptions TrustPolicy",
+    "asap_core.net.outbound": "OutboundPolicy",
+    "asap_adapters.net.http_options": "HttpOptions",
     "asap_adapters.server.asgi": "AsgiApp",
     "asap_adapters.server.handlers": "Context Handlers TaskFailed",
     "asap_adapters.server.binding": "bind_agent",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, TypeVar, assert_never
 
 import anyio
@@ -41,6 +41,8 @@ from asap_core.mdns.dnssd import Event
 
 T = TypeVar("T")
 
+Browse = Callable[[], AbstractAsyncContextManager[AsyncIterator[Event]]]
+
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
 
 
@@ -49,14 +51,21 @@ class ProgramDriver:
 
     connect: makes the transport.
     owner: how its owner is written, for an error message.
+    browse: watches the local network, for programs that ask for it.
     clock: for simulations.
     """
 
     def __init__(
-        self, connect: Callable[[], httpx.AsyncBaseTransport], *, owner: str, clock: Clock | None = None
+        self,
+        connect: Callable[[], httpx.AsyncBaseTransport],
+        *,
+        owner: str,
+        browse: Browse | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.runtime = Runtime(LoopClock() if clock is None else clock, new_id, new_token, random_fraction)
         self._connect = connect
+        self.browse = browse
         self._owner = owner
         self._transport: httpx.AsyncBaseTransport | None = None
         self._parked: dict[Ticket, anyio.Event] = {}
@@ -88,7 +97,7 @@ class ProgramDriver:
         checkpoint: whether other tasks run even if the program needs no effect.
         """
         outcome: Outcome | None = None
-        sources = _Sources()
+        sources = _Sources(self.browse)
         try:
             self._opened()
             while not isinstance(moved := step(program, outcome), Returned):
@@ -184,10 +193,11 @@ def log(remarks: Iterable[Remark]) -> None:
 class _Sources:
     """The sources of `Next` that one run has opened."""
 
-    __slots__ = ("_stack", "opened")
+    __slots__ = ("_browse", "_stack", "opened")
 
-    def __init__(self) -> None:
+    def __init__(self, browse: Browse | None) -> None:
         self.opened: dict[LocalNetwork, AsyncIterator[Event]] = {}
+        self._browse = browse
         self._stack: AsyncExitStack | None = None
 
     async def next(self, source: LocalNetwork, seconds: float | None) -> Heard | Unavailable | Expired:
@@ -199,10 +209,10 @@ class _Sources:
         return Expired()
 
     async def _open(self, source: LocalNetwork) -> AsyncIterator[Event]:
-        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
-
+        if self._browse is None:
+            raise MdnsUnavailable("nothing here watches the local network")
         self._stack = self._stack or AsyncExitStack()
-        events = self.opened[source] = await self._stack.enter_async_context(browse())
+        events = self.opened[source] = await self._stack.enter_async_context(self._browse())
         return events
 
     async def aclose(self) -> None:

@@ -10,15 +10,18 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 import httpx
+from attrs import evolve
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.net.http_options import HttpOptions
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.user_code import mark_own_task
 from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response
+from asap_core.net.outbound import OutboundPolicy
 from asap_core.net.urls import authority_of, host_in, origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import Respond
@@ -225,7 +228,9 @@ async def in_process(
     transport = InProcessTransport(agent, handlers, authenticate=authenticate)
     # Wherever the manifest says that the agent is, it's here.
     endpoint = agent.manifest.endpoints.asap
-    client_options.setdefault("allow_endpoints", [origin] if (origin := origin_of(endpoint)) else [])
-    client_options.setdefault("allow_http", [host_in(authority_of(endpoint) or "")])
-    async with transport, AgentClient(sender=sender, transport=transport, **client_options) as client:
+    endpoints = [origin] if (origin := origin_of(endpoint)) else []
+    reachable = OutboundPolicy(allow_endpoints=endpoints, allow_http=[host_in(authority_of(endpoint) or "")])
+    client_options.setdefault("outbound", reachable)
+    client_options["http"] = evolve(client_options.get("http", HttpOptions()), transport=transport)
+    async with transport, AgentClient(sender, **client_options) as client:
         yield client

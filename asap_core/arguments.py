@@ -12,7 +12,7 @@ An `ArgumentRule` is made of predicates (`is_…`). The `expect_…` functions h
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial, wraps
 from types import UnionType
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from attrs import frozen
 
@@ -42,6 +42,10 @@ class ArgumentRule:
         """Raise ValueError if the value of the argument `name` isn't that."""
         if not self.fits(value):
             raise ValueError(f"{name}: expected {self.expected}")
+
+    def __call__(self, _instance: object, attribute: NamedField, value: Any) -> None:
+        """Check a field: attrs calls its validators so, and takes the field's type from `value`."""
+        self.check(attribute.name, value)
 
 
 def is_instance(*kinds: type) -> Fits:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from asap_adapters import AgentClient, serve
+from asap_adapters import AgentClient, HttpOptions, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
@@ -54,7 +54,7 @@ async def run(number: int, seed: int, limit: Limit) -> str:
     async with anyio.create_task_group() as group:
         group.start_soon(functools.partial(serve, agent, {"echo": echo}, at=bound))
         before = sockets()
-        async with AgentClient(sender="urn:asap:agent:me", timeout=10) as client:
+        async with AgentClient(sender="urn:asap:agent:me", http=HttpOptions(timeout=10)) as client:
 
             async def send() -> object:
                 return await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})

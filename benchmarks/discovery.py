@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import httpx
 
-from asap_adapters import AgentClient
+from asap_adapters import AgentClient, HttpOptions
 from asap_core import Capabilities, Endpoints, Manifest, Skill
 from asap_core.client.document_cache import DocumentCache, Lead
 from asap_core.client.fetch_results import Fetched
@@ -50,7 +50,7 @@ def client_of(body: bytes) -> AgentClient:
         await anyio.lowlevel.checkpoint()
         return httpx.Response(200, content=body, headers={"cache-control": "max-age=86400"})
 
-    return AgentClient(sender="urn:asap:agent:bench", transport=httpx.MockTransport(answer))
+    return AgentClient(sender="urn:asap:agent:bench", http=HttpOptions(transport=httpx.MockTransport(answer)))
 
 
 async def times(body: bytes) -> tuple[float, float, float]:

@@ -12,7 +12,9 @@ from socket import create_server, socket
 import anyio
 import httpx
 
-from asap_adapters.net.transport import HttpTransport
+from asap_adapters.driver import ProgramDriver
+from asap_adapters.net.outbound_transport import OutboundTransport
+from asap_core.client.requests import Requests
 from asap_core.net.outbound import OutboundPolicy
 
 __all__ = ["run"]
@@ -55,16 +57,14 @@ async def microseconds(request: Request, url: str, times: int) -> float:
 
 async def measure(base: str) -> None:
     policy = OutboundPolicy(allow_http=["agent.lan"], allow_networks=["127.0.0.0/8"])
-    http = HttpTransport(
-        token=None, auth={}, policy=policy, timeout=60.0, trust_env=False, compress=True, verify=True, transport=None,
-        resolver=Here(),
-    )  # fmt: skip
-    http.open()
+    driver = ProgramDriver(lambda: OutboundTransport(resolver=Here()), owner="the benchmark")
+    requests = Requests(driver.runtime, policy=policy)
+    driver.open()
     client = httpx.AsyncClient(trust_env=False)
     transport = httpx.AsyncHTTPTransport()
 
     async def ours(url: str) -> object:
-        return await http.get(http.judge(url), (), 1000)
+        return await driver.run(requests.get(requests.judge(url), (), 1000))
 
     async def named(url: str) -> object:
         return await ours(url.replace("127.0.0.1", "agent.lan"))
@@ -92,7 +92,7 @@ async def measure(base: str) -> None:
         for name, figures in taken.items():
             median = statistics.median(figures)
             print(f"  {name:<28}{median:8.0f} µs   {median / bare:.2f}x")
-    await http.aclose()
+    await driver.aclose()
     await client.aclose()
     await transport.aclose()
     decide(policy)

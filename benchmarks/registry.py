@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from asap_adapters.net.bodies import READ_PIECE
+from asap_core.client.body_reader import PIECE as READ_PIECE
 from asap_core.wire.codec import warm_up
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.registry_reader import RegistryReader

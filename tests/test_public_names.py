@@ -25,9 +25,10 @@ PUBLIC = {
     """,
     "asap_adapters": """
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState
-        BadStore Context DiscoveredAgent Handlers InvalidDocument InvalidTransition MdnsUnavailable NoToken
-        NotAllowed NotResolved Redis RemoteError StateFile TLS TaskFailed TimedOut TokenTable Unreachable
-        Unsuitable Unverified WrongAgent bind_agent listen run serve
+        BadStore BreakerPolicy Context DiscoveredAgent DiscoveryOptions DocumentCachePolicy Handlers HttpOptions
+        InvalidDocument InvalidTransition MdnsUnavailable NoToken NotAllowed NotResolved OutboundPolicy Redis
+        RemoteError RetryPolicy StateFile TLS TaskFailed TimedOut TokenTable TrustPolicy Unreachable Unsuitable
+        Unverified WrongAgent bind_agent listen run serve
     """,
     "asap_adapters.auth": """
         ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy

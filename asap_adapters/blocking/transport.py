@@ -28,7 +28,6 @@ from asap_adapters.net.outbound_transport import (
     IDLE_SECONDS,
     PROGRESS,
     ROUTE,
-    RequestBarred,
     as_httpx_errors,
     httpcore_request,
     pool_key,
@@ -36,6 +35,7 @@ from asap_adapters.net.outbound_transport import (
 from asap_adapters.net.pool import PLACES, Connections, Progress, Route
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
+from asap_core.errors import NotAllowed
 
 
 def fetch(transport: httpx.BaseTransport, asked: Fetch) -> Received | Unanswered | Expired | Barred:
@@ -53,8 +53,8 @@ def fetch(transport: httpx.BaseTransport, asked: Fetch) -> Received | Unanswered
             _read(response, asked.reader, progress)
         finally:
             response.close()
-    except RequestBarred as turned:
-        return turned.barred
+    except NotAllowed as refused:
+        return Barred(refused.reason, refused.remedy)
     except TimeoutError:
         return Expired(progress.stage)
     except httpx.HTTPError as error:
@@ -82,7 +82,7 @@ def _read(response: httpx.Response, reader: BodyReader, progress: Progress) -> N
 
 
 class BlockingTransport(httpx.BaseTransport):
-    """An httpx transport that connects only where each request's `Route` allows. Raises `RequestBarred` otherwise.
+    """An httpx transport that connects only where each request's `Route` allows. Raises `NotAllowed` otherwise.
 
     With `trust_env`, proxies of the environment are used, as by `OutboundTransport`. Any thread may use it. The
     constructor reads certificates, and does no other I/O. Raises OSError if they are unreadable.

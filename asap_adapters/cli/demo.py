@@ -27,6 +27,7 @@ from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy
+from asap_core.client.options import DiscoveryOptions
 from asap_core.client.resolution import Unresolved
 from asap_core.clock import Instant
 from asap_core.errors import NotAllowed, RemoteError
@@ -94,7 +95,9 @@ async def _demo(options: DemoOptions) -> int:
         guarded, unguarded = await listen("127.0.0.1", 0), await listen("127.0.0.1", 0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = await stack.enter_async_context(
-            AgentClient(sender=ALICE, token=TOKEN, registries=[folder / "registry.json"], retry=ONCE)
+            AgentClient(
+                ALICE, token=TOKEN, discovery=DiscoveryOptions(registries=[folder / "registry.json"]), retry=ONCE
+            )
         )
         stage = _Stage(guarded, unguarded, folder / "registry.json", client)
         await group.start(_serve_guarded, stage, stop)
@@ -223,7 +226,7 @@ async def _forged_entry(stage: _Stage) -> str:
     document = json.dumps({"version": "1.0", "updated_at": "2026-01-01T00:00:00Z", "agents": [entry]})
     registry = stage.registry.with_name("forged.json")
     await anyio.Path(registry).write_text(document)
-    async with AgentClient(sender=ALICE, registries=[registry]) as client:
+    async with AgentClient(ALICE, discovery=DiscoveryOptions(registries=[registry])) as client:
         end = await client.explain(MALLORY, wait=0)
     if not isinstance(end, Unresolved):
         raise AssertionError("it was accepted")  # noqa: TRY004 - a step that failed

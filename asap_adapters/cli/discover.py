@@ -21,7 +21,8 @@ from asap_adapters.cli.options import (
 )
 from asap_adapters.cli.output import card, complain, print_json, say, table
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.client.discovery import DiscoveredAgent
+from asap_core.client.discovery import DiscoveredAgent
+from asap_core.client.options import DiscoveryOptions
 from asap_core.client.resolution import Resolved, TraceEntry, TraceVerdict, Unresolved, is_version
 from asap_core.errors import InvalidDocument, NotResolved
 from asap_core.http.caching import Freshness
@@ -31,7 +32,7 @@ from asap_core.wire.registry import Skipped, asap_url, make_entry
 
 
 def _client(outbound: OutboundOptions) -> AgentClient:
-    return AgentClient(sender=CLI_SENDER, **outbound.client_arguments())
+    return AgentClient(CLI_SENDER, **outbound.client_arguments())
 
 
 # --- one agent -------------------------------------------------------------------------------------------------------
@@ -203,9 +204,8 @@ class RegistryFindOptions:
 
 
 async def _registry_find(options: RegistryFindOptions) -> int:
-    client = AgentClient(
-        sender=CLI_SENDER, registry_cache=options.registry_cache, **options.outbound.client_arguments()
-    )
+    discovery = DiscoveryOptions(registry_cache=options.registry_cache)
+    client = AgentClient(CLI_SENDER, discovery=discovery, **options.outbound.client_arguments())
     async with client:
         try:
             registry = await client.registry(options.location)
@@ -277,13 +277,10 @@ class ResolveOptions:
 
 
 async def _resolve(options: ResolveOptions) -> int:
-    client = AgentClient(
-        sender=CLI_SENDER,
-        registries=options.registry,
-        revocations=options.revocations,
-        registry_cache=options.registry_cache,
-        **options.outbound.client_arguments(),
+    discovery = DiscoveryOptions(
+        registries=options.registry, revocations=options.revocations, registry_cache=options.registry_cache
     )
+    client = AgentClient(CLI_SENDER, discovery=discovery, **options.outbound.client_arguments())
     async with client:
         end = await client.explain(
             options.urn,

@@ -131,7 +131,7 @@ async def _verify(options: VerifyOptions) -> int:
 
     where = options.location
     if "://" in where:
-        async with AgentClient(sender=CLI_SENDER, **options.outbound.client_arguments()) as client:
+        async with AgentClient(CLI_SENDER, **options.outbound.client_arguments()) as client:
             data = await client.get_document(where)
     else:
         data = _read(Path(where))

@@ -4,13 +4,14 @@ A reader makes a value of its text, or raises ValueError; the message says what 
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypedDict
 
 from attrs import frozen
 
 from asap_adapters.cli.command import choice, flag, option, repeated
+from asap_adapters.net.http_options import HttpOptions
 from asap_core.auth.bearer import is_scope
 from asap_core.net.addresses import read_network
 from asap_core.net.outbound import OutboundPolicy
@@ -128,10 +129,8 @@ def registry_cache_option() -> Path | None:
 class ClientArguments(TypedDict):
     """Arguments of `AgentClient` that say where it may connect to."""
 
-    allow_http: Sequence[str]
-    allow_networks: Sequence[str]
-    allow_ports: Sequence[int]
-    verify: ssl.SSLContext | Literal[True]
+    outbound: OutboundPolicy
+    http: HttpOptions
 
 
 @frozen(kw_only=True)
@@ -157,17 +156,15 @@ class OutboundOptions:
         """What certificates are verified by; True is certifi."""
         return self.ca_file or True
 
-    def policy(self) -> OutboundPolicy:
+    def policy(self, allow_endpoints: Collection[str] = ()) -> OutboundPolicy:
         """Return the options as a policy for outgoing requests."""
         return OutboundPolicy(
-            allow_http=self.allow_http, allow_networks=self.allow_network, allow_ports=self.allow_port
+            allow_http=self.allow_http,
+            allow_networks=self.allow_network,
+            allow_ports=self.allow_port,
+            allow_endpoints=allow_endpoints,
         )
 
-    def client_arguments(self) -> ClientArguments:
+    def client_arguments(self, allow_endpoints: Collection[str] = ()) -> ClientArguments:
         """Return the options as arguments of `AgentClient`."""
-        return {
-            "allow_http": self.allow_http,
-            "allow_networks": self.allow_network,
-            "allow_ports": self.allow_port,
-            "verify": self.verify,
-        }
+        return {"outbound": self.policy(allow_endpoints), "http": HttpOptions(verify=self.verify)}

@@ -76,8 +76,7 @@ async def _send(options: SendOptions) -> int:
         sender=options.sender,
         token=options.token,
         auth={} if credentials is None else dict.fromkeys(_token_origins(options), credentials),
-        allow_endpoints=options.allow_endpoint,
-        **options.outbound.client_arguments(),
+        **options.outbound.client_arguments(allow_endpoints=options.allow_endpoint),
         # The user at the terminal decides whether to send again.
         retry=RetryPolicy(retries=0),
     )

@@ -9,11 +9,11 @@ from typing import Final
 import anyio
 import httpx
 
-from asap_adapters.net.outbound_transport import PROGRESS, ROUTE, RequestBarred
+from asap_adapters.net.outbound_transport import PROGRESS, ROUTE
 from asap_adapters.net.pool import Progress
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
-from asap_core.errors import Advice
+from asap_core.errors import Advice, NotAllowed
 
 # Closing takes no time, except in a custom transport.
 _END_SECONDS: Final = 1.0
@@ -43,8 +43,10 @@ async def _exchange(
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
-    except RequestBarred as turned:
-        return turned.barred
+    except NotAllowed as refused:
+        return Barred(refused.reason, refused.remedy)
+    except TimeoutError:
+        return Expired(progress.stage)
     except httpx.HTTPError as error:
         return unanswered(error, progress.stage)
     return Received(progress.address)

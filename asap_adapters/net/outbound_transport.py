@@ -18,7 +18,8 @@ from asap_adapters.net.dialling import Dialler, connect_first, dial as dial_addr
 from asap_adapters.net.environment import BadProxy, Proxies, certificates
 from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route as PoolKey
 from asap_adapters.net.resolving import Resolver, SystemResolver
-from asap_core.client.programs import Barred, Route, Stage
+from asap_core.client.programs import Route, Stage
+from asap_core.errors import NotAllowed
 from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
 
 # For how many seconds an idle connection is kept: httpx's own number. This library's servers keep it for longer.
@@ -27,14 +28,6 @@ ROUTE: Final = "asap_route"
 """The request extension with its `Route`."""
 PROGRESS: Final = "asap_progress"
 """The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
-
-
-class RequestBarred(Exception):
-    """The request may not be made."""
-
-    def __init__(self, barred: Barred) -> None:
-        super().__init__(barred.reason)
-        self.barred = barred
 
 
 @frozen
@@ -100,7 +93,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 class OutboundTransport(httpx.AsyncBaseTransport):
-    """An httpx transport that connects only where each request's `Route` allows. Raises `RequestBarred` otherwise.
+    """An httpx transport that connects only where each request's `Route` allows. Raises `NotAllowed` otherwise.
 
     With `trust_env`, proxies of the environment are used, but not for this machine. A proxy resolves names itself, so
     the addresses behind it aren't checked. The constructor reads certificates, and does no other I/O. Raises OSError if
@@ -153,17 +146,17 @@ class OutboundTransport(httpx.AsyncBaseTransport):
 
 
 def pool_key(route: Route, origin: httpcore.Origin, proxies: Proxies, context: ssl.SSLContext) -> PoolKey:
-    """Return which connections a request may use. Raises `RequestBarred` if its proxy can't be used."""
+    """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""
     try:
         proxy = "" if route.announced else proxies.name_for(route.scheme, route.host, route.port)
         proxies.proxy(proxy, context)
     except BadProxy as bad:
-        raise RequestBarred(Barred(bad.reason, bad.remedy)) from None
+        raise NotAllowed(route.host, bad.reason, bad.remedy) from None
     return PoolKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
 
 
 def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:
-    """Return the addresses to connect to. Raises `RequestBarred` if they are refused.
+    """Return the addresses to connect to. Raises `NotAllowed` if they are refused.
 
     answers: what the route's name, if it has one, resolved to.
     """
@@ -171,7 +164,7 @@ def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:
         raise httpcore.ConnectError("its name can't be resolved: it has no address")
     found = route.choose(answers)
     if isinstance(found, AddressRefused):
-        raise RequestBarred(Barred(found.reason, found.remedy))
+        raise NotAllowed(route.host, found.reason, found.remedy)
     return found.addresses
 
 

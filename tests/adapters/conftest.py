@@ -13,10 +13,10 @@ import anyio
 import pytest
 import trio.testing
 
-from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.testing import InProcessTransport
 from asap_core import Agent, Manifest
 from tests import builders
+from tests.clients import make_client
 
 # Worker threads, which asyncio's own clean-up uses, report within milliseconds; what takes this long is a deadlock.
 DEADLOCK_SECONDS = 5.0
@@ -163,6 +163,6 @@ def counting(agent, echo_handlers):
 @pytest.fixture
 def client_of():
     def make(transport, **kwargs):
-        return AgentClient(sender="urn:asap:agent:tester", transport=transport, **kwargs)
+        return make_client(sender="urn:asap:agent:tester", transport=transport, **kwargs)
 
     return make

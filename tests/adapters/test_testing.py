@@ -9,7 +9,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from asap_adapters import RemoteError, TimedOut
+from asap_adapters import HttpOptions, RemoteError, TimedOut
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import Agent
@@ -82,7 +82,9 @@ async def test_a_client_in_a_cancelled_task_group_returns_at_once(agent) -> None
 
 
 async def test_a_timeout_is_as_over_http(agent) -> None:
-    async with in_process(agent(), {"echo": Slow(20)}, timeout=2.0, retry=RetryPolicy(retries=0)) as client:
+    async with in_process(
+        agent(), {"echo": Slow(20)}, http=HttpOptions(timeout=2.0), retry=RetryPolicy(retries=0)
+    ) as client:
         began = anyio.current_time()
         with pytest.raises(TimedOut):
             await client.send(BASE, "task.request", PAYLOAD, idempotency_key="k")

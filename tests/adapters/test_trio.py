@@ -2,34 +2,38 @@
 
 from typing import Any
 
-import anyio
+import httpx
 import pytest
 import trio.testing
+from attrs import frozen
 
+from asap_adapters import HttpOptions
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.net.documents import _carry_out, _Waiter
-from asap_core.client.document_cache import Deliver, DocumentCache, Lead
-from asap_core.client.fetch_results import Fetched
-from tests.moments import moment
+from asap_adapters.driver import ProgramDriver
+from asap_core.client.runtime import Place
+
+
+@frozen
+class Effect:
+    """An effect of a table, for whoever has this place."""
+
+    waiter: Place[Any]
 
 
 @pytest.mark.trio
-async def test_performing_effects_has_no_checkpoint() -> None:
-    directory: DocumentCache[str, _Waiter] = DocumentCache()
-    waiters = [_Waiter(woken=anyio.Event()) for _ in range(3)]
-    now: Any = 0.0
+async def test_settling_a_driver_has_no_checkpoint() -> None:
+    driver = ProgramDriver(lambda: httpx.MockTransport(lambda _request: httpx.Response(404)), owner="Test()")
+    runtime, place = driver.runtime, Place[Any]()
     with trio.testing.assert_no_checkpoints():
-        for waiter in waiters:
-            _carry_out(directory.lookup("https://a.example", waiter, now=now))
-        lead = waiters[0].effect
-        assert isinstance(lead, Lead)
-        _carry_out(directory.settle(lead.flight, Fetched("v"), at=moment(now, now)))
-    assert all(isinstance(waiter.effect, Deliver) for waiter in waiters)
+        runtime.give([Effect(place)])
+        runtime.warn("asap.discovery", "a warning")
+        driver.settle()
+    assert place.ready
 
 
 @pytest.mark.trio
 async def test_reading_the_cache_has_no_checkpoint(counting) -> None:
-    async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
+    async with AgentClient(sender="urn:asap:agent:tester", http=HttpOptions(transport=counting())) as client:
         await client.discover("http://localhost")
         with trio.testing.assert_no_checkpoints():
             assert client.cached("http://localhost") is not None
@@ -37,7 +41,7 @@ async def test_reading_the_cache_has_no_checkpoint(counting) -> None:
 
 @pytest.mark.trio
 async def test_an_hour_of_the_trio_clock_makes_a_cached_document_stale(counting, autojump_clock) -> None:
-    async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
+    async with AgentClient(sender="urn:asap:agent:tester", http=HttpOptions(transport=counting())) as client:
         await client.discover("http://localhost")
         await trio.sleep(3600)
         assert client.cached("http://localhost") is None
@@ -45,7 +49,7 @@ async def test_an_hour_of_the_trio_clock_makes_a_cached_document_stale(counting,
 
 @pytest.mark.trio
 async def test_an_object_of_another_loop_raises_an_error(counting) -> None:
-    async with AgentClient(sender="urn:asap:agent:tester", transport=counting()) as client:
+    async with AgentClient(sender="urn:asap:agent:tester", http=HttpOptions(transport=counting())) as client:
         await client.discover("http://localhost")
 
         async def elsewhere() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from asap_adapters import AgentClient
 from asap_core import Envelope, RemoteError
+from tests.clients import make_client
 
 pytestmark = [pytest.mark.interop, pytest.mark.anyio]
 
@@ -30,7 +31,7 @@ def served(request, reference_server):
 
 async def test_our_client_completes_the_whole_script(served) -> None:
     base, options = served
-    async with AgentClient(**options) as client:
+    async with make_client(**options) as client:
         manifest = await client.discover(base, expect=AGENT)
         assert (await client.get_manifest(f"{base}/.well-known/asap/manifest.json")) is manifest
         assert (await client.health_check(base)).healthy
@@ -53,7 +54,7 @@ async def test_our_client_completes_the_whole_script(served) -> None:
 
 async def test_refusals_of_the_reference_are_read(served) -> None:
     base, options = served
-    async with AgentClient(**options) as client:
+    async with make_client(**options) as client:
         manifest = await client.discover(base)
         await client.send(manifest, "task.request", ECHO, nonce="same")
         with pytest.raises(RemoteError) as caught:
@@ -88,5 +89,5 @@ async def test_the_manifest_of_the_reference_is_revalidated_by_its_etag(referenc
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)
-        again = await client._discovery._manifests.refresh(first.url, cool_down=0)
+        again = await client._driver.run(client._client._discovery._manifests.refresh(first.url, cool_down=0))
         assert (again.source.value, again.document.manifest) == ("revalidated", first.manifest)

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from asap_adapters import TLS, AgentClient, serve
+from asap_adapters import TLS, AgentClient, HttpOptions, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
@@ -49,7 +49,7 @@ async def served(tls: tuple[str, str] | None) -> AsyncIterator[tuple[str, Open]]
     verify = ssl.create_default_context(cafile=None if tls is None else tls[0])
     async with anyio.create_task_group() as group:
         group.start_soon(functools.partial(serve, agent, {"echo": echo}, at=bound, tls=files))
-        yield base, lambda: AgentClient(sender="urn:asap:agent:me", verify=verify, timeout=10.0)
+        yield base, lambda: AgentClient(sender="urn:asap:agent:me", http=HttpOptions(verify=verify, timeout=10.0))
         group.cancel_scope.cancel()
     with anyio.fail_after(5):
         while sockets() > before:  # noqa: ASYNC110 - nobody tells

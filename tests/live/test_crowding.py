@@ -15,6 +15,7 @@ from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.server.wellknown import publish
+from tests.clients import make_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -69,7 +70,7 @@ async def hosts(number: int) -> AsyncIterator[list[Host]]:
 
 def client(**options) -> AgentClient:
     retry = RetryPolicy(retries=0)
-    return AgentClient(sender="urn:asap:agent:me", retry=retry, **{"timeout": 60.0, **options})
+    return make_client(retry=retry, **{"timeout": 60.0, **options})
 
 
 async def hold(ours: AgentClient, host: Host, ends: list[Exception] | None = None) -> None:

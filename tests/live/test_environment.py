@@ -8,9 +8,10 @@ import pytest
 
 from asap_adapters import AgentClient, NotAllowed, Unreachable
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
-from asap_adapters.net import connecting, dialling
+from asap_adapters.net import dialling, outbound_transport
 from asap_core.client.delivery import RetryPolicy
 from asap_core.server.wellknown import publish
+from tests.clients import make_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -74,7 +75,7 @@ class Nowhere:
 
 def client(**options) -> AgentClient:
     options = {"trust_env": True, "resolver": Nowhere(), "allow_http": ["agent.example", "10.1.2.3"], **options}
-    return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), timeout=5.0, **options)
+    return make_client(retry=RetryPolicy(retries=0), timeout=5.0, **options)
 
 
 async def is_asked(ours: AgentClient, proxy: Proxy, url: str = AGENT) -> bool:
@@ -158,7 +159,7 @@ class TestProxies:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             return await dialling.dial(address, port)
 
-        monkeypatch.setattr(connecting, "_dial", dial)
+        monkeypatch.setattr(outbound_transport, "dial_address", dial)
         environment("http_proxy", proxy.url)
         environment("no_proxy", listed)
         async with client(allow_networks=["10.1.2.3/32"]) as ours:

@@ -20,7 +20,7 @@ import zeroconf
 from zeroconf import _dns
 from zeroconf._protocol.outgoing import DNSOutgoing
 
-from asap_adapters import AgentClient
+from asap_adapters import AgentClient, HttpOptions
 from asap_adapters.cli.echo_agent import echo_manifest
 from asap_adapters.mdns import browsing, multicast
 from asap_adapters.mdns.local_network import Advertiser, Browser, browse
@@ -524,7 +524,10 @@ async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
         return httpx.Response(200, content=publish(manifest))
 
     transport = httpx.MockTransport(handle)
-    async with advertiser(PORT + 6), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+    async with (
+        advertiser(PORT + 6),
+        AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=transport)) as client,
+    ):
         found = await client.resolve(AGENT, wait=10)
         assert found.id == AGENT
         with pytest.raises(NotResolved, match="not announced within"):
@@ -535,7 +538,10 @@ async def test_an_agent_is_resolved_by_its_name_and_verified() -> None:
 async def test_another_agent_under_an_announced_name_is_refused() -> None:
     other = publish(echo_manifest("urn:asap:agent:mallory", "http://127.0.0.1:1"))
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=other))
-    async with advertiser(PORT + 7), AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+    async with (
+        advertiser(PORT + 7),
+        AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=transport)) as client,
+    ):
         with pytest.raises(NotResolved, match=f"is urn:asap:agent:mallory, not {AGENT}"):
             await client.resolve(AGENT, wait=2)
 
@@ -565,7 +571,7 @@ async def test_on_sigterm_the_goodbye_does_not_wait_for_running_calls(tmp_path, 
     )
 
     async def call(url) -> None:
-        async with AgentClient(sender="urn:asap:agent:me", timeout=60) as client:
+        async with AgentClient(sender="urn:asap:agent:me", http=HttpOptions(timeout=60)) as client:
             with contextlib.suppress(AsapError):
                 await client.send(url, "task.request", {"skill_id": "echo", "input": {}})
 

@@ -8,7 +8,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from asap_adapters import AgentClient, AsgiApp, BadState, Redis, StateFile
+from asap_adapters import AgentClient, AsgiApp, BadState, HttpOptions, Redis, StateFile
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.binding import bind_agent
 from asap_core import Agent, Policy
@@ -39,7 +39,7 @@ def mounted(**options) -> AsgiApp:
 
 
 def client_of(parent) -> AgentClient:
-    return AgentClient(sender="urn:asap:agent:me", transport=httpx.ASGITransport(parent))
+    return AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.ASGITransport(parent)))
 
 
 async def send(app, key: str | None = None):

@@ -22,6 +22,7 @@ from asap_adapters.cli.echo_agent import echo_manifest
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.fetch_results import Source
 from asap_core.server.wellknown import publish
+from tests.clients import make_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -42,7 +43,7 @@ class Names:
 
 
 def client(**options) -> AgentClient:
-    return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), **{"timeout": 1.0, **options})
+    return make_client(retry=RetryPolicy(retries=0), **{"timeout": 1.0, **options})
 
 
 @asynccontextmanager

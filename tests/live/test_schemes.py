@@ -14,6 +14,7 @@ from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.client.delivery import RetryPolicy
+from tests.clients import make_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -23,7 +24,7 @@ SPEAKS_TLS = "it speaks TLS there: use https://"
 
 
 def client(**options) -> AgentClient:
-    return AgentClient(sender="urn:asap:agent:me", retry=RetryPolicy(retries=0), **{"timeout": 5.0, **options})
+    return make_client(retry=RetryPolicy(retries=0), **{"timeout": 5.0, **options})
 
 
 async def told(url: str, **options) -> list[Unreachable]:

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from asap_adapters import TLS, AgentClient, Handlers, RemoteError, serve
+from asap_adapters import TLS, AgentClient, Handlers, HttpOptions, RemoteError, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.server.listener import Bound, listen
 from asap_core import Agent, Capabilities, Envelope, Policy, Skill, StartPolicy, encode_envelope
@@ -388,7 +388,10 @@ async def test_the_server_speaks_tls(serving, tmp_path) -> None:
         pytest.skip("openssl, which makes the certificate, isn't installed")
     trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
     tls = (tmp_path / "cert.pem", tmp_path / "key.pem")
-    async with serving(tls=tls) as bound, AgentClient(sender="urn:asap:agent:me", verify=trusted) as client:
+    async with (
+        serving(tls=tls) as bound,
+        AgentClient(sender="urn:asap:agent:me", http=HttpOptions(verify=trusted)) as client,
+    ):
         assert isinstance(bound, Bound)
         assert bound.url.startswith("https://")
         assert (await client.send(bound.url, "task.request", ECHO)).payload["status"] == "completed"

@@ -16,7 +16,7 @@ import pytest
 from attrs import evolve
 
 import asap_adapters
-from asap_adapters import AgentClient, StateFile, listen, serve
+from asap_adapters import AgentClient, DiscoveryOptions, HttpOptions, StateFile, listen, serve
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent
@@ -78,7 +78,7 @@ async def test_work_under_a_key_begins_while_forty_handlers_have_all_threads(
     async with anyio.create_task_group() as servers:
         await servers.start(partial(serve, agent, handlers, at=bound, storage=StateFile(tmp_path / "state")))
         async with (
-            AgentClient(sender="urn:asap:agent:me", timeout=60.0) as client,
+            AgentClient(sender="urn:asap:agent:me", http=HttpOptions(timeout=60.0)) as client,
             anyio.create_task_group() as waiting,
         ):
             for _ in range(45):
@@ -125,10 +125,8 @@ async def test_a_registry_in_a_file_its_copy_and_a_revocation_list_are_read(tmp_
     def client() -> AgentClient:
         return AgentClient(
             sender="urn:asap:agent:me",
-            transport=httpx.MockTransport(answer),
-            registries=[listed],
-            revocations=revoked,
-            registry_cache=tmp_path / "copies",
+            http=HttpOptions(transport=httpx.MockTransport(answer)),
+            discovery=DiscoveryOptions(registries=[listed], revocations=revoked, registry_cache=tmp_path / "copies"),
         )
 
     async with all_threads_taken():

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters import AgentClient, Redis, StateFile, serve
+from asap_adapters import AgentClient, DiscoveryOptions, HttpOptions, Redis, StateFile, serve
 from asap_adapters.system import LoopClock
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Policy, Skill, WallTime
 from tests.live.redis_server import server
@@ -117,8 +117,8 @@ async def test_an_old_copy_of_a_registry_is_used(tmp_path: Path) -> None:
 
     async with AgentClient(
         sender="urn:asap:agent:me",
-        transport=httpx.MockTransport(nobody),
-        registry_cache=tmp_path,
+        http=HttpOptions(transport=httpx.MockTransport(nobody)),
+        discovery=DiscoveryOptions(registry_cache=tmp_path),
         clock=At(facts["wall"] + 3_600),
     ) as client:
         assert [entry.id for entry in await client.find(facts["url"])] == facts["agents"]

@@ -9,13 +9,19 @@ from asap_adapters import (
     AgentClient,
     AsapError,
     BadReply,
+    BreakerPolicy,
     DiscoveredAgent,
+    DiscoveryOptions,
+    DocumentCachePolicy,
+    HttpOptions,
     InvalidDocument,
     NotAllowed,
     NoToken,
     NotResolved,
     RemoteError,
+    RetryPolicy,
     TimedOut,
+    TrustPolicy,
     Unreachable,
     Unsuitable,
     Unverified,
@@ -66,10 +72,17 @@ network = OutboundPolicy(allow_http=["agent.lan"], allow_networks=["10.0.0.0/8"]
 
 async def look() -> DiscoveredAgent | str | None:
     client = AgentClient(
-        sender="urn:asap:agent:me",
+        "urn:asap:agent:me",
+        outbound=OutboundPolicy(allow_http=["agent.lan"]),
+        http=HttpOptions(timeout=10.0, verify=False),
+        retry=RetryPolicy(retries=1),
+        breaker=BreakerPolicy(),
         auth={"https://you.example": secret, "https://them.example": "token"},
-        trusted_keys={"urn:asap:agent:you": str(PublicKey(bytes(32)))},
-        registries=[Path("registry.json"), "https://registry.example/registry.json"],
+        trust=TrustPolicy(trusted_keys={"urn:asap:agent:you": str(PublicKey(bytes(32)))}),
+        discovery=DiscoveryOptions(
+            registries=[Path("registry.json"), "https://registry.example/registry.json"],
+            cache=DocumentCachePolicy(max_entries=10),
+        ),
     )
     try:
         return await client.look_up("https://you.example")

@@ -26,6 +26,7 @@ from asap_core.auth.dpop import thumbprint
 from asap_core.auth.dpop_server import DpopPolicy
 from asap_core.client.delivery import RetryPolicy
 from tests.adapters.client.test_cancelling import Interrupted
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +101,12 @@ def credentials(**changes) -> ClientCredentials:
 
 def client_of(world: World, auth=None, **options) -> AgentClient:
     auth = {BASE: credentials()} if auth is None else auth
-    return AgentClient(sender=ME, transport=world, auth=auth, **{"retry": RetryPolicy(retries=0), **options})
+    return make_client(sender=ME, transport=world, auth=auth, **{"retry": RetryPolicy(retries=0), **options})
+
+
+async def token_of(client: AgentClient, asked: ClientCredentials):
+    source = client._client._sending._authorizer.source
+    return await client._driver.run(source.get(asked, ()))
 
 
 async def send(client: AgentClient, base: str = BASE):
@@ -204,7 +210,7 @@ class TestForWhomItIs:
         async with client_of(world, auth) as client:
             manifest = await client.discover(BASE)
             await client.send(manifest, "task.request", ASK)
-            client._sending._authorizer.credentials[BASE + ":443"] = auth["https://b.example"]  # type: ignore[index]
+            client._client._sending._authorizer.credentials[BASE + ":443"] = auth["https://b.example"]  # type: ignore[index]
             await client.send(manifest, "task.request", ASK)
         assert [asked["scope"] for asked in world.issued] == ["read", "write"]
         assert [shown for _, shown in world.shown] == ["Bearer t1", "Bearer t2"]
@@ -395,14 +401,14 @@ class TestLeaving:
             world.asked.clear()
             world.seconds = seconds
             async with client_of(world) as client:
-                source = client._sending._authorizer.source
+                source = client._client._sending._authorizer.source
                 others: list[Any] = []
 
                 async def first(client=client, interrupted=interrupted) -> None:
-                    await interrupted.run(client._sending._authorizer.source.get(credentials(), ()))
+                    await interrupted.run(token_of(client, credentials()))
 
                 async def other(client=client, others=others) -> None:
-                    others.append(await client._sending._authorizer.source.get(credentials(), ()))
+                    others.append(await token_of(client, credentials()))
 
                 async with anyio.create_task_group() as group:
                     group.start_soon(first)
@@ -517,7 +523,7 @@ class TestBoundToAKey:
         async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
             await send(client)
             world.shown.clear()
-            stolen = (await client._sending._authorizer.source.get(credentials(dpop=self.KEY), ())).token.value
+            stolen = (await token_of(client, credentials(dpop=self.KEY))).token.value
             async with client_of(world, {BASE: stolen}) as thief:
                 with pytest.raises(RemoteError, match="Invalid authentication token"):
                     await send(thief)

@@ -20,7 +20,7 @@ from joserfc import jws, jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
-from asap_adapters import AgentClient, AsgiApp, RemoteError
+from asap_adapters import AsgiApp, RemoteError
 from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator, is_signature
 from asap_adapters.testing import InProcessTransport
@@ -35,6 +35,7 @@ from asap_core.client.delivery import RetryPolicy
 from asap_core.clock import WallTime
 from asap_core.wire.codec import encode_envelope
 from tests.adapters.client.test_cancelling import Interrupted
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -393,12 +394,12 @@ class TestNonces:
 
             credentials = ClientCredentials(client=ClientSecret("me", "s"), issuer=ISSUER, dpop=KEY)
             options: Any = {"retry": RetryPolicy(retries=0), "transport": World(), "auth": {BASE: credentials}}
-            async with AgentClient(sender=ME, **options) as client:
+            async with make_client(sender=ME, **options) as client:
                 for _ in range(3):
                     await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
             assert statuses == [401, 200, 200, 200]
             assert provider.issued == 1
-            async with AgentClient(sender="urn:asap:agent:x", **options) as client:
+            async with make_client(sender="urn:asap:agent:x", **options) as client:
                 with pytest.raises(RemoteError, match="Sender does not match"):
                     await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}})
 

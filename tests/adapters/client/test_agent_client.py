@@ -23,6 +23,7 @@ from asap_core import (
     WrongAgent,
 )
 from asap_core.client.fetch_results import Source
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -85,11 +86,10 @@ class TestOpeningAndClosing:
 
     @pytest.mark.parametrize("token", ["", "hunter2\nx-admin: 1", "hunter2 x", "hünter2"])
     def test_a_token_that_cannot_be_sent_is_refused_and_not_repeated(self, token) -> None:
-        from asap_adapters import AgentClient
 
         for options in ({"token": token}, {"auth": {"https://a.example": token}}):
             with pytest.raises(ValueError, match="visible ASCII") as caught:
-                AgentClient(sender="urn:asap:agent:me", **options)
+                make_client(**options)
             assert "nter2" not in str(caught.value)
 
 
@@ -185,7 +185,7 @@ class TestDiscovery:
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
                 leader.cancel()
-            assert (len(found), client._discovery._manifests.waiting) == (1, 0)
+            assert (len(found), client._client._discovery._manifests.waiting) == (1, 0)
 
     async def test_a_cached_manifest_is_revalidated_when_it_expires(self, counting, client_of) -> None:
         transport = counting()

@@ -23,6 +23,7 @@ from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.http.caching import FreshnessPolicy
 from tests.builders import manifest
+from tests.clients import GROUPED, make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -45,13 +46,13 @@ class NotFound(httpx.AsyncBaseTransport):
 
 
 def client_of(**options) -> AgentClient:
-    return AgentClient(**{"sender": ME, "transport": NotFound(), **options})
+    return make_client(**{"sender": ME, "transport": NotFound(), **options})
 
 
 def made(**options):
     """A client, or why there's none."""
     try:
-        return client_of(**options)
+        return AgentClient(**{"sender": ME, **options}) if "http" in options else client_of(**options)
     except ValueError as error:
         return error
 
@@ -72,6 +73,7 @@ METHODS: Any = {
     "resolve": {"urn": ME, "wait": 0, "require_skill": None, "require_version": None},
     "explain": {"urn": ME, "wait": 0, "require_skill": None, "require_version": None},
     "browse": {"interfaces": None},
+    "token": {"credentials": ClientCredentials(client=ClientSecret("me", "secret"), issuer=BASE)},
     "follow": {"announcement": None, "expect": None},
     "send": {
         "target": MANIFEST, "payload_type": "task.request", "payload": {}, "idempotency_key": None, "nonce": None,
@@ -119,7 +121,7 @@ class TestAnyValue:
                 assert error is None or isinstance(error, AsapError | OSError | ValueError), (value, error)
                 assert "\n" not in str(error)
 
-    @pytest.mark.parametrize("parameter", sorted(set(inspect.signature(AgentClient).parameters)))
+    @pytest.mark.parametrize("parameter", sorted({*inspect.signature(AgentClient).parameters, *GROUPED}))
     async def test_any_argument_of_a_client_raises_only_documented_errors(self, parameter) -> None:
         for value in ODD:
             client = made(**{parameter: value})
@@ -127,7 +129,7 @@ class TestAnyValue:
                 assert "\n" not in str(client)
                 assert SECRET not in str(client)
                 continue
-            if parameter in ("transport", "resolver"):
+            if parameter in ("transport", "resolver", "http"):
                 continue  # None: the network
             async with client:
                 error = await outcome_of(client, "discover", {"base_url": BASE})

@@ -18,6 +18,7 @@ from asap_core import BadReply, TimedOut
 from asap_core.client.document_cache import DocumentCache
 from asap_core.client.fetch_results import Source
 from asap_core.server.wellknown import publish
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -64,11 +65,11 @@ def server(manifest):
 
 
 def client_of(server: Server, **options) -> AgentClient:
-    return AgentClient(sender="urn:asap:agent:tester", transport=httpx.MockTransport(server), **options)
+    return make_client(sender="urn:asap:agent:tester", transport=httpx.MockTransport(server), **options)
 
 
 def waiting(client: AgentClient) -> int:
-    finder = client._discovery
+    finder = client._client._discovery
     return sum(
         len(documents._cache._purposes) + len(documents._cache._flights) + documents.waiting
         for documents in (finder._manifests, finder._registries, finder._reports)
@@ -128,7 +129,7 @@ async def discover(client: AgentClient) -> object:
 
 
 async def refresh(client: AgentClient) -> object:
-    return await client._discovery._manifests.refresh(BASE + MANIFEST, cool_down=0.0)
+    return await client._driver.run(client._client._discovery._manifests.refresh(BASE + MANIFEST, cool_down=0.0))
 
 
 async def health(client: AgentClient) -> object:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from attrs import evolve
 
+from asap_adapters import DiscoveryOptions, HttpOptions
 from asap_adapters.auth.signing_key import PrivateKey
 from asap_adapters.client.agent_client import AgentClient
 from asap_core import (
@@ -28,10 +29,12 @@ from asap_core import (
     WrongAgent,
     to_json,
 )
+from asap_core.client import discovery
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved
 from asap_core.errors import Advice, AsapError, MdnsUnavailable
 from asap_core.mdns.dnssd import Added, Announcement, Removed, Updated
 from asap_core.wire.signing import sign
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +70,7 @@ def client_in(world, asked):
         return httpx.Response(found) if isinstance(found, int) else httpx.Response(200, json=found)
 
     def make(**options) -> AgentClient:
-        return AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(answer), **options)
+        return make_client(transport=httpx.MockTransport(answer), **options)
 
     return make
 
@@ -113,7 +116,7 @@ def on_link(client: AgentClient, *events) -> None:
 
         yield Coming(events)
 
-    client._discovery.browse = browse  # type: ignore[method-assign]
+    client._driver.browse = browse
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,9 @@ async def test_a_lifetime_that_is_malformed_is_over(manifest, headers, fetched) 
         asked.append(request)
         return httpx.Response(200, json=to_json(manifest()), headers=headers)
 
-    async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(answer)) as client:
+    async with AgentClient(
+        sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.MockTransport(answer))
+    ) as client:
         for _ in range(2):
             assert (await client.get_manifest("https://a.example/m")).id == URN
     assert len(asked) == fetched
@@ -239,7 +244,9 @@ class TestByUrn:
                     for _ in range(steps):
                         await anyio.lowlevel.checkpoint()
                     group.cancel_scope.cancel()
-                assert client._discovery._manifests.waiting == client._discovery._registries.waiting == 0
+                assert (
+                    client._client._discovery._manifests.waiting == client._client._discovery._registries.waiting == 0
+                )
                 # And what was begun can be begun again.
                 assert isinstance(await client.explain(URN, wait=5), Resolved | Unresolved)
 
@@ -281,7 +288,9 @@ class TestTheRightAgent:
             await anyio.sleep(1)
             return httpx.Response(200, json=to_json(manifest(id=name)))
 
-        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(slow)) as client:
+        async with AgentClient(
+            sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.MockTransport(slow))
+        ) as client:
             async with anyio.create_task_group() as group:
                 group.start_soon(client.discover, "https://a.example")
                 await anyio.sleep(0.5)
@@ -300,7 +309,9 @@ class TestTheRightAgent:
         async def ask(client: AgentClient) -> None:
             found.append((await client.discover("https://a.example")).id)
 
-        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(slow)) as client:
+        async with AgentClient(
+            sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.MockTransport(slow))
+        ) as client:
             async with anyio.create_task_group() as group:
                 group.start_soon(ask, client)
                 await anyio.sleep(0.5)
@@ -308,7 +319,7 @@ class TestTheRightAgent:
                 group.start_soon(ask, client)
             assert found == ["urn:asap:agent:a", "urn:asap:agent:b"]
             assert client.cached("https://a.example").id == "urn:asap:agent:b"  # type: ignore[union-attr]
-            assert client._discovery._manifests._cache._purposes == {}
+            assert client._client._discovery._manifests._cache._purposes == {}
 
     async def test_one_url_is_one_however_it_is_spelled(self, world, client_in, asked) -> None:
         url = f"https://a.example{MANIFEST}"
@@ -352,7 +363,7 @@ async def test_however_many_are_found_none_becomes_the_callers_own(world, client
         client.reset()
         del found, manifest
         gc.collect()
-        assert len(client._discovery._origins) == 0, "kept only for as long as there are manifests"
+        assert len(client._client._discovery._origins) == 0, "kept only for as long as there are manifests"
 
 
 class TestForgetting:
@@ -384,7 +395,9 @@ class TestForgetting:
             await anyio.sleep(1)
             return httpx.Response(200, content=body)
 
-        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(slow)) as client:
+        async with AgentClient(
+            sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.MockTransport(slow))
+        ) as client:
             async with anyio.create_task_group() as group:
                 group.start_soon(client.discover, "https://a.example")
                 await anyio.sleep(0.5)
@@ -432,7 +445,7 @@ class TestAnnounced:
 
     @pytest.fixture
     def neighbour(self, world, manifest, monkeypatch) -> Announcement:
-        monkeypatch.setattr("asap_adapters.net.transport.link_networks", lambda _link: ("192.168.1.2/24",))
+        monkeypatch.setattr("asap_adapters.net.interfaces.link_networks", lambda _link: ("192.168.1.2/24",))
         world[f"{self.HERE}/m"] = to_json(manifest(endpoints=Endpoints(asap=f"{self.HERE}/asap")))
         return evolve(announcement(URN, f"{self.HERE}/m"), host="192.168.1.5", addresses=("192.168.1.5",))
 
@@ -466,7 +479,7 @@ class TestAnnounced:
             return httpx.Response(200, json=to_json(manifest()))
 
         transport = httpx.MockTransport(answer)
-        async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        async with AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=transport)) as client:
 
             async def others() -> None:
                 for number in range(1000):
@@ -548,10 +561,10 @@ async def test_a_large_registry_holds_nobody_up(source, tmp_path) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=Once(packed)))
     options: Any = {"registry_cache": tmp_path} if source == "copy" else {}
     if source == "copy":
-        async with AgentClient(sender="urn:asap:agent:me", transport=transport, **options) as client:
+        async with make_client(transport=transport, **options) as client:
             await client.registry(location)
         transport = httpx.MockTransport(lambda _: httpx.Response(503))
-    client = AgentClient(sender="urn:asap:agent:me", transport=transport, **options)
+    client = make_client(transport=transport, **options)
     async with client, anyio.create_task_group() as group:
 
         async def turn() -> None:
@@ -571,7 +584,7 @@ async def test_one_who_leaves_in_the_middle_spoils_it_for_nobody() -> None:
     data = large()[:-2] + b', {"id": "broken"}]}'
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(data)))
     for steps in (*range(20), *range(20, 64, 4)):
-        async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        async with AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=transport)) as client:
             found: list[Any] = []
             leader = anyio.CancelScope()
 
@@ -606,7 +619,7 @@ async def test_what_is_wrong_in_the_middle_ends_it(client_in, asked) -> None:
     middle = data.index(b"}, {", len(data) // 2)
     data = data[:middle] + b"},, {" + data[middle:]
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(data)))
-    async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+    async with AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=transport)) as client:
         for _ in range(2):
             with pytest.raises(InvalidDocument, match="one JSON text"):
                 await client.registry("https://r.example/1")
@@ -617,7 +630,7 @@ class TestFailures:
         """A failure is some hundred bytes, whatever the answer was."""
         body = b'{"id": "' + b"x" * 900_000 + b'"}'
         transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Once(body)))
-        async with AgentClient(sender="urn:asap:agent:me", transport=transport) as client:
+        async with AgentClient(sender="urn:asap:agent:me", http=HttpOptions(transport=transport)) as client:
 
             async def fail(number: int) -> None:
                 with pytest.raises(InvalidDocument):
@@ -651,8 +664,8 @@ class TestFailures:
 
         client = AgentClient(
             sender="urn:asap:agent:me",
-            transport=httpx.MockTransport(answer),
-            registries=["https://reg.example/r.json"],
+            http=HttpOptions(transport=httpx.MockTransport(answer)),
+            discovery=DiscoveryOptions(registries=["https://reg.example/r.json"]),
         )
         async with client:
             assert isinstance(await client.explain(URN, wait=0), Unresolved)
@@ -668,7 +681,9 @@ class TestFailures:
             return httpx.Response(200, json=to_json(manifest()), headers=headers)
 
         told: list[tuple[str, float, str]] = []
-        async with AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(answer)) as client:
+        async with AgentClient(
+            sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.MockTransport(answer))
+        ) as client:
             await client.discover("https://a.example")
             await anyio.sleep(14.5)
 
@@ -695,11 +710,9 @@ async def test_what_is_no_file_is_told_at_once(client_in, tmp_path, name) -> Non
 
 
 async def test_one_too_large_is_refused(client_in, tmp_path, monkeypatch) -> None:
-    from asap_adapters.client import local_files
-
     file = tmp_path / "registry.json"
     file.write_text(json.dumps(registry()))
-    monkeypatch.setattr(local_files, "MAX_REGISTRY", file.stat().st_size - 1)
+    monkeypatch.setattr(discovery, "MAX_REGISTRY", file.stat().st_size - 1)
     async with client_in() as client:
         with pytest.raises(BadReply, match="expected at most"):
             await client.registry(file)
@@ -834,7 +847,11 @@ class TestSigned:
             ended.append(str(caught.value))
 
         transport = httpx.MockTransport(slowly)
-        async with AgentClient(sender="urn:asap:agent:me", transport=transport, registries=named) as client:
+        async with AgentClient(
+            sender="urn:asap:agent:me",
+            http=HttpOptions(transport=transport),
+            discovery=DiscoveryOptions(registries=named),
+        ) as client:
             async with anyio.create_task_group() as group:
                 group.start_soon(resolve, URN, 0.5)
                 group.start_soon(resolve, other, 0.0)
@@ -951,7 +968,9 @@ class TestSigned:
 
         transport = httpx.MockTransport(answer)
         async with AgentClient(
-            sender="urn:asap:agent:me", transport=transport, registries=["https://r.example/1"]
+            sender="urn:asap:agent:me",
+            http=HttpOptions(transport=transport),
+            discovery=DiscoveryOptions(registries=["https://r.example/1"]),
         ) as client:
             assert (await client.resolve(URN, wait=0)).id == URN
             listed["agents"][0]["public_key"] = str(keys[1].public_key)
@@ -1033,8 +1052,6 @@ class TestRevoked:
                 await client.resolve(URN, wait=0)
 
     async def test_it_may_be_a_file(self, client_in, registered, tmp_path, monkeypatch) -> None:
-        from asap_adapters.client import local_files
-
         file = tmp_path / "revoked.json"
         async with client_in(**{**registered, "revocations": file}) as client:
             with pytest.raises(NotResolved, match=r"revoked\.json: No such file"):
@@ -1044,7 +1061,7 @@ class TestRevoked:
             file.write_text(json.dumps(self.listing(URN)))
             with pytest.raises(NotResolved, match="revoked: key stolen"):
                 await client.resolve(URN, wait=0)
-            monkeypatch.setattr(local_files, "MAX_REVOCATIONS", file.stat().st_size - 1)
+            monkeypatch.setattr(discovery, "MAX_REVOCATIONS", file.stat().st_size - 1)
             with pytest.raises(NotResolved, match="expected at most"):
                 await client.resolve(URN, wait=0)
 

@@ -25,6 +25,7 @@ from asap_core.client.resolution import Resolved
 from asap_core.net.addresses import Proximity
 from tests.adapters.client.test_cancelling import Interrupted
 from tests.adapters.client.test_discovery import URN, registry
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +67,7 @@ def directory(tmp_path: Path) -> Path:
 
 def client_of(server: Server, directory: Path, **options) -> AgentClient:
     options = {"registries": [URL], "registry_cache": directory, **options}
-    return AgentClient(sender="urn:asap:agent:me", transport=httpx.MockTransport(server), **options)
+    return make_client(transport=httpx.MockTransport(server), **options)
 
 
 async def fetch(server: Server, directory: Path) -> Path:
@@ -234,7 +235,7 @@ class TestAStartWithoutTheServer:
         server.happens = DOWN
         async with client_of(server, directory) as client:
             await client.registry(URL)
-            assert client._http.proximity_of(URL) is Proximity.NETWORK
+            assert client._client._requests.proximity_of(URL) is Proximity.NETWORK
 
     async def test_without_one_the_failure_is_told(self, server: Server, directory: Path) -> None:
         server.happens = DOWN

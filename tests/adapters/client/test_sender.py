@@ -10,7 +10,7 @@ import h11
 import httpx
 import pytest
 
-from asap_adapters import AgentClient, RemoteError, Unreachable
+from asap_adapters import RemoteError, Unreachable
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.driver import Driver
@@ -23,6 +23,7 @@ from asap_core.client.delivery import RetryPolicy
 from asap_core.errors import BadReply
 from asap_core.wire.json import read_json
 from asap_core.wire.manifest import MANIFEST_PATH
+from tests.clients import make_client
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +77,7 @@ def recorder(agent, runs):
 
 
 def client_of(transport, **options):
-    return AgentClient(sender="urn:asap:agent:me", transport=transport, **options)
+    return make_client(transport=transport, **options)
 
 
 def refused(**data):
@@ -475,7 +476,7 @@ class TestABreaker:
 class TestAClockThatIsWrong:
     @pytest.fixture
     def clock(self, monkeypatch):
-        monkeypatch.setattr("asap_adapters.client.agent_client.LoopClock", Skewed)
+        monkeypatch.setattr("asap_adapters.driver.LoopClock", Skewed)
         monkeypatch.setattr(Skewed, "offset", 0.0)
         return Skewed
 

@@ -13,15 +13,21 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.net import connecting
-from asap_adapters.net.connecting import OutboundTransport, link_networks, link_scopes
+from asap_adapters.net import outbound_transport
 from asap_adapters.net.dialling import connect_first
+from asap_adapters.net.fetching import httpx_request
+from asap_adapters.net.interfaces import link_networks, link_scopes, links
+from asap_adapters.net.outbound_transport import PROGRESS, ROUTE, OutboundTransport
+from asap_adapters.net.pool import Progress
 from asap_adapters.net.resolving import SystemResolver
-from asap_adapters.net.transport import HttpTransport, _Call, _request
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
+from asap_core.client.body_reader import BodyReader
+from asap_core.client.programs import Barred, Fetch, Route
+from asap_core.client.requests import announced_addresses
 from asap_core.net.addresses import obstacle, read_address
 from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused
 from asap_core.server.wellknown import publish
+from tests.clients import Wired
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +86,8 @@ class Stream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout=None) -> bytes:  # noqa: ASYNC109 - httpcore's
         await self.network.pause()
+        if self.closed:
+            raise httpcore.ReadError
         return self.network.reply
 
     async def write(self, buffer: bytes, timeout=None) -> None:  # noqa: ASYNC109 - httpcore's
@@ -100,22 +108,24 @@ class Stream(httpcore.AsyncNetworkStream):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """Make a network and an open `HttpTransport` on it."""
+    """Make requests that can be awaited, over this network."""
 
-    def make(network: Network, *, token=None, timeout=60.0, transport=None, **policy):
-        monkeypatch.setattr(connecting, "_dial", network.dial)
-        http = HttpTransport(
-            token=token, auth={}, policy=OutboundPolicy(**policy), timeout=timeout, trust_env=False, compress=True,
-            verify=True, transport=transport, resolver=network,
-        )  # fmt: skip
-        http.open()
+    def make(network: Network, *, token=None, timeout=60.0, transport=None, **policy) -> Wired:
+        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
+        http = Wired(
+            lambda: transport or OutboundTransport(resolver=network),
+            token=token,
+            policy=OutboundPolicy(**policy),
+            timeout=timeout,
+        )
+        http.driver.open()
         return http
 
     return make
 
 
 async def get(http, url: str = "https://agent.example/x", **options):
-    return (await http.get(http.judge(url, **options), (), 1000))[0]
+    return (await http.get(http.judge(url, **options), (), 1000)).status
 
 
 class TestRebinding:
@@ -153,7 +163,7 @@ class TestRebinding:
         self, client_of, monkeypatch
     ) -> None:
         network = Network([INSIDE])
-        monkeypatch.setattr(connecting, "_dial", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
         refused = []
         async with client_of(None, resolver=network) as client:
 
@@ -191,10 +201,13 @@ def check_rebinding(answers, *, keeps: bool) -> None:
     came: list[bool] = []
 
     async def main() -> None:
-        transport = OutboundTransport(POLICY, resolver=network, verify=False, dial=network.dial)
+        transport = OutboundTransport(resolver=network, verify=False, dial=network.dial)
+        route = Route("a.example", 443, "https", policy=POLICY)
         for _ in answers:
+            extensions = {ROUTE: route, PROGRESS: Progress()}
+            asked = httpx.Request("GET", "https://a.example", extensions=extensions)
             try:
-                await (await transport.handle_async_request(httpx.Request("GET", "https://a.example"))).aread()
+                await (await transport.handle_async_request(asked)).aread()
                 came.append(True)
             except NotAllowed:
                 came.append(False)
@@ -212,26 +225,26 @@ def test_only_allowed_addresses_are_connected_to_for_any_answers_of_a_resolver(a
     check_rebinding(answers, keeps=keeps)
 
 
-class ResolvesAgain(connecting._Backend):
+class ResolvesAgain(outbound_transport._Backend):
     """Judges one answer and connects to another."""
 
-    async def _connect(self, host, port):
-        stream = await super()._connect(host, port)
-        await self.dial((await self.resolver.resolve(host, port))[0], port)
+    async def _connect(self, port):
+        stream = await super()._connect(port)
+        await self.dial((await self.resolver.resolve("a.example", port))[0], port)
         return stream
 
 
-class JudgesOnlyTheFirstAnswer(connecting._Backend):
+class JudgesOnlyTheFirstAnswer(outbound_transport._Backend):
     """Lets the first answer speak for all."""
 
-    async def _connect(self, host, port):
-        answers = await self.resolver.resolve(host, port)
+    async def _connect(self, port):
+        answers = await self.resolver.resolve("a.example", port)
         if not is_allowed(answers[0]):
-            return await super()._connect(host, port)
+            return await super()._connect(port)
         return (await connect_first(answers, port, self.dial))[1]
 
 
-class IgnoresRefusedAddresses(connecting._Backend):
+class IgnoresRefusedAddresses(outbound_transport._Backend):
     """Connects to a name that has a bad address too, at a good one."""
 
     async def _ask(self, name, port, resolver=None):
@@ -242,7 +255,7 @@ class IgnoresRefusedAddresses(connecting._Backend):
 @pytest.mark.planted
 @pytest.mark.parametrize("broken", [ResolvesAgain, JudgesOnlyTheFirstAnswer, IgnoresRefusedAddresses])
 def test_a_planted_bug_that_connects_elsewhere_is_caught(broken, monkeypatch) -> None:
-    monkeypatch.setattr(connecting, "_Backend", broken)
+    monkeypatch.setattr(outbound_transport, "_Backend", broken)
     with pytest.raises(AssertionError):
         check_rebinding([[PUBLIC], ["127.0.0.1"], [PUBLIC, "127.0.0.1"], [PUBLIC]], keeps=False)
 
@@ -298,15 +311,19 @@ class TestNames:
         assert anyio.current_time() - before == pytest.approx(5)
 
 
+def request_for(allowed: Allowed) -> httpx.Request | Barred:
+    route = Route(allowed.host, 443, "https")
+    return httpx_request(Fetch("GET", allowed.url, (), None, 1.0, 1.0, route, BodyReader(10)), Progress())
+
+
 @given(st.text(alphabet="abz019.-_:@/\\?#[]%é☃ ", max_size=30), st.sampled_from(["https://", "http://", "https://a.b"]))
 @settings(max_examples=500)
 def test_httpx_and_the_policy_read_the_same_host_in_a_url(text, begin) -> None:
     """Or the request isn't made."""
     match OutboundPolicy(allow_networks=["0.0.0.0/0", "::/0"]).judge(begin + text):
         case Allowed() as allowed:
-            try:
-                request = _request(_Call(allowed, "GET", ()), 1.0)
-            except NotAllowed:
+            request = request_for(allowed)
+            if isinstance(request, Barred):
                 return
             port = request.url.port or {"http": 80, "https": 443}[request.url.scheme]
             shown = f"[{request.url.host}]" if ":" in request.url.host else request.url.raw_host.decode()
@@ -316,8 +333,8 @@ def test_httpx_and_the_policy_read_the_same_host_in_a_url(text, begin) -> None:
 
 
 def test_no_request_is_sent_if_httpx_reads_another_host() -> None:
-    with pytest.raises(NotAllowed):
-        _request(_Call(Allowed("https://b.example/", "https://a.example:443", "a.example", True), "GET", ()), 1.0)
+    allowed = Allowed("https://b.example/", "https://a.example:443", "a.example", encrypted=True)
+    assert isinstance(request_for(allowed), Barred)
 
 
 class TestSeveralAddresses:
@@ -408,10 +425,12 @@ class TestSources:
 
     async def test_a_registry_of_the_caller_may_list_itself(self, client_of, monkeypatch) -> None:
         network = Network([INSIDE])
-        monkeypatch.setattr(connecting, "_dial", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
         async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
-            client._http.judge("https://registry.example/agent", named_by="https://elsewhere.example/lite.json")
-            assert await get(client._http, REGISTRY) == 200
+            client._client._requests.judge(
+                "https://registry.example/agent", named_by="https://elsewhere.example/lite.json"
+            )
+            assert (await client.get_document(REGISTRY)) == b"{}"
 
     async def test_the_caller_opens_an_allowed_network_by_listing_the_origin(self, connected) -> None:
         network = Network([INSIDE])
@@ -434,7 +453,7 @@ class TestSources:
         network = Network([PUBLIC], [PUBLIC], [INSIDE])
         head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
         network.reply = head % len(listing) + listing
-        monkeypatch.setattr(connecting, "_dial", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
         async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
             await client.registry(REGISTRY)
             network.reply = head % len(found) + found
@@ -444,13 +463,18 @@ class TestSources:
         assert network.dialled == [PUBLIC, PUBLIC]
 
 
+def on_this_link(host: str, addresses, networks=None) -> tuple[str, ...]:
+    here, scopes = links()
+    return announced_addresses(host, addresses, networks=here if networks is None else networks, scopes=scopes)
+
+
 class TestTheLink:
     NETWORKS = ["192.168.1.2/24", "fe80::2/64"]
 
     @staticmethod
     async def follow(http, url: str, host: str, addresses, networks=NETWORKS):
-        announced = http.announced_addresses(host, addresses, networks=networks)
-        return (await http.get(http.judge(url, announced=announced), (), 1000))[0]
+        announced = on_this_link(host, addresses, networks=networks)
+        return (await http.get(http.judge(url, announced=announced), (), 1000)).status
 
     async def test_an_announced_host_is_connected_to_at_its_announced_address(self, connected) -> None:
         network = Network([PUBLIC])
@@ -480,7 +504,7 @@ class TestTheLink:
         assert network.dialled == ["192.168.1.9", "192.168.1.66"]
 
     async def test_an_address_literal_is_connected_to_with_its_scope(self, connected, monkeypatch) -> None:
-        monkeypatch.setattr("asap_adapters.net.transport.link_scopes", lambda _link: {"eth0"})
+        monkeypatch.setattr("asap_adapters.net.interfaces.link_scopes", lambda _link: frozenset({"eth0"}))
         network = Network()
         http = connected(network)
         found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]
@@ -501,7 +525,7 @@ class TestTheLink:
     async def test_an_announced_address_that_is_not_on_the_link_is_refused(self, connected, host, addresses) -> None:
         http = connected(Network([INSIDE]))
         with pytest.raises(NotAllowed, match="announced on the local network, and isn't on it"):
-            http.announced_addresses(host, addresses, networks=self.NETWORKS)
+            on_this_link(host, addresses, networks=self.NETWORKS)
         with pytest.raises(NotAllowed):
             await get(http, f"https://{host}/")
 
@@ -509,7 +533,7 @@ class TestTheLink:
     async def test_loopback_is_accepted_on_the_loopback_link_only(self, connected, host) -> None:
         http = connected(Network())
         with pytest.raises(NotAllowed):  # a neighbour's word for it
-            http.announced_addresses(host, ["127.0.0.1"], networks=self.NETWORKS)
+            on_this_link(host, ["127.0.0.1"], networks=self.NETWORKS)
         assert await self.follow(http, f"http://{host}:8000/", host, ["127.0.0.1"], ["127.0.0.1/8"]) == 200
 
     async def test_an_announced_address_may_be_on_any_link_of_this_machine_by_default(self, connected) -> None:
@@ -517,7 +541,7 @@ class TestTheLink:
         http = connected(network)
         assert await self.follow(http, "http://agent.local:8000/", "agent.local", ["127.0.0.1"], None) == 200
         with pytest.raises(NotAllowed):
-            http.announced_addresses("agent.local", ["8.8.8.8"])
+            on_this_link("agent.local", ["8.8.8.8"])
 
 
 class TestRedirects:
@@ -593,11 +617,11 @@ class TestSecrets:
         url = f"https://agent.example/x?key={SECRET}#{SECRET}"
         http.name_origin(url)
         for call in (
-            http.get(http.judge(url), [("x-key", SECRET)], 10),
-            http.post(http.judge(url), {}, {"x-key": SECRET}),
+            lambda: http.get(http.judge(url), [("x-key", SECRET)], 10),
+            lambda: http.post(http.judge(url), {}, {"x-key": SECRET}),
         ):
             with pytest.raises(Unreachable) as caught:
-                await call
+                await call()
             self.check(caught.value)
 
     @pytest.mark.parametrize(

@@ -7,13 +7,12 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.net.documents import Documents, WholeReader
-from asap_adapters.net.transport import HttpTransport
-from asap_adapters.system import LoopClock
 from asap_core import BadReply, NotAllowed
+from asap_core.client.body_reader import WholeParser
+from asap_core.client.documents import Documents, LocatedDocument
 from asap_core.client.fetch_results import Source
 from asap_core.errors import Advice
-from asap_core.net.outbound import OutboundPolicy
+from tests.clients import Wired
 
 pytestmark = pytest.mark.anyio
 
@@ -28,21 +27,18 @@ class Keys:
     def __init__(self, **options) -> None:
         self.asked = 0
         self.status = 200
-        self.http = HttpTransport(
-            token=None,
-            auth={},
-            policy=OutboundPolicy(),
-            timeout=10.0,
-            trust_env=False,
-            compress=False,
-            verify=True,
-            transport=httpx.MockTransport(self._answer),
-        )
+        self.http = Wired(lambda: httpx.MockTransport(self._answer), timeout=10.0)
         self.documents: Documents[bytes] = Documents(
-            self.http,
-            LoopClock(),
-            **{"reader": lambda: WholeReader(bytes), "limit": 100, "ttl": lambda _: None, "policy": None, **options},
+            self.http.driver.runtime,
+            self.http.requests,
+            **{"parser": lambda: WholeParser(bytes), "limit": 100, "ttl": lambda _: None, "policy": None, **options},
         )
+
+    async def find(self, url: str = URL) -> LocatedDocument[bytes]:
+        return await self.http.driver.run(self.documents.find(url))
+
+    async def refresh(self, url: str = URL, cool_down: float = 60) -> LocatedDocument[bytes]:
+        return await self.http.driver.run(self.documents.refresh(url, cool_down=cool_down))
 
     async def _answer(self, _request: httpx.Request) -> httpx.Response:
         self.asked += 1
@@ -56,7 +52,7 @@ def keys() -> Open:
     @asynccontextmanager
     async def opened(**options) -> AsyncIterator[Keys]:
         server = Keys(**options)
-        server.http.open()
+        server.http.driver.open()
         try:
             yield server
         finally:
@@ -68,12 +64,12 @@ def keys() -> Open:
 class TestRefreshing:
     async def test_many_who_miss_a_key_ask_for_the_set_once(self, keys: Open) -> None:
         async with keys() as server:
-            assert (await server.documents.find(URL)).document == b"1"
+            assert (await server.find(URL)).document == b"1"
             await anyio.sleep(60)
             found = []
 
             async def miss() -> None:
-                found.append((await server.documents.refresh(URL, cool_down=60)).document)
+                found.append((await server.refresh(URL, cool_down=60)).document)
 
             async with anyio.create_task_group() as group:
                 for _ in range(100):
@@ -85,15 +81,15 @@ class TestRefreshing:
             sources = []
             for pause in (0, 59, 1, 59, 1):
                 await anyio.sleep(pause)
-                sources.append((await server.documents.refresh(URL, cool_down=60)).source)
+                sources.append((await server.refresh(URL, cool_down=60)).source)
         assert sources == [Source.FETCHED, Source.CACHED, Source.FETCHED, Source.CACHED, Source.FETCHED]
 
     async def test_what_is_kept_outlives_a_refresh_that_fails(self, keys: Open) -> None:
         async with keys() as server:
-            await server.documents.find(URL)
+            await server.find(URL)
             await anyio.sleep(60)
             server.status = 500
-            assert (await server.documents.refresh(URL, cool_down=60)).source is Source.CACHED
+            assert (await server.refresh(URL, cool_down=60)).source is Source.CACHED
             assert server.asked == 2
 
 
@@ -102,11 +98,11 @@ class TestUnkept:
         async with keys(keep=False, statuses={200, 503}) as server:
             for number, status in enumerate((200, 503), start=1):
                 server.status = status
-                assert (await server.documents.find(URL)).document == b"%d" % number
+                assert (await server.find(URL)).document == b"%d" % number
             assert server.documents.cached(URL) is None
             server.status = 404
             with pytest.raises(BadReply, match="with HTTP 200 or 503"):
-                await server.documents.find(URL)
+                await server.find(URL)
 
 
 class TestKeepingFresh:
@@ -141,7 +137,7 @@ class TestKeepingFresh:
 
     async def test_one_that_lets_nothing_be_kept_is_asked_each_ten_seconds(self, keys: Open) -> None:
         async with keys(keep=False) as server, anyio.create_task_group() as group:
-            group.start_soon(server.documents.keep_fresh, URL)
+            group.start_soon(server.http.driver.run, server.documents.keep_fresh(URL))
             await anyio.sleep(100)
             group.cancel_scope.cancel()
         assert server.asked == 10
@@ -160,7 +156,7 @@ class TestKeepingFresh:
             group.start_soon(client.keep_fresh, [BASE])
             await anyio.sleep(1)
             group.cancel_scope.cancel()
-            assert client._discovery.origin(client.cached(BASE)) == "http://localhost:80"
+            assert client._client._discovery.origin(client.cached(BASE)) == "http://localhost:80"
 
 
 class TestJudging:
@@ -168,24 +164,24 @@ class TestJudging:
         self, keys: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with keys() as server:
-            await server.documents.find(URL)
+            await server.find(URL)
             refused = NotAllowed(URL, "no longer", Advice("ask somebody else"))
 
             def judge(_url: str) -> None:
                 raise refused
 
-            monkeypatch.setattr(server.http, "judge", judge)
-            assert (await server.documents.find(URL)).source is Source.CACHED
+            monkeypatch.setattr(server.documents, "_judge", judge)
+            assert (await server.find(URL)).source is Source.CACHED
             await anyio.sleep(300)
             with pytest.raises(NotAllowed, match="no longer"):
-                await server.documents.find(URL)
+                await server.find(URL)
             assert server.asked == 1
 
 
 class TestAtHand:
     async def test_a_caller_who_only_finds_what_is_kept_lets_others_run(self, keys: Open) -> None:
         async with keys() as server:
-            await server.documents.find(URL)
+            await server.find(URL)
             turns: list[str] = []
 
             async def other() -> None:
@@ -194,21 +190,21 @@ class TestAtHand:
             async with anyio.create_task_group() as group:
                 group.start_soon(other)
                 for _ in range(3):
-                    await server.documents.find(URL)
+                    await server.find(URL)
                 turns.append("finder")
         assert turns == ["other", "finder"]
 
     async def test_and_can_be_cancelled(self, keys: Open) -> None:
         async with keys() as server:
-            await server.documents.find(URL)
+            await server.find(URL)
             with anyio.CancelScope() as scope:
                 scope.cancel()
-                await server.documents.find(URL)
+                await server.find(URL)
             assert scope.cancelled_caught
 
     async def test_once_closed_nothing_is_found(self, keys: Open) -> None:
         async with keys() as server:
-            await server.documents.find(URL)
+            await server.find(URL)
             await server.http.aclose()
             with pytest.raises(RuntimeError, match="isn't open"):
-                await server.documents.find(URL)
+                await server.find(URL)

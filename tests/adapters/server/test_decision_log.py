@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from asap_adapters import AgentClient, AsgiApp, RemoteError, bind_agent
+from asap_adapters import AgentClient, AsgiApp, HttpOptions, RemoteError, bind_agent
 from asap_adapters.server.binding import log_decision
 from asap_adapters.testing import in_process
 from asap_core import parse_limits
@@ -54,7 +54,9 @@ async def test_decisions_under_asgi_are_counted_for_prometheus(agent, echo_handl
     told: list[Decision] = []
     app = AsgiApp(agent(peer_limits=parse_limits("2/minute")), echo_handlers, observe=told.append, metrics=True)
     once = RetryPolicy(retries=0)
-    async with AgentClient(sender="urn:asap:agent:me", transport=httpx.ASGITransport(app), retry=once) as client:
+    async with AgentClient(
+        sender="urn:asap:agent:me", http=HttpOptions(transport=httpx.ASGITransport(app)), retry=once
+    ) as client:
         for _ in range(2):
             await client.send(BASE, "task.request", ASK)
         with pytest.raises(RemoteError):
