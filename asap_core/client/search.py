@@ -26,8 +26,6 @@ from asap_core.client.programs import (
 )
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
-    MAX_LISTED,
-    MAX_ON_LINK,
     Resolved,
     TraceEntry,
     TraceVerdict,
@@ -44,6 +42,11 @@ from asap_core.wire.registry import RegistryEntry, manifest_url
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.revocation import RevocationList
 
+# The most entries of one registry for one agent: it may have moved, or have a mirror.
+MAX_LISTED: Final = 4
+# Anybody on the link may announce any number of agents, with the wanted URN or without one. Each costs a request for
+# its manifest: 16 are more than the agents of one URN on a link, and few enough to ask within a search.
+MAX_ON_LINK: Final = 16
 # A candidate is fetched whoever it is; then the search checks it, so that the trace shows the reason of a refusal.
 _ANYONE: Final = Wanted()
 

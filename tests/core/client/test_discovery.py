@@ -720,6 +720,16 @@ class TestSigned:
             world.pages[R] = registry(A, public_key="none at all" if key is None else str(key))
             assert words in reasons(resolve(world))[-1]
 
+    @pytest.mark.parametrize("key", ["none at all", [], 7, ["x"]])
+    def test_with_unreadable_keys_no_candidate_is_accepted(self, key: Any) -> None:
+        world = World(registries=[R, "https://r.example/2"])
+        world.pages |= {
+            R: registry(A, public_key=key),
+            "https://r.example/2": registry("https://b.example/m"),
+            **dict.fromkeys((A, "https://b.example/m"), manifest()),
+        }
+        assert str(reasons(resolve(world))).count("the registry names no usable key") == 2
+
     def test_pins_come_before_keys_that_a_registry_names(self) -> None:
         world = World(registries=[R], trusted_keys=pins(KEYS[0]))
         world.pages |= {R: registry(A, public_key=str(KEYS[1])), A: signed(manifest(), KEYS[1])}

@@ -14,14 +14,12 @@ from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Completed, Expired, Heard, LocalNetwork, Next, Program, Sleep, Unavailable
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
-    MAX_LISTED,
-    MAX_ON_LINK,
     Resolved,
     TraceVerdict,
     Unresolved,
     Wanted,
 )
-from asap_core.client.search import RegistryCopy, resolve
+from asap_core.client.search import MAX_LISTED, MAX_ON_LINK, RegistryCopy, resolve
 from asap_core.client.trust import NamedKeys
 from asap_core.errors import NotResolved, Unreachable
 from asap_core.mdns.dnssd import Added, Announcement, Event, Removed, Updated
