@@ -6,7 +6,7 @@ looked for; `trust` which keys must have signed its manifest.
 
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol, TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 from attrs import evolve, frozen
 
@@ -22,10 +22,11 @@ from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.documents import Documents, LocatedDocument
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Expired, FileRead, Program, ReadFile, Unavailable
+from asap_core.client.registry_cache import CachedCopy, RegistryCache
 from asap_core.client.requests import Requests
 from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.client.runtime import Runtime
-from asap_core.client.search import RegistryCopy, resolve
+from asap_core.client.search import resolve
 from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.caching import Freshness
@@ -52,30 +53,6 @@ _REGISTRY_SECONDS: Final = 30.0
 _OK: Final = 200
 # An unhealthy agent reports that, too.
 _HEALTH_STATUSES: Final = frozenset({200, 503})
-
-
-class RegistryCopies(Protocol):
-    """The last good copies of registries."""
-
-    def put(self, url: str, index: RegistryIndex, freshness: Freshness, *, age: float) -> Program[None]:
-        """Store a copy of this registry, which its server confirmed `age` seconds ago."""
-        ...
-
-    def take(self, url: str, error: AsapError) -> Program[RegistryCopy | None]:
-        """Return the copy to use if reading the registry failed with `error`; None if there's no usable one."""
-        ...
-
-    def stands_in(self, url: str) -> float | None:
-        """Return the age in seconds of the copy in use instead of this registry; None if none is in use."""
-        ...
-
-    def drop(self, url: str) -> None:
-        """Delete the copy."""
-        ...
-
-    def clear(self) -> None:
-        """Delete all copies."""
-        ...
 
 
 @frozen
@@ -115,7 +92,7 @@ class Discovery:
         verify: Ed25519Verifier | None,
         registries: Sequence[str] = (),
         revocations: str | None = None,
-        registry_cache: RegistryCopies | None = None,
+        registry_cache: RegistryCache | None = None,
         allow_changed_agents: bool = False,
         trusted_keys: Mapping[str, str | Sequence[str]] | None = None,
         require_signed: bool = False,
@@ -296,7 +273,7 @@ class Discovery:
 
     # --- registries and revocations ----------------------------------------------------------------------------------
 
-    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+    def registry(self, location: str) -> Program[RegistryIndex | CachedCopy]:
         """Read a registry from a URL or a file. Returns a copy if it's unavailable. Raises OSError for a file."""
         if "://" not in location:
             return (yield from _read_file(location, RegistryReader(), MAX_REGISTRY))
@@ -311,7 +288,7 @@ class Discovery:
             yield from self._store_copy(normal(location), found, self._copies)
         return found.document
 
-    def _store_copy(self, url: str, found: LocatedDocument[RegistryIndex], copies: RegistryCopies) -> Program[None]:
+    def _store_copy(self, url: str, found: LocatedDocument[RegistryIndex], copies: RegistryCache) -> Program[None]:
         """Store a copy if the document is cached in memory. What may not be cached isn't written to disk either."""
         freshness = self._registries.kept_as(url, found.document)
         if freshness is not None:

@@ -24,6 +24,7 @@ from asap_core.client.programs import (
     Unavailable,
     within,
 )
+from asap_core.client.registry_cache import CachedCopy
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
     Resolved,
@@ -51,20 +52,6 @@ MAX_ON_LINK: Final = 16
 _ANYONE: Final = Wanted()
 
 
-class RegistryCopy(Protocol):
-    """A copy of a registry that is unavailable. `words` describes it, with its age."""
-
-    @property
-    def index(self) -> RegistryIndex:
-        """The registry."""
-        ...
-
-    @property
-    def words(self) -> str:
-        """The description, for people."""
-        ...
-
-
 class Sources(Protocol):
     """What a search asks: `Discovery`. The programs raise an `AsapError`, or OSError for a file."""
 
@@ -72,7 +59,7 @@ class Sources(Protocol):
         """Read the revocation list at a URL or in a file."""
         ...
 
-    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+    def registry(self, location: str) -> Program[RegistryIndex | CachedCopy]:
         """Read the registry at a URL or in a file."""
         ...
 

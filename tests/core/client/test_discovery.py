@@ -15,8 +15,8 @@ from asap_core.client.discovery import join
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Sleep, Unavailable
+from asap_core.client.registry_cache import CachedCopy
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved, Wanted
-from asap_core.client.search import RegistryCopy
 from asap_core.errors import (
     Advice,
     AgentChanged,
@@ -551,12 +551,6 @@ class TestFiles:
 
 
 @define
-class Copy:
-    index: RegistryIndex
-    words: str = "its last good copy"
-
-
-@define
 class Copies:
     """Copies of registries in memory."""
 
@@ -568,11 +562,11 @@ class Copies:
         self.calls.append(("put", freshness.fresh_for, age))
         self.stored[url] = index
 
-    def take(self, url: str, error: AsapError) -> Program[RegistryCopy | None]:
+    def take(self, url: str, error: AsapError) -> Program[CachedCopy | None]:
         yield from ()
         self.calls.append(("take", type(error)))
         found = self.stored.get(url)
-        return None if found is None else Copy(found)
+        return None if found is None else CachedCopy(found, 7.0)
 
     def stands_in(self, url: str) -> float | None:
         return 7.0 if url in self.stored else None
@@ -592,9 +586,9 @@ class TestCopies:
         assert is_found(resolve(world))
         world.pages[R] = 404
         world.advance(301)
-        assert reasons(resolve(world))[0] == "https://r.example:443/1: listed, in its last good copy"
+        assert reasons(resolve(world))[0] == "https://r.example:443/1: listed, in its last good copy, 7 s old"
         read = world.run(world.discovery.registry(R))
-        assert isinstance(read, Copy)
+        assert isinstance(read, CachedCopy)
         assert copies.calls == [("put", 300.0, 0.0), ("take", BadReply), ("take", BadReply)]
         assert (world.discovery.stands_in(R), world.discovery.stands_in("https://other.example")) == (7.0, None)
 

@@ -12,6 +12,7 @@ from asap_core.client import search
 from asap_core.client.documents import LocatedDocument
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Completed, Expired, Heard, LocalNetwork, Next, Program, Sleep, Unavailable
+from asap_core.client.registry_cache import CachedCopy
 from asap_core.client.resolution import (
     LOCAL_NETWORK,
     Resolved,
@@ -19,7 +20,7 @@ from asap_core.client.resolution import (
     Unresolved,
     Wanted,
 )
-from asap_core.client.search import MAX_LISTED, MAX_ON_LINK, RegistryCopy, resolve
+from asap_core.client.search import MAX_LISTED, MAX_ON_LINK, resolve
 from asap_core.client.trust import NamedKeys
 from asap_core.errors import NotResolved, Unreachable
 from asap_core.mdns.dnssd import Added, Announcement, Event, Removed, Updated
@@ -70,12 +71,6 @@ def announcement(urn: str | None, url: str) -> Announcement:
 
 
 @define
-class Copied:
-    index: RegistryIndex
-    words: str = "its last good copy"
-
-
-@define
 class World:
     """What there is: a manifest or an error at each URL, registries by name, announcements in order. Is asked itself.
 
@@ -84,7 +79,7 @@ class World:
     """
 
     pages: dict[str, Manifest | None]
-    registries: dict[str, RegistryIndex | Copied | None]
+    registries: dict[str, RegistryIndex | CachedCopy | None]
     announced: tuple[Announcement, ...] = ()
     revoked: str | None = None
     slow: float | None = None
@@ -97,7 +92,7 @@ class World:
             raise Unreachable(location, "down")
         return RevocationList({} if self.revoked is None else {URN: self.revoked})
 
-    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+    def registry(self, location: str) -> Program[RegistryIndex | CachedCopy]:
         yield from ()
         found = self.registries[location]
         if found is None:
@@ -367,7 +362,10 @@ def test_the_trace_says_that_a_copy_was_read() -> None:
         (index((OTHER, {}), unreadable=0), "not listed among 1"),
     ):
         assert explore(World({}, {"r": registry})).trace[0].why == words
-        assert explore(World({}, {"r": Copied(registry)})).trace[0].why == f"{words}, in its last good copy"
+        assert (
+            explore(World({}, {"r": CachedCopy(registry, 7_200.0)})).trace[0].why
+            == f"{words}, in its last good copy, 2 hours old"
+        )
 
 
 class Unread(World):
@@ -377,7 +375,7 @@ class Unread(World):
         yield from self.registry(location)
         raise AssertionError
 
-    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+    def registry(self, location: str) -> Program[RegistryIndex | CachedCopy]:
         yield from ()
         if "://" in location:
             raise Unreachable(location, "down")
@@ -424,7 +422,7 @@ def test_the_error_says_where_the_agent_was_searched_for() -> None:
 
 
 def test_a_manifest_must_be_signed_by_keys_of_the_first_registry_that_named_any() -> None:
-    registries: dict[str, RegistryIndex | Copied | None] = {
+    registries: dict[str, RegistryIndex | CachedCopy | None] = {
         "unsigned": index((URN, {"manifest": URLS[0]})),
         "first": index((URN, {"manifest": URLS[1]}), (URN, {"manifest": URLS[1]}), key="not a key"),
         "second": index((URN, {"manifest": URLS[2]}), key="another"),

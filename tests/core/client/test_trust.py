@@ -17,8 +17,9 @@ from asap_core.client import search, trust
 from asap_core.client.documents import LocatedDocument
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Completed, Heard, Next, Program, Returned, Sleep, step
+from asap_core.client.registry_cache import CachedCopy
 from asap_core.client.resolution import Resolved, Wanted
-from asap_core.client.search import RegistryCopy, resolve
+from asap_core.client.search import resolve
 from asap_core.client.trust import MAX_SIGNED, FirstSeen, NamedKeys, TrustedKeys, keys_in, read_received
 from asap_core.clock import ManualClock
 from asap_core.errors import InvalidDocument, Unverified
@@ -293,7 +294,7 @@ class OneSearch:
     def revocations(self, location: str) -> Program[RevocationList]:
         raise NotImplementedError
 
-    def registry(self, location: str) -> Program[RegistryIndex | RegistryCopy]:
+    def registry(self, location: str) -> Program[RegistryIndex | CachedCopy]:
         yield from Sleep(0.0)
         if self.said is None:
             raise OSError("gone")
