@@ -73,6 +73,8 @@ BY_NAME = {
     "asap_core.auth.dpop_server": ("auth/dpop_server",),
     "asap_core.auth.provider": ("auth/provider",),
     "asap_core.auth.authorization": ("auth/authorization",),
+    "asap_core.client.jwt_authentication": ("client/jwt_authentication",),
+    "asap_core.client.token_introspection": ("client/token_introspection",),
     "asap_core.client.tokens": ("client/tokens", "client/credential_laws", "client/sending"),
     "asap_core.client.sending": ("client/sending", "client/sending_laws"),
 }
