@@ -14,6 +14,7 @@ from asap_core.auth.principal import Authenticated, Credential, DpopProof, Insuf
 from asap_core.client.jwt_authentication import JwtAuthentication, ProviderUnavailable
 from asap_core.client.programs import Expired, Fetch
 from asap_core.client.requests import Requests
+from asap_core.net.addresses import Proximity
 from asap_core.net.outbound import OutboundPolicy
 from tests.core.auth.tokens import ALICE, GOOD, ISSUER, WALL, policy, token as jwt
 from tests.core.client.peers import LOST, NOT_CONNECTED, answer
@@ -59,9 +60,10 @@ class Provider(Driver):
         self.does: dict[str, Any] = {}
         self.asked: list[str] = []
         self.checked: list[str] = []
+        self.requests = Requests(self.runtime, policy=OutboundPolicy())
         self.tokens = JwtAuthentication(
             self.runtime,
-            Requests(self.runtime, policy=OutboundPolicy()),
+            self.requests,
             policy(**changes),
             verify_signature=self._check("token"),
             verify_proof=self._check("proof"),
@@ -251,6 +253,14 @@ class TestAskingTheProvider:
         assert provider.asked == [METADATA, KEYS, METADATA]
         assert (result_of(first), provider.fetches, provider.left) == (ALICE, 1, (0, 0, 0))
         assert provider.remarks == []
+
+    def test_the_provider_may_be_near_even_if_documents_from_afar_name_it_too(self) -> None:
+        provider = Provider()
+        provider.requests.judge(ISSUER, named_by="https://evil.example/manifest.json")
+        assert provider.ask(token()) == ALICE
+        first = provider.effects[0]
+        assert isinstance(first, Fetch)
+        assert first.route.reach is Proximity.MACHINE
 
     def test_no_store_does_not_cause_a_request_for_each_token(self) -> None:
         provider = Provider()

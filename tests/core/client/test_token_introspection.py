@@ -13,6 +13,7 @@ from asap_core.auth.principal import Authenticated, Credential, DpopProof, Insuf
 from asap_core.client.programs import Expired, Fetch, Stage, Unanswered
 from asap_core.client.requests import Requests
 from asap_core.client.token_introspection import IntrospectionUnavailable, TokenIntrospection
+from asap_core.net.addresses import Proximity
 from asap_core.net.outbound import OutboundPolicy
 from tests.core.client.peers import LOST, NOT_CONNECTED, answer, claims_of
 from tests.core.client.scripted import HELD, After, Driver, Run
@@ -20,6 +21,7 @@ from tests.core.client.scripted import HELD, After, Driver, Run
 ISSUER, ENDPOINT, AUDIENCE = "https://id.example", "https://id.example/introspect", "urn:asap:agent:echo-agent"
 ALICE, TESTER = "urn:asap:agent:alice", "urn:asap:agent:tester"
 SECRET = ClientSecret("rs", "s3cret")
+CROWDED = Unanswered(Stage.QUEUED, "no connection became free")
 FAILS = "the identity provider doesn't say whether a token is good"
 
 
@@ -37,9 +39,10 @@ class Provider(Driver):
         self.seconds = 0.0
         self.does: Any = None
         rules = {"audience": AUDIENCE, "agent": BySubject({"7": ALICE, "8": TESTER}), "issuer": ISSUER, **changes}
+        self.requests = Requests(self.runtime, policy=OutboundPolicy())
         self.introspection = TokenIntrospection(
             self.runtime,
-            Requests(self.runtime, policy=OutboundPolicy()),
+            self.requests,
             IntrospectionPolicy(**{"scopes": ["call"], **rules}),
             client,
             secret=b"s" * 32,
@@ -48,7 +51,9 @@ class Provider(Driver):
 
     def _script(self, fetch: Fetch) -> Any:
         if fetch.method == "GET":
-            return After(self.seconds, answer(self.metadata))
+            return After(
+                self.seconds, self.metadata if isinstance(self.metadata, Unanswered) else answer(self.metadata)
+            )
         form = dict(parse_qsl((fetch.body or b"").decode()))
         self.asked.append({**dict(fetch.headers), "url": fetch.url, **form})
         reply = self._answer(form["token"]) if self.does is None else self.does
@@ -112,6 +117,15 @@ class TestRequests:
         provider.metadata = {"issuer": ISSUER, "introspection_endpoint": f"{ISSUER}/elsewhere"}
         assert provider.ask("t") == ALICE
         assert provider.asked[0]["url"] == f"{ISSUER}/elsewhere"
+
+    @pytest.mark.parametrize("endpoint", [ENDPOINT, None])
+    def test_the_provider_may_be_near_even_if_documents_from_afar_name_it_too(self, endpoint: str | None) -> None:
+        provider = Provider(endpoint=endpoint)
+        provider.requests.judge(ISSUER, named_by="https://evil.example/manifest.json")
+        assert provider.ask("t") == ALICE
+        first = provider.effects[0]
+        assert isinstance(first, Fetch)
+        assert first.route.reach is Proximity.MACHINE
 
     @pytest.mark.parametrize("named", [{}, {"introspection_endpoint": "http://169.254.169.254/"}])
     def test_metadata_without_a_usable_endpoint_makes_introspection_unavailable(self, named: Any) -> None:
@@ -195,7 +209,7 @@ DOUBTFUL: Any = [
     LOST,
     HELD,
     # Tokens that are slow keep others from being sent.
-    Unanswered(Stage.QUEUED, "no connection became free"),
+    CROWDED,
 ]
 HOSTILE: Any = [
     *[NOT_CONNECTED, HELD, answer(status=500), answer({"error": "invalid_client"}, 401), answer(b"<html>")],
@@ -280,6 +294,25 @@ class TestProviderFailures:
         provider.does = None
         provider.advance(32)
         assert [provider.ask(token) for token in "tuv"] == [ALICE] * 3
+
+    @pytest.mark.parametrize(("failure", "left_alone"), [(NOT_CONNECTED, True), (CROWDED, False)])
+    def test_a_provider_that_cannot_be_reached_is_left_alone_unless_other_tokens_can_be_why(
+        self, failure: Unanswered, left_alone: bool
+    ) -> None:
+        provider = Provider()
+        assert provider.ask("t") == ALICE
+        provider.does = failure
+        assert [provider.ask(token) for token in "uvw"] == ["unavailable"] * 3
+        assert len(provider.asked) == (2 if left_alone else 4)
+
+    @pytest.mark.parametrize(("failure", "left_alone"), [(NOT_CONNECTED, True), (CROWDED, False)])
+    def test_the_same_holds_if_its_metadata_is_unavailable(self, failure: Unanswered, left_alone: bool) -> None:
+        provider = Provider(endpoint=None)
+        assert provider.ask("t") == ALICE
+        provider.advance(2 * 86_400)
+        provider.metadata = failure
+        assert [provider.ask(token) for token in "uvw"] == ["unavailable"] * 3
+        assert len(provider.remarks) == (1 if left_alone else 3)
 
     def test_a_cached_answer_serves_for_its_minute_and_not_longer(self) -> None:
         provider = Provider()
