@@ -25,8 +25,8 @@ from asap_core.client.programs import (
 )
 from asap_core.errors import BadReply
 
-# Bytes read at once: a reader needs some milliseconds for them, and a change of threads 0.1 ms.
-PIECE: Final = 65_536
+# Bytes read at once. Each read in a thread may wait 5 ms for a busy event loop, Python's switch interval.
+PIECE: Final = 1_048_576
 # The bytes that `FileToWrite.is_written` asks for.
 _HEAD: Final = 1_024
 # Bytes from which a removed file is closed in a thread: closing it frees its pages, which takes 8 ms for 44 MB.
