@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from attrs import define, field
 
 from asap_core.client import discovery
 from asap_core.client.announced_manifests import MAX_MANIFEST
@@ -15,12 +14,11 @@ from asap_core.client.discovery import join
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Sleep, Unavailable
-from asap_core.client.registry_cache import CachedCopy
+from asap_core.client.registry_cache import CachedCopy, RegistryCache
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved, Wanted
 from asap_core.errors import (
     Advice,
     AgentChanged,
-    AsapError,
     BadReply,
     InvalidDocument,
     NotAllowed,
@@ -550,19 +548,19 @@ class TestFiles:
 # --- copies of registries --------------------------------------------------------------------------------------------
 
 
-@define
-class Copies:
+class Copies(RegistryCache):
     """Copies of registries in memory."""
 
-    stored: dict[str, RegistryIndex] = field(factory=dict)
-    calls: list[tuple[object, ...]] = field(factory=list)
+    def __init__(self) -> None:
+        self.stored: dict[str, RegistryIndex] = {}
+        self.calls: list[tuple[object, ...]] = []
 
     def put(self, url: str, index: RegistryIndex, freshness: Freshness, *, age: float) -> Program[None]:
         yield from ()
         self.calls.append(("put", freshness.fresh_for, age))
         self.stored[url] = index
 
-    def take(self, url: str, error: AsapError) -> Program[CachedCopy | None]:
+    def take(self, url: str, error: Exception) -> Program[CachedCopy | None]:
         yield from ()
         self.calls.append(("take", type(error)))
         found = self.stored.get(url)
