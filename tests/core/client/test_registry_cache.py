@@ -160,11 +160,11 @@ def ids(copy: CachedCopy | None) -> list[str] | None:
 A = ["urn:asap:agent:a"]
 
 
-class TestWhichFailureIsBridged:
+class TestFailures:
     @pytest.mark.parametrize(
         "error", [DOWN, TimedOut("u", "r"), *(BadReply("u", "r", status) for status in (500, 502, 503, 504))], ids=str
     )
-    def test_an_outage_is(self, stored: Copies, error: AsapError) -> None:
+    def test_a_copy_is_used_in_an_outage(self, stored: Copies, error: AsapError) -> None:
         assert ids(stored.take(error)) == A
         assert stored.logged == [f"{error}; its last good copy on disk, 0 s old, serves"]
 
@@ -177,14 +177,14 @@ class TestWhichFailureIsBridged:
         ],
         ids=str,
     )
-    def test_an_unusable_answer_is_not_and_the_copy_stays(self, copies: Copies, error: AsapError) -> None:
+    def test_a_copy_is_kept_and_not_used_after_an_unusable_answer(self, copies: Copies, error: AsapError) -> None:
         copies.put(index())
         assert (copies.take(error), copies.actions, copies.logged) == (None, "w", [])
         assert ids(copies.take()) == A
         assert copies.restarted().take() is not None
 
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
-    def test_a_registry_that_is_gone_is_not_and_the_copy_goes(self, copies: Copies, status: int) -> None:
+    def test_a_copy_is_deleted_if_its_registry_is_gone(self, copies: Copies, status: int) -> None:
         copies.put(index())
         assert copies.take(BadReply("u", "r", status)) is None
         assert copies.files == {}
@@ -195,7 +195,7 @@ class TestWhichFailureIsBridged:
         assert copies.cache.stands_in(URL) is None
 
 
-class TestHowLongItServes:
+class TestAge:
     @pytest.mark.parametrize(
         ("control", "serves"),
         [
@@ -205,12 +205,12 @@ class TestHowLongItServes:
             ("max-age=60, stale-if-error=3600", 3_660.0), ("max-age=60, stale-if-error=nonsense", 60.0),
         ],
     )  # fmt: skip
-    def test_its_server_decides_up_to_a_week(self, control: str, serves: float) -> None:
+    def test_the_server_decides_how_long_a_copy_serves_up_to_a_week(self, control: str, serves: float) -> None:
         assert serves_for(freshness(control)) == serves
         wide = freshness("max-age=1, stale-if-error=99999999", most=10 * LONGEST, stale_if_error=10 * LONGEST)
         assert serves_for(wide) == LONGEST
 
-    def test_from_its_confirmation(self, copies: Copies) -> None:
+    def test_a_copy_serves_from_its_confirmation(self, copies: Copies) -> None:
         copies.put(index(), "max-age=60, must-revalidate", age=20.0)
         copies.clock.advance(40.0)
         assert copies.take() == CachedCopy(copies.cache._copies.peek(URL).index, 60.0)  # type: ignore[union-attr]
@@ -219,7 +219,7 @@ class TestHowLongItServes:
         assert (copies.cache.stands_in(URL), copies.take()) == (None, None)
         assert copies.logged == [f"{WORDS}, 60 s old, serves", f"{UNUSED}it's too old"]
 
-    def test_by_the_clock_that_makes_it_older(self, copies: Copies) -> None:
+    def test_the_clock_that_makes_a_copy_older_counts(self, copies: Copies) -> None:
         copies.put(index())
         copies.clock.step_wall(-LONGEST)
         copies.clock.advance(LONGEST)
@@ -234,7 +234,7 @@ class TestHowLongItServes:
         # Its file looks new.
         assert copies.take() is None
 
-    def test_or_until_another_process_has_a_newer_one(self, copies: Copies) -> None:
+    def test_a_newer_copy_of_another_process_replaces_an_expired_one(self, copies: Copies) -> None:
         copies.put(index())
         copies.clock.advance(LONGEST + 1.0)
         copies.restarted().put(index("new"))
@@ -247,7 +247,7 @@ class TestHowLongItServes:
             (7_199, "120 minutes"), (120, "2 minutes"), (119, "119 s"), (0, "0 s"),
         ],
     )  # fmt: skip
-    def test_also_in_another_process_which_says_its_age(self, stored: Copies, age: float, words: str) -> None:
+    def test_another_process_uses_the_copy_and_says_its_age(self, stored: Copies, age: float, words: str) -> None:
         copies = stored.restarted(after=age)
         found = copies.take()
         assert found is not None
@@ -283,7 +283,7 @@ class TestReading:
         assert [ids(run.result()) for run in runs] == [A, None]
 
     @pytest.mark.parametrize("leave", [Driver.close, Driver.lose])
-    def test_if_the_one_who_reads_leaves_the_next_one_does(self, stored: Copies, leave: Any) -> None:
+    def test_if_the_reading_caller_leaves_the_next_one_reads(self, stored: Copies, leave: Any) -> None:
         stored.seconds = 1.0
         first, second, third = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(3)]
         leave(stored, second)
@@ -292,7 +292,7 @@ class TestReading:
         assert (ids(third.result()), stored.actions, stored.is_idle()) == (A, "rr", True)
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-    def test_if_all_leave_nothing_is_left(self, stored: Copies, order: tuple[int, ...]) -> None:
+    def test_nothing_is_left_if_all_callers_leave(self, stored: Copies, order: tuple[int, ...]) -> None:
         stored.outcome = HELD
         runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(3)]
         for each in order:
@@ -301,14 +301,14 @@ class TestReading:
         stored.outcome = None
         assert ids(stored.take()) == A
 
-    def test_too_many_callers_do_without(self, stored: Copies) -> None:
+    def test_callers_beyond_the_limit_get_no_copy(self, stored: Copies) -> None:
         stored.seconds = 1.0
         stored.cache._reads = Flights(max_waiters=1)
         runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(2)]
         stored.advance(1.0)
         assert [ids(run.result()) for run in runs] == [A, None]
 
-    def test_agents_on_the_same_network_are_found_as_before(self, copies: Copies) -> None:
+    def test_the_proximity_of_the_server_is_restored(self, copies: Copies) -> None:
         copies.requests.recall(URL, Proximity.NETWORK)
         copies.put(index())
         restarted = copies.restarted()
@@ -316,7 +316,7 @@ class TestReading:
         restarted.take()
         assert restarted.requests.proximity_of(URL) is Proximity.NETWORK
 
-    def test_what_the_server_confirms_meanwhile_is_used(self, stored: Copies) -> None:
+    def test_a_copy_that_is_confirmed_during_a_read_is_used(self, stored: Copies) -> None:
         stored.seconds = 1.0
         run = stored.start(stored.cache.take(URL, DOWN))
         stored.start(stored.cache.put(URL, index("new"), freshness(), age=0.0))
@@ -324,7 +324,7 @@ class TestReading:
         assert ids(run.result()) == ["urn:asap:agent:new"]
         assert ids(stored.restarted().take()) == ["urn:asap:agent:new"]
 
-    def test_a_read_that_takes_too_long_is_no_copy(self, stored: Copies) -> None:
+    def test_a_read_that_expires_returns_no_copy(self, stored: Copies) -> None:
         stored.outcome = Expired()
         assert (stored.take(), stored.logged) == (None, [])
         stored.outcome = None
@@ -332,7 +332,7 @@ class TestReading:
 
 
 class TestUnusableFiles:
-    def test_one_is_logged_once_and_read_once(self, stored: Copies) -> None:
+    def test_an_unusable_file_is_logged_once_and_read_once(self, stored: Copies) -> None:
         whole = stored.file
         stored.change(stored.path, whole[:-1])
         assert [stored.take() for _ in range(3)] == [None] * 3
@@ -345,36 +345,36 @@ class TestUnusableFiles:
         stored.change(stored.path, whole)
         assert ids(stored.take()) == A
 
-    def test_one_without_identity_is_read_each_time(self, stored: Copies) -> None:
+    def test_a_file_without_identity_is_read_each_time(self, stored: Copies) -> None:
         stored.outcome = Answer(body=stored.file[:-1])
         assert [stored.take() for _ in range(2)] == [None] * 2
         stored.outcome = Answer(body=stored.file)
         assert ids(stored.take()) == A
 
-    def test_one_from_the_future_is_used_when_the_clock_is_right(self, stored: Copies) -> None:
+    def test_a_file_from_the_future_is_used_when_the_clock_is_right(self, stored: Copies) -> None:
         copies = stored.restarted(after=-86_400.0)
         assert [copies.take() for _ in range(2)] == [None] * 2
         assert copies.logged == [f"{UNUSED}it's from the future"]
         copies.clock.step_wall(86_400.0)
         assert ids(copies.take()) == A
 
-    def test_one_that_is_too_large_is_refused(self, stored: Copies) -> None:
+    def test_a_too_large_file_is_refused(self, stored: Copies) -> None:
         copies = stored.restarted(most=100)
         assert (copies.take(), copies.logged) == (None, [f"{UNUSED}it's too large"])
 
     @pytest.mark.parametrize("extra", [1, 100_000])
-    def test_one_with_more_in_it_is_refused(self, stored: Copies, extra: int) -> None:
+    def test_a_file_with_trailing_bytes_is_refused(self, stored: Copies, extra: int) -> None:
         length = stored.file.partition(b"\n")[2]
         copies = stored.restarted(most=len(length))
         copies.change(copies.path, copies.file + b" " * extra)
         assert (copies.take(), copies.logged) == (None, [f"{UNUSED}it isn't whole"])
 
-    def test_one_of_another_registry_is_refused(self, stored: Copies) -> None:
+    def test_a_file_of_another_registry_is_refused(self, stored: Copies) -> None:
         stored.put(index(), url=OTHER)
         stored.change(stored.path, stored.files[f"/copies/{file_name(OTHER)}"].data)
         assert (stored.take(), stored.logged) == (None, [f"{UNUSED}it's a copy of another registry"])
 
-    def test_one_that_is_whole_and_no_registry_is_refused(self, stored: Copies) -> None:
+    def test_a_whole_file_without_a_registry_is_refused(self, stored: Copies) -> None:
         head = json.loads(stored.file.partition(b"\n")[0].rpartition(b" ")[0])
         digest = blake2b(b"[]", digest_size=32).hexdigest()
         text = json.dumps({**head, "length": 2, "digest": digest}).encode()
@@ -394,7 +394,7 @@ class TestUnusableFiles:
 
 
 class TestWriting:
-    def test_happens_once_for_all_who_share_a_fetch(self, copies: Copies) -> None:
+    def test_a_copy_is_written_once_for_all_who_share_a_fetch(self, copies: Copies) -> None:
         copies.seconds, value = 1.0, index()
         runs = [copies.start(copies.cache.put(URL, value, freshness(), age=0.0)) for _ in range(50)]
         assert [run.end is None for run in runs] == [True] + [False] * 49
@@ -402,7 +402,7 @@ class TestWriting:
         assert (copies.actions, list(copies.files), copies.is_idle()) == ("w", [copies.path], True)
         assert isinstance(read_head(copies.file, URL, wall=copies.clock.wall()), CopyHead)
 
-    def test_happens_again_hourly_while_its_server_confirms_it(self, copies: Copies) -> None:
+    def test_a_confirmed_copy_is_written_again_after_an_hour(self, copies: Copies) -> None:
         value = index()
         copies.put(value)
         copies.clock.advance(3_599.0)
@@ -416,7 +416,7 @@ class TestWriting:
         assert copies.actions == "ww"
         assert read_head(copies.file, URL, wall=copies.clock.wall()).confirmed == copies.clock.wall()
 
-    def test_happens_again_for_what_is_new(self, copies: Copies) -> None:
+    def test_a_new_registry_or_term_is_written_at_once(self, copies: Copies) -> None:
         value = index()
         copies.put(value)
         copies.put(value, "max-age=60, must-revalidate")
@@ -425,7 +425,7 @@ class TestWriting:
         assert copies.actions == "www"
         assert ids(copies.restarted().take()) == ["urn:asap:agent:new"]
 
-    def test_is_left_to_the_process_that_was_first(self, copies: Copies) -> None:
+    def test_a_copy_that_another_process_wrote_is_not_written_again(self, copies: Copies) -> None:
         copies.put(index())
         before = copies.files[copies.path]
         copies.restarted(after=3_599.0).put(index())
@@ -433,7 +433,7 @@ class TestWriting:
         copies.restarted(after=3_600.0).put(index())
         assert copies.files[copies.path] is not before
 
-    def test_of_an_old_copy_ends_without_it_if_a_new_one_came(self, copies: Copies) -> None:
+    def test_a_write_of_a_replaced_copy_has_no_effect(self, copies: Copies) -> None:
         copies.seconds = 2.0
         copies.start(copies.cache.put(URL, index("old"), freshness(), age=0.0))
         copies.seconds = 1.0
@@ -441,7 +441,7 @@ class TestWriting:
         copies.advance(3.0)
         assert ids(copies.restarted().take()) == ["urn:asap:agent:new"]
 
-    def test_goes_on_if_its_program_is_closed(self, copies: Copies) -> None:
+    def test_a_write_goes_on_if_its_program_is_closed(self, copies: Copies) -> None:
         copies.outcome, value = HELD, index()
         run = copies.start(copies.cache.put(URL, value, freshness(), age=0.0))
         effect = run.effect
@@ -452,24 +452,24 @@ class TestWriting:
         copies.write(effect)
         assert ids(copies.restarted().take()) == A
 
-    def test_happens_also_for_a_copy_that_serves_for_a_second(self, copies: Copies) -> None:
+    def test_a_copy_that_serves_for_a_second_is_kept(self, copies: Copies) -> None:
         copies.put(index(), "max-age=1, must-revalidate")
         copies.clock.advance(1.0)
         assert ids(copies.take()) == A
 
     @pytest.mark.parametrize("control", ["no-store", "no-cache", "max-age=0, stale-if-error=0"])
-    def test_of_what_its_server_forbids_deletes_the_copy(self, copies: Copies, control: str) -> None:
+    def test_a_copy_that_its_server_forbids_is_deleted(self, copies: Copies, control: str) -> None:
         copies.put(index())
         copies.put(index(), control)
         assert (copies.files, copies.take(), copies.actions) == ({}, None, "wr")
 
-    def test_that_fails_is_logged_and_the_copy_serves_from_memory(self, copies: Copies) -> None:
+    def test_a_failed_write_is_logged_and_the_copy_serves_from_memory(self, copies: Copies) -> None:
         copies.outcome = Unavailable("No space left on device", errno.ENOSPC)
         copies.put(index())
         assert copies.logged == ["no copy of https://r.example:443/registry.json is kept: No space left on device"]
         assert ids(copies.take()) == A
 
-    def test_that_takes_too_long_is_not_logged(self, copies: Copies) -> None:
+    def test_an_expired_write_is_not_logged(self, copies: Copies) -> None:
         copies.outcome = Expired()
         copies.put(index())
         assert copies.logged == []
@@ -482,8 +482,8 @@ class TestWriting:
         assert len(copies.files) == 17
 
 
-class TestAnOutage:
-    def test_is_logged_once_until_its_server_is_back(self, copies: Copies) -> None:
+class TestLogging:
+    def test_an_outage_is_logged_once_until_the_server_is_back(self, copies: Copies) -> None:
         value = index()
         copies.put(value)
         assert copies.cache.stands_in(URL) is None
@@ -499,20 +499,20 @@ class TestAnOutage:
 
 
 class TestDropping:
-    def test_deletes_the_file_at_once(self, copies: Copies) -> None:
+    def test_drop_deletes_the_file_at_once(self, copies: Copies) -> None:
         copies.put(index())
         copies.drop()
         assert (copies.files, copies.take()) == ({}, None)
         copies.drop()
 
-    def test_while_it_is_written_it_does_not_come_back(self, copies: Copies) -> None:
+    def test_a_copy_that_is_dropped_during_its_write_stays_deleted(self, copies: Copies) -> None:
         copies.seconds = 1.0
         copies.start(copies.cache.put(URL, index(), freshness(), age=0.0))
         copies.drop()
         copies.advance(1.0)
         assert (copies.files, copies.take()) == ({}, None)
 
-    def test_while_it_is_read_it_is_not_used(self, stored: Copies) -> None:
+    def test_a_copy_that_is_dropped_during_a_read_is_not_used(self, stored: Copies) -> None:
         stored.seconds = 1.0
         runs = [stored.start(stored.cache.take(URL, DOWN)) for _ in range(3)]
         stored.drop()
@@ -520,7 +520,7 @@ class TestDropping:
         assert [run.result() for run in runs] == [None] * 3
         assert (stored.files, stored.logged, stored.is_idle(), stored.take()) == ({}, [], True, None)
 
-    def test_lets_the_next_caller_read_anew(self, stored: Copies) -> None:
+    def test_after_drop_the_next_caller_reads_again(self, stored: Copies) -> None:
         stored.seconds, data = 1.0, stored.file
         before = stored.start(stored.cache.take(URL, DOWN))
         stored.drop()
@@ -529,7 +529,7 @@ class TestDropping:
         stored.advance(1.0)
         assert (before.result() is None, ids(after.result()), stored.actions) == (True, A, "rr")
 
-    def test_forgets_what_was_wrong_with_the_file(self, stored: Copies) -> None:
+    def test_drop_forgets_the_problem_of_a_file(self, stored: Copies) -> None:
         stored.change(stored.path, b"")
         stored.take()
         stored.drop()
@@ -537,7 +537,7 @@ class TestDropping:
         stored.take()
         assert stored.logged == [f"{UNUSED}it isn't a copy of a registry"] * 2
 
-    def test_all_deletes_what_was_written_used_or_is_being_read(self, stored: Copies) -> None:
+    def test_clear_deletes_copies_that_were_written_used_or_are_being_read(self, stored: Copies) -> None:
         stored.put(index(), url=OTHER)
         stored.seconds = 1.0
         run = stored.start(stored.cache.take(URL, DOWN))

@@ -75,18 +75,18 @@ def copy(index: RegistryIndex | None = None, *, confirmed: float = WALL, since: 
     return Copy(URL, index, at[0], at[1], LONGEST, Proximity.NETWORK)
 
 
-class TestTheFirstLine:
-    def test_is_read_as_it_was_written(self) -> None:
+class TestHead:
+    def test_a_head_is_read_as_it_was_written(self) -> None:
         assert read_head(HEAD.written(URL) + BODY, URL, wall=WALL) == HEAD
         assert line() != HEAD.written(URL)  # with spaces
         assert read_head(line(), URL, wall=WALL) == HEAD
 
-    def test_does_not_tell_the_url(self) -> None:
+    def test_head_and_file_name_do_not_contain_the_url(self) -> None:
         assert b"example" not in HEAD.written(URL)
         assert "example" not in file_name(URL)
         assert file_name("https://R.example:443/x") == file_name("https://r.example/x") != file_name(URL)
 
-    def test_of_another_registry_is_refused(self) -> None:
+    def test_a_head_of_another_registry_is_refused(self) -> None:
         assert refusal(HEAD.written(URL), "https://r.example/registry.json") == "it's a copy of another registry"
 
     @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ class TestTheFirstLine:
             (WALL - 60.01, "it's from the future"),
         ],
     )  # fmt: skip
-    def test_is_refused_if_its_age_is_unknown_or_too_high(self, wall: float, wrong: str | None) -> None:
+    def test_a_head_with_an_unknown_or_too_high_age_is_refused(self, wall: float, wrong: str | None) -> None:
         assert refusal(HEAD.written(URL), wall=wall) == wrong
 
     @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ class TestTheFirstLine:
             (2 * LONGEST, LONGEST + 1, "it's too old"), (0.0, 0.0, None), (-1.0, 0.0, "it's from the future"),
         ],
     )  # fmt: skip
-    def test_is_used_no_longer_than_its_server_says(self, serves: float, age: float, wrong: str | None) -> None:
+    def test_a_copy_serves_no_longer_than_its_server_says(self, serves: float, age: float, wrong: str | None) -> None:
         assert refusal(evolve(HEAD, serves=serves).written(URL), wall=WALL + age) == wrong
 
-    def test_has_the_documented_form(self) -> None:
+    def test_a_head_has_the_documented_form(self) -> None:
         assert (LONGEST, MAX_HEAD, WRITE_AGAIN) == (7 * 86_400.0, 1_024, 3_600.0)
         text, _, seal = HEAD.written(URL).rpartition(b" ")
         assert json.loads(text)["vouched"] == WALL
@@ -117,12 +117,12 @@ class TestTheFirstLine:
         assert [len(part) for part in file_name(URL).split(".")] == [32, 8]
         assert b'"vouched":1800000000.123,' in evolve(HEAD, confirmed=WallTime(WALL + 0.12345)).written(URL)
 
-    def test_is_short_enough_at_its_longest(self) -> None:
+    def test_the_longest_head_fits_into_its_limit(self) -> None:
         longest = CopyHead(WallTime(1e15 + 0.123), LONGEST / 3, Proximity.INTERNET, 10**12, "f" * 64)
         assert len(longest.written(URL)) < MAX_HEAD / 2
 
     @given(st.integers(0, 500), st.integers(1, 255))
-    def test_with_one_changed_byte_is_refused(self, place: int, change: int) -> None:
+    def test_a_head_with_one_changed_byte_is_refused(self, place: int, change: int) -> None:
         good = HEAD.written(URL)
         at = place % len(good)
         assert refusal(good[:at] + bytes([good[at] ^ change]) + good[at + 1 :] + BODY) is not None
@@ -135,7 +135,7 @@ class TestTheFirstLine:
             {"zone": "HERE"}, {"zone": ["NETWORK"]}, {"digest": None},
         ],
     )  # fmt: skip
-    def test_of_another_kind_is_refused(self, changes: dict[str, object]) -> None:
+    def test_a_head_with_other_fields_is_refused(self, changes: dict[str, object]) -> None:
         assert refusal(line(**changes)) == "it isn't a copy of a registry"
 
     @pytest.mark.parametrize(
@@ -145,19 +145,19 @@ class TestTheFirstLine:
             HEAD.written(URL)[:-1], b" " * 2_000 + HEAD.written(URL), b"\xff\n",
         ],
     )  # fmt: skip
-    def test_that_is_truncated_is_refused(self, data: bytes) -> None:
+    def test_a_truncated_head_is_refused(self, data: bytes) -> None:
         assert refusal(data) == "it isn't a copy of a registry"
 
     @given(st.binary(), st.integers(0, 400))
-    def test_of_any_bytes_is_read_or_refused(self, data: bytes, at: int) -> None:
+    def test_any_bytes_are_read_or_refused(self, data: bytes, at: int) -> None:
         good = HEAD.written(URL)
         for torn in (data, good[:at], good[:at] + data):
             assert refusal(torn + BODY) is not None or torn.startswith(good)
 
 
-class TestTheFile:
+class TestParser:
     @pytest.mark.parametrize("size", [1, 7, 400, 100_000])
-    def test_is_read_in_pieces_cut_anywhere(self, size: int) -> None:
+    def test_a_file_is_read_in_pieces_of_any_size(self, size: int) -> None:
         head, index = self.read(b"".join(copy().pieces()), size)
         assert (head.confirmed, head.serves, head.proximity) == (WALL, LONGEST, Proximity.NETWORK)
         assert [entry.id for entry in index.agents] == ["urn:asap:agent:a", "urn:asap:agent:b"]
@@ -175,29 +175,29 @@ class TestTheFile:
         ],
     )
     @pytest.mark.parametrize("size", [1, 100_000])
-    def test_that_is_not_what_was_written_is_refused(self, change: Any, wrong: str, size: int) -> None:
+    def test_a_changed_file_is_refused(self, change: Any, wrong: str, size: int) -> None:
         with pytest.raises(UnusableFile) as refused:
             self.read(change(b"".join(copy().pieces())), size)
         assert str(refused.value) == wrong
 
-    def test_that_is_whole_and_no_registry_is_refused(self) -> None:
+    def test_a_whole_file_without_a_registry_is_refused(self) -> None:
         with pytest.raises(InvalidDocument, match="not a valid registry"):
             self.read(HEAD.written(URL) + BODY)
 
-    def test_that_is_too_large_is_refused_at_its_first_line(self) -> None:
+    def test_a_too_large_file_is_refused_at_its_head(self) -> None:
         length = len(b"".join(copy().index.written()))
         assert self.read(b"".join(copy().pieces()), most=length)
         parser = CopyParser(URL, wall=WALL, most=length - 1)
         with pytest.raises(UnusableFile, match="it's too large"):
             parser.feed(copy()._head.written(URL))
 
-    def test_without_a_first_line_is_refused_before_its_end(self) -> None:
+    def test_a_file_without_a_head_is_refused_before_its_end(self) -> None:
         parser = CopyParser(URL, wall=WALL, most=10_000)
         parser.feed(b"x" * (MAX_HEAD - 1))
         with pytest.raises(UnusableFile, match="it isn't a copy"):
             parser.feed(b"x")
 
-    def test_of_version_0_1_is_read_and_written_byte_for_byte(self) -> None:
+    def test_a_file_of_version_0_1_is_read_and_written_byte_for_byte(self) -> None:
         facts = json.loads((WRITTEN / "copy.json").read_text("utf-8"))
         data = (WRITTEN / file_name(facts["url"])).read_bytes()
         parser = CopyParser(facts["url"], wall=facts["wall"], most=1_000)
@@ -246,7 +246,7 @@ class TestWriting:
         assert copy().is_written(data[:MAX_HEAD], len(data)) is written
         assert not copy().is_written(data[:MAX_HEAD], len(data) - 1)
 
-    def test_another_copy_is_replaced(self) -> None:
+    def test_a_copy_with_another_term_or_proximity_is_replaced(self) -> None:
         old, new = copy(), copy()
         old.serves = 60.0
         data = b"".join(old.pieces())
@@ -260,7 +260,7 @@ class TestWriting:
         assert not copy().is_written(b"", 0)
         assert not copy().is_written(line(of="0"), 1_000)
 
-    def test_what_is_surplus_in_the_directory_is_removed(self) -> None:
+    def test_old_copies_and_unfinished_files_are_surplus(self) -> None:
         new = copy(since=WALL)
         files = {
             "old.registry": LONGEST + 1, "week.registry": LONGEST, "a.registry": 5.0, "b.txt": 9e9, "c.tmp": 9e9,
