@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from attrs import frozen
 
-from asap_adapters.files import open_file
+from asap_adapters.files import open_regular_file
 from asap_core.client.programs import (
     Completed,
     Expired,
@@ -48,7 +48,7 @@ def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
     path = Path(effect.path)
     try:
         if not effect.private:
-            return OpenedFile(open_file(path))
+            return OpenedFile(open_regular_file(path))
         identity = _identity(path)
         return FileRead(identity) if identity == effect.unless else OpenedFile(_open_private(path), identity)
     except BadReply as error:

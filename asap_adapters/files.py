@@ -48,14 +48,14 @@ class FileThreads:
 
         Raises: OSError; BadReply if it's a pipe or a socket, since a thread that waits for one can't be ended.
         """
-        file = await self.run(open_file, path)
+        file = await self.run(open_regular_file, path)
         try:
             yield lambda size: self.run(file.read, size)
         finally:
             file.close()  # nothing was written: it doesn't block
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_regular_file(path: Path) -> BinaryIO:
     """Open a file to read. Raises OSError; BadReply if it's a pipe or a socket."""
     if "\0" in str(path) or path.is_socket():
         raise BadReply(str(path), "expected a file")

@@ -188,10 +188,10 @@ def slow(*_, **__):
 
 found = socket.getaddrinfo
 socket.getaddrinfo = lambda host, *rest, **options: slow() if host.endswith(".slow") else found(host, *rest, **options)
-from asap_adapters import AgentClient, Unreachable
+from asap_adapters import AgentClient, HttpOptions, Unreachable
 
 async def main():
-    async with AgentClient(sender="urn:asap:agent:me", timeout=0.5) as client:
+    async with AgentClient("urn:asap:agent:me", http=HttpOptions(timeout=0.5)) as client:
         async def ask(host):
             try:
                 await client.discover(f"https://{host}")
