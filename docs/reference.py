@@ -21,7 +21,14 @@ from asap_adapters.cli.command import Row
 from asap_core import Counters, Policy, What
 
 # The modules that offer names to users, in the order of the site. A name is described where it stands first.
-FACES: Final = ("asap_core", "asap_core.testing", "asap_adapters", "asap_adapters.auth", "asap_adapters.testing")
+FACES: Final = (
+    "asap_core",
+    "asap_core.client",
+    "asap_core.testing",
+    "asap_adapters",
+    "asap_adapters.auth",
+    "asap_adapters.testing",
+)
 
 
 # Classes of others, whose methods aren't described again.

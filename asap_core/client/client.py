@@ -151,6 +151,10 @@ class Client:
         """Return the tickets to wake. Call it after each step of a program, and after each `close`."""
         return self._bound.take_wakes()
 
+    def take_removals(self) -> tuple[str, ...]:
+        """Return the files to remove now. Call it as `take_wakes`, and after `forget` and `reset`."""
+        return self._bound.take_removals()
+
     def take_remarks(self) -> tuple[Remark, ...]:
         """Return what is to be logged, once. Call it as `take_wakes`."""
         return self._bound.take_remarks()
