@@ -35,8 +35,8 @@ class JwtAuthenticator:
     token comes.
 
     policy: which tokens and proofs are accepted
-    allow_http: hosts that may be asked without TLS, as in `AgentClient`
-    allow_networks: private networks in which the provider may be, in CIDR notation, as in `AgentClient`
+    allow_http: hosts that may be asked without TLS, as in `OutboundPolicy`
+    allow_networks: private networks in which the provider may be, in CIDR notation, as in `OutboundPolicy`
     verify: the provider's certificate authorities, as httpx takes them
     trust_env: whether proxies from the environment are used
     transport: an httpx transport instead of the network, for tests

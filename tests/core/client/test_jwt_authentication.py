@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given, strategies as st
 
 from asap_core.auth.dpop import thumbprint, token_hash
 from asap_core.auth.jwks import OkpKey, VerificationKey, public_jwk
@@ -334,10 +335,32 @@ class TestLeaving:
             if run.effect is not None:
                 provider.advance(seconds)
                 leave(provider, run)
-                provider.runtime.take_wakes()
+                provider.advance(0)
             assert provider.left == (0, 0, 0)
         assert provider.ask(token()) == "unavailable"
         provider.advance(31)
+        assert provider.ask(token()) == ALICE
+
+    @given(st.lists(st.sampled_from(["old", "new", "pass", "close", "lose"]), max_size=20))
+    def test_after_any_arrivals_and_closes_nothing_is_left_and_one_request_is_made_at_once(
+        self, moves: list[str]
+    ) -> None:
+        provider, stayed = Provider(), []
+        provider.keys.append({**public_jwk(NEW), "kid": NEW.kid})
+        for move in moves:
+            if move in ("old", "new"):
+                stayed.append(provider.begin(token(OLD if move == "old" else NEW)))
+            elif move == "pass":
+                provider.seconds = 0.7
+                provider.advance(0.5)
+            elif waiting := [run for run in stayed if run.effect is not None]:
+                stayed.remove(waiting[0])
+                (Driver.close if move == "close" else Driver.lose)(provider, waiting[0])
+                provider.advance(0)
+            assert len([run for run in provider.runs if isinstance(run.effect, Fetch)]) <= 1
+        provider.advance(60)
+        assert {result_of(run) for run in stayed} <= {ALICE, "unavailable"}
+        assert provider.left == (0, 0, 0)
         assert provider.ask(token()) == ALICE
 
     def test_the_same_script_causes_the_same_effects(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from hypothesis import given, strategies as st
 
 from asap_core.auth.claims import BySubject
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
@@ -354,6 +355,12 @@ class TestProviderFailures:
         assert told in text
 
 
+# Callers arrive with one of two tokens, are closed, or are collected by another thread, while time passes.
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["come", "come", "pass", "close", "lose"]), st.sampled_from("tu")), max_size=20
+)
+
+
 class TestLeaving:
     @pytest.mark.parametrize("leave", [Driver.close, Driver.lose])
     @pytest.mark.parametrize("answers", [0, 1])
@@ -377,7 +384,7 @@ class TestLeaving:
             run = provider.begin("t")
             provider.advance(seconds)
             leave(provider, run)
-            provider.runtime.take_wakes()
+            provider.advance(0)
             assert provider.left == (0, 0)
         assert provider.ask("t") == ALICE
 
@@ -389,3 +396,27 @@ class TestLeaving:
         leave(provider, second)
         provider.advance(1)
         assert (result_of(first), provider.left) == (ALICE, (0, 0))
+
+    @given(MOVES)
+    def test_after_any_arrivals_and_closes_nothing_is_left_and_each_token_is_asked_about_once(
+        self, moves: list[Any]
+    ) -> None:
+        provider = Provider(endpoint=None)
+        provider.tokens |= {"u": {}}
+        stayed: list[Run[Any]] = []
+        for move, token in moves:
+            if move == "come":
+                stayed.append(provider.begin(token))
+            elif move == "pass":
+                provider.seconds = 0.7
+                provider.advance(0.5)
+            elif waiting := [run for run in stayed if run.effect is not None]:
+                stayed.remove(waiting[0])
+                (Driver.close if move == "close" else Driver.lose)(provider, waiting[0])
+                provider.advance(0)
+            asking = [run.effect.body for run in provider.runs if isinstance(run.effect, Fetch)]
+            assert len([body for body in asking if body is not None]) == len(set(asking) - {None})
+        provider.advance(60)
+        assert {result_of(run) for run in stayed} <= {ALICE, "unavailable"}
+        assert provider.left == (0, 0)
+        assert provider.ask("t") == ALICE
