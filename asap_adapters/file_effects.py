@@ -12,7 +12,6 @@ from typing import BinaryIO, Final
 
 from attrs import frozen
 
-from asap_adapters.files import open_regular_file
 from asap_core.client.programs import (
     Completed,
     Expired,
@@ -23,7 +22,6 @@ from asap_core.client.programs import (
     Unavailable,
     WriteFile,
 )
-from asap_core.errors import BadReply
 
 # Bytes read at once. Each read in a thread may wait 5 ms for a busy event loop, Python's switch interval.
 PIECE: Final = 1_048_576
@@ -48,11 +46,10 @@ def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
     path = Path(effect.path)
     try:
         if not effect.private:
-            return OpenedFile(open_regular_file(path))
+            file = _open(path)
+            return Unavailable("expected a file") if file is None else OpenedFile(file)
         identity = _identity(path)
         return FileRead(identity) if identity == effect.unless else OpenedFile(_open_private(path), identity)
-    except BadReply as error:
-        return Unavailable(error.reason)
     except OSError as error:
         return unavailable(error)
 
@@ -118,6 +115,22 @@ def unavailable(error: OSError) -> Unavailable:
 def _identity(path: Path) -> FileIdentity:
     there = path.lstat()
     return FileIdentity(there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
+
+
+def _open(path: Path) -> BinaryIO | None:
+    """Open a file. Returns None if it's a pipe or a socket, since a thread that waits for one can't be ended."""
+    if "\0" in str(path) or path.is_socket():
+        return None
+    # Open first, then check: another process could replace the file by a pipe between a check and the opening.
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
+    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+        file.close()
+        return None
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _open_private(path: Path) -> BinaryIO:
