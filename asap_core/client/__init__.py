@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Fetch as Fetch,
         FileIdentity as FileIdentity,
         FileRead as FileRead,
+        FileToWrite as FileToWrite,
         Heard as Heard,
         LocalNetwork as LocalNetwork,
         Next as Next,
@@ -65,8 +66,8 @@ _HOMES: Final = {
     "asap_core.client.jwt_authentication": "JwtAuthentication",
     "asap_core.client.options": "DiscoveryOptions RequestOptions TrustPolicy",
     "asap_core.client.programs": (
-        "Barred Completed Effect Expired Fetch FileIdentity FileRead Heard LocalNetwork Next Outcome Program ReadFile "
-        "Received Returned Route Sleep Stage Ticket Unanswered Unavailable Wait WriteFile step"
+        "Barred Completed Effect Expired Fetch FileIdentity FileRead FileToWrite Heard LocalNetwork Next Outcome "
+        "Program ReadFile Received Returned Route Sleep Stage Ticket Unanswered Unavailable Wait WriteFile step"
     ),
     "asap_core.client.requests": "Requests",
     "asap_core.client.runtime": "Remark Runtime",

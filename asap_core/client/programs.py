@@ -273,7 +273,10 @@ class ReadFile:
 
 
 class FileToWrite(Protocol):
-    """What `WriteFile` writes. A driver may call these methods in any thread, also after the program has ended."""
+    """What `WriteFile` writes. A driver may call these methods in any thread, also after the program has ended.
+
+    It calls them in this order: `surplus`, `is_written`, `pieces`, `wanted`. It may leave out the first two.
+    """
 
     def surplus(self, files: Iterable[tuple[str, float]]) -> Iterable[str]:
         """Return which of the files in the directory are to be removed first, by name.
@@ -303,7 +306,8 @@ class WriteFile:
     """Write a file of this machine that only this user may read: beside the old one, then in its place.
 
     Answered by Completed, Unavailable, or Expired after `seconds` (None: no limit). What was begun may go on after
-    that, and after the program was closed. The file is replaced whole or not at all.
+    that, and after the program was closed. The file is replaced whole or not at all. A driver without files answers
+    Unavailable; then copies of registries are in memory only.
 
     path: its directory is made if it doesn't exist.
     """

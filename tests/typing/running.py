@@ -20,6 +20,7 @@ from asap_core.client import (
     Fetch,
     FileIdentity,
     FileRead,
+    FileToWrite,
     Heard,
     JwtAuthentication,
     LocalNetwork,
@@ -98,9 +99,16 @@ def perform(effect: Effect) -> Outcome:
         case ReadFile(path, reader):
             return read(path, reader)
         case WriteFile(_, file):
-            return Completed() if list(file.pieces()) and file.wanted() else Unavailable("not here")
+            return write(file)
         case _:
             assert_never(effect)
+
+
+def write(file: FileToWrite) -> Completed | Unavailable:
+    obsolete: list[str] = list(file.surplus([("name", 0.0)]))
+    if obsolete or file.is_written(b"head", 4):
+        return Completed()
+    return Completed() if list(file.pieces()) and file.wanted() else Unavailable("not here")
 
 
 def fetch(effect: Fetch) -> Received | Unanswered | Barred:
