@@ -98,9 +98,10 @@ class BlockingDriver:
                 while not isinstance(moved, Returned):
                     outcome = self._perform(moved, sources, opened)
                     moved = self._locked(step, program, outcome)
-                return moved.value
-            finally:
+            except BaseException:
                 self._locked(program.close)
+                raise
+            return moved.value
 
     def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that uses what programs share, and doesn't wait."""

@@ -1,46 +1,77 @@
-"""Holds Ctrl-C back while tables and connections change, and lets it through while a thread waits.
+"""Holds signals back while tables and connections change, and lets them through while a thread waits.
 
-Python runs the handler of SIGINT in the main thread, between any two instructions. Inside a step of a program that
-would leave a table half changed. So the main thread has another handler while it's inside `held`. That handler calls
-the one before, KeyboardInterrupt as a rule, only inside `interruptible`; elsewhere it waits for the next such call, or
-for the end of `held`.
+Python runs handlers of signals, Ctrl-C's among them, in the main thread between any two instructions. Inside a step of
+a program they would leave a table half changed, or wait for a lock that this thread has. So inside `held`, each signal
+that calls a Python function has another handler. It calls that function inside `interruptible` only; elsewhere the
+signal waits for the next such call, or for the end of `held`.
 """
 
 import inspect
 import signal
 import threading
+
+# The functions of `signal` are these, and enums of handlers, which take 15 µs more.
+from _signal import getsignal, signal as set_handler  # type: ignore[import-not-found]
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Final, ParamSpec, TypeVar
 
-from attrs import define
+from attrs import define, field
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Those of POSIX's real-time signals aren't used to interrupt programs.
+_SIGNALS: Final = tuple(number for number in map(int, signal.valid_signals()) if number < 32)  # noqa: PLR2004
 # A lock can't be interrupted on Windows, so the wait for it is cut into pieces there. In seconds.
 _LONGEST_WAIT: Final = 0.1 if hasattr(signal, "CTRL_C_EVENT") else threading.TIMEOUT_MAX
 
 
 @define(eq=False)
 class _Hold:
-    """The handler of SIGINT inside one `held`."""
+    """The handlers of signals inside one `held`. `before`: those outside it, by signal."""
 
-    before: Callable[[int, FrameType | None], object]
     outer: "_Hold | None"
+    before: dict[int, Callable[[int, FrameType | None], object]] = field(factory=dict)
     open: bool = False
-    pending: bool = False
+    pending: list[int] = field(factory=list)
+
+    def begin(self) -> None:
+        for number in _SIGNALS:
+            handler = getsignal(number)
+            if callable(handler):
+                self.before[number] = handler
+                set_handler(number, self.handle)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.open:
-            self.pending = True
-            return
-        # What ends the wait isn't interrupted again.
-        self.open = self.pending = False
-        self.before(number, frame)
-        self.open = True
+        if self.open:
+            # If it raises, what that ends isn't interrupted again.
+            self.open = False
+            self.before[number](number, frame)
+            self.open = True
+        elif number not in self.pending:
+            self.pending.append(number)
+
+    def handle_pending(self) -> None:
+        while self.pending:
+            self.handle(self.pending.pop(0), inspect.currentframe())
+
+    def end(self) -> None:
+        with ExitStack() as rest:  # from its end; all of it, whatever the handlers raise
+            rest.callback(self._deliver)
+            for number in self.before:
+                rest.callback(self._restore, number)
+
+    def _restore(self, number: int) -> None:
+        if getsignal(number) == self.handle:  # else a handler has set another
+            set_handler(number, self.before[number])
+
+    def _deliver(self) -> None:
+        with ExitStack() as rest:
+            for number in reversed(self.pending):
+                rest.callback(self.before[number], number, inspect.currentframe())
 
 
 # The innermost, of the main thread.
@@ -49,41 +80,31 @@ _hold: _Hold | None = None
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold Ctrl-C back in the main thread. Does nothing in other threads, or if Ctrl-C calls no Python function."""
+    """Hold signals back in the main thread. Does nothing in other threads, in which no handler runs."""
     global _hold  # noqa: PLW0603 - handlers of signals are global too
-    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    hold = _Hold(handler, _hold) if callable(handler) else None
-    if hold is None or not _handles(hold):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _hold = hold
+    hold = _Hold(_hold)
     try:
+        with suppress(ValueError):  # a subinterpreter, which has no handlers
+            hold.begin()
+        _hold = hold
         yield
     finally:
         _hold = hold.outer
-        if signal.getsignal(signal.SIGINT) == hold.handle:  # else a handler before has changed it
-            signal.signal(signal.SIGINT, hold.before)
-        if hold.pending:
-            hold.before(signal.SIGINT, inspect.currentframe())
-
-
-def _handles(hold: _Hold) -> bool:
-    try:
-        signal.signal(signal.SIGINT, hold.handle)
-    except ValueError:  # a subinterpreter
-        return False
-    return True
+        hold.end()
 
 
 def interruptible(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a call that Ctrl-C may interrupt, and that changes nothing which must stay whole."""
+    """Make a call that signals may interrupt, and that changes nothing which must stay whole."""
     hold = _hold
     if hold is None or threading.current_thread() is not threading.main_thread():
         return call(*args, **kwargs)
     hold.open = True
     try:
         if hold.pending:
-            hold.handle(signal.SIGINT, inspect.currentframe())
+            hold.handle_pending()
         return call(*args, **kwargs)
     finally:
         hold.open = False
@@ -104,7 +125,7 @@ class Flag:
             self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it's set, for at most so many seconds. Returns whether it was. Ctrl-C interrupts the wait."""
+        """Wait until it's set, for at most so many seconds. Returns whether it was. Signals interrupt the wait."""
         while not interruptible(self._lock.acquire, timeout=min(max(seconds, 0.0), _LONGEST_WAIT)):
             seconds -= _LONGEST_WAIT
             if seconds <= 0:

@@ -339,9 +339,32 @@ class TestInterrupts:
         def refuse(*_: object) -> None:
             raise ValueError("signal only works in main thread of the main interpreter")
 
-        monkeypatch.setattr(signal, "signal", refuse)
+        monkeypatch.setattr(interrupts, "set_handler", refuse)
         with held():
-            assert interrupts._hold is None
+            assert interruptible(lambda: 1) == 1
+
+    def test_several_signals_at_once_are_all_handled(self, world) -> None:
+        def leave(*_: object) -> None:
+            calls.append("SIGTERM")
+            raise SystemExit
+
+        def signalled() -> Program[None]:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+                signal.raise_signal(number)
+            calls.append("the end of the step")
+            yield Sleep(60)
+
+        calls: list[str] = []
+        handlers = {signal.SIGTERM: leave, signal.SIGUSR1: lambda *_: calls.append("SIGUSR1")}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                world().driver.run(signalled)
+            assert {number: signal.getsignal(number) for number in handlers} == handlers
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert calls == ["the end of the step", "SIGTERM", "SIGUSR1"]
 
     def test_holds_nest(self) -> None:
         def nested() -> None:
