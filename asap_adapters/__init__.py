@@ -1,4 +1,4 @@
-"""The adapters' public names: the core's decisions carried out on trio and asyncio. Modules below may move.
+"""The adapters' public names: the core's decisions carried out on trio, asyncio and threads. Modules below may move.
 
 Each name is imported on first use: a server loads nothing of the client, and a client nothing of the server.
 """
@@ -9,6 +9,8 @@ from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from asap_adapters.auth.authenticator import Authenticator as Authenticator
+    from asap_adapters.blocking.client import BlockingClient as BlockingClient
+    from asap_adapters.blocking.http_options import BlockingHttpOptions as BlockingHttpOptions
     from asap_adapters.client.agent_client import AgentClient as AgentClient
     from asap_adapters.net.http_options import HttpOptions as HttpOptions
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "asap_adapters.auth.authenticator": "Authenticator",
+    "asap_adapters.blocking.client": "BlockingClient",
+    "asap_adapters.blocking.http_options": "BlockingHttpOptions",
     "asap_adapters.client.agent_client": "AgentClient",
     "asap_core.client.breaker": "BreakerPolicy",
     "asap_core.client.delivery": "RetryPolicy",

@@ -1,7 +1,9 @@
 """Watches the agents on the local network for a thread that waits for events. The engine has its own thread."""
 
+import math
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -12,14 +14,18 @@ from asap_core.mdns.dnssd import AnnouncedAgents, Event
 
 
 class BlockingBrowser:
-    """The agents on the local network, as events, inside `with`."""
+    """The agents on the local network, as an iterator of events, inside `with`. One thread reads them.
 
-    def __init__(self) -> None:
+    interfaces: names or addresses of this machine's interfaces; None means all.
+    """
+
+    def __init__(self, interfaces: Sequence[str] | None = None) -> None:
         self._agents = AnnouncedAgents()
         self._lock = Lock()  # around the agents, which the engine's thread fills
         self._events: deque[Event] = deque()
         self._news = Flag()
-        self._engine = WatchingEngine(None, self._agents, self._lock, self._news.set)
+        self._closed = False
+        self._engine = WatchingEngine(interfaces, self._agents, self._lock, self._news.set)
 
     def __enter__(self) -> Self:
         """Start watching."""
@@ -35,8 +41,15 @@ class BlockingBrowser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop watching."""
+        """Stop watching. Iterations end."""
+        self._closed = True
+        self._news.set()
         self._engine.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield events until the block is left. Raises `MdnsUnavailable`."""
+        while (event := self.next(math.inf)) is not None:
+            yield event
 
     def next(self, end: float) -> Event | None:
         """Wait for the next event until `end`, by the system's monotonic clock. Raises `MdnsUnavailable`."""
@@ -45,6 +58,6 @@ class BlockingBrowser:
                 self._joined.result()
             with self._lock:
                 self._events.extend(self._agents.take())
-            if not self._events and not self._news.wait(end - time.monotonic()):
+            if not self._events and (self._closed or not self._news.wait(end - time.monotonic())):
                 return None
         return self._events.popleft()

@@ -13,11 +13,10 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import anyio
 
-from asap_adapters.coding import CODINGS
+from asap_adapters.client.client_binding import bind_client
 from asap_adapters.driver import ProgramDriver
 from asap_adapters.net.http_options import HttpOptions
-from asap_adapters.net.interfaces import links
-from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_list_of, is_or_none, replaced
+from asap_core.arguments import ArgumentRule, expect_kind, has_methods, is_instance, is_list_of, is_or_none, replaced
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.client import Client
@@ -105,6 +104,8 @@ class AgentClient:
     ) -> None:
         if clock is not None:
             _CLOCK.check("clock", clock)
+        http = HttpOptions() if http is None else http
+        expect_kind("http", http, HttpOptions, "HttpOptions(timeout=10.0)")
         self._client = Client(
             sender,
             token=token,
@@ -116,11 +117,8 @@ class AgentClient:
             retry=retry,
             breaker=breaker,
         )
-        if trust is not None and (trust.trusted_keys or trust.require_signed):
-            import asap_adapters.auth.signing_key  # noqa: F401, PLC0415 - a missing extra is reported at once
-        transport = (http or HttpOptions()).connect
-        self._driver = ProgramDriver(transport, owner="AgentClient(sender=…)", browse=_browse, clock=clock)
-        self._client.bind(self._driver.runtime, codings=CODINGS, links=links, verify=_verify)
+        self._driver = ProgramDriver(http.connect, owner="AgentClient(sender=…)", browse=_browse, clock=clock)
+        bind_client(self._client, self._driver.runtime, trust)
 
     @property
     def sender(self) -> str:
@@ -219,9 +217,3 @@ def _browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextM
     from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
 
     return browse(interfaces=interfaces)
-
-
-def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - an optional extra
-
-    return verify(public_key, signature, message)

@@ -22,13 +22,19 @@ _RESOLVER: Final = ArgumentRule(
 
 
 @frozen(kw_only=True)
-class HttpOptions(RequestOptions):
-    """How a client makes requests. Raises ValueError if an option is invalid."""
+class ConnectionOptions(RequestOptions):
+    """How a client connects."""
 
     verify: ssl.SSLContext | bool = field(default=True, validator=_VERIFY)
     """The TLS context, or False to verify no certificates."""
     trust_env: bool = field(default=False, validator=_FLAG)
     """Use the proxies and certificates that the environment names."""
+
+
+@frozen(kw_only=True)
+class HttpOptions(ConnectionOptions):
+    """How an `AgentClient` makes requests. Raises ValueError if an option is invalid."""
+
     transport: httpx.AsyncBaseTransport | None = field(default=None, validator=_TRANSPORT)
     """An httpx transport to use instead of the client's own, such as an `InProcessTransport`. It gets only URLs that
     the policy allows. Addresses aren't checked."""

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from asap_adapters import AgentClient, AsgiApp, RemoteError, StateFile, serve
@@ -52,7 +53,7 @@ def defined(page: str) -> list[str]:
     return [
         name
         for text in blocks(ROOT / "docs" / f"{page}.md")
-        for name in re.findall(r"^async def (\w+)\(url", text, re.MULTILINE)
+        for name in re.findall(r"^(?:async )?def (\w+)\(url", text, re.MULTILINE)
     ]
 
 
@@ -66,7 +67,8 @@ def test_each_example_calls_the_agent_of_the_tour(page: str, name: str, backend:
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            await example(await group.start(partial(serve, adder["agent"], adder["handlers"], at=("127.0.0.1", port))))
+            url = await group.start(partial(serve, adder["agent"], adder["handlers"], at=("127.0.0.1", port)))
+            await (example(url) if inspect.iscoroutinefunction(example) else anyio.to_thread.run_sync(example, url))
             group.cancel_scope.cancel()
 
     anyio.run(main, backend=backend)
@@ -174,5 +176,5 @@ def test_the_examples_are_exactly_the_functions_that_are_run() -> None:
         assert defined(page) == [
             name
             for name, value in names.items()
-            if inspect.iscoroutinefunction(value) and value.__code__.co_filename == f"{page}.md"
+            if inspect.isfunction(value) and value.__code__.co_filename == f"{page}.md"
         ]

@@ -1,0 +1,31 @@
+"""How a blocking client makes requests: the core's options, and those of connections."""
+
+from typing import Final
+
+import httpx
+from attrs import field, frozen
+
+from asap_adapters.blocking.connecting import BlockingResolver
+from asap_adapters.blocking.transport import BlockingTransport
+from asap_adapters.net.http_options import ConnectionOptions
+from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_or_none
+
+_TRANSPORT: Final = ArgumentRule("an httpx.BaseTransport, or None", is_or_none(is_instance(httpx.BaseTransport)))
+_RESOLVER: Final = ArgumentRule(
+    "an object with a method resolve(host, port), or None", is_or_none(has_methods("resolve"))
+)
+
+
+@frozen(kw_only=True)
+class BlockingHttpOptions(ConnectionOptions):
+    """How a `BlockingClient` makes requests. Raises ValueError if an option is invalid."""
+
+    transport: httpx.BaseTransport | None = field(default=None, validator=_TRANSPORT)
+    """An httpx transport to use instead of the client's own, such as a mock. Several threads may use it at once. It
+    gets only URLs that the policy allows. Addresses aren't checked."""
+    resolver: BlockingResolver | None = field(default=None, validator=_RESOLVER)
+    """Looks up names instead of the operating system. Several threads may use it at once."""
+
+    def connect(self) -> httpx.BaseTransport:
+        """Return the transport. Raises OSError if certificates are unreadable."""
+        return self.transport or BlockingTransport(resolver=self.resolver, verify=self.verify, trust_env=self.trust_env)
