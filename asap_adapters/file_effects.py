@@ -152,7 +152,6 @@ def _is_written(path: Path, file: FileToWrite) -> bool:
 def _write(path: Path, file: FileToWrite) -> None:
     # Mode 0600: other users of this machine may not be allowed to read it.
     descriptor, made = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
-    placed = False
     try:
         with os.fdopen(descriptor, "wb") as new:
             new.writelines(file.pieces())
@@ -161,10 +160,8 @@ def _write(path: Path, file: FileToWrite) -> None:
         with _placing:
             if file.wanted():
                 Path(made).replace(path)
-                placed = True
     finally:
-        if not placed:
-            _unlink(Path(made))
+        _unlink(Path(made))  # unless it's in its place
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -8,14 +8,25 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from attrs import define, field
 
 from asap_adapters import file_effects
+from asap_adapters.blocking.driver import BlockingDriver
 from asap_adapters.file_effects import read, remove, write
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import Completed, Expired, FileRead, ReadFile, Unavailable, WriteFile
+from asap_core.client.registry_cache import RegistryCache
+from asap_core.client.registry_copies import file_name
+from asap_core.client.requests import Requests
+from asap_core.clock import WallTime
+from asap_core.errors import Unreachable
+from asap_core.http.caching import FreshnessPolicy, freshness_of
+from asap_core.net.outbound import OutboundPolicy
+from asap_core.wire.registry_reader import RegistryReader
 
+URL = "https://r.example/registry.json"
 NOT_OURS = Unavailable("it isn't a file that only its owner may write", errno.EPERM)
 
 
@@ -205,3 +216,25 @@ class TestRemove:
         link.symlink_to(path)
         remove(str(link))
         assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+def test_copies_of_registries_are_kept_without_an_event_loop(tmp_path: Path) -> None:
+    reader = RegistryReader()
+    reader.feed(b'{"version":"1","updated_at":"2026-01-01T00:00:00Z","agents":[]}')
+    fresh = freshness_of([], policy=FreshnessPolicy(), wall=WallTime(0.0))
+    down = Unreachable(URL, "down")
+
+    def started() -> tuple[BlockingDriver, RegistryCache]:
+        driver = BlockingDriver(httpx.BaseTransport, owner="BlockingClient")
+        driver.open()
+        requests = Requests(driver.runtime, policy=OutboundPolicy())
+        return driver, RegistryCache(str(tmp_path), driver.runtime, requests, most=1_000)
+
+    driver, copies = started()
+    driver.run(copies.put, URL, reader.close(), fresh, age=0.0)
+    assert [each.name for each in tmp_path.iterdir()] == [file_name(URL)]
+    driver, copies = started()
+    assert driver.run(copies.take, URL, down) is not None
+    driver.call(copies.drop, URL)
+    assert list(tmp_path.iterdir()) == []
+    assert driver.run(copies.take, URL, down) is None
