@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from asap_core.http.head import BadHead as BadHead, HeadReader as HeadReader
     from asap_core.http.messages import Request as Request, Response as Response
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
-    from asap_core.refusals import KINDS as KINDS, Kind as Kind, Refusal as Refusal
+    from asap_core.refusals import HANDLER_TIMEOUT as HANDLER_TIMEOUT, KINDS as KINDS, Kind as Kind, Refusal as Refusal
     from asap_core.server.agent import Agent as Agent
     from asap_core.server.call import (
         Admit as Admit,
@@ -114,7 +114,7 @@ _HOMES: Final = {
         "MdnsUnavailable NoToken NotAllowed NotResolved Problem RemoteError TimedOut Unreachable Unsuitable "
         "Unverified WrongAgent"
     ),
-    "asap_core.refusals": "KINDS Kind Refusal",
+    "asap_core.refusals": "HANDLER_TIMEOUT KINDS Kind Refusal",
     "asap_core.http.messages": "Request Response",
     "asap_core.wire.envelope": "Envelope",
     "asap_core.wire.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",

@@ -10,8 +10,8 @@ PUBLIC = {
     "asap_core": """
         Admit Admitted Advice Agent AgentChanged Allow Anonymous Answered AsapError AuthScheme Authenticate
         Authenticated BadHead BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock
-        Counters Credential Decision Dispatch Done Endpoints Envelope Exchange Fork HeadReader Health Hold
-        Instant InvalidDocument InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall
+        Counters Credential Decision Dispatch Done Endpoints Envelope Exchange Fork HANDLER_TIMEOUT HeadReader Health
+        Hold Instant InvalidDocument InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall
         McpToolResult MdnsUnavailable MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved
         OutboundPolicy Payload Policy Principal Problem PublicKey ReadBody Record Refusal Registry RegistryEntry
         RemoteError Replied Request Respond Response Skill StartPolicy StoreUnavailable TakeLimit Task

@@ -12,7 +12,11 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_core.http.fields import CONTROL
+from asap_core.http.fields import CONTROL, TOKEN
+from asap_core.http.messages import Request
+
+_END: Final = b"\r\n\r\n"
+_is_token: Final = re.compile(TOKEN.encode("latin-1")).fullmatch
 
 
 @frozen
@@ -21,6 +25,16 @@ class Head:
 
     data: bytes
     rest: bytes
+
+    def request(self, *, peer: str, local: str = "") -> "Request | BadHead":
+        """Parse it, for drivers without another HTTP parser. `peer`, `local`: as in `Request`."""
+        line, *lines = self.data[: -len(_END)].split(b"\r\n")
+        method, target, _version = line.decode("latin-1").split(" ")
+        fields = [field.partition(b":") for field in lines]
+        if not all(colon and _is_token(name) for name, colon, _ in fields) or not _is_token(method.encode("latin-1")):
+            return BadHead(400, "an HTTP/1.1 request")
+        headers = tuple((name.lower(), value.strip(b" \t")) for name, _, value in fields)
+        return Request(method=method, target=target, headers=headers, peer=peer, local=local)
 
 
 @frozen
@@ -31,7 +45,6 @@ class BadHead:
     expected: str
 
 
-_END: Final = b"\r\n\r\n"
 # RFC 9112 §2.2 on bare CR and LF, RFC 9110 §5.5 on NUL and other control characters: only HTAB is allowed. The class
 # comes first, since the search skips by it; then, for CR and LF, whether the other one is beside it.
 _BARE: Final = re.compile(CONTROL.encode("latin-1") + rb"(?:(?<![\r\n])|(?<=\r)(?!\n|\Z)|(?<=\n)(?<!\r\n))")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hypothesis import strategies
 
 from asap_core import (
+    HANDLER_TIMEOUT,
     BadHead,
     CallState,
     ChunkFrames,
@@ -63,8 +64,14 @@ def fail(state: CallState) -> CallState:
     return broken_call(state)
 
 
-def refuse(state: Dispatch, refusal: Refusal) -> CallState:
-    return state.failed(refusal)
+def request(data: bytes) -> Request | None:
+    head = HeadReader(max_size=65_536, max_fields=100).feed(data)
+    read = None if head is None or isinstance(head, BadHead) else head.request(peer="192.0.2.1", local="192.0.2.2")
+    return None if isinstance(read, BadHead) else read
+
+
+def refuse(state: Dispatch, refusal: Refusal | None = None) -> CallState:
+    return state.failed(refusal or Refusal(kind=HANDLER_TIMEOUT))
 
 
 class OwnMachine(ExchangeMachine):

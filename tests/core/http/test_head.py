@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from asap_core.http.head import BadHead, Head, HeadReader, judge, path_of
+from asap_core.http.messages import Request
 
 
 class TestHeads:
@@ -25,6 +26,24 @@ class TestHeads:
         assert outcome.data == self.GOOD
         assert self.read(b"\r\n" + self.GOOD, chunk) == Head(self.GOOD, b"")
         assert isinstance(self.read(b"\r\n\r\n" + self.GOOD, chunk), BadHead)
+
+    def test_a_head_is_parsed_for_drivers_without_a_parser(self) -> None:
+        head = self.read(b"POST /asap?a HTTP/1.1\r\nHost: a:1\r\nX-Y:\t\xe9 b \r\nZ:\r\n\r\n")
+        assert head.request(peer="127.0.0.1", local="::1") == Request(
+            method="POST",
+            target="/asap?a",
+            headers=[(b"host", b"a:1"), (b"x-y", b"\xe9 b"), (b"z", b"")],
+            peer="127.0.0.1",
+            local="::1",
+        )
+
+    @pytest.mark.parametrize("line", [b"no colon", b": nameless", b"a b: c", b"\xe9: c", b"(a): c"])
+    def test_a_field_without_a_valid_name_is_no_request(self, line) -> None:
+        head = self.read(b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n")
+        assert head.request(peer="") == BadHead(400, "an HTTP/1.1 request")
+
+    def test_a_method_is_a_token(self) -> None:
+        assert self.read(b"GE(T / HTTP/1.1\r\n\r\n").request(peer="") == BadHead(400, "an HTTP/1.1 request")
 
     @pytest.mark.parametrize("extra", [0, 1])
     @pytest.mark.parametrize("chunk", [None, 1])
