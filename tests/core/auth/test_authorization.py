@@ -46,7 +46,9 @@ class TestAgentSchemes:
             "write",
         )
 
-    @pytest.mark.parametrize("named", [["write", "admin", 5], "admin write", {"write": "Write things", "admin": ""}])
+    @pytest.mark.parametrize(
+        "named", [["write", "admin", 5, ["read"]], "admin write", {"write": "Write things", "admin": ""}]
+    )
     def test_only_configured_scopes_that_the_agent_names_are_requested(self, named) -> None:
         assert scopes_for(of(), taking(scopes=named)) == ("write",)
 

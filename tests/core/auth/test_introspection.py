@@ -63,6 +63,7 @@ class TestAskingOnce:
         assert made.settle(asks.flight, InactiveToken()) == ()
         assert (made.machine.waiting, made.machine.asking, len(made.machine)) == (0, 0, 1)
         assert "'t'" not in repr(asks) + repr(judged) + repr(vars(made.machine))
+        assert {len(digest) for digest in made.machine._good} == {16}
 
     def test_a_valid_token_is_introspected_again_after_a_minute(self) -> None:
         made = Asked()
@@ -189,7 +190,18 @@ class TestFailuresOfOneToken:
         assert made.lookup("other", 63.9)[0].verdict is NoVerdict.PROVIDER
         # And a stranger's failure doesn't prolong it.
         made.ask("another", ODD, 64.0)
-        assert isinstance(made.ask("new", good(), 124.0), Accepted)
+        assert isinstance(made.ask("newer", good(), 64.0), Accepted)
+
+    def test_each_further_token_that_was_good_prolongs_the_pause_of_the_provider(self) -> None:
+        made = Asked()
+        for token in ("a", "b", "c"):
+            made.ask(token, good())
+        made.ask("a", ODD, 60.0)
+        made.ask("b", ODD, 60.0)
+        assert made.lookup("other", 60.9)[0].verdict is NoVerdict.PROVIDER
+        made.ask("c", ODD, 61.0)
+        assert made.lookup("other", 62.9)[0].verdict is NoVerdict.PROVIDER
+        assert isinstance(made.lookup("other", 63.0)[0], AskProvider)
 
     def test_a_token_that_was_refused_since_does_not_count_as_good(self) -> None:
         made = Asked()
@@ -287,6 +299,13 @@ class TestFailuresOfTheProvider:
         made.ask("t", good(), now)
         assert made.ask("u", DOWN, now) is NoVerdict.PROVIDER
         assert isinstance(made.lookup("v", now + 1.0)[0], AskProvider)
+
+    def test_a_failure_of_the_provider_does_not_count_against_the_token(self) -> None:
+        made = Asked()
+        (first,), (second,) = made.lookup("t"), made.lookup("u")
+        made.settle(first.flight, DOWN)
+        made.settle(second.flight, good(), 0.5)
+        assert isinstance(made.lookup("t", 0.5)[0], AskProvider)
 
     def test_failures_at_the_same_time_count_once(self) -> None:
         made = Asked()

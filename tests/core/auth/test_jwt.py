@@ -18,6 +18,10 @@ class TestKeys:
         assert isinstance(judge(token(kid=None), verifier(KeySet((KEY, evolve(KEY, kid="k2"))))), Rejected)
         assert isinstance(judge(token(kid=None, alg="RS256")), Rejected)
 
+    def test_an_empty_key_set_is_fetched_again_for_a_token_without_kid(self) -> None:
+        state = verifier(KeySet(())).open(token(kid=None), at=moment(NOW + 31, WALL))
+        assert state.fetch.again
+
     def test_two_keys_with_the_same_kid_verify_nothing(self) -> None:
         made = verifier(KeySet((KEY, evolve(KEY, x=bytes(32)))))
         assert judge(token(), made) == Rejected("a key of the issuer's")
