@@ -55,9 +55,6 @@ TESTS = {
     "asap_core.lru": ("lru",),
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_copies"),
     "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_copies"),
-}
-# Those of credentials, bodies and sending, by name only: their survivors haven't been gone through one by one.
-BY_NAME = {
     "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.auth.claims": ("auth/claims", "auth/jwt", "auth/dpop_server"),
     "asap_core.auth.jws": ("auth/jws", "auth/dpop_server"),
@@ -79,7 +76,7 @@ BY_NAME = {
     "asap_core.client.sending": ("client/sending", "client/sending_laws"),
 }
 # Each by the last part of its name: that of survivors in docs/mutation.md.
-PLACES = {name.rpartition(".")[2]: name for name in (*TESTS, *BY_NAME)}
+PLACES = {name.rpartition(".")[2]: name for name in TESTS}
 LEAST = 0.95
 TELL_EVERY = 5.0
 
@@ -87,7 +84,7 @@ TELL_EVERY = 5.0
 def files_of(module: str) -> list[Path]:
     return [
         (ROOT / "tests" / "core" / place).with_name(f"test_{place.rpartition('/')[2]}.py")
-        for place in {**TESTS, **BY_NAME}[PLACES[module]]
+        for place in TESTS[PLACES[module]]
     ]
 
 

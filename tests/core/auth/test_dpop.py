@@ -102,6 +102,7 @@ class TestUrls:
             ("http://[FE80::1]:8000", "http://[fe80::1]:8000/"),
             ("https://h:0443/a%c3%A9", "https://h/a%C3%A9"),
             ("https://h/../../a/b/.", "https://h/a/b/"),
+            ("https://h/a/b/c/../d", "https://h/a/b/d"),
         ],
     )
     def test_a_url_is_shown_in_its_normal_form(self, url: str, shown: str) -> None:
@@ -113,6 +114,7 @@ class TestUrls:
             "",
             "/asap",
             "ftp://agent.example/asap",
+            "https://agent.example/é",
             "https:///asap",
             "https://user@agent.example/asap",
             "https://agent.example:x/asap",
@@ -257,6 +259,7 @@ class TestNoncesOfServers:
             (200, ASKED),
             (403, ASKED),
             (401, ASKED[:1]),
+            (401, (ASKED[0], (b"x-authenticate", ASKED[1][1]))),
             (401, ASKED[1:]),
             (401, (ASKED[0], *ASKED)),
             (401, ((b"dpop-nonce", b'a"b'), ASKED[1])),
@@ -271,6 +274,9 @@ class TestNoncesOfServers:
     )
     def test_other_responses_cause_no_retry(self, status: int, headers) -> None:
         assert not ServerNonces().answered(URL, status=status, headers=headers, sent=None)
+
+    def test_what_is_not_a_url_has_no_nonce(self) -> None:
+        assert ServerNonces().nonce_for("somewhere") is None
 
     def test_nonces_are_bounded_and_the_oldest_is_forgotten(self) -> None:
         nonces = ServerNonces(most=2)

@@ -182,6 +182,7 @@ class TestProofs:
 
     def test_an_agent_without_a_url_accepts_no_proof(self) -> None:
         assert isinstance(read(proof(), url="somewhere"), ProofRefused)
+        assert isinstance(read(proof(htu="somewhere"), url="somewhere"), ProofRefused)
 
     @pytest.mark.parametrize(
         "text",
