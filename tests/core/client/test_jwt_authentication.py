@@ -241,6 +241,15 @@ class TestAskingTheProvider:
         provider.advance(31)
         assert provider.ask(token()) == ALICE
 
+    def test_a_failure_counts_from_the_moment_at_which_the_keys_are_no_longer_fresh(self) -> None:
+        provider = Provider()
+        assert provider.ask(token()) == ALICE
+        provider.does = {KEYS: NOT_CONNECTED}
+        provider.advance(300)
+        assert provider.ask(token()) == ALICE
+        ((level, text),) = provider.remarks
+        assert (level, text.partition(":")[0]) == ("warning", "the identity provider's keys can't be had")
+
     def test_a_hanging_provider_delays_one_caller_at_a_time(self) -> None:
         provider = Provider()
         provider.ask(token())
