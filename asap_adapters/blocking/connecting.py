@@ -270,7 +270,7 @@ class BlockingBackend(httpcore.NetworkBackend):
         """See httpcore."""
         del timeout, local_address, socket_options  # the pool gives none
         try:
-            sock = self._connect_proxy(host, port) if self.connection.route.proxy else self._connect(port)
+            sock = self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
         stream = BlockingStream(sock, self.connection)
@@ -283,7 +283,7 @@ class BlockingBackend(httpcore.NetworkBackend):
             addresses = way.addresses if isinstance(way, Dial) else self._ask(way.name, port, None)
             return connect_first(addresses, port, progress)[1]
         except httpcore.ConnectError as error:
-            raise httpcore.ConnectError(f"the proxy that {self.connection.route.proxy}_proxy names: {error}") from None
+            raise httpcore.ConnectError(f"the proxy that {self.connection.key.proxy}_proxy names: {error}") from None
 
     def _connect(self, port: int) -> socket.socket:
         progress = self.connection.progress

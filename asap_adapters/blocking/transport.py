@@ -29,10 +29,10 @@ from asap_adapters.net.outbound_transport import (
     PROGRESS,
     ROUTE,
     as_httpx_errors,
+    connection_key,
     httpcore_request,
-    pool_key,
 )
-from asap_adapters.net.pool import PLACES, Connections, Progress, Route
+from asap_adapters.net.pool import PLACES, ConnectionKey, Connections, Progress
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
 from asap_core.errors import NotAllowed
@@ -101,7 +101,7 @@ class BlockingTransport(httpx.BaseTransport):
         self._proxies = Proxies.of_environment() if trust_env else Proxies()
         self._resolver = resolver
         self._system = BlockingSystemResolver()
-        self._places: Places[Route] = Places(PLACES)
+        self._places: Places[ConnectionKey] = Places(PLACES)
         self._lock = Lock()  # around the connections' bookkeeping
         self._connections: Connections[httpcore.ConnectionInterface, BlockingStream] = Connections(self._connection)
 
@@ -109,11 +109,11 @@ class BlockingTransport(httpx.BaseTransport):
         # httpcore's pool is used only as a factory.
         makes = httpcore.ConnectionPool(
             ssl_context=self._context,
-            proxy=self._proxies.proxy(connection.route.proxy, self._context),
+            proxy=self._proxies.proxy(connection.key.proxy, self._context),
             keepalive_expiry=IDLE_SECONDS,
             network_backend=BlockingBackend(self._resolver, self._system, connection),
         )
-        scheme, host, port = connection.route.origin
+        scheme, host, port = connection.key.origin
         return makes.create_connection(httpcore.Origin(scheme, host, port))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -121,7 +121,7 @@ class BlockingTransport(httpx.BaseTransport):
         progress: Progress = request.extensions[PROGRESS]
         progress.route = route = request.extensions[ROUTE]
         asked = httpcore_request(request, request.read(), progress)
-        key = pool_key(route, asked.url.origin, self._proxies, self._context)
+        key = connection_key(route, asked.url.origin, self._proxies, self._context)
         progress.stage = Stage.QUEUED
         if not self._places.take(key, progress.patience - time.monotonic()):
             raise httpx.PoolTimeout("no free connection")
@@ -131,7 +131,7 @@ class BlockingTransport(httpx.BaseTransport):
             self._places.give_back(key)
             raise
 
-    def _exchange(self, key: Route, asked: httpcore.Request, progress: Progress) -> httpx.Response:
+    def _exchange(self, key: ConnectionKey, asked: httpcore.Request, progress: Progress) -> httpx.Response:
         progress.stage = Stage.CONNECTING
         with as_httpx_errors():
             with self._lock:
@@ -152,7 +152,7 @@ class BlockingTransport(httpx.BaseTransport):
         with self._lock:
             surplus = self._connections.end(connection)
         _close(surplus)
-        self._places.give_back(connection.route)
+        self._places.give_back(connection.key)
 
     def close(self) -> None:
         """Close all connections. Requests that other threads make fail."""

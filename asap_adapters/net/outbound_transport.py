@@ -16,7 +16,7 @@ from attrs import define, frozen
 
 from asap_adapters.net.dialling import Dialler, connect_first, dial as dial_address, words_of
 from asap_adapters.net.environment import BadProxy, Proxies, certificates
-from asap_adapters.net.pool import ConnectionPool, HeldResponse, PooledConnection, Progress, Route as PoolKey
+from asap_adapters.net.pool import ConnectionKey, ConnectionPool, HeldResponse, PooledConnection, Progress
 from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_core.client.programs import Route, Stage
 from asap_core.errors import NotAllowed
@@ -53,7 +53,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         del local_address, socket_options  # the pool gives none
         try:
             with anyio.fail_after(timeout):
-                stream = await (self._connect_proxy(host, port) if self.connection.route.proxy else self._connect(port))
+                stream = await (self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port))
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
         self.connection.streams.append(stream)
@@ -65,7 +65,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
             addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
             return (await connect_first(addresses, port, self.dial))[1]
         except httpcore.ConnectError as error:
-            raise httpcore.ConnectError(f"the proxy that {self.connection.route.proxy}_proxy names: {error}") from None
+            raise httpcore.ConnectError(f"the proxy that {self.connection.key.proxy}_proxy names: {error}") from None
 
     async def _connect(self, port: int) -> httpcore.AsyncNetworkStream:
         progress = self.connection.progress
@@ -120,11 +120,11 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         # httpcore's pool is used only as a factory.
         makes = httpcore.AsyncConnectionPool(
             ssl_context=self._context,
-            proxy=self._proxies.proxy(connection.route.proxy, self._context),
+            proxy=self._proxies.proxy(connection.key.proxy, self._context),
             keepalive_expiry=IDLE_SECONDS,
             network_backend=self._backend(connection),
         )
-        scheme, host, port = connection.route.origin
+        scheme, host, port = connection.key.origin
         return makes.create_connection(httpcore.Origin(scheme, host, port))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -132,7 +132,7 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         progress: Progress = request.extensions[PROGRESS]
         progress.route = route = request.extensions[ROUTE]
         asked = httpcore_request(request, await request.aread(), progress)
-        key = pool_key(route, asked.url.origin, self._proxies, self._context)
+        key = connection_key(route, asked.url.origin, self._proxies, self._context)
         with as_httpx_errors():
             held = await self._pool.exchange(key, asked, progress)
         response = held.response
@@ -145,14 +145,14 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         await self._pool.aclose()
 
 
-def pool_key(route: Route, origin: httpcore.Origin, proxies: Proxies, context: ssl.SSLContext) -> PoolKey:
+def connection_key(route: Route, origin: httpcore.Origin, proxies: Proxies, context: ssl.SSLContext) -> ConnectionKey:
     """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""
     try:
         proxy = "" if route.announced else proxies.name_for(route.scheme, route.host, route.port)
         proxies.proxy(proxy, context)
     except BadProxy as bad:
         raise NotAllowed(route.host, bad.reason, bad.remedy) from None
-    return PoolKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
+    return ConnectionKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
 
 
 def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:

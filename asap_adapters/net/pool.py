@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from asap_adapters.net.dialling import close_all
 from asap_adapters.net.place_queue import PlaceQueue
-from asap_core.client.programs import Route as Destination, Stage
+from asap_core.client.programs import Route, Stage
 
 # Concurrent requests. One origin alone gets a fifth, which is httpx's own number, 100. The sum stays below the 1,024
 # files that a process may open on most systems.
@@ -39,17 +39,19 @@ class Progress:
     stage: Stage = Stage.SENT
     patience: float = math.inf
     end: float = math.inf
-    route: Destination = field(factory=lambda: Destination("", 0, ""))
+    route: Route = field(factory=lambda: Route("", 0, ""))
     address: str | None = None
     """What this request connected to, if it made a connection."""
 
 
 @frozen
-class Route:
-    """Where requests go (scheme, host, port), and through which proxy of the environment; "" is none.
+class ConnectionKey:
+    """Requests with equal keys may share connections.
 
-    addresses: those at which the host was announced, for requests that follow the announcement. They are part of the
-        route, since a connection to an announced address must not serve other requests to the host, nor vice versa.
+    origin: scheme, host and port.
+    proxy: the name of the environment's proxy; "" is none.
+    addresses: those at which the host was announced, for requests that follow the announcement. A connection to an
+        announced address must not serve other requests to the host, nor vice versa.
     """
 
     origin: tuple[bytes, bytes, int]
@@ -65,7 +67,7 @@ S = TypeVar("S")
 class Pooled(Generic[C, S]):
     """A connection, the sockets that were opened for it, and the request on it."""
 
-    route: Route
+    key: ConnectionKey
     progress: Progress
     streams: list[S] = field(factory=list)
     inner: C = field(init=False)
@@ -87,15 +89,15 @@ class Connections(Generic[C, S]):
         self._busy: set[Pooled[C, S]] = set()
         self._closed = False
 
-    def begin(self, route: Route, progress: Progress) -> tuple[Pooled[C, S], list[Pooled[C, S]]]:
+    def begin(self, key: ConnectionKey, progress: Progress) -> tuple[Pooled[C, S], list[Pooled[C, S]]]:
         """Return a connection for this request, and the idle connections to close. Raises httpcore's ConnectError."""
         if self._closed:
             raise httpcore.ConnectError("this client was closed")
         stale = [each for each in self._idle if each.inner.is_closed() or each.inner.has_expired()]
         self._idle = [each for each in self._idle if each not in stale]
-        connection = next((each for each in reversed(self._idle) if each.route == route), None)
+        connection = next((each for each in reversed(self._idle) if each.key == key), None)
         if connection is None:
-            connection = Pooled[C, S](route, progress)
+            connection = Pooled[C, S](key, progress)
             connection.inner = self._connect(connection)
         else:
             self._idle.remove(connection)
@@ -132,20 +134,20 @@ class ConnectionPool:
 
     def __init__(self, connect: Callable[[PooledConnection], httpcore.AsyncConnectionInterface]) -> None:
         self._connections = Connections(connect)
-        self._places: PlaceQueue[Route] = PlaceQueue(PLACES)
+        self._places: PlaceQueue[ConnectionKey] = PlaceQueue(PLACES)
 
-    async def exchange(self, route: Route, request: httpcore.Request, progress: Progress) -> "HeldResponse":
+    async def exchange(self, key: ConnectionKey, request: httpcore.Request, progress: Progress) -> "HeldResponse":
         """Make a request. The response holds its connection until it's closed. Raises httpcore's errors."""
         progress.stage = Stage.QUEUED
         with anyio.CancelScope(deadline=progress.patience) as waiting:
-            await self._places.take(route)
+            await self._places.take(key)
         if waiting.cancelled_caught:
             raise httpcore.PoolTimeout
         progress.stage = Stage.CONNECTING
         try:
-            connection, stale = self._connections.begin(route, progress)
+            connection, stale = self._connections.begin(key, progress)
         except BaseException:
-            self._places.give_back(route)
+            self._places.give_back(key)
             raise
         try:
             await close_connections(stale)
@@ -153,14 +155,14 @@ class ConnectionPool:
             progress.stage = Stage.ANSWERED
         except BaseException:
             self._connections.drop(connection)
-            self._places.give_back(route)
+            self._places.give_back(key)
             await close_connections([connection])
             raise
         return HeldResponse(self, connection, response)
 
     def take_back(self, connection: PooledConnection) -> list[PooledConnection]:
         """End an exchange: keep its connection if it's reusable. Returns the connections to close. No checkpoint."""
-        self._places.give_back(connection.route)
+        self._places.give_back(connection.key)
         return self._connections.end(connection)
 
     async def aclose(self) -> None:
