@@ -11,7 +11,7 @@ from attrs import frozen
 from hypothesis import example, given, strategies as st
 
 from asap_core.client.body_reader import PIECE, BodyReader, WholeParser
-from asap_core.errors import InvalidDocument, Problem
+from asap_core.errors import BadReply, InvalidDocument, Problem
 from asap_core.http.body import BadCoding, BodyTooLarge
 
 GZIP = (("Content-Encoding", "gzip"),)
@@ -74,6 +74,22 @@ class TestCodings:
     def test_gzip_is_decoded(self, coding: str) -> None:
         assert read(gzip.compress(b"hello"), [("Content-Encoding", coding)]).body == b"hello"
 
+    @pytest.mark.parametrize(
+        ("headers", "parser", "sizes"),
+        [
+            ((), None, [20_000]),
+            ((), Collecting(), [8_192, 8_192, 3_616]),
+            (GZIP, None, [*[1_024] * 19, 544]),
+            (GZIP, Collecting(), [*[1_024] * 19, 544]),
+        ],
+    )
+    def test_a_chunk_is_queued_in_small_pieces(self, headers, parser, sizes) -> None:
+        reader = BodyReader(20_000, parser=parser)
+        assert (reader.headers, reader.body) == ((), b"")
+        reader.begin(200, headers)
+        reader.feed(b"x" * 20_000)
+        assert list(map(len, reader._queue)) == sizes
+
     def test_a_coding_of_the_caller_is_decoded(self) -> None:
         coded = bytes(255 - byte for byte in b"hello")
         assert read(coded, [("content-encoding", "inv")], codings={b"inv": Reverse}).body == b"hello"
@@ -128,6 +144,7 @@ class TestLimits:
         assert (reader.wants, reader.work()) == (True, False)
         assert not reader.wants
         reader.feed(b"more")
+        assert held(reader) == 0
         assert not reader.work()
         reader.end()
         assert isinstance(reader.failed, BodyTooLarge)
@@ -164,6 +181,11 @@ class TestParsers:
         assert reader.failed.__traceback__ is None
         assert not reader.wants
         reader.end()
+        assert parser.pieces == [b"a" * PIECE]
+
+    def test_a_parser_gets_nothing_after_its_refusal(self) -> None:
+        parser = Collecting(refused=b"!")
+        read(gzip.compress(b"a" * PIECE + b"!" + b"b" * 3 * PIECE), GZIP, parser=parser)
         assert parser.pieces == [b"a" * PIECE]
 
     def test_a_parser_gets_no_error_response(self) -> None:
@@ -222,6 +244,14 @@ class TestDraining:
 
     def test_a_drained_response_with_an_expected_status_keeps_its_body(self) -> None:
         assert read(b"hello", drain=True).body == b"hello"
+
+
+def test_a_failure_can_be_raised() -> None:
+    read(b"").check("https://a.example")
+    with pytest.raises(InvalidDocument, match="no such byte"):
+        read(b"!", parser=Collecting(b"!")).check("https://a.example")
+    with pytest.raises(BadReply, match=r"unusable answer from https://a\.example: expected at most 1 bytes"):
+        read(b"12", limit=1).check("https://a.example")
 
 
 def test_names_of_fields_are_in_lower_case() -> None:

@@ -30,6 +30,7 @@ from asap_core.net.outbound import OutboundPolicy
 from tests.core.client.scripted import HELD, After, Answer, Driver, Run
 
 URL, OTHER = "http://localhost/keys.json", "http://localhost/other.json"
+BELOW = "http://localhost/asap/.well-known/asap/manifest.json"
 REFUSED = Unanswered(Stage.CONNECTING, "can't connect: refused")
 
 
@@ -134,6 +135,12 @@ class TestFinding:
         server.status = 304
         assert server.find() == LocatedDocument(b"1", URL, Source.REVALIDATED, 0.0)
         assert ("if-none-match", '"1"') in server.fetches[1].headers
+
+    def test_a_200_for_a_conditional_request_replaces_what_is_cached(self) -> None:
+        server = Keys(headers=(("etag", '"1"'), ("cache-control", "max-age=10")))
+        server.find()
+        server.advance(20)
+        assert server.find() == LocatedDocument(b"2", URL, Source.FETCHED, 0.0)
 
     def test_and_without_a_condition_it_is_no_answer(self) -> None:
         server = Keys()
@@ -324,6 +331,7 @@ class TestFailures:
         for _ in range(3):
             error: Any = server.fails()
             waits.append(error.next_try)
+            assert error.next_try == round(error.next_try, 1)
             server.advance(error.next_try - 0.1)
             server.fails()
             server.advance(0.2)
@@ -339,10 +347,10 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("url", "status", "note"),
         [
-            (URL, 302, "expected the document with HTTP 200; redirects aren't followed"),
-            (URL, 404, "expected the document with HTTP 200"),
-            ("http://localhost/asap/.well-known/asap/manifest.json", 404, "; give the base URL, http://localhost"),
-            ("http://localhost/asap/.well-known/asap/manifest.json", 403, "expected the document with HTTP 200"),
+            *((URL, status, "HTTP 200; redirects aren't followed") for status in (301, 302, 303, 307, 308)),
+            *((URL, status, "expected the document with HTTP 200") for status in (304, 309, 404)),
+            *((BELOW, status, "; give the base URL, http://localhost") for status in (400, 404, 405, 410)),
+            *((BELOW, status, "expected the document with HTTP 200") for status in (401, 403, 406, 411)),
         ],
     )
     def test_an_error_says_what_may_help(self, url: str, status: int, note: str) -> None:
@@ -415,6 +423,8 @@ class TestJudging:
         for _ in range(2):
             error = server.fails()
             assert (type(error), error is refused[0], server.asked) == (NotAllowed, False, 1)
+        refused.clear()
+        assert server.find().source is Source.FETCHED
 
 
 class TestStale:

@@ -86,6 +86,16 @@ class TestEffects:
             ):
                 step(program, outcome)
 
+    def test_readers_and_writers_are_not_compared(self) -> None:
+        assert fetch() == fetch()
+        assert ReadFile("/a", BodyReader(1)) == ReadFile("/a", BodyReader(2))
+        other: Any = object()
+        assert WriteFile("/a", CONTENT) == WriteFile("/a", other)
+
+    def test_defaults_claim_nothing(self) -> None:
+        assert (UNANSWERED.silent, Ticket().ready, Ticket().parked) == (False, False, False)
+        assert (ReadFile("/a", BodyReader(1)).private, EXPIRED.stage) == (False, Stage.SENT)
+
     def test_a_request_shows_no_secrets(self) -> None:
         secret = "hunter2"
         request = Fetch("POST", "https://a.example/", (("x", secret),), secret.encode(), 1.0, 1.0, ROUTE, BodyReader(1))
@@ -261,6 +271,12 @@ class TestTimeLimits:
 
         assert driver.run(within(outer, program(), driver.clock)) == result
         assert driver.clock.monotonic() == took
+
+    def test_the_program_inside_is_closed_even_if_something_else_holds_it(self) -> None:
+        closed: list[str] = []
+        inside = sleeps(9.0, closed=closed)
+        assert self.run(inside)[0] is LATE
+        assert closed == ["closed"]
 
     def test_closing_closes_the_program_inside(self) -> None:
         closed: list[str] = []

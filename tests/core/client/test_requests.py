@@ -11,11 +11,12 @@ import pytest
 from asap_core.auth.client_credentials import PostForm
 from asap_core.client.body_reader import WholeParser
 from asap_core.client.programs import Barred, Expired, Fetch, Program, Stage, Unanswered
-from asap_core.client.requests import HttpAnswer, Requests, announced_addresses
+from asap_core.client.requests import MAX_REPLY, HttpAnswer, Requests, announced_addresses
 from asap_core.errors import Advice, Allow, BadReply, InvalidDocument, NotAllowed, Problem, TimedOut, Unreachable
 from asap_core.http.body import Gzip
 from asap_core.net.addresses import Proximity
 from asap_core.net.outbound import AddressRefused, Allowed, Dial, OutboundPolicy
+from asap_core.wire.json import write_json
 from tests.core.client.scripted import HELD, After, Answer, Driver
 
 URL = "https://agent.example/x"
@@ -140,7 +141,7 @@ class TestAPost:
         world = World()
         world.post(document=large)
         assert world.fields["content-encoding"] == "gzip"
-        assert json.loads(gzip.decompress(world.last.body or b"")) == large
+        assert world.last.body == gzip.compress(write_json(large), 6, mtime=0)
         world.post(document=small)
         assert "content-encoding" not in world.fields
         world.post(document=large, compress=False)
@@ -296,8 +297,11 @@ class TestDestinations:
         assert self.reach(world) is Proximity.INTERNET
         with pytest.raises(NotAllowed, match="a document from a more distant network may not name it"):
             world.get(f"https://{INSIDE}/", named_by=REGISTRY)
-        world.requests.name_origin("https://agent.example")
-        assert self.reach(world) is Proximity.MACHINE
+        with pytest.raises(NotAllowed, match="a document from a more distant network may not name it"):
+            world.get(f"https://{INSIDE}/")
+        for url in ("https://agent.example", f"https://{INSIDE}"):
+            world.requests.name_origin(url)
+        assert self.reach(world, f"https://{INSIDE}/") is self.reach(world) is Proximity.MACHINE
 
     def test_the_proximity_of_a_source_is_learned_from_the_connection(self) -> None:
         world = World(Answer(address=INSIDE), allow_networks=["10.0.0.0/8"])
@@ -350,6 +354,9 @@ class TestEndpoints:
         assert requests.judge_endpoint(f"{origin}/asap", origin, addresses).addresses == addresses
         with pytest.raises(NotAllowed):
             requests.judge_endpoint("http://agent.local:9000/asap", origin, addresses)
+        requests = World(allow_endpoints=["http://agent.local:9000"]).requests
+        with pytest.raises(NotAllowed, match="isn't encrypted"):
+            requests.judge_endpoint("http://agent.local:9000/asap", origin, addresses)
 
 
 class TestRedirects:
@@ -388,7 +395,9 @@ class TestRedirects:
         assert [(fetch.seconds, fetch.patience) for fetch in world.fetches] == [(10.0, 9.0), (6.0, 5.0), (0.5, 0.0)]
         assert world.clock.monotonic() == 10.0
 
-    @pytest.mark.parametrize("answer", [to(None), to("/y", 304), to("/y", 200), to("/y", 300)])
+    @pytest.mark.parametrize(
+        "answer", [to(None), Answer(302, (("link", "/y"),)), to("/y", 304), to("/y", 200), to("/y", 300)]
+    )
     def test_a_response_that_is_no_redirect_is_returned(self, answer: Answer) -> None:
         world = World(answer, redirects=2)
         assert world.get().status == answer.status
@@ -447,7 +456,11 @@ class TestFailures:
         with pytest.raises(Unreachable, match="can't connect: it speaks TLS there: use https://") as caught:
             world.get("http://localhost:8000/")
         assert not caught.value.sent
-        for answer in (Answer(426, (("Upgrade", "h2c"),)), Answer(426), Answer(400, (("Upgrade", "TLS/1.2"),))):
+        for answer in (
+            Answer(426, (("Upgrade", "h2c"), ("server", "TLS"))),
+            Answer(426),
+            Answer(400, (("Upgrade", "TLS/1.2"),)),
+        ):
             assert World(answer).get().status == answer.status
 
     def test_a_timeout_names_the_limit_of_the_caller(self) -> None:
@@ -494,6 +507,15 @@ class TestAnswers:
         assert World(Answer(500, body=b"why")).get().body == b""
         assert World(Answer(500, body=b"why")).post().body == b"why"
 
+    @pytest.mark.parametrize("status", [199, 300])
+    def test_the_body_of_an_error_may_be_unreadable(self, status: int) -> None:
+        assert World(Answer(status, (("content-encoding", "br"),), b"x")).post().body == b""
+
+    def test_a_reply_is_bounded(self) -> None:
+        assert MAX_REPLY == 10 * 1024 * 1024
+        with pytest.raises(BadReply, match="expected at most 10485760 bytes"):
+            World(Answer(body=b"x" * (MAX_REPLY + 1))).post()
+
 
 class TestTheLink:
     NETWORKS = ["192.168.1.2/24", "fe80::2/64"]
@@ -530,6 +552,8 @@ class TestTheLink:
         with pytest.raises(NotAllowed):  # a neighbour's word for it
             self.found(host, "127.0.0.1")
         assert self.found(host, "127.0.0.1", networks=["127.0.0.1/8"]) == ("127.0.0.1",)
+        found = self.found("localhost", "192.168.1.9", "127.0.0.1", networks=["127.0.0.1/8", *self.NETWORKS])
+        assert found == ("127.0.0.1",)
 
     def test_no_other_url_of_the_host_is_allowed(self) -> None:
         world = World()
