@@ -50,16 +50,16 @@ def announcement(urn: str | None, url: str, *addresses: str) -> Announcement:
     )
 
 
-class World(Driver):
-    """A client's `discovery`, and the world that it asks.
+class Outside(Driver):
+    """Documents at URLs, files, and announcements.
 
-    pages: by URL, a document, a status, or a reply. Any other URL answers 404.
+    pages: by URL, a document, a status, a reply, or a function that returns one. Any other URL answers 404.
     files: by path, a document, bytes, or an outcome. Any other file doesn't exist.
     coming: what happens on the local network, a second apart.
     asked: the URLs of all requests.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self) -> None:
         super().__init__(self._reply)
         self.pages: dict[str, Any] = {}
         self.files: dict[str, Any] = {}
@@ -67,9 +67,6 @@ class World(Driver):
         self.asked: list[str] = []
         self.networks: Collection[str] = ("127.0.0.1/8",)
         self.links_asked: list[str] = []
-        self.requests = Requests(self.runtime, policy=OutboundPolicy())
-        settings: dict[str, Any] = {"links": self._links, "verify": verify, **options}
-        self.discovery = Discovery(self.runtime, self.requests, **settings)
 
     def announce(self, *announcements: Announcement) -> None:
         self.coming += map(Added, announcements)
@@ -79,7 +76,7 @@ class World(Driver):
         assert {(remark.logger, remark.level) for remark in remarks} <= {("asap.discovery", "warning")}
         return [remark.text for remark in remarks]
 
-    def _links(self, link: str) -> tuple[Collection[str], Collection[str]]:
+    def links(self, link: str) -> tuple[Collection[str], Collection[str]]:
         self.links_asked.append(link)
         return self.networks, {"eth0"}
 
@@ -87,7 +84,8 @@ class World(Driver):
         match effect:
             case Fetch():
                 self.asked.append(effect.url)
-                return _reply(self.pages.get(effect.url, 404))
+                found = self.pages.get(effect.url, 404)
+                return _reply(found(effect) if callable(found) else found)
             case ReadFile():
                 return _reply(self.files.get(effect.path, NO_FILE))
             case Next():
@@ -95,6 +93,16 @@ class World(Driver):
                     return HELD
                 event = self.coming.pop(0)
                 return event if isinstance(event, Unavailable) else After(1.0, Heard(event))
+
+
+class World(Outside):
+    """A client's `discovery`, and the world that it asks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.requests = Requests(self.runtime, policy=OutboundPolicy())
+        settings: dict[str, Any] = {"links": self.links, "verify": verify, **options}
+        self.discovery = Discovery(self.runtime, self.requests, **settings)
 
 
 def _reply(found: Any) -> Reply | After:
