@@ -124,6 +124,7 @@ HANDLER_TIMEOUT: Final = Kind(
     recoverable=False,
     advice="ask for less, or ask the operator for a longer deadline; the work may have been done in part",
 )
+"""The handler didn't finish within its deadline."""
 # The reference answers authentication with -32600 and the sender rule with -32602, inside HTTP 200. The codes stay, so
 # that its clients know them; the status becomes what RFC 9110 §15.5.2 and §15.5.4 call it.
 AUTHENTICATION_REQUIRED: Final = Kind(

@@ -1,23 +1,42 @@
 """The guides' Python runs as it stands: each page's blocks are one module, and what they define is called."""
 
+import gzip
 import inspect
 import json
 import re
+import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import ANY, Mock
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from asap_adapters import AgentClient, AsgiApp, RemoteError, StateFile, serve
-from asap_core import Envelope, Request, WallTime, encode_envelope
+from asap_core import (
+    Envelope,
+    ManualClock,
+    NotAllowed,
+    Request,
+    TimedOut,
+    Unreachable,
+    WallTime,
+    encode_envelope,
+)
+from asap_core.client import BodyReader, Client, Completed, Fetch, RequestOptions, Runtime, Wait
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ["trio", "asyncio"]
@@ -136,7 +155,9 @@ class _Application:
         self.mounted[path] = application
 
 
-def test_the_blocks_of_writing_a_driver_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def embedding(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the blocks of the page define, executed in their order."""
     starlette: Any = ModuleType("starlette.applications")
     starlette.Starlette = _Application
     monkeypatch.setitem(sys.modules, "starlette", ModuleType("starlette"))
@@ -149,8 +170,160 @@ def test_the_blocks_of_writing_a_driver_run_in_their_order(monkeypatch: pytest.M
         if "AsgiApp(" in block:
             names["agent"] = names["agent"].unbound()
         exec(compile(block, "embedding.md", "exec"), names)
-    assert "asap:transport/timeout" in names["state"].body.decode()
-    assert names["api"].mounted == {"/agents/adder": names["app"]}
+    return names
+
+
+class TestOnAnotherRuntime:
+    def test_the_servers_blocks_run_in_their_order(self, embedding: dict[str, Any]) -> None:
+        assert "asap:transport/timeout" in embedding["state"].body.decode()
+        assert embedding["api"].mounted == {"/agents/adder": embedding["app"]}
+
+    def test_an_exchange_that_breaks_is_abandoned(self, embedding: dict[str, Any]) -> None:
+        names: dict[str, Any] = {**embedding}
+        bind(names, ManualClock())
+        exec(source_of("def drive"), names)
+        opened: list[Any] = []
+
+        def breaks(state: Any, _: object) -> None:
+            opened.append(state)
+            raise OSError
+
+        names["next_state"] = breaks
+        with pytest.raises(OSError, match=r"^$"):
+            names["drive"](Request(method="POST", target="/asap", headers=[], peer="192.0.2.1"), None)
+        with pytest.raises(Exception, match="was left already"):
+            opened[0].end()
+
+    @pytest.mark.live
+    def test_the_client_calls_the_wsgi_server_from_several_threads(self, embedding: dict[str, Any]) -> None:
+        with serving(embedding) as url, ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(embedding["ask"], [url] * 20)) == [{"echoed": ANY}] * 20
+            assert list(embedding["requests"]).count(MANIFEST) == 1
+
+    @pytest.mark.live
+    def test_a_run_on_callbacks_ends_and_is_cancelled(self, embedding: dict[str, Any]) -> None:
+        begun: list[Any] = []
+        ends: list[Any] = []
+
+        def begin(effect: Any, done: Any) -> Any:
+            begun.append((effect, done))
+            return lambda: ends.append("aborted")
+
+        with serving(embedding) as url:
+            led, waits = (embedding["Run"](embedding["client"].discover(url), begin, ends.append) for _ in range(2))
+            assert [type(effect) for effect, _ in begun] == [Fetch, Wait]
+            led.cancel()
+            assert ends == ["aborted"]
+            assert begun[1][0].ticket.ready  # the other leads now
+            begun[1][1](Completed())
+            assert isinstance(begun[2][0], Fetch)
+            begun[2][1](embedding["fetch"](begun[2][0]))
+        assert ends[1].id == "urn:asap:agent:adder"
+        assert waits.program.gi_frame is None
+
+    def test_failures_are_told_apart(self, embedding: dict[str, Any]) -> None:
+        port = free_port()
+        with pytest.raises(Unreachable):
+            embedding["run"](embedding["client"].discover(f"http://127.0.0.1:{port}"))
+        with pytest.raises(NotAllowed):
+            embedding["run"](embedding["client"].discover("https://192.168.1.1"))
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            late = Client("urn:asap:agent:me", http=RequestOptions(timeout=0.05))
+            late.bind(Runtime(embedding["SystemClock"](), lambda: "i", lambda: "t", lambda: 0.5))
+            with pytest.raises(TimedOut):
+                embedding["run"](late.discover(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+
+    def test_files_are_read(self, embedding: dict[str, Any], tmp_path: Path) -> None:
+        registry = tmp_path / "registry.json"
+        registry.write_text('{"version": "1.0", "updated_at": "2026-02-10T12:00:00Z", "agents": []}')
+        assert len(embedding["run"](embedding["client"].registry(registry))) == 0
+        with pytest.raises(FileNotFoundError):
+            embedding["run"](embedding["client"].registry(tmp_path / "none.json"))
+
+    def test_the_clock_goes_on_while_the_process_is_frozen(
+        self, embedding: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = embedding["ThawedClock"]()
+        monkeypatch.setitem(embedding, "time", Mock(**{"time.side_effect": [100.0, 7_300.0, 50.0, 60.0]}))
+        assert [clock.monotonic(), clock.monotonic(), clock.monotonic(), clock.wall()] == [100, 7300, 7300, 60]
+
+    def test_a_day_is_simulated_the_same_each_time(self, embedding: dict[str, Any]) -> None:
+        days = [simulate(embedding) for _ in range(2)]
+        assert days[0] == days[1]
+        statuses, requests, took = days[0]
+        assert statuses == ["completed"] * 480
+        assert requests.count(MANIFEST) < 480 / 20 * 2
+        assert took > 23 * 3_600.0
+
+    def test_large_bodies_are_read_in_small_steps(self, embedding: dict[str, Any]) -> None:
+        turns: list[None] = []
+        reader = BodyReader(100_000)
+        reader.begin(200, [("content-encoding", "gzip")])
+        embedding["receive"](reader, [gzip.compress(secrets.token_bytes(50_000))], lambda: turns.append(None))
+        assert (len(reader.body), len(turns) > 10) == (50_000, True)
+        small = BodyReader(10)
+        small.begin(200, [])
+        embedding["receive"](small, [b"x" * 100, b"never read"], lambda: None)
+        assert not small.wants
+
+
+MANIFEST = "/.well-known/asap/manifest.json"
+
+
+def source_of(text: str) -> str:
+    return next(block for block in blocks(ROOT / "docs" / "embedding.md") if text in block)
+
+
+def bind(names: dict[str, Any], clock: Any) -> None:
+    names["agent"] = names["agent"].unbound()
+    numbers = count()
+    names["agent"].bind(clock=clock, ids=lambda: f"e{next(numbers)}", key=b"k" * 32)
+
+
+@contextmanager
+def serving(names: dict[str, Any]) -> Iterator[str]:
+    """Serve the page's WSGI application, with a manifest that names its port."""
+    requests: list[str] = []
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *_: object) -> None:
+            requests.append(self.path)
+
+    server = make_server("127.0.0.1", 0, names["application"], handler_class=Quiet)
+    tour: dict[str, Any] = {"__name__": "tour"}
+    exec(the_tours_agent().replace("8000", str(server.server_port)), tour)
+    names.update(agent=tour["agent"], requests=requests)
+    exec(source_of("agent.bind(clock=SystemClock()"), names)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    time.sleep(0.01)  # envelopes dated before the agent was bound are refused
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def simulate(names: dict[str, Any]) -> tuple[list[str], list[str], float]:
+    """A day: every hour, twenty programs that send at once."""
+    clock, numbers, requests = ManualClock(wall=WallTime(1_800_000_000.0)), count(), list[str]()
+    bind(names, clock)
+    clock.advance(1.0)
+    client = Client("urn:asap:agent:me")
+    client.bind(Runtime(clock, lambda: f"i{next(numbers)}", lambda: f"t{next(numbers)}", lambda: 0.5))
+
+    def serve(effect: Any) -> Any:
+        requests.append(effect.url.removeprefix("http://127.0.0.1:8000"))
+        return names["reach_the_agent"](effect)
+
+    world = names["World"](client, clock, serve)
+    for hour in range(24):
+        for _ in range(20):
+            sending = client.send("http://127.0.0.1:8000", "task.request", {"skill_id": "add", "input": {}})
+            world.at(hour * 3_600.0 + 1.0, sending)
+    world.run()
+    return [reply.payload["status"] for reply in world.results], requests, clock.monotonic()
 
 
 def dispatch_of(agent: Any) -> Any:
