@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -253,11 +253,13 @@ class BlockingBackend(httpcore.NetworkBackend):
     A proxy was configured on this machine, so its addresses aren't checked, and the system resolves its name.
 
     resolver: None is the system's.
+    is_closed: returns whether the client was closed.
     """
 
     resolver: BlockingResolver | None
     system: BlockingSystemResolver
     connection: BlockingConnection
+    is_closed: Callable[[], bool]
 
     def connect_tcp(
         self,
@@ -275,6 +277,8 @@ class BlockingBackend(httpcore.NetworkBackend):
             raise httpcore.ConnectTimeout from None
         stream = BlockingStream(sock, self.connection)
         self.connection.streams.append(stream)
+        if self.is_closed():  # while it was connecting: nothing is sent
+            raise httpcore.ConnectError("this client was closed")
         return stream
 
     def _connect_proxy(self, host: str, port: int) -> socket.socket:

@@ -111,7 +111,7 @@ class BlockingTransport(httpx.BaseTransport):
             ssl_context=self._context,
             proxy=self._proxies.proxy(connection.key.proxy, self._context),
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=BlockingBackend(self._resolver, self._system, connection),
+            network_backend=BlockingBackend(self._resolver, self._system, connection, lambda: self._connections.closed),
         )
         scheme, host, port = connection.key.origin
         return makes.create_connection(httpcore.Origin(scheme, host, port))

@@ -87,11 +87,11 @@ class Connections(Generic[C, S]):
         # The most recently used is the last.
         self._idle: list[Pooled[C, S]] = []
         self._busy: set[Pooled[C, S]] = set()
-        self._closed = False
+        self.closed = False
 
     def begin(self, key: ConnectionKey, progress: Progress) -> tuple[Pooled[C, S], list[Pooled[C, S]]]:
         """Return a connection for this request, and the idle connections to close. Raises httpcore's ConnectError."""
-        if self._closed:
+        if self.closed:
             raise httpcore.ConnectError("this client was closed")
         stale = [each for each in self._idle if each.inner.is_closed() or each.inner.has_expired()]
         self._idle = [each for each in self._idle if each not in stale]
@@ -112,7 +112,7 @@ class Connections(Generic[C, S]):
     def end(self, connection: Pooled[C, S]) -> list[Pooled[C, S]]:
         """End an exchange: keep its connection if it's reusable. Returns the connections to close."""
         self._busy.discard(connection)
-        if self._closed or not connection.inner.is_idle():
+        if self.closed or not connection.inner.is_idle():
             return [connection]
         self._idle.append(connection)
         surplus = self._idle[:-_IDLE]
@@ -121,7 +121,7 @@ class Connections(Generic[C, S]):
 
     def close(self) -> tuple[list[Pooled[C, S]], list[Pooled[C, S]]]:
         """Keep no connection from now on. Returns the idle ones and those in use."""
-        self._closed = True
+        self.closed = True
         idle, self._idle = self._idle, []
         return idle, list(self._busy)
 

@@ -317,7 +317,7 @@ class TestTls:
             begun = time.monotonic()
             with pytest.raises(Unreachable, match=r"can't connect within 0\.3 s"):
                 here.get(f"https://127.0.0.1:{mute.getsockname()[1]}/")
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 3.0
 
 
 def context(files: tuple[str, str]) -> ssl.SSLContext:
@@ -337,11 +337,11 @@ class TestLimits:
             begun = time.monotonic()
             with pytest.raises(TimedOut):
                 here.get(f"http://127.0.0.1:{server.port}/")
-            assert 0.25 < time.monotonic() - begun < 1.0
+            assert 0.25 < time.monotonic() - begun < 3.0
 
     def test_the_time_limit_holds_for_what_is_sent(self) -> None:
         def sipping(peer: socket.socket) -> None:
-            while time.monotonic() < begun + 2.0:
+            while time.monotonic() < begun + 3.0:
                 peer.recv(50_000)
                 time.sleep(0.05)
 
@@ -349,7 +349,7 @@ class TestLimits:
         with served(sipping) as server, client(timeout=0.5) as here:
             with pytest.raises(TimedOut):
                 here.post(f"http://127.0.0.1:{server.port}/", "x" * 20_000_000)
-            assert time.monotonic() - begun < 1.5
+            assert time.monotonic() - begun < 2.5
 
     def test_a_resolver_that_hangs_is_bounded(self, monkeypatch) -> None:
         released = threading.Event()
@@ -358,7 +358,7 @@ class TestLimits:
             begun = time.monotonic()
             with pytest.raises(Unreachable, match=r"can't connect within 0\.3 s"):
                 here.get("http://agent.example/")
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 3.0
         released.set()
 
     def test_an_error_response_is_reported_without_the_body_that_never_ends(self) -> None:
@@ -455,6 +455,26 @@ class TestFailures:
             thread.join(DEADLOCK)
             assert [str(error) for error in errors]
             assert not thread.is_alive()
+
+    def test_closing_while_another_thread_connects_sends_nothing(self) -> None:
+        class Slow:
+            def resolve(self, host: str, port: int) -> Sequence[str]:
+                asked.set()
+                closed.wait(DEADLOCK)
+                return ["127.0.0.1"]
+
+        asked, closed = threading.Event(), threading.Event()
+        with served() as server, client(Slow()) as here:
+            errors: list[BaseException] = []
+            url = f"http://agent.example:{server.port}/"
+            thread = threading.Thread(target=lambda: errors.append(_error(here, url)))
+            thread.start()
+            asked.wait(DEADLOCK)
+            here.driver.close()
+            closed.set()
+            thread.join(DEADLOCK)
+            assert "this client was closed" in str(errors[0])
+            assert server.requests == 0
 
     def test_many_threads_at_once(self) -> None:
         def many() -> None:
@@ -580,4 +600,4 @@ class TestCtrlC:
             for _ in range(1_000):
                 time.sleep(0.01)
         timer.join()
-        assert time.monotonic() - begun < after + 1.0
+        assert time.monotonic() - begun < after + 5.0
