@@ -21,9 +21,10 @@ PUBLIC = {
     """,
     "asap_core.client": """
         AddressRefused Barred BodyReader BreakerPolicy Client Completed Dial DiscoveredAgent DiscoveryOptions
-        DocumentCachePolicy Effect Expired Fetch FileIdentity FileRead FileToWrite Heard JwtAuthentication LocalNetwork
-        Next OutboundPolicy Outcome Program ReadFile Received Remark RequestOptions Requests RetryPolicy Returned Route
-        Runtime Sleep Stage Ticket TokenIntrospection TrustPolicy Unanswered Unavailable Wait WriteFile step
+        DocumentCachePolicy Effect Expired Fetch FileIdentity FileRead FileToWrite Heard HttpExchange
+        JwtAuthentication LocalNetwork Next OutboundPolicy Outcome Program ReadFile Received Remark
+        RequestOptions Requests RetryPolicy Returned Route Runtime Sleep Stage Ticket TokenIntrospection
+        TrustPolicy Unanswered Unavailable Wait WriteFile step
     """,
     "asap_core.testing": """
         ExchangeMachine Reply Target broken_documents envelope_documents envelopes json_values local_target

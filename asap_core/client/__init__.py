@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asap_core.client.delivery import RetryPolicy as RetryPolicy
     from asap_core.client.discovery import DiscoveredAgent as DiscoveredAgent
     from asap_core.client.document_cache import DocumentCachePolicy as DocumentCachePolicy
+    from asap_core.client.http_exchange import HttpExchange as HttpExchange
     from asap_core.client.jwt_authentication import JwtAuthentication as JwtAuthentication
     from asap_core.client.options import (
         DiscoveryOptions as DiscoveryOptions,
@@ -63,6 +64,7 @@ _HOMES: Final = {
     "asap_core.client.delivery": "RetryPolicy",
     "asap_core.client.discovery": "DiscoveredAgent",
     "asap_core.client.document_cache": "DocumentCachePolicy",
+    "asap_core.client.http_exchange": "HttpExchange",
     "asap_core.client.jwt_authentication": "JwtAuthentication",
     "asap_core.client.options": "DiscoveryOptions RequestOptions TrustPolicy",
     "asap_core.client.programs": (

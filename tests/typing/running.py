@@ -22,6 +22,7 @@ from asap_core.client import (
     FileRead,
     FileToWrite,
     Heard,
+    HttpExchange,
     JwtAuthentication,
     LocalNetwork,
     Next,
@@ -122,6 +123,14 @@ def fetch(effect: Fetch) -> Received | Unanswered | Barred:
             return Received(addresses[0]) if addresses else Unanswered(Stage.CONNECTING, "no address")
         case _:
             assert_never(chosen)
+
+
+def exchange(effect: Fetch, sent: Callable[[bytes], None], received: Callable[[], bytes]) -> Received | Unanswered:
+    http = HttpExchange(effect, "192.0.2.1")
+    sent(http.request)
+    while (outcome := http.receive(received())) is None:
+        assert_type(http.stage, Stage)
+    return outcome
 
 
 def listen(source: LocalNetwork) -> Heard | Unavailable:

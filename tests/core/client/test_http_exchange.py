@@ -1,0 +1,145 @@
+"""One request over a connection of its own: what is sent, and any bytes that come back, however they're split."""
+
+import gzip
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core.client.body_reader import BodyReader
+from asap_core.client.http_exchange import HttpExchange
+from asap_core.client.programs import Fetch, Received, Route, Stage, Unanswered
+
+NO_HTTP = Unanswered(Stage.SENT, "what came back isn't an HTTP answer")
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+ADDRESS = "192.0.2.1"
+
+
+def exchange(*, url="https://agent.example/a?b=c", method="GET", headers=(), body=None, limit=1_000, **options):
+    reader = BodyReader(limit, **options)
+    route = Route("agent.example", 443, "https")
+    return HttpExchange(Fetch(method, url, headers, body, 10.0, 10.0, route, reader), ADDRESS), reader
+
+
+def outcome_of(http: HttpExchange, *chunks: bytes):
+    for chunk in (*chunks, b""):
+        outcome = http.receive(chunk)
+        if outcome is not None:
+            return outcome
+    raise AssertionError("a closed connection always has an outcome")
+
+
+def test_a_request_is_one_in_http_1_0_that_names_its_host_and_length() -> None:
+    http, _ = exchange(method="POST", headers=(("accept", "application/json"),), body=b"{}")
+    assert http.request == (
+        b"POST /a?b=c HTTP/1.0\r\nhost: agent.example\r\ncontent-length: 2\r\nconnection: close\r\n"
+        b"accept: application/json\r\n\r\n{}"
+    )
+
+
+def test_a_request_keeps_the_host_it_is_given_and_has_a_path() -> None:
+    http, _ = exchange(url="http://[fe80::1%25en0]", headers=(("host", "[fe80::1]"),))
+    assert http.request == b"GET / HTTP/1.0\r\nhost: [fe80::1]\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"Content-Length: 2\r\n\r\n{}",
+        HEAD + b"Content-Length: 2\r\n\r\n{}and more",
+        HEAD + b"\r\n{}",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + HEAD + b"Content-Length: 2\r\n\r\n{}",
+    ],
+)
+def test_an_answer_is_read_however_it_is_split(answer: bytes, size: int) -> None:
+    http, reader = exchange()
+    assert http.stage is Stage.SENT
+    chunks = [answer[at : at + size] for at in range(0, len(answer), size)]
+    assert outcome_of(http, *chunks) == Received(ADDRESS)
+    assert (reader.status, reader.body, reader.failed, http.stage) == (200, b"{}", None, Stage.ANSWERED)
+    assert reader.headers[0] == ("content-type", "application/json")
+
+
+def test_an_answer_with_a_length_needs_no_end_of_the_connection() -> None:
+    http, reader = exchange()
+    assert http.receive(HEAD + b"Content-Length: 2\r\n\r\n{") is None
+    assert http.receive(b"}") == Received(ADDRESS)
+    assert reader.body == b"{}"
+
+
+def test_a_compressed_answer_is_decoded_piece_by_piece() -> None:
+    body = gzip.compress(bytes(range(256)) * 100, compresslevel=0)
+    http, reader = exchange(limit=30_000)
+    assert outcome_of(http, HEAD + b"Content-Encoding: gzip\r\n\r\n", body) == Received(ADDRESS)
+    assert reader.body == bytes(range(256)) * 100
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_a_body_has_none_whatever_its_fields_say(status: int) -> None:
+    http, reader = exchange()
+    assert http.receive(b"HTTP/1.1 %d \r\nContent-Length: 9\r\n\r\n" % status) == Received(ADDRESS)
+    assert (reader.status, reader.body) == (status, b"")
+
+
+def test_an_answer_that_is_cut_off_is_no_answer() -> None:
+    http, _ = exchange()
+    assert outcome_of(http, HEAD + b"Content-Length: 3\r\n\r\n{}") == Unanswered(
+        Stage.ANSWERED, "the answer ended early"
+    )
+    http, _ = exchange()
+    silent = Unanswered(Stage.SENT, "it closed the connection without an answer", silent=True)
+    assert outcome_of(http) == silent
+    http, _ = exchange()
+    assert outcome_of(http, HEAD) == Unanswered(Stage.SENT, silent.problem)
+
+
+def test_reading_stops_if_the_reader_wants_no_more() -> None:
+    http, reader = exchange(limit=2)
+    assert http.receive(HEAD + b"\r\n{   }") == Received(ADDRESS)
+    assert reader.failed is not None
+    http, reader = exchange(drain=True)
+    assert http.receive(b"HTTP/1.1 500 No\r\n\r\n" + b"x" * 65_536) == Received(ADDRESS)
+    assert (reader.status, reader.body) == (500, b"")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 600 OK\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 2,2\r\n\r\n{}",
+        HEAD + b"Content-Length: +2\r\n\r\n{}",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"no colon\r\n\r\n",
+        HEAD + b" folded: a\r\n\r\n",
+        HEAD + b"a: \x00\r\n\r\n",
+        HEAD + b"a: " + b"b" * 65_536 + b"\r\n\r\n",
+        HEAD + b"a: " + b"b" * 65_536,
+    ],
+)
+def test_what_is_no_answer_in_http_is_refused(answer: bytes) -> None:
+    http, reader = exchange()
+    assert http.receive(answer) == NO_HTTP
+    assert reader.status == 0
+
+
+PARTS = st.sampled_from(
+    [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 404 \r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"a: b\r\n", b"\r\n", b"\r", b"\n",
+     b"Content-Length: 3\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"abc", b":", b"\x00"]
+)  # fmt: skip
+
+
+@given(st.lists(PARTS | st.binary(max_size=4), max_size=12), st.integers(1, 9))
+def test_any_bytes_have_an_outcome_which_does_not_depend_on_how_they_are_split(parts: list[bytes], size: int) -> None:
+    data = b"".join(parts)
+    whole, read = exchange()
+    split, reader = exchange()
+    expected = outcome_of(whole, *([data] if data else []))
+    assert outcome_of(split, *(data[at : at + size] for at in range(0, len(data), size))) == expected
+    assert (reader.status, reader.headers, reader.body) == (read.status, read.headers, read.body)
