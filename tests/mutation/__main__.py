@@ -157,10 +157,10 @@ def report(mutants: Sequence[Mutant], survivors: Sequence[Mutant], *, least: flo
     known = known_survivors(ROOT)
     unknown = [one for one in survivors if one.identity not in known]
     planted, left = (Counter(one.module.name for one in many) for many in (mutants, survivors))
-    print(f"\n{'module':<14}{'mutants':>9}{'killed':>9}{'survived':>10}{'percent':>9}")
+    print(f"\n{'module':<24}{'mutants':>9}{'killed':>9}{'survived':>10}{'percent':>9}")
     for name in [*planted, "all"]:
         total, alive = (len(mutants), len(survivors)) if name == "all" else (planted[name], left[name])
-        print(f"{name:<14}{total:>9}{total - alive:>9}{alive:>10}{100 * (total - alive) / total:>9.1f}")
+        print(f"{name:<24}{total:>9}{total - alive:>9}{alive:>10}{100 * (total - alive) / total:>9.1f}")
     for one in unknown:
         print(f"\nnot explained in docs/mutation.md: {described(one)}")
     alive_still = {one.identity for one in survivors}
