@@ -16,7 +16,6 @@ from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
     Completed,
-    Effect,
     Expired,
     Fetch,
     FileRead,
@@ -97,23 +96,29 @@ class ProgramDriver:
         checkpoint: whether other tasks run even if the program needs no effect.
         """
         outcome: Outcome | None = None
-        sources = _Sources(self.browse)
+        sources: _Sources | None = None
         try:
             self._opened()
             while not isinstance(moved := step(program, outcome), Returned):
                 self.settle()
-                outcome = await self._perform(moved, sources)
+                if isinstance(moved, Next):
+                    sources = sources or _Sources(self.browse)
+                    outcome = await sources.next(moved.source, moved.seconds)
+                else:
+                    outcome = await self._perform(moved)
             if checkpoint and outcome is None:
                 await anyio.lowlevel.checkpoint()
             return moved.value
         finally:
             program.close()
             self.settle()
-            if sources.opened:
+            if sources is not None:
                 await sources.aclose()
 
     def settle(self) -> None:
         """Wake those who need not wait any longer, remove what is to be removed, and log what is to be logged."""
+        if self.runtime.is_quiet:
+            return
         for ticket in self.runtime.take_wakes():
             event = self._parked.get(ticket)
             if event is not None:
@@ -129,7 +134,7 @@ class ProgramDriver:
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
-    async def _perform(self, effect: Effect, sources: "_Sources") -> Outcome:
+    async def _perform(self, effect: Fetch | Wait | Sleep | ReadFile | WriteFile) -> Outcome:
         match effect:
             case Fetch():
                 return await fetch(self._opened(), effect)
@@ -138,8 +143,6 @@ class ProgramDriver:
             case Sleep(seconds):
                 await anyio.sleep(seconds)
                 return Completed()
-            case Next(source, seconds):
-                return await sources.next(source, seconds)
             case ReadFile():
                 return await self._load(effect)
             case WriteFile():
@@ -150,7 +153,9 @@ class ProgramDriver:
     async def _wait(self, ticket: Ticket, seconds: float | None) -> Completed | Expired:
         event = self._parked[ticket] = anyio.Event()
         try:
-            if not ticket.ready:
+            if not ticket.ready and seconds is None:
+                await event.wait()
+            elif not ticket.ready:
                 with anyio.move_on_after(seconds):
                     await event.wait()
         finally:

@@ -43,8 +43,8 @@ def _method(
     """Make a method that runs one of `Client`'s programs."""
 
     @functools.wraps(program)
-    async def method(self: "AgentClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._driver.run(program(self._client, *args, **kwargs))
+    def method(self: "AgentClient", /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self._driver.run(program(self._client, *args, **kwargs))
 
     return method
 

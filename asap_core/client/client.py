@@ -226,7 +226,8 @@ class Client:
 
     def cached(self, base_url: str) -> Manifest | None:
         """Return the cached manifest of the agent at `base_url`, without waiting. Returns None if none is fresh."""
-        check(base_url=base_url)
+        if type(base_url) is not str:  # as in `_name`
+            check(base_url=base_url)
         return self._discovery.cached(join(base_url, MANIFEST_PATH))
 
     def forget(self, url: str) -> None:

@@ -12,7 +12,6 @@ from attrs import evolve, frozen
 
 from asap_core.client.announced_manifests import (
     MAX_MANIFEST,
-    AnnouncedLocation,
     AnnouncedManifests,
     Links,
     manifest_documents,
@@ -153,36 +152,39 @@ class Discovery:
         """
         if named_by is not None:
             self._requests.judge(url, named_by=named_by)
-        found = yield from self._manifests.find(with_plain_zone(url))
-        return self._given(found, AnnouncedLocation(found.url, ()), wanted, named)
+        url = with_plain_zone(url)
+        # Without a program of its own for the usual case: a manifest that is cached.
+        found = self._manifests.at_hand(url) or (yield from self._manifests.find(url))
+        return self._given(found, found.url, (), wanted, named)
 
     def follow(
         self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None = None
     ) -> Program[LocatedDocument[Manifest]]:
         """Return the manifest of an announced agent. Otherwise as `find`."""
         found, place = yield from self._announced_manifests.find(announcement)
-        return self._given(found, place, wanted, named)
+        return self._given(found, place.url, place.addresses, wanted, named)
 
     def _given(
         self,
         found: LocatedDocument[ReceivedManifest],
-        place: AnnouncedLocation,
+        url: str,
+        addresses: tuple[str, ...],
         wanted: Wanted,
         named: NamedKeys | None,
     ) -> LocatedDocument[Manifest]:
         # Verified before caching; verify again, since a registry may have named other keys meanwhile.
-        manifest = self._trusted.admit(place.url, found.document, named).manifest
-        self._came_from(place, manifest)
-        wrong = wanted.judge(manifest, place.url)
+        manifest = self._trusted.admit(url, found.document, named).manifest
+        self._came_from(url, addresses, manifest)
+        wrong = wanted.judge(manifest, url)
         if wrong is not None:
             raise wrong
-        return LocatedDocument(manifest, place.url, found.source, found.age)
+        return LocatedDocument(manifest, url, found.source, found.age)
 
-    def _came_from(self, place: AnnouncedLocation, manifest: Manifest) -> None:
+    def _came_from(self, url: str, addresses: tuple[str, ...], manifest: Manifest) -> None:
         key, origins = id(manifest), self._origins
         known = origins.get(key)
         if known is None or known[0]() is not manifest:
-            there = origin_of(place.url) or "", place.addresses
+            there = origin_of(url) or "", addresses
             origins[key] = weakref.ref(manifest, lambda _: origins.pop(key, None)), there
 
     def look_up(self, url: str, wanted: Wanted) -> Program[DiscoveredAgent]:
@@ -214,7 +216,7 @@ class Discovery:
         except (Unverified, InvalidDocument):
             # It was cached before a registry named the agent's keys.
             return None
-        self._came_from(AnnouncedLocation(url, ()), manifest)
+        self._came_from(url, (), manifest)
         return manifest
 
     def _accept(self, url: str, received: ReceivedManifest, keep: bool, at: str = "") -> ReceivedManifest:  # noqa: FBT001 - as Documents asks

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import evolve, frozen
 
 from asap_core.client.body_reader import DocumentParser
-from asap_core.client.document_cache import CacheEffect, CrowdedError, DocumentCache, DocumentCachePolicy, Lead
+from asap_core.client.document_cache import CrowdedError, DocumentCache, DocumentCachePolicy, Lead
 from asap_core.client.fetch_results import (
     Document,
     Failed,
@@ -141,24 +141,39 @@ class Documents(Generic[T]):
         """Forget all documents and failures."""
         self._cache.clear()
 
-    def find(self, url: str) -> Program[LocatedDocument[T]]:
-        """Return the document from the cache or the network. Raises an `AsapError` if it's unavailable."""
-        now = self._runtime.now()
-        found = self._cache.at_hand(url, now=now)
-        if found is not None:
-            # The URL was checked before its document was fetched, and nothing is requested now.
-            return LocatedDocument(found.value, url, found.source, found.age)
-        key, place = self._key(url), _DocumentPlace[T]()
-        return (yield from self._wait(key, place, self._cache.lookup(key, place, now=now)))
+    def at_hand(self, url: str) -> LocatedDocument[T] | None:
+        """Return the document if exactly this URL is cached and fresh: what `find` would return at once."""
+        # The URL was checked before its document was fetched, and nothing is requested now.
+        found = self._cache.at_hand(url, now=self._runtime.now())
+        return None if found is None else LocatedDocument(found.value, url, found.source, found.age)
 
-    def refresh(self, url: str, cool_down: float) -> Program[LocatedDocument[T]]:
-        """Fetch the document even if the cached one is fresh, at most once in `cool_down` seconds. Otherwise as `find`.
+    def find(self, url: str, *, cool_down: float | None = None) -> Program[LocatedDocument[T]]:
+        """Return the document from the cache or the network. Raises an `AsapError` if it's unavailable.
 
-        For key sets: a key that isn't in the cached set may be new. If fetching fails, the cached document is returned.
+        cool_down: if it isn't None, the document is fetched even if the cached one is fresh, at most once in that many
+        seconds. For key sets: a key that isn't in the cached set may be new. If fetching fails, the cached document is
+        returned.
         """
-        key, place, now = self._key(url), _DocumentPlace[T](), self._runtime.now()
-        effects = self._cache.refresh(key, place, now=now, cool_down=cool_down)
-        return (yield from self._wait(key, place, effects))
+        found = self.at_hand(url) if cool_down is None else None
+        if found is not None:
+            return found
+        runtime, cache, now = self._runtime, self._cache, self._runtime.now()
+        key, place = self._key(url), _DocumentPlace[T]()
+        with runtime.undoing(lambda: runtime.give(cache.abandon(place))):
+            runtime.give(
+                cache.lookup(key, place, now=now)
+                if cool_down is None
+                else cache.refresh(key, place, now=now, cool_down=cool_down)
+            )
+            while True:
+                # Not by `next_for`: thousands may wait, each with the programs that it's in.
+                effect = place.take()
+                if effect is None:
+                    yield place.wait()
+                elif isinstance(effect, Lead):
+                    yield from self._lead(key, effect)
+                else:
+                    return _delivered(effect.result, key)
 
     def keep_fresh(self, url: str) -> Program[None]:
         """Fetch the document before it expires, until closed. Raises `NotAllowed` at once or never.
@@ -168,7 +183,7 @@ class Documents(Generic[T]):
         url = self._requests.judge(url).url
         while True:
             try:
-                yield from self.refresh(url, cool_down=_LEAST_PAUSE)
+                yield from self.find(url, cool_down=_LEAST_PAUSE)
             except AsapError as error:
                 self._runtime.warn("asap.discovery", error)
             due, now = self._cache.due(url), self._runtime.now()
@@ -180,25 +195,6 @@ class Documents(Generic[T]):
             return url
         self._judge(url)
         return normal(url)
-
-    def _wait(
-        self, url: str, place: _DocumentPlace[T], effects: tuple[CacheEffect[T, _DocumentPlace[T]], ...]
-    ) -> Program[LocatedDocument[T]]:
-        runtime = self._runtime
-        with runtime.undoing(lambda: runtime.give(self._cache.abandon(place))):
-            runtime.give(effects)
-            while True:
-                effect = yield from runtime.next_for(place)
-                if isinstance(effect, Lead):
-                    yield from self._lead(url, effect)
-                    continue
-                match effect.result:
-                    case Document(value, source, age):
-                        return LocatedDocument(value, url, source, age)
-                    case NoDocument() as unfound:
-                        raise _error_for(unfound, without_credentials(url))
-                    case _:
-                        assert_never(effect.result)
 
     def _lead(self, url: str, lead: Lead[_DocumentPlace[T]]) -> Program[None]:
         """Fetch for all waiters. Stop waiting after 1 s if a stale document is usable."""
@@ -246,6 +242,16 @@ class Documents(Generic[T]):
             return Failed(error, FailureKind.GONE)
         wait = retry_after_of(answer.headers, wall=self._runtime.wall())
         return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
+
+
+def _delivered(result: Document[T] | NoDocument, url: str) -> LocatedDocument[T]:
+    match result:
+        case Document(value, source, age):
+            return LocatedDocument(value, url, source, age)
+        case NoDocument():
+            raise _error_for(result, without_credentials(url))
+        case _:
+            assert_never(result)
 
 
 def _kind_of(error: _DocumentError) -> FailureKind:

@@ -24,6 +24,16 @@ class Place(Ticket, Generic[E]):
 
     effect: E | None = field(default=None, repr=False)
 
+    def take(self) -> E | None:
+        """Return the effect, once; None if there's none yet."""
+        effect, self.effect = self.effect, None
+        return effect
+
+    def wait(self) -> Wait:
+        """Return the effect that waits until there's one."""
+        self.parked, self.ready = True, False
+        return Wait(self)
+
 
 class PlacedEffect(Protocol):
     """An effect of a table, for the look-up whose place is `waiter`."""
@@ -88,16 +98,18 @@ class Runtime:
 
     def next_for(self, place: Place[E]) -> Program[E]:
         """Wait until there's an effect for this place, and return it."""
-        while place.effect is None:
-            place.parked, place.ready = True, False
-            yield from Wait(place)
-            place.parked = False
-        effect, place.effect = place.effect, None
+        while (effect := place.take()) is None:
+            yield place.wait()  # whatever its outcome: the loop looks again
         return effect
 
     def undoing(self, undo: Callable[[], None]) -> "Undoing":
         """Return a context manager: if its block is left by an exception or by `close`, `undo` is called."""
         return Undoing(self._undone, undo)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there's nothing to wake, to remove or to log."""
+        return not (self._undone or self._wakes or self._removals or self._remarks)
 
     def take_wakes(self) -> tuple[Ticket, ...]:
         """Undo what closed programs left, and return whom to wake."""

@@ -173,7 +173,7 @@ def in_zone(url: str, zone: str) -> str:
 
 def with_plain_zone(url: str) -> str:
     """Return the URL with its zone, if it has one, written as `%eth0` (RFC 9844 §6)."""
-    match = _ZONED.fullmatch(url)
+    match = _ZONED.fullmatch(url) if "%" in url else None
     return url if match is None or match["zone"] is None else in_zone(url, match["zone"])
 
 
