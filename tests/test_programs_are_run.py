@@ -171,14 +171,14 @@ SOURCES = [path for path in PACKAGES if path.is_relative_to(ROOT / "asap_adapter
 
 
 def test_there_are_programs_and_their_calls_are_known() -> None:
-    assert {"find", "refresh", "keep_fresh", "post_form", "deliver", "within"} <= KNOWN.names
+    assert {"find", "keep_fresh", "post_form", "deliver", "within"} <= KNOWN.names
     calls: dict[str, set[str]] = {
         path.stem: {ast.unparse(call.func) for call in KNOWN.programs(TREES[path])}
         for path in SOURCES
         if path.parent.parent.name == "asap_core"
     }
     assert calls["documents"] == {
-        "self._fetch", "self._lead", "self._requests.get", "self._wait", "self.refresh", "runtime.next_for", "within",
+        "self._fetch", "self._lead", "self._requests.get", "self.find", "within",
     }  # fmt: skip
     assert {"self._requests.post", "credentials.headers", "self.once"} <= calls["sending"]
 

@@ -10,7 +10,13 @@ from typing import Final, Generic, TypeVar, assert_never
 from attrs import evolve, frozen
 
 from asap_core.client.body_reader import DocumentParser
-from asap_core.client.document_cache import CrowdedError, DocumentCache, DocumentCachePolicy, Lead
+from asap_core.client.document_cache import (
+    CrowdedError,
+    Deliver,  # noqa: F401 - named in a string
+    DocumentCache,
+    DocumentCachePolicy,
+    Lead,
+)
 from asap_core.client.fetch_results import (
     Document,
     Failed,
@@ -70,7 +76,7 @@ class LocatedDocument(Generic[T]):
     age: float
 
 
-class _DocumentPlace(Place["CacheEffect[T, _DocumentPlace[T]]"], Generic[T]):
+class _DocumentPlace(Place["Deliver[T, _DocumentPlace[T]] | Lead[_DocumentPlace[T]]"], Generic[T]):
     """The place of one look-up of a document."""
 
 

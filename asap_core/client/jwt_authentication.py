@@ -128,5 +128,5 @@ class JwtAuthentication:
         url = (yield from self._provider.endpoint("jwks_uri")).url
         if again:
             # All callers that miss a key come here, in any order: one fetch answers them.
-            return (yield from self._keys.refresh(url, cool_down=self._verifier.policy.cool_down))
+            return (yield from self._keys.find(url, cool_down=self._verifier.policy.cool_down))
         return (yield from self._keys.find(url))

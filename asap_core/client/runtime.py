@@ -26,7 +26,7 @@ class Place(Ticket, Generic[E]):
 
     def take(self) -> E | None:
         """Return the effect, once; None if there's none yet."""
-        effect, self.effect = self.effect, None
+        effect, self.effect, self.parked = self.effect, None, False
         return effect
 
     def wait(self) -> Wait:

@@ -89,5 +89,5 @@ async def test_the_manifest_of_the_reference_is_revalidated_by_its_etag(referenc
     base = reference_server()
     async with AgentClient(sender=ME) as client:
         first = await client.look_up(base)
-        again = await client._driver.run(client._client._discovery._manifests.refresh(first.url, cool_down=0))
+        again = await client._driver.run(client._client._discovery._manifests.find(first.url, cool_down=0))
         assert (again.source.value, again.document.manifest) == ("revalidated", first.manifest)

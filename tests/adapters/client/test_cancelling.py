@@ -129,7 +129,7 @@ async def discover(client: AgentClient) -> object:
 
 
 async def refresh(client: AgentClient) -> object:
-    return await client._driver.run(client._client._discovery._manifests.refresh(BASE + MANIFEST, cool_down=0.0))
+    return await client._driver.run(client._client._discovery._manifests.find(BASE + MANIFEST, cool_down=0.0))
 
 
 async def health(client: AgentClient) -> object:

@@ -38,7 +38,7 @@ class Keys:
         return await self.http.driver.run(self.documents.find(url))
 
     async def refresh(self, url: str = URL, cool_down: float = 60) -> LocatedDocument[bytes]:
-        return await self.http.driver.run(self.documents.refresh(url, cool_down=cool_down))
+        return await self.http.driver.run(self.documents.find(url, cool_down=cool_down))
 
     async def _answer(self, _request: httpx.Request) -> httpx.Response:
         self.asked += 1

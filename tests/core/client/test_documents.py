@@ -66,7 +66,7 @@ class Keys(Driver):
         return self.run(self.documents.find(url))
 
     def refresh(self, cool_down: float = 60.0) -> LocatedDocument[bytes]:
-        return self.run(self.documents.refresh(URL, cool_down))
+        return self.run(self.documents.find(URL, cool_down=cool_down))
 
     def fails(self, program: Program[Any] | None = None) -> AsapError:
         with pytest.raises(AsapError) as caught:
@@ -260,7 +260,7 @@ class TestRefreshing:
         server = Keys()
         server.find()
         server.advance(60)
-        runs = [server.start(server.documents.refresh(URL, cool_down=60)) for _ in range(100)]
+        runs = [server.start(server.documents.find(URL, cool_down=60)) for _ in range(100)]
         server.advance(1)
         assert ([run.result().document for run in runs], server.asked) == ([b"2"] * 100, 2)
 
@@ -459,7 +459,7 @@ class TestStale:
     def test_who_wants_a_fresh_one_takes_over_and_waits_for_it(self) -> None:
         server = self.stale()
         leader = server.start(server.documents.find(URL))
-        refresher = server.start(server.documents.refresh(URL, cool_down=5))
+        refresher = server.start(server.documents.find(URL, cool_down=5))
         server.advance(1)
         assert leader.result().source is Source.STALE_ERROR
         server.advance(4)
@@ -470,7 +470,7 @@ class TestStale:
     def test_a_document_that_is_forgotten_meanwhile_is_fetched_whole(self) -> None:
         server = self.stale()
         run = server.start(server.documents.find(URL))
-        waiting = server.start(server.documents.refresh(URL, cool_down=5))
+        waiting = server.start(server.documents.find(URL, cool_down=5))
         server.documents.forget(URL)
         server.close(run)
         server.advance(5)

@@ -115,7 +115,7 @@ class World(Driver):
         self.begin(url, self.documents.find(url))
 
     def refresh(self, url: str, cool_down: float) -> None:
-        self.begin(url, self.documents.refresh(url, cool_down))
+        self.begin(url, self.documents.find(url, cool_down=cool_down))
 
     def tell(self, which: int, reply: str) -> None:
         """Answer one of the requests."""
@@ -362,9 +362,9 @@ def test_programs_keep_their_laws() -> None:
 class TellsNobodyWhoLeft(Documents[bytes]):
     """Who leaves isn't taken out of the table."""
 
-    def _wait(self, url, place, effects):
+    def find(self, url, *, cool_down=None):
         self._cache.abandon = lambda waiter: ()  # type: ignore[method-assign]
-        return super()._wait(url, place, effects)
+        return super().find(url, cool_down=cool_down)
 
 
 class NeverUndoes(Runtime):
@@ -450,9 +450,12 @@ class KeepsPurposes(Documents[bytes]):
 class TellsEachAnotherAge(Documents[bytes]):
     """Whoever waited isn't told the same as the one who fetched."""
 
-    def _wait(self, url, place, effects):
-        located = yield from super()._wait(url, place, effects)
-        return LocatedDocument(located.document, located.url, located.source, located.age + place.parked + len(effects))
+    told = 0
+
+    def find(self, url, *, cool_down=None):
+        located = yield from super().find(url, cool_down=cool_down)
+        self.told += 1
+        return LocatedDocument(located.document, located.url, located.source, located.age + self.told)
 
 
 class FollowsAnywhere(Requests):
