@@ -29,26 +29,35 @@ _NO_HTTP: Final = Unanswered(Stage.SENT, "what came back isn't an HTTP answer")
 class HttpExchange:
     """One request, and its response into the reader of the `Fetch`.
 
-    Send `request`, then give what arrives to `receive` until it returns an outcome. Then close the connection.
-
-    address: the IP address that is connected to, if it's known.
+    Connect, send what `begin` returns, and give what arrives to `receive` until it returns an outcome. Then close the
+    connection. `stage`, for `Expired` and `Unanswered`: how far the request got.
     """
 
-    __slots__ = ("_buffer", "_left", "_reader", "_received", "request")
+    __slots__ = ("_asked", "_begun", "_buffer", "_left", "_reader", "_received")
 
-    def __init__(self, asked: Fetch, address: str | None = None) -> None:
-        self.request: bytes = _request(asked)
-        """All that is to be sent."""
+    def __init__(self, asked: Fetch) -> None:
+        self._asked = asked
+        self._begun = False
         self._reader = asked.reader
-        self._received = Received(address)
+        self._received = Received()
         self._buffer = bytearray()
         # Bytes of the body that are still to arrive. None: it ends when the peer closes the connection.
         self._left: int | None = None
 
     @property
     def stage(self) -> Stage:
-        """How far the request got, once its first byte was sent: for `Expired` and `Unanswered`."""
-        return Stage.ANSWERED if self._reader.status else Stage.SENT
+        """Whether the request was begun, and whether the head of a response arrived."""
+        if self._reader.status:
+            return Stage.ANSWERED
+        return Stage.SENT if self._begun else Stage.CONNECTING
+
+    def begin(self, address: str | None = None) -> bytes:
+        """Return what is to be sent. From now on the server may act on it.
+
+        address: the IP address that is connected to, if it's known.
+        """
+        self._begun, self._received = True, Received(address)
+        return _request(self._asked)
 
     def receive(self, data: bytes) -> Received | Unanswered | None:
         """Take the next bytes of the response, at most 64 KiB. Returns None if more are needed.

@@ -1,12 +1,14 @@
 """The agent that the example drivers serve and call, made of public names only, and a server for it that counts."""
 
+import json
 import secrets
+import socket
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -97,8 +99,7 @@ def registry_json(manifest: Manifest, base_url: str) -> bytes:
         skills=["echo"],
         asap_version="0.1",
     )
-    data: bytes = to_json(Registry(version="1.0", updated_at="2026-01-01T00:00:00Z", agents=[entry]))
-    return data
+    return json.dumps(to_json(Registry(version="1.0", updated_at="2026-01-01T00:00:00Z", agents=[entry]))).encode()
 
 
 class Demo:
@@ -195,3 +196,35 @@ def serve_demo() -> Iterator[Demo]:
             yield served[0]
         finally:
             served[0].open.set()
+
+
+@contextmanager
+def raw_server(*chunks: bytes, pause: float = 0.0) -> Iterator[str]:
+    """Answer one connection with these bytes, with pauses between them, and close it. Yields the base URL."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(65_536)
+                for chunk in chunks:
+                    connection.sendall(chunk)
+                    if ended.wait(pause):
+                        return
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            thread.join(5)
+
+
+def until(happened: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until something has happened in another thread."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it hasn't happened"
+        time.sleep(0.005)

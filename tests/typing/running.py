@@ -126,8 +126,8 @@ def fetch(effect: Fetch) -> Received | Unanswered | Barred:
 
 
 def exchange(effect: Fetch, sent: Callable[[bytes], None], received: Callable[[], bytes]) -> Received | Unanswered:
-    http = HttpExchange(effect, "192.0.2.1")
-    sent(http.request)
+    http = HttpExchange(effect)
+    sent(http.begin("192.0.2.1"))
     while (outcome := http.receive(received())) is None:
         assert_type(http.stage, Stage)
     return outcome

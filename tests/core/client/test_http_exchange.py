@@ -11,13 +11,15 @@ from asap_core.client.programs import Fetch, Received, Route, Stage, Unanswered
 
 NO_HTTP = Unanswered(Stage.SENT, "what came back isn't an HTTP answer")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+URL = "https://agent.example/a?b=c"
 ADDRESS = "192.0.2.1"
 
 
-def exchange(*, url="https://agent.example/a?b=c", method="GET", headers=(), body=None, limit=1_000, **options):
+def exchange(*, url=URL, method="GET", headers=(), body=None, limit=1_000, **options):
     reader = BodyReader(limit, **options)
     route = Route("agent.example", 443, "https")
-    return HttpExchange(Fetch(method, url, headers, body, 10.0, 10.0, route, reader), ADDRESS), reader
+    http = HttpExchange(Fetch(method, url, headers, body, 10.0, 10.0, route, reader))
+    return http, reader, http.begin(ADDRESS)
 
 
 def outcome_of(http: HttpExchange, *chunks: bytes):
@@ -29,16 +31,25 @@ def outcome_of(http: HttpExchange, *chunks: bytes):
 
 
 def test_a_request_is_one_in_http_1_0_that_names_its_host_and_length() -> None:
-    http, _ = exchange(method="POST", headers=(("accept", "application/json"),), body=b"{}")
-    assert http.request == (
+    *_, sent = exchange(method="POST", headers=(("accept", "application/json"),), body=b"{}")
+    assert sent == (
         b"POST /a?b=c HTTP/1.0\r\nhost: agent.example\r\ncontent-length: 2\r\nconnection: close\r\n"
         b"accept: application/json\r\n\r\n{}"
     )
 
 
+def test_it_says_how_far_it_got() -> None:
+    http = HttpExchange(Fetch("GET", URL, (), None, 10.0, 10.0, Route("agent.example", 443, "https"), BodyReader(9)))
+    stages = [http.stage]
+    http.begin()
+    stages.append(http.stage)
+    assert http.receive(HEAD + b"\r\n") is None
+    assert [*stages, http.stage] == [Stage.CONNECTING, Stage.SENT, Stage.ANSWERED]
+
+
 def test_a_request_keeps_the_host_it_is_given_and_has_a_path() -> None:
-    http, _ = exchange(url="http://[fe80::1%25en0]", headers=(("host", "[fe80::1]"),))
-    assert http.request == b"GET / HTTP/1.0\r\nhost: [fe80::1]\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    *_, sent = exchange(url="http://[fe80::1%25en0]", headers=(("host", "[fe80::1]"),))
+    assert sent == b"GET / HTTP/1.0\r\nhost: [fe80::1]\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
@@ -53,8 +64,7 @@ def test_a_request_keeps_the_host_it_is_given_and_has_a_path() -> None:
     ],
 )
 def test_an_answer_is_read_however_it_is_split(answer: bytes, size: int) -> None:
-    http, reader = exchange()
-    assert http.stage is Stage.SENT
+    http, reader, _ = exchange()
     chunks = [answer[at : at + size] for at in range(0, len(answer), size)]
     assert outcome_of(http, *chunks) == Received(ADDRESS)
     assert (reader.status, reader.body, reader.failed, http.stage) == (200, b"{}", None, Stage.ANSWERED)
@@ -62,7 +72,7 @@ def test_an_answer_is_read_however_it_is_split(answer: bytes, size: int) -> None
 
 
 def test_an_answer_with_a_length_needs_no_end_of_the_connection() -> None:
-    http, reader = exchange()
+    http, reader, _ = exchange()
     assert http.receive(HEAD + b"Content-Length: 2\r\n\r\n{") is None
     assert http.receive(b"}") == Received(ADDRESS)
     assert reader.body == b"{}"
@@ -70,35 +80,35 @@ def test_an_answer_with_a_length_needs_no_end_of_the_connection() -> None:
 
 def test_a_compressed_answer_is_decoded_piece_by_piece() -> None:
     body = gzip.compress(bytes(range(256)) * 100, compresslevel=0)
-    http, reader = exchange(limit=30_000)
+    http, reader, _ = exchange(limit=30_000)
     assert outcome_of(http, HEAD + b"Content-Encoding: gzip\r\n\r\n", body) == Received(ADDRESS)
     assert reader.body == bytes(range(256)) * 100
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_an_answer_without_a_body_has_none_whatever_its_fields_say(status: int) -> None:
-    http, reader = exchange()
+    http, reader, _ = exchange()
     assert http.receive(b"HTTP/1.1 %d \r\nContent-Length: 9\r\n\r\n" % status) == Received(ADDRESS)
     assert (reader.status, reader.body) == (status, b"")
 
 
 def test_an_answer_that_is_cut_off_is_no_answer() -> None:
-    http, _ = exchange()
+    http, *_ = exchange()
     assert outcome_of(http, HEAD + b"Content-Length: 3\r\n\r\n{}") == Unanswered(
         Stage.ANSWERED, "the answer ended early"
     )
-    http, _ = exchange()
+    http, *_ = exchange()
     silent = Unanswered(Stage.SENT, "it closed the connection without an answer", silent=True)
     assert outcome_of(http) == silent
-    http, _ = exchange()
+    http, *_ = exchange()
     assert outcome_of(http, HEAD) == Unanswered(Stage.SENT, silent.problem)
 
 
 def test_reading_stops_if_the_reader_wants_no_more() -> None:
-    http, reader = exchange(limit=2)
+    http, reader, _ = exchange(limit=2)
     assert http.receive(HEAD + b"\r\n{   }") == Received(ADDRESS)
     assert reader.failed is not None
-    http, reader = exchange(drain=True)
+    http, reader, _ = exchange(drain=True)
     assert http.receive(b"HTTP/1.1 500 No\r\n\r\n" + b"x" * 65_536) == Received(ADDRESS)
     assert (reader.status, reader.body) == (500, b"")
 
@@ -124,7 +134,7 @@ def test_reading_stops_if_the_reader_wants_no_more() -> None:
     ],
 )
 def test_what_is_no_answer_in_http_is_refused(answer: bytes) -> None:
-    http, reader = exchange()
+    http, reader, _ = exchange()
     assert http.receive(answer) == NO_HTTP
     assert reader.status == 0
 
@@ -138,8 +148,8 @@ PARTS = st.sampled_from(
 @given(st.lists(PARTS | st.binary(max_size=4), max_size=12), st.integers(1, 9))
 def test_any_bytes_have_an_outcome_which_does_not_depend_on_how_they_are_split(parts: list[bytes], size: int) -> None:
     data = b"".join(parts)
-    whole, read = exchange()
-    split, reader = exchange()
+    whole, read, _ = exchange()
+    split, reader, _ = exchange()
     expected = outcome_of(whole, *([data] if data else []))
     assert outcome_of(split, *(data[at : at + size] for at in range(0, len(data), size))) == expected
     assert (reader.status, reader.headers, reader.body) == (read.status, read.headers, read.body)
