@@ -63,7 +63,14 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def make_agent(base_url: str, *, clock: SystemClock | ManualClock | None = None, shared_admission=False) -> Agent:
+def make_agent(
+    base_url: str,
+    *,
+    clock: SystemClock | ManualClock | None = None,
+    ids: Callable[[], str] = new_id,
+    key: bytes | None = None,
+    shared_admission=False,
+) -> Agent:
     """An agent with one skill, `echo`, bound and ready to be served at `base_url`."""
     manifest = Manifest(
         id=URN,
@@ -74,14 +81,17 @@ def make_agent(base_url: str, *, clock: SystemClock | ManualClock | None = None,
         endpoints=Endpoints(asap=f"{base_url}/asap"),
     )
     return Agent(manifest).bind(
-        clock=clock or SystemClock(), ids=new_id, key=secrets.token_bytes(32), shared_admission=shared_admission
+        clock=clock or SystemClock(),
+        ids=ids,
+        key=key or secrets.token_bytes(32),
+        shared_admission=shared_admission,
     )
 
 
-def echo(call: Dispatch) -> Payload:
+def echo(call: Dispatch, ids: Callable[[], str] = new_id) -> Payload:
     """The handler: what the caller sent as its task's input."""
     assert isinstance(call.request, TaskRequest)
-    return TaskResponse(task_id=f"task_{new_id()}", status=TaskStatus.COMPLETED, result=call.request.input)
+    return TaskResponse(task_id=f"task_{ids()}", status=TaskStatus.COMPLETED, result=call.request.input)
 
 
 def task(**given: object) -> dict[str, object]:
