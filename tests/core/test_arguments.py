@@ -28,6 +28,10 @@ from asap_core.arguments import (
     is_or_none,
     replaced,
 )
+from asap_core.auth.authorization import ClientCredentials
+from asap_core.auth.claims import BySubject, TokenPolicy
+from asap_core.auth.client_credentials import ClientKey, ClientSecret
+from asap_core.auth.introspection_response import IntrospectionPolicy
 
 MANIFEST: Any = {
     "id": "urn:asap:agent:a",
@@ -221,3 +225,45 @@ class TestReplaced:
             serve("a", port=1)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="unexpected keyword argument 'prt'"):
             serve("a", prt=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [
+        (ClientSecret, {"client_id": "c", "secret": "s", "method": "client_secret_basic"}),
+        (ClientKey, {"client_id": "c", "algorithm": "EdDSA", "sign": bytes, "kid": None}),
+        (
+            ClientCredentials,
+            {
+                "client": ClientSecret("c", "s"), "issuer": "https://id.example", "token_endpoint": None, "scopes": (),
+                "audience": None, "resource": None, "dpop": None,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_an_invalid_field_of_credentials_is_refused(kind, good) -> None:
+    kind(**good)
+    for name in good:
+        for value in (5, True, float("nan"), b"x", object(), [5], int):
+            if name == "sign" and callable(value):
+                continue
+            with pytest.raises(ValueError, match=r"expected|is not a valid") as caught:
+                kind(**{**good, name: value})
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [TokenPolicy, IntrospectionPolicy])
+def test_an_invalid_field_of_a_token_policy_is_named(kind) -> None:
+    good: Any = {
+        "issuer": "https://id.example",
+        "audience": "urn:asap:agent:me",
+        "agent": BySubject({"7": "urn:asap:agent:me"}),
+        "scopes": ["a"],
+        "leeway": 5,
+    }
+    good |= {"fresh_for": 1, "max_known": 1} if kind is TokenPolicy else {"most": 1, "max_asked": 1}
+    kind(**good)
+    for name in good:
+        for value in (0.5j, True, float("nan"), b"x", object(), [5], int):
+            with pytest.raises(ValueError, match=f"{name}: expected"):
+                kind(**{**good, name: value})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import fields
 
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientSecret
@@ -14,11 +15,12 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.client import Client
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
-from asap_core.client.options import DiscoveryOptions
+from asap_core.client.options import DiscoveryOptions, RequestOptions, TrustPolicy
 from asap_core.client.programs import Next, Unavailable
 from asap_core.clock import WallTime
 from asap_core.errors import AsapError
 from asap_core.http.caching import FreshnessPolicy
+from asap_core.net.outbound import OutboundPolicy
 from asap_core.wire.envelope import Envelope
 from tests.builders import manifest
 from tests.core.client.agents import announcement
@@ -63,6 +65,10 @@ METHODS: Any = {
     "post": {"manifest": MANIFEST, "envelope": ENVELOPE, "idempotency_key": None},
     "send_batch": {"target": MANIFEST, "messages": [("task.request", {})]},
 }  # fmt: skip
+GROUPS: Any = {
+    "outbound": OutboundPolicy, "trust": TrustPolicy, "discovery": DiscoveryOptions, "http": RequestOptions
+}  # fmt: skip
+GROUP_OF = {option.name: name for name, group in GROUPS.items() for option in fields(group)}
 OF_DRIVERS = {"bind", "take_wakes", "take_removals", "take_remarks"}
 
 
@@ -109,10 +115,10 @@ class TestAnyValue:
             assert "\n" not in str(error)
             assert "hunter2" not in str(error) or isinstance(error, AsapError | OSError), error
 
-    @pytest.mark.parametrize("parameter", sorted(inspect.signature(Client).parameters))
+    @pytest.mark.parametrize("parameter", sorted({*inspect.signature(Client).parameters, *GROUP_OF}))
     def test_any_argument_of_a_client_raises_only_documented_errors(self, parameter: str) -> None:
         for value in ODD:
-            made = made_with(**{parameter: value})
+            made = made_with(parameter, value)
             if isinstance(made, World):
                 failure = made.call("discover", {"base_url": BASE})
                 assert isinstance(failure, AsapError | OSError | ValueError), (value, failure)
@@ -121,10 +127,13 @@ class TestAnyValue:
                 assert SECRET not in str(made)
 
 
-def made_with(**options: Any) -> World | ValueError:
+def made_with(parameter: str, value: object) -> World | ValueError:
     """A client, or why there's none."""
     try:
-        return World(**options)
+        if parameter in GROUP_OF:
+            group = GROUP_OF[parameter]
+            return World(**{group: GROUPS[group](**{parameter: value})})
+        return World(**{parameter: value})
     except ValueError as error:
         return error
 
@@ -198,6 +207,27 @@ class TestErrorMessages:
         with pytest.raises(ValueError, match=f"^{says}"):
             raise error
         assert world.effects == []
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"allow_http": "agent.lan"}, r"allow_http: expected a list, such as \['agent.lan'\]"),
+            ({"allow_networks": "10.0.0.0/8"}, r"allow_networks: expected a list, such as \['10.0.0.0/8'\]"),
+            ({"allow_endpoints": BASE}, "allow_endpoints: expected a list, such as"),
+            ({"allow_ports": 81}, r"allow_ports: expected a list of ports from 1 to 65535, such as \[81\]"),
+            ({"allow_ports": ["81"]}, "allow_ports: expected a list of ports"),
+            ({"redirects": "2"}, "redirects: expected 0 to 2"),
+        ],
+    )
+    def test_an_invalid_field_of_the_outbound_policy_is_refused_with_the_expected_form(
+        self, options: dict[str, Any], says: str
+    ) -> None:
+        with pytest.raises(ValueError, match=f"^{says}"):
+            OutboundPolicy(**options)
+
+    def test_trusted_keys_belong_to_agents(self) -> None:
+        with pytest.raises(ValueError, match="in trusted_keys"):
+            World(trust=TrustPolicy(trusted_keys={"me": "x"}))
 
     @pytest.mark.parametrize("value", ["clock", 5, None, object(), Driver])
     def test_a_clock_has_two_methods(self, value: object) -> None:

@@ -590,6 +590,16 @@ class TestCopies:
         assert copies.calls == [("put", 300.0, 0.0), ("take", BadReply), ("take", BadReply)]
         assert (world.discovery.stands_in(R), world.discovery.stands_in("https://other.example")) == (7.0, None)
 
+    def test_a_revocation_list_is_not_read_from_a_copy(self) -> None:
+        copies = Copies()
+        world = World(registries=[R], revocations=R, registry_cache=copies)
+        world.pages |= {R: registry(A), A: manifest()}
+        world.run(world.discovery.registry(R))
+        assert len(copies.stored) == 1
+        world.pages[R] = 503
+        world.advance(301)
+        assert not is_found(resolve(world))
+
     def test_without_a_copy_the_registrys_error_is_raised(self) -> None:
         for world in (World(registry_cache=Copies()), World()):
             with pytest.raises(BadReply, match="HTTP 404"):
