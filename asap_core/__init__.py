@@ -8,10 +8,28 @@ from typing import TYPE_CHECKING, Final
 from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from asap_core.admission.admission import Admitted as Admitted, StoreUnavailable as StoreUnavailable
+    from asap_core.admission.admission import (
+        AdmissionAnswer as AdmissionAnswer,
+        AdmissionQuestion as AdmissionQuestion,
+        Admitted as Admitted,
+        AnswerGone as AnswerGone,
+        Future as Future,
+        Mismatch as Mismatch,
+        OutcomeUnknown as OutcomeUnknown,
+        Reservation as Reservation,
+        Running as Running,
+        Stale as Stale,
+        Stored as Stored,
+        StoreUnavailable as StoreUnavailable,
+    )
     from asap_core.admission.policy import NoncePolicy as NoncePolicy, Policy as Policy
-    from asap_core.admission.ratelimit import Limit as Limit, parse_limits as parse_limits
-    from asap_core.admission.replay import StartPolicy as StartPolicy
+    from asap_core.admission.ratelimit import Left as Left, Limit as Limit, parse_limits as parse_limits
+    from asap_core.admission.replay import (
+        Floored as Floored,
+        Replayed as Replayed,
+        Saturated as Saturated,
+        StartPolicy as StartPolicy,
+    )
     from asap_core.auth.principal import (
         Anonymous as Anonymous,
         Authenticated as Authenticated,
@@ -128,7 +146,10 @@ _HOMES: Final = {
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit refuse_head",
     "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
-    "asap_core.admission.admission": "Admitted StoreUnavailable",
+    "asap_core.admission.admission": (
+        "AdmissionAnswer AdmissionQuestion Admitted AnswerGone Future Mismatch OutcomeUnknown Reservation Running "
+        "Stale StoreUnavailable Stored"
+    ),
     "asap_core.wire.handler_reply": "Replied",
     "asap_core.http.chunks": "ChunkFrames",
     "asap_core.http.head": "BadHead HeadReader",
@@ -136,8 +157,8 @@ _HOMES: Final = {
     "asap_core.server.events": "Decision What",
     "asap_core.server.metrics": "Counters",
     "asap_core.admission.policy": "NoncePolicy Policy",
-    "asap_core.admission.ratelimit": "Limit parse_limits",
-    "asap_core.admission.replay": "StartPolicy",
+    "asap_core.admission.ratelimit": "Left Limit parse_limits",
+    "asap_core.admission.replay": "Floored Replayed Saturated StartPolicy",
     "asap_core.wire.signing": "PublicKey",
 }
 

@@ -8,16 +8,18 @@ import pytest
 
 PUBLIC = {
     "asap_core": """
-        Admit Admitted Advice Agent AgentChanged Allow Anonymous Answered AsapError AuthScheme Authenticate
-        Authenticated BadHead BadReply BadState BadStore CallState Capabilities ChunkFrames ClaimProof Clock
-        Counters Credential Decision Dispatch Done Endpoints Envelope Exchange Fork HANDLER_TIMEOUT HeadReader Health
-        Hold Instant InvalidDocument InvalidTransition KINDS Kind Limit Load Manifest ManualClock McpToolCall
-        McpToolResult MdnsUnavailable MessageAck MessageSend NoToken NoncePolicy NotAllowed NotResolved
-        OutboundPolicy Payload Policy Principal Problem PublicKey ReadBody Record Refusal Registry RegistryEntry
-        RemoteError Replied Request Respond Response Skill StartPolicy StoreUnavailable TakeLimit Task
-        TaskCancel TaskRequest TaskResponse TaskStatus TaskUpdate TimedOut TokenTable Unreachable Unsuitable
-        Unverified WallTime What WrongAgent broken_call decode_envelope encode_envelope parse_limits read_health
-        read_manifest read_registry refuse_head to_json
+        AdmissionAnswer AdmissionQuestion Admit Admitted Advice Agent AgentChanged Allow Anonymous AnswerGone
+        Answered AsapError AuthScheme Authenticate Authenticated BadHead BadReply BadState BadStore CallState
+        Capabilities ChunkFrames ClaimProof Clock Counters Credential Decision Dispatch Done Endpoints Envelope
+        Exchange Floored Fork Future HANDLER_TIMEOUT HeadReader Health Hold Instant InvalidDocument
+        InvalidTransition KINDS Kind Left Limit Load Manifest ManualClock McpToolCall McpToolResult
+        MdnsUnavailable MessageAck MessageSend Mismatch NoToken NoncePolicy NotAllowed NotResolved
+        OutboundPolicy OutcomeUnknown Payload Policy Principal Problem PublicKey ReadBody Record Refusal
+        Registry RegistryEntry RemoteError Replayed Replied Request Reservation Respond Response Running
+        Saturated Skill Stale StartPolicy StoreUnavailable Stored TakeLimit Task TaskCancel TaskRequest
+        TaskResponse TaskStatus TaskUpdate TimedOut TokenTable Unreachable Unsuitable Unverified WallTime What
+        WrongAgent broken_call decode_envelope encode_envelope parse_limits read_health read_manifest
+        read_registry refuse_head to_json
     """,
     "asap_core.client": """
         AddressRefused Barred BodyReader BreakerPolicy Client Completed Dial DiscoveredAgent DiscoveryOptions
@@ -48,6 +50,10 @@ PUBLIC = {
     """,
 }
 NAMES = {module: names.split() for module, names in PUBLIC.items()}
+STORES = {
+    "AdmissionAnswer", "AdmissionQuestion", "AnswerGone", "Floored", "Future", "Left", "Mismatch", "OutcomeUnknown",
+    "Replayed", "Reservation", "Running", "Saturated", "Stale", "Stored",
+}  # fmt: skip
 USERS = Path(__file__).parent / "typing"
 
 
@@ -60,9 +66,10 @@ def test_a_package_offers_exactly_its_public_names(module: str) -> None:
 
 
 def test_the_number_of_public_names_is_bounded() -> None:
-    """At most 150 for those who call and serve agents, and 50 more for those who write a driver of the client."""
+    """At most 150 for those who call and serve agents, and more for those who write a store, or a client's driver."""
     others = {name for module, names in NAMES.items() if module != "asap_core.client" for name in names}
-    assert len(others) <= 150
+    assert len(others - STORES) <= 150
+    assert others >= STORES
     assert len(set(NAMES["asap_core.client"])) <= 50
 
 

@@ -305,6 +305,11 @@ class ClaimProof(_State):
         self._context.leave(self)
         return _after_claim(self._context, self.proven, answer)
 
+    def unavailable(self) -> "Respond":
+        """The store can't be asked: fail closed."""
+        self._context.leave(self)
+        return self._context.refuse(_unavailable(self._context), close=True)
+
 
 @define(eq=False)
 class ReadBody(_State):

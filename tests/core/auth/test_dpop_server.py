@@ -620,6 +620,12 @@ class TestThroughAnExchange:
         with pytest.raises(IllegalMove, match="ClaimProof was left already"):
             state.answered(said)
 
+    def test_a_shared_store_that_cannot_be_asked_admits_nothing(self) -> None:
+        state: Any = with_proof(agent(shared=True)).verified(PROVEN)
+        assert state.unavailable().response.status == 503
+        with pytest.raises(IllegalMove, match="ClaimProof was left already"):
+            state.unavailable()
+
     def test_a_proof_check_may_be_abandoned(self) -> None:
         assert with_proof(agent(shared=True)).verified(PROVEN).abandon()
 
