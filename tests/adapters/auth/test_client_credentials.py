@@ -99,7 +99,7 @@ async def send(client: AgentClient):
     return (await client.send(BASE, "task.request", ASK)).payload["result"]
 
 
-class TestGettingOne:
+class TestTokens:
     async def test_a_token_is_fetched_once_and_sent(self, world) -> None:
         async with client_of(world) as client:
             for _ in range(3):
@@ -111,9 +111,9 @@ class TestGettingOne:
         assert base64.b64decode(asked["authorization"].removeprefix("Basic ")) == b"me:s3cret"
 
 
-class TestLeaving:
+class TestCancellation:
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
-    async def test_at_each_await_leaves_nothing_behind_and_the_others_are_answered(self, world, seconds) -> None:
+    async def test_waiters_are_answered_if_a_caller_is_cancelled_at_any_await(self, world, seconds) -> None:
         at = 0
         while True:
             at += 1
@@ -186,7 +186,7 @@ class BoundWorld(httpx.AsyncBaseTransport):
         return httpx.Response(200, json={"access_token": token, "token_type": self.token_type, "expires_in": 300})
 
 
-class TestBoundToAKey:
+class TestDpop:
     KEY = DpopKey.generate()
 
     @pytest.fixture
@@ -206,7 +206,7 @@ class TestBoundToAKey:
         assert len({proof for _, proof in world.shown}) == 3
         assert "ath" in json.loads(base64.urlsafe_b64decode(world.shown[0][1].split(".")[1] + "==="))
 
-    async def test_nonces_of_either_are_taken_up_with_one_more_request(self, bound) -> None:
+    async def test_nonces_of_agent_and_provider_cost_one_more_request_each(self, bound) -> None:
         world = bound(nonce=True)
         world.nonce = "n-1"
         async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
@@ -215,7 +215,7 @@ class TestBoundToAKey:
         assert [asked.get("nonce") for asked in world.asked] == [None, "n-1"]
         assert len(world.shown) == 4
 
-    async def test_without_the_key_it_is_useless(self, bound) -> None:
+    async def test_a_stolen_token_is_refused_without_its_key(self, bound) -> None:
         world = bound()
         async with world.tokens, client_of(world, {BASE: credentials(dpop=self.KEY)}) as client:
             await send(client)

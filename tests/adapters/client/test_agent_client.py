@@ -102,7 +102,7 @@ class TestDiscovery:
             await anyio.sleep(250)
             assert (await client.look_up(BASE)).source is Source.REVALIDATED
 
-    async def test_a_host_that_hangs_times_out(self, counting, client_of) -> None:
+    async def test_a_request_to_a_host_that_hangs_times_out(self, counting, client_of) -> None:
         async with client_of(counting(seconds=1000)) as client:
             before = anyio.current_time()
             with pytest.raises(TimedOut, match="nothing within 10 s"):
@@ -160,7 +160,7 @@ class TestSending:
             with pytest.raises(RemoteError, match="seen before"):
                 await client.send(BASE, "task.request", {"skill_id": "echo", "input": {}}, nonce="n")
 
-    async def test_the_message_of_an_error_names_the_first_problem(self, agent, echo_handlers) -> None:
+    async def test_an_error_names_the_first_problem(self, agent, echo_handlers) -> None:
         async with in_process(agent(), echo_handlers) as client:
             with pytest.raises(RemoteError, match=r"Invalid params .*: params\.envelope\.payload\.skill_id: expected"):
                 await client.send(BASE, "task.request", {"input": {}})

@@ -105,8 +105,8 @@ def on_link(client: AgentClient, *events) -> None:
     client._driver.browse = browse
 
 
-class TestByUrn:
-    async def test_a_caller_who_leaves_leaves_nothing(self, world, client_in) -> None:
+class TestResolving:
+    async def test_a_cancelled_search_leaves_nothing_behind(self, world, client_in) -> None:
         """Cancelled at every step in turn."""
         world["https://r.example/1"] = registry("https://b.example/m", "https://a.example/m")
         for steps in range(60):
@@ -130,7 +130,7 @@ class TestByUrn:
 
 
 class TestForgetting:
-    async def test_what_is_forgotten_is_asked_for_again(self, world, client_in, asked) -> None:
+    async def test_forgotten_documents_are_requested_again(self, world, client_in, asked) -> None:
         world[f"https://a.example{MANIFEST}"] = world["https://a.example/m"]
         world["https://r.example/1?x=1"] = registry()
         async with client_in() as client:
@@ -162,7 +162,9 @@ class TestAnnounced:
         world[f"{self.HERE}/m"] = to_json(manifest(endpoints=Endpoints(asap=f"{self.HERE}/asap")))
         return evolve(announcement(URN, f"{self.HERE}/m"), host="192.168.1.5", addresses=("192.168.1.5",))
 
-    async def test_nor_does_the_caller_without_allowing_it(self, world, client_in, neighbour, asked) -> None:
+    async def test_an_announcement_does_not_allow_other_requests_to_its_host(
+        self, world, client_in, neighbour, asked
+    ) -> None:
         world[f"{self.HERE}{MANIFEST}"] = world[f"{self.HERE}/m"]
         async with client_in() as client:
             assert (await client.follow(neighbour)).id == URN
@@ -177,7 +179,7 @@ class TestAnnounced:
             assert client.cached(self.HERE) is None
             assert asked == [f"{self.HERE}/m"]
 
-    async def test_envelopes_go_to_where_it_was_announced(self, world, client_in, neighbour, manifest, asked) -> None:
+    async def test_envelopes_are_sent_to_the_announced_host(self, world, client_in, neighbour, manifest, asked) -> None:
         async with client_in(allow_endpoints=["http://192.168.1.5:9000"]) as client:
             found = await client.follow(neighbour)
             with pytest.raises(BadReply):
@@ -202,7 +204,7 @@ def large() -> bytes:
 
 
 @pytest.mark.parametrize("source", ["file", "plain", "gzip", "copy"])
-async def test_a_large_registry_holds_nobody_up(source, tmp_path) -> None:
+async def test_other_tasks_run_while_a_large_registry_is_read(source, tmp_path) -> None:
     """However large, other tasks take their turns while it's read, and however small it is when packed."""
     data, turns = large(), 0
     location: Any = "https://r.example/1"
@@ -242,7 +244,7 @@ class Once(httpx.AsyncByteStream):
         yield self._body
 
 
-async def test_what_is_wrong_in_the_middle_ends_it(client_in, asked) -> None:
+async def test_a_registry_with_an_error_in_the_middle_is_refused(client_in, asked) -> None:
     data = large()
     middle = data.index(b"}, {", len(data) // 2)
     data = data[:middle] + b"},, {" + data[middle:]
@@ -266,7 +268,7 @@ async def test_a_manifest_is_verified_with_a_real_key(world, client_in, manifest
 
 
 @pytest.mark.parametrize("name", ["pipe", "a\0b"])
-async def test_what_is_no_file_is_told_at_once(client_in, tmp_path, name) -> None:
+async def test_a_path_that_is_not_a_file_is_refused_at_once(client_in, tmp_path, name) -> None:
     if name == "pipe":
         os.mkfifo(tmp_path / name)
     async with client_in(registries=[tmp_path / name]) as client:

@@ -85,9 +85,11 @@ def rewrite(copy: Path, **changes) -> None:
 DOWN = httpx.ConnectError("refused")
 
 
-class TestAStartWithoutTheServer:
+class TestOutages:
     @pytest.mark.parametrize("happens", [DOWN, 503], ids=str)
-    async def test_is_served_by_the_copy_and_says_so(self, server: Server, directory: Path, happens, caplog) -> None:
+    async def test_a_new_process_uses_the_copy_and_logs_it(
+        self, server: Server, directory: Path, happens, caplog
+    ) -> None:
         await fetch(server, directory)
         server.happens = happens
         async with client_of(server, directory) as client:
@@ -118,7 +120,9 @@ class TestAStartWithoutTheServer:
 
 
 class TestWriting:
-    async def test_the_same_is_not_written_by_each_process(self, server: Server, directory: Path, monkeypatch) -> None:
+    async def test_an_unchanged_copy_is_not_written_by_each_process(
+        self, server: Server, directory: Path, monkeypatch
+    ) -> None:
         copy = await fetch(server, directory)
         before = copy.stat().st_ino
         await fetch(server, directory)
@@ -128,7 +132,7 @@ class TestWriting:
         assert copy.stat().st_ino != before
 
     @pytest.mark.parametrize("control", ["no-store"])
-    async def test_what_its_server_does_not_allow_is_not_on_disk(
+    async def test_a_copy_that_its_server_forbids_is_removed(
         self, server: Server, directory: Path, control: str
     ) -> None:
         copy = await fetch(server, directory)
@@ -140,7 +144,7 @@ class TestWriting:
             with pytest.raises(Unreachable):
                 await client.registry(URL)
 
-    async def test_two_clients_may_share_the_directory(self, server: Server, directory: Path) -> None:
+    async def test_two_clients_may_share_a_directory(self, server: Server, directory: Path) -> None:
         async with client_of(server, directory) as one, client_of(server, directory) as other:
             async with anyio.create_task_group() as group:
                 group.start_soon(one.registry, URL)
@@ -152,7 +156,7 @@ class TestWriting:
 
 class TestForgetting:
     @pytest.mark.parametrize("act", [lambda client: client.forget(URL), lambda client: client.reset()])
-    async def test_takes_the_copy_away(self, server: Server, directory: Path, act) -> None:
+    async def test_forget_and_reset_remove_the_copy(self, server: Server, directory: Path, act) -> None:
         async with client_of(server, directory) as client:
             await client.registry(URL)
             act(client)
@@ -162,7 +166,9 @@ class TestForgetting:
                 await client.registry(URL)
 
     @pytest.mark.parametrize("step", range(1, 12))
-    async def test_at_any_moment_it_does_not_come_back(self, server: Server, directory: Path, step: int) -> None:
+    async def test_a_copy_that_is_forgotten_at_any_moment_stays_removed(
+        self, server: Server, directory: Path, step: int
+    ) -> None:
         """While it's fetched, while it's written, while it's read."""
         for happens in (None, DOWN):
             server.happens = None
@@ -189,7 +195,7 @@ class TestForgetting:
                 with pytest.raises(Unreachable):
                     await client.registry(URL)
 
-    async def test_while_it_is_being_written_it_does_not_come_back(
+    async def test_a_copy_that_is_forgotten_during_its_write_stays_removed(
         self, server: Server, directory: Path, monkeypatch
     ) -> None:
         real = os.fsync
@@ -207,7 +213,9 @@ class TestForgetting:
 
 
 @pytest.mark.parametrize("down", [False, True])
-async def test_cancelled_at_each_await_the_others_are_answered(server: Server, directory: Path, down: bool) -> None:
+async def test_waiters_are_answered_if_a_caller_is_cancelled_at_any_await(
+    server: Server, directory: Path, down: bool
+) -> None:
     at = 0
     while True:
         at += 1

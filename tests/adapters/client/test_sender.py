@@ -71,8 +71,8 @@ async def send(client):
     return (await client.send(BASE, "task.request", ASK)).payload["result"]
 
 
-class TestWhatIsSentAgain:
-    async def test_an_envelope_sent_as_it_is_is_sent_once(self, recorder) -> None:
+class TestSending:
+    async def test_an_envelope_of_the_caller_is_sent_once(self, recorder) -> None:
         recorder.trouble = [None, httpx.ConnectError("")]
         async with client_of(recorder) as client:
             manifest = await client.discover(BASE)
@@ -85,7 +85,7 @@ class TestWhatIsSentAgain:
                 await client.post(manifest, decode_envelope(asked))
         assert len(recorder.sent) == 2
 
-    async def test_a_caller_who_leaves_while_it_waits_ends_it(self, recorder) -> None:
+    async def test_a_cancelled_wait_sends_nothing_more(self, recorder) -> None:
         error = {"code": -32062, "message": "still running", "data": {"recoverable": True, "retry_after": 30}}
         recorder.trouble = [{"jsonrpc": "2.0", "id": None, "error": error}]
         async with client_of(recorder) as client:
@@ -95,7 +95,7 @@ class TestWhatIsSentAgain:
         assert len(recorder.sent) == 1
 
 
-class TestTheSameCallUnderAKey:
+class TestIdempotencyKeys:
     """What the client makes up follows from the key: the agent compares the whole payload under it."""
 
     PLAIN: Any = {"skill_id": "echo", "input": {"n": 1}}
@@ -104,7 +104,7 @@ class TestTheSameCallUnderAKey:
         return [document["params"]["envelope"]["payload"]["conversation_id"] for _, document in recorder.sent]
 
     @pytest.mark.parametrize("kind", ["task.request", "TaskRequest", "task_request"])
-    async def test_is_the_same_request(self, recorder, runs, kind) -> None:
+    async def test_calls_with_the_same_key_are_the_same_request(self, recorder, runs, kind) -> None:
         for _ in range(2):
             async with client_of(recorder) as client:
                 for _ in range(2):
@@ -115,7 +115,7 @@ class TestTheSameCallUnderAKey:
         assert "order" not in self.conversations(recorder)[0]
         assert "conversation_id" not in self.PLAIN
 
-    async def test_another_key_or_sender_is_another_conversation(self, recorder, runs) -> None:
+    async def test_another_key_or_sender_makes_another_conversation(self, recorder, runs) -> None:
         async with client_of(recorder) as client:
             for options in ({"idempotency_key": "a"}, {"idempotency_key": "b"}, {}, {}):
                 await client.send(BASE, "task.request", self.PLAIN, **options)
@@ -123,7 +123,7 @@ class TestTheSameCallUnderAKey:
         assert len(runs) == 5
         assert len(set(self.conversations(recorder))) == 5
 
-    async def test_another_payload_under_it_is_still_refused(self, recorder, runs) -> None:
+    async def test_another_payload_with_the_same_key_is_refused(self, recorder, runs) -> None:
         async with client_of(recorder) as client:
             await client.send(BASE, "task.request", self.PLAIN, idempotency_key="k")
             for other in ({**self.PLAIN, "input": {"n": 2}}, {**self.PLAIN, "conversation_id": "mine"}):
@@ -133,7 +133,7 @@ class TestTheSameCallUnderAKey:
         assert runs == [1]
 
 
-async def test_large_answers_of_one_caller_do_not_push_out_anothers(agent, runs) -> None:
+async def test_large_answers_of_a_caller_evict_only_its_own(agent, runs) -> None:
     async def handler(request, _context):
         runs.append(1)
         return {"text": "x" * request.input["n"]}
@@ -164,7 +164,7 @@ class Skewed(LoopClock):
         return time.time() + self.offset
 
 
-class TestAClockThatIsWrong:
+class TestWrongClock:
     @pytest.fixture
     def clock(self, monkeypatch):
         monkeypatch.setattr("asap_adapters.driver.LoopClock", Skewed)
@@ -234,7 +234,7 @@ def _response_of(reply: bytes) -> httpx.Response:
     return httpx.Response(head.status_code, headers=list(head.headers), content=content)
 
 
-async def test_cut_at_every_byte_of_the_reply_the_work_is_done_once(agent, pipe) -> None:
+async def test_work_is_done_once_if_the_reply_is_cut_at_any_byte(agent, pipe) -> None:
     runs = []
 
     async def handler(_request, _context):

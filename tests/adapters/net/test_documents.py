@@ -47,9 +47,7 @@ def keys() -> Open:
 
 
 class TestKeepingFresh:
-    async def test_what_is_kept_fresh_is_always_at_hand_and_asked_for_ahead_of_its_time(
-        self, counting, client_of
-    ) -> None:
+    async def test_a_manifest_is_always_cached_and_requested_before_it_expires(self, counting, client_of) -> None:
         transport = counting(seconds=1)
         async with client_of(transport) as client, anyio.create_task_group() as group:
             group.start_soon(client.keep_fresh, [BASE])
@@ -61,7 +59,7 @@ class TestKeepingFresh:
         # 300 s of which nine tenths, or a little less, are waited.
         assert 3_600 / 300 < len(transport.paths) <= 3_600 / 240 + 1
 
-    async def test_what_may_not_be_asked_is_said_at_once(self, counting, client_of) -> None:
+    async def test_a_url_that_is_not_allowed_is_refused_at_once(self, counting, client_of) -> None:
         transport = counting()
         async with client_of(transport) as client:
             with pytest.raises(NotAllowed):
@@ -70,7 +68,7 @@ class TestKeepingFresh:
                 await client.keep_fresh([BASE] * 1_001)
         assert transport.paths == []
 
-    async def test_what_it_fetched_is_known_to_be_from_there(self, counting, client_of) -> None:
+    async def test_the_origin_of_a_manifest_is_known(self, counting, client_of) -> None:
         async with client_of(counting()) as client, anyio.create_task_group() as group:
             group.start_soon(client.keep_fresh, [BASE])
             await anyio.sleep(1)
@@ -78,8 +76,8 @@ class TestKeepingFresh:
             assert client._client._discovery.origin(client.cached(BASE)) == "http://localhost:80"
 
 
-class TestAtHand:
-    async def test_a_caller_who_only_finds_what_is_kept_lets_others_run(self, keys: Open) -> None:
+class TestCachedDocuments:
+    async def test_a_caller_that_finds_a_cached_document_lets_other_tasks_run(self, keys: Open) -> None:
         async with keys() as server:
             await server.find()
             turns: list[str] = []
@@ -94,7 +92,7 @@ class TestAtHand:
                 turns.append("finder")
         assert turns == ["other", "finder"]
 
-    async def test_and_can_be_cancelled(self, keys: Open) -> None:
+    async def test_a_caller_that_finds_a_cached_document_can_be_cancelled(self, keys: Open) -> None:
         async with keys() as server:
             await server.find()
             with anyio.CancelScope() as scope:
@@ -102,7 +100,7 @@ class TestAtHand:
                 await server.find()
             assert scope.cancelled_caught
 
-    async def test_once_closed_nothing_is_found(self, keys: Open) -> None:
+    async def test_a_closed_driver_raises_an_error(self, keys: Open) -> None:
         async with keys() as server:
             await server.find()
             await server.http.aclose()

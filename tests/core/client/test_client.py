@@ -466,7 +466,7 @@ class TestKeepingFresh:
         assert world.client.cached(BASE) is not None
         world.close(run)
 
-    def test_what_may_not_be_kept_fresh_is_refused_at_once(self) -> None:
+    def test_a_url_that_may_not_be_kept_fresh_is_refused_at_once(self) -> None:
         client = World(discovery=DiscoveryOptions(cache=DocumentCachePolicy(max_entries=2))).client
         with pytest.raises(NotAllowed):
             client.keep_fresh([BASE, "http://a.example"])

@@ -64,7 +64,7 @@ def is_found(end: Resolved | Unresolved) -> bool:
     return isinstance(end, Resolved) and end.manifest.id == URN
 
 
-class TestByUrn:
+class TestResolving:
     def test_registries_are_asked_in_order(self) -> None:
         world = World(registries=["https://gone.example/r", "none.json", "/registry.json", R, "https://r.example/2"])
         world.files["/registry.json"] = registry("https://b.example/m")
@@ -141,8 +141,8 @@ class TestByUrn:
             raise AssertionError("it never ended")
 
 
-class TestTheRightAgent:
-    def test_it_is_the_expected_one_with_what_is_required(self) -> None:
+class TestIdentity:
+    def test_an_agent_must_have_the_expected_id_and_what_is_required(self) -> None:
         world = World()
         world.pages[A] = manifest()
         assert find(world, A, Wanted(urn=URN, skill="echo")) == URN
@@ -156,7 +156,7 @@ class TestTheRightAgent:
             with pytest.raises(error, match=words):
                 world.run(world.discovery.look_up(A, wanted))
 
-    def test_it_stays_the_same_at_its_url(self) -> None:
+    def test_another_agent_at_a_known_url_is_refused(self) -> None:
         world = World()
         world.pages[A] = manifest()
         find(world)
@@ -172,7 +172,7 @@ class TestTheRightAgent:
         world.discovery.forget(A)
         assert find(world) == OTHER
 
-    def test_secrets_in_its_url_are_not_told(self) -> None:
+    def test_an_error_shows_no_secret_of_the_url(self) -> None:
         world, url = World(), "https://a.example/m?token=secret"
         world.pages[url] = manifest()
         find(world, url)
@@ -182,7 +182,7 @@ class TestTheRightAgent:
             find(world, url)
         assert "secret" not in str(caught.value) + str(world.warnings())
 
-    def test_another_one_is_accepted_after_forgetting_it_during_the_fetch(self) -> None:
+    def test_another_agent_is_accepted_after_forget_during_a_fetch(self) -> None:
         world = World()
         world.pages[A] = After(1.0, Answer(body=json.dumps(manifest()).encode()))
         run = world.start(world.discovery.find(A, ANYONE))
@@ -193,7 +193,7 @@ class TestTheRightAgent:
         world.pages[A] = manifest(OTHER)
         assert find(world) == OTHER
 
-    def test_a_lookup_after_forgetting_starts_a_new_fetch(self) -> None:
+    def test_a_lookup_after_forget_starts_a_new_fetch(self) -> None:
         world, runs = World(), list[Run[Any]]()
         for urn in (URN, OTHER):
             world.pages[A] = After(1.0, Answer(body=json.dumps(manifest(urn)).encode()))
@@ -207,7 +207,7 @@ class TestTheRightAgent:
         assert cached.id == OTHER
         assert world.discovery._manifests._cache._purposes == {}
 
-    def test_a_url_is_the_same_in_any_spelling(self) -> None:
+    def test_spellings_of_a_url_are_one_url(self) -> None:
         world = World()
         world.pages[A] = manifest()
         for base_url in ("https://a.example", "https://A.Example:443/", "HTTPS://a.EXAMPLE"):
@@ -222,7 +222,7 @@ class TestTheRightAgent:
         world.discovery.forget(join("https://A.EXAMPLE:443", MANIFEST_PATH))
         assert find(world, A + "#x") == OTHER
 
-    def test_it_may_change_where_that_is_allowed(self) -> None:
+    def test_another_agent_is_accepted_if_changes_are_allowed(self) -> None:
         world = World(allow_changed_agents=True)
         for urn in (URN, OTHER):
             world.pages[A] = manifest(urn)
@@ -230,7 +230,7 @@ class TestTheRightAgent:
             world.advance(301)
         assert world.warnings() == []
 
-    def test_a_refusal_because_of_what_named_a_url_is_not_the_callers(self) -> None:
+    def test_a_url_refused_for_its_source_may_be_requested_by_the_caller(self) -> None:
         world, url = World(registries=[R]), "https://corp.example/m"
         world.pages |= {
             R: Answer(body=json.dumps(registry(url)).encode(), address="93.184.216.34"),
@@ -240,7 +240,7 @@ class TestTheRightAgent:
         world.pages[url] = manifest()
         assert find(world, url) == URN
 
-    def test_a_registry_may_not_name_what_only_the_caller_may(self) -> None:
+    def test_a_registry_may_not_name_hosts_that_only_the_caller_may(self) -> None:
         for port in (8000, 9000):
             world = World(registries=[R])
             url = f"http://localhost:8000{MANIFEST_PATH}"
@@ -281,7 +281,7 @@ def test_an_origin_is_known_by_the_manifest_object_and_not_by_its_address() -> N
     assert [world.discovery.origin(each) for each in (one, two)] == ["https://a.example:443", "https://b.example:443"]
 
 
-def test_a_lookup_tells_source_and_age() -> None:
+def test_a_lookup_returns_source_and_age() -> None:
     world = World()
     world.pages[A] = Answer(headers=(("cache-control", "max-age=60"),), body=json.dumps(manifest()).encode())
     looks = []
@@ -325,7 +325,7 @@ class TestKeepingFresh:
         assert isinstance(run.effect, Sleep)
         world.close(run)
 
-    def test_what_may_not_be_kept_fresh_is_refused_at_once(self) -> None:
+    def test_a_url_that_is_not_allowed_is_refused_at_once(self) -> None:
         world = World()
         with pytest.raises(NotAllowed):
             world.discovery.check_kept_fresh([A, "http://a.example"])
@@ -395,7 +395,7 @@ class TestHealth:
             assert world.run(world.discovery.health("https://a.example/")).agent_id == URN
         assert world.asked == [HEALTH] * 2
 
-    def test_callers_at_the_same_time_share_a_request(self) -> None:
+    def test_concurrent_callers_share_a_request(self) -> None:
         world = World()
         world.pages[HEALTH] = After(1.0, Answer(503, body=json.dumps({**HEALTHY, "status": "unhealthy"}).encode()))
         runs = [world.start(world.discovery.health("https://a.example")) for _ in range(3)]
@@ -411,7 +411,7 @@ class TestHealth:
 
 
 class TestDocument:
-    def test_a_document_is_returned_as_it_is(self) -> None:
+    def test_a_document_is_returned_unchanged(self) -> None:
         world = World()
         world.pages["https://a.example/d"] = b"any bytes"
         for _ in range(2):
@@ -445,7 +445,7 @@ class TestFailures:
         tracemalloc.stop()
         assert held < 1_000_000
 
-    def test_a_leader_with_a_stale_document_waits_a_second_and_others_as_long_as_it_takes(self) -> None:
+    def test_a_leader_with_a_stale_document_waits_a_second_and_others_longer(self) -> None:
         world = World()
         headers = (("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=0"),)
         answer = Answer(headers=headers, body=json.dumps(manifest()).encode())
@@ -461,7 +461,7 @@ class TestFailures:
         world.advance(3.0)
         assert late.result().source is Source.FETCHED
 
-    def test_a_leader_that_leaves_leaves_no_half_read_registry(self) -> None:
+    def test_a_closed_leader_leaves_no_half_read_registry(self) -> None:
         data = json.dumps({**registry(A, A), "agents": [*registry(A, A)["agents"], {"id": "broken"}]}).encode()
         for at in range(0, len(data), 7):
             world = World()
@@ -495,7 +495,7 @@ class TestFailures:
             ({"cache-control": "max-age= 60"}, 2),
         ],
     )
-    def test_a_malformed_lifetime_is_over(self, headers: dict[str, str], fetched: int) -> None:
+    def test_a_document_with_a_malformed_lifetime_is_stale(self, headers: dict[str, str], fetched: int) -> None:
         world = World()
         world.pages[A] = Answer(headers=tuple(headers.items()), body=json.dumps(manifest()).encode())
         for _ in range(2):
@@ -512,7 +512,7 @@ class TestFiles:
         assert len(read) == 2
         assert [effect.path for effect in world.effects if isinstance(effect, ReadFile)] == ["/r.json"]
 
-    def test_an_error_of_the_system_is_raised_as_such(self) -> None:
+    def test_an_error_of_the_system_is_raised_unchanged(self) -> None:
         world = World()
         with pytest.raises(FileNotFoundError) as caught:
             world.run(world.discovery.registry("none.json"))
@@ -666,7 +666,7 @@ class TestSigned:
         assert len(world.asked) == 1
         assert world.discovery.cached(A) is not None
 
-    def test_another_one_is_an_error_and_replaces_nothing(self) -> None:
+    def test_a_manifest_with_another_signature_is_refused_and_replaces_nothing(self) -> None:
         forged = signed(manifest(), KEYS[0])
         forged["manifest"]["endpoints"]["asap"] = "https://evil.example/asap"
         forged["signature"]["trust_level"] = "enterprise"
@@ -689,7 +689,7 @@ class TestSigned:
             world.advance(40)
             assert find(world) == URN
 
-    def test_all_who_wait_get_an_error_of_their_own(self) -> None:
+    def test_each_waiter_gets_an_error_of_its_own(self) -> None:
         world = World(trusted_keys=pins(KEYS[0]))
         world.pages[A] = After(1.0, Answer(body=json.dumps(manifest()).encode()))
         runs = [world.start(world.discovery.find(A, ANYONE)) for _ in range(10)]
@@ -697,7 +697,7 @@ class TestSigned:
         errors = {id(run.end): type(run.end) for run in runs}
         assert (len(errors), set(errors.values()), len(world.asked)) == (10, {Unverified}, 1)
 
-    def test_others_are_signed_only_if_all_must_be(self) -> None:
+    def test_other_agents_must_sign_only_if_all_must(self) -> None:
         for required in (False, True):
             world = World(trusted_keys=pins(KEYS[0]), require_signed=required)
             world.pages[A] = signed(manifest(OTHER), KEYS[0])
@@ -707,7 +707,7 @@ class TestSigned:
             else:
                 assert find(world) == OTHER
 
-    def test_keys_are_checked_at_once(self) -> None:
+    def test_invalid_keys_are_refused_at_once(self) -> None:
         with pytest.raises(ValueError, match="expected an Ed25519 public key"):
             World(trusted_keys={URN: "x"})
         with pytest.raises(ValueError, match="expected verify"):
@@ -723,7 +723,7 @@ class TestSigned:
             assert words in reasons(resolve(world))[-1]
 
     @pytest.mark.parametrize("key", ["none at all", [], 7, ["x"]])
-    def test_with_unreadable_keys_no_candidate_is_accepted(self, key: Any) -> None:
+    def test_no_candidate_is_accepted_if_the_keys_are_unreadable(self, key: Any) -> None:
         world = World(registries=[R, "https://r.example/2"])
         world.pages |= {
             R: registry(A, public_key=key),
@@ -732,12 +732,12 @@ class TestSigned:
         }
         assert str(reasons(resolve(world))).count("the registry names no usable key") == 2
 
-    def test_pins_come_before_keys_that_a_registry_names(self) -> None:
+    def test_pinned_keys_take_precedence_over_keys_of_a_registry(self) -> None:
         world = World(registries=[R], trusted_keys=pins(KEYS[0]))
         world.pages |= {R: registry(A, public_key=str(KEYS[1])), A: signed(manifest(), KEYS[1])}
         assert "isn't a trusted key" in reasons(resolve(world))[-1]
 
-    def test_what_a_search_refuses_no_lookup_returns(self) -> None:
+    def test_a_manifest_that_a_search_refuses_is_returned_by_no_lookup(self) -> None:
         world = World(registries=[R])
         world.pages |= {R: registry(A, public_key=str(KEYS[0])), A: manifest(), "https://b.example/m": manifest()}
         assert find(world) == URN
@@ -770,7 +770,7 @@ class TestSigned:
 
     @pytest.mark.parametrize("failing", [503, manifest(), signed(manifest(), KEYS[1]), manifest(OTHER)], ids=range(4))
     @pytest.mark.parametrize("offered", ["by a registry", "with another key", "by a neighbour"])
-    def test_keys_hold_for_every_later_candidate(self, failing: Any, offered: str) -> None:
+    def test_keys_apply_to_every_later_candidate(self, failing: Any, offered: str) -> None:
         world = World(registries=[R, "https://r.example/2"])
         world.pages |= {
             R: registry(A, public_key=str(KEYS[0])),
@@ -792,7 +792,7 @@ class TestSigned:
         world.announce(neighbour)
         assert is_found(resolve(world, 2.0))
 
-    def test_keys_hold_although_the_search_is_forgotten_meanwhile(self) -> None:
+    def test_keys_apply_although_the_search_is_forgotten_meanwhile(self) -> None:
         world = World(registries=[R])
         world.pages |= {R: registry(A, public_key=str(KEYS[0])), A: 503, "https://127.0.0.1/m": manifest()}
         world.announce(announcement(None, "https://127.0.0.1/m"))
@@ -802,7 +802,7 @@ class TestSigned:
             world.discovery.reset()
         assert any("isn't signed" in why for why in reasons(run.result()))
 
-    def test_keys_hold_although_a_registry_lists_another_agent_at_the_url(self) -> None:
+    def test_keys_apply_although_a_registry_lists_another_agent_at_the_url(self) -> None:
         world = World(registries=[R, "https://r.example/2"])
         slow = {R: registry(A, public_key=str(KEYS[0])), "https://r.example/2": registry(A, urn=OTHER), A: manifest()}
         world.pages |= {url: After(1.0, Answer(body=json.dumps(page).encode())) for url, page in slow.items()}
@@ -814,7 +814,7 @@ class TestSigned:
         assert any("it isn't signed" in why for why in reasons(run.result()))
         assert world.discovery.cached(A) is None
 
-    def test_keys_hold_while_the_registry_that_named_them_is_unavailable(self) -> None:
+    def test_keys_apply_while_the_registry_that_named_them_is_unavailable(self) -> None:
         world = World(registries=[R, "https://r.example/2"])
         world.pages |= {
             R: registry(A, public_key=str(KEYS[0])),
@@ -856,7 +856,7 @@ class TestRevoked:
         world.pages |= {R: registry(A), A: manifest(), self.LIST: revocations()}
         return world
 
-    def test_the_list_is_asked_first(self) -> None:
+    def test_the_list_is_read_first(self) -> None:
         world = self.registered()
         world.pages[self.LIST] = revocations(URN)
         assert reasons(resolve(world)) == ["https://revoked.example:443/list.json: revoked: key stolen"]
@@ -873,7 +873,7 @@ class TestRevoked:
     @pytest.mark.parametrize(
         "bad", [404, 500, {}, [], {"version": "1.0", "revoked": [{}]}, {"version": "1.0", "revoked": None}], ids=str
     )
-    def test_without_a_list_no_agent_is_found(self, bad: Any) -> None:
+    def test_no_agent_is_found_if_the_list_is_unusable(self, bad: Any) -> None:
         world = self.registered()
         world.pages[self.LIST] = bad
         for _ in range(2):

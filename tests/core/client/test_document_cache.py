@@ -50,7 +50,7 @@ class Play:
 
 
 class TestDocumentCache:
-    def test_fifty_look_ups_make_one_fetch_and_one_answer(self) -> None:
+    def test_fifty_callers_share_one_fetch_and_one_answer(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         assert [play.lookup() for _ in range(49)] == [()] * 49
@@ -58,7 +58,7 @@ class TestDocumentCache:
         assert [effect.result for effect in delivered] == [Document("v", Source.FETCHED, 0.0)] * 50
         assert (len(play.directory), play.directory.waiting) == (1, 0)
 
-    def test_what_is_good_is_delivered_at_once(self) -> None:
+    def test_a_fresh_document_is_returned_at_once(self) -> None:
         play: Any = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60")]))
         play.now = 59.0
@@ -67,7 +67,7 @@ class TestDocumentCache:
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
 
-    def test_age_counts_from_when_the_server_sent_or_confirmed_the_document(self) -> None:
+    def test_age_counts_from_the_response_or_its_confirmation(self) -> None:
         play = Play()
         play.now = 10.0
         play.fetch(Fetched("v", [("cache-control", "max-age=60, must-revalidate")]))
@@ -78,7 +78,7 @@ class TestDocumentCache:
         play.now = 70.0
         assert play.fetch(DEAD) == NoDocument(DEAD.error, 1.0, age=60.0)
 
-    def test_how_long_it_may_be_used_can_be_asked(self) -> None:
+    def test_the_freshness_of_a_document_can_be_read(self) -> None:
         play: Any = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=60"), ("etag", '"e"')]))
         assert (play.directory.freshness(URL).fresh_for, play.directory.freshness(URL).etag) == (60.0, '"e"')
@@ -87,7 +87,7 @@ class TestDocumentCache:
         assert play.directory.kept_as(URL, value) is play.directory.freshness(URL)
         assert play.directory.kept_as("other", value) is play.directory.kept_as(URL, "another") is None
 
-    def test_what_is_stale_is_asked_for_with_its_validators(self) -> None:
+    def test_a_stale_document_is_requested_with_its_validators(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("etag", '"x"'), ("last-modified", DATE), ("cache-control", "max-age=60")]))
         play.now = 60.0
@@ -109,7 +109,7 @@ class TestDocumentCache:
         play.now = 69.0
         assert play.result().source is Source.CACHED
 
-    def test_a_304_to_who_asked_for_the_whole_is_no_answer(self) -> None:
+    def test_a_304_for_an_unconditional_request_is_an_error(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         result = play.settle(lead.flight, NotModified())[0].result
@@ -150,7 +150,7 @@ class TestDocumentCache:
         assert play.settle(lead.flight, NotModified())[0].result == Document("v", Source.REVALIDATED, 0.0)
         assert len(play.directory) == 0
 
-    def test_a_document_is_asked_for_a_little_before_its_time_and_not_by_all_at_once(self) -> None:
+    def test_documents_are_requested_at_spread_times_before_they_expire(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.settle(lead.flight, Fetched("v", [("cache-control", "max-age=100, must-revalidate")]), jitter=0.5)
@@ -166,7 +166,7 @@ class TestDocumentCache:
         play.now = 100.0
         assert isinstance(play.fetch(DEAD), NoDocument)
 
-    def test_a_304_spreads_the_next_time_as_well(self) -> None:
+    def test_a_304_spreads_the_next_request_too(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
@@ -174,7 +174,7 @@ class TestDocumentCache:
         play.settle(lead.flight, NotModified(), jitter=0.5)
         assert play.directory.due(URL) == 300.0 + 285.0
 
-    def test_it_knows_what_is_kept_failing_or_coming(self) -> None:
+    def test_the_state_of_a_document_can_be_read(self) -> None:
         play = Play()
         assert not play.directory.knows(URL)
         (lead,) = play.lookup()
@@ -187,7 +187,7 @@ class TestDocumentCache:
         play.directory.forget(URL)
         assert not play.directory.knows(URL)
 
-    def test_when_it_pays_to_ask_again_can_be_asked(self) -> None:
+    def test_the_time_of_the_next_request_can_be_read(self) -> None:
         play = Play()
         assert play.directory.due(URL) is None
         play.fetch(DEAD)
@@ -199,7 +199,7 @@ class TestDocumentCache:
         play.fetch(DEAD)
         assert play.directory.due(URL) == 302.0
 
-    def test_no_store_answers_those_who_wait_and_is_not_kept(self) -> None:
+    def test_a_document_with_no_store_is_returned_to_waiters_and_not_cached(self) -> None:
         play = Play()
         assert play.fetch(Fetched("v", [("cache-control", "no-store")])).value == "v"
         assert len(play.directory) == 0
@@ -213,7 +213,7 @@ class TestDocumentCache:
         assert len(play.directory) == 0
         assert play.fetch(DEAD) == NoDocument(DEAD.error, 1.0)
 
-    def test_while_one_revalidates_the_others_get_the_stale_value(self) -> None:
+    def test_others_get_the_stale_document_during_a_revalidation(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60")]))
         play.now = 20.0
@@ -223,7 +223,7 @@ class TestDocumentCache:
         assert play.settle(lead.flight, Fetched("w"))[0].result.value == "w"
         assert play.result().value == "w"
 
-    def test_a_revalidation_that_fails_or_takes_too_long_leaves_the_stale_value(self) -> None:
+    def test_a_failed_or_slow_revalidation_keeps_the_stale_document(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=60, stale-if-error=0")]))
         play.now = 20.0
@@ -231,7 +231,7 @@ class TestDocumentCache:
         play.now = 71.0
         assert isinstance(play.fetch(Failed(TimeoutError(), FailureKind.TIMEOUT)), NoDocument)
 
-    def test_who_has_a_stale_one_at_hand_waits_no_longer_and_the_others_are_fetched_for(self) -> None:
+    def test_a_leader_returns_the_stale_document_and_a_waiter_takes_over(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=0")]))
         play.now = 14.0
@@ -244,7 +244,7 @@ class TestDocumentCache:
         assert play.outwait(lead.flight) == play.settle(lead.flight, Fetched("late")) == ()
         assert play.settle(next_lead.flight, Fetched("w"))[0].result.value == "w"
 
-    def test_alone_it_takes_the_stale_one_and_the_failure_is_remembered(self) -> None:
+    def test_a_lone_leader_returns_the_stale_document_and_the_failure_is_kept(self) -> None:
         for forgotten in (False, True):
             play = Play()
             play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=0")]))
@@ -266,7 +266,7 @@ class TestDocumentCache:
         assert (type(mine.result), mine.result.next_try) == (NoDocument, pytest.approx(1.05))
         assert (play.directory._purposes, play.directory.waiting) == ({}, 0)
 
-    def test_a_refusal_is_nobodys_failure(self) -> None:
+    def test_a_refused_url_is_not_a_failure_of_its_host(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         assert play.lookup() == ()
@@ -275,7 +275,7 @@ class TestDocumentCache:
         assert str(told[0].result.error) == "not from there"
         assert isinstance(play.lookup()[0], Lead), "another may ask at once"
 
-    def test_a_crowd_of_our_own_is_not_remembered_of_the_host(self) -> None:
+    def test_a_full_connection_pool_is_not_a_failure_of_the_host(self) -> None:
         play, crowded = Play(), Failed(LookupError("no connection to spare"), FailureKind.CROWDED)
         assert play.fetch(crowded) == NoDocument(crowded.error, 0.0)
         assert play.fetch(Fetched("v", [("cache-control", "max-age=10, stale-if-error=60")])).value == "v"
@@ -285,7 +285,7 @@ class TestDocumentCache:
         assert play.fetch(crowded) == NoDocument(crowded.error, 0.0, 90.0)
         assert isinstance(play.lookup()[0], Lead), "another may ask at once"
 
-    def test_what_a_forgotten_flight_brings_is_known_not_to_be_kept(self) -> None:
+    def test_the_result_of_a_forgotten_fetch_is_not_cached(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         assert play.directory.keeps(lead.flight)
@@ -302,7 +302,7 @@ class TestDocumentCache:
         assert not lead.stale_at_hand
         assert play.lookup() == ()
 
-    def test_one_failure_answers_all_and_is_remembered_a_moment(self) -> None:
+    def test_a_failure_is_returned_to_all_and_remembered_briefly(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.lookup()
@@ -344,7 +344,7 @@ class TestDocumentCache:
         play.fetch(failed)
         assert play.result() == NoDocument(failed.error, 2.0, age=86_701.0)
 
-    def test_an_answer_that_says_no_drops_what_is_kept(self) -> None:
+    def test_a_document_that_its_server_deleted_is_dropped(self) -> None:
         play = Play()
         play.fetch(Fetched("v"))
         play.now = 300.0
@@ -358,7 +358,7 @@ class TestDocumentCache:
         assert isinstance(play.fetch(Failed(OSError(), FailureKind.UNUSABLE)), NoDocument)
         assert len(play.directory) == 1
 
-    def test_a_leader_that_leaves_hands_over(self) -> None:
+    def test_a_waiter_takes_over_from_a_leader_that_leaves(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.lookup()
@@ -369,7 +369,7 @@ class TestDocumentCache:
         assert play.settle(next_lead.flight, Fetched("v"))[0].result.value == "v"
         assert play.directory.abandon(lead.waiter) == ()
 
-    def test_what_is_forgotten_meanwhile_is_not_kept(self) -> None:
+    def test_a_document_that_is_forgotten_during_its_fetch_is_not_cached(self) -> None:
         play = Play()
         (lead,) = play.lookup()
         play.directory.forget(URL)
@@ -409,7 +409,7 @@ class TestDocumentCache:
         assert play.result() == Document("new", Source.CACHED, 0.0)
         assert (play.directory._purposes, len(play.directory._failures)) == ({}, 0)
 
-    def test_all_may_be_forgotten_at_once(self) -> None:
+    def test_all_documents_can_be_forgotten(self) -> None:
         play = Play()
         play.fetch(Fetched("v"), "kept")
         play.fetch(DEAD, "dead")
@@ -420,7 +420,7 @@ class TestDocumentCache:
         assert play.settle(lead.flight, Fetched("v"))[0].result.value == "v"
         assert len(play.directory) == 0
 
-    def test_a_refresh_fetches_what_is_good_still(self) -> None:
+    def test_a_refresh_fetches_a_fresh_document(self) -> None:
         play = Play()
         play.fetch(Fetched("v", [("etag", '"x"')]))
         play.now = 60.0
@@ -443,7 +443,7 @@ class TestDocumentCache:
         play.now = 120.0
         assert isinstance(play.refresh()[0], Lead)
 
-    def test_a_refresh_does_nothing_while_the_server_fails(self) -> None:
+    def test_a_refresh_requests_nothing_while_the_server_fails(self) -> None:
         play = Play()
         play.fetch(Failed(OSError(), FailureKind.SERVER, retry_after=20.0))
         play.now = 19.0
@@ -451,13 +451,13 @@ class TestDocumentCache:
         play.now = 20.0
         assert isinstance(play.refresh(cool_down=1.0)[0], Lead)
 
-    def test_a_refresh_of_what_is_not_kept_is_a_fetch(self) -> None:
+    def test_a_refresh_of_an_uncached_document_is_a_fetch(self) -> None:
         play = Play()
         (lead,) = play.refresh()
         assert play.settle(lead.flight, DEAD)[0].result == NoDocument(DEAD.error, 1.0)
 
     @pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.UNUSABLE])
-    def test_a_refresh_that_fails_does_not_make_it_stale(self, kind) -> None:
+    def test_a_failed_refresh_does_not_make_the_document_stale(self, kind) -> None:
         play = Play()
         play.fetch(Fetched("v", [("cache-control", "max-age=100, must-revalidate")]))
         play.now = 99.0
@@ -483,7 +483,7 @@ class TestDocumentCache:
         assert play.settle(lead.flight, DEAD)[0].result == NoDocument(DEAD.error, 0.0)
         assert isinstance(play.lookup()[0], Lead)
 
-    def test_the_least_recently_used_go_first(self) -> None:
+    def test_the_least_recently_used_documents_are_evicted_first(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b"):
             play.fetch(Fetched(name), name)
@@ -492,7 +492,7 @@ class TestDocumentCache:
         assert play.result("a").value == "a"
         assert isinstance(play.lookup("b")[0], Lead)
 
-    def test_what_was_fetched_again_was_used(self) -> None:
+    def test_a_refetched_document_counts_as_used(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b"):
             play.fetch(Fetched(name), name)
@@ -501,7 +501,7 @@ class TestDocumentCache:
         play.fetch(Fetched("c"), "c")
         assert play.result("a").value == "a"
 
-    def test_failures_are_bounded_too_and_the_oldest_go_first(self) -> None:
+    def test_failures_are_bounded_and_the_oldest_are_evicted_first(self) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b", "c"):
             play.fetch(DEAD, name)
@@ -509,7 +509,7 @@ class TestDocumentCache:
         assert isinstance(play.result("c"), NoDocument)
         assert isinstance(play.lookup("a")[0], Lead)
 
-    def test_the_bounds_are_those_that_are_documented(self) -> None:
+    def test_the_bounds_are_as_documented(self) -> None:
         policy = DocumentCachePolicy()
         assert (policy.max_entries, policy.first_failure, policy.longest_failure) == (1_000, 1.0, 30.0)
         assert DocumentCachePolicy(max_entries=1, first_failure=0.1, longest_failure=0.1).max_entries == 1
@@ -517,13 +517,13 @@ class TestDocumentCache:
             with pytest.raises(ValueError, match=bound):
                 DocumentCachePolicy(**{bound: 0})  # type: ignore[arg-type]
 
-    def test_without_jitter_nothing_is_spread(self) -> None:
+    def test_times_without_jitter_are_not_spread(self) -> None:
         directory: Any = DocumentCache()
         (lead,) = directory.lookup(URL, 1, now=0.0)
         directory.settle(lead.flight, Fetched("v"), at=moment(0.0, WALL))
         assert directory.due(URL) == 300.0
 
-    def test_too_many_at_once_are_told_so(self) -> None:
+    def test_callers_beyond_the_limit_are_refused(self) -> None:
         play = Play()
         play.directory._flights = Flights(max_flights=1)
         play.lookup("a")
@@ -544,7 +544,7 @@ LIKELY = ["kept", "kept", "kept", "not modified", "not modified", *OUTCOMES]
 URLS = ("a", "b")
 
 
-class DirectoryLaws(RuleBasedStateMachine):
+class CacheLaws(RuleBasedStateMachine):
     """Every waiter ends once; one live flight per URL; nobody waits without one; nothing old comes back.
 
     Who asks after a URL was forgotten asks for another thing: (url, how often it was forgotten). A document's value is
@@ -728,8 +728,8 @@ class KeepsErrands(DocumentCache):  # type: ignore[type-arg]
 LAWS = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
-def test_the_directory_keeps_its_laws() -> None:
-    run_state_machine_as_test(DirectoryLaws, settings=LAWS)
+def test_the_cache_matches_its_model() -> None:
+    run_state_machine_as_test(CacheLaws, settings=LAWS)
 
 
 @pytest.mark.planted
@@ -747,8 +747,8 @@ def test_the_directory_keeps_its_laws() -> None:
         KeepsErrands,
     ],
 )
-def test_a_broken_directory_is_caught(mutant) -> None:
+def test_a_planted_bug_in_the_cache_is_caught(mutant) -> None:
     hunt = settings(LAWS, max_examples=5000, phases=[Phase.generate], derandomize=True, database=None)
-    machine = type("Machine", (DirectoryLaws,), {"kind": mutant})
+    machine = type("Machine", (CacheLaws,), {"kind": mutant})
     with pytest.raises((AssertionError, BaseExceptionGroup, KeyError, ValueError)):
         run_state_machine_as_test(machine, settings=hunt)

@@ -83,21 +83,21 @@ class TestFinding:
         assert server.asked == 1
         assert (server.documents.cached(URL), server.documents.cached(OTHER)) == (b"1", None)
 
-    def test_what_is_cached_takes_no_effect(self) -> None:
+    def test_a_cached_document_is_returned_without_an_effect(self) -> None:
         server = Keys()
         server.find()
         server.effects.clear()
         assert server.start(server.documents.find(URL)).result().document == b"1"
         assert server.effects == []
 
-    def test_a_url_is_one_however_it_is_spelled(self) -> None:
+    def test_spellings_of_a_url_are_one_document(self) -> None:
         server = Keys()
         for url in (URL, "http://LOCALHOST:80/keys.json#x", URL):
             assert server.find(url).url == URL
         assert server.asked == 1
         assert server.documents.cached("http://LOCALHOST:80/keys.json") == b"1"
 
-    def test_a_lifetime_is_its_own_or_its_servers(self) -> None:
+    def test_a_lifetime_is_the_documents_own_or_its_servers(self) -> None:
         assert self.lifetime(Keys(headers=(("cache-control", "max-age=60"),))) == 60.0
         assert self.lifetime(Keys(ttl=lambda document: 30.0 + int(document))) == 31.0
         assert self.lifetime(Keys()) == 300.0
@@ -142,14 +142,14 @@ class TestFinding:
         server.advance(20)
         assert server.find() == LocatedDocument(b"2", URL, Source.FETCHED, 0.0)
 
-    def test_and_without_a_condition_it_is_no_answer(self) -> None:
+    def test_a_304_for_an_unconditional_request_is_an_error(self) -> None:
         server = Keys()
         server.status = 304
         assert isinstance(server.fails(), BadReply)
 
 
 class TestForgetting:
-    def test_what_is_forgotten_is_fetched_again(self) -> None:
+    def test_a_forgotten_document_is_fetched_again(self) -> None:
         server = Keys()
         server.find()
         server.documents.forget("http://LOCALHOST/keys.json")
@@ -157,7 +157,7 @@ class TestForgetting:
         server.documents.clear()
         assert server.find().document == b"3"
 
-    def test_what_is_under_way_is_answered_and_not_cached(self) -> None:
+    def test_a_fetch_under_way_is_answered_and_not_cached(self) -> None:
         kept: list[bool] = []
 
         def accept(_url: str, document: bytes, keep: bool) -> bytes:
@@ -173,7 +173,7 @@ class TestForgetting:
 
 
 class TestSharing:
-    def test_all_who_ask_at_once_get_one_answer(self) -> None:
+    def test_concurrent_callers_get_one_answer(self) -> None:
         server = Keys()
         runs = [server.start(server.documents.find(URL)) for _ in range(50)]
         assert server.documents.waiting == 50
@@ -182,7 +182,7 @@ class TestSharing:
         assert (server.asked, server.documents.waiting) == (1, 0)
         assert sum(isinstance(effect, Wait) for effect in server.effects) == 49
 
-    def test_all_get_one_failure_each_its_own_copy(self) -> None:
+    def test_concurrent_callers_get_copies_of_one_failure(self) -> None:
         server = Keys()
         server.reply = REFUSED
         runs = [server.start(server.documents.find(URL)) for _ in range(50)]
@@ -195,7 +195,7 @@ class TestSharing:
 
     @pytest.mark.parametrize("lost", [False, True], ids=["closed", "collected in another thread"])
     @pytest.mark.parametrize("leaver", [0, 1])
-    def test_one_who_leaves_leaves_the_others_their_answer(self, leaver: int, lost: bool) -> None:
+    def test_waiters_are_answered_if_a_caller_is_closed(self, leaver: int, lost: bool) -> None:
         server = Keys()
         runs = [server.start(server.documents.find(URL)) for _ in range(3)]
         server.advance(0.5)
@@ -207,7 +207,7 @@ class TestSharing:
         assert len({run.result().document for run in runs}) == 1
         assert server.documents.waiting == 0
 
-    def test_the_last_one_who_leaves_leaves_nothing(self) -> None:
+    def test_the_last_closed_caller_leaves_nothing_behind(self) -> None:
         server = Keys()
         runs = [server.start(server.documents.find(URL)) for _ in range(3)]
         for run in runs:
@@ -215,7 +215,7 @@ class TestSharing:
         assert (server.documents.waiting, server.runs, server.turn()) == (0, [], False)
         assert server.find().document == b"2"
 
-    def test_who_takes_over_may_leave_too(self) -> None:
+    def test_a_caller_that_takes_over_may_be_closed_too(self) -> None:
         server = Keys()
         runs = [server.start(server.documents.find(URL)) for _ in range(3)]
         server.close(runs[0])
@@ -223,12 +223,12 @@ class TestSharing:
         server.advance(2)
         assert runs[2].result().document == b"2"
 
-    def test_one_url_does_not_wait_for_another(self) -> None:
+    def test_fetches_of_two_urls_do_not_wait_for_each_other(self) -> None:
         server = Keys()
         server.start(server.documents.find(OTHER))
         assert server.find().document == b"2"
 
-    def test_too_many_at_once_are_refused(self) -> None:
+    def test_callers_beyond_the_limit_are_refused(self) -> None:
         server = Keys()
         server.documents._cache._flights = Flights(max_flights=1)
         server.start(server.documents.find(OTHER))
@@ -236,7 +236,7 @@ class TestSharing:
         assert (type(error), error.crowded, error.sent) == (Unreachable, True, False)
         assert "more documents are being fetched than the cache allows at once" in str(error)
 
-    def test_an_error_that_is_no_answer_of_a_server_hands_over(self) -> None:
+    def test_an_unexpected_exception_lets_the_next_caller_fetch(self) -> None:
         """A defect of the caller's own ends its own look-up."""
         calls: list[int] = []
 
@@ -295,12 +295,12 @@ class TestFailures:
     @pytest.mark.parametrize(
         "reply", [REFUSED, Expired(), Unanswered(Stage.QUEUED, ""), Answer(500), Answer(502), Answer(503), Answer(504)]
     )
-    def test_an_outage_excuses_an_old_document(self, reply) -> None:
+    def test_a_stale_document_serves_in_an_outage(self, reply) -> None:
         _, run = self.after(reply)
         assert (run.result().document, run.result().source) == (b"1", Source.STALE_ERROR)
 
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
-    def test_what_is_gone_is_gone(self, status: int) -> None:
+    def test_a_document_that_its_server_deleted_is_dropped(self, status: int) -> None:
         server, run = self.after(Answer(status))
         with pytest.raises(BadReply, match=rf"\(HTTP {status}\): expected the document with HTTP 200") as caught:
             run.result()
@@ -308,14 +308,14 @@ class TestFailures:
         assert server.documents.freshness(URL) is None
 
     @pytest.mark.parametrize("reply", [Answer(400), Answer(501), Answer(204), Answer(body=b"x" * 101)])
-    def test_an_answer_that_is_none_excuses_nothing(self, reply: Answer) -> None:
+    def test_no_stale_document_serves_after_an_unusable_answer(self, reply: Answer) -> None:
         server, run = self.after(reply)
         with pytest.raises(BadReply, match=r"the cached copy is 360\d s old, too old to use") as caught:
             run.result()
         assert caught.value.kept_age == 3601.0
         assert server.documents.freshness(URL) is not None
 
-    def test_no_connection_of_this_client_is_no_failure_of_the_server(self) -> None:
+    def test_a_full_connection_pool_is_not_a_failure_of_the_server(self) -> None:
         server = Keys()
         server.reply = Unanswered(Stage.QUEUED, "")
         first, second = server.fails(), server.fails()
@@ -338,7 +338,7 @@ class TestFailures:
         # A twentieth more, by the driver's fraction; and rounded.
         assert (server.asked, waits) == (3, [pytest.approx(each, abs=0.11) for each in (1.05, 2.1, 4.2)])
 
-    def test_a_server_may_ask_for_more(self) -> None:
+    def test_a_server_may_ask_for_a_longer_wait(self) -> None:
         server = Keys(headers=(("retry-after", "20"),))
         server.status = 503
         error: Any = server.fails()
@@ -353,7 +353,7 @@ class TestFailures:
             *((BELOW, status, "expected the document with HTTP 200") for status in (401, 403, 406, 411)),
         ],
     )
-    def test_an_error_says_what_may_help(self, url: str, status: int, note: str) -> None:
+    def test_an_error_names_a_remedy(self, url: str, status: int, note: str) -> None:
         server = Keys()
         server.status = status
         error = server.fails(server.documents.find(url))
@@ -368,7 +368,7 @@ class TestFailures:
         ],
         ids=lambda error: type(error).__name__,
     )
-    def test_a_document_that_is_refused_is_remembered_as_such(self, error) -> None:
+    def test_a_refused_document_is_remembered_as_a_failure(self, error) -> None:
         def accept(_url: str, document: bytes, _keep: bool) -> bytes:
             raise error
 
@@ -379,7 +379,7 @@ class TestFailures:
         assert len({id(error), *map(id, raised)}) == 3
         assert str(raised[0]) == str(error)
 
-    def test_one_that_is_remembered_holds_nothing_of_what_was_read(self) -> None:
+    def test_a_remembered_failure_holds_no_data(self) -> None:
         """A failure is some hundred bytes, whatever the answer was."""
 
         def refuse(data: bytes) -> bytes:
@@ -439,24 +439,24 @@ class TestStale:
         server.seconds = seconds
         return server
 
-    def test_a_quick_answer_is_waited_for(self) -> None:
+    def test_a_caller_with_a_stale_document_waits_for_a_quick_answer(self) -> None:
         server = self.stale(1.0)
         assert server.find() == LocatedDocument(b"2", URL, Source.FETCHED, 0.0)
 
-    def test_a_slow_one_is_not(self) -> None:
+    def test_a_caller_with_a_stale_document_does_not_wait_for_a_slow_answer(self) -> None:
         server = self.stale()
         before = server.clock.monotonic()
         found = server.find()
         assert (found.document, found.source, server.clock.monotonic() - before) == (b"1", Source.STALE_ERROR, 1.0)
         assert server.documents.waiting == 0
 
-    def test_others_get_the_stale_one_at_once(self) -> None:
+    def test_other_callers_get_the_stale_document_at_once(self) -> None:
         server = self.stale()
         server.start(server.documents.find(URL))
         other = server.start(server.documents.find(URL))
         assert other.result().source is Source.STALE_REVALIDATING
 
-    def test_who_wants_a_fresh_one_takes_over_and_waits_for_it(self) -> None:
+    def test_a_caller_that_needs_a_fresh_document_takes_over_and_waits(self) -> None:
         server = self.stale()
         leader = server.start(server.documents.find(URL))
         refresher = server.start(server.documents.find(URL, cool_down=5))
@@ -489,7 +489,7 @@ class TestStale:
 
 
 class TestUnkept:
-    def test_callers_at_the_same_moment_share_it(self) -> None:
+    def test_concurrent_callers_share_a_request(self) -> None:
         server = Keys(keep=False)
         runs = [server.start(server.documents.find(URL)) for _ in range(3)]
         server.advance(1)
@@ -497,7 +497,7 @@ class TestUnkept:
         assert server.find().document == b"2"
         assert server.documents.cached(URL) is None
 
-    def test_any_status_that_is_an_answer_is_one(self) -> None:
+    def test_each_accepted_status_is_an_answer(self) -> None:
         server = Keys(keep=False, statuses={200, 503})
         for number, status in enumerate((200, 503), start=1):
             server.status = status
@@ -552,14 +552,14 @@ class TestKeepingFresh:
         assert isinstance(server.start(server.documents.keep_fresh("http://agent.example")).end, NotAllowed)
         assert (server.effects, server.runtime.take_remarks()) == ([], ())
 
-    def test_it_shares_a_request_with_others(self) -> None:
+    def test_keeping_fresh_shares_requests_with_other_callers(self) -> None:
         server = Keys()
         server.start(server.documents.keep_fresh("http://LOCALHOST:80/keys.json"))
         server.find()
         assert server.asked == 1
 
 
-def test_a_day_without_its_server_and_not_one_more() -> None:
+def test_a_stale_document_serves_for_a_day_and_not_longer() -> None:
     server = Keys(policy=DocumentCachePolicy(freshness=FreshnessPolicy(default=300.0, stale_if_error=86_400.0)))
     server.find()
     server.status = 503

@@ -45,7 +45,7 @@ def test_the_path_of_rfc_8414_is_tried_if_that_of_openid_is_not_found(peers, pro
 
 
 @pytest.mark.parametrize("status", [403, 500])
-def test_another_failure_is_no_reason_to_try_it(peers, provider, status) -> None:
+def test_the_path_of_rfc_8414_is_not_tried_after_another_failure(peers, provider, status) -> None:
     peers.metadata = Answer(status)
     with pytest.raises(BadReply, match=f"HTTP {status}"):
         peers.run(provider.metadata())
@@ -58,13 +58,13 @@ def test_a_missing_endpoint_is_reported(peers, provider) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/token", "https://10.0.0.1/token", "https://localhost/token"])
-def test_metadata_names_no_endpoint_nearer_than_the_provider(peers, provider, url) -> None:
+def test_metadata_may_not_name_an_endpoint_nearer_than_the_provider(peers, provider, url) -> None:
     peers.metadata = answer({**METADATA, "token_endpoint": url})
     with pytest.raises(NotAllowed):
         peers.run(provider.endpoint("token_endpoint"))
 
 
-def test_an_issuer_that_the_user_named_may_be_anywhere(peers, provider) -> None:
+def test_an_issuer_of_the_user_may_be_on_any_network(peers, provider) -> None:
     peers.requests.judge(ISSUER, named_by="https://elsewhere.example/registry.json")
     peers.run(provider.metadata())
     provider.name()

@@ -304,7 +304,7 @@ class IgnoresUnnamedAgents(Search):
     "broken",
     [UnreadListIsClear, RevokedIsClear, EndsAtAnUnreadRegistry, EndsAtAnUnreadManifest, IgnoresUnnamedAgents],
 )
-def test_a_search_that_goes_elsewhere_is_caught(broken: type[Search], monkeypatch) -> None:
+def test_a_planted_bug_in_the_order_is_caught(broken: type[Search], monkeypatch) -> None:
     monkeypatch.setattr(search, "_Search", broken)
     with pytest.raises(AssertionError):
         law(resolve, PLANTED)
@@ -452,7 +452,7 @@ def test_keys_are_learned_from_each_registry_that_is_read() -> None:
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_few_entries_of_a_registry_are_tried() -> None:
+def test_the_entries_tried_per_registry_are_bounded() -> None:
     assert (MAX_LISTED, MAX_ON_LINK) == (4, 16)
     listed = [(URN, {"manifest": f"https://a{number}"}) for number in range(MAX_LISTED + 5)]
     world = World({}, {"r": index(*listed)})
@@ -463,7 +463,7 @@ def test_a_few_entries_of_a_registry_are_tried() -> None:
     assert world.learned == [(0, MAX_LISTED)]
 
 
-def test_a_few_agents_on_the_link_are_tried() -> None:
+def test_the_agents_tried_on_the_link_are_bounded() -> None:
     coming = tuple(announcement(URN, f"https://a{place}") for place in range(MAX_ON_LINK + 3))
     world = World(dict.fromkeys((one.manifest_url for one in coming[MAX_ON_LINK:]), manifest()), {}, coming)
     end = explore(world)
@@ -497,7 +497,7 @@ def test_an_agent_that_is_not_announced_in_time_is_not_found() -> None:
     assert link.clock.monotonic() == 0.5
 
 
-def test_a_manifest_that_is_late_is_not_waited_for() -> None:
+def test_the_search_does_not_wait_for_a_late_manifest() -> None:
     world = World({URLS[0]: manifest()}, {}, slow=2.5)
     link = Link(Added(announcement(URN, URLS[0])), apart=1.0)
     assert told(search_on(link, world)) == [
@@ -516,7 +516,7 @@ def test_neighbours_that_change_without_end_do_not_prolong_the_search() -> None:
     assert (link.clock.monotonic(), len(link.effects)) == (3.0, 4)
 
 
-def test_the_search_is_over_when_the_driver_says_so() -> None:
+def test_the_search_ends_when_the_driver_reports_expiry() -> None:
     """Even if the clock is a little behind."""
     driver, world = Driver(), World({}, {}, slow=30.0)
     begun = [driver.start(resolve(Wanted(urn=URN), sources=world, clock=driver.clock, wait=3.0)) for _ in range(2)]

@@ -40,12 +40,12 @@ def result(reply: Any) -> Any:
     return reply.payload["result"]
 
 
-class TestWhatIsSentAgain:
+class TestRetries:
     @pytest.fixture
     def peers(self) -> Peers:
         return Peers(retry=RetryPolicy())
 
-    def test_the_first_attempt_is_the_envelope_as_it_is(self, peers) -> None:
+    def test_the_first_attempt_is_the_unchanged_envelope(self, peers) -> None:
         reply = peers.send("k")
         assert (reply.sender, reply.recipient, reply.correlation_id) == (THEM, ME, "message-1")
         (post,) = peers.posts
@@ -69,13 +69,13 @@ class TestWhatIsSentAgain:
         waits = [after.at - before.at for before, after in pairwise(peers.posts)]
         assert waits == pytest.approx([0.95, 1.9])
 
-    def test_a_nonce_of_the_caller_stays(self, peers) -> None:
+    def test_a_nonce_of_the_caller_is_kept(self, peers) -> None:
         peers.agent_does = [NOT_CONNECTED]
         peers.send(nonce="mine")
         assert peers.posts[1].envelope["extensions"] == {"nonce": "mine"}
 
     @pytest.mark.parametrize("extensions", [None, {"nonce": "first", "trace": "t"}])
-    def test_other_extensions_stay(self, peers, extensions) -> None:
+    def test_other_extensions_are_kept(self, peers, extensions) -> None:
         envelope = evolve(peers.envelope(), extensions=extensions)
         peers.agent_does = [NOT_CONNECTED]
         peers.run(peers.sender.deliver(peers.to, envelope, "k", keyed=True, nonce=None))
@@ -84,56 +84,56 @@ class TestWhatIsSentAgain:
         assert resent == {**(extensions or {}), "nonce": resent["nonce"]}
         assert resent["nonce"].startswith("token-")
 
-    def test_it_waits_as_long_as_the_agent_says(self, peers) -> None:
+    def test_a_retry_waits_as_long_as_the_agent_says(self, peers) -> None:
         peers.agent_does = [refused(retry_after_ms=7500)]
         peers.send()
         assert peers.posts[1].at - peers.posts[0].at == 7.5
 
-    def test_an_agent_that_asks_for_too_long_is_not_asked_again(self, peers) -> None:
+    def test_a_message_is_not_sent_again_if_the_wait_would_be_too_long(self, peers) -> None:
         peers.agent_does = [refused(retry_after=61)]
         with pytest.raises(RemoteError) as caught:
             peers.send()
         assert (caught.value.retry_after, len(peers.posts)) == (61.0, 1)
 
-    def test_it_ends_with_the_last_error(self, peers) -> None:
+    def test_the_last_error_is_raised(self, peers) -> None:
         peers.agent_does = [NOT_CONNECTED] * 3
         with pytest.raises(Unreachable, match="can't connect") as caught:
             peers.send()
         assert (len(peers.posts), caught.value.sent) == (3, False)
 
     @pytest.mark.parametrize("lost", [LOST, Expired(), Unanswered(Stage.ANSWERED, "cut off")])
-    def test_what_may_be_done_is_not_sent_again_without_a_key(self, peers, lost) -> None:
+    def test_a_message_that_may_be_done_is_not_sent_again_without_a_key(self, peers, lost) -> None:
         peers.agent_does = [lost]
         with pytest.raises(Unreachable):
             peers.send()
         assert len(peers.posts) == 1
 
-    def test_with_a_key_its_reply_is_asked_for_again(self, peers) -> None:
+    def test_a_message_with_a_key_is_sent_again_for_its_reply(self, peers) -> None:
         peers.agent_does = [lost_after(peers), lost_after(peers)]
         assert result(peers.send("k")) == {"runs": 1}
         assert (len(peers.posts), peers.work) == (3, {"k": 1})
 
-    def test_a_final_refusal_is_final(self, peers) -> None:
+    def test_a_message_is_not_sent_again_after_a_final_refusal(self, peers) -> None:
         peers.agent_does = [answer({"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "no"}})]
         with pytest.raises(RemoteError):
             peers.send("k")
         assert len(peers.posts) == 1
 
-    def test_policy_may_say_once(self) -> None:
+    def test_a_policy_may_allow_no_retry(self) -> None:
         peers = Peers(retry=RetryPolicy(retries=0))
         peers.agent_does = [NOT_CONNECTED]
         with pytest.raises(Unreachable):
             peers.send()
         assert len(peers.posts) == 1
 
-    def test_once_is_once_whatever_policy_says(self, peers) -> None:
+    def test_an_envelope_of_the_caller_is_sent_once_under_any_policy(self, peers) -> None:
         peers.agent_does = [NOT_CONNECTED, None]
         with pytest.raises(Unreachable):
             peers.run(peers.sender.once(peers.to, peers.envelope(), "k"))
         assert result(peers.run(peers.sender.once(peers.to, peers.envelope(), "k"))) == {"runs": 1}
         assert len(peers.posts) == 2
 
-    def test_being_closed_during_a_pause_ends_it(self, peers) -> None:
+    def test_a_send_that_is_closed_during_a_pause_ends(self, peers) -> None:
         peers.agent_does = [refused(retry_after=30)]
         run = peers.start(peers.deliver())
         peers.turn()
@@ -222,15 +222,15 @@ def shaped(peers: Peers, status: str, make: Any, **headers: str) -> Does:
 RAISED = {"RemoteError": RemoteError, "BadReply": BadReply, "Unreachable": Unreachable}
 
 
-class TestTheTableOfAnswers:
-    def test_it_is_read(self) -> None:
+class TestTableOfAnswers:
+    def test_the_table_is_read_from_the_docs(self) -> None:
         rows = list(rows_of_the_table())
         assert len(rows) > 150
         assert {row.values[0][1] for row in rows} == set(SHAPES)
         assert {row.values[0][4] for row in rows} == {"once", "again", "returned"}
 
     @pytest.mark.parametrize("row", list(rows_of_the_table()))
-    def test_it_is_true(self, row) -> None:
+    def test_each_row_of_the_table_is_true(self, row) -> None:
         status, name, raises, keyed, count = row
         key = "k" if keyed else None
         for number, shape in enumerate(SHAPES[name]):
@@ -246,21 +246,21 @@ class TestTheTableOfAnswers:
             waits = [after.at - before.at for before, after in pairwise(peers.posts)]
             assert all(wait >= 7 for wait in waits) or status == "–"
 
-    def test_a_date_is_waited_for(self) -> None:
+    def test_a_retry_waits_until_a_date(self) -> None:
         peers = Peers(retry=RetryPolicy())
         headers = {"date": "Sun, 06 Nov 2094 08:49:37 GMT", "retry_after": "Sun, 06 Nov 2094 08:49:57 GMT"}
         peers.agent_does = [shaped(peers, "429", SHAPES["a page"][0], **headers)]
         peers.send()
         assert peers.posts[1].at - peers.posts[0].at == 20
 
-    def test_a_page_says_how_long_to_wait(self) -> None:
+    def test_a_page_may_say_how_long_to_wait(self) -> None:
         peers = Peers(retry=RetryPolicy())
         peers.agent_does = [shaped(peers, "429", SHAPES["a page"][0], retry_after="61")]
         with pytest.raises(BadReply) as caught:
             peers.send()
         assert (caught.value.status, caught.value.retry_after, len(peers.posts)) == (429, 61.0, 1)
 
-    def test_what_a_proxy_lets_through_is_done_once(self) -> None:
+    def test_work_behind_a_failing_proxy_is_done_once(self) -> None:
         peers = Peers(retry=RetryPolicy())
         peers.agent_does = [answer({"detail": "no"}, 502), answer(["no"], 503), None]
         assert result(peers.send("k")) == {"runs": 1}
@@ -309,7 +309,7 @@ class TestBatches:
             peers.send_batch()
 
     @pytest.mark.parametrize(("status", "shape"), [("429", "a page"), ("429", "nothing"), ("503", "own")])
-    def test_a_batch_of_which_nothing_was_done_is_sent_again(self, status, shape) -> None:
+    def test_a_batch_is_sent_again_if_nothing_of_it_was_done(self, status, shape) -> None:
         peers = Peers(retry=RetryPolicy())
         peers.agent_does = [shaped(peers, status, SHAPES[shape][0], retry_after="7")]
         assert [reply.correlation_id for reply in peers.send_batch()] == ["message-0", "message-1"]  # type: ignore[union-attr]
@@ -343,7 +343,7 @@ class TestCredentials:
         peers.send()
         assert (peers.shown, peers.fetches) == (["Bearer t1"] * 3, 1)
 
-    def test_batches_show_it_too(self) -> None:
+    def test_a_batch_shows_the_token(self) -> None:
         peers = Peers(auth={AGENT: credentials()})
         peers.send_batch()
         assert peers.shown == ["Bearer t1"]
@@ -377,14 +377,14 @@ class TestCredentials:
             peers.send("k")
         assert (len(peers.posts), peers.fetches) == (2, 2)
 
-    def test_a_refusal_for_another_reason_is_none_of_the_token(self) -> None:
+    def test_a_token_is_not_replaced_if_the_refusal_has_another_reason(self) -> None:
         peers = Peers(auth={AGENT: credentials()})
         peers.agent_does = [answer({"detail": "Sender does not match"}, 403)]
         with pytest.raises(RemoteError, match="Sender does not match"):
             peers.send()
         assert peers.fetches == 1
 
-    def test_an_agent_that_takes_no_token_is_not_asked(self) -> None:
+    def test_nothing_is_sent_to_an_agent_that_accepts_no_token(self) -> None:
         peers = Peers(auth={AGENT: credentials()})
         with pytest.raises(Unsuitable):
             peers.send(to=peers.destination(AGENT, AuthScheme(schemes=["basic"])))
@@ -427,13 +427,13 @@ def is_ahead(peers: Peers, seconds: float) -> Does:
     return does
 
 
-class TestAClockThatIsWrong:
+class TestWrongClock:
     @pytest.fixture
     def peers(self) -> Peers:
         return Peers(retry=RetryPolicy(), allow_http=["plain.example"])
 
     @pytest.mark.parametrize("ahead", [-3600.0, 3600.0, 86_400.0 * 365])
-    def test_the_servers_time_is_used_from_then_on(self, peers, ahead) -> None:
+    def test_the_servers_time_is_used_after_a_refusal(self, peers, ahead) -> None:
         peers.agent_does = [is_ahead(peers, ahead)]
         peers.send()
         assert peers.posts[0].at == peers.posts[1].at, "there's no pause"
@@ -449,7 +449,7 @@ class TestAClockThatIsWrong:
         assert len(peers.send_batch()) == 2
         assert len(peers.posts) == 2
 
-    def test_a_correction_is_no_attempt(self, peers) -> None:
+    def test_a_correction_does_not_count_as_a_retry(self, peers) -> None:
         peers.agent_does = [is_ahead(peers, 3600.0), NOT_CONNECTED, NOT_CONNECTED]
         peers.send()
         assert len(peers.posts) == 4
@@ -460,20 +460,20 @@ class TestAClockThatIsWrong:
             peers.send()
         assert len(peers.posts) == 4
 
-    def test_a_server_that_never_agrees_is_asked_twice(self, peers) -> None:
+    def test_a_message_is_sent_twice_to_a_server_that_refuses_every_time(self, peers) -> None:
         peers.agent_does = [is_ahead(peers, 3600.0 * number) for number in range(1, 5)]
         with pytest.raises(RemoteError):
             peers.send()
         assert len(peers.posts) == 2
 
-    def test_over_plain_http_nobody_is_believed(self, peers) -> None:
+    def test_no_time_is_accepted_over_plain_http(self, peers) -> None:
         peers.agent_does = [is_ahead(peers, 3600.0)]
         with pytest.raises(RemoteError) as caught:
             peers.send(to=peers.destination("http://plain.example"))
         assert caught.value.taxonomy == TIMESTAMP.taxonomy
         assert len(peers.posts) == 1
 
-    def test_proofs_are_dated_by_the_agents_clock(self) -> None:
+    def test_proofs_have_the_time_of_the_agents_clock(self) -> None:
         peers = Peers(auth={AGENT: credentials(dpop=Key())})
         peers.token_type = "DPoP"
         peers.agent_does = [is_ahead(peers, 3600.0)]
@@ -485,7 +485,7 @@ class TestAClockThatIsWrong:
 CLOSINGS: list[Callable[[Driver, Run[Any]], None]] = [Driver.close, Driver.lose]
 
 
-class TestABreaker:
+class TestBreaker:
     @pytest.fixture
     def peers(self) -> Peers:
         return Peers(breaker=BreakerPolicy(threshold=2, rest=30.0))
@@ -498,7 +498,7 @@ class TestABreaker:
             peers.send()
         return caught.value
 
-    def test_a_host_that_keeps_failing_is_left_alone_and_probed(self, peers) -> None:
+    def test_a_failing_host_is_paused_and_then_probed(self, peers) -> None:
         peers.agent_does = [NOT_CONNECTED] * 3
         error = self.failing(peers, 5)
         assert (len(peers.posts), error.next_try, error.sent) == (2, 30.0, False)
@@ -512,31 +512,31 @@ class TestABreaker:
         assert result(peers.send()) == {"runs": 1}
         assert result(peers.send()) == {"runs": 2}
 
-    def test_its_pause_is_not_waited_for(self) -> None:
+    def test_a_send_does_not_wait_for_the_end_of_the_pause(self) -> None:
         peers = Peers(breaker=BreakerPolicy(threshold=1, rest=30.0), retry=RetryPolicy())
         peers.agent_does = [NOT_CONNECTED] * 9
         assert self.failing(peers, 1).next_try == 29.1, "rounded"
         assert (len(peers.posts), peers.clock.monotonic()) == (1, 0.95)
 
-    def test_without_one_a_host_is_always_asked(self) -> None:
+    def test_every_message_is_sent_without_a_breaker(self) -> None:
         peers = Peers()
         peers.agent_does = [NOT_CONNECTED] * 9
         self.failing(peers, 9)
         assert len(peers.posts) == 9
 
-    def test_a_refusal_opens_nothing(self, peers) -> None:
+    def test_a_refusal_does_not_open_the_breaker(self, peers) -> None:
         peers.agent_does = [refused()] * 9
         for _ in range(9):
             with pytest.raises(RemoteError):
                 peers.send()
         peers.send()
 
-    def test_other_hosts_are_asked(self, peers) -> None:
+    def test_messages_to_other_hosts_are_sent(self, peers) -> None:
         peers.agent_does = [NOT_CONNECTED] * 2
         self.failing(peers, 2)
         peers.send(to=peers.destination("https://other.example"))
 
-    def test_one_odd_message_opens_none(self, peers) -> None:
+    def test_one_odd_message_does_not_open_the_breaker(self, peers) -> None:
         odd = [("403", "a page"), ("500", '`{"detail": …}`'), ("413", "nothing"), ("200", "a page"), ("429", "a page")]
         for status, shape in odd * 2:
             peers.agent_does = [shaped(peers, status, SHAPES[shape][0])]
@@ -573,7 +573,7 @@ class TestABreaker:
 
     @pytest.mark.parametrize("closing", CLOSINGS)
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
-    def test_a_probe_that_is_closed_lets_another_pass(self, peers, closing, seconds) -> None:
+    def test_another_probe_may_follow_a_closed_one(self, peers, closing, seconds) -> None:
         peers.agent_does = [NOT_CONNECTED] * 2
         self.failing(peers, 2)
         peers.advance(30)
@@ -597,7 +597,7 @@ class TestABreaker:
         peers.runtime.take_wakes()
         assert result(peers.send()) == {"runs": 1}
 
-    def test_a_probe_that_a_bug_ends_lets_another_pass(self, peers) -> None:
+    def test_another_probe_may_follow_one_that_raised_an_unexpected_error(self, peers) -> None:
         peers.agent_does = [NOT_CONNECTED] * 2
         self.failing(peers, 2)
         peers.advance(30)
@@ -607,7 +607,7 @@ class TestABreaker:
             program.send(Completed())
         assert result(peers.send()) == {"runs": 1}
 
-    def test_a_request_that_times_out_counts(self, peers) -> None:
+    def test_a_timeout_counts_as_a_failure(self, peers) -> None:
         peers.agent_does = [Expired()] * 2
         for _ in range(2):
             with pytest.raises(TimedOut):

@@ -233,7 +233,7 @@ class PermitLaws(RuleBasedStateMachine):
 LAWS = settings(stateful_step_count=30, deadline=None)
 
 
-def test_those_who_ask_have_permits_and_nobody_else() -> None:
+def test_exactly_the_requests_under_way_have_permits() -> None:
     run_state_machine_as_test(PermitLaws, settings=LAWS)
 
 

@@ -297,9 +297,7 @@ class TestProviderFailures:
         assert [provider.ask(token) for token in "tuv"] == [ALICE] * 3
 
     @pytest.mark.parametrize(("failure", "left_alone"), [(NOT_CONNECTED, True), (CROWDED, False)])
-    def test_a_provider_that_cannot_be_reached_is_left_alone_unless_other_tokens_can_be_why(
-        self, failure: Unanswered, left_alone: bool
-    ) -> None:
+    def test_an_unreachable_provider_is_not_asked_for_a_while(self, failure: Unanswered, left_alone: bool) -> None:
         provider = Provider()
         assert provider.ask("t") == ALICE
         provider.does = failure
@@ -307,7 +305,7 @@ class TestProviderFailures:
         assert len(provider.asked) == (2 if left_alone else 4)
 
     @pytest.mark.parametrize(("failure", "left_alone"), [(NOT_CONNECTED, True), (CROWDED, False)])
-    def test_the_same_holds_if_its_metadata_is_unavailable(self, failure: Unanswered, left_alone: bool) -> None:
+    def test_a_provider_without_metadata_is_not_asked_for_a_while(self, failure: Unanswered, left_alone: bool) -> None:
         provider = Provider(endpoint=None)
         assert provider.ask("t") == ALICE
         provider.advance(2 * 86_400)
@@ -315,7 +313,7 @@ class TestProviderFailures:
         assert [provider.ask(token) for token in "uvw"] == ["unavailable"] * 3
         assert len(provider.remarks) == (1 if left_alone else 3)
 
-    def test_a_cached_answer_serves_for_its_minute_and_not_longer(self) -> None:
+    def test_a_cached_answer_is_used_for_a_minute(self) -> None:
         provider = Provider()
         assert provider.ask("t") == ALICE
         provider.does = NOT_CONNECTED
@@ -347,7 +345,7 @@ class TestProviderFailures:
             (answer(b"x" * 70_000), "expected at most 65536 bytes"),
         ],
     )
-    def test_the_log_says_what_went_wrong(self, reply: Any, told: str) -> None:
+    def test_the_reason_of_a_failure_is_logged(self, reply: Any, told: str) -> None:
         provider = Provider()
         provider.does = reply
         provider.ask("t")
@@ -361,10 +359,10 @@ MOVES = st.lists(
 )
 
 
-class TestLeaving:
+class TestClosing:
     @pytest.mark.parametrize("leave", [Driver.close, Driver.lose])
     @pytest.mark.parametrize("answers", [0, 1])
-    def test_the_others_are_answered_if_the_one_that_asks_leaves(self, leave: Any, answers: int) -> None:
+    def test_waiters_are_answered_if_the_leader_is_closed(self, leave: Any, answers: int) -> None:
         provider = Provider(endpoint=None)
         provider.seconds = 1.0
         first = provider.begin("t")
@@ -377,7 +375,7 @@ class TestLeaving:
         assert provider.left == (0, 0)
 
     @pytest.mark.parametrize("leave", [Driver.close, Driver.lose])
-    def test_a_caller_that_leaves_alone_leaves_nothing_behind(self, leave: Any) -> None:
+    def test_a_lone_caller_that_is_closed_leaves_nothing_behind(self, leave: Any) -> None:
         provider = Provider(endpoint=None)
         provider.seconds = 1.0
         for seconds in (0.0, 0.5, 1.5):
@@ -389,7 +387,7 @@ class TestLeaving:
         assert provider.ask("t") == ALICE
 
     @pytest.mark.parametrize("leave", [Driver.close, Driver.lose])
-    def test_one_that_waits_may_leave_too(self, leave: Any) -> None:
+    def test_a_waiter_may_be_closed_too(self, leave: Any) -> None:
         provider = Provider()
         provider.seconds = 1.0
         first, second = provider.begin("t"), provider.begin("t")
@@ -398,9 +396,7 @@ class TestLeaving:
         assert (result_of(first), provider.left) == (ALICE, (0, 0))
 
     @given(MOVES)
-    def test_after_any_arrivals_and_closes_nothing_is_left_and_each_token_is_asked_about_once(
-        self, moves: list[Any]
-    ) -> None:
+    def test_any_arrivals_and_closes_leave_nothing_behind(self, moves: list[Any]) -> None:
         provider = Provider(endpoint=None)
         provider.tokens |= {"u": {}}
         stayed: list[Run[Any]] = []

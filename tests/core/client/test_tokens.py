@@ -61,7 +61,7 @@ class TestGettingTokens:
         assert (claims["aud"], claims["jti"], claims["iat"]) == (ISSUER, "token-1", 1_750_000_000)
         assert "authorization" not in form
 
-    def test_without_an_issuer_it_is_for_the_endpoint(self) -> None:
+    def test_the_assertion_is_for_the_endpoint_if_there_is_no_issuer(self) -> None:
         peers = Peers()
         peers.token(["x", "y"], client=SIGNER, issuer=None, token_endpoint=f"{ISSUER}/token", audience="a")
         assert peers.asked == ["/token"]
@@ -82,21 +82,21 @@ class TestGettingTokens:
             Peers(auth={AGENT: credentials(issuer="id.example")})
 
 
-class TestWhereSecretsGo:
-    def test_only_over_tls_whatever_policy_allows(self) -> None:
+class TestDestinationsOfSecrets:
+    def test_a_secret_is_sent_over_tls_only_under_any_policy(self) -> None:
         peers = Peers(allow_http=["id.example"])
         with pytest.raises(NotAllowed, match="the form contains the client's credentials"):
             peers.token(issuer=None, token_endpoint="http://id.example/token")
         assert peers.effects == []
 
-    def test_not_to_an_endpoint_inside_the_network(self) -> None:
+    def test_no_secret_is_sent_to_an_endpoint_inside_the_network(self) -> None:
         peers = Peers()
         peers.metadata = {**METADATA, "token_endpoint": "http://169.254.169.254/token"}
         with pytest.raises(NotAllowed):
             peers.token()
         assert peers.forms == []
 
-    def test_not_to_where_metadata_redirects(self) -> None:
+    def test_no_secret_is_sent_to_the_target_of_a_redirect(self) -> None:
         peers = Peers()
         peers.metadata = answer(status=308, location=f"{ISSUER}/moved")
         with pytest.raises(NoToken, match="redirects aren't followed; allow it with redirects=2") as caught:
@@ -111,7 +111,7 @@ class TestWhereSecretsGo:
             peers.token()
 
     @pytest.mark.parametrize("metadata", [answer(b"{"), answer({**METADATA, "issuer": "https://evil.example"})])
-    def test_not_to_an_endpoint_of_unusable_metadata(self, metadata) -> None:
+    def test_no_secret_is_sent_to_an_endpoint_of_unusable_metadata(self, metadata) -> None:
         peers = Peers()
         peers.metadata = metadata
         with pytest.raises(NoToken, match="not a valid provider's metadata"):
@@ -129,8 +129,8 @@ class TestWhereSecretsGo:
         assert str(errors[0]) == str(errors[1])
 
 
-class TestWhileTheProviderFails:
-    def test_the_present_token_serves_until_it_ends(self) -> None:
+class TestProviderFailures:
+    def test_the_present_token_is_used_until_it_expires(self) -> None:
         peers = Peers()
         peers.life = 100
         assert peers.token() == "t1"
@@ -181,7 +181,7 @@ class TestWhileTheProviderFails:
         assert leader.result() == waiter.result() != first
         assert peers.runs == []
 
-    def test_it_is_asked_once_a_second_and_then_less(self) -> None:
+    def test_a_failing_provider_is_asked_less_and_less_often(self) -> None:
         peers = Peers()
         peers.provider_does = [error(500)] * 9
         for _ in range(20):
@@ -200,7 +200,7 @@ class TestWhileTheProviderFails:
         peers.advance(3.2)
         assert peers.token() == "t2"
 
-    def test_a_provider_that_is_down_is_left_alone(self) -> None:
+    def test_a_provider_that_is_down_is_not_asked_for_a_while(self) -> None:
         peers = Peers()
         peers.provider_does = [NOT_CONNECTED]
         for _ in range(3):
@@ -208,7 +208,7 @@ class TestWhileTheProviderFails:
                 peers.token()
         assert peers.fetches == 1
 
-    def test_waiting_in_vain_for_a_connection_is_no_failure_of_the_provider(self) -> None:
+    def test_a_full_connection_pool_is_not_a_failure_of_the_provider(self) -> None:
         peers = Peers()
         peers.provider_does = [Expired(Stage.QUEUED)]
         with pytest.raises(NoToken, match="no connection became free") as caught:
@@ -242,7 +242,7 @@ class TestWhileTheProviderFails:
         assert caught.value.refused == ("this client" in words or "unknown client" in words or "scopes" in words)
         assert not any(word in str(caught.value) + repr(caught.value) for word in ("evil", "s3cret"))
 
-    def test_no_secret_is_in_an_error_a_remark_or_a_repr(self) -> None:
+    def test_errors_remarks_and_reprs_show_no_secret(self) -> None:
         peers = Peers(auth={AGENT: credentials()})
         peers.life = 100
         message = peers.authorizer.credentials_for(peers.to)
@@ -277,7 +277,9 @@ class TestClosing:
     @pytest.mark.parametrize("which", range(4))
     @pytest.mark.parametrize("trouble", [None, error(500), LOST])
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
-    def test_at_every_moment_it_leaves_nothing_behind(self, closing, which, trouble, seconds) -> None:
+    def test_a_caller_that_is_closed_at_any_moment_leaves_nothing_behind(
+        self, closing, which, trouble, seconds
+    ) -> None:
         turns = 0
         while True:
             peers = Peers()
@@ -299,7 +301,7 @@ class TestClosing:
             turns += 1
         assert turns > 3
 
-    def test_the_next_in_line_fetches_if_the_leader_is_closed(self) -> None:
+    def test_the_next_waiter_fetches_if_the_leader_is_closed(self) -> None:
         peers = Peers()
         peers.seconds = 1.0
         leader, waiter = (peers.start(peers.source.get(peers.prepared(), ())) for _ in range(2))
@@ -309,7 +311,7 @@ class TestClosing:
         assert waiter.result().token.value == "t2"
         assert leader.end is None
 
-    def test_all_being_closed_ends_the_flight(self) -> None:
+    def test_the_fetch_ends_if_all_callers_are_closed(self) -> None:
         peers = Peers()
         runs = [peers.start(peers.source.get(peers.prepared(), ())) for _ in range(3)]
         for run in runs:
@@ -332,7 +334,7 @@ def shown(peers: Peers, message: Any, at: float = 0.0) -> dict[str, str] | None:
     return headers
 
 
-class TestForWhomATokenIs:
+class TestDestinationsOfTokens:
     @pytest.mark.parametrize(
         ("base", "given"),
         [
@@ -344,19 +346,19 @@ class TestForWhomATokenIs:
             ("http://agent.example", False),
         ],
     )
-    def test_it_is_for_its_origin_over_tls(self, base, given) -> None:
+    def test_a_token_is_sent_to_its_origin_over_tls_only(self, base, given) -> None:
         auth = {AGENT: credentials(), "http://agent.example": credentials()}
         peers = Peers(auth=auth, allow_http=["agent.example"])
         message = peers.authorizer.credentials_for(peers.destination(base))
         assert shown(peers, message) == ({"authorization": "Bearer t1"} if given else None)
         assert peers.fetches == given
 
-    def test_on_this_machine_it_is_sent_over_plain_http(self) -> None:
+    def test_a_token_is_sent_over_plain_http_to_this_machine(self) -> None:
         peers = Peers(auth={"http://localhost": credentials()})
         message = peers.authorizer.credentials_for(peers.destination("http://localhost"))
         assert shown(peers, message) == {"authorization": "Bearer t1"}
 
-    def test_an_agent_without_credentials_is_never_asked_twice(self) -> None:
+    def test_a_message_without_credentials_is_never_sent_twice(self) -> None:
         peers = Peers()
         message = peers.authorizer.credentials_for(peers.to)
         assert shown(peers, message) is None
@@ -375,19 +377,19 @@ class TestForWhomATokenIs:
             peers.authorizer.credentials_for(peers.destination(AGENT, auth))
         assert peers.effects == []
 
-    def test_it_has_the_scopes_that_the_manifest_lists(self) -> None:
+    def test_a_token_has_the_scopes_that_the_manifest_lists(self) -> None:
         peers = Peers(auth={AGENT: credentials(scopes="read write")})
         auth = AuthScheme(schemes=["oauth2"], oauth2={"scopes": ["write", "delete"]})
         shown(peers, peers.authorizer.credentials_for(peers.destination(AGENT, auth)))
         assert [form["scope"] for form in peers.forms] == ["write"]
 
 
-class TestReplacingARefusedToken:
+class TestReplacement:
     @pytest.fixture
     def peers(self) -> Peers:
         return Peers(auth={AGENT: credentials()})
 
-    def test_once_for_each_message(self, peers) -> None:
+    def test_a_refused_token_is_replaced_once_for_each_message(self, peers) -> None:
         message = peers.authorizer.credentials_for(peers.to)
         assert shown(peers, message) == {"authorization": "Bearer t1"}
         assert message.should_retry(401, [], refused=True)
@@ -395,16 +397,16 @@ class TestReplacingARefusedToken:
         peers.advance(60)
         assert not message.should_retry(401, [], refused=True)
 
-    def test_not_if_it_was_not_refused(self, peers) -> None:
+    def test_a_token_that_was_not_refused_is_not_replaced(self, peers) -> None:
         message = peers.authorizer.credentials_for(peers.to)
         shown(peers, message)
         assert not message.should_retry(403, [], refused=False)
         assert peers.token() == "t1"
 
-    def test_not_before_one_was_shown(self, peers) -> None:
+    def test_nothing_is_replaced_before_a_token_was_shown(self, peers) -> None:
         assert not peers.authorizer.credentials_for(peers.to).should_retry(401, [], refused=True)
 
-    def test_of_many_messages_one_causes_a_fetch(self, peers) -> None:
+    def test_many_refused_messages_cause_one_fetch(self, peers) -> None:
         messages = [peers.authorizer.credentials_for(peers.to) for _ in range(50)]
         for message in messages:
             shown(peers, message)
@@ -450,7 +452,7 @@ class TestProofsOfPossession:
         assert "ath" in claims[0]
         assert claims[1]["iat"] - claims[0]["iat"] == -3600, "by the agent's clock"
 
-    def test_it_is_dated_when_it_is_made_however_long_the_token_takes(self, peers) -> None:
+    def test_a_proof_has_the_time_at_which_it_is_made(self, peers) -> None:
         peers.seconds = 4.0
         proof = shown(peers, peers.authorizer.credentials_for(peers.to))
         assert proof is not None
@@ -469,20 +471,20 @@ class TestProofsOfPossession:
         jtis = {claims_of(form["dpop"])["jti"] for form in peers.forms}
         assert len(jtis) == 3
 
-    def test_a_provider_that_asks_for_another_each_time_is_asked_twice(self, peers) -> None:
+    def test_a_provider_that_wants_another_nonce_each_time_is_asked_twice(self, peers) -> None:
         peers.provider_does = [answer(WANTS_NONCE, 400, dpop_nonce=f"n-{number}") for number in range(9)]
         with pytest.raises(NoToken, match="use_dpop_nonce"):
             peers.token(dpop=Key())
         assert peers.fetches == 2
 
-    def test_a_nonce_is_nothing_to_a_client_without_a_key(self) -> None:
+    def test_a_client_without_a_key_ignores_a_nonce_of_the_provider(self) -> None:
         peers = Peers()
         peers.provider_does = [answer(WANTS_NONCE, 400, dpop_nonce="n-1")]
         with pytest.raises(NoToken, match="use_dpop_nonce"):
             peers.token()
         assert peers.fetches == 1
 
-    def test_without_a_key_an_agents_nonce_is_no_reason_to_send_again(self) -> None:
+    def test_a_client_without_a_key_ignores_a_nonce_of_the_agent(self) -> None:
         peers = Peers(auth={AGENT: credentials()})
         message = peers.authorizer.credentials_for(peers.to)
         shown(peers, message)
