@@ -1,8 +1,9 @@
 """Reads the body of a response, or a file, in small steps: decodes it, bounds it, and gives it to a parser.
 
 A driver calls `begin` once, if there's a response. Then it gives each chunk to `feed` and calls `work` until that
-returns False, with turns for other tasks in between. It may stop if `wants` is false, and calls `end` at the end of
-the body. Nothing here raises, whatever the bytes: `failed` says what was wrong.
+returns False, with turns for other tasks in between. If `wants` is false, it may stop, and the response counts as
+whole. Otherwise it calls `end` at the end of the body. Nothing here raises, whatever the bytes: `failed` says what was
+wrong.
 """
 
 from collections import deque
@@ -26,6 +27,7 @@ _CODED_PIECE: Final = 1_024
 # The body of an error response follows its head at once. Without it, the status is reported.
 _ERROR_SECONDS: Final = 5.0
 # A body that nobody needs is read only so that the connection can be used again: a new one costs a round trip or two.
+_REDIRECTION: Final = range(300, 400)
 _DRAIN_SECONDS: Final = 0.2
 _DRAIN_BYTES: Final = 65_536
 
@@ -65,7 +67,7 @@ class BodyReader:
     codings: further content codings, such as br, with their decoders.
     parser: gets the body of a response with one of `statuses`, piece by piece. Otherwise it's collected in `body`.
     statuses: those whose body must be readable. A body with another status is used if it can be read.
-    drain: whether the body of another status isn't used at all.
+    drain: whether the body of another status isn't used at all. That of a redirect never is.
     """
 
     __slots__ = (
@@ -116,7 +118,7 @@ class BodyReader:
         self.optional = status not in self._statuses
         if self.optional:
             self._parser = None
-        if self.optional and self._drain:
+        if self.optional and (self._drain or status in _REDIRECTION):
             self._body = None
         elif not decoded:
             self._read_codings()

@@ -4,9 +4,10 @@
 
 Rules for a driver. It has two verbs: `step`, with the outcome of the last effect, and `close`; nothing is ever thrown
 into a program. It closes every program that it doesn't finish; closing needs no clock, and yields nothing. After each
-step and after each `close` it wakes the tickets that `Client.take_wakes` returns. After each step, and after each call
-of a plain method, it removes the files that `Client.take_removals` returns, before it does anything else. Nothing is
-open while a program is suspended, except the sources of `Next`, which the run owns, and a `WriteFile` that goes on.
+step and after each `close` it wakes the tickets that `Client.take_wakes` returns; that also undoes what a program left
+that the garbage collector closed. After each step, and after each call of a plain method, it removes the files that
+`Client.take_removals` returns, before it does anything else. Nothing is open while a program is suspended, except the
+sources of `Next`, which the run owns, and a `WriteFile` that goes on.
 
 Failures are outcomes, values: a program decides what they mean, and raises if there's no result.
 """
