@@ -50,7 +50,6 @@ from asap_core import (
     Record,
     Request,
     Respond,
-    StoreUnavailable,
     TakeLimit,
     WallTime,
     broken_call,
@@ -146,10 +145,8 @@ class Application:
                         start_response(f"{response.status} {responses.get(response.status, 'Unknown')}", headers)
                         yield response.body
                         state = self.turn(state.sent)
-                    case TakeLimit() | Authenticate():
+                    case TakeLimit() | Authenticate() | ClaimProof():
                         state = self.turn(state.unavailable)
-                    case ClaimProof():
-                        state = self.turn(state.answered, StoreUnavailable(retry_after=1.0))
                     case _:
                         assert_never(state)
         finally:
