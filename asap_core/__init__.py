@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Saturated as Saturated,
         StartPolicy as StartPolicy,
     )
+    from asap_core.admission.state_file import outcome_to_json as outcome_to_json, read_outcome as read_outcome
     from asap_core.auth.principal import (
         Anonymous as Anonymous,
         Authenticated as Authenticated,
@@ -159,6 +160,7 @@ _HOMES: Final = {
     "asap_core.admission.policy": "NoncePolicy Policy",
     "asap_core.admission.ratelimit": "Left Limit parse_limits",
     "asap_core.admission.replay": "Floored Replayed Saturated StartPolicy",
+    "asap_core.admission.state_file": "outcome_to_json read_outcome",
     "asap_core.wire.signing": "PublicKey",
 }
 

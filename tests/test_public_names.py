@@ -18,8 +18,8 @@ PUBLIC = {
         Registry RegistryEntry RemoteError Replayed Replied Request Reservation Respond Response Running
         Saturated Skill Stale StartPolicy StoreUnavailable Stored TakeLimit Task TaskCancel TaskRequest
         TaskResponse TaskStatus TaskUpdate TimedOut TokenTable Unreachable Unsuitable Unverified WallTime What
-        WrongAgent broken_call decode_envelope encode_envelope parse_limits read_health read_manifest
-        read_registry refuse_head to_json
+        WrongAgent broken_call decode_envelope encode_envelope outcome_to_json parse_limits read_health
+        read_manifest read_outcome read_registry refuse_head to_json
     """,
     "asap_core.client": """
         AddressRefused Barred BodyReader BreakerPolicy Client Completed Dial DiscoveredAgent DiscoveryOptions
@@ -29,7 +29,7 @@ PUBLIC = {
         TrustPolicy Unanswered Unavailable Wait WriteFile step
     """,
     "asap_core.testing": """
-        ExchangeMachine Reply Target broken_documents envelope_documents envelopes json_values local_target
+        ExchangeMachine Reply Target broken_documents check_store envelope_documents envelopes json_values local_target
         manifests request_bodies requests urns
     """,
     "asap_adapters": """
@@ -52,7 +52,8 @@ PUBLIC = {
 NAMES = {module: names.split() for module, names in PUBLIC.items()}
 STORES = {
     "AdmissionAnswer", "AdmissionQuestion", "AnswerGone", "Floored", "Future", "Left", "Mismatch", "OutcomeUnknown",
-    "Replayed", "Reservation", "Running", "Saturated", "Stale", "Stored",
+    "Replayed", "Reservation", "Running", "Saturated", "Stale", "Stored", "check_store", "outcome_to_json",
+    "read_outcome",
 }  # fmt: skip
 USERS = Path(__file__).parent / "typing"
 

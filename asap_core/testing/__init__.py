@@ -1,9 +1,10 @@
-"""The fuzz kit: Hypothesis strategies and a state machine, to test this implementation or another.
+"""The fuzz kit: Hypothesis strategies and state machines, to test this implementation, another, or a store.
 
 Install the extra `fuzz`. Not part of the pure core: no other module imports it.
 """
 
 from asap_core.testing.machine import ExchangeMachine, Reply, Target, local_target
+from asap_core.testing.stores import check_store
 from asap_core.testing.strategies import (
     broken_documents,
     envelope_documents,
@@ -20,6 +21,7 @@ __all__ = [
     "Reply",
     "Target",
     "broken_documents",
+    "check_store",
     "envelope_documents",
     "envelopes",
     "json_values",

@@ -267,6 +267,32 @@ class TestOnAnotherRuntime:
         assert not small.wants
 
 
+@pytest.mark.parametrize("ends", ["replied", "broken"])
+def test_the_agent_of_the_guide_to_stores_remembers(tmp_path: Path, ends: str) -> None:
+    names, tour, clock = run_page("stores"), dict[str, Any](), ManualClock(wall=WallTime(1_800_000_000.0))
+    exec(the_tours_agent(), tour)
+    store = names["SqliteStore"](tmp_path / "store", clock)
+
+    def handler(_: Any) -> Any:
+        if ends == "broken":
+            raise OSError("the disk is full")
+        return {"task_id": "t", "status": "completed", "result": {}}
+
+    def ask(nonce: str) -> Any:
+        agent = tour["agent"].unbound()  # another process
+        agent.bind(clock=clock, ids=lambda: "e", key=b"k" * 32, shared_admission=True)
+        call = dispatch_of(agent, nonce=nonce, wall=clock.wall(), key="k")
+        return json.loads(names["answer"](call, store, handler).body)
+
+    if ends == "broken":
+        with pytest.raises(OSError, match="full"):
+            ask("n1")
+        assert ask("n2")["error"]["code"] == -32064
+    else:
+        assert ask("n1")["result"] == ask("n2")["result"] | {"envelope": ANY}
+    store.close()
+
+
 MANIFEST = "/.well-known/asap/manifest.json"
 
 
@@ -326,19 +352,20 @@ def simulate(names: dict[str, Any]) -> tuple[list[str], list[str], float]:
     return [reply.payload["status"] for reply in world.results], requests, clock.monotonic()
 
 
-def dispatch_of(agent: Any) -> Any:
+def dispatch_of(agent: Any, *, nonce: str = "n", wall: float | None = None, key: str | None = None) -> Any:
     envelope = Envelope.new(
         sender="urn:asap:agent:me", recipient="urn:asap:agent:adder", payload_type="task.request",
         payload={"conversation_id": "c", "skill_id": "add", "input": {}}, ids=lambda: "e1",
-        wall=WallTime(time.time() + 1), nonce="n",
+        wall=WallTime(time.time() + 1 if wall is None else wall), nonce=nonce,
     )  # fmt: skip
-    call = {"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": {"envelope": encode_envelope(envelope)}}
+    params = {"envelope": encode_envelope(envelope)} | ({} if key is None else {"idempotency_key": key})
+    call = {"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}
     body = agent.open(Request(method="POST", target="/asap", headers=[], peer="192.0.2.1"))
     return body.feed(json.dumps(call).encode()).end().calls[0]
 
 
 def test_every_page_with_examples_is_run_somewhere() -> None:
-    run = {"README", "CHANGELOG", "serve", "call", "discover", "testing", "embedding", "credentials"}
+    run = {"README", "CHANGELOG", "serve", "call", "discover", "testing", "embedding", "credentials", "stores"}
     pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     assert {page.stem for page in pages if blocks(page)} <= run
 

@@ -27,7 +27,10 @@ from asap_core import (
     StoreUnavailable,
     TakeLimit,
     WallTime,
+    outcome_to_json,
+    read_outcome,
 )
+from asap_core.testing import check_store
 
 
 class Store:
@@ -46,8 +49,22 @@ class Store:
             self.nonces.add((question.sender, question.nonce))
         return Admitted(Reservation(key)) if key else Admitted(None)
 
-    def record(self, record: Record) -> None:
-        self.outcomes[record.reservation.key] = (b"", record.outcome)
+    def record(self, reservation: Reservation, outcome: Replied | Refusal, size: int) -> None:
+        assert size >= 0
+        self.outcomes[reservation.key] = (b"", read_outcome(outcome_to_json(outcome)))
+
+    def lose(self, reservation: Reservation) -> None:
+        del self.outcomes[reservation.key]
+
+    def give_back(self, reservation: Reservation) -> None:
+        del self.outcomes[reservation.key]
+
+
+check_store(lambda _clock: Store, examples=10, threads=0)
+
+
+def keep(store: Store, state: Record) -> None:
+    store.record(state.reservation, state.outcome, state.size)
 
 
 def ask(store: Store, state: Admit | ClaimProof) -> str:
