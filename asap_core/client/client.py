@@ -5,7 +5,7 @@ owns it. A driver runs its programs (`asap_core.client.programs`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from asap_core.arguments import expect_mapping
 from asap_core.auth.authorization import ClientCredentials
@@ -83,7 +83,6 @@ class Client:
         self._http = http or RequestOptions()
         self._retry = retry or RetryPolicy()
         self._breaker = breaker
-        self._runtime: Runtime | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(sender={self.sender!r})"
@@ -105,7 +104,7 @@ class Client:
 
         Raises ValueError if an argument is invalid, RuntimeError if the client is bound already.
         """
-        if self._runtime is not None:
+        if "_runtime" in vars(self):
             raise RuntimeError("this client is bound already; make another Client for another loop")
         expect_mapping("codings", codings or {}, bytes, '{b"br": Brotli}')
         options, trust = self._options, self._trust
@@ -149,15 +148,15 @@ class Client:
 
     def take_wakes(self) -> tuple[Ticket, ...]:
         """Return the tickets to wake. Call it after each step of a program, and after each `close`."""
-        return self._bound.take_wakes()
+        return self._runtime.take_wakes()
 
     def take_removals(self) -> tuple[str, ...]:
         """Return the files to remove now. Call it as `take_wakes`, and after `forget` and `reset`."""
-        return self._bound.take_removals()
+        return self._runtime.take_removals()
 
     def take_remarks(self) -> tuple[Remark, ...]:
         """Return what is to be logged, once. Call it as `take_wakes`."""
-        return self._bound.take_remarks()
+        return self._runtime.take_remarks()
 
     def _name(self, parameter: str, url: str) -> None:
         """Note that the caller named this URL: credentials may be sent to its origin."""
@@ -340,13 +339,13 @@ class Client:
         manifest = yield from self._agent(target)
         to = self._destination(manifest)
         envelope = self._envelope(manifest, to.allowed, message, self.sender if sender is None else sender)
-        key = self._bound.new_id() if message.key is None else message.key
+        key = self._runtime.new_id() if message.key is None else message.key
         return (yield from self._sending.deliver(to, envelope, key, keyed=message.key is not None, nonce=nonce))
 
     def post(self, manifest: Manifest, envelope: Envelope, *, idempotency_key: str | None = None) -> Program[Envelope]:
         """Send an envelope of your own, unchanged and once. Raises as `send` does."""
         check(manifest=manifest, envelope=envelope)
-        key = self._bound.new_id() if idempotency_key is None else read_key(idempotency_key)
+        key = self._runtime.new_id() if idempotency_key is None else read_key(idempotency_key)
         return (yield from self._sending.once(self._destination(manifest), envelope, key))
 
     def send_batch(
@@ -370,9 +369,9 @@ class Client:
         return message.envelope(
             sender=sender,
             recipient=manifest.id,
-            ids=self._bound.new_id,
+            ids=self._runtime.new_id,
             wall=self._sending.wall(allowed),
-            nonce=self._bound.new_token(),
+            nonce=self._runtime.new_token(),
         )
 
     def _destination(self, manifest: Manifest) -> Destination:
@@ -381,11 +380,13 @@ class Client:
         allowed = self._requests.judge_endpoint(in_zone_of(manifest.endpoints.asap, origin or ""), origin, announced)
         return Destination(allowed, manifest.id, manifest.auth)
 
-    @property
-    def _bound(self) -> Runtime:
-        if self._runtime is None:
-            raise RuntimeError("this client isn't bound; call bind() first")
-        return self._runtime
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Called only for attributes that don't exist. `bind` makes these.
+            if name in ("_runtime", "_requests", "_discovery", "_tokens", "_sending"):
+                raise RuntimeError("this client isn't bound; call bind() first")
+            raise AttributeError(name, name=name, obj=self)
 
 
 # The default: any agent matches. Shared, since creating one is slow.

@@ -3,6 +3,7 @@
 import gzip
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.fetch_results import Source
 from asap_core.client.messages import conversation_id_of
 from asap_core.client.options import DiscoveryOptions, RequestOptions, TrustPolicy
-from asap_core.client.programs import Completed, Fetch, FileIdentity, Program, Unanswered, WriteFile
+from asap_core.client.programs import Completed, Fetch, FileIdentity, Program, Unanswered, WriteFile, step
 from asap_core.client.resolution import Resolved, Unresolved
 from asap_core.clock import WallTime
 from asap_core.errors import (
@@ -148,10 +149,29 @@ class TestBinding:
         with pytest.raises(RuntimeError, match="bound already; make another Client"):
             world.client.bind(world.runtime)
 
-    def test_a_client_that_is_not_bound_says_so(self) -> None:
-        for take in (Client(ME).take_wakes, Client(ME).take_removals, Client(ME).take_remarks):
-            with pytest.raises(RuntimeError, match="call bind"):
-                take()
+    @pytest.mark.parametrize(
+        "use",
+        [
+            Client.take_wakes,
+            Client.take_removals,
+            Client.take_remarks,
+            Client.reset,
+            lambda client: client.cached(BASE),
+            lambda client: client.keep_fresh([BASE]),
+            lambda client: step(client.discover(BASE)),
+            lambda client: step(client.resolve(URN)),
+            lambda client: step(client.token(CREDENTIALS)),
+            lambda client: step(client.send(decode_manifest(manifest()), "task.request", WORK)),
+        ],
+    )
+    def test_a_client_that_is_not_bound_says_so(self, use: Callable[[Client], object]) -> None:
+        with pytest.raises(RuntimeError, match="isn't bound; call bind"):
+            use(Client(ME))
+
+    def test_another_attribute_does_not_exist(self) -> None:
+        for client in (Client(ME), World().client):
+            with pytest.raises(AttributeError, match="disocver"):
+                client.disocver  # type: ignore[attr-defined]  # noqa: B018
 
     def test_the_default_links_know_no_network(self) -> None:
         driver = Driver(lambda _: Answer(body=json.dumps(manifest()).encode()))

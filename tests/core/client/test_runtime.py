@@ -187,3 +187,17 @@ class TestRemovals:
         runtime.remove("/a")
         assert runtime.take_removals() == ("/b", "/a")
         assert runtime.take_removals() == ()
+
+
+def test_a_runtime_is_quiet_if_there_is_nothing_to_take(runtime: Runtime) -> None:
+    place: Place[Delivery] = Place(parked=True)
+    for note, take in (
+        (lambda: runtime.give([Delivery(place)]), runtime.take_wakes),
+        (lambda: runtime.remove("/copies/a"), runtime.take_removals),
+        (lambda: runtime.warn("asap", "text"), runtime.take_remarks),
+    ):
+        before = runtime.is_quiet
+        note()
+        during = runtime.is_quiet
+        take()
+        assert (before, during, runtime.is_quiet) == (True, False, True)
