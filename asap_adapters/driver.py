@@ -98,7 +98,7 @@ class ProgramDriver:
         outcome: Outcome | None = None
         sources: _Sources | None = None
         try:
-            self._opened()
+            self.opened()
             while not isinstance(moved := step(program, outcome), Returned):
                 self.settle()
                 if isinstance(moved, Next):
@@ -127,7 +127,8 @@ class ProgramDriver:
             remove(path)
         log(self.runtime.take_remarks())
 
-    def _opened(self) -> httpx.AsyncBaseTransport:
+    def opened(self) -> httpx.AsyncBaseTransport:
+        """Return the transport. Raises RuntimeError if it isn't open."""
         if self._transport is None:
             raise RuntimeError(f"this client isn't open; write: async with {self._owner} as client: …")
         return self._transport
@@ -137,7 +138,7 @@ class ProgramDriver:
     async def _perform(self, effect: Fetch | Wait | Sleep | ReadFile | WriteFile) -> Outcome:
         match effect:
             case Fetch():
-                return await fetch(self._opened(), effect)
+                return await fetch(self.opened(), effect)
             case Wait(ticket, seconds):
                 return await self._wait(ticket, seconds)
             case Sleep(seconds):

@@ -190,6 +190,7 @@ class AgentClient:
         Raises NotAllowed, at once, if a URL may not be requested; ValueError for more URLs than the cache has room for.
         """
         programs = self._client.keep_fresh(base_urls)
+        self._driver.opened()
         async with anyio.create_task_group() as group:
             for program in programs:
                 group.start_soon(self._driver.run, program)

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from asap_adapters import AgentClient
 from asap_adapters.testing import in_process
 from asap_core import (
     NotResolved,
@@ -172,3 +173,11 @@ class TestSending:
             assert [type(outcome).__name__ for outcome in outcomes] == ["Envelope", "RemoteError", "Envelope"]
             with pytest.raises(ValueError, match="1 to 50"):
                 await client.send_batch(BASE, [])
+
+
+async def test_a_client_that_is_not_open_says_so_at_once() -> None:
+    client = AgentClient("urn:asap:agent:me")
+    with pytest.raises(RuntimeError, match="isn't open"):
+        await client.discover(BASE)
+    with pytest.raises(RuntimeError, match="isn't open"):
+        await client.keep_fresh([BASE])
