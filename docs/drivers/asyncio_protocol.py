@@ -1,7 +1,7 @@
 """asyncio alone: a server on `asyncio.Protocol` and a client on streams. It needs the standard library, and no anyio.
 
     agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
-    held: Waiting = WeakValueDictionary()
+    held = Waiting()
     await loop.create_server(lambda: AgentProtocol(agent, handle, held), "127.0.0.1", 8000)
 
     mine = AsyncioClient(Client("urn:asap:agent:me"))
