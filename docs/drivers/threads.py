@@ -228,7 +228,7 @@ def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
     http, route, end = HttpExchange(asked), asked.route, time.monotonic() + asked.seconds
     try:
-        found = [] if route.name is None else socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
         if isinstance(chosen, AddressRefused):
             return Barred(chosen.reason, chosen.remedy)

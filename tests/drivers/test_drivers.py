@@ -37,8 +37,8 @@ def code_lines(text: str) -> set[int]:
 
 
 def sizes(text: str) -> dict[str, int]:
-    """The lines of code of each section. They start with `# --- server ---`, `client` or `both`, of any length."""
-    counts, section = {"server": 0, "client": 0, "both": 0}, "both"
+    """The lines of code of each section. They start with `# --- server ---` or another name, and dashes."""
+    counts, section = {"server": 0, "client": 0, "store": 0, "both": 0}, "both"
     code = code_lines(text)
     for number, line in enumerate(text.splitlines(), 1):
         begun = _SECTION.match(line)
@@ -72,7 +72,7 @@ def test_a_driver_is_short_documented_and_made_of_public_names(path: Path) -> No
 
 def test_sizes_count_code_and_nothing_else() -> None:
     text = '"""A."""\nimport os\n\nA = 1\n# --- server ---\n# why\ndef f():\n    """B."""\n    return (\n        1)\n'
-    assert sizes(text + "# --- client ---\nx = 2\n") == {"server": 3, "client": 1, "both": 1}
+    assert sizes(text + "# --- client ---\nx = 2\n") == {"server": 3, "client": 1, "store": 0, "both": 1}
     assert imported("import asap_core.wire\nfrom asap_core import Agent\nimport attrs") == {
         "asap_core.wire",
         "asap_core",

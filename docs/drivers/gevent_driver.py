@@ -1,0 +1,250 @@
+"""gevent: a WSGI application for `gevent.pywsgi`, and a client whose programs run in greenlets, without a lock.
+
+    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
+    WSGIServer(("127.0.0.1", 8000), Application(agent, handle)).serve_forever()
+
+    greenlets = Greenlets(Client("urn:asap:agent:me"))
+    manifest = greenlets.run(greenlets.client.discover("http://127.0.0.1:8000"))
+
+One greenlet runs at a time, and the core never switches to another, so nothing needs a lock. One thread owns the agent,
+and one the client. Kill a greenlet that runs a program, and the next that waits takes over its request. Nothing here
+needs `gevent.monkey`.
+
+What it leaves out:
+
+* `gevent.pywsgi` parses requests, limits connections (`spawn`), and passes decoded paths only. A peer that is slow is
+  waited for.
+* A handler isn't killed if its caller leaves, only at its deadline.
+* No token is verified and no store is shared.
+* The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
+  local network, so registries must be URLs.
+"""
+
+import logging
+import random
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from http.client import responses
+from typing import TYPE_CHECKING, TypeVar, assert_never
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import gevent
+from gevent import socket, ssl
+from gevent.event import Event
+from gevent.pool import Group
+
+from asap_core import (
+    HANDLER_TIMEOUT,
+    Admit,
+    Agent,
+    Answered,
+    Authenticate,
+    CallState,
+    ClaimProof,
+    Dispatch,
+    Done,
+    Exchange,
+    Fork,
+    Hold,
+    Instant,
+    Payload,
+    ReadBody,
+    Record,
+    Refusal,
+    Request,
+    Respond,
+    TakeLimit,
+    WallTime,
+    broken_call,
+)
+from asap_core.client import (
+    AddressRefused,
+    Barred,
+    Client,
+    Completed,
+    Effect,
+    Expired,
+    Fetch,
+    HttpExchange,
+    Next,
+    Outcome,
+    Program,
+    ReadFile,
+    Received,
+    Returned,
+    Route,
+    Runtime,
+    Sleep,
+    Ticket,
+    Unanswered,
+    Unavailable,
+    Wait,
+    WriteFile,
+    step,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+T = TypeVar("T")
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic(self) -> Instant:
+        """Return the time by which durations are measured."""
+        return Instant(time.monotonic())
+
+    def wall(self) -> WallTime:
+        """Return the time of day."""
+        return WallTime(time.time())
+
+
+# --- server ----------------------------------------------------------------------------------------------------------
+
+
+class Application:
+    """A WSGI application that serves `agent`. `handle` runs in several greenlets."""
+
+    def __init__(self, agent: Agent, handle: Callable[[Dispatch], Payload]) -> None:
+        self.agent, self.handle = agent, handle
+        self.held: WeakValueDictionary[bytes | None, Event] = WeakValueDictionary()
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterator[bytes]:
+        """Serve one request. If the peer leaves, the server closes the iterator, which abandons the exchange."""
+        state: Exchange = self.agent.open(request_of(environ))
+        try:
+            while not isinstance(state, Done):
+                match state:
+                    case ReadBody():
+                        chunk = environ["wsgi.input"].read(65_536)
+                        state = state.feed(chunk) if chunk else state.end()
+                    case Fork(calls):
+                        state = state.answered(Group().map(self.answer, calls))
+                    case Respond(response):
+                        headers = [(name.decode(), value.decode("latin-1")) for name, value in response.headers]
+                        start_response(f"{response.status} {responses.get(response.status, 'Unknown')}", headers)
+                        yield response.body
+                        state = state.sent()
+                    case TakeLimit() | Authenticate() | ClaimProof():
+                        state = state.unavailable()
+                    case _:
+                        assert_never(state)
+        finally:
+            if not isinstance(state, Done):
+                state.abandon()
+            self.wake()
+
+    def answer(self, call: CallState) -> Answered:
+        """Drive one call to its answer."""
+        try:
+            while not isinstance(call, Answered):
+                match call:
+                    case Dispatch():
+                        reply = gevent.with_timeout(call.deadline, self.handle, call, timeout_value=None)
+                        call = call.failed(Refusal(kind=HANDLER_TIMEOUT)) if reply is None else call.replied(reply)
+                        self.wake()
+                    case Hold(ticket, seconds):
+                        self.held.setdefault(ticket, Event()).wait(seconds)
+                        call = call.again()
+                    case Admit() | Record():
+                        return broken_call(call)
+                    case _:
+                        assert_never(call)
+        except Exception:
+            logging.getLogger(__name__).exception("a handler failed")
+            return broken_call(call)
+        return call
+
+    def wake(self) -> None:
+        """Let those ask again who wait for work that has ended."""
+        for ticket in self.agent.take_wakes():
+            if ticket in self.held:
+                self.held[ticket].set()
+
+
+def request_of(environ: "WSGIEnvironment") -> Request:
+    """Return the head of a request."""
+    fields = {key.removeprefix("HTTP_"): environ[key] for key in environ if key.startswith(("HTTP_", "CONTENT_"))}
+    headers = [(key.replace("_", "-").lower().encode(), fields[key].strip().encode("latin-1")) for key in fields]
+    target = quote(environ["PATH_INFO"], safe="/:@!$&'()*+,;=", encoding="latin-1")  # WSGI has decoded it
+    return Request(method=environ["REQUEST_METHOD"], target=target, headers=headers, peer=environ["REMOTE_ADDR"])
+
+
+# --- client ----------------------------------------------------------------------------------------------------------
+
+TLS = ssl.create_default_context()
+
+
+class Greenlets:
+    """Runs a client's programs in the greenlets that call."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client.bind(Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
+        self.parked: WeakValueDictionary[Ticket, Event] = WeakValueDictionary()
+
+    def run(self, program: Program[T]) -> T:
+        """Run a program to its end, and return its result."""
+        try:
+            moved = step(program)
+            while not isinstance(moved, Returned):
+                self.settle()
+                moved = step(program, self.perform(moved))
+            return moved.value
+        finally:
+            program.close()
+            self.settle()
+
+    def settle(self) -> None:
+        """Wake those who need not wait any longer, and log what is to be logged."""
+        for ticket in self.client.take_wakes():
+            if ticket in self.parked:
+                self.parked[ticket].set()
+        for remark in self.client.take_remarks():
+            getattr(logging.getLogger(remark.logger), remark.level)("%s", remark.text)
+
+    def perform(self, effect: Effect) -> Outcome:
+        """Carry out one effect."""
+        match effect:
+            case Fetch(seconds=seconds):
+                http = HttpExchange(effect)
+                return gevent.with_timeout(seconds, fetch, effect, http, timeout_value=None) or Expired(http.stage)
+            case Wait(ticket, seconds):
+                woken = self.parked[ticket] = Event()
+                return Completed() if ticket.ready or woken.wait(seconds) else Expired()
+            case Sleep(seconds):
+                gevent.sleep(seconds)
+                return Completed()
+            case Next() | ReadFile() | WriteFile():
+                return Unavailable("this driver makes requests only")
+            case _:
+                assert_never(effect)
+
+
+def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Barred:
+    """Make one request on a connection of its own."""
+    route = asked.route
+    try:
+        found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
+        chosen = route.choose([str(address[0]) for *_, address in found])
+        if isinstance(chosen, AddressRefused):
+            return Barred(chosen.reason, chosen.remedy)
+        with connect(route, chosen.addresses[0]) as connection:
+            connection.sendall(http.begin(chosen.addresses[0]))
+            while (outcome := http.receive(connection.recv(65_536))) is None:
+                pass
+            return outcome
+    except OSError as error:
+        return Unanswered(http.stage, type(error).__name__)
+
+
+def connect(route: Route, address: str) -> socket.socket:
+    """Connect to one of a route's addresses."""
+    plain = socket.create_connection((address, route.port))
+    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.host)
