@@ -6,6 +6,7 @@ wait any longer. There is no event loop, and no thread but those of name look-up
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -62,6 +63,7 @@ class BlockingDriver:
         self._connect = connect
         self._owner = owner
         self._transport: httpx.BaseTransport | None = None
+        self._process = 0  # that opened it
         self._lock = Lock()
         self._parked: dict[Ticket, Flag] = {}
 
@@ -75,7 +77,7 @@ class BlockingDriver:
         with held(), self._lock:
             if self._transport is not None:
                 raise RuntimeError("this client is open already")
-            self._transport = self._connect()
+            self._transport, self._process = self._connect(), os.getpid()
 
     def close(self) -> None:
         """Close all connections, and end what other threads wait for. A second call does nothing."""
@@ -84,7 +86,8 @@ class BlockingDriver:
                 transport, self._transport = self._transport, None
                 for flag in self._parked.values():
                     flag.set()
-            if transport is not None:
+            # In a fork, the connections are the other process's too: it may be using them.
+            if transport is not None and self._process == os.getpid():
                 transport.close()
 
     def run(self, make: Callable[P, Program[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -127,6 +130,8 @@ class BlockingDriver:
     def _opened(self) -> httpx.BaseTransport:
         if self._transport is None:
             raise RuntimeError(f"this client isn't open; write: with {self._owner} as client: …")
+        if self._process != os.getpid():  # two processes would read each other's answers from one connection
+            raise RuntimeError("this client was opened in another process; open one in each, after the fork")
         return self._transport
 
     # --- effects -----------------------------------------------------------------------------------------------------

@@ -266,9 +266,11 @@ class Requests:
                 drain=call.method == "GET",
             )
             yield from self._fetch(call, reader, end)
-            location = next((value for name, value in reader.headers if name == "location"), None)
-            if reader.status not in _REDIRECTS or location is None:
+            locations = [value for name, value in reader.headers if name == "location"]
+            if reader.status not in _REDIRECTS or not locations:
                 return HttpAnswer(reader.status, reader.headers, reader.body)
+            # RFC 9110 §5.3: several fields are a list, and a list is no URL. Which one counts isn't guessed.
+            location = ", ".join(locations)
             judged = self.policy.judge_redirect(call.allowed, location, followed=followed, method=call.method)
             match judged:
                 case Allowed():

@@ -134,6 +134,23 @@ def one(effect: Effect) -> Program[Outcome]:
     return (yield effect)
 
 
+class TestForks:
+    def test_a_fork_neither_uses_nor_ends_the_connections_of_its_parent(self, world, monkeypatch) -> None:
+        here = world()
+        here.find()
+        closed: list[object] = []
+        monkeypatch.setattr(here.driver._transport, "close", lambda: closed.append(True))
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: 0)
+            with pytest.raises(RuntimeError, match="opened in another process; open one in each, after the fork"):
+                here.find()
+            here.driver.close()
+            assert not closed
+            here.driver.open()
+            assert here.find() == {"number": 1}
+        assert here.requests == 1
+
+
 class TestSeveralThreads:
     def test_twenty_threads_share_one_request(self, world) -> None:
         def answer(_number: int) -> httpx.Response:

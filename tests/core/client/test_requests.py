@@ -388,6 +388,13 @@ class TestRedirects:
             world.get()
         assert len(world.fetches) == 3
 
+    @pytest.mark.parametrize("second", ["/z", "/y", "https://other.example/"])
+    def test_a_redirect_to_several_urls_is_not_followed(self, second: str) -> None:
+        world = World(Answer(302, (("Location", "/y"), ("location", second)), b""), Answer(body=b"[]"), redirects=2)
+        with pytest.raises(BadReply, match="redirects to what isn't a web URL"):
+            world.get()
+        assert len(world.fetches) == 1
+
     def test_all_redirects_of_a_request_share_its_time_limit(self) -> None:
         world = World(After(4.0, self.to("/y")), After(5.5, self.to("/z")), HELD, redirects=2)
         with pytest.raises(TimedOut, match="nothing within 10 s"):
