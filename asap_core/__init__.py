@@ -35,7 +35,10 @@ if TYPE_CHECKING:
         Anonymous as Anonymous,
         Authenticated as Authenticated,
         Credential as Credential,
+        InsufficientScope as InsufficientScope,
         Principal as Principal,
+        ProofRefused as ProofRefused,
+        Proven as Proven,
         TokenTable as TokenTable,
     )
     from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
@@ -146,7 +149,9 @@ _HOMES: Final = {
     "asap_core.server.agent": "Agent",
     "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
     "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit refuse_head",
-    "asap_core.auth.principal": "Anonymous Authenticated Credential Principal TokenTable",
+    "asap_core.auth.principal": (
+        "Anonymous Authenticated Credential InsufficientScope Principal ProofRefused Proven TokenTable"
+    ),
     "asap_core.admission.admission": (
         "AdmissionAnswer AdmissionQuestion Admitted AnswerGone Future Mismatch OutcomeUnknown Reservation Running "
         "Stale StoreUnavailable Stored"

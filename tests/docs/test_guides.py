@@ -27,9 +27,12 @@ import pytest
 
 from asap_adapters import AgentClient, AsgiApp, RemoteError, StateFile, serve
 from asap_core import (
+    Authenticated,
     Envelope,
+    InsufficientScope,
     ManualClock,
     NotAllowed,
+    ProofRefused,
     Request,
     TimedOut,
     Unreachable,
@@ -193,6 +196,17 @@ class TestOnAnotherRuntime:
             names["drive"](Request(method="POST", target="/asap", headers=[], peer="192.0.2.1"), None)
         with pytest.raises(Exception, match="was left already"):
             opened[0].end()
+
+    def test_each_result_of_authentication_has_its_move(self, embedding: dict[str, Any]) -> None:
+        state = Mock()
+        results = [
+            Authenticated("urn:asap:agent:me"), InsufficientScope(frozenset({"a"})), ProofRefused("a proof"), None,
+            OSError(),
+        ]  # fmt: skip
+        for result in results:
+            embedding["authenticate"](state, Mock(side_effect=[result]))
+        moves = [name for name, *_ in state.method_calls]
+        assert moves == ["verified", "insufficient", "refused", "refused", "unavailable"]
 
     @pytest.mark.live
     def test_the_client_calls_the_wsgi_server_from_several_threads(self, embedding: dict[str, Any]) -> None:
