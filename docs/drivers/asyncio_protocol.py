@@ -28,7 +28,7 @@ import time
 import uuid
 from asyncio import Future
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from email.utils import formatdate
 from typing import TypeVar, assert_never
 from weakref import WeakValueDictionary
@@ -150,7 +150,7 @@ class AgentProtocol(asyncio.Protocol):
             if isinstance(state, Fork):
                 state = state.answered(await asyncio.gather(*map(self.answer, state.calls)))
             if isinstance(state, Respond):
-                response, state = state.response, state.sent()
+                response, state, self.kept = state.response, state.sent(), False
                 await self.send(response)
         finally:
             if not isinstance(state, Done):
@@ -162,8 +162,9 @@ class AgentProtocol(asyncio.Protocol):
         """Send it, and wait until the peer closes. Closing while bytes arrive might lose the response."""
         head = f"HTTP/1.1 {response.status} \r\nconnection: close\r\ndate: {formatdate(usegmt=True)}\r\n".encode()
         self.transport.writelines([head, *(b"%s: %s\r\n" % pair for pair in response.headers), b"\r\n", response.body])
-        self.transport.write_eof()
-        await asyncio.sleep(30)
+        with suppress(OSError):  # the peer has reset the connection
+            self.transport.write_eof()
+        await asyncio.sleep(0 if self.transport.is_closing() else 30)
 
     async def answer(self, call: CallState) -> Answered:
         """Drive one call to its answer."""
@@ -243,12 +244,11 @@ async def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
                 return Barred(chosen.reason, chosen.remedy)
             name, address = route.host if tls else None, chosen.addresses[0]
             reader, writer = await asyncio.open_connection(address, route.port, ssl=tls, server_hostname=name)
-            try:
+            with ExitStack() as after:
+                after.callback(writer.transport.abort)
                 writer.write(http.begin(address))
                 while (outcome := http.receive(await reader.read(65_536))) is None:
                     pass
                 return outcome
-            finally:
-                writer.transport.abort()
     except OSError as error:
         return Expired(http.stage) if isinstance(error, TimeoutError) else Unanswered(http.stage, type(error).__name__)
