@@ -229,6 +229,10 @@ class TestErrorMessages:
         with pytest.raises(ValueError, match="in trusted_keys"):
             World(trust=TrustPolicy(trusted_keys={"me": "x"}))
 
+    def test_a_wait_is_any_number_of_seconds_from_zero(self) -> None:
+        for seconds in (0, 0.0, 0.5, 3, float("inf")):
+            check(wait=seconds)
+
     @pytest.mark.parametrize("value", ["clock", 5, None, object(), Driver])
     def test_a_clock_has_two_methods(self, value: object) -> None:
         check(clock=Driver().clock)

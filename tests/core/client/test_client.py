@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientSecret
@@ -34,6 +35,7 @@ from asap_core.errors import (
     Unverified,
     WrongAgent,
 )
+from asap_core.net.addresses import Proximity
 from asap_core.net.outbound import OutboundPolicy
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.envelope import Envelope, utc
@@ -255,6 +257,12 @@ class TestDiscovery:
             with pytest.raises(Unsuitable):
                 world.run(world.client.look_up(BASE, **lacking))
 
+    def test_each_of_several_equal_requirements_counts(self) -> None:
+        with pytest.raises(WrongAgent):
+            World().discover(expect=OTHER, require_skill=OTHER)
+        with pytest.raises(ValueError, match="expected as least version"):
+            World().discover(expect=OTHER, require_skill=OTHER, require_version=OTHER)
+
     def test_look_up_returns_source_age_and_lifetime(self) -> None:
         world = World()
         world.pages[A] = answer(manifest(), cache_control="max-age=60")
@@ -474,6 +482,15 @@ class TestKeepingFresh:
         for run in runs:
             world.close(run)
 
+    def test_a_token_is_sent_to_the_origin_of_an_agent_that_is_kept_fresh(self) -> None:
+        world = World(token="t")
+        (program,) = world.client.keep_fresh([BASE])
+        run = world.start(program)
+        world.advance(1.0)
+        world.send(world.client.cached(BASE))
+        assert world.shown == ["Bearer t"]
+        world.close(run)
+
     def test_a_failed_fetch_is_logged_and_retried(self) -> None:
         world = World()
         world.pages[A] = 500
@@ -572,6 +589,8 @@ class TestResolving:
         with pytest.raises(NotResolved, match="not listed") as caught:
             world.run(world.client.resolve(URN))
         assert world.clock.monotonic() == 3.0
+        world.run(world.client.explain(URN))
+        assert world.clock.monotonic() == 6.0
         end = world.run(world.client.explain(URN, wait=0))
         assert isinstance(end, Unresolved)
         assert list(map(str, end.trace)) == list(map(str, caught.value.asked))[:1]
@@ -672,6 +691,15 @@ class TestCredentials:
         (fetch,) = [each for each in world.effects if isinstance(each, Fetch) and each.method == "POST"]
         assert b"scope=asap" in (fetch.body or b"")
 
+    def test_a_token_endpoint_of_the_caller_may_be_on_any_network(self) -> None:
+        world = World()
+        endpoint = f"{ISSUER}/token"
+        world.client._requests.judge(endpoint, named_by="https://elsewhere.example/registry.json")
+        given = ClientCredentials(client=ClientSecret("me", "s3cret"), token_endpoint=endpoint)
+        assert world.run(world.client.token(given)).value == "t1"
+        (fetch,) = [effect for effect in world.effects if isinstance(effect, Fetch)]
+        assert fetch.route.reach is Proximity.MACHINE
+
 
 class TestSending:
     def test_an_envelope_is_sent_to_the_agent_at_a_url_and_the_reply_returned(self) -> None:
@@ -722,9 +750,13 @@ class TestSending:
         first, second = (call["envelope"] for call in world.calls[1:])
         assert first["extensions"]["nonce"] != second["extensions"]["nonce"]
 
-    @pytest.mark.parametrize("retries", [0, 2])
-    def test_what_was_not_connected_is_sent_again_as_often_as_the_policy_says(self, retries: int) -> None:
-        world = World(retry=RetryPolicy(retries=retries))
+    @pytest.mark.parametrize(
+        ("policy", "retries"), [(RetryPolicy(retries=0), 0), (RetryPolicy(retries=3), 3), (None, 2)]
+    )
+    def test_a_message_is_sent_again_as_often_as_the_policy_says(
+        self, policy: RetryPolicy | None, retries: int
+    ) -> None:
+        world = World(retry=policy)
         world.agent_does = [NOT_CONNECTED] * (retries + 1)
         with pytest.raises(Unreachable):
             world.send()
@@ -755,6 +787,17 @@ class TestSending:
         allowing = World(outbound=OutboundPolicy(allow_endpoints=["https://elsewhere.example"]))
         allowing.pages |= {A: world.pages[A], elsewhere: allowing.agent}
         assert allowing.send().payload["status"] == "completed"
+
+    def test_an_endpoint_without_a_zone_is_on_the_link_of_its_manifest(self) -> None:
+        world = World()
+        world.networks = ("fe80::1/64",)
+        world.pages |= {
+            "http://[fe80::9%eth0]:8000/m": manifest(endpoints={"asap": "http://[fe80::9]:8000/asap"}),
+            "http://[fe80::9%eth0]:8000/asap": world.agent,
+        }
+        found = announcement(URN, "http://[fe80::9%eth0]:8000/m", "fe80::9%eth0")
+        found = evolve(found, host="fe80::9%eth0", port=8000)
+        assert world.send(world.run(world.client.follow(found))).payload["status"] == "completed"
 
     def test_requests_are_made_as_the_options_say(self) -> None:
         large = {"skill_id": "echo", "input": {"a": "x" * 50_000}}
