@@ -72,19 +72,23 @@ def make_agent(
     shared_admission=False,
 ) -> Agent:
     """An agent with one skill, `echo`, bound and ready to be served at `base_url`."""
-    manifest = Manifest(
+    return Agent(echo_manifest(base_url)).bind(
+        clock=clock or SystemClock(),
+        ids=ids,
+        key=key or secrets.token_bytes(32),
+        shared_admission=shared_admission,
+    )
+
+
+def echo_manifest(base_url: str) -> Manifest:
+    """The manifest of an agent at `base_url` with one skill, `echo`."""
+    return Manifest(
         id=URN,
         name="Echo",
         version="1.0.0",
         description="Echoes task input",
         capabilities=Capabilities(skills=[Skill(id="echo", description="Echo back the input")]),
         endpoints=Endpoints(asap=f"{base_url}/asap"),
-    )
-    return Agent(manifest).bind(
-        clock=clock or SystemClock(),
-        ids=ids,
-        key=key or secrets.token_bytes(32),
-        shared_admission=shared_admission,
     )
 
 

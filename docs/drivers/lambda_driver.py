@@ -1,0 +1,303 @@
+"""A function that is started by requests, as AWS Lambda does: an event in, a response out, frozen between calls.
+
+    store = Store(sqlite3.connect("/mnt/shared/agent.db", isolation_level=None), agent.policy)
+    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32), shared_admission=True)
+    lambda_handler = Function(agent, handle, store)  # of events of an API Gateway or a function URL, payload 2.0
+
+    invocation = Invocation(Client("urn:asap:agent:me"))  # kept from call to call, with its cache
+    manifest = invocation.run(invocation.client.discover("https://agent.example"))
+
+A process answers one event at a time, and others answer beside it, so what was admitted is remembered in a store that
+all share. `Store` needs two things of it: a row that is written only if there's none of its name (DynamoDB:
+`attribute_not_exists`), and a counter. With `bind(shared_limits={"peer"})` the store also counts what callers take.
+
+What it leaves out:
+
+* Nothing runs between calls. Bodies arrive whole; a retry that comes while its request runs is told to come back; a
+  handler isn't stopped at its deadline. If the function's time ends first, its idempotency key answers "outcome
+  unknown".
+* A limit is counted in fixed windows, so at the turn of one it may be taken twice.
+* No token is verified.
+* The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
+  local network, so registries must be URLs. The name server is waited for as long as the system does.
+"""
+
+import base64
+import json
+import logging
+import random
+import secrets
+import socket
+import sqlite3
+import ssl
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, assert_never
+
+from asap_core import (
+    AdmissionAnswer,
+    AdmissionQuestion,
+    Admit,
+    Admitted,
+    Agent,
+    Answered,
+    Authenticate,
+    CallState,
+    ClaimProof,
+    Dispatch,
+    Done,
+    Exchange,
+    Fork,
+    Hold,
+    Instant,
+    Mismatch,
+    OutcomeUnknown,
+    Payload,
+    Policy,
+    ReadBody,
+    Record,
+    Replayed,
+    Request,
+    Reservation,
+    Respond,
+    Running,
+    Stored,
+    TakeLimit,
+    WallTime,
+    broken_call,
+    outcome_to_json,
+    read_outcome,
+)
+from asap_core.client import (
+    AddressRefused,
+    Barred,
+    Client,
+    Completed,
+    Effect,
+    Expired,
+    Fetch,
+    HttpExchange,
+    Next,
+    Outcome,
+    Program,
+    ReadFile,
+    Received,
+    Returned,
+    Route,
+    Runtime,
+    Sleep,
+    Unanswered,
+    Unavailable,
+    Wait,
+    WriteFile,
+    step,
+)
+
+T = TypeVar("T")
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic(self) -> Instant:
+        """Return the time by which durations are measured, those included in which the function was frozen."""
+        return Instant(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def wall(self) -> WallTime:
+        """Return the time of day."""
+        return WallTime(time.time())
+
+
+# --- store -----------------------------------------------------------------------------------------------------------
+
+ROWS = "CREATE TABLE IF NOT EXISTS rows (name TEXT PRIMARY KEY, digest BLOB, until REAL, outcome TEXT, expires REAL)"
+TAKEN = "CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY, amount INTEGER)"
+TAKE = "INSERT INTO taken VALUES (?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount RETURNING amount"
+
+
+class Store:
+    """What all processes remember together: a row for each nonce and for each idempotency key, with its answer."""
+
+    def __init__(self, database: sqlite3.Connection, policy: Policy) -> None:
+        self.database, self.policy = database, policy
+        database.execute(ROWS)
+        database.execute(TAKEN)
+
+    def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
+        """Say whether a request is new: by its key first, then by its nonce, which only a new key claims."""
+        self.database.execute("DELETE FROM rows WHERE expires < ?", (time.time(),))
+        caller = [question.authenticated, question.sender]
+        key = json.dumps(["key", *caller, "" if question.authenticated else question.peer, question.idempotency_key])
+        known = None if question.idempotency_key is None else self.known(key, question)
+        if known is not None:
+            return known
+        lives = question.issued + self.policy.max_age + self.policy.skew
+        if question.nonce is not None and not self.put(json.dumps(["nonce", *caller, question.nonce]), question, lives):
+            return Replayed()
+        if question.idempotency_key is None:
+            return Admitted(None)
+        first = self.put(key, question, time.time() + self.policy.idempotency_ttl)
+        return Admitted(Reservation(key.encode())) if first else self.known(key, question) or OutcomeUnknown()
+
+    def put(self, name: str, question: AdmissionQuestion, expires: float) -> bool:
+        """Write a row, unless there's one of this name."""
+        row = (name, question.digest, time.time() + question.deadline, None, expires)
+        return self.database.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
+
+    def known(self, key: str, question: AdmissionQuestion) -> AdmissionAnswer | None:
+        """Return what is known of an idempotency key."""
+        row = self.database.execute("SELECT digest, until, outcome FROM rows WHERE name = ?", (key,)).fetchone()
+        match row:
+            case None:
+                return None
+            case (digest, _, _) if digest != question.digest:
+                return Mismatch()
+            case (_, until, None):
+                return Running(retry_after=1.0) if time.time() < until else OutcomeUnknown()
+            case _:
+                return Stored(read_outcome(json.loads(row[2])))
+
+    def record(self, record: Record) -> None:
+        """Keep an answer for retries."""
+        row = (json.dumps(outcome_to_json(record.outcome)), record.reservation.key.decode())
+        self.database.execute("UPDATE rows SET outcome = ? WHERE name = ?", row)
+
+    def take(self, state: TakeLimit) -> Exchange:
+        """Take from a caller's share."""
+        limit = (self.policy.peer_limits if state.scope == "peer" else self.policy.principal_limits)[0]
+        window, gone = divmod(time.time(), limit.per)
+        row = (json.dumps([state.scope, state.key, window]), state.cost)
+        over = self.database.execute(TAKE, row).fetchone()[0] - limit.amount
+        if over > 0 and not state.partial:
+            return state.limited(limit.per - gone, str(limit))
+        return state.taken(granted=min(state.cost, max(state.cost - over, 0)))
+
+
+# --- server ----------------------------------------------------------------------------------------------------------
+
+
+class Function:
+    """Answers events for `agent`, with what `store` remembers."""
+
+    def __init__(self, agent: Agent, handle: Callable[[Dispatch], Payload], store: Store) -> None:
+        self.agent, self.handle, self.store = agent, handle, store
+
+    def __call__(self, event: Mapping[str, Any], _context: object) -> dict[str, object]:
+        """Answer one event."""
+        http, body = event["requestContext"]["http"], event.get("body") or ""
+        data = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
+        headers = [(name.lower().encode(), value.strip().encode("latin-1")) for name, value in event["headers"].items()]
+        request = Request(method=http["method"], target=event["rawPath"], headers=headers, peer=http["sourceIp"])
+        state = self.agent.open(request)
+        while not isinstance(state, Respond):
+            match state:
+                case TakeLimit():
+                    state = self.store.take(state)
+                case Authenticate():
+                    state = state.unavailable()
+                case ClaimProof(question):
+                    state = state.answered(self.store.ask(question))
+                case ReadBody():
+                    state = state.feed(data)
+                    state = state.end() if isinstance(state, ReadBody) else state
+                case Fork(calls):
+                    state = state.answered([self.answer(call) for call in calls])
+                case Done():
+                    raise RuntimeError("an exchange ends with a response")
+                case _:
+                    assert_never(state)
+        response = state.response
+        state.sent()
+        fields = {name.decode(): value.decode("latin-1") for name, value in response.headers}
+        text = base64.b64encode(response.body).decode()
+        return {"statusCode": response.status, "headers": fields, "body": text, "isBase64Encoded": True}
+
+    def answer(self, call: CallState) -> Answered:
+        """Drive one call to its answer."""
+        try:
+            while not isinstance(call, Answered):
+                match call:
+                    case Admit(question):
+                        call = call.answered(self.store.ask(question))
+                    case Dispatch():
+                        call = call.replied(self.handle(call))
+                    case Record():
+                        self.store.record(call)
+                        call = call.recorded()
+                    case Hold():
+                        call = call.expired()
+                    case _:
+                        assert_never(call)
+        except Exception:
+            logging.getLogger(__name__).exception("a call failed")
+            return broken_call(call)
+        return call
+
+
+# --- client ----------------------------------------------------------------------------------------------------------
+
+TLS = ssl.create_default_context()
+
+
+class Invocation:
+    """Runs a client's programs one after the other. Keep it from call to call: its cache is what they share."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client.bind(Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
+
+    def run(self, program: Program[T]) -> T:
+        """Run a program to its end, and return its result."""
+        try:
+            moved = step(program)
+            while not isinstance(moved, Returned):
+                moved = step(program, perform(moved))
+            return moved.value
+        finally:
+            program.close()
+            self.client.take_wakes()  # nobody waits; it ends what an interrupted program has begun
+            for remark in self.client.take_remarks():
+                getattr(logging.getLogger(remark.logger), remark.level)("%s", remark.text)
+
+
+def perform(effect: Effect) -> Outcome:
+    """Carry out one effect."""
+    match effect:
+        case Fetch():
+            return fetch(effect)
+        case Sleep(seconds):
+            time.sleep(seconds)
+            return Completed()
+        case Wait():
+            raise RuntimeError("no other program runs")
+        case Next() | ReadFile() | WriteFile():
+            return Unavailable("this driver makes requests only")
+        case _:
+            assert_never(effect)
+
+
+def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
+    """Make one request on a connection of its own."""
+    http, route, end = HttpExchange(asked), asked.route, time.monotonic() + asked.seconds
+    try:
+        found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
+        chosen = route.choose([str(address[0]) for *_, address in found])
+        if isinstance(chosen, AddressRefused):
+            return Barred(chosen.reason, chosen.remedy)
+        with connect(route, chosen.addresses[0], asked.seconds) as connection:
+            connection.sendall(http.begin(chosen.addresses[0]))
+            outcome = None
+            while outcome is None:
+                connection.settimeout(max(end - time.monotonic(), 0.001))
+                outcome = http.receive(connection.recv(65_536))
+            return outcome
+    except OSError as error:
+        return Expired(http.stage) if isinstance(error, TimeoutError) else Unanswered(http.stage, type(error).__name__)
+
+
+def connect(route: Route, address: str, seconds: float) -> socket.socket:
+    """Connect to one of a route's addresses."""
+    plain = socket.create_connection((address, route.port), seconds)
+    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.host)
