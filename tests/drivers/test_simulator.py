@@ -3,6 +3,8 @@
 import time
 from collections import Counter
 
+import pytest
+
 from asap_core import AsapError, Envelope, Manifest, NotAllowed, RemoteError, Request, Response, TimedOut
 from asap_core.client import Client, DiscoveryOptions, RequestOptions, RetryPolicy
 from docs.drivers.simulator import Process, SimulatedClient, SimulatedServer, World
@@ -135,6 +137,17 @@ def test_a_private_address_is_not_requested() -> None:
     (failure,) = scene.run(scene.client.discover(URL))
     assert isinstance(failure, NotAllowed)
     assert not scene.host.hits
+
+
+def test_what_a_process_raises_is_raised() -> None:
+    def failing() -> Process[None]:
+        yield None, 1.0
+        raise IndexError("a bug")
+
+    world = World(seed=1)
+    world.start(failing())
+    with pytest.raises(IndexError, match="a bug"):
+        world.run(until=2.0)
 
 
 def test_the_same_seed_gives_the_same_hour_in_seconds() -> None:
