@@ -1,6 +1,6 @@
 """A function that is started by requests, as AWS Lambda does: an event in, a response out, frozen between calls.
 
-    store = Store(sqlite3.connect("/mnt/shared/agent.db", isolation_level=None), agent.policy)
+    store = Store(sqlite3.connect("/mnt/shared/agent.db", isolation_level=None), agent.policy, SystemClock())
     agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32), shared_admission=True)
     lambda_handler = Function(agent, handle, store)  # of events of an API Gateway or a function URL, payload 2.0
 
@@ -8,8 +8,9 @@
     manifest = invocation.run(invocation.client.discover("https://agent.example"))
 
 A process answers one event at a time, and others answer beside it, so what was admitted is remembered in a store that
-all share. `Store` needs two things of it: a row that is written only if there's none of its name (DynamoDB:
-`attribute_not_exists`), and a counter. With `bind(shared_limits={"peer"})` the store also counts what callers take.
+all share. `Store` passes `asap_core.testing.check_store`. It needs no transaction, but rows that are written only if
+there's none of their name (DynamoDB: `attribute_not_exists`), and counters. With `bind(shared_limits={"peer"})` it also
+counts what callers take. docs/stores.md says what a store must do; it must also bound the number of its rows.
 
 What it leaves out:
 
@@ -45,10 +46,12 @@ from asap_core import (
     Authenticate,
     CallState,
     ClaimProof,
+    Clock,
     Dispatch,
     Done,
     Exchange,
     Fork,
+    Future,
     Hold,
     Instant,
     Mismatch,
@@ -57,11 +60,14 @@ from asap_core import (
     Policy,
     ReadBody,
     Record,
+    Refusal,
     Replayed,
+    Replied,
     Request,
     Reservation,
     Respond,
     Running,
+    Stale,
     Stored,
     TakeLimit,
     WallTime,
@@ -114,63 +120,81 @@ class SystemClock:
 # --- store -----------------------------------------------------------------------------------------------------------
 
 ROWS = "CREATE TABLE IF NOT EXISTS rows (name TEXT PRIMARY KEY, digest BLOB, until REAL, outcome TEXT, expires REAL)"
-TAKEN = "CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY, amount INTEGER)"
-TAKE = "INSERT INTO taken VALUES (?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount RETURNING amount"
+COUNTS = "CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, amount REAL)"
+LATEST = "INSERT INTO counts VALUES ('clock', ?) ON CONFLICT DO UPDATE SET amount = max(amount, ?1) RETURNING amount"
+TAKE = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET amount = amount + ?2 RETURNING amount"
 
 
 class Store:
-    """What all processes remember together: a row for each nonce and for each idempotency key, with its answer."""
+    """What all processes remember together: a row for each nonce, and one for each idempotency key, with its answer."""
 
-    def __init__(self, database: sqlite3.Connection, policy: Policy) -> None:
-        self.database, self.policy = database, policy
-        database.execute(ROWS)
-        database.execute(TAKEN)
+    def __init__(self, database: sqlite3.Connection, policy: Policy, clock: Clock) -> None:
+        self.run, self.policy, self.clock = database.execute, policy, clock
+        self.run(ROWS)
+        self.run(COUNTS)
+
+    def now(self) -> float:
+        """Return the latest time that any process has seen: the store's clock never goes back."""
+        return float(self.run(LATEST, (self.clock.wall(),)).fetchone()[0])
 
     def ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
         """Say whether a request is new: by its key first, then by its nonce, which only a new key claims."""
-        self.database.execute("DELETE FROM rows WHERE expires < ?", (time.time(),))
-        caller = [question.authenticated, question.sender]
+        now, caller = self.now(), [question.authenticated, question.sender]
+        self.run("DELETE FROM rows WHERE expires < ?", (now,))
         key = json.dumps(["key", *caller, "" if question.authenticated else question.peer, question.idempotency_key])
-        known = None if question.idempotency_key is None else self.known(key, question)
+        known = None if question.idempotency_key is None else self.known(key, question, now)
         if known is not None:
             return known
-        lives = question.issued + self.policy.max_age + self.policy.skew
-        if question.nonce is not None and not self.put(json.dumps(["nonce", *caller, question.nonce]), question, lives):
+        if question.issued < now - self.policy.max_age:
+            return Stale(WallTime(now))
+        if question.issued > now + self.policy.skew:
+            return Future(WallTime(now))
+        nonce, lives = json.dumps(["nonce", *caller, question.nonce]), self.policy.max_age + self.policy.skew
+        if question.nonce is not None and not self.put(nonce, question, now, now + lives):
             return Replayed()
         if question.idempotency_key is None:
             return Admitted(None)
-        first = self.put(key, question, time.time() + self.policy.idempotency_ttl)
-        return Admitted(Reservation(key.encode())) if first else self.known(key, question) or OutcomeUnknown()
+        first = self.put(key, question, now, now + question.deadline + self.policy.idempotency_ttl)
+        return Admitted(Reservation(key.encode())) if first else self.known(key, question, now) or OutcomeUnknown()
 
-    def put(self, name: str, question: AdmissionQuestion, expires: float) -> bool:
+    def put(self, name: str, question: AdmissionQuestion, now: float, expires: float) -> bool:
         """Write a row, unless there's one of this name."""
-        row = (name, question.digest, time.time() + question.deadline, None, expires)
-        return self.database.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
+        row = (name, question.digest, now + question.deadline, None, expires)
+        return self.run("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", row).rowcount == 1
 
-    def known(self, key: str, question: AdmissionQuestion) -> AdmissionAnswer | None:
+    def known(self, key: str, question: AdmissionQuestion, now: float) -> AdmissionAnswer | None:
         """Return what is known of an idempotency key."""
-        row = self.database.execute("SELECT digest, until, outcome FROM rows WHERE name = ?", (key,)).fetchone()
+        row = self.run("SELECT digest, until, outcome FROM rows WHERE name = ?", (key,)).fetchone()
         match row:
             case None:
                 return None
             case (digest, _, _) if digest != question.digest:
                 return Mismatch()
             case (_, until, None):
-                return Running(retry_after=1.0) if time.time() < until else OutcomeUnknown()
+                return Running(retry_after=min(until - now, 1.0)) if now < until else OutcomeUnknown()
             case _:
                 return Stored(read_outcome(json.loads(row[2])))
 
-    def record(self, record: Record) -> None:
+    def record(self, reservation: Reservation, outcome: Replied | Refusal, _size: int) -> None:
         """Keep an answer for retries."""
-        row = (json.dumps(outcome_to_json(record.outcome)), record.reservation.key.decode())
-        self.database.execute("UPDATE rows SET outcome = ? WHERE name = ?", row)
+        row = (json.dumps(outcome_to_json(outcome)), self.now() + self.policy.idempotency_ttl, reservation.key.decode())
+        self.run("UPDATE rows SET outcome = ?, expires = ? WHERE name = ?", row)
+
+    def lose(self, reservation: Reservation) -> None:
+        """Note that the work was cut off."""
+        row = (self.now() + self.policy.idempotency_ttl, reservation.key.decode())
+        self.run("UPDATE rows SET until = 0, expires = ? WHERE name = ?", row)
+
+    def give_back(self, reservation: Reservation) -> None:
+        """Forget a key whose work never began."""
+        self.run("DELETE FROM rows WHERE name = ?", (reservation.key.decode(),))
 
     def take(self, state: TakeLimit) -> Exchange:
         """Take from a caller's share."""
         limit = (self.policy.peer_limits if state.scope == "peer" else self.policy.principal_limits)[0]
-        window, gone = divmod(time.time(), limit.per)
-        row = (json.dumps([state.scope, state.key, window]), state.cost)
-        over = self.database.execute(TAKE, row).fetchone()[0] - limit.amount
+        window, gone = divmod(self.now(), limit.per)
+        name = json.dumps([state.scope, state.key, window])
+        over = int(self.run(TAKE, (name, state.cost)).fetchone()[0]) - limit.amount
         if over > 0 and not state.partial:
             return state.limited(limit.per - gone, str(limit))
         return state.taken(granted=min(state.cost, max(state.cost - over, 0)))
@@ -224,8 +248,8 @@ class Function:
                         call = call.answered(self.store.ask(question))
                     case Dispatch():
                         call = call.replied(self.handle(call))
-                    case Record():
-                        self.store.record(call)
+                    case Record(reservation, outcome, size):
+                        self.store.record(reservation, outcome, size)
                         call = call.recorded()
                     case Hold():
                         call = call.expired()
@@ -233,6 +257,8 @@ class Function:
                         assert_never(call)
         except Exception:
             logging.getLogger(__name__).exception("a call failed")
+            if isinstance(call, Dispatch) and call.reservation is not None:
+                self.store.lose(call.reservation)
             return broken_call(call)
         return call
 

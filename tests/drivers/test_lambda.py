@@ -7,12 +7,14 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 
 from asap_core import Agent, Limit, NotAllowed, Policy, RemoteError, Unreachable
 from asap_core.client import Client, DiscoveryOptions, Fetch, OutboundPolicy, Received, RequestOptions, RetryPolicy
+from asap_core.testing import check_store
 from docs.drivers import lambda_driver
 from docs.drivers.lambda_driver import Function, Invocation, Store, SystemClock
 from tests.drivers.demo_agent import SENDER, URN, Demo, echo, echo_manifest, new_id, raw_server, task
@@ -25,7 +27,7 @@ URL = "https://abc.lambda-url.example"
 def function(database: Path, handle: Callable[..., Any] = echo, **policy: Any) -> Function:
     """A function as it is after a cold start: nothing of its own but the way to the store."""
     agent = Agent(echo_manifest(URL), policy=Policy(**policy))
-    store = Store(sqlite3.connect(database, isolation_level=None), agent.policy)
+    store = Store(sqlite3.connect(database, isolation_level=None), agent.policy, SystemClock())
     key = secrets.token_bytes(32)
     agent.bind(clock=SystemClock(), ids=new_id, key=key, shared_admission=True, shared_limits={"peer"})
     return Function(agent, handle, store)
@@ -124,6 +126,23 @@ def test_what_callers_take_is_counted_by_all_processes(database: Path, monkeypat
     for _ in range(2):
         with pytest.raises(RemoteError, match="limit"):
             mine.run(mine.client.send(manifest, "task.request", task()))
+
+
+def test_the_store_keeps_its_promises() -> None:
+    def prepare(clock):
+        path = Path(mkdtemp(), "agent.db")
+        return lambda: Store(sqlite3.connect(path, isolation_level=None), Policy(), clock)
+
+    check_store(prepare, examples=10)
+
+
+def test_a_handler_that_fails_leaves_its_key_unknown(database: Path, monkeypatch) -> None:
+    processes, mine = Processes(function(database, lambda call: 1 / 0)), invocation()
+    monkeypatch.setattr(lambda_driver, "fetch", processes)
+    manifest = mine.run(mine.client.discover(URL))
+    for problem in ("internal", "unknown"):
+        with pytest.raises(RemoteError, match=f"(?i){problem}"):
+            mine.run(mine.client.send(manifest, "task.request", task(), idempotency_key="k"))
 
 
 # --- client ----------------------------------------------------------------------------------------------------------
