@@ -22,7 +22,7 @@ T_co = TypeVar("T_co", covariant=True)
 _GZIP: Final[Codings] = {b"gzip": Gzip, b"x-gzip": Gzip}
 # Bytes given to a parser at once: it needs a millisecond for them.
 PIECE: Final = 8_192
-# Bytes decompressed at once: they become a thousand times as many at most, in a few milliseconds.
+# Compressed bytes taken at once. What they become is decompressed a block at a time.
 _CODED_PIECE: Final = 1_024
 # The body of an error response follows its head at once. Without it, the status is reported.
 _ERROR_SECONDS: Final = 5.0
@@ -138,7 +138,7 @@ class BodyReader:
             self._work()
         except (InvalidDocument, BodyTooLarge, BadCoding) as error:
             self._fail(error)
-        return bool(self._decoded or self._queue)
+        return bool(self._decoded or self._queue) or self._undecoded
 
     def end(self) -> None:
         """Take the end of the body, and do the rest of the work. Not called if the body is cut off."""
@@ -184,6 +184,10 @@ class BodyReader:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _undecoded(self) -> bool:
+        return self._body is not None and self.failed is None and self._body.pending
+
     def _read_codings(self) -> None:
         values = [value for name, value in self.headers if name == "content-encoding"]
         listed = [each.strip().lower() for value in values for each in value.split(",")]
@@ -198,8 +202,8 @@ class BodyReader:
     def _work(self) -> None:
         if self._decoded and self._parser is not None:
             self._parser.feed(self._decoded.popleft())
-        elif self._queue and self._body is not None:
-            self._body.feed(self._queue.popleft())
+        elif self._body is not None and (self._undecoded or self._queue):
+            self._body.decode(b"" if self._undecoded else self._queue.popleft())
             if self._parser is not None:
                 data = self._body.take()
                 self._decoded.extend(data[at : at + PIECE] for at in range(0, len(data), PIECE))

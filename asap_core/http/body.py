@@ -132,18 +132,24 @@ class Body:
             return
         # In slices: after every block a decoder copies all input that it hasn't consumed.
         for start in range(0, len(chunk), _BLOCK):
-            self._inflate(self._inflater, chunk[start : start + _BLOCK])
+            self.decode(chunk[start : start + _BLOCK])
+            while self.pending:
+                self.decode(b"")
 
-    def _inflate(self, inflater: Inflater, data: bytes) -> None:
+    def decode(self, data: bytes) -> None:
+        """Take bytes, and decode one block at most. Call it with b"" while `pending`. Raises as `feed`."""
+        if self._inflater is None:
+            self._keep(data)
+            return
         self._coded_left -= len(data)
         if self._coded_left < 0:
             self._refuse()
-        self._keep(inflater.inflate(data, self._room()))
-        while inflater.pending:
-            self._keep(inflater.inflate(b"", self._room()))
+        self._keep(self._inflater.inflate(data, min(_BLOCK, self._limit - self._taken - len(self._data) + 1)))
 
-    def _room(self) -> int:
-        return min(_BLOCK, self._limit - self._taken - len(self._data) + 1)
+    @property
+    def pending(self) -> bool:
+        """Whether there's more to decode. A kilobyte of brotli may be many megabytes."""
+        return self._inflater is not None and self._inflater.pending
 
     def _keep(self, chunk: bytes) -> None:
         if self._taken + len(self._data) + len(chunk) > self._limit:

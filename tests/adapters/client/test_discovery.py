@@ -275,3 +275,33 @@ async def test_a_path_that_is_not_a_file_is_refused_at_once(client_in, tmp_path,
         with pytest.raises(BadReply, match="expected a file"):
             await client.registry(tmp_path / name)
         assert "expected a file" in str((await client.explain(URN, wait=0)).trace[0])
+
+
+class ManyChunks(httpx.AsyncByteStream):
+    """Tiny chunks that have all arrived, so that none of them is waited for."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(10_000):
+            yield b" "
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_tiny_chunks_that_arrive_at_once_hold_nobody_up(status: int) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, stream=ManyChunks()))
+    async with (
+        AgentClient(sender=URN, http=HttpOptions(transport=transport)) as client,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(others)
+        with pytest.raises((BadReply, InvalidDocument)):
+            await client.discover("https://a.example")
+        group.cancel_scope.cancel()
+    assert turns > 100

@@ -204,6 +204,36 @@ class TestParsers:
         reader.end()
         assert (parser.close(), reader.status, reader.failed, reader.patience) == (b"hello", 0, None, None)
 
+    @pytest.mark.parametrize("parsed", [False, True])
+    def test_a_step_decodes_one_block_at_most(self, parsed: bool) -> None:
+        calls: list[int] = []
+
+        class Noting(Reverse):
+            def inflate(self, data: bytes, room: int) -> bytes:
+                calls.append(room)
+                return super().inflate(data * 1_000, room)
+
+        reader = BodyReader(10_000_000, codings={b"x": Noting}, parser=Collecting() if parsed else None)
+        reader.begin(200, [("content-encoding", "x")])
+        reader.feed(bytes(1_000))
+        more = True
+        while more:
+            before = len(calls)
+            more = reader.work()
+            assert len(calls) <= before + 1
+        assert len(calls) == 16  # 1 MB
+        assert max(calls) == 65_536
+        reader.end()
+        assert reader.failed is None
+
+    def test_nothing_is_decoded_after_a_failure(self) -> None:
+        reader = BodyReader(100, codings={b"x": Reverse})
+        reader.begin(200, [("content-encoding", "x")])
+        reader.feed(bytes(1_000))
+        assert not reader.work()
+        assert isinstance(reader.failed, BodyTooLarge)
+        reader.end()
+
 
 class TestErrorResponses:
     """Their status is enough."""
@@ -329,7 +359,7 @@ def test_any_bytes_in_any_chunks_are_read_as_in_one(case: Case) -> None:
         for _ in range(pause):
             if not reader.work():
                 assert held(reader) <= case.limit
-            # One coded piece is decoded at once, within the limit.
+            # One block is decoded at once.
             assert held(reader) <= fed + case.limit
     reader.end()
     assert outcome(reader, parser) == whole
@@ -354,7 +384,7 @@ def test_an_encoded_body_is_decoded(data: bytes, coding: str | None, cuts: list[
     assert (reader.failed, reader.body if parser is None else parser.close()) == (None, data)
 
 
-def test_a_bomb_is_refused_one_piece_after_the_limit() -> None:
+def test_a_bomb_is_refused_one_block_after_the_limit() -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     reader = BodyReader(100_000, parser=(parser := Collecting()))
     reader.begin(200, GZIP)
@@ -363,8 +393,8 @@ def test_a_bomb_is_refused_one_piece_after_the_limit() -> None:
     while reader.work():
         turns, most = turns + 1, max(most, held(reader))
     assert isinstance(reader.failed, BodyTooLarge)
-    assert (len(parser.close()), held(reader)) == (0, 0)
-    assert turns <= 2
+    assert (len(parser.close()), held(reader)) == (65_536, 0)
+    assert turns == 9
     assert most <= len(bomb) + 100_000
 
 
