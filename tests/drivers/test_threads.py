@@ -37,12 +37,14 @@ def threads(**options) -> Threads:
 def served(request) -> Iterator[tuple[str, Application]]:
     """The driver's application on wsgiref, alone and as a view of a Flask application."""
     made: list[Application] = []
+    if request.param == "flask":
+        pytest.importorskip("flask", reason=f"{ELSEWHERE} flask isn't installed here")
 
     def make(url: str):
         made.append(Application(make_agent(url), echo))
         if request.param == "wsgiref":
             return made[0]
-        flask = pytest.importorskip("flask", reason=f"{ELSEWHERE} flask isn't installed here").Flask("agent")
+        flask = pytest.importorskip("flask").Flask("agent")
         for name, rule in enumerate(["/asap", MANIFEST]):
             flask.add_url_rule(rule, str(name), lambda: made[0], methods=["GET", "POST"])
         return flask
