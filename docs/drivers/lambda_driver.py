@@ -18,8 +18,6 @@ What it leaves out:
   handler isn't stopped at its deadline. If the function's time ends first, its idempotency key answers "outcome
   unknown".
 * A limit is counted in fixed windows, so at the turn of one it may be taken twice.
-* `Store` trusts the clocks of all processes: if one is set back, an envelope may be accepted again whose nonce is
-  forgotten. It keeps an answer for `idempotency_ttl` from when the work began. docs/stores.md has one that does more.
 * No token is verified.
 * The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
   local network, so registries must be URLs. The name server is waited for as long as the system does.
