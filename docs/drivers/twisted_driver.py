@@ -18,6 +18,7 @@ What it leaves out:
 * No token is verified and no store is shared.
 * The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
   local network, so registries must be URLs. Install `twisted[tls]`.
+* A certificate that isn't trusted looks like a peer that closed the connection.
 """
 
 import logging
