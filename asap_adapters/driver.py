@@ -110,10 +110,12 @@ class ProgramDriver:
                 await anyio.lowlevel.checkpoint()
             return moved.value
         finally:
-            program.close()
-            self.settle()
-            if sources is not None:
-                await sources.aclose()
+            try:
+                program.close()
+                self.settle()
+            finally:  # even if a logging handler raises
+                if sources is not None:
+                    await sources.aclose()
 
     def settle(self) -> None:
         """Wake those who need not wait any longer, remove what is to be removed, and log what is to be logged."""

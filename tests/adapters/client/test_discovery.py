@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from attrs import evolve
 from asap_adapters import HttpOptions
 from asap_adapters.auth.signing_key import PrivateKey
 from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.driver import ProgramDriver
 from asap_core import (
     BadReply,
     Endpoints,
@@ -23,8 +25,9 @@ from asap_core import (
     Unverified,
     to_json,
 )
+from asap_core.client.programs import LocalNetwork, Next, Program
 from asap_core.client.resolution import Resolved, Unresolved
-from asap_core.mdns.dnssd import Added, Announcement
+from asap_core.mdns.dnssd import Added, Announcement, Event
 from asap_core.wire.signing import sign
 from tests.clients import make_client
 
@@ -305,3 +308,42 @@ async def test_tiny_chunks_that_arrive_at_once_hold_nobody_up(status: int) -> No
             await client.discover("https://a.example")
         group.cancel_scope.cancel()
     assert turns > 100
+
+
+class Hearing:
+    """An announcement at once."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        return Added(announcement(URN, "https://a.example/m"))
+
+
+async def test_a_logging_handler_that_raises_leaves_no_browsing_open() -> None:
+    opened: list[bool] = []
+
+    @asynccontextmanager
+    async def browse() -> AsyncIterator[AsyncIterator[Event]]:
+        opened.append(True)
+        yield Hearing()
+        opened.clear()
+
+    def hears(driver: ProgramDriver) -> Program[None]:
+        yield from Next(LocalNetwork())
+        driver.runtime.warn("asap.discovery", "heard")
+
+    def refuse(_record: logging.LogRecord) -> bool:
+        assert opened
+        raise OSError("disk full")
+
+    driver = ProgramDriver(lambda: httpx.MockTransport(lambda _: httpx.Response(200)), owner="…", browse=browse)
+    driver.open()
+    logging.getLogger("asap.discovery").addFilter(refuse)
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            await driver.run(hears(driver))
+    finally:
+        logging.getLogger("asap.discovery").removeFilter(refuse)
+        await driver.aclose()
+    assert not opened
