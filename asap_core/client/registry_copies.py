@@ -39,7 +39,7 @@ _SHORT: Final = 16
 _SUFFIX: Final = ".registry"
 
 
-class UnusableFile(InvalidDocument):
+class _UnusableCopy(InvalidDocument):
     """A file isn't a copy. `what`: why, as text for people."""
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class CopyHead:
 def read_head(data: bytes, url: str, *, wall: WallTime) -> CopyHead:
     """Read the first line of a file that should be a copy of the registry at `url`.
 
-    Raises: UnusableFile if it can't be used at `wall`, and nothing else whatever the bytes.
+    Raises: _UnusableCopy if it can't be used at `wall`, and nothing else whatever the bytes.
     """
     line, end, _ = data[:MAX_HEAD].partition(b"\n")
     text, _, seal = line.rpartition(b" ")
@@ -89,12 +89,12 @@ def read_head(data: bytes, url: str, *, wall: WallTime) -> CopyHead:
         } if kind == _KIND and zone in Proximity.__members__:  # fmt: skip
             pass
         case _:
-            raise UnusableFile("it isn't a copy of a registry", ())
+            raise _UnusableCopy("it isn't a copy of a registry", ())
     if name != _name(url):
-        raise UnusableFile("it's a copy of another registry", ())
+        raise _UnusableCopy("it's a copy of another registry", ())
     age = wall - confirmed
     if not -_SKEW <= age <= min(serves, LONGEST):
-        raise UnusableFile("it's too old" if age > 0 else "it's from the future", ())
+        raise _UnusableCopy("it's too old" if age > 0 else "it's from the future", ())
     return CopyHead(WallTime(confirmed), serves, Proximity[zone], length, digest)
 
 
@@ -132,9 +132,9 @@ class CopyParser:
         self._length += len(data)
         self._digest.update(data)
         if self.head.length > self._most:
-            raise UnusableFile("it's too large", ())
+            raise _UnusableCopy("it's too large", ())
         if self._length > self.head.length:
-            raise UnusableFile("it isn't whole", ())
+            raise _UnusableCopy("it isn't whole", ())
         with suppress(InvalidDocument):  # `close` raises it if the file is whole
             self._registry.feed(data)
 
@@ -142,7 +142,7 @@ class CopyParser:
         """See `DocumentParser`."""
         head = read_head(self._start, self._url, wall=self._wall)
         if (self._length, self._digest.hexdigest()) != (head.length, head.digest):
-            raise UnusableFile("it isn't whole", ())
+            raise _UnusableCopy("it isn't whole", ())
         return head, self._registry.close()
 
 
@@ -199,7 +199,7 @@ class Copy:
         """Return whether the same copy is there, hardly older: another process may have written it."""
         try:
             old = read_head(head, self.url, wall=self.since.wall)
-        except UnusableFile:
+        except _UnusableCopy:
             return False
         return (
             size == head.index(b"\n") + 1 + old.length

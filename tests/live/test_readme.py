@@ -175,7 +175,7 @@ class TestTheTableOfExceptions:
             for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
                 if not module.name.endswith("__main__") and "bench" not in module.name:  # they need the reference
                     importlib.import_module(module.name)
-        assert set(self.named) == {each.__name__ for each in descendants(asap_core.AsapError) if is_ours(each)}
+        assert set(self.named) == {each.__name__ for each in descendants(asap_core.AsapError) if is_public(each)}
 
     @pytest.mark.parametrize("name", ["AsapError", *named])
     def test_both_packages_export_the_same_exceptions(self, name: str) -> None:
@@ -191,5 +191,5 @@ def descendants(parent) -> set[Any]:
     return {each for child in parent.__subclasses__() for each in (child, *descendants(child))}
 
 
-def is_ours(each: type) -> bool:
-    return each.__module__.startswith("asap_")
+def is_public(each: type) -> bool:
+    return each.__module__.startswith("asap_") and not each.__name__.startswith("_")

@@ -17,8 +17,8 @@ from asap_core.client.registry_copies import (
     Copy,
     CopyHead,
     CopyParser,
-    UnusableFile,
     _hash,
+    _UnusableCopy,
     file_name,
     read_head,
 )
@@ -58,7 +58,7 @@ def refusal(data: bytes, url: str = URL, wall: float = WALL) -> str | None:
     """Return why a file that begins so isn't used; None if it is."""
     try:
         read_head(data, url, wall=WallTime(wall))
-    except UnusableFile as error:
+    except _UnusableCopy as error:
         return str(error)
     return None
 
@@ -176,7 +176,7 @@ class TestParser:
     )
     @pytest.mark.parametrize("size", [1, 100_000])
     def test_a_changed_file_is_refused(self, change: Any, wrong: str, size: int) -> None:
-        with pytest.raises(UnusableFile) as refused:
+        with pytest.raises(_UnusableCopy) as refused:
             self.read(change(b"".join(copy().pieces())), size)
         assert str(refused.value) == wrong
 
@@ -188,13 +188,13 @@ class TestParser:
         length = len(b"".join(copy().index.written()))
         assert self.read(b"".join(copy().pieces()), most=length)
         parser = CopyParser(URL, wall=WALL, most=length - 1)
-        with pytest.raises(UnusableFile, match="it's too large"):
+        with pytest.raises(_UnusableCopy, match="it's too large"):
             parser.feed(copy()._head.written(URL))
 
     def test_a_file_without_a_head_is_refused_before_its_end(self) -> None:
         parser = CopyParser(URL, wall=WALL, most=10_000)
         parser.feed(b"x" * (MAX_HEAD - 1))
-        with pytest.raises(UnusableFile, match="it isn't a copy"):
+        with pytest.raises(_UnusableCopy, match="it isn't a copy"):
             parser.feed(b"x")
 
     def test_a_file_of_version_0_1_is_read_and_written_byte_for_byte(self) -> None:
