@@ -295,6 +295,8 @@ class Requests:
         patience = max(seconds - _EXCHANGE * call.seconds, 0.0)
         outcome = yield from Fetch(call.method, url, headers, call.content, seconds, patience, route, reader)
         match outcome:
+            case Received() if reader.status == 0:
+                raise RuntimeError("a driver answered Received before BodyReader.begin: the reader has no response")
             case Received(address):
                 if address is not None and not route.announced:
                     self._provenance.connected(authority, address)
@@ -342,10 +344,10 @@ def _failure(outcome: Unanswered | Expired, call: _Call) -> Unreachable | TimedO
     connecting = outcome.stage is Stage.CONNECTING
     match outcome:
         case Expired():
-            late = f"can't connect within {seconds:g} s"
-            return (
-                Unreachable(shown, late, sent=False) if connecting else TimedOut(shown, f"nothing within {seconds:g} s")
-            )
+            if connecting:
+                return Unreachable(shown, f"can't connect within {seconds:g} s", sent=False)
+            what = "no complete answer" if outcome.stage is Stage.ANSWERED else "nothing"
+            return TimedOut(shown, f"{what} within {seconds:g} s")
         case Unanswered(_, problem, silent):
             # A TLS server that gets a plain request often closes the connection.
             perhaps = _PERHAPS_TLS if silent and shown.startswith("http://") else ""

@@ -10,7 +10,7 @@ import pytest
 
 from asap_core.auth.client_credentials import PostForm
 from asap_core.client.body_reader import WholeParser
-from asap_core.client.programs import Barred, Expired, Fetch, Program, Stage, Unanswered
+from asap_core.client.programs import Barred, Expired, Fetch, Program, Received, Stage, Unanswered
 from asap_core.client.requests import MAX_REPLY, HttpAnswer, Requests, announced_addresses
 from asap_core.errors import Advice, Allow, BadReply, InvalidDocument, NotAllowed, Problem, TimedOut, Unreachable
 from asap_core.http.body import Gzip
@@ -438,7 +438,7 @@ class TestFailures:
             (Unanswered(Stage.SENT, "it broke", silent=True), Unreachable, "it broke", True, False),
             (Expired(Stage.SENT), TimedOut, "nothing within 10 s", True, False),
             (Unanswered(Stage.ANSWERED, "it broke"), Unreachable, "it broke", True, False),
-            (Expired(Stage.ANSWERED), TimedOut, "nothing within 10 s", True, False),
+            (Expired(Stage.ANSWERED), TimedOut, "no complete answer within 10 s", True, False),
         ],
     )
     def test_a_failure_at_each_stage_says_if_the_request_was_sent(self, outcome, kind, reason, sent, crowded) -> None:
@@ -469,6 +469,11 @@ class TestFailures:
             Answer(400, (("Upgrade", "TLS/1.2"),)),
         ):
             assert World(answer).get().status == answer.status
+
+    def test_a_driver_that_answers_before_it_fed_the_reader_is_told(self) -> None:
+        """The peer isn't blamed."""
+        with pytest.raises(RuntimeError, match=r"a driver answered Received before BodyReader\.begin"):
+            World(Received()).get()
 
     def test_a_timeout_names_the_limit_of_the_caller(self) -> None:
         with pytest.raises(TimedOut, match=r"nothing within 2\.5 s"):
