@@ -1,4 +1,4 @@
-"""One fetch per key at a time, and pauses after fetches that failed: flights and back-off.
+"""One fetch per key, handed over to the next waiter if its leader is cancelled, and pauses after fetches that failed.
 
 A flight is one fetch under way and its waiters. The first caller for a key leads: it fetches. Others join and
 wait for the same answer. A flight lands when its answer is there.

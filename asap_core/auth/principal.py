@@ -1,7 +1,7 @@
-"""Who calls: credentials as received, principals as verified, and the rule that binds the sender to the principal.
+"""Who calls: credentials, principals, the rule that binds the sender to one, and `TokenTable` for static bearer tokens.
 
-A principal is `Authenticated` or `Anonymous`, never a string, so that a handler can't mistake a claimed sender for a
-verified one. `TokenTable` is the simplest authenticator: a table of static tokens.
+Credentials are as received, principals as verified. A principal is `Authenticated` or `Anonymous`, never a string, so
+that a handler can't mistake a claimed sender for a verified one. `TokenTable` is the simplest authenticator.
 """
 
 from collections.abc import Mapping

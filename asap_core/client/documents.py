@@ -1,4 +1,6 @@
-"""Fetches documents by URL, as programs. Concurrent callers share one fetch; `DocumentCache` decides.
+"""Fetches documents by URL, as programs, and takes a server's 304; concurrent callers share one fetch.
+
+`DocumentCache` decides what is fetched, and what is fresh.
 
 The program of one of the callers fetches. The others wait, and get the result, or fetch themselves if that program is
 closed.

@@ -1,4 +1,4 @@
-"""One HTTP request from its head to its response, as linked states: each offers only the moves that are legal in it.
+"""One HTTP request from its head to its response, as linked states with only legal moves; also the table of GET routes.
 
     open ─▶ TakeLimit ─▶ Authenticate ─▶ ClaimProof ─▶ TakeLimit ─▶ ReadBody ─▶ TakeLimit ─▶ Fork ─▶ Respond ─▶ Done
               (peer)                                  (principal)               (a batch)    │
@@ -8,7 +8,8 @@ Rules of this module:
 
 * Cheap checks and those of anonymous callers come first; nothing is spent on a stranger that a later check refuses.
 * The order of the checks is the order of the functions below `open_exchange`; each ends by calling the next.
-* A state is left by one of its moves, once. A second move raises `IllegalMove`, which is a bug of the driver.
+* A state offers only the moves that are legal in it. It's left by one of them, once. A second move raises
+  `IllegalMove`, which is a bug of the driver.
 * Every move returns the next state. Only `ReadBody.feed` may return the state itself.
 * Every state but `Done` has `abandon()`, for a peer that left or a driver that stops.
 

@@ -1,4 +1,7 @@
-"""The documents that an agent publishes: manifest, health, readiness. Plain functions from facts to a response."""
+"""The documents that an agent publishes: manifest (or 304 if the caller has it), health, readiness.
+
+Plain functions from facts to a response. `exchange` routes requests to them.
+"""
 
 from typing import Final
 

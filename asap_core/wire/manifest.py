@@ -1,4 +1,4 @@
-"""The manifest, by which an agent describes itself, and its health report (docs/wire.md §3, §6).
+"""The manifest, by which an agent describes itself, its health report, and both well-known paths (docs/wire.md §3, §6).
 
 Both are remote documents: written strictly, read tolerantly. Keys that a later version added are kept in `extra`: an
 unknown key must not make a manifest unreadable.
