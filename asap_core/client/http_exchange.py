@@ -7,7 +7,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from asap_core.client.programs import Fetch, Received, Stage, Unanswered
+from asap_core.client.programs import Expired, Fetch, Received, Stage, Unanswered
 from asap_core.http.fields import CONTROL, TOKEN
 
 _END: Final = b"\r\n\r\n"
@@ -24,22 +24,32 @@ _OK: Final = 200
 _BODILESS: Final = frozenset({204, 304})
 
 _NO_HTTP: Final = Unanswered(Stage.SENT, "what came back isn't an HTTP answer")
+# RFC 9112 §6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding request
+# indicates HTTP/1.1 (or later minor revisions)."
+_CODED: Final = Unanswered(Stage.SENT, "it answered a request in HTTP/1.0 with a transfer coding, such as chunked")
 
 
 class HttpExchange:
-    """One request, and its response into the reader of the `Fetch`.
+    """One request in HTTP/1.0, and its response into the reader of the `Fetch`.
 
     Connect, send what `begin` returns, and give what arrives to `receive` until it returns an outcome. Then close the
-    connection. `stage`, for `Expired` and `Unanswered`: how far the request got.
+    connection. Receive while you send: an answer may come early, before a server has read the whole request. If you
+    can't, and sending fails with ConnectionError, still receive what the server answered before it closed.
+
+    `receive` does all the work on what it's given: a third of a second if 64 KiB of gzip become 22 MB. On an event
+    loop, call `feed` instead, then `work` until it returns False, with turns for other tasks in between; `outcome` is
+    None if more bytes are needed.
     """
 
-    __slots__ = ("_asked", "_begun", "_buffer", "_left", "_reader", "_received")
+    __slots__ = ("_asked", "_begun", "_buffer", "_left", "_reader", "_received", "outcome")
 
     def __init__(self, asked: Fetch) -> None:
         self._asked = asked
         self._begun = False
         self._reader = asked.reader
         self._received = Received()
+        self.outcome: Received | Unanswered | None = None
+        """None if more bytes are needed, or there's work to do."""
         self._buffer = bytearray()
         # Bytes of the body that are still to arrive. None: it ends when the peer closes the connection.
         self._left: int | None = None
@@ -60,22 +70,52 @@ class HttpExchange:
         return _request(self._asked)
 
     def receive(self, data: bytes) -> Received | Unanswered | None:
-        """Take the next bytes of the response, at most 64 KiB. Returns None if more are needed.
+        """Take the next bytes of the response, and do all the work on them. Returns None if more are needed.
 
-        data: empty if the peer has closed the connection.
+        data: at most 64 KiB; empty if the peer has closed the connection.
+        """
+        self.feed(data)
+        while self.work():
+            pass
+        return self.outcome
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the response.
+
+        data: at most 64 KiB; empty if the peer has closed the connection.
         """
         if not data:
-            return self._closed()
-        body = data if self._reader.status else self._read_head(data)
-        return self._read_body(body) if isinstance(body, bytes) else body
+            self._close()
+        elif isinstance(body := data if self._reader.status else self._read_head(data), bytes):
+            self._read_body(body)
+        else:
+            self.outcome = body
 
-    def _closed(self) -> Received | Unanswered:
+    def work(self) -> bool:
+        """Do about a millisecond's work on what was fed. Returns whether there's more to do."""
+        if self.outcome is not None or self._reader.work():
+            return self.outcome is None
+        if self._left == 0:
+            self._reader.end()
+        if self._left == 0 or not self._reader.wants:
+            self.outcome = self._received
+        return False
+
+    def failed(self, error: OSError) -> Unanswered | Expired:
+        """Return the outcome if resolving, connecting, sending or receiving failed.
+
+        error: TimeoutError means `Expired`. The system raises it too if a peer doesn't answer (ETIMEDOUT).
+        """
+        return Expired(self.stage) if isinstance(error, TimeoutError) else Unanswered(self.stage, type(error).__name__)
+
+    def _close(self) -> None:
         if not self._reader.status:
-            return Unanswered(Stage.SENT, "it closed the connection without an answer", silent=not self._buffer)
-        if self._left is not None:
-            return Unanswered(Stage.ANSWERED, "the answer ended early")
-        self._reader.end()
-        return self._received
+            silent = not self._buffer
+            self.outcome = Unanswered(Stage.SENT, "it closed the connection without an answer", silent=silent)
+        elif self._left:
+            self.outcome = Unanswered(Stage.ANSWERED, "the answer ended early")
+        else:
+            self._left = 0
 
     def _read_head(self, data: bytes) -> bytes | Unanswered | None:
         """Read the head, and interim ones (1xx) before it. Returns what follows it, once it is complete."""
@@ -93,24 +133,20 @@ class HttpExchange:
         return None
 
     def _begin(self, status: int, headers: list[tuple[str, str]]) -> Unanswered | None:
+        if any(name == "transfer-encoding" for name, _ in headers):
+            return _CODED
         lengths = {value for name, value in headers if name == "content-length"}
-        chunked = any(name == "transfer-encoding" for name, _ in headers)
-        if chunked or len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
             return _NO_HTTP
         self._left = 0 if status in _BODILESS else next(map(int, lengths), None)
         self._reader.begin(status, headers)
         return None
 
-    def _read_body(self, data: bytes) -> Received | None:
+    def _read_body(self, data: bytes) -> None:
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
         self._reader.feed(data)
-        while self._reader.work():
-            pass
-        if self._left == 0:
-            self._reader.end()
-        return self._received if self._left == 0 or not self._reader.wants else None
 
 
 def _is_field(field: tuple[bytes, bytes, bytes]) -> bool:

@@ -133,6 +133,13 @@ def exchange(effect: Fetch, sent: Callable[[bytes], None], received: Callable[[]
     return outcome
 
 
+def exchange_on_a_loop(http: HttpExchange, data: bytes, turn: Callable[[], None]) -> Received | Unanswered | Expired:
+    http.feed(data)
+    while http.work():
+        turn()
+    return http.outcome or assert_type(http.failed(TimeoutError()), Unanswered | Expired)
+
+
 def listen(source: LocalNetwork) -> Heard | Unavailable:
     return Unavailable(f"{source} isn't watched here", number=None)
 

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.http_exchange import HttpExchange
-from asap_core.client.programs import Fetch, Received, Route, Stage, Unanswered
+from asap_core.client.programs import Expired, Fetch, Received, Route, Stage, Unanswered
 
 NO_HTTP = Unanswered(Stage.SENT, "what came back isn't an HTTP answer")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -122,7 +122,6 @@ def test_reading_stops_if_the_reader_wants_no_more() -> None:
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
         b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Content-Length: 2,2\r\n\r\n{}",
         HEAD + b"Content-Length: +2\r\n\r\n{}",
         HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
@@ -137,6 +136,39 @@ def test_what_is_no_answer_in_http_is_refused(answer: bytes) -> None:
     http, reader, _ = exchange()
     assert http.receive(answer) == NO_HTTP
     assert reader.status == 0
+
+
+def test_a_chunked_answer_to_http_1_0_is_refused_in_its_own_words() -> None:
+    http, reader, _ = exchange()
+    assert http.receive(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n") == Unanswered(
+        Stage.SENT, "it answered a request in HTTP/1.0 with a transfer coding, such as chunked"
+    )
+    assert reader.status == 0
+
+
+@pytest.mark.parametrize(
+    ("framing", "ends"), [(b"", (b"",)), (b"Content-Length: %d\r\n", ()), (b"Content-Length: %d\r\n", (b"",))]
+)
+def test_work_on_what_was_fed_is_done_step_by_step(framing: bytes, ends: tuple[bytes, ...]) -> None:
+    packed = gzip.compress(bytes(3_000_000))
+    http, reader, _ = exchange(limit=4_000_000)
+    head = HEAD + b"Content-Encoding: gzip\r\n" + (framing % len(packed) if framing else b"") + b"\r\n"
+    for chunk in (head + packed, *ends):
+        http.feed(chunk)
+    steps = 0
+    while http.work():
+        steps += 1
+        assert http.outcome is None
+    assert steps > 10
+    assert http.outcome == Received(ADDRESS)
+    assert reader.body == bytes(3_000_000)
+    assert not http.work()
+
+
+def test_what_fails_is_an_outcome_that_says_how_far_the_request_got() -> None:
+    http, *_ = exchange()
+    assert http.failed(ConnectionResetError("secret")) == Unanswered(Stage.SENT, "ConnectionResetError")
+    assert http.failed(TimeoutError()) == Expired(Stage.SENT)
 
 
 PARTS = st.sampled_from(
