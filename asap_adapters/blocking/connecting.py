@@ -228,7 +228,10 @@ class BlockingStream(httpcore.NetworkStream):
             self.sock.close()
 
     def end(self) -> None:
-        """End a connection that another thread uses. That thread closes it: its number could be another file's."""
+        """End a connection that another thread uses.
+
+        Only the other thread closes it: after a close, the descriptor may belong to another file.
+        """
         with suppress(OSError):
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not TLS's own, which takes TLS off
 

@@ -22,7 +22,9 @@ class BlockingHttpOptions(ConnectionOptions):
 
     transport: httpx.BaseTransport | None = field(default=None, validator=_TRANSPORT)
     """An httpx transport to use instead of the client's own, such as a mock. Several threads may use it at once. It
-    gets only URLs that the policy allows. Addresses aren't checked."""
+    gets only URLs that the policy allows. Addresses aren't checked. A call's time limit is checked at each piece of the
+    body. Until a piece arrives, only the transport's own limits hold: it's told `timeout` for each connect, read and
+    write. In the main thread, a signal may interrupt it anywhere."""
     resolver: BlockingResolver | None = field(default=None, validator=_RESOLVER)
     """Looks up names instead of the operating system. Several threads may use it at once."""
 

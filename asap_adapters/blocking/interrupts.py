@@ -97,7 +97,7 @@ def held() -> Iterator[None]:
 
 
 def interruptible(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a call that signals may interrupt, and that changes nothing which must stay whole."""
+    """Make a call that signals may interrupt. The call must not change shared state."""
     hold = _hold
     if hold is None or threading.current_thread() is not threading.main_thread():
         return call(*args, **kwargs)

@@ -47,10 +47,12 @@ def fetch(transport: httpx.BaseTransport, asked: Fetch) -> Received | Unanswered
         return request
     try:
         # Not by httpx's client, which stores cookies, and logs URLs with their secrets.
-        response = transport.handle_request(request)
+        # This module's transport lets signals through where it waits. Another one doesn't, so all of it is interrupted.
+        own = isinstance(transport, BlockingTransport)
+        response = transport.handle_request(request) if own else interruptible(transport.handle_request, request)
         progress.stage = Stage.ANSWERED
         try:
-            _read(response, asked.reader, progress)
+            _read(response, _chunks(response, own=own), asked.reader, progress)
         finally:
             response.close()
     except NotAllowed as refused:
@@ -62,14 +64,28 @@ def fetch(transport: httpx.BaseTransport, asked: Fetch) -> Received | Unanswered
     return Received(progress.address)
 
 
-def _read(response: httpx.Response, reader: BodyReader, progress: Progress) -> None:
+def _chunks(response: httpx.Response, *, own: bool) -> Iterator[bytes]:
+    if response.is_stream_consumed:
+        yield response.content
+        return
+    chunks = response.iter_raw()
+    if own:
+        yield from chunks
+    else:
+        while (chunk := interruptible(lambda: next(chunks, None))) is not None:
+            yield chunk
+
+
+def _read(response: httpx.Response, chunks: Iterator[bytes], reader: BodyReader, progress: Progress) -> None:
+    end = progress.end
     # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
-    whole, end = response.is_stream_consumed, progress.end
+    whole = response.is_stream_consumed
     reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
     if reader.patience is not None:
         progress.end = min(end, time.monotonic() + reader.patience)
     try:
-        for chunk in [response.content] if whole else response.iter_raw():
+        for chunk in chunks:
+            left(progress)
             reader.feed(chunk)
             while reader.work():
                 interruptible(left, progress)

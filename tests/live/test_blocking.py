@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
+import httpx
 import pytest
 from attrs import define, field
 
@@ -138,11 +139,12 @@ def client(
     verify: ssl.SSLContext | bool = True,
     timeout: float = 5.0,
     trust_env: bool = False,
+    transport: httpx.BaseTransport | None = None,
 ) -> Iterator[Client]:
-    """At its end no file is left open."""
+    """At its end no file is left open. `transport`: instead of the client's own."""
     before = open_files()
     driver = BlockingDriver(
-        lambda: BlockingTransport(resolver=resolver, verify=verify, trust_env=trust_env), owner="Client()"
+        lambda: transport or BlockingTransport(resolver=resolver, verify=verify, trust_env=trust_env), owner="Client()"
     )
     driver.open()
     try:
@@ -339,6 +341,13 @@ class TestLimits:
                 here.get(f"http://127.0.0.1:{server.port}/")
             assert 0.25 < time.monotonic() - begun < 3.0
 
+    def test_the_time_limit_holds_for_the_body_that_a_transport_of_ones_own_reads(self) -> None:
+        with served(trickling) as server, client(timeout=0.3, transport=httpx.HTTPTransport()) as here:
+            begun = time.monotonic()
+            with pytest.raises(TimedOut):
+                here.get(f"http://127.0.0.1:{server.port}/")
+            assert 0.25 < time.monotonic() - begun < 3.0
+
     def test_the_time_limit_holds_for_what_is_sent(self) -> None:
         def sipping(peer: socket.socket) -> None:
             while time.monotonic() < begun + 3.0:
@@ -524,6 +533,12 @@ class TestCtrlC:
     @pytest.mark.parametrize("answer", [silent, trickling])
     def test_it_interrupts_a_response(self, answer) -> None:
         with served(answer) as server, client() as here:
+            self.interrupted(lambda: here.get(f"http://127.0.0.1:{server.port}/"))
+            until(lambda: server.requests == 1)
+
+    @pytest.mark.parametrize("answer", [silent, trickling])
+    def test_it_interrupts_a_transport_of_ones_own(self, answer) -> None:
+        with served(answer) as server, client(timeout=DEADLOCK, transport=httpx.HTTPTransport()) as here:
             self.interrupted(lambda: here.get(f"http://127.0.0.1:{server.port}/"))
             until(lambda: server.requests == 1)
 
