@@ -234,21 +234,21 @@ class AsyncioClient:
 
 async def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
-    http, route = HttpExchange(asked), asked.route
-    tls = ssl.create_default_context() if route.scheme == "https" else None
+    http, route, loop = HttpExchange(asked), asked.route, asyncio.get_running_loop()
+    tls, name = (ssl.create_default_context(), route.host) if route.scheme == "https" else (None, None)
     try:
-        async with asyncio.timeout(asked.seconds):
-            found = [] if route.name is None else await asyncio.get_running_loop().getaddrinfo(route.name, route.port)
-            chosen = route.choose([str(address[0]) for *_, address in found])
-            if isinstance(chosen, AddressRefused):
-                return Barred(chosen.reason, chosen.remedy)
-            name, address = route.host if tls else None, chosen.addresses[0]
-            reader, writer = await asyncio.open_connection(address, route.port, ssl=tls, server_hostname=name)
+        async with asyncio.timeout(asked.seconds) as limit:
+            found = [] if route.name is None else await loop.getaddrinfo(route.name, route.port)
+            dial = route.choose([str(address[0]) for *_, address in found])
+            if isinstance(dial, AddressRefused):
+                return Barred(dial.reason, dial.remedy)
+            reader, writer = await asyncio.open_connection(dial.addresses[0], route.port, ssl=tls, server_hostname=name)
             with ExitStack() as after:
                 after.callback(writer.transport.abort)
-                writer.write(http.begin(address))
-                while (outcome := http.receive(await reader.read(65_536))) is None:
-                    pass
-                return outcome
+                writer.write(http.begin(dial.addresses[0]))
+                while (busy := http.work()) or http.outcome is None:
+                    await asyncio.sleep(0) if busy else http.feed(await reader.read(65_536))
+                    limit.reschedule(min(limit.when() or 0, loop.time() + (asked.reader.patience or asked.seconds)))
+                return http.outcome
     except OSError as error:
-        return Expired(http.stage) if isinstance(error, TimeoutError) else Unanswered(http.stage, type(error).__name__)
+        return http.failed(error)

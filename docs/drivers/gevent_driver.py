@@ -16,8 +16,9 @@ What it leaves out:
   waited for.
 * A handler isn't killed if its caller leaves, only at its deadline.
 * No token is verified and no store is shared.
-* The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
-  local network, so registries must be URLs.
+* The client opens a connection for each request, to the first address only, and sends before it receives: an answer
+  that comes early is read if the peer closes, not if it stays open and doesn't read on.
+* The client reads no files and doesn't watch the local network, so registries must be URLs.
 """
 
 import logging
@@ -26,6 +27,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import responses
 from typing import TYPE_CHECKING, TypeVar, assert_never
 from urllib.parse import quote
@@ -227,21 +229,26 @@ class Greenlets:
                 assert_never(effect)
 
 
-def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Barred:
+def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
-    route = asked.route
+    route, end = asked.route, time.monotonic() + asked.seconds
     try:
         found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
         if isinstance(chosen, AddressRefused):
             return Barred(chosen.reason, chosen.remedy)
         with connect(route, chosen.addresses[0]) as connection:
-            connection.sendall(http.begin(chosen.addresses[0]))
-            while (outcome := http.receive(connection.recv(65_536))) is None:
-                pass
-            return outcome
+            with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
+                connection.sendall(http.begin(chosen.addresses[0]))
+            while http.outcome is None:
+                http.feed(connection.recv(65_536))
+                while http.work():
+                    gevent.sleep(0)
+                end = min(end, time.monotonic() + (asked.reader.patience or asked.seconds))
+                connection.settimeout(max(end - time.monotonic(), 0.001))
+            return http.outcome
     except OSError as error:
-        return Unanswered(http.stage, type(error).__name__)
+        return http.failed(error)
 
 
 def connect(route: Route, address: str) -> socket.socket:

@@ -15,8 +15,10 @@ What it leaves out:
   as long as the system does. The client's other limits are absolute once a connection is made.
 * wsgiref limits neither connections nor slow peers. WSGI passes decoded paths, and no chunked bodies.
 * No token is verified and no store is shared.
-* The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
-  local network, so registries must be URLs. `asap_adapters` has a complete client for threads, `BlockingClient`.
+* The client opens a connection for each request, to the first address only, and sends before it receives: an answer
+  that comes early is read if the peer closes, not if it stays open and doesn't read on.
+* The client reads no files and doesn't watch the local network, so registries must be URLs.
+  `asap_adapters` has a complete client for threads, `BlockingClient`.
 """
 
 import logging
@@ -28,6 +30,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import responses
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 from urllib.parse import quote
@@ -232,18 +235,26 @@ def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
         chosen = route.choose([str(address[0]) for *_, address in found])
         if isinstance(chosen, AddressRefused):
             return Barred(chosen.reason, chosen.remedy)
-        with connect(route, chosen.addresses[0], asked.seconds) as connection:
-            connection.sendall(http.begin(chosen.addresses[0]))
-            outcome = None
-            while outcome is None:
-                connection.settimeout(max(end - time.monotonic(), 0.001))
-                outcome = http.receive(connection.recv(65_536))
-            return outcome
+        with connect(route, chosen.addresses[0], end) as connection:
+            connection.settimeout(left(end))
+            with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
+                connection.sendall(http.begin(chosen.addresses[0]))
+            while http.outcome is None:
+                connection.settimeout(left(end))
+                http.receive(connection.recv(65_536))
+                end = min(end, time.monotonic() + (asked.reader.patience or asked.seconds))
+            return http.outcome
     except OSError as error:
-        return Expired(http.stage) if isinstance(error, TimeoutError) else Unanswered(http.stage, type(error).__name__)
+        return http.failed(error)
 
 
-def connect(route: Route, address: str, seconds: float) -> socket.socket:
+def connect(route: Route, address: str, end: float) -> socket.socket:
     """Connect to one of a route's addresses."""
-    plain = socket.create_connection((address, route.port), seconds)
+    plain = socket.create_connection((address, route.port), left(end))
+    plain.settimeout(left(end))
     return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.host)
+
+
+def left(end: float) -> float:
+    """Return how many seconds are left, for one step. A millisecond, if none are."""
+    return max(end - time.monotonic(), 0.001)

@@ -18,6 +18,8 @@ What it leaves out:
 * No token is verified and no store is shared.
 * The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
   local network, so registries must be URLs. Install `twisted[tls]`.
+* The body of an error is waited for as long as the request may take: `patience` isn't looked at. What arrives at once
+  is worked through at once: 64 KiB of gzip that become 22 MB hold the reactor for 0.3 s.
 * A certificate that isn't trusted looks like a peer that closed the connection.
 """
 

@@ -1,0 +1,62 @@
+"""One request by the example drivers: an answer that comes early, a body that isn't worth waiting for, a time limit."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from importlib import import_module
+
+import pytest
+
+from asap_core.client import BodyReader, Client, Expired, Fetch, Outcome, Received, Route, Stage
+from docs.drivers import asyncio_protocol, lambda_driver, threads
+from tests.drivers.demo_agent import ELSEWHERE, SENDER, raw_server
+
+pytestmark = pytest.mark.live
+TOO_LARGE = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}"
+
+
+def by_gevent(asked: Fetch) -> Outcome:
+    pytest.importorskip("gevent", reason=f"{ELSEWHERE} gevent isn't installed here")
+    outcome: Outcome = import_module("docs.drivers.gevent_driver").Greenlets(Client(SENDER)).perform(asked)
+    return outcome
+
+
+Fetching = Callable[[Fetch], Outcome]
+DRIVERS: dict[str, Fetching] = {
+    "threads": threads.fetch,
+    "lambda": lambda_driver.fetch,
+    "asyncio": lambda asked: asyncio.run(asyncio_protocol.fetch(asked)),
+    "gevent": by_gevent,
+}
+
+
+@pytest.fixture(params=DRIVERS)
+def fetching(request: pytest.FixtureRequest) -> Fetching:
+    return DRIVERS[request.param]
+
+
+def asked_of(url: str, *, seconds: float = 5.0, body: bytes = b"", drain: bool = False) -> Fetch:
+    port = int(url.rpartition(":")[2])
+    route = Route("127.0.0.1", port, "http", announced=("127.0.0.1",))
+    return Fetch("POST", url, (), body, seconds, seconds, route, BodyReader(1_000, drain=drain))
+
+
+def test_an_answer_that_comes_before_all_is_sent_is_read(fetching: Fetching) -> None:
+    with raw_server(TOO_LARGE) as url:
+        asked = asked_of(url, body=bytes(12_000_000))
+        assert fetching(asked) == Received("127.0.0.1")
+    assert (asked.reader.status, asked.reader.body) == (413, b"{}")
+
+
+def test_a_body_that_nobody_needs_is_not_waited_for(fetching: Fetching) -> None:
+    begun = time.monotonic()
+    with raw_server(TOO_LARGE[:-1], pause=10) as url:
+        assert fetching(asked_of(url, drain=True)) == Expired(Stage.ANSWERED)
+    assert time.monotonic() - begun < 2
+
+
+def test_a_peer_that_does_not_read_is_given_up_at_the_time_limit(fetching: Fetching) -> None:
+    begun = time.monotonic()
+    with raw_server(b"", pause=10) as url:
+        assert fetching(asked_of(url, seconds=0.3, body=bytes(12_000_000))) == Expired(Stage.SENT)
+    assert time.monotonic() - begun < 2
