@@ -8,6 +8,7 @@ from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.options import DiscoveryOptions, RequestOptions, TrustPolicy, is_location
+from asap_core.client.runtime import Runtime
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.outbound import OutboundPolicy
 from asap_core.wire.envelope import Envelope
@@ -26,6 +27,10 @@ _is_text: Final = is_instance(str)
 
 def _is_wait(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_codings(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(each, bytes) for each in value)
 
 
 def _optional(kind: type, example: str) -> ArgumentRule:
@@ -49,6 +54,11 @@ _RULES: Final[Mapping[str, ArgumentRule]] = {
     "retry": _optional(RetryPolicy, "RetryPolicy(retries=2)"),
     "breaker": _optional(BreakerPolicy, "BreakerPolicy()"),
     "clock": ArgumentRule("a clock with the methods monotonic and wall", has_methods("monotonic", "wall")),
+    # Of `bind`.
+    "runtime": ArgumentRule("a Runtime, such as Runtime(clock, new_id, new_token, fraction)", is_instance(Runtime)),
+    "codings": ArgumentRule("a mapping with keys of bytes, such as {b'br': Brotli}", _is_codings),
+    "links": ArgumentRule("a function (interface) -> (networks, scopes)", callable),
+    "verify": ArgumentRule("a function (public_key, signature, message) -> bool, or None", is_or_none(callable)),
     # Of its methods.
     "base_url": ArgumentRule("the base URL of an agent, such as https://agent.example, as text", _is_text),
     "base_urls": ArgumentRule("a list of base URLs, such as ['https://agent.example']", is_list_of(_is_text)),

@@ -7,7 +7,6 @@ owns it. A driver runs its programs (`asap_core.client.programs`).
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from asap_core.arguments import expect_mapping
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.token_cache import Token
 from asap_core.client.announced_manifests import Links
@@ -106,7 +105,7 @@ class Client:
         """
         if "_runtime" in vars(self):
             raise RuntimeError("this client is bound already; make another Client for another loop")
-        expect_mapping("codings", codings or {}, bytes, '{b"br": Brotli}')
+        check(runtime=runtime, codings=codings or {}, links=links, verify=verify)
         options, trust = self._options, self._trust
         tokens = {origin: given for origin, given in self._auth.items() if isinstance(given, str)}
         credentials = {

@@ -339,15 +339,33 @@ class Returned(Generic[T]):
 
 
 def step(program: Program[T], outcome: Outcome | None = None) -> Effect | Returned[T]:
-    """Run a program up to its next effect, or its end. Raises what the program raises.
+    """Run a program up to its next effect, or its end.
 
     outcome: that of the last effect; None at the first step.
+
+    Raises: what the program raises. RuntimeError if it has ended. TypeError if it's no program, or for an outcome at
+    the first step.
     """
     try:
+        if program.gi_frame is None:  # type: ignore[attr-defined]  # each generator has it
+            raise RuntimeError("this program has ended: it has returned, raised or been closed")
         return next(program) if outcome is None else program.send(outcome)
     except StopIteration as end:
         value: T = end.value
         return Returned(value)
+    except (AttributeError, TypeError):
+        _check_step(program)
+        raise  # the program's own
+
+
+def _check_step(program: object) -> None:
+    """Raise TypeError if the driver made a mistake."""
+    if isinstance(program, list):
+        raise TypeError("expected a program, not a list: keep_fresh returns several; step each of them") from None
+    if not isinstance(program, Generator):
+        raise TypeError(f"expected a program, such as client.discover(url), not {type(program).__name__}") from None
+    if program.gi_frame is not None:  # type: ignore[attr-defined]  # it hasn't begun; after an exception there's none
+        raise TypeError("the first step of a program has no outcome") from None
 
 
 class Late(Enum):

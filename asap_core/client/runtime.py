@@ -8,10 +8,11 @@ only notes what to undo, and `take_wakes` undoes it.
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
+from asap_core.arguments import ArgumentRule, expect_function, has_methods
 from asap_core.client.programs import Program, Ticket, Wait
 from asap_core.clock import Clock, Instant, Moment, WallTime
 
@@ -53,14 +54,22 @@ class Remark:
     text: str
 
 
+_CLOCK: Final = ArgumentRule("a Clock, an object with monotonic() and wall()", has_methods("monotonic", "wall"))
+
+
 @define(eq=False)
 class Runtime:
-    """What the programs of one client share.
+    """What the programs of one client share. A driver makes it, and gives it to `Client.bind`.
+
+    A driver of a `Client` calls no method of it: `Client.take_wakes`, `take_removals` and `take_remarks` call its own.
+    The other methods are for programs.
 
     clock: read by programs when they decide.
     new_id: makes ids: of envelopes, calls and idempotency keys.
     new_token: makes nonces that can't be guessed, of 128 bits.
     fraction: returns a number in [0, 1), for jitter.
+
+    Raises: ValueError if an argument can't be that.
     """
 
     clock: Clock
@@ -71,6 +80,12 @@ class Runtime:
     _wakes: list[Ticket] = field(factory=list, init=False, repr=False)
     _remarks: list[Remark] = field(factory=list, init=False, repr=False)
     _removals: list[str] = field(factory=list, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        _CLOCK.check("clock", self.clock)
+        expect_function("new_id", self.new_id, "() -> str", asynchronous=False)
+        expect_function("new_token", self.new_token, "() -> str", asynchronous=False)
+        expect_function("fraction", self.fraction, "() -> float", asynchronous=False)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -106,6 +121,24 @@ class Runtime:
         """Return a context manager: if its block is left by an exception or by `close`, `undo` is called."""
         return Undoing(self._undone, undo)
 
+    # --- files to remove ---------------------------------------------------------------------------------------------
+
+    def remove(self, path: str) -> None:
+        """Note a file to remove. It isn't an effect, so that plain methods can do it too."""
+        self._removals.append(path)
+
+    # --- what is logged ----------------------------------------------------------------------------------------------
+
+    def warn(self, logger: str, text: object) -> None:
+        """Note a warning."""
+        self._remarks.append(Remark(logger, "warning", str(text)))
+
+    def inform(self, logger: str, text: object) -> None:
+        """Note something of less weight."""
+        self._remarks.append(Remark(logger, "info", str(text)))
+
+    # --- for drivers: `Client` has the three that take ---------------------------------------------------------------
+
     @property
     def is_quiet(self) -> bool:
         """Whether there's nothing to wake, to remove or to log."""
@@ -121,12 +154,6 @@ class Runtime:
         self._wakes.clear()
         return wakes
 
-    # --- files to remove ---------------------------------------------------------------------------------------------
-
-    def remove(self, path: str) -> None:
-        """Note a file to remove. It isn't an effect, so that plain methods can do it too."""
-        self._removals.append(path)
-
     def take_removals(self) -> tuple[str, ...]:
         """Return the files to remove at once, if they exist. It takes microseconds.
 
@@ -137,16 +164,6 @@ class Runtime:
         removals = tuple(self._removals)
         self._removals.clear()
         return removals
-
-    # --- what is logged ----------------------------------------------------------------------------------------------
-
-    def warn(self, logger: str, text: object) -> None:
-        """Note a warning."""
-        self._remarks.append(Remark(logger, "warning", str(text)))
-
-    def inform(self, logger: str, text: object) -> None:
-        """Note something of less weight."""
-        self._remarks.append(Remark(logger, "info", str(text)))
 
     def take_remarks(self) -> tuple[Remark, ...]:
         """Return what is to be logged, once."""

@@ -161,6 +161,24 @@ class TestErrorMessages:
             World(**options)
 
     @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            ({"runtime": None}, r"runtime: expected a Runtime, such as Runtime\(clock, new_id, new_token, fraction\)$"),
+            ({"codings": {"br": None}}, r"codings: expected a mapping with keys of bytes, such as \{b'br': Brotli\}$"),
+            ({"codings": 5}, "codings: expected a mapping"),
+            ({"links": None}, r"links: expected a function \(interface\) -> \(networks, scopes\)$"),
+            ({"verify": 5}, r"verify: expected a function \(public_key, signature, message\) -> bool, or None$"),
+        ],
+    )
+    def test_an_invalid_argument_of_bind_is_refused_and_the_client_is_not_bound(
+        self, given: dict[str, Any], says: str
+    ) -> None:
+        client = Client(ME)
+        with pytest.raises(ValueError, match=f"^{says}"):
+            client.bind(**{"runtime": Driver().runtime, **given})
+        client.bind(Driver().runtime, codings={}, verify=None)
+
+    @pytest.mark.parametrize(
         ("name", "given", "says"),
         [
             ("discover", {"base_url": None}, r"base_url: expected the base URL of an agent, such as https://agent\.ex"),

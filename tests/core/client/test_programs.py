@@ -133,6 +133,54 @@ class TestStepping:
         assert step(program()) == Returned(None)
 
 
+class TestMistakesOfADriver:
+    """They're told as such: nothing is returned, and the program may go on."""
+
+    @pytest.mark.parametrize("outcome", [None, COMPLETED])
+    def test_a_program_that_has_ended_is_not_stepped_again(self, outcome: Outcome | None) -> None:
+        returned, closed = sleeps(), sleeps(1.0)
+        step(returned)
+        step(closed)
+        closed.close()
+        for program in (returned, closed):
+            with pytest.raises(RuntimeError, match="this program has ended: it has returned, raised or been closed"):
+                step(program, outcome)
+
+    def test_the_first_step_has_no_outcome(self) -> None:
+        program = sleeps(1.0)
+        with pytest.raises(TypeError, match="the first step of a program has no outcome"):
+            step(program, COMPLETED)
+        assert step(program) == Sleep(1.0)
+
+    def test_a_list_of_programs_is_not_a_program(self) -> None:
+        programs: Any = [sleeps(1.0)]
+        with pytest.raises(TypeError, match="expected a program, not a list: keep_fresh returns several; step each"):
+            step(programs)
+
+    @pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (fetch, "function"), (iter(()), "tuple_iterator")])
+    @pytest.mark.parametrize("outcome", [None, COMPLETED])
+    def test_another_value_is_not_a_program(self, value: Any, kind: str, outcome: Outcome | None) -> None:
+        with pytest.raises(TypeError, match=rf"expected a program, such as client\.discover\(url\), not {kind}$"):
+            step(value, outcome)
+
+    @pytest.mark.parametrize("error", [TypeError("the program's own"), AttributeError("the program's own")])
+    @pytest.mark.parametrize("begun", [True, False])
+    def test_a_program_may_raise_these_errors_itself(self, error: Exception, begun: bool) -> None:
+        def failing() -> Program[None]:
+            if begun:
+                yield from Sleep(1.0)
+            raise error
+
+        program = failing()
+        outcome = None
+        if begun:
+            step(program)
+            outcome = COMPLETED
+        with pytest.raises(type(error)) as caught:
+            step(program, outcome)
+        assert caught.value is error
+
+
 class TestRoutes:
     def test_a_name_is_resolved_and_its_addresses_are_chosen(self) -> None:
         assert ROUTE.name == "agent.example"

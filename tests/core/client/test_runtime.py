@@ -34,6 +34,32 @@ class TestTime:
         assert (runtime.new_id(), runtime.new_token(), runtime.fraction()) == ("id", "token", 0.25)
 
 
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("clock", r"clock: expected a Clock, an object with monotonic\(\) and wall\(\)"),
+            ("new_id", r"new_id: expected a function \(\) -> str that isn't async; not NoneType"),
+            ("new_token", r"new_token: expected a function \(\) -> str that isn't async; not NoneType"),
+            ("fraction", r"fraction: expected a function \(\) -> float that isn't async; not NoneType"),
+        ],
+    )
+    def test_a_missing_source_is_refused(self, name: str, says: str) -> None:
+        sources: dict[str, Any] = {"clock": ManualClock(), "new_id": str, "new_token": str, "fraction": float}
+        Runtime(**sources)
+        with pytest.raises(ValueError, match=f"^{says}$"):
+            Runtime(**{**sources, name: None})
+
+    @pytest.mark.parametrize("name", ["new_id", "new_token", "fraction"])
+    def test_an_async_function_is_refused(self, name: str) -> None:
+        async def later() -> str:
+            raise NotImplementedError
+
+        sources: dict[str, Any] = {"clock": ManualClock(), "new_id": str, "new_token": str, "fraction": float}
+        with pytest.raises(ValueError, match=f"^{name}: .*this is an async one"):
+            Runtime(**{**sources, name: later})
+
+
 class TestWaiting:
     def test_an_available_effect_is_returned_at_once(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
