@@ -75,8 +75,8 @@ def read(effect: ReadFile, goes_on: Callable[[], bool] = lambda: True) -> FileRe
     return FileRead(opened.identity)
 
 
-def write(effect: WriteFile) -> Completed | Unavailable:
-    """Carry out a `WriteFile`."""
+def write(effect: WriteFile, goes_on: Callable[[], bool] = lambda: True) -> Completed | Unavailable | Expired:
+    """Carry out a `WriteFile`. `goes_on` is called before each piece; if it returns False, the time is over."""
     path = Path(effect.path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,8 +84,8 @@ def write(effect: WriteFile) -> Completed | Unavailable:
             listed = [(entry.name, when) for entry in entries if (when := _modified(entry)) is not None]
         for name in effect.file.surplus(listed):
             _unlink(path.with_name(name))
-        if not _is_written(path, effect.file):
-            _write(path, effect.file)
+        if not _is_written(path, effect.file) and not _write(path, effect.file, goes_on):
+            return Expired()
     except OSError as error:
         return unavailable(error)
     return Completed()
@@ -149,12 +149,16 @@ def _is_written(path: Path, file: FileToWrite) -> bool:
     return False
 
 
-def _write(path: Path, file: FileToWrite) -> None:
+def _write(path: Path, file: FileToWrite, goes_on: Callable[[], bool]) -> bool:
+    """Write a file, unless its time is over. Returns whether there was time."""
     # Mode 0600: other users of this machine may not be allowed to read it.
     descriptor, made = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as new:
-            new.writelines(file.pieces())
+            for piece in file.pieces():
+                if not goes_on():
+                    return False
+                new.write(piece)
             new.flush()
             os.fsync(new.fileno())
         with _placing:
@@ -167,6 +171,7 @@ def _write(path: Path, file: FileToWrite) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+    return True
 
 
 def _modified(entry: "os.DirEntry[str]") -> float | None:

@@ -148,10 +148,11 @@ class BlockingDriver:
             case Next(source, seconds):
                 return _next(source, seconds, sources, opened)
             case ReadFile(seconds=seconds):
-                end = math.inf if seconds is None else time.monotonic() + seconds
+                end = _end(seconds)
                 return read(effect, lambda: interruptible(time.monotonic) < end)
-            case WriteFile():
-                return write(effect)
+            case WriteFile(seconds=seconds):
+                end = _end(seconds)
+                return write(effect, lambda: interruptible(time.monotonic) < end)
             case _:
                 assert_never(effect)
 
@@ -173,12 +174,16 @@ class BlockingDriver:
         return Expired()
 
 
+def _end(seconds: float | None) -> float:
+    return math.inf if seconds is None else time.monotonic() + seconds
+
+
 def _next(
     source: LocalNetwork, seconds: float | None, sources: "dict[LocalNetwork, BlockingBrowser]", opened: ExitStack
 ) -> Heard | Unavailable | Expired:
     from asap_adapters.blocking.browsing import BlockingBrowser  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
 
-    end = math.inf if seconds is None else time.monotonic() + seconds
+    end = _end(seconds)
     try:
         if source not in sources:
             sources[source] = opened.enter_context(BlockingBrowser())

@@ -444,22 +444,40 @@ class TestEffects:
         assert len(pieces) == 1
 
     def test_a_file_is_written(self, world, tmp_path: Path) -> None:
-        class Content:
-            def surplus(self, files):
-                return ()
-
-            def is_written(self, head, size):
-                return False
-
-            def pieces(self):
-                yield b"new"
-
-            def wanted(self):
-                return True
-
         path = tmp_path / "file"
         assert world().driver.run(one, WriteFile(str(path), Content())) == Completed()
         assert path.read_bytes() == b"new"
+
+    def test_writing_a_file_expires_between_pieces(self, world, tmp_path: Path) -> None:
+        content = Content(lambda: time.sleep(0.05))
+        assert world().driver.run(one, WriteFile(str(tmp_path / "file"), content, seconds=0.03)) == Expired()
+        assert not list(tmp_path.iterdir())
+
+    def test_ctrl_c_interrupts_the_writing_of_a_file_between_pieces(self, world, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            world().driver.run(one, WriteFile(str(tmp_path / "file"), Content(interrupt)))
+        assert not list(tmp_path.iterdir())
+
+
+@define
+class Content:
+    """What is written. `meanwhile` is called before its last piece."""
+
+    meanwhile: Callable[[], object] = lambda: None
+
+    def surplus(self, _files: object) -> tuple[str, ...]:
+        return ()
+
+    def is_written(self, _head: bytes, _size: int) -> bool:
+        return False
+
+    def pieces(self) -> Iterator[bytes]:
+        yield b"n"
+        self.meanwhile()
+        yield b"ew"
+
+    def wanted(self) -> bool:
+        return True
 
 
 @define(eq=False)

@@ -63,7 +63,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "copies" / "one"
 
 
-def saved(path: Path, content: Content) -> Completed | Unavailable:
+def saved(path: Path, content: Content) -> Completed | Unavailable | Expired:
     return write(WriteFile(str(path), content))
 
 
@@ -114,6 +114,12 @@ class TestWriteFile:
 
         monkeypatch.setattr(os, "fsync", full)
         assert saved(path, Content()) == Unavailable("No space left on device", errno.ENOSPC)
+        assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("one", b"old")]
+
+    def test_write_leaves_the_old_file_if_its_time_is_over_between_pieces(self, path: Path) -> None:
+        saved(path, Content(b"old"))
+        more = iter([True, False])
+        assert write(WriteFile(str(path), Content()), lambda: next(more)) == Expired()
         assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("one", b"old")]
 
     def test_write_is_unavailable_in_a_directory_that_cannot_be_made(self, tmp_path: Path) -> None:
