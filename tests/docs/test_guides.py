@@ -39,7 +39,18 @@ from asap_core import (
     WallTime,
     encode_envelope,
 )
-from asap_core.client import BodyReader, Client, Completed, Fetch, RequestOptions, Runtime, Wait
+from asap_core.client import (
+    BodyReader,
+    Client,
+    Completed,
+    Fetch,
+    HttpExchange,
+    Received,
+    RequestOptions,
+    Route,
+    Runtime,
+    Wait,
+)
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ["trio", "asyncio"]
@@ -158,6 +169,27 @@ class _Application:
         self.mounted[path] = application
 
 
+@contextmanager
+def answering_once(answer: bytes) -> Iterator[int]:
+    """Answer one connection before its request is read, and close it. Yields the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve_one() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        answered = pool.submit(serve_one)
+        yield listener.getsockname()[1]
+        answered.result(5)
+
+
+def fetch_of(port: int, *, body: bytes = b"") -> Fetch:
+    url, route = f"http://127.0.0.1:{port}", Route("127.0.0.1", port, "http", announced=("127.0.0.1",))
+    return Fetch("POST", url, (), body, 5.0, 5.0, route, BodyReader(1_000_000))
+
+
 @pytest.fixture
 def embedding(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that the blocks of the page define, executed in their order."""
@@ -246,6 +278,24 @@ class TestOnAnotherRuntime:
             late.bind(Runtime(embedding["SystemClock"](), lambda: "i", lambda: "t", lambda: 0.5))
             with pytest.raises(TimedOut):
                 embedding["run"](late.discover(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+
+    def test_an_answer_is_read_that_comes_before_all_is_sent(self, embedding: dict[str, Any]) -> None:
+        with answering_once(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}") as port:
+            asked = fetch_of(port, body=bytes(12_000_000))
+            assert embedding["fetch"](asked) == Received("127.0.0.1")
+        assert (asked.reader.status, asked.reader.body) == (413, b"{}")
+
+    def test_a_response_is_worked_through_in_turns(self, embedding: dict[str, Any]) -> None:
+        asked = fetch_of(80)
+        exchange = HttpExchange(asked)
+        exchange.begin()
+        received = Mock(
+            side_effect=[b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n" + gzip.compress(bytes(900_000)), b""]
+        )
+        turns = Mock()
+        assert embedding["receive_in_turns"](exchange, received, turns) == Received()
+        assert asked.reader.body == bytes(900_000)
+        assert turns.called
 
     def test_files_are_read(self, embedding: dict[str, Any], tmp_path: Path) -> None:
         registry = tmp_path / "registry.json"
