@@ -118,7 +118,7 @@ class ProgramDriver:
                     await sources.aclose()
 
     def settle(self) -> None:
-        """Wake those who need not wait any longer, remove what is to be removed, and log what is to be logged."""
+        """Wake programs whose tickets are ready, remove files, and write log messages."""
         if self.runtime.is_quiet:
             return
         for ticket in self.runtime.take_wakes():

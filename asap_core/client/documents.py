@@ -20,6 +20,8 @@ from asap_core.client.document_cache import (
     Lead,
 )
 from asap_core.client.fetch_results import (
+    GONE,
+    OUTAGE,
     Document,
     Failed,
     FailureKind,
@@ -31,7 +33,7 @@ from asap_core.client.fetch_results import (
 )
 from asap_core.client.programs import LATE, Program, Sleep, within
 from asap_core.client.replies import retry_after_of
-from asap_core.client.requests import DOCUMENT_SECONDS, HttpAnswer, Requests
+from asap_core.client.requests import DOCUMENT_SECONDS, REDIRECTS, HttpAnswer, Requests
 from asap_core.client.runtime import Place, Runtime
 from asap_core.errors import (
     AsapError,
@@ -57,12 +59,8 @@ _AHEAD: Final = 0.9
 _LEAST_PAUSE: Final = 10.0
 _OK: Final = frozenset({200})
 _NOT_MODIFIED: Final = 304
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_SERVER_TROUBLE: Final = frozenset({500, 502, 503, 504})
 # Statuses which suggest that the caller gave another URL instead of the base URL.
 _NOT_THERE: Final = frozenset({400, 404, 405, 410})
-# The server has spoken: there is no document, or none for this caller (401 and 403). A cached copy may not stand in.
-_GONE: Final = frozenset({401, 403, 404, 410})
 
 _DOCUMENT_ERRORS: Final = (Unreachable, NotAllowed, BadReply, InvalidDocument, Unverified, WrongAgent)
 _DocumentError = Unreachable | NotAllowed | BadReply | InvalidDocument | Unverified | WrongAgent
@@ -241,15 +239,15 @@ class Documents(Generic[T]):
         if status in self._statuses:
             value = self._accept(key, parser.close(), self._cache.keeps(lead.flight))
             return Fetched(value, tuple(answer.headers), self._ttl(value))
-        note = "; redirects aren't followed" if status in _REDIRECTS else ""
+        note = "; redirects aren't followed" if status in REDIRECTS else ""
         base = meant_base(url) if status in _NOT_THERE else None
         note = note if base is None else f"; give the base URL, {base}"
         wanted = " or ".join(map(str, sorted(self._statuses)))
         error = BadReply(without_credentials(url), f"expected the document with HTTP {wanted}{note}", status)
-        if status in _GONE:
+        if status in GONE:
             return Failed(error, FailureKind.GONE)
         wait = retry_after_of(answer.headers, wall=self._runtime.wall())
-        return Failed(error, FailureKind.SERVER if status in _SERVER_TROUBLE else FailureKind.UNUSABLE, wait)
+        return Failed(error, FailureKind.SERVER if status in OUTAGE else FailureKind.UNUSABLE, wait)
 
 
 def _delivered(result: Document[T] | NoDocument, url: str) -> LocatedDocument[T]:

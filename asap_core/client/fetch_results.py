@@ -1,7 +1,7 @@
 """The results of fetching a document, and of looking one up in the cache."""
 
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from attrs import frozen
 
@@ -25,6 +25,12 @@ class FailureKind(Enum):
     """Not requested: policy doesn't allow the URL. Not remembered, since the server didn't fail."""
     CROWDED = "crowded"
     """Not requested: this client has no free connection. Not remembered; a stale document may be used."""
+
+
+GONE: Final = frozenset({401, 403, 404, 410})
+"""Statuses by which a server says that there's no document, or none for this client (401, 403): no copy may be used."""
+OUTAGE: Final = frozenset({500, 502, 503, 504})
+"""Statuses of an outage (RFC 5861 §4): a copy may be used."""
 
 
 @frozen

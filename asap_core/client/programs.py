@@ -4,10 +4,10 @@
 
 Rules for a driver. It has two verbs: `step`, with the outcome of the last effect, and `close`; nothing is ever thrown
 into a program. It closes every program that it doesn't finish; closing needs no clock, and yields nothing. After each
-step and after each `close` it wakes the tickets that `Client.take_wakes` returns; that also undoes what a program left
-that the garbage collector closed. After each step, and after each call of a plain method, it removes the files that
-`Client.take_removals` returns, before it does anything else. Nothing is open while a program is suspended, except the
-sources of `Next`, which the run owns, and a `WriteFile` that goes on.
+step and after each `close` it wakes the tickets that `Client.take_wakes` returns. `take_wakes` also cleans up after
+programs that the garbage collector closed. After each step, and after each call of a plain method, it removes the files
+that `Client.take_removals` returns, before it does anything else. Nothing is open while a program is suspended, except
+the sources of `Next`, which the run owns, and a `WriteFile` that goes on.
 
 Failures are outcomes, values: a program decides what they mean, and raises if there's no result.
 """
@@ -256,7 +256,7 @@ class ReadFile:
 
     Answered by FileRead, Unavailable, or Expired after `seconds` (None: no limit).
 
-    private: whether a file is refused that isn't a regular one, is a link, or that others than this user may write.
+    private: if true, refuse links, files that aren't regular, and files that other users may write.
     unless: the identity of a private file that needn't be read.
     """
 
@@ -289,7 +289,8 @@ class FileToWrite(Protocol):
     def is_written(self, head: bytes, size: int) -> bool:
         """Return whether the file that is there needn't be replaced.
 
-        head: its first 1,024 bytes. size: its own, in bytes. Not asked unless it's private, as `ReadFile` means it.
+        head: its first 1,024 bytes. size: its own, in bytes. Called only if the file passes the checks of a private
+        `ReadFile`.
         """
         ...
 

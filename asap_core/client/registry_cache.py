@@ -9,6 +9,7 @@ from typing import Final, assert_never
 from attrs import frozen
 
 from asap_core.client.body_reader import PIECE, BodyReader
+from asap_core.client.fetch_results import GONE, OUTAGE
 from asap_core.client.programs import Expired, FileIdentity, FileRead, Program, ReadFile, Unavailable, WriteFile
 from asap_core.client.registry_copies import LONGEST, MAX_HEAD, WRITE_AGAIN, Copy, CopyHead, CopyParser, file_name
 from asap_core.client.requests import Requests
@@ -21,10 +22,6 @@ from asap_core.lru import Lru
 from asap_core.net.urls import without_credentials
 from asap_core.wire.registry_index import RegistryIndex
 
-# RFC 5861 §4.
-_OUTAGE: Final = frozenset({500, 502, 503, 504})
-# The server says that there's no such registry, or none for this client: the copy is deleted.
-_GONE: Final = frozenset({401, 403, 404, 410})
 # Registries. A client has one or a few, each with some 50 MB at most.
 _MAX_COPIES: Final = 16
 
@@ -111,9 +108,9 @@ class RegistryCache:
     def take(self, url: str, error: Exception) -> Program[CachedCopy | None]:
         """Return the copy to use if reading the registry failed with `error`; None if there's no usable one."""
         status = error.status if isinstance(error, BadReply) else None
-        if status in _GONE:
+        if status in GONE:
             self.drop(url)
-        if not isinstance(error, Unreachable) and status not in _OUTAGE:
+        if not isinstance(error, Unreachable) and status not in OUTAGE:
             return None
         if self._usable(url) is None:
             yield from self._read_once(url)

@@ -49,7 +49,7 @@ _USER_AGENT: Final = ("user-agent", "asap-sansio")
 _UPGRADE: Final = 426
 SPEAKS_TLS: Final = "it speaks TLS there: use https://"
 _PERHAPS_TLS: Final = "; if it speaks TLS, use https://"
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Of a response. Python's http.client accepts 100 fields too, node 16 KiB. httpcore itself accepts up to 164 KiB.
 _MAX_FIELDS: Final = 100
 _MAX_HEAD: Final = 65_536
@@ -267,7 +267,7 @@ class Requests:
             )
             yield from self._fetch(call, reader, end)
             locations = [value for name, value in reader.headers if name == "location"]
-            if reader.status not in _REDIRECTS or not locations:
+            if reader.status not in REDIRECTS or not locations:
                 return HttpAnswer(reader.status, reader.headers, reader.body)
             # RFC 9110 §5.3: several fields are a list, and a list is no URL. Which one counts isn't guessed.
             location = ", ".join(locations)

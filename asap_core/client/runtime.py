@@ -1,7 +1,7 @@
 """What the programs of one client share: its clock and randomness, who waits, what to remove, and what to log.
 
-Tables of the core (documents, tokens, introspection) say whom to give what: their effects name a ticket. `give` hands
-them out. A program that is closed, perhaps by the garbage collector in another thread, must change no table there: it
+The core's tables (documents, tokens, introspection) return effects that name the look-up they are for; `give` delivers
+them. A program that is closed, perhaps by the garbage collector in another thread, must change no table there: it
 only notes what to undo, and `take_wakes` undoes it.
 """
 
@@ -134,7 +134,7 @@ class Runtime:
         self._remarks.append(Remark(logger, "warning", str(text)))
 
     def inform(self, logger: str, text: object) -> None:
-        """Note something of less weight."""
+        """Note a message of level info."""
         self._remarks.append(Remark(logger, "info", str(text)))
 
     # --- for drivers: `Client` has the three that take ---------------------------------------------------------------

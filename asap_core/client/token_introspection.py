@@ -140,7 +140,7 @@ class TokenIntrospection:
         try:
             answer = yield from self._requests.post_form(endpoint, self._form(token, endpoint))
         except (Unreachable, BadReply) as error:
-            # A token that wasn't sent isn't the reason; but many that are slow keep others from being sent.
+            # An unsent token can't be the cause. But many slow requests may keep others from being sent.
             unsent = isinstance(error, Unreachable) and not error.sent and not _is_crowded(error)
             return IntrospectionFailed(str(error), FailureCause.PROVIDER if unsent else FailureCause.EITHER)
         return read_introspection(answer.status, answer.body)

@@ -39,7 +39,9 @@ from asap_core.client.requests import HttpAnswer, Requests
 from asap_core.client.runtime import Place, Runtime
 from asap_core.clock import WallTime
 from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachable, Unsuitable
+from asap_core.lru import Lru
 from asap_core.net.outbound import Allowed
+from asap_core.net.provenance import MAX_REMEMBERED
 from asap_core.net.urls import is_loopback, without_credentials
 from asap_core.wire.manifest import AuthScheme
 
@@ -75,7 +77,8 @@ class TokenSource:
         self._runtime = runtime
         self._requests = requests
         self._tokens: TokenCache[_TokenPlace] = TokenCache()
-        self._providers: dict[str, Provider] = {}
+        # By issuer. A user has a few; whoever passes other credentials to each call doesn't fill the memory.
+        self._providers: Lru[str, Provider] = Lru(MAX_REMEMBERED)
         self._nonces = ServerNonces()
 
     @property
@@ -85,8 +88,15 @@ class TokenSource:
 
     def add(self, credentials: ClientCredentials) -> None:
         """Prepare for the use of these. Raises ValueError for an invalid issuer."""
-        if credentials.issuer is not None and credentials.issuer not in self._providers:
-            self._providers[credentials.issuer] = Provider(self._runtime, self._requests, credentials.issuer)
+        if credentials.issuer is not None:
+            self._provider(credentials.issuer)
+
+    def _provider(self, issuer: str) -> Provider:
+        provider = self._providers.peek(issuer)
+        if provider is None:
+            provider = Provider(self._runtime, self._requests, issuer)
+            self._providers.put(issuer, provider)
+        return provider
 
     def drop(self, authorization: Authorization) -> bool:
         """Drop this token, since the agent refused it. Returns whether another one may help."""
@@ -157,7 +167,7 @@ class TokenSource:
     def _endpoint(self, credentials: ClientCredentials) -> Program[Allowed]:
         if credentials.token_endpoint is not None:
             return self._requests.judge(credentials.token_endpoint)
-        return (yield from self._providers[credentials.asked].endpoint("token_endpoint"))
+        return (yield from self._provider(credentials.asked).endpoint("token_endpoint"))
 
     def _request(
         self, endpoint: Allowed, credentials: ClientCredentials, scopes: tuple[str, ...]

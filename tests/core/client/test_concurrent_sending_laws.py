@@ -283,7 +283,7 @@ class World(Peers):
         message.slept, message.shown, message.identity, message.ended = False, shown, identity, "unanswered"
 
     def is_empty(self) -> None:
-        tokens, provider = self.source._tokens, self.source._providers["https://id.example"]
+        tokens, provider = self.source._tokens, self.source._provider("https://id.example")
         left = self.source.waiting, len(tokens._flights), provider._documents.waiting, len(self.runtime._undone)
         assert (*left, self.breakers.out, self.runtime.take_wakes()) == (0, 0, 0, 0, 0, ()), "something is left"
 
