@@ -381,8 +381,7 @@ LATE: Final = Late.LATE
 def within(seconds: float | None, program: Program[T], clock: Clock) -> Program[T | Late]:
     """Run a program for at most so long (None: no limit); return LATE, and close it, if it isn't finished then.
 
-    Each of its effects gets what is left of the time. The outcome decides whether it's late, not the clock: what
-    arrives at the last moment counts.
+    Each effect gets what is left. The outcome decides if it's late, not the clock: the last moment counts.
     """
     if seconds is None:
         return (yield from program)
