@@ -90,14 +90,17 @@ class BlockingResolver(Protocol):
         ...
 
 
-class BlockingSystemResolver:
-    """The operating system's resolver. It can't be interrupted, so each look-up has a thread, which ends with it."""
+class LookUps:
+    """Look-ups of names. Few resolvers can be interrupted, so each look-up has a thread, which ends with it."""
 
     def __init__(self) -> None:
         self._places: Places[str] = Places(THREADS)
 
-    def ask(self, host: str, port: int, progress: Progress) -> Sequence[str]:
-        """Resolve a name, in the time that is left. Raises OSError, UnicodeError, httpcore's ConnectTimeout."""
+    def ask(self, host: str, port: int, resolver: BlockingResolver | None, progress: Progress) -> Sequence[str]:
+        """Resolve a name, in the time that is left. Raises what the resolver raises, and httpcore's ConnectTimeout.
+
+        resolver: None is the system's.
+        """
         key, answered = domain_of(host), Flag()
         progress.stage = Stage.QUEUED
         if not self._places.take(key, progress.end - time.monotonic()):
@@ -108,6 +111,8 @@ class BlockingSystemResolver:
             answered.set()
 
         question = Question(host, port, lambda call: call(), ended)
+        if resolver is not None:
+            question.look_up = resolver.resolve
         try:
             question.begin()
         except BaseException:
@@ -260,7 +265,7 @@ class BlockingBackend(httpcore.NetworkBackend):
     """
 
     resolver: BlockingResolver | None
-    system: BlockingSystemResolver
+    look_ups: LookUps
     connection: BlockingConnection
     is_closed: Callable[[], bool]
 
@@ -301,6 +306,4 @@ class BlockingBackend(httpcore.NetworkBackend):
 
     def _ask(self, name: str, port: int, resolver: BlockingResolver | None) -> Sequence[str]:
         with resolving():
-            if resolver is None:
-                return self.system.ask(name, port, self.connection.progress)
-            return interruptible(resolver.resolve, name, port)
+            return self.look_ups.ask(name, port, resolver, self.connection.progress)

@@ -26,7 +26,8 @@ class BlockingHttpOptions(ConnectionOptions):
     body. Until a piece arrives, only the transport's own limits hold: it's told `timeout` for each connect, read and
     write. In the main thread, a signal may interrupt it anywhere."""
     resolver: BlockingResolver | None = field(default=None, validator=_RESOLVER)
-    """Looks up names instead of the operating system. Several threads may use it at once."""
+    """Looks up names instead of the operating system. It's called in a thread of its own, several at once; a
+    look-up that isn't waited for any longer goes on there."""
 
     def connect(self) -> httpx.BaseTransport:
         """Return the transport. Raises OSError if certificates are unreadable."""

@@ -17,7 +17,7 @@ from asap_adapters.blocking.connecting import (
     BlockingConnection,
     BlockingResolver,
     BlockingStream,
-    BlockingSystemResolver,
+    LookUps,
     Places,
     left,
 )
@@ -116,7 +116,7 @@ class BlockingTransport(httpx.BaseTransport):
         self._context = certificates(verify, trust_env=trust_env)
         self._proxies = Proxies.of_environment() if trust_env else Proxies()
         self._resolver = resolver
-        self._system = BlockingSystemResolver()
+        self._look_ups = LookUps()
         self._places: Places[ConnectionKey] = Places(PLACES)
         self._lock = Lock()  # around the connections' bookkeeping
         self._connections: Connections[httpcore.ConnectionInterface, BlockingStream] = Connections(self._connection)
@@ -127,7 +127,9 @@ class BlockingTransport(httpx.BaseTransport):
             ssl_context=self._context,
             proxy=self._proxies.proxy(connection.key.proxy, self._context),
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=BlockingBackend(self._resolver, self._system, connection, lambda: self._connections.closed),
+            network_backend=BlockingBackend(
+                self._resolver, self._look_ups, connection, lambda: self._connections.closed
+            ),
         )
         scheme, host, port = connection.key.origin
         return makes.create_connection(httpcore.Origin(scheme, host, port))

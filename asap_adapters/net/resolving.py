@@ -58,20 +58,26 @@ class SystemResolver:
         return question.answer()
 
 
+def _addresses(host: str, port: int) -> Sequence[str]:
+    return [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
 @define(eq=False)
 class Question:
     """One look-up. It runs in a thread; the result is delivered in the loop, unless that has ended.
 
     report: calls a function where the result is waited for.
     ended: called there.
+    look_up: returns a name's addresses. It blocks.
     """
 
     host: str
     port: int
     report: Callable[[Callable[[], object]], object]
     ended: Callable[[], object]
+    look_up: Callable[[str, int], Sequence[str]] = _addresses
     addresses: Sequence[str] = ()
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def begin(self) -> None:
         """Start the thread."""
@@ -79,15 +85,14 @@ class Question:
 
     def _ask(self) -> None:
         try:
-            answers = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-            self.addresses = [str(address[0]) for *_, address in answers]
-        except Exception as error:  # noqa: BLE001 - raised in `resolve`
+            self.addresses = self.look_up(self.host, self.port)
+        except BaseException as error:  # noqa: BLE001 - raised by `answer`
             self.error = error
         with suppress(RuntimeError):  # the loop has ended: trio.RunFinishedError is one
             self.report(self.ended)
 
     def answer(self) -> Sequence[str]:
-        """Return the addresses. Raises OSError, UnicodeError."""
+        """Return the addresses. Raises what `look_up` raised: OSError, UnicodeError."""
         if self.error is not None:
             raise self.error
         return self.addresses

@@ -370,6 +370,20 @@ class TestLimits:
             assert time.monotonic() - begun < 3.0
         released.set()
 
+    def test_a_resolver_of_ones_own_that_hangs_is_bounded(self) -> None:
+        class Hanging:
+            def resolve(self, host: str, port: int) -> Sequence[str]:
+                released.wait(DEADLOCK)
+                return []
+
+        released = threading.Event()
+        with client(Hanging(), timeout=0.3) as here:
+            begun = time.monotonic()
+            with pytest.raises(Unreachable, match=r"can't connect within 0\.3 s"):
+                here.get("http://agent.example/")
+            assert time.monotonic() - begun < 3.0
+        released.set()
+
     def test_an_error_response_is_reported_without_the_body_that_never_ends(self) -> None:
         def failing(peer: socket.socket) -> None:
             peer.sendall(b"HTTP/1.1 500 Oops\r\ncontent-length: 10\r\n\r\nx")
