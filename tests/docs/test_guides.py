@@ -49,6 +49,7 @@ from asap_core.client import (
     RequestOptions,
     Route,
     Runtime,
+    Sleep,
     Wait,
 )
 
@@ -266,6 +267,27 @@ class TestOnAnotherRuntime:
             begun[2][1](embedding["fetch"](begun[2][0]))
         assert ends[1].id == "urn:asap:agent:adder"
         assert waits.program.gi_frame is None
+
+    def test_a_run_on_callbacks_is_cancelled_after_an_effect_that_ended_at_once(
+        self, embedding: dict[str, Any]
+    ) -> None:
+        aborted: list[float] = []
+
+        def begin(effect: Sleep, done: Any) -> Any:
+            if effect.seconds == 1:
+                done(Completed())
+            return lambda: aborted.append(effect.seconds)
+
+        def program(*seconds: float) -> Any:
+            for each in seconds:
+                yield from Sleep(each)
+
+        run = embedding["Run"](program(1, 2), begin, Mock())
+        run.cancel()
+        assert aborted == [2]
+        ended = embedding["Run"](program(), begin, Mock())
+        ended.cancel()
+        assert aborted == [2]
 
     def test_failures_are_told_apart(self, embedding: dict[str, Any]) -> None:
         port = free_port()
