@@ -42,9 +42,13 @@ class BlockingBrowser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop watching. Iterations end."""
+        self.end()
+        self._engine.close()
+
+    def end(self) -> None:
+        """End iterations, in any thread."""
         self._closed = True
         self._news.set()
-        self._engine.close()
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events until the block is left. Raises `MdnsUnavailable`."""

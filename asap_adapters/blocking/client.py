@@ -116,7 +116,10 @@ class BlockingClient:
         self.close()
 
     def close(self) -> None:
-        """Close all connections. Calls of other threads fail. Any thread may call it; a second call does nothing."""
+        """Close all connections. Any thread may call it; a second call does nothing.
+
+        Calls of other threads raise RuntimeError, whatever they wait for, except a file and a transport of your own.
+        """
         self._driver.close()
 
     def __del__(self) -> None:

@@ -1,6 +1,7 @@
 """Blocking connections for httpcore, which lead only where a `Route` allows: names are resolved once.
 
-All waiting is bounded by the time that the request's `Progress` has left, and may be interrupted by Ctrl-C.
+All waiting is bounded by the time that the request's `Progress` has left, may be interrupted by Ctrl-C, and ends if the
+client is closed.
 """
 
 import math
@@ -9,7 +10,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import httpcore
 from attrs import define, field, frozen
 
-from asap_adapters.blocking.interrupts import Flag, interruptible
+from asap_adapters.blocking.interrupts import Closing, Flag, interruptible
 from asap_adapters.net.dialling import (
     ATTEMPT_DELAY,
     SPEAKS_TLS,
@@ -51,19 +52,23 @@ def left(progress: Progress) -> float:
 class Places(Generic[K]):
     """A bounded number of places, shared fairly among keys, for threads."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, closing: Closing) -> None:
         self._queue: PlaceQueue[K] = PlaceQueue(places)
+        self._closing = closing
         self._lock = Lock()
 
     def take(self, key: K, seconds: float) -> bool:
-        """Wait until this key may have a place, for at most so many seconds. Returns whether it has one."""
+        """Wait until this key may have a place, for at most so many seconds. Returns whether it has one.
+
+        Raises RuntimeError if the client is closed meanwhile.
+        """
         with self._lock:
             if self._queue.take_free(key):
                 return True
             flag = Flag()
             waiter = self._queue.line_up(key, flag.set)
         try:
-            flag.wait(seconds)
+            self._closing.wait(flag, seconds)
         except BaseException:
             with self._lock:
                 self._queue.leave(waiter)
@@ -93,11 +98,14 @@ class BlockingResolver(Protocol):
 class LookUps:
     """Look-ups of names. Few resolvers can be interrupted, so each look-up has a thread, which ends with it."""
 
-    def __init__(self) -> None:
-        self._places: Places[str] = Places(THREADS)
+    def __init__(self, closing: Closing) -> None:
+        self._places: Places[str] = Places(THREADS, closing)
+        self._closing = closing
 
     def ask(self, host: str, port: int, resolver: BlockingResolver | None, progress: Progress) -> Sequence[str]:
         """Resolve a name, in the time that is left. Raises what the resolver raises, and httpcore's ConnectTimeout.
+
+        Raises RuntimeError if the client is closed meanwhile. The thread goes on.
 
         resolver: None is the system's.
         """
@@ -119,7 +127,7 @@ class LookUps:
             self._places.give_back(key)
             raise
         progress.stage = Stage.CONNECTING
-        if not answered.wait(progress.end - time.monotonic()):
+        if not self._closing.wait(answered, progress.end - time.monotonic()):
             raise httpcore.ConnectTimeout
         return question.answer()
 
@@ -127,19 +135,22 @@ class LookUps:
 # --- sockets ---------------------------------------------------------------------------------------------------------
 
 
-def connect_first(addresses: Sequence[str], port: int, progress: Progress) -> tuple[str, socket.socket]:
+def connect_first(
+    addresses: Sequence[str], port: int, progress: Progress, closing: Closing
+) -> tuple[str, socket.socket]:
     """Connect to the first of these addresses that answers (RFC 8305 §5): if one fails or takes long, try the next too.
 
-    Raises: httpcore.ConnectError, which names the reason for each address; TimeoutError.
+    Raises: httpcore.ConnectError, which names the reason for each address; TimeoutError; RuntimeError if it's closed.
     """
-    race, untried = _Race(port, progress), deque(addresses)
+    race, untried = _Race(port, progress, closing), deque(addresses)
     try:
-        while untried or race.running:
-            if untried:
-                race.begin(untried.popleft())
-            winner = race.wait(ATTEMPT_DELAY if untried else math.inf)
-            if winner is not None:
-                return winner
+        with closing.ending(race.wake):
+            while untried or race.running:
+                if untried:
+                    race.begin(untried.popleft())
+                winner = race.wait(ATTEMPT_DELAY if untried else math.inf)
+                if winner is not None:
+                    return winner
         raise httpcore.ConnectError("; ".join(race.failures))
     finally:
         race.close()
@@ -149,9 +160,18 @@ def connect_first(addresses: Sequence[str], port: int, progress: Progress) -> tu
 class _Race:
     port: int
     progress: Progress
+    closing: Closing
     failures: list[str] = field(factory=list)
     running: dict[socket.socket, str] = field(factory=dict)
     selector: selectors.BaseSelector = field(factory=selectors.DefaultSelector)
+    # What another thread writes to one end wakes the selector at the other.
+    waker: tuple[socket.socket, socket.socket] = field(factory=socket.socketpair)
+
+    def __attrs_post_init__(self) -> None:
+        self.selector.register(self.waker[0], selectors.EVENT_READ)
+
+    def wake(self) -> None:
+        self.waker[1].send(b"\0")
 
     def begin(self, address: str) -> None:
         try:
@@ -166,7 +186,9 @@ class _Race:
         """Wait until one is connected or has failed; return it if it's connected."""
         if not self.running:
             return None
-        for key, _ in interruptible(self.selector.select, min(seconds, left(self.progress))):
+        ready = interruptible(self.selector.select, min(seconds, left(self.progress)))
+        self.closing.check()
+        for key, _ in ready:
             sock: socket.socket = key.data
             self.selector.unregister(sock)
             address = self.running.pop(sock)
@@ -180,7 +202,7 @@ class _Race:
         return None
 
     def close(self) -> None:
-        for sock in self.running:
+        for sock in (*self.running, *self.waker):
             sock.close()
         self.selector.close()
 
@@ -191,6 +213,7 @@ class BlockingStream(httpcore.NetworkStream):
 
     sock: socket.socket
     connection: "BlockingConnection"
+    closing: Closing
     fresh: bool = True
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -233,7 +256,7 @@ class BlockingStream(httpcore.NetworkStream):
             self.sock.close()
 
     def end(self) -> None:
-        """End a connection that another thread uses.
+        """End a connection that another thread uses, after its client was closed.
 
         Only the other thread closes it: after a close, the descriptor may belong to another file.
         """
@@ -248,6 +271,7 @@ class BlockingStream(httpcore.NetworkStream):
 
     def _limited(self) -> socket.socket:
         self.sock.settimeout(left(self.connection.progress))
+        self.closing.check()  # `end` has no effect while a socket is being wrapped for TLS
         return self.sock
 
 
@@ -261,13 +285,12 @@ class BlockingBackend(httpcore.NetworkBackend):
     A proxy was configured on this machine, so its addresses aren't checked, and the system resolves its name.
 
     resolver: None is the system's.
-    is_closed: returns whether the client was closed.
     """
 
     resolver: BlockingResolver | None
     look_ups: LookUps
     connection: BlockingConnection
-    is_closed: Callable[[], bool]
+    closing: Closing
 
     def connect_tcp(
         self,
@@ -283,17 +306,15 @@ class BlockingBackend(httpcore.NetworkBackend):
             sock = self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
-        stream = BlockingStream(sock, self.connection)
+        stream = BlockingStream(sock, self.connection, self.closing)
         self.connection.streams.append(stream)
-        if self.is_closed():  # while it was connecting: nothing is sent
-            raise httpcore.ConnectError("this client was closed")
         return stream
 
     def _connect_proxy(self, host: str, port: int) -> socket.socket:
         way, progress = OutboundPolicy().destination(host), self.connection.progress
         try:
             addresses = way.addresses if isinstance(way, Dial) else self._ask(way.name, port, None)
-            return connect_first(addresses, port, progress)[1]
+            return connect_first(addresses, port, progress, self.closing)[1]
         except httpcore.ConnectError as error:
             raise httpcore.ConnectError(f"the proxy that {self.connection.key.proxy}_proxy names: {error}") from None
 
@@ -301,7 +322,7 @@ class BlockingBackend(httpcore.NetworkBackend):
         progress = self.connection.progress
         name = progress.route.name
         addresses = chosen(progress.route, () if name is None else self._ask(name, port, self.resolver))
-        progress.address, sock = connect_first(addresses, port, progress)
+        progress.address, sock = connect_first(addresses, port, progress, self.closing)
         return sock
 
     def _ask(self, name: str, port: int, resolver: BlockingResolver | None) -> Sequence[str]:

@@ -1,8 +1,9 @@
 """Runs the core's programs in the threads that call, several at once.
 
 Rules. One lock is held around each step of a program, and around nothing that waits. Ctrl-C interrupts effects, and
-nothing else (`interrupts`). A run closes its program on every way out, under the lock, and wakes those who need not
-wait any longer. There is no event loop, and no thread but those of name look-ups and of watching the local network.
+nothing else (`interrupts`). Closing the driver ends them; those on files between two pieces. A run closes its program
+on every way out, under the lock, and wakes those who need not wait any longer. There is no event loop, and no thread
+but those of name look-ups and of watching the local network.
 """
 
 import math
@@ -14,8 +15,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 
 import httpx
+from attrs import field, frozen
 
-from asap_adapters.blocking.interrupts import Flag, held, interruptible
+from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
 from asap_adapters.blocking.transport import fetch
 from asap_adapters.driver import log
 from asap_adapters.file_effects import read, remove, write
@@ -34,6 +36,7 @@ from asap_core.client.programs import (
     Returned,
     Sleep,
     Ticket,
+    Unanswered,
     Unavailable,
     Wait,
     WriteFile,
@@ -62,44 +65,48 @@ class BlockingDriver:
         self.runtime = Runtime(SystemClock() if clock is None else clock, new_id, new_token, random_fraction)
         self._connect = connect
         self._owner = owner
-        self._transport: httpx.BaseTransport | None = None
-        self._process = 0  # that opened it
+        self._session: _Session | None = None
         self._lock = Lock()
         self._parked: dict[Ticket, Flag] = {}
 
     @property
     def is_open(self) -> bool:
         """Return whether programs can be run."""
-        return self._transport is not None
+        return self._session is not None
 
     def open(self) -> None:
         """Prepare for requests. Raises RuntimeError if it's open already."""
         with held(), self._lock:
-            if self._transport is not None:
+            if self._session is not None:
                 raise RuntimeError("this client is open already")
-            self._transport, self._process = self._connect(), os.getpid()
+            self._session = _Session(self._connect(), os.getpid())
 
     def close(self) -> None:
-        """Close all connections, and end what other threads wait for. A second call does nothing."""
+        """Close all connections. Runs of other threads raise RuntimeError. A second call does nothing."""
         with held():
             with self._lock:
-                transport, self._transport = self._transport, None
-                for flag in self._parked.values():
-                    flag.set()
+                session, self._session = self._session, None
             # In a fork, the connections are the other process's too: it may be using them.
-            if transport is not None and self._process == os.getpid():
-                transport.close()
+            if session is not None and session.process == os.getpid():
+                session.closing.close()
+                session.transport.close()
 
     def run(self, make: Callable[P, Program[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a program, run it, and return its result. Raises what it raises; RuntimeError if this isn't open."""
+        """Make a program, run it, and return its result. Raises what it raises.
+
+        Raises RuntimeError if this isn't open, or is closed before the program ends.
+        """
         with held(), ExitStack() as opened:
-            self._opened()
+            session = self._opened()
             sources: dict[LocalNetwork, BlockingBrowser] = {}
             program = self._locked(make, *args, **kwargs)
             try:
                 moved = self._locked(step, program)
                 while not isinstance(moved, Returned):
-                    outcome = self._perform(moved, sources, opened)
+                    session.closing.check()
+                    outcome = self._perform(moved, session, sources, opened)
+                    if isinstance(outcome, Unanswered | Expired):  # perhaps since it was closed
+                        session.closing.check()
                     moved = self._locked(step, program, outcome)
             except BaseException:
                 self._locked(program.close)
@@ -127,59 +134,79 @@ class BlockingDriver:
         finally:
             log(remarks)  # without the lock: a logging handler may use this client too
 
-    def _opened(self) -> httpx.BaseTransport:
-        if self._transport is None:
+    def _opened(self) -> "_Session":
+        session = self._session
+        if session is None:
             raise RuntimeError(f"this client isn't open; write: with {self._owner} as client: …")
-        if self._process != os.getpid():  # two processes would read each other's answers from one connection
+        if session.process != os.getpid():  # two processes would read each other's answers from one connection
             raise RuntimeError("this client was opened in another process; open one in each, after the fork")
-        return self._transport
+        return session
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
-    def _perform(self, effect: Effect, sources: "dict[LocalNetwork, BlockingBrowser]", opened: ExitStack) -> Outcome:
+    def _perform(
+        self,
+        effect: Effect,
+        session: "_Session",
+        sources: "dict[LocalNetwork, BlockingBrowser]",
+        opened: ExitStack,
+    ) -> Outcome:
         match effect:
             case Fetch():
-                return fetch(self._opened(), effect)
+                return fetch(session.transport, effect)
             case Wait(ticket, seconds):
-                return self._wait(ticket, seconds)
+                return self._wait(ticket, seconds, session.closing)
             case Sleep(seconds):
-                self._wait(Ticket(), seconds)
+                session.closing.wait(Flag(), seconds)
                 return Completed()
             case Next(source, seconds):
-                return _next(source, seconds, sources, opened)
+                return _next(source, seconds, session.closing, sources, opened)
             case ReadFile(seconds=seconds):
-                end = _end(seconds)
-                return read(effect, lambda: interruptible(time.monotonic) < end)
+                return read(effect, _goes_on(seconds, session.closing))
             case WriteFile(seconds=seconds):
-                end = _end(seconds)
-                return write(effect, lambda: interruptible(time.monotonic) < end)
+                return write(effect, _goes_on(seconds, session.closing))
             case _:
                 assert_never(effect)
 
-    def _wait(self, ticket: Ticket, seconds: float | None) -> Completed | Expired:
+    def _wait(self, ticket: Ticket, seconds: float | None, closing: Closing) -> Completed | Expired:
         flag = Flag()
         with self._lock:
-            self._opened()
             self._parked[ticket] = flag
             if ticket.ready:
                 flag.set()
         try:
-            flag.wait(math.inf if seconds is None else seconds)
+            closing.wait(flag, math.inf if seconds is None else seconds)
         finally:
             with self._lock:
                 del self._parked[ticket]
-        if ticket.ready:
-            return Completed()
-        self._opened()  # it may have been closed meanwhile
-        return Expired()
+        return Completed() if ticket.ready else Expired()
+
+
+@frozen(eq=False)
+class _Session:
+    """What is between `open` and `close`. `process`: the one that opened it."""
+
+    transport: httpx.BaseTransport
+    process: int
+    closing: Closing = field(factory=Closing)
 
 
 def _end(seconds: float | None) -> float:
     return math.inf if seconds is None else time.monotonic() + seconds
 
 
+def _goes_on(seconds: float | None, closing: Closing) -> Callable[[], bool]:
+    """Return a function that says whether an effect on a file may go on. It lets signals through."""
+    end = _end(seconds)
+    return lambda: interruptible(time.monotonic) < end and not closing.closed
+
+
 def _next(
-    source: LocalNetwork, seconds: float | None, sources: "dict[LocalNetwork, BlockingBrowser]", opened: ExitStack
+    source: LocalNetwork,
+    seconds: float | None,
+    closing: Closing,
+    sources: "dict[LocalNetwork, BlockingBrowser]",
+    opened: ExitStack,
 ) -> Heard | Unavailable | Expired:
     from asap_adapters.blocking.browsing import BlockingBrowser  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
 
@@ -187,7 +214,9 @@ def _next(
     try:
         if source not in sources:
             sources[source] = opened.enter_context(BlockingBrowser())
-        event = sources[source].next(end)
+        browser = sources[source]
+        with closing.ending(browser.end):
+            event = browser.next(end)
     except MdnsUnavailable as error:
         return Unavailable(str(error))
     return Expired() if event is None else Heard(event)

@@ -1,4 +1,4 @@
-"""Holds signals back while tables and connections change, and lets them through while a thread waits.
+"""Holds signals back while tables and connections change, lets them through while a thread waits, and ends such waits.
 
 Python runs handlers of signals, Ctrl-C's among them, in the main thread between any two instructions. Inside a step of
 a program they would leave a table half changed, or wait for a lock that this thread has. So inside `held`, each signal
@@ -97,17 +97,17 @@ def held() -> Iterator[None]:
 
 
 def interruptible(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a call that signals may interrupt. The call must not change shared state."""
+    """Make a call that signals may interrupt. The call must not change shared state. Such calls may nest."""
     hold = _hold
     if hold is None or threading.current_thread() is not threading.main_thread():
         return call(*args, **kwargs)
-    hold.open = True
+    outer, hold.open = hold.open, True
     try:
         if hold.pending:
             hold.handle_pending()
         return call(*args, **kwargs)
     finally:
-        hold.open = False
+        hold.open = hold.open and outer  # it's False already if a handler has raised
 
 
 class Flag:
@@ -131,3 +131,45 @@ class Flag:
             if seconds <= 0:
                 return False
         return True
+
+
+class Closing:
+    """Whether a client was closed, and what ends then in the threads that use it. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._lock = threading.Lock()
+        self._ends: dict[object, Callable[[], object]] = {}
+
+    def close(self) -> None:
+        """Close it, and end all waits, and those that begin later."""
+        with self._lock:
+            self.closed = True
+            for end in self._ends.values():
+                end()
+
+    def check(self) -> None:
+        """Raise RuntimeError if it was closed."""
+        if self.closed:
+            raise RuntimeError("this client was closed while the call ran")
+
+    @contextmanager
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
+        """Call `end`, in any thread, if it's closed inside `with` or was before. `end` must not wait."""
+        key = object()
+        with self._lock:
+            self._ends[key] = end
+            if self.closed:
+                end()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._ends[key]
+
+    def wait(self, flag: Flag, seconds: float) -> bool:
+        """Wait for a flag, for at most so many seconds. Returns whether it was set. RuntimeError if this is closed."""
+        with self.ending(flag.set):
+            was_set = flag.wait(seconds)
+        self.check()
+        return was_set

@@ -21,7 +21,7 @@ from asap_adapters.blocking.connecting import (
     Places,
     left,
 )
-from asap_adapters.blocking.interrupts import interruptible
+from asap_adapters.blocking.interrupts import Closing, interruptible
 from asap_adapters.net.environment import Proxies, certificates
 from asap_adapters.net.fetching import httpx_request, unanswered
 from asap_adapters.net.outbound_transport import (
@@ -116,8 +116,9 @@ class BlockingTransport(httpx.BaseTransport):
         self._context = certificates(verify, trust_env=trust_env)
         self._proxies = Proxies.of_environment() if trust_env else Proxies()
         self._resolver = resolver
-        self._look_ups = LookUps()
-        self._places: Places[ConnectionKey] = Places(PLACES)
+        self._closing = Closing()
+        self._look_ups = LookUps(self._closing)
+        self._places: Places[ConnectionKey] = Places(PLACES, self._closing)
         self._lock = Lock()  # around the connections' bookkeeping
         self._connections: Connections[httpcore.ConnectionInterface, BlockingStream] = Connections(self._connection)
 
@@ -127,9 +128,7 @@ class BlockingTransport(httpx.BaseTransport):
             ssl_context=self._context,
             proxy=self._proxies.proxy(connection.key.proxy, self._context),
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=BlockingBackend(
-                self._resolver, self._look_ups, connection, lambda: self._connections.closed
-            ),
+            network_backend=BlockingBackend(self._resolver, self._look_ups, connection, self._closing),
         )
         scheme, host, port = connection.key.origin
         return makes.create_connection(httpcore.Origin(scheme, host, port))
@@ -173,7 +172,9 @@ class BlockingTransport(httpx.BaseTransport):
         self._places.give_back(connection.key)
 
     def close(self) -> None:
-        """Close all connections. Requests that other threads make fail."""
+        """Close all connections. Requests of other threads end, whatever they wait for. They raise RuntimeError."""
+        # First, so that no connection that is made later can be missed below.
+        self._closing.close()
         with self._lock:
             idle, busy = self._connections.close()
         _close(idle)

@@ -18,7 +18,7 @@ from attrs import define, field
 from asap_adapters.blocking import interrupts
 from asap_adapters.blocking.connecting import Places
 from asap_adapters.blocking.driver import BlockingDriver
-from asap_adapters.blocking.interrupts import Flag, held, interruptible
+from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
 from asap_core import OutboundPolicy, Unreachable
 from asap_core.client.body_reader import BodyReader, WholeParser
 from asap_core.client.documents import Documents
@@ -139,7 +139,7 @@ class TestForks:
         here = world()
         here.find()
         closed: list[object] = []
-        monkeypatch.setattr(here.driver._transport, "close", lambda: closed.append(True))
+        monkeypatch.setattr(here.driver._session.transport, "close", lambda: closed.append(True))
         with monkeypatch.context() as child:
             child.setattr(os, "getpid", lambda: 0)
             with pytest.raises(RuntimeError, match="opened in another process; open one in each, after the fork"):
@@ -208,16 +208,49 @@ class TestSeveralThreads:
 
     def test_closing_ends_what_threads_wait_for(self, world) -> None:
         driver = world().driver
-        callers = Callers(lambda: driver.run(one, Sleep(60)))
-        callers.start(2)
-        Callers(lambda: driver.run(one, Wait(Ticket()))).start(1)
+        callers = Callers(lambda: driver.run(one, effects.pop()))
+        effects: list[Effect] = [Sleep(60), Sleep(60), Wait(Ticket()), Wait(Ticket(), 60)]
+        callers.start(4)
         end = time.monotonic() + DEADLOCK
-        while len(driver._parked) < 3:
+        while len(driver._session.closing._ends) < 4:
             assert time.monotonic() < end
         driver.close()
-        assert [type(end) for end in callers.join()] == [RuntimeError, RuntimeError]
+        assert [str(end) for end in callers.join()] == ["this client was closed while the call ran"] * 4
+        assert not driver._parked
         with pytest.raises(RuntimeError, match="write: with BlockingClient"):
             driver.run(one, Sleep(0))
+
+    def test_a_client_that_is_opened_again_does_not_continue_what_was_closed(self, world) -> None:
+        def answer(_number: int) -> httpx.Response:
+            here.driver.close()
+            here.driver.open()
+            raise httpx.ConnectError("")
+
+        here = world(answer)
+        with pytest.raises(RuntimeError, match="closed while the call ran"):
+            here.find()
+        assert here.requests == 1
+
+    def test_a_response_that_arrived_counts_although_the_client_was_closed(self, world) -> None:
+        def answer(_number: int) -> httpx.Response:
+            here.driver.close()
+            return document()
+
+        here = world(answer)
+        assert here.find() == {"number": 1}
+
+    def test_a_file_is_not_read_on_after_the_client_was_closed(self, world, tmp_path: Path) -> None:
+        class ClosingReader(BodyReader):
+            def feed(self, data: bytes) -> None:
+                pieces.append(len(data))
+                driver.close()
+
+        driver, path = world().driver, tmp_path / "large"
+        pieces: list[int] = []
+        path.write_bytes(bytes(3_000_000))
+        with pytest.raises(RuntimeError, match="closed while the call ran"):
+            driver.run(one, ReadFile(str(path), ClosingReader(10_000_000)))
+        assert len(pieces) == 1
 
     def test_a_logging_handler_may_use_the_client_that_logs(self, world, caplog) -> None:
         class Curious(logging.Handler):
@@ -396,6 +429,30 @@ class TestInterrupts:
             nested()
         assert reached == ["inside", "outside"]
 
+    def test_interruptible_calls_nest(self) -> None:
+        def outer() -> None:
+            interruptible(reached.append, "inside")
+            interrupt()
+            reached.append("after the inner call")
+
+        reached: list[str] = []
+        with pytest.raises(KeyboardInterrupt), held():
+            interruptible(outer)
+        assert reached == ["inside"]
+
+    def test_what_an_inner_interruptible_call_raised_is_not_interrupted_again(self) -> None:
+        def outer() -> None:
+            try:
+                interruptible(interrupt)
+            finally:
+                interrupt()
+                reached.append("cleaned up")
+
+        reached: list[str] = []
+        with pytest.raises(KeyboardInterrupt), held():
+            interruptible(outer)
+        assert reached == ["cleaned up"]
+
 
 def _interrupted_by(program: Program[Any]) -> Program[Any]:
     """The same program, with Ctrl-C in its first step."""
@@ -536,6 +593,18 @@ class TestLocalNetwork:
         assert world().driver.run(one, Next(LocalNetwork(), 5.0)) == Unavailable(str(MdnsUnavailable("no multicast")))
         assert [engine.closed for engine in engines] == [True]
 
+    def test_closing_ends_what_is_watched(self, world, monkeypatch) -> None:
+        monkeypatch.setattr(Engine, "report", lambda _: None)
+        driver = world().driver
+        callers = Callers(lambda: driver.run(one, Next(LocalNetwork())))
+        callers.start(1)
+        end = time.monotonic() + DEADLOCK
+        while not driver._session.closing._ends:
+            assert time.monotonic() < end
+        driver.close()
+        assert [str(end) for end in callers.join()] == ["this client was closed while the call ran"]
+        assert [engine.closed for engine in engines] == [True]
+
     def test_ctrl_c_closes_what_is_watched(self, world, monkeypatch) -> None:
         monkeypatch.setattr(Engine, "report", lambda _: None)
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
@@ -548,7 +617,7 @@ class TestLocalNetwork:
 
 class TestPlaces:
     def test_who_waits_gets_the_place_that_is_given_back(self) -> None:
-        places: Places[str] = Places(1)
+        places: Places[str] = Places(1, Closing())
         assert places.take("a", 0)
         assert not places.take("a", 0)
         callers = Callers(lambda: places.take("a", DEADLOCK))
@@ -557,13 +626,30 @@ class TestPlaces:
         assert callers.join() == [True]
 
     def test_an_interrupted_wait_leaves_the_queue(self) -> None:
-        places: Places[str] = Places(1)
+        places: Places[str] = Places(1, Closing())
         assert places.take("a", 0)
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             places.take("a", 60)
         timer.join()
+        places.give_back("a")
+        assert places.take("a", 0)
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_closing_ends_the_wait(self, before: bool) -> None:
+        closing = Closing()
+        places: Places[str] = Places(1, closing)
+        assert places.take("a", 0)
+        callers = Callers(lambda: places.take("a", DEADLOCK))
+        if not before:
+            callers.start(1)
+            time.sleep(0.05)
+        closing.close()
+        if before:
+            callers.start(1)
+        assert [type(end) for end in callers.join()] == [RuntimeError]
+        assert not closing._ends
         places.give_back("a")
         assert places.take("a", 0)
 

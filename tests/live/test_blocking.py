@@ -467,38 +467,6 @@ class TestFailures:
         with served(large) as server, client() as here, pytest.raises(BadReply):
             here.get(f"http://127.0.0.1:{server.port}/")
 
-    def test_closing_ends_the_requests_of_other_threads(self) -> None:
-        with served(silent) as server, client() as here:
-            errors: list[BaseException] = []
-            url = f"http://127.0.0.1:{server.port}/"
-            thread = threading.Thread(target=lambda: errors.append(_error(here, url)))
-            thread.start()
-            until(lambda: server.requests == 1)
-            here.driver.close()
-            thread.join(DEADLOCK)
-            assert [str(error) for error in errors]
-            assert not thread.is_alive()
-
-    def test_closing_while_another_thread_connects_sends_nothing(self) -> None:
-        class Slow:
-            def resolve(self, host: str, port: int) -> Sequence[str]:
-                asked.set()
-                closed.wait(DEADLOCK)
-                return ["127.0.0.1"]
-
-        asked, closed = threading.Event(), threading.Event()
-        with served() as server, client(Slow()) as here:
-            errors: list[BaseException] = []
-            url = f"http://agent.example:{server.port}/"
-            thread = threading.Thread(target=lambda: errors.append(_error(here, url)))
-            thread.start()
-            asked.wait(DEADLOCK)
-            here.driver.close()
-            closed.set()
-            thread.join(DEADLOCK)
-            assert "this client was closed" in str(errors[0])
-            assert server.requests == 0
-
     def test_many_threads_at_once(self) -> None:
         def many() -> None:
             bodies.extend(here.get(url) for _ in range(50))
@@ -520,6 +488,115 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+class TestClosing:
+    """`close` ends what other threads wait for. Each raises the same error, at once."""
+
+    @pytest.mark.parametrize("answer", [silent, trickling])
+    def test_a_response(self, answer) -> None:
+        with served(answer) as server, client(timeout=60) as here:
+            self.ends(here, f"http://127.0.0.1:{server.port}/", lambda: until(lambda: server.requests == 1))
+
+    def test_what_is_sent(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute, client(timeout=60) as here:
+            url = f"http://127.0.0.1:{mute.getsockname()[1]}/"
+            self.ends(here, url, call=lambda: here.post(url, "x" * 20_000_000))
+
+    def test_a_connection_that_is_neither_accepted_nor_refused(self) -> None:
+        with served() as server, full(server.port) as slow, client(Names([[slow]]), timeout=60) as here:
+            self.ends(here, f"http://agent.example:{server.port}/")
+            assert server.connections == 0
+
+    def test_several_such_connections(self) -> None:
+        with served() as server, full(server.port) as slow, client(Names([[slow, slow, slow]]), timeout=60) as here:
+            self.ends(here, f"http://agent.example:{server.port}/")
+
+    def test_a_handshake(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute, client(timeout=60) as here:
+            self.ends(here, f"https://127.0.0.1:{mute.getsockname()[1]}/")
+
+    def test_a_look_up_by_the_system(self, monkeypatch) -> None:
+        released = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(DEADLOCK) or [])
+        with client(timeout=60) as here:
+            self.ends(here, "http://agent.example/")
+        released.set()
+
+    def test_a_look_up_by_a_resolver_of_ones_own_after_which_nothing_is_sent(self) -> None:
+        class Slow:
+            def resolve(self, host: str, port: int) -> Sequence[str]:
+                asked.set()
+                released.wait(DEADLOCK)
+                return ["127.0.0.1"]
+
+        asked, released = threading.Event(), threading.Event()
+        with served() as server, client(Slow(), timeout=60) as here:
+            self.ends(here, f"http://agent.example:{server.port}/", lambda: asked.wait(DEADLOCK))
+            released.set()
+            time.sleep(0.1)
+            assert server.connections == 0
+
+    def test_the_wait_for_a_look_up(self, monkeypatch) -> None:
+        monkeypatch.setattr("asap_adapters.blocking.connecting.THREADS", 5)
+        released = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(DEADLOCK) or [])
+        with client(timeout=60) as here:
+            url = "http://agent.example/"
+            first = threading.Thread(target=lambda: _error(here, url))
+            first.start()
+            self.ends(here, url)
+            first.join(DEADLOCK)
+        released.set()
+
+    def test_the_wait_for_a_connection(self, monkeypatch) -> None:
+        monkeypatch.setattr("asap_adapters.blocking.transport.PLACES", 5)
+        with served(silent) as server, client(timeout=60) as here:
+            url = f"http://127.0.0.1:{server.port}/"
+            first = threading.Thread(target=lambda: _error(here, url))
+            first.start()
+            self.ends(here, url, lambda: until(lambda: server.requests == 1))
+            first.join(DEADLOCK)
+            assert server.connections == 1
+
+    def test_at_any_moment(self) -> None:
+        """On new connections and on kept ones: an answer, or the error, and no socket is left open."""
+        rng = random.Random(11)
+        with served() as server:
+            url = f"http://127.0.0.1:{server.port}/"
+            for _ in range(100):
+                with client(timeout=60) as here:
+                    self.ends(here, url, lambda: time.sleep(rng.uniform(0, 0.003)), lambda: loop(here, url))
+
+    def ends(
+        self,
+        here: Client,
+        url: str,
+        begun: Callable[[], object] = lambda: time.sleep(0.1),
+        call: Callable[[], object] | None = None,
+    ) -> None:
+        errors: list[BaseException] = []
+
+        def caller() -> None:
+            try:
+                (call or (lambda: here.get(url)))()
+            except Exception as error:  # noqa: BLE001 - compared below
+                errors.append(error)
+
+        thread = threading.Thread(target=caller)
+        thread.start()
+        begun()
+        here.driver.close()
+        closed = time.monotonic()
+        thread.join(DEADLOCK)
+        assert time.monotonic() - closed < 1.0
+        assert [(type(error), "closed while the call ran" in str(error)) for error in errors] == [(RuntimeError, True)]
+
+
+def loop(here: Client, url: str) -> None:
+    while here.driver.is_open:
+        here.get(url)
+    raise RuntimeError("this client was closed while the call ran")
 
 
 class TestProxies:
