@@ -101,7 +101,10 @@ class ProgramDriver:
             self.opened()
             while not isinstance(moved := step(program, outcome), Returned):
                 self.settle()
-                if isinstance(moved, Next):
+                if isinstance(moved, Wait):
+                    # Not by `_perform`: thousands may wait, and each would keep one more coroutine.
+                    outcome = await self._wait(moved.ticket, moved.seconds)
+                elif isinstance(moved, Next):
                     sources = sources or _Sources(self.browse)
                     outcome = await sources.next(moved.source, moved.seconds)
                 else:
@@ -137,12 +140,10 @@ class ProgramDriver:
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
-    async def _perform(self, effect: Fetch | Wait | Sleep | ReadFile | WriteFile) -> Outcome:
+    async def _perform(self, effect: Fetch | Sleep | ReadFile | WriteFile) -> Outcome:
         match effect:
             case Fetch():
                 return await fetch(self.opened(), effect)
-            case Wait(ticket, seconds):
-                return await self._wait(ticket, seconds)
             case Sleep(seconds):
                 await anyio.sleep(seconds)
                 return Completed()

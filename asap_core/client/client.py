@@ -183,8 +183,9 @@ class Client:
         Unsuitable if it lacks what is required; Unreachable, TimedOut, BadReply, InvalidDocument, NotAllowed.
         """
         self._name("base_url", base_url)
-        wanted = _wanted(expect, require_skill, require_version)
-        return (yield from self._discovery.find(join(base_url, MANIFEST_PATH), wanted)).document
+        url, wanted = join(base_url, MANIFEST_PATH), _wanted(expect, require_skill, require_version)
+        manifest = self._discovery.at_hand(url, wanted)
+        return (yield from self._discovery.find(url, wanted)).document if manifest is None else manifest
 
     def look_up(
         self,

@@ -142,6 +142,11 @@ class Discovery:
 
     # --- one agent ---------------------------------------------------------------------------------------------------
 
+    def at_hand(self, url: str, wanted: Wanted) -> Manifest | None:
+        """Return the manifest that `find` would return at once, without a program; None if it would fetch."""
+        received = self._manifests.at_hand(url)
+        return None if received is None else self._admit(url, (), received, wanted)
+
     def find(
         self, url: str, wanted: Wanted, *, named: NamedKeys | None = None, named_by: str | None = None
     ) -> Program[LocatedDocument[Manifest]]:
@@ -153,32 +158,33 @@ class Discovery:
         if named_by is not None:
             self._requests.judge(url, named_by=named_by)
         url = with_plain_zone(url)
-        # Without a program of its own for the usual case: a manifest that is cached.
-        found = self._manifests.at_hand(url) or (yield from self._manifests.find(url))
-        return self._given(found, found.url, (), wanted, named)
+        found = yield from self._manifests.find(url)
+        manifest = self._admit(found.url, (), found.document, wanted, named)
+        return LocatedDocument(manifest, found.url, found.source, found.age)
 
     def follow(
         self, announcement: Announcement, wanted: Wanted, *, named: NamedKeys | None = None
     ) -> Program[LocatedDocument[Manifest]]:
         """Return the manifest of an announced agent. Otherwise as `find`."""
         found, place = yield from self._announced_manifests.find(announcement)
-        return self._given(found, place.url, place.addresses, wanted, named)
+        manifest = self._admit(place.url, place.addresses, found.document, wanted, named)
+        return LocatedDocument(manifest, place.url, found.source, found.age)
 
-    def _given(
+    def _admit(
         self,
-        found: LocatedDocument[ReceivedManifest],
         url: str,
         addresses: tuple[str, ...],
+        received: ReceivedManifest,
         wanted: Wanted,
-        named: NamedKeys | None,
-    ) -> LocatedDocument[Manifest]:
+        named: NamedKeys | None = None,
+    ) -> Manifest:
         # Verified before caching; verify again, since a registry may have named other keys meanwhile.
-        manifest = self._trusted.admit(url, found.document, named).manifest
+        manifest = self._trusted.admit(url, received, named).manifest
         self._came_from(url, addresses, manifest)
         wrong = wanted.judge(manifest, url)
         if wrong is not None:
             raise wrong
-        return LocatedDocument(manifest, url, found.source, found.age)
+        return manifest
 
     def _came_from(self, url: str, addresses: tuple[str, ...], manifest: Manifest) -> None:
         key, origins = id(manifest), self._origins

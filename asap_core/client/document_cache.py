@@ -152,13 +152,13 @@ class DocumentCache(Generic[V, W]):
         entry = self._entries.peek(url)
         return entry.value if entry is not None and now < entry.due else None
 
-    def at_hand(self, url: str, *, now: Instant) -> Document[V] | None:
-        """As `cached`, with the document's age. Counts as a use: the least recently used document is evicted first."""
+    def at_hand(self, url: str, *, now: Instant) -> V | None:
+        """As `cached`, but counts as a use: the least recently used document is evicted first."""
         entry = self._entries.peek(url)
         if entry is None or now >= entry.due:
             return None
         self._entries.touch(url)
-        return entry.found(Source.CACHED, now)
+        return entry.value
 
     def knows(self, url: str) -> bool:
         """Return whether a document, a failure or a fetch is known for exactly this URL."""
@@ -182,10 +182,10 @@ class DocumentCache(Generic[V, W]):
 
     def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[CacheEffect[V, W], ...]:
         """Look up a document: deliver it, or lead a fetch, or, without an effect, wait for the running fetch."""
-        found = self.at_hand(url, now=now)
-        if found is not None:
-            return (Deliver(waiter, found),)
         entry, failure = self._entries.peek(url), self._failures.last(url)
+        if entry is not None and now < entry.due:
+            self._entries.touch(url)
+            return (Deliver(waiter, entry.found(Source.CACHED, now)),)
         if failure is not None and now < failure.until:
             return (Deliver(waiter, _without(entry, failure, now)),)
         behind = entry if entry is not None and entry.may_be_revalidated_behind(now) else None

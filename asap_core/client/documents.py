@@ -7,6 +7,7 @@ closed.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import evolve, frozen
@@ -147,11 +148,10 @@ class Documents(Generic[T]):
         """Forget all documents and failures."""
         self._cache.clear()
 
-    def at_hand(self, url: str) -> LocatedDocument[T] | None:
+    def at_hand(self, url: str) -> T | None:
         """Return the document if exactly this URL is cached and fresh: what `find` would return at once."""
         # The URL was checked before its document was fetched, and nothing is requested now.
-        found = self._cache.at_hand(url, now=self._runtime.now())
-        return None if found is None else LocatedDocument(found.value, url, found.source, found.age)
+        return self._cache.at_hand(url, now=self._runtime.now())
 
     def find(self, url: str, *, cool_down: float | None = None) -> Program[LocatedDocument[T]]:
         """Return the document from the cache or the network. Raises an `AsapError` if it's unavailable.
@@ -160,19 +160,17 @@ class Documents(Generic[T]):
         seconds. For key sets: a key that isn't in the cached set may be new. If fetching fails, the cached document is
         returned.
         """
-        found = self.at_hand(url) if cool_down is None else None
-        if found is not None:
-            return found
         runtime, cache, now = self._runtime, self._cache, self._runtime.now()
-        key, place = self._key(url), _DocumentPlace[T]()
-        with runtime.undoing(lambda: runtime.give(cache.abandon(place))):
+        key = self._key(url)
+        place: _DocumentPlace[T] = _DocumentPlace()
+        # Without `undoing` and `next_for`: thousands may wait, and each would keep the objects that these make.
+        try:
             runtime.give(
                 cache.lookup(key, place, now=now)
                 if cool_down is None
                 else cache.refresh(key, place, now=now, cool_down=cool_down)
             )
             while True:
-                # Not by `next_for`: thousands may wait, each with the programs that it's in.
                 effect = place.take()
                 if effect is None:
                     yield place.wait()
@@ -180,6 +178,12 @@ class Documents(Generic[T]):
                     yield from self._lead(key, effect)
                 else:
                     return _delivered(effect.result, key)
+        except BaseException as error:
+            runtime.undo_after(error, partial(self._abandon, place))
+            raise
+
+    def _abandon(self, place: _DocumentPlace[T]) -> None:
+        self._runtime.give(self._cache.abandon(place))
 
     def keep_fresh(self, url: str) -> Program[None]:
         """Fetch the document before it expires, until closed. Raises `NotAllowed` at once or never.

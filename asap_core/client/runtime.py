@@ -119,7 +119,14 @@ class Runtime:
 
     def undoing(self, undo: Callable[[], None]) -> "Undoing":
         """Return a context manager: if its block is left by an exception or by `close`, `undo` is called."""
-        return Undoing(self._undone, undo)
+        return Undoing(self, undo)
+
+    def undo_after(self, error: BaseException, undo: Callable[[], None]) -> None:
+        """Call `undo`, since this exception ends a program. If it's closed, only note it: it may be another thread."""
+        if isinstance(error, GeneratorExit):
+            self._undone.append(undo)
+        else:
+            undo()
 
     # --- files to remove ---------------------------------------------------------------------------------------------
 
@@ -175,12 +182,12 @@ class Runtime:
 
 
 class Undoing:
-    """Calls `undo` if its block fails; if it's closed, notes it, since the owner's lock may not be held then."""
+    """Undoes what its block did if that is left by an exception, or by `close`."""
 
-    __slots__ = ("_closed", "_undo")
+    __slots__ = ("_runtime", "_undo")
 
-    def __init__(self, closed: deque[Callable[[], None]], undo: Callable[[], None]) -> None:
-        self._closed = closed
+    def __init__(self, runtime: Runtime, undo: Callable[[], None]) -> None:
+        self._runtime = runtime
         self._undo = undo
 
     def __enter__(self) -> None:
@@ -189,9 +196,5 @@ class Undoing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            return
-        if issubclass(kind, GeneratorExit):
-            self._closed.append(self._undo)
-        else:
-            self._undo()
+        if error is not None:
+            self._runtime.undo_after(error, self._undo)

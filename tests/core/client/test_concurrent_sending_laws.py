@@ -12,7 +12,6 @@ import json
 import random
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,7 +39,7 @@ from asap_core.client.programs import (
     Wait,
 )
 from asap_core.client.requests import Requests
-from asap_core.client.runtime import Runtime, Undoing
+from asap_core.client.runtime import Runtime
 from asap_core.client.tokens import Authorizer, MessageCredentials
 from asap_core.clock import WallTime
 from asap_core.errors import Advice, RemoteError
@@ -403,11 +402,6 @@ def test_sending_keeps_its_laws() -> None:
 # --- planted defects -------------------------------------------------------------------------------------------------
 
 
-def undoes_where_it_is_closed(self, kind, error, trace):
-    if kind is not None:
-        self._undo()
-
-
 def keeps_permits_of_who_left(self, origin, permit, outcome, *, now):
     if outcome is not RequestOutcome.ABANDONED:
         Breakers.give_back(self, origin, permit, outcome, now=now)
@@ -454,8 +448,8 @@ def with_a_header_of_chance(self, allowed, document, headers, **options):
 
 once, post = sending.Sender.once, Requests.post
 DEFECTS: dict[str, tuple[Any, str, Any]] = {
-    "nothing is undone": (Runtime, "undoing", lambda _self, _undo: nullcontext()),
-    "it's undone where it's closed": (Undoing, "__exit__", undoes_where_it_is_closed),
+    "nothing is undone": (Runtime, "undo_after", lambda _self, _error, _undo: None),
+    "it's undone where it's closed": (Runtime, "undo_after", lambda _self, _error, undo: undo()),
     "who leaves stays in the table": (TokenCache, "abandon", lambda _self, _waiter: ()),
     "permits of who left are kept": (Recording, "give_back", keeps_permits_of_who_left),
     "permits of what went well are kept": (Recording, "give_back", keeps_permits_of_what_went_well),

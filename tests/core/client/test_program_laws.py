@@ -8,7 +8,6 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +34,7 @@ from asap_core.client.programs import (
     Wait,
 )
 from asap_core.client.requests import Requests
-from asap_core.client.runtime import Runtime, Undoing
+from asap_core.client.runtime import Runtime
 from asap_core.errors import Advice, InvalidDocument, NotAllowed, Problem
 from asap_core.flights import Flights
 from asap_core.net.outbound import AddressRefused, Allowed, OutboundPolicy
@@ -368,8 +367,8 @@ class TellsNobodyWhoLeft(Documents[bytes]):
 
 
 class NeverUndoes(Runtime):
-    def undoing(self, _undo):
-        return nullcontext()
+    def undo_after(self, _error, _undo):
+        pass
 
 
 class ForgetsTheUndone(Runtime):
@@ -379,13 +378,8 @@ class ForgetsTheUndone(Runtime):
 
 
 class UndoesWhereverItIsClosed(Runtime):
-    def undoing(self, undo):
-        class AtOnce(Undoing):
-            def __exit__(self, kind, error, trace):
-                if kind is not None:
-                    undo()
-
-        return AtOnce(self._undone, undo)
+    def undo_after(self, _error, undo):
+        undo()
 
 
 class LosesWakes(Runtime):

@@ -6,7 +6,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -19,7 +18,7 @@ from asap_core.client import sending, tokens
 from asap_core.client.breaker import BreakerOpen, BreakerPolicy, Breakers, Permit, RequestOutcome
 from asap_core.client.delivery import Attempt, RetryAfter, RetryPolicy, next_step
 from asap_core.client.programs import Expired, Fetch, Stage, Unanswered
-from asap_core.client.runtime import Runtime, Undoing
+from asap_core.client.runtime import Runtime
 from asap_core.client.sending import Sender
 from asap_core.clock import Instant
 from asap_core.refusals import TIMESTAMP
@@ -241,17 +240,11 @@ def test_exactly_the_requests_under_way_have_permits() -> None:
 
 
 def leaves_permits_behind(patch) -> None:
-    patch.setattr(Runtime, "undoing", lambda *_: nullcontext())
-
-
-class UndoesAtOnce(Undoing):
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is not None:
-            self._undo()
+    patch.setattr(Runtime, "undo_after", lambda *_: None)
 
 
 def touches_the_breaker_in_another_thread(patch) -> None:
-    patch.setattr(Runtime, "undoing", lambda self, undo: UndoesAtOnce(self._undone, undo))
+    patch.setattr(Runtime, "undo_after", lambda _self, _error, undo: undo())
 
 
 def tells_the_breaker_of_no_failure(patch) -> None:
