@@ -12,12 +12,12 @@ from typing import BinaryIO, Final
 
 from attrs import frozen
 
+from asap_core.client.file_to_write import HEAD_BYTES, FileToWrite
 from asap_core.client.programs import (
     Completed,
     Expired,
     FileIdentity,
     FileRead,
-    FileToWrite,
     ReadFile,
     Unavailable,
     WriteFile,
@@ -25,8 +25,6 @@ from asap_core.client.programs import (
 
 # Bytes read at once. Each read in a thread may wait 5 ms for a busy event loop, Python's switch interval.
 PIECE: Final = 1_048_576
-# The bytes that `FileToWrite.is_written` asks for.
-_HEAD: Final = 1_024
 # Bytes from which a removed file is closed in a thread: closing it frees its pages, which takes 8 ms for 44 MB.
 _LARGE: Final = 1_048_576
 # Held while a file is put in place or removed, since writers run in threads.
@@ -145,7 +143,7 @@ def _open_private(path: Path) -> BinaryIO:
 
 def _is_written(path: Path, file: FileToWrite) -> bool:
     with suppress(OSError), _open_private(path) as there:
-        return file.is_written(there.read(_HEAD), os.fstat(there.fileno()).st_size)
+        return file.is_written(there.read(HEAD_BYTES), os.fstat(there.fileno()).st_size)
     return False
 
 

@@ -22,7 +22,7 @@ PUBLIC = {
         read_manifest read_outcome read_registry refuse_head to_json
     """,
     "asap_core.client": """
-        AddressRefused Barred BodyReader BreakerPolicy Client Completed Dial DiscoveredAgent DiscoveryOptions
+        Barred BodyReader BreakerPolicy Client Completed Dial DiscoveredAgent DiscoveryOptions
         DocumentCachePolicy Effect Expired Fetch FileIdentity FileRead FileToWrite Heard HttpExchange
         JwtAuthentication LocalNetwork Next OutboundPolicy Outcome Program ReadFile Received Remark
         RequestOptions Requests RetryPolicy Returned Route Runtime Sleep Stage Ticket TokenIntrospection

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from asap_core.auth.client_credentials import ClientKey
 from asap_core.auth.dpop import thumbprint
+from asap_core.auth.jwks import LEAST_RSA_BITS
 
 try:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -27,8 +28,6 @@ except ModuleNotFoundError as error:
 
 # RFC 9864 calls it Ed25519; today's providers and servers know it by the name of RFC 8037.
 _ED25519: Final = "EdDSA"
-# RFC 7518 §3.3.
-_LEAST_RSA_BITS: Final = 2_048
 
 _Key = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
 
@@ -49,7 +48,7 @@ def read_client_key(path: str | Path, client_id: str, *, kid: str | None = None)
 
 def _is_client_key(key: PrivateKeyTypes) -> TypeGuard[_Key]:
     if isinstance(key, RSAPrivateKey):
-        return key.key_size >= _LEAST_RSA_BITS
+        return key.key_size >= LEAST_RSA_BITS
     return isinstance(key, Ed25519PrivateKey) or is_p256(key)
 
 

@@ -7,7 +7,7 @@ TLS and the `Host` header use the URL's host.
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Self
+from typing import Any, Final, Self, assert_never
 
 import anyio
 import httpcore
@@ -18,9 +18,9 @@ from asap_adapters.net.dialling import Dialler, connect_first, dial as dial_addr
 from asap_adapters.net.environment import BadProxy, Proxies, certificates
 from asap_adapters.net.pool import ConnectionKey, ConnectionPool, HeldResponse, PooledConnection, Progress
 from asap_adapters.net.resolving import Resolver, SystemResolver
-from asap_core.client.programs import Route, Stage
+from asap_core.client.programs import Barred, Route, Stage, Unanswered
 from asap_core.errors import NotAllowed
-from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
+from asap_core.net.outbound import Dial, OutboundPolicy
 
 # For how many seconds an idle connection is kept: httpx's own number. This library's servers keep it for longer.
 IDLE_SECONDS: Final = 5.0
@@ -156,16 +156,20 @@ def connection_key(route: Route, origin: httpcore.Origin, proxies: Proxies, cont
 
 
 def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:
-    """Return the addresses to connect to. Raises `NotAllowed` if they are refused.
+    """Return the addresses to connect to. Raises `NotAllowed` if they are refused, httpcore's ConnectError if none.
 
     answers: what the route's name, if it has one, resolved to.
     """
-    if route.name is not None and not answers:
-        raise httpcore.ConnectError("its name can't be resolved: it has no address")
     found = route.choose(answers)
-    if isinstance(found, AddressRefused):
-        raise NotAllowed(route.host, found.reason, found.remedy)
-    return found.addresses
+    match found:
+        case Dial(addresses):
+            return addresses
+        case Barred(reason, remedy):
+            raise NotAllowed(route.host, reason, remedy)
+        case Unanswered(_, problem):
+            raise httpcore.ConnectError(problem)
+        case _:
+            assert_never(found)
 
 
 @contextmanager
@@ -181,15 +185,16 @@ def resolving() -> Iterator[None]:
 
 def httpcore_request(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
     """Return the same request for httpcore, which notes in `progress` that it's sent."""
-    host = request.url.raw_host.decode("ascii")
-    # Names in certificates have no trailing dot (RFC 6066 §3), and addresses no scope.
-    name = host.partition("%")[0].removesuffix(".")
-    extensions = request.extensions if name == host else {**request.extensions, "sni_hostname": name}
+    # Only if it's needed: httpcore would give the name to a proxy that speaks TLS too.
+    route = progress.route
+    named = {} if route.server_name == route.host else {"sni_hostname": route.server_name}
     url = httpcore.URL(
         scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path
     )
     body = _Content(content, progress)
-    return httpcore.Request(request.method, url, headers=request.headers.raw, content=body, extensions=extensions)
+    return httpcore.Request(
+        request.method, url, headers=request.headers.raw, content=body, extensions={**request.extensions, **named}
+    )
 
 
 @define(eq=False)

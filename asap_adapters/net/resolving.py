@@ -16,6 +16,7 @@ import anyio
 from attrs import define
 
 from asap_adapters.net.place_queue import PlaceQueue
+from asap_core.net.urls import domain_of
 
 # Concurrent threads. One domain alone gets a fifth, as many as asyncio's default executor has on a small machine.
 THREADS: Final = 50
@@ -96,11 +97,6 @@ class Question:
         if self.error is not None:
             raise self.error
         return self.addresses
-
-
-def domain_of(host: str) -> str:
-    """Return the last two labels, by which look-ups are limited. They needn't be a registrable domain."""
-    return ".".join(host.rstrip(".").lower().rsplit(".", 2)[-2:])
 
 
 def _waker() -> Callable[[Callable[[], object]], Any]:

@@ -20,8 +20,10 @@ MAX_KEY_SET: Final = 262_144
 # Google has 2 keys, Microsoft's common endpoint some 15.
 MAX_KEYS: Final = 100
 _MAX_DEPTH: Final = 8
-# RFC 7518 §3.3: 2048 bits or more. Above 8192 one check costs milliseconds.
-_RSA_BITS: Final = (2_048, 8_192)
+LEAST_RSA_BITS: Final = 2_048
+"""Of a key that signs (RFC 7518 §3.3)."""
+# Above it one check costs milliseconds.
+_MOST_RSA_BITS: Final = 8_192
 # OpenSSL's own bound on exponents of large keys is 64 bits; everyone's is 65537.
 _MAX_EXPONENT: Final = 1 << 32
 # P-256 (SEC 2 §2.4.2): the field, the curve's b, the order of its group.
@@ -143,8 +145,7 @@ def _read_ec(kid: str | None, value: Mapping[str, Json]) -> VerificationKey | No
 
 def _read_rsa(kid: str | None, value: Mapping[str, Json]) -> VerificationKey | None:
     n, e = int.from_bytes(_octets(value, "n")), int.from_bytes(_octets(value, "e"))
-    least, most = _RSA_BITS
-    if not least <= n.bit_length() <= most or n % 2 == 0 or e % 2 == 0 or not 1 < e < _MAX_EXPONENT:
+    if not LEAST_RSA_BITS <= n.bit_length() <= _MOST_RSA_BITS or n % 2 == 0 or e % 2 == 0 or not 1 < e < _MAX_EXPONENT:
         return None
     return RsaKey(kid, n, e)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asap_core.client.delivery import RetryPolicy as RetryPolicy
     from asap_core.client.discovery import DiscoveredAgent as DiscoveredAgent
     from asap_core.client.document_cache import DocumentCachePolicy as DocumentCachePolicy
+    from asap_core.client.file_to_write import FileToWrite as FileToWrite
     from asap_core.client.http_exchange import HttpExchange as HttpExchange
     from asap_core.client.jwt_authentication import JwtAuthentication as JwtAuthentication
     from asap_core.client.options import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         Fetch as Fetch,
         FileIdentity as FileIdentity,
         FileRead as FileRead,
-        FileToWrite as FileToWrite,
         Heard as Heard,
         LocalNetwork as LocalNetwork,
         Next as Next,
@@ -51,11 +51,7 @@ if TYPE_CHECKING:
     from asap_core.client.requests import Requests as Requests
     from asap_core.client.runtime import Remark as Remark, Runtime as Runtime
     from asap_core.client.token_introspection import TokenIntrospection as TokenIntrospection
-    from asap_core.net.outbound import (
-        AddressRefused as AddressRefused,
-        Dial as Dial,
-        OutboundPolicy as OutboundPolicy,
-    )
+    from asap_core.net.outbound import Dial as Dial, OutboundPolicy as OutboundPolicy
 
 _HOMES: Final = {
     "asap_core.client.body_reader": "BodyReader",
@@ -64,17 +60,18 @@ _HOMES: Final = {
     "asap_core.client.delivery": "RetryPolicy",
     "asap_core.client.discovery": "DiscoveredAgent",
     "asap_core.client.document_cache": "DocumentCachePolicy",
+    "asap_core.client.file_to_write": "FileToWrite",
     "asap_core.client.http_exchange": "HttpExchange",
     "asap_core.client.jwt_authentication": "JwtAuthentication",
     "asap_core.client.options": "DiscoveryOptions RequestOptions TrustPolicy",
     "asap_core.client.programs": (
-        "Barred Completed Effect Expired Fetch FileIdentity FileRead FileToWrite Heard LocalNetwork Next Outcome "
-        "Program ReadFile Received Returned Route Sleep Stage Ticket Unanswered Unavailable Wait WriteFile step"
+        "Barred Completed Effect Expired Fetch FileIdentity FileRead Heard LocalNetwork Next Outcome Program "
+        "ReadFile Received Returned Route Sleep Stage Ticket Unanswered Unavailable Wait WriteFile step"
     ),
     "asap_core.client.requests": "Requests",
     "asap_core.client.runtime": "Remark Runtime",
     "asap_core.client.token_introspection": "TokenIntrospection",
-    "asap_core.net.outbound": "AddressRefused Dial OutboundPolicy",
+    "asap_core.net.outbound": "Dial OutboundPolicy",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

@@ -12,18 +12,19 @@ the sources of `Next`, which the run owns, and a `WriteFile` that goes on.
 Failures are outcomes, values: a program decides what they mean, and raises if there's no result.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from enum import Enum
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from attrs import define, evolve, field, frozen
 
 from asap_core.client.body_reader import BodyReader
+from asap_core.client.file_to_write import FileToWrite
 from asap_core.clock import Clock, Instant
 from asap_core.errors import Remedy
 from asap_core.mdns.dnssd import Event
 from asap_core.net.addresses import Proximity
-from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy, Resolve
+from asap_core.net.outbound import Dial, OutboundPolicy, Resolve
 
 T = TypeVar("T")
 
@@ -152,13 +153,27 @@ class Route:
         way = Dial(self.announced) if self.announced else self.policy.destination(self.host)
         return way.name if isinstance(way, Resolve) else None
 
-    def choose(self, answers: Sequence[str] = ()) -> Dial | AddressRefused:
-        """Return the addresses to connect to, in order, and to no other. `answers`: what `name` resolved to."""
+    @property
+    def server_name(self) -> str:
+        """The name that TLS asks for and checks the certificate for: the host, without a trailing dot and a zone.
+
+        Source: RFC 6066 §3; RFC 9844 §6.
+        """
+        return self.host.partition("%")[0].removesuffix(".")
+
+    def choose(self, answers: Sequence[str] = ()) -> Dial | Barred | Unanswered:
+        """Return the addresses to connect to, in order, and to no other; or else the outcome of the request.
+
+        answers: what `name` resolved to.
+        """
         if self.announced:
             return Dial(self.announced)
         way = self.policy.destination(self.host)
         found = way.addresses if isinstance(way, Dial) else answers
-        return self.policy.choose(self.host, found, port=self.port, reach=self.reach, scheme=self.scheme)
+        if not found:
+            return Unanswered(Stage.CONNECTING, "its name can't be resolved: it has no address")
+        chosen = self.policy.choose(self.host, found, port=self.port, reach=self.reach, scheme=self.scheme)
+        return chosen if isinstance(chosen, Dial) else Barred(chosen.reason, chosen.remedy)
 
 
 @frozen
@@ -271,36 +286,6 @@ class ReadFile:
         if not isinstance(outcome, FileRead | Unavailable | Expired):
             raise TypeError(f"a ReadFile is answered by FileRead, Unavailable or Expired, not {outcome!r}")
         return outcome
-
-
-class FileToWrite(Protocol):
-    """What `WriteFile` writes. A driver may call these methods in any thread, also after the program has ended.
-
-    It calls them in this order: `surplus`, `is_written`, `pieces`, `wanted`. It may leave out the first two.
-    """
-
-    def surplus(self, files: Iterable[tuple[str, float]]) -> Iterable[str]:
-        """Return which of the files in the directory are to be removed first, by name.
-
-        files: their names, and when they were last modified, in seconds since the Unix epoch.
-        """
-        ...
-
-    def is_written(self, head: bytes, size: int) -> bool:
-        """Return whether the file that is there needn't be replaced.
-
-        head: its first 1,024 bytes. size: its own, in bytes. Called only if the file passes the checks of a private
-        `ReadFile`.
-        """
-        ...
-
-    def pieces(self) -> Iterator[bytes]:
-        """Return the content. 44 MB take some 100 ms."""
-        ...
-
-    def wanted(self) -> bool:
-        """Return whether the file is still to be put in place. Asked immediately before that."""
-        ...
 
 
 @frozen

@@ -10,8 +10,9 @@ from attrs import frozen
 
 from asap_core.client.body_reader import PIECE, BodyReader
 from asap_core.client.fetch_results import GONE, OUTAGE
+from asap_core.client.file_to_write import HEAD_BYTES
 from asap_core.client.programs import Expired, FileIdentity, FileRead, Program, ReadFile, Unavailable, WriteFile
-from asap_core.client.registry_copies import LONGEST, MAX_HEAD, WRITE_AGAIN, Copy, CopyHead, CopyParser, file_name
+from asap_core.client.registry_copies import LONGEST, WRITE_AGAIN, Copy, CopyHead, CopyParser, file_name
 from asap_core.client.requests import Requests
 from asap_core.client.runtime import Place, Runtime
 from asap_core.clock import Instant, Moment, WallTime
@@ -169,7 +170,7 @@ class RegistryCache:
     def _read(self, url: str, flight: Flight[str, _CopyPlace]) -> Program[None]:
         at, (_, unless) = self._runtime.moment(), self._problems.peek(url) or ("", None)
         parser = CopyParser(url, wall=at.wall, most=self._most)
-        reader = BodyReader(MAX_HEAD + self._most + PIECE, parser=parser)
+        reader = BodyReader(HEAD_BYTES + self._most + PIECE, parser=parser)
         outcome = yield from ReadFile(self._path(url), reader, private=True, unless=unless)
         if self._reads.flight(url) is not flight:
             return  # it was dropped meanwhile

@@ -15,6 +15,7 @@ from typing import Final
 
 from attrs import define, evolve, frozen
 
+from asap_core.client.file_to_write import HEAD_BYTES
 from asap_core.clock import Moment, WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.net.addresses import Proximity
@@ -29,8 +30,6 @@ that an agent removed from a registry disappears from every client."""
 # The clock may have been set back since a copy was written. The age of a copy that is dated further in the future is
 # unknown.
 _SKEW: Final = 60.0
-# The first line has some 350 bytes. A longer one wasn't written by this library.
-MAX_HEAD: Final = 1_024
 _KIND: Final = "asap registry copy 2"
 _DIGEST: Final = 32
 # Bytes of the hash in a file's name, long enough against collisions of URLs; and of the checksum of the first line. It
@@ -76,7 +75,7 @@ def read_head(data: bytes, url: str, *, wall: WallTime) -> CopyHead:
 
     Raises: _UnusableCopy if it can't be used at `wall`, and nothing else whatever the bytes.
     """
-    line, end, _ = data[:MAX_HEAD].partition(b"\n")
+    line, end, _ = data[:HEAD_BYTES].partition(b"\n")
     text, _, seal = line.rpartition(b" ")
     try:
         value = read_json(text) if end and seal == _hash(text).encode("ascii") else None
@@ -125,7 +124,7 @@ class CopyParser:
         """See `DocumentParser`. Raises if the rest of the file needn't be read."""
         if self.head is None:
             self._start += data
-            if b"\n" not in self._start and len(self._start) < MAX_HEAD:
+            if b"\n" not in self._start and len(self._start) < HEAD_BYTES:
                 return
             self.head = read_head(self._start, self._url, wall=self._wall)
             data = self._start.partition(b"\n")[2]

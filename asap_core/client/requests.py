@@ -178,7 +178,7 @@ class Requests:
         token = self._auth.get(allowed.origin)
         if token is None and allowed.origin in self._named:
             token = self._token
-        if token is None or not (allowed.encrypted or is_loopback(allowed.host)):
+        if token is None or not allowed.is_confidential:
             return {}
         return {"authorization": f"Bearer {token}"}
 
@@ -240,7 +240,7 @@ class Requests:
 
         Without TLS only to this machine, even where the policy allows plain http for documents.
         """
-        if not (allowed.encrypted or is_loopback(allowed.host)):
+        if not allowed.is_confidential:
             reason = "it isn't encrypted, and the form contains the client's credentials"
             raise NotAllowed(without_credentials(allowed.url), reason, Advice("use https"))
         fields = {

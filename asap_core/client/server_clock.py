@@ -12,7 +12,6 @@ from asap_core.clock import Instant, Moment, WallTime
 from asap_core.errors import RemoteError
 from asap_core.lru import Lru
 from asap_core.net.outbound import Allowed
-from asap_core.net.urls import is_loopback
 from asap_core.refusals import TIMESTAMP
 from asap_core.wire.rules import parse_timestamp
 
@@ -40,7 +39,7 @@ def server_time_in(error: Exception, asked: Allowed) -> WallTime | None:
     """
     if not isinstance(error, RemoteError) or error.taxonomy != TIMESTAMP.taxonomy:
         return None
-    return read_server_time(error.details) if asked.encrypted or is_loopback(asked.host) else None
+    return read_server_time(error.details) if asked.is_confidential else None
 
 
 class ServerClocks:

@@ -42,7 +42,7 @@ from asap_core.errors import AsapError, BadReply, NotAllowed, NoToken, Unreachab
 from asap_core.lru import Lru
 from asap_core.net.outbound import Allowed
 from asap_core.net.provenance import MAX_REMEMBERED
-from asap_core.net.urls import is_loopback, without_credentials
+from asap_core.net.urls import without_credentials
 from asap_core.wire.manifest import AuthScheme
 
 _LOGGER: Final = "asap.oauth"
@@ -252,7 +252,7 @@ class Authorizer:
         """Return the credentials of one message. Raises `Unsuitable` if the agent doesn't accept them."""
         allowed = to.allowed
         credentials = self.credentials.get(allowed.origin)
-        if credentials is None or not (allowed.encrypted or is_loopback(allowed.host)):
+        if credentials is None or not allowed.is_confidential:
             return MessageCredentials(self, to, None, ())
         scopes = scopes_for(credentials, to.auth)
         if isinstance(scopes, CredentialsMismatch):

@@ -63,6 +63,11 @@ class Allowed:
     encrypted: bool
     addresses: tuple[str, ...] = ()
 
+    @property
+    def is_confidential(self) -> bool:
+        """Whether nobody on the way reads or changes what is sent: it's encrypted, or stays on this machine."""
+        return self.encrypted or is_loopback(self.host)
+
 
 @frozen
 class UrlRefused:

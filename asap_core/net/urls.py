@@ -115,6 +115,11 @@ def origin_of(url: str) -> str | None:
     return None if parts is None or parts.scheme not in DEFAULT_PORTS else origin_of_parts(parts)
 
 
+def domain_of(host: str) -> str:
+    """Return a name's last two labels, by which look-ups are shared. They needn't be a registrable domain."""
+    return ".".join(host.removesuffix(".").lower().rsplit(".", 2)[-2:])
+
+
 def without_credentials(url: str) -> str:
     """Return the URL as it may be logged: without user, password, query and fragment."""
     parts = split_url(url)

@@ -58,10 +58,10 @@ from asap_core import (
     refuse_head,
 )
 from asap_core.client import (
-    AddressRefused,
     Barred,
     Client,
     Completed,
+    Dial,
     Effect,
     Expired,
     Fetch,
@@ -235,13 +235,13 @@ class AsyncioClient:
 async def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
     http, route, loop = HttpExchange(asked), asked.route, asyncio.get_running_loop()
-    tls, name = (ssl.create_default_context(), route.host) if route.scheme == "https" else (None, None)
+    tls, name = (ssl.create_default_context(), route.server_name) if route.scheme == "https" else (None, None)
     try:
         async with asyncio.timeout(asked.seconds) as limit:
             found = [] if route.name is None else await loop.getaddrinfo(route.name, route.port)
             dial = route.choose([str(address[0]) for *_, address in found])
-            if isinstance(dial, AddressRefused):
-                return Barred(dial.reason, dial.remedy)
+            if not isinstance(dial, Dial):
+                return dial
             reader, writer = await asyncio.open_connection(dial.addresses[0], route.port, ssl=tls, server_hostname=name)
             with ExitStack() as after:
                 after.callback(writer.transport.abort)

@@ -63,10 +63,10 @@ from asap_core import (
     broken_call,
 )
 from asap_core.client import (
-    AddressRefused,
     Barred,
     Client,
     Completed,
+    Dial,
     Effect,
     Expired,
     Fetch,
@@ -235,8 +235,8 @@ def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Expired |
     try:
         found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
-        if isinstance(chosen, AddressRefused):
-            return Barred(chosen.reason, chosen.remedy)
+        if not isinstance(chosen, Dial):
+            return chosen
         with connect(route, chosen.addresses[0]) as connection:
             with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
                 connection.sendall(http.begin(chosen.addresses[0]))
@@ -254,4 +254,4 @@ def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Expired |
 def connect(route: Route, address: str) -> socket.socket:
     """Connect to one of a route's addresses."""
     plain = socket.create_connection((address, route.port))
-    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.host)
+    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)

@@ -79,10 +79,10 @@ from asap_core import (
     read_outcome,
 )
 from asap_core.client import (
-    AddressRefused,
     Barred,
     Client,
     Completed,
+    Dial,
     Effect,
     Expired,
     Fetch,
@@ -313,8 +313,8 @@ def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     try:
         found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
-        if isinstance(chosen, AddressRefused):
-            return Barred(chosen.reason, chosen.remedy)
+        if not isinstance(chosen, Dial):
+            return chosen
         with connect(route, chosen.addresses[0], end) as connection:
             connection.settimeout(left(end))
             with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
@@ -332,7 +332,7 @@ def connect(route: Route, address: str, end: float) -> socket.socket:
     """Connect to one of a route's addresses."""
     plain = socket.create_connection((address, route.port), left(end))
     plain.settimeout(left(end))
-    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.host)
+    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
 
 
 def left(end: float) -> float:

@@ -65,10 +65,10 @@ from asap_core import (
     broken_call,
 )
 from asap_core.client import (
-    AddressRefused,
     Barred,
     Client,
     Completed,
+    Dial,
     Effect,
     Expired,
     Fetch,
@@ -229,8 +229,8 @@ async def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request by the browser's `fetch`. Only an address that is written in the URL can be judged."""
     if asked.route.announced:
         return Barred("a browser can't be told its address", Advice("use an agent with a name in the DNS"))
-    if asked.route.name is None and isinstance(chosen := asked.route.choose(), AddressRefused):
-        return Barred(chosen.reason, chosen.remedy)
+    if asked.route.name is None and not isinstance(chosen := asked.route.choose(), Dial):
+        return chosen
     abort, body = js.AbortController.new(), None if asked.body is None else to_js(asked.body)
     options = js_object(method=asked.method, headers=list(asked.headers), body=body, signal=abort.signal, **ALONE)
     try:

@@ -51,10 +51,10 @@ from asap_core import (
     TakeLimit,
 )
 from asap_core.client import (
-    AddressRefused,
     Barred,
     Client,
     Completed,
+    Dial,
     Effect,
     Expired,
     Fetch,
@@ -67,6 +67,7 @@ from asap_core.client import (
     Returned,
     Runtime,
     Sleep,
+    Unanswered,
     Unavailable,
     Wait,
     WriteFile,
@@ -213,12 +214,12 @@ class SimulatedClient:
             case _:
                 assert_never(effect)
 
-    def fetch(self, asked: Fetch) -> Process[Received | Expired | Barred]:
+    def fetch(self, asked: Fetch) -> Process[Received | Unanswered | Expired | Barred]:
         """Send one request, and wait for its response."""
         address, server = self.world.hosts[asked.route.host]
         chosen = asked.route.choose([address])
-        if isinstance(chosen, AddressRefused):
-            return Barred(chosen.reason, chosen.remedy)
+        if not isinstance(chosen, Dial):
+            return chosen
         arrived: list[Response] = []
         self.world.start(self.deliver(asked, server, arrived))
         yield id(arrived), asked.seconds

@@ -68,10 +68,10 @@ from asap_core import (
     broken_call,
 )
 from asap_core.client import (
-    AddressRefused,
     Barred,
     Client,
     Completed,
+    Dial,
     Effect,
     Expired,
     Fetch,
@@ -232,10 +232,10 @@ async def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Bar
     try:
         found = await deferToThread(socket.getaddrinfo, route.name, route.port) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
-        if isinstance(chosen, AddressRefused):
-            return Barred(chosen.reason, chosen.remedy)
+        if not isinstance(chosen, Dial):
+            return chosen
         plain = HostnameEndpoint(reactor, chosen.addresses[0], route.port)
-        endpoint = plain if route.scheme == "http" else wrapClientTLS(optionsForClientTLS(route.host), plain)
+        endpoint = plain if route.scheme == "http" else wrapClientTLS(optionsForClientTLS(route.server_name), plain)
         return await (await connectProtocol(endpoint, Connection(http))).outcome
     except (ConnectError, OSError) as error:
         return Unanswered(http.stage, type(error).__name__)

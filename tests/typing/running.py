@@ -5,7 +5,6 @@ from typing import TypeVar, assert_never, assert_type
 
 from asap_core import Clock, Envelope, Manifest, ManualClock
 from asap_core.client import (
-    AddressRefused,
     Barred,
     BodyReader,
     BreakerPolicy,
@@ -116,11 +115,13 @@ def fetch(effect: Fetch) -> Received | Unanswered | Barred:
     route: Route = effect.route
     chosen = route.choose([] if route.name is None else ["192.0.2.1"])
     match chosen:
-        case AddressRefused(reason, remedy):
-            return Barred(reason, remedy)
+        case Barred() | Unanswered():
+            return chosen
         case Dial(addresses):
+            if not route.server_name:
+                return Unanswered(Stage.CONNECTING, "no name")
             effect.reader.read(200, [("content-type", "application/json")], b"{}")
-            return Received(addresses[0]) if addresses else Unanswered(Stage.CONNECTING, "no address")
+            return Received(addresses[0])
         case _:
             assert_never(chosen)
 

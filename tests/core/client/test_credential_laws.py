@@ -10,7 +10,6 @@ from attrs import evolve
 from hypothesis import Phase, given, settings, strategies as st
 
 from asap_core.auth.client_credentials import ClientSecret, SecretMethod
-from asap_core.client import requests, tokens
 from asap_core.client.programs import Fetch
 from asap_core.client.requests import Requests
 from asap_core.client.tokens import Authorizer, Destination, MessageCredentials
@@ -158,11 +157,17 @@ def compares_hosts_only(patch) -> None:
 
 
 def shows_tokens_over_plain_http(patch) -> None:
-    patch.setattr(tokens, "is_loopback", lambda _: True)
+    real = Authorizer.credentials_for
+    patch.setattr(
+        Authorizer,
+        "credentials_for",
+        lambda self, to: evolve(real(self, evolve(to, allowed=evolve(to.allowed, encrypted=True))), to=to),
+    )
 
 
 def shows_static_tokens_over_plain_http(patch) -> None:
-    patch.setattr(requests, "is_loopback", lambda _: True)
+    real = Requests._credential
+    patch.setattr(Requests, "_credential", lambda self, allowed: real(self, evolve(allowed, encrypted=True)))
 
 
 def shows_the_users_token_to_all(patch) -> None:

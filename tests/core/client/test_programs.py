@@ -39,7 +39,7 @@ from asap_core.clock import ManualClock
 from asap_core.errors import Advice, Unreachable
 from asap_core.mdns.dnssd import Ignored, UnusableRecord
 from asap_core.net.addresses import Proximity
-from asap_core.net.outbound import AddressRefused, Dial, OutboundPolicy
+from asap_core.net.outbound import Dial, OutboundPolicy
 from tests.core.client.scripted import HELD, After, Answer, Driver
 
 ROUTE = Route("agent.example", 443, "https")
@@ -187,7 +187,7 @@ class TestRoutes:
 
     def test_one_refused_address_refuses_the_route(self) -> None:
         refused = ROUTE.choose(["8.8.8.8", "10.0.0.5"])
-        assert isinstance(refused, AddressRefused)
+        assert isinstance(refused, Barred)
         assert "agent.example resolves to 10.0.0.5" in refused.reason
 
     def test_the_reach_and_the_policy_decide_about_an_address(self) -> None:
@@ -208,6 +208,21 @@ class TestRoutes:
         route = Route("agent.local", 80, "http", ("192.168.1.9",))
         assert route.name is None
         assert route.choose(["8.8.8.8"]) == Dial(("192.168.1.9",))
+
+    def test_a_name_without_addresses_is_an_unanswered_request(self) -> None:
+        assert ROUTE.choose(()) == Unanswered(Stage.CONNECTING, "its name can't be resolved: it has no address")
+
+    @pytest.mark.parametrize(
+        ("host", "name"),
+        [
+            ("agent.example", "agent.example"),
+            ("agent.example.", "agent.example"),
+            ("8.8.8.8", "8.8.8.8"),
+            ("fe80::1%eth0", "fe80::1"),
+        ],
+    )
+    def test_a_certificate_is_checked_for_the_host_without_a_trailing_dot_and_a_zone(self, host, name) -> None:
+        assert Route(host, 443, "https").server_name == name
 
 
 def sleeps(*seconds: float, closed: list[str] | None = None) -> Program[str]:

@@ -10,9 +10,9 @@ from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core import InvalidDocument
+from asap_core.client.file_to_write import HEAD_BYTES
 from asap_core.client.registry_copies import (
     LONGEST,
-    MAX_HEAD,
     WRITE_AGAIN,
     Copy,
     CopyHead,
@@ -110,7 +110,7 @@ class TestHead:
         assert refusal(evolve(HEAD, serves=serves).written(URL), wall=WALL + age) == wrong
 
     def test_a_head_has_the_documented_form(self) -> None:
-        assert (LONGEST, MAX_HEAD, WRITE_AGAIN) == (7 * 86_400.0, 1_024, 3_600.0)
+        assert (LONGEST, HEAD_BYTES, WRITE_AGAIN) == (7 * 86_400.0, 1_024, 3_600.0)
         text, _, seal = HEAD.written(URL).rpartition(b" ")
         assert json.loads(text)["vouched"] == WALL
         assert (len(json.loads(text)["digest"]), len(seal), seal[-1:]) == (64, 33, b"\n")
@@ -119,7 +119,7 @@ class TestHead:
 
     def test_the_longest_head_fits_into_its_limit(self) -> None:
         longest = CopyHead(WallTime(1e15 + 0.123), LONGEST / 3, Proximity.INTERNET, 10**12, "f" * 64)
-        assert len(longest.written(URL)) < MAX_HEAD / 2
+        assert len(longest.written(URL)) < HEAD_BYTES / 2
 
     @given(st.integers(0, 500), st.integers(1, 255))
     def test_a_head_with_one_changed_byte_is_refused(self, place: int, change: int) -> None:
@@ -193,7 +193,7 @@ class TestParser:
 
     def test_a_file_without_a_head_is_refused_before_its_end(self) -> None:
         parser = CopyParser(URL, wall=WALL, most=10_000)
-        parser.feed(b"x" * (MAX_HEAD - 1))
+        parser.feed(b"x" * (HEAD_BYTES - 1))
         with pytest.raises(_UnusableCopy, match="it isn't a copy"):
             parser.feed(b"x")
 
@@ -243,8 +243,8 @@ class TestWriting:
     )  # fmt: skip
     def test_the_same_copy_is_not_written_again_within_an_hour(self, old: Copy, written: bool) -> None:
         data = b"".join(old.pieces())
-        assert copy().is_written(data[:MAX_HEAD], len(data)) is written
-        assert not copy().is_written(data[:MAX_HEAD], len(data) - 1)
+        assert copy().is_written(data[:HEAD_BYTES], len(data)) is written
+        assert not copy().is_written(data[:HEAD_BYTES], len(data) - 1)
 
     def test_a_copy_with_another_term_or_proximity_is_replaced(self) -> None:
         old, new = copy(), copy()

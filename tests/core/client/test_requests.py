@@ -15,7 +15,7 @@ from asap_core.client.requests import MAX_REPLY, HttpAnswer, Requests, announced
 from asap_core.errors import Advice, Allow, BadReply, InvalidDocument, NotAllowed, Problem, TimedOut, Unreachable
 from asap_core.http.body import Gzip
 from asap_core.net.addresses import Proximity
-from asap_core.net.outbound import AddressRefused, Allowed, Dial, OutboundPolicy
+from asap_core.net.outbound import Allowed, Dial, OutboundPolicy
 from asap_core.wire.json import write_json
 from tests.core.client.scripted import HELD, After, Answer, Driver
 
@@ -266,7 +266,7 @@ class TestDestinations:
         route = world.last.route
         assert (route.host, route.port, route.scheme, route.announced) == ("agent.example", 8443, "https", ())
         assert route.choose([PUBLIC, OTHER]) == Dial((PUBLIC, OTHER))
-        assert isinstance(route.choose([PUBLIC, INSIDE]), AddressRefused)
+        assert isinstance(route.choose([PUBLIC, INSIDE]), Barred)
 
     @pytest.mark.parametrize(("url", "port"), [(URL, 443), ("http://localhost/", 80), ("https://[2606:4700::1]/", 443)])
     def test_the_default_port_is_that_of_the_scheme(self, url, port) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, strategies as st
 from asap_core.net.addresses import is_link_local_ipv6, read_without_zone, zone_of
 from asap_core.net.outbound import Allowed, UrlRefused, judge_url
 from asap_core.net.urls import (
+    domain_of,
     in_zone,
     in_zone_of,
     is_loopback,
@@ -73,6 +74,18 @@ class TestUrls:
     )
     def test_hosts_of_this_machine_are_recognised(self, host, loopback) -> None:
         assert is_loopback(host) is loopback
+
+    @pytest.mark.parametrize(
+        ("host", "domain"),
+        [
+            ("a.b.Agent.example.", "agent.example"),
+            ("agent.example", "agent.example"),
+            ("localhost", "localhost"),
+            ("10.0.0.5", "0.5"),
+        ],
+    )
+    def test_names_share_a_domain_by_their_last_two_labels(self, host, domain) -> None:
+        assert domain_of(host) == domain
 
 
 class TestPublishedUrls:
