@@ -64,9 +64,9 @@ if TYPE_CHECKING:
         Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
-    from asap_core.http.chunks import ChunkFrames as ChunkFrames
     from asap_core.http.head import BadHead as BadHead, HeadReader as HeadReader
     from asap_core.http.messages import Request as Request, Response as Response
+    from asap_core.http.request_body import RequestBody as RequestBody
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
     from asap_core.refusals import HANDLER_TIMEOUT as HANDLER_TIMEOUT, KINDS as KINDS, Kind as Kind, Refusal as Refusal
     from asap_core.server.agent import Agent as Agent
@@ -157,8 +157,8 @@ _HOMES: Final = {
         "Stale StoreUnavailable Stored"
     ),
     "asap_core.wire.handler_reply": "Replied",
-    "asap_core.http.chunks": "ChunkFrames",
     "asap_core.http.head": "BadHead HeadReader",
+    "asap_core.http.request_body": "RequestBody",
     "asap_core.net.outbound": "OutboundPolicy",
     "asap_core.server.events": "Decision What",
     "asap_core.server.metrics": "Counters",

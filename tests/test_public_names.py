@@ -10,13 +10,13 @@ PUBLIC = {
     "asap_core": """
         AdmissionAnswer AdmissionQuestion Admit Admitted Advice Agent AgentChanged Allow Anonymous AnswerGone
         Answered AsapError AuthScheme Authenticate Authenticated BadHead BadReply BadState BadStore CallState
-        Capabilities ChunkFrames ClaimProof Clock Counters Credential Decision Dispatch Done Endpoints Envelope
+        Capabilities ClaimProof Clock Counters Credential Decision Dispatch Done Endpoints Envelope
         Exchange Floored Fork Future HANDLER_TIMEOUT HeadReader Health Hold Instant InsufficientScope
         InvalidDocument InvalidTransition KINDS Kind Left Limit Load Manifest ManualClock McpToolCall
         McpToolResult MdnsUnavailable MessageAck MessageSend Mismatch NoToken NoncePolicy NotAllowed NotResolved
         OutboundPolicy OutcomeUnknown Payload Policy Principal Problem ProofRefused Proven PublicKey ReadBody
-        Record Refusal Registry RegistryEntry RemoteError Replayed Replied Request Reservation Respond Response
-        Running Saturated Skill Stale StartPolicy StoreUnavailable Stored TakeLimit Task TaskCancel TaskRequest
+        Record Refusal Registry RegistryEntry RemoteError Replayed Replied Request RequestBody Reservation Respond
+        Response Running Saturated Skill Stale StartPolicy StoreUnavailable Stored TakeLimit Task TaskCancel TaskRequest
         TaskResponse TaskStatus TaskUpdate TimedOut TokenTable Unreachable Unsuitable Unverified WallTime What
         WrongAgent broken_call decode_envelope encode_envelope outcome_to_json parse_limits read_health
         read_manifest read_outcome read_registry refuse_head to_json

@@ -71,7 +71,7 @@ class BodyReader:
     """
 
     __slots__ = (
-        "_body", "_coded", "_codings", "_decoded", "_drain", "_empty", "_left", "_limit", "_parser", "_queue",
+        "_body", "_coded", "_codings", "_decoded", "_drain", "_empty", "_ended", "_left", "_limit", "_parser", "_queue",
         "_statuses", "body", "failed", "headers", "optional", "status",
     )  # fmt: skip
 
@@ -94,6 +94,7 @@ class BodyReader:
         self._left = _DRAIN_BYTES
         self._coded = False
         self._empty = True
+        self._ended = False
         self._queue: deque[bytes] = deque()
         self._decoded: deque[bytes] = deque()
         self.status = 0
@@ -144,6 +145,7 @@ class BodyReader:
         """Take the end of the body, and do the rest of the work. Not called if the body is cut off."""
         while self.work():
             pass
+        self._ended = True
         if self._body is None or self.failed is not None:
             return
         try:
@@ -156,6 +158,11 @@ class BodyReader:
     def wants(self) -> bool:
         """Whether more of the body is wanted. If not, a driver stops reading, and closes the connection."""
         return self._left > 0 if self._body is None else self.failed is None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body was read to its end, or as far as it's wanted."""
+        return self._ended or not self.wants
 
     @property
     def patience(self) -> float | None:

@@ -4,6 +4,7 @@ The request is in HTTP/1.0. A response to it is never chunked (RFC 9112 §6.1), 
 """
 
 import re
+from math import inf
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ _BODILESS: Final = frozenset({204, 304})
 _NO_HTTP: Final = Unanswered(Stage.SENT, "what came back isn't an HTTP answer")
 # RFC 9112 §6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding request
 # indicates HTTP/1.1 (or later minor revisions)."
-_CODED: Final = Unanswered(Stage.SENT, "it answered a request in HTTP/1.0 with a transfer coding, such as chunked")
+_CODED: Final = Unanswered(Stage.SENT, "it answered an HTTP/1.0 request with Transfer-Encoding, such as a chunked body")
 
 
 class HttpExchange:
@@ -39,9 +40,11 @@ class HttpExchange:
     `receive` does all the work on what it's given: a third of a second if 64 KiB of gzip become 22 MB. On an event
     loop, call `feed` instead, then `work` until it returns False, with turns for other tasks in between; `outcome` is
     None if more bytes are needed.
+
+    Limit each step that waits (resolving, connecting, sending, receiving) to what `seconds_left` returns.
     """
 
-    __slots__ = ("_asked", "_begun", "_buffer", "_left", "_reader", "_received", "outcome")
+    __slots__ = ("_asked", "_begun", "_buffer", "_ends", "_left", "_reader", "_received", "outcome")
 
     def __init__(self, asked: Fetch) -> None:
         self._asked = asked
@@ -53,6 +56,8 @@ class HttpExchange:
         self._buffer = bytearray()
         # Bytes of the body that are still to arrive. None: it ends when the peer closes the connection.
         self._left: int | None = None
+        # By the clock of `seconds_left`.
+        self._ends: float | None = None
 
     @property
     def stage(self) -> Stage:
@@ -101,10 +106,29 @@ class HttpExchange:
             self.outcome = self._received
         return False
 
-    def failed(self, error: OSError) -> Unanswered | Expired:
+    def seconds_left(self, now: float) -> float:
+        """Return how many seconds the next step may take: what is left of `seconds` and of the reader's `patience`.
+
+        The first call starts the time, so make it before the name is resolved.
+
+        now: seconds on a monotonic clock, the same one each time.
+
+        Raises: TimeoutError if none are left. `failed` returns the outcome for it.
+        """
+        if self._ends is None:
+            self._ends = now + self._asked.seconds
+        patience = self._reader.patience
+        self._ends = min(self._ends, now + (inf if patience is None else patience))
+        if self._ends <= now:
+            raise TimeoutError
+        return self._ends - now
+
+    def failed(self, error: Exception) -> Unanswered | Expired:
         """Return the outcome if resolving, connecting, sending or receiving failed.
 
-        error: TimeoutError means `Expired`. The system raises it too if a peer doesn't answer (ETIMEDOUT).
+        error: any exception of the system or of your runtime. TimeoutError means `Expired`; the system raises it too if
+            a peer doesn't answer (ETIMEDOUT). For a time limit that raises another exception, such as `gevent.Timeout`,
+            the outcome is `Expired(exchange.stage)`.
         """
         return Expired(self.stage) if isinstance(error, TimeoutError) else Unanswered(self.stage, type(error).__name__)
 

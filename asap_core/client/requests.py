@@ -297,6 +297,8 @@ class Requests:
         match outcome:
             case Received() if reader.status == 0:
                 raise RuntimeError("a driver answered Received before BodyReader.begin: the reader has no response")
+            case Received() if not reader.complete:
+                raise RuntimeError("a driver answered Received before BodyReader.end: the reader wants the rest")
             case Received(address):
                 if address is not None and not route.announced:
                     self._provenance.connected(authority, address)

@@ -42,16 +42,19 @@ class ChunkFrames:
         """Whether the last byte of the body was seen."""
         self._size = self._fields = 0
 
-    def feed(self, data: bytes) -> str | None:
+    def feed(self, data: bytes, content: bytearray | None = None) -> str | None:
         """Follow the next bytes. Returns what would have been right if they are wrong, else None.
 
-        Bytes after the body's end are ignored.
+        data: what comes after the body's end is ignored.
+        content: gets the content, that is the bytes without the framing.
         """
         at = 0
         while at < len(data) and not self.ended:
             if self._content:
                 skipped = min(self._content, len(data) - at)
                 self._content -= skipped
+                if content is not None:
+                    content += data[at : at + skipped]
                 at += skipped
                 continue
             end = data.find(b"\n", at) + 1

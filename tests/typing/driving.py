@@ -8,7 +8,6 @@ from asap_core import (
     HANDLER_TIMEOUT,
     BadHead,
     CallState,
-    ChunkFrames,
     Clock,
     Counters,
     Dispatch,
@@ -18,6 +17,7 @@ from asap_core import (
     ManualClock,
     Refusal,
     Request,
+    RequestBody,
     Response,
     WallTime,
     broken_call,
@@ -53,11 +53,12 @@ clocks: list[Clock] = [SystemClock(), ManualClock(wall=1.75e9)]
 counters = Counters()
 
 
-def read(data: bytes) -> Response | str | None:
+def read(data: bytes, request: Request) -> Response | bytes | None:
     head = HeadReader(max_size=65_536, max_fields=100).feed(data)
     if isinstance(head, BadHead):
         return refuse_head(head.status, head.expected)
-    return None if head is None else ChunkFrames(max_line=1_024, max_fields=10).feed(data)
+    content = RequestBody(request).read(data)
+    return refuse_head(content.status, content.expected) if isinstance(content, BadHead) else content
 
 
 def fail(state: CallState) -> CallState:

@@ -141,7 +141,7 @@ def test_what_is_no_answer_in_http_is_refused(answer: bytes) -> None:
 def test_a_chunked_answer_to_http_1_0_is_refused_in_its_own_words() -> None:
     http, reader, _ = exchange()
     assert http.receive(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n") == Unanswered(
-        Stage.SENT, "it answered a request in HTTP/1.0 with a transfer coding, such as chunked"
+        Stage.SENT, "it answered an HTTP/1.0 request with Transfer-Encoding, such as a chunked body"
     )
     assert reader.status == 0
 
@@ -165,9 +165,21 @@ def test_work_on_what_was_fed_is_done_step_by_step(framing: bytes, ends: tuple[b
     assert not http.work()
 
 
+def test_a_step_may_take_what_is_left_of_the_request_and_of_the_patience_with_an_error() -> None:
+    http, reader, _ = exchange()
+    assert [http.seconds_left(100.0), http.seconds_left(104.0)] == [10.0, 6.0]
+    assert http.receive(b"HTTP/1.1 500 No\r\ncontent-length: 9\r\n\r\n") is None
+    assert reader.patience == 5.0
+    assert [http.seconds_left(104.0), http.seconds_left(108.0)] == [5.0, 1.0]
+    with pytest.raises(TimeoutError) as late:
+        http.seconds_left(109.0)
+    assert http.failed(late.value) == Expired(Stage.ANSWERED)
+
+
 def test_what_fails_is_an_outcome_that_says_how_far_the_request_got() -> None:
     http, *_ = exchange()
     assert http.failed(ConnectionResetError("secret")) == Unanswered(Stage.SENT, "ConnectionResetError")
+    assert http.failed(EOFError("secret")) == Unanswered(Stage.SENT, "EOFError")  # of a runtime that wraps the system's
     assert http.failed(TimeoutError()) == Expired(Stage.SENT)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from asap_core.auth.client_credentials import PostForm
 from asap_core.client.body_reader import WholeParser
-from asap_core.client.programs import Barred, Expired, Fetch, Program, Received, Stage, Unanswered
+from asap_core.client.programs import Barred, Expired, Fetch, Program, Received, Stage, Unanswered, step
 from asap_core.client.requests import MAX_REPLY, HttpAnswer, Requests, announced_addresses
 from asap_core.errors import Advice, Allow, BadReply, InvalidDocument, NotAllowed, Problem, TimedOut, Unreachable
 from asap_core.http.body import Gzip
@@ -474,6 +474,17 @@ class TestFailures:
         """The peer isn't blamed."""
         with pytest.raises(RuntimeError, match=r"a driver answered Received before BodyReader\.begin"):
             World(Received()).get()
+
+    def test_a_driver_that_answers_before_the_end_of_the_body_is_told(self) -> None:
+        """Half a document isn't taken for a whole one."""
+        requests = World().requests
+        program = requests.get(requests.judge(URL), (), 1_000)
+        asked = step(program)
+        assert isinstance(asked, Fetch)
+        asked.reader.begin(200, [])
+        asked.reader.feed(b"{")
+        with pytest.raises(RuntimeError, match=r"a driver answered Received before BodyReader\.end"):
+            step(program, Received())
 
     def test_a_timeout_names_the_limit_of_the_caller(self) -> None:
         with pytest.raises(TimedOut, match=r"nothing within 2\.5 s"):
