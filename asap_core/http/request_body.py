@@ -47,6 +47,6 @@ class RequestBody:
         content = bytearray()
         expected = self._frames.feed(data, content)
         self._framing += len(data) - 2 * len(content)
-        if expected is None and self._framing > _FRAMING + len(data):
+        if expected is None and self._framing > _FRAMING:
             expected = "a body in chunks of 8 bytes or more, without long extensions or trailers"
         return bytes(content) if expected is None else BadHead(400, expected)

@@ -46,7 +46,6 @@ def test_a_body_that_breaks_the_framing_is_refused() -> None:
 def test_a_body_that_is_almost_all_framing_is_refused() -> None:
     body, small = body_of(transfer_encoding=b"chunked"), b"1\r\na\r\n" * 10_000
     assert body.read(small) == b"a" * 10_000
-    assert body.read(small) == b"a" * 10_000
     assert body.read(small) == BadHead(400, "a body in chunks of 8 bytes or more, without long extensions or trailers")
     large = body_of(transfer_encoding=b"chunked")
     assert all(isinstance(large.read(b"8\r\n12345678\r\n" * 10_000), bytes) for _ in range(20))
