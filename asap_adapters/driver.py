@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Final, TypeVar, assert_never
+from typing import Final, ParamSpec, TypeVar, assert_never
 
 import anyio
 import anyio.lowlevel
@@ -38,6 +38,7 @@ from asap_core.clock import Clock
 from asap_core.errors import MdnsUnavailable
 from asap_core.mdns.dnssd import Event
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Browse = Callable[[], AbstractAsyncContextManager[AsyncIterator[Event]]]
@@ -119,6 +120,13 @@ class ProgramDriver:
             finally:  # even if a logging handler raises
                 if sources is not None:
                     await sources.aclose()
+
+    def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that changes what programs share, and doesn't wait."""
+        try:
+            return work(*args, **kwargs)
+        finally:
+            self.settle()
 
     def settle(self) -> None:
         """Wake programs whose tickets are ready, remove files, and write log messages."""

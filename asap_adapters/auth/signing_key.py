@@ -1,34 +1,22 @@
-"""Ed25519 keys for signed manifests, by `cryptography`. In the extra `keys`."""
+"""Private Ed25519 keys for signed manifests, by `cryptography`. In the extra `keys`."""
 
+# First, since it says which extra is missing.
+import asap_adapters.auth.ed25519  # noqa: F401
+
+# isort: split
 from pathlib import Path
 from typing import TypeGuard
 
 from attrs import field, frozen
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+from asap_adapters.auth.key_files import as_pem, read_private_key, write_private_key
 from asap_core.wire.signing import PublicKey
-
-try:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-    from asap_adapters.auth.key_files import as_pem, read_private_key, write_private_key
-except ModuleNotFoundError as error:
-    missing = "keys and signatures need cryptography, which comes with: pip install 'asap-sansio[keys]'"
-    raise ModuleNotFoundError(missing, name=error.name) from None
 
 
 def _is_ed25519(key: PrivateKeyTypes) -> TypeGuard[Ed25519PrivateKey]:
     return isinstance(key, Ed25519PrivateKey)
-
-
-def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether a signature holds: the `Verifier` of `asap_core.wire.signing`."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 @frozen

@@ -4,22 +4,16 @@
 """
 
 import functools
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from asap_adapters.blocking.driver import BlockingDriver
 from asap_adapters.blocking.http_options import BlockingHttpOptions
-from asap_adapters.client.client_binding import bind_client
-from asap_core.arguments import expect_kind
-from asap_core.auth.authorization import ClientCredentials
-from asap_core.client.breaker import BreakerPolicy
+from asap_adapters.client.bound_client import BoundClient
 from asap_core.client.client import Client
-from asap_core.client.delivery import RetryPolicy
-from asap_core.client.options import DiscoveryOptions, TrustPolicy
 from asap_core.client.programs import Program
-from asap_core.net.outbound import OutboundPolicy
+from asap_core.clock import Clock
 
 if TYPE_CHECKING:
     from asap_adapters.blocking.browsing import BlockingBrowser
@@ -38,71 +32,20 @@ def _method(program: Callable[Concatenate[Client, P], Program[T]]) -> Callable[C
     return method
 
 
-def _plain(function: Callable[Concatenate[Client, P], T]) -> Callable[Concatenate["BlockingClient", P], T]:
-    """Make a method of one of `Client`'s that doesn't wait."""
-
-    @functools.wraps(function)
-    def method(self: "BlockingClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._driver.call(function, self._client, *args, **kwargs)
-
-    return method
-
-
-class BlockingClient:
+class BlockingClient(BoundClient[BlockingHttpOptions, BlockingDriver]):
     """Finds agents and sends them envelopes, without an event loop. Any thread may use it, several at once.
 
     Use it as `with BlockingClient(…) as client`, or close it with `close()`. Its methods and its parameters are
     `AgentClient`'s.
 
-    sender: the URN that envelopes are sent as.
-    token: a bearer token for the origins of URLs given to `discover`, `get_manifest` or `send`. It's never sent to an
-        origin learned from a registry or the local network, nor over plain http except to this machine.
-    auth: tokens for further origins, or the `ClientCredentials` that get tokens for them, by origin.
-    outbound: what it may connect to.
-    trust: which agents it trusts.
-    discovery: where it looks for agents, and how long documents are cached.
-    http: how it makes requests, and over which transport.
-    retry: how often a request is sent again, and after what delays.
-    breaker: when an agent that keeps failing is no longer called for a while. By default all are called.
-
     Ctrl-C and other signals interrupt a call while it waits, and leave nothing half done.
-
-    Raises ValueError if an argument is invalid.
     """
 
-    def __init__(
-        self,
-        sender: str,
-        *,
-        token: str | None = None,
-        auth: Mapping[str, str | ClientCredentials] | None = None,
-        outbound: OutboundPolicy | None = None,
-        trust: TrustPolicy | None = None,
-        discovery: DiscoveryOptions | None = None,
-        http: BlockingHttpOptions | None = None,
-        retry: RetryPolicy | None = None,
-        breaker: BreakerPolicy | None = None,
-    ) -> None:
-        http = BlockingHttpOptions() if http is None else http
-        expect_kind("http", http, BlockingHttpOptions, "BlockingHttpOptions(timeout=10.0)")
-        self._client = Client(
-            sender,
-            token=token,
-            auth=auth,
-            outbound=outbound,
-            trust=trust,
-            discovery=discovery,
-            http=http,
-            retry=retry,
-            breaker=breaker,
-        )
-        self._driver = BlockingDriver(http.connect, owner="BlockingClient(sender=…)")
-        bind_client(self._client, self._driver.runtime, trust)
+    _opened_by = "with"
+    _http = BlockingHttpOptions
 
-    @property
-    def sender(self) -> str:
-        """The URN that envelopes are sent as."""
-        return self._client.sender
+    def _make_driver(self, http: BlockingHttpOptions | None, clock: Clock | None) -> BlockingDriver:
+        return BlockingDriver((http or BlockingHttpOptions()).connect, owner="BlockingClient(sender=…)", clock=clock)
 
     def __enter__(self) -> Self:
         """Open it."""
@@ -122,14 +65,6 @@ class BlockingClient:
         """
         self._driver.close()
 
-    def __del__(self) -> None:
-        driver = getattr(self, "_driver", None)
-        if driver is not None and driver.is_open:
-            warnings.warn(f"{self!r} was never closed; use with", ResourceWarning, source=self, stacklevel=2)
-
-    def __repr__(self) -> str:
-        return f"BlockingClient(sender={self._client.sender!r})"
-
     # --- finding -----------------------------------------------------------------------------------------------------
 
     discover = _method(Client.discover)
@@ -142,10 +77,6 @@ class BlockingClient:
     resolve = _method(Client.resolve)
     explain = _method(Client.explain)
     follow = _method(Client.follow)
-    cached = _plain(Client.cached)
-    forget = _plain(Client.forget)
-    reset = _plain(Client.reset)
-    stands_in = _plain(Client.stands_in)
 
     def keep_fresh(self, base_url: str) -> None:
         """Fetch the manifest of the agent at this URL before it expires, until the client is closed.

@@ -127,7 +127,7 @@ class VerifyOptions:
 
 
 async def _verify(options: VerifyOptions) -> int:
-    from asap_adapters.auth.signing_key import verify  # noqa: PLC0415 - needs an extra
+    from asap_adapters.auth.ed25519 import verify  # noqa: PLC0415 - needs an extra
 
     where = options.location
     if "://" in where:

@@ -5,29 +5,21 @@ tasks that outlive a call.
 """
 
 import functools
-import warnings
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import anyio
 
-from asap_adapters.client.client_binding import bind_client
+from asap_adapters.client.bound_client import BoundClient
 from asap_adapters.driver import ProgramDriver
 from asap_adapters.net.http_options import HttpOptions
-from asap_core.arguments import ArgumentRule, expect_kind, has_methods, is_instance, is_list_of, is_or_none, replaced
-from asap_core.auth.authorization import ClientCredentials
-from asap_core.client.breaker import BreakerPolicy
+from asap_core.arguments import ArgumentRule, is_instance, is_list_of, is_or_none
 from asap_core.client.client import Client
-from asap_core.client.delivery import RetryPolicy
-from asap_core.client.options import DiscoveryOptions, Location, TrustPolicy
 from asap_core.client.programs import Program
 from asap_core.clock import Clock
-from asap_core.net.outbound import OutboundPolicy
 from asap_core.wire.manifest import Manifest
-
-_CLOCK: Final = ArgumentRule("a clock with the methods monotonic and wall, or None", has_methods("monotonic", "wall"))
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,81 +41,18 @@ def _method(
     return method
 
 
-class AgentClient:
+class AgentClient(BoundClient[HttpOptions, ProgramDriver]):
     """Finds agents and sends them envelopes.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`.
-
-    sender: the URN that envelopes are sent as.
-    token: a bearer token for the origins of URLs given to `discover`, `get_manifest` or `send`. It's never sent to an
-        origin learned from a registry or the local network, nor over plain http except to this machine.
-    auth: tokens for further origins, or the `ClientCredentials` that get tokens for them, by origin.
-    outbound: what it may connect to.
-    trust: which agents it trusts.
-    discovery: where it looks for agents, and how long documents are cached.
-    http: how it makes requests, and over which transport.
-    retry: how often a request is sent again, and after what delays.
-    breaker: when an agent that keeps failing is no longer called for a while. By default all are called.
-    clock: for simulations.
-
-    Raises ValueError if an argument is invalid.
     """
 
-    @replaced(
-        **dict.fromkeys(
-            ("allow_http", "allow_networks", "allow_ports", "allow_endpoints", "redirects"),
-            "outbound=OutboundPolicy(…), which has an option of this name",
-        ),
-        **dict.fromkeys(
-            ("allow_changed_agents", "trusted_keys", "require_signed"),
-            "trust=TrustPolicy(…), which has an option of this name",
-        ),
-        **dict.fromkeys(
-            ("registries", "revocations", "registry_cache"),
-            "discovery=DiscoveryOptions(…), which has an option of this name",
-        ),
-        **dict.fromkeys(
-            ("timeout", "compress", "verify", "trust_env", "transport", "resolver"),
-            "http=HttpOptions(…), which has an option of this name",
-        ),
-        policy="discovery=DiscoveryOptions(cache=…)",
-    )
-    def __init__(
-        self,
-        sender: str,
-        *,
-        token: str | None = None,
-        auth: Mapping[str, str | ClientCredentials] | None = None,
-        outbound: OutboundPolicy | None = None,
-        trust: TrustPolicy | None = None,
-        discovery: DiscoveryOptions | None = None,
-        http: HttpOptions | None = None,
-        retry: RetryPolicy | None = None,
-        breaker: BreakerPolicy | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        if clock is not None:
-            _CLOCK.check("clock", clock)
-        http = HttpOptions() if http is None else http
-        expect_kind("http", http, HttpOptions, "HttpOptions(timeout=10.0)")
-        self._client = Client(
-            sender,
-            token=token,
-            auth=auth,
-            outbound=outbound,
-            trust=trust,
-            discovery=discovery,
-            http=http,
-            retry=retry,
-            breaker=breaker,
-        )
-        self._driver = ProgramDriver(http.connect, owner="AgentClient(sender=…)", browse=_browse, clock=clock)
-        bind_client(self._client, self._driver.runtime, trust)
+    _opened_by = "async with"
+    _http = HttpOptions
 
-    @property
-    def sender(self) -> str:
-        """The URN that envelopes are sent as."""
-        return self._client.sender
+    def _make_driver(self, http: HttpOptions | None, clock: Clock | None) -> ProgramDriver:
+        connect = (http or HttpOptions()).connect
+        return ProgramDriver(connect, owner="AgentClient(sender=…)", browse=_browse, clock=clock)
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -140,14 +69,6 @@ class AgentClient:
         """Close all connections. Any task may call it; a second call does nothing."""
         await self._driver.aclose()
 
-    def __del__(self) -> None:
-        driver = getattr(self, "_driver", None)
-        if driver is not None and driver.is_open:
-            warnings.warn(f"{self!r} was never closed; use async with", ResourceWarning, source=self, stacklevel=2)
-
-    def __repr__(self) -> str:
-        return f"AgentClient(sender={self._client.sender!r})"
-
     # --- finding -----------------------------------------------------------------------------------------------------
 
     discover = _method(Client.discover)
@@ -161,26 +82,9 @@ class AgentClient:
     explain = _method(Client.explain)
     follow = _method(Client.follow)
 
-    def cached(self, base_url: str) -> Manifest | None:
+    def cached(self, base_url: str) -> Manifest | None:  # without a wrapper, which would take as long as the call
         """Return the cached manifest of the agent at `base_url`, without waiting. Returns None if none is fresh."""
         return self._client.cached(base_url)
-
-    def forget(self, url: str) -> None:
-        """Remove the cache entries of an agent (by its base URL), or of a manifest or registry (by its own URL).
-
-        These are the document, a remembered failure, and which agent answered there.
-        """
-        self._client.forget(url)
-        self._driver.settle()
-
-    def reset(self) -> None:
-        """Remove all cache entries of all agents and registries. Requests under way continue."""
-        self._client.reset()
-        self._driver.settle()
-
-    def stands_in(self, location: Location) -> float | None:
-        """Return the age in seconds of the copy last used in place of this registry; None if it wasn't needed."""
-        return self._client.stands_in(location)
 
     async def keep_fresh(self, base_urls: Collection[str]) -> None:
         """Fetch the manifests of the agents at these URLs before they expire, until cancelled.

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from asap_adapters.auth.signing_key import PrivateKey, verify
+from asap_adapters.auth.ed25519 import verify
+from asap_adapters.auth.signing_key import PrivateKey
 from asap_core import PublicKey, to_json
 from asap_core.wire.signing import Broken, OtherKey, Verified, judge, sign, signed_bytes
 from tests.builders import manifest

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from asap_adapters.auth.signing_key import PrivateKey, verify
+from asap_adapters.auth.ed25519 import verify
+from asap_adapters.auth.signing_key import PrivateKey
 from asap_core.wire.signing import Broken, PublicKey, Verified, judge, sign
 
 ROOT = Path(__file__).parents[3]

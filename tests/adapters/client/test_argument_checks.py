@@ -33,8 +33,8 @@ OF_DRIVERS = {"bind", "take_wakes", "take_removals", "take_remarks"}
 def methods_of(kind: type) -> dict[str, list[str]]:
     return {
         name: list(inspect.signature(method).parameters)
-        for name, method in vars(kind).items()
-        if not name.startswith("_") and inspect.isfunction(method)
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
     }
 
 
