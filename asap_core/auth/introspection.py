@@ -121,6 +121,10 @@ class Introspector(Generic[W]):
         """How many tokens are being asked about."""
         return len(self._flights)
 
+    def known(self, token: str, *, at: Moment) -> IntrospectionVerdict | None:
+        """Return the verdict on a token if it's kept: what `lookup` would return at once. None: it may have to ask."""
+        return self._recall(self._digest(token), at=at) if is_token(token) else None
+
     def lookup(self, token: str, waiter: W, *, at: Moment) -> tuple[IntrospectionEffect[W], ...]:
         """Judge a token: at once, by asking the provider, or (no effect) by waiting for a request under way.
 
@@ -128,7 +132,7 @@ class Introspector(Generic[W]):
         """
         if not is_token(token):
             return (Judged(waiter, Rejected("a token of visible ASCII characters")),)
-        digest = blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest()
+        digest = self._digest(token)
         kept = self._recall(digest, at=at)
         if kept is not None:
             return (Judged(waiter, kept),)
@@ -144,6 +148,9 @@ class Introspector(Generic[W]):
                 return (Judged(waiter, NoVerdict.CROWDED),)
             case _:
                 assert_never(joined)
+
+    def _digest(self, token: str) -> bytes:
+        return blake2b(token.encode("ascii"), key=self._secret, digest_size=_DIGEST).digest()
 
     def _may_not_ask(self, digest: bytes, *, now: Instant) -> NoVerdict | None:
         """Return why the provider may not be asked about a token now, or None if it may."""

@@ -93,6 +93,10 @@ class TokenIntrospection:
         if credential.proof is not None:
             # Proofs aren't verified here.
             return None
+        known = self._introspector.known(credential.token, at=self._runtime.moment())
+        return self._result((yield from self._judge(credential)) if known is None else known)
+
+    def _judge(self, credential: Credential) -> Program[IntrospectionVerdict]:
         runtime, introspector, place = self._runtime, self._introspector, _TokenQuestion()
         with runtime.undoing(lambda: runtime.give(introspector.abandon(place))):
             runtime.give(introspector.lookup(credential.token, place, at=runtime.moment()))
@@ -100,7 +104,7 @@ class TokenIntrospection:
                 effect = yield from runtime.next_for(place)
                 match effect:
                     case Judged(_, verdict):
-                        return self._result(verdict)
+                        return verdict
                     case AskProvider(_, flight):
                         answer = yield from self._ask(credential.token)
                         runtime.give(introspector.settle(flight, answer, at=runtime.moment()))

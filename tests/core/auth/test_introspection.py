@@ -1,5 +1,6 @@
 """Introspection: when a request is sent, who shares it, and what pauses after a failure."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,6 +88,14 @@ class TestAskingOnce:
         verdict = made.ask("t", answer)
         assert made.lookup("t", 9.9)[0].verdict == verdict
         assert isinstance(made.lookup("t", 10.0)[0], AskProvider)
+
+    def test_a_kept_verdict_is_known_without_a_waiter(self) -> None:
+        made = Asked()
+        known = partial(made.machine.known, at=moment(1.0, WALL + 1.0))
+        assert known("t") is None
+        verdict = made.ask("t", good())
+        assert (known("t"), made.machine.waiting) == (verdict, 0)
+        assert known("é") is None
 
     def test_an_invalid_token_is_not_introspected(self) -> None:
         for text in ("", "a b", "é", "x" * 8193, "a\n"):
