@@ -13,7 +13,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_core.http.fields import CONTROL, TOKEN
-from asap_core.http.messages import Request
+from asap_core.http.messages import Headers, Request, collect
 
 _END: Final = b"\r\n\r\n"
 _is_token: Final = re.compile(TOKEN.encode("latin-1")).fullmatch
@@ -186,3 +186,72 @@ def judge(method: str, target: str, headers: Mapping[bytes, bytes]) -> str | Bad
         # RFC 9112 §6.1: 501 for a transfer coding that isn't understood. Drivers decode "chunked" and no other.
         return BadHead(501, "no Transfer-Encoding but chunked")
     return path
+
+
+# --- the heads of most requests --------------------------------------------------------------------------------------
+
+# RFC 9112 §2.1, in the one form that most clients send: HTTP/1.1, the target a path (RFC 9112 §3.2.1), the method a
+# token that begins with a letter. Possessive throughout, so that matching takes linear time for any bytes.
+_PLAIN: Final = re.compile(
+    rf"((?=[A-Za-z]){TOKEN}) ({_PATH}(?:\?{_QUERY}+)?+) HTTP/1\.1\r\n"
+    rf"((?:{TOKEN}:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n".encode("latin-1")
+)
+_is_authority: Final = re.compile(_AUTHORITY.pattern.encode("latin-1")).fullmatch
+# What these ask for is read by the general parser.
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+# A longer number is above any limit, and int() of a megabyte of digits takes long.
+_is_plain_length: Final = re.compile(rb"[0-9]{1,18}").fullmatch
+# RFC 9112 §9.3, by the value of Connection in lower case: whether the connection stays open after the response.
+_STAYS_OPEN: Final = {None: True, b"keep-alive": True, b"close": False}
+
+
+@frozen
+class PlainHead:
+    """A request's head that was read, in full, by `read_plain_head`.
+
+    method: as sent; never CONNECT, whose response turns the connection into something else.
+    target: a path, perhaps with a query.
+    headers: as in `Request`.
+    length: how many bytes of body follow.
+    stays_open: whether the client may send another request after this one.
+    end: how many bytes the head has, with its closing empty line.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    length: int
+    stays_open: bool
+    end: int
+
+
+def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead | None:
+    """Read a head at the start of `data` if it's complete, valid and in the form of most requests.
+
+    It only accepts. Returns None for anything else: `HeadReader` and a general parser then decide about it, and say
+    what is wrong. Each head that is accepted here has the same meaning to them.
+    """
+    match = _PLAIN.match(data, 0, max_size)
+    if match is None:
+        return None
+    method, target, block = match.groups()
+    lines = block.split(b"\r\n")
+    lines.pop()
+    if len(lines) > max_fields or method == b"CONNECT":
+        return None
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.strip(b" \t")))
+    fields = collect(headers)
+    host, length = fields.get(b"host"), fields.get(_LENGTH, b"0")
+    connection = fields.get(b"connection")
+    stays_open = _STAYS_OPEN.get(connection if connection is None else connection.lower())
+    # A repeated field is a list here, with a blank after each comma: that is no host, no length and no option.
+    if host is None or not _is_authority(host) or not _is_plain_length(length) or stays_open is None:
+        return None
+    if not _SPECIAL.isdisjoint(fields):
+        return None
+    return PlainHead(
+        method.decode("ascii"), target.decode("ascii"), tuple(headers), int(length), stays_open, match.end()
+    )
