@@ -136,6 +136,32 @@ class TestOneConnection:
         answer, _ = await talk(post(body, "Expect: 100-continue").removesuffix(body), body, pause=1)
         assert statuses(answer) == [100, 200]
 
+    async def test_continue_is_sent_even_if_the_body_is_there_already(self, talk) -> None:
+        answer, _ = await talk(post(call(1), "Expect: 100-continue") + post(call(2)))
+        assert statuses(answer) == [100, 200, 200]
+
+    @pytest.mark.parametrize("options", ["x, close", "close, keep-alive", "Close"])
+    async def test_close_among_other_options_ends_the_connection(self, talk, options) -> None:
+        answer, _ = await talk(post(call(1), f"Connection: {options}") + post(call(2)))
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer
+
+    @pytest.mark.parametrize("options", ["x-close", "keep-alive", "closed, x"])
+    async def test_other_options_do_not_end_the_connection(self, talk, options) -> None:
+        answer, _ = await talk(post(call(1), f"Connection: {options}") + post(call(2)))
+        assert statuses(answer) == [200, 200]
+
+    async def test_requests_read_in_both_ways_follow_each_other(self, talk) -> None:
+        body = call(2)
+        chunked = b"POST /asap HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+        answer, _ = await talk(post(call(1)) + chunked % (len(body), body) + post(call(3)), chunk=50)
+        assert statuses(answer) == [200, 200, 200]
+        assert answer.index(b'"id":1') < answer.index(b'"id":2') < answer.index(b'"id":3')
+
+    async def test_a_refused_request_whose_body_is_there_closes_the_connection(self, talk) -> None:
+        answer, took = await talk(post(b"x" * 9, target="/nowhere") + post(call(1)), then_eof=False)
+        assert (statuses(answer), took) == ([404], pytest.approx(1.0))
+
     async def test_head_is_answered_without_a_body(self, talk) -> None:
         answer, _ = await talk(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert statuses(answer) == [200]

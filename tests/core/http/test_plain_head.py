@@ -145,7 +145,7 @@ BYTES = (b"\r", b"\n", b" ", b"\t", b"\x00", b":", b",", b"a", b"1", b"\xff")
 
 
 @st.composite
-def almost_heads(draw) -> bytes:
+def almost_heads(draw: st.DrawFn) -> bytes:
     """Heads, most of them in the usual form, some with a byte inserted or replaced, and what may follow them."""
     usual = draw(st.booleans())
     lines = [draw(st.sampled_from(PLAIN_LINES if usual else LINES)), b"Host: a"][: draw(st.sampled_from([1, 2, 2, 2]))]
