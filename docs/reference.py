@@ -16,7 +16,7 @@ from typing import Any, Final, get_args
 
 import attrs
 
-from asap_adapters.cli import COMMANDS
+from asap_adapters.cli import commands
 from asap_adapters.cli.command import Row
 from asap_core import Counters, Policy, What
 
@@ -135,7 +135,7 @@ def metrics() -> str:
 def cli_reference() -> str:
     """The page docs/cli_reference.md: every command of `asap` with its options, from the tables of the commands."""
     parts = [_CLI_HEAD]
-    for command in COMMANDS:
+    for command in commands():
         parts.append(f"## asap {command.name}\n\n{_cell(command.description)}\n")
         by_heading: dict[str | None, list[str]] = {}
         for placed in command.rows:

@@ -6,17 +6,19 @@ A reader makes a value of its text, or raises ValueError; the message says what 
 import ssl
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from attrs import frozen
 
 from asap_adapters.cli.command import choice, flag, option, repeated
-from asap_adapters.net.http_options import HttpOptions
 from asap_core.auth.bearer import is_scope
 from asap_core.net.addresses import read_network
 from asap_core.net.outbound import OutboundPolicy
 from asap_core.net.urls import origin_of
 from asap_core.wire.rules import URN
+
+if TYPE_CHECKING:
+    from asap_adapters.net.http_options import HttpOptions
 
 CLI_SENDER: Final = "urn:asap:agent:asap-cli"
 _MAX_PORT: Final = 65_535
@@ -130,7 +132,7 @@ class ClientArguments(TypedDict):
     """Arguments of `AgentClient` that say where it may connect to."""
 
     outbound: OutboundPolicy
-    http: HttpOptions
+    http: "HttpOptions"
 
 
 @frozen(kw_only=True)
@@ -167,4 +169,6 @@ class OutboundOptions:
 
     def client_arguments(self, allow_endpoints: Collection[str] = ()) -> ClientArguments:
         """Return the options as arguments of `AgentClient`."""
+        from asap_adapters.net.http_options import HttpOptions  # noqa: PLC0415 - a server doesn't need httpx
+
         return {"outbound": self.policy(allow_endpoints), "http": HttpOptions(verify=self.verify)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from asap_adapters.cli import COMMANDS
+from asap_adapters.cli import commands
 from asap_adapters.cli.command import CliCommand, Parser
 from asap_core import Policy, What
 from docs import reference
@@ -64,7 +64,7 @@ def test_the_page_of_the_command_line_is_up_to_date() -> None:
     assert page == reference.cli_reference(), "python -m docs.reference > docs/cli_reference.md"
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
 def test_every_option_of_a_command_is_listed(command: CliCommand) -> None:
     section = reference.cli_reference().partition(f"## asap {command.name}\n")[2].partition("\n## ")[0]
     parser = Parser(prog="asap")

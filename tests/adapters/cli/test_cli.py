@@ -1,10 +1,12 @@
 """The command line as a whole: commands, help, versions, exit codes. tests/live has what needs processes."""
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
 
-from asap_adapters.cli import COMMANDS, GROUPS, main
+from asap_adapters.cli import GROUPS, HOMES, commands, main
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,19 @@ def test_the_version_is_that_of_the_distribution(asap) -> None:
     assert asap("--version")[:2] == (0, f"asap-sansio {version('asap-sansio')}\n")
 
 
-@pytest.mark.parametrize("command", [*GROUPS, *(command.name for command in COMMANDS)])
+@pytest.mark.parametrize("command", [*GROUPS, *(command.name for command in commands())])
 def test_every_command_has_help(asap, command) -> None:
     code, out, err = asap(*command.split(), "--help")
     assert (code, out.startswith(f"usage: asap {command}"), err) == (0, True, "")
+
+
+def test_each_command_is_found_by_its_first_word_alone() -> None:
+    assert {command.name.split()[0] for command in commands()} == set(HOMES)
+    for word in HOMES:
+        assert word in {command.name.split()[0] for command in commands(word)}
+
+
+def test_a_server_starts_without_what_only_clients_need() -> None:
+    code = "import sys; from asap_adapters.cli import parser; parser('serve'); print('httpx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

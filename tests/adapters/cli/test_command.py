@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from attrs import frozen
 
-from asap_adapters.cli import COMMANDS
+from asap_adapters.cli import commands
 from asap_adapters.cli.command import (
     CliCommand,
     Excludes,
@@ -138,7 +138,7 @@ def test_the_help_shows_defaults_and_rules(made: CliCommand) -> None:
     assert "\nwords:\n" in parser.format_help()
 
 
-@pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.name)
+@pytest.mark.parametrize("each", commands(), ids=lambda each: each.name)
 def test_rules_name_options_that_the_command_has(each: CliCommand) -> None:
     names = {placed.name for placed in each.rows}
     assert len(names) == len(each.rows)
@@ -146,7 +146,7 @@ def test_rules_name_options_that_the_command_has(each: CliCommand) -> None:
         assert {rule.option, *rule.others, *([rule.unless] if isinstance(rule, Needs) and rule.unless else [])} <= names
 
 
-@pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.name)
+@pytest.mark.parametrize("each", commands(), ids=lambda each: each.name)
 def test_help_is_one_sentence_without_a_full_stop(each: CliCommand) -> None:
     assert each.description.endswith(".")
     for text in (each.help, *(placed.help for placed in each.rows)):
