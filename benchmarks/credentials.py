@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx
 
-from asap_adapters import AsgiApp
+from asap_adapters import AsgiApp, HttpOptions
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_core import Agent, AuthScheme, Capabilities, Endpoints, Manifest, Policy, Skill, StartPolicy
 from asap_core.auth.claims import ByClaim, TokenPolicy
@@ -43,7 +43,7 @@ async def measure() -> dict[str, tuple[float, float]]:
     )
     policy = Policy(peer_limits=(), start=StartPolicy.OPEN)
     rules = TokenPolicy(issuer=ISSUER, audience=AUDIENCE, agent=ByClaim("sub"))
-    async with JwtAuthenticator(rules, transport=httpx.MockTransport(provide)) as tokens:
+    async with JwtAuthenticator(rules, http=HttpOptions(transport=httpx.MockTransport(provide))) as tokens:
         app = AsgiApp(Agent(manifest, policy=policy), {"echo": echo}, authenticate=tokens.verify)
         return {algorithm: await times(app, algorithm, key) for algorithm, key in ours.items()}
 

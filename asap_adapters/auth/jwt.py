@@ -1,25 +1,21 @@
 """An authenticator for the JSON Web Tokens of an OpenID Connect or OAuth 2 provider: signatures are joserfc's."""
 
-import ssl
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from functools import lru_cache
-from types import TracebackType
-from typing import Final, Self, assert_never
+from typing import Final, assert_never
 
-import httpx
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from asap_adapters.coding import CODINGS
-from asap_adapters.driver import ProgramDriver
-from asap_adapters.net.outbound_transport import OutboundTransport
+from asap_adapters.auth.provider_authenticator import REPLACED, ProviderAuthenticator
+from asap_adapters.net.http_options import HttpOptions
 from asap_adapters.system import new_secret
+from asap_core.arguments import replaced
 from asap_core.auth.claims import TokenPolicy
 from asap_core.auth.jwks import MAX_KEYS, EcKey, OkpKey, RsaKey, VerificationKey, public_jwk
 from asap_core.auth.principal import AuthenticationResult, Credential
 from asap_core.client.jwt_authentication import JwtAuthentication
-from asap_core.client.requests import Requests
 from asap_core.net.outbound import OutboundPolicy
 
 # Callers whose keys are kept imported, some 2 KB each; importing one takes 50 µs.
@@ -28,42 +24,33 @@ _MAX_CALLERS: Final = 1_000
 _Key = OKPKey | ECKey | RSAKey
 
 
-class JwtAuthenticator:
+class JwtAuthenticator(ProviderAuthenticator):
     """An authenticator for the JSON Web Tokens of one issuer: `serve(…, authenticate=tokens)`.
 
     Use it as `async with JwtAuthenticator(…)`, or close it with `aclose()`. The provider is first asked when the first
     token comes.
 
     policy: which tokens and proofs are accepted
-    allow_http: hosts that may be asked without TLS, as in `OutboundPolicy`
-    allow_networks: private networks in which the provider may be, in CIDR notation, as in `OutboundPolicy`
-    verify: the provider's certificate authorities, as httpx takes them
-    trust_env: whether proxies from the environment are used
-    transport: an httpx transport instead of the network, for tests
+    outbound: where the provider may be, such as `OutboundPolicy(allow_networks=["10.0.0.0/8"])`
+    http: how it's asked, such as `HttpOptions(trust_env=True)`
     nonce_secret: 16 to 64 random bytes, the same in all processes that serve one agent whose policy asks for nonces
 
-    Raises ValueError if the policy's issuer isn't a valid one.
+    Raises ValueError if an argument is invalid.
     """
 
+    @replaced(**REPLACED)
     def __init__(
         self,
         policy: TokenPolicy,
         *,
-        allow_http: Collection[str] = (),
-        allow_networks: Iterable[str] = (),
-        verify: ssl.SSLContext | bool = True,
-        trust_env: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
+        outbound: OutboundPolicy | None = None,
+        http: HttpOptions | None = None,
         nonce_secret: bytes | None = None,
     ) -> None:
-        self._driver = ProgramDriver(
-            lambda: transport or OutboundTransport(verify=verify, trust_env=trust_env),
-            owner="JwtAuthenticator(…)",
-        )
-        runtime, allowed = self._driver.runtime, OutboundPolicy(allow_http=allow_http, allow_networks=allow_networks)
+        super().__init__(outbound, http)
         self._authentication = JwtAuthentication(
-            runtime,
-            Requests(runtime, policy=allowed, codings=CODINGS),
+            self._driver.runtime,
+            self._requests,
             policy,
             verify_signature=is_signature,
             verify_proof=_is_callers_signature,
@@ -72,19 +59,6 @@ class JwtAuthenticator:
         )
         self.proofs = self._authentication.proofs
         """Which proofs it verifies, as callers are told; None: none."""
-
-    async def __aenter__(self) -> Self:
-        self._driver.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections. A second time does nothing."""
-        await self._driver.aclose()
 
     async def verify(self, credential: Credential) -> AuthenticationResult:
         """Return whom the token stands for, or None if it isn't good. Raises `ProviderUnavailable` if neither is known.

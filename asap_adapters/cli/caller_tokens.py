@@ -20,6 +20,7 @@ from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import AuthenticationResult, Credential, ProofOffer, TokenTable
 from asap_core.auth.provider import metadata_urls
+from asap_core.net.outbound import OutboundPolicy
 from asap_core.wire.rules import URN
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ async def authenticator(
     else:
         from asap_adapters.auth import JwtAuthenticator  # noqa: PLC0415 - needs an extra
 
-        async with JwtAuthenticator(policy, allow_networks=options.oidc_network, nonce_secret=nonce_secret) as jwt:
+        outbound = OutboundPolicy(allow_networks=options.oidc_network)
+        async with JwtAuthenticator(policy, outbound=outbound, nonce_secret=nonce_secret) as jwt:
             yield _TableOrProvider(table, jwt)
 
 
@@ -234,8 +236,7 @@ def _introspection(options: CallerOptions, policy: IntrospectionPolicy) -> "Intr
     assert options.introspect is not None and options.client.client_id is not None  # noqa: PT018, S101 - CALLER_RULES
     client = client_identity(options.client, options.client.client_id)
     try:
-        return IntrospectionAuthenticator(
-            policy, client, endpoint=options.introspect, allow_networks=options.oidc_network
-        )
+        outbound = OutboundPolicy(allow_networks=options.oidc_network)
+        return IntrospectionAuthenticator(policy, client, endpoint=options.introspect, outbound=outbound)
     except ValueError as error:
         raise UserError(f"--introspect: {error}", usage=True) from None

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters import Redis, StateFile, serve
+from asap_adapters import HttpOptions, Redis, StateFile, serve
 from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
@@ -35,7 +35,7 @@ PUBLIC = "https://agent.example/agents/echo"
 async def serving(base: str | None = None, policy=None, **options) -> AsyncIterator[str]:
     """Our server on a free port: the URL that it's called at. `base` is what its manifest says instead."""
     tokens = TokenPolicy(issuer=ISSUER, audience=ECHO_ID, agent=ByClaim("sub"), dpop=options.pop("dpop", "allowed"))
-    async with JwtAuthenticator(tokens, transport=Provider(), nonce_secret=b"n" * 32) as made:
+    async with JwtAuthenticator(tokens, http=HttpOptions(transport=Provider()), nonce_secret=b"n" * 32) as made:
         bound = await listen("127.0.0.1", 0)
         here = url_of("127.0.0.1", bound.port, tls=False)
         manifest = echo_manifest(ECHO_ID, base or here, auth=True)

@@ -12,7 +12,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from asap_adapters import AgentClient, RemoteError
+from asap_adapters import AgentClient, HttpOptions, RemoteError
 from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator
 from asap_adapters.testing import InProcessTransport
@@ -153,7 +153,7 @@ class BoundWorld(httpx.AsyncBaseTransport):
         policy = TokenPolicy(
             issuer=ISSUER, audience="a", agent=BySubject({"me": ME}), dpop=DpopPolicy(proofs="required", **dpop)
         )
-        self.tokens = JwtAuthenticator(policy, transport=self)
+        self.tokens = JwtAuthenticator(policy, http=HttpOptions(transport=self))
         self.make: Any = lambda: InProcessTransport(agent, handlers, authenticate=self.tokens.verify)
         self.inner: Any = None
         self.asked: list[Any] = []

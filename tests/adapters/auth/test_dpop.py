@@ -20,7 +20,7 @@ from joserfc import jws, jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OKPKey
 
-from asap_adapters import AsgiApp, RemoteError
+from asap_adapters import AsgiApp, HttpOptions, RemoteError
 from asap_adapters.auth.client_keys import DpopKey
 from asap_adapters.auth.jwt import JwtAuthenticator, is_signature
 from asap_adapters.testing import InProcessTransport
@@ -225,7 +225,7 @@ class Provider(httpx.AsyncBaseTransport):
 
 def tokens(provider=None, **dpop) -> JwtAuthenticator:
     policy = TokenPolicy(issuer=ISSUER, audience=AUDIENCE, agent=ByClaim("sub"), dpop=DpopPolicy(**dpop))
-    return JwtAuthenticator(policy, transport=provider or Provider())
+    return JwtAuthenticator(policy, http=HttpOptions(transport=provider or Provider()))
 
 
 def body() -> bytes:
@@ -422,7 +422,7 @@ class TestNonces:
         policy = TokenPolicy(issuer=ISSUER, audience=AUDIENCE, agent=ByClaim("sub"), dpop=DpopPolicy(nonce=True))
         text, answers = token(), []
         for secret in (b"a" * 32, b"a" * 32, b"b" * 32):
-            async with JwtAuthenticator(policy, transport=Provider(), nonce_secret=secret) as made:
+            async with JwtAuthenticator(policy, http=HttpOptions(transport=Provider()), nonce_secret=secret) as made:
                 answers.append((await post(serving(made), text, proof(text=text))).headers["dpop-nonce"])
         assert answers[0] == answers[1] != answers[2]
 

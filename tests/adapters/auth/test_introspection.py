@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 
+from asap_adapters import HttpOptions
 from asap_adapters.auth import IntrospectionAuthenticator, IntrospectionUnavailable
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
@@ -62,7 +63,8 @@ def made(provider: Provider, *, endpoint=ENDPOINT, client=None, **policy) -> Int
     agent = BySubject({"7": ALICE, "8": TESTER})
     rules: Any = {"audience": AUDIENCE, "agent": agent, "issuer": ISSUER, "scopes": ["call"], **policy}
     client = ClientSecret("rs", "s3cret") if client is None else client
-    return IntrospectionAuthenticator(IntrospectionPolicy(**rules), client, endpoint=endpoint, transport=provider)
+    http = HttpOptions(transport=provider)
+    return IntrospectionAuthenticator(IntrospectionPolicy(**rules), client, endpoint=endpoint, http=http)
 
 
 async def ask(asking: IntrospectionAuthenticator, token: str):

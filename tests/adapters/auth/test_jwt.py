@@ -13,6 +13,7 @@ from joserfc import jwt
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from asap_adapters import HttpOptions
 from asap_adapters.auth import ProviderUnavailable
 from asap_adapters.auth.jwt import JwtAuthenticator, is_signature
 from asap_adapters.testing import InProcessTransport
@@ -82,7 +83,7 @@ class Provider(httpx.AsyncBaseTransport):
 
 def tokens(provider, **changes):
     policy = {"issuer": ISSUER, "audience": AUDIENCE, "agent": ByClaim("sub"), **changes}
-    return JwtAuthenticator(TokenPolicy(**policy), transport=provider)
+    return JwtAuthenticator(TokenPolicy(**policy), http=HttpOptions(transport=provider))
 
 
 async def ask(made, text):

@@ -1,7 +1,9 @@
 """Invalid arguments of what only the adapters take are refused at once, in one line with the expected form."""
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +126,30 @@ class TestAuthenticators:
         with pytest.raises(ValueError, match="client: expected ClientSecret"):
             IntrospectionAuthenticator(IntrospectionPolicy(**policy), wrong)
 
-    @pytest.mark.parametrize("option", ["allow_http", "allow_networks"])
-    def test_an_invalid_outbound_option_of_an_authenticator_is_named(self, option) -> None:
-        rules: Any = {"issuer": BASE, "audience": ME, "agent": BySubject({"7": ME})}
-        for value in ("10.0.0.0/8", 5, None, [5]):
-            options: Any = {option: value}
-            with pytest.raises(ValueError, match=f"{option}: expected a list, such as"):
-                JwtAuthenticator(TokenPolicy(**rules), **options)
-            with pytest.raises(ValueError, match=f"{option}: expected a list, such as"):
-                IntrospectionAuthenticator(IntrospectionPolicy(**rules), ClientSecret("c", "s"), **options)
+    @pytest.mark.parametrize(("option", "kind"), [("outbound", "OutboundPolicy"), ("http", "HttpOptions")])
+    def test_an_invalid_option_of_an_authenticator_is_named(self, option: str, kind: str) -> None:
+        options: Any = {option: ["10.0.0.0/8"]}
+        for make in authenticators():
+            with pytest.raises(ValueError, match=f"{option}: expected {kind}"):
+                make(**options)
+
+    @pytest.mark.parametrize(
+        ("old", "now"),
+        [
+            ("allow_http", "outbound=OutboundPolicy"), ("allow_networks", "outbound=OutboundPolicy"),
+            ("verify", "http=HttpOptions"), ("trust_env", "http=HttpOptions"), ("transport", "http=HttpOptions"),
+        ],
+    )  # fmt: skip
+    def test_an_option_of_an_earlier_version_raises_an_error_that_names_the_new_one(self, old: str, now: str) -> None:
+        options: Any = {old: None}
+        for make in authenticators():
+            with pytest.raises(TypeError, match=f"{old}= has been replaced: write {now}"):
+                make(**options)
+
+
+def authenticators() -> tuple[Callable[..., object], ...]:
+    rules: Any = {"issuer": BASE, "audience": ME, "agent": BySubject({"7": ME})}
+    return (
+        partial(JwtAuthenticator, TokenPolicy(**rules)),
+        partial(IntrospectionAuthenticator, IntrospectionPolicy(**rules), ClientSecret("c", "s")),
+    )

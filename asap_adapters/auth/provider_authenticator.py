@@ -1,0 +1,51 @@
+"""An authenticator that asks an identity provider over HTTP: how it's opened and closed, and how requests are made."""
+
+from types import TracebackType
+from typing import Final, Self
+
+from asap_adapters.coding import CODINGS
+from asap_adapters.driver import ProgramDriver
+from asap_adapters.net.http_options import HttpOptions
+from asap_core.arguments import expect_kind
+from asap_core.client.requests import Requests
+from asap_core.net.outbound import OutboundPolicy
+
+REPLACED: Final = {
+    **dict.fromkeys(("allow_http", "allow_networks"), "outbound=OutboundPolicy(…), which has an option of this name"),
+    **dict.fromkeys(("verify", "trust_env", "transport"), "http=HttpOptions(…), which has an option of this name"),
+}
+"""The keywords of earlier versions, for `replaced`."""
+
+
+class ProviderAuthenticator:
+    """Runs the core's programs over connections of its own. Use it inside `async with`, or call `aclose()`.
+
+    outbound: where the provider may be.
+    http: how it's asked.
+
+    Raises ValueError if an argument is invalid.
+    """
+
+    def __init__(self, outbound: OutboundPolicy | None, http: HttpOptions | None) -> None:
+        outbound, http = outbound or OutboundPolicy(), http or HttpOptions()
+        expect_kind("outbound", outbound, OutboundPolicy, "OutboundPolicy(allow_networks=['10.0.0.0/8'])")
+        expect_kind("http", http, HttpOptions, "HttpOptions(timeout=10.0)")
+        self._driver = ProgramDriver(http.connect, owner=f"{type(self).__name__}(…)")
+        self._requests = Requests(
+            self._driver.runtime, policy=outbound, codings=CODINGS, timeout=http.timeout, compress=http.compress
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        self._driver.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. A second time does nothing."""
+        await self._driver.aclose()
