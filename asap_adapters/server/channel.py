@@ -1,11 +1,16 @@
-"""The bytes of one HTTP/1 connection: each wait has its time limit, and responses are written here."""
+"""The bytes of one HTTP/1 connection: each wait has its time limit, and responses are written here.
+
+A wait sets `phase` and `until`, and puts them back when it ends well. A `Sweeper` cancels the connection's one scope at
+`until`; the phase that's found then says what was awaited in vain, and what to answer. Whether the wait has ended at
+that very moment is seen from `expired`: nothing can be awaited in that scope any more, and a new one is needed.
+"""
 
 import logging
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from email.utils import formatdate
+from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final
 
@@ -15,6 +20,7 @@ from attrs import define
 
 from asap_adapters.server.connection_slots import ConnectionSlot
 from asap_adapters.server.driver import WRITE_SIZE, PeerGone
+from asap_adapters.server.sweeper import NEVER, Sweeper
 from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
 from asap_core.http.messages import Response
@@ -44,18 +50,69 @@ class Unreadable(PeerGone):
         self.response = refuse_head(status, detail)
 
 
+class Phase(Enum):
+    """What a connection waits for."""
+
+    IDLE = auto()
+    """A request."""
+    HEAD = auto()
+    """The rest of a head."""
+    BODY = auto()
+    """The rest of a body."""
+    BUSY = auto()
+    """An answer. It has no time limit here."""
+    WRITE = auto()
+    """The peer, to take what is sent."""
+
+
 @define(eq=False)
 class Channel:
     """One connection's stream, with the time limits of the policy.
 
     slot: the connection's slot, which it may lose to another connection while it waits for a request.
     stop: set when the server stops.
+    until: when the present wait ends.
+    expired: whether a wait was ended in the present scope.
     """
 
     stream: ByteStream
     policy: Policy
     slot: ConnectionSlot
     stop: anyio.Event
+    sweeper: Sweeper
+    phase: Phase = Phase.BUSY
+    until: float = NEVER
+    expired: bool = False
+    _scope: anyio.CancelScope | None = None
+
+    def expire(self) -> None:
+        """End the present wait."""
+        self.until, self.expired = NEVER, True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def hasten(self, deadline: float) -> None:
+        """Let the rest of a request take until `deadline` at most."""
+        if self.phase in (Phase.HEAD, Phase.BODY):
+            self.until = min(self.until, deadline)
+
+    def scope(self) -> anyio.CancelScope:
+        """Return a new scope, for all waits until one expires."""
+        self._scope, self.expired = anyio.CancelScope(), False
+        return self._scope
+
+    def ended(self) -> Unreadable | None:
+        """Return the answer to the wait that has ended the scope: None in IDLE, where nothing is owed, and in WRITE."""
+        if self.phase is Phase.HEAD and not self.slot.leaving:
+            return self._too_late("the whole head of a request", self.policy.head_timeout)
+        return self._body_too_late() if self.phase is Phase.BODY else None
+
+    def close(self) -> None:
+        """The connection is over: what the peer hasn't taken in time is dropped."""
+        self.sweeper.discard(self)
+        self.slot.waits_no_more()
+        if self.phase is Phase.WRITE:
+            _reset_on_close(self.stream)
 
     async def receive(self) -> bytes:
         """Return the next bytes. Raises `PeerEnded` and `PeerGone`."""
@@ -70,30 +127,47 @@ class Channel:
         """Wait for a request. Returns None if the connection is over."""
         if self.stop.is_set():
             return None
-        with anyio.move_on_after(self.policy.idle_timeout):
-            try:
-                return await self.receive()
-            except PeerGone:
-                return None
-        return None
+        self.phase, self.until = Phase.IDLE, self.sweeper.time() + self.policy.idle_timeout
+        try:
+            data = await self.receive()
+        except PeerGone:
+            return None
+        self.phase, self.until = Phase.BUSY, NEVER
+        return data
+
+    def head_begins(self) -> float:
+        """Part of a head is there. Returns until when the rest may take: bytes that trickle renew nothing."""
+        return self.sweeper.time() + self.policy.head_timeout
 
     async def more_of_head(self, deadline: float) -> bytes:
-        """Return more of a head. Raises `Unreadable` at `deadline`, or if the peer ends midway."""
-        with self.slot.reading(deadline):
-            try:
-                return await self.receive()
-            except PeerEnded:
-                raise Unreadable(400, "Expected the whole head of a request") from None
-        raise self._too_late("the whole head of a request", self.policy.head_timeout)
+        """Return more of a head. Raises `Unreadable` if the peer ends midway."""
+        self.phase, self.until = Phase.HEAD, min(deadline, self.sweeper.last)
+        try:
+            data = await self.receive()
+        except PeerEnded:
+            raise Unreadable(400, "Expected the whole head of a request") from None
+        if not self.expired:
+            self.phase, self.until = Phase.BUSY, NEVER
+        return data
+
+    def body_begins(self) -> float:
+        """The body isn't there yet. Returns until when all of it may take."""
+        return self.sweeper.time() + self.policy.body_timeout
 
     async def more_of_body(self, deadline: float) -> bytes:
         """Return more of a body. Raises `Unreadable` at `deadline`, or if the peer ends midway."""
-        with self.slot.reading(deadline):
-            try:
-                return await self.receive()
-            except PeerEnded:
-                raise Unreadable(400, "Expected the whole body") from None
-        raise self._too_late("the whole body", self.policy.body_timeout)
+        self.phase, self.until = Phase.BODY, min(deadline, self.sweeper.last)
+        try:
+            data = await self.receive()
+        except PeerEnded:
+            raise Unreadable(400, "Expected the whole body") from None
+        if self.expired:
+            raise self._body_too_late()
+        self.phase, self.until = Phase.BUSY, NEVER
+        return data
+
+    def _body_too_late(self) -> Unreadable:
+        return self._too_late("the whole body", self.policy.body_timeout)
 
     def _too_late(self, what: str, seconds: float) -> Unreadable:
         """RFC 9110 §15.5.9. A server that stops waits less."""
@@ -107,23 +181,36 @@ class Channel:
     async def respond(self, answer: Respond, *, close: bool) -> None:
         """Send a response as `Wire.send` asks. `close`: say that the connection ends after it."""
         head, body = _head_of(answer.response, close=close), answer.response.body
-        with self._must_be_taken():
-            fits = max(0, WRITE_SIZE - len(head))
-            await self.stream.send(head + body[:fits])
-            for start in range(fits, len(body), WRITE_SIZE):
-                answer.progressed()
-                await self.stream.send(body[start : start + WRITE_SIZE])
+        self.phase, self.until = Phase.WRITE, self.sweeper.time() + self.policy.write_timeout
+        fits = max(0, WRITE_SIZE - len(head))
+        await self._send(head + body[:fits])
+        for start in range(fits, len(body), WRITE_SIZE):
+            answer.progressed()
+            await self._send(body[start : start + WRITE_SIZE])
+        self.phase, self.until = Phase.BUSY, NEVER
 
     async def send_continue(self) -> None:
         """Ask for the body (RFC 9110 §15.2.1)."""
+        self.phase, self.until = Phase.WRITE, self.sweeper.time() + self.policy.write_timeout
         await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.phase, self.until = Phase.BUSY, NEVER
 
     async def send_last(self, response: Response) -> None:
         """Send a response after which the connection ends, if the peer still reads."""
+        self.phase, self.until = Phase.WRITE, NEVER
+        with anyio.move_on_after(self.policy.write_timeout):
+            try:
+                await self._send(_head_of(response, close=True) + response.body)
+            except PeerGone:
+                log.debug("the peer left before it was refused")
+            else:
+                self.phase = Phase.BUSY
+
+    async def _send(self, data: bytes) -> None:
         try:
-            await self._send(_head_of(response, close=True) + response.body)
-        except PeerGone:
-            log.debug("the peer left before it was refused")
+            await self.stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise PeerGone from error
 
     async def linger(self) -> None:
         """Let the peer read the refusal: end our side, and drop a little of what it still sends."""
@@ -135,26 +222,6 @@ class Channel:
                     left -= len(await self.receive())
             except (PeerGone, anyio.BrokenResourceError, anyio.ClosedResourceError, NotImplementedError, OSError):
                 return  # OSError: trio's, where the peer has reset the connection meanwhile
-
-    async def _send(self, data: bytes) -> None:
-        with self._must_be_taken():
-            await self.stream.send(data)
-
-    @contextmanager
-    def _must_be_taken(self) -> Iterator[None]:
-        """A block in which the peer must take what's sent in time, or the connection is reset and `PeerGone` raised."""
-        taken = False
-        try:
-            with anyio.move_on_after(self.policy.write_timeout):
-                yield
-                taken = True
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise PeerGone from error
-        finally:
-            if not taken:
-                _reset_on_close(self.stream)
-        if not taken:
-            raise PeerGone
 
 
 _STATUS_LINES: Final = {

@@ -14,6 +14,7 @@ from asap_adapters.server.channel import Channel, Unreadable
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.driver import Driver, PeerGone
 from asap_adapters.server.h11_wire import H11Wire
+from asap_adapters.server.sweeper import Sweeper
 from asap_core.http.head import BadHead, Head, HeadReader, PlainHead, read_plain_head
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond
@@ -24,6 +25,7 @@ async def serve_connection(
     driver: Driver,
     *,
     peer: str,
+    sweeper: Sweeper,
     local: str = "",
     slot: ConnectionSlot | None = None,
     stop: anyio.Event | None = None,
@@ -31,16 +33,14 @@ async def serve_connection(
     """Serve one connection over any byte stream, request by request, until either side ends it.
 
     peer: the address that it came from.
+    sweeper: ends its waits; it must run until the connection is over.
     local: the address that it was accepted on.
     slot: its slot, which it may lose to another connection while it waits for a request.
     stop: set when the server stops.
     """
     slot = slot or ConnectionSlot(ConnectionSlots(1))
-    channel = Channel(stream, driver.agent.policy, slot, stop or anyio.Event())
-    connection = _Connection(channel, driver, peer, local)
-    rest: bytes | None = b""
-    while rest is not None:
-        rest = await connection.serve_one(rest)
+    channel = Channel(stream, driver.agent.policy, slot, stop or anyio.Event(), sweeper)
+    await _Connection(channel, driver, peer, local).serve()
 
 
 @define(eq=False)
@@ -50,24 +50,50 @@ class _Connection:
     peer: str
     local: str
 
-    async def serve_one(self, buffered: bytes) -> bytes | None:
-        """Serve the next request. Returns the bytes that came after it, or None if the connection is over."""
+    async def serve(self) -> None:
+        channel = self.channel
+        data: bytes | None = b""
+        channel.sweeper.add(channel)
         try:
-            found = await self._read_head(buffered)
-            if found is None:
-                return None
-            request, wire = self._opened(*found)
-            await self.driver.run(request, wire)
+            while data is not None:
+                # One scope for all requests, until a wait expires: at the very moment when it ends, or for good.
+                with channel.scope() as scope:
+                    data = await self._serve_in_scope(data)
+                if scope.cancelled_caught:
+                    if (unreadable := channel.ended()) is not None:
+                        raise unreadable
+                    return
         except Unreadable as unreadable:
-            await self.channel.send_last(unreadable.response)
-            await self.channel.linger()
-            return None
+            await channel.send_last(unreadable.response)
+            await channel.linger()
         except PeerGone:
-            return None
+            return
+        finally:
+            channel.close()
+
+    async def _serve_in_scope(self, data: bytes) -> bytes | None:
+        """Serve requests. Returns None if the connection is over, or what was read if a wait expired."""
+        rest: bytes | None = data
+        while rest is not None and not self.channel.expired:
+            rest = await self._serve_one(rest)
+        return rest
+
+    async def _serve_one(self, data: bytes) -> bytes | None:
+        """Serve the next request. Returns the bytes that came after it, or None if the connection is over."""
+        channel = self.channel
+        head: PlainHead | Head | None = self._plain(data)
+        if head is None:
+            found = await self._read_head(data)
+            if found is None or isinstance(found, bytes):
+                return found
+            head, data = found
+        channel.slot.stays()
+        request, wire = self._opened(head, data)
+        await self.driver.run(request, wire)
         if wire.reusable:
             return wire.rest
         if wire.unread:
-            await self.channel.linger()
+            await channel.linger()
         return None
 
     def _opened(self, head: PlainHead | Head, data: bytes) -> "tuple[Request, _PlainWire | H11Wire]":
@@ -81,41 +107,40 @@ class _Connection:
             case _:
                 assert_never(head)
 
-    async def _read_head(self, data: bytes) -> tuple[PlainHead | Head, bytes] | None:
-        """Return a head, and the bytes that begin with it. None if the connection is over."""
-        policy = self.channel.policy
-        reader = HeadReader(max_size=policy.max_head, max_fields=policy.max_headers)
-        head = self._plain(data) or reader.feed(data)
-        if head is None:
+    async def _read_head(self, data: bytes) -> tuple[PlainHead | Head, bytes] | bytes | None:
+        """Return a head, and the bytes that begin with it; these alone if the scope expired. None if it's all over."""
+        channel, policy = self.channel, self.channel.policy
+        if not data:
             # One wait from the end of the last request to the end of the next head: bytes that trickle renew nothing.
-            with self.channel.slot.waiting():
-                head, data = await self._wait_for_head(reader, data)
-        match head:
-            case None:  # it's over, or had to give way
+            channel.slot.waits(channel.expire)
+            data = await channel.first_bytes() or b""
+            if not data:
                 return None
+            if (plain := self._plain(data)) is not None:
+                return data if channel.expired else (plain, data)
+        reader = HeadReader(max_size=policy.max_head, max_fields=policy.max_headers)
+        head = reader.feed(data)
+        if head is None:
+            if channel.expired:
+                return None if channel.slot.leaving else data
+            channel.slot.waits(channel.expire)
+            channel.slot.begun = True
+            head = await self._rest_of_head(reader)
+        match head:
             case BadHead():
                 raise Unreadable(head.status, f"Expected {head.expected}")
             case Head():
                 # A head that arrived in pieces is read like one that arrived whole.
-                return self._plain(head.data) or head, head.data + head.rest
-            case PlainHead():
-                return head, data
+                data = head.data + head.rest
+                return data if channel.expired else (self._plain(head.data) or head, data)
             case _:
                 assert_never(head)
 
-    async def _wait_for_head(self, reader: HeadReader, data: bytes) -> tuple[PlainHead | Head | BadHead | None, bytes]:
-        if not data:
-            data = await self.channel.first_bytes() or b""
-            if not data:
-                return None, data
-            head = self._plain(data) or reader.feed(data)
-            if head is not None:
-                return head, data
-        self.channel.slot.begun = True
-        deadline = anyio.current_time() + self.channel.policy.head_timeout
-        while (found := reader.feed(await self.channel.more_of_head(deadline))) is None:
+    async def _rest_of_head(self, reader: HeadReader) -> Head | BadHead:
+        deadline = self.channel.head_begins()
+        while (head := reader.feed(await self.channel.more_of_head(deadline))) is None:
             pass
-        return found, data
+        return head
 
     def _plain(self, data: bytes) -> PlainHead | None:
         policy = self.channel.policy
@@ -151,7 +176,7 @@ class _PlainWire:
         data, self._at_hand = self._at_hand, b""
         if not data:
             if self._body_deadline is None:
-                self._body_deadline = anyio.current_time() + self._channel.policy.body_timeout
+                self._body_deadline = self._channel.body_begins()
             data = await self._channel.more_of_body(self._body_deadline)
             data, self.rest = data[: self._left], data[self._left :]
         self._left -= len(data)

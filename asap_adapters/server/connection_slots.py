@@ -5,9 +5,8 @@ the connections of one address, which have a limit of their own. nginx does this
 §9.5 lets a server end an idle connection at any time.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import anyio
 from attrs import define, field
@@ -20,7 +19,7 @@ class ConnectionSlot:
     _slots: "ConnectionSlots"
     address: str = ""
     """The key of the peer's address: the connections of one address have a limit of their own."""
-    _scope: anyio.CancelScope | None = None
+    _cancel: Callable[[], None] | None = None
     _settled: anyio.Event | None = None
     begun: bool = False
     """Whether part of a request has arrived: a server that stops still reads the rest of it."""
@@ -32,30 +31,40 @@ class ConnectionSlot:
         """Whether a new connection needs a slot that no closing connection is about to free."""
         return self._slots.short
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """A block that waits for a request. If a new connection needs the slot, it's cancelled and `leaving` is set."""
-        with anyio.CancelScope() as scope:
-            self._scope, self.begun = scope, False
-            self._slots.waits(self)
-            try:
-                yield
-            finally:
-                self._slots.waits_no_more(self)
-        if self.leaving and not scope.cancelled_caught:  # its request came at the very moment
+    def waits(self, cancel: Callable[[], None]) -> None:
+        """Wait for a request. If a new connection needs the slot, `leaving` is set and `cancel` called."""
+        self._cancel, self.begun = cancel, False
+        self._slots.waits(self)
+
+    def waits_no_more(self) -> None:
+        """The wait is over, for whatever reason."""
+        self._slots.waits_no_more(self)
+
+    def stays(self) -> None:
+        """The request has come. The connection isn't closed, even if it was told to close at the very moment."""
+        self._slots.waits_no_more(self)
+        if self.leaving:
             self.leaving = False
             self._settle()
             self._slots.stays()
 
-    def reading(self, deadline: float) -> AbstractContextManager[None]:
-        """A block that reads a head or a body: until `deadline`, or until a stopping server has waited long enough."""
-        return self._slots.reading(deadline)
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that waits for a request, and is cancelled if a new connection needs the slot."""
+        with anyio.CancelScope() as scope:
+            self.waits(scope.cancel)
+            try:
+                yield
+            finally:
+                self.waits_no_more()
+        if not scope.cancelled_caught:
+            self.stays()
 
     def give_way(self) -> anyio.Event:
         """End the wait for a request. The event is set when the connection is closed, or stays after all."""
         self.leaving, self._settled = True, anyio.Event()
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._cancel is not None:
+            self._cancel()
         return self._settled
 
     def give_back(self) -> None:
@@ -75,8 +84,6 @@ class ConnectionSlots:
     most: int
     _free: anyio.Semaphore = field(init=False)
     _waiting: dict[ConnectionSlot, None] = field(factory=dict, init=False)  # in order of how long
-    _reading: set[anyio.CancelScope] = field(factory=set, init=False)
-    _last: float = field(default=math.inf, init=False)
     _queueing: int = field(default=0, init=False)
     _leaving: int = field(default=0, init=False)
 
@@ -120,23 +127,10 @@ class ConnectionSlots:
         self._leaving -= slot.leaving
         self._free.release()
 
-    @contextmanager
-    def reading(self, deadline: float) -> Iterator[None]:
-        """See `ConnectionSlot.reading`."""
-        with anyio.CancelScope(deadline=min(deadline, self._last)) as scope:
-            self._reading.add(scope)
-            try:
-                yield
-            finally:
-                self._reading.discard(scope)
-
-    def end_reading(self, deadline: float) -> None:
-        """End the waits of connections without any part of a request now, and reading the rest of one at `deadline`."""
+    def end_waiting(self) -> None:
+        """Close the connections that have no part of a request now."""
         for slot in [slot for slot in self._waiting if not slot.begun]:
             self._dismiss(slot)
-        self._last = deadline
-        for scope in self._reading:
-            scope.deadline = min(scope.deadline, deadline)
 
     def dismiss(self, address: str) -> anyio.Event | None:
         """Close the connection of `address` that has waited longest for a request; see `ConnectionSlot.give_way`.

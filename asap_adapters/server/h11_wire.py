@@ -5,7 +5,6 @@ Each exchange has an h11 connection of its own, so that what h11 buffers never c
 
 from typing import Final
 
-import anyio
 import h11
 
 from asap_adapters.server.channel import READ_SIZE, Channel, Unreadable
@@ -72,7 +71,7 @@ class H11Wire:
     async def receive(self, *, expect_continue: bool) -> bytes | None:
         """See `Wire`."""
         if self._body_deadline is None:
-            self._body_deadline = anyio.current_time() + self._policy.body_timeout
+            self._body_deadline = self._channel.body_begins()
             if expect_continue and self._h11.they_are_waiting_for_100_continue:
                 await self._channel.send_continue()
         while True:

@@ -28,6 +28,7 @@ from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
+from asap_adapters.server.sweeper import Sweeper, sweeping
 from asap_adapters.server.tls import TLS, ServerTLS, accept_tls, server_context
 from asap_adapters.server.user_code import mark_own_task, must_propagate, pending_cancellations, report
 from asap_core.admission.ratelimit import peer_key
@@ -265,13 +266,15 @@ class _Server:
     local: str = ""
     peers: dict[str, int] = field(factory=dict)
     slots: ConnectionSlots = field(init=False)
+    sweeper: Sweeper = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.slots = ConnectionSlots(self.driver.agent.policy.max_connections)
 
     async def run(self, started: Callable[[], None]) -> None:
         policy = self.driver.agent.policy
-        async with anyio.create_task_group() as connections:
+        # The sweeper runs until the last connection is over.
+        async with sweeping() as self.sweeper, anyio.create_task_group() as connections:
             async with anyio.create_task_group() as accepting:
                 for listener in _listeners(self.listener):
                     accepting.start_soon(self._accept, listener, connections)
@@ -282,7 +285,8 @@ class _Server:
             await self.listener.aclose()
             self.driver.agent.drain()
             now = anyio.current_time()
-            self.slots.end_reading(now + policy.drain_incomplete)
+            self.slots.end_waiting()
+            self.sweeper.end_reading(now + policy.drain_incomplete)
             connections.cancel_scope.deadline = now + policy.drain
 
     async def _accept(self, listener: Any, connections: anyio.abc.TaskGroup) -> None:
@@ -359,7 +363,7 @@ class _Server:
 
     async def _serve(self, stream: ByteStream, peer: str, slot: ConnectionSlot) -> None:
         if self.tls is None:
-            await serve_connection(stream, self.driver, peer=peer, local=self.local, slot=slot, stop=self.stop)
+            await self._serve_http(stream, peer, slot)
             return
         if self.stop.is_set():
             return
@@ -369,7 +373,12 @@ class _Server:
             return
         try:
             if not slot.leaving:
-                await serve_connection(stream, self.driver, peer=peer, local=self.local, slot=slot, stop=self.stop)
+                await self._serve_http(stream, peer, slot)
         finally:
             with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
                 await stream.send_eof()
+
+    async def _serve_http(self, stream: ByteStream, peer: str, slot: ConnectionSlot) -> None:
+        await serve_connection(
+            stream, self.driver, peer=peer, sweeper=self.sweeper, local=self.local, slot=slot, stop=self.stop
+        )

@@ -13,6 +13,7 @@ from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
+from asap_adapters.server.sweeper import sweeping
 from asap_adapters.system import LoopClock
 from asap_adapters.testing import InProcessTransport
 from asap_core.auth.principal import TokenTable
@@ -196,6 +197,10 @@ class Cut(httpx.AsyncBaseTransport):
         self.after: int | None = None
         self.length = 0
 
+    async def serve(self, theirs) -> None:
+        async with sweeping() as sweeper:
+            await serve_connection(theirs, self.driver, peer="192.0.2.1", sweeper=sweeper)
+
     async def handle_async_request(self, request: httpx.Request):
         body = await request.aread()
         lines = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1".encode()]
@@ -203,7 +208,7 @@ class Cut(httpx.AsyncBaseTransport):
         ours, theirs = self.pipe()
         reply = b""
         async with anyio.create_task_group() as group:
-            group.start_soon(lambda: serve_connection(theirs, self.driver, peer="192.0.2.1"))
+            group.start_soon(self.serve, theirs)
             await ours.send(b"\r\n".join(lines) + b"\r\n\r\n" + body)
             reply = await ours.receive()
             await ours.aclose()

@@ -1,9 +1,11 @@
 """The h11 server over in-memory streams: every kind of bytes gets a decision, and slow peers get a time-out."""
 
+import contextlib
 import errno
 import gzip
 import json
 import re
+from typing import Any
 
 import anyio
 import brotli
@@ -14,6 +16,7 @@ from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.listener import _Server
+from asap_adapters.server.sweeper import TICK, Sweeper, sweeping
 from asap_core import Envelope, Policy, encode_envelope
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +59,8 @@ def talk(pipe, agent, echo_handlers):
         began = anyio.current_time()
 
         async def serving() -> None:
-            await serve_connection(theirs, driver, peer="192.0.2.1")
+            async with sweeping() as sweeper:
+                await serve_connection(theirs, driver, peer="192.0.2.1", sweeper=sweeper)
             await theirs.aclose()
 
         async def reading() -> None:
@@ -272,7 +276,8 @@ class TestLargeAnswers:
         await ours.send(post(large(9_000_000)))
         with anyio.fail_after(100):
             began = anyio.current_time()
-            await serve_connection(theirs, driver, peer="192.0.2.1")
+            async with sweeping() as sweeper:
+                await serve_connection(theirs, driver, peer="192.0.2.1", sweeper=sweeper)
         assert anyio.current_time() - began == Policy().write_timeout
         assert served.outgoing.held == 0
 
@@ -282,7 +287,8 @@ class TestLargeAnswers:
         driver, over = Driver(served, Handlers(echo_handlers)), []
 
         async def serving(number, stream) -> None:
-            await serve_connection(stream, driver, peer="192.0.2.1")
+            async with sweeping() as sweeper:
+                await serve_connection(stream, driver, peer="192.0.2.1", sweeper=sweeper)
             over.append(number)
 
         with anyio.fail_after(25):
@@ -308,6 +314,36 @@ class TestSlowPeers:
         answer, took = await talk(then_eof=False)
         assert (answer, took) == (b"", pytest.approx(Policy().idle_timeout))
 
+    async def test_a_connection_is_closed_after_its_last_request_has_been_idle_for_long(self, talk) -> None:
+        answer, took = await talk(post(call(1)), then_eof=False)
+        assert (statuses(answer), took) == ([200], pytest.approx(Policy().idle_timeout))
+
+    @pytest.mark.parametrize("seconds", [TICK / 2, TICK * 3])
+    async def test_deadlines_are_exact_unless_they_are_shorter_than_a_tick(self, talk, seconds) -> None:
+        answer, took = await talk(b"GET /", then_eof=False, head_timeout=seconds)
+        assert statuses(answer) == [408]
+        assert seconds <= took - 1 <= max(seconds, TICK)  # a second after it the connection is closed
+
+    async def test_a_slow_body_after_a_head_in_pieces_times_out_at_its_own_time(self, talk) -> None:
+        head = b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+        answer, took = await talk(head[:20], head[20:] + b"x", pause=4, then_eof=False)
+        assert statuses(answer) == [408]
+        assert b"the whole body within 30 s" in answer
+        assert took == pytest.approx(4 + Policy().body_timeout + 1)
+
+    async def test_a_slow_handler_has_no_deadline_of_its_connection(self, pipe, agent) -> None:
+        async def slow(_request, _context):
+            await anyio.sleep(25)
+            return {}
+
+        ours, theirs = pipe()
+        policy = {"idle_timeout": 1.0, "head_timeout": 1.0, "body_timeout": 1.0, "write_timeout": 1.0}
+        driver = Driver(bind_agent(agent(**policy)), Handlers({"echo": slow}))
+        await ours.send(post(call(1)))
+        with anyio.fail_after(100):
+            await serve_alone(theirs, driver)
+        assert statuses(await ours.receive()) == [200]
+
     async def test_a_slow_head_times_out(self, talk) -> None:
         answer, took = await talk(*[b"G"] * 30, pause=1, then_eof=False)
         assert statuses(answer) == [408]
@@ -325,6 +361,104 @@ class TestSlowPeers:
 
     async def test_a_peer_that_leaves_without_a_request_is_forgotten(self, talk) -> None:
         assert await talk() == (b"", 0)
+
+
+class Expiring(Sweeper):
+    """Ends the present wait of every connection when it's told."""
+
+    def expire(self) -> None:
+        for each in self._waiting:
+            each.expire()
+
+
+class Arriving:
+    """A stream whose pieces arrive at the very moment when the wait for them expires."""
+
+    def __init__(self, stream, sweeper: Expiring, *pieces: bytes) -> None:
+        self.stream, self.sweeper, self.pieces = stream, sweeper, list(pieces)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    async def receive(self, max_bytes=65_536):
+        if not self.pieces:
+            return await self.stream.receive(max_bytes)
+        self.sweeper.expire()
+        return self.pieces.pop(0)
+
+    async def send(self, data) -> None:
+        await self.stream.send(data)
+        self.sweeper.expire()
+
+
+class TestTheVeryMoment:
+    """What has come or gone when a wait expires counts; what hasn't is too late."""
+
+    @pytest.fixture
+    def answers(self, pipe, agent, echo_handlers):
+        async def run(*pieces: bytes):
+            ours, theirs = pipe()
+            sweeper = Expiring()
+            driver = Driver(bind_agent(agent()), Handlers(echo_handlers))
+            with anyio.fail_after(100):
+                stream: Any = Arriving(theirs, sweeper, *pieces)
+                await ours.send_eof()
+                await serve_connection(stream, driver, peer="192.0.2.1", sweeper=sweeper)
+            await theirs.aclose()
+            received = b""
+            with contextlib.suppress(anyio.EndOfStream):
+                while True:
+                    received += await ours.receive()
+            return received
+
+        return run
+
+    async def test_a_whole_request_is_answered_and_the_next_one_too(self, answers) -> None:
+        assert statuses(await answers(post(call(1)), post(call(2)) + post(call(3)))) == [200, 200, 200]
+
+    async def test_a_request_for_h11_is_answered(self, answers) -> None:
+        assert statuses(await answers(post(call(1), "Connection: x"), post(call(2)))) == [200, 200]
+
+    async def test_the_first_byte_of_a_head_begins_the_wait_for_its_rest(self, answers) -> None:
+        request = post(call(1))
+        assert statuses(await answers(request[:1], request[1:] + post(call(2)))) == [200, 200]
+
+    async def test_a_head_that_is_still_not_whole_is_too_late(self, answers) -> None:
+        request = post(call(1))
+        answer = await answers(request[:1], request[1:9])
+        assert statuses(answer) == [408]
+        assert b"the whole head" in answer
+
+    async def test_a_body_is_too_late(self, answers) -> None:
+        request = post(call(1))
+        answer = await answers(request[:-9], request[-9:])
+        assert statuses(answer) == [408]
+        assert b"the whole body" in answer
+
+
+async def test_a_long_row_of_requests_gives_others_a_turn(pipe, agent, echo_handlers) -> None:
+    row, row_served = pipe()
+    one, one_served = pipe()
+    driver, answered = Driver(bind_agent(agent(peer_limits=())), Handlers(echo_handlers)), []
+
+    async def read(stream, number) -> None:
+        for _ in range(number):
+            await stream.receive()
+            answered.append(stream)
+        await stream.send_eof()
+
+    async def serve(stream, sweeper) -> None:
+        await serve_connection(stream, driver, peer="192.0.2.1", sweeper=sweeper)
+
+    with anyio.fail_after(10):
+        async with sweeping() as sweeper, anyio.create_task_group() as group:
+            await row.send(b"".join(post(call(number)) for number in range(50)))
+            await one.send(post(call(99)))
+            for stream, served, number in ((row, row_served, 50), (one, one_served, 1)):
+                group.start_soon(serve, served, sweeper)
+                group.start_soon(read, stream, number)
+    assert answered.index(one) < 10
+    assert len(answered) == 51
 
 
 class TestChunks:
@@ -430,6 +564,11 @@ async def test_a_connection_that_fails_early_ends_no_other(agent, echo_handlers,
     assert listener.accepted == int(goes_on)
 
 
+async def serve_alone(stream, driver) -> None:
+    async with sweeping() as sweeper:
+        await serve_connection(stream, driver, peer="192.0.2.1", sweeper=sweeper)
+
+
 class TestCancellation:
     async def test_cancellation_at_any_moment_leaves_nothing_running(self, pipe, agent) -> None:
         """Cancel the connection after every number of scheduling steps; the agent always counts nothing as running."""
@@ -443,9 +582,7 @@ class TestCancellation:
             ours, theirs = pipe()
             driver = Driver(served, Handlers({"echo": slow}))
             async with anyio.create_task_group() as group:
-                group.start_soon(
-                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")  # type: ignore[misc]
-                )
+                group.start_soon(serve_alone, theirs, driver)
                 await ours.send(post(call(1)))
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
@@ -462,9 +599,7 @@ class TestCancellation:
             ours, theirs = pipe()
             driver = Driver(served, Handlers({"echo": slow}))
             async with anyio.create_task_group() as group:
-                group.start_soon(
-                    lambda theirs=theirs, driver=driver: serve_connection(theirs, driver, peer="192.0.2.1")  # type: ignore[misc]
-                )
+                group.start_soon(serve_alone, theirs, driver)
                 batch = b"[" + b",".join(call(number) for number in range(5)) + b"]"
                 await ours.send(post(batch))
                 for _ in range(steps):

@@ -539,11 +539,13 @@ class TestOverTheWire:
 
     async def test_a_bug_is_answered_500_over_http(self, broken, pipe) -> None:
         from asap_adapters.server.connection import serve_connection
+        from asap_adapters.server.sweeper import sweeping
 
         ours, theirs = pipe()
         await ours.send(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
         with anyio.fail_after(100):
-            await serve_connection(theirs, broken.driver, peer="192.0.2.1")
+            async with sweeping() as sweeper:
+                await serve_connection(theirs, broken.driver, peer="192.0.2.1", sweeper=sweeper)
         answer = await ours.receive()
         assert answer.startswith(b"HTTP/1.1 500 ")
         assert b"connection: close\r\n" in answer
