@@ -1,13 +1,25 @@
-"""A registry of 100,000 agents: reading it, the longest it holds a loop meanwhile, and finding one agent in it."""
+"""A registry of 100,000 agents: reading it, the longest it holds a loop meanwhile, and finding one agent in it.
+
+Also through a client, over HTTP and from its copy on disk. Those times are the processor's: of all threads for reading,
+and of the loop's thread for how long it runs before other tasks do.
+"""
 
 import gc
 import json
+import logging
+import re
 import subprocess
+import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
+
+from asap_adapters import AgentClient, DiscoveryOptions
 from asap_core.client.body_reader import PIECE as READ_PIECE
 from asap_core.wire.codec import warm_up
 from asap_core.wire.registry_index import RegistryIndex
@@ -58,6 +70,61 @@ def collection() -> float:
     return time.perf_counter() - began
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A server of the files in this folder, in a process of its own."""
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = re.search(r"port (\d+)", process.stdout.readline())
+            assert port is not None
+            yield f"http://127.0.0.1:{port[1]}"
+        finally:
+            process.terminate()
+
+
+async def through_client(url: str, copies: Path) -> tuple[float, float]:
+    """Seconds of the processor to read the registry, and the most that the loop's thread takes between two ticks."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.thread_time()
+            await anyio.sleep(0.001)
+            longest = max(longest, time.thread_time() - before)
+
+    gc.collect()
+    options = DiscoveryOptions(registry_cache=copies)
+    async with AgentClient("urn:asap:agent:bench", discovery=options) as client, anyio.create_task_group() as group:
+        group.start_soon(tick)
+        began = time.process_time()
+        assert len(await client.registry(url)) == AGENTS
+        took = time.process_time() - began
+        group.cancel_scope.cancel()
+    return took, longest
+
+
+def print_clients(data: bytes) -> None:
+    logging.getLogger("asap").addHandler(logging.NullHandler())  # the client warns that it uses a copy
+    began = time.process_time()
+    read(data)
+    bare = time.process_time() - began
+    print(f"{'through a client':<40}{'processor':>12}   reading     longest")
+    for backend in ("asyncio", "trio"):
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as copies:
+            (Path(folder) / "registry.json").write_bytes(data)
+            with served(Path(folder)) as server:
+                url = f"{server}/registry.json"
+                over_http = anyio.run(through_client, url, Path(copies), backend=backend)
+            # The server is gone now.
+            from_copy = anyio.run(through_client, url, Path(copies), backend=backend)
+        for name, (took, longest) in (("over HTTP, and a copy written", over_http), ("from the copy", from_copy)):
+            shown = f"{backend:<8} {name}"
+            print(f"{shown:<40}{took * 1e3:>9,.0f} ms   {took / bare:6.2f}x  {longest * 1e3:7.1f} ms")
+
+
 def main() -> None:
     """Print the table."""
     warm_up()
@@ -100,6 +167,8 @@ def main() -> None:
     print(f"{'longest piece of reading, of ' + format(READ_PIECE, ',') + ' bytes':<40}{longest * 1e3:>12.1f} ms")
     print(f"{'what it adds to a garbage collection':<40}{collected * 1e3:>12.1f} ms")
     print(f"{'memory for each agent':<40}{memory:>12,.0f} bytes")
+    del kept
+    print_clients(data)
 
 
 if __name__ == "__main__":
