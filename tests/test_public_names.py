@@ -36,8 +36,8 @@ PUBLIC = {
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState
         BadStore BlockingClient BlockingHttpOptions BreakerPolicy Context DiscoveredAgent DiscoveryOptions
         DocumentCachePolicy Handlers HttpOptions InvalidDocument InvalidTransition MdnsUnavailable NoToken
-        NotAllowed NotResolved OutboundPolicy Redis RemoteError RetryPolicy StateFile TLS TaskFailed TimedOut
-        TokenTable TrustPolicy Unreachable Unsuitable Unverified WrongAgent bind_agent listen run serve
+        NotAllowed NotResolved OutboundPolicy Redis RemoteError RetryPolicy StateFile TLS TaskFailed
+        TimedOut TokenTable TrustPolicy Unreachable Unsuitable Unverified WrongAgent bind_agent listen run serve
     """,
     "asap_adapters.auth": """
         ByClaim BySubject ClientCredentials ClientKey ClientSecret DpopKey DpopPolicy

@@ -29,7 +29,9 @@ def say(line: str) -> None:
 
 def complain(message: str) -> None:
     """Print an error or a remark, on one line of stderr."""
-    print(f"asap: {visible(message)}", file=sys.stderr, flush=True)
+    # With its newline in one write: workers share this stream.
+    sys.stderr.write(f"asap: {visible(message)}\n")
+    sys.stderr.flush()
 
 
 def visible(text: str) -> str:

@@ -5,9 +5,11 @@ import mmap
 import os
 import shlex
 import signal
-import ssl
+import socket
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -27,14 +29,15 @@ from asap_adapters.cli.caller_tokens import authenticator, provider_policy, read
 from asap_adapters.cli.command import command
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.cli.exit_codes import EXIT_INTERRUPTED, UserError, exit_code
+from asap_adapters.cli.listening import ListenPlace, at_address, at_path, inherited
 from asap_adapters.cli.options import redis_url
 from asap_adapters.cli.output import complain, say
-from asap_adapters.cli.serve_options import SERVE_RULES, ServeOptions
+from asap_adapters.cli.serve_options import DEFAULT_HOST, DEFAULT_PORT, SERVE_RULES, ServeOptions
 from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.listener import Bound, listen, listen_on, serve, url_of
+from asap_adapters.server.listener import Bound, listen_on, serve, url_of
 from asap_adapters.server.storage import Redis, StateFile, Storage
-from asap_adapters.server.tls import TLS
+from asap_adapters.server.tls import TLS, CertificateFiles
 from asap_adapters.system import new_secret
 from asap_core.admission.policy import NoncePolicy, Policy
 from asap_core.auth.principal import TokenTable
@@ -68,39 +71,50 @@ class _Location:
 
 
 def _serve(options: ServeOptions) -> int:
-    return _serve_here(options, None) if options.workers == 1 else _serve_with_workers(options)
+    place = _place(options)
+    tokens = read_tokens(options.callers.token, options.callers.token_file)
+    _check(options, place, tokens)
+    with place.listening() as sockets:
+        if options.workers == 1:
+            return _serve_here(options, place, sockets, None)
+        return _serve_with_workers(options, place, sockets)
 
 
-def _serve_here(options: ServeOptions, worker: _Worker | None) -> int:
-    anyio.run(_listen_and_serve, options, worker, backend=options.backend)
+def _serve_here(
+    options: ServeOptions, place: ListenPlace, sockets: Sequence[socket.socket], worker: _Worker | None
+) -> int:
+    faster = {"use_uvloop": True} if options.uvloop else {}
+    main = partial(_listen_and_serve, options, place, sockets, worker)
+    anyio.run(main, backend=options.backend, backend_options=faster)
     return 0
 
 
-def _serve_with_workers(options: ServeOptions) -> int:
-    _check(options, read_tokens(options.callers.token, options.callers.token_file))
+def _serve_with_workers(options: ServeOptions, place: ListenPlace, sockets: list[socket.socket]) -> int:
     # Made before the workers start: a DPoP nonce that one of them issues must be valid at all.
     nonce_secret = new_secret()
     # Shared memory outlives each worker: what a worker counted isn't lost when it dies.
     counters = memoryview(mmap.mmap(-1, counters_size(options.workers))) if options.metrics else None
 
-    def run(place: WorkerPlace) -> int:
-        worker = _Worker(place=place, nonce_secret=nonce_secret, counters=counters)
-        return exit_code(lambda: _serve_here(options, worker))
+    def run(worker_place: WorkerPlace) -> int:
+        worker = _Worker(place=worker_place, nonce_secret=nonce_secret, counters=counters)
+        return exit_code(lambda: _serve_here(options, place, worker_place.sockets, worker))
 
-    def started(port: int) -> None:
-        url = url_of(options.host, port, tls=options.tls_cert is not None)
+    def started() -> None:
+        url = _where(sockets, place, tls=options.tls_cert is not None)
         shown = f"{url}, reached by {options.public_url}" if options.public_url else url
         say(f"{options.workers} workers listen on {shown}")
 
-    return supervise(options.host, options.port, options.workers, run, started)
+    return supervise(sockets, options.workers, run, started, reloads=options.tls_cert is not None)
 
 
-async def _listen_and_serve(options: ServeOptions, worker: _Worker | None) -> None:
+async def _listen_and_serve(
+    options: ServeOptions, place: ListenPlace, sockets: Sequence[socket.socket], worker: _Worker | None
+) -> None:
     tokens = read_tokens(options.callers.token, options.callers.token_file)
-    _check(options, tokens)
     imported = None if options.agent is None else import_agent(options.agent)
     _set_up_logging(options.verbose, worker)
-    bound = await _listen(options, worker)
+    tls = _tls(options)
+    bound = await listen_on(sockets, place.host or "", tls=tls is not None)
     async with bound.listener:
         # Other machines read the manifest's URL: an IPv6 zone, this machine's name for an interface, is left out.
         base_url = options.public_url or without_zone(bound.url)
@@ -109,15 +123,17 @@ async def _listen_and_serve(options: ServeOptions, worker: _Worker | None) -> No
         _warn(loaded.agent.policy)
         nonce_secret = None if worker is None else worker.nonce_secret
         async with authenticator(options.callers, tokens, nonce_secret) as authenticate:
-            await _run(options, worker, loaded, authenticate, location)
+            await _run(options, worker, loaded, location, authenticate=authenticate, tls=tls)
 
 
 async def _run(
     options: ServeOptions,
     worker: _Worker | None,
     loaded: LoadedAgent,
-    authenticate: Authenticator | None,
     location: _Location,
+    *,
+    authenticate: Authenticator | None,
+    tls: CertificateFiles | None,
 ) -> None:
     stop = anyio.Event()
 
@@ -126,7 +142,7 @@ async def _run(
             loaded.agent,
             Handlers(loaded.handlers, on=loaded.on),
             at=location.bound,
-            tls=None if options.tls_cert is None else TLS(options.tls_cert, options.tls_key),
+            tls=tls,
             authenticate=authenticate,
             storage=_storage(options),
             metrics=_counters(options, worker),
@@ -136,6 +152,8 @@ async def _run(
 
     async with anyio.create_task_group() as signals:
         await signals.start(_stop_on_signals, stop)
+        if tls is not None and hasattr(signal, "SIGHUP"):
+            await signals.start(_reload_on_hangup, tls)
         if worker is not None:
             signals.start_soon(_stop_with_parent, stop, worker.place)
         async with anyio.create_task_group() as servers:
@@ -184,20 +202,53 @@ async def _stop_on_signals(stop: anyio.Event, *, task_status: anyio.abc.TaskStat
             stop.set()
 
 
+async def _reload_on_hangup(tls: CertificateFiles, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        # A worker is started with it blocked: one that came before this is delivered now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        task_status.started()
+        async for _ in signals:
+            try:
+                tls.reload()
+            except ValueError as error:
+                complain(f"the certificate isn't replaced: {error}")
+            else:
+                complain("the certificate is read again, for connections from now on")
+
+
 # --- before the port is bound ----------------------------------------------------------------------------------------
 
 
-def _check(options: ServeOptions, tokens: TokenTable) -> None:
+def _place(options: ServeOptions) -> ListenPlace:
+    given = inherited(os.environ)
+    if given is None:
+        return at_address(options.host, options.port) if options.unix is None else at_path(options.unix)
+    if options.unix is not None or (options.host, options.port) != (DEFAULT_HOST, DEFAULT_PORT):
+        raise UserError(
+            "expected --host and --port, or --unix, or the sockets of LISTEN_FDS, not several of them", usage=True
+        )
+    return given
+
+
+def _where(sockets: Sequence[socket.socket], place: ListenPlace, *, tls: bool) -> str:
+    name = sockets[0].getsockname()
+    return url_of(place.host, int(name[1]), tls=tls) if place.host is not None else f"unix:{name}"
+
+
+def _check(options: ServeOptions, place: ListenPlace, tokens: TokenTable) -> None:
     """Check what depends on the values of several options; rules for options as such are in SERVE_RULES."""
-    if options.tls_cert is not None:
-        _check_tls(options.tls_cert, options.tls_key)
-    host = shlex.quote(options.host)
-    if options.host in _WILDCARDS and options.public_url is None:
-        message = f"--host {host} needs --public-url: the manifest must state one URL to call"
+    _tls(options)
+    if options.uvloop and find_spec("uvloop") is None:
+        raise UserError("--uvloop: pip install 'asap-sansio[uvloop]'")
+    if options.uvloop and options.backend != "asyncio":
+        raise UserError("--uvloop needs --backend asyncio", usage=True)
+    host = "a UNIX socket" if place.host is None else f"--host {shlex.quote(place.host)}"
+    if (place.host is None or place.host in _WILDCARDS) and options.public_url is None:
+        message = f"{host} needs --public-url: the manifest must state one URL to call"
         raise UserError(message, usage=True)
-    if not _authenticates(options, tokens) and not is_loopback(options.host) and options.public_url is None:
+    if not _authenticates(options, tokens) and not is_loopback(place.host or "") and options.public_url is None:
         message = (
-            f"--host {host} needs --token, --token-file, --oidc or --introspect, else anyone who can connect may call "
+            f"{host} needs --token, --token-file, --oidc or --introspect, else anyone who can connect may call "
             "the agent; if that is intended, give --public-url"
         )
         raise UserError(message, usage=True)
@@ -207,16 +258,10 @@ def _authenticates(options: ServeOptions, tokens: TokenTable) -> bool:
     return len(tokens) > 0 or provider_policy(options.callers) is not None
 
 
-def _check_tls(cert: Path, key: Path | None) -> None:
-    for path in (cert, key):
-        if path is not None:
-            path.open("rb").close()  # this error names the file that is missing; that of ssl doesn't
-    try:
-        # An empty pass phrase instead of a prompt: a server starts without a person.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
-    except ssl.SSLError:
-        files = f"{cert}" if key is None else f"{cert} and {key}"
-        raise UserError(f"{files}: expected a certificate chain and its key in PEM, without a pass phrase") from None
+def _tls(options: ServeOptions) -> CertificateFiles | None:
+    if options.tls_cert is None:
+        return None
+    return CertificateFiles(TLS(options.tls_cert, options.tls_key, options.client_ca))
 
 
 def _set_up_logging(verbose: int, worker: _Worker | None) -> None:
@@ -226,16 +271,6 @@ def _set_up_logging(verbose: int, worker: _Worker | None) -> None:
         logging.getLogger("asap.serve").setLevel(logging.ERROR)  # the first worker has logged its warnings
     for library in ("zeroconf", "coredis"):  # asap.mdns and asap.redis log their errors, in one line each
         logging.getLogger(library).setLevel(logging.CRITICAL)
-
-
-async def _listen(options: ServeOptions, worker: _Worker | None) -> Bound:
-    tls = options.tls_cert is not None
-    if worker is not None:
-        return await listen_on(worker.place.sockets, options.host, tls=tls)
-    try:
-        return await listen(options.host, options.port, tls=tls)
-    except OSError as error:
-        raise UserError(f"can't listen on {options.host}, port {options.port}: {error.strerror or error}") from None
 
 
 def _storage(options: ServeOptions) -> Storage:

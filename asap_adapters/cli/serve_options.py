@@ -27,6 +27,8 @@ from asap_core.http.pages import read_hosts, read_origins
 from asap_core.http.proxies import read_networks
 from asap_core.net.urls import origin_of, split_url
 
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8000
 # A machine with more processors had better serve several agents.
 _MAX_WORKERS: Final = 256
 
@@ -115,7 +117,8 @@ class PolicyOptions:
     trusted_proxies: Sequence[str] = repeated(
         "--trusted-proxy CIDR",
         _proxy,
-        "take the peer's address from a header if the connection comes from this proxy, an address or a network",
+        "take the peer's address from a header if the connection comes from this proxy: an address, a network, or "
+        "unix: for one that connects over a UNIX socket",
     )
     forwarded_header: str | None = choice(
         "--forwarded-header",
@@ -154,9 +157,14 @@ class ServeOptions:
         "--manifest FILE", Path, "serve the agent that this manifest describes; each of its skills echoes"
     )
     host: str = option(
-        "--host ADDRESS", str, "bind this address; 0.0.0.0 is all of IPv4, :: all of IPv6, * both", default="127.0.0.1"
+        "--host ADDRESS", str, "bind this address; 0.0.0.0 is all of IPv4, :: all of IPv6, * both", default=DEFAULT_HOST
     )
-    port: int = option("--port PORT", port_to_bind, "bind this port; 0 is any free one", default=8000)
+    port: int = option("--port PORT", port_to_bind, "bind this port; 0 is any free one", default=DEFAULT_PORT)
+    unix: Path | None = option(
+        "--unix PATH",
+        Path,
+        "listen on a UNIX socket at this path instead, for a proxy; its user and group may connect",
+    )
     public_url: str | None = option(
         "--public-url URL",
         _public_url,
@@ -169,6 +177,12 @@ class ServeOptions:
         Path,
         "read the certificate's private key from this file (PEM, no pass phrase)",
         shown_default="in the file of --tls-cert",
+    )
+    client_ca: Path | None = option(
+        "--client-ca FILE",
+        Path,
+        "let only clients connect whose certificate is issued by an authority in this file (PEM); callers authenticate "
+        "as they do without it",
     )
     callers: CallerOptions = nested(CallerOptions, "who may call")
     policy: PolicyOptions = nested(PolicyOptions, "what is accepted")
@@ -197,6 +211,7 @@ class ServeOptions:
     metrics: bool = flag("--metrics", "show counters at /asap/metrics, in Prometheus's format, to anyone who asks")
     verbose: int = counted("--verbose -v", "log refused requests; given twice, accepted ones too")
     backend: str = backend_option()
+    uvloop: bool = flag("--uvloop", "run asyncio on uvloop; needs the extra uvloop and --backend asyncio")
 
 
 _REDIS: Final = ["--redis", "--redis-file"]
@@ -205,6 +220,9 @@ SERVE_RULES: Final[Sequence[OptionRule]] = (
     Excludes("--redis", ["--redis-file"]),
     Excludes("--state", _REDIS, "only one of them can decide what was seen before"),
     Needs("--workers", _REDIS, "without a common memory, each process would accept the same envelope once"),
+    Excludes("--unix", ["--host", "--port", "--mdns"]),
+    Needs("--unix", ["--public-url"], "the manifest must state one URL to call"),
     Needs("--tls-key", ["--tls-cert"]),
+    Needs("--client-ca", ["--tls-cert"]),
     *CALLER_RULES,
 )

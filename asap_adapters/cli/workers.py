@@ -1,15 +1,17 @@
 """Several worker processes that serve one agent on one port: starts, watches, replaces and ends them.
 
-The parent binds and forks, and never runs an event loop. The workers accept connections from the shared sockets; what
-they must remember together is in Redis.
+The parent has the sockets and forks, and never runs an event loop. The workers accept connections from the shared
+sockets: what waits in their queue isn't lost if a worker dies. What they must remember together is in Redis.
 """
 
 import os
+import select
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -21,11 +23,16 @@ from attrs import define, field
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.output import complain
 
-# Seconds. A worker that dies at its start is replaced at most once in this time, instead of in a busy loop.
+# Seconds. If a worker lives this long, its place is sound, and its earlier deaths no longer count.
+_SOUND: Final = 60.0
+# Deaths in a row at one place, each before it was sound. The last pause is 8 s; what isn't over by then (a port of the
+# store that's closed, a file that's missing) needs a person, or the service manager's own patience.
+_GIVE_UP: Final = 6
+# Seconds. The second death in a row is followed by this pause, each later one by twice the last.
 _PAUSE: Final = 1.0
-# anyio's backlog; the kernel reduces it to its own limit (net.core.somaxconn).
-_BACKLOG: Final = 65_536
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+_RELOAD: Final = getattr(signal, "SIGHUP", None)
+_SIGNALS: Final = tuple(filter(None, (*_STOPS, _RELOAD)))
 
 
 @define(eq=False)
@@ -47,70 +54,70 @@ class WorkerPlace:
         await anyio.wait_readable(self._parent)
 
 
-def listening_sockets(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of `host`, on one port (0: any free one). Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            # With port 0 the first socket takes any free port, and the others the same.
-            wanted = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
-            sockets.append(socket.socket(family, kind, protocol))
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sockets[-1].bind(wanted)
-            sockets[-1].listen(_BACKLOG)
-            sockets[-1].setblocking(False)  # noqa: FBT003 - the standard library's
-    except BaseException:
-        for each in sockets:
-            each.close()
-        raise
-    return sockets
-
-
 def supervise(
-    host: str, port: int, count: int, run: Callable[[WorkerPlace], int], started: Callable[[int], None]
+    sockets: list[socket.socket],
+    count: int,
+    run: Callable[[WorkerPlace], int],
+    started: Callable[[], None],
+    *,
+    reloads: bool = False,
 ) -> int:
     """Run `count` workers until a signal; returns the exit code.
 
+    sockets: listen already; a signal closes them.
     run: what each worker runs; returns its exit code.
-    started: called with the bound port once all workers serve.
+    started: called once all workers serve.
+    reloads: SIGHUP is passed on to the workers, which unblock it when they are ready for it.
 
-    If a worker doesn't start, all are ended, and its exit code is returned.
+    If a worker doesn't start, all are ended, and its exit code is returned. Later, one that dies is replaced: at once,
+    then after 1, 2, 4 and 8 seconds. If its place never lasts a minute, all are ended, and the exit code is 1.
 
-    Raises: UserError if the port can't be bound.
+    Raises: UserError without fork.
     """
     if not hasattr(os, "fork"):
         raise UserError("--workers needs a POSIX system", usage=True)
-    try:
-        sockets = listening_sockets(host, port)
-    except OSError as error:
-        raise UserError(f"can't listen on {host}, port {port}: {error.strerror or error}") from None
-    workers = _Workers(run, sockets)
-    with workers.forwarding_signals():
+    workers = _Workers(run, sockets, reloads)
+    with workers.handling_signals():
         for number in range(count):
             # One after the other: an error that they all have is reported once.
             if not workers.start(number):
                 return workers.end()
         if not workers.stopping:
-            started(sockets[0].getsockname()[1])
-        workers.watch()
-    return 0
+            started()
+        return workers.watch()
+
+
+@define(eq=False)
+class _Place:
+    """What is known of the workers that had one number: when the last was started, and deaths in a row."""
+
+    started: float = 0.0
+    deaths: int = 0
+
+    def died(self, now: float) -> float:
+        """Count a death; returns the seconds until another worker may be started."""
+        self.deaths = 1 if now - self.started >= _SOUND else self.deaths + 1
+        return 0.0 if self.deaths == 1 else _PAUSE * 2 ** (self.deaths - 2)
 
 
 @define(eq=False)
 class _Workers:
     run: Callable[[WorkerPlace], int]
     sockets: list[socket.socket]
+    reloads: bool
     stopping: bool = False
     # The kernel closes the write end when this process ends, however it ends.
     alive: tuple[int, int] = field(factory=os.pipe)
-    # By process id: the worker's number, and when it was started.
-    by_pid: dict[int, tuple[int, float]] = field(factory=dict)
+    # Each signal writes a byte here, so that waiting for the next start ends when a worker dies.
+    wakes: tuple[int, int] = field(factory=os.pipe)
+    # By process id, the worker's number.
+    by_pid: dict[int, int] = field(factory=dict)
+    places: defaultdict[int, _Place] = field(factory=lambda: defaultdict(_Place))
+    # By number, when a worker is to be started.
+    due: dict[int, float] = field(factory=dict)
 
     def start(self, number: int, *, wait: bool = True) -> bool:
-        """Start a worker. With `wait`, returns whether it serves."""
+        """Start a worker. With `wait`, returns whether it serves. Raises OSError if there can't be another process."""
         read, write = os.pipe()
         # Else a signal between the fork and the worker's own handlers would run the parent's handler in the worker.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -119,10 +126,14 @@ class _Workers:
             if pid == 0:
                 os.close(read)
                 self._be_worker(WorkerPlace(number, self.sockets, write, self.alive[0]))
+            self.by_pid[pid] = number
+            self.places[number].started = time.monotonic()
+        except OSError:
+            os.close(read)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        os.close(write)
-        self.by_pid[pid] = number, time.monotonic()
+            os.close(write)
         if self.stopping:  # the signal came before the worker was listed
             os.kill(pid, signal.SIGTERM)
         serves = not wait or os.read(read, 1) != b""
@@ -134,10 +145,12 @@ class _Workers:
         try:
             # A process group of its own: Ctrl-C reaches the parent alone, which forwards it once.
             os.setpgid(0, 0)
-            for number in _SIGNALS:
+            signal.set_wakeup_fd(-1)
+            for number in (*_SIGNALS, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.close(self.alive[1])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS if self.reloads else _SIGNALS)
+            for each in (self.alive[1], *self.wakes):
+                os.close(each)
             code = self.run(place)
         except BaseException:  # noqa: BLE001 - below is the parent's stack, which mustn't see it
             traceback.print_exc()
@@ -146,18 +159,44 @@ class _Workers:
             sys.stderr.flush()
             os._exit(code)
 
-    def watch(self) -> None:
-        """Wait until all have ended after a signal; replace those that die before."""
-        while self.by_pid:
-            pid, status = os.wait()
-            number, since = self.by_pid.pop(pid, (0, 0.0))
+    def watch(self) -> int:
+        """Replace workers that die, until a signal; then wait until all have ended. Returns the exit code."""
+        while self.by_pid or (self.due and not self.stopping):
+            self._sleep()
+            for pid, status in _ended():
+                if (number := self.by_pid.pop(pid, None)) is not None and not self.stopping:
+                    self._died(number, f"worker {pid} {_how_it_ended(status)}")
+            if any(place.deaths >= _GIVE_UP for place in self.places.values()):
+                self.end()
+                return 1
+            self._start_those_due()
+        return 0
+
+    def _died(self, number: int, what: str) -> None:
+        place, now = self.places[number], time.monotonic()
+        self.due[number] = now + (pause := place.died(now))
+        if place.deaths < _GIVE_UP:
+            complain(f"{what}; another takes its place{f' in {pause:g} s' if pause else ''}")
+        else:
+            complain(f"{what}, the {place.deaths}th in a row within {_SOUND:.0f} s of its start: giving up")
+
+    def _start_those_due(self) -> None:
+        now = time.monotonic()
+        for number in [number for number, when in self.due.items() if when <= now]:
             if self.stopping:
-                continue
-            complain(f"worker {pid} {_how_it_ended(status)}; another takes its place")
-            if time.monotonic() - since < _PAUSE:
-                time.sleep(_PAUSE)
-            if not self.stopping:
+                return
+            del self.due[number]
+            try:
                 self.start(number, wait=False)
+            except OSError as error:
+                self._died(number, f"a worker can't be started ({error.strerror})")
+
+    def _sleep(self) -> None:
+        """Wait until a signal comes, or a worker is due."""
+        soonest = min(self.due.values(), default=None)
+        seconds = None if soonest is None or self.stopping else max(0.0, soonest - time.monotonic())
+        if select.select([self.wakes[0]], [], [], seconds)[0]:
+            os.read(self.wakes[0], 4096)
 
     def end(self) -> int:
         """End all workers because one didn't start; returns its exit code."""
@@ -166,32 +205,49 @@ class _Workers:
         codes = []
         while self.by_pid:
             pid, status = os.wait()
-            del self.by_pid[pid]
+            self.by_pid.pop(pid, None)
             codes.append(os.waitstatus_to_exitcode(status))
         return 0 if stopped else max((code for code in codes if code > 0), default=1)
 
     @contextmanager
-    def forwarding_signals(self) -> Iterator[None]:
-        """Forward SIGINT and SIGTERM to the workers, each time they come."""
+    def handling_signals(self) -> Iterator[None]:
+        """Pass signals on to the workers, each time they come."""
 
-        def forward(_number: int, _frame: FrameType | None) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
             self.stopping = True
             for each in self.sockets:
                 each.close()
             self._kill(signal.SIGTERM)
 
-        before = {number: signal.signal(number, forward) for number in _SIGNALS}
+        def reload(number: int, _frame: FrameType | None) -> None:
+            self._kill(number)
+
+        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(_STOPS, stop)
+        if self.reloads and _RELOAD is not None:
+            handlers[_RELOAD] = reload
+        handlers[signal.SIGCHLD] = lambda _number, _frame: None  # ignored by default: then nothing would be written
+        for end in self.wakes:
+            os.set_blocking(end, False)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        wakeup = signal.set_wakeup_fd(self.wakes[1], warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            os.close(self.alive[1])
-            os.close(self.alive[0])
+            for each in (*self.alive, *self.wakes):
+                os.close(each)
 
-    def _kill(self, number: signal.Signals) -> None:
+    def _kill(self, number: int) -> None:
         for pid in list(self.by_pid):
             os.kill(pid, number)
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
 
 
 def _how_it_ended(status: int) -> str:

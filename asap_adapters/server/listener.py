@@ -29,7 +29,7 @@ from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
 from asap_adapters.server.sweeper import Sweeper, sweeping
-from asap_adapters.server.tls import TLS, ServerTLS, accept_tls, server_context
+from asap_adapters.server.tls import TLS, Certificates, ServerTLS, accept_tls, certificates_of
 from asap_adapters.server.user_code import mark_own_task, must_propagate, pending_cancellations, report
 from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole, replaced
@@ -96,10 +96,17 @@ async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
 
 
 async def listen_on(sockets: Sequence[socket.socket], host: str, *, tls: bool = False) -> Bound:
-    """Accept connections from sockets that listen already, all on one port, such as those that processes share."""
-    listeners = [await SocketListener.from_socket(each) for each in sockets]
-    port = int(sockets[0].getsockname()[1])
-    return Bound(MultiListener(listeners), url_of(host, port, tls=tls), host, port)
+    """Accept connections from sockets that listen already, such as those that processes share.
+
+    sockets: all on one port, or UNIX sockets.
+    host: the address that they are bound to.
+    """
+    listener = MultiListener([await SocketListener.from_socket(each) for each in sockets])
+    name = sockets[0].getsockname()
+    if sockets[0].family not in _INTERNET:
+        return Bound(listener, f"unix:{name}", "", 0)
+    port = int(name[1])
+    return Bound(listener, url_of(host, port, tls=tls), host, port)
 
 
 def url_of(host: str, port: int, *, tls: bool) -> str:
@@ -125,7 +132,7 @@ async def serve(
     handlers: Mapping[str, Handler] | Handlers,
     *,
     at: tuple[str, int] | Bound = ("127.0.0.1", 8000),
-    tls: TLS | None = None,
+    tls: TLS | Certificates | None = None,
     authenticate: Authenticator | VerifyCredential | None = None,
     storage: Storage = None,
     observe: Observer = log_decision,
@@ -137,7 +144,8 @@ async def serve(
 
     handlers: for each skill, a function `(request, context) -> result`, async or not; `Handlers` has further options.
     at: the host and port to listen on (port 0: any free one), or what `listen()` returned.
-    tls: the certificate to serve https with; without one it's http.
+    tls: the certificate to serve https with; without one it's http. A function is called for each connection, and
+        returns its `ssl.SSLContext`, such as `TLS(…).context()` of renewed files.
     authenticate: says whom a bearer token stands for, such as `TokenTable({…})`.
     storage: where admission is remembered: `StateFile(path)`, `Redis(url)`; by default in this process. Without a state
         file, `Policy.start` says what happens after a restart.
@@ -149,10 +157,9 @@ async def serve(
     Raises OSError if the port or the server of `storage` is unavailable, `BadState` or `BadStore` if what's remembered
     can't be used, ValueError if an argument is wrong, or handlers and manifest disagree.
     """
-    expect_kind("tls", tls, TLS | None, 'TLS("server.pem", "server-key.pem")')
+    certificates = certificates_of(tls)
     if stop is not None and not is_async(getattr(stop, "wait", None)):
         raise ValueError("stop: expected an event that tasks wait for, such as anyio.Event()")
-    context = None if tls is None else server_context(tls)
     _expect_place(at)
     expect_storage(storage)
     # First what needs no clock: an agent is bound once, and what's refused here may be mended and tried again.
@@ -167,12 +174,12 @@ async def serve(
     give_back_large_blocks()
     async with opened(storage, driver):
         warm_up()
-        bound = at if isinstance(at, Bound) else await listen(*at, tls=context is not None)
-        await _serve(driver, bound, context, stop or anyio.Event(), task_status)
+        bound = at if isinstance(at, Bound) else await listen(*at, tls=certificates is not None)
+        await _serve(driver, bound, certificates, stop or anyio.Event(), task_status)
 
 
 async def _serve(
-    driver: Driver, bound: Bound, context: ssl.SSLContext | None, stop: anyio.Event, task_status: TaskStatus[str]
+    driver: Driver, bound: Bound, tls: Certificates | None, stop: anyio.Event, task_status: TaskStatus[str]
 ) -> None:
     agent = driver.agent
     if not agent.authenticates:
@@ -180,12 +187,13 @@ async def _serve(
             "%s serves without authentication: anyone who can reach %s can call it", agent.manifest.id, bound.url
         )
     if bound.port:  # UNIX sockets have none
-        scheme = "http" if context is None else "https"
+        scheme = "http" if tls is None else "https"
         warn_if_elsewhere(agent, log, host=bound.host, port=bound.port, scheme=scheme)
-    if any(_family(one) not in {*_INTERNET, None} for one in _listeners(bound.listener)):
+    no_address = any(_family(one) not in {*_INTERNET, None} for one in _listeners(bound.listener))
+    if no_address and not is_trusted("", agent.policy.trusted_proxies):
         log.warning("connections to %s have no address: %s", bound.url, NO_ADDRESS)
     async with bound.listener:
-        server = _Server(driver, bound.listener, context, stop, local=bound.host)
+        server = _Server(driver, bound.listener, tls, stop, local=bound.host)
         await server.run(lambda: task_status.started(bound.url))
 
 
@@ -261,7 +269,7 @@ class _Server:
 
     driver: Driver
     listener: anyio.abc.Listener[ByteStream]
-    tls: ssl.SSLContext | None
+    tls: Certificates | None
     stop: anyio.Event
     local: str = ""
     peers: dict[str, int] = field(factory=dict)
@@ -368,7 +376,7 @@ class _Server:
         if self.stop.is_set():
             return
         with slot.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
-            stream = await accept_tls(stream, self.tls)
+            stream = await accept_tls(stream, self.tls())
         if not isinstance(stream, ServerTLS):  # dismissed during the handshake
             return
         try:

@@ -11,8 +11,8 @@ from asap_core.server.exchange import ASAP_PATH
 
 NO_ADDRESS: Final = (
     "callers whose address isn't known have one share together, and idempotency keys take authentication. AgentClient "
-    "sends one with every message: have callers authenticate, or have a proxy that connects over TCP tell their "
-    "addresses (Policy.trusted_proxies)"
+    "sends one with every message: have callers authenticate, or have a proxy tell their addresses "
+    '(Policy.trusted_proxies; "unix:" is a proxy on a UNIX socket)'
 )
 """What follows for callers without an address, for the log."""
 

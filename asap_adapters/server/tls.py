@@ -1,6 +1,7 @@
 """TLS on the server's side: the certificate, and a proper end of connections (close_notify)."""
 
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -27,26 +28,79 @@ class TLS:
     """What https is served with.
 
     cert: the file of the certificate chain, in PEM.
-    key: the file of its private key, in PEM, if it isn't in the same file.
+    key: the file of its private key, in PEM and without a pass phrase, if it isn't in the same file.
+    client_ca: the file of certificate authorities, in PEM. Only clients with a certificate that one of them issued can
+        connect. A certificate names no principal: callers authenticate as they do without one.
     """
 
     cert: str | Path
     key: str | Path | None = None
+    client_ca: str | Path | None = None
 
     def __attrs_post_init__(self) -> None:
         expect_kind("cert", self.cert, str | Path, '"server.pem"')
         expect_kind("key", self.key, str | Path | None, '"server-key.pem"')
+        expect_kind("client_ca", self.client_ca, str | Path | None, '"clients-ca.pem"')
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files. Raises ValueError if one doesn't hold what it should."""
+        for path in (self.cert, self.key, self.client_ca):
+            try:
+                if path is not None:  # this error names the file that is missing; that of ssl doesn't
+                    Path(path).open("rb").close()
+            except OSError as error:
+                raise ValueError(f"{path}: {error.strerror}") from None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            # An empty pass phrase instead of a prompt: a server starts without a person.
+            context.load_cert_chain(self.cert, self.key, password="")
+        except ssl.SSLError as error:
+            files = f"{self.cert}" if self.key is None else f"{self.cert} and {self.key}"
+            raise ValueError(
+                f"{files}: expected a certificate chain and its key in PEM, without a pass phrase"
+            ) from error
+        if self.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(self.client_ca)
+            except ssl.SSLError as error:
+                raise ValueError(f"{self.client_ca}: expected certificates in PEM") from error
+            if not context.get_ca_certs():  # such as a certificate that isn't an authority's: it would let nobody in
+                raise ValueError(f"{self.client_ca}: expected a certificate of an authority (CA:TRUE)")
+        return context
 
 
-def server_context(tls: TLS) -> ssl.SSLContext:
-    """Make the server's context. Raises ValueError if the files aren't a certificate chain and its key."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.cert, tls.key)
-    except OSError as error:  # ssl.SSLError is one; neither names the file
-        raise ValueError(f"expected a certificate chain and its key as PEM in {tls.cert}: {error.strerror}") from error
-    return context
+Certificates = Callable[[], ssl.SSLContext]
+"""Returns what the next connection is served with, so that certificates can be renewed."""
+
+
+class CertificateFiles:
+    """The files of a `TLS` as they were last read."""
+
+    def __init__(self, tls: TLS) -> None:
+        """Read the files. Raises ValueError if one doesn't hold what it should."""
+        self._tls: Final = tls
+        self._context = tls.context()
+
+    def __call__(self) -> ssl.SSLContext:
+        """See `Certificates`."""
+        return self._context
+
+    def reload(self) -> None:
+        """Read the files again. Raises ValueError, and keeps what it has, if one doesn't hold what it should."""
+        self._context = self._tls.context()
+
+
+def certificates_of(tls: object) -> Certificates | None:
+    """Read the argument `tls` of a server: a `TLS`, a function, or None. Raises ValueError."""
+    if isinstance(tls, TLS):
+        context = tls.context()
+        return lambda: context
+    if tls is None or callable(tls):
+        return tls
+    expect_kind("tls", tls, TLS | None, 'TLS("server.pem", "server-key.pem")')
+    raise AssertionError
 
 
 async def accept_tls(stream: ByteStream, context: ssl.SSLContext) -> TLSStream:

@@ -18,6 +18,9 @@ from asap_core.net.addresses import Address, Network, read_address, read_network
 ForwardedHeader = Literal["x-forwarded-for", "forwarded"]
 """The header that the proxies write. Only this one is read: they forward the other as the caller wrote it."""
 
+UNIX: Final = "unix:"
+"""As nginx writes it: trusts whoever connects without an address, which is over a UNIX socket."""
+
 # Proxies in a row. A longer list was made up by the caller.
 _MAX_HOPS: Final = 20
 # RFC 7239 §6, and addresses as gateways write them into either header: bare, an IPv6 address in brackets, with a port.
@@ -28,15 +31,18 @@ _NODE: Final = re.compile(rf"\[({_IPV6})(?:%[^\]]+)?\]{_PORT}|([0-9.]+){_PORT}|(
 
 
 def read_networks(texts: Iterable[str]) -> tuple[str, ...]:
-    """Check networks such as `10.0.0.0/8` and addresses such as `::1`, and return them. Raises ValueError."""
+    """Check networks such as `10.0.0.0/8`, addresses such as `::1`, and `unix:`; return them. Raises ValueError."""
     checked = expect_texts("trusted_proxies", texts, '["10.0.0.0/8"]')
     for text in checked:
-        read_network(text)
+        if text != UNIX:
+            read_network(text)
     return checked
 
 
 def is_trusted(peer: str, trusted: Sequence[str]) -> bool:
-    """Whether `peer` is one of the trusted proxies."""
+    """Whether `peer` is a trusted proxy. It's empty if the connection has no address, as on a UNIX socket."""
+    if not peer:
+        return UNIX in trusted
     address = _address(peer)
     return address is not None and any(address in network for network in _networks(tuple(trusted)))
 
@@ -46,7 +52,7 @@ def caller_of(peer: str, headers: Headers, *, trusted: Sequence[str], header: Fo
 
     It isn't if a proxy hides it: then it's that proxy's address, for all clients of the proxy.
 
-    `peer`: the address that connected.
+    `peer`: the address that connected; empty if it has none.
     `trusted`: the proxies' networks, as `read_networks` returns them.
     """
     if not is_trusted(peer, trusted):
@@ -93,4 +99,4 @@ def _address(text: str) -> Address | None:
 
 @lru_cache(maxsize=16)
 def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(map(read_network, texts))
+    return tuple(read_network(text) for text in texts if text != UNIX)

@@ -188,6 +188,21 @@ def test_the_result_says_if_the_address_is_the_clients_own(peer, value, found) -
     assert caller_of(peer, headers, trusted=TRUSTED, header="x-forwarded-for") == found
 
 
+@pytest.mark.parametrize(
+    ("peer", "trusted", "found"),
+    [
+        ("", ("unix:",), ("198.51.100.7", True)),
+        ("", ("10.0.0.0/8",), ("", True)),
+        ("192.0.2.1", ("unix:",), ("192.0.2.1", True)),
+        ("10.0.0.1", ("unix:", "10.0.0.0/8"), ("198.51.100.7", True)),
+    ],
+)
+def test_a_proxy_on_a_unix_socket_is_trusted_by_its_word(peer, trusted, found) -> None:
+    headers = ((b"x-forwarded-for", b"198.51.100.7"),)
+    assert caller_of(peer, headers, trusted=trusted, header="x-forwarded-for") == found
+    assert Policy(trusted_proxies=trusted).trusted_proxies == trusted
+
+
 def test_a_bounded_number_of_hops_is_read() -> None:
     assert client("10.0.0.1", ", ".join(["198.51.100.7", *["10.0.0.2"] * 20])) == "10.0.0.2"
 
