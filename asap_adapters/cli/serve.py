@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -112,7 +113,7 @@ async def _listen_and_serve(
 ) -> None:
     tokens = read_tokens(options.callers.token, options.callers.token_file)
     imported = None if options.agent is None else import_agent(options.agent)
-    _set_up_logging(options.verbose, worker)
+    _set_up_logging(options, worker)
     tls = _tls(options)
     bound = await listen_on(sockets, place.host or "", tls=tls is not None)
     async with bound.listener:
@@ -264,9 +265,17 @@ def _tls(options: ServeOptions) -> CertificateFiles | None:
     return CertificateFiles(TLS(options.tls_cert, options.tls_key, options.client_ca))
 
 
-def _set_up_logging(verbose: int, worker: _Worker | None) -> None:
+def _set_up_logging(options: ServeOptions, worker: _Worker | None) -> None:
     logging.basicConfig(level=logging.WARNING, format="asap: %(message)s", stream=sys.stderr)
-    logging.getLogger("asap").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    logging.getLogger("asap").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)])
+    access = logging.getLogger("asap.access")
+    access.setLevel(logging.INFO if options.access_log else logging.WARNING)
+    if options.access_log:
+        lines = logging.StreamHandler(sys.stderr)
+        lines.setFormatter(written := logging.Formatter("%(asctime)s.%(msecs)03dZ %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        written.converter = time.gmtime  # RFC 3339, in UTC
+        access.addHandler(lines)
+        access.propagate = False
     if worker is not None and worker.place.number > 0:
         logging.getLogger("asap.serve").setLevel(logging.ERROR)  # the first worker has logged its warnings
     for library in ("zeroconf", "coredis"):  # asap.mdns and asap.redis log their errors, in one line each

@@ -209,6 +209,10 @@ class ServeOptions:
         "--mdns-interface NAME", str, "announce it on this interface only, by name or address"
     )
     metrics: bool = flag("--metrics", "show counters at /asap/metrics, in Prometheus's format, to anyone who asks")
+    access_log: bool = flag(
+        "--access-log",
+        "write a line for each response to stderr: time, peer, method, path, status, bytes, duration",
+    )
     verbose: int = counted("--verbose -v", "log refused requests; given twice, accepted ones too")
     backend: str = backend_option()
     uvloop: bool = flag("--uvloop", "run asyncio on uvloop; needs the extra uvloop and --backend asyncio")

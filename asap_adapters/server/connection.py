@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import ByteStream
 from attrs import define
 
+from asap_adapters.server.access_log import is_logged, log_unreadable, run_logged
 from asap_adapters.server.channel import Channel, Unreadable
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.driver import Driver, PeerGone
@@ -64,6 +65,7 @@ class _Connection:
                         raise unreadable
                     return
         except Unreadable as unreadable:
+            log_unreadable(self.peer, unreadable.response)
             await channel.send_last(unreadable.response)
             await channel.linger()
         except PeerGone:
@@ -89,7 +91,10 @@ class _Connection:
             head, data = found
         channel.slot.stays()
         request, wire = self._opened(head, data)
-        await self.driver.run(request, wire)
+        if is_logged():
+            await run_logged(self.driver, request, wire)
+        else:
+            await self.driver.run(request, wire)
         if wire.reusable:
             return wire.rest
         if wire.unread:

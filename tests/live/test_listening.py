@@ -1,6 +1,7 @@
 """`asap serve` where it listens elsewhere than at a port of its own: a UNIX socket, inherited sockets, renewed TLS."""
 
 import contextlib
+import re
 import signal
 import socket
 import ssl
@@ -237,3 +238,29 @@ def test_asyncio_runs_on_uvloop(start) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=SECONDS)
     assert process.returncode == 0
+
+
+def test_the_access_log_has_a_line_for_each_response_and_no_secrets(start) -> None:
+    line, process = start(*serve("--port", "0", "--access-log", "-vv"))
+    url = line.split()[-1]
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        client.get("/health?token=secret", headers={"authorization": "Bearer secret"})
+        client.post("/asap", content=b"{secret", headers={"content-type": "application/json"})
+        client.get("/" + "x" * 200)
+    with socket.create_connection(("127.0.0.1", int(url.split(":")[-1]))) as peer:
+        peer.sendall(b"GET secret\r\n\r\n")
+        assert peer.recv(4096).startswith(b"HTTP/1.1 400")
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=SECONDS)
+    assert "secret" not in told
+    lines = [line.split(" ") for line in told.splitlines() if not line.startswith("asap:")]
+    assert [line[1:5] for line in lines] == [
+        ["127.0.0.1", "GET", "/health", "200"],
+        ["127.0.0.1", "POST", "/asap", "200"],
+        ["127.0.0.1", "GET", "/" + "x" * 99, "404"],
+        ["127.0.0.1", "-", "-", "400"],
+    ]
+    for time, *_, size, seconds in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+        assert int(size) > 0
+        assert re.fullmatch(r"\d+\.\dms", seconds)

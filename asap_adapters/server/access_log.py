@@ -1,0 +1,80 @@
+"""The access log: a line for each response, if the logger `asap.access` is enabled for INFO.
+
+A line has the peer's address, the method, the path, the status, the size of the body and how long it took. It has no
+query, header or body, which may hold secrets.
+"""
+
+import logging
+from typing import Final
+
+import anyio
+from attrs import define
+
+from asap_adapters.server.driver import Driver, PeerGone, Wire
+from asap_core.http.messages import Request, Response
+from asap_core.server.exchange import Respond
+
+_log: Final = logging.getLogger("asap.access")
+# Bytes of a path. The server's own paths are shorter; a longer one is a mistake or a scan.
+_LONGEST_PATH: Final = 100
+# What stands for a fact that isn't known, as in the logs of other servers.
+_UNKNOWN: Final = "-"
+
+
+def is_logged() -> bool:
+    """Whether the access log is enabled."""
+    return _log.isEnabledFor(logging.INFO)
+
+
+async def run_logged(driver: Driver, request: Request, wire: Wire) -> None:
+    """Drive an exchange as `driver.run` does, and log its response, or that the peer left before it had it."""
+    begun, noting = anyio.current_time(), _NotingWire(wire)
+    try:
+        await driver.run(request, noting)
+    except PeerGone:
+        noting.status = _UNKNOWN
+        raise
+    finally:
+        if noting.status is not None:  # otherwise it ends as `log_unreadable` says
+            what = f"{request.method} {_path_of(request.target)}"
+            _write(request.peer, what, noting.status, noting.size, seconds=anyio.current_time() - begun)
+
+
+def log_unreadable(peer: str, response: Response) -> None:
+    """Log the response to what isn't a whole request."""
+    if is_logged():
+        _write(peer, f"{_UNKNOWN} {_UNKNOWN}", str(response.status), len(response.body), seconds=0.0)
+
+
+def _write(peer: str, what: str, status: str, size: int, *, seconds: float) -> None:
+    _log.info("%s %s %s %d %.1fms", peer or _UNKNOWN, what, status, size, seconds * 1000)
+
+
+def _path_of(target: str) -> str:
+    # The target is visible ASCII (RFC 9112 §3.2). The absolute form may hold a user and a password before the path.
+    if not target.startswith("/"):
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    return target.partition("?")[0][:_LONGEST_PATH]
+
+
+@define
+class _NotingWire(Wire):
+    """A wire that notes the status and the size of the response. It keeps no body, which may be large."""
+
+    _wire: Wire
+    status: str | None = None
+    size: int = 0
+
+    async def receive(self, *, expect_continue: bool) -> bytes | None:
+        return await self._wire.receive(expect_continue=expect_continue)
+
+    async def send(self, answer: Respond) -> None:
+        self._note(answer.response)
+        await self._wire.send(answer)
+
+    async def send_last(self, response: Response) -> None:
+        self._note(response)
+        await self._wire.send_last(response)
+
+    def _note(self, response: Response) -> None:
+        self.status, self.size = str(response.status), len(response.body)
