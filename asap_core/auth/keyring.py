@@ -101,7 +101,13 @@ class KeyRing:
         return self._join(again=True, patience=None)
 
     def fetched(self, fetch: FetchKeys, keys: KeySet, *, age: float, now: Instant) -> None:
-        """The provider answered, `age` seconds ago. Each caller that waited may report it."""
+        """The provider answered, `age` seconds ago. Each caller that waited may report it.
+
+        An answer to `fetch.again` from before the cool-down counts as a failure: the provider gave no new one.
+        """
+        if fetch.again and age >= self.policy.cool_down:
+            self.failed(fetch, now=now)
+            return
         self._land(fetch)
         vouched = Instant(now - age)
         # An answer after others gave up on it counts all the same.

@@ -59,12 +59,19 @@ class TestAsking:
     def test_an_older_answer_changes_nothing_and_one_of_the_same_age_counts(self) -> None:
         ring: Any = KeyRing(policy(cool_down=30))
         ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
-        ring.fetched(ring.missing(now=40.0), KeySet(()), age=50, now=40.0)
+        ring.fetched(ring.due(now=300.0), KeySet(()), age=301, now=300.0)
         assert ring.keys is KEYS
-        assert ring.missing(now=69.9) is NoFetch.UNKNOWN
         same = KeySet(())
-        ring.fetched(ring.missing(now=70.0), same, age=70, now=70.0)
+        ring.fetched(ring.due(now=330.0), same, age=330, now=330.0)
         assert ring.keys is same
+
+    def test_an_answer_from_before_the_cool_down_does_not_say_that_there_is_no_such_key(self) -> None:
+        ring: Any = KeyRing(policy(cool_down=30))
+        ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
+        ring.fetched(ring.missing(now=40.0), KEYS, age=30, now=40.0)
+        assert (ring.waiting, ring.missing(now=69.9)) == (0, NoFetch.UNREACHABLE)
+        ring.fetched(ring.missing(now=70.0), KEYS, age=29.9, now=70.0)
+        assert ring.missing(now=70.0) is NoFetch.UNKNOWN
 
     def test_a_late_failure_changes_nothing(self) -> None:
         ring: Any = KeyRing(policy())

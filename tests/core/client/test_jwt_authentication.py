@@ -203,6 +203,19 @@ class TestAskingTheProvider:
         assert [result_of(run) for run in runs] == [ALICE] * 2_000
         assert provider.fetches == 2
 
+    @pytest.mark.parametrize("reply", [NOT_CONNECTED, answer(status=500), answer(status=503, retry_after="60")])
+    def test_a_token_with_a_new_key_is_not_refused_during_an_outage(self, reply: Any) -> None:
+        provider = Provider()
+        assert provider.ask(token()) == ALICE
+        provider.keys = [{**public_jwk(NEW), "kid": NEW.kid}]
+        provider.fails(reply)
+        for _ in range(8):
+            provider.advance(30)
+            assert (provider.ask(token(NEW)), provider.ask(token())) == ("unavailable", ALICE)
+        provider.does.clear()
+        provider.advance(40)
+        assert (provider.ask(token(NEW)), provider.ask(token())) == (ALICE, None)
+
     def test_a_thousand_tokens_with_a_new_key_cause_one_fetch(self) -> None:
         provider = Provider()
         provider.ask(token())
