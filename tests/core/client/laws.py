@@ -7,7 +7,6 @@ class ThingLaws(ProgramMachine):            # the rules: `self.do("command", …
 
 import random
 from collections.abc import Collection, Iterator
-from contextlib import nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,10 +30,10 @@ from asap_core.client.programs import (
     WriteFile,
 )
 from asap_core.client.requests import Requests
-from asap_core.client.runtime import Runtime, Undoing
+from asap_core.client.runtime import Runtime
 from asap_core.errors import Advice, NotAllowed
 from asap_core.flights import Flights
-from asap_core.net.outbound import AddressRefused, Allowed, OutboundPolicy, UrlRefused
+from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused
 from tests.core.client.scripted import Answer, Driver, Reply, Run
 
 LINK_LOCAL = "http://169.254.169.254/latest"
@@ -140,7 +139,7 @@ def leads_outside(fetch: Fetch, hosts: Collection[str]) -> None:
     assert parts.scheme == "https", f"unencrypted: {fetch.url}"
     assert parts.netloc in hosts, f"a stranger's: {fetch.url}"
     assert (route.host, route.scheme, route.port) == (parts.hostname, "https", 443), "another route than the URL's"
-    assert isinstance(route.choose(["10.0.0.5", "169.254.169.254"]), AddressRefused), "inside"
+    assert isinstance(route.choose(["10.0.0.5", "169.254.169.254"]), Barred), "inside"
 
 
 # --- machines --------------------------------------------------------------------------------------------------------
@@ -209,11 +208,6 @@ def is_caught(machine: type[ProgramMachine]) -> None:
 # --- defects that every machine must notice ------------------------------------------------------------------------
 
 
-def undoes_where_it_is_closed(self: Undoing, kind: object, *_: object) -> None:
-    if kind is not None:
-        self._undo()
-
-
 def judges_nothing(self: Requests, url: str, **options: Any) -> Allowed:
     try:
         return judge(self, url, **options)
@@ -243,8 +237,8 @@ judge, exchange, join, land = Requests.judge, Requests._exchange, Flights.join, 
 Defects = dict[str, tuple[Any, str, Any]]
 """What is replaced: in which object, under which name, by what."""
 TABLE_DEFECTS: Defects = {
-    "nothing is undone": (Runtime, "undoing", lambda _self, _undo: nullcontext()),
-    "it's undone where it's closed": (Undoing, "__exit__", undoes_where_it_is_closed),
+    "nothing is undone": (Runtime, "undo_after", lambda _self, _error, _undo: None),
+    "it's undone where it's closed": (Runtime, "undo_after", lambda _self, _error, undo: undo()),
     "each caller fetches": (Flights, "join", fetches_for_each),
     "only the first is told": (Flights, "land", tells_the_leader_only),
 }
