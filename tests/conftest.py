@@ -1,12 +1,12 @@
 """Settings of all tests: Hypothesis profiles, how files are shared out, what child processes inherit, skips in CI."""
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -44,14 +44,13 @@ def restore_sigint() -> None:
 
 
 def keep_bytecode() -> None:
-    """Keep compiled modules under `.cache` if the environment forbids to keep them beside their source.
+    """Keep compiled modules beside their source, also if the environment says not to.
 
-    Container images set PYTHONDONTWRITEBYTECODE. Each of 300 processes that tests start would compile both packages.
+    Container images set PYTHONDONTWRITEBYTECODE. Each of 300 processes that tests start would compile both packages. A
+    folder of our own for compiled modules would have none of those that pip and Python's installer have made.
     """
-    if sys.dont_write_bytecode:
-        cache = Path(__file__).parent.parent / ".cache" / "bytecode"
-        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache)}
-        sys.dont_write_bytecode, sys.pycache_prefix = False, str(cache)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+    sys.dont_write_bytecode = False
 
 
 restore_sigint()
@@ -74,6 +73,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep files in the order of `pytest_collection_modifyitems`; xdist would begin with the most tests."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected: what is made then stays. Nor look at it again afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ counts as a program if all functions with its name are.
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -165,15 +166,24 @@ class Sources:
 
 
 PACKAGES = [path for package in ("asap_core", "asap_adapters") for path in (ROOT / package).rglob("*.py")]
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in PACKAGES}
-KNOWN = Sources(TREES.values())
 SOURCES = [path for path in PACKAGES if path.is_relative_to(ROOT / "asap_adapters") or path.parent.name == "client"]
 
 
+# Read when the first test runs, not by each process that only collects tests.
+@cache
+def trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text("utf-8")) for path in PACKAGES}
+
+
+@cache
+def known() -> Sources:
+    return Sources(trees().values())
+
+
 def test_there_are_programs_and_their_calls_are_known() -> None:
-    assert {"find", "keep_fresh", "post_form", "deliver", "within"} <= KNOWN.names
+    assert {"find", "keep_fresh", "post_form", "deliver", "within"} <= known().names
     calls: dict[str, set[str]] = {
-        path.stem: {ast.unparse(call.func) for call in KNOWN.programs(TREES[path])}
+        path.stem: {ast.unparse(call.func) for call in known().programs(trees()[path])}
         for path in SOURCES
         if path.parent.parent.name == "asap_core"
     }
@@ -185,7 +195,7 @@ def test_there_are_programs_and_their_calls_are_known() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_program_is_run(path: Path) -> None:
-    assert KNOWN.offences(TREES[path]) == []
+    assert known().offences(trees()[path]) == []
 
 
 SOURCE = """

@@ -174,6 +174,7 @@ class _Session(_Selection):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = session.items
+        gc.unfreeze()  # gc.get_objects() doesn't list what tests/conftest.py has frozen
         paths = {str(mutant.module.path) for mutant in self._mutants}
         functions = _functions_in(paths)
         caches = [one for one in gc.get_objects() if isinstance(one, functools._lru_cache_wrapper)]
