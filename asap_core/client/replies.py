@@ -76,9 +76,12 @@ def retry_after_of(headers: Iterable[tuple[str, str]], *, wall: WallTime) -> flo
     wall: the local time. A date is relative to the response's own `Date` if it has one: the local clock may be wrong.
     """
     fields = [(name.lower(), value) for name, value in headers]
+    wanted = [value for name, value in fields if name == "retry-after"]
+    if not wanted:
+        return None
     dates = [parse_http_date(value.strip(), wall=wall) for name, value in fields if name == "date"]
     now = next((date for date in dates if date is not None), wall)
-    waits = [_wait(value, now) for name, value in fields if name == "retry-after"]
+    waits = [_wait(value, now) for value in wanted]
     return max((wait for wait in waits if wait is not None), default=None)
 
 
