@@ -5,17 +5,15 @@ another source, on any port, is judged as if nothing had been announced.
 """
 
 from collections.abc import Callable, Collection
-from typing import Final
 
 from attrs import frozen
 
-from asap_core.client.body_reader import WholeParser
 from asap_core.client.document_cache import DocumentCachePolicy
-from asap_core.client.documents import Documents, LocatedDocument
+from asap_core.client.documents import LocatedDocument, manifest_documents
 from asap_core.client.programs import Program
 from asap_core.client.requests import Requests, announced_addresses
 from asap_core.client.runtime import Runtime
-from asap_core.client.trust import ReceivedManifest, read_received
+from asap_core.client.trust import ReceivedManifest
 from asap_core.errors import Advice, NotAllowed
 from asap_core.lru import Lru
 from asap_core.mdns.dnssd import Announcement, host_of
@@ -23,33 +21,9 @@ from asap_core.net.outbound import Allowed
 from asap_core.net.provenance import MAX_REMEMBERED
 from asap_core.net.urls import normal, with_plain_zone
 
-# In bytes. A manifest has a few kilobytes; with the schemas of hundreds of skills, some 100.
-MAX_MANIFEST: Final = 1_048_576
-
 Links = Callable[[str], tuple[Collection[str], Collection[str]]]
 """Called with the name of an interface of this machine, "" for all. Returns its networks, such as `192.0.2.7/24`, and
 its scopes: the names and the index that zones of addresses may name it by."""
-
-
-def manifest_documents(
-    runtime: Runtime,
-    requests: Requests,
-    *,
-    judge: Callable[[str], Allowed] | None = None,
-    accept: Callable[[str, ReceivedManifest, bool], ReceivedManifest],
-    policy: DocumentCachePolicy | None,
-) -> Documents[ReceivedManifest]:
-    """Return `Documents` that fetches and caches manifests. The parameters are those of `Documents`."""
-    return Documents(
-        runtime,
-        requests,
-        parser=lambda: WholeParser(read_received),
-        judge=judge,
-        accept=accept,
-        limit=MAX_MANIFEST,
-        ttl=lambda received: received.manifest.ttl_seconds,
-        policy=policy,
-    )
 
 
 @frozen

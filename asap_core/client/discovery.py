@@ -10,15 +10,10 @@ from typing import Final, TypeVar, assert_never
 
 from attrs import evolve, frozen
 
-from asap_core.client.announced_manifests import (
-    MAX_MANIFEST,
-    AnnouncedManifests,
-    Links,
-    manifest_documents,
-)
+from asap_core.client.announced_manifests import AnnouncedManifests, Links
 from asap_core.client.body_reader import BodyReader, DocumentParser, WholeParser
 from asap_core.client.document_cache import DocumentCachePolicy
-from asap_core.client.documents import Documents, LocatedDocument
+from asap_core.client.documents import MAX_MANIFEST, Documents, LocatedDocument, manifest_documents
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Expired, FileRead, Program, ReadFile, Unavailable
 from asap_core.client.registry_cache import CachedCopy, RegistryCache

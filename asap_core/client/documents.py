@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import evolve, frozen
 
-from asap_core.client.body_reader import DocumentParser
+from asap_core.client.body_reader import DocumentParser, WholeParser
 from asap_core.client.document_cache import (
     CrowdedError,
     Deliver,  # noqa: F401 - named in a string
@@ -36,6 +36,7 @@ from asap_core.client.programs import LATE, Program, Sleep, within
 from asap_core.client.replies import retry_after_of
 from asap_core.client.requests import DOCUMENT_SECONDS, REDIRECTS, HttpAnswer, Requests
 from asap_core.client.runtime import Place, Runtime
+from asap_core.client.trust import ReceivedManifest, read_received
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -52,6 +53,8 @@ from asap_core.net.urls import meant_base, normal, without_credentials
 
 T = TypeVar("T")
 
+# In bytes. A manifest has a few kilobytes; with the schemas of hundreds of skills, some 100.
+MAX_MANIFEST: Final = 1_048_576
 # How many seconds a caller waits for a fresh document if a stale one is usable.
 _REVALIDATION_SECONDS: Final = 1.0
 # Fraction of the lifetime after which `keep_fresh` refetches.
@@ -252,6 +255,27 @@ class Documents(Generic[T]):
             return Failed(error, FailureKind.GONE)
         wait = retry_after_of(answer.headers, wall=self._runtime.wall())
         return Failed(error, FailureKind.SERVER if status in OUTAGE else FailureKind.UNUSABLE, wait)
+
+
+def manifest_documents(
+    runtime: Runtime,
+    requests: Requests,
+    *,
+    judge: Callable[[str], Allowed] | None = None,
+    accept: Callable[[str, ReceivedManifest, bool], ReceivedManifest],
+    policy: DocumentCachePolicy | None,
+) -> Documents[ReceivedManifest]:
+    """Return the `Documents` of manifests. The parameters are those of `Documents`."""
+    return Documents(
+        runtime,
+        requests,
+        parser=lambda: WholeParser(read_received),
+        judge=judge,
+        accept=accept,
+        limit=MAX_MANIFEST,
+        ttl=lambda received: received.manifest.ttl_seconds,
+        policy=policy,
+    )
 
 
 def _delivered(result: Document[T] | NoDocument, url: str) -> LocatedDocument[T]:

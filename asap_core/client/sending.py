@@ -10,7 +10,15 @@ from typing import Generic, TypeVar, assert_never
 from attrs import evolve, frozen
 
 from asap_core.client.breaker import BreakerOpen, BreakerPolicy, Breakers, RequestOutcome, request_outcome
-from asap_core.client.delivery import GiveUp, RetryAfter, RetryPolicy, classify_failure, next_step
+from asap_core.client.delivery import (
+    GiveUp,
+    RetryAfter,
+    RetryPolicy,
+    ServerClocks,
+    classify_failure,
+    next_step,
+    server_time_in,
+)
 from asap_core.client.programs import Program, Sleep
 from asap_core.client.replies import (
     ReplyOutcome,
@@ -23,7 +31,6 @@ from asap_core.client.replies import (
 )
 from asap_core.client.requests import Requests
 from asap_core.client.runtime import Runtime
-from asap_core.client.server_clock import ServerClocks, server_time_in
 from asap_core.client.tokens import Authorizer, Destination, MessageCredentials
 from asap_core.clock import WallTime
 from asap_core.errors import AsapError, BadReply, NoToken, RemoteError, Unreachable

@@ -11,10 +11,12 @@ from asap_core.client.delivery import (
     GiveUp,
     RetryAfter,
     RetryPolicy,
+    ServerClocks,
     classify_failure,
     next_step,
+    read_server_time,
+    server_time_in,
 )
-from asap_core.client.server_clock import ServerClocks, read_server_time, server_time_in
 from asap_core.errors import BadReply, NoToken, RemoteError, TimedOut, Unreachable
 from asap_core.net.outbound import Allowed
 from asap_core.refusals import TIMESTAMP

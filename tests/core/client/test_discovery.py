@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asap_core.client import discovery
-from asap_core.client.announced_manifests import MAX_MANIFEST
 from asap_core.client.discovery import join
 from asap_core.client.document_cache import DocumentCachePolicy
+from asap_core.client.documents import MAX_MANIFEST
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Sleep, Unavailable
 from asap_core.client.registry_cache import CachedCopy, RegistryCache
