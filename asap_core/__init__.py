@@ -41,7 +41,13 @@ if TYPE_CHECKING:
         Proven as Proven,
         TokenTable as TokenTable,
     )
-    from asap_core.clock import Clock as Clock, Instant as Instant, ManualClock as ManualClock, WallTime as WallTime
+    from asap_core.clock import (
+        Clock as Clock,
+        FunctionClock as FunctionClock,
+        Instant as Instant,
+        ManualClock as ManualClock,
+        WallTime as WallTime,
+    )
     from asap_core.errors import (
         Advice as Advice,
         AgentChanged as AgentChanged,
@@ -129,7 +135,7 @@ if TYPE_CHECKING:
 # Where each name comes from; the imports above say the same to type checkers, which must not see `__getattr__`:
 # they would take any name for one of this package's.
 _HOMES: Final = {
-    "asap_core.clock": "Clock Instant ManualClock WallTime",
+    "asap_core.clock": "Clock FunctionClock Instant ManualClock WallTime",
     "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
     "asap_core.errors": (
         "Advice AgentChanged Allow AsapError BadReply BadState BadStore InvalidDocument InvalidTransition "

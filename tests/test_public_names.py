@@ -11,7 +11,7 @@ PUBLIC = {
         AdmissionAnswer AdmissionQuestion Admit Admitted Advice Agent AgentChanged Allow Anonymous AnswerGone
         Answered AsapError AuthScheme Authenticate Authenticated BadHead BadReply BadState BadStore CallState
         Capabilities ClaimProof Clock Counters Credential Decision Dispatch Done Endpoints Envelope
-        Exchange Floored Fork Future HANDLER_TIMEOUT HeadReader Health Hold Instant InsufficientScope
+        Exchange Floored Fork FunctionClock Future HANDLER_TIMEOUT HeadReader Health Hold Instant InsufficientScope
         InvalidDocument InvalidTransition KINDS Kind Left Limit Load Manifest ManualClock McpToolCall
         McpToolResult MdnsUnavailable MessageAck MessageSend Mismatch NoToken NoncePolicy NotAllowed NotResolved
         OutboundPolicy OutcomeUnknown Payload Policy Principal Problem ProofRefused Proven PublicKey ReadBody

@@ -1,6 +1,6 @@
 """asyncio alone: a server on `asyncio.Protocol` and a client on streams. It needs the standard library, and no anyio.
 
-    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
+    agent.bind(clock=FunctionClock(time.monotonic, time.time), ids=secrets.token_hex, key=secrets.token_bytes(32))
     held = Waiting()
     await loop.create_server(lambda: AgentProtocol(agent, handle, held), "127.0.0.1", 8000)
 
@@ -11,11 +11,10 @@ One event loop owns the agent, and one the client: nothing here needs a lock.
 
 What it leaves out:
 
-* The server answers one request on each connection. It takes only bodies with a Content-Length, sends no 100
-  Continue, and doesn't limit the number of connections. A response is buffered until the peer has read it, for 30 s at
-  most.
+* The server answers one request on each connection. It sends no 100 Continue, and doesn't limit the number
+  of connections. A response is buffered until the peer has read it, for 30 s at most.
 * No tokens are verified and no store is shared; docs/embedding.md says what to do in these states.
-* The client opens a connection for each request, to the first address of a host. It reads no files and doesn't watch
+* The client opens a connection for each request. It reads no files and doesn't watch
   the local network, so registries must be URLs.
 """
 
@@ -25,8 +24,7 @@ import random
 import secrets
 import ssl
 import time
-import uuid
-from asyncio import Future
+from asyncio import Future, StreamReader, StreamWriter, gather
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from email.utils import formatdate
@@ -44,16 +42,16 @@ from asap_core import (
     Done,
     Exchange,
     Fork,
+    FunctionClock,
     HeadReader,
     Hold,
-    Instant,
     Payload,
     ReadBody,
     Refusal,
+    RequestBody,
     Respond,
     Response,
     TakeLimit,
-    WallTime,
     broken_call,
     refuse_head,
 )
@@ -72,6 +70,7 @@ from asap_core.client import (
     ReadFile,
     Received,
     Returned,
+    Route,
     Runtime,
     Sleep,
     Unanswered,
@@ -84,18 +83,6 @@ from asap_core.client import (
 T = TypeVar("T")
 
 # --- both ------------------------------------------------------------------------------------------------------------
-
-
-class SystemClock:
-    """The clocks of this machine."""
-
-    def monotonic(self) -> Instant:
-        """Return the time that only durations are measured by."""
-        return Instant(time.monotonic())
-
-    def wall(self) -> WallTime:
-        """Return the time of day."""
-        return WallTime(time.time())
 
 
 Waiting = WeakValueDictionary[object, Future[None]]
@@ -114,7 +101,7 @@ class AgentProtocol(asyncio.Protocol):
     """One connection. `held`, empty at first: who waits for a request that is running; all connections share it."""
 
     def __init__(self, agent: Agent, handle: Callable[[Dispatch], Awaitable[Payload]], held: Waiting) -> None:
-        self.agent, self.handle, self.held, self.reader, self.kept = agent, handle, held, asyncio.StreamReader(), False
+        self.agent, self.handle, self.held, self.reader, self.kept = agent, handle, held, StreamReader(), False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin. The reader pauses the transport if more arrives than it should hold."""
@@ -141,14 +128,15 @@ class AgentProtocol(asyncio.Protocol):
                     request = bad if head is None else head if isinstance(head, BadHead) else head.request(peer=peer)
                     if isinstance(request, BadHead):
                         return await self.send(refuse_head(request.status, f"Expected {request.expected}"))
-                    state = self.agent.open(request)
-                    if isinstance(state, ReadBody):
-                        length = int(dict(request.headers).get(b"content-length", -1))
-                        fed = state.feed(await self.reader.readexactly(length))
-                        state = fed.end() if isinstance(fed, ReadBody) else fed
+                    state, body = self.agent.open(request), RequestBody(request)
+                    while isinstance(state, ReadBody):
+                        content = b"" if body.ended else body.read(await self.reader.read(65_536))
+                        if isinstance(content, BadHead):
+                            return await self.send(refuse_head(content.status, f"Expected {content.expected}"))
+                        fed = state.feed(content)
+                        state = fed.end() if body.ended and isinstance(fed, ReadBody) else fed
             state = state.unavailable() if isinstance(state, TakeLimit | Authenticate) else state
-            if isinstance(state, Fork):
-                state = state.answered(await asyncio.gather(*map(self.answer, state.calls)))
+            state = state.answered(await gather(*map(self.answer, state.calls))) if isinstance(state, Fork) else state
             if isinstance(state, Respond):
                 response, state, self.kept = state.response, state.sent(), False
                 await self.send(response)
@@ -167,15 +155,16 @@ class AgentProtocol(asyncio.Protocol):
         await asyncio.sleep(0 if self.transport.is_closing() else 30)
 
     async def answer(self, call: CallState) -> Answered:
-        """Drive one call to its answer."""
+        """Drive one call to its answer, and wake those who wait for it."""
         while isinstance(call, Dispatch | Hold):
             call = await self.work(call) if isinstance(call, Dispatch) else call.again()
+            wake(self.agent, self.held)
             if isinstance(call, Hold):
                 await asyncio.wait([self.held.setdefault(call.ticket, Future())], timeout=call.seconds)
         return call if isinstance(call, Answered) else broken_call(call)
 
     async def work(self, call: Dispatch) -> CallState:
-        """Run the handler, and wake those who wait for its answer."""
+        """Run the handler."""
         self.kept |= call.shielded
         try:
             return call.replied(await asyncio.wait_for(self.handle(call), call.deadline))
@@ -184,8 +173,6 @@ class AgentProtocol(asyncio.Protocol):
         except Exception:
             logging.getLogger(__name__).exception("a handler failed")
             return broken_call(call)
-        finally:
-            wake(self.agent, self.held)
 
 
 # --- client ----------------------------------------------------------------------------------------------------------
@@ -195,8 +182,8 @@ class AsyncioClient:
     """Runs the programs of `client`, each in the task of its caller."""
 
     def __init__(self, client: Client) -> None:
-        self.client = client.bind(Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
-        self.waiting: Waiting = WeakValueDictionary()
+        runtime = Runtime(FunctionClock(time.monotonic, time.time), secrets.token_hex, secrets.token_hex, random.random)
+        self.client, self.waiting = client.bind(runtime), Waiting()
 
     async def run(self, program: Program[T]) -> T:
         """Run one program. If this task is cancelled, another one that waits for the same takes over."""
@@ -235,20 +222,28 @@ class AsyncioClient:
 async def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
     http, route, loop = HttpExchange(asked), asked.route, asyncio.get_running_loop()
-    tls, name = (ssl.create_default_context(), route.server_name) if route.scheme == "https" else (None, None)
     try:
         async with asyncio.timeout(asked.seconds) as limit:
             found = [] if route.name is None else await loop.getaddrinfo(route.name, route.port)
             dial = route.choose([str(address[0]) for *_, address in found])
             if not isinstance(dial, Dial):
                 return dial
-            reader, writer = await asyncio.open_connection(dial.addresses[0], route.port, ssl=tls, server_hostname=name)
+            reader, writer = await connect(http, route, *dial.addresses)
             with ExitStack() as after:
                 after.callback(writer.transport.abort)
-                writer.write(http.begin(dial.addresses[0]))
+                writer.write(http.begin(writer.get_extra_info("peername")[0]))
                 while (busy := http.work()) or http.outcome is None:
                     await asyncio.sleep(0) if busy else http.feed(await reader.read(65_536))
-                    limit.reschedule(min(limit.when() or 0, loop.time() + (asked.reader.patience or asked.seconds)))
+                    limit.reschedule(loop.time() + http.seconds_left(loop.time()))
                 return http.outcome
     except OSError as error:
         return http.failed(error)
+
+
+async def connect(http: HttpExchange, route: Route, address: str, *others: str) -> tuple[StreamReader, StreamWriter]:
+    """Connect to the first of these addresses that answers. Each has an equal share of the time that is left."""
+    tls, name = (ssl.create_default_context(), route.server_name) if route.scheme == "https" else (None, None)
+    with suppress(*[OSError] if others else []):
+        async with asyncio.timeout(http.seconds_left(asyncio.get_running_loop().time()) / (1 + len(others))):
+            return await asyncio.open_connection(address, route.port, ssl=tls, server_hostname=name)
+    return await connect(http, route, *others)

@@ -1,6 +1,6 @@
 """gevent: a WSGI application for `gevent.pywsgi`, and a client whose programs run in greenlets, without a lock.
 
-    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
+    agent.bind(clock=CLOCK, ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
     WSGIServer(("127.0.0.1", 8000), Application(agent, handle)).serve_forever()
 
     greenlets = Greenlets(Client("urn:asap:agent:me"))
@@ -16,7 +16,7 @@ What it leaves out:
   waited for.
 * A handler isn't killed if its caller leaves, only at its deadline.
 * No token is verified and no store is shared.
-* The client opens a connection for each request, to the first address only, and sends before it receives: an answer
+* The client opens a connection for each request, and sends before it receives: an answer
   that comes early is read if the peer closes, not if it stays open and doesn't read on.
 * The client reads no files and doesn't watch the local network, so registries must be URLs.
 """
@@ -50,8 +50,8 @@ from asap_core import (
     Done,
     Exchange,
     Fork,
+    FunctionClock,
     Hold,
-    Instant,
     Payload,
     ReadBody,
     Record,
@@ -59,7 +59,6 @@ from asap_core import (
     Request,
     Respond,
     TakeLimit,
-    WallTime,
     broken_call,
 )
 from asap_core.client import (
@@ -96,17 +95,7 @@ T = TypeVar("T")
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-class SystemClock:
-    """The clocks of this machine."""
-
-    def monotonic(self) -> Instant:
-        """Return the time by which durations are measured."""
-        return Instant(time.monotonic())
-
-    def wall(self) -> WallTime:
-        """Return the time of day."""
-        return WallTime(time.time())
-
+CLOCK = FunctionClock(time.monotonic, time.time)
 
 # --- server ----------------------------------------------------------------------------------------------------------
 
@@ -188,7 +177,7 @@ class Greenlets:
     """Runs a client's programs in the greenlets that call."""
 
     def __init__(self, client: Client) -> None:
-        self.client = client.bind(Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
+        self.client = client.bind(Runtime(CLOCK, lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
         self.parked: WeakValueDictionary[Ticket, Event] = WeakValueDictionary()
 
     def run(self, program: Program[T]) -> T:
@@ -214,9 +203,8 @@ class Greenlets:
     def perform(self, effect: Effect) -> Outcome:
         """Carry out one effect."""
         match effect:
-            case Fetch(seconds=seconds):
-                http = HttpExchange(effect)
-                return gevent.with_timeout(seconds, fetch, effect, http, timeout_value=None) or Expired(http.stage)
+            case Fetch():
+                return fetch(effect)
             case Wait(ticket, seconds):
                 woken = self.parked[ticket] = Event()
                 return Completed() if ticket.ready or woken.wait(seconds) else Expired()
@@ -229,29 +217,32 @@ class Greenlets:
                 assert_never(effect)
 
 
-def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Expired | Barred:
+def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
-    route, end = asked.route, time.monotonic() + asked.seconds
+    http, route = HttpExchange(asked), asked.route
     try:
-        found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
-        chosen = route.choose([str(address[0]) for *_, address in found])
-        if not isinstance(chosen, Dial):
-            return chosen
-        with connect(route, chosen.addresses[0]) as connection:
-            with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
-                connection.sendall(http.begin(chosen.addresses[0]))
-            while http.outcome is None:
-                http.feed(connection.recv(65_536))
-                while http.work():
-                    gevent.sleep(0)
-                end = min(end, time.monotonic() + (asked.reader.patience or asked.seconds))
-                connection.settimeout(max(end - time.monotonic(), 0.001))
-            return http.outcome
+        with gevent.Timeout(asked.seconds, TimeoutError):
+            found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
+            chosen = route.choose([str(address[0]) for *_, address in found])
+            if not isinstance(chosen, Dial):
+                return chosen
+            with connect(http, route, *chosen.addresses) as connection:
+                with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
+                    connection.sendall(http.begin(connection.getpeername()[0]))
+                while http.outcome is None:
+                    connection.settimeout(http.seconds_left(time.monotonic()))
+                    http.feed(connection.recv(65_536))
+                    while http.work():
+                        gevent.sleep(0)
+                return http.outcome
     except OSError as error:
         return http.failed(error)
 
 
-def connect(route: Route, address: str) -> socket.socket:
-    """Connect to one of a route's addresses."""
-    plain = socket.create_connection((address, route.port))
-    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
+def connect(http: HttpExchange, route: Route, address: str, *others: str) -> socket.socket:
+    """Connect to the first of these addresses that answers. Each has an equal share of the time that is left."""
+    with suppress(*[OSError] if others else []):
+        seconds = http.seconds_left(time.monotonic()) / (1 + len(others))
+        plain = socket.create_connection((address, route.port), seconds)
+        return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
+    return connect(http, route, *others)

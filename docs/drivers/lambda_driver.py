@@ -19,7 +19,7 @@ What it leaves out:
   unknown".
 * A limit is counted in fixed windows, so at the turn of one it may be taken twice.
 * No token is verified.
-* The client opens a connection for each request, to the first address only, and sends before it receives: an answer
+* The client opens a connection for each request, and sends before it receives: an answer
   that comes early is read if the peer closes, not if it stays open and doesn't read on.
 * The client reads no files and doesn't watch the local network, so registries must be URLs.
   The name server is waited for as long as the system does.
@@ -309,32 +309,29 @@ def perform(effect: Effect) -> Outcome:
 
 def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
-    http, route, end = HttpExchange(asked), asked.route, time.monotonic() + asked.seconds
+    http, route = HttpExchange(asked), asked.route
     try:
+        http.seconds_left(time.monotonic())  # the time starts
         found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
         if not isinstance(chosen, Dial):
             return chosen
-        with connect(route, chosen.addresses[0], end) as connection:
-            connection.settimeout(left(end))
+        with connect(http, route, *chosen.addresses) as connection:
+            connection.settimeout(http.seconds_left(time.monotonic()))
             with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
-                connection.sendall(http.begin(chosen.addresses[0]))
+                connection.sendall(http.begin(connection.getpeername()[0]))
             while http.outcome is None:
-                connection.settimeout(left(end))
+                connection.settimeout(http.seconds_left(time.monotonic()))
                 http.receive(connection.recv(65_536))
-                end = min(end, time.monotonic() + (asked.reader.patience or asked.seconds))
             return http.outcome
     except OSError as error:
         return http.failed(error)
 
 
-def connect(route: Route, address: str, end: float) -> socket.socket:
-    """Connect to one of a route's addresses."""
-    plain = socket.create_connection((address, route.port), left(end))
-    plain.settimeout(left(end))
-    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
-
-
-def left(end: float) -> float:
-    """Return how many seconds are left, for one step. A millisecond, if none are."""
-    return max(end - time.monotonic(), 0.001)
+def connect(http: HttpExchange, route: Route, address: str, *others: str) -> socket.socket:
+    """Connect to the first of these addresses that answers. Each has an equal share of the time that is left."""
+    with suppress(*[OSError] if others else []):
+        seconds = http.seconds_left(time.monotonic()) / (1 + len(others))
+        plain = socket.create_connection((address, route.port), seconds)
+        return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
+    return connect(http, route, *others)

@@ -1,6 +1,6 @@
 """Python in a browser (Pyodide): an agent that a service worker calls, and a client on the browser's own `fetch`.
 
-    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
+    agent.bind(clock=CLOCK, ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
     respond = create_proxy(PageAgent(agent, handle).respond)
     # In JavaScript: self.onfetch = (event) => event.respondWith(respond(event.request))
 
@@ -53,15 +53,14 @@ from asap_core import (
     Done,
     Exchange,
     Fork,
+    FunctionClock,
     Hold,
-    Instant,
     Payload,
     ReadBody,
     Refusal,
     Request,
     Respond,
     TakeLimit,
-    WallTime,
     broken_call,
 )
 from asap_core.client import (
@@ -93,18 +92,7 @@ T = TypeVar("T")
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-class SystemClock:
-    """The clocks of the browser."""
-
-    def monotonic(self) -> Instant:
-        """Return the time by which durations are measured."""
-        return Instant(time.monotonic())
-
-    def wall(self) -> WallTime:
-        """Return the time of day."""
-        return WallTime(time.time())
-
-
+CLOCK = FunctionClock(time.monotonic, time.time)
 Waiting = WeakValueDictionary[object, Future[None]]
 
 
@@ -188,7 +176,7 @@ class PageClient:
     """Runs the programs of `client`, each in the task of its caller."""
 
     def __init__(self, client: Client) -> None:
-        self.client = client.bind(Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
+        self.client = client.bind(Runtime(CLOCK, lambda: uuid.uuid4().hex, secrets.token_hex, random.random))
         self.waiting = Waiting()
 
     async def run(self, program: Program[T]) -> T:

@@ -1,6 +1,6 @@
 """Threads: a WSGI application for wsgiref, Flask or any WSGI server, and a client that any thread may use.
 
-    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
+    agent.bind(clock=CLOCK, ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
     application = Application(agent, handle)
     make_server("127.0.0.1", 8000, application).serve_forever()
 
@@ -15,7 +15,7 @@ What it leaves out:
   as long as the system does. The client's other limits are absolute once a connection is made.
 * wsgiref limits neither connections nor slow peers. WSGI passes decoded paths, and no chunked bodies.
 * No token is verified and no store is shared.
-* The client opens a connection for each request, to the first address only, and sends before it receives: an answer
+* The client opens a connection for each request, and sends before it receives: an answer
   that comes early is read if the peer closes, not if it stays open and doesn't read on.
 * The client reads no files and doesn't watch the local network, so registries must be URLs.
   `asap_adapters` has a complete client for threads, `BlockingClient`.
@@ -46,15 +46,14 @@ from asap_core import (
     Done,
     Exchange,
     Fork,
+    FunctionClock,
     Hold,
-    Instant,
     Payload,
     ReadBody,
     Record,
     Request,
     Respond,
     TakeLimit,
-    WallTime,
     broken_call,
 )
 from asap_core.client import (
@@ -91,16 +90,7 @@ T = TypeVar("T")
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-class SystemClock:
-    """The clocks of this machine."""
-
-    def monotonic(self) -> Instant:
-        """Return the time by which durations are measured."""
-        return Instant(time.monotonic())
-
-    def wall(self) -> WallTime:
-        """Return the time of day."""
-        return WallTime(time.time())
+CLOCK = FunctionClock(time.monotonic, time.time)
 
 
 class Turn:
@@ -195,7 +185,7 @@ class Threads:
     """Runs a client's programs in the threads that call, several at once."""
 
     def __init__(self, client: Client) -> None:
-        runtime = Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random)
+        runtime = Runtime(CLOCK, lambda: uuid.uuid4().hex, secrets.token_hex, random.random)
         self.client, self.turn = client.bind(runtime), Turn(client)
 
     def run(self, program: Program[T]) -> T:
@@ -229,32 +219,29 @@ class Threads:
 
 def fetch(asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
-    http, route, end = HttpExchange(asked), asked.route, time.monotonic() + asked.seconds
+    http, route = HttpExchange(asked), asked.route
     try:
+        http.seconds_left(time.monotonic())  # the time starts
         found = socket.getaddrinfo(route.name, route.port, type=socket.SOCK_STREAM) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
         if not isinstance(chosen, Dial):
             return chosen
-        with connect(route, chosen.addresses[0], end) as connection:
-            connection.settimeout(left(end))
+        with connect(http, route, *chosen.addresses) as connection:
+            connection.settimeout(http.seconds_left(time.monotonic()))
             with suppress(ConnectionError):  # the peer has closed, perhaps after an answer that came early
-                connection.sendall(http.begin(chosen.addresses[0]))
+                connection.sendall(http.begin(connection.getpeername()[0]))
             while http.outcome is None:
-                connection.settimeout(left(end))
+                connection.settimeout(http.seconds_left(time.monotonic()))
                 http.receive(connection.recv(65_536))
-                end = min(end, time.monotonic() + (asked.reader.patience or asked.seconds))
             return http.outcome
     except OSError as error:
         return http.failed(error)
 
 
-def connect(route: Route, address: str, end: float) -> socket.socket:
-    """Connect to one of a route's addresses."""
-    plain = socket.create_connection((address, route.port), left(end))
-    plain.settimeout(left(end))
-    return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
-
-
-def left(end: float) -> float:
-    """Return how many seconds are left, for one step. A millisecond, if none are."""
-    return max(end - time.monotonic(), 0.001)
+def connect(http: HttpExchange, route: Route, address: str, *others: str) -> socket.socket:
+    """Connect to the first of these addresses that answers. Each has an equal share of the time that is left."""
+    with suppress(*[OSError] if others else []):
+        seconds = http.seconds_left(time.monotonic()) / (1 + len(others))
+        plain = socket.create_connection((address, route.port), seconds)
+        return plain if route.scheme == "http" else TLS.wrap_socket(plain, server_hostname=route.server_name)
+    return connect(http, route, *others)

@@ -1,6 +1,6 @@
 """Twisted: a resource that serves an agent, and a client whose programs run in the reactor's thread, without a lock.
 
-    agent.bind(clock=SystemClock(), ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
+    agent.bind(clock=CLOCK, ids=lambda: uuid.uuid4().hex, key=secrets.token_bytes(32))
     reactor.listenTCP(8000, Site(AgentResource(agent, handle)), interface="127.0.0.1")
 
     twisted = TwistedClient(Client("urn:asap:agent:me"))
@@ -16,7 +16,7 @@ What it leaves out:
 * A handler isn't cancelled if its caller leaves, only at its deadline. A retry that comes while it runs is told to come
   back; it doesn't wait.
 * No token is verified and no store is shared.
-* The client opens a connection for each request, to the first address only. It reads no files and doesn't watch the
+* The client opens a connection for each request. It reads no files and doesn't watch the
   local network, so registries must be URLs. Install `twisted[tls]`.
 * The body of an error is waited for as long as the request may take: `patience` isn't looked at. What arrives at once
   is worked through at once: 64 KiB of gzip that become 22 MB hold the reactor for 0.3 s.
@@ -30,6 +30,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar, assert_never
 
 from twisted.internet import reactor
@@ -55,8 +56,8 @@ from asap_core import (
     Done,
     Exchange,
     Fork,
+    FunctionClock,
     Hold,
-    Instant,
     Payload,
     ReadBody,
     Record,
@@ -64,7 +65,6 @@ from asap_core import (
     Request,
     Respond,
     TakeLimit,
-    WallTime,
     broken_call,
 )
 from asap_core.client import (
@@ -82,6 +82,7 @@ from asap_core.client import (
     ReadFile,
     Received,
     Returned,
+    Route,
     Runtime,
     Sleep,
     Ticket,
@@ -97,17 +98,7 @@ T = TypeVar("T")
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-class SystemClock:
-    """The clocks of this machine."""
-
-    def monotonic(self) -> Instant:
-        """Return the time by which durations are measured."""
-        return Instant(time.monotonic())
-
-    def wall(self) -> WallTime:
-        """Return the time of day."""
-        return WallTime(time.time())
-
+CLOCK = FunctionClock(time.monotonic, time.time)
 
 # --- server ----------------------------------------------------------------------------------------------------------
 
@@ -183,7 +174,7 @@ class TwistedClient:
     """Runs a client's programs in the reactor's thread."""
 
     def __init__(self, client: Client) -> None:
-        runtime = Runtime(SystemClock(), lambda: uuid.uuid4().hex, secrets.token_hex, random.random)
+        runtime = Runtime(CLOCK, lambda: uuid.uuid4().hex, secrets.token_hex, random.random)
         self.client, self.parked = client.bind(runtime), dict[Ticket, Deferred[Outcome]]()
 
     async def run(self, program: Program[T]) -> T:
@@ -210,14 +201,13 @@ class TwistedClient:
         match effect:
             case Fetch(seconds=seconds):
                 http = HttpExchange(effect)
-                made = ensureDeferred(fetch(effect, http))
+                made = ensureDeferred(fetch(effect.route, http))
                 return await made.addTimeout(seconds, reactor, lambda *_: Expired(http.stage))
             case Wait(ticket, seconds):
-                if ticket.ready:
-                    return Completed()
                 woken = self.parked[ticket] = Deferred(lambda _: self.parked.pop(ticket))
                 # Without a limit of its own it's asked for again after an hour.
-                return await woken.addTimeout(3_600 if seconds is None else seconds, reactor, lambda *_: Expired())
+                limit = 0 if ticket.ready else 3_600 if seconds is None else seconds
+                return await woken.addTimeout(limit, reactor, lambda *_: Completed() if ticket.ready else Expired())
             case Sleep(seconds):
                 return await deferLater(reactor, seconds, Completed)
             case Next() | ReadFile() | WriteFile():
@@ -226,19 +216,23 @@ class TwistedClient:
                 assert_never(effect)
 
 
-async def fetch(asked: Fetch, http: HttpExchange) -> Received | Unanswered | Barred:
+async def fetch(route: Route, http: HttpExchange) -> Received | Unanswered | Expired | Barred:
     """Make one request on a connection of its own."""
-    route = asked.route
     try:
         found = await deferToThread(socket.getaddrinfo, route.name, route.port) if route.name else []
         chosen = route.choose([str(address[0]) for *_, address in found])
-        if not isinstance(chosen, Dial):
-            return chosen
-        plain = HostnameEndpoint(reactor, chosen.addresses[0], route.port)
-        endpoint = plain if route.scheme == "http" else wrapClientTLS(optionsForClientTLS(route.server_name), plain)
-        return await (await connectProtocol(endpoint, Connection(http))).outcome
+        return await (await connect(http, route, *chosen.addresses)).outcome if isinstance(chosen, Dial) else chosen
     except (ConnectError, OSError) as error:
-        return Unanswered(http.stage, type(error).__name__)
+        return http.failed(error)
+
+
+async def connect(http: HttpExchange, route: Route, address: str, *others: str) -> "Connection":
+    """Connect to the first of these addresses that answers, each within its share of the time."""
+    plain = HostnameEndpoint(reactor, address, route.port, http.seconds_left(reactor.seconds()) / (1 + len(others)))
+    endpoint = plain if route.scheme == "http" else wrapClientTLS(optionsForClientTLS(route.server_name), plain)
+    with suppress(*[ConnectError] if others else []):
+        return await connectProtocol(endpoint, Connection(http))
+    return await connect(http, route, *others)
 
 
 class Connection(Protocol):
@@ -253,9 +247,8 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take some of the response; empty, if the peer has closed the connection."""
-        outcome = self.http.receive(data)
-        if outcome is not None and not self.outcome.called:
-            self.outcome.callback(outcome)
+        if self.http.receive(data) and not self.outcome.called:
+            self.outcome.callback(self.http.outcome)
             self.transport.abortConnection()
 
     def connectionLost(self, _reason: object = None) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asap_core.clock import ManualClock, Moment
+from asap_core.clock import FunctionClock, ManualClock, Moment
 
 
 class TestClock:
@@ -13,6 +13,10 @@ class TestClock:
         assert (clock.monotonic(), clock.wall()) == (6.0, -89.0)
         with pytest.raises(ValueError, match="forwards only"):
             clock.advance(-1)
+
+    def test_two_functions_make_a_clock(self) -> None:
+        clock = FunctionClock(iter([5.0, 6.0]).__next__, iter([10.0, 9.0]).__next__)
+        assert [clock.monotonic(), clock.wall(), clock.monotonic(), clock.wall()] == [5.0, 10.0, 6.0, 9.0]
 
     def test_a_moment_has_the_readings_of_both_clocks(self) -> None:
         assert Moment.read(ManualClock(monotonic=5, wall=10)) == Moment(5.0, 10.0)  # type: ignore[arg-type]

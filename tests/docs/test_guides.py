@@ -44,13 +44,17 @@ from asap_core.client import (
     Client,
     Completed,
     Fetch,
+    FileRead,
     HttpExchange,
+    ReadFile,
     Received,
     RequestOptions,
     Route,
     Runtime,
     Sleep,
+    Unavailable,
     Wait,
+    WriteFile,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -297,7 +301,7 @@ class TestOnAnotherRuntime:
             embedding["run"](embedding["client"].discover("https://192.168.1.1"))
         with socket.create_server(("127.0.0.1", 0)) as silent:
             late = Client("urn:asap:agent:me", http=RequestOptions(timeout=0.05))
-            late.bind(Runtime(embedding["SystemClock"](), lambda: "i", lambda: "t", lambda: 0.5))
+            late.bind(Runtime(embedding["clock"], lambda: "i", lambda: "t", lambda: 0.5))
             with pytest.raises(TimedOut):
                 embedding["run"](late.discover(f"http://127.0.0.1:{silent.getsockname()[1]}"))
 
@@ -325,6 +329,24 @@ class TestOnAnotherRuntime:
         assert len(embedding["run"](embedding["client"].registry(registry))) == 0
         with pytest.raises(FileNotFoundError):
             embedding["run"](embedding["client"].registry(tmp_path / "none.json"))
+
+    def test_private_files_are_written_and_read(self, embedding: dict[str, Any], tmp_path: Path) -> None:
+        path, file = tmp_path / "copies" / "a.json", Mock(**{"wanted.side_effect": [True, False]})
+        for content in (b"[1]", b"[2]"):
+            file.pieces.return_value = [content]
+            assert embedding["write_file"](WriteFile(str(path), file)) == Completed()
+        assert (path.read_bytes(), path.stat().st_mode & 0o777, list(path.parent.iterdir())) == (b"[1]", 0o600, [path])
+        first, again = BodyReader(10), BodyReader(10)
+        first.begin(200, [])
+        read = embedding["read_private"](ReadFile(str(path), first, private=True))
+        assert isinstance(read, FileRead)
+        assert first.body == b"[1]"
+        assert embedding["read_private"](ReadFile(str(path), again, private=True, unless=read.identity)) == read
+        assert again.body == b""
+        path.chmod(0o666)
+        for bad in (path, tmp_path / "none", path.parent):
+            assert isinstance(embedding["read_private"](ReadFile(str(bad), again, private=True)), Unavailable)
+        assert isinstance(embedding["write_file"](WriteFile(str(path / "b"), file)), Unavailable)
 
     def test_the_clock_goes_on_while_the_process_is_frozen(
         self, embedding: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -405,7 +427,7 @@ def serving(names: dict[str, Any]) -> Iterator[str]:
     tour: dict[str, Any] = {"__name__": "tour"}
     exec(the_tours_agent().replace("8000", str(server.server_port)), tour)
     names.update(agent=tour["agent"], requests=requests)
-    exec(source_of("agent.bind(clock=SystemClock()"), names)
+    exec(source_of("agent.bind(clock=clock"), names)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     time.sleep(0.01)  # envelopes dated before the agent was bound are refused

@@ -14,7 +14,7 @@ from typing import Any
 
 import js
 from pyodide.ffi import create_proxy
-from pyodide_driver import PageAgent, PageClient, SystemClock, js_object
+from pyodide_driver import CLOCK, PageAgent, PageClient, js_object
 
 from asap_core import (
     Agent,
@@ -57,9 +57,7 @@ class Page:
             capabilities=Capabilities(skills=[Skill(id="echo", description="Echo back the input")]),
             endpoints=Endpoints(asap=f"{self.url}/asap"),
         )
-        agent = Agent(manifest).bind(
-            clock=SystemClock(), ids=lambda: secrets.token_hex(16), key=secrets.token_bytes(32)
-        )
+        agent = Agent(manifest).bind(clock=CLOCK, ids=lambda: secrets.token_hex(16), key=secrets.token_bytes(32))
         self.page = PageAgent(agent, self.handle)
         return self
 

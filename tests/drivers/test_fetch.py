@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from asap_core.client import BodyReader, Client, Expired, Fetch, Outcome, Received, Route, Stage
+from asap_core.client import BodyReader, Client, Expired, Fetch, Outcome, Received, Route, Stage, Unanswered
 from docs.drivers import asyncio_protocol, lambda_driver, threads
 from tests.drivers.demo_agent import ELSEWHERE, SENDER, raw_server
 
@@ -35,9 +35,15 @@ def fetching(request: pytest.FixtureRequest) -> Fetching:
     return DRIVERS[request.param]
 
 
-def asked_of(url: str, *, seconds: float = 5.0, body: bytes = b"", drain: bool = False) -> Fetch:
-    port = int(url.rpartition(":")[2])
-    route = Route("127.0.0.1", port, "http", announced=("127.0.0.1",))
+def asked_of(
+    url: str,
+    *,
+    seconds: float = 5.0,
+    body: bytes = b"",
+    drain: bool = False,
+    addresses: tuple[str, ...] = ("127.0.0.1",),
+) -> Fetch:
+    route = Route("127.0.0.1", int(url.rpartition(":")[2]), "http", announced=addresses)
     return Fetch("POST", url, (), body, seconds, seconds, route, BodyReader(1_000, drain=drain))
 
 
@@ -46,6 +52,18 @@ def test_an_answer_that_comes_before_all_is_sent_is_read(fetching: Fetching) -> 
         asked = asked_of(url, body=bytes(12_000_000))
         assert fetching(asked) == Received("127.0.0.1")
     assert (asked.reader.status, asked.reader.body) == (413, b"{}")
+
+
+def test_an_address_that_refuses_is_followed_by_the_next(fetching: Fetching) -> None:
+    with raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as url:
+        assert fetching(asked_of(url, addresses=("127.0.0.2", "127.0.0.1"))) == Received("127.0.0.1")
+
+
+def test_if_no_address_answers_nothing_was_sent(fetching: Fetching) -> None:
+    with raw_server() as url:
+        outcome = fetching(asked_of(url, addresses=("127.0.0.2", "127.0.0.3")))
+        assert outcome == Unanswered(Stage.CONNECTING, "ConnectionRefusedError")
+        fetching(asked_of(url))  # so that the server ends
 
 
 def test_a_body_that_nobody_needs_is_not_waited_for(fetching: Fetching) -> None:

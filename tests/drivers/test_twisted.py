@@ -6,7 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from asap_core import NotAllowed, RemoteError, TimedOut, Unreachable
-from asap_core.client import Client, DiscoveryOptions, OutboundPolicy, RequestOptions, RetryPolicy
+from asap_core.client import (
+    BodyReader,
+    Client,
+    DiscoveryOptions,
+    Fetch,
+    OutboundPolicy,
+    Received,
+    RequestOptions,
+    RetryPolicy,
+    Route,
+)
 from tests.drivers.demo_agent import SENDER, URN, Demo, echo, make_agent, needs, raw_server, task, until
 
 needs("twisted")
@@ -171,6 +181,14 @@ def test_an_answer_that_is_cut_off_is_no_answer() -> None:
     mine = twisted_client()
     with raw_server(b"HTTP/1.1 200 OK\r\ncontent-len") as url, pytest.raises(Unreachable):
         run(lambda: mine.run(mine.client.get_document(url)))
+
+
+def test_an_address_that_refuses_is_followed_by_the_next() -> None:
+    mine = twisted_client()
+    with raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as url:
+        route = Route("127.0.0.1", int(url.rpartition(":")[2]), "http", announced=("127.0.0.2", "127.0.0.1"))
+        asked = Fetch("GET", url, (), None, 5.0, 5.0, route, BodyReader(100))
+        assert run(lambda: mine.perform(asked)) == Received("127.0.0.1")
 
 
 def test_an_answer_that_trickles_in_ends_at_the_time_limit() -> None:
