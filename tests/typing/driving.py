@@ -11,6 +11,7 @@ from asap_core import (
     Clock,
     Counters,
     Dispatch,
+    FunctionClock,
     HeadReader,
     Instant,
     Manifest,
@@ -49,7 +50,7 @@ class SystemClock:
         return WallTime(0.0)
 
 
-clocks: list[Clock] = [SystemClock(), ManualClock(wall=1.75e9)]
+clocks: list[Clock] = [SystemClock(), ManualClock(wall=1.75e9), FunctionClock(lambda: 0.0, lambda: 1.75e9)]
 counters = Counters()
 
 
