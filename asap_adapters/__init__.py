@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Final
 from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from asap_adapters.auth.authenticator import Authenticator as Authenticator
+    from asap_adapters.auth.authenticator import Authenticator as Authenticator, VerifyCredential as VerifyCredential
+    from asap_adapters.blocking.browsing import BlockingBrowser as BlockingBrowser
     from asap_adapters.blocking.client import BlockingClient as BlockingClient
+    from asap_adapters.blocking.connecting import BlockingResolver as BlockingResolver
     from asap_adapters.blocking.http_options import BlockingHttpOptions as BlockingHttpOptions
     from asap_adapters.client.agent_client import AgentClient as AgentClient
     from asap_adapters.net.http_options import HttpOptions as HttpOptions
+    from asap_adapters.net.resolving import Resolver as Resolver
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
     from asap_adapters.server.binding import bind_agent as bind_agent
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
-    from asap_adapters.server.listener import listen as listen, run as run, serve as serve
+    from asap_adapters.server.listener import Bound as Bound, listen as listen, run as run, serve as serve
     from asap_adapters.server.storage import Redis as Redis, StateFile as StateFile
     from asap_adapters.server.tls import TLS as TLS
     from asap_core.auth.principal import (
@@ -51,28 +54,31 @@ if TYPE_CHECKING:
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
 
 _HOMES: Final = {
-    "asap_adapters.auth.authenticator": "Authenticator",
+    "asap_adapters.auth.authenticator": "Authenticator VerifyCredential",
+    "asap_adapters.blocking.browsing": "BlockingBrowser",
     "asap_adapters.blocking.client": "BlockingClient",
+    "asap_adapters.blocking.connecting": "BlockingResolver",
     "asap_adapters.blocking.http_options": "BlockingHttpOptions",
     "asap_adapters.client.agent_client": "AgentClient",
+    "asap_adapters.net.http_options": "HttpOptions",
+    "asap_adapters.net.resolving": "Resolver",
+    "asap_adapters.server.asgi": "AsgiApp",
+    "asap_adapters.server.binding": "bind_agent",
+    "asap_adapters.server.handlers": "Context Handlers TaskFailed",
+    "asap_adapters.server.listener": "Bound listen run serve",
+    "asap_adapters.server.storage": "Redis StateFile",
+    "asap_adapters.server.tls": "TLS",
+    "asap_core.auth.principal": "Anonymous Authenticated TokenTable",
     "asap_core.client.breaker": "BreakerPolicy",
     "asap_core.client.delivery": "RetryPolicy",
     "asap_core.client.discovery": "DiscoveredAgent",
     "asap_core.client.document_cache": "DocumentCachePolicy",
     "asap_core.client.options": "DiscoveryOptions TrustPolicy",
-    "asap_core.net.outbound": "OutboundPolicy",
-    "asap_adapters.net.http_options": "HttpOptions",
-    "asap_adapters.server.asgi": "AsgiApp",
-    "asap_adapters.server.handlers": "Context Handlers TaskFailed",
-    "asap_adapters.server.binding": "bind_agent",
-    "asap_adapters.server.listener": "listen run serve",
-    "asap_adapters.server.storage": "Redis StateFile",
-    "asap_adapters.server.tls": "TLS",
-    "asap_core.auth.principal": "Anonymous Authenticated TokenTable",
     "asap_core.errors": (
         "AgentChanged AsapError BadReply BadState BadStore InvalidDocument InvalidTransition MdnsUnavailable NoToken "
         "NotAllowed NotResolved RemoteError TimedOut Unreachable Unsuitable Unverified WrongAgent"
     ),
+    "asap_core.net.outbound": "OutboundPolicy",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

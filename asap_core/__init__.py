@@ -23,7 +23,12 @@ if TYPE_CHECKING:
         StoreUnavailable as StoreUnavailable,
     )
     from asap_core.admission.policy import NoncePolicy as NoncePolicy, Policy as Policy
-    from asap_core.admission.ratelimit import Left as Left, Limit as Limit, parse_limits as parse_limits
+    from asap_core.admission.ratelimit import (
+        Left as Left,
+        Limit as Limit,
+        Limited as Limited,
+        parse_limits as parse_limits,
+    )
     from asap_core.admission.replay import (
         Floored as Floored,
         Replayed as Replayed,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
         Anonymous as Anonymous,
         Authenticated as Authenticated,
         Credential as Credential,
+        DpopProof as DpopProof,
         InsufficientScope as InsufficientScope,
         Principal as Principal,
         ProofRefused as ProofRefused,
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
         FunctionClock as FunctionClock,
         Instant as Instant,
         ManualClock as ManualClock,
+        Moment as Moment,
         WallTime as WallTime,
     )
     from asap_core.errors import (
@@ -63,6 +70,7 @@ if TYPE_CHECKING:
         NoToken as NoToken,
         NotResolved as NotResolved,
         Problem as Problem,
+        Remedy as Remedy,
         RemoteError as RemoteError,
         TimedOut as TimedOut,
         Unreachable as Unreachable,
@@ -70,7 +78,8 @@ if TYPE_CHECKING:
         Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
-    from asap_core.http.head import BadHead as BadHead, HeadReader as HeadReader
+    from asap_core.http.body import BadCoding as BadCoding, Codings as Codings, Inflater as Inflater
+    from asap_core.http.head import BadHead as BadHead, Head as Head, HeadReader as HeadReader
     from asap_core.http.messages import Request as Request, Response as Response
     from asap_core.http.request_body import RequestBody as RequestBody
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
@@ -98,6 +107,7 @@ if TYPE_CHECKING:
         refuse_head as refuse_head,
     )
     from asap_core.server.metrics import Counters as Counters
+    from asap_core.server.outgoing import Outgoing as Outgoing
     from asap_core.wire.codec import (
         decode_envelope as decode_envelope,
         encode_envelope as encode_envelope,
@@ -117,62 +127,75 @@ if TYPE_CHECKING:
         Skill as Skill,
     )
     from asap_core.wire.payloads import (
+        AckStatus as AckStatus,
+        ArtifactNotify as ArtifactNotify,
+        McpResourceData as McpResourceData,
+        McpResourceFetch as McpResourceFetch,
         McpToolCall as McpToolCall,
         McpToolResult as McpToolResult,
         MessageAck as MessageAck,
         MessageSend as MessageSend,
         Payload as Payload,
+        StateQuery as StateQuery,
+        StateRestore as StateRestore,
         TaskCancel as TaskCancel,
         TaskRequest as TaskRequest,
         TaskResponse as TaskResponse,
+        TaskStream as TaskStream,
         TaskUpdate as TaskUpdate,
+        UpdateType as UpdateType,
     )
-    from asap_core.wire.registry import Registry as Registry, RegistryEntry as RegistryEntry
+    from asap_core.wire.registry import Registry as Registry, RegistryEntry as RegistryEntry, Skipped as Skipped
+    from asap_core.wire.registry_index import RegistryIndex as RegistryIndex
     from asap_core.wire.registry_reader import read_registry as read_registry
     from asap_core.wire.signing import PublicKey as PublicKey
-    from asap_core.wire.task import Task as Task, TaskStatus as TaskStatus
+    from asap_core.wire.task import Role as Role, Task as Task, TaskStatus as TaskStatus
 
 # Where each name comes from; the imports above say the same to type checkers, which must not see `__getattr__`:
 # they would take any name for one of this package's.
 _HOMES: Final = {
-    "asap_core.clock": "Clock FunctionClock Instant ManualClock WallTime",
-    "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
-    "asap_core.errors": (
-        "Advice AgentChanged Allow AsapError BadReply BadState BadStore InvalidDocument InvalidTransition "
-        "MdnsUnavailable NoToken NotAllowed NotResolved Problem RemoteError TimedOut Unreachable Unsuitable "
-        "Unverified WrongAgent"
-    ),
-    "asap_core.refusals": "HANDLER_TIMEOUT KINDS Kind Refusal",
-    "asap_core.http.messages": "Request Response",
-    "asap_core.wire.envelope": "Envelope",
-    "asap_core.wire.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",
-    "asap_core.wire.payloads": (
-        "McpToolCall McpToolResult MessageAck MessageSend Payload TaskCancel TaskRequest TaskResponse TaskUpdate"
-    ),
-    "asap_core.wire.registry": "Registry RegistryEntry",
-    "asap_core.wire.task": "Task TaskStatus",
-    "asap_core.wire.registry_reader": "read_registry",
-    "asap_core.server.agent": "Agent",
-    "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
-    "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit refuse_head",
-    "asap_core.auth.principal": (
-        "Anonymous Authenticated Credential InsufficientScope Principal ProofRefused Proven TokenTable"
-    ),
     "asap_core.admission.admission": (
         "AdmissionAnswer AdmissionQuestion Admitted AnswerGone Future Mismatch OutcomeUnknown Reservation Running "
         "Stale StoreUnavailable Stored"
     ),
-    "asap_core.wire.handler_reply": "Replied",
-    "asap_core.http.head": "BadHead HeadReader",
-    "asap_core.http.request_body": "RequestBody",
-    "asap_core.net.outbound": "OutboundPolicy",
-    "asap_core.server.events": "Decision What",
-    "asap_core.server.metrics": "Counters",
     "asap_core.admission.policy": "NoncePolicy Policy",
-    "asap_core.admission.ratelimit": "Left Limit parse_limits",
+    "asap_core.admission.ratelimit": "Left Limit Limited parse_limits",
     "asap_core.admission.replay": "Floored Replayed Saturated StartPolicy",
     "asap_core.admission.state_file": "outcome_to_json read_outcome",
+    "asap_core.auth.principal": (
+        "Anonymous Authenticated Credential DpopProof InsufficientScope Principal ProofRefused Proven TokenTable"
+    ),
+    "asap_core.clock": "Clock FunctionClock Instant ManualClock Moment WallTime",
+    "asap_core.errors": (
+        "Advice AgentChanged Allow AsapError BadReply BadState BadStore InvalidDocument InvalidTransition "
+        "MdnsUnavailable NoToken NotAllowed NotResolved Problem Remedy RemoteError TimedOut Unreachable Unsuitable "
+        "Unverified WrongAgent"
+    ),
+    "asap_core.http.body": "BadCoding Codings Inflater",
+    "asap_core.http.head": "BadHead Head HeadReader",
+    "asap_core.http.messages": "Request Response",
+    "asap_core.http.request_body": "RequestBody",
+    "asap_core.net.outbound": "OutboundPolicy",
+    "asap_core.refusals": "HANDLER_TIMEOUT KINDS Kind Refusal",
+    "asap_core.server.agent": "Agent",
+    "asap_core.server.call": "Admit Answered CallState Dispatch Hold Record broken_call",
+    "asap_core.server.events": "Decision What",
+    "asap_core.server.exchange": "Authenticate ClaimProof Done Exchange Fork ReadBody Respond TakeLimit refuse_head",
+    "asap_core.server.metrics": "Counters",
+    "asap_core.server.outgoing": "Outgoing",
+    "asap_core.wire.codec": "decode_envelope encode_envelope read_health read_manifest to_json",
+    "asap_core.wire.envelope": "Envelope",
+    "asap_core.wire.handler_reply": "Replied",
+    "asap_core.wire.manifest": "AuthScheme Capabilities Endpoints Health Load Manifest Skill",
+    "asap_core.wire.payloads": (
+        "AckStatus ArtifactNotify McpResourceData McpResourceFetch McpToolCall McpToolResult MessageAck MessageSend "
+        "Payload StateQuery StateRestore TaskCancel TaskRequest TaskResponse TaskStream TaskUpdate UpdateType"
+    ),
+    "asap_core.wire.registry": "Registry RegistryEntry Skipped",
+    "asap_core.wire.registry_index": "RegistryIndex",
+    "asap_core.wire.registry_reader": "read_registry",
     "asap_core.wire.signing": "PublicKey",
+    "asap_core.wire.task": "Role Task TaskStatus",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

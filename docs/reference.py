@@ -23,6 +23,7 @@ from asap_core import Counters, Policy, What
 # The modules that offer names to users, in the order of the site. A name is described where it stands first.
 FACES: Final = (
     "asap_core",
+    "asap_core.auth",
     "asap_core.client",
     "asap_core.testing",
     "asap_adapters",

@@ -12,7 +12,7 @@ from attrs import field, frozen, validators
 from asap_core.arguments import NamedField
 from asap_core.auth.bearer import is_scope
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
-from asap_core.auth.jws import Algorithm, Jws, decode_base64url
+from asap_core.auth.jws import Algorithm, Jws, algorithms_of, decode_base64url
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
@@ -95,7 +95,7 @@ class TokenPolicy:
     """How the agent is found from a token's claims."""
     scopes: frozenset[str] = field(default=frozenset(), converter=scope_set)
     """Scopes that a token must have, all of them; otherwise the request is answered 403."""
-    algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=frozenset)
+    algorithms: frozenset[Algorithm] = field(default=frozenset(Algorithm), converter=algorithms_of)
     """The algorithms that tokens may be signed with."""
     dpop: DpopPolicy = field(factory=DpopPolicy, converter=_dpop)
     """Which proofs are accepted, and whether they're required: a `DpopPolicy`, or a value of `ProofRequirement`."""

@@ -18,7 +18,16 @@ from attrs import field, frozen, validators
 
 from asap_core.auth.dpop import PROOF_TYPE, comparable_url, is_proof_id, thumbprint, token_hash
 from asap_core.auth.jwks import VerificationKey, is_possible, public_jwk, read_key
-from asap_core.auth.jws import Algorithm, Jws, Malformed, decode_base64url, encode_base64url, names_of, read_jws
+from asap_core.auth.jws import (
+    Algorithm,
+    Jws,
+    Malformed,
+    algorithms_of,
+    decode_base64url,
+    encode_base64url,
+    names_of,
+    read_jws,
+)
 from asap_core.auth.principal import DpopProof, ProofOffer, ProofRefused
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
@@ -54,7 +63,7 @@ class DpopPolicy:
     )
     """See `ProofRequirement`."""
     algorithms: frozenset[Algorithm] = field(
-        default=frozenset(Algorithm), converter=frozenset, validator=validators.min_len(1)
+        default=frozenset(Algorithm), converter=algorithms_of, validator=validators.min_len(1)
     )
     """The algorithms that proofs may be signed with."""
     max_age: float = field(default=60.0, validator=[validators.gt(0), validators.le(300)])

@@ -8,7 +8,7 @@ Keys and URLs in it (`jwk`, `jku`, `x5c`, `x5u`) are never read (RFC 8725 §3.10
 import re
 from base64 import urlsafe_b64encode
 from binascii import a2b_base64
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -42,6 +42,11 @@ class Algorithm(Enum):
     ED25519 = "Ed25519"
     ES256 = "ES256"
     RS256 = "RS256"
+
+
+def algorithms_of(given: Iterable[Algorithm | str]) -> frozenset[Algorithm]:
+    """Return algorithms, by their values too. Raises ValueError if one is unknown."""
+    return frozenset(map(Algorithm, given))
 
 
 # RFC 8037 calls Ed25519 by the family's name, RFC 9864 by its own.

@@ -4,7 +4,7 @@ Install the extra `fuzz`. Not part of the pure core: no other module imports it.
 """
 
 from asap_core.testing.machine import ExchangeMachine, Reply, Target, local_target
-from asap_core.testing.stores import check_store
+from asap_core.testing.stores import AdmissionStore, check_store
 from asap_core.testing.strategies import (
     broken_documents,
     envelope_documents,
@@ -17,6 +17,7 @@ from asap_core.testing.strategies import (
 )
 
 __all__ = [
+    "AdmissionStore",
     "ExchangeMachine",
     "Reply",
     "Target",

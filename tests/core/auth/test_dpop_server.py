@@ -434,6 +434,8 @@ class TestTokensAndTheirKeys:
         [
             {"proofs": "always"},
             {"algorithms": ()},
+            {"algorithms": ["HS256"]},
+            {"algorithms": "ES256"},
             {"max_age": 0},
             {"max_age": 300.1},
             {"skew": -0.1},
@@ -458,6 +460,9 @@ class TestTokensAndTheirKeys:
     )
     def test_a_policy_has_values_within_bounds(self, name, values) -> None:
         assert [getattr(DpopPolicy(**{name: value}), name) for value in values] == values
+
+    def test_algorithms_may_be_given_by_their_names(self) -> None:
+        assert DpopPolicy(algorithms=["ES256"]).algorithms == {Algorithm.ES256}
 
     def test_the_defaults_of_a_policy_are_those_that_are_documented(self) -> None:
         made = DpopPolicy()
