@@ -75,8 +75,9 @@ STORES = {
 # Whoever writes a driver of a server needs these too.
 DRIVERS = {
     "Admit", "Answered", "Authenticate", "BadCoding", "BadHead", "CallState", "ClaimProof", "Codings", "Dispatch",
-    "Done", "Exchange", "Fork", "FunctionClock", "Head", "HeadReader", "Hold", "Inflater", "Limited", "Moment", "Outgoing", "ReadBody",
-    "Record", "RequestBody", "Respond", "StoreUnavailable", "TakeLimit", "broken_call", "refuse_head",
+    "Done", "Exchange", "Fork", "FunctionClock", "Head", "HeadReader", "Hold", "Inflater", "Limited", "Moment",
+    "Outgoing", "ReadBody", "Record", "RequestBody", "Respond", "StoreUnavailable", "TakeLimit", "broken_call",
+    "refuse_head",
 }  # fmt: skip
 # A driver of a client, and credentials on another runtime.
 CLIENTS = {"asap_core.client": 70, "asap_core.auth": 20}
