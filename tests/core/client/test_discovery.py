@@ -207,6 +207,20 @@ class TestIdentity:
         assert cached.id == OTHER
         assert world.discovery._manifests._cache._purposes == {}
 
+    def test_a_cached_manifest_is_at_hand_as_find_would_return_it(self) -> None:
+        world = World()
+        world.pages[A] = manifest()
+        assert world.discovery.at_hand(A, WANTED) is None
+        find(world)
+        found = world.discovery.at_hand(A, WANTED)
+        assert found is world.discovery.cached(A)
+        assert found is not None
+        assert (world.discovery.origin(found), world.discovery.announced_at(found)) == ("https://a.example:443", ())
+        with pytest.raises(WrongAgent):
+            world.discovery.at_hand(A, Wanted(urn=OTHER))
+        world.advance(300)
+        assert world.discovery.at_hand(A, ANYONE) is None
+
     def test_spellings_of_a_url_are_one_url(self) -> None:
         world = World()
         world.pages[A] = manifest()

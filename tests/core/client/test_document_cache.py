@@ -66,6 +66,9 @@ class TestDocumentCache:
         assert play.directory.cached(URL, now=play.now) == "v"
         assert play.directory.cached(URL, now=60.0) is None
         assert play.directory.cached("other", now=0.0) is None
+        assert play.directory.at_hand(URL, now=play.now) == "v"
+        assert play.directory.at_hand(URL, now=60.0) is None
+        assert play.directory.at_hand("other", now=0.0) is None
 
     def test_age_counts_from_the_response_or_its_confirmation(self) -> None:
         play = Play()
@@ -483,11 +486,14 @@ class TestDocumentCache:
         assert play.settle(lead.flight, DEAD)[0].result == NoDocument(DEAD.error, 0.0)
         assert isinstance(play.lookup()[0], Lead)
 
-    def test_the_least_recently_used_documents_are_evicted_first(self) -> None:
+    @pytest.mark.parametrize(
+        "use", [lambda play: play.result("a"), lambda play: play.directory.at_hand("a", now=play.now)]
+    )
+    def test_the_least_recently_used_documents_are_evicted_first(self, use) -> None:
         play = Play(max_entries=2)
         for name in ("a", "b"):
             play.fetch(Fetched(name), name)
-        play.result("a")
+        use(play)
         play.fetch(Fetched("c"), "c")
         assert play.result("a").value == "a"
         assert isinstance(play.lookup("b")[0], Lead)
