@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from benchmarks import ROOT, reference_python
+from benchmarks import ROOT, reference_python, server_stages
 from benchmarks.server_load import CASES
 
 __all__ = ["run"]
@@ -136,7 +136,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--only", action="append", default=[], help="contenders whose name has this in it")
+    parser.add_argument("--stages", action="store_true", help="print where the time of a POST goes instead")
     asked = parser.parse_args(arguments)
+    if asked.stages:
+        server_stages.run()
+        return
     for case in asked.case or CASES:
         run(case, connections=asked.connections, turns=asked.turns, seconds=asked.seconds, only=asked.only)
         print(flush=True)

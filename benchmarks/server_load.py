@@ -86,7 +86,7 @@ def run(port: int, case: str, agent: str, connections: int, seconds: float) -> d
     status, expected = b"HTTP/1.1 200", b'"result"' if case.startswith("post") else b"urn:asap"
     make = posts(agent, 1_024 if case == "post 1 KB" else 65_536) if case.startswith("post") else gets(None)
     links = [Link(port) for _ in range(connections)]
-    if case == "304":
+    if case == "304" and agent != "floor":
         links[0].ask(make())
         while (answer := links[0].read()) is None:
             pass

@@ -83,7 +83,7 @@ class _Connection:
     async def _serve_one(self, data: bytes) -> bytes | None:
         """Serve the next request. Returns the bytes that came after it, or None if the connection is over."""
         channel = self.channel
-        head: PlainHead | Head | None = self._plain(data)
+        head: PlainHead | Head | None = self._plain(data) if data else None
         if head is None:
             found = await self._read_head(data)
             if found is None or isinstance(found, bytes):
