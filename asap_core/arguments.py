@@ -4,7 +4,7 @@ Every check of a user's argument is one of these, so that the errors read alike.
 
 * The value isn't shown: it may be a key, a token or a whole manifest. Its type may be.
 * A wrong type is a ValueError too, as the README promises: callers have one exception to catch.
-* A check is made where the argument is passed, before anything is asked or sent.
+* A check is made where the argument is passed, before anything is asked or sent: by a program, at its first step.
 
 An `ArgumentRule` is made of predicates (`is_…`). The `expect_…` functions have sentences of their own.
 """

@@ -72,7 +72,7 @@ STORES = {
     "Replayed", "Reservation", "Running", "Saturated", "Stale", "Stored", "check_store", "outcome_to_json",
     "read_outcome",
 }  # fmt: skip
-# Whoever writes a driver of a server needs these too.
+# Those who write a driver of a server need these too.
 DRIVERS = {
     "Admit", "Answered", "Authenticate", "BadCoding", "BadHead", "CallState", "ClaimProof", "Codings", "Dispatch",
     "Done", "Exchange", "Fork", "FunctionClock", "Head", "HeadReader", "Hold", "Inflater", "Limited", "Moment",

@@ -16,11 +16,11 @@ from asap_core.auth.token_cache import TokenKey
 from asap_core.net.urls import normal
 from asap_core.wire.json_types import Json
 from asap_core.wire.manifest import AuthScheme
-from asap_core.wire.rules import TEXT, Rule, absent_or
+from asap_core.wire.rules import NONEMPTY, Rule, absent_or
 
 # The schemes by which manifests ask for a token in a header (RFC 6750, RFC 9449), or say how to get one.
 _SCHEMES: Final = ("bearer", "dpop", "oauth2")
-_TEXT: Final = absent_or(TEXT)
+_NONEMPTY: Final = absent_or(NONEMPTY)
 
 
 def _scope_words(value: object) -> tuple[Any, ...]:
@@ -53,11 +53,11 @@ class ClientCredentials:
     client: ClientSecret | ClientKey = field(
         validator=Rule("ClientSecret(…) or a ClientKey", lambda value: isinstance(value, ClientSecret | ClientKey))
     )
-    issuer: str | None = field(default=None, validator=_TEXT)
-    token_endpoint: str | None = field(default=None, validator=_TEXT)
+    issuer: str | None = field(default=None, validator=_NONEMPTY)
+    token_endpoint: str | None = field(default=None, validator=_NONEMPTY)
     scopes: tuple[str, ...] = field(default=(), converter=_scope_words, validator=_check_scopes)
-    audience: str | None = field(default=None, validator=_TEXT)
-    resource: str | None = field(default=None, validator=_TEXT)
+    audience: str | None = field(default=None, validator=_NONEMPTY)
+    resource: str | None = field(default=None, validator=_NONEMPTY)
     dpop: ProofKey | None = field(
         default=None,
         validator=Rule("a ProofKey, or None", lambda value: value is None or hasattr(value, "thumbprint")),

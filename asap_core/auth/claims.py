@@ -17,7 +17,7 @@ from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.json_types import Json, JsonObject
-from asap_core.wire.rules import URN, Rule, integer, number
+from asap_core.wire.rules import NONEMPTY, URN, Rule, integer, number
 
 _MAX_DEPTH: Final = 16
 _SHA256: Final = 32
@@ -27,7 +27,7 @@ _SHA256: Final = 32
 class ByClaim:
     """The agent's URN is the value of this claim: `sub`, if the provider's subjects are URNs."""
 
-    name: str
+    name: str = field(validator=NONEMPTY)
 
 
 def _read_only(agents: object) -> Mapping[str, str]:
@@ -45,10 +45,10 @@ class BySubject:
     """
 
     agents: Mapping[str, str] = field(converter=_read_only, repr=False)
-    claim: str = "sub"
+    claim: str = field(default="sub", validator=NONEMPTY)
 
     def __attrs_post_init__(self) -> None:
-        if not self.agents or not all(map(URN.fits, self.agents.values())):
+        if not self.agents or "" in self.agents or not all(map(URN.fits, self.agents.values())):
             raise ValueError(f"expected at least one subject, each with {URN.expected}")
 
 
@@ -65,7 +65,7 @@ def text_set(values: object) -> frozenset[str]:
 
 def check_audience(_policy: object, attribute: NamedField, values: frozenset[str] | None) -> None:
     """Raise ValueError unless there is at least one value and all are texts."""
-    if values is not None and not (values and all(isinstance(each, str) for each in values)):
+    if values is not None and not (values and all(map(NONEMPTY.fits, values))):
         raise ValueError(f"{attribute.name}: expected whom tokens are for, as text or a list of texts")
 
 

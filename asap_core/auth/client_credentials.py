@@ -17,7 +17,7 @@ from asap_core.auth.jws import serialize, signing_input
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.json_types import Json
-from asap_core.wire.rules import TEXT, Rule, absent_or
+from asap_core.wire.rules import NONEMPTY, Rule, absent_or
 
 JwsSigner = Callable[[bytes], bytes]
 """Signs a message with a private key; returns the signature as JWS encodes it."""
@@ -86,9 +86,9 @@ class ClientKey:
     """
 
     client_id: str = field(validator=_is_client_id)
-    algorithm: str = field(validator=TEXT)
+    algorithm: str = field(validator=NONEMPTY)
     sign: JwsSigner = field(repr=False, validator=Rule("a function that signs bytes", callable))
-    kid: str | None = field(default=None, validator=absent_or(TEXT))
+    kid: str | None = field(default=None, validator=absent_or(NONEMPTY))
 
 
 @frozen

@@ -22,7 +22,7 @@ from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.json_types import Json, JsonObject
-from asap_core.wire.rules import TEXT, absent_or, integer, number
+from asap_core.wire.rules import NONEMPTY, absent_or, integer, number
 
 _MAX_DEPTH: Final = 16
 _OK: Final = 200
@@ -43,7 +43,7 @@ class IntrospectionPolicy:
     """A response must name one of these in `aud`. None: the provider answers for this agent's tokens alone."""
     agent: ByClaim | BySubject = field(validator=AGENT)
     """How the agent is found from a response."""
-    issuer: str | None = field(default=None, validator=absent_or(TEXT))
+    issuer: str | None = field(default=None, validator=absent_or(NONEMPTY))
     """Compared character by character, if the response names the issuer."""
     scopes: frozenset[str] = field(default=frozenset(), converter=scope_set)
     """Scopes that a token must have, all of them; otherwise the request is answered 403."""

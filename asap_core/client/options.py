@@ -24,7 +24,7 @@ Location = str | FilePath
 
 def is_location(value: object) -> bool:
     """Return whether a value is a URL or a path."""
-    return isinstance(value, str) or hasattr(value, "__fspath__")
+    return value != "" and (isinstance(value, str) or hasattr(value, "__fspath__"))
 
 
 def as_text(location: Location) -> str:

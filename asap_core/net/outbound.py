@@ -120,7 +120,10 @@ def _list(texts: object, name: str, example: str) -> tuple[str, ...]:
 
 
 def _hosts(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(text.lower() for text in _list(texts, "allow_http", "agent.lan"))
+    hosts = frozenset(text.lower() for text in _list(texts, "allow_http", "agent.lan"))
+    if "" in hosts:
+        raise ValueError("allow_http: expected hosts, such as ['agent.lan']")
+    return hosts
 
 
 def _networks(texts: Iterable[str]) -> tuple[Network, ...]:

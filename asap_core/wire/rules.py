@@ -243,6 +243,7 @@ def _from_unix(seconds: float, otherwise: T) -> datetime | T:
 
 
 TEXT: Final = Rule("a string", lambda value: type(value) is str, exact=str)
+NONEMPTY: Final = Rule("a string that isn't empty", lambda value: type(value) is str and value != "")
 TEXTS: Final = several(TEXT)
 BOOLEAN: Final = Rule("true or false", lambda value: value is True or value is False, exact=bool)
 OBJECT: Final = Rule("an object", lambda value: type(value) is dict, exact=dict)

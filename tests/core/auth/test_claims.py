@@ -15,7 +15,7 @@ from asap_core import (
     StartPolicy,
 )
 from asap_core.auth.bearer import is_scope
-from asap_core.auth.claims import Accepted, BySubject, Rejected, TokenPolicy, is_date, judge_claims, wrong_key
+from asap_core.auth.claims import Accepted, ByClaim, BySubject, Rejected, TokenPolicy, is_date, judge_claims, wrong_key
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import InsufficientScope
@@ -170,10 +170,24 @@ class TestClaims:
             assert judge(token({**GOOD, "sub": sub})) == Rejected("a token of an agent that may call")
         assert judge(token({**GOOD, "scope": 5})) == Rejected("a scope that is text")
 
-    @pytest.mark.parametrize("agents", [{}, {"x": "alice"}, {"x": ALICE, "y": "alice"}, [("x", ALICE)], None])
+    @pytest.mark.parametrize(
+        "agents", [{}, {"": ALICE}, {"x": "alice"}, {"x": ALICE, "y": "alice"}, [("x", ALICE)], None]
+    )
     def test_a_list_of_subjects_must_name_agents(self, agents) -> None:
         with pytest.raises(ValueError, match="expected at least one subject"):
             BySubject(agents)
+
+    @pytest.mark.parametrize("wrong", ["", 5, None])
+    def test_the_claim_that_names_the_agent_has_a_name(self, wrong) -> None:
+        with pytest.raises(ValueError, match="name: expected a string that isn't empty"):
+            ByClaim(wrong)
+        with pytest.raises(ValueError, match="claim: expected a string that isn't empty"):
+            BySubject({"x": ALICE}, claim=wrong)
+
+    @pytest.mark.parametrize("wrong", ["", [""], ["me", ""], [], [5]])
+    def test_an_audience_is_named(self, wrong) -> None:
+        with pytest.raises(ValueError, match="audience: expected"):
+            verifier(audience=wrong)
 
     @given(st.sets(st.sampled_from("abcd")))
     def test_scopes_must_all_be_held(self, held) -> None:

@@ -82,8 +82,10 @@ class TestClientAuthentication:
             ({"client_id": 5}, "expected a client id"),
             ({"algorithm": 5}, "algorithm: expected"),
             ({"algorithm": None}, "algorithm: expected"),
+            ({"algorithm": ""}, "algorithm: expected a string that isn't empty"),
             ({"sign": b"key"}, "sign: expected a function that signs bytes"),
             ({"kid": 5}, "kid: expected"),
+            ({"kid": ""}, "kid: expected"),
         ],
     )
     def test_an_invalid_key_of_a_client_is_refused(self, changes, expected) -> None:

@@ -109,7 +109,7 @@ class TestResponses:
     @pytest.mark.parametrize(
         ("name", "valid", "wrong"),
         [
-            ("issuer", ["x", None], [5]),
+            ("issuer", ["x", None], [5, ""]),
             ("leeway", [0, 0.5, 300], [-0.1, 300.1]),
             ("most", [0.5], [0, -1, float("inf")]),
             ("most_refused", [0.5], [0, -1, float("inf")]),

@@ -156,7 +156,8 @@ class TestUrls:
     @pytest.mark.parametrize(
         "options",
         [
-            {"allow_http": "a.example"}, {"allow_networks": "10.0.0.0/8"}, {"allow_networks": ["10.0.0.1/8"]},
+            {"allow_http": "a.example"}, {"allow_http": ["a.lan", ""]}, {"allow_networks": "10.0.0.0/8"},
+            {"allow_networks": ["10.0.0.1/8"]},
             {"allow_ports": [0]}, {"allow_ports": [65_536]}, {"allow_endpoints": ["a.example"]}, {"redirects": 3},
             {"redirects": -1},
         ],
