@@ -91,8 +91,9 @@ def test_slow_bodies_are_answered_408(backend) -> None:
 @both
 def test_unread_answers_are_bounded_and_released(backend) -> None:
     report = run(cases.unread_answers, backend)
-    assert report.growth < 300_000_000
-    assert report.left < 30_000_000
+    # Without the bound it grows by 480 MB and more. What's left is some answers of 8 MB, not all 60.
+    assert report.growth < 340_000_000
+    assert report.left < 90_000_000
     # Who reads gets all of it, from among those who don't.
     assert report.answers == {"served": 1}
 
