@@ -207,13 +207,14 @@ class BodyReader:
             self._coded, self._body = True, Body(limit=self._limit, inflater=make())
 
     def _work(self) -> None:
-        if self._decoded and self._parser is not None:
-            self._parser.feed(self._decoded.popleft())
-        elif self._body is not None and (self._undecoded or self._queue):
+        if not self._decoded and self._body is not None and (self._undecoded or self._queue):
             self._body.decode(b"" if self._undecoded else self._queue.popleft())
             if self._parser is not None:
                 data = self._body.take()
                 self._decoded.extend(data[at : at + PIECE] for at in range(0, len(data), PIECE))
+        if self._decoded and self._parser is not None:
+            # In the same step: to decode takes much less time than to parse.
+            self._parser.feed(self._decoded.popleft())
 
     def _fail(self, error: InvalidDocument | BodyTooLarge | BadCoding) -> None:
         self._queue.clear()
