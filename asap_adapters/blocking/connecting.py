@@ -29,10 +29,10 @@ from asap_adapters.net.dialling import (
     is_readable,
     words_of,
 )
-from asap_adapters.net.outbound_transport import chosen, resolving
+from asap_adapters.net.httpcore_requests import chosen, resolving
 from asap_adapters.net.place_queue import PlaceQueue
-from asap_adapters.net.pool import Pooled, Progress
 from asap_adapters.net.resolving import THREADS, Question
+from asap_core.client.connections import Pooled, Progress
 from asap_core.client.programs import Stage
 from asap_core.net.outbound import Dial, OutboundPolicy
 from asap_core.net.urls import domain_of

@@ -1,7 +1,6 @@
 """Carries out a `Fetch` in the calling thread, over a pool of blocking connections.
 
-The pool follows the rules of `asap_adapters.net.pool`: the request that uses a connection owns its sockets, and only a
-connection whose last exchange was complete is kept.
+The pool follows the rules of `asap_core.client.connections`.
 """
 
 import ssl
@@ -22,18 +21,10 @@ from asap_adapters.blocking.connecting import (
     left,
 )
 from asap_adapters.blocking.interrupts import Closing, interruptible
-from asap_adapters.net.environment import Proxies, certificates
 from asap_adapters.net.fetching import httpx_request, unanswered
-from asap_adapters.net.outbound_transport import (
-    IDLE_SECONDS,
-    PROGRESS,
-    ROUTE,
-    as_httpx_errors,
-    connection_key,
-    httpcore_request,
-)
-from asap_adapters.net.pool import PLACES, ConnectionKey, Connections, Progress
+from asap_adapters.net.httpcore_requests import PROGRESS, ROUTE, Ways, as_httpx_errors, httpcore_request
 from asap_core.client.body_reader import BodyReader
+from asap_core.client.connections import PLACES, ConnectionKey, Connections, Progress
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
 from asap_core.errors import NotAllowed
 
@@ -77,24 +68,19 @@ def _chunks(response: httpx.Response, *, own: bool) -> Iterator[bytes]:
 
 
 def _read(response: httpx.Response, chunks: Iterator[bytes], reader: BodyReader, progress: Progress) -> None:
-    end = progress.end
     # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
     whole = response.is_stream_consumed
     reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
     if reader.patience is not None:
-        progress.end = min(end, time.monotonic() + reader.patience)
-    try:
-        for chunk in chunks:
-            left(progress)
-            reader.feed(chunk)
-            while reader.work():
-                interruptible(left, progress)
-            if not reader.wants:
-                return
-        reader.end()
-    except (TimeoutError, httpx.ReadTimeout):
-        if progress.end == end:
-            raise
+        progress.end = min(progress.end, time.monotonic() + reader.patience)
+    for chunk in chunks:
+        left(progress)
+        reader.feed(chunk)
+        while reader.work():
+            interruptible(left, progress)
+        if not reader.wants:
+            return
+    reader.end()
 
 
 class BlockingTransport(httpx.BaseTransport):
@@ -113,8 +99,7 @@ class BlockingTransport(httpx.BaseTransport):
         verify: ssl.SSLContext | bool = True,
         trust_env: bool = False,
     ) -> None:
-        self._context = certificates(verify, trust_env=trust_env)
-        self._proxies = Proxies.of_environment() if trust_env else Proxies()
+        self._ways = Ways.of(verify, trust_env=trust_env)
         self._resolver = resolver
         self._closing = Closing()
         self._look_ups = LookUps(self._closing)
@@ -123,22 +108,15 @@ class BlockingTransport(httpx.BaseTransport):
         self._connections: Connections[httpcore.ConnectionInterface, BlockingStream] = Connections(self._connection)
 
     def _connection(self, connection: BlockingConnection) -> httpcore.ConnectionInterface:
-        # httpcore's pool is used only as a factory.
-        makes = httpcore.ConnectionPool(
-            ssl_context=self._context,
-            proxy=self._proxies.proxy(connection.key.proxy, self._context),
-            keepalive_expiry=IDLE_SECONDS,
-            network_backend=BlockingBackend(self._resolver, self._look_ups, connection, self._closing),
-        )
-        scheme, host, port = connection.key.origin
-        return makes.create_connection(httpcore.Origin(scheme, host, port))
+        backend = BlockingBackend(self._resolver, self._look_ups, connection, self._closing)
+        return self._ways.connection(httpcore.ConnectionPool, connection.key, backend)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request, whose extensions have its `Route` and its `Progress`."""
         progress: Progress = request.extensions[PROGRESS]
         progress.route = route = request.extensions[ROUTE]
         asked = httpcore_request(request, request.read(), progress)
-        key = connection_key(route, asked.url.origin, self._proxies, self._context)
+        key = self._ways.key(route, asked.url.origin)
         progress.stage = Stage.QUEUED
         if not self._places.take(key, progress.patience - time.monotonic()):
             raise httpx.PoolTimeout("no free connection")
@@ -152,6 +130,7 @@ class BlockingTransport(httpx.BaseTransport):
         progress.stage = Stage.CONNECTING
         with as_httpx_errors():
             with self._lock:
+                self._closing.check()
                 connection, stale = self._connections.begin(key, progress)
             _close(stale)
             try:

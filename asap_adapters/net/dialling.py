@@ -83,13 +83,14 @@ async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
 
 @define(eq=False)
 class _TcpStream(httpcore.AsyncNetworkStream):
-    """A connection, with TLS or without."""
+    """A connection, with TLS or without. The limit of the whole request applies, not those of httpcore."""
 
     stream: ByteStream
     fresh: bool = True
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout), anyio.fail_after(timeout):
+        del timeout
+        with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout):
             try:
                 data = await self.stream.receive(max_bytes)
             except anyio.EndOfStream:
@@ -100,8 +101,9 @@ class _TcpStream(httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        del timeout
         if buffer:
-            with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout), anyio.fail_after(timeout):
+            with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout):
                 await self.stream.send(buffer)
 
     async def start_tls(
@@ -110,7 +112,8 @@ class _TcpStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
     ) -> httpcore.AsyncNetworkStream:
-        with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout), anyio.fail_after(timeout):
+        del timeout
+        with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout):
             tls = await TLSStream.wrap(
                 self.stream,
                 ssl_context=ssl_context,

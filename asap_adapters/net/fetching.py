@@ -9,9 +9,9 @@ from typing import Final
 import anyio
 import httpx
 
-from asap_adapters.net.outbound_transport import PROGRESS, ROUTE
-from asap_adapters.net.pool import Progress
+from asap_adapters.net.httpcore_requests import PROGRESS, ROUTE
 from asap_core.client.body_reader import BodyReader
+from asap_core.client.connections import Progress
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
 from asap_core.errors import Advice, NotAllowed
 
@@ -83,7 +83,7 @@ async def _read(response: httpx.Response, reader: BodyReader) -> None:
     chunks = _in_one_piece(response.content) if whole else response.aiter_raw()
     count = 0
     try:
-        with anyio.move_on_after(reader.patience):
+        with anyio.fail_after(reader.patience):
             async for chunk in chunks:
                 reader.feed(chunk)
                 count += 1

@@ -1,33 +1,41 @@
 """Makes requests over connections of its own, which lead only where a `Route` allows: names are resolved once.
 
 A network backend for httpcore, in which the addresses checked are those connected to, and an httpx transport over it.
-TLS and the `Host` header use the URL's host.
+TLS and the `Host` header use the URL's host. The pool stays consistent after any cancellation
+(`asap_core.client.connections` has its rules), and no single origin can use it up: places are taken before the request,
+without an await, and given back on every way out.
+
+httpcore's own pool isn't used: it keeps a connection for ever if it was cancelled between assignment and use, or while
+its response was being closed, and one origin may take all connections. The only time limit is that of the whole
+request, which `fetch` sets.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Self, assert_never
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 import anyio
 import httpcore
 import httpx
-from attrs import define, frozen
+from attrs import frozen
 
-from asap_adapters.net.dialling import Dialler, connect_first, dial as dial_address, words_of
-from asap_adapters.net.environment import BadProxy, Proxies, certificates
-from asap_adapters.net.pool import ConnectionKey, ConnectionPool, HeldResponse, PooledConnection, Progress
+from asap_adapters.net.dialling import Dialler, close_all, connect_first, dial as dial_address
+from asap_adapters.net.httpcore_requests import (
+    PROGRESS,
+    ROUTE,
+    Ways,
+    as_httpx_errors,
+    chosen,
+    httpcore_request,
+    resolving,
+)
+from asap_adapters.net.place_queue import PlaceQueue
 from asap_adapters.net.resolving import Resolver, SystemResolver
-from asap_core.client.programs import Barred, Route, Stage, Unanswered
-from asap_core.errors import NotAllowed
+from asap_core.client.connections import PLACES, ConnectionKey, Connections, Pooled, Progress
+from asap_core.client.programs import Stage
 from asap_core.net.outbound import Dial, OutboundPolicy
 
-# For how many seconds an idle connection is kept: httpx's own number. This library's servers keep it for longer.
-IDLE_SECONDS: Final = 5.0
-ROUTE: Final = "asap_route"
-"""The request extension with its `Route`."""
-PROGRESS: Final = "asap_progress"
-"""The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
+_Connection = Pooled[httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkStream]
 
 
 @frozen
@@ -40,7 +48,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     resolver: Resolver
     system: SystemResolver
     dial: Dialler
-    connection: PooledConnection
+    connection: _Connection
 
     async def connect_tcp(
         self,
@@ -50,10 +58,9 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        del local_address, socket_options  # the pool gives none
+        del timeout, local_address, socket_options  # the request's own limit applies, and the pool gives no others
         try:
-            with anyio.fail_after(timeout):
-                stream = await (self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port))
+            stream = await (self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port))
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
         self.connection.streams.append(stream)
@@ -97,162 +104,98 @@ class OutboundTransport(httpx.AsyncBaseTransport):
 
     With `trust_env`, proxies of the environment are used, but not for this machine. A proxy resolves names itself, so
     the addresses behind it aren't checked. The constructor reads certificates, and does no other I/O. Raises OSError if
-    they are unreadable.
+    they are unreadable. For one event loop.
     """
 
     def __init__(
-        self,
-        *,
-        resolver: Resolver | None = None,
-        verify: ssl.SSLContext | bool = True,
-        trust_env: bool = False,
-        dial: Dialler | None = None,
+        self, *, resolver: Resolver | None = None, verify: ssl.SSLContext | bool = True, trust_env: bool = False
     ) -> None:
-        self._context = certificates(verify, trust_env=trust_env)
-        self._proxies = Proxies.of_environment() if trust_env else Proxies()
-        system = SystemResolver()
-        self._backend: Callable[[PooledConnection], _Backend] = lambda connection: _Backend(
-            resolver or system, system, dial or dial_address, connection
-        )
-        self._pool = ConnectionPool(self._connection)
+        self._ways = Ways.of(verify, trust_env=trust_env)
+        self._system = SystemResolver()
+        self._resolver = resolver or self._system
+        self._dial: Dialler = dial_address
+        self._places: PlaceQueue[ConnectionKey] = PlaceQueue(PLACES)
+        self._connections = Connections(self._connection)
 
-    def _connection(self, connection: PooledConnection) -> httpcore.AsyncConnectionInterface:
-        # httpcore's pool is used only as a factory.
-        makes = httpcore.AsyncConnectionPool(
-            ssl_context=self._context,
-            proxy=self._proxies.proxy(connection.key.proxy, self._context),
-            keepalive_expiry=IDLE_SECONDS,
-            network_backend=self._backend(connection),
-        )
-        scheme, host, port = connection.key.origin
-        return makes.create_connection(httpcore.Origin(scheme, host, port))
+    def _connection(self, connection: _Connection) -> httpcore.AsyncConnectionInterface:
+        backend = _Backend(self._resolver, self._system, self._dial, connection)
+        return self._ways.connection(httpcore.AsyncConnectionPool, connection.key, backend)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request, whose extensions have its `Route` and its `Progress`."""
         progress: Progress = request.extensions[PROGRESS]
         progress.route = route = request.extensions[ROUTE]
         asked = httpcore_request(request, await request.aread(), progress)
-        key = connection_key(route, asked.url.origin, self._proxies, self._context)
+        key = self._ways.key(route, asked.url.origin)
+        progress.stage = Stage.QUEUED
+        with anyio.CancelScope(deadline=progress.patience) as waiting:
+            await self._places.take(key)
+        if waiting.cancelled_caught:
+            raise httpx.PoolTimeout("no free connection")
+        try:
+            return await self._exchange(key, asked, progress)
+        except BaseException:
+            self._places.give_back(key)
+            raise
+
+    async def _exchange(self, key: ConnectionKey, asked: httpcore.Request, progress: Progress) -> httpx.Response:
+        progress.stage = Stage.CONNECTING
+        if self._connections.closed:
+            raise httpx.ConnectError("this client was closed")
         with as_httpx_errors():
-            held = await self._pool.exchange(key, asked, progress)
-        response = held.response
-        return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(held), extensions=response.extensions
-        )
+            connection, stale = self._connections.begin(key, progress)
+            try:
+                await _close(stale)
+                response = await connection.inner.handle_async_request(asked)
+                progress.stage = Stage.ANSWERED
+            except BaseException:
+                self._connections.drop(connection)
+                await _close([connection])
+                raise
+        body = _Body(self, connection, response)
+        return httpx.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
+
+    async def take_back(self, connection: _Connection) -> None:
+        """End an exchange: keep its connection if it's reusable."""
+        self._places.give_back(connection.key)
+        await _close(self._connections.end(connection))
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
+        """Close all connections, also those in use."""
+        idle, busy = self._connections.close()
+        await _close([*idle, *busy])
 
 
-def connection_key(route: Route, origin: httpcore.Origin, proxies: Proxies, context: ssl.SSLContext) -> ConnectionKey:
-    """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""
-    try:
-        proxy = "" if route.announced else proxies.name_for(route.scheme, route.host, route.port)
-        proxies.proxy(proxy, context)
-    except BadProxy as bad:
-        raise NotAllowed(route.host, bad.reason, bad.remedy) from None
-    return ConnectionKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
-
-
-def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:
-    """Return the addresses to connect to. Raises `NotAllowed` if they are refused, httpcore's ConnectError if none.
-
-    answers: what the route's name, if it has one, resolved to.
-    """
-    found = route.choose(answers)
-    match found:
-        case Dial(addresses):
-            return addresses
-        case Barred(reason, remedy):
-            raise NotAllowed(route.host, reason, remedy)
-        case Unanswered(_, problem):
-            raise httpcore.ConnectError(problem)
-        case _:
-            assert_never(found)
-
-
-@contextmanager
-def resolving() -> Iterator[None]:
-    """Raise httpcore's ConnectError for the errors of resolvers."""
-    try:
-        yield
-    except OSError as error:  # socket.gaierror is one
-        raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
-    except UnicodeError:  # some resolvers can't encode some names
-        raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
-
-
-def httpcore_request(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
-    """Return the same request for httpcore, which notes in `progress` that it's sent."""
-    # Only if it's needed: httpcore would give the name to a proxy that speaks TLS too.
-    route = progress.route
-    named = {} if route.server_name == route.host else {"sni_hostname": route.server_name}
-    url = httpcore.URL(
-        scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path
-    )
-    body = _Content(content, progress)
-    return httpcore.Request(
-        request.method, url, headers=request.headers.raw, content=body, extensions={**request.extensions, **named}
-    )
-
-
-@define(eq=False)
-class _Content:
-    """A request's body in one piece. Not a generator, which a cancellation would leave to the garbage collector.
-
-    httpcore asks for it after writing the head: from then on the server may act on the request.
-    """
-
-    rest: bytes
-    progress: Progress
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        self.progress.stage = Stage.SENT
-        part, self.rest = self.rest, b""
-        if not part:
-            raise StopIteration
-        return part
-
-    async def __anext__(self) -> bytes:
-        for part in self:
-            return part
-        raise StopAsyncIteration
-
-
-@define(eq=False)
 class _Body(httpx.AsyncByteStream):
-    held: HeldResponse
+    """The body of a response. It holds the connection until it's closed."""
+
+    def __init__(self, transport: OutboundTransport, connection: _Connection, response: httpcore.Response) -> None:
+        self._transport = transport
+        self._connection: _Connection | None = connection
+        self._response = response
+        stream: Any = response.stream
+        self._parts = aiter(stream)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
         with as_httpx_errors():
-            return await self.held.part()
+            part: bytes = await anext(self._parts)
+            return part
 
     async def aclose(self) -> None:
-        with as_httpx_errors():
-            await self.held.aclose()
+        """Release the connection. A second call does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            with as_httpx_errors(), anyio.CancelScope(shield=True):
+                await self._response.aclose()
+        finally:
+            await self._transport.take_back(connection)
 
 
-@contextmanager
-def as_httpx_errors() -> Iterator[None]:
-    """Raise httpx's errors instead of httpcore's."""
-    try:
-        yield
-    except (
-        httpcore.NetworkError,
-        httpcore.TimeoutException,
-        httpcore.ProtocolError,
-        httpcore.ProxyError,
-        httpcore.UnsupportedProtocol,
-    ) as e:
-        # The errors have the same names in both libraries.
-        raise getattr(httpx, type(e).__name__)(str(e)) from e
+async def _close(connections: list[_Connection]) -> None:
+    if connections:
+        await close_all([stream for connection in connections for stream in connection.streams])

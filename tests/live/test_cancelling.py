@@ -139,7 +139,7 @@ def natively(way: str, anyio_backend_name: str) -> bool:
 @pytest.fixture
 def few_places(monkeypatch) -> None:
     """One origin may have two connections: a third that's lost is missed at once."""
-    monkeypatch.setattr("asap_adapters.net.pool.PLACES", 10)
+    monkeypatch.setattr("asap_adapters.net.outbound_transport.PLACES", 10)
 
 
 @WAYS

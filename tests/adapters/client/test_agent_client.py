@@ -3,14 +3,17 @@
 import gc
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
-from asap_adapters import AgentClient
+from asap_adapters import AgentClient, HttpOptions
 from asap_adapters.testing import in_process
 from asap_core import (
+    BadReply,
     NotResolved,
     RemoteError,
     TaskRequest,
@@ -181,3 +184,20 @@ async def test_a_client_that_is_not_open_says_so_at_once() -> None:
         await client.discover(BASE)
     with pytest.raises(RuntimeError, match="isn't open"):
         await client.keep_fresh([BASE])
+
+
+async def test_an_error_response_is_reported_without_the_body_that_never_ends() -> None:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            await anyio.sleep_forever()
+
+    class Failing(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(500, headers={"content-length": "10"}, stream=Endless())
+
+    async with AgentClient("urn:asap:agent:me", http=HttpOptions(transport=Failing())) as client:
+        before = anyio.current_time()
+        with pytest.raises(BadReply, match="500"):
+            await client.get_document(f"{BASE}/document")
+        assert anyio.current_time() - before < 5

@@ -16,12 +16,13 @@ from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.net import outbound_transport
 from asap_adapters.net.dialling import connect_first
 from asap_adapters.net.fetching import httpx_request
+from asap_adapters.net.httpcore_requests import PROGRESS, ROUTE
 from asap_adapters.net.interfaces import link_networks, link_scopes, links
-from asap_adapters.net.outbound_transport import PROGRESS, ROUTE, OutboundTransport
-from asap_adapters.net.pool import Progress
+from asap_adapters.net.outbound_transport import OutboundTransport
 from asap_adapters.net.resolving import SystemResolver
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.client.body_reader import BodyReader
+from asap_core.client.connections import Progress
 from asap_core.client.programs import Barred, Fetch, Route
 from asap_core.client.requests import announced_addresses
 from asap_core.net.addresses import obstacle, read_address
@@ -201,7 +202,8 @@ def check_rebinding(answers, *, keeps: bool) -> None:
     came: list[bool] = []
 
     async def main() -> None:
-        transport = OutboundTransport(resolver=network, verify=False, dial=network.dial)
+        transport = OutboundTransport(resolver=network, verify=False)
+        transport._dial = network.dial
         route = Route("a.example", 443, "https", policy=POLICY)
         for _ in answers:
             extensions = {ROUTE: route, PROGRESS: Progress()}
