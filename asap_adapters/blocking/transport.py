@@ -21,7 +21,7 @@ from asap_adapters.blocking.connecting import (
     left,
 )
 from asap_adapters.blocking.interrupts import Closing, interruptible
-from asap_adapters.net.fetching import httpx_request, unanswered
+from asap_adapters.net.fetching import failed, httpx_request
 from asap_adapters.net.httpcore_requests import PROGRESS, ROUTE, Ways, as_httpx_errors, httpcore_request
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Progress
@@ -46,12 +46,8 @@ def fetch(transport: httpx.BaseTransport, asked: Fetch) -> Received | Unanswered
             _read(response, _chunks(response, own=own), asked.reader, progress)
         finally:
             response.close()
-    except NotAllowed as refused:
-        return Barred(refused.reason, refused.remedy)
-    except TimeoutError:
-        return Expired(progress.stage)
-    except httpx.HTTPError as error:
-        return unanswered(error, progress.stage)
+    except (NotAllowed, TimeoutError, httpx.HTTPError) as error:
+        return failed(error, progress.stage)
     return Received(progress.address)
 
 

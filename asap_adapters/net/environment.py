@@ -8,7 +8,6 @@ import os
 import ssl
 from collections.abc import Mapping
 from importlib.util import find_spec
-from ipaddress import ip_network
 from typing import Final, Self
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
@@ -18,7 +17,7 @@ import httpx
 from attrs import define, field
 
 from asap_core.errors import Advice, Remedy
-from asap_core.net.addresses import read_without_zone
+from asap_core.net.proxy_exemptions import is_exempt
 from asap_core.net.urls import DEFAULT_PORTS, is_loopback
 
 _PORTS: Final = {**DEFAULT_PORTS, "socks5": 1080, "socks5h": 1080}
@@ -85,24 +84,10 @@ def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
 
 
 def _needs_none(host: str, port: int) -> bool:
-    """Return whether `no_proxy` lists it: by name, domain, host and port, address or network."""
+    """Return whether `no_proxy`, or the system's settings, name it."""
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    entries = [entry.strip().lower() for entry in listed.split(",")]
     shown = f"[{host}]" if ":" in host else host
-    return (
-        bool(proxy_bypass(host) or proxy_bypass(f"{shown}:{port}"))
-        or any(entry in ("*", shown, f"{shown}:{port}") for entry in entries)
-        or any(_is_in(host, entry) for entry in entries)
-    )
-
-
-def _is_in(host: str, network: str) -> bool:
-    try:
-        listed = ip_network(network, strict=False)
-    except ValueError:
-        return False
-    address = read_without_zone(host)
-    return address is not None and address in listed
+    return bool(proxy_bypass(host) or proxy_bypass(f"{shown}:{port}")) or is_exempt(host, port, listed)
 
 
 def certificates(verify: ssl.SSLContext | bool, *, trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001 - httpx's own

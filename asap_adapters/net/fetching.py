@@ -45,12 +45,8 @@ async def _exchange(
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
-    except NotAllowed as refused:
-        return Barred(refused.reason, refused.remedy)
-    except TimeoutError:
-        return Expired(progress.stage)
-    except httpx.HTTPError as error:
-        return unanswered(error, progress.stage)
+    except (NotAllowed, TimeoutError, httpx.HTTPError) as error:
+        return failed(error, progress.stage)
     return Received(progress.address)
 
 
@@ -132,13 +128,15 @@ async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
 # The messages of h11 and httpx repeat what the peer sent, are empty, or lack the address.
 
 
-def unanswered(error: httpx.HTTPError, stage: Stage) -> Unanswered | Expired:
+def failed(error: NotAllowed | TimeoutError | httpx.HTTPError, stage: Stage) -> Unanswered | Expired | Barred:
     """Return the outcome of a request that failed at this stage."""
+    if isinstance(error, NotAllowed):
+        return Barred(error.reason, error.remedy)
     if isinstance(error, httpx.PoolTimeout):
         stage = Stage.QUEUED
     elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and stage is not Stage.QUEUED:
         stage = Stage.CONNECTING
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
         return Expired(stage)
     return Unanswered(stage, _words_of(error), silent=stage is Stage.SENT and _said_nothing(error))
 
