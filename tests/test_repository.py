@@ -255,7 +255,7 @@ def test_the_changelog_names_the_new_place_of_each_module() -> None:
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
     for name in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)*)`", page.read_text("utf-8")):
         file, *parts = name.split("::")
-        body: Any = ast.parse((ROOT / file).read_text("utf-8")).body
+        body: Any = parsed(ROOT / file).body
         for part in parts:
             found = [node for node in body if getattr(node, "name", None) == part]
             assert found, name

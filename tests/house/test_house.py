@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import anyio
@@ -11,6 +12,8 @@ import pytest
 from tests.house.guarantees import guarantees
 from tests.house.jobs import a_post
 from tests.house.source import ROOT, Module, circles, module_map, read_modules, twice
+
+modules_of_today = cache(read_modules)
 
 
 def module(name: str, text: str, *imports: str) -> Module:
@@ -24,7 +27,7 @@ def test_a_planted_import_cycle_is_found() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    assert circles(read_modules()) == []  # imports for type checkers count
+    assert circles(modules_of_today()) == []  # imports for type checkers count
 
 
 def test_a_class_name_that_two_modules_define_is_found() -> None:
@@ -35,7 +38,7 @@ def test_a_class_name_that_two_modules_define_is_found() -> None:
 
 
 def test_all_modules_are_read() -> None:
-    modules = read_modules()
+    modules = modules_of_today()
     assert {"asap_core", "asap_core.errors", "asap_adapters.cli"} <= set(modules)
     assert "asap_core.errors" in modules["asap_core.wire.codec"].imports
     assert modules["asap_core.clock"].functions
@@ -64,4 +67,4 @@ def test_the_command_prints_only_figures() -> None:
 
 
 def test_the_map_shows_every_module() -> None:
-    assert (ROOT / "docs" / "modules.md").read_text("utf-8") == module_map(read_modules())
+    assert (ROOT / "docs" / "modules.md").read_text("utf-8") == module_map(modules_of_today())

@@ -91,7 +91,7 @@ def test_slow_bodies_are_answered_408(backend) -> None:
 @both
 def test_unread_answers_are_bounded_and_released(backend) -> None:
     report = run(cases.unread_answers, backend)
-    # Without the bound it grows by 480 MB and more. What's left is some answers of 8 MB, not all 60.
+    # All 60 answers are 480 MB.
     assert report.growth < 340_000_000
     assert report.left < 90_000_000
     # Who reads gets all of it, from among those who don't.

@@ -604,7 +604,9 @@ class CacheLaws(RuleBasedStateMachine):
     @precondition(lambda self: self.leads)
     @rule(data=st.data(), outcome=st.sampled_from(LIKELY), jitter=st.sampled_from([0.0, 0.9]))
     def settle(self, data, outcome, jitter) -> None:
-        waiter = data.draw(st.sampled_from(sorted(self.leads)))
+        self.end(data.draw(st.sampled_from(sorted(self.leads))), outcome, jitter)
+
+    def end(self, waiter, outcome, jitter) -> None:
         (flight, began), asked = self.leads[waiter], self.waiting[waiter]
         url = asked[0]
         others = {one for one, key in self.waiting.items() if key == asked} - {waiter}
@@ -634,12 +636,38 @@ class CacheLaws(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def cancel(self, data) -> None:
-        waiter = data.draw(st.sampled_from(sorted(self.waiting)))
+        self.leave(data.draw(st.sampled_from(sorted(self.waiting))))
+
+    def leave(self, waiter) -> None:
         lead = self.leads.pop(waiter, None)
         del self.waiting[waiter]
         self.carry_out(self.directory.abandon(waiter))
         if lead is not None:
             self.late.append(lead[0])
+
+    # In one step what by chance takes thousands of examples.
+
+    @precondition(lambda self: self.leads)
+    @rule(data=st.data())
+    def a_fetch_is_taken_over_after_its_url_was_forgotten(self, data) -> None:
+        waiter = data.draw(st.sampled_from(sorted(self.leads)))
+        url = self.waiting[waiter][0]
+        self.look_up(url)
+        self.forget(url)
+        self.leave(waiter)
+
+    @rule(url=st.sampled_from(URLS), outcome=st.sampled_from(["kept", "not modified"]))
+    def a_document_is_evicted_while_it_is_revalidated(self, url, outcome) -> None:
+        self.fetch(url, "kept")
+        self.time_passes(40.0)
+        self.look_up(url)
+        self.fetch(URLS[url == URLS[0]], "kept")
+        self.fetch(url, outcome)
+
+    def fetch(self, url, outcome) -> None:
+        self.look_up(url)
+        for leader in [one for one in self.leads if self.waiting[one] == (url, self.forgotten[url])]:
+            self.end(leader, outcome, 0.0)
 
     @rule(url=st.sampled_from(URLS))
     def forget(self, url) -> None:
