@@ -85,14 +85,33 @@ def loop_time() -> Callable[[], float]:
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # Two characters at a time, for half the steps.
 _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
-_SHIFTS: Final = range(120, -1, -10)
+_SHIFTS: Final = range(40, -1, -10)
+# A byte's low five bits choose a character. 256 is eight times 32, so all characters are equally likely.
+_CHARACTERS: Final = bytes(ord(_ALPHABET[byte % 32]) for byte in range(256))
+_TAIL: Final = 16
+# How many ids one system call gives randomness for: it takes as long as an id.
+_BATCH: Final = 64
+# The random parts of the next ids. Threads share it: `pop` and `extend` are atomic.
+_tails: Final[list[str]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tails.clear)  # or parent and child would make the same ids
 _SYSTEM: Final = random.SystemRandom()
 
 
 def new_id() -> str:
     """Return a ULID: 48 bits of milliseconds and 80 random bits, as 26 characters that sort by time."""
-    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return "".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS])
+    millis = time.time_ns() // 1_000_000
+    try:
+        tail = _tails.pop()
+    except IndexError:
+        tail, *others = _random_tails()
+        _tails.extend(others)
+    return "".join([_PAIRS[(millis >> shift) & 1023] for shift in _SHIFTS]) + tail
+
+
+def _random_tails() -> list[str]:
+    text = os.urandom(_TAIL * _BATCH).translate(_CHARACTERS).decode("ascii")
+    return [text[at : at + _TAIL] for at in range(0, len(text), _TAIL)]
 
 
 def new_secret() -> bytes:

@@ -1,6 +1,5 @@
 """JSON-RPC 2.0 as ASAP uses it: one method, ids always, errors that carry a taxonomy (docs/wire.md §4)."""
 
-from collections.abc import Mapping
 from math import ceil
 from typing import Final, TypeGuard
 
@@ -124,11 +123,6 @@ def _problem_of_params(params: Json) -> tuple[str, Problem]:
 
 def _invalid(note: str, *problems: Problem) -> Refusal:
     return Refusal(kind=INVALID_REQUEST, note=note, problems=problems)
-
-
-def result_body(call_id: CallId, envelope: Mapping[str, object]) -> dict[str, object]:
-    """Return the response to a call. Without a key `error`, even null: peers of both generations test its presence."""
-    return {"jsonrpc": "2.0", "result": {"envelope": envelope}, "id": call_id}
 
 
 def error_body(call_id: CallId | None, refusal: Refusal) -> dict[str, object]:

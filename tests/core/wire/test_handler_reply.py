@@ -24,6 +24,7 @@ from asap_core import (
     Skill,
     TaskResponse,
     TaskStatus,
+    WallTime,
     encode_envelope,
 )
 from asap_core.admission.idempotency import SavedKey
@@ -31,6 +32,7 @@ from asap_core.admission.state_file import StateOwner, identity_record, read_sta
 from asap_core.refusals import HANDLER_FAILED, HANDLER_TIMEOUT
 from asap_core.server.call import broken_call
 from asap_core.wire.codec import to_json
+from asap_core.wire.handler_reply import reply_text
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
 from asap_core.wire.writable import NotWritable
 from tests.builders import AGENT, agent, bound
@@ -414,6 +416,12 @@ class TestBegun:
             "echo: SystemExit was raised while its answer was written",
         )
 
+    @pytest.mark.parametrize("made", ["", "x" * 257, "a\nb", 5], ids=repr)
+    def test_an_id_that_breaks_the_rule_is_an_internal_error(self, made) -> None:
+        answered = answer({}, agent=serve(ids=lambda: made))
+        assert answered.refusal is not None
+        assert "id: expected a non-empty string of at most 256 characters" in str(answered.fault)
+
     def again(self, agent):
         (state,) = ask(agent).calls
         return None if state.refusal is None else state.refusal.kind.taxonomy
@@ -467,3 +475,33 @@ def test_an_error_of_write_json_names_the_path() -> None:
         write_json({"a": [1, {"b": {1}}]})
     assert caught.value.path == ("a", 1, "b")
     assert "not set" in str(caught.value)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@given(
+    sender=st.sampled_from(["urn:asap:agent:bob", "urn:asap:agent:bob:v2"]),
+    request_id=st.sampled_from(["e", "\u00e9\u4e16", 'quoted"\\']),
+    trace_id=TEXTS | st.none(),
+    call_id=st.integers(-(2**63) + 1, 2**63 - 1) | TEXTS,
+    payload_type=TEXTS.filter(bool),
+    payload=st.dictionaries(TEXTS, st.integers() | TEXTS | st.none(), max_size=3),
+    wall=st.floats(0, 4e9),
+)
+def test_a_reply_is_written_as_its_envelope_would_be(
+    *, sender, request_id, trace_id, call_id, payload_type, payload, wall
+) -> None:
+    made: Any = Envelope.new(
+        sender="urn:asap:agent:alice",
+        recipient="urn:asap:agent:bob",
+        payload_type="task.request",
+        payload={},
+        ids=lambda: request_id,
+        wall=WallTime(0.0),
+        trace_id=trace_id,
+    )
+    given_at: Any = {"ids": lambda: "01HX5K4N", "wall": WallTime(wall), "sender": sender}
+    envelope = encode_envelope(made.reply(payload_type, payload, **given_at))
+    text = reply_text(made, Replied(payload_type, payload), call_id=call_id, **given_at)
+    assert text == write_json({"jsonrpc": "2.0", "result": {"envelope": envelope}, "id": call_id})
