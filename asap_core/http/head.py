@@ -76,7 +76,6 @@ class HeadReader:
         # RFC 9112 §2.2: a server SHOULD ignore at least one empty line before the request line. Only one is ignored.
         if not self._skipped and self._buffer.startswith(b"\r\n"):
             del self._buffer[:2]
-            self._seen = 0
             self._skipped = True
         end = self._buffer.find(_END, max(0, self._seen - 3))
         stop = len(self._buffer) if end < 0 else end + len(_END)

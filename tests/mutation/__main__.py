@@ -58,6 +58,7 @@ TESTS = {
     "asap_core.lru": ("lru",),
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_copies"),
     "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_copies"),
+    "asap_core.http.head": ("http/head", "http/plain_head"),
     "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.auth.claims": ("auth/claims", "auth/jwt", "auth/dpop_server"),
     "asap_core.auth.jws": ("auth/jws", "auth/dpop_server"),

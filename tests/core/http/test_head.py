@@ -28,16 +28,16 @@ class TestHeads:
         assert isinstance(self.read(b"\r\n\r\n" + self.GOOD, chunk), BadHead)
 
     def test_a_head_is_parsed_for_drivers_without_a_parser(self) -> None:
-        head = self.read(b"POST /asap?a HTTP/1.1\r\nHost: a:1\r\nX-Y:\t\xe9 b \r\nZ:\r\n\r\n")
+        head = self.read(b"POST /asap?a HTTP/1.1\r\nHost: a:1\r\nX-Y:\t\xe9 b? \r\nZ:\r\n\r\n")
         assert head.request(peer="127.0.0.1", local="::1") == Request(
             method="POST",
             target="/asap?a",
-            headers=[(b"host", b"a:1"), (b"x-y", b"\xe9 b"), (b"z", b"")],
+            headers=[(b"host", b"a:1"), (b"x-y", b"\xe9 b?"), (b"z", b"")],
             peer="127.0.0.1",
             local="::1",
         )
 
-    @pytest.mark.parametrize("line", [b"no colon", b": nameless", b"a b: c", b"\xe9: c", b"(a): c"])
+    @pytest.mark.parametrize("line", [b"no colon", b"colonless", b": nameless", b"a b: c", b"\xe9: c", b"(a): c"])
     def test_a_field_without_a_valid_name_is_no_request(self, line) -> None:
         head = self.read(b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n")
         assert head.request(peer="") == BadHead(400, "an HTTP/1.1 request")
@@ -50,6 +50,22 @@ class TestHeads:
     def test_the_size_of_a_head_has_an_exact_limit(self, extra, chunk) -> None:
         outcome = self.read(self.GOOD, chunk, max_size=len(self.GOOD) - extra)
         assert isinstance(outcome, BadHead if extra else Head)
+
+    @pytest.mark.parametrize("chunk", [None, 1])
+    def test_what_is_longer_than_a_head_may_be_is_refused_before_its_end(self, chunk) -> None:
+        expected = BadHead(431, "a request line and headers of at most 200 bytes")
+        assert self.read(b"GET /" + b"a" * 195, chunk) is None
+        assert self.read(b"GET /" + b"a" * 196, chunk) == expected
+
+    def test_what_begins_no_request_is_refused_at_once(self) -> None:
+        assert self.read(b"\x16") == self.read(b"1") == BadHead(400, "an HTTP/1.1 request")
+        reader = HeadReader(max_size=200, max_fields=5)
+        assert reader.feed(b"G") is None
+        assert reader.started is True
+
+    @pytest.mark.parametrize("behind", [b"\x00", b"\n", b"\xff" * 300])
+    def test_what_follows_a_head_may_be_any_bytes(self, behind) -> None:
+        assert self.read(self.GOOD + behind) == Head(self.GOOD, behind)
 
     def test_the_number_of_fields_has_a_limit(self) -> None:
         assert isinstance(self.read(self.GOOD, max_fields=2), Head)
@@ -92,8 +108,34 @@ class TestHeads:
     def test_heads_for_request_smuggling_are_refused(self, head, status) -> None:
         assert self.read(head + b"\r\n\r\n").status == status
 
+    @pytest.mark.parametrize("blank", [b" ", b"\t"])
+    def test_folded_fields_are_refused(self, blank) -> None:
+        outcome = self.read(b"GET / HTTP/1.1\r\nA: b\r\n" + blank + b"c: d\r\n\r\n")
+        assert outcome == BadHead(400, "header fields on one line each")
+
+    def test_a_version_has_two_numbers(self) -> None:
+        assert self.read(b"GET / HTTP/1.\r\n\r\n").status == 400
+
+    def test_a_transfer_coding_alone_is_accepted(self) -> None:
+        assert isinstance(self.read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Head)
+
     @pytest.mark.parametrize(
-        "value", [b"150,150", b"150, 150", b"+150", b"-0", b"1_5", b"0x10", b"", b"1 5", b"1.0", "١٥".encode(), b"\xb2"]
+        "value",
+        [
+            b"150?",
+            b"?150",
+            b"150,150",
+            b"150, 150",
+            b"+150",
+            b"-0",
+            b"1_5",
+            b"0x10",
+            b"",
+            b"1 5",
+            b"1.0",
+            "١٥".encode(),
+            b"\xb2",
+        ],
     )
     def test_a_content_length_of_anything_but_digits_is_refused(self, value) -> None:
         outcome = self.read(b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: " + value + b"\r\n\r\n")
@@ -191,6 +233,12 @@ class TestParsedRequests:
     def test_a_parsed_request_is_judged_like_its_bytes(self, headers, found) -> None:
         judged = judge("POST", "/asap?x", headers)
         assert (judged.status if isinstance(judged, BadHead) else judged) == found
+
+    def test_what_is_wrong_with_the_framing_is_said(self) -> None:
+        one, both = {b"content-length": b"5, 5"}, {b"content-length": b"5", b"transfer-encoding": b"chunked"}
+        assert judge("POST", "/asap", one) == BadHead(400, "one Content-Length, of digits only")
+        expected = BadHead(400, "either Content-Length or, in HTTP/1.1, Transfer-Encoding")
+        assert judge("POST", "/asap", both) == expected
 
     def test_a_target_of_another_form_is_refused(self) -> None:
         assert judge("POST", "*", {}) == BadHead(
