@@ -29,6 +29,7 @@ from asap_core.admission.admission import (
     Running,
     Stale,
     Stored,
+    key_hash,
     scoped_key,
 )
 from asap_core.admission.idempotency import GRACE
@@ -179,7 +180,7 @@ class SharedAdmission:
             self.keys,
             (
                 *claim,
-                scoped_key(question, key, self._secret),
+                scoped_key(question, key, key_hash(self._secret)),
                 question.digest,
                 token,
                 _micros(question.deadline + GRACE),

@@ -3,8 +3,6 @@
 from math import ceil
 from typing import Final, TypeGuard
 
-from attrs import frozen
-
 from asap_core.errors import Problem
 from asap_core.refusals import (
     INVALID_REQUEST,
@@ -14,6 +12,7 @@ from asap_core.refusals import (
     VERSION_INCOMPATIBLE,
     Refusal,
 )
+from asap_core.request_values import frozen
 from asap_core.wire.json_types import Json
 
 METHOD: Final = "asap.send"
