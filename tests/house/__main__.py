@@ -18,7 +18,9 @@ LONG = 400
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.house", description="Print figures of the code itself.")
-    parser.add_argument("--files", action="store_true", help="list the files that each job touches")
+    parser.add_argument(
+        "--files", action="store_true", help="list the files that each job touches, with how much of each runs"
+    )
     parser.add_argument("--modules", action="store_true", help="list all modules with their sizes")
     parser.add_argument("--guarantees", action="store_true", help="count the tests of each guarantee instead")
     parser.add_argument("--map", action="store_true", help="print docs/modules.md instead")
@@ -41,9 +43,10 @@ def print_figures(*, files: bool, every_module: bool) -> None:
     logging.getLogger("asap").addHandler(logging.NullHandler())
     modules = read_modules()
     for name, job in touched().items():
-        print(f"{name}: {len(job.files)} files, {len(job.functions)} functions")
+        run = f"{len(job.functions)} functions of {sum(job.lines.values()):,} lines"
+        print(f"{name}: {len(job.files)} files, {run}")
         for file in job.files if files else ():
-            print(f"    {file}")
+            print(f"    {file:44} {job.lines[file]:4} lines of functions that run")
     for name, value in sizes(modules).items():
         print(f"{name}: {value:g}")
     for module in sorted(modules.values(), key=lambda module: -module.lines):

@@ -6,7 +6,8 @@ Each job runs once before it's counted, so that what is made once and kept isn't
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +34,8 @@ class Touched:
     """The functions that a job ran, each with its file."""
 
     functions: frozenset[tuple[str, str]] = field(repr=False)
+    lines: Mapping[str, int] = field(repr=False)
+    """How many lines these functions have, by file: what of it a reader of the job reads."""
 
     @property
     def files(self) -> list[str]:
@@ -56,11 +59,21 @@ def watching() -> Iterator[set[CodeType]]:
 
 
 def told(seen: set[CodeType]) -> Touched:
+    functions = [code for code in seen if code.co_name != "<module>"]
+    lines = {
+        (file_of(code), number) for code in functions for number in range(code.co_firstlineno, last_line(code) + 1)
+    }
     return Touched(
-        frozenset(
-            (code.co_filename.removeprefix(f"{ROOT}/"), code.co_qualname) for code in seen if code.co_name != "<module>"
-        )
+        frozenset((file_of(code), code.co_qualname) for code in functions), Counter(file for file, _ in lines)
     )
+
+
+def file_of(code: CodeType) -> str:
+    return code.co_filename.removeprefix(f"{ROOT}/")
+
+
+def last_line(code: CodeType) -> int:
+    return max(line for _, _, line in code.co_lines() if line is not None)
 
 
 async def once(job: Callable[[], Awaitable[object]]) -> Touched:

@@ -55,6 +55,8 @@ def test_a_post_touches_the_modules_of_the_server_only() -> None:
     touched = anyio.run(a_post)
     assert {"asap_core/server/exchange.py", "asap_core/server/call.py"} <= set(touched.files)
     assert not any("client" in file for file in touched.files)
+    assert set(touched.lines) == set(touched.files)
+    assert 0 < min(touched.lines.values()) <= max(touched.lines.values()) < 400
 
 
 @pytest.mark.live
