@@ -65,8 +65,8 @@ WAITING = ("tests/interop/", "tests/live/")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Three processes for each processor with `-n auto`: live tests wait for sockets and clocks most of their time."""
-    return 3 * (os.cpu_count() or 1)
+    """Two processes for each processor, and one: live tests wait for sockets and clocks half of their time."""
+    return 2 * (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
