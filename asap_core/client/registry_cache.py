@@ -11,7 +11,16 @@ from attrs import frozen
 from asap_core.client.body_reader import PIECE, BodyReader
 from asap_core.client.fetch_results import GONE, OUTAGE
 from asap_core.client.file_to_write import HEAD_BYTES
-from asap_core.client.programs import Expired, FileIdentity, FileRead, Program, ReadFile, Unavailable, WriteFile
+from asap_core.client.programs import (
+    Completed,
+    Expired,
+    FileIdentity,
+    FileRead,
+    Program,
+    ReadFile,
+    Unavailable,
+    WriteFile,
+)
 from asap_core.client.registry_copies import LONGEST, WRITE_AGAIN, Copy, CopyHead, CopyParser, file_name
 from asap_core.client.requests import Requests
 from asap_core.client.runtime import Place, Runtime
@@ -96,15 +105,15 @@ class RegistryCache:
         if copy is not None and copy.index is index and copy.serves == serves:
             copy.confirmed, copy.in_use = confirmed, False
             if confirmed.now - copy.since.now < WRITE_AGAIN:
+                if copy.interrupted:
+                    yield from self._write(url, copy)
                 return
         if copy is not None:
             copy.current = False
         # Before the write: all callers who share the fetch come here, and only the first may write.
         copy = Copy(url, index, at, confirmed, serves, self._requests.proximity_of(url))
         self._copies.put(url, copy)
-        outcome = yield from WriteFile(self._path(url), copy)
-        if isinstance(outcome, Unavailable):
-            self._warn(f"no copy of {without_credentials(url)} is kept: {outcome.reason}")
+        yield from self._write(url, copy)
 
     def take(self, url: str, error: Exception) -> Program[CachedCopy | None]:
         """Return the copy to use if reading the registry failed with `error`; None if there's no usable one."""
@@ -149,6 +158,21 @@ class RegistryCache:
 
     def _warn(self, text: str) -> None:
         self._runtime.warn("asap.discovery", text)
+
+    def _write(self, url: str, copy: Copy) -> Program[None]:
+        """Write a copy. If that is interrupted, the next caller writes it."""
+        copy.interrupted = False
+        with self._runtime.undoing(copy.interrupt):
+            outcome = yield from WriteFile(self._path(url), copy)
+        match outcome:
+            case Completed():
+                pass
+            case Unavailable(reason):
+                self._warn(f"no copy of {without_credentials(url)} is kept: {reason}")
+            case Expired():
+                copy.interrupt()
+            case _:
+                assert_never(outcome)
 
     def _usable(self, url: str) -> Copy | None:
         copy = self._copies.peek(url)

@@ -162,6 +162,7 @@ class Copy:
         clock be set.
     in_use: whether it's used instead of the registry, and this was logged.
     current: whether it belongs on disk: it wasn't dropped or replaced.
+    interrupted: whether the program that wrote it was closed meanwhile, so it may not be on disk.
     """
 
     url: str
@@ -173,6 +174,11 @@ class Copy:
     from_disk: bool = False
     in_use: bool = False
     current: bool = True
+    interrupted: bool = False
+
+    def interrupt(self) -> None:
+        """Note that writing it was interrupted."""
+        self.interrupted = True
 
     def age(self, at: Moment) -> float:
         """Return how many seconds ago its server confirmed it."""

@@ -441,14 +441,26 @@ class TestWriting:
         copies.advance(3.0)
         assert ids(copies.restarted().take()) == ["urn:asap:agent:new"]
 
-    def test_a_write_goes_on_if_its_program_is_closed(self, copies: Copies) -> None:
+    @pytest.mark.parametrize("leave", [Driver.close, Driver.lose, None])
+    def test_an_interrupted_write_may_go_on_and_the_next_caller_writes_the_same_copy(
+        self, copies: Copies, leave: Any
+    ) -> None:
         copies.outcome, value = HELD, index()
         run = copies.start(copies.cache.put(URL, value, freshness(), age=0.0))
         effect = run.effect
         assert isinstance(effect, WriteFile)
-        copies.close(run)
+        if leave is None:
+            copies.answer(run, Expired())
+        else:
+            leave(copies, run)
+            copies.turn()
+        copies.outcome = Unavailable("No space left on device", errno.ENOSPC)
         copies.put(value)
-        assert copies.actions == "w"
+        assert (copies.actions, copies.effects[-1]) == ("ww", effect)
+        # One that failed isn't repeated.
+        copies.put(value)
+        assert copies.actions == "ww"
+        copies.outcome = None
         copies.write(effect)
         assert ids(copies.restarted().take()) == A
 
