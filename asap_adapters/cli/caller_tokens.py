@@ -19,7 +19,7 @@ from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
 from asap_core.auth.introspection_response import IntrospectionPolicy
 from asap_core.auth.principal import AuthenticationResult, Credential, ProofOffer, TokenTable
-from asap_core.auth.provider import metadata_urls
+from asap_core.auth.provider_metadata import metadata_urls
 from asap_core.net.outbound import OutboundPolicy
 from asap_core.wire.rules import URN
 

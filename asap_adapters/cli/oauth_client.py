@@ -12,7 +12,7 @@ from asap_adapters.cli.options import scope, url
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientKey, ClientSecret, SecretMethod
 from asap_core.auth.dpop_client import ProofKey
-from asap_core.auth.provider import metadata_urls
+from asap_core.auth.provider_metadata import metadata_urls
 
 # Client secrets have some 40 characters; a longer file is another file.
 _MAX_SECRET: Final = 4_096

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
+from asap_core.auth.provider_metadata import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.client.body_reader import WholeParser
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.documents import Documents

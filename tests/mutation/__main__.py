@@ -72,10 +72,11 @@ TESTS = {
     "asap_core.auth.dpop": ("auth/dpop",),
     "asap_core.auth.dpop_client": ("auth/dpop",),
     "asap_core.auth.dpop_server": ("auth/dpop_server",),
-    "asap_core.auth.provider": ("auth/provider",),
+    "asap_core.auth.provider_metadata": ("auth/provider_metadata",),
     "asap_core.auth.authorization": ("auth/authorization",),
     "asap_core.client.jwt_authentication": ("client/jwt_authentication",),
     "asap_core.client.token_introspection": ("client/token_introspection",),
+    "asap_core.client.provider": ("client/provider",),
     "asap_core.client.tokens": ("client/tokens", "client/credential_laws", "client/sending"),
     "asap_core.client.sending": ("client/sending", "client/sending_laws"),
 }

@@ -31,6 +31,7 @@ def test_concurrent_callers_share_one_request(peers, provider) -> None:
 
 
 def test_metadata_is_fetched_again_after_five_minutes(peers, provider) -> None:
+    assert FRESH_FOR == 300.0
     for pause in (0, FRESH_FOR - 1, 1):
         peers.advance(pause)
         assert peers.run(provider.metadata()).token_endpoint == f"{ISSUER}/token"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asap_core.auth.provider import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
+from asap_core.auth.provider_metadata import MAX_METADATA, ProviderMetadata, metadata_urls, read_metadata
 from asap_core.errors import InvalidDocument
 from tests.core.auth.tokens import (
     ISSUER,
