@@ -219,7 +219,6 @@ class BodyReader:
     def _fail(self, error: InvalidDocument | BodyTooLarge | BadCoding) -> None:
         self._queue.clear()
         self._decoded.clear()
-        self.body = b""
         if self.optional:
             self._body, self._left = None, 0
         else:

@@ -303,7 +303,6 @@ class Client:
         """
         check(credentials=credentials)
         self._requests.name_origin(credentials.asked)
-        self._tokens.add(credentials)
         return (yield from self._tokens.get(credentials, credentials.scopes)).token
 
     # --- sending -----------------------------------------------------------------------------------------------------

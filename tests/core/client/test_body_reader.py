@@ -234,6 +234,21 @@ class TestParsers:
         assert isinstance(reader.failed, BodyTooLarge)
         reader.end()
 
+    def test_a_body_that_is_too_large_is_empty(self) -> None:
+        reader = BodyReader(100)
+        reader.begin(200, ())
+        reader.feed(bytes(60))
+        reader.work()
+        reader.feed(bytes(60))
+        reader.end()
+        assert (type(reader.failed), reader.body) == (BodyTooLarge, b"")
+
+    def test_one_chunk_may_hold_more_than_is_decoded_at_once(self) -> None:
+        data = bytes(1_000_000)
+        reader = read(gzip.compress(data), GZIP, limit=len(data))
+        assert (reader.failed, reader.body == data) == (None, True)
+        assert read(bytes(200_000), [("content-encoding", "x")], codings={b"x": Reverse}).body == b"\xff" * 200_000
+
 
 class TestErrorResponses:
     """Their status is enough."""
@@ -259,6 +274,14 @@ class TestErrorResponses:
 
 class TestDraining:
     """A body that isn't needed is read only so that the connection can be used again."""
+
+    def test_the_body_of_a_redirect_is_drained(self) -> None:
+        for status, patience in ((299, 5.0), (300, 0.2), (399, 0.2), (400, 5.0)):
+            reader = BodyReader(100, statuses=(200,))
+            reader.begin(status, ())
+            reader.feed(b"x")
+            reader.end()
+            assert (reader.patience, reader.body) == (patience, b"" if patience == 0.2 else b"x")
 
     def test_a_drained_body_is_not_kept(self) -> None:
         reader = read(b"sorry", [("content-encoding", "br")], status=404, drain=True)

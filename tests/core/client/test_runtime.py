@@ -1,5 +1,6 @@
 """What programs share: places in queues, the undoing of closed programs, time, and remarks."""
 
+import inspect
 from threading import Thread
 from typing import Any
 
@@ -213,6 +214,17 @@ class TestRemovals:
         runtime.remove("/a")
         assert runtime.take_removals() == ("/b", "/a")
         assert runtime.take_removals() == ()
+
+
+def test_only_what_the_host_gives_is_an_argument() -> None:
+    assert list(inspect.signature(Runtime).parameters) == ["clock", "new_id", "new_token", "fraction"]
+
+
+def test_a_runtime_is_not_quiet_while_something_is_to_be_undone(runtime: Runtime) -> None:
+    runtime.undo_after(GeneratorExit(), lambda: None)
+    assert not runtime.is_quiet
+    assert runtime.take_wakes() == ()
+    assert runtime.is_quiet
 
 
 def test_a_runtime_is_quiet_if_there_is_nothing_to_take(runtime: Runtime) -> None:
