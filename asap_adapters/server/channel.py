@@ -180,13 +180,14 @@ class Channel:
 
     async def respond(self, answer: Respond, *, close: bool) -> None:
         """Send a response as `Wire.send` asks. `close`: say that the connection ends after it."""
-        head, body = head_of(answer.response, close=close), answer.response.body
+        head = head_of(answer.response, close=close)
         self.phase, self.until = Phase.WRITE, self.sweeper.time() + self.policy.write_timeout
         fits = max(0, WRITE_SIZE - len(head))
-        await self._send(head + body[:fits])
-        for start in range(fits, len(body), WRITE_SIZE):
+        # The body has no name here: the traceback of a cancelled connection would keep it.
+        await self._send(head + answer.response.body[:fits])
+        for start in range(fits, len(answer.response.body), WRITE_SIZE):
             answer.progressed()
-            await self._send(body[start : start + WRITE_SIZE])
+            await self._send(answer.response.body[start : start + WRITE_SIZE])
         self.phase, self.until = Phase.BUSY, NEVER
 
     async def send_continue(self) -> None:

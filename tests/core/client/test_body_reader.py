@@ -243,6 +243,18 @@ class TestParsers:
         reader.end()
         assert (type(reader.failed), reader.body) == (BodyTooLarge, b"")
 
+    def test_it_is_complete_at_its_end_or_when_no_more_is_wanted(self) -> None:
+        reader = BodyReader(10)
+        reader.begin(200, ())
+        reader.feed(b"{}")
+        before = reader.complete
+        reader.end()
+        too_large = BodyReader(1)
+        too_large.begin(200, ())
+        too_large.feed(b"{}")
+        too_large.work()
+        assert (before, reader.complete, too_large.wants, too_large.complete) == (False, True, False, True)
+
     def test_one_chunk_may_hold_more_than_is_decoded_at_once(self) -> None:
         data = bytes(1_000_000)
         reader = read(gzip.compress(data), GZIP, limit=len(data))

@@ -78,6 +78,40 @@ def test_an_answer_with_a_length_needs_no_end_of_the_connection() -> None:
     assert reader.body == b"{}"
 
 
+def test_a_head_has_at_most_64_kib_and_nothing_is_left_of_its_values() -> None:
+    def answer(size: int) -> bytes:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: \t?a? \t\r\nY: "
+        return head + b"y" * (size - len(head)) + b"\r\n\r\n"
+
+    http, reader, _ = exchange()
+    assert isinstance(outcome_of(http, answer(65_536)), Received)
+    assert dict(reader.headers)["x"] == "?a?"
+    for parts in ((answer(65_537),), (answer(70_000)[:65_537],)):
+        http, *_ = exchange()
+        assert http.receive(parts[0]) == NO_HTTP
+    http, *_ = exchange()
+    assert http.receive(answer(70_000)[:65_536]) is None
+
+
+def test_an_exchange_that_was_not_begun_has_an_outcome_too() -> None:
+    reader = BodyReader(9)
+    route = Route("agent.example", 443, "https")
+    http = HttpExchange(Fetch("GET", URL, (), None, 10.0, 10.0, route, reader))
+    assert http.receive(HEAD + b"Content-Length: 2\r\n\r\n{}") == Received()
+
+
+def test_a_field_without_a_colon_is_refused() -> None:
+    http, *_ = exchange()
+    assert outcome_of(http, HEAD + b"nothing\r\n\r\n") == NO_HTTP
+
+
+def test_there_is_no_work_after_the_outcome() -> None:
+    http, *_ = exchange()
+    http.feed(b"SMTP\r\n\r\n")
+    outcome = http.outcome
+    assert (outcome, http.work(), http.outcome) == (NO_HTTP, False, NO_HTTP)
+
+
 def test_a_compressed_answer_is_decoded_piece_by_piece() -> None:
     body = gzip.compress(bytes(range(256)) * 100, compresslevel=0)
     http, reader, _ = exchange(limit=30_000)
