@@ -252,7 +252,7 @@ def unread_answers(backend: str, sizes: Sizes, told: Told) -> Report:
                 connection.close()
         return sizes.unread, honest.answers
 
-    bound = POLICY.max_answers + (COPIES // 2) * 8 * MB + sizes.unread * CONNECTION + ANYWAY
+    bound = POLICY.max_answers + (COPIES // 2) * 8 * MB + sizes.unread * CONNECTION
     with served(backend=backend, limits=LIMITS) as server:
         return measured(
             "answers that nobody reads", server, attack, backend=backend, bound=bound, pause=PAUSE_WITHIN_LIMITS
