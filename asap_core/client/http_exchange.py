@@ -145,10 +145,10 @@ class HttpExchange:
         """Read the head, and interim ones (1xx) before it. Returns what follows it, once it is complete."""
         self._buffer += data
         while _END in self._buffer or len(self._buffer) > _MAX_HEAD:
-            head, end, rest = bytes(self._buffer).partition(_END)
+            head, _, rest = bytes(self._buffer).partition(_END)
             line, *lines = head.split(b"\r\n")
             status, fields = _STATUS.fullmatch(line), [field.partition(b":") for field in lines]
-            if not end or len(head) > _MAX_HEAD or status is None or not all(map(_is_field, fields)):
+            if len(head) > _MAX_HEAD or status is None or not all(map(_is_field, fields)):
                 return _NO_HTTP
             if int(status[1]) >= _OK:
                 headers = [(name.decode().lower(), value.strip(b" \t").decode("latin-1")) for name, _, value in fields]

@@ -44,6 +44,7 @@ class TestReuse:
         assert these.end(first) == []
         second, stale = these.begin(A, progress)
         assert (second, stale, second.progress) == (first, [], progress)
+        assert these.begin(A, progress)[0] is not first  # it's in use again
 
     def test_an_incomplete_exchange_ends_its_connection(self) -> None:
         these = connections()
@@ -77,12 +78,14 @@ class TestReuse:
             these.end(held)
         first.inner.expired = second.inner.closed = True
         assert these.begin(B, Progress())[1] == [first, second]
+        assert these.begin(B, Progress())[1] == []  # once
         assert these.begin(A, Progress())[0] is third
 
     def test_the_one_that_was_idle_for_longest_gives_way(self) -> None:
         these = connections()
         held = [these.begin(A, Progress())[0] for _ in range(MAX_IDLE + 1)]
         assert [these.end(each) for each in held] == [[]] * MAX_IDLE + [[held[0]]]
+        assert these.close()[0] == held[1:]
 
 
 class TestClosing:
