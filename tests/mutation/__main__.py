@@ -76,7 +76,12 @@ TESTS = {
     "asap_core.http.body": ("http/body", "http/head", "server/read_body"),
     "asap_core.auth.claims": ("auth/claims", "auth/jwt", "auth/dpop_server"),
     "asap_core.auth.jws": ("auth/jws", "auth/dpop_server"),
-    "asap_core.auth.keyring": ("auth/keyring", "auth/jwt"),
+    "asap_core.auth.keyring": (
+        "auth/keyring",
+        "auth/jwt",
+        "client/jwt_authentication",
+        "client/jwt_authentication_laws",
+    ),
     "asap_core.auth.jwks": ("auth/jwks", "auth/dpop_server"),
     "asap_core.auth.jwt": ("auth/jwt", "auth/claims", "auth/dpop_server"),
     "asap_core.auth.introspection": ("auth/introspection",),

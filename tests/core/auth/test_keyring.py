@@ -65,6 +65,13 @@ class TestAsking:
         ring.fetched(ring.due(now=330.0), same, age=330, now=330.0)
         assert ring.keys is same
 
+    def test_the_cool_down_begins_when_the_provider_is_asked_for_a_missing_key(self) -> None:
+        ring: Any = KeyRing(policy(cool_down=30))
+        ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)
+        ring.fetched(ring.missing(now=100.0), KEYS, age=10, now=100.0)
+        assert ring.missing(now=129.9) is NoFetch.UNKNOWN
+        assert isinstance(ring.missing(now=130.0), FetchKeys)
+
     def test_an_answer_from_before_the_cool_down_does_not_say_that_there_is_no_such_key(self) -> None:
         ring: Any = KeyRing(policy(cool_down=30))
         ring.fetched(ring.due(now=0.0), KEYS, age=0, now=0.0)

@@ -3,7 +3,7 @@
 from attrs import define
 from hypothesis import given, strategies as st
 
-from asap_core.client.connections import MAX_IDLE, ConnectionKey, Connections, Pooled, Progress
+from asap_core.client.connections import IDLE_SECONDS, MAX_IDLE, PLACES, ConnectionKey, Connections, Pooled, Progress
 
 A = ConnectionKey((b"https", b"a.example", 443))
 B = ConnectionKey((b"https", b"b.example", 443))
@@ -35,6 +35,11 @@ Held = Pooled[Inner, str]
 
 def connections() -> Connections[Inner, str]:
     return Connections(lambda pooled: Inner(pooled.key))
+
+
+def test_what_a_client_keeps_open_is_bounded() -> None:
+    """Numbers of httpx, and less than the files that a process may open."""
+    assert (PLACES, MAX_IDLE, IDLE_SECONDS) == (500, 20, 5.0)
 
 
 class TestReuse:
