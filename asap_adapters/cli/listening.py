@@ -68,7 +68,9 @@ def at_address(host: str, port: int) -> ListenPlace:
     def bind(sockets: _Sockets) -> None:
         # "*" is all addresses of both families, as for anyio.
         name = None if host == "*" else host
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # ADDRCONFIG: where IPv6 is off, localhost is its IPv4 address alone.
+        flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
         for family, kind, protocol, _, address in dict.fromkeys(found):
             # With port 0 the first socket takes any free port, and the others the same.
             wanted = (address[0], sockets.all[0].getsockname()[1] if sockets.all else port, *address[2:])

@@ -241,7 +241,8 @@ class _Workers:
 
     def _kill(self, number: int) -> None:
         for pid in list(self.by_pid):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # the signal came between its end and its removal from the table
+                os.kill(pid, number)
 
 
 def _ended() -> Iterator[tuple[int, int]]:

@@ -42,7 +42,7 @@ class PeerEnded(PeerGone):
     """The peer sends nothing more, but may still read."""
 
 
-class Unreadable(PeerGone):
+class UnreadableRequest(PeerGone):
     """The peer sent something that isn't a request. `response` is the refusal, after which the connection ends."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -101,7 +101,7 @@ class Channel:
         self._scope, self.expired = anyio.CancelScope(), False
         return self._scope
 
-    def ended(self) -> Unreadable | None:
+    def ended(self) -> UnreadableRequest | None:
         """Return the answer to the wait that has ended the scope: None in IDLE, where nothing is owed, and in WRITE."""
         if self.phase is Phase.HEAD and not self.slot.leaving:
             return self._too_late("the whole head of a request", self.policy.head_timeout)
@@ -140,12 +140,12 @@ class Channel:
         return self.sweeper.time() + self.policy.head_timeout
 
     async def more_of_head(self, deadline: float) -> bytes:
-        """Return more of a head. Raises `Unreadable` if the peer ends midway."""
+        """Return more of a head. Raises `UnreadableRequest` if the peer ends midway."""
         self.phase, self.until = Phase.HEAD, min(deadline, self.sweeper.last)
         try:
             data = await self.receive()
         except PeerEnded:
-            raise Unreadable(400, "Expected the whole head of a request") from None
+            raise UnreadableRequest(400, "Expected the whole head of a request") from None
         if not self.expired:
             self.phase, self.until = Phase.BUSY, NEVER
         return data
@@ -155,24 +155,24 @@ class Channel:
         return self.sweeper.time() + self.policy.body_timeout
 
     async def more_of_body(self, deadline: float) -> bytes:
-        """Return more of a body. Raises `Unreadable` at `deadline`, or if the peer ends midway."""
+        """Return more of a body. Raises `UnreadableRequest` at `deadline`, or if the peer ends midway."""
         self.phase, self.until = Phase.BODY, min(deadline, self.sweeper.last)
         try:
             data = await self.receive()
         except PeerEnded:
-            raise Unreadable(400, "Expected the whole body") from None
+            raise UnreadableRequest(400, "Expected the whole body") from None
         if self.expired:
             raise self._body_too_late()
         self.phase, self.until = Phase.BUSY, NEVER
         return data
 
-    def _body_too_late(self) -> Unreadable:
+    def _body_too_late(self) -> UnreadableRequest:
         return self._too_late("the whole body", self.policy.body_timeout)
 
-    def _too_late(self, what: str, seconds: float) -> Unreadable:
+    def _too_late(self, what: str, seconds: float) -> UnreadableRequest:
         """RFC 9110 §15.5.9. A server that stops waits less."""
         limit = "before this server stops" if self.stop.is_set() else f"within {seconds:g} s"
-        return Unreadable(408, f"Expected {what} {limit}")
+        return UnreadableRequest(408, f"Expected {what} {limit}")
 
     def ends_after(self, response: Response) -> bool:
         """Whether this server closes the connection after a response."""

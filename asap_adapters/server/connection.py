@@ -11,7 +11,7 @@ from anyio.abc import ByteStream
 from attrs import define
 
 from asap_adapters.server.access_log import is_logged, log_unreadable, run_logged
-from asap_adapters.server.channel import Channel, Unreadable
+from asap_adapters.server.channel import Channel, UnreadableRequest
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.driver import Driver, PeerGone
 from asap_adapters.server.h11_wire import H11Wire
@@ -64,7 +64,7 @@ class _Connection:
                     if (unreadable := channel.ended()) is not None:
                         raise unreadable
                     return
-        except Unreadable as unreadable:
+        except UnreadableRequest as unreadable:
             log_unreadable(self.peer, unreadable.response)
             await channel.send_last(unreadable.response)
             await channel.linger()
@@ -133,7 +133,7 @@ class _Connection:
             head = await self._rest_of_head(reader)
         match head:
             case BadHead():
-                raise Unreadable(head.status, f"Expected {head.expected}")
+                raise UnreadableRequest(head.status, f"Expected {head.expected}")
             case Head():
                 # A head that arrived in pieces is read like one that arrived whole.
                 data = head.data + head.rest

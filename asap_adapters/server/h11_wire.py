@@ -7,7 +7,7 @@ from typing import Final
 
 import h11
 
-from asap_adapters.server.channel import READ_SIZE, Channel, Unreadable
+from asap_adapters.server.channel import READ_SIZE, Channel, UnreadableRequest
 from asap_adapters.server.driver import PeerGone
 from asap_core.http.chunks import ChunkFrames
 from asap_core.http.head import Head
@@ -43,9 +43,9 @@ class H11Wire:
             self._h11.receive_data(head.data)
             event = self._h11.next_event()
             if not isinstance(event, h11.Request):
-                raise Unreadable(400, "Expected an HTTP/1.1 request")
+                raise UnreadableRequest(400, "Expected an HTTP/1.1 request")
         except h11.RemoteProtocolError as error:
-            raise Unreadable(error.error_status_hint, "Expected an HTTP/1.1 request") from None
+            raise UnreadableRequest(error.error_status_hint, "Expected an HTTP/1.1 request") from None
         headers = tuple(event.headers)
         if _CHUNKED in headers:
             self._frames = ChunkFrames(max_line=self._policy.max_head, max_fields=self._policy.max_headers)
@@ -91,20 +91,22 @@ class H11Wire:
     def _take(self, data: bytes) -> None:
         expected = None if self._frames is None else self._frames.feed(data)
         if expected is not None:
-            raise Unreadable(400, f"Expected {expected}")
+            raise UnreadableRequest(400, f"Expected {expected}")
         self._raw += len(data)
         self._h11.receive_data(data)
 
     def _check_framing(self) -> None:
         """Refuse a body whose chunks have more framing than 64 KiB and the size of their content."""
         if self._raw > _FRAMING + 2 * self._meant + READ_SIZE:
-            raise Unreadable(400, "Expected a body in chunks of 8 bytes or more, without long extensions or trailers")
+            raise UnreadableRequest(
+                400, "Expected a body in chunks of 8 bytes or more, without long extensions or trailers"
+            )
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         try:
             return self._h11.next_event()
         except h11.RemoteProtocolError:
-            raise Unreadable(400, "Expected a body framed as its headers say") from None
+            raise UnreadableRequest(400, "Expected a body framed as its headers say") from None
 
     async def send(self, answer: Respond) -> None:
         """See `Wire`."""

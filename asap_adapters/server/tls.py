@@ -92,15 +92,13 @@ class CertificateFiles:
         self._context = self._tls.context()
 
 
-def certificates_of(tls: object) -> Certificates | None:
-    """Read the argument `tls` of a server: a `TLS`, a function, or None. Raises ValueError."""
-    if isinstance(tls, TLS):
-        context = tls.context()
-        return lambda: context
+def certificates_of(tls: TLS | Certificates | None) -> Certificates | None:
+    """Read the argument `tls` of a server. Raises ValueError if it's wrong, or its files are."""
     if tls is None or callable(tls):
         return tls
-    expect_kind("tls", tls, TLS | None, 'TLS("server.pem", "server-key.pem")')
-    raise AssertionError
+    expect_kind("tls", tls, TLS, 'TLS("server.pem", "server-key.pem")')
+    context = tls.context()
+    return lambda: context
 
 
 async def accept_tls(stream: ByteStream, context: ssl.SSLContext) -> TLSStream:

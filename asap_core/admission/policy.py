@@ -182,8 +182,8 @@ class Policy:
     """Answer 401 and 403 as HTTP 200, as the reference does. Proxies and rate limiters then don't see them."""
 
     trusted_proxies: tuple[str, ...] = field(default=(), converter=read_networks)
-    """Addresses or networks of the proxies in front; `unix:` is whoever connects over a UNIX socket. From them alone,
-    `forwarded_header` names the peer."""
+    """Addresses or networks of the proxies in front. `unix:` stands for connections without an address: those over a
+    UNIX socket, and under ASGI those whose `client` is None. Only a proxy's `forwarded_header` names the peer."""
     forwarded_header: ForwardedHeader = field(
         default="x-forwarded-for", validator=_among("x-forwarded-for", "forwarded")
     )

@@ -19,7 +19,7 @@ ForwardedHeader = Literal["x-forwarded-for", "forwarded"]
 """The header that the proxies write. Only this one is read: they forward the other as the caller wrote it."""
 
 UNIX: Final = "unix:"
-"""As nginx writes it: trusts whoever connects without an address, which is over a UNIX socket."""
+"""In a list of proxies: a connection without an address, as over a UNIX socket. nginx writes it so too."""
 
 # Proxies in a row. A longer list was made up by the caller.
 _MAX_HOPS: Final = 20

@@ -4,8 +4,8 @@
 (b) There's one live fetch for each document. A token is accepted only by a key of the last set, within its time; it's
     refused for an unknown key only if the provider has answered within the cool-down; it's undecided only after a
     failure.
-(f) Nothing is fetched that the outbound policy refuses. The provider isn't asked more often than allowed, whatever
-    tokens are shown, and whoever leaves.
+(f) Nothing is fetched that the outbound policy refuses. The provider isn't asked more often than allowed: neither
+    the tokens that arrive nor callers that leave change that.
 (g) The same script gives the same effects.
 """
 
