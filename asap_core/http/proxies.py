@@ -35,7 +35,10 @@ def read_networks(texts: Iterable[str]) -> tuple[str, ...]:
     checked = expect_texts("trusted_proxies", texts, '["10.0.0.0/8"]')
     for text in checked:
         if text != UNIX:
-            read_network(text)
+            try:
+                read_network(text)
+            except ValueError as error:
+                raise ValueError(f"{error}; or unix:") from None
     return checked
 
 
