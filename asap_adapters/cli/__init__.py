@@ -25,6 +25,7 @@ HOMES: Final = {
     "manifest": "keys",
     "demo": "demo",
     "bench": "bench",
+    "conform": "conform",
 }
 GROUPS: Final = {
     "registry": "search a registry, or make an entry for one",

@@ -1,34 +1,41 @@
-"""The fuzz kit: Hypothesis strategies and state machines, to test this implementation, another, or a store.
+"""The test kit: Hypothesis strategies, state machines and laws, to test this implementation, another, or a store.
 
-Install the extra `fuzz`. Not part of the pure core: no other module imports it.
+Install the extra `fuzz`; the laws (`asap_core.testing.laws`) don't need it. Not part of the pure core: no other module
+imports it. Each name is imported on first use, as in `asap_core`.
 """
 
-from asap_core.testing.machine import ExchangeMachine, Reply, Target, local_target
-from asap_core.testing.stores import AdmissionStore, check_store
-from asap_core.testing.strategies import (
-    broken_documents,
-    envelope_documents,
-    envelopes,
-    json_values,
-    manifests,
-    request_bodies,
-    requests,
-    urns,
-)
+from typing import TYPE_CHECKING, Final
 
-__all__ = [
-    "AdmissionStore",
-    "ExchangeMachine",
-    "Reply",
-    "Target",
-    "broken_documents",
-    "check_store",
-    "envelope_documents",
-    "envelopes",
-    "json_values",
-    "local_target",
-    "manifests",
-    "request_bodies",
-    "requests",
-    "urns",
-]
+from asap_core.lazy_imports import lazy_names
+
+if TYPE_CHECKING:
+    from asap_core.testing.machine import (
+        ExchangeMachine as ExchangeMachine,
+        Reply as Reply,
+        Target as Target,
+        local_target as local_target,
+    )
+    from asap_core.testing.stores import AdmissionStore as AdmissionStore, check_store as check_store
+    from asap_core.testing.strategies import (
+        broken_documents as broken_documents,
+        envelope_documents as envelope_documents,
+        envelopes as envelopes,
+        json_values as json_values,
+        manifests as manifests,
+        request_bodies as request_bodies,
+        requests as requests,
+        urns as urns,
+    )
+
+_HOMES: Final = {
+    "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
+    "asap_core.testing.stores": "AdmissionStore check_store",
+    "asap_core.testing.strategies": (
+        "broken_documents envelope_documents envelopes json_values manifests request_bodies requests urns"
+    ),
+}
+
+__all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

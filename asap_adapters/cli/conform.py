@@ -1,0 +1,193 @@
+"""`asap conform`: tries the laws of an ASAP agent on a live one, and reports which it breaks."""
+
+import json
+import random
+import ssl
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from attrs import evolve, frozen
+
+from asap_adapters.cli.command import Needs, choice, command, flag, option, repeated, required
+from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.options import json_option, url, urn, whole_number
+from asap_adapters.cli.output import complain, print_json, say
+from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor, look_up
+from asap_adapters.system import new_token
+from asap_core.testing.laws.catalogue import LAWS
+from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.law import Law
+from asap_core.testing.laws.runner import LawResult, Recorder, Report, Result, run_laws
+from asap_core.testing.laws.survey import ASSUMED, AgentUnderTest, NoManifest, survey
+from asap_core.testing.laws.text_report import text_report
+from asap_core.testing.laws.verdicts import Need
+from asap_core.wire.json_types import JsonObject
+
+EXIT_UNREACHABLE: Final = 3
+_MOST_SEED: Final = 2**32 - 1
+_FEATURES: Final = tuple(sorted(need.name.lower() for need in ASSUMED))
+
+
+def _feature(text: str) -> Need:
+    if text not in _FEATURES:
+        raise ValueError(f"expected one of {', '.join(_FEATURES)}")
+    return Need[text.upper()]
+
+
+def _object(text: str) -> JsonObject:
+    value = json.loads(text) if text.startswith("{") else None
+    if not isinstance(value, dict):
+        raise ValueError('expected a JSON object such as {"text": "hi"}')  # noqa: TRY004 - argparse's way
+    return value
+
+
+def _seed(text: str) -> int:
+    return whole_number(text, 0, _MOST_SEED, f"expected a number, 0 to {_MOST_SEED}")
+
+
+@frozen(kw_only=True)
+class ConformOptions:
+    """The options of `asap conform`."""
+
+    url: str = required("URL", url, "base URL of the agent")
+    token: str | None = option("--token TOKEN", str, "bearer token of the caller")
+    sender: str | None = option("--as URN", urn, "the agent that --token stands for")
+    other_token: str | None = option("--other-token TOKEN", str, "bearer token of a second caller")
+    other_sender: str | None = option("--other-as URN", urn, "the agent that --other-token stands for")
+    skill: str | None = option("--skill NAME", str, "the skill that may be run; without it, only one named echo")
+    input: JsonObject | None = option("--input JSON", _object, "the input of that skill")
+    profile: str = choice("--profile", ("strict", "reference"), "which laws are judged", default="strict")
+    only: Sequence[str] = repeated("--only NAME", str, "try only this law or group")
+    excluded: Sequence[str] = repeated("--except NAME", str, "leave out this law or group")
+    without: Sequence[Need] = repeated(
+        "--without FEATURE", _feature, f"the agent doesn't have this feature: {', '.join(_FEATURES)}"
+    )
+    seed: int | None = option("--seed N", _seed, "try the laws in a random order, which this number repeats")
+    expected: Path | None = option(
+        "--expected-failures FILE", Path, "ids of laws that fail, one a line; one that doesn't fail is an error"
+    )
+    direct: bool = flag("--direct", "no proxy is shared with others: also send what could hit their requests")
+    owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
+    json: bool = json_option()
+
+
+def _conform(options: ConformOptions) -> int:
+    laws = _chosen(options)
+    expected = _expected(options.expected)
+    executor, target = _reach(options)
+    run, began = new_token()[:8], time.monotonic()
+    numbers = iter(range(sys.maxsize))
+    steps = survey(target, wall=time.time, ids=lambda: f"conform-{run}-{next(numbers)}")
+    lab = Recorder(executor, time.monotonic).run(steps)
+    if isinstance(lab, NoManifest):
+        complain(f"no manifest of an agent at {options.url}: {lab.got}")
+        return EXIT_UNREACHABLE
+    results = _run(laws, lab, executor, quiet=options.json)
+    report = Report(options.url, lab.recipient, options.profile, tuple(results), time.monotonic() - began)
+    return _show(report, expected, as_json=options.json)
+
+
+def _chosen(options: ConformOptions) -> list[Law]:
+    known = {law.id for law in LAWS} | {law.group for law in LAWS}
+    for name in (*options.only, *options.excluded):
+        if name not in known:
+            raise UserError(f"no law or group is named {name}", usage=True)
+    laws = [law for law in LAWS if options.profile == "strict" or not law.strict]
+    if options.only:
+        laws = [law for law in laws if {law.id, law.group} & {*options.only}]
+    laws = [law for law in laws if not {law.id, law.group} & {*options.excluded}]
+    if options.seed is not None:
+        random.Random(options.seed).shuffle(laws)  # noqa: S311 - an order, not a secret
+    return laws
+
+
+def _expected(path: Path | None) -> frozenset[str]:
+    if path is None:
+        return frozenset()
+    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return frozenset(line for line in lines if line)
+
+
+def _reach(options: ConformOptions) -> tuple[SocketExecutor, AgentUnderTest]:
+    parts = urlsplit(options.url)
+    secure = parts.scheme == "https"
+    name, port = parts.hostname or "", parts.port or (443 if secure else 80)
+    try:
+        host = look_up(name, port, anywhere=options.owned)
+    except NotThisMachine as error:
+        raise UserError(f"{error}; if it's yours, give --i-own-this-host", usage=True) from None
+    executor = SocketExecutor(host, ssl.create_default_context() if secure else None)
+    target = AgentUnderTest(
+        host=parts.netloc.rpartition("@")[2], root=parts.path.rstrip("/"), token=options.token, urn=options.sender,
+        other_token=options.other_token, other_urn=options.other_sender, skill=options.skill,
+        without=frozenset(options.without), offers=executor.offers | ({Need.DIRECT} if options.direct else set()),
+    )  # fmt: skip
+    return executor, target if options.input is None else evolve(target, input=options.input)
+
+
+def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> list[Result]:
+    results, shown = [], sys.stderr.isatty() and not quiet
+    for number, result in enumerate(run_laws(laws, lab, executor, time.monotonic), 1):
+        results.append(result)
+        if shown:
+            failed = sum(each.outcome is LawResult.FAILED for each in results)
+            sys.stderr.write(f"\r\x1b[K{number}/{len(laws)} laws, {failed} failed: {result.law.id}")
+            sys.stderr.flush()
+    if shown:
+        sys.stderr.write("\r\x1b[K")
+    return results
+
+
+def _show(report: Report, expected: frozenset[str], *, as_json: bool) -> int:
+    failed = {each.law.id for each in report.by_outcome(LawResult.FAILED)}
+    tried = {each.law.id for each in report.results}
+    if as_json:
+        print_json([_to_json(each) for each in report.results])
+    else:
+        for line in text_report(report):
+            say(line)
+    stale = sorted((expected & tried) - failed)
+    if stale:
+        complain(f"expected to fail, and didn't: {', '.join(stale)}")
+    return 1 if failed - expected or stale else 0
+
+
+def _to_json(result: Result) -> JsonObject:
+    return {
+        "id": result.law.id,
+        "outcome": result.outcome.value,
+        "severity": result.law.severity.value,
+        "clause": result.law.clause,
+        "title": result.law.title,
+        "expected": result.law.expected,
+        "remark": result.remark,
+        "seconds": round(result.seconds, 3),
+        "exchanges": [
+            {"sent": each.sent.decode("latin-1"), "received": each.received.decode("latin-1")}
+            for each in result.exchanges
+        ],
+    }
+
+
+COMMANDS: Final = (
+    command(
+        "conform",
+        ConformOptions,
+        _conform,
+        "try the laws of an ASAP agent on a live one",
+        description=(
+            "Try the laws of an ASAP agent on a live one, and report each that it breaks, with the bytes that show it. "
+            "Exits with 0 if all laws that were tried are kept, 1 if one is broken, 2 if the command line is wrong, "
+            "3 if the agent can't be reached or shows no manifest."
+        ),
+        rules=(
+            Needs("--token", ["--as"], "the sender of each envelope is the token's agent"),
+            Needs("--other-token", ["--other-as"], "the sender of each envelope is the token's agent"),
+            Needs("--input", ["--skill"]),
+        ),
+    ),
+)

@@ -1,0 +1,222 @@
+"""Carries out a law's effects over blocking sockets: exact bytes, absolute time limits, bounded traffic.
+
+Each request has a connection of its own. It's made to the addresses that were looked up and judged once, so a name that
+later resolves elsewhere leads nowhere else. Redirects aren't followed.
+"""
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, assert_never
+
+from attrs import define, field, frozen
+
+from asap_core.net.addresses import Proximity, proximity_of, read_address
+from asap_core.testing.laws.effects import (
+    AdvanceClock,
+    AnswersToBytes,
+    LawEffect,
+    LawOutcome,
+    Passed,
+    Pause,
+    ResetTarget,
+    SendBytes,
+    SendRequest,
+)
+from asap_core.testing.laws.http_messages import Answer, read_answers
+from asap_core.testing.laws.verdicts import Need
+
+_CHUNK: Final = 65_536
+# An answer to a law's request is small; an echo of the largest body is some 10 MB.
+_MOST_RECEIVED: Final = 16 * 1024 * 1024
+# Of all that a run sends and receives together: some 150 laws with one or two large bodies among them.
+_MOST_TRAFFIC: Final = 512 * 1024 * 1024
+
+
+class TooMuchTraffic(Exception):
+    """The run has sent and received as much as a run may."""
+
+
+class NotThisMachine(Exception):
+    """The agent isn't on this machine, and nobody said that it may be tested."""
+
+
+@frozen
+class DialledHost:
+    """Where connections are made: addresses that were looked up once.
+
+    name: the host of the URL, for `Host` and for TLS.
+    addresses: as `socket.connect` takes them, each with its family.
+    """
+
+    name: str
+    port: int
+    addresses: tuple[tuple[socket.AddressFamily, tuple[str, int]], ...]
+
+
+def look_up(name: str, port: int, *, anywhere: bool) -> DialledHost:
+    """Look up the addresses of a host.
+
+    anywhere: whether other machines may be tested.
+
+    Raises: OSError if the name doesn't resolve. NotThisMachine if an address isn't a loopback one and may not be used.
+    """
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    addresses = tuple(dict.fromkeys((family, (str(place[0]), port)) for family, _, _, _, place in found))
+    for _, (text, _) in addresses:
+        address = read_address(text)
+        here = address is not None and proximity_of(address) is Proximity.MACHINE
+        if not here and not anywhere:
+            raise NotThisMachine(f"{name} is at {text}, which isn't this machine")
+    return DialledHost(name, port, addresses)
+
+
+@define
+class SocketExecutor:
+    """An executor over sockets.
+
+    host: where to connect.
+    tls: the context, if the URL is an https one.
+    now: returns monotonic seconds.
+    """
+
+    host: DialledHost
+    tls: ssl.SSLContext | None = None
+    now: Callable[[], float] = time.monotonic
+    traffic: int = field(default=0, init=False)
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """See `Executor`."""
+        return frozenset({Need.BYTES})
+
+    def perform(self, effect: LawEffect) -> LawOutcome:
+        """See `Executor`. Raises TooMuchTraffic past the bound of a run."""
+        match effect:
+            case SendRequest(request, seconds):
+                return self._one_answer([request.to_bytes()], seconds, request.method)
+            case SendBytes(pieces, answers, seconds, methods):
+                data, ended, _ = self._exchange(pieces, seconds, answers, methods)
+                whole, rest = read_answers(data, methods, closed=ended)
+                return AnswersToBytes(tuple(whole), rest, ended, data)
+            case Pause(seconds):
+                time.sleep(seconds)
+                return Passed()
+            case AdvanceClock() | ResetTarget():
+                raise NotImplementedError("the clock and the memory of a live agent aren't ours to change")
+            case _:
+                assert_never(effect)
+
+    def _one_answer(self, pieces: Sequence[bytes], seconds: float, method: str) -> Answer:
+        data, ended, problem = self._exchange(pieces, seconds, 1, (method,))
+        answers, _ = read_answers(data, (method,), closed=ended)
+        return answers[0] if answers else Answer(raw=data, problem=problem or "the answer isn't whole")
+
+    def _exchange(
+        self, pieces: Sequence[bytes | float], seconds: float, answers: int, methods: Sequence[str]
+    ) -> tuple[bytes, bool, str]:
+        """Send the pieces and read. Returns what came, whether the peer ended it, and what went wrong."""
+        until = self.now() + seconds
+        try:
+            connection = self._connect(until)
+        except OSError as error:
+            return b"", True, f"no connection: {error.strerror or error}"
+        with connection:
+            conversation = _Conversation(connection, until, self.now, answers, methods)
+            try:
+                conversation.run(pieces)
+            finally:
+                self.traffic += conversation.sent + len(conversation.received)
+                if self.traffic > _MOST_TRAFFIC:
+                    raise TooMuchTraffic(f"the run has moved more than {_MOST_TRAFFIC} bytes")
+            return bytes(conversation.received), conversation.ended, conversation.problem
+
+    def _connect(self, until: float) -> socket.socket:
+        failure: OSError = OSError("the name has no address")
+        for family, place in self.host.addresses:
+            plain = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                plain.settimeout(max(until - self.now(), 0.01))
+                plain.connect(place)
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname=self.host.name)
+            except OSError as error:
+                plain.close()
+                failure = error
+        raise failure
+
+
+@define
+class _Conversation:
+    """One connection: writes pieces and reads at once, since a peer may answer before it has read all."""
+
+    connection: socket.socket
+    until: float
+    now: Callable[[], float]
+    answers: int
+    methods: Sequence[str]
+    received: bytearray = field(factory=bytearray)
+    sent: int = 0
+    ended: bool = False
+    problem: str = ""
+
+    def run(self, pieces: Sequence[bytes | float]) -> None:
+        try:
+            for piece in pieces:
+                if isinstance(piece, bytes):
+                    self._write(piece)
+                else:
+                    self._read_until(min(self.now() + piece, self.until), stop_early=False)
+            self._read_until(self.until, stop_early=True)
+        except TimeoutError:
+            self.problem = "the time was over"
+        except OSError as error:
+            self.ended, self.problem = True, f"the connection ended: {error.strerror or error}"
+
+    def _write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest and not self.ended:
+            self._receive_what_is_there()
+            self.connection.settimeout(self._left())
+            try:
+                count = self.connection.send(rest[:_CHUNK])
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it has answered and left: what it said may still be read
+            self.sent += count
+            rest = rest[count:]
+
+    def _receive_what_is_there(self) -> None:
+        if not isinstance(self.connection, ssl.SSLSocket) and select.select([self.connection], [], [], 0)[0]:
+            self._receive()
+
+    def _read_until(self, until: float, *, stop_early: bool) -> None:
+        while not self.ended and not (stop_early and self._is_whole()):
+            self.connection.settimeout(max(until - self.now(), 0.001))
+            try:
+                self._receive()
+            except TimeoutError:
+                if stop_early:
+                    raise
+                return
+
+    def _receive(self) -> None:
+        data = self.connection.recv(_CHUNK)
+        if not data:
+            self.ended = True
+            self.problem = self.problem or "the connection was closed"
+        self.received += data
+        if len(self.received) > _MOST_RECEIVED:
+            raise OSError(f"the answer has more than {_MOST_RECEIVED} bytes")
+
+    def _is_whole(self) -> bool:
+        if not self.answers:
+            return False
+        return len(read_answers(bytes(self.received), self.methods, closed=False)[0]) >= self.answers
+
+    def _left(self) -> float:
+        left = self.until - self.now()
+        if left <= 0:
+            raise TimeoutError
+        return left

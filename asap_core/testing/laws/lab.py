@@ -1,0 +1,205 @@
+"""The lab: what a run knows of the agent under test, and what laws build their requests with.
+
+Time and unique ids are injected. Every id, nonce and key of a run contains a prefix of its own, so a run never repeats
+what an earlier one sent: an agent with memory would be right to refuse it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Final
+
+from attrs import field, frozen
+
+from asap_core.testing.laws.effects import Pause, SendRequest, Steps
+from asap_core.testing.laws.http_messages import Answer, HttpRequest
+from asap_core.testing.laws.verdicts import LawNotTried, Need
+from asap_core.wire.json_types import Json, JsonObject
+
+MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
+HEALTH_PATH: Final = "/.well-known/asap/health"
+# The sender of calls to an agent that authenticates nobody.
+ANONYMOUS: Final = "urn:asap:agent:conform"
+_TOO_MANY_REQUESTS: Final = 429
+# A rate limit isn't what most laws are about: a refused request is repeated so often, each after the time that the
+# agent asks for, at most this many seconds. The reference allows 100 a minute, so a place is free after 0.6 s.
+_PATIENCE: Final = 10
+_LONGEST_WAIT: Final = 10.0
+
+
+class _Absent(Enum):
+    ABSENT = "absent"
+
+
+ABSENT: Final = _Absent.ABSENT
+"""The value of a field that is left out."""
+Change = Json | _Absent
+
+
+@frozen
+class Caller:
+    """Who sends: its URN, and the bearer token that proves it, if the agent authenticates callers."""
+
+    urn: str
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def credentials(self) -> tuple[tuple[str, str], ...]:
+        """The headers that prove who it is."""
+        return () if self.token is None else (("Authorization", f"Bearer {self.token}"),)
+
+
+def changed(document: Mapping[str, Json], changes: Mapping[str, Change]) -> JsonObject:
+    """Return a document with these values; those that are `ABSENT` are left out."""
+    merged: dict[str, Change] = {**document, **changes}
+    return {key: value for key, value in merged.items() if not isinstance(value, _Absent)}
+
+
+def to_body(document: Json) -> bytes:
+    """Return a document as a body."""
+    return json.dumps(document).encode()
+
+
+@frozen(kw_only=True)
+class Lab:
+    """One agent under test.
+
+    host: what stands in `Host`.
+    path: of the endpoint, such as `/asap`.
+    root: what precedes the well-known paths; usually empty.
+    recipient: the agent's URN, from its manifest.
+    caller, other: who sends. `other` is None if there is no second caller.
+    skill, input: the work that laws may have done. `skill` is None if no skill may be run.
+    has: what this run can do, and the agent has.
+    wall: returns seconds since the Unix epoch.
+    ids: returns an id that no run has used.
+    """
+
+    host: str
+    path: str
+    root: str = ""
+    manifest: JsonObject
+    recipient: str
+    caller: Caller
+    other: Caller | None = None
+    skill: str | None
+    input: JsonObject = field(factory=dict)
+    has: frozenset[Need]
+    wall: Callable[[], float]
+    ids: Callable[[], str]
+
+    # --- values ------------------------------------------------------------------------------------------------------
+
+    def fresh(self) -> str:
+        """Return text that no run has used: for ids, nonces, keys and markers."""
+        return self.ids()
+
+    def second_caller(self) -> Caller:
+        """Return the second caller. For laws that need `Need.OTHER`."""
+        if self.other is None:
+            raise LawNotTried(f"it needs {Need.OTHER.value}")
+        return self.other
+
+    def timestamp(self, offset: float = 0.0) -> str:
+        """Return a timestamp, so many seconds from now."""
+        at = datetime.fromtimestamp(self.wall(), UTC) + timedelta(seconds=offset)
+        return at.isoformat().replace("+00:00", "Z")
+
+    def task(self, **changes: Change) -> JsonObject:
+        """Return the payload of a task request for the skill that may be run."""
+        return changed({"conversation_id": self.fresh(), "skill_id": self.skill, "input": self.input}, changes)
+
+    def envelope(self, *, caller: Caller | None = None, nonce: str | None = None, **changes: Change) -> JsonObject:
+        """Return an envelope that an agent accepts, with these changes. Each has an id and a nonce of its own."""
+        return changed(
+            {
+                "id": self.fresh(),
+                "asap_version": "0.1",
+                "timestamp": self.timestamp(),
+                "sender": (caller or self.caller).urn,
+                "recipient": self.recipient,
+                "payload_type": "task.request",
+                "payload": self.task(),
+                "correlation_id": None,
+                "trace_id": None,
+                "requires_ack": False,
+                "extensions": {"nonce": nonce or self.fresh()},
+            },
+            changes,
+        )
+
+    def rpc(self, envelope: Json, *, key: str | None = None, **changes: Change) -> JsonObject:
+        """Return the JSON-RPC request that sends an envelope. `key`: the idempotency key."""
+        params: JsonObject = {"envelope": envelope} if key is None else {"envelope": envelope, "idempotency_key": key}
+        return changed({"jsonrpc": "2.0", "method": "asap.send", "id": self.fresh(), "params": params}, changes)
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        close: bool = True,
+    ) -> HttpRequest:
+        """Return a request to this agent; Host, Connection and the body's type and length are added if missing."""
+        given = {name.lower() for name, _ in headers}
+        added = [("Host", self.host)]
+        if body is not None:
+            added += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        if close:
+            added.append(("Connection", "close"))
+        fields = [one for one in added if one[0].lower() not in given]
+        return HttpRequest(method, target, (*fields, *headers), body or b"")
+
+    def post_request(
+        self, body: bytes, *, headers: Sequence[tuple[str, str]] = (), caller: Caller | None = None, close: bool = True
+    ) -> HttpRequest:
+        """Return a POST of this body to the endpoint, with the caller's token."""
+        credentials = (caller or self.caller).credentials
+        return self.request("POST", self.path, headers=[*credentials, *headers], body=body, close=close)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def fetch(self, request: HttpRequest) -> Steps[Answer]:
+        """Send a request. If the rate limit refuses it, wait as long as the agent asks for, and send it again."""
+        answer = yield from SendRequest(request)
+        for _ in range(_PATIENCE):
+            if answer.status != _TOO_MANY_REQUESTS:
+                break
+            asked = answer.header("retry-after") or "1"
+            yield from Pause(min(float(asked) if asked.isdecimal() else 1.0, _LONGEST_WAIT))
+            answer = yield from SendRequest(request)
+        return answer
+
+    def get(self, target: str, *, headers: Sequence[tuple[str, str]] = (), method: str = "GET") -> Steps[Answer]:
+        """Fetch a document of the agent, such as `MANIFEST_PATH`."""
+        return (yield from self.fetch(self.request(method, self.root + target, headers=headers)))
+
+    def post(
+        self, body: bytes, *, headers: Sequence[tuple[str, str]] = (), caller: Caller | None = None
+    ) -> Steps[Answer]:
+        """Send any body to the endpoint, with the caller's token."""
+        return (yield from self.fetch(self.post_request(body, headers=headers, caller=caller)))
+
+    def call(
+        self,
+        document: Json,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        caller: Caller | None = None,
+    ) -> Steps[Answer]:
+        """Send a JSON-RPC document, or any other."""
+        return (yield from self.post(to_body(document), headers=headers, caller=caller))
+
+    def send(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
+        """Send an envelope."""
+        return (yield from self.call(self.rpc(envelope, key=key), caller=caller))
+
+    def succeed(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
+        """Send an envelope that must be accepted before the law can be judged."""
+        answer = yield from self.send(envelope, key=key, caller=caller)
+        if not answer.is_success:
+            raise LawNotTried(f"a valid call before it wasn't accepted: {answer}")
+        return answer

@@ -1,0 +1,181 @@
+"""Runs laws: carries each one's effects to an executor, records the exchanges, and makes the report.
+
+Pure: what does I/O is the executor. There is one over sockets (`asap_adapters.conform`), and one in this process.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Final, Protocol, TypeVar, assert_never
+
+from attrs import define, field, frozen
+
+from asap_core.testing.laws.effects import AnswersToBytes, LawEffect, LawOutcome, SendBytes, SendRequest, Steps
+from asap_core.testing.laws.http_messages import Answer, HttpRequest
+from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.law import Law
+from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried, Verdict
+
+T = TypeVar("T")
+# Bounds of one law: more is a mistake in the law, or a law that can't end.
+_MOST_EFFECTS: Final = 2_000
+_MOST_SECONDS: Final = 120.0
+
+
+class Executor(Protocol):
+    """Carries out effects on one agent. It never raises for what the agent does: that is an `Answer` too."""
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What this way of running can do: `Need.BYTES`, `Need.CLOCK`, `Need.RESET`."""
+        ...
+
+    def perform(self, effect: LawEffect) -> LawOutcome:
+        """Carry out one effect."""
+        ...
+
+
+@frozen
+class RecordedExchange:
+    """What was sent on one connection, and what came back: exact bytes.
+
+    request: if it was one request that a tool such as curl can repeat.
+    """
+
+    sent: bytes = field(repr=False)
+    received: bytes = field(repr=False)
+    answer: str
+    request: HttpRequest | None = field(default=None, repr=False)
+
+
+class LawResult(Enum):
+    """How a law ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@frozen
+class Result:
+    """One law, what came out, and every exchange on the way."""
+
+    law: Law
+    verdict: Verdict
+    exchanges: tuple[RecordedExchange, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def outcome(self) -> LawResult:
+        """The verdict in one word."""
+        match self.verdict:
+            case Kept():
+                return LawResult.PASSED
+            case Breach():
+                return LawResult.FAILED
+            case NotTried():
+                return LawResult.SKIPPED
+            case _:
+                assert_never(self.verdict)
+
+    @property
+    def remark(self) -> str:
+        """What was got instead, or why the law wasn't tried; empty if it's kept."""
+        match self.verdict:
+            case Kept():
+                return ""
+            case Breach(got):
+                return got
+            case NotTried(why):
+                return why
+            case _:
+                assert_never(self.verdict)
+
+
+@frozen
+class Report:
+    """All results of one run, in order.
+
+    url: the agent's, as the user wrote it.
+    """
+
+    url: str
+    agent: str
+    profile: str
+    results: tuple[Result, ...]
+    seconds: float = 0.0
+
+    def by_outcome(self, outcome: LawResult) -> list[Result]:
+        """Return the results with this outcome."""
+        return [each for each in self.results if each.outcome is outcome]
+
+    def counts(self) -> dict[str, Counter[LawResult]]:
+        """Return how many laws of each group ended how."""
+        found: dict[str, Counter[LawResult]] = {}
+        for each in self.results:
+            found.setdefault(each.law.group, Counter())[each.outcome] += 1
+        return found
+
+
+@define
+class Recorder:
+    """Carries out effects and keeps the exchanges. Past its bounds it ends the law."""
+
+    executor: Executor
+    now: Callable[[], float]
+    exchanges: list[RecordedExchange] = field(factory=list)
+    began: float = 0.0
+    effects: int = 0
+
+    def perform(self, effect: LawEffect) -> LawOutcome:
+        """Carry out one effect. Raises LawNotTried if this law has done too much."""
+        self.effects += 1
+        if self.effects > _MOST_EFFECTS or self.now() - self.began > _MOST_SECONDS:
+            raise LawNotTried(f"it took more than {_MOST_EFFECTS} effects or {_MOST_SECONDS:.0f} s")
+        outcome = self.executor.perform(effect)
+        match effect, outcome:
+            case SendRequest(request), Answer():
+                self.exchanges.append(RecordedExchange(request.to_bytes(), outcome.raw, str(outcome), request))
+            case SendBytes(pieces), AnswersToBytes(answers, rest):
+                sent = b"".join(each for each in pieces if isinstance(each, bytes))
+                got = "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes"
+                self.exchanges.append(RecordedExchange(sent, outcome.raw, got))
+            case _:
+                pass
+        return outcome
+
+    def run(self, steps: Steps[T]) -> T:
+        """Run a program to its end. Raises what it raises."""
+        self.began = self.now()
+        outcome: LawOutcome | None = None
+        try:
+            while True:
+                effect = next(steps) if outcome is None else steps.send(outcome)
+                outcome = self.perform(effect)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            steps.close()
+
+
+def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) -> Result:
+    """Try one law. `now`: returns seconds on a monotonic clock."""
+    missing = sorted(need.value for need in law.needs - lab.has)
+    if missing:
+        return Result(law, NotTried(f"it needs {' and '.join(missing)}"))
+    recorder, began = Recorder(executor, now), now()
+    try:
+        recorder.run(law.provoke(lab))
+        verdict: Verdict = Kept()
+    except LawBroken as broken:
+        verdict = Breach(broken.got)
+    except LawNotTried as skipped:
+        verdict = NotTried(skipped.why)
+    return Result(law, verdict, tuple(recorder.exchanges), now() - began)
+
+
+def run_laws(laws: Sequence[Law], lab: Lab, executor: Executor, now: Callable[[], float]) -> Iterator[Result]:
+    """Try laws, one after the other."""
+    for law in laws:
+        yield run_law(law, lab, executor, now)

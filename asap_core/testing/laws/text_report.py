@@ -1,0 +1,87 @@
+"""The report as text: counts by group, and for each failure all that's needed to understand and repeat it."""
+
+from collections.abc import Iterator
+from shlex import quote
+from typing import Final
+
+from asap_core.testing.laws.http_messages import HttpRequest
+from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
+
+# Of a long body a person reads the beginning; JSON and HTML reports have all of it.
+_SHOWN_BYTES: Final = 4_000
+_SHOWN_EXCHANGES: Final = 6
+
+
+def text_report(report: Report) -> Iterator[str]:
+    """Yield the lines of the report."""
+    failed, skipped = report.by_outcome(LawResult.FAILED), report.by_outcome(LawResult.SKIPPED)
+    for result in failed:
+        yield from failure_lines(result, report.url)
+    if skipped:
+        yield f"Not tried ({len(skipped)}):"
+        yield from (f"  {each.law.id}: {each.remark}" for each in skipped)
+        yield ""
+    yield f"{'group':<14} {'passed':>7} {'failed':>7} {'skipped':>8}"
+    for group, counts in report.counts().items():
+        numbers = (counts[LawResult.PASSED], counts[LawResult.FAILED], counts[LawResult.SKIPPED])
+        yield f"{group:<14} {numbers[0]:>7} {numbers[1]:>7} {numbers[2]:>8}"
+    passed = len(report.results) - len(failed) - len(skipped)
+    yield f"{'all':<14} {passed:>7} {len(failed):>7} {len(skipped):>8}"
+    yield f"{report.agent} at {report.url}, profile {report.profile}, {report.seconds:.1f} s"
+
+
+def failure_lines(result: Result, url: str) -> Iterator[str]:
+    """Yield the lines about one broken law."""
+    law = result.law
+    yield f"BROKEN  {law.id}  ({law.severity.value})"
+    yield f"  law:       {law.title}"
+    yield f"  from:      {law.clause}"
+    yield f"  expected:  {law.expected}"
+    yield f"  got:       {result.remark}"
+    left_out = len(result.exchanges) - _SHOWN_EXCHANGES
+    if left_out > 0:
+        yield f"  ({left_out} earlier exchanges aren't shown)"
+    for number, exchange in enumerate(result.exchanges[-_SHOWN_EXCHANGES:], max(left_out, 0) + 1):
+        yield from _exchange_lines(number, exchange, url)
+    yield ""
+
+
+def _exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterator[str]:
+    yield f"  exchange {number}: {exchange.answer}"
+    yield from (f"    > {line}" for line in shown_bytes(exchange.sent))
+    yield from (f"    < {line}" for line in shown_bytes(exchange.received))
+    if exchange.request is not None:
+        yield f"    {curl_line(exchange.request, url)}"
+
+
+def shown_bytes(data: bytes) -> list[str]:
+    """Return bytes as lines for people: what isn't printable ASCII is escaped, and a long text is cut."""
+    text = data[:_SHOWN_BYTES].decode("latin-1").replace("\r\n", "\n")
+    lines = [line.encode("unicode_escape").decode() for line in text.split("\n")]
+    more = len(data) - _SHOWN_BYTES
+    return [*lines, f"… and {more} more bytes"] if more > 0 else lines
+
+
+def curl_line(request: HttpRequest, url: str) -> str:
+    """Return a line for a POSIX shell that sends this request once more."""
+    scheme, _, rest = url.partition("://")
+    origin = f"{scheme}://{rest.partition('/')[0]}"
+    words = ["curl", "-i", "--path-as-is"]
+    words += ["-I"] if request.method == "HEAD" else ["-X", quote(request.method)]
+    for name, value in request.headers:
+        if name.lower() not in {"host", "connection", "content-length"}:
+            words += ["-H", quote(f"{name}: {value}")]
+    if request.body:
+        words += ["--data-binary", _quoted_bytes(request.body)]
+    return " ".join([*words, quote(origin + request.target)])
+
+
+def _quoted_bytes(data: bytes) -> str:
+    """Return bytes as one word of bash: quoted if they're plain text, else as `$'…'` with escapes."""
+    if len(data) > _SHOWN_BYTES:
+        return f"@body.bin  # {len(data)} bytes, in the JSON report"
+    text = data.decode("latin-1")
+    if text.isascii() and text.isprintable():
+        return quote(text)
+    escaped = "".join(c if c.isascii() and c.isprintable() and c not in "'\\" else f"\\x{ord(c):02x}" for c in text)
+    return f"$'{escaped}'"

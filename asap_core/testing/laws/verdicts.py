@@ -1,0 +1,59 @@
+"""What comes out of a law, and what a law needs to be tried at all."""
+
+from enum import Enum
+
+from attrs import frozen
+
+
+class Need(Enum):
+    """What a law needs of a run. Without it the law isn't tried; the value completes "it needs …"."""
+
+    SKILL = "a skill that may be run: --skill, or an agent with a skill named echo"
+    AUTH = "an agent that authenticates its callers, and a token: --token with --as"
+    OTHER = "a second caller: --other-token with --other-as"
+    OPEN = "an agent without authentication"
+    IDEMPOTENCY = "idempotency keys"
+    BATCH = "batches of JSON-RPC"
+    COMPRESSION = "compressed bodies"
+    BYTES = "a connection that carries any bytes: a run over sockets"
+    DIRECT = "a direct connection, without a shared proxy in between: --direct"
+    CLOCK = "a hook that moves the agent's clocks"
+    RESET = "a hook that starts the agent again"
+
+
+@frozen
+class Kept:
+    """The law was tried and is kept."""
+
+
+@frozen
+class Breach:
+    """The law is broken. `got`: what the agent did instead, as text for people."""
+
+    got: str
+
+
+@frozen
+class NotTried:
+    """The law says nothing about this run. `why`: as text for people."""
+
+    why: str
+
+
+Verdict = Kept | Breach | NotTried
+
+
+class LawBroken(Exception):
+    """Ends a law: it's broken. `got`: what the agent did instead."""
+
+    def __init__(self, got: str) -> None:
+        super().__init__(got)
+        self.got = got
+
+
+class LawNotTried(Exception):
+    """Ends a law: it can't be judged here. `why`: what is missing."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why

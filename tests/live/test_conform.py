@@ -1,0 +1,52 @@
+"""`asap conform` against servers of ours: they keep all laws, and nothing but a loopback address is tested unasked."""
+
+import json
+
+import pytest
+
+from tests.live.command import ALICE, Serve, asap, backend, served  # noqa: F401
+
+pytestmark = pytest.mark.live
+BOB = "urn:asap:agent:bob"
+
+
+def outcomes(shown) -> dict[str, list[str]]:
+    """The ids of the laws, by outcome."""
+    found: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
+    for each in json.loads(shown.stdout):
+        found[each["outcome"]].append(each["id"])
+    return found
+
+
+def test_an_agent_with_tokens_keeps_every_law(served: Serve) -> None:  # noqa: F811
+    tokens = ["--token", f"t-alice={ALICE}", "--token", f"t-bob={BOB}"]
+    url, _ = served("--rate-limit", "off", *tokens)
+    callers = ["--token", "t-alice", "--as", ALICE, "--other-token", "t-bob", "--other-as", BOB]
+    shown = asap("conform", url, *callers, "--direct", "--json")
+    found = outcomes(shown)
+    assert (found["failed"], shown.returncode) == ([], 0)
+    assert len(found["skipped"]) <= len(found["passed"]) / 9, found["skipped"]
+
+
+def test_an_open_agent_with_rate_limits_keeps_every_law_in_the_profile_reference(served: Serve) -> None:  # noqa: F811
+    url, _ = served("--profile", "reference")
+    shown = asap("conform", url, "--profile", "reference", "--only", "replay", "--only", "replies", "--json")
+    assert (outcomes(shown)["failed"], shown.returncode) == ([], 0)
+
+
+def test_nothing_is_sent_to_another_machine_unasked() -> None:
+    shown = asap("conform", "http://192.0.2.1:9")
+    assert (shown.returncode, "--i-own-this-host" in shown.stderr) == (2, True)
+
+
+def test_without_a_manifest_the_exit_code_is_3(unused_port) -> None:
+    assert asap("conform", f"http://127.0.0.1:{unused_port}").returncode == 3
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
