@@ -474,8 +474,14 @@ def dispatch_of(agent: Any, *, nonce: str = "n", wall: float | None = None, key:
 
 def test_every_page_with_examples_is_run_somewhere() -> None:
     run = {"README", "CHANGELOG", "serve", "call", "discover", "testing", "embedding", "credentials", "stores"}
+    run |= {"conformance"}
     pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     assert {page.stem for page in pages if blocks(page)} <= run
+
+
+def test_the_example_of_a_law_is_one_of_the_laws() -> None:
+    [law] = blocks(ROOT / "docs" / "conformance.md")
+    assert law.strip() in (ROOT / "asap_core" / "testing" / "laws" / "replay.py").read_text("utf-8")
 
 
 def test_the_examples_are_exactly_the_functions_that_are_run() -> None:
