@@ -2,11 +2,25 @@
 
 from typing import Final
 
+from asap_core.testing.laws.batch import BATCH
+from asap_core.testing.laws.compression import COMPRESSION
+from asap_core.testing.laws.discovery import DISCOVERY
 from asap_core.testing.laws.envelope import ENVELOPE
+from asap_core.testing.laws.errors import ERRORS
+from asap_core.testing.laws.http import HTTP
+from asap_core.testing.laws.idempotency import IDEMPOTENCY
 from asap_core.testing.laws.identity import IDENTITY
-from asap_core.testing.laws.law import Law, LawGroup
+from asap_core.testing.laws.json_text import JSON_TEXT
+from asap_core.testing.laws.jsonrpc import JSONRPC
+from asap_core.testing.laws.law import Law, LawGroup, by_id
+from asap_core.testing.laws.limits import LIMITS
 from asap_core.testing.laws.replay import REPLAY
 from asap_core.testing.laws.replies import REPLIES
+from asap_core.testing.laws.time import TIME
+from asap_core.testing.laws.versions import VERSIONS
 
-GROUPS: Final[tuple[LawGroup, ...]] = (REPLIES, ENVELOPE, IDENTITY, REPLAY)
-LAWS: Final[tuple[Law, ...]] = tuple(law for group in GROUPS for law in group.laws)
+GROUPS: Final[tuple[LawGroup, ...]] = (
+    DISCOVERY, HTTP, JSON_TEXT, JSONRPC, ENVELOPE, REPLIES, IDENTITY, REPLAY, TIME, IDEMPOTENCY, BATCH, LIMITS,
+    COMPRESSION, VERSIONS, ERRORS,
+)  # fmt: skip
+LAWS: Final[tuple[Law, ...]] = tuple(by_id(law for group in GROUPS for law in group.laws).values())

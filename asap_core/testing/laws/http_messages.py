@@ -68,6 +68,11 @@ class Answer:
         return self.json if isinstance(self.json, dict) else {}
 
     @property
+    def items(self) -> list[JsonObject]:
+        """The objects in the body's array, the answers to a batch; empty if it's no array."""
+        return [each for each in self.json if isinstance(each, dict)] if isinstance(self.json, list) else []
+
+    @property
     def result(self) -> JsonObject | None:
         """The `result` of JSON-RPC, or None."""
         found = self.document.get("result")

@@ -1,0 +1,66 @@
+"""Laws of batches: an array of requests is answered by an array."""
+
+from typing import Final
+
+from asap_core.testing.laws.checks import check, refused
+from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.http_messages import Answer
+from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.law import LawGroup
+from asap_core.testing.laws.verdicts import Need
+from asap_core.wire.json_types import Json
+
+BATCH: Final = LawGroup("batch", "an array of requests is answered by an array")
+
+_MOST: Final = 50
+_NEEDS: Final = frozenset({Need.SKILL, Need.BATCH})
+
+
+def _kinds(answer: Answer) -> list[str]:
+    """Return `result` or `error` for each answer in an array."""
+    return ["result" if "result" in each else "error" for each in answer.items]
+
+
+@BATCH.law(clause="docs/wire.md §4.1", expected="an array of the answers, in the order of the requests", needs=_NEEDS)
+def answers_in_order(lab: Lab) -> Steps[None]:
+    """A batch is answered by an array in the same order, each with its request's id."""
+    ids = [lab.fresh() for _ in range(3)]
+    answer = yield from lab.call([lab.rpc(lab.envelope(), id=each) for each in ids])
+    got = [each.get("id") for each in answer.items]
+    check(got == ids, f"{answer}: ids {got}, sent {ids}")
+    check(_kinds(answer) == ["result"] * len(ids), f"{answer}: {_kinds(answer)}")
+
+
+@BATCH.law(
+    clause="docs/wire.md §4.1; JSON-RPC 2.0 §6",
+    expected="an error in the invalid request's place, and results in the others'",
+    needs=_NEEDS,
+)
+def an_invalid_request_inside(lab: Lab) -> Steps[None]:
+    """An invalid request in a batch is refused in its place, and the others are carried out."""
+    answer = yield from lab.call([lab.rpc(lab.envelope()), 1, lab.rpc(lab.envelope())])
+    check(_kinds(answer) == ["result", "error", "result"], f"{answer}: {_kinds(answer)}")
+
+
+@BATCH.law(
+    clause="docs/wire.md §4.1; JSON-RPC 2.0 §6",
+    expected="one error object, Invalid request (-32600)",
+    needs={Need.BATCH},
+)
+def sizes(lab: Lab) -> Steps[None]:
+    """An empty batch, and one of more than 50 requests, is refused by one error object."""
+    refused((yield from lab.call([])), "empty", codes=[-32600])
+    many: list[Json] = [lab.rpc(lab.envelope()) for _ in range(_MOST + 1)]
+    refused((yield from lab.call(many)), f"{len(many)} requests")
+
+
+@BATCH.law(
+    clause="docs/security.md 2",
+    expected="one is accepted, the other is refused",
+    needs=_NEEDS,
+)
+def one_envelope_twice_in_a_batch(lab: Lab) -> Steps[None]:
+    """The same envelope twice in one batch is accepted once."""
+    envelope = lab.envelope()
+    answer = yield from lab.call([lab.rpc(envelope), lab.rpc(envelope)])
+    check(sorted(_kinds(answer)) == ["error", "result"], f"{answer}: {_kinds(answer)}")

@@ -1,0 +1,68 @@
+"""Laws of HTTP: methods, paths, framing."""
+
+from typing import Final
+
+from asap_core.testing.laws.checks import check
+from asap_core.testing.laws.effects import SendBytes, Steps
+from asap_core.testing.laws.lab import MANIFEST_PATH, Lab, to_body
+from asap_core.testing.laws.law import LawGroup, Severity
+from asap_core.testing.laws.verdicts import Need
+
+HTTP: Final = LawGroup("http", "methods, paths and framing")
+
+
+@HTTP.law(clause="RFC 9110 §15.5.6", expected="status 405, and `Allow` lists POST", severity=Severity.SHOULD)
+def other_methods(lab: Lab) -> Steps[None]:
+    """The endpoint refuses methods other than POST by 405."""
+    for method in ("GET", "PUT", "DELETE"):
+        answer = yield from lab.fetch(lab.request(method, lab.path, headers=lab.caller.credentials))
+        check(answer.status == 405, answer, method)  # noqa: PLR2004 - HTTP's
+        check("POST" in (answer.header("allow") or ""), f"Allow: {answer.header('allow')}", method)
+
+
+@HTTP.law(
+    clause="RFC 9110 §9.3.2",
+    expected="the status and the headers of GET, without a body; or 405",
+    severity=Severity.SHOULD,
+    needs={Need.BYTES},
+)
+def head(lab: Lab) -> Steps[None]:
+    """HEAD is answered like GET, without a body."""
+    sent = lab.request("HEAD", lab.root + MANIFEST_PATH).to_bytes()
+    got = yield from SendBytes((sent,), methods=("HEAD",))
+    check(got.first.status in (200, 405), got.first)
+    check(not got.rest, f"{len(got.rest)} bytes after the head")
+
+
+@HTTP.law(
+    clause="RFC 9112 §3.2",
+    expected="status 400",
+    severity=Severity.HARDENING,
+    needs={Need.BYTES, Need.DIRECT},
+)
+def one_host(lab: Lab) -> Steps[None]:
+    """A request without Host, or with two, is refused by 400."""
+    for example, fields in (("no Host", ""), ("two", f"Host: {lab.host}\r\nHost: other.example\r\n")):
+        sent = f"GET {lab.root}{MANIFEST_PATH} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n".encode()
+        got = yield from SendBytes((sent,), answers=1)
+        check(got.first.status == 400, got.first, example)  # noqa: PLR2004 - HTTP's
+
+
+@HTTP.law(
+    clause="RFC 9112 §6.3; docs/security.md 20",
+    expected="status 400, and the connection is closed",
+    needs={Need.BYTES, Need.DIRECT},
+)
+def one_length(lab: Lab) -> Steps[None]:
+    """A request with two lengths, or with a length and a transfer coding, is refused, and what follows isn't read."""
+    body = to_body(lab.rpc(lab.envelope()))
+    follows = lab.request("GET", lab.root + MANIFEST_PATH).to_bytes()
+    for example, fields, framed in (
+        ("two lengths", f"Content-Length: {len(body)}\r\nContent-Length: 0\r\n", body),
+        ("a length and chunks", f"Content-Length: {len(body)}\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"),
+    ):
+        head = lab.post_request(b"", headers=[("Content-Length", "0")], close=False).to_bytes()
+        sent = head.replace(b"Content-Length: 0\r\n", fields.encode())
+        got = yield from SendBytes((sent + framed + follows,))
+        check(got.first.status == 400, got.first, example)  # noqa: PLR2004 - HTTP's
+        check(len(got.answers) == 1, f"{len(got.answers)} answers", example)

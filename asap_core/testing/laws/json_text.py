@@ -1,0 +1,70 @@
+"""Laws of JSON: a text has one reading. Each text is an otherwise valid call."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from asap_core.testing.laws.checks import refused
+from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.lab import Lab, to_body
+from asap_core.testing.laws.law import LawGroup, Severity
+from asap_core.testing.laws.verdicts import Need
+
+JSON_TEXT: Final = LawGroup("json_text", "a text has one reading")
+
+_PLACE: Final = "the place of the text"
+_EXPECTED: Final = "it's refused, by Parse error (-32700)"
+# Deeper than any envelope, and than most readers can: 100 levels are ours, 1,000 is CPython's limit of recursion.
+_DEEP: Final = 5_000
+
+
+def _call_with(lab: Lab, text: bytes) -> bytes:
+    """Return a valid call whose input is an object with this value, as it's written here."""
+    return to_body(lab.rpc(lab.envelope(payload=lab.task(input={"x": _PLACE})))).replace(f'"{_PLACE}"'.encode(), text)
+
+
+def _each_is_refused(lab: Lab, texts: Mapping[str, bytes]) -> Steps[None]:
+    for example, text in texts.items():
+        refused((yield from lab.post(_call_with(lab, text))), example)
+
+
+@JSON_TEXT.law(
+    clause="RFC 8259 §4; docs/security.md 19", expected=_EXPECTED, severity=Severity.HARDENING, needs={Need.SKILL},
+    strict=True,
+)  # fmt: skip
+def duplicate_keys(lab: Lab) -> Steps[None]:
+    """A text with a key twice in one object is refused: two readers could read two requests."""
+    yield from _each_is_refused(lab, {"in the input": b'{"a": 1, "a": 2}', "escaped": b'{"a": 1, "\\u0061": 2}'})
+    body = to_body(lab.rpc(lab.envelope()))
+    sender = f'"sender": "{lab.caller.urn}"'.encode()
+    refused((yield from lab.post(body.replace(sender, sender + b", " + sender))), "the sender")
+
+
+@JSON_TEXT.law(clause="RFC 8259 §6; docs/security.md 19", expected=_EXPECTED, needs={Need.SKILL}, strict=True)
+def no_constants(lab: Lab) -> Steps[None]:
+    """NaN and infinities are refused: JSON has no such numbers."""
+    yield from _each_is_refused(lab, {text: text.encode() for text in ("NaN", "Infinity", "-Infinity", "1e999")})
+
+
+@JSON_TEXT.law(clause="RFC 8259 §8.1; docs/security.md 19", expected=_EXPECTED, needs={Need.SKILL})
+def utf_8(lab: Lab) -> Steps[None]:
+    """Bytes that aren't UTF-8 are refused."""
+    texts = {"0xff": b'"\xff"', "Latin-1": '"ü"'.encode("latin-1"), "overlong": b'"\xc0\xaf"'}
+    yield from _each_is_refused(lab, {**texts, "a surrogate": b'"\xed\xa0\x80"'})
+
+
+@JSON_TEXT.law(clause="RFC 8259 §2", expected=_EXPECTED, needs={Need.SKILL})
+def nothing_after_the_text(lab: Lab) -> Steps[None]:
+    """A body that goes on after its JSON text is refused, and so is one that ends before."""
+    for example, added in (("a second text", b"{}"), ("a comma", b","), ("a zero byte", b"\0")):
+        refused((yield from lab.post(to_body(lab.rpc(lab.envelope())) + added)), example)
+    refused((yield from lab.post(to_body(lab.rpc(lab.envelope()))[:-1])), "cut short")
+
+
+@JSON_TEXT.law(
+    clause="docs/security.md 19", expected="it's refused, without a crash", severity=Severity.HARDENING,
+    needs={Need.SKILL}, strict=True,
+)  # fmt: skip
+def depth(lab: Lab) -> Steps[None]:
+    """Arrays and objects nested thousands of levels deep are refused, not a crash."""
+    texts = {"arrays": b"[" * _DEEP + b"]" * _DEEP, "objects": b'{"a":' * _DEEP + b"1" + b"}" * _DEEP}
+    yield from _each_is_refused(lab, texts)

@@ -1,0 +1,55 @@
+"""Laws of limits: what is too much is refused before it costs much."""
+
+from typing import Final
+
+from asap_core.testing.laws.checks import check, refused
+from asap_core.testing.laws.effects import SendBytes, Steps
+from asap_core.testing.laws.lab import MANIFEST_PATH, Lab, to_body
+from asap_core.testing.laws.law import LawGroup, Severity
+from asap_core.testing.laws.verdicts import Need
+
+LIMITS: Final = LawGroup("limits", "what is too much is refused before it costs much")
+
+_TOO_LONG: Final = 10**12
+_LONG_HEADER: Final = 200_000
+# Above 10 MiB, the reference's limit.
+_LARGE: Final = 11 * 1024 * 1024
+
+
+@LIMITS.law(
+    clause="RFC 9110 §15.5.14; docs/security.md 13",
+    expected="status 413 at once: the declared length is refused before the body is read",
+    severity=Severity.HARDENING,
+    needs={Need.BYTES},
+)
+def a_declared_length(lab: Lab) -> Steps[None]:
+    """A body that declares a terabyte is refused before it arrives."""
+    request = lab.post_request(b"", headers=[("Content-Length", str(_TOO_LONG))])
+    got = yield from SendBytes((request.to_bytes(),), answers=1)
+    refused(got.first, statuses=[413])
+
+
+@LIMITS.law(
+    clause="RFC 6585 §5; docs/security.md 20",
+    expected="status 431 or 400",
+    severity=Severity.HARDENING,
+    needs={Need.BYTES},
+)
+def a_long_head(lab: Lab) -> Steps[None]:
+    """A head of 200 KB is refused."""
+    request = lab.request("GET", lab.root + MANIFEST_PATH, headers=[("X-Long", "a" * _LONG_HEADER)])
+    got = yield from SendBytes((request.to_bytes(),), answers=1)
+    check(got.first.status in (400, 413, 414, 431) or (got.closed and not got.answers), got.first)
+
+
+@LIMITS.law(
+    clause="docs/security.md 17",
+    expected="status 413",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+)
+def a_large_body(lab: Lab) -> Steps[None]:
+    """A valid call of more than 10 MiB is refused."""
+    body = to_body(lab.rpc(lab.envelope(payload=lab.task(input={"x": "a" * _LARGE}))))
+    answer = yield from lab.post(body)
+    check(answer.result is None and (answer.problem or answer.status == 413), answer)  # noqa: PLR2004 - HTTP's

@@ -1,0 +1,54 @@
+"""Laws of versions: which one is spoken is agreed on, and what isn't known is refused."""
+
+from typing import Final
+
+from asap_core.testing.laws.checks import accepted, check, refused
+from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.law import LawGroup, Severity
+from asap_core.testing.laws.verdicts import Need
+
+VERSIONS: Final = LawGroup("versions", "which version is spoken")
+
+_HEADER: Final = "ASAP-Version"
+
+
+@VERSIONS.law(
+    clause="docs/wire.md §13",
+    expected="it's refused, by asap:protocol/version_incompatible (-32000) with `data.supported`",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def unknown_versions(lab: Lab) -> Steps[None]:
+    """A request that names only versions that the agent doesn't know is refused."""
+    for value in ("99.0", "99.0, 98.1"):
+        answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[(_HEADER, value)])
+        refused(answer, f"{_HEADER}: {value}")
+        check(answer.data.get("supported"), f"data: {answer.data}", f"{_HEADER}: {value}")
+
+
+@VERSIONS.law(
+    clause="docs/wire.md §13",
+    expected="the call is accepted, and the header repeats the version that was chosen",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def the_first_known_version(lab: Lab) -> Steps[None]:
+    """The agent chooses the first version of the list that it knows."""
+    for value, chosen in (("2.1, 2.2", "2.1"), ("2.2, 2.1", "2.2"), ("99.0, 2.1", "2.1")):
+        answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[(_HEADER, value)])
+        accepted(answer, value)
+        got = answer.header(_HEADER.lower())
+        check(got == chosen, f"{_HEADER}: {got}", value)
+
+
+@VERSIONS.law(
+    clause="docs/security.md 10",
+    expected="each is refused: it may mean something else by the same keys",
+    needs={Need.SKILL},
+    strict=True,
+)
+def versions_of_envelopes(lab: Lab) -> Steps[None]:
+    """An envelope of another major version than 0 is refused."""
+    for version in ("1.0", "2.2", "99"):
+        refused((yield from lab.send(lab.envelope(asap_version=version))), f"asap_version {version}")
