@@ -16,14 +16,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.clock import ManualClock
-from asap_core.http.messages import Request, Response
+from asap_core.http.messages import Request
 from asap_core.server.agent import Agent
-from asap_core.server.call import Answered, CallState, Dispatch, Hold
-from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond
+from asap_core.testing.driven_agent import answer
 from asap_core.testing.strategies import request_bodies
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
-from asap_core.wire.handler_reply import Replied
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 ALICE = "urn:asap:agent:alice"
@@ -81,40 +79,11 @@ def local_target(clock: ManualClock) -> Target:
 
     def send(body: bytes, token: str | None) -> Reply:
         headers = () if token is None else ((b"authorization", b"Bearer " + token.encode("ascii")),)
-        response = _drive(
-            agent.open(Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1")), body, tokens
-        )
+        head = Request(method="POST", target="/asap", headers=headers, peer="192.0.2.1")
+        response = answer(agent, tokens, head, body)
         return Reply(response.status, response.body)
 
     return send
-
-
-def _drive(state: Exchange, body: bytes, tokens: TokenTable) -> Response:
-    while not isinstance(state, Respond):
-        match state:
-            case Authenticate(credential):
-                principal = tokens.verify(credential)
-                state = state.refused() if principal is None else state.verified(principal)
-            case ReadBody():
-                fed = state.feed(body)
-                state = fed.end() if isinstance(fed, ReadBody) else fed
-            case Fork(calls):
-                state = state.answered([_answer(call) for call in calls])
-            case _:
-                raise AssertionError(f"not expected here: {type(state).__name__}")
-    response = state.response
-    state.sent()
-    return response
-
-
-def _answer(call: CallState) -> Answered:
-    if isinstance(call, Hold):
-        call = call.expired()
-    if isinstance(call, Dispatch):
-        call = call.replied(Replied("task.response", {"task_id": "t", "status": "completed", "result": {}}))
-    if not isinstance(call, Answered):
-        raise TypeError(f"not expected here: {type(call).__name__}")
-    return call
 
 
 class ExchangeMachine(RuleBasedStateMachine):

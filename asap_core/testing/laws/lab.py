@@ -89,6 +89,12 @@ class Lab:
     wall: Callable[[], float]
     ids: Callable[[], str]
 
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The callers' tokens, each with the name that reports show instead."""
+        named = ((self.other, "$OTHER_TOKEN"), (self.caller, "$TOKEN"))
+        return {who.token: name for who, name in named if who is not None and who.token}
+
     # --- values ------------------------------------------------------------------------------------------------------
 
     def fresh(self) -> str:

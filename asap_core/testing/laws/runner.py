@@ -4,11 +4,11 @@ Pure: what does I/O is the executor. There is one over sockets (`asap_adapters.c
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol, TypeVar, assert_never
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from asap_core.testing.laws.effects import AnswersToBytes, LawEffect, LawOutcome, SendBytes, SendRequest, Steps
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
@@ -20,6 +20,8 @@ T = TypeVar("T")
 # Bounds of one law: more is a mistake in the law, or a law that can't end.
 _MOST_EFFECTS: Final = 2_000
 _MOST_SECONDS: Final = 120.0
+# A shorter token is hidden in `Authorization` only: as a part of other words it would make a report unreadable.
+_SECRET: Final = 8
 
 
 class Executor(Protocol):
@@ -40,6 +42,8 @@ class RecordedExchange:
     """What was sent on one connection, and what came back: exact bytes.
 
     request: if it was one request that a tool such as curl can repeat.
+
+    Callers' tokens are replaced by `$TOKEN` and `$OTHER_TOKEN`, since reports are shown to others.
     """
 
     sent: bytes = field(repr=False)
@@ -123,6 +127,7 @@ class Recorder:
 
     executor: Executor
     now: Callable[[], float]
+    secrets: Mapping[str, str] = field(factory=dict, repr=False)
     exchanges: list[RecordedExchange] = field(factory=list)
     began: float = 0.0
     effects: int = 0
@@ -135,14 +140,24 @@ class Recorder:
         outcome = self.executor.perform(effect)
         match effect, outcome:
             case SendRequest(request), Answer():
-                self.exchanges.append(RecordedExchange(request.to_bytes(), outcome.raw, str(outcome), request))
+                shown = evolve(request, headers=tuple((name, self._hidden(value)) for name, value in request.headers))
+                self._record(request.to_bytes(), outcome.raw, str(outcome), shown)
             case SendBytes(pieces), AnswersToBytes(answers, rest):
                 sent = b"".join(each for each in pieces if isinstance(each, bytes))
-                got = "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes"
-                self.exchanges.append(RecordedExchange(sent, outcome.raw, got))
+                self._record(sent, outcome.raw, "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes")
             case _:
                 pass
         return outcome
+
+    def _record(self, sent: bytes, received: bytes, answer: str, request: HttpRequest | None = None) -> None:
+        sent, received = (self._hidden(data.decode("latin-1")).encode("latin-1") for data in (sent, received))
+        self.exchanges.append(RecordedExchange(sent, received, answer, request))
+
+    def _hidden(self, text: str) -> str:
+        for secret, name in self.secrets.items():
+            text = text.replace(f"Bearer {secret}\r", f"Bearer {name}\r")
+            text = text.replace(secret, name) if len(secret) >= _SECRET else text
+        return text
 
     def run(self, steps: Steps[T]) -> T:
         """Run a program to its end. Raises what it raises."""
@@ -164,7 +179,7 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
     missing = sorted(need.value for need in law.needs - lab.has)
     if missing:
         return Result(law, NotTried(f"it needs {' and '.join(missing)}"))
-    recorder, began = Recorder(executor, now), now()
+    recorder, began = Recorder(executor, now, lab.secrets), now()
     try:
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()

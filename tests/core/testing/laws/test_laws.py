@@ -1,0 +1,233 @@
+"""The laws in this process, on this library's agent: all are kept; and what the runner makes of what a law does."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from asap_core.admission.policy import Policy
+from asap_core.clock import ManualClock
+from asap_core.testing.laws.catalogue import GROUPS, LAWS
+from asap_core.testing.laws.checks import accepted, check, refused
+from asap_core.testing.laws.effects import Pause, SendBytes, SendRequest
+from asap_core.testing.laws.http_messages import Answer, HttpRequest
+from asap_core.testing.laws.in_process import ALICE, BOB, CallableExecutor, local_executor
+from asap_core.testing.laws.lab import ABSENT, Lab, changed
+from asap_core.testing.laws.law import Law, LawGroup, by_id
+from asap_core.testing.laws.runner import LawResult, Recorder, Report, run_law, run_laws
+from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
+from asap_core.testing.laws.text_report import curl_line, text_report
+from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried
+
+
+def surveyed(executor: CallableExecutor, clock: ManualClock, **fields: Any) -> Lab:
+    numbers = itertools.count()
+    described = AgentUnderTest(
+        host="localhost", token="token-of-alice", urn=ALICE, other_token="token-of-bob", other_urn=BOB,
+        offers=executor.offers | {Need.DIRECT},
+    )  # fmt: skip
+    steps = survey(evolve(described, **fields), wall=clock.wall, ids=lambda: f"conform-{next(numbers)}")
+    lab = Recorder(executor, clock.monotonic).run(steps)
+    assert isinstance(lab, Lab)
+    return lab
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def test_this_librarys_agent_keeps_every_law(clock) -> None:
+    executor = local_executor(clock)
+    results = [*run_laws(LAWS, surveyed(executor, clock), executor, clock.monotonic)]
+    assert [(each.law.id, each.remark) for each in results if each.outcome is LawResult.FAILED] == []
+    skipped = [each.law for each in results if each.outcome is LawResult.SKIPPED]
+    assert all(Need.BYTES in law.needs or Need.OPEN in law.needs for law in skipped), skipped
+
+
+def test_an_agent_of_the_profile_reference_breaks_strict_laws_only(clock) -> None:
+    executor = local_executor(clock, policy=evolve(Policy.reference(), peer_limits=()))
+    results = [*run_laws(LAWS, surveyed(executor, clock), executor, clock.monotonic)]
+    broken = {each.law.id: each.law.strict for each in results if each.outcome is LawResult.FAILED}
+    assert "identity.the_recipient_is_this_agent" in broken
+    assert all(broken.values()), broken
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
+def test_a_law_says_what_it_is(law: Law) -> None:
+    assert law.title.endswith(".")
+    assert law.clause
+    assert law.expected
+    assert law.id.startswith(f"{law.group}.")
+
+
+def test_ids_and_groups_occur_once() -> None:
+    assert len({group.name for group in GROUPS}) == len(GROUPS)
+    with pytest.raises(ValueError, match="two laws have the id"):
+        by_id([LAWS[0], LAWS[0]])
+
+
+class TestTheRunner:
+    """What a law does, as a verdict."""
+
+    @pytest.fixture
+    def judged(self, clock):
+        """Run a function as a law; returns its result."""
+
+        def run(provoke, needs=(), answers=()) -> Any:
+            given: Iterator[Answer] = iter(answers)
+            executor = CallableExecutor(lambda _request: next(given), clock)
+            group = LawGroup("group", "a group")
+            group.law(clause="clause", expected="expected", needs=needs)(provoke)
+            lab = surveyed(local_executor(clock), clock)
+            return run_law(group.laws[0], lab, executor, clock.monotonic)
+
+        return run
+
+    def test_a_law_that_returns_is_kept(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            yield from Pause(1)
+
+        assert judged(law).verdict == Kept()
+
+    def test_a_law_that_fails_a_check_is_broken_and_keeps_its_exchanges(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            accepted((yield from lab.send(lab.envelope())), "example")
+
+        result = judged(law, answers=[Answer(500, body=b"{}", raw=b"HTTP/1.1 500 X\r\n\r\n{}")])
+        assert result.verdict == Breach("example: HTTP 500, a body of 2 bytes")
+        assert result.exchanges[0].sent.startswith(b"POST /asap HTTP/1.1\r\nHost: localhost\r\n")
+        assert result.exchanges[0].received == b"HTTP/1.1 500 X\r\n\r\n{}"
+
+    def test_a_law_without_what_it_needs_is_not_tried(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            yield from SendBytes((b"",))
+
+        assert "a run over sockets" in judged(law, needs={Need.BYTES}).remark
+
+    def test_a_law_whose_precondition_fails_is_not_tried(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            yield from lab.succeed(lab.envelope())
+
+        assert judged(law, answers=[Answer(503)]).outcome is LawResult.SKIPPED
+
+    def test_a_law_that_never_ends_is_ended(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            while True:
+                yield from Pause(0.1)
+
+        assert "took more than" in judged(law).remark
+
+    def test_a_rate_limit_is_waited_for(self, judged, clock) -> None:
+        def law(lab):
+            """A title."""
+            check((yield from lab.get("/")).status == 200, "no 200")
+
+        limited = Answer(429, (("retry-after", "3"),))
+        before = clock.monotonic()
+        assert judged(law, answers=[limited, limited, Answer(200)]).verdict == Kept()
+        assert clock.monotonic() - before >= 6
+
+    def test_a_wrong_outcome_is_a_bug_of_the_executor(self) -> None:
+        for effect in (SendRequest(None), SendBytes(())):  # type: ignore[arg-type]
+            steps = iter(effect)
+            next(steps)
+            with pytest.raises(TypeError, match="is answered by"):
+                steps.send(None)  # type: ignore[arg-type]
+
+
+class TestChecks:
+    """A refusal is on purpose."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Answer(500, body=b"{}"),
+            Answer(200, body=b'{"error": {"code": -32603}}'),
+            Answer(200, body=b'{"result": {}}'),
+            Answer(200, body=b"[]"),
+            Answer(problem="the connection was closed"),
+        ],
+        ids=str,
+    )
+    def test_a_crash_is_no_refusal(self, answer) -> None:
+        with pytest.raises(LawBroken):
+            refused(answer)
+
+    def test_codes_and_statuses_are_compared(self) -> None:
+        answer = Answer(401, body=b'{"error": {"code": -32600, "data": {"code": "asap:auth/required"}}}')
+        refused(answer, statuses=[401], codes=["asap:auth/required"])
+        refused(answer, codes=[-32600])
+        for wrong in ({"statuses": [403]}, {"codes": [-32000]}):
+            with pytest.raises(LawBroken, match="HTTP 401"):
+                refused(answer, "example", **wrong)
+
+
+class TestTheSurvey:
+    """What a run learns from the manifest."""
+
+    def test_without_a_manifest_there_is_no_lab(self, clock) -> None:
+        executor = CallableExecutor(lambda _request: Answer(404, body=b"{}"))
+        steps = survey(AgentUnderTest(host="localhost"), wall=clock.wall, ids=lambda: "id")
+        assert Recorder(executor, clock.monotonic).run(steps) == NoManifest("HTTP 404, a body of 2 bytes")
+        assert executor.offers == frozenset()
+
+    def test_only_echo_is_run_unasked(self, clock) -> None:
+        executor = local_executor(clock)
+        assert surveyed(executor, clock).skill == "echo"
+        assert surveyed(executor, clock, skill="other").skill == "other"
+        assert Need.SKILL not in surveyed(executor, clock, token=None).has
+
+    def test_without_authentication_another_name_is_another_caller(self, clock) -> None:
+        manifest = b'{"manifest": {"id": "urn:asap:agent:a", "capabilities": {"skills": [{"id": "other"}]}}}'
+        lab = surveyed(CallableExecutor(lambda _request: Answer(200, body=manifest)), clock, token=None, other_urn=None)
+        assert (lab.second_caller().urn, lab.skill) == ("urn:asap:agent:conform:other", None)
+        assert Need.OPEN in lab.has
+
+    def test_a_second_caller_may_be_missing(self, clock) -> None:
+        lab = surveyed(local_executor(clock), clock, other_token=None)
+        with pytest.raises(LawNotTried, match="--other-token"):
+            lab.second_caller()
+
+
+class TestTheReport:
+    """A failure says all that's needed to repeat it."""
+
+    def test_a_failure_has_its_law_its_bytes_and_a_curl_line(self, clock) -> None:
+        executor = local_executor(clock, policy=evolve(Policy.reference(), peer_limits=()))
+        lab = surveyed(executor, clock)
+        chosen = [law for law in LAWS if law.id in ("identity.the_recipient_is_this_agent", "http.one_host")]
+        results = tuple(run_laws(chosen, lab, executor, clock.monotonic))
+        text = "\n".join(text_report(Report("http://localhost", lab.recipient, "strict", results)))
+        for part in (
+            "BROKEN  identity.the_recipient_is_this_agent  (must)",
+            "from:      docs/security.md 9",
+            "got:       recipient urn:asap:agent:somebody-else: HTTP 200, a JSON-RPC result",
+            "    > POST /asap HTTP/1.1",
+            "    < HTTP/1.1 200",
+            "    curl -i --path-as-is -X POST -H 'Content-Type: application/json' -H \"Authorization: Bearer $TOKEN\" ",
+            "http://localhost/asap",
+            "    > Authorization: Bearer $TOKEN",
+            "Not tried (1):",
+        ):
+            assert part in text, part
+        assert "token-of-alice" not in text
+
+    def test_bytes_that_are_no_text_are_escaped_for_bash(self) -> None:
+        request = HttpRequest("POST", "/asap", (("Host", "localhost"),), b"\xff'\n")
+        assert curl_line(request, "http://localhost:1/base").endswith("$'\\xff\\x27\\x0a' http://localhost:1/asap")
+
+
+def test_a_document_is_changed_and_fields_left_out() -> None:
+    assert changed({"a": 1, "b": 2}, {"b": ABSENT, "c": None}) == {"a": 1, "c": None}
+
+
+def test_what_is_not_tried_says_why() -> None:
+    assert NotTried("why").why == "why"
