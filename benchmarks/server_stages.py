@@ -17,6 +17,7 @@ from asap_adapters.server.channel import head_of
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
+from asap_adapters.server.sockets import StreamMaker, stream_maker
 from asap_adapters.server.sweeper import sweeping
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.http.head import HeadReader, read_plain_head
@@ -133,8 +134,10 @@ async def _over_sockets(driver: Driver, make: Callable[[], bytes], timer: Timer)
         async def serve(stream: anyio.abc.ByteStream) -> None:
             await serve_connection(stream, driver, peer="127.0.0.1", sweeper=sweeper)
 
-        await _asked(_echo, make, timer, "(bare anyio would take to read and write)")
-        await _asked(serve, make, timer, "all of that, and the connection")
+        theirs = anyio.abc.SocketStream.from_socket
+        await _asked(_echo, theirs, make, timer, "(bare anyio would take to read and write)")
+        await _asked(_echo, stream_maker(), make, timer, "(our streams take to read and write)")
+        await _asked(serve, stream_maker(), make, timer, "all of that, and the connection")
 
 
 async def _echo(stream: anyio.abc.ByteStream) -> None:
@@ -144,13 +147,15 @@ async def _echo(stream: anyio.abc.ByteStream) -> None:
 
 async def _asked(
     serve: Callable[[anyio.abc.ByteStream], Coroutine[object, object, None]],
+    connected: StreamMaker,
     make: Callable[[], bytes],
     timer: Timer,
     stage: str,
 ) -> None:
     """Time the server's side of a connection: that of the other side, which never waits, is taken off."""
     ours, theirs = socket.socketpair()
-    stream = await anyio.abc.SocketStream.from_socket(theirs)
+    theirs.setblocking(False)  # noqa: FBT003 - its only argument
+    stream = await connected(theirs)
     async with anyio.create_task_group() as group:
         group.start_soon(serve, stream)
         for _ in range(ROUNDS):

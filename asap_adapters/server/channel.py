@@ -187,6 +187,7 @@ class Channel:
         await self._send(head + answer.response.body[:fits])
         for start in range(fits, len(answer.response.body), WRITE_SIZE):
             answer.progressed()
+            await anyio.lowlevel.checkpoint()  # a socket that takes everything at once doesn't wait
             await self._send(answer.response.body[start : start + WRITE_SIZE])
         self.phase, self.until = Phase.BUSY, NEVER
 

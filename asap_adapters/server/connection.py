@@ -78,6 +78,8 @@ class _Connection:
         rest: bytes | None = data
         while rest is not None and not self.channel.expired:
             rest = await self._serve_one(rest)
+            if rest and not self.channel.expired:
+                await anyio.lowlevel.checkpoint()  # the next request is at hand, and nothing needs to be awaited
         return rest
 
     async def _serve_one(self, data: bytes) -> bytes | None:

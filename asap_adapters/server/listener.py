@@ -26,6 +26,7 @@ from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlot
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
+from asap_adapters.server.sockets import PlainListener
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
 from asap_adapters.server.sweeper import Sweeper, sweeping
@@ -90,7 +91,8 @@ async def listen(host: str, port: int, *, tls: bool = False) -> Bound:
     Raises OSError if it can't be bound, ValueError if host and port aren't an address.
     """
     _expect_address(host, port)
-    listener = await anyio.create_tcp_listener(local_host=host, local_port=port, reuse_port=False)
+    bound = await anyio.create_tcp_listener(local_host=host, local_port=port, reuse_port=False)
+    listener = MultiListener([PlainListener(each) for each in bound.listeners])
     real_port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
     return Bound(listener, url_of(host, real_port, tls=tls), host, real_port)
 
@@ -101,7 +103,7 @@ async def listen_on(sockets: Sequence[socket.socket], host: str, *, tls: bool = 
     sockets: all on one port, or UNIX sockets.
     host: the address that they are bound to.
     """
-    listener = MultiListener([await SocketListener.from_socket(each) for each in sockets])
+    listener = MultiListener([PlainListener(await SocketListener.from_socket(each)) for each in sockets])
     name = sockets[0].getsockname()
     if sockets[0].family not in _INTERNET:
         return Bound(listener, f"unix:{name}", "", 0)
