@@ -1,0 +1,47 @@
+"""Serves a planted agent, with the switches that are named.
+
+python -m asap_core.testing.planted --port 8000 --break replay.accepted
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from threading import Event
+
+from asap_core.testing.planted.agent import PlantedAgent
+from asap_core.testing.planted.messages import PlantedOptions
+from asap_core.testing.planted.serving import PlantedServer
+from asap_core.testing.planted.switches import SWITCHES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m asap_core.testing.planted", description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="0 for any free one")
+    parser.add_argument("--break", dest="breaks", action="append", default=[], metavar="SWITCH", choices=[*SWITCHES])
+    parser.add_argument("--list", action="store_true", help="list the switches")
+    parser.add_argument("--without-tokens", action="store_true", help="accept anonymous callers")
+    options = parser.parse_args(arguments)
+    if options.list:
+        for switch in SWITCHES.values():
+            print(f"{switch.name:44} {switch.breaks}")
+        return 0
+    _serve(options.port, options.breaks, with_tokens=not options.without_tokens)
+    return 0
+
+
+def _serve(port: int, breaks: Sequence[str], *, with_tokens: bool) -> None:
+    made = PlantedOptions() if with_tokens else PlantedOptions(tokens=())
+    server = PlantedServer(PlantedAgent(made, breaks=breaks), port=port)
+    server.agent = PlantedAgent(replace(made, url=server.url), breaks=breaks)
+    with server:
+        print(f"{server.url} {' '.join(breaks) or 'correct'}", flush=True)
+        try:
+            Event().wait()
+        except KeyboardInterrupt:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""One call, from its JSON-RPC request to its answer: checked, admitted once, run, answered.
+
+The order matters. What could refuse a call comes before its nonce is claimed, so that no nonce is used up by a call
+that can't run. An idempotency key is looked up before the nonce, since a retry isn't a replay.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Final
+
+from asap_core.testing.planted.envelopes import (
+    check_envelope,
+    check_task,
+    normal_type,
+    read_timestamp,
+    written_timestamp,
+)
+from asap_core.testing.planted.memory import Keys, Nonces, Seen
+from asap_core.testing.planted.messages import PlantedOptions
+from asap_core.testing.planted.refusals import CallFault, Misfit, error_object
+from asap_core.testing.planted.replies import reply_object
+from asap_core.testing.planted.rpc import read_call, readable_id
+from asap_core.testing.planted.switches import Breaks
+
+_LONGEST_KEY: Final = 256
+# Seconds that the skill `sleep` takes at most.
+_LONGEST_SLEEP: Final = 2.0
+
+
+@dataclass(frozen=True)
+class PlantedCaller:
+    """Who calls. urn: the agent that the token stands for, None without one. peer: the address."""
+
+    urn: str | None
+    peer: str
+
+
+@dataclass
+class Calls:
+    """Answers calls, and remembers what was accepted."""
+
+    options: PlantedOptions
+    broken: Breaks
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+    ids: Callable[[], str]
+    lock: Lock = field(default_factory=Lock)
+    nonces: Nonces = field(init=False)
+    keys: Keys = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nonces = Nonces(self.options, self.broken)
+        self.keys = Keys(self.options, self.broken)
+
+    def answer(
+        self, value: Any, caller: PlantedCaller, header_key: str | None = None, *, streamed: bool = False
+    ) -> tuple[dict[str, object], CallFault | None]:
+        """Answer one request object. Returns the response object, and the refusal if it is one."""
+        call_id = readable_id(value, self.broken)
+        try:
+            envelope, key = read_call(value, self.broken)
+            key = self._key(key, header_key)
+            whole = check_envelope(envelope, self.broken)
+            outcome = self._outcome(whole, key, caller, streamed=streamed)
+        except CallFault as fault:
+            return error_object(call_id, self._as_sent(fault), self.broken), fault
+        except (ArithmeticError, TypeError, AttributeError, RecursionError):
+            if not self.broken.any:
+                raise
+            # A break may lead here; a server answers what it didn't expect so.
+            internal = CallFault("internal", note="Internal server error")
+            return error_object(call_id, internal, self.broken), internal
+        if isinstance(outcome, CallFault):
+            return error_object(call_id, outcome, self.broken), outcome
+        reply = reply_object(call_id, whole, outcome, self.options.urn, self.wall(), self.ids(), self.broken)
+        return reply, None
+
+    def _as_sent(self, fault: CallFault) -> CallFault:
+        """Return the refusal as it's sent: with a switch some become internal errors."""
+        if fault.kind == "malformed" and self.broken("errors.malformed_is_internal"):
+            return CallFault("internal", note="Internal server error")
+        if fault.kind == "handler" and self.broken("errors.unknown_skill_is_internal"):
+            return CallFault("internal", note="Internal server error")
+        return fault
+
+    def _key(self, key: Any, header_key: str | None) -> str | None:
+        place = ("params", "idempotency_key")
+        if key is not None and not self._is_key(key):
+            expected = f"a non-empty string of at most {_LONGEST_KEY} characters"
+            raise CallFault("malformed", Misfit(place, expected, value=key), note="Invalid idempotency key")
+        if header_key is not None and not self.broken("idempotency.header_ignored"):
+            if not header_key:
+                raise CallFault("malformed", Misfit(place, "one X-Idempotency-Key"), note="Invalid idempotency key")
+            if key not in (None, header_key) and not self.broken("idempotency.header_and_body_differ"):
+                expected = "the same key as in the header X-Idempotency-Key"
+                raise CallFault("malformed", Misfit(place, expected), note="Invalid idempotency key")
+            key = header_key
+        return None if self.broken("idempotency.ignored") else key
+
+    def _is_key(self, key: Any) -> bool:
+        if not isinstance(key, str):
+            return self.broken("idempotency.key_type")
+        if not key:
+            return self.broken("idempotency.empty_key")
+        return len(key) <= _LONGEST_KEY or self.broken("idempotency.long_key")
+
+    def _outcome(self, envelope: dict[str, Any], key: str | None, caller: PlantedCaller, *, streamed: bool) -> Any:
+        """Return the reply's payload, or the refusal that is kept like one. Raises CallFault."""
+        issued = self._issued(envelope)
+        if self.broken("replay.burnt_by_refused_calls"):
+            self._claim(envelope, issued)
+        self._check_sender(envelope, caller)
+        self._check_version(envelope)
+        self._check_recipient(envelope)
+        self._check_date(issued)
+        task = self._task(envelope, streamed=streamed)
+        self._check_nonce(envelope)
+        if key is None:
+            if not self.broken("replay.burnt_by_refused_calls"):
+                self._claim(envelope, issued)
+            return self._run(task)
+        return self._once(self._scope(envelope, key, caller), envelope, issued, task)
+
+    def _issued(self, envelope: dict[str, Any]) -> float:
+        issued = read_timestamp(envelope.get("timestamp"), self.broken)
+        return self.wall() if issued is None else issued
+
+    def _claim(self, envelope: dict[str, Any], issued: float) -> None:
+        with self.lock:
+            self.nonces.claim(envelope, issued, now=self.monotonic(), wall=self.wall())
+
+    # --- the checks, in their order ----------------------------------------------------------------------------------
+
+    def _check_sender(self, envelope: dict[str, Any], caller: PlantedCaller) -> None:
+        sender = envelope["sender"]
+        if caller.urn is None or self.broken("identity.sender_unbound"):
+            return
+        if self.broken("identity.sender_prefix") and sender.startswith(caller.urn):
+            return
+        if self.broken("identity.sender_case") and sender.lower() == caller.urn:
+            return
+        if sender != caller.urn:
+            raise CallFault("sender")
+
+    def _check_version(self, envelope: dict[str, Any]) -> None:
+        version = envelope.get("asap_version", "0.1")
+        known = isinstance(version, str) and version.startswith("0.")
+        if not known and not self.broken("versions.envelope"):
+            raise CallFault("version", details={"supported": ["0.1"]})
+
+    def _check_recipient(self, envelope: dict[str, Any]) -> None:
+        recipient, own = envelope.get("recipient", self.options.urn), self.options.urn
+        if self.broken("envelope.recipient_unchecked_here") or recipient == own:
+            return
+        if self.broken("envelope.recipient_prefix") and str(recipient).startswith(own):
+            return
+        raise CallFault("misaddressed", details={"agent_id": own})
+
+    def _check_date(self, issued: float) -> None:
+        age = self.wall() - issued
+        most, least = self.options.max_age, -self.options.skew
+        if self.broken("time.old") or (self.broken("time.window_doubled") and age <= 2 * most):
+            most = float("inf")
+        if self.broken("time.ahead") or (self.broken("time.ahead_doubled") and age >= 2 * least):
+            least = float("-inf")
+        if self.broken("time.narrow_window"):
+            most = 60.0
+        if self.broken("time.no_tolerance"):
+            least = 0.0
+        if least <= age <= most:
+            return
+        details: dict[str, object] = {"age_seconds": round(age, 3)} if age > 0 else {}
+        if not self.broken("time.server_time"):
+            details["server_time"] = written_timestamp(self.wall())
+        raise CallFault("timestamp", details=details, retry_after=5.0, note="Invalid envelope timestamp")
+
+    def _task(self, envelope: dict[str, Any], *, streamed: bool) -> dict[str, Any]:
+        kind = normal_type(str(envelope.get("payload_type", "task.request")), self.broken)
+        if streamed or (kind != "taskrequest" and not self.broken("envelope.any_payload_type")):
+            raise CallFault("handler", details={"supported": [] if streamed else ["taskrequest"]})
+        task = check_task(envelope.get("payload", {}), self.broken)
+        if task["skill_id"] not in self.options.skills and not self.broken("envelope.any_skill"):
+            raise CallFault("handler", details={"skills": sorted(self.options.skills)})
+        return task
+
+    def _check_nonce(self, envelope: dict[str, Any]) -> None:
+        extensions = envelope["extensions"]
+        nonce = extensions.get("nonce") if isinstance(extensions, dict) else None
+        fits = nonce is None or (isinstance(nonce, str) and nonce != "")
+        if fits or (self.broken("replay.empty_nonce") and nonce == ""):
+            return
+        if self.broken("replay.nonce_type"):
+            extensions["nonce"] = str(nonce)
+            return
+        place = ("params", "envelope", "extensions", "nonce")
+        raise CallFault("malformed", Misfit(place, "a non-empty string", value=nonce), note="Invalid envelope nonce")
+
+    # --- work --------------------------------------------------------------------------------------------------------
+
+    def _scope(self, envelope: dict[str, Any], key: str, caller: PlantedCaller) -> Seen:
+        if self.broken("idempotency.key_case"):
+            key = key.lower()
+        if self.broken("idempotency.key_cut"):
+            key = key[:16]
+        if self.broken("idempotency.shared_by_senders"):
+            return "", key
+        return (envelope["sender"], key) if caller.urn else (caller.peer, envelope["sender"], key)
+
+    def _asked(self, envelope: dict[str, Any]) -> str:
+        names = ["sender", "recipient", "payload"]
+        if self.broken("idempotency.fresh_timestamp"):
+            names.append("timestamp")
+        if self.broken("idempotency.fresh_nonce"):
+            names.append("extensions")
+        if self.broken("idempotency.other_input"):
+            return str(envelope["payload"]["skill_id"])
+        return json.dumps([envelope[name] for name in names], sort_keys=True)
+
+    def _once(self, scope: Seen, envelope: dict[str, Any], issued: float, task: dict[str, Any]) -> Any:
+        if self.broken("idempotency.replay_first"):
+            self._claim(envelope, issued)
+        with self.lock:
+            now = self.monotonic()
+            kept = self.keys.begin(scope, self._asked(envelope), now=now)
+            if kept.outcome is not None:
+                return self._again(kept.outcome, task)
+            try:
+                if not self.broken("idempotency.replay_first"):
+                    self.nonces.claim(envelope, issued, now=now, wall=self.wall())
+            except CallFault:
+                self.keys.free(scope)
+                raise
+            if self.broken("idempotency.while_running"):
+                self.keys.free(scope)
+        outcome = self._run(task)
+        with self.lock:
+            if self.broken("idempotency.while_running"):
+                self.keys.begin(scope, self._asked(envelope), now=self.monotonic())
+            self.keys.finish(scope, outcome, now=self.monotonic())
+        return outcome
+
+    def _again(self, outcome: Any, task: dict[str, Any]) -> Any:
+        if self.broken("idempotency.runs_again"):
+            return self._run(task)
+        if self.broken("idempotency.failure_runs_again") and isinstance(outcome, CallFault):
+            return self._run(task)
+        if self.broken("idempotency.refuses_retries"):
+            raise CallFault("replayed", note="Invalid envelope nonce")
+        return outcome
+
+    def _run(self, task: dict[str, Any]) -> Any:
+        """Do the work of a skill. A skill that fails is an internal error, whose cause stays here."""
+        asked = task["input"]
+        match task["skill_id"]:
+            case "fail":
+                note = f"RuntimeError: {asked}" if self.broken("errors.handler_cause") else "Internal server error"
+                return CallFault("internal", note=note)
+            case "sleep":
+                seconds = asked.get("seconds")
+                time.sleep(min(seconds, _LONGEST_SLEEP) if isinstance(seconds, int | float) and seconds > 0 else 0)
+        return {
+            "task_id": self.ids(),
+            "status": "completed",
+            "result": {} if self.broken("replies.result") else asked,
+            "final_state": None,
+            "metrics": None,
+        }

@@ -1,0 +1,61 @@
+"""Content codings: which one a body has, and gzip inflated within a limit."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from asap_core.testing.planted.messages import PlantedOptions, PlantedRequest
+from asap_core.testing.planted.switches import Breaks
+
+# One call of the decoder returns at most this, so that a bomb is noticed one block after the limit.
+_BLOCK: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Reads bodies by their Content-Encoding."""
+
+    options: PlantedOptions
+    broken: Breaks
+
+    def name(self, request: PlantedRequest) -> str:
+        """The coding of the body; empty if it has none."""
+        coding = (request.value("content-encoding") or "").strip()
+        if self.broken("compression.list"):
+            coding = coding.rpartition(",")[2].strip()
+        if self.broken("compression.identity") and coding.lower() == "identity":
+            return "unknown"
+        if self.broken("compression.gzip") and coding.lower() == "gzip":
+            return "unknown"
+        return coding if self.broken("compression.case") else coding.lower()
+
+    def decoded(self, request: PlantedRequest) -> bytes:
+        """Inflate a body, within its limit. Raises ValueError if it isn't gzip, OverflowError if it's too large."""
+        if self.name(request) != "gzip":
+            return request.body
+        plain, rest = self._member(request.body, 0)
+        # RFC 1952 §2.2: a stream may have several members. Files are padded with zeros.
+        while rest.lstrip(b"\0") and not self.broken("compression.trailing_bytes"):
+            more, rest = self._member(rest.lstrip(b"\0"), len(plain))
+            plain += more
+        return plain
+
+    def _member(self, data: bytes, before: int) -> tuple[bytes, bytes]:
+        """Inflate one member, and return its content and what follows it. `before`: the size of those before it."""
+        member, plain = zlib.decompressobj(wbits=31), bytearray()
+        try:
+            while not member.eof:
+                piece = member.decompress(data, _BLOCK)
+                if not piece and not member.unconsumed_tail and not member.eof:
+                    break
+                plain += piece
+                data = member.unconsumed_tail
+                if before + len(plain) > self.options.max_body and not self.broken("compression.bomb"):
+                    raise OverflowError
+        except zlib.error:
+            if not self.broken("compression.corrupt"):
+                raise ValueError from None
+            return bytes(plain), b""
+        if not member.eof and not self.broken("compression.cut"):
+            raise ValueError
+        return bytes(plain), member.unused_data
