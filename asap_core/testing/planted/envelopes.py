@@ -71,6 +71,7 @@ def _rules(broken: Breaks) -> dict[str, Rule]:
 
 # What has a default, and so may be left out.
 _OPTIONAL: Final = {"correlation_id": None, "trace_id": None, "requires_ack": False, "extensions": None}
+_NAMES: Final = ("id", "asap_version", "timestamp", "sender", "recipient", "payload_type", "payload", *_OPTIONAL)
 _ANSWERS: Final = frozenset({"taskresponse", "taskstream", "mcptoolresult", "mcpresourcedata"})
 
 
@@ -104,8 +105,6 @@ def check_envelope(value: dict[str, Any], broken: Breaks) -> dict[str, Any]:
         raise CallFault("malformed", *problems, note="Invalid envelope structure")
     return whole
 
-
-_NAMES: Final = ("id", "asap_version", "timestamp", "sender", "recipient", "payload_type", "payload", *_OPTIONAL)
 
 _TASK: Final[dict[str, Rule]] = {
     "conversation_id": ("a string", _text),

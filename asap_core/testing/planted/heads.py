@@ -125,7 +125,9 @@ def _target(method: str, target: str, broken: Breaks) -> tuple[str, str]:
         return "*", ""
     wrong = HttpFault(400, "a request target that is a path, such as /asap, or an http URL with one")
     if method == "CONNECT":
-        raise wrong
+        if not target or not _HOST.fullmatch(target):
+            raise wrong
+        return target, ""
     scheme, sep, rest = target.partition("://")
     if sep and scheme.lower() in ("http", "https") and not broken("http.absolute_target"):
         host, slash, tail = rest.partition("/")

@@ -6,13 +6,22 @@ what is dated at or before the floor is refused, so that no step of the wall clo
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from asap_core.testing.planted.messages import PlantedOptions
 from asap_core.testing.planted.refusals import CallFault
 from asap_core.testing.planted.switches import Breaks
 
 Seen = tuple[str, ...]
+
+
+# With these a forgotten nonce leaves no floor behind.
+_FORGETFUL: Final = (
+    "replay.forgotten_after_a_minute",
+    "replay.forgotten_after_max_age",
+    "replay.by_the_wall_clock",
+    "replay.no_floor",
+)
 
 
 @dataclass
@@ -90,14 +99,6 @@ class Nonces:
             del self.seen[key]
             if not loose:
                 self.floors[key[0]] = max(issued, self.floors.get(key[0], issued))
-
-
-_FORGETFUL = (
-    "replay.forgotten_after_a_minute",
-    "replay.forgotten_after_max_age",
-    "replay.by_the_wall_clock",
-    "replay.no_floor",
-)
 
 
 @dataclass

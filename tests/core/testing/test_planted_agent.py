@@ -1,14 +1,21 @@
-"""The planted agent, with no switch set, decides as this library's agent does: two implementations, one set of rules."""
+"""The planted agent, with no switch set, decides as this library's agent: two implementations of the same rules."""
 
+import ast
 import gzip
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from asap_core.testing import request_bodies
+from asap_core.testing.planted.agent import PlantedAgent
+from asap_core.testing.planted.break_table import BREAKS
+from asap_core.testing.planted.switches import SWITCHES
 from tests.core.testing.planted_pair import ABSENT, ALICE, BOB, MAX_BODY, Pair, written
 
+ROOT = Path(__file__).parent.parent.parent.parent
 LONG = "x" * 257
 
 
@@ -16,7 +23,11 @@ def changed(**changes: Any) -> Any:
     return lambda pair: written(pair.call(**changes))
 
 
-ENVELOPES = {
+FIELDS: list[str] = [
+    "id", "asap_version", "timestamp", "sender", "recipient", "payload_type", "payload", "extensions", "correlation_id",
+    "trace_id", "requires_ack",
+]  # fmt: skip
+ENVELOPES: dict[str, Any] = {
     "right": changed(),
     "no nonce": changed(extensions=ABSENT),
     "null extensions": changed(extensions=None),
@@ -26,14 +37,12 @@ ENVELOPES = {
     "two unknown keys": changed(status="x", a=1),
     **{
         f"{key} {name}": changed(**{key: value})
-        for key in (
-            "id", "asap_version", "timestamp", "sender", "recipient", "payload_type", "payload", "extensions",
-            "correlation_id", "trace_id", "requires_ack",
-        )
+        for key in FIELDS
         for name, value in {
             "absent": ABSENT, "null": None, "empty": "", "long": LONG, "number": 7, "fraction": 0.5, "true": True,
             "array": [], "object": {}, "control": "a\x00b", "newline": "urn:asap:agent:planted\n",
         }.items()
+        if (key, value) != ("asap_version", ABSENT)
     },
     **{
         f"sender {sender}": changed(sender=sender)
@@ -65,7 +74,8 @@ ENVELOPES = {
     "two faults": changed(sender=1, recipient=2),
 }  # fmt: skip
 
-REQUESTS = {
+KEYS: list[Any] = [None, "", "k", LONG, LONG[1:], 1, [], "\x00"]
+REQUESTS: dict[str, Any] = {
     **{
         f"{key} {value!r}"[:60]: changed(rpc={key: value})
         for key, values in {
@@ -77,10 +87,7 @@ REQUESTS = {
         }.items()
         for value in values
     },
-    **{
-        f"key {key!r}"[:60]: changed(params={"idempotency_key": key})
-        for key in (None, "", "k", LONG, LONG[1:], 1, [], "\x00")
-    },
+    **{f"key {key!r}"[:60]: changed(params={"idempotency_key": key}) for key in KEYS},
     "other params": changed(params={"x": 1}),
     "no object": lambda pair: b"7",
     "text": lambda pair: b'"text"',
@@ -140,9 +147,13 @@ def alike(answers: tuple[Any, Any]) -> None:
 class TestBodies:
     @pytest.mark.parametrize("name", [*ENVELOPES])
     def test_envelopes(self, pair, name) -> None:
-        if name == "asap_version absent":
-            pytest.skip("docs/wire.md §1.1 requires it; ours takes 0.1, as this library's agents always have")
         alike(pair.both(body=ENVELOPES[name](pair)))
+
+    def test_only_ours_accepts_an_envelope_without_asap_version(self, pair) -> None:
+        """docs/wire.md §1.1 requires it, and this library's agents take "0.1" if it's missing."""
+        ours, planted = pair.both(body=written(pair.call(asap_version=ABSENT)))
+        assert ours[3][1]["payload_type"] == "task.response"
+        assert planted[3][1] == -32602
 
     @pytest.mark.parametrize("name", [*REQUESTS])
     def test_requests(self, pair, name) -> None:
@@ -161,9 +172,10 @@ class TestBodies:
     @pytest.mark.parametrize(
         "stamp",
         [
-            "{0}Z", "{0}z", "{0}", "{0}.5Z", "{0}.123456789Z", "{0}+00:00", "{0}+0000", "{0}-00:30", "{0}+0030", "{0} Z",
-            "{0}+24:00", "{1}Z", "{1}.5Z", "{2}Z", "{2} ", "20250615T150640Z", "{2}T15:06:60Z", "{2}T24:00:00Z", "", "x",
-            "9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00", "+{0}Z", "{0}Z\n", "１{0}Z", "{0}Z+00:00",
+            "{0}Z", "{0}z", "{0}", "{0}.5Z", "{0}.123456789Z", "{0}+00:00", "{0}+0000", "{0}-00:30", "{0}+0030",
+            "{0} Z",  "{0}+24:00", "{1}Z", "{1}.5Z", "{2}Z", "{2} ", "20250615T150640Z", "{2}T15:06:60Z",
+            "{2}T24:00:00Z", "", "x", "9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00",
+            "+{0}Z", "{0}Z\n", "１{0}Z", "{0}Z+00:00",
         ],
     )  # fmt: skip
     def test_written_timestamps(self, pair, stamp) -> None:
@@ -196,7 +208,8 @@ class TestHeads:
         "value",
         [
             "bearer token-of-alice", "BEARER token-of-alice", "Bearer  token-of-alice", "Basic dG9rZW4tb2YtYWxpY2U=",
-            "token-of-alice", "Bearer", "Bearer token-of-alice, Bearer token-of-bob", "Bearer\ttoken-of-alice", "Bearer ",
+            "token-of-alice", "Bearer", "Bearer token-of-alice, Bearer token-of-bob", "Bearer\ttoken-of-alice",
+            "Bearer ",
         ],
     )  # fmt: skip
     def test_credentials(self, pair, value) -> None:
@@ -230,7 +243,8 @@ class TestHeads:
         assert statuses[0] == statuses[1]
 
     @pytest.mark.parametrize(
-        "origin", ["http://evil.example", "null", "", "http://127.0.0.1:8000", "https://127.0.0.1:8000"]
+        "origin",
+        ["http://evil.example", "null", "", "http://127.0.0.1:8000", "https://127.0.0.1:8000"],
     )
     @pytest.mark.parametrize("host", ["127.0.0.1:8000", "evil.example"])
     def test_pages(self, pair, origin, host) -> None:
@@ -307,3 +321,21 @@ def test_any_sequence_of_calls_is_decided_alike(steps) -> None:
                 params={"idempotency_key": key} if key else {},
             )
             alike(pair.both(body=written(call), token=token))
+
+
+def test_each_switch_is_named_at_a_decision_and_stands_in_the_table() -> None:
+    named: set[str] = set()
+    for path in (ROOT / "asap_core/testing/planted").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Constant(value=str(text)) if re.fullmatch(rf"({'|'.join(BREAKS)})\.[a-z_0-9]*[a-z0-9]", text):
+                    named.add(text)
+                case ast.JoinedStr(values=[ast.Constant(value=str(start)), ast.FormattedValue(), *end]):
+                    last = end[0].value if end and isinstance(end[0], ast.Constant) else ""
+                    named |= {name for name in SWITCHES if name.startswith(start) and name.endswith(str(last))}
+    assert named == set(SWITCHES)
+
+
+def test_a_switch_that_is_not_in_the_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"not replay\.nonsense"):
+        PlantedAgent(breaks=["replay.nonsense"])
