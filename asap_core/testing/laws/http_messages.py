@@ -40,7 +40,7 @@ class Answer:
 
     status: None if there was no answer, or none that is HTTP.
     headers: names in lower case, in the order of arrival.
-    problem: why there is no whole answer; empty if there is one.
+    problem: why there is no whole answer; empty if there is one. The other fields are as far as it came.
     """
 
     status: int | None = None
@@ -109,11 +109,11 @@ class Answer:
     @property
     def is_success(self) -> bool:
         """Whether the call was accepted: status 200 and a result, and no error."""
-        return self.status == 200 and self.result is not None and self.error is None  # noqa: PLR2004 - HTTP's OK
+        return not self.problem and self.status == 200 and self.result is not None and self.error is None  # noqa: PLR2004 - HTTP's OK
 
     def __str__(self) -> str:
         if self.problem:
-            return f"no whole answer: {self.problem}"
+            return f"no whole answer{'' if self.status is None else f', HTTP {self.status}'}: {self.problem}"
         if self.error is not None:
             taxonomy = f" {self.taxonomy}" if self.taxonomy else ""
             return f"HTTP {self.status}, JSON-RPC error {self.code}{taxonomy}"
@@ -156,6 +156,9 @@ def _end_of_answer(data: bytes, method: str, *, closed: bool) -> tuple[Answer, i
     )
     begin = len(head) + len(mark)
     found = _body(data[begin:], int(status[1]), dict(fields), method, closed=closed)
+    if found is None and closed:
+        problem = "the connection ended within the body"
+        return Answer(int(status[1]), fields, data[begin:], data, problem), len(data)
     if found is None:
         return None
     body, length = found

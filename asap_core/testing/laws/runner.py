@@ -3,6 +3,7 @@
 Pure: what does I/O is the executor. There is one over sockets (`asap_adapters.conform`), and one in this process.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -155,7 +156,7 @@ class Recorder:
 
     def _hidden(self, text: str) -> str:
         for secret, name in self.secrets.items():
-            text = text.replace(f"Bearer {secret}\r", f"Bearer {name}\r")
+            text = re.sub(rf"(?<=Bearer ){re.escape(secret)}(?=\r|\Z)", name, text)
             text = text.replace(secret, name) if len(secret) >= _SECRET else text
         return text
 

@@ -13,6 +13,7 @@ from asap_core.wire.json_types import Json, JsonObject
 
 # Features that an agent may leave out, which nothing in its manifest says: assumed unless the user names them.
 ASSUMED: Final = frozenset({Need.IDEMPOTENCY, Need.BATCH, Need.COMPRESSION})
+_OK: Final = 200
 # The skill that laws may run if the user names none: by convention it changes nothing.
 HARMLESS_SKILL: Final = "echo"
 
@@ -43,7 +44,7 @@ class AgentUnderTest:
 
 @frozen
 class NoManifest:
-    """The agent shows no manifest that a run could begin with. `got`: its answer."""
+    """There's no agent: nothing, or no manifest, was answered. `got`: the answer."""
 
     got: str
 
@@ -57,9 +58,11 @@ def survey(target: AgentUnderTest, *, wall: Callable[[], float], ids: Callable[[
     )  # fmt: skip
     answer = yield from blank.get(MANIFEST_PATH)
     manifest = _manifest_in(answer)
-    agent = manifest.get("id")
-    if not isinstance(agent, str):
+    if answer.status != _OK and not (answer.status is None and answer.raw):
         return NoManifest(str(answer))
+    agent = manifest.get("id")
+    if not isinstance(agent, str):  # laws of discovery say what is wrong with it, and no call can be made
+        return evolve(blank, manifest=manifest, has=target.offers)
     authenticates = bool(manifest.get("auth"))
     skill = target.skill or (HARMLESS_SKILL if HARMLESS_SKILL in _skills(manifest) else None)
     other = _other_caller(target, authenticates=authenticates)

@@ -29,6 +29,13 @@ def test_an_answer_that_is_cut_is_none(data) -> None:
         assert read_answers(data[:end], closed=False) == ([], data[:end])
 
 
+@pytest.mark.parametrize("data", [LENGTH, CHUNKED])
+def test_an_answer_that_is_cut_by_the_end_of_the_connection_has_a_problem(data) -> None:
+    [answer], rest = read_answers(data[:-1], closed=True)
+    assert (answer.status, answer.problem, rest) == (200, "the connection ended within the body", b"")
+    assert str(answer).startswith("no whole answer, HTTP 200: ")
+
+
 def test_without_a_length_it_ends_with_the_connection() -> None:
     data = b"HTTP/1.1 200 OK\r\n\r\nabc"
     assert read_answers(data, closed=False) == ([], data)

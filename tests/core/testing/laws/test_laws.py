@@ -14,7 +14,7 @@ from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import Pause, SendBytes, SendRequest
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.in_process import ALICE, BOB, CallableExecutor, local_executor
-from asap_core.testing.laws.lab import ABSENT, Lab, changed
+from asap_core.testing.laws.lab import ABSENT, Caller, Lab, changed
 from asap_core.testing.laws.law import Law, LawGroup, by_id
 from asap_core.testing.laws.runner import LawResult, Recorder, Report, run_law, run_laws
 from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
@@ -179,6 +179,18 @@ class TestTheSurvey:
         assert Recorder(executor, clock.monotonic).run(steps) == NoManifest("HTTP 404, a body of 2 bytes")
         assert executor.offers == frozenset()
 
+    def test_bytes_that_are_not_http_are_an_agent_that_breaks_laws(self, clock) -> None:
+        executor = CallableExecutor(lambda _request: Answer(raw=b"HTTP/1.1 200 OK\n\n", problem="not whole"))
+        assert surveyed(executor, clock).recipient == ""
+
+    @pytest.mark.parametrize("body", [b"no JSON", b"{}", b'{"id": 1}'])
+    def test_an_unusable_manifest_breaks_laws_of_discovery_and_no_call_is_made(self, clock, body) -> None:
+        executor = CallableExecutor(lambda _request: Answer(200, body=body))
+        lab = surveyed(executor, clock)
+        results = {each.law.id: each for each in run_laws(LAWS, lab, executor, clock.monotonic)}
+        assert results["discovery.manifest"].outcome is LawResult.FAILED
+        assert results["replay.same_envelope"].outcome is LawResult.SKIPPED
+
     def test_only_echo_is_run_unasked(self, clock) -> None:
         executor = local_executor(clock)
         assert surveyed(executor, clock).skill == "echo"
@@ -219,6 +231,16 @@ class TestTheReport:
         ):
             assert part in text, part
         assert "token-of-alice" not in text
+
+    @pytest.mark.parametrize("token", ["a", "a-long-token"])
+    def test_no_token_is_shown(self, clock, token) -> None:
+        executor = local_executor(clock)
+        lab = evolve(surveyed(executor, clock), caller=Caller(ALICE, token), other=None)
+        results = [run_law(law, lab, executor, clock.monotonic) for law in LAWS if law.group == "replies"]
+        shown = [part for each in results for one in each.exchanges for part in (one.sent, repr(one.request).encode())]
+        assert shown
+        assert not [part for part in shown if f"Bearer {token}".encode() in part]
+        assert all(b"Bearer $TOKEN" in part for part in shown)
 
     def test_bytes_that_are_no_text_are_escaped_for_bash(self) -> None:
         request = HttpRequest("POST", "/asap", (("Host", "localhost"),), b"\xff'\n")
