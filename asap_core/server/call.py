@@ -285,17 +285,22 @@ def open_call(
     at: Moment,
 ) -> CallState:
     """Check one call, and ask for its admission if no check refuses it."""
-    value: Mapping[str, object] = call.envelope
-    if not (agent.policy.require_id and agent.policy.require_timestamp):
-        value = with_defaults_for_old_peers(agent, value, at.wall)
-    try:
-        envelope = decode_envelope(value, path=("params", "envelope"))
-    except InvalidDocument as error:
-        agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
-        return refused_call(call.id, malformed(error))
+    envelope: Mapping[str, object] | Envelope = call.envelope
+    if not isinstance(envelope, Envelope):
+        try:
+            envelope = _decoded(agent, envelope, at)
+        except InvalidDocument as error:
+            agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
+            return refused_call(call.id, malformed(error))
     context = CallContext(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known)
     refusal = first_refusal(context, streamed=streamed)
     return _ask(context, at) if refusal is None else _refuse(context, refusal)
+
+
+def _decoded(agent: Serving, value: Mapping[str, object], at: Moment) -> Envelope:
+    if not (agent.policy.require_id and agent.policy.require_timestamp):
+        value = with_defaults_for_old_peers(agent, value, at.wall)
+    return decode_envelope(value, path=("params", "envelope"))
 
 
 # --- admission -------------------------------------------------------------------------------------------------------

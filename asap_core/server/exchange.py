@@ -101,6 +101,15 @@ from asap_core.wire.json_types import Json
 from asap_core.wire.jsonrpc import MAX_ID, Call, RefusedCall, parse_call
 from asap_core.wire.manifest import HEALTH_PATH, MANIFEST_PATH
 
+try:
+    from asap_core.wire.plain_call import read_plain_call
+except ImportError:  # msgspec isn't installed
+
+    def read_plain_call(_data: bytes, _max_depth: int, /) -> Call | None:
+        """Leave every call to the long way."""
+        return None
+
+
 ASAP_PATH: Final = "/asap"
 STREAM_PATH: Final = "/asap/stream"
 DEFAULT_VERSION: Final = "2.2"
@@ -703,16 +712,19 @@ def _no_room(context: _ExchangeContext) -> Respond:
 def _parse(context: _ExchangeContext, data: bytes) -> TakeLimit | Fork | Respond:
     # The body may have taken a while: the decision is made at the instant of its last byte.
     context.now = context.agent.now()
-    try:
-        value = read_json(data, max_depth=context.agent.policy.max_depth)
-    except NotJson as error:
-        problem = Problem((), error.expected, "ill_formed")
-        return context.refuse(
-            Refusal(kind=PARSE_ERROR, note=f"Invalid JSON: expected {error.expected}", problems=(problem,))
-        )
-    if type(value) is list:
-        return _open_batch(context, value)
-    call = parse_call(value)
+    max_depth = context.agent.policy.max_depth
+    call: Call | RefusedCall | None = read_plain_call(data, max_depth)
+    if call is None:
+        try:
+            value = read_json(data, max_depth=max_depth)
+        except NotJson as error:
+            problem = Problem((), error.expected, "ill_formed")
+            return context.refuse(
+                Refusal(kind=PARSE_ERROR, note=f"Invalid JSON: expected {error.expected}", problems=(problem,))
+            )
+        if type(value) is list:
+            return _open_batch(context, value)
+        call = parse_call(value)
     key = _header_key(context)
     if key is not None and isinstance(call, Call):
         call = _with_key(call, key)

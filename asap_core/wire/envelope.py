@@ -38,7 +38,7 @@ _IGNORED_IN_TYPES: Final = re.compile(r"[^a-z0-9]+")
 _USUAL_TYPES: Final = {"task.request": "taskrequest", "task.response": "taskresponse", "TaskRequest": "taskrequest"}
 
 # Wire-protocol §1.5 "Later versions": payloads of these types require a correlation_id.
-_ANSWERS: Final = frozenset({"taskresponse", "taskstream", "mcptoolresult", "mcpresourcedata"})
+ANSWERS: Final = frozenset({"taskresponse", "taskstream", "mcptoolresult", "mcpresourcedata"})
 
 
 def normalise_payload_type(payload_type: str) -> str:
@@ -79,7 +79,7 @@ class Envelope:
     extensions: JsonObject | None = field(default=None, validator=absent_or(OBJECT))
 
     def __attrs_post_init__(self) -> None:
-        if not self.correlation_id and normalise_payload_type(self.payload_type) in _ANSWERS:
+        if not self.correlation_id and normalise_payload_type(self.payload_type) in ANSWERS:
             raise InvalidValue("correlation_id to name the envelope that this payload type answers")
 
     @classmethod

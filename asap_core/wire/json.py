@@ -38,7 +38,7 @@ class NotJson(ValueError):
         self.expected = expected
 
 
-_COUNTED: Final = 4_096
+COUNTED: Final = 4_096
 _UNDECIDED: Final = object()
 
 
@@ -52,7 +52,7 @@ def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
     if value is _UNDECIDED:
         value = _read_slowly(data)
     # Small texts: counting brackets is cheaper than walking the value. Large ones are mostly strings: walk at once.
-    if len(data) > _COUNTED or _opened(data) > max_depth:
+    if len(data) > COUNTED or opened(data) > max_depth:
         _check_depth(value, max_depth)
     return value
 
@@ -60,7 +60,7 @@ def read_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
 _ARRAY: Final = ord("[")
 
 
-def _opened(data: bytes) -> int:
+def opened(data: bytes) -> int:
     """Count the opening brackets and braces of a text, including those within strings: an upper bound of its depth."""
     # `replace` is faster than `count` for a frequent byte: `bytes.count` inspects every byte by itself.
     opened = len(data) - len(data.replace(b"{", b""))
@@ -197,7 +197,7 @@ def _write_fast(value: object, max_depth: int) -> bytes | None:
         # as an equal value. And since a value's own == may return anything, that value must give the same text.
         if again != value or _encode(again) != written:
             return None
-        if len(written) > _COUNTED or _opened(written) > max_depth:
+        if len(written) > COUNTED or opened(written) > max_depth:
             _check_depth(again, max_depth)
     except Exception:  # noqa: BLE001 - a value's == may raise anything; the slow path reports the problem
         return None

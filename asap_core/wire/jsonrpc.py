@@ -13,6 +13,7 @@ from asap_core.refusals import (
     Refusal,
 )
 from asap_core.request_values import frozen
+from asap_core.wire.envelope import Envelope
 from asap_core.wire.json_types import Json
 
 METHOD: Final = "asap.send"
@@ -26,10 +27,10 @@ CallId = str | int
 
 @frozen
 class Call:
-    """A well-formed call. `envelope` is plain JSON that hasn't been decoded yet."""
+    """A well-formed call. `envelope` is plain JSON that hasn't been decoded yet, or is decoded (`read_plain_call`)."""
 
     id: CallId
-    envelope: dict[str, Json]
+    envelope: dict[str, Json] | Envelope
     idempotency_key: str | None
 
 

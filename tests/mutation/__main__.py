@@ -70,6 +70,7 @@ TESTS = {
     "asap_core.client.registry_cache": ("client/registry_cache",),
     "asap_core.client.registry_copies": ("client/registry_copies", "client/registry_cache"),
     "asap_core.lru": ("lru",),
+    "asap_core.wire.plain_call": ("wire/plain_call",),
     "asap_core.wire.registry_index": ("wire/registry_reader", "client/registry_copies"),
     "asap_core.wire.registry_reader": ("wire/registry_reader", "client/registry_copies"),
     "asap_core.http.head": ("http/head", "http/plain_head"),
