@@ -1,11 +1,12 @@
-"""Serves a planted agent, with the switches that are named.
+"""Serves a planted agent, with the switches that are named; or tells which laws each switch breaks.
 
 python -m asap_core.testing.planted --port 8000 --break replay.accepted
+python -m asap_core.testing.planted --matrix
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from threading import Event
 
@@ -21,14 +22,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="0 for any free one")
     parser.add_argument("--break", dest="breaks", action="append", default=[], metavar="SWITCH", choices=[*SWITCHES])
     parser.add_argument("--list", action="store_true", help="list the switches")
+    parser.add_argument("--matrix", action="store_true", help="try every law with every switch, or those of --break")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that work at the matrix")
     parser.add_argument("--without-tokens", action="store_true", help="accept anonymous callers")
     options = parser.parse_args(arguments)
     if options.list:
         for switch in SWITCHES.values():
             print(f"{switch.name:44} {switch.breaks}")
         return 0
+    if options.matrix:
+        return _print_matrix(options.breaks or SWITCHES, options.jobs)
     _serve(options.port, options.breaks, with_tokens=not options.without_tokens)
     return 0
+
+
+def _print_matrix(switches: Iterable[str], jobs: int) -> int:
+    from asap_core.testing.planted.matrix import broken_laws, lines, measure  # noqa: PLC0415 - the laws need attrs
+
+    wrong = broken_laws(None)
+    for line in lines(measure(switches, processes=jobs)):
+        print(line)
+    print(f"laws that the correct agent breaks ({len(wrong)}): {' '.join(wrong) or 'none'}")
+    return 1 if wrong else 0
 
 
 def _serve(port: int, breaks: Sequence[str], *, with_tokens: bool) -> None:

@@ -67,7 +67,7 @@ class Calls:
             outcome = self._outcome(whole, key, caller, streamed=streamed)
         except CallFault as fault:
             return error_object(call_id, self._as_sent(fault), self.broken), fault
-        except (ArithmeticError, TypeError, AttributeError, RecursionError):
+        except Exception:
             if not self.broken.any:
                 raise
             # A break may lead here; a server answers what it didn't expect so.
@@ -125,7 +125,7 @@ class Calls:
         return self._once(self._scope(envelope, key, caller), envelope, issued, task)
 
     def _issued(self, envelope: dict[str, Any]) -> float:
-        issued = read_timestamp(envelope.get("timestamp"), self.broken)
+        issued = read_timestamp(envelope["timestamp"], self.broken)
         return self.wall() if issued is None else issued
 
     def _claim(self, envelope: dict[str, Any], issued: float) -> None:
@@ -135,9 +135,9 @@ class Calls:
     # --- the checks, in their order ----------------------------------------------------------------------------------
 
     def _check_sender(self, envelope: dict[str, Any], caller: PlantedCaller) -> None:
-        sender = envelope["sender"]
         if caller.urn is None or self.broken("identity.sender_unbound"):
             return
+        sender = str(envelope["sender"] or caller.urn)  # without a sender only with a switch
         if self.broken("identity.sender_prefix") and sender.startswith(caller.urn):
             return
         if self.broken("identity.sender_case") and sender.lower() == caller.urn:
@@ -146,13 +146,14 @@ class Calls:
             raise CallFault("sender")
 
     def _check_version(self, envelope: dict[str, Any]) -> None:
-        version = envelope.get("asap_version", "0.1")
-        known = isinstance(version, str) and version.startswith("0.")
+        version = envelope["asap_version"]
+        known = version.startswith("0.")
         if not known and not self.broken("versions.envelope"):
             raise CallFault("version", details={"supported": ["0.1"]})
 
     def _check_recipient(self, envelope: dict[str, Any]) -> None:
-        recipient, own = envelope.get("recipient", self.options.urn), self.options.urn
+        own = self.options.urn
+        recipient = envelope["recipient"] or own  # without a recipient only with a switch
         if self.broken("envelope.recipient_unchecked_here") or recipient == own:
             return
         if self.broken("envelope.recipient_prefix") and str(recipient).startswith(own):
@@ -178,10 +179,10 @@ class Calls:
         raise CallFault("timestamp", details=details, retry_after=5.0, note="Invalid envelope timestamp")
 
     def _task(self, envelope: dict[str, Any], *, streamed: bool) -> dict[str, Any]:
-        kind = normal_type(str(envelope.get("payload_type", "task.request")), self.broken)
+        kind = normal_type(envelope["payload_type"], self.broken)
         if streamed or (kind != "taskrequest" and not self.broken("envelope.any_payload_type")):
             raise CallFault("handler", details={"supported": [] if streamed else ["taskrequest"]})
-        task = check_task(envelope.get("payload", {}), self.broken)
+        task = check_task(envelope["payload"], self.broken)
         if task["skill_id"] not in self.options.skills and not self.broken("envelope.any_skill"):
             raise CallFault("handler", details={"skills": sorted(self.options.skills)})
         return task
@@ -207,7 +208,7 @@ class Calls:
             key = key[:16]
         if self.broken("idempotency.shared_by_senders"):
             return "", key
-        return (envelope["sender"], key) if caller.urn else (caller.peer, envelope["sender"], key)
+        return (str(envelope["sender"]), key) if caller.urn else (caller.peer, envelope["sender"], key)
 
     def _asked(self, envelope: dict[str, Any]) -> str:
         names = ["sender", "recipient", "payload"]

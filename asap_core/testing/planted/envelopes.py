@@ -53,7 +53,7 @@ def _rules(broken: Breaks) -> dict[str, Rule]:
     moment = ("an RFC 3339 date and time", lambda value: read_timestamp(value, broken) is not None)
     name = (f"a non-empty string of at most {_LONGEST} characters", _id)
     some = ("a string, or null", _or_null(_text))
-    rules: dict[str, Rule] = {
+    return {
         "id": name,
         "asap_version": ("a string", _text),
         "timestamp": moment,
@@ -66,7 +66,6 @@ def _rules(broken: Breaks) -> dict[str, Rule]:
         "requires_ack": ("true or false", lambda value: isinstance(value, bool)),
         "extensions": ("an object, or null", _or_null(_object)),
     }
-    return {key: rule for key, rule in rules.items() if not broken(f"envelope.{key}_unchecked")}
 
 
 # What has a default, and so may be left out.
@@ -82,6 +81,24 @@ def normal_type(payload_type: str, broken: Breaks) -> str:
     return re.sub(r"[^a-z0-9]", "", payload_type.lower())
 
 
+# What an agent that lets a field pass takes for it.
+_INSTEAD: Final = {
+    "id": "none",
+    "asap_version": "0.1",
+    "payload_type": "task.request",
+    "payload": {"conversation_id": "", "skill_id": "echo", "input": {}},
+    "requires_ack": False,
+}
+
+
+def _is_let_pass(key: str, value: dict[str, Any], broken: Breaks) -> bool:
+    if key not in value:
+        return broken(f"envelope.{key}_missing")
+    if value[key] is None:
+        return broken(f"envelope.{key}_null")
+    return broken(f"envelope.{key}_unchecked")
+
+
 def check_envelope(value: dict[str, Any], broken: Breaks) -> dict[str, Any]:
     """Return an envelope with its defaults. Raises CallFault, which lists everything that is wrong."""
     problems = []
@@ -91,11 +108,13 @@ def check_envelope(value: dict[str, Any], broken: Breaks) -> dict[str, Any]:
         problems.append(Misfit(_PLACE, f"no keys but {', '.join(_NAMES)}", "unknown_keys", sorted(unknown)))
     whole = {**_OPTIONAL, **value}
     for key, (expected, fits) in rules.items():
-        if key not in whole:
-            if not broken(f"envelope.{key}_missing"):
-                problems.append(Misfit((*_PLACE, key), expected, "missing"))
-        elif not fits(whole[key]) and not (whole[key] is None and broken(f"envelope.{key}_null")):
-            problems.append(Misfit((*_PLACE, key), expected, value=whole[key]))
+        if key in whole and fits(whole[key]):
+            continue
+        if _is_let_pass(key, whole, broken):
+            whole[key] = _INSTEAD.get(key)
+            continue
+        kind = "wrong" if key in whole else "missing"
+        problems.append(Misfit((*_PLACE, key), expected, kind, whole.get(key)))
     answers = isinstance(whole.get("payload_type"), str) and normal_type(whole["payload_type"], broken) in _ANSWERS
     if answers and not whole["correlation_id"] and not broken("envelope.correlation_missing"):
         problems.append(Misfit(_PLACE, "correlation_id to name the envelope that this payload type answers"))

@@ -1,0 +1,57 @@
+"""The matrix: which laws each switch breaks, found by running all of them on an agent with that switch.
+
+A law that no switch breaks may be one that can't fail. A switch that breaks no law is a hole in the laws.
+"""
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Final
+
+from asap_core.testing.laws.catalogue import LAWS
+from asap_core.testing.laws.law import Law
+from asap_core.testing.laws.runner import LawResult
+from asap_core.testing.planted.switches import SWITCHES
+from asap_core.testing.planted.trial import tried
+
+Matrix = Mapping[str, tuple[str, ...]]
+"""For each switch the ids of the laws that it breaks."""
+
+# Laws that move tens of megabytes take a second each. They're tried with the switches of these groups only.
+EXPENSIVE: Final = frozenset({"limits.a_large_body", "compression.bombs"})
+_LARGE: Final = ("limits.", "compression.")
+
+
+def laws_for(switch: str | None) -> Sequence[Law]:
+    """The laws that are tried with a switch; all of them without one."""
+    large = switch is None or switch.startswith(_LARGE)
+    return [law for law in LAWS if large or law.id not in EXPENSIVE]
+
+
+def broken_laws(switch: str | None) -> tuple[str, ...]:
+    """Try the laws on an agent with this switch, or on the correct one, and return the ids of those that it breaks."""
+    results = tried(laws_for(switch), *(() if switch is None else (switch,)))
+    return tuple(each.law.id for each in results if each.outcome is LawResult.FAILED)
+
+
+def measure(switches: Iterable[str] = SWITCHES, *, processes: int = 1) -> Matrix:
+    """Run the matrix. `processes`: how many work at it."""
+    names = [*switches]
+    if processes == 1:
+        return {name: broken_laws(name) for name in names}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        return dict(zip(names, pool.map(broken_laws, names, chunksize=8), strict=True))
+
+
+def lines(matrix: Matrix) -> Iterator[str]:
+    """Write the matrix for people."""
+    for name, broken in matrix.items():
+        yield f"{name:44} {' '.join(broken) or '-'}"
+    unfound = [name for name, broken in matrix.items() if not broken]
+    found = {law for broken in matrix.values() for law in broken}
+    kept = [law.id for law in LAWS if law.id not in found]
+    yield ""
+    yield f"{len(matrix)} switches, {len(LAWS)} laws"
+    yield f"switches that break no law ({len(unfound)}): {' '.join(unfound) or 'none'}"
+    yield f"laws that no switch breaks ({len(kept)}): {' '.join(kept) or 'none'}"

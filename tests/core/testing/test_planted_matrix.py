@@ -1,0 +1,26 @@
+"""The laws and the planted agent hold each other: the correct agent keeps every law, and every law can fail."""
+
+import pytest
+
+from asap_core.testing.laws.catalogue import LAWS
+from asap_core.testing.laws.law import Law
+from asap_core.testing.laws.runner import LawResult
+from asap_core.testing.planted.switches import SWITCHES
+from asap_core.testing.planted.trial import tried
+
+
+def breaks(switch: str, law: Law) -> bool:
+    return tried([law], switch)[0].outcome is LawResult.FAILED
+
+
+def test_the_correct_agent_keeps_every_law() -> None:
+    results = tried(LAWS)
+    assert [(each.law.id, each.remark) for each in results if each.outcome is not LawResult.PASSED] == []
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
+def test_every_law_can_fail(law: Law) -> None:
+    """A switch of the law's own group breaks it, or of another one. The command `--matrix` shows all that do."""
+    others_last = sorted(SWITCHES, key=lambda name: not name.startswith(f"{law.group}."))
+    assert any(breaks(switch, law) for switch in others_last)
