@@ -326,6 +326,8 @@ def test_any_sequence_of_calls_is_decided_alike(steps) -> None:
 def test_each_switch_is_named_at_a_decision_and_stands_in_the_table() -> None:
     named: set[str] = set()
     for path in (ROOT / "asap_core/testing/planted").glob("*.py"):
+        if path.stem == "matrix":  # which names laws
+            continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
                 case ast.Constant(value=str(text)) if re.fullmatch(rf"({'|'.join(BREAKS)})\.[a-z_0-9]*[a-z0-9]", text):

@@ -8,6 +8,9 @@ from asap_core.testing.laws.runner import LawResult
 from asap_core.testing.planted.switches import SWITCHES
 from asap_core.testing.planted.trial import tried
 
+# Laws that take a second, each with a switch that breaks it: the search would try others first.
+KNOWN = {"compression.bombs": "compression.bomb", "limits.a_large_body": "limits.body"}
+
 
 def breaks(switch: str, law: Law) -> bool:
     return tried([law], switch)[0].outcome is LawResult.FAILED
@@ -23,4 +26,4 @@ def test_the_correct_agent_keeps_every_law() -> None:
 def test_every_law_can_fail(law: Law) -> None:
     """A switch of the law's own group breaks it, or of another one. The command `--matrix` shows all that do."""
     others_last = sorted(SWITCHES, key=lambda name: not name.startswith(f"{law.group}."))
-    assert any(breaks(switch, law) for switch in others_last)
+    assert any(breaks(switch, law) for switch in [KNOWN.get(law.id, others_last[0]), *others_last])
