@@ -1,8 +1,10 @@
 """The planted agent over HTTP: this library's client and commands get along with it, and its command breaks it."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from tests.live.command import ALICE, SECONDS, asap
 
 pytestmark = pytest.mark.live
 
+ROOT = Path(__file__).parent.parent.parent
+BOB = "urn:asap:agent:bob"
 TASK = ("task.request", {"skill_id": "echo", "input": {"text": "hello"}})
 
 
@@ -67,6 +71,22 @@ def test_its_command_serves_a_broken_agent() -> None:
         finally:
             process.terminate()
             process.wait(SECONDS)
+
+
+def test_asap_conform_says_what_is_wrong_with_the_sloppy_agent() -> None:
+    command = [sys.executable, str(ROOT / "docs/examples/sloppy_agent.py"), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            callers = ["--token", "secret", "--as", ALICE, "--other-token", "secret2", "--other-as", BOB]
+            tried = asap("conform", url, *callers, "--only", "identity", "--only", "replay", "--json")
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+    assert tried.returncode == 1, tried.stderr
+    broken = {each["id"] for each in json.loads(tried.stdout) if each["outcome"] == "failed"}
+    assert {"identity.the_sender_is_the_tokens", "replay.same_nonce_other_id"} <= broken
 
 
 def test_it_needs_only_the_standard_library() -> None:
