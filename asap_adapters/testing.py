@@ -153,7 +153,7 @@ async def _task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
             await hosting
 
 
-async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[None]]) -> None:
+async def _beside(tasks: anyio.abc.TaskGroup, exchange: Callable[[], Awaitable[object]]) -> None:
     """Run an exchange in a task of its own and wait for it. If the caller leaves, the exchange is cancelled."""
     over, scope = anyio.Event(), anyio.CancelScope()
     failed: list[Exception] = []

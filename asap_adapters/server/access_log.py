@@ -5,12 +5,14 @@ query, header or body, which may hold secrets.
 """
 
 import logging
+from functools import partial
 from typing import Final
 
 import anyio
 from attrs import define
 
-from asap_adapters.server.driver import Driver, PeerGone, Wire
+from asap_adapters.server.driver import Driver, PeerGone, Rest, Wire
+from asap_adapters.server.handlers import Timer
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond
 
@@ -26,18 +28,21 @@ def is_logged() -> bool:
     return _log.isEnabledFor(logging.INFO)
 
 
-async def run_logged(driver: Driver, request: Request, wire: Wire) -> None:
+async def run_logged(driver: Driver, request: Request, wire: Wire, timer: Timer) -> Rest | None:
     """Drive an exchange as `driver.run` does, and log its response, or that the peer left before it had it."""
-    begun, noting = anyio.current_time(), _NotingWire(wire)
+    noting = _NotingWire(wire, request, anyio.current_time())
+    return await _logged(partial(driver.run, request, noting, timer), noting)
+
+
+async def _logged(run: Rest, noting: "_NotingWire") -> Rest | None:
     try:
-        await driver.run(request, noting)
+        rest = await run()
     except PeerGone:
         noting.status = _UNKNOWN
         raise
     finally:
-        if noting.status is not None:  # otherwise it ends as `log_unreadable` says
-            what = f"{request.method} {_path_of(request.target)}"
-            _write(request.peer, what, noting.status, noting.size, seconds=anyio.current_time() - begun)
+        noting.write()
+    return None if rest is None else partial(_logged, rest, noting)
 
 
 def log_unreadable(peer: str, response: Response) -> None:
@@ -62,8 +67,17 @@ class _NotingWire(Wire):
     """A wire that notes the status and the size of the response. It keeps no body, which may be large."""
 
     _wire: Wire
+    _request: Request
+    _begun: float
     status: str | None = None
     size: int = 0
+
+    def write(self) -> None:
+        """Log the response, if one was sent: otherwise it ends as `log_unreadable` says, or the rest is logged."""
+        if self.status is not None:
+            what = f"{self._request.method} {_path_of(self._request.target)}"
+            seconds = anyio.current_time() - self._begun
+            _write(self._request.peer, what, self.status, self.size, seconds=seconds)
 
     async def receive(self, *, expect_continue: bool) -> bytes | None:
         return await self._wire.receive(expect_continue=expect_continue)

@@ -60,7 +60,9 @@ class Phase(Enum):
     BODY = auto()
     """The rest of a body."""
     BUSY = auto()
-    """An answer. It has no time limit here."""
+    """What users' code decides before a handler runs. It has no time limit here."""
+    HANDLER = auto()
+    """A handler."""
     WRITE = auto()
     """The peer, to take what is sent."""
 
@@ -100,6 +102,10 @@ class Channel:
         """Return a new scope, for all waits until one expires."""
         self._scope, self.expired = anyio.CancelScope(), False
         return self._scope
+
+    def begin_handler(self, seconds: float) -> None:
+        """See `Timer`. The next phase begins before anything else is awaited: the answer's."""
+        self.phase, self.until = Phase.HANDLER, self.sweeper.time() + seconds
 
     def ended(self) -> UnreadableRequest | None:
         """Return the answer to the wait that has ended the scope: None in IDLE, where nothing is owed, and in WRITE."""

@@ -4,6 +4,7 @@ The core reads the heads of most requests, and their bodies have a length. h11 r
 has one reader: h11 never sees what the core accepted.
 """
 
+from functools import partial
 from typing import assert_never
 
 import anyio
@@ -13,7 +14,7 @@ from attrs import define
 from asap_adapters.server.access_log import is_logged, log_unreadable, run_logged
 from asap_adapters.server.channel import Channel, UnreadableRequest
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
-from asap_adapters.server.driver import Driver, PeerGone
+from asap_adapters.server.driver import Driver, PeerGone, Rest
 from asap_adapters.server.h11_wire import H11Wire
 from asap_adapters.server.sweeper import Sweeper
 from asap_core.http.head import BadHead, Head, HeadReader, PlainHead, read_plain_head
@@ -50,6 +51,8 @@ class _Connection:
     driver: Driver
     peer: str
     local: str
+    _left: "tuple[Rest, _PlainWire | H11Wire] | None" = None
+    """What is left of an exchange whose handler's time was over."""
 
     async def serve(self) -> None:
         channel = self.channel
@@ -76,6 +79,9 @@ class _Connection:
     async def _serve_in_scope(self, data: bytes) -> bytes | None:
         """Serve requests. Returns None if the connection is over, or what was read if a wait expired."""
         rest: bytes | None = data
+        if self._left is not None:
+            left, self._left = self._left, None
+            rest = await self._run(*left)
         while rest is not None and not self.channel.expired:
             rest = await self._serve_one(rest)
             if rest and not self.channel.expired:
@@ -93,14 +99,18 @@ class _Connection:
             head, data = found
         channel.slot.stays()
         request, wire = self._opened(head, data)
-        if is_logged():
-            await run_logged(self.driver, request, wire)
-        else:
-            await self.driver.run(request, wire)
+        run = partial(run_logged, self.driver) if is_logged() else self.driver.run
+        return await self._run(partial(run, request, wire, channel), wire)
+
+    async def _run(self, run: Rest, wire: "_PlainWire | H11Wire") -> bytes | None:
+        """Run an exchange, or what is left of one. Returns what `_serve_one` does."""
+        if (rest := await run()) is not None:
+            self._left = rest, wire
+            return b""
         if wire.reusable:
             return wire.rest
         if wire.unread:
-            await channel.linger()
+            await self.channel.linger()
         return None
 
     def _opened(self, head: PlainHead | Head, data: bytes) -> "tuple[Request, _PlainWire | H11Wire]":

@@ -5,6 +5,8 @@ each has a `Wire` of its own.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from inspect import isawaitable
 from typing import Final, Protocol, assert_never, get_args
 
@@ -13,7 +15,7 @@ from attrs import frozen
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential, as_authenticator
 from asap_adapters.server.callables import expect_callable
-from asap_adapters.server.handlers import Handlers
+from asap_adapters.server.handlers import Handlers, Timer
 from asap_adapters.server.user_code import (
     ask_user_code,
     mark_own_task,
@@ -86,6 +88,9 @@ class Wire(Protocol):
         ...
 
 
+Rest = Callable[[], Awaitable["Rest | None"]]
+"""What is left of an exchange after a `Timer` has expired, to be run outside of the timer's scope."""
+
 _ANSWERS: Final = get_args(AdmissionAnswer)
 _Taken = Granted | Limited | StoreUnavailable
 _TAKEN: Final = get_args(_Taken)
@@ -121,16 +126,21 @@ class Driver:
         self.shares = shares
         self._held: dict[bytes, set[anyio.Event]] = {}
 
-    async def run(self, request: Request, wire: Wire) -> None:
+    async def run(self, exchange: Request | Respond, wire: Wire, timer: Timer | None = None) -> Rest | None:
         """Drive one exchange to its end. If it's cancelled, or the peer leaves, what was reserved is given back.
 
         What breaks on the way (a clock, a decoder, a bug here) costs this request, and no other.
+
+        exchange: its request, or the answer that was left.
+        timer: keeps the deadline of its handler. If it expires, the rest must run outside of the timer's scope.
         """
         before, state = pending_cancellations(), None
         try:
-            state = self.agent.open(request)
+            state = exchange if isinstance(exchange, Respond) else self.agent.open(exchange)
             while not isinstance(state, Done):
-                state = await self._step(state, wire)
+                if timer is not None and timer.expired and isinstance(state, Respond):
+                    return partial(self.run, state, wire)
+                state = await self._step(state, wire, timer)
         except BaseException as error:
             self._abandon(state)
             # In Respond the wire itself has failed, so no more can be sent.
@@ -138,10 +148,11 @@ class Driver:
                 raise
             report(log, "an exchange broke", error=error)
         else:
-            return
+            return None
         finally:
             self._report_observer()
         await wire.send_last(refuse_head(500, "Internal server error"))
+        return None
 
     def _abandon(self, state: Exchange | None) -> None:
         if state is None or isinstance(state, Done):
@@ -159,7 +170,7 @@ class Driver:
         if self.agent.observer_failures and (error := self.agent.take_observer_error()) is not None:
             report(log, "observe broke, and may again: from now on it's only counted", error=error)
 
-    async def _step(self, state: Exchange, wire: Wire) -> Exchange:  # noqa: PLR0911 - one for each state
+    async def _step(self, state: Exchange, wire: Wire, timer: Timer | None) -> Exchange:  # noqa: PLR0911 - one a state
         match state:
             case TakeLimit():
                 return await self._take(state)
@@ -170,7 +181,7 @@ class Driver:
             case ReadBody():
                 return await _read(state, wire)
             case Fork(calls):
-                return state.answered(await self._answers(calls))
+                return state.answered(await self._answers(calls, timer))
             case Respond():
                 return await self._respond(state, wire)
             case Done():
@@ -231,9 +242,9 @@ class Driver:
         except OSError:
             return _UNKNOWN
 
-    async def _answers(self, calls: tuple[CallState, ...]) -> list[Answered]:
+    async def _answers(self, calls: tuple[CallState, ...], timer: Timer | None) -> list[Answered]:
         if len(calls) == 1:
-            return [await self.answer(calls[0])]
+            return [await self.answer(calls[0], timer)]
         answers: dict[int, Answered] = {}
 
         async def one(index: int, call: CallState) -> None:
@@ -245,18 +256,21 @@ class Driver:
                 group.start_soon(one, index, call)
         return [answers[index] for index in range(len(calls))]
 
-    async def answer(self, opened: CallState) -> Answered:
-        """Drive one call to its answer. If anything raises on the way, the answer is an internal error."""
+    async def answer(self, opened: CallState, timer: Timer | None = None) -> Answered:
+        """Drive one call to its answer. If anything raises on the way, the answer is an internal error.
+
+        timer: keeps the deadline of its handler. If it has expired, nothing can be awaited next.
+        """
         before = pending_cancellations()
         try:
-            return await self._drive(opened)
+            return await self._drive(opened, timer)
         except BaseException as error:
             if must_propagate(error, before):
                 raise
             report(log, "a call broke", error=error)
             return broken_call(opened)
 
-    async def _drive(self, state: CallState) -> Answered:
+    async def _drive(self, state: CallState, timer: Timer | None) -> Answered:
         while True:
             match state:
                 case Admit(question):
@@ -264,7 +278,7 @@ class Driver:
                 case Hold():
                     state = await self._hold(state)
                 case Dispatch():
-                    state = await self._dispatch(state)
+                    state = await self._dispatch(state, timer)
                 case Record(reservation, outcome, size):
                     if self.store is not None:
                         await tell_user_code(log, "store.record", self.store.record, reservation, outcome, size)
@@ -282,10 +296,10 @@ class Driver:
             return unavailable
         return await ask_user_code(log, "store.ask", self.store.ask, question, kinds=_ANSWERS, otherwise=unavailable)
 
-    async def _dispatch(self, state: Dispatch) -> Record | Answered:
+    async def _dispatch(self, state: Dispatch, timer: Timer | None) -> Record | Answered:
         reservation, store = state.reservation, self.store
         try:
-            after = await self._handlers.run(state)
+            after = await self._handlers.run(state, timer)
         except BaseException as error:
             # A coroutine that's being closed can't await. The reservation expires by itself.
             if store is not None and reservation is not None and not isinstance(error, GeneratorExit):

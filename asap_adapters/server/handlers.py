@@ -5,7 +5,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from types import CoroutineType
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.to_thread
@@ -14,6 +14,7 @@ from attrs import frozen
 from asap_adapters.server.callables import expect_handlers, is_async
 from asap_adapters.server.user_code import (
     forget_cancellations,
+    is_cancellation,
     must_propagate,
     partition,
     pending_cancellations,
@@ -69,6 +70,19 @@ class Context:
 
 Handler = Callable[[Any, Context], Any]
 """`async def f(request: TaskRequest, context: Context) -> object`, or the same without async, run in a thread."""
+
+
+class Timer(Protocol):
+    """Ends the handler of an exchange by a scope around the whole exchange, instead of one for each handler.
+
+    expired: whether it did, so that nothing can be awaited in that scope any more.
+    """
+
+    expired: bool
+
+    def begin_handler(self, seconds: float) -> None:
+        """A handler begins, and has so many seconds."""
+        ...
 
 
 class _Slot:
@@ -167,13 +181,15 @@ class Handlers:
         if unserved:
             raise ValueError(f"expected a handler in on= for every payload type; none for {', '.join(unserved)}")
 
-    async def run(self, dispatch: Dispatch) -> Record | Answered:
+    async def run(self, dispatch: Dispatch, timer: Timer | None = None) -> Record | Answered:
         """Run the handler of a call, and go on with its outcome.
+
+        timer: keeps the deadline of a handler that isn't shielded. If it has expired, nothing can be awaited next.
 
         If it's cancelled midway, the call is lost: its idempotency key answers "outcome unknown" from then on.
         """
         try:
-            outcome = await self._outcome(dispatch)
+            outcome = await self._outcome(dispatch, timer)
             await forget_cancellations()
         except BaseException:
             dispatch.lost()
@@ -186,27 +202,38 @@ class Handlers:
             return dispatch.failed(cast("Refusal", outcome))
         return dispatch.replied(cast("Payload | Replied", outcome))
 
-    async def _outcome(self, dispatch: Dispatch) -> "_Outcome":
+    async def _outcome(self, dispatch: Dispatch, timer: Timer | None) -> "_Outcome":
         before, task_id = pending_cancellations(), ""
         try:
             task_id = f"task_{self.new_id()}"
-            with anyio.move_on_after(dispatch.deadline, shield=dispatch.shielded):
+            if timer is None or dispatch.shielded:
+                with anyio.move_on_after(dispatch.deadline, shield=dispatch.shielded):
+                    return await self._answer_of(dispatch, task_id, before)
+            else:
+                timer.begin_handler(dispatch.deadline)
                 try:
-                    return await self._called(dispatch, task_id)
+                    return await self._answer_of(dispatch, task_id, before)
                 except BaseException as error:
-                    # Decided within the shield: a caller who left meanwhile has nothing to do with this failure.
-                    if must_propagate(error, before):
-                        if (parts := partition(error)) is None:
-                            raise
-                        ours, failures = parts
-                        _report(failures, dispatch)
-                        raise ours from None
-                    return _failed(error, dispatch, task_id)
+                    if not (timer.expired and is_cancellation(error)):
+                        raise
         except BaseException as error:
             if must_propagate(error, before):
                 raise
             return _failed(error, dispatch, task_id)
         return Refusal(kind=HANDLER_TIMEOUT, details={"deadline_seconds": dispatch.deadline})
+
+    async def _answer_of(self, dispatch: Dispatch, task_id: str, before: float) -> "_Outcome":
+        try:
+            return await self._called(dispatch, task_id)
+        except BaseException as error:
+            # Decided within the shield: a caller who left meanwhile has nothing to do with this failure.
+            if must_propagate(error, before):
+                if (parts := partition(error)) is None:
+                    raise
+                ours, failures = parts
+                _report(failures, dispatch)
+                raise ours from None
+            return _failed(error, dispatch, task_id)
 
     async def _called(self, dispatch: Dispatch, task_id: str) -> "_Outcome":
         handler, asynchronous = self._find(dispatch)

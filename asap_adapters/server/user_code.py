@@ -92,6 +92,12 @@ def must_propagate(error: BaseException, before: float) -> bool:
     return anyio.current_effective_deadline() == -math.inf or pending_cancellations() > before
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Whether an exception is a cancellation, or a group of nothing else."""
+    cancelled = anyio.get_cancelled_exc_class()
+    return all(issubclass(type(leaf), cancelled) for leaf in leaves(error))
+
+
 Group = BaseExceptionGroup[BaseException]
 
 
