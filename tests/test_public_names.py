@@ -90,8 +90,8 @@ NOT_NEEDED = {
     "TokenKey": "programs call ClientCredentials.key",
     "WordIndex": "readers make each RegistryIndex",
 }
-# Made by users and by drivers. Only programs call their methods.
-HANDED_ON = {"OutboundPolicy", "Requests", "Runtime"}
+# Made by users and by drivers. Only programs, and the driver of the server, call their methods.
+HANDED_ON = {"Handlers", "OutboundPolicy", "Requests", "Runtime"}
 USERS = Path(__file__).parent / "typing"
 
 
