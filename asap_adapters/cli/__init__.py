@@ -26,6 +26,7 @@ HOMES: Final = {
     "demo": "demo",
     "bench": "bench",
     "conform": "conform",
+    "compare": "compare",
 }
 GROUPS: Final = {
     "registry": "search a registry, or make an entry for one",

@@ -80,6 +80,8 @@ class Row:
         valued = {**common, "metavar": self.metavar, "type": self._read, "choices": self.choices}
         add: Callable[..., object] = group.add_argument
         match self.action:
+            case "append" if not self.flags:
+                add(self.path, **{**valued, "nargs": "+"})
             case _ if not self.flags and self.required:
                 add(self.path, **valued)
             case _ if not self.flags:
@@ -144,7 +146,7 @@ def choice(
 
 
 def repeated(usage: str, read: Callable[[str], T], about: str) -> Sequence[T]:
-    """Declare an option that may be given several times."""
+    """Declare an option that may be given several times, or an argument of which there is at least one."""
     return cast("Sequence[T]", _field(Row(usage, about, read=read, action="append", default=())))
 
 

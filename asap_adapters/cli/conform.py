@@ -19,8 +19,11 @@ from asap_adapters.cli.output import complain, print_json, say
 from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor, look_up
 from asap_adapters.system import new_token
 from asap_core.testing.laws.catalogue import LAWS
+from asap_core.testing.laws.html_report import NamedRun, html_report
+from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import Law
+from asap_core.testing.laws.records import records, to_json
 from asap_core.testing.laws.runner import LawResult, Recorder, Report, Result, run_laws
 from asap_core.testing.laws.survey import ASSUMED, AgentUnderTest, NoManifest, survey
 from asap_core.testing.laws.text_report import text_report
@@ -72,6 +75,8 @@ class ConformOptions:
     )
     direct: bool = flag("--direct", "no proxy is shared with others: also send what could hit their requests")
     owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
+    html: Path | None = option("--html FILE", Path, "write the report as one page of HTML")
+    junit: Path | None = option("--junit FILE", Path, "write the report as JUnit XML")
     json: bool = json_option()
 
 
@@ -88,7 +93,7 @@ def _conform(options: ConformOptions) -> int:
         return EXIT_UNREACHABLE
     results = _run(laws, lab, executor, quiet=options.json)
     report = Report(options.url, lab.recipient, options.profile, tuple(results), time.monotonic() - began)
-    return _show(report, expected, as_json=options.json)
+    return _show(report, expected, options)
 
 
 def _chosen(options: ConformOptions) -> list[Law]:
@@ -142,35 +147,24 @@ def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool
     return results
 
 
-def _show(report: Report, expected: frozenset[str], *, as_json: bool) -> int:
+def _show(report: Report, expected: frozenset[str], options: ConformOptions) -> int:
     failed = {each.law.id for each in report.by_outcome(LawResult.FAILED)}
     tried = {each.law.id for each in report.results}
-    if as_json:
-        print_json([_to_json(each) for each in report.results])
+    found = records(report)
+    if options.json:
+        print_json(to_json(found))
     else:
         for line in text_report(report):
             say(line)
+    if options.html is not None:
+        note = f"{report.url}, profile {report.profile}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        options.html.write_text(html_report([NamedRun(report.agent, found)], note=note), "utf-8")
+    if options.junit is not None:
+        options.junit.write_text(junit_report(found, expected), "utf-8")
     stale = sorted((expected & tried) - failed)
     if stale:
         complain(f"expected to fail, and didn't: {', '.join(stale)}")
     return 1 if failed - expected or stale else 0
-
-
-def _to_json(result: Result) -> JsonObject:
-    return {
-        "id": result.law.id,
-        "outcome": result.outcome.value,
-        "severity": result.law.severity.value,
-        "clause": result.law.clause,
-        "title": result.law.title,
-        "expected": result.law.expected,
-        "remark": result.remark,
-        "seconds": round(result.seconds, 3),
-        "exchanges": [
-            {"sent": each.sent.decode("latin-1"), "received": each.received.decode("latin-1")}
-            for each in result.exchanges
-        ],
-    }
 
 
 COMMANDS: Final = (

@@ -1,6 +1,8 @@
 """`asap conform` against servers of ours: they keep all laws, and nothing but a loopback address is tested unasked."""
 
 import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -18,12 +20,16 @@ def outcomes(shown) -> dict[str, list[str]]:
     return found
 
 
-def test_an_agent_with_tokens_keeps_every_law(served: Serve) -> None:  # noqa: F811
+def test_an_agent_with_tokens_keeps_every_law(served: Serve, tmp_path: Path) -> None:  # noqa: F811
     tokens = ["--token", f"t-alice={ALICE}", "--token", f"t-bob={BOB}"]
     url, _ = served("--rate-limit", "off", *tokens)
     callers = ["--token", "t-alice", "--as", ALICE, "--other-token", "t-bob", "--other-as", BOB]
-    shown = asap("conform", url, *callers, "--direct", "--json")
+    files = ["--html", str(tmp_path / "page.html"), "--junit", str(tmp_path / "junit.xml")]
+    shown = asap("conform", url, *callers, "--direct", "--json", *files)
     found = outcomes(shown)
+    laws = sum(map(len, found.values()))
+    assert (tmp_path / "page.html").read_text("utf-8").count("<details") == laws
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("tests") == str(laws)
     assert (found["failed"], shown.returncode) == ([], 0)
     assert len(found["skipped"]) <= len(found["passed"]) / 9, found["skipped"]
 

@@ -1,0 +1,116 @@
+"""Reports in JSON, JUnit XML and HTML: they hold all results, and nothing that an agent sent acts in them."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asap_core.testing.laws.catalogue import LAWS
+from asap_core.testing.laws.html_report import NamedRun, html_report
+from asap_core.testing.laws.http_messages import HttpRequest
+from asap_core.testing.laws.junit_report import junit_report
+from asap_core.testing.laws.records import from_json, records, to_json
+from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
+from asap_core.testing.laws.verdicts import Breach, Kept, NotTried, Verdict
+
+HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b[2J\r\n]]>\u202e"
+
+
+def report(got: str = "it was accepted", received: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Report:
+    request = HttpRequest("POST", "/asap", (("content-type", "application/json"),), b"{}")
+    exchange = RecordedExchange(request.to_bytes(), received, "HTTP 200, a JSON-RPC result", request)
+    verdicts: list[Verdict] = [Kept(), Breach(got), NotTried("it needs a clock")]
+    results = [Result(law, verdict, (exchange,), 0.25) for law, verdict in zip(LAWS, verdicts, strict=False)]
+    return Report("http://127.0.0.1:1", "urn:asap:agent:x", "strict", tuple(results))
+
+
+class Elements(HTMLParser):
+    """The names of the elements of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.text = ""
+        self.attributes: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_records_survive_json() -> None:
+    found = records(report())
+    assert [each.outcome for each in found] == [LawResult.PASSED, LawResult.FAILED, LawResult.SKIPPED]
+    assert from_json(json.dumps(to_json(found))) == found
+    assert found[1].exchanges[0].curl.startswith("curl -i")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"id": 1}]', "[" * 100_000, b"\xff", '[{"id":"a.b"}]'])
+def test_what_isnt_a_report_is_one_error(text) -> None:
+    with pytest.raises(ValueError, match="expected a report of asap conform --json"):
+        from_json(text)
+
+
+def test_a_file_may_hold_characters_that_no_agent_sent() -> None:
+    [first, *_] = to_json(records(report()))
+    first["exchanges"] = [{"sent": "\u20ac", "received": "\ud800"}]
+    read = from_json(json.dumps([first]))
+    assert "<pre class=sent>?</pre>" in html_report([NamedRun("a", read)])
+
+
+def test_junit_counts_each_outcome() -> None:
+    found = records(report())
+    root = ET.fromstring(junit_report(found))
+    assert {name: root.get(name) for name in ("tests", "failures", "skipped", "errors", "time")} == {
+        "tests": "3", "failures": "1", "skipped": "1", "errors": "0", "time": "0.750",
+    }  # fmt: skip
+    [failure] = root.iter("failure")
+    assert failure.get("message") == "it was accepted"
+    assert "> POST /asap HTTP/1.1" in (failure.text or "")
+
+
+def test_a_law_that_is_expected_to_fail_is_no_failure_in_junit() -> None:
+    found = records(report())
+    root = ET.fromstring(junit_report(found, expected=[found[1].id]))
+    assert (root.get("failures"), root.get("skipped")) == ("0", "2")
+
+
+@given(st.text(), st.binary())
+def test_junit_is_xml_whatever_an_agent_sent(got: str, received: bytes) -> None:
+    root = ET.fromstring(junit_report(records(report(got, received))))
+    assert root.get("tests") == "3"
+
+
+@given(st.one_of(st.just(HOSTILE), st.text()), st.one_of(st.just(HOSTILE.encode()), st.binary()))
+def test_what_an_agent_sent_is_text_in_the_page(got: str, received: bytes) -> None:
+    harmless = Elements(html_report([NamedRun("a", records(report()))]))
+    page = html_report([NamedRun("a", records(report(got, received)))])
+    shown = Elements(page)
+    assert shown.names == harmless.names
+    assert shown.attributes == harmless.attributes
+    assert "script" not in shown.names
+
+
+def test_the_page_has_each_law_once_and_needs_nothing_else() -> None:
+    page = html_report([NamedRun("urn:asap:agent:x", records(report()))])
+    shown = Elements(page)
+    assert shown.names.count("details") == 3
+    assert all(shown.text.count(law.id) == 1 for law in LAWS[:3])
+    assert not shown.attributes & {"src", "href", "onclick"}
+    assert "default-src 'none'" in page
+
+
+def test_several_runs_stand_side_by_side() -> None:
+    first, second = records(report()), records(report("it was refused late"))[:2]
+    page = html_report([NamedRun("ours", first), NamedRun("theirs", second)])
+    assert page.count("<details") == 3
+    assert len(re.findall(r'<span class="?mark\b', page)) == 2 * 3 + 2 * page.count("<h2>")
+    assert "theirs: not in this report" in page
+    assert "theirs, failed: it was refused late" in Elements(page).text
