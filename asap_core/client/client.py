@@ -208,7 +208,8 @@ class Client:
     def keep_fresh(self, base_urls: Collection[str]) -> list[Program[None]]:
         """Fetch the manifests of the agents at these URLs before they expire, until closed: a program for each URL.
 
-        A failed fetch is logged (`asap.discovery`) and retried. No manifest is requested more often than every 10 s.
+        A failed fetch is logged (`asap.discovery`) and retried. What `forget` or `reset` removed is fetched anew. No
+        manifest is requested more often than every 10 s, however many programs keep it fresh.
         Raises NotAllowed if a URL may not be requested; ValueError for more URLs than the cache has room for.
         """
         check(base_urls=base_urls)

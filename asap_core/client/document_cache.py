@@ -174,11 +174,16 @@ class DocumentCache(Generic[V, W]):
         entry = self._entries.peek(url)
         return entry.freshness if entry is not None and entry.value is value else None
 
-    def due(self, url: str) -> Instant | None:
-        """Return when a look-up will fetch again: the document is due, or the failure forgotten. None means now."""
+    def failure(self, url: str) -> Failure[Failed] | None:
+        """Return the failure that the last fetch of `url` ended with, or None if it succeeded."""
+        return self._failures.last(url)
+
+    def due(self, url: str, *, share: float = 1.0) -> Instant | None:
+        """Return when to fetch again: after a failure's pause, or at this share of a document's time. None: now."""
         entry, failure = self._entries.peek(url), self._failures.last(url)
-        moments = [] if entry is None else [entry.due]
-        return max([*moments, *([] if failure is None else [failure.until])], default=None)
+        if failure is not None:
+            return failure.until
+        return None if entry is None else Instant(entry.vouched + share * (entry.due - entry.vouched))
 
     def lookup(self, url: str, waiter: W, *, now: Instant) -> tuple[CacheEffect[V, W], ...]:
         """Look up a document: deliver it, or lead a fetch, or, without an effect, wait for the running fetch."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final, Generic, TypeVar, assert_never
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from asap_core.client.body_reader import DocumentParser, WholeParser
 from asap_core.client.document_cache import (
@@ -32,11 +32,12 @@ from asap_core.client.fetch_results import (
     NotModified,
     Source,
 )
-from asap_core.client.programs import LATE, Program, Sleep, within
+from asap_core.client.programs import LATE, Program, Ticket, Wait, within
 from asap_core.client.replies import retry_after_of
 from asap_core.client.requests import DOCUMENT_SECONDS, REDIRECTS, HttpAnswer, Requests
 from asap_core.client.runtime import Place, Runtime
 from asap_core.client.trust import ReceivedManifest, read_received
+from asap_core.clock import Instant
 from asap_core.errors import (
     AsapError,
     BadReply,
@@ -84,6 +85,18 @@ class _DocumentPlace(Place["Deliver[T, _DocumentPlace[T]] | Lead[_DocumentPlace[
     """The place of one look-up of a document."""
 
 
+@define(eq=False)
+class _KeptFresh:
+    """A document that programs keep fresh together.
+
+    tickets: one of each of these programs, in order of their starts.
+    asked: when one of them last began or ended a request.
+    """
+
+    tickets: dict[Ticket, None] = field(factory=dict)
+    asked: Instant | None = None
+
+
 class Documents(Generic[T]):
     """Fetches and caches documents of one kind.
 
@@ -123,6 +136,7 @@ class Documents(Generic[T]):
         self._ttl = ttl
         self._statuses = frozenset(statuses)
         self._cache: DocumentCache[T, _DocumentPlace[T]] = DocumentCache(policy, keep=keep)
+        self._kept_fresh: dict[str, _KeptFresh] = {}
 
     @property
     def waiting(self) -> int:
@@ -145,11 +159,15 @@ class Documents(Generic[T]):
 
     def forget(self, url: str) -> None:
         """Forget the document or failure. If it's being fetched, its waiters get the result, and it isn't cached."""
-        self._cache.forget(normal(url))
+        key = normal(url)
+        self._cache.forget(key)
+        self._wake_keepers(key)
 
     def clear(self) -> None:
         """Forget all documents and failures."""
         self._cache.clear()
+        for key in self._kept_fresh:
+            self._wake_keepers(key)
 
     def at_hand(self, url: str) -> T | None:
         """Return the document if exactly this URL is cached and fresh: what `find` would return at once."""
@@ -191,16 +209,55 @@ class Documents(Generic[T]):
     def keep_fresh(self, url: str) -> Program[None]:
         """Fetch the document before it expires, until closed. Raises `NotAllowed` at once or never.
 
-        Failures are logged, and retried when the cache allows it.
+        Failures are logged, and retried when the cache allows it. Several programs for one URL make the requests of
+        one. After `forget`, one of them fetches anew.
         """
-        url = self._requests.judge(url).url
-        while True:
-            try:
-                yield from self.find(url, cool_down=_LEAST_PAUSE)
-            except AsapError as error:
-                self._runtime.warn("asap.discovery", error)
-            due, now = self._cache.due(url), self._runtime.now()
-            yield from Sleep(max(_LEAST_PAUSE, 0.0 if due is None else _AHEAD * (due - now)))
+        runtime, ticket = self._runtime, Ticket()
+        key = normal(self._requests.judge(url).url)
+        kept = self._kept_fresh.setdefault(key, _KeptFresh())
+        kept.tickets[ticket] = None
+        try:
+            while True:
+                pause = self._pause(key, kept)
+                if pause > 0.0:
+                    ticket.parked, ticket.ready = True, False
+                    yield from Wait(ticket, pause)
+                    ticket.parked = False
+                else:
+                    yield from self._refresh(key, kept)
+        except BaseException as error:
+            runtime.undo_after(error, partial(self._end_keeping, key, ticket))
+            raise
+
+    def _pause(self, key: str, kept: _KeptFresh) -> float:
+        """Return for how many seconds nothing needs to be done, or may be done, to keep the document fresh."""
+        moments = [self._cache.due(key, share=_AHEAD), None if kept.asked is None else kept.asked + _LEAST_PAUSE]
+        return max([moment - self._runtime.now() for moment in moments if moment is not None], default=0.0)
+
+    def _refresh(self, key: str, kept: _KeptFresh) -> Program[None]:
+        """Fetch the document ahead of time, and log a failure, also if the cached document may still be used."""
+        kept.asked, before = self._runtime.now(), self._cache.failure(key)
+        try:
+            yield from self.find(key, cool_down=0.0)
+        except AsapError as error:
+            self._runtime.warn("asap.discovery", error)
+        else:
+            failure, now = self._cache.failure(key), self._runtime.now()
+            if failure is not None and failure is not before:
+                unfound = NoDocument(failure.cause.error, failure.until - now)
+                self._runtime.warn("asap.discovery", _error_for(unfound, without_credentials(key)))
+        kept.asked = self._runtime.now()
+
+    def _end_keeping(self, key: str, ticket: Ticket) -> None:
+        kept = self._kept_fresh[key]
+        del kept.tickets[ticket]
+        if not kept.tickets:
+            del self._kept_fresh[key]
+
+    def _wake_keepers(self, key: str) -> None:
+        if key in self._kept_fresh:
+            for ticket in self._kept_fresh[key].tickets:
+                self._runtime.wake(ticket)
 
     def _key(self, url: str) -> str:
         """Return the cache key. Checks the URL unless it's known. Raises `NotAllowed`."""

@@ -111,6 +111,12 @@ class Runtime:
             if place.parked:
                 self._wakes.append(place)
 
+    def wake(self, ticket: Ticket) -> None:
+        """Let the program go on that waits for this ticket."""
+        ticket.ready = True
+        if ticket.parked:
+            self._wakes.append(ticket)
+
     def next_for(self, place: Place[E]) -> Program[E]:
         """Wait until there's an effect for this place, and return it."""
         while (effect := place.take()) is None:

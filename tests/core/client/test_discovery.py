@@ -13,7 +13,7 @@ from asap_core.client.discovery import join
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.documents import MAX_MANIFEST
 from asap_core.client.fetch_results import Source
-from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Sleep, Unavailable
+from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Unavailable, Wait
 from asap_core.client.registry_cache import CachedCopy, RegistryCache
 from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved, Wanted
 from asap_core.errors import (
@@ -336,7 +336,7 @@ class TestKeepingFresh:
             world.advance(200)
             assert world.discovery.cached(A) is not None
         assert 5 < len(world.asked) < 10
-        assert isinstance(run.effect, Sleep)
+        assert isinstance(run.effect, Wait)
         world.close(run)
 
     def test_a_url_that_is_not_allowed_is_refused_at_once(self) -> None:

@@ -195,9 +195,11 @@ class TestDocumentCache:
         assert play.directory.due(URL) is None
         play.fetch(DEAD)
         assert play.directory.due(URL) == 1.0
+        assert play.directory.failure(URL).cause is DEAD
         play.now = 1.0
         play.fetch(Fetched("v"))
-        assert play.directory.due(URL) == 301.0
+        assert (play.directory.due(URL), play.directory.due(URL, share=0.5)) == (301.0, 151.0)
+        assert play.directory.failure(URL) is None
         play.now = 301.0
         play.fetch(DEAD)
         assert play.directory.due(URL) == 302.0

@@ -10,7 +10,7 @@ from asap_core.client.body_reader import WholeParser
 from asap_core.client.document_cache import DocumentCachePolicy
 from asap_core.client.documents import Documents, LocatedDocument
 from asap_core.client.fetch_results import Source
-from asap_core.client.programs import Expired, Fetch, Program, Sleep, Stage, Unanswered, Wait
+from asap_core.client.programs import Expired, Fetch, FileRead, Program, Stage, Unanswered, Wait
 from asap_core.client.requests import Requests
 from asap_core.errors import (
     Advice,
@@ -545,12 +545,108 @@ class TestKeepingFresh:
         server.start(server.documents.keep_fresh(URL))
         server.advance(99)
         assert server.asked == 10
-        assert {effect.seconds for effect in server.effects if isinstance(effect, Sleep)} == {10.0}
+        assert {effect.seconds for effect in server.effects if isinstance(effect, Wait)} == {10.0}
 
     def test_what_may_not_be_requested_is_refused_at_once(self) -> None:
         server = Keys()
         assert isinstance(server.start(server.documents.keep_fresh("http://agent.example")).end, NotAllowed)
         assert (server.effects, server.runtime.take_remarks()) == ([], ())
+
+    @pytest.mark.parametrize("headers", [(), (("cache-control", "no-store"),)])
+    def test_several_programs_for_one_url_make_the_requests_of_one(self, headers) -> None:
+        asked = []
+        for starts in ([0], [0, 3, 20, 61]):
+            server = Keys(headers=headers)
+            server.seconds = 0.0
+            for before, start in zip([0, *starts], starts, strict=False):
+                server.advance(start - before)
+                server.start(server.documents.keep_fresh(URL))
+            server.advance(3_600 - starts[-1])
+            asked.append(server.asked)
+        assert asked[0] == asked[1] > 10
+
+    def test_a_document_that_another_caller_fetched_is_not_fetched_again(self) -> None:
+        server = Keys()
+        server.find()
+        server.advance(100)
+        server.start(server.documents.keep_fresh(URL))
+        server.advance(100)
+        assert server.asked == 1
+
+    @pytest.mark.parametrize("forget", [lambda each: each.forget("http://LOCALHOST:80/keys.json"), Documents.clear])
+    def test_what_is_forgotten_is_fetched_anew(self, forget) -> None:
+        server = Keys()
+        runs = [server.start(server.documents.keep_fresh(URL)) for _ in range(2)]
+        server.advance(20)
+        forget(server.documents)
+        server.documents.forget(OTHER)
+        server.advance(1)
+        assert (server.documents.cached(URL), server.asked) == (b"2", 2)
+        forget(server.documents)  # again, within ten seconds of the last request
+        server.advance(9)
+        forget(server.documents)
+        server.advance(0.5)
+        assert (server.documents.cached(URL), server.asked) == (None, 2)
+        server.advance(1.5)
+        assert (server.documents.cached(URL), server.asked) == (b"3", 3)
+        for run in runs:
+            server.close(run)
+        assert server.documents._kept_fresh == {}
+
+    def test_what_is_forgotten_while_it_is_fetched_is_fetched_again(self) -> None:
+        server = Keys()
+        server.start(server.documents.keep_fresh(URL))
+        server.advance(257.5)
+        server.documents.forget(URL)
+        assert (server.runtime.take_wakes(), server.asked) == ((), 2)
+        server.advance(1)
+        assert server.documents.cached(URL) is None
+        server.advance(11)
+        assert (server.documents.cached(URL), server.asked) == (b"3", 3)
+
+    def test_a_mistake_of_the_driver_ends_it(self) -> None:
+        server = Keys()
+        run = server.start(server.documents.keep_fresh(URL))
+        server.advance(2)
+        with pytest.raises(TypeError, match="a Wait is answered by Completed or Expired"):
+            server.answer(run, FileRead())
+        assert server.documents._kept_fresh == {}
+
+    def test_the_next_in_line_fetches_if_the_one_that_fetches_is_closed(self) -> None:
+        server = Keys()
+        first, second = [server.start(server.documents.keep_fresh(URL)) for _ in range(2)]
+        assert isinstance(first.effect, Fetch)
+        server.close(first)
+        server.advance(11)
+        assert server.documents.cached(URL) is not None
+        server.close(second)
+        assert server.documents._kept_fresh == {}
+
+    def test_a_failure_is_logged_even_if_the_cached_document_may_be_used(self) -> None:
+        server = Keys()
+        server.start(server.documents.keep_fresh(URL))
+        server.advance(250)
+        server.reply = REFUSED
+        server.advance(60)
+        assert 3 <= server.asked <= 6
+        texts = [remark.text for remark in server.runtime.take_remarks()]
+        assert len(texts) == server.asked - 1
+        assert server.find().source is Source.STALE_ERROR
+        assert texts[0].startswith("no answer from http://localhost:80/keys.json: can't connect: refused; not asked")
+        assert texts[0].endswith(" again for 1.1 s")
+        server.reply = Unanswered(Stage.QUEUED, "queued")
+        server.advance(60)
+        assert server.runtime.take_remarks() == ()
+
+    def test_a_short_failure_is_over_before_the_document_expires(self) -> None:
+        server = Keys()
+        server.start(server.documents.keep_fresh(URL))
+        server.advance(250)
+        server.reply = REFUSED
+        server.advance(10)
+        server.reply = None
+        server.advance(25)
+        assert (server.asked, server.find().document) == (3, b"3")
 
     def test_keeping_fresh_shares_requests_with_other_callers(self) -> None:
         server = Keys()

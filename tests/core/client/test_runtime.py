@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from asap_core.client.programs import Completed, Program, Returned, Sleep, Wait, step
+from asap_core.client.programs import Completed, Program, Returned, Sleep, Ticket, Wait, step
 from asap_core.client.runtime import Place, Remark, Runtime
 from asap_core.clock import ManualClock
 from tests.core.client.scripted import Driver
@@ -62,6 +62,13 @@ class TestArguments:
 
 
 class TestWaiting:
+    @pytest.mark.parametrize("parked", [True, False])
+    def test_a_ticket_without_an_effect_is_woken_if_its_program_waits(self, runtime: Runtime, parked: bool) -> None:
+        ticket = Ticket(parked=parked)
+        runtime.wake(ticket)
+        assert ticket.ready
+        assert runtime.take_wakes() == (ticket,) * parked
+
     def test_an_available_effect_is_returned_at_once(self, runtime: Runtime) -> None:
         place: Place[Delivery] = Place()
         given = Delivery(place)

@@ -143,7 +143,7 @@ class Introspections(World):
         elif run.effect is None:
             assert not self.names_endpoint, "a verdict without an answer"
             assert not joins, "a verdict before the answer"
-            assert verdict_of(run) == "undecided"
+            assert verdict_of(run) == "undecided", "a verdict without a question"
             self.fail(token, self.useless)
             self.note_end(run)
         else:
