@@ -3,7 +3,6 @@
 Monotonic time is the event loop's, so trio's MockClock, or an asyncio loop with virtual time, drives the whole library.
 """
 
-import asyncio
 import os
 import random
 import secrets
@@ -69,6 +68,8 @@ def _this_loop() -> tuple[object, Callable[[], object], Callable[[], float]]:
     """
     token = anyio.lowlevel.current_token()  # raises RuntimeError if no loop is running
     if token.backend_class.__module__.endswith("_asyncio"):
+        import asyncio  # noqa: PLC0415 - on trio it needn't be loaded
+
         loop = asyncio.get_running_loop()
         return loop, asyncio.get_running_loop, loop.time
     import trio  # noqa: PLC0415 - on asyncio it needn't be loaded

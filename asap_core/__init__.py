@@ -149,7 +149,8 @@ if TYPE_CHECKING:
     from asap_core.wire.registry_index import RegistryIndex as RegistryIndex
     from asap_core.wire.registry_reader import read_registry as read_registry
     from asap_core.wire.signing import PublicKey as PublicKey
-    from asap_core.wire.task import Role as Role, Task as Task, TaskStatus as TaskStatus
+    from asap_core.wire.task import Task as Task
+    from asap_core.wire.task_status import Role as Role, TaskStatus as TaskStatus
 
 # Where each name comes from; the imports above say the same to type checkers, which must not see `__getattr__`:
 # they would take any name for one of this package's.
@@ -195,7 +196,8 @@ _HOMES: Final = {
     "asap_core.wire.registry_index": "RegistryIndex",
     "asap_core.wire.registry_reader": "read_registry",
     "asap_core.wire.signing": "PublicKey",
-    "asap_core.wire.task": "Role Task TaskStatus",
+    "asap_core.wire.task": "Task",
+    "asap_core.wire.task_status": "Role TaskStatus",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

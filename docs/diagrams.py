@@ -20,7 +20,7 @@ from asap_core import CallState, Exchange
 from asap_core.auth.jwt import TokenState
 from asap_core.client.breaker import Breaker, BreakerPolicy, BreakerState, Permit, RequestOutcome
 from asap_core.clock import Instant
-from asap_core.wire.task import TRANSITIONS
+from asap_core.wire.task_status import TRANSITIONS
 
 FOLDER: Final = Path(__file__).parent / "states"
 

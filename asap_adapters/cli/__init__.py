@@ -1,14 +1,14 @@
 """The command `asap`: parses the command line, runs one command, and reports its error in one line."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Final
 
 from asap_adapters.cli.command import CliCommand, Parser, add_commands
 from asap_adapters.cli.exit_codes import exit_code
-from asap_adapters.cli.output import write_anything
+from asap_adapters.cli.output import say, write_anything
 
 # The module of each command or group, by its name. A process imports only that of the command that it runs: a server
 # starts in half the time without the client.
@@ -49,9 +49,17 @@ def commands(word: str | None = None) -> Sequence[CliCommand]:
 def parser(word: str | None = None) -> Parser:
     """Build the parser of the command line that begins with this word."""
     root = Parser(prog="asap", description=_DESCRIPTION)
-    root.add_argument("--version", action="version", version=f"asap-sansio {version('asap-sansio')}")
+    root.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     add_commands(root, commands(word), GROUPS)
     return root
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - a server starts without it
+
+        say(f"asap-sansio {version('asap-sansio')}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

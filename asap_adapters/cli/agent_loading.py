@@ -15,7 +15,6 @@ from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.server.handlers import Handler
 from asap_core.admission.policy import Policy
 from asap_core.errors import InvalidDocument
-from asap_core.net.outbound import Allowed, judge_url
 from asap_core.net.urls import is_loopback
 from asap_core.server.agent import Agent
 from asap_core.wire.codec import read_manifest
@@ -126,5 +125,7 @@ def adapt_agent(agent: Agent, *, base_url: str, public: bool, auth: bool, policy
 
 
 def _is_local(url: str) -> bool:
+    from asap_core.net.outbound import Allowed, judge_url  # noqa: PLC0415 - only for an agent of the user's own
+
     judged = judge_url(url)
     return isinstance(judged, Allowed) and is_loopback(judged.host)

@@ -1,31 +1,20 @@
-"""How `asap serve` authenticates its callers: by a table of tokens, an identity provider's keys, or its introspection.
+"""Which callers `asap serve` lets in: its options and their rules, and the table of tokens. No error repeats a token.
 
-The options are `--token`, `--oidc`, `--introspect`, and those that need them. No error repeats a token.
+`asap_adapters.cli.provider_tokens` asks the provider that `--oidc` or `--introspect` names.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from attrs import frozen
 
-from asap_adapters.auth.authenticator import Authenticator
 from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, flag, nested, option, repeated
 from asap_adapters.cli.exit_codes import UserError
-from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions, client_identity
+from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions
 from asap_adapters.cli.options import network, scope, url, urn
-from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
-from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement
-from asap_core.auth.introspection_response import IntrospectionPolicy
-from asap_core.auth.principal import AuthenticationResult, Credential, ProofOffer, TokenTable
-from asap_core.auth.provider_metadata import metadata_urls
-from asap_core.net.outbound import OutboundPolicy
+from asap_core.auth.principal import TokenTable
 from asap_core.wire.rules import URN
-
-if TYPE_CHECKING:
-    from asap_adapters.auth.introspection import IntrospectionAuthenticator
-    from asap_adapters.auth.jwt import JwtAuthenticator
 
 
 def _subject(text: str) -> tuple[str, str]:
@@ -73,13 +62,18 @@ class CallerOptions:
     )
     dpop: str | None = choice(
         "--dpop",
-        tuple(each.value for each in ProofRequirement),
+        ("off", "allowed", "required"),
         "require proof of possession (DPoP, RFC 9449) for tokens that are bound to a key (allowed), require it for all "
         "(required), or refuse such tokens (off)",
-        shown_default=ProofRequirement.ALLOWED.value,
+        shown_default="allowed",
     )
     dpop_nonce: bool = flag("--dpop-nonce", "require in each proof a nonce that this server issued")
     client: OAuthClientOptions = nested(OAuthClientOptions)
+
+    @property
+    def names_provider(self) -> bool:
+        """Whether tokens of a provider are accepted."""
+        return self.oidc is not None or self.introspect is not None
 
 
 _OF_PROVIDER: Final = ["--oidc", "--introspect"]
@@ -101,7 +95,7 @@ CALLER_RULES: Final[Sequence[OptionRule]] = (
 )
 
 
-# --- the table: --token and --token-file -----------------------------------------------------------------------------
+# --- --token and --token-file ----------------------------------------------------------------------------------------
 
 
 def read_tokens(given: Iterable[str], file: Path | None) -> TokenTable:
@@ -141,102 +135,3 @@ def _lines(file: Path) -> list[tuple[str, str]]:
         # Without any token, the agent would be open to everyone.
         raise UserError(f"{file}: expected at least one TOKEN=URN line")
     return lines
-
-
-# --- the provider: --oidc and --introspect ---------------------------------------------------------------------------
-
-
-def provider_policy(options: CallerOptions) -> TokenPolicy | IntrospectionPolicy | None:
-    """Return which tokens of the provider are accepted, or None if no provider is given. Raises UserError."""
-    source = "--oidc" if options.introspect is None else "--introspect"
-    try:
-        if options.introspect is not None:
-            return IntrospectionPolicy(
-                audience=options.audience or None, agent=_agent(options), issuer=options.oidc, scopes=options.scope
-            )
-        if options.oidc is None:
-            return None
-        metadata_urls(options.oidc)
-        return TokenPolicy(
-            issuer=options.oidc,
-            audience=options.audience,
-            agent=_agent(options),
-            scopes=options.scope,
-            dpop=_dpop(options),
-        )
-    except ValueError as error:
-        raise UserError(f"{source}: {error}", usage=True) from None
-
-
-def _dpop(options: CallerOptions) -> DpopPolicy:
-    policy = DpopPolicy(proofs=ProofRequirement(options.dpop or ProofRequirement.ALLOWED), nonce=options.dpop_nonce)
-    if policy.nonce and policy.proofs is ProofRequirement.OFF:
-        raise ValueError("expected --dpop-nonce or --dpop off, not both: without proofs there is no nonce")
-    if policy.proofs is ProofRequirement.REQUIRED and (options.token or options.token_file):
-        raise ValueError("expected --dpop required or --token, not both: no key is bound to a token of the table")
-    return policy
-
-
-def _agent(options: CallerOptions) -> ByClaim | BySubject:
-    if options.agent_claim is not None:
-        return ByClaim(options.agent_claim)
-    agents = dict(options.subject)
-    if len(agents) < len(options.subject):
-        raise ValueError("expected every --subject once")
-    return BySubject(agents, claim=options.subject_claim)
-
-
-# --- both ------------------------------------------------------------------------------------------------------------
-
-
-@frozen
-class _TableOrProvider:
-    """Looks a token up in the table first, then asks the provider. Tokens of the table come without proof."""
-
-    table: TokenTable
-    provider: "JwtAuthenticator | IntrospectionAuthenticator"
-
-    @property
-    def proofs(self) -> ProofOffer | None:
-        """Which proofs the provider's tokens may come with."""
-        return self.provider.proofs
-
-    async def verify(self, credential: Credential) -> AuthenticationResult:
-        """Return whom the token stands for."""
-        return self.table.verify(credential) or await self.provider.verify(credential)
-
-
-@asynccontextmanager
-async def authenticator(
-    options: CallerOptions, table: TokenTable, nonce_secret: bytes | None
-) -> AsyncIterator[Authenticator | None]:
-    """Yield what authenticates callers, or None if nothing does.
-
-    nonce_secret: what DPoP nonces are made with; server processes that share a port share it.
-
-    Raises: UserError, OSError.
-    """
-    policy = provider_policy(options)
-    if policy is None:
-        yield table if len(table) else None
-    elif isinstance(policy, IntrospectionPolicy):
-        async with _introspection(options, policy) as introspection:
-            yield _TableOrProvider(table, introspection)
-    else:
-        from asap_adapters.auth import JwtAuthenticator  # noqa: PLC0415 - needs an extra
-
-        outbound = OutboundPolicy(allow_networks=options.oidc_network)
-        async with JwtAuthenticator(policy, outbound=outbound, nonce_secret=nonce_secret) as jwt:
-            yield _TableOrProvider(table, jwt)
-
-
-def _introspection(options: CallerOptions, policy: IntrospectionPolicy) -> "IntrospectionAuthenticator":
-    from asap_adapters.auth import IntrospectionAuthenticator  # noqa: PLC0415 - most servers don't need it
-
-    assert options.introspect is not None and options.client.client_id is not None  # noqa: PT018, S101 - CALLER_RULES
-    client = client_identity(options.client, options.client.client_id)
-    try:
-        outbound = OutboundPolicy(allow_networks=options.oidc_network)
-        return IntrospectionAuthenticator(policy, client, endpoint=options.introspect, outbound=outbound)
-    except ValueError as error:
-        raise UserError(f"--introspect: {error}", usage=True) from None

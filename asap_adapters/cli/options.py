@@ -13,12 +13,12 @@ from attrs import frozen
 from asap_adapters.cli.command import choice, flag, option, repeated
 from asap_core.auth.bearer import is_scope
 from asap_core.net.addresses import read_network
-from asap_core.net.outbound import OutboundPolicy
 from asap_core.net.urls import origin_of
 from asap_core.wire.rules import URN
 
 if TYPE_CHECKING:
     from asap_adapters.net.http_options import HttpOptions
+    from asap_core.net.outbound import OutboundPolicy
 
 CLI_SENDER: Final = "urn:asap:agent:asap-cli"
 _MAX_PORT: Final = 65_535
@@ -131,7 +131,7 @@ def registry_cache_option() -> Path | None:
 class ClientArguments(TypedDict):
     """Arguments of `AgentClient` that say where it may connect to."""
 
-    outbound: OutboundPolicy
+    outbound: "OutboundPolicy"
     http: "HttpOptions"
 
 
@@ -158,8 +158,10 @@ class OutboundOptions:
         """What certificates are verified by; True is certifi."""
         return self.ca_file or True
 
-    def policy(self, allow_endpoints: Collection[str] = ()) -> OutboundPolicy:
+    def policy(self, allow_endpoints: Collection[str] = ()) -> "OutboundPolicy":
         """Return the options as a policy for outgoing requests."""
+        from asap_core.net.outbound import OutboundPolicy  # noqa: PLC0415 - a server makes no requests
+
         return OutboundPolicy(
             allow_http=self.allow_http,
             allow_networks=self.allow_network,

@@ -6,7 +6,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import Excludes, command, in_event_loop, nested, option, repeated, required
-from asap_adapters.cli.oauth_client import CREDENTIAL_RULES, CredentialOptions, credentials_of
+from asap_adapters.cli.oauth_credentials import CREDENTIAL_RULES, CredentialOptions, credentials_of
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option, origin, urn
 from asap_adapters.cli.output import json_text, print_json, say
 from asap_adapters.client.agent_client import AgentClient

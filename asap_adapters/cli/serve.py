@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ from asap_adapters.cli.agent_loading import (
     reachable_at,
     with_auth,
 )
-from asap_adapters.cli.caller_tokens import authenticator, provider_policy, read_tokens
+from asap_adapters.cli.caller_tokens import read_tokens
 from asap_adapters.cli.command import command
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
 from asap_adapters.cli.exit_codes import EXIT_INTERRUPTED, UserError, exit_code
@@ -34,7 +35,6 @@ from asap_adapters.cli.listening import ListenPlace, at_address, at_path, inheri
 from asap_adapters.cli.options import redis_url
 from asap_adapters.cli.output import complain, say
 from asap_adapters.cli.serve_options import DEFAULT_HOST, DEFAULT_PORT, SERVE_RULES, ServeOptions
-from asap_adapters.cli.workers import WorkerPlace, supervise
 from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.listener import Bound, listen_on, serve, url_of
 from asap_adapters.server.storage import Redis, StateFile, Storage
@@ -48,6 +48,7 @@ from asap_core.server.metrics import Counters, counters_size
 from asap_core.wire.manifest import MANIFEST_PATH, Manifest
 
 if TYPE_CHECKING:
+    from asap_adapters.cli.workers import WorkerPlace
     from asap_adapters.mdns.local_network import Advertiser
 
 _WILDCARDS: Final = frozenset({"", "*", "0.0.0.0", "::", "0"})  # noqa: S104 - named to be refused
@@ -57,9 +58,17 @@ _WILDCARDS: Final = frozenset({"", "*", "0.0.0.0", "::", "0"})  # noqa: S104 - n
 class _Worker:
     """What a worker process has from its parent. `counters` are shared by all workers; each has a row of them."""
 
-    place: WorkerPlace
+    place: "WorkerPlace"
     nonce_secret: bytes
     counters: memoryview | None
+
+
+@frozen(kw_only=True)
+class _Secrets:
+    """What the files of secrets say: the table of tokens, and the certificate."""
+
+    tokens: TokenTable
+    tls: CertificateFiles | None
 
 
 @frozen(kw_only=True)
@@ -73,35 +82,43 @@ class _Location:
 
 def _serve(options: ServeOptions) -> int:
     place = _place(options)
-    tokens = read_tokens(options.callers.token, options.callers.token_file)
-    _check(options, place, tokens)
+    secrets = _read_secrets(options)
+    _check(options, place, secrets.tokens)
     with place.listening() as sockets:
         if options.workers == 1:
-            return _serve_here(options, place, sockets, None)
+            return _serve_here(options, place, sockets, secrets, None)
         return _serve_with_workers(options, place, sockets)
 
 
 def _serve_here(
-    options: ServeOptions, place: ListenPlace, sockets: Sequence[socket.socket], worker: _Worker | None
+    options: ServeOptions,
+    place: ListenPlace,
+    sockets: Sequence[socket.socket],
+    secrets: _Secrets,
+    worker: _Worker | None,
 ) -> int:
     faster = {"use_uvloop": True} if options.uvloop else {}
-    main = partial(_listen_and_serve, options, place, sockets, worker)
+    main = partial(_listen_and_serve, options, place, sockets, secrets, worker)
     anyio.run(main, backend=options.backend, backend_options=faster)
     return 0
 
 
 def _serve_with_workers(options: ServeOptions, place: ListenPlace, sockets: list[socket.socket]) -> int:
+    from asap_adapters.cli.workers import supervise  # noqa: PLC0415 - most servers have one process
+
     # Made before the workers start: a DPoP nonce that one of them issues must be valid at all.
     nonce_secret = new_secret()
     # Shared memory outlives each worker: what a worker counted isn't lost when it dies.
     counters = memoryview(mmap.mmap(-1, counters_size(options.workers))) if options.metrics else None
 
-    def run(worker_place: WorkerPlace) -> int:
+    def run(worker_place: "WorkerPlace") -> int:
         worker = _Worker(place=worker_place, nonce_secret=nonce_secret, counters=counters)
-        return exit_code(lambda: _serve_here(options, place, worker_place.sockets, worker))
+        # The files may have changed since the first workers read them.
+        return exit_code(lambda: _serve_here(options, place, worker_place.sockets, _read_secrets(options), worker))
 
     def started() -> None:
-        url = _where(sockets, place, tls=options.tls_cert is not None)
+        name, tls = sockets[0].getsockname(), options.tls_cert is not None
+        url = f"unix:{name}" if place.host is None else url_of(place.host, int(name[1]), tls=tls)
         shown = f"{url}, reached by {options.public_url}" if options.public_url else url
         say(f"{options.workers} workers listen on {shown}")
 
@@ -109,22 +126,37 @@ def _serve_with_workers(options: ServeOptions, place: ListenPlace, sockets: list
 
 
 async def _listen_and_serve(
-    options: ServeOptions, place: ListenPlace, sockets: Sequence[socket.socket], worker: _Worker | None
+    options: ServeOptions,
+    place: ListenPlace,
+    sockets: Sequence[socket.socket],
+    secrets: _Secrets,
+    worker: _Worker | None,
 ) -> None:
-    tokens = read_tokens(options.callers.token, options.callers.token_file)
     imported = None if options.agent is None else import_agent(options.agent)
     _set_up_logging(options, worker)
-    tls = _tls(options)
-    bound = await listen_on(sockets, place.host or "", tls=tls is not None)
+    bound = await listen_on(sockets, place.host or "", tls=secrets.tls is not None)
     async with bound.listener:
         # Other machines read the manifest's URL: an IPv6 zone, this machine's name for an interface, is left out.
         base_url = options.public_url or without_zone(bound.url)
         location = _Location(bound=bound, base_url=base_url, is_public=options.public_url is not None)
-        loaded = _loaded(options, location, imported, auth=_authenticates(options, tokens))
+        loaded = _loaded(options, location, imported, auth=_authenticates(options, secrets.tokens))
         _warn(loaded.agent.policy)
         nonce_secret = None if worker is None else worker.nonce_secret
-        async with authenticator(options.callers, tokens, nonce_secret) as authenticate:
-            await _run(options, worker, loaded, location, authenticate=authenticate, tls=tls)
+        async with _authenticator(options, secrets.tokens, nonce_secret) as authenticate:
+            await _run(options, worker, loaded, location, authenticate=authenticate, tls=secrets.tls)
+
+
+@asynccontextmanager
+async def _authenticator(
+    options: ServeOptions, tokens: TokenTable, nonce_secret: bytes | None
+) -> AsyncIterator[Authenticator | None]:
+    if not options.callers.names_provider:
+        yield tokens if len(tokens) else None
+    else:
+        from asap_adapters.cli.provider_tokens import table_and_provider  # noqa: PLC0415 - most servers have no provider
+
+        async with table_and_provider(options.callers, tokens, nonce_secret) as both:
+            yield both
 
 
 async def _run(
@@ -186,7 +218,7 @@ async def _announce(advertiser: "Advertiser", stop: anyio.Event, *, task_status:
         await stop.wait()
 
 
-async def _stop_with_parent(stop: anyio.Event, place: WorkerPlace) -> None:
+async def _stop_with_parent(stop: anyio.Event, place: "WorkerPlace") -> None:
     await place.parent_gone()
     complain("the parent process has ended; this worker stops")
     stop.set()
@@ -231,14 +263,18 @@ def _place(options: ServeOptions) -> ListenPlace:
     return given
 
 
-def _where(sockets: Sequence[socket.socket], place: ListenPlace, *, tls: bool) -> str:
-    name = sockets[0].getsockname()
-    return url_of(place.host, int(name[1]), tls=tls) if place.host is not None else f"unix:{name}"
+def _read_secrets(options: ServeOptions) -> _Secrets:
+    tokens = read_tokens(options.callers.token, options.callers.token_file)
+    tls = None if options.tls_cert is None else TLS(options.tls_cert, options.tls_key, options.client_ca)
+    return _Secrets(tokens=tokens, tls=None if tls is None else CertificateFiles(tls))
 
 
 def _check(options: ServeOptions, place: ListenPlace, tokens: TokenTable) -> None:
     """Check what depends on the values of several options; rules for options as such are in SERVE_RULES."""
-    _tls(options)
+    if options.callers.names_provider:
+        from asap_adapters.cli.provider_tokens import provider_policy  # noqa: PLC0415 - most servers have no provider
+
+        provider_policy(options.callers)
     if options.uvloop and find_spec("uvloop") is None:
         raise UserError("--uvloop: pip install 'asap-sansio[uvloop]'")
     if options.uvloop and options.backend != "asyncio":
@@ -256,13 +292,7 @@ def _check(options: ServeOptions, place: ListenPlace, tokens: TokenTable) -> Non
 
 
 def _authenticates(options: ServeOptions, tokens: TokenTable) -> bool:
-    return len(tokens) > 0 or provider_policy(options.callers) is not None
-
-
-def _tls(options: ServeOptions) -> CertificateFiles | None:
-    if options.tls_cert is None:
-        return None
-    return CertificateFiles(TLS(options.tls_cert, options.tls_key, options.client_ca))
+    return len(tokens) > 0 or options.callers.names_provider
 
 
 def _set_up_logging(options: ServeOptions, worker: _Worker | None) -> None:

@@ -8,8 +8,8 @@ that very moment is seen from `expired`: nothing can be awaited in that scope an
 import logging
 import socket
 import struct
+import time
 from contextlib import suppress
-from email.utils import formatdate
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final
@@ -253,6 +253,9 @@ def head_of(response: Response, *, close: bool) -> bytes:
     return b"".join([status, *headers, b"date: ", _http_date(), b"\r\n", connection, b"\r\n"])
 
 
+# RFC 9110 §5.6.7: in English, so not by `strftime`. email.utils would do, but brings eight modules.
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _date: tuple[int, bytes] = (0, b"")
 
 
@@ -261,5 +264,11 @@ def _http_date() -> bytes:
     global _date  # noqa: PLW0603 - one value, replaced as a whole
     now = int(LoopClock().wall())
     if _date[0] != now:
-        _date = (now, formatdate(now, usegmt=True).encode("ascii"))
+        _date = (now, http_date(now).encode("ascii"))
     return _date[1]
+
+
+def http_date(now: int) -> str:
+    """Return seconds since the Unix epoch as an HTTP date (RFC 9110 §5.6.7)."""
+    at = time.gmtime(now)
+    return f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {time.strftime('%Y %H:%M:%S GMT', at)}"

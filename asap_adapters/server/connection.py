@@ -5,7 +5,7 @@ has one reader: h11 never sees what the core accepted.
 """
 
 from functools import partial
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import anyio
 from anyio.abc import ByteStream
@@ -15,11 +15,13 @@ from asap_adapters.server.access_log import is_logged, log_unreadable, run_logge
 from asap_adapters.server.channel import Channel, UnreadableRequest
 from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.driver import Driver, PeerGone, Rest
-from asap_adapters.server.h11_wire import H11Wire
 from asap_adapters.server.sweeper import Sweeper
 from asap_core.http.head import BadHead, Head, HeadReader, PlainHead, read_plain_head
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond
+
+if TYPE_CHECKING:
+    from asap_adapters.server.h11_wire import H11Wire
 
 
 async def serve_connection(
@@ -119,6 +121,8 @@ class _Connection:
                 request = Request(method=method, target=target, headers=headers, peer=self.peer, local=self.local)
                 return request, _PlainWire(self.channel, head, data)
             case Head():
+                from asap_adapters.server.h11_wire import H11Wire  # noqa: PLC0415 - loaded when the server has started
+
                 wire = H11Wire(self.channel)
                 return wire.parse(head, peer=self.peer, local=self.local), wire
             case _:

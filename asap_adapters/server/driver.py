@@ -26,8 +26,7 @@ from asap_adapters.server.user_code import (
 )
 from asap_adapters.stores.protocols import SharedLimiter, Store
 from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, StoreUnavailable
-from asap_core.admission.ratelimit import Limited
-from asap_core.admission.redis import Granted
+from asap_core.admission.ratelimit import Granted, Limited
 from asap_core.arguments import expect_kind
 from asap_core.auth.principal import (
     Authenticated,

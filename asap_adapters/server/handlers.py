@@ -29,7 +29,7 @@ from asap_core.server.call import Answered, Dispatch, Record
 from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.handler_reply import Replied, fields_of
 from asap_core.wire.payloads import WIRE_NAMES, Payload, TaskResponse
-from asap_core.wire.task import TaskStatus
+from asap_core.wire.task_status import TaskStatus
 
 log: Final = logging.getLogger("asap.handlers")
 

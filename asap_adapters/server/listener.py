@@ -26,6 +26,7 @@ from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlot
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
+from asap_adapters.server.loading import load_the_rest
 from asap_adapters.server.sockets import PlainListener
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
@@ -38,7 +39,6 @@ from asap_core.http.proxies import is_trusted
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.metrics import Counters
-from asap_core.wire.codec import warm_up
 
 log: Final = logging.getLogger("asap.serve")
 
@@ -175,7 +175,6 @@ async def serve(
     )
     give_back_large_blocks()
     async with opened(storage, driver):
-        warm_up()
         bound = at if isinstance(at, Bound) else await listen(*at, tls=certificates is not None)
         await _serve(driver, bound, certificates, stop or anyio.Event(), task_status)
 
@@ -289,6 +288,7 @@ class _Server:
                 for listener in _listeners(self.listener):
                     accepting.start_soon(self._accept, listener, connections)
                 started()
+                accepting.start_soon(load_the_rest)
                 await self.stop.wait()
                 accepting.cancel_scope.cancel()
             # Otherwise the kernel goes on accepting connections, and their peers wait in vain.

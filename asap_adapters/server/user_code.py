@@ -18,18 +18,22 @@ Anything else is a failure of the one request, SystemExit and a stray cancellati
         report(log, "…", error=error)
 """
 
-import asyncio
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from types import GetSetDescriptorType
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from asap_core.keyboard_interrupt import is_interrupt, leaves
+
+if TYPE_CHECKING:
+    import asyncio
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -44,21 +48,24 @@ def mark_own_task() -> None:
     _OURS.set(True)
 
 
-def pending_cancellations() -> float:
+def pending_cancellations() -> int:
     """Return how many cancellations of this asyncio task are pending. If it's more later, the task was cancelled.
 
-    Returns 0 on trio, and infinity in a task marked with `mark_own_task`, since no number of them counts there.
+    Returns 0 on trio, and in a task marked with `mark_own_task`, since no number of them counts there.
     """
-    task = _asyncio_task()
-    if task is None:
-        return 0
-    return math.inf if _OURS.get() else task.cancelling()
+    task = None if _OURS.get() else _asyncio_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _asyncio_task() -> "asyncio.Task[object] | None":
-    # It's None on trio; asking that way costs a twentieth of what an exception or the name of the backend does.
-    loop = asyncio._get_running_loop()  # noqa: SLF001 - documented, in spite of its name
-    return None if loop is None else asyncio.current_task(loop)
+    # Not imported here: a server on trio starts without asyncio. Another thread may be importing it at this moment.
+    running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    loop = None if running is None else running()
+    if loop is None:
+        return None
+    import asyncio  # noqa: PLC0415 - it's loaded, since a loop of it runs
+
+    return asyncio.current_task(loop)
 
 
 async def forget_cancellations() -> None:
@@ -68,13 +75,13 @@ async def forget_cancellations() -> None:
         return
     if anyio.current_effective_deadline() == -math.inf:
         return
-    with suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)
+    with suppress(anyio.get_cancelled_exc_class()):
+        await anyio.lowlevel.checkpoint()
     while task.cancelling():
         task.uncancel()
 
 
-def must_propagate(error: BaseException, before: float) -> bool:
+def must_propagate(error: BaseException, before: int) -> bool:
     """Whether a caught exception has to be raised again. `before` is what `pending_cancellations()` was at first."""
     kind = type(error)
     if issubclass(kind, Exception):

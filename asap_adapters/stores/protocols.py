@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Reservation, StoreUnavailable
-from asap_core.admission.ratelimit import Limited
-from asap_core.admission.redis import Granted
+from asap_core.admission.ratelimit import Granted, Limited
 from asap_core.server.exchange import TakeLimit
 
 

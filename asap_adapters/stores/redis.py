@@ -19,8 +19,8 @@ from coredis.pool import ConnectionPool
 from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_adapters.system import new_mark, new_secret
 from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Admitted, Reservation, StoreUnavailable
-from asap_core.admission.ratelimit import Limited
-from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.admission.ratelimit import Granted, Limited
+from asap_core.admission.redis import Begin, Command, SharedAdmission, SharedLimits
 from asap_core.errors import BadStore
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import TakeLimit

@@ -78,6 +78,14 @@ class Left:
     seconds: float
 
 
+@frozen
+class Granted:
+    """A shared limiter's answer: `amount` was taken; `left` is what remains of each limit."""
+
+    amount: int
+    left: tuple[Left, ...]
+
+
 _TAKEN: Final = Taken()
 # Tolerance for rounding in sums of floats, in seconds: a request isn't refused because of it.
 _EPSILON: Final = 1e-9

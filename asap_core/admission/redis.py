@@ -34,7 +34,7 @@ from asap_core.admission.admission import (
 )
 from asap_core.admission.idempotency import GRACE
 from asap_core.admission.policy import Policy
-from asap_core.admission.ratelimit import Left, Limit, Limited
+from asap_core.admission.ratelimit import Granted, Left, Limit, Limited
 from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE, Script
 from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.admission.state_file import outcome_to_json, read_outcome
@@ -260,14 +260,6 @@ def _read_outcome(text: bytes) -> object:
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Granted:
-    """`amount` was taken; `left` is what remains of each limit."""
-
-    amount: int
-    left: tuple[Left, ...]
 
 
 class SharedLimits:

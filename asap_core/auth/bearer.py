@@ -1,9 +1,11 @@
-"""The syntax of access tokens and scopes (RFC 6750, RFC 6749)."""
+"""The syntax of access tokens and scopes (RFC 6750, RFC 6749), and a name that challenges contain."""
 
 from typing import Final
 
 # RFC 6750 sets no bound; proxies cut headers at 8 KiB (nginx, Apache), so no longer token arrives intact elsewhere.
 MAX_TOKEN: Final = 8192
+USE_NONCE: Final = "use_dpop_nonce"
+"""The error of a server that wants its nonce in a DPoP proof (RFC 9449 §8, §9)."""
 _NOT_IN_SCOPES: Final = frozenset('"\\ ')
 
 

@@ -14,8 +14,6 @@ from asap_core.wire.json import canonical_json
 
 PROOF_TYPE: Final = "dpop+jwt"
 """The `typ` of a proof (RFC 9449 §4.2)."""
-USE_NONCE: Final = "use_dpop_nonce"
-"""The error of a server that wants its nonce in the proof (RFC 9449 §8, §9)."""
 # RFC 9449 §4.2 asks for 96 random bits. A UUID takes 36 characters; nobody's id takes 256.
 MAX_JTI: Final = 256
 # Some servers encrypt their state into the nonce; a kilobyte leaves room for the other headers.

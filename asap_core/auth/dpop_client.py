@@ -11,9 +11,9 @@ from typing import Final, Protocol
 
 from attrs import field, frozen
 
+from asap_core.auth.bearer import USE_NONCE
 from asap_core.auth.dpop import (
     PROOF_TYPE,
-    USE_NONCE,
     comparable_url,
     is_nonce,
     is_proof_id,

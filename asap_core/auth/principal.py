@@ -11,8 +11,7 @@ from typing import Final
 from attrs import field, frozen
 
 from asap_core.arguments import expect_mapping
-from asap_core.auth.bearer import MAX_TOKEN, is_scope, is_token
-from asap_core.auth.dpop import USE_NONCE
+from asap_core.auth.bearer import MAX_TOKEN, USE_NONCE, is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.http.messages import Headers, header_values
 from asap_core.refusals import SENDER_MISMATCH, Refusal

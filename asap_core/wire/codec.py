@@ -4,10 +4,10 @@ Each field of the model has a `Rule`, which cattrs calls as a hook while it walk
 read strictly: unknown keys are refused. Remote documents, which grow with every version of the protocol, are read
 tolerantly: unknown keys are kept in `extra`.
 
-cattrs takes 30 ms to import, so it's imported on first use; a server calls `warm_up()` before its first request.
+cattrs takes 30 ms to import, so it's imported on first use; a server calls `warm_up()` when it has started.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import Enum
 from functools import cache, lru_cache
@@ -22,9 +22,7 @@ from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.json import NotJson, read_json
 from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
-from asap_core.wire.parts import PARTS, Part
 from asap_core.wire.payloads import PAYLOADS, Payload
-from asap_core.wire.registry import Registry, RegistryEntry
 from asap_core.wire.rules import InvalidValue, Rule
 
 if TYPE_CHECKING:
@@ -61,43 +59,19 @@ def decode_payload_of(normal_type: str, value: object, *, path: tuple[str | int,
     return None if kind is None else _decode_flat(value, kind, "payload", path)
 
 
-def decode_part(value: object, *, path: tuple[str | int, ...] = ()) -> Part:
-    """Decode a message part by its `type`, strictly. Raises `InvalidDocument`."""
-    if type(value) is not dict or type(tag := value.get("type")) is not str or tag not in PARTS:
-        raise InvalidDocument("part", (Problem((*path, "type"), f"one of {', '.join(PARTS)}"),))
-    return _decode({key: item for key, item in value.items() if key != "type"}, PARTS[tag], "part", path)
-
-
 def decode_manifest(value: object) -> Manifest:
     """Decode a manifest, tolerantly, also from the wrapper of a signed one.
 
     Signatures aren't verified here: see `asap_core.wire.signing`. Raises `InvalidDocument`.
     """
     if is_wrapper(value):
-        return _decode(value["manifest"], Manifest, "manifest", ("manifest",))
-    return _decode(value, Manifest, "manifest", ())
+        return decode_as(value["manifest"], Manifest, "manifest", ("manifest",))
+    return decode_as(value, Manifest, "manifest", ())
 
 
 def decode_health(value: object) -> Health:
     """Decode a health report, tolerantly. Raises `InvalidDocument`."""
-    return _decode(value, Health, "health report", ())
-
-
-def decode_registry_root(value: Mapping[str, object]) -> Registry:
-    """Decode the root of a registry, tolerantly, without its `agents`: `RegistryReader` reads those.
-
-    Raises: InvalidDocument.
-    """
-    return _decode({**value, "agents": []}, Registry, "registry", ())
-
-
-def decode_registry_entry(value: object, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:
-    """Decode an entry of a registry, tolerantly.
-
-    path: where the entry is in its document, for errors.
-    Raises: InvalidDocument.
-    """
-    return _decode(value, RegistryEntry, "registry entry", path)
+    return decode_as(value, Health, "health report", ())
 
 
 def read_manifest(data: bytes) -> Manifest:
@@ -149,7 +123,6 @@ def format_timestamp(moment: datetime) -> str:
 
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), dict, list})
-_TAGS: Final[dict[type, str]] = {kind: tag for tag, kind in PARTS.items()}
 
 
 def to_json(value: object) -> Any:
@@ -162,7 +135,8 @@ def to_json(value: object) -> Any:
     if kind in _PLAIN:
         return value
     if has(kind):
-        written: JsonObject = {"type": _TAGS[kind]} if kind in _TAGS else {}
+        tag = vars(kind).get("type")  # that of a part is text, a field is a descriptor
+        written: JsonObject = {"type": tag} if type(tag) is str else {}
         for key, name in _members(kind):
             written[key] = to_json(getattr(value, name))
         written.update(getattr(value, "extra", {}))
@@ -212,7 +186,7 @@ def _decode_flat(value: object, kind: type[T], what: str, path: tuple[str | int,
     try:
         return _quick(kind)(value)  # type: ignore[no-any-return, arg-type]
     except InvalidValue:
-        return _decode(value, kind, what, path)
+        return decode_as(value, kind, what, path)
 
 
 @cache
@@ -256,12 +230,17 @@ def _slot(kind: type, name: str) -> Callable[[object, object], None]:
 
 
 def warm_up() -> None:
-    """Import cattrs and build the readers now: some 50 ms, which the first request would wait for otherwise."""
-    for kind in (Envelope, Manifest, Health, Registry, RegistryEntry, *PAYLOADS.values()):
-        _converter().get_structure_hook(kind)
+    """Import cattrs and build the reader of envelopes: some 20 ms, for which the first bad call would wait."""
+    _converter().get_structure_hook(Envelope)
 
 
-def _decode(value: object, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
+def decode_as(value: object, kind: type[T], what: str, path: tuple[str | int, ...]) -> T:
+    """Decode an object of a class, by the rules of its fields.
+
+    what: names the kind of document in errors.
+    path: where the object is in its document, for errors.
+    Raises: InvalidDocument.
+    """
     try:
         return _converter().structure(value, kind)
     except Exception as error:  # noqa: BLE001 - cattrs wraps what rules raise; _problems re-raises other exceptions

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 from attrs import field, frozen
 
+from asap_core.errors import InvalidDocument, Problem
+from asap_core.wire.codec import decode_as
 from asap_core.wire.json_types import JsonObject
 from asap_core.wire.rules import OBJECT, TEXT, Rule, absent_or
 
@@ -96,3 +98,10 @@ PARTS: Final[dict[str, type[Part]]] = {
     part.type: part for part in (TextPart, DataPart, FilePart, ResourcePart, TemplatePart)
 }
 """The class of a part, by its `type`."""
+
+
+def decode_part(value: object, *, path: tuple[str | int, ...] = ()) -> Part:
+    """Decode a message part by its `type`, strictly. Raises `InvalidDocument`."""
+    if type(value) is not dict or type(tag := value.get("type")) is not str or tag not in PARTS:
+        raise InvalidDocument("part", (Problem((*path, "type"), f"one of {', '.join(PARTS)}"),))
+    return decode_as({key: item for key, item in value.items() if key != "type"}, PARTS[tag], "part", path)

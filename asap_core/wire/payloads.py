@@ -23,7 +23,7 @@ from asap_core.wire.rules import (
     number,
     one_of,
 )
-from asap_core.wire.task import Role, TaskStatus
+from asap_core.wire.task_status import Role, TaskStatus
 
 _PERCENT: Final = number(least=0, most=100)
 PROGRESS: Final = Rule(

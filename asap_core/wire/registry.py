@@ -6,6 +6,7 @@ from datetime import datetime
 from attrs import field, frozen
 
 from asap_core.errors import Problem
+from asap_core.wire.codec import decode_as
 from asap_core.wire.json_types import JsonObject
 from asap_core.wire.manifest import MANIFEST_PATH, Manifest, is_absolute_url
 from asap_core.wire.rules import (
@@ -96,3 +97,20 @@ def manifest_url(entry: RegistryEntry) -> str | None:
     if named:
         return named
     return f"{_base_url(entry)}{MANIFEST_PATH}" if _base_url(entry) else None
+
+
+def decode_registry_root(value: Mapping[str, object]) -> Registry:
+    """Decode the root of a registry, tolerantly, without its `agents`: `RegistryReader` reads those.
+
+    Raises: InvalidDocument.
+    """
+    return decode_as({**value, "agents": []}, Registry, "registry", ())
+
+
+def decode_registry_entry(value: object, *, path: tuple[str | int, ...] = ()) -> RegistryEntry:
+    """Decode an entry of a registry, tolerantly.
+
+    path: where the entry is in its document, for errors.
+    Raises: InvalidDocument.
+    """
+    return decode_as(value, RegistryEntry, "registry entry", path)

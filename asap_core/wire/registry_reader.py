@@ -13,10 +13,9 @@ from typing import Any, Final
 from attrs import NOTHING, fields
 
 from asap_core.errors import InvalidDocument, Problem
-from asap_core.wire.codec import decode_registry_entry
 from asap_core.wire.json import NotJson, read_json_at
 from asap_core.wire.json_types import Json
-from asap_core.wire.registry import Registry, RegistryEntry, Skipped
+from asap_core.wire.registry import Registry, RegistryEntry, Skipped, decode_registry_entry
 from asap_core.wire.registry_index import RegistryIndex, WordIndex
 from asap_core.wire.writable import Path
 

@@ -1,8 +1,6 @@
-"""Tasks: the status machine as one table (docs/wire.md §2.4), and the entities of a conversation (§2.3)."""
+"""Tasks, and the entities of a conversation (docs/wire.md §2.3)."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from enum import Enum
 from typing import Final
 
 from attrs import evolve, field, frozen
@@ -25,44 +23,7 @@ from asap_core.wire.rules import (
     one_or_more,
     parse_timestamp,
 )
-
-
-class TaskStatus(Enum):
-    """The status of a task."""
-
-    SUBMITTED = "submitted"
-    WORKING = "working"
-    INPUT_REQUIRED = "input_required"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the task is over: no status follows this one."""
-        return not TRANSITIONS[self]
-
-
-TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
-    TaskStatus.SUBMITTED: frozenset({TaskStatus.WORKING, TaskStatus.CANCELLED}),
-    TaskStatus.WORKING: frozenset(
-        {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.INPUT_REQUIRED}
-    ),
-    TaskStatus.INPUT_REQUIRED: frozenset({TaskStatus.WORKING, TaskStatus.CANCELLED}),
-    TaskStatus.COMPLETED: frozenset(),
-    TaskStatus.FAILED: frozenset(),
-    TaskStatus.CANCELLED: frozenset(),
-}
-"""The allowed transitions, complete (docs/wire.md §2.4). No status moves to itself."""
-
-
-class Role(Enum):
-    """The author of a message."""
-
-    USER = "user"
-    ASSISTANT = "assistant"
-    SYSTEM = "system"
-
+from asap_core.wire.task_status import TRANSITIONS, Role, TaskStatus
 
 # The reference's limit for tasks that start tasks.
 MAX_DEPTH: Final = 10

@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+from attrs import fields
 
 import asap_adapters.auth
-from asap_adapters.cli.caller_tokens import read_tokens
+from asap_adapters.cli.caller_tokens import CallerOptions, read_tokens
 from asap_core import Credential
+from asap_core.auth.dpop_server import ProofRequirement
 
 ALICE = "urn:asap:agent:alice"
 OIDC = "serve --port 0 --oidc https://i.example --audience a"
@@ -84,3 +86,10 @@ def test_the_error_names_a_missing_extra_in_one_line(refuses, monkeypatch) -> No
     monkeypatch.setitem(sys.modules, "joserfc", None)
     says = "asap_adapters.auth needs joserfc, which comes with: pip install 'asap-sansio[jwt]'"
     refuses(f"{OIDC} --agent-claim c", 1, says)
+
+
+def test_the_choices_of_dpop_are_those_of_the_policy() -> None:
+    """They're written twice, so that a server without a provider doesn't load the policy."""
+    (row,) = [each.metadata["row"] for each in fields(CallerOptions) if each.name == "dpop"]
+    assert row.choices == tuple(each.value for each in ProofRequirement)
+    assert row.shown_default == ProofRequirement.ALLOWED.value

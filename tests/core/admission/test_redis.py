@@ -19,8 +19,8 @@ from asap_core.admission.admission import (
     Stored,
 )
 from asap_core.admission.policy import Policy
-from asap_core.admission.ratelimit import Left, Limited, parse_limits
-from asap_core.admission.redis import Begin, Command, Granted, SharedAdmission, SharedLimits
+from asap_core.admission.ratelimit import Granted, Left, Limited, parse_limits
+from asap_core.admission.redis import Begin, Command, SharedAdmission, SharedLimits
 from asap_core.admission.redis_scripts import ADMIT, BEGIN, CLAIM, FINISH, SETTLE, TAKE
 from asap_core.admission.replay import Floored, Replayed, Saturated
 from asap_core.admission.state_file import outcome_to_json

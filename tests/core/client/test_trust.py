@@ -25,9 +25,8 @@ from asap_core.clock import ManualClock
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.mdns.dnssd import Added, Announcement
 from asap_core.net.urls import without_credentials
-from asap_core.wire.codec import decode_registry_entry
 from asap_core.wire.manifest import Manifest
-from asap_core.wire.registry import RegistryEntry
+from asap_core.wire.registry import RegistryEntry, decode_registry_entry
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.registry_reader import RegistryReader
 from asap_core.wire.revocation import RevocationList

@@ -20,7 +20,6 @@ from asap_core.wire.codec import (
     decode_envelope,
     decode_health,
     decode_manifest,
-    decode_part,
     decode_payload,
     encode_envelope,
     etag,
@@ -32,9 +31,9 @@ from asap_core.wire.codec import (
 )
 from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.manifest import AuthScheme, Manifest, publishable_version
-from asap_core.wire.parts import PARTS, TextPart
+from asap_core.wire.parts import PARTS, TextPart, decode_part
 from asap_core.wire.payloads import PAYLOADS, WIRE_NAMES, TaskRequest, TaskStream
-from asap_core.wire.registry import Registry
+from asap_core.wire.registry import Registry, decode_registry_entry
 from asap_core.wire.registry_reader import read_registry
 from asap_core.wire.rules import DATE_TIME, TEXT, URN, InvalidValue, number
 from asap_core.wire.task import AgentRecord, Conversation, StateSnapshot
@@ -134,7 +133,7 @@ class TestEnvelopes:
             except InvalidDocument as error:
                 return error.problems
 
-        thorough = outcome(lambda: codec._decode(document, Envelope, "envelope", ()))
+        thorough = outcome(lambda: codec.decode_as(document, Envelope, "envelope", ()))
         assert outcome(lambda: decode_envelope(document)) == thorough
 
     @given(
@@ -507,7 +506,7 @@ def test_a_bug_in_a_rule_is_not_reported_as_the_callers_fault(monkeypatch) -> No
 
     monkeypatch.setattr(URN, "fits", broken)
     with pytest.raises(ZeroDivisionError):
-        codec._decode({"id": "urn:asap:agent:a"}, Manifest, "manifest", ())
+        codec.decode_as({"id": "urn:asap:agent:a"}, Manifest, "manifest", ())
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -517,7 +516,7 @@ def test_a_bug_in_a_rule_is_not_reported_as_the_callers_fault(monkeypatch) -> No
         (decode_envelope, {"unknown": 1}),
         (decode_envelope, {"id": "e", "asap_version": 3, "payload": {}, "sender": 1}),
         (decode_manifest, {"id": 1, "capabilities": {"skills": [{}, {"id": 3}, 7]}}),
-        (codec.decode_registry_entry, {"endpoints": {"http": 1}, "skills": [1, {}]}),
+        (decode_registry_entry, {"endpoints": {"http": 1}, "skills": [1, {}]}),
         (lambda value: codec.decode_payload("task.request", value), {"conversation_id": 1}),
         (lambda value: codec.decode_payload("message.send", value), {"parts": [{"type": "text"}]}),
     ],

@@ -10,9 +10,9 @@ from hypothesis import example, given, strategies as st
 from asap_core.errors import InvalidDocument
 from asap_core.testing.strategies import json_values
 from asap_core.wire import registry_reader
-from asap_core.wire.codec import decode_registry_entry, decode_registry_root, to_json
+from asap_core.wire.codec import to_json
 from asap_core.wire.json import MAX_DEPTH, NotJson, read_json, read_json_at, write_json
-from asap_core.wire.registry import Registry, RegistryEntry, Skipped
+from asap_core.wire.registry import Registry, RegistryEntry, Skipped, decode_registry_entry, decode_registry_root
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.registry_reader import MAX_ENTRY, MAX_SKILLS, MAX_SKIPPED, RegistryReader, read_registry
 

@@ -8,7 +8,8 @@ from attrs import evolve
 from asap_core.errors import (
     InvalidTransition,
 )
-from asap_core.wire.task import TRANSITIONS, Task, TaskStatus
+from asap_core.wire.task import Task
+from asap_core.wire.task_status import TRANSITIONS, TaskStatus
 
 
 class TestTasks:
