@@ -66,8 +66,7 @@ def _this_loop() -> tuple[object, Callable[[], object], Callable[[], float]]:
 
     They are the backend's own functions, since anyio's take 2 µs.
     """
-    token = anyio.lowlevel.current_token()  # raises RuntimeError if no loop is running
-    if token.backend_class.__module__.endswith("_asyncio"):
+    if runs_on_asyncio():
         import asyncio  # noqa: PLC0415 - on trio it needn't be loaded
 
         loop = asyncio.get_running_loop()
@@ -75,6 +74,11 @@ def _this_loop() -> tuple[object, Callable[[], object], Callable[[], float]]:
     import trio  # noqa: PLC0415 - on asyncio it needn't be loaded
 
     return trio.lowlevel.current_trio_token(), trio.lowlevel.current_trio_token, trio.current_time
+
+
+def runs_on_asyncio() -> bool:
+    """Whether the running loop is asyncio's. Raises RuntimeError if no loop is running."""
+    return anyio.lowlevel.current_token().backend_class.__module__.endswith("_asyncio")
 
 
 def loop_time() -> Callable[[], float]:

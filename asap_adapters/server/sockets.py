@@ -5,14 +5,15 @@ once doesn't wait: what sends without an end calls `anyio.lowlevel.checkpoint()`
 has all bytes, so what's unsent never exceeds what one call was given.
 """
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketStream, TaskGroup
+
+from asap_adapters.system import runs_on_asyncio
 
 # What anyio reads at once by default. Received bytes that nobody has asked for are twice as many at most.
 _READ: Final = 65_536
@@ -71,8 +72,10 @@ StreamMaker = Callable[[socket.socket], Awaitable[ByteStream]]
 
 def stream_maker() -> StreamMaker:
     """Return what makes streams of connected, non-blocking sockets in the running loop."""
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, in spite of its name
-        return _ConnectedOnAsyncio()
+    if runs_on_asyncio():
+        from asap_adapters.server.asyncio_sockets import ConnectedOnAsyncio  # noqa: PLC0415 - on trio it's not loaded
+
+        return ConnectedOnAsyncio(_READ, _attributes)
     from trio.lowlevel import notify_closing, wait_readable, wait_writable  # noqa: PLC0415 - on asyncio it's not loaded
 
     async def connected(connection: socket.socket) -> ByteStream:
@@ -156,121 +159,3 @@ class _TrioStream(ByteStream):
     def _expect_open(self) -> None:
         if self._socket.fileno() < 0:
             raise anyio.ClosedResourceError
-
-
-class _ConnectedOnAsyncio:
-    """Makes streams of sockets. They read into one buffer: each takes its bytes out before another one reads."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(_READ)
-
-    async def __call__(self, connection: socket.socket) -> ByteStream:
-        stream = _AsyncioStream(connection, self._loop, self._buffer)
-        await self._loop.connect_accepted_socket(lambda: stream, connection)
-        return stream
-
-
-class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
-    _transport: asyncio.Transport
-
-    def __init__(self, connection: socket.socket, loop: asyncio.AbstractEventLoop, buffer: bytearray) -> None:
-        self._socket, self._loop = connection, loop
-        self._buffer = memoryview(buffer)
-        self._received = b""
-        self._ended = self._lost = self._closed = self._paused = self._full = False
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return _attributes(self._socket)
-
-    # What the transport calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(0)
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as the protocol has it
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
-        self._received = self._received + data if self._received else data
-        if self._reader is None or self._reader.done():
-            # Nobody has asked for it: the rest stays in the kernel, whose window slows the peer down.
-            self._paused = True
-            self._transport.pause_reading()
-        else:
-            self._reader.set_result(None)
-
-    def eof_received(self) -> bool:
-        self._ended = True
-        _wake(self._reader)
-        return True  # our side stays open
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - it's over, for whatever reason
-        self._lost, self._full = True, False
-        _wake(self._reader)
-        _wake(self._writer)
-
-    def pause_writing(self) -> None:
-        self._full = True
-
-    def resume_writing(self) -> None:
-        self._full = False
-        _wake(self._writer)
-
-    # What the server calls.
-
-    async def receive(self, max_bytes: int = _READ) -> bytes:
-        if self._received or self._ended or self._lost:
-            await anyio.lowlevel.checkpoint()
-        while not self._received:
-            self._expect_open()
-            if self._ended:
-                raise anyio.EndOfStream
-            self._reader = self._loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        data = self._received
-        data, self._received = (data, b"") if len(data) <= max_bytes else (data[:max_bytes], data[max_bytes:])
-        if self._paused and not self._received and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
-        return data
-
-    async def send(self, item: bytes) -> None:
-        self._expect_open()
-        self._transport.write(item)
-        while self._full:
-            self._writer = self._loop.create_future()
-            try:
-                await self._writer
-            finally:
-                self._writer = None
-        self._expect_open()
-
-    async def send_eof(self) -> None:
-        self._expect_open()
-        self._transport.write_eof()
-        await anyio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        self._closed = True
-        self._transport.abort()  # the kernel has what was sent, and goes on sending it
-        await anyio.lowlevel.checkpoint()
-
-    def _expect_open(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._lost or self._transport.is_closing():
-            raise anyio.BrokenResourceError
-
-
-def _wake(waiter: "asyncio.Future[None] | None") -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
