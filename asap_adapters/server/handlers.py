@@ -222,7 +222,7 @@ class Handlers:
             return _failed(error, dispatch, task_id)
         return Refusal(kind=HANDLER_TIMEOUT, details={"deadline_seconds": dispatch.deadline})
 
-    async def _answer_of(self, dispatch: Dispatch, task_id: str, before: float) -> "_Outcome":
+    async def _answer_of(self, dispatch: Dispatch, task_id: str, before: int) -> "_Outcome":
         try:
             return await self._called(dispatch, task_id)
         except BaseException as error:
