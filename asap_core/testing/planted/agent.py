@@ -74,6 +74,8 @@ class PlantedAgent:
         if path in ("/asap", _STREAM):
             return self._before_call(request)
         documents = self.documents
+        if path == MANIFEST and self.broken("discovery.needs_token") and not request.values("authorization"):
+            return self._refused(CallFault("unauthenticated"), request, unread=True)
         document = {
             MANIFEST: documents.manifest,
             HEALTH: documents.health,
@@ -81,7 +83,8 @@ class PlantedAgent:
             "/ready": documents.ready,
         }
         if path not in document:
-            return self._plain(request, 400 if self.broken("http.unknown_path") else 404, "Not Found", unread=True)
+            detail = f"Not Found: {request.path}" if self.broken("errors.echo_path") else "Not Found"
+            return self._plain(request, 400 if self.broken("http.unknown_path") else 404, detail, unread=True)
         if request.method == "HEAD" and self.broken("discovery.head"):
             return self._plain(request, 405, "Method Not Allowed", ("allow", "GET"), unread=True)
         if request.method not in ("GET", "HEAD") and not self.broken("discovery.any_method"):
@@ -102,6 +105,9 @@ class PlantedAgent:
         return path
 
     def _before_call(self, request: PlantedRequest) -> PlantedResponse | None:
+        if request.method == "OPTIONS" and self.broken("identity.any_preflight"):
+            allowed = (("access-control-allow-origin", "*"), ("access-control-allow-headers", "*"))
+            return self._sent(PlantedResponse(status=204, fields=allowed), request)
         if request.method != "POST" and not self.broken("http.any_method"):
             return self._not_allowed("POST", request)
         if not self.credentials.is_page_allowed(request):
@@ -184,6 +190,12 @@ class PlantedAgent:
         caller = self.credentials.caller(request)
         if isinstance(caller, CallFault):
             return self._refused(caller, request)
+        if (
+            isinstance(value, list)
+            and self.broken("batch.not_an_object")
+            and not all(isinstance(v, dict) for v in value)
+        ):
+            return self._plain(request, 500, "Internal Server Error")
         if isinstance(value, list) and not self.broken("batch.unknown"):
             return self._batch(value, request, caller)
         if not isinstance(value, dict) and self.broken("jsonrpc.not_an_object"):
@@ -213,25 +225,36 @@ class PlantedAgent:
             return self._refused(CallFault("request", note="empty batch"), request)
         if len(items) > self.options.max_batch and not self.broken("batch.size"):
             return self._refused(CallFault("batch_size", note="batch size exceeds the maximum"), request)
-        key = self._header_key(request)
         answers = []
         for place, item in enumerate(items):
-            of_item = caller
-            if self.broken("batch.identity") and place:
-                of_item = PlantedCaller(None, caller.peer)
-            header = None if key is None else key and f"{key}#{place}"
-            answered, fault = self.calls.answer(item, of_item, header)
+            answered, fault = self._item(item, place, self._header_key(request), caller)
             if fault is not None and self.broken("batch.first_failure_ends"):
                 return self._answered(answered, fault, request)
             if fault is not None and self.broken("batch.failures_dropped"):
                 continue
             answers.append(answered)
+        if self.broken("batch.equal_ids"):
+            answers = [*{str(answer["id"]): answer for answer in answers}.values()]
+        if self.broken("batch.ids_swapped") and len(answers) > 1:
+            answers[0]["id"], answers[1]["id"] = answers[1]["id"], answers[0]["id"]
         if self.broken("batch.order"):
             answers.reverse()
         if self.broken("batch.single_unwrapped") and len(answers) == 1:
             return self._sent(PlantedResponse(status=200, fields=(JSON,), body=write_text(answers[0])), request)
         status = 207 if self.broken("batch.status") else 200
         return self._sent(PlantedResponse(status=status, fields=(JSON,), body=write_text(answers)), request)
+
+    def _item(
+        self, item: Any, place: int, key: str | None, caller: PlantedCaller
+    ) -> tuple[dict[str, object], CallFault | None]:
+        """Answer an item of a batch. Its key is the batch's with its index, so that no two are equal."""
+        if self.broken("batch.identity") and place:
+            caller = PlantedCaller(None, caller.peer)
+        if self.broken("batch.nested") and isinstance(item, list):
+            return self._item(item[0] if item else None, place, key, caller)
+        if self.broken("batch.replays") and place:
+            self.calls.nonces.seen.clear()
+        return self.calls.answer(item, caller, key and f"{key}#{place}")
 
     # --- responses ---------------------------------------------------------------------------------------------------
 

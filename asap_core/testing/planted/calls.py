@@ -48,10 +48,15 @@ class Calls:
     wall: Callable[[], float]
     ids: Callable[[], str]
     lock: Lock = field(default_factory=Lock)
+    last: dict[str, Any] | None = None
+    """The input of the last call: only a broken agent remembers it."""
+    first_asked: dict[Seen, dict[str, Any]] = field(default_factory=dict)
+    first_ids: dict[Seen, Any] = field(default_factory=dict)
     nonces: Nonces = field(init=False)
     keys: Keys = field(init=False)
 
     def __post_init__(self) -> None:
+        self.first_wall = self.wall()
         self.nonces = Nonces(self.options, self.broken)
         self.keys = Keys(self.options, self.broken)
 
@@ -60,12 +65,16 @@ class Calls:
     ) -> tuple[dict[str, object], CallFault | None]:
         """Answer one request object. Returns the response object, and the refusal if it is one."""
         call_id = readable_id(value, self.broken)
+        whole: dict[str, Any] = {}
+        key = None
         try:
             envelope, key = read_call(value, self.broken)
             key = self._key(key, header_key)
             whole = check_envelope(envelope, self.broken)
             outcome = self._outcome(whole, key, caller, streamed=streamed)
         except CallFault as fault:
+            if self.broken("idempotency.refusals_kept") and whole and key:
+                self._keep_refusal(self._scope(whole, key, caller), whole, fault)
             return error_object(call_id, self._as_sent(fault), self.broken), fault
         except Exception:
             if not self.broken.any:
@@ -75,6 +84,10 @@ class Calls:
             return error_object(call_id, internal, self.broken), internal
         if isinstance(outcome, CallFault):
             return error_object(call_id, outcome, self.broken), outcome
+        if key is not None and self.broken("idempotency.reply_repeated"):
+            whole = self.first_asked.setdefault(self._scope(whole, key, caller), whole)
+        if key is not None and self.broken("idempotency.rpc_id_repeated"):
+            call_id = self.first_ids.setdefault(self._scope(whole, key, caller), call_id)
         reply = reply_object(call_id, whole, outcome, self.options.urn, self.wall(), self.ids(), self.broken)
         return reply, None
 
@@ -110,16 +123,19 @@ class Calls:
     def _outcome(self, envelope: dict[str, Any], key: str | None, caller: PlantedCaller, *, streamed: bool) -> Any:
         """Return the reply's payload, or the refusal that is kept like one. Raises CallFault."""
         issued = self._issued(envelope)
-        if self.broken("replay.burnt_by_refused_calls"):
-            self._claim(envelope, issued)
+        early = self.broken("replay.burnt_by_refused_calls")
+        if self.broken("replay.burnt_by_foreign_calls"):
+            self._claim_once(envelope, issued, caller)
         self._check_sender(envelope, caller)
+        if early:
+            self._claim(envelope, issued)
         self._check_version(envelope)
         self._check_recipient(envelope)
         self._check_date(issued)
         task = self._task(envelope, streamed=streamed)
         self._check_nonce(envelope)
         if key is None:
-            if not self.broken("replay.burnt_by_refused_calls"):
+            if not early:
                 self._claim(envelope, issued)
             return self._run(task)
         return self._once(self._scope(envelope, key, caller), envelope, issued, task)
@@ -127,6 +143,11 @@ class Calls:
     def _issued(self, envelope: dict[str, Any]) -> float:
         issued = read_timestamp(envelope["timestamp"], self.broken)
         return self.wall() if issued is None else issued
+
+    def _claim_once(self, envelope: dict[str, Any], issued: float, caller: PlantedCaller) -> None:
+        """Claim the nonce of another agent's envelope, before it's found that the caller isn't that agent."""
+        if caller.urn not in (None, envelope["sender"]):
+            self._claim(envelope, issued)
 
     def _claim(self, envelope: dict[str, Any], issued: float) -> None:
         with self.lock:
@@ -143,7 +164,10 @@ class Calls:
         if self.broken("identity.sender_case") and sender.lower() == caller.urn:
             return
         if sender != caller.urn:
-            raise CallFault("sender")
+            details: dict[str, object] = {"sender": sender} if self.broken("errors.echo_sender") else {}
+            if self.broken("errors.tells_the_tokens_agent"):
+                details["expected"] = caller.urn
+            raise CallFault("sender", details=details)
 
     def _check_version(self, envelope: dict[str, Any]) -> None:
         version = envelope["asap_version"]
@@ -158,10 +182,11 @@ class Calls:
             return
         if self.broken("envelope.recipient_prefix") and str(recipient).startswith(own):
             return
-        raise CallFault("misaddressed", details={"agent_id": own})
+        named = recipient if self.broken("errors.echo_recipient") else own
+        raise CallFault("misaddressed", details={"agent_id": named})
 
     def _check_date(self, issued: float) -> None:
-        age = self.wall() - issued
+        age = (self.first_wall if self.broken("time.clock_stopped") else self.wall()) - issued
         most, least = self.options.max_age, -self.options.skew
         if self.broken("time.old") or (self.broken("time.window_doubled") and age <= 2 * most):
             most = float("inf")
@@ -181,10 +206,14 @@ class Calls:
     def _task(self, envelope: dict[str, Any], *, streamed: bool) -> dict[str, Any]:
         kind = normal_type(envelope["payload_type"], self.broken)
         if streamed or (kind != "taskrequest" and not self.broken("envelope.any_payload_type")):
-            raise CallFault("handler", details={"supported": [] if streamed else ["taskrequest"]})
+            details: dict[str, object] = {"supported": [] if streamed else ["taskrequest"]}
+            if self.broken("errors.echo_payload_type"):
+                details["payload_type"] = envelope["payload_type"]
+            raise CallFault("handler", details=details)
         task = check_task(envelope["payload"], self.broken)
         if task["skill_id"] not in self.options.skills and not self.broken("envelope.any_skill"):
-            raise CallFault("handler", details={"skills": sorted(self.options.skills)})
+            named = [task["skill_id"]] if self.broken("errors.echo_skill") else []
+            raise CallFault("handler", details={"skills": [*sorted(self.options.skills), *named]})
         return task
 
     def _check_nonce(self, envelope: dict[str, Any]) -> None:
@@ -229,7 +258,7 @@ class Calls:
             if kept.outcome is not None:
                 return self._again(kept.outcome, task)
             try:
-                if not self.broken("idempotency.replay_first"):
+                if not (self.broken("idempotency.replay_first") or self.broken("replay.unchecked_with_a_key")):
                     self.nonces.claim(envelope, issued, now=now, wall=self.wall())
             except CallFault:
                 self.keys.free(scope)
@@ -243,6 +272,12 @@ class Calls:
             self.keys.finish(scope, outcome, now=self.monotonic())
         return outcome
 
+    def _keep_refusal(self, scope: Seen, envelope: dict[str, Any], fault: CallFault) -> None:
+        with self.lock:
+            if scope not in self.keys.kept:
+                self.keys.begin(scope, self._asked(envelope), now=self.monotonic())
+                self.keys.finish(scope, fault, now=self.monotonic())
+
     def _again(self, outcome: Any, task: dict[str, Any]) -> Any:
         if self.broken("idempotency.runs_again"):
             return self._run(task)
@@ -251,6 +286,17 @@ class Calls:
         if self.broken("idempotency.refuses_retries"):
             raise CallFault("replayed", note="Invalid envelope nonce")
         return outcome
+
+    def _result(self, asked: dict[str, Any]) -> object:
+        if self.broken("replies.result"):
+            return {}
+        if self.broken("replies.result_of_another"):
+            return self.last or asked
+        if self.broken("replies.result_text"):
+            return json.loads(json.dumps(asked, ensure_ascii=False).encode("ascii", "replace"))
+        if self.broken("replies.result_numbers"):
+            return json.loads(json.dumps(asked), parse_int=float)
+        return asked
 
     def _run(self, task: dict[str, Any]) -> Any:
         """Do the work of a skill. A skill that fails is an internal error, whose cause stays here."""
@@ -262,10 +308,11 @@ class Calls:
             case "sleep":
                 seconds = asked.get("seconds")
                 time.sleep(min(seconds, _LONGEST_SLEEP) if isinstance(seconds, int | float) and seconds > 0 else 0)
+        result, self.last = self._result(asked), asked
         return {
             "task_id": self.ids(),
             "status": "completed",
-            "result": {} if self.broken("replies.result") else asked,
+            "result": result,
             "final_state": None,
             "metrics": None,
         }

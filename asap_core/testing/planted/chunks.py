@@ -31,7 +31,7 @@ def chunk_size(text: str, broken: Breaks) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise HttpFault(400, "chunk sizes in hexadecimal, with extensions as in RFC 9112")
-    return int(match[1], 16)
+    return int(match[1], 16) % 2**32 if broken("http.chunk_size_wraps") else int(match[1], 16)
 
 
 def check_trailer(text: str, broken: Breaks) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from asap_core.testing.planted.agent import PlantedAgent
 from asap_core.testing.planted.chunks import check_trailer, chunk_size
 from asap_core.testing.planted.heads import HeadLines, line_text, read_head
-from asap_core.testing.planted.messages import REASONS, HttpFault, PlantedRequest, PlantedResponse
+from asap_core.testing.planted.messages import REASONS, Fields, HttpFault, PlantedRequest, PlantedResponse
 from asap_core.testing.planted.texts import write_text
 
 More = Generator[None, bytes, None]
@@ -31,6 +31,7 @@ class PlantedConnection:
         self.peer = peer
         self.closed = False
         self.phase = "idle"
+        self._credentials: Fields = ()
         self._buffer = bytearray()
         self._out = bytearray()
         self._serving = self._serve()
@@ -81,11 +82,18 @@ class PlantedConnection:
             line = yield from self._line(lines)
             done = lines.take(line)
         request = replace(read_head(lines.lines, self.broken), peer=self.peer)
+        if self.broken("identity.of_the_connection"):
+            self._credentials = self._credentials or tuple(
+                ("authorization", v) for v in request.values("authorization")
+            )
+            request = replace(request, fields=(*dict([*request.fields, *self._credentials]).items(),))
         self.phase = "body"
         response = self.agent.before_body(request)
         if response is None:
             response = yield from self._with_body(request)
-        elif request.length and not response.close:
+        elif response.close and self.broken("http.refused_body_is_a_request"):
+            response = replace(response, close=False)
+        elif request.length and not response.close and not self.broken("http.body_of_get_is_a_request"):
             yield from self._take(request.length)
         self._send(response, request)
         if self.broken("http.pipelined_lost"):

@@ -208,7 +208,7 @@ def _offset(zone: str | None, broken: Breaks) -> timedelta:
         return timedelta(0)
     hours, minutes = int(zone[1:3]), int(zone[-2:])
     found = timezone(timedelta(hours=hours, minutes=minutes)).utcoffset(None)
-    return found if zone[0] == "+" else -found
+    return found if (zone[0] == "+") is not broken("time.offset_inverted") else -found
 
 
 def written_timestamp(wall: float) -> str:

@@ -116,6 +116,8 @@ def _field(line: str, broken: Breaks) -> tuple[str, str]:
         if broken("http.field_without_colon") and not colon:
             return "x-ignored", ""
         raise HttpFault(400, "header fields of a name, a colon and a value")
+    if broken("http.field_name_case") and not name[0].isupper():
+        return "x-unknown", value.strip(" \t")
     return name.lower(), value.strip(" \t")
 
 
@@ -195,7 +197,8 @@ def _plain_length(lengths: list[str], broken: Breaks) -> int:
         if broken("http.length_not_digits"):
             return 0
         raise HttpFault(400, "one Content-Length, of digits only")
-    return int(text[-_DIGITS:]) if len(text) <= _DIGITS else 10**_DIGITS
+    length = int(text) if len(text) <= _DIGITS else 10**_DIGITS
+    return length % 2**32 if broken("http.length_wraps") else length
 
 
 def _keeps_open(request: PlantedRequest, version: str, broken: Breaks) -> bool:

@@ -40,6 +40,8 @@ class Nonces:
         sender = envelope["sender"]
         key = self._key(envelope)
         if key in self.seen and not self.broken("replay.accepted"):
+            if self.broken("replay.third_time"):
+                del self.seen[key]
             raise CallFault("replayed", note="Invalid envelope nonce", details=self._named(envelope))
         if issued <= self.floors.get(sender, float("-inf")):
             raise CallFault("restarted", retry_after=max(self.floors[sender] - wall, 0.0) + 1.0)
@@ -48,6 +50,8 @@ class Nonces:
             if not self.broken("replay.evicted_at_the_bound"):
                 raise CallFault("saturated", retry_after=1.0)
             del self.seen[of_sender[0]]
+        if self.broken("replay.last_hundred_only") and len(self.seen) >= 100:
+            del self.seen[next(iter(self.seen))]
         if not (self.broken("replay.id_not_remembered") and key[1] == "id"):
             self.seen[key] = (wall if self.broken("replay.by_the_wall_clock") else now, issued)
 
@@ -67,6 +71,8 @@ class Nonces:
             return "", "nonce", nonce
         if self.broken("replay.nonce_case"):
             nonce = nonce.lower()
+        if self.broken("replay.nonce_trimmed"):
+            nonce = nonce.strip()
         if self.broken("replay.nonce_cut"):
             nonce = nonce[:8]
         if self.broken("replay.same_nonce_other_id"):

@@ -68,6 +68,10 @@ def _with_its_id(answer: dict[str, object], call_id: Any, broken: Breaks) -> dic
         answer["error"] = None
     if broken("jsonrpc.id_as_text"):
         answer["id"] = str(call_id)
+    if broken("jsonrpc.id_precision") and isinstance(call_id, int):
+        answer["id"] = int(float(call_id))
+    if broken("jsonrpc.unknown_key_in_response"):
+        answer["status"] = "ok"
     if broken("jsonrpc.id_falsy"):
         answer["id"] = call_id or None
     if broken("jsonrpc.id_of_another"):
