@@ -37,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_matrix(switches: Iterable[str], jobs: int) -> int:
-    from asap_core.testing.planted.matrix import broken_laws, lines, measure  # noqa: PLC0415 - the laws need attrs
+    from asap_core.testing.laws.catalogue import LAWS  # noqa: PLC0415 - the laws need attrs
+    from asap_core.testing.planted.matrix import broken_by, lines, measure  # noqa: PLC0415 - as above
 
-    wrong = broken_laws(None)
+    wrong = broken_by(None, LAWS)
     for line in lines(measure(switches, processes=jobs)):
         print(line)
     print(f"laws that the correct agent breaks ({len(wrong)}): {' '.join(wrong) or 'none'}")

@@ -12,7 +12,7 @@ from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.runner import LawResult
 from asap_core.testing.planted.switches import SWITCHES
-from asap_core.testing.planted.trial import tried
+from asap_core.testing.planted.trial import asked_for, tried
 
 Matrix = Mapping[str, tuple[str, ...]]
 """For each switch the ids of the laws that it breaks."""
@@ -22,26 +22,31 @@ EXPENSIVE: Final = frozenset({"limits.a_large_body", "compression.bombs"})
 _LARGE: Final = ("limits.", "compression.")
 
 
-def laws_for(switch: str | None) -> Sequence[Law]:
-    """The laws that are tried with a switch; all of them without one."""
-    large = switch is None or switch.startswith(_LARGE)
-    return [law for law in LAWS if large or law.id not in EXPENSIVE]
-
-
-def broken_laws(switch: str | None) -> tuple[str, ...]:
-    """Try the laws on an agent with this switch, or on the correct one, and return the ids of those that it breaks."""
-    results = tried(laws_for(switch), *(() if switch is None else (switch,)))
+def broken_by(switch: str | None, laws: Sequence[Law]) -> tuple[str, ...]:
+    """Try laws on an agent with this switch, or on the correct one, and return the ids of those that it breaks."""
+    results = tried(laws, *(() if switch is None else (switch,)))
     return tuple(each.law.id for each in results if each.outcome is LawResult.FAILED)
+
+
+def candidates(switches: Iterable[str], laws: Sequence[Law] = LAWS) -> dict[str, list[Law]]:
+    """For each switch the laws that it may break: those during which the correct agent asks for it."""
+    asked = {law.id: asked_for(law) for law in laws}
+    return {
+        name: [law for law in laws if name in asked[law.id] and (law.id not in EXPENSIVE or name.startswith(_LARGE))]
+        for name in switches
+    }
 
 
 def measure(switches: Iterable[str] = SWITCHES, *, processes: int = 1) -> Matrix:
     """Run the matrix. `processes`: how many work at it."""
     names = [*switches]
     if processes == 1:
-        return {name: broken_laws(name) for name in names}
+        return {name: broken_by(name, laws) for name, laws in candidates(names).items()}
     context = multiprocessing.get_context("spawn")
+    parts = [names[start::processes] for start in range(processes)]
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        return dict(zip(names, pool.map(broken_laws, names, chunksize=8), strict=True))
+        found = {name: broken for part in pool.map(measure, parts) for name, broken in part.items()}
+    return {name: found[name] for name in names}
 
 
 def lines(matrix: Matrix) -> Iterator[str]:

@@ -24,15 +24,20 @@ SWITCHES: Final = {
 
 
 class Breaks:
-    """The switches that are set: `broken("json_text.nan")`. Raises ValueError for a name that isn't in the table."""
+    """The switches that are set: `broken("json_text.nan")`. Raises ValueError for a name that isn't in the table.
+
+    asked: the switches that decisions have asked for. Another one would have changed nothing.
+    """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
+        self.asked: set[str] = set()
         self.names = frozenset(names)
         if unknown := self.names - SWITCHES.keys():
             raise ValueError(f"expected switches of SWITCHES, not {', '.join(sorted(unknown))}")
 
     def __call__(self, name: str) -> bool:
         """Whether this switch is set."""
+        self.asked.add(name)
         return name in self.names
 
     @property

@@ -6,6 +6,7 @@ A wait of a law moves the clock, so that time limits of 60 s cost no time.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final, assert_never
 
 from attrs import evolve
@@ -124,25 +125,40 @@ _CALLERS: Final = AgentUnderTest(
 )
 
 
+_GUARDED: Final = (_CALLERS, PlantedOptions())
+_UNGUARDED: Final = (evolve(_CALLERS, token=None, other_token=None), PlantedOptions(tokens=()))
+
+
 def tried(laws: Sequence[Law], *breaks: str) -> list[Result]:
     """Try laws on an agent with these switches set, each after a start.
 
     Those that need an agent without authentication get one.
     """
-    guarded = _Trial(breaks, _CALLERS, PlantedOptions())
-    unguarded = _Trial(breaks, evolve(_CALLERS, token=None, other_token=None), PlantedOptions(tokens=()))
+    guarded, unguarded = _Trial(breaks, *_GUARDED), _Trial(breaks, *_UNGUARDED)
     return [(unguarded if Need.OPEN in law.needs else guarded).of(law) for law in laws]
+
+
+def asked_for(law: Law) -> frozenset[str]:
+    """Try a law on the correct agent, and return the switches that could have changed anything."""
+    trial = _Trial((), *_GUARDED) if Need.OPEN not in law.needs else _Trial((), *_UNGUARDED)
+    trial.of(law)
+    return frozenset(trial.executor.agent.broken.asked)
 
 
 class _Trial:
     def __init__(self, breaks: Sequence[str], described: AgentUnderTest, options: PlantedOptions) -> None:
         self.executor = PlantedExecutor(*breaks, options=options)
-        numbers = itertools.count()
-        self.steps = survey(described, wall=self.executor.clock.wall, ids=lambda: f"trial-{next(numbers)}")
-        self.lab = Recorder(self.executor, self.executor.clock.monotonic).run(self.steps)
+        self.numbers = itertools.count()
+        steps = survey(described, wall=self.executor.clock.wall, ids=self._new_id)
+        self.lab = Recorder(self.executor, self.executor.clock.monotonic).run(steps)
+
+    def _new_id(self) -> str:
+        """Return an id as they are in use: random text, but the same in each run."""
+        return sha256(b"%d" % next(self.numbers)).hexdigest()[:32]
 
     def of(self, law: Law) -> Result:
         if isinstance(self.lab, NoManifest):
             return Result(law, Breach(self.lab.got))
         self.executor.agent.reset()
+        self.numbers = itertools.count()
         return run_law(law, self.lab, self.executor, self.executor.clock.monotonic)
