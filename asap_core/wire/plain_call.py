@@ -7,7 +7,7 @@ unknown, and no number or string has an unusual form. Everything else is read by
 Importing this module needs msgspec.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -17,7 +17,7 @@ from asap_core.wire.envelope import ANSWERS, ID, Envelope, normalise_payload_typ
 from asap_core.wire.json import COUNTED, opened
 from asap_core.wire.json_types import JsonObject
 from asap_core.wire.jsonrpc import MAX_ID, MAX_ID_NUMBER, Call
-from asap_core.wire.rules import URN, parse_timestamp
+from asap_core.wire.rules import URN
 
 _Short = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 _CallId = Annotated[str, Meta(max_length=MAX_ID)] | Annotated[int, Meta(ge=-MAX_ID_NUMBER, le=MAX_ID_NUMBER)]
@@ -28,7 +28,7 @@ class _PlainEnvelope(Struct, gc=False):
 
     id: str
     asap_version: str
-    timestamp: str
+    timestamp: datetime
     sender: str
     recipient: str
     payload_type: _Short
@@ -105,11 +105,10 @@ _new: Final = object.__new__
 
 def _checked(read: _PlainEnvelope) -> Envelope | None:
     """Return the envelope if it also obeys the rules that aren't in the types above."""
-    timestamp = parse_timestamp(read.timestamp)
     correlation_id = None if read.correlation_id is UNSET else read.correlation_id
     if not (
         ID.fits(read.id)
-        and type(timestamp) is datetime
+        and read.timestamp.tzinfo is UTC
         and URN.fits(read.sender)
         and URN.fits(read.recipient)
         and (correlation_id or normalise_payload_type(read.payload_type) not in ANSWERS)
@@ -118,7 +117,7 @@ def _checked(read: _PlainEnvelope) -> Envelope | None:
     made = _new(Envelope)
     _set_id(made, read.id)
     _set_asap_version(made, read.asap_version)
-    _set_timestamp(made, timestamp)
+    _set_timestamp(made, read.timestamp)
     _set_sender(made, read.sender)
     _set_recipient(made, read.recipient)
     _set_payload_type(made, read.payload_type)
