@@ -20,7 +20,7 @@ from enum import Enum
 from hashlib import sha256
 from heapq import heappop, heappush
 from struct import Struct, error as struct_error
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from attrs import define, frozen
 
@@ -133,7 +133,7 @@ class ReplayGuard:
         wall: WallTime,
     ) -> None:
         # An anonymous request that names alice as its sender must not use up the nonces of the authenticated alice.
-        self._seeds = (key + b"anonymous:", key + b"proven:")
+        self._seeds = (sha256(key + b"anonymous:"), sha256(key + b"proven:"))
         self._max_age = max_age
         self._keep = max_age + skew
         self._capacity = capacity
@@ -191,8 +191,9 @@ class ReplayGuard:
     def _digest(self, sender: str, nonce: str, authenticated: bool) -> bytes:  # noqa: FBT001 - an index, on a hot path
         # SHA-256 with a secret prefix is a sufficient keyed function here: no digest is ever shown, so none can be
         # extended. The length keeps two pairs whose texts concatenate to the same from being one.
-        text = f"{len(sender)}:{sender}{nonce}".encode("utf-8", "surrogatepass")
-        return sha256(self._seeds[authenticated] + text).digest()[:_DIGEST]
+        digest = self._seeds[authenticated].copy()
+        digest.update(f"{len(sender)}:{sender}{nonce}".encode("utf-8", "surrogatepass"))
+        return digest.digest()[:_DIGEST]
 
     def _remember(self, digest: bytes, sender: _Sender, issued: WallTime, now: Instant) -> None:
         block = self._queue[-1]
@@ -315,7 +316,7 @@ class ReplayGuard:
         del self._shards[hash(digest) >> _SHARD_SHIFT][digest]
         sender = self._senders_by_index[index]
         if issued > sender.floor:
-            sender.floor = WallTime(issued)
+            sender.floor = cast("WallTime", issued)  # a third of the time of a NewType's call
         sender.live -= 1
         self._live -= 1
         if sender.live == 0 and sender.name is not None:
