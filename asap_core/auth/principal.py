@@ -15,6 +15,7 @@ from asap_core.auth.bearer import MAX_TOKEN, USE_NONCE, is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.http.messages import Headers, header_values
 from asap_core.refusals import SENDER_MISMATCH, Refusal
+from asap_core.request_values import frozen as request_value
 from asap_core.wire.rules import URN
 
 _REALM: Final = 'realm="asap"'
@@ -34,7 +35,7 @@ class Authenticated:
     key: str | None = field(default=None, eq=False)
 
 
-@frozen
+@request_value
 class Anonymous:
     """A caller without a verified credential. `peer` is the address that the connection came from; it may be empty."""
 

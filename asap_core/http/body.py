@@ -117,7 +117,7 @@ class Body:
 
     __slots__ = ("_coded_left", "_data", "_inflater", "_limit", "_taken")
 
-    def __init__(self, *, limit: int, inflater: Inflater | None = None) -> None:
+    def __init__(self, limit: int, inflater: Inflater | None = None) -> None:
         self._limit = limit
         self._inflater = inflater
         self._coded_left = limit + _CODING_OVERHEAD

@@ -171,9 +171,13 @@ def path_of(target: str, method: str) -> str | None:
     return (match[1] or "/") if match is not None and target else None
 
 
+# Those of most requests, which needn't be matched.
+_USUAL_TARGETS: Final = frozenset({"/asap", "/.well-known/asap/manifest.json"})
+
+
 def judge(method: str, target: str, headers: Mapping[bytes, bytes]) -> str | BadHead:
     """Return the path that a head asks for, or what is wrong with it. `headers`: as returned by `collect`."""
-    path = path_of(target, method)
+    path = target if target in _USUAL_TARGETS else path_of(target, method)
     if path is None:
         return BadHead(400, "a request target that is a path, such as /asap, or an http URL with one")
     host, length, coding = headers.get(b"host"), headers.get(_LENGTH), headers.get(b"transfer-encoding")

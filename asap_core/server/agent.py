@@ -112,6 +112,7 @@ class Agent(Serving):
         if counters is not None:
             counters.began(at.wall)
         self._observers = tuple(each for each in (counters, observe) if each is not None)
+        self.observed = bool(self._observers)
         self.now, self.wall, self.new_id = clock.monotonic, clock.wall, ids
         self.bound, self._started = True, at.now
         self.codings = {b"gzip": Gzip, b"x-gzip": Gzip, **(codings or {})}
@@ -136,7 +137,7 @@ class Agent(Serving):
 
     def open(self, request: Request) -> Exchange:
         """Begin an exchange and return its first state. Never raises, whatever the request contains."""
-        return open_exchange(self, request, now=self.now())
+        return open_exchange(self, request, self.now())
 
 
 def _read(clock: Clock) -> Moment:

@@ -274,14 +274,13 @@ def id_of(opened: CallState) -> CallId | None:
 # --- the order of the checks -----------------------------------------------------------------------------------------
 
 
-def open_call(
+def open_call(  # noqa: PLR0917 - positional, as all on the path of every request
     agent: Serving,
     call: Call,
-    *,
     principal: Principal,
     peer: str,
-    peer_known: bool,
-    streamed: bool,
+    peer_known: bool,  # noqa: FBT001 - as above
+    streamed: bool,  # noqa: FBT001 - as above
     at: Moment,
 ) -> CallState:
     """Check one call, and ask for its admission if no check refuses it."""
@@ -292,8 +291,8 @@ def open_call(
         except InvalidDocument as error:
             agent.tell(What.MALFORMED, peer=peer, principal=principal, kind=MALFORMED_ENVELOPE)
             return refused_call(call.id, malformed(error))
-    context = CallContext(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known)
-    refusal = first_refusal(context, streamed=streamed)
+    context = CallContext(agent, call, principal, peer, at.wall, envelope, envelope.issued, peer_known, streamed)
+    refusal = first_refusal(context)
     return _ask(context, at) if refusal is None else _refuse(context, refusal)
 
 

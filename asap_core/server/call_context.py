@@ -64,6 +64,7 @@ class CallContext:
     envelope: Envelope
     issued: WallTime
     peer_known: bool
+    streamed: bool
     request: Payload | None = None
     kind: str = ""
     step: int = 0
@@ -91,7 +92,8 @@ class CallContext:
 
     def tell(self, what: What, kind: Kind | None = None, age: float | None = None) -> None:
         """Tell the observers about this call."""
-        self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
+        if self.agent.observed:
+            self.agent.tell(what, peer=self.peer, principal=self.principal, payload_type=self.kind, kind=kind, age=age)
 
     def stop_waiting(self) -> None:
         """Stop waiting for other work to end."""
@@ -116,7 +118,7 @@ class CallContext:
         self.agent.finished(self.caller, None if keep else self.reservation, ran=ran)
 
 
-def first_refusal(context: CallContext, *, streamed: bool) -> Refusal | None:
+def first_refusal(context: CallContext) -> Refusal | None:
     """Run the checks in order and return the first refusal, or None. Sets `context.kind` and `context.request`."""
     return (
         sender_rule(context.principal, context.envelope.sender)
@@ -124,7 +126,7 @@ def first_refusal(context: CallContext, *, streamed: bool) -> Refusal | None:
         or _version_is_known(context)
         or _recipient_is_this_agent(context)
         or _timestamp_is_in_window(context)
-        or _payload_and_handler_exist(context, streamed=streamed)
+        or _payload_and_handler_exist(context)
         or _scopes_allow(context)
         or _there_is_room(context)
     )
@@ -194,15 +196,16 @@ def timestamp_refusal(context: CallContext, age: float) -> Refusal:
     )
 
 
-def _payload_and_handler_exist(context: CallContext, *, streamed: bool) -> Refusal | None:
+_PAYLOAD: Final = ("params", "envelope", "payload")
+
+
+def _payload_and_handler_exist(context: CallContext) -> Refusal | None:
     context.kind = normalise_payload_type(context.envelope.payload_type)
-    if streamed or context.kind not in context.agent.payload_types:
-        supported = [] if streamed else sorted(context.agent.payload_types)
+    if context.streamed or context.kind not in context.agent.payload_types:
+        supported = [] if context.streamed else sorted(context.agent.payload_types)
         return Refusal(kind=HANDLER_NOT_FOUND, details={"supported": supported})
     try:
-        context.request = decode_payload_of(
-            context.kind, context.envelope.payload, path=("params", "envelope", "payload")
-        )
+        context.request = decode_payload_of(context.kind, context.envelope.payload, _PAYLOAD)
     except InvalidDocument as error:
         return malformed(error)
     if isinstance(context.request, MessageSend) and context.request.sender != context.envelope.sender:

@@ -12,6 +12,8 @@ Rules of this module:
   `IllegalMove`, which is a bug of the driver.
 * Every move returns the next state. Only `ReadBody.feed` may return the state itself.
 * Every state but `Done` has `abandon()`, for a peer that left or a driver that stops.
+* On the path of every request arguments are positional: Python 3.11 takes four times as long to call a function with
+  keywords.
 
 With limits in memory (the default) the core answers `TakeLimit` itself, with admission in memory also `ClaimProof`, and
 a driver never meets them. A driver is one `match` over these states and one over a call's (`asap_core.server.call`);
@@ -490,7 +492,7 @@ _DOCUMENTS: Final[dict[str, Callable[[_ExchangeContext], Response]]] = {
 }
 
 
-def open_exchange(agent: Serving, request: Request, *, now: Instant) -> TakeLimit | Authenticate | ReadBody | Respond:
+def open_exchange(agent: Serving, request: Request, now: Instant) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Check target, method and framing. A request for a document is answered at once."""
     headers = collect(request.headers)
     path = judge(request.method, request.target, headers)
@@ -690,7 +692,7 @@ def _open_body(context: _ExchangeContext) -> ReadBody | Respond:
         context.tell(What.UNREADABLE)
         # RFC 9110 §12.5.3: a 415 because of the coding lists the supported ones.
         return context.refuse_plainly(415, detail, (b"accept-encoding", supported), close=True)
-    body = Body(limit=limit, inflater=None if make is None else make())
+    body = Body(limit, None if make is None else make())
     expect = context.headers.get(b"expect")
     expects = expect is not None and "100-continue" in members(expect.decode("latin-1").lower())
     return ReadBody(limit, expects, body, context, context.step)
@@ -806,15 +808,8 @@ def _begin(context: _ExchangeContext, call: Call | RefusedCall, at: Moment) -> C
     if isinstance(call, RefusedCall):
         context.tell(DECISION_OF[call.refusal.kind.taxonomy], call.refusal.kind)
         return refused_call(call.id, call.refusal)
-    return open_call(
-        context.agent,
-        call,
-        principal=context.principal,
-        peer=context.request.peer,
-        peer_known=context.peer_known,
-        streamed=context.streamed,
-        at=at,
-    )
+    peer, peer_known = context.request.peer, context.peer_known
+    return open_call(context.agent, call, context.principal, peer, peer_known, context.streamed, at)
 
 
 def _over_the_limit(context: _ExchangeContext, call: Call | RefusedCall) -> Answered:

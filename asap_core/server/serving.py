@@ -66,6 +66,8 @@ class Serving:
         self.codings: Codings = {}
         self.counters: Counters | None = None
         self._started = Instant(0.0)
+        self.observed: bool = False
+        """Whether anyone is told the decisions."""
         self._observers: tuple[Observer, ...] = ()
         self.observer_failures: int = 0
         """How often `observe` has raised."""
@@ -118,8 +120,6 @@ class Serving:
         age: float | None = None,
     ) -> None:
         """Tell the observers what was decided."""
-        if not self._observers:
-            return
         decision = Decision(
             what=what,
             peer=peer,
@@ -187,7 +187,8 @@ class Serving:
     def started(self, caller: str) -> None:
         """Count a handler that is about to run for this caller."""
         self.active += 1
-        self._count()
+        if self.counters is not None:
+            self._count()
         self.enter(caller)
 
     def finished(self, caller: str, reservation: Reservation | None, *, ran: bool) -> None:

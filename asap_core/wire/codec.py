@@ -50,10 +50,10 @@ def decode_payload(payload_type: str, value: object, *, path: tuple[str | int, .
     path: where the payload is in its document, for errors.
     Raises: InvalidDocument.
     """
-    return decode_payload_of(normalise_payload_type(payload_type), value, path=path)
+    return decode_payload_of(normalise_payload_type(payload_type), value, path)
 
 
-def decode_payload_of(normal_type: str, value: object, *, path: tuple[str | int, ...] = ()) -> Payload | None:
+def decode_payload_of(normal_type: str, value: object, path: tuple[str | int, ...] = ()) -> Payload | None:
     """As `decode_payload`, for a type that is normalised already (`normalise_payload_type`)."""
     kind = PAYLOADS.get(normal_type)
     return None if kind is None else _decode_flat(value, kind, "payload", path)
@@ -193,10 +193,7 @@ def _decode_flat(value: object, kind: type[T], what: str, path: tuple[str | int,
 def _quick(kind: type) -> Callable[[object], Any]:
     """Return a reader that checks each rule once and fills the slots: attrs' __init__ would check them again."""
     known = frozenset(_key(a) for a in fields(kind))
-    steps = [(_key(a), a.default, a.validator, _slot(kind, a.name)) for a in fields(kind)]
-    plans = [
-        (key, default, rule.exact, rule.nullable, rule.convert, rule.fits, fill) for key, default, rule, fill in steps
-    ]
+    plans = [(_key(a), a.default, _plain_types(a.validator), a.validator, _slot(kind, a.name)) for a in fields(kind)]
     check = getattr(kind, "__attrs_post_init__", None)
     make = object.__new__
 
@@ -205,20 +202,22 @@ def _quick(kind: type) -> Callable[[object], Any]:
             # A new exception each time: a shared one would keep every frame it was raised in alive, and their values.
             raise InvalidValue("something else")
         made: object = make(kind)
-        for key, default, exact, nullable, convert, fits, fill in plans:
-            item = value.get(key, default)
+        get = value.get
+        for key, default, types, rule, fill in plans:
+            item = get(key, default)
             # Most fields are plain strings, objects or null. Checking that here saves a call for each.
-            if type(item) is not exact and not (nullable and item is None):
-                if convert is not None:
-                    item = convert(item)
-                if exact is not None or not fits(item):
-                    raise InvalidValue("something else")
-            fill(made, item)
+            fill(made, item if type(item) in types else rule.read(item))
         if check is not None:
             check(made)
         return made
 
     return read
+
+
+def _plain_types(rule: Rule) -> frozenset[type]:
+    """Return the types whose values all obey the rule as they are."""
+    null: frozenset[type] = frozenset({type(None)}) if rule.nullable else frozenset()
+    return null if rule.exact is None else null | {rule.exact}
 
 
 def _slot(kind: type, name: str) -> Callable[[object, object], None]:

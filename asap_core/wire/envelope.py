@@ -7,7 +7,7 @@ choose them.
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, cast
 
 from attrs import field, frozen
 
@@ -147,4 +147,4 @@ class Envelope:
     @property
     def issued(self) -> WallTime:
         """The timestamp as seconds since the epoch."""
-        return WallTime(self.timestamp.timestamp())
+        return cast("WallTime", self.timestamp.timestamp())  # a third of the time of a NewType's call

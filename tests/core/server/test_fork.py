@@ -43,7 +43,7 @@ class TestBatches:
 
     def test_the_header_key_stands_for_each_item_by_its_place(self) -> None:
         agent, told = serve(), []  # type: ignore[var-annotated]
-        agent._observers = (told.append,)
+        agent._observers, agent.observed = (told.append,), True
         batch = [call(1), call(2), call(3, key="k")]
         for _ in range(2):
             values = json.loads(post(agent, batch, x_idempotency_key="k").body)
