@@ -1,11 +1,12 @@
 """Laws of errors: a refusal has one shape, and repeats nothing of what was sent."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from asap_core.testing.laws.checks import check, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.http_messages import Answer
-from asap_core.testing.laws.lab import Lab, changed, to_body
+from asap_core.testing.laws.lab import Caller, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import JsonObject
@@ -92,6 +93,150 @@ def taxonomy(lab: Lab) -> Steps[None]:
         "asap:protocol/malformed_envelope": lab.rpc(lab.envelope(payload=1)),
         "asap:transport/handler_not_found": lab.rpc(lab.envelope(payload_type="x.unknown", payload={})),
         "asap:rpc/method_not_found": lab.rpc(lab.envelope(), method="asap.other"),
+        "asap:admission/misaddressed": lab.rpc(lab.envelope(recipient="urn:asap:agent:somebody-else")),
     }.items():
         answer = yield from lab.post(to_body(call))
         refused(answer, code, codes=[code])
+
+
+@ERRORS.law(
+    clause="docs/security.md 22",
+    expected="the refusal of a replay doesn't contain the nonce",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+)
+def no_nonce_is_repeated(lab: Lab) -> Steps[None]:
+    """The refusal of a replay doesn't repeat the nonce."""
+    twice = lab.envelope(nonce=f"zqx{lab.fresh()}")
+    yield from lab.succeed(twice)
+    yield from _is_not_repeated(lab, to_body(lab.rpc(twice)))
+
+
+@ERRORS.law(
+    clause="docs/security.md 22",
+    expected="the refusal doesn't contain what was sent",
+    severity=Severity.HARDENING,
+)
+def no_text_is_repeated(lab: Lab) -> Steps[None]:
+    """The refusal of what isn't JSON doesn't repeat it."""
+    yield from _is_not_repeated(lab, b"zqx a text that is no JSON")
+    yield from _is_not_repeated(lab, b'{"zqx": 1, "a": zqx}')
+
+
+@ERRORS.law(
+    clause="docs/security.md 11, 22",
+    expected="the refusal of a token doesn't contain it",
+    needs={Need.AUTH},
+)
+def no_token_is_repeated(lab: Lab) -> Steps[None]:
+    """The refusal of an unknown token doesn't repeat it."""
+    stranger = Caller(lab.caller.urn, "zqx-nobody-issued-this")
+    yield from _is_not_repeated(lab, to_body(lab.rpc(lab.envelope())), caller=stranger)
+
+
+@ERRORS.law(
+    clause="docs/security.md 22",
+    expected="the refusal of a version doesn't contain it",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+    strict=True,
+)
+def no_version_is_repeated(lab: Lab) -> Steps[None]:
+    """The refusal of an unknown version doesn't repeat it."""
+    yield from _is_not_repeated(lab, to_body(lab.rpc(lab.envelope())), headers=[("ASAP-Version", "zqx")])
+
+
+def _is_not_repeated(
+    lab: Lab, body: bytes, *, headers: Sequence[tuple[str, str]] = (), caller: Caller | None = None
+) -> Steps[None]:
+    answer = yield from lab.post(body, headers=headers, caller=caller)
+    refused(answer)
+    check(b"zqx" not in answer.raw, "the answer repeats what was sent")
+
+
+@ERRORS.law(
+    clause="docs/errors.md; docs/security.md 22",
+    expected="`data.validation_errors` has a member for each field that is wrong, with the field's name in its place",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def every_problem_is_named(lab: Lab) -> Steps[None]:
+    """A malformed envelope is refused with a list of everything that is wrong, and where."""
+    answer = yield from lab.send(lab.envelope(payload_type=7, requires_ack="yes"))
+    refused(answer)
+    problems = answer.data.get("validation_errors")
+    check(isinstance(problems, list), f"data: {answer.data}")
+    for name in ("payload_type", "requires_ack"):
+        check(f"'{name}'" in str(problems), f"validation_errors: {problems}", name)
+
+
+@ERRORS.law(
+    clause="docs/errors.md",
+    expected="`data.recoverable` is true for an old date, and false for what stays wrong",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+    strict=True,
+)
+def recoverable(lab: Lab) -> Steps[None]:
+    """A refusal says whether the same request may succeed later."""
+    for example, envelope, again in (
+        ("an old date", lab.envelope(timestamp=lab.timestamp(-3600)), True),
+        ("a malformed envelope", lab.envelope(payload=1), False),
+        ("an unknown skill", lab.envelope(payload=lab.task(skill_id=lab.fresh())), False),
+    ):
+        answer = yield from lab.send(envelope)
+        refused(answer, example)
+        check(answer.data.get("recoverable") is again, f"recoverable: {answer.data.get('recoverable')!r}", example)
+
+
+@ERRORS.law(
+    clause="docs/errors.md",
+    expected="`data.retry_after_ms` is a number of milliseconds",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+    strict=True,
+)
+def when_to_try_again(lab: Lab) -> Steps[None]:
+    """A refusal that may pass says when to try again."""
+    answer = yield from lab.send(lab.envelope(timestamp=lab.timestamp(-3600)))
+    refused(answer)
+    after = answer.data.get("retry_after_ms")
+    check(isinstance(after, int) and after >= 0, f"retry_after_ms: {after!r}")
+
+
+@ERRORS.law(clause="docs/wire.md §4.2; docs/errors.md", expected="status 200", needs={Need.SKILL})
+def status_of_refusals(lab: Lab) -> Steps[None]:
+    """What JSON-RPC refuses has the HTTP status 200."""
+    for example, call in _refusals(lab, "marker").items():
+        answer = yield from lab.call(call)
+        refused(answer, example, statuses=[200])
+
+
+@ERRORS.law(
+    clause="docs/security.md 22",
+    expected="no refusal contains a traceback or the name of a source file",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+)
+def no_traceback(lab: Lab) -> Steps[None]:
+    """A refusal tells nothing of the agent's code."""
+    for example, call in _refusals(lab, "marker").items():
+        answer = yield from lab.call(call)
+        shown = [text for text in (b"Traceback", b'File \\"', b".py") if text in answer.raw]
+        check(not shown, f"the answer contains {shown}", example)
+
+
+@ERRORS.law(
+    clause="docs/wire.md §4.2; docs/errors.md",
+    expected="a JSON object with `detail` or `error`",
+    severity=Severity.SHOULD,
+)
+def refusals_below_json_rpc(lab: Lab) -> Steps[None]:
+    """What is refused before JSON-RPC is read has a JSON body too."""
+    for example, request in (
+        ("an unknown path", lab.request("GET", f"{lab.root}/conform-unknown")),
+        ("another method", lab.request("GET", lab.path, headers=lab.caller.credentials)),
+        ("an unknown coding", lab.post_request(b"{}", headers=[("Content-Encoding", "x-unknown")])),
+    ):
+        answer = yield from lab.fetch(request)
+        check({"detail", "error"} & answer.document.keys(), f"{answer}: {answer.body[:100]!r}", example)

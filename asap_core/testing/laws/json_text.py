@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from asap_core.testing.laws.checks import refused
+from asap_core.testing.laws.checks import answered, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
@@ -15,6 +15,9 @@ _PLACE: Final = "the place of the text"
 _EXPECTED: Final = "it's refused, by Parse error (-32700)"
 # Deeper than any envelope, and than most readers can: 100 levels are ours, 1,000 is CPython's limit of recursion.
 _DEEP: Final = 5_000
+_DEEPER_THAN_NEEDED: Final = 500
+# CPython reads integers of 4,300 digits.
+_MANY_DIGITS: Final = 5_000
 
 
 def _call_with(lab: Lab, text: bytes) -> bytes:
@@ -65,6 +68,43 @@ def nothing_after_the_text(lab: Lab) -> Steps[None]:
     needs={Need.SKILL}, strict=True,
 )  # fmt: skip
 def depth(lab: Lab) -> Steps[None]:
-    """Arrays and objects nested thousands of levels deep are refused, not a crash."""
-    texts = {"arrays": b"[" * _DEEP + b"]" * _DEEP, "objects": b'{"a":' * _DEEP + b"1" + b"}" * _DEEP}
+    """Arrays and objects nested hundreds or thousands of levels deep are refused, not a crash."""
+    for deep in (_DEEPER_THAN_NEEDED, _DEEP):
+        texts = {"arrays": b"[" * deep + b"]" * deep, "objects": b'{"a":' * deep + b"1" + b"}" * deep}
+        yield from _each_is_refused(lab, {f"{deep} {name}": text for name, text in texts.items()})
+
+
+@JSON_TEXT.law(
+    clause="RFC 8259 §8.1; docs/security.md 19", expected=_EXPECTED, severity=Severity.HARDENING, needs={Need.SKILL},
+    strict=True,
+)  # fmt: skip
+def no_byte_order_mark(lab: Lab) -> Steps[None]:
+    """A body that begins with a byte order mark is refused."""
+    refused((yield from lab.post(b"\xef\xbb\xbf" + to_body(lab.rpc(lab.envelope())))))
+
+
+@JSON_TEXT.law(clause="RFC 8259 §7", expected=_EXPECTED, needs={Need.SKILL})
+def no_control_characters(lab: Lab) -> Steps[None]:
+    """A string with a control character that isn't escaped is refused."""
+    yield from _each_is_refused(lab, {"a line feed": b'"a\nb"', "a NUL": b'"\0"', "a tab": b'"\t"'})
+
+
+@JSON_TEXT.law(
+    clause="docs/security.md 19; RFC 8259 §8.2", expected=_EXPECTED, severity=Severity.HARDENING, needs={Need.SKILL},
+    strict=True,
+)  # fmt: skip
+def no_lone_surrogates(lab: Lab) -> Steps[None]:
+    """A string with half a surrogate pair is refused: it's no text, and no UTF-8 can be made of it."""
+    texts = {"high": b'"\\ud800"', "low": b'"\\udc00"', "turned": b'"\\udc00\\ud800"', "a key": b'{"\\ud800": 1}'}
     yield from _each_is_refused(lab, texts)
+
+
+@JSON_TEXT.law(
+    clause="docs/security.md 19", expected="an answer, whichever, without a crash", severity=Severity.HARDENING,
+    needs={Need.SKILL},
+)  # fmt: skip
+def long_numbers(lab: Lab) -> Steps[None]:
+    """A number of thousands of digits is answered, not a crash."""
+    digits = b"1" * _MANY_DIGITS
+    for example, text in (("an integer", digits), ("a fraction", b"0." + digits), ("an exponent", b"1e" + digits)):
+        answered((yield from lab.post(_call_with(lab, text))), example)

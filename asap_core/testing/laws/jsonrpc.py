@@ -5,12 +5,13 @@ from typing import Final
 from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import ABSENT, Change, Lab
-from asap_core.testing.laws.law import LawGroup
+from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
+from asap_core.wire.json_types import Json, JsonObject
 
 JSONRPC: Final = LawGroup("jsonrpc", "requests and responses of JSON-RPC 2.0")
 
-_IDS: Final[tuple[Change, ...]] = (ABSENT, None, {"a": 1}, [1], 1.5)
+_IDS: Final[tuple[Change, ...]] = (ABSENT, None, {"a": 1}, [1], 1.5, True)
 
 
 @JSONRPC.law(clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Method not found (-32601)")
@@ -49,3 +50,69 @@ def responses(lab: Lab) -> Steps[None]:
         check(got.get("id") == value and type(got["id"]) is type(value), f"id {got.get('id')!r}", f"id {value!r}")
         check(got.get("jsonrpc") == "2.0", f"jsonrpc: {got.get('jsonrpc')!r}")
         check("error" not in got, f"error: {got.get('error')!r} beside a result")
+
+
+_INVALID: Final = (-32600, "asap:rpc/invalid_request")
+
+
+@JSONRPC.law(clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Invalid request (-32600)")
+def bodies_are_objects(lab: Lab) -> Steps[None]:
+    """A JSON text that is neither an object nor an array is refused as an invalid request."""
+    bodies: tuple[Json, ...] = (1, "text", None, True, 1.5)
+    for body in bodies:
+        refused((yield from lab.call(body)), f"body {body!r}", codes=_INVALID)
+
+
+@JSONRPC.law(clause="docs/wire.md §4.1", expected="each is refused, by Invalid params (-32602)", needs={Need.SKILL})
+def params_are_an_object(lab: Lab) -> Steps[None]:
+    """Params that are no object are refused, also an array with the envelope."""
+    wrong: tuple[Json, ...] = ([lab.envelope()], "text", None, 1)
+    for params in wrong:
+        refused((yield from lab.call(lab.rpc(lab.envelope(), params=params))), f"params: {type(params).__name__}")
+
+
+@JSONRPC.law(
+    clause="docs/wire.md §4.1", expected="it's refused, by Invalid request (-32600)", severity=Severity.SHOULD,
+    strict=True,
+)  # fmt: skip
+def params_are_required(lab: Lab) -> Steps[None]:
+    """A request without params is an invalid request."""
+    refused((yield from lab.call(lab.rpc(lab.envelope(), params=ABSENT))), codes=_INVALID)
+
+
+@JSONRPC.law(clause="docs/wire.md §4.1", expected="each is refused, by Invalid params (-32602)", needs={Need.SKILL})
+def the_envelope_has_its_place(lab: Lab) -> Steps[None]:
+    """Params that are the envelope itself, or have none, are refused."""
+    places: tuple[tuple[str, JsonObject], ...] = (
+        ("the envelope as params", lab.envelope()), ("no envelope", {}), ("null", {"envelope": None}),
+        ("an array", {"envelope": [lab.envelope()]}),
+    )  # fmt: skip
+    for example, params in places:
+        refused((yield from lab.call(lab.rpc(lab.envelope(), params=params))), example)
+
+
+@JSONRPC.law(
+    clause="docs/wire.md §4.1", expected="it's refused, by Invalid request (-32600)", severity=Severity.SHOULD,
+    needs={Need.SKILL}, strict=True,
+)  # fmt: skip
+def unknown_members(lab: Lab) -> Steps[None]:
+    """A request with a member that JSON-RPC doesn't know is refused."""
+    refused((yield from lab.call(lab.rpc(lab.envelope(), x_unknown=1))), codes=_INVALID)
+
+
+@JSONRPC.law(
+    clause="docs/security.md 21", expected="each is refused, by Invalid request (-32600)", severity=Severity.HARDENING,
+    needs={Need.SKILL}, strict=True,
+)  # fmt: skip
+def ids_are_bounded(lab: Lab) -> Steps[None]:
+    """An id of a thousand characters, or beyond 64 bits, is refused."""
+    for example, value in (("1,000 characters", "a" * 1_000), ("2 to the 64", 2**64), ("-2 to the 64", -(2**64))):
+        refused((yield from lab.call(lab.rpc(lab.envelope(), id=value))), example, codes=_INVALID)
+
+
+@JSONRPC.law(clause="docs/wire.md §4.1", expected="Content-Type is application/json", needs={Need.SKILL})
+def media_type(lab: Lab) -> Steps[None]:
+    """Results and errors are sent as application/json."""
+    for example, body in (("a result", lab.rpc(lab.envelope())), ("an error", {})):
+        kind = (yield from lab.call(body)).header("content-type") or ""
+        check(kind.lower().partition(";")[0].strip() == "application/json", f"Content-Type: {kind!r}", example)

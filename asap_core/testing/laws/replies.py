@@ -1,12 +1,15 @@
 """Laws of replies: an answer says what it answers, who answers, and to whom."""
 
+import re
+from datetime import datetime
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import Lab
-from asap_core.testing.laws.law import LawGroup
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.law import LawGroup, Severity
+from asap_core.testing.laws.survey import HARMLESS_SKILL
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 REPLIES: Final = LawGroup("replies", "what an answer answers, and whose it is")
 
@@ -43,3 +46,119 @@ def sender_and_recipient(lab: Lab) -> Steps[None]:
     reply = accepted((yield from lab.send(lab.envelope())))
     check(reply.get("sender") == lab.recipient, f"sender: {reply.get('sender')!r}, not {lab.recipient!r}")
     check(reply.get("recipient") == lab.caller.urn, f"recipient: {reply.get('recipient')!r}, not {lab.caller.urn!r}")
+
+
+_STATUSES: Final = frozenset({"submitted", "working", "input_required", "completed", "failed", "cancelled"})
+_FIELDS: Final = frozenset(
+    {
+        *("id", "asap_version", "timestamp", "sender", "recipient", "payload_type", "payload"),
+        *("correlation_id", "trace_id", "requires_ack", "extensions"),
+    }
+)
+# A call is dated so long ago that its date can't be mistaken for the reply's.
+_EARLIER: Final = 100
+# What two clocks may differ by, and a slow agent may take.
+_MOST_OFF: Final = 60
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+@REPLIES.law(clause="docs/wire.md §1.1", expected="the eleven fields of an envelope, and no other", needs={Need.SKILL})
+def fields(lab: Lab) -> Steps[None]:
+    """A reply has every field of an envelope, null where it has no value, and no other."""
+    reply = accepted((yield from lab.send(lab.envelope())))
+    missing, unknown = _FIELDS - reply.keys(), reply.keys() - _FIELDS
+    check(not missing, f"without {', '.join(sorted(missing))}")
+    check(not unknown, f"with {', '.join(sorted(unknown))}")
+
+
+@REPLIES.law(clause="docs/wire.md §1.4, §2.1", expected="`payload_type` is task.response", needs={Need.SKILL})
+def payload_type(lab: Lab) -> Steps[None]:
+    """A task request is answered by a task response."""
+    reply = accepted((yield from lab.send(lab.envelope())))
+    got = reply.get("payload_type")
+    name = "".join(c for c in str(got).lower() if c.isalnum())
+    check(name == "taskresponse", f"payload_type: {got!r}")
+
+
+@REPLIES.law(
+    clause="docs/wire.md §2.1, §2.4", expected="`task_id` is text, `status` is one of §2.4", needs={Need.SKILL}
+)
+def payload(lab: Lab) -> Steps[None]:
+    """A task response names its task and one of the statuses of a task."""
+    got = accepted((yield from lab.send(lab.envelope()))).get("payload")
+    check(isinstance(got, dict), f"payload: {got!r}")
+    answer = got if isinstance(got, dict) else {}
+    check(isinstance(answer.get("task_id"), str), f"task_id: {answer.get('task_id')!r}")
+    check(answer.get("status") in _STATUSES, f"status: {answer.get('status')!r}")
+
+
+@REPLIES.law(
+    clause="docs/conformance.md: the skill echo",
+    expected="the marker that was sent stands in the reply's result",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def an_echo(lab: Lab) -> Steps[None]:
+    """The skill echo answers with its input."""
+    if lab.skill != HARMLESS_SKILL:
+        raise LawNotTried(f"the skill that may be run isn't {HARMLESS_SKILL}")
+    marker = lab.fresh()
+    reply = accepted((yield from lab.send(lab.envelope(payload=lab.task(input={"text": marker})))))
+    check(marker in str(reply.get("payload")), f"payload: {reply.get('payload')!r}")
+
+
+@REPLIES.law(clause="docs/wire.md §1.1", expected="each reply has an id of its own", needs={Need.SKILL})
+def ids_are_new(lab: Lab) -> Steps[None]:
+    """A reply has an id of its own: not the request's, and not another reply's."""
+    sent = [lab.fresh(), lab.fresh()]
+    first = accepted((yield from lab.send(lab.envelope(id=sent[0]))))
+    second = accepted((yield from lab.send(lab.envelope(id=sent[1]))))
+    got = [first.get("id"), second.get("id")]
+    check(all(isinstance(each, str) and each for each in got), f"ids: {got}")
+    check(len({*sent, *map(str, got)}) == len(sent) + len(got), f"ids: {got}, sent: {sent}")
+
+
+@REPLIES.law(
+    clause="docs/wire.md §1.2, §5",
+    expected="`timestamp` is the agent's present time, at most a minute off",
+    needs={Need.SKILL},
+)
+def dates(lab: Lab) -> Steps[None]:
+    """A reply is dated when it's written."""
+    reply = accepted((yield from lab.send(lab.envelope(timestamp=lab.timestamp(-_EARLIER)))))
+    got = str(reply.get("timestamp"))
+    at = datetime.fromisoformat(got).timestamp() if _RFC_3339.fullmatch(got) else None
+    check(at is not None and abs(at - lab.wall()) < _MOST_OFF, f"timestamp: {got}, at {lab.timestamp()}")
+
+
+@REPLIES.law(clause="docs/wire.md §1.1", expected="`asap_version` is 0.1", needs={Need.SKILL})
+def versions_of_replies(lab: Lab) -> Steps[None]:
+    """A reply is of the version that peers read."""
+    got = accepted((yield from lab.send(lab.envelope()))).get("asap_version")
+    check(got == "0.1", f"asap_version: {got!r}")
+
+
+@REPLIES.law(
+    clause="docs/wire.md §1.1",
+    expected="`trace_id` is the request's",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def trace_ids(lab: Lab) -> Steps[None]:
+    """A reply has the trace_id of the envelope that it answers."""
+    sent = lab.fresh()
+    got = accepted((yield from lab.send(lab.envelope(trace_id=sent)))).get("trace_id")
+    check(got == sent, f"trace_id: {got!r}, sent: {sent!r}")
+
+
+@REPLIES.law(
+    clause="docs/wire.md §5",
+    expected="`extensions` doesn't contain the request's nonce",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+)
+def nonces_are_not_repeated(lab: Lab) -> Steps[None]:
+    """A reply doesn't repeat the request's nonce."""
+    nonce = lab.fresh()
+    reply = accepted((yield from lab.send(lab.envelope(nonce=nonce))))
+    check(nonce not in str(reply.get("extensions")), f"extensions: {reply.get('extensions')!r}")
