@@ -2,30 +2,28 @@
 
 import json
 import random
-import ssl
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from asap_adapters.cli.command import Needs, choice, command, flag, option, repeated, required
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.options import json_option, url, urn, whole_number
 from asap_adapters.cli.output import complain, print_json, say
-from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor, look_up
-from asap_adapters.system import new_token
+from asap_adapters.conform.live import LiveAgent
+from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor
 from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.records import records, to_json
-from asap_core.testing.laws.runner import LawResult, Recorder, Report, Result, run_laws
-from asap_core.testing.laws.survey import ASSUMED, AgentUnderTest, NoManifest, survey
+from asap_core.testing.laws.runner import LawResult, Report, Result, run_laws
+from asap_core.testing.laws.survey import ASSUMED, NoManifest
 from asap_core.testing.laws.text_report import text_report
 from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import JsonObject
@@ -83,11 +81,8 @@ class ConformOptions:
 def _conform(options: ConformOptions) -> int:
     laws = _chosen(options)
     expected = _expected(options.expected)
-    executor, target = _reach(options)
-    run, began = new_token()[:8], time.monotonic()
-    numbers = iter(range(sys.maxsize))
-    steps = survey(target, wall=time.time, ids=lambda: f"conform-{run}-{next(numbers)}")
-    lab = Recorder(executor, time.monotonic).run(steps)
+    began = time.monotonic()
+    executor, lab = _visit(options)
     if isinstance(lab, NoManifest):
         complain(f"no manifest of an agent at {options.url}: {lab.got}")
         return EXIT_UNREACHABLE
@@ -117,21 +112,16 @@ def _expected(path: Path | None) -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
-def _reach(options: ConformOptions) -> tuple[SocketExecutor, AgentUnderTest]:
-    parts = urlsplit(options.url)
-    secure = parts.scheme == "https"
-    name, port = parts.hostname or "", parts.port or (443 if secure else 80)
+def _visit(options: ConformOptions) -> tuple[SocketExecutor, Lab | NoManifest]:
+    agent = LiveAgent(
+        url=options.url, token=options.token, urn=options.sender, other_token=options.other_token,
+        other_urn=options.other_sender, skill=options.skill, input=options.input, without=frozenset(options.without),
+        direct=options.direct, owned=options.owned,
+    )  # fmt: skip
     try:
-        host = look_up(name, port, anywhere=options.owned)
+        return agent.visit()
     except NotThisMachine as error:
         raise UserError(f"{error}; if it's yours, give --i-own-this-host", usage=True) from None
-    executor = SocketExecutor(host, ssl.create_default_context() if secure else None)
-    target = AgentUnderTest(
-        host=parts.netloc.rpartition("@")[2], root=parts.path.rstrip("/"), token=options.token, urn=options.sender,
-        other_token=options.other_token, other_urn=options.other_sender, skill=options.skill,
-        without=frozenset(options.without), offers=executor.offers | ({Need.DIRECT} if options.direct else set()),
-    )  # fmt: skip
-    return executor, target if options.input is None else evolve(target, input=options.input)
 
 
 def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> list[Result]:

@@ -1,0 +1,56 @@
+"""A live agent as its tester describes it: how it's reached, and the lab that laws are tried in."""
+
+import itertools
+import ssl
+import time
+from urllib.parse import urlsplit
+
+from attrs import evolve, field, frozen
+
+from asap_adapters.conform.sockets import SocketExecutor, look_up
+from asap_adapters.system import new_token
+from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.runner import Recorder
+from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
+from asap_core.testing.laws.verdicts import Need
+from asap_core.wire.json_types import JsonObject
+
+
+@frozen(kw_only=True)
+class LiveAgent:
+    """An agent at a URL. The fields are the options of `asap conform` with these names.
+
+    urn: the agent that `token` stands for; `other_urn`: of `other_token`.
+    owned: it may be on another machine.
+    """
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    urn: str | None = None
+    other_token: str | None = field(default=None, repr=False)
+    other_urn: str | None = None
+    skill: str | None = None
+    input: JsonObject | None = None
+    without: frozenset[Need] = frozenset()
+    direct: bool = False
+    owned: bool = False
+
+    def visit(self) -> tuple[SocketExecutor, Lab | NoManifest]:
+        """Fetch the manifest. Returns what laws are run with, or `NoManifest` if there's no agent.
+
+        Raises NotThisMachine if it's on another machine and not `owned`; OSError if its name can't be resolved.
+        """
+        parts = urlsplit(self.url)
+        secure = parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        host = look_up(parts.hostname or "", port, anywhere=self.owned)
+        executor = SocketExecutor(host, ssl.create_default_context() if secure else None)
+        target = AgentUnderTest(
+            host=parts.netloc.rpartition("@")[2], root=parts.path.rstrip("/"), token=self.token, urn=self.urn,
+            other_token=self.other_token, other_urn=self.other_urn, skill=self.skill, without=self.without,
+            offers=executor.offers | ({Need.DIRECT} if self.direct else set()),
+        )  # fmt: skip
+        target = target if self.input is None else evolve(target, input=self.input)
+        run, numbers = new_token()[:8], itertools.count()
+        steps = survey(target, wall=time.time, ids=lambda: f"conform-{run}-{next(numbers)}")
+        return executor, Recorder(executor, time.monotonic).run(steps)

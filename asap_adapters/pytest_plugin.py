@@ -1,0 +1,165 @@
+"""The pytest plugin: `pytest --asap-url URL` tries the laws on a live agent, and fixtures serve tests of one's own.
+
+pytest loads it wherever this package is installed, so what it needs is imported where it's used.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from asap_adapters.client.agent_client import AgentClient
+    from asap_adapters.conform.live import LiveAgent
+    from asap_adapters.conform.sockets import SocketExecutor
+    from asap_adapters.server.handlers import Handler, Handlers
+    from asap_core.server.agent import Agent
+    from asap_core.testing.laws.lab import Lab
+    from asap_core.testing.laws.law import Law
+
+# The options of `asap conform`, which docs/conformance.md explains, with `asap-` before the name.
+_OPTIONS: Final = {
+    "url": ("URL", "try the laws of an ASAP agent on the one at this base URL"),
+    "token": ("TOKEN", "bearer token of the caller"),
+    "as": ("URN", "the agent that --asap-token stands for"),
+    "other-token": ("TOKEN", "bearer token of a second caller"),
+    "other-as": ("URN", "the agent that --asap-other-token stands for"),
+    "skill": ("NAME", "the skill that may be run; without it, only one named echo"),
+    "input": ("JSON", "the input of that skill"),
+}
+_FLAGS: Final = {
+    "direct": "no proxy is shared with others: also send what could hit their requests",
+    "i-own-this-host": "test an agent on another machine, which is yours",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("asap", "laws of ASAP agents")
+    for name, (metavar, about) in _OPTIONS.items():
+        group.addoption(f"--asap-{name}", metavar=metavar, help=about)
+    for name, about in _FLAGS.items():
+        group.addoption(f"--asap-{name}", action="store_true", help=about)
+    group.addoption("--asap-profile", choices=["strict", "reference"], default="strict", help="which laws are judged")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add a test for each law, named by its id."""
+    if config.getoption("--asap-url") is None:
+        return
+    from asap_core.testing.laws.catalogue import LAWS  # noqa: PLC0415 - see the module's docstring
+
+    executor, lab = _visit(config)
+    strict = config.getoption("--asap-profile") == "strict"
+    laws = [
+        LawItem.from_parent(session, nodeid=f"asap::{law.id}", law=law, lab=lab, executor=executor)
+        for law in LAWS
+        if strict or not law.strict
+    ]
+    # The terminal counts what is reported.
+    config.hook.pytest_collectreport(report=pytest.CollectReport("asap", "passed", None, [*laws]))
+    items += laws
+
+
+class LawItem(pytest.Item):
+    """A law as a test."""
+
+    def __init__(self, *, law: Law, lab: Lab, executor: SocketExecutor, **arguments: Any) -> None:
+        super().__init__(name=law.id, **arguments)
+        self._law = law
+        self._lab = lab
+        self._executor = executor
+
+    @property
+    def obj(self) -> None:
+        """Nothing: other plugins ask tests for their function."""
+        return
+
+    def runtest(self) -> None:
+        """Try the law."""
+        from asap_core.testing.laws.runner import LawResult, run_law  # noqa: PLC0415 - as above
+        from asap_core.testing.laws.text_report import failure_lines  # noqa: PLC0415 - as above
+
+        result = run_law(self._law, self._lab, self._executor, time.monotonic)
+        match result.outcome:
+            case LawResult.FAILED:
+                raise BrokenLawError("\n".join(failure_lines(result, self.config.getoption("--asap-url"))))
+            case LawResult.SKIPPED:
+                pytest.skip(result.remark)
+            case LawResult.PASSED:
+                pass
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return the report of the law, without a traceback."""
+        return str(excinfo.value) if excinfo.errisinstance(BrokenLawError) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Return where the test is: nowhere."""
+        return self.path, None, f"law {self.name}"
+
+
+class BrokenLawError(Exception):
+    """The agent broke a law. Its text is the report."""
+
+
+def _visit(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
+    from asap_adapters.conform.sockets import NotThisMachine  # noqa: PLC0415 - as above
+    from asap_core.testing.laws.survey import NoManifest  # noqa: PLC0415 - as above
+
+    try:
+        executor, lab = _live_agent(config).visit()
+    except NotThisMachine as error:
+        raise pytest.UsageError(f"{error}; if it's yours, give --asap-i-own-this-host") from None
+    except OSError as error:
+        raise pytest.UsageError(f"--asap-url: {error.strerror or error}") from None
+    if isinstance(lab, NoManifest):
+        raise pytest.UsageError(f"--asap-url: no manifest of an agent: {lab.got}")
+    return executor, lab
+
+
+def _live_agent(config: pytest.Config) -> LiveAgent:
+    from asap_adapters.cli.options import url  # noqa: PLC0415 - as above
+    from asap_adapters.conform.live import LiveAgent  # noqa: PLC0415 - as above
+
+    given = {name: config.getoption(f"--asap-{name}") for name in (*_OPTIONS, *_FLAGS)}
+    for token, urn in (("token", "as"), ("other-token", "other-as")):
+        if (given[token] is None) != (given[urn] is None):
+            raise pytest.UsageError(f"expected --asap-{token} and --asap-{urn} together")
+    try:
+        work = None if given["input"] is None else json.loads(given["input"])
+        if not isinstance(work, dict | None):
+            raise ValueError("--asap-input: expected a JSON object")  # noqa: TRY301, TRY004 - as for other options
+        return LiveAgent(
+            url=url(given["url"]), token=given["token"], urn=given["as"], other_token=given["other-token"],
+            other_urn=given["other-as"], skill=given["skill"], input=work, direct=given["direct"],
+            owned=given["i-own-this-host"],
+        )  # fmt: skip
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+# --- fixtures for tests of one's own ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asap_agent() -> tuple[Agent, Mapping[str, Handler] | Handlers]:
+    """The agent under test and its handlers: override it in your conftest.py, for `asap_client`."""
+    raise pytest.UsageError("asap_client: expected a fixture asap_agent of yours that returns (agent, handlers)")
+
+
+@pytest.fixture
+async def asap_client(
+    anyio_backend: object, asap_agent: tuple[Agent, Mapping[str, Handler] | Handlers]
+) -> AsyncIterator[AgentClient]:
+    """A client for `asap_agent`, in the same process. For tests with `pytest.mark.anyio`."""
+    from asap_adapters.testing import in_process  # noqa: PLC0415 - as above
+
+    del anyio_backend
+    agent, handlers = asap_agent
+    async with in_process(agent, handlers) as client:
+        yield client

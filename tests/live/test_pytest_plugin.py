@@ -1,0 +1,104 @@
+"""`pytest --asap-url`: each law is a test; and the fixtures for tests of one's own."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asap_core.testing.planted.agent import PlantedAgent
+from asap_core.testing.planted.messages import PlantedOptions
+from asap_core.testing.planted.serving import PlantedServer
+
+pytestmark = pytest.mark.live
+
+
+def run_pytest(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a process of its own, as a user would."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *arguments]
+    return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def broken_agent() -> Iterator[str]:
+    with PlantedServer(PlantedAgent(PlantedOptions(tokens=()), breaks=["replay.accepted"]), port=0) as server:
+        yield server.url
+
+
+def test_each_law_is_a_test_and_a_broken_one_shows_its_report(broken_agent, tmp_path) -> None:
+    run = run_pytest(tmp_path, "--asap-url", broken_agent, "-k", "replay")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "asap::replay.nonces_belong_to_their_sender PASSED" in run.stdout
+    assert "asap::replay.same_envelope FAILED" in run.stdout
+    assert "BROKEN  replay.same_envelope  (must)" in run.stdout
+    assert "    curl -i" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
+def test_laws_run_beside_tests_of_ones_own(broken_agent, tmp_path) -> None:
+    (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n")
+    run = run_pytest(tmp_path, "--asap-url", broken_agent, "-k", "own or test_own or identity", "-rs")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "test_own.py::test_own PASSED" in run.stdout
+    assert "it needs an agent that authenticates its callers, and a token" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--asap-url", "nonsense"], "expected a URL"),
+        (["--asap-url", "http://192.0.2.1:9"], "--asap-i-own-this-host"),
+        (["--asap-url", "http://127.0.0.1:1"], "no manifest of an agent"),
+        (["--asap-url", "http://127.0.0.1:1", "--asap-token", "x"], "--asap-token and --asap-as together"),
+        (["--asap-url", "http://127.0.0.1:1", "--asap-input", "[]"], "expected a JSON object"),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments, message, tmp_path) -> None:
+    run = run_pytest(tmp_path, *arguments)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    [line] = [line for line in run.stderr.splitlines() if line.strip()]
+    assert message in line
+
+
+OWN = """
+import pytest
+from asap_core import Agent, Capabilities, Endpoints, Manifest, Skill
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def asap_agent():
+    manifest = Manifest(
+        id="urn:asap:agent:doubler", name="Doubler", version="1.0.0", description="Doubles",
+        capabilities=Capabilities(skills=[Skill(id="double", description="Twice input.number")]),
+        endpoints=Endpoints(asap="http://127.0.0.1:8000/asap"),
+    )
+
+    async def double(request, context):
+        return {"doubled": 2 * request.input["number"]}
+
+    return Agent(manifest), {"double": double}
+
+
+async def test_doubles(asap_client):
+    payload = {"skill_id": "double", "input": {"number": 21}}
+    reply = await asap_client.send("http://localhost", "task.request", payload)
+    assert reply.payload["result"] == {"doubled": 42}
+"""
+
+
+def test_a_test_of_ones_own_gets_a_client_of_its_agent(tmp_path) -> None:
+    (tmp_path / "test_own.py").write_text(OWN)
+    run = run_pytest(tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2 passed" in run.stdout  # on asyncio and on trio
+
+
+def test_without_an_agent_the_fixture_says_what_to_write(tmp_path) -> None:
+    own = "import pytest\n\n\n@pytest.mark.anyio\nasync def test_x(asap_client):\n    pass\n"
+    (tmp_path / "test_own.py").write_text(own)
+    run = run_pytest(tmp_path)
+    assert run.returncode == 1
+    assert "expected a fixture asap_agent of yours" in run.stdout
