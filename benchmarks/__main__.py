@@ -28,7 +28,7 @@ with ValkeyServer() as redis:
 print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.reach"], check=True)
 print(flush=True)
-subprocess.run([sys.executable, "-m", "benchmarks.server", "--case", "post 1 KB"], check=True)
+subprocess.run([sys.executable, "-m", "benchmarks.server", "--case", "post 1 KB", "--connections", "16"], check=True)
 print(flush=True)
 subprocess.run([sys.executable, "-m", "benchmarks.registry"], check=True)
 print(flush=True)
