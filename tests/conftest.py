@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -16,11 +17,11 @@ settings.register_profile(
     "thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300, print_blob=True
 )
 # A run of everything looks for what a change broke. `.ci/run` also searches a part thoroughly, another part each day.
-settings.register_profile("default", settings.get_profile("thorough"), max_examples=40, print_blob=False)
+settings.register_profile("default", settings.get_profile("thorough"), max_examples=25, print_blob=False)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("long", settings.get_profile("thorough"), max_examples=20_000, stateful_step_count=100)
 # What has been searched once in a run is only looked over where it's run again: on other Pythons, under coverage.
-settings.register_profile("light", settings.get_profile("ci"), max_examples=25)
+settings.register_profile("light", settings.get_profile("ci"), max_examples=15)
 # Under a mutant a failure is all that's asked for, not the shortest one; and the same each time.
 settings.register_profile(
     "mutation",
@@ -86,9 +87,23 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, object]:
+    """Let each of several processes collect files in an order of its own, so that they compile different ones first.
+
+    Processes that go through a fresh clone in the same order all compile all of it, each at the same moment. What one
+    has compiled, the others load.
+    """
+    report = yield
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and isinstance(collector, pytest.Directory):
+        random.Random(worker).shuffle(report.result)
+    return report
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what waits, and end with what computes: then no process is left alone with a long file at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
+    items.sort(key=lambda item: (not item.nodeid.startswith(WAITING), item.path))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -44,7 +44,7 @@ def tell(before, answers):
 
 GUARD: Final = """
 guard = ReplayGuard(
-    key=b"k" * 32, max_age=policy.max_age, skew=policy.skew, capacity=policy.nonce_capacity,
+    key=b"k" * 32, max_age=policy.max_age, skew=policy.skew, capacity={capacity},
     per_sender=policy.nonces_per_sender, start=StartPolicy.OPEN, wall=1e9,
 )
 before, answers = resident(), Counter()
@@ -88,17 +88,19 @@ def _measured(case: str, asked: int, bound: int, script: str) -> Table:
     return Table(case, asked, growth, bound, answers)
 
 
-def known_senders(asked: int) -> Table:
-    """Senders that proved who they are, a million in every window."""
-    bound = POLICY.nonce_capacity * (NONCE + SENDER) + ANYWAY
-    script = GUARD.format(rounds=max(asked // MILLION, 1), senders=min(asked, MILLION), known=True)
+def known_senders(asked: int, *, capacity: int = POLICY.nonce_capacity) -> Table:
+    """Senders that proved who they are, a million in every window; `capacity` is the guard's, in nonces."""
+    bound = capacity * (NONCE + SENDER) + ANYWAY
+    script = GUARD.format(rounds=max(asked // MILLION, 1), senders=min(asked, MILLION), known=True, capacity=capacity)
     return _measured("the guard alone: proven senders", asked, bound, script)
 
 
 def unknown_senders(asked: int) -> Table:
     """Those that proved nothing: half of the room is theirs, together."""
     bound = POLICY.nonce_capacity // 2 * NONCE + ANYWAY
-    script = GUARD.format(rounds=max(asked // MILLION, 1), senders=min(asked, MILLION), known=False)
+    script = GUARD.format(
+        rounds=max(asked // MILLION, 1), senders=min(asked, MILLION), known=False, capacity=POLICY.nonce_capacity
+    )
     return _measured("the guard alone: anonymous senders", asked, bound, script)
 
 

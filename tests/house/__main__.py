@@ -52,8 +52,9 @@ def print_figures(*, files: bool, every_module: bool) -> None:
     for module in sorted(modules.values(), key=lambda module: -module.lines):
         if every_module or module.lines > LONG:
             print(f"    {module.lines:5} {module.name}")
-    print(f"circles of imports: {len(circles(modules))}")
-    for circle in circles(modules):
+    found = circles(modules)
+    print(f"circles of imports: {len(found)}")
+    for circle in found:
         print(f"    {', '.join(circle)}")
     print(f"names of classes that several modules define: {len(twice(modules))}")
     for name, homes in twice(modules).items():

@@ -4,6 +4,7 @@ Sizes and sums are in `benchmarks/abuse`; `python -m benchmarks.abuse` does the 
 """
 
 import contextlib
+import functools
 import gzip
 import sys
 import time
@@ -110,9 +111,18 @@ def test_json_of_any_shape_gets_an_answer() -> None:
     assert report.answers["refused"] >= 7
 
 
-@pytest.mark.parametrize("table", list(tables.TABLES.values()))
+@pytest.mark.parametrize(
+    "table",
+    [
+        # As many as there's room for, of a fifth of the usual room: each is known by name, with a table of its own.
+        functools.partial(tables.known_senders, 200_000, capacity=200_000),
+        functools.partial(tables.unknown_senders, CI.asked),
+        functools.partial(tables.addresses, CI.asked),
+    ],
+    ids=tables.TABLES,
+)
 def test_the_tables_of_the_core_keep_to_their_bounds(table) -> None:
-    result = table(1_000_000 if table is tables.known_senders else CI.asked)
+    result = table()
     assert result.growth <= result.bound, f"grew by {result.growth:,} bytes"
     assert sum(result.answers.values()) == result.asked
 

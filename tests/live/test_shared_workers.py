@@ -7,8 +7,8 @@ from tests.live import shared_proof
 pytestmark = pytest.mark.live
 
 # The proof in full takes minutes.
-COUNT = 2_000
-DYING = 1_000
+COUNT = 600
+DYING = 300
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
