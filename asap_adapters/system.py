@@ -100,18 +100,25 @@ _BATCH: Final = 64
 _tails: Final[list[str]] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_tails.clear)  # or parent and child would make the same ids
+# The last millisecond in which an id was made, and how ids of it begin: a busy server makes several in one.
+_prefix: tuple[int, str] = (0, "")
 _SYSTEM: Final = random.SystemRandom()
 
 
 def new_id() -> str:
     """Return a ULID: 48 bits of milliseconds and 80 random bits, as 26 characters that sort by time."""
+    global _prefix  # noqa: PLW0603 - one value, replaced as a whole
     millis = time.time_ns() // 1_000_000
+    written_at, prefix = _prefix
+    if written_at != millis:
+        prefix = "".join([_PAIRS[(millis >> shift) & 1023] for shift in _SHIFTS])
+        _prefix = (millis, prefix)
     try:
         tail = _tails.pop()
     except IndexError:
         tail, *others = _random_tails()
         _tails.extend(others)
-    return "".join([_PAIRS[(millis >> shift) & 1023] for shift in _SHIFTS]) + tail
+    return prefix + tail
 
 
 def _random_tails() -> list[str]:

@@ -276,6 +276,10 @@ class Handlers:
         return _payload_of(value, dispatch, task_id)
 
 
+_TASK_RESPONSE: Final = WIRE_NAMES[TaskResponse]
+_COMPLETED: Final = TaskStatus.COMPLETED.value
+
+
 def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Replied | Refusal:
     """Return what a handler's return value means: a payload stays one, anything else is a task's result."""
     kind: type = type(value)
@@ -289,7 +293,9 @@ def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Re
     result = value if value is None or kind is dict else fields_of(value)
     if result is not None and type(result) is not dict:
         result = {"value": value}
-    return TaskResponse(task_id=task_id, status=TaskStatus.COMPLETED, result=result)
+    # What a TaskResponse is on the wire. Making one, and writing it, would take 10 µs.
+    task = {"task_id": task_id, "status": _COMPLETED, "result": result, "final_state": None, "metrics": None}
+    return Replied(_TASK_RESPONSE, task)
 
 
 _INTERNAL_ERROR: Final = Refusal(kind=HANDLER_FAILED, note="Internal server error")
