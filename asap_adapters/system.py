@@ -73,7 +73,12 @@ def _this_loop() -> tuple[object, Callable[[], object], Callable[[], float]]:
         return loop, asyncio.get_running_loop, loop.time
     import trio  # noqa: PLC0415 - on asyncio it needn't be loaded
 
-    return trio.lowlevel.current_trio_token(), trio.lowlevel.current_trio_token, trio.current_time
+    # The clock itself: `trio.current_time` looks it up each time.
+    return (
+        trio.lowlevel.current_trio_token(),
+        trio.lowlevel.current_trio_token,
+        trio.lowlevel.current_clock().current_time,
+    )
 
 
 def runs_on_asyncio() -> bool:

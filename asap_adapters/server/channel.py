@@ -256,13 +256,14 @@ def head_of(response: Response, *, close: bool) -> bytes:
 # RFC 9110 §5.6.7: in English, so not by `strftime`. email.utils would do, but brings eight modules.
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_CLOCK: Final = LoopClock()
 _date: tuple[int, bytes] = (0, b"")
 
 
 def _http_date() -> bytes:
     """The Date header (RFC 9110 §6.6.1), written once a second."""
     global _date  # noqa: PLW0603 - one value, replaced as a whole
-    now = int(LoopClock().wall())
+    now = int(_CLOCK.wall())
     if _date[0] != now:
         _date = (now, http_date(now).encode("ascii"))
     return _date[1]

@@ -171,18 +171,19 @@ class Driver:
 
     async def _step(self, state: Exchange, wire: Wire, timer: Timer | None) -> Exchange:  # noqa: PLR0911 - one a state
         match state:
-            case TakeLimit():
-                return await self._take(state)
-            case Authenticate(credential):
-                return await self._verify(state, credential)
-            case ClaimProof(question):
-                return state.answered(await self._ask(question))
+            # The states of every call come first: a pattern that doesn't match takes time too.
             case ReadBody():
                 return await _read(state, wire)
             case Fork(calls):
                 return state.answered(await self._answers(calls, timer))
             case Respond():
                 return await self._respond(state, wire)
+            case TakeLimit():
+                return await self._take(state)
+            case Authenticate(credential):
+                return await self._verify(state, credential)
+            case ClaimProof(question):
+                return state.answered(await self._ask(question))
             case Done():
                 return state
             case _:
@@ -272,20 +273,20 @@ class Driver:
     async def _drive(self, state: CallState, timer: Timer | None) -> Answered:
         while True:
             match state:
-                case Admit(question):
-                    state = state.answered(await self._ask(question))
-                case Hold():
-                    state = await self._hold(state)
-                case Dispatch():
-                    state = await self._dispatch(state, timer)
-                case Record(reservation, outcome, size):
-                    if self.store is not None:
-                        await tell_user_code(log, "store.record", self.store.record, reservation, outcome, size)
-                    state = state.recorded()
                 case Answered():
                     if state.fault is not None:
                         log.error("a handler's answer can't be sent: %s", state.fault)
                     return state
+                case Dispatch():
+                    state = await self._dispatch(state, timer)
+                case Admit(question):
+                    state = state.answered(await self._ask(question))
+                case Hold():
+                    state = await self._hold(state)
+                case Record(reservation, outcome, size):
+                    if self.store is not None:
+                        await tell_user_code(log, "store.record", self.store.record, reservation, outcome, size)
+                    state = state.recorded()
                 case _:
                     assert_never(state)
 
