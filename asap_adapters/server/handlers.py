@@ -293,7 +293,11 @@ def _payload_of(value: object, dispatch: Dispatch, task_id: str) -> Payload | Re
     result = value if value is None or kind is dict else fields_of(value)
     if result is not None and type(result) is not dict:
         result = {"value": value}
-    # What a TaskResponse is on the wire. Making one, and writing it, would take 10 µs.
+    return completed(task_id, cast("dict[str, object] | None", result))
+
+
+def completed(task_id: str, result: dict[str, object] | None) -> Replied:
+    """Return what the `TaskResponse` of a completed task is on the wire. To make one and write it would take 10 µs."""
     task = {"task_id": task_id, "status": _COMPLETED, "result": result, "final_state": None, "metrics": None}
     return Replied(_TASK_RESPONSE, task)
 

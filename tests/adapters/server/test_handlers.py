@@ -11,7 +11,7 @@ import pytest
 
 from asap_adapters import Handlers, TaskFailed
 from asap_adapters.server.binding import bind_agent
-from asap_adapters.server.handlers import Context
+from asap_adapters.server.handlers import Context, completed
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import (
     Anonymous,
@@ -24,6 +24,7 @@ from asap_core import (
     TokenTable,
 )
 from asap_core.client.delivery import RetryPolicy
+from asap_core.wire.handler_reply import reply_of
 from asap_core.wire.payloads import AckStatus
 
 pytestmark = pytest.mark.anyio
@@ -486,3 +487,10 @@ async def test_an_authenticator_needs_a_manifest_with_auth(agent, echo_handlers)
     # Taken as it is, it would let everybody in, past whoever was given to keep them out.
     with pytest.raises(ValueError, match="the manifest asks nobody for it"):
         InProcessTransport(agent(), echo_handlers, authenticate=lambda _credential: None)
+
+
+@pytest.mark.parametrize("result", [None, {}, {"n": 1}])
+def test_a_result_is_written_as_the_task_response_that_it_means(result) -> None:
+    meant = reply_of(TaskResponse(task_id="task_1", status=TaskStatus.COMPLETED, result=result))
+    written = completed("task_1", result)
+    assert (written, list(written.payload)) == (meant, list(meant.payload))
