@@ -6,8 +6,10 @@ answers do apply.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,11 +17,12 @@ import anyio
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.server.binding import bind_agent, log_decision
-from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone
+from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone, Rest
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Redis, Storage, expect_storage, opened, shared_limits
+from asap_adapters.system import loop_time
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import is_address
 from asap_core.arguments import expect_observer, replaced
@@ -95,7 +98,7 @@ class AsgiApp:
                 if not self._asked:
                     self._asked = True
                     self._warn_if_url_differs(scope.get("server"))
-                wire = _AsgiWire(scope, receive, send, self._driver.agent.policy)
+                wire = _AsgiWire(scope, receive, send, self._driver.agent.policy, self._time)
                 try:
                     await self._answer(_request(scope), wire)
                 except PeerGone:
@@ -119,10 +122,13 @@ class AsgiApp:
         if not self._warned and not is_address(request.peer):
             self._warned = True
             log.warning("this ASGI server doesn't say where requests come from: %s", NO_ADDRESS)
-        try:
-            await self._driver.run(request, wire)
-        except _TooSlow as slow:
-            await wire.send_last(slow.response)
+        rest: Rest | None = partial(self._driver.run, request, wire, wire)
+        while rest is not None:
+            with wire.scope() as scope:
+                rest = await rest()
+            if scope.cancelled_caught:
+                await wire.refuse_if_too_slow()
+                return
 
     def _start(self) -> None:
         """Start without lifespan, which only works with the memory of this process."""
@@ -144,6 +150,7 @@ class AsgiApp:
             shared_admission=self._storage is not None,
             shared_limits=shared_limits(self._storage, agent),
         )
+        self._time = loop_time()
         self._started = True
 
     @asynccontextmanager
@@ -214,38 +221,61 @@ def _encoded(path: str) -> str:
     return quote(path.encode("utf-8", "surrogateescape"), safe="/:@!$&'()*+,;=")
 
 
-class _TooSlow(PeerGone):
-    """The body didn't arrive in time. `response` is the 408."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.response = refuse_head(408, f"Expected the whole body within {seconds:g} s")
-
-
 class _AsgiWire:
-    """A `Wire` of ASGI messages."""
+    """A `Wire` of ASGI messages, and the `Timer` of its exchange: one scope, whose deadline moves with what is awaited.
 
-    def __init__(self, scope: AsgiScope, receive: Receive, send: Send, policy: Policy) -> None:
+    time: the loop's clock.
+    """
+
+    def __init__(
+        self, scope: AsgiScope, receive: Receive, send: Send, policy: Policy, time: Callable[[], float]
+    ) -> None:
         # HTTP/2 has no such header, and no need of it (RFC 9113 §8.2.2).
         self._says_close = str(scope.get("http_version", "1.1")).startswith("1")
         self._receive = receive
         self._send = send
         self._policy = policy
+        self._time = time
+        self._scope = anyio.CancelScope()
         self._body_deadline: float | None = None
+        self._reads = False
         self._more = True
+
+    def scope(self) -> anyio.CancelScope:
+        """Return a new scope, for all waits until one expires."""
+        self._scope = anyio.CancelScope()
+        return self._scope
+
+    @property
+    def expired(self) -> bool:
+        """See `Timer`."""
+        return self._scope.cancel_called
+
+    def begin_handler(self, seconds: float) -> None:
+        """See `Timer`. The next deadline is set before anything else is awaited: the answer's."""
+        self._scope.deadline = self._time() + seconds
+
+    async def refuse_if_too_slow(self) -> None:
+        """The wait that has ended the scope was for the rest of the body, or for the peer to take its answer."""
+        if not self._reads:
+            log.debug("the peer didn't take its answer in time")
+            return
+        refusal = refuse_head(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
+        with self.scope():
+            await self.send_last(refusal)
 
     async def receive(self, *, expect_continue: bool) -> bytes | None:
         """See `Wire`. ASGI servers send 100 Continue by themselves."""
         del expect_continue
         if not self._more:
+            self._scope.deadline, self._reads = math.inf, False
             return None
         if self._body_deadline is None:
-            self._body_deadline = anyio.current_time() + self._policy.body_timeout
-        message = None
-        with anyio.CancelScope(deadline=self._body_deadline):
-            message = await self._receive()
-        if message is None:
-            raise _TooSlow(self._policy.body_timeout)
+            self._body_deadline = self._scope.deadline = self._time() + self._policy.body_timeout
+            self._reads = True
+        message = await self._receive()
+        if self.expired:  # at this very moment, or the server's `receive` has swallowed the cancellation
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if message["type"] == "http.disconnect":
             raise PeerGone
         self._more = message.get("more_body", False)
@@ -253,38 +283,32 @@ class _AsgiWire:
 
     async def send(self, answer: Respond) -> None:
         """See `Wire`."""
-        with self._must_be_taken():
-            await self._start(answer.response)
-            size = len(answer.response.body)
-            for start in range(0, size - WRITE_SIZE, WRITE_SIZE):
-                piece = answer.response.body[start : start + WRITE_SIZE]
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-                answer.progressed()
-            last = answer.response.body[max(0, size - 1) // WRITE_SIZE * WRITE_SIZE :]
-            await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        response = answer.response
+        await self._start(response)
+        size = len(response.body)
+        for start in range(0, size - WRITE_SIZE, WRITE_SIZE):
+            await self._tell(response.body[start : start + WRITE_SIZE], more=True)
+            answer.progressed()
+        await self._tell(response.body[max(0, size - 1) // WRITE_SIZE * WRITE_SIZE :], more=False)
 
     async def send_last(self, response: Response) -> None:
         """See `Wire`. Also refuses a request whose body didn't arrive."""
-        with self._must_be_taken():
-            await self._start(response)
-            await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
+        await self._start(response)
+        await self._tell(response.body, more=False)
 
     async def _start(self, response: Response) -> None:
+        self._scope.deadline, self._reads = self._time() + self._policy.write_timeout, False
         headers = list(response.headers)
         if response.close and self._says_close:
             headers.append((b"connection", b"close"))
-        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await self._pass({"type": "http.response.start", "status": response.status, "headers": headers})
 
-    @contextmanager
-    def _must_be_taken(self) -> Iterator[None]:
-        """A block in which the peer must take what's sent in time, or `PeerGone` is raised."""
-        taken = False
+    async def _tell(self, data: bytes, *, more: bool) -> None:
+        await self._pass({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _pass(self, message: AsgiMessage) -> None:
         try:
-            with anyio.move_on_after(self._policy.write_timeout):
-                yield
-                taken = True
+            await self._send(message)
         except OSError as error:
             # ASGI 2.4: send() raises OSError once the peer has gone.
             raise PeerGone from error
-        if not taken:
-            raise PeerGone

@@ -78,7 +78,10 @@ class Timer(Protocol):
     expired: whether it did, so that nothing can be awaited in that scope any more.
     """
 
-    expired: bool
+    @property
+    def expired(self) -> bool:
+        """See above."""
+        ...
 
     def begin_handler(self, seconds: float) -> None:
         """A handler begins, and has so many seconds."""

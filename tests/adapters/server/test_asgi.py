@@ -201,6 +201,39 @@ def keyed_call() -> bytes:
     return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
 
 
+LEFT = {"type": "http.disconnect"}
+CALLER = {**HTTP, "client": ("192.0.2.7", 5)}
+
+
+def keyed(key):
+    envelope = Envelope.new(
+        sender="urn:asap:agent:tester", recipient="urn:asap:agent:echo-agent", payload_type="task.request",
+        payload={"conversation_id": "c", "skill_id": "echo", "input": {}},
+        ids=lambda: f"id-{next(NUMBERS):06}", wall=time.time(),  # type: ignore[arg-type]
+    )  # fmt: skip
+    params = {"envelope": encode_envelope(envelope), **({} if key is None else {"idempotency_key": key})}
+    return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
+
+
+class Once:
+    """`receive` of a request whose body is there. After it the peer is gone."""
+
+    def __init__(self, body: bytes) -> None:
+        self.messages = [{"type": "http.request", "body": body}]
+
+    async def __call__(self):
+        return self.messages.pop(0) if self.messages else LEFT
+
+
+async def leaves(_message) -> None:
+    raise OSError
+
+
+def idle(served) -> bool:
+    """Whether nothing of the agent is taken."""
+    return (served.active, served.body_bytes, served.outgoing.held) == (0, 0, 0)
+
+
 class Caller:
     """One HTTP scope as an ASGI server plays it: its body comes in time or not, its answer is taken or not."""
 
@@ -276,6 +309,100 @@ class TestSlowPeers:
             await caller.call()
         assert anyio.current_time() - began == Policy().write_timeout
         assert len(caller.sent) == 3
+
+
+class TestDisconnects:
+    """A peer that leaves costs nothing: what was reserved is given back, and keyed work that has begun ends."""
+
+    @pytest.fixture
+    def served(self, agent):
+        return agent()
+
+    @pytest.fixture
+    def calls(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def app(self, served, calls):
+        async def slow(request, context):
+            calls.append("begun")
+            await anyio.sleep(5)
+            calls.append("ended")
+            return {}
+
+        return AsgiApp(served, {"echo": slow})
+
+    async def test_while_the_body_is_read(self, app, served, calls) -> None:
+        for _ in range(3):
+            assert (
+                await play(app, HTTP, {"type": "http.request", "body": b"x" * 200_000, "more_body": True}, LEFT) == []
+            )
+        assert (calls, idle(served)) == ([], True)
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    async def test_while_the_handler_runs_it_ends(self, app, served, calls, key) -> None:
+        """As with the server of this library: nobody reads meanwhile, so nobody notices."""
+        body = keyed(key)
+        await app(CALLER, Once(body), leaves)
+        assert (calls, idle(served)) == (["begun", "ended"], True)
+        sent = []
+
+        async def send(message) -> None:
+            sent.append(message)
+
+        await app(CALLER, Once(body), send)
+        result = json.loads(sent[1]["body"])
+        # With a key the answer is kept; without one the same envelope is a replay.
+        assert ("result" in result) == (key is not None)
+        assert calls == ["begun", "ended"]
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    async def test_a_server_that_cancels_the_request_loses_only_work_without_a_key(
+        self, app, served, calls, key
+    ) -> None:
+        with anyio.move_on_after(1):
+            await app(CALLER, Once(keyed(key)), leaves)
+        assert calls == ["begun"] + ["ended"] * (key is not None)
+        assert idle(served)
+
+    async def test_while_a_large_answer_is_sent(self, served, echo_handlers) -> None:
+        caller = Caller(AsgiApp(served, echo_handlers), large(1_000_000))
+        left = []
+
+        async def send(message) -> None:
+            left.append(message)
+            if len(left) > 3:
+                raise OSError
+
+        await caller.app({**HTTP, "headers": []}, caller.receive, send)
+        assert (len(left), served.outgoing.held, idle(served)) == (4, 0, True)
+
+
+class TestHandlers:
+    async def test_a_handler_that_takes_too_long_is_ended_and_answered(self, agent) -> None:
+        async def sleepy(request, context) -> None:
+            await anyio.sleep_forever()
+
+        served = agent(handler_deadline=3.0)
+        caller = Caller(AsgiApp(served, {"echo": sleepy}), large(10))
+        with anyio.fail_after(100):
+            began = anyio.current_time()
+            await caller.call()
+        assert anyio.current_time() - began == 3.0
+        assert "error" in json.loads(caller.body)
+        assert idle(served)
+
+    async def test_its_time_begins_when_it_begins(self, agent) -> None:
+        async def sleepy(request, context) -> dict[str, object]:
+            await anyio.sleep(2.9)
+            return {}
+
+        body = large(10)
+        caller = Caller(AsgiApp(agent(handler_deadline=3.0), {"echo": sleepy}), body[:5], body[5:], b"", every=9.0)
+        with anyio.move_on_after(100):
+            await caller.call()
+        # The last piece says that more follows, so the body never ends.
+        assert caller.status == 408
 
 
 class TestLargeAnswers:
